@@ -1,0 +1,1 @@
+"""Layers that the suite is run on: correct ones, references, and known defects."""

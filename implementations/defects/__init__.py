@@ -1,0 +1,42 @@
+"""Known-wrong layers: the proof that the suite has teeth."""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+
+from implementations.defects.record import MARK, Defect
+
+__all__ = ["Defect", "KnownDefect", "all_defects"]
+
+
+@dataclass(frozen=True)
+class KnownDefect:
+    """A known-wrong layer: its declaration, and the ``module:attribute`` under which it is run."""
+
+    defect: Defect
+    spec: str
+
+
+def all_defects() -> list[KnownDefect]:
+    """Every declared defect of this package, in the order of ids.
+
+    Imports the layers only when called, so that looking up one layer needs neither the others nor
+    their libraries.
+
+    Raises:
+        ValueError: if two layers declare one id.
+    """
+    found: dict[str, KnownDefect] = {}
+    for module_name in sorted(info.name for info in pkgutil.iter_modules(__path__)):
+        module = importlib.import_module(f"{__name__}.{module_name}")
+        for attribute, value in vars(module).items():
+            # A subclass inherits the mark and an import repeats it: only the declaring place counts.
+            own = getattr(value, "__module__", None) == module.__name__
+            if not own or MARK not in getattr(value, "__dict__", {}):
+                continue
+            record: Defect = vars(value)[MARK]
+            spec = f"{module.__name__}:{attribute}"
+            if record.id in found:
+                raise ValueError(f"{record.id} is declared by {found[record.id].spec} and {spec}")
+            found[record.id] = KnownDefect(record, spec)
+    return [found[identifier] for identifier in sorted(found)]

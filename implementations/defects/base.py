@@ -1,0 +1,99 @@
+"""Correct layers with hooks, from which every defect departs in one place.
+
+They keep the whole contract, the optional rows included, so that whatever a defect fails is its
+own doing.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike
+
+
+def standard_deviation(in_features: int) -> float:
+    """The standard deviation of a kernel entry, 1/sqrt(in); 1 for the empty kernel of in = 0."""
+    # A Python float is weakly typed: a NumPy scalar would turn the kernel into float64 under x64.
+    return float(max(in_features, 1)) ** -0.5
+
+
+def normal(key: Array, in_features: int, out_features: int) -> Array:
+    """A standard normal array (in, out), float32 whatever x64 says."""
+    return jax.random.normal(key, (in_features, out_features), jnp.float32)
+
+
+def scaled_normal(key: Array, in_features: int, out_features: int) -> Array:
+    """The right kernel (in, out): normal with variance 1/in."""
+    return normal(key, in_features, out_features) * standard_deviation(in_features)
+
+
+def affine(x: ArrayLike, kernel: Array, bias: Array) -> Array:
+    """The right output (..., out) for x (..., in): ``x @ kernel + bias``."""
+    product = jnp.asarray(x) @ kernel
+    return product + jnp.broadcast_to(bias, product.shape)
+
+
+class CorrectDense(nnx.Module):
+    """A right nnx layer; a defect overrides one of its hooks."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(self.draw_kernel(self.kernel_key(rngs), in_features, out_features))
+        self.bias = nnx.Param(self.draw_bias(rngs, in_features, out_features))
+
+    def kernel_key(self, rngs: nnx.Rngs) -> Array:
+        """The key from which the kernel is drawn."""
+        return rngs.params()
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        """The initial kernel (in, out)."""
+        return scaled_normal(key, in_features, out_features)
+
+    def draw_bias(self, rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
+        """The initial bias (out,)."""
+        return jnp.zeros((out_features,), jnp.float32)
+
+    def __call__(self, x: ArrayLike) -> Array:
+        """The output (..., out) for x (..., in)."""
+        return self.forward(jnp.asarray(x), self.kernel[...], self.bias[...])
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        """The output (..., out) from x (..., in) and the values of the two parameters."""
+        return affine(x, kernel, bias)
+
+
+class CorrectLinenDense(nn.Module):
+    """A right Linen layer; a defect overrides one of its hooks."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: ArrayLike) -> Array:
+        """The output (..., features) for x (..., in)."""
+        x = jnp.asarray(x)
+        kernel = self.param("kernel", self.draw_kernel, x)
+        bias = self.param("bias", self.draw_bias, x)
+        return self.forward(x, kernel, bias)
+
+    def draw_kernel(self, key: Array, x: Array) -> Array:
+        """The initial kernel (in, features) for inputs like x."""
+        return scaled_normal(key, x.shape[-1], self.features)
+
+    def draw_bias(self, key: Array, x: Array) -> Array:
+        """The initial bias (features,)."""
+        return jnp.zeros((self.features,), jnp.float32)
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        """The output (..., features) from x (..., in) and the parameters."""
+        return affine(x, kernel, bias)
+
+
+def layer_output(seed: int, x: ArrayLike, features: int) -> Array:
+    """The exercise's result (features,): the right layer, built from this seed, applied to x."""
+    x = jnp.asarray(x)
+    return CorrectDense(x.shape[-1], features, rngs=nnx.Rngs(seed))(x)
+
+
+def correct_dense_forward(seed: float, x: ArrayLike, features: float) -> Array:
+    """The exercise's function: both numbers arrive as floats and act as integers."""
+    return layer_output(int(seed), x, int(features))
