@@ -30,7 +30,7 @@ def all_defects() -> list[KnownDefect]:
     for module_name in sorted(info.name for info in pkgutil.iter_modules(__path__)):
         module = importlib.import_module(f"{__name__}.{module_name}")
         for attribute, value in vars(module).items():
-            # A subclass inherits the mark and an import repeats it: only the declaring place counts.
+            # A subclass inherits the mark and an import repeats it: the declaring place counts.
             own = getattr(value, "__module__", None) == module.__name__
             if not own or MARK not in getattr(value, "__dict__", {}):
                 continue

@@ -34,6 +34,15 @@ def affine(x: ArrayLike, kernel: Array, bias: Array) -> Array:
     return product + jnp.broadcast_to(bias, product.shape)
 
 
+def write(variable: nnx.Variable[Array], value: Array) -> None:
+    """Set the value of a Variable in every supported version of flax."""
+    # flax 0.12.1 deprecates ``.value``; older versions have nothing else.
+    if hasattr(nnx.Variable, "set_value"):
+        variable.set_value(value)
+    else:
+        variable.value = value
+
+
 class CorrectDense(nnx.Module):
     """A right nnx layer; a defect overrides one of its hooks."""
 

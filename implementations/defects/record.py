@@ -7,7 +7,7 @@ from typing import TypeVar
 Subject = TypeVar("Subject")
 
 MARK = "__defect__"
-"""The attribute that holds the record; subclasses inherit it, so look for it in ``vars(subject)``."""
+"""The attribute that holds the record. Subclasses inherit it: look for it in ``vars(subject)``."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def defect(
     subtlety: int = 3,
     seen: str = "plausible",
 ) -> Callable[[Subject], Subject]:
-    """Declare a class or a function as a known defect; the record becomes its own ``__defect__``."""
+    """Declare a class or function as a known defect; the record becomes its own ``__defect__``."""
     record = Defect(id, breaks, tuple(collateral), cause, subtlety, seen)
 
     def declare(subject: Subject) -> Subject:
