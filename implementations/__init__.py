@@ -1,1 +1,1 @@
-"""Layers that the suite is run on: correct ones, references, and known defects."""
+"""The implementations that come with the suite, and the wrong layers that prove it."""

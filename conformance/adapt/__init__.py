@@ -1,0 +1,162 @@
+"""From what people write -- an nnx class, a Linen class, a function -- to an Implementation."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from conformance.implementation import FLAX, Convention, Implementation
+
+__all__ = ["ACCEPTED", "NotAdaptable", "adapt"]
+
+ACCEPTED = """\
+  - an nnx class, called as cls(in_features, out_features, rngs=rngs)
+  - a Linen class, called as cls(features=out_features)
+  - a function (seed, x, features) that returns the layer's output for x
+  - a conformance.Implementation, for everything else"""
+
+
+class NotAdaptable(TypeError):
+    """The object is none of what the suite can check; the message says what is accepted."""
+
+    def __init__(self, found: str, hint: str = "") -> None:
+        hint = f"\n{hint}" if hint else ""
+        super().__init__(f"found {found}.{hint}\nAccepted are:\n{ACCEPTED}")
+
+
+def adapt(
+    layer: Any, *, name: str | None = None, convention: Convention = FLAX, library: str = ""
+) -> Implementation:
+    """Make an implementation of an nnx class, a Linen class or a forward function.
+
+    Parameters
+    ----------
+    layer
+        The class or the function; an :class:`Implementation` is returned as it is.
+    name
+        The name on screens; by default the object's own.
+    convention
+        What the layer declares about itself.
+    library
+        The distribution whose version is shown; by default that of the object's module.
+
+    Raises
+    ------
+    NotAdaptable
+        If it is something else, or cannot be called as it would have to be.
+    """
+    from flax import linen, nnx
+
+    if isinstance(layer, Implementation):
+        return layer
+    label = name or str(getattr(layer, "__qualname__", None) or type(layer).__name__)
+    library = library or _top_level(layer)
+    if isinstance(layer, type) and issubclass(layer, nnx.Module):
+        from conformance.adapt.nnx_module import from_nnx
+
+        return from_nnx(layer, _sizes_call(layer), label, convention, library)
+    if isinstance(layer, type) and issubclass(layer, linen.Module):
+        from conformance.adapt.linen_module import from_linen
+
+        _require_call(layer, "cls(features=out_features)", features=1)
+        return from_linen(layer, label, convention, library)
+    if isinstance(layer, type):
+        raise NotAdaptable(
+            f"the class {label}, which is neither a flax.nnx.Module nor a flax.linen.Module",
+            f"Did you mean class {layer.__name__}(nnx.Module)?",
+        )
+    if isinstance(layer, nnx.Module | linen.Module):
+        raise NotAdaptable(
+            f"an instance of {type(layer).__name__}", "Name the class itself, not an instance."
+        )
+    if callable(layer):
+        _require_call(layer, "f(seed, x, features)", 0, 0, 1)
+        return Implementation(
+            name=label, forward=layer, convention=_vectors(convention), library=library
+        )
+    raise NotAdaptable(f"{label}, a {type(layer).__name__}, which cannot be called")
+
+
+def _vectors(convention: Convention) -> Convention:
+    """The exercise's function takes a 1-D ``x``."""
+    if convention is not FLAX:
+        return convention
+    return Convention(name="dense_forward", ranks=(1,))
+
+
+def _top_level(layer: Any) -> str:
+    module = str(getattr(layer, "__module__", None) or "")
+    return module.partition(".")[0]
+
+
+def _signature(layer: Any) -> inspect.Signature | None:
+    try:
+        return inspect.signature(layer)
+    except (TypeError, ValueError):
+        return None  # a callable of C code may hide its signature: calling it will tell
+
+
+def _require_call(layer: Any, form: str, *arguments: Any, **keywords: Any) -> None:
+    signature = _signature(layer)
+    if signature is None:
+        return
+    try:
+        signature.bind(*arguments, **keywords)
+    except TypeError as error:
+        raise NotAdaptable(
+            f"{layer.__name__}{signature}, which cannot be called as {form}: {error}"
+        ) from None
+
+
+# Names by which constructors call the two sizes, where they take them by keyword alone.
+_SIZE_NAMES = (
+    ("in_features", "out_features"),
+    ("in_dim", "out_dim"),
+    ("input_dim", "output_dim"),
+    ("input_size", "output_size"),
+    ("in_size", "out_size"),
+    ("n_in", "n_out"),
+    ("num_in", "num_out"),
+    ("din", "dout"),
+    ("d_in", "d_out"),
+    ("fan_in", "fan_out"),
+)
+
+
+def _sizes_call(layer: type) -> Callable[[int, int, Any], Any]:
+    """How to construct the nnx class: the sizes by position, else by their usual names."""
+    signature = _signature(layer)
+
+    def by_position(in_features: int, out_features: int, rngs: Any) -> Any:
+        return layer(in_features, out_features, rngs=rngs)
+
+    if signature is None:
+        return by_position
+    try:
+        signature.bind(1, 1, rngs=None)
+    except TypeError as error:
+        reason = error
+    else:
+        return by_position
+    for first, second in _SIZE_NAMES:
+        if first in signature.parameters and second in signature.parameters:
+            try:
+                signature.bind(**{first: 1, second: 1, "rngs": None})
+            except TypeError:
+                continue
+
+            def by_name(
+                in_features: int,
+                out_features: int,
+                rngs: Any,
+                first: str = first,
+                second: str = second,
+            ) -> Any:
+                return layer(**{first: in_features, second: out_features}, rngs=rngs)
+
+            return by_name
+    raise NotAdaptable(
+        f"{layer.__name__}{signature}, which cannot be called as "
+        f"cls(in_features, out_features, rngs=rngs): {reason}"
+    ) from None

@@ -1,0 +1,69 @@
+"""The functional view of an ``nnx.Module`` class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from conformance.adapt.parameters import Leaf, Parameters, find, replace_leaves
+from conformance.compat import state_leaves
+from conformance.implementation import Convention, Implementation
+
+__all__ = ["from_nnx", "split"]
+
+
+def split(module: nnx.Module) -> Parameters:
+    """``nnx.split`` as one pytree."""
+    graphdef, state = nnx.split(module)
+    return Parameters(graphdef, state)
+
+
+def _leaves(parameters: Parameters) -> list[Leaf]:
+    return [Leaf(path, kind, value) for path, kind, value in state_leaves(parameters.tree)]
+
+
+def from_nnx(
+    layer: type, construct: Callable[[int, int, Any], Any], name: str, convention: Convention,
+    library: str,
+) -> Implementation:  # fmt: skip
+    """An implementation of the class; ``construct(in_features, out_features, rngs)`` builds it."""
+    transposed = convention.layout == "out,in"
+
+    def init(seed: Any, in_features: int, out_features: int) -> Parameters:
+        # nnx.Rngs takes Python ints and keys, not a traced number.
+        source = seed if isinstance(seed, int) else jax.random.key(seed)
+        return split(construct(in_features, out_features, nnx.Rngs(source)))
+
+    def apply(parameters: Parameters, x: Any) -> Any:
+        return nnx.merge(parameters.static, parameters.tree)(x)
+
+    def kernel(parameters: Parameters) -> Any:
+        leaves = _leaves(parameters)
+        value = leaves[find(leaves, convention, "kernel")].value
+        return value.T if transposed else value
+
+    def bias(parameters: Parameters) -> Any:
+        leaves = _leaves(parameters)
+        return leaves[find(leaves, convention, "bias")].value
+
+    def with_parameters(parameters: Parameters, kernel: Any, bias: Any) -> Parameters:
+        leaves = _leaves(parameters)
+        values = {find(leaves, convention, "kernel"): kernel.T if transposed else kernel}
+        if bias is not None:
+            values[find(leaves, convention, "bias")] = bias
+        return Parameters(parameters.static, replace_leaves(parameters.tree, values))
+
+    return Implementation(
+        name=name,
+        init=init,
+        apply=apply,
+        kernel=kernel,
+        bias=bias,
+        with_parameters=with_parameters,
+        module=construct,
+        convention=convention,
+        library=library,
+    )

@@ -1,0 +1,109 @@
+"""The parameters of a Flax layer as one pytree, with what is static beside them.
+
+Kernel and bias are found among the leaves by their declared names, else by their rank: a
+layer that only calls them otherwise is still checked for everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from conformance.implementation import Convention
+from conformance.require import Violation
+
+__all__ = ["Leaf", "Parameters", "find", "leaves_of", "replace_leaves"]
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclass(frozen=True)
+class Parameters:
+    """A pytree: ``tree`` holds the arrays, ``static`` what is needed to use them."""
+
+    static: Any
+    tree: Any
+
+    def tree_flatten(self) -> tuple[tuple[Any], Any]:
+        """For JAX: the children and the static rest."""
+        return (self.tree,), self.static
+
+    @classmethod
+    def tree_unflatten(cls, static: Any, children: tuple[Any]) -> Parameters:
+        """For JAX: the inverse of ``tree_flatten``."""
+        return cls(static, children[0])
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One array of a layer: its path, the name of its Variable type or collection, its value."""
+
+    path: tuple[str, ...]
+    kind: str
+    value: Any
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path[-1] if self.path else ""
+
+    def __str__(self) -> str:
+        shape = "x".join(map(str, np.shape(self.value)))
+        dtype = getattr(self.value, "dtype", type(self.value).__name__)
+        return f"{'.'.join(self.path)}: {self.kind} {dtype}[{shape}]"
+
+
+def _key_name(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def leaves_of(tree: Any) -> list[Leaf]:
+    """The array leaves of any pytree, in its own order."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [Leaf(tuple(_key_name(key) for key in path), "Array", value) for path, value in paths]
+
+
+def find(leaves: Sequence[Leaf], convention: Convention, which: str) -> int:
+    """The index of the kernel's or the bias's leaf.
+
+    Raises
+    ------
+    Violation
+        If none, or more than one, can be it.
+    """
+    names = dict(zip(("kernel", "bias"), convention.parameter_names, strict=True))
+    rank = {"kernel": 2, "bias": 1}[which]
+    named = [i for i, leaf in enumerate(leaves) if leaf.name == names[which]]
+    if len(named) == 1:
+        return named[0]
+    others = {name for key, name in names.items() if key != which}
+    candidates = named or [
+        i
+        for i, leaf in enumerate(leaves)
+        if np.ndim(leaf.value) == rank and leaf.name not in others
+    ]
+    if len(candidates) > 1:
+        params = [i for i in candidates if leaves[i].kind in ("Param", "params")]
+        candidates = params or candidates
+    if len(candidates) == 1:
+        return candidates[0]
+    listed = ", ".join(map(str, leaves)) or "no arrays at all"
+    problem = "no" if not candidates else "more than one"
+    raise Violation(
+        f"the layer's state has {problem} {which}: found {listed}",
+        accepted=f"one array called {names[which]!r}",
+    )
+
+
+def replace_leaves(tree: Any, values: dict[int, Any]) -> Any:
+    """The pytree with the leaves at these positions replaced."""
+    flat, structure = jax.tree_util.tree_flatten(tree)
+    for position, value in values.items():
+        flat[position] = value
+    return jax.tree_util.tree_unflatten(structure, flat)

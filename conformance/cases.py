@@ -1,0 +1,203 @@
+"""What Hypothesis draws, and the numbers that follow from a draw.
+
+Sizes come from the profile's pool, because each costs compiling; the seed of the layer and
+the seed of the numbers are free over all 32 bits. A case is a small frozen value, so that it
+can be shown, stored and given again; its arrays are functions of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from hypothesis import example, given
+from hypothesis import seed as fixed_seed
+from hypothesis import strategies as st
+
+from conformance import profiles
+
+__all__ = ["BATCH", "SEEDS", "Case", "Recorder", "over", "recorder"]
+
+F = TypeVar("F", bound=Callable[..., None])
+
+SEEDS = st.integers(0, 2**32 - 1)
+BATCH = (8,)
+
+# Leading dimensions beside the plain batch, one for each size of the pool in turn: ranks 1 to 5,
+# a batch of one, of none, of as many rows as there are features, of a vector unit's width.
+_ODD_LEADS: tuple[tuple[int, ...], ...] = (
+    (3,),
+    (2, 3),
+    (1,),
+    (2, 1, 2, 2),
+    (16,),
+    (0,),
+    (1, 1, 2),
+    (32,),
+    (2, 0),
+    (1, 2),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One draw.
+
+    Parameters
+    ----------
+    in_features, out_features
+        The sizes.
+    seed
+        The seed that the layer is built from, in ``[0, 2**32)``.
+    values
+        The seed of the numbers that are written in and fed to the layer.
+    lead
+        The leading dimensions of ``x``.
+    """
+
+    in_features: int
+    out_features: int
+    seed: int = 0
+    values: int = 0
+    lead: tuple[int, ...] = BATCH
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """The shape of ``x``: leading dimensions, then in_features."""
+        return (*self.lead, self.in_features)
+
+    @property
+    def kernel_shape(self) -> tuple[int, int]:
+        """``(in_features, out_features)``."""
+        return (self.in_features, self.out_features)
+
+    def generator(self, stream: str) -> np.random.Generator:
+        """A generator of numbers that depends on the case's values and on the stream's name."""
+        return np.random.default_rng([self.values, *stream.encode()])
+
+    def x(self, scale: float = 1.0) -> np.ndarray:
+        """A float32 ``x`` whose rows are of different kinds: see :func:`mixed_rows`."""
+        rows = mixed_rows(self.generator("x"), int(np.prod(self.lead)), self.in_features)
+        return (rows * np.float32(scale)).reshape(self.x_shape)
+
+    def normal(self, stream: str, *shape: int, scale: float = 1.0) -> np.ndarray:
+        """Plain float32 normals of any shape, well away from under- and overflow."""
+        return (self.generator(stream).standard_normal(shape) * scale).astype(np.float32)
+
+    def kernel(self, scale: float = 1.0) -> np.ndarray:
+        """A float32 kernel ``(in_features, out_features)`` to write in."""
+        return self.normal("kernel", *self.kernel_shape, scale=scale)
+
+    def bias(self, scale: float = 1.0) -> np.ndarray:
+        """A float32 bias ``(out_features,)`` to write in, none of whose entries is 0."""
+        bias = self.normal("bias", self.out_features, scale=scale)
+        return np.where(bias == 0, np.float32(scale), bias)
+
+    def integers(self, stream: str, *shape: int, bound: int = 9) -> np.ndarray:
+        """Integer-valued float32 numbers in ``[-bound, bound]``."""
+        return self.generator(stream).integers(-bound, bound + 1, shape).astype(np.float32)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The case as plain JSON values."""
+        return {**asdict(self), "lead": list(self.lead)}
+
+
+def mixed_rows(generator: np.random.Generator, rows: int, width: int) -> np.ndarray:
+    """Float32 rows, each of another kind, the kinds in an order that is drawn.
+
+    Normal, integers, all negative, all positive, a scaled unit vector, large, tiny, of mixed
+    magnitude, half zeros of both signs, one constant: a layer that is wrong only for some
+    inputs meets them in every example. No entry is subnormal, and no product overflows.
+    """
+    kinds = 10
+    x = generator.standard_normal((rows, width))
+    order = (np.arange(rows) + int(generator.integers(kinds))) % kinds
+    for i, kind in enumerate(order):
+        if kind == 1:
+            x[i] = generator.integers(-50, 51, width)
+        elif kind == 2:
+            x[i] = -np.abs(x[i])
+        elif kind == 3:
+            x[i] = np.abs(x[i])
+        elif kind == 4:
+            x[i] = np.where(np.arange(width) == generator.integers(width), x[i], 0.0)
+        elif kind == 5:
+            x[i] *= 10.0 ** generator.integers(4, 25)
+        elif kind == 6:
+            x[i] *= 10.0 ** -generator.integers(4, 25)
+        elif kind == 7:
+            x[i] *= 2.0 ** generator.integers(-20, 21, width)
+        elif kind == 8:
+            x[i] = np.where(generator.random(width) < 0.5, np.copysign(0.0, x[i]), x[i])
+        elif kind == 9:
+            x[i] = x[i, 0]
+    return x.astype(np.float32)
+
+
+class Recorder:
+    """Remembers the case in hand; Hypothesis runs the smallest failing one last."""
+
+    def __init__(self) -> None:
+        self.last: Case | None = None
+        self.examples = 0
+
+    def start(self) -> None:
+        """Forget what a former property drew."""
+        self.last, self.examples = None, 0
+
+    def __call__(self, case: Case) -> Case:
+        """Remember the case, and hand it on."""
+        self.last = case
+        self.examples += 1
+        return case
+
+
+recorder = Recorder()
+
+
+def _leads(index: int) -> tuple[tuple[int, ...], ...]:
+    return (BATCH, _ODD_LEADS[index % len(_ODD_LEADS)])
+
+
+def over(*, leads: bool = False, square: bool = False, every_size: bool = True) -> Callable[[F], F]:
+    """Let Hypothesis draw the property's ``case``; each size of the pool comes once in any case.
+
+    Parameters
+    ----------
+    leads
+        Whether ``x`` takes other leading dimensions than the plain batch, too.
+    square
+        Whether in_features equals out_features.
+    every_size
+        False where compiling each size costs too much for what it tells.
+    """
+    pool = profiles.active().sizes
+    sizes = [(n, n) for n in (1, 2, 5, 16)] if square else list(pool)
+    if not every_size:
+        sizes = [sizes[i] for i in sorted({1, 3, len(sizes) // 2, len(sizes) - 1})]
+    shapes = [
+        (size, lead)
+        for size in sizes
+        for lead in (_leads(pool.index(size)) if leads and size in pool else (BATCH,))
+    ]
+
+    def build(shape: tuple[tuple[int, int], tuple[int, ...]], seed: int, values: int) -> Case:
+        (in_features, out_features), lead = shape
+        return recorder(Case(in_features, out_features, seed, values, lead))
+
+    strategy = st.builds(build, st.sampled_from(shapes), SEEDS, SEEDS)
+
+    def decorate(test: F) -> F:
+        profile = profiles.active()
+        wrapped = given(case=strategy)(profile.hypothesis()(test))
+        if profile.seed is not None:
+            wrapped = fixed_seed(profile.seed)(wrapped)
+        # The example that is attached last runs first: the smallest.
+        for (in_features, out_features), lead in reversed(shapes):
+            first = Case(in_features, out_features, 0, 0, lead)
+            wrapped = example(case=first)(wrapped)
+        return wrapped  # type: ignore[return-value]  # given keeps the signature but for the case
+
+    return decorate

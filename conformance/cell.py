@@ -1,0 +1,153 @@
+"""What became of one requirement on one implementation."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import pytest
+
+from conformance.cases import recorder
+from conformance.require import Violation, safe_text, take_notes
+from conformance.requirement import MAY, Requirement
+
+__all__ = ["Cell", "Outcome", "cell_of"]
+
+
+class Outcome(enum.StrEnum):
+    """Every cell ends as exactly one of these."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_APPLICABLE = "not-applicable"
+    BLOCKED = "blocked"
+    EXPECTED_FAILURE = "expected-failure"
+    UNEXPECTED_PASS = "unexpected-pass"
+    ERROR = "error"
+    CRASHED = "crashed"
+    TIMED_OUT = "timed-out"
+    NOT_RUN = "not-run"
+
+
+@dataclass
+class Cell:
+    """One requirement, checked on one implementation; only plain JSON values.
+
+    Parameters
+    ----------
+    implementation, requirement, level
+        Which cell it is: the implementation's id, ``area/slug``, and the requirement's level.
+    outcome
+        One of :class:`Outcome`.
+    examples
+        How many cases were tried.
+    seconds
+        How long it took, compiling included.
+    reason
+        Why it is not applicable, blocked, an error, or did not run.
+    message
+        What was found, for a failure.
+    accepted
+        What would have been accepted.
+    case
+        The smallest case that fails.
+    measured
+        The numbers behind it.
+    cause
+        The likely cause in words.
+    reproduction
+        The command that runs this cell alone.
+    notes
+        Remarks that are worth a look, whatever the outcome.
+    """
+
+    implementation: str
+    requirement: str
+    level: str
+    outcome: str
+    examples: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    message: str = ""
+    accepted: str = ""
+    case: dict[str, Any] | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
+    cause: str = ""
+    reproduction: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The cell without what is empty; the first six fields are always there."""
+        always = {"implementation", "requirement", "level", "outcome", "examples", "seconds"}
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {key: value for key, value in named.items() if key in always or value}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Cell:
+        """The inverse of :meth:`as_dict`; unknown keys are left out."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{key: value for key, value in record.items() if key in known})
+
+
+def plain(value: Any) -> Any:
+    """A JSON value: one NumPy number in a report would end a whole distributed run."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return safe_text(value, 200)
+    # JSON has no infinity and no NaN.
+    return number if abs(number) < float("inf") else str(number)
+
+
+def _violations(error: BaseException) -> Iterator[Violation]:
+    if isinstance(error, Violation):
+        yield error
+    elif isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _violations(inner)
+
+
+def cell_of(
+    row: Requirement, implementation: str, call: pytest.CallInfo[None], report: pytest.TestReport
+) -> Cell:
+    """The cell that a finished phase of a test makes; called in the process that ran it."""
+    cell = Cell(
+        implementation=implementation,
+        requirement=row.id,
+        level=str(row.level),
+        outcome=Outcome.PASSED,
+        examples=recorder.examples,
+        seconds=round(report.duration, 4),
+        notes=take_notes(),
+    )
+    error = call.excinfo.value if call.excinfo is not None else None
+    if error is None:
+        return cell
+    if isinstance(error, pytest.skip.Exception):
+        cell.outcome, cell.reason = Outcome.NOT_APPLICABLE, safe_text(error.msg)
+        return cell
+    violation = next(_violations(error), None)
+    if violation is None:
+        cell.outcome = Outcome.ERROR
+        cell.reason = f"{type(error).__name__}: {safe_text(error)}"
+        return cell
+    cell.outcome = Outcome.FAILED
+    cell.message, cell.accepted = violation.found, violation.accepted
+    cell.cause, cell.measured = violation.cause, plain(violation.measured)
+    if error is not violation:
+        cell.message += " (on the same case it passes at other times)"
+    if recorder.last is not None:
+        cell.case = recorder.last.as_dict()
+    if row.level is MAY:
+        # A MAY row is reported and never fails anything.
+        cell.outcome = Outcome.EXPECTED_FAILURE
+        cell.reason = "does not hold; the requirement is a MAY, which is reported and never failed"
+    return cell

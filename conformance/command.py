@@ -1,0 +1,159 @@
+"""The command ``dense-conformance``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+from conformance.plugin import PACKAGE, SUITE
+from conformance.registry import UsageError
+
+__all__ = ["main"]
+
+EXIT_CODES = """\
+exit codes:
+  0  conforms: no MUST or SHOULD failed, and nothing is missing
+  1  does not conform
+  2  wrong usage, or a registration that is wrong
+  3  incomplete: a MUST cell crashed, timed out or did not run"""
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "specs",
+        nargs="*",
+        metavar="SPEC",
+        help="a registered name, module:attribute or path/to/file.py:attribute; "
+        "default: everything that is registered",
+    )
+    parser.add_argument(
+        "--requirement",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="only this requirement: area/slug, slug, area or a glob; may be given more than once",
+    )
+    parser.add_argument(
+        "--profile", choices=("quick", "standard", "thorough"), default="quick",
+        help="how much to explore (default: quick)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-n", dest="workers", default="auto", metavar="N",
+        help="worker processes; 0 runs everything in this one (default: one for each core)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, metavar="S", help="the seed of what is generated")
+    parser.add_argument("--results", metavar="PATH", help="write the results file there (JSON)")
+    parser.add_argument(
+        "--time-limit", metavar="T", help="the longest that one cell may take (default: 300s)"
+    )
+
+
+def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
+    """Build the call of pytest; pytest is the only engine."""
+    from conformance.console import Progress
+
+    arguments = [
+        str(SUITE),
+        "-c",
+        str(PACKAGE / "pytest.toml"),
+        f"--rootdir={os.getcwd()}",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:terminal",
+        "-n",
+        _workers(options.workers),
+        f"--conformance-profile={options.profile}",
+    ]
+    arguments += [f"--conformance-impl={spec}" for spec in options.specs]
+    arguments += [f"--conformance-requirement={id}" for id in options.requirement]
+    if options.seed is not None:
+        arguments.append(f"--conformance-seed={options.seed}")
+    if options.results:
+        arguments.append(f"--conformance-results={options.results}")
+    if options.time_limit:
+        arguments.append(f"--conformance-time-limit={options.time_limit}")
+    from conformance.engine import run
+
+    return run([*arguments, *pytest_arguments], Progress)
+
+
+def _workers(asked: str) -> str:
+    """One for each core that this process may use; bounded, since each takes about 500 MB."""
+    if asked != "auto":
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return str(max(1, min(cores or 1, 8)))
+
+
+def _list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--markdown", action="store_true", help="the contract as a document")
+
+
+def _list(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from conformance.contract import markdown, plain_listing
+
+    print(markdown() if options.markdown else plain_listing(), end="")
+    return 0
+
+
+Command = Callable[[argparse.Namespace, Sequence[str]], int]
+
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Command]] = {
+    "run": ("check implementations against the contract", _run_arguments, _run),
+    "list": ("list the implementations and the requirements", _list_arguments, _list),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dense-conformance",
+        description="Proves that a dense layer is a Dense, or names what is wrong with it.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version("dense-conformance"))
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (help, add_arguments, _) in COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            epilog=EXIT_CODES if name == "run" else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_arguments(sub)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    given, _, rest = _cut(given, "--")
+    options = _parser().parse_args(given)
+    try:
+        return COMMANDS[options.command][2](options, rest)
+    except UsageError as error:
+        print(f"dense-conformance: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("dense-conformance: interrupted", file=sys.stderr)
+        return 130
+
+
+def _cut(arguments: list[str], mark: str) -> tuple[list[str], str, list[str]]:
+    if mark not in arguments:
+        return arguments, "", []
+    place = arguments.index(mark)
+    return arguments[:place], mark, arguments[place + 1 :]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""What differs between the supported versions of JAX and Flax, hidden in one place.
+
+No check asks for a version; each question here is put to the library itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from flax import nnx
+
+__all__ = ["enable_x64", "gradient_step", "optimizer", "state_leaves"]
+
+
+def _is_variable(node: Any) -> bool:
+    # Flax up to 0.10.7 puts VariableState copies into a state, later ones the Variables.
+    state_type = getattr(nnx, "VariableState", nnx.Variable)
+    return isinstance(node, nnx.Variable | state_type)
+
+
+def state_leaves(state: Any) -> list[tuple[tuple[str, ...], str, Any]]:
+    """The leaves of an nnx state as ``(path, name of the Variable type, array)``.
+
+    The type of a raw array is ``"Array"``. The order is that of ``jax.tree.leaves``.
+    """
+    found = []
+    nodes, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=_is_variable)
+    for path, node in nodes:
+        names = tuple(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+        if not _is_variable(node):
+            found.append((names, "Array", node))
+            continue
+        kind = node.type if isinstance(getattr(node, "type", None), type) else type(node)
+        inner, _ = jax.tree_util.tree_flatten(node)
+        found.extend((names, kind.__name__, value) for value in inner)
+    return found
+
+
+def optimizer(module: nnx.Module, transformation: Any) -> Any:
+    """An ``nnx.Optimizer`` over the module's Params."""
+    return nnx.Optimizer(module, transformation, wrt=nnx.Param)
+
+
+def gradient_step(optimizer: Any, module: nnx.Module, gradients: Any) -> None:
+    """One update of the module's Params; since Flax 0.11 ``update`` takes the module, too."""
+    try:
+        optimizer.update(module, gradients)
+    except TypeError:
+        optimizer.update(gradients)
+
+
+@contextlib.contextmanager
+def enable_x64() -> Iterator[None]:
+    """64-bit types inside the block; ``jax.enable_x64`` exists since 0.8."""
+    enable = getattr(jax, "enable_x64", None)
+    if enable is None:
+        from jax.experimental import enable_x64 as enable
+    with enable(True):
+        yield

@@ -1,0 +1,237 @@
+"""What a run shows on a terminal, and in a pipe."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from conformance.cell import Cell, Outcome
+from conformance.registry import Entry
+from conformance.requirement import MAY, MUST, Requirement
+from conformance.verdict import INCOMPLETE, NONCONFORMING, OK, Verdict
+
+__all__ = ["console_for", "write_failure", "write_verdict"]
+
+STYLE = {
+    Outcome.PASSED: "green",
+    Outcome.FAILED: "bold red",
+    Outcome.UNEXPECTED_PASS: "bold red",
+    Outcome.BLOCKED: "yellow",
+    Outcome.ERROR: "bold magenta",
+    Outcome.CRASHED: "bold magenta",
+    Outcome.TIMED_OUT: "bold magenta",
+    Outcome.NOT_RUN: "bold magenta",
+    Outcome.NOT_APPLICABLE: "dim",
+    Outcome.EXPECTED_FAILURE: "cyan",
+}
+
+
+def console_for(stream: TextIO) -> Console:
+    """A console that is plain where the stream is no terminal, or colour is not wanted."""
+    width = None if stream.isatty() else int(os.environ.get("COLUMNS", "100"))
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False, emoji=False)
+
+
+def _library(facts: Mapping[str, Any], id: str) -> str:
+    return str(facts["versions"].get(id, {}).get("version", ""))
+
+
+def _areas(rows: Iterable[Requirement]) -> list[str]:
+    return list(dict.fromkeys(row.area for row in rows))
+
+
+def _summary(cells: list[Cell]) -> Text:
+    """Passed of those that apply; the worst of what else there is in its colour."""
+    applicable = [c for c in cells if c.outcome != Outcome.NOT_APPLICABLE]
+    if not applicable:
+        return Text("-", style="dim")
+    passed = sum(c.outcome in (Outcome.PASSED, Outcome.EXPECTED_FAILURE) for c in applicable)
+    worst = next(
+        (o for o in STYLE if o != Outcome.PASSED and any(c.outcome == o for c in applicable)),
+        Outcome.PASSED,
+    )
+    return Text(f"{passed}/{len(applicable)}", style=STYLE[worst])
+
+
+def _table(verdict: Verdict, facts: Mapping[str, Any], width: int) -> Table:
+    areas = _areas(verdict.rows)
+    columns = [(entry, f"{entry.name} {_library(facts, entry.id)}".strip()) for entry in verdict.entries]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    needed = 16 + sum(max(len(name), 7) + 2 for _, name in columns)
+    if needed <= width:
+        table.add_column("area", no_wrap=True)
+        for _, name in columns:
+            table.add_column(name, justify="right", no_wrap=True)
+        for area in areas:
+            table.add_row(area, *(_summary(_cells_in(verdict, entry, area)) for entry, _ in columns))
+        table.add_row("all", *(_summary(verdict.of(entry)) for entry, _ in columns), style="bold")
+        return table
+    table.add_column("implementation", overflow="fold")
+    table.add_column("all", justify="right", no_wrap=True)
+    table.add_column("not conforming in", overflow="fold")
+    for entry, name in columns:
+        wrong = {c.requirement.partition("/")[0] for c in verdict.of(entry) if c.outcome in _WORTH}
+        table.add_row(name, _summary(verdict.of(entry)), ", ".join(a for a in areas if a in wrong) or "-")
+    return table
+
+
+_WORTH = (
+    Outcome.FAILED,
+    Outcome.UNEXPECTED_PASS,
+    Outcome.CRASHED,
+    Outcome.TIMED_OUT,
+    Outcome.ERROR,
+    Outcome.NOT_RUN,
+)
+
+
+def _cells_in(verdict: Verdict, entry: Entry, area: str) -> list[Cell]:
+    return [c for c in verdict.of(entry) if c.requirement.startswith(f"{area}/")]
+
+
+def _case(case: Mapping[str, Any] | None) -> str:
+    if not case:
+        return ""
+    shown = {k: v for k, v in case.items() if not (k == "lead" and v == [8])}
+    return ", ".join(f"{k}={tuple(v) if isinstance(v, list) else v}" for k, v in shown.items())
+
+
+def write_failure(
+    console: Console, cell: Cell, title: str, statement: str
+) -> None:
+    """One failure: whose, the cause before the numbers, the smallest case, how to see it again."""
+    head = Text(f"{cell.outcome.upper():8}", style=STYLE[Outcome(cell.outcome)])
+    head.append(f"  {cell.requirement}", style="bold")
+    head.append(f"   {title}   {cell.level}")
+    console.print(head)
+    lines = [("", statement)] if statement else []
+    lines += [("cause", cell.cause)] if cell.cause else []
+    lines += [("found", cell.message)] if cell.message else []
+    lines += [("why", cell.reason)] if cell.reason else []
+    lines += [("accepted", cell.accepted)] if cell.accepted else []
+    lines += [("smallest", _case(cell.case))] if cell.case else []
+    lines += [("reproduce", cell.reproduction)] if cell.reproduction else []
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=1)
+    grid.add_column(width=9, no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, text in lines:
+        if label:
+            grid.add_row("", Text(label, style="dim"), Text(text))
+        else:
+            console.print(Text(f"  {text}", style="italic"))
+    console.print(grid)
+
+
+def _failures(console: Console, verdict: Verdict, facts: Mapping[str, Any]) -> None:
+    statements = {row.id: row.statement for row in verdict.rows}
+    names = {e.id: f"{e.name} {_library(facts, e.id)}".strip() for e in verdict.entries}
+    for entry in verdict.entries:
+        cells = [c for c in verdict.of(entry) if c.outcome in _WORTH]
+        told: set[str] = set()
+        for cell in cells:
+            # What is wrong with a registration is the same in each of its cells.
+            if cell.outcome != Outcome.FAILED and cell.reason in told:
+                continue
+            same = [c for c in cells if c.reason == cell.reason and c.outcome == cell.outcome]
+            told.add(cell.reason)
+            console.print()
+            statement = statements.get(cell.requirement, "") if cell.outcome == Outcome.FAILED else ""
+            write_failure(console, cell, names[entry.id], statement)
+            if cell.outcome != Outcome.FAILED and len(same) > 1:
+                console.print(f"  and so are {len(same) - 1} more of its cells")
+        blocked = [c for c in verdict.of(entry) if c.outcome == Outcome.BLOCKED]
+        if blocked:
+            listed = ", ".join(f"{c.requirement} ({c.reason})" for c in blocked)
+            console.print(Text(f"BLOCKED   {names[entry.id]}: {listed}", style="yellow"))
+
+
+def _denominator(verdict: Verdict) -> str:
+    count = Counter(cell.outcome for cell in verdict.cells)
+    parts = [f"{count.pop(Outcome.PASSED, 0)} passed", f"{count.pop(Outcome.FAILED, 0)} failed"]
+    parts += [f"{n} {outcome}" for outcome, n in sorted(count.items())]
+    return f"{len(verdict.cells)} cells: {', '.join(parts)}"
+
+
+def _not_applicable(verdict: Verdict) -> list[str]:
+    reasons = Counter(
+        cell.reason for cell in verdict.cells if cell.outcome == Outcome.NOT_APPLICABLE
+    )
+    return [f"{n} not applicable: {reason}" for reason, n in reasons.most_common()]
+
+
+def _sentence(verdict: Verdict) -> Text:
+    must = [c for c in verdict.cells if c.level == MUST and c.outcome != Outcome.NOT_APPLICABLE]
+    held = sum(c.outcome == Outcome.PASSED for c in must)
+    said = {
+        OK: ("conforms", "bold green"),
+        NONCONFORMING: ("does not conform", "bold red"),
+        INCOMPLETE: ("incomplete", "bold magenta"),
+    }
+    words, style = said.get(verdict.exit_code, ("a registration is wrong", "bold magenta"))
+    return Text(f"{words}: MUST {held}/{len(must)}", style=style)
+
+
+def write_verdict(verdict: Verdict, facts: Mapping[str, Any], stream: TextIO) -> None:
+    """The table, the denominator, each failure, and the verdict in one line."""
+    console = console_for(stream)
+    environment = facts["environment"]
+    shown = ("jax", "flax", "python", "device")
+    versions = ", ".join(f"{key} {environment[key]}" for key in shown if environment.get(key))
+    console.print()
+    console.print(Text(f"dense-conformance, profile {facts['profile']}; {versions}", style="dim"))
+    console.print(_table(verdict, facts, console.width))
+    _failures(console, verdict, facts)
+    remarks = [
+        (cell, text)
+        for cell in verdict.cells
+        for text in cell.notes
+    ]  # fmt: skip
+    names = {e.id: e.name for e in verdict.entries}
+    may = [c for c in verdict.cells if c.level == MAY and c.outcome == Outcome.EXPECTED_FAILURE]
+    console.print()
+    for cell, text in remarks:
+        console.print(f"note: {names[cell.implementation]}: {cell.requirement}: {text}")
+    if may:
+        listed = ", ".join(f"{names[c.implementation]} {c.requirement}" for c in may)
+        console.print(f"MAY rows that do not hold (reported, never failed): {listed}")
+    for line in _not_applicable(verdict):
+        console.print(Text(line, style="dim"))
+    console.print(f"{_denominator(verdict)}; {facts['seconds']:.1f} s")
+    console.print(_sentence(verdict))
+
+
+class Progress:
+    """Shows a run while it goes on: what fails at once, and how far it is on a terminal."""
+
+    def __init__(self, total: int, names: Mapping[str, str], statements: Mapping[str, str]) -> None:
+        self.total = total
+        self.names = names
+        self.statements = statements
+        self.done = 0
+        self.console = console_for(sys.stdout)
+        self.status = self.console.status("starting") if sys.stdout.isatty() else None
+        if self.status is not None:
+            self.status.start()
+
+    def conformance_cell(self, cell: Cell) -> None:
+        """A cell came back."""
+        self.done += 1
+        if cell.outcome == Outcome.FAILED:
+            cause = f" -- {cell.cause}" if cell.cause else f" -- {cell.message}"
+            line = f"failed {cell.requirement}   {self.names[cell.implementation]}{cause}"
+            self.console.print(Text(line, style="red"), overflow="ellipsis", no_wrap=True)
+        if self.status is not None:
+            self.status.update(f"{self.done}/{self.total} cells, {self.names[cell.implementation]}")
+
+    def pytest_sessionfinish(self) -> None:
+        """The run is over."""
+        if self.status is not None:
+            self.status.stop()

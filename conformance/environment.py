@@ -1,0 +1,58 @@
+"""Where a run took place: versions, devices, and the settings of JAX that matter."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from conformance.implementation import Implementation
+from conformance.registry import Entry
+
+__all__ = ["describe", "library_of", "version"]
+
+
+def version(distribution: str) -> str:
+    """The version of an installed distribution, or the empty string."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def describe(profile: str, seed: int | None) -> dict[str, Any]:
+    """The environment of this process, which has imported JAX, as plain JSON values."""
+    import jax
+
+    device = jax.devices()[0]
+    return {
+        "suite": version("dense-conformance"),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("jax", "jaxlib", "flax", "numpy", "hypothesis")},
+        "platform": platform.platform(),
+        "backend": jax.default_backend(),
+        "device": str(device.device_kind),
+        "devices": jax.device_count(),
+        "matmul_precision": str(jax.config.jax_default_matmul_precision or "default"),
+        "x64": bool(jax.config.jax_enable_x64),
+        "prng": str(jax.config.jax_default_prng_impl),
+        "threefry_partitionable": bool(jax.config.jax_threefry_partitionable),
+        "profile": profile,
+        "seed": seed,
+    }
+
+
+def library_of(implementation: Implementation | None, entry: Entry) -> dict[str, str]:
+    """The library whose layer this is, and its version, where it is an installed one."""
+    name = implementation.library if implementation is not None else ""
+    for distribution in (name, *_providers().get(name, ())):
+        if distribution and version(distribution):
+            return {"library": distribution, "version": version(distribution)}
+    return {"library": name or entry.distribution, "version": ""}
+
+
+@lru_cache(maxsize=1)
+def _providers() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()

@@ -1,0 +1,182 @@
+"""What the suite needs to know of a layer: a functional view of it, and what it declares.
+
+An :class:`Implementation` is a frozen value; nothing is inherited from. Most layers need
+none: :func:`conformance.adapt` makes one from an nnx class, a Linen class or a function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+__all__ = [
+    "FLAX",
+    "NORMAL",
+    "TRUNCATED_NORMAL",
+    "UNIFORM",
+    "Convention",
+    "Implementation",
+    "Law",
+    "fan_in_variance",
+]
+
+NORMAL = "normal"
+TRUNCATED_NORMAL = "truncated-normal"
+UNIFORM = "uniform"
+
+
+def fan_in_variance(fan_in: int, fan_out: int) -> float:
+    """1 / fan_in: the variance of LeCun's initialization (LeCun et al., 1998)."""
+    return 1.0 / fan_in
+
+
+def _zero(fan_in: int, fan_out: int) -> float:
+    return 0.0
+
+
+@dataclass(frozen=True)
+class Law:
+    """The law that the entries of a new parameter follow; their mean is 0.
+
+    Parameters
+    ----------
+    families
+        The families that count as this law: any of ``"normal"``, ``"truncated-normal"`` (at two
+        standard deviations of the underlying normal), ``"uniform"``. An empty tuple declares only
+        the variance.
+    variance
+        The variance of an entry as a function of ``(fan_in, fan_out)``. Constantly 0 declares
+        that the parameter starts at zero.
+    description
+        The law in a formula, for reports.
+    """
+
+    families: tuple[str, ...]
+    variance: Callable[[int, int], float]
+    description: str
+
+    def is_zero(self, fan_in: int = 4, fan_out: int = 2) -> bool:
+        """Whether the law is the constant 0."""
+        return self.variance(fan_in, fan_out) == 0.0
+
+
+ZERO = Law(families=(), variance=_zero, description="0")
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What an implementation declares about itself; it is held to this and to nothing else.
+
+    Parameters
+    ----------
+    name
+        Whose convention it is.
+    kernel, bias
+        The laws of the new parameters.
+    layout
+        The order of the axes of the kernel as the layer stores it: ``"in,out"`` or ``"out,in"``.
+        The suite itself always sees ``(in, out)``.
+    parameter_names
+        The names of kernel and bias in the layer's state.
+    ranks
+        The ranks of ``x`` that the layer accepts: 1 is a vector ``(in,)``.
+    use_bias
+        False for a layer that has no bias.
+    parameter_dtype, compute_dtype
+        The dtypes of new parameters and of the product, as NumPy names.
+    checks_width
+        False where the layer documents that it does not reject an ``x`` of another width.
+    """
+
+    name: str
+    kernel: Law = Law(
+        (NORMAL, TRUNCATED_NORMAL), fan_in_variance, "normal or truncated normal, variance 1/fan_in"
+    )
+    bias: Law = ZERO
+    layout: str = "in,out"
+    parameter_names: tuple[str, str] = ("kernel", "bias")
+    ranks: tuple[int, ...] = (1, 2, 3, 4, 5)
+    use_bias: bool = True
+    parameter_dtype: str = "float32"
+    compute_dtype: str = "float32"
+    checks_width: bool = True
+
+    def __post_init__(self) -> None:
+        if self.layout not in ("in,out", "out,in"):
+            raise ValueError(
+                f"Convention {self.name!r}: layout must be 'in,out' or 'out,in', "
+                f"found {self.layout!r}"
+            )
+        if not self.ranks:
+            raise ValueError(f"Convention {self.name!r}: ranks is empty; a layer accepts some x")
+
+
+FLAX = Convention(name="Flax")
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """A layer as pure functions; what is not given cannot be checked and is *not applicable*.
+
+    Parameters
+    ----------
+    name
+        The name on screens.
+    init
+        ``init(seed, in_features, out_features) -> parameters``, any pytree. ``seed`` is an int
+        in ``[0, 2**32)``; the suite also traces it, where the layer allows that.
+    apply
+        ``apply(parameters, x) -> y``, ``x`` of shape ``(..., in_features)``.
+    kernel, bias
+        ``kernel(parameters) -> (in_features, out_features)`` and ``bias(parameters) ->
+        (out_features,)`` arrays.
+    with_parameters
+        ``with_parameters(parameters, kernel, bias) -> parameters`` with these values written in;
+        ``bias`` is None for a layer without one.
+    module
+        ``module(in_features, out_features, rngs) -> flax.nnx.Module``.
+    linen
+        ``linen(out_features) -> flax.linen.Module``.
+    forward
+        ``forward(seed, x, features) -> y``: the whole layer as one function.
+    convention
+        What the layer declares about itself.
+    library
+        The distribution whose version the report shows.
+    expected_failures
+        Requirement ids that are known to fail, each with its reason.
+    variants
+        Other implementations that come with this one, by name: ``nnx.Linear[bf16]``.
+    """
+
+    name: str
+    init: Callable[[Any, int, int], Any] | None = None
+    apply: Callable[[Any, Any], Any] | None = None
+    kernel: Callable[[Any], Any] | None = None
+    bias: Callable[[Any], Any] | None = None
+    with_parameters: Callable[[Any, Any, Any], Any] | None = None
+    module: Callable[[int, int, Any], Any] | None = None
+    linen: Callable[[int], Any] | None = None
+    forward: Callable[[Any, Any, Any], Any] | None = None
+    convention: Convention = FLAX
+    library: str = "flax"
+    expected_failures: Mapping[str, str] = field(default_factory=dict)
+    variants: Mapping[str, Implementation] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        functional = ("init", "apply", "kernel", "bias", "with_parameters")
+        given = [name for name in functional if getattr(self, name) is not None]
+        missing = [name for name in functional if getattr(self, name) is None]
+        if not self.convention.use_bias and missing == ["bias"]:
+            missing = []
+        if self.forward is None and missing:
+            raise ValueError(
+                f"Implementation {self.name!r} gives {given or 'nothing'}; "
+                f"expected either forward, or all of {', '.join(functional)}; "
+                f"missing: {', '.join(missing)}"
+            )
+
+    def renamed(self, name: str) -> Implementation:
+        """The same implementation under another name."""
+        return replace(self, name=name)

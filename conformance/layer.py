@@ -1,0 +1,219 @@
+"""The layer under test, as the property tests see it.
+
+What the layer's code raises becomes a :class:`~conformance.require.Violation`: it is the
+layer's fault, and never ends a test as an error of the suite.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from conformance.cases import Case
+from conformance.implementation import Convention, Implementation
+from conformance.lazy import jax, jnp, nnx
+from conformance.requirement import ANY, EXERCISE, LINEN, NNX, PARAMETERS, Need, Requirement
+from conformance.require import during, fail
+
+__all__ = ["Built", "Layer", "as_jax", "stack"]
+
+
+class Layer:
+    """An implementation, with everything that the tests ask of it.
+
+    Parameters
+    ----------
+    implementation
+        What is tested.
+    """
+
+    def __init__(self, implementation: Implementation) -> None:
+        self.implementation = implementation
+        self._memory: dict[Any, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """The name on screens."""
+        return self.implementation.name
+
+    @property
+    def convention(self) -> Convention:
+        """What the implementation declares."""
+        return self.implementation.convention
+
+    @functools.cached_property
+    def provides(self) -> frozenset[Need]:
+        """What can be checked on it."""
+        its = self.implementation
+        provided = {ANY}
+        if its.init is not None:
+            provided.add(PARAMETERS)
+        if its.module is not None:
+            provided.add(NNX)
+        if its.linen is not None:
+            provided.add(LINEN)
+        if its.forward is not None:
+            provided.add(EXERCISE)
+        return frozenset(provided)
+
+    def why_not_applicable(self, row: Requirement) -> str | None:
+        """Why the requirement cannot be checked on this layer, or None if it can."""
+        if self.provides & set(row.needs):
+            return None
+        wanted = " or ".join(f"a {need}" for need in row.needs)
+        what = {
+            EXERCISE: "a forward function",
+            NNX: "an nnx module",
+            LINEN: "a Linen module",
+            PARAMETERS: "pure functions",
+        }
+        given = next(what[need] for need in what if need in self.provides)
+        return f"needs {wanted}; the layer is {given}"
+
+    def remember(self, key: Any, make: Callable[[], Any]) -> Any:
+        """``make()``, computed once for the key: programs and samples that several tests use."""
+        if key not in self._memory:
+            self._memory[key] = make()
+        return self._memory[key]
+
+    def init(self, seed: Any, in_features: int, out_features: int) -> Any:
+        """New parameters; raw, for use inside of transforms."""
+        return _given(self.implementation.init)(seed, in_features, out_features)
+
+    def apply(self, parameters: Any, x: Any) -> Any:
+        """The output for given parameters; raw, for use inside of transforms."""
+        return _given(self.implementation.apply)(parameters, x)
+
+    def write(self, parameters: Any, kernel: Any, bias: Any) -> Any:
+        """The parameters with kernel ``(in, out)`` and bias written in; raw."""
+        bias = bias if self.convention.use_bias else None
+        return _given(self.implementation.with_parameters)(parameters, kernel, bias)
+
+    def kernel_of(self, parameters: Any) -> Any:
+        """The kernel ``(in, out)`` of the parameters; raw."""
+        return _given(self.implementation.kernel)(parameters)
+
+    def bias_of(self, parameters: Any) -> Any:
+        """The bias ``(out,)`` of the parameters; raw."""
+        return _given(self.implementation.bias)(parameters)
+
+    def build(self, in_features: int, out_features: int, seed: int = 0) -> Built:
+        """A new layer of these sizes, as its user builds it."""
+        with during(f"construction with in_features={in_features}, out_features={out_features}"):
+            if self.implementation.module is not None:
+                module = self.implementation.module(in_features, out_features, nnx.Rngs(seed))
+                return Built(self, module=module)
+            return Built(self, parameters=self.init(seed, in_features, out_features))
+
+    def of(self, case: Case) -> Built:
+        """A new layer of the case's sizes and seed."""
+        return self.build(case.in_features, case.out_features, case.seed)
+
+    def written(self, case: Case, scale: float = 1.0) -> Built:
+        """The case's layer with the case's kernel and bias written in."""
+        return self.of(case).write(case.kernel(scale), case.bias(scale))
+
+    def bias_for(self, case: Case, scale: float = 1.0) -> np.ndarray:
+        """The bias that :meth:`written` writes; zeros for a layer without one."""
+        bias = case.bias(scale)
+        return bias if self.convention.use_bias else np.zeros_like(bias)
+
+    def forward(self, seed: int, x: Any, features: int) -> Any:
+        """Construction and call in one, for every kind of layer."""
+        if self.implementation.forward is None:
+            return self.build(np.shape(x)[-1], features, seed)(x)
+        with during(f"f(seed={seed!r}, x of shape {np.shape(x)}, features={features!r})"):
+            return self.implementation.forward(seed, as_jax(x), features)
+
+    def accepts(self, lead: Sequence[int]) -> bool:
+        """Whether the layer declares to accept an ``x`` with these leading dimensions."""
+        return len(lead) + 1 in self.convention.ranks
+
+
+class Built:
+    """One constructed layer.
+
+    An nnx module is kept and called as it is, so that what a call leaves behind stays.
+    """
+
+    def __init__(self, layer: Layer, *, module: Any = None, parameters: Any = None) -> None:
+        self.layer = layer
+        self.module = module
+        self._parameters = parameters
+
+    @property
+    def parameters(self) -> Any:
+        """The functional view of its present state: a pytree."""
+        if self.module is None:
+            return self._parameters
+        from conformance.adapt.nnx_module import split
+
+        with during("nnx.split of the layer"):
+            return split(self.module)
+
+    def __call__(self, x: Any, *, as_given: bool = False) -> Any:
+        """Its output for ``x``; a NumPy array is made a JAX array first, unless ``as_given``."""
+        with during(f"calling the layer on x of shape {np.shape(x)}"):
+            value = x if as_given else as_jax(x)
+            if self.module is None:
+                return self.layer.apply(self._parameters, value)
+            return self.module(value)
+
+    @property
+    def kernel(self) -> np.ndarray:
+        """Its kernel ``(in, out)``."""
+        with during("reading the kernel"):
+            return np.asarray(self.layer.kernel_of(self.parameters))
+
+    @property
+    def bias(self) -> np.ndarray:
+        """Its bias ``(out,)``; zeros of that shape for a layer that declares none."""
+        if not self.layer.convention.use_bias:
+            return np.zeros(self.kernel.shape[1], np.float32)
+        with during("reading the bias"):
+            return np.asarray(self.layer.bias_of(self.parameters))
+
+    def write(self, kernel: np.ndarray, bias: np.ndarray) -> Built:
+        """Write these values into its parameters; the layer itself."""
+        old = self.parameters
+        _same_shape(self.layer.kernel_of(old), kernel, "kernel")
+        if self.layer.convention.use_bias:
+            _same_shape(self.layer.bias_of(old), bias, "bias")
+        dtype = self.layer.convention.parameter_dtype
+        with during("writing values into the parameters"):
+            new = self.layer.write(old, jnp.asarray(kernel, dtype), jnp.asarray(bias, dtype))
+            if self.module is None:
+                self._parameters = new
+            else:
+                nnx.update(self.module, new.tree)
+        return self
+
+
+def as_jax(x: Any) -> Any:
+    """A NumPy array as a JAX array; anything else as it is."""
+    return jnp.asarray(x) if isinstance(x, np.ndarray) else x
+
+
+def _given(function: Callable[..., Any] | None) -> Callable[..., Any]:
+    if function is None:
+        raise TypeError("the property needs what this layer does not provide: see its needs")
+    return function
+
+
+def _same_shape(present: Any, wanted: np.ndarray, which: str) -> None:
+    if np.shape(present) != wanted.shape:
+        fail(
+            f"the {which} has shape {np.shape(present)}, so that no {which} of shape "
+            f"{wanted.shape} can be written in",
+            accepted=f"shape {wanted.shape}",
+        )
+
+
+def stack(values: Sequence[Any]) -> Any:
+    """Pytrees of one structure as one pytree of stacked arrays."""
+    return jax.tree_util.tree_map(lambda *leaves: jnp.stack(leaves), *values)
+
+

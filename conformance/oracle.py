@@ -1,0 +1,158 @@
+"""The float64 reference of ``x @ kernel + bias``, and how far rounding may lead away from it.
+
+All bounds are componentwise and hold for every order of summation, with or without fused
+multiply-add: ``n u`` in place of ``gamma(n)`` by Jeannerod and Rump, "Improved error bounds
+for inner products in floating-point arithmetic", SIAM J. Matrix Anal. Appl. 34 (2013).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = [
+    "F32",
+    "TINY",
+    "UNIT_ROUNDOFF",
+    "Bounded",
+    "Precision",
+    "affine",
+    "bias_gradient",
+    "input_gradient",
+    "kernel_gradient",
+    "products",
+    "rounded_twice",
+    "unit_roundoff",
+]
+
+UNIT_ROUNDOFF = {
+    "float64": 2.0**-53,
+    "float32": 2.0**-24,
+    "float16": 2.0**-11,
+    "bfloat16": 2.0**-8,
+}
+F32 = UNIT_ROUNDOFF["float32"]
+TINY = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a float32 product is computed in, where a device does not take float32 itself.
+
+    ``operand`` is the relative error of a product of two rounded operands, and ``sum`` the
+    factor on the unit roundoff of the accumulation.
+    """
+
+    name: str
+    operand: float = 0.0
+    sum: float = 1.0
+
+
+HIGHEST = Precision("highest")
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """A float64 reference with the bound on the error of its float32 computation."""
+
+    value: np.ndarray
+    bound: np.ndarray
+
+
+def unit_roundoff(dtype: object) -> float:
+    """The unit roundoff of a dtype, by its name.
+
+    Raises
+    ------
+    KeyError
+        For a dtype that is not floating-point.
+    """
+    return UNIT_ROUNDOFF[np.dtype(dtype).name if not isinstance(dtype, str) else dtype]
+
+
+def products(
+    left: np.ndarray,
+    right: np.ndarray,
+    added: np.ndarray | float = 0.0,
+    *,
+    unit: float = F32,
+    precision: Precision = HIGHEST,
+) -> Bounded:
+    """``left @ right + added`` in float64, and the bound of its computation in ``unit``.
+
+    The bound is ``(n + 1) u (|left| |right| + |added|)``; the last term covers results and
+    operands that the platform flushes to zero (XLA on CPU flushes every subnormal).
+
+    Parameters
+    ----------
+    left
+        ``(..., n)``.
+    right
+        ``(n, m)``.
+    added
+        Broadcasts to ``(..., m)``.
+    unit
+        The unit roundoff of the computation.
+    precision
+        What the device computes products of float32 in.
+    """
+    wide = np.complex128 if np.iscomplexobj(left) or np.iscomplexobj(right) else np.float64
+    a, b, c = left.astype(wide), right.astype(wide), np.asarray(added).astype(wide)
+    n = a.shape[-1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = a @ b + c
+        size = np.abs(a) @ np.abs(b) + np.abs(c)
+        relative = (n + 1) * unit * precision.sum + precision.operand
+        # A complex product takes two real ones and an addition for each part.
+        relative = 2 * relative if wide is np.complex128 else relative
+        flushed = 2 * n + 2 + np.abs(a).sum(-1, keepdims=True) + np.abs(b).sum(0)
+        if unit == UNIT_ROUNDOFF["float64"]:
+            # The reference itself is rounded in float64.
+            relative, flushed = 2 * relative, flushed * 0.0
+        return Bounded(value, relative * size + TINY * flushed)
+
+
+def affine(
+    x: np.ndarray,
+    kernel: np.ndarray,
+    bias: np.ndarray | float = 0.0,
+    *,
+    unit: float = F32,
+    precision: Precision = HIGHEST,
+) -> Bounded:
+    """``x @ kernel + bias`` with ``x`` of shape ``(..., in)``; see :func:`products`."""
+    return products(x, kernel, bias, unit=unit, precision=precision)
+
+
+def rounded_twice(exact: Bounded, dtype: object, added: np.ndarray | float = 0.0) -> Bounded:
+    """The bound where the sum is accumulated in float32 and rounded to a half-precision dtype.
+
+    ``exact`` is the product without the bias, with its float32 bound; the product is rounded
+    once, and once more after the bias is added.
+    """
+    u = unit_roundoff(dtype)
+    bias = np.asarray(added, np.float64)
+    once = exact.bound + u * (np.abs(exact.value) + exact.bound)
+    value = exact.value + bias
+    # The flush of the half-precision dtypes: float16 rounds below 2^-24, bfloat16 as float32.
+    flush = 2.0**-24 if u == UNIT_ROUNDOFF["float16"] else TINY
+    return Bounded(value, once + u * (np.abs(value) + once) + 2 * flush)
+
+
+def kernel_gradient(x: np.ndarray, cotangent: np.ndarray) -> Bounded:
+    """dK = x^T g over all leading dimensions, ``(in, out)``."""
+    rows = x.reshape(-1, x.shape[-1])
+    return products(rows.T, cotangent.reshape(-1, cotangent.shape[-1]))
+
+
+def bias_gradient(cotangent: np.ndarray) -> Bounded:
+    """db = the sum of g over all leading dimensions, ``(out,)``."""
+    rows = cotangent.reshape(-1, cotangent.shape[-1])
+    summed = products(np.ones((1, rows.shape[0]), np.float32), rows)
+    return Bounded(summed.value[0], summed.bound[0])
+
+
+def input_gradient(kernel: np.ndarray, cotangent: np.ndarray) -> Bounded:
+    """dx = g K^T, of the shape of ``x``."""
+    return products(cotangent, kernel.T)

@@ -1,0 +1,189 @@
+"""The pytest side: options, one item for each cell, and what becomes of it.
+
+This module is imported in every pytest run of an environment that has the suite installed:
+it imports nothing but the standard library and pytest until our own items are in the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from conformance.run import Run
+
+PACKAGE = Path(__file__).resolve().parent
+SUITE = PACKAGE / "suite"
+SELFTEST = PACKAGE / "selftest"
+
+RUN = pytest.StashKey["Run"]()
+
+
+def _seconds(text: str) -> float:
+    """``90``, ``90s``, ``10m`` or ``1h`` as seconds."""
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
+    try:
+        value = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"a time such as 90, 90s or 10m, found {text!r}")
+    return value
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the suite's options; all of them carry its prefix."""
+    group = parser.getgroup("conformance", "dense-conformance: is this layer a Dense?")
+    group.addoption(
+        "--conformance-impl",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="an implementation: registered name, module:attribute or path/to/file.py:attribute; "
+        "may be given more than once; default: all that are registered",
+    )
+    group.addoption(
+        "--conformance-requirement",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="a requirement: area/slug, slug, area or a glob; may be given more than once",
+    )
+    group.addoption(
+        "--conformance-profile",
+        choices=("quick", "standard", "thorough"),
+        default="quick",
+        help="how much to explore (default: quick)",
+    )
+    group.addoption(
+        "--conformance-results",
+        metavar="PATH",
+        default=None,
+        help="write the results file there (JSON)",
+    )
+    group.addoption(
+        "--conformance-seed",
+        type=int,
+        default=None,
+        metavar="N",
+        help="the seed of what is generated (default: fixed)",
+    )
+    group.addoption(
+        "--conformance-time-limit",
+        type=_seconds,
+        default=300.0,
+        metavar="T",
+        help="the longest that one cell may take, such as 90s or 10m (default: 300s)",
+    )
+    group.addoption(
+        "--conformance-memory-limit",
+        type=float,
+        default=8.0,
+        metavar="GIB",
+        help="the most memory that a worker may take, in GiB (default: 8)",
+    )
+    group.addoption("--conformance-explain", action="store_true", help=argparse.SUPPRESS)
+    group.addoption("--conformance-console", action="store_true", help=argparse.SUPPRESS)
+
+
+def _is_ours(config: pytest.Config) -> bool:
+    """Whether the run is (also) one of the suite."""
+    if config.getoption("conformance_impl") or config.getoption("conformance_requirement"):
+        return True
+    for argument in config.args:
+        name = str(argument).partition("::")[0]
+        if config.getoption("pyargs", False) and name.partition(".")[0] == PACKAGE.name:
+            return "selftest" not in name
+        path = Path(os.path.abspath(name))
+        if path == SUITE or SUITE in path.parents or path in (PACKAGE, *SUITE.parents):
+            return path.exists()
+    return False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Choose the only scheduling of pytest-xdist that survives a dying worker."""
+    option = config.option
+    if not _is_ours(config) or not getattr(option, "numprocesses", None):
+        return
+    if option.dist == "no":
+        option.dist = "worksteal"
+    if option.maxworkerrestart is None:
+        # Hostile implementations may cost a worker a cell.
+        option.maxworkerrestart = "100000"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Set up the run, in the process that controls it and in each worker."""
+    if not _is_ours(config):
+        return
+    from conformance.registry import UsageError
+    from conformance.run import Run
+
+    try:
+        run = Run.start(config)
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.stash[RUN] = run
+    config.pluginmanager.register(run, "conformance-run")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the tests of the suite itself to those who ask for them."""
+    if collection_path == SELFTEST:
+        named = (str(argument).replace(".", os.sep) for argument in config.args)
+        return None if any("selftest" in name for name in named) else True
+    return None
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Collect the suite's modules also where the user's ``python_files`` would not."""
+    if file_path.parent != SUITE or not file_path.name.startswith("test_"):
+        return None
+    patterns = parent.config.getini("python_files")
+    if any(file_path.match(pattern) for pattern in patterns):
+        return None
+    return pytest.Module.from_parent(parent, path=file_path)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One item for each implementation, from metadata only."""
+    run = metafunc.config.stash.get(RUN, None)
+    if run is None or not hasattr(metafunc.function, "__requirement__"):
+        return
+    metafunc.parametrize(
+        "layer", run.entries, ids=run.parameter_ids(), indirect=True, scope="session"
+    )
+
+
+@pytest.fixture(scope="session")
+def layer(request: pytest.FixtureRequest) -> Any:
+    """The layer under test, imported here, in a worker, and nowhere earlier."""
+    return request.config.stash[RUN].layer(request.param)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say what runs, in runs of the suite only."""
+    run = config.stash.get(RUN, None)
+    return None if run is None else run.header()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Iterator[None]:
+    """The table and the failures, where pytest's own reporter is at work."""
+    yield
+    run = config.stash.get(RUN, None)
+    if run is not None and run.controls and run.verdict is not None:
+        from conformance.console import write_verdict
+
+        terminalreporter.ensure_newline()
+        write_verdict(run.verdict, run.facts(), sys.stdout)

@@ -1,0 +1,93 @@
+"""How much a run explores: three profiles, and the one in force in this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hypothesis import settings
+
+__all__ = ["DEFAULT", "PROFILES", "Profile", "activate", "active"]
+
+Size = tuple[int, int]
+
+# Edges first, in the order in which Hypothesis shrinks: one, a single row, a single column, a
+# wide and a tall one, a square power of two, sizes beside a power of two, and both sides above 128.
+_QUICK: tuple[Size, ...] = (
+    (1, 1),
+    (1, 7),
+    (5, 1),
+    (3, 10),
+    (16, 16),
+    (33, 20),
+    (6, 129),
+    (130, 4),
+)
+_STANDARD: tuple[Size, ...] = (*_QUICK, (2, 3), (7, 8), (64, 15), (257, 9))
+_THOROUGH: tuple[Size, ...] = (*_STANDARD, (4, 4), (9, 33), (17, 2), (31, 65), (128, 64), (500, 12))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a run explores.
+
+    Parameters
+    ----------
+    name
+        ``quick``, ``standard`` or ``thorough``.
+    sizes
+        The ``(in_features, out_features)`` that Hypothesis draws from: every one of them is
+        compiled, so that they are few and rich in edges.
+    examples
+        How many examples Hypothesis generates for a property, beside one for each size.
+    seed
+        The seed of what is generated; None derives it from the tests themselves.
+    """
+
+    name: str
+    sizes: tuple[Size, ...]
+    examples: int
+    seed: int | None = None
+
+    def hypothesis(self, explain: bool = False) -> settings:
+        """Settings for Hypothesis: no deadline, since compiling takes as long as it takes."""
+        from hypothesis import HealthCheck, Phase, settings
+
+        phases = [Phase.explicit, Phase.generate, Phase.shrink]
+        return settings(
+            settings.get_profile("default"),
+            max_examples=self.examples,
+            phases=[*phases, Phase.explain] if explain else phases,
+            derandomize=self.seed is None,
+            database=None,
+            deadline=None,
+            report_multiple_bugs=False,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
+            print_blob=False,
+        )
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("quick", _QUICK, examples=10),
+        Profile("standard", _STANDARD, examples=60),
+        Profile("thorough", _THOROUGH, examples=400),
+    )
+}
+DEFAULT = "quick"
+
+_active = PROFILES[DEFAULT]
+
+
+def activate(name: str, seed: int | None = None) -> Profile:
+    """Put a profile in force in this process, before the suite is imported."""
+    global _active  # one process checks with one profile
+    _active = replace(PROFILES[name], seed=seed)
+    return _active
+
+
+def active() -> Profile:
+    """The profile in force."""
+    return _active

@@ -1,0 +1,192 @@
+"""How a property test states what must hold; what it raises carries what was found.
+
+A :class:`Violation` says that the *layer* is wrong. Anything else that leaves a test says
+that the suite, or the registration, is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+
+__all__ = [
+    "Violation",
+    "during",
+    "equal",
+    "fail",
+    "not_applicable",
+    "note",
+    "raises",
+    "safe_text",
+    "that",
+    "within",
+]
+
+_LONGEST_TEXT = 600
+
+
+class Violation(AssertionError):
+    """The layer does not meet the requirement.
+
+    Parameters
+    ----------
+    found
+        What was found, in words.
+    accepted
+        What would have been accepted.
+    cause
+        The likely cause in words, where the evidence singles one out.
+    measured
+        The numbers behind it: plain floats, ints and strings.
+    """
+
+    def __init__(
+        self, found: str, *, accepted: str = "", cause: str = "", **measured: float | int | str
+    ) -> None:
+        super().__init__(found)
+        self.found = found
+        self.accepted = accepted
+        self.cause = cause
+        self.measured = measured
+
+
+def safe_text(value: object, longest: int = _LONGEST_TEXT) -> str:
+    """``str(value)`` on one line, bounded, also where ``__str__`` raises."""
+    try:
+        text = str(value)
+    except Exception as error:
+        text = f"<{type(value).__name__} whose text cannot be had: {type(error).__name__}>"
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+@contextlib.contextmanager
+def during(action: str, cause: str = "") -> Iterator[None]:
+    """Run the layer's code; what it raises becomes a violation that says in which action."""
+    try:
+        yield
+    except Violation:
+        raise
+    except (Exception, SystemExit) as error:
+        message = f"{action} raised {type(error).__name__}: {safe_text(error, 300)}"
+        raise Violation(message, accepted="no exception", cause=cause) from error
+
+
+def fail(
+    found: str, *, accepted: str = "", cause: str = "", **measured: float | int | str
+) -> NoReturn:
+    """The requirement does not hold."""
+    raise Violation(found, accepted=accepted, cause=cause, **measured)
+
+
+def that(
+    holds: object, found: str, *, accepted: str = "", cause: str = "", **measured: float | int | str
+) -> None:
+    """Require a truth."""
+    if not holds:
+        raise Violation(found, accepted=accepted, cause=cause, **measured)
+
+
+def equal(found: Any, expected: Any, what: str, *, cause: str = "") -> None:
+    """Require two arrays to be equal entry by entry; -0.0 equals 0.0, and NaN equals NaN.
+
+    Reports the shape if it differs, else how many entries differ and the worst of them.
+    """
+    found, expected = np.asarray(found), np.asarray(expected)
+    if found.shape != expected.shape:
+        fail(f"{what} has shape {found.shape}", accepted=f"shape {expected.shape}", cause=cause)
+    same = found == expected
+    if found.dtype.kind not in "biu" and expected.dtype.kind not in "biu":
+        same = same | (np.isnan(found) & np.isnan(expected))
+    if np.all(same):
+        return
+    differs = ~same
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.abs(_wide(found) - _wide(expected))
+    place = _worst(np.where(differs, distance, -1.0))
+    fail(
+        f"{what} differs in {int(differs.sum())} of {found.size} entries; "
+        f"at {_index(place)} it is {found[place]!s}, not {expected[place]!s}",
+        accepted="bitwise equality",
+        cause=cause,
+        error=float(distance[place]),
+    )
+
+
+def within(found: Any, reference: Any, bound: Any, what: str, *, cause: str = "") -> float:
+    """Require ``|found - reference| <= bound`` entry by entry; return the largest error / bound.
+
+    All three broadcast to the shape of ``reference``; the bound is a derived one.
+    """
+    found, reference = np.asarray(found), np.asarray(reference)
+    if found.shape != reference.shape:
+        fail(f"{what} has shape {found.shape}", accepted=f"shape {reference.shape}", cause=cause)
+    if found.size == 0:
+        return 0.0
+    bound = np.broadcast_to(np.asarray(bound, np.float64), reference.shape)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        error = np.abs(_wide(found) - _wide(reference))
+        # An exact result needs no bound, also where both are zero.
+        ratio = np.where(error == 0.0, 0.0, error / bound)
+    ratio = np.where(np.isnan(ratio), np.inf, ratio)
+    place = _worst(ratio)
+    if ratio[place] <= 1.0:
+        return float(ratio[place])
+    fail(
+        f"{what} at {_index(place)} is {found[place]!s}, the float64 reference is "
+        f"{reference[place]:.9g}: error / bound = {ratio[place]:.3g}",
+        accepted=f"error <= {bound[place]:.3g} (rounding-error bound)",
+        cause=cause,
+        error=float(error[place]),
+        bound=float(bound[place]),
+        ratio=float(ratio[place]),
+    )
+
+
+def raises(call: Callable[[], Any], what: str, *, cause: str = "") -> None:
+    """Require the call to raise an exception of any type."""
+    try:
+        result = call()
+    except Exception:
+        return
+    shape = getattr(result, "shape", None)
+    given = f"a result of shape {tuple(shape)}" if shape is not None else safe_text(result, 80)
+    fail(f"{what} gave {given}", accepted="an exception", cause=cause)
+
+
+def not_applicable(reason: str) -> NoReturn:
+    """The requirement cannot be checked on this layer, in this environment, for this reason."""
+    pytest.skip(reason)
+
+
+_notes: list[str] = []
+
+
+def note(text: str) -> None:
+    """Remember a remark for the result of the cell in hand, whatever its outcome."""
+    if text not in _notes:
+        _notes.append(text)
+
+
+def take_notes() -> list[str]:
+    """The remarks since the last call."""
+    taken = _notes.copy()
+    _notes.clear()
+    return taken
+
+
+def _wide(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+
+
+def _worst(values: np.ndarray) -> tuple[int, ...]:
+    values = np.where(np.isnan(values), np.inf, values)
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(values)), values.shape))
+
+
+def _index(place: Sequence[int]) -> str:
+    return "[" + ", ".join(map(str, place)) + "]" if place else "the scalar"

@@ -1,0 +1,337 @@
+"""One run of the suite: what is checked, and the hooks that turn items into cells.
+
+The same class serves the process that controls the workers, the workers, and a run without
+workers; what differs is what pytest calls in each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance import compile_cache, profiles
+from conformance.breaker import Breaker
+from conformance.cell import Cell, Outcome, cell_of
+from conformance.registry import Entry, LoadError, resolve
+from conformance.require import safe_text
+from conformance.requirement import Requirement, catalogue, requirement_of, select
+from conformance.verdict import INCOMPLETE, OK, Verdict, account
+
+__all__ = ["Run"]
+
+
+class Run:
+    """A run, as a pytest plugin that is registered only when the suite is run.
+
+    Parameters
+    ----------
+    config
+        pytest's configuration.
+    entries
+        The implementations.
+    directory
+        Where the processes of the run leave marks for each other.
+    """
+
+    def __init__(
+        self, config: pytest.Config, entries: Sequence[Entry], directory: Path
+    ) -> None:
+        self.config = config
+        self.entries = tuple(entries)
+        self.directory = directory
+        self.worker: str | None = getattr(config, "workerinput", {}).get("workerid")
+        self.breaker = Breaker(directory, config.getoption("conformance_time_limit"))
+        self.received: dict[tuple[str, str], Cell] = {}
+        self.environment: dict[str, Any] = {}
+        self.versions: dict[str, dict[str, str]] = {}
+        self.verdict: Verdict | None = None
+        self.started = time.time()
+        self._layers: dict[str, Any] = {}
+        self._told_environment = False
+
+    @classmethod
+    def start(cls, config: pytest.Config) -> Run:
+        """Set the run up in this process.
+
+        Raises
+        ------
+        UsageError
+            If an implementation or a requirement that was asked for does not exist.
+        """
+        given = getattr(config, "workerinput", {}).get("conformance")
+        profiles.activate(
+            config.getoption("conformance_profile"), config.getoption("conformance_seed")
+        )
+        if given is not None:
+            given = json.loads(given)
+            entries = [Entry(**entry) for entry in given["entries"]]
+            directory = Path(given["directory"])
+        else:
+            entries = list(resolve(config.getoption("conformance_impl")))
+            directory = Path(tempfile.mkdtemp(prefix="dense-conformance-"))
+        run = cls(config, entries, directory)
+        run.rows  # noqa: B018  # an unknown requirement is an error now, not after the run
+        if run.executes:
+            compile_cache.prepare()
+        return run
+
+    @property
+    def controls(self) -> bool:
+        """Whether this process is the one that the user started."""
+        return self.worker is None
+
+    @property
+    def executes(self) -> bool:
+        """Whether this process runs items."""
+        return not self.controls or not self.config.getoption("numprocesses", None)
+
+    @property
+    def rows(self) -> tuple[Requirement, ...]:
+        """The requirements that are checked."""
+        from conformance.registry import UsageError
+
+        asked = self.config.getoption("conformance_requirement")
+        rows, idle = select(asked, catalogue())
+        if idle:
+            import difflib
+
+            names = [name for row in catalogue() for name in (row.id, row.slug)]
+            near = difflib.get_close_matches(idle[0], names, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "see: dense-conformance list"
+            raise UsageError(f"no requirement matches {idle[0]!r}; {hint}")
+        return rows
+
+    def parameter_ids(self) -> list[str]:
+        """The ids of the items' parameters: unique and ASCII, whatever the names are."""
+        plain = [e.name.encode("ascii", "backslashreplace").decode() for e in self.entries]
+        return [
+            name if plain.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(plain)
+        ]
+
+    def layer(self, entry: Entry) -> Any:
+        """The layer of an entry, loaded once in this process."""
+        from conformance.layer import Layer
+
+        if entry.id not in self._layers:
+            try:
+                with self.breaker.loading(entry.id):
+                    self._layers[entry.id] = Layer(entry.load())
+            except LoadError as error:
+                self._layers[entry.id] = error
+        found = self._layers[entry.id]
+        if isinstance(found, LoadError):
+            raise found
+        return found
+
+    # Hooks of the process that collects: a worker, or the only one.
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        """Keep the rows that were asked for, by implementation and in the contract's order."""
+        order = {row.id: i for i, row in enumerate(self.rows)}
+        place = {entry.id: i for i, entry in enumerate(self.entries)}
+        ours, others, dropped = [], [], []
+        for item in items:
+            row = _row(item)
+            if row is None:
+                others.append(item)
+            elif row.id in order:
+                item.add_marker(pytest.mark.filterwarnings("default"))
+                ours.append((place[_entry(item).id], order[row.id], item))
+            else:
+                dropped.append(item)
+        ours.sort(key=lambda found: found[:2])
+        items[:] = [item for _, _, item in ours] + others
+        if dropped:
+            config.hook.pytest_deselected(items=dropped)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Guard the time and the process's global state around one cell."""
+        row = _row(item)
+        if row is None:
+            return (yield)
+        from conformance import isolation
+        from conformance.cases import recorder
+
+        recorder.start()
+        before = isolation.take()
+        with self.breaker.running(_entry(item).id, row.id):
+            result = yield
+        if before.changes():
+            before.restore()
+        return result
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Do not pay for a broken implementation more often than once or twice."""
+        row = _row(item)
+        if row is not None:
+            self.breaker.check(_entry(item).id)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        """Say why a row cannot be checked on this layer."""
+        row = _row(item)
+        if row is not None and isinstance(item, pytest.Function):
+            reason = item.funcargs["layer"].why_not_applicable(row)
+            if reason is not None:
+                pytest.skip(reason)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Iterator[pytest.TestReport]:
+        """Attach the cell to the report, which travels between processes."""
+        report = yield
+        row = _row(item)
+        if row is None or (call.when == "setup" and call.excinfo is None) or call.when == "teardown":
+            return report
+        entry = _entry(item)
+        cell = cell_of(row, entry.id, call, report)
+        error = call.excinfo.value if call.excinfo is not None else None
+        if isinstance(error, self.breaker.Tripped):
+            cell.outcome, cell.reason = Outcome(error.outcome), str(error)
+        if cell.outcome not in (Outcome.PASSED, Outcome.NOT_APPLICABLE):
+            cell.reproduction = f"dense-conformance run {entry.spec} --requirement {row.id}"
+        # As text: a value that is not plain would end the whole distributed run.
+        report.conformance = json.dumps(  # type: ignore[attr-defined]  # travels with the report
+            {
+                "cell": cell.as_dict(),
+                "environment": self._environment_once(),
+                "versions": {entry.id: self._version(entry)},
+            }
+        )
+        if report.failed:
+            report.longrepr = _text_of(cell)  # type: ignore[assignment]  # strings are accepted
+        if cell.outcome == Outcome.EXPECTED_FAILURE:
+            report.outcome = "skipped"
+            report.wasxfail = cell.reason  # type: ignore[attr-defined]  # as pytest's own xfail
+        return report
+
+    def _environment_once(self) -> dict[str, Any]:
+        if self._told_environment:
+            return {}
+        from conformance.environment import describe
+
+        self._told_environment = True
+        return describe(self.config.getoption("conformance_profile"), profiles.active().seed)
+
+    def _version(self, entry: Entry) -> dict[str, str]:
+        from conformance.environment import library_of
+
+        layer = self._layers.get(entry.id)
+        return library_of(getattr(layer, "implementation", None), entry)
+
+    # Hooks of the process that controls.
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a new worker what is checked, so that all of them collect the same."""
+        from dataclasses import asdict
+
+        node.workerinput["conformance"] = json.dumps(
+            {"entries": [asdict(e) for e in self.entries], "directory": str(self.directory)}
+        )
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """A worker died: its cell crashed, or ran out of time."""
+        found = self._key(crashitem)
+        if found is None:
+            return
+        entry, row = found
+        outcome, reason = self.breaker.died(entry.id, row.id)
+        cell = Cell(entry.id, row.id, str(row.level), outcome, reason=reason)
+        cell.reproduction = f"dense-conformance run {entry.spec} --requirement {row.id}"
+        self._receive(cell)
+
+    def _key(self, nodeid: str) -> tuple[Entry, Requirement] | None:
+        name, _, parameter = nodeid.rpartition("::")[2].partition("[")
+        rows = {row.test: row for row in self.rows}
+        entries = dict(zip(self.parameter_ids(), self.entries, strict=True))
+        entry, row = entries.get(parameter.removesuffix("]")), rows.get(name)
+        return (entry, row) if entry is not None and row is not None else None
+
+    def _receive(self, cell: Cell) -> None:
+        self.received[cell.implementation, cell.requirement] = cell
+        for plugin in self.config.pluginmanager.get_plugins():
+            show = getattr(plugin, "conformance_cell", None)
+            if show is not None:
+                show(cell)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the cell out of a report."""
+        found = getattr(report, "conformance", None)
+        if found is None or not self.controls:
+            return
+        found = json.loads(found)
+        self.environment.update(found["environment"])
+        self.versions.update(found["versions"])
+        self._receive(Cell.from_dict(found["cell"]))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Account for every cell, write the results file, and make the verdict pytest's."""
+        if not self.controls or self.config.option.collectonly:
+            return
+        self.verdict = account(self.entries, self.rows, self.received.values())
+        path = self.config.getoption("conformance_results")
+        if path is not None:
+            from conformance.results import write
+
+            try:
+                write(Path(path), self.verdict, self.facts())
+            except OSError as error:
+                print(f"results could not be written to {path}: {error}", file=sys.stderr)
+                session.exitstatus = 2
+        self.breaker.clear()
+        code = self.verdict.exit_code
+        if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or (
+            exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and code == INCOMPLETE
+        ):
+            session.exitstatus = code if code != OK else exitstatus
+
+    def facts(self) -> dict[str, Any]:
+        """What belongs into a results file beside the cells."""
+        return {
+            "environment": self.environment,
+            "versions": self.versions,
+            "seconds": round(time.time() - self.started, 3),
+            "profile": self.config.getoption("conformance_profile"),
+        }
+
+    def header(self) -> str:
+        """One line of what runs."""
+        names = ", ".join(entry.name for entry in self.entries)
+        cells = len(self.entries) * len(self.rows)
+        return f"dense-conformance: {len(self.rows)} requirements x {names} = {cells} cells"
+
+
+def _row(item: pytest.Item) -> Requirement | None:
+    row = requirement_of(getattr(item, "function", None))
+    return row if row is not None and hasattr(item, "callspec") else None
+
+
+def _entry(item: pytest.Item) -> Entry:
+    found = item.callspec.params["layer"]  # type: ignore[attr-defined]  # parametrized items
+    assert isinstance(found, Entry)
+    return found
+
+
+def _text_of(cell: Cell) -> str:
+    lines = [f"{cell.requirement}: {cell.message or cell.reason}"]
+    lines += [f"accepted: {cell.accepted}"] if cell.accepted else []
+    lines += [f"cause: {cell.cause}"] if cell.cause else []
+    lines += [f"case: {safe_text(cell.case)}"] if cell.case else []
+    return os.linesep.join([*lines, f"reproduce: {cell.reproduction}"])

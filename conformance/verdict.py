@@ -1,0 +1,125 @@
+"""From the cells that came back to a complete account of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from conformance.cell import Cell, Outcome
+from conformance.registry import Entry
+from conformance.requirement import MAY, MUST, Requirement
+
+__all__ = ["ERROR", "INCOMPLETE", "NONCONFORMING", "OK", "USAGE", "Verdict", "account"]
+
+OK, NONCONFORMING, USAGE, INCOMPLETE = 0, 1, 2, 3
+ERROR = USAGE
+
+_BAD = (Outcome.FAILED, Outcome.UNEXPECTED_PASS)
+_ABSENT = (Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.NOT_RUN)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The cells of a run in reading order, none of them missing.
+
+    Parameters
+    ----------
+    entries
+        The implementations, in the order of the run.
+    rows
+        The requirements, in the order of the contract.
+    cells
+        One for each entry and row: by implementation, and within one a fault before its
+        consequences.
+    """
+
+    entries: tuple[Entry, ...]
+    rows: tuple[Requirement, ...]
+    cells: tuple[Cell, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every MUST cell was decided."""
+        return not any(c.level == MUST and c.outcome in _ABSENT for c in self.cells)
+
+    @property
+    def exit_code(self) -> int:
+        """0 conforms, 1 does not, 2 a registration (or the suite) is wrong, 3 incomplete."""
+        weighing = [c for c in self.cells if c.level != MAY]
+        if any(c.outcome in _BAD for c in weighing):
+            return NONCONFORMING
+        if any(c.outcome == Outcome.ERROR for c in self.cells):
+            return ERROR
+        return OK if self.complete else INCOMPLETE
+
+    def of(self, entry: Entry) -> list[Cell]:
+        """The cells of one implementation."""
+        return [cell for cell in self.cells if cell.implementation == entry.id]
+
+    def failures(self) -> list[Cell]:
+        """What a reader has to look at, in order."""
+        return [c for c in self.cells if c.outcome in (*_BAD, *_ABSENT, Outcome.ERROR)]
+
+
+def account(
+    entries: Sequence[Entry], rows: Sequence[Requirement], received: Iterable[Cell]
+) -> Verdict:
+    """Put the received cells in order, name what is missing, and tell faults from consequences.
+
+    A failed cell of which a requirement that it rests on has failed, too, is *blocked*: what it
+    found follows from that. All cells run in any case, so that the account does not depend on
+    how they were spread over workers.
+    """
+    by_key = {(cell.implementation, cell.requirement): cell for cell in received}
+    cells: list[Cell] = []
+    for entry in entries:
+        own = {
+            row.id: by_key.get((entry.id, row.id)) or _missing(entry, row)
+            for row in rows
+        }
+        _mark_blocked(own, rows)
+        cells.extend(sorted(own.values(), key=_reading_order))
+    return Verdict(tuple(entries), tuple(rows), tuple(cells))
+
+
+def _missing(entry: Entry, row: Requirement) -> Cell:
+    return Cell(
+        implementation=entry.id,
+        requirement=row.id,
+        level=str(row.level),
+        outcome=Outcome.NOT_RUN,
+        reason="no result of it came back",
+    )
+
+
+_EXPLAINS = (Outcome.FAILED, Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.BLOCKED)
+
+
+def _mark_blocked(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> None:
+    """Rows come after those that they rest on, so that one pass finds whole chains."""
+    for row in rows:
+        cell = own[row.id]
+        if cell.outcome != Outcome.FAILED:
+            continue
+        below = [own[id] for id in row.rests_on if id in own and own[id].outcome in _EXPLAINS]
+        if below:
+            root = below[0].reason.removeprefix("blocked by ") or below[0].requirement
+            root = root if below[0].outcome == Outcome.BLOCKED else below[0].requirement
+            cell.outcome, cell.reason = Outcome.BLOCKED, f"blocked by {root}"
+
+
+_ORDER = {
+    Outcome.FAILED: 0,
+    Outcome.UNEXPECTED_PASS: 0,
+    Outcome.CRASHED: 0,
+    Outcome.TIMED_OUT: 0,
+    Outcome.ERROR: 1,
+    Outcome.NOT_RUN: 2,
+    Outcome.BLOCKED: 3,
+}
+
+
+def _reading_order(cell: Cell) -> int:
+    """Failures first; sorting is stable, so that the contract's order decides the rest."""
+    weight = _ORDER.get(Outcome(cell.outcome), 4)
+    return weight
