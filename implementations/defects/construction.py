@@ -31,7 +31,7 @@ class SplitWithoutInt(CorrectDense):
         """Two halves of out / 2 columns each."""
         half = out_features / 2
         columns = int(half) if half.is_integer() else half
-        halves = jnp.zeros((2, columns))  # type: ignore[arg-type]  # the fault: a float is no size
+        halves = jnp.zeros((2, columns))
         return scaled_normal(key, in_features, halves.size)
 
 

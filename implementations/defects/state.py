@@ -26,7 +26,8 @@ class RawKernel(CorrectDense):
 
     def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
         """Forget the Param of the kernel."""
-        self.kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
+        kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
+        self.kernel = kernel  # type: ignore[assignment]  # the fault
         self.bias = nnx.Param(self.draw_bias(rngs, in_features, out_features))
 
 
@@ -38,7 +39,8 @@ class RawBias(CorrectDense):
         """Forget the Param of the bias."""
         kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
         self.kernel = nnx.Param(kernel)
-        self.bias = self.draw_bias(rngs, in_features, out_features)
+        bias = self.draw_bias(rngs, in_features, out_features)
+        self.bias = bias  # type: ignore[assignment]  # the fault
 
 
 @defect("N006", breaks="state/exact-state", cause="nnx.Variable", subtlety=3, seen="pitfall")
@@ -48,7 +50,7 @@ class VariableKernel(CorrectDense):
     def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
         """Use the base class of Param."""
         kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
-        self.kernel = nnx.Variable(kernel)
+        self.kernel = nnx.Variable(kernel)  # type: ignore[assignment]  # the fault
         self.bias = nnx.Param(self.draw_bias(rngs, in_features, out_features))
 
 
@@ -59,7 +61,7 @@ class NumpyKernel(CorrectDense):
     def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
         """Leave jax."""
         kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
-        self.kernel = np.asarray(kernel)
+        self.kernel = np.asarray(kernel)  # type: ignore[assignment]  # the fault
         self.bias = nnx.Param(self.draw_bias(rngs, in_features, out_features))
 
 
