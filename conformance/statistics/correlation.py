@@ -1,0 +1,206 @@
+"""Are the weights independent: lags, pairs of rows and columns, reflections, seeds, magnitudes.
+
+Every statistic is a sum of products z_i z_j over pairs (i, j) that form a forest, so given the
+magnitudes the signs of the products are independent fair coins and the self-normalised bound
+`evidence.linear_log_p` holds for every symmetric law, without a scale and for every n.
+
+To hold for *any* law, and with any mean, the checks are applied to the differences of two seeds
+(`between_seeds`), which are symmetric whatever the weights are.
+"""
+
+import math
+
+import numpy as np
+
+from conformance.statistics.evidence import (
+    Array,
+    Evidence,
+    at,
+    linear_log_p,
+    nothing,
+    self_normalised,
+    threshold,
+    weights,
+)
+from conformance.statistics.moments import magnitude_ranks
+
+_FEWEST = 71
+"""Fewer products than this cannot reach the threshold: |S|/sqrt(Q) <= sqrt(count)."""
+
+
+def between_seeds(z: Array) -> Array:
+    """(z[0] - z[1]) / sqrt(2), (z[2] - z[3]) / sqrt(2), ...: symmetric under any law."""
+    pairs = len(z) // 2
+    return (z[: 2 * pairs : 2] - z[1 : 2 * pairs : 2]) / math.sqrt(2)
+
+
+def magnitudes_between_seeds(z: Array) -> Array:
+    """Differences of the ranks of |z| of two seeds: symmetric, and blind to every sign.
+
+    Given the unordered pair at each position, which of the two seeds has the larger magnitude is a
+    fair coin, whatever the law. Copies with scrambled signs show here.
+    """
+    return between_seeds(magnitude_ranks(z)) if len(z) > 1 else between_seeds(z)
+
+
+def lags(z: Array, what: str = "weights") -> Evidence:
+    """Correlation at every lag along the flattened rows and the flattened columns of each kernel.
+
+    All lags at once by FFT, the seeds pooled; Bonferroni over both directions and all lags. A lag
+    of `out` along the rows is the neighbour in the column, and half a kernel is a lag too, so this
+    sees autoregression, repeated and antithetic blocks and rows.
+    """
+    seeds, size = len(z), z.shape[1] * z.shape[2]
+    largest = size - 1 - _FEWEST // max(seeds, 1)
+    if seeds == 0 or largest < 1 or not z.any():
+        return nothing(f"lag correlation of {what}", at(z.shape[1:]), "too few weights")
+    flat = z.reshape(seeds, size)
+    across = z.swapaxes(1, 2).reshape(seeds, size)
+    ratios = np.stack([_autocorrelation(flat)[1:], _autocorrelation(across)[1:]])[:, :largest]
+    comparisons = ratios.size
+    direction, lag = (int(i) for i in np.unravel_index(int(np.argmax(ratios)), ratios.shape))
+    statistic, limit = float(ratios[direction, lag]), threshold(comparisons)
+    along = ("along the rows", "along the columns")[direction]
+    found = (
+        f"the {what} are correlated at lag {lag + 1} {along}: {statistic:.3g} standard errors"
+        f"{at(z.shape[1:])}; accepted up to {limit:.3g} ({weights(z.size)})"
+    )
+    log_p = linear_log_p(statistic, comparisons)
+    return Evidence(f"lag correlation of {what}", log_p, statistic, (0.0, limit), z.size, found)
+
+
+def _autocorrelation(flat: Array) -> Array:
+    """|S_L| / sqrt(Q_L) for every lag L of the rows of `flat`, pooled over them."""
+    padded = 1 << (2 * flat.shape[1] - 1).bit_length()
+
+    def correlate(values: Array) -> Array:
+        spectrum = np.square(np.abs(np.fft.rfft(values, padded, axis=1))).sum(axis=0)
+        return np.asarray(np.fft.irfft(spectrum, padded)[: flat.shape[1]], np.float64)
+
+    scale = float(np.mean(np.square(flat)))
+    sums, squares = correlate(flat), correlate(np.square(flat))
+    # The transform leaves a rounding error of about 1e-15 of the lag-0 value on every lag.
+    reliable = squares > 1e-9 * squares[0]
+    return self_normalised(sums, np.where(reliable & (scale > 0), squares, 0.0))
+
+
+def pairs(z: Array, group: str, what: str = "weights") -> Evidence:
+    """Correlation of every two rows (columns): pooled over the seeds, and within each seed."""
+    lines = z if group == "row" else z.swapaxes(1, 2)
+    seeds, number, length = lines.shape
+    check = f"{group} pairs of {what}"
+    if number < 2 or seeds * length < _FEWEST or not z.any():
+        return nothing(check, at(z.shape[1:]), f"fewer than two {group}s, or too short ones")
+    squares = np.square(lines)
+    sums_pooled, squares_pooled = np.zeros((number, number)), np.zeros((number, number))
+    alone, place_alone = 0.0, (0, 0)
+    for line, square in zip(lines, squares, strict=True):
+        products, norms = line @ line.T, square @ square.T
+        sums_pooled += products
+        squares_pooled += norms
+        if length >= _FEWEST:
+            best, place = _largest_pair(products, norms)
+            if best > alone:
+                alone, place_alone = best, place
+    pooled, place = _largest_pair(sums_pooled, squares_pooled)
+    comparisons = number * (number - 1) // 2 * (seeds + 1)
+    if alone > pooled:
+        pooled, place = alone, place_alone
+    limit = threshold(comparisons)
+    found = (
+        f"the {what} of {group}s {place[0]} and {place[1]} are correlated: {pooled:.3g} standard "
+        f"errors{at(z.shape[1:])}; accepted up to {limit:.3g} ({weights(z.size)})"
+    )
+    return Evidence(check, linear_log_p(pooled, comparisons), pooled, (0.0, limit), z.size, found)
+
+
+def _largest_pair(sums: Array, squares: Array) -> tuple[float, tuple[int, int]]:
+    ratios = self_normalised(sums, squares)
+    np.fill_diagonal(ratios, 0.0)
+    first, second = np.unravel_index(int(np.argmax(ratios)), ratios.shape)
+    return float(ratios[first, second]), (int(first), int(second))
+
+
+def reflections(z: Array, what: str = "weights") -> Evidence:
+    """Correlation of a kernel with its mirror images and, where it is square, its transposes."""
+    check = f"reflections of {what}"
+    images = {
+        "upside down": z[:, ::-1, :],
+        "left to right": z[:, :, ::-1],
+        "turned by 180 degrees": z[:, ::-1, ::-1],
+    }
+    if z.shape[1] == z.shape[2]:
+        images["transposed"] = z.swapaxes(1, 2)
+        images["transposed about the other diagonal"] = z[:, ::-1, ::-1].swapaxes(1, 2)
+    place = np.arange(z.shape[1] * z.shape[2]).reshape(z.shape[1:])
+    partners = [image[0] for image in _images_of(place)]
+    worst, name = 0.0, "upside down"
+    for (label, image), partner in zip(images.items(), partners, strict=False):
+        once = place < partner
+        product = (z * image)[:, once]
+        ratio = float(
+            self_normalised(np.asarray(product.sum()), np.asarray(np.square(product).sum()))
+        )
+        if ratio > worst:
+            worst, name = ratio, label
+    limit = threshold(len(images))
+    found = (
+        f"the {what} are correlated with the kernel {name}: {worst:.3g} standard errors"
+        f"{at(z.shape[1:])}; accepted up to {limit:.3g} ({weights(z.size)})"
+    )
+    return Evidence(check, linear_log_p(worst, len(images)), worst, (0.0, limit), z.size, found)
+
+
+def _images_of(place: np.ndarray) -> list[np.ndarray]:
+    """The positions that `reflections` pairs, in its order."""
+    images = [place[None, ::-1, :], place[None, :, ::-1], place[None, ::-1, ::-1]]
+    if place.shape[0] == place.shape[1]:
+        images += [place.T[None], place[::-1, ::-1].T[None]]
+    return images
+
+
+def seed_pairs(z: Array) -> Evidence:
+    """Correlation of the kernels of every two seeds."""
+    seeds, size = len(z), z.shape[1] * z.shape[2]
+    flat = z.reshape(seeds, size)
+    if seeds < 2 or not z.any():
+        return nothing("seed pairs", at(z.shape[1:]), "fewer than two seeds")
+    worst, place = _largest_pair(flat @ flat.T, np.square(flat) @ np.square(flat).T)
+    comparisons = seeds * (seeds - 1) // 2
+    limit = threshold(comparisons)
+    found = (
+        f"the kernels of seeds number {place[0]} and {place[1]} are correlated: {worst:.3g} "
+        f"standard errors{at(z.shape[1:])}; accepted up to {limit:.3g} ({weights(size)} each)"
+    )
+    return Evidence(
+        "seed pairs", linear_log_p(worst, comparisons), worst, (0.0, limit), z.size, found
+    )
+
+
+def seed_shifts(z: Array) -> Evidence:
+    """Correlation of the kernel of each seed with every shift of the next seed's (by FFT)."""
+    seeds, size = len(z), z.shape[1] * z.shape[2]
+    if seeds < 2 or size < _FEWEST or not z.any():
+        return nothing("seed shifts", at(z.shape[1:]), "too few weights")
+    flat = z.reshape(seeds, size)
+    padded = 1 << (2 * size - 1).bit_length()
+
+    def correlate(values: Array) -> Array:
+        spectrum = np.fft.rfft(values, padded, axis=1)
+        return np.asarray(np.fft.irfft(spectrum[:-1] * spectrum[1:].conj(), padded, axis=1))
+
+    sums, squares = correlate(flat), correlate(np.square(flat))
+    reliable = squares > 1e-9 * float(squares.max())
+    # Both signs of the lag, less those with too few products to matter.
+    lag = np.minimum(np.arange(padded), padded - np.arange(padded))
+    ratios = self_normalised(sums, np.where(reliable & (lag <= size - _FEWEST), squares, 0.0))
+    first, shift = (int(i) for i in np.unravel_index(int(np.argmax(ratios)), ratios.shape))
+    statistic, comparisons = float(ratios[first, shift]), (seeds - 1) * (2 * size - 1)
+    limit = threshold(comparisons)
+    found = (
+        f"the kernels of seeds number {first} and {first + 1} are shifted copies (by "
+        f"{int(lag[shift])}): {statistic:.3g} standard errors{at(z.shape[1:])}; accepted up to "
+        f"{limit:.3g} ({weights(size)} each)"
+    )
+    log_p = linear_log_p(statistic, comparisons)
+    return Evidence("seed shifts", log_p, statistic, (0.0, limit), z.size, found)

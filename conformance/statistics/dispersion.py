@@ -1,0 +1,134 @@
+"""Does the sample vary as much as chance makes it vary: not standardised, orthogonal or centred.
+
+Each check bounds the probability that many independent numbers, each with a bounded density, fall
+into a small ball: P <= (density bound)^G x (volume of the ball). It therefore sees kernels that are
+*too good*, whose every mean and variance is right.
+
+`z` is a float64 array (seeds, in, out) of weights divided by their standard deviation.
+"""
+
+import math
+
+import numpy as np
+
+from conformance.statistics.evidence import LOG_ALPHA, Array, Evidence, at, nothing, weights
+from conformance.statistics.moments import AXES, chernoff, variance_limits
+
+SMALLEST_GROUP = 16
+"""Norms of fewer weights than this are not near enough to their limit law for `_NORM_DENSITY`."""
+
+_UNIFORM_FOURTH = 0.8
+"""Var z^2 of the uniform law, the smallest (most concentrated norms) of the accepted families."""
+
+_NORM_DENSITY = 1.25
+"""Margin over the Gaussian peak for the density of ln r; the largest measured from 16 weights
+on, for normal, truncated normal and uniform weights, is 1.02 (`selftest/test_statistics.py`)."""
+
+_SUM_DENSITY = math.sqrt(2) / math.sqrt(2 * math.pi)
+"""No normalised sum of independent weights has a larger density (Ball 1986; Bobkov, Chistyakov
+2015): sqrt(2) times the largest density of one weight, 0.399 for the normal, less for others."""
+
+_SCALE_BUDGET = LOG_ALPHA - math.log(1000)
+"""Probability spent on the measured scale being off: a thousandth of the check's budget."""
+
+
+def log_ball(dimension: int, squared_radius: float) -> float:
+    """ln of the volume of a ball: pi^(d/2) r^d / Gamma(d/2 + 1)."""
+    if squared_radius <= 0:
+        return -math.inf
+    half = dimension / 2
+    return half * math.log(math.pi * squared_radius) - math.lgamma(half + 1)
+
+
+def _limit(dimension: int, log_density: float, extra: float) -> float:
+    """The squared radius at which the ball's probability bound is ALPHA."""
+    half = dimension / 2
+    room = LOG_ALPHA - dimension * log_density - extra + math.lgamma(half + 1)
+    return math.exp(room / half) / math.pi
+
+
+def under_dispersion(z: Array, group: str) -> Evidence:
+    """The norms of rows, columns or seeds differ as much as chance makes them.
+
+    With r_g the mean square of group g, the logarithms ln r_g are independent with a density of at
+    most M = 1.25 sqrt(k / (2 pi Var z^2)). The G - 1 differences from one of them lie in a set of
+    volume sqrt(G) V_(G-1) s^((G-1)/2) when sum (ln r_g - mean)^2 <= s, so
+    P <= M^(G-1) sqrt(G) V_(G-1) s^((G-1)/2). No scale enters. Heuristic constant: the 1.25.
+    """
+    check = f"{group} norms"
+    squares = np.square(z).mean(axis=AXES[group] if group == "seed" else _within(group)).ravel()
+    members = z.size // max(squares.size, 1)
+    if members < SMALLEST_GROUP or squares.size < 8:
+        return nothing(check, at(z.shape[1:]), "too few or too small groups")
+    if not (squares > 0).all():
+        return nothing(check, at(z.shape[1:]), "a group is 0")
+    spread = float(np.sum(np.square(np.log(squares) - np.log(squares).mean())))
+    free = squares.size - 1
+    density = math.log(_NORM_DENSITY * math.sqrt(members / (2 * math.pi * _UNIFORM_FOURTH)))
+    extra = math.log(squares.size) / 2
+    log_p = min(0.0, free * density + extra + log_ball(free, spread))
+    deviation = math.sqrt(spread / free)
+    limit = math.sqrt(_limit(free, density, extra) / free)
+    found = (
+        f"the norms of the {squares.size} {group}s differ by {100 * deviation / 2:.3g} %"
+        f"{at(z.shape[1:])}; chance makes them differ by more than {100 * limit / 2:.3g} % "
+        f"({weights(members)} each)"
+    )
+    return Evidence(check, log_p, deviation, (limit, math.inf), z.size, found)
+
+
+def _within(group: str) -> tuple[int, ...]:
+    """The axis summed over so that every seed contributes its own rows or columns."""
+    return (2,) if group == "row" else (1,)
+
+
+def centred(z: Array, group: str) -> Evidence:
+    """The sums of rows, columns or whole kernels are as far from 0 as chance puts them.
+
+    The G normalised sums are independent, each with a density of at most sqrt(2) 0.399, so
+    P(sum S_g^2 <= s) <= (sqrt(2) 0.399)^G V_G s^(G/2). The measured scale replaces the true one at
+    the price of the probability that it is far off.
+    """
+    check = f"{group} sums"
+    sums = z.sum(axis=AXES[group] if group == "seed" else _within(group)).ravel()
+    members = z.size // max(sums.size, 1)
+    if members < 2:
+        return nothing(check, at(z.shape[1:]), "too small groups")
+    return _near_zero(z, sums / math.sqrt(members), check, f"the sums of the {group}s")
+
+
+def orthogonality(z: Array, group: str) -> Evidence:
+    """Disjoint pairs of rows (columns) are as far from orthogonal as chance makes them.
+
+    Given a, the normalised product <a, b>/|a| is a weighted sum of independent weights with unit
+    sum of squares: the density bound of `centred` holds for it.
+    """
+    check = f"{group} orthogonality"
+    lines = z if group == "row" else z.swapaxes(1, 2)
+    pairs = lines.shape[1] // 2
+    first, second = lines[:, : 2 * pairs : 2], lines[:, 1 : 2 * pairs : 2]
+    norms = np.sqrt(np.square(first).sum(axis=2))
+    products = (first * second).sum(axis=2)[norms > 0] / norms[norms > 0]
+    if lines.shape[2] < 2 or products.size == 0:
+        return nothing(check, at(z.shape[1:]), "there are no pairs")
+    return _near_zero(z, products.ravel(), check, f"the products of neighbouring {group}s")
+
+
+def _near_zero(z: Array, normalised: Array, check: str, what: str) -> Evidence:
+    scale = float(np.mean(np.square(z)))
+    groups = normalised.size
+    if scale == 0.0 or groups < 8:
+        return nothing(check, at(z.shape[1:]), "fewer than 8 groups, or every weight is 0")
+    # With probability 1 - 1e-18 the mean square of the sample is below `largest` times the truth.
+    largest = variance_limits(z.size, _SCALE_BUDGET)[1]
+    squared = float(np.sum(np.square(normalised))) / scale
+    density = math.log(_SUM_DENSITY)
+    volume = groups * density + log_ball(groups, squared * largest)
+    log_p = min(0.0, float(np.logaddexp(volume, chernoff(largest, z.size))))
+    ratio = math.sqrt(squared / groups)
+    limit = math.sqrt(_limit(groups, density, 0.0) / largest / groups)
+    found = (
+        f"{what} have {ratio:.3g} of the expected standard deviation{at(z.shape[1:])}; "
+        f"chance gives more than {limit:.3g} ({groups} of them, {weights(z.size)})"
+    )
+    return Evidence(check, log_p, ratio, (limit, math.inf), z.size, found)

@@ -1,0 +1,96 @@
+"""What one statistical check found, and the error budget that it is judged against.
+
+A check returns a *rigorous upper bound* on its p-value, never an estimate: it holds for every
+sample size, so small samples can only make a check weaker, not wrong. One check is allowed a
+false alarm with probability `ALPHA`; by the union bound a run of a million checks, however
+dependent, then raises one with probability at most 1e-9.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+ALPHA = 1e-15
+LOG_ALPHA = math.log(ALPHA)
+MISS = 1e-6
+"""The probability of missing an error that a profile states it detects."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One check on one sample: how unlikely the sample is if the layer is right.
+
+    `log_p` is the natural logarithm of an upper bound on the p-value, `accepted` the interval of
+    `statistic` that a run accepts at `ALPHA`, `count` the number of weights that took part, and
+    `found` the same in words.
+    """
+
+    check: str
+    log_p: float
+    statistic: float
+    accepted: tuple[float, float]
+    count: int
+    found: str
+
+    @property
+    def rejected(self) -> bool:
+        """Whether chance produces this in at most one of 1 / ALPHA correct layers."""
+        return self.log_p <= LOG_ALPHA
+
+
+def strongest(evidence: Iterable[Evidence]) -> Evidence:
+    """The piece of evidence that speaks most clearly against the layer."""
+    return min(evidence, key=lambda piece: piece.log_p)
+
+
+def rejections(evidence: Iterable[Evidence]) -> list[Evidence]:
+    """Every rejected piece of evidence, the clearest first."""
+    return sorted((piece for piece in evidence if piece.rejected), key=lambda piece: piece.log_p)
+
+
+def nothing(check: str, where: str, why: str) -> Evidence:
+    """A check that a sample is too small for: it can neither accept nor reject anything."""
+    return Evidence(
+        check, 0.0, 0.0, (-math.inf, math.inf), 0, f"{check} not measured{where}: {why}"
+    )
+
+
+def threshold(comparisons: int = 1) -> float:
+    """The T with 2 m exp(-T^2/2) = ALPHA: what |S| / ||a|| must stay under in m comparisons."""
+    return math.sqrt(2 * (math.log(2 * max(comparisons, 1)) - LOG_ALPHA))
+
+
+def linear_log_p(statistic: float, comparisons: int = 1) -> float:
+    """ln of 2 m exp(-statistic^2 / 2): the largest of m self-normalised sums.
+
+    For independent symmetric X_i, conditionally on the magnitudes the signs are fair coins, so
+    P(|sum X_i| >= t sqrt(sum X_i^2)) <= 2 exp(-t^2/2) (Hoeffding 1963; Efron 1969). It needs no
+    scale, no variance and no law beyond symmetry, and holds for every n.
+    """
+    return min(0.0, math.log(2 * max(comparisons, 1)) - statistic * statistic / 2)
+
+
+def at(shape: tuple[int, ...] | None) -> str:
+    """` at (64, 256)`, or nothing when the sample pools several sizes."""
+    return f" at {tuple(int(n) for n in shape)}" if shape is not None else " over all sizes"
+
+
+def weights(count: int) -> str:
+    """`131 072 weights`."""
+    return f"{count:,} weights".replace(",", " ")
+
+
+def between(low: float, high: float, digits: int = 4) -> str:
+    """`0.97 .. 1.03`, as the reports print an accepted interval."""
+    return f"{low:.{digits}g} .. {high:.{digits}g}"
+
+
+def self_normalised(sums: Array, squares: Array) -> Array:
+    """|S| / sqrt(Q) where Q > 0, and 0 where every term is 0."""
+    positive = squares > 0
+    return np.where(positive, np.abs(sums) / np.sqrt(np.where(positive, squares, 1.0)), 0.0)

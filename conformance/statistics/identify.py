@@ -1,0 +1,300 @@
+"""Which initial law produced these kernels? By likelihood over the laws that people really use.
+
+First the family, which needs no scale; then the variance as a function of fan_in and fan_out. A
+candidate is consistent if every size accepts it; the best consistent one is named only if no other
+comes within 14 nats. Anything else is "ambiguous" or "unknown": a wrong name is worse than none.
+Sizes must not be all square, where fan_in and fan_out are the same.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from conformance.statistics.evidence import Array
+from conformance.statistics.laws import (
+    SIGNS,
+    TRUNCATED_NORMAL,
+    TRUNCATED_VARIANCE,
+    UNIFORM,
+    Family,
+)
+from conformance.statistics.moments import chernoff
+from conformance.statistics.shape import family_of
+
+CONSISTENT = math.log(1e-9)
+DECISIVE = 14.0
+"""Nats by which the best candidate has to lead: a likelihood ratio of a million."""
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LawDiagnosis:
+    """`verdict` is known, ambiguous or unknown; `name` names the law; `sentence` is for people."""
+
+    verdict: str
+    name: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A variance law, what it is in words and what to do about it (None: it is the right one)."""
+
+    name: str
+    variance: Callable[[int, int], float]
+    words: str
+    remedy: str | None
+
+
+_TARGET = "1/sqrt(in_features)"
+SCALES: tuple[Scale, ...] = (
+    Scale("1/fan_in", lambda i, o: 1 / i, "the variance is 1/fan_in", None),
+    Scale(
+        "not scaled",
+        lambda i, o: 1.0,
+        "the kernel is not scaled: its standard deviation is 1 at every size",
+        f"Multiply by {_TARGET}.",
+    ),
+    Scale(
+        "standard deviation 1/fan_in",
+        lambda i, o: 1 / i**2,
+        "the standard deviation is 1/fan_in: the square root is missing",
+        f"Multiply by {_TARGET} instead of 1/in_features.",
+    ),
+    Scale(
+        "standard deviation sqrt(fan_in)",
+        lambda i, o: float(i),
+        "the standard deviation is sqrt(fan_in): the kernel is multiplied where it must be divided",
+        "Divide by sqrt(in_features).",
+    ),
+    Scale(
+        "standard deviation fan_in^(-1/4)",
+        lambda i, o: 1 / math.sqrt(i),
+        "the variance is 1/sqrt(fan_in): the square root is taken twice",
+        f"Multiply by {_TARGET}.",
+    ),
+    Scale(
+        "fan_out",
+        lambda i, o: 1 / o,
+        "the variance is 1/fan_out: the fans are exchanged",
+        f"Scale by {_TARGET}.",
+    ),
+    Scale(
+        "Glorot",
+        lambda i, o: 2 / (i + o),
+        "the variance is 2/(fan_in + fan_out) (Glorot, fan_avg)",
+        f"Scale by {_TARGET}: LeCun initialization uses fan_in alone.",
+    ),
+    Scale(
+        "1/(fan_in + fan_out)",
+        lambda i, o: 1 / (i + o),
+        "the variance is 1/(fan_in + fan_out)",
+        f"Scale by {_TARGET}.",
+    ),
+    Scale(
+        "1/(fan_in + 1)",
+        lambda i, o: 1 / (i + 1),
+        "the variance is 1/(fan_in + 1): the bias is counted as an input",
+        f"Scale by {_TARGET}.",
+    ),
+    Scale(
+        "1/(fan_in - 1)",
+        lambda i, o: 1 / (i - 1) if i > 1 else math.inf,
+        "the variance is 1/(fan_in - 1), as for a sample variance",
+        f"Scale by {_TARGET}.",
+    ),
+    Scale(
+        "1/(fan_in fan_out)",
+        lambda i, o: 1 / (i * o),
+        "the variance is 1/(fan_in * fan_out): the number of weights is taken for fan_in",
+        f"Scale by {_TARGET}.",
+    ),
+    Scale(
+        "1/int(sqrt(fan_in))",
+        lambda i, o: 1 / math.isqrt(i) ** 2,
+        "the standard deviation is 1/int(sqrt(fan_in)): the root is rounded down",
+        "Use the root without rounding.",
+    ),
+    Scale(
+        "He",
+        lambda i, o: 2 / i,
+        "the variance is 2/fan_in (He, Kaiming)",
+        "Multiply by sqrt(1/in_features) instead of sqrt(2/in_features).",
+    ),
+    Scale(
+        "He fan_out",
+        lambda i, o: 2 / o,
+        "the variance is 2/fan_out (He, fan_out)",
+        f"Scale by {_TARGET}.",
+    ),
+    Scale(
+        "1/(3 fan_in)",
+        lambda i, o: 1 / (3 * i),
+        "the variance is 1/(3 fan_in)",
+        "Multiply by sqrt(3).",
+    ),
+    *(
+        Scale(
+            f"constant {deviation}",
+            lambda i, o, deviation=deviation: deviation**2,  # type: ignore[misc]
+            f"the standard deviation is {deviation} at every size",
+            f"Scale by {_TARGET}.",
+        )
+        for deviation in (0.01, 0.02, 0.05, 0.1)
+    ),
+)
+OWN_NAMES = {
+    (UNIFORM.name, "1/(3 fan_in)"): (
+        "uniform +-1/sqrt(fan_in)",
+        "the kernel is uniform on +-1/sqrt(fan_in) (PyTorch, Equinox): its variance is "
+        "1/(3 fan_in). Multiply by sqrt(3), or draw from the normal law.",
+    ),
+    (UNIFORM.name, "1/fan_in"): (
+        "LeCun uniform",
+        "the kernel is uniform on +-sqrt(3/fan_in) (LeCun uniform): the variance is right.",
+    ),
+    (UNIFORM.name, "Glorot"): (
+        "Glorot uniform",
+        "the kernel is uniform with variance 2/(fan_in + fan_out) (Glorot uniform, Keras).",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    scale: Scale
+    family: Family
+    corrected: bool = True
+
+    def variance(self, shape: Shape) -> float:
+        return self.scale.variance(*shape) * (1.0 if self.corrected else TRUNCATED_VARIANCE)
+
+    def diagnosis(self) -> LawDiagnosis:
+        own = OWN_NAMES.get((self.family.name, self.scale.name))
+        if own is not None:
+            return LawDiagnosis("known", *own)
+        name, sentence = f"{self.family.name}, {self.scale.name}", self.scale.words
+        if not self.corrected:
+            name += ", truncation not corrected"
+            sentence += (
+                ", and less: a normal law cut at two standard deviations has 0.774 of the variance"
+            )
+            correction = "Divide by 0.8796, the standard deviation of the truncated normal law."
+            remedy = (
+                correction if self.scale.remedy is None else f"{self.scale.remedy} {correction}"
+            )
+            return LawDiagnosis("known", name, f"{sentence}. {remedy}")
+        if self.scale.remedy is None:
+            return LawDiagnosis("known", name, f"{sentence} ({self.family.name}).")
+        return LawDiagnosis("known", name, f"{sentence}. {self.scale.remedy}")
+
+
+def identify_law(samples: Mapping[Shape, Array]) -> LawDiagnosis:
+    """The initial law of kernels, from `samples`: size (in, out) -> (seeds, in, out).
+
+    Sizes with weights that are not finite are left out, unless all are.
+    """
+    finite = {shape: w for shape, w in samples.items() if w.size and np.isfinite(w).all()}
+    if not finite:
+        return LawDiagnosis("known", "not finite", "the kernel holds NaN or infinite weights.")
+    special = _special(finite)
+    if special is not None:
+        return special
+    family = _common_family(finite)
+    if family is None:
+        scale = _describe(finite)
+        return LawDiagnosis("unknown", "", f"the law is none that this suite knows; {scale}.")
+    candidates = [_Candidate(scale, family) for scale in SCALES]
+    if family is TRUNCATED_NORMAL:
+        candidates += [_Candidate(scale, family, corrected=False) for scale in SCALES]
+    return _most_likely(finite, candidates, family)
+
+
+def _most_likely(
+    samples: Mapping[Shape, Array], candidates: Sequence[_Candidate], family: Family
+) -> LawDiagnosis:
+    squares = {shape: float(np.mean(np.square(w))) for shape, w in samples.items()}
+    scored = []
+    for candidate in candidates:
+        score = 0.0
+        for shape, square in squares.items():
+            expected = candidate.variance(shape)
+            fit = chernoff(square / expected, samples[shape].size) if expected < math.inf else -1e9
+            fit *= 2 / max(family.kurtosis - 1, 2.0)
+            if math.log(2) + fit <= CONSISTENT:
+                break
+            score += fit * max(family.kurtosis - 1, 2.0) / (family.kurtosis - 1)
+        else:
+            scored.append((score, candidate))
+    if not scored:
+        return LawDiagnosis(
+            "unknown", "", f"the kernel is {family.name}, but {_describe(samples)}."
+        )
+    scored.sort(key=lambda pair: -pair[0])
+    near = [candidate for score, candidate in scored if score > scored[0][0] - DECISIVE]
+    if len(near) > 1:
+        names = " or ".join(candidate.diagnosis().name for candidate in near[:3])
+        return LawDiagnosis("ambiguous", names, f"the sample fits {names} equally well.")
+    return near[0].diagnosis()
+
+
+def _describe(samples: Mapping[Shape, Array]) -> str:
+    """The variance in words, without a name: a constant factor off, constant, or by size."""
+    ratios = {s: float(np.mean(np.square(w))) for s, w in samples.items()}
+    counts = {s: w.size for s, w in samples.items()}
+    total = sum(counts.values())
+    for exponent, words in ((1, "{:.4g}/fan_in at every size"), (0, "{:.4g} at every size")):
+        scaled = {s: ratio * s[0] ** exponent for s, ratio in ratios.items()}
+        average = sum(scaled[s] * counts[s] for s in scaled) / total
+        if all(chernoff(scaled[s] / average, counts[s]) > CONSISTENT for s in scaled):
+            off = f" (multiply by {1 / math.sqrt(average):.4g})" if exponent else ""
+            return f"the variance is {words.format(average)} measured{off}"
+    sizes = ", ".join(f"{ratio * s[0]:.4g} at {s}" for s, ratio in list(ratios.items())[:4])
+    return f"in * E[K^2] is {sizes}"
+
+
+def _common_family(samples: Mapping[Shape, Array]) -> Family | None:
+    """The family on which all sizes agree, each rescaled by its own root mean square."""
+    rescaled = [w.ravel() / math.sqrt(float(np.mean(np.square(w)))) for w in samples.values()]
+    pooled = np.concatenate(rescaled)
+    smallest = min(w.size for w in rescaled)
+    return family_of(pooled, scale_count=smallest)
+
+
+def _special(samples: Mapping[Shape, Array]) -> LawDiagnosis | None:
+    """The structural causes, which are not a matter of likelihood."""
+    if not any(w.any() for w in samples.values()):
+        return LawDiagnosis("known", "zeros", "every weight is 0: the kernel is not initialized.")
+    if not all(w.any() for w in samples.values()):
+        return LawDiagnosis("unknown", "", "the kernel is 0 at some sizes and not at others.")
+    if all(np.ptp(w) == 0 for w in samples.values()):
+        return LawDiagnosis("known", "constant", "all weights of the kernel are the same number.")
+    if all(_spread(np.abs(w)) < 1e-5 for w in samples.values()):
+        return LawDiagnosis(
+            "known", SIGNS.name, "the weights are one number with random signs, not a normal law."
+        )
+    if all(_orthogonal(w) for w in samples.values()) and any(min(s) > 2 for s in samples):
+        return LawDiagnosis(
+            "known",
+            "orthogonal",
+            "the kernel is orthogonal: its rows or columns are perpendicular and equally long, so "
+            "its weights are not independent.",
+        )
+    return None
+
+
+def _spread(values: Array) -> float:
+    return float(np.ptp(values) / np.mean(values))
+
+
+def _orthogonal(w: Array) -> bool:
+    """Whether the shorter lines of every kernel are perpendicular and of one length."""
+    lines = w if w.shape[1] <= w.shape[2] else w.swapaxes(1, 2)
+    gram = lines[:8] @ lines[:8].swapaxes(1, 2)
+    length = float(np.mean(np.diagonal(gram, axis1=1, axis2=2)))
+    if length == 0.0:
+        return False
+    return bool(np.abs(gram / length - np.eye(gram.shape[1])).max() < 1e-4)

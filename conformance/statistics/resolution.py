@@ -1,0 +1,98 @@
+"""Do the weights carry the mantissas of float32, or a few levels of a coarser grid?
+
+`w` is an array (seeds, in, out) of weights as they came, or times a factor: equal stays equal.
+"""
+
+import math
+
+import numpy as np
+
+from conformance.statistics.evidence import LOG_ALPHA, Array, Evidence, at, nothing, weights
+
+LEVELS = 2.0**23
+"""Equally likely values of a float32 normal from `jax.random`."""
+
+MAGNITUDE_LEVELS = 2.0**22
+"""Equally likely magnitudes: the truncated lattice is mirror symmetric."""
+
+FEW_LEVELS = 8
+"""A law of so few magnitudes per kernel (signs, ternary) is a wrong law, not a coarse grid."""
+
+
+def duplicates(w: Array, magnitudes: bool = False) -> Evidence:
+    """Equal weights within the whole sample: as many as the lattice explains.
+
+    The i-th of n values repeats an earlier one with probability at most (i-1)/M, so D = n minus
+    the number of distinct values is dominated by a sum of Bernoulli variables of mean
+    n(n-1)/(2M), and P(D >= d) <= exp(-(d ln(d/lam) - d + lam)) (Chernoff).
+    """
+    values = np.abs(w) if magnitudes else w
+    what = "magnitudes" if magnitudes else "weights"
+    levels = MAGNITUDE_LEVELS if magnitudes else LEVELS
+    return _repeats(values.ravel(), levels, f"duplicate {what}", what, at(w.shape[1:]))
+
+
+def resolution(w: Array) -> Evidence:
+    """Equal magnitudes in *different* kernels: a grid of too few levels, and nothing else.
+
+    Of each kernel only the distinct magnitudes enter, less 0 and the largest, so copies inside a
+    kernel, dead entries and clipping, which have their own checks, do not count. Identical
+    kernels enter once.
+    """
+    kernels: list[Array] = []
+    seen: set[bytes] = set()
+    for kernel in w:
+        if kernel.tobytes() in seen:
+            continue
+        seen.add(kernel.tobytes())
+        distinct = np.unique(np.abs(kernel))
+        distinct = distinct[distinct > 0][:-1]
+        if distinct.size > FEW_LEVELS or kernel.size <= FEW_LEVELS:
+            kernels.append(distinct)
+    if len(kernels) < 2:
+        return nothing("resolution", at(w.shape[1:]), "fewer than two kernels of many values")
+    pooled = np.concatenate(kernels)
+    return _repeats(pooled, MAGNITUDE_LEVELS, "resolution", "magnitudes", at(w.shape[1:]))
+
+
+def _repeats(values: Array, levels: float, check: str, what: str, where: str) -> Evidence:
+    count = values.size
+    repeated = count - np.unique(values).size
+    expected = count * (count - 1) / (2 * levels)
+
+    def log_p(times: float) -> float:
+        if times <= expected or expected == 0.0:
+            return 0.0
+        return -(times * math.log(times / expected) - times + expected)
+
+    limit = max(expected, 1.0)
+    step = max(1.0, math.sqrt(expected))
+    while expected > 0 and log_p(limit + step) > LOG_ALPHA:
+        limit += step
+    found = (
+        f"{repeated} of {count} {what} occurred before{where}; full float32 mantissas give "
+        f"{expected:.3g}, accepted up to {limit:.0f} ({weights(count)})"
+    )
+    return Evidence(check, log_p(repeated), float(repeated), (0.0, limit), count, found)
+
+
+def trailing_zeros(w: Array) -> Evidence:
+    """No float32 weight set is stored at lower precision: the mantissa bits that are always 0.
+
+    A full mantissa ends in j zero bits with probability at most 2^-j (with a factor 2 for the
+    lattice), so n weights that all do have P <= (2^(1-j))^n. bfloat16 leaves 16, float16 13.
+    """
+    bits = np.ascontiguousarray(w, np.float32).view(np.uint32)
+    bits = bits[(bits & 0x7FFFFFFF) != 0]
+    if bits.size == 0:
+        return nothing("trailing zeros", at(w.shape[1:]), "every weight is 0")
+    together = int(np.bitwise_or.reduce(bits & 0x7FFFFF)) | 0x800000
+    zeros = (together & -together).bit_length() - 1
+    distinct = np.unique(bits & 0x7FFFFFFF).size
+    log_p = -max(zeros - 1, 0) * math.log(2) * distinct
+    found = (
+        f"the last {zeros} of 23 mantissa bits are 0 in all {distinct} magnitudes"
+        f"{at(w.shape[1:])}; full float32 mantissas leave none ({weights(w.size)})"
+    )
+    allowed = 1 - LOG_ALPHA / math.log(2) / distinct
+    return Evidence("trailing zeros", min(0.0, log_p), float(zeros), (0, allowed), w.size, found)

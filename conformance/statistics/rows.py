@@ -1,0 +1,143 @@
+"""The statistical requirements as lists of checks on the kernels of a designed experiment.
+
+`samples` maps a size (in, out) to kernels (seeds, in, out) of independent seeds; `variance` is the
+declared variance as a function of fan_in and fan_out. Rows that are not about the scale use the
+declared one unless the variance is rejected, then the measured one, so that a wrong scale is
+reported once, by its own row. Under a right scale the measured one is used with probability 1e-15.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conformance.statistics import (
+    correlation,
+    dispersion,
+    moments,
+    resolution,
+    shape,
+    structure,
+)
+from conformance.statistics.evidence import Array, Evidence
+from conformance.statistics.laws import Family
+
+Shape = tuple[int, int]
+Samples = Mapping[Shape, NDArray[Any]]
+VarianceLaw = Callable[[int, int], float]
+
+
+def standardised(samples: Samples, variance: VarianceLaw) -> dict[Shape, Array]:
+    """Every size divided by its declared standard deviation, as float64."""
+    return {
+        size: np.asarray(w, np.float64) / math.sqrt(variance(*size)) for size, w in samples.items()
+    }
+
+
+def rescaled(samples: Samples, variance: VarianceLaw) -> dict[Shape, Array]:
+    """Like `standardised`, but a size of a rejected variance is divided by its measured scale."""
+    result = {}
+    wrong = any(piece.rejected for piece in variance_row(samples, variance))
+    for size, z in standardised(samples, variance).items():
+        scale = math.sqrt(float(np.mean(np.square(z))))
+        result[size] = z / scale if wrong and 0 < scale < math.inf else z
+    return result
+
+
+def pooled(standard: Samples) -> Array:
+    """All weights of all sizes in one vector: they are independent, having different seeds."""
+    return np.concatenate([z.ravel() for z in standard.values()])
+
+
+def variance_row(samples: Samples, variance: VarianceLaw) -> list[Evidence]:
+    """The second moment at every size, and of all sizes together."""
+    standard = standardised(samples, variance)
+    by_fan_in = all(math.isclose(variance(*size) * size[0], 1.0) for size in samples)
+    quantity = "in * E[K^2]" if by_fan_in else "E[K^2] / variance"
+    return [
+        *(moments.variance(z, quantity) for z in standard.values()),
+        moments.variance(pooled(standard), quantity),
+    ]
+
+
+def mean_row(standard: Samples) -> list[Evidence]:
+    """The mean of all weights, of each size, and of every row, column and entry."""
+    evidence = [moments.mean(pooled(standard))]
+    for z in standard.values():
+        evidence.append(moments.mean(z))
+        evidence += [moments.group_mean(z, group) for group in ("row", "column", "entry")]
+    return evidence
+
+
+def law_row(standard: Samples, families: Sequence[Family]) -> list[Evidence]:
+    """Distribution function, support, symmetry and atoms. Without families only the latter two."""
+    together = pooled(standard)
+    evidence = [shape.sign_symmetry(together)]
+    evidence += [shape.atoms(z) for z in standard.values()]
+    if families:
+        evidence.append(shape.follows(together, families))
+        evidence += [shape.follows(z, families) for z in standard.values()]
+    return evidence
+
+
+def independence_row(standard: Samples) -> list[Evidence]:
+    """Lags, pairs, reflections, order and rank, in values and in magnitudes."""
+    evidence = []
+    for z in standard.values():
+        for differences, what in (
+            (correlation.between_seeds(z), "weights"),
+            (correlation.magnitudes_between_seeds(z), "magnitudes"),
+        ):
+            evidence += [
+                correlation.lags(differences, what),
+                correlation.pairs(differences, "row", what),
+                correlation.pairs(differences, "column", what),
+                correlation.reflections(differences, what),
+            ]
+        evidence += [structure.order(z, "row"), structure.order(z, "column")]
+        evidence.append(structure.rank(correlation.between_seeds(z)))
+    return evidence
+
+
+def homogeneity_row(standard: Samples, law_accepted: bool) -> list[Evidence]:
+    """Every row, column and entry has the same magnitude: by ranks, and by sums of squares.
+
+    The sums of squares see more, but only for laws no wider than the normal.
+    """
+    evidence = []
+    for z in standard.values():
+        for group in ("row", "column", "entry"):
+            evidence += [moments.dead(z, group), moments.group_magnitude(z, group)]
+            if law_accepted:
+                evidence.append(moments.group_variance(z, group))
+    return evidence
+
+
+def dispersion_row(standard: Samples) -> list[Evidence]:
+    """Norms, sums and products vary as they should: neither too much nor too little."""
+    evidence = []
+    for z in standard.values():
+        evidence.append(moments.group_variance(z, "seed"))
+        for group in ("row", "column", "seed"):
+            evidence.append(dispersion.under_dispersion(z, group))
+            evidence.append(dispersion.centred(z, group))
+        evidence += [dispersion.orthogonality(z, group) for group in ("row", "column")]
+    return evidence
+
+
+def resolution_row(samples: Samples) -> list[Evidence]:
+    """Levels and mantissas of the weights as they came."""
+    evidence = []
+    for w in samples.values():
+        evidence += [resolution.resolution(w), resolution.trailing_zeros(w)]
+    return evidence
+
+
+def seeds_row(standard: Samples) -> list[Evidence]:
+    """Kernels of different seeds are uncorrelated, also when shifted against each other."""
+    evidence = []
+    for z in standard.values():
+        evidence += [correlation.seed_pairs(z), correlation.seed_shifts(z)]
+    return evidence

@@ -1,0 +1,227 @@
+"""Which seeds to compare, and what their collisions say.
+
+Two seeds that give one kernel betray a reduction of the seed. The set holds two seeds that differ
+by every m up to a limit (a difference cover), so no `seed % m` escapes; flips of every single bit
+of three bases, so no ignored bit escapes, nor a rounding, an absolute value or a clipping.
+"""
+
+import math
+import random
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+DOMAIN = 2**32
+"""Seeds are 32 bits in JAX without x64: others are aliases of these."""
+
+BASES = (0, 0x9E3779B9, 0xFFFFFFFF)
+_EXTRA = (1_000_003, 10_000, 100_000, 1_000_000, 2_000_000_000)
+
+
+def difference_cover(limit: int) -> tuple[int, ...]:
+    """{0..c} and {2c, 3c, ..., c*c}: for every m <= c^2 two members differ by exactly m."""
+    return (*range(limit + 1), *range(2 * limit, limit * limit + 1, limit))
+
+
+def single_bit_flips() -> tuple[int, ...]:
+    """Each base and each base with one of its 32 bits flipped."""
+    return tuple(base ^ flip for base in BASES for flip in (0, *(1 << bit for bit in range(32))))
+
+
+def seed_set(profile: str) -> tuple[int, ...]:
+    """The seeds of a profile: 168 in quick and standard, 608 and 900 random ones in thorough."""
+    thorough = profile == "thorough"
+    seeds = dict.fromkeys((*difference_cover(256 if thorough else 32), *single_bit_flips()))
+    seeds.update(dict.fromkeys(_EXTRA))
+    generator = random.Random(4)  # fixed: the design is data
+    wanted = 608 + 900 if thorough else 168
+    while len(seeds) < wanted:
+        seeds[generator.randrange(DOMAIN)] = None
+    return tuple(sorted(seeds))
+
+
+@dataclass(frozen=True)
+class SeedDiagnosis:
+    """What the collisions say: `verdict` is distinct, known, ambiguous or unknown."""
+
+    verdict: str
+    name: str
+    sentence: str
+    pairs: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class _Reduction:
+    name: str
+    sentence: str
+    of: Callable[[int], Hashable]
+
+
+def _signed(seed: int) -> int:
+    return seed - DOMAIN if seed >= DOMAIN // 2 else seed
+
+
+def _bfloat16(seed: int) -> int:
+    bits = int(np.float32(seed).view(np.uint32))
+    return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+
+
+def _reductions(ignored: int, moduli: Sequence[int]) -> list[_Reduction]:
+    """Every reduction of a seed that this suite can name.
+
+    `ignored` masks the bits that no collision distinguishes, `moduli` are the candidates for m.
+    """
+    known = [
+        _Reduction(
+            "ignored", "the seed is ignored: every seed gives the same kernel.", lambda s: 0
+        ),
+        _Reduction(
+            "float32",
+            "the seed passes through float32: it is rounded above 2^24. Keep it an integer.",
+            lambda s: float(np.float32(s)),
+        ),
+        _Reduction(
+            "float16",
+            "the seed passes through float16. Keep it an integer.",
+            lambda s: float(np.float16(s)) if s < 65_520 else math.inf,
+        ),
+        _Reduction("bfloat16", "the seed passes through bfloat16. Keep it an integer.", _bfloat16),
+        _Reduction(
+            "absolute value",
+            "the absolute value of the 32-bit signed seed is used: s and 2^32 - s collide.",
+            lambda s: abs(_signed(s)),
+        ),
+        _Reduction(
+            "clipped at 2^31 - 1",
+            "the seed is clipped at 2^31 - 1: all larger seeds give the same kernel.",
+            lambda s: min(s, 2**31 - 1),
+        ),
+        _Reduction(
+            "clipped below 0",
+            "negative 32-bit seeds are clipped to 0: all seeds from 2^31 on give one kernel.",
+            lambda s: max(_signed(s), 0),
+        ),
+        _Reduction(
+            "modulo 2^31 - 1",
+            "the seed is reduced modulo 2^31 - 1.",
+            lambda s: s % (2**31 - 1),
+        ),
+    ]
+    for bits in range(1, 32):
+        known.append(
+            _Reduction(
+                f"low {bits} bits",
+                f"only the low {bits} bits of the seed are used (seed modulo {2**bits}).",
+                lambda s, bits=bits: s % 2**bits,  # type: ignore[misc]
+            )
+        )
+        known.append(
+            _Reduction(
+                f"high {32 - bits} bits",
+                f"the low {bits} bits of the seed are ignored.",
+                lambda s, bits=bits: s >> bits,  # type: ignore[misc]
+            )
+        )
+        known.append(
+            _Reduction(
+                f"clipped at {2**bits}",
+                f"the seed is clipped: all seeds from {2**bits} on give the same kernel.",
+                lambda s, bits=bits: min(s, 2**bits),  # type: ignore[misc]
+            )
+        )
+    if ignored:
+        bits_words = ", ".join(str(bit) for bit in range(32) if ignored >> bit & 1)
+        known.append(
+            _Reduction(
+                f"ignores bits {bits_words}",
+                f"the seed's bits {bits_words} are ignored.",
+                lambda s: s & ~ignored,
+            )
+        )
+    for modulus in moduli:
+        if modulus & (modulus - 1):
+            known.append(
+                _Reduction(
+                    f"modulo {modulus}",
+                    f"the seed is reduced modulo {modulus}. Use all of its bits.",
+                    lambda s, modulus=modulus: s % modulus,  # type: ignore[misc]
+                )
+            )
+    return known
+
+
+def diagnose_seeds(digests: Mapping[int, Hashable]) -> SeedDiagnosis:
+    """What the seeds whose kernels (as `digests`) are equal have in common.
+
+    A reduction is named only if it predicts exactly the collisions seen, no more and no fewer; two
+    different ones that both do are reported as ambiguous, none as unknown.
+    """
+    seeds = sorted(digests)
+    groups: dict[Hashable, list[int]] = {}
+    for seed in seeds:
+        groups.setdefault(digests[seed], []).append(seed)
+    collisions = [members for members in groups.values() if len(members) > 1]
+    pairs = tuple((members[0], other) for members in collisions for other in members[1:])
+    if not collisions:
+        return SeedDiagnosis("distinct", "", f"all {len(seeds)} seeds give different kernels.", ())
+    first = f"seeds {pairs[0][0]} and {pairs[0][1]} give the same kernel"
+    if len(groups) == 1:
+        reduction = _reductions(0, ())[0]
+        return SeedDiagnosis("known", reduction.name, reduction.sentence, pairs)
+    seen = _partition(seeds, digests.__getitem__)
+    fitting = [
+        reduction
+        for reduction in _reductions(_ignored_bits(digests), _moduli(pairs))
+        if _partition(seeds, reduction.of) == seen
+    ]
+    # Ignored bits that are all the low or all the high ones have their own, plainer, name.
+    plain = [reduction for reduction in fitting if not reduction.name.startswith("ignores")]
+    fitting = plain or fitting
+    if len(fitting) == 1:
+        return SeedDiagnosis("known", fitting[0].name, fitting[0].sentence, pairs)
+    if fitting:
+        names = " or ".join(reduction.name for reduction in fitting[:3])
+        return SeedDiagnosis("ambiguous", names, f"{first}; that fits {names}.", pairs)
+    return SeedDiagnosis(
+        "unknown", "", f"{first}, and {len(pairs) - 1} more pairs; no known reduction does.", pairs
+    )
+
+
+def _partition(seeds: Sequence[int], key: Callable[[int], Hashable]) -> list[int]:
+    """For each seed the index of the first seed with the same key."""
+    first: dict[Hashable, int] = {}
+    return [first.setdefault(key(seed), index) for index, seed in enumerate(seeds)]
+
+
+def _ignored_bits(digests: Mapping[int, Hashable]) -> int:
+    """The bits whose flip changes no kernel, wherever the set holds both seeds."""
+    ignored = 0
+    for bit in range(32):
+        flips = [
+            digests[seed] == digests[seed ^ (1 << bit)]
+            for seed in digests
+            if seed < seed ^ (1 << bit) and seed ^ (1 << bit) in digests
+        ]
+        if flips and all(flips):
+            ignored |= 1 << bit
+    return ignored
+
+
+def _moduli(pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """Every m that divides all the differences of colliding seeds."""
+    common = math.gcd(*(second - first for first, second in pairs))
+    small = [m for m in range(2, math.isqrt(common) + 1) if common % m == 0]
+    return sorted({*small, *(common // m for m in small), common} - {1})
+
+
+def birthday(seeds: int, log_levels: float) -> float:
+    """ln of a bound on P(two of `seeds` independent kernels are equal), of exp(log_levels) each."""
+    return math.log(seeds * (seeds - 1) / 2) - log_levels
+
+
+def covers(seeds: Sequence[int], limit: int) -> bool:
+    """Whether some two seeds differ by every m up to `limit`."""
+    differences = {abs(a - b) for a, b in combinations(seeds, 2)}
+    return differences.issuperset(range(1, limit + 1))
