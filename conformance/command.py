@@ -29,6 +29,11 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
         help="a registered name, module:attribute or path/to/file.py:attribute; "
         "default: everything that is registered",
     )
+    _exploration_arguments(parser)
+    parser.add_argument("--results", metavar="PATH", help="write the results file there (JSON)")
+
+
+def _exploration_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--requirement",
         action="append",
@@ -45,16 +50,25 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
         help="worker processes; 0 runs everything in this one (default: one for each core)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, metavar="S", help="the seed of what is generated")
-    parser.add_argument("--results", metavar="PATH", help="write the results file there (JSON)")
     parser.add_argument(
         "--time-limit", metavar="T", help="the longest that one cell may take (default: 300s)"
     )
 
 
 def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
-    """Build the call of pytest; pytest is the only engine."""
+    """Check the implementations and show what came of it."""
     from conformance.console import Progress
+    from conformance.engine import run
 
+    arguments = _pytest_call(options)
+    arguments += [f"--conformance-impl={spec}" for spec in options.specs]
+    if options.results:
+        arguments.append(f"--conformance-results={options.results}")
+    return run([*arguments, *pytest_arguments], Progress)
+
+
+def _pytest_call(options: argparse.Namespace) -> list[str]:
+    """The call of pytest, which is the only engine, but for the implementations."""
     arguments = [
         str(SUITE),
         "-c",
@@ -68,17 +82,12 @@ def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
         _workers(options.workers),
         f"--conformance-profile={options.profile}",
     ]
-    arguments += [f"--conformance-impl={spec}" for spec in options.specs]
     arguments += [f"--conformance-requirement={id}" for id in options.requirement]
     if options.seed is not None:
         arguments.append(f"--conformance-seed={options.seed}")
-    if options.results:
-        arguments.append(f"--conformance-results={options.results}")
     if options.time_limit:
         arguments.append(f"--conformance-time-limit={options.time_limit}")
-    from conformance.engine import run
-
-    return run([*arguments, *pytest_arguments], Progress)
+    return arguments
 
 
 def _workers(asked: str) -> str:
@@ -100,10 +109,40 @@ def _list(options: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
+def _selftest_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "layers",
+        nargs="*",
+        metavar="LAYER",
+        help="a layer of the zoo: a defect's id or the name of its class; default: all of them",
+    )
+    _exploration_arguments(parser)
+    parser.add_argument(
+        "--results", metavar="PATH", help="write the kill rate and every judgement there (JSON)"
+    )
+
+
+def _selftest(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
+    """Prove the suite itself: 0 if it catches and rightly blames the whole zoo, else 1."""
+    from pathlib import Path
+
+    from conformance.selftest.zoo import check, subjects
+
+    results = Path(options.results) if options.results else None
+    report = check(subjects(options.layers), [*_pytest_call(options), *pytest_arguments], results)
+    print("\n".join(report.lines()))
+    return 0 if report.holds else 1
+
+
 Command = Callable[[argparse.Namespace, Sequence[str]], int]
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Command]] = {
     "run": ("check implementations against the contract", _run_arguments, _run),
+    "selftest": (
+        "prove the suite: it must catch every known defect, and pass every correct layer",
+        _selftest_arguments,
+        _selftest,
+    ),
     "list": ("list the implementations and the requirements", _list_arguments, _list),
 }
 

@@ -1,0 +1,143 @@
+"""What the suite said about a zoo animal, held against what it should have said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from conformance.cell import Cell, Outcome
+
+if TYPE_CHECKING:
+    from implementations.defects.record import Defect
+
+__all__ = ["Judgement", "Subject", "judge", "sole_killers"]
+
+_DECIDED = (
+    Outcome.PASSED,
+    Outcome.FAILED,
+    Outcome.NOT_APPLICABLE,
+    Outcome.BLOCKED,
+    Outcome.EXPECTED_FAILURE,
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A layer of the zoo.
+
+    Parameters
+    ----------
+    spec
+        The ``module:attribute`` under which it is run.
+    defect
+        Its declaration; None for a correct layer, which must pass everything.
+    """
+
+    spec: str
+    defect: Defect | None = None
+
+    @property
+    def name(self) -> str:
+        """A defect's id, or the short form of a correct layer's place."""
+        return self.defect.id if self.defect is not None else self.spec.rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What came of one layer.
+
+    Parameters
+    ----------
+    subject
+        The layer.
+    failed
+        The requirements that failed, a fault before its consequences.
+    blocked
+        The requirements that failed because one of those did.
+    problems
+        What the suite did wrong, in words; empty if it did everything right.
+    """
+
+    subject: Subject
+    failed: tuple[str, ...]
+    blocked: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def killed(self) -> bool:
+        """Whether the suite noticed anything."""
+        return bool(self.failed)
+
+    @property
+    def blamed(self) -> str:
+        """The requirement that was reported first, or nothing."""
+        return self.failed[0] if self.failed else ""
+
+
+def _not_held(cell: Cell) -> bool:
+    """Whether the requirement does not hold; a MAY row says so without failing anything."""
+    return cell.outcome in (Outcome.FAILED, Outcome.EXPECTED_FAILURE)
+
+
+def judge(subject: Subject, cells: Sequence[Cell]) -> Judgement:
+    """Hold the cells of one layer, in reading order, against its declaration.
+
+    A MAY row counts where the defect is declared to break or to touch it; otherwise it is only
+    reported, as it is for a layer of anybody else.
+    """
+    undecided = [cell for cell in cells if cell.outcome not in _DECIDED]
+    problems = [f"{c.requirement} {c.outcome}: {c.reason}" for c in undecided]
+    if not cells:
+        problems.append("nothing was checked on it")
+    declared = subject.defect
+    weighing = [
+        cell
+        for cell in cells
+        if cell.outcome == Outcome.FAILED
+        or (_not_held(cell) and declared is not None and declared.allows(cell.requirement))
+    ]
+    # MAY cells come last in reading order; the one that a defect is declared to break is a fault.
+    weighing.sort(key=lambda cell: cell.outcome == Outcome.EXPECTED_FAILURE)
+    blocked = tuple(cell.requirement for cell in cells if cell.outcome == Outcome.BLOCKED)
+    failed = tuple(cell.requirement for cell in weighing)
+    if declared is None:
+        problems += [f"false alarm: {_told(cell)}" for cell in weighing]
+    else:
+        problems += _wrong_blame(declared, weighing, blocked)
+    return Judgement(subject, failed, blocked, tuple(problems))
+
+
+def _wrong_blame(declared: Defect, weighing: Sequence[Cell], blocked: Sequence[str]) -> list[str]:
+    if not weighing:
+        return [f"survived: {declared.breaks} holds, and so does everything else"]
+    first, *others = weighing
+    problems = []
+    if first.requirement != declared.breaks:
+        problems.append(f"the first to fail is {_told(first)}, not {declared.breaks}")
+    elif declared.cause is not None and declared.cause not in first.cause:
+        said = repr(first.cause) if first.cause else "nothing"
+        problems.append(f"{first.requirement} names the cause {said}, not {declared.cause!r}")
+    if declared.breaks not in (*blocked, *(cell.requirement for cell in weighing)):
+        problems.append(f"{declared.breaks} holds")
+    problems += [
+        f"{_told(cell)} fails, too" for cell in others if not declared.allows(cell.requirement)
+    ]
+    return problems
+
+
+def _told(cell: Cell) -> str:
+    return f"{cell.requirement} ({cell.cause or cell.message or cell.reason})"
+
+
+def sole_killers(judgements: Iterable[Judgement]) -> dict[str, list[str]]:
+    """For each requirement, the defects that would live without it.
+
+    A blocked requirement would fail on its own if the one that blocks it were gone, and so kills.
+    """
+    found: dict[str, list[str]] = {}
+    for judgement in judgements:
+        killers = {*judgement.failed, *judgement.blocked}
+        if judgement.subject.defect is not None and len(killers) == 1:
+            found.setdefault(killers.pop(), []).append(judgement.subject.name)
+    return found

@@ -1,0 +1,88 @@
+"""The kill matrix: defects x requirements, and what it adds up to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from conformance.requirement import Requirement
+from conformance.selftest.judge import Judgement, sole_killers
+from conformance.suite import AREAS
+
+__all__ = ["LEGEND", "kill_rate", "matrix", "summary"]
+
+LEGEND = "# blamed first   x failed, too   o blocked   . does not see it"
+
+
+def matrix(judgements: Sequence[Judgement], rows: Sequence[Requirement]) -> list[str]:
+    """One line for each defect, one column for each requirement in the order of the contract."""
+    defects = [judgement for judgement in judgements if judgement.subject.defect is not None]
+    width = max((len(judgement.subject.name) for judgement in defects), default=0)
+    lines = [LEGEND, " " * (width + 2) + _header(rows)]
+    for judgement in defects:
+        marks = "".join(_mark(judgement, row.id) for row in rows)
+        lines.append(f"{judgement.subject.name:{width}}  {marks}")
+    return lines
+
+
+def _header(rows: Sequence[Requirement]) -> str:
+    """The areas, each over its columns, cut where it has too few."""
+    parts = []
+    for area, group in groupby(rows, key=lambda row: row.area):
+        count = len(list(group))
+        parts.append(f"|{area[: count - 1]:{count - 1}}")
+    return "".join(parts)
+
+
+def _mark(judgement: Judgement, requirement: str) -> str:
+    if requirement == judgement.blamed:
+        return "#"
+    if requirement in judgement.failed:
+        return "x"
+    return "o" if requirement in judgement.blocked else "."
+
+
+def kill_rate(judgements: Sequence[Judgement]) -> dict[str, int]:
+    """How many defects there are, were noticed, and were blamed on the right requirement."""
+    defects = [j for j in judgements if j.subject.defect is not None]
+    correct = [j for j in judgements if j.subject.defect is None]
+    return {
+        "defects": len(defects),
+        "killed": sum(j.killed for j in defects),
+        "rightly_blamed": sum(j.killed and not j.problems for j in defects),
+        "correct_layers": len(correct),
+        "correct_layers_passed": sum(not j.problems for j in correct),
+    }
+
+
+def summary(judgements: Sequence[Judgement], rows: Sequence[Requirement]) -> list[str]:
+    """Killed / total by area and subtlety, and the requirements that no defect needs."""
+    defects = [(j, j.subject.defect) for j in judgements if j.subject.defect is not None]
+    levels = sorted({defect.subtlety for _, defect in defects})
+    lines = [
+        f"{'killed by area, subtlety':26}" + "".join(f"{n:>8}" for n in levels) + f"{'all':>8}"
+    ]
+
+    def counted(name: str, members: list[Judgement]) -> str:
+        cells = [
+            _fraction([j for j in members if j.subject.defect and j.subject.defect.subtlety == n])
+            for n in levels
+        ]
+        return f"{name:26}" + "".join(f"{c:>8}" for c in [*cells, _fraction(members)])
+
+    for area in AREAS:
+        members = [j for j, defect in defects if defect.area == area]
+        if members:
+            lines.append(counted(area, members))
+    lines.append(counted("all", [j for j, _ in defects]))
+    alone = sole_killers(judgements)
+    lines.append("")
+    lines.append(f"{len(alone)} of {len(rows)} requirements are the only killer of some defect")
+    idle = [row.id for row in rows if row.id not in alone]
+    if idle:
+        lines.append(f"without one of their own: {', '.join(idle)}")
+    return lines
+
+
+def _fraction(members: Sequence[Judgement]) -> str:
+    return f"{sum(j.killed for j in members)}/{len(members)}" if members else "-"

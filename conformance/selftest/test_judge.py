@@ -1,0 +1,99 @@
+"""The judge of the zoo: what it holds against the suite, and what it lets pass."""
+
+from __future__ import annotations
+
+import pytest
+
+from conformance.cell import Cell, Outcome
+from conformance.requirement import catalogue
+from conformance.selftest.judge import Judgement, Subject, judge, sole_killers
+from conformance.selftest.matrix import kill_rate, matrix, summary
+from conformance.selftest.zoo import subjects
+from implementations.defects import Defect
+
+DEFECT = Defect("T001", "forward/affine-value", ("transforms/jit",), cause="added twice")
+
+
+def cell(requirement: str, outcome: Outcome, cause: str = "", level: str = "MUST") -> Cell:
+    """A cell of the layer under judgement."""
+    return Cell("zoo:Layer", requirement, level, outcome, cause=cause)
+
+
+def judged(*cells: Cell, defect: Defect | None = DEFECT) -> Judgement:
+    """The judgement on these cells."""
+    return judge(Subject("zoo:Layer", defect), cells)
+
+
+FAULT = cell("forward/affine-value", Outcome.FAILED, "the bias is added twice")
+
+
+def test_right_blame_with_declared_collateral_is_no_problem() -> None:
+    """The fault first, then only what is declared or blocked."""
+    found = judged(
+        FAULT,
+        cell("transforms/jit", Outcome.FAILED),
+        cell("transforms/gradients", Outcome.BLOCKED),
+        cell("forward/zero-input", Outcome.PASSED),
+    )
+    assert found.problems == ()
+    assert found.killed
+    assert found.blamed == "forward/affine-value"
+    assert found.blocked == ("transforms/gradients",)
+
+
+@pytest.mark.parametrize(
+    ("cells", "problem"),
+    [
+        ([cell("forward/affine-value", Outcome.PASSED)], "survived"),
+        ([cell("forward/zero-input", Outcome.FAILED), FAULT], "the first to fail"),
+        ([FAULT, cell("purity/silent", Outcome.FAILED)], "purity/silent"),
+        ([cell("forward/affine-value", Outcome.FAILED, "scaled")], "names the cause 'scaled'"),
+        ([cell("forward/affine-value", Outcome.FAILED)], "names the cause nothing"),
+        ([FAULT, cell("purity/silent", Outcome.ERROR)], "purity/silent error"),
+        ([FAULT, cell("purity/silent", Outcome.CRASHED)], "purity/silent crashed"),
+        ([], "nothing was checked"),
+    ],
+)
+def test_whatever_the_suite_does_wrong_is_a_problem(cells: list[Cell], problem: str) -> None:
+    """Survival, wrong blame, undeclared collateral, a wrong cause, no decision."""
+    assert any(problem in text for text in judged(*cells).problems)
+
+
+def test_a_correct_layer_may_fail_nothing_but_a_may() -> None:
+    """A failure on a correct layer is a false alarm."""
+    assert judged(FAULT, defect=None).problems
+    may = cell("dtypes/x64-stable", Outcome.EXPECTED_FAILURE, level="MAY")
+    assert judged(may, defect=None).problems == ()
+
+
+def test_a_may_kills_the_defect_that_is_declared_to_break_it() -> None:
+    """A MAY row is reported, never failed: here that is what counts."""
+    may = cell("dtypes/x64-stable", Outcome.EXPECTED_FAILURE, level="MAY")
+    assert judged(may, defect=Defect("T002", "dtypes/x64-stable")).problems == ()
+    assert judged(may, defect=DEFECT).problems
+
+
+def test_a_blocked_requirement_kills_as_well() -> None:
+    """Without the row that blocks it, it would have failed."""
+    alone = judged(FAULT)
+    helped = judged(FAULT, cell("transforms/jit", Outcome.BLOCKED))
+    assert sole_killers([alone]) == {"forward/affine-value": ["T001"]}
+    assert sole_killers([helped]) == {}
+
+
+def test_the_matrix_marks_blame_collateral_and_blocked() -> None:
+    """One line for a defect, one mark for a requirement."""
+    rows = catalogue()[:3]
+    ids = [row.id for row in rows]
+    found = Judgement(Subject("zoo:Layer", DEFECT), (ids[0], ids[1]), (ids[2],), ())
+    assert matrix([found], rows)[-1].endswith("#xo")
+    assert kill_rate([found])["killed"] == 1
+    assert any(line.startswith("all") and "1/1" in line for line in summary([found], rows))
+
+
+def test_every_defect_names_requirements_of_the_contract() -> None:
+    """A misspelt id would allow nothing and demand the impossible."""
+    known = {row.id for row in catalogue()}
+    for subject in subjects():
+        if subject.defect is not None:
+            assert {subject.defect.breaks, *subject.defect.collateral} <= known, subject.name
