@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from conformance import figures
 from conformance.cases import recorder
-from conformance.require import Violation, safe_text, take_notes
+from conformance.require import Violation, safe_text, take_remarks
 from conformance.requirement import MAY, Requirement
 
 __all__ = ["Cell", "Outcome", "cell_of"]
@@ -61,6 +62,10 @@ class Cell:
         The command that runs this cell alone.
     notes
         Remarks that are worth a look, whatever the outcome.
+    plots
+        Binned numbers that are better looked at than read: see :mod:`conformance.figures`.
+    fingerprints
+        Digests of kernels by what was drawn, to be compared across versions.
     """
 
     implementation: str
@@ -77,6 +82,8 @@ class Cell:
     cause: str = ""
     reproduction: str = ""
     notes: list[str] = field(default_factory=list)
+    plots: list[dict[str, Any]] = field(default_factory=list)
+    fingerprints: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The cell without what is empty; the first six fields are always there."""
@@ -119,6 +126,7 @@ def cell_of(
     row: Requirement, implementation: str, call: pytest.CallInfo[None], report: pytest.TestReport
 ) -> Cell:
     """The cell that a finished phase of a test makes; called in the process that ran it."""
+    notes, figures = take_remarks()
     cell = Cell(
         implementation=implementation,
         requirement=row.id,
@@ -126,8 +134,10 @@ def cell_of(
         outcome=Outcome.PASSED,
         examples=recorder.examples,
         seconds=round(report.duration, 4),
-        notes=take_notes(),
+        measured=plain(figures),
+        notes=notes,
     )
+    cell.plots, cell.fingerprints = figures.take()
     error = call.excinfo.value if call.excinfo is not None else None
     if error is None:
         return cell
@@ -141,7 +151,7 @@ def cell_of(
         return cell
     cell.outcome = Outcome.FAILED
     cell.message, cell.accepted = violation.found, violation.accepted
-    cell.cause, cell.measured = violation.cause, plain(violation.measured)
+    cell.cause, cell.measured = violation.cause, plain({**figures, **violation.measured})
     if error is not violation:
         cell.message += " (on the same case it passes at other times)"
     if recorder.last is not None:

@@ -45,8 +45,19 @@ def describe(profile: str, seed: int | None) -> dict[str, Any]:
 
 
 def library_of(implementation: Implementation | None, entry: Entry) -> dict[str, str]:
-    """The library whose layer this is, and its version, where it is an installed one."""
-    name = implementation.library if implementation is not None else ""
+    """The library whose layer this is, its version, and the laws that the layer declares."""
+    if implementation is None:
+        return _distribution("", entry)
+    convention = implementation.convention
+    return {
+        **_distribution(implementation.library, entry),
+        "convention": convention.name,
+        "kernel_law": convention.kernel.description,
+        "bias_law": convention.bias.description,
+    }
+
+
+def _distribution(name: str, entry: Entry) -> dict[str, str]:
     for distribution in (name, *_providers().get(name, ())):
         if distribution and version(distribution):
             return {"library": distribution, "version": version(distribution)}

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
+from conformance import figures
+
 __all__ = [
     "Violation",
     "during",
@@ -21,7 +23,9 @@ __all__ = [
     "not_applicable",
     "note",
     "raises",
+    "record",
     "safe_text",
+    "take_remarks",
     "that",
     "within",
 ]
@@ -134,6 +138,8 @@ def within(found: Any, reference: Any, bound: Any, what: str, *, cause: str = ""
         ratio = np.where(error == 0.0, 0.0, error / bound)
     ratio = np.where(np.isnan(ratio), np.inf, ratio)
     place = _worst(ratio)
+    figures.error_over_bound(float(ratio[place]))
+    _figures["ratio"] = max(float(ratio[place]), float(_figures.get("ratio", 0.0)))
     if ratio[place] <= 1.0:
         return float(ratio[place])
     fail(
@@ -164,6 +170,7 @@ def not_applicable(reason: str) -> NoReturn:
 
 
 _notes: list[str] = []
+_figures: dict[str, float | int | str] = {}
 
 
 def note(text: str) -> None:
@@ -172,10 +179,16 @@ def note(text: str) -> None:
         _notes.append(text)
 
 
-def take_notes() -> list[str]:
-    """The remarks since the last call."""
-    taken = _notes.copy()
+def record(**figures: float | int | str) -> None:
+    """Remember figures for the result of the cell in hand, whatever its outcome."""
+    _figures.update(figures)
+
+
+def take_remarks() -> tuple[list[str], dict[str, float | int | str]]:
+    """The notes and figures since the last call."""
+    taken = _notes.copy(), _figures.copy()
     _notes.clear()
+    _figures.clear()
     return taken
 
 

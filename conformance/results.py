@@ -3,17 +3,68 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from conformance.verdict import Verdict
+from conformance.cell import Cell
+from conformance.registry import Entry, UsageError
+from conformance.requirement import Level, Need, Requirement
+from conformance.schema import faults
+from conformance.verdict import OK, Verdict
 
-__all__ = ["FOOTER", "FORMAT", "document", "write"]
+__all__ = [
+    "FOOTER",
+    "FORMAT",
+    "Results",
+    "ResultsError",
+    "collection",
+    "document",
+    "parse",
+    "read",
+    "read_all",
+    "save",
+    "text_of",
+    "write",
+]
 
 FORMAT = 1
 FOOTER = "dense-conformance results end here"
+
+
+class ResultsError(UsageError):
+    """A results file cannot be used; the message is one line, and says why."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a results file holds: a verdict, and where and how it was reached.
+
+    Parameters
+    ----------
+    verdict
+        The implementations, the requirements, and a cell for each pair of them.
+    facts
+        ``environment``, ``profile``, ``seconds``, ``versions`` by implementation id, and ``kill``
+        where the suite's kill rate is known: what :func:`write` takes.
+    source
+        Where it was read from.
+    """
+
+    verdict: Verdict
+    facts: dict[str, Any]
+    source: str = ""
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, devices and settings of the run."""
+        found: dict[str, Any] = self.facts["environment"]
+        return found
 
 
 def document(verdict: Verdict, facts: dict[str, Any]) -> dict[str, Any]:
@@ -32,39 +83,233 @@ def document(verdict: Verdict, facts: dict[str, Any]) -> dict[str, Any]:
             }
             for entry in verdict.entries
         ],
-        "requirements": [
-            {
-                "id": row.id,
-                "level": str(row.level),
-                "needs": [str(need) for need in row.needs],
-                "statement": row.statement,
-                "rests_on": list(row.rests_on),
-            }
-            for row in verdict.rows
-        ],
+        "requirements": [_requirement_record(row) for row in verdict.rows],
         "cells": [cell.as_dict() for cell in verdict.cells],
+        **({"kill": facts["kill"]} if facts.get("kill") else {}),
         "complete": verdict.complete,
         "exit_code": verdict.exit_code,
         "footer": FOOTER,
     }
 
 
+def _requirement_record(row: Requirement) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "level": str(row.level),
+        "needs": [str(need) for need in row.needs],
+        "statement": row.statement,
+        **({"rationale": row.rationale} if row.rationale else {}),
+        **({"declared": True} if row.declared else {}),
+        "rests_on": list(row.rests_on),
+    }
+
+
+def collection(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One document of the runs in several environments; of a single run, its own."""
+    if len(documents) == 1:
+        return documents[0]
+    return {"format": FORMAT, "runs": list(documents), "footer": FOOTER}
+
+
+def text_of(found: dict[str, Any]) -> str:
+    """A document as the text of a file; the same document always gives the same text."""
+    return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write(path: Path, verdict: Verdict, facts: dict[str, Any]) -> None:
-    """Write the results so that the file is at all times either the old or the new one.
+    """Write the results of a run.
 
     Raises
     ------
     OSError
         If that place cannot be written to.
     """
-    text = json.dumps(document(verdict, facts), indent=1, ensure_ascii=False, allow_nan=False)
+    save(path, text_of(document(verdict, facts)))
+
+
+def save(path: Path, text: str) -> None:
+    """Write a file so that it is at all times either the old or the new one.
+
+    Raises
+    ------
+    OSError
+        If that place cannot be written to.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text + "\n")
+            stream.write(text)
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
         raise
+
+
+def read(path: Path | str) -> Results:
+    """The results of one run.
+
+    Raises
+    ------
+    ResultsError
+        If the file cannot be read, is truncated, of another format or inconsistent, or holds
+        the runs of several environments.
+    """
+    found = read_all(path)
+    if len(found) > 1:
+        raise ResultsError(
+            f"{path}: holds the runs of {len(found)} environments where one run is expected"
+        )
+    return found[0]
+
+
+def read_all(path: Path | str) -> tuple[Results, ...]:
+    """The results in a file: one run, or one for each environment.
+
+    Raises
+    ------
+    ResultsError
+        If the file cannot be read, is truncated, of another format or inconsistent.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ResultsError(f"{path}: is not JSON: byte {error.start} is not UTF-8") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str) -> tuple[Results, ...]:
+    """The results in the text of a file.
+
+    Raises
+    ------
+    ResultsError
+        As in :func:`read_all`; the message begins with ``source``.
+    """
+
+    def refuse(why: str) -> NoReturn:
+        raise ResultsError(f"{source}: {why}")
+
+    found = _loaded(text, refuse)
+    if not isinstance(found, dict) or "format" not in found:
+        refuse("is JSON, but not a results file of dense-conformance (it has no 'format')")
+    if found["format"] != FORMAT or isinstance(found["format"], bool):
+        refuse(f"is of format {ascii(found['format'])[:40]}; this version reads format {FORMAT}")
+    runs = "runs" in found
+    fault = next(faults(found, "collection" if runs else "run"), None)
+    if fault is not None:
+        refuse(f"is not as the schema of format {FORMAT} wants it: {fault}")
+    return tuple(_results(run, source, refuse) for run in (found["runs"] if runs else [found]))
+
+
+Refusal = Callable[[str], NoReturn]
+
+
+def _loaded(text: str, refuse: Refusal) -> Any:
+    truncated = f"is truncated: it ends after {len(text.encode())} bytes, without its footer"
+
+    def finite(digits: str) -> float:
+        number = float(digits)
+        if math.isinf(number) or math.isnan(number):
+            raise ValueError(f"{digits[:20]} is no finite number")
+        return number
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
+        if twice:
+            raise ValueError(f"the key {twice[0]!a} comes twice in one object")
+        return dict(pairs)
+
+    try:
+        found = json.loads(
+            text, parse_float=finite, parse_constant=finite, object_pairs_hook=unique
+        )
+        # An escaped half of a character passes as JSON, and no file could be written of it.
+        json.dumps(found, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        if not text.strip() or (text.lstrip().startswith("{") and FOOTER not in text[-80:]):
+            refuse(truncated)
+        why = "its values are nested too deeply" if isinstance(error, RecursionError) else error
+        refuse(f"is not JSON: {' '.join(str(why).split())[:200]}")
+    # The newline is the last byte of the footer.
+    if isinstance(found, dict) and found.get("footer") == FOOTER and not text.endswith("\n"):
+        refuse(truncated)
+    return found
+
+
+def _results(run: dict[str, Any], source: str, refuse: Refusal) -> Results:
+    records = run["implementations"]
+    entries = tuple(Entry(id=r["id"], name=r["name"], spec=r["spec"]) for r in records)
+    rows = tuple(_requirement(record) for record in run["requirements"])
+    _require_consistent(run, entries, rows, refuse)
+    verdict = Verdict(entries, rows, tuple(Cell.from_dict(record) for record in run["cells"]))
+    if run["complete"] != verdict.complete:
+        refuse(
+            f"is inconsistent: it says complete: {str(run['complete']).lower()}, and its cells "
+            f"say {str(verdict.complete).lower()}"
+        )
+    if run["exit_code"] == OK and verdict.exit_code != OK:
+        refuse("is inconsistent: it says that all conforms, and its cells do not")
+    own = {"id", "spec", "name"}
+    facts = {
+        "environment": run["environment"],
+        "profile": run["profile"],
+        "seconds": run["seconds"],
+        "versions": {r["id"]: {k: v for k, v in r.items() if k not in own} for r in records},
+        "kill": run.get("kill"),
+    }
+    return Results(verdict, facts, source)
+
+
+def _requirement(record: dict[str, Any]) -> Requirement:
+    return Requirement(
+        id=record["id"],
+        level=Level(record["level"]),
+        needs=tuple(Need(need) for need in record["needs"]),
+        statement=record["statement"],
+        rationale=record.get("rationale", ""),
+        rests_on=tuple(record["rests_on"]),
+        declared=record.get("declared", False),
+        test="",
+    )
+
+
+def _require_consistent(
+    run: dict[str, Any], entries: Sequence[Entry], rows: Sequence[Requirement], refuse: Refusal
+) -> None:
+    levels = {row.id: str(row.level) for row in rows}
+    ids = {entry.id for entry in entries}
+    _require_unique((entry.id for entry in entries), "implementation", refuse)
+    _require_unique((row.id for row in rows), "requirement", refuse)
+    for cell in run["cells"]:
+        place = f"{cell['requirement']!a} on {cell['implementation']!a}"
+        if cell["implementation"] not in ids:
+            refuse(f"is inconsistent: the cell of {place} is of an implementation not listed")
+        if cell["requirement"] not in levels:
+            refuse(f"is inconsistent: the cell of {place} is of a requirement not listed")
+        if cell["level"] != levels[cell["requirement"]]:
+            refuse(
+                f"is inconsistent: the cell of {place} is a {cell['level']}, the requirement a "
+                f"{levels[cell['requirement']]}"
+            )
+    keys = [(cell["implementation"], cell["requirement"]) for cell in run["cells"]]
+    _require_unique((f"{row} on {entry}" for entry, row in keys), "cell", refuse)
+    known = set(keys)
+    missing = [(e.id, r.id) for e in entries for r in rows if (e.id, r.id) not in known]
+    if missing:
+        entry, row = missing[0]
+        refuse(
+            f"is inconsistent: {len(missing)} of {len(entries) * len(rows)} cells are missing, "
+            f"the first of them {row!a} on {entry!a}"
+        )
+
+
+def _require_unique(names: Iterable[str], what: str, refuse: Refusal) -> None:
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice:
+        refuse(f"is inconsistent: the {what} {twice[0]!a} comes twice")
