@@ -8,6 +8,7 @@ one process, and one import of jax serves them all.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -98,14 +99,30 @@ def subjects(names: Sequence[str] = ()) -> list[Subject]:
 
 
 class _Observer:
-    """Registered with pytest for one run: keeps the run, and tells how far it is."""
+    """Registered with pytest for one run: keeps the run, and tells on a terminal how far it is.
+
+    Failures are what is expected here, and so are not shown one by one.
+    """
 
     def __init__(self) -> None:
         self.run: Run | None = None
+        self.done = 0
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         self.run = config.stash.get(RUN, None)
+
+    def conformance_cell(self, cell: Cell) -> None:
+        """A cell came back."""
+        self.done += 1
+        if self.run is not None and sys.stderr.isatty() and self.done % 50 == 0:
+            total = len(self.run.entries) * len(self.run.rows)
+            print(f"\r{self.done}/{total} cells", end="", file=sys.stderr, flush=True)
+
+    def pytest_unconfigure(self) -> None:
+        """The run is over: clear the line."""
+        if sys.stderr.isatty():
+            print("\r" + " " * 40, end="\r", file=sys.stderr, flush=True)
 
 
 def check(zoo: Sequence[Subject], arguments: Sequence[str], results: Path | None = None) -> Report:
