@@ -1,0 +1,144 @@
+"""Other ways to write a constructor: names, kinds of arguments, defaults, dataclasses."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike
+
+from implementations.defects.base import CorrectDense, affine, scaled_normal
+
+__all__ = [
+    "AbstractBase",
+    "CallOptions",
+    "ConstructorDefaults",
+    "DataclassLayer",
+    "KeywordOnly",
+    "OtherArgumentNames",
+    "PositionalOnly",
+    "RngsPositional",
+    "SetInALoop",
+]
+
+
+class KeywordOnly(CorrectDense):
+    """Every argument by keyword."""
+
+    def __init__(self, *, in_features: int, out_features: int, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+
+
+class PositionalOnly(CorrectDense):
+    """Sizes by position only."""
+
+    def __init__(self, in_features: int, out_features: int, /, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+
+
+class RngsPositional(CorrectDense):
+    """The exercise's signature: `rngs` is an ordinary third argument."""
+
+    def __init__(self, in_features: int, out_features: int, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+
+
+class OtherArgumentNames(CorrectDense):
+    """The tutorial's names for the sizes."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(din, dout, rngs=rngs)
+
+
+class ConstructorDefaults(CorrectDense):
+    """More arguments, all with defaults; what they say is kept as static attributes."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        name: str = "dense",
+        axes: tuple[int, ...] = (-1,),
+        kernel_init: Callable[..., Array] = scaled_normal,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.in_features = in_features
+        self.out_features = out_features
+        self.name = name
+        self.axes = axes
+        self.dtype = dtype
+        self.param_dtype = param_dtype
+        self.kernel_init = kernel_init
+        super().__init__(in_features, out_features, rngs=rngs)
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        """The initial kernel (in, out)."""
+        return self.kernel_init(key, in_features, out_features)
+
+
+class CallOptions(CorrectDense):
+    """The call takes options with defaults, and its input has another name."""
+
+    def __call__(self, inputs: ArrayLike, *, precision: Any = None, train: bool = False) -> Array:
+        """The output (..., out) for inputs (..., in)."""
+        return jnp.matmul(inputs, self.kernel[...], precision=precision) + self.bias[...]
+
+
+class SetInALoop(nnx.Module):
+    """The parameters are set by name in a loop."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        values = {
+            "kernel": scaled_normal(rngs.params(), in_features, out_features),
+            "bias": jnp.zeros((out_features,), jnp.float32),
+        }
+        for name, value in values.items():
+            setattr(self, name, nnx.Param(value))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        """The output (..., out) for x (..., in)."""
+        return affine(x, getattr(self, "kernel")[...], getattr(self, "bias")[...])  # noqa: B009
+
+
+# An equality made from fields would compare Params and leave the layer without a hash.
+@dataclasses.dataclass(eq=False)
+class DataclassLayer(nnx.Module):
+    """The sizes are dataclass fields; the parameters come after them."""
+
+    in_features: int
+    out_features: int
+    rngs: dataclasses.InitVar[nnx.Rngs] = dataclasses.field(kw_only=True)
+
+    def __post_init__(self, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(scaled_normal(rngs.params(), self.in_features, self.out_features))
+        self.bias = nnx.Param(jnp.zeros((self.out_features,), jnp.float32))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        """The output (..., out) for x (..., in)."""
+        return affine(x, self.kernel[...], self.bias[...])
+
+
+class AbstractLayer(nnx.Module, abc.ABC):
+    """A layer of which only the call is known."""
+
+    @abc.abstractmethod
+    def __call__(self, x: ArrayLike) -> Array:
+        """The output for x."""
+
+
+class AbstractBase(AbstractLayer):
+    """The concrete class under an abstract one."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(scaled_normal(rngs.params(), in_features, out_features))
+        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        """The output (..., out) for x (..., in)."""
+        return affine(x, self.kernel[...], self.bias[...])
