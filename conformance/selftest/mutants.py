@@ -147,6 +147,15 @@ def _kill_entry(z: np.ndarray) -> None:
     z[:, 0, 0] = 0
 
 
+def _chessboard(z: np.ndarray) -> np.ndarray:
+    places = np.add.outer(np.arange(z.shape[1]), np.arange(z.shape[2]))
+    return np.abs(z) * (-1.0) ** places
+
+
+def _first_entry_positive(z: np.ndarray) -> np.ndarray:
+    return z * np.sign(z[:, :1, :1])
+
+
 def _correlate_seeds(z: np.ndarray) -> None:
     z[1] = 0.2 * z[0] + math.sqrt(0.96) * z[1]
 
@@ -198,6 +207,8 @@ MUTANTS: dict[str, tuple[str, Draw]] = {
     "rank 4": ("independence", low_rank),
     "symmetric": ("independence", symmetric),
     "point symmetric": ("independence", edited(lambda z: (z - z[:, ::-1, ::-1]) / math.sqrt(2))),
+    "chessboard signs": ("independence", edited(_chessboard)),
+    "first entry positive": ("homogeneity", edited(_first_entry_positive)),
     "one row x 1.5": ("homogeneity", edited(_scale_row)),
     "columns x 0.9 and 1.1": ("homogeneity", edited(_nudge)),
     "dead column": ("homogeneity", edited(_kill_column)),

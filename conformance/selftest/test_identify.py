@@ -99,5 +99,5 @@ def test_the_sentence_says_what_to_do() -> None:
         "Multiply by 1/sqrt(in_features)."
     )
     half_as_much = identify_law(_samples(scaled_by(lambda i, o: 1.5 / i), 4))
-    assert "1.499/fan_in" in half_as_much.sentence
+    assert "1.5/fan_in" in half_as_much.sentence
     assert "multiply by 0.81" in half_as_much.sentence

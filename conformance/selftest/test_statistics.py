@@ -32,13 +32,13 @@ def _fan_in(in_features: int, features: int) -> float:
 
 def _homogeneity(standard: Samples) -> list[Evidence]:
     accepted = not strongest(rows.law_row(standard, FAMILIES)).rejected
-    return rows.homogeneity_row(standard, accepted)
+    return rows.homogeneity_row(rows.centred(standard), accepted)
 
 
 STANDARDISED: dict[str, Callable[[Samples], list[Evidence]]] = {
     "mean": rows.mean_row,
     "law": lambda standard: rows.law_row(standard, FAMILIES),
-    "independence": rows.independence_row,
+    "independence": lambda standard: rows.independence_row(rows.centred(standard)),
     "homogeneity": _homogeneity,
     "dispersion": rows.dispersion_row,
     "seeds": rows.seeds_row,

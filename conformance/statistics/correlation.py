@@ -4,11 +4,11 @@ Every statistic is a sum of products z_i z_j over pairs (i, j) that form a fores
 magnitudes the signs of the products are independent fair coins and the self-normalised bound
 `evidence.linear_log_p` holds for every symmetric law, without a scale and for every n.
 
-To hold for *any* law, and with any mean, the checks are applied to the differences of two seeds
-(`between_seeds`), which are symmetric whatever the weights are.
+The magnitudes of weights are made symmetric as the differences of two seeds.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -204,3 +204,19 @@ def seed_shifts(z: Array) -> Evidence:
     )
     log_p = linear_log_p(statistic, comparisons)
     return Evidence("seed shifts", log_p, statistic, (0.0, limit), z.size, found)
+
+
+def linked_seeds(z: Array, links: Sequence[tuple[int, int]], what: str) -> Evidence:
+    """Correlation of kernels (by their first index) pooled over `links`, which form a forest."""
+    check = f"correlation of {what}"
+    if not links or len(links) * z[0].size < _FEWEST:
+        return nothing(check, at(z.shape[1:]), "too few pairs")
+    first, second = (list(side) for side in zip(*links, strict=True))
+    products = z[first] * z[second]
+    ratio = self_normalised(np.asarray(products.sum()), np.asarray(np.square(products).sum()))
+    statistic, limit = float(ratio), threshold()
+    found = (
+        f"the numbers of {what} are correlated: {statistic:.3g} standard errors; accepted up to "
+        f"{limit:.3g} ({len(links)} pairs, {weights(products.size)})"
+    )
+    return Evidence(check, linear_log_p(statistic), statistic, (0.0, limit), products.size, found)

@@ -32,11 +32,15 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True)
 class LawDiagnosis:
-    """`verdict` is known, ambiguous or unknown; `name` names the law; `sentence` is for people."""
+    """`verdict` is known, ambiguous or unknown; `name` names the law; `sentence` is for people.
+
+    `quantified` says of an unknown law that all sizes agree on what the sentence measures.
+    """
 
     verdict: str
     name: str
     sentence: str
+    quantified: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,15 +168,19 @@ OWN_NAMES = {
 
 
 @dataclass(frozen=True)
-class _Candidate:
+class Candidate:
+    """A law that a kernel may have: a variance and a family; `corrected` as a truncation is."""
+
     scale: Scale
     family: Family
     corrected: bool = True
 
     def variance(self, shape: Shape) -> float:
+        """Its variance at a size."""
         return self.scale.variance(*shape) * (1.0 if self.corrected else TRUNCATED_VARIANCE)
 
     def diagnosis(self) -> LawDiagnosis:
+        """Its name and sentence."""
         own = OWN_NAMES.get((self.family.name, self.scale.name))
         if own is not None:
             return LawDiagnosis("known", *own)
@@ -207,14 +215,28 @@ def identify_law(samples: Mapping[Shape, Array]) -> LawDiagnosis:
     if family is None:
         scale = _describe(finite)
         return LawDiagnosis("unknown", "", f"the law is none that this suite knows; {scale}.")
-    candidates = [_Candidate(scale, family) for scale in SCALES]
+    candidates = [Candidate(scale, family) for scale in SCALES]
     if family is TRUNCATED_NORMAL:
-        candidates += [_Candidate(scale, family, corrected=False) for scale in SCALES]
+        candidates += [Candidate(scale, family, corrected=False) for scale in SCALES]
     return _most_likely(finite, candidates, family)
 
 
+def declared_names(
+    families: Sequence[Family], variance: Callable[[int, int], float]
+) -> tuple[str, ...]:
+    """The names that `identify_law` gives to a declared law: these families, this variance."""
+    sizes = ((3, 7), (200, 11), (5, 1000))
+    return tuple(
+        candidate.diagnosis().name
+        for family in families
+        for scale in SCALES
+        for candidate in (Candidate(scale, family), Candidate(scale, family, corrected=False))
+        if all(math.isclose(candidate.variance(size), variance(*size)) for size in sizes)
+    )
+
+
 def _most_likely(
-    samples: Mapping[Shape, Array], candidates: Sequence[_Candidate], family: Family
+    samples: Mapping[Shape, Array], candidates: Sequence[Candidate], family: Family
 ) -> LawDiagnosis:
     squares = {shape: float(np.mean(np.square(w))) for shape, w in samples.items()}
     scored = []
@@ -230,9 +252,9 @@ def _most_likely(
         else:
             scored.append((score, candidate))
     if not scored:
-        return LawDiagnosis(
-            "unknown", "", f"the kernel is {family.name}, but {_describe(samples)}."
-        )
+        measured = _describe(samples)
+        agree = "at every size" in measured
+        return LawDiagnosis("unknown", "", f"the kernel is {family.name}, but {measured}.", agree)
     scored.sort(key=lambda pair: -pair[0])
     near = [candidate for score, candidate in scored if score > scored[0][0] - DECISIVE]
     if len(near) > 1:
@@ -272,6 +294,8 @@ def _special(samples: Mapping[Shape, Array]) -> LawDiagnosis | None:
         return LawDiagnosis("unknown", "", "the kernel is 0 at some sizes and not at others.")
     if all(np.ptp(w) == 0 for w in samples.values()):
         return LawDiagnosis("known", "constant", "all weights of the kernel are the same number.")
+    if all(_clipped(w) for w in samples.values()):
+        return LawDiagnosis("known", "clipped", _clipping(samples))
     if all(_spread(np.abs(w)) < 1e-5 for w in samples.values()):
         return LawDiagnosis(
             "known", SIGNS.name, "the weights are one number with random signs, not a normal law."
@@ -284,6 +308,25 @@ def _special(samples: Mapping[Shape, Array]) -> LawDiagnosis | None:
             "its weights are not independent.",
         )
     return None
+
+
+def _clipped(w: Array) -> bool:
+    """Whether far more weights sit on the largest |w| than on any other value but 0."""
+    values, counts = np.unique(np.abs(w[w != 0]), return_counts=True)
+    if values.size < 8 or w.min() != -w.max():
+        return False
+    return bool(counts[-1] >= 8 and counts[-1] >= 5 * counts[:-1].max())
+
+
+def _clipping(samples: Mapping[Shape, Array]) -> str:
+    shape, w = max(samples.items(), key=lambda item: item[1].size)
+    magnitudes = np.abs(w)
+    share = float(np.mean(magnitudes == magnitudes.max()))
+    end = float(magnitudes.max()) * math.sqrt(shape[0])
+    return (
+        f"the weights are clipped: {100 * share:.3g} % of them are exactly "
+        f"+-{end:.4g}/sqrt(fan_in) at {shape}. Draw outliers again instead of moving them."
+    )
 
 
 def _spread(values: Array) -> float:

@@ -73,5 +73,5 @@ FAMILIES = (NORMAL, TRUNCATED_NORMAL, UNIFORM, LAPLACE, LOGISTIC, SIGNS)
 
 def family_named(name: str) -> Family | None:
     """The family of that name (`truncated_normal` and `truncated normal` are the same), or None."""
-    wanted = name.replace("_", " ").lower()
+    wanted = name.replace("_", " ").replace("-", " ").lower()
     return next((family for family in FAMILIES if family.name.lower() == wanted), None)

@@ -68,10 +68,11 @@ def variance_limits(count: int, log_alpha: float = LOG_ALPHA) -> tuple[float, fl
     return low, _solve(count, one_sided, 1.0, high)
 
 
-def variance(z: Array, quantity: str = "E[K^2] / variance") -> Evidence:
+def variance(z: Array, quantity: str = "E[K^2] / variance", slack: float = 0.0) -> Evidence:
     """mean(z^2) is 1: p <= 2 exp(-n/2 (r - 1 - ln r)) (Chernoff; see `chernoff`).
 
     `quantity` is what a reader knows that mean as: `in * E[K^2]` where the variance is 1/fan_in.
+    `slack` is what the lattice of a half-precision dtype moves it by.
     """
     count = z.size
     if count == 0:
@@ -79,7 +80,9 @@ def variance(z: Array, quantity: str = "E[K^2] / variance") -> Evidence:
     with np.errstate(over="ignore"):
         ratio = float(np.mean(np.square(z)))
     low, high = variance_limits(count)
-    log_p = math.log(2) + (chernoff(ratio, count) if math.isfinite(ratio) else -math.inf)
+    low, high = low - slack, high + slack
+    nearest = min(max(1.0, ratio - slack), ratio + slack)
+    log_p = math.log(2) + (chernoff(nearest, count) if math.isfinite(ratio) else -math.inf)
     if ratio < 1 and count < 4:
         log_p = 0.0
     found = (
@@ -88,14 +91,18 @@ def variance(z: Array, quantity: str = "E[K^2] / variance") -> Evidence:
     return Evidence("variance", min(0.0, log_p), ratio, (low, high), count, found)
 
 
-def mean(z: Array) -> Evidence:
-    """E[z] = 0 by the self-normalised sum (see `linear_log_p`); the scale of z does not matter."""
+def mean(z: Array, slack: float = 0.0) -> Evidence:
+    """E[z] = 0 by the self-normalised sum (see `linear_log_p`); the scale of z does not matter.
+
+    `slack` is what the lattice of a half-precision dtype moves the mean by, in deviations.
+    """
     count = z.size
     scale = math.sqrt(float(np.mean(np.square(z)))) if count else 0.0
     if scale == 0.0:
         return nothing("mean", at(_size(z)), "every weight is 0")
-    statistic = float(np.sum(z)) / (scale * math.sqrt(count))
-    shift, limit = statistic / math.sqrt(count), threshold() / math.sqrt(count)
+    shift = float(np.mean(z)) / scale
+    statistic = max(0.0, abs(shift) - slack) * math.sqrt(count)
+    limit = threshold() / math.sqrt(count) + slack
     found = (
         f"the mean is {shift:.4g} standard deviations{at(_size(z))}; "
         f"accepted {between(-limit, limit)} ({weights(count)})"

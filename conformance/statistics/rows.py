@@ -51,24 +51,32 @@ def pooled(standard: Samples) -> Array:
     return np.concatenate([z.ravel() for z in standard.values()])
 
 
-def variance_row(samples: Samples, variance: VarianceLaw) -> list[Evidence]:
+def variance_row(samples: Samples, variance: VarianceLaw, slack: float = 0.0) -> list[Evidence]:
     """The second moment at every size, and of all sizes together."""
     standard = standardised(samples, variance)
     by_fan_in = all(math.isclose(variance(*size) * size[0], 1.0) for size in samples)
     quantity = "in * E[K^2]" if by_fan_in else "E[K^2] / variance"
     return [
-        *(moments.variance(z, quantity) for z in standard.values()),
-        moments.variance(pooled(standard), quantity),
+        *(moments.variance(z, quantity, slack) for z in standard.values()),
+        moments.variance(pooled(standard), quantity, slack),
     ]
 
 
-def mean_row(standard: Samples) -> list[Evidence]:
-    """The mean of all weights, of each size, and of every row, column and entry."""
-    evidence = [moments.mean(pooled(standard))]
-    for z in standard.values():
-        evidence.append(moments.mean(z))
-        evidence += [moments.group_mean(z, group) for group in ("row", "column", "entry")]
-    return evidence
+def mean_row(standard: Samples, slack: float = 0.0) -> list[Evidence]:
+    """The mean of all weights together, and of each size."""
+    return [
+        moments.mean(pooled(standard), slack),
+        *(moments.mean(z, slack) for z in standard.values()),
+    ]
+
+
+def centred(standard: Samples) -> dict[Shape, Array]:
+    """The samples, less the measured mean of each size if the mean is rejected.
+
+    The other rows look at these, so that a wrong mean is reported once, by its own row.
+    """
+    wrong = any(piece.rejected for piece in mean_row(standard))
+    return {size: z - z.mean() if wrong else z for size, z in standard.items()}
 
 
 def law_row(standard: Samples, families: Sequence[Family]) -> list[Evidence]:
@@ -86,30 +94,32 @@ def independence_row(standard: Samples) -> list[Evidence]:
     """Lags, pairs, reflections, order and rank, in values and in magnitudes."""
     evidence = []
     for z in standard.values():
-        for differences, what in (
-            (correlation.between_seeds(z), "weights"),
-            (correlation.magnitudes_between_seeds(z), "magnitudes"),
-        ):
+        magnitudes = correlation.magnitudes_between_seeds(z)
+        for values, what in ((z, "weights"), (magnitudes, "magnitudes")):
             evidence += [
-                correlation.lags(differences, what),
-                correlation.pairs(differences, "row", what),
-                correlation.pairs(differences, "column", what),
-                correlation.reflections(differences, what),
+                correlation.lags(values, what),
+                correlation.pairs(values, "row", what),
+                correlation.pairs(values, "column", what),
+                correlation.reflections(values, what),
             ]
-        evidence += [structure.order(z, "row"), structure.order(z, "column")]
-        evidence.append(structure.rank(correlation.between_seeds(z)))
+        evidence += [structure.order(z, "row"), structure.order(z, "column"), structure.rank(z)]
     return evidence
 
 
 def homogeneity_row(standard: Samples, law_accepted: bool) -> list[Evidence]:
-    """Every row, column and entry has the same magnitude: by ranks, and by sums of squares.
+    """Every row, column and entry has mean 0 and the same magnitude as the others.
 
-    The sums of squares see more, but only for laws no wider than the normal.
+    Magnitudes by ranks, for any law, and by sums of squares, which see more but only for laws no
+    wider than the normal.
     """
     evidence = []
     for z in standard.values():
         for group in ("row", "column", "entry"):
-            evidence += [moments.dead(z, group), moments.group_magnitude(z, group)]
+            evidence += [
+                moments.dead(z, group),
+                moments.group_mean(z, group),
+                moments.group_magnitude(z, group),
+            ]
             if law_accepted:
                 evidence.append(moments.group_variance(z, group))
     return evidence

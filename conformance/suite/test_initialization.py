@@ -1,1 +1,188 @@
-"""initialization."""
+"""The laws of new parameters, judged by rigorous bounds on p-values: no false alarm in practice.
+
+Every check may reject a correct layer with probability 1e-15 and not more, whatever the sample
+size; what a run can detect is stated in the notes of ``initialization/kernel-variance``. A row
+looks at the designed experiment of the profile (`conformance.statistics.design`); those on mean
+and variance also at each kernel of the sizes and seeds that Hypothesis draws.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from conformance import require
+from conformance.cases import Case, over
+from conformance.layer import Layer
+from conformance.requirement import MUST, PARAMETERS, SHOULD, requirement
+from conformance.sampling import biases, declared, judge, kernel_of, samples
+from conformance.statistics import causes, identify_law, power, rows, strongest
+from conformance.statistics.moments import mean, variance
+
+INDEPENDENT = ("seeding/seeds-differ", "construction/kernel-shape", "construction/finite")
+
+
+@requirement(
+    "initialization/bias-zero",
+    MUST,
+    PARAMETERS,
+    rests_on=["construction/bias-shape"],
+    declared=True,
+)
+@over()
+def test_bias_zero(layer: Layer, case: Case) -> None:
+    """Every entry of a new bias equals 0; -0.0 equals 0.
+
+    A layer that declares another law for its bias is held to the variance of that law.
+    """
+    if not layer.convention.use_bias:
+        require.not_applicable("the layer declares that it has no bias")
+    bias, law = layer.of(case).bias, layer.convention.bias
+    if not law.is_zero(*case.kernel_shape):
+        deviation = math.sqrt(law.variance(*case.kernel_shape))
+        judge([variance(bias / deviation, "E[b^2] / variance"), mean(bias)], "")
+    elif bias.any():
+        cause = causes.bias(biases(layer))
+        require.equal(bias, np.zeros_like(bias), "the new bias", cause=cause)
+
+
+@requirement("initialization/kernel-independence", MUST, PARAMETERS, rests_on=INDEPENDENT)
+def test_kernel_independence(layer: Layer) -> None:
+    """Entries, rows, columns and neighbours of a new kernel are independent.
+
+    No correlation at any lag along rows or columns, between two rows, two columns or mirror
+    images, in values or in magnitudes; no repeated, antithetic, sorted or low-rank structure. The
+    bounds hold conditionally on the magnitudes (Hoeffding 1963), so they need no scale.
+    """
+    evidence = rows.independence_row(declared(layer).centred)
+    drawn = samples(layer)
+    judge(evidence, causes.independence(drawn, strongest(evidence)), drawn)
+
+
+@requirement("initialization/kernel-resolution", SHOULD, PARAMETERS, rests_on=INDEPENDENT)
+def test_kernel_resolution(layer: Layer) -> None:
+    """The entries of a new kernel carry full float32 mantissas.
+
+    They are not drawn in half precision, and not rounded: float32 draws repeat by chance, but
+    not more often than their 2^22 equally likely magnitudes explain (Chernoff bound).
+    """
+    _full_precision(layer)
+    drawn = declared(layer).finite
+    judge(rows.resolution_row(drawn), causes.resolution(drawn), drawn)
+
+
+MOMENTS = ("initialization/kernel-independence", "initialization/kernel-resolution", *INDEPENDENT)
+
+
+@requirement("initialization/kernel-mean", MUST, PARAMETERS, rests_on=MOMENTS)
+def test_kernel_mean(layer: Layer) -> None:
+    """The entries of a new kernel have mean 0.
+
+    The sum of n independent symmetric entries exceeds T times the root of their sum of squares
+    with probability 2 exp(-T^2/2) at most (Hoeffding 1963, Efron 1969).
+    """
+    law = declared(layer)
+    judge(rows.mean_row(law.rescaled, law.mean_slack), causes.mean(law.finite), law.finite)
+    _each_mean(layer)  # type: ignore[call-arg]  # Hypothesis gives the case
+
+
+@over(every_size=False)
+def _each_mean(layer: Layer, case: Case) -> None:
+    judge([mean(kernel_of(layer, case), declared(layer).mean_slack)], "")
+
+
+@requirement(
+    "initialization/kernel-homogeneity",
+    MUST,
+    PARAMETERS,
+    rests_on=["initialization/kernel-independence", *INDEPENDENT],
+)
+def test_kernel_homogeneity(layer: Layer) -> None:
+    """Every row, column and position of a new kernel has mean 0 and the same variance.
+
+    By sums and by the ranks of magnitudes, for any law; by shares of the sum of squares (Chernoff
+    bound of a Beta variable) where the kernel follows its declared law.
+    """
+    law = declared(layer)
+    accepted = not strongest(rows.law_row(law.rescaled, law.families)).rejected
+    evidence = rows.homogeneity_row(law.centred, accepted and bool(law.families))
+    judge(evidence, causes.homogeneity(strongest(evidence)), law.finite)
+
+
+@requirement(
+    "initialization/kernel-variance",
+    MUST,
+    PARAMETERS,
+    rests_on=["initialization/kernel-homogeneity", *MOMENTS],
+    declared=True,
+)
+def test_kernel_variance(layer: Layer) -> None:
+    """The variance of the entries of a new kernel is 1/fan_in.
+
+    in * E[K^2] = 1 at wide, tall and square sizes and at in = 1, 2, 3: it depends on in alone.
+    P <= 2 exp(-n/2 (r - 1 - ln r)) for the mean r of n squares (Chernoff), for normal, truncated
+    normal and uniform entries. A layer that declares another variance is held to that.
+    """
+    law = declared(layer)
+    require.note(power.statement(law.plan.profile, law.count, law.plan.promised))
+    evidence = rows.variance_row(law.finite, law.variance, law.variance_slack)
+    judge(evidence, causes.law(law.finite, law.names), law.finite)
+    _each_variance(layer)  # type: ignore[call-arg]  # Hypothesis gives the case
+
+
+@over()
+def _each_variance(layer: Layer, case: Case) -> None:
+    law = declared(layer)
+    deviation = math.sqrt(law.variance(*case.kernel_shape))
+    judge([variance(kernel_of(layer, case) / deviation, slack=law.variance_slack)], "")
+
+
+@requirement(
+    "initialization/kernel-law",
+    MUST,
+    PARAMETERS,
+    rests_on=["initialization/kernel-variance", "initialization/kernel-mean", *MOMENTS],
+    declared=True,
+)
+def test_kernel_law(layer: Layer) -> None:
+    """The entries of a new kernel are normal, or normal truncated at two standard deviations.
+
+    The two are told apart. Distribution function (Dvoretzky, Kiefer and Wolfowitz, with Massart's
+    constant; Berk and Jones), support, sign symmetry and repeated values. A layer that declares
+    another law is held to that.
+    """
+    _full_precision(layer)
+    law = declared(layer)
+    if not law.families:
+        require.not_applicable("the layer declares the variance of its kernel, and no family")
+    found = identify_law(law.finite)
+    if found.verdict == "known":
+        require.note(f"the law found: {found.name}")
+    judge(rows.law_row(law.rescaled, law.families), causes.law(law.finite, law.names), law.finite)
+
+
+@requirement(
+    "initialization/kernel-dispersion",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["initialization/kernel-law", "initialization/kernel-homogeneity", *MOMENTS],
+)
+def test_kernel_dispersion(layer: Layer) -> None:
+    """The sample variance of a new kernel varies from seed to seed, row and column as it should.
+
+    Standardised, orthogonalised or centred kernels are too good: their norms, sums or products
+    have less than their natural spread. The probability that many independent numbers of bounded
+    density lie in a small ball bounds the p-value.
+    """
+    _full_precision(layer)
+    law = declared(layer)
+    judge(rows.dispersion_row(law.centred), causes.dispersion(law.finite), law.finite)
+
+
+def _full_precision(layer: Layer) -> None:
+    dtype = layer.convention.parameter_dtype
+    if dtype not in ("float32", "float64"):
+        require.not_applicable(
+            f"the layer declares {dtype} parameters, whose few levels have a law of their own"
+        )

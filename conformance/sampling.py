@@ -1,0 +1,259 @@
+"""Kernels of many seeds at once: what the statistical requirements look at.
+
+Construction is vmapped over the seeds where the layer can be traced, which costs one compilation
+for each size; where it cannot, or where tracing gives other numbers, layers are built one by one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from conformance import profiles, require
+from conformance.cases import Case, recorder
+from conformance.layer import Layer
+from conformance.lazy import jax, jnp
+from conformance.statistics import (
+    ALPHA,
+    Design,
+    Evidence,
+    design,
+    fresh_seed,
+    rejections,
+    rows,
+    strongest,
+)
+from conformance.statistics.identify import declared_names
+from conformance.statistics.laws import Family, family_named
+from conformance.statistics.rows import Shape, VarianceLaw
+
+__all__ = [
+    "Declared",
+    "biases",
+    "declared",
+    "experiment",
+    "judge",
+    "kernel_of",
+    "kernels",
+    "samples",
+]
+
+_SAME = 2.0**-20
+"""Traced and eager construction differ by roundings of a float32, not by numbers."""
+
+
+def experiment() -> Design:
+    """The designed experiment of the profile in force; a run's seed moves its seeds."""
+    profile = profiles.active()
+    if profile.seed is None:
+        return design(profile.name)
+    digest = hashlib.blake2b(str(profile.seed).encode(), digest_size=4).digest()
+    return design(profile.name, int.from_bytes(digest, "little") % 2**31)
+
+
+def samples(layer: Layer) -> dict[Shape, np.ndarray]:
+    """The experiment's kernels by size, (seeds, in, out), drawn once for each layer.
+
+    Of equal kernels from different seeds only one is kept: that they are equal is the failure of
+    ``seeding/seeds-differ``, and counting them twice would make other rows fail in consequence.
+    """
+
+    def draw() -> dict[Shape, np.ndarray]:
+        return {
+            cell.shape: _distinct(kernels(layer, *cell.shape, cell.seeds)) for cell in plan.cells
+        }
+
+    plan = experiment()
+    found: dict[Shape, np.ndarray] = layer.remember(("samples", plan), draw)
+    return found
+
+
+def kernels(
+    layer: Layer, in_features: int, out_features: int, seeds: Sequence[int], which: str = "kernel"
+) -> np.ndarray:
+    """New kernels of one size, (seeds, in, out), in the order of the seeds.
+
+    With ``which="bias"``, new biases, (seeds, 1, out).
+    """
+
+    def built(seed: int) -> np.ndarray:
+        return _built(layer, in_features, out_features, seed, which)
+
+    first = built(seeds[0])
+    traced = _traced(layer, in_features, out_features, seeds, which)
+    if (
+        traced is not None
+        and traced.shape[1:] == first.shape
+        and _agree(traced[0], first)
+        and _agree(traced[-1], built(seeds[-1]))
+    ):
+        return traced
+    return np.stack([first, *(built(seed) for seed in seeds[1:])])
+
+
+def biases(layer: Layer) -> dict[Shape, np.ndarray]:
+    """New biases of a few sizes, (seeds, 1, out): what a diagnosis needs, drawn when it does."""
+    sizes = ((4, 512), (64, 80), (200, 16))
+    return {size: kernels(layer, *size, range(64), "bias") for size in sizes}
+
+
+def _built(layer: Layer, in_features: int, out_features: int, seed: int, which: str) -> np.ndarray:
+    dense = layer.build(in_features, out_features, seed)
+    if which == "bias":
+        return dense.bias.reshape(1, -1)
+    kernel = dense.kernel
+    if kernel.shape != (in_features, out_features):
+        require.fail(
+            f"the kernel has shape {kernel.shape}", accepted=f"({in_features}, {out_features})"
+        )
+    return kernel
+
+
+def _traced(
+    layer: Layer, in_features: int, out_features: int, seeds: Sequence[int], which: str
+) -> np.ndarray | None:
+    def kernel(seed: Any) -> Any:
+        parameters = layer.init(seed, in_features, out_features)
+        if which == "bias":
+            return layer.bias_of(parameters).reshape(1, -1)
+        return layer.kernel_of(parameters)
+
+    try:
+        made = jax.jit(jax.vmap(kernel))(jnp.asarray(np.asarray(seeds, np.uint32)))
+        return np.asarray(made)
+    except Exception:
+        # Whatever keeps a layer from being traced is the matter of other requirements.
+        return None
+
+
+def _agree(traced: np.ndarray, built: np.ndarray) -> bool:
+    wide, other = traced.astype(np.float64), built.astype(np.float64)
+    same = np.isfinite(wide) == np.isfinite(other)
+    error = np.where(np.isfinite(wide - other), np.abs(wide - other), 0.0)
+    return bool(same.all() and error.max(initial=0.0) <= _SAME * np.abs(built).max(initial=0.0))
+
+
+def _distinct(kernels: np.ndarray) -> np.ndarray:
+    """One of each; kernels of one to three weights may be equal by chance, and all stay."""
+    if kernels[0].size < 4:
+        return kernels
+    first = {kernel.tobytes(): i for i, kernel in reversed(list(enumerate(kernels)))}
+    return kernels[sorted(first.values())]
+
+
+_SLACK = {"bfloat16": (0.025, 0.01), "float16": (0.004, 0.003)}
+"""How far the lattice of a half-precision draw moves the mean (in deviations) and the variance."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The experiment of a layer, seen through the law that the layer declares for its kernel.
+
+    Parameters
+    ----------
+    plan
+        The experiment.
+    families
+        The families that it declares; empty if it declares a variance only.
+    names
+        The names that `identify_law` has for them.
+    variance
+        The declared variance as a function of fan_in and fan_out.
+    finite
+        The kernels as they came, of the sizes where all weights are finite.
+    mean_slack, variance_slack
+        What a declared half-precision dtype moves the mean and the variance by.
+    rescaled
+        The kernels divided by their declared deviation, or by the measured one if that is wrong.
+    centred
+        The same, less the measured mean if the mean is wrong.
+    """
+
+    plan: Design
+    families: tuple[Family, ...]
+    names: tuple[str, ...]
+    variance: VarianceLaw
+    finite: dict[Shape, np.ndarray]
+    mean_slack: float
+    variance_slack: float
+    rescaled: dict[Shape, np.ndarray]
+    centred: dict[Shape, np.ndarray]
+
+    @property
+    def count(self) -> int:
+        """The number of weights."""
+        return sum(kernels.size for kernels in self.finite.values())
+
+
+def declared(layer: Layer) -> Declared:
+    """The samples of the layer in units of its declared law, computed once.
+
+    Sizes with weights that are not finite are left out: ``construction/finite`` reports them.
+    """
+
+    def prepare() -> Declared:
+        law = layer.convention.kernel
+        if law.is_zero(2, 3):
+            require.not_applicable("the layer declares a kernel that starts at 0")
+        finite = {size: w for size, w in samples(layer).items() if np.isfinite(w).all()}
+        if not finite:
+            require.fail("no kernel of the experiment is finite", accepted="finite kernels")
+        rescaled = rows.rescaled(finite, law.variance)
+        families = tuple(filter(None, (family_named(name) for name in law.families)))
+        slack = _SLACK.get(layer.convention.parameter_dtype, (0.0, 0.0))
+        return Declared(
+            plan=experiment(),
+            families=families,
+            names=declared_names(families, law.variance),
+            variance=law.variance,
+            finite=finite,
+            mean_slack=slack[0],
+            variance_slack=slack[1],
+            rescaled=rescaled,
+            centred=rows.centred(rescaled),
+        )
+
+    found: Declared = layer.remember(("declared", experiment()), prepare)
+    return found
+
+
+def kernel_of(layer: Layer, case: Case) -> np.ndarray:
+    """The case's kernel as float64, from a seed that no other size shares."""
+    seed = fresh_seed(case.seed, *case.kernel_shape)
+    return np.asarray(layer.build(*case.kernel_shape, seed).kernel, np.float64)
+
+
+def judge(
+    evidence: Sequence[Evidence], cause: str, drawn: Mapping[Shape, np.ndarray] | None = None
+) -> None:
+    """Require that no piece of evidence is rejected; report the strongest one.
+
+    With the samples `drawn` of the experiment, the case is the first kernel of the size that the
+    evidence speaks of.
+    """
+    worst = strongest(evidence)
+    if not worst.rejected:
+        return
+    if drawn is not None:
+        cells = experiment().cells
+        cell = next((c for c in cells if str(c.shape) in worst.found), cells[-1])
+        recorder(Case(*cell.shape, seed=cell.seeds[0]))
+    found, _, accepted = worst.found.partition("; accepted ")
+    more = len(rejections(evidence)) - 1
+    if more:
+        found += f" (and {more} more of {len(evidence)} checks)"
+    require.fail(
+        found,
+        accepted=f"{accepted or 'what chance gives'}, false alarm {ALPHA:.0e}",
+        cause=cause,
+        check=worst.check,
+        statistic=worst.statistic,
+        accepted_from=worst.accepted[0],
+        accepted_to=worst.accepted[1],
+        weights=worst.count,
+        log_p=worst.log_p,
+    )

@@ -1,0 +1,120 @@
+"""What different seeds give: numbers to compare, their collisions and their correlations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from conformance import profiles, require
+from conformance.cases import Case, recorder
+from conformance.layer import Layer
+from conformance.require import Violation
+from conformance.sampling import judge, kernels, samples
+from conformance.statistics import diagnose_seeds, identify_law, rows, seed_set
+from conformance.statistics.correlation import linked_seeds, seed_shifts
+from conformance.statistics.seeds import BASES
+
+__all__ = ["require_different", "require_uncorrelated"]
+
+IN_FEATURES, OUT_FEATURES = 4, 32
+FEATURES = 128
+"""A function shows `FEATURES` numbers of a seed, a layer its kernel of as many."""
+
+_PROBE = np.array([0.5, -1.25, 2.0, 0.75], np.float32)
+_NEGATIVE = (1, 2, 5, 1_000, 2**31 - 1)
+
+
+def _numbers(layer: Layer) -> dict[int, np.ndarray]:
+    """For each seed of the profile's set `FEATURES` numbers that depend on nothing else."""
+
+    def draw() -> dict[int, np.ndarray]:
+        seeds = seed_set(profiles.active().name)
+        if layer.implementation.init is None:
+            return {seed: _output(layer, seed) for seed in seeds}
+        drawn = kernels(layer, IN_FEATURES, OUT_FEATURES, seeds)
+        return {seed: kernel.ravel() for seed, kernel in zip(seeds, drawn, strict=True)}
+
+    found: dict[int, np.ndarray] = layer.remember("numbers of seeds", draw)
+    return found
+
+
+def _output(layer: Layer, seed: int) -> np.ndarray:
+    return np.asarray(layer.forward(seed, _PROBE, FEATURES)).ravel()
+
+
+def require_different(layer: Layer) -> None:
+    """Fail on the first two seeds of the set that give the same numbers; say what they share."""
+    numbers = _numbers(layer)
+    found = diagnose_seeds({seed: values.tobytes() for seed, values in numbers.items()})
+    if found.pairs:
+        first, second = found.pairs[0]
+        cause = found.sentence if found.verdict == "known" else ""
+        if found.name == "ignored":
+            cause = _constant(layer) or cause
+        _fail(first, second, f"{len(found.pairs)} of {len(numbers)} seeds repeat another", cause)
+    if layer.implementation.init is None:
+        _require_sign(layer, numbers)
+
+
+def _constant(layer: Layer) -> str:
+    """The cause of one kernel for all seeds that is no fault of the seed: a constant."""
+    if layer.implementation.init is None:
+        return ""
+    drawn = identify_law(samples(layer))
+    return drawn.sentence if drawn.name in ("zeros", "constant") else ""
+
+
+def _require_sign(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
+    """Negative seeds are 2^32 - s to JAX; a function may refuse them, but not drop the sign."""
+    for seed in _NEGATIVE:
+        try:
+            negative = _output(layer, -seed)
+        except Violation:
+            return
+        positive = numbers[seed] if seed in numbers else _output(layer, seed)
+        if np.array_equal(negative, positive):
+            _fail(seed, -seed, "", "the sign of the seed is dropped: -s gives the kernel of s.")
+
+
+def _fail(first: int, second: int, more: str, cause: str) -> None:
+    recorder(Case(IN_FEATURES, OUT_FEATURES, seed=second % 2**32))
+    more = f" ({more})" if more else ""
+    require.fail(
+        f"seeds {first} and {second} give the same numbers{more}",
+        accepted="different kernels for seeds that differ modulo 2^32",
+        cause=cause,
+        first_seed=first,
+        second_seed=second,
+    )
+
+
+def require_uncorrelated(layer: Layer) -> None:
+    """Fail if kernels of different seeds are correlated, also when shifted against each other.
+
+    Pooled over neighbouring seeds, and over each base and its single-bit flips: both sets of pairs
+    are forests, so that the bound of `linked_seeds` holds.
+    """
+    numbers = _numbers(layer)
+    values = np.stack(list(numbers.values())).astype(np.float64)[:, None, :]
+    if not np.isfinite(values).all():
+        return  # construction/finite and the forward rows report that
+    values = rows.centred({(1, values.shape[2]): values})[1, values.shape[2]]
+    place = {seed: i for i, seed in enumerate(numbers)}
+    neighbours = [(place[s], place[s + 1]) for s in numbers if s + 1 in place]
+    flips = [
+        (place[base], place[base ^ 1 << bit])
+        for base in BASES[1:]
+        for bit in range(32)
+        if base ^ 1 << bit in place
+    ]
+    evidence = [
+        linked_seeds(values, neighbours, "neighbouring seeds"),
+        linked_seeds(values, flips, "seeds that differ in one bit"),
+        seed_shifts(values[: min(len(values), 33)]),
+    ]
+    drawn = samples(layer) if layer.implementation.init is not None else None
+    if drawn is not None:
+        finite = {size: w.astype(np.float64) for size, w in drawn.items() if np.isfinite(w).all()}
+        evidence += rows.seeds_row(rows.centred(finite)) if finite else []
+    judge(evidence, "", drawn)
