@@ -20,6 +20,7 @@ __all__ = [
     "Properties",
     "StaticAttributes",
     "TypeAnnotated",
+    "WrappedLinear",
 ]
 
 
@@ -61,11 +62,22 @@ class BorrowedParameters(nnx.Module):
     def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
         linear = nnx.Linear(in_features, out_features, rngs=rngs)
         self.kernel = linear.kernel
-        self.bias = linear.bias
+        self.bias = nnx.Param(linear.bias[...])  # type: ignore[index]
 
     def __call__(self, x: ArrayLike) -> Array:
         """The output (..., out) for x (..., in)."""
         return affine(x, self.kernel[...], self.bias[...])
+
+
+class WrappedLinear(nnx.Module):
+    """An `nnx.Linear` one level down: the parameters are `linear.kernel` and `linear.bias`."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        self.linear = nnx.Linear(in_features, out_features, kernel_init=lecun_normal, rngs=rngs)
+
+    def __call__(self, x: ArrayLike) -> Array:
+        """The output (..., out) for x (..., in)."""
+        return self.linear(jnp.asarray(x))
 
 
 class Weight(nnx.Param):

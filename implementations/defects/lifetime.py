@@ -119,7 +119,7 @@ class PickledWithoutBias(CorrectDense):
     def __reduce__(self) -> Any:
         return restored_without_bias, (type(self), np.asarray(self.kernel[...]))
 
-    def __deepcopy__(self, memo: Any) -> Any:
+    def __deepcopy__(self, memo: Any = None) -> Any:
         return nnx.merge(*copy.deepcopy(nnx.split(self), memo))
 
 
@@ -134,7 +134,7 @@ def restored_without_bias(cls: Any, kernel: np.ndarray) -> Any:
 class CopiesAreItself(CorrectDense):
     """A deep copy is the layer itself."""
 
-    def __deepcopy__(self, memo: Any) -> Any:
+    def __deepcopy__(self, memo: Any = None) -> Any:
         return self
 
 

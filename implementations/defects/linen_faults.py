@@ -93,7 +93,7 @@ class TrainModeByDefault(nn.Module):
         def draw(key: Array) -> Array:
             return scaled_normal(key, x.shape[-1], self.features)
 
-        kernel = self.param("kernel", draw)
+        kernel: Array = self.param("kernel", draw)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = affine(x, kernel, bias)
         if train and x.ndim == 3 and x.shape[1] > 1:
@@ -108,5 +108,5 @@ class BiasFromExample(CorrectLinenDense):
     def draw_bias(self, key: Array, x: Array) -> Array:
         """Zero for an example of zeros."""
         rows = jnp.real(x).astype(jnp.float32).reshape(-1, x.shape[-1])
-        kernel = self.get_variable("params", "kernel")
+        kernel: Array = self.get_variable("params", "kernel")
         return -(rows.sum(axis=0) / max(rows.shape[0], 1)) @ kernel

@@ -1,0 +1,144 @@
+"""Layers that are given as an `Implementation`: pure functions, and conventions of their own."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from conformance.implementation import UNIFORM, Convention, Implementation, Law, fan_in_variance
+from implementations.defects.base import affine, scaled_normal, standard_deviation
+
+__all__ = [
+    "pure_functions",
+    "stored_transposed",
+    "tuple_of_parameters",
+    "uniform_by_declaration",
+    "vectors_only",
+    "without_bias",
+]
+
+
+def dictionary(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:
+    """New parameters by name."""
+    kernel = scaled_normal(jax.random.key(seed), in_features, out_features)
+    return {"kernel": kernel, "bias": jnp.zeros((out_features,), jnp.float32)}
+
+
+def apply_dictionary(parameters: dict[str, Array], x: ArrayLike) -> Array:
+    """The output (..., out)."""
+    return affine(x, parameters["kernel"], parameters["bias"])
+
+
+pure_functions = Implementation(
+    name="pure functions",
+    init=dictionary,
+    apply=apply_dictionary,
+    kernel=lambda parameters: parameters["kernel"],
+    bias=lambda parameters: parameters["bias"],
+    with_parameters=lambda parameters, kernel, bias: {"kernel": kernel, "bias": bias},
+    library="jax",
+)
+
+
+def pair(seed: Any, in_features: int, out_features: int) -> tuple[Array, Array]:
+    """New parameters without names."""
+    parameters = dictionary(seed, in_features, out_features)
+    return parameters["kernel"], parameters["bias"]
+
+
+tuple_of_parameters = Implementation(
+    name="tuple of parameters",
+    init=pair,
+    apply=lambda parameters, x: affine(x, *parameters),
+    kernel=lambda parameters: parameters[0],
+    bias=lambda parameters: parameters[1],
+    with_parameters=lambda parameters, kernel, bias: (kernel, bias),
+    convention=Convention(name="pairs", parameter_names=("0", "1")),
+    library="jax",
+)
+
+
+def transposed(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:
+    """New parameters, the kernel stored as (out, in)."""
+    parameters = dictionary(seed, in_features, out_features)
+    return {"weight": parameters["kernel"].T, "bias": parameters["bias"]}
+
+
+stored_transposed = Implementation(
+    name="stored transposed",
+    init=transposed,
+    apply=lambda parameters, x: affine(x, parameters["weight"].T, parameters["bias"]),
+    kernel=lambda parameters: parameters["weight"].T,
+    bias=lambda parameters: parameters["bias"],
+    with_parameters=lambda parameters, kernel, bias: {"weight": kernel.T, "bias": bias},
+    convention=Convention(
+        name="rows are outputs", layout="out,in", parameter_names=("weight", "bias")
+    ),
+    library="jax",
+)
+
+without_bias = Implementation(
+    name="without bias",
+    init=lambda seed, in_features, out_features: {
+        "kernel": scaled_normal(jax.random.key(seed), in_features, out_features)
+    },
+    apply=lambda parameters, x: jnp.asarray(x) @ parameters["kernel"],
+    kernel=lambda parameters: parameters["kernel"],
+    with_parameters=lambda parameters, kernel, bias: {"kernel": kernel},
+    convention=Convention(name="no bias", use_bias=False),
+    library="jax",
+)
+
+
+def vector_only(parameters: dict[str, Array], x: ArrayLike) -> Array:
+    """The output (out,); batches are for vmap."""
+    x = jnp.asarray(x)
+    if x.ndim != 1:
+        raise ValueError(f"x has shape {x.shape}; it should be a vector")
+    return apply_dictionary(parameters, x)
+
+
+vectors_only = Implementation(
+    name="vectors only",
+    init=dictionary,
+    apply=vector_only,
+    kernel=lambda parameters: parameters["kernel"],
+    bias=lambda parameters: parameters["bias"],
+    with_parameters=lambda parameters, kernel, bias: {"kernel": kernel, "bias": bias},
+    convention=Convention(name="vectors only", ranks=(1,)),
+    library="jax",
+)
+
+
+def uniform(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:
+    """New parameters by LeCun's uniform law, the bias drawn from a third of it."""
+    kernel_key, bias_key = jax.random.split(jax.random.key(seed))
+    end = math.sqrt(3.0) * standard_deviation(in_features)
+    draw = functools.partial(jax.random.uniform, dtype=jnp.float32, minval=-end, maxval=end)
+    bias = draw(bias_key, (out_features,)) / 3.0
+    return {"kernel": draw(kernel_key, (in_features, out_features)), "bias": bias}
+
+
+def ninth_of_fan_in_variance(fan_in: int, fan_out: int) -> float:
+    """1 / (9 fan_in): the bias has a third of the kernel's scale."""
+    return fan_in_variance(fan_in, fan_out) / 9.0
+
+
+uniform_by_declaration = Implementation(
+    name="uniform by declaration",
+    init=uniform,
+    apply=apply_dictionary,
+    kernel=lambda parameters: parameters["kernel"],
+    bias=lambda parameters: parameters["bias"],
+    with_parameters=lambda parameters, kernel, bias: {"kernel": kernel, "bias": bias},
+    convention=Convention(
+        name="LeCun uniform",
+        kernel=Law((UNIFORM,), fan_in_variance, "uniform, variance 1/fan_in"),
+        bias=Law((UNIFORM,), ninth_of_fan_in_variance, "uniform, variance 1/(9 fan_in)"),
+    ),
+    library="jax",
+)
