@@ -7,7 +7,8 @@ can be shown, stored and given again; its arrays are functions of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -157,41 +158,52 @@ class Recorder:
 recorder = Recorder()
 
 
-def _leads(index: int) -> tuple[tuple[int, ...], ...]:
-    return (BATCH, _ODD_LEADS[index % len(_ODD_LEADS)])
-
-
-def over(*, leads: bool = False, square: bool = False, every_size: bool = True) -> Callable[[F], F]:
+def over(
+    *,
+    leads: bool = False,
+    every_size: bool = True,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    up_to: int | None = None,
+) -> Callable[[F], F]:
     """Let Hypothesis draw the property's ``case``; each size of the pool comes once in any case.
 
     Parameters
     ----------
     leads
         Whether ``x`` takes other leading dimensions than the plain batch, too.
-    square
-        Whether in_features equals out_features.
     every_size
         False where compiling each size costs too much for what it tells.
+    sizes
+        Other sizes than the profile's pool.
+    up_to
+        Draw sizes freely up to this one, beside the pool: for properties that compile nothing.
     """
-    pool = profiles.active().sizes
-    sizes = [(n, n) for n in (1, 2, 5, 16)] if square else list(pool)
+    profile = profiles.active()
+    pool = list(sizes if sizes is not None else profile.sizes)
     if not every_size:
-        sizes = [sizes[i] for i in sorted({1, 3, len(sizes) // 2, len(sizes) - 1})]
+        pool = [pool[i] for i in sorted({1, 3, len(pool) // 2, len(pool) - 1})]
     shapes = [
         (size, lead)
-        for size in sizes
-        for lead in (_leads(pool.index(size)) if leads and size in pool else (BATCH,))
+        for i, size in enumerate(pool)
+        for lead in ((BATCH, _ODD_LEADS[i % len(_ODD_LEADS)]) if leads else (BATCH,))
     ]
+    drawn: st.SearchStrategy[Any] = st.sampled_from(shapes)
+    if up_to is not None:
+        free = st.integers(1, up_to)
+        drawn = st.tuples(st.tuples(free, free), st.just(BATCH))
 
     def build(shape: tuple[tuple[int, int], tuple[int, ...]], seed: int, values: int) -> Case:
         (in_features, out_features), lead = shape
-        return recorder(Case(in_features, out_features, seed, values, lead))
+        return Case(in_features, out_features, seed, values, lead)
 
-    strategy = st.builds(build, st.sampled_from(shapes), SEEDS, SEEDS)
+    strategy = st.builds(build, drawn, SEEDS, SEEDS)
 
     def decorate(test: F) -> F:
-        profile = profiles.active()
-        wrapped = given(case=strategy)(profile.hypothesis()(test))
+        @functools.wraps(test)
+        def recorded(layer: Any, case: Case) -> None:
+            test(layer, recorder(case))
+
+        wrapped = given(case=strategy)(profile.hypothesis()(recorded))
         if profile.seed is not None:
             wrapped = fixed_seed(profile.seed)(wrapped)
         # The example that is attached last runs first: the smallest.

@@ -126,7 +126,7 @@ def cell_of(
     row: Requirement, implementation: str, call: pytest.CallInfo[None], report: pytest.TestReport
 ) -> Cell:
     """The cell that a finished phase of a test makes; called in the process that ran it."""
-    notes, figures = take_remarks()
+    notes, recorded = take_remarks()
     cell = Cell(
         implementation=implementation,
         requirement=row.id,
@@ -134,7 +134,7 @@ def cell_of(
         outcome=Outcome.PASSED,
         examples=recorder.examples,
         seconds=round(report.duration, 4),
-        measured=plain(figures),
+        measured=plain(recorded),
         notes=notes,
     )
     cell.plots, cell.fingerprints = figures.take()
@@ -151,7 +151,7 @@ def cell_of(
         return cell
     cell.outcome = Outcome.FAILED
     cell.message, cell.accepted = violation.found, violation.accepted
-    cell.cause, cell.measured = violation.cause, plain({**figures, **violation.measured})
+    cell.cause, cell.measured = violation.cause, plain({**recorded, **violation.measured})
     if error is not violation:
         cell.message += " (on the same case it passes at other times)"
     if recorder.last is not None:

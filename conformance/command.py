@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from conformance.plugin import PACKAGE, SUITE
 from conformance.registry import UsageError
+from conformance.report import commands
 
 __all__ = ["main"]
 
@@ -144,6 +145,17 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
         _selftest,
     ),
     "list": ("list the implementations and the requirements", _list_arguments, _list),
+    "report": (
+        "make a page, a Markdown summary or a badge of results files",
+        commands.report_arguments,
+        commands.report,
+    ),
+    "diff": ("say what changed between two results files", commands.diff_arguments, commands.diff),
+    "merge": (
+        "join results files of shards and of environments",
+        commands.merge_arguments,
+        commands.merge,
+    ),
 }
 
 
@@ -155,9 +167,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version("dense-conformance"))
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    choices = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (help, add_arguments, _) in COMMANDS.items():
-        sub = commands.add_parser(
+        sub = choices.add_parser(
             name,
             help=help,
             description=help[0].upper() + help[1:] + ".",

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-__all__ = ["enable_x64", "gradient_step", "optimizer", "state_leaves"]
+__all__ = ["enable_x64", "gradient_step", "keys_drawn", "optimizer", "state_leaves"]
 
 
 def _is_variable(node: Any) -> bool:
@@ -34,9 +34,16 @@ def state_leaves(state: Any) -> list[tuple[tuple[str, ...], str, Any]]:
             found.append((names, "Array", node))
             continue
         kind = node.type if isinstance(getattr(node, "type", None), type) else type(node)
-        inner, _ = jax.tree_util.tree_flatten(node)
-        found.extend((names, kind.__name__, value) for value in inner)
+        # A subclass of Param is a Param for every filter.
+        name = "Param" if issubclass(kind, nnx.Param) else kind.__name__
+        found.extend((names, name, value) for value in jax.tree_util.tree_leaves(node))
     return found
+
+
+def keys_drawn(rngs: Any) -> int:
+    """How many keys were drawn from all streams of an ``nnx.Rngs``."""
+    counts = [leaf for _, kind, leaf in state_leaves(nnx.state(rngs)) if kind == "RngCount"]
+    return int(sum(int(count) for count in counts))
 
 
 def optimizer(module: nnx.Module, transformation: Any) -> Any:

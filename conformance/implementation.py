@@ -87,6 +87,8 @@ class Convention:
         The dtypes of new parameters and of the product, as NumPy names.
     checks_width
         False where the layer documents that it does not reject an ``x`` of another width.
+    fixed_result
+        True for a solution of the exercise, whose numbers are those of ``MyDense``.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Convention:
     parameter_dtype: str = "float32"
     compute_dtype: str = "float32"
     checks_width: bool = True
+    fixed_result: bool = False
 
     def __post_init__(self) -> None:
         if self.layout not in ("in,out", "out,in"):

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from conformance.adapt.parameters import Leaf, leaves_of
 from conformance.cases import Case
-from conformance.implementation import Convention, Implementation
 from conformance.lazy import jax, jnp, nnx
+from conformance.implementation import Convention, Implementation
+from conformance.registry import Entry
 from conformance.requirement import ANY, EXERCISE, LINEN, NNX, PARAMETERS, Need, Requirement
 from conformance.require import during, fail
 
@@ -28,10 +30,13 @@ class Layer:
     ----------
     implementation
         What is tested.
+    entry
+        The name by which another process can load it again.
     """
 
-    def __init__(self, implementation: Implementation) -> None:
+    def __init__(self, implementation: Implementation, entry: Entry | None = None) -> None:
         self.implementation = implementation
+        self.entry = entry
         self._memory: dict[Any, Any] = {}
 
     @property
@@ -121,12 +126,27 @@ class Layer:
         bias = case.bias(scale)
         return bias if self.convention.use_bias else np.zeros_like(bias)
 
-    def forward(self, seed: int, x: Any, features: int) -> Any:
+    def forward(self, seed: Any, x: Any, features: Any, *, as_given: bool = False) -> Any:
         """Construction and call in one, for every kind of layer."""
         if self.implementation.forward is None:
-            return self.build(np.shape(x)[-1], features, seed)(x)
+            return self.build(np.shape(x)[-1], features, seed)(x, as_given=as_given)
         with during(f"f(seed={seed!r}, x of shape {np.shape(x)}, features={features!r})"):
-            return self.implementation.forward(seed, as_jax(x), features)
+            y = self.implementation.forward(seed, x if as_given else as_jax(x), features)
+        return _array(y)
+
+    def affine(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
+        """Kernel ``(in, out)`` and bias of the case's new layer.
+
+        Read from its parameters; of a function, found by probing it: f(0) is the bias, and
+        f(e_i) - f(0) the kernel's row i, exactly so where the bias is 0.
+        """
+        if PARAMETERS in self.provides:
+            dense = self.of(case)
+            return dense.kernel, dense.bias
+        x = np.eye(case.in_features + 1, case.in_features, dtype=np.float32)
+        rows = [np.asarray(self.forward(case.seed, row, case.out_features)) for row in x]
+        bias = rows[-1]
+        return np.stack(rows[:-1]) - bias, bias
 
     def accepts(self, lead: Sequence[int]) -> bool:
         """Whether the layer declares to accept an ``x`` with these leading dimensions."""
@@ -157,10 +177,21 @@ class Built:
     def __call__(self, x: Any, *, as_given: bool = False) -> Any:
         """Its output for ``x``; a NumPy array is made a JAX array first, unless ``as_given``."""
         with during(f"calling the layer on x of shape {np.shape(x)}"):
-            value = x if as_given else as_jax(x)
-            if self.module is None:
-                return self.layer.apply(self._parameters, value)
-            return self.module(value)
+            y = self.raw(x, as_given=as_given)
+        return _array(y)
+
+    def raw(self, x: Any, *, as_given: bool = False) -> Any:
+        """Its output for ``x``, where an exception of the layer's is what is wanted."""
+        value = x if as_given else as_jax(x)
+        if self.module is None:
+            return self.layer.apply(self._parameters, value)
+        return self.module(value)
+
+    def rows(self, x: np.ndarray) -> np.ndarray:
+        """Its outputs for the rows of ``x``: in one batch, or one by one if it takes vectors."""
+        if self.layer.accepts((len(x),)):
+            return np.asarray(self(x))
+        return np.stack([np.asarray(self(row)) for row in x])
 
     @property
     def kernel(self) -> np.ndarray:
@@ -175,6 +206,20 @@ class Built:
             return np.zeros(self.kernel.shape[1], np.float32)
         with during("reading the bias"):
             return np.asarray(self.layer.bias_of(self.parameters))
+
+    @property
+    def leaves(self) -> list[Leaf]:
+        """Every array in its state, with path and kind."""
+        parameters = self.parameters
+        if self.module is not None:
+            from conformance.compat import state_leaves
+
+            return [Leaf(*found) for found in state_leaves(parameters.tree)]
+        if self.layer.implementation.linen is not None:
+            from conformance.adapt.linen_module import collection_leaves
+
+            return collection_leaves(parameters.tree)
+        return leaves_of(parameters)
 
     def write(self, kernel: np.ndarray, bias: np.ndarray) -> Built:
         """Write these values into its parameters; the layer itself."""
@@ -195,6 +240,13 @@ class Built:
 def as_jax(x: Any) -> Any:
     """A NumPy array as a JAX array; anything else as it is."""
     return jnp.asarray(x) if isinstance(x, np.ndarray) else x
+
+
+def _array(y: Any) -> Any:
+    if not isinstance(y, jax.Array):
+        shown = f"a {type(y).__module__}.{type(y).__name__}"
+        fail(f"the layer returned {shown}", accepted="a jax.Array")
+    return y
 
 
 def _given(function: Callable[..., Any] | None) -> Callable[..., Any]:

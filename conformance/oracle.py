@@ -18,11 +18,13 @@ __all__ = [
     "Bounded",
     "Precision",
     "affine",
+    "after",
     "bias_gradient",
     "input_gradient",
     "kernel_gradient",
     "products",
     "rounded_twice",
+    "tangent",
     "unit_roundoff",
 ]
 
@@ -156,3 +158,28 @@ def bias_gradient(cotangent: np.ndarray) -> Bounded:
 def input_gradient(kernel: np.ndarray, cotangent: np.ndarray) -> Bounded:
     """dx = g K^T, of the shape of ``x``."""
     return products(cotangent, kernel.T)
+
+
+def tangent(
+    x: np.ndarray,
+    kernel: np.ndarray,
+    kernel_tangent: np.ndarray,
+    bias_tangent: np.ndarray,
+    x_tangent: np.ndarray,
+) -> Bounded:
+    """x tK + tx K + tb: one product of ``[x, tx]`` and ``[tK; K]``, of twice the length."""
+    left = np.concatenate([x, x_tangent], axis=-1)
+    return products(left, np.concatenate([kernel_tangent, kernel]), bias_tangent)
+
+
+def after(layer_input: Bounded, kernel: np.ndarray, bias: np.ndarray) -> Bounded:
+    """The layer on the output of another: the error of its input passes through the kernel.
+
+    With ``|x - value| <= bound``, the exact layer moves by at most ``bound |K|``, and its own
+    rounding is bounded with ``|x| <= |value| + bound``.
+    """
+    size = np.abs(kernel).astype(np.float64)
+    largest = np.abs(layer_input.value) + layer_input.bound
+    own = products(largest, size, np.abs(bias))
+    value = layer_input.value @ kernel.astype(np.float64) + bias
+    return Bounded(value, own.bound + layer_input.bound @ size)

@@ -123,7 +123,7 @@ class Run:
         if entry.id not in self._layers:
             try:
                 with self.breaker.loading(entry.id):
-                    self._layers[entry.id] = Layer(entry.load())
+                    self._layers[entry.id] = Layer(entry.load(), entry)
             except LoadError as error:
                 self._layers[entry.id] = error
         found = self._layers[entry.id]

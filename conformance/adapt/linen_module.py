@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from conformance.adapt.parameters import Leaf, Parameters, find, leaves_of, replace_leaves
+from conformance.adapt.parameters import Leaf, Parameters, find, leaves_of, register, replace_leaves
 from conformance.implementation import Convention, Implementation
 
 __all__ = ["collection_leaves", "from_linen"]
@@ -24,6 +24,7 @@ def from_linen(
     layer: type, name: str, convention: Convention, library: str
 ) -> Implementation:
     """An implementation of the class, constructed as ``layer(features=out_features)``."""
+    register()
     transposed = convention.layout == "out,in"
 
     def linen(out_features: int) -> Any:

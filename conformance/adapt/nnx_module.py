@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from conformance.adapt.parameters import Leaf, Parameters, find, replace_leaves
+from conformance.adapt.parameters import Leaf, Parameters, find, register, replace_leaves
 from conformance.compat import state_leaves
 from conformance.implementation import Convention, Implementation
 
@@ -30,6 +30,7 @@ def from_nnx(
     library: str,
 ) -> Implementation:  # fmt: skip
     """An implementation of the class; ``construct(in_features, out_features, rngs)`` builds it."""
+    register()
     transposed = convention.layout == "out,in"
 
     def init(seed: Any, in_features: int, out_features: int) -> Parameters:

@@ -6,35 +6,26 @@ layer that only calls them otherwise is still checked for everything else.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from conformance.implementation import Convention
+from conformance.lazy import jax
 from conformance.require import Violation
 
-__all__ = ["Leaf", "Parameters", "find", "leaves_of", "replace_leaves"]
+__all__ = ["Leaf", "Parameters", "find", "leaves_of", "register", "replace_leaves"]
 
 
-@jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True)
 class Parameters:
     """A pytree: ``tree`` holds the arrays, ``static`` what is needed to use them."""
 
     static: Any
     tree: Any
-
-    def tree_flatten(self) -> tuple[tuple[Any], Any]:
-        """For JAX: the children and the static rest."""
-        return (self.tree,), self.static
-
-    @classmethod
-    def tree_unflatten(cls, static: Any, children: tuple[Any]) -> Parameters:
-        """For JAX: the inverse of ``tree_flatten``."""
-        return cls(static, children[0])
 
 
 @dataclass(frozen=True)
@@ -54,6 +45,16 @@ class Leaf:
         shape = "x".join(map(str, np.shape(self.value)))
         dtype = getattr(self.value, "dtype", type(self.value).__name__)
         return f"{'.'.join(self.path)}: {self.kind} {dtype}[{shape}]"
+
+
+def register() -> None:
+    """Make JAX know :class:`Parameters` as a pytree."""
+    with contextlib.suppress(ValueError):  # it is registered already
+        jax.tree_util.register_pytree_node(
+            Parameters,
+            lambda parameters: ((parameters.tree,), parameters.static),
+            lambda static, children: Parameters(static, children[0]),
+        )
 
 
 def _key_name(key: Any) -> str:

@@ -1,1 +1,265 @@
-"""construction."""
+"""What a new layer is made of, before anything is computed with it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from conformance import require
+from conformance.cases import Case, over
+from conformance.layer import Built, Layer
+from conformance.lazy import jax
+from conformance.require import during
+from conformance.requirement import (
+    ANY,
+    MAY,
+    MUST,
+    NNX,
+    PARAMETERS,
+    SHOULD,
+    requirement,
+)
+
+
+@requirement("construction/builds", MUST, ANY)
+@over()
+def test_builds(layer: Layer, case: Case) -> None:
+    """Construction succeeds for all sizes in, out >= 1."""
+    if layer.implementation.forward is None:
+        layer.of(case)
+    else:
+        layer.forward(case.seed, np.ones(case.in_features, np.float32), case.out_features)
+
+
+@requirement("construction/ready-when-built", SHOULD, NNX, rests_on=["construction/builds"])
+@over(every_size=False)
+def test_ready_when_built(layer: Layer, case: Case) -> None:
+    """The parameters exist before the first call.
+
+    An optimizer that is made before the first call would not see parameters that appear in it.
+    """
+    dense = layer.of(case)
+    before = _names(dense, "Param")
+    dense(np.ones((1, case.in_features), np.float32))
+    late = [name for name in _names(dense, "Param") if name not in before]
+    require.that(
+        not late,
+        f"the first call creates {', '.join(late)}",
+        accepted="all parameters when it is constructed",
+        cause="the parameters are created lazily, in the first call",
+    )
+
+
+def _names(dense: Built, kind: str) -> list[str]:
+    return [".".join(leaf.path) for leaf in dense.leaves if leaf.kind == kind]
+
+
+@requirement(
+    "construction/only-two-parameters",
+    MUST,
+    PARAMETERS,
+    rests_on=["construction/builds", "state/exact-state"],
+)
+@over(every_size=False)
+def test_only_two_parameters(layer: Layer, case: Case) -> None:
+    """The parameters are exactly kernel and bias: in*out + out numbers.
+
+    Of an nnx module every Param counts, of a Linen module every variable, of a pure function
+    every array. For an nnx module, what is no Param is the matter of ``state/exact-state``.
+    """
+    dense = layer.of(case)
+    dense.kernel.shape, dense.bias.shape  # noqa: B018  # raises a violation if one is missing
+    leaves = dense.leaves
+    if dense.module is not None:
+        leaves = [leaf for leaf in leaves if leaf.kind == "Param"]
+    expected = 2 if layer.convention.use_bias else 1
+    listed = ", ".join(map(str, leaves))
+    astray = [leaf for leaf in leaves if leaf.kind not in ("Param", "params", "Array")]
+    require.that(
+        not astray,
+        f"the layer keeps {', '.join(map(str, astray))}",
+        accepted="nothing but the collection 'params'",
+        cause="a variable is in another collection than 'params': no optimizer sees it",
+    )
+    require.that(
+        len(leaves) <= expected,
+        f"the layer has {len(leaves)} parameters: {listed}",
+        accepted="kernel and bias alone" if expected == 2 else "the kernel alone",
+        cause="the layer has a parameter beside kernel and bias",
+    )
+
+
+@requirement(
+    "construction/kernel-shape",
+    MUST,
+    PARAMETERS,
+    rests_on=["construction/only-two-parameters"],
+    declared=True,
+)
+@over()
+def test_kernel_shape(layer: Layer, case: Case) -> None:
+    """The kernel has the shape (in, out)."""
+    shape, expected = layer.of(case).kernel.shape, case.kernel_shape
+    if layer.convention.layout == "out,in":
+        shape, expected = shape[::-1], expected[::-1]
+    swapped = shape == expected[::-1] and shape != expected
+    require.that(
+        shape == expected,
+        f"the kernel has shape {shape} for in_features={case.in_features}, "
+        f"out_features={case.out_features}",
+        accepted=f"shape {expected}",
+        cause="the kernel is stored transposed, as (out, in)" if swapped else "",
+    )
+
+
+@requirement(
+    "construction/bias-shape",
+    MUST,
+    PARAMETERS,
+    rests_on=["construction/only-two-parameters"],
+    declared=True,
+)
+@over()
+def test_bias_shape(layer: Layer, case: Case) -> None:
+    """The bias has the shape (out,)."""
+    if not layer.convention.use_bias:
+        require.not_applicable("the layer declares that it has no bias")
+    shape = layer.of(case).bias.shape
+    cause = ""
+    if shape == (case.in_features,) and case.in_features != case.out_features:
+        cause = "the bias has one entry for each input; it is added to the output: (out_features,)"
+    elif int(np.prod(shape)) == case.out_features:
+        cause = "the bias has an axis too many: it is a vector (out_features,)"
+    require.that(
+        shape == (case.out_features,),
+        f"the bias has shape {shape} for in_features={case.in_features}, "
+        f"out_features={case.out_features}",
+        accepted=f"shape {(case.out_features,)}",
+        cause=cause,
+    )
+
+
+@requirement(
+    "construction/parameter-dtype",
+    MUST,
+    PARAMETERS,
+    rests_on=["construction/only-two-parameters", "state/exact-state"],
+)
+@over(every_size=False)
+def test_parameter_dtype(layer: Layer, case: Case) -> None:
+    """The parameters are ``jax.Array``, float32, and not weakly typed."""
+    expected = layer.convention.parameter_dtype
+    for name, value in _kernel_and_bias(layer, layer.of(case)).items():
+        kind = f"{type(value).__module__}.{type(value).__name__}"
+        require.that(
+            isinstance(value, jax.Array), f"the {name} is a {kind}", accepted="a jax.Array"
+        )
+        require.that(
+            value.dtype == np.dtype(expected),
+            f"the {name} is {value.dtype}",
+            accepted=expected,
+            cause=f"the {name} is created in {value.dtype}",
+        )
+        require.that(
+            not value.weak_type,
+            f"the {name} is weakly typed",
+            accepted="a strong type",
+            cause=f"the {name} comes from a Python number: give its array a dtype",
+        )
+
+
+def _kernel_and_bias(layer: Layer, dense: Built) -> dict[str, object]:
+    parameters = dense.parameters
+    found = {"kernel": layer.kernel_of(parameters)}
+    if layer.convention.use_bias:
+        found["bias"] = layer.bias_of(parameters)
+    return found
+
+
+@requirement("construction/finite", MUST, PARAMETERS, rests_on=["construction/builds"])
+@over()
+def test_finite(layer: Layer, case: Case) -> None:
+    """Every parameter is finite, for every seed and size."""
+    dense = layer.of(case)
+    for name, value in (("kernel", dense.kernel), ("bias", dense.bias)):
+        wrong = ~np.isfinite(value.astype(np.float64))
+        require.that(
+            not wrong.any(),
+            f"{int(wrong.sum())} of {value.size} entries of the {name} are not finite "
+            f"with in_features={case.in_features}",
+            accepted="finite entries",
+            cause="the scale of the kernel divides by zero at in_features=1"
+            if case.in_features == 1 and name == "kernel"
+            else "",
+        )
+
+
+@requirement(
+    "construction/abstract-init",
+    MUST,
+    PARAMETERS,
+    rests_on=["construction/kernel-shape", "construction/bias-shape"],
+)
+@over(up_to=10**6, every_size=False)
+def test_abstract_init(layer: Layer, case: Case) -> None:
+    """``jax.eval_shape`` of construction gives the real shapes, dtypes and paths.
+
+    It does so up to 10^6 x 10^6 without allocating; that is how large models are laid out
+    before their parameters exist.
+    """
+    with during("jax.eval_shape of the construction"):
+        abstract = jax.eval_shape(
+            lambda: layer.init(case.seed, case.in_features, case.out_features)
+        )
+        kernel = layer.kernel_of(abstract)
+    require.that(
+        kernel.shape == case.kernel_shape,
+        f"the abstract kernel has shape {kernel.shape}",
+        accepted=f"shape {case.kernel_shape}",
+    )
+    if max(case.kernel_shape) > 512:
+        return
+    real = layer.init(case.seed, case.in_features, case.out_features)
+    found, expected = _described(abstract), _described(real)
+    require.that(
+        found == expected,
+        f"abstract construction gives {found}",
+        accepted=f"as really constructed: {expected}",
+    )
+
+
+def _described(tree: object) -> list[str]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [f"{jax.tree_util.keystr(p)} {v.dtype}{list(v.shape)}" for p, v in leaves]
+
+
+@requirement("construction/integral-sizes", SHOULD, PARAMETERS, rests_on=["construction/builds"])
+@over(sizes=[(3, 10)])
+def test_integral_sizes(layer: Layer, case: Case) -> None:
+    """NumPy integers work as sizes; float and negative sizes raise."""
+    n, m = case.kernel_shape
+    for kind in (np.int32, np.int64):
+        shape = layer.build(kind(n), kind(m), case.seed).kernel.shape
+        require.that(
+            shape == (n, m), f"{kind.__name__} sizes give a kernel {shape}", accepted=f"{(n, m)}"
+        )
+    wrong: list[tuple[object, object]] = [(n, float(m)), (n, m + 0.5), (n, -m)]
+    if layer.implementation.linen is None:
+        # A Linen layer takes in_features from x, whose shape is always integral.
+        wrong += [(float(n), m), (n + 0.5, m), (-n, m)]
+    for sizes in wrong:
+        require.raises(
+            lambda sizes=sizes: layer.init(case.seed, *sizes),  # type: ignore[misc]  # wrong on purpose
+            f"construction with the sizes {sizes}",
+        )
+
+
+@requirement("construction/zero-sizes", MAY, PARAMETERS, rests_on=["construction/builds"])
+@over(sizes=[(0, 4), (4, 0)])
+def test_zero_sizes(layer: Layer, case: Case) -> None:
+    """in = 0 or out = 0 works.
+
+    An empty sum is 0, so that f(x) = b for in = 0; out = 0 gives an empty result.
+    """
+    dense = layer.of(case)
+    found = dense(np.ones((2, case.in_features), np.float32))
+    require.equal(found, np.zeros((2, case.out_features), np.float32), "f(x)")

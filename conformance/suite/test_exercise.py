@@ -1,1 +1,149 @@
-"""exercise."""
+"""``dense_forward(seed, x, features)``, the function that a solution of the exercise submits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from conformance import oracle, require
+from conformance.cases import Case, over
+from conformance.layer import Layer
+from conformance.lazy import jax, jnp, nnx
+from conformance.require import during
+from conformance.requirement import EXERCISE, MUST, SHOULD, requirement
+
+
+@requirement("exercise/float-arguments", MUST, EXERCISE)
+@over()
+def test_float_arguments(layer: Layer, case: Case) -> None:
+    """float, ``np.float64`` and 0-d array ``seed`` and ``features`` act as their integer value.
+
+    A fraction is cut off, as by ``int``.
+    """
+    seed, features = case.seed % 2**20, case.out_features
+    x = case.normal("x", case.in_features)
+    plain = np.asarray(layer.forward(seed, x, features))
+    forms = {
+        "seed as a float": (float(seed), features),
+        "features as a float": (seed, float(features)),
+        "both as floats": (float(seed), float(features)),
+        "both as np.float64": (np.float64(seed), np.float64(features)),
+        "both as 0-d arrays": (np.asarray(float(seed)), np.asarray(float(features))),
+        "both as 0-d JAX arrays": (jnp.float32(seed), jnp.float32(features)),
+        "a seed with a fraction": (seed + 0.7, features),
+        "features with a fraction": (seed, features + 0.7),
+    }
+    for what, (s, m) in forms.items():
+        which = "seed" if "seed" in what else "features" if "features" in what else "them"
+        cause = f"cast {which} with int(): it may arrive as a float"
+        with during(f"with {what}, f", cause=cause):
+            found = np.asarray(layer.forward(s, x, m))
+        require.equal(found, plain, f"with {what}, f", cause=cause)
+
+
+@requirement(
+    "exercise/vector-out", MUST, EXERCISE, rests_on=["exercise/float-arguments", "forward/output-shape"]
+)
+@over(up_to=40)
+def test_vector_out(layer: Layer, case: Case) -> None:
+    """The result is a vector of length features, for in and features from 1 up."""
+    if case.in_features * case.out_features > 2000 and case.seed:
+        return
+    found = layer.forward(case.seed, case.normal("x", case.in_features), case.out_features)
+    require.that(
+        found.shape == (case.out_features,),
+        f"the result has shape {found.shape} for features={case.out_features}",
+        accepted=f"shape {(case.out_features,)}",
+    )
+
+
+@requirement(
+    "exercise/fixed-result",
+    MUST,
+    EXERCISE,
+    rests_on=["exercise/vector-out", "exercise/recovered-kernel", "seeding/same-seed-same-bits"],
+)
+@over()
+def test_fixed_result(layer: Layer, case: Case) -> None:
+    """The result equals that of the layer built from ``nnx.Rngs(int(seed))`` on the same x.
+
+    This is the exercise's own law, for a function called ``dense_forward``.
+    """
+    if not layer.convention.fixed_result:
+        require.not_applicable("only a function called dense_forward is held to the exercise's bits")
+    from implementations.my_dense import MyDense
+
+    x = case.normal("x", case.in_features)
+    model = MyDense(case.in_features, case.out_features, rngs=nnx.Rngs(case.seed))
+    kernel, bias = np.asarray(model.kernel[...]), np.asarray(model.bias[...])
+    found = np.asarray(layer.forward(case.seed, x, case.out_features))
+    reference = oracle.affine(x, kernel, bias)
+    require.within(
+        found,
+        reference.value,
+        2 * reference.bound,
+        "f(x)",
+        cause="other numbers than those of nnx.Rngs(int(seed)): another generator or another key",
+    )
+
+
+@requirement("exercise/any-length", MUST, EXERCISE, rests_on=["exercise/vector-out"])
+@over(sizes=[(3, 4), (5, 2)])
+def test_any_length(layer: Layer, case: Case) -> None:
+    """Changing len(x) between calls with one (seed, features) works."""
+    for n in (case.in_features, case.in_features + 2, 1, case.in_features):
+        with during(f"a call with len(x) = {n} after others", cause="the kernel is cached"):
+            found = layer.forward(case.seed, case.normal("x", n), case.out_features)
+        require.that(
+            found.shape == (case.out_features,),
+            f"the result has shape {found.shape}",
+            accepted=f"shape {(case.out_features,)}",
+        )
+
+
+@requirement(
+    "exercise/differentiable-in-x", MUST, EXERCISE, rests_on=["exercise/vector-out"]
+)
+@over(sizes=[(3, 4), (16, 16)])
+def test_differentiable_in_x(layer: Layer, case: Case) -> None:
+    """jit, grad and vmap over x work, with a concrete seed and features."""
+    forward = layer.implementation.forward
+    assert forward is not None
+    kernel, bias = layer.affine(case)
+    x = case.normal("x", 4, case.in_features)
+    g = case.normal("g", case.out_features)
+
+    def f(value: jax.Array) -> jax.Array:
+        return forward(case.seed, value, case.out_features)
+
+    reference = oracle.affine(x, kernel, bias)
+    with during("jax.jit over x"):
+        found = np.asarray(jax.jit(f)(x[0]))
+    require.within(found, reference.value[0], 2 * reference.bound[0], "under jit, f(x)")
+    with during("jax.vmap over x"):
+        found = np.asarray(jax.vmap(f)(x))
+    require.within(found, reference.value, 2 * reference.bound, "under vmap, f(x)")
+    with during("jax.grad over x"):
+        gradient = np.asarray(jax.grad(lambda value: jnp.vdot(f(value), g))(jnp.asarray(x[0])))
+    expected = oracle.input_gradient(kernel, g)
+    require.within(gradient, expected.value, 2 * expected.bound, "the gradient in x")
+
+
+@requirement("exercise/bad-arguments-raise", SHOULD, EXERCISE, rests_on=["exercise/float-arguments"])
+@over(sizes=[(3, 4)])
+def test_bad_arguments_raise(layer: Layer, case: Case) -> None:
+    """A seed or features that is NaN or infinite raises."""
+    x = case.normal("x", case.in_features)
+    forward = layer.implementation.forward
+    assert forward is not None
+    for wrong in (float("nan"), float("inf"), -float("inf")):
+        require.raises(lambda w=wrong: forward(w, x, 4), f"seed={wrong}")  # type: ignore[misc]  # bound early
+        require.raises(lambda w=wrong: forward(1, x, w), f"features={wrong}")  # type: ignore[misc]  # bound early
+
+
+@requirement("exercise/recovered-kernel", MUST, EXERCISE, rests_on=["exercise/vector-out"])
+@over(sizes=[(64, 256)])
+def test_recovered_kernel(layer: Layer, case: Case) -> None:
+    """The kernel that basis vectors recover meets the requirements on initialization."""
+    kernel, bias = layer.affine(case)
+    require.equal(bias, np.zeros_like(bias), "f(0)", cause="the bias of a new layer is not 0")
+    del kernel

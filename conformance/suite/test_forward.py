@@ -2,15 +2,74 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 
-from conformance import oracle, require
-from conformance.cases import Case, over
+from conformance import diagnosis, oracle, require
+from conformance.cases import BATCH, Case, over
 from conformance.layer import Layer
-from conformance.requirement import MUST, PARAMETERS, requirement
+from conformance.lazy import jax
+from conformance.require import during
+from conformance.requirement import ANY, MUST, PARAMETERS, SHOULD, requirement
+
+BASE = ["construction/kernel-shape", "construction/bias-shape", "forward/output-shape"]
 
 
-@requirement("forward/zero-input", MUST, PARAMETERS)
+@requirement(
+    "forward/output-shape",
+    MUST,
+    ANY,
+    rests_on=[
+        "construction/builds",
+        "construction/bias-shape",
+        "construction/kernel-shape",
+        "state/call-changes-nothing",
+    ],
+    declared=True,
+)
+@over(leads=True)
+def test_output_shape(layer: Layer, case: Case) -> None:
+    """f(x).shape = x.shape[:-1] + (out,), for ranks 1 to 5 and batches of 0, 1 and in."""
+    for lead in {(), case.lead} if case.lead != BATCH else {()}:
+        if layer.accepts(lead):
+            x = np.ones((*lead, case.in_features), np.float32)
+            found = layer.forward(case.seed, x, case.out_features).shape
+            _require_shape(found, lead, case)
+    if PARAMETERS in layer.provides:
+        layer.remember(("shapes", case.kernel_shape), lambda: _abstract_shapes(layer, case))
+
+
+def _require_shape(found: tuple[int, ...], lead: tuple[int, ...], case: Case) -> None:
+    expected = (*lead, case.out_features)
+    cause = ""
+    if math.prod(found) == math.prod(expected):
+        cause = "the result has the right entries, but its axes are added, dropped or merged"
+    require.that(
+        tuple(found) == expected,
+        f"x of shape {(*lead, case.in_features)} gives a result of shape {tuple(found)}",
+        accepted=f"shape {expected}",
+        cause=cause,
+    )
+
+
+def _abstract_shapes(layer: Layer, case: Case) -> bool:
+    """Every rank by abstract evaluation, which compiles nothing."""
+    n = case.in_features
+    leads = [(), (0,), (1,), (2,), (n,), (case.out_features,), (2, 3), (1, 1), (3, 0)]
+    leads += [(2, 3, 4), (1, n, 1), (2, 1, 2, 3)]
+    parameters = layer.of(case).parameters
+    for lead in leads:
+        if layer.accepts(lead):
+            x = jax.ShapeDtypeStruct((*lead, n), np.float32)
+            with during(f"calling the layer on x of shape {x.shape}"):
+                found = jax.eval_shape(layer.apply, parameters, x)
+            _require_shape(getattr(found, "shape", ()), lead, case)
+    return True
+
+
+@requirement("forward/zero-input", MUST, PARAMETERS, rests_on=BASE)
 @over()
 def test_zero_input(layer: Layer, case: Case) -> None:
     """f(0) = b, bitwise.
@@ -18,17 +77,222 @@ def test_zero_input(layer: Layer, case: Case) -> None:
     A random bias is written in first: on a new layer, whose bias is 0, a bias that is never
     used, used twice or subtracted gives the same.
     """
-    dense = layer.written(case)
-    found = dense(np.zeros(case.x_shape, np.float32))
-    expected = np.broadcast_to(layer.bias_for(case), (*case.lead, case.out_features))
-    require.equal(found, expected, "f(0)")
+    dense, bias = layer.written(case), layer.bias_for(case)
+    lead = BATCH if layer.accepts(BATCH) else ()
+    found = np.asarray(dense(np.zeros((*lead, case.in_features), np.float32)))
+    expected = np.broadcast_to(bias, (*lead, case.out_features))
+    cause = diagnosis.of_zero_input(found, bias)
+    require.equal(found, expected, "f(0)", cause=cause)
 
 
-@requirement("forward/affine-value", MUST, PARAMETERS, rests_on=["forward/zero-input"])
+@requirement(
+    "forward/basis-input",
+    MUST,
+    PARAMETERS,
+    rests_on=["forward/zero-input", "state/updates-used", "seeding/repeatable-call"],
+)
+@over()
+def test_basis_input(layer: Layer, case: Case) -> None:
+    """f(e_i) = K[i] + b, bitwise.
+
+    All other products are exact zeros, so that one rounding, that of the sum, is all there is.
+    """
+    dense, kernel, bias = layer.written(case), case.kernel(), layer.bias_for(case)
+    eye = np.eye(case.in_features, dtype=np.float32)
+    found = dense.rows(eye)
+    cause = diagnosis.of_affine(found, eye, kernel, bias)
+    require.equal(found, kernel + bias, "f(e_i)", cause=cause)
+
+
+@requirement("forward/integer-exact", MUST, PARAMETERS, rests_on=["forward/basis-input"])
+@over()
+def test_integer_exact(layer: Layer, case: Case) -> None:
+    """Integer-valued x, K and b whose sums stay below 2^24 give the exact result.
+
+    No order of summation and no fused operation can change a sum of integers that float32
+    represents.
+    """
+    kernel = case.integers("kernel", *case.kernel_shape)
+    bias = case.integers("bias", case.out_features)
+    x = case.integers("x", 8, case.in_features, bound=100)
+    dense = layer.of(case).write(kernel, bias)
+    if not layer.convention.use_bias:
+        bias = np.zeros_like(bias)
+    found = dense.rows(x)
+    exact = x.astype(np.float64) @ kernel + bias
+    cause = diagnosis.of_affine(found, x, kernel, bias)
+    require.equal(found, exact.astype(np.float32), "f(x)", cause=cause)
+
+
+@requirement(
+    "forward/affine-value",
+    MUST,
+    PARAMETERS,
+    rests_on=[
+        "forward/zero-input",
+        "forward/basis-input",
+        "forward/integer-exact",
+        "forward/batch-independent",
+        "numerics/precision",
+    ],
+)
 @over(leads=True)
 def test_affine_value(layer: Layer, case: Case) -> None:
-    """f(x) = x @ K + b within the rounding-error bound of float32."""
-    x = case.x()
+    """f(x) = x @ K + b within the rounding-error bound, with arbitrary K and b written in.
+
+    abs(f(x) - reference) <= (in + 1) u (abs(x) abs(K) + abs(b)), for rows of every kind: large,
+    tiny, of one sign, of mixed magnitude, with zeros.
+    """
+    if not layer.accepts(case.lead):
+        return
+    x, kernel, bias = case.x(), case.kernel(), layer.bias_for(case)
+    found = np.asarray(layer.written(case)(x))
+    reference = oracle.affine(x, kernel, bias)
+    cause = diagnosis.of_affine(found, x, kernel, bias)
+    require.within(found, reference.value, reference.bound, "f(x)", cause=cause)
+
+
+@requirement("forward/additive", MUST, ANY, rests_on=["forward/affine-value"])
+@over(every_size=False)
+def test_additive(layer: Layer, case: Case) -> None:
+    """f(x + y) - f(0) = (f(x) - f(0)) + (f(y) - f(0)), within the four rounding-error bounds.
+
+    x and y are integer-valued, so that x + y is exact.
+    """
+    kernel, bias = layer.affine(case)
+    x, y = (case.integers(name, case.in_features, bound=50) for name in "xy")
+    zero = np.zeros_like(x)
+    of = {
+        name: np.asarray(layer.forward(case.seed, v, case.out_features), np.float64)
+        for name, v in (("x", x), ("y", y), ("sum", x + y), ("zero", zero))
+    }
+    left = of["sum"] - of["zero"]
+    right = (of["x"] - of["zero"]) + (of["y"] - of["zero"])
+    bound = sum(oracle.affine(v, kernel, bias).bound for v in (x, y, x + y, zero))
+    require.within(left, right, bound, "f(x + y) - f(0)")
+
+
+@requirement("forward/homogeneous", MUST, ANY, rests_on=["forward/affine-value"])
+@over(every_size=False)
+def test_homogeneous(layer: Layer, case: Case) -> None:
+    """With b = 0, f(2^k x) = 2^k f(x) and f(-x) = -f(x), bitwise away from under- and overflow."""
+    x = case.normal("x", case.in_features)
+    x = np.where(np.abs(x) < 2.0**-10, np.float32(1.0), x)
+
+    def f(value: np.ndarray) -> np.ndarray:
+        if PARAMETERS not in layer.provides:
+            return np.asarray(layer.forward(case.seed, value, case.out_features))
+        dense = layer.of(case).write(case.kernel(), np.zeros(case.out_features, np.float32))
+        return np.asarray(dense(value))
+
+    plain = f(x)
+    require.equal(f(-x), -plain, "f(-x)")
+    for k in (-7, 1, 20):
+        scale = np.float32(2.0**k)
+        require.equal(f(scale * x), scale * plain, f"f(2^{k} x)")
+
+
+@requirement(
+    "forward/batch-independent",
+    MUST,
+    PARAMETERS,
+    rests_on=["forward/output-shape", "seeding/repeatable-call", "forward/zero-input"],
+)
+@over()
+def test_batch_independent(layer: Layer, case: Case) -> None:
+    """Row i of the result depends on row i of x alone.
+
+    Other values in one row leave the other rows' bits as they are, permuting the rows permutes
+    the result bitwise, and a batch in other leading dimensions, or a row alone, gives the same
+    within the rounding-error bound.
+    """
+    if not layer.accepts(BATCH):
+        require.not_applicable("the layer declares to accept vectors only")
+    dense, x = layer.written(case), case.normal("x", 8, case.in_features)
+    cause = "rows of a batch are mixed: a statistic over the batch, or a wrong axis"
+    plain = np.asarray(dense(x))
+    changed = x.copy()
+    row = int(case.generator("row").integers(8))
+    changed[row] = 1000.0 * case.normal("other", case.in_features)
+    rest = np.arange(8) != row
+    found = np.asarray(dense(changed))
+    require.equal(found[rest], plain[rest], f"with another row {row}, the rest", cause=cause)
+    order = case.generator("order").permutation(8)
+    require.equal(np.asarray(dense(x[order])), plain[order], "f of permuted rows", cause=cause)
+    reference = oracle.affine(x, case.kernel(), layer.bias_for(case))
+    for lead in ((2, 4), (2, 1, 4), (1, 2, 2, 2)):
+        if layer.accepts(lead):
+            found = np.asarray(dense(x.reshape(*lead, -1)))
+            expected = plain.reshape(*lead, -1)
+            bound = 2 * reference.bound.reshape(*lead, -1)
+            require.within(found, expected, bound, f"f(x) in batches {lead}", cause=cause)
+    if layer.accepts(()):
+        found = np.asarray(dense(x[row]))
+        require.within(found, plain[row], 2 * reference.bound[row], "f of one row", cause=cause)
+
+
+@requirement(
+    "forward/wrong-width-raises",
+    MUST,
+    PARAMETERS,
+    rests_on=["construction/kernel-shape", "forward/output-shape"],
+)
+@over()
+def test_wrong_width_raises(layer: Layer, case: Case) -> None:
+    """An x whose last dimension is not in raises, also for a width of 1 and for in = 1."""
+    if not layer.convention.checks_width:
+        require.not_applicable("the layer declares that it does not check the width of x")
+    n, dense = case.in_features, layer.of(case)
+    widths = {1, n - 1, n + 1, 2 * n, case.out_features} - {n, 0}
+    leads = [lead for lead in ((), (8,), (n,)) if layer.accepts(lead)]
+    for width, lead in itertools.product(sorted(widths), leads):
+        require.raises(
+            lambda width=width, lead=lead: dense.raw(np.ones((*lead, width), np.float32)),
+            f"x of shape {(*lead, width)} with in_features={n}",
+            cause="an x of another width is broadcast, cut or padded instead of rejected",
+        )
+
+
+@requirement(
+    "forward/scalar-raises", SHOULD, PARAMETERS, rests_on=["forward/wrong-width-raises"]
+)
+@over(every_size=False)
+def test_scalar_raises(layer: Layer, case: Case) -> None:
+    """A 0-d x raises."""
+    dense = layer.of(case)
+    require.raises(lambda: dense.raw(np.float32(1.0).reshape(())), "a scalar x")
+
+
+@requirement("forward/array-likes", SHOULD, ANY, rests_on=["forward/output-shape"])
+@over(every_size=False)
+def test_array_likes(layer: Layer, case: Case) -> None:
+    """NumPy arrays, read-only, strided, of Fortran order and of float64, give the same result."""
+    batched = layer.accepts((6,))
+    x = case.normal("x", 6, case.in_features)
+    x = x if batched else x[0]
+    plain = np.asarray(layer.forward(case.seed, x, case.out_features))
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    doubled = np.repeat(x, 2, axis=-1)
+    forms = {
+        "a NumPy array": x,
+        "a read-only array": read_only,
+        "a strided array": doubled[..., ::2],
+        "an array of Fortran order": np.asfortranarray(x),
+        "a float64 array": x.astype(np.float64),
+    }
+    for what, value in forms.items():
+        found = np.asarray(layer.forward(case.seed, value, case.out_features, as_given=True))
+        require.equal(found, plain, f"f of {what}")
+
+
+@requirement("forward/tall-batch", SHOULD, PARAMETERS, rests_on=["forward/affine-value"])
+@over(sizes=[(3, 2)])
+def test_tall_batch(layer: Layer, case: Case) -> None:
+    """Every row of a batch of 70 000 is right."""
+    if not layer.accepts((70_000,)):
+        require.not_applicable("the layer declares to accept vectors only")
+    x = case.normal("x", 70_000, case.in_features)
     found = layer.written(case)(x)
     reference = oracle.affine(x, case.kernel(), layer.bias_for(case))
     require.within(found, reference.value, reference.bound, "f(x)")

@@ -1,1 +1,159 @@
-"""numerics."""
+"""How exactly, and what happens at the edges of float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from conformance import diagnosis, oracle, require
+from conformance.cases import BATCH, Case, over
+from conformance.layer import Layer
+from conformance.lazy import jax
+from conformance.require import during
+from conformance.requirement import MUST, PARAMETERS, SHOULD, requirement
+
+# Up to here an error of bfloat16 or TF32 exceeds the bound of float32 by far.
+WIDEST = 256
+
+
+@requirement(
+    "numerics/precision",
+    MUST,
+    PARAMETERS,
+    rests_on=["forward/basis-input", "forward/integer-exact"],
+)
+@over()
+def test_precision(layer: Layer, case: Case) -> None:
+    """f(x) keeps to the rounding-error bound of float32 at the scales 1e-6, 1 and 1e6.
+
+    Products in bfloat16, TF32 or int8 break it while in <= 256; the rows of x have the signs of
+    the kernel's columns, so that nothing cancels and the bound is sharp.
+    """
+    if case.in_features > WIDEST:
+        return
+    kernel, bias = case.kernel(), layer.bias_for(case)
+    dense = layer.written(case)
+    columns = np.arange(8) % case.out_features
+    for scale in (1e-6, 1.0, 1e6):
+        x = np.sign(kernel[:, columns]).T * np.abs(case.normal("x", 8, case.in_features))
+        x = (x * scale).astype(np.float32)
+        found = dense.rows(x)
+        reference = oracle.affine(x, kernel, bias)
+        cause = diagnosis.of_affine(found, x, kernel, bias)
+        require.within(
+            found, reference.value, reference.bound, f"f(x) at scale {scale:g}", cause=cause
+        )
+
+
+def _confined(layer: Layer, case: Case, poison: float, is_poisoned: Any, what: str) -> None:
+    rows = 8 if layer.accepts(BATCH) else 1
+    x = case.normal("x", rows, case.in_features)
+    generator = case.generator("place")
+    row, column = int(generator.integers(rows)), int(generator.integers(case.in_features))
+    kernel = case.kernel()
+    # A zero times infinity is a NaN, which is non-finite, too.
+    dense = layer.of(case).write(kernel, case.bias())
+    plain = dense.rows(x)
+    x[row, column] = poison
+    found = dense.rows(x)
+    require.that(
+        is_poisoned(found[row]).all(),
+        f"with {what} in x[{row}, {column}], row {row} of the result has "
+        f"{int((~is_poisoned(found[row])).sum())} entries that hide it",
+        accepted="no finite number made of one that is not",
+        cause=f"{what} is replaced by a number: nan_to_num, clipping or a comparison",
+    )
+    rest = np.arange(rows) != row
+    require.equal(
+        found[rest],
+        plain[rest],
+        f"with {what} in row {row}, the rest",
+        cause="rows of a batch are mixed",
+    )
+
+
+@requirement(
+    "numerics/nan-confined", MUST, PARAMETERS, rests_on=["forward/batch-independent"]
+)
+@over()
+def test_nan_confined(layer: Layer, case: Case) -> None:
+    """A NaN in row i of x makes row i of the result NaN, and no other."""
+    _confined(layer, case, np.nan, np.isnan, "a NaN")
+
+
+@requirement(
+    "numerics/inf-confined",
+    MUST,
+    PARAMETERS,
+    rests_on=["forward/batch-independent", "numerics/nan-confined"],
+)
+@over()
+def test_inf_confined(layer: Layer, case: Case) -> None:
+    """An infinity in row i of x makes row i of the result non-finite, and no other."""
+    poison = np.inf if case.values % 2 == 0 else -np.inf
+    _confined(layer, case, poison, lambda row: ~np.isfinite(row), "an infinity")
+
+
+@requirement(
+    "numerics/no-saturation",
+    MUST,
+    PARAMETERS,
+    rests_on=["forward/basis-input", "forward/integer-exact"],
+)
+@over()
+def test_no_saturation(layer: Layer, case: Case) -> None:
+    """f keeps to its bound for values of 1e34, and for parameters of 1e15."""
+    for scale, own in ((1e34, 1.0), (1e17, 1e15), (1.0, 1e30)):
+        kernel, bias = case.kernel(own), layer.bias_for(case, own)
+        x = case.normal("x", 8, case.in_features, scale=scale)
+        found = layer.written(case, own).rows(x)
+        reference = oracle.affine(x, kernel, bias)
+        cause = diagnosis.of_saturation(found, reference.value)
+        require.within(
+            found,
+            reference.value,
+            reference.bound,
+            f"f(x) for x of {scale:g} and parameters of {own:g}",
+            cause=cause,
+        )
+
+
+@requirement(
+    "numerics/one-product", SHOULD, PARAMETERS, rests_on=["forward/affine-value"]
+)
+@over(every_size=False)
+def test_one_product(layer: Layer, case: Case) -> None:
+    """The program has exactly one matrix product, on float32 operands that are not demoted."""
+    parameters = layer.written(case).parameters
+    lead = BATCH if layer.accepts(BATCH) else ()
+    x = np.zeros((*lead, case.in_features), np.float32)
+    with during("tracing the layer"):
+        program = jax.make_jaxpr(layer.apply)(parameters, x)
+    found = [e for e in equations(program.jaxpr) if e.primitive.name == "dot_general"]
+    require.that(
+        len(found) == 1,
+        f"the program has {len(found)} matrix products",
+        accepted="one",
+        cause="the product is computed more than once" if len(found) > 1 else "",
+    )
+    dtypes = {str(operand.aval.dtype) for operand in found[0].invars}
+    require.that(
+        dtypes == {"float32"},
+        f"the operands of the product are {', '.join(sorted(dtypes))}",
+        accepted="float32",
+        cause="the product is computed in reduced precision",
+    )
+
+
+def equations(jaxpr: Any) -> list[Any]:
+    """Every equation of a jaxpr and of those inside of it."""
+    found = []
+    for equation in jaxpr.eqns:
+        found.append(equation)
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    found.extend(equations(inner))
+    return found

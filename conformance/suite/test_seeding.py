@@ -1,1 +1,324 @@
-"""seeding."""
+"""One seed gives one layer, everywhere and always; different seeds give different ones."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+
+import numpy as np
+
+from conformance import require
+from conformance.cases import BATCH, Case, over
+from conformance.layer import Layer
+from conformance.lazy import jax, nnx
+from conformance.other_process import elsewhere, kernel_digests
+from conformance.require import during
+from conformance.requirement import ANY, MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
+from conformance.seed_evidence import require_different, require_uncorrelated
+
+SMALL = [(3, 10), (16, 16)]
+
+
+@requirement(
+    "seeding/repeatable-call",
+    MUST,
+    ANY,
+    rests_on=["forward/output-shape", "purity/globals-untouched"],
+)
+@over(every_size=False)
+def test_repeatable_call(layer: Layer, case: Case) -> None:
+    """f(x) twice gives equal bits, with other calls in between."""
+    lead = BATCH if layer.accepts(BATCH) else ()
+    x = case.normal("x", *lead, case.in_features)
+    other = case.normal("other", *lead, case.in_features)
+    if PARAMETERS in layer.provides:
+        dense = layer.of(case)
+        results = [np.asarray(dense(x))]
+        for between in (x, other, x, other):
+            dense(between)
+            results.append(np.asarray(dense(x)))
+    else:
+        results = [np.asarray(layer.forward(case.seed, x, case.out_features))]
+        for between in (x, other):
+            layer.forward(case.seed, between, case.out_features)
+            results.append(np.asarray(layer.forward(case.seed, x, case.out_features)))
+    for i, result in enumerate(results[1:], start=2):
+        require.equal(
+            result,
+            results[0],
+            f"call {i} on one x",
+            cause="the output changes from call to call: randomness or state in the forward",
+        )
+
+
+@requirement(
+    "seeding/global-rng-ignored",
+    MUST,
+    ANY,
+    rests_on=["construction/builds"],
+)
+@over(every_size=False)
+def test_global_rng_ignored(layer: Layer, case: Case) -> None:
+    """The layer is independent of the state of ``random`` and ``numpy.random``."""
+    x = np.ones(case.in_features, np.float32)
+    results = {}
+    before = random.getstate(), np.random.get_state()
+    # Several states: what is drawn from them may be as little as one bit.
+    for state in range(6):
+        random.seed(state)
+        np.random.seed(state)
+        results[state] = np.asarray(layer.forward(case.seed, x, case.out_features))
+    random.setstate(before[0])
+    np.random.set_state(before[1])
+    for state, result in results.items():
+        require.equal(
+            result,
+            results[0],
+            f"with the global generators seeded by {state}, f(x)",
+            cause="the layer draws from a global random generator instead of its own key",
+        )
+
+
+@requirement(
+    "seeding/same-seed-same-bits",
+    MUST,
+    ANY,
+    rests_on=["seeding/global-rng-ignored", "seeding/repeatable-call"],
+)
+@over()
+def test_same_seed_same_bits(layer: Layer, case: Case) -> None:
+    """Equal seeds give bitwise equal parameters and outputs."""
+    cause = "construction depends on something else than the seed"
+    if PARAMETERS in layer.provides:
+        first, second = layer.of(case), layer.of(case)
+        require.equal(second.kernel, first.kernel, "the kernel of a second layer", cause=cause)
+        require.equal(second.bias, first.bias, "the bias of a second layer", cause=cause)
+    x = case.normal("x", case.in_features)
+    outputs = [np.asarray(layer.forward(case.seed, x, case.out_features)) for _ in range(2)]
+    require.equal(outputs[1], outputs[0], "f(x) of a second layer", cause=cause)
+
+
+@requirement("seeding/seeds-differ", MUST, ANY, rests_on=["seeding/same-seed-same-bits"])
+def test_seeds_differ(layer: Layer) -> None:
+    """Seeds that are distinct modulo 2^32 give distinct, uncorrelated kernels.
+
+    A fixed set of seeds that holds two with every difference up to 1 024 (65 536 in the thorough
+    profile), flips of every bit of three bases, and both sides of 2^31 and 2^32 - 1: no reduction
+    modulo m, no ignored bit, no rounding and no absolute value of the seed escapes.
+    """
+    require_different(layer)
+    require_uncorrelated(layer)
+
+
+@requirement(
+    "seeding/same-across-processes",
+    MUST,
+    PARAMETERS,
+    rests_on=["seeding/same-seed-same-bits", "construction/builds", "state/instances-independent"],
+)
+def test_same_across_processes(layer: Layer) -> None:
+    """The parameters are independent of PYTHONHASHSEED, of the process, of the order and number
+    of earlier constructions, and of the thread.
+    """
+    here = kernel_digests(layer)
+    results: list[dict[str, str]] = []
+    thread = threading.Thread(target=lambda: results.append(kernel_digests(layer, backwards=True)))
+    thread.start()
+    thread.join()
+    require.that(results, "construction in another thread raised", accepted="no exception")
+    _require_same(
+        here,
+        results[0],
+        "in another thread, in reversed order",
+        "construction depends on the thread, or on the order of earlier constructions",
+    )
+    answer = elsewhere().ask(layer.entry) if layer.entry is not None else {}
+    if "digests" not in answer:
+        require.not_applicable(f"no other process: {answer.get('error', 'it has no name')}")
+    _require_same(
+        here,
+        answer["digests"],
+        "in another process, with another PYTHONHASHSEED",
+        "construction depends on the process: hash(), id(), time or the environment",
+    )
+
+
+def _require_same(here: dict[str, str], there: dict[str, str], where: str, cause: str) -> None:
+    changed = [key for key, digest in here.items() if there.get(key) != digest]
+    require.that(
+        not changed,
+        f"{where}, {len(changed)} of {len(here)} layers differ, first {changed[:1]}",
+        accepted="the same bits",
+        cause=cause,
+    )
+
+
+@requirement(
+    "seeding/params-stream", MUST, NNX, rests_on=["construction/builds", "state/exact-state"]
+)
+@over(sizes=[(3, 10)])
+def test_params_stream(layer: Layer, case: Case) -> None:
+    """Only the ``params`` stream matters, or ``default`` where there is none.
+
+    The streams get different seeds: with equal ones they give equal keys, and nothing shows.
+    """
+    module = _module_of(layer, case)
+    s, other = case.seed, (case.seed + 12345) % 2**32
+    kernels = {
+        "params": module(nnx.Rngs(params=s)),
+        "params and dropout": module(nnx.Rngs(params=s, dropout=other)),
+        "params and another default": module(nnx.Rngs(other, params=s)),
+        "params, dropout and default": module(nnx.Rngs(7, params=s, dropout=11)),
+    }
+    for which, kernel in kernels.items():
+        require.equal(
+            kernel,
+            kernels["params"],
+            f"with the streams {which}, the kernel",
+            cause="the kernel's key comes from another stream than params",
+        )
+    moved = module(nnx.Rngs(params=other, dropout=s))
+    require.that(
+        not np.array_equal(moved, kernels["params"]),
+        "another seed of the params stream gives the same kernel",
+        accepted="another kernel",
+        cause="the kernel's key comes from another stream than params",
+    )
+
+
+def _module_of(layer: Layer, case: Case):  # type: ignore[no-untyped-def]  # a local function
+    from conformance.layer import Built
+
+    construct = layer.implementation.module
+
+    def kernel(rngs: nnx.Rngs) -> np.ndarray:
+        assert construct is not None
+        with during(f"construction with the streams {', '.join(rngs)}"):
+            module = construct(*case.kernel_shape, rngs)
+        return Built(layer, module=module).kernel
+
+    return kernel
+
+
+@requirement("seeding/constant-key-count", SHOULD, NNX, rests_on=["seeding/params-stream"])
+@over(sizes=[(3, 10)])
+def test_constant_key_count(layer: Layer, case: Case) -> None:
+    """Construction consumes the same number of keys for every size.
+
+    Otherwise the size of one layer shifts the parameters of all that are built after it.
+    """
+    from conformance.compat import keys_drawn
+
+    construct = layer.implementation.module
+    assert construct is not None
+    counts = {}
+    for size in ((1, 1), (3, 10), (10, 3), (16, 16)):
+        rngs = nnx.Rngs(case.seed)
+        construct(*size, rngs)
+        counts[size] = keys_drawn(rngs)
+    require.record(keys=max(counts.values()))
+    require.that(
+        len(set(counts.values())) == 1,
+        f"keys drawn by size: {counts}",
+        accepted="one number",
+        cause="the number of keys that are drawn depends on the sizes",
+    )
+
+
+@requirement(
+    "seeding/siblings-differ",
+    MUST,
+    NNX,
+    rests_on=["seeding/params-stream", "seeding/seeds-differ"],
+)
+@over(sizes=SMALL)
+def test_siblings_differ(layer: Layer, case: Case) -> None:
+    """Two layers built from one ``Rngs`` differ."""
+    kernel, rngs = _module_of(layer, case), nnx.Rngs(case.seed)
+    first, second = kernel(rngs), kernel(rngs)
+    same = int((first == second).sum())
+    require.that(
+        same < first.size / 2,
+        f"two layers built from one Rngs agree in {same} of {first.size} entries",
+        accepted="different kernels",
+        cause="the key is read without being drawn: every layer gets the same one",
+    )
+
+
+@requirement("seeding/rngs-forms", MUST, NNX, rests_on=["seeding/params-stream"])
+@over(sizes=[(3, 10)])
+def test_rngs_forms(layer: Layer, case: Case) -> None:
+    """``Rngs(s)``, ``Rngs(params=s)`` and ``Rngs(jax.random.key(s))`` agree."""
+    kernel, s = _module_of(layer, case), case.seed
+    plain = kernel(nnx.Rngs(s))
+    require.equal(kernel(nnx.Rngs(params=s)), plain, "the kernel of Rngs(params=s)")
+    require.equal(kernel(nnx.Rngs(jax.random.key(s))), plain, "the kernel of Rngs(key(s))")
+
+
+@requirement(
+    "seeding/jitted-init",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["seeding/same-seed-same-bits", "construction/abstract-init"],
+)
+@over(every_size=False)
+def test_jitted_init(layer: Layer, case: Case) -> None:
+    """Construction under ``jax.jit`` equals the eager one within 2 ulp.
+
+    Compiled as one program, the scaling may be fused with the drawing: two roundings fewer.
+    """
+
+    def make():  # type: ignore[no-untyped-def]  # a compiled function
+        def construct(seed):  # type: ignore[no-untyped-def]  # traced
+            parameters = layer.init(seed, *case.kernel_shape)
+            return layer.kernel_of(parameters)
+
+        return jax.jit(construct)
+
+    compiled = layer.remember(("jitted-init", case.kernel_shape), make)
+    with during("construction under jax.jit"):
+        found = np.asarray(compiled(np.uint32(case.seed)))
+    plain = layer.of(case).kernel
+    require.within(found, plain, 2 * np.spacing(np.abs(plain)), "the kernel under jit")
+
+
+@requirement(
+    "seeding/vmapped-init", SHOULD, NNX, rests_on=["seeding/jitted-init", "seeding/seeds-differ"]
+)
+@over(sizes=[(3, 10)])
+def test_vmapped_init(layer: Layer, case: Case) -> None:
+    """Construction vmapped over split keys gives kernels that are all distinct."""
+    construct = layer.implementation.module
+    assert construct is not None
+
+    def kernel(key: jax.Array) -> jax.Array:
+        from conformance.adapt.nnx_module import split
+
+        module = construct(*case.kernel_shape, nnx.Rngs(key))
+        return layer.kernel_of(split(module))
+
+    with during("construction under jax.vmap"):
+        kernels = np.asarray(jax.vmap(kernel)(jax.random.split(jax.random.key(case.seed), 8)))
+    distinct = len({k.tobytes() for k in kernels})
+    require.that(
+        distinct == 8,
+        f"8 split keys give {distinct} different kernels",
+        accepted="8",
+        cause="the key is not what the kernel is drawn from",
+    )
+
+
+@requirement("seeding/fingerprint", MAY, PARAMETERS)
+def test_fingerprint(layer: Layer) -> None:
+    """A digest of the kernels for fixed seeds and sizes is recorded, to compare versions by.
+
+    Beside the exact digest stand some entries, so that a comparison can forgive 2 ulp: between
+    versions of JAX, normals may differ by that.
+    """
+    kernels = [
+        layer.build(*size, seed=seed).kernel for size in ((3, 10), (16, 16)) for seed in (0, 7)
+    ]
+    digest = hashlib.sha256(b"".join(kernel.tobytes() for kernel in kernels)).hexdigest()[:16]
+    sample = " ".join(float(kernel.flat[0]).hex() for kernel in kernels)
+    require.record(fingerprint=digest, sample=sample)

@@ -1,1 +1,335 @@
-"""state."""
+"""What an nnx layer keeps, who sees it, and what changes it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+
+from conformance import oracle, require
+from conformance.cases import BATCH, Case, over
+from conformance.layer import Built, Layer
+from conformance.lazy import jax, jnp, nnx
+from conformance.require import during
+from conformance.requirement import MUST, NNX, PARAMETERS, SHOULD, requirement
+
+SMALL = [(3, 4), (5, 1)]
+
+
+@requirement(
+    "state/exact-state",
+    MUST,
+    NNX,
+    rests_on=["construction/ready-when-built", "serialization/stable-names"],
+    declared=True,
+)
+@over(every_size=False)
+def test_exact_state(layer: Layer, case: Case) -> None:
+    """``nnx.state(layer)`` holds kernel and bias, each an ``nnx.Param``, and nothing else.
+
+    A raw array is a leaf of the state as well on recent versions of Flax, so that its name
+    alone says nothing; what tells is whether the filter ``nnx.Param`` finds it, as the
+    optimizer and ``nnx.grad`` do.
+    """
+    dense = layer.of(case)
+    raw = [name for name, value in vars(dense.module).items() if isinstance(value, jax.Array)]
+    cause = f"{' and '.join(raw)} is a raw array: wrap it in nnx.Param" if raw else ""
+    with during("nnx.split of the layer", cause=cause):
+        nnx.split(dense.module)
+    leaves = dense.leaves
+    listed = ", ".join(map(str, leaves)) or "nothing"
+    wrong = [leaf for leaf in leaves if leaf.kind != "Param"]
+    require.that(
+        not wrong,
+        f"the state is {listed}",
+        accepted="kernel and bias, each an nnx.Param",
+        cause=_why(wrong[0].name, wrong[0].kind) if wrong else "",
+    )
+    wanted = 2 if layer.convention.use_bias else 1
+    require.that(
+        len(leaves) >= wanted,
+        f"the state is {listed}",
+        accepted="kernel and bias, each an nnx.Param",
+        cause="a parameter is no leaf of the state: it is kept in a closure, a static attribute "
+        "or a container that nnx does not see",
+    )
+    names = {leaf.name for leaf in leaves}
+    expected = set(layer.convention.parameter_names[:wanted])
+    require.that(
+        expected <= names,
+        f"the state is {listed}",
+        accepted=f"parameters called {' and '.join(sorted(expected))}",
+        cause="a parameter has another name than kernel or bias",
+    )
+
+
+def _why(name: str, kind: str) -> str:
+    if kind == "Array":
+        return f"{name} is a raw array: wrap it in nnx.Param, or no optimizer will see it"
+    if kind.startswith("Rng"):
+        return "the layer keeps its Rngs: keys and counters are part of its state"
+    return f"{name} is an nnx.{kind}, not an nnx.Param: no optimizer will see it"
+
+
+@requirement(
+    "state/optimizer-sees-both",
+    MUST,
+    NNX,
+    rests_on=["state/exact-state", "forward/affine-value", "transforms/gradients"],
+)
+@over(sizes=[(3, 4)])
+def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
+    """A step of an ``nnx.Optimizer`` over ``nnx.Param`` moves kernel and bias, and training halves
+    the loss.
+
+    Gradient descent on least squares with the step 1/L shrinks the error by 1 - 1/c a step, c
+    being the condition of the problem: c steps leave less than exp(-2) of a loss that can be 0.
+    """
+    import optax
+
+    from conformance.compat import gradient_step, optimizer
+
+    x, dense = case.normal("x", 16, case.in_features), layer.of(case)
+    y = jnp.asarray(x @ case.kernel() + layer.bias_for(case))
+    design = np.hstack([x, np.ones((16, 1))]) if layer.convention.use_bias else x
+    curvature = np.linalg.eigvalsh(2 * design.T @ design / y.size)
+    steps = int(np.ceil(curvature[-1] / curvature[0]))
+
+    def loss(module: nnx.Module) -> jax.Array:
+        return jnp.mean((module(jnp.asarray(x)) - y) ** 2)
+
+    kernel, bias = dense.kernel, dense.bias
+    with during("training the layer with nnx.Optimizer"):
+        training = optimizer(dense.module, optax.sgd(1 / curvature[-1]))
+        first = float(loss(dense.module))
+        value_and_grad = nnx.value_and_grad(loss)
+        for step in range(min(steps, 30)):
+            _, gradients = value_and_grad(dense.module)
+            gradient_step(training, dense.module, gradients)
+            if step == 0:
+                moved = {
+                    "kernel": bool(np.any(dense.kernel != kernel)),
+                    "bias": bool(np.any(dense.bias != bias)) or not layer.convention.use_bias,
+                }
+        last = float(loss(dense.module))
+    for name, has_moved in moved.items():
+        require.that(
+            has_moved,
+            f"a step of the optimizer leaves the {name} as it was",
+            accepted=f"another {name}",
+            cause=f"the {name} gets no gradient, or the optimizer does not see it",
+        )
+    require.that(
+        steps > 30 or last <= 0.5 * first,
+        f"training takes the loss from {first:.4g} to {last:.4g}",
+        accepted=f"<= {0.5 * first:.4g}",
+    )
+
+
+@requirement(
+    "state/split-merge",
+    MUST,
+    NNX,
+    rests_on=["state/exact-state", "seeding/repeatable-call", "state/call-changes-nothing"],
+)
+@over(every_size=False)
+def test_split_merge(layer: Layer, case: Case) -> None:
+    """``nnx.merge(*nnx.split(layer))`` computes the same, before and after parameters change."""
+    dense, x = layer.written(case), _x(layer, case)
+    plain = np.asarray(dense(x))
+    with during("nnx.merge of nnx.split"):
+        merged = nnx.merge(*nnx.split(dense.module))
+    require.equal(Built(layer, module=merged)(x), plain, "f(x) after split and merge")
+
+
+@requirement(
+    "state/updates-used", MUST, PARAMETERS, rests_on=["forward/zero-input", "state/exact-state"]
+)
+@over()
+def test_updates_used(layer: Layer, case: Case) -> None:
+    """Values written into the parameters are what the forward uses, kernel and bias alike.
+
+    Written by ``nnx.update``, into the Params of a layer that was called before, and into the
+    functional view; what shows is a result of the values that were there at construction.
+    """
+    x = _x(layer, case)
+    kernel, bias = case.kernel(), layer.bias_for(case)
+    new = oracle.affine(x, kernel, bias)
+    dense = layer.of(case)
+    old_kernel, old_bias = dense.kernel, dense.bias
+    dense(x)
+    dense.write(kernel, bias)
+    ways = {"after nnx.update": np.asarray(dense(x))}
+    with during("applying written parameters"):
+        parameters = layer.of(case).parameters
+        written = layer.write(parameters, jnp.asarray(kernel), jnp.asarray(bias))
+        ways["with replaced parameters"] = np.asarray(layer.apply(written, jnp.asarray(x)))
+    stale = {
+        "kernel": oracle.affine(x, old_kernel, bias),
+        "bias": oracle.affine(x, kernel, old_bias),
+        "kernel and bias": oracle.affine(x, old_kernel, old_bias),
+    }
+    for way, found in ways.items():
+        if _is(found, new):
+            continue
+        for name, formula in stale.items():
+            require.that(
+                not _is(found, formula),
+                f"{way}, f(x) is still that of the {name} from construction",
+                accepted=f"f(x) of the {name} written in",
+                cause=f"the forward uses a copy of the {name} made at construction",
+            )
+
+
+def _is(found: np.ndarray, formula: oracle.Bounded) -> bool:
+    return found.shape == formula.value.shape and bool(
+        np.all(np.abs(found.astype(np.float64) - formula.value) <= formula.bound)
+    )
+
+
+def _x(layer: Layer, case: Case) -> np.ndarray:
+    lead = BATCH if layer.accepts(BATCH) else ()
+    return case.normal("x", *lead, case.in_features)
+
+
+@requirement(
+    "state/instances-independent",
+    MUST,
+    NNX,
+    rests_on=["state/exact-state", "seeding/same-seed-same-bits"],
+)
+@over(sizes=SMALL)
+def test_instances_independent(layer: Layer, case: Case) -> None:
+    """Two instances share nothing; changing a clone or a deep copy leaves the original."""
+    first, second = layer.of(case), layer.of(case)
+    with during("nnx.clone and copy.deepcopy"):
+        others = {
+            "another instance": second,
+            "its clone": Built(layer, module=nnx.clone(first.module)),
+            "its deep copy": Built(layer, module=copy.deepcopy(first.module)),
+        }
+    kernel, bias, x = first.kernel.copy(), first.bias.copy(), _x(layer, case)
+    plain = np.asarray(first(x))
+    for what, other in others.items():
+        other.write(case.kernel() + 1, case.bias() + 1)
+        other(x)
+        cause = f"the parameters are shared with {what}"
+        require.equal(first.kernel, kernel, f"after writing into {what}, the kernel", cause=cause)
+        require.equal(first.bias, bias, f"after writing into {what}, the bias", cause=cause)
+        require.equal(first(x), plain, f"after writing into {what}, f(x)", cause=cause)
+
+
+@requirement(
+    "state/graphdef-stable",
+    MUST,
+    NNX,
+    rests_on=["state/exact-state", "state/call-changes-nothing"],
+)
+@over(sizes=SMALL)
+def test_graphdef_stable(layer: Layer, case: Case) -> None:
+    """The graphdefs of layers of one size are equal, and hash equal, for all seeds.
+
+    ``nnx.jit`` compiles anew for every graphdef that it has not seen.
+    """
+    with during("nnx.split and the hash of the graphdef"):
+        seeds = (case.seed, (case.seed + 1) % 2**32, 7)
+        modules = [layer.build(*case.kernel_shape, seed=seed).module for seed in seeds]
+        graphdefs = [nnx.split(module)[0] for module in modules]
+        hashes = {hash(graphdef) for graphdef in graphdefs}
+        same = all(graphdef == graphdefs[0] for graphdef in graphdefs)
+    require.that(
+        same and len(hashes) == 1,
+        "layers of one size and different seeds have different graphdefs",
+        accepted="equal graphdefs",
+        cause="something that differs between instances is a static attribute of the layer",
+    )
+
+
+@requirement("state/call-changes-nothing", MUST, PARAMETERS, rests_on=["state/exact-state"])
+@over(every_size=False)
+def test_call_changes_nothing(layer: Layer, case: Case) -> None:
+    """A call leaves every leaf's bytes, and what is static, as they were."""
+    dense, x = layer.of(case), _x(layer, case)
+    if layer.implementation.linen is not None:
+        _linen_call_changes_nothing(dense, x)
+        return
+    before, static = _bytes(dense), _static(dense)
+    for _ in range(3):
+        dense(x)
+    after, static_after = _bytes(dense), _static(dense)
+    changed = sorted(
+        key for key in before.keys() | after.keys() if before.get(key) != after.get(key)
+    )
+    require.that(
+        not changed,
+        f"a call changes {', '.join(changed)}",
+        accepted="the same bytes",
+        cause=_why_changed(changed, before, after),
+    )
+    require.that(
+        static == static_after,
+        "a call changes a static attribute of the layer",
+        accepted="the same graphdef",
+        cause="the layer keeps something of a call in an attribute",
+    )
+
+
+def _why_changed(changed: list[str], before: dict[str, bytes], after: dict[str, bytes]) -> str:
+    new = [key for key in changed if key not in before]
+    if new:
+        return f"the call stores {', '.join(new)} on the layer"
+    return f"the call writes into {', '.join(changed)}"
+
+
+def _bytes(dense: Built) -> dict[str, bytes]:
+    return {
+        ".".join(leaf.path): np.asarray(leaf.value).tobytes()
+        for leaf in dense.leaves
+        if not jnp.issubdtype(jnp.asarray(leaf.value).dtype, jax.dtypes.prng_key)
+    }
+
+
+def _static(dense: Built) -> object:
+    return getattr(dense.parameters, "static", None)
+
+
+def _linen_call_changes_nothing(dense: Built, x: np.ndarray) -> None:
+    variables, model = dense.parameters.tree, dense.parameters.static
+    with during("calling the layer with every collection mutable"):
+        _, updated = model.apply(variables, jnp.asarray(x), mutable=True)
+    before = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(variables)}
+    after = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(updated)}
+    changed = sorted(
+        key for key in before.keys() | after.keys() if before.get(key) != after.get(key)
+    )
+    require.that(
+        not changed,
+        f"a call writes {', '.join(changed)}",
+        accepted="no collection changed",
+        cause="the call writes a variable collection: the layer is not a pure function of x",
+    )
+
+
+def _flat(tree: object) -> list[tuple[tuple[object, ...], object]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+@requirement(
+    "state/pickles",
+    SHOULD,
+    NNX,
+    rests_on=["state/exact-state", "seeding/repeatable-call", "state/call-changes-nothing"],
+)
+@over(sizes=SMALL)
+def test_pickles(layer: Layer, case: Case) -> None:
+    """The layer computes the same after a round trip through pickle, or a deep copy."""
+    dense, x = layer.written(case), _x(layer, case)
+    plain = np.asarray(dense(x))
+    with during("pickling the layer"):
+        copies = {
+            "pickling": pickle.loads(pickle.dumps(dense.module)),
+            "a deep copy": copy.deepcopy(dense.module),
+        }
+    for what, module in copies.items():
+        require.equal(Built(layer, module=module)(x), plain, f"f(x) after {what}")

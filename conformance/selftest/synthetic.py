@@ -1,0 +1,239 @@
+"""Results files made up for the tests of reports: every outcome, every kind of plot."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+from conformance.cell import Cell
+from conformance.results import FOOTER, FORMAT
+from conformance.suite import AREAS
+
+__all__ = ["ENVIRONMENT", "cell_at", "results"]
+
+ENVIRONMENT: dict[str, Any] = {
+    "suite": "1.0.0",
+    "python": "3.11.7",
+    "jax": "0.10.2",
+    "jaxlib": "0.10.2",
+    "flax": "0.12.8",
+    "numpy": "2.4.6",
+    "hypothesis": "6.170.15",
+    "platform": "Linux-x86_64",
+    "backend": "cpu",
+    "device": "cpu",
+    "devices": 8,
+    "matmul_precision": "default",
+    "x64": False,
+    "prng": "threefry2x32",
+    "threefry_partitionable": True,
+    "profile": "quick",
+    "seed": None,
+}
+
+_NAMES = (
+    "nnx.MyDense",
+    "nnx.Linear",
+    "linen.MyDense",
+    "linen.Dense",
+    "dense_forward",
+    "acme.Dense",
+    "equinox.Linear",
+    "haiku.Linear",
+    "keras.Dense",
+    "stax.Dense",
+    "<b>bold</b> & 'quoted'",
+    "acme.layers.experimental:LowRankDense",
+)
+
+_SLUGS = ("zero-input", "affine-value", "kernel-variance", "wrong-width-raises", "bias-zero")
+
+_OTHERS = (
+    "failed",
+    "failed",
+    "blocked",
+    "not-applicable",
+    "not-applicable",
+    "expected-failure",
+    "unexpected-pass",
+    "error",
+    "crashed",
+    "timed-out",
+    "not-run",
+)
+
+_DETAILS: dict[str, dict[str, Any]] = {
+    "failed": {
+        "message": "in * E[K^2] = 64.1 at (64, 256)",
+        "accepted": "0.97 .. 1.03 (131 072 weights, false alarm 1e-15)",
+        "cause": "the kernel is not scaled: its standard deviation is 1 at every size. "
+        "Multiply by 1/sqrt(in_features).",
+        "case": {"in_features": 4, "out_features": 2048, "seed": 0, "values": 0, "lead": [8]},
+        "measured": {"ratio": 64.1, "error": 1e-3, "bound": "0.97 .. 1.03"},
+    },
+    "unexpected-pass": {"reason": "is expected to fail, and passes: remove this entry"},
+    "blocked": {"reason": "blocked by forward/zero-input"},
+    "not-applicable": {"reason": "the layer is no nnx module"},
+    "expected-failure": {"reason": "zero sizes raise before jax 0.11.2"},
+    "error": {"reason": "ImportError: No module named 'acme' </script><script>alert(1)"},
+    "crashed": {"reason": "the worker died of signal 11"},
+    "timed-out": {"reason": "took longer than 300 s"},
+    "not-run": {"reason": "no result of it came back"},
+}
+
+
+def results(
+    implementations: int = 3,
+    requirements: int = 10,
+    wrong: float = 0.2,
+    seed: int = 0,
+    **environment: Any,
+) -> dict[str, Any]:
+    """The document of a run.
+
+    Parameters
+    ----------
+    implementations, requirements
+        The size of the matrix.
+    wrong
+        The share of cells that have another outcome than *passed*.
+    seed
+        What those are drawn from.
+    environment
+        What differs from :data:`ENVIRONMENT`.
+    """
+    random_ = random.Random(seed)
+    rows = [_row(i) for i in range(requirements)]
+    entries = [_entry(i) for i in range(implementations)]
+    cells = [
+        _cell(entry["id"], row, random_.choice(_OTHERS) if random_.random() < wrong else "passed")
+        for entry in entries
+        for row in rows
+    ]
+    for i, cell in enumerate(cells):
+        if cell["requirement"].endswith("kernel-variance"):
+            cell["plots"] = [_histogram(i), _variance(i)]
+            cell["fingerprints"] = {"64x256 seed 0": {"exact": f"{i:08x}", "rounded": f"{i:04x}"}}
+        if cell["requirement"].endswith("affine-value"):
+            cell["plots"] = [
+                {
+                    "kind": "error-over-bound",
+                    "in_features": [1, 3, 16, 130],
+                    "ratio": [0.66 + i / 1000, 0.4, 0.13, 0.016],
+                }
+            ]
+    # In the order of keys in which a run writes them.
+    cells = [Cell.from_dict(cell).as_dict() for cell in cells]
+    bad = {"failed", "unexpected-pass"}
+    absent = {"crashed", "timed-out", "not-run"}
+    weighing = [cell for cell in cells if cell["level"] != "MAY"]
+    complete = not any(c["outcome"] in absent and c["level"] == "MUST" for c in cells)
+    code = 0 if complete else 3
+    code = 2 if any(cell["outcome"] == "error" for cell in cells) else code
+    code = 1 if any(cell["outcome"] in bad for cell in weighing) else code
+    return {
+        "format": FORMAT,
+        "environment": {**ENVIRONMENT, **environment},
+        "profile": "quick",
+        "seconds": 12.5,
+        "implementations": entries,
+        "requirements": rows,
+        "cells": cells,
+        "kill": _kill(rows),
+        "complete": complete,
+        "exit_code": code,
+        "footer": FOOTER,
+    }
+
+
+def cell_at(document: dict[str, Any], implementation: int, requirement: int) -> dict[str, Any]:
+    """The cell of the matrix at that place."""
+    found: dict[str, Any] = document["cells"][
+        implementation * len(document["requirements"]) + requirement
+    ]
+    return found
+
+
+def _row(i: int) -> dict[str, Any]:
+    slug = _SLUGS[i // len(AREAS) % len(_SLUGS)]
+    number = i // len(AREAS) // len(_SLUGS)
+    return {
+        "id": f"{AREAS[i % len(AREAS)]}/{slug}{f'-{number}' if number else ''}",
+        "level": ("MUST", "MUST", "SHOULD", "MUST", "MAY")[i % 5],
+        "needs": ["parameters"],
+        "statement": "The kernel's variance is 1/fan_in at wide, tall and square sizes & <more>.",
+        "rationale": "It keeps the scale of activations (LeCun et al., 1998).",
+        "rests_on": [],
+    }
+
+
+def _entry(i: int) -> dict[str, Any]:
+    name = _NAMES[i % len(_NAMES)]
+    return {
+        "id": f"acme:{name}",
+        "spec": f"acme.layers:Dense{i}",
+        "name": name,
+        "library": "flax",
+        "version": "0.12.8",
+        "convention": "Flax",
+        "kernel_law": "normal or truncated normal, variance 1/fan_in",
+        "bias_law": "0",
+    }
+
+
+def _cell(implementation: str, row: dict[str, Any], outcome: str) -> dict[str, Any]:
+    if row["level"] == "MAY" and outcome in ("failed", "blocked"):
+        outcome = "expected-failure"
+    cell = {
+        "implementation": implementation,
+        "requirement": row["id"],
+        "level": row["level"],
+        "outcome": outcome,
+        "examples": 10,
+        "seconds": 0.25,
+        **_DETAILS.get(outcome, {}),
+    }
+    if outcome not in ("passed", "not-applicable"):
+        cell["reproduction"] = f"dense-conformance run {implementation} --requirement {row['id']}"
+    return cell
+
+
+def _histogram(i: int) -> dict[str, Any]:
+    edges = [round(-4 + 0.2 * k, 1) for k in range(41)]
+    expected = [
+        1e5 * 0.2 * math.exp(-((edge + 0.1) ** 2) / 2) / math.sqrt(2 * math.pi)
+        for edge in edges[:-1]
+    ]
+    counts = [round(n * (1 + 0.02 * math.sin(i + k))) for k, n in enumerate(expected)]
+    return {
+        "kind": "kernel-histogram",
+        "law": "normal",
+        "edges": edges,
+        "counts": counts,
+        "expected": [round(n, 3) for n in expected],
+    }
+
+
+def _variance(i: int) -> dict[str, Any]:
+    sizes = [1, 2, 3, 16, 64, 256, 1024]
+    return {
+        "kind": "kernel-variance",
+        "fan_in": sizes,
+        "value": [1 + 0.01 * math.sin(i + n) for n in sizes],
+        "low": [0.97] * len(sizes),
+        "high": [1.03] * len(sizes),
+    }
+
+
+def _kill(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    matrix = [
+        {
+            "defect": f"N{k:03}",
+            "breaks": rows[k % len(rows)]["id"],
+            "caught": [rows[k % len(rows)]["id"], rows[k * 7 % len(rows)]["id"]] if k % 40 else [],
+        }
+        for k in range(1, 150)
+    ]
+    killed = sum(bool(defect["caught"]) for defect in matrix)
+    return {"killed": killed, "defects": len(matrix), "matrix": matrix}
