@@ -7,6 +7,8 @@ its own answer and nothing else.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import hashlib
 import json
 import os
@@ -70,11 +72,18 @@ class Elsewhere:
         line = self._process.stdout.readline()
         return dict(json.loads(line)) if line else {"error": "the other process has ended"}
 
+    def close(self) -> None:
+        """End the other process."""
+        with contextlib.suppress(OSError), self._process:
+            self._process.kill()
+
 
 @lru_cache(maxsize=1)
 def elsewhere() -> Elsewhere:
-    """This process's other process."""
-    return Elsewhere()
+    """This process's other process; it starts at the first call, and ends with this one."""
+    started = Elsewhere()
+    atexit.register(started.close)
+    return started
 
 
 def _answer(entry: Entry) -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""The contract as people read it, generated from the tests that check it."""
+
+from __future__ import annotations
+
+import textwrap
+from itertools import groupby
+
+from conformance.environment import version
+from conformance.registry import Entry, registered
+from conformance.requirement import Requirement, catalogue
+from conformance.suite import AREAS
+
+__all__ = ["markdown", "plain_listing"]
+
+_INTRODUCTION = """\
+# The Dense contract
+
+Generated from the property tests by `dense-conformance list --markdown`; do not edit.
+
+`K` is the kernel `(in, out)`, `b` the bias `(out,)`, and `f(x) = x @ K + b`. **MUST**: it is not
+a Dense without it. **SHOULD**: users rely on it. **MAY**: reported, never failed. *Needs* says
+what a layer has to provide: a forward function, parameters that can be read and written, an nnx
+module, a Linen module, or the exercise's `dense_forward`. What is marked ° is checked against
+what the implementation declares; by default that is Flax's convention. A failure of a
+requirement that one *rests on* explains its own.
+"""
+
+
+def _rows() -> tuple[Requirement, ...]:
+    return tuple(sorted(catalogue(), key=lambda row: AREAS.index(row.area)))
+
+
+def markdown() -> str:
+    """The whole contract as a Markdown document."""
+    parts = [_INTRODUCTION]
+    for area, rows in groupby(_rows(), key=lambda row: row.area):
+        parts.append(f"## {area}\n")
+        for row in rows:
+            mark = " °" if row.declared else ""
+            needs = " or ".join(row.needs)
+            parts.append(f"### {row.id}{mark}\n")
+            parts.append(f"**{row.level}**, needs {needs}. {row.statement}\n")
+            if row.rationale:
+                parts.append(f"{row.rationale}\n")
+            if row.rests_on:
+                parts.append(f"Rests on: {', '.join(row.rests_on)}.\n")
+    return "\n".join(parts)
+
+
+def library_shown(entry: Entry) -> str:
+    """The library of a registered implementation and its version, without importing it."""
+    from implementations import LIBRARIES
+
+    name = entry.distribution
+    if entry.distribution == "dense-conformance":
+        name = LIBRARIES.get(entry.name, name)
+    return f"{name} {version(name) or '(not installed)'}"
+
+
+def plain_listing(width: int = 100) -> str:
+    """Implementations and requirements, for a terminal or a pipe."""
+    lines = ["implementations"]
+    for entry in registered():
+        lines.append(f"  {entry.name:24}{library_shown(entry):28}{entry.id}")
+    rows = _rows()
+    lines += ["", f"requirements ({len(rows)}; ° is checked against what the layer declares)"]
+    for area, group in groupby(rows, key=lambda row: row.area):
+        lines += ["", area]
+        for row in group:
+            name = f"{row.slug}{' °' if row.declared else ''}"
+            needs = "/".join(row.needs)
+            head = f"  {name:26}{row.level:7}{needs:14}"
+            lines += textwrap.wrap(
+                row.statement, width, initial_indent=head, subsequent_indent=" " * len(head)
+            )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,3 @@
+"""What developing this repository needs, and nothing that its users would miss."""
+
+collect_ignore_glob = ["implementations/*", ".tox/*", "build/*"]
