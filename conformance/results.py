@@ -203,7 +203,7 @@ def parse(text: str, source: str) -> tuple[Results, ...]:
     runs = "runs" in found
     fault = next(faults(found, "collection" if runs else "run"), None)
     if fault is not None:
-        refuse(f"is not as the schema of format {FORMAT} wants it: {fault}")
+        refuse(f"is not what the schema of format {FORMAT} describes: {fault}")
     return tuple(_results(run, source, refuse) for run in (found["runs"] if runs else [found]))
 
 
@@ -232,7 +232,7 @@ def _loaded(text: str, refuse: Refusal) -> Any:
         # An escaped half of a character passes as JSON, and no file could be written of it.
         json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        if not text.strip() or (text.lstrip().startswith("{") and FOOTER not in text[-80:]):
+        if _cut(text, error):
             refuse(truncated)
         why = "its values are nested too deeply" if isinstance(error, RecursionError) else error
         refuse(f"is not JSON: {' '.join(str(why).split())[:200]}")
@@ -240,6 +240,13 @@ def _loaded(text: str, refuse: Refusal) -> Any:
     if isinstance(found, dict) and found.get("footer") == FOOTER and not text.endswith("\n"):
         refuse(truncated)
     return found
+
+
+def _cut(text: str, error: Exception) -> bool:
+    """Whether text that is not JSON could be if it went on."""
+    ends = text.rstrip().endswith("}") and FOOTER in text[-80:]
+    last = isinstance(error, json.JSONDecodeError) and error.pos >= len(text.rstrip())
+    return not text.strip() or (text.lstrip().startswith("{") and (last or not ends))
 
 
 def _results(run: dict[str, Any], source: str, refuse: Refusal) -> Results:

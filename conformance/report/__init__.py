@@ -1,0 +1,1 @@
+"""What people look at, made from results files: page, Markdown, badge, comparison."""

@@ -1,0 +1,93 @@
+"""A badge: how many MUST rows hold, of how many; nothing is rounded."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from itertools import chain
+
+from conformance.report.tally import tally
+from conformance.requirement import MUST, SHOULD
+from conformance.results import Results
+from conformance.verdict import ERROR, INCOMPLETE, NONCONFORMING, OK
+
+__all__ = ["endpoint", "message", "svg"]
+
+LABEL = "dense conformance"
+
+_COLOUR = {
+    "brightgreen": "#2f7d1c",
+    "yellow": "#8a6d00",
+    "orange": "#b35309",
+    "red": "#b42318",
+    "lightgrey": "#6b7280",
+}
+
+# The advance widths of Verdana at 11 pixels, which the badges of README files are set in;
+# textLength makes a browser with another font keep to them.
+_NARROW, _WIDE, _USUAL = 4.1, 9.6, 7.0
+
+
+def message(runs: Sequence[Results]) -> str:
+    """``MUST 58/58``; the SHOULD rows are named where not all of them hold."""
+    cells = list(chain.from_iterable(run.verdict.cells for run in runs))
+    must, should = tally(cells, MUST), tally(cells, SHOULD)
+    text = f"MUST {must}"
+    if should.total and not should.full:
+        text += f", SHOULD {should}"
+    return text
+
+
+def _colour(runs: Sequence[Results]) -> str:
+    codes = {run.verdict.exit_code for run in runs}
+    must = tally(chain.from_iterable(run.verdict.cells for run in runs), MUST)
+    if NONCONFORMING in codes:
+        return "red"
+    if codes & {ERROR, INCOMPLETE}:
+        return "orange"
+    if codes != {OK} or not must.total:
+        return "lightgrey"
+    # Green only where the two numbers are the same: an expected failure is no pass.
+    return "brightgreen" if must.full else "yellow"
+
+
+def endpoint(runs: Sequence[Results]) -> str:
+    """The JSON that shields.io's endpoint badge reads (schema version 1)."""
+    found = {
+        "schemaVersion": 1,
+        "label": LABEL,
+        "message": message(runs),
+        "color": _colour(runs),
+    }
+    return json.dumps(found, indent=1) + "\n"
+
+
+def svg(runs: Sequence[Results]) -> str:
+    """The badge as a picture that loads nothing."""
+    said = message(runs)
+    left, right = _width(LABEL), _width(said)
+    total = left + right
+    title = html.escape(f"{LABEL}: {said}")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{total}" height="20" role="img" '
+        f'aria-label="{title}">\n'
+        f"<title>{title}</title>\n"
+        f'<clipPath id="r"><rect width="{total}" height="20" rx="3"/></clipPath>\n'
+        f'<g clip-path="url(#r)"><rect width="{left}" height="20" fill="#444"/>'
+        f'<rect x="{left}" width="{right}" height="20" fill="{_COLOUR[_colour(runs)]}"/></g>\n'
+        f'<g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11">\n'
+        f"{_text(LABEL, 0, left)}{_text(said, left, right)}</g>\n</svg>\n"
+    )
+
+
+def _text(text: str, start: int, width: int) -> str:
+    return f'<text x="{start + 6}" y="14" textLength="{width - 12}">{html.escape(text)}</text>\n'
+
+
+def _width(text: str) -> int:
+    widths = (
+        _NARROW if letter in " ,/.:il1" else _WIDE if letter in "MWmw" else _USUAL
+        for letter in text
+    )
+    return round(sum(widths)) + 12

@@ -1,0 +1,154 @@
+"""The commands that read results files: ``report``, ``diff`` and ``merge``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conformance.registry import UsageError
+
+if TYPE_CHECKING:
+    from conformance.results import Results
+
+__all__ = [
+    "diff",
+    "diff_arguments",
+    "merge",
+    "merge_arguments",
+    "report",
+    "report_arguments",
+]
+
+_DIFF_EXIT_CODES = """\
+exit codes:
+  0  nothing is worse (other bits, laws and seconds are reported, and are no worse)
+  1  something fails, or did not run, that held before
+  2  not comparable, or wrong usage"""
+
+_BY_SUFFIX = {
+    ".html": "html",
+    ".htm": "html",
+    ".md": "markdown",
+    ".json": "badge-json",
+    ".svg": "badge-svg",
+}
+
+
+def report_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``report``."""
+    parser.add_argument(
+        "results", nargs="*", metavar="RESULTS", help="results files; several give one report"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="write it there (default: print it)")
+    parser.add_argument(
+        "--format",
+        choices=("html", "markdown", "badge-json", "badge-svg"),
+        help="default: by the suffix of FILE (.html .md .json .svg), else markdown",
+    )
+    parser.add_argument(
+        "--extract", metavar="PAGE", help="give the results file back that an HTML page was made of"
+    )
+
+
+def report(options: argparse.Namespace, _: Sequence[str]) -> int:
+    """Make a report of results files, or turn a page back into its results file."""
+    from conformance.report.extract import extract
+    from conformance.report.merge import merge as joined
+    from conformance.results import read_all
+
+    if bool(options.results) == bool(options.extract):
+        raise UsageError("report: give results files, or --extract and a page")
+    if options.extract:
+        _put(options.output, extract(Path(options.extract)))
+        return 0
+    make = _maker(options.format or _format_of(options.output))
+    runs = joined([run for path in options.results for run in read_all(path)])
+    _put(options.output, make(runs))
+    return 0
+
+
+def _format_of(output: str | None) -> str:
+    if output is None:
+        return "markdown"
+    suffix = Path(output).suffix.lower()
+    if suffix not in _BY_SUFFIX:
+        raise UsageError(
+            f"report: {output!r} does not tell the format; end it in "
+            f"{', '.join(_BY_SUFFIX)}, or give --format"
+        )
+    return _BY_SUFFIX[suffix]
+
+
+def _maker(format: str) -> Callable[[Sequence[Results]], str]:
+    from conformance.report import badge, markdown
+
+    if format == "html":
+        return _page
+    return {
+        "markdown": markdown.markdown,
+        "badge-json": badge.endpoint,
+        "badge-svg": badge.svg,
+    }[format]
+
+
+def _page(runs: Sequence[Results]) -> str:
+    try:
+        from conformance.report.html import page
+
+        return page(runs)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("jinja2", "markupsafe", "matplotlib"):
+            raise
+        raise UsageError(
+            f"the HTML report needs {missing}: pip install 'dense-conformance[report]'"
+        ) from None
+
+
+def diff_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``diff``."""
+    parser.epilog = _DIFF_EXIT_CODES
+    parser.add_argument("old", metavar="OLD", help="a results file")
+    parser.add_argument("new", metavar="NEW", help="a later one")
+
+
+def diff(options: argparse.Namespace, _: Sequence[str]) -> int:
+    """Print what changed between two results files."""
+    from conformance.report.diff import compare, text
+    from conformance.results import read
+
+    difference = compare(read(options.old), read(options.new))
+    print(text(difference), end="")
+    return difference.exit_code
+
+
+def merge_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``merge``."""
+    parser.add_argument("results", nargs="+", metavar="RESULTS", help="results files")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write it there (default: print it)")
+
+
+def merge(options: argparse.Namespace, _: Sequence[str]) -> int:
+    """Join results files of shards and of environments."""
+    from conformance.report.merge import merge as joined
+    from conformance.results import collection, document, read_all, text_of
+
+    runs = joined([run for path in options.results for run in read_all(path)])
+    documents = [document(run.verdict, run.facts) for run in runs]
+    _put(options.output, text_of(collection(documents)))
+    return 0
+
+
+def _put(output: str | None, text: str) -> None:
+    if output is None:
+        sys.stdout.write(text)
+        return
+    from conformance.results import save
+
+    try:
+        save(Path(output), text)
+    except OSError as error:
+        raise UsageError(f"{output}: cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,281 @@
+"""What changed from one run to another, by requirement and implementation."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from conformance.cell import Cell, Outcome
+from conformance.report.tally import label, tally
+from conformance.requirement import MAY, MUST
+from conformance.results import Results
+
+__all__ = ["NOT_COMPARABLE", "SAME", "WORSE", "Difference", "compare", "text"]
+
+SAME, WORSE, NOT_COMPARABLE = 0, 1, 2
+
+_HOLDS = (Outcome.PASSED, Outcome.EXPECTED_FAILURE)
+_FAILS = (Outcome.FAILED, Outcome.BLOCKED, Outcome.UNEXPECTED_PASS, Outcome.ERROR)
+_ABSENT = (Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.NOT_RUN)
+
+# The settings that the bits of a kernel are a function of, beside the code.
+_DECIDES_BITS = ("prng", "threefry_partitionable", "x64")
+_DECIDES_PRECISION = ("backend", "device", "matmul_precision", "x64")
+
+# A cell's seconds are one measurement, most of it compiling. The spread of all the cells' ratios
+# is the noise; a cell has changed where it is six standard deviations (by the median absolute
+# deviation) from the median ratio: for normal noise one false alarm in 5e8 cells. Below half a
+# second the clock and the compilation cache decide, and eight cells are too few for a spread.
+_SIGMAS = 6.0
+_LEAST_SECONDS = 0.5
+_LEAST_CELLS = 8
+_MAD_OF_NORMAL = 0.6745
+
+
+@dataclass
+class Difference:
+    """The lines of a comparison, by kind.
+
+    Parameters
+    ----------
+    incomparable
+        Why the two cannot be compared; nothing else is filled in then.
+    failing, not_run
+        What is worse: held before and fails now; was decided before and did not run now.
+    passing, other
+        What is better, and outcomes that changed into something neither better nor worse.
+    may
+        MAY rows that changed: reported, never worse.
+    laws, bits, seconds
+        Changed laws, versions and precision; kernels whose bits changed; cells that became
+        slower or faster beyond the noise.
+    remarks
+        What was not compared, and why.
+    """
+
+    incomparable: str = ""
+    failing: list[str] = field(default_factory=list)
+    not_run: list[str] = field(default_factory=list)
+    passing: list[str] = field(default_factory=list)
+    other: list[str] = field(default_factory=list)
+    may: list[str] = field(default_factory=list)
+    laws: list[str] = field(default_factory=list)
+    bits: list[str] = field(default_factory=list)
+    seconds: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    compared: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0 nothing is worse, 1 something is, 2 not comparable."""
+        if self.incomparable:
+            return NOT_COMPARABLE
+        return WORSE if self.failing or self.not_run else SAME
+
+
+def compare(old: Results, new: Results) -> Difference:
+    """Compare two runs.
+
+    A cell of the old run that the new one lacks counts as not run. Other bits, another law and
+    other seconds are reported; by themselves they are not worse.
+    """
+    difference = Difference()
+    before = {(c.implementation, c.requirement): c for c in old.verdict.cells}
+    after = {(c.implementation, c.requirement): c for c in new.verdict.cells}
+    if old.facts["profile"] != new.facts["profile"]:
+        difference.incomparable = (
+            f"the profiles differ ({old.facts['profile']}, {new.facts['profile']}): a deeper one "
+            "finds more in the same layer"
+        )
+    elif not before.keys() & after.keys():
+        difference.incomparable = "they have no requirement on an implementation in common"
+    if difference.incomparable:
+        return difference
+    _implementations(difference, old, new)
+    kept = {e.id for e in old.verdict.entries} & {e.id for e in new.verdict.entries}
+    for key, cell in before.items():
+        if key[0] in kept:
+            _outcome(difference, old, cell, after.get(key))
+    for key, cell in after.items():
+        if key[0] in kept and key not in before:
+            _added(difference, new, cell)
+    difference.compared = len(before.keys() & after.keys())
+    common = [(before[key], after[key]) for key in before if key in after]
+    _settings(difference, old, new)
+    _levels(difference, old, new)
+    _bits(difference, old, new, common)
+    difference.seconds += _slower_or_faster(old, common)
+    return difference
+
+
+def _implementations(difference: Difference, old: Results, new: Results) -> None:
+    """Implementations that only one of the runs has: a line for each, not one for each cell."""
+    for run, other, lines, said in (
+        (old, new, difference.not_run, "the new run does not have it"),
+        (new, old, difference.other, "not in the old run"),
+    ):
+        known = {entry.id for entry in other.verdict.entries}
+        for entry in run.verdict.entries:
+            if entry.id not in known:
+                must = tally(run.verdict.of(entry), MUST)
+                lines.append(f"{label(run, entry.id)}: {said}; MUST {must}")
+
+
+def _outcome(difference: Difference, old: Results, before: Cell, after: Cell | None) -> None:
+    place = f"{before.requirement}   {label(old, before.implementation)}"
+    now = after.outcome if after is not None else Outcome.NOT_RUN
+    if now == before.outcome:
+        return
+    detail = _detail(after) if after is not None else "the new run does not have it"
+    line = f"{place}: {before.outcome} -> {now}{f'; {detail}' if detail else ''}"
+    if before.level == MAY:
+        difference.may.append(line)
+    elif now in _ABSENT and before.outcome not in _ABSENT:
+        difference.not_run.append(line)
+    elif now in _FAILS and before.outcome not in _FAILS:
+        difference.failing.append(line)
+    elif now in _HOLDS and before.outcome not in _HOLDS:
+        difference.passing.append(line)
+    elif before.outcome == Outcome.PASSED and now == Outcome.EXPECTED_FAILURE:
+        # Declared or not, what held no longer does.
+        difference.failing.append(line)
+    else:
+        difference.other.append(line)
+
+
+def _detail(cell: Cell) -> str:
+    return cell.cause or cell.message or cell.reason
+
+
+def _added(difference: Difference, new: Results, cell: Cell) -> None:
+    """A requirement that is new: what fails of it is worth a look, and was not better before."""
+    if cell.outcome in (Outcome.PASSED, Outcome.NOT_APPLICABLE):
+        return
+    detail = _detail(cell)
+    lines = difference.may if cell.level == MAY else difference.other
+    lines.append(
+        f"{cell.requirement}   {label(new, cell.implementation)}: not in the old run -> "
+        f"{cell.outcome}{f'; {detail}' if detail else ''}"
+    )
+
+
+def _settings(difference: Difference, old: Results, new: Results) -> None:
+    for key in dict.fromkeys([*old.environment, *new.environment]):
+        a, b = old.environment.get(key), new.environment.get(key)
+        if a != b and key != "seed":
+            kind = "precision" if key in _DECIDES_PRECISION else "environment"
+            difference.laws.append(f"{kind}: {key} {_said(a)} -> {_said(b)}")
+    for entry in new.verdict.entries:
+        a, b = (run.facts["versions"].get(entry.id, {}) for run in (old, new))
+        for key in ("library", "version", "convention", "kernel_law", "bias_law"):
+            if a and b and a.get(key) != b.get(key):
+                word = key.replace("_", " ")
+                difference.laws.append(
+                    f"{entry.name}: {word} {_said(a.get(key))} -> {_said(b.get(key))}"
+                )
+    _measured_laws(difference, old, new)
+
+
+def _measured_laws(difference: Difference, old: Results, new: Results) -> None:
+    laws = [
+        {(c.implementation, p["law"]) for c in run.verdict.cells for p in c.plots if "law" in p}
+        for run in (old, new)
+    ]
+    both = {id for id, _ in laws[0]} & {id for id, _ in laws[1]}
+    for id in sorted(both):
+        a, b = (", ".join(sorted(law for of, law in found if of == id)) for found in laws)
+        if a != b:
+            difference.laws.append(f"{label(new, id)}: the kernel's law {a} -> {b}")
+
+
+def _said(value: object) -> str:
+    return "unknown" if value in (None, "") else str(value)
+
+
+def _levels(difference: Difference, old: Results, new: Results) -> None:
+    before = {row.id: row for row in old.verdict.rows}
+    for row in new.verdict.rows:
+        known = before.get(row.id)
+        if known is not None and known.level != row.level:
+            difference.other.append(f"{row.id}: {known.level} -> {row.level}")
+        elif known is not None and known.statement != row.statement:
+            difference.other.append(f"{row.id}: its text changed")
+
+
+def _bits(
+    difference: Difference, old: Results, new: Results, common: Sequence[tuple[Cell, Cell]]
+) -> None:
+    compared = [(a, b) for a, b in common if a.fingerprints and b.fingerprints]
+    settings = [
+        f"{key} {_said(old.environment.get(key))} -> {_said(new.environment.get(key))}"
+        for key in _DECIDES_BITS
+        if old.environment.get(key) != new.environment.get(key)
+    ]
+    if compared and settings:
+        difference.remarks.append(
+            f"fingerprints are not compared: kernels depend on {', '.join(settings)}"
+        )
+        return
+    for a, b in compared:
+        drawn = [key for key in a.fingerprints if key in b.fingerprints]
+        other = [
+            key for key in drawn if a.fingerprints[key]["exact"] != b.fingerprints[key]["exact"]
+        ]
+        far = [k for k in other if a.fingerprints[k]["rounded"] != b.fingerprints[k]["rounded"]]
+        if other:
+            how = f"beyond rounding in {len(far)}" if far else "in the last bits only"
+            difference.bits.append(
+                f"{label(new, b.implementation)}: same seed, other bits in {len(other)} of "
+                f"{len(drawn)} kernels, {how}; the first: {(far or other)[0]}"
+            )
+
+
+def _slower_or_faster(old: Results, common: Sequence[tuple[Cell, Cell]]) -> Iterator[str]:
+    timed = [
+        (a, b, math.log(b.seconds / a.seconds))
+        for a, b in common
+        if a.outcome == b.outcome == Outcome.PASSED and a.seconds > 0 and b.seconds > 0
+    ]
+    if len(timed) < _LEAST_CELLS:
+        return
+    usual = statistics.median(ratio for *_, ratio in timed)
+    spread = statistics.median(abs(ratio - usual) for *_, ratio in timed) / _MAD_OF_NORMAL
+    for a, b, ratio in timed:
+        beyond = abs(ratio - usual) > _SIGMAS * spread
+        # Against what the cell would take if it had changed as the others did.
+        if beyond and abs(b.seconds - a.seconds * math.exp(usual)) > _LEAST_SECONDS:
+            yield (
+                f"{a.requirement}   {label(old, a.implementation)}: {a.seconds:.2f} s -> "
+                f"{b.seconds:.2f} s; all cells: times {math.exp(usual):.2f}, give or take "
+                f"{math.exp(spread):.2f}"
+            )
+
+
+_HEADINGS = (
+    ("newly failing", "failing"),
+    ("newly not run", "not_run"),
+    ("newly passing", "passing"),
+    ("changed otherwise", "other"),
+    ("MAY rows (never worse)", "may"),
+    ("law, versions, precision", "laws"),
+    ("kernels", "bits"),
+    ("seconds beyond noise", "seconds"),
+    ("remarks", "remarks"),
+)
+
+
+def text(difference: Difference) -> str:
+    """The comparison for a terminal: what is worse first, and the verdict in the last line."""
+    if difference.incomparable:
+        return f"not comparable: {difference.incomparable}\n"
+    lines: list[str] = []
+    for heading, name in _HEADINGS:
+        found: list[str] = getattr(difference, name)
+        if found:
+            lines += [f"{heading}:", *(f"  {line}" for line in found), ""]
+    worse = len(difference.failing) + len(difference.not_run)
+    verdict = f"worse in {worse}" if worse else "nothing is worse"
+    lines.append(f"{difference.compared} cells compared: {verdict}")
+    return "\n".join(lines) + "\n"

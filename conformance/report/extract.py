@@ -1,0 +1,65 @@
+"""From a page back to the results file that it was made of."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+from conformance.results import ResultsError, parse, text_of
+
+__all__ = ["ELEMENT", "embedded", "extract"]
+
+ELEMENT = "results"
+
+
+def embedded(found: object) -> str:
+    """A document as it stands in a page: JSON in which nothing can end the script element."""
+    text = json.dumps(found, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def extract(page: Path) -> str:
+    """The text of the results file that a page holds, the same to the byte.
+
+    Raises
+    ------
+    ResultsError
+        If the page cannot be read or holds no results, or what it holds is no results file.
+    """
+    try:
+        content = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ResultsError(f"{page}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ResultsError(f"{page}: is no page of this suite: it is not UTF-8") from None
+    finder = _Finder()
+    finder.feed(content)
+    if not finder.text:
+        raise ResultsError(f"{page}: holds no results; was it made by dense-conformance report?")
+    try:
+        text = text_of(json.loads(finder.text))
+    except ValueError as error:
+        raise ResultsError(f"{page}: the results in it are not JSON: {error}") from None
+    parse(text, str(page))
+    return text
+
+
+class _Finder(HTMLParser):
+    """Collects the text of the element that holds the results."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.inside = False
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "script" and dict(attrs).get("id") == ELEMENT:
+            self.inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = self.inside and tag != "script"
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.text += data

@@ -1,0 +1,122 @@
+"""Joining results: shards of one environment become one run; environments stay apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from conformance.cell import Cell, Outcome
+from conformance.registry import Entry
+from conformance.requirement import Requirement
+from conformance.results import Results, ResultsError
+from conformance.verdict import account
+
+__all__ = ["merge"]
+
+# Shards may draw from different seeds; everything else makes another environment.
+_NOT_THE_ENVIRONMENT = ("seed", "profile")
+
+
+def merge(found: Sequence[Results]) -> tuple[Results, ...]:
+    """One run for each environment, in the order in which the environments come.
+
+    A cell that one shard decided and another one did not run counts as decided; one that no
+    shard has is *not run*.
+
+    Raises
+    ------
+    ResultsError
+        If two results of one environment contradict each other: the line says which and in what.
+    """
+    by_environment: dict[tuple[tuple[str, str], ...], list[Results]] = {}
+    for results in found:
+        by_environment.setdefault(_environment(results), []).append(results)
+    return tuple(_joined(shards) for shards in by_environment.values())
+
+
+def _environment(results: Results) -> tuple[tuple[str, str], ...]:
+    items = results.environment.items()
+    return tuple(sorted((k, repr(v)) for k, v in items if k not in _NOT_THE_ENVIRONMENT))
+
+
+def _joined(shards: Sequence[Results]) -> Results:
+    if len(shards) == 1:
+        return shards[0]
+    entries: dict[str, tuple[Entry, Results]] = {}
+    rows: dict[str, tuple[Requirement, Results]] = {}
+    cells: dict[tuple[str, str], tuple[Cell, Results]] = {}
+    versions: dict[str, dict[str, str]] = {}
+    kill: tuple[Any, Results] | None = None
+    for shard in shards:
+        _same("the profile", shards[0].facts["profile"], shards[0], shard.facts["profile"], shard)
+        for entry in shard.verdict.entries:
+            first, source = entries.setdefault(entry.id, (entry, shard))
+            _same(f"the place of {entry.id}", first.spec, source, entry.spec, shard)
+            _take_version(versions, entry.id, source, shard)
+        for row in shard.verdict.rows:
+            known, source = rows.setdefault(row.id, (row, shard))
+            _same(f"the level of {row.id}", str(known.level), source, str(row.level), shard)
+            _same(f"the text of {row.id}", known.statement, source, row.statement, shard)
+        for cell in shard.verdict.cells:
+            key = cell.implementation, cell.requirement
+            earlier = cells.get(key)
+            if earlier is None or earlier[0].outcome == Outcome.NOT_RUN:
+                cells[key] = cell, shard
+            elif cell.outcome != Outcome.NOT_RUN:
+                what = f"{cell.requirement} on {cell.implementation}"
+                _same(what, _decided(earlier[0]), earlier[1], _decided(cell), shard)
+        if shard.facts.get("kill"):
+            kill = kill or (shard.facts["kill"], shard)
+            _same("the kill rate", kill[0], kill[1], shard.facts["kill"], shard)
+    verdict = account(
+        [entry for entry, _ in entries.values()],
+        [row for row, _ in rows.values()],
+        # Copies: the account marks what is blocked.
+        [replace(cell) for cell, _ in cells.values()],
+    )
+    facts = {
+        "environment": _environment_of(shards),
+        "profile": shards[0].facts["profile"],
+        "seconds": round(sum(shard.facts["seconds"] for shard in shards), 3),
+        "versions": versions,
+        "kill": kill[0] if kill else None,
+    }
+    return Results(verdict, facts, ", ".join(shard.source for shard in shards))
+
+
+def _decided(cell: Cell) -> str:
+    # Which of two rows is blocked and which failed depends on what else the shard has.
+    return Outcome.FAILED if cell.outcome == Outcome.BLOCKED else cell.outcome
+
+
+def _take_version(
+    versions: dict[str, dict[str, str]], id: str, source: Results, shard: Results
+) -> None:
+    """A shard in which an implementation was never loaded does not know its version."""
+    found = shard.facts["versions"].get(id, {})
+    known = versions.get(id, {})
+    if known.get("version") and found.get("version"):
+        for key in ("library", "version"):
+            _same(f"the {key} of {id}", known.get(key), source, found.get(key), shard)
+    versions[id] = max(known, found, key=len) if bool(known) == bool(found) else known or found
+
+
+def _environment_of(shards: Sequence[Results]) -> dict[str, Any]:
+    environment = dict(shards[0].environment)
+    if any(shard.environment.get("seed") != environment.get("seed") for shard in shards):
+        environment["seed"] = None
+    return environment
+
+
+def _same(what: str, first: Any, source: Results, second: Any, other: Results) -> None:
+    if first != second:
+        raise ResultsError(
+            f"{what} differs: {_short(first)} in {source.source}, {_short(second)} in "
+            f"{other.source}; nothing was merged"
+        )
+
+
+def _short(value: Any) -> str:
+    text = str(value) if isinstance(value, str) else repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -1,0 +1,230 @@
+"""A results file is read as it was written, or refused in one line that says why."""
+
+import copy
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from conformance.results import (
+    ResultsError,
+    collection,
+    document,
+    read,
+    read_all,
+    save,
+    text_of,
+)
+from conformance.schema import UNDERSTOOD, faults, results_schema
+from conformance.selftest.synthetic import cell_at, results
+
+VALID = results(3, 10, wrong=0.3)
+
+
+def refused(path: Path, text: str | bytes) -> str:
+    """The one line in which a file of that content is refused."""
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ResultsError) as refusal:
+        read(path)
+    message = str(refusal.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert len(message) < 400 + len(str(path))
+    return message.removeprefix(f"{path}: ")
+
+
+def test_what_is_written_is_read_and_written_again_the_same(tmp_path: Path) -> None:
+    """A round trip changes no byte, and makes the folder that is missing."""
+    path = tmp_path / "folder" / "results.json"
+    save(path, text_of(VALID))
+    found = read(path)
+    assert text_of(document(found.verdict, found.facts)) == path.read_text()
+    assert found.source == str(path)
+
+
+def test_nothing_is_left_of_a_write_that_failed(tmp_path: Path) -> None:
+    """The file is the old one, and no temporary file stays behind."""
+    path = tmp_path / "results.json"
+    save(path, "old\n")
+    with pytest.raises(UnicodeEncodeError):
+        save(path, "\ud800")
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+    assert path.read_text() == "old\n"
+
+
+def test_a_file_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
+    """Two hundred random cuts, the first two and the last two bytes."""
+    whole = text_of(VALID).encode()
+    generator = random.Random(7)
+    cuts = [0, 1, len(whole) - 2, len(whole) - 1, *generator.sample(range(len(whole)), 200)]
+    for cut in cuts:
+        message = refused(tmp_path / "cut.json", whole[:cut])
+        assert message == f"is truncated: it ends after {cut} bytes, without its footer"
+
+
+def test_a_collection_cut_behind_its_first_run_is_refused(tmp_path: Path) -> None:
+    """The footer of a run within a collection does not pass for the collection's."""
+    whole = text_of(collection([VALID, results(3, 10, jax="0.12.0.1")])).encode()
+    first = whole.index(b"results end here")
+    for cut in (first + 18, first + 20, len(whole) // 2, len(whole) - 1):
+        assert "is truncated" in refused(tmp_path / "cut.json", whole[:cut])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hello\n", "is not JSON: Expecting value"),
+        (b"\xff\xfe", "is not JSON: byte 0 is not UTF-8"),
+        ("[1, 2]\n", "is JSON, but not a results file of dense-conformance (it has no 'format')"),
+        ('{"name": "x"}\n', "is JSON, but not a results file"),
+        ('{"format": 2}\n', "is of format 2; this version reads format 1"),
+        ('{"format": "1"}\n', "is of format '1'; this version reads format 1"),
+        ('{"format": true}\n', "is of format True"),
+        (
+            '{"format": 1}\n',
+            "is not what the schema of format 1 describes: the document has no 'environment'",
+        ),
+        ("[" * 100_000 + "]" * 100_000 + "\n", "is not JSON: its values are nested too deeply"),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
+    """What is no results file is told from one of another version."""
+    assert message in refused(tmp_path / "x.json", text)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """Neither is a folder a file."""
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(ResultsError, match=r"^[^\n]*: cannot be read: [^\n]*$"):
+            read(path)
+
+
+Change = Callable[[dict[str, Any]], object]
+
+INCONSISTENT: list[tuple[Change, str]] = [
+    (lambda d: d["cells"].pop(3), "1 of 30 cells are missing, the first of them "),
+    (lambda d: d["cells"].append(d["cells"][0]), "the cell 'construction/zero-input on acme:"),
+    (lambda d: d["cells"][0].update(implementation="x:y"), "is of an implementation not listed"),
+    (lambda d: d["cells"][0].update(requirement="x/y"), "is of a requirement not listed"),
+    (lambda d: d["cells"][0].update(level="MAY"), "is a MAY, the requirement a MUST"),
+    (
+        lambda d: d["implementations"].append(d["implementations"][0]),
+        "the implementation 'acme:nnx.MyDense' comes twice",
+    ),
+    (
+        lambda d: d["requirements"].append(d["requirements"][0]),
+        "the requirement 'construction/zero-input' comes twice",
+    ),
+    (lambda d: d.update(complete=not d["complete"]), "it says complete: "),
+    (lambda d: d.update(exit_code=0), "it says that all conforms, and its cells do not"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), INCONSISTENT)
+def test_an_inconsistent_file_is_refused(tmp_path: Path, change: Change, message: str) -> None:
+    """Cells, implementations and requirements must fit, one cell for each pair."""
+    found = copy.deepcopy(VALID)
+    change(found)
+    said = refused(tmp_path / "x.json", text_of(found))
+    assert said.startswith("is inconsistent: ")
+    assert message in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"seconds": 12.5', '"seconds": 1e999', "is not JSON: 1e999 is no finite number"),
+        ('"seconds": 12.5', '"seconds": NaN', "is not JSON: NaN is no finite number"),
+        ('"seconds": 12.5', '"seconds": 1, "seconds": 1', "the key 'seconds' comes twice"),
+        ('"profile": "quick"', '"profile": "\\ud800"', "is not JSON: "),
+        ('"seconds": 12.5', '"seconds": -1', "seconds is -1, expected at least 0"),
+        ('"seconds": 12.5', '"seconds": true', "seconds is True, expected a number"),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    """The line says which value, and what was expected."""
+    text = text_of(VALID)
+    assert old in text
+    assert message in refused(tmp_path / "x.json", text.replace(old, new))
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path to each value within a document."""
+    yield path
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(item, (*path, key))
+
+
+def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """A copy of a document with another value at that place."""
+    if not path:
+        return new
+    value = copy.copy(value)
+    value[path[0]] = put(value[path[0]], path[1:], new)
+    return value
+
+
+_RUN = {"$ref": "#/$defs/run"}
+_WRONG: tuple[Any, ...] = ("text", 1.5, -1, True, None, [], {}, ["x"], {"x": []})
+
+
+def test_reading_and_the_schema_agree_on_every_wrong_type() -> None:
+    """Our reading of the schema is that of a full validator, on every place of a file."""
+    small = results(1, 3, wrong=0.9, seed=3)
+    small["kill"]["matrix"] = small["kill"]["matrix"][:1]
+    cell_at(small, 0, 0)["plots"] = [{"kind": "kernel-variance", "value": [1.0]}]
+    validator = jsonschema.Draft202012Validator({**results_schema(), "oneOf": [_RUN]})
+    assert validator.is_valid(small)
+    assert not list(faults(small, "run"))
+    disagreeing = []
+    for path in places(small):
+        for wrong in _WRONG:
+            changed = put(small, path, wrong)
+            ours = not list(faults(changed, "run"))
+            if ours != validator.is_valid(changed):
+                disagreeing.append((path, wrong, ours))
+    assert not disagreeing
+
+
+def test_reading_enforces_every_keyword_of_the_schema() -> None:
+    """No keyword is shipped that reading does not know."""
+
+    def keywords(schema: dict[str, Any]) -> Iterator[str]:
+        for key, value in schema.items():
+            yield key
+            for inner in value.values() if key == "properties" else [value]:
+                if isinstance(inner, dict) and key in (
+                    "properties",
+                    "items",
+                    "additionalProperties",
+                ):
+                    yield from keywords(inner)
+
+    for definition in results_schema()["$defs"].values():
+        assert set(keywords(definition)) <= UNDERSTOOD
+    jsonschema.Draft202012Validator.check_schema(results_schema())
+
+
+def test_keys_that_a_later_suite_adds_are_accepted(tmp_path: Path) -> None:
+    """Within a format, keys may be added."""
+    found = copy.deepcopy(VALID)
+    found["added"] = found["environment"]["added"] = 1
+    cell_at(found, 0, 0)["added"] = {"x": [1]}
+    path = tmp_path / "x.json"
+    path.write_text(text_of(found))
+    assert len(read(path).verdict.cells) == 30
+
+
+def test_a_collection_holds_a_run_for_each_environment(tmp_path: Path) -> None:
+    """``read_all`` gives them all; ``read`` wants one."""
+    path = tmp_path / "x.json"
+    save(path, text_of(collection([VALID, results(2, 5, jax="0.12.0.1")])))
+    assert [run.environment["jax"] for run in read_all(path)] == ["0.10.2", "0.12.0.1"]
+    jsonschema.validate(json.loads(path.read_text()), results_schema())
+    with pytest.raises(ResultsError, match="holds the runs of 2 environments where one"):
+        read(path)
