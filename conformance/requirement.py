@@ -139,7 +139,8 @@ def requirement(
 
 def requirement_of(test: Any) -> Requirement | None:
     """The requirement that a test function checks, if it is one of the suite's."""
-    found = getattr(test, "__requirement__", None)
+    # Only a function is asked: a lazy module would import itself to answer.
+    found = getattr(test, "__requirement__", None) if inspect.isfunction(test) else None
     return found if isinstance(found, Requirement) else None
 
 
