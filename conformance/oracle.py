@@ -91,7 +91,7 @@ def products(
     left
         ``(..., n)``.
     right
-        ``(n, m)``.
+        ``(n, m)``, or a stack of such matrices as ``numpy.matmul`` takes them.
     added
         Broadcasts to ``(..., m)``.
     unit
@@ -108,7 +108,8 @@ def products(
         relative = (n + 1) * unit * precision.sum + precision.operand
         # A complex product takes two real ones and an addition for each part.
         relative = 2 * relative if wide is np.complex128 else relative
-        flushed = 2 * n + 2 + np.abs(a).sum(-1, keepdims=True) + np.abs(b).sum(0)
+        columns = np.abs(b).sum(-2, keepdims=b.ndim > 2)
+        flushed = 2 * n + 2 + np.abs(a).sum(-1, keepdims=True) + columns
         if unit == UNIT_ROUNDOFF["float64"]:
             # The reference itself is rounded in float64.
             relative, flushed = 2 * relative, flushed * 0.0

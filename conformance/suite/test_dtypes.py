@@ -1,1 +1,231 @@
-"""dtypes."""
+"""What becomes of inputs of other dtypes, and of float32 under other promotion rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from conformance import jaxprs, oracle, programs, require
+from conformance.cases import Case, over
+from conformance.layer import Built, Layer, as_jax
+from conformance.lazy import jax, jnp
+from conformance.requirement import ANY, MAY, MUST, PARAMETERS, SHOULD, requirement
+
+VALUE = "forward/affine-value"
+
+
+@requirement("dtypes/float32-out", MUST, ANY)
+@over(leads=True)
+def test_float32_out(layer: Layer, case: Case) -> None:
+    """A float32 x gives a float32 result that is not weakly typed.
+
+    A weakly typed result takes the dtype of whatever it is added to next. A layer that declares
+    to compute in another dtype is held to that one.
+    """
+    lead = case.lead if layer.accepts(case.lead) else ()
+    x = as_jax(case.normal("x", *lead, case.in_features))
+    if layer.implementation.forward is not None:
+        with require.during(f"f(seed, x of shape {x.shape}, features={case.out_features})"):
+            y = layer.implementation.forward(case.seed, x, case.out_features)
+    else:
+        y = layer.of(case)(x)
+    dtype = layer.convention.compute_dtype
+    found = getattr(y, "dtype", type(y).__name__)
+    cause = f"the result is computed in, or cast to, {found}" if str(found) != dtype else ""
+    found = f"{type(y).__module__.partition('.')[0]} array {jaxprs.described(y)}"
+    require.that(
+        isinstance(y, jax.Array) and str(y.dtype) == dtype and not y.aval.weak_type,
+        f"a float32 x gives a {found}",
+        accepted=f"a jax.Array of dtype {dtype}, not weakly typed",
+        cause=cause,
+    )
+
+
+@requirement("dtypes/half-input", SHOULD, PARAMETERS, rests_on=[VALUE, "dtypes/float32-out"])
+@over(every_size=False)
+def test_half_input(layer: Layer, case: Case) -> None:
+    """A float16 or bfloat16 x with float32 parameters gives float32, the value f32(x) @ K + b.
+
+    The wider of the two dtypes is computed in: casting x to float32 loses nothing.
+    """
+    _require_float32(layer)
+    dense = layer.written(case)
+    for dtype in (jnp.float16, jnp.bfloat16):
+        x = jnp.asarray(case.normal("x", *case.x_shape)).astype(dtype)
+        _require_value(layer, case, dense, x, np.asarray(x.astype(np.float32)))
+
+
+@requirement("dtypes/integer-input", SHOULD, PARAMETERS, rests_on=[VALUE, "dtypes/float32-out"])
+@over(every_size=False)
+def test_integer_input(layer: Layer, case: Case) -> None:
+    """An integer or boolean x gives float32, the value as if x were cast to float32.
+
+    Over the whole range of each dtype, up to numbers that float32 rounds.
+    """
+    _require_float32(layer)
+    dense = layer.written(case)
+    generator = case.generator("integers")
+    for name in ("bool", "int8", "uint8", "int32", "uint32"):
+        dtype = np.dtype(name)
+        low, high = (0, 1) if name == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        x = generator.integers(low, high, case.x_shape, np.int64, endpoint=True).astype(dtype)
+        _require_value(layer, case, dense, jnp.asarray(x), x.astype(np.float32))
+
+
+@requirement("dtypes/complex-input", SHOULD, PARAMETERS, rests_on=[VALUE, "dtypes/float32-out"])
+@over(every_size=False)
+def test_complex_input(layer: Layer, case: Case) -> None:
+    """A complex x gives complex64: the real part Re(x) @ K + b, the imaginary part Im(x) @ K."""
+    _require_float32(layer)
+    x = (case.normal("real", *case.x_shape) + 1j * case.normal("imaginary", *case.x_shape)).astype(
+        np.complex64
+    )
+    _require_value(layer, case, layer.written(case), jnp.asarray(x), x)
+
+
+@requirement("dtypes/strict-promotion", SHOULD, PARAMETERS, rests_on=["transforms/jit"])
+@over(leads=True)
+def test_strict_promotion(layer: Layer, case: Case) -> None:
+    """The layer works under ``jax_numpy_dtype_promotion="strict"`` with float32.
+
+    Its construction, its call and its gradients: between dtypes of one width there is nothing
+    to promote.
+    """
+    cause = "an operation combines arrays of different dtypes and leaves it to JAX to promote them"
+    with jax.numpy_dtype_promotion("strict"):
+        _run_under(layer, case, 'jax_numpy_dtype_promotion="strict"', cause)
+
+
+@requirement("dtypes/rank-promotion", MAY, PARAMETERS, rests_on=["transforms/jit"])
+@over(leads=True)
+def test_rank_promotion(layer: Layer, case: Case) -> None:
+    """The layer works under ``jax_numpy_rank_promotion="raise"``.
+
+    ``x @ K + b`` itself does not: the bias is of lower rank than the batch to which it is added.
+    """
+    cause = "the bias is added to a batch without being broadcast to its rank first"
+    with jax.numpy_rank_promotion("raise"):
+        _run_under(layer, case, 'jax_numpy_rank_promotion="raise"', cause)
+
+
+@requirement("dtypes/x64-stable", MAY, PARAMETERS, rests_on=[VALUE])
+@over(sizes=[(3, 10)])
+def test_x64_stable(layer: Layer, case: Case) -> None:
+    """Under x64, parameters are float32 with the same values, and float32 in gives float32 out.
+
+    A draw without a dtype follows the default, and float64 numbers come from other bits of the
+    key: another layer than the one of the same seed without x64. At one size, since another
+    setting compiles everything anew.
+    """
+    from conformance.compat import enable_x64
+
+    plain = layer.of(case)
+    x = case.x()
+    expected = plain.parameters
+    with enable_x64():
+        wide = layer.of(case)
+        parameters = wide.parameters
+        for which, of in (("kernel", layer.kernel_of), ("bias", layer.bias_of)):
+            if which == "bias" and not layer.convention.use_bias:
+                continue
+            found, before = of(parameters), of(expected)
+            require.that(
+                found.dtype == before.dtype,
+                f"the {which} is {found.dtype} under x64",
+                accepted=str(before.dtype),
+                cause=f"the {which} is drawn or made without a dtype: {found.dtype} under x64, "
+                "with other values",
+            )
+            require.equal(found, before, f"the {which} under x64")
+        y = wide(jnp.asarray(x)) if layer.accepts(case.lead) else wide(jnp.asarray(x[0]))
+        require.that(
+            y.dtype == np.float32,
+            f"a float32 x gives {y.dtype} under x64",
+            accepted="float32",
+            cause=f"an operand of the forward pass is {y.dtype} under x64",
+        )
+
+
+def _require_float32(layer: Layer) -> None:
+    dtype = layer.convention.compute_dtype
+    if dtype != "float32":
+        require.not_applicable(f"it is about layers that compute in float32, not in {dtype}")
+
+
+def _require_value(layer: Layer, case: Case, dense: Built, x: Any, equivalent: np.ndarray) -> None:
+    """Require f(x) to be the value that float32 (or complex64) numbers of the same size give."""
+    if not layer.accepts(case.lead):
+        x, equivalent = x[0], equivalent[0]
+    y = dense(x)
+    wide = "complex64" if np.iscomplexobj(equivalent) else "float32"
+    what = f"f(x) for x of dtype {x.dtype}"
+    cause = f"the parameters, or the result, are cast to {y.dtype}"
+    cause = "the imaginary part of x is dropped" if wide == "complex64" else cause
+    require.that(str(y.dtype) == wide, f"{what} is {y.dtype}", accepted=wide, cause=cause)
+    require.that(not y.aval.weak_type, f"{what} is weakly typed", accepted="not weakly typed")
+    reference = oracle.affine(equivalent, case.kernel(), layer.bias_for(case))
+    found = np.asarray(y)
+    cause = _cause(found, np.asarray(x), equivalent, case, layer)
+    require.within(found, reference.value, reference.bound, what, cause=cause)
+
+
+def _cause(
+    found: np.ndarray, x: np.ndarray, equivalent: np.ndarray, case: Case, layer: Layer
+) -> str:
+    """The one wrong arithmetic that explains the result, or nothing."""
+    kernel, bias = case.kernel(), layer.bias_for(case)
+    candidates = {}
+    if np.iscomplexobj(x):
+        candidates = {
+            "the imaginary part of x is dropped": oracle.affine(equivalent.real, kernel, bias),
+            "x is conjugated": oracle.affine(equivalent.conj(), kernel, bias),
+            "the bias is added to the imaginary part, too": oracle.affine(
+                equivalent, kernel, bias * np.complex64(1 + 1j)
+            ),
+        }
+    elif x.dtype.kind in "biu":
+        integral = (kernel.astype(x.dtype), bias.astype(x.dtype))
+        candidates = {
+            f"the parameters are cast to {x.dtype}, the dtype of x": oracle.affine(
+                x, *(value.astype(np.float32) for value in integral)
+            ),
+            "x is cast to float16 first": oracle.affine(
+                equivalent.astype(np.float16).astype(np.float32), kernel, bias
+            ),
+        }
+    else:
+        rounded = (value.astype(x.dtype).astype(np.float32) for value in (kernel, bias))
+        candidates = {
+            f"the parameters are cast to {x.dtype}, the dtype of x": oracle.rounded_twice(
+                oracle.affine(equivalent, *rounded), str(x.dtype)
+            )
+        }
+    right = oracle.affine(equivalent, kernel, bias)
+    if np.shape(found) != right.value.shape or _explains(found, right):
+        return ""
+    return next((words for words, other in candidates.items() if _explains(found, other)), "")
+
+
+def _explains(found: np.ndarray, reference: oracle.Bounded) -> bool:
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.abs(found.astype(reference.value.dtype) - reference.value)
+        return bool(np.all(error <= reference.bound))
+
+
+def _run_under(layer: Layer, case: Case, setting: str, cause: str) -> None:
+    x = jax.ShapeDtypeStruct(case.x_shape, np.float32)
+    g = np.ones((*case.lead, case.out_features), np.float32)
+    with require.during(f"construction under {setting}"):
+        parameters = jax.eval_shape(
+            lambda: layer.init(case.seed, case.in_features, case.out_features)
+        )
+    with require.during(f"calling the layer on x of shape {case.x_shape} under {setting}", cause):
+        jax.eval_shape(lambda p, x: programs.call(layer, p, x), parameters, x)
+    with require.during(f"the layer's gradients for x of shape {case.x_shape} under {setting}"):
+        kernel = jax.ShapeDtypeStruct(case.kernel_shape, np.float32)
+        bias = jax.ShapeDtypeStruct((case.out_features,), np.float32)
+        jax.eval_shape(programs.pullback(layer), parameters, kernel, bias, x, g)
+    if programs.is_plain(case):
+        with require.during(f"construction and call, outside of jit, under {setting}", cause):
+            programs.call(layer, layer.of(case).parameters, jnp.asarray(case.x()))

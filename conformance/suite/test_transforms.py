@@ -1,1 +1,376 @@
-"""transforms."""
+"""What JAX's transformations make of the layer: compiled, differentiated, mapped, exported.
+
+Kernel and bias are written in wherever values are compared: on a new layer, whose bias is 0, a
+transformation that loses the bias would go unseen.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from conformance import gradients, jaxprs, oracle, programs, require
+from conformance.cases import BATCH, Case, over
+from conformance.layer import Layer
+from conformance.lazy import jax, jnp
+from conformance.oracle import Bounded
+from conformance.requirement import MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
+
+VALUE = "forward/affine-value"
+
+
+@requirement("transforms/jit", MUST, PARAMETERS, rests_on=[VALUE])
+@over(leads=True)
+def test_jit(layer: Layer, case: Case) -> None:
+    """Under jit, f(x) = x @ K + b within the rounding-error bound.
+
+    Batched and for a single x, by ``jax.jit`` over parameters and x and, for a module, by
+    ``nnx.jit``. Bitwise equality with the eager result is no invariant: a compiled program may
+    fuse the sum with the bias.
+    """
+    x = case.x()
+    dense = layer.written(case)
+    parameters, bias = dense.parameters, layer.bias_for(case)
+    for value in (x, x[0]) if case.lead == BATCH else (x,):
+        with require.during(f"jax.jit of the layer for x of shape {value.shape}"):
+            found = np.asarray(programs.forward(layer)(parameters, value))
+        reference = oracle.affine(value, case.kernel(), bias)
+        require.within(found, reference.value, reference.bound, "f(x) under jax.jit")
+    if dense.module is not None and case.lead == BATCH and layer.accepts(BATCH):
+        with require.during("nnx.jit of the module"):
+            found = np.asarray(programs.module_forward(layer)(dense.module, x))
+        reference = oracle.affine(x, case.kernel(), bias)
+        require.within(found, reference.value, reference.bound, "f(x) under nnx.jit")
+
+
+@requirement("transforms/gradients", MUST, PARAMETERS, rests_on=[VALUE, "transforms/jit"])
+@over(leads=True)
+def test_gradients(layer: Layer, case: Case) -> None:
+    """dK = x^T g, db = the sum of g, dx = g K^T, within their bounds, in float32.
+
+    For a cotangent g of normals, batched and single, at generic floats, at x = 0 and, exactly,
+    at integers; once more by ``jax.grad`` and ``nnx.grad`` outside of jit. The second
+    derivative is held to its formula, too: <dK, t> has the gradient g t^T in x, and none in
+    kernel and bias.
+    """
+    dense = layer.written(case)
+    parameters = dense.parameters
+    for lead in (case.lead, ()) if case.lead == BATCH else (case.lead,):
+        for point in gradients.points(case, lead):
+            with require.during(f"jax.vjp of the layer, {point.where},"):
+                found = programs.pullback(layer)(parameters, *point.values(), point.cotangent)
+                found = jax.device_get(found)
+            gradients.require_gradients(layer, found, point, "jax.vjp")
+    point = next(gradients.points(case, case.lead))
+    if case.lead == BATCH:
+        t = case.normal("t", *case.kernel_shape)
+        with require.during("jax.grad of the layer's gradient"):
+            values = (*point.values(), point.cotangent, t)
+            second = jax.device_get(programs.twice(layer)(parameters, *values))
+        what = "the second derivative <dK, t> with respect to the {}"
+        require.equal(second[0], np.zeros_like(second[0]), what.format("kernel"))
+        require.equal(second[1], np.zeros_like(second[1]), what.format("bias"))
+        reference = oracle.input_gradient(t, point.cotangent)
+        require.within(second[2], reference.value, reference.bound, what.format("input x"))
+    if programs.is_plain(case):
+        with require.during("jax.grad of the layer, outside of jit,"):
+            loss = programs.weighted(layer, parameters, point.cotangent)
+            found = jax.grad(loss, (0, 1, 2))(*map(jnp.asarray, point.values()))
+        gradients.require_gradients(layer, found, point, "jax.grad outside of jit")
+    if programs.is_plain(case) and dense.module is not None and layer.accepts(BATCH):
+        with require.during("nnx.grad of the module"):
+            states = programs.module_gradients(layer, dense, point.x, point.cotangent)
+        for by, state in states.items():
+            found = (*gradients.of_state(layer, state, by), point.x)
+            gradients.require_gradients(layer, found, point, by, inputs=False)
+
+
+@requirement("transforms/forward-mode", MUST, PARAMETERS, rests_on=["transforms/gradients"])
+@over(every_size=False)
+def test_forward_mode(layer: Layer, case: Case) -> None:
+    """jvp and linearize agree with tx @ K + x @ tK + tb; the Hessian in x is 0.
+
+    Along each of kernel, bias and x, and along all of them at once. The transpose of the
+    linearized layer gives g K^T: forward and reverse mode are each other's adjoints. A layer
+    whose rule is a ``custom_vjp`` has no forward mode; ``custom_jvp`` gives both.
+    """
+    dense = layer.written(case)
+    x, kernel, bias = case.x(), case.kernel(), case.bias()
+    tangent = {
+        "kernel": case.normal("kernel tangent", *kernel.shape),
+        "bias": case.normal("bias tangent", *bias.shape),
+        "input x": case.normal("x tangent", *x.shape),
+    }
+    cotangent = case.normal("cotangent", *case.lead, case.out_features)
+    if not layer.convention.use_bias:
+        del tangent["bias"]
+    for along in (*tangent, "kernel, bias and x at once"):
+        tk, tb, tx = (
+            tangent[which] if which in tangent and along in (which, "kernel, bias and x at once")
+            else np.zeros_like(value)
+            for which, value in (("kernel", kernel), ("bias", bias), ("input x", x))
+        )  # fmt: skip
+        with require.during("jax.jvp, jax.linearize and jax.hessian of the layer"):
+            found = jax.device_get(
+                programs.forward_mode(layer)(
+                    dense.parameters, (kernel, bias, x), (tk, tb, tx), cotangent
+                )
+            )
+        reference = oracle.tangent(x, kernel, tk, tb, tx)
+        for by in ("jax.jvp", "jax.linearize"):
+            what = f"the derivative along the {along} by {by}"
+            require.within(found[by], reference.value, reference.bound, what)
+        reference = oracle.input_gradient(kernel, cotangent)
+        what = "the transpose of the linearized layer, applied to g,"
+        require.within(found["transpose"], reference.value, reference.bound, what)
+        require.equal(found["hessian"], np.zeros_like(found["hessian"]), "the Hessian in x")
+    if programs.is_plain(case):
+        with require.during("jax.jvp of the layer, outside of jit,"):
+            f = programs.affine(layer)
+            values, tangents = map(jnp.asarray, (kernel, bias, x)), map(jnp.asarray, (tk, tb, tx))
+            _, found = jax.jvp(
+                lambda *values: f(dense.parameters, *values), tuple(values), tuple(tangents)
+            )
+        reference = oracle.tangent(x, kernel, tk, tb, tx)
+        what = "the derivative by jax.jvp outside of jit"
+        require.within(found, reference.value, reference.bound, what)
+
+
+@requirement("transforms/vmap", MUST, PARAMETERS, rests_on=[VALUE, "transforms/gradients"])
+@over(every_size=False)
+def test_vmap(layer: Layer, case: Case) -> None:
+    """vmap over x equals the batched call; over stacked parameters it equals the loop.
+
+    Over the first and the last axis, nested, over parameters alone and together with x, and
+    around a gradient; each held to the float64 reference rather than to another rounding.
+    """
+    x = case.x()
+    dense = layer.written(case)
+    kernels = case.normal("kernels", 3, *case.kernel_shape)
+    biases = case.normal("biases", 3, case.out_features)
+    if not layer.convention.use_bias:
+        biases = biases * 0
+    cotangent = case.normal("cotangent", *case.lead, case.out_features)
+    parameters = dense.parameters
+    with require.during("stacking the parameters of three layers"):
+        stacked = programs.stacked(layer, parameters, kernels, biases)
+    one = oracle.affine(x, case.kernel(), layer.bias_for(case))
+    each = oracle.affine(x, kernels, biases[:, None])
+    pairs = range(len(kernels))
+    by_row = oracle.products(x[..., :, None], cotangent[..., None, :])
+    expected = {
+        "over x": one,
+        "over the last axis of x": one,
+        "nested over x": one,
+        "over stacked parameters": each,
+        "over stacked parameters and x": Bounded(
+            each.value[pairs, pairs], each.bound[pairs, pairs]
+        ),
+        "around the gradient with respect to the kernel": by_row,
+    }
+    with require.during("jax.vmap of the layer"):
+        found = programs.mapped(layer)(parameters, stacked, x, cotangent)
+    for how, reference in expected.items():
+        require.within(found[how], reference.value, reference.bound, f"jax.vmap {how}")
+    if programs.is_plain(case):
+        with require.during("jax.vmap of the layer, outside of jit,"):
+            by_rows = jax.vmap(lambda row: programs.call(layer, parameters, row))(jnp.asarray(x))
+        require.within(by_rows, one.value, one.bound, "jax.vmap over x, outside of jit,")
+
+
+@requirement("transforms/scan-and-remat", SHOULD, PARAMETERS, rests_on=["transforms/vmap"])
+@over(sizes=[(1, 1), (2, 2), (5, 5), (16, 16)])
+def test_scan_and_remat(layer: Layer, case: Case) -> None:
+    """scan over stacked square layers equals the loop; remat leaves value and gradients alone.
+
+    The reference composes the layers in float64, and its bound carries the error of each layer
+    through the next.
+    """
+    depth = 3
+    scale = case.in_features**-0.5
+    kernels = case.normal("kernels", depth, *case.kernel_shape, scale=scale)
+    biases = case.normal("biases", depth, case.out_features)
+    if not layer.convention.use_bias:
+        biases = biases * 0
+    parameters = layer.of(case).parameters
+    with require.during("jax.lax.scan over stacked layers"):
+        stacked = programs.stacked(layer, parameters, kernels, biases)
+        found = programs.scanned(layer)(stacked, case.x())
+    reference = Bounded(case.x(), np.zeros(case.x_shape))
+    for kernel, bias in zip(kernels, biases, strict=True):
+        reference = oracle.after(reference, kernel, bias)
+    require.within(found, reference.value, reference.bound, f"jax.lax.scan over {depth} layers")
+    for point in gradients.points(case, case.lead):
+        with require.during(f"the gradient of jax.checkpoint of the layer, {point.where},"):
+            found = programs.rematerialized(layer)(parameters, *point.values(), point.cotangent)
+        gradients.require_gradients(layer, found, point, "jax.grad of jax.checkpoint")
+
+
+@requirement("transforms/abstract-forward", MUST, PARAMETERS)
+@over(leads=True)
+def test_abstract_forward(layer: Layer, case: Case) -> None:
+    """eval_shape(f) gives the real shape, dtype and weak type, at any size.
+
+    Also for a layer of 10^6 by 10^6, which no memory holds: neither the parameters nor the
+    output may be allocated to know their shapes.
+    """
+    x = jnp.asarray(case.x())
+    dense = layer.of(case)
+    parameters = dense.parameters
+    with require.during("jax.eval_shape of the layer"):
+        abstract = jax.eval_shape(lambda p, x: programs.call(layer, p, x), parameters, x)
+    real = dense(x) if layer.accepts(case.lead) else programs.forward(layer)(parameters, x)
+    shape = (*case.lead, case.out_features)
+    for what, found in (("eval_shape", abstract), ("the call", real)):
+        described = jaxprs.described(found)
+        expected = f"float32{list(shape)}, weak_type=False"
+        require.that(described == expected, f"{what} gives {described}", accepted=expected)
+    if programs.is_plain(case):
+        huge = 10**6
+        with require.during("jax.eval_shape of a layer of 10^6 by 10^6"):
+            new = jax.eval_shape(lambda: layer.init(case.seed, huge, huge))
+            abstract = jax.eval_shape(
+                lambda p, x: programs.call(layer, p, x),
+                new,
+                jax.ShapeDtypeStruct((*case.lead, huge), np.float32),
+            )
+        described = jaxprs.described(abstract)
+        expected = f"float32{[*case.lead, huge]}, weak_type=False"
+        require.that(described == expected, f"eval_shape gives {described}", accepted=expected)
+
+
+@requirement("transforms/one-trace", MUST, PARAMETERS)
+@over(every_size=False)
+def test_one_trace(layer: Layer, case: Case) -> None:
+    """One trace serves all instances, seeds and calls of a shape.
+
+    Counted by a side effect inside of the traced function, over instances of other seeds,
+    called and written to before. A second trace means that something else than arrays tells
+    instances apart, and that each of them is compiled anew.
+    """
+    by_jax, by_nnx = programs.counted(layer, case)
+    x = jnp.asarray(case.x())
+    for seed in (case.seed, (case.seed + 1) % 2**32, case.seed ^ 0xFFFFFFFF):
+        dense = layer.build(case.in_features, case.out_features, seed)
+        for _ in range(2):
+            with require.during("jax.jit of the layer"):
+                by_jax(dense.parameters, x)
+            require.that(
+                by_jax.traces == 1,
+                f"jax.jit traced the layer anew for an instance of seed {seed}",
+                accepted="one trace for all instances, seeds and calls of a shape",
+                cause="the instances differ by something static: see the attributes that are no "
+                "parameters",
+            )
+            if dense.module is None or not layer.accepts(BATCH):
+                continue
+            with require.during("nnx.jit of the module"):
+                by_nnx(dense.module, x)
+            require.that(
+                by_nnx.traces == 1,
+                f"nnx.jit traced the module anew for an instance of seed {seed}",
+                accepted="one trace for all instances, seeds and calls of a shape",
+                cause="the graphdefs of the instances are not equal: see the attributes that are "
+                "no parameters",
+            )
+            dense(x)
+        dense.write(case.kernel(), case.bias())
+
+
+@requirement("transforms/no-leaks", SHOULD, PARAMETERS, rests_on=["transforms/jit"])
+@over(every_size=False)
+def test_no_leaks(layer: Layer, case: Case) -> None:
+    """The layer leaks no tracer (``jax.checking_leaks``) and runs under ``disable_jit``.
+
+    A layer that stores a value of the forward pass keeps a tracer of a trace that is over;
+    whatever uses it later fails, far from the cause.
+    """
+    x = jnp.asarray(case.x())
+    dense = layer.written(case)
+    reference = oracle.affine(case.x(), case.kernel(), layer.bias_for(case))
+    stores = "the call stores what it computed, or x, on the layer or in a global"
+    if programs.is_plain(case):
+        with jax.disable_jit(), require.during("the layer under jax.disable_jit"):
+            found = programs.call(layer, dense.parameters, x)
+        require.within(found, reference.value, reference.bound, "f(x) under jax.disable_jit")
+        parameters = dense.parameters
+        with jax.checking_leaks(), require.during("jax.jit under jax.checking_leaks", stores):
+            found = jax.jit(lambda p, x: programs.call(layer, p, x))(parameters, x)
+        require.within(found, reference.value, reference.bound, "f(x) under jax.checking_leaks")
+    # A closure over the layer itself, as in a function that a user compiles.
+    with jax.checking_leaks(), require.during("eval_shape under jax.checking_leaks", stores):
+        jax.eval_shape(dense if layer.accepts(BATCH) else jax.vmap(dense), x)
+
+
+@requirement("transforms/no-side-effects-in-jaxpr", SHOULD, PARAMETERS)
+@over(leads=True)
+def test_no_side_effects_in_jaxpr(layer: Layer, case: Case) -> None:
+    """The jaxpr holds no callback, random primitive, effect or parameter-sized constant.
+
+    Neither does that of the gradients. A callback keeps a program from being exported and is
+    unknown to accelerators; a constant of a parameter's size is a parameter that training and
+    loading do not reach.
+    """
+    x = jnp.asarray(case.x())
+    parameters = layer.of(case).parameters
+    point = next(gradients.points(case, case.lead))
+    with require.during("jax.make_jaxpr of the layer"):
+        value = jax.make_jaxpr(lambda p, x: programs.call(layer, p, x))(parameters, x)
+    with require.during("jax.make_jaxpr of the layer's gradients"):
+        backward = jax.make_jaxpr(programs.pullback(layer))(
+            parameters, *point.values(), point.cotangent
+        )
+    for of, jaxpr in (("the layer", value), ("its gradients", backward)):
+        found = jaxprs.impurities(jaxpr, case.kernel_shape)
+        cause = next(iter(found.values()), "")
+        require.that(
+            not found,
+            f"the jaxpr of {of} holds {', '.join(found)}",
+            accepted="no callback, random primitive, effect or constant",
+            cause=cause,
+        )
+
+
+@requirement("transforms/donation", MAY, NNX, rests_on=["transforms/jit"])
+@over(every_size=False)
+def test_donation(layer: Layer, case: Case) -> None:
+    """Donating the state works, and takes nothing from other instances.
+
+    A step that returns the state doubled may reuse the buffers of the one that it was given;
+    an array that two instances share is deleted with the first.
+    """
+    before, donor = layer.of(case), layer.of(case)
+    x = jnp.asarray(case.x())
+    kernel, bias = donor.kernel, donor.bias
+    with require.during("jax.jit with donated state"):
+        doubled, found = programs.donating(layer)(donor.parameters, x)
+    reference = oracle.affine(case.x(), kernel, bias)
+    require.within(found, reference.value, reference.bound, "f(x) with donated state")
+    require.equal(layer.kernel_of(doubled), 2 * kernel, "the kernel returned by the step")
+    cause = "two instances share a buffer"
+    with require.during("calling an instance after another's state was donated", cause):
+        again = np.asarray(before(x))
+        np.asarray(layer.of(case)(x))
+    require.within(again, reference.value, reference.bound, "f(x) of another instance")
+
+
+@requirement("transforms/symbolic-batch", MAY, PARAMETERS, rests_on=["transforms/jit"])
+@over(every_size=False)
+def test_symbolic_batch(layer: Layer, case: Case) -> None:
+    """``jax.export`` with a symbolic batch gives (b, out).
+
+    The exported program is then called with two batches, one of them of a single row.
+    """
+    parameters = layer.written(case).parameters
+    with require.during("jax.export of the layer with a symbolic batch"):
+        exported = programs.exported(layer, case, parameters)
+    shape = exported.out_avals[0].shape
+    expected = f"(b, {case.out_features})"
+    found = "(" + ", ".join(map(str, shape)) + ")"
+    require.that(found == expected, f"the exported output has shape {found}", accepted=expected)
+    if not programs.is_plain(case):
+        return
+    for x in (case.x(), case.x()[:1]):
+        with require.during(f"the exported layer for x of shape {x.shape}"):
+            y = exported.call(*jax.tree_util.tree_leaves(parameters), x)
+        reference = oracle.affine(x, case.kernel(), layer.bias_for(case))
+        require.within(y, reference.value, reference.bound, "f(x) of the exported layer")

@@ -1,0 +1,189 @@
+"""The three gradients of a layer against their formulas, and why they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from conformance import oracle, require
+from conformance.adapt.parameters import Parameters
+from conformance.cases import Case
+from conformance.layer import Layer
+from conformance.oracle import Bounded
+
+__all__ = ["Point", "of_state", "points", "require_gradients"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where gradients are taken.
+
+    Parameters
+    ----------
+    where
+        Which point it is, in words.
+    kernel, bias, x
+        The values, float32.
+    cotangent
+        What the output is weighted with: of the shape of the output, not all ones.
+    exact
+        Whether all numbers are small integers, so that nothing is rounded in any order.
+    """
+
+    where: str
+    kernel: np.ndarray
+    bias: np.ndarray
+    x: np.ndarray
+    cotangent: np.ndarray
+    exact: bool = False
+
+    def values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Kernel, bias and x."""
+        return self.kernel, self.bias, self.x
+
+
+def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
+    """Generic floats, x = 0 and integers, for an ``x`` with these leading dimensions.
+
+    A single ``x`` is the case's first row.
+    """
+    x = case.x() if lead == case.lead else case.x()[0]
+    shape = (*lead, case.out_features)
+    kernel, bias = case.kernel(), case.bias()
+    of = f"x of shape {x.shape}"
+    yield Point(of, kernel, bias, x, case.normal("cotangent", *shape))
+    yield Point(
+        f"x = 0 of shape {x.shape}", kernel, bias, np.zeros_like(x), case.normal("other", *shape)
+    )
+    yield Point(
+        f"integer-valued {of}",
+        case.integers("integer kernel", *kernel.shape),
+        case.integers("integer bias", *bias.shape),
+        case.integers("integer x", *x.shape),
+        case.integers("integer cotangent", *shape),
+        exact=True,
+    )
+
+
+def require_gradients(
+    layer: Layer, found: tuple[Any, Any, Any], point: Point, by: str, *, inputs: bool = True
+) -> None:
+    """Require dK, db and dx, in this order, to be those of ``x @ K + b`` at the point.
+
+    Parameters
+    ----------
+    layer
+        The layer; one that declares no bias has no db.
+    found
+        The gradients with respect to kernel, bias and x.
+    point
+        Where they were taken.
+    by
+        How they were taken, for the message.
+    inputs
+        False where dx was not asked for.
+    """
+    expected = {
+        "kernel": oracle.kernel_gradient(point.x, point.cotangent),
+        "bias": oracle.bias_gradient(point.cotangent),
+        "input x": oracle.input_gradient(point.kernel, point.cotangent),
+    }
+    for (which, reference), value in zip(expected.items(), found, strict=True):
+        if (which == "bias" and not layer.convention.use_bias) or (
+            which == "input x" and not inputs
+        ):
+            continue
+        what = f"the gradient with respect to the {which} by {by}, {point.where},"
+        dtype = str(getattr(value, "dtype", type(value).__name__))
+        shape = reference.value.shape
+        require.that(
+            np.shape(value) == shape,
+            f"{what} has shape {np.shape(value)}",
+            accepted=f"shape {shape}",
+        )
+        require.that(dtype == "float32", f"{what} is of dtype {dtype}", accepted="float32")
+        value = np.asarray(value)
+        cause = "" if _holds(value, reference) else _cause(value, reference, which, point)
+        if point.exact:
+            require.equal(value, reference.value, what, cause=cause)
+        else:
+            require.within(value, reference.value, reference.bound, what, cause=cause)
+
+
+def of_state(layer: Layer, state: Any, by: str) -> tuple[Any, Any]:
+    """dK and db of a state of gradients, as ``nnx.grad`` returns it.
+
+    Raises
+    ------
+    Violation
+        If the gradient holds no array that can be the kernel's, or the bias's.
+    """
+    from conformance.compat import state_leaves
+
+    leaves = [np.shape(value) for _, _, value in state_leaves(state)]
+    wanted = {"kernel": 2, "bias": 1} if layer.convention.use_bias else {"kernel": 2}
+    for which, rank in wanted.items():
+        require.that(
+            rank in map(len, leaves),
+            f"{by} gives no gradient with respect to the {which}: its arrays are of shapes "
+            f"{leaves}",
+            accepted=f"one array for the {which}",
+            cause=f"the {which} is no nnx.Param",
+        )
+    gradients = Parameters(None, state)
+    kernel = layer.kernel_of(gradients)
+    return kernel, layer.bias_of(gradients) if layer.convention.use_bias else None
+
+
+def _holds(found: np.ndarray, reference: Bounded, factor: float = 1.0) -> bool:
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.abs(found.astype(np.float64) - factor * reference.value)
+    return bool(np.all(error <= abs(factor) * reference.bound))
+
+
+def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> str:
+    """What the evidence singles out, or nothing."""
+    if not np.all(np.isfinite(found)):
+        where = " at x = 0" if not point.x.any() else ""
+        return (
+            f"the gradient is not finite{where}, although the value is: the forward pass goes "
+            "through a function of infinite or undefined derivative"
+        )
+    if not found.any():
+        cut = f"the {which} does not receive a gradient: it is cut off by stop_gradient"
+        return cut if which == "input x" else f"{cut}, or is not the parameter that is used"
+    rows = max(1, int(np.prod(point.x.shape[:-1])))
+    factors = {
+        2.0: "the gradient is doubled: the derivative of one term is counted twice",
+        0.5: "the gradient is halved",
+        -1.0: "the gradient has the wrong sign",
+        1 / rows: f"the gradient is averaged over the {rows} rows of the batch, not summed",
+        1 / point.x.shape[-1]: "the gradient is divided by in_features",
+        1 / point.cotangent.shape[-1]: "the gradient is divided by out_features",
+    }
+    for factor, words in factors.items():
+        if factor != 1.0 and _holds(found, reference, factor):
+            return words
+    if found.ndim == 2 and found.shape[0] == found.shape[1] and _holds(found.T, reference):
+        return "the gradient is transposed"
+    top = np.abs(found).max()
+    clipped = np.clip(reference.value, -top, top)
+    if np.sum(np.abs(found) == top) > 1 and _holds(found, Bounded(clipped, reference.bound)):
+        return f"the gradient is clipped to +-{top:g}"
+    if which == "kernel" and rows > 1:
+        first = oracle.kernel_gradient(point.x[:1], point.cotangent[:1])
+        if _holds(found, first):
+            return "only the first row of the batch contributes to the gradient"
+    return "" if point.exact else _rounded(found)
+
+
+def _rounded(found: np.ndarray) -> str:
+    """Whether every number has the short significand of a half-precision dtype."""
+    for bits, name in ((8, "bfloat16"), (11, "float16 or TF32")):
+        significand, _ = np.frexp(found.astype(np.float64))
+        if np.all(np.ldexp(significand, bits) % 1.0 == 0.0) and found.size > 1:
+            return f"the gradient is rounded to {name}"
+    return ""

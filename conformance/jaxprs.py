@@ -1,0 +1,77 @@
+"""What a traced layer consists of, read from its jaxpr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+__all__ = ["constants", "described", "equations", "impurities"]
+
+# Parts of the names of primitives that leave the program, or draw random numbers.
+_CALLBACKS = ("callback", "infeed", "outfeed", "debug_print")
+_RANDOM = ("random_", "threefry", "rng_")
+
+
+def described(array: Any) -> str:
+    """The dtype, shape and weak type of an array, an abstract one or an output of eval_shape."""
+    aval = getattr(array, "aval", array)
+    weak = bool(getattr(aval, "weak_type", False))
+    dtype = getattr(array, "dtype", type(array).__name__)
+    return f"{dtype}{list(np.shape(array))}, weak_type={weak}"
+
+
+def _inner(value: Any) -> Iterator[Any]:
+    """The jaxprs in a parameter of an equation."""
+    for item in value if isinstance(value, tuple | list) else (value,):
+        if hasattr(item, "eqns"):
+            yield item
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Every equation of a jaxpr and of those within it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in _inner(value):
+                yield from equations(inner)
+
+
+def constants(jaxpr: Any) -> Iterator[Any]:
+    """Every array that a closed jaxpr, or one within it, holds as a constant."""
+    yield from getattr(jaxpr, "consts", ())
+    for equation in jaxpr.eqns:
+        # A literal is a variable that carries its value.
+        yield from (v.val for v in equation.invars if hasattr(v, "val"))
+        for value in equation.params.values():
+            for inner in _inner(value):
+                yield from constants(inner)
+
+
+def impurities(jaxpr: Any, kernel_shape: tuple[int, int]) -> dict[str, str]:
+    """What a layer's closed jaxpr should not hold, each with its likely cause.
+
+    Parameters
+    ----------
+    jaxpr
+        With the parameters among its arguments.
+    kernel_shape
+        ``(in_features, out_features)``: what is as large as kernel or bias is a parameter.
+    """
+    found = {}
+    for equation in equations(jaxpr):
+        name = equation.primitive.name
+        if any(part in name for part in _CALLBACKS):
+            found[f"the callback {name}"] = "a callback to Python, such as a debug print, in f"
+        elif name.startswith(_RANDOM):
+            found[f"the random primitive {name}"] = "f draws random numbers in every call"
+    for effect in jaxpr.effects:
+        found.setdefault(f"the effect {effect}", "f does more than compute its result")
+    count = kernel_shape[0] * kernel_shape[1]
+    for constant in constants(jaxpr):
+        size = int(np.size(constant))
+        if size > 1 and (size in (count, kernel_shape[1]) or size > count):
+            what = f"a constant of shape {np.shape(constant)}"
+            found[what] = "an array as large as a parameter is a constant of the program"
+    return found

@@ -1,0 +1,113 @@
+"""Arrays spread over the devices of this process."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from conformance import programs, require
+from conformance.cases import Case
+from conformance.layer import Layer
+from conformance.lazy import jax, nnx
+
+__all__ = [
+    "ANNOTATION",
+    "Placement",
+    "annotated_kernel",
+    "placements",
+    "require_devices",
+    "sharded",
+]
+
+AXIS = "model"
+# Of a kernel: the outputs are spread.
+ANNOTATION = (None, AXIS)
+
+
+def require_devices() -> None:
+    """End the test as not applicable where there is nothing to spread over."""
+    count = jax.device_count()
+    if count < 2:
+        require.not_applicable(f"needs at least 2 devices, this process has {count}")
+
+
+def mesh(devices: int) -> Any:
+    """A mesh of one axis over the first devices."""
+    return jax.sharding.Mesh(np.array(jax.devices()[:devices]), (AXIS,))
+
+
+def most(dimension: int) -> int:
+    """The largest number of devices over which the dimension can be spread evenly."""
+    return max(n for n in range(1, jax.device_count() + 1) if dimension % n == 0)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How kernel, bias and x are spread: for each the name of the mesh's axis, or None, by axis."""
+
+    devices: int
+    kernel: tuple[str | None, ...] = (None, None)
+    bias: tuple[str | None, ...] = (None,)
+    x: tuple[str | None, ...] = (None, None)
+
+    def put(self, *values: np.ndarray) -> list[Any]:
+        """Kernel, bias and x on their devices."""
+        over = mesh(self.devices)
+        axes = (self.kernel, self.bias, self.x)
+        return [
+            jax.device_put(value, jax.sharding.NamedSharding(over, jax.sharding.PartitionSpec(*a)))
+            for value, a in zip(values, axes, strict=True)
+        ]
+
+
+def placements(case: Case) -> dict[str, Placement]:
+    """The ways to spread the case's layer over more than one device, by name."""
+    found = {
+        "the kernel sharded by outputs": Placement(
+            most(case.out_features), kernel=(None, AXIS), bias=(AXIS,)
+        ),
+        "the kernel sharded by inputs": Placement(
+            most(case.in_features), kernel=(AXIS, None), x=(None, AXIS)
+        ),
+        "the batch sharded": Placement(most(case.lead[0]), x=(AXIS, None)),
+    }
+    return {how: placement for how, placement in found.items() if placement.devices > 1}
+
+
+def sharded(layer: Layer) -> Any:
+    """``(parameters, kernel, bias, x) -> y``, compiled for wherever the arrays lie."""
+    return programs.remembered(layer, "sharded", lambda: programs.affine(layer))
+
+
+def _inside(over: Any) -> contextlib.AbstractContextManager[Any]:
+    # Flax asks JAX for the mesh in force since 0.12; before, the mesh itself was the context.
+    return jax.set_mesh(over) if hasattr(jax, "set_mesh") else over
+
+
+def annotated_kernel(module: type, case: Case) -> dict[str, tuple[Any, ...]]:
+    """Build the module under ``nnx.jit`` with an annotated kernel; where its kernel says to lie."""
+    initial = nnx.with_partitioning(nnx.initializers.lecun_normal(), ANNOTATION)
+
+    @nnx.jit
+    def build() -> Any:
+        dense = module(
+            case.in_features, case.out_features, kernel_init=initial, rngs=nnx.Rngs(case.seed)
+        )
+        state = nnx.state(dense)
+        spread = jax.lax.with_sharding_constraint(state, nnx.get_partition_spec(state))
+        nnx.update(dense, spread)
+        return dense
+
+    with _inside(mesh(most(case.out_features))):
+        dense = build()
+        specs = nnx.get_partition_spec(nnx.state(dense))
+        annotation = jax.tree_util.tree_leaves(
+            specs["kernel"], is_leaf=lambda leaf: isinstance(leaf, jax.sharding.PartitionSpec)
+        )[0]
+        return {
+            "the annotation on the Param": tuple(annotation),
+            "the sharding of the kernel": tuple(dense.kernel[...].sharding.spec),
+        }

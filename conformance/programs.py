@@ -1,0 +1,314 @@
+"""The layer as a pure function of its kernel, its bias and x, and compiled programs of it.
+
+A program is made once for each layer and compiled once for each shape, so that a further
+example costs microseconds. Whatever is differentiated or mapped is *written in* inside of the
+program: the derivative is then one with respect to the values that the layer really uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from conformance import profiles
+from conformance.cases import BATCH, Case
+from conformance.layer import Built, Layer, stack
+from conformance.lazy import jax, jnp, nnx
+
+__all__ = [
+    "Counted",
+    "affine",
+    "call",
+    "counted",
+    "donating",
+    "exported",
+    "forward",
+    "forward_mode",
+    "is_plain",
+    "mapped",
+    "module_forward",
+    "module_gradients",
+    "pullback",
+    "rematerialized",
+    "remembered",
+    "scanned",
+    "stacked",
+    "twice",
+    "weighted",
+]
+
+
+def call(layer: Layer, parameters: Any, x: Any) -> Any:
+    """The output for ``x``, mapped over leading dimensions that the layer does not declare.
+
+    A layer that takes vectors only is used on a batch through ``jax.vmap``.
+    """
+    if layer.accepts(x.shape[:-1]):
+        return layer.apply(parameters, x)
+    if x.ndim < min(layer.convention.ranks):
+        return call(layer, parameters, x[None])[0]
+    return jax.vmap(lambda row: call(layer, parameters, row))(x)
+
+
+def affine(layer: Layer) -> Callable[[Any, Any, Any, Any], Any]:
+    """``(parameters, kernel, bias, x) -> y`` with kernel and bias written into the parameters."""
+
+    def f(parameters: Any, kernel: Any, bias: Any, x: Any) -> Any:
+        return call(layer, layer.write(parameters, kernel, bias), x)
+
+    return f
+
+
+def weighted(layer: Layer, parameters: Any, cotangent: Any) -> Callable[[Any, Any, Any], Any]:
+    """``(kernel, bias, x) -> sum(y * cotangent)``: the loss that a user differentiates."""
+    f = affine(layer)
+    return lambda kernel, bias, x: (f(parameters, kernel, bias, x) * cotangent).sum()
+
+
+def remembered(layer: Layer, name: str, make: Callable[[], Callable[..., Any]]) -> Any:
+    """The layer's program of that name, under ``jax.jit``."""
+    return layer.remember(("program", name), lambda: jax.jit(make()))
+
+
+def forward(layer: Layer) -> Any:
+    """``(parameters, x) -> y``."""
+    return remembered(layer, "forward", lambda: lambda p, x: call(layer, p, x))
+
+
+def module_forward(layer: Layer) -> Any:
+    """``(module, x) -> y`` under ``nnx.jit``."""
+    return layer.remember("nnx.jit", lambda: nnx.jit(lambda module, x: _call_module(module, x)))
+
+
+def _call_module(module: Any, x: Any) -> Any:
+    return module(x)
+
+
+def pullback(layer: Layer) -> Any:
+    """``(parameters, kernel, bias, x, cotangent) -> (dK, db, dx)``, by ``jax.vjp``."""
+
+    def make() -> Callable[..., Any]:
+        f = affine(layer)
+
+        def program(parameters: Any, kernel: Any, bias: Any, x: Any, cotangent: Any) -> Any:
+            _, back = jax.vjp(lambda *values: f(parameters, *values), kernel, bias, x)
+            return back(cotangent)
+
+        return program
+
+    return remembered(layer, "pullback", make)
+
+
+def twice(layer: Layer) -> Any:
+    """``(parameters, kernel, bias, x, cotangent, t)``: the gradients of ``<dK, t>``.
+
+    Since ``<dK, t> = <x t, cotangent>``, they are 0 for kernel and bias, and for ``x`` the
+    gradient that a layer of kernel ``t`` has.
+    """
+
+    def make() -> Callable[..., Any]:
+        def program(p: Any, kernel: Any, bias: Any, x: Any, cotangent: Any, t: Any) -> Any:
+            first = jax.grad(weighted(layer, p, cotangent))
+            return jax.grad(lambda *values: (first(*values) * t).sum(), (0, 1, 2))(kernel, bias, x)
+
+        return program
+
+    return remembered(layer, "twice", make)
+
+
+def module_gradients(layer: Layer, dense: Built, x: Any, cotangent: Any) -> dict[str, Any]:
+    """``nnx.grad`` with respect to ``nnx.Param``, as users write it: eager and compiled.
+
+    The keys say how, the values are states of gradients.
+    """
+
+    def loss(module: Any, x: Any, cotangent: Any) -> Any:
+        return (module(x) * cotangent).sum()
+
+    x, cotangent = jnp.asarray(x), jnp.asarray(cotangent)
+    compiled = layer.remember("nnx.value_and_grad", lambda: nnx.jit(nnx.value_and_grad(loss)))
+    return {
+        "nnx.grad": nnx.grad(loss)(dense.module, x, cotangent),
+        "nnx.jit(nnx.value_and_grad)": compiled(dense.module, x, cotangent)[1],
+    }
+
+
+def is_plain(case: Case) -> bool:
+    """Whether the case is of the one size and batch at which eager transforms are looked at.
+
+    Eagerly every primitive of a derivative is compiled by itself, at a multiple of the cost of
+    the program; what goes wrong only there does not depend on the size. It is the first size of
+    the pool whose sides are different and above 1, so that no axis is mistaken for another.
+    """
+    sizes = profiles.active().sizes
+    plain = next((size for size in sizes if min(size) > 1 and size[0] != size[1]), sizes[-1])
+    return case.kernel_shape == plain and case.lead == BATCH
+
+
+def forward_mode(layer: Layer) -> Any:
+    """``(parameters, values, tangents, cotangent)`` to the derivatives by name.
+
+    ``values`` and ``tangents`` are of kernel, bias and x. The Hessian is that of the first row.
+    """
+
+    def make() -> Callable[..., Any]:
+        f = affine(layer)
+
+        def program(parameters: Any, values: Any, tangents: Any, cotangent: Any) -> Any:
+            def y(*values: Any) -> Any:
+                return f(parameters, *values)
+
+            kernel, bias, x = values
+            _, linear = jax.linearize(y, *values)
+            _, in_x = jax.linearize(lambda x: y(kernel, bias, x), x)
+            row = x.reshape(-1, x.shape[-1])[0]
+            weights = cotangent.reshape(-1, cotangent.shape[-1])[0]
+            return {
+                "jax.jvp": jax.jvp(y, values, tangents)[1],
+                "jax.linearize": linear(*tangents),
+                "transpose": jax.linear_transpose(in_x, x)(cotangent)[0],
+                "hessian": jax.hessian(lambda row: (y(kernel, bias, row) * weights).sum())(row),
+            }
+
+        return program
+
+    return remembered(layer, "forward mode", make)
+
+
+def mapped(layer: Layer) -> Any:
+    """``(parameters, stacked parameters, x, cotangent)`` to the results of vmap by name.
+
+    ``x`` and the cotangent are batches of rows of an even number, the first.
+    """
+
+    def make() -> Callable[..., Any]:
+        def one(parameters: Any, x: Any) -> Any:
+            return call(layer, parameters, x)
+
+        def row_gradient(parameters: Any, row: Any, cotangent: Any) -> Any:
+            kernel, bias = _values(layer, parameters, row, cotangent)
+            return jax.grad(weighted(layer, parameters, cotangent))(kernel, bias, row)
+
+        def program(parameters: Any, stacked: Any, x: Any, cotangent: Any) -> Any:
+            by_row = jax.vmap(one, (None, 0))
+            nested = jax.vmap(by_row, (None, 0))(parameters, x.reshape(2, -1, x.shape[-1]))
+            copies = jax.tree_util.tree_leaves(stacked)[0].shape[0]
+            return {
+                "over x": by_row(parameters, x),
+                "over the last axis of x": jax.vmap(one, (None, 1), 1)(parameters, x.T).T,
+                "nested over x": nested.reshape(-1, nested.shape[-1]),
+                "over stacked parameters": jax.vmap(one, (0, None))(stacked, x),
+                "over stacked parameters and x": jax.vmap(one)(stacked, x[:copies]),
+                "around the gradient with respect to the kernel": jax.vmap(
+                    row_gradient, (None, 0, 0)
+                )(parameters, x, cotangent),
+            }
+
+        return program
+
+    return remembered(layer, "vmap", make)
+
+
+def _values(layer: Layer, parameters: Any, row: Any, cotangent: Any) -> tuple[Any, Any]:
+    bias = layer.bias_of(parameters) if layer.convention.use_bias else jnp.zeros_like(cotangent)
+    return layer.kernel_of(parameters), bias
+
+
+def stacked(layer: Layer, parameters: Any, kernels: Any, biases: Any) -> Any:
+    """The parameters with each of these kernels and biases written in, stacked."""
+    pairs = zip(kernels, biases, strict=True)
+    return stack([layer.write(parameters, jnp.asarray(k), jnp.asarray(b)) for k, b in pairs])
+
+
+def scanned(layer: Layer) -> Any:
+    """``(stacked parameters, x)`` to the output of the layers one after another."""
+
+    def make() -> Callable[..., Any]:
+        def step(x: Any, parameters: Any) -> Any:
+            return call(layer, parameters, x), None
+
+        return lambda stacked, x: jax.lax.scan(step, x, stacked)[0]
+
+    return remembered(layer, "scan", make)
+
+
+def rematerialized(layer: Layer) -> Any:
+    """As :func:`pullback`, by ``jax.grad`` of the layer under ``jax.checkpoint``."""
+
+    def make() -> Callable[..., Any]:
+        f = jax.checkpoint(affine(layer))
+
+        def program(parameters: Any, kernel: Any, bias: Any, x: Any, cotangent: Any) -> Any:
+            def loss(*values: Any) -> Any:
+                return (f(parameters, *values) * cotangent).sum()
+
+            return jax.grad(loss, (0, 1, 2))(kernel, bias, x)
+
+        return program
+
+    return remembered(layer, "remat", make)
+
+
+class Counted:
+    """A compiled function that counts how often it is traced.
+
+    Parameters
+    ----------
+    transform
+        ``jax.jit`` or ``nnx.jit``.
+    function
+        What is compiled.
+    """
+
+    def __init__(self, transform: Callable[..., Any], function: Callable[..., Any]) -> None:
+        self.traces = 0
+
+        def traced(*arguments: Any) -> Any:
+            self.traces += 1
+            return function(*arguments)
+
+        self._compiled = transform(traced)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """The result of the compiled function."""
+        return self._compiled(*arguments)
+
+
+def counted(layer: Layer, case: Case) -> tuple[Counted, Counted]:
+    """The layer under ``jax.jit`` and under ``nnx.jit``, with their counts, for one shape."""
+
+    def make() -> tuple[Counted, Counted]:
+        by_jax = Counted(jax.jit, lambda parameters, x: call(layer, parameters, x))
+        return by_jax, Counted(nnx.jit, _call_module)
+
+    return layer.remember(("counted", case.x_shape, case.out_features), make)
+
+
+def donating(layer: Layer) -> Any:
+    """``(parameters, x) -> (parameters doubled, y)``; the parameters are donated."""
+
+    def step(parameters: Any, x: Any) -> Any:
+        y = call(layer, parameters, x)
+        return jax.tree_util.tree_map(lambda value: 2 * value, parameters), y
+
+    return layer.remember("donation", lambda: jax.jit(step, donate_argnums=0))
+
+
+def exported(layer: Layer, case: Case, parameters: Any) -> Any:
+    """``jax.export`` of the layer for a batch ``b``, called with the leaves of parameters and x."""
+
+    def make() -> Any:
+        # The submodule is not an attribute of jax before it is imported.
+        from jax import export
+
+        leaves, structure = jax.tree_util.tree_flatten(parameters)
+
+        def flat(*arguments: Any) -> Any:
+            *leaves, x = arguments
+            return call(layer, jax.tree_util.tree_unflatten(structure, leaves), x)
+
+        (b,) = export.symbolic_shape("b")
+        x = jax.ShapeDtypeStruct((b, case.in_features), jnp.float32)
+        return export.export(jax.jit(flat))(*leaves, x)
+
+    return layer.remember(("export", case.kernel_shape), make)
