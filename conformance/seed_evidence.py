@@ -17,16 +17,15 @@ from conformance.statistics.seeds import BASES
 
 __all__ = ["require_different", "require_uncorrelated"]
 
-IN_FEATURES, OUT_FEATURES = 4, 32
-FEATURES = 128
-"""A function shows `FEATURES` numbers of a seed, a layer its kernel of as many."""
+IN_FEATURES, OUT_FEATURES = 6, 129
+"""A size of every profile's pool: a layer shows its kernel, a function its output."""
 
-_PROBE = np.array([0.5, -1.25, 2.0, 0.75], np.float32)
+_PROBE = np.array([0.5, -1.25, 2.0, 0.75, -0.25, 1.5], np.float32)
 _NEGATIVE = (1, 2, 5, 1_000, 2**31 - 1)
 
 
 def _numbers(layer: Layer) -> dict[int, np.ndarray]:
-    """For each seed of the profile's set `FEATURES` numbers that depend on nothing else."""
+    """For each seed of the profile's set the kernel or the output that it gives, flat."""
 
     def draw() -> dict[int, np.ndarray]:
         seeds = seed_set(profiles.active().name)
@@ -40,7 +39,7 @@ def _numbers(layer: Layer) -> dict[int, np.ndarray]:
 
 
 def _output(layer: Layer, seed: int) -> np.ndarray:
-    return np.asarray(layer.forward(seed, _PROBE, FEATURES)).ravel()
+    return np.asarray(layer.forward(seed, _PROBE, OUT_FEATURES)).ravel()
 
 
 def require_different(layer: Layer) -> None:
