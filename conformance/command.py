@@ -99,6 +99,32 @@ def _workers(asked: str) -> str:
     return str(max(1, min(cores or 1, 8)))
 
 
+def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "specs", nargs="*", metavar="SPEC", help="implementations; default: all that are registered"
+    )
+    parser.add_argument(
+        "--runs", type=int, default=200, metavar="N", help="groups for each size (default: 200)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="the first seed (default: 0)"
+    )
+    parser.add_argument(
+        "--scale-error", type=float, metavar="D",
+        help="also measure the power against a relative variance error, such as 0.05",
+    )  # fmt: skip
+    parser.add_argument(
+        "--correlation", type=float, metavar="R",
+        help="also measure the power against correlated neighbours, such as 0.1",
+    )  # fmt: skip
+
+
+def _calibrate(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from conformance.calibrate import run
+
+    return run(options)
+
+
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="the contract as a document")
 
@@ -143,6 +169,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
         "prove the suite: it must catch every known defect, and pass every correct layer",
         _selftest_arguments,
         _selftest,
+    ),
+    "calibrate": (
+        "measure how often the statistical requirements alarm, and what they detect",
+        _calibrate_arguments,
+        _calibrate,
     ),
     "list": ("list the implementations and the requirements", _list_arguments, _list),
     "report": (

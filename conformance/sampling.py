@@ -129,9 +129,14 @@ def _traced(
         return layer.kernel_of(parameters)
 
     numbers = jnp.asarray(np.asarray(seeds, np.uint32))
+
+    def compiled() -> Any:
+        program = jax.jit(jax.vmap(draw)).lower(numbers)
+        return program.compile(compiler_options=_QUICK_TO_COMPILE)
+
     try:
-        lowered = jax.jit(jax.vmap(draw)).lower(numbers)
-        return np.asarray(lowered.compile(compiler_options=_QUICK_TO_COMPILE)(numbers))
+        key = ("draw", in_features, out_features, len(seeds), which)
+        return np.asarray(layer.remember(key, compiled)(numbers))
     except Exception:
         # Whatever keeps a layer from being traced is the matter of other requirements.
         return None

@@ -1,0 +1,232 @@
+"""How often the statistical rows alarm on a layer over fresh seeds, and what they detect.
+
+A bound on a p-value is right if it is below a level at most that often. The same kernels with a
+planted error show the power beside the one that is stated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from conformance.layer import Layer
+from conformance.registry import UsageError, resolve
+from conformance.sampling import kernels
+from conformance.statistics import Evidence, correlation, power, rows
+from conformance.statistics.laws import family_named
+from conformance.statistics.moments import variance, variance_limits
+
+__all__ = [
+    "Calibration",
+    "Power",
+    "calibrate",
+    "correlation_power",
+    "interval",
+    "run",
+    "variance_power",
+]
+
+LEVELS = (0.1, 0.01, 0.001)
+CONFIDENCE = 0.999
+"""Of the binomial intervals: about a hundred rates are looked at together."""
+
+_SIZES = ((24, 13), (6, 40))
+_SEEDS = 16
+_MISS = 0.01
+"""The miss probability of the power experiment: small enough to be a promise, and measurable."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The alarms of one check: how often its bound was at or below each of `LEVELS`."""
+
+    check: str
+    groups: int
+    alarms: tuple[int, ...]
+    smallest_log_p: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether no rate is above its level, as far as the intervals tell."""
+        return all(
+            interval(alarms, self.groups)[0] <= level
+            for alarms, level in zip(self.alarms, LEVELS, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Power:
+    """How often a planted error was found, beside the probability that is stated."""
+
+    error: str
+    weights: int
+    runs: int
+    found: int
+    stated: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the observed power is not below the stated one, as far as the interval tells."""
+        return interval(self.found, self.runs)[1] >= self.stated
+
+
+def interval(count: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The exact binomial interval of a rate (Clopper and Pearson 1934)."""
+    from scipy.special import betaincinv  # JAX depends on SciPy; imported late: slow to load
+
+    tail = (1 - confidence) / 2
+    low = betaincinv(count, trials - count + 1, tail) if count else 0.0
+    high = betaincinv(count + 1, trials - count, 1 - tail) if count < trials else 1.0
+    return float(low), float(high)
+
+
+def _groups(
+    layer: Layer, runs: int, first_seed: int
+) -> Iterator[dict[tuple[int, int], np.ndarray]]:
+    """One small sample of each size after another, no seed used twice."""
+    block = 64 * _SEEDS
+    for start in range(0, runs, 64):
+        number = min(64, runs - start)
+        drawn = {}
+        for i, size in enumerate(_SIZES):
+            begin = first_seed + (start // 64 * len(_SIZES) + i) * block
+            drawn[size] = kernels(layer, *size, range(begin, begin + block))
+        for j in range(number):
+            yield {size: w[j * _SEEDS : (j + 1) * _SEEDS] for size, w in drawn.items()}
+
+
+def _evidence(
+    layer: Layer, samples: dict[tuple[int, int], np.ndarray]
+) -> dict[str, list[Evidence]]:
+    law = layer.convention.kernel
+    families = tuple(filter(None, (family_named(name) for name in law.families)))
+    standard = rows.standardised(samples, law.variance)
+    found = {
+        "kernel-mean": rows.mean_row(standard),
+        "kernel-variance": rows.variance_row(samples, law.variance),
+        "kernel-independence": rows.independence_row(standard),
+        "kernel-homogeneity": rows.homogeneity_row(standard, bool(families)),
+        "kernel-dispersion": rows.dispersion_row(standard),
+        "kernel-resolution": rows.resolution_row(samples),
+        "seeds-differ": rows.seeds_row(standard),
+    }
+    if families:
+        found["kernel-law"] = rows.law_row(standard, families)
+    return found
+
+
+def calibrate(layer: Layer, runs: int, first_seed: int = 0) -> list[Calibration]:
+    """Every check of every statistical row on `runs` groups of each size, from fresh seeds."""
+    bounds: dict[str, list[float]] = {}
+    for samples in _groups(layer, runs, first_seed):
+        for row, evidence in _evidence(layer, samples).items():
+            for piece in evidence:
+                bounds.setdefault(f"{row}: {piece.check}", []).append(piece.log_p)
+    return [
+        Calibration(
+            check,
+            len(log_p),
+            tuple(int(np.sum(np.asarray(log_p) <= math.log(level))) for level in LEVELS),
+            min(log_p),
+        )
+        for check, log_p in sorted(bounds.items())
+    ]
+
+
+_POWER_SIZE = (64, 128)
+
+
+def _repeated(
+    layer: Layer, weights: int, runs: int, first_seed: int, found: Callable[[np.ndarray], bool]
+) -> int:
+    seeds = math.ceil(weights / math.prod(_POWER_SIZE))
+    deviation = math.sqrt(layer.convention.kernel.variance(*_POWER_SIZE))
+    total = 0
+    for i in range(runs):
+        begin = first_seed + i * seeds
+        drawn = kernels(layer, *_POWER_SIZE, range(begin, begin + seeds))
+        total += found(drawn.astype(np.float64) / deviation)
+    return total
+
+
+def variance_power(layer: Layer, error: float, runs: int, first_seed: int = 0) -> Power:
+    """How often a relative variance error is found with the weights stated for a 1 % miss."""
+    weights = power.weights_for_variance(abs(error), miss=_MISS)
+
+    def found(z: np.ndarray) -> bool:
+        return variance(z.ravel()[:weights] * math.sqrt(1 + error)).rejected
+
+    count = _repeated(layer, weights, runs, first_seed, found)
+    return Power(f"variance {error:+.3g}", weights, runs, count, 1 - _MISS)
+
+
+def correlation_power(layer: Layer, error: float, runs: int, first_seed: int = 0) -> Power:
+    """How often a correlation of neighbours along the rows is found, by the lag check.
+
+    The products of neighbours have variance 1 + error^2 at most, and the scale is measured; both
+    are covered by the upper limit of the variance.
+    """
+    lags = 2 * (math.prod(_POWER_SIZE) - 2)
+    weights = math.ceil((power.detectable_shift(1, miss=_MISS, comparisons=lags) / error) ** 2)
+    weights = math.ceil(weights * variance_limits(weights)[1] ** 2 * (1 + error**2))
+
+    def found(z: np.ndarray) -> bool:
+        for column in range(1, z.shape[2]):
+            own = math.sqrt(1 - error**2) * z[:, :, column]
+            z[:, :, column] = error * z[:, :, column - 1] + own
+        return correlation.lags(z).rejected
+
+    count = _repeated(layer, weights, runs, first_seed, found)
+    return Power(f"correlation {error:+.3g}", weights, runs, count, 1 - _MISS)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the observed rates; 0 if none is above its level and no power below the stated one."""
+    if options.runs < 1 or not 0 <= options.seed < 2**31:
+        raise UsageError("calibrate needs --runs of at least 1 and a --seed in [0, 2**31)")
+    if options.scale_error is not None and not 0 < abs(options.scale_error) < 1:
+        raise UsageError("--scale-error is a relative error between -1 and 1, such as 0.05")
+    if options.correlation is not None and not 0 < options.correlation < 1:
+        raise UsageError("--correlation is between 0 and 1, such as 0.1")
+    holds = True
+    for entry in resolve(options.specs):
+        layer = Layer(entry.load())
+        if layer.implementation.init is None:
+            print(f"{entry.name}: has no parameters to look at")
+            continue
+        print(f"{entry.name}: {options.runs} groups of {_SEEDS} kernels at each of {_SIZES}")
+        calibrations = calibrate(layer, options.runs, options.seed)
+        for line in _table(calibrations):
+            print(line)
+        powers = []
+        if options.scale_error is not None:
+            powers.append(variance_power(layer, options.scale_error, options.runs, options.seed))
+        if options.correlation is not None:
+            powers.append(correlation_power(layer, options.correlation, options.runs, options.seed))
+        for found in powers:
+            low, high = interval(found.found, found.runs)
+            print(
+                f"  {found.error}: found in {found.found} of {found.runs} runs of {found.weights} "
+                f"weights ({low:.3f} .. {high:.3f}); stated at least {found.stated:.2f}"
+                f"{'' if found.holds else '  BELOW'}"
+            )
+        holds = holds and all(item.holds for item in calibrations)
+        holds = holds and all(item.holds for item in powers)
+    return 0 if holds else 1
+
+
+def _table(calibrations: Sequence[Calibration]) -> Iterator[str]:
+    width = max(len(item.check) for item in calibrations)
+    heads = "".join(f"{f'rate at p <= {level:g}':>27}" for level in LEVELS)
+    yield f"  {'check':{width}}{heads}  smallest ln p"
+    for item in calibrations:
+        rates = ""
+        for alarms in item.alarms:
+            low, high = interval(alarms, item.groups)
+            rates += f"{alarms / item.groups:.4f} ({low:.4f} .. {high:.4f})".rjust(27)
+        above = "" if item.holds else "  ABOVE"
+        yield f"  {item.check:{width}}{rates}  {item.smallest_log_p:8.2f}{above}"
