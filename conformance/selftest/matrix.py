@@ -15,7 +15,8 @@ LEGEND = "# blamed first   x failed, too   o blocked   . does not see it"
 
 
 def matrix(judgements: Sequence[Judgement], rows: Sequence[Requirement]) -> list[str]:
-    """One line for each defect, one column for each requirement in the order of the contract."""
+    """One line for each defect, one column for each requirement, by area."""
+    rows = sorted(rows, key=lambda row: AREAS.index(row.area))
     defects = [judgement for judgement in judgements if judgement.subject.defect is not None]
     width = max((len(judgement.subject.name) for judgement in defects), default=0)
     lines = [LEGEND, " " * (width + 2) + _header(rows)]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from conformance import compile_cache
 from conformance.cell import Cell
 from conformance.plugin import RUN
 from conformance.registry import UsageError
@@ -83,6 +84,8 @@ def subjects(names: Sequence[str] = ()) -> list[Subject]:
     UsageError
         If a name is that of no layer.
     """
+    # The declarations stand beside the layers, so that reading them imports jax.
+    compile_cache.prepare()
     from implementations.correct import all_correct
     from implementations.defects import all_defects
 
