@@ -94,7 +94,7 @@ def _groups(
         drawn = {}
         for i, size in enumerate(_SIZES):
             begin = first_seed + (start // 64 * len(_SIZES) + i) * block
-            drawn[size] = kernels(layer, *size, range(begin, begin + block))
+            drawn[size] = kernels(layer, *size, range(begin, begin + block), again=True)
         for j in range(number):
             yield {size: w[j * _SEEDS : (j + 1) * _SEEDS] for size, w in drawn.items()}
 
@@ -148,7 +148,7 @@ def _repeated(
     total = 0
     for i in range(runs):
         begin = first_seed + i * seeds
-        drawn = kernels(layer, *_POWER_SIZE, range(begin, begin + seeds))
+        drawn = kernels(layer, *_POWER_SIZE, range(begin, begin + seeds), again=True)
         total += found(drawn.astype(np.float64) / deviation)
     return total
 

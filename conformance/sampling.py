@@ -79,14 +79,21 @@ def samples(layer: Layer) -> dict[Shape, np.ndarray]:
 
 
 def kernels(
-    layer: Layer, in_features: int, out_features: int, seeds: Sequence[int], which: str = "kernel"
+    layer: Layer,
+    in_features: int,
+    out_features: int,
+    seeds: Sequence[int],
+    which: str = "kernel",
+    *,
+    again: bool = False,
 ) -> np.ndarray:
     """New kernels of one size, (seeds, in, out), in the order of the seeds.
 
-    With ``which="bias"``, new biases, (seeds, 1, out).
+    With ``which="bias"``, new biases, (seeds, 1, out). With ``again``, the compiled program is
+    kept for other draws of that many seeds; a run of the suite draws once, and has no use for it.
     """
     if layer.remember("traced draws are right", lambda: _traced_draws_are_right(layer)):
-        traced = _traced(layer, in_features, out_features, seeds, which)
+        traced = _traced(layer, in_features, out_features, seeds, which, again)
         if traced is not None:
             return _of_size(traced, in_features, out_features, which)
     built = [_built(layer, in_features, out_features, seed, which) for seed in seeds]
@@ -120,7 +127,12 @@ def _built(layer: Layer, in_features: int, out_features: int, seed: int, which: 
 
 
 def _traced(
-    layer: Layer, in_features: int, out_features: int, seeds: Sequence[int], which: str
+    layer: Layer,
+    in_features: int,
+    out_features: int,
+    seeds: Sequence[int],
+    which: str,
+    again: bool = False,
 ) -> np.ndarray | None:
     def draw(seed: Any) -> Any:
         parameters = layer.init(seed, in_features, out_features)
@@ -136,7 +148,8 @@ def _traced(
 
     try:
         key = ("draw", in_features, out_features, len(seeds), which)
-        return np.asarray(layer.remember(key, compiled)(numbers))
+        program = layer.remember(key, compiled) if again else compiled()
+        return np.asarray(program(numbers))
     except Exception:
         # Whatever keeps a layer from being traced is the matter of other requirements.
         return None
