@@ -48,9 +48,9 @@ class Look:
 # The worst first.
 LOOK: dict[Outcome, Look] = {
     Outcome.FAILED: Look("✗", "failed", "does not hold"),
-    Outcome.UNEXPECTED_PASS: Look("!", "passes", "was expected to fail and passes"),
-    Outcome.CRASHED: Look("☓", "crashed", "the process died"),
-    Outcome.TIMED_OUT: Look("⧗", "timed out", "took longer than its time limit"),
+    Outcome.UNEXPECTED_PASS: Look("!", "unexpected", "passes, and was expected to fail"),
+    Outcome.CRASHED: Look("▼", "crashed", "the process died"),
+    Outcome.TIMED_OUT: Look("◔", "timed out", "took longer than its time limit"),
     Outcome.ERROR: Look("E", "error", "the registration, or the suite, is at fault"),
     Outcome.NOT_RUN: Look("?", "not run", "no result of it came back"),
     Outcome.BLOCKED: Look("↳", "blocked", "follows from another failure"),

@@ -1,0 +1,59 @@
+"""The page: one file that needs no network and no script, made of results files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import jinja2
+from markupsafe import Markup
+
+from conformance.report.extract import ELEMENT, embedded
+from conformance.report.view import View
+from conformance.results import Results, collection, document
+
+if TYPE_CHECKING:
+    from conformance.report.plots import Picture
+
+__all__ = ["page"]
+
+
+def page(runs: Sequence[Results]) -> str:
+    """The page of one run, or of one run for each environment.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If there is something to plot, and Matplotlib is not installed.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("conformance.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found = collection([document(run.verdict, run.facts) for run in runs])
+    view = View(runs)
+    # The cards give the matrix its links, so they are made before it.
+    cards = view.cards
+    return environment.get_template("page.html.j2").render(
+        view=view,
+        cards=cards,
+        plots=_plots(runs, view),
+        kill=next((run.facts["kill"] for run in runs if run.facts.get("kill")), None),
+        element=ELEMENT,
+        # Escaped already so that nothing can end the element.
+        results=Markup(embedded(found)),
+    )
+
+
+def _plots(runs: Sequence[Results], view: View) -> list[tuple[str, str, list[Picture]]]:
+    """Matplotlib takes seconds to import: only where there is something to draw."""
+    if not any(cell.plots for run in runs for cell in run.verdict.cells) and not any(
+        run.facts.get("kill") for run in runs
+    ):
+        return []
+    from conformance.report.plots import draw
+
+    return draw(runs, view)

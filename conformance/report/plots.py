@@ -1,0 +1,314 @@
+"""Plots as SVG that takes the colours of the page: what is better looked at than read."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from conformance.cell import Cell, Outcome
+from conformance.report.view import View
+from conformance.results import Results
+
+__all__ = ["Picture", "draw"]
+
+# Colours that nothing else uses, replaced by the page's: so a plot is light or dark as it is.
+_FG, _MUTED, _GRID, _OK, _BAD, _BAND, _KNOWN = (f"#0{i}0{i}0{i}" for i in range(1, 8))
+_VARIABLES = {
+    _FG: "--fg",
+    _MUTED: "--muted",
+    _GRID: "--grid",
+    _OK: "--ok",
+    _BAD: "--bad",
+    _BAND: "--band",
+    _KNOWN: "--known",
+}
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "dense-conformance",
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.edgecolor": _MUTED,
+    "axes.labelcolor": _FG,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "text.color": _FG,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.labelcolor": _FG,
+    "ytick.labelcolor": _FG,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    # Names come from other people's layers: a dollar sign in one is no formula.
+    "text.parse_math": False,
+}
+
+# A page is to be looked at: beyond this many pictures of a kind the file is the better place.
+_MOST = 36
+
+
+# Draws into the axes, and gives the caption.
+Fill = Callable[[Axes], str]
+
+
+_LEAST_RATIO = 1e-4
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG element, and what it shows in words."""
+
+    svg: Markup
+    caption: str
+    wide: bool = False
+
+
+def draw(runs: Sequence[Results], view: View) -> list[tuple[str, str, list[Picture]]]:
+    """Headings, what to look for, and pictures; kinds without data are left out."""
+    pictures = _Pictures(runs, view)
+    kinds: tuple[tuple[str, str, Sequence[tuple[Any, ...]]], ...] = (
+        (
+            "Kernel against the declared law",
+            "Entries of new kernels in units of the declared standard deviation. "
+            "The line is the law.",
+            pictures.histograms(),
+        ),
+        (
+            "Variance against fan_in",
+            "Measured variance / declared variance; the band is what is accepted. "
+            "A point outside it is red.",
+            pictures.variances(),
+        ),
+        (
+            "Rounding error against its bound",
+            "The largest error / bound at each in_features, a line for each implementation; "
+            "above 1 it is wrong, and red.",
+            pictures.errors(),
+        ),
+        (
+            "Defects that the suite catches",
+            "A column for each planted defect, a row for each requirement. Dark: the requirement "
+            "that the defect breaks, and that reported it. Light: others that reported it, too. "
+            "A red cross: nothing reported it.",
+            pictures.kills(),
+        ),
+    )
+    return [
+        (heading, f"{said} {_left_out(fills)}".strip(), [pictures.draw(*f) for f in fills[:_MOST]])
+        for heading, said, fills in kinds
+        if fills
+    ]
+
+
+def _left_out(found: Sequence[object]) -> str:
+    left = len(found) - _MOST
+    return f"{left} more are in the results file." if left > 0 else ""
+
+
+class _Pictures:
+    def __init__(self, runs: Sequence[Results], view: View) -> None:
+        self.runs = runs
+        self.view = view
+        self.count = 0
+
+    def _data(self, kind: str) -> Iterator[tuple[str, Cell, dict[str, Any]]]:
+        for title, run in zip(self.view.titles, self.runs, strict=True):
+            for cell in run.verdict.cells:
+                for plot in cell.plots:
+                    if plot["kind"] == kind:
+                        name = self.view.label(cell.implementation)
+                        yield (f"{name}, {title}" if self.view.several else name), cell, plot
+
+    def draw(self, fill: Fill, width: float = 2.9, height: float = 2.0) -> Picture:
+        """Draw one; ``fill`` gives the caption."""
+        self.count += 1
+        with matplotlib.rc_context(_STYLE):
+            figure = Figure(figsize=(width, height), layout="constrained")
+            axes = figure.add_subplot()
+            caption = fill(axes)
+            stream = io.StringIO()
+            figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+        svg = _for_page(stream.getvalue(), f"plot{self.count}", caption)
+        return Picture(svg, caption, wide=width > 5)
+
+    def histograms(self) -> list[tuple[Fill]]:
+        """Counts against the numbers that the law expects."""
+        return [
+            (partial(_histogram, name=name, cell=cell, plot=plot),)
+            for name, cell, plot in self._data("kernel-histogram")
+        ]
+
+    def variances(self) -> list[tuple[Fill]]:
+        """Measured / declared, with the accepted band."""
+        return [
+            (partial(_variance, name=name, cell=cell, plot=plot),)
+            for name, cell, plot in self._data("kernel-variance")
+        ]
+
+    def errors(self) -> list[tuple[Fill]]:
+        """One picture for each requirement, all implementations in it."""
+        by_row: dict[str, list[tuple[str, Cell, dict[str, Any]]]] = {}
+        for found in self._data("error-over-bound"):
+            by_row.setdefault(found[1].requirement, []).append(found)
+        return [(partial(_errors, row=row, lines=lines),) for row, lines in by_row.items()]
+
+    def kills(self) -> list[tuple[Fill, float, float]]:
+        """The kill matrix: it is the suite's, so that of the first run that has one."""
+        rates = (run.facts.get("kill") or {} for run in self.runs)
+        matrix = next((rate["matrix"] for rate in rates if rate.get("matrix")), None)
+        if matrix is None:
+            return []
+        hit = {id for defect in matrix for id in (defect["breaks"], *defect["caught"])}
+        known = [row.id for area in self.view.areas.values() for row in area]
+        rows = [id for id in known if id in hit] + sorted(hit.difference(known))
+        width, height = max(7.0, 2.6 + 0.075 * len(matrix)), 0.9 + 0.145 * len(rows)
+        return [(partial(_kills, matrix=matrix, rows=rows), width, height)]
+
+
+def _histogram(axes: Axes, name: str, cell: Cell, plot: dict[str, Any]) -> str:
+    edges, counts, expected = plot["edges"], plot["counts"], plot["expected"]
+    failed = cell.outcome == Outcome.FAILED
+    axes.stairs(counts, edges, fill=True, color=_BAD if failed else _BAND)
+    axes.stairs(expected, edges, color=_FG, linewidth=1.0)
+    axes.set_xlabel("K / declared standard deviation")
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    total = f"{sum(counts):,.0f}".replace(",", " ")
+    return f"{name}: {total} weights against the law {plot['law']} ({cell.requirement})"
+
+
+def _variance(axes: Axes, name: str, cell: Cell, plot: dict[str, Any]) -> str:
+    sizes, values = plot["fan_in"], plot["value"]
+    low, high = plot["low"], plot["high"]
+    outside = [not a <= v <= b for v, a, b in zip(values, low, high, strict=True)]
+    axes.fill_between(sizes, low, high, color=_BAND, linewidth=0)
+    axes.axhline(1.0, color=_MUTED, linewidth=0.8)
+    for wrong, colour, marker in ((False, _OK, "o"), (True, _BAD, "X")):
+        chosen = [i for i, is_wrong in enumerate(outside) if is_wrong == wrong]
+        axes.plot(
+            [sizes[i] for i in chosen],
+            [values[i] for i in chosen],
+            color=colour,
+            marker=marker,
+            markersize=4,
+            linestyle="none",
+        )
+    _logarithmic(axes.xaxis, base=2)
+    axes.set_xlabel("fan_in")
+    if all(v > 0 for v in values) and max(values) / min(values) > 4:
+        _logarithmic(axes.yaxis, base=10)
+    said = (
+        f"outside at fan_in {', '.join(f'{sizes[i]:g}' for i in range(len(sizes)) if outside[i])}"
+    )
+    said = said if any(outside) else "all inside the band"
+    return f"{name}: {min(values):.4g} to {max(values):.4g}, {said} ({cell.requirement})"
+
+
+def _logarithmic(axis: Axis, base: int) -> None:
+    """A logarithmic axis whose few labels are plain numbers: 64 and 0.01, not powers."""
+    scale = axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale
+    scale("log", base=base)
+    axis.set_major_locator(LogLocator(base=base, numticks=6))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _errors(axes: Axes, row: str, lines: Sequence[tuple[str, Cell, dict[str, Any]]]) -> str:
+    worst: tuple[float, float, str] = (0.0, 1.0, "")
+    wrong: list[str] = []
+    for name, _, plot in lines:
+        sizes, ratios = plot["in_features"], plot["ratio"]
+        highest = max(zip(ratios, sizes, strict=True), default=(0.0, 1.0))
+        worst = max(worst, (*highest, name))
+        if highest[0] > 1.0:
+            wrong.append(name)
+        axes.plot(
+            sizes,
+            # An exact result has no place on a logarithmic scale: it is drawn at the lower edge.
+            [max(ratio, _LEAST_RATIO) for ratio in ratios],
+            color=_BAD if highest[0] > 1.0 else _MUTED,
+            marker="X" if highest[0] > 1.0 else ".",
+            linewidth=1,
+            alpha=0.8,
+        )
+    axes.axhline(1.0, color=_BAD, linewidth=1, linestyle="--")
+    _logarithmic(axes.xaxis, base=2)
+    _logarithmic(axes.yaxis, base=10)
+    axes.set_xlabel("in_features")
+    if wrong:
+        return f"{row}: beyond the bound for {', '.join(wrong)}; at most {worst[0]:.3g} times it"
+    return f"{row}: at most {worst[0]:.2g} of the bound, {worst[2]} at in_features {worst[1]:g}"
+
+
+def _kills(axes: Axes, matrix: Sequence[dict[str, Any]], rows: Sequence[str]) -> str:
+    place = {id: i for i, id in enumerate(rows)}
+    blamed: list[tuple[int, int]] = []
+    others: list[tuple[int, int]] = []
+    missed: list[tuple[int, int]] = []
+    for x, defect in enumerate(matrix):
+        others += [(x, place[id]) for id in defect["caught"] if id != defect["breaks"]]
+        (blamed if defect["breaks"] in defect["caught"] else missed).append(
+            (x, place[defect["breaks"]])
+        )
+    lost = [(x, y) for x, y in missed if not matrix[x]["caught"]]
+    for points, colour, marker, alpha in (
+        (others, _KNOWN, "s", 0.45),
+        (blamed, _OK, "s", 1.0),
+        (lost, _BAD, "X", 1.0),
+    ):
+        axes.scatter(
+            [x for x, _ in points],
+            [y for _, y in points],
+            s=22,
+            color=colour,
+            marker=marker,
+            alpha=alpha,
+            linewidths=0,
+        )
+    axes.set_yticks(range(len(rows)), rows, fontsize=7)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(-0.7, len(matrix) - 0.3)
+    every = max(1, len(matrix) // 40)
+    axes.set_xticks(
+        range(0, len(matrix), every),
+        [defect["defect"] for defect in matrix[::every]],
+        rotation=90,
+        fontsize=6,
+    )
+    survivors = [matrix[x]["defect"] for x, _ in lost]
+    caught = len(matrix) - len(survivors)
+    said = f"not caught: {', '.join(survivors)}" if survivors else "none survives"
+    return f"{caught} of {len(matrix)} defects caught; {said}"
+
+
+def _for_page(svg: str, prefix: str, caption: str) -> Markup:
+    """Fit an SVG document into a page: its colours, ids of its own, no addresses, no metadata."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r"<svg [^>]*viewBox=\"([^\"]*)\"[^>]*>", r'<svg viewBox="\1">', svg, count=1)
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"\s*\n\s*", "\n", svg)
+    opening = Markup('<svg role="img" aria-label="{}" ').format(caption)
+    # Matplotlib escapes the texts that it draws.
+    return opening + Markup(svg.removeprefix("<svg ").rstrip())

@@ -1,0 +1,370 @@
+"""What a page shows, worked out from results: plain values that a template only has to place."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+from conformance.cell import Cell, Outcome
+from conformance.registry import Entry
+from conformance.report.diff import compare
+from conformance.report.tally import (
+    LOOK,
+    WORTH_READING,
+    Look,
+    Tally,
+    by_area,
+    denominator,
+    judgement,
+    label,
+    tally,
+    versions,
+)
+from conformance.requirement import MAY, MUST, SHOULD, Requirement
+from conformance.results import Results
+
+__all__ = ["TONE", "Card", "Mark", "Share", "View"]
+
+# The colour that goes with an outcome; the symbol and the word say the same.
+TONE: dict[Outcome, str] = {
+    Outcome.FAILED: "bad",
+    Outcome.UNEXPECTED_PASS: "bad",
+    Outcome.CRASHED: "lost",
+    Outcome.TIMED_OUT: "lost",
+    Outcome.ERROR: "lost",
+    Outcome.NOT_RUN: "lost",
+    Outcome.BLOCKED: "after",
+    Outcome.EXPECTED_FAILURE: "known",
+    Outcome.PASSED: "ok",
+    Outcome.NOT_APPLICABLE: "na",
+}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A cell of the matrix."""
+
+    id: str
+    href: str
+    look: Look
+    tone: str
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of an area holds for an implementation."""
+
+    count: Tally
+    look: Look
+    tone: str
+    href: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One thing to look at: a failure, or several cells that are lost for the same reason."""
+
+    id: str
+    cell: Cell
+    look: Look
+    tone: str
+    implementation: str
+    requirement: Requirement
+    others: tuple[str, ...]
+    environments: tuple[str, ...]
+
+    @property
+    def measured(self) -> list[tuple[str, str]]:
+        """The numbers behind it, by name."""
+        shown = {
+            name: f"{value:.6g}" if isinstance(value, float) else str(value)
+            for name, value in self.cell.measured.items()
+        }
+        return list(shown.items())
+
+    @property
+    def smallest(self) -> str:
+        """The smallest case in a line."""
+        return ", ".join(f"{name}={value}" for name, value in (self.cell.case or {}).items())
+
+
+def _anchor(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-") or "x"
+
+
+class View:
+    """One page of one run, or of one run for each environment.
+
+    Parameters
+    ----------
+    runs
+        What was read; at least one.
+    """
+
+    def __init__(self, runs: Sequence[Results]) -> None:
+        self.runs = tuple(runs)
+        self.several = len(self.runs) > 1
+        self.titles = self._titles()
+        entries = {e.id: e for run in self.runs for e in run.verdict.entries}
+        self.entries: tuple[Entry, ...] = tuple(entries.values())
+        rows = {row.id: row for run in self.runs for row in run.verdict.rows}
+        self.areas = by_area(list(rows.values()))
+        self.rows = rows
+        self._cells = {
+            (i, cell.implementation, cell.requirement): cell
+            for i, run in enumerate(self.runs)
+            for cell in run.verdict.cells
+        }
+        taken: Counter[str] = Counter()
+        self._anchors: dict[str, str] = {}
+        for entry in self.entries:
+            anchor = _anchor(entry.name)
+            taken[anchor] += 1
+            self._anchors[entry.id] = anchor + (f"-{taken[anchor]}" if taken[anchor] > 1 else "")
+
+    def _titles(self) -> tuple[str, ...]:
+        """The environments by what tells them apart."""
+        if not self.several:
+            return (versions(self.runs[0]),)
+        shown = ("jax", "flax", "python", "numpy", "device", "matmul_precision", "x64", "platform")
+        every = dict.fromkeys([*shown, *(key for run in self.runs for key in run.environment)])
+        telling = [
+            key
+            for key in every
+            if key not in ("seed", "jaxlib", "hypothesis")
+            and len({repr(run.environment.get(key)) for run in self.runs}) > 1
+        ][:3]
+        return tuple(
+            ", ".join(f"{key} {run.environment.get(key, 'unknown')}" for key in telling)
+            or f"environment {i + 1}"
+            for i, run in enumerate(self.runs)
+        )
+
+    @property
+    def heading(self) -> str:
+        """The verdict over all environments, in words."""
+        said = list(dict.fromkeys(judgement(run) for run in self.runs))
+        return said[0] if len(said) == 1 else "environments differ: " + ", ".join(said)
+
+    @property
+    def summaries(self) -> list[dict[str, object]]:
+        """The headline of each environment."""
+        return [
+            {
+                "title": title,
+                "judgement": judgement(run),
+                "tone": ("ok", "bad", "lost", "lost")[run.verdict.exit_code],
+                "must": tally(run.verdict.cells, MUST),
+                "should": tally(run.verdict.cells, SHOULD),
+                "may": tally(run.verdict.cells, MAY),
+                "denominator": denominator(run.verdict.cells),
+                "suite": run.environment.get("suite", ""),
+                "versions": versions(run),
+                "profile": run.facts["profile"],
+                "seconds": run.facts["seconds"],
+            }
+            for title, run in zip(self.titles, self.runs, strict=True)
+        ]
+
+    @property
+    def legend(self) -> list[tuple[Look, str, int]]:
+        """Every outcome that occurs: how it looks, and how often it occurs."""
+        count = Counter(cell.outcome for cell in self._cells.values())
+        return [(look, TONE[o], count[o]) for o, look in LOOK.items() if count[o]]
+
+    def label(self, id: str) -> str:
+        """An implementation with its version; with all of its versions, where they differ."""
+        known = [run for run in self.runs if any(e.id == id for e in run.verdict.entries)]
+        labels = list(dict.fromkeys(label(run, id) for run in known))
+        name = next(entry.name for entry in self.entries if entry.id == id)
+        return " / ".join([labels[0], *(text.removeprefix(name).strip() for text in labels[1:])])
+
+    def cell_id(self, run: int, implementation: str, requirement: str) -> str:
+        """The address of a cell: it does not depend on what else the page shows."""
+        place = f"{self._anchors[implementation]}--{_anchor(requirement)}"
+        return f"cell-{place}" + (f"--{run + 1}" if run else "")
+
+    def row_id(self, requirement: str) -> str:
+        """The address of a requirement."""
+        return f"req-{_anchor(requirement)}"
+
+    def area_id(self, area: str) -> str:
+        """The address of an area's matrix."""
+        return f"area-{_anchor(area)}"
+
+    def overview(self, entry: Entry) -> list[list[Share]]:
+        """For each environment: all, then each area."""
+        shares = []
+        for i, _ in enumerate(self.runs):
+            own = [self._cells.get((i, entry.id, id)) for id in self.rows]
+            cells = [cell for cell in own if cell is not None]
+            line = [self._share(cells, "#matrix")]
+            for area in self.areas:
+                part = [cell for cell in cells if cell.requirement.startswith(f"{area}/")]
+                line.append(self._share(part, f"#{self.area_id(area)}"))
+            shares.append(line)
+        return shares
+
+    def _share(self, cells: Sequence[Cell], href: str) -> Share:
+        worst = next((o for o in LOOK if any(c.outcome == o for c in cells)), None)
+        worst = worst or Outcome.NOT_APPLICABLE
+        return Share(tally(cells), LOOK[worst], TONE[worst], href)
+
+    def matrix(self, area: str, entry: Entry) -> list[Mark | None]:
+        """A line of an area's matrix: for each environment, each of its requirements."""
+        return [
+            self.mark(i, entry.id, row.id)
+            for i, _ in enumerate(self.runs)
+            for row in self.areas[area]
+        ]
+
+    def mark(self, run: int, implementation: str, requirement: str) -> Mark | None:
+        """A cell as the matrix shows it; None where that run does not have it."""
+        cell = self._cells.get((run, implementation, requirement))
+        if cell is None:
+            return None
+        outcome = Outcome(cell.outcome)
+        id = self.cell_id(run, implementation, requirement)
+        card = self._card_of.get((run, implementation, requirement))
+        href = card or (f"why-{id}" if self._is_listed(cell) else self.row_id(requirement))
+        return Mark(id, f"#{href}", LOOK[outcome], TONE[outcome])
+
+    def _is_listed(self, cell: Cell) -> bool:
+        return cell.outcome in (Outcome.BLOCKED, Outcome.EXPECTED_FAILURE)
+
+    def levels(self, area: str) -> list[tuple[str, int]]:
+        """The levels of an area's columns, and how many columns each has."""
+        return list(Counter(str(row.level) for row in self.areas[area]).items())
+
+    @cached_property
+    def cards(self) -> tuple[Card, ...]:
+        """What to look at, by implementation, the worst first in each."""
+        groups: dict[tuple[str, ...], list[tuple[int, Cell]]] = {}
+        order = {entry.id: i for i, entry in enumerate(self.entries)}
+        worst = list(LOOK)
+        for (run, _, _), cell in self._cells.items():
+            if cell.outcome in WORTH_READING:
+                # What is wrong with a registration is the same in each of its cells.
+                found = (cell.requirement, cell.cause, cell.message)
+                own = found if cell.outcome == Outcome.FAILED else (cell.reason,)
+                key = (cell.implementation, cell.outcome, *own)
+                groups.setdefault(key, []).append((run, cell))
+        cards = [self._card(group) for group in groups.values()]
+        return tuple(
+            sorted(
+                cards,
+                key=lambda card: (
+                    order[card.cell.implementation],
+                    worst.index(Outcome(card.cell.outcome)),
+                ),
+            )
+        )
+
+    @property
+    def cards_by_implementation(self) -> list[tuple[str, list[Card]]]:
+        """The cards under the names of their implementations."""
+        return [
+            (self.label(id), list(own))
+            for id, own in groupby(self.cards, key=lambda card: card.cell.implementation)
+        ]
+
+    def _card(self, group: Sequence[tuple[int, Cell]]) -> Card:
+        run, cell = group[0]
+        requirements = dict.fromkeys(member.requirement for _, member in group)
+        environments = dict.fromkeys(self.titles[i] for i, _ in group) if self.several else {}
+        outcome = Outcome(cell.outcome)
+        id = f"why-{self.cell_id(run, cell.implementation, cell.requirement)}"
+        for i, member in group:
+            self._card_of[i, member.implementation, member.requirement] = id
+        return Card(
+            id=id,
+            cell=cell,
+            look=LOOK[outcome],
+            tone=TONE[outcome],
+            implementation=self.label(cell.implementation),
+            requirement=self.rows[cell.requirement],
+            others=tuple(requirements)[1:],
+            environments=tuple(environments),
+        )
+
+    @cached_property
+    def _card_of(self) -> dict[tuple[int, str, str], str]:
+        return {}
+
+    def listed(self, outcome: str) -> list[tuple[str, str, Cell, str]]:
+        """Cells that take a line each: address, implementation, cell, environment."""
+        return [
+            (f"why-{self.cell_id(i, impl, row)}", self.label(impl), cell, self.titles[i])
+            for (i, impl, row), cell in self._cells.items()
+            if cell.outcome == outcome
+        ]
+
+    @property
+    def notes(self) -> list[tuple[str, str, str]]:
+        """Remarks of properties: implementation, requirement, text."""
+        return _unique(
+            (self.label(cell.implementation), cell.requirement, text)
+            for cell in self._cells.values()
+            for text in cell.notes
+        )
+
+    @property
+    def not_applicable(self) -> list[tuple[str, int]]:
+        """Why cells do not apply, and how many there are for each reason."""
+        reasons = (c.reason for c in self._cells.values() if c.outcome == Outcome.NOT_APPLICABLE)
+        return Counter(reasons).most_common()
+
+    @property
+    def differences(self) -> list[tuple[str, Requirement, list[Mark | None]]]:
+        """The cells that did not end the same in every environment."""
+        found = []
+        for entry in self.entries:
+            for row in self.rows.values():
+                cells = [self._cells.get((i, entry.id, row.id)) for i, _ in enumerate(self.runs)]
+                if len({cell.outcome if cell else None for cell in cells}) > 1:
+                    marks = [self.mark(i, entry.id, row.id) for i, _ in enumerate(self.runs)]
+                    found.append((self.label(entry.id), row, marks))
+        return found
+
+    @property
+    def bits(self) -> list[tuple[str, list[str]]]:
+        """What changed in kernels' bits from the first environment to each other one."""
+        found = []
+        for title, run in zip(self.titles[1:], self.runs[1:], strict=True):
+            difference = compare(self.runs[0], run)
+            found.append((title, [*difference.bits, *difference.remarks]))
+        return [(title, lines) for title, lines in found if lines]
+
+    @property
+    def settings(self) -> list[tuple[str, list[str]]]:
+        """The environments side by side: name, value in each."""
+        keys = dict.fromkeys(key for run in self.runs for key in run.environment)
+        return [(key, [_shown(run.environment.get(key)) for run in self.runs]) for key in keys]
+
+    @property
+    def declared(self) -> list[tuple[Entry, dict[str, str]]]:
+        """Each implementation, with its library and what it declares."""
+        names = ("library", "version", "convention", "kernel_law", "bias_law")
+        found = []
+        for entry in self.entries:
+            known: dict[str, str] = {}
+            for run in self.runs:
+                known = {**run.facts["versions"].get(entry.id, {}), **known}
+            found.append((entry, {name: known.get(name, "") for name in names}))
+        return found
+
+
+def _shown(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def _unique(items: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    return list(dict.fromkeys(items))
