@@ -62,6 +62,8 @@ class Cell:
         The command that runs this cell alone.
     notes
         Remarks that are worth a look, whatever the outcome.
+    obstacle
+        Whether the check did not get as far as what its requirement is about.
     plots
         Binned numbers that are better looked at than read: see :mod:`conformance.figures`.
     fingerprints
@@ -82,6 +84,7 @@ class Cell:
     cause: str = ""
     reproduction: str = ""
     notes: list[str] = field(default_factory=list)
+    obstacle: bool = False
     plots: list[dict[str, Any]] = field(default_factory=list)
     fingerprints: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -149,7 +152,7 @@ def cell_of(
         cell.outcome = Outcome.ERROR
         cell.reason = f"{type(error).__name__}: {safe_text(error)}"
         return cell
-    cell.outcome = Outcome.FAILED
+    cell.outcome, cell.obstacle = Outcome.FAILED, violation.obstacle
     cell.message, cell.accepted = violation.found, violation.accepted
     cell.cause, cell.measured = violation.cause, plain({**recorded, **violation.measured})
     if error is not violation:

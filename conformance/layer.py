@@ -14,11 +14,11 @@ import numpy as np
 
 from conformance.adapt.parameters import Leaf, leaves_of
 from conformance.cases import Case
-from conformance.lazy import jax, jnp, nnx
 from conformance.implementation import Convention, Implementation
+from conformance.lazy import jax, jnp, nnx
 from conformance.registry import Entry
+from conformance.require import fail, on_the_way
 from conformance.requirement import ANY, EXERCISE, LINEN, NNX, PARAMETERS, Need, Requirement
-from conformance.require import during, fail
 
 __all__ = ["Built", "Layer", "as_jax", "stack"]
 
@@ -107,7 +107,9 @@ class Layer:
 
     def build(self, in_features: int, out_features: int, seed: int = 0) -> Built:
         """A new layer of these sizes, as its user builds it."""
-        with during(f"construction with in_features={in_features}, out_features={out_features}"):
+        with on_the_way(
+            f"construction with in_features={in_features}, out_features={out_features}"
+        ):
             if self.implementation.module is not None:
                 module = self.implementation.module(in_features, out_features, nnx.Rngs(seed))
                 return Built(self, module=module)
@@ -130,9 +132,8 @@ class Layer:
         """Construction and call in one, for every kind of layer."""
         if self.implementation.forward is None:
             return self.build(np.shape(x)[-1], features, seed)(x, as_given=as_given)
-        with during(f"f(seed={seed!r}, x of shape {np.shape(x)}, features={features!r})"):
-            y = self.implementation.forward(seed, x if as_given else as_jax(x), features)
-        return _array(y)
+        with on_the_way(f"f(seed={seed!r}, x of shape {np.shape(x)}, features={features!r})"):
+            return _array(self.implementation.forward(seed, x if as_given else as_jax(x), features))
 
     def affine(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
         """Kernel ``(in, out)`` and bias of the case's new layer.
@@ -171,14 +172,13 @@ class Built:
             return self._parameters
         from conformance.adapt.nnx_module import split
 
-        with during("nnx.split of the layer"):
+        with on_the_way("nnx.split of the layer"):
             return split(self.module)
 
     def __call__(self, x: Any, *, as_given: bool = False) -> Any:
         """Its output for ``x``; a NumPy array is made a JAX array first, unless ``as_given``."""
-        with during(f"calling the layer on x of shape {np.shape(x)}"):
-            y = self.raw(x, as_given=as_given)
-        return _array(y)
+        with on_the_way(f"calling the layer on x of shape {np.shape(x)}"):
+            return _array(self.raw(x, as_given=as_given))
 
     def raw(self, x: Any, *, as_given: bool = False) -> Any:
         """Its output for ``x``, where an exception of the layer's is what is wanted."""
@@ -196,7 +196,7 @@ class Built:
     @property
     def kernel(self) -> np.ndarray:
         """Its kernel ``(in, out)``."""
-        with during("reading the kernel"):
+        with on_the_way("reading the kernel"):
             return np.asarray(self.layer.kernel_of(self.parameters))
 
     @property
@@ -204,7 +204,7 @@ class Built:
         """Its bias ``(out,)``; zeros of that shape for a layer that declares none."""
         if not self.layer.convention.use_bias:
             return np.zeros(self.kernel.shape[1], np.float32)
-        with during("reading the bias"):
+        with on_the_way("reading the bias"):
             return np.asarray(self.layer.bias_of(self.parameters))
 
     @property
@@ -224,11 +224,11 @@ class Built:
     def write(self, kernel: np.ndarray, bias: np.ndarray) -> Built:
         """Write these values into its parameters; the layer itself."""
         old = self.parameters
-        _same_shape(self.layer.kernel_of(old), kernel, "kernel")
-        if self.layer.convention.use_bias:
-            _same_shape(self.layer.bias_of(old), bias, "bias")
         dtype = self.layer.convention.parameter_dtype
-        with during("writing values into the parameters"):
+        with on_the_way("writing values into the parameters"):
+            _same_shape(self.layer.kernel_of(old), kernel, "kernel")
+            if self.layer.convention.use_bias:
+                _same_shape(self.layer.bias_of(old), bias, "bias")
             new = self.layer.write(old, jnp.asarray(kernel, dtype), jnp.asarray(bias, dtype))
             if self.module is None:
                 self._parameters = new
@@ -267,5 +267,3 @@ def _same_shape(present: Any, wanted: np.ndarray, which: str) -> None:
 def stack(values: Sequence[Any]) -> Any:
     """Pytrees of one structure as one pytree of stacked arrays."""
     return jax.tree_util.tree_map(lambda *leaves: jnp.stack(leaves), *values)
-
-

@@ -22,6 +22,7 @@ __all__ = [
     "fail",
     "not_applicable",
     "note",
+    "on_the_way",
     "raises",
     "record",
     "safe_text",
@@ -46,7 +47,15 @@ class Violation(AssertionError):
         The likely cause in words, where the evidence singles one out.
     measured
         The numbers behind it: plain floats, ints and strings.
+
+    Attributes
+    ----------
+    obstacle
+        Whether the check did not get as far as what its requirement is about: the layer could
+        not be built, called, read or written. Some other requirement is about that.
     """
+
+    obstacle = False
 
     def __init__(
         self, found: str, *, accepted: str = "", cause: str = "", **measured: float | int | str
@@ -78,6 +87,17 @@ def during(action: str, cause: str = "") -> Iterator[None]:
     except (Exception, SystemExit) as error:
         message = f"{action} raised {type(error).__name__}: {safe_text(error, 300)}"
         raise Violation(message, accepted="no exception", cause=cause) from error
+
+
+@contextlib.contextmanager
+def on_the_way(action: str) -> Iterator[None]:
+    """As :func:`during`, for what most checks do first: a violation in it is an obstacle."""
+    try:
+        with during(action):
+            yield
+    except Violation as violation:
+        violation.obstacle = True
+        raise
 
 
 def fail(

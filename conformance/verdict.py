@@ -73,10 +73,7 @@ def account(
     by_key = {(cell.implementation, cell.requirement): cell for cell in received}
     cells: list[Cell] = []
     for entry in entries:
-        own = {
-            row.id: by_key.get((entry.id, row.id)) or _missing(entry, row)
-            for row in rows
-        }
+        own = {row.id: by_key.get((entry.id, row.id)) or _missing(entry, row) for row in rows}
         _mark_blocked(own, rows)
         cells.extend(sorted(own.values(), key=_reading_order))
     return Verdict(tuple(entries), tuple(rows), tuple(cells))
@@ -94,18 +91,48 @@ def _missing(entry: Entry, row: Requirement) -> Cell:
 
 _EXPLAINS = (Outcome.FAILED, Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.BLOCKED)
 
+# What nearly every check does first: one of these is at fault where a check met an obstacle.
+_FOUNDATION = (
+    "construction/builds",
+    "serialization/stable-names",
+    "state/exact-state",
+    "construction/only-two-parameters",
+    "construction/kernel-shape",
+    "construction/bias-shape",
+    "exercise/float-arguments",
+    "forward/output-shape",
+    "state/call-changes-nothing",
+)
+
 
 def _mark_blocked(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> None:
     """Rows come after those that they rest on, so that one pass finds whole chains."""
+    root = _fault_behind_obstacles(own, rows)
     for row in rows:
         cell = own[row.id]
         if cell.outcome != Outcome.FAILED:
             continue
         below = [own[id] for id in row.rests_on if id in own and own[id].outcome in _EXPLAINS]
-        if below:
-            root = below[0].reason.removeprefix("blocked by ") or below[0].requirement
-            root = root if below[0].outcome == Outcome.BLOCKED else below[0].requirement
-            cell.outcome, cell.reason = Outcome.BLOCKED, f"blocked by {root}"
+        if cell.obstacle and root is not None and cell is not root:
+            _block(cell, root)
+        elif below:
+            _block(cell, below[0])
+
+
+def _fault_behind_obstacles(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> Cell | None:
+    """The first fault in the foundation; where there are only obstacles, the first of them."""
+    failed = [row.id for row in rows if own[row.id].outcome == Outcome.FAILED]
+    for id in failed:
+        if id in _FOUNDATION and not own[id].obstacle:
+            return own[id]
+    return next((own[id] for id in _FOUNDATION if id in failed), None)
+
+
+def _block(cell: Cell, below: Cell) -> None:
+    """Name the root: what blocks what a cell rests on blocks the cell, too."""
+    blocked = below.outcome == Outcome.BLOCKED
+    cell.reason = below.reason if blocked else f"blocked by {below.requirement}"
+    cell.outcome = Outcome.BLOCKED
 
 
 _ORDER = {
