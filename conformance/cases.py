@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -164,6 +164,7 @@ def over(
     every_size: bool = True,
     sizes: Sequence[tuple[int, int]] | None = None,
     up_to: int | None = None,
+    at_most: int | None = None,
 ) -> Callable[[F], F]:
     """Let Hypothesis draw the property's ``case``; each size of the pool comes once in any case.
 
@@ -177,8 +178,12 @@ def over(
         Other sizes than the profile's pool.
     up_to
         Draw sizes freely up to this one, beside the pool: for properties that compile nothing.
+    at_most
+        The most examples that are generated, where one costs much.
     """
     profile = profiles.active()
+    if at_most is not None:
+        profile = replace(profile, examples=min(profile.examples, at_most))
     pool = list(sizes if sizes is not None else profile.sizes)
     if not every_size:
         pool = [pool[i] for i in sorted({1, 3, len(pool) // 2, len(pool) - 1})]

@@ -62,7 +62,9 @@ def _summary(cells: list[Cell]) -> Text:
 
 def _table(verdict: Verdict, facts: Mapping[str, Any], width: int) -> Table:
     areas = _areas(verdict.rows)
-    columns = [(entry, f"{entry.name} {_library(facts, entry.id)}".strip()) for entry in verdict.entries]
+    columns = [
+        (entry, f"{entry.name} {_library(facts, entry.id)}".strip()) for entry in verdict.entries
+    ]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     needed = 16 + sum(max(len(name), 7) + 2 for _, name in columns)
     if needed <= width:
@@ -70,7 +72,9 @@ def _table(verdict: Verdict, facts: Mapping[str, Any], width: int) -> Table:
         for _, name in columns:
             table.add_column(name, justify="right", no_wrap=True)
         for area in areas:
-            table.add_row(area, *(_summary(_cells_in(verdict, entry, area)) for entry, _ in columns))
+            table.add_row(
+                area, *(_summary(_cells_in(verdict, entry, area)) for entry, _ in columns)
+            )
         table.add_row("all", *(_summary(verdict.of(entry)) for entry, _ in columns), style="bold")
         return table
     table.add_column("implementation", overflow="fold")
@@ -78,7 +82,9 @@ def _table(verdict: Verdict, facts: Mapping[str, Any], width: int) -> Table:
     table.add_column("not conforming in", overflow="fold")
     for entry, name in columns:
         wrong = {c.requirement.partition("/")[0] for c in verdict.of(entry) if c.outcome in _WORTH}
-        table.add_row(name, _summary(verdict.of(entry)), ", ".join(a for a in areas if a in wrong) or "-")
+        table.add_row(
+            name, _summary(verdict.of(entry)), ", ".join(a for a in areas if a in wrong) or "-"
+        )
     return table
 
 
@@ -103,9 +109,7 @@ def _case(case: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{k}={tuple(v) if isinstance(v, list) else v}" for k, v in shown.items())
 
 
-def write_failure(
-    console: Console, cell: Cell, title: str, statement: str
-) -> None:
+def write_failure(console: Console, cell: Cell, title: str, statement: str) -> None:
     """One failure: whose, the cause before the numbers, the smallest case, how to see it again."""
     head = Text(f"{cell.outcome.upper():8}", style=STYLE[Outcome(cell.outcome)])
     head.append(f"  {cell.requirement}", style="bold")
@@ -143,7 +147,9 @@ def _failures(console: Console, verdict: Verdict, facts: Mapping[str, Any]) -> N
             same = [c for c in cells if c.reason == cell.reason and c.outcome == cell.outcome]
             told.add(cell.reason)
             console.print()
-            statement = statements.get(cell.requirement, "") if cell.outcome == Outcome.FAILED else ""
+            statement = (
+                statements.get(cell.requirement, "") if cell.outcome == Outcome.FAILED else ""
+            )
             write_failure(console, cell, names[entry.id], statement)
             if cell.outcome != Outcome.FAILED and len(same) > 1:
                 console.print(f"  and so are {len(same) - 1} more of its cells")

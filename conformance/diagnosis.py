@@ -45,7 +45,9 @@ def of_affine(found: np.ndarray, x: np.ndarray, kernel: np.ndarray, bias: np.nda
     if _explains(found, right):
         return ""
     named = [
-        cause for cause, formula in _candidates(x, kernel, bias).items() if _explains(found, formula())
+        cause
+        for cause, formula in _candidates(x, kernel, bias).items()
+        if _explains(found, formula())
     ]
     if len(named) == 1:
         return named[0]

@@ -16,7 +16,9 @@ __all__ = ["run"]
 class _Reporter:
     """Registered with pytest for one run: shows progress, then the verdict."""
 
-    def __init__(self, progress: Callable[[int, Mapping[str, str], Mapping[str, str]], Any]) -> None:
+    def __init__(
+        self, progress: Callable[[int, Mapping[str, str], Mapping[str, str]], Any]
+    ) -> None:
         self.progress = progress
         self.ended = False
 

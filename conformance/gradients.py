@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,11 +46,8 @@ class Point:
 
 
 def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
-    """Generic floats, x = 0 and integers, for an ``x`` with these leading dimensions.
-
-    A single ``x`` is the case's first row.
-    """
-    x = case.x() if lead == case.lead else case.x()[0]
+    """Generic floats, x = 0 and integers, for an ``x`` with these leading dimensions."""
+    x = replace(case, lead=lead).x()
     shape = (*lead, case.out_features)
     kernel, bias = case.kernel(), case.bias()
     of = f"x of shape {x.shape}"

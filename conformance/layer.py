@@ -135,6 +135,14 @@ class Layer:
         with on_the_way(f"f(seed={seed!r}, x of shape {np.shape(x)}, features={features!r})"):
             return _array(self.implementation.forward(seed, x if as_given else as_jax(x), features))
 
+    def at(self, case: Case) -> Callable[..., Any]:
+        """The case's new layer as a function of x; what is a function is called anew each time."""
+        if PARAMETERS in self.provides:
+            return self.of(case)
+        return lambda x, as_given=False: self.forward(
+            case.seed, x, case.out_features, as_given=as_given
+        )
+
     def affine(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
         """Kernel ``(in, out)`` and bias of the case's new layer.
 

@@ -87,22 +87,25 @@ def _inside(over: Any) -> contextlib.AbstractContextManager[Any]:
     return jax.set_mesh(over) if hasattr(jax, "set_mesh") else over
 
 
-def annotated_kernel(module: type, case: Case) -> dict[str, tuple[Any, ...]]:
+def annotated_kernel(layer: Layer, module: type, case: Case) -> dict[str, tuple[Any, ...]]:
     """Build the module under ``nnx.jit`` with an annotated kernel; where its kernel says to lie."""
-    initial = nnx.with_partitioning(nnx.initializers.lecun_normal(), ANNOTATION)
 
-    @nnx.jit
-    def build() -> Any:
-        dense = module(
-            case.in_features, case.out_features, kernel_init=initial, rngs=nnx.Rngs(case.seed)
-        )
-        state = nnx.state(dense)
-        spread = jax.lax.with_sharding_constraint(state, nnx.get_partition_spec(state))
-        nnx.update(dense, spread)
-        return dense
+    def make() -> Any:
+        initial = nnx.with_partitioning(nnx.initializers.lecun_normal(), ANNOTATION)
 
+        @nnx.jit
+        def build(rngs: Any) -> Any:
+            dense = module(case.in_features, case.out_features, kernel_init=initial, rngs=rngs)
+            state = nnx.state(dense)
+            spread = jax.lax.with_sharding_constraint(state, nnx.get_partition_spec(state))
+            nnx.update(dense, spread)
+            return dense
+
+        return build
+
+    build = layer.remember(("annotated", case.kernel_shape), make)
     with _inside(mesh(most(case.out_features))):
-        dense = build()
+        dense = build(nnx.Rngs(case.seed))
         specs = nnx.get_partition_spec(nnx.state(dense))
         annotation = jax.tree_util.tree_leaves(
             specs["kernel"], is_leaf=lambda leaf: isinstance(leaf, jax.sharding.PartitionSpec)

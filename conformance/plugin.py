@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from conformance.run import Run
+    pass
 
 PACKAGE = Path(__file__).resolve().parent
 SUITE = PACKAGE / "suite"

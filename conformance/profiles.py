@@ -71,7 +71,7 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("quick", _QUICK, examples=10),
+        Profile("quick", _QUICK, examples=6),
         Profile("standard", _STANDARD, examples=60),
         Profile("thorough", _THOROUGH, examples=400),
     )

@@ -180,7 +180,9 @@ def _attribute(spec: str) -> Any:
     """Import what ``module:attribute`` or ``file.py:attribute`` names."""
     place, _, path = spec.rpartition(":")
     try:
-        module = _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        module = (
+            _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        )
     except LoadError:
         raise
     except (Exception, SystemExit) as error:

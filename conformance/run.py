@@ -41,9 +41,7 @@ class Run:
         Where the processes of the run leave marks for each other.
     """
 
-    def __init__(
-        self, config: pytest.Config, entries: Sequence[Entry], directory: Path
-    ) -> None:
+    def __init__(self, config: pytest.Config, entries: Sequence[Entry], directory: Path) -> None:
         self.config = config
         self.entries = tuple(entries)
         self.directory = directory
@@ -112,9 +110,7 @@ class Run:
     def parameter_ids(self) -> list[str]:
         """The ids of the items' parameters: unique and ASCII, whatever the names are."""
         plain = [e.name.encode("ascii", "backslashreplace").decode() for e in self.entries]
-        return [
-            name if plain.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(plain)
-        ]
+        return [name if plain.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(plain)]
 
     def layer(self, entry: Entry) -> Any:
         """The layer of an entry, loaded once in this process."""
@@ -195,7 +191,11 @@ class Run:
         """Attach the cell to the report, which travels between processes."""
         report = yield
         row = _row(item)
-        if row is None or (call.when == "setup" and call.excinfo is None) or call.when == "teardown":
+        if (
+            row is None
+            or (call.when == "setup" and call.excinfo is None)
+            or call.when == "teardown"
+        ):
             return report
         entry = _entry(item)
         cell = cell_of(row, entry.id, call, report)

@@ -20,9 +20,7 @@ def collection_leaves(variables: Any) -> list[Leaf]:
     ]
 
 
-def from_linen(
-    layer: type, name: str, convention: Convention, library: str
-) -> Implementation:
+def from_linen(layer: type, name: str, convention: Convention, library: str) -> Implementation:
     """An implementation of the class, constructed as ``layer(features=out_features)``."""
     register()
     transposed = convention.layout == "out,in"

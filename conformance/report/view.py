@@ -320,15 +320,18 @@ class View:
 
     @property
     def differences(self) -> list[tuple[str, Requirement, list[Mark | None]]]:
-        """The cells that did not end the same in every environment."""
-        found = []
+        """The cells that did not end the same in every environment, the worst first."""
+        worst = list(LOOK)
+        found: list[tuple[int, str, Requirement, list[Mark | None]]] = []
         for entry in self.entries:
             for row in self.rows.values():
                 cells = [self._cells.get((i, entry.id, row.id)) for i, _ in enumerate(self.runs)]
-                if len({cell.outcome if cell else None for cell in cells}) > 1:
+                ends = {Outcome(cell.outcome) for cell in cells if cell is not None}
+                if len(ends) + any(cell is None for cell in cells) > 1:
                     marks = [self.mark(i, entry.id, row.id) for i, _ in enumerate(self.runs)]
-                    found.append((self.label(entry.id), row, marks))
-        return found
+                    weight = min(worst.index(end) for end in ends)
+                    found.append((weight, self.label(entry.id), row, marks))
+        return [line[1:] for line in sorted(found, key=lambda line: line[0])]
 
     @property
     def bits(self) -> list[tuple[str, list[str]]]:

@@ -41,9 +41,12 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
 
 
 @requirement(
-    "exercise/vector-out", MUST, EXERCISE, rests_on=["exercise/float-arguments", "forward/output-shape"]
+    "exercise/vector-out",
+    MUST,
+    EXERCISE,
+    rests_on=["exercise/float-arguments", "forward/output-shape"],
 )
-@over(up_to=40)
+@over(up_to=40, every_size=False, at_most=6)
 def test_vector_out(layer: Layer, case: Case) -> None:
     """The result is a vector of length features, for in and features from 1 up."""
     if case.in_features * case.out_features > 2000 and case.seed:
@@ -69,7 +72,9 @@ def test_fixed_result(layer: Layer, case: Case) -> None:
     This is the exercise's own law, for a function called ``dense_forward``.
     """
     if not layer.convention.fixed_result:
-        require.not_applicable("only a function called dense_forward is held to the exercise's bits")
+        require.not_applicable(
+            "only a function called dense_forward is held to the exercise's bits"
+        )
     from implementations.my_dense import MyDense
 
     x = case.normal("x", case.in_features)
@@ -87,7 +92,7 @@ def test_fixed_result(layer: Layer, case: Case) -> None:
 
 
 @requirement("exercise/any-length", MUST, EXERCISE, rests_on=["exercise/vector-out"])
-@over(sizes=[(3, 4), (5, 2)])
+@over(sizes=[(3, 4), (5, 2)], at_most=2)
 def test_any_length(layer: Layer, case: Case) -> None:
     """Changing len(x) between calls with one (seed, features) works."""
     for n in (case.in_features, case.in_features + 2, 1, case.in_features):
@@ -100,10 +105,8 @@ def test_any_length(layer: Layer, case: Case) -> None:
         )
 
 
-@requirement(
-    "exercise/differentiable-in-x", MUST, EXERCISE, rests_on=["exercise/vector-out"]
-)
-@over(sizes=[(3, 4), (16, 16)])
+@requirement("exercise/differentiable-in-x", MUST, EXERCISE, rests_on=["exercise/vector-out"])
+@over(sizes=[(3, 4), (16, 16)], at_most=2)
 def test_differentiable_in_x(layer: Layer, case: Case) -> None:
     """jit, grad and vmap over x work, with a concrete seed and features."""
     forward = layer.implementation.forward
@@ -128,7 +131,9 @@ def test_differentiable_in_x(layer: Layer, case: Case) -> None:
     require.within(gradient, expected.value, 2 * expected.bound, "the gradient in x")
 
 
-@requirement("exercise/bad-arguments-raise", SHOULD, EXERCISE, rests_on=["exercise/float-arguments"])
+@requirement(
+    "exercise/bad-arguments-raise", SHOULD, EXERCISE, rests_on=["exercise/float-arguments"]
+)
 @over(sizes=[(3, 4)])
 def test_bad_arguments_raise(layer: Layer, case: Case) -> None:
     """A seed or features that is NaN or infinite raises."""
@@ -141,7 +146,7 @@ def test_bad_arguments_raise(layer: Layer, case: Case) -> None:
 
 
 @requirement("exercise/recovered-kernel", MUST, EXERCISE, rests_on=["exercise/vector-out"])
-@over(sizes=[(64, 256)])
+@over(sizes=[(64, 256)], at_most=1)
 def test_recovered_kernel(layer: Layer, case: Case) -> None:
     """The kernel that basis vectors recover meets the requirements on initialization."""
     kernel, bias = layer.affine(case)

@@ -73,9 +73,7 @@ def _confined(layer: Layer, case: Case, poison: float, is_poisoned: Any, what: s
     )
 
 
-@requirement(
-    "numerics/nan-confined", MUST, PARAMETERS, rests_on=["forward/batch-independent"]
-)
+@requirement("numerics/nan-confined", MUST, PARAMETERS, rests_on=["forward/batch-independent"])
 @over()
 def test_nan_confined(layer: Layer, case: Case) -> None:
     """A NaN in row i of x makes row i of the result NaN, and no other."""
@@ -119,9 +117,7 @@ def test_no_saturation(layer: Layer, case: Case) -> None:
         )
 
 
-@requirement(
-    "numerics/one-product", SHOULD, PARAMETERS, rests_on=["forward/affine-value"]
-)
+@requirement("numerics/one-product", SHOULD, PARAMETERS, rests_on=["forward/affine-value"])
 @over(every_size=False)
 def test_one_product(layer: Layer, case: Case) -> None:
     """The program has exactly one matrix product, on float32 operands that are not demoted."""

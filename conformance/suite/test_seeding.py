@@ -58,7 +58,7 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
     ANY,
     rests_on=["construction/builds"],
 )
-@over(every_size=False)
+@over(every_size=False, at_most=2)
 def test_global_rng_ignored(layer: Layer, case: Case) -> None:
     """The layer is independent of the state of ``random`` and ``numpy.random``."""
     x = np.ones(case.in_features, np.float32)
@@ -202,7 +202,7 @@ def _module_of(layer: Layer, case: Case):  # type: ignore[no-untyped-def]  # a l
 
 
 @requirement("seeding/constant-key-count", SHOULD, NNX, rests_on=["seeding/params-stream"])
-@over(sizes=[(3, 10)])
+@over(sizes=[(3, 10)], at_most=1)
 def test_constant_key_count(layer: Layer, case: Case) -> None:
     """Construction consumes the same number of keys for every size.
 
@@ -286,7 +286,7 @@ def test_jitted_init(layer: Layer, case: Case) -> None:
 @requirement(
     "seeding/vmapped-init", SHOULD, NNX, rests_on=["seeding/jitted-init", "seeding/seeds-differ"]
 )
-@over(sizes=[(3, 10)])
+@over(sizes=[(3, 10)], at_most=1)
 def test_vmapped_init(layer: Layer, case: Case) -> None:
     """Construction vmapped over split keys gives kernels that are all distinct."""
     construct = layer.implementation.module

@@ -16,7 +16,7 @@ from conformance.requirement import MAY, NNX, PARAMETERS, SHOULD, requirement
 
 
 @requirement("sharding/sharded-equals-local", SHOULD, PARAMETERS, rests_on=["transforms/jit"])
-@over(every_size=False)
+@over(sizes=[(3, 10), (16, 16)])
 def test_sharded_equals_local(layer: Layer, case: Case) -> None:
     """With the kernel sharded by outputs or by inputs, f(x) is within the rounding-error bound.
 
@@ -48,7 +48,7 @@ def test_sharding_metadata(layer: Layer, case: Case) -> None:
         require.not_applicable("its constructor takes no kernel_init that could be annotated")
     meshes.require_devices()
     with require.during("construction under nnx.jit with an annotated kernel_init"):
-        found = meshes.annotated_kernel(built, case)
+        found = meshes.annotated_kernel(layer, built, case)
     for what, spec in found.items():
         require.that(
             spec == meshes.ANNOTATION,

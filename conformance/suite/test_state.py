@@ -78,7 +78,7 @@ def _why(name: str, kind: str) -> str:
     NNX,
     rests_on=["state/exact-state", "forward/affine-value", "transforms/gradients"],
 )
-@over(sizes=[(3, 4)])
+@over(sizes=[(3, 4)], at_most=1)
 def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
     """A step of an ``nnx.Optimizer`` over ``nnx.Param`` moves kernel and bias, and training halves
     the loss.

@@ -17,6 +17,10 @@ from conformance.requirement import MAY, MUST, NNX, PARAMETERS, SHOULD, requirem
 
 VALUE = "forward/affine-value"
 
+# A single x, batches of one and of none, and higher ranks: what a rule of differentiation that
+# is written by hand for two axes gets wrong.
+LEADS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (2, 3), (2, 1, 2, 2))
+
 
 @requirement("transforms/jit", MUST, PARAMETERS, rests_on=[VALUE])
 @over(leads=True)
@@ -30,12 +34,12 @@ def test_jit(layer: Layer, case: Case) -> None:
     x = case.x()
     dense = layer.written(case)
     parameters, bias = dense.parameters, layer.bias_for(case)
-    for value in (x, x[0]) if case.lead == BATCH else (x,):
+    for value in (x, x[0]) if programs.is_plain(case) else (x,):
         with require.during(f"jax.jit of the layer for x of shape {value.shape}"):
             found = np.asarray(programs.forward(layer)(parameters, value))
         reference = oracle.affine(value, case.kernel(), bias)
         require.within(found, reference.value, reference.bound, "f(x) under jax.jit")
-    if dense.module is not None and case.lead == BATCH and layer.accepts(BATCH):
+    if dense.module is not None and programs.is_plain(case) and layer.accepts(BATCH):
         with require.during("nnx.jit of the module"):
             found = np.asarray(programs.module_forward(layer)(dense.module, x))
         reference = oracle.affine(x, case.kernel(), bias)
@@ -43,7 +47,7 @@ def test_jit(layer: Layer, case: Case) -> None:
 
 
 @requirement("transforms/gradients", MUST, PARAMETERS, rests_on=[VALUE, "transforms/jit"])
-@over(leads=True)
+@over()
 def test_gradients(layer: Layer, case: Case) -> None:
     """dK = x^T g, db = the sum of g, dx = g K^T, within their bounds, in float32.
 
@@ -54,14 +58,14 @@ def test_gradients(layer: Layer, case: Case) -> None:
     """
     dense = layer.written(case)
     parameters = dense.parameters
-    for lead in (case.lead, ()) if case.lead == BATCH else (case.lead,):
+    for lead in (BATCH, *LEADS) if programs.is_plain(case) else (BATCH,):
         for point in gradients.points(case, lead):
             with require.during(f"jax.vjp of the layer, {point.where},"):
                 found = programs.pullback(layer)(parameters, *point.values(), point.cotangent)
                 found = jax.device_get(found)
             gradients.require_gradients(layer, found, point, "jax.vjp")
-    point = next(gradients.points(case, case.lead))
-    if case.lead == BATCH:
+    if programs.is_plain(case):
+        point = next(gradients.points(case, BATCH))
         t = case.normal("t", *case.kernel_shape)
         with require.during("jax.grad of the layer's gradient"):
             values = (*point.values(), point.cotangent, t)
@@ -71,7 +75,6 @@ def test_gradients(layer: Layer, case: Case) -> None:
         require.equal(second[1], np.zeros_like(second[1]), what.format("bias"))
         reference = oracle.input_gradient(t, point.cotangent)
         require.within(second[2], reference.value, reference.bound, what.format("input x"))
-    if programs.is_plain(case):
         with require.during("jax.grad of the layer, outside of jit,"):
             loss = programs.weighted(layer, parameters, point.cotangent)
             found = jax.grad(loss, (0, 1, 2))(*map(jnp.asarray, point.values()))
@@ -85,7 +88,7 @@ def test_gradients(layer: Layer, case: Case) -> None:
 
 
 @requirement("transforms/forward-mode", MUST, PARAMETERS, rests_on=["transforms/gradients"])
-@over(every_size=False)
+@over(sizes=programs.FEW_SIZES)
 def test_forward_mode(layer: Layer, case: Case) -> None:
     """jvp and linearize agree with tx @ K + x @ tK + tb; the Hessian in x is 0.
 
@@ -136,7 +139,7 @@ def test_forward_mode(layer: Layer, case: Case) -> None:
 
 
 @requirement("transforms/vmap", MUST, PARAMETERS, rests_on=[VALUE, "transforms/gradients"])
-@over(every_size=False)
+@over(sizes=programs.FEW_SIZES)
 def test_vmap(layer: Layer, case: Case) -> None:
     """vmap over x equals the batched call; over stacked parameters it equals the loop.
 
@@ -178,7 +181,7 @@ def test_vmap(layer: Layer, case: Case) -> None:
 
 
 @requirement("transforms/scan-and-remat", SHOULD, PARAMETERS, rests_on=["transforms/vmap"])
-@over(sizes=[(1, 1), (2, 2), (5, 5), (16, 16)])
+@over(sizes=[(1, 1), (16, 16)])
 def test_scan_and_remat(layer: Layer, case: Case) -> None:
     """scan over stacked square layers equals the loop; remat leaves value and gradients alone.
 
@@ -239,7 +242,7 @@ def test_abstract_forward(layer: Layer, case: Case) -> None:
 
 
 @requirement("transforms/one-trace", MUST, PARAMETERS)
-@over(every_size=False)
+@over(sizes=programs.FEW_SIZES)
 def test_one_trace(layer: Layer, case: Case) -> None:
     """One trace serves all instances, seeds and calls of a shape.
 
@@ -277,28 +280,33 @@ def test_one_trace(layer: Layer, case: Case) -> None:
 
 
 @requirement("transforms/no-leaks", SHOULD, PARAMETERS, rests_on=["transforms/jit"])
-@over(every_size=False)
+@over(sizes=programs.FEW_SIZES)
 def test_no_leaks(layer: Layer, case: Case) -> None:
     """The layer leaks no tracer (``jax.checking_leaks``) and runs under ``disable_jit``.
 
     A layer that stores a value of the forward pass keeps a tracer of a trace that is over;
     whatever uses it later fails, far from the cause.
     """
+    # Once for each size: looking for leaks goes through every object of the process.
+    layer.remember(("leaks", case.kernel_shape), lambda: _leaks_nothing(layer, case))
+
+
+def _leaks_nothing(layer: Layer, case: Case) -> bool:
     x = jnp.asarray(case.x())
     dense = layer.written(case)
     reference = oracle.affine(case.x(), case.kernel(), layer.bias_for(case))
+    parameters = dense.parameters
     stores = "the call stores what it computed, or x, on the layer or in a global"
-    if programs.is_plain(case):
-        with jax.disable_jit(), require.during("the layer under jax.disable_jit"):
-            found = programs.call(layer, dense.parameters, x)
-        require.within(found, reference.value, reference.bound, "f(x) under jax.disable_jit")
-        parameters = dense.parameters
-        with jax.checking_leaks(), require.during("jax.jit under jax.checking_leaks", stores):
-            found = jax.jit(lambda p, x: programs.call(layer, p, x))(parameters, x)
-        require.within(found, reference.value, reference.bound, "f(x) under jax.checking_leaks")
+    with jax.disable_jit(), require.during("the layer under jax.disable_jit"):
+        found = programs.call(layer, parameters, x)
+    require.within(found, reference.value, reference.bound, "f(x) under jax.disable_jit")
+    with jax.checking_leaks(), require.during("jax.jit under jax.checking_leaks", stores):
+        found = jax.jit(lambda p, x: programs.call(layer, p, x))(parameters, x)
+    require.within(found, reference.value, reference.bound, "f(x) under jax.checking_leaks")
     # A closure over the layer itself, as in a function that a user compiles.
     with jax.checking_leaks(), require.during("eval_shape under jax.checking_leaks", stores):
         jax.eval_shape(dense if layer.accepts(BATCH) else jax.vmap(dense), x)
+    return True
 
 
 @requirement("transforms/no-side-effects-in-jaxpr", SHOULD, PARAMETERS)
@@ -331,7 +339,7 @@ def test_no_side_effects_in_jaxpr(layer: Layer, case: Case) -> None:
 
 
 @requirement("transforms/donation", MAY, NNX, rests_on=["transforms/jit"])
-@over(every_size=False)
+@over(sizes=programs.FEW_SIZES)
 def test_donation(layer: Layer, case: Case) -> None:
     """Donating the state works, and takes nothing from other instances.
 
@@ -354,7 +362,7 @@ def test_donation(layer: Layer, case: Case) -> None:
 
 
 @requirement("transforms/symbolic-batch", MAY, PARAMETERS, rests_on=["transforms/jit"])
-@over(every_size=False)
+@over(sizes=programs.FEW_SIZES)
 def test_symbolic_batch(layer: Layer, case: Case) -> None:
     """``jax.export`` with a symbolic batch gives (b, out).
 
