@@ -66,8 +66,6 @@ class Cell:
         Whether the check did not get as far as what its requirement is about.
     plots
         Binned numbers that are better looked at than read: see :mod:`conformance.figures`.
-    fingerprints
-        Digests of kernels by what was drawn, to be compared across versions.
     """
 
     implementation: str
@@ -86,7 +84,6 @@ class Cell:
     notes: list[str] = field(default_factory=list)
     obstacle: bool = False
     plots: list[dict[str, Any]] = field(default_factory=list)
-    fingerprints: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The cell without what is empty; the first six fields are always there."""
@@ -140,7 +137,7 @@ def cell_of(
         measured=plain(recorded),
         notes=notes,
     )
-    cell.plots, cell.fingerprints = figures.take()
+    cell.plots = figures.take()
     error = call.excinfo.value if call.excinfo is not None else None
     if error is None:
         return cell

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
@@ -122,16 +123,18 @@ def write_failure(console: Console, cell: Cell, title: str, statement: str) -> N
     lines += [("accepted", cell.accepted)] if cell.accepted else []
     lines += [("smallest", _case(cell.case))] if cell.case else []
     lines += [("reproduce", cell.reproduction)] if cell.reproduction else []
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=1)
-    grid.add_column(width=9, no_wrap=True)
-    grid.add_column(overflow="fold")
     for label, text in lines:
-        if label:
-            grid.add_row("", Text(label, style="dim"), Text(text))
-        else:
-            console.print(Text(f"  {text}", style="italic"))
-    console.print(grid)
+        indent = "  " if not label else f"  {label:10}"
+        wrapped = textwrap.wrap(
+            text,
+            # A command stays on one line, so that it can be copied.
+            10_000 if label == "reproduce" else max(console.width, 40),
+            initial_indent=indent,
+            subsequent_indent=" " * len(indent),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        console.print(Text("\n".join(wrapped), style="" if label else "italic"), soft_wrap=True)
 
 
 def _failures(console: Console, verdict: Verdict, facts: Mapping[str, Any]) -> None:
@@ -173,6 +176,15 @@ def _not_applicable(verdict: Verdict) -> list[str]:
     return [f"{n} not applicable: {reason}" for reason, n in reasons.most_common()]
 
 
+def _remarks(verdict: Verdict) -> dict[str, list[Cell]]:
+    """Each remark once, with the cells that it was made in."""
+    found: dict[str, list[Cell]] = {}
+    for cell in verdict.cells:
+        for text in cell.notes:
+            found.setdefault(text, []).append(cell)
+    return found
+
+
 def _sentence(verdict: Verdict) -> Text:
     must = [c for c in verdict.cells if c.level == MUST and c.outcome != Outcome.NOT_APPLICABLE]
     held = sum(c.outcome == Outcome.PASSED for c in must)
@@ -195,16 +207,12 @@ def write_verdict(verdict: Verdict, facts: Mapping[str, Any], stream: TextIO) ->
     console.print(Text(f"dense-conformance, profile {facts['profile']}; {versions}", style="dim"))
     console.print(_table(verdict, facts, console.width))
     _failures(console, verdict, facts)
-    remarks = [
-        (cell, text)
-        for cell in verdict.cells
-        for text in cell.notes
-    ]  # fmt: skip
     names = {e.id: e.name for e in verdict.entries}
     may = [c for c in verdict.cells if c.level == MAY and c.outcome == Outcome.EXPECTED_FAILURE]
     console.print()
-    for cell, text in remarks:
-        console.print(f"note: {names[cell.implementation]}: {cell.requirement}: {text}")
+    for text, cells in _remarks(verdict).items():
+        who = ", ".join(names[cell.implementation] for cell in cells)
+        console.print(f"note: {cells[0].requirement}: {text} ({who})")
     if may:
         listed = ", ".join(f"{names[c.implementation]} {c.requirement}" for c in may)
         console.print(f"MAY rows that do not hold (reported, never failed): {listed}")

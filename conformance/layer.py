@@ -22,6 +22,15 @@ from conformance.requirement import ANY, EXERCISE, LINEN, NNX, PARAMETERS, Need,
 
 __all__ = ["Built", "Layer", "as_jax", "stack"]
 
+_IN_WORDS = {
+    EXERCISE: "a forward function",
+    NNX: "an nnx module",
+    LINEN: "a Linen module",
+    PARAMETERS: "a layer whose parameters can be read and written",
+    ANY: "a layer",
+}
+_MOST_TELLING = (EXERCISE, NNX, LINEN, PARAMETERS)
+
 
 class Layer:
     """An implementation, with everything that the tests ask of it.
@@ -68,14 +77,8 @@ class Layer:
         """Why the requirement cannot be checked on this layer, or None if it can."""
         if self.provides & set(row.needs):
             return None
-        wanted = " or ".join(f"a {need}" for need in row.needs)
-        what = {
-            EXERCISE: "a forward function",
-            NNX: "an nnx module",
-            LINEN: "a Linen module",
-            PARAMETERS: "pure functions",
-        }
-        given = next(what[need] for need in what if need in self.provides)
+        wanted = " or ".join(_IN_WORDS[need] for need in row.needs)
+        given = next(_IN_WORDS[need] for need in _MOST_TELLING if need in self.provides)
         return f"needs {wanted}; the layer is {given}"
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:

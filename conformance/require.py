@@ -82,7 +82,10 @@ def during(action: str, cause: str = "") -> Iterator[None]:
     """Run the layer's code; what it raises becomes a violation that says in which action."""
     try:
         yield
-    except Violation:
+    except Violation as violation:
+        if cause:
+            # This is what the check is about, so that it is no obstacle on the way to it.
+            violation.cause, violation.obstacle = violation.cause or cause, False
         raise
     except (Exception, SystemExit) as error:
         message = f"{action} raised {type(error).__name__}: {safe_text(error, 300)}"

@@ -148,5 +148,4 @@ _ORDER = {
 
 def _reading_order(cell: Cell) -> int:
     """Failures first; sorting is stable, so that the contract's order decides the rest."""
-    weight = _ORDER.get(Outcome(cell.outcome), 4)
-    return weight
+    return _ORDER.get(Outcome(cell.outcome), 4)

@@ -114,7 +114,8 @@ def results(
     for i, cell in enumerate(cells):
         if cell["requirement"] == "initialization/kernel-variance":
             cell["plots"] = [_histogram(i), _variance(i)]
-            cell["fingerprints"] = {"64x256 seed 0": {"exact": f"{i:08x}", "rounded": f"{i:04x}"}}
+            sample = " ".join(x.hex() for x in (0.5 + i, -0.25))
+            cell["measured"] = {"fingerprint": f"{i:016x}", "sample": sample}
         if cell["requirement"].endswith("affine-value"):
             cell["plots"] = [
                 {

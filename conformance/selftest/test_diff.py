@@ -125,22 +125,28 @@ def test_other_bits_are_reported_and_are_not_worse() -> None:
     """Whether in the last bits only, or beyond."""
     base = results(1, 30, wrong=0.0)
 
-    def digest(**new: str) -> Callable[[Document], None]:
+    def measure(**new: str) -> Callable[[Document], None]:
         def change(found: Document) -> None:
-            cell = next(c for c in found["cells"] if "fingerprints" in c)
-            cell["fingerprints"]["64x256 seed 0"].update(new)
+            cell = next(c for c in found["cells"] if "fingerprint" in c.get("measured", {}))
+            cell["measured"].update(fingerprint="other", **new)
 
         return change
 
-    near = difference(base, changed(digest(exact="other"), base))
-    said = "nnx.MyDense 0.12.8: same seed, other bits in 1 of 1 kernels, "
-    assert near.bits == [f"{said}in the last bits only; the first: 64x256 seed 0"]
+    old = next(c["measured"] for c in base["cells"] if "measured" in c)["sample"]
+    first, second = map(float.fromhex, old.split())
+    ulp = 2.0**-19
+    near = difference(base, changed(measure(sample=f"{(first + 2 * ulp).hex()} -0x1p-2"), base))
+    said = "nnx.MyDense 0.12.8: same seed, other bits; "
+    assert near.bits == [f"{said}the 2 recorded entries agree within 2 ulp"]
     assert near.exit_code == SAME
-    far = difference(base, changed(digest(exact="other", rounded="other"), base))
-    assert far.bits == [f"{said}beyond rounding in 1; the first: 64x256 seed 0"]
+    far = difference(base, changed(measure(sample=f"{(first + 3 * ulp).hex()} -0x1p-2"), base))
+    assert far.bits[0].startswith(f"{said}1 of 2 recorded entries differ by more than 2 ulp, the ")
+    unknown = difference(base, changed(measure(sample="?"), base))
+    assert unknown.bits == [f"{said}how far they are apart is not recorded"]
+    assert second == -0.25
 
     other = results(1, 30, wrong=0.0, threefry_partitionable=False)
-    found = difference(base, changed(digest(exact="other"), other))
+    found = difference(base, changed(measure(), other))
     assert not found.bits
     assert found.remarks == [
         "fingerprints are not compared: kernels depend on threefry_partitionable True -> False"
@@ -154,7 +160,7 @@ def test_versions_precision_and_laws_are_named() -> None:
     def change(found: Document) -> None:
         found["environment"].update(flax="0.12.12", matmul_precision="highest")
         found["implementations"][0].update(version="0.12.12", kernel_law="uniform")
-        cell = next(c for c in found["cells"] if "fingerprints" in c)
+        cell = next(c for c in found["cells"] if "plots" in c and "law" in c["plots"][0])
         cell["plots"][0]["law"] = "truncated-normal"
 
     assert difference(base, changed(change, base)).laws == [

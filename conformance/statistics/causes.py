@@ -109,7 +109,7 @@ def resolution(samples: Samples) -> str:
     stored = {16: "bfloat16", 13: "float16"}.get(zeros)
     if stored:
         return f"the kernel was drawn or rounded in {stored}: its mantissas have {23 - zeros} bits."
-    if zeros > 1:
+    if zeros > 3:
         return f"the last {zeros} of the 23 mantissa bits are 0 in every weight."
     levels = np.unique(np.abs(kernel[0])).size
     number = f"{levels} different magnitudes among {kernel[0].size} weights"

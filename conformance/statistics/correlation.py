@@ -60,13 +60,20 @@ def lags(z: Array, what: str = "weights") -> Evidence:
     comparisons = ratios.size
     direction, lag = (int(i) for i in np.unravel_index(int(np.argmax(ratios)), ratios.shape))
     statistic, limit = float(ratios[direction, lag]), threshold(comparisons)
+    direction, lag = _nearest(direction, lag + 1, z.shape[1:])
     along = ("along the rows", "along the columns")[direction]
     found = (
-        f"the {what} are correlated at lag {lag + 1} {along}: {statistic:.3g} standard errors"
+        f"the {what} are correlated at lag {lag} {along}: {statistic:.3g} standard errors"
         f"{at(z.shape[1:])}; accepted up to {limit:.3g} ({weights(z.size)})"
     )
     log_p = linear_log_p(statistic, comparisons)
     return Evidence(f"lag correlation of {what}", log_p, statistic, (0.0, limit), z.size, found)
+
+
+def _nearest(direction: int, lag: int, size: tuple[int, ...]) -> tuple[int, int]:
+    """The same lag in the direction in which it is shorter: whole rows are steps down a column."""
+    line = size[1 - direction]
+    return (1 - direction, lag // line) if lag % line == 0 and line > 1 else (direction, lag)
 
 
 def _autocorrelation(flat: Array) -> Array:

@@ -15,6 +15,9 @@ LEVELS = 2.0**23
 MAGNITUDE_LEVELS = 2.0**22
 """Equally likely magnitudes: the truncated lattice is mirror symmetric."""
 
+LATTICE_BITS = 3
+"""Mantissa bits that a correct draw may leave 0 everywhere."""
+
 FEW_LEVELS = 8
 """A law of so few magnitudes per kernel (signs, ternary) is a wrong law, not a coarse grid."""
 
@@ -79,8 +82,9 @@ def _repeats(values: Array, levels: float, check: str, what: str, where: str) ->
 def trailing_zeros(w: Array) -> Evidence:
     """No float32 weight set is stored at lower precision: the mantissa bits that are always 0.
 
-    A full mantissa ends in j zero bits with probability at most 2^-j (with a factor 2 for the
-    lattice), so n weights that all do have P <= (2^(1-j))^n. bfloat16 leaves 16, float16 13.
+    A full mantissa ends in j zero bits with probability 2^-j. `LATTICE_BITS` of them are the
+    lattice's: uniform draws are multiples of 2^-22. So n different magnitudes that all end in j
+    zero bits have P <= (2^(3-j))^n. bfloat16 leaves 16, float16 13.
     """
     bits = np.ascontiguousarray(w, np.float32).view(np.uint32)
     bits = bits[(bits & 0x7FFFFFFF) != 0]
@@ -89,10 +93,10 @@ def trailing_zeros(w: Array) -> Evidence:
     together = int(np.bitwise_or.reduce(bits & 0x7FFFFF)) | 0x800000
     zeros = (together & -together).bit_length() - 1
     distinct = np.unique(bits & 0x7FFFFFFF).size
-    log_p = -max(zeros - 1, 0) * math.log(2) * distinct
+    log_p = -max(zeros - LATTICE_BITS, 0) * math.log(2) * distinct
     found = (
         f"the last {zeros} of 23 mantissa bits are 0 in all {distinct} magnitudes"
         f"{at(w.shape[1:])}; full float32 mantissas leave none ({weights(w.size)})"
     )
-    allowed = 1 - LOG_ALPHA / math.log(2) / distinct
+    allowed = LATTICE_BITS - LOG_ALPHA / math.log(2) / distinct
     return Evidence("trailing zeros", min(0.0, log_p), float(zeros), (0, allowed), w.size, found)

@@ -92,18 +92,28 @@ def law_row(standard: Samples, families: Sequence[Family]) -> list[Evidence]:
 
 def independence_row(standard: Samples) -> list[Evidence]:
     """Lags, pairs, reflections, order and rank, in values and in magnitudes."""
+    evidence = structure_row(standard)
+    for z in standard.values():
+        evidence += _correlations(correlation.magnitudes_between_seeds(z), "magnitudes")
+    return evidence
+
+
+def structure_row(standard: Samples) -> list[Evidence]:
+    """What the values of single kernels show, without comparing seeds."""
     evidence = []
     for z in standard.values():
-        magnitudes = correlation.magnitudes_between_seeds(z)
-        for values, what in ((z, "weights"), (magnitudes, "magnitudes")):
-            evidence += [
-                correlation.lags(values, what),
-                correlation.pairs(values, "row", what),
-                correlation.pairs(values, "column", what),
-                correlation.reflections(values, what),
-            ]
+        evidence += _correlations(z, "weights")
         evidence += [structure.order(z, "row"), structure.order(z, "column"), structure.rank(z)]
     return evidence
+
+
+def _correlations(values: Array, what: str) -> list[Evidence]:
+    return [
+        correlation.lags(values, what),
+        correlation.pairs(values, "row", what),
+        correlation.pairs(values, "column", what),
+        correlation.reflections(values, what),
+    ]
 
 
 def homogeneity_row(standard: Samples, law_accepted: bool) -> list[Evidence]:

@@ -83,6 +83,11 @@ def _reductions(ignored: int, moduli: Sequence[int]) -> list[_Reduction]:
             lambda s: float(np.float32(s)),
         ),
         _Reduction(
+            "float32",
+            "the seed passes through float32: it is rounded above 2^24. Keep it an integer.",
+            lambda s: int(np.float32(s)) % DOMAIN,
+        ),
+        _Reduction(
             "float16",
             "the seed passes through float16. Keep it an integer.",
             lambda s: float(np.float16(s)) if s < 65_520 else math.inf,

@@ -12,15 +12,21 @@ import math
 
 import numpy as np
 
-from conformance import require
+from conformance import figures, require
 from conformance.cases import Case, over
-from conformance.layer import Layer
-from conformance.requirement import MUST, PARAMETERS, SHOULD, requirement
+from conformance.layer import Layer, as_jax
+from conformance.lazy import jax
+from conformance.requirement import LINEN, MUST, PARAMETERS, SHOULD, requirement
 from conformance.sampling import biases, declared, judge, kernel_of, samples
 from conformance.statistics import causes, identify_law, power, rows, strongest
 from conformance.statistics.moments import mean, variance
 
-INDEPENDENT = ("seeding/seeds-differ", "construction/kernel-shape", "construction/finite")
+INDEPENDENT = (
+    "seeding/seeds-differ",
+    "construction/kernel-shape",
+    "construction/finite",
+    "initialization/data-free-init",
+)
 
 
 @requirement(
@@ -45,6 +51,59 @@ def test_bias_zero(layer: Layer, case: Case) -> None:
     elif bias.any():
         cause = causes.bias(biases(layer))
         require.equal(bias, np.zeros_like(bias), "the new bias", cause=cause)
+
+
+@requirement("initialization/data-free-init", MUST, LINEN, rests_on=["construction/builds"])
+@over(every_size=False)
+def test_data_free_init(layer: Layer, case: Case) -> None:
+    """New parameters do not depend on the values, the batch, the rank or the dtype of the example.
+
+    Linen initializes from an example input; only its last dimension may matter.
+    """
+    width = case.in_features
+    plain = np.zeros((1, width), np.float32)
+    examples = {
+        "other values": case.normal("example", 1, width) + np.float32(1),
+        "a batch of 4": np.zeros((4, width), np.float32),
+        "integers": plain.astype(np.int32),
+        "half precision": plain.astype(np.float16),
+    }
+    if layer.accepts(()):
+        examples["a vector"] = plain[0]
+    if layer.accepts((2, 3)):
+        examples["rank 3"] = np.zeros((2, 3, width), np.float32)
+    expected = _from_example(layer, case, plain)
+    for what, example in examples.items():
+        found = _from_example(layer, case, example)
+        differs = [
+            name
+            for name in sorted(expected.keys() | found.keys())
+            if name not in expected
+            or name not in found
+            or expected[name].dtype != found[name].dtype
+            or not np.array_equal(expected[name], found[name], equal_nan=True)
+        ]
+        require.that(
+            not differs,
+            f"with {what} as the example input, {', '.join(differs)} comes out otherwise",
+            accepted="the same parameters for every example input of that width",
+            cause=f"initialization depends on the example input: {_dependence(what)}",
+        )
+
+
+def _dependence(what: str) -> str:
+    if what in ("a batch of 4", "a vector", "rank 3"):
+        return "on its batch or rank, not on its width alone"
+    return "on its values" if what == "other values" else "on its dtype"
+
+
+def _from_example(layer: Layer, case: Case, example: np.ndarray) -> dict[str, np.ndarray]:
+    linen = layer.implementation.linen
+    assert linen is not None
+    with require.during(f"init with an example input of shape {example.shape}, {example.dtype}"):
+        variables = linen(case.out_features).init(jax.random.key(case.seed), as_jax(example))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 @requirement("initialization/kernel-independence", MUST, PARAMETERS, rests_on=INDEPENDENT)
@@ -127,6 +186,7 @@ def test_kernel_variance(layer: Layer) -> None:
     law = declared(layer)
     require.note(power.statement(law.plan.profile, law.count, law.plan.promised))
     evidence = rows.variance_row(law.finite, law.variance, law.variance_slack)
+    figures.kernel_variance((in_features for in_features, _ in law.finite), evidence)
     judge(evidence, causes.law(law.finite, law.names), law.finite)
     _each_variance(layer)  # type: ignore[call-arg]  # Hypothesis gives the case
 
@@ -159,6 +219,7 @@ def test_kernel_law(layer: Layer) -> None:
     found = identify_law(law.finite)
     if found.verdict == "known":
         require.note(f"the law found: {found.name}")
+    figures.kernel_histogram(law.finite, law.variance, law.families)
     judge(rows.law_row(law.rescaled, law.families), causes.law(law.finite, law.names), law.finite)
 
 
