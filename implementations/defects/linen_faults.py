@@ -101,7 +101,7 @@ class TrainModeByDefault(nn.Module):
         return y
 
 
-@defect("X237", breaks="initialization/bias-zero", subtlety=3)
+@defect("X237", breaks="initialization/data-free-init", subtlety=3)
 class BiasFromExample(CorrectLinenDense):
     """The bias starts at the kernel's answer to minus the mean example."""
 
