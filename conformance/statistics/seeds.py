@@ -17,7 +17,11 @@ DOMAIN = 2**32
 """Seeds are 32 bits in JAX without x64: others are aliases of these."""
 
 BASES = (0, 0x9E3779B9, 0xFFFFFFFF)
-_EXTRA = (1_000_003, 10_000, 100_000, 1_000_000, 2_000_000_000)
+_DEFAULTS = (1, 42, 123, 1_234, 12_345, 1_337)
+"""Seeds that people replace a missing (or falsy) one by."""
+
+_EXTRA = (1_000_003, 10_000, 100_000, 1_000_000, 2_000_000_000, *_DEFAULTS)
+"""Moduli beyond the cover, and the defaults."""
 
 
 def difference_cover(limit: int) -> tuple[int, ...]:
@@ -66,6 +70,14 @@ def _signed(seed: int) -> int:
 def _bfloat16(seed: int) -> int:
     bits = int(np.float32(seed).view(np.uint32))
     return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+
+
+def _default(seed: int) -> _Reduction:
+    return _Reduction(
+        "zero is no seed",
+        f"seed 0 counts as no seed and is replaced by {seed}.",
+        lambda s: s or seed,
+    )
 
 
 def _reductions(ignored: int, moduli: Sequence[int]) -> list[_Reduction]:
@@ -178,7 +190,10 @@ def diagnose_seeds(digests: Mapping[int, Hashable]) -> SeedDiagnosis:
     seen = _partition(seeds, digests.__getitem__)
     fitting = [
         reduction
-        for reduction in _reductions(_ignored_bits(digests), _moduli(pairs))
+        for reduction in (
+            *_reductions(_ignored_bits(digests), _moduli(pairs)),
+            *(_default(second) for first, second in pairs if first == 0 and second in _DEFAULTS),
+        )
         if _partition(seeds, reduction.of) == seen
     ]
     # Ignored bits that are all the low or all the high ones have their own, plainer, name.

@@ -62,7 +62,7 @@ def test_data_free_init(layer: Layer, case: Case) -> None:
     """
     width = case.in_features
     plain = np.zeros((1, width), np.float32)
-    examples = {
+    examples: dict[str, np.ndarray] = {
         "other values": case.normal("example", 1, width) + np.float32(1),
         "a batch of 4": np.zeros((4, width), np.float32),
         "integers": plain.astype(np.int32),
