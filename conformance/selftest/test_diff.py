@@ -168,7 +168,7 @@ def test_versions_precision_and_laws_are_named() -> None:
         "precision: matmul_precision default -> highest",
         "nnx.MyDense: version 0.12.8 -> 0.12.12",
         "nnx.MyDense: kernel law normal or truncated normal, variance 1/fan_in -> uniform",
-        "nnx.MyDense 0.12.12: the kernel's law normal -> normal, truncated-normal",
+        "nnx.MyDense 0.12.12: the kernel's law normal -> truncated-normal",
     ]
 
 
