@@ -11,6 +11,7 @@ import pytest
 
 from conformance import figures
 from conformance.cases import recorder
+from conformance.registry import LoadError
 from conformance.require import Violation, safe_text, take_remarks
 from conformance.requirement import MAY, Requirement
 
@@ -147,7 +148,8 @@ def cell_of(
     violation = next(_violations(error), None)
     if violation is None:
         cell.outcome = Outcome.ERROR
-        cell.reason = f"{type(error).__name__}: {safe_text(error)}"
+        known = isinstance(error, LoadError)
+        cell.reason = safe_text(error if known else f"{type(error).__name__}: {safe_text(error)}")
         return cell
     cell.outcome, cell.obstacle = Outcome.FAILED, violation.obstacle
     cell.message, cell.accepted = violation.found, violation.accepted

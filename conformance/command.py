@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from conformance.plugin import PACKAGE, SUITE
-from conformance.registry import UsageError
+from conformance.registry import UsageError, resolve
 from conformance.report import commands
 
 __all__ = ["main"]

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -156,10 +157,16 @@ def _failures(console: Console, verdict: Verdict, facts: Mapping[str, Any]) -> N
             write_failure(console, cell, names[entry.id], statement)
             if cell.outcome != Outcome.FAILED and len(same) > 1:
                 console.print(f"  and so are {len(same) - 1} more of its cells")
-        blocked = [c for c in verdict.of(entry) if c.outcome == Outcome.BLOCKED]
-        if blocked:
-            listed = ", ".join(f"{c.requirement} ({c.reason})" for c in blocked)
-            console.print(Text(f"BLOCKED   {names[entry.id]}: {listed}", style="yellow"))
+        for reason, blocked in groupby(
+            sorted(
+                (c for c in verdict.of(entry) if c.outcome == Outcome.BLOCKED),
+                key=lambda c: c.reason,
+            ),
+            key=lambda c: c.reason,
+        ):
+            listed = ", ".join(c.requirement for c in blocked)
+            console.print()
+            console.print(Text(f"BLOCKED   {names[entry.id]}, {reason}: {listed}", style="yellow"))
 
 
 def _denominator(verdict: Verdict) -> str:

@@ -53,4 +53,4 @@ def run(
     """
     reporter = _Reporter(progress)
     status = int(pytest.main(list(arguments), plugins=[reporter]))
-    return status if reporter.ended else max(status, USAGE)
+    return status if reporter.ended else USAGE

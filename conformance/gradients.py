@@ -144,7 +144,9 @@ def _holds(found: np.ndarray, reference: Bounded, factor: float = 1.0) -> bool:
 def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> str:
     """What the evidence singles out, or nothing."""
     if not np.all(np.isfinite(found)):
-        where = " at x = 0" if not point.x.any() else ""
+        zero = ~point.x.any(axis=-1)
+        at_zero = not np.isfinite(found[zero]).all() if which == "input x" else zero.any()
+        where = " at x = 0" if at_zero else ""
         return (
             f"the gradient is not finite{where}, although the value is: the forward pass goes "
             "through a function of infinite or undefined derivative"

@@ -78,7 +78,7 @@ def adapt(
             convention=_of_function(layer, convention),
             library=library,
         )
-    raise NotAdaptable(f"{label}, a {type(layer).__name__}, which cannot be called")
+    raise NotAdaptable(f"an object of type {type(layer).__name__}, which cannot be called")
 
 
 def _of_function(layer: Any, convention: Convention) -> Convention:
@@ -96,7 +96,11 @@ def _top_level(layer: Any) -> str:
 
 def _signature(layer: Any) -> inspect.Signature | None:
     try:
-        return inspect.signature(layer)
+        if not isinstance(layer, type):
+            return inspect.signature(layer)
+        # The metaclass of nnx.Module hides the constructor's signature behind its own.
+        signature = inspect.signature(layer.__init__)  # type: ignore[misc]  # of the class at hand
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
     except (TypeError, ValueError):
         return None  # a callable of C code may hide its signature: calling it will tell
 

@@ -180,7 +180,9 @@ def _cause(
     candidates = {}
     if np.iscomplexobj(x):
         candidates = {
-            "the imaginary part of x is dropped": oracle.affine(equivalent.real, kernel, bias),
+            "the imaginary part of x is dropped": oracle.affine(
+                equivalent.real.astype(np.complex64), kernel, bias
+            ),
             "x is conjugated": oracle.affine(equivalent.conj(), kernel, bias),
             "the bias is added to the imaginary part, too": oracle.affine(
                 equivalent, kernel, bias * np.complex64(1 + 1j)
@@ -192,10 +194,12 @@ def _cause(
             f"the parameters are cast to {x.dtype}, the dtype of x": oracle.affine(
                 x, *(value.astype(np.float32) for value in integral)
             ),
-            "x is cast to float16 first": oracle.affine(
-                equivalent.astype(np.float16).astype(np.float32), kernel, bias
+            "x is cast to int32 first: its largest numbers become negative": oracle.affine(
+                x.astype(np.int32).astype(np.float32), kernel, bias
             ),
         }
+        if not np.isfinite(found).all():
+            return "x is cast to a dtype that its values overflow, such as float16"
     else:
         rounded = (value.astype(x.dtype).astype(np.float32) for value in (kernel, bias))
         candidates = {

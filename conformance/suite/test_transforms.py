@@ -180,7 +180,12 @@ def test_vmap(layer: Layer, case: Case) -> None:
         require.within(by_rows, one.value, one.bound, "jax.vmap over x, outside of jit,")
 
 
-@requirement("transforms/scan-and-remat", SHOULD, PARAMETERS, rests_on=["transforms/vmap"])
+@requirement(
+    "transforms/scan-and-remat",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["transforms/vmap", "transforms/gradients"],
+)
 @over(sizes=[(1, 1), (16, 16)])
 def test_scan_and_remat(layer: Layer, case: Case) -> None:
     """scan over stacked square layers equals the loop; remat leaves value and gradients alone.
@@ -208,7 +213,12 @@ def test_scan_and_remat(layer: Layer, case: Case) -> None:
         gradients.require_gradients(layer, found, point, "jax.grad of jax.checkpoint")
 
 
-@requirement("transforms/abstract-forward", MUST, PARAMETERS)
+@requirement(
+    "transforms/abstract-forward",
+    MUST,
+    PARAMETERS,
+    rests_on=["transforms/jit", "transforms/no-side-effects-in-jaxpr"],
+)
 @over(leads=True)
 def test_abstract_forward(layer: Layer, case: Case) -> None:
     """eval_shape(f) gives the real shape, dtype and weak type, at any size.
@@ -241,7 +251,7 @@ def test_abstract_forward(layer: Layer, case: Case) -> None:
         require.that(described == expected, f"eval_shape gives {described}", accepted=expected)
 
 
-@requirement("transforms/one-trace", MUST, PARAMETERS)
+@requirement("transforms/one-trace", MUST, PARAMETERS, rests_on=["transforms/jit"])
 @over(sizes=programs.FEW_SIZES)
 def test_one_trace(layer: Layer, case: Case) -> None:
     """One trace serves all instances, seeds and calls of a shape.
@@ -309,7 +319,7 @@ def _leaks_nothing(layer: Layer, case: Case) -> bool:
     return True
 
 
-@requirement("transforms/no-side-effects-in-jaxpr", SHOULD, PARAMETERS)
+@requirement("transforms/no-side-effects-in-jaxpr", SHOULD, PARAMETERS, rests_on=["transforms/jit"])
 @over(leads=True)
 def test_no_side_effects_in_jaxpr(layer: Layer, case: Case) -> None:
     """The jaxpr holds no callback, random primitive, effect or parameter-sized constant.
