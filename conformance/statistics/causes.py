@@ -59,7 +59,7 @@ def independence(samples: Samples, evidence: Evidence) -> str:
             f"neighbours {evidence.found.partition(' lag 1 ')[2].partition(':')[0]} are correlated."
         )
     if evidence.check == "rank":
-        return "the kernel is of low rank: it is a product of smaller draws."
+        return "the kernel is of low rank: its rows depend on fewer draws than it has entries."
     return ""
 
 

@@ -202,7 +202,12 @@ def _each_variance(layer: Layer, case: Case) -> None:
     "initialization/kernel-law",
     MUST,
     PARAMETERS,
-    rests_on=["initialization/kernel-variance", "initialization/kernel-mean", *MOMENTS],
+    rests_on=[
+        "initialization/kernel-homogeneity",
+        "initialization/kernel-variance",
+        "initialization/kernel-mean",
+        *MOMENTS,
+    ],
     declared=True,
 )
 def test_kernel_law(layer: Layer) -> None:
