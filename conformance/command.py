@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from conformance.plugin import PACKAGE, SUITE
+from conformance.plugin import PACKAGE, SUITE, seconds
 from conformance.registry import UsageError, resolve
 from conformance.report import commands
 
@@ -52,7 +52,10 @@ def _exploration_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--seed", type=int, metavar="S", help="the seed of what is generated")
     parser.add_argument(
-        "--time-limit", metavar="T", help="the longest that one cell may take (default: 300s)"
+        "--time-limit",
+        type=seconds,
+        metavar="T",
+        help="the longest that one cell may take (default: 300s)",
     )
 
 
@@ -60,7 +63,11 @@ def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
     """Check the implementations and show what came of it."""
     from conformance.console import Progress
     from conformance.engine import run
+    from conformance.requirement import chosen
 
+    # What does not exist is told before anything starts.
+    resolve(options.specs)
+    chosen(options.requirement)
     arguments = _pytest_call(options)
     arguments += [f"--conformance-impl={spec}" for spec in options.specs]
     if options.results:

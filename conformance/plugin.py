@@ -25,7 +25,7 @@ SELFTEST = PACKAGE / "selftest"
 RUN = pytest.StashKey["Run"]()
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     """``90``, ``90s``, ``10m`` or ``1h`` as seconds."""
     unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
     try:
@@ -76,7 +76,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--conformance-time-limit",
-        type=_seconds,
+        type=seconds,
         default=300.0,
         metavar="T",
         help="the longest that one cell may take, such as 90s or 10m (default: 300s)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import enum
 import fnmatch
 import importlib
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
+from conformance.registry import UsageError
 from conformance.suite import AREAS
 
 __all__ = [
@@ -26,9 +28,9 @@ __all__ = [
     "Need",
     "Requirement",
     "catalogue",
+    "chosen",
     "requirement",
     "requirement_of",
-    "select",
 ]
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -190,19 +192,25 @@ def _after_what_they_rest_on(rows: dict[str, Requirement]) -> Iterable[Requireme
     return ordered.values()
 
 
-def select(
-    patterns: Sequence[str], rows: Sequence[Requirement]
-) -> tuple[tuple[Requirement, ...], tuple[str, ...]]:
-    """The rows that any of the patterns names, and the patterns that name none.
+def chosen(patterns: Sequence[str]) -> tuple[Requirement, ...]:
+    """The requirements that the patterns name; without patterns, all of them.
 
     A pattern is an id, a slug, an area, or a glob over ids.
+
+    Raises
+    ------
+    UsageError
+        If a pattern names none.
     """
-    if not patterns:
-        return tuple(rows), ()
+    rows = catalogue()
 
     def names(pattern: str, row: Requirement) -> bool:
         return pattern in (row.slug, row.area) or fnmatch.fnmatchcase(row.id, pattern)
 
-    chosen = tuple(row for row in rows if any(names(pattern, row) for pattern in patterns))
-    idle = tuple(pattern for pattern in patterns if not any(names(pattern, row) for row in rows))
-    return chosen, idle
+    for pattern in patterns:
+        if not any(names(pattern, row) for row in rows):
+            known = [name for row in rows for name in (row.id, row.slug)]
+            near = difflib.get_close_matches(pattern, known, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "see: dense-conformance list"
+            raise UsageError(f"no requirement matches {pattern!r}; {hint}")
+    return tuple(row for row in rows if not patterns or any(names(p, row) for p in patterns))

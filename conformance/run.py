@@ -6,6 +6,7 @@ workers; what differs is what pytest calls in each.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -22,7 +23,7 @@ from conformance.breaker import Breaker
 from conformance.cell import Cell, Outcome, cell_of
 from conformance.registry import Entry, LoadError, resolve
 from conformance.require import safe_text
-from conformance.requirement import Requirement, catalogue, requirement_of, select
+from conformance.requirement import Requirement, chosen, requirement_of
 from conformance.verdict import INCOMPLETE, OK, Verdict, account
 
 __all__ = ["Run"]
@@ -91,21 +92,10 @@ class Run:
         """Whether this process runs items."""
         return not self.controls or not self.config.getoption("numprocesses", None)
 
-    @property
+    @functools.cached_property
     def rows(self) -> tuple[Requirement, ...]:
         """The requirements that are checked."""
-        from conformance.registry import UsageError
-
-        asked = self.config.getoption("conformance_requirement")
-        rows, idle = select(asked, catalogue())
-        if idle:
-            import difflib
-
-            names = [name for row in catalogue() for name in (row.id, row.slug)]
-            near = difflib.get_close_matches(idle[0], names, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "see: dense-conformance list"
-            raise UsageError(f"no requirement matches {idle[0]!r}; {hint}")
-        return rows
+        return chosen(self.config.getoption("conformance_requirement"))
 
     def parameter_ids(self) -> list[str]:
         """The ids of the items' parameters: unique and ASCII, whatever the names are."""
