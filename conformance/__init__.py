@@ -1,1 +1,40 @@
 """dense-conformance: proves that a dense layer is a Dense, or names what is wrong with it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from conformance.adapt import NotAdaptable, adapt
+    from conformance.implementation import FLAX, Convention, Implementation, Law
+    from conformance.requirement import Level, Requirement, catalogue
+
+__all__ = [
+    "FLAX",
+    "Convention",
+    "Implementation",
+    "Law",
+    "Level",
+    "NotAdaptable",
+    "Requirement",
+    "adapt",
+    "catalogue",
+]
+
+_PLACES = {
+    "NotAdaptable": "adapt",
+    "adapt": "adapt",
+    "Level": "requirement",
+    "Requirement": "requirement",
+    "catalogue": "requirement",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # The pytest plugin is imported in every pytest run of an environment, and this package with
+    # it: nothing else is imported before it is asked for.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    place = importlib.import_module(f"{__name__}.{_PLACES.get(name, 'implementation')}")
+    return getattr(place, name)
