@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from conformance.report.extract import ELEMENT, embedded
 from conformance.report.view import View
@@ -33,6 +34,7 @@ def page(runs: Sequence[Results]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["prose"] = _prose
     found = collection([document(run.verdict, run.facts) for run in runs])
     view = View(runs)
     # The cards give the matrix its links, so they are made before it.
@@ -45,6 +47,15 @@ def page(runs: Sequence[Results]) -> str:
         element=ELEMENT,
         # Escaped already so that nothing can end the element.
         results=Markup(embedded(found)),
+    )
+
+
+def _prose(text: str) -> Markup:
+    """A docstring's text, in which double backticks mark code."""
+    parts = re.split(r"``(.+?)``", text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else escape(part)
+        for i, part in enumerate(parts)
     )
 
 

@@ -84,7 +84,7 @@ def _failures(run: Results) -> Iterator[str]:
             f"{_plain(label(run, cell.implementation))} ({cell.level})"
         )
         yield ""
-        yield f"{_plain(statements[cell.requirement])}"
+        yield _prose(statements[cell.requirement])
         yield ""
         yield from _details(cell)
         if len(same) > 1:
@@ -122,17 +122,29 @@ def _others(run: Results) -> Iterator[str]:
             yield ""
             yield "</details>"
             yield ""
-    yield from dict.fromkeys(
-        f"- note: {_plain(label(run, cell.implementation))}: {cell.requirement}: {_plain(text)}"
-        for cell in run.verdict.cells
-        for text in cell.notes
-    )
+    notes: dict[str, dict[str, None]] = {}
+    for cell in run.verdict.cells:
+        for text in cell.notes:
+            names = notes.setdefault(f"{_plain(cell.requirement)}: {_plain(text)}", {})
+            names[_plain(label(run, cell.implementation))] = None
+    for text, names in notes.items():
+        yield f"- note: {text} ({', '.join(names)})"
     yield ""
 
 
 def _plain(text: object) -> str:
     """Text in which nothing is markup, on one line: it comes from other people's layers."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~$@&])", r"\\\1", " ".join(str(text).split()))
+    return _plain_part(" ".join(str(text).split()))
+
+
+def _plain_part(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>#|~$@&])", r"\\\1", text)
+
+
+def _prose(text: str) -> str:
+    """A docstring's text, in which double backticks mark code."""
+    parts = re.split(r"``(.+?)``", text)
+    return "".join(_code(part) if i % 2 else _plain_part(part) for i, part in enumerate(parts))
 
 
 def _code(text: str) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import matplotlib
@@ -165,7 +166,18 @@ class _Pictures:
         by_row: dict[str, list[tuple[str, Cell, dict[str, Any]]]] = {}
         for found in self._data("error-over-bound"):
             by_row.setdefault(found[1].requirement, []).append(found)
-        return [(partial(_errors, row=row, lines=lines),) for row, lines in by_row.items()]
+        # One or two sizes are read sooner than looked at.
+        drawn = {
+            row: lines
+            for row, lines in by_row.items()
+            if any(len(plot["in_features"]) > 2 for _, _, plot in lines)
+        }
+        every = [n for _, _, plot in chain(*drawn.values()) for n in plot["in_features"]]
+        largest = max(every, default=1)
+        return [
+            (partial(_errors, row=row, lines=lines, largest=largest),)
+            for row, lines in drawn.items()
+        ]
 
     def kills(self) -> list[tuple[Fill, float, float]]:
         """The kill matrix: it is the suite's, so that of the first run that has one."""
@@ -228,7 +240,9 @@ def _logarithmic(axis: Axis, base: int) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _errors(axes: Axes, row: str, lines: Sequence[tuple[str, Cell, dict[str, Any]]]) -> str:
+def _errors(
+    axes: Axes, row: str, lines: Sequence[tuple[str, Cell, dict[str, Any]]], largest: float
+) -> str:
     worst: tuple[float, float, str] = (0.0, 1.0, "")
     wrong: list[str] = []
     for name, _, plot in lines:
@@ -249,6 +263,9 @@ def _errors(axes: Axes, row: str, lines: Sequence[tuple[str, Cell, dict[str, Any
     axes.axhline(1.0, color=_BAD, linewidth=1, linestyle="--")
     _logarithmic(axes.xaxis, base=2)
     _logarithmic(axes.yaxis, base=10)
+    # The same scales in every picture, so that they can be compared.
+    axes.set_xlim(0.8, 1.25 * largest)
+    axes.set_ylim(_LEAST_RATIO / 2, max(3.0, 3.0 * worst[0]))
     axes.set_xlabel("in_features")
     if wrong:
         return f"{row}: beyond the bound for {', '.join(wrong)}; at most {worst[0]:.3g} times it"
@@ -310,7 +327,7 @@ def _for_page(svg: str, prefix: str, caption: str) -> Markup:
     svg = re.sub(r"<!--.*?-->|<style.*?</style>", "", svg, flags=re.DOTALL)
     # The page's own font, and hundredths of a point.
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
     svg = re.sub(r"\s*\n\s*", "\n", svg)
     opening = Markup('<svg role="img" aria-label="{}" ').format(caption)
     # Matplotlib escapes the texts that it draws.

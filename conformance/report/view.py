@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -304,13 +304,14 @@ class View:
         ]
 
     @property
-    def notes(self) -> list[tuple[str, str, str]]:
-        """Remarks of properties: implementation, requirement, text."""
-        return _unique(
-            (self.label(cell.implementation), cell.requirement, text)
-            for cell in self._cells.values()
-            for text in cell.notes
-        )
+    def notes(self) -> list[tuple[str, str, list[str]]]:
+        """Remarks of properties: requirement, text, and the implementations that it is about."""
+        found: dict[tuple[str, str], dict[str, None]] = {}
+        for cell in self._cells.values():
+            for text in cell.notes:
+                name = self.label(cell.implementation)
+                found.setdefault((cell.requirement, text), {})[name] = None
+        return [(id, text, list(names)) for (id, text), names in found.items()]
 
     @property
     def not_applicable(self) -> list[tuple[str, int]]:
@@ -367,7 +368,3 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)
-
-
-def _unique(items: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    return list(dict.fromkeys(items))
