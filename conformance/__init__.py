@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conformance.adapt import NotAdaptable, adapt
+    from conformance.adapters import NotAdaptable, adapt
     from conformance.implementation import FLAX, Convention, Implementation, Law
     from conformance.requirement import Level, Requirement, catalogue
 
@@ -23,8 +23,8 @@ __all__ = [
 ]
 
 _PLACES = {
-    "NotAdaptable": "adapt",
-    "adapt": "adapt",
+    "NotAdaptable": "adapters",
+    "adapt": "adapters",
     "Level": "requirement",
     "Requirement": "requirement",
     "catalogue": "requirement",

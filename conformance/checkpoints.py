@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from conformance.adapt.parameters import Parameters
+from conformance.adapters.parameters import Parameters
 from conformance.layer import Built
 from conformance.lazy import nnx
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from conformance import oracle, require
-from conformance.adapt.parameters import Parameters
+from conformance.adapters.parameters import Parameters
 from conformance.cases import Case
 from conformance.layer import Layer
 from conformance.oracle import Bounded

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.adapt.parameters import Leaf, leaves_of
+from conformance.adapters.parameters import Leaf, leaves_of
 from conformance.cases import Case
 from conformance.implementation import Convention, Implementation
 from conformance.lazy import jax, jnp, nnx
@@ -181,7 +181,7 @@ class Built:
         """The functional view of its present state: a pytree."""
         if self.module is None:
             return self._parameters
-        from conformance.adapt.nnx_module import split
+        from conformance.adapters.nnx_module import split
 
         with on_the_way("nnx.split of the layer"):
             return split(self.module)
@@ -227,7 +227,7 @@ class Built:
 
             return [Leaf(*found) for found in state_leaves(parameters.tree)]
         if self.layer.implementation.linen is not None:
-            from conformance.adapt.linen_module import collection_leaves
+            from conformance.adapters.linen_module import collection_leaves
 
             return collection_leaves(parameters.tree)
         return leaves_of(parameters)

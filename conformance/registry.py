@@ -62,7 +62,7 @@ class Entry:
         LoadError
             If that cannot be done; the message says what was expected, found, and to do.
         """
-        from conformance.adapt import NotAdaptable, adapt
+        from conformance.adapters import NotAdaptable, adapt
 
         try:
             found = _attribute(self.spec)

@@ -53,11 +53,11 @@ def adapt(
     label = name or str(getattr(layer, "__qualname__", None) or type(layer).__name__)
     library = library or _top_level(layer)
     if isinstance(layer, type) and issubclass(layer, nnx.Module):
-        from conformance.adapt.nnx_module import from_nnx
+        from conformance.adapters.nnx_module import from_nnx
 
         return from_nnx(layer, _sizes_call(layer), label, convention, library)
     if isinstance(layer, type) and issubclass(layer, linen.Module):
-        from conformance.adapt.linen_module import from_linen
+        from conformance.adapters.linen_module import from_linen
 
         _require_call(layer, "cls(features=out_features)", features=1)
         return from_linen(layer, label, convention, library)

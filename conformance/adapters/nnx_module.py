@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from conformance.adapt.parameters import Leaf, Parameters, find, register, replace_leaves
+from conformance.adapters.parameters import Leaf, Parameters, find, register, replace_leaves
 from conformance.compat import state_leaves
 from conformance.implementation import Convention, Implementation
 
