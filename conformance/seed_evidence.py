@@ -10,7 +10,7 @@ from conformance import profiles, require
 from conformance.cases import Case, recorder
 from conformance.layer import Layer
 from conformance.require import Violation
-from conformance.sampling import judge, kernels, samples
+from conformance.sampling import judge, kernels, samples, structure_evidence
 from conformance.statistics import diagnose_seeds, identify_law, rows, seed_set, structure
 from conformance.statistics.correlation import linked_seeds, seed_shifts
 from conformance.statistics.seeds import BASES
@@ -101,7 +101,7 @@ def require_uncorrelated(layer: Layer) -> None:
         drawn = samples(layer)
         finite = {size: w.astype(np.float64) for size, w in drawn.items() if np.isfinite(w).all()}
     within = rows.centred(finite) if finite else {}
-    if any(piece.rejected for piece in rows.structure_row(within)):
+    if finite and any(piece.rejected for piece in structure_evidence(layer)):
         return  # kernel-independence reports that; kernels of few free numbers look alike
     values = np.stack(list(numbers.values())).astype(np.float64)[:, None, :]
     if not np.isfinite(values).all():

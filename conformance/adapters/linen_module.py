@@ -7,7 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from conformance.adapters.parameters import Leaf, Parameters, find, leaves_of, register, replace_leaves
+from conformance.adapters.parameters import (
+    Leaf,
+    Parameters,
+    find,
+    leaves_of,
+    register,
+    replace_leaves,
+)
 from conformance.implementation import Convention, Implementation
 
 __all__ = ["collection_leaves", "from_linen"]

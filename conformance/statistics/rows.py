@@ -92,7 +92,12 @@ def law_row(standard: Samples, families: Sequence[Family]) -> list[Evidence]:
 
 def independence_row(standard: Samples) -> list[Evidence]:
     """Lags, pairs, reflections, order and rank, in values and in magnitudes."""
-    evidence = structure_row(standard)
+    return [*structure_row(standard), *magnitude_row(standard)]
+
+
+def magnitude_row(standard: Samples) -> list[Evidence]:
+    """The independence of the magnitudes, from the differences of two seeds."""
+    evidence = []
     for z in standard.values():
         evidence += _correlations(correlation.magnitudes_between_seeds(z), "magnitudes")
     return evidence

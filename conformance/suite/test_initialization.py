@@ -17,7 +17,15 @@ from conformance.cases import Case, over
 from conformance.layer import Layer, as_jax
 from conformance.lazy import jax
 from conformance.requirement import LINEN, MUST, PARAMETERS, SHOULD, requirement
-from conformance.sampling import biases, declared, judge, kernel_of, samples
+from conformance.sampling import (
+    biases,
+    declared,
+    judge,
+    kernel_of,
+    law_evidence,
+    samples,
+    structure_evidence,
+)
 from conformance.statistics import causes, identify_law, power, rows, strongest
 from conformance.statistics.moments import mean, variance
 
@@ -114,7 +122,7 @@ def test_kernel_independence(layer: Layer) -> None:
     images, in values or in magnitudes; no repeated, antithetic, sorted or low-rank structure. The
     bounds hold conditionally on the magnitudes (Hoeffding 1963), so they need no scale.
     """
-    evidence = rows.independence_row(declared(layer).centred)
+    evidence = [*structure_evidence(layer), *rows.magnitude_row(declared(layer).centred)]
     drawn = samples(layer)
     judge(evidence, causes.independence(drawn, strongest(evidence)), drawn)
 
@@ -164,7 +172,7 @@ def test_kernel_homogeneity(layer: Layer) -> None:
     bound of a Beta variable) where the kernel follows its declared law.
     """
     law = declared(layer)
-    accepted = not strongest(rows.law_row(law.rescaled, law.families)).rejected
+    accepted = not strongest(law_evidence(layer)).rejected
     evidence = rows.homogeneity_row(law.centred, accepted and bool(law.families))
     judge(evidence, causes.homogeneity(strongest(evidence)), law.finite)
 
@@ -225,7 +233,7 @@ def test_kernel_law(layer: Layer) -> None:
     if found.verdict == "known":
         require.note(f"the law found: {found.name}")
     figures.kernel_histogram(law.finite, law.variance, law.families)
-    judge(rows.law_row(law.rescaled, law.families), causes.law(law.finite, law.names), law.finite)
+    judge(law_evidence(layer), causes.law(law.finite, law.names), law.finite)
 
 
 @requirement(
