@@ -15,6 +15,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from conformance.cell import Cell, Outcome
@@ -103,9 +104,9 @@ def draw(runs: Sequence[Results], view: View) -> list[tuple[str, str, list[Pictu
         ),
         (
             "Defects that the suite catches",
-            "A column for each planted defect, a row for each requirement. Dark: the requirement "
-            "that the defect breaks, and that reported it. Light: others that reported it, too. "
-            "A red cross: nothing reported it.",
+            "A column for each planted defect, a row for each requirement. Full: the requirement "
+            "that the defect breaks, and that reported it. Pale: others that reported it, too. "
+            "A cross: nothing reported it.",
             pictures.kills(),
         ),
     )
@@ -139,7 +140,9 @@ class _Pictures:
         """Draw one; ``fill`` gives the caption."""
         self.count += 1
         with matplotlib.rc_context(_STYLE):
-            figure = Figure(figsize=(width, height), layout="constrained")
+            # The page's font is not the one that Matplotlib measures with, hence the margins.
+            layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+            figure = Figure(figsize=(width, height), layout=layout)
             axes = figure.add_subplot()
             caption = fill(axes)
             stream = io.StringIO()

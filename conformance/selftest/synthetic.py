@@ -88,6 +88,7 @@ def results(
     requirements: int = 10,
     wrong: float = 0.2,
     seed: int = 0,
+    plots: bool = False,
     **environment: Any,
 ) -> dict[str, Any]:
     """The document of a run.
@@ -100,6 +101,8 @@ def results(
         The share of cells that have another outcome than *passed*.
     seed
         What those are drawn from.
+    plots
+        Whether cells have plots, and the run a kill matrix.
     environment
         What differs from :data:`ENVIRONMENT`.
     """
@@ -113,10 +116,10 @@ def results(
     ]
     for i, cell in enumerate(cells):
         if cell["requirement"] == "initialization/kernel-variance":
-            cell["plots"] = [_histogram(i), _variance(i)]
+            cell["plots"] = [_histogram(i), _variance(i)] if plots else []
             sample = " ".join(x.hex() for x in (0.5 + i, -0.25))
             cell["measured"] = {"fingerprint": f"{i:016x}", "sample": sample}
-        if cell["requirement"].endswith("affine-value"):
+        if plots and cell["requirement"].endswith("affine-value"):
             cell["plots"] = [
                 {
                     "kind": "error-over-bound",
@@ -146,7 +149,7 @@ def results(
         "implementations": entries,
         "requirements": rows,
         "cells": cells,
-        "kill": _kill(rows),
+        **({"kill": _kill(rows)} if plots else {}),
         "complete": complete,
         "exit_code": code,
         "footer": FOOTER,
@@ -239,7 +242,7 @@ def _kill(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "breaks": rows[k % len(rows)]["id"],
             "caught": [rows[k % len(rows)]["id"], rows[k * 7 % len(rows)]["id"]] if k % 40 else [],
         }
-        for k in range(1, 150)
+        for k in range(1, 5 * len(rows) // 3)
     ]
     killed = sum(bool(defect["caught"]) for defect in matrix)
     return {"killed": killed, "defects": len(matrix), "matrix": matrix}

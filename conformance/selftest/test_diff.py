@@ -15,7 +15,7 @@ from conformance.selftest.synthetic import cell_at, results
 
 Document = dict[str, Any]
 
-BASE = results(2, 12, wrong=0.0)
+BASE = results(2, 12, wrong=0.0, plots=True)
 
 
 def loaded(found: Document, source: str = "x.json") -> Results:
@@ -123,7 +123,7 @@ def test_what_the_new_run_lacks_did_not_run() -> None:
 
 def test_other_bits_are_reported_and_are_not_worse() -> None:
     """Whether in the last bits only, or beyond."""
-    base = results(1, 30, wrong=0.0)
+    base = results(1, 30, wrong=0.0, plots=True)
 
     def measure(**new: str) -> Callable[[Document], None]:
         def change(found: Document) -> None:
@@ -155,7 +155,7 @@ def test_other_bits_are_reported_and_are_not_worse() -> None:
 
 def test_versions_precision_and_laws_are_named() -> None:
     """The environment's, the declared and the measured."""
-    base = results(1, 30, wrong=0.0)
+    base = results(1, 30, wrong=0.0, plots=True)
 
     def change(found: Document) -> None:
         found["environment"].update(flax="0.12.12", matmul_precision="highest")

@@ -22,7 +22,7 @@ from conformance.results import (
 from conformance.schema import UNDERSTOOD, faults, results_schema
 from conformance.selftest.synthetic import cell_at, results
 
-VALID = results(3, 10, wrong=0.3)
+VALID = results(3, 10, wrong=0.3, plots=True)
 
 
 def refused(path: Path, text: str | bytes) -> str:
@@ -175,7 +175,7 @@ _WRONG: tuple[Any, ...] = ("text", 1.5, -1, True, None, [], {}, ["x"], {"x": []}
 
 def test_reading_and_the_schema_agree_on_every_wrong_type() -> None:
     """Our reading of the schema is that of a full validator, on every place of a file."""
-    small = results(1, 3, wrong=0.9, seed=3)
+    small = results(1, 3, wrong=0.9, seed=3, plots=True)
     small["kill"]["matrix"] = small["kill"]["matrix"][:1]
     cell_at(small, 0, 0)["plots"] = [{"kind": "kernel-variance", "value": [1.0]}]
     validator = jsonschema.Draft202012Validator({**results_schema(), "oneOf": [_RUN]})

@@ -1,0 +1,452 @@
+"""The page, the summary and the badge: complete, self-contained, and never rosier than the run."""
+
+import copy
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from conformance.command import main
+from conformance.report.badge import endpoint, message, svg
+from conformance.report.markdown import markdown
+from conformance.report.tally import LOOK
+from conformance.results import Results, collection, parse, text_of
+from conformance.selftest.synthetic import cell_at, results
+from conformance.suite import AREAS
+
+pytest.importorskip("jinja2", reason="the page needs dense-conformance[report]")
+pytest.importorskip("matplotlib", reason="the plots need dense-conformance[report]")
+
+Document = dict[str, Any]
+
+NEWER: dict[str, Any] = {"jax": "0.12.0.1", "flax": "0.12.12"}
+
+
+def loaded(*found: Document) -> tuple[Results, ...]:
+    """What reading such a file gives."""
+    return parse(text_of(collection(found)), "x.json")
+
+
+def page_of(*found: Document) -> str:
+    """The page of such results."""
+    from conformance.report.html import page
+
+    return page(loaded(*found))
+
+
+class Page(HTMLParser):
+    """The elements of a page: tag, attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self._open: list[int] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Open an element."""
+        self.elements.append((tag, dict(attrs), []))
+        if tag not in ("meta", "br", "link"):
+            self._open.append(len(self.elements) - 1)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Close the last one, which must be of that tag."""
+        assert self.elements[self._open[-1]][0] == tag, "elements are nested"
+        self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        """Text of every open element."""
+        for i in self._open:
+            self.elements[i][2].append(data)
+
+    def all(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
+        """Attributes and text of the elements of that tag."""
+        return [(a, " ".join("".join(t).split())) for name, a, t in self.elements if name == tag]
+
+    def ids(self) -> dict[str, tuple[dict[str, str | None], str]]:
+        """The addressable elements."""
+        found = [(a["id"], (a, "".join(t).strip())) for _, a, t in self.elements if "id" in a]
+        assert not [id for id, n in Counter(id for id, _ in found).items() if n > 1]
+        return {id: element for id, element in found if id}
+
+
+FULL = results(12, 90, plots=True)
+
+
+@pytest.fixture(scope="module")
+def full() -> str:
+    """The page of twelve implementations and ninety requirements, with every outcome."""
+    return page_of(FULL)
+
+
+def test_the_page_is_small_enough(full: str) -> None:
+    """Twelve implementations, ninety requirements, plots and the results themselves."""
+    assert len(full.encode()) < 1_500_000
+
+
+def test_each_cell_has_its_place_word_and_link(full: str) -> None:
+    """Rows are implementations, columns requirements; a cell says its outcome in a word."""
+    found = Page(full)
+    ids = found.ids()
+    cells = {id: element for id, element in ids.items() if id.startswith("cell-")}
+    assert len(cells) == 12 * 90
+    looks = {str(outcome): look for outcome, look in LOOK.items()}
+    for record in FULL["cells"][:90]:
+        attributes, text = cells[f"cell-nnx.MyDense--{record['requirement'].replace('/', '-')}"]
+        look = looks[record["outcome"]]
+        assert text == f"{look.symbol}{look.word}"
+        assert attributes["class"]
+    assert [text for _, text in found.all("h3") if text in AREAS] == [*AREAS, *AREAS]
+
+
+def test_must_stands_before_should_before_may(full: str) -> None:
+    """In each area."""
+    levels = re.findall(r'class="group level">(\w+)<', full)
+    assert levels == ["MUST", "SHOULD", "MAY"] * len(AREAS)
+
+
+@pytest.mark.parametrize("environments", [1, 2])
+def test_every_link_resolves(environments: int) -> None:
+    """Within the page, and no id is given twice."""
+    runs = [results(5, 40, wrong=0.4), results(5, 38, wrong=0.4, seed=1, **NEWER)]
+    found = Page(page_of(*runs[:environments]))
+    links = [str(attributes["href"]) for attributes, _ in found.all("a")]
+    assert len(links) > 5 * 40
+    assert {link[0] for link in links} == {"#"}
+    ids = found.ids()
+    assert not [link for link in links if link[1:] not in ids]
+    labelled = [a["aria-labelledby"] for _, a, _ in found.elements if "aria-labelledby" in a]
+    assert labelled
+    assert not [id for id in labelled if id not in ids]
+
+
+def test_nothing_outside_the_page_is_asked_for(full: str) -> None:
+    """No address, and a policy that forbids to follow one."""
+    found = Page(full)
+    for tag, attributes, _ in found.elements:
+        assert tag not in ("link", "img", "iframe", "object", "embed", "base")
+        for name in ("src", "href", "xlink:href", "srcset", "action"):
+            assert str(attributes.get(name, "#")).startswith("#")
+    outside = full.replace('<script type="application/json"', "")
+    assert set(re.findall(r"url\((.)", outside)) <= {"#"}
+    assert "://" not in full
+    assert "@import" not in full
+    policies = [a["content"] for a, _ in found.all("meta") if "http-equiv" in a]
+    assert str(policies[0]).startswith("default-src 'none';")
+
+
+def test_the_page_is_complete_without_a_script(full: str) -> None:
+    """A script only shows the copy buttons, which are hidden without it."""
+    found = Page(full)
+    assert len(found.all("script")) == 2
+    buttons = found.all("button")
+    assert len(buttons) == len([1 for _, a, _ in found.elements if a.get("class") == "reproduce"])
+    ids = found.ids()
+    for attributes, _ in buttons:
+        assert "hidden" in attributes
+        assert ids[str(attributes["data-copy"])][1].startswith("dense-conformance run ")
+
+
+def test_what_other_people_name_is_text(full: str) -> None:
+    """Names and messages with markup in them stay text, in the script element, too."""
+    found = Page(full)
+    assert "<b>bold</b> & 'quoted' 0.12.8" in [text for _, text in found.all("h3")]
+    assert "<script>alert" not in full
+    assert "</script><script>alert(1)" in "".join(text for _, text in found.all("dd"))
+
+
+def test_failures_say_all_that_is_known() -> None:
+    """Requirement, cause, found, accepted, measured, smallest case and reproduction; first."""
+    found = results(1, 12, wrong=0.0)
+    failed = results(1, 12, wrong=1.0)
+    record = next(c for c in failed["cells"] if c["outcome"] == "failed")
+    place = [c["requirement"] for c in found["cells"]].index(record["requirement"])
+    found["cells"][place] = record
+    found["exit_code"] = 1
+    text = page_of(found)
+    (article,) = Page(text).all("article")
+    for expected in (
+        "failed",
+        record["requirement"],
+        found["requirements"][place]["statement"],
+        record["cause"],
+        record["message"],
+        record["accepted"],
+        "ratio = 64.1",
+        "in_features=4, out_features=2048, seed=0",
+        record["reproduction"],
+    ):
+        assert expected in article[1]
+    assert text.index("<article") < text.index('id="matrix"')
+    assert "Does not conform" in Page(text).all("strong")[0][1]
+
+
+def test_a_broken_registration_is_told_once() -> None:
+    """It is the same in each of its cells, which all lead there."""
+    found = results(1, 12, wrong=0.0)
+    for cell in found["cells"]:
+        cell.update(outcome="error", reason="ImportError: no module named acme")
+    found["exit_code"] = 2
+    page = Page(page_of(found))
+    (article,) = page.all("article")
+    links = {a["href"] for a, text in page.all("a") if text == "Eerror"}
+    assert links == {f"#{article[0]['id']}"}
+
+
+def test_a_page_gives_its_results_back(tmp_path: Path) -> None:
+    """To the byte, of one environment or of several."""
+    runs = [results(3, 12, wrong=0.4), results(3, 12, wrong=0.4, **NEWER)]
+    for documents in (runs[:1], runs):
+        source, page, back = (tmp_path / name for name in ("a.json", "a.html", "b.json"))
+        source.write_text(text_of(collection(documents)))
+        assert main(["report", str(source), "-o", str(page)]) == 0
+        assert main(["report", "--extract", str(page), "-o", str(back)]) == 0
+        assert back.read_text() == source.read_text()
+
+
+def test_the_same_results_give_the_same_page() -> None:
+    """No clock and no chance in it."""
+    found = results(1, 30, wrong=0.4, plots=True)
+    assert page_of(found) == page_of(copy.deepcopy(found))
+
+
+def test_several_environments_stand_side_by_side_with_their_differences_first() -> None:
+    """A column group for each, and the cells and kernels that differ before everything else."""
+    base = results(2, 30, wrong=0.0)
+    other = results(2, 30, wrong=0.0, **NEWER)
+    cell_at(other, 0, 0).update(outcome="failed", cause="the cause")
+    other["exit_code"] = 1
+    measured = next(c["measured"] for c in other["cells"] if "measured" in c)
+    measured["fingerprint"] = "other"
+    text = page_of(base, other)
+    titles = ["jax 0.10.2, flax 0.12.8", "jax 0.12.0.1, flax 0.12.12"]
+    groups = [t for a, t in Page(text).all("th") if a.get("class") == "group"]
+    assert groups == titles * (1 + len(AREAS))
+    differences = text[text.index('id="differences"') : text.index('id="failures"')]
+    assert re.findall(r"[a-z]+/[a-z-]+(?=</a>)", differences) == ["construction/zero-input"]
+    assert "same seed, other bits" in differences
+    assert text.index('id="differences"') < text.index('id="failures"') < text.index('id="matrix"')
+    assert "environments differ: conforms, does not conform" in Page(text).all("title")[0][1]
+
+
+def test_plots_are_pictures_with_words(full: str) -> None:
+    """Histograms, variances, errors and the kill matrix, in the page's own colours."""
+    captions = [text for _, text in Page(full).all("figcaption")]
+    assert len([c for c in captions if "weights against the law normal" in c]) == 12
+    assert len([c for c in captions if "all inside the band" in c]) == 12
+    assert any("at most 0.6 of the bound" in c or "beyond the bound for" in c for c in captions)
+    assert captions[-1] == "146 of 149 defects caught; not caught: N040, N080, N120"
+    pictures = re.findall(r"<svg.*?</svg>", full, flags=re.DOTALL)
+    assert len(pictures) == len(captions)
+    for picture in pictures:
+        assert picture.startswith('<svg role="img" aria-label="')
+        # A colour of its own would not follow the page into the dark.
+        assert not re.findall(r"#0[1-7]0[1-7]0[1-7]|#[0-9a-f]{6}\b(?![\w-])", picture)
+
+
+def test_a_page_without_plots_needs_no_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says nothing about plots."""
+    found = results(2, 12, wrong=0.3)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert 'id="plots"' not in page_of(found)
+
+
+@pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
+def test_what_is_missing_is_named(
+    missing: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In one line, with the command that helps; exit code 2."""
+    path = tmp_path / "x.json"
+    path.write_text(text_of(results(1, 30, plots=True)))
+    monkeypatch.setitem(sys.modules, missing, None)
+    for module in ("html", "plots"):
+        monkeypatch.delitem(sys.modules, f"conformance.report.{module}", raising=False)
+    assert main(["report", str(path), "-o", str(tmp_path / "x.html")]) == 2
+    expected = f"the HTML report needs {missing}: pip install 'dense-conformance[report]'"
+    assert capsys.readouterr().err == f"dense-conformance: {expected}\n"
+    assert main(["report", str(path), "-o", str(tmp_path / "x.md")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "report: give results files, or --extract and a page"),
+        (["x.json", "--extract", "y"], "report: give results files, or --extract and a page"),
+        (
+            ["x.json", "-o", "x.txt"],
+            "report: 'x.txt' does not tell the format; end it in .html, .htm, .md, .json, .svg, "
+            "or give --format",
+        ),
+        (["none.json"], "none.json: cannot be read: No such file or directory"),
+        (["--extract", "none.html"], "none.html: cannot be read: No such file or directory"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    arguments: Sequence[str],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With exit code 2."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", *arguments]) == 2
+    assert capsys.readouterr().err == f"dense-conformance: {expected}\n"
+
+
+def test_a_page_of_something_else_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And so is one whose results were cut."""
+    path = tmp_path / "x.html"
+    path.write_text("<html></html>")
+    assert main(["report", "--extract", str(path)]) == 2
+    assert "holds no results; was it made by dense-conformance report?" in capsys.readouterr().err
+    path.write_text(page_of(results(1, 3))[:-200])
+    assert main(["report", "--extract", str(path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def badge(*changes: tuple[int, str], level: str | None = None) -> tuple[str, str]:
+    """Message and colour of the badge of a run with some other outcomes."""
+    found = results(1, 100, wrong=0.0)
+    for place, outcome in changes:
+        cell_at(found, 0, place)["outcome"] = outcome
+    outcomes = Counter((cell["level"], cell["outcome"]) for cell in found["cells"])
+    found["complete"] = not outcomes["MUST", "not-run"]
+    found["exit_code"] = 0 if found["complete"] else 3
+    if any(outcome == "failed" for _, outcome in outcomes):
+        found["exit_code"] = 1
+    said = json.loads(endpoint(loaded(found)))
+    assert said["schemaVersion"] == 1
+    picture = svg(loaded(found))
+    ElementTree.fromstring(picture)
+    assert f">{said['message']}</text>" in picture
+    assert "href" not in picture
+    return said["message"], said["color"]
+
+
+def test_the_badge_never_rounds_up() -> None:
+    """The rows at 0, 1 and 3 are MUST, that at 2 a SHOULD, that at 4 a MAY."""
+    assert badge() == ("MUST 60/60", "brightgreen")
+    assert badge((0, "failed")) == ("MUST 59/60", "red")
+    assert badge((0, "not-run")) == ("MUST 59/60", "orange")
+    assert badge((0, "expected-failure")) == ("MUST 59/60", "yellow")
+    assert badge((0, "not-applicable")) == ("MUST 59/59", "brightgreen")
+    assert badge((2, "failed")) == ("MUST 60/60, SHOULD 19/20", "red")
+    assert badge((4, "expected-failure")) == ("MUST 60/60", "brightgreen")
+    nothing = [(i, "not-applicable") for i in range(100)]
+    assert badge(*nothing) == ("MUST 0/0", "lightgrey")
+
+
+def test_the_badge_of_several_environments_counts_them_all() -> None:
+    """Green in one of them does not hide another."""
+    runs = loaded(results(1, 10, wrong=0.0), results(1, 10, wrong=0.0, **NEWER))
+    assert message(runs) == "MUST 12/12"
+
+
+def test_markdown_shows_verdict_table_and_failures() -> None:
+    """The headline counts; a table line for each implementation; markup in names stays text."""
+    text = markdown(loaded(FULL))
+    lines = text.splitlines()
+    assert re.fullmatch(r"## Does not conform: MUST \d+/\d+", lines[0])
+    assert "1080 cells: " in text
+    rows = [line for line in lines if line.startswith("| ")]
+    assert len(rows) == 13
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {len(AREAS) + 3}
+    assert r"\<b\>bold\</b\> \& 'quoted' 0.12.8" in text
+    assert "- **cause**: the kernel is not scaled: " in text
+    assert "- **reproduce**: `dense-conformance run acme:nnx.Linear --requirement " in text
+    assert max(map(len, lines)) < 1000
+
+
+def test_markdown_of_code_in_a_requirement() -> None:
+    """Double backticks mark code there."""
+    found = results(1, 1, wrong=0.0)
+    found["requirements"][0]["statement"] = "``jax.eval_shape`` <gives> it."
+    found["cells"][0].update(outcome="failed", message="a `tick` | here")
+    found["exit_code"] = 1
+    text = markdown(loaded(found))
+    assert "\n`jax.eval_shape` \\<gives\\> it.\n" in text
+    assert r"- **found**: a \`tick\` \| here" in text
+    assert "<code>jax.eval_shape</code> &lt;gives&gt; it." in page_of(found)
+
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-sync", "--disable-background-networking", "--disable-component-update"),
+    # The browser's own requests find no host either.
+    *("--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000"),
+)
+
+
+def opened(page: Path, profile: Path, *flags: str) -> str:
+    """The document of a page as Chromium has it when all scripts have run."""
+    assert CHROMIUM is not None
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", *flags, "--dump-dom", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")
+def test_a_browser_shows_the_page_and_asks_for_nothing(full: str, tmp_path: Path) -> None:
+    """Chromium's own log of its network knows of no request that the page made.
+
+    The log has the requests of a page that does ask, which shows that it would be seen.
+    """
+    page, log = tmp_path / "page.html", tmp_path / "net.json"
+
+    def requests() -> list[str]:
+        # An event a line; what the browser asks for itself has no origin.
+        started = [line for line in log.read_text().splitlines() if '"initiator":' in line]
+        own = [line for line in started if '"initiator":"not an origin"' not in line]
+        return [url for line in own for url in re.findall(r'"url":"([^"]*)"', line)]
+
+    page.write_text(full)
+    dom = opened(page, tmp_path / "profile", f"--log-net-log={log}")
+    assert dom.count("<article ") == full.count("<article ")
+    assert requests() == []
+    page.write_text("<img src='http://127.0.0.1:9/asked'>")
+    opened(page, tmp_path / "profile", f"--log-net-log={log}")
+    assert requests() == ["http://127.0.0.1:9/asked"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")
+@pytest.mark.skipif(
+    "DENSE_CONFORMANCE_AXE" not in os.environ,
+    reason="DENSE_CONFORMANCE_AXE does not name axe-core's axe.min.js",
+)
+@pytest.mark.parametrize("environments", [1, 2])
+def test_axe_finds_nothing(environments: int, tmp_path: Path) -> None:
+    """No violation of accessibility rules, in either colour scheme."""
+    runs = [results(3, 40, wrong=0.4), results(3, 40, wrong=0.4, **NEWER)]
+    text = page_of(*runs[:environments])
+    axe = Path(os.environ["DENSE_CONFORMANCE_AXE"]).read_text()
+    report = (
+        "axe.run().then(r => { const p = document.createElement('pre'); p.id = 'axe'; "
+        "p.textContent = JSON.stringify(r.violations.map(v => [v.impact, v.id, v.nodes[0].html]));"
+        " document.body.append(p); });"
+    )
+    page = tmp_path / "page.html"
+    page.write_text(
+        text.replace("</body>", f"<script>{axe}</script><script>{report}</script></body>")
+    )
+    for scheme in (0, 1):
+        flag = f"--blink-settings=preferredColorScheme={scheme}"
+        dom = opened(page, tmp_path / f"profile{scheme}", flag)
+        assert re.findall(r'<pre id="axe">(.*?)</pre>', dom) == ["[]"]
