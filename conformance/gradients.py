@@ -14,7 +14,7 @@ from conformance.cases import Case
 from conformance.layer import Layer
 from conformance.oracle import Bounded
 
-__all__ = ["Point", "of_state", "points", "require_gradients"]
+__all__ = ["Point", "directions", "of_state", "points", "require_gradients"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,22 @@ def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
         case.integers("integer cotangent", *shape),
         exact=True,
     )
+
+
+def directions(layer: Layer, case: Case) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Tangents of kernel, bias and x: each alone with zeros for the others, then all at once."""
+    tk = case.normal("kernel tangent", *case.kernel_shape)
+    tb = case.normal("bias tangent", case.out_features)
+    tx = case.normal("x tangent", *case.x_shape)
+    no_k, no_b, no_x = map(np.zeros_like, (tk, tb, tx))
+    if not layer.convention.use_bias:
+        return {"kernel": (tk, no_b, no_x), "input x": (no_k, no_b, tx), "both": (tk, no_b, tx)}
+    return {
+        "kernel": (tk, no_b, no_x),
+        "bias": (no_k, tb, no_x),
+        "input x": (no_k, no_b, tx),
+        "kernel, bias and x at once": (tk, tb, tx),
+    }
 
 
 def require_gradients(

@@ -13,6 +13,7 @@ from conformance.lazy import jax, jnp
 from conformance.requirement import ANY, MAY, MUST, PARAMETERS, SHOULD, requirement
 
 VALUE = "forward/affine-value"
+BASE = ["construction/abstract-init", "state/exact-state", "transforms/jit"]
 
 
 @requirement("dtypes/float32-out", MUST, ANY)
@@ -84,7 +85,7 @@ def test_complex_input(layer: Layer, case: Case) -> None:
     _require_value(layer, case, layer.written(case), jnp.asarray(x), x)
 
 
-@requirement("dtypes/strict-promotion", SHOULD, PARAMETERS, rests_on=["transforms/jit"])
+@requirement("dtypes/strict-promotion", SHOULD, PARAMETERS, rests_on=BASE)
 @over(leads=True, every_size=False)
 def test_strict_promotion(layer: Layer, case: Case) -> None:
     """The layer works under ``jax_numpy_dtype_promotion="strict"`` with float32.
@@ -98,7 +99,7 @@ def test_strict_promotion(layer: Layer, case: Case) -> None:
         layer.remember((setting, case.x_shape), lambda: _runs_under(layer, case, setting, cause))
 
 
-@requirement("dtypes/rank-promotion", MAY, PARAMETERS, rests_on=["transforms/jit"])
+@requirement("dtypes/rank-promotion", MAY, PARAMETERS, rests_on=BASE)
 @over(leads=True, every_size=False)
 def test_rank_promotion(layer: Layer, case: Case) -> None:
     """The layer works under ``jax_numpy_rank_promotion="raise"``.

@@ -31,7 +31,13 @@ def test_stable_names(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement("serialization/round-trip", SHOULD, NNX, LINEN, rests_on=["forward/affine-value"])
+@requirement(
+    "serialization/round-trip",
+    SHOULD,
+    NNX,
+    LINEN,
+    rests_on=["forward/affine-value", "state/exact-state"],
+)
 @over(sizes=programs.FEW_SIZES)
 def test_round_trip(layer: Layer, case: Case) -> None:
     """To bytes or a pure dict and back into another instance, the layer computes the same.

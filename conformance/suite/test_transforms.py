@@ -46,7 +46,12 @@ def test_jit(layer: Layer, case: Case) -> None:
         require.within(found, reference.value, reference.bound, "f(x) under nnx.jit")
 
 
-@requirement("transforms/gradients", MUST, PARAMETERS, rests_on=[VALUE, "transforms/jit"])
+@requirement(
+    "transforms/gradients",
+    MUST,
+    PARAMETERS,
+    rests_on=[VALUE, "state/exact-state", "transforms/jit"],
+)
 @over()
 def test_gradients(layer: Layer, case: Case) -> None:
     """dK = x^T g, db = the sum of g, dx = g K^T, within their bounds, in float32.
@@ -98,20 +103,8 @@ def test_forward_mode(layer: Layer, case: Case) -> None:
     """
     dense = layer.written(case)
     x, kernel, bias = case.x(), case.kernel(), case.bias()
-    tangent = {
-        "kernel": case.normal("kernel tangent", *kernel.shape),
-        "bias": case.normal("bias tangent", *bias.shape),
-        "input x": case.normal("x tangent", *x.shape),
-    }
     cotangent = case.normal("cotangent", *case.lead, case.out_features)
-    if not layer.convention.use_bias:
-        del tangent["bias"]
-    for along in (*tangent, "kernel, bias and x at once"):
-        tk, tb, tx = (
-            tangent[which] if which in tangent and along in (which, "kernel, bias and x at once")
-            else np.zeros_like(value)
-            for which, value in (("kernel", kernel), ("bias", bias), ("input x", x))
-        )  # fmt: skip
+    for along, (tk, tb, tx) in gradients.directions(layer, case).items():
         with require.during("jax.jvp, jax.linearize and jax.hessian of the layer"):
             found = jax.device_get(
                 programs.forward_mode(layer)(
@@ -217,7 +210,11 @@ def test_scan_and_remat(layer: Layer, case: Case) -> None:
     "transforms/abstract-forward",
     MUST,
     PARAMETERS,
-    rests_on=["transforms/jit", "transforms/no-side-effects-in-jaxpr"],
+    rests_on=[
+        "construction/abstract-init",
+        "transforms/jit",
+        "transforms/no-side-effects-in-jaxpr",
+    ],
 )
 @over(leads=True)
 def test_abstract_forward(layer: Layer, case: Case) -> None:
@@ -251,7 +248,12 @@ def test_abstract_forward(layer: Layer, case: Case) -> None:
         require.that(described == expected, f"eval_shape gives {described}", accepted=expected)
 
 
-@requirement("transforms/one-trace", MUST, PARAMETERS, rests_on=["transforms/jit"])
+@requirement(
+    "transforms/one-trace",
+    MUST,
+    PARAMETERS,
+    rests_on=["transforms/jit", "state/call-changes-nothing", "state/graphdef-stable"],
+)
 @over(sizes=programs.FEW_SIZES)
 def test_one_trace(layer: Layer, case: Case) -> None:
     """One trace serves all instances, seeds and calls of a shape.
@@ -265,31 +267,29 @@ def test_one_trace(layer: Layer, case: Case) -> None:
     for seed in (case.seed, (case.seed + 1) % 2**32, case.seed ^ 0xFFFFFFFF):
         dense = layer.build(case.in_features, case.out_features, seed)
         for _ in range(2):
-            with require.during("jax.jit of the layer"):
-                by_jax(dense.parameters, x)
-            require.that(
-                by_jax.traces == 1,
-                f"jax.jit traced the layer anew for an instance of seed {seed}",
-                accepted="one trace for all instances, seeds and calls of a shape",
-                cause="the instances differ by something static: see the attributes that are no "
-                "parameters",
-            )
-            if dense.module is None or not layer.accepts(BATCH):
-                continue
-            with require.during("nnx.jit of the module"):
-                by_nnx(dense.module, x)
-            require.that(
-                by_nnx.traces == 1,
-                f"nnx.jit traced the module anew for an instance of seed {seed}",
-                accepted="one trace for all instances, seeds and calls of a shape",
-                cause="the graphdefs of the instances are not equal: see the attributes that are "
-                "no parameters",
-            )
-            dense(x)
+            ways = {"jax.jit": (by_jax, dense.parameters)}
+            if dense.module is not None and layer.accepts(BATCH):
+                ways["nnx.jit"] = (by_nnx, dense.module)
+            for how, (counted, subject) in ways.items():
+                with require.during(f"{how} of the layer"):
+                    counted(subject, x)
+                require.that(
+                    counted.traces == 1,
+                    f"{how} traced the layer anew for an instance of seed {seed}",
+                    accepted="one trace for all instances, seeds and calls of a shape",
+                    cause="the instances differ by something static: see the attributes that "
+                    "are no parameters",
+                )
+            dense(x if layer.accepts(BATCH) else x[0])
         dense.write(case.kernel(), case.bias())
 
 
-@requirement("transforms/no-leaks", SHOULD, PARAMETERS, rests_on=["transforms/jit"])
+@requirement(
+    "transforms/no-leaks",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["transforms/jit", "state/call-changes-nothing"],
+)
 @over(sizes=programs.FEW_SIZES)
 def test_no_leaks(layer: Layer, case: Case) -> None:
     """The layer leaks no tracer (``jax.checking_leaks``) and runs under ``disable_jit``.
@@ -348,7 +348,9 @@ def test_no_side_effects_in_jaxpr(layer: Layer, case: Case) -> None:
         )
 
 
-@requirement("transforms/donation", MAY, NNX, rests_on=["transforms/jit"])
+@requirement(
+    "transforms/donation", MAY, NNX, rests_on=["transforms/jit", "state/instances-independent"]
+)
 @over(sizes=programs.FEW_SIZES)
 def test_donation(layer: Layer, case: Case) -> None:
     """Donating the state works, and takes nothing from other instances.
