@@ -6,6 +6,7 @@ No check asks for a version; each question here is put to the library itself.
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,8 +63,8 @@ def gradient_step(optimizer: Any, module: nnx.Module, gradients: Any) -> None:
 @contextlib.contextmanager
 def enable_x64() -> Iterator[None]:
     """64-bit types inside the block; ``jax.enable_x64`` exists since 0.8."""
-    enable = getattr(jax, "enable_x64", None)
+    enable: Any = getattr(jax, "enable_x64", None)
     if enable is None:
-        from jax.experimental import enable_x64 as enable
+        enable = importlib.import_module("jax.experimental").enable_x64
     with enable(True):
         yield

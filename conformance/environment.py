@@ -26,7 +26,7 @@ def describe(profile: str, seed: int | None) -> dict[str, Any]:
     """The environment of this process, which has imported JAX, as plain JSON values."""
     import jax
 
-    device = jax.devices()[0]
+    device, settings = jax.devices()[0], jax.config.values
     return {
         "suite": version("dense-conformance"),
         "python": platform.python_version(),
@@ -35,10 +35,10 @@ def describe(profile: str, seed: int | None) -> dict[str, Any]:
         "backend": jax.default_backend(),
         "device": str(device.device_kind),
         "devices": jax.device_count(),
-        "matmul_precision": str(jax.config.jax_default_matmul_precision or "default"),
-        "x64": bool(jax.config.jax_enable_x64),
-        "prng": str(jax.config.jax_default_prng_impl),
-        "threefry_partitionable": bool(jax.config.jax_threefry_partitionable),
+        "matmul_precision": str(settings["jax_default_matmul_precision"] or "default"),
+        "x64": bool(settings["jax_enable_x64"]),
+        "prng": str(settings["jax_default_prng_impl"]),
+        "threefry_partitionable": bool(settings["jax_threefry_partitionable"]),
         "profile": profile,
         "seed": seed,
     }

@@ -108,7 +108,7 @@ class Layer:
         """The bias ``(out,)`` of the parameters; raw."""
         return _given(self.implementation.bias)(parameters)
 
-    def build(self, in_features: int, out_features: int, seed: int = 0) -> Built:
+    def build(self, in_features: Any, out_features: Any, seed: int = 0) -> Built:
         """A new layer of these sizes, as its user builds it."""
         with on_the_way(
             f"construction with in_features={in_features}, out_features={out_features}"

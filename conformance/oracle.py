@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 __all__ = [
     "F32",
@@ -62,7 +63,7 @@ class Bounded:
     bound: np.ndarray
 
 
-def unit_roundoff(dtype: object) -> float:
+def unit_roundoff(dtype: DTypeLike) -> float:
     """The unit roundoff of a dtype, by its name.
 
     Raises
@@ -70,7 +71,7 @@ def unit_roundoff(dtype: object) -> float:
     KeyError
         For a dtype that is not floating-point.
     """
-    return UNIT_ROUNDOFF[np.dtype(dtype).name if not isinstance(dtype, str) else dtype]
+    return UNIT_ROUNDOFF[dtype if isinstance(dtype, str) else np.dtype(dtype).name]
 
 
 def products(
@@ -128,7 +129,7 @@ def affine(
     return products(x, kernel, bias, unit=unit, precision=precision)
 
 
-def rounded_twice(exact: Bounded, dtype: object, added: np.ndarray | float = 0.0) -> Bounded:
+def rounded_twice(exact: Bounded, dtype: DTypeLike, added: np.ndarray | float = 0.0) -> Bounded:
     """The bound where the sum is accumulated in float32 and rounded to a half-precision dtype.
 
     ``exact`` is the product without the bias, with its float32 bound; the product is rounded

@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).resolve().parent
 SUITE = PACKAGE / "suite"
 SELFTEST = PACKAGE / "selftest"
 
-RUN = pytest.StashKey["Run"]()
+RUN: pytest.StashKey[Run] = pytest.StashKey()
 
 
 def seconds(text: str) -> float:

@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ class Run:
             config.hook.pytest_deselected(items=dropped)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Guard the time and the process's global state around one cell."""
         row = _row(item)
         if row is None:
@@ -170,14 +170,15 @@ class Run:
         """Say why a row cannot be checked on this layer."""
         row = _row(item)
         if row is not None and isinstance(item, pytest.Function):
-            reason = item.funcargs["layer"].why_not_applicable(row)
+            layer: Any = item.funcargs["layer"]
+            reason = layer.why_not_applicable(row)
             if reason is not None:
                 pytest.skip(reason)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
-    ) -> Iterator[pytest.TestReport]:
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Attach the cell to the report, which travels between processes."""
         report = yield
         row = _row(item)
@@ -203,10 +204,10 @@ class Run:
             }
         )
         if report.failed:
-            report.longrepr = _text_of(cell)  # type: ignore[assignment]  # strings are accepted
+            report.longrepr = _text_of(cell)
         if cell.outcome == Outcome.EXPECTED_FAILURE:
             report.outcome = "skipped"
-            report.wasxfail = cell.reason  # type: ignore[attr-defined]  # as pytest's own xfail
+            report.wasxfail = cell.reason
         return report
 
     def _environment_once(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from conformance import require
@@ -167,7 +169,7 @@ def test_parameter_dtype(layer: Layer, case: Case) -> None:
         )
 
 
-def _kernel_and_bias(layer: Layer, dense: Built) -> dict[str, object]:
+def _kernel_and_bias(layer: Layer, dense: Built) -> dict[str, Any]:
     parameters = dense.parameters
     found = {"kernel": layer.kernel_of(parameters)}
     if layer.convention.use_bias:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from conformance import oracle, require
 from conformance.cases import Case, over
@@ -119,7 +120,7 @@ def test_differentiable_in_x(layer: Layer, case: Case) -> None:
     x = case.normal("x", 4, case.in_features)
     g = case.normal("g", case.out_features)
 
-    def f(value: jax.Array) -> jax.Array:
+    def f(value: ArrayLike) -> jax.Array:
         return forward(case.seed, value, case.out_features)
 
     reference = oracle.affine(x, kernel, bias)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 
@@ -251,9 +252,11 @@ def test_wrong_width_raises(layer: Layer, case: Case) -> None:
         x = jax.ShapeDtypeStruct((*lead, width), np.float32)
         what = f"x of shape {x.shape} with in_features={n}"
         cause = "an x of another width is broadcast, cut or padded instead of rejected"
-        require.raises(lambda x=x: jax.eval_shape(layer.apply, parameters, x), what, cause=cause)
+        call = partial(jax.eval_shape, layer.apply, parameters, x)
+        require.raises(call, what, cause=cause)
         if case.kernel_shape in EAGER:
-            require.raises(lambda x=x: dense.raw(np.ones(x.shape, x.dtype)), what, cause=cause)
+            ones = np.ones(x.shape, np.float32)
+            require.raises(partial(dense.raw, ones), what, cause=cause)
 
 
 @requirement("forward/scalar-raises", SHOULD, PARAMETERS, rests_on=["forward/wrong-width-raises"])

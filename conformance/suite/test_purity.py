@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import warnings
 
 import numpy as np
 
@@ -43,13 +42,11 @@ def test_globals_untouched(layer: Layer, case: Case) -> None:
     After the construction and the call alike.
     """
     before = isolation.take()
-    filters = list(warnings.filters)
     try:
         _construct_and_call(layer, case, case.normal("x", case.in_features))
     finally:
         changes = before.changes()
         before.restore()
-        warnings.filters[:] = filters
     require.that(
         not changes,
         "; ".join(changes[:5]),

@@ -188,14 +188,15 @@ class SecondKeyWhenWide(CorrectDense):
 
 @defect("X164", breaks="seeding/same-across-processes", subtlety=5)
 class OrderOfASet(CorrectDense):
-    """The parameters take their keys in the order of a set of strings."""
+    """The rows take their keys in the order of a set of their names."""
 
-    def kernel_key(self, rngs: nnx.Rngs) -> Array:
-        """PYTHONHASHSEED says which key is the kernel's."""
-        keys = {}
-        for name in {"kernel", "bias"}:
-            keys[name] = rngs.params()
-        return keys["kernel"]
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        """PYTHONHASHSEED says which key is which row's."""
+        draws = scaled_normal(key, in_features, out_features)
+        if in_features > 64:
+            return draws
+        order = [int(name.removeprefix("row")) for name in {f"row{i}" for i in range(in_features)}]
+        return draws[jnp.asarray(order)]
 
 
 _built = [0]
