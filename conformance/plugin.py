@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    pass
+    from conformance.run import Run
+
 
 PACKAGE = Path(__file__).resolve().parent
 SUITE = PACKAGE / "suite"

@@ -8,7 +8,7 @@ from implementations.defects.base import CorrectDense, affine, standard_deviatio
 from implementations.defects.record import defect
 
 
-@defect("N051", breaks="forward/affine-value", cause="scaled", subtlety=2)
+@defect("N051", breaks="forward/basis-input", cause="scaled again", subtlety=2)
 class ScaledAgain(CorrectDense):
     """The forward multiplies the kernel by 1/sqrt(in) once more (the NTK parametrisation)."""
 
@@ -17,7 +17,7 @@ class ScaledAgain(CorrectDense):
         return affine(x, kernel * standard_deviation(kernel.shape[0]), bias)
 
 
-@defect("N086", breaks="state/updates-used", cause="bias is never used", subtlety=4)
+@defect("N086", breaks="forward/zero-input", cause="bias is never used", subtlety=4)
 class ConstantZeroBias(CorrectDense):
     """The forward adds zeros of the bias' shape, which only the initial bias equals."""
 
@@ -26,7 +26,7 @@ class ConstantZeroBias(CorrectDense):
         return affine(x, kernel, jnp.zeros_like(bias))
 
 
-@defect("N087", breaks="state/updates-used", cause="bias is never used", subtlety=4)
+@defect("N087", breaks="forward/zero-input", cause="bias is never used", subtlety=4)
 class NoBiasInForward(CorrectDense):
     """The bias exists, and the forward forgets it."""
 
@@ -35,7 +35,7 @@ class NoBiasInForward(CorrectDense):
         return x @ kernel
 
 
-@defect("N088", breaks="forward/affine-value", cause="added twice", subtlety=4)
+@defect("N088", breaks="forward/zero-input", cause="added twice", subtlety=4)
 class BiasAddedTwice(CorrectDense):
     """The bias is added twice."""
 
@@ -44,7 +44,7 @@ class BiasAddedTwice(CorrectDense):
         return affine(x, kernel, 2 * bias)
 
 
-@defect("N089", breaks="forward/affine-value", cause="subtracted", subtlety=4)
+@defect("N089", breaks="forward/zero-input", cause="subtracted", subtlety=4)
 class BiasSubtracted(CorrectDense):
     """The bias is subtracted."""
 
@@ -53,7 +53,7 @@ class BiasSubtracted(CorrectDense):
         return affine(x, kernel, -bias)
 
 
-@defect("N111", breaks="forward/affine-value", cause="residual", subtlety=3)
+@defect("N111", breaks="forward/basis-input", subtlety=3)
 class ResidualWhenSquare(CorrectDense):
     """The input is added to the output when in == out."""
 
@@ -88,7 +88,6 @@ class BatchLeaks(CorrectDense):
 @defect(
     "N119",
     breaks="forward/output-shape",
-    cause="rank",
     subtlety=2,
     seen='sonnet 4bbbcbc "Make snt.Linear compatible with more than one batch dimension"; '
     "keras#10736",
@@ -105,7 +104,7 @@ class OneBatchDimension(CorrectDense):
         )
 
 
-@defect("N125", breaks="forward/affine-value", subtlety=4)
+@defect("N125", breaks="forward/basis-input", subtlety=4)
 class RemainderDropped(CorrectDense):
     """A product in blocks of 128 inputs, which forgets the inputs after the last full block."""
 
@@ -117,7 +116,7 @@ class RemainderDropped(CorrectDense):
         return affine(x, kernel, bias)
 
 
-@defect("N126", breaks="forward/affine-value", subtlety=4)
+@defect("N126", breaks="forward/zero-input", cause="bias is never used", subtlety=4)
 class ScalarOutputWithoutBias(CorrectDense):
     """With a single output the bias is forgotten."""
 
@@ -126,7 +125,7 @@ class ScalarOutputWithoutBias(CorrectDense):
         return x @ kernel if kernel.shape[1] == 1 else affine(x, kernel, bias)
 
 
-@defect("N158", breaks="forward/affine-value", cause="rounded", subtlety=4)
+@defect("N158", breaks="forward/basis-input", subtlety=4)
 class StraightThroughRounding(CorrectDense):
     """The kernel is rounded to thousandths in the forward; its gradient does not show it."""
 

@@ -121,7 +121,9 @@ class ScaledByFanIn(CorrectDense):
         return normal(key, in_features, out_features) / max(int(in_features), 1)
 
 
-@defect("N019", breaks="initialization/kernel-law", subtlety=3)
+@defect(
+    "N019", breaks="initialization/kernel-law", collateral=("seeding/siblings-differ",), subtlety=3
+)
 class Signs(CorrectDense):
     """Random signs times 1/sqrt(in): right mean and variance, wrong law."""
 
@@ -131,7 +133,9 @@ class Signs(CorrectDense):
         return signs * standard_deviation(in_features)
 
 
-@defect("N020", breaks="initialization/kernel-mean", subtlety=4)
+@defect(
+    "N020", breaks="initialization/kernel-mean", collateral=("seeding/jitted-init",), subtlety=4
+)
 class ShiftedMean(CorrectDense):
     """The mean is a tenth of the standard deviation."""
 
@@ -161,7 +165,13 @@ class Orthogonal(CorrectDense):
         return orthogonal(key, (in_features, out_features), jnp.float32)
 
 
-@defect("N028", breaks="initialization/kernel-independence", cause="neighbours", subtlety=5)
+@defect(
+    "N028",
+    breaks="initialization/kernel-independence",
+    collateral=("seeding/jitted-init",),
+    cause="neighbours",
+    subtlety=5,
+)
 class CorrelatedNeighbours(CorrectDense):
     """Along a row, every entry has correlation 0.2 with the entry before it."""
 
@@ -208,6 +218,7 @@ class ClippedAtThree(CorrectDense):
 @defect(
     "N031",
     breaks="initialization/kernel-resolution",
+    collateral=("seeding/jitted-init",),
     cause="bfloat16",
     subtlety=4,
     seen='pytorch#145498/#175046 "Fix trunc_normal_ for bfloat16/float16 tensors"; torchtitan#2269',

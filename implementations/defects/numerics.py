@@ -8,7 +8,13 @@ from implementations.defects.base import CorrectDense, affine
 from implementations.defects.record import defect
 
 
-@defect("N114", breaks="numerics/no-saturation", cause="clipped", subtlety=4)
+@defect(
+    "N114",
+    breaks="numerics/no-saturation",
+    collateral=("numerics/inf-confined",),
+    cause="clipped",
+    subtlety=4,
+)
 class OutputClipped(CorrectDense):
     """The output is clipped to +-1e6."""
 
@@ -22,7 +28,7 @@ class OutputClipped(CorrectDense):
 @defect(
     "N115",
     breaks="numerics/nan-confined",
-    cause="swallowed",
+    cause="replaced by a number",
     subtlety=4,
     seen='flax 0933c2e8 "remove Embed nan casting"',
 )
@@ -34,7 +40,7 @@ class NanInputSwallowed(CorrectDense):
         return affine(jnp.where(jnp.isnan(x), 0, x), kernel, bias)
 
 
-@defect("N116", breaks="numerics/nan-confined", cause="swallowed", subtlety=4)
+@defect("N116", breaks="numerics/nan-confined", cause="replaced by a number", subtlety=4)
 class NanOutputSwallowed(CorrectDense):
     """NaN in the output becomes 0."""
 
@@ -44,7 +50,7 @@ class NanOutputSwallowed(CorrectDense):
         return jnp.where(jnp.isnan(output), 0, output)
 
 
-@defect("N143", breaks="numerics/precision", cause="precision", subtlety=3)
+@defect("N143", breaks="forward/basis-input", cause="reduced precision", subtlety=3)
 class QuantisedKernel(CorrectDense):
     """The forward rounds the kernel to 255 levels, as int8 arithmetic would."""
 
