@@ -23,7 +23,7 @@ from conformance.requirement import (
 
 
 @requirement("construction/builds", MUST, ANY)
-@over()
+@over(at_most=2)
 def test_builds(layer: Layer, case: Case) -> None:
     """Construction succeeds for all sizes in, out >= 1."""
     if layer.implementation.forward is None:
@@ -97,7 +97,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     rests_on=["construction/only-two-parameters"],
     declared=True,
 )
-@over()
+@over(at_most=2)
 def test_kernel_shape(layer: Layer, case: Case) -> None:
     """The kernel has the shape (in, out)."""
     shape, expected = layer.of(case).kernel.shape, case.kernel_shape
@@ -120,7 +120,7 @@ def test_kernel_shape(layer: Layer, case: Case) -> None:
     rests_on=["construction/only-two-parameters"],
     declared=True,
 )
-@over()
+@over(at_most=2)
 def test_bias_shape(layer: Layer, case: Case) -> None:
     """The bias has the shape (out,)."""
     if not layer.convention.use_bias:

@@ -33,7 +33,7 @@ BASE = ["construction/kernel-shape", "construction/bias-shape", "forward/output-
     ],
     declared=True,
 )
-@over(leads=True)
+@over(leads=True, at_most=1)
 def test_output_shape(layer: Layer, case: Case) -> None:
     """f(x).shape = x.shape[:-1] + (out,), for ranks 1 to 5 and batches of 0, 1 and in."""
     for lead in {(), case.lead} if case.lead != BATCH else {()}:
@@ -239,15 +239,15 @@ def test_batch_independent(layer: Layer, case: Case) -> None:
     PARAMETERS,
     rests_on=["construction/kernel-shape", "forward/output-shape"],
 )
-@over()
+@over(at_most=1)
 def test_wrong_width_raises(layer: Layer, case: Case) -> None:
     """An x whose last dimension is not in raises, also for a width of 1 and for in = 1."""
     if not layer.convention.checks_width:
         require.not_applicable("the layer declares that it does not check the width of x")
     n, dense = case.in_features, layer.of(case)
     parameters = dense.parameters
-    widths = {1, n - 1, n + 1, 2 * n, case.out_features} - {n, 0}
-    leads = [lead for lead in ((), (8,), (n,)) if layer.accepts(lead)]
+    widths = {1, n - 1, n + 1, case.out_features} - {n, 0}
+    leads = [lead for lead in ((), (n,)) if layer.accepts(lead)]
     for width, lead in itertools.product(sorted(widths), leads):
         x = jax.ShapeDtypeStruct((*lead, width), np.float32)
         what = f"x of shape {x.shape} with in_features={n}"
