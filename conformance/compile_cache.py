@@ -24,6 +24,8 @@ def prepare() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={HOST_DEVICES}"
+    # Filtering the traceback of each exception takes tens of milliseconds; nobody sees it here.
+    os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
     # Several workers share a GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if os.environ.get("CONFORMANCE_COMPILE_CACHE", "on") == "off":

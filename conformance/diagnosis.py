@@ -8,7 +8,7 @@ import numpy as np
 
 from conformance import oracle
 
-__all__ = ["of_affine", "of_zero_input"]
+__all__ = ["of_affine", "of_basis", "of_saturation", "of_zero_input"]
 
 
 def of_zero_input(found: np.ndarray, bias: np.ndarray) -> str:
@@ -54,6 +54,35 @@ def of_affine(found: np.ndarray, x: np.ndarray, kernel: np.ndarray, bias: np.nda
     return _reduced_precision(found, x, kernel, bias)
 
 
+def of_basis(found: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> str:
+    """Why f(e_i) is not K[i] + b; ``found`` is ``(in, out)``, a row for each basis vector."""
+    eye = np.eye(len(kernel), dtype=np.float32)
+    cause = of_affine(found, eye, kernel, bias)
+    if cause or found.shape != kernel.shape:
+        return cause
+    right = kernel + bias
+    wrong = np.flatnonzero((found != right).any(axis=1))
+    ignored = np.flatnonzero((found == bias).all(axis=1) & (kernel != 0).any(axis=1))
+    if ignored.size and np.array_equal(ignored, wrong):
+        return f"inputs are ignored: {_span(ignored, len(kernel))} of {len(kernel)}"
+    columns = np.flatnonzero((found != right).any(axis=0))
+    if found.size > 3 and 0 < columns.size <= kernel.shape[1] // 2:
+        return f"only outputs {_span(columns, kernel.shape[1])} of {kernel.shape[1]} are wrong"
+    for decimals in (1, 2, 3, 4):
+        grid = np.abs(np.round(found.astype(np.float64) - bias, decimals) - (found - bias))
+        if found.size > 3 and grid.max() < 1e-6:
+            return f"the kernel is rounded to {decimals} decimals in the forward pass"
+    return ""
+
+
+def _span(places: np.ndarray, total: int) -> str:
+    """Places in words: a range where they are one."""
+    first, last = int(places[0]), int(places[-1])
+    if last - first + 1 == places.size and places.size > 1:
+        return f"from {first} on" if last == total - 1 else f"from {first} to {last}"
+    return ", ".join(map(str, places[:5])) + (", ..." if places.size > 5 else "")
+
+
 def _explains(found: np.ndarray, formula: oracle.Bounded) -> bool:
     if found.shape != formula.value.shape:
         return False
@@ -91,7 +120,7 @@ def _candidates(
     if n == m and n > 1:
         found["the kernel is used transposed: x @ K.T"] = lambda: f(x, kernel.T, bias)
         found["the input is added to the output when in equals out (residual)"] = lambda: f(
-            x, kernel + np.eye(n, dtype=np.float32), bias
+            x, kernel.astype(np.float64) + np.eye(n), bias
         )
     if n == 1 or m == 1:
         # With one input or one output several formulas agree; none is singled out.

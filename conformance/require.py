@@ -156,7 +156,9 @@ def within(found: Any, reference: Any, bound: Any, what: str, *, cause: str = ""
         return 0.0
     bound = np.broadcast_to(np.asarray(bound, np.float64), reference.shape)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        error = np.abs(_wide(found) - _wide(reference))
+        # Equal infinities differ by nothing, not by NaN.
+        same = found == reference
+        error = np.where(same, 0.0, np.abs(_wide(found) - _wide(reference)))
         # An exact result needs no bound, also where both are zero.
         ratio = np.where(error == 0.0, 0.0, error / bound)
     ratio = np.where(np.isnan(ratio), np.inf, ratio)

@@ -128,5 +128,17 @@ def homogeneity(evidence: Evidence) -> str:
 
 
 def bias(samples: Samples) -> str:
-    """The law of biases (seeds, 1, out) that should be 0."""
-    return law(samples).replace("kernel", "bias").replace("weight", "entry")
+    """What biases (seeds, 1, out) that should be 0 are instead."""
+    found = identify_law(samples)
+    every = np.concatenate([b.ravel() for b in samples.values()])
+    random = np.unique(every).size > every.size / 2
+    if found.verdict == "known" and random:
+        return f"the bias is drawn at random ({found.name}) instead of starting from zeros."
+    if random:
+        return "the bias is drawn at random instead of starting from zeros."
+    places = {int(i) for b in samples.values() for i in np.flatnonzero(b.any((0, 1)))}
+    if all(np.flatnonzero(b.any((0, 1))).tolist() == [b.shape[2] - 1] for b in samples.values()):
+        return "only the last entry of the bias is not 0."
+    if places == {0}:
+        return "only the first entry of the bias is not 0."
+    return "the bias starts from constants other than 0."

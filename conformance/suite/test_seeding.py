@@ -260,7 +260,11 @@ def test_rngs_forms(layer: Layer, case: Case) -> None:
     "seeding/jitted-init",
     SHOULD,
     PARAMETERS,
-    rests_on=["seeding/same-seed-same-bits", "construction/abstract-init"],
+    rests_on=[
+        "seeding/same-seed-same-bits",
+        "construction/abstract-init",
+        "construction/finite",
+    ],
 )
 @over(every_size=False)
 def test_jitted_init(layer: Layer, case: Case) -> None:
