@@ -35,6 +35,7 @@ def page(runs: Sequence[Results]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["prose"] = _prose
+    environment.filters["breakable"] = _breakable
     found = collection([document(run.verdict, run.facts) for run in runs])
     view = View(runs)
     # The cards give the matrix its links, so they are made before it.
@@ -57,6 +58,11 @@ def _prose(text: str) -> Markup:
         Markup("<code>{}</code>").format(part) if i % 2 else escape(part)
         for i, part in enumerate(parts)
     )
+
+
+def _breakable(name: str) -> Markup:
+    """A name such as ``package.module:Layer``, which may be broken behind its marks."""
+    return Markup("<wbr>").join(re.findall(r"[^.:/]*[.:/]+|[^.:/]+", name))
 
 
 def _plots(runs: Sequence[Results], view: View) -> list[tuple[str, str, list[Picture]]]:

@@ -87,7 +87,8 @@ def draw(runs: Sequence[Results], view: View) -> list[tuple[str, str, list[Pictu
         (
             "Kernel against the declared law",
             "Entries of new kernels in units of the declared standard deviation. "
-            "The line is the law.",
+            "The line is the law; the outer bins have all that lies beyond them. Red: a row on "
+            "the initialization fails.",
             pictures.histograms(),
         ),
         (
@@ -133,8 +134,11 @@ class _Pictures:
             for cell in run.verdict.cells:
                 for plot in cell.plots:
                     if plot["kind"] == kind:
-                        name = self.view.label(cell.implementation)
-                        yield (f"{name}, {title}" if self.view.several else name), cell, plot
+                        yield self._name(title, cell), cell, plot
+
+    def _name(self, title: str, cell: Cell) -> str:
+        name = self.view.label(cell.implementation)
+        return f"{name}, {title}" if self.view.several else name
 
     def draw(self, fill: Fill, width: float = 2.9, height: float = 2.0) -> Picture:
         """Draw one; ``fill`` gives the caption."""
@@ -152,8 +156,14 @@ class _Pictures:
 
     def histograms(self) -> list[tuple[Fill]]:
         """Counts against the numbers that the law expects."""
+        wrong = {
+            self._name(title, cell)
+            for title, run in zip(self.view.titles, self.runs, strict=True)
+            for cell in run.verdict.cells
+            if cell.requirement.startswith("initialization/") and cell.outcome == Outcome.FAILED
+        }
         return [
-            (partial(_histogram, name=name, cell=cell, plot=plot),)
+            (partial(_histogram, name=name, cell=cell, plot=plot, wrong=name in wrong),)
             for name, cell, plot in self._data("kernel-histogram")
         ]
 
@@ -195,10 +205,9 @@ class _Pictures:
         return [(partial(_kills, matrix=matrix, rows=rows), width, height)]
 
 
-def _histogram(axes: Axes, name: str, cell: Cell, plot: dict[str, Any]) -> str:
+def _histogram(axes: Axes, name: str, cell: Cell, plot: dict[str, Any], wrong: bool) -> str:
     edges, counts, expected = plot["edges"], plot["counts"], plot["expected"]
-    failed = cell.outcome == Outcome.FAILED
-    axes.stairs(counts, edges, fill=True, color=_BAD if failed else _BAND)
+    axes.stairs(counts, edges, fill=True, color=_BAD if wrong else _BAND)
     axes.stairs(expected, edges, color=_FG, linewidth=1.0)
     axes.set_xlabel("K / declared standard deviation")
     axes.set_yticks([])

@@ -56,7 +56,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Open an element."""
         self.elements.append((tag, dict(attrs), []))
-        if tag not in ("meta", "br", "link"):
+        if tag not in ("meta", "br", "wbr", "link"):
             self._open.append(len(self.elements) - 1)
 
     def handle_endtag(self, tag: str) -> None:
