@@ -307,6 +307,32 @@ def test_wrong_usage_is_one_line(
     assert capsys.readouterr().err == f"dense-conformance: {expected}\n"
 
 
+def test_the_kill_matrix_comes_from_the_selftest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A defect that nothing reports stands out; correct layers are no defects."""
+    rows = [row["id"] for row in results(1, 12)["requirements"]]
+    judgements = [
+        {"name": "N001", "breaks": rows[0], "failed": [rows[0], rows[1]]},
+        {"name": "N002", "breaks": rows[2], "failed": []},
+        {"name": "correct", "breaks": None, "failed": []},
+    ]
+    source, zoo, page = (tmp_path / name for name in ("x.json", "zoo.json", "x.html"))
+    source.write_text(text_of(results(1, 12)))
+    zoo.write_text(json.dumps({"kill_rate": {"killed": 1, "defects": 2}, "judgements": judgements}))
+    call = ["report", str(source), "--selftest", str(zoo), "-o", str(page)]
+    assert main(call) == 0
+    captions = [text for _, text in Page(page.read_text()).all("figcaption")]
+    assert captions == ["1 of 2 defects caught; not caught: N002"]
+    for content, message in (
+        ("[1]", "was not written by dense-conformance selftest"),
+        ("{", "is not JSON"),
+    ):
+        zoo.write_text(content)
+        assert main(call) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_a_page_of_something_else_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -172,6 +172,7 @@ def _write(path: Path, report: Report, run: Run) -> None:
             {
                 "name": j.subject.name,
                 "spec": j.subject.spec,
+                "breaks": j.subject.defect.breaks if j.subject.defect is not None else None,
                 "failed": list(j.failed),
                 "blocked": list(j.blocked),
                 "problems": list(j.problems),
