@@ -113,6 +113,9 @@ def _mark_blocked(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> None:
         if cell.outcome != Outcome.FAILED:
             continue
         below = [own[id] for id in row.rests_on if id in own and own[id].outcome in _EXPLAINS]
+        if cell is root:
+            # An obstacle on the way to another row is blocked by this one, and never blocks it.
+            below = [other for other in below if not other.obstacle]
         if cell.obstacle and root is not None and cell is not root:
             _block(cell, root)
         elif below:

@@ -1,0 +1,52 @@
+"""Faults and consequences: whatever fails, at least one requirement is to blame."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from conformance.cell import Cell, Outcome
+from conformance.registry import Entry
+from conformance.requirement import MUST, Requirement
+from conformance.verdict import NONCONFORMING, Verdict, account
+
+ENTRY = Entry(id="layer", name="layer", spec="module:Layer")
+
+
+def row(id: str, *rests_on: str) -> Requirement:
+    """A requirement that rests on others."""
+    return Requirement(id, MUST, (), "", "", rests_on, False, id.partition("/")[2])
+
+
+ROWS = (
+    row("construction/builds"),
+    row("construction/bias-shape", "construction/builds"),
+    row("forward/output-shape", "construction/bias-shape"),
+)
+
+
+def verdict(*failed: tuple[str, bool]) -> Verdict:
+    """The account of a run in which these rows failed, as obstacles or not."""
+    found = dict(failed)
+    cells = [
+        Cell("layer", r.id, "MUST", Outcome.FAILED, obstacle=found[r.id])
+        if r.id in found
+        else Cell("layer", r.id, "MUST", Outcome.PASSED)
+        for r in ROWS
+    ]
+    return account([ENTRY], ROWS, cells)
+
+
+def test_a_fault_met_at_construction_is_blamed_on_the_row_that_is_about_it() -> None:
+    """A Linen layer runs its forward when it is built, so that building meets the wrong bias."""
+    found = verdict(("construction/builds", True), ("construction/bias-shape", False))
+    assert [c.requirement for c in found.failures()] == ["construction/bias-shape"]
+    assert found.exit_code == NONCONFORMING
+
+
+def test_no_failure_is_ever_blocked_away() -> None:
+    """However obstacles and faults are mixed, what fails is blamed on something."""
+    states = (None, False, True)
+    for chosen in product(states, repeat=len(ROWS)):
+        failed = [(r.id, s) for r, s in zip(ROWS, chosen, strict=True) if s is not None]
+        found = verdict(*failed)
+        assert bool(failed) == (found.exit_code == NONCONFORMING), failed
