@@ -16,7 +16,7 @@ from implementations.defects.base import (
 from implementations.defects.record import defect
 
 
-@defect("L001", breaks="construction/only-two-parameters", cause="stats", subtlety=2)
+@defect("L001", breaks="construction/only-two-parameters", cause="collection", subtlety=2)
 class KernelInStats(CorrectLinenDense):
     """The kernel is a variable of the collection "stats", not a parameter."""
 
@@ -93,7 +93,8 @@ class FanFromFirstAxis(CorrectLinenDense):
 @defect(
     "L009",
     breaks="construction/only-two-parameters",
-    cause="stats",
+    collateral=("state/call-changes-nothing",),
+    cause="collection",
     subtlety=3,
     seen='flax 0.3.4 "Don\'t update batch statistics during initialization"',
 )

@@ -30,7 +30,6 @@ class FoldedHash(CorrectDense):
 @defect(
     "N068",
     breaks="seeding/params-stream",
-    cause="dropout",
     subtlety=4,
     seen="jasmine#36 (explicitly set params rng keys)",
 )
@@ -68,6 +67,7 @@ class DropoutLeftOn(CorrectDense):
 @defect(
     "N074",
     breaks="seeding/global-rng-ignored",
+    collateral=("purity/globals-untouched",),
     cause="random",
     subtlety=3,
     seen="keras.layers.Dense consumes global random state (measured)",
