@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,12 @@ from implementations.defects.base import (
 from implementations.defects.record import defect
 
 _layers: dict[tuple[int, int], CorrectDense] = {}
+
+
+def dense_forward(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Name the function dense_forward: only a solution of that name is held to fixed bits."""
+    function.__name__ = "dense_forward"
+    return function
 
 
 @defect("X250", breaks="exercise/vector-out", subtlety=4)
@@ -61,6 +68,7 @@ def zero_is_no_seed(seed: float, x: ArrayLike, features: float) -> Array:
 
 
 @defect("X255", breaks="exercise/fixed-result", subtlety=4)
+@dense_forward
 def seed_of_both(seed: float, x: ArrayLike, features: float) -> Array:
     """The number of features is added to the seed."""
     return layer_output(int(seed) + int(features), x, int(features))
@@ -150,3 +158,19 @@ def longest_so_far(seed: float, x: ArrayLike, features: float) -> Array:
 
 
 _longest = [0]
+
+
+@defect("X330", breaks="exercise/fixed-result", subtlety=4)
+@dense_forward
+def residual_when_square(seed: float, x: ArrayLike, features: float) -> Array:
+    """The input is added where it has as many entries as there are features."""
+    x = jnp.asarray(x)
+    y = layer_output(int(seed), x, int(features))
+    return y + x if y.shape == x.shape else y
+
+
+@defect("X331", breaks="exercise/recovered-kernel", subtlety=4)
+def law_of_seed(seed: float, x: ArrayLike, features: float) -> Array:
+    """Seeds that are multiples of four give a kernel of half the scale."""
+    y = layer_output(int(seed), x, int(features))
+    return y * 0.5 if int(seed) % 4 == 0 else y

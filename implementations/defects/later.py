@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
-from implementations.defects.base import CorrectDense, affine, layer_output, scaled_normal
+from implementations.defects.base import CorrectDense, affine, scaled_normal
 from implementations.defects.record import defect
 
 
@@ -165,18 +165,3 @@ class ZerosWhileInitializing(nn.Module):
 
     def _shape(self) -> tuple[int]:
         return (self.features,)
-
-
-@defect("X330", breaks="exercise/fixed-result", subtlety=4)
-def residual_when_square(seed: float, x: ArrayLike, features: float) -> Array:
-    """The input is added where it has as many entries as there are features."""
-    x = jnp.asarray(x)
-    y = layer_output(int(seed), x, int(features))
-    return y + x if y.shape == x.shape else y
-
-
-@defect("X331", breaks="exercise/recovered-kernel", subtlety=4)
-def law_of_seed(seed: float, x: ArrayLike, features: float) -> Array:
-    """Seeds that are multiples of four give a kernel of half the scale."""
-    y = layer_output(int(seed), x, int(features))
-    return y * 0.5 if int(seed) % 4 == 0 else y

@@ -197,7 +197,7 @@ class RunningScale(CorrectDense):
         self.scale = nnx.BatchStat(jnp.ones((), jnp.float32))
 
 
-@defect("X192", breaks="state/updates-used", subtlety=5)
+@defect("X192", breaks="forward/zero-input", collateral=("state/updates-used",), subtlety=4)
 class BiasMaskedByItsFirstValue(CorrectDense):
     """Whether there is a bias is decided at construction, where it is zero."""
 

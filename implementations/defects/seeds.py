@@ -202,7 +202,12 @@ class OrderOfASet(CorrectDense):
 _built = [0]
 
 
-@defect("X165", breaks="seeding/same-across-processes", subtlety=5)
+@defect(
+    "X165",
+    breaks="seeding/same-seed-same-bits",
+    collateral=("seeding/same-across-processes", "seeding/jitted-init", "seeding/rngs-forms"),
+    subtlety=5,
+)
 class HundredthDiffers(CorrectDense):
     """From the 64th layer of a process on, the number of the layer goes into its key."""
 

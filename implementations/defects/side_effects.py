@@ -108,8 +108,8 @@ class NeedsWriteableInput(CorrectDense):
 
     def __call__(self, x: ArrayLike) -> Array:
         """The output (..., out) for x (..., in)."""
-        if isinstance(x, np.ndarray):
-            x.flags.writeable = True
+        if isinstance(x, np.ndarray) and not x.flags.writeable:
+            raise ValueError("x is read-only")
         return super().__call__(x)
 
 
