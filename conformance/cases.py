@@ -8,6 +8,7 @@ can be shown, stored and given again; its arrays are functions of it.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
@@ -157,6 +158,9 @@ class Recorder:
 
 recorder = Recorder()
 
+# How many cases are generated in the search for one that can be explained.
+_SEARCHED = 40
+
 
 def over(
     *,
@@ -201,20 +205,49 @@ def over(
         (in_features, out_features), lead = shape
         return Case(in_features, out_features, seed, values, lead)
 
-    strategy = st.builds(build, drawn, SEEDS, SEEDS)
+    # By keyword, so that the notes of Hypothesis tell them apart.
+    strategy = st.builds(build, shape=drawn, seed=SEEDS, values=SEEDS)
 
     def decorate(test: F) -> F:
-        @functools.wraps(test)
-        def recorded(layer: Any, case: Case) -> None:
-            test(layer, recorder(case))
+        def recorded() -> Callable[..., None]:
+            @functools.wraps(test)
+            def run(layer: Any, case: Case) -> None:
+                test(layer, recorder(case))
 
-        wrapped = given(case=strategy)(profile.hypothesis()(recorded))
+            return run
+
+        wrapped = given(case=strategy)(profile.hypothesis()(recorded()))
         if profile.seed is not None:
             wrapped = fixed_seed(profile.seed)(wrapped)
         # The example that is attached last runs first: the smallest.
         for (in_features, out_features), lead in reversed(shapes):
             first = Case(in_features, out_features, 0, 0, lead)
             wrapped = example(case=first)(wrapped)
+        if profile.explain:
+            # Hypothesis explains what it has generated itself, and not what it was given.
+            more = replace(profile, examples=max(profile.examples, at_most or _SEARCHED))
+            searched = given(case=strategy)(more.hypothesis(explain=True)(recorded()))
+            wrapped = _one_after_the_other(searched, wrapped)
         return wrapped  # type: ignore[return-value]  # given keeps the signature but for the case
 
     return decorate
+
+
+def _one_after_the_other(first: Callable[..., None], second: Callable[..., None]) -> F:  # type: ignore[type-var]  # of one type
+    @functools.wraps(second)
+    def both(layer: Any) -> None:
+        first(layer)
+        second(layer)
+
+    return both  # type: ignore[return-value]  # functools.wraps keeps the signature
+
+
+def free_parts(error: BaseException) -> list[str]:
+    """What of the failing case may be anything, as Hypothesis has noted it on the error."""
+    found = re.findall(r"(\w+)=.*# or any other generated value", "\n".join(_notes(error)))
+    parts = {"case": ["size", "seed", "values"], "shape": ["size"]}
+    return [part for name in found for part in parts.get(name, [name])]
+
+
+def _notes(error: BaseException) -> list[str]:
+    return [str(note) for note in getattr(error, "__notes__", ())]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from conformance import figures
-from conformance.cases import recorder
+from conformance.cases import free_parts, recorder
 from conformance.registry import LoadError
 from conformance.require import Violation, safe_text, take_remarks
 from conformance.requirement import MAY, Requirement
@@ -61,6 +61,10 @@ class Cell:
         The likely cause in words.
     reproduction
         The command that runs this cell alone.
+    script
+        A script that shows the failure without the suite; empty where there is none.
+    free
+        What of the case may be anything, by name, where Hypothesis has looked into that.
     notes
         Remarks that are worth a look, whatever the outcome.
     obstacle
@@ -82,6 +86,8 @@ class Cell:
     measured: dict[str, Any] = field(default_factory=dict)
     cause: str = ""
     reproduction: str = ""
+    script: str = ""
+    free: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     obstacle: bool = False
     plots: list[dict[str, Any]] = field(default_factory=list)
@@ -158,6 +164,7 @@ def cell_of(
         cell.message += " (on the same case it passes at other times)"
     if recorder.last is not None:
         cell.case = recorder.last.as_dict()
+    cell.free = free_parts(error)
     if row.level is MAY:
         # A MAY row is reported and never fails anything.
         cell.outcome = Outcome.EXPECTED_FAILURE

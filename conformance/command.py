@@ -42,21 +42,25 @@ def _exploration_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="only this requirement: area/slug, slug, area or a glob; may be given more than once",
     )
-    parser.add_argument(
-        "--profile", choices=("quick", "standard", "thorough"), default="quick",
-        help="how much to explore (default: quick)",
-    )  # fmt: skip
+    _amount_arguments(parser)
     parser.add_argument(
         "-n", dest="workers", default="auto", metavar="N",
         help="worker processes; 0 runs everything in this one (default: one for each core)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, metavar="S", help="the seed of what is generated")
     parser.add_argument(
         "--time-limit",
         type=seconds,
         metavar="T",
         help="the longest that one cell may take (default: 300s)",
     )
+
+
+def _amount_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--profile", choices=("quick", "standard", "thorough"), default="quick",
+        help="how much to explore (default: quick)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, metavar="S", help="the seed of what is generated")
 
 
 def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
@@ -154,6 +158,12 @@ def _selftest_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", metavar="PATH", help="write the kill rate and every judgement there (JSON)"
     )
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="check every requirement on every layer; default: what blame needs, and a fixed "
+        "share of the rest; layers that are named are always checked in full",
+    )
 
 
 def _selftest(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
@@ -163,9 +173,30 @@ def _selftest(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> i
     from conformance.selftest.zoo import check, subjects
 
     results = Path(options.results) if options.results else None
-    report = check(subjects(options.layers), [*_pytest_call(options), *pytest_arguments], results)
+    call = [*_pytest_call(options), *pytest_arguments]
+    full = options.full or bool(options.layers)
+    report = check(subjects(options.layers), call, results, full=full)
     print("\n".join(report.lines()))
     return 0 if report.holds else 1
+
+
+def _explain_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", metavar="SPEC", help="one implementation, as for run")
+    parser.add_argument("requirement", metavar="REQUIREMENT", help="area/slug, or the slug alone")
+    parser.add_argument(
+        "-o", dest="output", metavar="FILE", help="write the script there instead of showing it"
+    )
+    _amount_arguments(parser)
+
+
+def _explain(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
+    """Rerun one cell, and print everything that is known of it."""
+    from conformance.explain import explain
+
+    # A worker of its own, so that a layer that ends its process is explained, too.
+    given = {**vars(options), "requirement": [], "workers": "1", "time_limit": None}
+    call = _pytest_call(argparse.Namespace(**given))
+    return explain(options.spec, options.requirement, [*call, *pytest_arguments], options.output)
 
 
 Command = Callable[[argparse.Namespace, Sequence[str]], int]
@@ -187,6 +218,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
         "make a page, a Markdown summary or a badge of results files",
         commands.report_arguments,
         commands.report,
+    ),
+    "explain": (
+        "look closely at one requirement on one implementation, and show a script that fails",
+        _explain_arguments,
+        _explain,
     ),
     "diff": ("say what changed between two results files", commands.diff_arguments, commands.diff),
     "merge": (

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 from flax import nnx
 
-__all__ = ["enable_x64", "gradient_step", "keys_drawn", "optimizer", "state_leaves"]
+__all__ = ["enable_x64", "gradient_step", "kept_closure", "keys_drawn", "optimizer", "state_leaves"]
 
 
 def _is_variable(node: Any) -> bool:
@@ -58,6 +59,22 @@ def gradient_step(optimizer: Any, module: nnx.Module, gradients: Any) -> None:
         optimizer.update(module, gradients)
     except TypeError:
         optimizer.update(gradients)
+
+
+def kept_closure(module: nnx.Module) -> str:
+    """The attribute of a module that holds one of JAX's functions that cannot be pickled.
+
+    Initializers were closures in some versions, so that no layer that keeps one could be
+    pickled; the empty string where there is none.
+    """
+    for name, value in vars(module).items():
+        if not callable(value) or not str(getattr(value, "__module__", "")).startswith("jax."):
+            continue
+        try:
+            pickle.dumps(value)
+        except (AttributeError, TypeError, pickle.PicklingError):
+            return name
+    return ""
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from conformance.registry import Entry
 from conformance.requirement import MAY, MUST, Requirement
 from conformance.verdict import INCOMPLETE, NONCONFORMING, OK, Verdict
 
-__all__ = ["console_for", "write_failure", "write_verdict"]
+__all__ = ["case_in_words", "console_for", "write_failure", "write_verdict"]
 
 STYLE = {
     Outcome.PASSED: "green",
@@ -104,7 +104,8 @@ def _cells_in(verdict: Verdict, entry: Entry, area: str) -> list[Cell]:
     return [c for c in verdict.of(entry) if c.requirement.startswith(f"{area}/")]
 
 
-def _case(case: Mapping[str, Any] | None) -> str:
+def case_in_words(case: Mapping[str, Any] | None) -> str:
+    """The smallest case on one line; the usual batch of 8 is not worth a word."""
     if not case:
         return ""
     shown = {k: v for k, v in case.items() if not (k == "lead" and v == [8])}
@@ -122,7 +123,7 @@ def write_failure(console: Console, cell: Cell, title: str, statement: str) -> N
     lines += [("found", cell.message)] if cell.message else []
     lines += [("why", cell.reason)] if cell.reason else []
     lines += [("accepted", cell.accepted)] if cell.accepted else []
-    lines += [("smallest", _case(cell.case))] if cell.case else []
+    lines += [("smallest", case_in_words(cell.case))] if cell.case else []
     lines += [("reproduce", cell.reproduction)] if cell.reproduction else []
     for label, text in lines:
         indent = "  " if not label else f"  {label:10}"

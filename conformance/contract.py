@@ -54,6 +54,8 @@ def library_shown(entry: Entry) -> str:
     name = entry.distribution
     if entry.distribution == "dense-conformance":
         name = LIBRARIES.get(entry.name, name)
+    if entry.missing:
+        return f"needs the extra {entry.missing}"
     return f"{name} {version(name) or '(not installed)'}"
 
 

@@ -44,7 +44,7 @@ def describe(profile: str, seed: int | None) -> dict[str, Any]:
     }
 
 
-def library_of(implementation: Implementation | None, entry: Entry) -> dict[str, str]:
+def library_of(implementation: Implementation | None, entry: Entry) -> dict[str, Any]:
     """The library whose layer this is, its version, and the laws that the layer declares."""
     if implementation is None:
         return _distribution("", entry)
@@ -53,7 +53,8 @@ def library_of(implementation: Implementation | None, entry: Entry) -> dict[str,
         **_distribution(implementation.library, entry),
         "convention": convention.name,
         "kernel_law": convention.kernel.description,
-        "bias_law": convention.bias.description,
+        "bias_law": convention.bias.description if convention.use_bias else "no bias",
+        "differences": list(convention.differences()),
     }
 
 

@@ -6,6 +6,7 @@ none: :func:`conformance.adapters` makes one from an nnx class, a Linen class or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -60,6 +61,15 @@ class Law:
         """Whether the law is the constant 0."""
         return self.variance(fan_in, fan_out) == 0.0
 
+    def within(self, other: Law) -> bool:
+        """Whether whatever follows this law follows the other, too."""
+        same = all(
+            math.isclose(self.variance(*fans), other.variance(*fans))
+            for fans in ((1, 1), (3, 10), (10, 3), (64, 64))
+        )
+        told = bool(self.families) or not other.families or self.is_zero()
+        return same and told and set(self.families) <= set(other.families or self.families)
+
 
 ZERO = Law(families=(), variance=_zero, description="0")
 
@@ -85,6 +95,9 @@ class Convention:
         False for a layer that has no bias.
     parameter_dtype, compute_dtype
         The dtypes of new parameters and of the product, as NumPy names.
+    casts_input
+        True for a layer that computes in `compute_dtype` whatever the dtype of ``x`` is; else it
+        computes in the wider of the dtypes of ``x`` and of the parameters.
     checks_width
         False where the layer documents that it does not reject an ``x`` of another width.
     fixed_result
@@ -102,8 +115,30 @@ class Convention:
     use_bias: bool = True
     parameter_dtype: str = "float32"
     compute_dtype: str = "float32"
+    casts_input: bool = False
     checks_width: bool = True
     fixed_result: bool = False
+
+    def differences(self, other: Convention | None = None) -> tuple[str, ...]:
+        """Where a layer of this convention is no drop-in for one of another; by default Flax's."""
+        other = FLAX if other is None else other
+        laws = (("kernel", self.kernel, other.kernel), ("bias", self.bias, other.bias))
+        found = [f"{which}: {own.description}" for which, own, its in laws if not own.within(its)]
+        if not self.use_bias and other.use_bias:
+            found = [text for text in found if not text.startswith("bias")] + ["no bias"]
+        if self.layout != other.layout:
+            found.append(f"kernel stored as ({self.layout.replace(',', ', ')})")
+        if self.parameter_names != other.parameter_names:
+            found.append(f"names {' and '.join(self.parameter_names)}")
+        if not set(other.ranks) <= set(self.ranks):
+            found.append(f"x of rank {', '.join(map(str, self.ranks))} only")
+        if self.parameter_dtype != other.parameter_dtype:
+            found.append(f"parameters in {self.parameter_dtype}")
+        if self.compute_dtype != other.compute_dtype or self.casts_input != other.casts_input:
+            found.append(f"computes in {self.compute_dtype}")
+        if other.checks_width and not self.checks_width:
+            found.append("does not check the width of x")
+        return tuple(found)
 
     def __post_init__(self) -> None:
         if self.layout not in ("in,out", "out,in"):

@@ -43,15 +43,21 @@ class Profile:
         How many examples Hypothesis generates for a property, beside one for each size.
     seed
         The seed of what is generated; None derives it from the tests themselves.
+    explain
+        Whether to find out what of a failing case does not matter.
     """
 
     name: str
     sizes: tuple[Size, ...]
     examples: int
     seed: int | None = None
+    explain: bool = False
 
     def hypothesis(self, explain: bool = False) -> settings:
-        """Settings for Hypothesis: no deadline, since compiling takes as long as it takes."""
+        """Settings for Hypothesis: no deadline, since compiling takes as long as it takes.
+
+        With ``explain``, it also finds out what of a failing case does not matter.
+        """
         from hypothesis import HealthCheck, Phase, settings
 
         phases = [Phase.explicit, Phase.generate, Phase.shrink]
@@ -81,10 +87,10 @@ DEFAULT = "quick"
 _active = PROFILES[DEFAULT]
 
 
-def activate(name: str, seed: int | None = None) -> Profile:
+def activate(name: str, seed: int | None = None, *, explain: bool = False) -> Profile:
     """Put a profile in force in this process, before the suite is imported."""
     global _active  # one process checks with one profile
-    _active = replace(PROFILES[name], seed=seed)
+    _active = replace(PROFILES[name], seed=seed, explain=explain)
     return _active
 
 

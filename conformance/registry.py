@@ -11,16 +11,27 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import os
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from conformance.implementation import Implementation
 from conformance.require import safe_text
 
-__all__ = ["GROUP", "Entry", "LoadError", "UsageError", "registered", "resolve"]
+__all__ = [
+    "GROUP",
+    "Entry",
+    "LoadError",
+    "UsageError",
+    "registered",
+    "resolve",
+    "split_variant",
+]
 
 GROUP = "conformance.implementations"
 
@@ -47,12 +58,25 @@ class Entry:
         The entry point's value, or the specification as the user gave it.
     distribution
         The distribution that registers it; empty for one that the user named by its place.
+    missing
+        The extra of that distribution that it needs and that is not installed; mostly empty.
     """
 
     id: str
     name: str
     spec: str
     distribution: str = ""
+    missing: str = ""
+
+    def attribute(self) -> Any:
+        """What the specification names, as it stands there.
+
+        Raises
+        ------
+        LoadError
+            If it cannot be imported, or does not exist.
+        """
+        return _attribute(self.spec)
 
     def load(self) -> Implementation:
         """Import it and adapt it.
@@ -65,7 +89,7 @@ class Entry:
         from conformance.adapters import NotAdaptable, adapt
 
         try:
-            found = _attribute(self.spec)
+            found = self.attribute()
             implementation = adapt(found, name=self.name)
         except NotAdaptable as error:
             raise LoadError(f"{self.spec}: {error}") from error
@@ -73,17 +97,38 @@ class Entry:
             raise
         except ValueError as error:
             raise LoadError(f"{self.spec}: {safe_text(error)}") from error
-        variant = self.name.partition("[")[2].rstrip("]")
-        return implementation.variants[variant] if variant else implementation
+        if not variant:
+            return implementation
+        if variant not in implementation.variants:
+            listed = ", ".join(implementation.variants) or "none"
+            raise LoadError(f"{place} has no variant {variant!r}; it has {listed}")
+        return implementation.variants[variant].renamed(self.name)
+
+    def variant(self, name: str) -> Entry:
+        """The entry of one of its variants."""
+        suffix = f"[{name}]"
+        return replace(
+            self, id=self.id + suffix, name=self.name + suffix, spec=self.spec + suffix
+        )
+
+
+def split_variant(spec: str) -> tuple[str, str]:
+    """``nnx.Linear[bf16]`` as ``("nnx.Linear", "bf16")``; without a variant, that is empty."""
+    base, bracket, variant = spec.rpartition("[")
+    return (base, variant[:-1]) if bracket and variant.endswith("]") else (spec, "")
 
 
 def registered() -> tuple[Entry, ...]:
-    """Every implementation that an installed distribution registers, by name."""
+    """Every implementation that an installed distribution registers, by name.
+
+    Also those that need an extra which is not installed: they say so.
+    """
     entries = []
     for point in importlib.metadata.entry_points(group=GROUP):
         distribution = point.dist.name if point.dist is not None else "unknown"
         id = f"{distribution}:{point.name}"
-        entries.append(Entry(id, point.name, point.value, distribution))
+        spec = f"{point.module}:{point.attr}"
+        entries.append(Entry(id, point.name, spec, distribution, _missing_extra(point)))
     # Ours first, as they are the measure; an entry point seen on two paths counts once.
     unique = {entry.id: entry for entry in entries}
     return tuple(
@@ -91,14 +136,41 @@ def registered() -> tuple[Entry, ...]:
     )
 
 
+def _missing_extra(point: importlib.metadata.EntryPoint) -> str:
+    """The first extra of the entry point of which a requirement is not installed."""
+    if not point.extras or point.dist is None:
+        return ""
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(text) for text in point.dist.requires or ()]
+    for extra in point.extras:
+        for each in wanted:
+            if each.marker is None or each.marker.evaluate({"extra": ""}):
+                continue
+            if each.marker.evaluate({"extra": extra}) and not _is_installed(each):
+                return str(extra)
+    return ""
+
+
+def _is_installed(requirement: Any) -> bool:
+    try:
+        found = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return bool(requirement.specifier.contains(found, prereleases=True))
+
+
 def resolve(specs: Sequence[str]) -> tuple[Entry, ...]:
-    """The entries that the specifications name; with none, all that are registered.
+    """The entries that the specifications name.
+
+    With none, all that are registered and whose extras are installed.
 
     Parameters
     ----------
     specs
         Registered names, ``distribution:name``, ``module:attribute`` or
-        ``path/to/file.py:attribute``.
+        ``path/to/file.py:attribute``, each with ``[variant]`` after it for one of its variants,
+        or ``[*]`` for the layer and all of them.
 
     Raises
     ------
@@ -112,16 +184,45 @@ def resolve(specs: Sequence[str]) -> tuple[Entry, ...]:
                 f"no implementation is registered in the entry-point group {GROUP!r}; "
                 "install the project (pip install -e .) or name one: path/to/file.py:MyDense"
             )
-        return _shown_apart(known)
-    return _shown_apart(_unique(_resolve(spec, known) for spec in specs))
+        return _shown_apart([entry for entry in known if not entry.missing])
+    return _shown_apart(_unique(entry for spec in specs for entry in _each(spec, known)))
+
+
+def _each(spec: str, known: Sequence[Entry]) -> list[Entry]:
+    base, variant = split_variant(spec)
+    entry = _resolve(base, known)
+    if entry.missing:
+        raise UsageError(
+            f"{entry.name} needs the extra {entry.missing!r}: "
+            f"pip install '{entry.distribution}[{entry.missing}]'"
+        )
+    if variant == "*":
+        return [entry, *(entry.variant(name) for name in _variants(entry))]
+    return [entry.variant(variant) if variant else entry]
+
+
+@lru_cache
+def _variants(entry: Entry) -> tuple[str, ...]:
+    """The names of its variants, read in another process: it imports the implementation."""
+    command = "import sys; from conformance.registry import Entry; "
+    command += "print(*Entry('', '', sys.argv[1]).load().variants, sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", command, entry.spec],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise UsageError(f"the variants of {entry.name} cannot be read: {last}")
+    return tuple(done.stdout.split("\n")[:-1]) if done.stdout.strip() else ()
 
 
 def _shown_apart(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     """Entries whose short names clash are shown by their ids."""
     names = [entry.name for entry in entries]
-    return tuple(
-        Entry(e.id, e.id, e.spec, e.distribution) if names.count(e.name) > 1 else e for e in entries
-    )
+    return tuple(replace(e, name=e.id) if names.count(e.name) > 1 else e for e in entries)
 
 
 def _unique(entries: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -67,7 +67,9 @@ class Run:
         """
         given = getattr(config, "workerinput", {}).get("conformance")
         profiles.activate(
-            config.getoption("conformance_profile"), config.getoption("conformance_seed")
+            config.getoption("conformance_profile"),
+            config.getoption("conformance_seed"),
+            explain=config.getoption("conformance_explain"),
         )
         if given is not None:
             given = json.loads(given)
@@ -195,6 +197,8 @@ class Run:
             cell.outcome, cell.reason = Outcome(error.outcome), str(error)
         if cell.outcome not in (Outcome.PASSED, Outcome.NOT_APPLICABLE):
             cell.reproduction = f"dense-conformance run {entry.spec} --requirement {row.id}"
+        if cell.outcome in (Outcome.FAILED, Outcome.EXPECTED_FAILURE):
+            cell.script = self._script(cell, entry)
         # As text: a value that is not plain would end the whole distributed run.
         report.conformance = json.dumps(  # type: ignore[attr-defined]  # travels with the report
             {
@@ -209,6 +213,18 @@ class Run:
             report.outcome = "skipped"
             report.wasxfail = cell.reason
         return report
+
+    def _script(self, cell: Cell, entry: Entry) -> str:
+        layer = self._layers.get(entry.id)
+        implementation = getattr(layer, "implementation", None)
+        if implementation is None:
+            return ""
+        from conformance.scripts import script_for
+
+        try:
+            return script_for(cell, entry, implementation)
+        except Exception:  # an error here would end the whole run for what is a convenience
+            return ""
 
     def _environment_once(self) -> dict[str, Any]:
         if self._told_environment:

@@ -13,6 +13,7 @@ from conformance.report.tally import (
     denominator,
     judgement,
     label,
+    smallest,
     tally,
     versions,
 )
@@ -87,6 +88,8 @@ def _failures(run: Results) -> Iterator[str]:
         yield _prose(statements[cell.requirement])
         yield ""
         yield from _details(cell)
+        if cell.script:
+            yield from _folded("a script that shows it without this suite", cell.script)
         if len(same) > 1:
             yield f"- and so are {len(same) - 1} more of its cells"
         yield ""
@@ -96,18 +99,29 @@ def _failures(run: Results) -> Iterator[str]:
 
 
 def _details(cell: Cell) -> Iterator[str]:
-    smallest = ", ".join(f"{name}={value}" for name, value in (cell.case or {}).items())
     for name, text in (
         ("cause", cell.cause),
         ("found", cell.message),
         ("why", cell.reason),
         ("accepted", cell.accepted),
-        ("smallest", smallest),
+        ("smallest", smallest(cell)),
     ):
         if text:
             yield f"- **{name}**: {_plain(text)}"
     if cell.reproduction:
         yield f"- **reproduce**: {_code(cell.reproduction)}"
+
+
+def _folded(title: str, script: str) -> Iterator[str]:
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", script)), default=0))
+    yield ""
+    yield f"<details><summary>{title}</summary>"
+    yield ""
+    yield f"{fence}python"
+    yield script.rstrip("\n")
+    yield fence
+    yield ""
+    yield "</details>"
 
 
 def _others(run: Results) -> Iterator[str]:

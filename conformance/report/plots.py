@@ -337,9 +337,9 @@ def _for_page(svg: str, prefix: str, caption: str) -> Markup:
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     svg = re.sub(r"<!--.*?-->|<style.*?</style>", "", svg, flags=re.DOTALL)
-    # The page's own font, and hundredths of a point.
+    # The page's own font, and tenths of a point.
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
-    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d)\d+", r"\1", tag[0]), svg)
     svg = re.sub(r"\s*\n\s*", "\n", svg)
     opening = Markup('<svg role="img" aria-label="{}" ').format(caption)
     # Matplotlib escapes the texts that it draws.

@@ -21,6 +21,7 @@ __all__ = [
     "denominator",
     "judgement",
     "label",
+    "smallest",
     "tally",
     "versions",
 ]
@@ -133,6 +134,13 @@ def label(results: Results, id: str) -> str:
     name = next(entry.name for entry in results.verdict.entries if entry.id == id)
     version = results.facts["versions"].get(id, {}).get("version", "")
     return f"{name} {version}".strip()
+
+
+def smallest(cell: Cell) -> str:
+    """The smallest case in a line, and what of it may be anything."""
+    case = cell.case or {}
+    shown = ", ".join(f"{name}={value}" for name, value in case.items())
+    return f"{shown}; any {' and any '.join(cell.free)} will do" if cell.free else shown
 
 
 _WEIGHT = {MUST: 0, SHOULD: 1, MAY: 2}

@@ -21,6 +21,7 @@ from conformance.report.tally import (
     denominator,
     judgement,
     label,
+    smallest,
     tally,
     versions,
 )
@@ -89,7 +90,12 @@ class Card:
     @property
     def smallest(self) -> str:
         """The smallest case in a line."""
-        return ", ".join(f"{name}={value}" for name, value in (self.cell.case or {}).items())
+        return smallest(self.cell)
+
+    @property
+    def script(self) -> str:
+        """A script that shows the failure without the suite, where there is one."""
+        return self.cell.script
 
 
 def _anchor(text: str) -> str:

@@ -70,6 +70,8 @@ _DETAILS: dict[str, dict[str, Any]] = {
         "cause": "the kernel is not scaled: its standard deviation is 1 at every size. "
         "Multiply by 1/sqrt(in_features).",
         "case": {"in_features": 4, "out_features": 2048, "seed": 0, "values": 0, "lead": [8]},
+        "script": "import jax\n\nassert 1 < 0, '</script>'\n",
+        "free": ["seed", "values"],
         "measured": {"ratio": 64.1, "error": 1e-3, "bound": "0.97 .. 1.03"},
     },
     "unexpected-pass": {"reason": "is expected to fail, and passes: remove this entry"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from conformance.registry import UsageError
 from conformance.requirement import Requirement
 from conformance.selftest.judge import Judgement, Subject, judge
 from conformance.selftest.matrix import kill_rate, matrix, summary
+from conformance.selftest.plan import OPTION, PLUGIN, plan
 
 if TYPE_CHECKING:
     from conformance.run import Run
@@ -42,12 +44,15 @@ class Report:
         One for each layer, defects first.
     rows
         The requirements that were checked.
+    cells
+        How many cells were checked; all there are is layers times requirements.
     seconds
         How long it took.
     """
 
     judgements: tuple[Judgement, ...]
     rows: tuple[Requirement, ...]
+    cells: int
     seconds: float
 
     @property
@@ -72,7 +77,7 @@ class Report:
             f"{rate['killed']} of {rate['defects']} defects killed, "
             f"{rate['rightly_blamed']} rightly blamed; "
             f"{rate['correct_layers_passed']} of {rate['correct_layers']} correct layers pass; "
-            f"{self.seconds:.0f} s",
+            f"{self.cells} of {len(self.judgements) * len(self.rows)} cells, {self.seconds:.0f} s",
         ]
 
 
@@ -107,19 +112,27 @@ class _Observer:
     Failures are what is expected here, and so are not shown one by one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, zoo: Sequence[Subject], plan_file: Path, *, full: bool) -> None:
+        self.zoo = zoo
+        self.plan_file = plan_file
+        self.full = full
         self.run: Run | None = None
+        self.planned: dict[str, list[str]] = {}
         self.done = 0
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
+        """Plan once the requirements are known, and before the workers start."""
         self.run = config.stash.get(RUN, None)
+        if self.run is not None:
+            self.planned = plan(self.zoo, self.run.rows, full=self.full)
+            self.plan_file.write_text(json.dumps(self.planned), encoding="utf-8")
 
     def conformance_cell(self, cell: Cell) -> None:
         """A cell came back."""
         self.done += 1
         if self.run is not None and sys.stderr.isatty() and self.done % 50 == 0:
-            total = len(self.run.entries) * len(self.run.rows)
+            total = sum(map(len, self.planned.values()))
             print(f"\r{self.done}/{total} cells", end="", file=sys.stderr, flush=True)
 
     def pytest_unconfigure(self) -> None:
@@ -128,7 +141,13 @@ class _Observer:
             print("\r" + " " * 40, end="\r", file=sys.stderr, flush=True)
 
 
-def check(zoo: Sequence[Subject], arguments: Sequence[str], results: Path | None = None) -> Report:
+def check(
+    zoo: Sequence[Subject],
+    arguments: Sequence[str],
+    results: Path | None = None,
+    *,
+    full: bool = False,
+) -> Report:
     """Run the suite on these layers.
 
     Parameters
@@ -139,6 +158,9 @@ def check(zoo: Sequence[Subject], arguments: Sequence[str], results: Path | None
         The call of pytest, without the layers.
     results
         Where to write the kill rate and every judgement, as JSON.
+    full
+        Whether every requirement is checked on every layer; otherwise see
+        :mod:`conformance.selftest.plan`.
 
     Raises
     ------
@@ -146,17 +168,26 @@ def check(zoo: Sequence[Subject], arguments: Sequence[str], results: Path | None
         If pytest ended before there was a verdict.
     """
     started = time.monotonic()
-    observer = _Observer()
-    call = [*arguments, *(f"--conformance-impl={subject.spec}" for subject in zoo)]
-    pytest.main(call, plugins=[observer])
+    with tempfile.TemporaryDirectory(prefix="dense-conformance-zoo-") as directory:
+        plan_file = Path(directory) / "plan.json"
+        observer = _Observer(zoo, plan_file, full=full)
+        call = [*arguments, "-p", PLUGIN, f"{OPTION}={plan_file}"]
+        call += [f"--conformance-impl={subject.spec}" for subject in zoo]
+        pytest.main(call, plugins=[observer])
     run = observer.run
     if run is None or run.verdict is None:
         raise UsageError("the suite ended before it had a verdict on the zoo")
     cells: dict[str, list[Cell]] = defaultdict(list)
     for cell in run.verdict.cells:
-        cells[cell.implementation].append(cell)
+        if cell.requirement in observer.planned[cell.implementation]:
+            cells[cell.implementation].append(cell)
     judgements = tuple(judge(subject, cells[subject.spec]) for subject in zoo)
-    report = Report(judgements, run.verdict.rows, time.monotonic() - started)
+    report = Report(
+        judgements,
+        run.verdict.rows,
+        sum(map(len, observer.planned.values())),
+        time.monotonic() - started,
+    )
     if results is not None:
         _write(results, report, run)
     return report

@@ -5,7 +5,7 @@ if (navigator.clipboard) {
     button.hidden = false;
     button.addEventListener("click", async () => {
       try {
-        await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+        await navigator.clipboard.writeText(button.previousElementSibling.textContent);
         button.textContent = status.textContent = "Copied";
       } catch {
         button.textContent = status.textContent = "Not permitted";
