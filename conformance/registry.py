@@ -107,9 +107,7 @@ class Entry:
     def variant(self, name: str) -> Entry:
         """The entry of one of its variants."""
         suffix = f"[{name}]"
-        return replace(
-            self, id=self.id + suffix, name=self.name + suffix, spec=self.spec + suffix
-        )
+        return replace(self, id=self.id + suffix, name=self.name + suffix, spec=self.spec + suffix)
 
 
 def split_variant(spec: str) -> tuple[str, str]:

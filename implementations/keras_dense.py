@@ -1,0 +1,79 @@
+"""Keras's Dense on its JAX backend, held to what Keras documents: Glorot uniform, batches only."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from unittest import mock
+
+import jax.numpy as jnp
+
+from conformance import Convention, Implementation, Law
+
+# Keras reads its backend when it is imported; the environment is as before afterwards.
+with mock.patch.dict(os.environ, {"KERAS_BACKEND": "jax"}):
+    import keras
+
+if keras.backend.backend() != "jax":
+    raise ImportError(
+        f"Keras was imported with the backend {keras.backend.backend()!r} before; this layer is "
+        "that of its JAX backend: set KERAS_BACKEND=jax"
+    )
+
+__all__ = ["CONVENTION", "Dense"]
+
+CONVENTION = Convention(
+    name="Keras",
+    kernel=Law(
+        ("uniform",),
+        lambda fan_in, fan_out: 2 / (fan_in + fan_out),
+        "Glorot uniform, variance 2/(fan_in + fan_out)",
+    ),
+    # Its input specification wants a batch axis.
+    ranks=(2, 3, 4, 5),
+)
+
+
+class _Fixed(keras.random.SeedGenerator):
+    """The seed of an initializer, where it is a traced number: Keras takes Python ints."""
+
+    def __init__(self, seed: Any) -> None:
+        self.key = jnp.stack([jnp.asarray(seed, jnp.uint32), jnp.uint32(0)])
+
+    def next(self, ordered: bool = True) -> Any:
+        """What Keras makes of an integer seed."""
+        return self.key
+
+
+def _layer(in_features: int, out_features: int, seed: Any = 0) -> keras.layers.Dense:
+    source = seed if isinstance(seed, int) else _Fixed(seed)
+    initial = keras.initializers.GlorotUniform(seed=source)
+    layer = keras.layers.Dense(out_features, kernel_initializer=initial)
+    layer.build((None, in_features))
+    return layer
+
+
+def _init(seed: Any, in_features: int, out_features: int) -> Any:
+    # Inside of the scope, variables are pure functions of their initializers.
+    with keras.StatelessScope():
+        layer = _layer(in_features, out_features, seed)
+        return {"kernel": layer.kernel.value, "bias": layer.bias.value}
+
+
+def _apply(parameters: Any, x: Any) -> Any:
+    with keras.StatelessScope():
+        layer = _layer(*parameters["kernel"].shape)
+    y, _ = layer.stateless_call([parameters["kernel"], parameters["bias"]], [], x)
+    return y
+
+
+Dense = Implementation(
+    name="keras.layers.Dense",
+    init=_init,
+    apply=_apply,
+    kernel=lambda parameters: parameters["kernel"],
+    bias=lambda parameters: parameters["bias"],
+    with_parameters=lambda parameters, kernel, bias: {"kernel": kernel, "bias": bias},
+    convention=CONVENTION,
+    library="keras",
+)

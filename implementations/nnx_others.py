@@ -1,0 +1,27 @@
+"""Other layers of Flax NNX that act as a Dense: more general ones, and a wrapped Linen layer."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import linen, nnx
+from flax.nnx import LinearGeneral
+
+from conformance.adapters.nnx_module import from_nnx
+from conformance.implementation import FLAX
+
+__all__ = ["Einsum", "LinearGeneral", "ToNNX"]
+
+
+def _einsum(in_features: int, out_features: int, rngs: nnx.Rngs) -> nnx.Module:
+    shape = (in_features, out_features)
+    return nnx.Einsum("...i,io->...o", shape, (out_features,), rngs=rngs)
+
+
+def _to_nnx(in_features: int, out_features: int, rngs: nnx.Rngs) -> nnx.Module:
+    wrapped = nnx.bridge.ToNNX(linen.Dense(out_features))
+    # Given to the call, and not to the constructor, Rngs do not become part of the state.
+    return wrapped.lazy_init(jnp.zeros((1, in_features)), rngs=rngs)
+
+
+Einsum = from_nnx(nnx.Einsum, _einsum, "nnx.Einsum", FLAX, "flax")
+ToNNX = from_nnx(nnx.bridge.ToNNX, _to_nnx, "nnx.bridge.ToNNX(linen.Dense)", FLAX, "flax")
