@@ -76,7 +76,7 @@ class Entry:
         LoadError
             If it cannot be imported, or does not exist.
         """
-        return _attribute(self.spec)
+        return _attribute(split_variant(self.spec)[0])
 
     def load(self) -> Implementation:
         """Import it and adapt it.
@@ -88,9 +88,10 @@ class Entry:
         """
         from conformance.adapters import NotAdaptable, adapt
 
+        place, variant = split_variant(self.spec)
         try:
             found = self.attribute()
-            implementation = adapt(found, name=self.name)
+            implementation = adapt(found, name=split_variant(self.name)[0])
         except NotAdaptable as error:
             raise LoadError(f"{self.spec}: {error}") from error
         except LoadError:
