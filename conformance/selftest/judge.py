@@ -57,12 +57,15 @@ class Judgement:
         The requirements that failed because one of those did.
     problems
         What the suite did wrong, in words; empty if it did everything right.
+    checked
+        All requirements that were checked on it.
     """
 
     subject: Subject
     failed: tuple[str, ...]
     blocked: tuple[str, ...]
     problems: tuple[str, ...]
+    checked: frozenset[str] = frozenset()
 
     @property
     def killed(self) -> bool:
@@ -105,7 +108,8 @@ def judge(subject: Subject, cells: Sequence[Cell]) -> Judgement:
         problems += [f"false alarm: {_told(cell)}" for cell in weighing]
     else:
         problems += _wrong_blame(declared, weighing, blocked)
-    return Judgement(subject, failed, blocked, tuple(problems))
+    checked = frozenset(cell.requirement for cell in cells)
+    return Judgement(subject, failed, blocked, tuple(problems), checked)
 
 
 def _wrong_blame(declared: Defect, weighing: Sequence[Cell], blocked: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from conformance.suite import AREAS
 
 __all__ = ["LEGEND", "kill_rate", "matrix", "summary"]
 
-LEGEND = "# blamed first   x failed, too   o blocked   . does not see it"
+LEGEND = "# blamed first   x failed, too   o blocked   . holds   (blank) not checked"
 
 
 def matrix(judgements: Sequence[Judgement], rows: Sequence[Requirement]) -> list[str]:
@@ -22,7 +22,7 @@ def matrix(judgements: Sequence[Judgement], rows: Sequence[Requirement]) -> list
     lines = [LEGEND, " " * (width + 2) + _header(rows)]
     for judgement in defects:
         marks = "".join(_mark(judgement, row.id) for row in rows)
-        lines.append(f"{judgement.subject.name:{width}}  {marks}")
+        lines.append(f"{judgement.subject.name:{width}}  {marks}".rstrip())
     return lines
 
 
@@ -40,7 +40,9 @@ def _mark(judgement: Judgement, requirement: str) -> str:
         return "#"
     if requirement in judgement.failed:
         return "x"
-    return "o" if requirement in judgement.blocked else "."
+    if requirement in judgement.blocked:
+        return "o"
+    return "." if requirement in judgement.checked else " "
 
 
 def kill_rate(judgements: Sequence[Judgement]) -> dict[str, int]:
@@ -76,6 +78,9 @@ def summary(judgements: Sequence[Judgement], rows: Sequence[Requirement]) -> lis
         if members:
             lines.append(counted(area, members))
     lines.append(counted("all", [j for j, _ in defects]))
+    if any(len(j.checked) < len(rows) for j, _ in defects):
+        # What was not checked might kill, too.
+        return lines
     alone = sole_killers(judgements)
     lines.append("")
     lines.append(f"{len(alone)} of {len(rows)} requirements are the only killer of some defect")

@@ -8,6 +8,7 @@ from conformance.cell import Cell, Outcome
 from conformance.requirement import catalogue
 from conformance.selftest.judge import Judgement, Subject, judge, sole_killers
 from conformance.selftest.matrix import kill_rate, matrix, summary
+from conformance.selftest.plan import cells_of
 from conformance.selftest.zoo import subjects
 from implementations.defects import Defect
 
@@ -83,12 +84,27 @@ def test_a_blocked_requirement_kills_as_well() -> None:
 
 def test_the_matrix_marks_blame_collateral_and_blocked() -> None:
     """One line for a defect, one mark for a requirement."""
-    rows = catalogue()[:3]
+    rows = catalogue()[:5]
     ids = [row.id for row in rows]
-    found = Judgement(Subject("zoo:Layer", DEFECT), (ids[0], ids[1]), (ids[2],), ())
-    assert matrix([found], rows)[-1].endswith("#xo")
+    found = Judgement(
+        Subject("zoo:Layer", DEFECT), (ids[0], ids[1]), (ids[2],), (), frozenset(ids[:4])
+    )
+    marks = matrix([found], rows)[-1]
+    assert sorted(marks.removeprefix("T001").replace(" ", "")) == sorted("#xo.")
     assert kill_rate([found])["killed"] == 1
     assert any(line.startswith("all") and "1/1" in line for line in summary([found], rows))
+
+
+def test_the_plan_holds_all_that_blame_needs_and_a_fixed_share_of_the_rest() -> None:
+    """The declared requirements with their foundations, whatever is drawn beside them."""
+    rows = catalogue()
+    subject = Subject("zoo:Layer", DEFECT)
+    planned = cells_of(subject, rows)
+    below = next(row.rests_on for row in rows if row.id == DEFECT.breaks)
+    assert {DEFECT.breaks, *DEFECT.collateral, *below} <= set(planned)
+    assert len(planned) < len(rows)
+    assert planned == cells_of(subject, rows)
+    assert cells_of(subject, rows, full=True) == [row.id for row in rows]
 
 
 def test_every_defect_names_requirements_of_the_contract() -> None:

@@ -1,0 +1,99 @@
+"""Which cells of the zoo are checked: all of them, or what blame needs and a sample of the rest.
+
+Every layer of the zoo times every requirement is tens of thousands of cells. Whether a defect is
+killed and rightly blamed shows in few of them: in the requirement that it breaks, in those on
+which that one rests, and in its collateral. Of all other cells a fixed share is checked, chosen
+by a digest, so that all runs of one version check the same.
+
+This module is also the pytest plugin that drops the other cells, in each worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conformance.requirement import Requirement, requirement_of
+
+if TYPE_CHECKING:
+    from conformance.selftest.judge import Subject
+
+__all__ = ["OPTION", "PLUGIN", "cells_of", "plan"]
+
+PLUGIN = __name__
+OPTION = "--conformance-zoo-plan"
+
+# A defect's own cells tell most; a correct layer has none that tell more than others.
+_SHARE_OF_DEFECT = 0.04
+_SHARE_OF_CORRECT = 0.25
+
+
+def plan(
+    zoo: Iterable[Subject], rows: Sequence[Requirement], *, full: bool
+) -> dict[str, list[str]]:
+    """For the spec of each layer, the ids of the requirements that are checked on it."""
+    return {subject.spec: cells_of(subject, rows, full=full) for subject in zoo}
+
+
+def cells_of(subject: Subject, rows: Sequence[Requirement], *, full: bool = False) -> list[str]:
+    """The requirements that are checked on one layer, in the order of the contract."""
+    if full:
+        return [row.id for row in rows]
+    declared = subject.defect
+    share = _SHARE_OF_CORRECT if declared is None else _SHARE_OF_DEFECT
+    wanted = {row.id for row in rows if _draw(subject.spec, row.id) < share}
+    if declared is not None:
+        wanted |= _with_foundations([declared.breaks, *declared.collateral], rows)
+    return [row.id for row in rows if row.id in wanted]
+
+
+def _with_foundations(ids: Iterable[str], rows: Sequence[Requirement]) -> set[str]:
+    """These requirements, and all that they rest on, where a fault would be the one to blame."""
+    below = {row.id: row.rests_on for row in rows}
+    found: set[str] = set()
+    waiting = list(ids)
+    while waiting:
+        id = waiting.pop()
+        if id not in found:
+            found.add(id)
+            waiting += below.get(id, ())
+    return found
+
+
+def _draw(*names: str) -> float:
+    """A number in [0, 1) that is the same in every process."""
+    digest = hashlib.sha256("\0".join(names).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The plan travels to the workers as the path of a file."""
+    parser.addoption(OPTION, dest="zoo_plan", default=None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the cells of the plan."""
+    if config.option.zoo_plan is None:
+        return
+    planned = json.loads(Path(config.option.zoo_plan).read_text(encoding="utf-8"))
+    wanted = {(spec, row) for spec, rows in planned.items() for row in rows}
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
+    for item in items:
+        (kept if _cell(item) in wanted else dropped).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=dropped)
+
+
+def _cell(item: pytest.Item) -> tuple[str, str] | None:
+    row = requirement_of(getattr(item, "function", None))
+    call = getattr(item, "callspec", None)
+    if row is None or call is None:
+        return None
+    return call.params["layer"].spec, row.id
