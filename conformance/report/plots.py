@@ -50,12 +50,11 @@ _STYLE: Any = {
     "grid.color": _GRID,
     "grid.linewidth": 0.6,
     "text.color": _FG,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
     "xtick.labelcolor": _FG,
     "ytick.labelcolor": _FG,
-    "xtick.minor.size": 0,
-    "ytick.minor.size": 0,
+    # The grid marks the places already.
+    "xtick.bottom": False,
+    "ytick.left": False,
     # Names come from other people's layers: a dollar sign in one is no formula.
     "text.parse_math": False,
 }
