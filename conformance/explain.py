@@ -1,0 +1,162 @@
+"""``dense-conformance explain``: one cell looked at closely, and a script that fails as it does."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from conformance.cell import Cell, Outcome
+from conformance.console import case_in_words, console_for
+from conformance.plugin import RUN
+from conformance.registry import Entry, UsageError, resolve
+from conformance.requirement import Requirement, chosen
+from conformance.verdict import Verdict
+
+__all__ = ["explain", "reproduces", "run_quietly"]
+
+_PATIENCE = 120.0
+"""How many seconds a script may take."""
+
+
+def explain(spec: str, requirement: str, call: Sequence[str], output: str | None = None) -> int:
+    """Rerun the cell, say what is known of it, and show a script that fails as it does.
+
+    Parameters
+    ----------
+    spec, requirement
+        The cell.
+    call
+        The call of pytest, without implementations and requirements.
+    output
+        Where to write the script; by default it is printed.
+
+    Raises
+    ------
+    UsageError
+        If the specification or the requirement does not name exactly one.
+    """
+    entries, rows = resolve([spec]), chosen([requirement])
+    if len(rows) > 1:
+        listed = ", ".join(row.id for row in rows)
+        raise UsageError(f"{requirement!r} names {len(rows)} requirements; choose one: {listed}")
+    cell_of = [f"--conformance-impl={spec}", f"--conformance-requirement={rows[0].id}"]
+    verdict = run_quietly([*call, "--conformance-explain", *cell_of])
+    cell = verdict.cells[0]
+    console = console_for(sys.stdout)
+    _write(console, cell, entries[0], rows[0])
+    if cell.outcome in (Outcome.FAILED, Outcome.EXPECTED_FAILURE):
+        _write_script(console, cell, output)
+    return verdict.exit_code
+
+
+class _Keeper:
+    """Registered with pytest for one run: keeps its verdict."""
+
+    def __init__(self) -> None:
+        self.verdict: Verdict | None = None
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        run = config.stash.get(RUN, None)
+        self.verdict = run.verdict if run is not None and run.controls else None
+
+
+def run_quietly(call: Sequence[str]) -> Verdict:
+    """Run pytest without a word; its verdict.
+
+    Raises
+    ------
+    UsageError
+        If pytest ended before there was one; the message is what pytest said.
+    """
+    keeper, said = _Keeper(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        pytest.main(list(call), plugins=[keeper])
+    if keeper.verdict is None:
+        raise UsageError(
+            f"the run ended before there was a verdict: {said.getvalue().strip()[-500:]}"
+        )
+    return keeper.verdict
+
+
+def reproduces(script: str) -> bool:
+    """Whether the script, run by itself in the present directory, ends with an AssertionError."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "script.py"
+        path.write_text(script, encoding="utf-8")
+        try:
+            ended = subprocess.run(
+                [sys.executable, str(path)],
+                capture_output=True,
+                text=True,
+                timeout=_PATIENCE,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return False
+    last = ended.stderr.strip().rpartition("\nAssertionError")
+    return ended.returncode == 1 and bool(last[1])
+
+
+def _write(console: Console, cell: Cell, entry: Entry, row: Requirement) -> None:
+    head = Text(f"{cell.outcome.upper()}  ")
+    head.append(row.id, style="bold")
+    console.print(head.append(f"   {entry.name}   {row.level}"), soft_wrap=True)
+    lines = [("requirement", row.statement)]
+    lines += [("", text) for text in _paragraphs(row.rationale)]
+    lines += [("rests on", ", ".join(row.rests_on))] if row.rests_on else []
+    lines += [("checked by", f"conformance/suite/test_{row.area}.py::{row.test}")]
+    lines += [("found", cell.message)] if cell.message else []
+    lines += [("cause", cell.cause)] if cell.cause else []
+    lines += [("accepted", cell.accepted)] if cell.accepted else []
+    lines += [("why", cell.reason)] if cell.reason else []
+    lines += [("smallest", case_in_words(cell.case))] if cell.case else []
+    lines += [("", f"fails with any {' and '.join(cell.free)} as well")] if cell.free else []
+    lines += [("note", note) for note in cell.notes]
+    for label, text in lines:
+        indent = f"  {label:13}"
+        wrapped = textwrap.wrap(
+            text, max(console.width, 60), initial_indent=indent, subsequent_indent=" " * 15,
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+        console.print(Text("\n".join(wrapped)), soft_wrap=True)
+    if cell.outcome == Outcome.PASSED:
+        console.print("\nIt holds: there is nothing to explain.")
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n") if paragraph.strip()]
+
+
+def _write_script(console: Console, cell: Cell, output: str | None) -> None:
+    console.print()
+    if not cell.script or not reproduces(cell.script):
+        why = (
+            "a script was made, and does not show this failure by itself"
+            if cell.script
+            else "no short script shows it without the suite"
+        )
+        console.print(f"{why}; run the cell again:", soft_wrap=True)
+        console.print(Text(f"  {cell.reproduction}"), soft_wrap=True)
+        return
+    if output:
+        Path(output).write_text(cell.script, encoding="utf-8")
+        console.print(f"script written to {output}: it was run, and fails as it should")
+        return
+    console.print(
+        "This script was run, and fails as it should. It needs jax, flax and numpy alone:"
+    )
+    console.print()
+    console.print(Text(cell.script), soft_wrap=True)

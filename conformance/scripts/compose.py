@@ -1,0 +1,129 @@
+"""Puts a script together from the sources of a check and of everything that it uses."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["layer_import", "script"]
+
+_IMPORTS = {
+    "contextlib": "import contextlib",
+    "copy": "import copy",
+    "io": "import io",
+    "math": "import math",
+    "os": "import os",
+    "pickle": "import pickle",
+    "random": "import random",
+    "subprocess": "import subprocess",
+    "sys": "import sys",
+    "threading": "import threading",
+    "Any": "from typing import Any",
+    "jax": "import jax",
+    "jnp": "import jax.numpy as jnp",
+    "np": "import numpy as np",
+    "optax": "import optax",
+    "nnx": "from flax import nnx",
+}
+
+_END = """\
+try:
+    check()
+except AssertionError:
+    raise
+except Exception as error:
+    raise AssertionError(f"the layer raised {type(error).__name__}: {error}") from error
+print("no failure here")
+"""
+
+
+def layer_import(spec: str) -> str:
+    """The lines that import what ``module:attribute`` or ``file.py:attribute`` names as Layer."""
+    place, _, path = spec.rpartition(":")
+    first, _, rest = path.partition(".")
+    if not place.endswith(".py"):
+        whole = f"from {place} import {first} as Layer\n"
+        return whole if not rest else f"import {place}\n\nLayer = {place}.{path}\n"
+    name = Path(place).stem
+    return (
+        "import importlib.util\n"
+        "import os\n"
+        "import sys\n\n"
+        f"sys.path.insert(0, os.path.dirname({place!r}) or os.curdir)\n"
+        f"spec = importlib.util.spec_from_file_location({name!r}, {place!r})\n"
+        f"module = sys.modules[{name!r}] = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        f"Layer = module.{path}\n"
+    )
+
+
+def script(
+    title: str,
+    layer: str,
+    constants: Mapping[str, object],
+    check: Callable[[], None],
+    helpers: Mapping[str, Callable[..., object]],
+) -> str:
+    """The text of a script.
+
+    Parameters
+    ----------
+    title
+        What it says about itself: the text of its docstring.
+    layer
+        The lines that define ``Layer``.
+    constants
+        What it defines at its top, by name; what nothing uses is left out.
+    check
+        What it checks.
+    helpers
+        The functions that the check may use, by name.
+    """
+    body = _without_decorators(check).replace(f"def {check.__name__}(", "def check(", 1)
+    used, sources = _closure(body, helpers)
+    values = [f"{name} = {value!r}" for name, value in constants.items() if name in used]
+    title = title.replace("\\", "\\\\").replace('"""', "'''")
+    top = [f'"""{title}\n"""', _imports(used), layer.strip(), "\n".join(values)]
+    parts = ["\n\n".join(part for part in top if part), *sources, body, _END]
+    return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _imports(used: set[str]) -> str:
+    found = [line for name, line in _IMPORTS.items() if name in used]
+    standard = [line for line in found if not _third_party(line)]
+    others = sorted(filter(_third_party, found), key=lambda line: (line[:4] == "from", line))
+    return "\n\n".join("\n".join(group) for group in (standard, others) if group)
+
+
+def _third_party(line: str) -> bool:
+    return line.split()[1].partition(".")[0] in ("jax", "numpy", "flax", "optax")
+
+
+def _without_decorators(function: Callable[..., object]) -> str:
+    source = textwrap.dedent(inspect.getsource(function))
+    return source[source.index("def ") :]
+
+
+def _names(source: str) -> set[str]:
+    """The names that the source takes from around it."""
+    tree = list(ast.walk(ast.parse(source)))
+    own = {node.arg for node in tree if isinstance(node, ast.arg)}
+    names = [node for node in tree if isinstance(node, ast.Name)]
+    own |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    return {node.id for node in names} - own
+
+
+def _closure(
+    body: str, helpers: Mapping[str, Callable[..., object]]
+) -> tuple[set[str], Sequence[str]]:
+    """Every name that the body and its helpers use, and the sources of those helpers."""
+    used, sources = _names(body), dict[str, str]()
+    while wanted := [name for name in helpers if name in used and name not in sources]:
+        for name in wanted:
+            sources[name] = _without_decorators(helpers[name])
+            used |= _names(sources[name])
+    # In the order in which they are written, whatever asked for them first.
+    return used, [sources[name] for name in helpers if name in sources]

@@ -1,0 +1,16 @@
+"""What every script defines at its top; the checks of scripts are written with these names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["FIRST_SEED", "IN", "LEAD", "OUT", "SECOND_SEED", "SEED", "VALUES", "Layer"]
+
+Layer: Any = None
+IN, OUT = 3, 10
+SEED = 0
+VALUES = 0
+LEAD: tuple[int, ...] = (8,)
+
+# Two seeds that give the same numbers.
+FIRST_SEED, SECOND_SEED = 0, 1

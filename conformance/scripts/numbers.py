@@ -1,0 +1,108 @@
+"""The numbers of a case and the comparisons of scripts; the sources become part of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from conformance.cases import mixed_rows
+from conformance.scripts.given import IN, LEAD, OUT, VALUES
+
+__all__ = [
+    "bias",
+    "equal",
+    "generator",
+    "integers",
+    "kernel",
+    "mixed_rows",
+    "must_raise",
+    "normal",
+    "product",
+    "within",
+    "x_of_case",
+]
+
+
+def generator(stream: str) -> np.random.Generator:
+    """The generator of the case's numbers for one use."""
+    return np.random.default_rng([VALUES, *stream.encode()])
+
+
+def normal(stream: str, *shape: int, scale: float = 1.0) -> np.ndarray:
+    """Float32 normals."""
+    return (generator(stream).standard_normal(shape) * scale).astype(np.float32)
+
+
+def integers(stream: str, *shape: int, bound: int = 9) -> np.ndarray:
+    """Integer-valued float32 numbers."""
+    return generator(stream).integers(-bound, bound + 1, shape).astype(np.float32)
+
+
+def kernel(scale: float = 1.0) -> np.ndarray:
+    """A kernel (in, out) to write in."""
+    return normal("kernel", IN, OUT, scale=scale)
+
+
+def bias(scale: float = 1.0) -> np.ndarray:
+    """A bias (out,) to write in, without zeros."""
+    drawn = normal("bias", OUT, scale=scale)
+    return np.where(drawn == 0, np.float32(scale), drawn)
+
+
+def x_of_case() -> np.ndarray:
+    """An input whose rows are of different kinds."""
+    return mixed_rows(generator("x"), int(np.prod(LEAD)), IN).reshape(*LEAD, IN)
+
+
+def product(left: Any, right: Any, added: Any = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """``left @ right + added`` in float64, and the bound on the rounding error of float32.
+
+    The bound is (n + 1) u (|left| |right| + |added|) with u = 2^-24, for any order of summation;
+    the last term is for numbers so small that the platform flushes them to 0.
+    """
+    kind = complex if np.iscomplexobj(left) else float
+    a, b, c = (np.asarray(value, kind) for value in (left, right, added))
+    n = a.shape[-1]
+    size = np.abs(a) @ np.abs(b) + np.abs(c)
+    flushed = 2 * n + 2 + np.abs(a).sum(-1, keepdims=True) + np.abs(b).sum(0)
+    relative = (n + 1) * 2.0**-24 * (2 if kind is complex else 1)
+    return a @ b + c, relative * size + np.finfo(np.float32).tiny * flushed
+
+
+def equal(found: Any, expected: Any, what: str) -> None:
+    """Every entry is the same number; NaN equals NaN, and -0.0 equals 0.0."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert found.shape == expected.shape, f"{what} has shape {found.shape}, not {expected.shape}"
+    same = (found == expected) | ((found != found) & (expected != expected))
+    wrong = np.argwhere(~same)
+    if len(wrong):
+        place = tuple(int(i) for i in wrong[0])
+        raise AssertionError(
+            f"{what} differs in {len(wrong)} of {found.size} entries; at {list(place)} it is "
+            f"{found[place]}, not {expected[place]}"
+        )
+
+
+def within(found: Any, reference: tuple[Any, Any], what: str) -> None:
+    """Every entry is within its bound of the float64 reference."""
+    found, (value, bound) = np.asarray(found), reference
+    assert found.shape == value.shape, f"{what} has shape {found.shape}, not {value.shape}"
+    with np.errstate(all="ignore"):
+        error = np.abs(found.astype(value.dtype) - value)
+        ratio = np.nan_to_num(np.where(error == 0, 0.0, error / bound), nan=np.inf)
+    if found.size and ratio.max() > 1:
+        place = tuple(int(i) for i in np.unravel_index(ratio.argmax(), ratio.shape))
+        raise AssertionError(
+            f"{what} at {list(place)} is {found[place]}, and should be {value[place]:.9g}: the "
+            f"error is {ratio[place]:.3g} times what rounding explains"
+        )
+
+
+def must_raise(call: Any, what: str) -> None:
+    """The call raises an exception, of whatever type."""
+    try:
+        found = call()
+    except Exception:
+        return
+    raise AssertionError(f"{what} raised nothing, and gave {getattr(found, 'shape', found)}")
