@@ -54,8 +54,8 @@ class Difference:
     laws, bits, seconds
         Changed laws, versions and precision; kernels whose bits changed; cells that became
         slower or faster beyond the noise.
-    remarks
-        What was not compared, and why.
+    compared
+        How many cells both runs have.
     """
 
     incomparable: str = ""
@@ -67,7 +67,6 @@ class Difference:
     laws: list[str] = field(default_factory=list)
     bits: list[str] = field(default_factory=list)
     seconds: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
     compared: int = 0
 
     @property
@@ -216,15 +215,12 @@ def _bits(
         for key in _DECIDES_BITS
         if old.environment.get(key) != new.environment.get(key)
     ]
-    if compared and settings:
-        difference.remarks.append(
-            f"fingerprints are not compared: kernels depend on {', '.join(settings)}"
-        )
-        return
     for a, b in compared:
         if a.measured[_KEY] != b.measured[_KEY]:
             place = label(new, b.implementation)
             difference.bits.append(f"{place}: same seed, other bits; {_how_far(a, b)}")
+    if difference.bits and settings:
+        difference.bits.append(f"kernels depend on {', '.join(settings)}")
 
 
 def _how_far(a: Cell, b: Cell) -> str:
@@ -280,7 +276,6 @@ _HEADINGS = (
     ("law, versions, precision", "laws"),
     ("kernels", "bits"),
     ("seconds beyond noise", "seconds"),
-    ("remarks", "remarks"),
 )
 
 

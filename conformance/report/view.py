@@ -345,8 +345,7 @@ class View:
         """What changed in kernels' bits from the first environment to each other one."""
         found = []
         for title, run in zip(self.titles[1:], self.runs[1:], strict=True):
-            difference = compare(self.runs[0], run)
-            found.append((title, [*difference.bits, *difference.remarks]))
+            found.append((title, compare(self.runs[0], run).bits))
         return [(title, lines) for title, lines in found if lines]
 
     @property
