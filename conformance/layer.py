@@ -160,6 +160,11 @@ class Layer:
         bias = rows[-1]
         return np.stack(rows[:-1]) - bias, bias
 
+    @property
+    def fewest(self) -> tuple[int, ...]:
+        """The fewest leading dimensions of an ``x`` that the layer declares to accept."""
+        return (1,) * (min(self.convention.ranks) - 1)
+
     def accepts(self, lead: Sequence[int]) -> bool:
         """Whether the layer declares to accept an ``x`` with these leading dimensions."""
         return len(lead) + 1 in self.convention.ranks
@@ -254,7 +259,8 @@ def as_jax(x: Any) -> Any:
 
 
 def _array(y: Any) -> Any:
-    if not isinstance(y, jax.Array):
+    """The output, which has to be an array; that it is JAX's is the matter of one requirement."""
+    if not isinstance(y, jax.Array | np.ndarray):
         shown = f"a {type(y).__module__}.{type(y).__name__}"
         fail(f"the layer returned {shown}", accepted="a jax.Array")
     return y

@@ -27,12 +27,14 @@ from conformance.statistics import (
     rows,
     strongest,
 )
+from conformance.statistics.correlation import linked_seeds
 from conformance.statistics.identify import declared_names
 from conformance.statistics.laws import Family, family_named
 from conformance.statistics.rows import Shape, VarianceLaw
 
 __all__ = [
     "Declared",
+    "bias_evidence",
     "biases",
     "declared",
     "experiment",
@@ -149,9 +151,41 @@ def _traced_draws_are_right(layer: Layer) -> bool:
 
 
 def biases(layer: Layer) -> dict[Shape, np.ndarray]:
-    """New biases of a few sizes, (seeds, 1, out): what a diagnosis needs, drawn when it does."""
-    sizes = ((4, 512), (64, 80), (200, 16))
-    return {size: kernels(layer, *size, range(64), "bias") for size in sizes}
+    """New biases of a few sizes, (seeds, 1, out), drawn when they are asked for.
+
+    No two sizes share a seed: from one seed, biases of different sizes may be prefixes.
+    """
+
+    def draw() -> dict[Shape, np.ndarray]:
+        sizes = ((4, 512), (64, 80), (200, 16))
+        return {
+            size: kernels(layer, *size, range(64 * i, 64 * (i + 1)), "bias")
+            for i, size in enumerate(sizes)
+        }
+
+    found: dict[Shape, np.ndarray] = layer.remember("biases", draw)
+    return found
+
+
+def bias_evidence(layer: Layer) -> list[Evidence]:
+    """Whether new biases follow the law that is declared for them, and not the kernel's numbers."""
+
+    def look() -> list[Evidence]:
+        law, drawn = layer.convention.bias, biases(layer)
+        families = tuple(filter(None, (family_named(name) for name in law.families)))
+        standard = rows.rescaled(drawn, law.variance)
+        evidence = [*rows.variance_row(drawn, law.variance), *rows.mean_row(standard)]
+        evidence += rows.law_row(standard, families)
+        size, seeds = (4, 512), range(64)
+        first = kernels(layer, *size, seeds)[:, :1]
+        both = np.concatenate([drawn[size], first]).astype(np.float64)
+        scales = np.sqrt(np.mean(np.square(both), axis=(1, 2), keepdims=True))
+        pairs = [(i, i + len(seeds)) for i in seeds]
+        what = "the bias and the first row of the kernel"
+        return [*evidence, linked_seeds(both / np.where(scales == 0, 1, scales), pairs, what)]
+
+    found: list[Evidence] = layer.remember("bias law", look)
+    return found
 
 
 def _built(layer: Layer, in_features: int, out_features: int, seed: int, which: str) -> np.ndarray:

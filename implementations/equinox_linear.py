@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import equinox
@@ -28,7 +27,7 @@ CONVENTION = Convention(
 
 
 def _write(layer: Any, kernel: Any, bias: Any) -> Any:
-    return replace(layer, weight=kernel.T, bias=bias)
+    return equinox.tree_at(lambda its: (its.weight, its.bias), layer, (kernel.T, bias))
 
 
 Linear = Implementation(

@@ -18,6 +18,7 @@ from conformance.layer import Layer, as_jax
 from conformance.lazy import jax
 from conformance.requirement import LINEN, MUST, PARAMETERS, SHOULD, requirement
 from conformance.sampling import (
+    bias_evidence,
     biases,
     declared,
     judge,
@@ -48,7 +49,8 @@ INDEPENDENT = (
 def test_bias_zero(layer: Layer, case: Case) -> None:
     """Every entry of a new bias equals 0; -0.0 equals 0.
 
-    A layer that declares another law for its bias is held to the variance of that law.
+    A layer that declares another law for its bias is held to that law, and its bias must have
+    nothing in common with its kernel.
     """
     if not layer.convention.use_bias:
         require.not_applicable("the layer declares that it has no bias")
@@ -56,6 +58,7 @@ def test_bias_zero(layer: Layer, case: Case) -> None:
     if not law.is_zero(*case.kernel_shape):
         deviation = math.sqrt(law.variance(*case.kernel_shape))
         judge([variance(bias / deviation, "E[b^2] / variance"), mean(bias)], "")
+        judge(bias_evidence(layer), "")
     elif bias.any():
         cause = causes.bias(biases(layer))
         require.equal(bias, np.zeros_like(bias), "the new bias", cause=cause)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 import random
 import threading
 
@@ -11,13 +13,15 @@ import numpy as np
 from conformance import require
 from conformance.cases import BATCH, Case, over
 from conformance.layer import Layer
-from conformance.lazy import jax, nnx
+from conformance.lazy import jax, jnp, nnx
 from conformance.other_process import elsewhere, kernel_digests
 from conformance.require import during
 from conformance.requirement import ANY, MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
+from conformance.sampling import judge
 from conformance.seed_evidence import require_different, require_uncorrelated
+from conformance.statistics.moments import variance
 
-SMALL = [(3, 10), (16, 16)]
+LARGE = (64, 256)
 
 
 @requirement(
@@ -35,9 +39,19 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
     if PARAMETERS in layer.provides:
         dense = layer.of(case)
         results = [np.asarray(dense(x))]
-        for between in (x, other, x, other):
+        # A counter or a cache may turn at any call.
+        for between in (x, other) * (50 if case.kernel_shape == (3, 10) and not case.seed else 2):
             dense(between)
             results.append(np.asarray(dense(x)))
+        if dense.module is not None:
+            with during("train() and eval() of the module"):
+                # Models call these on all that they contain.
+                dense.module.train()
+                results.append(np.asarray(dense(x)))
+                dense.module.eval()
+            results.append(np.asarray(dense(x)))
+        if layer.implementation.linen is not None:
+            _first_output(layer, case, x)
     else:
         results = [np.asarray(layer.forward(case.seed, x, case.out_features))]
         for between in (x, other):
@@ -52,6 +66,16 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
         )
 
 
+def _first_output(layer: Layer, case: Case, x: np.ndarray) -> None:
+    """What a Linen module returns while it is initialized is what it returns afterwards."""
+    assert layer.implementation.linen is not None
+    model = layer.implementation.linen(case.out_features)
+    with during("init_with_output"):
+        found, variables = model.init_with_output(jax.random.key(case.seed), jnp.asarray(x))
+        again = model.apply(variables, jnp.asarray(x))
+    require.equal(found, again, "the output while initializing")
+
+
 @requirement(
     "seeding/global-rng-ignored",
     MUST,
@@ -61,7 +85,7 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
 @over(every_size=False, at_most=2)
 def test_global_rng_ignored(layer: Layer, case: Case) -> None:
     """The layer is independent of the state of ``random`` and ``numpy.random``."""
-    x = np.ones(case.in_features, np.float32)
+    x = np.ones((*layer.fewest, case.in_features), np.float32)
     results = {}
     before = random.getstate(), np.random.get_state()
     # Several states: what is drawn from them may be as little as one bit.
@@ -94,7 +118,7 @@ def test_same_seed_same_bits(layer: Layer, case: Case) -> None:
         first, second = layer.of(case), layer.of(case)
         require.equal(second.kernel, first.kernel, "the kernel of a second layer", cause=cause)
         require.equal(second.bias, first.bias, "the bias of a second layer", cause=cause)
-    x = case.normal("x", case.in_features)
+    x = case.normal("x", *layer.fewest, case.in_features)
     outputs = [np.asarray(layer.forward(case.seed, x, case.out_features)) for _ in range(2)]
     require.equal(outputs[1], outputs[0], "f(x) of a second layer", cause=cause)
 
@@ -172,11 +196,12 @@ def test_params_stream(layer: Layer, case: Case) -> None:
         "params, dropout and default": module(nnx.Rngs(7, params=s, dropout=11)),
     }
     for which, kernel in kernels.items():
+        stream = "dropout" if which == "params and dropout" else "default"
         require.equal(
             kernel,
             kernels["params"],
             f"with the streams {which}, the kernel",
-            cause="the kernel's key comes from another stream than params",
+            cause=f"the kernel's key comes from the stream {stream} instead of params",
         )
     moved = module(nnx.Rngs(params=other, dropout=s))
     require.that(
@@ -194,7 +219,8 @@ def _module_of(layer: Layer, case: Case):  # type: ignore[no-untyped-def]  # a l
 
     def kernel(rngs: nnx.Rngs) -> np.ndarray:
         assert construct is not None
-        with during(f"construction with the streams {', '.join(rngs)}"):
+        cause = "construction draws from a stream that it was not given"
+        with during(f"construction with the streams {', '.join(rngs)}", cause=cause):
             module = construct(*case.kernel_shape, rngs)
         return Built(layer, module=module).kernel
 
@@ -213,7 +239,7 @@ def test_constant_key_count(layer: Layer, case: Case) -> None:
     construct = layer.implementation.module
     assert construct is not None
     counts = {}
-    for size in ((1, 1), (3, 10), (10, 3), (16, 16)):
+    for size in ((1, 1), (3, 10), (16, 16), (1, 300), (300, 1)):
         rngs = nnx.Rngs(case.seed)
         construct(*size, rngs)
         counts[size] = keys_drawn(rngs)
@@ -230,20 +256,26 @@ def test_constant_key_count(layer: Layer, case: Case) -> None:
     "seeding/siblings-differ",
     MUST,
     NNX,
-    rests_on=["seeding/params-stream", "seeding/seeds-differ"],
+    rests_on=["seeding/params-stream", "seeding/seeds-differ", "initialization/kernel-variance"],
 )
-@over(sizes=SMALL)
+@over(sizes=[(3, 10), LARGE], at_most=2)
 def test_siblings_differ(layer: Layer, case: Case) -> None:
     """Two layers built from one ``Rngs`` differ."""
     kernel, rngs = _module_of(layer, case), nnx.Rngs(case.seed)
-    first, second = kernel(rngs), kernel(rngs)
-    same = int((first == second).sum())
-    require.that(
-        same < first.size / 2,
-        f"two layers built from one Rngs agree in {same} of {first.size} entries",
-        accepted="different kernels",
-        cause="the key is read without being drawn: every layer gets the same one",
-    )
+    siblings = [kernel(rngs) for _ in range(4)]
+    for (i, first), (j, second) in itertools.combinations(enumerate(siblings, start=1), 2):
+        same = int((first == second).sum())
+        require.that(
+            same < first.size / 2,
+            f"layers {i} and {j} built from one Rngs agree in {same} of {first.size} entries",
+            accepted="different kernels",
+            cause="the key is read without being drawn: layers get the same one",
+        )
+    deviation = math.sqrt(layer.convention.kernel.variance(*case.kernel_shape))
+    for i, sibling in enumerate(siblings, start=1):
+        if deviation and case.kernel_shape == LARGE:
+            cause = f"layer {i} of one Rngs has another scale than the first"
+            judge([variance(sibling.astype(np.float64) / deviation)], cause)
 
 
 @requirement("seeding/rngs-forms", MUST, NNX, rests_on=["seeding/params-stream"])
