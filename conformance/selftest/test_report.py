@@ -24,9 +24,6 @@ from conformance.results import Results, collection, parse, text_of
 from conformance.selftest.synthetic import cell_at, results
 from conformance.suite import AREAS
 
-pytest.importorskip("jinja2", reason="the page needs dense-conformance[report]")
-pytest.importorskip("matplotlib", reason="the plots need dense-conformance[report]")
-
 Document = dict[str, Any]
 
 NEWER: dict[str, Any] = {"jax": "0.12.0.1", "flax": "0.12.12"}
@@ -37,8 +34,15 @@ def loaded(*found: Document) -> tuple[Results, ...]:
     return parse(text_of(collection(found)), "x.json")
 
 
+def needs_extra() -> None:
+    """Skip where the extra ``report`` is not installed: summary and badge need nothing."""
+    for module in ("jinja2", "matplotlib"):
+        pytest.importorskip(module, reason="the page needs dense-conformance[report]")
+
+
 def page_of(*found: Document) -> str:
     """The page of such results."""
+    needs_extra()
     from conformance.report.html import page
 
     return page(loaded(*found))
@@ -205,6 +209,7 @@ def test_a_broken_registration_is_told_once() -> None:
 
 def test_a_page_gives_its_results_back(tmp_path: Path) -> None:
     """To the byte, of one environment or of several."""
+    needs_extra()
     runs = [results(3, 12, wrong=0.4), results(3, 12, wrong=0.4, **NEWER)]
     for documents in (runs[:1], runs):
         source, page, back = (tmp_path / name for name in ("a.json", "a.html", "b.json"))
@@ -256,9 +261,11 @@ def test_plots_are_pictures_with_words(full: str) -> None:
 
 def test_a_page_without_plots_needs_no_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     """And says nothing about plots."""
-    found = results(2, 12, wrong=0.3)
+    pytest.importorskip("jinja2", reason="the page needs dense-conformance[report]")
+    from conformance.report.html import page
+
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert 'id="plots"' not in page_of(found)
+    assert 'id="plots"' not in page(loaded(results(2, 12, wrong=0.3)))
 
 
 @pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
@@ -269,6 +276,7 @@ def test_what_is_missing_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """In one line, with the command that helps; exit code 2."""
+    needs_extra()
     path = tmp_path / "x.json"
     path.write_text(text_of(results(1, 30, plots=True)))
     monkeypatch.setitem(sys.modules, missing, None)
@@ -311,6 +319,7 @@ def test_the_kill_matrix_comes_from_the_selftest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A defect that nothing reports stands out; correct layers are no defects."""
+    needs_extra()
     rows = [row["id"] for row in results(1, 12)["requirements"]]
     judgements = [
         {"name": "N001", "breaks": rows[0], "failed": [rows[0], rows[1]]},

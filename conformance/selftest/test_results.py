@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from conformance.results import (
@@ -175,6 +174,7 @@ _WRONG: tuple[Any, ...] = ("text", 1.5, -1, True, None, [], {}, ["x"], {"x": []}
 
 def test_reading_and_the_schema_agree_on_every_wrong_type() -> None:
     """Our reading of the schema is that of a full validator, on every place of a file."""
+    jsonschema = pytest.importorskip("jsonschema")
     small = results(1, 3, wrong=0.9, seed=3, plots=True)
     small["kill"]["matrix"] = small["kill"]["matrix"][:1]
     cell_at(small, 0, 0)["plots"] = [{"kind": "kernel-variance", "value": [1.0]}]
@@ -193,6 +193,7 @@ def test_reading_and_the_schema_agree_on_every_wrong_type() -> None:
 
 def test_reading_enforces_every_keyword_of_the_schema() -> None:
     """No keyword is shipped that reading does not know."""
+    jsonschema = pytest.importorskip("jsonschema")
 
     def keywords(schema: dict[str, Any]) -> Iterator[str]:
         for key, value in schema.items():
@@ -222,6 +223,7 @@ def test_keys_that_a_later_suite_adds_are_accepted(tmp_path: Path) -> None:
 
 def test_a_collection_holds_a_run_for_each_environment(tmp_path: Path) -> None:
     """``read_all`` gives them all; ``read`` wants one."""
+    jsonschema = pytest.importorskip("jsonschema")
     path = tmp_path / "x.json"
     save(path, text_of(collection([VALID, results(2, 5, jax="0.12.0.1")])))
     assert [run.environment["jax"] for run in read_all(path)] == ["0.10.2", "0.12.0.1"]
