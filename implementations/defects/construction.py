@@ -11,7 +11,7 @@ from implementations.defects.record import defect
 @defect(
     "N004",
     breaks="construction/bias-shape",
-    cause="in_features",
+    cause="one entry for each input",
     subtlety=1,
     seen='pitfall; TransformerEngine#196 "wrong shape of bias in LayerNormMLP"',
 )

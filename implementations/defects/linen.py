@@ -51,7 +51,7 @@ class UnscaledLinen(CorrectLinenDense):
 @defect(
     "L003",
     breaks="construction/bias-shape",
-    cause="in_features",
+    cause="one entry for each input",
     subtlety=1,
     seen="pitfall",
 )

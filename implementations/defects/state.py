@@ -54,7 +54,14 @@ class VariableKernel(CorrectDense):
         self.bias = nnx.Param(self.draw_bias(rngs, in_features, out_features))
 
 
-@defect("N007", breaks="state/exact-state", cause="NumPy", subtlety=3, seen="pitfall")
+@defect(
+    "N007",
+    breaks="state/exact-state",
+    collateral=("construction/abstract-init",),
+    cause="raw array",
+    subtlety=3,
+    seen="pitfall",
+)
 class NumpyKernel(CorrectDense):
     """The kernel is a NumPy array: no transformation of nnx tracks it."""
 
@@ -68,7 +75,7 @@ class NumpyKernel(CorrectDense):
 @defect(
     "N008",
     breaks="state/exact-state",
-    cause="missing",
+    cause="no leaf",
     subtlety=3,
     seen='flax#5548 "nnx.jit recompiles every epoch when recreating nnx.Module"',
 )
@@ -105,7 +112,13 @@ class KeepsRngs(CorrectDense):
         self.rngs = rngs
 
 
-@defect("N085", breaks="state/updates-used", cause="kernel", subtlety=3)
+@defect(
+    "N085",
+    breaks="state/updates-used",
+    collateral=("state/graphdef-stable", "state/pickles"),
+    cause="kernel",
+    subtlety=3,
+)
 class CachedKernel(CorrectDense):
     """The forward uses the kernel of the construction, whatever is written into the Param."""
 
@@ -123,7 +136,13 @@ class CachedKernel(CorrectDense):
         return product + jnp.broadcast_to(self.bias[...], product.shape)
 
 
-@defect("N091", breaks="state/exact-state", cause="calls", subtlety=3)
+@defect(
+    "N091",
+    breaks="state/exact-state",
+    collateral=("state/call-changes-nothing", "transforms/vmap"),
+    cause="calls",
+    subtlety=3,
+)
 class CallCounter(CorrectDense):
     """A Variable counts the calls."""
 
