@@ -134,7 +134,8 @@ def mixed_rows(generator: np.random.Generator, rows: int, width: int) -> np.ndar
         elif kind == 8:
             x[i] = np.where(generator.random(width) < 0.5, np.copysign(0.0, x[i]), x[i])
         elif kind == 9:
-            x[i] = x[i, 0]
+            # Among the constants are those that mark padding.
+            x[i] = (x[i, 0], -1.0, 1.0)[int(generator.integers(3))]
     return x.astype(np.float32)
 
 
@@ -169,6 +170,7 @@ def over(
     sizes: Sequence[tuple[int, int]] | None = None,
     up_to: int | None = None,
     at_most: int | None = None,
+    also: Sequence[tuple[tuple[int, int], tuple[int, ...]]] = (),
 ) -> Callable[[F], F]:
     """Let Hypothesis draw the property's ``case``; each size of the pool comes once in any case.
 
@@ -184,6 +186,8 @@ def over(
         Draw sizes freely up to this one, beside the pool: for properties that compile nothing.
     at_most
         The most examples that are generated, where one costs much.
+    also
+        Further sizes and leading dimensions, each of which comes once.
     """
     profile = profiles.active()
     if at_most is not None:
@@ -220,7 +224,7 @@ def over(
         if profile.seed is not None:
             wrapped = fixed_seed(profile.seed)(wrapped)
         # The example that is attached last runs first: the smallest.
-        for (in_features, out_features), lead in reversed(shapes):
+        for (in_features, out_features), lead in reversed([*shapes, *also]):
             first = Case(in_features, out_features, 0, 0, lead)
             wrapped = example(case=first)(wrapped)
         if profile.explain:

@@ -155,6 +155,8 @@ def cell_of(
     if violation is None:
         cell.outcome = Outcome.ERROR
         known = isinstance(error, LoadError)
+        # What a check stumbles over is explained by a fault in the foundation, if there is one.
+        cell.obstacle = not known and call.when == "call"
         cell.reason = safe_text(error if known else f"{type(error).__name__}: {safe_text(error)}")
         return cell
     cell.outcome, cell.obstacle = Outcome.FAILED, violation.obstacle

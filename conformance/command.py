@@ -199,6 +199,19 @@ def _explain(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> in
     return explain(options.spec, options.requirement, [*call, *pytest_arguments], options.output)
 
 
+def _grade_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", metavar="FILE", help="a solution: MyDense, dense_forward, or both of them"
+    )
+    _exploration_arguments(parser)
+
+
+def _grade(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
+    from conformance.grade import grade
+
+    return grade(options.file, [*_pytest_call(options), *pytest_arguments])
+
+
 Command = Callable[[argparse.Namespace, Sequence[str]], int]
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Command]] = {
@@ -224,6 +237,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
         _explain_arguments,
         _explain,
     ),
+    "grade": (
+        "judge a solution of the exercise: which pitfalls it avoids, and what else fails",
+        _grade_arguments,
+        _grade,
+    ),
     "diff": ("say what changed between two results files", commands.diff_arguments, commands.diff),
     "merge": (
         "join results files of shards and of environments",
@@ -247,7 +265,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=help,
             description=help[0].upper() + help[1:] + ".",
-            epilog=EXIT_CODES if name == "run" else None,
+            epilog=EXIT_CODES if name in ("run", "grade") else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add_arguments(sub)

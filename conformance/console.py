@@ -170,6 +170,16 @@ def _failures(console: Console, verdict: Verdict, facts: Mapping[str, Any]) -> N
             console.print(Text(f"BLOCKED   {names[entry.id]}, {reason}: {listed}", style="yellow"))
 
 
+def _differences(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
+    """Who declares another convention than Flax's, which makes it no drop-in, and in what."""
+    found = []
+    for entry in verdict.entries:
+        differs = facts["versions"].get(entry.id, {}).get("differences", ())
+        if differs:
+            found.append(f"{entry.name} differs from Flax's convention in: {'; '.join(differs)}")
+    return found
+
+
 def _denominator(verdict: Verdict) -> str:
     count = Counter(cell.outcome for cell in verdict.cells)
     parts = [f"{count.pop(Outcome.PASSED, 0)} passed", f"{count.pop(Outcome.FAILED, 0)} failed"]
@@ -214,6 +224,8 @@ def write_verdict(verdict: Verdict, facts: Mapping[str, Any], stream: TextIO) ->
     console.print()
     console.print(Text(f"dense-conformance, profile {facts['profile']}; {versions}", style="dim"))
     console.print(_table(verdict, facts, console.width))
+    for line in _differences(verdict, facts):
+        console.print(Text(line, style="dim"))
     _failures(console, verdict, facts)
     names = {e.id: e.name for e in verdict.entries}
     may = [c for c in verdict.cells if c.level == MAY and c.outcome == Outcome.EXPECTED_FAILURE]

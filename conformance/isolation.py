@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sys
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -33,6 +36,31 @@ def _functions() -> dict[str, dict[str, Any]]:
     }
 
 
+def _settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
+    """Settings of the process and how each is put back."""
+
+    def collect(enabled: bool) -> None:
+        (gc.enable if enabled else gc.disable)()
+
+    def filters(before: list[Any]) -> None:
+        warnings.filters[:] = before  # type: ignore[index]  # it is a list
+
+    return {
+        "the handling of floating-point errors (numpy.seterr)": (
+            np.geterr(),
+            lambda before: np.seterr(**before),
+        ),
+        "numpy's print options": (
+            np.get_printoptions(),
+            lambda before: np.set_printoptions(**before),
+        ),
+        "the warning filters": (list(warnings.filters), filters),
+        "the garbage collector": (gc.isenabled(), collect),
+        "the recursion limit": (sys.getrecursionlimit(), sys.setrecursionlimit),
+        "the working directory": (os.getcwd(), os.chdir),
+    }
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """The global state of this process at one moment."""
@@ -41,6 +69,7 @@ class Snapshot:
     config: dict[str, Any]
     python_random: Any
     numpy_random: Any
+    settings: dict[str, Any]
     functions: dict[str, dict[str, Any]]
 
     def changes(self, *, generators: bool = True) -> list[str]:
@@ -57,6 +86,9 @@ class Snapshot:
             found.append("the state of Python's global random generator changed")
         if generators and not _same_numpy_state(np.random.get_state(), self.numpy_random):
             found.append("the state of numpy.random's global generator changed")
+        for name, (value, _) in _settings().items():
+            if value != self.settings[name]:
+                found.append(f"{name} changed")
         for name, before in self.functions.items():
             present = vars(sys.modules[name])
             replaced = [key for key, value in before.items() if present.get(key) is not value]
@@ -77,6 +109,9 @@ class Snapshot:
                 jax.config.update(key, before)
         random.setstate(self.python_random)
         np.random.set_state(self.numpy_random)
+        for name, (value, put_back) in _settings().items():
+            if value != self.settings[name]:
+                put_back(self.settings[name])
         for name, functions in self.functions.items():
             present = vars(sys.modules[name])
             for key, value in functions.items():
@@ -95,5 +130,6 @@ def take() -> Snapshot:
         config=_config_values(),
         python_random=random.getstate(),
         numpy_random=np.random.get_state(),
+        settings={name: value for name, (value, _) in _settings().items()},
         functions=_functions(),
     )

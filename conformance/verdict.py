@@ -110,7 +110,8 @@ def _mark_blocked(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> None:
     root = _fault_behind_obstacles(own, rows)
     for row in rows:
         cell = own[row.id]
-        if cell.outcome != Outcome.FAILED:
+        stumbled = cell.outcome == Outcome.ERROR and cell.obstacle and root is not None
+        if cell.outcome != Outcome.FAILED and not stumbled:
             continue
         below = [own[id] for id in row.rests_on if id in own and own[id].outcome in _EXPLAINS]
         if cell is root:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Any
 
 from conformance.cell import Cell, Outcome
 from conformance.registry import Entry
@@ -355,12 +356,12 @@ class View:
         return [(key, [_shown(run.environment.get(key)) for run in self.runs]) for key in keys]
 
     @property
-    def declared(self) -> list[tuple[Entry, dict[str, str]]]:
+    def declared(self) -> list[tuple[Entry, dict[str, Any]]]:
         """Each implementation, with its library and what it declares."""
-        names = ("library", "version", "convention", "kernel_law", "bias_law")
+        names = ("library", "version", "convention", "kernel_law", "bias_law", "differences")
         found = []
         for entry in self.entries:
-            known: dict[str, str] = {}
+            known: dict[str, Any] = {}
             for run in self.runs:
                 known = {**run.facts["versions"].get(entry.id, {}), **known}
             found.append((entry, {name: known.get(name, "") for name in names}))

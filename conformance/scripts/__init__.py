@@ -79,7 +79,8 @@ def script_for(cell: Cell, entry: Entry, implementation: Implementation | None =
         "SEED": case["seed"],
         "VALUES": case["values"],
         "LEAD": tuple(case["lead"]),
-        **{key.upper(): value for key, value in cell.measured.items() if key.endswith("_seed")},
+        "FIRST": cell.measured.get("first_seed", 0),
+        "SECOND": cell.measured.get("second_seed", 1),
     }
     text = script(
         _title(cell), layer_import(entry.spec), constants, check.function, _helpers(kind, check)

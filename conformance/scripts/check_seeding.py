@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import random
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -15,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from conformance.scripts.given import FIRST_SEED, IN, OUT, SECOND_SEED, SEED, Layer
+from conformance.scripts.given import FIRST, IN, OUT, SECOND, SEED, Layer
 from conformance.scripts.numbers import equal, normal, within
 from conformance.scripts.of_nnx import build, call, drawn, forward, parameters_of
 from conformance.scripts.register import shows
@@ -61,12 +64,38 @@ def same_seed_same_bits() -> None:
     equal(forward(SEED, x, OUT), np.asarray(forward(SEED, x, OUT)), "f(x) of a second layer")
 
 
-@shows("seeding/seeds-differ", functions=True)
+@shows("seeding/seeds-differ")
 def seeds_differ() -> None:
+    first, second = (np.asarray(parameters_of(build(6, 129, s))[0]) for s in (FIRST, SECOND))
+    rows = {np.abs(row).tobytes() for row in first}
+    shared = sum(np.abs(row).tobytes() in rows for row in second)
+    assert not shared, f"seeds {FIRST} and {SECOND} share {shared} of 6 rows (up to the sign)"
+
+
+@shows("seeding/seeds-differ", kinds=(), functions=True)
+def seeds_give_other_outputs() -> None:
     x = jnp.asarray([0.5, -1.25, 2.0, 0.75, -0.25, 1.5])
-    first, second = (np.asarray(forward(s, x, OUT)) for s in (FIRST_SEED, SECOND_SEED))
-    same = np.array_equal(first, second)
-    assert not same, f"the seeds {FIRST_SEED} and {SECOND_SEED} give the same layer"
+    first, second = (np.asarray(forward(s, x, 129)) for s in (FIRST, SECOND))
+    assert not np.array_equal(first, second), f"seeds {FIRST} and {SECOND} give the same f(x)"
+
+
+@shows("seeding/same-across-processes")
+def same_across_processes() -> None:
+    if sys.argv[1:] == ["digest"]:
+        sizes = ((3, 10), (5, 1), (16, 16))
+        parts = [np.asarray(value) for size in sizes for value in parameters_of(build(*size))]
+        print(hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest())
+        raise SystemExit
+    digests = set()
+    for hash_seed in ("1", "20110311"):
+        ended = subprocess.run(
+            [sys.executable, sys.argv[0], "digest"],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            check=True,
+        )
+        digests.add(ended.stdout)
+    assert len(digests) == 1, "another process, with another PYTHONHASHSEED, builds another layer"
 
 
 @shows("seeding/params-stream", kinds=NNX)
@@ -127,12 +156,20 @@ def vmapped_init() -> None:
     assert distinct == 8, f"8 split keys give {distinct} different kernels"
 
 
-@shows("purity/input-untouched", functions=True)
+@shows("purity/input-untouched")
 def input_untouched() -> None:
-    for x in (normal("x", IN) * 1000, normal("batch", 4, IN)[0] * 1000):
+    for x in (normal("x", IN) * 1000, normal("batch", 4, IN) * 1000):
         before = x.copy()
         jax.block_until_ready(forward(SEED, x, OUT))
         equal(x, before, "after the call, x")
+
+
+@shows("purity/input-untouched", kinds=(), functions=True)
+def vector_untouched() -> None:
+    x = normal("x", IN) * 1000
+    before = x.copy()
+    jax.block_until_ready(forward(SEED, x, OUT))
+    equal(x, before, "after the call, x")
 
 
 @shows("purity/globals-untouched", functions=True)

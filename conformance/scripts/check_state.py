@@ -16,7 +16,7 @@ from flax import nnx
 
 from conformance.scripts.given import IN, OUT, SEED
 from conformance.scripts.numbers import bias, equal, kernel, normal, product, within
-from conformance.scripts.of_nnx import arrays, build, call, parameters_of, pure, written
+from conformance.scripts.of_nnx import arrays, build, call, parameters_of, pure, write, written
 from conformance.scripts.register import shows
 
 NNX = ("nnx",)
@@ -97,7 +97,10 @@ def split_merge() -> None:
 def updates_used() -> None:
     x = normal("x", 8, IN)
     reference = product(x, kernel(), bias())
-    within(call(written(kernel(), bias()), jnp.asarray(x)), reference, "f(x) of written values")
+    layer = build()
+    call(layer, jnp.asarray(x))
+    layer = write(layer, kernel(), bias())
+    within(call(layer, jnp.asarray(x)), reference, "f(x) of values written in after a call")
     replaced = pure(build())(jnp.asarray(kernel()), jnp.asarray(bias()), jnp.asarray(x))
     within(replaced, reference, "f(x) of replaced values")
 

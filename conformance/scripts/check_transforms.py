@@ -18,12 +18,12 @@ from conformance.scripts.numbers import (
     generator,
     integers,
     kernel,
+    mixed,
     normal,
     product,
     within,
-    x_of_case,
 )
-from conformance.scripts.of_nnx import build, call, drawn, pure, written
+from conformance.scripts.of_nnx import build, call, drawn, parameters_of, pure, written
 from conformance.scripts.register import shows
 
 NNX = ("nnx",)
@@ -32,7 +32,7 @@ NNX = ("nnx",)
 @shows("transforms/jit")
 def jit() -> None:
     f, layer = jax.jit(pure(build())), written(kernel(), bias())
-    for x in (x_of_case(), normal("x", IN)):
+    for x in (mixed(*LEAD), normal("x", IN)):
         reference = product(x, kernel(), bias())
         within(f(kernel(), bias(), x), reference, f"f(x) under jax.jit for x of shape {x.shape}")
         found = jax.jit(lambda x: call(layer, x))(x)
@@ -51,7 +51,7 @@ def three_gradients(x: np.ndarray, k: np.ndarray, g: np.ndarray) -> dict[str, An
 def gradients() -> None:
     f = pure(build())
     for lead in (LEAD, (), (1,), (2, 3)):
-        x, g = normal("x", *lead, IN), normal("cotangent", *lead, OUT)
+        x, g = mixed(*lead), normal("cotangent", *lead, OUT)
         whole = [integers("integer kernel", IN, OUT), integers("integer bias", OUT)]
         whole += [integers("integer x", *lead, IN), integers("integer cotangent", *lead, OUT)]
         for k, b, at, weights in ((kernel(), bias(), x, g), (kernel(), bias(), x * 0, g), whole):
@@ -163,7 +163,7 @@ def no_side_effects_in_jaxpr() -> None:
                     yield from equations(value)
 
     f = pure(build())
-    values = [jnp.asarray(value) for value in (kernel(), bias(), x_of_case())]
+    values = [jnp.asarray(value) for value in (kernel(), bias(), mixed(*LEAD))]
     for what, of in (("layer", f), ("gradient", jax.grad(lambda *v: f(*v).sum(), (0, 1, 2)))):
         program = jax.make_jaxpr(of)(*values)
         names = {equation.primitive.name for equation in equations(program)}
@@ -203,6 +203,21 @@ def complex_input() -> None:
     y = call(written(kernel(), bias()), jnp.asarray(x))
     assert y.dtype == jnp.complex64, f"a complex x gives {y.dtype}, not complex64"
     within(y, product(x, kernel(), bias()), "f(x) of complex x")
+
+
+@shows("dtypes/x64-stable")
+def x64_stable() -> None:
+    plain = [np.asarray(value) for value in parameters_of(build())]
+    jax.config.update("jax_enable_x64", True)
+    try:
+        layer = build()
+        for name, old, new in zip(("kernel", "bias"), plain, parameters_of(layer), strict=True):
+            assert new.dtype == old.dtype, f"under x64, the {name} is {new.dtype}"
+            equal(new, old, f"under x64, the {name}")
+        y = call(layer, jnp.asarray(normal("x", *LEAD, IN)))
+        assert y.dtype == jnp.float32, f"under x64, a float32 x gives {y.dtype}"
+    finally:
+        jax.config.update("jax_enable_x64", False)
 
 
 @shows("dtypes/strict-promotion")

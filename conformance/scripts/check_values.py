@@ -21,11 +21,11 @@ from conformance.scripts.numbers import (
     generator,
     integers,
     kernel,
+    mixed,
     must_raise,
     normal,
     product,
     within,
-    x_of_case,
 )
 from conformance.scripts.of_nnx import build, call, drawn, forward, parameters_of, pure, written
 from conformance.scripts.register import shows
@@ -134,7 +134,7 @@ def integer_exact() -> None:
 
 @shows("forward/affine-value")
 def affine_value() -> None:
-    x = x_of_case()
+    x = mixed(*LEAD)
     found = call(written(kernel(), bias()), jnp.asarray(x))
     within(found, product(x, kernel(), bias()), "f(x)")
 

@@ -13,6 +13,7 @@ __all__ = ["layer_import", "script"]
 _IMPORTS = {
     "contextlib": "import contextlib",
     "copy": "import copy",
+    "hashlib": "import hashlib",
     "io": "import io",
     "math": "import math",
     "os": "import os",

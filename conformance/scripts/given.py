@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["FIRST_SEED", "IN", "LEAD", "OUT", "SECOND_SEED", "SEED", "VALUES", "Layer"]
+__all__ = ["FIRST", "IN", "LEAD", "OUT", "SECOND", "SEED", "VALUES", "Layer"]
 
 Layer: Any = None
 IN, OUT = 3, 10
@@ -13,4 +13,4 @@ VALUES = 0
 LEAD: tuple[int, ...] = (8,)
 
 # Two seeds that give the same numbers.
-FIRST_SEED, SECOND_SEED = 0, 1
+FIRST, SECOND = 0, 1

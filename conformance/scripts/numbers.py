@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from conformance.cases import mixed_rows
-from conformance.scripts.given import IN, LEAD, OUT, VALUES
+from conformance.scripts.given import IN, OUT, VALUES
 
 __all__ = [
     "bias",
@@ -20,7 +20,7 @@ __all__ = [
     "normal",
     "product",
     "within",
-    "x_of_case",
+    "mixed",
 ]
 
 
@@ -50,9 +50,9 @@ def bias(scale: float = 1.0) -> np.ndarray:
     return np.where(drawn == 0, np.float32(scale), drawn)
 
 
-def x_of_case() -> np.ndarray:
+def mixed(*lead: int) -> np.ndarray:
     """An input whose rows are of different kinds."""
-    return mixed_rows(generator("x"), int(np.prod(LEAD)), IN).reshape(*LEAD, IN)
+    return mixed_rows(generator("x"), int(np.prod(lead)), IN).reshape(*lead, IN)
 
 
 def product(left: Any, right: Any, added: Any = 0.0) -> tuple[np.ndarray, np.ndarray]:

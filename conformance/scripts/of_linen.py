@@ -26,13 +26,18 @@ def parameters_of(layer: Any) -> tuple[Any, Any]:
     return variables["params"]["kernel"], variables["params"]["bias"]
 
 
-def written(kernel: np.ndarray, bias: np.ndarray) -> Any:
-    """A new layer with this kernel and this bias written in."""
-    model, variables = layer = build(*kernel.shape)
+def write(layer: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
+    """The layer with this kernel and this bias written in."""
+    model, variables = layer
     shapes = tuple(value.shape for value in parameters_of(layer))
     assert shapes == (kernel.shape, bias.shape), f"kernel and bias have the shapes {shapes}"
     new = {2: jnp.asarray(kernel), 1: jnp.asarray(bias)}
     return model, jax.tree.map(lambda old: new[old.ndim], variables)
+
+
+def written(kernel: np.ndarray, bias: np.ndarray) -> Any:
+    """A new layer with this kernel and this bias written in."""
+    return write(build(*kernel.shape), kernel, bias)
 
 
 def call(layer: Any, x: Any) -> jax.Array:

@@ -25,14 +25,18 @@ def parameters_of(layer: Any) -> tuple[Any, Any]:
     return layer.kernel[...], layer.bias[...]
 
 
-def written(kernel: np.ndarray, bias: np.ndarray) -> Any:
-    """A new layer with this kernel and this bias written in."""
-    layer = build(*kernel.shape)
+def write(layer: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
+    """The layer with this kernel and this bias written in."""
     shapes = tuple(value.shape for value in parameters_of(layer))
     assert shapes == (kernel.shape, bias.shape), f"kernel and bias have the shapes {shapes}"
     new = {2: jnp.asarray(kernel), 1: jnp.asarray(bias)}
     nnx.update(layer, jax.tree.map(lambda old: new[old.ndim], nnx.state(layer, nnx.Param)))
     return layer
+
+
+def written(kernel: np.ndarray, bias: np.ndarray) -> Any:
+    """A new layer with this kernel and this bias written in."""
+    return write(build(*kernel.shape), kernel, bias)
 
 
 def call(layer: Any, x: Any) -> jax.Array:

@@ -40,6 +40,8 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
     for what, (s, m) in forms.items():
         which = "seed" if "seed" in what else "features" if "features" in what else "them"
         cause = f"cast {which} with int(): it may arrive as a float"
+        if "fraction" in what:
+            cause = f"{which} is rounded, where int() cuts off its fraction"
         with during(f"with {what}, f", cause=cause):
             found = np.asarray(layer.forward(s, x, m))
         require.equal(found, plain, f"with {what}, f", cause=cause)
@@ -99,15 +101,15 @@ def test_fixed_result(layer: Layer, case: Case) -> None:
 @requirement("exercise/any-length", MUST, EXERCISE, rests_on=["exercise/vector-out"])
 @over(sizes=[(3, 4), (5, 2)], at_most=2)
 def test_any_length(layer: Layer, case: Case) -> None:
-    """Changing len(x) between calls with one (seed, features) works."""
-    for n in (case.in_features, case.in_features + 2, 1, case.in_features):
-        with during(f"a call with len(x) = {n} after others", cause="the kernel is cached"):
-            found = layer.forward(case.seed, case.normal("x", n), case.out_features)
-        require.that(
-            found.shape == (case.out_features,),
-            f"the result has shape {found.shape}",
-            accepted=f"shape {(case.out_features,)}",
-        )
+    """Changing len(x) between calls with one (seed, features) works, and changes no result."""
+    cause = "the kernel is cached, for another length of x"
+    results: dict[int, np.ndarray] = {}
+    n = case.in_features
+    for length in (n, n + 2, 1, n, n + 5, n + 2, n):
+        with during(f"a call with len(x) = {length} after others", cause=cause):
+            found = np.asarray(layer.forward(case.seed, case.normal("x", length), 4))
+        what = f"f(x) with len(x) = {length} after other lengths"
+        require.equal(found, results.setdefault(length, found), what, cause=cause)
 
 
 @requirement("exercise/differentiable-in-x", MUST, EXERCISE, rests_on=["exercise/vector-out"])

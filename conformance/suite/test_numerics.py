@@ -16,6 +16,16 @@ from conformance.requirement import MUST, PARAMETERS, SHOULD, requirement
 # Operands rounded to eight bits with a common scale, the coarsest format that layers compute in.
 ANY_PRECISION = oracle.Precision("any", operand=2.0**-5)
 
+# Of x, of the parameters, and of the bias relative to them: a bias of 1 hides what is tiny.
+SCALES = (
+    (1.0, 1.0, 1.0),
+    (1e-6, 1.0, 1.0),
+    (1e6, 1.0, 1.0),
+    (1e-12, 1.0, 0.0),
+    (1e-24, 1.0, 0.0),
+    (1.0, 1e-10, 1.0),
+)
+
 # Up to here an error of bfloat16 or TF32 exceeds the bound of float32 by far.
 WIDEST = 256
 
@@ -35,17 +45,21 @@ def test_precision(layer: Layer, case: Case) -> None:
     """
     if case.in_features > WIDEST:
         return
-    kernel, bias = case.kernel(), layer.bias_for(case)
-    dense = layer.written(case)
     columns = np.arange(8) % case.out_features
-    for scale in (1e-6, 1.0, 1e6):
+    for scale, own, of_bias in SCALES:
+        kernel, bias = case.kernel(own), layer.bias_for(case, own) * np.float32(of_bias)
+        dense = layer.of(case).write(kernel, bias)
         x = np.sign(kernel[:, columns]).T * np.abs(case.normal("x", 8, case.in_features))
         x = (x * scale).astype(np.float32)
         found = dense.rows(x)
         reference = oracle.affine(x, kernel, bias)
         cause = diagnosis.of_affine(found, x, kernel, bias)
         require.within(
-            found, reference.value, reference.bound, f"f(x) at scale {scale:g}", cause=cause
+            found,
+            reference.value,
+            reference.bound,
+            f"f(x) for x of {scale:g}, a kernel of {own:g} and a bias of {own * of_bias:g}",
+            cause=cause,
         )
 
 
@@ -79,8 +93,27 @@ def _confined(layer: Layer, case: Case, poison: float, is_poisoned: Any, what: s
 @requirement("numerics/nan-confined", MUST, PARAMETERS, rests_on=["forward/batch-independent"])
 @over()
 def test_nan_confined(layer: Layer, case: Case) -> None:
-    """A NaN in row i of x makes row i of the result NaN, and no other."""
+    """A NaN in row i of x makes row i of the result NaN, and no other.
+
+    Likewise, a NaN in column j of the kernel, or in entry j of the bias, makes column j NaN.
+    """
     _confined(layer, case, np.nan, np.isnan, "a NaN")
+    x = case.normal("x", 8, case.in_features)
+    generator = case.generator("place")
+    i, j = int(generator.integers(case.in_features)), int(generator.integers(case.out_features))
+    kernel, bias = case.kernel(), case.bias()
+    rest = np.arange(case.out_features) != j
+    for what in ("kernel", "bias") if layer.convention.use_bias else ("kernel",):
+        poisoned = kernel.copy(), bias.copy()
+        poisoned[0][i, j if what == "kernel" else slice(0, 0)] = np.nan
+        poisoned[1][j if what == "bias" else slice(0, 0)] = np.nan
+        found = layer.of(case).write(*poisoned).rows(x)
+        require.that(
+            np.isnan(found[:, j]).all() and not np.isnan(found[:, rest]).any(),
+            f"a NaN in the {what} does not make exactly column {j} of the result NaN",
+            accepted="NaN in that column and in no other",
+            cause=f"a NaN in the {what} is replaced by a number, or spreads",
+        )
 
 
 @requirement(

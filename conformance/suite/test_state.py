@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import gc
 import pickle
+import weakref
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -158,6 +162,10 @@ def test_updates_used(layer: Layer, case: Case) -> None:
     new = oracle.affine(x, kernel, bias)
     dense = layer.of(case)
     old_kernel, old_bias = dense.kernel, dense.bias
+    for factor in (4, 3, 2):
+        # Values that are written and used time and again may be copied at any of them.
+        dense(x)
+        dense.write(kernel * np.float32(factor), bias * np.float32(factor))
     dense(x)
     dense.write(kernel, bias)
     ways = {"after nnx.update": np.asarray(dense(x))}
@@ -170,6 +178,12 @@ def test_updates_used(layer: Layer, case: Case) -> None:
         "bias": oracle.affine(x, kernel, old_bias),
         "kernel and bias": oracle.affine(x, old_kernel, old_bias),
     }
+    earlier = {
+        f"values written before the last ones ({factor} times these)": oracle.affine(
+            x, kernel * np.float32(factor), bias * np.float32(factor)
+        )
+        for factor in (2, 3, 4)
+    }
     for way, found in ways.items():
         if _is(found, new):
             continue
@@ -179,6 +193,13 @@ def test_updates_used(layer: Layer, case: Case) -> None:
                 f"{way}, f(x) is still that of the {name} from construction",
                 accepted=f"f(x) of the {name} written in",
                 cause=f"the forward uses a copy of the {name} made at construction",
+            )
+        for name, formula in earlier.items():
+            require.that(
+                not _is(found, formula),
+                f"{way}, f(x) is still that of the {name}",
+                accepted="f(x) of the values written in",
+                cause="the forward uses a copy of the parameters made in an earlier call",
             )
 
 
@@ -254,22 +275,55 @@ def test_call_changes_nothing(layer: Layer, case: Case) -> None:
     if layer.implementation.linen is not None:
         _linen_call_changes_nothing(dense, x)
         return
+    # Large values, and some that are not finite, tempt a layer to repair its parameters.
+    strange = x.copy()
+    strange[..., 0] = np.nan
+    strange[..., -1] = np.inf
+    _require_unchanged(dense, [x, x, x, strange], "a call")
+    dense.write(case.kernel(1e6), case.bias(1e6))
+    _require_unchanged(dense, [x, strange], "a call with large parameters")
+    if case.kernel_shape == (3, 10):
+        _require_unchanged(dense, [np.ones(case.in_features + 1, np.float32)], "a call that raises")
+        _require_forgotten(dense, x)
+
+
+def _require_forgotten(dense: Built, x: np.ndarray) -> None:
+    """The layer keeps no reference to what it was called with."""
+    value = jnp.asarray(x)
+    reference = weakref.ref(value)
+    jax.block_until_ready(dense(value))
+    del value
+    if reference() is not None:
+        gc.collect()
+    require.that(
+        reference() is None,
+        "after a call the layer still refers to its input",
+        accepted="no reference",
+        cause="the layer keeps its input",
+    )
+
+
+def _require_unchanged(dense: Built, inputs: Sequence[np.ndarray], what: str) -> None:
     before, static = _bytes(dense), _static(dense)
-    for _ in range(3):
-        dense(x)
+    for x in inputs:
+        if "raises" in what:
+            with contextlib.suppress(Exception):
+                dense.raw(x)
+        else:
+            dense(x)
     after, static_after = _bytes(dense), _static(dense)
     changed = sorted(
         key for key in before.keys() | after.keys() if before.get(key) != after.get(key)
     )
     require.that(
         not changed,
-        f"a call changes {', '.join(changed)}",
+        f"{what} changes {', '.join(changed)}",
         accepted="the same bytes",
         cause=_why_changed(changed, before, after),
     )
     require.that(
         static == static_after,
-        "a call changes a static attribute of the layer",
+        f"{what} changes a static attribute of the layer",
         accepted="the same graphdef",
         cause="the layer keeps something of a call in an attribute",
     )
