@@ -1,88 +1,20 @@
-"""The page, the summary and the badge: complete, self-contained, and never rosier than the run."""
+"""The page: complete, linked, self-contained, and readable without a script."""
 
 import copy
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
-from collections import Counter
 from collections.abc import Sequence
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
 from conformance.command import main
-from conformance.report.badge import endpoint, message, svg
-from conformance.report.markdown import markdown
 from conformance.report.tally import LOOK
-from conformance.results import Results, collection, parse, text_of
+from conformance.results import collection, text_of
+from conformance.selftest.pages import NEWER, Page, loaded, needs_extra, page_of
 from conformance.selftest.synthetic import cell_at, results
 from conformance.suite import AREAS
-
-Document = dict[str, Any]
-
-NEWER: dict[str, Any] = {"jax": "0.12.0.1", "flax": "0.12.12"}
-
-
-def loaded(*found: Document) -> tuple[Results, ...]:
-    """What reading such a file gives."""
-    return parse(text_of(collection(found)), "x.json")
-
-
-def needs_extra() -> None:
-    """Skip where the extra ``report`` is not installed: summary and badge need nothing."""
-    for module in ("jinja2", "matplotlib"):
-        pytest.importorskip(module, reason="the page needs dense-conformance[report]")
-
-
-def page_of(*found: Document) -> str:
-    """The page of such results."""
-    needs_extra()
-    from conformance.report.html import page
-
-    return page(loaded(*found))
-
-
-class Page(HTMLParser):
-    """The elements of a page: tag, attributes and text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
-        self._open: list[int] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Open an element."""
-        self.elements.append((tag, dict(attrs), []))
-        if tag not in ("meta", "br", "wbr", "link"):
-            self._open.append(len(self.elements) - 1)
-
-    def handle_endtag(self, tag: str) -> None:
-        """Close the last one, which must be of that tag."""
-        assert self.elements[self._open[-1]][0] == tag, "elements are nested"
-        self._open.pop()
-
-    def handle_data(self, data: str) -> None:
-        """Text of every open element."""
-        for i in self._open:
-            self.elements[i][2].append(data)
-
-    def all(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
-        """Attributes and text of the elements of that tag."""
-        return [(a, " ".join("".join(t).split())) for name, a, t in self.elements if name == tag]
-
-    def ids(self) -> dict[str, tuple[dict[str, str | None], str]]:
-        """The addressable elements."""
-        found = [(a["id"], (a, "".join(t).strip())) for _, a, t in self.elements if "id" in a]
-        assert not [id for id, n in Counter(id for id, _ in found).items() if n > 1]
-        return {id: element for id, element in found if id}
-
 
 FULL = results(12, 90, plots=True)
 
@@ -355,133 +287,8 @@ def test_a_page_of_something_else_is_refused(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def badge(*changes: tuple[int, str], level: str | None = None) -> tuple[str, str]:
-    """Message and colour of the badge of a run with some other outcomes."""
-    found = results(1, 100, wrong=0.0)
-    for place, outcome in changes:
-        cell_at(found, 0, place)["outcome"] = outcome
-    outcomes = Counter((cell["level"], cell["outcome"]) for cell in found["cells"])
-    found["complete"] = not outcomes["MUST", "not-run"]
-    found["exit_code"] = 0 if found["complete"] else 3
-    if any(outcome == "failed" for _, outcome in outcomes):
-        found["exit_code"] = 1
-    said = json.loads(endpoint(loaded(found)))
-    assert said["schemaVersion"] == 1
-    picture = svg(loaded(found))
-    ElementTree.fromstring(picture)
-    assert f">{said['message']}</text>" in picture
-    assert "href" not in picture
-    return said["message"], said["color"]
-
-
-def test_the_badge_never_rounds_up() -> None:
-    """The rows at 0, 1 and 3 are MUST, that at 2 a SHOULD, that at 4 a MAY."""
-    assert badge() == ("MUST 60/60", "brightgreen")
-    assert badge((0, "failed")) == ("MUST 59/60", "red")
-    assert badge((0, "not-run")) == ("MUST 59/60", "orange")
-    assert badge((0, "expected-failure")) == ("MUST 59/60", "yellow")
-    assert badge((0, "not-applicable")) == ("MUST 59/59", "brightgreen")
-    assert badge((2, "failed")) == ("MUST 60/60, SHOULD 19/20", "red")
-    assert badge((4, "expected-failure")) == ("MUST 60/60", "brightgreen")
-    nothing = [(i, "not-applicable") for i in range(100)]
-    assert badge(*nothing) == ("MUST 0/0", "lightgrey")
-
-
-def test_the_badge_of_several_environments_counts_them_all() -> None:
-    """Green in one of them does not hide another."""
-    runs = loaded(results(1, 10, wrong=0.0), results(1, 10, wrong=0.0, **NEWER))
-    assert message(runs) == "MUST 12/12"
-
-
-def test_markdown_shows_verdict_table_and_failures() -> None:
-    """The headline counts; a table line for each implementation; markup in names stays text."""
-    text = markdown(loaded(FULL))
-    lines = text.splitlines()
-    assert re.fullmatch(r"## Does not conform: MUST \d+/\d+", lines[0])
-    assert "1080 cells: " in text
-    rows = [line for line in lines if line.startswith("| ")]
-    assert len(rows) == 13
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {len(AREAS) + 3}
-    assert r"\<b\>bold\</b\> \& 'quoted' 0.12.8" in text
-    assert "- **cause**: the kernel is not scaled: " in text
-    assert "- **reproduce**: `dense-conformance run acme:nnx.Linear --requirement " in text
-    assert max(map(len, lines)) < 1000
-
-
-def test_markdown_of_code_in_a_requirement() -> None:
-    """Double backticks mark code there."""
+def test_code_in_a_requirement_looks_like_code() -> None:
+    """Double backticks mark it; everything else stays text."""
     found = results(1, 1, wrong=0.0)
     found["requirements"][0]["statement"] = "``jax.eval_shape`` <gives> it."
-    found["cells"][0].update(outcome="failed", message="a `tick` | here")
-    found["exit_code"] = 1
-    text = markdown(loaded(found))
-    assert "\n`jax.eval_shape` \\<gives\\> it.\n" in text
-    assert r"- **found**: a \`tick\` \| here" in text
     assert "<code>jax.eval_shape</code> &lt;gives&gt; it." in page_of(found)
-
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-sync", "--disable-background-networking", "--disable-component-update"),
-    # The browser's own requests find no host either.
-    *("--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000"),
-)
-
-
-def opened(page: Path, profile: Path, *flags: str) -> str:
-    """The document of a page as Chromium has it when all scripts have run."""
-    assert CHROMIUM is not None
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", *flags, "--dump-dom", page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")
-def test_a_browser_shows_the_page_and_asks_for_nothing(full: str, tmp_path: Path) -> None:
-    """Chromium's own log of its network knows of no request that the page made.
-
-    The log has the requests of a page that does ask, which shows that it would be seen.
-    """
-    page, log = tmp_path / "page.html", tmp_path / "net.json"
-
-    def requests() -> list[str]:
-        # An event a line; what the browser asks for itself has no origin.
-        started = [line for line in log.read_text().splitlines() if '"initiator":' in line]
-        own = [line for line in started if '"initiator":"not an origin"' not in line]
-        return [url for line in own for url in re.findall(r'"url":"([^"]*)"', line)]
-
-    page.write_text(full)
-    dom = opened(page, tmp_path / "profile", f"--log-net-log={log}")
-    assert dom.count("<article ") == full.count("<article ")
-    assert requests() == []
-    page.write_text("<img src='http://127.0.0.1:9/asked'>")
-    opened(page, tmp_path / "profile", f"--log-net-log={log}")
-    assert requests() == ["http://127.0.0.1:9/asked"]
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")
-@pytest.mark.skipif(
-    "DENSE_CONFORMANCE_AXE" not in os.environ,
-    reason="DENSE_CONFORMANCE_AXE does not name axe-core's axe.min.js",
-)
-@pytest.mark.parametrize("environments", [1, 2])
-def test_axe_finds_nothing(environments: int, tmp_path: Path) -> None:
-    """No violation of accessibility rules, in either colour scheme."""
-    runs = [results(3, 40, wrong=0.4), results(3, 40, wrong=0.4, **NEWER)]
-    text = page_of(*runs[:environments])
-    axe = Path(os.environ["DENSE_CONFORMANCE_AXE"]).read_text()
-    report = (
-        "axe.run().then(r => { const p = document.createElement('pre'); p.id = 'axe'; "
-        "p.textContent = JSON.stringify(r.violations.map(v => [v.impact, v.id, v.nodes[0].html]));"
-        " document.body.append(p); });"
-    )
-    page = tmp_path / "page.html"
-    page.write_text(
-        text.replace("</body>", f"<script>{axe}</script><script>{report}</script></body>")
-    )
-    for scheme in (0, 1):
-        flag = f"--blink-settings=preferredColorScheme={scheme}"
-        dom = opened(page, tmp_path / f"profile{scheme}", flag)
-        assert re.findall(r'<pre id="axe">(.*?)</pre>', dom) == ["[]"]

@@ -1,0 +1,72 @@
+"""Pages made for the tests, and what is in them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from conformance.results import Results, collection, parse, text_of
+
+__all__ = ["NEWER", "Page", "loaded", "needs_extra", "page_of"]
+
+Document = dict[str, Any]
+
+NEWER: dict[str, Any] = {"jax": "0.12.0.1", "flax": "0.12.12"}
+
+
+def loaded(*found: Document) -> tuple[Results, ...]:
+    """What reading such a file gives."""
+    return parse(text_of(collection(found)), "x.json")
+
+
+def needs_extra() -> None:
+    """Skip where the extra ``report`` is not installed: summary and badge need nothing."""
+    for module in ("jinja2", "matplotlib"):
+        pytest.importorskip(module, reason="the page needs dense-conformance[report]")
+
+
+def page_of(*found: Document) -> str:
+    """The page of such results."""
+    needs_extra()
+    from conformance.report.html import page
+
+    return page(loaded(*found))
+
+
+class Page(HTMLParser):
+    """The elements of a page: tag, attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self._open: list[int] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Open an element."""
+        self.elements.append((tag, dict(attrs), []))
+        if tag not in ("meta", "br", "wbr", "link"):
+            self._open.append(len(self.elements) - 1)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Close the last one, which must be of that tag."""
+        assert self.elements[self._open[-1]][0] == tag, "elements are nested"
+        self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        """Text of every open element."""
+        for i in self._open:
+            self.elements[i][2].append(data)
+
+    def all(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
+        """Attributes and text of the elements of that tag."""
+        return [(a, " ".join("".join(t).split())) for name, a, t in self.elements if name == tag]
+
+    def ids(self) -> dict[str, tuple[dict[str, str | None], str]]:
+        """The addressable elements."""
+        found = [(a["id"], (a, "".join(t).strip())) for _, a, t in self.elements if "id" in a]
+        assert not [id for id, n in Counter(id for id, _ in found).items() if n > 1]
+        return {id: element for id, element in found if id}

@@ -1,0 +1,79 @@
+"""The page in a real browser, where there is one: it asks for nothing, and axe finds nothing."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from conformance.selftest.pages import NEWER, page_of
+from conformance.selftest.synthetic import results
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-sync", "--disable-background-networking", "--disable-component-update"),
+    # The browser's own requests find no host either.
+    *("--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000"),
+)
+
+
+def opened(page: Path, profile: Path, *flags: str) -> str:
+    """The document of a page as Chromium has it when all scripts have run."""
+    assert CHROMIUM is not None
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", *flags, "--dump-dom", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")
+def test_a_browser_shows_the_page_and_asks_for_nothing(tmp_path: Path) -> None:
+    """Chromium's own log of its network knows of no request that the page made.
+
+    The log has the requests of a page that does ask, which shows that it would be seen.
+    """
+    page, log = tmp_path / "page.html", tmp_path / "net.json"
+
+    def requests() -> list[str]:
+        # An event a line; what the browser asks for itself has no origin.
+        started = [line for line in log.read_text().splitlines() if '"initiator":' in line]
+        own = [line for line in started if '"initiator":"not an origin"' not in line]
+        return [url for line in own for url in re.findall(r'"url":"([^"]*)"', line)]
+
+    text = page_of(results(3, 40, wrong=0.4, plots=True))
+    page.write_text(text)
+    dom = opened(page, tmp_path / "profile", f"--log-net-log={log}")
+    assert dom.count("<article ") == text.count("<article ")
+    assert requests() == []
+    page.write_text("<img src='http://127.0.0.1:9/asked'>")
+    opened(page, tmp_path / "profile", f"--log-net-log={log}")
+    assert requests() == ["http://127.0.0.1:9/asked"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")
+@pytest.mark.skipif(
+    "DENSE_CONFORMANCE_AXE" not in os.environ,
+    reason="DENSE_CONFORMANCE_AXE does not name axe-core's axe.min.js",
+)
+@pytest.mark.parametrize("environments", [1, 2])
+def test_axe_finds_nothing(environments: int, tmp_path: Path) -> None:
+    """No violation of accessibility rules, in either colour scheme."""
+    runs = [results(3, 40, wrong=0.4), results(3, 40, wrong=0.4, **NEWER)]
+    text = page_of(*runs[:environments])
+    axe = Path(os.environ["DENSE_CONFORMANCE_AXE"]).read_text()
+    report = (
+        "axe.run().then(r => { const p = document.createElement('pre'); p.id = 'axe'; "
+        "p.textContent = JSON.stringify(r.violations.map(v => [v.impact, v.id, v.nodes[0].html]));"
+        " document.body.append(p); });"
+    )
+    page = tmp_path / "page.html"
+    page.write_text(
+        text.replace("</body>", f"<script>{axe}</script><script>{report}</script></body>")
+    )
+    for scheme in (0, 1):
+        flag = f"--blink-settings=preferredColorScheme={scheme}"
+        dom = opened(page, tmp_path / f"profile{scheme}", flag)
+        assert re.findall(r'<pre id="axe">(.*?)</pre>', dom) == ["[]"]
