@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conformance.adapters import NotAdaptable, adapt
+    from conformance.checking import Report, check
     from conformance.implementation import FLAX, Convention, Implementation, Law
+    from conformance.registry import UsageError
     from conformance.requirement import Level, Requirement, catalogue
 
 __all__ = [
@@ -17,9 +19,12 @@ __all__ = [
     "Law",
     "Level",
     "NotAdaptable",
+    "Report",
     "Requirement",
+    "UsageError",
     "adapt",
     "catalogue",
+    "check",
 ]
 
 _PLACES = {
@@ -28,6 +33,9 @@ _PLACES = {
     "Level": "requirement",
     "Requirement": "requirement",
     "catalogue": "requirement",
+    "UsageError": "registry",
+    "Report": "checking",
+    "check": "checking",
 }
 
 

@@ -1,4 +1,4 @@
-"""``dense-conformance grade``: a solution of the exercise, judged by the pitfalls that it teaches."""
+"""``dense-conformance grade``: a solution of the exercise, judged by the pitfalls it teaches."""
 
 from __future__ import annotations
 
@@ -149,8 +149,8 @@ def names_in(file: str) -> list[str]:
     if not found:
         raise UsageError(
             f"{file} defines neither MyDense nor dense_forward; a solution defines a class "
-            "MyDense(in_features, out_features, rngs), a function dense_forward(seed, x, features), "
-            "or both"
+            "MyDense(in_features, out_features, rngs), a function dense_forward(seed, x, "
+            "features), or both"
         )
     return found
 

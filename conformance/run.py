@@ -196,7 +196,7 @@ class Run:
         if isinstance(error, self.breaker.Tripped):
             cell.outcome, cell.reason = Outcome(error.outcome), str(error)
         if cell.outcome not in (Outcome.PASSED, Outcome.NOT_APPLICABLE):
-            cell.reproduction = f"dense-conformance run {entry.spec} --requirement {row.id}"
+            cell.reproduction = _command(entry, row)
         if cell.outcome in (Outcome.FAILED, Outcome.EXPECTED_FAILURE):
             cell.script = self._script(cell, entry)
         # As text: a value that is not plain would end the whole distributed run.
@@ -260,7 +260,7 @@ class Run:
         entry, row = found
         outcome, reason = self.breaker.died(entry.id, row.id)
         cell = Cell(entry.id, row.id, str(row.level), outcome, reason=reason)
-        cell.reproduction = f"dense-conformance run {entry.spec} --requirement {row.id}"
+        cell.reproduction = _command(entry, row)
         self._receive(cell)
 
     def _key(self, nodeid: str) -> tuple[Entry, Requirement] | None:
@@ -334,6 +334,12 @@ def _entry(item: pytest.Item) -> Entry:
     found = item.callspec.params["layer"]  # type: ignore[attr-defined]  # parametrized items
     assert isinstance(found, Entry)
     return found
+
+
+def _command(entry: Entry, row: Requirement) -> str:
+    """What runs this cell alone: registered layers are named by their names."""
+    layer = entry.name if entry.distribution else entry.spec
+    return f"dense-conformance run {layer} --requirement {row.id}"
 
 
 def _text_of(cell: Cell) -> str:

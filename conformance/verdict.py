@@ -111,7 +111,8 @@ def _mark_blocked(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> None:
     for row in rows:
         cell = own[row.id]
         stumbled = cell.outcome == Outcome.ERROR and cell.obstacle and root is not None
-        if cell.outcome != Outcome.FAILED and not stumbled:
+        may = cell.outcome == Outcome.EXPECTED_FAILURE and cell.level == MAY
+        if cell.outcome != Outcome.FAILED and not stumbled and not may:
             continue
         below = [own[id] for id in row.rests_on if id in own and own[id].outcome in _EXPLAINS]
         if cell is root:

@@ -15,12 +15,12 @@ __all__ = [
     "generator",
     "integers",
     "kernel",
+    "mixed",
     "mixed_rows",
     "must_raise",
     "normal",
     "product",
     "within",
-    "mixed",
 ]
 
 

@@ -199,7 +199,7 @@ def test_finite(layer: Layer, case: Case) -> None:
     "construction/abstract-init",
     MUST,
     PARAMETERS,
-    rests_on=["construction/kernel-shape", "construction/bias-shape"],
+    rests_on=["construction/kernel-shape", "construction/bias-shape", "state/exact-state"],
 )
 @over(up_to=10**6, every_size=False)
 def test_abstract_init(layer: Layer, case: Case) -> None:

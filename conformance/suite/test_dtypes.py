@@ -67,7 +67,7 @@ def test_integer_input(layer: Layer, case: Case) -> None:
     _require_float32(layer)
     dense = layer.written(case)
     generator = case.generator("integers")
-    for name in ("bool", "int8", "uint8", "int32", "uint32"):
+    for name in ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32"):
         dtype = np.dtype(name)
         low, high = (0, 1) if name == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
         x = generator.integers(low, high, case.x_shape, np.int64, endpoint=True).astype(dtype)
