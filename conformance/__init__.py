@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conformance.adapters import NotAdaptable, adapt
     from conformance.checking import Report, check
+    from conformance.expected import Expected
     from conformance.implementation import FLAX, Convention, Implementation, Law
     from conformance.registry import UsageError
     from conformance.requirement import Level, Requirement, catalogue
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FLAX",
     "Convention",
+    "Expected",
     "Implementation",
     "Law",
     "Level",
@@ -30,6 +32,7 @@ __all__ = [
 _PLACES = {
     "NotAdaptable": "adapters",
     "adapt": "adapters",
+    "Expected": "expected",
     "Level": "requirement",
     "Requirement": "requirement",
     "catalogue": "requirement",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from conformance.explain import run_quietly
 from conformance.registry import UsageError
 from conformance.verdict import INCOMPLETE, NONCONFORMING, OK, Verdict
 
-__all__ = ["NAMES", "PITFALLS", "Pitfall", "fallen_into", "grade", "names_in"]
+__all__ = ["NAMES", "PITFALLS", "Pitfall", "fallen_into", "grade", "names_in", "write_grade"]
 
 NAMES = ("MyDense", "dense_forward")
 """What a solution defines: either, or both."""
@@ -122,12 +123,17 @@ def grade(file: str, call: Sequence[str]) -> int:
     """
     specs = [f"{file}:{name}" for name in names_in(file)]
     verdict = run_quietly([*call, *(f"--conformance-impl={spec}" for spec in specs)])
-    console = console_for(sys.stdout)
-    console.print(Text(f"{Path(file).name}: {' and '.join(names_in(file))}", style="bold"))
+    write_grade(console_for(sys.stdout), Path(file).name, verdict)
+    return verdict.exit_code
+
+
+def write_grade(console: Console, title: str, verdict: Verdict) -> None:
+    """Each pitfall with a hint, what else fails, and the verdict in one line."""
+    names = " and ".join(entry.spec.rpartition(":")[2] for entry in verdict.entries)
+    console.print(Text(f"{title}: {names}", style="bold"))
     explained = _write_pitfalls(console, verdict.cells)
     _write_rest(console, [c for c in verdict.failures() if id(c) not in explained])
     _write_sentence(console, verdict)
-    return verdict.exit_code
 
 
 def names_in(file: str) -> list[str]:
@@ -225,8 +231,6 @@ def _write_rest(console: Console, cells: Sequence[Cell]) -> None:
 
 
 def _indented(console: Console, label: str, text: str) -> None:
-    import textwrap
-
     indent = f"   {label:9}"
     wrapped = textwrap.wrap(
         text, max(console.width, 60), initial_indent=indent, subsequent_indent=" " * len(indent)

@@ -1,0 +1,183 @@
+"""``conformance.check``: the suite from a notebook or a program, in a process of its own."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+from conformance.registry import UsageError
+
+if TYPE_CHECKING:
+    from conformance.cell import Cell
+    from conformance.results import Results
+
+__all__ = ["Report", "check"]
+
+_INSIDE = "CONFORMANCE_CHECK_RUNS"
+"""Set in the processes that a check starts, so that none of them starts another."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found; shown as text on a terminal, and as a table in a notebook.
+
+    Parameters
+    ----------
+    results
+        Everything, as a results file holds it.
+    """
+
+    results: Results
+
+    @property
+    def passed(self) -> bool:
+        """Whether the layer conforms: no MUST or SHOULD failed, and nothing is missing."""
+        return self.results.verdict.exit_code == 0
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """One for each requirement."""
+        return self.results.verdict.cells
+
+    @property
+    def failures(self) -> tuple[Cell, ...]:
+        """The cells that do not hold, the fault before its consequences."""
+        return tuple(self.results.verdict.failures())
+
+    def __str__(self) -> str:
+        from conformance.console import write_verdict
+
+        text = io.StringIO()
+        write_verdict(self.results.verdict, self.results.facts, text)
+        return text.getvalue().strip()
+
+    def __repr__(self) -> str:
+        state = "conforms" if self.passed else f"{len(self.failures)} failures"
+        return f"<Report: {state}, {len(self.cells)} cells>"
+
+    def __rich__(self) -> str:
+        from rich.markup import escape
+
+        return escape(str(self))
+
+    def _repr_html_(self) -> str:
+        def row(cell: Cell) -> str:
+            told = (cell.cause, cell.message or cell.reason)
+            parts = (
+                cell.requirement,
+                cell.outcome,
+                "<br>".join(map(html.escape, filter(None, told))),
+            )
+            return (
+                "<tr>" + "".join(f"<td style='text-align:left'>{p}</td>" for p in parts) + "</tr>"
+            )
+
+        held = sum(cell.outcome == "passed" for cell in self.cells)
+        apply = sum(cell.outcome != "not-applicable" for cell in self.cells)
+        state = "conforms" if self.passed else "does not conform"
+        head = f"<p><b>{state}</b>: {held} of {apply} requirements that apply hold</p>"
+        rows = "".join(row(cell) for cell in self.failures)
+        return head + (f"<table>{rows}</table>" if rows else "")
+
+
+def check(
+    layer: Any,
+    *,
+    requirement: str | Sequence[str] = (),
+    profile: str = "quick",
+    workers: int | str = "auto",
+    seed: int | None = None,
+    time_limit: float | None = None,
+) -> Report:
+    """Check a layer; a layer that fails, or even ends its process, is reported, never raised.
+
+    Parameters
+    ----------
+    layer
+        What ``dense-conformance run`` takes (a registered name, ``module:attribute``,
+        ``path/to/file.py:attribute``), or a class or function, of a notebook as well.
+    requirement
+        Only these: ids, slugs, areas or globs.
+    profile
+        ``quick``, ``standard`` or ``thorough``.
+    workers
+        How many processes.
+    seed
+        The seed of what is generated.
+    time_limit
+        The longest that one cell may take, in seconds.
+
+    Raises
+    ------
+    UsageError
+        If what was asked for does not exist, or the layer cannot be had in another process.
+    """
+    if os.environ.get(_INSIDE):
+        raise UsageError(
+            "check() was called by the very file that is being checked; "
+            "put the call under: if __name__ == '__main__':"
+        )
+    asked = [requirement] if isinstance(requirement, str) else list(requirement)
+    options = [f"--profile={profile}", f"-n{workers}", *(f"--requirement={id}" for id in asked)]
+    options += [f"--seed={seed}"] if seed is not None else []
+    options += [f"--time-limit={time_limit}"] if time_limit is not None else []
+    with tempfile.TemporaryDirectory(prefix="dense-conformance-") as folder:
+        spec = _named(layer, Path(folder))
+        return Report(_run(spec, options, Path(folder) / "results.json"))
+
+
+def _run(spec: str, options: Sequence[str], results: Path) -> Results:
+    from conformance.results import read
+
+    command = [sys.executable, "-m", "conformance.command", "run", spec, f"--results={results}"]
+    path = os.pathsep.join(dict.fromkeys([*filter(None, sys.path), os.getcwd()]))
+    ended = subprocess.run(
+        [*command, *options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, _INSIDE: "1"},
+        check=False,
+    )
+    if not results.exists():
+        said = (ended.stderr.strip() or ended.stdout.strip()).splitlines()[-5:]
+        raise UsageError(
+            "\n".join(said).removeprefix("dense-conformance: ")
+            or f"the run ended with {ended.returncode} and left no results"
+        )
+    return read(results)
+
+
+def _named(layer: Any, folder: Path) -> str:
+    """A specification by which another process finds the layer; a file of it may go in there."""
+    if isinstance(layer, str):
+        return layer
+    if not isinstance(layer, type | FunctionType):
+        raise UsageError(
+            "check takes a class, a function or a specification such as 'file.py:MyDense'; "
+            f"found an object of type {type(layer).__name__}"
+        )
+    module, name = layer.__module__, layer.__qualname__
+    if module != "__main__" and "<locals>" not in name and _found(module):
+        return f"{module}:{name}"
+    from conformance.standalone import source_of
+
+    path = folder / "in_a_notebook.py"
+    path.write_text(source_of(layer), encoding="utf-8")
+    return f"{path}:{layer.__name__}"
+
+
+def _found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
