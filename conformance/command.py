@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from conformance.plugin import PACKAGE, SUITE, seconds
+from conformance.plugin import seconds
 from conformance.registry import UsageError, resolve
 from conformance.report import commands
 
@@ -80,34 +80,15 @@ def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
 
 
 def _pytest_call(options: argparse.Namespace) -> list[str]:
-    """The call of pytest, which is the only engine, but for the implementations."""
-    arguments = [
-        str(SUITE),
-        "-c",
-        str(PACKAGE / "pytest.toml"),
-        f"--rootdir={os.getcwd()}",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:terminal",
-        "-n",
-        _workers(options.workers),
-        f"--conformance-profile={options.profile}",
-    ]
-    arguments += [f"--conformance-requirement={id}" for id in options.requirement]
-    if options.seed is not None:
-        arguments.append(f"--conformance-seed={options.seed}")
-    if options.time_limit:
-        arguments.append(f"--conformance-time-limit={options.time_limit}")
-    return arguments
+    from conformance.engine import call
 
-
-def _workers(asked: str) -> str:
-    """One for each core that this process may use; bounded, since each takes about 500 MB."""
-    if asked != "auto":
-        return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return str(max(1, min(cores or 1, 8)))
+    return call(
+        options.requirement,
+        workers=options.workers,
+        profile=options.profile,
+        seed=options.seed,
+        time_limit=options.time_limit,
+    )
 
 
 def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -191,12 +172,12 @@ def _explain_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _explain(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
     """Rerun one cell, and print everything that is known of it."""
+    from conformance.engine import call
     from conformance.explain import explain
 
     # A worker of its own, so that a layer that ends its process is explained, too.
-    given = {**vars(options), "requirement": [], "workers": "1", "time_limit": None}
-    call = _pytest_call(argparse.Namespace(**given))
-    return explain(options.spec, options.requirement, [*call, *pytest_arguments], options.output)
+    engine = call(workers="1", profile=options.profile, seed=options.seed)
+    return explain(options.spec, options.requirement, [*engine, *pytest_arguments], options.output)
 
 
 def _grade_arguments(parser: argparse.ArgumentParser) -> None:
@@ -210,6 +191,16 @@ def _grade(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
     from conformance.grade import grade
 
     return grade(options.file, [*_pytest_call(options), *pytest_arguments])
+
+
+def _expect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="RESULTS", help="a results file, as run --results writes")
+
+
+def _expect(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from conformance.propose import propose
+
+    return propose(options.file)
 
 
 Command = Callable[[argparse.Namespace, Sequence[str]], int]
@@ -241,6 +232,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
         "judge a solution of the exercise: which pitfalls it avoids, and what else fails",
         _grade_arguments,
         _grade,
+    ),
+    "expect": (
+        "propose expected failures for pyproject.toml: today's, and those to remove",
+        _expect_arguments,
+        _expect,
     ),
     "diff": ("say what changed between two results files", commands.diff_arguments, commands.diff),
     "merge": (

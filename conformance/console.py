@@ -233,6 +233,10 @@ def write_verdict(verdict: Verdict, facts: Mapping[str, Any], stream: TextIO) ->
     for text, cells in _remarks(verdict).items():
         who = ", ".join(names[cell.implementation] for cell in cells)
         console.print(f"note: {cells[0].requirement}: {text} ({who})")
+    for cell in verdict.cells:
+        if cell.outcome == Outcome.EXPECTED_FAILURE and cell.level != MAY:
+            who = f"{names[cell.implementation]} {cell.requirement}"
+            console.print(f"fails as expected: {who}: {cell.reason}", style="cyan")
     if may:
         listed = ", ".join(f"{names[c.implementation]} {c.requirement}" for c in may)
         console.print(f"MAY rows that do not hold (reported, never failed): {listed}")

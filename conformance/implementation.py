@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from conformance.expected import Expected
 
 __all__ = [
     "FLAX",
@@ -183,7 +186,7 @@ class Implementation:
     library
         The distribution whose version the report shows.
     expected_failures
-        Requirement ids that are known to fail, each with its reason.
+        What is known to fail, each with its reason.
     variants
         Other implementations that come with this one, by name: ``nnx.Linear[bf16]``.
     """
@@ -199,7 +202,7 @@ class Implementation:
     forward: Callable[[Any, Any, Any], Any] | None = None
     convention: Convention = FLAX
     library: str = "flax"
-    expected_failures: Mapping[str, str] = field(default_factory=dict)
+    expected_failures: tuple[Expected, ...] = ()
     variants: Mapping[str, Implementation] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

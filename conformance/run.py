@@ -21,9 +21,11 @@ import pytest
 from conformance import compile_cache, profiles
 from conformance.breaker import Breaker
 from conformance.cell import Cell, Outcome, cell_of
+from conformance.expected import Expectations
 from conformance.registry import Entry, LoadError, resolve
 from conformance.require import safe_text
 from conformance.requirement import Requirement, chosen, requirement_of
+from conformance.strictness import hold_to, try_witness
 from conformance.verdict import INCOMPLETE, OK, Verdict, account
 
 __all__ = ["Run"]
@@ -40,10 +42,19 @@ class Run:
         The implementations.
     directory
         Where the processes of the run leave marks for each other.
+    expectations
+        The failures that are known.
     """
 
-    def __init__(self, config: pytest.Config, entries: Sequence[Entry], directory: Path) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        entries: Sequence[Entry],
+        directory: Path,
+        expectations: Expectations,
+    ) -> None:
         self.config = config
+        self.expectations = expectations
         self.entries = tuple(entries)
         self.directory = directory
         self.worker: str | None = getattr(config, "workerinput", {}).get("workerid")
@@ -75,10 +86,12 @@ class Run:
             given = json.loads(given)
             entries = [Entry(**entry) for entry in given["entries"]]
             directory = Path(given["directory"])
+            expectations = Expectations.from_plain(given["expected"])
         else:
             entries = list(resolve(config.getoption("conformance_impl")))
             directory = Path(tempfile.mkdtemp(prefix="dense-conformance-"))
-        run = cls(config, entries, directory)
+            expectations = Expectations.of_project(config.rootpath / "pyproject.toml", entries)
+        run = cls(config, entries, directory, expectations)
         run.rows  # noqa: B018  # an unknown requirement is an error now, not after the run
         if run.executes:
             compile_cache.prepare()
@@ -111,7 +124,9 @@ class Run:
         if entry.id not in self._layers:
             try:
                 with self.breaker.loading(entry.id):
-                    self._layers[entry.id] = Layer(entry.load(), entry)
+                    layer = Layer(entry.load(), entry)
+                    self.expectations.add(entry, layer)
+                    self._layers[entry.id] = layer
             except LoadError as error:
                 self._layers[entry.id] = error
         found = self._layers[entry.id]
@@ -177,6 +192,15 @@ class Run:
             if reason is not None:
                 pytest.skip(reason)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
+        """Where a witness of an expected failure is known, it decides the cell."""
+        row = _row(pyfuncitem)
+        expected = self.expectations.of(_entry(pyfuncitem), row.id) if row is not None else None
+        if expected is None or expected.witness is None:
+            return None
+        return try_witness(pyfuncitem, expected.witness)
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
@@ -195,6 +219,9 @@ class Run:
         error = call.excinfo.value if call.excinfo is not None else None
         if isinstance(error, self.breaker.Tripped):
             cell.outcome, cell.reason = Outcome(error.outcome), str(error)
+        expected = self.expectations.of(entry, row.id)
+        if expected is not None:
+            hold_to(expected, cell)
         if cell.outcome not in (Outcome.PASSED, Outcome.NOT_APPLICABLE):
             cell.reproduction = _command(entry, row)
         if cell.outcome in (Outcome.FAILED, Outcome.EXPECTED_FAILURE):
@@ -209,6 +236,8 @@ class Run:
         )
         if report.failed:
             report.longrepr = _text_of(cell)
+        if cell.outcome == Outcome.UNEXPECTED_PASS:
+            report.outcome, report.longrepr = "failed", _text_of(cell)
         if cell.outcome == Outcome.EXPECTED_FAILURE:
             report.outcome = "skipped"
             report.wasxfail = cell.reason
@@ -248,7 +277,11 @@ class Run:
         from dataclasses import asdict
 
         node.workerinput["conformance"] = json.dumps(
-            {"entries": [asdict(e) for e in self.entries], "directory": str(self.directory)}
+            {
+                "entries": [asdict(e) for e in self.entries],
+                "directory": str(self.directory),
+                "expected": self.expectations.as_plain(),
+            }
         )
 
     @pytest.hookimpl(optionalhook=True)

@@ -46,11 +46,16 @@ class Verdict:
     def exit_code(self) -> int:
         """0 conforms, 1 does not, 2 a registration (or the suite) is wrong, 3 incomplete."""
         weighing = [c for c in self.cells if c.level != MAY]
-        if any(c.outcome in _BAD for c in weighing):
+        if any(c.outcome in _BAD for c in weighing) or self.outlived:
             return NONCONFORMING
         if any(c.outcome == Outcome.ERROR for c in self.cells):
             return ERROR
         return OK if self.complete else INCOMPLETE
+
+    @property
+    def outlived(self) -> bool:
+        """Whether a failure was expected that is none: also of a MAY row, somebody said so."""
+        return any(c.outcome == Outcome.UNEXPECTED_PASS for c in self.cells)
 
     def of(self, entry: Entry) -> list[Cell]:
         """The cells of one implementation."""

@@ -1,0 +1,194 @@
+"""Expected failures are strict: wrong ones are refused in one line, outlived ones fail the run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conformance.cell import Cell, Outcome
+from conformance.conditions import WrongCondition, holds, require_possible
+from conformance.expected import Expectations, Expected, from_project, require_right
+from conformance.propose import proposals
+from conformance.registry import Entry, LoadError, UsageError
+from conformance.strictness import hold_to
+from conformance.verdict import NONCONFORMING, OK, Verdict
+
+ENTRY = Entry("acme:Dense", "acme.Dense", "acme.layers:Dense", "acme")
+KNOWN = Expected("forward/zero-input", "known", implementation="acme.Dense")
+
+LAYERS = """
+from flax import nnx
+
+class Good(nnx.Linear):
+    pass
+
+class Bad(nnx.Linear):
+    def __call__(self, x):
+        return super().__call__(x) - 2 * self.bias[...]
+"""
+
+
+def cell(outcome: Outcome, level: str = "MUST") -> Cell:
+    """A cell of ``forward/zero-input``."""
+    return Cell(ENTRY.id, "forward/zero-input", level, outcome, message="it differs")
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ('requirement = "forward/zero-input"\nreason = "x"', "does not say whose failure"),
+        ('implementation = "a:B"\nreason = "x"', "has no requirement"),
+        ('implementation = "a:B"\nrequirement = "forward/zero-input"', "has no reason"),
+        ('implementation = "a:B"\nrequirement = "forward/zero"\nreason = "x"', "zero-input?"),
+        (
+            'implementation = "nnx.Linaer"\nrequirement = "forward/zero-input"\nreason = "x"',
+            "did you mean nnx.Linear?",
+        ),
+        (
+            'implementation = "a:B"\nrequirement = "forward/zero-input"\nreason = "x"\nif = "y"',
+            "unknown key 'if'",
+        ),
+        (
+            'implementation = "a:B"\nrequirement = "forward/zero-input"\nreason = "x"\n'
+            'when = "flax < 0.1"',
+            "has expired: the suite supports flax from",
+        ),
+        (
+            'implementation = "a:B"\nrequirement = "forward/zero-input"\nreason = "x"\n'
+            'when = "some day"',
+            "is not like 'flax < 0.11'",
+        ),
+        (
+            'implementation = "a:B"\nrequirement = "forward/zero-input"\nreason = "x"\n'
+            "witness = { size = 3 }",
+            "a witness is a case",
+        ),
+    ],
+)
+def test_a_wrong_expectation_is_refused_in_one_line(tmp_path: Path, entry: str, said: str) -> None:
+    """The line names the file, and says what is wrong."""
+    path = tmp_path / "pyproject.toml"
+    path.write_text(f"[[tool.dense-conformance.expect]]\n{entry}\n")
+    with pytest.raises(UsageError) as refusal:
+        Expectations.of_project(path, [])
+    message = str(refusal.value)
+    assert said in message
+    assert message.startswith(str(path))
+    assert "\n" not in message
+
+
+def test_no_expectation_stands_twice() -> None:
+    """Two conditions of one failure may."""
+    with pytest.raises(UsageError, match="stands twice"):
+        require_right([KNOWN, KNOWN], "here")
+    require_right([KNOWN, Expected(KNOWN.requirement, "r", when="flax < 99")], "here")
+
+
+def test_a_project_without_expectations_has_none(tmp_path: Path) -> None:
+    """No file, an empty one, and one that is no TOML are no expectations."""
+    path = tmp_path / "pyproject.toml"
+    assert from_project(path) == ()
+    path.write_text("")
+    assert from_project(path) == ()
+    path.write_text("= broken")
+    assert from_project(path) == ()
+
+
+def test_conditions() -> None:
+    """On versions, on Python and on the backend; an unknown distribution has version 0."""
+    assert holds("")
+    assert holds("flax >= 0.10.2 and python >= 3.11")
+    assert not holds("flax >= 0.10.2 and python < 3.11")
+    assert not holds("nothing-of-this-name >= 1")
+    require_possible("flax >= 0.10, < 0.11 and backend == gpu")
+    for expired in ("python < 3.11", "jax <= 0.4.30", "flax == 0.9.*"):
+        with pytest.raises(WrongCondition, match="expired"):
+            require_possible(expired)
+
+
+def test_only_a_failure_is_expected() -> None:
+    """A pass is unexpected; what crashed, timed out or is an error stays what it is."""
+    for before, after in (
+        (Outcome.FAILED, Outcome.EXPECTED_FAILURE),
+        (Outcome.PASSED, Outcome.UNEXPECTED_PASS),
+        (Outcome.CRASHED, Outcome.CRASHED),
+        (Outcome.TIMED_OUT, Outcome.TIMED_OUT),
+        (Outcome.ERROR, Outcome.ERROR),
+        (Outcome.NOT_APPLICABLE, Outcome.NOT_APPLICABLE),
+    ):
+        found = cell(before)
+        hold_to(KNOWN, found)
+        assert found.outcome == after
+
+
+def test_the_exit_code_is_strict() -> None:
+    """An expected failure conforms; one that is none does not, of a MAY row neither."""
+    for outcome, level, code in (
+        (Outcome.EXPECTED_FAILURE, "MUST", OK),
+        (Outcome.UNEXPECTED_PASS, "MUST", NONCONFORMING),
+        (Outcome.UNEXPECTED_PASS, "MAY", NONCONFORMING),
+    ):
+        assert Verdict((ENTRY,), (), (cell(outcome, level),)).exit_code == code
+
+
+def test_the_condition_decides_where() -> None:
+    """By short name, id or place; the user's own word before the registration's."""
+    elsewhere = Expected("forward/zero-input", "other", "flax < 0.11", implementation="acme:Dense")
+    own = Expected("forward/zero-input", "own")
+    expectations = Expectations((elsewhere,), {ENTRY.id: (own,)})
+    assert expectations.of(ENTRY, "forward/zero-input") is own
+    assert Expectations((KNOWN,), {ENTRY.id: (own,)}).of(ENTRY, KNOWN.requirement) is KNOWN
+    assert expectations.of(ENTRY, "forward/additive") is None
+    assert Expectations.from_plain(expectations.as_plain()).project == (elsewhere,)
+
+
+def test_a_registration_expects_nothing_that_cannot_fail() -> None:
+    """A row that does not apply to the layer cannot fail on it."""
+    from dataclasses import replace
+
+    from conformance import adapt
+    from conformance.layer import Layer
+    from implementations.dense_forward import dense_forward
+
+    for requirement, said in (("state/pickles", "not applicable"), ("state/pickle", "did you")):
+        layer = replace(adapt(dense_forward), expected_failures=(Expected(requirement, "x"),))
+        with pytest.raises(LoadError, match=said):
+            Expectations().add(ENTRY, Layer(layer, ENTRY))
+
+
+def test_a_run_from_failure_to_expectation_and_back(tmp_path: Path) -> None:
+    """What ``expect`` proposes makes the failing layer pass; on a right layer it is outlived."""
+    (tmp_path / "layers.py").write_text(LAYERS)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "conformance.command", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    row = ("--requirement", "forward/zero-input", "-n", "0", "--results", "r.json")
+    failed = run("run", "layers.py:Bad", *row)
+    assert failed.returncode == NONCONFORMING, failed.stderr
+    proposed = run("expect", "r.json").stdout
+    assert 'implementation = "layers.py:Bad"' in proposed
+    assert 'reason = "the bias is subtracted instead of added"' in proposed
+    assert "witness = { in_features = 1" in proposed
+    (tmp_path / "pyproject.toml").write_text(
+        proposed + proposed.replace("layers.py:Bad", "layers.py:Good")
+    )
+    both = run("run", "layers.py:Bad", "layers.py:Good", *row)
+    assert both.returncode == NONCONFORMING, both.stderr
+    outcomes = [c["outcome"] for c in json.loads((tmp_path / "r.json").read_text())["cells"]]
+    assert outcomes == ["expected-failure", "unexpected-pass"]
+    assert "the witness passes now: remove the expectation" in " ".join(both.stdout.split())
+    assert "fails as expected: layers.py:Bad" in both.stdout
+    assert (
+        "# Remove the expectation of forward/zero-input on layers.py:Good"
+        in run("expect", "r.json").stdout
+    )
+
+
+def test_proposals_of_a_clean_run_are_none() -> None:
+    """It says so, as a comment."""
+    (line,) = proposals(Verdict((ENTRY,), (), (cell(Outcome.PASSED),)))
+    assert line.startswith("# Nothing fails")

@@ -1,0 +1,41 @@
+"""What becomes of a cell whose failure is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from conformance.cases import BATCH, Case
+from conformance.cell import Cell, Outcome
+from conformance.expected import Expected
+from conformance.registry import LoadError
+
+__all__ = ["hold_to", "try_witness"]
+
+
+def hold_to(expected: Expected, cell: Cell) -> None:
+    """Make a failure an expected one, and a pass an unexpected one; nothing else is expected."""
+    if cell.outcome in (Outcome.FAILED, Outcome.EXPECTED_FAILURE):
+        cell.outcome, cell.reason = Outcome.EXPECTED_FAILURE, expected.text
+    elif cell.outcome == Outcome.PASSED:
+        cell.outcome = Outcome.UNEXPECTED_PASS
+        held = "the witness passes" if expected.witness is not None else "it holds"
+        cell.reason = f"{held} now: remove the expectation of this failure ({expected.text})"
+
+
+def try_witness(item: pytest.Function, witness: Mapping[str, Any]) -> bool:
+    """Run the property on the one case; True says to pytest that it was run.
+
+    Raises
+    ------
+    LoadError
+        If the property has no cases.
+    """
+    inner = getattr(getattr(item.obj, "hypothesis", None), "inner_test", None)
+    if inner is None:
+        raise LoadError("a witness is expected to fail, and this requirement's check has no cases")
+    lead = tuple(witness.get("lead", BATCH))
+    inner(layer=item.funcargs["layer"], case=Case(**{**witness, "lead": lead}))
+    return True
