@@ -10,12 +10,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from conformance.registry import UsageError
+from conformance.registry import Entry, UsageError
 
 if TYPE_CHECKING:
     from conformance.cell import Cell
@@ -133,7 +133,22 @@ def check(
     options += [f"--time-limit={time_limit}"] if time_limit is not None else []
     with tempfile.TemporaryDirectory(prefix="dense-conformance-") as folder:
         spec = _named(layer, Path(folder))
-        return Report(_run(spec, options, Path(folder) / "results.json"))
+        results = _run(spec, options, Path(folder) / "results.json")
+    # What was written down for the other process is gone by now.
+    return Report(_renamed(results, layer.__name__) if spec.startswith(folder) else results)
+
+
+def _renamed(results: Results, name: str) -> Results:
+    """The results of the one implementation under this name, without what mentions its file."""
+    verdict = results.verdict
+    (entry,) = verdict.entries
+    cells = tuple(
+        replace(c, implementation=name, reproduction="", script="") for c in verdict.cells
+    )
+    named = Entry(id=name, name=name, spec=name, distribution=entry.distribution)
+    versions = {name: results.facts["versions"].get(entry.id, {})}
+    facts = {**results.facts, "versions": versions}
+    return replace(results, verdict=replace(verdict, entries=(named,), cells=cells), facts=facts)
 
 
 def _run(spec: str, options: Sequence[str], results: Path) -> Results:

@@ -2,15 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from conformance.plugin import RUN
-from conformance.verdict import USAGE
+from conformance.plugin import PACKAGE, RUN, SUITE
+from conformance.registry import UsageError
+from conformance.verdict import USAGE, Verdict
 
-__all__ = ["run"]
+__all__ = ["call", "run", "run_quietly"]
+
+
+def call(
+    requirements: Sequence[str] = (),
+    *,
+    workers: str = "auto",
+    profile: str = "quick",
+    seed: int | None = None,
+    time_limit: float | None = None,
+) -> list[str]:
+    """The call of pytest, but for the implementations.
+
+    Parameters
+    ----------
+    requirements
+        Ids, slugs, areas or globs; without any, all of them.
+    workers
+        How many processes; ``"auto"`` is one for each core, ``"0"`` this one.
+    profile, seed, time_limit
+        As for ``dense-conformance run``.
+    """
+    arguments = [
+        str(SUITE),
+        "-c",
+        str(PACKAGE / "pytest.toml"),
+        f"--rootdir={os.getcwd()}",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:terminal",
+        "-n",
+        _workers(workers),
+        f"--conformance-profile={profile}",
+    ]
+    arguments += [f"--conformance-requirement={id}" for id in requirements]
+    if seed is not None:
+        arguments.append(f"--conformance-seed={seed}")
+    if time_limit:
+        arguments.append(f"--conformance-time-limit={time_limit}")
+    return arguments
+
+
+def _workers(asked: str) -> str:
+    """One for each core that this process may use; bounded, since each takes about 500 MB."""
+    if asked != "auto":
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return str(max(1, min(cores or 1, 8)))
 
 
 class _Reporter:
@@ -54,3 +106,33 @@ def run(
     reporter = _Reporter(progress)
     status = int(pytest.main(list(arguments), plugins=[reporter]))
     return status if reporter.ended else USAGE
+
+
+class _Keeper:
+    """Registered with pytest for one run: keeps its verdict."""
+
+    def __init__(self) -> None:
+        self.verdict: Verdict | None = None
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        run = config.stash.get(RUN, None)
+        self.verdict = run.verdict if run is not None and run.controls else None
+
+
+def run_quietly(arguments: Sequence[str]) -> Verdict:
+    """Run pytest without a word; its verdict.
+
+    Raises
+    ------
+    UsageError
+        If pytest ended before there was one; the message is what pytest said.
+    """
+    keeper, said = _Keeper(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        pytest.main(list(arguments), plugins=[keeper])
+    if keeper.verdict is None:
+        raise UsageError(
+            f"the run ended before there was a verdict: {said.getvalue().strip()[-500:]}"
+        )
+    return keeper.verdict

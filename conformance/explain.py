@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import subprocess
 import sys
@@ -12,18 +10,16 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 from rich.text import Text
 
 from conformance.cell import Cell, Outcome
 from conformance.console import case_in_words, console_for
-from conformance.plugin import RUN
+from conformance.engine import run_quietly
 from conformance.registry import Entry, UsageError, resolve
 from conformance.requirement import Requirement, chosen
-from conformance.verdict import Verdict
 
-__all__ = ["explain", "reproduces", "run_quietly"]
+__all__ = ["explain", "reproduces"]
 
 _PATIENCE = 120.0
 """How many seconds a script may take."""
@@ -58,36 +54,6 @@ def explain(spec: str, requirement: str, call: Sequence[str], output: str | None
     if cell.outcome in (Outcome.FAILED, Outcome.EXPECTED_FAILURE):
         _write_script(console, cell, output)
     return verdict.exit_code
-
-
-class _Keeper:
-    """Registered with pytest for one run: keeps its verdict."""
-
-    def __init__(self) -> None:
-        self.verdict: Verdict | None = None
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_unconfigure(self, config: pytest.Config) -> None:
-        run = config.stash.get(RUN, None)
-        self.verdict = run.verdict if run is not None and run.controls else None
-
-
-def run_quietly(call: Sequence[str]) -> Verdict:
-    """Run pytest without a word; its verdict.
-
-    Raises
-    ------
-    UsageError
-        If pytest ended before there was one; the message is what pytest said.
-    """
-    keeper, said = _Keeper(), io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        pytest.main(list(call), plugins=[keeper])
-    if keeper.verdict is None:
-        raise UsageError(
-            f"the run ended before there was a verdict: {said.getvalue().strip()[-500:]}"
-        )
-    return keeper.verdict
 
 
 def reproduces(script: str) -> bool:

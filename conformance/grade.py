@@ -14,7 +14,7 @@ from rich.text import Text
 
 from conformance.cell import Cell, Outcome
 from conformance.console import case_in_words, console_for
-from conformance.explain import run_quietly
+from conformance.engine import run_quietly
 from conformance.registry import UsageError
 from conformance.verdict import INCOMPLETE, NONCONFORMING, OK, Verdict
 
@@ -67,7 +67,11 @@ def _scale(cell: Cell) -> bool:
 
 def _bias_for_inputs(cell: Cell) -> bool:
     words = ("one entry for each input", "incompatible shapes for broadcasting")
-    return any(word in _told(cell) for word in words)
+    if any(word in _told(cell) for word in words):
+        return True
+    # With one output, a bias for each input is broadcast against it: as many outputs as inputs.
+    n = (cell.case or {}).get("in_features", 1)
+    return n != 1 and f"x of shape ({n},) gives a result of shape ({n},)" in _told(cell)
 
 
 def _float(cell: Cell) -> bool:
@@ -182,10 +186,10 @@ def fallen_into(pitfall: Pitfall, cells: Iterable[Cell]) -> tuple[str, list[Cell
         return "fallen into", guilty
     telling = [cell for cell in seen if cell.requirement in _telling(pitfall)]
     decided = [cell for cell in telling if cell.outcome == Outcome.PASSED]
+    if decided:
+        return "avoided", decided
     hidden = [cell for cell in telling if cell.outcome in (*_BROKEN, *_OPEN)]
-    if hidden:
-        return "open", hidden
-    return ("avoided" if decided else "not shown"), decided
+    return ("open" if hidden else "not shown"), hidden
 
 
 def _telling(pitfall: Pitfall) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from conformance.registry import UsageError
 
 __all__ = ["source_of"]
 
-_ADVICE = "put it into a file, and pass 'path/to/file.py:{name}'"
+_ADVICE = "put it into a file, and pass 'path/to/file.py:NAME'"
 
 
 def source_of(layer: Any) -> str:
@@ -34,8 +34,7 @@ def source_of(layer: Any) -> str:
     _collect(layer.__name__, layer, parts, layer.__name__)
     imports = [text for text in parts.values() if text.startswith(("import ", "from "))]
     others = [text for text in parts.values() if text not in imports]
-    future = "from __future__ import annotations\n"
-    return "\n".join([future, *imports, "", "\n\n".join(others)])
+    return "\n".join([*imports, "", "\n\n".join(others)])
 
 
 def _collect(name: str, value: Any, parts: dict[str, str], wanted: str) -> None:
@@ -67,7 +66,7 @@ def _collect(name: str, value: Any, parts: dict[str, str], wanted: str) -> None:
     if not same:
         raise UsageError(
             f"{wanted} uses {name!r}, a {type(value).__name__} that cannot be written down; "
-            + _ADVICE.format(name=wanted)
+            + _ADVICE
         )
     parts[name] = f"{name} = {value!r}"
 
@@ -87,18 +86,14 @@ def _namespace(value: Any) -> dict[str, Any]:
 def _definition(value: Any, wanted: str) -> str:
     """The source of a class or function, its decorators included."""
     if "<locals>" in value.__qualname__:
-        raise UsageError(
-            f"{value.__qualname__} is defined inside of a function; " + _ADVICE.format(name=wanted)
-        )
+        raise UsageError(f"{value.__qualname__} is defined inside of a function; " + _ADVICE)
     for lines in _files(value):
         # The last definition of that name is the one that is in force.
         for node in reversed(_parsed(lines)):
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == value.__name__:
                 first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
                 return textwrap.dedent("".join(lines[first - 1 : node.end_lineno]))
-    raise UsageError(
-        f"the source of {value.__name__} cannot be found; " + _ADVICE.format(name=wanted)
-    )
+    raise UsageError(f"the source of {value.__name__} cannot be found; " + _ADVICE)
 
 
 def _files(value: Any) -> list[list[str]]:

@@ -1,0 +1,166 @@
+"""The grade of a solution: each pitfall by name, with a hint; what else fails; exit codes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from conformance.cell import Cell, Outcome
+from conformance.command import main
+from conformance.engine import call, run_quietly
+from conformance.grade import PITFALLS, fallen_into, names_in, write_grade
+from conformance.verdict import NONCONFORMING, OK, USAGE, Verdict
+
+RIGHT = """\
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class MyDense(nnx.Module):
+    def __init__(self, in_features, out_features, rngs):
+        normal = jax.random.normal(rngs.params(), (in_features, out_features))
+        self.kernel = nnx.Param(normal * (1 / jnp.sqrt(in_features)))
+        self.bias = nnx.Param(jnp.zeros((out_features,)))
+
+    def __call__(self, x):
+        return x @ self.kernel[...] + self.bias[...]
+
+
+def dense_forward(seed, x, features):
+    return MyDense(x.shape[-1], int(features), rngs=nnx.Rngs(int(seed)))(x)
+"""
+
+# Each solution by what is changed in the right one.
+SOLUTIONS: dict[str, tuple[tuple[str, str], ...]] = {
+    "right": (),
+    "raw": (("nnx.Param(jnp.zeros((out_features,)))", "jnp.zeros((out_features,))"),),
+    "unscaled": ((" * (1 / jnp.sqrt(in_features))", ""),),
+    "bias_in": (("jnp.zeros((out_features,))", "jnp.zeros((in_features,))"),),
+    "floats": (("int(features)", "features"),),
+}
+
+ROWS = (
+    "state/exact-state",
+    "construction/builds",
+    "construction/bias-shape",
+    "initialization/kernel-variance",
+    "exercise/float-arguments",
+    "forward/output-shape",
+)
+
+STATES = {
+    "right": ("avoided", "avoided", "avoided", "avoided"),
+    "raw": ("fallen into", "avoided", "avoided", "avoided"),
+    "unscaled": ("avoided", "fallen into", "avoided", "avoided"),
+    "bias_in": ("avoided", "avoided", "fallen into", "open"),
+    "floats": ("avoided", "avoided", "avoided", "fallen into"),
+}
+
+FOUND = {
+    "right": "a right solution: ",
+    "raw": "   found    the state is bias: Array float32[7], kernel: Param float32[1x7]",
+    "unscaled": "   found    in * E[K^2] = 1",
+    "bias_in": "   found    the bias has shape (1,) for in_features=1, out_features=7",
+    "floats": "raised TypeError: Shapes must be 1D sequences",
+}
+
+
+@pytest.fixture(scope="module")
+def grades(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[str, Verdict]]:
+    """What is said of each solution, from one run of all of them."""
+    folder = tmp_path_factory.mktemp("solutions")
+    for name, changes in SOLUTIONS.items():
+        text = RIGHT
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    specs = [
+        f"{folder}/{name}.py:{of}" for name in SOLUTIONS for of in ("MyDense", "dense_forward")
+    ]
+    verdict = run_quietly(
+        [*call(ROWS, workers="0"), *(f"--conformance-impl={spec}" for spec in specs)]
+    )
+    return {name: _graded(name, verdict) for name in SOLUTIONS}
+
+
+def _graded(name: str, of_all: Verdict) -> tuple[str, Verdict]:
+    entries = tuple(e for e in of_all.entries if Path(e.spec.partition(":")[0]).stem == name)
+    ids = {entry.id for entry in entries}
+    cells = tuple(cell for cell in of_all.cells if cell.implementation in ids)
+    verdict = Verdict(entries, of_all.rows, cells)
+    text = io.StringIO()
+    write_grade(Console(file=text, width=100, highlight=False), f"{name}.py", verdict)
+    return text.getvalue(), verdict
+
+
+@pytest.mark.parametrize("name", SOLUTIONS)
+def test_each_pitfall_is_named(grades: Mapping[str, tuple[str, Verdict]], name: str) -> None:
+    """A file for each pitfall falls into that one and no other; the right one into none."""
+    text, verdict = grades[name]
+    lines = text.splitlines()
+    assert lines[0] == f"{name}.py: MyDense and dense_forward"
+    for number, (pitfall, state) in enumerate(zip(PITFALLS, STATES[name], strict=True), start=1):
+        assert f"{number}. {pitfall.name}: {state}" in lines
+        words = " ".join(text.split())
+        assert (pitfall.hint in words) == (state == "fallen into")
+    assert any(FOUND[name] in line for line in lines), text
+    assert verdict.exit_code == (OK if name == "right" else NONCONFORMING)
+
+
+def test_a_hint_does_not_give_the_code_away() -> None:
+    """What has to be written stands in none of them."""
+    for pitfall in PITFALLS:
+        for code in ("nnx.Param(", "sqrt", "int(", "(out_features,)"):
+            assert code not in pitfall.hint
+
+
+def test_what_hides_a_pitfall_is_told() -> None:
+    """A pitfall of which nothing is known is open, and one that has no part in it is not shown."""
+    blocked = Cell(
+        "f", "exercise/float-arguments", "MUST", Outcome.BLOCKED, reason="blocked by x/y"
+    )
+    other = Cell("f", "exercise/float-arguments", "MUST", Outcome.NOT_APPLICABLE)
+    assert fallen_into(PITFALLS[3], [blocked])[0] == "open"
+    assert fallen_into(PITFALLS[3], [other])[0] == "not shown"
+
+
+def test_a_function_alone_shows_its_bias() -> None:
+    """With one output, a bias for each input is broadcast: as many outputs as inputs."""
+    case = {"in_features": 5, "out_features": 1}
+    text = "x of shape (5,) gives a result of shape (5,)"
+    cell = Cell("f", "forward/output-shape", "MUST", Outcome.FAILED, message=text, case=case)
+    assert fallen_into(PITFALLS[2], [cell])[0] == "fallen into"
+
+
+def test_a_file_with_neither_name_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One clear message, exit code 2, and nothing of the file is run."""
+    path = tmp_path / "empty.py"
+    path.write_text("raise SystemExit('not to be run')\nx = 1\n", encoding="utf-8")
+    assert main(["grade", str(path)]) == USAGE
+    said = capsys.readouterr().err
+    assert said.startswith(f"dense-conformance: {path} defines neither MyDense nor dense_forward; ")
+    assert main(["grade", str(tmp_path / "none.py")]) == USAGE
+    assert "cannot be read: No such file" in capsys.readouterr().err
+    path.write_text("def broken(:\n", encoding="utf-8")
+    assert main(["grade", str(path)]) == USAGE
+    assert "is no Python file" in capsys.readouterr().err
+
+
+def test_names_are_read_without_running_the_file(tmp_path: Path) -> None:
+    """Defined, imported or assigned: either name, or both."""
+    path = tmp_path / "solution.py"
+    for text, names in (
+        ("from elsewhere import Layer as MyDense", ["MyDense"]),
+        ("dense_forward = print", ["dense_forward"]),
+        ("class MyDense: ...\ndef dense_forward(): ...", ["MyDense", "dense_forward"]),
+    ):
+        path.write_text(text, encoding="utf-8")
+        assert names_in(str(path)) == names
