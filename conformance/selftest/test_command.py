@@ -1,0 +1,164 @@
+"""The command and the plugin as their users meet them: exit codes, messages, silence."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+GOOD = """
+import jax, jax.numpy as jnp
+from flax import nnx
+
+class MyDense(nnx.Module):
+    def __init__(self, in_features, out_features, *, rngs):
+        kernel = jax.random.normal(rngs.params(), (in_features, out_features))
+        self.kernel = nnx.Param(kernel * (1 / jnp.sqrt(in_features)))
+        self.bias = nnx.Param(jnp.zeros((out_features,)))
+
+    def __call__(self, x):
+        return x @ self.kernel[...] + self.bias[...]
+
+class BiasIgnored(MyDense):
+    def __call__(self, x):
+        return x @ self.kernel[...]
+
+class Kills(MyDense):
+    def __call__(self, x):
+        import os
+        os._exit(3)
+"""
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command, as from a shell in that directory."""
+    command = [sys.executable, "-m", "conformance.command", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A directory with the file ``mine.py``."""
+    (tmp_path / "mine.py").write_text(textwrap.dedent(GOOD), encoding="utf-8")
+    return tmp_path
+
+
+def test_a_correct_layer_conforms(mine: Path) -> None:
+    """Exit code 0, a results file, and the denominator on the screen."""
+    done = run(
+        "run", "mine.py:MyDense", "--requirement", "forward", "--results", "r.json", cwd=mine
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((mine / "r.json").read_text(encoding="utf-8"))
+    assert results["format"] == 1
+    assert results["complete"] is True
+    assert {cell["outcome"] for cell in results["cells"]} == {"passed"}
+    assert f"{len(results['cells'])} cells: {len(results['cells'])} passed, 0 failed" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_wrong_layer_is_named(mine: Path) -> None:
+    """Exit code 1, the fault first, its consequences blocked, the cause in words."""
+    done = run(
+        "run", "mine.py:BiasIgnored", "--requirement", "forward", "--results", "r.json", cwd=mine
+    )
+    assert done.returncode == 1
+    cells = json.loads((mine / "r.json").read_text(encoding="utf-8"))["cells"]
+    assert cells[0]["requirement"] == "forward/zero-input"
+    assert cells[0]["outcome"] == "failed"
+    assert cells[0]["cause"] == "the bias is never used: the output does not depend on it"
+    assert {cell["outcome"] for cell in cells} <= {"failed", "blocked", "passed", "not-applicable"}
+    assert [cell["outcome"] for cell in cells].count("failed") == 1
+    assert "blocked by forward/zero-input" in done.stdout
+
+
+def test_a_layer_that_ends_its_process(mine: Path) -> None:
+    """Its cells crash, the others' are there, and the run is incomplete."""
+    done = run(
+        "run", "mine.py:Kills", "mine.py:MyDense", "--requirement", "construction/finite",
+        "--requirement", "forward/zero-input", "-n", "1", "--results", "r.json", cwd=mine,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stdout + done.stderr
+    cells = json.loads((mine / "r.json").read_text(encoding="utf-8"))["cells"]
+    found = {(cell["implementation"], cell["requirement"]): cell["outcome"] for cell in cells}
+    assert found == {
+        ("mine.py:Kills", "construction/finite"): "passed",
+        ("mine.py:Kills", "forward/zero-input"): "crashed",
+        ("mine.py:MyDense", "construction/finite"): "passed",
+        ("mine.py:MyDense", "forward/zero-input"): "passed",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nnx.Linaer"], "did you mean 'nnx.Linear'"),
+        (["run", "--requirement", "forward/zero-inptu"], "did you mean forward/zero-input"),
+        (["run", "--profile", "huge"], "invalid choice: 'huge'"),
+        (["run", "--time-limit", "soon"], "a time such as 90, 90s or 10m, found 'soon'"),
+        (["run", "mine.py"], "say which layer in it: mine.py:MyDense"),
+        (["dance"], "invalid choice: 'dance'"),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], message: str, mine: Path) -> None:
+    """One message that says what is expected."""
+    done = run(*arguments, cwd=mine)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_wrong_registration_exits_with_2(mine: Path) -> None:
+    """It is told once, and not as a failure of the layer."""
+    done = run("run", "mine.py:nothing", "--requirement", "forward", "-n", "1", cwd=mine)
+    assert done.returncode == 2
+    assert "has no attribute 'nothing'" in done.stdout
+    assert done.stdout.count("has no attribute") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"], ["--version"]])
+def test_help_and_lists_do_not_import_jax(arguments: list[str], tmp_path: Path) -> None:
+    """They answer at once."""
+    code = (
+        "import sys; from conformance.command import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "assert 'jax' not in sys.modules and 'flax' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_other_peoples_runs_of_pytest_see_nothing_of_it(tmp_path: Path) -> None:
+    """No line of output, no import of jax, no change of options."""
+    (tmp_path / "test_own.py").write_text(
+        "import sys\ndef test_own():\n"
+        "    assert not {'jax', 'flax', 'conformance.run'} & set(sys.modules)\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_own.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "conformance:" not in done.stdout
+    assert "requirements x" not in done.stdout
+
+
+def test_pytest_runs_the_suite_anywhere(mine: Path) -> None:
+    """Also where the user's configuration would collect none of its modules."""
+    (mine / "pytest.ini").write_text(
+        "[pytest]\npython_files = check_*.py\nfilterwarnings = error\n", encoding="utf-8"
+    )
+    command = [
+        sys.executable, "-m", "pytest", "--pyargs", "conformance", "-p", "no:cacheprovider",
+        "--conformance-impl", "mine.py:MyDense", "--conformance-requirement", "numerics", "-q",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=mine, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "conforms: MUST 4/4" in done.stdout
+    assert "5 passed" in done.stdout

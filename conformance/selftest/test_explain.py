@@ -1,0 +1,198 @@
+"""The scripts of failures: each fails on the defect that it was made for, and on no right layer.
+
+Scripts run as programs of their own. Importing JAX is most of what each costs, so that one
+process imports it, and forks for every script before anything is computed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from conformance.cell import Cell, Outcome
+from conformance.command import main
+from conformance.registry import Entry
+from conformance.requirement import catalogue
+from conformance.scripts import LONGEST, script_for
+from conformance.scripts.compose import layer_import
+from conformance.verdict import NONCONFORMING, USAGE
+
+CORRECT = {
+    "nnx": "implementations.defects.base:CorrectDense",
+    "linen": "implementations.defects.base:CorrectLinenDense",
+    "function": "implementations.defects.base:correct_dense_forward",
+}
+
+# The defect, the requirement that it breaks, what the script says, and the size of the case.
+FAULTS: tuple[tuple[str, str, str, tuple[int, int]], ...] = (
+    ("construction:SplitWithoutInt", "construction/builds", "the layer raised TypeError", (2, 1)),
+    ("construction:BiasOfInputLength", "construction/bias-shape", "not (out,) = (10,)", (3, 10)),
+    ("initialization:Unscaled", "initialization/kernel-variance", "in * E[K^2]", (3, 10)),
+    ("initialization:Signs", "initialization/kernel-law", "occurs", (3, 10)),
+    ("initialization:LastBiasNotZero", "initialization/bias-zero", "a new bias are not 0", (3, 10)),
+    ("forward:BiasSubtracted", "forward/zero-input", "which should be the bias", (3, 10)),
+    ("forward:ScaledAgain", "forward/affine-value", "what rounding explains", (3, 10)),
+    ("forward:BatchCentred", "forward/batch-independent", "after a change of row", (3, 10)),
+    ("numerics:NanOutputSwallowed", "numerics/nan-confined", "of that row are finite", (3, 10)),
+    ("state:RawBias", "state/exact-state", "wrap it in nnx.Param", (3, 4)),
+    ("state:CachedKernel", "state/updates-used", "values written in", (3, 10)),
+    ("state:DecayOnCall", "state/call-changes-nothing", "a call changes", (3, 10)),
+    ("seeding:DropoutLeftOn", "seeding/repeatable-call", "on one x differs", (3, 10)),
+    ("derivatives:BiasNotTrained", "transforms/gradients", "the gradient in the bias", (3, 10)),
+    ("derivatives:TracedForgetsBias", "transforms/jit", "under jax.jit", (3, 10)),
+    ("linen:KernelInStats", "construction/only-two-parameters", "variables are", (3, 10)),
+    ("functions:features_not_cast", "exercise/float-arguments", "features as a float", (3, 10)),
+    ("functions:seed_ignored", "seeding/seeds-differ", "give the same f(x)", (3, 10)),
+)
+
+RUNNER = """\
+import contextlib, json, os, runpy, sys, traceback
+import flax.linen, flax.nnx, jax.numpy, numpy
+
+for path in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        sys.argv[:] = [path]
+        code = 0
+        with open(path + ".said", "w") as said, contextlib.redirect_stdout(said):
+            try:
+                runpy.run_path(path, run_name="__main__")
+            except BaseException as error:
+                code = 1 if isinstance(error, AssertionError) else 3
+                traceback.print_exception(error, file=said)
+        os._exit(code)
+    print(json.dumps([path, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]))
+"""
+
+
+def _kind(spec: str) -> str:
+    return {"linen": "linen", "functions": "function"}.get(spec.partition(":")[0], "nnx")
+
+
+def _script(fault: tuple[str, str, str, tuple[int, int]]) -> tuple[str, str]:
+    """The script for the defect, and the same for a right layer."""
+    place, requirement, _, (n, m) = fault
+    spec = f"implementations.defects.{place}"
+    case = {"in_features": n, "out_features": m, "seed": 5, "values": 7, "lead": [8]}
+    cell = Cell(spec, requirement, "MUST", Outcome.FAILED, message="found it", case=case)
+    text = script_for(cell, Entry(spec, spec, spec))
+    return text, text.replace(layer_import(spec), layer_import(CORRECT[_kind(place)]))
+
+
+Ends = Mapping[tuple[str, str], tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
+    """How the scripts end, on the defect and on a right layer: exit code, and what they say."""
+    folder = tmp_path_factory.mktemp("scripts")
+    paths = {}
+    for i, fault in enumerate(FAULTS):
+        for subject, text in zip(("defect", "right"), _script(fault), strict=True):
+            paths[fault[0], subject] = folder / f"{subject}_{i}.py"
+            paths[fault[0], subject].write_text(text, encoding="utf-8")
+    (folder / "runner.py").write_text(RUNNER, encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", str(folder / "runner.py"), *map(str, paths.values())],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=True,
+    )
+    codes = dict(json.loads(line) for line in ended.stdout.splitlines())
+    return {
+        key: (codes[str(path)], Path(f"{path}.said").read_text(encoding="utf-8"))
+        for key, path in paths.items()
+    }
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault[0])
+def test_a_script_fails_on_the_defect_and_on_no_right_layer(
+    ends: Ends, fault: tuple[str, str, str, tuple[int, int]]
+) -> None:
+    """An AssertionError that says what is wrong, or a word that nothing is."""
+    code, said = ends[fault[0], "defect"]
+    assert code == 1, said
+    last = said[said.rindex("AssertionError: ") :]
+    assert fault[2] in last, last
+    assert ends[fault[0], "right"] == (0, "no failure here\n")
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault[0])
+def test_a_script_needs_nothing_of_the_suite(
+    fault: tuple[str, str, str, tuple[int, int]],
+) -> None:
+    """But for the layer, it imports jax, flax, numpy and the standard library."""
+    text, right = _script(fault)
+    assert text != right
+    assert len(text) <= LONGEST
+    without = text.replace(layer_import(f"implementations.defects.{fault[0]}"), "")
+    assert "conformance" not in without
+    assert "implementations" not in without
+    compile(text, "script", "exec")
+
+
+def test_a_script_runs_as_a_program_beside_the_users_file(tmp_path: Path) -> None:
+    """A layer is imported from the file in which the user has it."""
+    (tmp_path / "mine.py").write_text(
+        "from implementations.defects.forward import BiasSubtracted as MyDense\n", encoding="utf-8"
+    )
+    spec = f"{tmp_path / 'mine.py'}:MyDense"
+    cell = Cell(spec, "forward/zero-input", "MUST", Outcome.FAILED)
+    path = tmp_path / "script.py"
+    path.write_text(script_for(cell, Entry(spec, spec, spec)), encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert ended.returncode == 1
+    last = ended.stderr.strip().splitlines()[-1]
+    assert last.startswith("AssertionError: f(0), which should be the bias, differs in 80 of 80")
+
+
+def test_every_script_is_for_a_requirement_of_the_contract() -> None:
+    """A misspelt id would be a script that nobody gets."""
+    from conformance.scripts import checks
+
+    assert {id for id, _ in checks()} <= {row.id for row in catalogue()}
+
+
+def test_no_script_for_what_cannot_be_called_without_the_suite() -> None:
+    """A layer that is described to the suite, and a requirement without a short check."""
+    spec = "implementations.defects.base:CorrectDense"
+    entry = Entry(spec, spec, spec)
+    assert script_for(Cell(spec, "sharding/sharded-equals-local", "SHOULD", "failed"), entry) == ""
+    described = Entry("x", "nnx.Linear", "implementations.nnx_others:Einsum")
+    assert script_for(Cell("x", "forward/zero-input", "MUST", "failed"), described) == ""
+
+
+def test_explain_says_everything_that_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    """Requirement, rationale, cause, smallest case, what of it is free, and a script that ran."""
+    spec = "implementations.defects.forward:BiasSubtracted"
+    assert main(["explain", spec, "zero-input"]) == NONCONFORMING
+    said = capsys.readouterr().out
+    for text in (
+        f"FAILED  forward/zero-input   {spec}   MUST",
+        "requirement  f(0) = b, bitwise.",
+        "A random bias is written in first: on a new layer",
+        "rests on     construction/kernel-shape",
+        "cause        the bias is subtracted instead of added",
+        "smallest     in_features=1, out_features=1, seed=0, values=0",
+        "This script was run, and fails as it should.",
+        "from implementations.defects.forward import BiasSubtracted as Layer",
+    ):
+        assert text in said, text
+
+
+def test_explain_takes_one_requirement(capsys: pytest.CaptureFixture[str]) -> None:
+    """An area is more than one: they are listed."""
+    assert main(["explain", "nnx.Linear", "purity"]) == USAGE
+    said = capsys.readouterr().err
+    assert "'purity' names 3 requirements; choose one: purity/" in said
+    assert main(["explain", "nnx.Linear", "purty"]) == USAGE
+    assert "did you mean purity" in capsys.readouterr().err

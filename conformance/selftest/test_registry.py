@@ -1,0 +1,103 @@
+"""Names of implementations: what is accepted, and what is said of the rest."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from conformance import NotAdaptable, adapt
+from conformance.registry import LoadError, UsageError, registered, resolve
+
+
+def test_the_built_in_ones_are_registered() -> None:
+    """By the same entry-point group that third parties use."""
+    names = {entry.name for entry in registered()}
+    assert {"nnx.MyDense", "nnx.Linear", "linen.MyDense", "linen.Dense", "dense_forward"} <= names
+
+
+def test_an_id_says_who_registers_it() -> None:
+    """So that it does not change when another package is installed."""
+    (entry,) = resolve(["nnx.MyDense"])
+    assert entry.id == "dense-conformance:nnx.MyDense"
+    assert resolve([entry.id]) == (entry,)
+
+
+def test_one_that_is_named_twice_runs_once() -> None:
+    """By name and by id."""
+    assert len(resolve(["nnx.MyDense", "dense-conformance:nnx.MyDense"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nnx.Linaer", "did you mean 'nnx.Linear'"),
+        ("LINEN.DENSE", "did you mean 'linen.Dense'"),
+        ("missing.py:MyDense", "there is no file 'missing.py'"),
+        ("no_such_module:Dense", "There is no module 'no_such_module' either"),
+    ],
+)
+def test_what_does_not_exist(spec: str, message: str) -> None:
+    """One sentence with the nearest names."""
+    with pytest.raises(UsageError, match=message):
+        resolve([spec])
+
+
+def _file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("raise ImportError('boom')", "raised ImportError: boom"),
+        ("def (", "raised SyntaxError"),
+        ("import sys; sys.exit(3)", "raised SystemExit: 3"),
+        ("MyDens = 1", "no attribute 'MyDense'; did you mean 'MyDens'"),
+        ("MyDense = 3", "an object of type int, which cannot be called"),
+        ("class MyDense: pass", r"Did you mean class MyDense\(nnx.Module\)"),
+        (
+            "def MyDense(x): return x",
+            r"MyDense\(x\), which cannot be called as f\(seed, x, features",
+        ),
+        (
+            "from flax import nnx\nclass MyDense(nnx.Module):\n    def __init__(self, rngs): pass",
+            r"MyDense\(rngs\), which cannot be called as cls\(in_features, out_features, rngs=",
+        ),
+        (
+            "from flax import linen\nclass MyDense(linen.Module):\n    size: int",
+            r"cannot be called as cls\(features=out_features\)",
+        ),
+    ],
+)
+def test_what_cannot_be_loaded(tmp_path: Path, text: str, message: str) -> None:
+    """What was expected, what was found, what to do; never a traceback of ours."""
+    (entry,) = resolve([f"{_file(tmp_path, text)}:MyDense"])
+    with pytest.raises(LoadError, match=message):
+        entry.load()
+    sys.modules.pop("mine", None)
+
+
+def test_a_constructor_by_keyword_alone() -> None:
+    """Sizes are given by position, or by their usual names where they have to be."""
+    from flax import nnx
+
+    class ByKeyword(nnx.Module):
+        def __init__(self, *, din: int, dout: int, rngs: nnx.Rngs) -> None:
+            self.linear = nnx.Linear(din, dout, rngs=rngs)
+
+    implementation = adapt(ByKeyword)
+    assert implementation.module is not None
+    assert implementation.module(2, 3, nnx.Rngs(0)).linear.out_features == 3
+
+
+def test_an_instance_is_not_a_class() -> None:
+    """The message says to name the class."""
+    from flax import linen
+
+    with pytest.raises(NotAdaptable, match="Name the class itself"):
+        adapt(linen.Dense(3))
