@@ -34,6 +34,8 @@ class Breaker:
         Shared by the processes of the run.
     time_limit
         Seconds that one cell may take.
+    memory_limit
+        GiB that a worker may take.
     """
 
     class Tripped(Exception):
@@ -43,9 +45,10 @@ class Breaker:
             super().__init__(message)
             self.outcome = outcome
 
-    def __init__(self, directory: Path, time_limit: float) -> None:
+    def __init__(self, directory: Path, time_limit: float, memory_limit: float) -> None:
         self.directory = directory
         self.time_limit = time_limit
+        self.memory_limit = memory_limit
 
     def _mark(self, kind: str, *names: str) -> Path:
         digest = hashlib.sha256("\0".join(names).encode()).hexdigest()[:24]
@@ -88,6 +91,8 @@ class Breaker:
             if time.time() - float(started) >= self.time_limit:
                 outcome = Outcome.TIMED_OUT
                 reason = f"it took longer than the limit of {self.time_limit:g} s"
+            if self._mark("memory", pid).exists():
+                reason = f"it took more memory than the limit of {self.memory_limit:g} GiB"
             if self._mark("loading", implementation, pid).exists():
                 reason += ", at its import"
         deaths = self._mark("deaths", implementation)
@@ -97,6 +102,11 @@ class Breaker:
         with contextlib.suppress(OSError):
             deaths.write_text(f"{count} {outcome} {reason}")
         return outcome, reason
+
+    def out_of_memory(self) -> None:
+        """Mark that this process ends because it takes too much memory."""
+        with contextlib.suppress(OSError):
+            self._mark("memory", str(os.getpid())).write_text("")
 
     def _deaths(self, implementation: str) -> int:
         try:

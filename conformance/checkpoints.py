@@ -9,7 +9,7 @@ from typing import Any
 
 from conformance.adapters.parameters import Parameters
 from conformance.layer import Built
-from conformance.lazy import nnx
+from conformance.lazy import jax, jnp, nnx
 
 __all__ = ["by_bytes", "by_orbax", "has_orbax", "restored", "values_of"]
 
@@ -27,6 +27,8 @@ def restored(dense: Built, values: Any) -> Built:
     """Another instance, whose values are replaced by these."""
     from flax import serialization
 
+    # Reading gives NumPy arrays; a layer may use what only JAX's have.
+    values = jax.tree_util.tree_map(jnp.asarray, values)
     if dense.module is None:
         parameters = dense.parameters
         tree = serialization.from_state_dict(parameters.tree, values)

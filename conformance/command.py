@@ -53,6 +53,12 @@ def _exploration_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="the longest that one cell may take (default: 300s)",
     )
+    parser.add_argument(
+        "--memory-limit",
+        type=float,
+        metavar="GIB",
+        help="the most memory that a worker may take, in GiB (default: 8)",
+    )
 
 
 def _amount_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +94,7 @@ def _pytest_call(options: argparse.Namespace) -> list[str]:
         profile=options.profile,
         seed=options.seed,
         time_limit=options.time_limit,
+        memory_limit=options.memory_limit,
     )
 
 

@@ -38,7 +38,10 @@ STYLE = {
 def console_for(stream: TextIO) -> Console:
     """A console that is plain where the stream is no terminal, or colour is not wanted."""
     width = None if stream.isatty() else int(os.environ.get("COLUMNS", "100"))
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False, emoji=False)
+    # Markup is off: the brackets of nnx.Linear[bf16] are no style.
+    return Console(
+        file=stream, width=width, highlight=False, markup=False, soft_wrap=False, emoji=False
+    )
 
 
 def _library(facts: Mapping[str, Any], id: str) -> str:

@@ -24,6 +24,7 @@ def call(
     profile: str = "quick",
     seed: int | None = None,
     time_limit: float | None = None,
+    memory_limit: float | None = None,
 ) -> list[str]:
     """The call of pytest, but for the implementations.
 
@@ -33,7 +34,7 @@ def call(
         Ids, slugs, areas or globs; without any, all of them.
     workers
         How many processes; ``"auto"`` is one for each core, ``"0"`` this one.
-    profile, seed, time_limit
+    profile, seed, time_limit, memory_limit
         As for ``dense-conformance run``.
     """
     arguments = [
@@ -54,6 +55,8 @@ def call(
         arguments.append(f"--conformance-seed={seed}")
     if time_limit:
         arguments.append(f"--conformance-time-limit={time_limit}")
+    if memory_limit:
+        arguments.append(f"--conformance-memory-limit={memory_limit}")
     return arguments
 
 

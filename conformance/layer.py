@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from conformance import oracle
 from conformance.adapters.parameters import Leaf, leaves_of
 from conformance.cases import Case
 from conformance.implementation import Convention, Implementation
 from conformance.lazy import jax, jnp, nnx
+from conformance.presumed import presumption
 from conformance.registry import Entry
 from conformance.require import fail, on_the_way
 from conformance.requirement import ANY, EXERCISE, LINEN, NNX, PARAMETERS, Need, Requirement
 
-__all__ = ["Built", "Layer", "as_jax", "stack"]
+__all__ = ["Built", "Layer", "as_jax", "rounded", "stack"]
 
 _IN_WORDS = {
     EXERCISE: "a forward function",
@@ -76,7 +78,7 @@ class Layer:
     def why_not_applicable(self, row: Requirement) -> str | None:
         """Why the requirement cannot be checked on this layer, or None if it can."""
         if self.provides & set(row.needs):
-            return None
+            return presumption(row.id, self.convention)
         wanted = " or ".join(_IN_WORDS[need] for need in row.needs)
         given = next(_IN_WORDS[need] for need in _MOST_TELLING if need in self.provides)
         return f"needs {wanted}; the layer is {given}"
@@ -126,10 +128,22 @@ class Layer:
         """The case's layer with the case's kernel and bias written in."""
         return self.of(case).write(case.kernel(scale), case.bias(scale))
 
+    def kernel_for(self, case: Case, scale: float = 1.0) -> np.ndarray:
+        """The kernel that :meth:`written` writes, as the dtype of the parameters holds it."""
+        return rounded(case.kernel(scale), self.convention.parameter_dtype)
+
     def bias_for(self, case: Case, scale: float = 1.0) -> np.ndarray:
         """The bias that :meth:`written` writes; zeros for a layer without one."""
-        bias = case.bias(scale)
+        bias = rounded(case.bias(scale), self.convention.parameter_dtype)
         return bias if self.convention.use_bias else np.zeros_like(bias)
+
+    def value(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> oracle.Bounded:
+        """``x @ kernel + bias`` in float64, with the bound of the dtype that is computed in."""
+        dtype = self.convention.compute_dtype
+        if dtype == "float32":
+            return oracle.affine(x, kernel, bias)
+        x, kernel, bias = (rounded(values, dtype) for values in (x, kernel, bias))
+        return oracle.in_dtype(x, kernel, bias, dtype, float(jnp.finfo(dtype).max))
 
     def forward(self, seed: Any, x: Any, features: Any, *, as_given: bool = False) -> Any:
         """Construction and call in one, for every kind of layer."""
@@ -251,6 +265,14 @@ class Built:
             else:
                 nnx.update(self.module, new.tree)
         return self
+
+
+def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Float32 numbers as a dtype holds them, in float32."""
+    if dtype == "float32":
+        return values
+    with np.errstate(over="ignore"):
+        return np.asarray(values).astype(jnp.dtype(dtype)).astype(np.float32)
 
 
 def as_jax(x: Any) -> Any:

@@ -21,6 +21,7 @@ __all__ = [
     "affine",
     "after",
     "bias_gradient",
+    "in_dtype",
     "input_gradient",
     "kernel_gradient",
     "products",
@@ -142,6 +143,21 @@ def rounded_twice(exact: Bounded, dtype: DTypeLike, added: np.ndarray | float = 
     # The flush of the half-precision dtypes: float16 rounds below 2^-24, bfloat16 as float32.
     flush = 2.0**-24 if u == UNIT_ROUNDOFF["float16"] else TINY
     return Bounded(value, once + u * (np.abs(value) + once) + 2 * flush)
+
+
+def in_dtype(
+    x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, dtype: DTypeLike, largest: float
+) -> Bounded:
+    """``x @ kernel + bias`` of numbers that a half-precision dtype holds, computed in it.
+
+    Where the sum of magnitudes comes near `largest`, the dtype's largest number, it may overflow
+    on the way: there the bound is infinite, and says nothing.
+    """
+    found = rounded_twice(products(x, kernel), dtype, bias)
+    with np.errstate(over="ignore", invalid="ignore"):
+        size = np.abs(x).astype(np.float64) @ np.abs(kernel).astype(np.float64) + np.abs(bias)
+    safe = size <= largest / 2
+    return Bounded(np.where(safe, found.value, 0.0), np.where(safe, found.bound, np.inf))
 
 
 def kernel_gradient(x: np.ndarray, cotangent: np.ndarray) -> Bounded:

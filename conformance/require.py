@@ -159,8 +159,8 @@ def within(found: Any, reference: Any, bound: Any, what: str, *, cause: str = ""
         # Equal infinities differ by nothing, not by NaN.
         same = found == reference
         error = np.where(same, 0.0, np.abs(_wide(found) - _wide(reference)))
-        # An exact result needs no bound, also where both are zero.
-        ratio = np.where(error == 0.0, 0.0, error / bound)
+        # An exact result needs no bound, also where both are zero; an infinite one says nothing.
+        ratio = np.where((error == 0.0) | np.isposinf(bound), 0.0, error / bound)
     ratio = np.where(np.isnan(ratio), np.inf, ratio)
     place = _worst(ratio)
     figures.error_over_bound(float(ratio[place]))

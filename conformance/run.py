@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from conformance import compile_cache, profiles
+from conformance import compile_cache, memory, profiles
 from conformance.breaker import Breaker
 from conformance.cell import Cell, Outcome, cell_of
 from conformance.expected import Expectations
@@ -58,7 +58,11 @@ class Run:
         self.entries = tuple(entries)
         self.directory = directory
         self.worker: str | None = getattr(config, "workerinput", {}).get("workerid")
-        self.breaker = Breaker(directory, config.getoption("conformance_time_limit"))
+        self.breaker = Breaker(
+            directory,
+            config.getoption("conformance_time_limit"),
+            config.getoption("conformance_memory_limit"),
+        )
         self.received: dict[tuple[str, str], Cell] = {}
         self.environment: dict[str, Any] = {}
         self.versions: dict[str, dict[str, str]] = {}
@@ -95,6 +99,8 @@ class Run:
         run.rows  # noqa: B018  # an unknown requirement is an error now, not after the run
         if run.executes:
             compile_cache.prepare()
+        if run.worker is not None:
+            memory.guard(config.getoption("conformance_memory_limit"), run.breaker.out_of_memory)
         return run
 
     @property
@@ -159,7 +165,9 @@ class Run:
             config.hook.pytest_deselected(items=dropped)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> Generator[None, object, object]:
         """Guard the time and the process's global state around one cell."""
         row = _row(item)
         if row is None:
@@ -173,6 +181,9 @@ class Run:
             result = yield
         if before.changes():
             before.restore()
+        if nextitem is None or _row(nextitem) is None or _entry(nextitem) != _entry(item):
+            self._layers.pop(_entry(item).id, None)
+            memory.release()
         return result
 
     @pytest.hookimpl(tryfirst=True)

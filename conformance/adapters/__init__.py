@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from conformance.implementation import FLAX, Convention, Implementation
 __all__ = ["ACCEPTED", "NotAdaptable", "adapt"]
 
 ACCEPTED = """\
-  - an nnx class, called as cls(in_features, out_features, rngs=rngs)
+  - an nnx class, called as cls(in_features, out_features, rngs=rngs), or a partial of one
   - a Linen class, called as cls(features=out_features)
   - a function (seed, x, features) that returns the layer's output for x
   - a conformance.Implementation, for everything else"""
@@ -52,6 +53,8 @@ def adapt(
         return layer
     label = name or str(getattr(layer, "__qualname__", None) or type(layer).__name__)
     library = library or _top_level(layer)
+    if isinstance(layer, functools.partial) and isinstance(layer.func, type):
+        return _of_partial(layer, label, convention, library)
     if isinstance(layer, type) and issubclass(layer, nnx.Module):
         from conformance.adapters.nnx_module import from_nnx
 
@@ -79,6 +82,28 @@ def adapt(
             library=library,
         )
     raise NotAdaptable(f"an object of type {type(layer).__name__}, which cannot be called")
+
+
+def _of_partial(
+    layer: functools.partial[Any], label: str, convention: Convention, library: str
+) -> Implementation:
+    """An nnx or a Linen class with some of its options chosen."""
+    from flax import linen, nnx
+
+    kind: Any = layer.func
+    library = library if library != "functools" else _top_level(kind)
+    if issubclass(kind, nnx.Module):
+        from conformance.adapters.nnx_module import from_nnx
+
+        def construct(in_features: int, out_features: int, rngs: Any) -> Any:
+            return layer(in_features, out_features, rngs=rngs)
+
+        return from_nnx(kind, construct, label, convention, library)
+    if issubclass(kind, linen.Module):
+        from conformance.adapters.linen_module import from_linen
+
+        return from_linen(layer, label, convention, library)
+    raise NotAdaptable(f"a partial of {kind.__name__}, which is no nnx and no Linen class")
 
 
 def _of_function(layer: Any, convention: Convention) -> Convention:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,7 +28,9 @@ def collection_leaves(variables: Any) -> list[Leaf]:
     ]
 
 
-def from_linen(layer: type, name: str, convention: Convention, library: str) -> Implementation:
+def from_linen(
+    layer: Callable[..., Any], name: str, convention: Convention, library: str
+) -> Implementation:
     """An implementation of the class, constructed as ``layer(features=out_features)``."""
     register()
     transposed = convention.layout == "out,in"

@@ -19,7 +19,7 @@ from conformance.requirement import catalogue
 from conformance.scripts.compose import layer_import, script
 from conformance.scripts.register import CHECKS, Check
 
-__all__ = ["LONGEST", "kind_of", "script_for"]
+__all__ = ["LONGEST", "checks", "kind_of", "script_for"]
 
 LONGEST = 16_000
 """The most characters of a script."""
@@ -69,7 +69,7 @@ def script_for(cell: Cell, entry: Entry, implementation: Implementation | None =
         What the entry loads; by default it is loaded here.
     """
     kind = kind_of(entry, entry.load() if implementation is None else implementation)
-    check = _checks().get((cell.requirement, kind or ""))
+    check = checks().get((cell.requirement, kind or ""))
     if kind is None or check is None:
         return ""
     case = {**_DEFAULT_CASE, **(cell.case or {})}
@@ -104,7 +104,8 @@ def _title(cell: Cell) -> str:
     )
 
 
-def _checks() -> dict[tuple[str, str], Check]:
+def checks() -> dict[tuple[str, str], Check]:
+    """Every check, by requirement and kind of layer."""
     for name in _CHECKS:
         importlib.import_module(f"{__name__}.check_{name}")
     return CHECKS

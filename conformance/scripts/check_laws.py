@@ -75,11 +75,15 @@ def kernel_law() -> None:
     distance = {}
     for name, law in (("normal", normal_law(z)), ("truncated normal", truncated)):
         distance[name] = max(np.abs(law - steps[1:]).max(), np.abs(law - steps[:-1]).max())
+    # One of 2^20 normals exceeds 4, and no truncated one 2 / scale, but for what has no chance.
+    largest = float(np.abs(z).max())
+    distance["normal"] = max(distance["normal"], float(largest < 4))
+    distance["truncated normal"] = max(distance["truncated normal"], float(largest > 2.2738))
     # Dvoretzky, Kiefer and Wolfowitz with Massart's constant, for a false alarm of 1e-12.
     accepted = math.sqrt(math.log(2e12) / (2 * len(z)))
     assert min(distance.values()) <= accepted, (
-        f"the distribution function of {len(z)} entries is {distance} away from these laws; "
-        f"chance gives {accepted:.2g}"
+        f"the distribution function of {len(z)} entries is {distance} away from these laws "
+        f"(1 where the largest, {largest:.3g}, excludes one); chance gives {accepted:.2g}"
     )
 
 

@@ -175,9 +175,9 @@ def test_one_product(layer: Layer, case: Case) -> None:
     )
     dtypes = {str(operand.aval.dtype) for operand in found[0].invars}
     require.that(
-        dtypes == {"float32"},
+        dtypes == {layer.convention.compute_dtype},
         f"the operands of the product are {', '.join(sorted(dtypes))}",
-        accepted="float32",
+        accepted=layer.convention.compute_dtype,
         cause="the product is computed in reduced precision",
     )
 

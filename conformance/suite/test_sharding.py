@@ -9,7 +9,7 @@ import inspect
 
 import numpy as np
 
-from conformance import meshes, oracle, require
+from conformance import meshes, require
 from conformance.cases import Case, over
 from conformance.layer import Layer
 from conformance.requirement import MAY, NNX, PARAMETERS, SHOULD, requirement
@@ -25,7 +25,7 @@ def test_sharded_equals_local(layer: Layer, case: Case) -> None:
     """
     meshes.require_devices()
     x, kernel, bias = case.x(), case.kernel(), layer.bias_for(case)
-    reference = oracle.affine(x, kernel, bias)
+    reference = layer.value(x, kernel, bias)
     parameters = layer.of(case).parameters
     for how, places in meshes.placements(case).items():
         with require.during(f"the layer with {how}"):

@@ -158,8 +158,8 @@ def test_updates_used(layer: Layer, case: Case) -> None:
     functional view; what shows is a result of the values that were there at construction.
     """
     x = _x(layer, case)
-    kernel, bias = case.kernel(), layer.bias_for(case)
-    new = oracle.affine(x, kernel, bias)
+    kernel, bias = layer.kernel_for(case), layer.bias_for(case)
+    new = layer.value(x, kernel, bias)
     dense = layer.of(case)
     old_kernel, old_bias = dense.kernel, dense.bias
     for factor in (4, 3, 2):
@@ -174,12 +174,12 @@ def test_updates_used(layer: Layer, case: Case) -> None:
         written = layer.write(parameters, jnp.asarray(kernel), jnp.asarray(bias))
         ways["with replaced parameters"] = np.asarray(layer.apply(written, jnp.asarray(x)))
     stale = {
-        "kernel": oracle.affine(x, old_kernel, bias),
-        "bias": oracle.affine(x, kernel, old_bias),
-        "kernel and bias": oracle.affine(x, old_kernel, old_bias),
+        "kernel": layer.value(x, old_kernel, bias),
+        "bias": layer.value(x, kernel, old_bias),
+        "kernel and bias": layer.value(x, old_kernel, old_bias),
     }
     earlier = {
-        f"values written before the last ones ({factor} times these)": oracle.affine(
+        f"values written before the last ones ({factor} times these)": layer.value(
             x, kernel * np.float32(factor), bias * np.float32(factor)
         )
         for factor in (2, 3, 4)

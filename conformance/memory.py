@@ -1,0 +1,51 @@
+"""How much memory this process takes, and what is done about it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["GIB", "guard", "release", "resident"]
+
+GIB = 2**30
+
+# Above this, a worker forgets the programs of the layers that it has finished.
+_COMFORTABLE = GIB // 2
+_INTERVAL = 0.25
+
+
+def resident() -> int:
+    """The bytes of memory that this process occupies; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def release() -> None:
+    """Forget compiled programs when they take much memory; they live in JAX's own caches."""
+    jax = sys.modules.get("jax")
+    if jax is not None and resident() > _COMFORTABLE:
+        jax.clear_caches()
+        gc.collect()
+
+
+def guard(limit: float, before_the_end: Callable[[], None]) -> None:
+    """End this process when it takes more memory than the limit, in GiB.
+
+    A process that takes all of a machine's memory takes the others with it.
+    """
+
+    def watch() -> None:
+        while resident() <= limit * GIB:
+            stop.wait(_INTERVAL)
+        before_the_end()
+        os._exit(70)
+
+    stop = threading.Event()
+    threading.Thread(target=watch, daemon=True, name="dense-conformance memory").start()

@@ -1,0 +1,53 @@
+"""Which requirements presume float32, and so do not apply to layers that declare another dtype.
+
+What can be said of half precision is held to the bounds of that dtype: see
+:meth:`conformance.layer.Layer.value`. These rows are exact, or bounded, in float32 alone.
+"""
+
+from __future__ import annotations
+
+from conformance.implementation import Convention
+
+__all__ = ["FLOAT32_COMPUTATION", "FLOAT32_PARAMETERS", "presumption"]
+
+_BOTH = frozenset(
+    {
+        "numerics/precision",
+        "numerics/no-saturation",
+        "dtypes/half-input",
+        "dtypes/integer-input",
+        "dtypes/complex-input",
+        "dtypes/strict-promotion",
+        "state/optimizer-sees-both",
+        "transforms/gradients",
+        "transforms/forward-mode",
+        "transforms/vmap",
+        "transforms/scan-and-remat",
+    }
+)
+
+FLOAT32_PARAMETERS = _BOTH | {"forward/integer-exact", "seeding/jitted-init"}
+"""Rows on values that half-precision parameters cannot hold, or on a last place of theirs."""
+
+FLOAT32_COMPUTATION = _BOTH | {
+    "forward/additive",
+    "forward/basis-input",
+    "forward/homogeneous",
+    "forward/integer-exact",
+    "dtypes/rank-promotion",
+    "dtypes/x64-stable",
+    "transforms/no-side-effects-in-jaxpr",
+}
+"""Rows on results that half precision rounds, or on derivatives with float32 cotangents."""
+
+
+def presumption(requirement: str, convention: Convention) -> str | None:
+    """Why the requirement does not apply to layers of these dtypes, or None if it does."""
+    parameters, computation = convention.parameter_dtype, convention.compute_dtype
+    if requirement in FLOAT32_PARAMETERS and parameters != "float32":
+        return f"presumes float32 parameters; the layer declares {parameters}"
+    if requirement in FLOAT32_COMPUTATION and computation != "float32":
+        return f"presumes results in float32; the layer declares {computation}"
+    if requirement == "dtypes/complex-input" and convention.casts_input:
+        return f"the layer declares to compute in {computation}, whatever the dtype of x is"
+    return None
