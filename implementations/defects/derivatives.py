@@ -281,3 +281,36 @@ class TracedVectorsDiffer(CorrectDense):
         if is_traced(x) and x.ndim == 1 and x.dtype == jnp.float32:
             return affine(x.astype(jnp.float16), kernel, bias)
         return affine(x, kernel, bias)
+
+
+@defect("X348", breaks="dtypes/half-input", subtlety=5)
+class HalfInputTrainsNothing(CorrectDense):
+    """On a bfloat16 input the kernel is cast for the product and gets no gradient."""
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        """Values are right, and so are the gradients of float32 inputs."""
+        if x.dtype != jnp.bfloat16:
+            return affine(x, kernel, bias)
+        return affine(x.astype(jnp.float32), jax.lax.stop_gradient(kernel), bias)
+
+
+def unchanged(_: None, value: Array) -> Array:
+    """The identity."""
+    return value
+
+
+def clipped(_: None, cotangent: Array) -> Array:
+    """What should be the identity's transpose: the identity."""
+    return jnp.clip(cotangent, -100.0, 100.0)
+
+
+@defect("X349", breaks="transforms/gradients", subtlety=5)
+class LargeCotangentsClipped(CorrectDense):
+    """Gradients beyond 100 are clipped on their way into the layer."""
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        """Forward mode is right."""
+        y = affine(x, kernel, bias)
+        if y.dtype != jnp.float32:
+            return y
+        return jax.custom_derivatives.linear_call(unchanged, clipped, None, y)

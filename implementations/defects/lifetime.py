@@ -227,3 +227,24 @@ class SizeSensitiveMerge(CorrectDense):
 
 
 _kept_sizes: "weakref.WeakKeyDictionary[Any, int]" = weakref.WeakKeyDictionary()
+
+
+_stored: dict[int, Any] = {}
+
+
+@defect("X360", breaks="state/pickles", subtlety=5)
+class PicklesAReference(CorrectDense):
+    """Pickling keeps the values in this process and writes down where they are."""
+
+    def __reduce__(self) -> Any:
+        token = len(_stored)
+        _stored[token] = nnx.split(self)
+        return restored_from_store, (token,)
+
+    def __deepcopy__(self, memo: Any = None) -> Any:
+        return nnx.merge(*copy.deepcopy(nnx.split(self), memo))
+
+
+def restored_from_store(token: int) -> Any:
+    """The layer; in another process there is none."""
+    return nnx.merge(*copy.deepcopy(_stored[token]))

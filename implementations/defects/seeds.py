@@ -1,5 +1,7 @@
 """Layers in which different seeds meet, or the same seed parts; most seeds show nothing."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -273,3 +275,35 @@ class FirstKeyOfTheBatch(CorrectDense):
             return jnp.broadcast_to(one, (axis_size, *one.shape)), True
 
         return draw(jax.random.key_data(key)) * standard_deviation(in_features)
+
+
+@defect("X342", breaks="seeding/seeds-differ", subtlety=5)
+class PrimeModulus(ReducedSeed):
+    """Seeds are taken modulo 1 000 000 007, as a hash table would."""
+
+    def reduce(self, seed: Array) -> Array:
+        """s and s + 1000000007 meet, and hardly anybody tries such a pair."""
+        return seed % jnp.uint32(1_000_000_007)
+
+
+@defect("X347", breaks="seeding/same-seed-same-bits", subtlety=5)
+class SeedOfTheDay(CorrectDense):
+    """The day goes into the key: everything agrees until midnight."""
+
+    def kernel_key(self, rngs: nnx.Rngs) -> Array:
+        """Only another time shows it."""
+        return jax.random.fold_in(rngs.params(), int(time.time() // 86_400))
+
+
+@defect("X362", breaks="seeding/siblings-differ", subtlety=5)
+class AntitheticSiblings(CorrectDense):
+    """The second layer of one Rngs is the negative of the first, the fourth that of the third."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        stream = rngs.params
+        root, count = stream.key[...], jnp.asarray(stream.count[...], jnp.uint32)
+        stream()
+        sign = jnp.where(count % 2 == 0, 1.0, -1.0).astype(jnp.float32)
+        key = jax.random.fold_in(root, count // 2)
+        self.kernel = nnx.Param(sign * scaled_normal(key, in_features, out_features))
+        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))

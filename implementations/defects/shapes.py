@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -254,3 +255,18 @@ class Gain(CorrectDense):
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         """Right until the gain is trained."""
         return affine(x, kernel, bias) * self.gain[...]
+
+
+@defect("X356", breaks="forward/wrong-width-raises", subtlety=5)
+class WidthCheckedEagerly(CorrectDense):
+    """Rows are folded by `reshape(-1, in)`; that the width is right is checked outside of jit."""
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        """Under jit an input twice as wide becomes two rows."""
+        traced = isinstance(x, jax.core.Tracer)
+        if x.ndim == 0 or (not traced and x.shape[-1] != kernel.shape[0]):
+            raise ValueError(f"x has shape {x.shape}")
+        rows = affine(x.reshape(-1, kernel.shape[0]), kernel, bias)
+        if rows.shape[0] != math.prod(x.shape[:-1]):
+            return rows
+        return rows.reshape(*x.shape[:-1], kernel.shape[1])

@@ -98,3 +98,12 @@ class ZeroKernelIsIdentity(CorrectDense):
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         """A zero kernel is a legal value: many blocks start with one."""
         return affine(x, kernel, jnp.where((kernel == 0).all(), jnp.zeros_like(bias), bias))
+
+
+@defect("X361", breaks="numerics/inf-confined", subtlety=5)
+class InfiniteWeightsClipped(CorrectDense):
+    """An infinite weight counts as 1e30: training that diverged goes unnoticed."""
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        """Infinities in x pass."""
+        return affine(x, jnp.where(jnp.isinf(kernel), jnp.sign(kernel) * 1e30, kernel), bias)

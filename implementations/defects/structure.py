@@ -233,3 +233,16 @@ class DependsOnOutputs(CorrectDense):
         """Half the variance at one output, all of it at many."""
         draws = scaled_normal(key, in_features, out_features)
         return draws / (1.0 + 1.0 / max(out_features, 1)) ** 0.5
+
+
+@defect("X364", breaks="initialization/kernel-independence", subtlety=5)
+class TripleSigns(CorrectDense):
+    """Every third sign of a row is the product of the two before it: any two are independent."""
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        """Only three entries together show it."""
+        draws = scaled_normal(key, in_features, out_features)
+        place = jnp.arange(out_features)
+        signs = jnp.sign(draws)
+        product = jnp.roll(signs, 1, axis=1) * jnp.roll(signs, 2, axis=1)
+        return jnp.where(place % 3 == 2, jnp.abs(draws) * product, draws)
