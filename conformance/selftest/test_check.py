@@ -1,0 +1,133 @@
+"""``conformance.check``: notebooks, programs, and layers that end their process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import conformance
+from conformance import Report, UsageError
+from conformance.checking import check
+from conformance.results import parse, text_of
+from conformance.selftest.synthetic import cell_at, results
+from conformance.standalone import source_of
+
+# As a notebook: everything is defined in __main__, and what the layer uses beside it.
+NOTEBOOK = """\
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import conformance
+
+START = 1.0
+
+
+def scale(n):
+    return 1 / jnp.sqrt(n)
+
+
+class Base(nnx.Module):
+    def __init__(self, in_features, out_features, rngs):
+        normal = jax.random.normal(rngs.params(), (in_features, out_features))
+        self.kernel = nnx.Param(normal * scale(in_features))
+        self.bias = nnx.Param(jnp.full((out_features,), START))
+
+
+class MyDense(Base):
+    def __call__(self, x):
+        os._exit(3)
+
+
+report = conformance.check(MyDense, requirement=["bias-zero", "zero-input"], workers=1)
+html = report._repr_html_()
+cells = {cell.requirement: [cell.outcome, cell.cause] for cell in report.cells}
+print(json.dumps([report.passed, cells, str(report), html, repr(report)]))
+"""
+
+
+def test_a_notebooks_layer_is_checked_and_may_end_its_process(tmp_path: Path) -> None:
+    """The failure is told, the crash stays in the child, and no temporary file is mentioned."""
+    path = tmp_path / "notebook.py"
+    path.write_text(NOTEBOOK, encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", str(path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    passed, cells, text, html, short = json.loads(ended.stdout)
+    assert not passed
+    assert short == "<Report: 2 failures, 2 cells>"
+    cause = "the bias starts from constants other than 0."
+    assert cells["initialization/bias-zero"] == ["failed", cause]
+    assert cells["forward/zero-input"][0] == "crashed"
+    assert "FAILED    initialization/bias-zero   MyDense   MUST" in text
+    assert "does not conform: MUST 0/2" in text
+    assert "in_a_notebook" not in text
+    assert "<b>does not conform</b>: 0 of 2" in html
+    assert cause in html
+
+
+def test_what_is_shown_in_a_notebook_is_escaped() -> None:
+    """A layer's words are no markup."""
+    found = results()
+    cell_at(found, 0, 0).update(outcome="failed", message="<b>[red]x[/red]</b>", cause="a < b")
+    report = Report(parse(text_of(found), "test")[0])
+    assert not report.passed
+    assert "<b>[red]" not in report._repr_html_().split("<table>")[1]
+    assert "&lt;b&gt;[red]x" in report._repr_html_()
+    assert "\\[red]x" in report.__rich__()
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (3, "found an object of type int"),
+        ("none.py:MyDense", "'none.py:MyDense': there is no file 'none.py'"),
+        ("nnx.Linaer", "did you mean 'nnx.Linear'"),
+    ],
+)
+def test_wrong_usage_is_an_error(layer: object, message: str) -> None:
+    """It says what is wrong, as the command does."""
+    with pytest.raises(UsageError) as error:
+        check(layer)
+    assert message in str(error.value)
+
+
+def test_a_file_that_checks_itself_does_not_start_itself_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The process that checks imports the file, and meets the call in it."""
+    monkeypatch.setenv("CONFORMANCE_CHECK_RUNS", "1")
+    with pytest.raises(UsageError, match="put the call under: if __name__ == '__main__':"):
+        check("nnx.Linear")
+
+
+def test_what_has_no_source_has_to_be_in_a_file() -> None:
+    """A function within a function, and one without a name."""
+
+    def inner() -> None: ...
+
+    for layer in (inner, lambda seed, x, features: x):
+        layer.__module__ = "__main__"
+        with pytest.raises(UsageError, match="put it into a file, and pass"):
+            source_of(layer)
+
+
+def test_the_public_names_are_few_and_sorted() -> None:
+    """At most 15, each of which can be had."""
+    assert len(conformance.__all__) <= 15
+    assert conformance.check is check
+    for name in conformance.__all__:
+        assert getattr(conformance, name) is not None
