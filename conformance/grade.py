@@ -219,19 +219,15 @@ def _write_pitfalls(console: Console, cells: Sequence[Cell]) -> set[int]:
 
 
 def _write_rest(console: Console, cells: Sequence[Cell]) -> None:
-    blocked = [cell for cell in cells if cell.outcome == Outcome.BLOCKED]
-    rest = [cell for cell in cells if cell.outcome != Outcome.BLOCKED]
-    if rest:
+    if cells:
         console.print("\nWhat else fails:")
-    for cell in rest:
+    for cell in cells:
         who = cell.implementation.rpartition(":")[2]
         console.print(
             Text(f"  {cell.requirement} ({who}): {cell.cause or cell.message or cell.reason}")
         )
         if cell.case:
             _indented(console, "smallest", case_in_words(cell.case))
-    if blocked:
-        console.print(f"  and {len(blocked)} that follow from these")
 
 
 def _indented(console: Console, label: str, text: str) -> None:
@@ -250,5 +246,7 @@ def _write_sentence(console: Console, verdict: Verdict) -> None:
     }
     applicable = [c for c in verdict.cells if c.outcome != Outcome.NOT_APPLICABLE]
     held = sum(c.outcome in (Outcome.PASSED, Outcome.EXPECTED_FAILURE) for c in applicable)
+    blocked = sum(c.outcome == Outcome.BLOCKED for c in applicable)
+    more = f", {blocked} rest on what fails" if blocked else ""
     words = said.get(verdict.exit_code, "the file could not be used")
-    console.print(f"\n{words}: {held} of {len(applicable)} requirements hold")
+    console.print(f"\n{words}: {held} of {len(applicable)} requirements hold{more}")

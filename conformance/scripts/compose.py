@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
+import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from keyword import iskeyword
 from pathlib import Path
 
 __all__ = ["layer_import", "script"]
@@ -14,6 +17,7 @@ _IMPORTS = {
     "contextlib": "import contextlib",
     "copy": "import copy",
     "hashlib": "import hashlib",
+    "importlib": "import importlib.util",
     "io": "import io",
     "math": "import math",
     "os": "import os",
@@ -45,20 +49,34 @@ def layer_import(spec: str) -> str:
     """The lines that import what ``module:attribute`` or ``file.py:attribute`` names as Layer."""
     place, _, path = spec.rpartition(":")
     first, _, rest = path.partition(".")
-    if not place.endswith(".py"):
-        whole = f"from {place} import {first} as Layer\n"
-        return whole if not rest else f"import {place}\n\nLayer = {place}.{path}\n"
-    name = Path(place).stem
+    file = Path(place)
+    if place.endswith(".py") and not _importable(file.stem):
+        return (
+            f"sys.path.insert(0, {_quoted(file.parent)})\n"
+            f"path = {_quoted(file)}\n"
+            f"spec = importlib.util.spec_from_file_location({_quoted(file.stem)}, path)\n"
+            "module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)\n"
+            "spec.loader.exec_module(module)\n"
+            f"Layer = module.{path}\n"
+        )
+    lines = []
+    if place.endswith(".py"):
+        lines.append(f"sys.path.insert(0, {_quoted(file.parent)})")
+        place = file.stem
+    lines.append(f"from {place} import {first if rest else f'{first} as Layer'}")
+    lines += ["", f"Layer = {path}"] if rest else []
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(path: object) -> str:
+    return json.dumps(str(path), ensure_ascii=False)
+
+
+def _importable(stem: str) -> bool:
+    """Whether ``import stem`` finds the user's file, and nothing that is called alike."""
     return (
-        "import importlib.util\n"
-        "import os\n"
-        "import sys\n\n"
-        f"sys.path.insert(0, os.path.dirname({place!r}) or os.curdir)\n"
-        f"spec = importlib.util.spec_from_file_location({name!r}, {place!r})\n"
-        f"module = sys.modules[{name!r}] = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(module)\n"
-        f"Layer = module.{path}\n"
-    )
+        stem.isidentifier() and not iskeyword(stem) and stem not in sys.stdlib_module_names
+    ) and stem not in ("flax", "jax", "numpy", "optax")
 
 
 def script(
@@ -85,6 +103,7 @@ def script(
     """
     body = _without_decorators(check).replace(f"def {check.__name__}(", "def check(", 1)
     used, sources = _closure(body, helpers)
+    used |= _names(layer)
     values = [f"{name} = {value!r}" for name, value in constants.items() if name in used]
     title = title.replace("\\", "\\\\").replace('"""', "'''")
     top = [f'"""{title}\n"""', _imports(used), layer.strip(), "\n".join(values)]
