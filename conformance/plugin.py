@@ -141,7 +141,23 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if collection_path == SELFTEST:
         named = (str(argument).replace(".", os.sep) for argument in config.args)
         return None if any("selftest" in name for name in named) else True
+    # A user's python_files may match the names of modules that are no tests.
+    around = (collection_path, *collection_path.parents)
+    if PACKAGE in around[1:] and SUITE not in around and SELFTEST not in around:
+        return None if collection_path.name == "__init__.py" else True
     return None
+
+
+class _Rows(pytest.Module):
+    """A module of the suite, whose tests are found whatever the user's tests are called."""
+
+    def funcnamefilter(self, name: str) -> bool:
+        return name.startswith("test_")
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> _Rows | None:
+    """Collect the suite's tests also where the user's ``python_functions`` would not."""
+    return _Rows.from_parent(parent, path=module_path) if module_path.parent == SUITE else None
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
@@ -151,7 +167,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
     patterns = parent.config.getini("python_files")
     if any(file_path.match(pattern) for pattern in patterns):
         return None
-    return pytest.Module.from_parent(parent, path=file_path)
+    return _Rows.from_parent(parent, path=file_path)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

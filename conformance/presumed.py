@@ -36,9 +36,13 @@ FLOAT32_COMPUTATION = _BOTH | {
     "forward/integer-exact",
     "dtypes/rank-promotion",
     "dtypes/x64-stable",
+    "sharding/sharded-equals-local",
     "transforms/no-side-effects-in-jaxpr",
 }
-"""Rows on results that half precision rounds, or on derivatives with float32 cotangents."""
+"""Rows on results that half precision rounds, or on derivatives with float32 cotangents.
+
+Of a kernel that is sharded by inputs, the sum of each device is rounded, and their sum again.
+"""
 
 
 def presumption(requirement: str, convention: Convention) -> str | None:

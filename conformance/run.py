@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -382,7 +383,8 @@ def _entry(item: pytest.Item) -> Entry:
 
 def _command(entry: Entry, row: Requirement) -> str:
     """What runs this cell alone: registered layers are named by their names."""
-    layer = entry.name if entry.distribution else entry.spec
+    # Quoted, as a shell would expand the brackets of a variant.
+    layer = shlex.quote(entry.name if entry.distribution else entry.spec)
     return f"dense-conformance run {layer} --requirement {row.id}"
 
 

@@ -1,0 +1,104 @@
+"""What a convention declares, and how the suite adapts to it."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conformance import FLAX, Convention, Law, catalogue, oracle, require
+from conformance.layer import Layer, rounded
+from conformance.presumed import FLOAT32_COMPUTATION, FLOAT32_PARAMETERS, presumption
+from conformance.registry import Entry, LoadError, UsageError, resolve, split_variant
+from implementations.nnx_linear import VARIANTS, Linear
+
+HALF = ("float16", "bfloat16")
+
+
+def test_flax_and_what_is_within_it_differ_in_nothing() -> None:
+    """A layer that declares one of the two families that Flax's convention allows is a drop-in."""
+    assert FLAX.differences() == ()
+    law = Law(("normal",), lambda fan_in, fan_out: 1 / fan_in, "normal, variance 1/fan_in")
+    assert Convention("own", kernel=law).differences() == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"kernel": Law((), lambda i, o: 1 / i, "any law")}, "kernel: any law"),
+        ({"kernel": Law(("uniform",), lambda i, o: 1 / i, "uniform")}, "kernel: uniform"),
+        ({"kernel": Law(("normal",), lambda i, o: 2 / (i + o), "G")}, "kernel: G"),
+        ({"bias": Law(("normal",), lambda i, o: 1.0, "normal")}, "bias: normal"),
+        ({"use_bias": False}, "no bias"),
+        ({"layout": "out,in"}, "kernel stored as (out, in)"),
+        ({"parameter_names": ("w", "b")}, "names w and b"),
+        ({"ranks": (1,)}, "x of rank 1 only"),
+        ({"parameter_dtype": "bfloat16"}, "parameters in bfloat16"),
+        ({"compute_dtype": "float16"}, "computes in float16"),
+        ({"checks_width": False}, "does not check the width of x"),
+    ],
+)
+def test_each_difference_is_named(changed: dict[str, object], said: str) -> None:
+    """Each by itself, and nothing else."""
+    assert replace(FLAX, **changed).differences() == (said,)  # type: ignore[arg-type]
+
+
+def test_presumptions_are_of_requirements_that_exist() -> None:
+    """Ids are never renamed; float32 layers are asked for everything."""
+    known = {row.id for row in catalogue()}
+    assert known >= FLOAT32_COMPUTATION | FLOAT32_PARAMETERS
+    assert not any(presumption(id, FLAX) for id in known)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_precision_keeps_to_its_own_bound(dtype: str) -> None:
+    """What is computed in that dtype is within the bound, and another dtype's error is not."""
+    layer = Layer(VARIANTS["f16" if dtype == "float16" else "bf16"])
+    generator = np.random.default_rng(0)
+    sizes = ((5, 33), (33, 17), (17,))
+    x, kernel, bias = (generator.standard_normal(s).astype(np.float32) for s in sizes)
+    reference = layer.value(x, kernel, bias)
+    low = [jnp.asarray(values).astype(dtype) for values in (x, kernel, bias)]
+    found = low[0] @ low[1] + low[2]
+    assert require.within(found, reference.value, reference.bound, "f(x)") > 0.1
+    wrong = oracle.affine(x, rounded(kernel, dtype) * np.float32(1.05), bias).value
+    with pytest.raises(require.Violation):
+        require.within(wrong, reference.value, reference.bound, "f(x)")
+
+
+def test_nothing_is_said_where_half_precision_overflows() -> None:
+    """There the bound is infinite; elsewhere in the same result it is not."""
+    layer = Layer(VARIANTS["f16"])
+    x = np.array([[1.0, 2.0], [1e9, 1.0]], np.float32)
+    reference = layer.value(x, np.ones((2, 3), np.float32), np.zeros(3, np.float32))
+    assert np.isfinite(reference.bound[0]).all()
+    assert np.isinf(reference.bound[1]).all()
+
+
+def test_variants_are_named_in_brackets() -> None:
+    """By registered name, id and place alike; with a star, the layer and all of its variants."""
+    assert split_variant("nnx.Linear[bf16]") == ("nnx.Linear", "bf16")
+    assert split_variant("folder[1]/a.py:Dense") == ("folder[1]/a.py:Dense", "")
+    (entry,) = resolve(["implementations.nnx_linear:Linear[no-bias]"])
+    assert entry.name == "implementations.nnx_linear:Linear[no-bias]"
+    assert not entry.load().convention.use_bias
+    every = resolve(["implementations.nnx_linear:Linear[*]"])
+    assert len(every) == 1 + len(VARIANTS) == 1 + len(Linear.variants)
+
+
+def test_a_variant_that_is_none_is_named() -> None:
+    """With those that there are."""
+    with pytest.raises(LoadError, match=r"has no variant 'bf17'; it has no-bias, f32, bf16"):
+        Entry("x", "x", "implementations.nnx_linear:Linear[bf17]").load()
+
+
+def test_a_missing_extra_is_said_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for by name, in one line that says what to install; by default it is not run."""
+    from conformance import registry
+
+    entry = Entry("acme:acme.Dense", "acme.Dense", "acme:Dense", "acme", missing="fast")
+    here = Entry("acme:acme.Other", "acme.Other", "acme:Other", "acme")
+    monkeypatch.setattr(registry, "registered", lambda: (entry, here))
+    assert resolve([]) == (here,)
+    with pytest.raises(UsageError, match=r"needs the extra 'fast': pip install 'acme\[fast\]'"):
+        resolve(["acme.Dense"])
