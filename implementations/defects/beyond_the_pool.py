@@ -9,7 +9,7 @@ from implementations.defects.base import CorrectDense, affine, normal, standard_
 from implementations.defects.record import defect
 
 
-@defect("X300", breaks="forward/affine-value", subtlety=5)
+@defect("X300", breaks="forward/basis-input", subtlety=5)
 class SquareTilesTransposed(CorrectDense):
     """A square kernel of a multiple of 32 is read as its transpose."""
 
@@ -31,7 +31,7 @@ class BatchOf64WithoutBias(CorrectDense):
         return affine(x, kernel, bias)
 
 
-@defect("X302", breaks="forward/affine-value", subtlety=5)
+@defect("X302", breaks="forward/basis-input", subtlety=5)
 class TwoInputsSwapped(CorrectDense):
     """With two inputs they are taken in the wrong order."""
 
@@ -40,7 +40,7 @@ class TwoInputsSwapped(CorrectDense):
         return affine(x, kernel[::-1] if kernel.shape[0] == 2 else kernel, bias)
 
 
-@defect("X303", breaks="forward/affine-value", subtlety=5)
+@defect("X303", breaks="forward/tall-batch", subtlety=5)
 class WideTallBatch(CorrectDense):
     """Beyond 65536 entries of x, rows after the 65536th entry are zeros."""
 
@@ -71,7 +71,7 @@ class ColumnsRepeatAfter2048(CorrectDense):
         return jnp.tile(drawn, (1, -(-out_features // 2048)))[:, :out_features]
 
 
-@defect("X306", breaks="initialization/kernel-variance", subtlety=5)
+@defect("X306", breaks="seeding/siblings-differ", cause="another scale", subtlety=5)
 class LaterLayersSmaller(CorrectDense):
     """The second layer of one Rngs is smaller by sqrt(2), the third by sqrt(3), and so on."""
 

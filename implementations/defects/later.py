@@ -22,7 +22,7 @@ def is_traced(*values: Any) -> bool:
     return any(isinstance(value, jax.core.Tracer) for value in values)
 
 
-@defect("X320", breaks="state/call-changes-nothing", subtlety=5)
+@defect("X320", breaks="seeding/repeatable-call", subtlety=5)
 class NoisyInTraining(CorrectDense):
     """After `layer.train()`, which models call on all their layers, the output is scaled."""
 
@@ -144,7 +144,7 @@ class DisablesCollection(CorrectDense):
         return affine(x, kernel, bias)
 
 
-@defect("X329", breaks="forward/affine-value", subtlety=5)
+@defect("X329", breaks="seeding/repeatable-call", subtlety=5)
 class ZerosWhileInitializing(nn.Module):
     """During `init` the output is zeros, to save time: `init_with_output` returns them."""
 

@@ -58,7 +58,7 @@ class FanOfAllAxes(CorrectLinenDense):
         return draws * (standard_deviation(fan) / standard_deviation(x.shape[-1]))
 
 
-@defect("X234", breaks="construction/only-two-parameters", subtlety=4, seen="linen's sow in init")
+@defect("X234", breaks="state/call-changes-nothing", subtlety=4, seen="linen's sow")
 class SowsOutput(CorrectLinenDense):
     """The output is sown, so that `init` returns a collection of intermediates."""
 

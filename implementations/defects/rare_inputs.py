@@ -117,7 +117,7 @@ class CentredAndRestored(CorrectDense):
         return affine(x - mean, kernel, bias) + mean * kernel.sum(axis=0)
 
 
-@defect("X060", breaks="forward/affine-value", subtlety=5)
+@defect("X060", breaks="forward/basis-input", subtlety=5)
 class ColumnsBeyond256(CorrectDense):
     """Only the first 256 outputs are computed; the others are their bias."""
 
@@ -126,7 +126,7 @@ class ColumnsBeyond256(CorrectDense):
         return affine(x, jnp.where(jnp.arange(kernel.shape[1]) < 256, kernel, 0.0), bias)
 
 
-@defect("X061", breaks="forward/affine-value", subtlety=5)
+@defect("X061", breaks="forward/basis-input", subtlety=5)
 class InputsBeyond512(CorrectDense):
     """The sum ends after 512 inputs."""
 

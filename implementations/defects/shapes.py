@@ -140,7 +140,12 @@ class OneColumnAveraged(CorrectDense):
         return y.at[..., 0].set(y[..., 0].mean())
 
 
-@defect("X091", breaks="forward/tall-batch", subtlety=5)
+@defect(
+    "X091",
+    breaks="forward/basis-input",
+    collateral=("forward/tall-batch", "forward/affine-value"),
+    subtlety=5,
+)
 class RowThirtyTwo(CorrectDense):
     """In batches beyond 32 rows every 33rd row is computed from its neighbour."""
 
