@@ -1,14 +1,15 @@
-"""Which requirements presume float32, and so do not apply to layers that declare another dtype.
+"""Which requirements presume float32 or a drawn kernel, where a layer declares something else.
 
 What can be said of half precision is held to the bounds of that dtype: see
 :meth:`conformance.layer.Layer.value`. These rows are exact, or bounded, in float32 alone.
+A kernel that starts at 0 is the same for every seed.
 """
 
 from __future__ import annotations
 
 from conformance.implementation import Convention
 
-__all__ = ["FLOAT32_COMPUTATION", "FLOAT32_PARAMETERS", "presumption"]
+__all__ = ["DRAWN", "FLOAT32_COMPUTATION", "FLOAT32_PARAMETERS", "presumption"]
 
 _BOTH = frozenset(
     {
@@ -45,13 +46,26 @@ Of a kernel that is sharded by inputs, the sum of each device is rounded, and th
 """
 
 
+DRAWN = frozenset(
+    {
+        "seeding/seeds-differ",
+        "seeding/params-stream",
+        "seeding/siblings-differ",
+        "seeding/vmapped-init",
+    }
+)
+"""Rows on what becomes of the key."""
+
+
 def presumption(requirement: str, convention: Convention) -> str | None:
-    """Why the requirement does not apply to layers of these dtypes, or None if it does."""
+    """Why the requirement does not apply to layers that declare this, or None if it does."""
     parameters, computation = convention.parameter_dtype, convention.compute_dtype
     if requirement in FLOAT32_PARAMETERS and parameters != "float32":
         return f"presumes float32 parameters; the layer declares {parameters}"
     if requirement in FLOAT32_COMPUTATION and computation != "float32":
         return f"presumes results in float32; the layer declares {computation}"
+    if requirement in DRAWN and convention.kernel.is_zero():
+        return "presumes a kernel that is drawn; the layer declares one that starts at 0"
     if requirement == "dtypes/complex-input" and convention.casts_input:
         return f"the layer declares to compute in {computation}, whatever the dtype of x is"
     return None

@@ -290,6 +290,12 @@ def declared(layer: Layer) -> Declared:
     def prepare() -> Declared:
         law = layer.convention.kernel
         if law.is_zero(2, 3):
+            astray = sum(int(np.count_nonzero(w)) for w in samples(layer).values())
+            require.that(
+                not astray,
+                f"{astray} weights of new kernels are not 0",
+                accepted="a kernel that starts at 0, as the layer declares",
+            )
             require.not_applicable("the layer declares a kernel that starts at 0")
         finite = {size: w for size, w in samples(layer).items() if np.isfinite(w).all()}
         if not finite:

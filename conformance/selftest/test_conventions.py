@@ -8,7 +8,7 @@ import pytest
 
 from conformance import FLAX, Convention, Law, catalogue, oracle, require
 from conformance.layer import Layer, rounded
-from conformance.presumed import FLOAT32_COMPUTATION, FLOAT32_PARAMETERS, presumption
+from conformance.presumed import DRAWN, FLOAT32_COMPUTATION, FLOAT32_PARAMETERS, presumption
 from conformance.registry import Entry, LoadError, UsageError, resolve, split_variant
 from implementations.nnx_linear import VARIANTS, Linear
 
@@ -46,7 +46,7 @@ def test_each_difference_is_named(changed: dict[str, object], said: str) -> None
 def test_presumptions_are_of_requirements_that_exist() -> None:
     """Ids are never renamed; float32 layers are asked for everything."""
     known = {row.id for row in catalogue()}
-    assert known >= FLOAT32_COMPUTATION | FLOAT32_PARAMETERS
+    assert known >= DRAWN | FLOAT32_COMPUTATION | FLOAT32_PARAMETERS
     assert not any(presumption(id, FLAX) for id in known)
 
 
