@@ -39,7 +39,7 @@ class NoisyInTraining(CorrectDense):
 _inputs: list[Any] = []
 
 
-@defect("X321", breaks="transforms/no-leaks", subtlety=5)
+@defect("X321", breaks="state/call-changes-nothing", cause="keeps its input", subtlety=5)
 class KeepsEveryInput(CorrectDense):
     """Every concrete input is kept in a list: memory grows by each call."""
 
