@@ -221,11 +221,16 @@ def _write_pitfalls(console: Console, cells: Sequence[Cell]) -> set[int]:
 def _write_rest(console: Console, cells: Sequence[Cell]) -> None:
     if cells:
         console.print("\nWhat else fails:")
+    told: set[str] = set()
     for cell in cells:
-        who = cell.implementation.rpartition(":")[2]
-        console.print(
-            Text(f"  {cell.requirement} ({who}): {cell.cause or cell.message or cell.reason}")
-        )
+        text = cell.cause or cell.message or cell.reason
+        # What keeps a layer from being loaded is the same for all of its requirements.
+        if cell.outcome != Outcome.ERROR:
+            text = f"{cell.requirement} ({cell.implementation.rpartition(':')[2]}): {text}"
+        if text in told:
+            continue
+        told.add(text)
+        console.print(Text(f"  {text}"), soft_wrap=True)
         if cell.case:
             _indented(console, "smallest", case_in_words(cell.case))
 

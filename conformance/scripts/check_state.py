@@ -47,11 +47,9 @@ def only_two_variables() -> None:
 @shows("state/exact-state", "serialization/stable-names", kinds=NNX)
 def exact_state() -> None:
     layer = build()
-    everything = nnx.state(layer)
-    params = nnx.state(layer, nnx.Param)
     raw = [name for name, value in vars(layer).items() if isinstance(value, jax.Array | np.ndarray)]
     assert not raw, f"{raw} is a raw array: wrap it in nnx.Param"
-    nnx.split(layer)
+    everything, params = nnx.state(layer), nnx.state(layer, nnx.Param)
     names = sorted(str(name) for name in everything)
     assert names == ["bias", "kernel"], f"the state holds {names}, not kernel and bias"
     found = sorted(str(name) for name in params)

@@ -13,6 +13,8 @@ from conformance.cell import Cell, Outcome
 from conformance.command import main
 from conformance.engine import call, run_quietly
 from conformance.grade import PITFALLS, fallen_into, names_in, write_grade
+from conformance.registry import Entry
+from conformance.requirement import catalogue
 from conformance.verdict import NONCONFORMING, OK, USAGE, Verdict
 
 RIGHT = """\
@@ -128,6 +130,19 @@ def test_what_hides_a_pitfall_is_told() -> None:
     other = Cell("f", "exercise/float-arguments", "MUST", Outcome.NOT_APPLICABLE)
     assert fallen_into(PITFALLS[3], [blocked])[0] == "open"
     assert fallen_into(PITFALLS[3], [other])[0] == "not shown"
+
+
+def test_what_keeps_a_file_from_being_loaded_is_told_once() -> None:
+    """Each of its cells has the same to say."""
+    rows = catalogue()[:5]
+    reason = "broken.py:MyDense: importing broken.py raised ModuleNotFoundError: no 'nope'"
+    cells = [Cell("x:MyDense", r.id, "MUST", Outcome.ERROR, reason=reason) for r in rows]
+    text = io.StringIO()
+    entry = Entry("x:MyDense", "MyDense", "broken.py:MyDense")
+    write_grade(Console(file=text, width=200), "broken.py", Verdict((entry,), rows, tuple(cells)))
+    _, _, rest = text.getvalue().partition("What else fails:")
+    assert rest.count(reason) == 1
+    assert "the file could not be used: 0 of 5 requirements hold" in rest
 
 
 def test_a_function_alone_shows_its_bias() -> None:
