@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from conformance.cell import Cell, Outcome
 from conformance.registry import Entry
@@ -96,6 +97,13 @@ def _missing(entry: Entry, row: Requirement) -> Cell:
 
 _EXPLAINS = (Outcome.FAILED, Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.BLOCKED)
 
+
+def _explains(cell: Cell) -> bool:
+    """Whether what rests on it cannot hold: also where its failure is expected by somebody."""
+    expected = cell.outcome == Outcome.EXPECTED_FAILURE and cell.level != MAY
+    return cell.outcome in _EXPLAINS or expected
+
+
 # What nearly every check does first: one of these is at fault where a check met an obstacle.
 _FOUNDATION = (
     "construction/builds",
@@ -110,6 +118,46 @@ _FOUNDATION = (
 )
 
 
+# Where results change by themselves, nothing that compares two of them can be judged.
+_GROUND = (
+    "state/call-changes-nothing",
+    "seeding/repeatable-call",
+    "seeding/same-seed-same-bits",
+)
+_COMPARES = (
+    "forward",
+    "numerics",
+    "dtypes",
+    "seeding",
+    "state",
+    "transforms",
+    "serialization",
+    "sharding",
+    "exercise",
+)
+
+
+def _below(row: Requirement, rows: Sequence[Requirement]) -> tuple[str, ...]:
+    """What a requirement rests on: as it declares, and the common ground of all comparisons."""
+    if row.area not in _COMPARES or row.id in _under_the_ground(tuple(rows)):
+        return row.rests_on
+    return (*row.rests_on, *_GROUND)
+
+
+@lru_cache(maxsize=4)
+def _under_the_ground(rows: tuple[Requirement, ...]) -> frozenset[str]:
+    """The ground, and all that it rests on itself."""
+    rests_on = {row.id: row.rests_on for row in rows}
+    found: set[str] = set()
+    waiting = list(_GROUND)
+    while waiting:
+        id = waiting.pop()
+        if id not in found:
+            found.add(id)
+            waiting.extend(rests_on.get(id, ()))
+    return frozenset(found)
+
+
 def _mark_blocked(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> None:
     """Rows come after those that they rest on, so that one pass finds whole chains."""
     root = _fault_behind_obstacles(own, rows)
@@ -119,7 +167,8 @@ def _mark_blocked(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> None:
         may = cell.outcome == Outcome.EXPECTED_FAILURE and cell.level == MAY
         if cell.outcome != Outcome.FAILED and not stumbled and not may:
             continue
-        below = [own[id] for id in row.rests_on if id in own and own[id].outcome in _EXPLAINS]
+        below = [own[id] for id in _below(row, rows) if id in own]
+        below = [other for other in below if _explains(other)]
         if cell is root:
             # An obstacle on the way to another row is blocked by this one, and never blocks it.
             below = [other for other in below if not other.obstacle]

@@ -12,8 +12,9 @@ from conformance.conditions import WrongCondition, holds, require_possible
 from conformance.expected import Expectations, Expected, from_project, require_right
 from conformance.propose import proposals
 from conformance.registry import Entry, LoadError, UsageError
+from conformance.requirement import Level, Requirement
 from conformance.strictness import hold_to
-from conformance.verdict import NONCONFORMING, OK, Verdict
+from conformance.verdict import NONCONFORMING, OK, Verdict, account
 
 ENTRY = Entry("acme:Dense", "acme.Dense", "acme.layers:Dense", "acme")
 KNOWN = Expected("forward/zero-input", "known", implementation="acme.Dense")
@@ -131,6 +132,19 @@ def test_the_exit_code_is_strict() -> None:
         (Outcome.UNEXPECTED_PASS, "MAY", NONCONFORMING),
     ):
         assert Verdict((ENTRY,), (), (cell(outcome, level),)).exit_code == code
+
+
+@pytest.mark.parametrize(("level", "outcome"), [("MUST", "blocked"), ("MAY", "failed")])
+def test_what_follows_from_an_expected_failure_is_blocked(level: str, outcome: str) -> None:
+    """It need not be expected, too; a MAY row that does not hold explains nothing."""
+    below = Requirement("forward/zero-input", Level(level), (), "", "", (), False, "")
+    above = Requirement("forward/basis-input", Level.MUST, (), "", "", (below.id,), False, "")
+    cells = [
+        cell(Outcome.EXPECTED_FAILURE, level),
+        Cell(ENTRY.id, above.id, "MUST", Outcome.FAILED),
+    ]
+    found = account([ENTRY], (below, above), cells)
+    assert {c.outcome for c in found.cells} == {"expected-failure", outcome}
 
 
 def test_the_condition_decides_where() -> None:

@@ -51,7 +51,7 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
     "exercise/vector-out",
     MUST,
     EXERCISE,
-    rests_on=["exercise/float-arguments", "forward/output-shape"],
+    rests_on=["exercise/float-arguments", "exercise/any-length", "forward/output-shape"],
 )
 @over(up_to=40, every_size=False, at_most=6)
 def test_vector_out(layer: Layer, case: Case) -> None:
@@ -98,7 +98,7 @@ def test_fixed_result(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement("exercise/any-length", MUST, EXERCISE, rests_on=["exercise/vector-out"])
+@requirement("exercise/any-length", MUST, EXERCISE, rests_on=["exercise/float-arguments"])
 @over(sizes=[(3, 4), (5, 2)], at_most=2)
 def test_any_length(layer: Layer, case: Case) -> None:
     """Changing len(x) between calls with one (seed, features) works, and changes no result."""
@@ -112,7 +112,12 @@ def test_any_length(layer: Layer, case: Case) -> None:
         require.equal(found, results.setdefault(length, found), what, cause=cause)
 
 
-@requirement("exercise/differentiable-in-x", MUST, EXERCISE, rests_on=["exercise/vector-out"])
+@requirement(
+    "exercise/differentiable-in-x",
+    MUST,
+    EXERCISE,
+    rests_on=["exercise/vector-out", "forward/additive"],
+)
 @over(sizes=[(3, 4), (16, 16)], at_most=2)
 def test_differentiable_in_x(layer: Layer, case: Case) -> None:
     """jit, grad and vmap over x work, with a concrete seed and features."""

@@ -173,7 +173,12 @@ def test_affine_value(layer: Layer, case: Case) -> None:
     "forward/additive",
     MUST,
     ANY,
-    rests_on=["forward/affine-value", "construction/finite", "seeding/same-seed-same-bits"],
+    rests_on=[
+        "forward/affine-value",
+        "construction/finite",
+        "forward/output-shape",
+        "construction/kernel-shape",
+    ],
 )
 @over(every_size=False)
 def test_additive(layer: Layer, case: Case) -> None:

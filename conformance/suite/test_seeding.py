@@ -15,7 +15,7 @@ from conformance.cases import BATCH, Case, over
 from conformance.layer import Layer
 from conformance.lazy import jax, jnp, nnx
 from conformance.other_process import elsewhere, kernel_digests
-from conformance.require import during
+from conformance.require import during, on_the_way
 from conformance.requirement import ANY, MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
 from conformance.sampling import judge
 from conformance.seed_evidence import require_different, require_uncorrelated
@@ -28,7 +28,11 @@ LARGE = (64, 256)
     "seeding/repeatable-call",
     MUST,
     ANY,
-    rests_on=["forward/output-shape", "purity/globals-untouched"],
+    rests_on=[
+        "forward/output-shape",
+        "purity/globals-untouched",
+        "state/call-changes-nothing",
+    ],
 )
 @over(every_size=False)
 def test_repeatable_call(layer: Layer, case: Case) -> None:
@@ -251,7 +255,8 @@ def test_constant_key_count(layer: Layer, case: Case) -> None:
     counts = {}
     for size in ((1, 1), (3, 10), (16, 16), (1, 300), (300, 1)):
         rngs = nnx.Rngs(case.seed)
-        construct(*size, rngs)
+        with on_the_way(f"construction with the sizes {size}"):
+            construct(*size, rngs)
         counts[size] = keys_drawn(rngs)
     require.record(keys=max(counts.values()))
     require.that(

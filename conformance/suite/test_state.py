@@ -15,7 +15,7 @@ from conformance import oracle, require
 from conformance.cases import BATCH, Case, over
 from conformance.layer import Built, Layer
 from conformance.lazy import jax, jnp, nnx
-from conformance.require import during
+from conformance.require import during, on_the_way
 from conformance.requirement import MUST, NNX, PARAMETERS, SHOULD, requirement
 
 SMALL = [(3, 4), (5, 1)]
@@ -350,7 +350,7 @@ def _static(dense: Built) -> object:
 
 def _linen_call_changes_nothing(dense: Built, x: np.ndarray) -> None:
     variables, model = dense.parameters.tree, dense.parameters.static
-    with during("calling the layer with every collection mutable"):
+    with on_the_way("calling the layer with every collection mutable"):
         _, updated = model.apply(variables, jnp.asarray(x), mutable=True)
     before = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(variables)}
     after = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(updated)}

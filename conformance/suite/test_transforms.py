@@ -349,7 +349,10 @@ def test_no_side_effects_in_jaxpr(layer: Layer, case: Case) -> None:
 
 
 @requirement(
-    "transforms/donation", MAY, NNX, rests_on=["transforms/jit", "state/instances-independent"]
+    "transforms/donation",
+    MAY,
+    NNX,
+    rests_on=["transforms/jit", "state/instances-independent", "construction/kernel-shape"],
 )
 @over(sizes=programs.FEW_SIZES)
 def test_donation(layer: Layer, case: Case) -> None:
