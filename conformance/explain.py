@@ -53,6 +53,9 @@ def explain(spec: str, requirement: str, call: Sequence[str], output: str | None
     _write(console, cell, entries[0], rows[0])
     if cell.outcome in (Outcome.FAILED, Outcome.EXPECTED_FAILURE):
         _write_script(console, cell, output)
+    elif cell.reproduction:
+        console.print("\nRun the cell again:")
+        console.print(Text(f"  {cell.reproduction}"), soft_wrap=True)
     return verdict.exit_code
 
 

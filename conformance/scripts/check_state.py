@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
+from flax import nnx, serialization
 
 from conformance.scripts.given import IN, OUT, SEED
 from conformance.scripts.numbers import bias, equal, kernel, normal, product, within
@@ -154,3 +154,25 @@ def pickles() -> None:
     plain = np.asarray(layer(x))
     equal(pickle.loads(pickle.dumps(layer))(x), plain, "f(x) after pickling")
     equal(copy.deepcopy(layer)(x), plain, "f(x) after a deep copy")
+
+
+@shows("serialization/round-trip", kinds=NNX)
+def round_trip() -> None:
+    layer, x = written(kernel(), bias()), jnp.asarray(normal("x", 8, IN))
+    values = nnx.state(layer).to_pure_dict()
+    saved = serialization.to_bytes(values)
+    for by, loaded in (("a pure dict", values), ("bytes", serialization.msgpack_restore(saved))):
+        other = build(IN, OUT, (SEED + 1) % 2**32)
+        state = nnx.state(other)
+        state.replace_by_pure_dict(loaded)
+        nnx.update(other, state)
+        equal(other(x), np.asarray(layer(x)), f"f(x) of another instance, loaded from {by},")
+
+
+@shows("serialization/round-trip", kinds=("linen",))
+def round_trip_of_variables() -> None:
+    model, variables = layer = written(kernel(), bias())
+    x = jnp.asarray(normal("x", 8, IN))
+    _, template = build(IN, OUT, (SEED + 1) % 2**32)
+    loaded = serialization.from_bytes(template, serialization.to_bytes(variables))
+    equal(model.apply(loaded, x), np.asarray(call(layer, x)), "f(x) of variables from bytes")

@@ -141,6 +141,21 @@ def one_trace() -> None:
         layer(x)
 
 
+@shows("transforms/one-trace", kinds=("linen",))
+def one_trace_of_models() -> None:
+    traces = []
+
+    def f(model: Any, variables: Any, x: Any) -> Any:
+        traces.append(model)
+        return model.apply(variables, x)
+
+    compiled = jax.jit(f, static_argnums=0)
+    for seed in (SEED, (SEED + 1) % 2**32, SEED ^ 0xFFFFFFFF):
+        compiled(*build(IN, OUT, seed), jnp.asarray(normal("x", 8, IN)))
+        count = len(traces)
+        assert count == 1, f"jax.jit traced the layer {count} times, last for seed {seed}"
+
+
 @shows("transforms/no-leaks")
 def no_leaks() -> None:
     layer, x = written(kernel(), bias()), normal("x", 8, IN)

@@ -31,7 +31,7 @@ from conformance.scripts.of_nnx import build, call, drawn, forward, parameters_o
 from conformance.scripts.register import shows
 
 
-@shows("construction/builds")
+@shows("construction/builds", functions=True)
 def builds() -> None:
     build()
 

@@ -32,6 +32,7 @@ _IMPORTS = {
     "np": "import numpy as np",
     "optax": "import optax",
     "nnx": "from flax import nnx",
+    "serialization": "from flax import serialization",
 }
 
 _END = """\
