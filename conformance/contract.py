@@ -6,6 +6,7 @@ import textwrap
 from itertools import groupby
 
 from conformance.environment import version
+from conformance.presumed import presumptions
 from conformance.registry import Entry, registered
 from conformance.requirement import Requirement, catalogue
 from conformance.suite import AREAS
@@ -22,7 +23,8 @@ a Dense without it. **SHOULD**: users rely on it. **MAY**: reported, never faile
 what a layer has to provide: a forward function, parameters that can be read and written, an nnx
 module, a Linen module, or the exercise's `dense_forward`. What is marked ° is checked against
 what the implementation declares; by default that is Flax's convention. A failure of a
-requirement that one *rests on* explains its own.
+requirement that one *rests on* explains its own; one that *presumes* something is not asked of a
+layer that declares something else.
 """
 
 
@@ -42,6 +44,9 @@ def markdown() -> str:
             parts.append(f"**{row.level}**, needs {needs}. {row.statement}\n")
             if row.rationale:
                 parts.append(f"{row.rationale}\n")
+            presumed = presumptions(row.id)
+            if presumed:
+                parts.append(f"Presumes {' and '.join(presumed)}.\n")
             if row.rests_on:
                 parts.append(f"Rests on: {', '.join(row.rests_on)}.\n")
     return "\n".join(parts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from conformance.implementation import Convention
 
-__all__ = ["DRAWN", "FLOAT32_COMPUTATION", "FLOAT32_PARAMETERS", "presumption"]
+__all__ = ["DRAWN", "FLOAT32_COMPUTATION", "FLOAT32_PARAMETERS", "presumption", "presumptions"]
 
 _BOTH = frozenset(
     {
@@ -55,6 +55,13 @@ DRAWN = frozenset(
     }
 )
 """Rows on what becomes of the key."""
+
+
+def presumptions(requirement: str) -> list[str]:
+    """What the requirement presumes, in words."""
+    found = ["float32 parameters"] if requirement in FLOAT32_PARAMETERS else []
+    found += ["results in float32"] if requirement in FLOAT32_COMPUTATION else []
+    return found + (["a kernel that is drawn"] if requirement in DRAWN else [])
 
 
 def presumption(requirement: str, convention: Convention) -> str | None:
