@@ -33,7 +33,6 @@ def from_linen(
 ) -> Implementation:
     """An implementation of the class, constructed as ``layer(features=out_features)``."""
     register()
-    transposed = convention.layout == "out,in"
 
     def linen(out_features: int) -> Any:
         return layer(features=out_features)
@@ -47,29 +46,14 @@ def from_linen(
     def apply(parameters: Parameters, x: Any) -> Any:
         return parameters.static.apply(parameters.tree, x)
 
-    def kernel(parameters: Parameters) -> Any:
-        leaves = collection_leaves(parameters.tree)
-        value = leaves[find(leaves, convention, "kernel")].value
-        return value.T if transposed else value
-
-    def bias(parameters: Parameters) -> Any:
-        leaves = collection_leaves(parameters.tree)
-        return leaves[find(leaves, convention, "bias")].value
-
-    def with_parameters(parameters: Parameters, kernel: Any, bias: Any) -> Parameters:
-        leaves = collection_leaves(parameters.tree)
-        values = {find(leaves, convention, "kernel"): kernel.T if transposed else kernel}
-        if bias is not None:
-            values[find(leaves, convention, "bias")] = bias
-        return Parameters(parameters.static, replace_leaves(parameters.tree, values))
-
+    access = Access(collection_leaves, convention)
     return Implementation(
         name=name,
         init=init,
         apply=apply,
-        kernel=kernel,
-        bias=bias,
-        with_parameters=with_parameters,
+        kernel=access.kernel,
+        bias=access.bias,
+        with_parameters=access.with_parameters,
         linen=linen,
         convention=convention,
         library=library,

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from conformance.adapters.parameters import Leaf, Parameters, find, register, replace_leaves
+from conformance.adapters.parameters import Access, Leaf, Parameters, register
 from conformance.compat import state_leaves
 from conformance.implementation import Convention, Implementation
 
@@ -21,8 +21,8 @@ def split(module: nnx.Module) -> Parameters:
     return Parameters(graphdef, state)
 
 
-def _leaves(parameters: Parameters) -> list[Leaf]:
-    return [Leaf(path, kind, value) for path, kind, value in state_leaves(parameters.tree)]
+def _leaves(state: Any) -> list[Leaf]:
+    return [Leaf(path, kind, value) for path, kind, value in state_leaves(state)]
 
 
 def from_nnx(
@@ -31,7 +31,6 @@ def from_nnx(
 ) -> Implementation:  # fmt: skip
     """An implementation of the class; ``construct(in_features, out_features, rngs)`` builds it."""
     register()
-    transposed = convention.layout == "out,in"
 
     def init(seed: Any, in_features: int, out_features: int) -> Parameters:
         # nnx.Rngs takes Python ints and keys, not a traced number.
@@ -41,29 +40,14 @@ def from_nnx(
     def apply(parameters: Parameters, x: Any) -> Any:
         return nnx.merge(parameters.static, parameters.tree)(x)
 
-    def kernel(parameters: Parameters) -> Any:
-        leaves = _leaves(parameters)
-        value = leaves[find(leaves, convention, "kernel")].value
-        return value.T if transposed else value
-
-    def bias(parameters: Parameters) -> Any:
-        leaves = _leaves(parameters)
-        return leaves[find(leaves, convention, "bias")].value
-
-    def with_parameters(parameters: Parameters, kernel: Any, bias: Any) -> Parameters:
-        leaves = _leaves(parameters)
-        values = {find(leaves, convention, "kernel"): kernel.T if transposed else kernel}
-        if bias is not None:
-            values[find(leaves, convention, "bias")] = bias
-        return Parameters(parameters.static, replace_leaves(parameters.tree, values))
-
+    access = Access(_leaves, convention)
     return Implementation(
         name=name,
         init=init,
         apply=apply,
-        kernel=kernel,
-        bias=bias,
-        with_parameters=with_parameters,
+        kernel=access.kernel,
+        bias=access.bias,
+        with_parameters=access.with_parameters,
         module=construct,
         convention=convention,
         library=library,

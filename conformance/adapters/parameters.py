@@ -7,7 +7,7 @@ layer that only calls them otherwise is still checked for everything else.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from conformance.implementation import Convention
 from conformance.lazy import jax
 from conformance.require import Violation
 
-__all__ = ["Leaf", "Parameters", "find", "leaves_of", "register", "replace_leaves"]
+__all__ = ["Access", "Leaf", "Parameters", "find", "leaves_of", "register"]
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,39 @@ def find(leaves: Sequence[Leaf], convention: Convention, which: str) -> int:
     )
 
 
-def replace_leaves(tree: Any, values: dict[int, Any]) -> Any:
-    """The pytree with the leaves at these positions replaced."""
-    flat, structure = jax.tree_util.tree_flatten(tree)
-    for position, value in values.items():
-        flat[position] = value
-    return jax.tree_util.tree_unflatten(structure, flat)
+@dataclass(frozen=True)
+class Access:
+    """Reads and writes kernel and bias among the leaves of :class:`Parameters`.
+
+    Parameters
+    ----------
+    leaves
+        The leaves of the ``tree``, in JAX's order.
+    convention
+        The names and the layout.
+    """
+
+    leaves: Callable[[Any], list[Leaf]]
+    convention: Convention
+
+    def kernel(self, parameters: Parameters) -> Any:
+        """The kernel ``(in, out)``."""
+        leaves = self.leaves(parameters.tree)
+        return self._as_stored(leaves[find(leaves, self.convention, "kernel")].value)
+
+    def bias(self, parameters: Parameters) -> Any:
+        """The bias ``(out,)``."""
+        leaves = self.leaves(parameters.tree)
+        return leaves[find(leaves, self.convention, "bias")].value
+
+    def with_parameters(self, parameters: Parameters, kernel: Any, bias: Any) -> Parameters:
+        """The parameters with these values; without a bias where it is None."""
+        leaves = self.leaves(parameters.tree)
+        flat, structure = jax.tree_util.tree_flatten(parameters.tree)
+        flat[find(leaves, self.convention, "kernel")] = self._as_stored(kernel)
+        if bias is not None:
+            flat[find(leaves, self.convention, "bias")] = bias
+        return Parameters(parameters.static, jax.tree_util.tree_unflatten(structure, flat))
+
+    def _as_stored(self, kernel: Any) -> Any:
+        return kernel.T if self.convention.layout == "out,in" else kernel

@@ -25,7 +25,8 @@ filterwarnings = error
 addopts = --strict-markers --strict-config
 """
 
-needed = [name for name in ("build", "hatchling") if importlib.util.find_spec(name) is None]
+TOOLS = ("build", "hatchling", "ensurepip")
+needed = [name for name in TOOLS if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.skipif(
         not (ROOT / "pyproject.toml").is_file(), reason="the suite's wheel is built of a checkout"
