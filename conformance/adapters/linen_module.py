@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from conformance.adapters.parameters import (
+    Access,
     Leaf,
     Parameters,
-    find,
     leaves_of,
     register,
-    replace_leaves,
 )
 from conformance.implementation import Convention, Implementation
 
