@@ -40,7 +40,7 @@ class TwoInputsSwapped(CorrectDense):
         return affine(x, kernel[::-1] if kernel.shape[0] == 2 else kernel, bias)
 
 
-@defect("X303", breaks="forward/tall-batch", subtlety=5)
+@defect("X303", breaks="forward/basis-input", collateral=("forward/tall-batch",), subtlety=5)
 class WideTallBatch(CorrectDense):
     """Beyond 65536 entries of x, rows after the 65536th entry are zeros."""
 
