@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import os
 import sys
@@ -13,11 +15,9 @@ __all__ = ["GIB", "guard", "release", "resident"]
 
 GIB = 2**30
 
-# Above this, a worker forgets the programs of the layers that it has finished...
+# Above this, a worker forgets the programs of the layers that it has finished. Not sooner:
+# layers share the programs of single operations, which are most of what a new layer costs.
 _COMFORTABLE = GIB // 2
-# ... once they have taken this much more: layers share the programs of single operations, and
-# memory that is freed does not always go back to the system.
-_GROWTH = 3 * GIB // 16
 _INTERVAL = 0.25
 
 
@@ -30,17 +30,22 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-_after_release = 0
-
-
 def release() -> None:
     """Forget compiled programs when they take much memory; they live in JAX's own caches."""
-    global _after_release  # what this process occupies is a fact of the process
     jax = sys.modules.get("jax")
-    if jax is not None and resident() > max(_COMFORTABLE, _after_release + _GROWTH):
+    if jax is not None and resident() > _COMFORTABLE:
         jax.clear_caches()
         gc.collect()
-        _after_release = resident()
+        _give_back()
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, where the C library has to be asked for that.
+
+    Otherwise the process would seem full from then on, and forget after every layer.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def guard(limit: float, before_the_end: Callable[[], None]) -> None:
