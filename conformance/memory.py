@@ -18,6 +18,8 @@ GIB = 2**30
 # Above this, a worker forgets the programs of the layers that it has finished. Not sooner:
 # layers share the programs of single operations, which are most of what a new layer costs.
 _COMFORTABLE = GIB // 2
+_FOR_MANY_LAYERS = 3 * GIB // 2
+_MANY = 50
 _INTERVAL = 0.25
 
 
@@ -30,10 +32,13 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def release() -> None:
-    """Forget compiled programs when they take much memory; they live in JAX's own caches."""
+def release(layers: int) -> None:
+    """Forget compiled programs when they take much memory; they live in JAX's own caches.
+
+    ``layers`` is how many the run checks: the more there are, the more they share.
+    """
     jax = sys.modules.get("jax")
-    if jax is not None and resident() > _COMFORTABLE:
+    if jax is not None and resident() > (_FOR_MANY_LAYERS if layers >= _MANY else _COMFORTABLE):
         jax.clear_caches()
         gc.collect()
         _give_back()

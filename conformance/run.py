@@ -184,7 +184,7 @@ class Run:
             before.restore()
         if nextitem is None or _row(nextitem) is None or _entry(nextitem) != _entry(item):
             self._layers.pop(_entry(item).id, None)
-            memory.release()
+            memory.release(len(self.entries))
         return result
 
     @pytest.hookimpl(tryfirst=True)
