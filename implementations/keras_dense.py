@@ -80,6 +80,7 @@ Dense = Implementation(
         Expected(
             "construction/integral-sizes",
             "Keras takes a Python int for units, and refuses NumPy's",
+            when="keras >= 3.13",
             link="https://keras.io/api/layers/core_layers/dense",
         ),
     ),
