@@ -90,7 +90,12 @@ def _confined(layer: Layer, case: Case, poison: float, is_poisoned: Any, what: s
     )
 
 
-@requirement("numerics/nan-confined", MUST, PARAMETERS, rests_on=["forward/batch-independent"])
+@requirement(
+    "numerics/nan-confined",
+    MUST,
+    PARAMETERS,
+    rests_on=["forward/batch-independent", "state/updates-used"],
+)
 @over()
 def test_nan_confined(layer: Layer, case: Case) -> None:
     """A NaN in row i of x makes row i of the result NaN, and no other.
@@ -98,21 +103,29 @@ def test_nan_confined(layer: Layer, case: Case) -> None:
     Likewise, a NaN in column j of the kernel, or in entry j of the bias, makes column j NaN.
     """
     _confined(layer, case, np.nan, np.isnan, "a NaN")
+    _confined_to_column(layer, case, np.nan, np.isnan, "a NaN")
+
+
+def _confined_to_column(
+    layer: Layer, case: Case, poison: float, is_poisoned: Any, what: str
+) -> None:
+    """The same for one entry of the kernel, and one of the bias."""
     x = case.normal("x", 8, case.in_features)
     generator = case.generator("place")
     i, j = int(generator.integers(case.in_features)), int(generator.integers(case.out_features))
-    kernel, bias = case.kernel(), case.bias()
     rest = np.arange(case.out_features) != j
-    for what in ("kernel", "bias") if layer.convention.use_bias else ("kernel",):
-        poisoned = kernel.copy(), bias.copy()
-        poisoned[0][i, j if what == "kernel" else slice(0, 0)] = np.nan
-        poisoned[1][j if what == "bias" else slice(0, 0)] = np.nan
-        found = layer.of(case).write(*poisoned).rows(x)
+    for name in ("kernel", "bias") if layer.convention.use_bias else ("kernel",):
+        kernel, bias = case.kernel(), case.bias()
+        if name == "kernel":
+            kernel[i, j] = poison
+        else:
+            bias[j] = poison
+        found = is_poisoned(layer.of(case).write(kernel, bias).rows(x))
         require.that(
-            np.isnan(found[:, j]).all() and not np.isnan(found[:, rest]).any(),
-            f"a NaN in the {what} does not make exactly column {j} of the result NaN",
-            accepted="NaN in that column and in no other",
-            cause=f"a NaN in the {what} is replaced by a number, or spreads",
+            found[:, j].all() and not found[:, rest].any(),
+            f"{what} in entry {j} of the {name}'s outputs does not show in exactly that column",
+            accepted="no finite number in that column, and nothing else in any other",
+            cause=f"{what} in the {name} is replaced by a number, or spreads",
         )
 
 
@@ -124,9 +137,13 @@ def test_nan_confined(layer: Layer, case: Case) -> None:
 )
 @over()
 def test_inf_confined(layer: Layer, case: Case) -> None:
-    """An infinity in row i of x makes row i of the result non-finite, and no other."""
+    """An infinity in row i of x makes row i of the result non-finite, and no other.
+
+    Likewise, an infinity in column j of the kernel, or in entry j of the bias.
+    """
     poison = np.inf if case.values % 2 == 0 else -np.inf
     _confined(layer, case, poison, lambda row: ~np.isfinite(row), "an infinity")
+    _confined_to_column(layer, case, poison, lambda row: ~np.isfinite(row), "an infinity")
 
 
 @requirement(

@@ -41,7 +41,8 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
     x = case.normal("x", *lead, case.in_features)
     other = case.normal("other", *lead, case.in_features)
     if PARAMETERS in layer.provides:
-        dense = layer.of(case)
+        # A bias that is lost on the way shows only if it is not 0.
+        dense = layer.written(case)
         results = [np.asarray(dense(x))]
         # A counter or a cache may turn at any call.
         for between in (x, other) * (50 if case.kernel_shape == (3, 10) and not case.seed else 2):
@@ -279,10 +280,11 @@ def test_siblings_differ(layer: Layer, case: Case) -> None:
     kernel, rngs = _module_of(layer, case), nnx.Rngs(case.seed)
     siblings = [kernel(rngs) for _ in range(4)]
     for (i, first), (j, second) in itertools.combinations(enumerate(siblings, start=1), 2):
-        same = int((first == second).sum())
+        # Of equal magnitudes only the signs can differ.
+        same = int((np.abs(first) == np.abs(second)).sum())
         require.that(
             same < first.size / 2,
-            f"layers {i} and {j} built from one Rngs agree in {same} of {first.size} entries",
+            f"layers {i} and {j} built from one Rngs agree in {same} of {first.size} magnitudes",
             accepted="different kernels",
             cause="the key is read without being drawn: layers get the same one",
         )

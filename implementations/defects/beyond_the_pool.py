@@ -106,7 +106,7 @@ class ThirdKeyWhenDeep(CorrectDense):
 
 @defect(
     "X340",
-    breaks="numerics/precision",
+    breaks="forward/basis-input",
     collateral=("forward/basis-input", "forward/integer-exact", "forward/affine-value"),
     subtlety=5,
 )

@@ -91,7 +91,7 @@ class ZeroBiasIsNoise(CorrectDense):
         return affine(x, kernel, bias) + jnp.where(nothing, jnp.float32(1e-3), jnp.float32(0))
 
 
-@defect("X319", breaks="forward/zero-input", subtlety=5)
+@defect("X319", breaks="forward/basis-input", subtlety=5)
 class ZeroKernelIsIdentity(CorrectDense):
     """A kernel of zeros counts as not loaded, and the bias is not added."""
 
