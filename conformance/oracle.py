@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 
 __all__ = [
     "F32",
+    "HIGHEST",
     "TINY",
     "UNIT_ROUNDOFF",
     "Bounded",

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from conformance import compile_cache, memory, profiles
+from conformance import compile_cache, memory, precision, profiles
 from conformance.breaker import Breaker
 from conformance.cell import Cell, Outcome, cell_of
 from conformance.expected import Expectations
@@ -130,6 +130,7 @@ class Run:
 
         if entry.id not in self._layers:
             try:
+                precision.settle()
                 with self.breaker.loading(entry.id):
                     layer = Layer(entry.load(), entry)
                     self.expectations.add(entry, layer)

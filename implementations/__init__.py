@@ -4,10 +4,6 @@
 LIBRARIES = {
     "nnx.Linear": "flax",
     "linen.Dense": "flax",
-    "nnx.LinearGeneral": "flax",
-    "nnx.Einsum": "flax",
-    "nnx.bridge.ToNNX": "flax",
-    "stax.Dense": "jax",
     "equinox.nn.Linear": "equinox",
     "haiku.Linear": "dm-haiku",
     "keras.layers.Dense": "keras",

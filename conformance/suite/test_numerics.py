@@ -10,6 +10,7 @@ from conformance import diagnosis, oracle, require
 from conformance.cases import BATCH, Case, over
 from conformance.layer import Layer
 from conformance.lazy import jax
+from conformance.precision import by_default
 from conformance.require import during
 from conformance.requirement import MUST, PARAMETERS, SHOULD, requirement
 
@@ -41,10 +42,19 @@ def test_precision(layer: Layer, case: Case) -> None:
     """f(x) keeps to the rounding-error bound of float32 at the scales 1e-6, 1 and 1e6.
 
     Products in bfloat16, TF32 or int8 break it while in <= 256; the rows of x have the signs of
-    the kernel's columns, so that nothing cancels and the bound is sharp.
+    the kernel's columns, so that nothing cancels and the bound is sharp. An accelerator whose
+    default is another format is asked for float32, and then held to the bound of its default.
     """
     if case.in_features > WIDEST:
         return
+    _precise(layer, case, oracle.HIGHEST)
+    with by_default() as mode:
+        if mode is not None:
+            require.record(default_precision=mode.name)
+            _precise(layer, case, mode)
+
+
+def _precise(layer: Layer, case: Case, precision: oracle.Precision) -> None:
     columns = np.arange(8) % case.out_features
     for scale, own, of_bias in SCALES:
         kernel, bias = case.kernel(own), layer.bias_for(case, own) * np.float32(of_bias)
@@ -52,7 +62,7 @@ def test_precision(layer: Layer, case: Case) -> None:
         x = np.sign(kernel[:, columns]).T * np.abs(case.normal("x", 8, case.in_features))
         x = (x * scale).astype(np.float32)
         found = dense.rows(x)
-        reference = oracle.affine(x, kernel, bias)
+        reference = oracle.affine(x, kernel, bias, precision=precision)
         cause = diagnosis.of_affine(found, x, kernel, bias)
         require.within(
             found,
