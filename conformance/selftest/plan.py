@@ -23,7 +23,7 @@ from conformance.requirement import Requirement, requirement_of
 if TYPE_CHECKING:
     from conformance.selftest.judge import Subject
 
-__all__ = ["OPTION", "PLUGIN", "cells_of", "plan"]
+__all__ = ["OPTION", "PLUGIN", "cells_of", "foundations", "plan"]
 
 PLUGIN = __name__
 OPTION = "--conformance-zoo-plan"
@@ -48,12 +48,12 @@ def cells_of(subject: Subject, rows: Sequence[Requirement], *, full: bool = Fals
     share = _SHARE_OF_CORRECT if declared is None else _SHARE_OF_DEFECT
     wanted = {row.id for row in rows if _draw(subject.spec, row.id) < share}
     if declared is not None:
-        wanted |= _with_foundations([declared.breaks, *declared.collateral], rows)
+        wanted |= foundations([declared.breaks, *declared.collateral], rows)
     return [row.id for row in rows if row.id in wanted]
 
 
-def _with_foundations(ids: Iterable[str], rows: Sequence[Requirement]) -> set[str]:
-    """These requirements, and all that they rest on, where a fault would be the one to blame."""
+def foundations(ids: Iterable[str], rows: Sequence[Requirement]) -> set[str]:
+    """These requirements and all that they rest on, where a fault would be the one to blame."""
     below = {row.id: row.rests_on for row in rows}
     found: set[str] = set()
     waiting = list(ids)

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conformance import compile_cache
-from conformance.cell import Cell
+from conformance.cell import Cell, Outcome
 from conformance.plugin import RUN
 from conformance.registry import UsageError
 from conformance.requirement import Requirement
 from conformance.selftest.judge import Judgement, Subject, judge
 from conformance.selftest.matrix import kill_rate, matrix, summary
-from conformance.selftest.plan import OPTION, PLUGIN, plan
+from conformance.selftest.plan import OPTION, PLUGIN, foundations, plan
 
 if TYPE_CHECKING:
     from conformance.run import Run
@@ -181,6 +181,8 @@ def check(
     for cell in run.verdict.cells:
         if cell.requirement in observer.planned[cell.implementation]:
             cells[cell.implementation].append(cell)
+    for own in [] if full else cells.values():
+        _block_across_gaps(own, run.verdict.rows)
     judgements = tuple(judge(subject, cells[subject.spec]) for subject in zoo)
     report = Report(
         judgements,
@@ -191,6 +193,19 @@ def check(
     if results is not None:
         _write(results, report, run)
     return report
+
+
+def _block_across_gaps(cells: Sequence[Cell], rows: Sequence[Requirement]) -> None:
+    """Block what rests on a failure through requirements that the plan left out.
+
+    In a full run every link of such a chain has its cell, and nothing is left to do here.
+    """
+    failed = {cell.requirement for cell in cells if cell.outcome == Outcome.FAILED}
+    for cell in cells:
+        if cell.outcome == Outcome.FAILED:
+            below = (foundations([cell.requirement], rows) - {cell.requirement}) & failed
+            if below:
+                cell.outcome, cell.reason = Outcome.BLOCKED, f"blocked by {min(below)}"
 
 
 def _write(path: Path, report: Report, run: Run) -> None:
