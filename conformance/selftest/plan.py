@@ -2,8 +2,8 @@
 
 Every layer of the zoo times every requirement is tens of thousands of cells. Whether a defect is
 killed and rightly blamed shows in few of them: in the requirement that it breaks, in those on
-which that one rests, and in its collateral. Of all other cells a fixed share is checked, chosen
-by a digest, so that all runs of one version check the same.
+which that one rests directly, and in its collateral. Of all other cells a fixed share is checked,
+chosen by a digest, so that all runs of one version check the same.
 
 This module is also the pytest plugin that drops the other cells, in each worker.
 """
@@ -48,7 +48,8 @@ def cells_of(subject: Subject, rows: Sequence[Requirement], *, full: bool = Fals
     share = _SHARE_OF_CORRECT if declared is None else _SHARE_OF_DEFECT
     wanted = {row.id for row in rows if _draw(subject.spec, row.id) < share}
     if declared is not None:
-        wanted |= foundations([declared.breaks, *declared.collateral], rows)
+        broken = {declared.breaks, *declared.collateral}
+        wanted |= broken.union(*(row.rests_on for row in rows if row.id in broken))
     return [row.id for row in rows if row.id in wanted]
 
 

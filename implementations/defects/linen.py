@@ -63,7 +63,7 @@ class LinenBiasOfInputLength(CorrectLinenDense):
         return jnp.zeros((x.shape[-1],), jnp.float32)
 
 
-@defect("L004", breaks="construction/only-two-parameters", cause="kernel", subtlety=2)
+@defect("L004", breaks="construction/only-two-parameters", subtlety=2)
 class KernelFromFixedKey(CorrectLinenDense):
     """The kernel is drawn from one fixed key in every call, and is no parameter."""
 
@@ -115,7 +115,6 @@ class CountsInStats(CorrectLinenDense):
 @defect(
     "L010",
     breaks="forward/output-shape",
-    cause="rng",
     subtlety=3,
     seen='flax#3698 "added default params rng to .apply"',
 )
