@@ -53,7 +53,7 @@ class BiasSubtracted(CorrectDense):
         return affine(x, kernel, -bias)
 
 
-@defect("N111", breaks="forward/zero-input", subtlety=3)
+@defect("N111", breaks="forward/basis-input", subtlety=3)
 class ResidualWhenSquare(CorrectDense):
     """The input is added to the output when in == out."""
 
