@@ -59,6 +59,13 @@ def _exploration_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GIB",
         help="the most memory that a worker may take, in GiB (default: 8)",
     )
+    parser.add_argument(
+        "--no-compile-cache",
+        action="store_true",
+        help="compile everything anew instead of keeping compiled programs in "
+        "$XDG_CACHE_HOME/dense-conformance (default: ~/.cache); so does the environment "
+        "variable CONFORMANCE_COMPILE_CACHE=off",
+    )
 
 
 def _amount_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +102,7 @@ def _pytest_call(options: argparse.Namespace) -> list[str]:
         seed=options.seed,
         time_limit=options.time_limit,
         memory_limit=options.memory_limit,
+        compile_cache=not options.no_compile_cache,
     )
 
 

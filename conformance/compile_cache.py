@@ -1,23 +1,72 @@
-"""What is set before JAX starts in a process that runs the suite."""
+"""What is set before JAX starts in a process that runs the suite; where compiled programs are kept.
+
+Compiling is most of what a run costs, and the programs of one run are those of the next. JAX's
+key of a program has the program itself, the versions of jax and jaxlib, and the flags of XLA.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["prepare"]
+from conformance.program_store import ProgramStore, prune
+
+__all__ = ["SWITCH", "bound", "install", "location", "prepare", "trouble"]
 
 HOST_DEVICES = 8
 
+SWITCH = "CONFORMANCE_COMPILE_CACHE"
+"""The environment variable that turns the compile cache off: its value is then ``off``."""
+
+# A program takes 7 kB, and all built-in layers in all profiles take about 20 MB for one version
+# of jax: this is room for a matrix of versions.
+_LIMIT = 256 * 2**20
+
 
 def location() -> Path:
-    """The user's cache directory for compiled programs."""
+    """The directory of compiled programs, in the user's cache directory."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "dense-conformance" / "compiled"
 
 
-def prepare() -> None:
+def directory() -> Path:
+    """The part of :func:`location` for these versions on this kind of processor.
+
+    A home directory may be shared by machines, and a program of one of them may have
+    instructions that another does not know.
+    """
+    processor = hashlib.sha256(_processor().encode()).hexdigest()[:8]
+    return location() / f"jax-{_version('jax')}-jaxlib-{_version('jaxlib')}-{processor}"
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _processor() -> str:
+    """The machine, and what instructions it has where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return f"{platform.system()} {platform.machine()} {flags}"
+
+
+def enabled() -> bool:
+    """Whether the environment leaves the cache on."""
+    return os.environ.get(SWITCH, "on") != "off"
+
+
+def prepare(cache: bool = True) -> None:
     """Set the compile cache and the host devices up; does nothing once JAX is imported."""
     if "jax" in sys.modules:
         return
@@ -26,15 +75,67 @@ def prepare() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={HOST_DEVICES}"
     # Filtering the traceback of each exception takes tens of milliseconds; nobody sees it here.
     os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
+    # Some versions of jaxlib (0.9.0, 0.10.0) log an error for each program that was kept.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Several workers share a GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    if os.environ.get("CONFORMANCE_COMPILE_CACHE", "on") == "off":
+    if not (cache and enabled()):
+        # Also not the one of the user's own programs, which is not checked when it is read.
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
         return
-    path = location()
+    path = directory()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError:
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
         return  # without a cache, everything is as it would be, only slower
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(path))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(path)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    # XLA's own caches beside it are not checked when they are read.
+    os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
+
+
+def install() -> None:
+    """Have JAX keep its programs in a :class:`ProgramStore`; imports JAX.
+
+    JAX has no public place for that. Where a version has moved the private one, its own file
+    cache does the work, and is merely less careful.
+    """
+    ours = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if not enabled() or ours != str(directory()):
+        return
+    try:
+        from jax._src import compilation_cache
+
+        theirs = compilation_cache.get_file_cache
+    except (ImportError, AttributeError):
+        return
+
+    def file_cache(path: str) -> object:
+        return (ProgramStore(Path(path)), path) if path == ours else theirs(path)
+
+    compilation_cache.get_file_cache = file_cache  # type: ignore[assignment]  # it asks no more
+
+
+def trouble() -> str:
+    """Why nothing can be kept, in words; empty if it can, or is not meant to."""
+    if not enabled():
+        return ""
+    path = directory()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        return (
+            f"dense-conformance: compiled programs cannot be kept in {path} "
+            f"({error.strerror or error}): each run compiles anew; XDG_CACHE_HOME names another "
+            "place, --no-compile-cache none\n"
+        )
+    return ""
+
+
+def bound() -> None:
+    """Keep what all versions have left there within the limit."""
+    if enabled():
+        prune(location(), _LIMIT)

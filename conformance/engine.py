@@ -25,6 +25,7 @@ def call(
     seed: int | None = None,
     time_limit: float | None = None,
     memory_limit: float | None = None,
+    compile_cache: bool = True,
 ) -> list[str]:
     """The call of pytest, but for the implementations.
 
@@ -34,7 +35,7 @@ def call(
         Ids, slugs, areas or globs; without any, all of them.
     workers
         How many processes; ``"auto"`` is one for each core, ``"0"`` this one.
-    profile, seed, time_limit, memory_limit
+    profile, seed, time_limit, memory_limit, compile_cache
         As for ``dense-conformance run``.
     """
     arguments = [
@@ -57,6 +58,8 @@ def call(
         arguments.append(f"--conformance-time-limit={time_limit}")
     if memory_limit:
         arguments.append(f"--conformance-memory-limit={memory_limit}")
+    if not compile_cache:
+        arguments.append("--conformance-no-compile-cache")
     return arguments
 
 

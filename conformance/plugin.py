@@ -89,6 +89,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="GIB",
         help="the most memory that a worker may take, in GiB (default: 8)",
     )
+    group.addoption(
+        "--conformance-no-compile-cache",
+        action="store_true",
+        help="compile everything anew instead of keeping compiled programs in "
+        "$XDG_CACHE_HOME/dense-conformance (default: ~/.cache); so does the environment "
+        "variable CONFORMANCE_COMPILE_CACHE=off",
+    )
     group.addoption("--conformance-explain", action="store_true", help=argparse.SUPPRESS)
     group.addoption("--conformance-console", action="store_true", help=argparse.SUPPRESS)
 

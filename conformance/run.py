@@ -98,11 +98,17 @@ class Run:
             expectations = Expectations.of_project(config.rootpath / "pyproject.toml", entries)
         run = cls(config, entries, directory, expectations)
         run.rows  # noqa: B018  # an unknown requirement is an error now, not after the run
-        if run.executes:
-            compile_cache.prepare()
+        run._prepare(cache=not config.getoption("conformance_no_compile_cache"))
         if run.worker is not None:
             memory.guard(config.getoption("conformance_memory_limit"), run.breaker.out_of_memory)
         return run
+
+    def _prepare(self, cache: bool) -> None:
+        if self.executes:
+            compile_cache.prepare(cache)
+        if self.controls and cache:
+            compile_cache.bound()
+            print(compile_cache.trouble(), end="", file=sys.stderr)
 
     @property
     def controls(self) -> bool:
@@ -130,6 +136,7 @@ class Run:
 
         if entry.id not in self._layers:
             try:
+                compile_cache.install()
                 precision.settle()
                 with self.breaker.loading(entry.id):
                     layer = Layer(entry.load(), entry)

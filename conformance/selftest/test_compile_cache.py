@@ -1,0 +1,176 @@
+"""Compiled programs that are kept: the same results with them, without them, and with rubbish."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance import compile_cache
+from conformance.program_store import ProgramStore, prune
+
+COMMAND = [
+    sys.executable, "-m", "conformance.command", "run", "nnx.Linear", "-n", "1",
+    "--requirement", "seeding/fingerprint",
+    "--requirement", "numerics/precision",
+    "--requirement", "initialization/kernel-variance",
+]  # fmt: skip
+FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))"
+
+
+def start(cache: Path, results: Path, *options: str) -> subprocess.Popen[str]:
+    """A run that keeps its programs there."""
+    return subprocess.Popen(
+        [*COMMAND, "--results", str(results), *options],
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def found(run: subprocess.Popen[str], results: Path) -> tuple[list[dict[str, Any]], str]:
+    """What a run has measured, without its seconds, and what it said on standard error."""
+    output, errors = run.communicate()
+    assert run.returncode == 0, output + errors
+    cells = json.loads(results.read_text(encoding="utf-8"))["cells"]
+    return [{k: v for k, v in cell.items() if k != "seconds"} for cell in cells], errors
+
+
+def entries(cache: Path) -> list[Path]:
+    """The files of the programs."""
+    return sorted((cache / "dense-conformance" / "compiled").rglob("*.program"))
+
+
+@pytest.fixture(scope="module")
+def normal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """A cache that a run has filled, and what that run found."""
+    folder = tmp_path_factory.mktemp("cold")
+    cells, errors = found(start(folder, folder / "r.json"), folder / "r.json")
+    assert entries(folder)
+    assert errors == ""
+    assert any("fingerprint" in cell.get("measured", {}) for cell in cells)
+    return folder, cells
+
+
+def test_warm_is_as_cold(normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    """Bit for bit, in all that was measured; and nothing is compiled that was kept."""
+    cache, cells = normal
+    before = entries(cache)
+    assert found(start(cache, tmp_path / "r.json"), tmp_path / "r.json") == (cells, "")
+    assert entries(cache) == before
+
+
+def test_off_is_as_cold(normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    """The switch turns it off: the same results, and nothing is kept."""
+    run = start(tmp_path, tmp_path / "r.json", "--no-compile-cache")
+    assert found(run, tmp_path / "r.json") == (normal[1], "")
+    assert not (tmp_path / "dense-conformance").exists()
+
+
+def test_a_cache_of_rubbish(normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    """Random bytes, half a program, nothing, another's program: all are compiled again."""
+    cache, cells = normal
+    generator = random.Random(0)
+    paths = entries(cache)
+    kept = [path.read_bytes() for path in paths]
+    for i, (path, content) in enumerate(zip(paths, kept, strict=True)):
+        half = content[: len(content) // 2]
+        path.write_bytes((generator.randbytes(500), half, b"", kept[i - 1])[i % 4])
+    (cache / "dense-conformance" / "compiled" / "no-program").write_bytes(b"\0" * 100)
+    assert found(start(cache, tmp_path / "r.json"), tmp_path / "r.json") == (cells, "")
+    assert entries(cache) == paths
+    assert all(ProgramStore(path.parent).get(path.stem) is not None for path in paths)
+
+
+def test_two_runs_at_once_share_one(
+    normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """Both find what one alone finds."""
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    runs = [start(tmp_path, path) for path in paths]
+    for run, path in zip(runs, paths, strict=True):
+        assert found(run, path) == (normal[1], "")
+    assert not list(tmp_path.rglob(".new-*"))
+
+
+def test_a_home_that_cannot_be_written(
+    normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """The same results, and one line that says what is missing."""
+    (tmp_path / "home").write_text("a file")
+    cells, errors = found(start(tmp_path / "home", tmp_path / "r.json"), tmp_path / "r.json")
+    assert cells == normal[1]
+    assert errors.startswith("dense-conformance: compiled programs cannot be kept in ")
+    assert len(errors.splitlines()) == 1
+
+
+def test_a_store_gives_what_was_put(tmp_path: Path) -> None:
+    """And nothing for a key that it does not know."""
+    store = ProgramStore(tmp_path)
+    assert store.get("a") is None
+    store.put("a", b"program")
+    store.put("a", b"another")
+    assert store.get("a") == b"another"
+    assert store.get("b") is None
+
+
+def test_a_store_on_a_full_disk(tmp_path: Path) -> None:
+    """What does not fit is not kept, and no piece of it remains."""
+    code = (
+        f"{FULL_DISK}; import sys; from pathlib import Path\n"
+        "from conformance.program_store import ProgramStore\n"
+        "store = ProgramStore(Path(sys.argv[1]))\n"
+        "store.put('small', b'x'); store.put('large', b'x' * 100_000)\n"
+        "assert store.get('small') == b'x' and store.get('large') is None\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["small.program"]
+
+
+def test_a_store_whose_directory_is_gone(tmp_path: Path) -> None:
+    """Somebody has cleaned up: nothing is raised."""
+    store = ProgramStore(tmp_path / "gone")
+    for _ in range(5):
+        store.put("a", b"program")
+    assert store.get("a") is None
+
+
+def test_the_oldest_go_first(tmp_path: Path) -> None:
+    """Until the rest fits; a folder that does not exist has nothing to lose."""
+    for i in range(10):
+        path = tmp_path / f"v{i % 2}" / f"{i}.program"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(100))
+        os.utime(path, (i, i))
+    assert prune(tmp_path, 450) == 400
+    assert sorted(path.stem for path in tmp_path.rglob("*.program")) == ["6", "7", "8", "9"]
+    assert prune(tmp_path / "nowhere", 1) == 0
+
+
+def test_a_program_that_is_used_stays(tmp_path: Path) -> None:
+    """Reading counts as use."""
+    store = ProgramStore(tmp_path)
+    for key in ("a", "b"):
+        store.put(key, bytes(100))
+        os.utime(tmp_path / f"{key}.program", (1, 1))
+    store.get("a")
+    prune(tmp_path, 150)
+    assert store.get("a") is not None
+    assert store.get("b") is None
+
+
+def test_versions_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program of one version is never offered to another."""
+    here = compile_cache.directory()
+    monkeypatch.setattr(compile_cache, "version", lambda name: "99.0")
+    assert compile_cache.directory() != here
+    assert compile_cache.directory().parent == here.parent
