@@ -32,6 +32,14 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _exploration_arguments(parser)
     parser.add_argument("--results", metavar="PATH", help="write the results file there (JSON)")
+    parser.add_argument(
+        "--for",
+        dest="duration",
+        type=seconds,
+        metavar="T",
+        help="go on for that long, such as 90s, 10m or 8h, in rounds with fresh seeds; what is "
+        "found by then, or by an interrupt, is kept (default: one round)",
+    )
 
 
 def _exploration_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +97,8 @@ def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
     arguments += [f"--conformance-impl={spec}" for spec in options.specs]
     if options.results:
         arguments.append(f"--conformance-results={options.results}")
+    if options.duration:
+        arguments.append(f"--conformance-for={options.duration}")
     return run([*arguments, *pytest_arguments], Progress)
 
 

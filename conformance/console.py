@@ -93,6 +93,8 @@ def _table(verdict: Verdict, facts: Mapping[str, Any], width: int) -> Table:
     return table
 
 
+_SHOWN_SEEDS = 6
+
 _WORTH = (
     Outcome.FAILED,
     Outcome.UNEXPECTED_PASS,
@@ -190,6 +192,24 @@ def _denominator(verdict: Verdict) -> str:
     return f"{len(verdict.cells)} cells: {', '.join(parts)}"
 
 
+def _rounds(facts: Mapping[str, Any]) -> list[str]:
+    """What a run that went on has explored, and what ended it."""
+    rounds = facts.get("rounds") or []
+    lines = []
+    if rounds:
+        examples = sum(record["examples"] for record in rounds)
+        seeds = ["fixed" if r["seed"] is None else str(r["seed"]) for r in rounds]
+        shown = seeds if len(seeds) <= _SHOWN_SEEDS else [*seeds[: _SHOWN_SEEDS - 1], "..."]
+        plural = "s" if len(rounds) > 1 else ""
+        lines.append(
+            f"{len(rounds)} round{plural}, {examples} examples; seed{plural} {', '.join(shown)}"
+        )
+    if facts.get("stopped"):
+        whole = " in the first round" if len(rounds) == 1 else ""
+        lines.append(f"the run was stopped{whole}: {facts['stopped']}")
+    return lines
+
+
 def _not_applicable(verdict: Verdict) -> list[str]:
     reasons = Counter(
         cell.reason for cell in verdict.cells if cell.outcome == Outcome.NOT_APPLICABLE
@@ -245,6 +265,8 @@ def write_verdict(verdict: Verdict, facts: Mapping[str, Any], stream: TextIO) ->
         console.print(f"MAY rows that do not hold (reported, never failed): {listed}")
     for line in _not_applicable(verdict):
         console.print(Text(line, style="dim"))
+    for line in _rounds(facts):
+        console.print(line)
     console.print(f"{_denominator(verdict)}; {facts['seconds']:.1f} s")
     console.print(_sentence(verdict))
 
@@ -271,6 +293,11 @@ class Progress:
             self.console.print(Text(line, style="red"), overflow="ellipsis", no_wrap=True)
         if self.status is not None:
             self.status.update(f"{self.done}/{self.total} cells, {self.names[cell.implementation]}")
+
+    def conformance_round(self, number: int, seed: int) -> None:
+        """One more round begins."""
+        if self.status is not None:
+            self.status.update(f"round {number}, seed {seed}")
 
     def pytest_sessionfinish(self) -> None:
         """The run is over."""

@@ -76,6 +76,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the seed of what is generated (default: fixed)",
     )
     group.addoption(
+        "--conformance-for",
+        type=seconds,
+        default=None,
+        metavar="T",
+        help="go on for that long, such as 90s, 10m or 8h, in rounds with fresh seeds; what is "
+        "found by then, or by an interrupt, is kept (default: one round)",
+    )
+    group.addoption(
         "--conformance-time-limit",
         type=seconds,
         default=300.0,
@@ -141,6 +149,11 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     config.stash[RUN] = run
     config.pluginmanager.register(run, "conformance-run")
+    if run.controls:
+        from conformance.rounds import Rounds
+
+        seconds = config.getoption("conformance_for")
+        config.pluginmanager.register(Rounds(run, seconds), "conformance-rounds")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

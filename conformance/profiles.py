@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -53,6 +55,11 @@ class Profile:
     seed: int | None = None
     explain: bool = False
 
+    def as_options(self) -> str:
+        """The options of the command that explore the same, with a space before each."""
+        profile = f" --profile {self.name}" if self.name != DEFAULT else ""
+        return profile + (f" --seed {self.seed}" if self.seed is not None else "")
+
     def hypothesis(self, explain: bool = False) -> settings:
         """Settings for Hypothesis: no deadline, since compiling takes as long as it takes.
 
@@ -84,6 +91,11 @@ PROFILES = {
 }
 DEFAULT = "quick"
 
+# With a seed, these also look beyond the pool. A fresh size is compiled by every property, which
+# only a long run can afford.
+_ADDS_SIZES = ("thorough",)
+_LARGEST = 600
+
 _active = PROFILES[DEFAULT]
 
 
@@ -91,7 +103,19 @@ def activate(name: str, seed: int | None = None, *, explain: bool = False) -> Pr
     """Put a profile in force in this process, before the suite is imported."""
     global _active  # one process checks with one profile
     _active = replace(PROFILES[name], seed=seed, explain=explain)
+    if name in _ADDS_SIZES and seed is not None:
+        _active = replace(_active, sizes=(*_active.sizes, *_fresh_sizes(seed)))
     return _active
+
+
+def _fresh_sizes(seed: int) -> tuple[Size, ...]:
+    """Two sizes that depend on the seed, small ones as likely as large ones."""
+    generator = random.Random(seed)
+
+    def side() -> int:
+        return round(math.exp(generator.uniform(0, math.log(_LARGEST))))
+
+    return tuple((side(), side()) for _ in range(2))
 
 
 def active() -> Profile:

@@ -50,8 +50,9 @@ class Results:
     verdict
         The implementations, the requirements, and a cell for each pair of them.
     facts
-        ``environment``, ``profile``, ``seconds``, ``versions`` by implementation id, and ``kill``
-        where the suite's kill rate is known: what :func:`write` takes.
+        ``environment``, ``profile``, ``seconds``, ``versions`` by implementation id; ``rounds`` and
+        ``stopped`` of a run that went on or was ended early, and ``kill`` where the suite's kill
+        rate is known: what :func:`write` takes.
     source
         Where it was read from.
     """
@@ -85,7 +86,7 @@ def document(verdict: Verdict, facts: dict[str, Any]) -> dict[str, Any]:
         ],
         "requirements": [_requirement_record(row) for row in verdict.rows],
         "cells": [cell.as_dict() for cell in verdict.cells],
-        **({"kill": facts["kill"]} if facts.get("kill") else {}),
+        **{key: facts[key] for key in ("rounds", "stopped", "kill") if facts.get(key)},
         "complete": verdict.complete,
         "exit_code": verdict.exit_code,
         "footer": FOOTER,
@@ -268,6 +269,8 @@ def _results(run: dict[str, Any], source: str, refuse: Refusal) -> Results:
         "profile": run["profile"],
         "seconds": run["seconds"],
         "versions": {r["id"]: {k: v for k, v in r.items() if k not in own} for r in records},
+        "rounds": run.get("rounds", []),
+        "stopped": run.get("stopped", ""),
         "kill": run.get("kill"),
     }
     return Results(verdict, facts, source)

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conformance import compile_cache, memory, precision, profiles
+from conformance import compile_cache, memory, precision, profiles, reproduction
 from conformance.breaker import Breaker
 from conformance.cell import Cell, Outcome, cell_of
 from conformance.expected import Expectations
+from conformance.order import telling_first
 from conformance.registry import Entry, LoadError, resolve
-from conformance.require import safe_text
 from conformance.requirement import Requirement, chosen, requirement_of
+from conformance.rounds import combined, is_worse
+from conformance.stopping import leave_interrupts_to_the_controller
 from conformance.strictness import hold_to, try_witness
 from conformance.verdict import INCOMPLETE, OK, Verdict, account
 
@@ -69,6 +70,8 @@ class Run:
         self.versions: dict[str, dict[str, str]] = {}
         self.verdict: Verdict | None = None
         self.started = time.time()
+        self.stopped = ""
+        self.rounds: list[dict[str, Any]] = []
         self._layers: dict[str, Any] = {}
         self._told_environment = False
 
@@ -100,6 +103,7 @@ class Run:
         run.rows  # noqa: B018  # an unknown requirement is an error now, not after the run
         run._prepare(cache=not config.getoption("conformance_no_compile_cache"))
         if run.worker is not None:
+            leave_interrupts_to_the_controller()
             memory.guard(config.getoption("conformance_memory_limit"), run.breaker.out_of_memory)
         return run
 
@@ -155,8 +159,8 @@ class Run:
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
-        """Keep the rows that were asked for, by implementation and in the contract's order."""
-        order = {row.id: i for i, row in enumerate(self.rows)}
+        """Keep the rows that were asked for, by implementation, the telling ones first."""
+        order = {row.id: i for i, row in enumerate(telling_first(self.rows))}
         place = {entry.id: i for i, entry in enumerate(self.entries)}
         ours, others, dropped = [], [], []
         for item in items:
@@ -243,9 +247,10 @@ class Run:
         if expected is not None:
             hold_to(expected, cell)
         if cell.outcome not in (Outcome.PASSED, Outcome.NOT_APPLICABLE):
-            cell.reproduction = _command(entry, row)
+            cell.reproduction = reproduction.command(entry, row)
         if cell.outcome in (Outcome.FAILED, Outcome.EXPECTED_FAILURE):
-            cell.script = self._script(cell, entry)
+            layer = self._layers.get(entry.id)
+            cell.script = reproduction.script(cell, entry, layer)
         # As text: a value that is not plain would end the whole distributed run.
         report.conformance = json.dumps(  # type: ignore[attr-defined]  # travels with the report
             {
@@ -255,25 +260,13 @@ class Run:
             }
         )
         if report.failed:
-            report.longrepr = _text_of(cell)
+            report.longrepr = reproduction.text_of(cell)
         if cell.outcome == Outcome.UNEXPECTED_PASS:
-            report.outcome, report.longrepr = "failed", _text_of(cell)
+            report.outcome, report.longrepr = "failed", reproduction.text_of(cell)
         if cell.outcome == Outcome.EXPECTED_FAILURE:
             report.outcome = "skipped"
             report.wasxfail = cell.reason
         return report
-
-    def _script(self, cell: Cell, entry: Entry) -> str:
-        layer = self._layers.get(entry.id)
-        implementation = getattr(layer, "implementation", None)
-        if implementation is None:
-            return ""
-        from conformance.scripts import script_for
-
-        try:
-            return script_for(cell, entry, implementation)
-        except Exception:  # an error here would end the whole run for what is a convenience
-            return ""
 
     def _environment_once(self) -> dict[str, Any]:
         if self._told_environment:
@@ -313,8 +306,8 @@ class Run:
         entry, row = found
         outcome, reason = self.breaker.died(entry.id, row.id)
         cell = Cell(entry.id, row.id, str(row.level), outcome, reason=reason)
-        cell.reproduction = _command(entry, row)
-        self._receive(cell)
+        cell.reproduction = reproduction.command(entry, row)
+        self.take(cell)
 
     def _key(self, nodeid: str) -> tuple[Entry, Requirement] | None:
         name, _, parameter = nodeid.rpartition("::")[2].partition("[")
@@ -323,12 +316,20 @@ class Run:
         entry, row = entries.get(parameter.removesuffix("]")), rows.get(name)
         return (entry, row) if entry is not None and row is not None else None
 
-    def _receive(self, cell: Cell) -> None:
-        self.received[cell.implementation, cell.requirement] = cell
+    def take(self, cell: Cell, found: str = "") -> None:
+        """A cell was decided, in this round or, as ``found`` says, in a further one."""
+        key = cell.implementation, cell.requirement
+        news = is_worse(cell, self.received.get(key))
+        self.received[key] = combined(self.received.get(key), cell, found)
+        if news:
+            self.show("conformance_cell", cell)
+
+    def show(self, event: str, *what: Any) -> None:
+        """Tell the plugins that look on."""
         for plugin in self.config.pluginmanager.get_plugins():
-            show = getattr(plugin, "conformance_cell", None)
-            if show is not None:
-                show(cell)
+            tell = getattr(plugin, event, None)
+            if tell is not None:
+                tell(*what)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the cell out of a report."""
@@ -338,29 +339,49 @@ class Run:
         found = json.loads(found)
         self.environment.update(found["environment"])
         self.versions.update(found["versions"])
-        self._receive(Cell.from_dict(found["cell"]))
+        self.take(Cell.from_dict(found["cell"]))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Account for every cell, write the results file, and make the verdict pytest's."""
         if not self.controls or self.config.option.collectonly:
             return
-        self.verdict = account(self.entries, self.rows, self.received.values())
-        path = self.config.getoption("conformance_results")
-        if path is not None:
-            from conformance.results import write
-
-            try:
-                write(Path(path), self.verdict, self.facts())
-            except OSError as error:
-                print(f"results could not be written to {path}: {error}", file=sys.stderr)
-                session.exitstatus = 2
+        written = self.conclude()
         self.breaker.clear()
-        code = self.verdict.exit_code
+        code = self.exit_code
         if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or (
             exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and code == INCOMPLETE
         ):
             session.exitstatus = code if code != OK else exitstatus
+        elif self.stopped:
+            session.exitstatus = code
+        if not written:
+            session.exitstatus = 2
+
+    def conclude(self) -> bool:
+        """Account for every cell, and write the results file; whether that went well."""
+        # Copies, since the account marks what is blocked, and more rounds may follow.
+        cells = [replace(cell) for cell in self.received.values()]
+        self.verdict = account(self.entries, self.rows, cells)
+        path = self.config.getoption("conformance_results")
+        if path is None:
+            return True
+        from conformance.results import write
+
+        try:
+            write(Path(path), self.verdict, self.facts())
+        except OSError as error:
+            print(f"results could not be written to {path}: {error}", file=sys.stderr)
+            return False
+        return True
+
+    @property
+    def exit_code(self) -> int:
+        """The verdict's, but a run that was stopped before all was decided is not complete."""
+        assert self.verdict is not None
+        decided = all(c.outcome != Outcome.NOT_RUN for c in self.verdict.cells)
+        code = self.verdict.exit_code
+        return INCOMPLETE if code == OK and self.stopped and not decided else code
 
     def facts(self) -> dict[str, Any]:
         """What belongs into a results file beside the cells."""
@@ -369,6 +390,8 @@ class Run:
             "versions": self.versions,
             "seconds": round(time.time() - self.started, 3),
             "profile": self.config.getoption("conformance_profile"),
+            "rounds": self.rounds,
+            "stopped": self.stopped,
         }
 
     def header(self) -> str:
@@ -387,18 +410,3 @@ def _entry(item: pytest.Item) -> Entry:
     found = item.callspec.params["layer"]  # type: ignore[attr-defined]  # parametrized items
     assert isinstance(found, Entry)
     return found
-
-
-def _command(entry: Entry, row: Requirement) -> str:
-    """What runs this cell alone: registered layers are named by their names."""
-    # Quoted, as a shell would expand the brackets of a variant.
-    layer = shlex.quote(entry.name if entry.distribution else entry.spec)
-    return f"dense-conformance run {layer} --requirement {row.id}"
-
-
-def _text_of(cell: Cell) -> str:
-    lines = [f"{cell.requirement}: {cell.message or cell.reason}"]
-    lines += [f"accepted: {cell.accepted}"] if cell.accepted else []
-    lines += [f"cause: {cell.cause}"] if cell.cause else []
-    lines += [f"case: {safe_text(cell.case)}"] if cell.case else []
-    return os.linesep.join([*lines, f"reproduce: {cell.reproduction}"])

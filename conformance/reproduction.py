@@ -1,0 +1,48 @@
+"""How a cell that does not hold is seen again: the command, the script, and a text for pytest."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import Any
+
+from conformance import profiles
+from conformance.cell import Cell
+from conformance.registry import Entry
+from conformance.require import safe_text
+from conformance.requirement import Requirement
+
+__all__ = ["command", "script", "text_of"]
+
+
+def command(entry: Entry, row: Requirement) -> str:
+    """What runs this cell alone: registered layers are named by their names."""
+    # Quoted, as a shell would expand the brackets of a variant.
+    layer = shlex.quote(entry.name if entry.distribution else entry.spec)
+    explored = profiles.active().as_options()
+    return f"dense-conformance run {layer} --requirement {row.id}{explored}"
+
+
+def script(cell: Cell, entry: Entry, layer: Any) -> str:
+    """A script that shows the failure without the suite; empty where there is none.
+
+    ``layer`` is the layer as it was checked, or what kept it from being loaded.
+    """
+    implementation = getattr(layer, "implementation", None)
+    if implementation is None:
+        return ""
+    from conformance.scripts import script_for
+
+    try:
+        return script_for(cell, entry, implementation)
+    except Exception:  # an error here would end the whole run for what is a convenience
+        return ""
+
+
+def text_of(cell: Cell) -> str:
+    """A failure as pytest shows it."""
+    lines = [f"{cell.requirement}: {cell.message or cell.reason}"]
+    lines += [f"accepted: {cell.accepted}"] if cell.accepted else []
+    lines += [f"cause: {cell.cause}"] if cell.cause else []
+    lines += [f"case: {safe_text(cell.case)}"] if cell.case else []
+    return os.linesep.join([*lines, f"reproduce: {cell.reproduction}"])

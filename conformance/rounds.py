@@ -1,0 +1,224 @@
+"""Round after round with fresh seeds, for as long as one lets it.
+
+The first round is the run itself. Each further one is a run in processes of its own, so that it
+imports the suite with its own seed, and with the sizes that the seed adds; it tells each cell as
+soon as that is decided, so that stopping at any time loses nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from typing import IO, TYPE_CHECKING, Any
+
+import pytest
+
+from conformance import profiles
+from conformance.cell import Cell, Outcome
+from conformance.stopping import Stop, Stopped
+
+if TYPE_CHECKING:
+    from conformance.run import Run
+
+__all__ = ["Rounds", "combined", "is_worse"]
+
+# A round whose processes do not end by themselves after that is killed.
+_PATIENCE = 5.0
+
+# What a cell becomes when its rounds differ: the highest of them. A failure in any round is a
+# failure; where a failure is expected, one round that shows it is enough.
+_WEIGHT = {
+    Outcome.NOT_RUN: 0,
+    Outcome.NOT_APPLICABLE: 1,
+    Outcome.PASSED: 1,
+    Outcome.UNEXPECTED_PASS: 2,
+    Outcome.EXPECTED_FAILURE: 3,
+    Outcome.BLOCKED: 4,
+    Outcome.ERROR: 4,
+    Outcome.CRASHED: 4,
+    Outcome.TIMED_OUT: 4,
+    Outcome.FAILED: 4,
+}
+
+
+def is_worse(new: Cell, old: Cell | None) -> bool:
+    """Whether a cell's later round decides it."""
+    return old is None or _WEIGHT[Outcome(new.outcome)] > _WEIGHT[Outcome(old.outcome)]
+
+
+def combined(old: Cell | None, new: Cell, found: str) -> Cell:
+    """One cell of what two rounds found: the outcome that weighs more, with its case.
+
+    Parameters
+    ----------
+    old, new
+        The cell so far, and that of one more round.
+    found
+        Where the new one was found, for a failure that decides.
+    """
+    if old is None:
+        return new
+    kept = new if is_worse(new, old) else old
+    notes = [*kept.notes]
+    if kept is new and _WEIGHT[Outcome(new.outcome)] > _WEIGHT[Outcome.PASSED]:
+        notes.append(found)
+    return replace(
+        kept,
+        examples=old.examples + new.examples,
+        seconds=round(old.seconds + new.seconds, 4),
+        notes=notes,
+    )
+
+
+class Rounds:
+    """The rounds of a run, and their end; registered where the run is controlled.
+
+    Parameters
+    ----------
+    run
+        The run, which is the first round.
+    seconds
+        How long the rounds go on; None for the first one alone.
+    """
+
+    def __init__(self, run: Run, seconds: float | None) -> None:
+        self.run = run
+        self.seconds = seconds
+        self.stop = Stop(seconds)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """The first round is pytest's own; the others come after it."""
+        if session.config.option.collectonly:
+            return (yield)
+        self.stop.begin()
+        try:
+            result = yield
+        except Stopped:
+            self._told(1, profiles.active().seed, self.run.received.values(), self.run.started)
+            self.run.stopped = self.stop.reason
+            self.run.conclude()
+            raise
+        self._told(1, profiles.active().seed, self.run.received.values(), self.run.started)
+        with contextlib.suppress(Stopped):
+            self._go_on()
+        self.run.stopped = self.stop.reason
+        return result
+
+    def pytest_unconfigure(self) -> None:
+        """The results are written."""
+        self.stop.end()
+
+    def _told(self, number: int, seed: int | None, cells: Any, started: float) -> None:
+        if self.seconds is None:
+            return
+        cells = list(cells)
+        record = {
+            "seed": seed,
+            "seconds": round(time.time() - started, 3),
+            "cells": sum(cell.outcome != Outcome.NOT_RUN for cell in cells),
+            "examples": sum(cell.examples for cell in cells),
+        }
+        self.run.rounds[number - 1 :] = [record]
+
+    def _go_on(self) -> None:
+        number, given = 1, profiles.active().seed
+        while self.seconds is not None:
+            number += 1
+            seed = given + number - 1 if given is not None else secrets.randbelow(2**32)
+            if not self._round(number, seed):
+                return
+            self.run.conclude()
+
+    def _round(self, number: int, seed: int) -> bool:
+        """One more round; whether it came to anything."""
+        started, cells = time.time(), []
+        self.run.show("conformance_round", number, seed)
+        try:
+            for cell in _cells_of(self._call(seed)):
+                cells.append(cell)
+                self.run.take(cell, f"found in round {number}, with the seed {seed}")
+        finally:
+            self._told(number, seed, cells, started)
+        return bool(cells)
+
+    def _call(self, seed: int) -> list[str]:
+        from conformance.engine import call
+
+        option = self.run.config.getoption
+        arguments = call(
+            option("conformance_requirement"),
+            workers=str(max(1, int(option("numprocesses", None) or 1))),
+            profile=option("conformance_profile"),
+            seed=seed,
+            time_limit=option("conformance_time_limit"),
+            memory_limit=option("conformance_memory_limit"),
+            compile_cache=not option("conformance_no_compile_cache"),
+        )
+        arguments += [f"--conformance-impl={spec}" for spec in option("conformance_impl")]
+        return [*arguments, f"--rootdir={self.run.config.rootpath}"]
+
+
+def _cells_of(arguments: Sequence[str]) -> Iterator[Cell]:
+    """The cells of a run of pytest with these arguments, each as soon as it is decided."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*filter(None, sys.path)]))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "conformance.rounds", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        text=True,
+        # An interrupt from the terminal is for us, who know what to do with it.
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            yield Cell.from_dict(json.loads(line))
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a round's processes, if they have not ended, workers included."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_PATIENCE)
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+class _Teller:
+    """Registered with the pytest of a further round: writes each cell down as a line."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def conformance_cell(self, cell: Cell) -> None:
+        """A cell is decided."""
+        print(json.dumps(cell.as_dict()), file=self.stream, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one further round, and write its cells to standard output."""
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # What an implementation prints must not be taken for a cell.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return int(pytest.main(list(arguments), plugins=[_Teller(stream)]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,171 @@
+"""A run that goes on in rounds, and one that is stopped: nothing that was found is lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance import profiles
+from conformance.cell import Cell, Outcome
+from conformance.results import read
+from conformance.rounds import combined
+from conformance.stopping import Stop, Stopped
+
+# Wrong from the second process on that checks it, so that a further round is the first to see it.
+TURNS = """
+import pathlib, jax, jax.numpy as jnp
+from flax import nnx
+
+checked = pathlib.Path(__file__).with_suffix(".count")
+with checked.open("a") as stream:
+    stream.write("x")
+WRONG = len(checked.read_text()) > 1
+
+class Turns(nnx.Module):
+    def __init__(self, in_features, out_features, *, rngs):
+        kernel = jax.random.normal(rngs.params(), (in_features, out_features))
+        self.kernel = nnx.Param(kernel / jnp.sqrt(in_features))
+        self.bias = nnx.Param(jnp.zeros((out_features + WRONG,)))
+
+    def __call__(self, x):
+        return x @ self.kernel[...] + self.bias[...]
+
+class Slow(Turns):
+    def __init__(self, in_features, out_features, *, rngs):
+        import time
+        print("started", flush=True)
+        time.sleep(3600)
+"""
+
+
+def cell(outcome: Outcome, **given: Any) -> Cell:
+    """A cell with this outcome."""
+    return Cell("acme", "forward/zero-input", "MUST", outcome, **given)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "outcome"),
+    [
+        ("passed", "passed", "passed"),
+        ("passed", "failed", "failed"),
+        ("failed", "passed", "failed"),
+        ("not-run", "passed", "passed"),
+        ("passed", "not-run", "passed"),
+        ("passed", "crashed", "crashed"),
+        ("failed", "crashed", "failed"),
+        ("not-applicable", "not-applicable", "not-applicable"),
+        ("unexpected-pass", "expected-failure", "expected-failure"),
+        ("expected-failure", "unexpected-pass", "expected-failure"),
+    ],
+)
+def test_rounds_are_combined(old: str, new: str, outcome: str) -> None:
+    """A failure in any round is a failure; a failure that is expected has to show once."""
+    found = combined(cell(Outcome(old)), cell(Outcome(new)), "in round 2")
+    assert found.outcome == outcome
+
+
+def test_a_failure_keeps_its_case_and_its_seed() -> None:
+    """The examples and the seconds of all rounds are told."""
+    old = cell(Outcome.PASSED, examples=10, seconds=1.0, notes=["a remark"])
+    wrong = cell(Outcome.FAILED, examples=3, seconds=0.5, case={"seed": 7}, message="y is 1")
+    failed = combined(old, wrong, "found in round 2, with the seed 99")
+    assert failed.case == {"seed": 7}
+    assert failed.notes == ["found in round 2, with the seed 99"]
+    assert (failed.examples, failed.seconds) == (13, 1.5)
+    later = combined(failed, cell(Outcome.FAILED, case={"seed": 8}), "found in round 3")
+    assert (later.case, later.notes) == (failed.case, failed.notes)
+
+
+def test_a_seed_adds_sizes_to_thorough_alone() -> None:
+    """They are of the seed alone, so that what they show can be seen again."""
+    before = profiles.active()
+    try:
+        one, again = profiles.activate("thorough", 1), profiles.activate("thorough", 1)
+        other, fixed = profiles.activate("thorough", 2), profiles.activate("thorough")
+        quick = profiles.activate("quick", 1)
+    finally:
+        profiles.activate(before.name, before.seed, explain=before.explain)
+    assert one.sizes == again.sizes != other.sizes
+    assert len(one.sizes) == len(fixed.sizes) + 2
+    assert quick.sizes == profiles.PROFILES["quick"].sizes
+    assert one.as_options() == " --profile thorough --seed 1"
+    assert profiles.PROFILES["quick"].as_options() == ""
+
+
+def start(folder: Path, layer: str, *options: str) -> subprocess.Popen[str]:
+    """A run of a layer of the file above, which writes ``r.json``."""
+    (folder / "mine.py").write_text(TURNS, encoding="utf-8")
+    command = [sys.executable, "-m", "conformance.command", "run", f"mine.py:{layer}"]
+    command += ["--requirement", "construction/bias-shape", "-n", "1", "--results", "r.json"]
+    return subprocess.Popen(
+        [*command, *options],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+
+
+def test_a_later_round_finds_it_and_a_signal_ends_it(tmp_path: Path) -> None:
+    """The failure is shown when it is found, and is in the results with its seed."""
+    run = start(tmp_path, "Turns", "--for", "1h", "--seed", "5")
+    assert run.stdout is not None
+    shown = next(line for line in run.stdout if line.startswith("failed construction/bias-shape"))
+    run.send_signal(signal.SIGTERM)
+    output, errors = run.communicate(timeout=120)
+    assert run.returncode == 1, shown + output + errors
+    assert errors == ""
+    assert "the run was stopped: terminated" in output
+    results = read(tmp_path / "r.json")
+    (found,) = results.verdict.cells
+    assert found.outcome == Outcome.FAILED
+    assert found.notes == ["found in round 2, with the seed 6"]
+    assert found.reproduction.endswith("--requirement construction/bias-shape --seed 6")
+    assert [record["seed"] for record in results.facts["rounds"]][:2] == [5, 6]
+    assert results.facts["stopped"] == "terminated"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_in_the_first_round(number: signal.Signals, tmp_path: Path) -> None:
+    """The results are complete and valid: what was not decided is not run."""
+    run = start(tmp_path, "Slow", "--requirement", "purity/silent")
+    while not (tmp_path / "mine.count").exists():
+        assert run.poll() is None, run.communicate()
+    run.send_signal(number)
+    output, errors = run.communicate(timeout=120)
+    assert run.returncode == 3, output + errors
+    assert "Traceback" not in output + errors
+    document = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert {found["outcome"] for found in document["cells"]} == {"not-run"}
+    assert read(tmp_path / "r.json").facts["stopped"] in ("interrupted", "terminated")
+
+
+def test_the_time_is_over(tmp_path: Path) -> None:
+    """Also where the first round takes longer; the exit code says that it is incomplete."""
+    run = start(tmp_path, "Slow", "--for", "4s")
+    output, errors = run.communicate(timeout=120)
+    assert run.returncode == 3, output + errors
+    assert "the run was stopped in the first round: its time was over" in output
+
+
+def test_only_the_first_signal_counts() -> None:
+    """What it sets off is done in peace; a second interrupt ends the process as usual."""
+    stop = Stop(None)
+    stop.begin()
+    try:
+        with pytest.raises(Stopped, match="terminated"):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert stop.reason == "terminated"
+    finally:
+        stop.end()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -1,0 +1,77 @@
+"""A run that is told to stop, by a signal or by the clock, keeps what it has found."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+__all__ = ["Stop", "Stopped", "leave_interrupts_to_the_controller"]
+
+_BY = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+
+class Stopped(KeyboardInterrupt):
+    """The run was told to stop; the message says by what."""
+
+
+def leave_interrupts_to_the_controller() -> None:
+    """In a worker: an interrupt from the terminal goes to all processes, and one decides."""
+    with contextlib.suppress(ValueError):  # not the main thread, which then has the default
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class Stop:
+    """Turns the signals that end a process, and the end of its time, into :class:`Stopped`.
+
+    Only the first of them is raised, so that what it sets off is done in peace; a second
+    interrupt ends the process as usual.
+
+    Parameters
+    ----------
+    seconds
+        The time that the run may take; None for any time.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self.reason = ""
+        self._time_is_over = False
+        self._former: dict[signal.Signals, Any] = {}
+        self._timer: threading.Timer | None = None
+
+    def begin(self) -> None:
+        """Listen from now on; only a process's main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in _BY:
+            self._former[number] = signal.signal(number, self._stop)
+        if self.seconds is not None:
+            self._timer = threading.Timer(self.seconds, self._over)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def end(self) -> None:
+        """Listen no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former.clear()
+
+    def _over(self) -> None:
+        # A real signal, since it also ends the main thread's waiting.
+        self._time_is_over = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.reason:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
+        by_clock = self._time_is_over and number == signal.SIGTERM
+        self.reason = "its time was over" if by_clock else _BY[signal.Signals(number)]
+        raise Stopped(self.reason)
