@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
+from conformance.modes import MODES, chosen_modes, enter
 from conformance.plugin import seconds
 from conformance.registry import UsageError, resolve
-from conformance.report import commands
+from conformance.report import commands, matrix
 
 __all__ = ["main"]
 
@@ -40,6 +41,12 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on for that long, such as 90s, 10m or 8h, in rounds with fresh seeds; what is "
         "found by then, or by an interrupt, is kept (default: one round)",
     )
+    parser.add_argument(
+        "--mode", action="append", default=[], metavar="MODE",
+        help="under another configuration of JAX: "
+        + "; ".join(f"{mode.name}, {mode.meaning}" for mode in MODES.values())
+        + "; all. Several run one after the other, and are compared",
+    )  # fmt: skip
 
 
 def _exploration_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +100,13 @@ def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
     # What does not exist is told before anything starts.
     resolve(options.specs)
     chosen(options.requirement)
+    modes = chosen_modes(options.mode)
+    if len(modes) > 1:
+        from conformance.run_modes import run_modes
+
+        return run_modes(modes, options.given, options.results)
+    if modes:
+        enter(modes[0])
     arguments = _pytest_call(options)
     arguments += [f"--conformance-impl={spec}" for spec in options.specs]
     if options.results:
@@ -264,6 +278,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
         _expect,
     ),
     "diff": ("say what changed between two results files", commands.diff_arguments, commands.diff),
+    "matrix": (
+        "show the results of many environments, what they differ in, and which are missing",
+        matrix.matrix_arguments,
+        matrix.matrix,
+    ),
     "merge": (
         "join results files of shards and of environments",
         commands.merge_arguments,
@@ -296,8 +315,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    given, _, rest = _cut(given, "--")
-    options = _parser().parse_args(given)
+    options = _parser().parse_args(_cut(given, "--")[0])
+    options.given, rest = given[1:], _cut(given, "--")[2]
     try:
         return COMMANDS[options.command][2](options, rest)
     except UsageError as error:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-__all__ = ["enable_x64", "gradient_step", "kept_closure", "keys_drawn", "optimizer", "state_leaves"]
+__all__ = ["gradient_step", "kept_closure", "keys_drawn", "optimizer", "state_leaves", "x64"]
 
 
 def _is_variable(node: Any) -> bool:
@@ -78,10 +78,10 @@ def kept_closure(module: nnx.Module) -> str:
 
 
 @contextlib.contextmanager
-def enable_x64() -> Iterator[None]:
-    """64-bit types inside the block; ``jax.enable_x64`` exists since 0.8."""
+def x64(enabled: bool) -> Iterator[None]:
+    """64-bit types inside the block, or none; ``jax.enable_x64`` exists since 0.8."""
     enable: Any = getattr(jax, "enable_x64", None)
     if enable is None:
         enable = importlib.import_module("jax.experimental").enable_x64
-    with enable(True):
+    with enable(enabled):
         yield

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from conformance import modes
 from conformance.implementation import Implementation
 from conformance.registry import Entry
 
@@ -28,6 +29,7 @@ def describe(profile: str, seed: int | None) -> dict[str, Any]:
 
     device, settings = jax.devices()[0], jax.config.values
     return {
+        **({"mode": modes.active()} if modes.active() else {}),
         "suite": version("dense-conformance"),
         "python": platform.python_version(),
         **{name: version(name) for name in ("jax", "jaxlib", "flax", "numpy", "hypothesis")},
@@ -39,6 +41,8 @@ def describe(profile: str, seed: int | None) -> dict[str, Any]:
         "x64": bool(settings["jax_enable_x64"]),
         "prng": str(settings["jax_default_prng_impl"]),
         "threefry_partitionable": bool(settings["jax_threefry_partitionable"]),
+        "rank_promotion": str(settings["jax_numpy_rank_promotion"]),
+        "debug_nans": bool(settings["jax_debug_nans"]),
         "profile": profile,
         "seed": seed,
     }

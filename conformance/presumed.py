@@ -46,6 +46,16 @@ Of a kernel that is sharded by inputs, the sum of each device is rounded, and th
 """
 
 
+FLOAT32_ALONE = frozenset(
+    {
+        "dtypes/strict-promotion",
+        "forward/basis-input",
+        "sharding/sharded-equals-local",
+        "transforms/gradients",
+    }
+)
+"""Rows that write float32, or compare with it bit by bit; all others hold for float64 as well."""
+
 DRAWN = frozenset(
     {
         "seeding/seeds-differ",
@@ -67,10 +77,14 @@ def presumptions(requirement: str) -> list[str]:
 def presumption(requirement: str, convention: Convention) -> str | None:
     """Why the requirement does not apply to layers that declare this, or None if it does."""
     parameters, computation = convention.parameter_dtype, convention.compute_dtype
+    if "float64" in (parameters, computation):
+        if requirement in FLOAT32_ALONE:
+            return "presumes float32; with 64-bit types in force, the layer is one of float64"
+        return None
     if requirement in FLOAT32_PARAMETERS and parameters != "float32":
-        return f"presumes float32 parameters; the layer declares {parameters}"
+        return f"presumes float32 parameters; the layer's are {parameters}"
     if requirement in FLOAT32_COMPUTATION and computation != "float32":
-        return f"presumes results in float32; the layer declares {computation}"
+        return f"presumes results in float32; the layer computes in {computation}"
     if requirement in DRAWN and convention.kernel.is_zero():
         return "presumes a kernel that is drawn; the layer declares one that starts at 0"
     if requirement == "dtypes/complex-input" and convention.casts_input:

@@ -6,7 +6,7 @@ import os
 import shlex
 from typing import Any
 
-from conformance import profiles
+from conformance import modes, profiles
 from conformance.cell import Cell
 from conformance.registry import Entry
 from conformance.require import safe_text
@@ -20,7 +20,8 @@ def command(entry: Entry, row: Requirement) -> str:
     # Quoted, as a shell would expand the brackets of a variant.
     layer = shlex.quote(entry.name if entry.distribution else entry.spec)
     explored = profiles.active().as_options()
-    return f"dense-conformance run {layer} --requirement {row.id}{explored}"
+    mode = f" --mode {modes.active()}" if modes.active() else ""
+    return f"dense-conformance run {layer} --requirement {row.id}{explored}{mode}"
 
 
 def script(cell: Cell, entry: Entry, layer: Any) -> str:

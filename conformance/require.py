@@ -7,6 +7,7 @@ that the suite, or the registration, is.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -14,9 +15,11 @@ import numpy as np
 import pytest
 
 from conformance import figures
+from conformance.lazy import jax
 
 __all__ = [
     "Violation",
+    "about_rank_promotion",
     "during",
     "equal",
     "fail",
@@ -88,8 +91,33 @@ def during(action: str, cause: str = "") -> Iterator[None]:
             violation.cause, violation.obstacle = violation.cause or cause, False
         raise
     except (Exception, SystemExit) as error:
+        if _refused_by_configuration(error):
+            not_applicable(
+                'jax_numpy_rank_promotion="raise" is in force, and refuses what the layer does: '
+                "dtypes/rank-promotion"
+            )
         message = f"{action} raised {type(error).__name__}: {safe_text(error, 300)}"
         raise Violation(message, accepted="no exception", cause=cause) from error
+
+
+_about_rank_promotion = contextvars.ContextVar("about_rank_promotion", default=False)
+
+
+@contextlib.contextmanager
+def about_rank_promotion() -> Iterator[None]:
+    """Here it is the layer's failure, and no obstacle, that JAX refuses to promote ranks."""
+    token = _about_rank_promotion.set(True)
+    try:
+        yield
+    finally:
+        _about_rank_promotion.reset(token)
+
+
+def _refused_by_configuration(error: BaseException) -> bool:
+    """Whether JAX was configured to refuse what is no fault of a layer: see the modes."""
+    if _about_rank_promotion.get() or jax.config.values["jax_numpy_rank_promotion"] != "raise":
+        return False
+    return "jax_numpy_rank_promotion" in safe_text(error)
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from conformance.rounds import combined, is_worse
 from conformance.stopping import leave_interrupts_to_the_controller
 from conformance.strictness import hold_to, try_witness
 from conformance.verdict import INCOMPLETE, OK, Verdict, account
+from conformance.widened import widened
 
 __all__ = ["Run"]
 
@@ -143,7 +144,7 @@ class Run:
                 compile_cache.install()
                 precision.settle()
                 with self.breaker.loading(entry.id):
-                    layer = Layer(entry.load(), entry)
+                    layer = Layer(widened(entry.load()), entry)
                     self.expectations.add(entry, layer)
                     self._layers[entry.id] = layer
             except LoadError as error:
@@ -256,7 +257,7 @@ class Run:
             {
                 "cell": cell.as_dict(),
                 "environment": self._environment_once(),
-                "versions": {entry.id: self._version(entry)},
+                "versions": {entry.id: self._version(entry) | self._observed(entry, row, call)},
             }
         )
         if report.failed:
@@ -281,6 +282,16 @@ class Run:
 
         layer = self._layers.get(entry.id)
         return library_of(getattr(layer, "implementation", None), entry)
+
+    def _observed(self, entry: Entry, row: Requirement, call: Any) -> dict[str, Any]:
+        """Once for each layer, and only where a file is to be written."""
+        layer: Any = self._layers.get(entry.id)
+        first = row.id == "construction/builds" and call.when == "call"
+        if not first or layer is None or not self.config.getoption("conformance_results"):
+            return {}
+        from conformance.observe import observe
+
+        return observe(layer)
 
     # Hooks of the process that controls.
 
@@ -338,7 +349,8 @@ class Run:
             return
         found = json.loads(found)
         self.environment.update(found["environment"])
-        self.versions.update(found["versions"])
+        for id, facts in found["versions"].items():
+            self.versions.setdefault(id, {}).update(facts)
         self.take(Cell.from_dict(found["cell"]))
 
     @pytest.hookimpl(trylast=True)

@@ -1,4 +1,4 @@
-"""The commands that read results files: ``report``, ``diff`` and ``merge``."""
+"""The commands that read results files: ``report``, ``diff`` and ``merge``; and what they write."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ __all__ = [
     "merge_arguments",
     "report",
     "report_arguments",
+    "write",
 ]
 
 _DIFF_EXIT_CODES = """\
@@ -103,11 +104,11 @@ def _maker(format: str) -> Callable[[Sequence[Results]], str]:
     }[format]
 
 
-def _page(runs: Sequence[Results]) -> str:
+def _page(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
     try:
         from conformance.report.html import page
 
-        return page(runs)
+        return page(runs, missing)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("jinja2", "markupsafe", "matplotlib"):
@@ -149,6 +150,22 @@ def merge(options: argparse.Namespace, _: Sequence[str]) -> int:
     documents = [document(run.verdict, run.facts) for run in runs]
     _put(options.output, text_of(collection(documents)))
     return 0
+
+
+def write(output: str, runs: Sequence[Results], missing: Sequence[str]) -> None:
+    """Write what the suffix of the file says: a page, a summary, or one results file of all."""
+    from conformance.report.markdown import markdown
+    from conformance.results import collection, document, text_of
+
+    suffix = Path(output).suffix.lower()
+    if suffix == ".json":
+        _put(output, text_of(collection([document(run.verdict, run.facts) for run in runs])))
+    elif suffix == ".md":
+        _put(output, markdown(runs, missing))
+    elif suffix in (".html", ".htm"):
+        _put(output, _page(runs, missing))
+    else:
+        raise UsageError(f"{output!r} does not tell the format; end it in .html, .md or .json")
 
 
 def _put(output: str | None, text: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from conformance.cell import Cell, Outcome
+from conformance.report.bits import FORGIVEN, distant, entries, fingerprint
 from conformance.report.tally import label, tally
 from conformance.requirement import MAY, MUST
 from conformance.results import Results
@@ -23,9 +24,6 @@ _ABSENT = (Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.NOT_RUN)
 # The settings that the bits of a kernel are a function of, beside the code.
 _DECIDES_BITS = ("prng", "threefry_partitionable", "x64")
 _DECIDES_PRECISION = ("backend", "device", "matmul_precision", "x64")
-
-# What seeding/fingerprint records.
-_KEY = "fingerprint"
 
 # A cell's seconds are one measurement, most of it compiling. The spread of all the cells' ratios
 # is the noise; a cell has changed where it is six standard deviations (by the median absolute
@@ -209,14 +207,14 @@ def _levels(difference: Difference, old: Results, new: Results) -> None:
 def _bits(
     difference: Difference, old: Results, new: Results, common: Sequence[tuple[Cell, Cell]]
 ) -> None:
-    compared = [(a, b) for a, b in common if _KEY in a.measured and _KEY in b.measured]
+    compared = [(a, b) for a, b in common if fingerprint(a) and fingerprint(b)]
     settings = [
         f"{key} {_said(old.environment.get(key))} -> {_said(new.environment.get(key))}"
         for key in _DECIDES_BITS
         if old.environment.get(key) != new.environment.get(key)
     ]
     for a, b in compared:
-        if a.measured[_KEY] != b.measured[_KEY]:
+        if fingerprint(a) != fingerprint(b):
             place = label(new, b.implementation)
             difference.bits.append(f"{place}: same seed, other bits; {_how_far(a, b)}")
     if difference.bits and settings:
@@ -224,26 +222,16 @@ def _bits(
 
 
 def _how_far(a: Cell, b: Cell) -> str:
-    """Normals may differ by 2 ulp between versions of JAX, which is no other kernel."""
-    try:
-        samples = [
-            [float.fromhex(entry) for entry in cell.measured["sample"].split()] for cell in (a, b)
-        ]
-        pairs = list(zip(*samples, strict=True))
-    except (KeyError, AttributeError, ValueError):
+    far = distant(a, b)
+    if far is None:
         return "how far they are apart is not recorded"
-    far = [(x, y) for x, y in pairs if not abs(x - y) <= 2 * _ulp(max(abs(x), abs(y)))]
+    count = len(entries(a))
     if not far:
-        return f"the {len(pairs)} recorded entries agree within 2 ulp"
+        return f"the {count} recorded entries agree within {FORGIVEN} ulp"
     return (
-        f"{len(far)} of {len(pairs)} recorded entries differ by more than 2 ulp, "
+        f"{len(far)} of {count} recorded entries differ by more than {FORGIVEN} ulp, "
         f"the first {far[0][0]:.9g} -> {far[0][1]:.9g}"
     )
-
-
-def _ulp(x: float) -> float:
-    """The distance of float32 neighbours at x."""
-    return math.ldexp(1.0, max(math.frexp(x)[1] - 24, -149))
 
 
 def _slower_or_faster(old: Results, common: Sequence[tuple[Cell, Cell]]) -> Iterator[str]:

@@ -19,8 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["page"]
 
 
-def page(runs: Sequence[Results]) -> str:
+def page(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
     """The page of one run, or of one run for each environment.
+
+    Parameters
+    ----------
+    runs
+        At least one.
+    missing
+        The environments that were expected and are not there, each in a line.
 
     Raises
     ------
@@ -37,7 +44,7 @@ def page(runs: Sequence[Results]) -> str:
     environment.filters["prose"] = _prose
     environment.filters["breakable"] = _breakable
     found = collection([document(run.verdict, run.facts) for run in runs])
-    view = View(runs)
+    view = View(runs, missing)
     # The cards give the matrix its links, so they are made before it.
     cards = view.cards
     return environment.get_template("page.html.j2").render(

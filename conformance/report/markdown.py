@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from conformance.cell import Cell, Outcome
+from conformance.report.summary import Summary
 from conformance.report.tally import (
     LOOK,
     WORTH_READING,
@@ -26,12 +27,38 @@ __all__ = ["markdown"]
 _MOST_FAILURES = 100
 
 
-def markdown(runs: Sequence[Results]) -> str:
-    """The verdict, the table, and each failure, of one run or of several environments."""
+def markdown(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
+    """The verdict, the table, and each failure, of one run or of several environments.
+
+    Of several, what they differ in comes first; ``missing`` names those that are not there.
+    """
     lines: list[str] = []
+    if len(runs) > 1 or missing:
+        lines += _environments(Summary(tuple(runs), tuple(missing)))
     for run in runs:
         lines += _run(run)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _environments(summary: Summary) -> Iterator[str]:
+    yield f"## {_plain(summary.sentence)}"
+    yield ""
+    yield f"| {' | '.join(map(_plain, summary.header))} |"
+    yield "|---" * len(summary.header) + "|"
+    for line in summary.table:
+        yield f"| {' | '.join(map(_plain, line))} |"
+    yield ""
+    for text in summary.missing:
+        yield f"- **missing**: {_plain(text)}"
+    for text in summary.explanation():
+        yield f"- {_plain(text)}"
+    yield ""
+    for heading, found in summary.sections():
+        yield f"### {_plain(_capital(heading))}"
+        yield ""
+        for first, rest in found:
+            yield f"- {'; '.join(map(_plain, [first, *rest]))}"
+        yield ""
 
 
 def _run(run: Results) -> Iterator[str]:

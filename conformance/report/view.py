@@ -12,7 +12,8 @@ from typing import Any
 
 from conformance.cell import Cell, Outcome
 from conformance.registry import Entry
-from conformance.report.diff import compare
+from conformance.report.findings import COSTS, changes, costs, listed
+from conformance.report.summary import Summary
 from conformance.report.tally import (
     LOOK,
     WORTH_READING,
@@ -28,6 +29,7 @@ from conformance.report.tally import (
 )
 from conformance.requirement import MAY, MUST, SHOULD, Requirement
 from conformance.results import Results
+from conformance.verdict import NONCONFORMING, OK
 
 __all__ = ["TONE", "Card", "Mark", "Share", "View"]
 
@@ -110,12 +112,15 @@ class View:
     ----------
     runs
         What was read; at least one.
+    missing
+        The environments that were expected and are not there, each in a line.
     """
 
-    def __init__(self, runs: Sequence[Results]) -> None:
+    def __init__(self, runs: Sequence[Results], missing: Sequence[str] = ()) -> None:
         self.runs = tuple(runs)
-        self.several = len(self.runs) > 1
-        self.titles = self._titles()
+        self.several = len(self.runs) + len(missing) > 1
+        self.summary = Summary(self.runs, tuple(missing))
+        self.titles = self.summary.titles
         entries = {e.id: e for run in self.runs for e in run.verdict.entries}
         self.entries: tuple[Entry, ...] = tuple(entries.values())
         rows = {row.id: row for run in self.runs for row in run.verdict.rows}
@@ -132,24 +137,6 @@ class View:
             anchor = _anchor(entry.name)
             taken[anchor] += 1
             self._anchors[entry.id] = anchor + (f"-{taken[anchor]}" if taken[anchor] > 1 else "")
-
-    def _titles(self) -> tuple[str, ...]:
-        """The environments by what tells them apart."""
-        if not self.several:
-            return (versions(self.runs[0]),)
-        shown = ("jax", "flax", "python", "numpy", "device", "matmul_precision", "x64", "platform")
-        every = dict.fromkeys([*shown, *(key for run in self.runs for key in run.environment)])
-        telling = [
-            key
-            for key in every
-            if key not in ("seed", "jaxlib", "hypothesis")
-            and len({repr(run.environment.get(key)) for run in self.runs}) > 1
-        ][:3]
-        return tuple(
-            ", ".join(f"{key} {run.environment.get(key, 'unknown')}" for key in telling)
-            or f"environment {i + 1}"
-            for i, run in enumerate(self.runs)
-        )
 
     @property
     def heading(self) -> str:
@@ -173,9 +160,33 @@ class View:
                 "versions": versions(run),
                 "profile": run.facts["profile"],
                 "seconds": run.facts["seconds"],
+                "shares": [self.overview(entry, i)[0] for entry in self.entries],
             }
-            for title, run in zip(self.titles, self.runs, strict=True)
+            for i, (title, run) in enumerate(zip(self.titles, self.runs, strict=True))
         ]
+
+    @property
+    def must(self) -> Tally:
+        """How many of the MUST rows hold, over all environments."""
+        return tally((cell for run in self.runs for cell in run.verdict.cells), MUST)
+
+    @property
+    def tone(self) -> str:
+        """The colour of the whole: what is missing is no pass."""
+        codes = {run.verdict.exit_code for run in self.runs}
+        if NONCONFORMING in codes:
+            return "bad"
+        return "lost" if self.summary.missing or codes != {OK} else "ok"
+
+    @property
+    def suites(self) -> str:
+        """The versions of the suite that made the results."""
+        return ", ".join(dict.fromkeys(str(run.environment.get("suite", "")) for run in self.runs))
+
+    @property
+    def profiles(self) -> str:
+        """The profiles of the runs."""
+        return ", ".join(dict.fromkeys(run.facts["profile"] for run in self.runs))
 
     @property
     def legend(self) -> list[tuple[Look, str, int]]:
@@ -203,31 +214,20 @@ class View:
         """The address of an area's matrix."""
         return f"area-{_anchor(area)}"
 
-    def overview(self, entry: Entry) -> list[list[Share]]:
-        """For each environment: all, then each area."""
-        shares = []
-        for i, _ in enumerate(self.runs):
-            own = [self._cells.get((i, entry.id, id)) for id in self.rows]
-            cells = [cell for cell in own if cell is not None]
-            line = [self._share(cells, "#matrix")]
-            for area in self.areas:
-                part = [cell for cell in cells if cell.requirement.startswith(f"{area}/")]
-                line.append(self._share(part, f"#{self.area_id(area)}"))
-            shares.append(line)
-        return shares
+    def overview(self, entry: Entry, run: int = 0) -> list[Share]:
+        """All requirements, then those of each area."""
+        own = [self._cells.get((run, entry.id, id)) for id in self.rows]
+        cells = [cell for cell in own if cell is not None]
+        line = [self._share(cells, "#matrix")]
+        for area in self.areas:
+            part = [cell for cell in cells if cell.requirement.startswith(f"{area}/")]
+            line.append(self._share(part, f"#{self.area_id(area)}"))
+        return line
 
     def _share(self, cells: Sequence[Cell], href: str) -> Share:
         worst = next((o for o in LOOK if any(c.outcome == o for c in cells)), None)
         worst = worst or Outcome.NOT_APPLICABLE
         return Share(tally(cells), LOOK[worst], TONE[worst], href)
-
-    def matrix(self, area: str, entry: Entry) -> list[Mark | None]:
-        """A line of an area's matrix: for each environment, each of its requirements."""
-        return [
-            self.mark(i, entry.id, row.id)
-            for i, _ in enumerate(self.runs)
-            for row in self.areas[area]
-        ]
 
     def mark(self, run: int, implementation: str, requirement: str) -> Mark | None:
         """A cell as the matrix shows it; None where that run does not have it."""
@@ -237,11 +237,9 @@ class View:
         outcome = Outcome(cell.outcome)
         id = self.cell_id(run, implementation, requirement)
         card = self._card_of.get((run, implementation, requirement))
-        href = card or (f"why-{id}" if self._is_listed(cell) else self.row_id(requirement))
+        href = card or self._line_of.get((run, implementation, requirement))
+        href = href or self.row_id(requirement)
         return Mark(id, f"#{href}", LOOK[outcome], TONE[outcome])
-
-    def _is_listed(self, cell: Cell) -> bool:
-        return cell.outcome in (Outcome.BLOCKED, Outcome.EXPECTED_FAILURE)
 
     def levels(self, area: str) -> list[tuple[str, int]]:
         """The levels of an area's columns, and how many columns each has."""
@@ -302,12 +300,40 @@ class View:
     def _card_of(self) -> dict[tuple[int, str, str], str]:
         return {}
 
+    @cached_property
+    def _alike(self) -> dict[tuple[str, ...], list[tuple[int, Cell]]]:
+        """Cells that take a line each, one for all environments where it is the same."""
+        alike: dict[tuple[str, ...], list[tuple[int, Cell]]] = {}
+        for (i, implementation, row), cell in self._cells.items():
+            if cell.outcome in (Outcome.BLOCKED, Outcome.EXPECTED_FAILURE):
+                key = (cell.outcome, implementation, row, cell.reason, cell.message)
+                alike.setdefault(key, []).append((i, cell))
+        return alike
+
+    @cached_property
+    def _line_of(self) -> dict[tuple[int, str, str], str]:
+        """The addresses of those lines."""
+        return {
+            (i, cell.implementation, cell.requirement): self._address(same)
+            for same in self._alike.values()
+            for i, cell in same
+        }
+
+    def _address(self, same: Sequence[tuple[int, Cell]]) -> str:
+        run, cell = same[0]
+        return f"why-{self.cell_id(run, cell.implementation, cell.requirement)}"
+
     def listed(self, outcome: str) -> list[tuple[str, str, Cell, str]]:
-        """Cells that take a line each: address, implementation, cell, environment."""
+        """The lines of an outcome: address, implementation, cell, environments."""
         return [
-            (f"why-{self.cell_id(i, impl, row)}", self.label(impl), cell, self.titles[i])
-            for (i, impl, row), cell in self._cells.items()
-            if cell.outcome == outcome
+            (
+                self._address(same),
+                self.label(key[1]),
+                same[0][1],
+                listed((i for i, _ in same), self.titles),
+            )
+            for key, same in self._alike.items()
+            if key[0] == outcome
         ]
 
     @property
@@ -327,27 +353,34 @@ class View:
         return Counter(reasons).most_common()
 
     @property
-    def differences(self) -> list[tuple[str, Requirement, list[Mark | None]]]:
-        """The cells that did not end the same in every environment, the worst first."""
-        worst = list(LOOK)
-        found: list[tuple[int, str, Requirement, list[Mark | None]]] = []
-        for entry in self.entries:
-            for row in self.rows.values():
-                cells = [self._cells.get((i, entry.id, row.id)) for i, _ in enumerate(self.runs)]
-                ends = {Outcome(cell.outcome) for cell in cells if cell is not None}
-                if len(ends) + any(cell is None for cell in cells) > 1:
-                    marks = [self.mark(i, entry.id, row.id) for i, _ in enumerate(self.runs)]
-                    weight = min(worst.index(end) for end in ends)
-                    found.append((weight, self.label(entry.id), row, marks))
-        return [line[1:] for line in sorted(found, key=lambda line: line[0])]
+    def differences(self) -> list[tuple[list[str], list[Requirement], list[Mark | None]]]:
+        """What did not end the same in every environment, the worst first.
+
+        Implementations and requirements that ended alike share a line.
+        """
+        found = []
+        for change in changes(self.runs):
+            together: dict[tuple[str, ...], list[str]] = {}
+            for id, rows in change.rows.items():
+                together.setdefault(tuple(rows), []).append(id)
+            for own, ids in together.items():
+                marks = [self.mark(i, ids[0], own[0]) for i, _ in enumerate(self.runs)]
+                names = [self.label(id) for id in ids]
+                found.append((names, [self.rows[id] for id in own], marks))
+        return found
 
     @property
-    def bits(self) -> list[tuple[str, list[str]]]:
-        """What changed in kernels' bits from the first environment to each other one."""
+    def costs(self) -> list[tuple[str, str, str, list[str]]]:
+        """Implementation, what it costs, milliseconds in the newest environment, ratios to it."""
         found = []
-        for title, run in zip(self.titles[1:], self.runs[1:], strict=True):
-            found.append((title, compare(self.runs[0], run).bits))
-        return [(title, lines) for title, lines in found if lines]
+        for id, kind, seconds in costs(self.runs):
+            base = seconds[self.summary.reference]
+            ratios = [f"{s / base:.2f}" if s is not None and base else "-" for s in seconds]
+            shown = f"{1000 * base:.3g}" if base is not None else "-"
+            found.append((self.label(id), kind, shown, ratios))
+        return found
+
+    cost_kinds = COSTS
 
     @property
     def settings(self) -> list[tuple[str, list[str]]]:

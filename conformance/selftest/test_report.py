@@ -164,16 +164,28 @@ def test_several_environments_stand_side_by_side_with_their_differences_first() 
     cell_at(other, 0, 0).update(outcome="failed", cause="the cause")
     other["exit_code"] = 1
     measured = next(c["measured"] for c in other["cells"] if "measured" in c)
-    measured["fingerprint"] = "other"
+    measured.update(fingerprint="other", sample=(0.25).hex())
     text = page_of(base, other)
-    titles = ["jax 0.10.2, flax 0.12.8", "jax 0.12.0.1, flax 0.12.12"]
+    titles = ["flax 0.12.8, jax 0.10.2", "flax 0.12.12, jax 0.12.0.1"]
     groups = [t for a, t in Page(text).all("th") if a.get("class") == "group"]
-    assert groups == titles * (1 + len(AREAS))
+    assert groups == titles
     differences = text[text.index('id="differences"') : text.index('id="failures"')]
     assert re.findall(r"[a-z]+/[a-z-]+(?=</a>)", differences) == ["construction/zero-input"]
-    assert "same seed, other bits" in differences
+    letters = re.findall(r'class="alone">([A-Z])</span>', differences)
+    assert letters == ["B", "A", "A", "A"]
     assert text.index('id="differences"') < text.index('id="failures"') < text.index('id="matrix"')
     assert "environments differ: conforms, does not conform" in Page(text).all("title")[0][1]
+
+
+def test_what_is_missing_is_shown_and_is_no_pass() -> None:
+    """In the first table, and in the colour and the sentence of the verdict."""
+    needs_extra()
+    from conformance.report.html import page
+
+    text = page(loaded(results(2, 12, wrong=0.0)), ["py313-x: no results file"])
+    assert "1 of 2 environments conform, 1 missing" in text
+    assert '<section class="verdict lost"' in text
+    assert "missing: no results file" in text
 
 
 def test_plots_are_pictures_with_words(full: str) -> None:

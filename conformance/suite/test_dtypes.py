@@ -108,7 +108,7 @@ def test_rank_promotion(layer: Layer, case: Case) -> None:
     """
     setting = 'jax_numpy_rank_promotion="raise"'
     cause = "the bias is added to a batch without being broadcast to its rank first"
-    with jax.numpy_rank_promotion("raise"):
+    with jax.numpy_rank_promotion("raise"), require.about_rank_promotion():
         layer.remember((setting, case.x_shape), lambda: _runs_under(layer, case, setting, cause))
 
 
@@ -121,12 +121,12 @@ def test_x64_stable(layer: Layer, case: Case) -> None:
     key: another layer than the one of the same seed without x64. At one size, since another
     setting compiles everything anew.
     """
-    from conformance.compat import enable_x64
+    from conformance.compat import x64
 
-    plain = layer.of(case)
     x = case.x()
-    expected = plain.parameters
-    with enable_x64():
+    with x64(False):
+        expected = layer.of(case).parameters
+    with x64(True):
         wide = layer.of(case)
         parameters = wide.parameters
         for which, of in (("kernel", layer.kernel_of), ("bias", layer.bias_of)):

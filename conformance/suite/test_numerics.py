@@ -74,6 +74,8 @@ def _precise(layer: Layer, case: Case, precision: oracle.Precision) -> None:
 
 
 def _confined(layer: Layer, case: Case, poison: float, is_poisoned: Any, what: str) -> None:
+    if jax.config.values["jax_debug_nans"]:
+        require.not_applicable("jax_debug_nans is in force, and raises where a NaN arises")
     rows = 8 if layer.accepts(BATCH) else 1
     x = case.normal("x", rows, case.in_features)
     generator = case.generator("place")
@@ -190,7 +192,8 @@ def test_one_product(layer: Layer, case: Case) -> None:
     """The program has exactly one matrix product, on float32 operands that are not demoted."""
     parameters = layer.written(case).parameters
     lead = BATCH if layer.accepts(BATCH) else ()
-    x = np.zeros((*lead, case.in_features), np.float32)
+    wide = layer.convention.compute_dtype == "float64"
+    x = np.zeros((*lead, case.in_features), np.float64 if wide else np.float32)
     with during("tracing the layer"):
         program = jax.make_jaxpr(layer.apply)(parameters, x)
     found = [e for e in equations(program.jaxpr) if e.primitive.name == "dot_general"]

@@ -1,0 +1,109 @@
+"""Modes: the same suite under another configuration of JAX, each a named environment.
+
+A mode is nothing but environment variables, set before JAX is imported: what a user would set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from conformance.registry import UsageError
+
+__all__ = ["MODES", "Mode", "active", "chosen_modes", "enter", "variables"]
+
+VARIABLE = "CONFORMANCE_MODE"
+"""Tells the processes of a run its mode's name, which the results file shows."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A configuration of JAX.
+
+    Parameters
+    ----------
+    name
+        The name of the environment.
+    meaning
+        What is other than by default, for ``--help``.
+    settings
+        The environment variables that make it.
+    devices
+        How many devices the CPU is to show; None leaves the devices as they are.
+    """
+
+    name: str
+    meaning: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    devices: int | None = None
+
+
+_DEVICES = "--xla_force_host_platform_device_count"
+
+MODES = {
+    mode.name: mode
+    for mode in (
+        Mode("default", "nothing changed"),
+        Mode("x64", "64-bit types", {"JAX_ENABLE_X64": "1"}),
+        Mode(
+            "threefry-legacy",
+            "the bits of JAX before 0.5",
+            {"JAX_THREEFRY_PARTITIONABLE": "0"},
+        ),
+        Mode("rbg", "the hardware's random generator", {"JAX_DEFAULT_PRNG_IMPL": "rbg"}),
+        Mode(
+            "matmul-bfloat16",
+            "products of float32 may be taken in bfloat16",
+            {"JAX_DEFAULT_MATMUL_PRECISION": "bfloat16"},
+        ),
+        Mode(
+            "matmul-highest",
+            "products of float32 are taken in float32",
+            {"JAX_DEFAULT_MATMUL_PRECISION": "highest"},
+        ),
+        Mode(
+            "rank-promotion",
+            "adding arrays of different rank raises",
+            {"JAX_NUMPY_RANK_PROMOTION": "raise"},
+        ),
+        Mode("debug-nans", "a NaN raises where it arises", {"JAX_DEBUG_NANS": "1"}),
+        Mode("one-device", "a single CPU device", devices=1),
+        Mode("eight-devices", "eight CPU devices", devices=8),
+    )
+}
+
+
+def chosen_modes(names: Sequence[str]) -> tuple[Mode, ...]:
+    """The modes of these names, each once; ``all`` is every mode, the default first.
+
+    Raises
+    ------
+    UsageError
+        If there is no mode of that name.
+    """
+    wanted = [known for name in names for known in (MODES if name == "all" else (name,))]
+    for name in wanted:
+        if name not in MODES:
+            raise UsageError(f"there is no mode {name!r}; there are {', '.join(MODES)} and all")
+    return tuple(MODES[name] for name in dict.fromkeys(wanted))
+
+
+def enter(mode: Mode) -> None:
+    """Put the mode in force for JAX, which is imported later, here or in child processes."""
+    os.environ.update(variables(mode))
+
+
+def variables(mode: Mode) -> dict[str, str]:
+    """The mode's environment variables; its flag of XLA is added to those of the user."""
+    found = {VARIABLE: mode.name, **mode.settings}
+    if mode.devices is not None:
+        kept = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(_DEVICES)]
+        found["JAX_PLATFORMS"] = "cpu"
+        found["XLA_FLAGS"] = " ".join([*kept, f"{_DEVICES}={mode.devices}"])
+    return found
+
+
+def active() -> str:
+    """The name of the mode in force; empty where none was asked for."""
+    return os.environ.get(VARIABLE, "")

@@ -1,0 +1,103 @@
+"""What is worth knowing of a layer beside the contract: its warnings, and what it costs.
+
+Nothing here is ever a failure. Both are written into the results file, so that a comparison of
+versions shows what an upgrade brings.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conformance.cases import Case
+from conformance.layer import Layer
+from conformance.lazy import jax
+from conformance.require import Violation, safe_text
+from conformance.requirement import PARAMETERS
+
+__all__ = ["observe"]
+
+_OUT_FEATURES = 24
+_ROWS = 8
+# The shortest of so many is what the code takes; the others are what the machine does beside.
+_REPEATS = 20
+
+
+def observe(layer: Layer) -> dict[str, Any]:
+    """Warnings and seconds of one construction and one call, as plain JSON values.
+
+    ``warnings`` is a list of texts. ``cost`` has, in seconds: ``compile``, the processor time of
+    the first construction and call at a size that no run has seen; ``construct`` and ``call``,
+    the shortest of those that follow. A layer that cannot be built or called has no cost: other
+    requirements are about that.
+    """
+    # No program of an unseen size is in the compile cache, nor in this process.
+    case = Case(random.SystemRandom().randrange(200, 1000), _OUT_FEATURES, seed=1)
+    lead = (_ROWS,) if layer.accepts((_ROWS,)) else layer.fewest
+    x = np.ones((*lead, case.in_features), np.float32)
+    found: dict[str, Any] = {}
+    with _no_writing_to_the_compile_cache(), warnings.catch_warnings(record=True) as caught:
+        # Also what was warned of before: by default each place warns once.
+        warnings.simplefilter("always")
+        try:
+            before = time.process_time()
+            dense = layer.at(case)
+            jax.block_until_ready(dense(x))
+            compiling = time.process_time() - before
+            found["warnings"] = list(dict.fromkeys(map(_text, caught)))
+            found["cost"] = {"compile": compiling, **_warm(layer, case, dense, x)}
+        except (Violation, pytest.skip.Exception):
+            found["warnings"] = list(dict.fromkeys(map(_text, caught)))
+    if "cost" in found:
+        found["cost"] = {k: float(f"{seconds:.3g}") for k, seconds in found["cost"].items()}
+    return found
+
+
+def _warm(layer: Layer, case: Case, dense: Callable[[Any], Any], x: np.ndarray) -> dict[str, float]:
+    call = {"call": _shortest(lambda: jax.block_until_ready(dense(x)))}
+    if PARAMETERS not in layer.provides:
+        return call  # a function constructs and calls in one
+    return {
+        "construct": _shortest(lambda: jax.block_until_ready(layer.of(case).parameters)),
+        **call,
+    }
+
+
+def _shortest(action: Callable[[], Any]) -> float:
+    seconds = []
+    for _ in range(_REPEATS):
+        before = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - before)
+    return min(seconds)
+
+
+@contextmanager
+def _no_writing_to_the_compile_cache() -> Iterator[None]:
+    """Programs of sizes that never come again would only fill it."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[name]
+    jax.config.update(name, 1e9)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def _text(warning: warnings.WarningMessage) -> str:
+    """Category, message and place; the place without what is of this machine."""
+    place = PurePath(warning.filename).parts
+    if "site-packages" in place:
+        place = place[len(place) - place[::-1].index("site-packages") :]
+    else:
+        place = place[-1:]
+    message = safe_text(warning.message, 300)
+    return f"{warning.category.__name__}: {message} ({'/'.join(place)})"

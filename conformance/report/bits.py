@@ -1,0 +1,50 @@
+"""Whether kernels of two runs have the same bits, or nearly, by ``seeding/fingerprint``."""
+
+from __future__ import annotations
+
+import math
+import struct
+
+from conformance.cell import Cell
+
+__all__ = ["FORGIVEN", "distant", "entries", "fingerprint"]
+
+FORGIVEN = 2
+"""Units in the last place that normals may differ by between versions of JAX: no other kernel."""
+
+
+def fingerprint(cell: Cell) -> str:
+    """The exact digest of the cell's kernels; empty where it recorded none."""
+    return str(cell.measured.get("fingerprint", ""))
+
+
+def entries(cell: Cell) -> list[float]:
+    """The entries of the kernels that the cell recorded; none where they cannot be read."""
+    try:
+        if "entries" in cell.measured:
+            packed = bytes.fromhex(cell.measured["entries"])
+            return [number for (number,) in struct.iter_unpack("<f", packed)]
+        # Files of older versions have some entries, one word for each.
+        return [float.fromhex(word) for word in cell.measured.get("sample", "").split()]
+    except (AttributeError, TypeError, ValueError, struct.error):
+        return []
+
+
+def distant(a: Cell, b: Cell) -> list[tuple[float, float]] | None:
+    """The pairs of recorded entries that differ by more than what is forgiven.
+
+    None where the two cannot be compared entry by entry.
+    """
+    left, right = entries(a), entries(b)
+    if not left or len(left) != len(right):
+        return None
+    return [
+        (x, y)
+        for x, y in zip(left, right, strict=True)
+        if not abs(x - y) <= FORGIVEN * _ulp(max(abs(x), abs(y)))
+    ]
+
+
+def _ulp(x: float) -> float:
+    """The distance of float32 neighbours at x."""
+    return math.ldexp(1.0, max(math.frexp(x)[1] - 24, -149))

@@ -1,0 +1,247 @@
+"""What several environments differ in: outcomes, bits, warnings, and what things cost.
+
+The reference is the newest environment: what an upgrade to it brings is the question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from packaging.version import InvalidVersion, Version
+
+from conformance.cell import Cell, Outcome
+from conformance.report.bits import FORGIVEN, distant, fingerprint
+from conformance.report.tally import LOOK, versions
+from conformance.results import Results
+
+__all__ = [
+    "Change",
+    "Kernels",
+    "Warned",
+    "changes",
+    "costs",
+    "kernels",
+    "newest",
+    "partly",
+    "titles",
+    "warned",
+]
+
+COSTS = {
+    "compile": "first construction and call (processor time)",
+    "construct": "construction at a size seen before",
+    "call": "call at a size seen before",
+}
+
+
+def titles(runs: Sequence[Results]) -> tuple[str, ...]:
+    """The environments by what tells them apart."""
+    if len(runs) == 1:
+        return (versions(runs[0]),)
+    modes = [str(run.environment.get("mode", "")) for run in runs]
+    if all(modes) and len(set(modes)) == len(runs):
+        return tuple(modes)
+    shown = ("mode", "flax", "jax", "python", "device", "matmul_precision", "x64", "platform")
+    every = dict.fromkeys([*shown, *(key for run in runs for key in run.environment)])
+    telling = [
+        key
+        for key in every
+        if key not in ("seed", "jaxlib", "hypothesis", "suite")
+        and len({repr(run.environment.get(key)) for run in runs}) > 1
+    ][:3]
+    return tuple(
+        ", ".join(f"{key} {run.environment.get(key, 'unknown')}" for key in telling)
+        or f"environment {i + 1}"
+        for i, run in enumerate(runs)
+    )
+
+
+def newest(runs: Sequence[Results]) -> int:
+    """The place of the run with the newest JAX, then Flax and Python; of equals the first."""
+    keys = [
+        tuple(_version(run.environment.get(name)) for name in ("jax", "flax", "python"))
+        for run in runs
+    ]
+    return keys.index(max(keys))
+
+
+def _version(text: object) -> Version:
+    try:
+        return Version(str(text))
+    except InvalidVersion:
+        return Version("0")
+
+
+@dataclass(frozen=True)
+class Change:
+    """Requirements whose cells did not end the same everywhere, all of them in the same way.
+
+    Parameters
+    ----------
+    places
+        The environments by outcome, that of the most environments last; an outcome is empty
+        where the run does not have the cell.
+    rows
+        The ids of the requirements by the id of the implementation.
+    """
+
+    places: dict[str, tuple[int, ...]]
+    rows: dict[str, list[str]]
+
+
+def changes(runs: Sequence[Results]) -> list[Change]:
+    """What did not end the same in every environment, the worst outcomes first."""
+    outcomes: dict[tuple[str, str], list[str | None]] = {}
+    have = [{entry.id for entry in run.verdict.entries} for run in runs]
+    for i, run in enumerate(runs):
+        for cell in run.verdict.cells:
+            # None where the run does not have the implementation at all: that is told once.
+            nothing = ["" if cell.implementation in own else None for own in have]
+            key = cell.implementation, cell.requirement
+            outcomes.setdefault(key, list(nothing))[i] = str(cell.outcome)
+    alike: dict[tuple[str | None, ...], dict[str, list[str]]] = {}
+    for (implementation, row), ends in outcomes.items():
+        if len(set(ends) - {None}) > 1:
+            alike.setdefault(tuple(ends), {}).setdefault(implementation, []).append(row)
+    found = [Change(_places(ends), rows) for ends, rows in alike.items()]
+    return sorted(found, key=lambda change: min(_weight(end) for end in change.places))
+
+
+def _places(ends: Sequence[str | None]) -> dict[str, tuple[int, ...]]:
+    found = {
+        end: tuple(i for i, e in enumerate(ends) if e == end)
+        for end in dict.fromkeys(ends)
+        if end is not None
+    }
+    return dict(sorted(found.items(), key=lambda item: len(item[1])))
+
+
+def _weight(end: str) -> int:
+    """The worst outcome first; what a run does not have at all is the least news."""
+    return list(LOOK).index(Outcome(end)) if end else len(LOOK)
+
+
+def partly(runs: Sequence[Results]) -> dict[str, tuple[int, ...]]:
+    """The implementations that not every environment has, each with those that do not."""
+    ids = dict.fromkeys(entry.id for run in runs for entry in run.verdict.entries)
+    without = {
+        id: tuple(i for i, run in enumerate(runs) if all(e.id != id for e in run.verdict.entries))
+        for id in ids
+    }
+    return {id: places for id, places in without.items() if places}
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The kernels of one implementation for fixed seeds, by environment.
+
+    Parameters
+    ----------
+    implementation
+        Its id.
+    kinds
+        For each environment a letter, equal for kernels that agree within 2 ulp, ``A`` in the
+        newest; empty where nothing is recorded.
+    exact
+        For each environment whether the bits are those of the first environment of its letter.
+    """
+
+    implementation: str
+    kinds: tuple[str, ...]
+    exact: tuple[bool, ...]
+
+    @property
+    def change(self) -> bool:
+        """Whether anything changed at all."""
+        return len({kind for kind in self.kinds if kind}) > 1 or not all(self.exact)
+
+
+def kernels(runs: Sequence[Results]) -> list[Kernels]:
+    """For each implementation which environments give the same kernels, the newest first."""
+    cells: dict[str, dict[int, Cell]] = {}
+    for i, run in enumerate(runs):
+        for cell in run.verdict.cells:
+            if fingerprint(cell):
+                cells.setdefault(cell.implementation, {})[i] = cell
+    return [_kernels(id, own, len(runs), newest(runs)) for id, own in cells.items()]
+
+
+def _kernels(id: str, cells: dict[int, Cell], count: int, first: int) -> Kernels:
+    kinds, exact = [""] * count, [True] * count
+    models: list[tuple[str, Cell]] = []
+    for i in sorted(cells, key=lambda i: (i != first, -i)):
+        cell = cells[i]
+        kind, model = next(
+            ((kind, model) for kind, model in models if _alike(model, cell)), ("", cell)
+        )
+        if not kind:
+            kind = chr(ord("A") + len(models))
+            models.append((kind, cell))
+        kinds[i], exact[i] = kind, fingerprint(model) == fingerprint(cell)
+    return Kernels(id, tuple(kinds), tuple(exact))
+
+
+def _alike(a: Cell, b: Cell) -> bool:
+    return fingerprint(a) == fingerprint(b) or distant(a, b) == []
+
+
+def kernels_in_words(found: Kernels, place: int) -> str:
+    """How the kernels of an environment compare, in a word or two."""
+    kind = found.kinds[place]
+    if not kind:
+        return "not recorded"
+    return kind if found.exact[place] else f"{kind}, within {FORGIVEN} ulp"
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A warning that construction or call raised somewhere.
+
+    Parameters
+    ----------
+    text
+        Category, message and place.
+    implementations
+        The ids of those that raised it.
+    places
+        The environments in which.
+    """
+
+    text: str
+    implementations: tuple[str, ...]
+    places: tuple[int, ...]
+
+
+def warned(runs: Sequence[Results]) -> list[Warned]:
+    """The warnings of construction and call, each with who raised it and where."""
+    by_text: dict[str, dict[int, set[str]]] = {}
+    for i, run in enumerate(runs):
+        for entry in run.verdict.entries:
+            for text in run.facts["versions"].get(entry.id, {}).get("warnings", ()):
+                by_text.setdefault(text, {}).setdefault(i, set()).add(entry.id)
+    return [
+        Warned(text, tuple(sorted(set().union(*who.values()))), tuple(who))
+        for text, who in by_text.items()
+    ]
+
+
+def costs(runs: Sequence[Results]) -> list[tuple[str, str, list[float | None]]]:
+    """For each implementation and kind of cost its seconds in each environment, where known."""
+    ids = dict.fromkeys(entry.id for run in runs for entry in run.verdict.entries)
+    lines: list[tuple[str, str, list[float | None]]] = []
+    for id in ids:
+        known = [run.facts["versions"].get(id, {}).get("cost", {}) for run in runs]
+        for kind in COSTS:
+            seconds = [cost.get(kind) for cost in known]
+            if any(value is not None for value in seconds):
+                lines.append((id, kind, seconds))
+    return lines
+
+
+def listed(places: Iterable[int], titles: Sequence[str]) -> str:
+    """Environments in words, each by its title; all of them in one word."""
+    chosen = list(places)
+    if len(chosen) == len(titles):
+        return "everywhere"
+    return "; ".join(titles[i] for i in chosen)

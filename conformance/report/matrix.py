@@ -1,0 +1,170 @@
+"""``dense-conformance matrix``: the results of many environments, and what is missing of them."""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from conformance.registry import UsageError
+
+if TYPE_CHECKING:
+    from conformance.report.summary import Summary
+    from conformance.results import Results
+
+__all__ = ["collect", "exit_code", "expected_by_tox", "matrix", "matrix_arguments", "show"]
+
+_EXIT_CODES = """\
+exit codes:
+  0  every environment is there, and conforms
+  1  an environment does not conform
+  2  wrong usage, or a registration that is wrong
+  3  an environment is missing, or its run is incomplete"""
+
+
+def matrix_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``matrix``."""
+    parser.epilog = _EXIT_CODES
+    parser.add_argument(
+        "directory", nargs="?", default="results", metavar="DIRECTORY",
+        help="where the results files are, NAME.json for each environment (default: results)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--expect", action="append", default=[], metavar="NAME",
+        help="an environment that has to be there; may be given more than once; "
+        "default: what ./tox.ini lists without a section of its own",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", action="append", default=[], metavar="FILE",
+        help="write a page (.html), a summary (.md) or one results file of all (.json) there; "
+        "may be given more than once",
+    )  # fmt: skip
+
+
+def matrix(options: argparse.Namespace, _: Sequence[str]) -> int:
+    """Show the environments, and write what was asked for; the exit code of the whole."""
+    from conformance.report.commands import write
+    from conformance.report.summary import Summary
+
+    expected = options.expect or expected_by_tox(Path("tox.ini"))
+    runs, missing = collect(Path(options.directory), expected)
+    summary = Summary(runs, missing)
+    show(summary, sys.stdout)
+    for output in options.output:
+        write(output, runs, missing)
+        print(f"written: {output}")
+    return exit_code(summary)
+
+
+def show(summary: Summary, stream: TextIO) -> None:
+    """Print the environments, and what they differ in."""
+    from rich.padding import Padding
+    from rich.table import Table
+
+    from conformance.console import console_for
+
+    console = console_for(stream)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in summary.header:
+        table.add_column(name, overflow="fold")
+    for line in summary.table:
+        table.add_row(*line)
+    console.print(table)
+    for text in summary.explanation():
+        console.print(text, style="dim")
+    for text in summary.missing:
+        console.print(f"MISSING  {text}", style="bold magenta")
+    for heading, found in summary.sections():
+        console.print(f"\n{heading}", style="bold")
+        for first, rest in found:
+            console.print(Padding(first, (0, 0, 0, 2)))
+            for text in rest:
+                console.print(Padding(text, (0, 0, 0, 6)))
+    console.print(f"\n{summary.sentence}", style="bold")
+
+
+def exit_code(summary: Summary) -> int:
+    """The worst of the environments; one that is missing makes the whole incomplete."""
+    from conformance.verdict import INCOMPLETE, OK
+
+    codes = {run.verdict.exit_code for run in summary.runs}
+    # What is wrong comes before what is missing, as in a single run.
+    wrong = codes - {OK, INCOMPLETE}
+    if wrong:
+        return min(wrong)
+    return INCOMPLETE if summary.missing or codes != {OK} else OK
+
+
+def collect(
+    directory: Path, expected: Sequence[str]
+) -> tuple[tuple[Results, ...], tuple[str, ...]]:
+    """The runs of a directory, the expected ones first, and a line for each that is missing.
+
+    Raises
+    ------
+    UsageError
+        If there are no results at all, or a file that was not expected is none.
+    """
+    from conformance.report.merge import merge
+    from conformance.results import ResultsError, read_all
+
+    if not directory.is_dir():
+        raise UsageError(f"matrix: there is no directory {str(directory)!r}")
+    found: list[Results] = []
+    missing = []
+    for name in expected:
+        path = directory / f"{name}.json"
+        try:
+            found += read_all(path) if path.is_file() else []
+            missing += [] if path.is_file() else [f"{name}: {_why_missing(name)}"]
+        except ResultsError as error:
+            missing.append(f"{name}: {error}")
+    others = (p for p in sorted(directory.glob("*.json")) if p.stem not in expected)
+    found += [run for path in others for run in read_all(path)]
+    if not found:
+        raise UsageError(f"matrix: there are no results files in {str(directory)!r}")
+    return merge(found), tuple(missing)
+
+
+def expected_by_tox(path: Path) -> list[str]:
+    """The environments that a tox.ini lists and that have no section of their own there.
+
+    Those that have one do something else: they clean up, or run a linter, or this command.
+    """
+    if not path.is_file():
+        return []
+    # In tox.ini, % is a letter and ; begins no comment behind a value.
+    parser = configparser.RawConfigParser(strict=False)
+    try:
+        parser.read(path, encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+    listed = parser.get("tox", "env_list", fallback=parser.get("tox", "envlist", fallback=""))
+    names = re.split(r"[,\s]+", re.sub(r"#.*", "", listed).strip())
+    return [name for name in names if name and f"testenv:{name}" not in parser.sections()]
+
+
+def _why_missing(name: str) -> str:
+    """What can be said of an environment without results: whether its interpreter is there."""
+    version = re.match(r"py(\d)(\d+)\b", name)
+    if version is None:
+        return "no results file"
+    python = f"python{version[1]}.{version[2]}"
+    if _starts(python):
+        return "no results file: it was not run, or ended before it wrote one"
+    return f"no results file, and no {python} starts here"
+
+
+def _starts(python: str) -> bool:
+    # A shim of pyenv is there for every version, and fails for those that are not activated.
+    if f"python{sys.version_info[0]}.{sys.version_info[1]}" == python:
+        return True
+    try:
+        return subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False

@@ -1,0 +1,181 @@
+"""Several environments in one table, and what they differ in, as text and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+
+from conformance.cell import Outcome
+from conformance.report.findings import (
+    COSTS,
+    Kernels,
+    changes,
+    costs,
+    kernels,
+    kernels_in_words,
+    listed,
+    newest,
+    partly,
+    titles,
+    warned,
+)
+from conformance.report.tally import judgement, tally
+from conformance.requirement import MUST, SHOULD
+from conformance.results import Results
+from conformance.verdict import OK
+
+__all__ = ["Summary"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Several environments, in words.
+
+    Parameters
+    ----------
+    runs
+        One for each environment.
+    missing
+        What was expected and is not there, each in a line.
+    """
+
+    runs: tuple[Results, ...]
+    missing: tuple[str, ...] = ()
+
+    @cached_property
+    def titles(self) -> tuple[str, ...]:
+        """The names of the environments."""
+        return titles(self.runs)
+
+    @cached_property
+    def reference(self) -> int:
+        """The place of the environment that the others are compared with."""
+        return newest(self.runs)
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The implementations' names by id."""
+        return {e.id: e.name for run in self.runs for e in run.verdict.entries}
+
+    @cached_property
+    def kernels(self) -> list[Kernels]:
+        """Whose kernels are the same where."""
+        return kernels(self.runs)
+
+    @property
+    def header(self) -> list[str]:
+        """The columns of :attr:`table`."""
+        letters = "/".join(self.names[found.implementation] for found in self.kernels)
+        return [
+            "environment",
+            "verdict",
+            "MUST",
+            "SHOULD",
+            *([f"kernels of {letters}"] if letters else []),
+            *self._ratios,
+        ]
+
+    @property
+    def table(self) -> list[list[str]]:
+        """A line for each environment, the oldest first."""
+        return [
+            [
+                title,
+                judgement(run),
+                str(tally(run.verdict.cells, MUST)),
+                str(tally(run.verdict.cells, SHOULD)),
+                *(["/".join(self._letter(k, i) for k in self.kernels)] if self.kernels else []),
+                *(ratios[i] for ratios in self._ratios.values()),
+            ]
+            for i, (title, run) in enumerate(zip(self.titles, self.runs, strict=True))
+        ]
+
+    @staticmethod
+    def _letter(found: Kernels, place: int) -> str:
+        kind = found.kinds[place] or "-"
+        return kind if found.exact[place] else f"{kind}'"
+
+    @cached_property
+    def _ratios(self) -> dict[str, list[str]]:
+        """For each kind of cost the median over the implementations, times the newest's."""
+        by_kind: dict[str, list[list[float]]] = {}
+        for _, kind, seconds in costs(self.runs):
+            base = seconds[self.reference]
+            own = by_kind.setdefault(kind, [[] for _ in self.runs])
+            for i, value in enumerate(seconds):
+                if value is not None and base:
+                    own[i].append(value / base)
+        return {
+            kind: [f"{median(own):.2f}" if own else "-" for own in ratios]
+            for kind, ratios in by_kind.items()
+        }
+
+    def explanation(self) -> list[str]:
+        """How to read the table, where it does not say it itself."""
+        said = []
+        if self.kernels:
+            said.append(
+                "kernels: for fixed seeds; A is the newest environment's, another letter another "
+                "kernel, ' the same within 2 ulp"
+            )
+        if self._ratios:
+            said.append(
+                "times the newest environment's (median of the implementations): "
+                + "; ".join(f"{kind}: {meaning}" for kind, meaning in COSTS.items())
+            )
+        return said
+
+    @property
+    def sentence(self) -> str:
+        """The verdict on all of it in a line."""
+        conform = sum(run.verdict.exit_code == OK for run in self.runs)
+        total = len(self.runs) + len(self.missing)
+        gone = f", {len(self.missing)} missing" if self.missing else ""
+        return f"{conform} of {total} environments conform{gone}"
+
+    def sections(self) -> Iterator[tuple[str, list[tuple[str, list[str]]]]]:
+        """What the environments differ in: headings, each with its entries in lines."""
+        found = (
+            ("rows that changed", list(self.changed())),
+            ("kernels that changed", [(name, [said]) for name, said in self.kernel_lines()]),
+            ("warnings at construction and call", [(t, [said]) for t, said in self.warned()]),
+        )
+        for heading, entries in found:
+            if entries:
+                yield heading, entries
+        if len(self.runs) > 1 and not found[0][1]:
+            yield "rows that changed", [("none: every cell ended the same everywhere", [])]
+
+    def changed(self) -> Iterator[tuple[str, list[str]]]:
+        """What did not end the same everywhere: where it ended how, and which rows of whom."""
+        for change in changes(self.runs):
+            *rare, (usual, _) = change.places.items()
+            ends = [f"{_word(end)} in {listed(places, self.titles)}" for end, places in rare]
+            rows = [f"{self.names[id]}: {', '.join(own)}" for id, own in change.rows.items()]
+            yield f"{'; '.join(ends)}; elsewhere {_word(usual)}", rows
+        for id, places in partly(self.runs).items():
+            yield f"{self.names[id]}: not checked in {listed(places, self.titles)}", []
+
+    def warned(self) -> Iterator[tuple[str, str]]:
+        """The warnings of construction and call: the text, and whose and where."""
+        for warning in warned(self.runs):
+            who = ", ".join(self.names[id] for id in warning.implementations)
+            yield warning.text, f"{who}: {listed(warning.places, self.titles)}"
+
+    def kernel_lines(self) -> Iterator[tuple[str, str]]:
+        """For each implementation whose kernels changed: its name, and which are alike."""
+        for found in self.kernels:
+            if found.change:
+                alike: dict[str, list[int]] = {}
+                for i in range(len(self.runs)):
+                    alike.setdefault(kernels_in_words(found, i), []).append(i)
+                said = (f"{kind}: {listed(places, self.titles)}" for kind, places in alike.items())
+                yield self.names[found.implementation], " | ".join(said)
+
+
+def _word(outcome: str) -> str:
+    if not outcome:
+        return "not in the run"
+    return "known not to hold" if outcome == Outcome.EXPECTED_FAILURE else outcome

@@ -1,0 +1,93 @@
+"""One run in each of several modes, one process after the other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from conformance.console import console_for, write_failure
+from conformance.modes import Mode, variables
+from conformance.registry import UsageError
+from conformance.report.commands import write
+from conformance.report.matrix import exit_code, show
+from conformance.report.merge import merge
+from conformance.report.summary import Summary
+from conformance.report.tally import denominator, judgement
+from conformance.results import Results, ResultsError, read
+
+__all__ = ["run_modes"]
+
+
+def run_modes(modes: Sequence[Mode], arguments: Sequence[str], results: str | None) -> int:
+    """Run ``dense-conformance run`` with these arguments in every mode; the worst exit code.
+
+    Shows what fails in which mode, and what the modes differ in; writes one results file with
+    an environment for each of them. Of the arguments, modes and results are left out.
+    """
+    arguments = _without(arguments, ("--mode", "--results"))
+    runs: list[Results] = []
+    missing: list[str] = []
+    console = console_for(sys.stdout)
+    with tempfile.TemporaryDirectory(prefix="dense-conformance-") as folder:
+        for mode in modes:
+            try:
+                found = _run(mode, arguments, Path(folder) / f"{mode.name}.json")
+            except ResultsError as error:
+                missing.append(f"{mode.name}: {error}")
+                console.print(f"{mode.name}: no results", style="bold magenta")
+                continue
+            runs.append(found)
+            said = f"{judgement(found)}; {denominator(found.verdict.cells)}"
+            console.print(f"{mode.name}: {said}; {found.facts['seconds']:.1f} s")
+    if not runs:
+        raise UsageError("; ".join(missing))
+    for found in runs:
+        _write_failures(found)
+    console.print()
+    summary = Summary(merge(runs), tuple(missing))
+    show(summary, sys.stdout)
+    if results:
+        write(results, summary.runs, missing)
+    return exit_code(summary)
+
+
+def _without(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
+    """The arguments without these options and their values."""
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in options:
+            next(rest, None)
+        elif argument.partition("=")[0] not in options:
+            kept.append(argument)
+    return kept
+
+
+def _run(mode: Mode, arguments: Sequence[str], path: Path) -> Results:
+    command = [sys.executable, "-m", "conformance.command", "run", f"--results={path}"]
+    ended = subprocess.run(
+        [*command, *arguments],
+        env={**os.environ, **variables(mode)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not path.exists():
+        last = (ended.stderr.strip() or ended.stdout.strip()).splitlines()[-3:]
+        said = " ".join(last).removeprefix("dense-conformance: ")
+        raise ResultsError(said or f"the run ended with {ended.returncode}")
+    return read(path)
+
+
+def _write_failures(found: Results) -> None:
+    console = console_for(sys.stdout)
+    names = {entry.id: entry.name for entry in found.verdict.entries}
+    statements = {row.id: row.statement for row in found.verdict.rows}
+    for cell in found.verdict.failures():
+        title = f"{names[cell.implementation]} under {found.environment.get('mode', '')}"
+        console.print()
+        write_failure(console, cell, title, statements[cell.requirement])

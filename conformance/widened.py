@@ -1,0 +1,53 @@
+"""Layers under 64-bit types, where a draw without a dtype is one of float64.
+
+That a layer stays what it is under ``jax_enable_x64`` is a MAY (``dtypes/x64-stable``): a layer
+that follows JAX's default dtype is as correct. It is then held to what it is there, a layer of
+float64, and what presumes float32 is not applicable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from conformance.implementation import Convention, Implementation
+from conformance.lazy import jax, jnp
+
+__all__ = ["widened"]
+
+_WIDE = "float64"
+
+
+def widened(implementation: Implementation) -> Implementation:
+    """The implementation, declaring float64 where 64-bit types make it that."""
+    declared = implementation.convention
+    if not jax.config.values["jax_enable_x64"] or declared.compute_dtype != "float32":
+        return implementation
+    try:
+        found = _declares(implementation, declared)
+    except Exception:  # what cannot be traced or called is the matter of the requirements
+        return implementation
+    return replace(implementation, convention=found)
+
+
+def _declares(implementation: Implementation, declared: Convention) -> Convention:
+    x = jax.ShapeDtypeStruct((3,) * min(declared.ranks), jnp.float32)
+    if implementation.forward is not None:
+        forward = implementation.forward
+        y = jax.eval_shape(lambda x: forward(0, x, 2), x)
+        return replace(declared, compute_dtype=_dtype(declared.compute_dtype, y))
+    init, apply = implementation.init, implementation.apply
+    assert init is not None
+    assert apply is not None
+    parameters = jax.eval_shape(lambda: init(0, 3, 2))
+    y = jax.eval_shape(apply, parameters, x)
+    leaves = jax.tree_util.tree_leaves(parameters)
+    return replace(
+        declared,
+        parameter_dtype=_dtype(declared.parameter_dtype, *leaves),
+        compute_dtype=_dtype(declared.compute_dtype, y),
+    )
+
+
+def _dtype(declared: str, *values: object) -> str:
+    wide = any(getattr(value, "dtype", None) == jnp.float64 for value in values)
+    return _WIDE if wide and declared == "float32" else declared
