@@ -14,7 +14,15 @@ from typing import Any
 import jax
 from flax import nnx
 
-__all__ = ["gradient_step", "kept_closure", "keys_drawn", "optimizer", "state_leaves", "x64"]
+__all__ = [
+    "gradient_step",
+    "inside_mesh",
+    "kept_closure",
+    "keys_drawn",
+    "optimizer",
+    "state_leaves",
+    "x64",
+]
 
 
 def _is_variable(node: Any) -> bool:
@@ -59,6 +67,14 @@ def gradient_step(optimizer: Any, module: nnx.Module, gradients: Any) -> None:
         optimizer.update(module, gradients)
     except TypeError:
         optimizer.update(gradients)
+
+
+def inside_mesh(mesh: Any) -> contextlib.AbstractContextManager[Any]:
+    """The mesh in force inside; Flax asks JAX for it since 0.12, before it was the context."""
+    found: contextlib.AbstractContextManager[Any] = (
+        jax.set_mesh(mesh) if hasattr(jax, "set_mesh") else mesh
+    )
+    return found
 
 
 def kept_closure(module: nnx.Module) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,11 +81,6 @@ def sharded(layer: Layer) -> Any:
     return programs.remembered(layer, "sharded", lambda: programs.affine(layer))
 
 
-def _inside(over: Any) -> contextlib.AbstractContextManager[Any]:
-    # Flax asks JAX for the mesh in force since 0.12; before, the mesh itself was the context.
-    return jax.set_mesh(over) if hasattr(jax, "set_mesh") else over
-
-
 def annotated_kernel(layer: Layer, module: type, case: Case) -> dict[str, tuple[Any, ...]]:
     """Build the module under ``nnx.jit`` with an annotated kernel; where its kernel says to lie."""
 
@@ -104,7 +98,9 @@ def annotated_kernel(layer: Layer, module: type, case: Case) -> dict[str, tuple[
         return build
 
     build = layer.remember(("annotated", case.kernel_shape), make)
-    with _inside(mesh(most(case.out_features))):
+    from conformance.compat import inside_mesh
+
+    with inside_mesh(mesh(most(case.out_features))):
         dense = build(nnx.Rngs(case.seed))
         specs = nnx.get_partition_spec(nnx.state(dense))
         annotation = jax.tree_util.tree_leaves(
