@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from conformance import devices
 from conformance.plugin import PACKAGE, RUN, SUITE
 from conformance.registry import UsageError
 from conformance.verdict import USAGE, Verdict
@@ -34,7 +35,8 @@ def call(
     requirements
         Ids, slugs, areas or globs; without any, all of them.
     workers
-        How many processes; ``"auto"`` is one for each core, ``"0"`` this one.
+        How many processes; ``"auto"`` is one for each accelerator, or for each core where there
+        is none; ``"0"`` is this one.
     profile, seed, time_limit, memory_limit, compile_cache
         As for ``dense-conformance run``.
     """
@@ -48,7 +50,7 @@ def call(
         "-p",
         "no:terminal",
         "-n",
-        _workers(workers),
+        str(devices.workers()) if workers == "auto" else workers,
         f"--conformance-profile={profile}",
     ]
     arguments += [f"--conformance-requirement={id}" for id in requirements]
@@ -61,14 +63,6 @@ def call(
     if not compile_cache:
         arguments.append("--conformance-no-compile-cache")
     return arguments
-
-
-def _workers(asked: str) -> str:
-    """One for each core that this process may use; bounded, since each takes about 500 MB."""
-    if asked != "auto":
-        return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return str(max(1, min(cores or 1, 8)))
 
 
 class _Reporter:

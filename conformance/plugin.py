@@ -135,6 +135,14 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         option.maxworkerrestart = "100000"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """With ``-n auto``, one process for each accelerator; on a CPU, pytest-xdist's own choice."""
+    from conformance.devices import accelerators
+
+    return len(accelerators()) or None if _is_ours(config) else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Set up the run, in the process that controls it and in each worker."""

@@ -25,18 +25,30 @@ _DEFAULTS = {
 }
 
 
+_FULL = ("highest", "float32")
+
+_asked: list[str] = []
+"""What the user's configuration asks for, as soon as that is overridden."""
+
+
 def settle() -> None:
     """Ask for full float32 products in this process, where the backend has others."""
-    if jax.default_backend() in _DEFAULTS:
+    if jax.default_backend() in _DEFAULTS and not _asked:
+        _asked.append(str(jax.config.values["jax_default_matmul_precision"] or "default"))
         jax.config.update("jax_default_matmul_precision", "highest")
 
 
 @contextlib.contextmanager
 def by_default() -> Iterator[Precision | None]:
-    """The backend's default inside the block: what it computes in, or None if that is float32."""
+    """What the user gets inside the block: what that computes in, or None if it is float32.
+
+    That is the backend's default, or what ``jax_default_matmul_precision`` asked for. Between
+    the default and float32 there are formats more exact than the default: its bound is theirs.
+    """
     mode = _DEFAULTS.get(jax.default_backend())
-    if mode is None:
+    asked = _asked[0] if _asked else "default"
+    if mode is None or asked in _FULL:
         yield None
         return
-    with jax.default_matmul_precision("default"):
+    with jax.default_matmul_precision(asked):
         yield mode

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from conformance import compile_cache, memory, precision, profiles, reproduction
+from conformance import compile_cache, devices, memory, precision, profiles, reproduction
 from conformance.breaker import Breaker
 from conformance.cell import Cell, Outcome, cell_of
 from conformance.expected import Expectations
@@ -109,6 +109,8 @@ class Run:
         return run
 
     def _prepare(self, cache: bool) -> None:
+        if self.worker is not None:
+            devices.take_own(self.worker)
         if self.executes:
             compile_cache.prepare(cache)
         if self.controls and cache:
@@ -190,6 +192,9 @@ class Run:
         from conformance.cases import recorder
 
         recorder.start()
+        if "jax" in sys.modules:
+            # Before the state is taken down: it must not be put back behind the first cell.
+            precision.settle()
         before = isolation.take()
         with self.breaker.running(_entry(item).id, row.id):
             result = yield

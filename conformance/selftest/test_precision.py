@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import jax
 import pytest
 
 from conformance import precision
+
+
+@pytest.fixture(autouse=True)
+def _precision_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test asks for does not outlive it."""
+    before = jax.config.values["jax_default_matmul_precision"]
+    monkeypatch.setattr(precision, "_asked", [])
+    yield
+    jax.config.update("jax_default_matmul_precision", before)
 
 
 @pytest.mark.parametrize(("backend", "name"), [("gpu", "TF32"), ("tpu", "bfloat16")])
@@ -13,16 +25,27 @@ def test_an_accelerator_is_asked_for_float32(
     monkeypatch: pytest.MonkeyPatch, backend: str, name: str
 ) -> None:
     """And its default, inside the block, is named."""
-    before = jax.config.values["jax_default_matmul_precision"]
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    try:
-        precision.settle()
-        assert jax.config.values["jax_default_matmul_precision"] == "highest"
-        with precision.by_default() as mode:
-            assert mode is not None
-            assert mode.name == name
-    finally:
-        jax.config.update("jax_default_matmul_precision", before)
+    precision.settle()
+    assert jax.config.values["jax_default_matmul_precision"] == "highest"
+    with precision.by_default() as mode:
+        assert mode is not None
+        assert mode.name == name
+
+
+@pytest.mark.parametrize(("asked", "given"), [("highest", False), ("tensorfloat32", True)])
+def test_what_the_user_asked_for_is_tried_beside(
+    monkeypatch: pytest.MonkeyPatch, asked: str, given: bool
+) -> None:
+    """Unless that is float32 anyway; also where it is settled once more, as for each layer."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jax.config.update("jax_default_matmul_precision", asked)
+    precision.settle()
+    precision.settle()
+    with precision.by_default() as mode:
+        assert (mode is not None) == given
+        config: Any = jax.config
+        assert config.jax_default_matmul_precision == (asked if given else "highest")
 
 
 def test_a_cpu_is_left_alone() -> None:
