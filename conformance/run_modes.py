@@ -43,6 +43,7 @@ def run_modes(modes: Sequence[Mode], arguments: Sequence[str], results: str | No
             runs.append(found)
             said = f"{judgement(found)}; {denominator(found.verdict.cells)}"
             console.print(f"{mode.name}: {said}; {found.facts['seconds']:.1f} s")
+            sys.stdout.flush()
     if not runs:
         raise UsageError("; ".join(missing))
     for found in runs:
