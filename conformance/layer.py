@@ -14,7 +14,7 @@ import numpy as np
 
 from conformance import oracle
 from conformance.adapters.parameters import Leaf, leaves_of
-from conformance.cases import Case
+from conformance.cases import BATCH, Case
 from conformance.implementation import Convention, Implementation
 from conformance.lazy import jax, jnp, nnx
 from conformance.presumed import presumption
@@ -218,10 +218,17 @@ class Built:
         return self.module(value)
 
     def rows(self, x: np.ndarray) -> np.ndarray:
-        """Its outputs for the rows of ``x``: in one batch, or one by one if it takes vectors."""
-        if self.layer.accepts((len(x),)):
-            return np.asarray(self(x))
-        return np.stack([np.asarray(self(row)) for row in x])
+        """Its outputs for the rows of ``x``: in plain batches, or one by one if it takes vectors.
+
+        All calls have one shape, which is compiled once; what is left over is filled with zeros.
+        """
+        if not self.layer.accepts(BATCH):
+            return np.stack([np.asarray(self(row)) for row in x])
+        (size,) = BATCH
+        filled = np.zeros((-(-len(x) // size) * size, x.shape[1]), x.dtype)
+        filled[: len(x)] = x
+        found = [np.asarray(self(filled[i : i + size])) for i in range(0, len(filled), size)]
+        return np.concatenate(found)[: len(x)]
 
     @property
     def kernel(self) -> np.ndarray:
@@ -259,7 +266,7 @@ class Built:
             _same_shape(self.layer.kernel_of(old), kernel, "kernel")
             if self.layer.convention.use_bias:
                 _same_shape(self.layer.bias_of(old), bias, "bias")
-            new = self.layer.write(old, jnp.asarray(kernel, dtype), jnp.asarray(bias, dtype))
+            new = self.layer.write(old, as_jax(kernel, dtype), as_jax(bias, dtype))
             if self.module is None:
                 self._parameters = new
             else:
@@ -275,9 +282,14 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
         return np.asarray(values).astype(jnp.dtype(dtype)).astype(np.float32)
 
 
-def as_jax(x: Any) -> Any:
-    """A NumPy array as a JAX array; anything else as it is."""
-    return jnp.asarray(x) if isinstance(x, np.ndarray) else x
+def as_jax(x: Any, dtype: str | None = None) -> Any:
+    """A NumPy array as a JAX array, in that dtype if one is given; anything else as it is.
+
+    It is put on the device as it is: ``jnp.asarray`` compiles a program for each new shape.
+    """
+    if not isinstance(x, np.ndarray):
+        return x
+    return jax.device_put(x if dtype is None else x.astype(jnp.dtype(dtype)))
 
 
 def _array(y: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from conformance.cases import BATCH, Case
-from conformance.layer import Built, Layer, stack
+from conformance.layer import Built, Layer, as_jax, stack
 from conformance.lazy import jax, jnp, nnx
 
 __all__ = [
@@ -130,7 +130,7 @@ def module_gradients(layer: Layer, dense: Built, x: Any, cotangent: Any) -> dict
     def loss(module: Any, x: Any, cotangent: Any) -> Any:
         return (module(x) * cotangent).sum()
 
-    x, cotangent = jnp.asarray(x), jnp.asarray(cotangent)
+    x, cotangent = as_jax(x), as_jax(cotangent)
     compiled = layer.remember("nnx.value_and_grad", lambda: nnx.jit(nnx.value_and_grad(loss)))
     return {
         "nnx.grad": nnx.grad(loss)(dense.module, x, cotangent),
@@ -220,7 +220,7 @@ def _values(layer: Layer, parameters: Any, row: Any, cotangent: Any) -> tuple[An
 def stacked(layer: Layer, parameters: Any, kernels: Any, biases: Any) -> Any:
     """The parameters with each of these kernels and biases written in, stacked."""
     pairs = zip(kernels, biases, strict=True)
-    return stack([layer.write(parameters, jnp.asarray(k), jnp.asarray(b)) for k, b in pairs])
+    return stack([layer.write(parameters, as_jax(k), as_jax(b)) for k, b in pairs])
 
 
 def scanned(layer: Layer) -> Any:

@@ -53,8 +53,8 @@ def test_half_input(layer: Layer, case: Case) -> None:
     _require_float32(layer)
     dense = layer.written(case)
     for dtype in (jnp.float16, jnp.bfloat16):
-        x = jnp.asarray(case.normal("x", *case.x_shape)).astype(dtype)
-        _require_value(layer, case, dense, x, np.asarray(x.astype(np.float32)))
+        x = case.normal("x", *case.x_shape).astype(dtype)
+        _require_value(layer, case, dense, as_jax(x), x.astype(np.float32))
 
 
 @requirement("dtypes/integer-input", SHOULD, PARAMETERS, rests_on=[VALUE, "dtypes/float32-out"])
@@ -71,7 +71,7 @@ def test_integer_input(layer: Layer, case: Case) -> None:
         dtype = np.dtype(name)
         low, high = (0, 1) if name == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
         x = generator.integers(low, high, case.x_shape, np.int64, endpoint=True).astype(dtype)
-        _require_value(layer, case, dense, jnp.asarray(x), x.astype(np.float32))
+        _require_value(layer, case, dense, as_jax(x), x.astype(np.float32))
 
 
 @requirement("dtypes/complex-input", SHOULD, PARAMETERS, rests_on=[VALUE, "dtypes/float32-out"])
@@ -82,7 +82,7 @@ def test_complex_input(layer: Layer, case: Case) -> None:
     x = (case.normal("real", *case.x_shape) + 1j * case.normal("imaginary", *case.x_shape)).astype(
         np.complex64
     )
-    _require_value(layer, case, layer.written(case), jnp.asarray(x), x)
+    _require_value(layer, case, layer.written(case), as_jax(x), x)
 
 
 @requirement("dtypes/strict-promotion", SHOULD, PARAMETERS, rests_on=BASE)
@@ -141,7 +141,7 @@ def test_x64_stable(layer: Layer, case: Case) -> None:
                 "with other values",
             )
             require.equal(found, before, f"the {which} under x64")
-        y = wide(jnp.asarray(x)) if layer.accepts(case.lead) else wide(jnp.asarray(x[0]))
+        y = wide(as_jax(x)) if layer.accepts(case.lead) else wide(as_jax(x[0]))
         require.that(
             y.dtype == np.float32,
             f"a float32 x gives {y.dtype} under x64",

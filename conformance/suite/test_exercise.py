@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from conformance import oracle, require
 from conformance.cases import Case, over
-from conformance.layer import Layer
+from conformance.layer import Layer, as_jax
 from conformance.lazy import jax, jnp, nnx
 from conformance.require import during
 from conformance.requirement import EXERCISE, MUST, SHOULD, requirement
@@ -138,7 +138,7 @@ def test_differentiable_in_x(layer: Layer, case: Case) -> None:
         found = np.asarray(jax.vmap(f)(x))
     require.within(found, reference.value, 2 * reference.bound, "under vmap, f(x)")
     with during("jax.grad over x"):
-        gradient = np.asarray(jax.grad(lambda value: jnp.vdot(f(value), g))(jnp.asarray(x[0])))
+        gradient = np.asarray(jax.grad(lambda value: jnp.vdot(f(value), g))(as_jax(x[0])))
     expected = oracle.input_gradient(kernel, g)
     require.within(gradient, expected.value, 2 * expected.bound, "the gradient in x")
 

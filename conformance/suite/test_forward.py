@@ -161,7 +161,7 @@ def test_integer_exact(layer: Layer, case: Case) -> None:
         "numerics/precision",
     ],
 )
-@over(leads=True, also=[((4, 3), (n,)) for n in (2, 5, 7, 64, 100, 128, 257)])
+@over(leads=True, also=[((4, 3), (n,)) for n in (2, 4, 5, 7, 64, 100, 128, 257)])
 def test_affine_value(layer: Layer, case: Case) -> None:
     """f(x) = x @ K + b within the rounding-error bound, with arbitrary K and b written in.
 

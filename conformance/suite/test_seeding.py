@@ -12,8 +12,8 @@ import numpy as np
 
 from conformance import require
 from conformance.cases import BATCH, Case, over
-from conformance.layer import Layer
-from conformance.lazy import jax, jnp, nnx
+from conformance.layer import Layer, as_jax
+from conformance.lazy import jax, nnx
 from conformance.other_process import elsewhere, kernel_digests
 from conformance.require import during, on_the_way
 from conformance.requirement import ANY, MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
@@ -76,8 +76,8 @@ def _first_output(layer: Layer, case: Case, x: np.ndarray) -> None:
     assert layer.implementation.linen is not None
     model = layer.implementation.linen(case.out_features)
     with during("init_with_output"):
-        found, variables = model.init_with_output(jax.random.key(case.seed), jnp.asarray(x))
-        again = model.apply(variables, jnp.asarray(x))
+        found, variables = model.init_with_output(jax.random.key(case.seed), as_jax(x))
+        again = model.apply(variables, as_jax(x))
     require.equal(found, again, "the output while initializing")
 
 

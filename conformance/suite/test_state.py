@@ -14,7 +14,7 @@ import numpy as np
 
 from conformance import oracle, require
 from conformance.cases import BATCH, Case, over
-from conformance.layer import Built, Layer
+from conformance.layer import Built, Layer, as_jax
 from conformance.lazy import jax, jnp, nnx
 from conformance.require import during, on_the_way
 from conformance.requirement import MUST, NNX, PARAMETERS, SHOULD, requirement
@@ -96,13 +96,13 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
     from conformance.compat import gradient_step, optimizer
 
     x, dense = case.normal("x", 16, case.in_features), layer.of(case)
-    y = jnp.asarray(x @ case.kernel() + layer.bias_for(case))
+    y = as_jax(x @ case.kernel() + layer.bias_for(case))
     design = np.hstack([x, np.ones((16, 1))]) if layer.convention.use_bias else x
     curvature = np.linalg.eigvalsh(2 * design.T @ design / y.size)
     steps = int(np.ceil(curvature[-1] / curvature[0]))
 
     def loss(module: nnx.Module) -> jax.Array:
-        return jnp.mean((module(jnp.asarray(x)) - y) ** 2)
+        return jnp.mean((module(as_jax(x)) - y) ** 2)
 
     kernel, bias = dense.kernel, dense.bias
     with during("training the layer with nnx.Optimizer"):
@@ -172,8 +172,8 @@ def test_updates_used(layer: Layer, case: Case) -> None:
     ways = {"after nnx.update": np.asarray(dense(x))}
     with during("applying written parameters"):
         parameters = layer.of(case).parameters
-        written = layer.write(parameters, jnp.asarray(kernel), jnp.asarray(bias))
-        ways["with replaced parameters"] = np.asarray(layer.apply(written, jnp.asarray(x)))
+        written = layer.write(parameters, as_jax(kernel), as_jax(bias))
+        ways["with replaced parameters"] = np.asarray(layer.apply(written, as_jax(x)))
     kernels = {"from construction": old_kernel, "of the last write": kernel}
     biases = {"from construction": old_bias, "of the last write": bias}
     for factor in (2, 3, 4):
@@ -294,7 +294,7 @@ def test_call_changes_nothing(layer: Layer, case: Case) -> None:
 
 def _require_forgotten(dense: Built, x: np.ndarray) -> None:
     """The layer keeps no reference to what it was called with."""
-    value = jnp.asarray(x)
+    value = as_jax(x)
     reference = weakref.ref(value)
     jax.block_until_ready(dense(value))
     del value
@@ -356,7 +356,7 @@ def _static(dense: Built) -> object:
 def _linen_call_changes_nothing(dense: Built, x: np.ndarray) -> None:
     variables, model = dense.parameters.tree, dense.parameters.static
     with on_the_way("calling the layer with every collection mutable"):
-        _, updated = model.apply(variables, jnp.asarray(x), mutable=True)
+        _, updated = model.apply(variables, as_jax(x), mutable=True)
     before = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(variables)}
     after = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(updated)}
     changed = sorted(

@@ -10,7 +10,7 @@ import numpy as np
 
 from conformance import gradients, jaxprs, oracle, programs, require
 from conformance.cases import BATCH, Case, over
-from conformance.layer import Layer
+from conformance.layer import Layer, as_jax
 from conformance.lazy import jax, jnp
 from conformance.oracle import Bounded
 from conformance.requirement import MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
@@ -82,7 +82,7 @@ def test_gradients(layer: Layer, case: Case) -> None:
         require.within(second[2], reference.value, reference.bound, what.format("input x"))
         with require.during("jax.grad of the layer, outside of jit,"):
             loss = programs.weighted(layer, parameters, point.cotangent)
-            found = jax.grad(loss, (0, 1, 2))(*map(jnp.asarray, point.values()))
+            found = jax.grad(loss, (0, 1, 2))(*map(as_jax, point.values()))
         gradients.require_gradients(layer, found, point, "jax.grad outside of jit")
     if programs.is_plain(case) and dense.module is not None and layer.accepts(BATCH):
         with require.during("nnx.grad of the module"):
@@ -122,7 +122,7 @@ def test_forward_mode(layer: Layer, case: Case) -> None:
     if programs.is_plain(case):
         with require.during("jax.jvp of the layer, outside of jit,"):
             f = programs.affine(layer)
-            values, tangents = map(jnp.asarray, (kernel, bias, x)), map(jnp.asarray, (tk, tb, tx))
+            values, tangents = map(as_jax, (kernel, bias, x)), map(as_jax, (tk, tb, tx))
             _, found = jax.jvp(
                 lambda *values: f(dense.parameters, *values), tuple(values), tuple(tangents)
             )
@@ -169,7 +169,7 @@ def test_vmap(layer: Layer, case: Case) -> None:
         require.within(found[how], reference.value, reference.bound, f"jax.vmap {how}")
     if programs.is_plain(case):
         with require.during("jax.vmap of the layer, outside of jit,"):
-            by_rows = jax.vmap(lambda row: programs.call(layer, parameters, row))(jnp.asarray(x))
+            by_rows = jax.vmap(lambda row: programs.call(layer, parameters, row))(as_jax(x))
         require.within(by_rows, one.value, one.bound, "jax.vmap over x, outside of jit,")
 
 
@@ -223,7 +223,7 @@ def test_abstract_forward(layer: Layer, case: Case) -> None:
     Also for a layer of 10^6 by 10^6, which no memory holds: neither the parameters nor the
     output may be allocated to know their shapes.
     """
-    x = jnp.asarray(case.x())
+    x = as_jax(case.x())
     dense = layer.of(case)
     parameters = dense.parameters
     with require.during("jax.eval_shape of the layer"):
@@ -263,7 +263,7 @@ def test_one_trace(layer: Layer, case: Case) -> None:
     instances apart, and that each of them is compiled anew.
     """
     by_jax, by_nnx = programs.counted(layer, case)
-    x = jnp.asarray(case.x())
+    x = as_jax(case.x())
     for seed in (case.seed, (case.seed + 1) % 2**32, case.seed ^ 0xFFFFFFFF):
         dense = layer.build(case.in_features, case.out_features, seed)
         for _ in range(2):
@@ -302,7 +302,7 @@ def test_no_leaks(layer: Layer, case: Case) -> None:
 
 
 def _leaks_nothing(layer: Layer, case: Case) -> bool:
-    x = jnp.asarray(case.x())
+    x = as_jax(case.x())
     dense = layer.written(case)
     reference = layer.value(case.x(), layer.kernel_for(case), layer.bias_for(case))
     parameters = dense.parameters
@@ -328,7 +328,7 @@ def test_no_side_effects_in_jaxpr(layer: Layer, case: Case) -> None:
     unknown to accelerators; a constant of a parameter's size is a parameter that training and
     loading do not reach.
     """
-    x = jnp.asarray(case.x())
+    x = as_jax(case.x())
     parameters = layer.of(case).parameters
     point = next(gradients.points(case, case.lead))
     with require.during("jax.make_jaxpr of the layer"):
@@ -362,7 +362,7 @@ def test_donation(layer: Layer, case: Case) -> None:
     an array that two instances share is deleted with the first.
     """
     before, donor = layer.of(case), layer.of(case)
-    x = jnp.asarray(case.x())
+    x = as_jax(case.x())
     # Copies: an array that NumPy has looked at is not given away.
     kernel = np.asarray(jnp.copy(layer.kernel_of(before.parameters)))
     bias = np.zeros(case.out_features, np.float32)
