@@ -317,4 +317,4 @@ def _same_shape(present: Any, wanted: np.ndarray, which: str) -> None:
 
 def stack(values: Sequence[Any]) -> Any:
     """Pytrees of one structure as one pytree of stacked arrays."""
-    return jax.tree_util.tree_map(lambda *leaves: jnp.stack(leaves), *values)
+    return jax.tree_util.tree_map(lambda *leaves: as_jax(np.stack(leaves)), *values)

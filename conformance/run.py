@@ -200,7 +200,8 @@ class Run:
             result = yield
         if before.changes():
             before.restore()
-        if nextitem is None or _row(nextitem) is None or _entry(nextitem) != _entry(item):
+        if nextitem is not None and (_row(nextitem) is None or _entry(nextitem) != _entry(item)):
+            # At the end of the run everything goes with the process.
             self._layers.pop(_entry(item).id, None)
             memory.release(len(self.entries))
         return result

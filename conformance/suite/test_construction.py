@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from conformance import require
-from conformance.cases import Case, over
+from conformance.cases import BATCH, Case, over
 from conformance.layer import Built, Layer
 from conformance.lazy import jax
 from conformance.require import during
@@ -43,7 +43,8 @@ def test_ready_when_built(layer: Layer, case: Case) -> None:
     """
     dense = layer.of(case)
     before = _names(dense, "Param")
-    dense(np.ones((1, case.in_features), np.float32))
+    lead = BATCH if layer.accepts(BATCH) else ()
+    dense(np.ones((*lead, case.in_features), np.float32))
     late = [name for name in _names(dense, "Param") if name not in before]
     require.that(
         not late,

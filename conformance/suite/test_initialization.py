@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from conformance import figures, require
-from conformance.cases import BATCH, Case, over
+from conformance.cases import BATCH, TALL, WIDE, Case, over
 from conformance.layer import Layer, as_jax
 from conformance.lazy import jax
 from conformance.requirement import LINEN, MUST, PARAMETERS, SHOULD, requirement
@@ -135,12 +135,12 @@ def _no_column_repeats(layer: Layer) -> None:
     """Two of 4 100 columns of four float32 numbers are equal with a probability below 1e-19."""
     if layer.convention.parameter_dtype != "float32":
         return
-    kernel = layer.build(4, 4100).kernel
+    kernel = layer.build(*WIDE).kernel
     distinct = len({column.tobytes() for column in kernel.T})
     require.that(
-        distinct == 4100,
-        f"{4100 - distinct} of the 4100 columns of a (4, 4100) kernel repeat another",
-        accepted="4100 different columns",
+        distinct == WIDE[1],
+        f"{WIDE[1] - distinct} of the {WIDE[1]} columns of a kernel of {WIDE} repeat another",
+        accepted=f"{WIDE[1]} different columns",
         cause="columns repeat in wide kernels",
     )
 
@@ -218,7 +218,7 @@ def test_kernel_variance(layer: Layer) -> None:
 
 
 # A fan_in that is capped at some size is wrong beyond it.
-@over(also=[((1500, 8), BATCH)])
+@over(also=[(TALL, BATCH)])
 def _each_variance(layer: Layer, case: Case) -> None:
     law = declared(layer)
     deviation = math.sqrt(law.variance(*case.kernel_shape))

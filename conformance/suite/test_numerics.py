@@ -8,7 +8,7 @@ import numpy as np
 
 from conformance import diagnosis, oracle, require
 from conformance.cases import BATCH, Case, over
-from conformance.layer import Layer
+from conformance.layer import Built, Layer
 from conformance.lazy import jax
 from conformance.precision import by_default
 from conformance.require import during
@@ -55,10 +55,10 @@ def test_precision(layer: Layer, case: Case) -> None:
 
 
 def _precise(layer: Layer, case: Case, precision: oracle.Precision) -> None:
-    columns = np.arange(8) % case.out_features
+    columns, dense = np.arange(8) % case.out_features, layer.of(case)
     for scale, own, of_bias in SCALES:
         kernel, bias = case.kernel(own), layer.bias_for(case, own) * np.float32(of_bias)
-        dense = layer.of(case).write(kernel, bias)
+        dense.write(kernel, bias)
         x = np.sign(kernel[:, columns]).T * np.abs(case.normal("x", 8, case.in_features))
         x = (x * scale).astype(np.float32)
         found = dense.rows(x)
@@ -73,16 +73,14 @@ def _precise(layer: Layer, case: Case, precision: oracle.Precision) -> None:
         )
 
 
-def _confined(layer: Layer, case: Case, poison: float, is_poisoned: Any, what: str) -> None:
+def _confined(dense: Built, case: Case, poison: float, is_poisoned: Any, what: str) -> None:
+    """``dense`` has the case's kernel and bias: a zero would make a NaN of an infinity."""
     if jax.config.values["jax_debug_nans"]:
         require.not_applicable("jax_debug_nans is in force, and raises where a NaN arises")
-    rows = 8 if layer.accepts(BATCH) else 1
+    rows = 8 if dense.layer.accepts(BATCH) else 1
     x = case.normal("x", rows, case.in_features)
     generator = case.generator("place")
     row, column = int(generator.integers(rows)), int(generator.integers(case.in_features))
-    kernel = case.kernel()
-    # A zero times infinity is a NaN, which is non-finite, too.
-    dense = layer.of(case).write(kernel, case.bias())
     plain = dense.rows(x)
     x[row, column] = poison
     found = dense.rows(x)
@@ -114,25 +112,26 @@ def test_nan_confined(layer: Layer, case: Case) -> None:
 
     Likewise, a NaN in column j of the kernel, or in entry j of the bias, makes column j NaN.
     """
-    _confined(layer, case, np.nan, np.isnan, "a NaN")
-    _confined_to_column(layer, case, np.nan, np.isnan, "a NaN")
+    dense = layer.written(case)
+    _confined(dense, case, np.nan, np.isnan, "a NaN")
+    _confined_to_column(dense, case, np.nan, np.isnan, "a NaN")
 
 
 def _confined_to_column(
-    layer: Layer, case: Case, poison: float, is_poisoned: Any, what: str
+    dense: Built, case: Case, poison: float, is_poisoned: Any, what: str
 ) -> None:
     """The same for one entry of the kernel, and one of the bias."""
     x = case.normal("x", 8, case.in_features)
     generator = case.generator("place")
     i, j = int(generator.integers(case.in_features)), int(generator.integers(case.out_features))
     rest = np.arange(case.out_features) != j
-    for name in ("kernel", "bias") if layer.convention.use_bias else ("kernel",):
+    for name in ("kernel", "bias") if dense.layer.convention.use_bias else ("kernel",):
         kernel, bias = case.kernel(), case.bias()
         if name == "kernel":
             kernel[i, j] = poison
         else:
             bias[j] = poison
-        found = is_poisoned(layer.of(case).write(kernel, bias).rows(x))
+        found = is_poisoned(dense.write(kernel, bias).rows(x))
         require.that(
             found[:, j].all() and not found[:, rest].any(),
             f"{what} in entry {j} of the {name}'s outputs does not show in exactly that column",
@@ -153,9 +152,9 @@ def test_inf_confined(layer: Layer, case: Case) -> None:
 
     Likewise, an infinity in column j of the kernel, or in entry j of the bias.
     """
-    poison = np.inf if case.values % 2 == 0 else -np.inf
-    _confined(layer, case, poison, lambda row: ~np.isfinite(row), "an infinity")
-    _confined_to_column(layer, case, poison, lambda row: ~np.isfinite(row), "an infinity")
+    poison, dense = np.inf if case.values % 2 == 0 else -np.inf, layer.written(case)
+    _confined(dense, case, poison, lambda row: ~np.isfinite(row), "an infinity")
+    _confined_to_column(dense, case, poison, lambda row: ~np.isfinite(row), "an infinity")
 
 
 @requirement(
@@ -171,10 +170,11 @@ def test_no_saturation(layer: Layer, case: Case) -> None:
     The bound is that of a product in any of the usual formats: a smaller error is the matter of
     ``numerics/precision``.
     """
+    dense = layer.of(case)
     for scale, own in ((1e34, 1.0), (1e8, 1.0), (1e17, 1e15), (1.0, 1e30)):
         kernel, bias = case.kernel(own), layer.bias_for(case, own)
         x = case.normal("x", 8, case.in_features, scale=scale)
-        found = layer.written(case, own).rows(x)
+        found = dense.write(kernel, bias).rows(x)
         reference = oracle.affine(x, kernel, bias, precision=ANY_PRECISION)
         cause = diagnosis.of_saturation(found, reference.value)
         require.within(

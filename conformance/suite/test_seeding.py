@@ -11,17 +11,16 @@ import threading
 import numpy as np
 
 from conformance import require
-from conformance.cases import BATCH, Case, over
+from conformance.cases import BATCH, LARGE, TALL, WIDE, Case, over
 from conformance.layer import Layer, as_jax
 from conformance.lazy import jax, nnx
 from conformance.other_process import elsewhere, kernel_digests
+from conformance.programs import FEW_SIZES
 from conformance.require import during, on_the_way
 from conformance.requirement import ANY, MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
 from conformance.sampling import judge
 from conformance.seed_evidence import require_different, require_uncorrelated
 from conformance.statistics.moments import variance
-
-LARGE = (64, 256)
 
 
 @requirement(
@@ -254,7 +253,7 @@ def test_constant_key_count(layer: Layer, case: Case) -> None:
     construct = layer.implementation.module
     assert construct is not None
     counts = {}
-    for size in ((1, 1), (3, 10), (16, 16), (1, 300), (300, 1)):
+    for size in ((1, 1), (3, 10), (16, 16), WIDE, TALL):
         rngs = nnx.Rngs(case.seed)
         with on_the_way(f"construction with the sizes {size}"):
             construct(*size, rngs)
@@ -315,7 +314,7 @@ def test_rngs_forms(layer: Layer, case: Case) -> None:
         "construction/finite",
     ],
 )
-@over(every_size=False)
+@over(sizes=FEW_SIZES)
 def test_jitted_init(layer: Layer, case: Case) -> None:
     """Construction under ``jax.jit`` equals the eager one within 2 ulp.
 
@@ -351,8 +350,9 @@ def test_vmapped_init(layer: Layer, case: Case) -> None:
         module = construct(*case.kernel_shape, nnx.Rngs(key))
         return layer.kernel_of(split(module))
 
+    mapped = layer.remember(("vmapped-init", case.kernel_shape), lambda: jax.jit(jax.vmap(kernel)))
     with during("construction under jax.vmap"):
-        kernels = np.asarray(jax.vmap(kernel)(jax.random.split(jax.random.key(case.seed), 8)))
+        kernels = np.asarray(mapped(jax.random.split(jax.random.key(case.seed), 8)))
     distinct = len({k.tobytes() for k in kernels})
     require.that(
         distinct == 8,

@@ -95,20 +95,20 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
 
     from conformance.compat import gradient_step, optimizer
 
-    x, dense = case.normal("x", 16, case.in_features), layer.of(case)
-    y = as_jax(x @ case.kernel() + layer.bias_for(case))
-    design = np.hstack([x, np.ones((16, 1))]) if layer.convention.use_bias else x
+    inputs, dense = case.normal("x", 16, case.in_features), layer.of(case)
+    x, y = as_jax(inputs), as_jax(inputs @ case.kernel() + layer.bias_for(case))
+    design = np.hstack([inputs, np.ones((16, 1))]) if layer.convention.use_bias else inputs
     curvature = np.linalg.eigvalsh(2 * design.T @ design / y.size)
     steps = int(np.ceil(curvature[-1] / curvature[0]))
 
     def loss(module: nnx.Module) -> jax.Array:
-        return jnp.mean((module(as_jax(x)) - y) ** 2)
+        return jnp.mean((module(x) - y) ** 2)
 
     kernel, bias = dense.kernel, dense.bias
     with during("training the layer with nnx.Optimizer"):
         training = optimizer(dense.module, optax.sgd(1 / curvature[-1]))
         first = float(loss(dense.module))
-        value_and_grad = nnx.value_and_grad(loss)
+        value_and_grad = nnx.jit(nnx.value_and_grad(loss))
         for step in range(min(steps, 30)):
             _, gradients = value_and_grad(dense.module)
             gradient_step(training, dense.module, gradients)

@@ -23,7 +23,7 @@ LEADS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (2, 3), (2, 1, 2, 2))
 
 
 @requirement("transforms/jit", MUST, PARAMETERS, rests_on=[VALUE])
-@over(leads=True)
+@over(leads=True, every_size=False)
 def test_jit(layer: Layer, case: Case) -> None:
     """Under jit, f(x) = x @ K + b within the rounding-error bound.
 
@@ -52,7 +52,7 @@ def test_jit(layer: Layer, case: Case) -> None:
     PARAMETERS,
     rests_on=[VALUE, "state/exact-state", "transforms/jit"],
 )
-@over()
+@over(every_size=False)
 def test_gradients(layer: Layer, case: Case) -> None:
     """dK = x^T g, db = the sum of g, dx = g K^T, within their bounds, in float32.
 
