@@ -24,7 +24,7 @@ __all__ = [
     "BATCH",
     "LARGE",
     "SEEDS",
-    "SQUARE",
+    "SMALL",
     "TALL",
     "WIDE",
     "Case",
@@ -38,9 +38,9 @@ F = TypeVar("F", bound=Callable[..., None])
 SEEDS = st.integers(0, 2**32 - 1)
 BATCH = (8,)
 
-# Beyond the pool, where something may end: wide, tall, square, and odd on both sides above 128.
+# Beyond the pool: a small one, and those where something may end, wide, tall, and above 128.
 # Properties that look there share these sizes, since each costs the construction a compilation.
-WIDE, TALL, SQUARE, LARGE = (4, 4100), (1500, 8), (64, 64), (130, 129)
+SMALL, WIDE, TALL, LARGE = (4, 3), (4, 4100), (1500, 8), (130, 129)
 
 # Leading dimensions beside the plain batch, one for each size of the pool in turn: ranks 1 to 5,
 # a batch of one, of none, of as many rows as there are features, of a vector unit's width.

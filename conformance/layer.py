@@ -31,6 +31,9 @@ _IN_WORDS = {
     PARAMETERS: "a layer whose parameters can be read and written",
     ANY: "a layer",
 }
+# As many calls cost more than compiling one of another shape.
+_MANY_ROWS = 256
+
 _MOST_TELLING = (EXERCISE, NNX, LINEN, PARAMETERS)
 
 
@@ -221,10 +224,11 @@ class Built:
         """Its outputs for the rows of ``x``: in plain batches, or one by one if it takes vectors.
 
         All calls have one shape, which is compiled once; what is left over is filled with zeros.
+        Only where there are very many rows they are one batch.
         """
         if not self.layer.accepts(BATCH):
             return np.stack([np.asarray(self(row)) for row in x])
-        (size,) = BATCH
+        size = BATCH[0] if len(x) <= _MANY_ROWS else len(x)
         filled = np.zeros((-(-len(x) // size) * size, x.shape[1]), x.dtype)
         filled[: len(x)] = x
         found = [np.asarray(self(filled[i : i + size])) for i in range(0, len(filled), size)]

@@ -19,6 +19,7 @@ __all__ = [
     "Counted",
     "affine",
     "call",
+    "compiled_to_run_once",
     "counted",
     "donating",
     "exported",
@@ -73,6 +74,15 @@ def weighted(layer: Layer, parameters: Any, cotangent: Any) -> Callable[[Any, An
 def remembered(layer: Layer, name: str, make: Callable[[], Callable[..., Any]]) -> Any:
     """The layer's program of that name, under ``jax.jit``."""
     return layer.remember(("program", name), lambda: jax.jit(make()))
+
+
+def compiled_to_run_once(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The program for arguments of these shapes, hardly optimized: that costs more than it saves.
+
+    For drawing numbers alone: products may come out otherwise than in a user's program.
+    """
+    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
+    return jax.jit(function).lower(*arguments).compile(compiler_options=options)
 
 
 def forward(layer: Layer) -> Any:

@@ -149,6 +149,7 @@ class Run:
                     layer = Layer(widened(entry.load()), entry)
                     self.expectations.add(entry, layer)
                     self._layers[entry.id] = layer
+                memory.settle()
             except LoadError as error:
                 self._layers[entry.id] = error
         found = self._layers[entry.id]

@@ -16,7 +16,8 @@ import numpy as np
 from conformance import profiles, require
 from conformance.cases import Case, recorder
 from conformance.layer import Layer
-from conformance.lazy import jax, jnp
+from conformance.lazy import jax
+from conformance.programs import compiled_to_run_once
 from conformance.statistics import (
     ALPHA,
     Design,
@@ -45,9 +46,6 @@ __all__ = [
     "samples",
     "structure_evidence",
 ]
-
-_QUICK_TO_COMPILE: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
-"""Each program runs once, so that optimizing it costs four times what it saves."""
 
 _PROBE_SIZE = (6, 129)
 """Where tracing is compared with construction: a size of every profile's pool."""
@@ -131,7 +129,7 @@ def recovered(layer: Layer) -> dict[Shape, np.ndarray]:
 def _probed(layer: Layer, size: Shape, seed: int) -> np.ndarray:
     forward = layer.implementation.forward
     assert forward is not None
-    basis = jnp.eye(size[0], dtype=jnp.float32)
+    basis = jax.device_put(np.eye(size[0], dtype=np.float32))
     return np.asarray(jax.vmap(lambda x: forward(seed, x, size[1]))(basis))
 
 
@@ -207,11 +205,10 @@ def _traced(
             return layer.bias_of(parameters).reshape(1, -1)
         return layer.kernel_of(parameters)
 
-    numbers = jnp.asarray(np.asarray(seeds, np.uint32))
+    numbers = jax.device_put(np.asarray(seeds, np.uint32))
 
     def compiled() -> Any:
-        program = jax.jit(jax.vmap(draw)).lower(numbers)
-        return program.compile(compiler_options=_QUICK_TO_COMPILE)
+        return compiled_to_run_once(jax.vmap(draw), numbers)
 
     try:
         key = ("draw", in_features, out_features, len(seeds), which)

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from conformance import diagnosis, oracle, require
-from conformance.cases import BATCH, LARGE, SQUARE, TALL, WIDE, Case, over
+from conformance.cases import BATCH, LARGE, SMALL, TALL, WIDE, Case, over
 from conformance.layer import Built, Layer, rounded
 from conformance.lazy import jax
 from conformance.programs import FEW_SIZES
@@ -18,9 +18,6 @@ from conformance.requirement import ANY, MUST, PARAMETERS, SHOULD, requirement
 
 # Where what is checked abstractly at every size is checked by a real call, too.
 EAGER = [(1, 1), (3, 10), (16, 16)]
-
-# Of even sides, at which batches of many lengths are tried.
-SMALL = (4, 3)
 
 BASE = ["construction/kernel-shape", "construction/bias-shape", "forward/output-shape"]
 
@@ -110,7 +107,7 @@ def test_zero_input(layer: Layer, case: Case) -> None:
         "forward/batch-independent",
     ],
 )
-@over(also=[(size, BATCH) for size in (SMALL, SQUARE, WIDE, TALL, LARGE)])
+@over(also=[(size, BATCH) for size in (SMALL, WIDE, TALL, LARGE)])
 def test_basis_input(layer: Layer, case: Case) -> None:
     """f(e_i) = K[i] + b, bitwise.
 

@@ -12,6 +12,7 @@ from conformance import isolation, require
 from conformance.cases import Case, over
 from conformance.layer import Layer
 from conformance.lazy import jax
+from conformance.programs import FEW_SIZES
 from conformance.requirement import ANY, MAY, MUST, requirement
 
 
@@ -72,7 +73,7 @@ def test_globals_untouched(layer: Layer, case: Case) -> None:
 
 
 @requirement("purity/silent", MAY, ANY, rests_on=["construction/builds"])
-@over(sizes=[(3, 4)])
+@over(sizes=FEW_SIZES[-1:])
 def test_silent(layer: Layer, case: Case) -> None:
     """Nothing is printed."""
     out, err = io.StringIO(), io.StringIO()

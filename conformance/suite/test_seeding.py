@@ -15,7 +15,7 @@ from conformance.cases import BATCH, LARGE, TALL, WIDE, Case, over
 from conformance.layer import Layer, as_jax
 from conformance.lazy import jax, nnx
 from conformance.other_process import elsewhere, kernel_digests
-from conformance.programs import FEW_SIZES
+from conformance.programs import FEW_SIZES, compiled_to_run_once
 from conformance.require import during, on_the_way
 from conformance.requirement import ANY, MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
 from conformance.sampling import judge
@@ -350,9 +350,13 @@ def test_vmapped_init(layer: Layer, case: Case) -> None:
         module = construct(*case.kernel_shape, nnx.Rngs(key))
         return layer.kernel_of(split(module))
 
-    mapped = layer.remember(("vmapped-init", case.kernel_shape), lambda: jax.jit(jax.vmap(kernel)))
+    keys = jax.random.split(jax.random.key(case.seed), 8)
     with during("construction under jax.vmap"):
-        kernels = np.asarray(mapped(jax.random.split(jax.random.key(case.seed), 8)))
+        mapped = layer.remember(
+            ("vmapped-init", case.kernel_shape),
+            lambda: compiled_to_run_once(jax.vmap(kernel), keys),
+        )
+        kernels = np.asarray(mapped(keys))
     distinct = len({k.tobytes() for k in kernels})
     require.that(
         distinct == 8,

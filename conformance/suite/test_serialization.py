@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance import checkpoints, programs, require
+from conformance import checkpoints, profiles, programs, require
 from conformance.cases import Case, over
 from conformance.layer import Built, Layer
 from conformance.requirement import LINEN, NNX, PARAMETERS, SHOULD, requirement
@@ -47,8 +47,9 @@ def test_stable_names(layer: Layer, case: Case) -> None:
 def test_round_trip(layer: Layer, case: Case) -> None:
     """To bytes or a pure dict and back into another instance, the layer computes the same.
 
-    Through ``flax.serialization``, with a template and without, and through Orbax where it is
-    installed. Values and results are compared bitwise: nothing is computed on the way.
+    Through ``flax.serialization``, with a template and without, and, beyond the quick profile,
+    through Orbax where it is installed. Values and results are compared bitwise: nothing is
+    computed on the way.
     """
     dense = layer.written(case)
     with require.during("reading the layer's state as a pure dict"):
@@ -58,8 +59,9 @@ def test_round_trip(layer: Layer, case: Case) -> None:
         saved = {"a pure dict": values, **checkpoints.by_bytes(values, template)}
     for by, loaded in saved.items():
         _require_restored(layer, case, dense, by, loaded)
-    if programs.is_plain(case):
-        # Once for each layer: it writes files, and starts threads to do so.
+    if programs.is_plain(case) and profiles.active().name != "quick":
+        # Once for each layer: it writes files, and starts threads to do so. Importing Orbax takes
+        # as long as all the rest of this row.
         layer.remember("orbax", lambda: _through_orbax(layer, case, dense, values, template))
 
 

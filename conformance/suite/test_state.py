@@ -13,13 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from conformance import oracle, require
-from conformance.cases import BATCH, Case, over
+from conformance.cases import BATCH, SMALL, Case, over
 from conformance.layer import Built, Layer, as_jax
 from conformance.lazy import jax, jnp, nnx
+from conformance.programs import FEW_SIZES
 from conformance.require import during, on_the_way
 from conformance.requirement import MUST, NNX, PARAMETERS, SHOULD, requirement
-
-SMALL = [(3, 4), (5, 1)]
 
 
 @requirement(
@@ -83,7 +82,7 @@ def _why(name: str, kind: str) -> str:
     NNX,
     rests_on=["state/exact-state", "forward/affine-value", "transforms/gradients"],
 )
-@over(sizes=[(3, 4)], at_most=1)
+@over(sizes=[SMALL], at_most=1)
 def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
     """A step of an ``nnx.Optimizer`` over ``nnx.Param`` moves kernel and bias, and training halves
     the loss.
@@ -225,7 +224,7 @@ def _x(layer: Layer, case: Case) -> np.ndarray:
     NNX,
     rests_on=["state/exact-state", "seeding/same-seed-same-bits"],
 )
-@over(sizes=SMALL)
+@over(sizes=FEW_SIZES)
 def test_instances_independent(layer: Layer, case: Case) -> None:
     """Two instances share nothing; changing a clone or a deep copy leaves the original."""
     first, second = layer.of(case), layer.of(case)
@@ -252,7 +251,7 @@ def test_instances_independent(layer: Layer, case: Case) -> None:
     NNX,
     rests_on=["state/exact-state", "state/call-changes-nothing"],
 )
-@over(sizes=SMALL)
+@over(sizes=FEW_SIZES)
 def test_graphdef_stable(layer: Layer, case: Case) -> None:
     """The graphdefs of layers of one size are equal, and hash equal, for all seeds.
 
@@ -380,7 +379,7 @@ def _flat(tree: object) -> list[tuple[tuple[object, ...], object]]:
     NNX,
     rests_on=["state/exact-state", "seeding/repeatable-call", "state/call-changes-nothing"],
 )
-@over(sizes=SMALL)
+@over(sizes=FEW_SIZES)
 def test_pickles(layer: Layer, case: Case) -> None:
     """The layer computes the same after a round trip through pickle, or a deep copy."""
     from conformance.compat import kept_closure

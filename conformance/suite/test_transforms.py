@@ -290,7 +290,7 @@ def test_one_trace(layer: Layer, case: Case) -> None:
     PARAMETERS,
     rests_on=["transforms/jit", "state/call-changes-nothing"],
 )
-@over(sizes=programs.FEW_SIZES)
+@over(sizes=programs.FEW_SIZES[-1:])
 def test_no_leaks(layer: Layer, case: Case) -> None:
     """The layer leaks no tracer (``jax.checking_leaks``) and runs under ``disable_jit``.
 
