@@ -17,7 +17,7 @@ GIB = 2**30
 
 # Above this, a worker forgets the programs of the layers that it has finished. Not sooner:
 # layers share the programs of single operations, which are most of what a new layer costs.
-_COMFORTABLE = GIB // 2
+_COMFORTABLE = 2 * GIB // 3
 _FOR_MANY_LAYERS = 3 * GIB // 2
 _MANY = 50
 _INTERVAL = 0.25
@@ -46,8 +46,13 @@ def release(layers: int) -> None:
 
     ``layers`` is how many the run checks: the more there are, the more they share.
     """
-    jax = sys.modules.get("jax")
-    if jax is not None and resident() > (_FOR_MANY_LAYERS if layers >= _MANY else _COMFORTABLE):
+    jax, limit = sys.modules.get("jax"), _FOR_MANY_LAYERS if layers >= _MANY else _COMFORTABLE
+    if jax is None or resident() <= limit:
+        return
+    # The programs of the layer alone go with it.
+    gc.collect()
+    _give_back()
+    if resident() > limit:
         jax.clear_caches()
         gc.collect()
         _give_back()
