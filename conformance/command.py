@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
+from conformance.bench.command import bench, bench_arguments
 from conformance.modes import MODES, chosen_modes, enter
 from conformance.plugin import seconds
 from conformance.registry import UsageError, resolve
@@ -255,6 +256,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
         "measure how often the statistical requirements alarm, and what they detect",
         _calibrate_arguments,
         _calibrate,
+    ),
+    "bench": (
+        "measure what a run costs: cold, warm, by layer, and beside a naive suite",
+        bench_arguments,
+        bench,
     ),
     "list": ("list the implementations and the requirements", _list_arguments, _list),
     "report": (

@@ -15,11 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance.cell import Cell, Outcome
+from conformance.profiles import PROFILES, named
 from conformance.registry import Entry
 from conformance.requirement import MAY, MUST, Requirement
 from conformance.verdict import INCOMPLETE, NONCONFORMING, OK, Verdict
 
-__all__ = ["case_in_words", "console_for", "write_failure", "write_verdict"]
+__all__ = ["at_once", "case_in_words", "console_for", "write_failure", "write_verdict"]
 
 STYLE = {
     Outcome.PASSED: "green",
@@ -246,6 +247,9 @@ def write_verdict(verdict: Verdict, facts: Mapping[str, Any], stream: TextIO) ->
     versions = ", ".join(f"{key} {environment[key]}" for key in shown if environment.get(key))
     console.print()
     console.print(Text(f"dense-conformance, profile {facts['profile']}; {versions}", style="dim"))
+    if facts["profile"] in PROFILES:
+        profile = named(facts["profile"], environment.get("seed"))
+        console.print(Text(profile.statement(), style="dim"))
     console.print(_table(verdict, facts, console.width))
     for line in _differences(verdict, facts):
         console.print(Text(line, style="dim"))
@@ -271,6 +275,13 @@ def write_verdict(verdict: Verdict, facts: Mapping[str, Any], stream: TextIO) ->
     console.print(_sentence(verdict))
 
 
+def at_once(cell: Cell, names: Mapping[str, str]) -> str:
+    """A failure in a line, while the run goes on: it may turn out to follow from another."""
+    return (
+        f"failed {cell.requirement}   {names[cell.implementation]} -- {cell.cause or cell.message}"
+    )
+
+
 class Progress:
     """Shows a run while it goes on: what fails at once, and how far it is on a terminal."""
 
@@ -288,8 +299,7 @@ class Progress:
         """A cell came back."""
         self.done += 1
         if cell.outcome == Outcome.FAILED:
-            cause = f" -- {cell.cause}" if cell.cause else f" -- {cell.message}"
-            line = f"failed {cell.requirement}   {self.names[cell.implementation]}{cause}"
+            line = at_once(cell, self.names)
             self.console.print(Text(line, style="red"), overflow="ellipsis", no_wrap=True)
         if self.status is not None:
             self.status.update(f"{self.done}/{self.total} cells, {self.names[cell.implementation]}")

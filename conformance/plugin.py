@@ -104,6 +104,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "$XDG_CACHE_HOME/dense-conformance (default: ~/.cache); so does the environment "
         "variable CONFORMANCE_COMPILE_CACHE=off",
     )
+    group.addoption("--conformance-examples", type=int, default=None, help=argparse.SUPPRESS)
     group.addoption("--conformance-explain", action="store_true", help=argparse.SUPPRESS)
     group.addoption("--conformance-console", action="store_true", help=argparse.SUPPRESS)
 
@@ -162,6 +163,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
         seconds = config.getoption("conformance_for")
         config.pluginmanager.register(Rounds(run, seconds), "conformance-rounds")
+        config.pluginmanager.register(_AtOnce(config, run), "conformance-at-once")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -218,6 +220,23 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     """Say what runs, in runs of the suite only."""
     run = config.stash.get(RUN, None)
     return None if run is None else run.header()
+
+
+class _AtOnce:
+    """Tells a failure when it is known, where pytest's own reporter shows dots."""
+
+    def __init__(self, config: pytest.Config, run: Run) -> None:
+        self.config = config
+        self.names = {entry.id: entry.name for entry in run.entries}
+
+    def conformance_cell(self, cell: Any) -> None:
+        """A cell is decided."""
+        from conformance.console import at_once
+
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if cell.outcome == "failed" and reporter is not None and reporter.verbosity == 0:
+            reporter.ensure_newline()
+            reporter.write_line(at_once(cell, self.names), flush=True)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hypothesis import settings
 
-__all__ = ["DEFAULT", "PROFILES", "Profile", "activate", "active"]
+__all__ = ["DEFAULT", "PROFILES", "Profile", "activate", "active", "named"]
 
 Size = tuple[int, int]
 
@@ -55,6 +55,27 @@ class Profile:
     seed: int | None = None
     explain: bool = False
 
+    def statement(self) -> str:
+        """What it explores, and what it can detect, in a line."""
+        from conformance.statistics.design import design
+
+        largest = max(max(size) for size in self.sizes)
+        return (
+            f"{len(self.sizes)} sizes up to {largest}, then {self.examples} more examples of each "
+            f"property, {'fixed seeds' if self.seed is None else f'seed {self.seed}'}; detects "
+            f"what shows in 1 of {self.rarest} cases, and a variance that is off by "
+            f"{100 * design(self.name).promised:g} %"
+        )
+
+    @property
+    def rarest(self) -> int:
+        """What shows in one of that many cases is missed by a property in one run of 20.
+
+        Of n independent cases, all pass with probability (1 - p)^n where a share p is wrong.
+        """
+        cases = len(self.sizes) + self.examples
+        return int(1 / (1 - _MISSED ** (1 / cases)))
+
     def as_options(self) -> str:
         """The options of the command that explore the same, with a space before each."""
         profile = f" --profile {self.name}" if self.name != DEFAULT else ""
@@ -96,15 +117,28 @@ DEFAULT = "quick"
 _ADDS_SIZES = ("thorough",)
 _LARGEST = 600
 
+_MISSED = 0.05
+
 _active = PROFILES[DEFAULT]
 
 
-def activate(name: str, seed: int | None = None, *, explain: bool = False) -> Profile:
-    """Put a profile in force in this process, before the suite is imported."""
-    global _active  # one process checks with one profile
-    _active = replace(PROFILES[name], seed=seed, explain=explain)
+def named(
+    name: str, seed: int | None = None, *, explain: bool = False, examples: int | None = None
+) -> Profile:
+    """The profile of that name with a run's seed; ``examples`` takes the place of its number."""
+    found = PROFILES[name]
+    found = replace(found, seed=seed, explain=explain, examples=examples or found.examples)
     if name in _ADDS_SIZES and seed is not None:
-        _active = replace(_active, sizes=(*_active.sizes, *_fresh_sizes(seed)))
+        found = replace(found, sizes=(*found.sizes, *_fresh_sizes(seed)))
+    return found
+
+
+def activate(
+    name: str, seed: int | None = None, *, explain: bool = False, examples: int | None = None
+) -> Profile:
+    """Put :func:`named` in force in this process, before the suite is imported."""
+    global _active  # one process checks with one profile
+    _active = named(name, seed, explain=explain, examples=examples)
     return _active
 
 

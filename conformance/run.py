@@ -90,6 +90,7 @@ class Run:
             config.getoption("conformance_profile"),
             config.getoption("conformance_seed"),
             explain=config.getoption("conformance_explain"),
+            examples=config.getoption("conformance_examples"),
         )
         if given is not None:
             given = json.loads(given)
@@ -414,10 +415,13 @@ class Run:
         }
 
     def header(self) -> str:
-        """One line of what runs."""
+        """What runs, and how much of it is explored."""
         names = ", ".join(entry.name for entry in self.entries)
         cells = len(self.entries) * len(self.rows)
-        return f"dense-conformance: {len(self.rows)} requirements x {names} = {cells} cells"
+        return (
+            f"dense-conformance: {len(self.rows)} requirements x {names} = {cells} cells\n"
+            f"profile {profiles.active().name}: {profiles.active().statement()}"
+        )
 
 
 def _row(item: pytest.Item) -> Requirement | None:

@@ -1,0 +1,176 @@
+"""``dense-conformance bench``: measures, prints a table, and writes it down."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conformance.registry import UsageError
+
+if TYPE_CHECKING:
+    from conformance.bench.parts import Bench
+    from conformance.bench.table import Row
+
+__all__ = ["bench", "bench_arguments", "document"]
+
+FORMAT = 1
+
+# Named here, so that --help need not import what measures.
+PARTS = ("import", "one", "five", "examples", "naive", "standard", "layers", "zoo")
+_SHOWN = 12
+
+EPILOG = """\
+parts:
+  import     import time
+  one        one layer, quick: cold, warm, without a cache; the first failure of a wrong one
+  five       the five built-in layers, quick: cold and warm, by layer and by requirement
+  examples   growth over 25, 100 and 400 examples, and the warm floor
+  naive      a naive suite of the same properties, beside the suite cold and warm
+  standard   the five built-in layers, standard: cold and warm
+  layers     growth over 1, 2, 4 and 8 layers
+  zoo        the kill matrix of the whole zoo
+  all        all of these
+Each part has compile caches of its own. Targets are shown for information; nothing fails."""
+
+
+def bench_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``bench``."""
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help="what to measure, see below (default: import one five examples naive, "
+        "which takes some minutes)",
+    )
+    parser.add_argument(
+        "--naive-examples",
+        type=_count,
+        default=5,
+        metavar="N",
+        help="on how many examples a property the naive suite is measured; its time is then "
+        "extrapolated to 100 (default: 5)",
+    )
+    parser.add_argument("--results", metavar="PATH", help="write everything there (JSON)")
+    parser.epilog = EPILOG
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 10_000):
+        raise argparse.ArgumentTypeError(f"a number from 1 to 10000, found {text!r}")
+    return int(text)
+
+
+def chosen(parts: Sequence[str]) -> tuple[str, ...]:
+    """The parts that are named, in the order in which they are measured.
+
+    Raises
+    ------
+    UsageError
+        If there is no part of a name.
+    """
+    unknown = sorted(set(parts) - {*PARTS, "all"})
+    if unknown:
+        raise UsageError(f"bench has no part {unknown[0]!r}; there are {', '.join(PARTS)} and all")
+    from conformance.bench.parts import DEFAULT
+
+    named = PARTS if "all" in parts else parts or DEFAULT
+    return tuple(part for part in PARTS if part in named)
+
+
+def bench(options: argparse.Namespace, _: Sequence[str]) -> int:
+    """Measure the parts, each row shown as soon as it is known."""
+    names = chosen(options.parts)
+    _writable(options.results)
+    from conformance.bench.parts import PARTS, Bench
+    from conformance.bench.table import HEADINGS, line, text
+
+    load = _load()
+    print(f"{_machine()}; load before: {load}", line(HEADINGS), sep="\n", flush=True)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="dense-conformance-bench-") as folder:
+        found = Bench(Path(folder), options.naive_examples)
+        for name in names:
+            for row in PARTS[name][1](found):
+                rows.append(row)
+                print(text(row), flush=True)
+    facts = document(names, rows, found, load)
+    _by_requirement(facts)
+    if options.results:
+        from conformance.results import save, text_of
+
+        save(Path(options.results), text_of(facts))
+    return 0
+
+
+def _writable(path: str | None) -> None:
+    """A place that cannot be written to is told before minutes are spent."""
+    if path is None:
+        return
+    if Path(path).is_dir() or (Path(path).parent.exists() and not Path(path).parent.is_dir()):
+        raise UsageError(f"{path}: cannot be written: give a file in a directory")
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=Path(path).parent).close()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def document(
+    parts: Sequence[str], rows: Sequence[Row], found: Bench, load_before: str
+) -> dict[str, Any]:
+    """Everything that was measured, as plain JSON values."""
+    from conformance.bench.table import by
+    from conformance.environment import version
+
+    cells = found.full.cells if found.full is not None else []
+    return {
+        "format": FORMAT,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "parts": list(parts),
+        "machine": {
+            "platform": platform.platform(),
+            "cores": _cores(),
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("jax", "jaxlib", "flax", "hypothesis")},
+            "load_before": load_before,
+            "load_after": _load(),
+        },
+        "rows": [row.record() for row in rows],
+        "seconds_by_layer": by("implementation", cells),
+        "seconds_by_requirement": by("requirement", cells),
+        "runs": found.raw,
+    }
+
+
+def _by_requirement(facts: dict[str, Any]) -> None:
+    """Where the time of the full run goes."""
+    for what in ("layer", "requirement"):
+        seconds = facts[f"seconds_by_{what}"]
+        total = sum(seconds.values())
+        if total:
+            print(f"\nseconds in cells by {what}, five layers, quick, warm: {total:.1f} in all")
+            for name, value in list(seconds.items())[:_SHOWN]:
+                print(f"  {name:40} {value:6.1f} s  {100 * value / total:4.0f} %")
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _load() -> str:
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+
+
+def _machine() -> str:
+    from conformance.environment import version
+
+    names = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax"))
+    return f"{_cores()} cores, {names}, python {platform.python_version()}"

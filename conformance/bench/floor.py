@@ -1,0 +1,43 @@
+"""The least that an example can cost: what Hypothesis draws, and warm calls, with no suite around.
+
+Prints the milliseconds of one example, of which the first argument says how many there are.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from conformance import compile_cache, profiles
+from conformance.cases import Case, over
+from implementations.my_dense import MyDense
+
+__all__ = ["main"]
+
+
+def main(examples: int) -> float:
+    """Milliseconds of one example of a property that only builds the layer and calls it."""
+    compile_cache.prepare()
+    profiles.activate(profiles.DEFAULT, examples=examples)
+    tried = 0
+
+    def body(layer: Any, case: Case) -> None:
+        nonlocal tried
+        tried += 1
+        dense = MyDense(case.in_features, case.out_features, rngs=nnx.Rngs(case.seed))
+        x: Any = case.x()
+        np.asarray(dense(x))
+
+    run: Any = over()(body)
+    run(None)  # everything is compiled now; the second time draws the same
+    started, tried = time.perf_counter(), 0
+    run(None)
+    return 1000 * (time.perf_counter() - started) / tried
+
+
+if __name__ == "__main__":
+    print(main(int(sys.argv[1])))

@@ -1,0 +1,130 @@
+"""One command, measured: seconds, seconds of computing, memory, and its first failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conformance.memory import GIB
+from conformance.registry import UsageError
+
+__all__ = ["Measured", "measured", "suite"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a command took.
+
+    Parameters
+    ----------
+    seconds
+        From its start to its end.
+    computing
+        Seconds of all its processes on a core: what remains comparable on a busy machine.
+    peak
+        The most memory that one of its processes took, in bytes.
+    first_failure
+        Seconds until it printed the first failure; None if it printed none.
+    output
+        What it wrote to standard output and standard error.
+    results
+        The results file that it wrote, if it did.
+    """
+
+    seconds: float
+    computing: float
+    peak: int
+    first_failure: float | None
+    output: str
+    results: Mapping[str, Any]
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """The cells of the results file."""
+        found: list[dict[str, Any]] = self.results.get("cells", [])
+        return found
+
+    @property
+    def in_cells(self) -> float:
+        """Seconds that were spent in cells, whichever process they ran in."""
+        return float(sum(cell["seconds"] for cell in self.cells))
+
+    @property
+    def examples(self) -> int:
+        """How many cases were tried."""
+        return int(sum(cell["examples"] for cell in self.cells))
+
+    def record(self) -> dict[str, Any]:
+        """The numbers as plain JSON values."""
+        return {
+            "seconds": round(self.seconds, 3),
+            "computing": round(self.computing, 3),
+            "peak_gib": round(self.peak / GIB, 3),
+            "first_failure": self.first_failure and round(self.first_failure, 3),
+            "in_cells": round(self.in_cells, 3),
+            "examples": self.examples,
+        }
+
+
+def measured(
+    command: Sequence[str], environment: Mapping[str, str], results: Path | None = None
+) -> Measured:
+    """Run a command and measure it.
+
+    Raises
+    ------
+    UsageError
+        If it could not do what is to be measured; the message has what it said.
+    """
+    started, first, lines = time.monotonic(), None, []
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if first is None and line.startswith("failed "):
+            first = time.monotonic() - started
+        lines.append(line)
+    # The usage of the process together with that of its workers, which it has waited for.
+    _, status, usage = os.wait4(process.pid, 0)
+    code = process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.monotonic() - started
+    output = "".join(lines)
+    found: dict[str, Any] = {}
+    if results is not None and results.exists():
+        found = json.loads(results.read_text(encoding="utf-8"))
+    if code not in (0, 1) or (results is not None and not found):
+        said = "\n".join(output.strip().splitlines()[-5:])
+        raise UsageError(f"what was to be measured ended with {code}: {said}")
+    # Linux counts kilobytes, macOS bytes.
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Measured(seconds, usage.ru_utime + usage.ru_stime, peak, first, output, found)
+
+
+def suite(
+    specs: Sequence[str],
+    cache: Path,
+    *options: str,
+    requirements: Sequence[str] = (),
+    examples: int | None = None,
+) -> Measured:
+    """A run of the suite that keeps its compiled programs in this place."""
+    with tempfile.TemporaryDirectory(prefix="dense-conformance-") as folder:
+        results = Path(folder) / "results.json"
+        command = [sys.executable, "-m", "conformance.command", "run", *specs]
+        command += [f"--requirement={id}" for id in requirements]
+        command += [f"--results={results}", *options]
+        command += ["--", f"--conformance-examples={examples}"] if examples else []
+        return measured(command, {"XDG_CACHE_HOME": str(cache)}, results)

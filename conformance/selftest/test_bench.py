@@ -1,0 +1,132 @@
+"""The benchmark: what it takes, what it writes, and that it measures what it says; no times."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conformance.bench import command, measure, parts
+from conformance.bench.table import HEADINGS, Row, by, line, markdown, text
+from conformance.command import main
+from conformance.registry import UsageError
+from conformance.requirement import catalogue
+
+
+def test_parts_are_measured_in_a_fixed_order() -> None:
+    """Whatever the order in which they are named; the help names them all."""
+    assert command.chosen(()) == parts.DEFAULT
+    assert command.chosen(["naive", "one"]) == ("one", "naive")
+    assert command.chosen(["all"]) == command.PARTS == tuple(parts.PARTS)
+    for name, (what, _) in parts.PARTS.items():
+        assert f"  {name:10} {what}" in command.EPILOG
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cold"], "bench has no part 'cold'; there are import, one,"),
+        (["--naive-examples", "0"], "a number from 1 to 10000, found '0'"),
+        (["--naive-examples", "many"], "a number from 1 to 10000, found 'many'"),
+        (["--results", "/dev/null/bench.json"], "cannot be written"),
+        (["--results", "."], "cannot be written"),
+    ],
+)
+def test_wrong_usage(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One message, before anything is measured."""
+    try:
+        code = main(["bench", *arguments])
+    except SystemExit as error:
+        code = int(error.code or 0)
+    assert code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_it_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rows on the screen and in the file, with the machine, and where the time goes."""
+    cells = [
+        {"implementation": "a", "requirement": "forward/x", "seconds": 1.5, "examples": 3},
+        {"implementation": "b", "requirement": "forward/x", "seconds": 0.5, "examples": 2},
+    ]
+
+    def part(bench: parts.Bench) -> Iterator[Row]:
+        found = measure.Measured(9.0, 12.5, 2**30, None, "", {"cells": cells})
+        bench.full = bench.keep("a run", found)
+        yield Row("a run", 9.0, "s", "<= 6 s", 12.5, "on a machine of straw")
+
+    monkeypatch.setitem(parts.PARTS, "one", ("", part))
+    results = tmp_path / "new" / "bench.json"
+    assert main(["bench", "one", "--results", str(results)]) == 0
+    said = capsys.readouterr().out
+    assert line(HEADINGS) in said
+    assert "<= 6 s" in said
+    assert "on a machine of straw" in said
+    found = json.loads(results.read_text(encoding="utf-8"))
+    assert found["rows"] == [
+        {"what": "a run", "value": 9.0, "unit": "s", "target": "<= 6 s", "computing": 12.5,
+         "note": "on a machine of straw"}
+    ]  # fmt: skip
+    assert found["seconds_by_layer"] == {"a": 1.5, "b": 0.5}
+    assert found["seconds_by_requirement"] == {"forward/x": 2.0}
+    assert found["runs"]["a run"]["examples"] == 5
+    assert found["machine"]["cores"] >= 1
+    assert found["parts"] == ["one"]
+
+
+def test_the_table_shows_the_target_beside_what_was_measured() -> None:
+    """In columns on a terminal, and as Markdown; a number has the digits that it deserves."""
+    rows = [
+        Row("one layer", 6.04, "s", "<= 6 s", 7.36),
+        Row("an example", 2.345, "ms", "<= 3 ms"),
+        Row("faster", 123.4, "x"),
+    ]
+    assert [text(row).split()[-2:] for row in rows] == [["7.4", "s"], ["2.35", "ms"], ["123", "x"]]
+    assert markdown(rows).splitlines() == [
+        "| what | target | measured | of a core |",
+        "| --- | --- | --- | --- |",
+        "| one layer | <= 6 s | 6.0 s | 7.4 s |",
+        "| an example | <= 3 ms | 2.35 ms |  |",
+        "| faster |  | 123 x |  |",
+    ]
+
+
+def test_seconds_are_added_up() -> None:
+    """The most first."""
+    cells = [{"requirement": name, "seconds": s} for name, s in (("a", 1), ("b", 3), ("a", 1))]
+    assert list(by("requirement", cells).items()) == [("b", 3), ("a", 2)]
+
+
+def test_a_command_is_measured(tmp_path: Path) -> None:
+    """Its first failure, its memory and its output; one that cannot run is told."""
+    code = "print('failed forward/x   mine -- why'); x = bytearray(200_000_000)"
+    found = measure.measured([sys.executable, "-c", code], {})
+    assert found.first_failure is not None
+    assert 0 < found.first_failure <= found.seconds
+    assert found.peak > 200_000_000
+    assert found.output.startswith("failed")
+    with pytest.raises(UsageError, match="ended with 2: unfortunately"):
+        measure.measured([sys.executable, "-c", "print('unfortunately'); exit(2)"], {})
+    with pytest.raises(UsageError, match="ended with 0"):
+        measure.measured([sys.executable, "-c", ""], {}, tmp_path / "none.json")
+
+
+def test_the_naive_suite_has_the_properties_that_it_is_compared_by() -> None:
+    """One for each requirement that the suite checks beside it."""
+    naive = Path(command.__file__).with_name("naive.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:conformance", "--collect-only", "-q", naive],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("::test_") == len(parts.SAME) == len(set(parts.SAME)) == 15
+    assert set(parts.SAME) <= {row.id for row in catalogue()}
