@@ -120,7 +120,10 @@ def test_a_wrong_registration_exits_with_2(mine: Path) -> None:
     assert done.stdout.count("has no attribute") == 1
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["list"], ["--version"], ["bench", "--help"]],
+)
 def test_help_and_lists_do_not_import_jax(arguments: list[str], tmp_path: Path) -> None:
     """They answer at once."""
     code = (
@@ -133,6 +136,24 @@ def test_help_and_lists_do_not_import_jax(arguments: list[str], tmp_path: Path) 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--pyargs", "conformance", "--collect-only", "-q"]],
+)
+def test_pytest_does_not_import_jax_before_it_checks(arguments: list[str], tmp_path: Path) -> None:
+    """Neither for its help nor to collect all that there is to check."""
+    code = (
+        "import sys, pytest\n"
+        "code = pytest.main([*sys.argv[1:], '-p', 'no:cacheprovider'])\n"
+        "assert 'jax' not in sys.modules and 'flax' not in sys.modules\n"
+        "sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "conformance" in done.stdout
 
 
 def test_other_peoples_runs_of_pytest_see_nothing_of_it(tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""The order in which rows are checked, and how soon a failure is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conformance.order import FIRST, LAST, telling_first
+from conformance.profiles import PROFILES
+from conformance.requirement import catalogue
+
+WRONG = """
+import jax.numpy as jnp
+from flax import nnx
+
+class Wrong(nnx.Module):
+    def __init__(self, in_features, out_features, *, rngs):
+        self.kernel = nnx.Param(jnp.ones((in_features, out_features)))
+        self.bias = nnx.Param(jnp.ones((in_features,)))
+
+    def __call__(self, x):
+        return x @ self.kernel[...] + self.bias[...]
+"""
+
+
+def test_every_row_is_checked_the_telling_ones_first() -> None:
+    """The names are those of requirements; the others keep the contract's order."""
+    rows = catalogue()
+    ids = [row.id for row in telling_first(rows)]
+    assert sorted(ids) == sorted(row.id for row in rows)
+    assert tuple(ids[: len(FIRST)]) == FIRST
+    assert tuple(ids[-len(LAST) :]) == LAST
+    between = [row.id for row in rows if row.id not in {*FIRST, *LAST}]
+    assert ids[len(FIRST) : -len(LAST)] == between
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "conformance.command", "run", "wrong.py:Wrong", "--requirement=forward"],
+        ["-m", "pytest", "--pyargs", "conformance", "--conformance-impl=wrong.py:Wrong",
+         "--conformance-requirement=forward", "-p", "no:cacheprovider"],
+    ],
+)  # fmt: skip
+def test_a_failure_is_told_when_it_is_known(command: list[str], tmp_path: Path) -> None:
+    """In a pipe, too: the run still goes on when its line is read."""
+    (tmp_path / "wrong.py").write_text(WRONG, encoding="utf-8")
+    run = subprocess.Popen(
+        [sys.executable, *command], cwd=tmp_path, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert run.stdout is not None
+    first = next(line for line in run.stdout if line.startswith("failed "))
+    assert run.poll() is None
+    output, _ = run.communicate()
+    assert run.returncode == 1
+    assert first.startswith("failed forward/")
+    assert "does not conform" in output
+
+
+def test_a_profile_says_what_it_can_detect() -> None:
+    """More examples find what is rarer, and more weights a smaller error."""
+    assert PROFILES["quick"].statement() == (
+        "8 sizes up to 130, then 6 more examples of each property, fixed seeds; detects what "
+        "shows in 1 of 5 cases, and a variance that is off by 5 %"
+    )
+    rarest = [PROFILES[name].rarest for name in ("quick", "standard", "thorough")]
+    assert rarest == sorted(rarest)
