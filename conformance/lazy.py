@@ -17,6 +17,9 @@ class LazyModule(ModuleType):
     """Stands for the module of that name and imports it when an attribute is read."""
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):
+            # Asked by who looks at every name of a module, as pytest does when it collects.
+            raise AttributeError(f"module {self.__name__!r} has no attribute {attribute!r}")
         return getattr(importlib.import_module(self.__name__), attribute)
 
 

