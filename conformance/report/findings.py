@@ -5,8 +5,9 @@ The reference is the newest environment: what an upgrade to it brings is the que
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from packaging.version import InvalidVersion, Version
 
@@ -59,11 +60,18 @@ def titles(runs: Sequence[Results]) -> tuple[str, ...]:
 
 def newest(runs: Sequence[Results]) -> int:
     """The place of the run with the newest JAX, then Flax and Python; of equals the first."""
-    keys = [
-        tuple(_version(run.environment.get(name)) for name in ("jax", "flax", "python"))
-        for run in runs
-    ]
+    keys = [_age(run) for run in runs]
     return keys.index(max(keys))
+
+
+def in_order(runs: Sequence[Results]) -> bool:
+    """Whether every run is of newer versions than the one before it."""
+    keys = [_age(run) for run in runs]
+    return all(old < new for old, new in pairwise(keys))
+
+
+def _age(run: Results) -> tuple[Version, ...]:
+    return tuple(_version(run.environment.get(name)) for name in ("jax", "flax", "python"))
 
 
 def _version(text: object) -> Version:
@@ -237,11 +245,3 @@ def costs(runs: Sequence[Results]) -> list[tuple[str, str, list[float | None]]]:
             if any(value is not None for value in seconds):
                 lines.append((id, kind, seconds))
     return lines
-
-
-def listed(places: Iterable[int], titles: Sequence[str]) -> str:
-    """Environments in words, each by its title; all of them in one word."""
-    chosen = list(places)
-    if len(chosen) == len(titles):
-        return "everywhere"
-    return "; ".join(titles[i] for i in chosen)

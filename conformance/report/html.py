@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["page"]
 
+_FEW = 3
+"""Of more environments than these, only the newest one's plots are drawn: they look alike."""
+
 
 def page(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
     """The page of one run, or of one run for each environment.
@@ -45,12 +48,14 @@ def page(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
     environment.filters["breakable"] = _breakable
     found = collection([document(run.verdict, run.facts) for run in runs])
     view = View(runs, missing)
+    plotted = view if len(runs) <= _FEW else View([runs[view.summary.reference]])
     # The cards give the matrix its links, so they are made before it.
     cards = view.cards
     return environment.get_template("page.html.j2").render(
         view=view,
         cards=cards,
-        plots=_plots(runs, view),
+        plots=_plots(plotted),
+        plots_of="" if plotted is view else view.titles[view.summary.reference],
         kill=next((run.facts["kill"] for run in runs if run.facts.get("kill")), None),
         element=ELEMENT,
         # Escaped already so that nothing can end the element.
@@ -72,11 +77,11 @@ def _breakable(name: str) -> Markup:
     return Markup("<wbr>").join(re.findall(r"[^.:/]*[.:/]+|[^.:/]+", name))
 
 
-def _plots(runs: Sequence[Results], view: View) -> list[tuple[str, str, list[Picture]]]:
+def _plots(view: View) -> list[tuple[str, str, list[Picture]]]:
     """Matplotlib takes seconds to import: only where there is something to draw."""
-    if not any(cell.plots for run in runs for cell in run.verdict.cells) and not any(
-        run.facts.get("kill") for run in runs
-    ):
+    runs = view.runs
+    plots = any(cell.plots for run in runs for cell in run.verdict.cells)
+    if not plots and not any(run.facts.get("kill") for run in runs):
         return []
     from conformance.report.plots import draw
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -13,9 +13,9 @@ from conformance.report.findings import (
     Kernels,
     changes,
     costs,
+    in_order,
     kernels,
     kernels_in_words,
-    listed,
     newest,
     partly,
     titles,
@@ -64,16 +64,27 @@ class Summary:
         """Whose kernels are the same where."""
         return kernels(self.runs)
 
+    def where(self, places: Sequence[int]) -> str:
+        """Environments in words, with a preposition; of those that follow each other the ends."""
+        count = len(self.runs)
+        if len(places) == count:
+            return "everywhere"
+        run = list(places) == list(range(places[0], places[-1] + 1)) and in_order(self.runs)
+        if run and len(places) > 1 and places[0] == 0:
+            return f"up to {self.titles[places[-1]]}"
+        if run and len(places) > 1 and places[-1] == count - 1:
+            return f"from {self.titles[places[0]]} on"
+        return f"in {'; '.join(self.titles[i] for i in places)}"
+
     @property
     def header(self) -> list[str]:
         """The columns of :attr:`table`."""
-        letters = "/".join(self.names[found.implementation] for found in self.kernels)
         return [
             "environment",
             "verdict",
             "MUST",
             "SHOULD",
-            *([f"kernels of {letters}"] if letters else []),
+            *(["kernels"] if self.kernels else []),
             *self._ratios,
         ]
 
@@ -116,9 +127,10 @@ class Summary:
         """How to read the table, where it does not say it itself."""
         said = []
         if self.kernels:
+            whose = ", ".join(self.names[found.implementation] for found in self.kernels)
             said.append(
-                "kernels: for fixed seeds; A is the newest environment's, another letter another "
-                "kernel, ' the same within 2 ulp"
+                f"kernels: of {whose}, for fixed seeds; A is the newest environment's, another "
+                "letter another kernel, ' the same within 2 ulp"
             )
         if self._ratios:
             said.append(
@@ -152,17 +164,17 @@ class Summary:
         """What did not end the same everywhere: where it ended how, and which rows of whom."""
         for change in changes(self.runs):
             *rare, (usual, _) = change.places.items()
-            ends = [f"{_word(end)} in {listed(places, self.titles)}" for end, places in rare]
+            ends = [f"{_word(end)} {self.where(places)}" for end, places in rare]
             rows = [f"{self.names[id]}: {', '.join(own)}" for id, own in change.rows.items()]
             yield f"{'; '.join(ends)}; elsewhere {_word(usual)}", rows
         for id, places in partly(self.runs).items():
-            yield f"{self.names[id]}: not checked in {listed(places, self.titles)}", []
+            yield f"{self.names[id]}: not checked {self.where(places)}", []
 
     def warned(self) -> Iterator[tuple[str, str]]:
         """The warnings of construction and call: the text, and whose and where."""
         for warning in warned(self.runs):
             who = ", ".join(self.names[id] for id in warning.implementations)
-            yield warning.text, f"{who}: {listed(warning.places, self.titles)}"
+            yield warning.text, f"{who} {self.where(warning.places)}"
 
     def kernel_lines(self) -> Iterator[tuple[str, str]]:
         """For each implementation whose kernels changed: its name, and which are alike."""
@@ -171,8 +183,8 @@ class Summary:
                 alike: dict[str, list[int]] = {}
                 for i in range(len(self.runs)):
                     alike.setdefault(kernels_in_words(found, i), []).append(i)
-                said = (f"{kind}: {listed(places, self.titles)}" for kind, places in alike.items())
-                yield self.names[found.implementation], " | ".join(said)
+                said = (f"{kind} {self.where(places)}" for kind, places in alike.items())
+                yield self.names[found.implementation], "; ".join(said)
 
 
 def _word(outcome: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from conformance.cell import Cell, Outcome
 from conformance.registry import Entry
-from conformance.report.findings import COSTS, changes, costs, listed
+from conformance.report.findings import COSTS, changes, costs
 from conformance.report.summary import Summary
 from conformance.report.tally import (
     LOOK,
@@ -195,11 +195,10 @@ class View:
         return [(look, TONE[o], count[o]) for o, look in LOOK.items() if count[o]]
 
     def label(self, id: str) -> str:
-        """An implementation with its version; with all of its versions, where they differ."""
+        """An implementation with its version; by its name alone where the versions differ."""
         known = [run for run in self.runs if any(e.id == id for e in run.verdict.entries)]
-        labels = list(dict.fromkeys(label(run, id) for run in known))
-        name = next(entry.name for entry in self.entries if entry.id == id)
-        return " / ".join([labels[0], *(text.removeprefix(name).strip() for text in labels[1:])])
+        labels = {label(run, id) for run in known}
+        return labels.pop() if len(labels) == 1 else self.summary.names[id]
 
     def cell_id(self, run: int, implementation: str, requirement: str) -> str:
         """The address of a cell: it does not depend on what else the page shows."""
@@ -330,7 +329,7 @@ class View:
                 self._address(same),
                 self.label(key[1]),
                 same[0][1],
-                listed((i for i, _ in same), self.titles),
+                self.summary.where([i for i, _ in same]),
             )
             for key, same in self._alike.items()
             if key[0] == outcome
