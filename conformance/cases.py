@@ -38,9 +38,10 @@ F = TypeVar("F", bound=Callable[..., None])
 SEEDS = st.integers(0, 2**32 - 1)
 BATCH = (8,)
 
-# Beyond the pool: a small one, and those where something may end, wide, tall, and above 128.
-# Properties that look there share these sizes, since each costs the construction a compilation.
-SMALL, WIDE, TALL, LARGE = (4, 3), (4, 4100), (1500, 8), (130, 129)
+# Beyond the pool: two inputs, and sizes where something may end: wide, tall and square ones, and
+# multiples of what blocks and tiles are made of. Properties that look there share these sizes,
+# since each costs the construction a compilation.
+SMALL, WIDE, TALL, LARGE = (2, 4), (4, 4100), (1536, 8), (128, 128)
 
 # Leading dimensions beside the plain batch, one for each size of the pool in turn: ranks 1 to 5,
 # a batch of one, of none, of as many rows as there are features, of a vector unit's width.

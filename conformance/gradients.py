@@ -14,7 +14,7 @@ from conformance.cases import Case
 from conformance.layer import Layer
 from conformance.oracle import Bounded
 
-__all__ = ["Point", "directions", "of_state", "points", "require_gradients"]
+__all__ = ["Point", "directions", "of_state", "points", "require_gradients", "require_value"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Point:
 
 
 def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
-    """Generic floats, x = 0 and integers, for an ``x`` with these leading dimensions."""
+    """Generic floats, x = 0, a large and a small g, and integers, for an ``x`` of this lead."""
     x = replace(case, lead=lead).x()
     shape = (*lead, case.out_features)
     kernel, bias = case.kernel(), case.bias()
@@ -55,6 +55,10 @@ def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
     yield Point(
         f"x = 0 of shape {x.shape}", kernel, bias, np.zeros_like(x), case.normal("other", *shape)
     )
+    for size, scale in (("large", 1e6), ("small", 1e-6)):
+        # With x of usual size: what is clipped, or counts as none, is so by its own magnitude.
+        g = case.normal(f"{size} cotangent", *shape, scale=scale)
+        yield Point(f"a {size} g and {of}", kernel, bias, case.normal("plain x", *x.shape), g)
     yield Point(
         f"integer-valued {of}",
         case.integers("integer kernel", *kernel.shape),
@@ -79,6 +83,15 @@ def directions(layer: Layer, case: Case) -> dict[str, tuple[np.ndarray, np.ndarr
         "input x": (no_k, no_b, tx),
         "kernel, bias and x at once": (tk, tb, tx),
     }
+
+
+def require_value(layer: Layer, found: Any, point: Point, by: str) -> None:
+    """Require the value that is computed beside the gradients to be ``x @ K + b``."""
+    bias = point.bias if layer.convention.use_bias else np.zeros_like(point.bias)
+    reference = layer.value(point.x, point.kernel, bias)
+    what = f"f(x) beside its gradients by {by}, {point.where},"
+    cause = "a rule of differentiation returns another value than the layer itself"
+    require.within(found, reference.value, reference.bound, what, cause=cause)
 
 
 def require_gradients(

@@ -1,4 +1,4 @@
-"""The same construction in another process, of another hash seed, in another order.
+"""The same construction in another process, of another hash seed, in another order and world.
 
 One process is started per worker, imports JAX once, and forks for every question, before any
 backend of JAX is initialized: an implementation that ends its process, or never answers, costs
@@ -8,10 +8,12 @@ its own answer and nothing else.
 from __future__ import annotations
 
 import atexit
+import base64
 import contextlib
 import hashlib
 import json
 import os
+import pickle
 import select
 import signal
 import subprocess
@@ -22,12 +24,19 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import IO, Any
 
+import numpy as np
+
+from conformance import other_world
+from conformance.cases import Case
 from conformance.registry import Entry
 
-__all__ = ["Elsewhere", "elsewhere", "kernel_digests"]
+__all__ = ["PICKLED", "elsewhere", "kernel_digests"]
 
 SIZES = ((3, 10), (5, 1), (16, 16))
 SEEDS = (0, 7, 2**32 - 1)
+PICKLED = Case(3, 4)
+"""The case whose layer, with kernel and bias written in, is pickled here and called there."""
+
 _PATIENCE = 120.0
 _BEFORE = 30
 _HASH_SEED = "20110311"
@@ -48,7 +57,7 @@ def kernel_digests(layer: Any, *, backwards: bool = False) -> dict[str, str]:
     return found
 
 
-class Elsewhere:
+class _Elsewhere:
     """The other process; answers in the order of the questions."""
 
     def __init__(self) -> None:
@@ -62,12 +71,13 @@ class Elsewhere:
             text=True,
         )
 
-    def ask(self, entry: Entry) -> dict[str, Any]:
-        """The digests of the implementation there, or ``{"error": why there are none}``."""
+    def ask(self, entry: Entry, changes: Sequence[str], pickled: str) -> dict[str, Any]:
+        """The answer about one implementation, or ``{"error": why there is none}``."""
+        question = {"entry": asdict(entry), "changes": list(changes), "pickled": pickled}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps(asdict(entry)) + "\n")
+            self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         except OSError:
             return {"error": "the other process has ended"}
@@ -83,18 +93,68 @@ class Elsewhere:
 
 
 @lru_cache(maxsize=1)
-def elsewhere() -> Elsewhere:
+def _started() -> _Elsewhere:
     """This process's other process; it starts at the first call, and ends with this one."""
-    started = Elsewhere()
+    started = _Elsewhere()
     atexit.register(started.close)
     return started
 
 
-def _answer(entry: Entry) -> dict[str, Any]:
+def elsewhere(layer: Any, changes: Sequence[str] = other_world.CHANGES) -> dict[str, Any]:
+    """What the layer is in the other process, with these changes of its world.
+
+    ``{"digests": ..., "unpickled": ...}``: as :func:`kernel_digests`, and kernel, bias and output
+    of the layer of `PICKLED`, or why it cannot be unpickled. Where there is no answer,
+    ``{"error": why}``.
+    """
+    if layer.entry is None:
+        return {"error": "it has no name by which it could be found there"}
+
+    def ask() -> dict[str, Any]:
+        answer = _started().ask(layer.entry, changes, _pickled(layer))
+        if "error" in answer and changes:
+            # A layer that needs its world as it is can still be asked in that one.
+            answer = _started().ask(layer.entry, (), _pickled(layer))
+        return answer
+
+    found: dict[str, Any] = layer.remember(("elsewhere", tuple(changes)), ask)
+    return found
+
+
+def _pickled(layer: Any) -> str:
+    """The module of `PICKLED` in text; empty where the layer is none, or does not pickle."""
+    if layer.implementation.module is None:
+        return ""
+    try:
+        return base64.b64encode(pickle.dumps(layer.written(PICKLED).module)).decode()
+    except Exception:  # that it does not pickle here is the matter of state/pickles itself
+        return ""
+
+
+def _unpickled(layer: Any, pickled: str) -> dict[str, Any]:
+    from conformance.layer import Built
+
+    try:
+        dense = Built(layer, module=pickle.loads(base64.b64decode(pickled)))
+        x = PICKLED.x() if layer.accepts(PICKLED.lead) else PICKLED.x()[0]
+        values = {"kernel": dense.kernel, "bias": dense.bias, "f(x)": np.asarray(dense(x))}
+        return {name: value.astype(np.float64).tolist() for name, value in values.items()}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
     from conformance.layer import Layer
 
     try:
-        return {"digests": kernel_digests(Layer(entry.load(), entry), backwards=True)}
+        other_world.change(question["changes"])
+        entry = Entry(**question["entry"])
+        layer = Layer(entry.load(), entry)
+        other_world.settle(question["changes"])
+        answer: dict[str, Any] = {"digests": kernel_digests(layer, backwards=True)}
+        if question["pickled"]:
+            answer["unpickled"] = _unpickled(layer, question["pickled"])
+        return answer
     except BaseException as error:  # whatever it is, it is the answer
         return {"error": f"{type(error).__name__}: {error}"}
 
@@ -115,7 +175,7 @@ def _serve(questions: IO[str], answers: int) -> None:
             # What the implementation prints must not be taken for an answer.
             sink = os.open(os.devnull, os.O_WRONLY)
             os.dup2(sink, 1)
-            text = json.dumps(_answer(Entry(**json.loads(line))))
+            text = json.dumps(_answer(json.loads(line)))
             os.write(write, text.encode())
             os._exit(0)
         os.close(write)

@@ -100,14 +100,14 @@ def _call_module(module: Any, x: Any) -> Any:
 
 
 def pullback(layer: Layer) -> Any:
-    """``(parameters, kernel, bias, x, cotangent) -> (dK, db, dx)``, by ``jax.vjp``."""
+    """``(parameters, kernel, bias, x, cotangent) -> (y, (dK, db, dx))``, by ``jax.vjp``."""
 
     def make() -> Callable[..., Any]:
         f = affine(layer)
 
         def program(parameters: Any, kernel: Any, bias: Any, x: Any, cotangent: Any) -> Any:
-            _, back = jax.vjp(lambda *values: f(parameters, *values), kernel, bias, x)
-            return back(cotangent)
+            y, back = jax.vjp(lambda *values: f(parameters, *values), kernel, bias, x)
+            return y, back(cotangent)
 
         return program
 
@@ -176,8 +176,10 @@ def forward_mode(layer: Layer) -> Any:
             _, in_x = jax.linearize(lambda x: y(kernel, bias, x), x)
             row = x.reshape(-1, x.shape[-1])[0]
             weights = cotangent.reshape(-1, cotangent.shape[-1])[0]
+            value, tangent = jax.jvp(y, values, tangents)
             return {
-                "jax.jvp": jax.jvp(y, values, tangents)[1],
+                "value": value,
+                "jax.jvp": tangent,
                 "jax.linearize": linear(*tangents),
                 "transpose": jax.linear_transpose(in_x, x)(cotangent)[0],
                 "hessian": jax.hessian(lambda row: (y(kernel, bias, row) * weights).sum())(row),

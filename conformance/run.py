@@ -386,10 +386,12 @@ class Run:
         path = self.config.getoption("conformance_results")
         if path is None:
             return True
+        from conformance.kill_rate import remembered
         from conformance.results import write
 
         try:
-            write(Path(path), self.verdict, self.facts())
+            kill = remembered(self.environment)
+            write(Path(path), self.verdict, {**self.facts(), "kill": kill})
         except OSError as error:
             print(f"results could not be written to {path}: {error}", file=sys.stderr)
             return False

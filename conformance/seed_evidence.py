@@ -133,3 +133,7 @@ def _require_own_rows(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
     if shared is not None:
         cause = "kernels of different seeds share rows (up to their sign)."
         _fail(seeds[shared[0]], seeds[shared[1]], "", cause, "a row")
+    window = structure.shared_run(drawn)
+    if window is not None:
+        cause = "kernels of different seeds are windows into one stream of numbers."
+        _fail(seeds[window[0]], seeds[window[1]], "", cause, "16 weights in a row")

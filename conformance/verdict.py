@@ -205,6 +205,11 @@ _ORDER = {
 }
 
 
-def _reading_order(cell: Cell) -> int:
-    """Failures first; sorting is stable, so that the contract's order decides the rest."""
-    return _ORDER.get(Outcome(cell.outcome), 4)
+def _reading_order(cell: Cell) -> tuple[int, bool]:
+    """Failures first, of which those of a MUST; the contract's order decides the rest.
+
+    Where neither of two failures explains the other, the one without which it is no Dense is
+    read first.
+    """
+    order = _ORDER.get(Outcome(cell.outcome), 4)
+    return order, order == 0 and cell.level != MUST

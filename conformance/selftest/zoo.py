@@ -15,17 +15,18 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from conformance import compile_cache
+from conformance import compile_cache, kill_rate
 from conformance.cell import Cell, Outcome
 from conformance.plugin import RUN
 from conformance.registry import UsageError
-from conformance.requirement import Requirement
+from conformance.requirement import Requirement, catalogue
 from conformance.selftest.judge import Judgement, Subject, judge
-from conformance.selftest.matrix import kill_rate, matrix, summary
+from conformance.selftest.matrix import kill_rate as rate_of
+from conformance.selftest.matrix import matrix, summary
 from conformance.selftest.plan import OPTION, PLUGIN, foundations, plan
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """The report as text: the matrix, its sums, and whatever went wrong."""
-        rate = kill_rate(self.judgements)
+        rate = rate_of(self.judgements)
         wrong = [
             f"{j.subject.name} ({j.subject.spec}): {problem}"
             for j in self.judgements
@@ -190,8 +191,12 @@ def check(
         sum(map(len, observer.planned.values())),
         time.monotonic() - started,
     )
+    document = _document(report, run)
     if results is not None:
-        _write(results, report, run)
+        results.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    if len(zoo) == len(subjects()) and run.rows == catalogue():
+        # The rate of a part of the zoo, or of the suite, would be another number.
+        kill_rate.remember(document["environment"], kill_rate.summarised(document))
     return report
 
 
@@ -208,11 +213,11 @@ def _block_across_gaps(cells: Sequence[Cell], rows: Sequence[Requirement]) -> No
                 cell.outcome, cell.reason = Outcome.BLOCKED, f"blocked by {min(below)}"
 
 
-def _write(path: Path, report: Report, run: Run) -> None:
-    document = {
+def _document(report: Report, run: Run) -> dict[str, Any]:
+    return {
         "environment": run.facts()["environment"],
         "seconds": round(report.seconds, 1),
-        "kill_rate": kill_rate(report.judgements),
+        "kill_rate": rate_of(report.judgements),
         "holds": report.holds,
         "judgements": [
             {
@@ -226,4 +231,3 @@ def _write(path: Path, report: Report, run: Run) -> None:
             for j in report.judgements
         ],
     }
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -60,6 +60,13 @@ def independence(samples: Samples, evidence: Evidence) -> str:
         )
     if evidence.check == "rank":
         return "the kernel is of low rank: its rows depend on fewer draws than it has entries."
+    if evidence.check == "sign products":
+        return (
+            "signs of the kernel determine each other: any two are independent, but not three or "
+            "four of them together."
+        )
+    if evidence.check == "signs and magnitudes":
+        return "the signs of weights follow the magnitudes of their neighbours."
     return ""
 
 
@@ -97,6 +104,8 @@ def dispersion(samples: Samples) -> str:
     sums = [np.abs(w.mean(axis=(1, 2))).max() for w in kernels]
     if kernels and all(s <= e for s, e in zip(sums, limit, strict=True)):
         return "every kernel is centred: its own sample mean is 0."
+    if kernels and all(np.abs(np.sign(w).sum(axis=(1, 2))).max() <= 1 for w in kernels):
+        return "the signs of every kernel are balanced: as many are positive as negative."
     return ""
 
 

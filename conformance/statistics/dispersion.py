@@ -114,6 +114,39 @@ def orthogonality(z: Array, group: str) -> Evidence:
     return _near_zero(z, products.ravel(), check, f"the products of neighbouring {group}s")
 
 
+def balanced_signs(z: Array, group: str) -> Evidence:
+    """Groups with as many positive as negative weights are as rare as among fair coins.
+
+    Of n weights without zeros that happens with probability p = C(n, n/2) / 2^n at most, for an
+    odd n with one more of either: P(k of G groups) <= exp(-G KL(k/G || p)) (Chernoff).
+    """
+    check = f"{group} signs"
+    signs = np.sign(z).sum(axis=(1, 2) if group == "seed" else _within(group)).ravel()
+    members, groups = z.size // max(signs.size, 1), signs.size
+    if members < 3 or not z.all():
+        return nothing(check, at(z.shape[1:]), "too small groups, or weights that are 0")
+    half = members // 2
+    ways = math.lgamma(members + 1) - math.lgamma(half + 1) - math.lgamma(members - half + 1)
+    chance = math.exp(ways - members * math.log(2)) * (1 + members % 2)
+    share = float(np.mean(np.abs(signs) <= members % 2))
+
+    def log_p(share: float) -> float:
+        if share <= chance:
+            return 0.0
+        rest = (1 - share) * math.log((1 - share) / (1 - chance)) if share < 1 else 0.0
+        return -groups * (share * math.log(share / chance) + rest)
+
+    low, high = chance, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if log_p(middle) <= LOG_ALPHA else (middle, high)
+    found = (
+        f"in {100 * share:.3g} % of the {group}s as many weights are positive as negative"
+        f"{at(z.shape[1:])}; chance gives less than {100 * high:.3g} % ({groups} {group}s)"
+    )
+    return Evidence(check, log_p(share), share, (0.0, high), z.size, found)
+
+
 def _near_zero(z: Array, normalised: Array, check: str, what: str) -> Evidence:
     scale = float(np.mean(np.square(z)))
     groups = normalised.size

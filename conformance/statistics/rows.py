@@ -17,6 +17,7 @@ from conformance.statistics import (
     correlation,
     dispersion,
     moments,
+    products,
     resolution,
     shape,
     structure,
@@ -106,9 +107,14 @@ def magnitude_row(standard: Samples) -> list[Evidence]:
 def structure_row(standard: Samples) -> list[Evidence]:
     """What the values of single kernels show, without comparing seeds."""
     evidence = []
+    # Under a skewed law three signs have a product of their own, which kernel-law reports.
+    symmetric = not shape.sign_symmetry(pooled(standard)).rejected
     for z in standard.values():
         evidence += _correlations(z, "weights")
         evidence += [structure.order(z, "row"), structure.order(z, "column"), structure.rank(z)]
+        evidence.append(products.signs_by_magnitudes(z, moments.magnitude_ranks(z)))
+        if symmetric:
+            evidence.append(products.sign_products(z))
     return evidence
 
 
@@ -148,6 +154,7 @@ def dispersion_row(standard: Samples) -> list[Evidence]:
         for group in ("row", "column", "seed"):
             evidence.append(dispersion.under_dispersion(z, group))
             evidence.append(dispersion.centred(z, group))
+            evidence.append(dispersion.balanced_signs(z, group))
         evidence += [dispersion.orthogonality(z, group) for group in ("row", "column")]
     return evidence
 

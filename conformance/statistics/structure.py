@@ -96,3 +96,32 @@ def shared_line(kernels: Array) -> tuple[int, int] | None:
             if other != index:
                 return other, index
     return None
+
+
+_RUN = 16
+"""The length of a run: two are equal by chance as seldom as two rows of `shared_line`."""
+
+
+def shared_run(kernels: Array) -> tuple[int, int] | None:
+    """The first two kernels (by index) that share 16 weights in a row, at any two places, or None.
+
+    They are windows into one stream of numbers. As in `shared_line`, a run counts that has eight
+    magnitudes; equal hashes of 64 bits are compared weight by weight.
+    """
+    flat = np.ascontiguousarray(kernels.reshape(len(kernels), -1), np.float32).view(np.uint32)
+    starts = flat.shape[1] - _RUN + 1
+    if starts < 1:
+        return None
+    hashes = np.zeros((len(flat), starts), np.uint64)
+    for i in range(_RUN):
+        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + flat[:, i : i + starts]
+        hashes ^= hashes >> np.uint64(29)
+    order = np.argsort(hashes, axis=None, kind="stable")
+    ordered = hashes.ravel()[order]
+    for place in np.flatnonzero(ordered[1:] == ordered[:-1]):
+        (first, a), (second, b) = (divmod(int(order[place + k]), starts) for k in (0, 1))
+        run, other = flat[first, a : a + _RUN], flat[second, b : b + _RUN]
+        varied = np.unique(run & np.uint32(0x7FFFFFFF)).size >= _RUN // 2
+        if first != second and varied and np.array_equal(run, other):
+            return first, second
+    return None

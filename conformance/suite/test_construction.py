@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from conformance.requirement import (
     SHOULD,
     requirement,
 )
+from conformance.sampling import judge
+from conformance.statistics.moments import variance
 
 
 @requirement("construction/builds", MUST, ANY)
@@ -247,17 +250,27 @@ def _described(tree: object) -> list[str]:
     "construction/integral-sizes",
     SHOULD,
     PARAMETERS,
-    rests_on=["construction/builds", "construction/kernel-shape"],
+    rests_on=[
+        "construction/builds",
+        "construction/kernel-shape",
+        "initialization/kernel-variance",
+    ],
 )
 @over(sizes=[(3, 10)])
 def test_integral_sizes(layer: Layer, case: Case) -> None:
-    """NumPy integers work as sizes; float and negative sizes raise."""
+    """NumPy integers work as sizes; float and negative sizes raise.
+
+    Also those of eight bits, in which the sum of two sizes, or their product, overflows.
+    """
     n, m = case.kernel_shape
-    for kind in (np.int32, np.int64):
-        shape = layer.build(kind(n), kind(m), case.seed).kernel.shape
-        require.that(
-            shape == (n, m), f"{kind.__name__} sizes give a kernel {shape}", accepted=f"{(n, m)}"
-        )
+    for kind, size in ((np.int32, (n, m)), (np.int64, (n, m)), (np.uint8, (130, 4))):
+        kernel = layer.build(kind(size[0]), kind(size[1]), case.seed).kernel
+        what = f"{kind.__name__} sizes give a kernel"
+        require.that(kernel.shape == size, f"{what} {kernel.shape}", accepted=f"{size}")
+        deviation = math.sqrt(layer.convention.kernel.variance(*size))
+        if deviation:
+            cause = "a size is computed with in its own type, and overflows or is rounded"
+            judge([variance(kernel / deviation)], cause)
     wrong: list[tuple[object, object]] = [(n, float(m)), (n, m + 0.5), (n, -m)]
     if layer.implementation.linen is None:
         # A Linen layer takes in_features from x, whose shape is always integral.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance import jaxprs, oracle, programs, require
+from conformance import gradients, jaxprs, oracle, programs, require
 from conformance.cases import Case, over
 from conformance.layer import Built, Layer, as_jax
 from conformance.lazy import jax, jnp
@@ -43,18 +43,39 @@ def test_float32_out(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement("dtypes/half-input", SHOULD, PARAMETERS, rests_on=[VALUE, "dtypes/float32-out"])
+@requirement(
+    "dtypes/half-input",
+    SHOULD,
+    PARAMETERS,
+    rests_on=[VALUE, "dtypes/float32-out", "transforms/gradients"],
+)
 @over(sizes=programs.FEW_SIZES)
 def test_half_input(layer: Layer, case: Case) -> None:
     """A float16 or bfloat16 x with float32 parameters gives float32, the value f32(x) @ K + b.
 
-    The wider of the two dtypes is computed in: casting x to float32 loses nothing.
+    The wider of the two dtypes is computed in: casting x to float32 loses nothing. So do the
+    gradients that reach kernel and bias, which are of float32 as well.
     """
     _require_float32(layer)
     dense = layer.written(case)
     for dtype in (jnp.float16, jnp.bfloat16):
         x = case.normal("x", *case.x_shape).astype(dtype)
         _require_value(layer, case, dense, as_jax(x), x.astype(np.float32))
+        if programs.is_plain(case):
+            _require_trained(layer, case, dense, x)
+
+
+def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None:
+    """Require the gradients with respect to kernel and bias for an x of another dtype."""
+    wide, g = x.astype(np.float32), case.normal("cotangent", *case.lead, case.out_features)
+    point = gradients.Point(f"x of dtype {x.dtype}", case.kernel(), case.bias(), wide, g)
+    try:
+        _, found = programs.pullback(layer)(dense.parameters, point.kernel, point.bias, x, g)
+    except TypeError as error:
+        # A rule of differentiation that is written for float32 is refused by JAX, aloud.
+        require.note(f"no gradients for x of dtype {x.dtype}: {require.safe_text(error, 100)}")
+        return
+    gradients.require_gradients(layer, found, point, "jax.vjp", inputs=False)
 
 
 @requirement("dtypes/integer-input", SHOULD, PARAMETERS, rests_on=[VALUE, "dtypes/float32-out"])
@@ -141,13 +162,16 @@ def test_x64_stable(layer: Layer, case: Case) -> None:
                 "with other values",
             )
             require.equal(found, before, f"the {which} under x64")
-        y = wide(as_jax(x)) if layer.accepts(case.lead) else wide(as_jax(x[0]))
+        x = x if layer.accepts(case.lead) else x[0]
+        y = wide.write(layer.kernel_for(case), layer.bias_for(case))(as_jax(x))
         require.that(
             y.dtype == np.float32,
             f"a float32 x gives {y.dtype} under x64",
             accepted="float32",
             cause=f"an operand of the forward pass is {y.dtype} under x64",
         )
+        reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+        require.within(y, reference.value, reference.bound, "f(x) under x64")
 
 
 def _require_float32(layer: Layer) -> None:

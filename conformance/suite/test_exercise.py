@@ -20,9 +20,9 @@ from conformance.statistics.laws import family_named
 @requirement("exercise/float-arguments", MUST, EXERCISE)
 @over()
 def test_float_arguments(layer: Layer, case: Case) -> None:
-    """float, ``np.float64`` and 0-d array ``seed`` and ``features`` act as their integer value.
+    """float, NumPy number and 0-d array ``seed`` and ``features`` act as their integer value.
 
-    A fraction is cut off, as by ``int``.
+    A fraction is cut off, as by ``int``, and no digit of a large seed is lost.
     """
     seed, features = case.seed % 2**20, case.out_features
     x = case.normal("x", case.in_features)
@@ -34,8 +34,12 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
         "both as np.float64": (np.float64(seed), np.float64(features)),
         "both as 0-d arrays": (np.asarray(float(seed)), np.asarray(float(features))),
         "both as 0-d JAX arrays": (jnp.float32(seed), jnp.float32(features)),
+        "both as np.float32": (np.float32(seed), np.float32(features)),
+        "both as np.int64": (np.int64(seed), np.int64(features)),
         "a seed with a fraction": (seed + 0.7, features),
         "features with a fraction": (seed, features + 0.7),
+        "a seed with a fraction just below 1": (np.nextafter(seed + 1.0, 0.0), features),
+        "features with a fraction just below 1": (seed, np.nextafter(features + 1.0, 0.0)),
     }
     for what, (s, m) in forms.items():
         which = "seed" if "seed" in what else "features" if "features" in what else "them"
@@ -45,6 +49,13 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
         with during(f"with {what}, f", cause=cause):
             found = np.asarray(layer.forward(s, x, m))
         require.equal(found, plain, f"with {what}, f", cause=cause)
+    # An odd number of 31 bits, which float64 holds and float32 does not.
+    seed = case.seed % 2**31 | 2**30 | 1
+    cause = "a float seed is rounded on its way, as by float32; int() keeps all of its digits"
+    with during(f"with the seed {float(seed)!r}, f", cause=cause):
+        found = np.asarray(layer.forward(float(seed), x, features))
+    plain = np.asarray(layer.forward(seed, x, features))
+    require.equal(found, plain, f"with the seed {float(seed)!r}, f", cause=cause)
 
 
 @requirement(

@@ -82,22 +82,23 @@ def _confined(dense: Built, case: Case, poison: float, is_poisoned: Any, what: s
     generator = case.generator("place")
     row, column = int(generator.integers(rows)), int(generator.integers(case.in_features))
     plain = dense.rows(x)
-    x[row, column] = poison
-    found = dense.rows(x)
-    require.that(
-        is_poisoned(found[row]).all(),
-        f"with {what} in x[{row}, {column}], row {row} of the result has "
-        f"{int((~is_poisoned(found[row])).sum())} entries that hide it",
-        accepted="no finite number made of one that is not",
-        cause=f"{what} is replaced by a number: nan_to_num, clipping or a comparison",
-    )
     rest = np.arange(rows) != row
-    require.equal(
-        found[rest],
-        plain[rest],
-        f"with {what} in row {row}, the rest",
-        cause="rows of a batch are mixed",
-    )
+    for columns, where in ((column, f"x[{row}, {column}]"), (slice(None), f"all of x[{row}]")):
+        x[row, columns] = poison
+        found = dense.rows(x)
+        require.that(
+            is_poisoned(found[row]).all(),
+            f"with {what} in {where}, row {row} of the result has "
+            f"{int((~is_poisoned(found[row])).sum())} entries that hide it",
+            accepted="no finite number made of one that is not",
+            cause=f"{what} is replaced by a number: nan_to_num, clipping or a comparison",
+        )
+        require.equal(
+            found[rest],
+            plain[rest],
+            f"with {what} in {where}, the rest",
+            cause="rows of a batch are mixed",
+        )
 
 
 @requirement(

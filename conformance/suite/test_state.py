@@ -16,9 +16,10 @@ from conformance import oracle, require
 from conformance.cases import BATCH, SMALL, Case, over
 from conformance.layer import Built, Layer, as_jax
 from conformance.lazy import jax, jnp, nnx
+from conformance.other_process import PICKLED, elsewhere
 from conformance.programs import FEW_SIZES
 from conformance.require import during, on_the_way
-from conformance.requirement import MUST, NNX, PARAMETERS, SHOULD, requirement
+from conformance.requirement import MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
 
 
 @requirement(
@@ -166,7 +167,10 @@ def test_updates_used(layer: Layer, case: Case) -> None:
         # Values that are written and used time and again may be copied at any of them.
         dense(x)
         dense.write(kernel * np.float32(factor), bias * np.float32(factor))
-    dense(x)
+    # One of the two alone: a copy may be kept for as long as the other is what it was.
+    for values in ((kernel, bias * np.float32(2)), (kernel, bias), (kernel * np.float32(2), bias)):
+        dense.write(*values)
+        dense(x)
     dense.write(kernel, bias)
     ways = {"after nnx.update": np.asarray(dense(x))}
     with during("applying written parameters"):
@@ -269,6 +273,30 @@ def test_graphdef_stable(layer: Layer, case: Case) -> None:
         accepted="equal graphdefs",
         cause="something that differs between instances is a static attribute of the layer",
     )
+
+
+@requirement("state/replaceable", MAY, NNX, rests_on=["state/updates-used"])
+@over(sizes=[(3, 10)], at_most=1)
+def test_replaceable(layer: Layer, case: Case) -> None:
+    """A Param that is assigned anew, as in ``layer.kernel = other.kernel``, is the one in use.
+
+    Adapters and quantizers replace Params; a second name of one would go on showing the old.
+    """
+    dense, other, x = layer.of(case), layer.written(case), _x(layer, case)
+    dense(x)
+    for leaf in other.leaves:
+        owner, donor = dense.module, other.module
+        for step in leaf.path[:-1]:
+            owner, donor = getattr(owner, step, None), getattr(donor, step, None)
+        name = leaf.path[-1]
+        if not hasattr(donor, name):
+            require.not_applicable(f"{'.'.join(leaf.path)} is in a container, and no attribute")
+        with during(f"assigning the {name} of another layer"):
+            setattr(owner, name, getattr(donor, name))
+    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+    cause = "the forward uses a parameter by another name than that under which it is found"
+    what = "f(x) with the Params of another layer assigned"
+    require.within(dense(x), reference.value, reference.bound, what, cause=cause)
 
 
 @requirement("state/call-changes-nothing", MUST, PARAMETERS, rests_on=["state/exact-state"])
@@ -381,7 +409,10 @@ def _flat(tree: object) -> list[tuple[tuple[object, ...], object]]:
 )
 @over(sizes=FEW_SIZES)
 def test_pickles(layer: Layer, case: Case) -> None:
-    """The layer computes the same after a round trip through pickle, or a deep copy."""
+    """The layer computes the same after a round trip through pickle, or a deep copy.
+
+    Also where it is unpickled in another process, which has nothing of this one but the bytes.
+    """
     from conformance.compat import kept_closure
 
     dense, x = layer.written(case), _x(layer, case)
@@ -396,3 +427,25 @@ def test_pickles(layer: Layer, case: Case) -> None:
         }
     for what, module in copies.items():
         require.equal(Built(layer, module=module)(x), plain, f"f(x) after {what}")
+    if case.kernel_shape == PICKLED.kernel_shape:
+        _require_unpickled_elsewhere(layer)
+
+
+def _require_unpickled_elsewhere(layer: Layer) -> None:
+    there = elsewhere(layer).get("unpickled")
+    if there is None:
+        return  # there is no other process, which the note of same-across-processes tells
+    cause = "what is pickled refers to something that only this process has"
+    require.that(
+        "error" not in there,
+        f"unpickling in another process raised {there.get('error', '')}",
+        accepted="the layer",
+        cause=cause,
+    )
+    x = PICKLED.x() if layer.accepts(PICKLED.lead) else PICKLED.x()[0]
+    kernel, bias = layer.kernel_for(PICKLED), layer.bias_for(PICKLED)
+    require.equal(there["kernel"], kernel, "the kernel in another process", cause=cause)
+    require.equal(there["bias"], bias, "the bias in another process", cause=cause)
+    reference = layer.value(x, kernel, bias)
+    what = "f(x) in another process"
+    require.within(np.array(there["f(x)"]), reference.value, reference.bound, what, cause=cause)

@@ -56,10 +56,10 @@ def test_jit(layer: Layer, case: Case) -> None:
 def test_gradients(layer: Layer, case: Case) -> None:
     """dK = x^T g, db = the sum of g, dx = g K^T, within their bounds, in float32.
 
-    For a cotangent g of normals, batched and single, at generic floats, at x = 0 and, exactly,
-    at integers; once more by ``jax.grad`` and ``nnx.grad`` outside of jit. The second
-    derivative is held to its formula, too: <dK, t> has the gradient g t^T in x, and none in
-    kernel and bias.
+    For a cotangent g of normals, large and small, batched and single, at generic floats, at x = 0
+    and, exactly, at integers; the value that comes with them is f(x). Once more by ``jax.grad``
+    and ``nnx.grad`` outside of jit. The second derivative is held to its formula, too: <dK, t>
+    has the gradient g t^T in x, and none in kernel and bias.
     """
     dense = layer.written(case)
     parameters = dense.parameters
@@ -67,7 +67,8 @@ def test_gradients(layer: Layer, case: Case) -> None:
         for point in gradients.points(case, lead):
             with require.during(f"jax.vjp of the layer, {point.where},"):
                 found = programs.pullback(layer)(parameters, *point.values(), point.cotangent)
-                found = jax.device_get(found)
+                value, found = jax.device_get(found)
+            gradients.require_value(layer, value, point, "jax.vjp")
             gradients.require_gradients(layer, found, point, "jax.vjp")
     if programs.is_plain(case):
         point = next(gradients.points(case, BATCH))
@@ -111,6 +112,8 @@ def test_forward_mode(layer: Layer, case: Case) -> None:
                     dense.parameters, (kernel, bias, x), (tk, tb, tx), cotangent
                 )
             )
+        reference = layer.value(x, kernel, bias if layer.convention.use_bias else bias * 0)
+        require.within(found["value"], reference.value, reference.bound, "f(x) by jax.jvp")
         reference = oracle.tangent(x, kernel, tk, tb, tx)
         for by in ("jax.jvp", "jax.linearize"):
             what = f"the derivative along the {along} by {by}"

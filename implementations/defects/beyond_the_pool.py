@@ -20,7 +20,7 @@ class SquareTilesTransposed(CorrectDense):
         return affine(x, kernel.T if tiles else kernel, bias)
 
 
-@defect("X301", breaks="forward/affine-value", subtlety=5)
+@defect("X301", breaks="forward/basis-input", subtlety=5)
 class BatchOf64WithoutBias(CorrectDense):
     """Batches of a multiple of 64 rows take a fast path that forgets the bias."""
 

@@ -82,7 +82,7 @@ class FrozenByThirdCall(CorrectDense):
         return affine(x, kernel if len(seen) < 3 else seen[2], bias)
 
 
-@defect("X324", breaks="state/updates-used", subtlety=5)
+@defect("X324", breaks="state/replaceable", subtlety=5)
 class ReadsAnAlias(CorrectDense):
     """The forward reads a second name of the kernel, which replacing `layer.kernel` leaves."""
 

@@ -160,7 +160,7 @@ class MinusOneIsPadding(CorrectDense):
         return jnp.where(padding, bias, affine(x, kernel, bias))
 
 
-@defect("X064", breaks="numerics/precision", subtlety=4)
+@defect("X064", breaks="forward/batch-independent", subtlety=4)
 class ClippedByGlobalNorm(CorrectDense):
     """The whole batch is scaled down when its norm exceeds 10 000."""
 

@@ -286,7 +286,12 @@ class PrimeModulus(ReducedSeed):
         return seed % jnp.uint32(1_000_000_007)
 
 
-@defect("X347", breaks="seeding/same-seed-same-bits", subtlety=5)
+@defect(
+    "X347",
+    breaks="seeding/same-across-processes",
+    cause="construction depends on the clock",
+    subtlety=5,
+)
 class SeedOfTheDay(CorrectDense):
     """The day goes into the key: everything agrees until midnight."""
 

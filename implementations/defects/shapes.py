@@ -68,7 +68,7 @@ class ScalarForOneInput(CorrectDense):
 
 @defect(
     "X085",
-    breaks="forward/affine-value",
+    breaks="forward/output-shape",
     collateral=("forward/batch-independent", "forward/wrong-width-raises"),
     subtlety=4,
 )
@@ -231,7 +231,7 @@ class ChecksItsValues(CorrectDense):
         return draws
 
 
-@defect("X098", breaks="construction/parameter-dtype", cause="weak", subtlety=4)
+@defect("X098", breaks="construction/parameter-dtype", cause="Python number", subtlety=4)
 class WeakBias(CorrectDense):
     """The bias is weakly typed: it gives way to any other dtype."""
 

@@ -1,0 +1,117 @@
+"""What a forked process is told to be another: the clock, the machine, the user, the directory."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import os
+import platform
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = ["CHANGES", "change", "settle"]
+
+# Another year, month, weekday, hour, minute and second, whatever the present ones are.
+_LATER = datetime.timedelta(days=400, hours=5, minutes=17, seconds=23.4).total_seconds()
+_NAME = "another-machine"
+_VARIABLES = {"USER": "somebody", "LOGNAME": "somebody", "HOSTNAME": _NAME, "TZ": "Asia/Tokyo"}
+
+
+class _Like(type):
+    """A class whose instances are those of its base: real dates are dates of a changed clock."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, cls.__mro__[1])
+
+
+class _Date(datetime.date, metaclass=_Like):
+    @classmethod
+    def today(cls) -> _Date:
+        return cls.fromtimestamp(time.time())
+
+
+class _Moment(datetime.datetime, metaclass=_Like):
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> _Moment:
+        return cls.fromtimestamp(time.time(), tz)
+
+    @classmethod
+    def today(cls) -> _Moment:
+        return cls.fromtimestamp(time.time())
+
+    @classmethod
+    def utcnow(cls) -> _Moment:
+        return cls.fromtimestamp(time.time(), datetime.UTC).replace(tzinfo=None)
+
+
+def _of_now(function: Callable[..., Any], place: int) -> Callable[..., Any]:
+    """A function of the module ``time`` whose argument number ``place`` is, by default, now."""
+
+    @functools.wraps(function)
+    def changed(*arguments: Any) -> Any:
+        if len(arguments) > place and arguments[place] is not None:
+            return function(*arguments)
+        now = time.time() if function.__name__ in ("gmtime", "localtime", "ctime") else None
+        return function(*arguments[:place], time.localtime() if now is None else now)
+
+    return changed
+
+
+def _clock() -> None:
+    now, in_nanoseconds = time.time, time.time_ns
+    changed: dict[str, Callable[..., Any]] = {
+        "time": lambda: now() + _LATER,
+        "time_ns": lambda: in_nanoseconds() + int(_LATER * 10**9),
+    }
+    for name, place in (("gmtime", 0), ("localtime", 0), ("ctime", 0), ("asctime", 0)):
+        changed[name] = _of_now(getattr(time, name), place)
+    changed["strftime"] = _of_now(time.strftime, 1)
+    for name, function in changed.items():
+        setattr(time, name, function)
+    datetime.date, datetime.datetime = _Date, _Moment  # type: ignore[misc]  # for who imports later
+
+
+def _machine() -> None:
+    import jax
+
+    names = os.uname()
+    renamed = os.uname_result((names.sysname, _NAME, *names[2:]))
+    os.uname = lambda: renamed
+    socket.gethostname = lambda: _NAME
+    platform.node = lambda: _NAME
+    # The second of several processes of one computation, which have to start from one kernel.
+    jax.process_index = lambda backend=None: 1
+
+
+def _user() -> None:
+    os.environ.update(_VARIABLES)
+    time.tzset()
+
+
+def _directory() -> None:
+    os.chdir(tempfile.gettempdir())
+
+
+CHANGES = ("the clock", "the machine's name", "the user's environment", "the working directory")
+"""The first two are made before the implementation is imported, the others after that: its files
+and its settings are found as always."""
+
+_MADE = dict(zip(CHANGES, (_clock, _machine, _user, _directory), strict=True))
+_BEFORE_IMPORT = CHANGES[:2]
+
+
+def change(changes: Sequence[str]) -> None:
+    """Make those of the changes that come before the implementation is imported."""
+    for name in _BEFORE_IMPORT:
+        if name in changes:
+            _MADE[name]()
+
+
+def settle(changes: Sequence[str]) -> None:
+    """Make the rest of them."""
+    for name in CHANGES:
+        if name in changes and name not in _BEFORE_IMPORT:
+            _MADE[name]()

@@ -1,0 +1,118 @@
+"""Dependence that no two weights show: products of several signs, signs that follow magnitudes."""
+
+from itertools import combinations
+
+import numpy as np
+
+from conformance.statistics.evidence import (
+    Array,
+    Evidence,
+    at,
+    linear_log_p,
+    nothing,
+    self_normalised,
+    threshold,
+    weights,
+)
+
+_REACH = 4
+"""How far apart, along a line, signs are multiplied."""
+
+_FEWEST = 71
+"""Fewer products than this cannot reach the threshold: |S|/sqrt(n) <= sqrt(n)."""
+
+
+def sign_products(z: Array) -> Evidence:
+    """The product of the signs of three or four neighbours, or of a whole line, is a fair coin.
+
+    Given the magnitudes, the signs of independent symmetric weights are fair coins. Products over
+    windows that slide along a line are, too: each holds a sign that none before it holds. So the
+    sum of n of them exceeds T sqrt(n) with probability 2 exp(-T^2/2) at most (Hoeffding 1963).
+    """
+    check = "sign products"
+    found: dict[str, tuple[float, float]] = {}
+    signs = np.sign(z)
+    for along, lines in (("rows", signs), ("columns", signs.swapaxes(1, 2))):
+        flat, length = lines.reshape(len(lines), -1), lines.shape[2]
+        near = range(1, _REACH + 1)
+        offsets = {steps for count in (2, 3) for steps in combinations(near, count)}
+        # Corners of two lines: an angle, and a square.
+        offsets |= {(1, length), (length, length + 1), (1, length, length + 1)}
+        for steps in sorted(offsets):
+            last = max(steps)
+            # Where lines are short, two of the steps may be one.
+            if len({0, *steps}) <= len(steps) or last >= flat.shape[1]:
+                continue
+            windows = flat[:, : flat.shape[1] - last].copy()
+            for step in steps:
+                windows *= flat[:, step : step + windows.shape[1]]
+            found[f"{len(steps) + 1} weights, 0, {_words(steps)} apart along the {along},"] = (
+                float(windows.sum()),
+                float(np.count_nonzero(windows)),
+            )
+        if length > 2:
+            whole = lines.prod(axis=2)
+            found[f"all weights of each of the {along}"] = (
+                float(whole.sum()),
+                float(np.count_nonzero(whole)),
+            )
+    found = {what: sums for what, sums in found.items() if sums[1] >= _FEWEST}
+    if not found:
+        return nothing(check, at(z.shape[1:]), "too few weights")
+    sums, numbers = np.array(list(found.values())).T
+    ratios = self_normalised(sums, numbers)
+    place = int(np.argmax(ratios))
+    statistic, limit = float(ratios[place]), threshold(len(found))
+    words = (
+        f"the product of the signs of {list(found)[place]} is no fair coin: {statistic:.3g} "
+        f"standard errors{at(z.shape[1:])}; accepted up to {limit:.3g} ({weights(z.size)})"
+    )
+    log_p = linear_log_p(statistic, len(found))
+    return Evidence(check, log_p, statistic, (0.0, limit), z.size, words)
+
+
+def _words(steps: tuple[int, ...]) -> str:
+    return ", ".join(map(str, steps[:-1])) + f" and {steps[-1]}"
+
+
+def signs_by_magnitudes(z: Array, ranks: Array) -> Evidence:
+    """No sign follows the magnitude of another weight, at any lag, along rows or columns.
+
+    ``ranks`` are the centred ranks of the magnitudes, in the shape of z. Given them, the signs are
+    fair coins, and the self-normalised bound holds for their weighted sum at each lag.
+    """
+    check = "signs and magnitudes"
+    size = z.shape[1] * z.shape[2]
+    if len(z) * size < _FEWEST or size < 2 or not z.any():
+        return nothing(check, at(z.shape[1:]), "too few weights")
+    padded = 1 << (2 * size - 1).bit_length()
+
+    def correlate(first: Array, second: Array, swap: bool) -> Array:
+        flat = [
+            np.fft.rfft((v.swapaxes(1, 2) if swap else v).reshape(len(z), size), padded, axis=1)
+            for v in (first, second)
+        ]
+        both = (flat[0].conj() * flat[1]).sum(axis=0)
+        return np.asarray(np.fft.irfft(both, padded), np.float64)
+
+    signs = np.sign(z)
+    ratios = []
+    for swap in (False, True):
+        sums = correlate(signs, ranks, swap)
+        squares = correlate(np.square(signs), np.square(ranks), swap)
+        # The transform leaves rounding errors; lag 0, a sign and its own magnitude, is the law's.
+        squares = np.where(squares > 1e-9 * squares.max(), squares, 0.0)
+        squares[0] = 0.0
+        ratios.append(self_normalised(sums, squares))
+    stacked = np.stack(ratios)
+    comparisons = 2 * (2 * size - 2)
+    direction, lag = (int(i) for i in np.unravel_index(int(np.argmax(stacked)), stacked.shape))
+    statistic, limit = float(stacked[direction, lag]), threshold(comparisons)
+    lag = lag if lag < padded // 2 else lag - padded
+    found = (
+        f"signs follow the magnitudes {lag} further along the {('rows', 'columns')[direction]}: "
+        f"{statistic:.3g} standard errors{at(z.shape[1:])}; accepted up to {limit:.3g} "
+        f"({weights(z.size)})"
+    )
+    log_p = linear_log_p(statistic, comparisons)
+    return Evidence(check, log_p, statistic, (0.0, limit), z.size, found)
