@@ -11,6 +11,7 @@ from importlib.metadata import version
 from conformance.bench.command import bench, bench_arguments
 from conformance.modes import MODES, chosen_modes, enter
 from conformance.plugin import seconds
+from conformance.profiles import DEFAULT, PROFILES
 from conformance.registry import UsageError, resolve
 from conformance.report import commands, matrix
 
@@ -84,10 +85,16 @@ def _exploration_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _sizes_and_cases() -> str:
+    """The profiles in a few words."""
+    shown = (f"{p.name} {len(p.sizes)} sizes, {p.examples} cases more" for p in PROFILES.values())
+    return "; ".join(shown)
+
+
 def _amount_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--profile", choices=("quick", "standard", "thorough"), default="quick",
-        help="how much to explore (default: quick)",
+        "--profile", choices=tuple(PROFILES), default=DEFAULT,
+        help=f"how much to explore: {_sizes_and_cases()} (default: {DEFAULT})",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, metavar="S", help="the seed of what is generated")
 
@@ -216,7 +223,12 @@ def _explain(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> in
     from conformance.explain import explain
 
     # A worker of its own, so that a layer that ends its process is explained, too.
-    engine = call(workers="1", profile=options.profile, seed=options.seed)
+    engine = call(
+        workers="1",
+        profile=options.profile,
+        seed=options.seed,
+        compile_cache=not options.no_compile_cache,
+    )
     return explain(options.spec, options.requirement, [*engine, *pytest_arguments], options.output)
 
 

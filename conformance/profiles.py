@@ -61,10 +61,9 @@ class Profile:
 
         largest = max(max(size) for size in self.sizes)
         return (
-            f"{len(self.sizes)} sizes up to {largest}, then {self.examples} more examples of each "
-            f"property, {'fixed seeds' if self.seed is None else f'seed {self.seed}'}; detects "
-            f"what shows in 1 of {self.rarest} cases, and a variance that is off by "
-            f"{100 * design(self.name).promised:g} %"
+            f"{len(self.sizes)} sizes up to {largest}, {self.examples} more cases a property"
+            f"{'' if self.seed is None else f', seed {self.seed}'}: detects what shows in 1 of "
+            f"{self.rarest} cases, a variance {100 * design(self.name).promised:g} % off"
         )
 
     @property

@@ -32,6 +32,9 @@ _DECIDES_PRECISION = ("backend", "device", "matmul_precision", "x64")
 _SIGMAS = 6.0
 _LEAST_SECONDS = 0.5
 _LEAST_CELLS = 8
+# All cells together vary less: their median has changed where it is as far from 1 by its own
+# standard error; and by a quarter, which the clock of a processor may change.
+_LEAST_FACTOR = 1.25
 _MAD_OF_NORMAL = 0.6745
 
 
@@ -244,6 +247,14 @@ def _slower_or_faster(old: Results, common: Sequence[tuple[Cell, Cell]]) -> Iter
         return
     usual = statistics.median(ratio for *_, ratio in timed)
     spread = statistics.median(abs(ratio - usual) for *_, ratio in timed) / _MAD_OF_NORMAL
+    # The median of n has a standard error of sqrt(pi / 2) / sqrt(n) of theirs.
+    error = math.sqrt(math.pi / 2 / len(timed)) * spread
+    if abs(usual) > max(_SIGMAS * error, math.log(_LEAST_FACTOR)):
+        total = (sum(cell.seconds for cell in cells) for cells in zip(*common, strict=True))
+        yield (
+            f"all cells: times {math.exp(usual):.2f} in the median, {next(total):.1f} s -> "
+            f"{next(total):.1f} s in all: the machine and its load, the compile cache, or the layer"
+        )
     for a, b, ratio in timed:
         beyond = abs(ratio - usual) > _SIGMAS * spread
         # Against what the cell would take if it had changed as the others did.

@@ -80,6 +80,8 @@ def _joined(shards: Sequence[Results]) -> Results:
         "profile": shards[0].facts["profile"],
         "seconds": round(sum(shard.facts["seconds"] for shard in shards), 3),
         "versions": versions,
+        "rounds": [record for shard in shards for record in shard.facts.get("rounds", ())],
+        "stopped": next(filter(None, (shard.facts.get("stopped", "") for shard in shards)), ""),
         "kill": kill[0] if kill else None,
     }
     return Results(verdict, facts, ", ".join(shard.source for shard in shards))

@@ -63,8 +63,8 @@ def test_a_failure_is_told_when_it_is_known(command: list[str], tmp_path: Path) 
 def test_a_profile_says_what_it_can_detect() -> None:
     """More examples find what is rarer, and more weights a smaller error."""
     assert PROFILES["quick"].statement() == (
-        "8 sizes up to 130, then 6 more examples of each property, fixed seeds; detects what "
-        "shows in 1 of 5 cases, and a variance that is off by 5 %"
+        "8 sizes up to 130, 6 more cases a property: detects what shows in 1 of 5 cases, "
+        "a variance 5 % off"
     )
     rarest = [PROFILES[name].rarest for name in ("quick", "standard", "thorough")]
     assert rarest == sorted(rarest)
