@@ -245,8 +245,9 @@ def write_verdict(verdict: Verdict, facts: Mapping[str, Any], stream: TextIO) ->
     environment = facts["environment"]
     shown = ("jax", "flax", "python", "device")
     versions = ", ".join(f"{key} {environment[key]}" for key in shown if environment.get(key))
+    head = f"dense-conformance, profile {facts['profile']}"
     console.print()
-    console.print(Text(f"dense-conformance, profile {facts['profile']}; {versions}", style="dim"))
+    console.print(Text("; ".join(filter(None, (head, versions))), style="dim"))
     if facts["profile"] in PROFILES:
         profile = named(facts["profile"], environment.get("seed"))
         console.print(Text(profile.statement(), style="dim"))

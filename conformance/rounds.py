@@ -32,6 +32,7 @@ __all__ = ["Rounds", "combined", "is_worse"]
 
 # A round whose processes do not end by themselves after that is killed.
 _PATIENCE = 5.0
+_PATIENCE_WITH_WORKERS = 0.5
 
 # What a cell becomes when its rounds differ: the highest of them. A failure in any round is a
 # failure; where a failure is expected, one round that shows it is enough.
@@ -106,6 +107,7 @@ class Rounds:
             self._told(1, profiles.active().seed, self.run.received.values(), self.run.started)
             self.run.stopped = self.stop.reason
             self.run.conclude()
+            _do_not_wait_for_workers(session.config)
             raise
         self._told(1, profiles.active().seed, self.run.received.values(), self.run.started)
         with contextlib.suppress(Stopped):
@@ -165,6 +167,13 @@ class Rounds:
         )
         arguments += [f"--conformance-impl={spec}" for spec in option("conformance_impl")]
         return [*arguments, f"--rootdir={self.run.config.rootpath}"]
+
+
+def _do_not_wait_for_workers(config: pytest.Config) -> None:
+    """They are in the middle of a cell, of which nothing more is wanted."""
+    manager = getattr(config.pluginmanager.get_plugin("dsession"), "nodemanager", None)
+    if manager is not None:
+        manager.EXIT_TIMEOUT = _PATIENCE_WITH_WORKERS
 
 
 def _cells_of(arguments: Sequence[str]) -> Iterator[Cell]:

@@ -383,6 +383,9 @@ class Run:
         # Copies, since the account marks what is blocked, and more rounds may follow.
         cells = [replace(cell) for cell in self.received.values()]
         self.verdict = account(self.entries, self.rows, cells)
+        for cell in self.verdict.cells if self.stopped else ():
+            if cell.outcome == Outcome.NOT_RUN:
+                cell.reason = f"the run was stopped before: {self.stopped}"
         path = self.config.getoption("conformance_results")
         if path is None:
             return True
