@@ -1,0 +1,79 @@
+"""What a mode of JAX makes of a correct layer: never a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conformance import require
+from conformance.presumed import presumption
+from conformance.registry import resolve
+from conformance.require import Violation
+from conformance.widened import widened
+
+
+@pytest.fixture(autouse=True)
+def _configuration_as_it_was() -> Iterator[None]:
+    """What a test sets does not outlive it."""
+    names = ("jax_enable_x64", "jax_numpy_rank_promotion")
+    before = {name: jax.config.values[name] for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "results"),
+    [
+        ("nnx.MyDense", "float64", "float64"),
+        ("linen.MyDense", "float64", "float64"),
+        ("nnx.Linear", "float32", "float32"),
+        ("nnx.Linear[bf16]", "float32", "bfloat16"),
+        ("dense_forward", "float32", "float64"),
+    ],
+)
+def test_under_64_bit_types_a_layer_is_held_to_what_it_is(
+    name: str, parameters: str, results: str
+) -> None:
+    """A draw without a dtype is one of float64 there; what has a dtype keeps it."""
+    jax.config.update("jax_enable_x64", True)
+    (entry,) = resolve([name])
+    found = widened(entry.load()).convention
+    assert (found.parameter_dtype, found.compute_dtype) == (parameters, results)
+    why = presumption("forward/basis-input", found)
+    assert ("one of float64" in (why or "")) == (results == "float64")
+    # That it is one of float64 is the matter of this requirement alone.
+    assert presumption("dtypes/x64-stable", found) is None or results == "bfloat16"
+
+
+def test_without_64_bit_types_nothing_is_other() -> None:
+    """Not even looked at."""
+    (entry,) = resolve(["nnx.MyDense"])
+    implementation = entry.load()
+    assert widened(implementation) is implementation
+
+
+def _promotes_ranks() -> None:
+    with require.during("adding the bias"):
+        np.asarray(jnp.ones((3, 4)) + jnp.ones(4))
+
+
+def test_a_layer_that_promotes_ranks_is_not_blamed_where_that_is_refused() -> None:
+    """It is not applicable then, with the reason; by itself, no error is."""
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    with pytest.raises(pytest.skip.Exception, match="dtypes/rank-promotion"):
+        _promotes_ranks()
+    with pytest.raises(Violation), require.about_rank_promotion():
+        _promotes_ranks()
+    with pytest.raises(Violation), require.during("failing otherwise"):
+        raise ValueError("something else")
+
+
+def test_an_error_that_only_speaks_of_the_setting_is_a_failure() -> None:
+    """Where it is not in force, it explains nothing."""
+    with pytest.raises(Violation), require.during("calling"):
+        raise ValueError("jax_numpy_rank_promotion='raise'")
