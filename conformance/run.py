@@ -292,9 +292,9 @@ class Run:
         return library_of(getattr(layer, "implementation", None), entry)
 
     def _observed(self, entry: Entry, row: Requirement, call: Any) -> dict[str, Any]:
-        """Once for each layer, and only where a file is to be written."""
+        """Once for each layer, where it was called anyway, if a file is to be written."""
         layer: Any = self._layers.get(entry.id)
-        first = row.id == "construction/builds" and call.when == "call"
+        first = row.id == "forward/output-shape" and call.when == "call"
         if not first or layer is None or not self.config.getoption("conformance_results"):
             return {}
         from conformance.observe import observe

@@ -52,9 +52,9 @@ class Difference:
         What is better, and outcomes that changed into something neither better nor worse.
     may
         MAY rows that changed: reported, never worse.
-    laws, bits, seconds
-        Changed laws, versions and precision; kernels whose bits changed; cells that became
-        slower or faster beyond the noise.
+    laws, bits, warnings, seconds
+        Changed laws, versions and precision; kernels whose bits changed; what construction and
+        call warn of; cells that became slower or faster beyond the noise.
     compared
         How many cells both runs have.
     """
@@ -67,6 +67,7 @@ class Difference:
     may: list[str] = field(default_factory=list)
     laws: list[str] = field(default_factory=list)
     bits: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     seconds: list[str] = field(default_factory=list)
     compared: int = 0
 
@@ -109,6 +110,7 @@ def compare(old: Results, new: Results) -> Difference:
     _settings(difference, old, new)
     _levels(difference, old, new)
     _bits(difference, old, new, common)
+    _warnings(difference, old, new)
     difference.seconds += _slower_or_faster(old, common)
     return difference
 
@@ -193,6 +195,16 @@ def _measured_laws(difference: Difference, old: Results, new: Results) -> None:
             difference.laws.append(f"{label(new, id)}: the kernel's law {a} -> {b}")
 
 
+def _warnings(difference: Difference, old: Results, new: Results) -> None:
+    for entry in new.verdict.entries:
+        a, b = (run.facts["versions"].get(entry.id, {}).get("warnings") for run in (old, new))
+        # A run that wrote no file of its own, or an older suite, has not looked.
+        if a is None or b is None:
+            continue
+        difference.warnings += [f"{entry.name}: new: {text}" for text in b if text not in a]
+        difference.warnings += [f"{entry.name}: gone: {text}" for text in a if text not in b]
+
+
 def _said(value: object) -> str:
     return "unknown" if value in (None, "") else str(value)
 
@@ -274,6 +286,7 @@ _HEADINGS = (
     ("MAY rows (never worse)", "may"),
     ("law, versions, precision", "laws"),
     ("kernels", "bits"),
+    ("warnings at construction and call", "warnings"),
     ("seconds beyond noise", "seconds"),
 )
 

@@ -270,6 +270,18 @@ def test_shards_make_up_the_whole(parts: list[tuple[slice, slice]]) -> None:
     assert sorted(map(str, found["cells"])) == sorted(map(str, BASE["cells"]))
 
 
+def test_warnings_that_came_and_went_are_listed() -> None:
+    """But not against a run that has not looked for them."""
+
+    def warn(*texts: str) -> Callable[[Document], object]:
+        return lambda found: found["implementations"][0].update(warnings=list(texts))
+
+    old, new = changed(warn("W: a", "W: b")), changed(warn("W: b", "W: c"))
+    name = old["implementations"][0]["name"]
+    assert difference(old, new).warnings == [f"{name}: new: W: c", f"{name}: gone: W: a"]
+    assert difference(BASE, new).warnings == []
+
+
 def test_a_cell_that_no_shard_has_did_not_run() -> None:
     """The whole is incomplete then, and says so."""
     shards = [part(BASE, slice(0, 1), slice(0, 5)), part(BASE, slice(1, 2), slice(5, 12))]
