@@ -123,6 +123,8 @@ class Rounds:
         if self.seconds is None:
             return
         cells = list(cells)
+        if number > 1 and not cells:
+            return
         record = {
             "seed": seed,
             "seconds": round(time.time() - started, 3),
