@@ -20,6 +20,7 @@ __all__ = [
     "Change",
     "Kernels",
     "Warned",
+    "age",
     "changes",
     "costs",
     "kernels",
@@ -60,17 +61,18 @@ def titles(runs: Sequence[Results]) -> tuple[str, ...]:
 
 def newest(runs: Sequence[Results]) -> int:
     """The place of the run with the newest JAX, then Flax and Python; of equals the first."""
-    keys = [_age(run) for run in runs]
+    keys = [age(run) for run in runs]
     return keys.index(max(keys))
 
 
 def in_order(runs: Sequence[Results]) -> bool:
     """Whether every run is of newer versions than the one before it."""
-    keys = [_age(run) for run in runs]
+    keys = [age(run) for run in runs]
     return all(old < new for old, new in pairwise(keys))
 
 
-def _age(run: Results) -> tuple[Version, ...]:
+def age(run: Results) -> tuple[Version, ...]:
+    """What environments are ordered by: the versions of JAX, Flax and Python."""
     return tuple(_version(run.environment.get(name)) for name in ("jax", "flax", "python"))
 
 

@@ -103,13 +103,14 @@ def exit_code(summary: Summary) -> int:
 def collect(
     directory: Path, expected: Sequence[str]
 ) -> tuple[tuple[Results, ...], tuple[str, ...]]:
-    """The runs of a directory, the expected ones first, and a line for each that is missing.
+    """The runs of a directory, the oldest versions first, and a line for each that is missing.
 
     Raises
     ------
     UsageError
         If there are no results at all, or a file that was not expected is none.
     """
+    from conformance.report.findings import age
     from conformance.report.merge import merge
     from conformance.results import ResultsError, read_all
 
@@ -128,7 +129,7 @@ def collect(
     found += [run for path in others for run in read_all(path)]
     if not found:
         raise UsageError(f"matrix: there are no results files in {str(directory)!r}")
-    return merge(found), tuple(missing)
+    return tuple(sorted(merge(found), key=age)), tuple(missing)
 
 
 def expected_by_tox(path: Path) -> list[str]:
