@@ -12,12 +12,19 @@ from pathlib import Path
 from conformance.console import console_for, write_failure
 from conformance.modes import Mode, variables
 from conformance.registry import UsageError
-from conformance.report.commands import write
+from conformance.report.commands import put
 from conformance.report.matrix import exit_code, show
 from conformance.report.merge import merge
 from conformance.report.summary import Summary
 from conformance.report.tally import denominator, judgement
-from conformance.results import Results, ResultsError, read
+from conformance.results import (
+    Results,
+    ResultsError,
+    collection,
+    document,
+    read,
+    text_of,
+)
 
 __all__ = ["run_modes"]
 
@@ -26,16 +33,25 @@ def run_modes(modes: Sequence[Mode], arguments: Sequence[str], results: str | No
     """Run ``dense-conformance run`` with these arguments in every mode; the worst exit code.
 
     Shows what fails in which mode, and what the modes differ in; writes one results file with
-    an environment for each of them. Of the arguments, modes and results are left out.
+    an environment for each of them. Of the arguments, modes and results are left out. What is
+    interrupted shows the modes that were finished by then.
     """
     arguments = _without(arguments, ("--mode", "--results"))
     runs: list[Results] = []
     missing: list[str] = []
+    stopped = False
     console = console_for(sys.stdout)
     with tempfile.TemporaryDirectory(prefix="dense-conformance-") as folder:
         for mode in modes:
+            if stopped:
+                missing.append(f"{mode.name}: interrupted before")
+                continue
             try:
                 found = _run(mode, arguments, Path(folder) / f"{mode.name}.json")
+            except KeyboardInterrupt:
+                stopped = True
+                missing.append(f"{mode.name}: interrupted")
+                continue
             except ResultsError as error:
                 missing.append(f"{mode.name}: {error}")
                 console.print(f"{mode.name}: no results", style="bold magenta")
@@ -52,7 +68,7 @@ def run_modes(modes: Sequence[Mode], arguments: Sequence[str], results: str | No
     summary = Summary(merge(runs), tuple(missing))
     show(summary, sys.stdout)
     if results:
-        write(results, summary.runs, missing)
+        put(results, text_of(collection([document(r.verdict, r.facts) for r in runs])))
     return exit_code(summary)
 
 

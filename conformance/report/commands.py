@@ -18,6 +18,7 @@ __all__ = [
     "diff_arguments",
     "merge",
     "merge_arguments",
+    "put",
     "report",
     "report_arguments",
     "write",
@@ -68,7 +69,7 @@ def report(options: argparse.Namespace, _: Sequence[str]) -> int:
     if bool(options.results) == bool(options.extract):
         raise UsageError("report: give results files, or --extract and a page")
     if options.extract:
-        _put(options.output, extract(Path(options.extract)))
+        put(options.output, extract(Path(options.extract)))
         return 0
     make = _maker(options.format or _format_of(options.output))
     runs = joined([run for path in options.results for run in read_all(path)])
@@ -76,7 +77,7 @@ def report(options: argparse.Namespace, _: Sequence[str]) -> int:
         from conformance.report.kill import kill_of
 
         runs[0].facts["kill"] = kill_of(Path(options.selftest))
-    _put(options.output, make(runs))
+    put(options.output, make(runs))
     return 0
 
 
@@ -148,7 +149,7 @@ def merge(options: argparse.Namespace, _: Sequence[str]) -> int:
 
     runs = joined([run for path in options.results for run in read_all(path)])
     documents = [document(run.verdict, run.facts) for run in runs]
-    _put(options.output, text_of(collection(documents)))
+    put(options.output, text_of(collection(documents)))
     return 0
 
 
@@ -159,16 +160,23 @@ def write(output: str, runs: Sequence[Results], missing: Sequence[str]) -> None:
 
     suffix = Path(output).suffix.lower()
     if suffix == ".json":
-        _put(output, text_of(collection([document(run.verdict, run.facts) for run in runs])))
+        put(output, text_of(collection([document(run.verdict, run.facts) for run in runs])))
     elif suffix == ".md":
-        _put(output, markdown(runs, missing))
+        put(output, markdown(runs, missing))
     elif suffix in (".html", ".htm"):
-        _put(output, _page(runs, missing))
+        put(output, _page(runs, missing))
     else:
         raise UsageError(f"{output!r} does not tell the format; end it in .html, .md or .json")
 
 
-def _put(output: str | None, text: str) -> None:
+def put(output: str | None, text: str) -> None:
+    """Write a text to that file, or print it.
+
+    Raises
+    ------
+    UsageError
+        If that place cannot be written to.
+    """
     if output is None:
         sys.stdout.write(text)
         return

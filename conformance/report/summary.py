@@ -119,8 +119,9 @@ class Summary:
                 if value is not None and base:
                     own[i].append(value / base)
         return {
-            kind: [f"{median(own):.2f}" if own else "-" for own in ratios]
-            for kind, ratios in by_kind.items()
+            kind: [f"{median(own):.2f}" if own else "-" for own in by_kind[kind]]
+            for kind in COSTS
+            if kind in by_kind
         }
 
     def explanation(self) -> list[str]:
@@ -177,14 +178,17 @@ class Summary:
             yield warning.text, f"{who} {self.where(warning.places)}"
 
     def kernel_lines(self) -> Iterator[tuple[str, str]]:
-        """For each implementation whose kernels changed: its name, and which are alike."""
+        """The implementations whose kernels changed in the same way, and which are alike."""
+        together: dict[str, list[str]] = {}
         for found in self.kernels:
             if found.change:
                 alike: dict[str, list[int]] = {}
                 for i in range(len(self.runs)):
                     alike.setdefault(kernels_in_words(found, i), []).append(i)
                 said = (f"{kind} {self.where(places)}" for kind, places in alike.items())
-                yield self.names[found.implementation], "; ".join(said)
+                together.setdefault("; ".join(said), []).append(self.names[found.implementation])
+        for line, names in together.items():
+            yield ", ".join(names), line
 
 
 def _word(outcome: str) -> str:
