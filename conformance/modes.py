@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from conformance.registry import UsageError
 
-__all__ = ["MODES", "Mode", "active", "chosen_modes", "enter", "variables"]
+__all__ = ["MODES", "Mode", "active", "chosen_modes", "enter", "under_mode", "variables"]
 
 VARIABLE = "CONFORMANCE_MODE"
 """Tells the processes of a run its mode's name, which the results file shows."""
@@ -107,3 +107,13 @@ def variables(mode: Mode) -> dict[str, str]:
 def active() -> str:
     """The name of the mode in force; empty where none was asked for."""
     return os.environ.get(VARIABLE, "")
+
+
+def under_mode(script: str) -> str:
+    """The script of a failure, with the mode in force put before its imports."""
+    mode = MODES.get(active())
+    found = {k: v for k, v in variables(mode).items() if k != VARIABLE} if mode else {}
+    if not script or not found:
+        return script
+    title, end, rest = script.partition('\n"""\n')
+    return f"{title}{end}\nimport os\n\nos.environ.update({found!r})\n{rest}"

@@ -35,7 +35,7 @@ def script(cell: Cell, entry: Entry, layer: Any) -> str:
     from conformance.scripts import script_for
 
     try:
-        return script_for(cell, entry, implementation)
+        return modes.under_mode(script_for(cell, entry, implementation))
     except Exception:  # an error here would end the whole run for what is a convenience
         return ""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conformance.modes import MODES, chosen_modes, variables
+from conformance.modes import MODES, chosen_modes, under_mode, variables
 from conformance.registry import UsageError
 from conformance.report.findings import changes, costs, kernels, newest, titles, warned
 from conformance.report.markdown import markdown
@@ -157,6 +157,24 @@ def test_modes_are_environment_variables(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found["XLA_FLAGS"] == "--xla_a=1 --xla_force_host_platform_device_count=8"
     assert found["CONFORMANCE_MODE"] == "eight-devices"
     assert variables(MODES["x64"])["JAX_ENABLE_X64"] == "1"
+
+
+def test_the_script_of_a_failure_has_its_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before JAX is imported."""
+    script = '"""a/b: what.\n\nfound: x\n"""\n\nimport jax\n'
+    assert under_mode(script) == script
+    monkeypatch.setenv("CONFORMANCE_MODE", "x64")
+    lines = under_mode(script).splitlines()
+    assert lines[3:8] == [
+        '"""',
+        "",
+        "import os",
+        "",
+        "os.environ.update({'JAX_ENABLE_X64': '1'})",
+    ]
+    assert lines[-1] == "import jax"
+    monkeypatch.setenv("CONFORMANCE_MODE", "default")
+    assert under_mode(script) == script
 
 
 def test_modes_are_chosen_by_name() -> None:
