@@ -192,6 +192,11 @@ def _selftest_arguments(parser: argparse.ArgumentParser) -> None:
         help="check every requirement on every layer; default: what blame needs, and a fixed "
         "share of the rest; layers that are named are always checked in full",
     )
+    parser.add_argument(
+        "--without",
+        metavar="REQUIREMENT",
+        help="leave this one out, and show which of the defects that break it live: 0 if some do",
+    )
 
 
 def _selftest(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
@@ -202,10 +207,22 @@ def _selftest(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> i
 
     results = Path(options.results) if options.results else None
     call = [*_pytest_call(options), *pytest_arguments]
+    if options.without:
+        return _without(options, call)
     full = options.full or bool(options.layers)
     report = check(subjects(options.layers), call, results, full=full)
     print("\n".join(report.lines()))
     return 0 if report.holds else 1
+
+
+def _without(options: argparse.Namespace, call: Sequence[str]) -> int:
+    from conformance.selftest import necessity
+
+    requirement = necessity.one(options.without)
+    judgements = necessity.without(requirement, call, options.layers)
+    print("\n".join(necessity.lines(requirement, judgements)))
+    needed = any(necessity.lives(judgement, requirement) for judgement in judgements)
+    return 0 if needed or necessity.NEEDS_NONE in requirement.rationale else 1
 
 
 def _explain_arguments(parser: argparse.ArgumentParser) -> None:

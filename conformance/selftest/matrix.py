@@ -11,6 +11,8 @@ from conformance.suite import AREAS
 
 __all__ = ["LEGEND", "kill_rate", "matrix", "summary"]
 
+_SHOWN = 6
+
 LEGEND = "# blamed first   x failed, too   o blocked   . holds   (blank) not checked"
 
 
@@ -84,9 +86,11 @@ def summary(judgements: Sequence[Judgement], rows: Sequence[Requirement]) -> lis
     alone = sole_killers(judgements)
     lines.append("")
     lines.append(f"{len(alone)} of {len(rows)} requirements are the only killer of some defect")
-    idle = [row.id for row in rows if row.id not in alone]
-    if idle:
-        lines.append(f"without one of their own: {', '.join(idle)}")
+    longest = max((len(row.id) for row in rows), default=0)
+    for row in rows:
+        own = alone.get(row.id, [])
+        told = ", ".join(own[:_SHOWN]) + (f" and {len(own) - _SHOWN} more" * (len(own) > _SHOWN))
+        lines.append(f"{row.id:{longest}}  {told or '(none)'}")
     return lines
 
 

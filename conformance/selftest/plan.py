@@ -34,10 +34,14 @@ _SHARE_OF_CORRECT = 0.2
 
 
 def plan(
-    zoo: Iterable[Subject], rows: Sequence[Requirement], *, full: bool
+    zoo: Iterable[Subject], rows: Sequence[Requirement], *, full: bool, without: str = ""
 ) -> dict[str, list[str]]:
-    """For the spec of each layer, the ids of the requirements that are checked on it."""
-    return {subject.spec: cells_of(subject, rows, full=full) for subject in zoo}
+    """For the spec of each layer, the ids of the requirements that are checked on it.
+
+    The one of the id ``without`` is left out, as if the suite did not have it.
+    """
+    planned = {subject.spec: cells_of(subject, rows, full=full) for subject in zoo}
+    return {spec: [id for id in ids if id != without] for spec, ids in planned.items()}
 
 
 def cells_of(subject: Subject, rows: Sequence[Requirement], *, full: bool = False) -> list[str]:

@@ -24,6 +24,7 @@ from conformance.cell import Cell, Outcome
 from conformance.plugin import RUN
 from conformance.registry import UsageError
 from conformance.requirement import Requirement, catalogue
+from conformance.results import save
 from conformance.selftest.judge import Judgement, Subject, judge
 from conformance.selftest.matrix import kill_rate as rate_of
 from conformance.selftest.matrix import matrix, summary
@@ -113,10 +114,13 @@ class _Observer:
     Failures are what is expected here, and so are not shown one by one.
     """
 
-    def __init__(self, zoo: Sequence[Subject], plan_file: Path, *, full: bool) -> None:
+    def __init__(
+        self, zoo: Sequence[Subject], plan_file: Path, *, full: bool, without: str
+    ) -> None:
         self.zoo = zoo
         self.plan_file = plan_file
         self.full = full
+        self.without = without
         self.run: Run | None = None
         self.planned: dict[str, list[str]] = {}
         self.done = 0
@@ -126,7 +130,7 @@ class _Observer:
         """Plan once the requirements are known, and before the workers start."""
         self.run = config.stash.get(RUN, None)
         if self.run is not None:
-            self.planned = plan(self.zoo, self.run.rows, full=self.full)
+            self.planned = plan(self.zoo, self.run.rows, full=self.full, without=self.without)
             self.plan_file.write_text(json.dumps(self.planned), encoding="utf-8")
 
     def conformance_cell(self, cell: Cell) -> None:
@@ -148,6 +152,7 @@ def check(
     results: Path | None = None,
     *,
     full: bool = False,
+    without: str = "",
 ) -> Report:
     """Run the suite on these layers.
 
@@ -162,16 +167,18 @@ def check(
     full
         Whether every requirement is checked on every layer; otherwise see
         :mod:`conformance.selftest.plan`.
+    without
+        The id of a requirement that is left out.
 
     Raises
     ------
     UsageError
-        If pytest ended before there was a verdict.
+        If the results cannot be written, or pytest ended before there was a verdict.
     """
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dense-conformance-zoo-") as directory:
         plan_file = Path(directory) / "plan.json"
-        observer = _Observer(zoo, plan_file, full=full)
+        observer = _Observer(zoo, plan_file, full=full, without=without)
         call = [*arguments, "-p", PLUGIN, f"{OPTION}={plan_file}"]
         call += [f"--conformance-impl={subject.spec}" for subject in zoo]
         pytest.main(call, plugins=[observer])
@@ -193,8 +200,11 @@ def check(
     )
     document = _document(report, run)
     if results is not None:
-        results.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    if len(zoo) == len(subjects()) and run.rows == catalogue():
+        try:
+            save(results, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise UsageError(f"{results}: cannot be written: {error.strerror}") from None
+    if len(zoo) == len(subjects()) and run.rows == catalogue() and not without:
         # The rate of a part of the zoo, or of the suite, would be another number.
         kill_rate.remember(document["environment"], kill_rate.summarised(document))
     return report

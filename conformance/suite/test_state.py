@@ -90,6 +90,10 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
 
     Gradient descent on least squares with the step 1/L shrinks the error by 1 - 1/c a step, c
     being the condition of the problem: c steps leave less than exp(-2) of a loss that can be 0.
+
+    No defect needs this requirement alone: whether the optimizer finds both is the matter of
+    ``state/exact-state``, and what moves them that of ``transforms/gradients``; here both are
+    put to use as users do.
     """
     import optax
 
@@ -260,6 +264,9 @@ def test_graphdef_stable(layer: Layer, case: Case) -> None:
     """The graphdefs of layers of one size are equal, and hash equal, for all seeds.
 
     ``nnx.jit`` compiles anew for every graphdef that it has not seen.
+
+    No defect needs this requirement alone: ``transforms/one-trace`` counts what is compiled anew.
+    This one says that the graphdefs are what differs.
     """
     with during("nnx.split and the hash of the graphdef"):
         seeds = (case.seed, (case.seed + 1) % 2**32, 7)

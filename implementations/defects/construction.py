@@ -1,5 +1,6 @@
 """Layers whose parameters have the wrong shape, or that cannot be built at every size."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -52,3 +53,23 @@ class TransposedKernel(CorrectDense):
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         """The right output, from the layout of torch."""
         return affine(x, kernel.T, bias)
+
+
+@defect("X575", breaks="construction/finite", subtlety=4)
+class UnbiasedForOneWeight(CorrectDense):
+    """A correction by n/n - 1 with n weights, all in one: 0/0 where there is one weight."""
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        """Right for every other size."""
+        others = jnp.float32(in_features * out_features - 1)
+        return scaled_normal(key, in_features, out_features) * (others / others)
+
+
+@defect("X576", breaks="construction/zero-sizes", subtlety=2)
+class DividesByTheSize(CorrectDense):
+    """The scale is 1/sqrt(in), in Python: without inputs it raises."""
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        """Right for every layer that has inputs."""
+        scale = (1.0 / in_features) ** 0.5
+        return jax.random.normal(key, (in_features, out_features), jnp.float32) * scale

@@ -1,0 +1,83 @@
+"""Is a requirement needed: which known defects would live if the suite did not have it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from conformance.requirement import Requirement, chosen
+from conformance.selftest.judge import Judgement, Subject
+from conformance.selftest.zoo import check, subjects
+
+__all__ = ["NEEDS_NONE", "candidates", "lines", "lives", "one", "without"]
+
+NEEDS_NONE = "No defect needs this requirement alone"
+"""What the docstring of a requirement says, with the reason, that is no defect's only killer."""
+
+_MOST = 4
+"""Each candidate is checked in full, which takes ten times what the plan of the zoo takes."""
+
+
+def one(pattern: str) -> Requirement:
+    """The one requirement that is meant.
+
+    Raises
+    ------
+    UsageError
+        If none or several are.
+    """
+    from conformance.registry import UsageError
+
+    rows = chosen([pattern])
+    if len(rows) > 1:
+        raise UsageError(f"{pattern!r} means {len(rows)} requirements; name one of them")
+    return rows[0]
+
+
+def candidates(requirement: Requirement, names: Sequence[str] = ()) -> list[Subject]:
+    """The defects that could be its alone: those that break it, of few consequences first."""
+    found = [s for s in subjects(names) if s.defect and s.defect.breaks == requirement.id]
+    found.sort(key=lambda s: len(s.defect.collateral) if s.defect else 0)
+    return found if names else found[:_MOST]
+
+
+def without(
+    requirement: Requirement, arguments: Sequence[str], names: Sequence[str] = ()
+) -> list[Judgement]:
+    """What the rest of the suite says about the candidates.
+
+    Parameters
+    ----------
+    requirement
+        The one that is left out.
+    arguments
+        The call of pytest, without the layers.
+    names
+        Candidates by id or class; by default up to four.
+    """
+    zoo = candidates(requirement, names)
+    if not zoo:
+        return []
+    return list(check(zoo, arguments, full=True, without=requirement.id).judgements)
+
+
+def lives(judgement: Judgement, requirement: Requirement) -> bool:
+    """Whether nothing else has noticed it."""
+    return bool(judgement.checked) and not (
+        {*judgement.failed, *judgement.blocked} - {requirement.id}
+    )
+
+
+def lines(requirement: Requirement, judgements: Sequence[Judgement]) -> list[str]:
+    """The same in words."""
+    told = []
+    for judgement in judgements:
+        by = "lives" if lives(judgement, requirement) else f"is caught by {judgement.blamed}"
+        told.append(f"  {judgement.subject.name}  {by}")
+    living = sum(lives(judgement, requirement) for judgement in judgements)
+    if living:
+        verdict = f"{requirement.id} is needed: {living} of {len(judgements)} live without it"
+    elif NEEDS_NONE in requirement.rationale:
+        verdict = f"{requirement.id} is no defect's only killer; its text says why"
+    else:
+        verdict = f"{requirement.id} is idle: everything that breaks it is caught without it"
+    return [f"without {requirement.id}", *told, verdict]

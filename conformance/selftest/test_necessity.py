@@ -1,0 +1,34 @@
+"""No requirement is idle: without it some known defect lives, or its text says why none does."""
+
+from __future__ import annotations
+
+import pytest
+
+from conformance.engine import call
+from conformance.registry import UsageError
+from conformance.requirement import Requirement, catalogue
+from conformance.selftest import necessity
+
+
+@pytest.mark.parametrize("row", catalogue(), ids=lambda row: row.id)
+def test_every_requirement_has_a_candidate_or_a_reason(row: Requirement) -> None:
+    """A defect that breaks it; the text of one that needs none says so."""
+    assert necessity.candidates(row) or necessity.NEEDS_NONE in row.rationale
+
+
+@pytest.mark.parametrize(
+    ("slug", "defect"),
+    [("scalar-raises", "X081"), ("rngs-forms", "X161"), ("bad-arguments-raise", "X258")],
+)
+def test_a_defect_lives_without_its_requirement(slug: str, defect: str) -> None:
+    """The whole rest of the suite lets it pass."""
+    row = necessity.one(slug)
+    judgements = necessity.without(row, call(workers="2"), [defect])
+    assert [necessity.lives(judgement, row) for judgement in judgements] == [True]
+    assert necessity.lines(row, judgements)[-1].startswith(f"{row.id} is needed: 1 of 1")
+
+
+def test_one_requirement_is_meant() -> None:
+    """An area names several."""
+    with pytest.raises(UsageError, match="means 5 requirements"):
+        necessity.one("numerics")
