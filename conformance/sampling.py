@@ -38,6 +38,7 @@ __all__ = [
     "bias_evidence",
     "biases",
     "declared",
+    "draws_at_once",
     "experiment",
     "judge",
     "kernel_of",
@@ -94,7 +95,7 @@ def kernels(
     With ``which="bias"``, new biases, (seeds, 1, out). With ``again``, the compiled program is
     kept for other draws of that many seeds; a run of the suite draws once, and has no use for it.
     """
-    if layer.remember("traced draws are right", lambda: _traced_draws_are_right(layer)):
+    if draws_at_once(layer):
         traced = _traced(layer, in_features, out_features, seeds, which, again)
         if traced is not None:
             return _of_size(traced, in_features, out_features, which)
@@ -138,6 +139,11 @@ def _of_size(drawn: np.ndarray, in_features: int, out_features: int, which: str)
     if drawn.shape[1:] != size:
         require.fail(f"the {which} has shape {drawn.shape[1:]}", accepted=f"{size}")
     return drawn
+
+
+def draws_at_once(layer: Layer) -> bool:
+    """Whether the kernels of many seeds come from one program, and not from one layer each."""
+    return bool(layer.remember("traced draws are right", lambda: _traced_draws_are_right(layer)))
 
 
 def _traced_draws_are_right(layer: Layer) -> bool:

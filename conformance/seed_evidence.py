@@ -10,10 +10,10 @@ from conformance import profiles, require
 from conformance.cases import Case, recorder
 from conformance.layer import Layer
 from conformance.require import Violation
-from conformance.sampling import judge, kernels, samples, structure_evidence
+from conformance.sampling import draws_at_once, judge, kernels, samples, structure_evidence
 from conformance.statistics import diagnose_seeds, identify_law, rows, seed_set, structure
 from conformance.statistics.correlation import linked_seeds, seed_shifts
-from conformance.statistics.seeds import BASES
+from conformance.statistics.seeds import BASES, random_seeds
 
 __all__ = ["require_different", "require_uncorrelated"]
 
@@ -26,11 +26,19 @@ _NEGATIVE = (1, 2, 5, 1_000, 2**31 - 1)
 
 def _numbers(layer: Layer) -> dict[int, np.ndarray]:
     """For each seed of the profile's set the kernel or the output that it gives, flat."""
+    return {seed: _all_numbers(layer)[seed] for seed in seed_set(profiles.active().name)}
+
+
+def _all_numbers(layer: Layer) -> dict[int, np.ndarray]:
+    """The same for thousands of seeds more, of a layer that draws them all in one program."""
 
     def draw() -> dict[int, np.ndarray]:
-        seeds = seed_set(profiles.active().name)
+        profile = profiles.active().name
+        seeds = seed_set(profile)
         if layer.implementation.init is None:
             return {seed: _output(layer, seed) for seed in seeds}
+        if draws_at_once(layer):
+            seeds += random_seeds(profile)
         drawn = kernels(layer, IN_FEATURES, OUT_FEATURES, seeds)
         return {seed: kernel.ravel() for seed, kernel in zip(seeds, drawn, strict=True)}
 
@@ -44,7 +52,7 @@ def _output(layer: Layer, seed: int) -> np.ndarray:
 
 def require_different(layer: Layer) -> None:
     """Fail on the first two seeds of the set that give the same numbers; say what they share."""
-    numbers = _numbers(layer)
+    numbers = _all_numbers(layer)
     found = diagnose_seeds({seed: values.tobytes() for seed, values in numbers.items()})
     if found.pairs:
         first, second = found.pairs[0]

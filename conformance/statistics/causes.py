@@ -60,6 +60,8 @@ def independence(samples: Samples, evidence: Evidence) -> str:
         )
     if evidence.check == "rank":
         return "the kernel is of low rank: its rows depend on fewer draws than it has entries."
+    if evidence.check == "permuted lines":
+        return "lines of the kernel hold the same numbers in another order: each needs its own."
     if evidence.check == "sign products":
         return (
             "signs of the kernel determine each other: any two are independent, but not three or "

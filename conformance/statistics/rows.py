@@ -112,6 +112,7 @@ def structure_row(standard: Samples) -> list[Evidence]:
     for z in standard.values():
         evidence += _correlations(z, "weights")
         evidence += [structure.order(z, "row"), structure.order(z, "column"), structure.rank(z)]
+        evidence.append(structure.permutations(z))
         evidence.append(products.signs_by_magnitudes(z, moments.magnitude_ranks(z)))
         if symmetric:
             evidence.append(products.sign_products(z))

@@ -16,6 +16,10 @@ from conformance.statistics.evidence import (
     weights,
 )
 
+_RUN, _LONG = 16, 24
+"""The length of a run, and of a line whose order does not count: two are equal by chance as seldom
+as two rows of `shared_line`."""
+
 _DENSITY = 2 * math.sqrt(2)
 """A generous bound on the density of a normalised sum: weights of density at most 2 (in units of
 1/sigma), five times the normal law's. Exact deficiencies are far below it, whatever the law."""
@@ -80,6 +84,28 @@ def rank(z: Array) -> Evidence:
     return Evidence("rank", log_p, smallest, (limit, math.inf), z.size, found)
 
 
+def permutations(z: Array) -> Evidence:
+    """No two lines of a kernel hold the same magnitudes in another order.
+
+    Of 24 weights with eight magnitudes or more, even from 128 levels, two lines do so by chance
+    with a probability below 24! 128^-24, and of float32 numbers far below.
+    """
+    check, at_size = "permuted lines", at(z.shape[1:])
+    for group, lines in (("row", z), ("column", z.swapaxes(1, 2))):
+        if lines.shape[1] < 2 or lines.shape[2] < _LONG:
+            continue
+        for kernel in np.sort(np.abs(lines), axis=2):
+            varied = kernel[(np.diff(kernel, axis=1) > 0).sum(axis=1) >= _RUN // 2]
+            distinct = len({line.tobytes() for line in varied})
+            if distinct < len(varied):
+                found = (
+                    f"{len(varied) - distinct} {group}s hold the magnitudes of another in another "
+                    f"order{at_size}; accepted none ({weights(z.size)})"
+                )
+                return Evidence(check, -math.inf, 1.0, (0.0, 0.0), z.size, found)
+    return Evidence(check, 0.0, 0.0, (0.0, 0.0), z.size, f"no line is another's order{at_size}")
+
+
 def shared_line(kernels: Array) -> tuple[int, int] | None:
     """The first two kernels (by index) that share a row up to its sign, or None.
 
@@ -96,10 +122,6 @@ def shared_line(kernels: Array) -> tuple[int, int] | None:
             if other != index:
                 return other, index
     return None
-
-
-_RUN = 16
-"""The length of a run: two are equal by chance as seldom as two rows of `shared_line`."""
 
 
 def shared_run(kernels: Array) -> tuple[int, int] | None:

@@ -100,7 +100,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     "construction/kernel-shape",
     MUST,
     PARAMETERS,
-    rests_on=["construction/only-two-parameters"],
+    rests_on=["construction/only-two-parameters", "serialization/stable-names"],
     declared=True,
 )
 @over(at_most=2)

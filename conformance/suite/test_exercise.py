@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -27,7 +29,7 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
     seed, features = case.seed % 2**20, case.out_features
     x = case.normal("x", case.in_features)
     plain = np.asarray(layer.forward(seed, x, features))
-    forms = {
+    whole = {
         "seed as a float": (float(seed), features),
         "features as a float": (seed, float(features)),
         "both as floats": (float(seed), float(features)),
@@ -36,26 +38,35 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
         "both as 0-d JAX arrays": (jnp.float32(seed), jnp.float32(features)),
         "both as np.float32": (np.float32(seed), np.float32(features)),
         "both as np.int64": (np.int64(seed), np.int64(features)),
+    }
+    for what, (s, m) in whole.items():
+        which = "seed" if "seed" in what else "features" if "features" in what else "them"
+        cause = f"cast {which} with int(): it may arrive as a float"
+        _require_as(layer, (s, x, m), plain, what, cause)
+    # An odd number of 31 bits, which float64 holds and float32 does not.
+    large = case.seed % 2**31 | 2**30 | 1
+    cause = "a float seed is rounded on its way, as by float32; int() keeps all of its digits"
+    of_large = np.asarray(layer.forward(large, x, features))
+    _require_as(layer, (float(large), x, features), of_large, f"the seed {float(large)!r}", cause)
+    fractions = {
         "a seed with a fraction": (seed + 0.7, features),
         "features with a fraction": (seed, features + 0.7),
         "a seed with a fraction just below 1": (np.nextafter(seed + 1.0, 0.0), features),
         "features with a fraction just below 1": (seed, np.nextafter(features + 1.0, 0.0)),
     }
-    for what, (s, m) in forms.items():
-        which = "seed" if "seed" in what else "features" if "features" in what else "them"
-        cause = f"cast {which} with int(): it may arrive as a float"
-        if "fraction" in what:
-            cause = f"{which} is rounded, where int() cuts off its fraction"
-        with during(f"with {what}, f", cause=cause):
-            found = np.asarray(layer.forward(s, x, m))
-        require.equal(found, plain, f"with {what}, f", cause=cause)
-    # An odd number of 31 bits, which float64 holds and float32 does not.
-    seed = case.seed % 2**31 | 2**30 | 1
-    cause = "a float seed is rounded on its way, as by float32; int() keeps all of its digits"
-    with during(f"with the seed {float(seed)!r}, f", cause=cause):
-        found = np.asarray(layer.forward(float(seed), x, features))
-    plain = np.asarray(layer.forward(seed, x, features))
-    require.equal(found, plain, f"with the seed {float(seed)!r}, f", cause=cause)
+    for what, (s, m) in fractions.items():
+        which = "seed" if "seed" in what else "features"
+        cause = f"{which} is rounded, where int() cuts off its fraction"
+        _require_as(layer, (s, x, m), plain, what, cause)
+
+
+def _require_as(
+    layer: Layer, arguments: tuple[Any, Any, Any], plain: np.ndarray, what: str, cause: str
+) -> None:
+    """Require that these arguments give what their integer values give."""
+    with during(f"with {what}, f", cause=cause):
+        found = np.asarray(layer.forward(*arguments))
+    require.equal(found, plain, f"with {what}, f", cause=cause)
 
 
 @requirement(

@@ -28,6 +28,13 @@ def test_stable_names(layer: Layer, case: Case) -> None:
     wanted = {kernel} if 2 in ranks else set()
     wanted |= {bias} if 1 in ranks and layer.convention.use_bias else set()
     called = " and ".join(sorted(set(names))) or "nothing"
+    swapped = {(leaf.name, np.ndim(leaf.value)) for leaf in leaves} >= {(kernel, 1), (bias, 2)}
+    require.that(
+        not swapped,
+        f"the arrays of the layer are {', '.join(map(str, leaves))}",
+        accepted=f"{kernel} of rank 2, {bias} of rank 1",
+        cause=f"{kernel} and {bias} have each other's names",
+    )
     require.that(
         wanted <= set(names),
         f"the arrays of the layer are {', '.join(map(str, leaves)) or 'none'}",
@@ -50,6 +57,10 @@ def test_round_trip(layer: Layer, case: Case) -> None:
     Through ``flax.serialization``, with a template and without, and, beyond the quick profile,
     through Orbax where it is installed. Values and results are compared bitwise: nothing is
     computed on the way.
+
+    No defect needs this requirement alone: a value that a checkpoint misses is the matter of
+    ``state/exact-state``, one that is loaded and not used that of ``state/updates-used``; here
+    both are put to use as users do.
     """
     dense = layer.written(case)
     with require.during("reading the layer's state as a pure dict"):

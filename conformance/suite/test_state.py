@@ -171,8 +171,11 @@ def test_updates_used(layer: Layer, case: Case) -> None:
         # Values that are written and used time and again may be copied at any of them.
         dense(x)
         dense.write(kernel * np.float32(factor), bias * np.float32(factor))
-    # One of the two alone: a copy may be kept for as long as the other is what it was.
-    for values in ((kernel, bias * np.float32(2)), (kernel, bias), (kernel * np.float32(2), bias)):
+    # One of the two alone, and one weight: a copy may be kept for as long as others are the same.
+    last = kernel.copy()
+    last[-1, -1] *= 2
+    two = np.float32(2)
+    for values in ((last, bias), (kernel, bias * two), (kernel, bias), (kernel * two, bias)):
         dense.write(*values)
         dense(x)
     dense.write(kernel, bias)
@@ -183,9 +186,10 @@ def test_updates_used(layer: Layer, case: Case) -> None:
         ways["with replaced parameters"] = np.asarray(layer.apply(written, as_jax(x)))
     kernels = {"from construction": old_kernel, "of the last write": kernel}
     biases = {"from construction": old_bias, "of the last write": bias}
-    for factor in (2, 3, 4):
-        kernels["of an earlier write"] = kernel * np.float32(factor)
-        biases["of an earlier write"] = bias * np.float32(factor)
+    factors = [np.float32(factor) for factor in (2, 3, 4)]
+    earlier = itertools.product([last, *(kernel * f for f in factors)], [bias * f for f in factors])
+    for values in earlier if not all(_is(found, new) for found in ways.values()) else ():
+        kernels["of an earlier write"], biases["of an earlier write"] = values
         for way, found in ways.items():
             if not _is(found, new):
                 _require_fresh(layer, x, found, way, kernels, biases)
@@ -323,6 +327,8 @@ def test_call_changes_nothing(layer: Layer, case: Case) -> None:
     _require_unchanged(dense, [x, strange], "a call with large parameters")
     if case.kernel_shape == (3, 10):
         _require_unchanged(dense, [np.ones(case.in_features + 1, np.float32)], "a call that raises")
+        others = [x.astype(jnp.bfloat16), x.astype(np.int32)]
+        _require_unchanged(dense, others, "a call on another dtype, or what it raises,")
         _require_forgotten(dense, x)
 
 

@@ -81,6 +81,8 @@ def test_gradients(layer: Layer, case: Case) -> None:
         require.equal(second[1], np.zeros_like(second[1]), what.format("bias"))
         reference = oracle.input_gradient(t, point.cotangent)
         require.within(second[2], reference.value, reference.bound, what.format("input x"))
+        # Another batch than before: there is nothing to compile, and more rows than one block has.
+        point = next(gradients.points(case, (100,)))
         with require.during("jax.grad of the layer, outside of jit,"):
             loss = programs.weighted(layer, parameters, point.cotangent)
             found = jax.grad(loss, (0, 1, 2))(*map(as_jax, point.values()))

@@ -13,7 +13,7 @@ from implementations.defects.base import CorrectDense, affine, layer_output, sca
 from implementations.defects.record import defect
 
 
-@defect("X640", breaks="exercise/float-arguments", cause="np.float32", subtlety=4)
+@defect("X640", breaks="exercise/float-arguments", cause="cast them with int()", subtlety=4)
 def floats_of_python_only(seed: Any, x: ArrayLike, features: Any) -> Array:
     """Only what is a Python float, or an array, is cast."""
     if isinstance(seed, float | np.ndarray | jax.Array):
@@ -65,7 +65,7 @@ def scaled_by_features(seed: float, x: ArrayLike, features: float) -> Array:
     return x @ (scaled_normal(nnx.Rngs(int(seed)).params(), n, m) * (n / m) ** 0.5)
 
 
-@defect("X646", breaks="forward/additive", subtlety=4)
+@defect("X646", breaks="exercise/recovered-kernel", subtlety=4)
 def centred_first(seed: float, x: ArrayLike, features: float) -> Array:
     """The mean of a long x is subtracted first."""
     x = jnp.asarray(x)

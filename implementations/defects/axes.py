@@ -39,7 +39,7 @@ class TransposedWhereItFits(CorrectDense):
         return affine(x.T if fits else x, kernel, bias)
 
 
-@defect("X503", breaks="forward/affine-value", cause="never used", subtlety=4)
+@defect("X503", breaks="forward/affine-value", subtlety=4)
 class SingleRowWithoutBias(CorrectDense):
     """A batch of one row goes through a matrix-vector product, and past the bias."""
 
@@ -57,7 +57,7 @@ class VectorWithoutBias(CorrectDense):
         return affine(x, kernel, jnp.zeros_like(bias) if x.ndim == 1 else bias)
 
 
-@defect("X505", breaks="forward/basis-input", cause="inputs are ignored", subtlety=5)
+@defect("X505", breaks="forward/basis-input", cause="the last input is left out", subtlety=5)
 class LastLaneLost(CorrectDense):
     """Where the inputs fill the lanes of 128 exactly, the last lane is taken for padding."""
 

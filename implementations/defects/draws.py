@@ -43,7 +43,7 @@ class BalancedSigns(CorrectDense):
         return magnitudes * signs.reshape(in_features, out_features)
 
 
-@defect("X562", breaks="initialization/kernel-resolution", subtlety=5)
+@defect("X562", breaks="initialization/kernel-independence", cause="another order", subtlety=5)
 class RowsArePermutations(CorrectDense):
     """Every row holds the numbers of the first one, in another order."""
 

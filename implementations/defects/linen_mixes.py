@@ -32,7 +32,7 @@ class BiasByTheKernelsInitializer(CorrectLinenDense):
         return scaled_normal(key, x.shape[-1], self.features)[0]
 
 
-@defect("X622", breaks="serialization/stable-names", subtlety=3)
+@defect("X622", breaks="serialization/stable-names", cause="each other's names", subtlety=3)
 class NamesSwapped(CorrectLinenDense):
     """The kernel is called bias, and the bias kernel."""
 

@@ -107,42 +107,17 @@ class DetachedUnlessDifferentiated(CorrectDense):
         return affine(x, jax.lax.stop_gradient(kernel) if plain else kernel, bias)
 
 
-@jax.custom_batching.custom_vmap
-def product(x: Array, kernel: Array) -> Array:
-    """x @ kernel for a vector or a batch."""
-    return x @ kernel
-
-
-@product.def_vmap
-def product_of_batch(size: int, batched: Any, x: Array, kernel: Array) -> tuple[Array, bool]:
-    """Mapped over x, right; mapped over kernels alone, the first of them."""
-    if batched[0] and not batched[1]:
-        return x @ kernel, True
-    if batched[1] and not batched[0]:
-        return jnp.broadcast_to(x @ kernel[0], (size, *(x @ kernel[0]).shape)), True
-    return jnp.matmul(x, kernel), True
-
-
-@defect(
-    "X603",
-    breaks="transforms/vmap",
-    collateral=(
-        "numerics/one-product",
-        "transforms/gradients",
-        "transforms/forward-mode",
-        "transforms/symbolic-batch",
-    ),
-    subtlety=5,
-)
+@defect("X603", breaks="transforms/vmap", subtlety=5)
 class EnsembleOfTheFirst(CorrectDense):
-    """Mapped over stacked kernels for one x, as in an ensemble, all members agree."""
+    """Mapped over stacked kernels for one x, as in an ensemble, all members are the first."""
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """Mapped over both it is right."""
-        if x.ndim == 0 or x.shape[-1] != kernel.shape[0] or x.dtype != kernel.dtype:
-            return affine(x, kernel, bias)
-        y = product(x, kernel)
-        return y + jnp.broadcast_to(bias, y.shape)
+        """Mapped over both, or over x alone, it is right."""
+        kinds = [type(value).__name__ == "BatchTracer" for value in (x, kernel)]
+        if kinds == [False, True]:
+            tracer: Any = kernel
+            kernel = tracer.val[0]
+        return affine(x, kernel, bias)
 
 
 @defect("X604", breaks="transforms/gradients", subtlety=4)

@@ -104,25 +104,6 @@ def _from_half(cls: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
     return layer
 
 
-class _Inner(nnx.Module):
-    def __init__(self, kernel: nnx.Param, bias: nnx.Param) -> None:
-        self.kernel, self.bias = kernel, bias
-
-
-@defect("X546", breaks="serialization/round-trip", subtlety=4)
-class SlashInTheName(nnx.Module):
-    """The parameters belong to a part whose name has a slash: to Orbax that is a directory."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        whole = CorrectDense(in_features, out_features, rngs=rngs)
-        setattr(self, "dense/0", _Inner(whole.kernel, whole.bias))
-
-    def __call__(self, x: ArrayLike) -> Array:
-        """The output (..., out) for x (..., in)."""
-        inner = getattr(self, "dense/0")
-        return affine(jnp.asarray(x), inner.kernel[...], inner.bias[...])
-
-
 @defect("X547", breaks="state/call-changes-nothing", subtlety=4)
 class CastsItsParameters(CorrectDense):
     """The first call on a half-precision input casts the kernel, for all calls to come."""
