@@ -6,11 +6,14 @@ key of a program has the program itself, the versions of jax and jaxlib, and the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 import os
 import platform
 import sys
 import tempfile
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,9 +26,10 @@ HOST_DEVICES = 8
 SWITCH = "CONFORMANCE_COMPILE_CACHE"
 """The environment variable that turns the compile cache off: its value is then ``off``."""
 
-# A program takes 7 kB, and all built-in layers in all profiles take about 20 MB for one version
-# of jax: this is room for a matrix of versions.
+# The five built-in layers take 5 MB for one version of jax, and the whole zoo 70: this is room for
+# a matrix of versions. Looking at all files takes up to 0.2 s, which not every run need pay.
 _LIMIT = 256 * 2**20
+_INTERVAL = 3600.0
 
 
 def location() -> Path:
@@ -136,6 +140,17 @@ def trouble() -> str:
 
 
 def bound() -> None:
-    """Keep what all versions have left there within the limit."""
-    if enabled():
-        prune(location(), _LIMIT)
+    """Keep what all versions have left there within the limit; looked at once in an hour."""
+    mark = location() / ".bounded"
+    if not enabled() or _age(mark) < _INTERVAL:
+        return
+    prune(location(), _LIMIT)
+    with contextlib.suppress(OSError):
+        mark.touch()
+
+
+def _age(file: Path) -> float:
+    try:
+        return time.time() - file.stat().st_mtime
+    except OSError:
+        return math.inf

@@ -57,6 +57,7 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
         "extrapolated to 100 (default: 5)",
     )
     parser.add_argument("--results", metavar="PATH", help="write everything there (JSON)")
+    parser.add_argument("--markdown", metavar="PATH", help="write the table there (Markdown)")
     parser.epilog = EPILOG
 
 
@@ -87,8 +88,10 @@ def bench(options: argparse.Namespace, _: Sequence[str]) -> int:
     """Measure the parts, each row shown as soon as it is known."""
     names = chosen(options.parts)
     _writable(options.results)
+    _writable(options.markdown)
     from conformance.bench.parts import PARTS, Bench
-    from conformance.bench.table import HEADINGS, line, text
+    from conformance.bench.table import HEADINGS, line, markdown, text
+    from conformance.results import save, text_of
 
     load = _load()
     print(f"{_machine()}; load before: {load}", line(HEADINGS), sep="\n", flush=True)
@@ -102,9 +105,12 @@ def bench(options: argparse.Namespace, _: Sequence[str]) -> int:
     facts = document(names, rows, found, load)
     _by_requirement(facts)
     if options.results:
-        from conformance.results import save, text_of
-
         save(Path(options.results), text_of(facts))
+    if options.markdown:
+        said = (
+            f"{facts['date'][:10]}, {_machine()}, load {load} to {facts['machine']['load_after']}"
+        )
+        save(Path(options.markdown), f"{said}:\n\n{markdown(rows)}\n")
     return 0
 
 

@@ -64,7 +64,9 @@ def test_what_it_writes(
 
     monkeypatch.setitem(parts.PARTS, "one", ("", part))
     results = tmp_path / "new" / "bench.json"
-    assert main(["bench", "one", "--results", str(results)]) == 0
+    table = tmp_path / "bench.md"
+    assert main(["bench", "one", "--results", str(results), "--markdown", str(table)]) == 0
+    assert "| a run | <= 6 s | 9.0 s | 12.5 s |\n" in table.read_text(encoding="utf-8")
     said = capsys.readouterr().out
     assert line(HEADINGS) in said
     assert "<= 6 s" in said

@@ -168,6 +168,25 @@ def test_a_program_that_is_used_stays(tmp_path: Path) -> None:
     assert store.get("b") is None
 
 
+def test_the_bound_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all versions together, and looked at once in an hour."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(compile_cache.SWITCH, raising=False)
+    monkeypatch.setattr(compile_cache, "_LIMIT", 150)
+    folder = compile_cache.directory()
+    folder.mkdir(parents=True)
+    for key in ("a", "b"):
+        (folder / f"{key}.program").write_bytes(bytes(100))
+    compile_cache.bound()
+    assert len(entries(tmp_path)) == 1
+    (folder / "c.program").write_bytes(bytes(100))
+    compile_cache.bound()
+    assert len(entries(tmp_path)) == 2
+    os.utime(compile_cache.location() / ".bounded", (1, 1))
+    compile_cache.bound()
+    assert len(entries(tmp_path)) == 1
+
+
 def test_versions_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program of one version is never offered to another."""
     here = compile_cache.directory()
