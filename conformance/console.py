@@ -17,6 +17,7 @@ from rich.text import Text
 from conformance.cell import Cell, Outcome
 from conformance.profiles import PROFILES, named
 from conformance.registry import Entry
+from conformance.report.tally import explored
 from conformance.requirement import MAY, MUST, Requirement
 from conformance.verdict import INCOMPLETE, NONCONFORMING, OK, Verdict
 
@@ -93,8 +94,6 @@ def _table(verdict: Verdict, facts: Mapping[str, Any], width: int) -> Table:
         )
     return table
 
-
-_SHOWN_SEEDS = 6
 
 _WORTH = (
     Outcome.FAILED,
@@ -193,24 +192,6 @@ def _denominator(verdict: Verdict) -> str:
     return f"{len(verdict.cells)} cells: {', '.join(parts)}"
 
 
-def _rounds(facts: Mapping[str, Any]) -> list[str]:
-    """What a run that went on has explored, and what ended it."""
-    rounds = facts.get("rounds") or []
-    lines = []
-    if rounds:
-        examples = sum(record["examples"] for record in rounds)
-        seeds = ["fixed" if r["seed"] is None else str(r["seed"]) for r in rounds]
-        shown = seeds if len(seeds) <= _SHOWN_SEEDS else [*seeds[: _SHOWN_SEEDS - 1], "..."]
-        plural = "s" if len(rounds) > 1 else ""
-        lines.append(
-            f"{len(rounds)} round{plural}, {examples} examples; seed{plural} {', '.join(shown)}"
-        )
-    if facts.get("stopped"):
-        whole = " in the first round" if len(rounds) == 1 else ""
-        lines.append(f"the run was stopped{whole}: {facts['stopped']}")
-    return lines
-
-
 def _not_applicable(verdict: Verdict) -> list[str]:
     reasons = Counter(
         cell.reason for cell in verdict.cells if cell.outcome == Outcome.NOT_APPLICABLE
@@ -270,7 +251,7 @@ def write_verdict(verdict: Verdict, facts: Mapping[str, Any], stream: TextIO) ->
         console.print(f"MAY rows that do not hold (reported, never failed): {listed}")
     for line in _not_applicable(verdict):
         console.print(Text(line, style="dim"))
-    for line in _rounds(facts):
+    for line in explored(facts):
         console.print(line)
     console.print(f"{_denominator(verdict)}; {facts['seconds']:.1f} s")
     console.print(_sentence(verdict))

@@ -12,6 +12,7 @@ from conformance.report.tally import (
     WORTH_READING,
     by_area,
     denominator,
+    explored,
     judgement,
     label,
     smallest,
@@ -69,6 +70,9 @@ def _run(run: Results) -> Iterator[str]:
         f", profile {_plain(run.facts['profile'])}; {_plain(versions(run))}.  "
     )
     yield f"{denominator(cells)}; {run.facts['seconds']:.1f} s."
+    for line in explored(run.facts):
+        yield ""
+        yield f"{_capital(line)}."
     yield ""
     yield from _table(run)
     yield from _failures(run)

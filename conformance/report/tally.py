@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from conformance.cell import Cell, Outcome
 from conformance.requirement import MAY, MUST, SHOULD, Level, Requirement
@@ -19,6 +20,7 @@ __all__ = [
     "Tally",
     "by_area",
     "denominator",
+    "explored",
     "judgement",
     "label",
     "smallest",
@@ -59,6 +61,8 @@ LOOK: dict[Outcome, Look] = {
     Outcome.PASSED: Look("✓", "passed", "holds"),
     Outcome.NOT_APPLICABLE: Look("-", "n/a", "cannot be asked of this layer"),
 }
+
+_SHOWN_SEEDS = 6
 
 # What a reader has to look at, one by one; what is blocked follows from one of these.
 WORTH_READING = (
@@ -120,6 +124,24 @@ def denominator(cells: Sequence[Cell]) -> str:
         if count[outcome] or outcome in (Outcome.PASSED, Outcome.FAILED)
     ]
     return f"{len(cells)} cells: {', '.join(dict.fromkeys(shown))}"
+
+
+def explored(facts: Mapping[str, Any]) -> list[str]:
+    """What a run that went on in rounds has explored, and what ended one early: a line for each."""
+    rounds = facts.get("rounds") or []
+    lines = []
+    if rounds:
+        examples = sum(record["examples"] for record in rounds)
+        seeds = ["fixed" if r["seed"] is None else str(r["seed"]) for r in rounds]
+        shown = seeds if len(seeds) <= _SHOWN_SEEDS else [*seeds[: _SHOWN_SEEDS - 1], "..."]
+        plural = "s" if len(rounds) > 1 else ""
+        lines.append(
+            f"{len(rounds)} round{plural}, {examples} examples; seed{plural} {', '.join(shown)}"
+        )
+    if facts.get("stopped"):
+        whole = " in the first round" if len(rounds) == 1 else ""
+        lines.append(f"the run was stopped{whole}: {facts['stopped']}")
+    return lines
 
 
 def versions(results: Results) -> str:
