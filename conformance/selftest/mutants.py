@@ -160,6 +160,43 @@ def _correlate_seeds(z: np.ndarray) -> None:
     z[1] = 0.2 * z[0] + math.sqrt(0.96) * z[1]
 
 
+def _triples(z: np.ndarray) -> None:
+    signs = np.sign(z[:, :, :-2:3]) * np.sign(z[:, :, 1:-1:3])
+    z[:, :, 2::3] = np.abs(z[:, :, 2::3]) * signs
+
+
+def _squares(z: np.ndarray) -> None:
+    rows_, columns = z.shape[1] // 2 * 2, z.shape[2] // 2 * 2
+    whole = z[:, :rows_, :columns]
+    signs = np.sign(whole[:, ::2, ::2] * whole[:, 1::2, ::2] * whole[:, ::2, 1::2])
+    whole[:, 1::2, 1::2] = np.abs(whole[:, 1::2, 1::2]) * signs
+
+
+def _even_rows(z: np.ndarray) -> None:
+    signs = np.sign(z[:, :, :-1]).prod(axis=2)
+    z[:, :, -1] = np.abs(z[:, :, -1]) * signs
+
+
+def _signs_of_magnitudes(z: np.ndarray) -> None:
+    even = z.shape[2] // 2 * 2
+    large = np.abs(z[:, :, :even:2]) > 0.6745
+    z[:, :, 1:even:2] = np.abs(z[:, :, 1:even:2]) * np.where(large, 1.0, -1.0)
+
+
+def permuted_rows(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
+    """Every row holds the numbers of the first, in an order of its own."""
+    z = np.repeat(g.standard_normal((seeds, 1, columns)), rows_, axis=1)
+    return g.permuted(z, axis=2)
+
+
+def balanced(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
+    """As many positive as negative weights in every kernel."""
+    signs = np.where(np.arange(rows_ * columns) % 2 == 0, 1.0, -1.0)
+    shuffled = g.permuted(np.broadcast_to(signs, (seeds, signs.size)), axis=1)
+    z = np.abs(g.standard_normal((seeds, rows_, columns)))
+    return z * shuffled.reshape(z.shape)
+
+
 def _nudge(z: np.ndarray) -> np.ndarray:
     return z * (1 + 0.2 * (np.arange(z.shape[2]) % 2 - 0.5))
 
@@ -207,6 +244,12 @@ MUTANTS: dict[str, tuple[str, Draw]] = {
     "rank 4": ("independence", low_rank),
     "symmetric": ("independence", symmetric),
     "point symmetric": ("independence", edited(lambda z: (z - z[:, ::-1, ::-1]) / math.sqrt(2))),
+    "every third sign": ("independence", edited(_triples)),
+    "signs of squares": ("independence", edited(_squares)),
+    "signs of rows": ("independence", edited(_even_rows)),
+    "signs of magnitudes": ("independence", edited(_signs_of_magnitudes)),
+    "permuted rows": ("independence", permuted_rows),
+    "balanced signs": ("dispersion", balanced),
     "chessboard signs": ("independence", edited(_chessboard)),
     "first entry positive": ("homogeneity", edited(_first_entry_positive)),
     "one row x 1.5": ("homogeneity", edited(_scale_row)),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conformance.statistics import diagnose_seeds, seed_set
-from conformance.statistics.seeds import DOMAIN, covers
+from conformance.statistics.seeds import DOMAIN, covers, random_seeds
 
 
 def _signed(seed: int) -> int:
@@ -51,6 +51,15 @@ def test_the_sets_are_as_large_and_as_dense_as_stated() -> None:
     assert covers(quick, 1_024)
     assert covers(thorough, 65_536)
     assert all(0 <= seed < DOMAIN for seed in thorough)
+
+
+@pytest.mark.parametrize("profile", ["quick", "thorough"])
+def test_the_random_seeds_meet_in_a_hash(profile: str) -> None:
+    """Of 20 bits; they are no seeds of the set."""
+    seeds = random_seeds(profile)
+    assert not {*seeds} & {*seed_set(profile)}
+    hashed = {zlib.crc32(seed.to_bytes(4, "little")) >> 12 for seed in seeds}
+    assert len(hashed) < len(seeds)
 
 
 def test_every_modulus_collides() -> None:

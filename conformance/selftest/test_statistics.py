@@ -21,7 +21,7 @@ from conformance.statistics.dispersion import under_dispersion
 from conformance.statistics.evidence import LOG_ALPHA
 from conformance.statistics.laws import NORMAL, TRUNCATED_NORMAL, UNIFORM, Family
 from conformance.statistics.rows import Samples
-from conformance.statistics.structure import rank
+from conformance.statistics.structure import rank, shared_run
 
 FAMILIES = (NORMAL, TRUNCATED_NORMAL)
 
@@ -88,6 +88,17 @@ def test_a_profile_keeps_its_promise(profile: str) -> None:
         profile, experiment.count, experiment.promised
     )
     assert "was promised" in power.statement(profile, 1_000, experiment.promised)
+
+
+def test_windows_into_one_stream_share_a_run() -> None:
+    """At any two places, and only of numbers that vary."""
+    generator = np.random.default_rng(0)
+    kernels = generator.standard_normal((5, 6, 40)).astype(np.float32)
+    assert shared_run(kernels) is None
+    kernels[3].flat[100:116] = kernels[1].flat[7:23]
+    assert shared_run(kernels) == (1, 3)
+    assert shared_run(np.zeros((5, 6, 40), np.float32)) is None
+    assert shared_run(kernels[:, :1, :4]) is None
 
 
 def test_no_two_sizes_share_a_seed() -> None:
