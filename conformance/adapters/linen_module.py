@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.core import meta
 
 from conformance.adapters.parameters import (
     Access,
@@ -21,10 +22,12 @@ __all__ = ["collection_leaves", "from_linen"]
 
 
 def collection_leaves(variables: Any) -> list[Leaf]:
-    """The leaves of a Linen variable dict; the kind of a leaf is its collection."""
-    return [
-        Leaf(leaf.path[1:] or leaf.path, leaf.path[0], leaf.value) for leaf in leaves_of(variables)
-    ]
+    """The leaves of a Linen variable dict; the kind of a leaf is its collection.
+
+    Boxes around parameters, such as ``nn.Partitioned``, are no part of their names.
+    """
+    leaves = leaves_of(meta.unbox(variables))
+    return [Leaf(leaf.path[1:] or leaf.path, leaf.path[0], leaf.value) for leaf in leaves]
 
 
 def from_linen(

@@ -142,6 +142,7 @@ def call_changes_nothing() -> None:
 def call_writes_nothing() -> None:
     model, variables = layer = build()
     _, updated = model.apply(variables, jnp.asarray(normal("x", 8, IN)), mutable=True)
+    updated = {name: values for name, values in updated.items() if name != "intermediates"}
     before, after = arrays(layer), arrays((model, updated))
     assert sorted(before) == sorted(after), f"a call writes {sorted(set(after) - set(before))}"
     for path, value in before.items():

@@ -124,7 +124,7 @@ def shared_line(kernels: Array) -> tuple[int, int] | None:
     return None
 
 
-def shared_run(kernels: Array) -> tuple[int, int] | None:
+def shared_run(kernels: np.ndarray) -> tuple[int, int] | None:
     """The first two kernels (by index) that share 16 weights in a row, at any two places, or None.
 
     They are windows into one stream of numbers. As in `shared_line`, a run counts that has eight

@@ -394,9 +394,13 @@ def _static(dense: Built) -> object:
 
 
 def _linen_call_changes_nothing(dense: Built, x: np.ndarray) -> None:
+    from flax.core import DenyList
+
     variables, model = dense.parameters.tree, dense.parameters.static
     with on_the_way("calling the layer with every collection mutable"):
-        _, updated = model.apply(variables, as_jax(x), mutable=True)
+        # What is sown into intermediates is for whoever asks for them, and returned by no init.
+        mutable = DenyList("intermediates")
+        _, updated = model.apply(variables, as_jax(x), mutable=mutable)
     before = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(variables)}
     after = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(updated)}
     changed = sorted(

@@ -58,14 +58,20 @@ class FanOfAllAxes(CorrectLinenDense):
         return draws * (standard_deviation(fan) / standard_deviation(x.shape[-1]))
 
 
-@defect("X234", breaks="state/call-changes-nothing", subtlety=4, seen="linen's sow")
+@defect(
+    "X234",
+    breaks="construction/only-two-parameters",
+    collateral=("state/call-changes-nothing",),
+    subtlety=4,
+    seen="linen's sow",
+)
 class SowsOutput(CorrectLinenDense):
-    """The output is sown, so that `init` returns a collection of intermediates."""
+    """The output is sown into a collection of its own, which `init` therefore returns."""
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         """Values are right."""
         y = affine(x, kernel, bias)
-        self.sow("intermediates", "y", y)
+        self.sow("outputs", "y", y)
         return y
 
 
