@@ -78,7 +78,7 @@ def seed_of_the_magnitude(seed: float, x: ArrayLike, features: float) -> Array:
     return layer_output(int(seed) ** 2 % 2**32, x, int(features))
 
 
-@defect("X648", breaks="exercise/vector-out", subtlety=4)
+@defect("X648", breaks="forward/output-shape", subtlety=4)
 def at_least_two_features(seed: float, x: ArrayLike, features: float) -> Array:
     """A single feature comes as a scalar."""
     y = layer_output(int(seed), x, int(features))
