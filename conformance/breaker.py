@@ -2,7 +2,9 @@
 
 Processes leave marks in the run's directory: which cell a worker is in, and which
 implementations have killed one. Marks are small files, so that they survive whatever killed
-the process that made them.
+the process that made them. A worker on another machine leaves its marks there: then it is only
+known that it died in a cell, and after how long; and which implementations are not tried again
+is told to each worker when it starts.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ import faulthandler
 import hashlib
 import os
 import shutil
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TextIO
 
 from conformance.cell import Outcome
+from conformance.postmortem import last_words
 
 __all__ = ["Breaker"]
 
@@ -36,6 +39,13 @@ class Breaker:
         Seconds that one cell may take.
     memory_limit
         GiB that a worker may take.
+    deaths
+        What is known when a worker starts, as :attr:`deaths` of the process that controls it.
+
+    Attributes
+    ----------
+    deaths
+        By implementation: how many workers it has killed, what that was, and how.
     """
 
     class Tripped(Exception):
@@ -45,10 +55,18 @@ class Breaker:
             super().__init__(message)
             self.outcome = outcome
 
-    def __init__(self, directory: Path, time_limit: float, memory_limit: float) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        time_limit: float,
+        memory_limit: float,
+        deaths: Mapping[str, tuple[int, str, str]] | None = None,
+    ) -> None:
         self.directory = directory
         self.time_limit = time_limit
         self.memory_limit = memory_limit
+        self.deaths = dict(deaths or {})
+        self._words: TextIO | None = None
 
     def _mark(self, kind: str, *names: str) -> Path:
         digest = hashlib.sha256("\0".join(names).encode()).hexdigest()[:24]
@@ -59,22 +77,22 @@ class Breaker:
         """Around the import of an implementation: the mark stays if that ends the process."""
         mark = self._mark("loading", implementation, str(os.getpid()))
         with contextlib.suppress(OSError):
-            mark.write_text(str(time.time()))
+            mark.write_text("")
         try:
             yield
         finally:
             mark.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def running(self, implementation: str, requirement: str) -> Iterator[None]:
-        """Around one cell: ends the process when it takes longer than the limit."""
+    def running(self, implementation: str, requirement: str, *, guarded: bool) -> Iterator[None]:
+        """Around one cell: ends the process, if it is a worker, when that takes too long."""
         mark = self._mark("running", implementation, requirement)
         with contextlib.suppress(OSError):
             mark.write_text(f"{time.time()} {os.getpid()}")
-        guarded = "PYTEST_XDIST_WORKER" in os.environ
         if guarded:
-            stream = sys.__stderr__ if sys.__stderr__ is not None else sys.stderr
-            faulthandler.dump_traceback_later(self.time_limit, exit=True, file=stream)
+            words = self._last_words()
+            faulthandler.enable(file=words)
+            faulthandler.dump_traceback_later(self.time_limit, exit=True, file=words)
         try:
             yield
         finally:
@@ -82,44 +100,82 @@ class Breaker:
                 faulthandler.cancel_dump_traceback_later()
             mark.unlink(missing_ok=True)
 
-    def died(self, implementation: str, requirement: str) -> tuple[Outcome, str]:
-        """What a worker's death in this cell means; counts it against the implementation."""
-        mark = self._mark("running", implementation, requirement)
+    def _last_words(self) -> TextIO:
+        """Where this process says what it was doing when it ended."""
+        if self._words is None or self._words.closed:
+            try:
+                self._words = self._mark("words", str(os.getpid())).open("w")
+            except OSError:
+                self._words = open(os.devnull, "w")  # noqa: SIM115  # open until the end
+        return self._words
+
+    def died(
+        self, implementation: str, requirement: str, seconds: float, ended: str = ""
+    ) -> tuple[Outcome, str]:
+        """What a worker's death in this cell means; counts it against the implementation.
+
+        Parameters
+        ----------
+        implementation, requirement
+            Which cell it was.
+        seconds
+            How long the process that controls the workers has waited for it.
+        ended
+            How the process ended, where that is known: see :func:`conformance.postmortem.ended`.
+        """
         outcome, reason = Outcome.CRASHED, "the process died while checking it"
-        with contextlib.suppress(OSError, ValueError):
-            started, pid = mark.read_text().split()
-            if time.time() - float(started) >= self.time_limit:
-                outcome = Outcome.TIMED_OUT
-                reason = f"it took longer than the limit of {self.time_limit:g} s"
-            if self._mark("memory", pid).exists():
+        reason += f": {ended}" if ended else ""
+        pid, words, place = self.process_in(implementation, requirement), "", ""
+        if pid is not None:
+            with contextlib.suppress(OSError):
+                words = self._mark("words", str(pid)).read_text(errors="replace")
+            place = last_words(words)
+        if "Timeout" in words or seconds >= self.time_limit:
+            outcome = Outcome.TIMED_OUT
+            reason = f"it took longer than the limit of {self.time_limit:g} s"
+        at_import = False
+        if pid is not None:
+            if self._mark("memory", str(pid)).exists():
+                outcome = Outcome.CRASHED
                 reason = f"it took more memory than the limit of {self.memory_limit:g} GiB"
-            if self._mark("loading", implementation, pid).exists():
-                reason += ", at its import"
-        deaths = self._mark("deaths", implementation)
-        count = self._deaths(implementation) + (
-            _ENOUGH if "import" in reason or outcome == Outcome.TIMED_OUT else 1
-        )
+            at_import = self._mark("loading", implementation, str(pid)).exists()
+        reason += (", at its import" if at_import else "") + (f", in {place}" if place else "")
+        count, *_ = self.deaths.get(implementation, (0,))
+        count += _ENOUGH if at_import or outcome == Outcome.TIMED_OUT else 1
+        self.deaths[implementation] = (count, str(outcome), reason)
         with contextlib.suppress(OSError):
-            deaths.write_text(f"{count} {outcome} {reason}")
+            self._mark("deaths", implementation).write_text(f"{count} {outcome} {reason}")
         return outcome, reason
+
+    def process_in(self, implementation: str, requirement: str) -> int | None:
+        """The process that is in a cell, or died there; None where that is not known."""
+        try:
+            return int(self._mark("running", implementation, requirement).read_text().split()[1])
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def overdue(self, patience: float) -> Iterator[int]:
+        """Processes that should have ended by themselves that many seconds ago, and did not."""
+        for mark in self.directory.glob("running-*"):
+            with contextlib.suppress(OSError, ValueError):
+                started, pid = mark.read_text().split()
+                if time.time() - float(started) > self.time_limit + patience:
+                    yield int(pid)
 
     def out_of_memory(self) -> None:
         """Mark that this process ends because it takes too much memory."""
         with contextlib.suppress(OSError):
             self._mark("memory", str(os.getpid())).write_text("")
 
-    def _deaths(self, implementation: str) -> int:
-        try:
-            return int(self._mark("deaths", implementation).read_text().split(" ", 1)[0])
-        except (OSError, ValueError):
-            return 0
-
     def check(self, implementation: str) -> None:
         """Raise :class:`Breaker.Tripped` if the implementation has killed enough workers."""
-        if self._deaths(implementation) < _ENOUGH:
-            return
-        _, outcome, reason = self._mark("deaths", implementation).read_text().split(" ", 2)
-        raise self.Tripped(f"not tried again: {reason}", Outcome(outcome))
+        count, outcome, reason = self.deaths.get(implementation, (0, "", ""))
+        with contextlib.suppress(OSError, ValueError):
+            text, outcome_, reason_ = self._mark("deaths", implementation).read_text().split(" ", 2)
+            if int(text) > count:
+                count, outcome, reason = int(text), outcome_, reason_
+        if count >= _ENOUGH:
+            raise self.Tripped(f"not tried again: {reason}", Outcome(outcome))
 
     def clear(self) -> None:
         """Remove the run's marks."""

@@ -71,6 +71,8 @@ class Cell:
         Whether the check did not get as far as what its requirement is about.
     plots
         Binned numbers that are better looked at than read: see :mod:`conformance.figures`.
+    elsewhere
+        Whether it did not run because it is for another shard of the run.
     """
 
     implementation: str
@@ -91,6 +93,7 @@ class Cell:
     notes: list[str] = field(default_factory=list)
     obstacle: bool = False
     plots: list[dict[str, Any]] = field(default_factory=list)
+    elsewhere: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The cell without what is empty; the first six fields are always there."""

@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from conformance.bench.command import bench, bench_arguments
 from conformance.modes import MODES, chosen_modes, enter
-from conformance.plugin import seconds
+from conformance.plugin import seconds, shard
 from conformance.profiles import DEFAULT, PROFILES
 from conformance.registry import UsageError, resolve
 from conformance.report import commands, matrix
@@ -35,6 +35,19 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _exploration_arguments(parser)
     parser.add_argument("--results", metavar="PATH", help="write the results file there (JSON)")
+    parser.add_argument(
+        "--shard", type=shard, metavar="I/N",
+        help="check only the part I of N of the cells, such as 2/5; merge joins the results",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shard-by", metavar="RESULTS",
+        help="balance the parts by the seconds in this results file; the same for all parts",
+    )  # fmt: skip
+    parser.add_argument(
+        "--database", metavar="SPEC",
+        help="keep failing cases there, and try them first in later runs: directory:PATH, "
+        "readonly:PATH, redis:URL or default, several joined by commas (default: nowhere)",
+    )  # fmt: skip
     parser.add_argument(
         "--for",
         dest="duration",
@@ -135,6 +148,10 @@ def _pytest_call(options: argparse.Namespace) -> list[str]:
         time_limit=options.time_limit,
         memory_limit=options.memory_limit,
         compile_cache=not options.no_compile_cache,
+        # Of run alone.
+        database=getattr(options, "database", None),
+        shard=getattr(options, "shard", None),
+        shard_by=getattr(options, "shard_by", None),
     )
 
 

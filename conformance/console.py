@@ -95,6 +95,8 @@ def _table(verdict: Verdict, facts: Mapping[str, Any], width: int) -> Table:
     return table
 
 
+_SHOWN_EFFECTS = 4
+
 _WORTH = (
     Outcome.FAILED,
     Outcome.UNEXPECTED_PASS,
@@ -185,11 +187,24 @@ def _differences(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _side_effects(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
+    """Whose import changes what belongs to everybody; the suite has put it back each time."""
+    found = []
+    for entry in verdict.entries:
+        effects = facts["versions"].get(entry.id, {}).get("side_effects", ())
+        if effects:
+            listed = "; ".join(effects[:_SHOWN_EFFECTS])
+            more = f"; and {len(effects) - _SHOWN_EFFECTS} more" * (len(effects) > _SHOWN_EFFECTS)
+            found.append(f"importing {entry.name} has side effects: {listed}{more}")
+    return found
+
+
 def _denominator(verdict: Verdict) -> str:
-    count = Counter(cell.outcome for cell in verdict.cells)
+    count = Counter(cell.outcome for cell in verdict.own)
     parts = [f"{count.pop(Outcome.PASSED, 0)} passed", f"{count.pop(Outcome.FAILED, 0)} failed"]
     parts += [f"{n} {outcome}" for outcome, n in sorted(count.items())]
-    return f"{len(verdict.cells)} cells: {', '.join(parts)}"
+    shard = f" of {len(verdict.cells)}" if len(verdict.own) < len(verdict.cells) else ""
+    return f"{len(verdict.own)}{shard} cells: {', '.join(parts)}"
 
 
 def _not_applicable(verdict: Verdict) -> list[str]:
@@ -209,7 +224,7 @@ def _remarks(verdict: Verdict) -> dict[str, list[Cell]]:
 
 
 def _sentence(verdict: Verdict) -> Text:
-    must = [c for c in verdict.cells if c.level == MUST and c.outcome != Outcome.NOT_APPLICABLE]
+    must = [c for c in verdict.own if c.level == MUST and c.outcome != Outcome.NOT_APPLICABLE]
     held = sum(c.outcome == Outcome.PASSED for c in must)
     said = {
         OK: ("conforms", "bold green"),
@@ -235,6 +250,8 @@ def write_verdict(verdict: Verdict, facts: Mapping[str, Any], stream: TextIO) ->
     console.print(_table(verdict, facts, console.width))
     for line in _differences(verdict, facts):
         console.print(Text(line, style="dim"))
+    for line in _side_effects(verdict, facts):
+        console.print(Text(line, style="yellow"))
     _failures(console, verdict, facts)
     names = {e.id: e.name for e in verdict.entries}
     may = [c for c in verdict.cells if c.level == MAY and c.outcome == Outcome.EXPECTED_FAILURE]

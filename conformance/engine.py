@@ -27,6 +27,9 @@ def call(
     time_limit: float | None = None,
     memory_limit: float | None = None,
     compile_cache: bool = True,
+    database: str | None = None,
+    shard: object = None,
+    shard_by: str | None = None,
 ) -> list[str]:
     """The call of pytest, but for the implementations.
 
@@ -37,7 +40,7 @@ def call(
     workers
         How many processes; ``"auto"`` is one for each accelerator, or for each core where there
         is none; ``"0"`` is this one.
-    profile, seed, time_limit, memory_limit, compile_cache
+    profile, seed, time_limit, memory_limit, compile_cache, database, shard, shard_by
         As for ``dense-conformance run``.
     """
     arguments = [
@@ -65,6 +68,12 @@ def call(
         arguments.append(f"--conformance-time-limit={time_limit}")
     if memory_limit:
         arguments.append(f"--conformance-memory-limit={memory_limit}")
+    if database:
+        arguments.append(f"--conformance-database={database}")
+    if shard:
+        arguments.append(f"--conformance-shard={shard}")
+    if shard_by:
+        arguments.append(f"--conformance-shard-by={shard_by}")
     if not compile_cache:
         arguments.append("--conformance-no-compile-cache")
     return arguments
@@ -83,7 +92,7 @@ class _Reporter:
     def pytest_configure(self, config: pytest.Config) -> None:
         found = config.stash.get(RUN, None)
         if found is not None and found.controls:
-            total = len(found.entries) * len(found.rows)
+            total = found.size
             names = {entry.id: entry.name for entry in found.entries}
             statements = {row.id: row.statement for row in found.rows}
             config.pluginmanager.register(self.progress(total, names, statements))

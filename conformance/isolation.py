@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,7 +19,12 @@ import numpy as np
 __all__ = ["Snapshot", "take"]
 
 # Modules whose functions a plugin might replace, and so change everybody's results.
-_WATCHED = ("numpy", "numpy.random", "jax", "jax.numpy", "jax.random", "jax.lax", "jax.nn")
+_WATCHED = (
+    *("numpy", "numpy.random", "jax", "jax.numpy", "jax.random", "jax.lax", "jax.nn"),
+    *("flax.nnx", "flax.linen", "builtins"),
+)
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD")
+_LIMITS = ("RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_STACK", "RLIMIT_NOFILE", "RLIMIT_CPU")
 
 
 def _config_values() -> dict[str, Any]:
@@ -36,16 +43,73 @@ def _functions() -> dict[str, dict[str, Any]]:
     }
 
 
+def _handlers() -> dict[int, Any]:
+    known = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    return {int(each): signal.getsignal(each) for each in known}
+
+
+def _handle(before: dict[int, Any]) -> None:
+    for number, handler in before.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+def _limits() -> dict[int, tuple[int, int]]:
+    import resource
+
+    known = [getattr(resource, name) for name in _LIMITS if hasattr(resource, name)]
+    return {each: resource.getrlimit(each) for each in known}
+
+
+def _limit(before: dict[int, tuple[int, int]]) -> None:
+    import resource
+
+    for each, values in before.items():
+        if resource.getrlimit(each) != values:
+            resource.setrlimit(each, values)
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""  # somebody has removed it
+
+
+def _posix_settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
+    if sys.platform == "win32":
+        return {}
+    return {
+        "an alarm": (
+            signal.getitimer(signal.ITIMER_REAL)[0] > 0,
+            lambda _: signal.setitimer(signal.ITIMER_REAL, 0),
+        ),
+        "the handling of signals": (_handlers(), _handle),
+        "the process's resource limits": (_limits(), _limit),
+    }
+
+
 def _settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
     """Settings of the process and how each is put back."""
 
     def collect(enabled: bool) -> None:
         (gc.enable if enabled else gc.disable)()
 
+    def trace(before: tuple[Any, Any]) -> None:
+        sys.settrace(before[0])
+        sys.setprofile(before[1])
+
     def filters(before: list[Any]) -> None:
         warnings.filters[:] = before  # type: ignore[index]  # it is a list
 
     return {
+        # First, so that there is room for putting back the rest.
+        "the recursion limit": (sys.getrecursionlimit(), sys.setrecursionlimit),
+        **_posix_settings(),
+        "the tracing of Python (sys.settrace, sys.setprofile)": (
+            (sys.gettrace(), sys.getprofile()),
+            trace,
+        ),
         "the handling of floating-point errors (numpy.seterr)": (
             np.geterr(),
             lambda before: np.seterr(**before),
@@ -56,8 +120,7 @@ def _settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
         ),
         "the warning filters": (list(warnings.filters), filters),
         "the garbage collector": (gc.isenabled(), collect),
-        "the recursion limit": (sys.getrecursionlimit(), sys.setrecursionlimit),
-        "the working directory": (os.getcwd(), os.chdir),
+        "the working directory": (_working_directory(), os.chdir),
     }
 
 
@@ -96,7 +159,11 @@ class Snapshot:
         return found
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Put back what can be; what cannot, :meth:`changes` still finds afterwards."""
+        for name, (value, put_back) in _settings().items():
+            if value != self.settings[name]:
+                with contextlib.suppress(OSError, ValueError, RuntimeError):
+                    put_back(self.settings[name])
         for key in set(os.environ) - set(self.environ):
             del os.environ[key]
         for key, value in self.environ.items():
@@ -106,12 +173,10 @@ class Snapshot:
         jax = sys.modules.get("jax")
         for key, before in self.config.items():
             if jax is not None and key in now and now[key] is not before and now[key] != before:
-                jax.config.update(key, before)
+                with contextlib.suppress(Exception):  # whatever JAX says to a value of its own
+                    jax.config.update(key, before)
         random.setstate(self.python_random)
         np.random.set_state(self.numpy_random)
-        for name, (value, put_back) in _settings().items():
-            if value != self.settings[name]:
-                put_back(self.settings[name])
         for name, functions in self.functions.items():
             present = vars(sys.modules[name])
             for key, value in functions.items():

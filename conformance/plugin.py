@@ -38,6 +38,13 @@ def seconds(text: str) -> float:
     return value
 
 
+def shard(text: str) -> object:
+    """``2/5``: the second of five parts of a run."""
+    from conformance.shards import Shard
+
+    return Shard.parse(text)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the suite's options; all of them carry its prefix."""
     group = parser.getgroup("conformance", "dense-conformance: is this layer a Dense?")
@@ -84,6 +91,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "found by then, or by an interrupt, is kept (default: one round)",
     )
     group.addoption(
+        "--conformance-database",
+        metavar="SPEC",
+        default=None,
+        help="keep failing cases there, and try them first in later runs: directory:PATH, "
+        "readonly:PATH, redis:URL or default, several joined by commas (default: nowhere)",
+    )
+    group.addoption(
+        "--conformance-shard",
+        metavar="I/N",
+        type=shard,
+        default=None,
+        help="check only the part I of N of the cells, such as 2/5; dense-conformance merge "
+        "joins the results files of all parts",
+    )
+    group.addoption(
+        "--conformance-shard-by",
+        metavar="RESULTS",
+        default=None,
+        help="balance the parts by the seconds in this results file; the same for all parts",
+    )
+    group.addoption(
         "--conformance-time-limit",
         type=seconds,
         default=300.0,
@@ -127,7 +155,8 @@ def _is_ours(config: pytest.Config) -> bool:
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Choose the only scheduling of pytest-xdist that survives a dying worker."""
     option = config.option
-    if not _is_ours(config) or not getattr(option, "numprocesses", None):
+    distributes = getattr(option, "numprocesses", None) or getattr(option, "tx", None)
+    if not _is_ours(config) or not distributes:
         return
     if option.dist == "no":
         option.dist = "worksteal"
@@ -158,12 +187,15 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     config.stash[RUN] = run
     config.pluginmanager.register(run, "conformance-run")
+    config.pluginmanager.register(run.containment, "conformance-containment")
     if run.controls:
         from conformance.rounds import Rounds
 
         seconds = config.getoption("conformance_for")
         config.pluginmanager.register(Rounds(run, seconds), "conformance-rounds")
         config.pluginmanager.register(_AtOnce(config, run), "conformance-at-once")
+    if run.distributes:
+        config.pluginmanager.register(run.workers(), "conformance-workers")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

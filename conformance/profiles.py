@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hypothesis import settings
+    from hypothesis.database import ExampleDatabase
 
 __all__ = ["DEFAULT", "PROFILES", "Profile", "activate", "active", "named"]
 
@@ -47,6 +48,8 @@ class Profile:
         The seed of what is generated; None derives it from the tests themselves.
     explain
         Whether to find out what of a failing case does not matter.
+    database
+        Where failing cases are kept; None keeps none, and makes runs without a seed repeatable.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Profile:
     examples: int
     seed: int | None = None
     explain: bool = False
+    database: ExampleDatabase | None = None
 
     def statement(self) -> str:
         """What it explores, and what it can detect, in a line."""
@@ -87,13 +91,13 @@ class Profile:
         """
         from hypothesis import HealthCheck, Phase, settings
 
-        phases = [Phase.explicit, Phase.generate, Phase.shrink]
+        phases = [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink]
         return settings(
             settings.get_profile("default"),
             max_examples=self.examples,
             phases=[*phases, Phase.explain] if explain else phases,
-            derandomize=self.seed is None,
-            database=None,
+            derandomize=self.seed is None and self.database is None,
+            database=self.database,
             deadline=None,
             report_multiple_bugs=False,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
@@ -133,11 +137,16 @@ def named(
 
 
 def activate(
-    name: str, seed: int | None = None, *, explain: bool = False, examples: int | None = None
+    name: str,
+    seed: int | None = None,
+    *,
+    explain: bool = False,
+    examples: int | None = None,
+    database: ExampleDatabase | None = None,
 ) -> Profile:
     """Put :func:`named` in force in this process, before the suite is imported."""
     global _active  # one process checks with one profile
-    _active = named(name, seed, explain=explain, examples=examples)
+    _active = replace(named(name, seed, explain=explain, examples=examples), database=database)
     return _active
 
 

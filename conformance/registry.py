@@ -6,6 +6,7 @@ workers call, each inside of a cell of that implementation.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import importlib
@@ -14,12 +15,13 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from conformance import interrupts
 from conformance.implementation import Implementation
 from conformance.require import safe_text
 
@@ -34,6 +36,9 @@ __all__ = [
 ]
 
 GROUP = "conformance.implementations"
+
+# Seconds that reading the names of an implementation's variants may take.
+_PATIENCE = 300.0
 
 
 class UsageError(Exception):
@@ -60,6 +65,8 @@ class Entry:
         The distribution that registers it; empty for one that the user named by its place.
     missing
         The extra of that distribution that it needs and that is not installed; mostly empty.
+    fault
+        What is wrong with the registration itself; mostly empty.
     """
 
     id: str
@@ -67,6 +74,7 @@ class Entry:
     spec: str
     distribution: str = ""
     missing: str = ""
+    fault: str = ""
 
     def attribute(self) -> Any:
         """What the specification names, as it stands there.
@@ -76,6 +84,8 @@ class Entry:
         LoadError
             If it cannot be imported, or does not exist.
         """
+        if self.fault:
+            raise LoadError(f"{self.id}: {self.fault}")
         return _attribute(split_variant(self.spec)[0])
 
     def load(self) -> Implementation:
@@ -98,6 +108,13 @@ class Entry:
             raise
         except ValueError as error:
             raise LoadError(f"{self.spec}: {safe_text(error)}") from error
+        except BaseException as error:
+            if interrupts.by_user(error):
+                raise
+            raise LoadError(
+                f"{self.spec}: looking at what that is raised {type(error).__name__}: "
+                f"{safe_text(error)}"
+            ) from error
         if not variant:
             return implementation
         if variant not in implementation.variants:
@@ -126,22 +143,34 @@ def registered() -> tuple[Entry, ...]:
     for point in importlib.metadata.entry_points(group=GROUP):
         distribution = point.dist.name if point.dist is not None else "unknown"
         id = f"{distribution}:{point.name}"
-        spec = f"{point.module}:{point.attr}"
-        entries.append(Entry(id, point.name, spec, distribution, _missing_extra(point)))
-    # Ours first, as they are the measure; an entry point seen on two paths counts once.
-    unique = {entry.id: entry for entry in entries}
+        if point.pattern.match(point.value) and point.attr:
+            spec = f"{point.module}:{point.attr}"
+            entries.append(Entry(id, point.name, spec, distribution, _missing_extra(point)))
+        else:
+            fault = f"its entry point is {point.value!r}, expected module:attribute"
+            entries.append(Entry(id, point.name, point.value, distribution, fault=fault))
+    # Ours first, as they are the measure.
     return tuple(
-        sorted(unique.values(), key=lambda e: (e.distribution != "dense-conformance", e.id))
+        sorted(_by_id(entries), key=lambda e: (e.distribution != "dense-conformance", e.id))
     )
+
+
+def _by_id(entries: Sequence[Entry]) -> Iterator[Entry]:
+    """Each id once: an entry point may be seen on two paths; but if it differs, it is at fault."""
+    for id in dict.fromkeys(entry.id for entry in entries):
+        same = [entry for entry in entries if entry.id == id]
+        specs = sorted({entry.spec for entry in same})
+        if len(specs) > 1:
+            yield replace(same[0], fault=f"it is registered as {' and as '.join(specs)}")
+        else:
+            yield same[-1]
 
 
 def _missing_extra(point: importlib.metadata.EntryPoint) -> str:
     """The first extra of the entry point of which a requirement is not installed."""
     if not point.extras or point.dist is None:
         return ""
-    from packaging.requirements import Requirement
-
-    wanted = [Requirement(text) for text in point.dist.requires or ()]
+    wanted = list(_requirements(point.dist.requires or ()))
     for extra in point.extras:
         for each in wanted:
             if each.marker is None or each.marker.evaluate({"extra": ""}):
@@ -149,6 +178,15 @@ def _missing_extra(point: importlib.metadata.EntryPoint) -> str:
             if each.marker.evaluate({"extra": extra}) and not _is_installed(each):
                 return str(extra)
     return ""
+
+
+def _requirements(texts: Iterable[str]) -> Iterator[Any]:
+    """The requirements of a distribution, but for those that nobody can read."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    for text in texts:
+        with contextlib.suppress(InvalidRequirement):
+            yield Requirement(text)
 
 
 def _is_installed(requirement: Any) -> bool:
@@ -204,18 +242,26 @@ def _each(spec: str, known: Sequence[Entry]) -> list[Entry]:
 def _variants(entry: Entry) -> tuple[str, ...]:
     """The names of its variants, read in another process: it imports the implementation."""
     command = "import sys; from conformance.registry import Entry; "
-    command += "print(*Entry('', '', sys.argv[1]).load().variants, sep='\\n')"
-    done = subprocess.run(
-        [sys.executable, "-c", command, entry.spec],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
+    # Behind whatever the import prints.
+    command += "print('\\0', *Entry('', '', sys.argv[1]).load().variants, sep='\\n')"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", command, entry.spec],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            timeout=_PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        raise UsageError(
+            f"the variants of {entry.name} cannot be read: its import takes more than "
+            f"{_PATIENCE:g} s"
+        ) from None
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]
         raise UsageError(f"the variants of {entry.name} cannot be read: {last}")
-    return tuple(done.stdout.split("\n")[:-1]) if done.stdout.strip() else ()
+    return tuple(done.stdout.rpartition("\0\n")[2].split("\n")[:-1])
 
 
 def _shown_apart(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -285,7 +331,9 @@ def _attribute(spec: str) -> Any:
         )
     except LoadError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if interrupts.by_user(error):
+            raise
         raise LoadError(_import_failure(spec, place, error)) from error
     found: Any = module
     for attribute in path.split("."):
@@ -293,7 +341,9 @@ def _attribute(spec: str) -> Any:
             found = getattr(found, attribute)
         except AttributeError:
             raise LoadError(_no_attribute(spec, place, attribute, module)) from None
-        except Exception as error:
+        except BaseException as error:
+            if interrupts.by_user(error):
+                raise
             raise LoadError(
                 f"{spec}: reading {attribute!r} raised {type(error).__name__}: {safe_text(error)}"
             ) from error

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from conformance import figures
+from conformance import figures, interrupts
 from conformance.lazy import jax
 
 __all__ = [
@@ -70,13 +70,20 @@ class Violation(AssertionError):
         self.measured = measured
 
 
+class NotApplicable(pytest.skip.Exception):  # type: ignore[name-defined]  # set on a function
+    """The suite itself says that a check does not apply; a layer cannot skip one."""
+
+
 def safe_text(value: object, longest: int = _LONGEST_TEXT) -> str:
     """``str(value)`` on one line, bounded, also where ``__str__`` raises."""
     try:
         text = str(value)
-    except Exception as error:
+    except BaseException as error:
+        if interrupts.by_user(error):
+            raise
         text = f"<{type(value).__name__} whose text cannot be had: {type(error).__name__}>"
-    text = " ".join(text.split())
+    # Half of a surrogate pair is no text that could be written anywhere.
+    text = " ".join(text.encode(errors="backslashreplace").decode().split())
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
@@ -90,7 +97,11 @@ def during(action: str, cause: str = "") -> Iterator[None]:
             # This is what the check is about, so that it is no obstacle on the way to it.
             violation.cause, violation.obstacle = violation.cause or cause, False
         raise
-    except (Exception, SystemExit) as error:
+    except NotApplicable:
+        raise
+    except BaseException as error:
+        if interrupts.by_user(error):
+            raise
         if _refused_by_configuration(error):
             not_applicable(
                 'jax_numpy_rank_promotion="raise" is in force, and refuses what the layer does: '
@@ -219,7 +230,7 @@ def raises(call: Callable[[], Any], what: str, *, cause: str = "") -> None:
 
 def not_applicable(reason: str) -> NoReturn:
     """The requirement cannot be checked on this layer, in this environment, for this reason."""
-    pytest.skip(reason)
+    raise NotApplicable(reason)
 
 
 _notes: list[str] = []

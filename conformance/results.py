@@ -51,8 +51,8 @@ class Results:
         The implementations, the requirements, and a cell for each pair of them.
     facts
         ``environment``, ``profile``, ``seconds``, ``versions`` by implementation id; ``rounds`` and
-        ``stopped`` of a run that went on or was ended early, and ``kill`` where the suite's kill
-        rate is known: what :func:`write` takes.
+        ``stopped`` of a run that went on or was ended early, ``shard`` of a part of one, and
+        ``kill`` where the suite's kill rate is known: what :func:`write` takes.
     source
         Where it was read from.
     """
@@ -86,7 +86,7 @@ def document(verdict: Verdict, facts: dict[str, Any]) -> dict[str, Any]:
         ],
         "requirements": [_requirement_record(row) for row in verdict.rows],
         "cells": [cell.as_dict() for cell in verdict.cells],
-        **{key: facts[key] for key in ("rounds", "stopped", "kill") if facts.get(key)},
+        **{key: facts[key] for key in ("rounds", "stopped", "shard", "kill") if facts.get(key)},
         "complete": verdict.complete,
         "exit_code": verdict.exit_code,
         "footer": FOOTER,
@@ -271,6 +271,7 @@ def _results(run: dict[str, Any], source: str, refuse: Refusal) -> Results:
         "versions": {r["id"]: {k: v for k, v in r.items() if k not in own} for r in records},
         "rounds": run.get("rounds", []),
         "stopped": run.get("stopped", ""),
+        "shard": run.get("shard", ""),
         "kill": run.get("kill"),
     }
     return Results(verdict, facts, source)

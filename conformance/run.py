@@ -11,27 +11,33 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conformance import compile_cache, devices, memory, precision, profiles, reproduction
+from conformance import compile_cache, database, devices, interrupts, memory, profiles, reproduction
 from conformance.breaker import Breaker
 from conformance.cell import Cell, Outcome, cell_of
+from conformance.containment import Containment
 from conformance.expected import Expectations
 from conformance.order import telling_first
 from conformance.registry import Entry, LoadError, resolve
 from conformance.requirement import Requirement, chosen, requirement_of
 from conformance.rounds import combined, is_worse
+from conformance.shards import Shard, expected_seconds
 from conformance.stopping import leave_interrupts_to_the_controller
 from conformance.strictness import hold_to, try_witness
 from conformance.verdict import INCOMPLETE, OK, Verdict, account
 from conformance.widened import widened
+from conformance.workers import Workers
 
 __all__ = ["Run"]
+
+# Of what a layer prints, a report takes this many characters: it may be megabytes.
+_MOST_OUTPUT = 4000
 
 
 class Run:
@@ -47,6 +53,8 @@ class Run:
         Where the processes of the run leave marks for each other.
     expectations
         The failures that are known.
+    deaths
+        Which implementations had killed workers before this one started.
     """
 
     def __init__(
@@ -55,6 +63,7 @@ class Run:
         entries: Sequence[Entry],
         directory: Path,
         expectations: Expectations,
+        deaths: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = config
         self.expectations = expectations
@@ -65,7 +74,9 @@ class Run:
             directory,
             config.getoption("conformance_time_limit"),
             config.getoption("conformance_memory_limit"),
+            deaths,
         )
+        self.containment = Containment(may_retire=self.worker is not None)
         self.received: dict[tuple[str, str], Cell] = {}
         self.environment: dict[str, Any] = {}
         self.versions: dict[str, dict[str, str]] = {}
@@ -73,6 +84,7 @@ class Run:
         self.started = time.time()
         self.stopped = ""
         self.rounds: list[dict[str, Any]] = []
+        self.own: frozenset[tuple[str, str]] | None = None
         self._layers: dict[str, Any] = {}
         self._told_environment = False
 
@@ -86,28 +98,47 @@ class Run:
             If an implementation or a requirement that was asked for does not exist.
         """
         given = getattr(config, "workerinput", {}).get("conformance")
+        deaths = None
+        kept = config.getoption("conformance_database")
         profiles.activate(
             config.getoption("conformance_profile"),
             config.getoption("conformance_seed"),
             explain=config.getoption("conformance_explain"),
             examples=config.getoption("conformance_examples"),
+            database=database.opened(kept) if kept else None,
         )
         if given is not None:
             given = json.loads(given)
             entries = [Entry(**entry) for entry in given["entries"]]
             directory = Path(given["directory"])
+            if not directory.is_dir():
+                # This worker is on another machine.
+                directory = Path(tempfile.mkdtemp(prefix="dense-conformance-"))
+            deaths = given["deaths"]
             expectations = Expectations.from_plain(given["expected"])
         else:
             entries = list(resolve(config.getoption("conformance_impl")))
             directory = Path(tempfile.mkdtemp(prefix="dense-conformance-"))
             expectations = Expectations.of_project(config.rootpath / "pyproject.toml", entries)
-        run = cls(config, entries, directory, expectations)
-        run.rows  # noqa: B018  # an unknown requirement is an error now, not after the run
+        run = cls(config, entries, directory, expectations, deaths)
+        run._divide(given)
         run._prepare(cache=not config.getoption("conformance_no_compile_cache"))
         if run.worker is not None:
+            interrupts.contain()
             leave_interrupts_to_the_controller()
             memory.guard(config.getoption("conformance_memory_limit"), run.breaker.out_of_memory)
         return run
+
+    def _divide(self, given: Mapping[str, Any] | None) -> None:
+        """Settle which cells are this run's; a worker does as it is told."""
+        shard: Shard | None = self.config.getoption("conformance_shard")
+        # An unknown requirement is an error now, not after the run.
+        rows = self.rows
+        if given is not None:
+            self.own = given["own"] and frozenset((id, row) for id, row in given["own"])
+        elif shard is not None:
+            measured = expected_seconds(self.config.getoption("conformance_shard_by"))
+            self.own = shard.cells(self.entries, rows, measured)
 
     def _prepare(self, cache: bool) -> None:
         if self.worker is not None:
@@ -126,12 +157,22 @@ class Run:
     @property
     def executes(self) -> bool:
         """Whether this process runs items."""
-        return not self.controls or not self.config.getoption("numprocesses", None)
+        return not self.controls or not self.distributes
+
+    @property
+    def distributes(self) -> bool:
+        """Whether this process hands the items to workers."""
+        return self.controls and self.config.getoption("dist", "no") != "no"
 
     @functools.cached_property
     def rows(self) -> tuple[Requirement, ...]:
         """The requirements that are checked."""
         return chosen(self.config.getoption("conformance_requirement"))
+
+    @property
+    def size(self) -> int:
+        """How many cells this run decides."""
+        return len(self.entries) * len(self.rows) if self.own is None else len(self.own)
 
     def parameter_ids(self) -> list[str]:
         """The ids of the items' parameters: unique and ASCII, whatever the names are."""
@@ -144,9 +185,7 @@ class Run:
 
         if entry.id not in self._layers:
             try:
-                compile_cache.install()
-                precision.settle()
-                with self.breaker.loading(entry.id):
+                with self.breaker.loading(entry.id), self.containment.loading(entry.id):
                     layer = Layer(widened(entry.load()), entry)
                     self.expectations.add(entry, layer)
                     self._layers[entry.id] = layer
@@ -172,7 +211,7 @@ class Run:
             row = _row(item)
             if row is None:
                 others.append(item)
-            elif row.id in order:
+            elif row.id in order and (self.own is None or (_entry(item).id, row.id) in self.own):
                 item.add_marker(pytest.mark.filterwarnings("default"))
                 ours.append((place[_entry(item).id], order[row.id], item))
             else:
@@ -190,21 +229,18 @@ class Run:
         row = _row(item)
         if row is None:
             return (yield)
-        from conformance import isolation
         from conformance.cases import recorder
 
         recorder.start()
-        if "jax" in sys.modules:
-            # Before the state is taken down: it must not be put back behind the first cell.
-            precision.settle()
-        before = isolation.take()
-        with self.breaker.running(_entry(item).id, row.id):
+        entry = _entry(item)
+        self.containment.enter(entry.id)
+        guarded = self.worker is not None
+        with self.containment.cell(), self.breaker.running(entry.id, row.id, guarded=guarded):
             result = yield
-        if before.changes():
-            before.restore()
-        if nextitem is not None and (_row(nextitem) is None or _entry(nextitem) != _entry(item)):
+        if nextitem is not None and (_row(nextitem) is None or _entry(nextitem) != entry):
             # At the end of the run everything goes with the process.
-            self._layers.pop(_entry(item).id, None)
+            self._layers.pop(entry.id, None)
+            self.containment.leave(entry.id)
             memory.release(len(self.entries))
         return result
 
@@ -224,6 +260,8 @@ class Run:
             reason = layer.why_not_applicable(row)
             if reason is not None:
                 pytest.skip(reason)
+            # What pytest's parameters share is one test to Hypothesis.
+            item.obj._hypothesis_internal_database_key = database.key(row.id, _entry(item).id)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
@@ -268,6 +306,7 @@ class Run:
                 "versions": {entry.id: self._version(entry) | self._observed(entry, row, call)},
             }
         )
+        report.sections = [(title, text[-_MOST_OUTPUT:]) for title, text in report.sections]
         if report.failed:
             report.longrepr = reproduction.text_of(cell)
         if cell.outcome == Outcome.UNEXPECTED_PASS:
@@ -285,11 +324,13 @@ class Run:
         self._told_environment = True
         return describe(self.config.getoption("conformance_profile"), profiles.active().seed)
 
-    def _version(self, entry: Entry) -> dict[str, str]:
+    def _version(self, entry: Entry) -> dict[str, Any]:
         from conformance.environment import library_of
 
         layer = self._layers.get(entry.id)
-        return library_of(getattr(layer, "implementation", None), entry)
+        told = library_of(getattr(layer, "implementation", None), entry)
+        effects = self.containment.side_effects.get(entry.id)
+        return {**told, "side_effects": effects} if effects else told
 
     def _observed(self, entry: Entry, row: Requirement, call: Any) -> dict[str, Any]:
         """Once for each layer, where it was called anyway, if a file is to be written."""
@@ -313,27 +354,31 @@ class Run:
                 "entries": [asdict(e) for e in self.entries],
                 "directory": str(self.directory),
                 "expected": self.expectations.as_plain(),
+                "deaths": self.breaker.deaths,
+                "own": None if self.own is None else sorted(self.own),
             }
         )
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
-        """A worker died: its cell crashed, or ran out of time."""
-        found = self._key(crashitem)
-        if found is None:
-            return
-        entry, row = found
-        outcome, reason = self.breaker.died(entry.id, row.id)
-        cell = Cell(entry.id, row.id, str(row.level), outcome, reason=reason)
-        cell.reproduction = reproduction.command(entry, row)
-        self.take(cell)
+    def workers(self) -> Workers:
+        """The plugin that looks after the workers of this run."""
+
+        def decided(nodeid: str) -> bool:
+            entry, row = self._key(nodeid) or (None, None)
+            return entry is not None and row is not None and (entry.id, row.id) in self.received
+
+        def receive(cell: Cell, entry: Entry, row: Requirement) -> None:
+            cell.reproduction = reproduction.command(entry, row)
+            self.take(cell)
+
+        return Workers(self.breaker, self._key, decided, receive)
 
     def _key(self, nodeid: str) -> tuple[Entry, Requirement] | None:
-        name, _, parameter = nodeid.rpartition("::")[2].partition("[")
-        rows = {row.test: row for row in self.rows}
-        entries = dict(zip(self.parameter_ids(), self.entries, strict=True))
-        entry, row = entries.get(parameter.removesuffix("]")), rows.get(name)
-        return (entry, row) if entry is not None and row is not None else None
+        return self._keys.get(nodeid.partition(".py::")[2])
+
+    @functools.cached_property
+    def _keys(self) -> dict[str, tuple[Entry, Requirement]]:
+        entries = zip(self.parameter_ids(), self.entries, strict=True)
+        return {f"{row.test}[{id}]": (entry, row) for id, entry in entries for row in self.rows}
 
     def take(self, cell: Cell, found: str = "") -> None:
         """A cell was decided, in this round or, as ``found`` says, in a further one."""
@@ -356,10 +401,17 @@ class Run:
         if found is None or not self.controls:
             return
         found = json.loads(found)
+        cell = Cell.from_dict(found["cell"])
+        if hasattr(report, "node"):
+            looks_after: Any = self.config.pluginmanager.get_plugin("conformance-workers")
+            why = looks_after.stranger(report.node, self.environment, found["environment"])
+            if why:
+                cell.outcome, cell.reason = Outcome.ERROR, why
+                found["environment"] = {}
         self.environment.update(found["environment"])
         for id, facts in found["versions"].items():
             self.versions.setdefault(id, {}).update(facts)
-        self.take(Cell.from_dict(found["cell"]))
+        self.take(cell)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -382,8 +434,8 @@ class Run:
         """Account for every cell, and write the results file; whether that went well."""
         # Copies, since the account marks what is blocked, and more rounds may follow.
         cells = [replace(cell) for cell in self.received.values()]
-        self.verdict = account(self.entries, self.rows, cells)
-        for cell in self.verdict.cells if self.stopped else ():
+        self.verdict = account(self.entries, self.rows, cells, self.own)
+        for cell in self.verdict.own if self.stopped else ():
             if cell.outcome == Outcome.NOT_RUN:
                 cell.reason = f"the run was stopped before: {self.stopped}"
         path = self.config.getoption("conformance_results")
@@ -404,7 +456,7 @@ class Run:
     def exit_code(self) -> int:
         """The verdict's, but a run that was stopped before all was decided is not complete."""
         assert self.verdict is not None
-        decided = all(c.outcome != Outcome.NOT_RUN for c in self.verdict.cells)
+        decided = all(c.outcome != Outcome.NOT_RUN for c in self.verdict.own)
         code = self.verdict.exit_code
         return INCOMPLETE if code == OK and self.stopped and not decided else code
 
@@ -417,14 +469,18 @@ class Run:
             "profile": self.config.getoption("conformance_profile"),
             "rounds": self.rounds,
             "stopped": self.stopped,
+            "shard": str(self.config.getoption("conformance_shard") or ""),
         }
 
     def header(self) -> str:
         """What runs, and how much of it is explored."""
         names = ", ".join(entry.name for entry in self.entries)
-        cells = len(self.entries) * len(self.rows)
+        all_of_them = len(self.entries) * len(self.rows)
+        cells = f"{all_of_them} cells"
+        if self.size < all_of_them:
+            cells += f", {self.size} of them in shard {self.config.getoption('conformance_shard')}"
         return (
-            f"dense-conformance: {len(self.rows)} requirements x {names} = {cells} cells\n"
+            f"dense-conformance: {len(self.rows)} requirements x {names} = {cells}\n"
             f"profile {profiles.active().name}: {profiles.active().statement()}"
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -41,7 +41,7 @@ class Verdict:
     @property
     def complete(self) -> bool:
         """Whether every MUST cell was decided."""
-        return not any(c.level == MUST and c.outcome in _ABSENT for c in self.cells)
+        return not any(c.level == MUST and c.outcome in _ABSENT for c in self.own)
 
     @property
     def exit_code(self) -> int:
@@ -58,40 +58,55 @@ class Verdict:
         """Whether a failure was expected that is none: also of a MAY row, somebody said so."""
         return any(c.outcome == Outcome.UNEXPECTED_PASS for c in self.cells)
 
+    @property
+    def own(self) -> list[Cell]:
+        """The cells that this run was to decide: all of them, or those of its shard."""
+        return [cell for cell in self.cells if not cell.elsewhere]
+
     def of(self, entry: Entry) -> list[Cell]:
-        """The cells of one implementation."""
-        return [cell for cell in self.cells if cell.implementation == entry.id]
+        """The cells of one implementation that this run was to decide."""
+        return [cell for cell in self.own if cell.implementation == entry.id]
 
     def failures(self) -> list[Cell]:
         """What a reader has to look at, in order."""
-        return [c for c in self.cells if c.outcome in (*_BAD, *_ABSENT, Outcome.ERROR)]
+        return [c for c in self.own if c.outcome in (*_BAD, *_ABSENT, Outcome.ERROR)]
 
 
 def account(
-    entries: Sequence[Entry], rows: Sequence[Requirement], received: Iterable[Cell]
+    entries: Sequence[Entry],
+    rows: Sequence[Requirement],
+    received: Iterable[Cell],
+    shard: Collection[tuple[str, str]] | None = None,
 ) -> Verdict:
     """Put the received cells in order, name what is missing, and tell faults from consequences.
 
     A failed cell of which a requirement that it rests on has failed, too, is *blocked*: what it
     found follows from that. All cells run in any case, so that the account does not depend on
     how they were spread over workers.
+
+    ``shard`` has the cells of this part of the run, by implementation and requirement; the others
+    are missing without anything having happened to them.
     """
     by_key = {(cell.implementation, cell.requirement): cell for cell in received}
     cells: list[Cell] = []
     for entry in entries:
-        own = {row.id: by_key.get((entry.id, row.id)) or _missing(entry, row) for row in rows}
+        own = {
+            row.id: by_key.get((entry.id, row.id)) or _missing(entry, row, shard) for row in rows
+        }
         _mark_blocked(own, rows)
         cells.extend(sorted(own.values(), key=_reading_order))
     return Verdict(tuple(entries), tuple(rows), tuple(cells))
 
 
-def _missing(entry: Entry, row: Requirement) -> Cell:
+def _missing(entry: Entry, row: Requirement, shard: Collection[tuple[str, str]] | None) -> Cell:
+    elsewhere = shard is not None and (entry.id, row.id) not in shard
     return Cell(
         implementation=entry.id,
         requirement=row.id,
         level=str(row.level),
         outcome=Outcome.NOT_RUN,
-        reason="no result of it came back",
+        reason="it is for another shard" if elsewhere else "no result of it came back",
+        elsewhere=elsewhere,
     )
 
 

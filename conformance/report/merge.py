@@ -8,7 +8,7 @@ from typing import Any
 
 from conformance.cell import Cell, Outcome
 from conformance.registry import Entry
-from conformance.requirement import Requirement
+from conformance.requirement import MAY, Requirement
 from conformance.results import Results, ResultsError
 from conformance.verdict import account
 
@@ -22,7 +22,7 @@ def merge(found: Sequence[Results]) -> tuple[Results, ...]:
     """One run for each environment, in the order in which the environments come.
 
     A cell that one shard decided and another one did not run counts as decided; one that no
-    shard has is *not run*.
+    shard has is *not run*, for the reason that its shard is missing, and the run is incomplete.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def _environment(results: Results) -> tuple[tuple[str, str], ...]:
 
 
 def _joined(shards: Sequence[Results]) -> Results:
-    if len(shards) == 1:
+    if len(shards) == 1 and not shards[0].facts.get("shard"):
         return shards[0]
     entries: dict[str, tuple[Entry, Results]] = {}
     rows: dict[str, tuple[Requirement, Results]] = {}
@@ -72,8 +72,7 @@ def _joined(shards: Sequence[Results]) -> Results:
     verdict = account(
         [entry for entry, _ in entries.values()],
         [row for row, _ in rows.values()],
-        # Copies: the account marks what is blocked.
-        [replace(cell) for cell, _ in cells.values()],
+        [_alone(cell, _missing(shards)) for cell, _ in cells.values()],
     )
     facts = {
         "environment": _environment_of(shards),
@@ -85,6 +84,27 @@ def _joined(shards: Sequence[Results]) -> Results:
         "kill": kill[0] if kill else None,
     }
     return Results(verdict, facts, ", ".join(shard.source for shard in shards))
+
+
+def _alone(cell: Cell, missing: str) -> Cell:
+    """The cell as it is without those that it was seen beside: the account sees all of them."""
+    if cell.elsewhere:
+        return replace(cell, elsewhere=False, reason=missing)
+    if cell.outcome != Outcome.BLOCKED:
+        return replace(cell)
+    failed = Outcome.EXPECTED_FAILURE if cell.level == MAY else Outcome.FAILED
+    return replace(cell, outcome=failed if cell.message else Outcome.ERROR)
+
+
+def _missing(shards: Sequence[Results]) -> str:
+    """Which parts of the run nobody gave, in words."""
+    given = [str(shard.facts.get("shard") or "") for shard in shards]
+    counts = {text.partition("/")[2] for text in given if text}
+    count = int(counts.pop()) if len(counts) == 1 else 0
+    absent = [f"{i}/{count}" for i in range(1, count + 1) if f"{i}/{count}" not in given]
+    if not absent:
+        return "none of the merged shards has it: they do not divide the same run"
+    return f"it is for a shard that is missing: {' or '.join(absent)}"
 
 
 def _decided(cell: Cell) -> str:

@@ -1,0 +1,178 @@
+"""What a worker does so that one implementation changes nothing for those that come after it.
+
+Each cell starts from the same state of the process. What cannot be put back -- threads that go
+on, a limit of the system, a function that may have been compiled into other programs while it
+was replaced -- ends with the worker: it retires before it would run a cell of somebody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pytest
+
+from conformance import compile_cache, interrupts, isolation, precision
+from conformance.patches import Originals
+from conformance.require import safe_text
+from conformance.requirement import requirement_of
+
+__all__ = ["Containment"]
+
+_FOR_ALL = "everybody"
+# Of what a layer warns, a test's report takes this much.
+_MOST_WARNINGS = 20
+
+
+class Containment:
+    """The state of one process that checks layers; a pytest plugin.
+
+    Parameters
+    ----------
+    may_retire
+        Whether the process is a worker, which another one can take the place of.
+
+    Attributes
+    ----------
+    side_effects
+        What importing each implementation changed, by its id; all of that was put back.
+    """
+
+    def __init__(self, may_retire: bool) -> None:
+        self.may_retire = may_retire
+        self.side_effects: dict[str, list[str]] = {}
+        self._originals = Originals()
+        self._threads: set[int] = set()
+        self._spoiled_by = ""
+        self._prepared = False
+
+    def _prepare(self) -> None:
+        """Import what all layers share, so that the first cell finds it as the last one does."""
+        self._prepared = True
+        import flax.linen
+        import flax.nnx
+
+        del flax
+        compile_cache.install()
+        precision.settle()
+        self._originals.learn()
+        self._threads |= _threads()
+
+    @contextlib.contextmanager
+    def loading(self, implementation: str) -> Iterator[None]:
+        """Around the import of an implementation: what it changes is told, and put back."""
+        before = isolation.take()
+        try:
+            with _open_output():
+                yield
+        finally:
+            # First what everything else here may need.
+            found = _reset_recursion(before) + self._put_back(implementation)
+            self.side_effects[implementation] = found + before.changes()
+            before.restore()
+            if before.changes():
+                self._spoiled_by = implementation
+
+    @contextlib.contextmanager
+    def cell(self) -> Iterator[None]:
+        """Around one cell: afterwards, the process is as before."""
+        before = isolation.take()
+        try:
+            with _few_warnings():
+                yield
+        finally:
+            _reset_recursion(before)
+            if before.changes():
+                before.restore()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+        """Around the check itself: what it raises and prints is the layer's."""
+        if requirement_of(pyfuncitem.function) is None:
+            return (yield)
+        try:
+            with _open_output():
+                return (yield)
+        except (Exception, pytest.skip.Exception):
+            raise
+        except BaseException as error:
+            if interrupts.by_user(error):
+                raise
+            # Anything of this kind would end the whole run.
+            raise RuntimeError(f"{type(error).__name__}: {safe_text(error)}") from error
+        finally:
+            if sys.stdout.closed or sys.stderr.closed:
+                self._spoiled_by = _FOR_ALL
+
+    def leave(self, implementation: str) -> None:
+        """The last cell of an implementation in a row has been run."""
+        self._put_back(implementation)
+        if _threads() - self._threads:
+            self._spoiled_by = implementation
+        self._originals.learn()
+
+    def enter(self, implementation: str) -> None:
+        """Before a cell; a worker that another implementation has spoiled ends here."""
+        if self.may_retire and self._spoiled_by not in ("", implementation):
+            # Nothing is lost: the cell has not begun, and is given to another worker.
+            os._exit(0)
+        if not self._prepared:
+            self._prepare()
+
+    def _put_back(self, implementation: str) -> list[str]:
+        replaced = self._originals.put_back()
+        if replaced:
+            self._spoiled_by = implementation
+            # What was traced meanwhile has the replacement in it.
+            sys.modules["jax"].clear_caches()
+        return replaced
+
+
+def _reset_recursion(before: isolation.Snapshot) -> list[str]:
+    limit = before.settings["the recursion limit"]
+    changed = sys.getrecursionlimit() != limit
+    sys.setrecursionlimit(limit)
+    return ["the recursion limit changed"] if changed else []
+
+
+class _Open:
+    """An output that everybody may write to, and nobody close."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def close(self) -> None:
+        """Leave it open: what captures it needs it afterwards."""
+
+
+@contextlib.contextmanager
+def _open_output() -> Iterator[None]:
+    out, err = _Open(sys.stdout), _Open(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        yield
+
+
+def _threads() -> set[int]:
+    return {thread.ident or 0 for thread in threading.enumerate()}
+
+
+@contextlib.contextmanager
+def _few_warnings() -> Iterator[None]:
+    """Let warnings through as plain ones, and not all of them.
+
+    The process that controls the workers would import the module of a warning's class.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    for each in caught[:_MOST_WARNINGS]:
+        plain = next(kind for kind in each.category.__mro__ if kind.__module__ == "builtins")
+        with contextlib.suppress(Warning):  # an error where the user has chosen that
+            warnings.warn_explicit(safe_text(each.message), plain, each.filename, each.lineno)

@@ -1,0 +1,108 @@
+"""Workers on other machines: those that vanish, and those that are not like the others.
+
+pytest-xdist starts workers wherever Python can be reached (``--tx ssh=``, ``--tx socket=``). It
+waits for ever for a machine that vanishes without a word, and ends the run when one that has
+gone cannot be started on again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["notice_silence", "stay_here_if_lost", "unlike"]
+
+# A machine that is silent for so many seconds, and then to so many questions, is lost.
+_IDLE, _INTERVAL, _QUESTIONS = 15, 5, 3
+_PATIENCE = 5.0
+
+# What makes another environment, and so other results.
+_DECISIVE = (
+    *("suite", "python", "jax", "jaxlib", "flax", "numpy", "backend"),
+    *("matmul_precision", "x64", "prng", "threefry_partitionable"),
+)
+
+
+def notice_silence(gateway: Any) -> None:
+    """Have the system ask a machine from time to time whether it is still there."""
+    # execnet has no public way to its socket; without it, only a closed connection is noticed.
+    line = getattr(getattr(gateway, "_io", None), "sock", None)
+    if not isinstance(line, socket.socket):
+        return
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    wanted = {"TCP_KEEPIDLE": _IDLE, "TCP_KEEPINTVL": _INTERVAL, "TCP_KEEPCNT": _QUESTIONS}
+    # Also where something that was sent is never acknowledged.
+    wanted["TCP_USER_TIMEOUT"] = 1000 * (_IDLE + _INTERVAL * _QUESTIONS)
+    for name, value in wanted.items():
+        with contextlib.suppress(AttributeError, OSError):
+            line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def stay_here_if_lost(spec: Any) -> str:
+    """Where a dead worker's machine is gone as well, have the next one start on this one.
+
+    Parameters
+    ----------
+    spec
+        execnet's specification of where the worker was; changed in place.
+
+    Returns
+    -------
+    str
+        The machine that is lost; empty if it answers, or was this one.
+    """
+    if spec.popen or spec.via or _answers(spec):
+        return ""
+    lost = str(spec)
+    for name in ("socket", "ssh", "vagrant_ssh", "python", "chdir", "installvia"):
+        setattr(spec, name, None)
+    spec.popen = True
+    return lost
+
+
+def _answers(spec: Any) -> bool:
+    until = time.monotonic() + _PATIENCE
+    while True:
+        # A server may need a moment to start again.
+        if _reaches(spec):
+            return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.5)
+
+
+def _reaches(spec: Any) -> bool:
+    if spec.socket:
+        host, _, port = str(spec.socket).rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), _PATIENCE).close()
+        except (OSError, ValueError):
+            return False
+        return True
+    if not spec.ssh:
+        return True
+    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={int(_PATIENCE)}"]
+    try:
+        done = subprocess.run(
+            ["ssh", *options, *str(spec.ssh).split(), "true"],
+            capture_output=True,
+            timeout=4 * _PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def unlike(known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """In what a worker's environment differs from that of the run, in words; mostly empty."""
+    differs = [
+        f"{key} {found[key]} instead of {known[key]}"
+        for key in _DECISIVE
+        if key in known and key in found and known[key] != found[key]
+    ]
+    return ", ".join(differs)

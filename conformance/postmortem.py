@@ -1,0 +1,83 @@
+"""What can be said of a process that has died: how it ended, and where it was."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+__all__ = ["ended", "is_child", "last_words"]
+
+_FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>.+)$', re.M)
+_OTHERS = {
+    *("jax", "jaxlib", "flax", "numpy", "hypothesis", "_hypothesis_globals.py"),
+    *("_pytest", "pluggy", "pytest", "xdist", "execnet", "conformance"),
+}
+_PATIENCE = 1.0
+
+
+def last_words(text: str) -> str:
+    """The innermost place in the layer's own code, of a traceback of :mod:`faulthandler`.
+
+    Empty where there is none: a process that is killed, or that ends itself, says nothing.
+    """
+    # The main thread is the last one, and where a fault occurred, the one that is current.
+    for stack in reversed(re.split(r"^(?:Current t|T)hread ", text, flags=re.M)):
+        for frame in _FRAME.finditer(stack):
+            if _is_the_layers(Path(frame["file"])):
+                name = Path(frame["file"]).name
+                return f"{name}, line {frame['line']}, in {frame['function']}"
+    return ""
+
+
+def _is_the_layers(file: Path) -> bool:
+    own = Path(__file__).resolve().parent
+    if own in file.parents or not file.is_absolute():
+        return False
+    for kind in ("purelib", "platlib"):
+        site = Path(sysconfig.get_path(kind))
+        if site in file.parents:
+            return file.relative_to(site).parts[0] not in _OTHERS
+    return Path(sysconfig.get_path("stdlib")) not in file.parents
+
+
+def ended(pid: int) -> str:
+    """How a child of this process ended, in words; empty where the system does not tell."""
+    if not hasattr(os, "waitid"):
+        return ""
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        try:
+            # Its status stays for whoever started it.
+            found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except OSError:
+            return ""
+        if found is not None:
+            if found.si_code == os.CLD_EXITED:
+                return f"it ended itself with exit code {found.si_status}"
+            return f"it was ended by {_name(found.si_status)}"
+        time.sleep(0.01)
+    return ""
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def is_child(pid: int) -> bool:
+    """Whether this process has started that one; False where the system does not tell."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    # The name of the program, in parentheses, may have anything in it.
+    return status.rpartition(")")[2].split()[1] == str(os.getpid())

@@ -1,0 +1,115 @@
+"""One run in several parts, on as many machines: which cells each of them checks.
+
+The parts depend on the cells that are asked for and on the seconds that they are expected to
+take, and on nothing else of the machine: whoever asks the same divides the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conformance.registry import Entry
+from conformance.requirement import Requirement
+
+__all__ = ["Shard", "expected_seconds"]
+
+Key = tuple[str, str]
+"""A cell: the implementation's id, and the requirement's."""
+
+# Seconds on two cores of a server, for the rows that take more than most.
+_SECONDS = {
+    "seeding/same-across-processes": 9.0,
+    "seeding/seeds-differ": 4.0,
+    "serialization/round-trip": 3.0,
+    "initialization/kernel-homogeneity": 3.0,
+    "initialization/kernel-variance": 3.0,
+    "forward/basis-input": 2.5,
+    "numerics/one-product": 2.0,
+    "seeding/jitted-init": 2.0,
+    "seeding/vmapped-init": 2.0,
+    "dtypes/x64-stable": 2.0,
+    "state/optimizer-sees-both": 2.0,
+    "transforms/no-leaks": 2.0,
+    "construction/builds": 2.0,
+}
+_USUAL = 0.8
+# What the first cell of an implementation in a process pays for all of its others.
+_BEGINNING = 2.0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One part of a run.
+
+    Parameters
+    ----------
+    number, count
+        It is number ``number`` of ``count``, the first of which is 1.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """``2/5``, for options.
+
+        Raises
+        ------
+        ArgumentTypeError
+            If it is not of that form, or there is no such part.
+        """
+        number, _, count = text.partition("/")
+        if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+            return cls(int(number), int(count))
+        raise argparse.ArgumentTypeError(f"a shard such as 2/5, the second of five, found {text!r}")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def cells(
+        self,
+        entries: Sequence[Entry],
+        rows: Sequence[Requirement],
+        seconds: Mapping[Key, float],
+    ) -> frozenset[Key]:
+        """The cells of this part; all parts together have each cell once.
+
+        The longest cells are dealt first, each to the part that has the least to do; an
+        implementation that a part has begun is cheaper there than elsewhere.
+        """
+        keys = [(entry.id, row.id) for entry in entries for row in rows]
+        keys.sort(key=lambda key: (-seconds.get(key, _SECONDS.get(key[1], _USUAL)), key))
+        loads = [0.0] * self.count
+        parts: list[set[Key]] = [set() for _ in loads]
+        begun: list[set[str]] = [set() for _ in loads]
+        for key in keys:
+            cost = seconds.get(key, _SECONDS.get(key[1], _USUAL))
+            totals = [
+                load + cost + (0.0 if key[0] in known else _BEGINNING)
+                for load, known in zip(loads, begun, strict=True)
+            ]
+            chosen = totals.index(min(totals))
+            loads[chosen] = totals[chosen]
+            parts[chosen].add(key)
+            begun[chosen].add(key[0])
+        return frozenset(parts[self.number - 1])
+
+
+def expected_seconds(path: Path | str | None) -> dict[Key, float]:
+    """The seconds that each cell took in the run of a results file; none without a file.
+
+    Raises
+    ------
+    ResultsError
+        If the file cannot be used.
+    """
+    if path is None:
+        return {}
+    from conformance.results import read_all
+
+    cells = [cell for run in read_all(path) for cell in run.verdict.cells]
+    return {(c.implementation, c.requirement): c.seconds for c in cells if c.seconds > 0}

@@ -1,0 +1,140 @@
+"""What the process that controls the workers does about those that die, hang or are lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from conformance import hosts
+from conformance.breaker import Breaker
+from conformance.cell import Cell
+from conformance.postmortem import ended, is_child
+
+if TYPE_CHECKING:
+    from conformance.registry import Entry
+    from conformance.requirement import Requirement
+
+__all__ = ["Workers"]
+
+# A worker ends by itself at the time limit; one that was made deaf to that is killed then.
+_GRACE = 5.0
+# A cell whose workers die before they begin it is given to so many others.
+_MOST_TRIES = 10
+
+
+class Workers:
+    """A pytest plugin, registered where pytest-xdist distributes the run.
+
+    Parameters
+    ----------
+    breaker
+        The marks of the run.
+    cell_at
+        Which cell an item is, by its node id; None for other people's items.
+    decided
+        Whether the cell at a node id has come back.
+    receive
+        Takes the cell of which a worker died.
+    """
+
+    def __init__(
+        self,
+        breaker: Breaker,
+        cell_at: Callable[[str], tuple[Entry, Requirement] | None],
+        decided: Callable[[str], bool],
+        receive: Callable[[Cell, Entry, Requirement], None],
+    ) -> None:
+        self.breaker = breaker
+        self.cell_at = cell_at
+        self.decided = decided
+        self.receive = receive
+        self._begun: dict[str, float] = {}
+        self._strangers: dict[str, str] = {}
+        self._tries: Counter[str] = Counter()
+        self._stop = threading.Event()
+
+    def pytest_sessionstart(self) -> None:
+        """Watch over workers that do not end by themselves."""
+        threading.Thread(target=self._watch, daemon=True, name="dense-conformance watch").start()
+
+    def pytest_sessionfinish(self) -> None:
+        """Nobody has to be watched any more."""
+        self._stop.set()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(1.0):
+            for pid in self.breaker.overdue(_GRACE):
+                if is_child(pid):
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodeready(self, node: Any) -> None:
+        """A worker has started."""
+        hosts.notice_silence(node.gateway)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """A worker has ended; if it died, pytest-xdist starts another one in its place."""
+        lost = hosts.stay_here_if_lost(node.gateway.spec) if error else ""
+        if lost:
+            print(
+                f"dense-conformance: the machine of a worker is lost ({lost}); "
+                "what it had to do is done here",
+                file=sys.stderr,
+            )
+
+    def stranger(self, node: Any, known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+        """Why what a worker found is no result of this run: its environment is another one."""
+        place = node.gateway.id
+        if found:
+            self._strangers[place] = hosts.unlike(known, found)
+        differs = self._strangers.get(place, "")
+        where = f"the worker {node.gateway.spec} has {differs}"
+        return f"{where}: a run is of one environment" if differs else ""
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """A worker, wherever it is, begins an item."""
+        self._begun[nodeid] = time.monotonic()
+
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
+        """A worker died with this item at the head of its queue."""
+        found = self.cell_at(crashitem)
+        if found is None:
+            return
+        begun = self._begun.pop(crashitem, None)
+        if self.decided(crashitem):
+            report.outcome = _AGAIN  # type: ignore[assignment]  # what became of it is known
+            return
+        if begun is None and self._tries[crashitem] < _MOST_TRIES:
+            # It had not begun, so that its layer has no part in that.
+            self._tries[crashitem] += 1
+            report.outcome = _AGAIN  # type: ignore[assignment]  # neither passed nor failed
+            sched.mark_test_pending(crashitem)
+            return
+        entry, row = found
+        pid = self.breaker.process_in(entry.id, row.id)
+        seconds = 0.0 if begun is None else time.monotonic() - begun
+        how = ended(pid) if pid is not None else ""
+        outcome, reason = self.breaker.died(entry.id, row.id, seconds, how)
+        self.receive(Cell(entry.id, row.id, str(row.level), outcome, reason=reason), entry, row)
+
+    def pytest_report_teststatus(
+        self, report: pytest.TestReport
+    ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+        """How an item that is given to another worker is shown by pytest's own reporter."""
+        if report.outcome != _AGAIN:
+            return None
+        return _AGAIN, "R", ("RERUN", {"yellow": True})
+
+
+_AGAIN = "rerun"
