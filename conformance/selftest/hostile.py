@@ -1,0 +1,159 @@
+"""Plugins that do what no plugin should, and what a run has to say of each.
+
+Each is the text of a module that defines ``Dense``; :func:`install` registers them all, as their
+distributions would.
+"""
+
+# ruff: noqa: E501  # a table, with a plugin on each line
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["PLUGINS", "Plugin", "install"]
+
+_BASE = "from flax import nnx\nclass Dense(nnx.Linear):\n    pass\n"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One of them.
+
+    Parameters
+    ----------
+    name
+        Its name as an implementation.
+    outcome
+        What its worst cell ends as; empty where that is a matter of chance.
+    said
+        What is said of it: in the reason or the message of that cell, or, where that begins
+        with ``import``, of what its import changed.
+    source
+        The text of its module; that of an ordinary layer may come before it.
+    distribution
+        Who registers it.
+    """
+
+    name: str
+    outcome: str
+    said: str
+    source: str
+    distribution: str = "hostile"
+
+    @property
+    def id(self) -> str:
+        """What its results are keyed by."""
+        return f"{self.distribution}:{self.name}"
+
+
+def _imported(name: str, outcome: str, said: str, lines: str) -> Plugin:
+    """One that does it when it is imported, and is an ordinary layer otherwise."""
+    return Plugin(name, outcome, said, f"{textwrap.dedent(lines)}\n{_BASE}")
+
+
+def _called(name: str, outcome: str, said: str, lines: str) -> Plugin:
+    """One that does it in every call."""
+    body = textwrap.indent(textwrap.dedent(lines).strip(), " " * 8)
+    call = f"\n    def __call__(self, x):\n{body}\n        return super().__call__(x)\n"
+    return Plugin(name, outcome, said, _BASE.replace("    pass\n", "") + call)
+
+
+def _constructed(name: str, outcome: str, said: str, lines: str) -> Plugin:
+    """One that does it in every construction."""
+    body = textwrap.indent(textwrap.dedent(lines).strip(), " " * 8)
+    text = f"\n    def __init__(self, *a, **k):\n{body}\n        super().__init__(*a, **k)\n"
+    return Plugin(name, outcome, said, _BASE.replace("    pass\n", "") + text)
+
+
+_RAISES = "raise RuntimeError('no such luck')"
+_LIES = f"""
+class Lies(type(nnx.Module)):
+    def __eq__(self, other): {_RAISES}
+    def __hash__(self): {_RAISES}
+    def __repr__(self): {_RAISES}
+    def __bool__(self): {_RAISES}
+    def __getattr__(self, name): {_RAISES}
+"""
+
+PLUGINS: tuple[Plugin, ...] = (
+    # What ends an import.
+    Plugin("import-error", "error", "raised ImportError: boom", "raise ImportError('boom')"),
+    Plugin("syntax-error", "error", "raised SyntaxError", "def ("),
+    Plugin("no-attribute", "error", "has no attribute 'Dense'", "Dens = 3"),
+    Plugin("sys-exit", "error", "raised SystemExit: 3", "import sys; sys.exit(3)"),
+    Plugin("interrupt-import", "error", "raised KeyboardInterrupt", "raise KeyboardInterrupt"),
+    Plugin("pytest-exit", "error", "raised Exit: that is all", "import pytest; pytest.exit('that is all')"),
+    Plugin("no-layer", "error", "an object of type int", "Dense = 3"),
+    Plugin("os-exit", "crashed", "exit code 5, at its import", "import os; os._exit(5)"),
+    Plugin("segfault", "crashed", "SIGSEGV, at its import", "import ctypes; ctypes.string_at(0)"),
+    Plugin("endless-import", "timed-out", "at its import, in endless_import.py, line 1", "while True: pass"),
+    Plugin("lying-class", "error", "RuntimeError: no such luck", f"from flax import nnx\n{_LIES}\nclass Dense(nnx.Module, metaclass=Lies): pass"),
+    # What ends a construction or a call.
+    _constructed("endless-construction", "timed-out", "in endless_construction.py, line 5, in __init__", "while True: pass"),
+    _constructed("interrupt-construction", "failed", "raised KeyboardInterrupt: stop", "raise KeyboardInterrupt('stop')"),
+    _called("endless-call", "timed-out", "in endless_call.py, line 5, in __call__", "while True: pass"),
+    _called("deaf", "timed-out", "longer than the limit", "import faulthandler; faulthandler.cancel_dump_traceback_later()\nwhile True: pass"),
+    _called("stopped", "timed-out", "longer than the limit", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"),
+    _called("abort", "crashed", "ended by SIGABRT, in abort.py, line 5, in __call__", "import os; os.abort()"),
+    _called("sigkill", "crashed", "ended by SIGKILL", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"),
+    _called("closes-all-files", "crashed", "the process died", "import os; os.closerange(0, 1000)"),
+    _called("memory-hog", "crashed", "more memory than the limit of 2 GiB", "kept = []\nwhile True: kept.append(bytearray(b'x') * 2**27)"),
+    _called("base-exception", "failed", "raised BaseException: out", "raise BaseException('out')"),
+    _called("recursion", "failed", "raised RecursionError", "return self(x)"),
+    _called("skips", "failed", "raised Skipped: not me", "import pytest; pytest.skip('not me')"),
+    _called("half-a-character", "failed", r"raised ValueError: \ud800", r"raise ValueError('\ud800')"),
+    _called("silent-exception", "failed", "Silent whose text cannot be had", f"class Silent(Exception):\n    def __str__(self): {_RAISES}\n    __repr__ = __str__\nraise Silent"),
+    # What changes the process for others.
+    _imported("numpy-replaced", "passed", "import numpy.dot was replaced", "import numpy; numpy.dot = lambda *a: 0; numpy.ndarray = int"),
+    _imported("numpy-random-replaced", "passed", "import numpy.random.default_rng was replaced", "import numpy; numpy.random.default_rng = lambda *a: None"),
+    _imported("jax-replaced", "passed", "import jax.numpy.dot was replaced", "import jax.numpy; jax.numpy.dot = jax.numpy.matmul = jax.lax.dot_general = lambda *a, **k: 0"),
+    _imported("flax-replaced", "passed", "import flax.nnx.nn.linear.Linear.__call__ was replaced", "from flax import nnx; nnx.Linear.__call__ = lambda self, x: x"),
+    _imported("builtins-replaced", "passed", "import builtins.sorted was replaced", "import builtins; builtins.sorted = lambda *a, **k: []"),
+    _called("jax-replaced-in-a-call", "failed", "jax.lax.dot_general was replaced", "import jax; jax.lax.dot_general = lambda *a, **k: 0 * super(Dense, self).__call__(x)"),
+    _called("random-replaced-in-a-call", "failed", "jax.random.normal was replaced", "import jax; jax.random.normal = lambda key, shape, *a, **k: jax.numpy.zeros(shape)"),
+    _imported("x64", "passed", "import jax.config.jax_enable_x64 became True", "import jax; jax.config.update('jax_enable_x64', True)"),
+    _imported("prng", "passed", "import jax.config.jax_default_prng_impl became 'rbg'", "import jax; jax.config.update('jax_default_prng_impl', 'rbg')"),
+    _called("x64-in-a-call", "failed", "jax.config.jax_enable_x64 became True", "import jax; jax.config.update('jax_enable_x64', True)"),
+    _imported("environment", "passed", "import os.environ['JAX_PLATFORMS'] became 'tpu'", "import os; os.environ.update(XLA_FLAGS='', JAX_PLATFORMS='tpu', JAX_ENABLE_X64='1')\nos.environ.pop('PATH')"),
+    _imported("reseeds", "passed", "import the state of numpy.random's global generator", "import random, numpy; random.seed(0); numpy.random.seed(0)"),
+    _called("consumes", "failed", "Python's global random generator changed", "import random; random.random()"),
+    _imported("elsewhere", "passed", "import the working directory changed", "import os, tempfile; os.chdir(tempfile.mkdtemp()); os.rmdir(os.getcwd())"),
+    _imported("signals", "passed", "import the handling of signals changed", "import signal; [signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]"),
+    _imported("alarm", "passed", "import an alarm changed", "import signal; signal.setitimer(signal.ITIMER_REAL, 4)"),
+    _imported("recursion-limit", "passed", "import the recursion limit changed", "import sys; sys.setrecursionlimit(10**6)"),
+    _imported("resource-limit", "passed", "import the process's resource limits changed", "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))"),
+    _imported("modules-gone", "passed", "import the module numpy was replaced", "import sys, numpy; del sys.modules['numpy'], sys.modules['jax']"),
+    _imported("threads", "passed", "", "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start()"),
+    _imported("time-bomb", "", "", "import threading, os; threading.Timer(3, os._exit, [9]).start()"),
+    # What is loud, or oddly named.
+    _called("loud", "passed", "", "import os; print('x' * 10**6); os.write(1, b'y' * 10**6); os.write(2, b'z' * 10**6)"),
+    _called("warns", "failed", "the warning filters changed", "import warnings\nclass Odd(UserWarning):\n    def __init__(self, a, b): super().__init__(a)\nwarnings.simplefilter('always')\nfor i in range(3000): warnings.warn(Odd(f'{i}', object()))"),
+    _called("closes-its-output", "passed", "", "import os, sys; sys.stdout.close(); sys.stderr.close(); os.closerange(1, 3)"),
+    _imported("密なGröße[1]::x", "passed", "", ""),
+    _imported("twin", "passed", "", ""),
+    Plugin("twin", "error", "raised ImportError: the other", "raise ImportError('the other')", "other-hostile"),
+)  # fmt: skip
+
+
+def install(folder: Path) -> None:
+    """Write all of them into a folder that is on the path, with the metadata of distributions."""
+    points: dict[str, list[str]] = {}
+    for number, plugin in enumerate(PLUGINS):
+        stem = plugin.name.replace("-", "_") if plugin.name.isascii() else f"plugin_{number}"
+        module = stem if plugin.distribution == "hostile" else f"{stem}_{number}"
+        (folder / f"{module}.py").write_text(plugin.source, encoding="utf-8")
+        points.setdefault(plugin.distribution, []).append(f"{plugin.name} = {module}:Dense")
+    # What no tool would have written: no module, no attribute, and one name twice.
+    points["hostile"] += ["malformed = no module at all", "nameless = ", "= nothing:Dense"]
+    points["hostile"] += ["double = loud:Dense", "double = warns:Dense"]
+    for distribution, lines in points.items():
+        metadata = folder / f"{distribution.replace('-', '_')}-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
+            "Requires-Dist: this is (no requirement\n"
+        )
+        text = "\n".join(["[conformance.implementations]", *lines, ""])
+        (metadata / "entry_points.txt").write_text(text, encoding="utf-8")

@@ -1,0 +1,136 @@
+"""Failing cases that are kept between runs, in each of Hypothesis's backends."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis.database import (
+    DirectoryBasedExampleDatabase,
+    InMemoryExampleDatabase,
+    MultiplexedDatabase,
+    ReadOnlyDatabase,
+)
+
+from conformance import profiles
+from conformance.cases import Case, over
+from conformance.database import key, opened
+from conformance.registry import UsageError
+
+_NEEDED = [
+    *([] if shutil.which("redis-server") else ["redis-server on the path"]),
+    *([] if importlib.util.find_spec("redis") else ["the extra 'redis'"]),
+]
+with_redis = pytest.mark.skipif(bool(_NEEDED), reason=f"needs {' and '.join(_NEEDED)}")
+
+
+def test_a_specification_names_backends(tmp_path: Path) -> None:
+    """One, or several that are used together."""
+    place = tmp_path / "kept"
+    assert isinstance(opened(f"directory:{place}"), DirectoryBasedExampleDatabase)
+    assert isinstance(opened(f"readonly:{place}"), ReadOnlyDatabase)
+    assert isinstance(opened(f"directory:{place}, readonly:{place}"), MultiplexedDatabase)
+    assert opened("default") is not None
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("here", "the database 'here' is none of directory:PATH, readonly:PATH, redis:URL"),
+        ("directory:", "is none of"),
+        ("readonly:nowhere", "there is no directory 'nowhere'"),
+        ("directory:/dev/null/x", "Not a directory"),
+    ],
+)
+def test_another_specification_is_refused(spec: str, said: str) -> None:
+    """In one line."""
+    with pytest.raises(UsageError, match=said) as refusal:
+        opened(spec)
+    assert "\n" not in str(refusal.value)
+
+
+def test_without_a_database_runs_are_repeatable() -> None:
+    """With one, each run draws anew, so that there is something to keep."""
+    assert profiles.Profile("x", (), 1).hypothesis().derandomize
+    kept = profiles.Profile("x", (), 1, database=InMemoryExampleDatabase()).hypothesis()
+    assert not kept.derandomize
+    assert kept.database is not None
+
+
+def test_implementations_do_not_share_a_key() -> None:
+    """Nor do requirements; the key does not depend on the text of the check."""
+    assert len({key(r, i) for r in ("a/b", "c/d") for i in ("x:y", "z:y")}) == 4
+    assert key("a/b", "x:y") == key("a/b", "x:y")
+
+
+def tried_again(spec: str, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a case that a first run has drawn and kept is among the first that a second tries."""
+    rare: list[int] = []
+    tried: list[list[int]] = []
+
+    def check(layer: object, case: Case) -> None:
+        tried[-1].append(case.seed)
+        # Of what is drawn, and given beforehand by no example.
+        if case.seed > 1000 and (not rare or case.seed == rare[0]):
+            rare.append(case.seed)
+            raise AssertionError
+
+    for _ in range(2):
+        tried.append([])
+        profile = profiles.named("thorough", examples=200)
+        monkeypatch.setattr(profiles, "_active", replace(profile, database=opened(spec)))
+        test = over(sizes=[(3, 4)])(check)
+        test._hypothesis_internal_database_key = key("a/b", "x:y")  # type: ignore[attr-defined]
+        with pytest.raises(AssertionError):
+            test(layer=None)  # type: ignore[call-arg]  # Hypothesis gives the case
+    return rare[0] in tried[1][:5]
+
+
+def test_a_directory_keeps_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share that is only read gives it to others."""
+    assert tried_again(f"directory:{tmp_path}", monkeypatch)
+    before = sorted(tmp_path.rglob("*"))
+    opened(f"readonly:{tmp_path}").save(b"key", b"value")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    """A real Redis, for one test."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+    server = subprocess.Popen(
+        ["redis-server", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(100):
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@with_redis
+def test_redis_keeps_what_failed(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For everybody who can reach it."""
+    assert tried_again(f"redis:{redis_url}", monkeypatch)
+
+
+@with_redis
+def test_a_redis_that_does_not_answer_is_told_at_once() -> None:
+    """Before anything runs."""
+    with pytest.raises(UsageError, match=r"no Redis answers at 'redis://127\.0\.0\.1:1'"):
+        opened("redis:redis://127.0.0.1:1")

@@ -1,0 +1,134 @@
+"""Hostile plugins, all at once beside two built-in layers: each costs its own cells and no more."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance.registry import LoadError, registered
+from conformance.selftest.hostile import PLUGINS, Plugin, install
+
+BUILT_IN = ("nnx.MyDense", "nnx.Linear")
+ROWS = ("forward/zero-input", "purity/globals-untouched")
+
+# Seconds for a cell: a multiple of what one takes on a machine that is busy with other things.
+_TIME_LIMIT = 12
+
+
+def run(folder: Path, *plugins: Plugin) -> dict[str, Any]:
+    """The results of the built-in layers, with these plugins beside them."""
+    path = folder / f"results-{len(plugins)}.json"
+    names = [*BUILT_IN, *(plugin.id for plugin in plugins)]
+    command = [
+        *(sys.executable, "-m", "conformance.command", "run", *names, "-n2"),
+        *(f"--requirement={row}" for row in ROWS),
+        *(f"--time-limit={_TIME_LIMIT}", "--memory-limit=2", f"--results={path}"),
+    ]
+    search = os.pathsep.join([str(folder), *filter(None, sys.path)])
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": search},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert path.is_file(), done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found["said"] = done.stdout
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all of them are installed."""
+    path = tmp_path_factory.mktemp("hostile")
+    install(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, Any]:
+    """The results of the built-in layers alone."""
+    return run(folder)
+
+
+@pytest.fixture(scope="module")
+def beside(folder: Path, alone: dict[str, Any]) -> dict[str, Any]:
+    """The results of a run with all plugins; what the built-in ones need is compiled by then."""
+    return run(folder, *PLUGINS)
+
+
+def cells_of(found: dict[str, Any], id: str) -> list[dict[str, Any]]:
+    """The cells of an implementation, by requirement."""
+    mine = [cell for cell in found["cells"] if cell["implementation"] == id]
+    return sorted(mine, key=lambda cell: ROWS.index(cell["requirement"]))
+
+
+def test_there_are_enough_of_them() -> None:
+    """As many kinds as people have come up with."""
+    assert len({plugin.id for plugin in PLUGINS}) == len(PLUGINS) >= 45
+
+
+def test_the_others_are_as_without_them(alone: dict[str, Any], beside: dict[str, Any]) -> None:
+    """All their cells are there, with the same outcomes, messages and measured values."""
+
+    def decided(cell: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in cell.items() if key != "seconds"}
+
+    for name in BUILT_IN:
+        id = f"dense-conformance:{name}"
+        expected = [decided(cell) for cell in cells_of(alone, id)]
+        assert [cell["outcome"] for cell in expected] == ["passed"] * len(ROWS)
+        assert [decided(cell) for cell in cells_of(beside, id)] == expected
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: ascii(plugin.id))
+def test_each_is_reported_as_what_it_is(plugin: Plugin, beside: dict[str, Any]) -> None:
+    """Against itself, by its worst cell or by what its import changed."""
+    cells = cells_of(beside, plugin.id)
+    assert [cell["requirement"] for cell in cells] == list(ROWS)
+    (record,) = (r for r in beside["implementations"] if r["id"] == plugin.id)
+    told = [f"{cell.get('reason', '')} {cell.get('message', '')}" for cell in cells]
+    told += [f"import {effect}" for effect in record.get("side_effects", ())]
+    assert any(plugin.said in text for text in told), told
+    outcomes = {cell["outcome"] for cell in cells}
+    if plugin.outcome:
+        assert plugin.outcome in outcomes, told
+        assert outcomes <= {"passed", plugin.outcome}, told
+
+
+def test_what_nobody_decided_is_named(beside: dict[str, Any]) -> None:
+    """No cell just fails to come back, and such a run is not green."""
+    assert not [cell for cell in beside["cells"] if cell["outcome"] == "not-run"]
+    assert not beside["complete"]
+    assert beside["exit_code"] != 0
+
+
+def test_what_an_import_changes_is_shown(beside: dict[str, Any]) -> None:
+    """In a line of its own, once for each plugin."""
+    said = " ".join(beside["said"].split())
+    assert "importing x64 has side effects: jax.config.jax_enable_x64 became True" in said
+    assert said.count("importing numpy-replaced has side effects") == 1
+
+
+def test_wrong_metadata_is_an_error_of_that_entry(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No module, no attribute, and one name twice: the others can still be listed and loaded."""
+    monkeypatch.syspath_prepend(str(folder))
+    found = {entry.id: entry for entry in registered()}
+    assert "dense-conformance:nnx.Linear" in found
+    for name, said in (
+        ("malformed", "its entry point is 'no module at all', expected module:attribute"),
+        ("double", "it is registered as loud:Dense and as warns:Dense"),
+    ):
+        with pytest.raises(LoadError, match=said):
+            found[f"hostile:{name}"].load()

@@ -1,0 +1,194 @@
+"""A run in parts: each cell in one of them, balanced, and joined to what the whole run says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance.cell import Cell, Outcome
+from conformance.registry import Entry
+from conformance.report.merge import merge
+from conformance.requirement import Requirement, catalogue
+from conformance.results import Results, document, parse, text_of
+from conformance.shards import Shard, expected_seconds
+from conformance.verdict import INCOMPLETE, OK, account
+
+ENTRIES = tuple(Entry(f"acme:{name}", name, f"acme:{name}", "acme") for name in "ABCDEFG")
+ENVIRONMENT = {"jax": "0.10.2", "seed": None}
+
+
+def parts(
+    count: int, entries: tuple[Entry, ...] = ENTRIES, seconds: Any = None
+) -> list[frozenset[tuple[str, str]]]:
+    """The cells of each of so many parts."""
+    return [Shard(i, count).cells(entries, catalogue(), seconds or {}) for i in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 11])
+def test_each_cell_is_in_one_part(count: int) -> None:
+    """All of them, and none twice."""
+    dealt = Counter(key for part in parts(count) for key in part)
+    assert set(dealt) == {(e.id, row.id) for e in ENTRIES for row in catalogue()}
+    assert set(dealt.values()) == {1}
+
+
+def test_parts_depend_on_nothing_but_what_is_asked_for() -> None:
+    """Not on the order in which implementations are named, nor on the process's hash seed."""
+    assert parts(5) == parts(5, tuple(reversed(ENTRIES)))
+    code = (
+        "from conformance.selftest.test_shards import parts; import hashlib; "
+        "print(hashlib.sha256(repr([sorted(p) for p in parts(5)]).encode()).hexdigest())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(filter(None, sys.path))},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
+
+
+def test_parts_are_balanced_by_measured_seconds() -> None:
+    """Within the longest cell and what beginning an implementation costs."""
+    rows = catalogue()
+    seconds = {
+        (e.id, row.id): 0.1 + (7 * i + 3 * j) % 13
+        for i, e in enumerate(ENTRIES)
+        for j, row in enumerate(rows)
+    }
+    loads = [sum(seconds[key] for key in part) for part in parts(5, ENTRIES, seconds)]
+    assert max(loads) - min(loads) <= 13.1 + 2.0 * len(ENTRIES)
+
+
+@pytest.mark.parametrize("text", ["0/5", "6/5", "2", "a/b", "2/5/1", "-1/5", ""])
+def test_a_part_that_there_is_not_is_refused(text: str) -> None:
+    """The message shows the form."""
+    with pytest.raises(argparse.ArgumentTypeError, match="a shard such as 2/5"):
+        Shard.parse(text)
+
+
+def results(
+    cells: list[Cell], rows: tuple[Requirement, ...], shard: Shard | None = None
+) -> Results:
+    """The results of a run of all entries, or of a part of it, as read from its file."""
+    own = shard.cells(ENTRIES, rows, {}) if shard is not None else None
+    mine = [replace(c) for c in cells if own is None or (c.implementation, c.requirement) in own]
+    verdict = account(ENTRIES, rows, mine, own)
+    facts: dict[str, Any] = {
+        "environment": ENVIRONMENT, "profile": "quick", "seconds": 1.0, "versions": {},
+        "shard": str(shard or ""),
+    }  # fmt: skip
+    (read,) = parse(text_of(document(verdict, facts)), f"shard {shard}")
+    return read
+
+
+def cells_of(rows: tuple[Requirement, ...]) -> list[Cell]:
+    """Cells of which many fail, so that much is blocked, by rows in other parts as well."""
+    found = []
+    for i, entry in enumerate(ENTRIES):
+        for j, row in enumerate(rows):
+            failed = (i + 2 * j) % 3 == 0
+            cell = Cell(entry.id, row.id, str(row.level), Outcome.PASSED, seconds=0.5)
+            if failed and i < 5:
+                cell.outcome, cell.message = Outcome.FAILED, "it differs"
+            found.append(cell)
+    return found
+
+
+def test_merged_parts_are_the_whole_run() -> None:
+    """Cell by cell, also what is blocked by a row that another part has checked."""
+    rows = catalogue()
+    cells = cells_of(rows)
+    whole = results(cells, rows)
+    assert any(cell.outcome == Outcome.BLOCKED for cell in whole.verdict.cells)
+    for count in (2, 5):
+        shards = [results(cells, rows, Shard(i, count)) for i in range(1, count + 1)]
+        (merged,) = merge(list(reversed(shards)))
+        assert [c.as_dict() for c in merged.verdict.cells] == [
+            c.as_dict() for c in whole.verdict.cells
+        ]
+        assert merged.verdict.exit_code == whole.verdict.exit_code
+        assert not merged.facts.get("shard")
+
+
+def test_a_part_is_judged_by_its_own_cells() -> None:
+    """Its file says what it is, and what is for others is no fault of it."""
+    rows = catalogue()
+    passed = [replace(c, outcome=Outcome.PASSED, message="") for c in cells_of(rows)]
+    part = results(passed, rows, Shard(2, 5))
+    assert part.facts["shard"] == "2/5"
+    assert part.verdict.exit_code == OK
+    assert 0 < len(part.verdict.own) < len(part.verdict.cells)
+    assert not part.verdict.failures()
+
+
+def test_a_merge_that_lacks_a_part_is_incomplete() -> None:
+    """It says which; so does one of a single part."""
+    rows = catalogue()
+    passed = [replace(c, outcome=Outcome.PASSED, message="") for c in cells_of(rows)]
+    shards = [results(passed, rows, Shard(i, 5)) for i in (1, 2, 4)]
+    for given, said in ((shards, "3/5 or 5/5"), (shards[:1], "2/5 or 3/5 or 4/5 or 5/5")):
+        (merged,) = merge(given)
+        assert merged.verdict.exit_code == INCOMPLETE
+        reasons = {c.reason for c in merged.verdict.cells if c.outcome == Outcome.NOT_RUN}
+        assert reasons == {f"it is for a shard that is missing: {said}"}
+
+
+def test_seconds_are_those_of_a_results_file(tmp_path: Path) -> None:
+    """Without a file, there are none."""
+    rows = catalogue()
+    path = tmp_path / "r.json"
+    whole = results(cells_of(rows), rows)
+    path.write_text(text_of(document(whole.verdict, whole.facts)))
+    assert expected_seconds(path)[ENTRIES[0].id, rows[0].id] == 0.5
+    assert expected_seconds(None) == {}
+
+
+LAYER = """
+from flax import nnx
+
+class Bad(nnx.Linear):
+    def __call__(self, x):
+        return super().__call__(x) - 2 * self.bias[...]
+"""
+
+
+def test_a_run_in_two_parts(tmp_path: Path) -> None:
+    """As in CI: each part writes its file, and the merged one has every cell."""
+    (tmp_path / "layer.py").write_text(LAYER, encoding="utf-8")
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "conformance.command", *arguments]
+        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    asked = ["layer.py:Bad", "-n0", "--requirement=zero-input", "--requirement=finite"]
+    asked += ["--requirement=bias-zero", "--requirement=kernel-shape"]
+    codes = []
+    for i in (1, 2):
+        done = command("run", *asked, f"--shard={i}/2", f"--results={i}.json")
+        assert "2 of 4 cells:" in done.stdout, done.stdout + done.stderr
+        codes.append(done.returncode)
+    assert sorted(codes) == [0, 1]
+    assert command("merge", "1.json", "2.json", "-o", "both.json").returncode == 0
+    found = json.loads((tmp_path / "both.json").read_text())
+    assert found["complete"]
+    assert found["exit_code"] == 1
+    assert "shard" not in found
+    outcomes = {cell["requirement"]: cell["outcome"] for cell in found["cells"]}
+    assert outcomes.pop("forward/zero-input") == "failed"
+    assert set(outcomes.values()) == {"passed"}
+    wrong = command("run", *asked, "--shard=3/2")
+    assert wrong.returncode == 2
+    assert "a shard such as 2/5, the second of five, found '3/2'" in wrong.stderr

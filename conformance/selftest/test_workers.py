@@ -1,0 +1,281 @@
+"""Workers that are killed, hang or are elsewhere: no cell is lost silently."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from conformance import hosts
+from conformance.breaker import Breaker
+from conformance.cell import Cell, Outcome
+from conformance.postmortem import is_child, last_words
+from conformance.registry import Entry
+from conformance.requirement import Level, Requirement
+from conformance.workers import Workers
+
+ENTRY = Entry("acme:Dense", "acme.Dense", "acme:Dense", "acme")
+ROW = Requirement("forward/zero-input", Level.MUST, (), "", "", (), False, "test_zero_input")
+ITEM = "suite/test_forward.py::test_zero_input[acme.Dense]"
+DECIDED = {"passed", "failed", "not-applicable", "blocked", "expected-failure"}
+
+
+class Scheduler:
+    """What a scheduler of pytest-xdist is asked for."""
+
+    def __init__(self) -> None:
+        self.again: list[str] = []
+
+    def mark_test_pending(self, item: str) -> None:
+        """Another worker takes it."""
+        self.again.append(item)
+
+
+def dies(workers: Workers, scheduler: Scheduler) -> pytest.TestReport:
+    """A worker dies with the item at the head of its queue."""
+    report = pytest.TestReport(ITEM, ("", None, ""), {}, "failed", "crashed", cast(Any, "???"))
+    workers.pytest_handlecrashitem(ITEM, report, scheduler)
+    return report
+
+
+@pytest.fixture
+def received() -> list[Cell]:
+    """The cells that were told."""
+    return []
+
+
+@pytest.fixture
+def workers(tmp_path: Path, received: list[Cell]) -> Workers:
+    """Those of a run of one cell."""
+
+    def receive(cell: Cell, entry: Entry, row: Requirement) -> None:
+        received.append(cell)
+
+    def cell_at(item: str) -> tuple[Entry, Requirement] | None:
+        return (ENTRY, ROW) if item == ITEM else None
+
+    return Workers(Breaker(tmp_path, 60.0, 8.0), cell_at, lambda _: bool(received), receive)
+
+
+def test_a_cell_that_had_not_begun_is_given_to_another_worker(
+    workers: Workers, received: list[Cell]
+) -> None:
+    """Its layer has no part in the death; but not for ever."""
+    scheduler = Scheduler()
+    for _ in range(10):
+        assert dies(workers, scheduler).outcome == "rerun"
+    assert scheduler.again == [ITEM] * 10
+    assert not received
+    assert dies(workers, scheduler).outcome == "failed"
+    assert [cell.outcome for cell in received] == [Outcome.CRASHED]
+
+
+def test_a_cell_that_had_begun_has_crashed(workers: Workers, received: list[Cell]) -> None:
+    """On another machine nothing more is known, but for how long it took."""
+    scheduler = Scheduler()
+    workers.pytest_runtest_logstart(ITEM)
+    dies(workers, scheduler)
+    assert not scheduler.again
+    assert [(c.outcome, c.reason) for c in received] == [
+        (Outcome.CRASHED, "the process died while checking it")
+    ]
+
+
+def test_a_cell_that_had_been_decided_stays_so(workers: Workers, received: list[Cell]) -> None:
+    """The worker died between the result and the next cell."""
+    received.append(Cell(ENTRY.id, ROW.id, "MUST", Outcome.PASSED))
+    workers.pytest_runtest_logstart(ITEM)
+    assert dies(workers, Scheduler()).outcome == "rerun"
+    assert [cell.outcome for cell in received] == [Outcome.PASSED]
+
+
+def test_a_worker_that_starts_later_knows_what_has_died(tmp_path: Path) -> None:
+    """By its input, where it cannot see the marks of the others."""
+    breaker = Breaker(tmp_path / "here", 60.0, 8.0)
+    for _ in range(3):
+        breaker.check(ENTRY.id)
+        breaker.died(ENTRY.id, ROW.id, 1.0)
+    elsewhere = Breaker(tmp_path / "elsewhere", 60.0, 8.0, json.loads(json.dumps(breaker.deaths)))
+    with pytest.raises(Breaker.Tripped, match="not tried again: the process died"):
+        elsewhere.check(ENTRY.id)
+
+
+def test_a_traceback_names_the_layers_own_line() -> None:
+    """And not the suite's, nor that of a library."""
+    here = Path(__file__).resolve().parents[1]
+    text = (
+        "Timeout (0:00:05)!\nThread 0x01 (most recent call first):\n"
+        '  File "/home/a/other.py", line 1 in spin\n'
+        "\nThread 0x02 (most recent call first):\n"
+        f'  File "{here}/layer.py", line 7 in build\n'
+        '  File "/home/a/mine.py", line 12 in __call__\n'
+        '  File "/home/a/mine.py", line 30 in outer\n'
+    )
+    assert last_words(text) == "mine.py, line 12, in __call__"
+    assert last_words("") == ""
+
+
+def test_another_environment_is_not_this_run() -> None:
+    """Versions decide; on which machine it is does not."""
+    known = {"jax": "0.10.2", "platform": "Linux-1", "x64": False}
+    assert hosts.unlike(known, {**known, "platform": "Linux-2"}) == ""
+    assert hosts.unlike(known, {**known, "jax": "0.9.2"}) == "jax 0.9.2 instead of 0.10.2"
+
+
+def test_a_machine_that_is_gone_is_replaced_by_this_one() -> None:
+    """One that answers is not."""
+    import execnet
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        there = execnet.XSpec(f"socket=127.0.0.1:{port}//chdir=x")
+        assert hosts.stay_here_if_lost(there) == ""
+        assert there.socket
+    assert hosts.stay_here_if_lost(there) == f"socket=127.0.0.1:{port}//chdir=x"
+    assert there.popen
+    assert not there.socket
+    assert not there.chdir
+
+
+def call(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The suite, in processes of its own."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=clean,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(each) for each in found]
+
+
+ROWS = (
+    "construction/finite", "construction/kernel-shape", "construction/bias-shape",
+    "initialization/bias-zero", "forward/zero-input", "forward/additive", "forward/affine-value",
+)  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds workers in /proc")
+def test_no_killed_worker_loses_a_cell_silently(tmp_path: Path) -> None:
+    """SIGKILL at random moments: each cell is decided, or named as crashed."""
+    names = ("nnx.MyDense", "linen.Dense")
+    rows = [f"--requirement={row}" for row in ROWS]
+    command = ("-m", "conformance.command", "run", *names, *rows, "-n2", "--results=r.json")
+    run = call(tmp_path, *command)
+    generator, killed = random.Random(20), 0
+
+    def kill() -> None:
+        nonlocal killed
+        time.sleep(2.0)
+        while run.poll() is None and killed < 6:
+            time.sleep(generator.uniform(0.2, 2.5))
+            with contextlib.suppress(OSError, IndexError):
+                os.kill(generator.choice(children(run.pid)), signal.SIGKILL)
+                killed += 1
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    said, _ = run.communicate(timeout=570)
+    killer.join()
+    assert killed, said
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert {(c["implementation"], c["requirement"]) for c in found["cells"]} == {
+        (f"dense-conformance:{name}", row) for name in names for row in ROWS
+    }
+    crashed = [c for c in found["cells"] if c["outcome"] not in DECIDED]
+    assert all(c["outcome"] == "crashed" and "SIGKILL" in c["reason"] for c in crashed), crashed
+    assert run.returncode == (3 if any(c["level"] == "MUST" for c in crashed) else 0), said
+    assert found["complete"] == (run.returncode == 0)
+
+
+@contextlib.contextmanager
+def machine(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Another machine, as far as pytest-xdist can tell: its process, and where it listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    folder.mkdir()
+    server = call(folder, "-m", "execnet.script.socketserver", place)
+    try:
+        assert server.stdout is not None
+        assert "Entering Accept loop" in server.stdout.readline()
+        yield server, place
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def remote(place: str) -> tuple[str, ...]:
+    """The call of pytest that checks a layer there."""
+    return (
+        *("-m", "pytest", "--pyargs", "conformance.suite", "-p", "no:cacheprovider"),
+        *("--conformance-impl=nnx.MyDense", f"--tx=socket={place}", "--conformance-results=r.json"),
+        *(f"--conformance-requirement={row}" for row in ROWS),
+    )
+
+
+def outcomes(folder: Path) -> list[str]:
+    """Those in the results file, which has a cell for each row."""
+    cells = json.loads((folder / "r.json").read_text())["cells"]
+    assert len(cells) == len(ROWS)
+    return [cell["outcome"] for cell in cells]
+
+
+def test_a_worker_elsewhere_checks_as_one_here(tmp_path: Path) -> None:
+    """Over a real socket, with pytest-xdist's own means."""
+    with machine(tmp_path / "there") as (_, place):
+        run = call(tmp_path, *remote(place))
+        said, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, said
+    assert set(outcomes(tmp_path)) == {"passed"}
+    assert "is lost" not in said
+
+
+def test_a_machine_that_disappears_costs_one_cell(tmp_path: Path) -> None:
+    """What it was at has crashed, and the rest is done here; the loss is told."""
+    with machine(tmp_path / "there") as (server, place):
+        run = call(tmp_path, *remote(place), "-v")
+        assert run.stdout is not None
+        lines = []
+        for line in run.stdout:
+            lines.append(line)
+            if "PASSED" in line:
+                server.kill()
+                break
+        said, _ = run.communicate(timeout=300)
+    said = "".join(lines) + said
+    assert f"the machine of a worker is lost (execmodel=main_thread_only//socket={place})" in said
+    found = outcomes(tmp_path)
+    assert set(found) <= {"passed", "crashed"}
+    assert found.count("crashed") <= 1
+    assert run.returncode == (3 if "crashed" in found else 0), said
+
+
+def test_a_child_is_told_from_a_stranger() -> None:
+    """Only what this process has started may be ended by it."""
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        assert is_child(sleeper.pid) == sys.platform.startswith("linux")
+        assert not is_child(os.getpid())
+        assert not is_child(1)
+    finally:
+        sleeper.kill()
+        sleeper.wait()
