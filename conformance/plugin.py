@@ -156,7 +156,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """Choose the only scheduling of pytest-xdist that survives a dying worker."""
     option = config.option
     distributes = getattr(option, "numprocesses", None) or getattr(option, "tx", None)
-    if not _is_ours(config) or not distributes:
+    # A worker is called with the options of the process that controls it.
+    if hasattr(config, "workerinput") or not distributes or not _is_ours(config):
         return
     if option.dist == "no":
         option.dist = "worksteal"
