@@ -34,7 +34,9 @@ _INTERVAL = 3600.0
 
 def location() -> Path:
     """The directory of compiled programs, in the user's cache directory."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # to be ignored, as the XDG specification says
+        base = os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "dense-conformance" / "compiled"
 
 
@@ -66,8 +68,8 @@ def _processor() -> str:
 
 
 def enabled() -> bool:
-    """Whether the environment leaves the cache on."""
-    return os.environ.get(SWITCH, "on") != "off"
+    """Whether the environment leaves the cache on, and there is a home to keep it in."""
+    return os.environ.get(SWITCH, "on") != "off" and location().is_absolute()
 
 
 def prepare(cache: bool = True) -> None:

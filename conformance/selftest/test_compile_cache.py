@@ -187,6 +187,17 @@ def test_the_bound_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(entries(tmp_path)) == 1
 
 
+def test_a_relative_place_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory that a run starts in is not filled with caches, whatever the environment."""
+    monkeypatch.delenv(compile_cache.SWITCH, raising=False)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches")
+    assert str(compile_cache.location()) == "/home/somebody/.cache/dense-conformance/compiled"
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # a user without a home
+    assert not compile_cache.enabled()
+    assert compile_cache.trouble() == ""
+
+
 def test_versions_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program of one version is never offered to another."""
     here = compile_cache.directory()
