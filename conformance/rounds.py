@@ -63,13 +63,13 @@ def combined(old: Cell | None, new: Cell, found: str) -> Cell:
     old, new
         The cell so far, and that of one more round.
     found
-        Where the new one was found, for a failure that decides.
+        Where the new one was found, for a failure that decides; empty in the first round.
     """
     if old is None:
         return new
     kept = new if is_worse(new, old) else old
     notes = [*kept.notes]
-    if kept is new and _WEIGHT[Outcome(new.outcome)] > _WEIGHT[Outcome.PASSED]:
+    if found and kept is new and _WEIGHT[Outcome(new.outcome)] > _WEIGHT[Outcome.PASSED]:
         notes.append(found)
     return replace(
         kept,
