@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
@@ -112,6 +112,7 @@ class Rounds:
         self._told(1, profiles.active().seed, self.run.received.values(), self.run.started)
         with contextlib.suppress(Stopped):
             self._go_on()
+            self.stop.disarm()
         self.run.stopped = self.stop.reason
         return result
 
@@ -147,9 +148,10 @@ class Rounds:
         started, cells = time.time(), []
         self.run.show("conformance_round", number, seed)
         try:
-            for cell in _cells_of(self._call(seed)):
-                cells.append(cell)
-                self.run.take(cell, f"found in round {number}, with the seed {seed}")
+            with contextlib.closing(_cells_of(self._call(seed))) as found:
+                for cell in found:
+                    cells.append(cell)
+                    self.run.take(cell, f"found in round {number}, with the seed {seed}")
         finally:
             self._told(number, seed, cells, started)
         return bool(cells)
@@ -178,7 +180,7 @@ def _do_not_wait_for_workers(config: pytest.Config) -> None:
         manager.EXIT_TIMEOUT = _PATIENCE_WITH_WORKERS
 
 
-def _cells_of(arguments: Sequence[str]) -> Iterator[Cell]:
+def _cells_of(arguments: Sequence[str]) -> Generator[Cell, None, None]:
     """The cells of a run of pytest with these arguments, each as soon as it is decided."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*filter(None, sys.path)]))

@@ -39,6 +39,7 @@ class Stop:
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
         self.reason = ""
+        self._armed = True
         self._time_is_over = False
         self._former: dict[signal.Signals, Any] = {}
         self._timer: threading.Timer | None = None
@@ -53,6 +54,10 @@ class Stop:
             self._timer = threading.Timer(self.seconds, self._over)
             self._timer.daemon = True
             self._timer.start()
+
+    def disarm(self) -> None:
+        """Raise no more: what is left to do is short, and is to be done."""
+        self._armed = False
 
     def end(self) -> None:
         """Listen no more."""
@@ -71,6 +76,8 @@ class Stop:
         if self.reason:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
+            return
+        if not self._armed:
             return
         by_clock = self._time_is_over and number == signal.SIGTERM
         self.reason = "its time was over" if by_clock else _BY[signal.Signals(number)]

@@ -169,3 +169,16 @@ def test_only_the_first_signal_counts() -> None:
     finally:
         stop.end()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_run_that_is_over_is_not_stopped() -> None:
+    """The results are being written: a signal changes nothing of that."""
+    stop = Stop(None)
+    stop.begin()
+    try:
+        stop.disarm()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.reason == ""
+    finally:
+        stop.end()
