@@ -51,6 +51,7 @@ FLOAT32_ALONE = frozenset(
         "dtypes/strict-promotion",
         "forward/basis-input",
         "sharding/sharded-equals-local",
+        "transforms/forward-mode",
         "transforms/gradients",
     }
 )
