@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from conformance.bench.command import bench, bench_arguments
 from conformance.modes import MODES, chosen_modes, enter
-from conformance.plugin import seconds, shard
+from conformance.plugin import gibibytes, seconds, shard
 from conformance.profiles import DEFAULT, PROFILES
 from conformance.registry import UsageError, resolve
 from conformance.report import commands, matrix
@@ -85,7 +85,7 @@ def _exploration_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--memory-limit",
-        type=float,
+        type=gibibytes,
         metavar="GIB",
         help="the most memory that a worker may take, in GiB (default: 8)",
     )

@@ -38,6 +38,17 @@ def seconds(text: str) -> float:
     return value
 
 
+def gibibytes(text: str) -> float:
+    """``4`` or ``0.5`` as GiB."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"an amount of memory in GiB such as 4, found {text!r}")
+    return value
+
+
 def shard(text: str) -> object:
     """``2/5``: the second of five parts of a run."""
     from conformance.shards import Shard
@@ -120,7 +131,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--conformance-memory-limit",
-        type=float,
+        type=gibibytes,
         default=8.0,
         metavar="GIB",
         help="the most memory that a worker may take, in GiB (default: 8)",

@@ -168,6 +168,9 @@ class Rounds:
             time_limit=option("conformance_time_limit"),
             memory_limit=option("conformance_memory_limit"),
             compile_cache=not option("conformance_no_compile_cache"),
+            database=option("conformance_database"),
+            shard=option("conformance_shard"),
+            shard_by=option("conformance_shard_by"),
         )
         arguments += [f"--conformance-impl={spec}" for spec in option("conformance_impl")]
         return [*arguments, f"--rootdir={self.run.config.rootpath}"]

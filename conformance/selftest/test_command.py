@@ -100,6 +100,8 @@ def test_a_layer_that_ends_its_process(mine: Path) -> None:
         (["run", "--requirement", "forward/zero-inptu"], "did you mean forward/zero-input"),
         (["run", "--profile", "huge"], "invalid choice: 'huge'"),
         (["run", "--time-limit", "soon"], "a time such as 90, 90s or 10m, found 'soon'"),
+        (["run", "--memory-limit", "-1"], "an amount of memory in GiB such as 4, found '-1'"),
+        (["run", "--shard", "3/2"], "a shard such as 2/5, the second of five, found '3/2'"),
         (["run", "mine.py"], "say which layer in it: mine.py:MyDense"),
         (["dance"], "invalid choice: 'dance'"),
     ],
