@@ -134,16 +134,15 @@ def test_another_environment_is_not_this_run() -> None:
     assert hosts.unlike(known, {**known, "jax": "0.9.2"}) == "jax 0.9.2 instead of 0.10.2"
 
 
-def test_a_machine_that_is_gone_is_replaced_by_this_one() -> None:
+def test_a_machine_that_is_gone_is_replaced_by_this_one(tmp_path: Path) -> None:
     """One that answers is not."""
     import execnet
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        there = execnet.XSpec(f"socket=127.0.0.1:{port}//chdir=x")
+    with machine(tmp_path / "there") as (_, place):
+        there = execnet.XSpec(f"socket={place}//chdir=x")
         assert hosts.stay_here_if_lost(there) == ""
         assert there.socket
-    assert hosts.stay_here_if_lost(there) == f"socket=127.0.0.1:{port}//chdir=x"
+    assert hosts.stay_here_if_lost(there) == f"socket={place}//chdir=x"
     assert there.popen
     assert not there.socket
     assert not there.chdir
