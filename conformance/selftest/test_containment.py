@@ -1,0 +1,110 @@
+"""What a layer changes in a process is found, named and put back."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import random
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conformance import interrupts, isolation
+from conformance.containment import Containment
+from conformance.patches import Originals
+from conformance.require import NotApplicable, Violation, during, not_applicable, safe_text
+
+CHANGES: dict[str, Callable[[], object]] = {
+    "os.environ['XLA_FLAGS'] became 'x'": lambda: os.environ.update(XLA_FLAGS="x"),
+    "the state of Python's global random generator changed": random.random,
+    "the state of numpy.random's global generator changed": lambda: np.random.seed(3),
+    "the recursion limit changed": lambda: sys.setrecursionlimit(5000),
+    "an alarm changed": lambda: signal.setitimer(signal.ITIMER_REAL, 600),
+    "the handling of signals changed": lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
+    "the garbage collector changed": gc.disable,
+    "the warning filters changed": lambda: warnings.simplefilter("error"),
+    "the working directory changed": lambda: os.chdir("/"),
+    "the handling of floating-point errors (numpy.seterr) changed": lambda: np.seterr(all="raise"),
+    "numpy.dot was replaced": lambda: setattr(np, "dot", print),
+}
+
+
+@pytest.mark.parametrize("said", CHANGES)
+def test_a_change_is_named_and_put_back(said: str, tmp_path: Path) -> None:
+    """Each by itself, and nothing else."""
+    before = isolation.take()
+    try:
+        CHANGES[said]()
+        assert said in before.changes()
+    finally:
+        before.restore()
+    assert before.changes() == []
+
+
+def test_functions_methods_and_modules_are_put_back() -> None:
+    """Wherever in the shared libraries they are."""
+    originals = Originals()
+    originals.learn()
+    assert originals.put_back() == []
+    module, function, method = sys.modules["json"], json.dumps, random.Random.random
+    json.dumps = print  # type: ignore[assignment]
+    random.Random.seed = print  # type: ignore[assignment, method-assign]
+    sys.modules["json"] = sys.modules["random"]
+    found = originals.put_back()
+    assert found[0] == "the module json was replaced"
+    assert set(found[1:]) == {"json.dumps was replaced", "random.Random.seed was replaced"}
+    assert sys.modules["json"] is module
+    assert json.dumps is function
+    assert random.Random.random is method
+    assert originals.put_back() == []
+
+
+def test_an_import_is_told_by_what_it_changed() -> None:
+    """Also one that fails; afterwards nothing is changed."""
+    containment = Containment(may_retire=False)
+    for wrong in (False, True):
+        with contextlib.suppress(ZeroDivisionError), containment.loading("acme:Dense"):
+            os.environ["ACME"] = "1"
+            sys.stdout.close()
+            if wrong:
+                raise ZeroDivisionError
+        assert containment.side_effects["acme:Dense"] == ["os.environ['ACME'] became '1'"]
+        assert "ACME" not in os.environ
+        assert not sys.stdout.closed
+
+
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, BaseException, pytest.skip.Exception])
+def test_whatever_a_layer_raises_is_its_failure(kind: type[BaseException]) -> None:
+    """It cannot skip a check; the suite can."""
+    with pytest.raises(Violation, match="calling raised"), during("calling"):
+        raise kind("no")
+    with pytest.raises(NotApplicable), during("calling"):
+        not_applicable("why")
+
+
+def test_the_users_interrupt_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a worker, it is a layer that raised it."""
+    with pytest.raises(KeyboardInterrupt), during("calling"):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(interrupts, "_contained", True)
+    with pytest.raises(Violation, match="calling raised KeyboardInterrupt"), during("calling"):
+        raise KeyboardInterrupt
+
+
+def test_every_text_can_be_written() -> None:
+    """Half a character, no text at all, and very much of it."""
+
+    class Silent:
+        def __str__(self) -> str:
+            raise KeyError
+
+    assert safe_text("a\ud800b") == r"a\ud800b"
+    assert safe_text(Silent()) == "<Silent whose text cannot be had: KeyError>"
+    assert len(safe_text("x" * 10**6)) == 600
