@@ -105,7 +105,7 @@ class ForkedKey(CorrectDense):
         return nnx.clone(rngs).params()
 
 
-@defect("X589", breaks="seeding/rngs-forms", subtlety=4)
+@defect("X589", breaks="seeding/params-stream", collateral=("seeding/rngs-forms",), subtlety=4)
 class SeedOfTheKeysData(CorrectDense):
     """The seed is read off the raw words of the key, and typed keys are folded once more."""
 

@@ -115,7 +115,7 @@ class BiasInitializedNotAdded(nn.Module):
         return affine(x, kernel, jnp.zeros((self.features,)))
 
 
-@defect("X629", breaks="numerics/precision", subtlety=3)
+@defect("X629", breaks="forward/zero-input", cause="reduced precision", subtlety=3)
 class ComputesInBfloat16(nn.Module):
     """`dtype=bfloat16` is left from training, and the result cast back."""
 
