@@ -127,6 +127,7 @@ _FOUNDATION = (
     "construction/only-two-parameters",
     "construction/kernel-shape",
     "construction/bias-shape",
+    "dtypes/float32-out",
     "exercise/float-arguments",
     "forward/output-shape",
     "state/call-changes-nothing",

@@ -272,7 +272,7 @@ class DropoutOfRateZero(CorrectDense):
         return affine(jnp.where(kept, x, jnp.zeros_like(x)), kernel, bias)
 
 
-@defect("X146", breaks="transforms/vmap", collateral=("transforms/jit",), subtlety=5)
+@defect("X146", breaks="transforms/jit", collateral=("transforms/vmap",), subtlety=5)
 class TracedVectorsDiffer(CorrectDense):
     """A vector under a transform that maps over rows is summed in float16."""
 

@@ -127,9 +127,8 @@ def split_bfloat16(value: Array) -> tuple[Array, Array]:
 
 @defect(
     "X121",
-    breaks="numerics/precision",
-    collateral=("forward/affine-value", "forward/basis-input", "numerics/one-product"),
-    cause="bfloat16",
+    breaks="forward/basis-input",
+    collateral=("forward/affine-value", "numerics/precision", "numerics/one-product"),
     subtlety=4,
 )
 class ThreePasses(CorrectDense):

@@ -41,7 +41,7 @@ def layer_cached_without_features(seed: float, x: ArrayLike, features: float) ->
     return _layers[key](x)
 
 
-@defect("X251", breaks="exercise/vector-out", subtlety=3)
+@defect("X251", breaks="dtypes/float32-out", subtlety=3)
 def list_out(seed: float, x: ArrayLike, features: float) -> list[float]:
     """The result is a Python list."""
     return [float(y) for y in correct_dense_forward(seed, x, features)]
@@ -74,7 +74,7 @@ def seed_of_both(seed: float, x: ArrayLike, features: float) -> Array:
     return layer_output(int(seed) + int(features), x, int(features))
 
 
-@defect("X256", breaks="forward/homogeneous", collateral=("forward/additive",), subtlety=3)
+@defect("X256", breaks="forward/additive", collateral=("forward/homogeneous",), subtlety=3)
 def input_truncated(seed: float, x: ArrayLike, features: float) -> Array:
     """The input is cast to integers along with the two numbers."""
     whole = jnp.trunc(jnp.asarray(x))

@@ -105,7 +105,7 @@ class ScaledByMaximum(CorrectDense):
         return affine(x / scale, kernel, bias / scale) * scale
 
 
-@defect("X059", breaks="forward/affine-value", subtlety=4)
+@defect("X059", breaks="forward/basis-input", subtlety=4)
 class CentredAndRestored(CorrectDense):
     """Every row is centred and its mean's share added again: right up to cancellation."""
 
