@@ -171,8 +171,8 @@ def of_saturation(found: np.ndarray, right: np.ndarray) -> str:
     with np.errstate(invalid="ignore", divide="ignore"):
         short = np.abs(found.astype(np.float64)) < 0.9 * np.abs(right)
     limits = np.abs(found[short])
-    if limits.size and np.all(limits == limits[0]) and np.isfinite(limits[0]) and limits[0] > 0:
+    if not limits.size or not short[np.abs(right) >= np.abs(right[short]).min()].all():
+        return ""  # others as large are right, so that it is not their size
+    if np.all(limits == np.abs(found).max()) and np.isfinite(limits[0]) and limits[0] > 0:
         return f"the output is clipped: it does not exceed {float(limits[0]):.4g}"
-    if limits.size:
-        return "large values are clipped or squashed on the way"
-    return ""
+    return "large values are clipped or squashed on the way"

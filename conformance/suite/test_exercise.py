@@ -185,7 +185,12 @@ def test_bad_arguments_raise(layer: Layer, case: Case) -> None:
     "exercise/recovered-kernel",
     MUST,
     EXERCISE,
-    rests_on=["exercise/vector-out", "seeding/seeds-differ", "forward/additive"],
+    rests_on=[
+        "exercise/vector-out",
+        "exercise/any-length",
+        "seeding/seeds-differ",
+        "forward/additive",
+    ],
 )
 def test_recovered_kernel(layer: Layer) -> None:
     """The kernel that basis vectors recover meets every requirement on initialization.

@@ -205,7 +205,7 @@ def is_traced(*values: Any) -> bool:
     return any(isinstance(value, jax.core.Tracer) for value in values)
 
 
-@defect("X140", breaks="forward/affine-value", subtlety=4)
+@defect("X140", breaks="forward/zero-input", subtlety=4)
 class EagerForgetsBias(CorrectDense):
     """Outside of transforms the bias is forgotten."""
 

@@ -105,15 +105,14 @@ class ForkedKey(CorrectDense):
         return nnx.clone(rngs).params()
 
 
-@defect("X589", breaks="seeding/params-stream", collateral=("seeding/rngs-forms",), subtlety=4)
-class SeedOfTheKeysData(CorrectDense):
-    """The seed is read off the raw words of the key, and typed keys are folded once more."""
+@defect("X589", breaks="seeding/rngs-forms", subtlety=4)
+class DefaultIsFolded(CorrectDense):
+    """A key of the default stream is folded once more, to be told from one of `params`."""
 
     def kernel_key(self, rngs: nnx.Rngs) -> Array:
-        """`Rngs(key)` and `Rngs(seed)` differ where the streams were named."""
-        named = len(list(rngs)) == 1 and "params" in rngs
+        """`Rngs(s)` and `Rngs(params=s)` give two layers."""
         key = rngs.params()
-        return jax.random.fold_in(key, 1) if named else key
+        return key if "params" in rngs else jax.random.fold_in(key, 1)
 
 
 @defect("X590", breaks="seeding/constant-key-count", subtlety=4)

@@ -65,7 +65,7 @@ class SmallInputsDropped(CorrectDense):
         return affine(jnp.where(jnp.abs(x) < 1e-5, jnp.zeros_like(x), x), kernel, bias)
 
 
-@defect("X055", breaks="numerics/precision", subtlety=4)
+@defect("X055", breaks="numerics/no-saturation", subtlety=4)
 class LargeNegativesDropped(CorrectDense):
     """Inputs below -1000 count as masked, as attention logits do."""
 
@@ -205,7 +205,7 @@ class NanInFirstInputOnly(CorrectDense):
         return affine(jnp.concatenate([first, x[..., 1:]], axis=-1), kernel, bias)
 
 
-@defect("X068", breaks="forward/affine-value", subtlety=5)
+@defect("X068", breaks="forward/integer-exact", subtlety=5)
 class RepeatedEntriesMerged(CorrectDense):
     """Of two equal neighbours in a row only the first counts, as in a set of tokens."""
 

@@ -156,7 +156,7 @@ class RootKey(CorrectDense):
         return rngs.params.key[...]
 
 
-@defect("X161", breaks="seeding/rngs-forms", subtlety=3)
+@defect("X161", breaks="seeding/params-stream", collateral=("seeding/rngs-forms",), subtlety=3)
 class DefaultStreamOnly(CorrectDense):
     """Asks for the default stream, which `Rngs(params=0)` does not have."""
 
