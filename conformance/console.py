@@ -199,12 +199,14 @@ def _side_effects(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _denominator(verdict: Verdict) -> str:
+def _denominator(verdict: Verdict, facts: Mapping[str, Any]) -> str:
     count = Counter(cell.outcome for cell in verdict.own)
     parts = [f"{count.pop(Outcome.PASSED, 0)} passed", f"{count.pop(Outcome.FAILED, 0)} failed"]
     parts += [f"{n} {outcome}" for outcome, n in sorted(count.items())]
-    shard = f" of {len(verdict.cells)}" if len(verdict.own) < len(verdict.cells) else ""
-    return f"{len(verdict.own)}{shard} cells: {', '.join(parts)}"
+    cells = f"{len(verdict.cells)} cells"
+    if facts.get("shard"):
+        cells = f"{len(verdict.own)} of {cells} (shard {facts['shard']})"
+    return f"{cells}: {', '.join(parts)}"
 
 
 def _not_applicable(verdict: Verdict) -> list[str]:
@@ -270,7 +272,7 @@ def write_verdict(verdict: Verdict, facts: Mapping[str, Any], stream: TextIO) ->
         console.print(Text(line, style="dim"))
     for line in explored(facts):
         console.print(line)
-    console.print(f"{_denominator(verdict)}; {facts['seconds']:.1f} s")
+    console.print(f"{_denominator(verdict, facts)}; {facts['seconds']:.1f} s")
     console.print(_sentence(verdict))
 
 
