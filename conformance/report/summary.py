@@ -185,7 +185,9 @@ class Summary:
                 alike: dict[str, list[int]] = {}
                 for i in range(len(self.runs)):
                     alike.setdefault(kernels_in_words(found, i), []).append(i)
-                said = (f"{kind} {self.where(places)}" for kind, places in alike.items())
+                *rare, (usual, _) = sorted(alike.items(), key=lambda item: len(item[1]))
+                said = [f"{kind} {self.where(places)}" for kind, places in rare]
+                said.append(f"elsewhere {usual}")
                 together.setdefault("; ".join(said), []).append(self.names[found.implementation])
         for line, names in together.items():
             yield ", ".join(names), line

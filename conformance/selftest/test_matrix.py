@@ -145,7 +145,7 @@ def test_what_is_shown_names_verdict_differences_and_what_is_missing() -> None:
     show(summary, stream)
     for text in (stream.getvalue(), markdown(runs, summary.missing)):
         assert "jax 0.4.38" in text
-        assert "B in jax 0.4.38; A in jax 0.10.2" in text
+        assert "B in jax 0.4.38; elsewhere A" in text
         assert "py313-x: no results file" in text
         assert "2 of 3 environments conform, 1 missing" in text
 
