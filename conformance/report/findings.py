@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 COSTS = {
-    "compile": "first construction and call (processor time)",
+    "compile": "first construction and call, in processor time",
     "construct": "construction at a size seen before",
     "call": "call at a size seen before",
 }
