@@ -55,6 +55,8 @@ def matrix(options: argparse.Namespace, _: Sequence[str]) -> int:
     runs, missing = collect(Path(options.directory), expected)
     summary = Summary(runs, missing)
     show(summary, sys.stdout)
+    if not expected:
+        print("which environments should be there is not known: give --expect, or a tox.ini here")
     for output in options.output:
         write(output, runs, missing)
         print(f"written: {output}")

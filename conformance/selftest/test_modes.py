@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,7 @@ from conformance import require
 from conformance.presumed import presumption
 from conformance.registry import resolve
 from conformance.require import Violation
+from conformance.results import read_all
 from conformance.widened import widened
 
 
@@ -77,3 +81,24 @@ def test_an_error_that_only_speaks_of_the_setting_is_a_failure() -> None:
     """Where it is not in force, it explains nothing."""
     with pytest.raises(Violation), require.during("calling"):
         raise ValueError("jax_numpy_rank_promotion='raise'")
+
+
+def test_a_run_in_two_modes_is_one_file_of_two_environments(tmp_path: Path) -> None:
+    """What the mode rules out is not applicable, and the command says what they differ in."""
+    arguments = ["nnx.MyDense", "--requirement", "zero-input", "--results", "r.json", "-n", "0"]
+    modes = ["--mode", "default", "--mode", "rank-promotion"]
+    done = subprocess.run(
+        [sys.executable, "-m", "conformance.command", "run", *arguments, *modes],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 environments conform" in done.stdout
+    runs = read_all(tmp_path / "r.json")
+    assert [run.environment["mode"] for run in runs] == ["default", "rank-promotion"]
+    assert [cell.outcome for run in runs for cell in run.verdict.cells] == [
+        "passed",
+        "not-applicable",
+    ]
