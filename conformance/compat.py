@@ -27,7 +27,8 @@ __all__ = [
 
 def _is_variable(node: Any) -> bool:
     # Flax up to 0.10.7 puts VariableState copies into a state, later ones the Variables.
-    state_type = getattr(nnx, "VariableState", nnx.Variable)
+    # Not by getattr, which warns where it is only an old name.
+    state_type: type = vars(nnx).get("VariableState", nnx.Variable)
     return isinstance(node, nnx.Variable | state_type)
 
 

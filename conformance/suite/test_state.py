@@ -56,8 +56,7 @@ def test_exact_state(layer: Layer, case: Case) -> None:
         len(leaves) >= wanted,
         f"the state is {listed}",
         accepted="kernel and bias, each an nnx.Param",
-        cause="a parameter is no leaf of the state: it is kept in a closure, a static attribute "
-        "or a container that nnx does not see",
+        cause=_why_absent([np.ndim(leaf.value) for leaf in leaves]),
     )
     names = {leaf.name for leaf in leaves}
     expected = set(layer.convention.parameter_names[:wanted])
@@ -66,6 +65,14 @@ def test_exact_state(layer: Layer, case: Case) -> None:
         f"the state is {listed}",
         accepted=f"parameters called {' and '.join(sorted(expected))}",
         cause="a parameter has another name than kernel or bias",
+    )
+
+
+def _why_absent(ranks: Sequence[int]) -> str:
+    missing = "bias" if ranks == [2] else "kernel" if ranks == [1] else "parameter"
+    return (
+        f"the state has no {missing}: the layer has none, or keeps it in a closure, a static "
+        "attribute or a container that nnx does not see"
     )
 
 
