@@ -190,6 +190,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set up the run, in the process that controls it and in each worker."""
     if not _is_ours(config):
         return
+    from conformance.exchange import Exchange
     from conformance.registry import UsageError
     from conformance.run import Run
 
@@ -200,6 +201,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUN] = run
     config.pluginmanager.register(run, "conformance-run")
     config.pluginmanager.register(run.containment, "conformance-containment")
+    config.pluginmanager.register(Exchange(run), "conformance-exchange")
     if run.controls:
         from conformance.rounds import Rounds
 

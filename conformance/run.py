@@ -20,24 +20,22 @@ import pytest
 
 from conformance import compile_cache, database, devices, interrupts, memory, profiles, reproduction
 from conformance.breaker import Breaker
-from conformance.cell import Cell, Outcome, cell_of
+from conformance.cell import Cell, Outcome
 from conformance.containment import Containment
 from conformance.expected import Expectations
+from conformance.items import entry_of, row_of
 from conformance.order import telling_first
 from conformance.registry import Entry, LoadError, resolve
-from conformance.requirement import Requirement, chosen, requirement_of
+from conformance.requirement import Requirement, chosen
 from conformance.rounds import combined, is_worse
 from conformance.shards import Shard, expected_seconds
 from conformance.stopping import leave_interrupts_to_the_controller
-from conformance.strictness import hold_to, try_witness
+from conformance.strictness import try_witness
 from conformance.verdict import INCOMPLETE, OK, Verdict, account
 from conformance.widened import widened
 from conformance.workers import Workers
 
 __all__ = ["Run"]
-
-# Of what a layer prints, a report takes this many characters: it may be megabytes.
-_MOST_OUTPUT = 4000
 
 
 class Run:
@@ -85,8 +83,7 @@ class Run:
         self.stopped = ""
         self.rounds: list[dict[str, Any]] = []
         self.own: frozenset[tuple[str, str]] | None = None
-        self._layers: dict[str, Any] = {}
-        self._told_environment = False
+        self.layers: dict[str, Any] = {}
 
     @classmethod
     def start(cls, config: pytest.Config) -> Run:
@@ -183,16 +180,16 @@ class Run:
         """The layer of an entry, loaded once in this process."""
         from conformance.layer import Layer
 
-        if entry.id not in self._layers:
+        if entry.id not in self.layers:
             try:
                 with self.breaker.loading(entry.id), self.containment.loading(entry.id):
                     layer = Layer(widened(entry.load()), entry)
                     self.expectations.add(entry, layer)
-                    self._layers[entry.id] = layer
+                    self.layers[entry.id] = layer
                 memory.settle()
             except LoadError as error:
-                self._layers[entry.id] = error
-        found = self._layers[entry.id]
+                self.layers[entry.id] = error
+        found = self.layers[entry.id]
         if isinstance(found, LoadError):
             raise found
         return found
@@ -208,12 +205,12 @@ class Run:
         place = {entry.id: i for i, entry in enumerate(self.entries)}
         ours, others, dropped = [], [], []
         for item in items:
-            row = _row(item)
+            row = row_of(item)
             if row is None:
                 others.append(item)
-            elif row.id in order and (self.own is None or (_entry(item).id, row.id) in self.own):
+            elif row.id in order and (self.own is None or (entry_of(item).id, row.id) in self.own):
                 item.add_marker(pytest.mark.filterwarnings("default"))
-                ours.append((place[_entry(item).id], order[row.id], item))
+                ours.append((place[entry_of(item).id], order[row.id], item))
             else:
                 dropped.append(item)
         ours.sort(key=lambda found: found[:2])
@@ -226,20 +223,20 @@ class Run:
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[None, object, object]:
         """Guard the time and the process's global state around one cell."""
-        row = _row(item)
+        row = row_of(item)
         if row is None:
             return (yield)
         from conformance.cases import recorder
 
         recorder.start()
-        entry = _entry(item)
+        entry = entry_of(item)
         self.containment.enter(entry.id)
         guarded = self.worker is not None
         with self.containment.cell(), self.breaker.running(entry.id, row.id, guarded=guarded):
             result = yield
-        if nextitem is not None and (_row(nextitem) is None or _entry(nextitem) != entry):
+        if nextitem is not None and (row_of(nextitem) is None or entry_of(nextitem) != entry):
             # At the end of the run everything goes with the process.
-            self._layers.pop(entry.id, None)
+            self.layers.pop(entry.id, None)
             self.containment.leave(entry.id)
             memory.release(len(self.entries))
         return result
@@ -247,100 +244,30 @@ class Run:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Do not pay for a broken implementation more often than once or twice."""
-        row = _row(item)
+        row = row_of(item)
         if row is not None:
-            self.breaker.check(_entry(item).id)
+            self.breaker.check(entry_of(item).id)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> None:
         """Say why a row cannot be checked on this layer."""
-        row = _row(item)
+        row = row_of(item)
         if row is not None and isinstance(item, pytest.Function):
             layer: Any = item.funcargs["layer"]
             reason = layer.why_not_applicable(row)
             if reason is not None:
                 pytest.skip(reason)
             # What pytest's parameters share is one test to Hypothesis.
-            item.obj._hypothesis_internal_database_key = database.key(row.id, _entry(item).id)
+            item.obj._hypothesis_internal_database_key = database.key(row.id, entry_of(item).id)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
         """Where a witness of an expected failure is known, it decides the cell."""
-        row = _row(pyfuncitem)
-        expected = self.expectations.of(_entry(pyfuncitem), row.id) if row is not None else None
+        row = row_of(pyfuncitem)
+        expected = self.expectations.of(entry_of(pyfuncitem), row.id) if row is not None else None
         if expected is None or expected.witness is None:
             return None
         return try_witness(pyfuncitem, expected.witness)
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(
-        self, item: pytest.Item, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Attach the cell to the report, which travels between processes."""
-        report = yield
-        row = _row(item)
-        if (
-            row is None
-            or (call.when == "setup" and call.excinfo is None)
-            or call.when == "teardown"
-        ):
-            return report
-        entry = _entry(item)
-        cell = cell_of(row, entry.id, call, report)
-        error = call.excinfo.value if call.excinfo is not None else None
-        if isinstance(error, self.breaker.Tripped):
-            cell.outcome, cell.reason = Outcome(error.outcome), str(error)
-        expected = self.expectations.of(entry, row.id)
-        if expected is not None:
-            hold_to(expected, cell)
-        if cell.outcome not in (Outcome.PASSED, Outcome.NOT_APPLICABLE):
-            cell.reproduction = reproduction.command(entry, row)
-        if cell.outcome in (Outcome.FAILED, Outcome.EXPECTED_FAILURE):
-            layer = self._layers.get(entry.id)
-            cell.script = reproduction.script(cell, entry, layer)
-        # As text: a value that is not plain would end the whole distributed run.
-        report.conformance = json.dumps(  # type: ignore[attr-defined]  # travels with the report
-            {
-                "cell": cell.as_dict(),
-                "environment": self._environment_once(),
-                "versions": {entry.id: self._version(entry) | self._observed(entry, row, call)},
-            }
-        )
-        report.sections = [(title, text[-_MOST_OUTPUT:]) for title, text in report.sections]
-        if report.failed:
-            report.longrepr = reproduction.text_of(cell)
-        if cell.outcome == Outcome.UNEXPECTED_PASS:
-            report.outcome, report.longrepr = "failed", reproduction.text_of(cell)
-        if cell.outcome == Outcome.EXPECTED_FAILURE:
-            report.outcome = "skipped"
-            report.wasxfail = cell.reason
-        return report
-
-    def _environment_once(self) -> dict[str, Any]:
-        if self._told_environment:
-            return {}
-        from conformance.environment import describe
-
-        self._told_environment = True
-        return describe(self.config.getoption("conformance_profile"), profiles.active().seed)
-
-    def _version(self, entry: Entry) -> dict[str, Any]:
-        from conformance.environment import library_of
-
-        layer = self._layers.get(entry.id)
-        told = library_of(getattr(layer, "implementation", None), entry)
-        effects = self.containment.side_effects.get(entry.id)
-        return {**told, "side_effects": effects} if effects else told
-
-    def _observed(self, entry: Entry, row: Requirement, call: Any) -> dict[str, Any]:
-        """Once for each layer, where it was called anyway, if a file is to be written."""
-        layer: Any = self._layers.get(entry.id)
-        first = row.id == "forward/output-shape" and call.when == "call"
-        if not first or layer is None or not self.config.getoption("conformance_results"):
-            return {}
-        from conformance.observe import observe
-
-        return observe(layer)
 
     # Hooks of the process that controls.
 
@@ -394,24 +321,6 @@ class Run:
             tell = getattr(plugin, event, None)
             if tell is not None:
                 tell(*what)
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take the cell out of a report."""
-        found = getattr(report, "conformance", None)
-        if found is None or not self.controls:
-            return
-        found = json.loads(found)
-        cell = Cell.from_dict(found["cell"])
-        if hasattr(report, "node"):
-            looks_after: Any = self.config.pluginmanager.get_plugin("conformance-workers")
-            why = looks_after.stranger(report.node, self.environment, found["environment"])
-            if why:
-                cell.outcome, cell.reason = Outcome.ERROR, why
-                found["environment"] = {}
-        self.environment.update(found["environment"])
-        for id, facts in found["versions"].items():
-            self.versions.setdefault(id, {}).update(facts)
-        self.take(cell)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -483,14 +392,3 @@ class Run:
             f"dense-conformance: {len(self.rows)} requirements x {names} = {cells}\n"
             f"profile {profiles.active().name}: {profiles.active().statement()}"
         )
-
-
-def _row(item: pytest.Item) -> Requirement | None:
-    row = requirement_of(getattr(item, "function", None))
-    return row if row is not None and hasattr(item, "callspec") else None
-
-
-def _entry(item: pytest.Item) -> Entry:
-    found = item.callspec.params["layer"]  # type: ignore[attr-defined]  # parametrized items
-    assert isinstance(found, Entry)
-    return found
