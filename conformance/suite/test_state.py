@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import gc
 import itertools
 import pickle
-import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,8 +15,9 @@ from conformance.layer import Built, Layer, as_jax
 from conformance.lazy import jax, jnp, nnx
 from conformance.other_process import PICKLED, elsewhere
 from conformance.programs import FEW_SIZES
-from conformance.require import during, on_the_way
+from conformance.require import during
 from conformance.requirement import MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
+from conformance.unchanged import require_forgotten, require_unchanged, require_unchanged_variables
 
 
 @requirement(
@@ -323,106 +321,21 @@ def test_call_changes_nothing(layer: Layer, case: Case) -> None:
     """A call leaves every leaf's bytes, and what is static, as they were."""
     dense, x = layer.of(case), _x(layer, case)
     if layer.implementation.linen is not None:
-        _linen_call_changes_nothing(dense, x)
+        require_unchanged_variables(dense, x)
         return
     # Large values, and some that are not finite, tempt a layer to repair its parameters.
     strange = x.copy()
     strange[..., 0] = np.nan
     strange[..., -1] = np.inf
-    _require_unchanged(dense, [x, x, x, strange], "a call")
+    require_unchanged(dense, [x, x, x, strange], "a call")
     dense.write(case.kernel(1e6), case.bias(1e6))
-    _require_unchanged(dense, [x, strange], "a call with large parameters")
+    require_unchanged(dense, [x, strange], "a call with large parameters")
     if case.kernel_shape == (3, 10):
-        _require_unchanged(dense, [np.ones(case.in_features + 1, np.float32)], "a call that raises")
+        wider = np.ones(case.in_features + 1, np.float32)
+        require_unchanged(dense, [wider], "a call that raises", raising=True)
         others = [x.astype(jnp.bfloat16), x.astype(np.int32)]
-        _require_unchanged(dense, others, "a call on another dtype, or what it raises,")
-        _require_forgotten(dense, x)
-
-
-def _require_forgotten(dense: Built, x: np.ndarray) -> None:
-    """The layer keeps no reference to what it was called with."""
-    value = as_jax(x)
-    reference = weakref.ref(value)
-    jax.block_until_ready(dense(value))
-    del value
-    if reference() is not None:
-        gc.collect()
-    require.that(
-        reference() is None,
-        "after a call the layer still refers to its input",
-        accepted="no reference",
-        cause="the layer keeps its input",
-    )
-
-
-def _require_unchanged(dense: Built, inputs: Sequence[np.ndarray], what: str) -> None:
-    before, static = _bytes(dense), _static(dense)
-    for x in inputs:
-        if "raises" in what:
-            with contextlib.suppress(Exception):
-                dense.raw(x)
-        else:
-            dense(x)
-    after, static_after = _bytes(dense), _static(dense)
-    changed = sorted(
-        key for key in before.keys() | after.keys() if before.get(key) != after.get(key)
-    )
-    require.that(
-        not changed,
-        f"{what} changes {', '.join(changed)}",
-        accepted="the same bytes",
-        cause=_why_changed(changed, before, after),
-    )
-    require.that(
-        static == static_after,
-        f"{what} changes a static attribute of the layer",
-        accepted="the same graphdef",
-        cause="the layer keeps something of a call in an attribute",
-    )
-
-
-def _why_changed(changed: list[str], before: dict[str, bytes], after: dict[str, bytes]) -> str:
-    new = [key for key in changed if key not in before]
-    if new:
-        return f"the call stores {', '.join(new)} on the layer"
-    return f"the call writes into {', '.join(changed)}"
-
-
-def _bytes(dense: Built) -> dict[str, bytes]:
-    return {
-        ".".join(leaf.path): np.asarray(leaf.value).tobytes()
-        for leaf in dense.leaves
-        if not jnp.issubdtype(jnp.asarray(leaf.value).dtype, jax.dtypes.prng_key)
-    }
-
-
-def _static(dense: Built) -> object:
-    return getattr(dense.parameters, "static", None)
-
-
-def _linen_call_changes_nothing(dense: Built, x: np.ndarray) -> None:
-    from flax.core import DenyList
-
-    variables, model = dense.parameters.tree, dense.parameters.static
-    with on_the_way("calling the layer with every collection mutable"):
-        # What is sown into intermediates is for whoever asks for them, and returned by no init.
-        mutable = DenyList("intermediates")
-        _, updated = model.apply(variables, as_jax(x), mutable=mutable)
-    before = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(variables)}
-    after = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(updated)}
-    changed = sorted(
-        key for key in before.keys() | after.keys() if before.get(key) != after.get(key)
-    )
-    require.that(
-        not changed,
-        f"a call writes {', '.join(changed)}",
-        accepted="no collection changed",
-        cause="the call writes a variable collection: the layer is not a pure function of x",
-    )
-
-
-def _flat(tree: object) -> list[tuple[tuple[object, ...], object]]:
-    return jax.tree_util.tree_flatten_with_path(tree)[0]
+        require_unchanged(dense, others, "a call on another dtype, or what it raises,")
+        require_forgotten(dense, x)
 
 
 @requirement(

@@ -1,0 +1,110 @@
+"""Whether a call leaves a layer as it was: its leaves, what is static, its variables, its input."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+
+from conformance import require
+from conformance.layer import Built, as_jax
+from conformance.lazy import jax, jnp
+from conformance.require import on_the_way
+
+__all__ = ["require_forgotten", "require_unchanged", "require_unchanged_variables"]
+
+
+def require_forgotten(dense: Built, x: np.ndarray) -> None:
+    """The layer keeps no reference to what it was called with."""
+    value = as_jax(x)
+    reference = weakref.ref(value)
+    jax.block_until_ready(dense(value))
+    del value
+    if reference() is not None:
+        gc.collect()
+    require.that(
+        reference() is None,
+        "after a call the layer still refers to its input",
+        accepted="no reference",
+        cause="the layer keeps its input",
+    )
+
+
+def require_unchanged(
+    dense: Built, inputs: Sequence[np.ndarray], what: str, *, raising: bool = False
+) -> None:
+    """Calls on these inputs leave the bytes of every leaf, and what is static, as they were.
+
+    ``what`` says in words what these calls are; with ``raising`` they may raise.
+    """
+    before, static = _bytes(dense), _static(dense)
+    for x in inputs:
+        if raising:
+            with contextlib.suppress(Exception):
+                dense.raw(x)
+        else:
+            dense(x)
+    after, static_after = _bytes(dense), _static(dense)
+    changed = sorted(
+        key for key in before.keys() | after.keys() if before.get(key) != after.get(key)
+    )
+    require.that(
+        not changed,
+        f"{what} changes {', '.join(changed)}",
+        accepted="the same bytes",
+        cause=_why_changed(changed, before, after),
+    )
+    require.that(
+        static == static_after,
+        f"{what} changes a static attribute of the layer",
+        accepted="the same graphdef",
+        cause="the layer keeps something of a call in an attribute",
+    )
+
+
+def _why_changed(changed: list[str], before: dict[str, bytes], after: dict[str, bytes]) -> str:
+    new = [key for key in changed if key not in before]
+    if new:
+        return f"the call stores {', '.join(new)} on the layer"
+    return f"the call writes into {', '.join(changed)}"
+
+
+def _bytes(dense: Built) -> dict[str, bytes]:
+    return {
+        ".".join(leaf.path): np.asarray(leaf.value).tobytes()
+        for leaf in dense.leaves
+        if not jnp.issubdtype(jnp.asarray(leaf.value).dtype, jax.dtypes.prng_key)
+    }
+
+
+def _static(dense: Built) -> object:
+    return getattr(dense.parameters, "static", None)
+
+
+def require_unchanged_variables(dense: Built, x: np.ndarray) -> None:
+    """A call of a Linen model writes no collection, though it may write all of them."""
+    from flax.core import DenyList
+
+    variables, model = dense.parameters.tree, dense.parameters.static
+    with on_the_way("calling the layer with every collection mutable"):
+        # What is sown into intermediates is for whoever asks for them, and returned by no init.
+        mutable = DenyList("intermediates")
+        _, updated = model.apply(variables, as_jax(x), mutable=mutable)
+    before = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(variables)}
+    after = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(updated)}
+    changed = sorted(
+        key for key in before.keys() | after.keys() if before.get(key) != after.get(key)
+    )
+    require.that(
+        not changed,
+        f"a call writes {', '.join(changed)}",
+        accepted="no collection changed",
+        cause="the call writes a variable collection: the layer is not a pure function of x",
+    )
+
+
+def _flat(tree: object) -> list[tuple[tuple[object, ...], object]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
