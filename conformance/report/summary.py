@@ -8,6 +8,7 @@ from functools import cached_property
 from statistics import median
 
 from conformance.cell import Outcome
+from conformance.report.bits import FORGIVEN
 from conformance.report.findings import (
     COSTS,
     Kernels,
@@ -130,12 +131,13 @@ class Summary:
         if self.kernels:
             whose = ", ".join(self.names[found.implementation] for found in self.kernels)
             said.append(
-                f"kernels: of {whose}, for fixed seeds; A is the newest environment's, another "
-                "letter another kernel, ' the same within 2 ulp"
+                f"kernels: of {whose}, for fixed seeds; A is that of "
+                f"{self.titles[self.reference]}, another letter another kernel, ' the same "
+                f"within {FORGIVEN} ulp"
             )
         if self._ratios:
             said.append(
-                "times the newest environment's (median of the implementations): "
+                f"times that of {self.titles[self.reference]} (median of the implementations): "
                 + "; ".join(f"{kind}: {meaning}" for kind, meaning in COSTS.items())
             )
         return said
