@@ -89,13 +89,6 @@ def _exploration_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GIB",
         help="the most memory that a worker may take, in GiB (default: 8)",
     )
-    parser.add_argument(
-        "--no-compile-cache",
-        action="store_true",
-        help="compile everything anew instead of keeping compiled programs in "
-        "$XDG_CACHE_HOME/dense-conformance (default: ~/.cache); so does the environment "
-        "variable CONFORMANCE_COMPILE_CACHE=off",
-    )
 
 
 def _sizes_and_cases() -> str:
@@ -110,6 +103,13 @@ def _amount_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"how much to explore: {_sizes_and_cases()} (default: {DEFAULT})",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, metavar="S", help="the seed of what is generated")
+    parser.add_argument(
+        "--no-compile-cache",
+        action="store_true",
+        help="compile everything anew instead of keeping compiled programs in "
+        "$XDG_CACHE_HOME/dense-conformance (default: ~/.cache); so does the environment "
+        "variable CONFORMANCE_COMPILE_CACHE=off",
+    )
 
 
 def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:

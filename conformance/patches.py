@@ -14,6 +14,8 @@ _SHARED = (
     *("builtins", "math", "os", "random", "signal", "time", "json", "pickle"),
     *("numpy", "jax", "jaxlib", "flax", "hypothesis", "conformance"),
 )
+# Flax writes these anew for a class whenever somebody derives a dataclass from it.
+_BOOKKEEPING = ("__dataclass_fields__", "__dataclass_params__")
 _HEAP_TYPE = 1 << 9
 """CPython's flag of a class whose attributes can be set (``Py_TPFLAGS_HEAPTYPE``)."""
 
@@ -37,7 +39,8 @@ class Originals:
             self._functions[name] = functions
             for value in functions.values():
                 if _is_shared_class(value) and value not in self._classes:
-                    self._classes[value] = dict(vars(value))
+                    own = vars(value).items()
+                    self._classes[value] = {k: v for k, v in own if k not in _BOOKKEEPING}
 
     def put_back(self) -> list[str]:
         """Restore all that was replaced; what that was, in words."""
