@@ -91,6 +91,8 @@ def test_whatever_a_layer_raises_is_its_failure(kind: type[BaseException]) -> No
 
 def test_the_users_interrupt_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a worker, it is a layer that raised it."""
+    # This test may run in a worker itself.
+    monkeypatch.setattr(interrupts, "_contained", False)
     with pytest.raises(KeyboardInterrupt), during("calling"):
         raise KeyboardInterrupt
     monkeypatch.setattr(interrupts, "_contained", True)
