@@ -68,7 +68,7 @@ def _is_shared_class(value: Any) -> bool:
         # A replacement may lie about its class.
         issubclass(type(value), type)
         and bool(value.__flags__ & _HEAP_TYPE)
-        and str(value.__module__).partition(".")[0] in _SHARED
+        and str(getattr(value, "__module__", "")).partition(".")[0] in _SHARED
     )
 
 

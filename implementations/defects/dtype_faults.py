@@ -147,12 +147,17 @@ class ThreePasses(CorrectDense):
         return product(x_high, k_high) + small + bias
 
 
-@defect("X122", breaks="numerics/one-product", subtlety=5)
+@defect(
+    "X122",
+    breaks="transforms/gradients",
+    collateral=("numerics/one-product", "transforms/scan-and-remat"),
+    subtlety=5,
+)
 class DemotedWhenExact(CorrectDense):
     """Operands are bfloat16 where that loses nothing, chosen by `lax.cond`."""
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """Every value is right; two products are in the program."""
+        """Every value is right, gradients are rounded; two products are in the program."""
         if x.dtype != jnp.float32 or x.ndim == 0 or x.shape[-1] != kernel.shape[0]:
             return affine(x, kernel, bias)
         x_half, kernel_half = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)

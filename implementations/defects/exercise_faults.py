@@ -31,7 +31,7 @@ def dense_forward(function: Callable[..., Array]) -> Callable[..., Array]:
     return function
 
 
-@defect("X250", breaks="exercise/vector-out", subtlety=4)
+@defect("X250", breaks="forward/output-shape", collateral=("exercise/vector-out",), subtlety=4)
 def layer_cached_without_features(seed: float, x: ArrayLike, features: float) -> Array:
     """Layers are kept by seed and length: the first number of features stays."""
     x = jnp.asarray(x)

@@ -62,7 +62,7 @@ class WholeKernelsThroughInt8(CorrectDense):
         return affine(x, jnp.where(whole, jnp.clip(kernel, -127, 127), kernel), bias)
 
 
-@defect("X316", breaks="forward/basis-input", subtlety=5)
+@defect("X316", breaks="forward/zero-input", collateral=("forward/basis-input",), subtlety=5)
 class ZeroOutputsAvoided(CorrectDense):
     """An output of exactly zero becomes 1e-7, for a logarithm further on."""
 

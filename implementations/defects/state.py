@@ -75,7 +75,7 @@ class NumpyKernel(CorrectDense):
 @defect(
     "N008",
     breaks="state/exact-state",
-    cause="no leaf",
+    cause="closure",
     subtlety=3,
     seen='flax#5548 "nnx.jit recompiles every epoch when recreating nnx.Module"',
 )
