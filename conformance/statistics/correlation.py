@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from conformance.statistics.evidence import (
+    FEWEST,
     Array,
     Evidence,
     at,
@@ -23,9 +24,6 @@ from conformance.statistics.evidence import (
     weights,
 )
 from conformance.statistics.moments import magnitude_ranks
-
-_FEWEST = 71
-"""Fewer products than this cannot reach the threshold: |S|/sqrt(Q) <= sqrt(count)."""
 
 
 def between_seeds(z: Array) -> Array:
@@ -51,7 +49,7 @@ def lags(z: Array, what: str = "weights") -> Evidence:
     sees autoregression, repeated and antithetic blocks and rows.
     """
     seeds, size = len(z), z.shape[1] * z.shape[2]
-    largest = size - 1 - _FEWEST // max(seeds, 1)
+    largest = size - 1 - FEWEST // max(seeds, 1)
     if seeds == 0 or largest < 1 or not z.any():
         return nothing(f"lag correlation of {what}", at(z.shape[1:]), "too few weights")
     flat = z.reshape(seeds, size)
@@ -96,7 +94,7 @@ def pairs(z: Array, group: str, what: str = "weights") -> Evidence:
     lines = z if group == "row" else z.swapaxes(1, 2)
     seeds, number, length = lines.shape
     check = f"{group} pairs of {what}"
-    if number < 2 or seeds * length < _FEWEST or not z.any():
+    if number < 2 or seeds * length < FEWEST or not z.any():
         return nothing(check, at(z.shape[1:]), f"fewer than two {group}s, or too short ones")
     squares = np.square(lines)
     sums_pooled, squares_pooled = np.zeros((number, number)), np.zeros((number, number))
@@ -105,7 +103,7 @@ def pairs(z: Array, group: str, what: str = "weights") -> Evidence:
         products, norms = line @ line.T, square @ square.T
         sums_pooled += products
         squares_pooled += norms
-        if length >= _FEWEST:
+        if length >= FEWEST:
             best, place = _largest_pair(products, norms)
             if best > alone:
                 alone, place_alone = best, place
@@ -187,7 +185,7 @@ def seed_pairs(z: Array) -> Evidence:
 def seed_shifts(z: Array) -> Evidence:
     """Correlation of the kernel of each seed with every shift of the next seed's (by FFT)."""
     seeds, size = len(z), z.shape[1] * z.shape[2]
-    if seeds < 2 or size < _FEWEST or not z.any():
+    if seeds < 2 or size < FEWEST or not z.any():
         return nothing("seed shifts", at(z.shape[1:]), "too few weights")
     flat = z.reshape(seeds, size)
     padded = 1 << (2 * size - 1).bit_length()
@@ -200,7 +198,7 @@ def seed_shifts(z: Array) -> Evidence:
     reliable = squares > 1e-9 * float(squares.max())
     # Both signs of the lag, less those with too few products to matter.
     lag = np.minimum(np.arange(padded), padded - np.arange(padded))
-    ratios = self_normalised(sums, np.where(reliable & (lag <= size - _FEWEST), squares, 0.0))
+    ratios = self_normalised(sums, np.where(reliable & (lag <= size - FEWEST), squares, 0.0))
     first, shift = (int(i) for i in np.unravel_index(int(np.argmax(ratios)), ratios.shape))
     statistic, comparisons = float(ratios[first, shift]), (seeds - 1) * (2 * size - 1)
     limit = threshold(comparisons)
@@ -216,7 +214,7 @@ def seed_shifts(z: Array) -> Evidence:
 def linked_seeds(z: Array, links: Sequence[tuple[int, int]], what: str) -> Evidence:
     """Correlation of kernels (by their first index) pooled over `links`, which form a forest."""
     check = f"correlation of {what}"
-    if not links or len(links) * z[0].size < _FEWEST:
+    if not links or len(links) * z[0].size < FEWEST:
         return nothing(check, at(z.shape[1:]), "too few pairs")
     first, second = (list(side) for side in zip(*links, strict=True))
     products = z[first] * z[second]

@@ -17,6 +17,9 @@ Array = NDArray[np.float64]
 
 ALPHA = 1e-15
 LOG_ALPHA = math.log(ALPHA)
+
+FEWEST = 71
+"""Fewer products than this cannot reach the threshold: |S|/sqrt(Q) <= sqrt(count)."""
 MISS = 1e-6
 """The probability of missing an error that a profile states it detects."""
 

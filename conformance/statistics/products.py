@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 
 from conformance.statistics.evidence import (
+    FEWEST,
     Array,
     Evidence,
     at,
@@ -17,9 +18,6 @@ from conformance.statistics.evidence import (
 
 _REACH = 4
 """How far apart, along a line, signs are multiplied."""
-
-_FEWEST = 71
-"""Fewer products than this cannot reach the threshold: |S|/sqrt(n) <= sqrt(n)."""
 
 
 def sign_products(z: Array) -> Evidence:
@@ -56,7 +54,7 @@ def sign_products(z: Array) -> Evidence:
                 float(whole.sum()),
                 float(np.count_nonzero(whole)),
             )
-    found = {what: sums for what, sums in found.items() if sums[1] >= _FEWEST}
+    found = {what: sums for what, sums in found.items() if sums[1] >= FEWEST}
     if not found:
         return nothing(check, at(z.shape[1:]), "too few weights")
     sums, numbers = np.array(list(found.values())).T
@@ -83,7 +81,7 @@ def signs_by_magnitudes(z: Array, ranks: Array) -> Evidence:
     """
     check = "signs and magnitudes"
     size = z.shape[1] * z.shape[2]
-    if len(z) * size < _FEWEST or size < 2 or not z.any():
+    if len(z) * size < FEWEST or size < 2 or not z.any():
         return nothing(check, at(z.shape[1:]), "too few weights")
     padded = 1 << (2 * size - 1).bit_length()
 
