@@ -31,7 +31,8 @@ _IN_WORDS = {
     PARAMETERS: "a layer whose parameters can be read and written",
     ANY: "a layer",
 }
-# As many calls cost more than compiling one of another shape.
+# Beyond as many, calls of the plain batch cost more than compiling a batch of this length. It is
+# no longer than layers are used to: what becomes of tall batches is a row of its own.
 _MANY_ROWS = 256
 
 _MOST_TELLING = (EXERCISE, NNX, LINEN, PARAMETERS)
@@ -224,11 +225,10 @@ class Built:
         """Its outputs for the rows of ``x``: in plain batches, or one by one if it takes vectors.
 
         All calls have one shape, which is compiled once; what is left over is filled with zeros.
-        Only where there are very many rows they are one batch.
         """
         if not self.layer.accepts(BATCH):
             return np.stack([np.asarray(self(row)) for row in x])
-        size = BATCH[0] if len(x) <= _MANY_ROWS else len(x)
+        size = BATCH[0] if len(x) <= _MANY_ROWS else _MANY_ROWS
         filled = np.zeros((-(-len(x) // size) * size, x.shape[1]), x.dtype)
         filled[: len(x)] = x
         found = [np.asarray(self(filled[i : i + size])) for i in range(0, len(filled), size)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import sys
@@ -32,13 +33,13 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+@functools.cache
 def settle() -> None:
     """Take what is imported out of the garbage collector's rounds: it stays until the end.
 
     Tracing makes so many small objects that rounds through JAX's modules are a twentieth of a run.
     """
-    if not gc.get_freeze_count():
-        gc.freeze()
+    gc.freeze()
 
 
 def release(layers: int) -> None:

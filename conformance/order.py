@@ -36,8 +36,12 @@ FIRST = (
     "state/updates-used",
 )
 
-# Each takes seconds: another process, programs of its own, or thousands of kernels.
+# Each takes seconds: another process, programs of its own, or thousands of kernels. The two that
+# ask the other process stand together, so that one worker asks it, and it is started once; and not
+# at the end, where nothing else would be left to do while it starts.
 LAST = (
+    "seeding/same-across-processes",
+    "state/pickles",
     "forward/basis-input",
     "numerics/one-product",
     "seeding/jitted-init",
@@ -48,7 +52,6 @@ LAST = (
     "transforms/no-leaks",
     "serialization/round-trip",
     "seeding/seeds-differ",
-    "seeding/same-across-processes",
 )
 
 

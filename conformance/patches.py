@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import sys
 from types import ModuleType
 from typing import Any
@@ -55,6 +56,8 @@ class Originals:
         places += [(f"{c.__module__}.{c.__qualname__}", c, own) for c, own in self._classes.items()]
         for name, place, before in places:
             now = vars(place)
+            if all(map(operator.is_, map(now.get, before), before.values())):
+                continue
             for key, value in before.items():
                 if now.get(key) is not value:
                     found.append(f"{name}.{key} was replaced")

@@ -1,4 +1,6 @@
-"""Whether a call leaves a layer as it was: its leaves, what is static, its variables, its input."""
+"""Whether a call leaves a layer as it was: its leaves, what is static, its variables, its input;
+and whether it leaves behind what is not its own.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from conformance import require
-from conformance.layer import Built, as_jax
-from conformance.lazy import jax, jnp
+from conformance import programs, require
+from conformance.cases import BATCH, Case
+from conformance.layer import Built, Layer, as_jax
+from conformance.lazy import jax, jnp, nnx
 from conformance.require import on_the_way
 
-__all__ = ["require_forgotten", "require_unchanged", "require_unchanged_variables"]
+__all__ = [
+    "leaks_nothing",
+    "require_forgotten",
+    "require_own_buffers",
+    "require_unchanged",
+    "require_unchanged_variables",
+]
 
 
 def require_forgotten(dense: Built, x: np.ndarray) -> None:
@@ -108,3 +117,38 @@ def require_unchanged_variables(dense: Built, x: np.ndarray) -> None:
 
 def _flat(tree: object) -> list[tuple[tuple[object, ...], object]]:
     return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def leaks_nothing(layer: Layer, case: Case) -> bool:
+    """Require that no tracer is left behind, and that the layer runs without ``jit``."""
+    x = as_jax(case.x())
+    dense = layer.written(case)
+    reference = layer.value(case.x(), layer.kernel_for(case), layer.bias_for(case))
+    parameters = dense.parameters
+    stores = "the call stores what it computed, or x, on the layer or in a global"
+    with jax.disable_jit(), require.during("the layer under jax.disable_jit"):
+        found = programs.call(layer, parameters, x)
+    require.within(found, reference.value, reference.bound, "f(x) under jax.disable_jit")
+    with jax.checking_leaks(), require.during("jax.jit under jax.checking_leaks", stores):
+        found = jax.jit(lambda p, x: programs.call(layer, p, x))(parameters, x)
+    require.within(found, reference.value, reference.bound, "f(x) under jax.checking_leaks")
+    if dense.module is not None and layer.accepts(BATCH):
+        # The module itself, as in a function that a user compiles.
+        with jax.checking_leaks(), require.during("nnx.jit under jax.checking_leaks", stores):
+            found = nnx.jit(lambda module, x: module(x))(dense.module, x)
+        require.within(found, reference.value, reference.bound, "f(x) by nnx.jit, leaks checked,")
+    return True
+
+
+def require_own_buffers(one: Built, other: Built) -> None:
+    """Before one is given away: a shared array would be missing in whatever is checked later."""
+    buffers = [
+        {leaf.unsafe_buffer_pointer() for leaf in jax.tree_util.tree_leaves(each.parameters)}
+        for each in (one, other)
+    ]
+    require.that(
+        buffers[0].isdisjoint(buffers[1]),
+        "two instances share an array, so that donating the state of one deletes it in both",
+        accepted="arrays of their own",
+        cause="two instances share a buffer",
+    )

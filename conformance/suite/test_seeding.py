@@ -151,7 +151,12 @@ def test_seeds_differ(layer: Layer) -> None:
     "seeding/same-across-processes",
     MUST,
     PARAMETERS,
-    rests_on=["seeding/same-seed-same-bits", "construction/builds", "state/instances-independent"],
+    rests_on=[
+        "seeding/same-seed-same-bits",
+        "seeding/global-rng-ignored",
+        "construction/builds",
+        "state/instances-independent",
+    ],
 )
 def test_same_across_processes(layer: Layer) -> None:
     """The parameters are independent of the process, its machine and its time, of PYTHONHASHSEED,

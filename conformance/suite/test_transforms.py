@@ -11,9 +11,10 @@ import numpy as np
 from conformance import gradients, jaxprs, oracle, programs, require
 from conformance.cases import BATCH, Case, over
 from conformance.layer import Layer, as_jax
-from conformance.lazy import jax, jnp, nnx
+from conformance.lazy import jax, jnp
 from conformance.oracle import Bounded
 from conformance.requirement import MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
+from conformance.unchanged import leaks_nothing, require_own_buffers
 
 VALUE = "forward/affine-value"
 
@@ -22,7 +23,7 @@ VALUE = "forward/affine-value"
 LEADS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (2, 3), (2, 1, 2, 2))
 
 
-@requirement("transforms/jit", MUST, PARAMETERS, rests_on=[VALUE])
+@requirement("transforms/jit", MUST, PARAMETERS, rests_on=[VALUE, "state/split-merge"])
 @over(leads=True, every_size=False)
 def test_jit(layer: Layer, case: Case) -> None:
     """Under jit, f(x) = x @ K + b within the rounding-error bound.
@@ -305,27 +306,7 @@ def test_no_leaks(layer: Layer, case: Case) -> None:
     whatever uses it later fails, far from the cause.
     """
     # Once for each size: looking for leaks goes through every object of the process.
-    layer.remember(("leaks", case.kernel_shape), lambda: _leaks_nothing(layer, case))
-
-
-def _leaks_nothing(layer: Layer, case: Case) -> bool:
-    x = as_jax(case.x())
-    dense = layer.written(case)
-    reference = layer.value(case.x(), layer.kernel_for(case), layer.bias_for(case))
-    parameters = dense.parameters
-    stores = "the call stores what it computed, or x, on the layer or in a global"
-    with jax.disable_jit(), require.during("the layer under jax.disable_jit"):
-        found = programs.call(layer, parameters, x)
-    require.within(found, reference.value, reference.bound, "f(x) under jax.disable_jit")
-    with jax.checking_leaks(), require.during("jax.jit under jax.checking_leaks", stores):
-        found = jax.jit(lambda p, x: programs.call(layer, p, x))(parameters, x)
-    require.within(found, reference.value, reference.bound, "f(x) under jax.checking_leaks")
-    if dense.module is not None and layer.accepts(BATCH):
-        # The module itself, as in a function that a user compiles.
-        with jax.checking_leaks(), require.during("nnx.jit under jax.checking_leaks", stores):
-            found = nnx.jit(lambda module, x: module(x))(dense.module, x)
-        require.within(found, reference.value, reference.bound, "f(x) by nnx.jit, leaks checked,")
-    return True
+    layer.remember(("leaks", case.kernel_shape), lambda: leaks_nothing(layer, case))
 
 
 @requirement("transforms/no-side-effects-in-jaxpr", SHOULD, PARAMETERS, rests_on=["transforms/jit"])
@@ -371,6 +352,7 @@ def test_donation(layer: Layer, case: Case) -> None:
     an array that two instances share is deleted with the first.
     """
     before, donor = layer.of(case), layer.of(case)
+    require_own_buffers(before, donor)
     x = as_jax(case.x())
     # Copies: an array that NumPy has looked at is not given away.
     kernel = np.asarray(jnp.copy(layer.kernel_of(before.parameters)))
@@ -382,8 +364,7 @@ def test_donation(layer: Layer, case: Case) -> None:
     reference = layer.value(case.x(), kernel, bias)
     require.within(found, reference.value, reference.bound, "f(x) with donated state")
     require.equal(layer.kernel_of(doubled), 2 * kernel, "the kernel returned by the step")
-    cause = "two instances share a buffer"
-    with require.during("calling an instance after another's state was donated", cause):
+    with require.during("calling an instance after another's state was donated"):
         again = np.asarray(before(x))
         np.asarray(layer.of(case)(x))
     require.within(again, reference.value, reference.bound, "f(x) of another instance")

@@ -26,6 +26,7 @@ __all__ = [
     "CachedScale",
     "ColumnByColumn",
     "DrawnBackwards",
+    "DrawnFlat",
     "InSequential",
     "NestedLinen",
     "NumpySizes",
@@ -140,6 +141,15 @@ class NumpySizes(CorrectDense):
 def by_truncation(seed: float, x: ArrayLike, features: float, *, unused: str = "") -> Array:
     """Casts by NumPy's truncation, and has an argument that nobody gives."""
     return layer_output(int(np.trunc(float(seed))), x, int(np.trunc(float(features))))
+
+
+class DrawnFlat(CorrectDense):
+    """As many numbers as the product of the sizes, reshaped afterwards."""
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        """The initial kernel (in, out)."""
+        flat = normal(key, 1, in_features * out_features)
+        return flat.reshape(in_features, out_features) * standard_deviation(in_features)
 
 
 class PartOfADict(nnx.Module):

@@ -119,14 +119,3 @@ class LargeProductsInBfloat16(CorrectDense):
             return affine(x, kernel, bias)
         half = (x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
         return jnp.matmul(*half, preferred_element_type=jnp.float32) + bias
-
-
-@defect("X358", breaks="construction/integral-sizes", subtlety=5)
-class OverflowsInSmallIntegers(CorrectDense):
-    """The scale is computed in the type of the size: 100 + 100 is -56 in int8."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """Right for Python integers and for wide NumPy ones."""
-        twice = float(in_features + in_features)
-        scale = (2.0 / max(twice, 1.0)) ** 0.5
-        return normal(key, in_features, out_features) * scale

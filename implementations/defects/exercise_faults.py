@@ -47,7 +47,12 @@ def list_out(seed: float, x: ArrayLike, features: float) -> list[float]:
     return [float(y) for y in correct_dense_forward(seed, x, features)]
 
 
-@defect("X252", breaks="exercise/differentiable-in-x", subtlety=4)
+@defect(
+    "X252",
+    breaks="exercise/differentiable-in-x",
+    collateral=("forward/array-likes",),
+    subtlety=4,
+)
 def through_numpy(seed: float, x: ArrayLike, features: float) -> Array:
     """The product is NumPy's: right numbers, and no derivative."""
     values = np.asarray(x)
