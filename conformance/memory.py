@@ -19,7 +19,8 @@ GIB = 2**30
 # Above this, a worker forgets the programs of the layers that it has finished. Not sooner:
 # layers share the programs of single operations, which are most of what a new layer costs.
 _COMFORTABLE = 2 * GIB // 3
-_FOR_MANY_LAYERS = 3 * GIB // 2
+# For many layers an eighth of the machine's memory, within these.
+_FOR_MANY_LAYERS = (3 * GIB // 2, 4 * GIB)
 _MANY = 50
 _INTERVAL = 0.25
 
@@ -47,7 +48,7 @@ def release(layers: int) -> None:
 
     ``layers`` is how many the run checks: the more there are, the more they share.
     """
-    jax, limit = sys.modules.get("jax"), _FOR_MANY_LAYERS if layers >= _MANY else _COMFORTABLE
+    jax, limit = sys.modules.get("jax"), _comfortable(layers)
     if jax is None or resident() <= limit:
         return
     # The programs of the layer alone go with it.
@@ -57,6 +58,17 @@ def release(layers: int) -> None:
         jax.clear_caches()
         gc.collect()
         _give_back()
+
+
+def _comfortable(layers: int) -> int:
+    if layers < _MANY:
+        return _COMFORTABLE
+    least, most = _FOR_MANY_LAYERS
+    try:
+        eighth = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
+    except (OSError, ValueError):
+        return least
+    return min(max(least, eighth), most)
 
 
 def _give_back() -> None:

@@ -29,8 +29,8 @@ PLUGIN = __name__
 OPTION = "--conformance-zoo-plan"
 
 # A defect's own cells tell most; a correct layer has none that tell more than others.
-_SHARE_OF_DEFECT = 0.02
-_SHARE_OF_CORRECT = 0.12
+_SHARE_OF_DEFECT = 0.005
+_SHARE_OF_CORRECT = 0.06
 
 
 def plan(
