@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from conformance.profiles import PROFILES
+
 GOOD = """
 import jax, jax.numpy as jnp
 from flax import nnx
@@ -59,6 +61,15 @@ def test_a_correct_layer_conforms(mine: Path) -> None:
     assert {cell["outcome"] for cell in results["cells"]} == {"passed"}
     assert f"{len(results['cells'])} cells: {len(results['cells'])} passed, 0 failed" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_profile_is_explored_wherever_it_runs(workers: str, mine: Path) -> None:
+    """In this process, in which the requirement was looked up before, as in a worker."""
+    chosen = ["mine.py:MyDense", "-n", workers, "--requirement", "forward/additive"]
+    run("run", *chosen, "--profile", "standard", "--results", "r.json", cwd=mine)
+    (cell,) = json.loads((mine / "r.json").read_text(encoding="utf-8"))["cells"]
+    assert cell["examples"] >= PROFILES["standard"].examples
 
 
 def test_a_wrong_layer_is_named(mine: Path) -> None:
