@@ -38,10 +38,10 @@ F = TypeVar("F", bound=Callable[..., None])
 SEEDS = st.integers(0, 2**32 - 1)
 BATCH = (8,)
 
-# Beyond the pool: two inputs, and sizes where something may end: wide, tall and square ones, and
-# multiples of what blocks and tiles are made of. Properties that look there share these sizes,
-# since each costs the construction a compilation.
-SMALL, WIDE, TALL, LARGE = (2, 4), (4, 4100), (1536, 8), (128, 128)
+# Beyond the pool: two inputs, and sizes where something may end: wide and tall ones, of primes,
+# since blocks and tiles leave a remainder of them, and a square one that is a multiple of most.
+# Properties that look there share these sizes, since each costs the construction a compilation.
+SMALL, WIDE, TALL, LARGE = (2, 4), (4, 4099), (1543, 8), (128, 128)
 
 # Leading dimensions beside the plain batch, one for each size of the pool in turn: ranks 1 to 5,
 # a batch of one, of none, of as many rows as there are features, of a vector unit's width.

@@ -64,8 +64,11 @@ def library_of(implementation: Implementation | None, entry: Entry) -> dict[str,
 
 
 def _distribution(name: str, entry: Entry) -> dict[str, str]:
-    for distribution in (name, *_providers().get(name, ())):
-        if distribution and version(distribution):
+    known = version(name) if name else ""
+    if known:  # as for most libraries, so that nothing else has to be read
+        return {"library": name, "version": known}
+    for distribution in _providers().get(name, ()):
+        if version(distribution):
             return {"library": distribution, "version": version(distribution)}
     return {"library": name or entry.distribution, "version": ""}
 

@@ -20,6 +20,9 @@ from conformance.requirement import (
     SHOULD,
     requirement,
 )
+from conformance.sampling import samples
+
+_HUGE = (10**5, 10**5)
 
 _ROUNDED_SCALE = 2.0**-9
 """The scale may be computed in half precision: NumPy's square root of eight bits is a float16."""
@@ -160,6 +163,7 @@ def test_parameter_dtype(layer: Layer, case: Case) -> None:
     reports that.
     """
     expected = layer.convention.parameter_dtype
+    layer.remember("abstract dtypes", lambda: _require_abstract_dtypes(layer, expected))
     accepted = ("float32", "float64") if expected == "float64" else (expected,)
     for name, value in _kernel_and_bias(layer, layer.of(case)).items():
         kind = f"{type(value).__module__}.{type(value).__name__}"
@@ -180,18 +184,47 @@ def test_parameter_dtype(layer: Layer, case: Case) -> None:
         )
 
 
+def _require_abstract_dtypes(layer: Layer, expected: str) -> bool:
+    """The dtypes at a size that is too large to be built, described without building it."""
+    try:
+        abstract = jax.eval_shape(lambda: layer.init(0, *_HUGE))
+        found = jax.eval_shape(lambda parameters: _named(layer, parameters), abstract)
+    except Exception:
+        return True  # what cannot be described is the matter of abstract-init
+    for name, value in found.items():
+        require.that(
+            str(value.dtype) == expected or expected == "float64",
+            f"the {name} of a layer of {_HUGE[0]} by {_HUGE[1]} is {value.dtype}",
+            accepted=expected,
+            cause=f"the {name} is created in {value.dtype} beyond some size",
+        )
+    return True
+
+
 def _kernel_and_bias(layer: Layer, dense: Built) -> dict[str, Any]:
-    parameters = dense.parameters
+    return _named(layer, dense.parameters)
+
+
+def _named(layer: Layer, parameters: Any) -> dict[str, Any]:
     found = {"kernel": layer.kernel_of(parameters)}
     if layer.convention.use_bias:
         found["bias"] = layer.bias_of(parameters)
     return found
 
 
-@requirement("construction/finite", MUST, PARAMETERS, rests_on=["construction/builds"])
+@requirement(
+    "construction/finite",
+    MUST,
+    PARAMETERS,
+    rests_on=["construction/builds", "construction/kernel-shape"],
+)
 @over()
 def test_finite(layer: Layer, case: Case) -> None:
-    """Every parameter is finite, for every seed and size."""
+    """Every parameter is finite, for every seed and size.
+
+    Also among the hundreds of thousands of entries that the requirements on initialization look
+    at, where one that is rarely drawn is met.
+    """
     dense = layer.of(case)
     for name, value in (("kernel", dense.kernel), ("bias", dense.bias)):
         wrong = ~np.isfinite(value.astype(np.float64))
@@ -204,6 +237,20 @@ def test_finite(layer: Layer, case: Case) -> None:
             if case.in_features == 1 and name == "kernel"
             else "",
         )
+    layer.remember("finite samples", lambda: _require_finite_samples(layer))
+
+
+def _require_finite_samples(layer: Layer) -> bool:
+    drawn = samples(layer)
+    entries = sum(kernels.size for kernels in drawn.values())
+    wrong = sum(int(np.count_nonzero(~np.isfinite(kernels))) for kernels in drawn.values())
+    require.that(
+        not wrong,
+        f"{wrong} of {entries} entries of new kernels are not finite",
+        accepted="finite entries",
+        cause="a number that is rarely drawn becomes infinite or NaN, as by a logarithm of 0",
+    )
+    return True
 
 
 @requirement(

@@ -100,6 +100,12 @@ def test_zero_input(layer: Layer, case: Case) -> None:
     expected = np.broadcast_to(bias, found.shape)
     cause = diagnosis.of_zero_input(found, bias)
     require.equal(found, expected, "f(0)", cause=cause)
+    dtypes = {layer.convention.parameter_dtype, layer.convention.compute_dtype}
+    if case.kernel_shape == FEW_SIZES[-1] and dtypes == {"float32"}:
+        for scale in (1e-6, 1e6):
+            found = layer.written(case, scale).rows(x)
+            expected = np.broadcast_to(layer.bias_for(case, scale), found.shape)
+            require.equal(found, expected, f"with a bias of the scale {scale:g}, f(0)")
     nothing = np.zeros_like(bias)
     # Another instance: that values written later count is the matter of state/updates-used.
     found = layer.of(case).write(case.kernel(), nothing).rows(x)
@@ -231,7 +237,10 @@ def test_additive(layer: Layer, case: Case) -> None:
 
 
 @requirement(
-    "forward/homogeneous", MUST, ANY, rests_on=["forward/affine-value", "forward/additive"]
+    "forward/homogeneous",
+    MUST,
+    ANY,
+    rests_on=["forward/affine-value", "forward/additive", "exercise/recovered-kernel"],
 )
 @over(every_size=False)
 def test_homogeneous(layer: Layer, case: Case) -> None:

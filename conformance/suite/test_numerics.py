@@ -145,7 +145,12 @@ def _confined_to_column(
     "numerics/inf-confined",
     MUST,
     PARAMETERS,
-    rests_on=["forward/batch-independent", "numerics/nan-confined"],
+    rests_on=[
+        "forward/zero-input",
+        "forward/batch-independent",
+        "numerics/nan-confined",
+        "numerics/no-saturation",
+    ],
 )
 @over()
 def test_inf_confined(layer: Layer, case: Case) -> None:
@@ -162,7 +167,7 @@ def test_inf_confined(layer: Layer, case: Case) -> None:
     "numerics/no-saturation",
     MUST,
     PARAMETERS,
-    rests_on=["forward/basis-input", "forward/integer-exact"],
+    rests_on=["forward/zero-input", "forward/basis-input", "forward/integer-exact"],
 )
 @over()
 def test_no_saturation(layer: Layer, case: Case) -> None:

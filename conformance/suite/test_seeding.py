@@ -292,6 +292,7 @@ def test_constant_key_count(layer: Layer, case: Case) -> None:
     rests_on=[
         "seeding/params-stream",
         "seeding/seeds-differ",
+        "construction/finite",
         "initialization/kernel-variance",
         "initialization/kernel-dispersion",
     ],

@@ -15,7 +15,12 @@ from conformance.layer import Layer
 from conformance.requirement import MAY, NNX, PARAMETERS, SHOULD, requirement
 
 
-@requirement("sharding/sharded-equals-local", SHOULD, PARAMETERS, rests_on=["transforms/jit"])
+@requirement(
+    "sharding/sharded-equals-local",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["forward/zero-input", "forward/affine-value", "transforms/jit"],
+)
 @over(sizes=[(3, 10), (16, 16)])
 def test_sharded_equals_local(layer: Layer, case: Case) -> None:
     """With the kernel sharded by outputs or by inputs, f(x) is within the rounding-error bound.

@@ -51,7 +51,7 @@ def test_jit(layer: Layer, case: Case) -> None:
     "transforms/gradients",
     MUST,
     PARAMETERS,
-    rests_on=[VALUE, "state/exact-state", "transforms/jit"],
+    rests_on=[VALUE, "numerics/no-saturation", "state/exact-state", "transforms/jit"],
 )
 @over(every_size=False)
 def test_gradients(layer: Layer, case: Case) -> None:

@@ -119,3 +119,32 @@ class LargeProductsInBfloat16(CorrectDense):
             return affine(x, kernel, bias)
         half = (x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
         return jnp.matmul(*half, preferred_element_type=jnp.float32) + bias
+
+
+@defect("X652", breaks="initialization/bias-zero", cause="some seeds or sizes", subtlety=5)
+class BiasOfWideLayers(CorrectDense):
+    """From 300 outputs on, a new bias is not zero."""
+
+    def draw_bias(self, rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
+        """Zeros for every layer that fits a small test."""
+        return jnp.full((out_features,), 0.1 if out_features >= 300 else 0.0, jnp.float32)
+
+
+@defect("X653", breaks="construction/parameter-dtype", cause="beyond some size", subtlety=5)
+class LargeKernelsInHalf(CorrectDense):
+    """Kernels of a million entries or more are kept in bfloat16, to save memory."""
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        """Float32 at every size that is quick to test."""
+        kernel = super().draw_kernel(key, in_features, out_features)
+        return kernel.astype(jnp.bfloat16) if in_features * out_features >= 10**6 else kernel
+
+
+@defect("X654", breaks="forward/basis-input", subtlety=5)
+class OddInputLost(CorrectDense):
+    """Of an odd number of inputs beyond 200, the last one is lost."""
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        """Pairs of inputs, where whole vectors of them pay."""
+        lost = kernel.shape[0] > 200 and kernel.shape[0] % 2 == 1
+        return affine(x, kernel.at[-1].set(0.0) if lost else kernel, bias)

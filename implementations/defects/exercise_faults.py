@@ -179,3 +179,9 @@ def law_of_seed(seed: float, x: ArrayLike, features: float) -> Array:
     """Seeds that are multiples of four give a kernel of half the scale."""
     y = layer_output(int(seed), x, int(features))
     return y * 0.5 if int(seed) % 4 == 0 else y
+
+
+@defect("X659", breaks="exercise/recovered-kernel", subtlety=4)
+def small_bias(seed: float, x: ArrayLike, features: float) -> Array:
+    """The bias starts at a small number, so that none is exactly 0."""
+    return layer_output(int(seed), x, int(features)) + 1e-7

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import Array
 
 from implementations.defects.base import CorrectDense, normal, scaled_normal, standard_deviation
@@ -146,3 +147,28 @@ class TailsResampledOnce(CorrectDense):
         density = math.exp(-2.0) / math.sqrt(2.0 * math.pi)
         variance = inside - 4.0 * density + (1.0 - inside)
         return draws * (standard_deviation(in_features) / math.sqrt(variance))
+
+
+@defect("X657", breaks="construction/finite", cause="rarely drawn", subtlety=5)
+class LogarithmOfZero(CorrectDense):
+    """Box-Muller on uniforms of 16 bits: one entry in 65 536 is infinite."""
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        """The logarithm of a number that is sometimes 0."""
+        shape = (in_features, out_features)
+        first, second = jax.random.split(key)
+        radius = jnp.sqrt(
+            -2.0 * jnp.log(jnp.floor(jax.random.uniform(first, shape) * 2**16) / 2**16)
+        )
+        angle = 2.0 * jnp.pi * jax.random.uniform(second, shape)
+        return radius * jnp.cos(angle) * standard_deviation(in_features)
+
+
+@defect("X658", breaks="initialization/bias-zero", cause="some seeds or sizes", subtlety=5)
+class BiasOfSomeSeeds(CorrectDense):
+    """For one seed in 32 the bias does not start at 0."""
+
+    def draw_bias(self, rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
+        """It depends on the kernel, which is drawn before."""
+        some = jnp.sum(self.kernel[...] * 1e6).astype(jnp.int32) % 32 == 0
+        return jnp.where(some, jnp.full((out_features,), 0.01, jnp.float32), 0.0)

@@ -107,3 +107,22 @@ class InfiniteWeightsClipped(CorrectDense):
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         """Infinities in x pass."""
         return affine(x, jnp.where(jnp.isinf(kernel), jnp.sign(kernel) * 1e30, kernel), bias)
+
+
+@defect("X655", breaks="forward/zero-input", subtlety=5)
+class BiasBeyondAHundred(CorrectDense):
+    """A bias beyond 100 counts as 100."""
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        """A new bias, and one after some training, is smaller than that."""
+        return affine(x, kernel, jnp.clip(bias, -100.0, 100.0))
+
+
+@defect("X656", breaks="numerics/no-saturation", subtlety=5)
+class LongColumnsShortened(CorrectDense):
+    """A column of the kernel of a norm beyond 1e4 is scaled down to that."""
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        """A constraint of training that stays in the layer."""
+        norm = jnp.sqrt(jnp.sum(jnp.square(kernel), axis=0))
+        return affine(x, jnp.where(norm > 1e4, kernel / norm * 1e4, kernel), bias)
