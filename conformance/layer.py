@@ -6,7 +6,9 @@ layer's fault, and never ends a test as an error of the suite.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +36,7 @@ _IN_WORDS = {
 # Beyond as many, calls of the plain batch cost more than compiling a batch of this length. It is
 # no longer than layers are used to: what becomes of tall batches is a row of its own.
 _MANY_ROWS = 256
+_FEW, _GROWTH, _MILLION = 20, 50, 10**6
 
 _MOST_TELLING = (EXERCISE, NNX, LINEN, PARAMETERS)
 
@@ -177,6 +180,27 @@ class Layer:
         rows = [np.asarray(self.forward(case.seed, row, case.out_features)) for row in x]
         bias = rows[-1]
         return np.stack(rows[:-1]) - bias, bias
+
+    @property
+    def describable(self) -> int:
+        """The largest size at which construction can be described, by ``jax.eval_shape``, in time.
+
+        A construction that goes through its inputs one by one in Python takes a thousand times as
+        long for a thousand times as many: hours for a million of them.
+        """
+
+        def seconds(size: int) -> float:
+            started = time.perf_counter()
+            with contextlib.suppress(Exception):  # which the requirements are about
+                jax.eval_shape(lambda: self.init(0, size, size))
+            return time.perf_counter() - started
+
+        def judged() -> int:
+            few = min(seconds(_FEW), seconds(_FEW))
+            return _MILLION if seconds(_FEW * _GROWTH) < few * _GROWTH / 3 else _FEW * _GROWTH
+
+        found: int = self.remember("describable", judged)
+        return found
 
     @property
     def fewest(self) -> tuple[int, ...]:

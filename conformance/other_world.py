@@ -92,7 +92,8 @@ def _user() -> None:
 
 
 def _directory() -> None:
-    os.chdir(tempfile.gettempdir())
+    other = tempfile.gettempdir()
+    os.chdir(other if not os.path.samefile(other, os.getcwd()) else os.sep)
 
 
 CHANGES = ("the clock", "the machine's name", "the user's environment", "the working directory")

@@ -47,7 +47,7 @@ def test_float32_out(layer: Layer, case: Case) -> None:
     "dtypes/half-input",
     SHOULD,
     PARAMETERS,
-    rests_on=[VALUE, "dtypes/float32-out", "transforms/gradients"],
+    rests_on=["numerics/precision", VALUE, "dtypes/float32-out", "transforms/gradients"],
 )
 @over(sizes=programs.FEW_SIZES)
 def test_half_input(layer: Layer, case: Case) -> None:
@@ -78,7 +78,12 @@ def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> N
     gradients.require_gradients(layer, found, point, "jax.vjp", inputs=False)
 
 
-@requirement("dtypes/integer-input", SHOULD, PARAMETERS, rests_on=[VALUE, "dtypes/float32-out"])
+@requirement(
+    "dtypes/integer-input",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["numerics/precision", VALUE, "dtypes/float32-out"],
+)
 @over(sizes=programs.FEW_SIZES)
 def test_integer_input(layer: Layer, case: Case) -> None:
     """An integer or boolean x gives float32, the value as if x were cast to float32.
@@ -95,7 +100,12 @@ def test_integer_input(layer: Layer, case: Case) -> None:
         _require_value(layer, case, dense, as_jax(x), x.astype(np.float32))
 
 
-@requirement("dtypes/complex-input", SHOULD, PARAMETERS, rests_on=[VALUE, "dtypes/float32-out"])
+@requirement(
+    "dtypes/complex-input",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["numerics/precision", VALUE, "dtypes/float32-out"],
+)
 @over(sizes=programs.FEW_SIZES)
 def test_complex_input(layer: Layer, case: Case) -> None:
     """A complex x gives complex64: the real part Re(x) @ K + b, the imaginary part Im(x) @ K."""

@@ -105,7 +105,7 @@ def _confined(dense: Built, case: Case, poison: float, is_poisoned: Any, what: s
     "numerics/nan-confined",
     MUST,
     PARAMETERS,
-    rests_on=["forward/batch-independent", "state/updates-used"],
+    rests_on=["forward/basis-input", "forward/batch-independent", "state/updates-used"],
 )
 @over()
 def test_nan_confined(layer: Layer, case: Case) -> None:

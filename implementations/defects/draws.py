@@ -22,6 +22,8 @@ class StratifiedQuantiles(CorrectDense):
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
         """Too even: no kernel has more large weights than another."""
         count = in_features * out_features
+        if count >= 2**31:  # more than a permutation of 32-bit numbers has
+            return scaled_normal(key, in_features, out_features)
         places = jax.random.permutation(key, count).astype(jnp.float32)
         jitter = jax.random.uniform(jax.random.fold_in(key, 1), (count,), jnp.float32, 0.01, 0.99)
         draws = ndtri((places + jitter) / max(count, 1))
@@ -149,7 +151,7 @@ class FanToThePowerOfTwo(CorrectDense):
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
         """Right for most sizes that people choose."""
-        fan = 1 << max(in_features - 1, 0).bit_length()
+        fan = 1 << int(max(in_features - 1, 0)).bit_length()
         return normal(key, in_features, out_features) * standard_deviation(fan)
 
 

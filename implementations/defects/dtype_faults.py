@@ -150,7 +150,11 @@ class ThreePasses(CorrectDense):
 @defect(
     "X122",
     breaks="transforms/gradients",
-    collateral=("numerics/one-product", "transforms/scan-and-remat"),
+    collateral=(
+        "numerics/one-product",
+        "dtypes/strict-promotion",
+        "transforms/scan-and-remat",
+    ),
     subtlety=5,
 )
 class DemotedWhenExact(CorrectDense):

@@ -218,7 +218,7 @@ class RepeatedEntriesMerged(CorrectDense):
         return affine(jnp.concatenate([x[..., :1], rest], axis=-1), kernel, bias)
 
 
-@defect("X069", breaks="numerics/no-saturation", subtlety=4)
+@defect("X069", breaks="forward/zero-input", subtlety=4)
 class LargeBiasClipped(CorrectDense):
     """The bias counts up to 10 in magnitude only."""
 
