@@ -116,7 +116,9 @@ def test_complex_input(layer: Layer, case: Case) -> None:
     _require_value(layer, case, layer.written(case), as_jax(x), x)
 
 
-@requirement("dtypes/strict-promotion", SHOULD, PARAMETERS, rests_on=BASE)
+@requirement(
+    "dtypes/strict-promotion", SHOULD, PARAMETERS, rests_on=[*BASE, "construction/parameter-dtype"]
+)
 @over(leads=True, every_size=False)
 def test_strict_promotion(layer: Layer, case: Case) -> None:
     """The layer works under ``jax_numpy_dtype_promotion="strict"`` with float32.

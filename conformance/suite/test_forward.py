@@ -186,6 +186,7 @@ def test_integer_exact(layer: Layer, case: Case) -> None:
     MUST,
     PARAMETERS,
     rests_on=[
+        "numerics/no-saturation",
         "dtypes/float32-out",
         "forward/zero-input",
         "forward/basis-input",

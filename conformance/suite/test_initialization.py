@@ -81,7 +81,12 @@ def _require_zero_biases(layer: Layer) -> bool:
     return True
 
 
-@requirement("initialization/data-free-init", MUST, LINEN, rests_on=["construction/builds"])
+@requirement(
+    "initialization/data-free-init",
+    MUST,
+    LINEN,
+    rests_on=["construction/only-two-parameters", "construction/builds"],
+)
 @over(every_size=False)
 def test_data_free_init(layer: Layer, case: Case) -> None:
     """New parameters do not depend on the values, the batch, the rank or the dtype of the example.
@@ -164,7 +169,12 @@ def _no_column_repeats(layer: Layer) -> None:
     )
 
 
-@requirement("initialization/kernel-resolution", SHOULD, PARAMETERS, rests_on=INDEPENDENT)
+@requirement(
+    "initialization/kernel-resolution",
+    SHOULD,
+    PARAMETERS,
+    rests_on=[*INDEPENDENT, "construction/parameter-dtype"],
+)
 def test_kernel_resolution(layer: Layer) -> None:
     """The entries of a new kernel carry full float32 mantissas.
 

@@ -105,7 +105,12 @@ def _confined(dense: Built, case: Case, poison: float, is_poisoned: Any, what: s
     "numerics/nan-confined",
     MUST,
     PARAMETERS,
-    rests_on=["forward/basis-input", "forward/batch-independent", "state/updates-used"],
+    rests_on=[
+        "forward/zero-input",
+        "forward/basis-input",
+        "forward/batch-independent",
+        "state/updates-used",
+    ],
 )
 @over()
 def test_nan_confined(layer: Layer, case: Case) -> None:
@@ -146,6 +151,7 @@ def _confined_to_column(
     MUST,
     PARAMETERS,
     rests_on=[
+        "state/updates-used",
         "forward/zero-input",
         "forward/batch-independent",
         "numerics/nan-confined",
@@ -192,7 +198,9 @@ def test_no_saturation(layer: Layer, case: Case) -> None:
         )
 
 
-@requirement("numerics/one-product", SHOULD, PARAMETERS, rests_on=["forward/affine-value"])
+@requirement(
+    "numerics/one-product", SHOULD, PARAMETERS, rests_on=["transforms/jit", "forward/affine-value"]
+)
 @over(every_size=False)
 def test_one_product(layer: Layer, case: Case) -> None:
     """The program has exactly one matrix product, on float32 operands that are not demoted."""

@@ -87,6 +87,7 @@ def _why(name: str, kind: str) -> str:
     MUST,
     NNX,
     rests_on=[
+        "construction/only-two-parameters",
         "state/exact-state",
         "state/updates-used",
         "forward/affine-value",
@@ -163,7 +164,10 @@ def test_split_merge(layer: Layer, case: Case) -> None:
 
 
 @requirement(
-    "state/updates-used", MUST, PARAMETERS, rests_on=["forward/zero-input", "state/exact-state"]
+    "state/updates-used",
+    MUST,
+    PARAMETERS,
+    rests_on=["forward/zero-input", "state/exact-state", "state/split-merge"],
 )
 @over()
 def test_updates_used(layer: Layer, case: Case) -> None:

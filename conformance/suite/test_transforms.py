@@ -308,7 +308,12 @@ def test_one_trace(layer: Layer, case: Case) -> None:
     "transforms/no-leaks",
     SHOULD,
     PARAMETERS,
-    rests_on=["transforms/jit", "state/call-changes-nothing"],
+    rests_on=[
+        "forward/zero-input",
+        "state/split-merge",
+        "transforms/jit",
+        "state/call-changes-nothing",
+    ],
 )
 @over(sizes=programs.FEW_SIZES[-1:])
 def test_no_leaks(layer: Layer, case: Case) -> None:

@@ -111,7 +111,13 @@ class NegativePairs(CorrectDense):
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
 
 
-@defect("X158", breaks="seeding/seeds-differ", subtlety=5, seen="seed + i for the i-th row")
+@defect(
+    "X158",
+    breaks="seeding/seeds-differ",
+    collateral=("construction/integral-sizes",),
+    subtlety=5,
+    seen="seed + i for the i-th row",
+)
 class RowsFromFollowingSeeds(ReducedSeed):
     """Row i is drawn from seed + i: neighbouring seeds share all rows but one."""
 

@@ -162,7 +162,12 @@ class FadingColumns(CorrectDense):
         return draws * jnp.sqrt(jnp.linspace(1.2, 0.8, out_features, dtype=jnp.float32))
 
 
-@defect("X034", breaks="initialization/kernel-dispersion", subtlety=4)
+@defect(
+    "X034",
+    breaks="initialization/kernel-dispersion",
+    collateral=("seeding/jitted-init",),
+    subtlety=4,
+)
 class Standardised(CorrectDense):
     """Every kernel is scaled to a sample variance of exactly 1/in."""
 
