@@ -31,7 +31,11 @@ _ROUNDED_SCALE = 2.0**-20
 @requirement("construction/builds", MUST, ANY)
 @over(at_most=2)
 def test_builds(layer: Layer, case: Case) -> None:
-    """Construction succeeds for all sizes in, out >= 1."""
+    """Construction succeeds for all sizes in, out >= 1.
+
+    No defect needs this requirement alone: what cannot be built fails all others; this one
+    names the fault.
+    """
     if layer.implementation.forward is None:
         layer.of(case)
     else:
@@ -46,6 +50,9 @@ def test_ready_when_built(layer: Layer, case: Case) -> None:
     """The parameters exist before the first call.
 
     An optimizer that is made before the first call would not see parameters that appear in it.
+
+    No defect needs this requirement alone: without parameters nothing can be read or written;
+    this one names the fault.
     """
     dense = layer.of(case)
     before = _names(dense, "Param")
@@ -108,7 +115,11 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
 )
 @over(at_most=2)
 def test_kernel_shape(layer: Layer, case: Case) -> None:
-    """The kernel has the shape (in, out)."""
+    """The kernel has the shape (in, out).
+
+    No defect needs this requirement alone: whatever writes a kernel stumbles over another
+    shape; this one names the fault.
+    """
     shape, expected = layer.of(case).kernel.shape, case.kernel_shape
     if layer.convention.layout == "out,in":
         shape, expected = shape[::-1], expected[::-1]
@@ -131,7 +142,11 @@ def test_kernel_shape(layer: Layer, case: Case) -> None:
 )
 @over(at_most=2)
 def test_bias_shape(layer: Layer, case: Case) -> None:
-    """The bias has the shape (out,)."""
+    """The bias has the shape (out,).
+
+    No defect needs this requirement alone: whatever adds or writes the bias stumbles over
+    another shape; this one names the fault.
+    """
     if not layer.convention.use_bias:
         require.not_applicable("the layer declares that it has no bias")
     shape = layer.of(case).bias.shape
@@ -265,6 +280,9 @@ def test_abstract_init(layer: Layer, case: Case) -> None:
 
     It does so up to 10^6 x 10^6 without allocating; that is how large models are laid out
     before their parameters exist.
+
+    No defect needs this requirement alone: a construction that cannot be described cannot be
+    compiled either, nor its layer be described. This one names the fault.
     """
     if max(case.kernel_shape) > layer.describable:
         return

@@ -23,6 +23,9 @@ def test_float32_out(layer: Layer, case: Case) -> None:
 
     A weakly typed result takes the dtype of whatever it is added to next. A layer that declares
     to compute in another dtype is held to that one.
+
+    No defect needs this requirement alone: a result of another dtype shows in values or in
+    derivatives, too; this one names the fault.
     """
     lead = case.lead if layer.accepts(case.lead) else ()
     x = as_jax(case.normal("x", *lead, case.in_features))

@@ -46,7 +46,11 @@ BASE = ["construction/kernel-shape", "construction/bias-shape", "forward/output-
 )
 @over(leads=True, at_most=1)
 def test_output_shape(layer: Layer, case: Case) -> None:
-    """f(x).shape = x.shape[:-1] + (out,), for ranks 1 to 5 and batches of 0, 1 and in."""
+    """f(x).shape = x.shape[:-1] + (out,), for ranks 1 to 5 and batches of 0, 1 and in.
+
+    No defect needs this requirement alone: a result of another shape fails whatever compares
+    it; this one names the fault.
+    """
     # Each shape compiles, so that a single x is tried at some sizes.
     single = case.kernel_shape in EAGER or PARAMETERS not in layer.provides
     leads = {(), case.lead} if single else {case.lead}
@@ -97,6 +101,9 @@ def test_zero_input(layer: Layer, case: Case) -> None:
 
     A random bias is written in first: on a new layer, whose bias is 0, a bias that is never
     used, used twice or subtracted gives the same.
+
+    No defect needs this requirement alone: a bias that is used wrongly makes every value wrong;
+    this one singles it out.
     """
     dense, bias = layer.written(case), layer.bias_for(case)
     x = np.zeros((8, case.in_features), np.float32)
@@ -228,6 +235,10 @@ def test_additive(layer: Layer, case: Case) -> None:
     """f(x + y) - f(0) = (f(x) - f(0)) + (f(y) - f(0)), within the four rounding-error bounds.
 
     x and y are integer-valued, so that x + y is exact.
+
+    No defect needs this requirement alone: what is not additive is not homogeneous, or not
+    differentiable, either. For a function, whose parameters cannot be written, this one comes
+    first.
     """
     kernel, bias = layer.affine(case)
     shape = (*layer.fewest, case.in_features)
@@ -281,6 +292,9 @@ def test_batch_independent(layer: Layer, case: Case) -> None:
 
     Other values in one row leave the other rows' bits as they are, in a batch of any rank, and
     permuting the rows permutes the result bitwise.
+
+    No defect needs this requirement alone: rows that mix make values wrong, too; this one
+    singles it out.
     """
     if not layer.accepts(BATCH):
         require.not_applicable("the layer declares to accept vectors only")

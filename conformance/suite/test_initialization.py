@@ -195,6 +195,9 @@ def test_kernel_mean(layer: Layer) -> None:
 
     The sum of n independent symmetric entries exceeds T times the root of their sum of squares
     with probability 2 exp(-T^2/2) at most (Hoeffding 1963, Efron 1969).
+
+    No defect needs this requirement alone: the law of the entries is wrong when their mean is;
+    this one singles it out.
     """
     law = declared(layer)
     judge(rows.mean_row(law.rescaled, law.mean_slack), causes.mean(law.finite), law.finite)

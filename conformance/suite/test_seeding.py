@@ -89,7 +89,11 @@ def _first_output(layer: Layer, case: Case, x: np.ndarray) -> None:
 )
 @over(every_size=False, at_most=2)
 def test_global_rng_ignored(layer: Layer, case: Case) -> None:
-    """The layer is independent of the state of ``random`` and ``numpy.random``."""
+    """The layer is independent of the state of ``random`` and ``numpy.random``.
+
+    No defect needs this requirement alone: in another process the global generators are in
+    another state, too; this one says that they are the cause.
+    """
     x = np.ones((*layer.fewest, case.in_features), np.float32)
     results = {}
     before = random.getstate(), np.random.get_state()
@@ -124,7 +128,11 @@ def test_global_rng_ignored(layer: Layer, case: Case) -> None:
 )
 @over()
 def test_same_seed_same_bits(layer: Layer, case: Case) -> None:
-    """Equal seeds give bitwise equal parameters and outputs."""
+    """Equal seeds give bitwise equal parameters and outputs.
+
+    No defect needs this requirement alone: where equal seeds differ, whatever compares two
+    layers fails; this one names the fault.
+    """
     cause = "construction depends on something else than the seed"
     if PARAMETERS in layer.provides:
         first, second = layer.of(case), layer.of(case)

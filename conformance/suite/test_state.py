@@ -34,6 +34,9 @@ def test_exact_state(layer: Layer, case: Case) -> None:
     A raw array is a leaf of the state as well on recent versions of Flax, so that its name
     alone says nothing; what tells is whether the filter ``nnx.Param`` finds it, as the
     optimizer and ``nnx.grad`` do.
+
+    No defect needs this requirement alone: what is in the state, or missing from it, shows in
+    training, in transformations or after a call. This one names the fault.
     """
     dense = layer.of(case)
     raw = [name for name, value in vars(dense.module).items() if isinstance(value, jax.Array)]
@@ -155,7 +158,11 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
 )
 @over(every_size=False)
 def test_split_merge(layer: Layer, case: Case) -> None:
-    """``nnx.merge(*nnx.split(layer))`` computes the same, before and after parameters change."""
+    """``nnx.merge(*nnx.split(layer))`` computes the same, before and after parameters change.
+
+    No defect needs this requirement alone: the functional view, and copies, are made by
+    splitting and merging. This one names the fault.
+    """
     dense, x = layer.written(case), _x(layer, case)
     plain = np.asarray(dense(x))
     with during("nnx.merge of nnx.split"):
@@ -175,6 +182,9 @@ def test_updates_used(layer: Layer, case: Case) -> None:
 
     Written by ``nnx.update``, into the Params of a layer that was called before, and into the
     functional view; what shows is a result of the values that were there at construction.
+
+    No defect needs this requirement alone: all that writes values first needs them to be used;
+    this one names the fault.
     """
     x = _x(layer, case)
     kernel, bias = layer.kernel_for(case), layer.bias_for(case)

@@ -31,6 +31,9 @@ def test_jit(layer: Layer, case: Case) -> None:
     Batched and for a single x, by ``jax.jit`` over parameters and x and, for a module, by
     ``nnx.jit``. Bitwise equality with the eager result is no invariant: a compiled program may
     fuse the sum with the bias.
+
+    No defect needs this requirement alone: derivatives and maps are compiled as well; this one
+    singles the compiling out.
     """
     x = case.x()
     dense = layer.written(case)

@@ -185,3 +185,11 @@ def law_of_seed(seed: float, x: ArrayLike, features: float) -> Array:
 def small_bias(seed: float, x: ArrayLike, features: float) -> Array:
     """The bias starts at a small number, so that none is exactly 0."""
     return layer_output(int(seed), x, int(features)) + 1e-7
+
+
+@defect("X660", breaks="exercise/differentiable-in-x", subtlety=3)
+def looks_at_its_input(seed: float, x: ArrayLike, features: float) -> Array:
+    """Whether x is finite is asked by an if, which no tracer can answer."""
+    if not bool(jnp.isfinite(jnp.asarray(x)).all()):
+        raise ValueError("x is not finite")
+    return layer_output(int(seed), x, int(features))
