@@ -26,11 +26,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from conformance import other_world
+from conformance import other_world, require
 from conformance.cases import Case
 from conformance.registry import Entry
 
-__all__ = ["PICKLED", "elsewhere", "kernel_digests"]
+__all__ = ["PICKLED", "elsewhere", "kernel_digests", "require_unpickled", "what_differs"]
 
 SIZES = ((3, 10), (5, 1), (16, 16))
 SEEDS = (0, 7, 2**32 - 1)
@@ -119,6 +119,44 @@ def elsewhere(layer: Any, changes: Sequence[str] = other_world.CHANGES) -> dict[
 
     found: dict[str, Any] = layer.remember(("elsewhere", tuple(changes)), ask)
     return found
+
+
+def what_differs(layer: Any, here: dict[str, str]) -> str:
+    """What of the other process the parameters depend on: each change by itself."""
+
+    def differs(*changes: str) -> bool:
+        return bool(elsewhere(layer, changes).get("digests", here) != here)
+
+    if differs():
+        return "construction depends on the process: on hash(), on id(), or on its number"
+    found = [change for change in other_world.CHANGES if differs(change)]
+    return f"construction depends on {found[0]}" if len(found) == 1 else ""
+
+
+def require_unpickled(layer: Any) -> None:
+    """That the layer computes there what it computes here; whether that is right is another row."""
+    there = elsewhere(layer).get("unpickled")
+    if there is None:
+        return  # there is no other process, which the note of same-across-processes tells
+    cause = "what is pickled refers to something that only this process has"
+    require.that(
+        "error" not in there,
+        f"unpickling in another process raised {there.get('error', '')}",
+        accepted="the layer",
+        cause=cause,
+    )
+    x = PICKLED.x() if layer.accepts(PICKLED.lead) else PICKLED.x()[0]
+    here = layer.written(PICKLED)
+    kernel, bias = here.kernel, here.bias
+    require.equal(there["kernel"], kernel, "the kernel in another process", cause=cause)
+    require.equal(there["bias"], bias, "the bias in another process", cause=cause)
+    found, expected = np.array(there["f(x)"]), np.asarray(here(x), np.float64)
+    require.that(
+        bool((np.abs(found - expected) <= 2 * layer.value(x, kernel, bias).bound).all()),
+        f"f(x) in another process differs from f(x) here by {np.abs(found - expected).max():.3g}",
+        accepted="the same within the rounding-error bounds",
+        cause=cause,
+    )
 
 
 def _pickled(layer: Any) -> str:

@@ -14,8 +14,7 @@ from conformance import require
 from conformance.cases import BATCH, LARGE, TALL, WIDE, Case, over
 from conformance.layer import Layer, as_jax
 from conformance.lazy import jax, nnx
-from conformance.other_process import elsewhere, kernel_digests
-from conformance.other_world import CHANGES
+from conformance.other_process import elsewhere, kernel_digests, what_differs
 from conformance.programs import FEW_SIZES, compiled_to_run_once
 from conformance.require import during, on_the_way
 from conformance.requirement import ANY, MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
@@ -188,21 +187,9 @@ def test_same_across_processes(layer: Layer) -> None:
     answer = elsewhere(layer)
     if "digests" not in answer:
         require.not_applicable(f"no other process: {answer['error']}")
-    cause = "" if answer["digests"] == here else _what_differs(layer, here)
+    cause = "" if answer["digests"] == here else what_differs(layer, here)
     where = "in another process, with another PYTHONHASHSEED, clock, machine, user and directory"
     _require_same(here, answer["digests"], where, cause)
-
-
-def _what_differs(layer: Layer, here: dict[str, str]) -> str:
-    """What of the other process the parameters depend on: each change by itself."""
-
-    def differs(*changes: str) -> bool:
-        return bool(elsewhere(layer, changes).get("digests", here) != here)
-
-    if differs():
-        return "construction depends on the process: on hash(), on id(), or on its number"
-    found = [change for change in CHANGES if differs(change)]
-    return f"construction depends on {found[0]}" if len(found) == 1 else ""
 
 
 def _require_same(here: dict[str, str], there: dict[str, str], where: str, cause: str) -> None:

@@ -13,7 +13,7 @@ from conformance import oracle, require
 from conformance.cases import BATCH, SMALL, Case, over
 from conformance.layer import Built, Layer, as_jax
 from conformance.lazy import jax, jnp, nnx
-from conformance.other_process import PICKLED, elsewhere
+from conformance.other_process import PICKLED, require_unpickled
 from conformance.programs import FEW_SIZES
 from conformance.require import during
 from conformance.requirement import MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
@@ -389,30 +389,4 @@ def test_pickles(layer: Layer, case: Case) -> None:
     for what, module in copies.items():
         require.equal(Built(layer, module=module)(x), plain, f"f(x) after {what}")
     if case.kernel_shape == PICKLED.kernel_shape:
-        _require_unpickled_elsewhere(layer)
-
-
-def _require_unpickled_elsewhere(layer: Layer) -> None:
-    """That the layer computes there what it computes here; whether that is right is another row."""
-    there = elsewhere(layer).get("unpickled")
-    if there is None:
-        return  # there is no other process, which the note of same-across-processes tells
-    cause = "what is pickled refers to something that only this process has"
-    require.that(
-        "error" not in there,
-        f"unpickling in another process raised {there.get('error', '')}",
-        accepted="the layer",
-        cause=cause,
-    )
-    x = PICKLED.x() if layer.accepts(PICKLED.lead) else PICKLED.x()[0]
-    here = layer.written(PICKLED)
-    kernel, bias = here.kernel, here.bias
-    require.equal(there["kernel"], kernel, "the kernel in another process", cause=cause)
-    require.equal(there["bias"], bias, "the bias in another process", cause=cause)
-    found, expected = np.array(there["f(x)"]), np.asarray(here(x), np.float64)
-    require.that(
-        bool((np.abs(found - expected) <= 2 * layer.value(x, kernel, bias).bound).all()),
-        f"f(x) in another process differs from f(x) here by {np.abs(found - expected).max():.3g}",
-        accepted="the same within the rounding-error bounds",
-        cause=cause,
-    )
+        require_unpickled(layer)
