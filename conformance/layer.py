@@ -36,6 +36,7 @@ _IN_WORDS = {
 # Beyond as many, calls of the plain batch cost more than compiling a batch of this length. It is
 # no longer than layers are used to: what becomes of tall batches is a row of its own.
 _MANY_ROWS = 256
+# A size, and how many times larger a second one is: what loops takes as many times longer for it.
 _FEW, _GROWTH, _MILLION = 20, 50, 10**6
 
 _MOST_TELLING = (EXERCISE, NNX, LINEN, PARAMETERS)

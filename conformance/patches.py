@@ -56,6 +56,7 @@ class Originals:
         places += [(f"{c.__module__}.{c.__qualname__}", c, own) for c, own in self._classes.items()]
         for name, place, before in places:
             now = vars(place)
+            # Without a loop in Python: this is all that happens after nearly every layer.
             if all(map(operator.is_, map(now.get, before), before.values())):
                 continue
             for key, value in before.items():
