@@ -173,6 +173,16 @@ class NegativeSizes(CorrectDense):
         super().__init__(max(1, in_features), max(1, out_features), rngs=rngs)
 
 
+@defect("X661", breaks="construction/integral-sizes", cause="in its own type", subtlety=4)
+class UnscaledForNumpySizes(CorrectDense):
+    """Only for an ``int`` the scale is computed: NumPy's integers are none."""
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        """Of standard deviation 1 where the size came from an array's statistics."""
+        scaled = scaled_normal(key, in_features, out_features)
+        return scaled if isinstance(in_features, int) else scaled * float(in_features) ** 0.5
+
+
 @defect("X094", breaks="construction/kernel-shape", subtlety=3)
 class SqueezedKernel(CorrectDense):
     """With one output the kernel is a vector."""
