@@ -201,9 +201,10 @@ def _serve(questions: IO[str], answers: int) -> None:
     import flax.nnx
     import jax.numpy
 
-    from conformance import compile_cache
+    from conformance import compile_cache, lowering
 
     compile_cache.install()
+    lowering.share_contexts()
     del flax, jax
     for line in questions:
         read, write = os.pipe()

@@ -1,0 +1,69 @@
+"""Contexts that programs share: the same programs as with one each, and none kept for long."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from conformance import lowering
+from conformance.lazy import jax, jnp
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contexts are shared, until the test ends."""
+    from jax._src.interpreters import mlir
+
+    made = getattr(mlir.make_ir_context, "make", mlir.make_ir_context)
+    monkeypatch.setattr(mlir, "make_ir_context", made)
+
+
+def lowered(size: int) -> str:
+    """A program with a loop, constants and random numbers, as text."""
+
+    def program(seed: jax.Array) -> jax.Array:
+        drawn = jax.random.normal(jax.random.key(seed), (size, size))
+        return jax.lax.fori_loop(0, 3, lambda _, y: jnp.tanh(y @ drawn), jnp.ones((2, size)))
+
+    return str(jax.jit(program).lower(0).as_text())
+
+
+def test_programs_are_the_same(shared: None) -> None:
+    """As text, which is what they are compiled and kept by; also after others."""
+    alone = [lowered(size) for size in (2, 3, 2)]
+    lowering.share_contexts()
+    assert [lowered(size) for size in (2, 3, 2)] == alone
+
+
+def test_a_context_serves_many_but_not_all(shared: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a context keeps of the programs goes with it."""
+    from jax._src.interpreters import mlir
+
+    monkeypatch.setattr(lowering, "_PROGRAMS", 2)
+    lowering.share_contexts()
+    first, second, third, fourth = (mlir.make_ir_context() for _ in range(4))
+    assert first is second
+    assert third is fourth
+    assert first is not third
+
+
+def test_threads_have_their_own(shared: None) -> None:
+    """Two threads may lower at once."""
+    from jax._src.interpreters import mlir
+
+    lowering.share_contexts()
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(mlir.make_ir_context()))
+    thread.start()
+    thread.join()
+    assert found[0] is not mlir.make_ir_context()
+
+
+def test_a_jax_that_has_moved_it(shared: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the function that makes contexts, nothing is changed and nothing raised."""
+    from jax._src.interpreters import mlir
+
+    monkeypatch.delattr(mlir, "make_ir_context")
+    lowering.share_contexts()
+    assert not hasattr(mlir, "make_ir_context")
