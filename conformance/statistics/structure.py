@@ -112,15 +112,19 @@ def shared_line(kernels: Array) -> tuple[int, int] | None:
     Only rows of at least 16 weights and 8 magnitudes count: two of them are equal by chance with
     a probability below 1e-14 even if they are drawn from 128 levels, and for a million pairs.
     """
+    width = kernels.shape[2]
+    if width < _RUN:
+        return None
+    rows = kernels.reshape(-1, width)
+    leading = np.argmax(rows != 0, axis=1)
+    signs = np.sign(rows[np.arange(len(rows)), leading])
     seen: dict[bytes, int] = {}
-    for index, kernel in enumerate(kernels):
-        for row in kernel:
-            if row.size < 16 or np.unique(np.abs(row)).size < 8:
-                continue
-            key = np.ascontiguousarray(row * np.sign(row[np.flatnonzero(row)[0]])).tobytes()
-            other = seen.setdefault(key, index)
-            if other != index:
-                return other, index
+    # Adding zero makes of -0.0 what 0.0 is.
+    for i, row in enumerate(rows * signs[:, None] + 0.0):
+        index = i // kernels.shape[1]
+        other = seen.setdefault(row.tobytes(), index)
+        if other != index and np.unique(np.abs(row)).size >= _RUN // 2:
+            return other, index
     return None
 
 
