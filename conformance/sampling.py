@@ -38,18 +38,16 @@ __all__ = [
     "bias_evidence",
     "biases",
     "declared",
-    "draws_at_once",
+    "drawn_at_once",
     "experiment",
     "judge",
     "kernel_of",
     "kernels",
+    "kernels_of",
     "law_evidence",
     "samples",
     "structure_evidence",
 ]
-
-_PROBE_SIZE = (6, 129)
-"""Where tracing is compared with construction: a size of every profile's pool."""
 
 _SAME = 2.0**-20
 """Traced and eager construction differ by roundings of a float32, not by numbers."""
@@ -72,9 +70,8 @@ def samples(layer: Layer) -> dict[Shape, np.ndarray]:
     """
 
     def draw() -> dict[Shape, np.ndarray]:
-        return {
-            cell.shape: _distinct(kernels(layer, *cell.shape, cell.seeds)) for cell in plan.cells
-        }
+        drawn = kernels_of(layer, [(cell.shape, cell.seeds) for cell in plan.cells])
+        return {c.shape: _distinct(found) for c, found in zip(plan.cells, drawn, strict=True)}
 
     plan = experiment()
     found: dict[Shape, np.ndarray] = layer.remember(("samples", plan), draw)
@@ -90,17 +87,29 @@ def kernels(
     *,
     again: bool = False,
 ) -> np.ndarray:
-    """New kernels of one size, (seeds, in, out), in the order of the seeds.
+    """:func:`kernels_of` one size."""
+    (drawn,) = kernels_of(layer, [((in_features, out_features), seeds)], which, again=again)
+    return drawn
+
+
+def kernels_of(
+    layer: Layer,
+    wanted: Sequence[tuple[Shape, Sequence[int]]],
+    which: str = "kernel",
+    *,
+    again: bool = False,
+) -> list[np.ndarray]:
+    """New kernels of each size, (seeds, in, out), in the order of the seeds.
 
     With ``which="bias"``, new biases, (seeds, 1, out). With ``again``, the compiled program is
-    kept for other draws of that many seeds; a run of the suite draws once, and has no use for it.
+    kept for other draws of as many seeds; a run of the suite draws once, and has no use for it.
     """
-    if draws_at_once(layer):
-        traced = _traced(layer, in_features, out_features, seeds, which, again)
-        if traced is not None:
-            return _of_size(traced, in_features, out_features, which)
-    built = [_built(layer, in_features, out_features, seed, which) for seed in seeds]
-    return _of_size(np.stack(built), in_features, out_features, which)
+    drawn = drawn_at_once(layer, wanted, which, again=again)
+    if drawn is None:
+        drawn = [
+            np.stack([_built(layer, *size, s, which) for s in seeds]) for size, seeds in wanted
+        ]
+    return [_of_size(w, size, which) for w, (size, _) in zip(drawn, wanted, strict=True)]
 
 
 _RECOVERED: tuple[Shape, ...] = ((1, 1024), (4, 512), (64, 80), (200, 24))
@@ -134,24 +143,80 @@ def _probed(layer: Layer, size: Shape, seed: int) -> np.ndarray:
     return np.asarray(jax.vmap(lambda x: forward(seed, x, size[1]))(basis))
 
 
-def _of_size(drawn: np.ndarray, in_features: int, out_features: int, which: str) -> np.ndarray:
-    size = (in_features, out_features) if which == "kernel" else (1, out_features)
-    if drawn.shape[1:] != size:
-        require.fail(f"the {which} has shape {drawn.shape[1:]}", accepted=f"{size}")
+def _of_size(drawn: np.ndarray, size: Shape, which: str) -> np.ndarray:
+    expected = size if which == "kernel" else (1, size[1])
+    if drawn.shape[1:] != expected:
+        require.fail(f"the {which} has shape {drawn.shape[1:]}", accepted=f"{expected}")
     return drawn
 
 
-def draws_at_once(layer: Layer) -> bool:
-    """Whether the kernels of many seeds come from one program, and not from one layer each."""
-    return bool(layer.remember("traced draws are right", lambda: _traced_draws_are_right(layer)))
+_PROBE: tuple[Shape, Sequence[int]] = ((6, 129), (0, 2**32 - 1))
+"""Where tracing is compared with construction: a size of every profile's pool."""
 
 
-def _traced_draws_are_right(layer: Layer) -> bool:
-    """Whether vmapped construction gives what construction gives, at one size and two seeds."""
-    seeds = (0, 2**32 - 1)
-    traced = _traced(layer, *_PROBE_SIZE, seeds, "kernel")
-    built = np.stack([_built(layer, *_PROBE_SIZE, seed, "kernel") for seed in seeds])
-    return traced is not None and traced.shape == built.shape and _agree(traced, built)
+class _Tracing:
+    """What is known of a layer's traced construction: nothing, before it has been tried."""
+
+    tried = False
+    right = True
+
+    def __init__(self) -> None:
+        self.programs: dict[Any, Any] = {}
+
+
+def drawn_at_once(
+    layer: Layer,
+    wanted: Sequence[tuple[Shape, Sequence[int]]],
+    which: str = "kernel",
+    *,
+    again: bool = False,
+) -> list[np.ndarray] | None:
+    """As :func:`kernels_of`, from one program, since seven small ones cost twice as much.
+
+    None if the layer cannot be traced, or if vmapped construction gives other numbers than
+    construction: that is seen by kernels which the first program draws beside what is wanted.
+    """
+    tracing: _Tracing = layer.remember("traced construction", _Tracing)
+    if not tracing.right:
+        return None
+    draws = [(size, which) for size, _ in wanted]
+    seeds = [jax.device_put(np.asarray(s, np.uint32)) for _, s in wanted]
+    if not tracing.tried:
+        draws.append((_PROBE[0], "kernel"))
+        seeds.append(jax.device_put(np.asarray(_PROBE[1], np.uint32)))
+    try:
+        key = (*draws, *map(len, seeds))
+        program = tracing.programs.get(key) or _draws(layer, draws, seeds)
+        drawn = [np.asarray(numbers) for numbers in program(*seeds)]
+    except Exception:
+        # Whatever keeps a layer from being traced is the matter of other requirements.
+        tracing.right = False
+        return None
+    if again:
+        tracing.programs[key] = program
+    if not tracing.tried:
+        built = np.stack([_built(layer, *_PROBE[0], seed, "kernel") for seed in _PROBE[1]])
+        probed = drawn.pop()
+        tracing.tried, tracing.right = True, probed.shape == built.shape and _agree(probed, built)
+    return drawn if tracing.right else None
+
+
+def _draws(layer: Layer, draws: Sequence[tuple[Shape, str]], seeds: Sequence[Any]) -> Any:
+    """The compiled program of all these draws, each mapped over its seeds."""
+
+    def one(size: Shape, which: str) -> Any:
+        def draw(seed: Any) -> Any:
+            parameters = layer.init(seed, *size)
+            if which == "bias":
+                return layer.bias_of(parameters).reshape(1, -1)
+            return layer.kernel_of(parameters)
+
+        return jax.vmap(draw)
+
+    def all_of_them(*seeds: Any) -> list[Any]:
+        return [one(*draw)(s) for draw, s in zip(draws, seeds, strict=True)]
+
+    return compiled_to_run_once(all_of_them, *seeds)
 
 
 def biases(layer: Layer) -> dict[Shape, np.ndarray]:
@@ -162,10 +227,8 @@ def biases(layer: Layer) -> dict[Shape, np.ndarray]:
 
     def draw() -> dict[Shape, np.ndarray]:
         sizes = ((4, 512), (64, 80), (200, 16))
-        return {
-            size: kernels(layer, *size, range(64 * i, 64 * (i + 1)), "bias")
-            for i, size in enumerate(sizes)
-        }
+        wanted = [(size, range(64 * i, 64 * (i + 1))) for i, size in enumerate(sizes)]
+        return dict(zip(sizes, kernels_of(layer, wanted, "bias"), strict=True))
 
     found: dict[Shape, np.ndarray] = layer.remember("biases", draw)
     return found
@@ -195,34 +258,6 @@ def bias_evidence(layer: Layer) -> list[Evidence]:
 def _built(layer: Layer, in_features: int, out_features: int, seed: int, which: str) -> np.ndarray:
     dense = layer.build(in_features, out_features, seed)
     return dense.kernel if which == "kernel" else dense.bias.reshape(1, -1)
-
-
-def _traced(
-    layer: Layer,
-    in_features: int,
-    out_features: int,
-    seeds: Sequence[int],
-    which: str,
-    again: bool = False,
-) -> np.ndarray | None:
-    def draw(seed: Any) -> Any:
-        parameters = layer.init(seed, in_features, out_features)
-        if which == "bias":
-            return layer.bias_of(parameters).reshape(1, -1)
-        return layer.kernel_of(parameters)
-
-    numbers = jax.device_put(np.asarray(seeds, np.uint32))
-
-    def compiled() -> Any:
-        return compiled_to_run_once(jax.vmap(draw), numbers)
-
-    try:
-        key = ("draw", in_features, out_features, len(seeds), which)
-        program = layer.remember(key, compiled) if again else compiled()
-        return np.asarray(program(numbers))
-    except Exception:
-        # Whatever keeps a layer from being traced is the matter of other requirements.
-        return None
 
 
 def _agree(traced: np.ndarray, built: np.ndarray) -> bool:

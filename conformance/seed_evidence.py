@@ -10,7 +10,7 @@ from conformance import profiles, require
 from conformance.cases import Case, recorder
 from conformance.layer import Layer
 from conformance.require import Violation
-from conformance.sampling import draws_at_once, judge, kernels, samples, structure_evidence
+from conformance.sampling import drawn_at_once, judge, kernels, samples, structure_evidence
 from conformance.statistics import diagnose_seeds, identify_law, rows, seed_set, structure
 from conformance.statistics.correlation import linked_seeds, seed_shifts
 from conformance.statistics.seeds import BASES, random_seeds
@@ -37,9 +37,13 @@ def _all_numbers(layer: Layer) -> dict[int, np.ndarray]:
         seeds = seed_set(profile)
         if layer.implementation.init is None:
             return {seed: _output(layer, seed) for seed in seeds}
-        if draws_at_once(layer):
-            seeds += random_seeds(profile)
-        drawn = kernels(layer, IN_FEATURES, OUT_FEATURES, seeds)
+        size = (IN_FEATURES, OUT_FEATURES)
+        more = seeds + random_seeds(profile)
+        at_once = drawn_at_once(layer, [(size, more)])
+        if at_once is None:
+            drawn = kernels(layer, *size, seeds)
+        else:
+            (drawn,), seeds = at_once, more
         return {seed: kernel.ravel() for seed, kernel in zip(seeds, drawn, strict=True)}
 
     found: dict[int, np.ndarray] = layer.remember("numbers of seeds", draw)
