@@ -25,12 +25,27 @@ class _Contexts:
         self._of_thread = threading.local()
 
     def __call__(self) -> Any:
-        """This thread's context: JAX asks for one whenever it lowers a program."""
+        """This thread's context: JAX asks for one whenever it lowers a program.
+
+        While one is being lowered, which may need another to be run, it is a context of its own: in
+        the same one, the inner program would become a part of the outer.
+        """
+        if _is_lowering():
+            return self.make()
         mine = self._of_thread
         mine.left = getattr(mine, "left", 0) - 1
         if mine.left < 0:
             mine.context, mine.left = self.make(), _PROGRAMS - 1
         return mine.context
+
+
+def _is_lowering() -> bool:
+    from jax._src.interpreters import mlir
+
+    try:
+        return mlir.ir.Context.current is not None
+    except ValueError:  # how some versions say that there is none
+        return False
 
 
 def share_contexts() -> None:

@@ -76,13 +76,23 @@ def remembered(layer: Layer, name: str, make: Callable[[], Callable[..., Any]]) 
     return layer.remember(("program", name), lambda: jax.jit(make()))
 
 
+# Halves the compiling of a draw, and is not known to every version of XLA.
+_OLD_EMITTERS: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
+_HARDLY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
+
+
 def compiled_to_run_once(function: Callable[..., Any], *arguments: Any) -> Any:
     """The program for arguments of these shapes, hardly optimized: that costs more than it saves.
 
     For drawing numbers alone: products may come out otherwise than in a user's program.
     """
-    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
-    return jax.jit(function).lower(*arguments).compile(compiler_options=options)
+    lowered = jax.jit(function).lower(*arguments)
+    try:
+        return lowered.compile(compiler_options={**_HARDLY, **_OLD_EMITTERS})
+    except Exception:
+        program = lowered.compile(compiler_options=_HARDLY)
+        _OLD_EMITTERS.clear()  # the option it was: do not try it again
+        return program
 
 
 def forward(layer: Layer) -> Any:

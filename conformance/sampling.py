@@ -7,7 +7,7 @@ for each size; where it cannot, or where tracing gives other numbers, layers are
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -386,12 +386,15 @@ def kernel_of(layer: Layer, case: Case) -> np.ndarray:
 
 
 def judge(
-    evidence: Sequence[Evidence], cause: str, drawn: Mapping[Shape, np.ndarray] | None = None
+    evidence: Sequence[Evidence],
+    cause: str | Callable[[], str] = "",
+    drawn: Mapping[Shape, np.ndarray] | None = None,
 ) -> None:
     """Require that no piece of evidence is rejected; report the strongest one.
 
-    With the samples `drawn` of the experiment, the case is the first kernel of the size that the
-    evidence speaks of.
+    The cause may be a function: finding it costs more than most evidence does, and is in vain
+    where all is accepted. With the samples `drawn` of the experiment, the case is the first kernel
+    of the size that the evidence speaks of.
     """
     worst = strongest(evidence)
     if not worst.rejected:
@@ -407,7 +410,7 @@ def judge(
     require.fail(
         found,
         accepted=f"{accepted or 'what chance gives'}, false alarm {ALPHA:.0e}",
-        cause=cause,
+        cause=cause if isinstance(cause, str) else cause(),
         check=worst.check,
         statistic=worst.statistic,
         accepted_from=worst.accepted[0],

@@ -81,11 +81,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(OPTION, dest="zoo_plan", default=None)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Hundreds of failures are expected: nobody reads their tracebacks, which take 0.2 s each."""
-    config.option.tbstyle = "value"
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the cells of the plan."""

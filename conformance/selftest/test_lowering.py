@@ -36,6 +36,14 @@ def test_programs_are_the_same(shared: None) -> None:
     assert [lowered(size) for size in (2, 3, 2)] == alone
 
 
+def test_a_program_that_another_needs(shared: None) -> None:
+    """A constant that is computed while a program is lowered, by programs of its own."""
+    lowering.share_contexts()
+    jax.clear_caches()
+    with jax.ensure_compile_time_eval():
+        assert jax.random.normal(jax.random.key(0), (3, 97)).shape == (3, 97)
+
+
 def test_a_context_serves_many_but_not_all(shared: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a context keeps of the programs goes with it."""
     from jax._src.interpreters import mlir

@@ -58,8 +58,8 @@ def test_bias_zero(layer: Layer, case: Case) -> None:
     bias, law = layer.of(case).bias, layer.convention.bias
     if not law.is_zero(*case.kernel_shape):
         deviation = math.sqrt(law.variance(*case.kernel_shape))
-        judge([variance(bias / deviation, "E[b^2] / variance"), mean(bias)], "")
-        judge(bias_evidence(layer), "")
+        judge([variance(bias / deviation, "E[b^2] / variance"), mean(bias)])
+        judge(bias_evidence(layer))
         return
     if bias.any():
         cause = causes.bias(biases(layer))
@@ -149,7 +149,7 @@ def test_kernel_independence(layer: Layer) -> None:
     """
     evidence = [*structure_evidence(layer), *rows.magnitude_row(declared(layer).centred)]
     drawn = samples(layer)
-    judge(evidence, causes.independence(drawn, strongest(evidence)), drawn)
+    judge(evidence, lambda: causes.independence(drawn, strongest(evidence)), drawn)
     _no_column_repeats(layer)
 
 
@@ -183,7 +183,7 @@ def test_kernel_resolution(layer: Layer) -> None:
     """
     _full_precision(layer)
     drawn = declared(layer).finite
-    judge(rows.resolution_row(drawn), causes.resolution(drawn), drawn)
+    judge(rows.resolution_row(drawn), lambda: causes.resolution(drawn), drawn)
 
 
 MOMENTS = ("initialization/kernel-independence", "initialization/kernel-resolution", *INDEPENDENT)
@@ -200,7 +200,8 @@ def test_kernel_mean(layer: Layer) -> None:
     this one singles it out.
     """
     law = declared(layer)
-    judge(rows.mean_row(law.rescaled, law.mean_slack), causes.mean(law.finite), law.finite)
+    evidence = rows.mean_row(law.rescaled, law.mean_slack)
+    judge(evidence, lambda: causes.mean(law.finite), law.finite)
     _each_mean(layer)  # type: ignore[call-arg]  # Hypothesis gives the case
 
 
@@ -208,7 +209,7 @@ def test_kernel_mean(layer: Layer) -> None:
 def _each_mean(layer: Layer, case: Case) -> None:
     kernel = kernel_of(layer, case)
     if np.isfinite(kernel).all():
-        judge([mean(kernel, declared(layer).mean_slack)], "")
+        judge([mean(kernel, declared(layer).mean_slack)])
 
 
 @requirement(
@@ -226,7 +227,7 @@ def test_kernel_homogeneity(layer: Layer) -> None:
     law = declared(layer)
     accepted = not strongest(law_evidence(layer)).rejected
     evidence = rows.homogeneity_row(law.centred, accepted and bool(law.families))
-    judge(evidence, causes.homogeneity(strongest(evidence)), law.finite)
+    judge(evidence, lambda: causes.homogeneity(strongest(evidence)), law.finite)
 
 
 @requirement(
@@ -247,7 +248,7 @@ def test_kernel_variance(layer: Layer) -> None:
     require.note(power.statement(law.plan.profile, law.count, law.plan.promised))
     evidence = rows.variance_row(law.finite, law.variance, law.variance_slack)
     figures.kernel_variance((in_features for in_features, _ in law.finite), evidence)
-    judge(evidence, causes.law(law.finite, law.names), law.finite)
+    judge(evidence, lambda: causes.law(law.finite, law.names), law.finite)
     _each_variance(layer)  # type: ignore[call-arg]  # Hypothesis gives the case
 
 
@@ -258,7 +259,7 @@ def _each_variance(layer: Layer, case: Case) -> None:
     kernel, deviation = kernel_of(layer, case), math.sqrt(law.variance(*case.kernel_shape))
     if np.isfinite(kernel).all():
         # What is not is reported by construction/finite, as it is for the experiment.
-        judge([variance(kernel / deviation, slack=law.variance_slack)], "")
+        judge([variance(kernel / deviation, slack=law.variance_slack)])
 
 
 @requirement(
@@ -288,7 +289,7 @@ def test_kernel_law(layer: Layer) -> None:
     if found.verdict == "known":
         require.note(f"the law found: {found.name}")
     figures.kernel_histogram(law.finite, law.variance, law.families)
-    judge(law_evidence(layer), causes.law(law.finite, law.names), law.finite)
+    judge(law_evidence(layer), lambda: causes.law(law.finite, law.names), law.finite)
 
 
 @requirement(
@@ -306,7 +307,8 @@ def test_kernel_dispersion(layer: Layer) -> None:
     """
     _full_precision(layer)
     law = declared(layer)
-    judge(rows.dispersion_row(law.centred), causes.dispersion(law.finite), law.finite)
+    evidence = rows.dispersion_row(law.centred)
+    judge(evidence, lambda: causes.dispersion(law.finite), law.finite)
 
 
 def _full_precision(layer: Layer) -> None:
