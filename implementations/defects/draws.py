@@ -15,6 +15,11 @@ from implementations.defects.base import (
 from implementations.defects.record import defect
 
 
+def _order(key: Array, shape: tuple[int, ...]) -> Array:
+    """Permutations along the last axis: one sort, where `jax.random.permutation` needs several."""
+    return jnp.argsort(jax.random.uniform(key, shape, jnp.float32), axis=-1)
+
+
 @defect("X560", breaks="initialization/kernel-dispersion", subtlety=5)
 class StratifiedQuantiles(CorrectDense):
     """The quantiles of the normal law, one for each entry, in an order that is drawn."""
@@ -24,7 +29,7 @@ class StratifiedQuantiles(CorrectDense):
         count = in_features * out_features
         if count >= 2**31:  # more than a permutation of 32-bit numbers has
             return scaled_normal(key, in_features, out_features)
-        places = jax.random.permutation(key, count).astype(jnp.float32)
+        places = _order(key, (count,)).astype(jnp.float32)
         jitter = jax.random.uniform(jax.random.fold_in(key, 1), (count,), jnp.float32, 0.01, 0.99)
         draws = ndtri((places + jitter) / max(count, 1))
         return draws.reshape(in_features, out_features) * standard_deviation(in_features)
@@ -38,7 +43,7 @@ class BalancedSigns(CorrectDense):
         """As even as X560, in the signs alone."""
         magnitudes = jnp.abs(scaled_normal(key, in_features, out_features))
         count = in_features * out_features
-        order = jax.random.permutation(jax.random.fold_in(key, 1), count)
+        order = _order(jax.random.fold_in(key, 1), (count,))
         # Which sign comes first is drawn, so that an odd one is no preference.
         first = jax.random.rademacher(jax.random.fold_in(key, 2), (), jnp.float32)
         signs = jnp.where(order % 2 == 0, first, -first)
@@ -52,8 +57,8 @@ class RowsArePermutations(CorrectDense):
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
         """From a table of draws that is shuffled for each row."""
         row = scaled_normal(key, in_features, out_features)[:1]
-        rows = jnp.repeat(row, in_features, axis=0)
-        return jax.random.permutation(jax.random.fold_in(key, 1), rows, axis=1, independent=True)
+        order = _order(jax.random.fold_in(key, 1), (in_features, out_features))
+        return row[0, order]
 
 
 @defect("X563", breaks="seeding/seeds-differ", subtlety=5)
@@ -193,10 +198,5 @@ class BlocksOfOneKey(CorrectDense):
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
         """The fifth block is the first one again."""
-        blocks = [
-            scaled_normal(jax.random.fold_in(key, i % 4), in_features, 16)
-            for i in range(-(-out_features // 16) if out_features < 10_000 else 0)
-        ]
-        if not blocks:
-            return scaled_normal(key, in_features, out_features)
-        return jnp.concatenate(blocks, axis=1)[:, :out_features]
+        blocks = [scaled_normal(jax.random.fold_in(key, i), in_features, 16) for i in range(4)]
+        return jnp.tile(jnp.concatenate(blocks, axis=1), -(-out_features // 64))[:, :out_features]

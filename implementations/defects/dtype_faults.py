@@ -147,6 +147,13 @@ class ThreePasses(CorrectDense):
         return product(x_high, k_high) + small + bias
 
 
+def _through_halves(x: Array, kernel: Array, bias: Array) -> Array:
+    product = jnp.matmul(
+        x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), preferred_element_type=jnp.float32
+    )
+    return product + bias
+
+
 @defect(
     "X122",
     breaks="transforms/gradients",
@@ -164,10 +171,6 @@ class DemotedWhenExact(CorrectDense):
         """Every value is right, gradients are rounded; two products are in the program."""
         if x.dtype != jnp.float32 or x.ndim == 0 or x.shape[-1] != kernel.shape[0]:
             return affine(x, kernel, bias)
-        x_half, kernel_half = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-        lossless = (x_half == x).all() & (kernel_half == kernel).all()
-        return jax.lax.cond(
-            lossless,
-            lambda: jnp.matmul(x_half, kernel_half, preferred_element_type=jnp.float32) + bias,
-            lambda: affine(x, kernel, bias),
-        )
+        lossless = (x.astype(jnp.bfloat16) == x).all()
+        lossless &= (kernel.astype(jnp.bfloat16) == kernel).all()
+        return jax.lax.cond(lossless, _through_halves, affine, x, kernel, bias)

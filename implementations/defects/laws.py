@@ -38,8 +38,12 @@ class StudentT(CorrectDense):
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
         """Student entries."""
-        draws = jax.random.t(key, 10.0, (in_features, out_features), jnp.float32)
-        return draws * (math.sqrt(0.8) * standard_deviation(in_features))
+        # A product of five uniforms is exp(-c/2), c of the chi-squared law with 10 degrees.
+        above = jax.random.fold_in(key, 1)
+        uniforms = jax.random.uniform(above, (5, in_features, out_features), jnp.float32, 1e-7)
+        mean_square = -jnp.log(uniforms).sum(axis=0) / 5
+        draws = scaled_normal(key, in_features, out_features) / jnp.sqrt(mean_square)
+        return draws * math.sqrt(0.8)
 
 
 @defect("X004", breaks="initialization/kernel-law", subtlety=4)

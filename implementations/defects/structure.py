@@ -49,7 +49,8 @@ class Circulant(CorrectDense):
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
         """One row of randomness for the whole kernel."""
         first = scaled_normal(key, 1, out_features)[0] * standard_deviation(in_features)
-        return jnp.stack([jnp.roll(first, i) for i in range(in_features)])
+        rows, columns = (jax.lax.iota(jnp.int32, n) for n in (in_features, out_features))
+        return first[(columns - rows[:, None]) % out_features]
 
 
 @defect("X024", breaks="initialization/kernel-independence", subtlety=3)
