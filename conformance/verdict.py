@@ -134,6 +134,8 @@ _FOUNDATION = (
 )
 
 
+_ALL_SEEDS = "seeding/seeds-differ"
+
 # Where results change by themselves, or have another shape, nothing that compares two of them can
 # be judged.
 _GROUND = (
@@ -197,12 +199,18 @@ def _mark_blocked(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> None:
 
 
 def _fault_behind_obstacles(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> Cell | None:
-    """The first fault in the foundation; where there are only obstacles, the first of them."""
+    """The first fault in the foundation; where there are only obstacles, the first of them.
+
+    That may be a seed that raises, which every check may draw.
+    """
     failed = [row.id for row in rows if own[row.id].outcome == Outcome.FAILED]
     for id in failed:
         if id in _FOUNDATION and not own[id].obstacle:
             return own[id]
-    return next((own[id] for id in _FOUNDATION if id in failed), None)
+    for id in (*_FOUNDATION, _ALL_SEEDS):
+        if id in failed and own[id].obstacle:
+            return own[id]
+    return None
 
 
 def _block(cell: Cell, below: Cell) -> None:
