@@ -358,16 +358,28 @@ def declared(layer: Layer) -> Declared:
 
 
 def structure_evidence(layer: Layer) -> list[Evidence]:
-    """What single kernels say about independence, in any scale; computed once for two rows."""
+    """What single kernels say about independence, in any scale; computed once for two rows.
+
+    And once for equal kernels, which layers have that differ in their forward or their state only.
+    """
 
     def look() -> list[Evidence]:
         finite = {
             s: w.astype(np.float64) for s, w in samples(layer).items() if np.isfinite(w).all()
         }
-        return rows.structure_row(rows.centred(finite)) if finite else []
+        numbers = hashlib.blake2b()
+        for size, kernels in finite.items():
+            numbers.update(f"{size} {kernels.shape}".encode() + kernels.tobytes())
+        key = numbers.digest()
+        if key not in _structures:
+            _structures[key] = rows.structure_row(rows.centred(finite)) if finite else []
+        return _structures[key]
 
     found: list[Evidence] = layer.remember(("structure", experiment()), look)
     return found
+
+
+_structures: dict[bytes, list[Evidence]] = {}
 
 
 def law_evidence(layer: Layer) -> list[Evidence]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,34 +20,41 @@ __all__ = ["require_different", "require_uncorrelated"]
 IN_FEATURES, OUT_FEATURES = 6, 129
 """A size of every profile's pool: a layer shows its kernel, a function its output."""
 
+# Of few levels, such as signs, two kernels of this size are still never equal by chance; the
+# larger one costs thousands of seeds a second.
+_SMALL = (4, 40)
+
 _PROBE = np.array([0.5, -1.25, 2.0, 0.75, -0.25, 1.5], np.float32)
 _NEGATIVE = (1, 2, 5, 1_000, 2**31 - 1)
 
 
 def _numbers(layer: Layer) -> dict[int, np.ndarray]:
     """For each seed of the profile's set the kernel or the output that it gives, flat."""
-    return {seed: _all_numbers(layer)[seed] for seed in seed_set(profiles.active().name)}
+    return _drawn(layer)[0]
 
 
-def _all_numbers(layer: Layer) -> dict[int, np.ndarray]:
-    """The same for thousands of seeds more, of a layer that draws them all in one program."""
+def _drawn(layer: Layer) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+    """That, and small kernels of thousands of seeds more, if one program draws them all."""
 
-    def draw() -> dict[int, np.ndarray]:
+    def draw() -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
         profile = profiles.active().name
-        seeds = seed_set(profile)
+        seeds, size = seed_set(profile), (IN_FEATURES, OUT_FEATURES)
         if layer.implementation.init is None:
-            return {seed: _output(layer, seed) for seed in seeds}
-        size = (IN_FEATURES, OUT_FEATURES)
-        more = seeds + random_seeds(profile)
-        at_once = drawn_at_once(layer, [(size, more)])
+            return {seed: _output(layer, seed) for seed in seeds}, {}
+        every = seeds + random_seeds(profile)
+        at_once = drawn_at_once(layer, [(size, seeds), (_SMALL, every)])
         if at_once is None:
-            drawn = kernels(layer, *size, seeds)
-        else:
-            (drawn,), seeds = at_once, more
-        return {seed: kernel.ravel() for seed, kernel in zip(seeds, drawn, strict=True)}
+            return _by_seed(seeds, kernels(layer, *size, seeds)), {}
+        return _by_seed(seeds, at_once[0]), _by_seed(every, at_once[1])
 
-    found: dict[int, np.ndarray] = layer.remember("numbers of seeds", draw)
+    found: tuple[dict[int, np.ndarray], dict[int, np.ndarray]] = layer.remember(
+        "numbers of seeds", draw
+    )
     return found
+
+
+def _by_seed(seeds: Sequence[int], drawn: np.ndarray) -> dict[int, np.ndarray]:
+    return {seed: kernel.ravel() for seed, kernel in zip(seeds, drawn, strict=True)}
 
 
 def _output(layer: Layer, seed: int) -> np.ndarray:
@@ -56,7 +63,14 @@ def _output(layer: Layer, seed: int) -> np.ndarray:
 
 def require_different(layer: Layer) -> None:
     """Fail on the first two seeds of the set that give the same numbers; say what they share."""
-    numbers = _all_numbers(layer)
+    # The many tell more about what they have in common.
+    for numbers in reversed(_drawn(layer)):
+        _require_distinct(layer, numbers)
+    if layer.implementation.init is None:
+        _require_sign(layer, _numbers(layer))
+
+
+def _require_distinct(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
     found = diagnose_seeds({seed: values.tobytes() for seed, values in numbers.items()})
     if found.pairs:
         first, second = found.pairs[0]
@@ -64,8 +78,6 @@ def require_different(layer: Layer) -> None:
         if found.name == "ignored":
             cause = _constant(layer) or cause
         _fail(first, second, f"{len(found.pairs)} of {len(numbers)} seeds repeat another", cause)
-    if layer.implementation.init is None:
-        _require_sign(layer, numbers)
 
 
 def _constant(layer: Layer) -> str:
