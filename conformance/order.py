@@ -34,24 +34,26 @@ FIRST = (
     "initialization/kernel-variance",
     "initialization/kernel-law",
     "state/updates-used",
+    "forward/additive",
+    "forward/basis-input",
+    "seeding/seeds-differ",
 )
 
-# Each takes seconds: another process, programs of its own, or thousands of kernels. The two that
-# ask the other process stand together, so that one worker asks it, and it is started once; and not
-# at the end, where nothing else would be left to do while it starts.
+# Each takes most of a second or more where nothing is compiled yet: another process, or programs of
+# its own. The two that ask the other process stand together, so that one worker asks it, and it is
+# started once; and not at the end, where nothing else would be left to do while it starts.
 LAST = (
     "seeding/same-across-processes",
     "state/pickles",
-    "forward/basis-input",
-    "numerics/one-product",
     "seeding/jitted-init",
-    "seeding/vmapped-init",
-    "dtypes/x64-stable",
-    "initialization/kernel-homogeneity",
+    "seeding/siblings-differ",
+    "transforms/vmap",
+    "transforms/forward-mode",
     "state/optimizer-sees-both",
-    "transforms/no-leaks",
-    "serialization/round-trip",
-    "seeding/seeds-differ",
+    "dtypes/half-input",
+    "dtypes/integer-input",
+    "dtypes/x64-stable",
+    "sharding/sharding-metadata",
 )
 
 
