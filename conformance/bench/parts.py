@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from conformance.bench import without
 from conformance.bench.measure import Measured, measured, suite
 from conformance.bench.table import Row
 
@@ -214,6 +215,18 @@ def zoo(bench: Bench) -> Iterator[Row]:
         yield _row(f"the kill matrix of the whole zoo, {state}", "<= 240 s", found)
 
 
+def measures(bench: Bench) -> Iterator[Row]:
+    """What each measure that makes it fast gives: one layer in one process, without it."""
+    names = ("", *without.MEASURES)
+    for name in names:
+        cache = bench.fresh()
+        what = f"without {without.MEASURES[name][0]}" if name else "with all measures"
+        plugin = ("--", "-p", without.__name__) if name else ()
+        for state in ("cold", "warm"):
+            run = suite([LAYER], cache, "-n0", *plugin, environment={without.VARIABLE: name})
+            yield _row(f"{what}, {state}", "", bench.keep(f"{what}, {state}", run))
+
+
 PARTS: dict[str, tuple[str, Part]] = {
     "import": ("import time", imports),
     "one": ("one layer, quick: cold, warm, without a cache; the first failure of a wrong one", one),
@@ -222,6 +235,7 @@ PARTS: dict[str, tuple[str, Part]] = {
     "naive": ("a naive suite of the same properties, beside the suite cold and warm", naive),
     "standard": ("the five built-in layers, standard: cold and warm", standard),
     "layers": ("growth over 1, 2, 4 and 8 layers", layers),
+    "measures": ("one layer without each of the measures that make it fast", measures),
     "zoo": ("the kill matrix of the whole zoo", zoo),
 }
 DEFAULT = ("import", "one", "five", "examples", "naive")

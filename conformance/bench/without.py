@@ -1,0 +1,90 @@
+"""The suite without one of the measures that make it fast: what each gives, measured by itself.
+
+Loaded by ``pytest -p conformance.bench.without``, with the name of the measure in the environment
+variable ``CONFORMANCE_BENCH_WITHOUT``. Verdicts are the same without any of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = ["MEASURES", "VARIABLE"]
+
+VARIABLE = "CONFORMANCE_BENCH_WITHOUT"
+
+
+def _pool() -> None:
+    from conformance import cases, profiles
+
+    over = cases.over
+    # The suite is imported afterwards. As large as the pool's sizes are, and as naive suites draw.
+    largest = max(max(size) for size in profiles.active().sizes)
+
+    def over_any_size(**how: Any) -> Any:
+        free = {} if how.get("sizes") or how.get("up_to") else {"up_to": largest}
+        return over(**{**how, **free})
+
+    cases.over = over_any_size
+
+
+def _shared_programs() -> None:
+    from conformance import programs
+    from conformance.lazy import jax
+
+    programs.remembered = lambda layer, name, make: jax.jit(make())
+
+
+def _draws_together() -> None:
+    from conformance import sampling, seed_evidence
+
+    together = sampling.drawn_at_once
+
+    def one_by_one(layer: Any, wanted: Sequence[Any], *how: Any, **named: Any) -> Any:
+        drawn: list[Any] = []
+        for one in wanted:
+            found = together(layer, [one], *how, **named)
+            if found is None:
+                return None
+            drawn += found
+        return drawn
+
+    sampling.drawn_at_once = seed_evidence.drawn_at_once = one_by_one
+
+
+def _hardly_optimized_draws() -> None:
+    from conformance import programs
+
+    programs._HARDLY.clear()
+    programs._OLD_EMITTERS.clear()
+
+
+def _shared_contexts() -> None:
+    from conformance import lowering
+
+    lowering.share_contexts = lambda: None
+
+
+def _frozen_garbage() -> None:
+    import gc
+
+    gc.freeze = lambda: None
+
+
+MEASURES: dict[str, tuple[str, Callable[[], None]]] = {
+    "pool": ("sizes from a pool: what is drawn has any size", _pool),
+    "programs": ("programs that rows and examples share: compiled for each", _shared_programs),
+    "draws": ("all draws of the experiment in one program: one for each size", _draws_together),
+    "levels": ("draws compiled in haste: as all else", _hardly_optimized_draws),
+    "contexts": ("one MLIR context for many programs: a new one for each", _shared_contexts),
+    "garbage": ("imported modules left out of garbage collection: with them", _frozen_garbage),
+}
+"""Each measure, what becomes of it, and how it is undone."""
+
+
+def pytest_configure() -> None:
+    """Undo the measure; each worker does."""
+    name = os.environ.get(VARIABLE)
+    if name:
+        MEASURES[name][1]()
