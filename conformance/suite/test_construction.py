@@ -139,7 +139,7 @@ def test_kernel_shape(layer: Layer, case: Case) -> None:
     "construction/bias-shape",
     MUST,
     PARAMETERS,
-    rests_on=["construction/only-two-parameters"],
+    rests_on=["construction/only-two-parameters", "serialization/stable-names"],
     declared=True,
 )
 @over(at_most=2)

@@ -69,7 +69,12 @@ class RunningMean(CorrectLinenDense):
         return self.forward(x, kernel, bias)
 
 
-@defect("X625", breaks="construction/only-two-parameters", subtlety=4)
+@defect(
+    "X625",
+    breaks="construction/only-two-parameters",
+    collateral=("forward/output-shape",),
+    subtlety=4,
+)
 class Perturbed(CorrectLinenDense):
     """`self.perturb` is left in: `init` returns a collection of perturbations."""
 

@@ -250,7 +250,17 @@ class TracedDrawsDiffer(CorrectDense):
 _kernels: dict[tuple[int, int], Array] = {}
 
 
-@defect("X168", breaks="seeding/seeds-differ", subtlety=3)
+@defect(
+    "X168",
+    breaks="seeding/seeds-differ",
+    collateral=(
+        "seeding/same-across-processes",
+        "seeding/params-stream",
+        "seeding/jitted-init",
+        "construction/integral-sizes",
+    ),
+    subtlety=3,
+)
 class CachedByShape(CorrectDense):
     """The first kernel of a shape is every later layer's, too."""
 
