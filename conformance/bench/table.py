@@ -46,7 +46,7 @@ _WIDTHS = (58, 12, 10, 10)
 
 
 def _cells(row: Row) -> tuple[str, str, str, str]:
-    digits = 0 if row.unit in ("MB", "x") or row.value >= 100 else 2 if row.unit == "ms" else 1
+    digits = 0 if row.unit == "MB" or row.value >= 100 else 2 if row.unit == "ms" else 1
     core = "" if row.computing is None else f"{row.computing:.1f} s"
     return row.what, row.target, f"{row.value:.{digits}f} {row.unit}", core
 

@@ -19,14 +19,15 @@ def _pool() -> None:
     from conformance import cases, profiles
 
     over = cases.over
-    # The suite is imported afterwards. As large as the pool's sizes are, and as naive suites draw.
-    largest = max(max(size) for size in profiles.active().sizes)
+    largest = max(max(size) for size in profiles.PROFILES[profiles.DEFAULT].sizes)
 
     def over_any_size(**how: Any) -> Any:
         free = {} if how.get("sizes") or how.get("up_to") else {"up_to": largest}
         return over(**{**how, **free})
 
     cases.over = over_any_size
+    # It is decorated when it is imported.
+    profiles._forget_the_suite()
 
 
 def _shared_programs() -> None:
@@ -73,18 +74,17 @@ def _frozen_garbage() -> None:
 
 
 MEASURES: dict[str, tuple[str, Callable[[], None]]] = {
-    "pool": ("sizes from a pool: what is drawn has any size", _pool),
-    "programs": ("programs that rows and examples share: compiled for each", _shared_programs),
-    "draws": ("all draws of the experiment in one program: one for each size", _draws_together),
-    "levels": ("draws compiled in haste: as all else", _hardly_optimized_draws),
-    "contexts": ("one MLIR context for many programs: a new one for each", _shared_contexts),
-    "garbage": ("imported modules left out of garbage collection: with them", _frozen_garbage),
+    "pool": ("a pool of sizes", _pool),
+    "programs": ("programs shared by rows and examples", _shared_programs),
+    "draws": ("all draws in one program", _draws_together),
+    "levels": ("draws compiled in haste", _hardly_optimized_draws),
+    "contexts": ("MLIR contexts shared by programs", _shared_contexts),
+    "garbage": ("imports left out of garbage collection", _frozen_garbage),
 }
-"""Each measure, what becomes of it, and how it is undone."""
+"""Each measure, and how it is undone."""
 
 
-def pytest_configure() -> None:
-    """Undo the measure; each worker does."""
-    name = os.environ.get(VARIABLE)
-    if name:
-        MEASURES[name][1]()
+_NAME = os.environ.get(VARIABLE)
+if _NAME:
+    # As soon as pytest loads this, in each worker: the suite is imported afterwards.
+    MEASURES[_NAME][1]()
