@@ -171,7 +171,7 @@ def drawn_at_once(
     *,
     again: bool = False,
 ) -> list[np.ndarray] | None:
-    """As :func:`kernels_of`, from one program, since seven small ones cost twice as much.
+    """As :func:`kernels_of`, from one program, since seven small ones cost half as much again.
 
     None if the layer cannot be traced, or if vmapped construction gives other numbers than
     construction: that is seen by kernels which the first program draws beside what is wanted.
