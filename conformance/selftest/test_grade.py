@@ -68,7 +68,7 @@ FOUND = {
     "raw": "   found    the state is bias: Array float32[7], kernel: Param float32[1x7]",
     "unscaled": "   found    in * E[K^2] = 1",
     "bias_in": "   found    the bias has shape (1,) for in_features=1, out_features=7",
-    "floats": "raised TypeError: Shapes must be 1D sequences",
+    "floats": "raised TypeError: Shapes must be 1D",
 }
 
 

@@ -184,9 +184,11 @@ def test_no_killed_worker_loses_a_cell_silently(tmp_path: Path) -> None:
 
     def kill() -> None:
         nonlocal killed
-        time.sleep(2.0)
+        while run.poll() is None and not children(run.pid):
+            time.sleep(0.05)
         while run.poll() is None and killed < 6:
-            time.sleep(generator.uniform(0.2, 2.5))
+            # The first one soon: with all programs kept, the whole run takes but three seconds.
+            time.sleep(generator.uniform(0.2, 2.5 if killed else 1.0))
             with contextlib.suppress(OSError, IndexError):
                 os.kill(generator.choice(children(run.pid)), signal.SIGKILL)
                 killed += 1
