@@ -357,6 +357,10 @@ def declared(layer: Layer) -> Declared:
     return found
 
 
+_structures: dict[bytes, list[Evidence]] = {}
+"""What kernels have shown, by a digest of them."""
+
+
 def structure_evidence(layer: Layer) -> list[Evidence]:
     """What single kernels say about independence, in any scale; computed once for two rows.
 
@@ -377,9 +381,6 @@ def structure_evidence(layer: Layer) -> list[Evidence]:
 
     found: list[Evidence] = layer.remember(("structure", experiment()), look)
     return found
-
-
-_structures: dict[bytes, list[Evidence]] = {}
 
 
 def law_evidence(layer: Layer) -> list[Evidence]:

@@ -20,8 +20,8 @@ __all__ = ["require_different", "require_uncorrelated"]
 IN_FEATURES, OUT_FEATURES = 6, 129
 """A size of every profile's pool: a layer shows its kernel, a function its output."""
 
-# Of few levels, such as signs, two kernels of this size are still never equal by chance; the
-# larger one costs thousands of seeds a second.
+# Of few levels, such as signs, two kernels of this size are still never equal by chance; drawing
+# thousands of the larger ones takes a third of a second.
 _SMALL = (4, 40)
 
 _PROBE = np.array([0.5, -1.25, 2.0, 0.75, -0.25, 1.5], np.float32)

@@ -134,6 +134,7 @@ _FOUNDATION = (
 )
 
 
+# Where a seed cannot be used, this one is at fault for what others stumble over.
 _ALL_SEEDS = "seeding/seeds-differ"
 
 # Where results change by themselves, or have another shape, nothing that compares two of them can
@@ -207,10 +208,8 @@ def _fault_behind_obstacles(own: Mapping[str, Cell], rows: Sequence[Requirement]
     for id in failed:
         if id in _FOUNDATION and not own[id].obstacle:
             return own[id]
-    for id in (*_FOUNDATION, _ALL_SEEDS):
-        if id in failed and own[id].obstacle:
-            return own[id]
-    return None
+    obstacles = (id for id in (*_FOUNDATION, _ALL_SEEDS) if id in failed and own[id].obstacle)
+    return next((own[id] for id in obstacles), None)
 
 
 def _block(cell: Cell, below: Cell) -> None:

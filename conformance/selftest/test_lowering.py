@@ -11,8 +11,8 @@ from conformance.lazy import jax, jnp
 
 
 @pytest.fixture
-def shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Contexts are shared, until the test ends."""
+def unshared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each program has a context of its own until the test shares them; undone afterwards."""
     from jax._src.interpreters import mlir
 
     made = getattr(mlir.make_ir_context, "make", mlir.make_ir_context)
@@ -29,14 +29,14 @@ def lowered(size: int) -> str:
     return str(jax.jit(program).lower(0).as_text())
 
 
-def test_programs_are_the_same(shared: None) -> None:
+def test_programs_are_the_same(unshared: None) -> None:
     """As text, which is what they are compiled and kept by; also after others."""
     alone = [lowered(size) for size in (2, 3, 2)]
     lowering.share_contexts()
     assert [lowered(size) for size in (2, 3, 2)] == alone
 
 
-def test_a_program_that_another_needs(shared: None) -> None:
+def test_a_program_that_another_needs(unshared: None) -> None:
     """A constant that is computed while a program is lowered, by programs of its own."""
     lowering.share_contexts()
     jax.clear_caches()
@@ -44,7 +44,7 @@ def test_a_program_that_another_needs(shared: None) -> None:
         assert jax.random.normal(jax.random.key(0), (3, 97)).shape == (3, 97)
 
 
-def test_a_context_serves_many_but_not_all(shared: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_context_serves_many_but_not_all(unshared: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a context keeps of the programs goes with it."""
     from jax._src.interpreters import mlir
 
@@ -56,7 +56,7 @@ def test_a_context_serves_many_but_not_all(shared: None, monkeypatch: pytest.Mon
     assert first is not third
 
 
-def test_threads_have_their_own(shared: None) -> None:
+def test_threads_have_their_own(unshared: None) -> None:
     """Two threads may lower at once."""
     from jax._src.interpreters import mlir
 
@@ -68,7 +68,7 @@ def test_threads_have_their_own(shared: None) -> None:
     assert found[0] is not mlir.make_ir_context()
 
 
-def test_a_jax_that_has_moved_it(shared: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jax_that_has_moved_it(unshared: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the function that makes contexts, nothing is changed and nothing raised."""
     from jax._src.interpreters import mlir
 
