@@ -55,7 +55,7 @@ class Report:
         return tuple(self.results.verdict.failures())
 
     def __str__(self) -> str:
-        from conformance.console import write_verdict
+        from conformance.report.terminal import write_verdict
 
         text = io.StringIO()
         write_verdict(self.results.verdict, self.results.facts, text)

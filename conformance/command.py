@@ -114,8 +114,8 @@ def _amount_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
     """Check the implementations and show what came of it."""
-    from conformance.console import Progress
     from conformance.engine import run
+    from conformance.report.terminal import Progress
     from conformance.requirement import chosen
 
     # What does not exist is told before anything starts.
@@ -186,7 +186,7 @@ def _list_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(options: argparse.Namespace, _: Sequence[str]) -> int:
-    from conformance.contract import markdown, plain_listing
+    from conformance.report.contract import markdown, plain_listing
 
     print(markdown() if options.markdown else plain_listing(), end="")
     return 0

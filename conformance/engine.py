@@ -101,7 +101,7 @@ class _Reporter:
     def pytest_unconfigure(self, config: pytest.Config) -> None:
         import sys
 
-        from conformance.console import write_verdict
+        from conformance.report.terminal import write_verdict
 
         found = config.stash.get(RUN, None)
         if found is not None and found.controls and found.verdict is not None:

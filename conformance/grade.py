@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from conformance.cell import Cell, Outcome
-from conformance.console import case_in_words, console_for
 from conformance.engine import run_quietly
 from conformance.registry import UsageError
+from conformance.report.terminal import case_in_words, console_for
 from conformance.verdict import INCOMPLETE, NONCONFORMING, OK, Verdict
 
 __all__ = ["NAMES", "PITFALLS", "Pitfall", "fallen_into", "grade", "names_in", "write_grade"]

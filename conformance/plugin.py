@@ -277,7 +277,7 @@ class _AtOnce:
 
     def conformance_cell(self, cell: Any) -> None:
         """A cell is decided."""
-        from conformance.console import at_once
+        from conformance.report.terminal import at_once
 
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if cell.outcome == "failed" and reporter is not None and reporter.verbosity == 0:
@@ -293,7 +293,7 @@ def pytest_terminal_summary(
     yield
     run = config.stash.get(RUN, None)
     if run is not None and run.controls and run.verdict is not None:
-        from conformance.console import write_verdict
+        from conformance.report.terminal import write_verdict
 
         terminalreporter.ensure_newline()
         write_verdict(run.verdict, run.facts(), sys.stdout)

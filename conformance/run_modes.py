@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from conformance.console import console_for, write_failure
 from conformance.modes import Mode, variables
 from conformance.registry import UsageError
 from conformance.report.commands import put
@@ -17,6 +16,7 @@ from conformance.report.matrix import exit_code, show
 from conformance.report.merge import merge
 from conformance.report.summary import Summary
 from conformance.report.tally import denominator, judgement
+from conformance.report.terminal import console_for, write_failure
 from conformance.results import (
     Results,
     ResultsError,

@@ -68,7 +68,7 @@ def show(summary: Summary, stream: TextIO) -> None:
     from rich.padding import Padding
     from rich.table import Table
 
-    from conformance.console import console_for
+    from conformance.report.terminal import console_for
 
     console = console_for(stream)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
