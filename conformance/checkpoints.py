@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from conformance.adapters.parameters import Parameters
+from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layer import Built
-from conformance.lazy import jax, jnp, nnx
 
 __all__ = ["by_bytes", "by_orbax", "has_orbax", "restored", "values_of"]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from conformance.bench.command import bench, bench_arguments
-from conformance.modes import MODES, chosen_modes, enter
+from conformance.jax_setup.modes import MODES, chosen_modes, enter
 from conformance.plugin import gibibytes, seconds, shard
 from conformance.profiles import DEFAULT, PROFILES
 from conformance.registry import UsageError, resolve

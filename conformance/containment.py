@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from conformance import compile_cache, interrupts, isolation, lowering, precision
+from conformance import interrupts, isolation, precision
+from conformance.jax_setup import compile_cache, mlir_context
 from conformance.patches import Originals
 from conformance.require import safe_text
 from conformance.requirement import requirement_of
@@ -59,7 +60,7 @@ class Containment:
 
         del flax
         compile_cache.install()
-        lowering.share_contexts()
+        mlir_context.share_contexts()
         precision.settle()
         self._originals.learn()
         self._threads |= _threads()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conformance import devices
+from conformance.jax_setup import devices
 from conformance.plugin import PACKAGE, RUN, SUITE
 from conformance.registry import UsageError
 from conformance.verdict import USAGE, Verdict

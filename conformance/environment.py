@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from conformance import modes
 from conformance.implementation import Implementation
+from conformance.jax_setup import modes
 from conformance.registry import Entry
 
 __all__ = ["describe", "library_of", "version"]

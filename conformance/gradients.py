@@ -147,7 +147,7 @@ def of_state(layer: Layer, state: Any, by: str) -> tuple[Any, Any]:
     Violation
         If the gradient holds no array that can be the kernel's, or the bias's.
     """
-    from conformance.compat import state_leaves
+    from conformance.jax_setup.compat import state_leaves
 
     leaves = [np.shape(value) for _, _, value in state_leaves(state)]
     wanted = {"kernel": 2, "bias": 1} if layer.convention.use_bias else {"kernel": 2}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from conformance.compile_cache import location
+from conformance.jax_setup.compile_cache import location
 from conformance.results import save
 from conformance.schema import faults
 

@@ -18,7 +18,7 @@ from conformance import oracle
 from conformance.adapters.parameters import Leaf, leaves_of
 from conformance.cases import BATCH, Case
 from conformance.implementation import Convention, Implementation
-from conformance.lazy import jax, jnp, nnx
+from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.presumed import presumption
 from conformance.registry import Entry
 from conformance.require import fail, on_the_way
@@ -278,7 +278,7 @@ class Built:
         """Every array in its state, with path and kind."""
         parameters = self.parameters
         if self.module is not None:
-            from conformance.compat import state_leaves
+            from conformance.jax_setup.compat import state_leaves
 
             return [Leaf(*found) for found in state_leaves(parameters.tree)]
         if self.layer.implementation.linen is not None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from conformance import programs, require
 from conformance.cases import Case
+from conformance.jax_setup.lazy import jax, nnx
 from conformance.layer import Layer
-from conformance.lazy import jax, nnx
 
 __all__ = [
     "ANNOTATION",
@@ -98,7 +98,7 @@ def annotated_kernel(layer: Layer, module: type, case: Case) -> dict[str, tuple[
         return build
 
     build = layer.remember(("annotated", case.kernel_shape), make)
-    from conformance.compat import inside_mesh
+    from conformance.jax_setup.compat import inside_mesh
 
     with inside_mesh(mesh(most(case.out_features))):
         dense = build(nnx.Rngs(case.seed))

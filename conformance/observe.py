@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from conformance.cases import Case
+from conformance.jax_setup.lazy import jax
 from conformance.layer import Layer
-from conformance.lazy import jax
 from conformance.require import Violation, safe_text
 from conformance.requirement import PARAMETERS
 

@@ -201,10 +201,10 @@ def _serve(questions: IO[str], answers: int) -> None:
     import flax.nnx
     import jax.numpy
 
-    from conformance import compile_cache, lowering
+    from conformance.jax_setup import compile_cache, mlir_context
 
     compile_cache.install()
-    lowering.share_contexts()
+    mlir_context.share_contexts()
     del flax, jax
     for line in questions:
         read, write = os.pipe()

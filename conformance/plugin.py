@@ -180,7 +180,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """With ``-n auto``, one process for each accelerator; on a CPU, pytest-xdist's own choice."""
-    from conformance.devices import accelerators
+    from conformance.jax_setup.devices import accelerators
 
     return len(accelerators()) or None if _is_ours(config) else None
 

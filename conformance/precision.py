@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from conformance.lazy import jax
+from conformance.jax_setup.lazy import jax
 from conformance.oracle import Precision
 
 __all__ = ["by_default", "settle"]

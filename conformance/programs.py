@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from conformance.cases import BATCH, Case
+from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layer import Built, Layer, as_jax, stack
-from conformance.lazy import jax, jnp, nnx
 
 __all__ = [
     "FEW_SIZES",

@@ -6,8 +6,9 @@ import os
 import shlex
 from typing import Any
 
-from conformance import modes, profiles
+from conformance import profiles
 from conformance.cell import Cell
+from conformance.jax_setup import modes
 from conformance.registry import Entry
 from conformance.require import safe_text
 from conformance.requirement import Requirement

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from conformance import figures, interrupts
-from conformance.lazy import jax
+from conformance.jax_setup.lazy import jax
 
 __all__ = [
     "Violation",

@@ -18,12 +18,13 @@ from typing import Any
 
 import pytest
 
-from conformance import compile_cache, database, devices, interrupts, memory, profiles, reproduction
+from conformance import database, interrupts, memory, profiles, reproduction
 from conformance.breaker import Breaker
 from conformance.cell import Cell, Outcome
 from conformance.containment import Containment
 from conformance.expected import Expectations
 from conformance.items import entry_of, row_of
+from conformance.jax_setup import compile_cache, devices
 from conformance.order import telling_first
 from conformance.registry import Entry, LoadError, resolve
 from conformance.requirement import Requirement, chosen

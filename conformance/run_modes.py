@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from conformance.modes import Mode, variables
+from conformance.jax_setup.modes import Mode, variables
 from conformance.registry import UsageError
 from conformance.report.commands import put
 from conformance.report.matrix import exit_code, show

@@ -15,8 +15,8 @@ import numpy as np
 
 from conformance import profiles, require
 from conformance.cases import Case, recorder
+from conformance.jax_setup.lazy import jax
 from conformance.layer import Layer
-from conformance.lazy import jax
 from conformance.programs import compiled_to_run_once
 from conformance.statistics import (
     ALPHA,

@@ -13,8 +13,8 @@ import numpy as np
 
 from conformance import programs, require
 from conformance.cases import BATCH, Case
+from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layer import Built, Layer, as_jax
-from conformance.lazy import jax, jnp, nnx
 from conformance.require import on_the_way
 
 __all__ = [

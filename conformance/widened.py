@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from conformance.implementation import Convention, Implementation
-from conformance.lazy import jax, jnp
+from conformance.jax_setup.lazy import jax, jnp
 
 __all__ = ["widened"]
 

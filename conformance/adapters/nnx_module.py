@@ -9,8 +9,8 @@ import jax
 from flax import nnx
 
 from conformance.adapters.parameters import Access, Leaf, Parameters, register
-from conformance.compat import state_leaves
 from conformance.implementation import Convention, Implementation
+from conformance.jax_setup.compat import state_leaves
 
 __all__ = ["from_nnx", "split"]
 

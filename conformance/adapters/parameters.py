@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from conformance.implementation import Convention
-from conformance.lazy import jax
+from conformance.jax_setup.lazy import jax
 from conformance.require import Violation
 
 __all__ = ["Access", "Leaf", "Parameters", "find", "leaves_of", "register"]

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from conformance import compile_cache, profiles
+from conformance import profiles
 from conformance.cases import Case, over
+from conformance.jax_setup import compile_cache
 from implementations.my_dense import MyDense
 
 __all__ = ["main"]

@@ -32,7 +32,7 @@ def _pool() -> None:
 
 def _shared_programs() -> None:
     from conformance import programs
-    from conformance.lazy import jax
+    from conformance.jax_setup.lazy import jax
 
     programs.remembered = lambda layer, name, make: jax.jit(make())
 
@@ -62,9 +62,9 @@ def _hardly_optimized_draws() -> None:
 
 
 def _shared_contexts() -> None:
-    from conformance import lowering
+    from conformance.jax_setup import mlir_context
 
-    lowering.share_contexts = lambda: None
+    mlir_context.share_contexts = lambda: None
 
 
 def _frozen_garbage() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from conformance import compile_cache
-from conformance.program_store import ProgramStore, prune
+from conformance.jax_setup import compile_cache
+from conformance.jax_setup.program_store import ProgramStore, prune
 
 COMMAND = [
     sys.executable, "-m", "conformance.command", "run", "nnx.Linear", "-n", "1",
@@ -125,7 +125,7 @@ def test_a_store_on_a_full_disk(tmp_path: Path) -> None:
     """What does not fit is not kept, and no piece of it remains."""
     code = (
         f"{FULL_DISK}; import sys; from pathlib import Path\n"
-        "from conformance.program_store import ProgramStore\n"
+        "from conformance.jax_setup.program_store import ProgramStore\n"
         "store = ProgramStore(Path(sys.argv[1]))\n"
         "store.put('small', b'x'); store.put('large', b'x' * 100_000)\n"
         "assert store.get('small') == b'x' and store.get('large') is None\n"

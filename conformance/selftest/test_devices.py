@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance import devices
+from conformance.jax_setup import devices
 
 Machine = Callable[..., None]
 

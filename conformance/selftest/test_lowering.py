@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from conformance import lowering
-from conformance.lazy import jax, jnp
+from conformance.jax_setup import mlir_context
+from conformance.jax_setup.lazy import jax, jnp
 
 
 @pytest.fixture
@@ -32,13 +32,13 @@ def lowered(size: int) -> str:
 def test_programs_are_the_same(unshared: None) -> None:
     """As text, which is what they are compiled and kept by; also after others."""
     alone = [lowered(size) for size in (2, 3, 2)]
-    lowering.share_contexts()
+    mlir_context.share_contexts()
     assert [lowered(size) for size in (2, 3, 2)] == alone
 
 
 def test_a_program_that_another_needs(unshared: None) -> None:
     """A constant that is computed while a program is lowered, by programs of its own."""
-    lowering.share_contexts()
+    mlir_context.share_contexts()
     jax.clear_caches()
     with jax.ensure_compile_time_eval():
         assert jax.random.normal(jax.random.key(0), (3, 97)).shape == (3, 97)
@@ -49,7 +49,7 @@ def test_a_context_serves_many_but_not_all(unshared: None, monkeypatch: pytest.M
     from jax._src.interpreters import mlir
 
     monkeypatch.setattr(lowering, "_PROGRAMS", 2)
-    lowering.share_contexts()
+    mlir_context.share_contexts()
     first, second, third, fourth = (mlir.make_ir_context() for _ in range(4))
     assert first is second
     assert third is fourth
@@ -60,7 +60,7 @@ def test_threads_have_their_own(unshared: None) -> None:
     """Two threads may lower at once."""
     from jax._src.interpreters import mlir
 
-    lowering.share_contexts()
+    mlir_context.share_contexts()
     found: list[object] = []
     thread = threading.Thread(target=lambda: found.append(mlir.make_ir_context()))
     thread.start()
@@ -73,5 +73,5 @@ def test_a_jax_that_has_moved_it(unshared: None, monkeypatch: pytest.MonkeyPatch
     from jax._src.interpreters import mlir
 
     monkeypatch.delattr(mlir, "make_ir_context")
-    lowering.share_contexts()
+    mlir_context.share_contexts()
     assert not hasattr(mlir, "make_ir_context")

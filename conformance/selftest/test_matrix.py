@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conformance.modes import MODES, chosen_modes, under_mode, variables
+from conformance.jax_setup.modes import MODES, chosen_modes, under_mode, variables
 from conformance.registry import UsageError
 from conformance.report.findings import changes, costs, kernels, newest, titles, warned
 from conformance.report.markdown import markdown

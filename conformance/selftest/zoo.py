@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from conformance import compile_cache, kill_rate
+from conformance import kill_rate
 from conformance.cell import Cell, Outcome
+from conformance.jax_setup import compile_cache
 from conformance.plugin import RUN
 from conformance.registry import UsageError
 from conformance.requirement import Requirement, catalogue

@@ -8,8 +8,8 @@ import numpy as np
 
 from conformance import require
 from conformance.cases import BATCH, Case, over
+from conformance.jax_setup.lazy import jax
 from conformance.layer import Built, Layer
-from conformance.lazy import jax
 from conformance.require import during
 from conformance.requirement import (
     ANY,

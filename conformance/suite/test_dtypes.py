@@ -8,8 +8,8 @@ import numpy as np
 
 from conformance import gradients, jaxprs, oracle, programs, require
 from conformance.cases import Case, over
+from conformance.jax_setup.lazy import jax, jnp
 from conformance.layer import Built, Layer, as_jax
-from conformance.lazy import jax, jnp
 from conformance.requirement import ANY, MAY, MUST, PARAMETERS, SHOULD, requirement
 
 VALUE = "forward/affine-value"
@@ -157,7 +157,7 @@ def test_x64_stable(layer: Layer, case: Case) -> None:
     key: another layer than the one of the same seed without x64. At one size, since another
     setting compiles everything anew.
     """
-    from conformance.compat import x64
+    from conformance.jax_setup.compat import x64
 
     x = case.x()
     with x64(False):

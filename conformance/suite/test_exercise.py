@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 
 from conformance import oracle, require
 from conformance.cases import Case, over
+from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layer import Layer, as_jax
-from conformance.lazy import jax, jnp, nnx
 from conformance.require import during
 from conformance.requirement import EXERCISE, MUST, SHOULD, requirement
 from conformance.sampling import judge, recovered

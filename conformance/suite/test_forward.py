@@ -11,8 +11,8 @@ import numpy as np
 
 from conformance import diagnosis, oracle, require
 from conformance.cases import BATCH, LARGE, SMALL, TALL, WIDE, Case, over
+from conformance.jax_setup.lazy import jax
 from conformance.layer import Built, Layer, rounded
-from conformance.lazy import jax
 from conformance.programs import FEW_SIZES
 from conformance.requirement import ANY, MUST, PARAMETERS, SHOULD, requirement
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from conformance import diagnosis, oracle, require
 from conformance.cases import BATCH, Case, over
+from conformance.jax_setup.lazy import jax
 from conformance.layer import Built, Layer
-from conformance.lazy import jax
 from conformance.precision import by_default
 from conformance.require import during
 from conformance.requirement import MUST, PARAMETERS, SHOULD, requirement

@@ -11,8 +11,8 @@ import numpy as np
 
 from conformance import isolation, require
 from conformance.cases import Case, over
+from conformance.jax_setup.lazy import jax
 from conformance.layer import Layer
-from conformance.lazy import jax
 from conformance.programs import FEW_SIZES
 from conformance.requirement import ANY, MAY, MUST, requirement
 

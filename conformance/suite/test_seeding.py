@@ -12,8 +12,8 @@ import numpy as np
 
 from conformance import require
 from conformance.cases import BATCH, LARGE, TALL, WIDE, Case, over
+from conformance.jax_setup.lazy import jax, nnx
 from conformance.layer import Layer, as_jax
-from conformance.lazy import jax, nnx
 from conformance.other_process import elsewhere, kernel_digests, what_differs
 from conformance.programs import FEW_SIZES, compiled_to_run_once
 from conformance.require import during, on_the_way
@@ -260,7 +260,7 @@ def test_constant_key_count(layer: Layer, case: Case) -> None:
 
     Otherwise the size of one layer shifts the parameters of all that are built after it.
     """
-    from conformance.compat import keys_drawn
+    from conformance.jax_setup.compat import keys_drawn
 
     construct = layer.implementation.module
     assert construct is not None

@@ -1,6 +1,6 @@
 """The layer on several devices: computed in parts, and annotated for it.
 
-On one host, XLA stands in for several devices; see ``conformance.compile_cache``.
+On one host, XLA stands in for several devices; see ``conformance.jax_setup.compile_cache``.
 """
 
 from __future__ import annotations

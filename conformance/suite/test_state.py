@@ -11,8 +11,8 @@ import numpy as np
 
 from conformance import oracle, require
 from conformance.cases import BATCH, SMALL, Case, over
+from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layer import Built, Layer, as_jax
-from conformance.lazy import jax, jnp, nnx
 from conformance.other_process import PICKLED, require_unpickled
 from conformance.programs import FEW_SIZES
 from conformance.require import during
@@ -111,7 +111,7 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
     """
     import optax
 
-    from conformance.compat import gradient_step, optimizer
+    from conformance.jax_setup.compat import gradient_step, optimizer
 
     inputs, dense = case.normal("x", 16, case.in_features), layer.of(case)
     x, y = as_jax(inputs), as_jax(inputs @ case.kernel() + layer.bias_for(case))
@@ -374,7 +374,7 @@ def test_pickles(layer: Layer, case: Case) -> None:
 
     Also where it is unpickled in another process, which has nothing of this one but the bytes.
     """
-    from conformance.compat import kept_closure
+    from conformance.jax_setup.compat import kept_closure
 
     dense, x = layer.written(case), _x(layer, case)
     closure = kept_closure(dense.module)

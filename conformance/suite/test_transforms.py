@@ -10,8 +10,8 @@ import numpy as np
 
 from conformance import gradients, jaxprs, oracle, programs, require
 from conformance.cases import BATCH, Case, over
+from conformance.jax_setup.lazy import jax, jnp
 from conformance.layer import Layer, as_jax
-from conformance.lazy import jax, jnp
 from conformance.oracle import Bounded
 from conformance.requirement import MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
 from conformance.unchanged import leaks_nothing, require_own_buffers

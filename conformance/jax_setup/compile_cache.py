@@ -17,7 +17,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from conformance.program_store import ProgramStore, prune
+from conformance.jax_setup.program_store import ProgramStore, prune
 
 __all__ = ["SWITCH", "bound", "install", "location", "prepare", "trouble"]
 
