@@ -6,11 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conformance.adapters import NotAdaptable, adapt
     from conformance.checking import Report, check
     from conformance.expected import Expected
-    from conformance.implementation import FLAX, Convention, Implementation, Law
-    from conformance.registry import UsageError
+    from conformance.layers.adapters import NotAdaptable, adapt
+    from conformance.layers.implementation import FLAX, Convention, Implementation, Law
+    from conformance.layers.registry import UsageError
     from conformance.requirement import Level, Requirement, catalogue
 
 __all__ = [

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from conformance.layer import Layer
-from conformance.registry import UsageError, resolve
+from conformance.layers.registry import UsageError, resolve
 from conformance.sampling import kernels
 from conformance.statistics import Evidence, correlation, power, rows
 from conformance.statistics.laws import family_named

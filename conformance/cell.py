@@ -11,7 +11,7 @@ import pytest
 
 from conformance import figures
 from conformance.cases import free_parts, recorder
-from conformance.registry import LoadError
+from conformance.layers.registry import LoadError
 from conformance.require import Violation, safe_text, take_remarks
 from conformance.requirement import MAY, Requirement
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from conformance.registry import Entry, UsageError
+from conformance.layers.registry import Entry, UsageError
 
 if TYPE_CHECKING:
     from conformance.cell import Cell

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from conformance.jax_setup import devices
+from conformance.layers.registry import UsageError
 from conformance.plugin import PACKAGE, RUN, SUITE
-from conformance.registry import UsageError
 from conformance.verdict import USAGE, Verdict
 
 __all__ = ["call", "run", "run_quietly"]

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from conformance.implementation import Implementation
 from conformance.jax_setup import modes
-from conformance.registry import Entry
+from conformance.layers.implementation import Implementation
+from conformance.layers.registry import Entry
 
 __all__ = ["describe", "library_of", "version"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.conditions import WrongCondition, holds, require_possible
-from conformance.registry import Entry, LoadError, UsageError, registered, split_variant
+from conformance.layers.registry import Entry, LoadError, UsageError, registered, split_variant
 
 __all__ = ["Expectations", "Expected", "from_project", "require_right"]
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from conformance.cell import Cell, Outcome
 from conformance.engine import run_quietly
-from conformance.registry import Entry, UsageError, resolve
+from conformance.layers.registry import Entry, UsageError, resolve
 from conformance.report.terminal import case_in_words, console_for
 from conformance.requirement import Requirement, chosen
 

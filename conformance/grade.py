@@ -14,7 +14,7 @@ from rich.text import Text
 
 from conformance.cell import Cell, Outcome
 from conformance.engine import run_quietly
-from conformance.registry import UsageError
+from conformance.layers.registry import UsageError
 from conformance.report.terminal import case_in_words, console_for
 from conformance.verdict import INCOMPLETE, NONCONFORMING, OK, Verdict
 

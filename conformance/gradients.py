@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from conformance import oracle, require
-from conformance.adapters.parameters import Parameters
 from conformance.cases import Case
 from conformance.layer import Layer
+from conformance.layers.adapters.parameters import Parameters
 from conformance.oracle import Bounded
 
 __all__ = ["Point", "directions", "of_state", "points", "require_gradients", "require_value"]

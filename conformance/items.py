@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conformance.registry import Entry
+from conformance.layers.registry import Entry
 from conformance.requirement import Requirement, requirement_of
 
 __all__ = ["entry_of", "row_of"]

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from conformance import oracle
-from conformance.adapters.parameters import Leaf, leaves_of
 from conformance.cases import BATCH, Case
-from conformance.implementation import Convention, Implementation
 from conformance.jax_setup.lazy import jax, jnp, nnx
+from conformance.layers.adapters.parameters import Leaf, leaves_of
+from conformance.layers.implementation import Convention, Implementation
+from conformance.layers.registry import Entry
 from conformance.presumed import presumption
-from conformance.registry import Entry
 from conformance.require import fail, on_the_way
 from conformance.requirement import ANY, EXERCISE, LINEN, NNX, PARAMETERS, Need, Requirement
 
@@ -229,7 +229,7 @@ class Built:
         """The functional view of its present state: a pytree."""
         if self.module is None:
             return self._parameters
-        from conformance.adapters.nnx_module import split
+        from conformance.layers.adapters.nnx import split
 
         with on_the_way("nnx.split of the layer"):
             return split(self.module)
@@ -282,7 +282,7 @@ class Built:
 
             return [Leaf(*found) for found in state_leaves(parameters.tree)]
         if self.layer.implementation.linen is not None:
-            from conformance.adapters.linen_module import collection_leaves
+            from conformance.layers.adapters.linen import collection_leaves
 
             return collection_leaves(parameters.tree)
         return leaves_of(parameters)

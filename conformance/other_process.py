@@ -28,7 +28,7 @@ import numpy as np
 
 from conformance import other_world, require
 from conformance.cases import Case
-from conformance.registry import Entry
+from conformance.layers.registry import Entry
 
 __all__ = ["PICKLED", "elsewhere", "kernel_digests", "require_unpickled", "what_differs"]
 

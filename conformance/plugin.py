@@ -191,7 +191,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not _is_ours(config):
         return
     from conformance.exchange import Exchange
-    from conformance.registry import UsageError
+    from conformance.layers.registry import UsageError
     from conformance.run import Run
 
     try:

@@ -7,7 +7,7 @@ A kernel that starts at 0 is the same for every seed.
 
 from __future__ import annotations
 
-from conformance.implementation import Convention
+from conformance.layers.implementation import Convention
 
 __all__ = ["DRAWN", "FLOAT32_COMPUTATION", "FLOAT32_PARAMETERS", "presumption", "presumptions"]
 

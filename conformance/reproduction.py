@@ -9,7 +9,7 @@ from typing import Any
 from conformance import profiles
 from conformance.cell import Cell
 from conformance.jax_setup import modes
-from conformance.registry import Entry
+from conformance.layers.registry import Entry
 from conformance.require import safe_text
 from conformance.requirement import Requirement
 

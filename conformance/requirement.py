@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from conformance.registry import UsageError
+from conformance.layers.registry import UsageError
 from conformance.suite import AREAS
 
 __all__ = [

@@ -25,15 +25,15 @@ from conformance.containment import Containment
 from conformance.expected import Expectations
 from conformance.items import entry_of, row_of
 from conformance.jax_setup import compile_cache, devices
+from conformance.layers.registry import Entry, LoadError, resolve
+from conformance.layers.x64 import widened
 from conformance.order import telling_first
-from conformance.registry import Entry, LoadError, resolve
 from conformance.requirement import Requirement, chosen
 from conformance.rounds import combined, is_worse
 from conformance.shards import Shard, expected_seconds
 from conformance.stopping import leave_interrupts_to_the_controller
 from conformance.strictness import try_witness
 from conformance.verdict import INCOMPLETE, OK, Verdict, account
-from conformance.widened import widened
 from conformance.workers import Workers
 
 __all__ = ["Run"]

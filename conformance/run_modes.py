@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conformance.jax_setup.modes import Mode, variables
-from conformance.registry import UsageError
+from conformance.layers.registry import UsageError
 from conformance.report.commands import put
 from conformance.report.matrix import exit_code, show
 from conformance.report.merge import merge

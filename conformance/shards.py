@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conformance.registry import Entry
+from conformance.layers.registry import Entry
 from conformance.requirement import Requirement
 
 __all__ = ["Shard", "expected_seconds"]

@@ -10,7 +10,7 @@ import pytest
 from conformance.cases import BATCH, Case
 from conformance.cell import Cell, Outcome
 from conformance.expected import Expected
-from conformance.registry import LoadError
+from conformance.layers.registry import LoadError
 
 __all__ = ["hold_to", "try_witness"]
 

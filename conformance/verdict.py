@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from conformance.cell import Cell, Outcome
-from conformance.registry import Entry
+from conformance.layers.registry import Entry
 from conformance.requirement import MAY, MUST, Requirement
 
 __all__ = ["ERROR", "INCOMPLETE", "NONCONFORMING", "OK", "USAGE", "Verdict", "account"]

@@ -20,7 +20,7 @@ from conformance.cell import Cell
 from conformance.postmortem import ended, is_child
 
 if TYPE_CHECKING:
-    from conformance.registry import Entry
+    from conformance.layers.registry import Entry
     from conformance.requirement import Requirement
 
 __all__ = ["Workers"]

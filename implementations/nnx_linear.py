@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from conformance.adapters import adapt
-from conformance.implementation import FLAX, Convention, Implementation, Law
+from conformance.layers.adapters import adapt
+from conformance.layers.implementation import FLAX, Convention, Implementation, Law
 
 __all__ = ["Linear"]
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from flax import linen, nnx
 from flax.nnx import LinearGeneral
 
-from conformance.adapters.nnx_module import from_nnx
 from conformance.expected import Expected
-from conformance.implementation import FLAX
+from conformance.layers.adapters.nnx import from_nnx
+from conformance.layers.implementation import FLAX
 
 __all__ = ["Einsum", "LinearGeneral", "ToNNX"]
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conformance.layers.registry import UsageError
 from conformance.memory import GIB
-from conformance.registry import UsageError
 
 __all__ = ["Measured", "measured", "suite"]
 

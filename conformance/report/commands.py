@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conformance.registry import UsageError
+from conformance.layers.registry import UsageError
 
 if TYPE_CHECKING:
     from conformance.results import Results

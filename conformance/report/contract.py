@@ -6,8 +6,8 @@ import textwrap
 from itertools import groupby
 
 from conformance.environment import version
+from conformance.layers.registry import Entry, registered
 from conformance.presumed import presumptions
-from conformance.registry import Entry, registered
 from conformance.requirement import Requirement, catalogue
 from conformance.suite import AREAS
 

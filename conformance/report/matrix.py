@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from conformance.registry import UsageError
+from conformance.layers.registry import UsageError
 
 if TYPE_CHECKING:
     from conformance.report.summary import Summary

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from conformance.cell import Cell, Outcome
-from conformance.registry import Entry
+from conformance.layers.registry import Entry
 from conformance.requirement import MAY, Requirement
 from conformance.results import Results, ResultsError
 from conformance.verdict import account

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance.cell import Cell, Outcome
+from conformance.layers.registry import Entry
 from conformance.profiles import PROFILES, named
-from conformance.registry import Entry
 from conformance.report.tally import explored
 from conformance.requirement import MAY, MUST, Requirement
 from conformance.verdict import INCOMPLETE, NONCONFORMING, OK, Verdict

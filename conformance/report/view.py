@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from conformance.cell import Cell, Outcome
-from conformance.registry import Entry
+from conformance.layers.registry import Entry
 from conformance.report.findings import COSTS, changes, costs
 from conformance.report.summary import Summary
 from conformance.report.tally import (

@@ -25,7 +25,7 @@ def one(pattern: str) -> Requirement:
     UsageError
         If none or several are.
     """
-    from conformance.registry import UsageError
+    from conformance.layers.registry import UsageError
 
     rows = chosen([pattern])
     if len(rows) > 1:

@@ -13,7 +13,7 @@ import pytest
 from conformance.bench import command, measure, parts
 from conformance.bench.table import HEADINGS, Row, by, line, markdown, text
 from conformance.command import main
-from conformance.registry import UsageError
+from conformance.layers.registry import UsageError
 from conformance.requirement import catalogue
 
 

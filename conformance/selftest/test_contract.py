@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import conformance
-from conformance.registry import UsageError
+from conformance.layers.registry import UsageError
 from conformance.report.contract import markdown
 from conformance.requirement import MUST, catalogue, chosen, requirement, requirement_of
 from conformance.suite import AREAS

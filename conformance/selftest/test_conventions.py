@@ -8,8 +8,8 @@ import pytest
 
 from conformance import FLAX, Convention, Law, catalogue, oracle, require
 from conformance.layer import Layer, rounded
+from conformance.layers.registry import Entry, LoadError, UsageError, resolve, split_variant
 from conformance.presumed import DRAWN, FLOAT32_COMPUTATION, FLOAT32_PARAMETERS, presumption
-from conformance.registry import Entry, LoadError, UsageError, resolve, split_variant
 from implementations.nnx_linear import VARIANTS, Linear
 
 HALF = ("float16", "bfloat16")
@@ -94,7 +94,7 @@ def test_a_variant_that_is_none_is_named() -> None:
 
 def test_a_missing_extra_is_said_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for by name, in one line that says what to install; by default it is not run."""
-    from conformance import registry
+    from conformance.layers import registry
 
     entry = Entry("acme:acme.Dense", "acme.Dense", "acme:Dense", "acme", missing="fast")
     here = Entry("acme:acme.Other", "acme.Other", "acme:Other", "acme")

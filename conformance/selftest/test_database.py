@@ -22,7 +22,7 @@ from hypothesis.database import (
 from conformance import profiles
 from conformance.cases import Case, over
 from conformance.database import key, opened
-from conformance.registry import UsageError
+from conformance.layers.registry import UsageError
 
 _NEEDED = [
     *([] if shutil.which("redis-server") else ["redis-server on the path"]),

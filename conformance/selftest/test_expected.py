@@ -10,8 +10,8 @@ import pytest
 from conformance.cell import Cell, Outcome
 from conformance.conditions import WrongCondition, holds, require_possible
 from conformance.expected import Expectations, Expected, from_project, require_right
+from conformance.layers.registry import Entry, LoadError, UsageError
 from conformance.propose import proposals
-from conformance.registry import Entry, LoadError, UsageError
 from conformance.requirement import Level, Requirement
 from conformance.strictness import hold_to
 from conformance.verdict import NONCONFORMING, OK, Verdict, account

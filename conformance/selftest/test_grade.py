@@ -13,7 +13,7 @@ from conformance.cell import Cell, Outcome
 from conformance.command import main
 from conformance.engine import call, run_quietly
 from conformance.grade import PITFALLS, fallen_into, names_in, write_grade
-from conformance.registry import Entry
+from conformance.layers.registry import Entry
 from conformance.requirement import catalogue
 from conformance.verdict import NONCONFORMING, OK, USAGE, Verdict
 

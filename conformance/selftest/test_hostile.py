@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conformance.registry import LoadError, registered
+from conformance.layers.registry import LoadError, registered
 from conformance.selftest.hostile import PLUGINS, Plugin, install
 
 BUILT_IN = ("nnx.MyDense", "nnx.Linear")

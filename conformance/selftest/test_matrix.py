@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from conformance.jax_setup.modes import MODES, chosen_modes, under_mode, variables
-from conformance.registry import UsageError
+from conformance.layers.registry import UsageError
 from conformance.report.findings import changes, costs, kernels, newest, titles, warned
 from conformance.report.markdown import markdown
 from conformance.report.matrix import collect, expected_by_tox, matrix, show

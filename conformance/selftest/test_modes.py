@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from conformance import require
+from conformance.layers.registry import resolve
+from conformance.layers.x64 import widened
 from conformance.presumed import presumption
-from conformance.registry import resolve
 from conformance.require import Violation
 from conformance.results import read_all
-from conformance.widened import widened
 
 
 @pytest.fixture(autouse=True)

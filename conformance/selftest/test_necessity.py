@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from conformance.engine import call
-from conformance.registry import UsageError
+from conformance.layers.registry import UsageError
 from conformance.requirement import Requirement, catalogue
 from conformance.selftest import necessity
 

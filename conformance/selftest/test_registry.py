@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conformance import NotAdaptable, adapt
-from conformance.registry import LoadError, UsageError, registered, resolve
+from conformance.layers.registry import LoadError, UsageError, registered, resolve
 
 
 def test_the_built_in_ones_are_registered() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from conformance.cell import Cell, Outcome
-from conformance.registry import Entry
+from conformance.layers.registry import Entry
 from conformance.report.merge import merge
 from conformance.requirement import Requirement, catalogue
 from conformance.results import Results, document, parse, text_of

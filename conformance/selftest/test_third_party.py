@@ -90,7 +90,7 @@ def check(user: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_wheels_are_what_is_checked(user: Path) -> None:
     """The suite comes from its wheel, and the third party's layer is among the registered."""
-    code = "import conformance, conformance.registry as r; print(conformance.__file__); "
+    code = "import conformance, conformance.layers.registry as r; print(conformance.__file__); "
     code += "print([e.id for e in r.registered()])"
     found = run(["venv/bin/python", "-c", code], user)
     place, names = found.stdout.splitlines()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 from conformance.cell import Cell, Outcome
-from conformance.registry import Entry
+from conformance.layers.registry import Entry
 from conformance.requirement import MUST, Requirement
 from conformance.verdict import NONCONFORMING, Verdict, account
 

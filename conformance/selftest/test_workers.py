@@ -21,8 +21,8 @@ import pytest
 from conformance import hosts
 from conformance.breaker import Breaker
 from conformance.cell import Cell, Outcome
+from conformance.layers.registry import Entry
 from conformance.postmortem import is_child, last_words
-from conformance.registry import Entry
 from conformance.requirement import Level, Requirement
 from conformance.workers import Workers
 

@@ -22,8 +22,8 @@ import pytest
 from conformance import kill_rate
 from conformance.cell import Cell, Outcome
 from conformance.jax_setup import compile_cache
+from conformance.layers.registry import UsageError
 from conformance.plugin import RUN
-from conformance.registry import UsageError
 from conformance.requirement import Requirement, catalogue
 from conformance.results import save
 from conformance.selftest.judge import Judgement, Subject, judge

@@ -367,7 +367,7 @@ def test_vmapped_init(layer: Layer, case: Case) -> None:
     assert construct is not None
 
     def kernel(key: jax.Array) -> jax.Array:
-        from conformance.adapters.nnx_module import split
+        from conformance.layers.adapters.nnx import split
 
         module = construct(*case.kernel_shape, nnx.Rngs(key))
         return layer.kernel_of(split(module))

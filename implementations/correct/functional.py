@@ -9,7 +9,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from conformance.implementation import UNIFORM, Convention, Implementation, Law, fan_in_variance
+from conformance.layers.implementation import (
+    UNIFORM,
+    Convention,
+    Implementation,
+    Law,
+    fan_in_variance,
+)
 from implementations.defects.base import affine, scaled_normal, standard_deviation
 
 __all__ = [

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.implementation import Convention
 from conformance.jax_setup.lazy import jax
+from conformance.layers.implementation import Convention
 from conformance.require import Violation
 
 __all__ = ["Access", "Leaf", "Parameters", "find", "leaves_of", "register"]

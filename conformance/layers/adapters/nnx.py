@@ -8,9 +8,9 @@ from typing import Any
 import jax
 from flax import nnx
 
-from conformance.adapters.parameters import Access, Leaf, Parameters, register
-from conformance.implementation import Convention, Implementation
 from conformance.jax_setup.compat import state_leaves
+from conformance.layers.adapters.parameters import Access, Leaf, Parameters, register
+from conformance.layers.implementation import Convention, Implementation
 
 __all__ = ["from_nnx", "split"]
 

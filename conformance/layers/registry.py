@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance import interrupts
-from conformance.implementation import Implementation
+from conformance.layers.implementation import Implementation
 from conformance.require import safe_text
 
 __all__ = [
@@ -96,7 +96,7 @@ class Entry:
         LoadError
             If that cannot be done; the message says what was expected, found, and to do.
         """
-        from conformance.adapters import NotAdaptable, adapt
+        from conformance.layers.adapters import NotAdaptable, adapt
 
         place, variant = split_variant(self.spec)
         try:
@@ -241,7 +241,7 @@ def _each(spec: str, known: Sequence[Entry]) -> list[Entry]:
 @lru_cache
 def _variants(entry: Entry) -> tuple[str, ...]:
     """The names of its variants, read in another process: it imports the implementation."""
-    command = "import sys; from conformance.registry import Entry; "
+    command = "import sys; from conformance.layers.registry import Entry; "
     # Behind whatever the import prints.
     command += "print('\\0', *Entry('', '', sys.argv[1]).load().variants, sep='\\n')"
     try:

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax.core import meta
 
-from conformance.adapters.parameters import (
+from conformance.layers.adapters.parameters import (
     Access,
     Leaf,
     Parameters,
     leaves_of,
     register,
 )
-from conformance.implementation import Convention, Implementation
+from conformance.layers.implementation import Convention, Implementation
 
 __all__ = ["collection_leaves", "from_linen"]
 

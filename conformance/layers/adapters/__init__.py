@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from conformance.implementation import FLAX, Convention, Implementation
+from conformance.layers.implementation import FLAX, Convention, Implementation
 
 __all__ = ["ACCEPTED", "NotAdaptable", "adapt"]
 
@@ -56,11 +56,11 @@ def adapt(
     if isinstance(layer, functools.partial) and isinstance(layer.func, type):
         return _of_partial(layer, label, convention, library)
     if isinstance(layer, type) and issubclass(layer, nnx.Module):
-        from conformance.adapters.nnx_module import from_nnx
+        from conformance.layers.adapters.nnx import from_nnx
 
         return from_nnx(layer, _sizes_call(layer), label, convention, library)
     if isinstance(layer, type) and issubclass(layer, linen.Module):
-        from conformance.adapters.linen_module import from_linen
+        from conformance.layers.adapters.linen import from_linen
 
         _require_call(layer, "cls(features=out_features)", features=1)
         return from_linen(layer, label, convention, library)
@@ -93,14 +93,14 @@ def _of_partial(
     kind: Any = layer.func
     library = library if library != "functools" else _top_level(kind)
     if issubclass(kind, nnx.Module):
-        from conformance.adapters.nnx_module import from_nnx
+        from conformance.layers.adapters.nnx import from_nnx
 
         def construct(in_features: int, out_features: int, rngs: Any) -> Any:
             return layer(in_features, out_features, rngs=rngs)
 
         return from_nnx(kind, construct, label, convention, library)
     if issubclass(kind, linen.Module):
-        from conformance.adapters.linen_module import from_linen
+        from conformance.layers.adapters.linen import from_linen
 
         return from_linen(layer, label, convention, library)
     raise NotAdaptable(f"a partial of {kind.__name__}, which is no nnx and no Linen class")

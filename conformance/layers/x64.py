@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from conformance.implementation import Convention, Implementation
 from conformance.jax_setup.lazy import jax, jnp
+from conformance.layers.implementation import Convention, Implementation
 
 __all__ = ["widened"]
 

@@ -1,7 +1,7 @@
 """What the suite needs to know of a layer: a functional view of it, and what it declares.
 
 An :class:`Implementation` is a frozen value; nothing is inherited from. Most layers need
-none: :func:`conformance.adapters` makes one from an nnx class, a Linen class or a function.
+none: :func:`conformance.layers.adapters` makes one from an nnx class, a Linen class or a function.
 """
 
 from __future__ import annotations
