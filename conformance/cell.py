@@ -11,9 +11,9 @@ import pytest
 
 from conformance import figures
 from conformance.cases import free_parts, recorder
+from conformance.contract.requirement import MAY, Requirement
 from conformance.layers.registry import LoadError
 from conformance.require import Violation, safe_text, take_remarks
-from conformance.requirement import MAY, Requirement
 
 __all__ = ["Cell", "Outcome", "cell_of"]
 

@@ -114,9 +114,9 @@ def _amount_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
     """Check the implementations and show what came of it."""
+    from conformance.contract.requirement import chosen
     from conformance.engine import run
     from conformance.report.terminal import Progress
-    from conformance.requirement import chosen
 
     # What does not exist is told before anything starts.
     resolve(options.specs)

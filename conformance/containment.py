@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from conformance import interrupts, isolation, precision
+from conformance.contract.requirement import requirement_of
 from conformance.jax_setup import compile_cache, mlir_context
 from conformance.patches import Originals
 from conformance.require import safe_text
-from conformance.requirement import requirement_of
 
 __all__ = ["Containment"]
 

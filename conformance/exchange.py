@@ -10,9 +10,9 @@ import pytest
 
 from conformance import profiles, reproduction
 from conformance.cell import Cell, Outcome, cell_of
+from conformance.contract.requirement import Requirement
 from conformance.items import entry_of, row_of
 from conformance.layers.registry import Entry
-from conformance.requirement import Requirement
 from conformance.strictness import hold_to
 
 if TYPE_CHECKING:

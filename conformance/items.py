@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from conformance.contract.requirement import Requirement, requirement_of
 from conformance.layers.registry import Entry
-from conformance.requirement import Requirement, requirement_of
 
 __all__ = ["entry_of", "row_of"]
 

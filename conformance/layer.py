@@ -16,13 +16,21 @@ import numpy as np
 
 from conformance import oracle
 from conformance.cases import BATCH, Case
+from conformance.contract.applicability import presumption
+from conformance.contract.requirement import (
+    ANY,
+    EXERCISE,
+    LINEN,
+    NNX,
+    PARAMETERS,
+    Need,
+    Requirement,
+)
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.adapters.parameters import Leaf, leaves_of
 from conformance.layers.implementation import Convention, Implementation
 from conformance.layers.registry import Entry
-from conformance.presumed import presumption
 from conformance.require import fail, on_the_way
-from conformance.requirement import ANY, EXERCISE, LINEN, NNX, PARAMETERS, Need, Requirement
 
 __all__ = ["Built", "Layer", "as_jax", "rounded", "stack"]
 

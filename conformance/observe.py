@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from conformance.cases import Case
+from conformance.contract.requirement import PARAMETERS
 from conformance.jax_setup.lazy import jax
 from conformance.layer import Layer
 from conformance.require import Violation, safe_text
-from conformance.requirement import PARAMETERS
 
 __all__ = ["observe"]
 

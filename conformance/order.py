@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from conformance.requirement import Requirement
+from conformance.contract.requirement import Requirement
 
 __all__ = ["FIRST", "LAST", "telling_first"]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from conformance import profiles
 from conformance.cell import Cell
+from conformance.contract.requirement import Requirement
 from conformance.jax_setup import modes
 from conformance.layers.registry import Entry
 from conformance.require import safe_text
-from conformance.requirement import Requirement
 
 __all__ = ["command", "script", "text_of"]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from conformance.cell import Cell
+from conformance.contract.requirement import Level, Need, Requirement
 from conformance.layers.registry import Entry, UsageError
-from conformance.requirement import Level, Need, Requirement
 from conformance.schema import faults
 from conformance.verdict import OK, Verdict
 

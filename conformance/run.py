@@ -22,13 +22,13 @@ from conformance import database, interrupts, memory, profiles, reproduction
 from conformance.breaker import Breaker
 from conformance.cell import Cell, Outcome
 from conformance.containment import Containment
+from conformance.contract.requirement import Requirement, chosen
 from conformance.expected import Expectations
 from conformance.items import entry_of, row_of
 from conformance.jax_setup import compile_cache, devices
 from conformance.layers.registry import Entry, LoadError, resolve
 from conformance.layers.x64 import widened
 from conformance.order import telling_first
-from conformance.requirement import Requirement, chosen
 from conformance.rounds import combined, is_worse
 from conformance.shards import Shard, expected_seconds
 from conformance.stopping import leave_interrupts_to_the_controller

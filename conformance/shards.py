@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conformance.contract.requirement import Requirement
 from conformance.layers.registry import Entry
-from conformance.requirement import Requirement
 
 __all__ = ["Shard", "expected_seconds"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from conformance.cell import Cell, Outcome
+from conformance.contract.requirement import MAY, MUST, Requirement
 from conformance.layers.registry import Entry
-from conformance.requirement import MAY, MUST, Requirement
 
 __all__ = ["ERROR", "INCOMPLETE", "NONCONFORMING", "OK", "USAGE", "Verdict", "account"]
 

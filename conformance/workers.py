@@ -20,8 +20,8 @@ from conformance.cell import Cell
 from conformance.postmortem import ended, is_child
 
 if TYPE_CHECKING:
+    from conformance.contract.requirement import Requirement
     from conformance.layers.registry import Entry
-    from conformance.requirement import Requirement
 
 __all__ = ["Workers"]
 

@@ -101,7 +101,10 @@ def imports(bench: Bench) -> Iterator[Row]:
     """What every worker pays before it can do anything."""
     for what, module in (
         ("import of jax and flax.nnx", "jax, flax.nnx"),
-        ("import of the suite, without jax", "conformance.requirement as r; r.catalogue()"),
+        (
+            "import of the suite, without jax",
+            "conformance.contract.requirement as r; r.catalogue()",
+        ),
     ):
         command = [sys.executable, "-c", f"import {module}"]
         best = min((measured(command, {}) for _ in range(3)), key=lambda found: found.computing)

@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from itertools import chain
 
+from conformance.contract.requirement import MUST, SHOULD
 from conformance.report.tally import tally
-from conformance.requirement import MUST, SHOULD
 from conformance.results import Results
 from conformance.verdict import ERROR, INCOMPLETE, NONCONFORMING, OK
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import textwrap
 from itertools import groupby
 
+from conformance.contract.applicability import presumptions
+from conformance.contract.requirement import Requirement, catalogue
 from conformance.environment import version
 from conformance.layers.registry import Entry, registered
-from conformance.presumed import presumptions
-from conformance.requirement import Requirement, catalogue
 from conformance.suite import AREAS
 
 __all__ = ["markdown", "plain_listing"]

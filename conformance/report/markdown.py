@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from conformance.cell import Cell, Outcome
+from conformance.contract.requirement import MUST
 from conformance.report.summary import Summary
 from conformance.report.tally import (
     LOOK,
@@ -19,7 +20,6 @@ from conformance.report.tally import (
     tally,
     versions,
 )
-from conformance.requirement import MUST
 from conformance.results import Results
 
 __all__ = ["markdown"]

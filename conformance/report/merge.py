@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from conformance.cell import Cell, Outcome
+from conformance.contract.requirement import MAY, Requirement
 from conformance.layers.registry import Entry
-from conformance.requirement import MAY, Requirement
 from conformance.results import Results, ResultsError
 from conformance.verdict import account
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from statistics import median
 
 from conformance.cell import Outcome
+from conformance.contract.requirement import MUST, SHOULD
 from conformance.report.bits import FORGIVEN
 from conformance.report.findings import (
     COSTS,
@@ -23,7 +24,6 @@ from conformance.report.findings import (
     warned,
 )
 from conformance.report.tally import judgement, tally
-from conformance.requirement import MUST, SHOULD
 from conformance.results import Results
 from conformance.verdict import OK
 

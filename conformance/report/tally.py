@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conformance.cell import Cell, Outcome
-from conformance.requirement import MAY, MUST, SHOULD, Level, Requirement
+from conformance.contract.requirement import MAY, MUST, SHOULD, Level, Requirement
 from conformance.results import Results
 from conformance.suite import AREAS
 from conformance.verdict import INCOMPLETE, NONCONFORMING, OK

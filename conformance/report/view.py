@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from conformance.cell import Cell, Outcome
+from conformance.contract.requirement import MAY, MUST, SHOULD, Requirement
 from conformance.layers.registry import Entry
 from conformance.report.findings import COSTS, changes, costs
 from conformance.report.summary import Summary
@@ -28,7 +29,6 @@ from conformance.report.tally import (
     tally,
     versions,
 )
-from conformance.requirement import MAY, MUST, SHOULD, Requirement
 from conformance.results import Results
 from conformance.verdict import NONCONFORMING, OK
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from conformance.requirement import Requirement
+from conformance.contract.requirement import Requirement
 from conformance.selftest.judge import Judgement, sole_killers
 from conformance.suite import AREAS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from conformance.requirement import Requirement, chosen
+from conformance.contract.requirement import Requirement, chosen
 from conformance.selftest.judge import Judgement, Subject
 from conformance.selftest.zoo import check, subjects
 

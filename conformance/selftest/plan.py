@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from conformance.requirement import Requirement, requirement_of
+from conformance.contract.requirement import Requirement, requirement_of
 
 if TYPE_CHECKING:
     from conformance.selftest.judge import Subject

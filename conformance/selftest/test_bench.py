@@ -13,8 +13,8 @@ import pytest
 from conformance.bench import command, measure, parts
 from conformance.bench.table import HEADINGS, Row, by, line, markdown, text
 from conformance.command import main
+from conformance.contract.requirement import catalogue
 from conformance.layers.registry import UsageError
-from conformance.requirement import catalogue
 
 
 def test_parts_are_measured_in_a_fixed_order() -> None:

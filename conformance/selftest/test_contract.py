@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import conformance
+from conformance.contract.requirement import MUST, catalogue, chosen, requirement, requirement_of
 from conformance.layers.registry import UsageError
 from conformance.report.contract import markdown
-from conformance.requirement import MUST, catalogue, chosen, requirement, requirement_of
 from conformance.suite import AREAS
 
 DOCUMENT = Path(conformance.__file__).parent / "CONTRACT.md"

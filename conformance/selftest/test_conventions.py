@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 
 from conformance import FLAX, Convention, Law, catalogue, oracle, require
+from conformance.contract.applicability import (
+    DRAWN,
+    FLOAT32_COMPUTATION,
+    FLOAT32_PARAMETERS,
+    presumption,
+)
 from conformance.layer import Layer, rounded
 from conformance.layers.registry import Entry, LoadError, UsageError, resolve, split_variant
-from conformance.presumed import DRAWN, FLOAT32_COMPUTATION, FLOAT32_PARAMETERS, presumption
 from implementations.nnx_linear import VARIANTS, Linear
 
 HALF = ("float16", "bfloat16")

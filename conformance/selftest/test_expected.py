@@ -9,10 +9,10 @@ import pytest
 
 from conformance.cell import Cell, Outcome
 from conformance.conditions import WrongCondition, holds, require_possible
+from conformance.contract.requirement import Level, Requirement
 from conformance.expected import Expectations, Expected, from_project, require_right
 from conformance.layers.registry import Entry, LoadError, UsageError
 from conformance.propose import proposals
-from conformance.requirement import Level, Requirement
 from conformance.strictness import hold_to
 from conformance.verdict import NONCONFORMING, OK, Verdict, account
 

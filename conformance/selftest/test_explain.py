@@ -17,8 +17,8 @@ import pytest
 
 from conformance.cell import Cell, Outcome
 from conformance.command import main
+from conformance.contract.requirement import catalogue
 from conformance.layers.registry import Entry
-from conformance.requirement import catalogue
 from conformance.scripts import LONGEST, script_for
 from conformance.scripts.compose import layer_import
 from conformance.verdict import NONCONFORMING, USAGE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from conformance.cell import Cell, Outcome
-from conformance.requirement import catalogue
+from conformance.contract.requirement import catalogue
 from conformance.selftest.judge import Judgement, Subject, judge, sole_killers
 from conformance.selftest.matrix import kill_rate, matrix, summary
 from conformance.selftest.plan import cells_of

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from conformance import require
+from conformance.contract.applicability import presumption
 from conformance.layers.registry import resolve
 from conformance.layers.x64 import widened
-from conformance.presumed import presumption
 from conformance.require import Violation
 from conformance.results import read_all
 

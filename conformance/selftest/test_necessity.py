@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from conformance.contract.requirement import Requirement, catalogue
 from conformance.engine import call
 from conformance.layers.registry import UsageError
-from conformance.requirement import Requirement, catalogue
 from conformance.selftest import necessity
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from conformance.contract.requirement import catalogue
 from conformance.order import FIRST, LAST, telling_first
 from conformance.profiles import PROFILES
-from conformance.requirement import catalogue
 
 WRONG = """
 import jax.numpy as jnp

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from conformance.cell import Cell, Outcome
+from conformance.contract.requirement import Requirement, catalogue
 from conformance.layers.registry import Entry
 from conformance.report.merge import merge
-from conformance.requirement import Requirement, catalogue
 from conformance.results import Results, document, parse, text_of
 from conformance.shards import Shard, expected_seconds
 from conformance.verdict import INCOMPLETE, OK, account

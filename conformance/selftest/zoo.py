@@ -21,10 +21,10 @@ import pytest
 
 from conformance import kill_rate
 from conformance.cell import Cell, Outcome
+from conformance.contract.requirement import Requirement, catalogue
 from conformance.jax_setup import compile_cache
 from conformance.layers.registry import UsageError
 from conformance.plugin import RUN
-from conformance.requirement import Requirement, catalogue
 from conformance.results import save
 from conformance.selftest.judge import Judgement, Subject, judge
 from conformance.selftest.matrix import kill_rate as rate_of

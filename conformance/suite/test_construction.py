@@ -8,10 +8,7 @@ import numpy as np
 
 from conformance import require
 from conformance.cases import BATCH, Case, over
-from conformance.jax_setup.lazy import jax
-from conformance.layer import Built, Layer
-from conformance.require import during
-from conformance.requirement import (
+from conformance.contract.requirement import (
     ANY,
     MAY,
     MUST,
@@ -20,6 +17,9 @@ from conformance.requirement import (
     SHOULD,
     requirement,
 )
+from conformance.jax_setup.lazy import jax
+from conformance.layer import Built, Layer
+from conformance.require import during
 from conformance.sampling import samples
 
 _HUGE = (2048, 2048)

@@ -8,9 +8,9 @@ import numpy as np
 
 from conformance import gradients, jaxprs, oracle, programs, require
 from conformance.cases import Case, over
+from conformance.contract.requirement import ANY, MAY, MUST, PARAMETERS, SHOULD, requirement
 from conformance.jax_setup.lazy import jax, jnp
 from conformance.layer import Built, Layer, as_jax
-from conformance.requirement import ANY, MAY, MUST, PARAMETERS, SHOULD, requirement
 
 VALUE = "forward/affine-value"
 BASE = ["construction/abstract-init", "state/exact-state", "transforms/jit"]

@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike
 
 from conformance import oracle, require
 from conformance.cases import Case, over
+from conformance.contract.requirement import EXERCISE, MUST, SHOULD, requirement
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layer import Layer, as_jax
 from conformance.require import during
-from conformance.requirement import EXERCISE, MUST, SHOULD, requirement
 from conformance.sampling import judge, recovered
 from conformance.statistics import causes, rows, strongest
 from conformance.statistics.identify import declared_names

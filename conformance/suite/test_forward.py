@@ -11,10 +11,10 @@ import numpy as np
 
 from conformance import diagnosis, oracle, require
 from conformance.cases import BATCH, LARGE, SMALL, TALL, WIDE, Case, over
+from conformance.contract.requirement import ANY, MUST, PARAMETERS, SHOULD, requirement
 from conformance.jax_setup.lazy import jax
 from conformance.layer import Built, Layer, rounded
 from conformance.programs import FEW_SIZES
-from conformance.requirement import ANY, MUST, PARAMETERS, SHOULD, requirement
 
 # Where what is checked abstractly at every size is checked by a real call, too.
 EAGER = [(1, 1), (3, 10), (16, 16)]

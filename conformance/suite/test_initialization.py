@@ -14,9 +14,9 @@ import numpy as np
 
 from conformance import figures, require
 from conformance.cases import BATCH, TALL, WIDE, Case, over
+from conformance.contract.requirement import LINEN, MUST, PARAMETERS, SHOULD, requirement
 from conformance.jax_setup.lazy import jax
 from conformance.layer import Layer, as_jax
-from conformance.requirement import LINEN, MUST, PARAMETERS, SHOULD, requirement
 from conformance.sampling import (
     bias_evidence,
     biases,

@@ -11,10 +11,10 @@ import numpy as np
 
 from conformance import isolation, require
 from conformance.cases import Case, over
+from conformance.contract.requirement import ANY, MAY, MUST, requirement
 from conformance.jax_setup.lazy import jax
 from conformance.layer import Layer
 from conformance.programs import FEW_SIZES
-from conformance.requirement import ANY, MAY, MUST, requirement
 
 
 def _construct_and_call(layer: Layer, case: Case, x: np.ndarray, *, as_given: bool = False) -> None:

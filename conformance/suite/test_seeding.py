@@ -12,12 +12,12 @@ import numpy as np
 
 from conformance import require
 from conformance.cases import BATCH, LARGE, TALL, WIDE, Case, over
+from conformance.contract.requirement import ANY, MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
 from conformance.jax_setup.lazy import jax, nnx
 from conformance.layer import Layer, as_jax
 from conformance.other_process import elsewhere, kernel_digests, what_differs
 from conformance.programs import FEW_SIZES, compiled_to_run_once
 from conformance.require import during, on_the_way
-from conformance.requirement import ANY, MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
 from conformance.sampling import judge
 from conformance.seed_evidence import require_different, require_uncorrelated
 from conformance.statistics.moments import variance

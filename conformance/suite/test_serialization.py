@@ -9,8 +9,8 @@ import numpy as np
 
 from conformance import checkpoints, profiles, programs, require
 from conformance.cases import Case, over
+from conformance.contract.requirement import LINEN, NNX, PARAMETERS, SHOULD, requirement
 from conformance.layer import Built, Layer
-from conformance.requirement import LINEN, NNX, PARAMETERS, SHOULD, requirement
 
 
 @requirement("serialization/stable-names", SHOULD, PARAMETERS, declared=True)

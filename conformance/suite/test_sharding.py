@@ -11,8 +11,8 @@ import numpy as np
 
 from conformance import meshes, require
 from conformance.cases import Case, over
+from conformance.contract.requirement import MAY, NNX, PARAMETERS, SHOULD, requirement
 from conformance.layer import Layer
-from conformance.requirement import MAY, NNX, PARAMETERS, SHOULD, requirement
 
 
 @requirement(

@@ -11,12 +11,12 @@ import numpy as np
 
 from conformance import oracle, require
 from conformance.cases import BATCH, SMALL, Case, over
+from conformance.contract.requirement import MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layer import Built, Layer, as_jax
 from conformance.other_process import PICKLED, require_unpickled
 from conformance.programs import FEW_SIZES
 from conformance.require import during
-from conformance.requirement import MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
 from conformance.unchanged import require_forgotten, require_unchanged, require_unchanged_variables
 
 

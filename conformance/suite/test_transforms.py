@@ -10,10 +10,10 @@ import numpy as np
 
 from conformance import gradients, jaxprs, oracle, programs, require
 from conformance.cases import BATCH, Case, over
+from conformance.contract.requirement import MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
 from conformance.jax_setup.lazy import jax, jnp
 from conformance.layer import Layer, as_jax
 from conformance.oracle import Bounded
-from conformance.requirement import MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
 from conformance.unchanged import leaks_nothing, require_own_buffers
 
 VALUE = "forward/affine-value"
