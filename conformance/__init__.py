@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conformance.checking import Report, check
     from conformance.contract.requirement import Level, Requirement, catalogue
-    from conformance.expected import Expected
     from conformance.layers.adapters import NotAdaptable, adapt
     from conformance.layers.implementation import FLAX, Convention, Implementation, Law
     from conformance.layers.registry import UsageError
+    from conformance.results.expected import Expected
 
 __all__ = [
     "FLAX",

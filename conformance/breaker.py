@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from conformance.cell import Outcome
 from conformance.postmortem import last_words
+from conformance.results.cell import Outcome
 
 __all__ = ["Breaker"]
 

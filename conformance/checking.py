@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from conformance.layers.registry import Entry, UsageError
 
 if TYPE_CHECKING:
-    from conformance.cell import Cell
-    from conformance.results import Results
+    from conformance.results.cell import Cell
+    from conformance.results.file import Results
 
 __all__ = ["Report", "check"]
 
@@ -152,7 +152,7 @@ def _renamed(results: Results, name: str) -> Results:
 
 
 def _run(spec: str, options: Sequence[str], results: Path) -> Results:
-    from conformance.results import read
+    from conformance.results.file import read
 
     command = [sys.executable, "-m", "conformance.command", "run", spec, f"--results={results}"]
     path = os.pathsep.join(dict.fromkeys([*filter(None, sys.path), os.getcwd()]))

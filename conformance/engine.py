@@ -13,7 +13,7 @@ import pytest
 from conformance.jax_setup import devices
 from conformance.layers.registry import UsageError
 from conformance.plugin import PACKAGE, RUN, SUITE
-from conformance.verdict import USAGE, Verdict
+from conformance.results.verdict import USAGE, Verdict
 
 __all__ = ["call", "run", "run_quietly"]
 

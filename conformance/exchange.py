@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conformance import profiles, reproduction
-from conformance.cell import Cell, Outcome, cell_of
 from conformance.contract.requirement import Requirement
 from conformance.items import entry_of, row_of
 from conformance.layers.registry import Entry
+from conformance.results.cell import Cell, Outcome, cell_of
 from conformance.strictness import hold_to
 
 if TYPE_CHECKING:
@@ -87,13 +87,13 @@ class Exchange:
     def _environment_once(self) -> dict[str, Any]:
         if self._told_environment:
             return {}
-        from conformance.environment import describe
+        from conformance.results.environment import describe
 
         self._told_environment = True
         return describe(self.run.config.getoption("conformance_profile"), profiles.active().seed)
 
     def _version(self, entry: Entry) -> dict[str, Any]:
-        from conformance.environment import library_of
+        from conformance.results.environment import library_of
 
         layer = self.run.layers.get(entry.id)
         told = library_of(getattr(layer, "implementation", None), entry)

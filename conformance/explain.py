@@ -13,11 +13,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from conformance.cell import Cell, Outcome
 from conformance.contract.requirement import Requirement, chosen
 from conformance.engine import run_quietly
 from conformance.layers.registry import Entry, UsageError, resolve
 from conformance.report.terminal import case_in_words, console_for
+from conformance.results.cell import Cell, Outcome
 
 __all__ = ["explain", "reproduces"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from conformance.jax_setup.compile_cache import location
-from conformance.results import save
-from conformance.schema import faults
+from conformance.results.file import save
+from conformance.results.schema import faults
 
 __all__ = ["remember", "remembered", "summarised"]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conformance.cell import Cell, Outcome
-from conformance.expected import TABLE
-from conformance.results import read
-from conformance.verdict import Verdict
+from conformance.results.cell import Cell, Outcome
+from conformance.results.expected import TABLE
+from conformance.results.file import read
+from conformance.results.verdict import Verdict
 
 __all__ = ["proposals", "propose"]
 

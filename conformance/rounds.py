@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pytest
 
 from conformance import profiles
-from conformance.cell import Cell, Outcome
+from conformance.results.cell import Cell, Outcome
 from conformance.stopping import Stop, Stopped
 
 if TYPE_CHECKING:

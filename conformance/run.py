@@ -20,20 +20,20 @@ import pytest
 
 from conformance import database, interrupts, memory, profiles, reproduction
 from conformance.breaker import Breaker
-from conformance.cell import Cell, Outcome
 from conformance.containment import Containment
 from conformance.contract.requirement import Requirement, chosen
-from conformance.expected import Expectations
 from conformance.items import entry_of, row_of
 from conformance.jax_setup import compile_cache, devices
 from conformance.layers.registry import Entry, LoadError, resolve
 from conformance.layers.x64 import widened
 from conformance.order import telling_first
+from conformance.results.cell import Cell, Outcome
+from conformance.results.expected import Expectations
+from conformance.results.verdict import INCOMPLETE, OK, Verdict, account
 from conformance.rounds import combined, is_worse
 from conformance.shards import Shard, expected_seconds
 from conformance.stopping import leave_interrupts_to_the_controller
 from conformance.strictness import try_witness
-from conformance.verdict import INCOMPLETE, OK, Verdict, account
 from conformance.workers import Workers
 
 __all__ = ["Run"]
@@ -352,7 +352,7 @@ class Run:
         if path is None:
             return True
         from conformance.kill_rate import remembered
-        from conformance.results import write
+        from conformance.results.file import write
 
         try:
             kill = remembered(self.environment)

@@ -17,7 +17,7 @@ from conformance.report.merge import merge
 from conformance.report.summary import Summary
 from conformance.report.tally import denominator, judgement
 from conformance.report.terminal import console_for, write_failure
-from conformance.results import (
+from conformance.results.file import (
     Results,
     ResultsError,
     collection,

@@ -106,7 +106,7 @@ def expected_seconds(path: Path | str | None) -> dict[Key, float]:
     """
     if path is None:
         return {}
-    from conformance.results import read_all
+    from conformance.results.file import read_all
 
     cells = [cell for run in read_all(path) for cell in run.verdict.cells]
     return {(c.implementation, c.requirement): c.seconds for c in cells if c.seconds > 0}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from conformance.cases import BATCH, Case
-from conformance.cell import Cell, Outcome
-from conformance.expected import Expected
 from conformance.layers.registry import LoadError
+from conformance.results.cell import Cell, Outcome
+from conformance.results.expected import Expected
 
 __all__ = ["hold_to", "try_witness"]
 

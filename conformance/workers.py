@@ -16,8 +16,8 @@ import pytest
 
 from conformance import hosts
 from conformance.breaker import Breaker
-from conformance.cell import Cell
 from conformance.postmortem import ended, is_child
+from conformance.results.cell import Cell
 
 if TYPE_CHECKING:
     from conformance.contract.requirement import Requirement

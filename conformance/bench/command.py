@@ -92,7 +92,7 @@ def bench(options: argparse.Namespace, _: Sequence[str]) -> int:
     _writable(options.markdown)
     from conformance.bench.parts import PARTS, Bench
     from conformance.bench.table import HEADINGS, line, markdown, text
-    from conformance.results import save, text_of
+    from conformance.results.file import save, text_of
 
     load = _load()
     print(f"{_machine()}; load before: {load}", line(HEADINGS), sep="\n", flush=True)
@@ -133,7 +133,7 @@ def document(
 ) -> dict[str, Any]:
     """Everything that was measured, as plain JSON values."""
     from conformance.bench.table import by
-    from conformance.environment import version
+    from conformance.results.environment import version
 
     cells = found.full.cells if found.full is not None else []
     return {
@@ -177,7 +177,7 @@ def _load() -> str:
 
 
 def _machine() -> str:
-    from conformance.environment import version
+    from conformance.results.environment import version
 
     names = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax"))
     return f"{_cores()} cores, {names}, python {platform.python_version()}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conformance.expected import Expected
+    from conformance.results.expected import Expected
 
 __all__ = [
     "FLAX",

@@ -9,8 +9,8 @@ from itertools import chain
 
 from conformance.contract.requirement import MUST, SHOULD
 from conformance.report.tally import tally
-from conformance.results import Results
-from conformance.verdict import ERROR, INCOMPLETE, NONCONFORMING, OK
+from conformance.results.file import Results
+from conformance.results.verdict import ERROR, INCOMPLETE, NONCONFORMING, OK
 
 __all__ = ["endpoint", "message", "svg"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 
-from conformance.cell import Cell
+from conformance.results.cell import Cell
 
 __all__ = ["FORGIVEN", "distant", "entries", "fingerprint"]
 

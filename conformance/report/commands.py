@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from conformance.layers.registry import UsageError
 
 if TYPE_CHECKING:
-    from conformance.results import Results
+    from conformance.results.file import Results
 
 __all__ = [
     "diff",
@@ -64,7 +64,7 @@ def report(options: argparse.Namespace, _: Sequence[str]) -> int:
     """Make a report of results files, or turn a page back into its results file."""
     from conformance.report.extract import extract
     from conformance.report.merge import merge as joined
-    from conformance.results import read_all
+    from conformance.results.file import read_all
 
     if bool(options.results) == bool(options.extract):
         raise UsageError("report: give results files, or --extract and a page")
@@ -129,7 +129,7 @@ def diff_arguments(parser: argparse.ArgumentParser) -> None:
 def diff(options: argparse.Namespace, _: Sequence[str]) -> int:
     """Print what changed between two results files."""
     from conformance.report.diff import compare, text
-    from conformance.results import read
+    from conformance.results.file import read
 
     difference = compare(read(options.old), read(options.new))
     print(text(difference), end="")
@@ -145,7 +145,7 @@ def merge_arguments(parser: argparse.ArgumentParser) -> None:
 def merge(options: argparse.Namespace, _: Sequence[str]) -> int:
     """Join results files of shards and of environments."""
     from conformance.report.merge import merge as joined
-    from conformance.results import collection, document, read_all, text_of
+    from conformance.results.file import collection, document, read_all, text_of
 
     runs = joined([run for path in options.results for run in read_all(path)])
     documents = [document(run.verdict, run.facts) for run in runs]
@@ -156,7 +156,7 @@ def merge(options: argparse.Namespace, _: Sequence[str]) -> int:
 def write(output: str, runs: Sequence[Results], missing: Sequence[str]) -> None:
     """Write what the suffix of the file says: a page, a summary, or one results file of all."""
     from conformance.report.markdown import markdown
-    from conformance.results import collection, document, text_of
+    from conformance.results.file import collection, document, text_of
 
     suffix = Path(output).suffix.lower()
     if suffix == ".json":
@@ -180,7 +180,7 @@ def put(output: str | None, text: str) -> None:
     if output is None:
         sys.stdout.write(text)
         return
-    from conformance.results import save
+    from conformance.results.file import save
 
     try:
         save(Path(output), text)

@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from conformance.cell import Cell, Outcome
 from conformance.contract.requirement import MAY, MUST
 from conformance.report.bits import FORGIVEN, distant, entries, fingerprint
 from conformance.report.tally import label, tally
-from conformance.results import Results
+from conformance.results.cell import Cell, Outcome
+from conformance.results.file import Results
 
 __all__ = ["NOT_COMPARABLE", "SAME", "WORSE", "Difference", "compare", "text"]
 

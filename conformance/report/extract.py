@@ -6,7 +6,7 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 
-from conformance.results import ResultsError, parse, text_of
+from conformance.results.file import ResultsError, parse, text_of
 
 __all__ = ["ELEMENT", "embedded", "extract"]
 

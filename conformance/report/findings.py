@@ -11,10 +11,10 @@ from itertools import pairwise
 
 from packaging.version import InvalidVersion, Version
 
-from conformance.cell import Cell, Outcome
 from conformance.report.bits import FORGIVEN, distant, fingerprint
 from conformance.report.tally import LOOK, versions
-from conformance.results import Results
+from conformance.results.cell import Cell, Outcome
+from conformance.results.file import Results
 
 __all__ = [
     "Change",

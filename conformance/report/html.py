@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from conformance.report.extract import ELEMENT, embedded
 from conformance.report.view import View
-from conformance.results import Results, collection, document
+from conformance.results.file import Results, collection, document
 
 if TYPE_CHECKING:
     from conformance.report.plots import Picture

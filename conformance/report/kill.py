@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.kill_rate import summarised
-from conformance.results import ResultsError
+from conformance.results.file import ResultsError
 
 __all__ = ["kill_of"]
 

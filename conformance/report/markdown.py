@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from conformance.cell import Cell, Outcome
 from conformance.contract.requirement import MUST
 from conformance.report.summary import Summary
 from conformance.report.tally import (
@@ -20,7 +19,8 @@ from conformance.report.tally import (
     tally,
     versions,
 )
-from conformance.results import Results
+from conformance.results.cell import Cell, Outcome
+from conformance.results.file import Results
 
 __all__ = ["markdown"]
 

@@ -15,7 +15,7 @@ from conformance.layers.registry import UsageError
 
 if TYPE_CHECKING:
     from conformance.report.summary import Summary
-    from conformance.results import Results
+    from conformance.results.file import Results
 
 __all__ = ["collect", "exit_code", "expected_by_tox", "matrix", "matrix_arguments", "show"]
 
@@ -92,7 +92,7 @@ def show(summary: Summary, stream: TextIO) -> None:
 
 def exit_code(summary: Summary) -> int:
     """The worst of the environments; one that is missing makes the whole incomplete."""
-    from conformance.verdict import INCOMPLETE, OK
+    from conformance.results.verdict import INCOMPLETE, OK
 
     codes = {run.verdict.exit_code for run in summary.runs}
     # What is wrong comes before what is missing, as in a single run.
@@ -114,7 +114,7 @@ def collect(
     """
     from conformance.report.findings import age
     from conformance.report.merge import merge
-    from conformance.results import ResultsError, read_all
+    from conformance.results.file import ResultsError, read_all
 
     if not directory.is_dir():
         raise UsageError(f"matrix: there is no directory {str(directory)!r}")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from conformance.cell import Cell, Outcome
 from conformance.contract.requirement import MAY, Requirement
 from conformance.layers.registry import Entry
-from conformance.results import Results, ResultsError
-from conformance.verdict import account
+from conformance.results.cell import Cell, Outcome
+from conformance.results.file import Results, ResultsError
+from conformance.results.verdict import account
 
 __all__ = ["merge"]
 

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from conformance.cell import Cell, Outcome
 from conformance.report.view import View
-from conformance.results import Results
+from conformance.results.cell import Cell, Outcome
+from conformance.results.file import Results
 
 __all__ = ["Picture", "draw"]
 

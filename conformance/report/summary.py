@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 
-from conformance.cell import Outcome
 from conformance.contract.requirement import MUST, SHOULD
 from conformance.report.bits import FORGIVEN
 from conformance.report.findings import (
@@ -24,8 +23,9 @@ from conformance.report.findings import (
     warned,
 )
 from conformance.report.tally import judgement, tally
-from conformance.results import Results
-from conformance.verdict import OK
+from conformance.results.cell import Outcome
+from conformance.results.file import Results
+from conformance.results.verdict import OK
 
 __all__ = ["Summary"]
 

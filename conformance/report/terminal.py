@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conformance.cell import Cell, Outcome
 from conformance.contract.requirement import MAY, MUST, Requirement
 from conformance.layers.registry import Entry
 from conformance.profiles import PROFILES, named
 from conformance.report.tally import explored
-from conformance.verdict import INCOMPLETE, NONCONFORMING, OK, Verdict
+from conformance.results.cell import Cell, Outcome
+from conformance.results.verdict import INCOMPLETE, NONCONFORMING, OK, Verdict
 
 __all__ = ["at_once", "case_in_words", "console_for", "write_failure", "write_verdict"]
 

@@ -10,7 +10,6 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any
 
-from conformance.cell import Cell, Outcome
 from conformance.contract.requirement import MAY, MUST, SHOULD, Requirement
 from conformance.layers.registry import Entry
 from conformance.report.findings import COSTS, changes, costs
@@ -29,8 +28,9 @@ from conformance.report.tally import (
     tally,
     versions,
 )
-from conformance.results import Results
-from conformance.verdict import NONCONFORMING, OK
+from conformance.results.cell import Cell, Outcome
+from conformance.results.file import Results
+from conformance.results.verdict import NONCONFORMING, OK
 
 __all__ = ["TONE", "Card", "Mark", "Share", "View"]
 

@@ -12,10 +12,10 @@ import textwrap
 from types import ModuleType
 from typing import Any
 
-from conformance.cell import Cell
 from conformance.contract.requirement import catalogue
 from conformance.layers.implementation import FLAX, Implementation
 from conformance.layers.registry import Entry
+from conformance.results.cell import Cell
 from conformance.scripts.compose import layer_import, script
 from conformance.scripts.register import CHECKS, Check
 

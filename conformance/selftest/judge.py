@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from conformance.cell import Cell, Outcome
+from conformance.results.cell import Cell, Outcome
 
 if TYPE_CHECKING:
     from implementations.defects.record import Defect

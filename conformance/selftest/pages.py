@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conformance.results import Results, collection, parse, text_of
+from conformance.results.file import Results, collection, parse, text_of
 
 __all__ = ["NEWER", "Page", "loaded", "needs_extra", "page_of"]
 

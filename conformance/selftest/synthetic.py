@@ -6,8 +6,8 @@ import math
 import random
 from typing import Any
 
-from conformance.cell import Cell
-from conformance.results import FOOTER, FORMAT
+from conformance.results.cell import Cell
+from conformance.results.file import FOOTER, FORMAT
 from conformance.suite import AREAS
 
 __all__ = ["ENVIRONMENT", "cell_at", "results"]

@@ -13,7 +13,7 @@ import pytest
 import conformance
 from conformance import Report, UsageError
 from conformance.checking import check
-from conformance.results import parse, text_of
+from conformance.results.file import parse, text_of
 from conformance.selftest.synthetic import cell_at, results
 from conformance.standalone import source_of
 

@@ -10,7 +10,7 @@ import pytest
 from conformance.command import main
 from conformance.report.diff import NOT_COMPARABLE, SAME, WORSE, Difference, compare, text
 from conformance.report.merge import merge
-from conformance.results import Results, ResultsError, document, parse, text_of
+from conformance.results.file import Results, ResultsError, document, parse, text_of
 from conformance.selftest.synthetic import cell_at, results
 
 Document = dict[str, Any]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from conformance.cell import Cell, Outcome
-from conformance.conditions import WrongCondition, holds, require_possible
 from conformance.contract.requirement import Level, Requirement
-from conformance.expected import Expectations, Expected, from_project, require_right
 from conformance.layers.registry import Entry, LoadError, UsageError
 from conformance.propose import proposals
+from conformance.results.cell import Cell, Outcome
+from conformance.results.conditions import WrongCondition, holds, require_possible
+from conformance.results.expected import Expectations, Expected, from_project, require_right
+from conformance.results.verdict import NONCONFORMING, OK, Verdict, account
 from conformance.strictness import hold_to
-from conformance.verdict import NONCONFORMING, OK, Verdict, account
 
 ENTRY = Entry("acme:Dense", "acme.Dense", "acme.layers:Dense", "acme")
 KNOWN = Expected("forward/zero-input", "known", implementation="acme.Dense")

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from conformance.cell import Cell, Outcome
 from conformance.command import main
 from conformance.contract.requirement import catalogue
 from conformance.layers.registry import Entry
+from conformance.results.cell import Cell, Outcome
+from conformance.results.verdict import NONCONFORMING, USAGE
 from conformance.scripts import LONGEST, script_for
 from conformance.scripts.compose import layer_import
-from conformance.verdict import NONCONFORMING, USAGE
 
 CORRECT = {
     "nnx": "implementations.defects.base:CorrectDense",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from conformance.cell import Cell, Outcome
 from conformance.contract.requirement import catalogue
+from conformance.results.cell import Cell, Outcome
 from conformance.selftest.judge import Judgement, Subject, judge, sole_killers
 from conformance.selftest.matrix import kill_rate, matrix, summary
 from conformance.selftest.plan import cells_of

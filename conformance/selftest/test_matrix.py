@@ -16,7 +16,7 @@ from conformance.report.findings import changes, costs, kernels, newest, titles,
 from conformance.report.markdown import markdown
 from conformance.report.matrix import collect, expected_by_tox, matrix, show
 from conformance.report.summary import Summary
-from conformance.results import Results, text_of
+from conformance.results.file import Results, text_of
 from conformance.run_modes import _without
 from conformance.selftest.pages import NEWER, loaded
 from conformance.selftest.synthetic import cell_at, results

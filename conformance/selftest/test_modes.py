@@ -17,7 +17,7 @@ from conformance.contract.applicability import presumption
 from conformance.layers.registry import resolve
 from conformance.layers.x64 import widened
 from conformance.require import Violation
-from conformance.results import read_all
+from conformance.results.file import read_all
 
 
 @pytest.fixture(autouse=True)

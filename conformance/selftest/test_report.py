@@ -11,7 +11,7 @@ import pytest
 
 from conformance.command import main
 from conformance.report.tally import LOOK
-from conformance.results import collection, text_of
+from conformance.results.file import collection, text_of
 from conformance.selftest.pages import NEWER, Page, loaded, needs_extra, page_of
 from conformance.selftest.synthetic import cell_at, results
 from conformance.suite import AREAS

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conformance.results import (
+from conformance.results.file import (
     ResultsError,
     collection,
     document,
@@ -18,7 +18,7 @@ from conformance.results import (
     save,
     text_of,
 )
-from conformance.schema import UNDERSTOOD, faults, results_schema
+from conformance.results.schema import UNDERSTOOD, faults, results_schema
 from conformance.selftest.synthetic import cell_at, results
 
 VALID = results(3, 10, wrong=0.3, plots=True)

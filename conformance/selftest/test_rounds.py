@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from conformance import profiles
-from conformance.cell import Cell, Outcome
-from conformance.results import read
+from conformance.results.cell import Cell, Outcome
+from conformance.results.file import read
 from conformance.rounds import combined
 from conformance.stopping import Stop, Stopped
 

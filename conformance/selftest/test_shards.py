@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from conformance.cell import Cell, Outcome
 from conformance.contract.requirement import Requirement, catalogue
 from conformance.layers.registry import Entry
 from conformance.report.merge import merge
-from conformance.results import Results, document, parse, text_of
+from conformance.results.cell import Cell, Outcome
+from conformance.results.file import Results, document, parse, text_of
+from conformance.results.verdict import INCOMPLETE, OK, account
 from conformance.shards import Shard, expected_seconds
-from conformance.verdict import INCOMPLETE, OK, account
 
 ENTRIES = tuple(Entry(f"acme:{name}", name, f"acme:{name}", "acme") for name in "ABCDEFG")
 ENVIRONMENT = {"jax": "0.10.2", "seed": None}

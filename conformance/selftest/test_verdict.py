@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import product
 
-from conformance.cell import Cell, Outcome
 from conformance.contract.requirement import MUST, Requirement
 from conformance.layers.registry import Entry
-from conformance.verdict import NONCONFORMING, Verdict, account
+from conformance.results.cell import Cell, Outcome
+from conformance.results.verdict import NONCONFORMING, Verdict, account
 
 ENTRY = Entry(id="layer", name="layer", spec="module:Layer")
 

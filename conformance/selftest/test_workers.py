@@ -20,10 +20,10 @@ import pytest
 
 from conformance import hosts
 from conformance.breaker import Breaker
-from conformance.cell import Cell, Outcome
 from conformance.contract.requirement import Level, Requirement
 from conformance.layers.registry import Entry
 from conformance.postmortem import is_child, last_words
+from conformance.results.cell import Cell, Outcome
 from conformance.workers import Workers
 
 ENTRY = Entry("acme:Dense", "acme.Dense", "acme:Dense", "acme")

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conformance import kill_rate
-from conformance.cell import Cell, Outcome
 from conformance.contract.requirement import Requirement, catalogue
 from conformance.jax_setup import compile_cache
 from conformance.layers.registry import UsageError
 from conformance.plugin import RUN
-from conformance.results import save
+from conformance.results.cell import Cell, Outcome
+from conformance.results.file import save
 from conformance.selftest.judge import Judgement, Subject, judge
 from conformance.selftest.matrix import kill_rate as rate_of
 from conformance.selftest.matrix import matrix, summary

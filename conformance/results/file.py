@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from conformance.cell import Cell
 from conformance.contract.requirement import Level, Need, Requirement
 from conformance.layers.registry import Entry, UsageError
-from conformance.schema import faults
-from conformance.verdict import OK, Verdict
+from conformance.results.cell import Cell
+from conformance.results.schema import faults
+from conformance.results.verdict import OK, Verdict
 
 __all__ = [
     "FOOTER",

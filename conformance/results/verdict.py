@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from conformance.cell import Cell, Outcome
 from conformance.contract.requirement import MAY, MUST, Requirement
 from conformance.layers.registry import Entry
+from conformance.results.cell import Cell, Outcome
 
 __all__ = ["ERROR", "INCOMPLETE", "NONCONFORMING", "OK", "USAGE", "Verdict", "account"]
 

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from conformance.conditions import WrongCondition, holds, require_possible
 from conformance.layers.registry import Entry, LoadError, UsageError, registered, split_variant
+from conformance.results.conditions import WrongCondition, holds, require_possible
 
 __all__ = ["Expectations", "Expected", "from_project", "require_right"]
 
