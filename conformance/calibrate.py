@@ -16,7 +16,7 @@ import numpy as np
 from conformance.layer import Layer
 from conformance.layers.registry import UsageError, resolve
 from conformance.sampling import kernels
-from conformance.statistics import Evidence, correlation, power, rows
+from conformance.statistics import Evidence, by_requirement, correlation, power
 from conformance.statistics.laws import family_named
 from conformance.statistics.moments import variance, variance_limits
 
@@ -104,18 +104,18 @@ def _evidence(
 ) -> dict[str, list[Evidence]]:
     law = layer.convention.kernel
     families = tuple(filter(None, (family_named(name) for name in law.families)))
-    standard = rows.standardised(samples, law.variance)
+    standard = by_requirement.standardised(samples, law.variance)
     found = {
-        "kernel-mean": rows.mean_row(standard),
-        "kernel-variance": rows.variance_row(samples, law.variance),
-        "kernel-independence": rows.independence_row(standard),
-        "kernel-homogeneity": rows.homogeneity_row(standard, bool(families)),
-        "kernel-dispersion": rows.dispersion_row(standard),
-        "kernel-resolution": rows.resolution_row(samples),
-        "seeds-differ": rows.seeds_row(standard),
+        "kernel-mean": by_requirement.mean_row(standard),
+        "kernel-variance": by_requirement.variance_row(samples, law.variance),
+        "kernel-independence": by_requirement.independence_row(standard),
+        "kernel-homogeneity": by_requirement.homogeneity_row(standard, bool(families)),
+        "kernel-dispersion": by_requirement.dispersion_row(standard),
+        "kernel-resolution": by_requirement.resolution_row(samples),
+        "seeds-differ": by_requirement.seeds_row(standard),
     }
     if families:
-        found["kernel-law"] = rows.law_row(standard, families)
+        found["kernel-law"] = by_requirement.law_row(standard, families)
     return found
 
 

@@ -16,8 +16,8 @@ from conformance.cases import recorder
 
 if TYPE_CHECKING:
     from conformance.statistics import Evidence
+    from conformance.statistics.by_requirement import Samples, VarianceLaw
     from conformance.statistics.laws import Family
-    from conformance.statistics.rows import Samples, VarianceLaw
 
 __all__ = ["error_over_bound", "kernel_histogram", "kernel_variance", "take"]
 

@@ -28,10 +28,10 @@ from conformance.statistics import (
     rows,
     strongest,
 )
+from conformance.statistics.by_requirement import Shape, VarianceLaw
 from conformance.statistics.correlation import linked_seeds
 from conformance.statistics.identify import declared_names
 from conformance.statistics.laws import Family, family_named
-from conformance.statistics.rows import Shape, VarianceLaw
 
 __all__ = [
     "Declared",

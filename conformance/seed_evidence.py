@@ -11,7 +11,7 @@ from conformance.cases import Case, recorder
 from conformance.layer import Layer
 from conformance.require import Violation
 from conformance.sampling import drawn_at_once, judge, kernels, samples, structure_evidence
-from conformance.statistics import diagnose_seeds, identify_law, rows, seed_set, structure
+from conformance.statistics import by_requirement, diagnose_seeds, identify_law, seed_set, structure
 from conformance.statistics.correlation import linked_seeds, seed_shifts
 from conformance.statistics.seeds import BASES, random_seeds
 
@@ -124,13 +124,13 @@ def require_uncorrelated(layer: Layer) -> None:
     if layer.implementation.init is not None:
         drawn = samples(layer)
         finite = {size: w.astype(np.float64) for size, w in drawn.items() if np.isfinite(w).all()}
-    within = rows.centred(finite) if finite else {}
+    within = by_requirement.centred(finite) if finite else {}
     if finite and any(piece.rejected for piece in structure_evidence(layer)):
         return  # kernel-independence reports that; kernels of few free numbers look alike
     values = np.stack(list(numbers.values())).astype(np.float64)[:, None, :]
     if not np.isfinite(values).all():
         return  # construction/finite and the forward rows report that
-    values = rows.centred({(1, values.shape[2]): values})[1, values.shape[2]]
+    values = by_requirement.centred({(1, values.shape[2]): values})[1, values.shape[2]]
     place = {seed: i for i, seed in enumerate(numbers)}
     neighbours = [(place[s], place[s + 1]) for s in numbers if s + 1 in place]
     flips = [
@@ -144,7 +144,7 @@ def require_uncorrelated(layer: Layer) -> None:
         linked_seeds(values, flips, "seeds that differ in one bit"),
         seed_shifts(values[: min(len(values), 33)]),
     ]
-    evidence += rows.seeds_row(within)
+    evidence += by_requirement.seeds_row(within)
     judge(evidence, "", finite or None)
 
 

@@ -16,11 +16,20 @@ from conformance.selftest.mutants import (
     scaled_by,
     truncated,
 )
-from conformance.statistics import ALPHA, Evidence, design, moments, power, rows, shape, strongest
+from conformance.statistics import (
+    ALPHA,
+    Evidence,
+    by_requirement,
+    design,
+    moments,
+    power,
+    shape,
+    strongest,
+)
+from conformance.statistics.by_requirement import Samples
 from conformance.statistics.dispersion import under_dispersion
 from conformance.statistics.evidence import LOG_ALPHA
 from conformance.statistics.laws import NORMAL, TRUNCATED_NORMAL, UNIFORM, Family
-from conformance.statistics.rows import Samples
 from conformance.statistics.structure import rank, shared_run
 
 FAMILIES = (NORMAL, TRUNCATED_NORMAL)
@@ -31,26 +40,28 @@ def _fan_in(in_features: int, features: int) -> float:
 
 
 def _homogeneity(standard: Samples) -> list[Evidence]:
-    accepted = not strongest(rows.law_row(standard, FAMILIES)).rejected
-    return rows.homogeneity_row(rows.centred(standard), accepted)
+    accepted = not strongest(by_requirement.law_row(standard, FAMILIES)).rejected
+    return by_requirement.homogeneity_row(by_requirement.centred(standard), accepted)
 
 
 STANDARDISED: dict[str, Callable[[Samples], list[Evidence]]] = {
-    "mean": rows.mean_row,
-    "law": lambda standard: rows.law_row(standard, FAMILIES),
-    "independence": lambda standard: rows.independence_row(rows.centred(standard)),
+    "mean": by_requirement.mean_row,
+    "law": lambda standard: by_requirement.law_row(standard, FAMILIES),
+    "independence": lambda standard: by_requirement.independence_row(
+        by_requirement.centred(standard)
+    ),
     "homogeneity": _homogeneity,
-    "dispersion": rows.dispersion_row,
-    "seeds": rows.seeds_row,
+    "dispersion": by_requirement.dispersion_row,
+    "seeds": by_requirement.seeds_row,
 }
 
 
 def _evidence(samples: Samples, row: str) -> list[Evidence]:
     if row == "variance":
-        return rows.variance_row(samples, _fan_in)
+        return by_requirement.variance_row(samples, _fan_in)
     if row == "resolution":
-        return rows.resolution_row(samples)
-    return STANDARDISED[row](rows.rescaled(samples, _fan_in))
+        return by_requirement.resolution_row(samples)
+    return STANDARDISED[row](by_requirement.rescaled(samples, _fan_in))
 
 
 ROWS = ("variance", "resolution", *STANDARDISED)
@@ -113,9 +124,9 @@ def test_two_per_cent_and_a_fiftieth_of_sigma_are_caught_in_standard(draw: Draw)
     right = drawn(draw, "standard")
     for factor in (0.98, 1.02):
         samples = {size: w * np.float32(math.sqrt(factor)) for size, w in right.items()}
-        assert strongest(rows.variance_row(samples, _fan_in)).rejected
-    shifted = {size: z + 0.02 for size, z in rows.standardised(right, _fan_in).items()}
-    assert strongest(rows.mean_row(shifted)).rejected
+        assert strongest(by_requirement.variance_row(samples, _fan_in)).rejected
+    shifted = {size: z + 0.02 for size, z in by_requirement.standardised(right, _fan_in).items()}
+    assert strongest(by_requirement.mean_row(shifted)).rejected
 
 
 def test_the_power_bound_is_kept_by_simulation() -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from conformance.statistics.by_requirement import Samples
 from conformance.statistics.evidence import Array, Evidence
 from conformance.statistics.identify import LawDiagnosis, identify_law
-from conformance.statistics.rows import Samples
 
 _BFLOAT16_LEVELS = 512
 _FLOAT16_LEVELS = 4096

@@ -14,7 +14,7 @@ from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layer import Layer, as_jax
 from conformance.require import during
 from conformance.sampling import judge, recovered
-from conformance.statistics import causes, rows, strongest
+from conformance.statistics import by_requirement, causes, strongest
 from conformance.statistics.identify import declared_names
 from conformance.statistics.laws import family_named
 
@@ -210,16 +210,19 @@ def test_recovered_kernel(layer: Layer) -> None:
     law = layer.convention.kernel
     families = tuple(filter(None, (family_named(name) for name in law.families)))
     names = declared_names(families, law.variance)
-    rescaled = rows.rescaled(drawn, law.variance)
+    rescaled = by_requirement.rescaled(drawn, law.variance)
 
     def cause() -> str:
         return causes.law(drawn, names)
 
-    evidence = rows.independence_row(rows.centred(rescaled))
+    evidence = by_requirement.independence_row(by_requirement.centred(rescaled))
     judge(evidence, lambda: causes.independence(drawn, strongest(evidence)))
-    judge(rows.resolution_row(drawn), lambda: causes.resolution(drawn))
-    judge(rows.mean_row(rescaled), lambda: causes.mean(drawn))
-    judge(rows.homogeneity_row(rows.centred(rescaled), False))
-    judge(rows.variance_row(drawn, law.variance), cause)
-    judge(rows.law_row(rescaled, families), cause)
-    judge(rows.dispersion_row(rows.centred(rescaled)), lambda: causes.dispersion(drawn))
+    judge(by_requirement.resolution_row(drawn), lambda: causes.resolution(drawn))
+    judge(by_requirement.mean_row(rescaled), lambda: causes.mean(drawn))
+    judge(by_requirement.homogeneity_row(by_requirement.centred(rescaled), False))
+    judge(by_requirement.variance_row(drawn, law.variance), cause)
+    judge(by_requirement.law_row(rescaled, families), cause)
+    judge(
+        by_requirement.dispersion_row(by_requirement.centred(rescaled)),
+        lambda: causes.dispersion(drawn),
+    )

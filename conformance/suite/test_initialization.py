@@ -28,7 +28,7 @@ from conformance.sampling import (
     samples,
     structure_evidence,
 )
-from conformance.statistics import causes, identify_law, power, rows, strongest
+from conformance.statistics import by_requirement, causes, identify_law, power, strongest
 from conformance.statistics.moments import mean, variance
 
 INDEPENDENT = (
@@ -147,7 +147,7 @@ def test_kernel_independence(layer: Layer) -> None:
     images, in values or in magnitudes; no repeated, antithetic, sorted or low-rank structure. The
     bounds hold conditionally on the magnitudes (Hoeffding 1963), so they need no scale.
     """
-    evidence = [*structure_evidence(layer), *rows.magnitude_row(declared(layer).centred)]
+    evidence = [*structure_evidence(layer), *by_requirement.magnitude_row(declared(layer).centred)]
     drawn = samples(layer)
     judge(evidence, lambda: causes.independence(drawn, strongest(evidence)), drawn)
     _no_column_repeats(layer)
@@ -183,7 +183,7 @@ def test_kernel_resolution(layer: Layer) -> None:
     """
     _full_precision(layer)
     drawn = declared(layer).finite
-    judge(rows.resolution_row(drawn), lambda: causes.resolution(drawn), drawn)
+    judge(by_requirement.resolution_row(drawn), lambda: causes.resolution(drawn), drawn)
 
 
 MOMENTS = ("initialization/kernel-independence", "initialization/kernel-resolution", *INDEPENDENT)
@@ -200,7 +200,7 @@ def test_kernel_mean(layer: Layer) -> None:
     this one singles it out.
     """
     law = declared(layer)
-    evidence = rows.mean_row(law.rescaled, law.mean_slack)
+    evidence = by_requirement.mean_row(law.rescaled, law.mean_slack)
     judge(evidence, lambda: causes.mean(law.finite), law.finite)
     _each_mean(layer)  # type: ignore[call-arg]  # Hypothesis gives the case
 
@@ -226,7 +226,7 @@ def test_kernel_homogeneity(layer: Layer) -> None:
     """
     law = declared(layer)
     accepted = not strongest(law_evidence(layer)).rejected
-    evidence = rows.homogeneity_row(law.centred, accepted and bool(law.families))
+    evidence = by_requirement.homogeneity_row(law.centred, accepted and bool(law.families))
     judge(evidence, lambda: causes.homogeneity(strongest(evidence)), law.finite)
 
 
@@ -246,7 +246,7 @@ def test_kernel_variance(layer: Layer) -> None:
     """
     law = declared(layer)
     require.note(power.statement(law.plan.profile, law.count, law.plan.promised))
-    evidence = rows.variance_row(law.finite, law.variance, law.variance_slack)
+    evidence = by_requirement.variance_row(law.finite, law.variance, law.variance_slack)
     figures.kernel_variance((in_features for in_features, _ in law.finite), evidence)
     judge(evidence, lambda: causes.law(law.finite, law.names), law.finite)
     _each_variance(layer)  # type: ignore[call-arg]  # Hypothesis gives the case
@@ -307,7 +307,7 @@ def test_kernel_dispersion(layer: Layer) -> None:
     """
     _full_precision(layer)
     law = declared(layer)
-    evidence = rows.dispersion_row(law.centred)
+    evidence = by_requirement.dispersion_row(law.centred)
     judge(evidence, lambda: causes.dispersion(law.finite), law.finite)
 
 
