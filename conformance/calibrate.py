@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conformance.layer import Layer
+from conformance.checks.kernels import kernels
+from conformance.checks.layer import Layer
 from conformance.layers.registry import UsageError, resolve
-from conformance.sampling import kernels
 from conformance.statistics import Evidence, by_requirement, correlation, power
 from conformance.statistics.laws import family_named
 from conformance.statistics.moments import variance, variance_limits

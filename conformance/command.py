@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from conformance.bench.command import bench, bench_arguments
+from conformance.checks.profiles import DEFAULT, PROFILES
 from conformance.jax_setup.modes import MODES, chosen_modes, enter
 from conformance.layers.registry import UsageError, resolve
 from conformance.plugin import gibibytes, seconds, shard
-from conformance.profiles import DEFAULT, PROFILES
 from conformance.report import commands, matrix
 
 __all__ = ["main"]

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from conformance import interrupts, isolation, precision
+from conformance import interrupts, isolation
+from conformance.checks import precision
+from conformance.checks.require import safe_text
 from conformance.contract.requirement import requirement_of
 from conformance.jax_setup import compile_cache, mlir_context
 from conformance.patches import Originals
-from conformance.require import safe_text
 
 __all__ = ["Containment"]
 

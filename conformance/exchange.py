@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from conformance import profiles, reproduction
+from conformance import reproduction
+from conformance.checks import profiles
 from conformance.contract.requirement import Requirement
 from conformance.items import entry_of, row_of
 from conformance.layers.registry import Entry

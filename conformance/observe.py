@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conformance.cases import Case
+from conformance.checks.cases import Case
+from conformance.checks.layer import Layer
+from conformance.checks.require import Violation, safe_text
 from conformance.contract.requirement import PARAMETERS
 from conformance.jax_setup.lazy import jax
-from conformance.layer import Layer
-from conformance.require import Violation, safe_text
 
 __all__ = ["observe"]
 

@@ -6,11 +6,11 @@ import os
 import shlex
 from typing import Any
 
-from conformance import profiles
+from conformance.checks import profiles
+from conformance.checks.require import safe_text
 from conformance.contract.requirement import Requirement
 from conformance.jax_setup import modes
 from conformance.layers.registry import Entry
-from conformance.require import safe_text
 from conformance.results.cell import Cell
 
 __all__ = ["command", "script", "text_of"]

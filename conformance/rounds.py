@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
-from conformance import profiles
+from conformance.checks import profiles
 from conformance.results.cell import Cell, Outcome
 from conformance.stopping import Stop, Stopped
 

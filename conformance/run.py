@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from conformance import database, interrupts, memory, profiles, reproduction
+from conformance import database, interrupts, memory, reproduction
 from conformance.breaker import Breaker
+from conformance.checks import profiles
 from conformance.containment import Containment
 from conformance.contract.requirement import Requirement, chosen
 from conformance.items import entry_of, row_of
@@ -179,7 +180,7 @@ class Run:
 
     def layer(self, entry: Entry) -> Any:
         """The layer of an entry, loaded once in this process."""
-        from conformance.layer import Layer
+        from conformance.checks.layer import Layer
 
         if entry.id not in self.layers:
             try:
@@ -227,7 +228,7 @@ class Run:
         row = row_of(item)
         if row is None:
             return (yield)
-        from conformance.cases import recorder
+        from conformance.checks.cases import recorder
 
         recorder.start()
         entry = entry_of(item)

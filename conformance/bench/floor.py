@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from conformance import profiles
-from conformance.cases import Case, over
+from conformance.checks import profiles
+from conformance.checks.cases import Case, over
 from conformance.jax_setup import compile_cache
 from implementations.my_dense import MyDense
 

@@ -16,7 +16,7 @@ VARIABLE = "CONFORMANCE_BENCH_WITHOUT"
 
 
 def _pool() -> None:
-    from conformance import cases, profiles
+    from conformance.checks import cases, profiles
 
     over = cases.over
     largest = max(max(size) for size in profiles.PROFILES[profiles.DEFAULT].sizes)
@@ -31,16 +31,16 @@ def _pool() -> None:
 
 
 def _shared_programs() -> None:
-    from conformance import programs
+    from conformance.checks import programs
     from conformance.jax_setup.lazy import jax
 
     programs.remembered = lambda layer, name, make: jax.jit(make())
 
 
 def _draws_together() -> None:
-    from conformance import sampling, seed_evidence
+    from conformance.checks import kernels, seeds
 
-    together = sampling.drawn_at_once
+    together = kernels.drawn_at_once
 
     def one_by_one(layer: Any, wanted: Sequence[Any], *how: Any, **named: Any) -> Any:
         drawn: list[Any] = []
@@ -51,11 +51,11 @@ def _draws_together() -> None:
             drawn += found
         return drawn
 
-    sampling.drawn_at_once = seed_evidence.drawn_at_once = one_by_one
+    kernels.drawn_at_once = seeds.drawn_at_once = one_by_one
 
 
 def _hardly_optimized_draws() -> None:
-    from conformance import programs
+    from conformance.checks import programs
 
     programs._HARDLY.clear()
     programs._OLD_EMITTERS.clear()

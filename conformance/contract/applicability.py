@@ -1,7 +1,7 @@
 """Which requirements presume float32 or a drawn kernel, where a layer declares something else.
 
 What can be said of half precision is held to the bounds of that dtype: see
-:meth:`conformance.layer.Layer.value`. These rows are exact, or bounded, in float32 alone.
+:meth:`conformance.checks.layer.Layer.value`. These rows are exact, or bounded, in float32 alone.
 A kernel that starts at 0 is the same for every seed.
 """
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from conformance import interrupts
+from conformance.checks.require import safe_text
 from conformance.layers.implementation import Implementation
-from conformance.require import safe_text
 
 __all__ = [
     "GROUP",

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from conformance.checks.profiles import PROFILES, named
 from conformance.contract.requirement import MAY, MUST, Requirement
 from conformance.layers.registry import Entry
-from conformance.profiles import PROFILES, named
 from conformance.report.tally import explored
 from conformance.results.cell import Cell, Outcome
 from conformance.results.verdict import INCOMPLETE, NONCONFORMING, OK, Verdict

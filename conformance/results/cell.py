@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from conformance import figures
-from conformance.cases import free_parts, recorder
+from conformance.checks import plot_data
+from conformance.checks.cases import free_parts, recorder
+from conformance.checks.require import Violation, safe_text, take_remarks
 from conformance.contract.requirement import MAY, Requirement
 from conformance.layers.registry import LoadError
-from conformance.require import Violation, safe_text, take_remarks
 
 __all__ = ["Cell", "Outcome", "cell_of"]
 
@@ -70,7 +70,7 @@ class Cell:
     obstacle
         Whether the check did not get as far as what its requirement is about.
     plots
-        Binned numbers that are better looked at than read: see :mod:`conformance.figures`.
+        Binned numbers that are better looked at than read: see :mod:`conformance.checks.plot_data`.
     elsewhere
         Whether it did not run because it is for another shard of the run.
     """
@@ -147,7 +147,7 @@ def cell_of(
         measured=plain(recorded),
         notes=notes,
     )
-    cell.plots = figures.take()
+    cell.plots = plot_data.take()
     error = call.excinfo.value if call.excinfo is not None else None
     if error is None:
         return cell

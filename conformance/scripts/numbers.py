@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases import mixed_rows
+from conformance.checks.cases import mixed_rows
 from conformance.scripts.given import IN, OUT, VALUES
 
 __all__ = [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.profiles import PROFILES
+from conformance.checks.profiles import PROFILES
 
 GOOD = """
 import jax, jax.numpy as jnp

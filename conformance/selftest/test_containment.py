@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from conformance import interrupts, isolation
+from conformance.checks.require import NotApplicable, Violation, during, not_applicable, safe_text
 from conformance.containment import Containment
 from conformance.patches import Originals
-from conformance.require import NotApplicable, Violation, during, not_applicable, safe_text
 
 CHANGES: dict[str, Callable[[], object]] = {
     "os.environ['XLA_FLAGS'] became 'x'": lambda: os.environ.update(XLA_FLAGS="x"),

@@ -6,14 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conformance import FLAX, Convention, Law, catalogue, oracle, require
+from conformance import FLAX, Convention, Law, catalogue
+from conformance.checks import oracle, require
+from conformance.checks.layer import Layer, rounded
 from conformance.contract.applicability import (
     DRAWN,
     FLOAT32_COMPUTATION,
     FLOAT32_PARAMETERS,
     presumption,
 )
-from conformance.layer import Layer, rounded
 from conformance.layers.registry import Entry, LoadError, UsageError, resolve, split_variant
 from implementations.nnx_linear import VARIANTS, Linear
 

@@ -19,8 +19,8 @@ from hypothesis.database import (
     ReadOnlyDatabase,
 )
 
-from conformance import profiles
-from conformance.cases import Case, over
+from conformance.checks import profiles
+from conformance.checks.cases import Case, over
 from conformance.database import key, opened
 from conformance.layers.registry import UsageError
 

@@ -163,7 +163,7 @@ def test_a_registration_expects_nothing_that_cannot_fail() -> None:
     from dataclasses import replace
 
     from conformance import adapt
-    from conformance.layer import Layer
+    from conformance.checks.layer import Layer
     from implementations.dense_forward import dense_forward
 
     for requirement, said in (("state/pickles", "not applicable"), ("state/pickle", "did you")):

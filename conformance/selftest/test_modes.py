@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conformance import require
+from conformance.checks import require
+from conformance.checks.require import Violation
 from conformance.contract.applicability import presumption
 from conformance.layers.registry import resolve
 from conformance.layers.x64 import widened
-from conformance.require import Violation
 from conformance.results.file import read_all
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from conformance.checks.profiles import PROFILES
 from conformance.contract.requirement import catalogue
 from conformance.order import FIRST, LAST, telling_first
-from conformance.profiles import PROFILES
 
 WRONG = """
 import jax.numpy as jnp

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import pytest
 
-from conformance import precision
+from conformance.checks import precision
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conformance import profiles
+from conformance.checks import profiles
 from conformance.results.cell import Cell, Outcome
 from conformance.results.file import read
 from conformance.rounds import combined

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from conformance import require
-from conformance.cases import BATCH, Case, over
+from conformance.checks import require
+from conformance.checks.cases import BATCH, Case, over
+from conformance.checks.kernels import samples
+from conformance.checks.layer import Built, Layer
+from conformance.checks.require import during
 from conformance.contract.requirement import (
     ANY,
     MAY,
@@ -18,9 +21,6 @@ from conformance.contract.requirement import (
     requirement,
 )
 from conformance.jax_setup.lazy import jax
-from conformance.layer import Built, Layer
-from conformance.require import during
-from conformance.sampling import samples
 
 _HUGE = (2048, 2048)
 """Beyond what is built here; a construction that loops in Python is described in seconds."""

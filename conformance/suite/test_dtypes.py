@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from conformance import gradients, jaxprs, oracle, programs, require
-from conformance.cases import Case, over
+from conformance.checks import gradients, jaxprs, oracle, programs, require
+from conformance.checks.cases import Case, over
+from conformance.checks.layer import Built, Layer, as_jax
 from conformance.contract.requirement import ANY, MAY, MUST, PARAMETERS, SHOULD, requirement
 from conformance.jax_setup.lazy import jax, jnp
-from conformance.layer import Built, Layer, as_jax
 
 VALUE = "forward/affine-value"
 BASE = ["construction/abstract-init", "state/exact-state", "transforms/jit"]

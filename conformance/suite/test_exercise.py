@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from conformance import oracle, require
-from conformance.cases import Case, over
+from conformance.checks import oracle, require
+from conformance.checks.cases import Case, over
+from conformance.checks.kernels import judge, recovered
+from conformance.checks.layer import Layer, as_jax
+from conformance.checks.require import during
 from conformance.contract.requirement import EXERCISE, MUST, SHOULD, requirement
 from conformance.jax_setup.lazy import jax, jnp, nnx
-from conformance.layer import Layer, as_jax
-from conformance.require import during
-from conformance.sampling import judge, recovered
 from conformance.statistics import by_requirement, causes, strongest
 from conformance.statistics.identify import declared_names
 from conformance.statistics.laws import family_named

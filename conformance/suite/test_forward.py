@@ -9,12 +9,12 @@ from functools import partial
 
 import numpy as np
 
-from conformance import diagnosis, oracle, require
-from conformance.cases import BATCH, LARGE, SMALL, TALL, WIDE, Case, over
+from conformance.checks import diagnosis, oracle, require
+from conformance.checks.cases import BATCH, LARGE, SMALL, TALL, WIDE, Case, over
+from conformance.checks.layer import Built, Layer, rounded
+from conformance.checks.programs import FEW_SIZES
 from conformance.contract.requirement import ANY, MUST, PARAMETERS, SHOULD, requirement
 from conformance.jax_setup.lazy import jax
-from conformance.layer import Built, Layer, rounded
-from conformance.programs import FEW_SIZES
 
 # Where what is checked abstractly at every size is checked by a real call, too.
 EAGER = [(1, 1), (3, 10), (16, 16)]

@@ -12,12 +12,9 @@ import math
 
 import numpy as np
 
-from conformance import figures, require
-from conformance.cases import BATCH, TALL, WIDE, Case, over
-from conformance.contract.requirement import LINEN, MUST, PARAMETERS, SHOULD, requirement
-from conformance.jax_setup.lazy import jax
-from conformance.layer import Layer, as_jax
-from conformance.sampling import (
+from conformance.checks import plot_data, require
+from conformance.checks.cases import BATCH, TALL, WIDE, Case, over
+from conformance.checks.kernels import (
     bias_evidence,
     biases,
     declared,
@@ -28,6 +25,9 @@ from conformance.sampling import (
     samples,
     structure_evidence,
 )
+from conformance.checks.layer import Layer, as_jax
+from conformance.contract.requirement import LINEN, MUST, PARAMETERS, SHOULD, requirement
+from conformance.jax_setup.lazy import jax
 from conformance.statistics import by_requirement, causes, identify_law, power, strongest
 from conformance.statistics.moments import mean, variance
 
@@ -247,7 +247,7 @@ def test_kernel_variance(layer: Layer) -> None:
     law = declared(layer)
     require.note(power.statement(law.plan.profile, law.count, law.plan.promised))
     evidence = by_requirement.variance_row(law.finite, law.variance, law.variance_slack)
-    figures.kernel_variance((in_features for in_features, _ in law.finite), evidence)
+    plot_data.kernel_variance((in_features for in_features, _ in law.finite), evidence)
     judge(evidence, lambda: causes.law(law.finite, law.names), law.finite)
     _each_variance(layer)  # type: ignore[call-arg]  # Hypothesis gives the case
 
@@ -288,7 +288,7 @@ def test_kernel_law(layer: Layer) -> None:
     found = identify_law(law.finite)
     if found.verdict == "known":
         require.note(f"the law found: {found.name}")
-    figures.kernel_histogram(law.finite, law.variance, law.families)
+    plot_data.kernel_histogram(law.finite, law.variance, law.families)
     judge(law_evidence(layer), lambda: causes.law(law.finite, law.names), law.finite)
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from conformance import diagnosis, oracle, require
-from conformance.cases import BATCH, Case, over
+from conformance.checks import diagnosis, oracle, require
+from conformance.checks.cases import BATCH, Case, over
+from conformance.checks.layer import Built, Layer
+from conformance.checks.precision import by_default
+from conformance.checks.require import during
 from conformance.contract.requirement import MUST, PARAMETERS, SHOULD, requirement
 from conformance.jax_setup.lazy import jax
-from conformance.layer import Built, Layer
-from conformance.precision import by_default
-from conformance.require import during
 
 # Operands rounded to eight bits with a common scale, the coarsest format that layers compute in.
 ANY_PRECISION = oracle.Precision("any", operand=2.0**-5)

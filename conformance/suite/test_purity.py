@@ -9,12 +9,13 @@ import random
 
 import numpy as np
 
-from conformance import isolation, require
-from conformance.cases import Case, over
+from conformance import isolation
+from conformance.checks import require
+from conformance.checks.cases import Case, over
+from conformance.checks.layer import Layer
+from conformance.checks.programs import FEW_SIZES
 from conformance.contract.requirement import ANY, MAY, MUST, requirement
 from conformance.jax_setup.lazy import jax
-from conformance.layer import Layer
-from conformance.programs import FEW_SIZES
 
 
 def _construct_and_call(layer: Layer, case: Case, x: np.ndarray, *, as_given: bool = False) -> None:

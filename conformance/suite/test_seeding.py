@@ -10,16 +10,16 @@ import threading
 
 import numpy as np
 
-from conformance import require
-from conformance.cases import BATCH, LARGE, TALL, WIDE, Case, over
+from conformance.checks import require
+from conformance.checks.another_process import elsewhere, kernel_digests, what_differs
+from conformance.checks.cases import BATCH, LARGE, TALL, WIDE, Case, over
+from conformance.checks.kernels import judge
+from conformance.checks.layer import Layer, as_jax
+from conformance.checks.programs import FEW_SIZES, compiled_to_run_once
+from conformance.checks.require import during, on_the_way
+from conformance.checks.seeds import require_different, require_uncorrelated
 from conformance.contract.requirement import ANY, MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
 from conformance.jax_setup.lazy import jax, nnx
-from conformance.layer import Layer, as_jax
-from conformance.other_process import elsewhere, kernel_digests, what_differs
-from conformance.programs import FEW_SIZES, compiled_to_run_once
-from conformance.require import during, on_the_way
-from conformance.sampling import judge
-from conformance.seed_evidence import require_different, require_uncorrelated
 from conformance.statistics.moments import variance
 
 
@@ -239,7 +239,7 @@ def test_params_stream(layer: Layer, case: Case) -> None:
 
 
 def _module_of(layer: Layer, case: Case):  # type: ignore[no-untyped-def]  # a local function
-    from conformance.layer import Built
+    from conformance.checks.layer import Built
 
     construct = layer.implementation.module
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from conformance import checkpoints, profiles, programs, require
-from conformance.cases import Case, over
+from conformance.checks import checkpoints, profiles, programs, require
+from conformance.checks.cases import Case, over
+from conformance.checks.layer import Built, Layer
 from conformance.contract.requirement import LINEN, NNX, PARAMETERS, SHOULD, requirement
-from conformance.layer import Built, Layer
 
 
 @requirement("serialization/stable-names", SHOULD, PARAMETERS, declared=True)

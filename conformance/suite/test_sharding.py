@@ -9,10 +9,10 @@ import inspect
 
 import numpy as np
 
-from conformance import meshes, require
-from conformance.cases import Case, over
+from conformance.checks import meshes, require
+from conformance.checks.cases import Case, over
+from conformance.checks.layer import Layer
 from conformance.contract.requirement import MAY, NNX, PARAMETERS, SHOULD, requirement
-from conformance.layer import Layer
 
 
 @requirement(

@@ -9,15 +9,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from conformance import oracle, require
-from conformance.cases import BATCH, SMALL, Case, over
+from conformance.checks import oracle, require
+from conformance.checks.another_process import PICKLED, require_unpickled
+from conformance.checks.cases import BATCH, SMALL, Case, over
+from conformance.checks.layer import Built, Layer, as_jax
+from conformance.checks.mutation import (
+    require_forgotten,
+    require_unchanged,
+    require_unchanged_variables,
+)
+from conformance.checks.programs import FEW_SIZES
+from conformance.checks.require import during
 from conformance.contract.requirement import MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
 from conformance.jax_setup.lazy import jax, jnp, nnx
-from conformance.layer import Built, Layer, as_jax
-from conformance.other_process import PICKLED, require_unpickled
-from conformance.programs import FEW_SIZES
-from conformance.require import during
-from conformance.unchanged import require_forgotten, require_unchanged, require_unchanged_variables
 
 
 @requirement(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from conformance import gradients, jaxprs, oracle, programs, require
-from conformance.cases import BATCH, Case, over
+from conformance.checks import gradients, jaxprs, oracle, programs, require
+from conformance.checks.cases import BATCH, Case, over
+from conformance.checks.layer import Layer, as_jax
+from conformance.checks.mutation import leaks_nothing, require_own_buffers
+from conformance.checks.oracle import Bounded
 from conformance.contract.requirement import MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
 from conformance.jax_setup.lazy import jax, jnp
-from conformance.layer import Layer, as_jax
-from conformance.oracle import Bounded
-from conformance.unchanged import leaks_nothing, require_own_buffers
 
 VALUE = "forward/affine-value"
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from conformance.checks.require import Violation
 from conformance.jax_setup.lazy import jax
 from conformance.layers.implementation import Convention
-from conformance.require import Violation
 
 __all__ = ["Access", "Leaf", "Parameters", "find", "leaves_of", "register"]
 

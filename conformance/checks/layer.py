@@ -1,6 +1,6 @@
 """The layer under test, as the property tests see it.
 
-What the layer's code raises becomes a :class:`~conformance.require.Violation`: it is the
+What the layer's code raises becomes a :class:`~conformance.checks.require.Violation`: it is the
 layer's fault, and never ends a test as an error of the suite.
 """
 
@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from conformance import oracle
-from conformance.cases import BATCH, Case
+from conformance.checks import oracle
+from conformance.checks.cases import BATCH, Case
+from conformance.checks.require import fail, on_the_way
 from conformance.contract.applicability import presumption
 from conformance.contract.requirement import (
     ANY,
@@ -30,7 +31,6 @@ from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.adapters.parameters import Leaf, leaves_of
 from conformance.layers.implementation import Convention, Implementation
 from conformance.layers.registry import Entry
-from conformance.require import fail, on_the_way
 
 __all__ = ["Built", "Layer", "as_jax", "rounded", "stack"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from conformance import programs, require
-from conformance.cases import Case
+from conformance.checks import programs, require
+from conformance.checks.cases import Case
+from conformance.checks.layer import Layer
 from conformance.jax_setup.lazy import jax, nnx
-from conformance.layer import Layer
 
 __all__ = [
     "ANNOTATION",

@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import seed as fixed_seed
 from hypothesis import strategies as st
 
-from conformance import profiles
+from conformance.checks import profiles
 
 __all__ = [
     "BATCH",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conformance.cases import recorder
+from conformance.checks.cases import recorder
 
 if TYPE_CHECKING:
     from conformance.statistics import Evidence

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from conformance.checks.oracle import Precision
 from conformance.jax_setup.lazy import jax
-from conformance.oracle import Precision
 
 __all__ = ["by_default", "settle"]
 

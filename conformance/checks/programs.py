@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from conformance.cases import BATCH, Case
+from conformance.checks.cases import BATCH, Case
+from conformance.checks.layer import Built, Layer, as_jax, stack
 from conformance.jax_setup.lazy import jax, jnp, nnx
-from conformance.layer import Built, Layer, as_jax, stack
 
 __all__ = [
     "FEW_SIZES",

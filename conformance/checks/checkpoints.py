@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from conformance.checks.layer import Built
 from conformance.jax_setup.lazy import jax, jnp, nnx
-from conformance.layer import Built
 from conformance.layers.adapters.parameters import Parameters
 
 __all__ = ["by_bytes", "by_orbax", "has_orbax", "restored", "values_of"]

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from conformance import programs, require
-from conformance.cases import BATCH, Case
+from conformance.checks import programs, require
+from conformance.checks.cases import BATCH, Case
+from conformance.checks.layer import Built, Layer, as_jax
+from conformance.checks.require import on_the_way
 from conformance.jax_setup.lazy import jax, jnp, nnx
-from conformance.layer import Built, Layer, as_jax
-from conformance.require import on_the_way
 
 __all__ = [
     "leaks_nothing",

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from conformance import oracle, require
-from conformance.cases import Case
-from conformance.layer import Layer
+from conformance.checks import oracle, require
+from conformance.checks.cases import Case
+from conformance.checks.layer import Layer
+from conformance.checks.oracle import Bounded
 from conformance.layers.adapters.parameters import Parameters
-from conformance.oracle import Bounded
 
 __all__ = ["Point", "directions", "of_state", "points", "require_gradients", "require_value"]
 

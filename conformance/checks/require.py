@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from conformance import figures, interrupts
+from conformance import interrupts
+from conformance.checks import plot_data
 from conformance.jax_setup.lazy import jax
 
 __all__ = [
@@ -202,7 +203,7 @@ def within(found: Any, reference: Any, bound: Any, what: str, *, cause: str = ""
         ratio = np.where((error == 0.0) | np.isposinf(bound), 0.0, error / bound)
     ratio = np.where(np.isnan(ratio), np.inf, ratio)
     place = _worst(ratio)
-    figures.error_over_bound(float(ratio[place]))
+    plot_data.error_over_bound(float(ratio[place]))
     _figures["ratio"] = max(float(ratio[place]), float(_figures.get("ratio", 0.0)))
     if ratio[place] <= 1.0:
         return float(ratio[place])

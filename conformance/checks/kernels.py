@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from conformance import profiles, require
-from conformance.cases import Case, recorder
+from conformance.checks import profiles, require
+from conformance.checks.cases import Case, recorder
+from conformance.checks.layer import Layer
+from conformance.checks.programs import compiled_to_run_once
 from conformance.jax_setup.lazy import jax
-from conformance.layer import Layer
-from conformance.programs import compiled_to_run_once
 from conformance.statistics import (
     ALPHA,
     Design,

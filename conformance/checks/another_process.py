@@ -26,8 +26,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from conformance import other_world, require
-from conformance.cases import Case
+from conformance.checks import disguise, require
+from conformance.checks.cases import Case
 from conformance.layers.registry import Entry
 
 __all__ = ["PICKLED", "elsewhere", "kernel_digests", "require_unpickled", "what_differs"]
@@ -63,7 +63,7 @@ class _Elsewhere:
     def __init__(self) -> None:
         hash_seed = _HASH_SEED if os.environ.get("PYTHONHASHSEED") != _HASH_SEED else "1"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "conformance.other_process"],
+            [sys.executable, "-m", "conformance.checks.another_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -100,7 +100,7 @@ def _started() -> _Elsewhere:
     return started
 
 
-def elsewhere(layer: Any, changes: Sequence[str] = other_world.CHANGES) -> dict[str, Any]:
+def elsewhere(layer: Any, changes: Sequence[str] = disguise.CHANGES) -> dict[str, Any]:
     """What the layer is in the other process, with these changes of its world.
 
     ``{"digests": ..., "unpickled": ...}``: as :func:`kernel_digests`, and kernel, bias and output
@@ -129,7 +129,7 @@ def what_differs(layer: Any, here: dict[str, str]) -> str:
 
     if differs():
         return "construction depends on the process: on hash(), on id(), or on its number"
-    found = [change for change in other_world.CHANGES if differs(change)]
+    found = [change for change in disguise.CHANGES if differs(change)]
     return f"construction depends on {found[0]}" if len(found) == 1 else ""
 
 
@@ -170,7 +170,7 @@ def _pickled(layer: Any) -> str:
 
 
 def _unpickled(layer: Any, pickled: str) -> dict[str, Any]:
-    from conformance.layer import Built
+    from conformance.checks.layer import Built
 
     try:
         dense = Built(layer, module=pickle.loads(base64.b64decode(pickled)))
@@ -182,13 +182,13 @@ def _unpickled(layer: Any, pickled: str) -> dict[str, Any]:
 
 
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
-    from conformance.layer import Layer
+    from conformance.checks.layer import Layer
 
     try:
-        other_world.change(question["changes"])
+        disguise.change(question["changes"])
         entry = Entry(**question["entry"])
         layer = Layer(entry.load(), entry)
-        other_world.settle(question["changes"])
+        disguise.settle(question["changes"])
         answer: dict[str, Any] = {"digests": kernel_digests(layer, backwards=True)}
         if question["pickled"]:
             answer["unpickled"] = _unpickled(layer, question["pickled"])

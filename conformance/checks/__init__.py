@@ -1,0 +1,1 @@
+"""What property tests are written with: draw, compute, require."""
