@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 
-from conformance import database, interrupts, memory, reproduction
-from conformance.breaker import Breaker
+from conformance import database, interrupts, reproduction
 from conformance.checks import profiles
-from conformance.containment import Containment
 from conformance.contract.requirement import Requirement, chosen
+from conformance.isolation.breaker import Breaker
+from conformance.isolation.containment import Containment
+from conformance.isolation.snapshot import memory
 from conformance.items import entry_of, row_of
 from conformance.jax_setup import compile_cache, devices
 from conformance.layers.registry import Entry, LoadError, resolve

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conformance import hosts
-from conformance.breaker import Breaker
-from conformance.postmortem import ended, is_child
+from conformance.isolation.breaker import Breaker
+from conformance.isolation.postmortem import ended, is_child
 from conformance.results.cell import Cell
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conformance.isolation.memory import GIB
 from conformance.layers.registry import UsageError
-from conformance.memory import GIB
 
 __all__ = ["Measured", "measured", "suite"]
 

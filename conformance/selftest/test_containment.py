@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conformance import interrupts, isolation
+from conformance import interrupts
 from conformance.checks.require import NotApplicable, Violation, during, not_applicable, safe_text
-from conformance.containment import Containment
-from conformance.patches import Originals
+from conformance.isolation.containment import Containment
+from conformance.isolation.originals import Originals
+from conformance.isolation.snapshot import snapshot
 
 CHANGES: dict[str, Callable[[], object]] = {
     "os.environ['XLA_FLAGS'] became 'x'": lambda: os.environ.update(XLA_FLAGS="x"),
@@ -39,7 +40,7 @@ CHANGES: dict[str, Callable[[], object]] = {
 @pytest.mark.parametrize("said", CHANGES)
 def test_a_change_is_named_and_put_back(said: str, tmp_path: Path) -> None:
     """Each by itself, and nothing else."""
-    before = isolation.take()
+    before = snapshot.take()
     try:
         CHANGES[said]()
         assert said in before.changes()

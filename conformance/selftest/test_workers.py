@@ -19,10 +19,10 @@ from typing import Any, cast
 import pytest
 
 from conformance import hosts
-from conformance.breaker import Breaker
 from conformance.contract.requirement import Level, Requirement
+from conformance.isolation.breaker import Breaker
+from conformance.isolation.postmortem import is_child, last_words
 from conformance.layers.registry import Entry
-from conformance.postmortem import is_child, last_words
 from conformance.results.cell import Cell, Outcome
 from conformance.workers import Workers
 

@@ -9,12 +9,12 @@ import random
 
 import numpy as np
 
-from conformance import isolation
 from conformance.checks import require
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Layer
 from conformance.checks.programs import FEW_SIZES
 from conformance.contract.requirement import ANY, MAY, MUST, requirement
+from conformance.isolation.snapshot import snapshot
 from conformance.jax_setup.lazy import jax
 
 
@@ -63,7 +63,7 @@ def test_globals_untouched(layer: Layer, case: Case) -> None:
         # What a first use merely imports changes nothing in a second one.
         random.seed(case.values)
         np.random.seed(case.values)
-        before = isolation.take()
+        before = snapshot.take()
         try:
             _construct_and_call(layer, case, case.normal("x", *layer.fewest, case.in_features))
         finally:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from conformance.postmortem import last_words
+from conformance.isolation.postmortem import last_words
 from conformance.results.cell import Outcome
 
 __all__ = ["Breaker"]
@@ -121,7 +121,7 @@ class Breaker:
         seconds
             How long the process that controls the workers has waited for it.
         ended
-            How the process ended, where that is known: see :func:`conformance.postmortem.ended`.
+            How the process ended, where that is known: see :func:`conformance.isolation.postmortem.ended`.
         """
         outcome, reason = Outcome.CRASHED, "the process died while checking it"
         reason += f": {ended}" if ended else ""

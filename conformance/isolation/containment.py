@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 
-from conformance import interrupts, isolation
+from conformance import interrupts
 from conformance.checks import precision
 from conformance.checks.require import safe_text
 from conformance.contract.requirement import requirement_of
+from conformance.isolation.originals import Originals
+from conformance.isolation.snapshot import snapshot
 from conformance.jax_setup import compile_cache, mlir_context
-from conformance.patches import Originals
 
 __all__ = ["Containment"]
 
@@ -69,7 +70,7 @@ class Containment:
     @contextlib.contextmanager
     def loading(self, implementation: str) -> Iterator[None]:
         """Around the import of an implementation: what it changes is told, and put back."""
-        before = isolation.take()
+        before = snapshot.take()
         try:
             with _open_output():
                 yield
@@ -84,7 +85,7 @@ class Containment:
     @contextlib.contextmanager
     def cell(self) -> Iterator[None]:
         """Around one cell: afterwards, the process is as before."""
-        before = isolation.take()
+        before = snapshot.take()
         try:
             with _few_warnings():
                 yield
@@ -136,7 +137,7 @@ class Containment:
         return replaced
 
 
-def _reset_recursion(before: isolation.Snapshot) -> list[str]:
+def _reset_recursion(before: snapshot.Snapshot) -> list[str]:
     limit = before.settings["the recursion limit"]
     changed = sys.getrecursionlimit() != limit
     sys.setrecursionlimit(limit)

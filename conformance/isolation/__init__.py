@@ -1,0 +1,1 @@
+"""One layer cannot harm the run or its neighbours."""
