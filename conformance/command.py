@@ -115,8 +115,8 @@ def _amount_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
     """Check the implementations and show what came of it."""
     from conformance.contract.requirement import chosen
-    from conformance.engine import run
     from conformance.report.terminal import Progress
+    from conformance.running.pytest_call import run
 
     # What does not exist is told before anything starts.
     resolve(options.specs)
@@ -138,7 +138,7 @@ def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
 
 
 def _pytest_call(options: argparse.Namespace) -> list[str]:
-    from conformance.engine import call
+    from conformance.running.pytest_call import call
 
     return call(
         options.requirement,
@@ -253,8 +253,8 @@ def _explain_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _explain(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
     """Rerun one cell, and print everything that is known of it."""
-    from conformance.engine import call
     from conformance.explain import explain
+    from conformance.running.pytest_call import call
 
     # A worker of its own, so that a layer that ends its process is explained, too.
     engine = call(

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.text import Text
 
 from conformance.contract.requirement import Requirement, chosen
-from conformance.engine import run_quietly
 from conformance.layers.registry import Entry, UsageError, resolve
 from conformance.report.terminal import case_in_words, console_for
 from conformance.results.cell import Cell, Outcome
+from conformance.running.pytest_call import run_quietly
 
 __all__ = ["explain", "reproduces"]
 

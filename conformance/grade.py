@@ -12,11 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from conformance.engine import run_quietly
 from conformance.layers.registry import UsageError
 from conformance.report.terminal import case_in_words, console_for
 from conformance.results.cell import Cell, Outcome
 from conformance.results.verdict import INCOMPLETE, NONCONFORMING, OK, Verdict
+from conformance.running.pytest_call import run_quietly
 
 __all__ = ["NAMES", "PITFALLS", "Pitfall", "fallen_into", "grade", "names_in", "write_grade"]
 

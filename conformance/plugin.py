@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from conformance.run import Run
+    from conformance.running.run import Run
 
 
 PACKAGE = Path(__file__).resolve().parent
@@ -51,7 +51,7 @@ def gibibytes(text: str) -> float:
 
 def shard(text: str) -> object:
     """``2/5``: the second of five parts of a run."""
-    from conformance.shards import Shard
+    from conformance.running.shards import Shard
 
     return Shard.parse(text)
 
@@ -190,9 +190,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set up the run, in the process that controls it and in each worker."""
     if not _is_ours(config):
         return
-    from conformance.exchange import Exchange
     from conformance.layers.registry import UsageError
-    from conformance.run import Run
+    from conformance.running.exchange import Exchange
+    from conformance.running.run import Run
 
     try:
         run = Run.start(config)
@@ -203,7 +203,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(run.containment, "conformance-containment")
     config.pluginmanager.register(Exchange(run), "conformance-exchange")
     if run.controls:
-        from conformance.rounds import Rounds
+        from conformance.running.rounds import Rounds
 
         seconds = config.getoption("conformance_for")
         config.pluginmanager.register(Rounds(run, seconds), "conformance-rounds")

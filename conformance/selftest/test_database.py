@@ -21,8 +21,8 @@ from hypothesis.database import (
 
 from conformance.checks import profiles
 from conformance.checks.cases import Case, over
-from conformance.database import key, opened
 from conformance.layers.registry import UsageError
+from conformance.running.database import key, opened
 
 _NEEDED = [
     *([] if shutil.which("redis-server") else ["redis-server on the path"]),

@@ -14,7 +14,7 @@ from conformance.results.cell import Cell, Outcome
 from conformance.results.conditions import WrongCondition, holds, require_possible
 from conformance.results.expected import Expectations, Expected, from_project, require_right
 from conformance.results.verdict import NONCONFORMING, OK, Verdict, account
-from conformance.strictness import hold_to
+from conformance.running.strictness import hold_to
 
 ENTRY = Entry("acme:Dense", "acme.Dense", "acme.layers:Dense", "acme")
 KNOWN = Expected("forward/zero-input", "known", implementation="acme.Dense")

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from conformance.command import main
 from conformance.contract.requirement import catalogue
-from conformance.engine import call, run_quietly
 from conformance.grade import PITFALLS, fallen_into, names_in, write_grade
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, Outcome
 from conformance.results.verdict import NONCONFORMING, OK, USAGE, Verdict
+from conformance.running.pytest_call import call, run_quietly
 
 RIGHT = """\
 import jax

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from conformance.contract.requirement import Requirement, catalogue
-from conformance.engine import call
 from conformance.layers.registry import UsageError
+from conformance.running.pytest_call import call
 from conformance.selftest import necessity
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from conformance.checks.profiles import PROFILES
 from conformance.contract.requirement import catalogue
-from conformance.order import FIRST, LAST, telling_first
+from conformance.running.order import FIRST, LAST, telling_first
 
 WRONG = """
 import jax.numpy as jnp

@@ -18,13 +18,13 @@ from typing import Any, cast
 
 import pytest
 
-from conformance import hosts
 from conformance.contract.requirement import Level, Requirement
 from conformance.isolation.breaker import Breaker
 from conformance.isolation.postmortem import is_child, last_words
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, Outcome
-from conformance.workers import Workers
+from conformance.running import remote_workers
+from conformance.running.workers import Workers
 
 ENTRY = Entry("acme:Dense", "acme.Dense", "acme:Dense", "acme")
 ROW = Requirement("forward/zero-input", Level.MUST, (), "", "", (), False, "test_zero_input")
@@ -130,8 +130,8 @@ def test_a_traceback_names_the_layers_own_line() -> None:
 def test_another_environment_is_not_this_run() -> None:
     """Versions decide; on which machine it is does not."""
     known = {"jax": "0.10.2", "platform": "Linux-1", "x64": False}
-    assert hosts.unlike(known, {**known, "platform": "Linux-2"}) == ""
-    assert hosts.unlike(known, {**known, "jax": "0.9.2"}) == "jax 0.9.2 instead of 0.10.2"
+    assert remote_workers.unlike(known, {**known, "platform": "Linux-2"}) == ""
+    assert remote_workers.unlike(known, {**known, "jax": "0.9.2"}) == "jax 0.9.2 instead of 0.10.2"
 
 
 def test_a_machine_that_is_gone_is_replaced_by_this_one(tmp_path: Path) -> None:
@@ -140,9 +140,9 @@ def test_a_machine_that_is_gone_is_replaced_by_this_one(tmp_path: Path) -> None:
 
     with machine(tmp_path / "there") as (_, place):
         there = execnet.XSpec(f"socket={place}//chdir=x")
-        assert hosts.stay_here_if_lost(there) == ""
+        assert remote_workers.stay_here_if_lost(there) == ""
         assert there.socket
-    assert hosts.stay_here_if_lost(there) == f"socket={place}//chdir=x"
+    assert remote_workers.stay_here_if_lost(there) == f"socket={place}//chdir=x"
     assert there.popen
     assert not there.socket
     assert not there.chdir

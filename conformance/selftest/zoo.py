@@ -32,7 +32,7 @@ from conformance.selftest.matrix import matrix, summary
 from conformance.selftest.plan import OPTION, PLUGIN, foundations, plan
 
 if TYPE_CHECKING:
-    from conformance.run import Run
+    from conformance.running.run import Run
 
 __all__ = ["Report", "check", "subjects"]
 

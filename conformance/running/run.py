@@ -18,25 +18,26 @@ from typing import Any
 
 import pytest
 
-from conformance import database, interrupts, reproduction
+from conformance import interrupts
 from conformance.checks import profiles
 from conformance.contract.requirement import Requirement, chosen
 from conformance.isolation.breaker import Breaker
 from conformance.isolation.containment import Containment
 from conformance.isolation.snapshot import memory
-from conformance.items import entry_of, row_of
 from conformance.jax_setup import compile_cache, devices
 from conformance.layers.registry import Entry, LoadError, resolve
 from conformance.layers.x64 import widened
-from conformance.order import telling_first
 from conformance.results.cell import Cell, Outcome
 from conformance.results.expected import Expectations
 from conformance.results.verdict import INCOMPLETE, OK, Verdict, account
-from conformance.rounds import combined, is_worse
-from conformance.shards import Shard, expected_seconds
-from conformance.stopping import leave_interrupts_to_the_controller
-from conformance.strictness import try_witness
-from conformance.workers import Workers
+from conformance.running import database, reproduction
+from conformance.running.items import entry_of, row_of
+from conformance.running.order import telling_first
+from conformance.running.rounds import combined, is_worse
+from conformance.running.shards import Shard, expected_seconds
+from conformance.running.stopping import leave_interrupts_to_the_controller
+from conformance.running.strictness import try_witness
+from conformance.running.workers import Workers
 
 __all__ = ["Run"]
 

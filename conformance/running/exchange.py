@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from conformance import reproduction
 from conformance.checks import profiles
 from conformance.contract.requirement import Requirement
-from conformance.items import entry_of, row_of
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, Outcome, cell_of
-from conformance.strictness import hold_to
+from conformance.running import reproduction
+from conformance.running.items import entry_of, row_of
+from conformance.running.strictness import hold_to
 
 if TYPE_CHECKING:
-    from conformance.run import Run
+    from conformance.running.run import Run
 
 __all__ = ["Exchange"]
 
@@ -107,7 +107,7 @@ class Exchange:
         first = row.id == "forward/output-shape" and call.when == "call"
         if not first or layer is None or not self.run.config.getoption("conformance_results"):
             return {}
-        from conformance.observe import observe
+        from conformance.running.costs import observe
 
         return observe(layer)
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from conformance import hosts
 from conformance.isolation.breaker import Breaker
 from conformance.isolation.postmortem import ended, is_child
 from conformance.results.cell import Cell
+from conformance.running import remote_workers
 
 if TYPE_CHECKING:
     from conformance.contract.requirement import Requirement
@@ -80,12 +80,12 @@ class Workers:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodeready(self, node: Any) -> None:
         """A worker has started."""
-        hosts.notice_silence(node.gateway)
+        remote_workers.notice_silence(node.gateway)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         """A worker has ended; if it died, pytest-xdist starts another one in its place."""
-        lost = hosts.stay_here_if_lost(node.gateway.spec) if error else ""
+        lost = remote_workers.stay_here_if_lost(node.gateway.spec) if error else ""
         if lost:
             print(
                 f"dense-conformance: the machine of a worker is lost ({lost}); "
@@ -97,7 +97,7 @@ class Workers:
         """Why what a worker found is no result of this run: its environment is another one."""
         place = node.gateway.id
         if found:
-            self._strangers[place] = hosts.unlike(known, found)
+            self._strangers[place] = remote_workers.unlike(known, found)
         differs = self._strangers.get(place, "")
         where = f"the worker {node.gateway.spec} has {differs}"
         return f"{where}: a run is of one environment" if differs else ""

@@ -23,10 +23,10 @@ import pytest
 
 from conformance.checks import profiles
 from conformance.results.cell import Cell, Outcome
-from conformance.stopping import Stop, Stopped
+from conformance.running.stopping import Stop, Stopped
 
 if TYPE_CHECKING:
-    from conformance.run import Run
+    from conformance.running.run import Run
 
 __all__ = ["Rounds", "combined", "is_worse"]
 
@@ -157,7 +157,7 @@ class Rounds:
         return bool(cells)
 
     def _call(self, seed: int) -> list[str]:
-        from conformance.engine import call
+        from conformance.running.pytest_call import call
 
         option = self.run.config.getoption
         arguments = call(
@@ -188,7 +188,7 @@ def _cells_of(arguments: Sequence[str]) -> Generator[Cell, None, None]:
     environment = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*filter(None, sys.path)]))
     process = subprocess.Popen(
-        [sys.executable, "-m", "conformance.rounds", *arguments],
+        [sys.executable, "-m", "conformance.running.rounds", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment,
