@@ -220,7 +220,7 @@ def _selftest(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> i
     """Prove the suite itself: 0 if it catches and rightly blames the whole zoo, else 1."""
     from pathlib import Path
 
-    from conformance.selftest.zoo import check, subjects
+    from conformance.zoo.run import check, subjects
 
     results = Path(options.results) if options.results else None
     call = [*_pytest_call(options), *pytest_arguments]
@@ -233,7 +233,7 @@ def _selftest(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> i
 
 
 def _without(options: argparse.Namespace, call: Sequence[str]) -> int:
-    from conformance.selftest import necessity
+    from conformance.zoo import necessity
 
     requirement = necessity.one(options.without)
     judgements = necessity.without(requirement, call, options.layers)

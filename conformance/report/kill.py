@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from conformance.kill_rate import summarised
 from conformance.results.file import ResultsError
+from conformance.zoo.kill_rate import summarised
 
 __all__ = ["kill_of"]
 

@@ -354,8 +354,8 @@ class Run:
         path = self.config.getoption("conformance_results")
         if path is None:
             return True
-        from conformance.kill_rate import remembered
         from conformance.results.file import write
+        from conformance.zoo.kill_rate import remembered
 
         try:
             kill = remembered(self.environment)

@@ -6,10 +6,10 @@ import pytest
 
 from conformance.contract.requirement import catalogue
 from conformance.results.cell import Cell, Outcome
-from conformance.selftest.judge import Judgement, Subject, judge, sole_killers
-from conformance.selftest.matrix import kill_rate, matrix, summary
-from conformance.selftest.plan import cells_of
-from conformance.selftest.zoo import subjects
+from conformance.zoo.judge import Judgement, Subject, judge, sole_killers
+from conformance.zoo.kill_matrix import kill_rate, matrix, summary
+from conformance.zoo.plan import cells_of
+from conformance.zoo.run import subjects
 from implementations.defects import Defect
 
 DEFECT = Defect("T001", "forward/affine-value", ("transforms/jit",), cause="added twice")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.kill_rate import remember, remembered, summarised
+from conformance.zoo.kill_rate import remember, remembered, summarised
 
 HERE = {"suite": "1.0", "python": "3.11.7", "jax": "0.10.2", "flax": "0.12.8", "seed": 3}
 SELFTEST = {

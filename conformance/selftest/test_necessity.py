@@ -7,7 +7,7 @@ import pytest
 from conformance.contract.requirement import Requirement, catalogue
 from conformance.layers.registry import UsageError
 from conformance.running.pytest_call import call
-from conformance.selftest import necessity
+from conformance.zoo import necessity
 
 
 @pytest.mark.parametrize("row", catalogue(), ids=lambda row: row.id)

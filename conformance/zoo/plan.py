@@ -21,7 +21,7 @@ import pytest
 from conformance.contract.requirement import Requirement, requirement_of
 
 if TYPE_CHECKING:
-    from conformance.selftest.judge import Subject
+    from conformance.zoo.judge import Subject
 
 __all__ = ["OPTION", "PLUGIN", "cells_of", "foundations", "plan"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from conformance.contract.requirement import Requirement
-from conformance.selftest.judge import Judgement, sole_killers
 from conformance.suite import AREAS
+from conformance.zoo.judge import Judgement, sole_killers
 
 __all__ = ["LEGEND", "kill_rate", "matrix", "summary"]
 

@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from conformance import kill_rate
 from conformance.contract.requirement import Requirement, catalogue
 from conformance.jax_setup import compile_cache
 from conformance.layers.registry import UsageError
 from conformance.plugin import RUN
 from conformance.results.cell import Cell, Outcome
 from conformance.results.file import save
-from conformance.selftest.judge import Judgement, Subject, judge
-from conformance.selftest.matrix import kill_rate as rate_of
-from conformance.selftest.matrix import matrix, summary
-from conformance.selftest.plan import OPTION, PLUGIN, foundations, plan
+from conformance.zoo import kill_rate
+from conformance.zoo.judge import Judgement, Subject, judge
+from conformance.zoo.kill_matrix import kill_rate as rate_of
+from conformance.zoo.kill_matrix import matrix, summary
+from conformance.zoo.plan import OPTION, PLUGIN, foundations, plan
 
 if TYPE_CHECKING:
     from conformance.running.run import Run
@@ -167,7 +167,7 @@ def check(
         Where to write the kill rate and every judgement, as JSON.
     full
         Whether every requirement is checked on every layer; otherwise see
-        :mod:`conformance.selftest.plan`.
+        :mod:`conformance.zoo.plan`.
     without
         The id of a requirement that is left out.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from conformance.contract.requirement import Requirement, chosen
-from conformance.selftest.judge import Judgement, Subject
-from conformance.selftest.zoo import check, subjects
+from conformance.zoo.judge import Judgement, Subject
+from conformance.zoo.run import check, subjects
 
 __all__ = ["NEEDS_NONE", "candidates", "lines", "lives", "one", "without"]
 
