@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conformance.checking import Report, check
+    from conformance.cli.notebook import Report, check
     from conformance.contract.requirement import Level, Requirement, catalogue
     from conformance.layers.adapters import NotAdaptable, adapt
     from conformance.layers.implementation import FLAX, Convention, Implementation, Law

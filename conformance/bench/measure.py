@@ -124,7 +124,7 @@ def suite(
     """A run of the suite that keeps its compiled programs in this place."""
     with tempfile.TemporaryDirectory(prefix="dense-conformance-") as folder:
         results = Path(folder) / "results.json"
-        command = [sys.executable, "-m", "conformance.command", "run", *specs]
+        command = [sys.executable, "-m", "conformance.cli.main", "run", *specs]
         command += [f"--requirement={id}" for id in requirements]
         command += [f"--results={results}", *options]
         command += ["--", f"--conformance-examples={examples}"] if examples else []

@@ -10,20 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from conformance.bench import command, measure, parts
+from conformance.bench import measure, parts
 from conformance.bench.table import HEADINGS, Row, by, line, markdown, text
-from conformance.command import main
+from conformance.cli import bench
+from conformance.cli.main import main
 from conformance.contract.requirement import catalogue
 from conformance.layers.registry import UsageError
 
 
 def test_parts_are_measured_in_a_fixed_order() -> None:
     """Whatever the order in which they are named; the help names them all."""
-    assert command.chosen(()) == parts.DEFAULT
-    assert command.chosen(["naive", "one"]) == ("one", "naive")
-    assert command.chosen(["all"]) == command.PARTS == tuple(parts.PARTS)
+    assert bench.chosen(()) == parts.DEFAULT
+    assert bench.chosen(["naive", "one"]) == ("one", "naive")
+    assert bench.chosen(["all"]) == bench.PARTS == tuple(parts.PARTS)
     for name, (what, _) in parts.PARTS.items():
-        assert f"  {name:10} {what}" in command.EPILOG
+        assert f"  {name:10} {what}" in bench.EPILOG
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_a_command_is_measured(tmp_path: Path) -> None:
 
 def test_the_naive_suite_has_the_properties_that_it_is_compared_by() -> None:
     """One for each requirement that the suite checks beside it."""
-    naive = Path(command.__file__).with_name("naive.py")
+    naive = Path(bench.__file__).with_name("naive.py")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:conformance", "--collect-only", "-q", naive],
         capture_output=True,
@@ -139,7 +140,7 @@ def test_without_its_measures_the_suite_says_the_same() -> None:
     code = """
 import sys
 from conformance.bench import without
-from conformance.command import main
+from conformance.cli.main import main
 for _, undo in without.MEASURES.values():
     undo()
 wanted = ("initialization/kernel-variance", "seeding/seeds-differ", "forward/additive")

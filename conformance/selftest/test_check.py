@@ -12,10 +12,10 @@ import pytest
 
 import conformance
 from conformance import Report, UsageError
-from conformance.checking import check
+from conformance.cli.notebook import check
+from conformance.cli.standalone import source_of
 from conformance.results.file import parse, text_of
 from conformance.selftest.synthetic import cell_at, results
-from conformance.standalone import source_of
 
 # As a notebook: everything is defined in __main__, and what the layer uses beside it.
 NOTEBOOK = """\

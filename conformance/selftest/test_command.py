@@ -38,7 +38,7 @@ class Kills(MyDense):
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The command, as from a shell in that directory."""
-    command = [sys.executable, "-m", "conformance.command", *arguments]
+    command = [sys.executable, "-m", "conformance.cli.main", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
@@ -140,7 +140,7 @@ def test_a_wrong_registration_exits_with_2(mine: Path) -> None:
 def test_help_and_lists_do_not_import_jax(arguments: list[str], tmp_path: Path) -> None:
     """They answer at once."""
     code = (
-        "import sys; from conformance.command import main\n"
+        "import sys; from conformance.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "assert 'jax' not in sys.modules and 'flax' not in sys.modules"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from conformance.command import main
+from conformance.cli.main import main
 from conformance.report.diff import NOT_COMPARABLE, SAME, WORSE, Difference, compare, text
 from conformance.report.merge import merge
 from conformance.results.file import Results, ResultsError, document, parse, text_of

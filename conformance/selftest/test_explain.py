@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.command import main
+from conformance.cli.main import main
 from conformance.contract.requirement import catalogue
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, Outcome

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from conformance.command import main
+from conformance.cli.grade import PITFALLS, fallen_into, names_in, write_grade
+from conformance.cli.main import main
 from conformance.contract.requirement import catalogue
-from conformance.grade import PITFALLS, fallen_into, names_in, write_grade
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, Outcome
 from conformance.results.verdict import NONCONFORMING, OK, USAGE, Verdict

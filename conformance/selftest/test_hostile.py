@@ -26,7 +26,7 @@ def run(folder: Path, *plugins: Plugin) -> dict[str, Any]:
     path = folder / f"results-{len(plugins)}.json"
     names = [*BUILT_IN, *(plugin.id for plugin in plugins)]
     command = [
-        *(sys.executable, "-m", "conformance.command", "run", *names, "-n2"),
+        *(sys.executable, "-m", "conformance.cli.main", "run", *names, "-n2"),
         *(f"--requirement={row}" for row in ROWS),
         *(f"--time-limit={_TIME_LIMIT}", "--memory-limit=2", f"--results={path}"),
     ]

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from conformance.cli.matrix import collect, expected_by_tox, matrix, show
+from conformance.cli.run_modes import _without
 from conformance.jax_setup.modes import MODES, chosen_modes, under_mode, variables
 from conformance.layers.registry import UsageError
 from conformance.report.findings import changes, costs, kernels, newest, titles, warned
 from conformance.report.markdown import markdown
-from conformance.report.matrix import collect, expected_by_tox, matrix, show
 from conformance.report.summary import Summary
 from conformance.results.file import Results, text_of
-from conformance.run_modes import _without
 from conformance.selftest.pages import NEWER, loaded
 from conformance.selftest.synthetic import cell_at, results
 

@@ -88,7 +88,7 @@ def test_a_run_in_two_modes_is_one_file_of_two_environments(tmp_path: Path) -> N
     arguments = ["nnx.MyDense", "--requirement", "zero-input", "--results", "r.json", "-n", "0"]
     modes = ["--mode", "default", "--mode", "rank-promotion"]
     done = subprocess.run(
-        [sys.executable, "-m", "conformance.command", "run", *arguments, *modes],
+        [sys.executable, "-m", "conformance.cli.main", "run", *arguments, *modes],
         cwd=tmp_path,
         capture_output=True,
         text=True,

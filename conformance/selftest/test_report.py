@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.command import main
+from conformance.cli.main import main
 from conformance.report.tally import LOOK
 from conformance.results.file import collection, text_of
 from conformance.selftest.pages import NEWER, Page, loaded, needs_extra, page_of

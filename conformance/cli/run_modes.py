@@ -9,10 +9,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from conformance.cli.matrix import exit_code, show
+from conformance.cli.report import put
 from conformance.jax_setup.modes import Mode, variables
 from conformance.layers.registry import UsageError
-from conformance.report.commands import put
-from conformance.report.matrix import exit_code, show
 from conformance.report.merge import merge
 from conformance.report.summary import Summary
 from conformance.report.tally import denominator, judgement
@@ -85,7 +85,7 @@ def _without(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
 
 
 def _run(mode: Mode, arguments: Sequence[str], path: Path) -> Results:
-    command = [sys.executable, "-m", "conformance.command", "run", f"--results={path}"]
+    command = [sys.executable, "-m", "conformance.cli.main", "run", f"--results={path}"]
     ended = subprocess.run(
         [*command, *arguments],
         env={**os.environ, **variables(mode)},

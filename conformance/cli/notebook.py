@@ -154,7 +154,7 @@ def _renamed(results: Results, name: str) -> Results:
 def _run(spec: str, options: Sequence[str], results: Path) -> Results:
     from conformance.results.file import read
 
-    command = [sys.executable, "-m", "conformance.command", "run", spec, f"--results={results}"]
+    command = [sys.executable, "-m", "conformance.cli.main", "run", spec, f"--results={results}"]
     path = os.pathsep.join(dict.fromkeys([*filter(None, sys.path), os.getcwd()]))
     ended = subprocess.run(
         [*command, *options],
@@ -184,7 +184,7 @@ def _named(layer: Any, folder: Path) -> str:
     module, name = layer.__module__, layer.__qualname__
     if module != "__main__" and "<locals>" not in name and _found(module):
         return f"{module}:{name}"
-    from conformance.standalone import source_of
+    from conformance.cli.standalone import source_of
 
     path = folder / "in_a_notebook.py"
     path.write_text(source_of(layer), encoding="utf-8")

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from conformance.bench.command import bench, bench_arguments
 from conformance.checks.profiles import DEFAULT, PROFILES
+from conformance.cli import matrix, report
+from conformance.cli.bench import bench, bench_arguments
 from conformance.jax_setup.modes import MODES, chosen_modes, enter
 from conformance.layers.registry import UsageError, resolve
 from conformance.plugin import gibibytes, seconds, shard
-from conformance.report import commands, matrix
 
 __all__ = ["main"]
 
@@ -123,7 +123,7 @@ def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
     chosen(options.requirement)
     modes = chosen_modes(options.mode)
     if len(modes) > 1:
-        from conformance.run_modes import run_modes
+        from conformance.cli.run_modes import run_modes
 
         return run_modes(modes, options.given, options.results)
     if modes:
@@ -176,7 +176,7 @@ def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _calibrate(options: argparse.Namespace, _: Sequence[str]) -> int:
-    from conformance.calibrate import run
+    from conformance.cli.calibrate import run
 
     return run(options)
 
@@ -253,7 +253,7 @@ def _explain_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _explain(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
     """Rerun one cell, and print everything that is known of it."""
-    from conformance.explain import explain
+    from conformance.cli.explain import explain
     from conformance.running.pytest_call import call
 
     # A worker of its own, so that a layer that ends its process is explained, too.
@@ -274,7 +274,7 @@ def _grade_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _grade(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
-    from conformance.grade import grade
+    from conformance.cli.grade import grade
 
     return grade(options.file, [*_pytest_call(options), *pytest_arguments])
 
@@ -284,7 +284,7 @@ def _expect_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _expect(options: argparse.Namespace, _: Sequence[str]) -> int:
-    from conformance.propose import propose
+    from conformance.cli.expect import propose
 
     return propose(options.file)
 
@@ -311,8 +311,8 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
     "list": ("list the implementations and the requirements", _list_arguments, _list),
     "report": (
         "make a page, a Markdown summary or a badge of results files",
-        commands.report_arguments,
-        commands.report,
+        report.report_arguments,
+        report.report,
     ),
     "explain": (
         "look closely at one requirement on one implementation, and show a script that fails",
@@ -329,7 +329,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
         _expect_arguments,
         _expect,
     ),
-    "diff": ("say what changed between two results files", commands.diff_arguments, commands.diff),
+    "diff": ("say what changed between two results files", report.diff_arguments, report.diff),
     "matrix": (
         "show the results of many environments, what they differ in, and which are missing",
         matrix.matrix_arguments,
@@ -337,8 +337,8 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
     ),
     "merge": (
         "join results files of shards and of environments",
-        commands.merge_arguments,
-        commands.merge,
+        report.merge_arguments,
+        report.merge,
     ),
 }
 

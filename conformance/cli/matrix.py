@@ -48,7 +48,7 @@ def matrix_arguments(parser: argparse.ArgumentParser) -> None:
 
 def matrix(options: argparse.Namespace, _: Sequence[str]) -> int:
     """Show the environments, and write what was asked for; the exit code of the whole."""
-    from conformance.report.commands import write
+    from conformance.cli.report import write
     from conformance.report.summary import Summary
 
     expected = options.expect or expected_by_tox(Path("tox.ini"))

@@ -1,0 +1,1 @@
+"""The command: one module for each subcommand, and the notebook's ``check``."""
