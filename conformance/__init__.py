@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conformance.cli.notebook import Report, check
     from conformance.contract.requirement import Level, Requirement, catalogue
-    from conformance.layers.adapters import NotAdaptable, adapt
+    from conformance.errors import NotAdaptable, UsageError
+    from conformance.layers.adapters import adapt
     from conformance.layers.implementation import FLAX, Convention, Implementation, Law
-    from conformance.layers.registry import UsageError
     from conformance.results.expected import Expected
 
 __all__ = [
@@ -30,15 +30,19 @@ __all__ = [
 ]
 
 _PLACES = {
-    "NotAdaptable": "adapters",
-    "adapt": "adapters",
-    "Expected": "expected",
-    "Level": "requirement",
-    "Requirement": "requirement",
-    "catalogue": "requirement",
-    "UsageError": "registry",
-    "Report": "checking",
-    "check": "checking",
+    "Convention": "layers.implementation",
+    "Expected": "results.expected",
+    "FLAX": "layers.implementation",
+    "Implementation": "layers.implementation",
+    "Law": "layers.implementation",
+    "Level": "contract.requirement",
+    "NotAdaptable": "errors",
+    "Report": "cli.notebook",
+    "Requirement": "contract.requirement",
+    "UsageError": "errors",
+    "adapt": "layers.adapters",
+    "catalogue": "contract.requirement",
+    "check": "cli.notebook",
 }
 
 
@@ -47,5 +51,5 @@ def __getattr__(name: str) -> Any:
     # it: nothing else is imported before it is asked for.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    place = importlib.import_module(f"{__name__}.{_PLACES.get(name, 'implementation')}")
+    place = importlib.import_module(f"{__name__}.{_PLACES[name]}")
     return getattr(place, name)

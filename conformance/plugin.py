@@ -190,7 +190,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set up the run, in the process that controls it and in each worker."""
     if not _is_ours(config):
         return
-    from conformance.layers.registry import UsageError
+    from conformance.errors import UsageError
     from conformance.running.exchange import Exchange
     from conformance.running.run import Run
 

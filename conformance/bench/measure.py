@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conformance.errors import UsageError
 from conformance.isolation.memory import GIB
-from conformance.layers.registry import UsageError
 
 __all__ = ["Measured", "measured", "suite"]
 
@@ -124,7 +124,7 @@ def suite(
     """A run of the suite that keeps its compiled programs in this place."""
     with tempfile.TemporaryDirectory(prefix="dense-conformance-") as folder:
         results = Path(folder) / "results.json"
-        command = [sys.executable, "-m", "conformance.cli.main", "run", *specs]
+        command = [sys.executable, "-m", "conformance", "run", *specs]
         command += [f"--requirement={id}" for id in requirements]
         command += [f"--results={results}", *options]
         command += ["--", f"--conformance-examples={examples}"] if examples else []

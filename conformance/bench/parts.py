@@ -109,7 +109,7 @@ def imports(bench: Bench) -> Iterator[Row]:
         command = [sys.executable, "-c", f"import {module}"]
         best = min((measured(command, {}) for _ in range(3)), key=lambda found: found.computing)
         yield _row(what, "", bench.keep(what, best))
-    found = measured([sys.executable, "-m", "conformance.cli.main", "--help"], {})
+    found = measured([sys.executable, "-m", "conformance", "--help"], {})
     yield _row("dense-conformance --help", "", bench.keep("help", found))
 
 
@@ -211,7 +211,7 @@ def naive(bench: Bench) -> Iterator[Row]:
 
 def zoo(bench: Bench) -> Iterator[Row]:
     """The kill matrix, as in an environment where it has never run, and again."""
-    command = [sys.executable, "-m", "conformance.cli.main", "selftest"]
+    command = [sys.executable, "-m", "conformance", "selftest"]
     for state in ("cold", "warm"):
         found = measured(command, {"XDG_CACHE_HOME": str(bench.cache("zoo"))})
         bench.keep(f"zoo {state}", found)

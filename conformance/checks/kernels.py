@@ -22,10 +22,10 @@ from conformance.statistics import (
     ALPHA,
     Design,
     Evidence,
+    by_requirement,
     design,
     fresh_seed,
     rejections,
-    rows,
     strongest,
 )
 from conformance.statistics.by_requirement import Shape, VarianceLaw
@@ -240,9 +240,12 @@ def bias_evidence(layer: Layer) -> list[Evidence]:
     def look() -> list[Evidence]:
         law, drawn = layer.convention.bias, biases(layer)
         families = tuple(filter(None, (family_named(name) for name in law.families)))
-        standard = rows.rescaled(drawn, law.variance)
-        evidence = [*rows.variance_row(drawn, law.variance), *rows.mean_row(standard)]
-        evidence += rows.law_row(standard, families)
+        standard = by_requirement.rescaled(drawn, law.variance)
+        evidence = [
+            *by_requirement.variance_row(drawn, law.variance),
+            *by_requirement.mean_row(standard),
+        ]
+        evidence += by_requirement.law_row(standard, families)
         size, seeds = (4, 512), range(64)
         first = kernels(layer, *size, seeds)[:, :1]
         both = np.concatenate([drawn[size], first]).astype(np.float64)
@@ -338,7 +341,7 @@ def declared(layer: Layer) -> Declared:
         finite = {size: w for size, w in samples(layer).items() if np.isfinite(w).all()}
         if not finite:
             require.fail("no kernel of the experiment is finite", accepted="finite kernels")
-        rescaled = rows.rescaled(finite, law.variance)
+        rescaled = by_requirement.rescaled(finite, law.variance)
         families = tuple(filter(None, (family_named(name) for name in law.families)))
         slack = _SLACK.get(layer.convention.parameter_dtype, (0.0, 0.0))
         return Declared(
@@ -350,7 +353,7 @@ def declared(layer: Layer) -> Declared:
             mean_slack=slack[0],
             variance_slack=slack[1],
             rescaled=rescaled,
-            centred=rows.centred(rescaled),
+            centred=by_requirement.centred(rescaled),
         )
 
     found: Declared = layer.remember(("declared", experiment()), prepare)
@@ -376,7 +379,9 @@ def structure_evidence(layer: Layer) -> list[Evidence]:
             numbers.update(f"{size} {kernels.shape}".encode() + kernels.tobytes())
         key = numbers.digest()
         if key not in _structures:
-            _structures[key] = rows.structure_row(rows.centred(finite)) if finite else []
+            _structures[key] = (
+                by_requirement.structure_row(by_requirement.centred(finite)) if finite else []
+            )
         return _structures[key]
 
     found: list[Evidence] = layer.remember(("structure", experiment()), look)
@@ -387,7 +392,7 @@ def law_evidence(layer: Layer) -> list[Evidence]:
     """Whether the kernels follow their declared law; computed once for two rows."""
     law = declared(layer)
     found: list[Evidence] = layer.remember(
-        ("law", experiment()), lambda: rows.law_row(law.rescaled, law.families)
+        ("law", experiment()), lambda: by_requirement.law_row(law.rescaled, law.families)
     )
     return found
 

@@ -14,12 +14,11 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from conformance import interrupts
 from conformance.checks import plot_data
+from conformance.errors import Violation, by_user, safe_text
 from conformance.jax_setup.lazy import jax
 
 __all__ = [
-    "Violation",
     "about_rank_promotion",
     "during",
     "equal",
@@ -29,63 +28,14 @@ __all__ = [
     "on_the_way",
     "raises",
     "record",
-    "safe_text",
     "take_remarks",
     "that",
     "within",
 ]
 
-_LONGEST_TEXT = 600
-
-
-class Violation(AssertionError):
-    """The layer does not meet the requirement.
-
-    Parameters
-    ----------
-    found
-        What was found, in words.
-    accepted
-        What would have been accepted.
-    cause
-        The likely cause in words, where the evidence singles one out.
-    measured
-        The numbers behind it: plain floats, ints and strings.
-
-    Attributes
-    ----------
-    obstacle
-        Whether the check did not get as far as what its requirement is about: the layer could
-        not be built, called, read or written. Some other requirement is about that.
-    """
-
-    obstacle = False
-
-    def __init__(
-        self, found: str, *, accepted: str = "", cause: str = "", **measured: float | int | str
-    ) -> None:
-        super().__init__(found)
-        self.found = found
-        self.accepted = accepted
-        self.cause = cause
-        self.measured = measured
-
 
 class NotApplicable(pytest.skip.Exception):  # type: ignore[name-defined]  # set on a function
     """The suite itself says that a check does not apply; a layer cannot skip one."""
-
-
-def safe_text(value: object, longest: int = _LONGEST_TEXT) -> str:
-    """``str(value)`` on one line, bounded, also where ``__str__`` raises."""
-    try:
-        text = str(value)
-    except BaseException as error:
-        if interrupts.by_user(error):
-            raise
-        text = f"<{type(value).__name__} whose text cannot be had: {type(error).__name__}>"
-    # Half of a surrogate pair is no text that could be written anywhere.
-    text = " ".join(text.encode(errors="backslashreplace").decode().split())
-    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 @contextlib.contextmanager
@@ -101,7 +51,7 @@ def during(action: str, cause: str = "") -> Iterator[None]:
     except NotApplicable:
         raise
     except BaseException as error:
-        if interrupts.by_user(error):
+        if by_user(error):
             raise
         if _refused_by_configuration(error):
             not_applicable(

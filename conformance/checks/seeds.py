@@ -10,7 +10,7 @@ from conformance.checks import profiles, require
 from conformance.checks.cases import Case, recorder
 from conformance.checks.kernels import drawn_at_once, judge, kernels, samples, structure_evidence
 from conformance.checks.layer import Layer
-from conformance.checks.require import Violation
+from conformance.errors import Violation
 from conformance.statistics import by_requirement, diagnose_seeds, identify_law, seed_set, structure
 from conformance.statistics.correlation import linked_seeds, seed_shifts
 from conformance.statistics.seeds import BASES, random_seeds

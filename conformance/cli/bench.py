@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conformance.layers.registry import UsageError
+from conformance.errors import UsageError
 
 if TYPE_CHECKING:
     from conformance.bench.parts import Bench

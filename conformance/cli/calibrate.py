@@ -15,7 +15,8 @@ import numpy as np
 
 from conformance.checks.kernels import kernels
 from conformance.checks.layer import Layer
-from conformance.layers.registry import UsageError, resolve
+from conformance.errors import UsageError
+from conformance.layers.registry import resolve
 from conformance.statistics import Evidence, by_requirement, correlation, power
 from conformance.statistics.laws import family_named
 from conformance.statistics.moments import variance, variance_limits

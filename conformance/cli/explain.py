@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.text import Text
 
 from conformance.contract.requirement import Requirement, chosen
-from conformance.layers.registry import Entry, UsageError, resolve
+from conformance.errors import UsageError
+from conformance.layers.registry import Entry, resolve
 from conformance.report.terminal import case_in_words, console_for
 from conformance.results.cell import Cell, Outcome
 from conformance.running.pytest_call import run_quietly

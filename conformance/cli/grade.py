@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from conformance.layers.registry import UsageError
+from conformance.errors import UsageError
 from conformance.report.terminal import case_in_words, console_for
 from conformance.results.cell import Cell, Outcome
 from conformance.results.verdict import INCOMPLETE, NONCONFORMING, OK, Verdict

@@ -11,8 +11,9 @@ from importlib.metadata import version
 from conformance.checks.profiles import DEFAULT, PROFILES
 from conformance.cli import matrix, report
 from conformance.cli.bench import bench, bench_arguments
+from conformance.errors import UsageError
 from conformance.jax_setup.modes import MODES, chosen_modes, enter
-from conformance.layers.registry import UsageError, resolve
+from conformance.layers.registry import resolve
 from conformance.plugin import gibibytes, seconds, shard
 
 __all__ = ["main"]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from conformance.layers.registry import UsageError
+from conformance.errors import UsageError
 
 if TYPE_CHECKING:
     from conformance.report.summary import Summary
@@ -112,9 +112,10 @@ def collect(
     UsageError
         If there are no results at all, or a file that was not expected is none.
     """
+    from conformance.errors import ResultsError
     from conformance.report.findings import age
     from conformance.report.merge import merge
-    from conformance.results.file import ResultsError, read_all
+    from conformance.results.file import read_all
 
     if not directory.is_dir():
         raise UsageError(f"matrix: there is no directory {str(directory)!r}")

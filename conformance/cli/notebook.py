@@ -15,7 +15,8 @@ from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from conformance.layers.registry import Entry, UsageError
+from conformance.errors import UsageError
+from conformance.layers.registry import Entry
 
 if TYPE_CHECKING:
     from conformance.results.cell import Cell
@@ -154,7 +155,7 @@ def _renamed(results: Results, name: str) -> Results:
 def _run(spec: str, options: Sequence[str], results: Path) -> Results:
     from conformance.results.file import read
 
-    command = [sys.executable, "-m", "conformance.cli.main", "run", spec, f"--results={results}"]
+    command = [sys.executable, "-m", "conformance", "run", spec, f"--results={results}"]
     path = os.pathsep.join(dict.fromkeys([*filter(None, sys.path), os.getcwd()]))
     ended = subprocess.run(
         [*command, *options],

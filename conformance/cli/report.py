@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conformance.layers.registry import UsageError
+from conformance.errors import UsageError
 
 if TYPE_CHECKING:
     from conformance.results.file import Results

@@ -11,20 +11,13 @@ from pathlib import Path
 
 from conformance.cli.matrix import exit_code, show
 from conformance.cli.report import put
+from conformance.errors import ResultsError, UsageError
 from conformance.jax_setup.modes import Mode, variables
-from conformance.layers.registry import UsageError
 from conformance.report.merge import merge
 from conformance.report.summary import Summary
 from conformance.report.tally import denominator, judgement
 from conformance.report.terminal import console_for, write_failure
-from conformance.results.file import (
-    Results,
-    ResultsError,
-    collection,
-    document,
-    read,
-    text_of,
-)
+from conformance.results.file import Results, collection, document, read, text_of
 
 __all__ = ["run_modes"]
 
@@ -85,7 +78,7 @@ def _without(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
 
 
 def _run(mode: Mode, arguments: Sequence[str], path: Path) -> Results:
-    command = [sys.executable, "-m", "conformance.cli.main", "run", f"--results={path}"]
+    command = [sys.executable, "-m", "conformance", "run", f"--results={path}"]
     ended = subprocess.run(
         [*command, *arguments],
         env={**os.environ, **variables(mode)},

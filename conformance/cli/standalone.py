@@ -15,7 +15,7 @@ import textwrap
 from types import FunctionType, ModuleType
 from typing import Any
 
-from conformance.layers.registry import UsageError
+from conformance.errors import UsageError
 
 __all__ = ["source_of"]
 

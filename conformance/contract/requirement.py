@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from conformance.layers.registry import UsageError
-from conformance.suite import AREAS
+from conformance.errors import UsageError
 
 __all__ = [
     "ANY",
+    "AREAS",
     "EXERCISE",
     "LINEN",
     "MAY",
@@ -32,6 +32,22 @@ __all__ = [
     "requirement",
     "requirement_of",
 ]
+
+AREAS: tuple[str, ...] = (
+    "construction",
+    "initialization",
+    "forward",
+    "numerics",
+    "dtypes",
+    "seeding",
+    "state",
+    "transforms",
+    "serialization",
+    "sharding",
+    "purity",
+    "exercise",
+)
+"""The areas of the contract, in reading order."""
 
 F = TypeVar("F", bound=Callable[..., None])
 

@@ -121,7 +121,7 @@ class Breaker:
         seconds
             How long the process that controls the workers has waited for it.
         ended
-            How the process ended, where that is known: see :func:`conformance.isolation.postmortem.ended`.
+            How the process ended, where that is known: see :func:`.postmortem.ended`.
         """
         outcome, reason = Outcome.CRASHED, "the process died while checking it"
         reason += f": {ended}" if ended else ""

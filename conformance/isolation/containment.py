@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 
-from conformance import interrupts
 from conformance.checks import precision
-from conformance.checks.require import safe_text
 from conformance.contract.requirement import requirement_of
+from conformance.errors import by_user, safe_text
+from conformance.isolation import snapshot
 from conformance.isolation.originals import Originals
-from conformance.isolation.snapshot import snapshot
 from conformance.jax_setup import compile_cache, mlir_context
 
 __all__ = ["Containment"]
@@ -105,7 +104,7 @@ class Containment:
         except (Exception, pytest.skip.Exception):
             raise
         except BaseException as error:
-            if interrupts.by_user(error):
+            if by_user(error):
                 raise
             # Anything of this kind would end the whole run.
             raise RuntimeError(f"{type(error).__name__}: {safe_text(error)}") from error

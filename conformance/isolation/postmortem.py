@@ -35,7 +35,7 @@ def last_words(text: str) -> str:
 
 
 def _is_the_layers(file: Path) -> bool:
-    own = Path(__file__).resolve().parent
+    own = Path(__file__).resolve().parents[1]
     if own in file.parents or not file.is_absolute():
         return False
     for kind in ("purelib", "platlib"):

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from conformance.layers.registry import UsageError
+from conformance.errors import UsageError
 
 __all__ = ["MODES", "Mode", "active", "chosen_modes", "enter", "under_mode", "variables"]
 

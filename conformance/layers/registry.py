@@ -21,15 +21,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from conformance import interrupts
-from conformance.checks.require import safe_text
+from conformance.errors import LoadError, NotAdaptable, UsageError, by_user, safe_text
 from conformance.layers.implementation import Implementation
 
 __all__ = [
     "GROUP",
     "Entry",
-    "LoadError",
-    "UsageError",
     "registered",
     "resolve",
     "split_variant",
@@ -39,14 +36,6 @@ GROUP = "conformance.implementations"
 
 # Seconds that reading the names of an implementation's variants may take.
 _PATIENCE = 300.0
-
-
-class UsageError(Exception):
-    """What was asked for does not exist, or is given in a wrong form."""
-
-
-class LoadError(Exception):
-    """A registration is wrong: it cannot be imported, or is nothing that can be checked."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +85,7 @@ class Entry:
         LoadError
             If that cannot be done; the message says what was expected, found, and to do.
         """
-        from conformance.layers.adapters import NotAdaptable, adapt
+        from conformance.layers.adapters import adapt
 
         place, variant = split_variant(self.spec)
         try:
@@ -109,7 +98,7 @@ class Entry:
         except ValueError as error:
             raise LoadError(f"{self.spec}: {safe_text(error)}") from error
         except BaseException as error:
-            if interrupts.by_user(error):
+            if by_user(error):
                 raise
             raise LoadError(
                 f"{self.spec}: looking at what that is raised {type(error).__name__}: "
@@ -332,7 +321,7 @@ def _attribute(spec: str) -> Any:
     except LoadError:
         raise
     except BaseException as error:
-        if interrupts.by_user(error):
+        if by_user(error):
             raise
         raise LoadError(_import_failure(spec, place, error)) from error
     found: Any = module
@@ -342,7 +331,7 @@ def _attribute(spec: str) -> Any:
         except AttributeError:
             raise LoadError(_no_attribute(spec, place, attribute, module)) from None
         except BaseException as error:
-            if interrupts.by_user(error):
+            if by_user(error):
                 raise
             raise LoadError(
                 f"{spec}: reading {attribute!r} raised {type(error).__name__}: {safe_text(error)}"
@@ -353,7 +342,7 @@ def _attribute(spec: str) -> Any:
 def _import_failure(spec: str, place: str, error: BaseException) -> str:
     what = f"{spec}: importing {place} raised {type(error).__name__}: {safe_text(error)}"
     if place.partition(".")[0] == "implementations":
-        here = Path(__file__).resolve().parent.parent / "implementations"
+        here = Path(__file__).resolve().parents[2] / "implementations"
         shadow = getattr(sys.modules.get("implementations"), "__file__", None) or "another place"
         if Path(shadow).resolve().parent != here:
             what += (

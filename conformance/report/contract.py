@@ -6,10 +6,9 @@ import textwrap
 from itertools import groupby
 
 from conformance.contract.applicability import presumptions
-from conformance.contract.requirement import Requirement, catalogue
+from conformance.contract.requirement import AREAS, Requirement, catalogue
 from conformance.layers.registry import Entry, registered
 from conformance.results.environment import version
-from conformance.suite import AREAS
 
 __all__ = ["markdown", "plain_listing"]
 

@@ -6,7 +6,8 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 
-from conformance.results.file import ResultsError, parse, text_of
+from conformance.errors import ResultsError
+from conformance.results.file import parse, text_of
 
 __all__ = ["ELEMENT", "embedded", "extract"]
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from conformance.results.file import ResultsError
+from conformance.errors import ResultsError
 from conformance.zoo.kill_rate import summarised
 
 __all__ = ["kill_of"]

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from conformance.contract.requirement import MAY, Requirement
+from conformance.errors import ResultsError
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, Outcome
-from conformance.results.file import Results, ResultsError
+from conformance.results.file import Results
 from conformance.results.verdict import account
 
 __all__ = ["merge"]

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from conformance.contract.requirement import MAY, MUST, SHOULD, Level, Requirement
+from conformance.contract.requirement import AREAS, MAY, MUST, SHOULD, Level, Requirement
 from conformance.results.cell import Cell, Outcome
 from conformance.results.file import Results
 from conformance.results.verdict import INCOMPLETE, NONCONFORMING, OK
-from conformance.suite import AREAS
 
 __all__ = [
     "LOOK",

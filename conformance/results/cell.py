@@ -11,9 +11,9 @@ import pytest
 
 from conformance.checks import plot_data
 from conformance.checks.cases import free_parts, recorder
-from conformance.checks.require import Violation, safe_text, take_remarks
+from conformance.checks.require import take_remarks
 from conformance.contract.requirement import MAY, Requirement
-from conformance.layers.registry import LoadError
+from conformance.errors import LoadError, Violation, safe_text
 
 __all__ = ["Cell", "Outcome", "cell_of"]
 

@@ -9,13 +9,11 @@ import re
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import Version
 
-__all__ = ["WrongCondition", "holds", "require_possible"]
+from conformance.errors import WrongCondition
+
+__all__ = ["holds", "require_possible"]
 
 _BACKEND = re.compile(r"backend\s*(==|!=)\s*(\w+)$")
-
-
-class WrongCondition(ValueError):
-    """The condition cannot be read, or can never hold."""
 
 
 def _clauses(condition: str) -> list[str]:

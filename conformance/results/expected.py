@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from conformance.layers.registry import Entry, LoadError, UsageError, registered, split_variant
-from conformance.results.conditions import WrongCondition, holds, require_possible
+from conformance.errors import LoadError, UsageError, WrongCondition
+from conformance.layers.registry import Entry, registered, split_variant
+from conformance.results.conditions import holds, require_possible
 
 __all__ = ["Expectations", "Expected", "from_project", "require_right"]
 

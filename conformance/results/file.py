@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from conformance.contract.requirement import Level, Need, Requirement
-from conformance.layers.registry import Entry, UsageError
+from conformance.errors import ResultsError
+from conformance.layers.registry import Entry
 from conformance.results.cell import Cell
 from conformance.results.schema import faults
 from conformance.results.verdict import OK, Verdict
@@ -22,7 +23,6 @@ __all__ = [
     "FOOTER",
     "FORMAT",
     "Results",
-    "ResultsError",
     "collection",
     "document",
     "parse",
@@ -35,10 +35,6 @@ __all__ = [
 
 FORMAT = 1
 FOOTER = "dense-conformance results end here"
-
-
-class ResultsError(UsageError):
-    """A results file cannot be used; the message is one line, and says why."""
 
 
 @dataclass(frozen=True)

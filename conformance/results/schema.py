@@ -45,7 +45,7 @@ _WORDS = {
 @lru_cache(maxsize=1)
 def results_schema() -> dict[str, Any]:
     """The shipped schema."""
-    text = files("conformance").joinpath("results.schema.json").read_text(encoding="utf-8")
+    text = files("conformance.results").joinpath("results.schema.json").read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
 

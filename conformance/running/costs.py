@@ -19,8 +19,8 @@ import pytest
 
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
-from conformance.checks.require import Violation, safe_text
 from conformance.contract.requirement import PARAMETERS
+from conformance.errors import Violation, safe_text
 from conformance.jax_setup.lazy import jax
 
 __all__ = ["observe"]

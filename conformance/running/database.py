@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conformance.layers.registry import UsageError
+from conformance.errors import UsageError
 
 if TYPE_CHECKING:
     from hypothesis.database import ExampleDatabase

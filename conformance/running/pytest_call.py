@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from conformance.errors import UsageError
 from conformance.jax_setup import devices
-from conformance.layers.registry import UsageError
 from conformance.plugin import PACKAGE, RUN, SUITE
 from conformance.results.verdict import USAGE, Verdict
 

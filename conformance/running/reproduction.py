@@ -7,8 +7,8 @@ import shlex
 from typing import Any
 
 from conformance.checks import profiles
-from conformance.checks.require import safe_text
 from conformance.contract.requirement import Requirement
+from conformance.errors import safe_text
 from conformance.jax_setup import modes
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell

@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 
-from conformance import interrupts
 from conformance.checks import profiles
 from conformance.contract.requirement import Requirement, chosen
+from conformance.errors import LoadError, contain_interrupts
+from conformance.isolation import memory
 from conformance.isolation.breaker import Breaker
 from conformance.isolation.containment import Containment
-from conformance.isolation.snapshot import memory
 from conformance.jax_setup import compile_cache, devices
-from conformance.layers.registry import Entry, LoadError, resolve
+from conformance.layers.registry import Entry, resolve
 from conformance.layers.x64 import widened
 from conformance.results.cell import Cell, Outcome
 from conformance.results.expected import Expectations
@@ -125,7 +125,7 @@ class Run:
         run._divide(given)
         run._prepare(cache=not config.getoption("conformance_no_compile_cache"))
         if run.worker is not None:
-            interrupts.contain()
+            contain_interrupts()
             leave_interrupts_to_the_controller()
             memory.guard(config.getoption("conformance_memory_limit"), run.breaker.out_of_memory)
         return run

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conformance.checks.cases import BATCH, Case
-from conformance.layers.registry import LoadError
+from conformance.errors import LoadError
 from conformance.results.cell import Cell, Outcome
 from conformance.results.expected import Expected
 

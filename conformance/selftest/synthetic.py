@@ -6,9 +6,9 @@ import math
 import random
 from typing import Any
 
+from conformance.contract.requirement import AREAS
 from conformance.results.cell import Cell
 from conformance.results.file import FOOTER, FORMAT
-from conformance.suite import AREAS
 
 __all__ = ["ENVIRONMENT", "cell_at", "results"]
 

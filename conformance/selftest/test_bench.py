@@ -15,7 +15,7 @@ from conformance.bench.table import HEADINGS, Row, by, line, markdown, text
 from conformance.cli import bench
 from conformance.cli.main import main
 from conformance.contract.requirement import catalogue
-from conformance.layers.registry import UsageError
+from conformance.errors import UsageError
 
 
 def test_parts_are_measured_in_a_fixed_order() -> None:

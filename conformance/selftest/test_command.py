@@ -38,7 +38,7 @@ class Kills(MyDense):
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The command, as from a shell in that directory."""
-    command = [sys.executable, "-m", "conformance.cli.main", *arguments]
+    command = [sys.executable, "-m", "conformance", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 

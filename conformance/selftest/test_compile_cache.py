@@ -16,7 +16,7 @@ from conformance.jax_setup import compile_cache
 from conformance.jax_setup.program_store import ProgramStore, prune
 
 COMMAND = [
-    sys.executable, "-m", "conformance.cli.main", "run", "nnx.Linear", "-n", "1",
+    sys.executable, "-m", "conformance", "run", "nnx.Linear", "-n", "1",
     "--requirement", "seeding/fingerprint",
     "--requirement", "numerics/precision",
     "--requirement", "initialization/kernel-variance",

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conformance import interrupts
-from conformance.checks.require import NotApplicable, Violation, during, not_applicable, safe_text
+from conformance import errors
+from conformance.checks.require import NotApplicable, during, not_applicable
+from conformance.errors import Violation, safe_text
+from conformance.isolation import snapshot
 from conformance.isolation.containment import Containment
 from conformance.isolation.originals import Originals
-from conformance.isolation.snapshot import snapshot
 
 CHANGES: dict[str, Callable[[], object]] = {
     "os.environ['XLA_FLAGS'] became 'x'": lambda: os.environ.update(XLA_FLAGS="x"),
@@ -93,10 +94,10 @@ def test_whatever_a_layer_raises_is_its_failure(kind: type[BaseException]) -> No
 def test_the_users_interrupt_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a worker, it is a layer that raised it."""
     # This test may run in a worker itself.
-    monkeypatch.setattr(interrupts, "_contained", False)
+    monkeypatch.setattr(errors, "_contained", False)
     with pytest.raises(KeyboardInterrupt), during("calling"):
         raise KeyboardInterrupt
-    monkeypatch.setattr(interrupts, "_contained", True)
+    monkeypatch.setattr(errors, "_contained", True)
     with pytest.raises(Violation, match="calling raised KeyboardInterrupt"), during("calling"):
         raise KeyboardInterrupt
 

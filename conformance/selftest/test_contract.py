@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 
 import conformance
-from conformance.contract.requirement import MUST, catalogue, chosen, requirement, requirement_of
-from conformance.layers.registry import UsageError
+from conformance.contract.requirement import (
+    AREAS,
+    MUST,
+    catalogue,
+    chosen,
+    requirement,
+    requirement_of,
+)
+from conformance.errors import UsageError
 from conformance.report.contract import markdown
-from conformance.suite import AREAS
 
 DOCUMENT = Path(conformance.__file__).parent / "CONTRACT.md"
 

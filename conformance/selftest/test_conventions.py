@@ -15,7 +15,8 @@ from conformance.contract.applicability import (
     FLOAT32_PARAMETERS,
     presumption,
 )
-from conformance.layers.registry import Entry, LoadError, UsageError, resolve, split_variant
+from conformance.errors import LoadError, UsageError
+from conformance.layers.registry import Entry, resolve, split_variant
 from implementations.nnx_linear import VARIANTS, Linear
 
 HALF = ("float16", "bfloat16")

@@ -21,7 +21,7 @@ from hypothesis.database import (
 
 from conformance.checks import profiles
 from conformance.checks.cases import Case, over
-from conformance.layers.registry import UsageError
+from conformance.errors import UsageError
 from conformance.running.database import key, opened
 
 _NEEDED = [

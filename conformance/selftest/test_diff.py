@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from conformance.cli.main import main
+from conformance.errors import ResultsError
 from conformance.report.diff import NOT_COMPARABLE, SAME, WORSE, Difference, compare, text
 from conformance.report.merge import merge
-from conformance.results.file import Results, ResultsError, document, parse, text_of
+from conformance.results.file import Results, document, parse, text_of
 from conformance.selftest.synthetic import cell_at, results
 
 Document = dict[str, Any]

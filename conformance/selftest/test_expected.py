@@ -9,9 +9,10 @@ import pytest
 
 from conformance.cli.expect import proposals
 from conformance.contract.requirement import Level, Requirement
-from conformance.layers.registry import Entry, LoadError, UsageError
+from conformance.errors import LoadError, UsageError, WrongCondition
+from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, Outcome
-from conformance.results.conditions import WrongCondition, holds, require_possible
+from conformance.results.conditions import holds, require_possible
 from conformance.results.expected import Expectations, Expected, from_project, require_right
 from conformance.results.verdict import NONCONFORMING, OK, Verdict, account
 from conformance.running.strictness import hold_to
@@ -177,7 +178,7 @@ def test_a_run_from_failure_to_expectation_and_back(tmp_path: Path) -> None:
     (tmp_path / "layers.py").write_text(LAYERS)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "conformance.cli.main", *arguments]
+        command = [sys.executable, "-m", "conformance", *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     row = ("--requirement", "forward/zero-input", "-n", "0", "--results", "r.json")

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from conformance.layers.registry import LoadError, registered
+from conformance.errors import LoadError
+from conformance.layers.registry import registered
 from conformance.selftest.hostile import PLUGINS, Plugin, install
 
 BUILT_IN = ("nnx.MyDense", "nnx.Linear")
@@ -26,7 +27,7 @@ def run(folder: Path, *plugins: Plugin) -> dict[str, Any]:
     path = folder / f"results-{len(plugins)}.json"
     names = [*BUILT_IN, *(plugin.id for plugin in plugins)]
     command = [
-        *(sys.executable, "-m", "conformance.cli.main", "run", *names, "-n2"),
+        *(sys.executable, "-m", "conformance", "run", *names, "-n2"),
         *(f"--requirement={row}" for row in ROWS),
         *(f"--time-limit={_TIME_LIMIT}", "--memory-limit=2", f"--results={path}"),
     ]

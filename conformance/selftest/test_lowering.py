@@ -48,7 +48,7 @@ def test_a_context_serves_many_but_not_all(unshared: None, monkeypatch: pytest.M
     """What a context keeps of the programs goes with it."""
     from jax._src.interpreters import mlir
 
-    monkeypatch.setattr(lowering, "_PROGRAMS", 2)
+    monkeypatch.setattr(mlir_context, "_PROGRAMS", 2)
     mlir_context.share_contexts()
     first, second, third, fourth = (mlir.make_ir_context() for _ in range(4))
     assert first is second

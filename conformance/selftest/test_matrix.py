@@ -12,8 +12,8 @@ import pytest
 
 from conformance.cli.matrix import collect, expected_by_tox, matrix, show
 from conformance.cli.run_modes import _without
+from conformance.errors import UsageError
 from conformance.jax_setup.modes import MODES, chosen_modes, under_mode, variables
-from conformance.layers.registry import UsageError
 from conformance.report.findings import changes, costs, kernels, newest, titles, warned
 from conformance.report.markdown import markdown
 from conformance.report.summary import Summary

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from conformance.checks import require
-from conformance.checks.require import Violation
 from conformance.contract.applicability import presumption
+from conformance.errors import Violation
 from conformance.layers.registry import resolve
 from conformance.layers.x64 import widened
 from conformance.results.file import read_all
@@ -88,7 +88,7 @@ def test_a_run_in_two_modes_is_one_file_of_two_environments(tmp_path: Path) -> N
     arguments = ["nnx.MyDense", "--requirement", "zero-input", "--results", "r.json", "-n", "0"]
     modes = ["--mode", "default", "--mode", "rank-promotion"]
     done = subprocess.run(
-        [sys.executable, "-m", "conformance.cli.main", "run", *arguments, *modes],
+        [sys.executable, "-m", "conformance", "run", *arguments, *modes],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from conformance.contract.requirement import Requirement, catalogue
-from conformance.layers.registry import UsageError
+from conformance.errors import UsageError
 from conformance.running.pytest_call import call
 from conformance.zoo import necessity
 

@@ -40,7 +40,7 @@ def test_every_row_is_checked_the_telling_ones_first() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ["-m", "conformance.cli.main", "run", "wrong.py:Wrong", "--requirement=forward"],
+        ["-m", "conformance", "run", "wrong.py:Wrong", "--requirement=forward"],
         ["-m", "pytest", "--pyargs", "conformance", "--conformance-impl=wrong.py:Wrong",
          "--conformance-requirement=forward", "-p", "no:cacheprovider"],
     ],

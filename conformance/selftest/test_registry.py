@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from conformance import NotAdaptable, adapt
-from conformance.layers.registry import LoadError, UsageError, registered, resolve
+from conformance.errors import LoadError, UsageError
+from conformance.layers.registry import registered, resolve
 
 
 def test_the_built_in_ones_are_registered() -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from conformance.cli.main import main
+from conformance.contract.requirement import AREAS
 from conformance.report.tally import LOOK
 from conformance.results.file import collection, text_of
 from conformance.selftest.pages import NEWER, Page, loaded, needs_extra, page_of
 from conformance.selftest.synthetic import cell_at, results
-from conformance.suite import AREAS
 
 FULL = results(12, 90, plots=True)
 

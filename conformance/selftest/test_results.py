@@ -9,15 +9,8 @@ from typing import Any
 
 import pytest
 
-from conformance.results.file import (
-    ResultsError,
-    collection,
-    document,
-    read,
-    read_all,
-    save,
-    text_of,
-)
+from conformance.errors import ResultsError
+from conformance.results.file import collection, document, read, read_all, save, text_of
 from conformance.results.schema import UNDERSTOOD, faults, results_schema
 from conformance.selftest.synthetic import cell_at, results
 

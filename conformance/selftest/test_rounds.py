@@ -101,7 +101,7 @@ def test_a_seed_adds_sizes_to_thorough_alone() -> None:
 def start(folder: Path, layer: str, *options: str) -> subprocess.Popen[str]:
     """A run of a layer of the file above, which writes ``r.json``."""
     (folder / "mine.py").write_text(TURNS, encoding="utf-8")
-    command = [sys.executable, "-m", "conformance.cli.main", "run", f"mine.py:{layer}"]
+    command = [sys.executable, "-m", "conformance", "run", f"mine.py:{layer}"]
     command += ["--requirement", "construction/bias-shape", "-n", "1", "--results", "r.json"]
     return subprocess.Popen(
         [*command, *options],

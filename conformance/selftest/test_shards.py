@@ -170,7 +170,7 @@ def test_a_run_in_two_parts(tmp_path: Path) -> None:
     (tmp_path / "layer.py").write_text(LAYER, encoding="utf-8")
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "conformance.cli.main", *arguments]
+        line = [sys.executable, "-m", "conformance", *arguments]
         return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     asked = ["layer.py:Bad", "-n0", "--requirement=zero-input", "--requirement=finite"]

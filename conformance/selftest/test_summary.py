@@ -5,11 +5,11 @@ import re
 from collections import Counter
 from xml.etree import ElementTree
 
+from conformance.contract.requirement import AREAS
 from conformance.report.badge import endpoint, message, svg
 from conformance.report.markdown import markdown
 from conformance.selftest.pages import NEWER, loaded
 from conformance.selftest.synthetic import cell_at, results
-from conformance.suite import AREAS
 
 
 def badge(*changes: tuple[int, str], level: str | None = None) -> tuple[str, str]:

@@ -178,7 +178,7 @@ def test_no_killed_worker_loses_a_cell_silently(tmp_path: Path) -> None:
     """SIGKILL at random moments: each cell is decided, or named as crashed."""
     names = ("nnx.MyDense", "linen.Dense")
     rows = [f"--requirement={row}" for row in ROWS]
-    command = ("-m", "conformance.cli.main", "run", *names, *rows, "-n2", "--results=r.json")
+    command = ("-m", "conformance", "run", *names, *rows, "-n2", "--results=r.json")
     run = call(tmp_path, *command)
     generator, killed = random.Random(20), 0
 

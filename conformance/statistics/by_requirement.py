@@ -17,9 +17,9 @@ from conformance.statistics import (
     correlation,
     dispersion,
     moments,
-    products,
     resolution,
     shape,
+    sign_products,
     structure,
 )
 from conformance.statistics.evidence import Array, Evidence
@@ -113,9 +113,9 @@ def structure_row(standard: Samples) -> list[Evidence]:
         evidence += _correlations(z, "weights")
         evidence += [structure.order(z, "row"), structure.order(z, "column"), structure.rank(z)]
         evidence.append(structure.permutations(z))
-        evidence.append(products.signs_by_magnitudes(z, moments.magnitude_ranks(z)))
+        evidence.append(sign_products.signs_by_magnitudes(z, moments.magnitude_ranks(z)))
         if symmetric:
-            evidence.append(products.sign_products(z))
+            evidence.append(sign_products.sign_products(z))
     return evidence
 
 

@@ -14,7 +14,7 @@ from conformance.checks.cases import Case, over
 from conformance.checks.layer import Layer
 from conformance.checks.programs import FEW_SIZES
 from conformance.contract.requirement import ANY, MAY, MUST, requirement
-from conformance.isolation.snapshot import snapshot
+from conformance.isolation import snapshot
 from conformance.jax_setup.lazy import jax
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from conformance.contract.requirement import Requirement
-from conformance.suite import AREAS
+from conformance.contract.requirement import AREAS, Requirement
 from conformance.zoo.judge import Judgement, sole_killers
 
 __all__ = ["LEGEND", "kill_rate", "matrix", "summary"]

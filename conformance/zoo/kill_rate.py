@@ -69,7 +69,7 @@ def remembered(environment: Mapping[str, Any]) -> dict[str, Any] | None:
 def _place(environment: Mapping[str, Any]) -> Path:
     """A file for each version of the suite's code and each environment."""
     digest = hashlib.sha256()
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for folder in (package, package.parent / "implementations"):
         for path in sorted(folder.rglob("*.py")):
             digest.update(path.read_bytes())

@@ -25,7 +25,7 @@ def one(pattern: str) -> Requirement:
     UsageError
         If none or several are.
     """
-    from conformance.layers.registry import UsageError
+    from conformance.errors import UsageError
 
     rows = chosen([pattern])
     if len(rows) > 1:

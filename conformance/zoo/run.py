@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conformance.contract.requirement import Requirement, catalogue
+from conformance.errors import UsageError
 from conformance.jax_setup import compile_cache
-from conformance.layers.registry import UsageError
 from conformance.plugin import RUN
 from conformance.results.cell import Cell, Outcome
 from conformance.results.file import save

@@ -7,23 +7,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from conformance.errors import NotAdaptable
 from conformance.layers.implementation import FLAX, Convention, Implementation
 
-__all__ = ["ACCEPTED", "NotAdaptable", "adapt"]
-
-ACCEPTED = """\
-  - an nnx class, called as cls(in_features, out_features, rngs=rngs), or a partial of one
-  - a Linen class, called as cls(features=out_features)
-  - a function (seed, x, features) that returns the layer's output for x
-  - a conformance.Implementation, for everything else"""
-
-
-class NotAdaptable(TypeError):
-    """The object is none of what the suite can check; the message says what is accepted."""
-
-    def __init__(self, found: str, hint: str = "") -> None:
-        hint = f"\n{hint}" if hint else ""
-        super().__init__(f"found {found}.{hint}\nAccepted are:\n{ACCEPTED}")
+__all__ = ["adapt"]
 
 
 def adapt(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks.require import Violation
+from conformance.errors import Violation
 from conformance.jax_setup.lazy import jax
 from conformance.layers.implementation import Convention
 

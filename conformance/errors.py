@@ -1,0 +1,125 @@
+"""Every exception that a user of the suite can meet, and the text of other people's errors.
+
+ConformanceError            the root: catch this one
+|-- UsageError              what was asked for does not exist, or has the wrong form (exit 2)
+|   `-- ResultsError        a results file cannot be used
+|-- LoadError               a registration is wrong: import, name or signature (exit 2)
+|-- NotAdaptable            an object cannot be adapted; also a TypeError
+|-- WrongCondition          the `when` of an expected failure is wrong; also a ValueError
+`-- Violation               the layer does not meet a requirement; also an AssertionError
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ACCEPTED",
+    "ConformanceError",
+    "LoadError",
+    "NotAdaptable",
+    "ResultsError",
+    "UsageError",
+    "Violation",
+    "WrongCondition",
+    "by_user",
+    "contain_interrupts",
+    "safe_text",
+]
+
+_LONGEST_TEXT = 600
+
+ACCEPTED = """\
+  - an nnx class, called as cls(in_features, out_features, rngs=rngs), or a partial of one
+  - a Linen class, called as cls(features=out_features)
+  - a function (seed, x, features) that returns the layer's output for x
+  - a conformance.Implementation, for everything else"""
+
+
+class ConformanceError(Exception):
+    """The root of every exception that the suite raises on purpose."""
+
+
+class UsageError(ConformanceError):
+    """What was asked for does not exist, or is given in a wrong form."""
+
+
+class ResultsError(UsageError):
+    """A results file cannot be used; the message names the file and the reason."""
+
+
+class LoadError(ConformanceError):
+    """A registration is wrong: it cannot be imported, or cannot be checked."""
+
+
+class NotAdaptable(ConformanceError, TypeError):
+    """The object is none of what the suite can check; the message says what is accepted."""
+
+    def __init__(self, found: str, hint: str = "") -> None:
+        hint = f"\n{hint}" if hint else ""
+        super().__init__(f"found {found}.{hint}\nAccepted are:\n{ACCEPTED}")
+
+
+class WrongCondition(ConformanceError, ValueError):
+    """The condition of an expected failure cannot be read, or can never hold."""
+
+
+class Violation(ConformanceError, AssertionError):
+    """The layer does not meet the requirement.
+
+    Parameters
+    ----------
+    found
+        What was found, in words.
+    accepted
+        What would have been accepted.
+    cause
+        The likely cause in words, where the evidence singles one out.
+    measured
+        The numbers behind it: plain floats, ints and strings.
+
+    Attributes
+    ----------
+    obstacle
+        Whether the check did not get as far as what its requirement is about: the layer could
+        not be built, called, read or written. Some other requirement is about that.
+    """
+
+    obstacle = False
+
+    def __init__(
+        self, found: str, *, accepted: str = "", cause: str = "", **measured: float | int | str
+    ) -> None:
+        super().__init__(found)
+        self.found = found
+        self.accepted = accepted
+        self.cause = cause
+        self.measured = measured
+
+
+def safe_text(value: object, longest: int = _LONGEST_TEXT) -> str:
+    """``str(value)`` on one line, bounded, also where ``__str__`` raises."""
+    try:
+        text = str(value)
+    except BaseException as error:
+        if by_user(error):
+            raise
+        text = f"<{type(value).__name__} whose text cannot be had: {type(error).__name__}>"
+    # Half of a surrogate pair is no text that could be written anywhere.
+    text = " ".join(text.encode(errors="backslashreplace").decode().split())
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+_contained = False
+
+
+def contain_interrupts() -> None:
+    """From now on, no exception in this process stands for the user's Ctrl-C.
+
+    A worker leaves that signal to the process that controls it.
+    """
+    global _contained  # of this process
+    _contained = True
+
+
+def by_user(error: BaseException) -> bool:
+    """Whether the user may have caused the exception, so that it has to end the run."""
+    return isinstance(error, KeyboardInterrupt) and not _contained
