@@ -123,7 +123,7 @@ def test_a_command_is_measured(tmp_path: Path) -> None:
 
 def test_the_naive_suite_has_the_properties_that_it_is_compared_by() -> None:
     """One for each requirement that the suite checks beside it."""
-    naive = Path(bench.__file__).with_name("naive.py")
+    naive = Path(measure.__file__).with_name("naive.py")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:conformance", "--collect-only", "-q", naive],
         capture_output=True,
