@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conformance.cli.notebook import Report, check
-    from conformance.contract.requirement import Level, Requirement, catalogue
+    from conformance.contract.catalogue import catalogue
+    from conformance.contract.requirement import Level, Requirement
     from conformance.errors import NotAdaptable, UsageError
     from conformance.layers.adapters import adapt
     from conformance.layers.implementation import FLAX, Convention, Implementation, Law
@@ -41,7 +42,7 @@ _PLACES = {
     "Requirement": "contract.requirement",
     "UsageError": "errors",
     "adapt": "layers.adapters",
-    "catalogue": "contract.requirement",
+    "catalogue": "contract.catalogue",
     "check": "cli.notebook",
 }
 

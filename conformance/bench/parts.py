@@ -103,7 +103,7 @@ def imports(bench: Bench) -> Iterator[Row]:
         ("import of jax and flax.nnx", "jax, flax.nnx"),
         (
             "import of the suite, without jax",
-            "conformance.contract.requirement as r; r.catalogue()",
+            "conformance.contract.catalogue as r; r.catalogue()",
         ),
     ):
         command = [sys.executable, "-c", f"import {module}"]

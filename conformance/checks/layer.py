@@ -17,7 +17,7 @@ import numpy as np
 from conformance.checks import oracle
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.require import fail, on_the_way
-from conformance.contract.applicability import presumption
+from conformance.contract.applicability import why_not_applicable
 from conformance.contract.requirement import (
     ANY,
     EXERCISE,
@@ -34,20 +34,11 @@ from conformance.layers.registry import Entry
 
 __all__ = ["Built", "Layer", "as_jax", "rounded", "stack"]
 
-_IN_WORDS = {
-    EXERCISE: "a forward function",
-    NNX: "an nnx module",
-    LINEN: "a Linen module",
-    PARAMETERS: "a layer whose parameters can be read and written",
-    ANY: "a layer",
-}
 # Beyond as many, calls of the plain batch cost more than compiling a batch of this length. It is
 # no longer than layers are used to: what becomes of tall batches is a row of its own.
 _MANY_ROWS = 256
 # A size, and how many times larger a second one is: what loops takes as many times longer for it.
 _FEW, _GROWTH, _MILLION = 20, 50, 10**6
-
-_MOST_TELLING = (EXERCISE, NNX, LINEN, PARAMETERS)
 
 
 class Layer:
@@ -93,11 +84,7 @@ class Layer:
 
     def why_not_applicable(self, row: Requirement) -> str | None:
         """Why the requirement cannot be checked on this layer, or None if it can."""
-        if self.provides & set(row.needs):
-            return presumption(row.id, self.convention)
-        wanted = " or ".join(_IN_WORDS[need] for need in row.needs)
-        given = next(_IN_WORDS[need] for need in _MOST_TELLING if need in self.provides)
-        return f"needs {wanted}; the layer is {given}"
+        return why_not_applicable(row, self.provides, self.convention)
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
         """``make()``, computed once for the key: programs and samples that several tests use."""

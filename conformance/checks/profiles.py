@@ -161,8 +161,8 @@ def activate(
 def _forget_the_suite() -> None:
     for name in [name for name in sys.modules if name.startswith("conformance.suite.")]:
         del sys.modules[name]
-    if "conformance.contract.requirement" in sys.modules:
-        sys.modules["conformance.contract.requirement"].catalogue.cache_clear()
+    if "conformance.contract.catalogue" in sys.modules:
+        sys.modules["conformance.contract.catalogue"].catalogue.cache_clear()
 
 
 def _fresh_sizes(seed: int) -> tuple[Size, ...]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from conformance.contract.requirement import Requirement, chosen
+from conformance.contract.catalogue import chosen
+from conformance.contract.requirement import Requirement
 from conformance.errors import UsageError
 from conformance.layers.registry import Entry, resolve
 from conformance.report.terminal import case_in_words, console_for

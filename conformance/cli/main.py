@@ -115,7 +115,7 @@ def _amount_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
     """Check the implementations and show what came of it."""
-    from conformance.contract.requirement import chosen
+    from conformance.contract.catalogue import chosen
     from conformance.report.terminal import Progress
     from conformance.running.pytest_call import run
 
@@ -240,7 +240,7 @@ def _without(options: argparse.Namespace, call: Sequence[str]) -> int:
     judgements = necessity.without(requirement, call, options.layers)
     print("\n".join(necessity.lines(requirement, judgements)))
     needed = any(necessity.lives(judgement, requirement) for judgement in judgements)
-    return 0 if needed or necessity.NEEDS_NONE in requirement.rationale else 1
+    return 0 if needed or requirement.idle_because else 1
 
 
 def _explain_arguments(parser: argparse.ArgumentParser) -> None:

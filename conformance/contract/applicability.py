@@ -1,93 +1,62 @@
-"""Which requirements presume float32 or a drawn kernel, where a layer declares something else.
+"""To which layers a requirement applies: what they provide, and what they declare.
 
 What can be said of half precision is held to the bounds of that dtype: see
-:meth:`conformance.checks.layer.Layer.value`. These rows are exact, or bounded, in float32 alone.
-A kernel that starts at 0 is the same for every seed.
+:meth:`conformance.checks.layer.Layer.value`. What a requirement presumes stands on its decorator.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from conformance.contract.requirement import (
+    ANY,
+    EXERCISE,
+    LINEN,
+    NNX,
+    PARAMETERS,
+    Need,
+    Presumption,
+    Requirement,
+)
 from conformance.layers.implementation import Convention
 
-__all__ = ["DRAWN", "FLOAT32_COMPUTATION", "FLOAT32_PARAMETERS", "presumption", "presumptions"]
+__all__ = ["presumption", "why_not_applicable"]
 
-_BOTH = frozenset(
-    {
-        "numerics/precision",
-        "numerics/no-saturation",
-        "dtypes/half-input",
-        "dtypes/integer-input",
-        "dtypes/complex-input",
-        "dtypes/strict-promotion",
-        "state/optimizer-sees-both",
-        "transforms/gradients",
-        "transforms/forward-mode",
-        "transforms/vmap",
-        "transforms/scan-and-remat",
-    }
-)
-
-FLOAT32_PARAMETERS = _BOTH | {"forward/integer-exact", "seeding/jitted-init"}
-"""Rows on values that half-precision parameters cannot hold, or on a last place of theirs."""
-
-FLOAT32_COMPUTATION = _BOTH | {
-    "forward/additive",
-    "forward/basis-input",
-    "forward/homogeneous",
-    "forward/integer-exact",
-    "dtypes/rank-promotion",
-    "dtypes/x64-stable",
-    "sharding/sharded-equals-local",
-    "transforms/no-side-effects-in-jaxpr",
+_IN_WORDS = {
+    EXERCISE: "a forward function",
+    NNX: "an nnx module",
+    LINEN: "a Linen module",
+    PARAMETERS: "a layer whose parameters can be read and written",
+    ANY: "a layer",
 }
-"""Rows on results that half precision rounds, or on derivatives with float32 cotangents.
-
-Of a kernel that is sharded by inputs, the sum of each device is rounded, and their sum again.
-"""
+_MOST_TELLING = (EXERCISE, NNX, LINEN, PARAMETERS)
 
 
-FLOAT32_ALONE = frozenset(
-    {
-        "dtypes/strict-promotion",
-        "forward/basis-input",
-        "sharding/sharded-equals-local",
-        "transforms/forward-mode",
-        "transforms/gradients",
-    }
-)
-"""Rows that write float32, or compare with it bit by bit; all others hold for float64 as well."""
-
-DRAWN = frozenset(
-    {
-        "seeding/seeds-differ",
-        "seeding/params-stream",
-        "seeding/siblings-differ",
-        "seeding/vmapped-init",
-    }
-)
-"""Rows on what becomes of the key."""
+def why_not_applicable(
+    row: Requirement, provides: Collection[Need], convention: Convention
+) -> str | None:
+    """Return why the requirement cannot be checked on such a layer, or None if it can."""
+    if set(provides) & set(row.needs):
+        return presumption(row, convention)
+    wanted = " or ".join(_IN_WORDS[need] for need in row.needs)
+    given = next(_IN_WORDS[need] for need in _MOST_TELLING if need in provides)
+    return f"needs {wanted}; the layer is {given}"
 
 
-def presumptions(requirement: str) -> list[str]:
-    """What the requirement presumes, in words."""
-    found = ["float32 parameters"] if requirement in FLOAT32_PARAMETERS else []
-    found += ["results in float32"] if requirement in FLOAT32_COMPUTATION else []
-    return found + (["a kernel that is drawn"] if requirement in DRAWN else [])
-
-
-def presumption(requirement: str, convention: Convention) -> str | None:
-    """Why the requirement does not apply to layers that declare this, or None if it does."""
+def presumption(row: Requirement, convention: Convention) -> str | None:
+    """Return why the requirement does not apply to layers that declare this, or None."""
     parameters, computation = convention.parameter_dtype, convention.compute_dtype
+    presumes = row.presumes
     if "float64" in (parameters, computation):
-        if requirement in FLOAT32_ALONE:
+        if Presumption.FLOAT32_THROUGHOUT in presumes:
             return "presumes float32; with 64-bit types in force, the layer is one of float64"
         return None
-    if requirement in FLOAT32_PARAMETERS and parameters != "float32":
+    if Presumption.FLOAT32_PARAMETERS in presumes and parameters != "float32":
         return f"presumes float32 parameters; the layer's are {parameters}"
-    if requirement in FLOAT32_COMPUTATION and computation != "float32":
+    if Presumption.FLOAT32_RESULTS in presumes and computation != "float32":
         return f"presumes results in float32; the layer computes in {computation}"
-    if requirement in DRAWN and convention.kernel.is_zero():
+    if Presumption.DRAWN_KERNEL in presumes and convention.kernel.is_zero():
         return "presumes a kernel that is drawn; the layer declares one that starts at 0"
-    if requirement == "dtypes/complex-input" and convention.casts_input:
+    if Presumption.DTYPE_OF_X in presumes and convention.casts_input:
         return f"the layer declares to compute in {computation}, whatever the dtype of x is"
     return None

@@ -1,23 +1,23 @@
-"""Requirements, and the catalogue of them that the property tests themselves make up."""
+"""The record of a requirement, and the decorator that makes a property test its check."""
 
 from __future__ import annotations
 
-import difflib
 import enum
-import fnmatch
-import importlib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, TypeVar
-
-from conformance.errors import UsageError
 
 __all__ = [
     "ANY",
     "AREAS",
+    "COMPARING",
+    "DRAWN_KERNEL",
+    "DTYPE_OF_X",
     "EXERCISE",
+    "FLOAT32_PARAMETERS",
+    "FLOAT32_RESULTS",
+    "FLOAT32_THROUGHOUT",
     "LINEN",
     "MAY",
     "MUST",
@@ -26,9 +26,8 @@ __all__ = [
     "SHOULD",
     "Level",
     "Need",
+    "Presumption",
     "Requirement",
-    "catalogue",
-    "chosen",
     "requirement",
     "requirement_of",
 ]
@@ -48,6 +47,11 @@ AREAS: tuple[str, ...] = (
     "exercise",
 )
 """The areas of the contract, in reading order."""
+
+COMPARING = frozenset(AREAS) - {"construction", "initialization", "purity"}
+"""The areas whose requirements compare results of the layer."""
+
+USUAL_SECONDS = 0.3
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -70,6 +74,19 @@ class Need(enum.StrEnum):
     EXERCISE = "dense_forward"
 
 
+class Presumption(enum.StrEnum):
+    """What a requirement presumes of a layer; it is not asked of a layer that declares otherwise.
+
+    The value is how documents put it.
+    """
+
+    FLOAT32_PARAMETERS = "float32 parameters"
+    FLOAT32_RESULTS = "results in float32"
+    FLOAT32_THROUGHOUT = "float32, also where 64-bit types are in force"
+    DRAWN_KERNEL = "a kernel that is drawn"
+    DTYPE_OF_X = "results whose dtype follows that of x"
+
+
 MUST, SHOULD, MAY = Level.MUST, Level.SHOULD, Level.MAY
 ANY, PARAMETERS, NNX, LINEN, EXERCISE = (
     Need.ANY,
@@ -78,6 +95,7 @@ ANY, PARAMETERS, NNX, LINEN, EXERCISE = (
     Need.LINEN,
     Need.EXERCISE,
 )
+FLOAT32_PARAMETERS, FLOAT32_RESULTS, FLOAT32_THROUGHOUT, DRAWN_KERNEL, DTYPE_OF_X = Presumption
 
 
 @dataclass(frozen=True)
@@ -100,6 +118,25 @@ class Requirement:
         The requirements of which a failure explains a failure of this one.
     declared
         Whether it is checked against the implementation's convention (``°`` in the contract).
+    presumes
+        What the layer must not declare otherwise, so that the requirement applies.
+    foundation
+        Whether nearly every check does first what it requires: its failure explains an obstacle
+        on the way to any other requirement.
+    ground
+        Whether nothing that compares two results can be judged where it fails: all areas of
+        :data:`COMPARING` rest on it.
+    every_seed
+        Whether its failure explains why any other check could not use a seed.
+    order
+        When it is checked: negative numbers first, positive ones last, each in their order; 0 in
+        between, in the order of the contract. The outcome does not depend on it; how soon a wrong
+        layer is known to be wrong does. The first are chosen greedily over the zoo, by how many
+        defects not yet seen they see in a second; the last take most of a second or more.
+    seconds
+        Seconds of a core that it takes where nothing is compiled yet, roughly: to divide a run.
+    idle_because
+        Why no defect is caught by it alone, if that is so.
     test
         The name of the test function.
     """
@@ -110,8 +147,15 @@ class Requirement:
     statement: str
     rationale: str
     rests_on: tuple[str, ...]
-    declared: bool
     test: str
+    declared: bool = False
+    presumes: tuple[Presumption, ...] = ()
+    foundation: bool = False
+    ground: bool = False
+    every_seed: bool = False
+    order: int = 0
+    seconds: float = USUAL_SECONDS
+    idle_because: str = ""
 
     @property
     def area(self) -> str:
@@ -130,8 +174,19 @@ def requirement(
     *needs: Need,
     rests_on: Sequence[str] = (),
     declared: bool = False,
+    presumes: Sequence[Presumption] = (),
+    foundation: bool = False,
+    ground: bool = False,
+    every_seed: bool = False,
+    order: int = 0,
+    seconds: float = USUAL_SECONDS,
+    idle_because: str = "",
 ) -> Callable[[F], F]:
-    """Make a property test the check of a requirement; its docstring is the normative text."""
+    """Make a property test the check of a requirement; its docstring is the normative text.
+
+    The arguments are the fields of :class:`Requirement`: all that is known of a requirement
+    stands here, and tables of it elsewhere are views of the catalogue.
+    """
     if id.partition("/")[0] not in AREAS or not id.partition("/")[2]:
         raise ValueError(f"a requirement's id is area/slug with an area of {AREAS}, found {id!r}")
 
@@ -148,6 +203,13 @@ def requirement(
             rests_on=tuple(rests_on),
             declared=declared,
             test=test.__name__,
+            presumes=tuple(presumes),
+            foundation=foundation,
+            ground=ground,
+            every_seed=every_seed,
+            order=order,
+            seconds=seconds,
+            idle_because=idle_because,
         )
         test.__requirement__ = record  # type: ignore[attr-defined]  # functions take attributes
         return test
@@ -160,73 +222,3 @@ def requirement_of(test: Any) -> Requirement | None:
     # Only a function is asked: a lazy module would import itself to answer.
     found = getattr(test, "__requirement__", None) if inspect.isfunction(test) else None
     return found if isinstance(found, Requirement) else None
-
-
-@lru_cache(maxsize=1)
-def catalogue() -> tuple[Requirement, ...]:
-    """Every requirement, in the order in which a reader should see failures.
-
-    A requirement comes after those that it rests on; otherwise areas and tests keep the order
-    in which they are written.
-
-    Raises
-    ------
-    ValueError
-        If an id is given twice, or a requirement rests on an unknown one or on itself.
-    """
-    written: dict[str, Requirement] = {}
-    for area in AREAS:
-        module = importlib.import_module(f"conformance.suite.test_{area}")
-        for test in vars(module).values():
-            row = requirement_of(test)
-            if row is None or test.__module__ != module.__name__:
-                continue
-            if row.id in written:
-                raise ValueError(f"two tests claim the requirement {row.id}")
-            if row.area != area:
-                raise ValueError(f"{row.id} is written in the module of {area}")
-            written[row.id] = row
-    return tuple(_after_what_they_rest_on(written))
-
-
-def _after_what_they_rest_on(rows: dict[str, Requirement]) -> Iterable[Requirement]:
-    ordered: dict[str, Requirement] = {}
-
-    def place(row: Requirement, chain: tuple[str, ...]) -> None:
-        if row.id in ordered:
-            return
-        if row.id in chain:
-            raise ValueError(f"requirements rest on each other: {' -> '.join((*chain, row.id))}")
-        for below in row.rests_on:
-            if below not in rows:
-                raise ValueError(f"{row.id} rests on {below}, which is no requirement")
-            place(rows[below], (*chain, row.id))
-        ordered[row.id] = row
-
-    for row in rows.values():
-        place(row, ())
-    return ordered.values()
-
-
-def chosen(patterns: Sequence[str]) -> tuple[Requirement, ...]:
-    """The requirements that the patterns name; without patterns, all of them.
-
-    A pattern is an id, a slug, an area, or a glob over ids.
-
-    Raises
-    ------
-    UsageError
-        If a pattern names none.
-    """
-    rows = catalogue()
-
-    def names(pattern: str, row: Requirement) -> bool:
-        return pattern in (row.slug, row.area) or fnmatch.fnmatchcase(row.id, pattern)
-
-    for pattern in patterns:
-        if not any(names(pattern, row) for row in rows):
-            known = [name for row in rows for name in (row.id, row.slug)]
-            near = difflib.get_close_matches(pattern, known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "see: dense-conformance list"
-            raise UsageError(f"no requirement matches {pattern!r}; {hint}")
-    return tuple(row for row in rows if not patterns or any(names(p, row) for p in patterns))

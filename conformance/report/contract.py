@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from itertools import groupby
 
-from conformance.contract.applicability import presumptions
-from conformance.contract.requirement import AREAS, Requirement, catalogue
+from conformance.contract.catalogue import catalogue, rests_on
+from conformance.contract.requirement import AREAS, Requirement
 from conformance.layers.registry import Entry, registered
 from conformance.results.environment import version
 
@@ -43,11 +43,11 @@ def markdown() -> str:
             parts.append(f"**{row.level}**, needs {needs}. {row.statement}\n")
             if row.rationale:
                 parts.append(f"{row.rationale}\n")
-            presumed = presumptions(row.id)
-            if presumed:
-                parts.append(f"Presumes {' and '.join(presumed)}.\n")
-            if row.rests_on:
-                parts.append(f"Rests on: {', '.join(row.rests_on)}.\n")
+            if row.presumes:
+                parts.append(f"Presumes {' and '.join(row.presumes)}.\n")
+            below = rests_on(row, catalogue())
+            if below:
+                parts.append(f"Rests on: {', '.join(below)}.\n")
     return "\n".join(parts)
 
 

@@ -100,7 +100,7 @@ def require_right(expected: Sequence[Expected], where: str) -> None:
         If one names no requirement, gives no reason, stands twice, or has a condition that
         cannot be read or is never met by what the suite supports.
     """
-    from conformance.contract.requirement import catalogue
+    from conformance.contract.catalogue import catalogue
 
     known = [row.id for row in catalogue()]
     seen = set()
@@ -183,7 +183,7 @@ class Expectations:
         own = tuple(layer.implementation.expected_failures)
         if not own:
             return
-        from conformance.contract.requirement import catalogue
+        from conformance.contract.catalogue import catalogue
 
         try:
             require_right(own, entry.name)

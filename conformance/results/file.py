@@ -89,6 +89,10 @@ def document(verdict: Verdict, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+# What blame needs to know of a requirement when parts of a run are merged.
+_FLAGS = ("declared", "foundation", "ground", "every_seed")
+
+
 def _requirement_record(row: Requirement) -> dict[str, Any]:
     return {
         "id": row.id,
@@ -96,7 +100,7 @@ def _requirement_record(row: Requirement) -> dict[str, Any]:
         "needs": [str(need) for need in row.needs],
         "statement": row.statement,
         **({"rationale": row.rationale} if row.rationale else {}),
-        **({"declared": True} if row.declared else {}),
+        **{flag: True for flag in _FLAGS if getattr(row, flag)},
         "rests_on": list(row.rests_on),
     }
 
@@ -281,8 +285,8 @@ def _requirement(record: dict[str, Any]) -> Requirement:
         statement=record["statement"],
         rationale=record.get("rationale", ""),
         rests_on=tuple(record["rests_on"]),
-        declared=record.get("declared", False),
         test="",
+        **{flag: record.get(flag, False) for flag in _FLAGS},
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
+from conformance.contract.catalogue import rests_on
 from conformance.contract.requirement import MAY, MUST, Requirement
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, Outcome
@@ -119,66 +119,6 @@ def _explains(cell: Cell) -> bool:
     return cell.outcome in _EXPLAINS or expected
 
 
-# What nearly every check does first: one of these is at fault where a check met an obstacle.
-_FOUNDATION = (
-    "construction/builds",
-    "serialization/stable-names",
-    "state/exact-state",
-    "construction/only-two-parameters",
-    "construction/kernel-shape",
-    "construction/bias-shape",
-    "forward/output-shape",
-    "dtypes/float32-out",
-    "exercise/float-arguments",
-    "state/call-changes-nothing",
-)
-
-
-# Where a seed cannot be used, this one is at fault for what others stumble over.
-_ALL_SEEDS = "seeding/seeds-differ"
-
-# Where results change by themselves, or have another shape, nothing that compares two of them can
-# be judged.
-_GROUND = (
-    "forward/output-shape",
-    "state/call-changes-nothing",
-    "seeding/repeatable-call",
-    "seeding/same-seed-same-bits",
-)
-_COMPARES = (
-    "forward",
-    "numerics",
-    "dtypes",
-    "seeding",
-    "state",
-    "transforms",
-    "serialization",
-    "sharding",
-    "exercise",
-)
-
-
-def _below(row: Requirement, rows: Sequence[Requirement]) -> tuple[str, ...]:
-    """What a requirement rests on: as it declares, and the common ground of all comparisons."""
-    if row.area not in _COMPARES or row.id in _under_the_ground(tuple(rows)):
-        return row.rests_on
-    return (*row.rests_on, *_GROUND)
-
-
-@lru_cache(maxsize=4)
-def _under_the_ground(rows: tuple[Requirement, ...]) -> frozenset[str]:
-    """The ground, and all that it rests on itself."""
-    rests_on = {row.id: row.rests_on for row in rows}
-    found: set[str] = set()
-    waiting = list(_GROUND)
-    while waiting:
-        id = waiting.pop()
-        if id not in found:
-            found.add(id)
-            waiting.extend(rests_on.get(id, ()))
-    return frozenset(found)
-
-
 def _mark_blocked(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> None:
     """Rows come after those that they rest on, so that one pass finds whole chains."""
     root = _fault_behind_obstacles(own, rows)
@@ -188,7 +128,7 @@ def _mark_blocked(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> None:
         may = cell.outcome == Outcome.EXPECTED_FAILURE and cell.level == MAY
         if cell.outcome != Outcome.FAILED and not stumbled and not may:
             continue
-        below = [own[id] for id in _below(row, rows) if id in own]
+        below = [own[id] for id in rests_on(row, rows) if id in own]
         below = [other for other in below if _explains(other)]
         if cell is root:
             # An obstacle on the way to another row is blocked by this one, and never blocks it.
@@ -204,12 +144,18 @@ def _fault_behind_obstacles(own: Mapping[str, Cell], rows: Sequence[Requirement]
 
     That may be a seed that raises, which every check may draw.
     """
-    failed = [row.id for row in rows if own[row.id].outcome == Outcome.FAILED]
-    for id in failed:
-        if id in _FOUNDATION and not own[id].obstacle:
-            return own[id]
-    obstacles = (id for id in (*_FOUNDATION, _ALL_SEEDS) if id in failed and own[id].obstacle)
-    return next((own[id] for id in obstacles), None)
+    failed = [row for row in rows if own[row.id].outcome == Outcome.FAILED]
+    for row in failed:
+        if row.foundation and not own[row.id].obstacle:
+            return own[row.id]
+    obstacles = [row for row in failed if own[row.id].obstacle]
+    # A seed that raises is met by every check, whatever it is about.
+    roots = sorted((row for row in obstacles if row.foundation or row.every_seed), key=_seed_last)
+    return own[roots[0].id] if roots else None
+
+
+def _seed_last(row: Requirement) -> bool:
+    return row.every_seed
 
 
 def _block(cell: Cell, below: Cell) -> None:

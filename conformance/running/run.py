@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from conformance.checks import profiles
-from conformance.contract.requirement import Requirement, chosen
+from conformance.contract.catalogue import chosen, in_order
+from conformance.contract.requirement import Requirement
 from conformance.errors import LoadError, contain_interrupts
 from conformance.isolation import memory
 from conformance.isolation.breaker import Breaker
@@ -32,7 +33,6 @@ from conformance.results.expected import Expectations
 from conformance.results.verdict import INCOMPLETE, OK, Verdict, account
 from conformance.running import database, reproduction
 from conformance.running.items import entry_of, row_of
-from conformance.running.order import telling_first
 from conformance.running.rounds import combined, is_worse
 from conformance.running.shards import Shard, expected_seconds
 from conformance.running.stopping import leave_interrupts_to_the_controller
@@ -205,7 +205,7 @@ class Run:
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
         """Keep the rows that were asked for, by implementation, the telling ones first."""
-        order = {row.id: i for i, row in enumerate(telling_first(self.rows))}
+        order = {row.id: i for i, row in enumerate(in_order(self.rows))}
         place = {entry.id: i for i, entry in enumerate(self.entries)}
         ours, others, dropped = [], [], []
         for item in items:

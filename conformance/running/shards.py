@@ -19,20 +19,6 @@ __all__ = ["Shard", "expected_seconds"]
 Key = tuple[str, str]
 """A cell: the implementation's id, and the requirement's."""
 
-# Seconds of a core of a server with nothing compiled yet, for the rows that take more than most.
-_SECONDS = {
-    "construction/builds": 3.0,
-    "seeding/same-across-processes": 3.0,
-    "transforms/gradients": 2.0,
-    "forward/affine-value": 1.5,
-    "exercise/recovered-kernel": 1.5,
-    "dtypes/x64-stable": 1.0,
-    "initialization/kernel-independence": 0.9,
-    "construction/finite": 0.9,
-    "forward/basis-input": 0.8,
-    "sharding/sharding-metadata": 0.8,
-}
-_USUAL = 0.3
 # What the first cell of an implementation in a process pays for all of its others.
 _BEGINNING = 2.0
 
@@ -78,13 +64,12 @@ class Shard:
         The longest cells are dealt first, each to the part that has the least to do; an
         implementation that a part has begun is cheaper there than elsewhere.
         """
-        keys = [(entry.id, row.id) for entry in entries for row in rows]
-        keys.sort(key=lambda key: (-seconds.get(key, _SECONDS.get(key[1], _USUAL)), key))
+        usual = {row.id: row.seconds for row in rows}
+        costs = {(e.id, id): seconds.get((e.id, id), usual[id]) for e in entries for id in usual}
         loads = [0.0] * self.count
         parts: list[set[Key]] = [set() for _ in loads]
         begun: list[set[str]] = [set() for _ in loads]
-        for key in keys:
-            cost = seconds.get(key, _SECONDS.get(key[1], _USUAL))
+        for key, cost in sorted(costs.items(), key=lambda item: (-item[1], item[0])):
             totals = [
                 load + cost + (0.0 if key[0] in known else _BEGINNING)
                 for load, known in zip(loads, begun, strict=True)

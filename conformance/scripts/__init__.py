@@ -12,7 +12,7 @@ import textwrap
 from types import ModuleType
 from typing import Any
 
-from conformance.contract.requirement import catalogue
+from conformance.contract.catalogue import catalogue
 from conformance.layers.implementation import FLAX, Implementation
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell

@@ -14,7 +14,7 @@ from conformance.bench import measure, parts
 from conformance.bench.table import HEADINGS, Row, by, line, markdown, text
 from conformance.cli import bench
 from conformance.cli.main import main
-from conformance.contract.requirement import catalogue
+from conformance.contract.catalogue import catalogue
 from conformance.errors import UsageError
 
 

@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 
 import conformance
-from conformance.contract.requirement import (
-    AREAS,
-    MUST,
-    catalogue,
-    chosen,
-    requirement,
-    requirement_of,
-)
+from conformance.contract.catalogue import catalogue, chosen
+from conformance.contract.requirement import AREAS, MUST, requirement, requirement_of
 from conformance.errors import UsageError
 from conformance.report.contract import markdown
 

@@ -9,12 +9,7 @@ import pytest
 from conformance import FLAX, Convention, Law, catalogue
 from conformance.checks import oracle, require
 from conformance.checks.layer import Layer, rounded
-from conformance.contract.applicability import (
-    DRAWN,
-    FLOAT32_COMPUTATION,
-    FLOAT32_PARAMETERS,
-    presumption,
-)
+from conformance.contract.applicability import presumption
 from conformance.errors import LoadError, UsageError
 from conformance.layers.registry import Entry, resolve, split_variant
 from implementations.nnx_linear import VARIANTS, Linear
@@ -50,11 +45,8 @@ def test_each_difference_is_named(changed: dict[str, object], said: str) -> None
     assert replace(FLAX, **changed).differences() == (said,)  # type: ignore[arg-type]
 
 
-def test_presumptions_are_of_requirements_that_exist() -> None:
-    """Ids are never renamed; float32 layers are asked for everything."""
-    known = {row.id for row in catalogue()}
-    assert known >= DRAWN | FLOAT32_COMPUTATION | FLOAT32_PARAMETERS
-    assert not any(presumption(id, FLAX) for id in known)
+def test_flax_own_convention_is_asked_everything() -> None:
+    assert not any(presumption(row, FLAX) for row in catalogue())
 
 
 @pytest.mark.parametrize("dtype", HALF)

@@ -138,8 +138,8 @@ def test_the_exit_code_is_strict() -> None:
 @pytest.mark.parametrize(("level", "outcome"), [("MUST", "blocked"), ("MAY", "failed")])
 def test_what_follows_from_an_expected_failure_is_blocked(level: str, outcome: str) -> None:
     """It need not be expected, too; a MAY row that does not hold explains nothing."""
-    below = Requirement("forward/zero-input", Level(level), (), "", "", (), False, "")
-    above = Requirement("forward/basis-input", Level.MUST, (), "", "", (below.id,), False, "")
+    below = Requirement("forward/zero-input", Level(level), (), "", "", (), "")
+    above = Requirement("forward/basis-input", Level.MUST, (), "", "", (below.id,), "")
     cells = [
         cell(Outcome.EXPECTED_FAILURE, level),
         Cell(ENTRY.id, above.id, "MUST", Outcome.FAILED),

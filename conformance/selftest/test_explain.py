@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from conformance.cli.main import main
-from conformance.contract.requirement import catalogue
+from conformance.contract.catalogue import catalogue
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, Outcome
 from conformance.results.verdict import NONCONFORMING, USAGE

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from conformance.cli.grade import PITFALLS, fallen_into, names_in, write_grade
 from conformance.cli.main import main
-from conformance.contract.requirement import catalogue
+from conformance.contract.catalogue import catalogue
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, Outcome
 from conformance.results.verdict import NONCONFORMING, OK, USAGE, Verdict

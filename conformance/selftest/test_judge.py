@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conformance.contract.requirement import catalogue
+from conformance.contract.catalogue import catalogue
 from conformance.results.cell import Cell, Outcome
 from conformance.zoo.judge import Judgement, Subject, judge, sole_killers
 from conformance.zoo.kill_matrix import kill_rate, matrix, summary

@@ -14,6 +14,7 @@ import pytest
 
 from conformance.checks import require
 from conformance.contract.applicability import presumption
+from conformance.contract.catalogue import chosen
 from conformance.errors import Violation
 from conformance.layers.registry import resolve
 from conformance.layers.x64 import widened
@@ -48,10 +49,10 @@ def test_under_64_bit_types_a_layer_is_held_to_what_it_is(
     (entry,) = resolve([name])
     found = widened(entry.load()).convention
     assert (found.parameter_dtype, found.compute_dtype) == (parameters, results)
-    why = presumption("forward/basis-input", found)
+    why = presumption(chosen(["forward/basis-input"])[0], found)
     assert ("one of float64" in (why or "")) == (results == "float64")
     # That it is one of float64 is the matter of this requirement alone.
-    assert presumption("dtypes/x64-stable", found) is None or results == "bfloat16"
+    assert presumption(chosen(["dtypes/x64-stable"])[0], found) is None or results == "bfloat16"
 
 
 def test_without_64_bit_types_nothing_is_other() -> None:

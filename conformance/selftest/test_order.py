@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from conformance.checks.profiles import PROFILES
-from conformance.contract.requirement import catalogue
-from conformance.running.order import FIRST, LAST, telling_first
+from conformance.contract.catalogue import catalogue, in_order
 
 WRONG = """
 import jax.numpy as jnp
@@ -27,14 +26,12 @@ class Wrong(nnx.Module):
 
 
 def test_every_row_is_checked_the_telling_ones_first() -> None:
-    """The names are those of requirements; the others keep the contract's order."""
     rows = catalogue()
-    ids = [row.id for row in telling_first(rows)]
-    assert sorted(ids) == sorted(row.id for row in rows)
-    assert tuple(ids[: len(FIRST)]) == FIRST
-    assert tuple(ids[-len(LAST) :]) == LAST
-    between = [row.id for row in rows if row.id not in {*FIRST, *LAST}]
-    assert ids[len(FIRST) : -len(LAST)] == between
+    ordered = in_order(rows)
+    assert sorted(row.id for row in ordered) == sorted(row.id for row in rows)
+    assert ordered[0].id == "exercise/float-arguments"
+    assert ordered[-1].order > 0
+    assert [row for row in ordered if not row.order] == [row for row in rows if not row.order]
 
 
 @pytest.mark.parametrize(

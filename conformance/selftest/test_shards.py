@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from conformance.contract.requirement import Requirement, catalogue
+from conformance.contract.catalogue import catalogue
+from conformance.contract.requirement import Requirement
 from conformance.layers.registry import Entry
 from conformance.report.merge import merge
 from conformance.results.cell import Cell, Outcome

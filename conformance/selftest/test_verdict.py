@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from conformance.contract.requirement import MUST, Requirement
+from conformance.contract.catalogue import chosen
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, Outcome
 from conformance.results.verdict import NONCONFORMING, Verdict, account
@@ -12,16 +12,7 @@ from conformance.results.verdict import NONCONFORMING, Verdict, account
 ENTRY = Entry(id="layer", name="layer", spec="module:Layer")
 
 
-def row(id: str, *rests_on: str) -> Requirement:
-    """A requirement that rests on others."""
-    return Requirement(id, MUST, (), "", "", rests_on, False, id.partition("/")[2])
-
-
-ROWS = (
-    row("construction/builds"),
-    row("construction/bias-shape", "construction/builds"),
-    row("forward/output-shape", "construction/bias-shape"),
-)
+ROWS = chosen(["construction/builds", "construction/bias-shape", "forward/output-shape"])
 
 
 def verdict(*failed: tuple[str, bool]) -> Verdict:
@@ -46,7 +37,7 @@ def test_a_fault_met_at_construction_is_blamed_on_the_row_that_is_about_it() -> 
 def test_no_failure_is_ever_blocked_away() -> None:
     """However obstacles and faults are mixed, what fails is blamed on something."""
     states = (None, False, True)
-    for chosen in product(states, repeat=len(ROWS)):
-        failed = [(r.id, s) for r, s in zip(ROWS, chosen, strict=True) if s is not None]
+    for drawn in product(states, repeat=len(ROWS)):
+        failed = [(r.id, s) for r, s in zip(ROWS, drawn, strict=True) if s is not None]
         found = verdict(*failed)
         assert bool(failed) == (found.exit_code == NONCONFORMING), failed

@@ -27,7 +27,7 @@ from conformance.running import remote_workers
 from conformance.running.workers import Workers
 
 ENTRY = Entry("acme:Dense", "acme.Dense", "acme:Dense", "acme")
-ROW = Requirement("forward/zero-input", Level.MUST, (), "", "", (), False, "test_zero_input")
+ROW = Requirement("forward/zero-input", Level.MUST, (), "", "", (), "test_zero_input")
 ITEM = "suite/test_forward.py::test_zero_input[acme.Dense]"
 DECIDED = {"passed", "failed", "not-applicable", "blocked", "expected-failure"}
 

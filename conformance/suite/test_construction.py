@@ -30,14 +30,18 @@ _ROUNDED_SCALE = 2.0**-20
 another, where the square root, the quotient and their use each round by u = 2^-24 or less."""
 
 
-@requirement("construction/builds", MUST, ANY)
+@requirement(
+    "construction/builds",
+    MUST,
+    ANY,
+    foundation=True,
+    order=-190,
+    seconds=3.0,
+    idle_because="what cannot be built fails all others; this one names the fault.",
+)
 @over(at_most=2)
 def test_builds(layer: Layer, case: Case) -> None:
-    """Construction succeeds for all sizes in, out >= 1.
-
-    No defect needs this requirement alone: what cannot be built fails all others; this one
-    names the fault.
-    """
+    """Construction succeeds for all sizes in, out >= 1."""
     if layer.implementation.forward is None:
         layer.of(case)
     else:
@@ -46,15 +50,18 @@ def test_builds(layer: Layer, case: Case) -> None:
         layer.forward(seed, np.ones(case.in_features, np.float32), case.out_features)
 
 
-@requirement("construction/ready-when-built", SHOULD, NNX, rests_on=["construction/builds"])
+@requirement(
+    "construction/ready-when-built",
+    SHOULD,
+    NNX,
+    rests_on=["construction/builds"],
+    idle_because="without parameters nothing can be read or written; this one names the fault.",
+)
 @over(every_size=False)
 def test_ready_when_built(layer: Layer, case: Case) -> None:
     """The parameters exist before the first call.
 
     An optimizer that is made before the first call would not see parameters that appear in it.
-
-    No defect needs this requirement alone: without parameters nothing can be read or written;
-    this one names the fault.
     """
     dense = layer.of(case)
     before = _names(dense, "Param")
@@ -78,6 +85,8 @@ def _names(dense: Built, kind: str) -> list[str]:
     MUST,
     PARAMETERS,
     rests_on=["construction/builds", "state/exact-state"],
+    foundation=True,
+    order=-160,
 )
 @over(every_size=False)
 def test_only_two_parameters(layer: Layer, case: Case) -> None:
@@ -114,14 +123,15 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     PARAMETERS,
     rests_on=["construction/only-two-parameters", "serialization/stable-names"],
     declared=True,
+    foundation=True,
+    order=-150,
+    idle_because=(
+        "whatever writes a kernel stumbles over another shape; this one names the fault."
+    ),
 )
 @over(at_most=2)
 def test_kernel_shape(layer: Layer, case: Case) -> None:
-    """The kernel has the shape (in, out).
-
-    No defect needs this requirement alone: whatever writes a kernel stumbles over another
-    shape; this one names the fault.
-    """
+    """The kernel has the shape (in, out)."""
     shape, expected = layer.of(case).kernel.shape, case.kernel_shape
     if layer.convention.layout == "out,in":
         shape, expected = shape[::-1], expected[::-1]
@@ -141,14 +151,15 @@ def test_kernel_shape(layer: Layer, case: Case) -> None:
     PARAMETERS,
     rests_on=["construction/only-two-parameters", "serialization/stable-names"],
     declared=True,
+    foundation=True,
+    order=-140,
+    idle_because=(
+        "whatever adds or writes the bias stumbles over another shape; this one names the fault."
+    ),
 )
 @over(at_most=2)
 def test_bias_shape(layer: Layer, case: Case) -> None:
-    """The bias has the shape (out,).
-
-    No defect needs this requirement alone: whatever adds or writes the bias stumbles over
-    another shape; this one names the fault.
-    """
+    """The bias has the shape (out,)."""
     if not layer.convention.use_bias:
         require.not_applicable("the layer declares that it has no bias")
     shape = layer.of(case).bias.shape
@@ -171,6 +182,7 @@ def test_bias_shape(layer: Layer, case: Case) -> None:
     MUST,
     PARAMETERS,
     rests_on=["construction/only-two-parameters", "state/exact-state"],
+    order=-130,
 )
 @over(every_size=False)
 def test_parameter_dtype(layer: Layer, case: Case) -> None:
@@ -234,6 +246,8 @@ def _named(layer: Layer, parameters: Any) -> dict[str, Any]:
     MUST,
     PARAMETERS,
     rests_on=["construction/builds", "construction/kernel-shape"],
+    order=-120,
+    seconds=0.9,
 )
 @over()
 def test_finite(layer: Layer, case: Case) -> None:
@@ -275,6 +289,10 @@ def _require_finite_samples(layer: Layer) -> bool:
     MUST,
     PARAMETERS,
     rests_on=["construction/kernel-shape", "construction/bias-shape", "state/exact-state"],
+    idle_because=(
+        "a construction that cannot be described cannot be compiled either, nor its "
+        "layer be described. This one names the fault."
+    ),
 )
 @over(up_to=10**6, every_size=False, also=[((10**6, 10**6), BATCH)])
 def test_abstract_init(layer: Layer, case: Case) -> None:
@@ -282,9 +300,6 @@ def test_abstract_init(layer: Layer, case: Case) -> None:
 
     It does so up to 10^6 x 10^6 without allocating; that is how large models are laid out
     before their parameters exist.
-
-    No defect needs this requirement alone: a construction that cannot be described cannot be
-    compiled either, nor its layer be described. This one names the fault.
     """
     if max(case.kernel_shape) > layer.describable:
         return

@@ -9,23 +9,40 @@ import numpy as np
 from conformance.checks import gradients, jaxprs, oracle, programs, require
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Built, Layer, as_jax
-from conformance.contract.requirement import ANY, MAY, MUST, PARAMETERS, SHOULD, requirement
+from conformance.contract.requirement import (
+    ANY,
+    DTYPE_OF_X,
+    FLOAT32_PARAMETERS,
+    FLOAT32_RESULTS,
+    FLOAT32_THROUGHOUT,
+    MAY,
+    MUST,
+    PARAMETERS,
+    SHOULD,
+    requirement,
+)
 from conformance.jax_setup.lazy import jax, jnp
 
 VALUE = "forward/affine-value"
 BASE = ["construction/abstract-init", "state/exact-state", "transforms/jit"]
 
 
-@requirement("dtypes/float32-out", MUST, ANY)
+@requirement(
+    "dtypes/float32-out",
+    MUST,
+    ANY,
+    foundation=True,
+    idle_because=(
+        "a result of another dtype shows in values or in derivatives, too; this one "
+        "names the fault."
+    ),
+)
 @over(leads=True)
 def test_float32_out(layer: Layer, case: Case) -> None:
     """A float32 x gives a float32 result that is not weakly typed.
 
     A weakly typed result takes the dtype of whatever it is added to next. A layer that declares
     to compute in another dtype is held to that one.
-
-    No defect needs this requirement alone: a result of another dtype shows in values or in
-    derivatives, too; this one names the fault.
     """
     lead = case.lead if layer.accepts(case.lead) else ()
     x = as_jax(case.normal("x", *lead, case.in_features))
@@ -51,6 +68,8 @@ def test_float32_out(layer: Layer, case: Case) -> None:
     SHOULD,
     PARAMETERS,
     rests_on=["numerics/precision", VALUE, "dtypes/float32-out", "transforms/gradients"],
+    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
+    order=80,
 )
 @over(sizes=programs.FEW_SIZES)
 def test_half_input(layer: Layer, case: Case) -> None:
@@ -86,6 +105,8 @@ def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> N
     SHOULD,
     PARAMETERS,
     rests_on=["numerics/precision", VALUE, "dtypes/float32-out"],
+    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
+    order=90,
 )
 @over(sizes=programs.FEW_SIZES)
 def test_integer_input(layer: Layer, case: Case) -> None:
@@ -108,6 +129,7 @@ def test_integer_input(layer: Layer, case: Case) -> None:
     SHOULD,
     PARAMETERS,
     rests_on=["numerics/precision", VALUE, "dtypes/float32-out"],
+    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS, DTYPE_OF_X],
 )
 @over(sizes=programs.FEW_SIZES)
 def test_complex_input(layer: Layer, case: Case) -> None:
@@ -120,7 +142,11 @@ def test_complex_input(layer: Layer, case: Case) -> None:
 
 
 @requirement(
-    "dtypes/strict-promotion", SHOULD, PARAMETERS, rests_on=[*BASE, "construction/parameter-dtype"]
+    "dtypes/strict-promotion",
+    SHOULD,
+    PARAMETERS,
+    rests_on=[*BASE, "construction/parameter-dtype"],
+    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS, FLOAT32_THROUGHOUT],
 )
 @over(leads=True, every_size=False)
 def test_strict_promotion(layer: Layer, case: Case) -> None:
@@ -135,7 +161,13 @@ def test_strict_promotion(layer: Layer, case: Case) -> None:
         layer.remember((setting, case.x_shape), lambda: _runs_under(layer, case, setting, cause))
 
 
-@requirement("dtypes/rank-promotion", MAY, PARAMETERS, rests_on=BASE)
+@requirement(
+    "dtypes/rank-promotion",
+    MAY,
+    PARAMETERS,
+    rests_on=BASE,
+    presumes=[FLOAT32_RESULTS],
+)
 @over(leads=True, every_size=False)
 def test_rank_promotion(layer: Layer, case: Case) -> None:
     """The layer works under ``jax_numpy_rank_promotion="raise"``.
@@ -148,7 +180,15 @@ def test_rank_promotion(layer: Layer, case: Case) -> None:
         layer.remember((setting, case.x_shape), lambda: _runs_under(layer, case, setting, cause))
 
 
-@requirement("dtypes/x64-stable", MAY, PARAMETERS, rests_on=[VALUE])
+@requirement(
+    "dtypes/x64-stable",
+    MAY,
+    PARAMETERS,
+    rests_on=[VALUE],
+    presumes=[FLOAT32_RESULTS],
+    order=100,
+    seconds=1.0,
+)
 @over(sizes=[(3, 10)])
 def test_x64_stable(layer: Layer, case: Case) -> None:
     """Under x64, parameters are float32 with the same values, and float32 in gives float32 out.

@@ -19,7 +19,13 @@ from conformance.statistics.identify import declared_names
 from conformance.statistics.laws import family_named
 
 
-@requirement("exercise/float-arguments", MUST, EXERCISE)
+@requirement(
+    "exercise/float-arguments",
+    MUST,
+    EXERCISE,
+    foundation=True,
+    order=-220,
+)
 @over()
 def test_float_arguments(layer: Layer, case: Case) -> None:
     """float, NumPy number and 0-d array ``seed`` and ``features`` act as their integer value.
@@ -76,14 +82,15 @@ def _require_as(
     MUST,
     EXERCISE,
     rests_on=["exercise/float-arguments", "exercise/any-length", "forward/output-shape"],
+    order=-210,
+    idle_because=(
+        "``forward/output-shape`` finds the wrong shapes of every kind of layer. Here "
+        "the exercise's own words are put to use, at sizes of their own."
+    ),
 )
 @over(up_to=40, every_size=False, at_most=6)
 def test_vector_out(layer: Layer, case: Case) -> None:
-    """The result is a vector of length features, for in and features from 1 up.
-
-    No defect needs this requirement alone: ``forward/output-shape`` finds the wrong shapes of every
-    kind of layer. Here the exercise's own words are put to use, at sizes of their own.
-    """
+    """The result is a vector of length features, for in and features from 1 up."""
     if case.in_features * case.out_features > 2000 and case.seed:
         return
     found = layer.forward(case.seed, case.normal("x", case.in_features), case.out_features)
@@ -126,7 +133,13 @@ def test_fixed_result(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement("exercise/any-length", MUST, EXERCISE, rests_on=["exercise/float-arguments"])
+@requirement(
+    "exercise/any-length",
+    MUST,
+    EXERCISE,
+    rests_on=["exercise/float-arguments"],
+    order=-200,
+)
 @over(sizes=[(3, 4), (5, 2)], at_most=2)
 def test_any_length(layer: Layer, case: Case) -> None:
     """Changing len(x) between calls with one (seed, features) works, and changes no result."""
@@ -197,6 +210,8 @@ def test_bad_arguments_raise(layer: Layer, case: Case) -> None:
         "seeding/seeds-differ",
         "forward/additive",
     ],
+    order=-100,
+    seconds=1.5,
 )
 def test_recovered_kernel(layer: Layer) -> None:
     """The kernel that basis vectors recover meets every requirement on initialization.

@@ -13,7 +13,16 @@ from conformance.checks import diagnosis, oracle, require
 from conformance.checks.cases import BATCH, LARGE, SMALL, TALL, WIDE, Case, over
 from conformance.checks.layer import Built, Layer, rounded
 from conformance.checks.programs import FEW_SIZES
-from conformance.contract.requirement import ANY, MUST, PARAMETERS, SHOULD, requirement
+from conformance.contract.requirement import (
+    ANY,
+    FLOAT32_PARAMETERS,
+    FLOAT32_RESULTS,
+    FLOAT32_THROUGHOUT,
+    MUST,
+    PARAMETERS,
+    SHOULD,
+    requirement,
+)
 from conformance.jax_setup.lazy import jax
 
 # Where what is checked abstractly at every size is checked by a real call, too.
@@ -43,14 +52,15 @@ BASE = ["construction/kernel-shape", "construction/bias-shape", "forward/output-
         "state/call-changes-nothing",
     ],
     declared=True,
+    foundation=True,
+    ground=True,
+    idle_because=(
+        "a result of another shape fails whatever compares it; this one names the fault."
+    ),
 )
 @over(leads=True, at_most=1)
 def test_output_shape(layer: Layer, case: Case) -> None:
-    """f(x).shape = x.shape[:-1] + (out,), for ranks 1 to 5 and batches of 0, 1 and in.
-
-    No defect needs this requirement alone: a result of another shape fails whatever compares
-    it; this one names the fault.
-    """
+    """f(x).shape = x.shape[:-1] + (out,), for ranks 1 to 5 and batches of 0, 1 and in."""
     # Each shape compiles, so that a single x is tried at some sizes.
     single = case.kernel_shape in EAGER or PARAMETERS not in layer.provides
     leads = {(), case.lead} if single else {case.lead}
@@ -94,16 +104,20 @@ def _abstract_shapes(layer: Layer, case: Case) -> bool:
     return True
 
 
-@requirement("forward/zero-input", MUST, PARAMETERS, rests_on=BASE)
+@requirement(
+    "forward/zero-input",
+    MUST,
+    PARAMETERS,
+    rests_on=BASE,
+    order=-90,
+    idle_because="a bias that is used wrongly makes every value wrong; this one singles it out.",
+)
 @over()
 def test_zero_input(layer: Layer, case: Case) -> None:
     """f(0) = b, bitwise.
 
     A random bias is written in first: on a new layer, whose bias is 0, a bias that is never
     used, used twice or subtracted gives the same.
-
-    No defect needs this requirement alone: a bias that is used wrongly makes every value wrong;
-    this one singles it out.
     """
     dense, bias = layer.written(case), layer.bias_for(case)
     x = np.zeros((8, case.in_features), np.float32)
@@ -133,6 +147,9 @@ def test_zero_input(layer: Layer, case: Case) -> None:
         "seeding/repeatable-call",
         "forward/batch-independent",
     ],
+    presumes=[FLOAT32_RESULTS, FLOAT32_THROUGHOUT],
+    order=-20,
+    seconds=0.8,
 )
 @over(also=[(size, BATCH) for size in (SMALL, WIDE, TALL, LARGE)])
 def test_basis_input(layer: Layer, case: Case) -> None:
@@ -166,6 +183,8 @@ def _at_a_telling_size(layer: Layer, case: Case) -> str:
     MUST,
     PARAMETERS,
     rests_on=["forward/batch-independent", "forward/basis-input"],
+    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
+    order=-80,
 )
 @over()
 def test_integer_exact(layer: Layer, case: Case) -> None:
@@ -201,6 +220,8 @@ def test_integer_exact(layer: Layer, case: Case) -> None:
         "forward/batch-independent",
         "numerics/precision",
     ],
+    order=-70,
+    seconds=1.5,
 )
 @over(leads=True, also=[(SMALL, lead) for lead in _LEADS])
 def test_affine_value(layer: Layer, case: Case) -> None:
@@ -229,16 +250,18 @@ def test_affine_value(layer: Layer, case: Case) -> None:
         "forward/output-shape",
         "construction/kernel-shape",
     ],
+    presumes=[FLOAT32_RESULTS],
+    order=-30,
+    idle_because=(
+        "what is not additive is not homogeneous, or not differentiable, either. For a "
+        "function, whose parameters cannot be written, this one comes first."
+    ),
 )
 @over(every_size=False)
 def test_additive(layer: Layer, case: Case) -> None:
     """f(x + y) - f(0) = (f(x) - f(0)) + (f(y) - f(0)), within the four rounding-error bounds.
 
     x and y are integer-valued, so that x + y is exact.
-
-    No defect needs this requirement alone: what is not additive is not homogeneous, or not
-    differentiable, either. For a function, whose parameters cannot be written, this one comes
-    first.
     """
     kernel, bias = layer.affine(case)
     shape = (*layer.fewest, case.in_features)
@@ -264,6 +287,7 @@ def test_additive(layer: Layer, case: Case) -> None:
     MUST,
     ANY,
     rests_on=["forward/affine-value", "forward/additive", "exercise/recovered-kernel"],
+    presumes=[FLOAT32_RESULTS],
 )
 @over(every_size=False)
 def test_homogeneous(layer: Layer, case: Case) -> None:
@@ -285,6 +309,7 @@ def test_homogeneous(layer: Layer, case: Case) -> None:
     MUST,
     PARAMETERS,
     rests_on=["forward/output-shape", "seeding/repeatable-call"],
+    idle_because="rows that mix make values wrong, too; this one singles it out.",
 )
 @over()
 def test_batch_independent(layer: Layer, case: Case) -> None:
@@ -292,9 +317,6 @@ def test_batch_independent(layer: Layer, case: Case) -> None:
 
     Other values in one row leave the other rows' bits as they are, in a batch of any rank, and
     permuting the rows permutes the result bitwise.
-
-    No defect needs this requirement alone: rows that mix make values wrong, too; this one
-    singles it out.
     """
     if not layer.accepts(BATCH):
         require.not_applicable("the layer declares to accept vectors only")

@@ -45,6 +45,7 @@ INDEPENDENT = (
     PARAMETERS,
     rests_on=["construction/bias-shape"],
     declared=True,
+    order=-110,
 )
 @over()
 def test_bias_zero(layer: Layer, case: Case) -> None:
@@ -139,7 +140,13 @@ def _from_example(layer: Layer, case: Case, example: np.ndarray) -> dict[str, np
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-@requirement("initialization/kernel-independence", MUST, PARAMETERS, rests_on=INDEPENDENT)
+@requirement(
+    "initialization/kernel-independence",
+    MUST,
+    PARAMETERS,
+    rests_on=INDEPENDENT,
+    seconds=0.9,
+)
 def test_kernel_independence(layer: Layer) -> None:
     """Entries, rows, columns and neighbours of a new kernel are independent.
 
@@ -189,15 +196,18 @@ def test_kernel_resolution(layer: Layer) -> None:
 MOMENTS = ("initialization/kernel-independence", "initialization/kernel-resolution", *INDEPENDENT)
 
 
-@requirement("initialization/kernel-mean", MUST, PARAMETERS, rests_on=MOMENTS)
+@requirement(
+    "initialization/kernel-mean",
+    MUST,
+    PARAMETERS,
+    rests_on=MOMENTS,
+    idle_because="the law of the entries is wrong when their mean is; this one singles it out.",
+)
 def test_kernel_mean(layer: Layer) -> None:
     """The entries of a new kernel have mean 0.
 
     The sum of n independent symmetric entries exceeds T times the root of their sum of squares
     with probability 2 exp(-T^2/2) at most (Hoeffding 1963, Efron 1969).
-
-    No defect needs this requirement alone: the law of the entries is wrong when their mean is;
-    this one singles it out.
     """
     law = declared(layer)
     evidence = by_requirement.mean_row(law.rescaled, law.mean_slack)
@@ -236,6 +246,7 @@ def test_kernel_homogeneity(layer: Layer) -> None:
     PARAMETERS,
     rests_on=["initialization/kernel-homogeneity", *MOMENTS],
     declared=True,
+    order=-60,
 )
 def test_kernel_variance(layer: Layer) -> None:
     """The variance of the entries of a new kernel is 1/fan_in.
@@ -273,6 +284,7 @@ def _each_variance(layer: Layer, case: Case) -> None:
         *MOMENTS,
     ],
     declared=True,
+    order=-50,
 )
 def test_kernel_law(layer: Layer) -> None:
     """The entries of a new kernel are normal, or normal truncated at two standard deviations.

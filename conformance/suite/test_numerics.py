@@ -11,7 +11,14 @@ from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Built, Layer
 from conformance.checks.precision import by_default
 from conformance.checks.require import during
-from conformance.contract.requirement import MUST, PARAMETERS, SHOULD, requirement
+from conformance.contract.requirement import (
+    FLOAT32_PARAMETERS,
+    FLOAT32_RESULTS,
+    MUST,
+    PARAMETERS,
+    SHOULD,
+    requirement,
+)
 from conformance.jax_setup.lazy import jax
 
 # Operands rounded to eight bits with a common scale, the coarsest format that layers compute in.
@@ -36,6 +43,10 @@ WIDEST = 256
     MUST,
     PARAMETERS,
     rests_on=["forward/basis-input", "forward/integer-exact", "numerics/no-saturation"],
+    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
+    idle_because=(
+        "values this far off are off in derivatives, too; this one singles the precision out."
+    ),
 )
 @over()
 def test_precision(layer: Layer, case: Case) -> None:
@@ -44,9 +55,6 @@ def test_precision(layer: Layer, case: Case) -> None:
     Products in bfloat16, TF32 or int8 break it while in <= 256; the rows of x have the signs of
     the kernel's columns, so that nothing cancels and the bound is sharp. An accelerator whose
     default is another format is asked for float32, and then held to the bound of its default.
-
-    No defect needs this requirement alone: values this far off are off in derivatives, too;
-    this one singles the precision out.
     """
     if case.in_features > WIDEST:
         return
@@ -177,6 +185,7 @@ def test_inf_confined(layer: Layer, case: Case) -> None:
     MUST,
     PARAMETERS,
     rests_on=["forward/zero-input", "forward/basis-input", "forward/integer-exact"],
+    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
 )
 @over()
 def test_no_saturation(layer: Layer, case: Case) -> None:

@@ -18,7 +18,17 @@ from conformance.checks.layer import Layer, as_jax
 from conformance.checks.programs import FEW_SIZES, compiled_to_run_once
 from conformance.checks.require import during, on_the_way
 from conformance.checks.seeds import require_different, require_uncorrelated
-from conformance.contract.requirement import ANY, MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
+from conformance.contract.requirement import (
+    ANY,
+    DRAWN_KERNEL,
+    FLOAT32_PARAMETERS,
+    MAY,
+    MUST,
+    NNX,
+    PARAMETERS,
+    SHOULD,
+    requirement,
+)
 from conformance.jax_setup.lazy import jax, nnx
 from conformance.statistics.moments import variance
 
@@ -32,6 +42,7 @@ from conformance.statistics.moments import variance
         "purity/globals-untouched",
         "state/call-changes-nothing",
     ],
+    ground=True,
 )
 @over(every_size=False)
 def test_repeatable_call(layer: Layer, case: Case) -> None:
@@ -85,14 +96,14 @@ def _first_output(layer: Layer, case: Case, x: np.ndarray) -> None:
     MUST,
     ANY,
     rests_on=["construction/builds"],
+    idle_because=(
+        "in another process the global generators are in another state, too; this one "
+        "says that they are the cause."
+    ),
 )
 @over(every_size=False, at_most=2)
 def test_global_rng_ignored(layer: Layer, case: Case) -> None:
-    """The layer is independent of the state of ``random`` and ``numpy.random``.
-
-    No defect needs this requirement alone: in another process the global generators are in
-    another state, too; this one says that they are the cause.
-    """
+    """The layer is independent of the state of ``random`` and ``numpy.random``."""
     x = np.ones((*layer.fewest, case.in_features), np.float32)
 
     def under(state: int) -> np.ndarray:
@@ -123,14 +134,14 @@ def test_global_rng_ignored(layer: Layer, case: Case) -> None:
     MUST,
     ANY,
     rests_on=["seeding/global-rng-ignored", "seeding/repeatable-call"],
+    ground=True,
+    idle_because=(
+        "where equal seeds differ, whatever compares two layers fails; this one names the fault."
+    ),
 )
 @over()
 def test_same_seed_same_bits(layer: Layer, case: Case) -> None:
-    """Equal seeds give bitwise equal parameters and outputs.
-
-    No defect needs this requirement alone: where equal seeds differ, whatever compares two
-    layers fails; this one names the fault.
-    """
+    """Equal seeds give bitwise equal parameters and outputs."""
     cause = "construction depends on something else than the seed"
     if PARAMETERS in layer.provides:
         first, second = layer.of(case), layer.of(case)
@@ -141,7 +152,15 @@ def test_same_seed_same_bits(layer: Layer, case: Case) -> None:
     require.equal(outputs[1], outputs[0], "f(x) of a second layer", cause=cause)
 
 
-@requirement("seeding/seeds-differ", MUST, ANY, rests_on=["seeding/same-seed-same-bits"])
+@requirement(
+    "seeding/seeds-differ",
+    MUST,
+    ANY,
+    rests_on=["seeding/same-seed-same-bits"],
+    presumes=[DRAWN_KERNEL],
+    every_seed=True,
+    order=-10,
+)
 def test_seeds_differ(layer: Layer) -> None:
     """Seeds that are distinct modulo 2^32 give distinct, uncorrelated kernels.
 
@@ -163,6 +182,8 @@ def test_seeds_differ(layer: Layer) -> None:
         "construction/builds",
         "state/instances-independent",
     ],
+    order=10,
+    seconds=3.0,
 )
 def test_same_across_processes(layer: Layer) -> None:
     """The parameters are independent of the process, its machine and its time, of PYTHONHASHSEED,
@@ -206,6 +227,7 @@ def _require_same(here: dict[str, str], there: dict[str, str], where: str, cause
     MUST,
     NNX,
     rests_on=["construction/builds", "state/exact-state", "seeding/same-seed-same-bits"],
+    presumes=[DRAWN_KERNEL],
 )
 @over(sizes=[(3, 10)])
 def test_params_stream(layer: Layer, case: Case) -> None:
@@ -290,6 +312,8 @@ def test_constant_key_count(layer: Layer, case: Case) -> None:
         "initialization/kernel-variance",
         "initialization/kernel-dispersion",
     ],
+    presumes=[DRAWN_KERNEL],
+    order=40,
 )
 @over(sizes=[(3, 10), LARGE], at_most=2)
 def test_siblings_differ(layer: Layer, case: Case) -> None:
@@ -331,6 +355,8 @@ def test_rngs_forms(layer: Layer, case: Case) -> None:
         "construction/abstract-init",
         "construction/finite",
     ],
+    presumes=[FLOAT32_PARAMETERS],
+    order=30,
 )
 @over(sizes=FEW_SIZES)
 def test_jitted_init(layer: Layer, case: Case) -> None:
@@ -358,7 +384,11 @@ def test_jitted_init(layer: Layer, case: Case) -> None:
 
 
 @requirement(
-    "seeding/vmapped-init", SHOULD, NNX, rests_on=["seeding/jitted-init", "seeding/seeds-differ"]
+    "seeding/vmapped-init",
+    SHOULD,
+    NNX,
+    rests_on=["seeding/jitted-init", "seeding/seeds-differ"],
+    presumes=[DRAWN_KERNEL],
 )
 @over(sizes=[(3, 10)], at_most=1)
 def test_vmapped_init(layer: Layer, case: Case) -> None:
@@ -388,14 +418,17 @@ def test_vmapped_init(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement("seeding/fingerprint", MAY, PARAMETERS)
+@requirement(
+    "seeding/fingerprint",
+    MAY,
+    PARAMETERS,
+    idle_because="it records, and fails for no layer that can be built.",
+)
 def test_fingerprint(layer: Layer) -> None:
     """A digest of the kernels for fixed seeds and sizes is recorded, to compare versions by.
 
     Beside the exact digest stand all entries, so that a comparison can forgive 2 ulp: between
     versions of JAX, normals may differ by that.
-
-    No defect needs this requirement alone: it records, and fails for no layer that can be built.
     """
     kernels = [
         layer.build(*size, seed=seed).kernel for size in ((3, 10), (16, 16)) for seed in (0, 7)

@@ -13,7 +13,14 @@ from conformance.checks.layer import Built, Layer
 from conformance.contract.requirement import LINEN, NNX, PARAMETERS, SHOULD, requirement
 
 
-@requirement("serialization/stable-names", SHOULD, PARAMETERS, declared=True)
+@requirement(
+    "serialization/stable-names",
+    SHOULD,
+    PARAMETERS,
+    declared=True,
+    foundation=True,
+    order=-180,
+)
 @over(sizes=programs.FEW_SIZES)
 def test_stable_names(layer: Layer, case: Case) -> None:
     """The parameters are called as the layer declares: by default kernel and bias.
@@ -49,6 +56,11 @@ def test_stable_names(layer: Layer, case: Case) -> None:
     NNX,
     LINEN,
     rests_on=["forward/affine-value", "state/exact-state"],
+    idle_because=(
+        "a value that a checkpoint misses is the matter of ``state/exact-state``, one "
+        "that is loaded and not used that of ``state/updates-used``; here both are put "
+        "to use as users do."
+    ),
 )
 @over(sizes=programs.FEW_SIZES)
 def test_round_trip(layer: Layer, case: Case) -> None:
@@ -57,10 +69,6 @@ def test_round_trip(layer: Layer, case: Case) -> None:
     Through ``flax.serialization``, with a template and without, and, beyond the quick profile,
     through Orbax where it is installed. Values and results are compared bitwise: nothing is
     computed on the way.
-
-    No defect needs this requirement alone: a value that a checkpoint misses is the matter of
-    ``state/exact-state``, one that is loaded and not used that of ``state/updates-used``; here
-    both are put to use as users do.
     """
     dense = layer.written(case)
     with require.during("reading the layer's state as a pure dict"):

@@ -12,7 +12,15 @@ import numpy as np
 from conformance.checks import meshes, require
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Layer
-from conformance.contract.requirement import MAY, NNX, PARAMETERS, SHOULD, requirement
+from conformance.contract.requirement import (
+    FLOAT32_RESULTS,
+    FLOAT32_THROUGHOUT,
+    MAY,
+    NNX,
+    PARAMETERS,
+    SHOULD,
+    requirement,
+)
 
 
 @requirement(
@@ -20,6 +28,7 @@ from conformance.contract.requirement import MAY, NNX, PARAMETERS, SHOULD, requi
     SHOULD,
     PARAMETERS,
     rests_on=["forward/zero-input", "forward/affine-value", "transforms/jit"],
+    presumes=[FLOAT32_RESULTS, FLOAT32_THROUGHOUT],
 )
 @over(sizes=[(3, 10), (16, 16)])
 def test_sharded_equals_local(layer: Layer, case: Case) -> None:
@@ -40,7 +49,13 @@ def test_sharded_equals_local(layer: Layer, case: Case) -> None:
         require.within(found, reference.value, reference.bound, what)
 
 
-@requirement("sharding/sharding-metadata", MAY, NNX)
+@requirement(
+    "sharding/sharding-metadata",
+    MAY,
+    NNX,
+    order=110,
+    seconds=0.8,
+)
 @over(sizes=[(16, 16)])
 def test_sharding_metadata(layer: Layer, case: Case) -> None:
     """A sharding annotation survives on the Param and under jit init.

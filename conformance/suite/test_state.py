@@ -20,7 +20,16 @@ from conformance.checks.mutation import (
 )
 from conformance.checks.programs import FEW_SIZES
 from conformance.checks.require import during
-from conformance.contract.requirement import MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
+from conformance.contract.requirement import (
+    FLOAT32_PARAMETERS,
+    FLOAT32_RESULTS,
+    MAY,
+    MUST,
+    NNX,
+    PARAMETERS,
+    SHOULD,
+    requirement,
+)
 from conformance.jax_setup.lazy import jax, jnp, nnx
 
 
@@ -30,6 +39,12 @@ from conformance.jax_setup.lazy import jax, jnp, nnx
     NNX,
     rests_on=["construction/ready-when-built", "serialization/stable-names"],
     declared=True,
+    foundation=True,
+    order=-170,
+    idle_because=(
+        "what is in the state, or missing from it, shows in training, in "
+        "transformations or after a call. This one names the fault."
+    ),
 )
 @over(every_size=False)
 def test_exact_state(layer: Layer, case: Case) -> None:
@@ -38,9 +53,6 @@ def test_exact_state(layer: Layer, case: Case) -> None:
     A raw array is a leaf of the state as well on recent versions of Flax, so that its name
     alone says nothing; what tells is whether the filter ``nnx.Param`` finds it, as the
     optimizer and ``nnx.grad`` do.
-
-    No defect needs this requirement alone: what is in the state, or missing from it, shows in
-    training, in transformations or after a call. This one names the fault.
     """
     dense = layer.of(case)
     raw = [name for name, value in vars(dense.module).items() if isinstance(value, jax.Array)]
@@ -100,6 +112,13 @@ def _why(name: str, kind: str) -> str:
         "forward/affine-value",
         "transforms/gradients",
     ],
+    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
+    order=70,
+    idle_because=(
+        "whether the optimizer finds both is the matter of ``state/exact-state``, and "
+        "what moves them that of ``transforms/gradients``; here both are put to use as "
+        "users do."
+    ),
 )
 @over(sizes=[SMALL], at_most=1)
 def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
@@ -108,10 +127,6 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
 
     Gradient descent on least squares with the step 1/L shrinks the error by 1 - 1/c a step, c
     being the condition of the problem: c steps leave less than exp(-2) of a loss that can be 0.
-
-    No defect needs this requirement alone: whether the optimizer finds both is the matter of
-    ``state/exact-state``, and what moves them that of ``transforms/gradients``; here both are
-    put to use as users do.
     """
     import optax
 
@@ -159,14 +174,14 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
     MUST,
     NNX,
     rests_on=["state/exact-state", "seeding/repeatable-call", "state/call-changes-nothing"],
+    idle_because=(
+        "the functional view, and copies, are made by splitting and merging. This one "
+        "names the fault."
+    ),
 )
 @over(every_size=False)
 def test_split_merge(layer: Layer, case: Case) -> None:
-    """``nnx.merge(*nnx.split(layer))`` computes the same, before and after parameters change.
-
-    No defect needs this requirement alone: the functional view, and copies, are made by
-    splitting and merging. This one names the fault.
-    """
+    """``nnx.merge(*nnx.split(layer))`` computes the same, before and after parameters change."""
     dense, x = layer.written(case), _x(layer, case)
     plain = np.asarray(dense(x))
     with during("nnx.merge of nnx.split"):
@@ -179,6 +194,8 @@ def test_split_merge(layer: Layer, case: Case) -> None:
     MUST,
     PARAMETERS,
     rests_on=["forward/zero-input", "state/exact-state", "state/split-merge"],
+    order=-40,
+    idle_because="all that writes values first needs them to be used; this one names the fault.",
 )
 @over()
 def test_updates_used(layer: Layer, case: Case) -> None:
@@ -186,9 +203,6 @@ def test_updates_used(layer: Layer, case: Case) -> None:
 
     Written by ``nnx.update``, into the Params of a layer that was called before, and into the
     functional view; what shows is a result of the values that were there at construction.
-
-    No defect needs this requirement alone: all that writes values first needs them to be used;
-    this one names the fault.
     """
     x = _x(layer, case)
     kernel, bias = layer.kernel_for(case), layer.bias_for(case)
@@ -290,15 +304,16 @@ def test_instances_independent(layer: Layer, case: Case) -> None:
     MUST,
     NNX,
     rests_on=["state/exact-state", "state/call-changes-nothing"],
+    idle_because=(
+        "``transforms/one-trace`` counts what is compiled anew. This one says that the "
+        "graphdefs are what differs."
+    ),
 )
 @over(sizes=FEW_SIZES)
 def test_graphdef_stable(layer: Layer, case: Case) -> None:
     """The graphdefs of layers of one size are equal, and hash equal, for all seeds.
 
     ``nnx.jit`` compiles anew for every graphdef that it has not seen.
-
-    No defect needs this requirement alone: ``transforms/one-trace`` counts what is compiled anew.
-    This one says that the graphdefs are what differs.
     """
     with during("nnx.split and the hash of the graphdef"):
         seeds = (case.seed, (case.seed + 1) % 2**32, 7)
@@ -338,7 +353,14 @@ def test_replaceable(layer: Layer, case: Case) -> None:
     require.within(dense(x), reference.value, reference.bound, what, cause=cause)
 
 
-@requirement("state/call-changes-nothing", MUST, PARAMETERS, rests_on=["state/exact-state"])
+@requirement(
+    "state/call-changes-nothing",
+    MUST,
+    PARAMETERS,
+    rests_on=["state/exact-state"],
+    foundation=True,
+    ground=True,
+)
 @over(every_size=False)
 def test_call_changes_nothing(layer: Layer, case: Case) -> None:
     """A call leaves every leaf's bytes, and what is static, as they were."""
@@ -371,6 +393,7 @@ def test_call_changes_nothing(layer: Layer, case: Case) -> None:
         "seeding/repeatable-call",
         "state/call-changes-nothing",
     ],
+    order=20,
 )
 @over(sizes=FEW_SIZES)
 def test_pickles(layer: Layer, case: Case) -> None:

@@ -13,7 +13,17 @@ from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer, as_jax
 from conformance.checks.mutation import leaks_nothing, require_own_buffers
 from conformance.checks.oracle import Bounded
-from conformance.contract.requirement import MAY, MUST, NNX, PARAMETERS, SHOULD, requirement
+from conformance.contract.requirement import (
+    FLOAT32_PARAMETERS,
+    FLOAT32_RESULTS,
+    FLOAT32_THROUGHOUT,
+    MAY,
+    MUST,
+    NNX,
+    PARAMETERS,
+    SHOULD,
+    requirement,
+)
 from conformance.jax_setup.lazy import jax, jnp
 
 VALUE = "forward/affine-value"
@@ -23,7 +33,13 @@ VALUE = "forward/affine-value"
 LEADS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (2, 3), (2, 1, 2, 2))
 
 
-@requirement("transforms/jit", MUST, PARAMETERS, rests_on=[VALUE, "state/split-merge"])
+@requirement(
+    "transforms/jit",
+    MUST,
+    PARAMETERS,
+    rests_on=[VALUE, "state/split-merge"],
+    idle_because="derivatives and maps are compiled as well; this one singles the compiling out.",
+)
 @over(leads=True, every_size=False)
 def test_jit(layer: Layer, case: Case) -> None:
     """Under jit, f(x) = x @ K + b within the rounding-error bound.
@@ -31,9 +47,6 @@ def test_jit(layer: Layer, case: Case) -> None:
     Batched and for a single x, by ``jax.jit`` over parameters and x and, for a module, by
     ``nnx.jit``. Bitwise equality with the eager result is no invariant: a compiled program may
     fuse the sum with the bias.
-
-    No defect needs this requirement alone: derivatives and maps are compiled as well; this one
-    singles the compiling out.
     """
     x = case.x()
     dense = layer.written(case)
@@ -63,6 +76,8 @@ def test_jit(layer: Layer, case: Case) -> None:
         "state/exact-state",
         "transforms/jit",
     ],
+    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS, FLOAT32_THROUGHOUT],
+    seconds=2.0,
 )
 @over(every_size=False)
 def test_gradients(layer: Layer, case: Case) -> None:
@@ -107,7 +122,14 @@ def test_gradients(layer: Layer, case: Case) -> None:
             gradients.require_gradients(layer, found, point, by, inputs=False)
 
 
-@requirement("transforms/forward-mode", MUST, PARAMETERS, rests_on=["transforms/gradients"])
+@requirement(
+    "transforms/forward-mode",
+    MUST,
+    PARAMETERS,
+    rests_on=["transforms/gradients"],
+    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS, FLOAT32_THROUGHOUT],
+    order=60,
+)
 @over(sizes=programs.FEW_SIZES)
 def test_forward_mode(layer: Layer, case: Case) -> None:
     """jvp and linearize agree with tx @ K + x @ tK + tb; the Hessian in x is 0.
@@ -148,7 +170,14 @@ def test_forward_mode(layer: Layer, case: Case) -> None:
         require.within(found, reference.value, reference.bound, what)
 
 
-@requirement("transforms/vmap", MUST, PARAMETERS, rests_on=[VALUE, "transforms/gradients"])
+@requirement(
+    "transforms/vmap",
+    MUST,
+    PARAMETERS,
+    rests_on=[VALUE, "transforms/gradients"],
+    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
+    order=50,
+)
 @over(sizes=programs.FEW_SIZES)
 def test_vmap(layer: Layer, case: Case) -> None:
     """vmap over x equals the batched call; over stacked parameters it equals the loop.
@@ -197,6 +226,7 @@ def test_vmap(layer: Layer, case: Case) -> None:
     SHOULD,
     PARAMETERS,
     rests_on=["transforms/vmap", "transforms/gradients"],
+    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
 )
 @over(sizes=[(1, 1), (16, 16)])
 def test_scan_and_remat(layer: Layer, case: Case) -> None:
@@ -330,7 +360,13 @@ def test_no_leaks(layer: Layer, case: Case) -> None:
     layer.remember(("leaks", case.kernel_shape), lambda: leaks_nothing(layer, case))
 
 
-@requirement("transforms/no-side-effects-in-jaxpr", SHOULD, PARAMETERS, rests_on=["transforms/jit"])
+@requirement(
+    "transforms/no-side-effects-in-jaxpr",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["transforms/jit"],
+    presumes=[FLOAT32_RESULTS],
+)
 @over(leads=True)
 def test_no_side_effects_in_jaxpr(layer: Layer, case: Case) -> None:
     """The jaxpr holds no callback, random primitive, effect or parameter-sized constant.

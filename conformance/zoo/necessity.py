@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from conformance.contract.requirement import Requirement, chosen
+from conformance.contract.catalogue import chosen
+from conformance.contract.requirement import Requirement
 from conformance.zoo.judge import Judgement, Subject
 from conformance.zoo.run import check, subjects
 
-__all__ = ["NEEDS_NONE", "candidates", "lines", "lives", "one", "without"]
-
-NEEDS_NONE = "No defect needs this requirement alone"
-"""What the docstring of a requirement says, with the reason, that is no defect's only killer."""
+__all__ = ["candidates", "lines", "lives", "one", "without"]
 
 _MOST = 4
 """Each candidate is checked in full, which takes ten times what the plan of the zoo takes."""
@@ -76,8 +74,8 @@ def lines(requirement: Requirement, judgements: Sequence[Judgement]) -> list[str
     living = sum(lives(judgement, requirement) for judgement in judgements)
     if living:
         verdict = f"{requirement.id} is needed: {living} of {len(judgements)} live without it"
-    elif NEEDS_NONE in requirement.rationale:
-        verdict = f"{requirement.id} is no defect's only killer; its text says why"
+    elif requirement.idle_because:
+        verdict = f"{requirement.id} is not any defect's only killer: {requirement.idle_because}"
     else:
         verdict = f"{requirement.id} is idle: everything that breaks it is caught without it"
     return [f"without {requirement.id}", *told, verdict]

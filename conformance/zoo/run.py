@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from conformance.contract.requirement import Requirement, catalogue
+from conformance.contract.catalogue import catalogue
+from conformance.contract.requirement import Requirement
 from conformance.errors import UsageError
 from conformance.jax_setup import compile_cache
 from conformance.plugin import RUN

@@ -1,0 +1,111 @@
+"""The catalogue of requirements, which the property tests of the suite make up."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import importlib
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from conformance.contract.requirement import AREAS, COMPARING, Requirement, requirement_of
+from conformance.errors import UsageError
+
+__all__ = ["catalogue", "chosen", "in_order", "rests_on"]
+
+
+@lru_cache(maxsize=1)
+def catalogue() -> tuple[Requirement, ...]:
+    """Every requirement, in the order in which a reader should see failures.
+
+    A requirement comes after those that it rests on; otherwise areas and tests keep the order
+    in which they are written.
+
+    Raises
+    ------
+    ValueError
+        If an id is given twice, or a requirement rests on an unknown one or on itself.
+    """
+    written: dict[str, Requirement] = {}
+    for area in AREAS:
+        module = importlib.import_module(f"conformance.suite.test_{area}")
+        for test in vars(module).values():
+            row = requirement_of(test)
+            if row is None or test.__module__ != module.__name__:
+                continue
+            if row.id in written:
+                raise ValueError(f"two tests claim the requirement {row.id}")
+            if row.area != area:
+                raise ValueError(f"{row.id} is written in the module of {area}")
+            written[row.id] = row
+    return tuple(_after_what_they_rest_on(written))
+
+
+def _after_what_they_rest_on(rows: dict[str, Requirement]) -> Iterable[Requirement]:
+    ordered: dict[str, Requirement] = {}
+
+    def place(row: Requirement, chain: tuple[str, ...]) -> None:
+        if row.id in ordered:
+            return
+        if row.id in chain:
+            raise ValueError(f"requirements rest on each other: {' -> '.join((*chain, row.id))}")
+        for below in row.rests_on:
+            if below not in rows:
+                raise ValueError(f"{row.id} rests on {below}, which is no requirement")
+            place(rows[below], (*chain, row.id))
+        ordered[row.id] = row
+
+    for row in rows.values():
+        place(row, ())
+    return ordered.values()
+
+
+def chosen(patterns: Sequence[str]) -> tuple[Requirement, ...]:
+    """The requirements that the patterns name; without patterns, all of them.
+
+    A pattern is an id, a slug, an area, or a glob over ids.
+
+    Raises
+    ------
+    UsageError
+        If a pattern names none.
+    """
+    rows = catalogue()
+
+    def names(pattern: str, row: Requirement) -> bool:
+        return pattern in (row.slug, row.area) or fnmatch.fnmatchcase(row.id, pattern)
+
+    for pattern in patterns:
+        if not any(names(pattern, row) for row in rows):
+            known = [name for row in rows for name in (row.id, row.slug)]
+            near = difflib.get_close_matches(pattern, known, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "see: dense-conformance list"
+            raise UsageError(f"no requirement matches {pattern!r}; {hint}")
+    return tuple(row for row in rows if not patterns or any(names(p, row) for p in patterns))
+
+
+def in_order(rows: Iterable[Requirement]) -> tuple[Requirement, ...]:
+    """Return the requirements in the order in which they are checked."""
+    return tuple(sorted(rows, key=lambda row: row.order))
+
+
+def rests_on(row: Requirement, rows: Sequence[Requirement]) -> tuple[str, ...]:
+    """Return what a requirement rests on: as declared, and the ground of all comparisons."""
+    ground = tuple(other.id for other in rows if other.ground)
+    if row.area not in COMPARING or row.id in _under_the_ground(tuple(rows)):
+        return row.rests_on
+    return (*row.rests_on, *ground)
+
+
+@lru_cache(maxsize=4)
+def _under_the_ground(rows: tuple[Requirement, ...]) -> frozenset[str]:
+    """The ground, and all that it rests on itself."""
+    below = {row.id: row.rests_on for row in rows}
+    found: set[str] = set()
+    waiting = [row.id for row in rows if row.ground]
+    while waiting:
+        id = waiting.pop()
+        if id not in found:
+            found.add(id)
+            waiting.extend(below.get(id, ()))
+    return frozenset(found)
