@@ -29,9 +29,9 @@ def _to_nnx(in_features: int, out_features: int, rngs: nnx.Rngs) -> nnx.Module:
 # An einsum broadcasts axes of length 1, so that an x of any width passes where in_features is 1.
 EINSUM = replace(FLAX, name="nnx.Einsum", checks_width=False)
 
-Einsum = from_nnx(nnx.Einsum, _einsum, "nnx.Einsum", EINSUM, "flax")
+Einsum = from_nnx(_einsum, "nnx.Einsum", EINSUM, "flax")
 ToNNX = replace(
-    from_nnx(nnx.bridge.ToNNX, _to_nnx, "nnx.bridge.ToNNX", FLAX, "flax"),
+    from_nnx(_to_nnx, "nnx.bridge.ToNNX", FLAX, "flax"),
     expected_failures=(
         Expected(
             "state/pickles",

@@ -271,16 +271,8 @@ class Built:
     @property
     def leaves(self) -> list[Leaf]:
         """Every array in its state, with path and kind."""
-        parameters = self.parameters
-        if self.module is not None:
-            from conformance.jax_setup.compat import state_leaves
-
-            return [Leaf(*found) for found in state_leaves(parameters.tree)]
-        if self.layer.implementation.linen is not None:
-            from conformance.layers.adapters.linen import collection_leaves
-
-            return collection_leaves(parameters.tree)
-        return leaves_of(parameters)
+        found: list[Leaf] = (self.layer.implementation.leaves or leaves_of)(self.parameters)
+        return found
 
     def write(self, kernel: np.ndarray, bias: np.ndarray) -> Built:
         """Write these values into its parameters; the layer itself."""

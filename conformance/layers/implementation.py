@@ -103,6 +103,10 @@ class Convention:
         computes in the wider of the dtypes of ``x`` and of the parameters.
     checks_width
         False where the layer documents that it does not reject an ``x`` of another width.
+    extra_parameters, extra_state
+        Names of parameters, and of variables that are none, beside kernel and bias.
+    forward_mode
+        False for a layer whose derivatives are a ``custom_vjp``: it has reverse mode alone.
     fixed_result
         True for a solution of the exercise, whose numbers are those of ``MyDense``.
     """
@@ -120,6 +124,9 @@ class Convention:
     compute_dtype: str = "float32"
     casts_input: bool = False
     checks_width: bool = True
+    extra_parameters: tuple[str, ...] = ()
+    extra_state: tuple[str, ...] = ()
+    forward_mode: bool = True
     fixed_result: bool = False
 
     def differences(self, other: Convention | None = None) -> tuple[str, ...]:
@@ -141,6 +148,12 @@ class Convention:
             found.append(f"computes in {self.compute_dtype}")
         if other.checks_width and not self.checks_width:
             found.append("does not check the width of x")
+        if self.extra_parameters:
+            found.append(f"has the parameters {', '.join(self.extra_parameters)} as well")
+        if self.extra_state:
+            found.append(f"keeps {', '.join(self.extra_state)} in its state")
+        if other.forward_mode and not self.forward_mode:
+            found.append("has no forward-mode derivatives")
         return tuple(found)
 
     def __post_init__(self) -> None:
@@ -178,9 +191,15 @@ class Implementation:
     module
         ``module(in_features, out_features, rngs) -> flax.nnx.Module``.
     linen
-        ``linen(out_features) -> flax.linen.Module``.
+        ``linen(in_features, out_features) -> flax.linen.Module``.
     forward
         ``forward(seed, x, features) -> y``: the whole layer as one function.
+    leaves
+        ``leaves(parameters)``: every array with its path and kind; by default those of the pytree.
+    under
+        The same layer under another convention; None where its functions hold for one alone.
+    bound
+        How it is constructed, in words, where that is not the plain call.
     convention
         What the layer declares about itself.
     library
@@ -198,8 +217,11 @@ class Implementation:
     bias: Callable[[Any], Any] | None = None
     with_parameters: Callable[[Any, Any, Any], Any] | None = None
     module: Callable[[int, int, Any], Any] | None = None
-    linen: Callable[[int], Any] | None = None
+    linen: Callable[[int, int], Any] | None = None
     forward: Callable[[Any, Any, Any], Any] | None = None
+    leaves: Callable[[Any], list[Any]] | None = None
+    under: Callable[[Convention], Implementation] | None = None
+    bound: str = ""
     convention: Convention = FLAX
     library: str = "flax"
     expected_failures: tuple[Expected, ...] = ()
@@ -221,3 +243,22 @@ class Implementation:
     def renamed(self, name: str) -> Implementation:
         """The same implementation under another name."""
         return replace(self, name=name)
+
+    def held_to(self, convention: Convention) -> Implementation:
+        """The same implementation, read and held to another convention.
+
+        Raises
+        ------
+        ValueError
+            If its parameters are read for one layout and one pair of names alone.
+        """
+        if self.under is not None:
+            found = self.under(convention)
+            return replace(found, expected_failures=self.expected_failures, bound=self.bound)
+        its = self.convention
+        if (its.layout, its.parameter_names) != (convention.layout, convention.parameter_names):
+            raise ValueError(
+                f"{self.name} reads its parameters itself, so that neither their names nor their "
+                "layout can be declared otherwise"
+            )
+        return replace(self, convention=convention)

@@ -37,7 +37,7 @@ def kind_of(entry: Entry, implementation: Implementation) -> str | None:
     from flax import linen, nnx
 
     place = entry.spec.rpartition(":")[0]
-    if "[" in entry.name or not place:
+    if "[" in entry.name or not place or implementation.bound:
         return None
     found: Any = entry.attribute()
     its = implementation.convention

@@ -70,7 +70,7 @@ def _file(tmp_path: Path, text: str) -> Path:
             r"MyDense\(rngs\), which cannot be called as cls\(in_features, out_features, rngs=",
         ),
         (
-            "from flax import linen\nclass MyDense(linen.Module):\n    size: int",
+            "from flax import linen\nclass MyDense(linen.Module):\n    size: str",
             r"cannot be called as cls\(features=out_features\)",
         ),
     ],

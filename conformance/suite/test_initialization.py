@@ -135,7 +135,7 @@ def _from_example(layer: Layer, case: Case, example: np.ndarray) -> dict[str, np
     linen = layer.implementation.linen
     assert linen is not None
     with require.during(f"init with an example input of shape {example.shape}, {example.dtype}"):
-        variables = linen(case.out_features).init(jax.random.key(case.seed), as_jax(example))
+        variables = linen(*case.kernel_shape).init(jax.random.key(case.seed), as_jax(example))
     leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 

@@ -84,7 +84,7 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
 def _first_output(layer: Layer, case: Case, x: np.ndarray) -> None:
     """What a Linen module returns while it is initialized is what it returns afterwards."""
     assert layer.implementation.linen is not None
-    model = layer.implementation.linen(case.out_features)
+    model = layer.implementation.linen(*case.kernel_shape)
     with during("init_with_output"):
         found, variables = model.init_with_output(jax.random.key(case.seed), as_jax(x))
         again = model.apply(variables, as_jax(x))

@@ -1,182 +1,209 @@
-"""From what people write -- an nnx class, a Linen class, a function -- to an Implementation."""
+"""From what people write -- a class, a function, a partial of one -- to an Implementation."""
 
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable
+import importlib
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from conformance.errors import NotAdaptable
+from conformance.errors import LoadError, NotAdaptable
+from conformance.layers.adapters.words import in_flax_words
+from conformance.layers.binding import (
+    bind,
+    bind_features,
+    bind_forward,
+    is_factory,
+    require_plain_call,
+)
+from conformance.layers.declaration import Declaration
 from conformance.layers.implementation import FLAX, Convention, Implementation
 
 __all__ = ["adapt"]
 
 
 def adapt(
-    layer: Any, *, name: str | None = None, convention: Convention = FLAX, library: str = ""
+    layer: Any,
+    *,
+    name: str | None = None,
+    convention: Convention = FLAX,
+    library: str = "",
+    **declared: Any,
 ) -> Implementation:
-    """Make an implementation of an nnx class, a Linen class or a forward function.
+    """Make an implementation of a class, of a function, or of a partial of one.
 
     Parameters
     ----------
     layer
-        The class or the function; an :class:`Implementation` is returned as it is.
+        An nnx class, a Linen class, any other class or factory of a callable whose arrays are
+        attributes, or a forward function. Sizes and seed are bound by the names of arguments.
     name
         The name on screens; by default the object's own.
     convention
-        What the layer declares about itself.
+        What the layer declares about itself, before what is declared by name.
     library
         The distribution whose version is shown; by default that of the object's module.
+    **declared
+        What it declares, by the names of :class:`~conformance.layers.declaration.Declaration`:
+        ``use_bias=False``, ``layout="out, in"``, ``arguments={"activation": None}``.
 
     Raises
     ------
     NotAdaptable
         If it is something else, or cannot be called as it would have to be.
+    UsageError
+        If what is declared is unknown or contradicts itself.
     """
-    from flax import linen, nnx
-
+    declaration = Declaration.of(declared, f"adapt({name or ''})")
     if isinstance(layer, Implementation):
-        return layer
+        return _declared_again(layer, declaration)
     label = name or str(getattr(layer, "__qualname__", None) or type(layer).__name__)
-    library = library or _top_level(layer)
-    if isinstance(layer, functools.partial) and isinstance(layer.func, type):
-        return _of_partial(layer, label, convention, library)
-    if isinstance(layer, type) and issubclass(layer, nnx.Module):
-        from conformance.layers.adapters.nnx import from_nnx
-
-        return from_nnx(layer, _sizes_call(layer), label, convention, library)
-    if isinstance(layer, type) and issubclass(layer, linen.Module):
-        from conformance.layers.adapters.linen import from_linen
-
-        _require_call(layer, "cls(features=out_features)", features=1)
-        return from_linen(layer, label, convention, library)
-    if isinstance(layer, type):
-        raise NotAdaptable(
-            f"the class {label}, which is neither a flax.nnx.Module nor a flax.linen.Module",
-            f"Did you mean class {layer.__name__}(nnx.Module)?",
-        )
-    if isinstance(layer, nnx.Module | linen.Module):
-        raise NotAdaptable(
-            f"an instance of {type(layer).__name__}", "Name the class itself, not an instance."
-        )
-    if callable(layer):
-        _require_call(layer, "f(seed, x, features)", 0, 0, 1)
-        return Implementation(
-            name=label,
-            forward=layer,
-            convention=_of_function(layer, convention),
-            library=library,
-        )
-    raise NotAdaptable(f"an object of type {type(layer).__name__}, which cannot be called")
+    kind, arguments = _unwrapped(layer, declaration.arguments)
+    if convention is FLAX:
+        convention = in_flax_words(kind, arguments, FLAX)
+    convention = declaration.convention(convention)
+    library = library or _top_level(kind)
+    call = {key: _object(value) for key, value in declaration.call.items()}
+    return _adapted(kind, arguments, call, label, convention, library)
 
 
-def _of_partial(
-    layer: functools.partial[Any], label: str, convention: Convention, library: str
-) -> Implementation:
-    """An nnx or a Linen class with some of its options chosen."""
+def _adapted(
+    kind: Any, arguments: Mapping[str, Any], call: Mapping[str, Any], label: str,
+    convention: Convention, library: str,
+) -> Implementation:  # fmt: skip
     from flax import linen, nnx
 
-    kind: Any = layer.func
-    library = library if library != "functools" else _top_level(kind)
-    if issubclass(kind, nnx.Module):
-        from conformance.layers.adapters.nnx import from_nnx
+    if isinstance(kind, nnx.Module | linen.Module):
+        raise NotAdaptable(
+            f"an instance of {type(kind).__name__}", "Name the class itself, not an instance."
+        )
+    if isinstance(kind, type) and issubclass(kind, nnx.Module | linen.Module):
+        require_plain_call(kind, call)
+        kind = _calling(kind, call) if call else kind
+        if issubclass(kind, nnx.Module):
+            from conformance.layers.adapters.nnx import from_nnx
 
-        def construct(in_features: int, out_features: int, rngs: Any) -> Any:
-            return layer(in_features, out_features, rngs=rngs)
+            binding = bind(kind, arguments, is_nnx=True)
+            found = from_nnx(binding.construct, label, convention, library)
+        else:
+            from conformance.layers.adapters.linen import from_linen
 
-        return from_nnx(kind, construct, label, convention, library)
-    if issubclass(kind, linen.Module):
-        from conformance.layers.adapters.linen import from_linen
+            binding = bind_features(kind, arguments)
+            construct = binding.construct
+            found = from_linen(lambda n, m: construct(n, m, None), label, convention, library)
+        return replace(found, bound=binding.description)
+    if isinstance(kind, type) and not any("__call__" in vars(base) for base in kind.__mro__):
+        raise NotAdaptable(
+            f"the class {label}, which is neither a flax.nnx.Module nor a flax.linen.Module, "
+            "and has no __call__",
+            f"Did you mean class {kind.__name__}(nnx.Module)?",
+        )
+    if isinstance(kind, type) or (callable(kind) and is_factory(kind)):
+        from conformance.layers.adapters.plain import from_plain
 
-        return from_linen(layer, label, convention, library)
-    raise NotAdaptable(f"a partial of {kind.__name__}, which is no nnx and no Linen class")
+        if isinstance(kind, type):
+            require_plain_call(kind, call)
+        binding = bind(kind, arguments, is_nnx=False)
+        found = from_plain(binding.construct, label, convention, library, call)
+        return replace(found, bound=binding.description)
+    if callable(kind):
+        return _function(kind, arguments, label, convention, library)
+    raise NotAdaptable(f"an object of type {type(kind).__name__}, which cannot be called")
 
 
-def _of_function(layer: Any, convention: Convention) -> Convention:
-    """The exercise's function takes a vector; its own name says that it is a solution of it."""
-    if convention is not FLAX:
-        return convention
-    solves = getattr(layer, "__name__", "") == "dense_forward"
-    return Convention(name="dense_forward", ranks=(1,), fixed_result=solves)
+def _function(
+    layer: Any, arguments: Mapping[str, Any], label: str, convention: Convention, library: str
+) -> Implementation:
+    from conformance.layers.binding import signature_of
+
+    function = functools.partial(layer, **arguments) if arguments else layer
+    bound = bind_forward(function)
+    if bound is None:
+        raise NotAdaptable(
+            f"{label}{signature_of(function)}, which cannot be called as f(seed, x, features)"
+        )
+    # The exercise's function takes a vector; its own name says that it is a solution of it.
+    if convention == FLAX:
+        solves = getattr(layer, "__name__", "") == "dense_forward"
+        convention = Convention(name="dense_forward", ranks=(1,), fixed_result=solves)
+    return Implementation(
+        name=label, forward=bound[0], convention=convention, library=library, bound=bound[1]
+    )
+
+
+def _unwrapped(layer: Any, declared: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A class or function without the partials around it, and the arguments that those give."""
+    from conformance.layers.binding import signature_of
+
+    arguments = {key: _argument(layer, key, value) for key, value in declared.items()}
+    while isinstance(layer, functools.partial):
+        signature = signature_of(layer.func)
+        names = list(signature.parameters) if signature is not None else []
+        arguments = {**dict(zip(names, layer.args, strict=False)), **layer.keywords, **arguments}
+        layer = layer.func
+    return layer, arguments
+
+
+def _argument(layer: Any, name: str, value: Any) -> Any:
+    """A declared argument; the text ``none`` is None, unless the layer takes a text there."""
+    from conformance.layers.binding import signature_of
+
+    if isinstance(value, str) and value.lower() == "none":
+        signature = signature_of(layer)
+        parameter = signature.parameters.get(name) if signature is not None else None
+        takes_text = parameter is not None and (
+            isinstance(parameter.default, str) or "str" in str(parameter.annotation)
+        )
+        return value if takes_text else None
+    return _object(value)
+
+
+def _object(value: Any) -> Any:
+    """What ``module:attribute`` names; any other value as it is.
+
+    Raises
+    ------
+    LoadError
+        If the module or the attribute does not exist.
+    """
+    if not isinstance(value, str) or ":" not in value or " " in value:
+        return value
+    module, _, attribute = value.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise LoadError(f"the argument {value!r} names nothing: {error}") from error
+    return found
+
+
+def _calling(kind: type, call: Mapping[str, Any]) -> type:
+    """A subclass that is called with further arguments; found in this module, so that it pickles."""
+    base: Any = kind
+
+    def __call__(self: Any, x: Any) -> Any:
+        return base.__call__(self, x, **call)
+
+    name = f"{kind.__name__}_called_with_{'_'.join(call)}_{id(kind)}"
+    globals()[name] = type(
+        name, (kind,), {"__call__": __call__, "__module__": __name__, "__doc__": kind.__doc__}
+    )
+    found: type = globals()[name]
+    return found
+
+
+def _declared_again(layer: Implementation, declaration: Declaration) -> Implementation:
+    if declaration.arguments or declaration.call:
+        raise NotAdaptable(
+            f"the Implementation {layer.name}, whose arguments of construction and call are fixed",
+            "Declare arguments of the class instead: name it as module:Class.",
+        )
+    convention = declaration.convention(layer.convention)
+    return layer if convention == layer.convention else layer.held_to(convention)
 
 
 def _top_level(layer: Any) -> str:
     module = str(getattr(layer, "__module__", None) or "")
     return module.partition(".")[0]
-
-
-def _signature(layer: Any) -> inspect.Signature | None:
-    try:
-        if not isinstance(layer, type):
-            return inspect.signature(layer)
-        # The metaclass of nnx.Module hides the constructor's signature behind its own.
-        signature = inspect.signature(layer.__init__)  # type: ignore[misc]  # of the class at hand
-        return signature.replace(parameters=list(signature.parameters.values())[1:])
-    except (TypeError, ValueError):
-        return None  # a callable of C code may hide its signature: calling it will tell
-
-
-def _require_call(layer: Any, form: str, *arguments: Any, **keywords: Any) -> None:
-    signature = _signature(layer)
-    if signature is None:
-        return
-    try:
-        signature.bind(*arguments, **keywords)
-    except TypeError as error:
-        raise NotAdaptable(
-            f"{layer.__name__}{signature}, which cannot be called as {form}: {error}"
-        ) from None
-
-
-# Names by which constructors call the two sizes, where they take them by keyword alone.
-_SIZE_NAMES = (
-    ("in_features", "out_features"),
-    ("in_dim", "out_dim"),
-    ("input_dim", "output_dim"),
-    ("input_size", "output_size"),
-    ("in_size", "out_size"),
-    ("n_in", "n_out"),
-    ("num_in", "num_out"),
-    ("din", "dout"),
-    ("d_in", "d_out"),
-    ("fan_in", "fan_out"),
-)
-
-
-def _sizes_call(layer: type) -> Callable[[int, int, Any], Any]:
-    """How to construct the nnx class: the sizes by position, else by their usual names."""
-    signature = _signature(layer)
-
-    def by_position(in_features: int, out_features: int, rngs: Any) -> Any:
-        return layer(in_features, out_features, rngs=rngs)
-
-    if signature is None:
-        return by_position
-    try:
-        signature.bind(1, 1, rngs=None)
-    except TypeError as error:
-        reason = error
-    else:
-        return by_position
-    for first, second in _SIZE_NAMES:
-        if first in signature.parameters and second in signature.parameters:
-            try:
-                signature.bind(**{first: 1, second: 1, "rngs": None})
-            except TypeError:
-                continue
-
-            def by_name(
-                in_features: int,
-                out_features: int,
-                rngs: Any,
-                first: str = first,
-                second: str = second,
-            ) -> Any:
-                return layer(**{first: in_features, second: out_features}, rngs=rngs)
-
-            return by_name
-    raise NotAdaptable(
-        f"{layer.__name__}{signature}, which cannot be called as "
-        f"cls(in_features, out_features, rngs=rngs): {reason}"
-    ) from None

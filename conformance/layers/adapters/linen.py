@@ -30,17 +30,18 @@ def collection_leaves(variables: Any) -> list[Leaf]:
     return [Leaf(leaf.path[1:] or leaf.path, leaf.path[0], leaf.value) for leaf in leaves]
 
 
+def _leaves(parameters: Parameters) -> list[Leaf]:
+    return collection_leaves(parameters.tree)
+
+
 def from_linen(
-    layer: Callable[..., Any], name: str, convention: Convention, library: str
+    construct: Callable[[int, int], Any], name: str, convention: Convention, library: str
 ) -> Implementation:
-    """An implementation of the class, constructed as ``layer(features=out_features)``."""
+    """An implementation of the class; ``construct(in_features, out_features)`` builds it."""
     register()
 
-    def linen(out_features: int) -> Any:
-        return layer(features=out_features)
-
     def init(seed: Any, in_features: int, out_features: int) -> Parameters:
-        model = linen(out_features)
+        model = construct(in_features, out_features)
         # The example input has a batch axis of 1, as in Flax's own documentation.
         example = jnp.zeros((1, in_features), jnp.float32)
         return Parameters(model, model.init(jax.random.key(seed), example))
@@ -56,7 +57,9 @@ def from_linen(
         kernel=access.kernel,
         bias=access.bias,
         with_parameters=access.with_parameters,
-        linen=linen,
+        linen=construct,
+        leaves=_leaves,
+        under=lambda other: from_linen(construct, name, other, library),
         convention=convention,
         library=library,
     )

@@ -25,10 +25,13 @@ def _leaves(state: Any) -> list[Leaf]:
     return [Leaf(path, kind, value) for path, kind, value in state_leaves(state)]
 
 
+def _of_parameters(parameters: Parameters) -> list[Leaf]:
+    return _leaves(parameters.tree)
+
+
 def from_nnx(
-    layer: type, construct: Callable[[int, int, Any], Any], name: str, convention: Convention,
-    library: str,
-) -> Implementation:  # fmt: skip
+    construct: Callable[[int, int, Any], Any], name: str, convention: Convention, library: str
+) -> Implementation:
     """An implementation of the class; ``construct(in_features, out_features, rngs)`` builds it."""
     register()
 
@@ -49,6 +52,8 @@ def from_nnx(
         bias=access.bias,
         with_parameters=access.with_parameters,
         module=construct,
+        leaves=_of_parameters,
+        under=lambda other: from_nnx(construct, name, other, library),
         convention=convention,
         library=library,
     )

@@ -41,6 +41,10 @@ class Leaf:
         """The last part of the path."""
         return self.path[-1] if self.path else ""
 
+    def is_called(self, name: str) -> bool:
+        """Whether this is its name, or its whole path with dots."""
+        return name in (self.name, ".".join(self.path))
+
     def __str__(self) -> str:
         shape = "x".join(map(str, np.shape(self.value)))
         dtype = getattr(self.value, "dtype", type(self.value).__name__)
@@ -80,14 +84,14 @@ def find(leaves: Sequence[Leaf], convention: Convention, which: str) -> int:
     """
     names = dict(zip(("kernel", "bias"), convention.parameter_names, strict=True))
     rank = {"kernel": 2, "bias": 1}[which]
-    named = [i for i, leaf in enumerate(leaves) if leaf.name == names[which]]
+    named = [i for i, leaf in enumerate(leaves) if leaf.is_called(names[which])]
     if len(named) == 1:
         return named[0]
     others = {name for key, name in names.items() if key != which}
     candidates = named or [
         i
         for i, leaf in enumerate(leaves)
-        if np.ndim(leaf.value) == rank and leaf.name not in others
+        if np.ndim(leaf.value) == rank and not any(map(leaf.is_called, others))
     ]
     if len(candidates) > 1:
         params = [i for i in candidates if leaves[i].kind in ("Param", "params")]

@@ -1,0 +1,170 @@
+"""The functional view of a class that belongs to no framework, or of a pytree of its own.
+
+An object that JAX knows as a pytree, such as an Equinox module, is taken apart by JAX. Of any
+other, the arrays are its attributes, and those of what it holds.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from conformance.layers.adapters.parameters import (
+    Access,
+    Leaf,
+    Parameters,
+    leaves_of,
+    register,
+)
+from conformance.layers.implementation import Convention, Implementation
+
+__all__ = ["from_plain"]
+
+_DEEPEST = 6
+
+
+@dataclass(frozen=True, eq=False)
+class _Skeleton:
+    """What is left of an object without its arrays, and how to put them back.
+
+    Two are equal if their objects differ in arrays alone, so that one trace serves both.
+    """
+
+    kind: Any
+    paths: tuple[str, ...]
+    others: tuple[tuple[str, Any], ...]
+    rebuild: Callable[[Mapping[str, Any]], Any]
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Skeleton)
+            and (self.kind, self.paths) == (other.kind, other.paths)
+            and [path for path, _ in self.others] == [path for path, _ in other.others]
+            and all(_same(a[1], b[1]) for a, b in zip(self.others, other.others, strict=True))
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.paths))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    try:
+        return type(a) is type(b) and bool(a == b)
+    except Exception:
+        return False
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, jax.Array | np.ndarray) or isinstance(value, jax.ShapeDtypeStruct)
+
+
+def _taken_apart(layer: Any) -> Parameters:
+    leaves = leaves_of(layer)
+    if len(leaves) == 1 and leaves[0].value is layer:
+        found = dict(_attributes(layer))
+        arrays = {path: value for path, value in found.items() if _is_array(value)}
+        others = tuple((path, v) for path, v in found.items() if not _is_array(v))
+        skeleton = _Skeleton(type(layer), tuple(arrays), others, lambda new: _filled(layer, new))
+        return Parameters(skeleton, arrays)
+    values, structure = jax.tree_util.tree_flatten(layer)
+    names = [".".join(leaf.path) for leaf in leaves]
+    arrays = {n: v for n, v in zip(names, values, strict=True) if _is_array(v)}
+    others = tuple((n, v) for n, v in zip(names, values, strict=True) if not _is_array(v))
+    rest = dict(others)
+
+    def rebuild(new: Mapping[str, Any]) -> Any:
+        flat = [new[name] if name in new else rest[name] for name in names]
+        return jax.tree_util.tree_unflatten(structure, flat)
+
+    return Parameters(_Skeleton(structure, tuple(arrays), others, rebuild), arrays)
+
+
+def _attributes(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """The arrays and plain values below an object, by their paths."""
+    children = _children(value) if depth < _DEEPEST else None
+    if children is None:
+        yield path, value
+        return
+    for name, child in children.items():
+        yield from _attributes(child, f"{path}.{name}" if path else str(name), depth + 1)
+
+
+def _children(value: Any) -> dict[Any, Any] | None:
+    if _is_array(value):
+        return None
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list | tuple):
+        return dict(enumerate(value))
+    foreign = isinstance(value, type) or callable(value) and not hasattr(type(value), "__call__")
+    own = getattr(value, "__dict__", None)
+    if foreign or not own or type(value).__module__.partition(".")[0] in ("builtins", "jax"):
+        return None
+    return dict(own)
+
+
+def _filled(value: Any, new: Mapping[str, Any], path: str = "", depth: int = 0) -> Any:
+    """A copy of the object with these arrays in place of its own."""
+    if path in new:
+        return new[path]
+    inside = f"{path}." if path else ""
+    if depth >= _DEEPEST or not any(name.startswith(inside) for name in new):
+        return value
+    children = _children(value)
+    if children is None:
+        return value
+    filled = {
+        name: _filled(child, new, f"{inside}{name}", depth + 1) for name, child in children.items()
+    }
+    if isinstance(value, dict):
+        return filled
+    if isinstance(value, list | tuple):
+        return type(value)(filled.values())
+    found = copy.copy(value)
+    for name, child in filled.items():
+        object.__setattr__(found, name, child)
+    return found
+
+
+def _leaves(tree: Mapping[str, Any]) -> list[Leaf]:
+    # In the order in which JAX flattens a dict.
+    return [Leaf(tuple(name.split(".")), "Array", tree[name]) for name in sorted(tree)]
+
+
+def _of_parameters(parameters: Parameters) -> list[Leaf]:
+    return _leaves(parameters.tree)
+
+
+def from_plain(
+    construct: Callable[[int, int, Any], Any], name: str, convention: Convention, library: str,
+    call: Mapping[str, Any],
+) -> Implementation:  # fmt: skip
+    """An implementation of the class; ``construct(in_features, out_features, seed)`` builds it."""
+    register()
+
+    def init(seed: Any, in_features: int, out_features: int) -> Parameters:
+        return _taken_apart(construct(in_features, out_features, seed))
+
+    def apply(parameters: Parameters, x: Any) -> Any:
+        return parameters.static.rebuild(parameters.tree)(x, **call)
+
+    access = Access(_leaves, convention)
+    return Implementation(
+        name=name,
+        init=init,
+        apply=apply,
+        kernel=access.kernel,
+        bias=access.bias,
+        with_parameters=access.with_parameters,
+        leaves=_of_parameters,
+        under=lambda other: from_plain(construct, name, other, library, call),
+        convention=convention,
+        library=library,
+    )

@@ -1,0 +1,130 @@
+"""What a layer says of itself in Flax's words: ``use_bias``, ``dtype``, ``kernel_init``.
+
+As an argument of a partial, a field of a Linen class, or a default of a constructor. What is said
+there is declared: the layer needs no second declaration of it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from conformance.layers.binding import signature_of
+from conformance.layers.implementation import (
+    NORMAL,
+    TRUNCATED_NORMAL,
+    UNIFORM,
+    ZERO,
+    Convention,
+    Law,
+)
+
+__all__ = ["in_flax_words", "law_of_initializer"]
+
+_HALF = ("bfloat16", "float16")
+
+
+def in_flax_words(layer: Any, arguments: Mapping[str, Any], base: Convention) -> Convention:
+    """The convention that `base` becomes by what the layer says of itself.
+
+    Parameters
+    ----------
+    layer
+        The class.
+    arguments
+        What a partial, or a declaration, gives to its constructor.
+    base
+        The convention where it says nothing.
+    """
+    said = {**_defaults(layer), **arguments} if isinstance(layer, type) else dict(arguments)
+    changes: dict[str, Any] = {}
+    if said.get("use_bias") is False or said.get("bias") is False:
+        changes["use_bias"] = False
+    dtype, parameters = _name(said.get("dtype")), _name(said.get("param_dtype"))
+    # float32 by default says nothing that is not Flax's convention anyway.
+    if dtype and (dtype in _HALF or "dtype" in arguments):
+        changes |= {"compute_dtype": dtype, "casts_input": True}
+    if parameters and parameters != base.parameter_dtype:
+        changes["parameter_dtype"] = parameters
+    for key in ("kernel", "bias"):
+        law = law_of_initializer(said.get(f"{key}_init"))
+        if law is not None and not law.within(getattr(base, key)):
+            changes[key] = law
+    words = [key for key in ("use_bias", "dtype", "param_dtype") if key in said and key in arguments]
+    if not changes:
+        return base
+    return replace(base, name=", ".join(["Flax", *words]), **changes)
+
+
+def _defaults(layer: Any) -> dict[str, Any]:
+    """The defaults of a constructor's arguments; a Linen class has its fields there."""
+    signature = signature_of(layer)
+    found = {} if signature is None else signature.parameters
+    return {
+        name: parameter.default
+        for name, parameter in found.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+
+
+def _name(dtype: Any) -> str:
+    if dtype is None:
+        return ""
+    try:
+        import jax.numpy as jnp
+
+        return str(jnp.dtype(dtype).name)
+    except (TypeError, ValueError):
+        return ""
+
+
+def law_of_initializer(initializer: Any) -> Law | None:
+    """The law of one of JAX's initializers, read from what it closes over; None if unknown."""
+    place = str(getattr(initializer, "__module__", ""))
+    name = str(getattr(initializer, "__qualname__", ""))
+    if not place.startswith(("jax.", "jax._src")):
+        return None
+    if name == "zeros":
+        return ZERO
+    try:
+        inside = inspect.getclosurevars(initializer).nonlocals
+    except (TypeError, ValueError):
+        return None
+    if name.startswith("variance_scaling"):
+        return _scaled(inside)
+    if name.startswith("normal") and np.ndim(inside.get("stddev")) == 0:
+        deviation = float(inside["stddev"])
+        return Law(
+            (NORMAL,), lambda i, o: deviation**2, f"normal, standard deviation {deviation:g}"
+        )
+    return None
+
+
+_FAMILIES = {
+    "truncated_normal": TRUNCATED_NORMAL,
+    "normal": NORMAL,
+    "uniform": UNIFORM,
+}
+_FANS = {
+    "fan_in": lambda i, o: i,
+    "fan_out": lambda i, o: o,
+    "fan_avg": lambda i, o: (i + o) / 2,
+}
+
+
+def _scaled(inside: Mapping[str, Any]) -> Law | None:
+    """The law of ``jax.nn.initializers.variance_scaling``."""
+    scale, mode, family = (inside.get(key) for key in ("scale", "mode", "distribution"))
+    fans = _FANS.get(str(mode))
+    if fans is None or family not in _FAMILIES or not isinstance(scale, int | float):
+        return None
+    words = str(family).replace("_", " ")
+    return Law(
+        (_FAMILIES[str(family)],),
+        lambda i, o: scale / fans(i, o),
+        f"{words}, variance {scale:g}/{mode}",
+    )

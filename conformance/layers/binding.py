@@ -1,0 +1,363 @@
+"""Which argument of a constructor is which: sizes and seeds are bound by their names.
+
+People call them otherwise, and in another order. Position decides only where names say nothing,
+and what was decided is described, so that it can be printed.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conformance.errors import NotAdaptable
+from conformance.jax_setup.lazy import jax, nnx
+
+__all__ = ["Binding", "bind", "bind_features", "bind_forward", "is_factory", "require_plain_call", "signature_of"]
+
+_IN = frozenset(
+    "in_features input_features features_in n_in_features num_in_features in_feature in_dim "
+    "input_dim dim_in in_dims input_dims indim in_size input_size size_in n_in num_in "
+    "num_inputs n_inputs in_channels channels_in in_units units_in d_in din dim_input d_input "
+    "fan_in nin in_ inp in_width n_input idim".split()
+)
+_OUT = frozenset(
+    "out_features output_features features_out n_out_features num_out_features out_feature "
+    "features n_features num_features out_dim output_dim dim_out out_dims output_dims outdim "
+    "out_size output_size size_out n_out num_out num_outputs n_outputs out_channels channels_out "
+    "out_units units_out units n_units num_units d_out dout dim_output d_output fan_out nout out "
+    "out_ hidden_size hidden_dim hidden_features hidden n_hidden num_hidden n_output width "
+    "out_width odim".split()
+)
+_RANDOM = frozenset("rngs rng key seed prng_key rng_key random_key prng random_seed rng_seed".split())
+_INPUTS = frozenset("x xs input inputs input_array data batch arr array".split())
+_NO_SIZE = ("str", "bool", "float", "callable", "rngs", "dtype", "array", "initializer", "mesh")
+_NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD,
+          inspect.Parameter.KEYWORD_ONLY)  # fmt: skip
+
+Parameter = inspect.Parameter
+
+
+@dataclass(frozen=True)
+class Binding:
+    """How a layer is constructed.
+
+    Parameters
+    ----------
+    construct
+        ``construct(in_features, out_features, source)``; what the source of randomness is
+        depends on the kind of layer: an ``nnx.Rngs``, or a seed.
+    description
+        The call in words where it is not the plain one; mostly empty.
+    """
+
+    construct: Callable[[Any, Any, Any], Any]
+    description: str = ""
+
+
+def signature_of(layer: Any) -> inspect.Signature | None:
+    """The signature of a class's constructor or of a callable; None where it is hidden."""
+    try:
+        if not isinstance(layer, type):
+            return inspect.signature(layer)
+        # The metaclass of nnx.Module hides the constructor's signature behind its own.
+        signature = inspect.signature(layer.__init__)  # type: ignore[misc]  # of the class at hand
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+    except (TypeError, ValueError):
+        return None  # a callable of C code may hide its signature: calling it will tell
+
+
+def bind(layer: Any, arguments: Mapping[str, Any], *, is_nnx: bool) -> Binding:
+    """Bind the sizes and the source of randomness of a constructor by their names.
+
+    Parameters
+    ----------
+    layer
+        The class, or a function that returns a layer.
+    arguments
+        Further arguments, which are given as they are.
+    is_nnx
+        Whether the source of randomness is an ``nnx.Rngs``; else it is a seed.
+
+    Raises
+    ------
+    NotAdaptable
+        If there is no argument for a size, or one that nobody has given a value for.
+    """
+    signature = signature_of(layer)
+    if signature is None or not _named(signature, arguments):
+        return Binding(lambda n, m, rngs: layer(n, m, rngs=rngs, **arguments))
+    _require_known(layer, signature, arguments)
+    named = _named(signature, arguments)
+    random = next((p for p in named if p.name.lower() in _RANDOM), None)
+    sizes = _sizes(layer, signature, [p for p in named if p is not random])
+    _require_complete(layer, signature, [p for p in named if p not in (random, *sizes)])
+    into = _source(random, is_nnx) if random is not None else ""
+    takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in signature.parameters.values())
+
+    def construct(in_features: Any, out_features: Any, source: Any) -> Any:
+        given: dict[str, Any] = {sizes[0].name: in_features, sizes[1].name: out_features}
+        if random is not None:
+            given[random.name] = _random(into, source)
+        elif is_nnx and takes_any:
+            given["rngs"] = source
+        return _called(layer, signature, {**given, **arguments})
+
+    return Binding(construct, _described(layer, signature, sizes, random, into, arguments))
+
+
+def _named(signature: inspect.Signature, arguments: Mapping[str, Any]) -> list[Parameter]:
+    parameters = signature.parameters.values()
+    return [p for p in parameters if p.kind in _NAMED and p.name not in arguments]
+
+
+def _called(layer: Any, signature: inspect.Signature, given: Mapping[str, Any]) -> Any:
+    """The call, with what is positional only by position."""
+    only = Parameter.POSITIONAL_ONLY
+    first = [p.name for p in signature.parameters.values() if p.kind is only and p.name in given]
+    return layer(
+        *(given[name] for name in first),
+        **{name: value for name, value in given.items() if name not in first},
+    )
+
+
+def _sizes(
+    layer: Any, signature: inspect.Signature, named: Sequence[Parameter]
+) -> tuple[Parameter, Parameter]:
+    """The parameters of both sizes: by name, else the first that may be sizes."""
+    first = next((p for p in named if p.name.lower() in _IN), None)
+    second = next((p for p in named if p.name.lower() in _OUT), None)
+    rest = [p for p in named if p not in (first, second) and _may_be_size(p)]
+    # What has no default comes first: the call has to give it.
+    rest.sort(key=lambda p: p.default is not Parameter.empty)
+    if first is None or second is None:
+        rest = [p for p in rest if p.default is Parameter.empty or _is_int(p.default)]
+    if first is None and rest:
+        first = rest.pop(0)
+    if second is None and rest:
+        second = rest.pop(0)
+    if first is None or second is None:
+        missing = " and ".join(
+            side for side, found in (("input", first), ("output", second)) if found is None
+        )
+        raise NotAdaptable(
+            f"{_name(layer)}{signature}, which cannot be called as "
+            f"cls(in_features, out_features, rngs=rngs): "
+            f"no argument is the size of the {missing}"
+        )
+    return first, second
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _may_be_size(parameter: Parameter) -> bool:
+    text = _annotation(parameter)
+    return not any(word in text for word in _NO_SIZE)
+
+
+def _annotation(parameter: Parameter) -> str:
+    found = parameter.annotation
+    if found is Parameter.empty:
+        return ""
+    return str(found if isinstance(found, str) else getattr(found, "__name__", found)).lower()
+
+
+def _require_known(
+    layer: Any, signature: inspect.Signature, arguments: Mapping[str, Any]
+) -> None:
+    if any(p.kind is Parameter.VAR_KEYWORD for p in signature.parameters.values()):
+        return
+    unknown = [name for name in arguments if name not in signature.parameters]
+    if unknown:
+        raise NotAdaptable(
+            f"{_name(layer)}{signature}, which has no argument {unknown[0]!r}",
+            f"It is given by: arguments = {{ {unknown[0]} = ... }}",
+        )
+
+
+def _require_complete(
+    layer: Any, signature: inspect.Signature, others: Sequence[Parameter]
+) -> None:
+    needed = [p.name for p in others if p.default is Parameter.empty]
+    if needed:
+        values = ", ".join(f"{name} = ..." for name in needed)
+        raise NotAdaptable(
+            f"{_name(layer)}{signature}, which also needs {' and '.join(map(repr, needed))}",
+            f"Declare what to give: arguments = {{ {values} }}\n"
+            f"or on the command line: --declare arguments.{needed[0]}=...",
+        )
+
+
+def _source(parameter: Parameter, is_nnx: bool) -> str:
+    """Whether an argument takes an Rngs, a key or a seed: by its annotation, else its name."""
+    text, name = _annotation(parameter), parameter.name.lower()
+    if "rngs" in text or name == "rngs":
+        return "rngs"
+    if "key" in text or "array" in text or "prng" in text:
+        return "key"
+    if text == "int" or "seed" in name:
+        return "seed"
+    return "rngs" if is_nnx and name in ("rng", "rngs") else "key"
+
+
+def _random(into: str, source: Any) -> Any:
+    """The source of randomness as an argument takes it.
+
+    An ``nnx.Rngs`` gives a key, or a seed, of its ``params`` stream.
+    """
+    if isinstance(source, nnx.Rngs):
+        if into == "rngs":
+            return source
+        key = source.params()
+        return key if into == "key" else _as_int(jax.random.bits(key))
+    if into == "seed":
+        return source
+    key = jax.random.key(source)
+    return key if into == "key" else nnx.Rngs(source if isinstance(source, int) else key)
+
+
+def _as_int(bits: Any) -> Any:
+    return bits if isinstance(bits, jax.core.Tracer) else int(bits)
+
+
+def _described(
+    layer: Any, signature: inspect.Signature, sizes: tuple[Parameter, Parameter],
+    random: Parameter | None, into: str, arguments: Mapping[str, Any],
+) -> str:  # fmt: skip
+    """The call in words, unless the sizes are the first two arguments under known names."""
+    first, second = sizes
+    order = list(signature.parameters)
+    known = first.name.lower() in _IN and second.name.lower() in _OUT
+    plain = known and order.index(first.name) < order.index(second.name)
+    if plain and random is not None and into == "rngs":
+        return ""
+    parts = [f"{first.name}=in_features", f"{second.name}=out_features"]
+    if order.index(first.name) > order.index(second.name):
+        parts.reverse()
+    words = {"rngs": "nnx.Rngs(seed)", "key": "jax.random.key(seed)", "seed": "seed"}
+    parts += [f"{random.name}={words[into]}"] if random is not None else []
+    parts += [f"{name}={value!r}" for name, value in arguments.items()]
+    call = f"{_name(layer)}({', '.join(parts)})"
+    remarks = [] if known else ["sizes by position: their names say nothing"]
+    remarks += [] if random is not None else ["it takes no seed"]
+    return call + (f" ({'; '.join(remarks)})" if remarks else "")
+
+
+def bind_features(layer: Any, arguments: Mapping[str, Any]) -> Binding:
+    """Bind the sizes of a Linen class: ``construct(in_features, out_features, None)``.
+
+    Of one size field, whatever its name, it is that of the output.
+
+    Raises
+    ------
+    NotAdaptable
+        If no field can be the size of the output, or a further one needs a value.
+    """
+    signature = signature_of(layer)
+    if signature is None:
+        return Binding(lambda n, m, _: layer(features=m, **arguments))
+    _require_known(layer, signature, arguments)
+    fields = [p for p in _named(signature, arguments) if p.name not in ("parent", "name")]
+    first = next((p for p in fields if p.name.lower() in _IN), None)
+    second = next((p for p in fields if p.name.lower() in _OUT), None)
+    if second is None:
+        needed = [p for p in fields if p.default is Parameter.empty and p is not first]
+        second = next((p for p in needed if _may_be_size(p)), None)
+    if second is None:
+        raise NotAdaptable(
+            f"{_name(layer)}{signature}, which cannot be called as cls(features=out_features): "
+            "no field is the size of the output"
+        )
+    _require_complete(layer, signature, [p for p in fields if p not in (first, second)])
+
+    def construct(in_features: Any, out_features: Any, _: Any) -> Any:
+        sizes = {second.name: out_features}
+        if first is not None:
+            sizes[first.name] = in_features
+        return layer(**sizes, **arguments)
+
+    parts = [f"{first.name}=in_features"] if first is not None else []
+    parts += [f"{second.name}=out_features"]
+    parts += [f"{name}={value!r}" for name, value in arguments.items()]
+    plain = first is None and second.name.lower() in _OUT
+    return Binding(construct, "" if plain else f"{_name(layer)}({', '.join(parts)})")
+
+
+def bind_forward(layer: Any) -> tuple[Callable[[Any, Any, Any], Any], str] | None:
+    """A function ``(seed, x, features)`` whose arguments may be in another order.
+
+    Returns
+    -------
+    tuple or None
+        The function in the suite's order and its call in words where that differs; None if
+        it cannot be called with three arguments.
+    """
+    signature = signature_of(layer)
+    if signature is None:
+        return layer, ""
+    named = {p.name.lower(): p for p in _named(signature, {})}
+    seed = next((p for name, p in named.items() if name in _RANDOM), None)
+    x = next((p for name, p in named.items() if name in _INPUTS), None)
+    features = next((p for name, p in named.items() if name in _OUT), None)
+    needed = [p for p in named.values() if p.default is Parameter.empty]
+    order = [p for p in named.values() if p in (seed, x, features)]
+    known = seed is not None and x is not None and features is not None
+    if known and order != [seed, x, features] and all(p in order for p in needed):
+        assert seed is not None
+        assert x is not None
+        assert features is not None
+        names = {seed.name: 0, x.name: 1, features.name: 2}
+
+        def forward(*values: Any) -> Any:
+            given = {name: values[place] for name, place in names.items()}
+            return _called(layer, signature, given)
+
+        functools.update_wrapper(forward, layer)
+        return forward, f"{_name(layer)}({', '.join(p.name for p in order)})"
+    try:
+        signature.bind(0, 0, 1)
+    except TypeError:
+        return None
+    return layer, ""
+
+
+def is_factory(layer: Any) -> bool:
+    """Whether a function makes a layer of two sizes, and takes no ``x``."""
+    signature = signature_of(layer)
+    names = set() if signature is None else {p.name.lower() for p in _named(signature, {})}
+    return bool(names & _IN) and bool(names & _OUT) and not names & _INPUTS
+
+
+def require_plain_call(layer: type, call: Mapping[str, Any]) -> None:
+    """Require the layer's ``__call__`` to need no other argument than ``x``.
+
+    Raises
+    ------
+    NotAdaptable
+        If it does; the message names the argument, and how to declare its value.
+    """
+    try:
+        parameters = list(inspect.signature(layer.__call__).parameters.values())[1:]
+    except (AttributeError, TypeError, ValueError):
+        return
+    named = [p for p in parameters if p.kind in _NAMED]
+    takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
+    unknown = [n for n in call if not takes_any and n not in [p.name for p in named]]
+    if unknown:
+        raise NotAdaptable(f"{layer.__name__}, whose call has no argument {unknown[0]!r}")
+    needed = [p.name for p in named[1:] if p.default is Parameter.empty and p.name not in call]
+    if needed:
+        values = ", ".join(f"{name} = ..." for name in needed)
+        raise NotAdaptable(
+            f"{layer.__name__}, whose call also needs {' and '.join(map(repr, needed))}",
+            f"Declare what to give: call = {{ {values} }}\n"
+            f"or on the command line: --declare call.{needed[0]}=...",
+        )
+
+
+def _name(layer: Any) -> str:
+    return str(getattr(layer, "__name__", None) or type(layer).__name__)

@@ -1,0 +1,193 @@
+"""How constructors that people write are bound: by the names of their arguments."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+
+from conformance import NotAdaptable, adapt
+from conformance.layers.binding import bind, bind_forward
+
+
+def _class(signature: str) -> type:
+    """An nnx class whose constructor has these arguments, and keeps them."""
+    names = [part.strip(" *").partition(":")[0].partition("=")[0] for part in signature.split(",")]
+    body = f"def __init__(self, {signature}):\n"
+    body += "".join(f"    self.{name} = {name}\n" for name in names if name not in ("", "/"))
+    scope: dict[str, Any] = {"nnx": nnx, "jax": jax}
+    exec(body, scope)
+    return type("Own", (), {"__init__": scope["__init__"], "__call__": lambda self, x: x})
+
+
+@pytest.mark.parametrize(
+    ("signature", "first", "second"),
+    [
+        ("in_features, out_features, rngs", "in_features", "out_features"),
+        ("din: int, dout: int, *, rngs: nnx.Rngs", "din", "dout"),
+        ("units, in_units, rngs", "in_units", "units"),
+        ("features, d_in, rngs", "d_in", "features"),
+        ("dim, hidden_dim, rngs", "dim", "hidden_dim"),
+        ("n, m, rngs", "n", "m"),
+        ("name: str, n: int, m: int, rngs, ", "n", "m"),
+        ("rngs, in_size, out_size", "in_size", "out_size"),
+        ("n_in, n_out, use_bias=True, rngs=None", "n_in", "n_out"),
+    ],
+)
+def test_sizes_are_bound_by_name(signature: str, first: str, second: str) -> None:
+    """In any order; by position only where names say nothing."""
+    arguments = {"name": "a"} if signature.startswith("name") else {}
+    layer = _class(signature.strip(", "))
+    found = bind(layer, arguments, is_nnx=True).construct(3, 10, nnx.Rngs(0))
+    assert (getattr(found, first), getattr(found, second)) == (3, 10)
+    assert isinstance(found.rngs, nnx.Rngs)
+
+
+@pytest.mark.parametrize(
+    ("signature", "kind"),
+    [
+        ("n_in, n_out, key", "key"),
+        ("n_in, n_out, rng: jax.Array", "key"),
+        ("n_in, n_out, seed", "seed"),
+        ("n_in, n_out, rng: int", "seed"),
+        ("n_in, n_out, rng: nnx.Rngs", "rngs"),
+    ],
+)
+@pytest.mark.parametrize("is_nnx", [True, False])
+def test_the_source_of_randomness(signature: str, kind: str, is_nnx: bool) -> None:
+    """An Rngs, a key or a seed, by its annotation or else its name."""
+    binding = bind(_class(signature), {}, is_nnx=is_nnx)
+    found = binding.construct(3, 10, nnx.Rngs(0) if is_nnx else 0)
+    given = vars(found)[signature.split(", ")[2].partition(":")[0]]
+    assert isinstance(given, {"key": jax.Array, "seed": int, "rngs": nnx.Rngs}[kind])
+
+
+def test_how_a_layer_was_bound_is_described() -> None:
+    """Nothing is said of the plain call."""
+    assert bind(_class("in_features, out_features, rngs"), {}, is_nnx=True).description == ""
+    swapped = bind(_class("units, in_units, key"), {}, is_nnx=True).description
+    assert swapped == "Own(units=out_features, in_units=in_features, key=jax.random.key(seed))"
+    assert "their names say nothing" in bind(_class("n, m, rngs"), {}, is_nnx=True).description
+    assert "it takes no seed" in bind(_class("n_in, n_out"), {}, is_nnx=True).description
+
+
+def test_what_else_is_needed_is_asked_for_by_name() -> None:
+    """With the declaration that gives it."""
+    layer = _class("n_in, n_out, activation, rngs")
+    with pytest.raises(NotAdaptable, match="also needs 'activation'") as caught:
+        bind(layer, {}, is_nnx=True)
+    assert "--declare arguments.activation=..." in str(caught.value)
+    assert bind(layer, {"activation": None}, is_nnx=True)
+    with pytest.raises(NotAdaptable, match="has no argument 'activatoin'"):
+        bind(layer, {"activatoin": None}, is_nnx=True)
+
+    class Called(nnx.Module):
+        def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
+            self.linear = nnx.Linear(n_in, n_out, rngs=rngs)
+
+        def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+            return self.linear(x) if deterministic else 2 * self.linear(x)
+
+    with pytest.raises(NotAdaptable, match="whose call also needs 'deterministic'"):
+        adapt(Called)
+    implementation = adapt(Called, call={"deterministic": True})
+    assert implementation.module is not None
+    layer = implementation.module(3, 10, nnx.Rngs(0))
+    assert np.array_equal(layer(jnp.ones(3)), layer.linear(jnp.ones(3)))
+
+
+class Sizes(linen.Module):
+    """A Linen class with both sizes, neither called as Flax calls them."""
+
+    d_in: int
+    units: int
+
+    def setup(self) -> None:
+        """Make the parameters, which the sizes suffice for."""
+        self.w = self.param("w", linen.initializers.lecun_normal(), (self.d_in, self.units))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The product."""
+        return x @ self.w
+
+
+class OneSize(linen.Module):
+    """A Linen class with one size of an unusual name."""
+
+    neurons: int
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Flax's own layer."""
+        return linen.Dense(self.neurons)(x)
+
+
+@pytest.mark.parametrize("layer", [Sizes, OneSize, partial(linen.Dense, use_bias=False)])
+def test_linen_classes(layer: Any) -> None:
+    """With one size field of any name, or with both."""
+    implementation = adapt(layer)
+    assert implementation.init is not None
+    assert implementation.kernel is not None
+    assert implementation.kernel(implementation.init(0, 3, 10)).shape == (3, 10)
+
+
+class Plain:
+    """A class of no framework, which keeps its arrays as attributes of attributes."""
+
+    def __init__(self, in_size: int, out_size: int, key: jax.Array) -> None:
+        self.inner = {"weight": jax.random.normal(key, (in_size, out_size))}
+        self.bias = jnp.zeros(out_size)
+        self.activation = jax.nn.relu
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The layer's output."""
+        return x @ self.inner["weight"] + self.bias
+
+
+def test_a_plain_class_is_read_and_written_by_path() -> None:
+    """Its arrays are found among its attributes; one trace serves all instances."""
+    its = adapt(Plain)
+    assert its.init is not None
+    assert its.apply is not None
+    assert its.kernel is not None
+    assert its.with_parameters is not None
+    parameters = its.init(0, 3, 10)
+    assert [".".join(leaf.path) for leaf in its.leaves(parameters)] == ["bias", "inner.weight"]
+    assert its.kernel(parameters).shape == (3, 10)
+    written = its.with_parameters(parameters, jnp.ones((3, 10)), jnp.ones(10))
+    assert np.array_equal(its.apply(written, jnp.ones(3)), np.full(10, 4.0))
+    same = jax.tree_util.tree_structure(parameters) == jax.tree_util.tree_structure(written)
+    assert same
+    assert jax.tree_util.tree_structure(its.init(1, 3, 10)) == jax.tree_util.tree_structure(written)
+    stacked = jax.vmap(lambda seed: its.init(seed, 3, 10))(np.arange(4, dtype=np.uint32))
+    assert its.kernel(jax.tree_util.tree_map(lambda a: a[0], stacked)).shape == (3, 10)
+
+
+def test_a_function_that_makes_a_layer() -> None:
+    """It takes two sizes and no x."""
+
+    def make(n_in: int, n_out: int, seed: int) -> Plain:
+        return Plain(n_in, n_out, jax.random.key(seed))
+
+    its = adapt(make)
+    assert its.init is not None
+    assert its.kernel is not None
+    assert its.kernel(its.init(0, 3, 10)).shape == (3, 10)
+
+
+def test_a_forward_function_in_another_order() -> None:
+    """Where all three names tell what they are."""
+
+    def forward(x: Any, n_out: int, seed: int) -> tuple[Any, int, int]:
+        return x, n_out, seed
+
+    bound = bind_forward(forward)
+    assert bound is not None
+    assert bound[0](1, "x", 3) == ("x", 3, 1)
+    assert bound[1] == "forward(x, n_out, seed)"
+    assert bind_forward(lambda x: x) is None
