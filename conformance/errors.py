@@ -30,6 +30,7 @@ _LONGEST_TEXT = 600
 ACCEPTED = """\
   - an nnx class, called as cls(in_features, out_features, rngs=rngs), or a partial of one
   - a Linen class, called as cls(features=out_features)
+  - another class, or a function, that makes a layer of two sizes and a key; names may differ
   - a function (seed, x, features) that returns the layer's output for x
   - a conformance.Implementation, for everything else"""
 

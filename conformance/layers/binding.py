@@ -15,24 +15,41 @@ from typing import Any
 from conformance.errors import NotAdaptable
 from conformance.jax_setup.lazy import jax, nnx
 
-__all__ = ["Binding", "bind", "bind_features", "bind_forward", "is_factory", "require_plain_call", "signature_of"]
+__all__ = [
+    "Binding",
+    "bind",
+    "bind_features",
+    "bind_forward",
+    "is_factory",
+    "require_plain_call",
+    "signature_of",
+]
 
-_IN = frozenset(
-    "in_features input_features features_in n_in_features num_in_features in_feature in_dim "
-    "input_dim dim_in in_dims input_dims indim in_size input_size size_in n_in num_in "
-    "num_inputs n_inputs in_channels channels_in in_units units_in d_in din dim_input d_input "
-    "fan_in nin in_ inp in_width n_input idim".split()
+_NOUNS = ("features", "feature", "dim", "dims", "size", "channels", "units", "width", "nodes")
+
+
+def _spelled(side: str, short: str, *others: str) -> frozenset[str]:
+    """The usual names of the size of one side: ``in_features``, ``dim_in``, ``n_in``, ``din``."""
+    found = {f"{word}_{noun}" for word in (side, short) for noun in _NOUNS}
+    found |= {f"{noun}_{short}" for noun in _NOUNS}
+    found |= {f"{before}_{word}" for before in ("n", "d", "num", "dim", "fan") for word in
+              (side, short, f"{side}s", f"{short}_features")}  # fmt: skip
+    found |= {f"{before}{short}" for before in ("n", "d")} | {f"{short}dim", short, f"{short}_"}
+    return frozenset(found | set(others))
+
+
+_IN = _spelled("input", "in")
+_OUT = _spelled(
+    "output", "out", "features", "units", *(f"hidden_{noun}" for noun in _NOUNS), "hidden",
+    *(f"{before}_{word}" for before in ("n", "num") for word in ("features", "units", "hidden")),
+)  # fmt: skip
+_RANDOM = frozenset(
+    (
+        *("rngs", "rng", "key", "seed", "prng", "prng_key", "rng_key", "random_key"),
+        *("random_seed", "rng_seed"),
+    )
 )
-_OUT = frozenset(
-    "out_features output_features features_out n_out_features num_out_features out_feature "
-    "features n_features num_features out_dim output_dim dim_out out_dims output_dims outdim "
-    "out_size output_size size_out n_out num_out num_outputs n_outputs out_channels channels_out "
-    "out_units units_out units n_units num_units d_out dout dim_output d_output fan_out nout out "
-    "out_ hidden_size hidden_dim hidden_features hidden n_hidden num_hidden n_output width "
-    "out_width odim".split()
-)
-_RANDOM = frozenset("rngs rng key seed prng_key rng_key random_key prng random_seed rng_seed".split())
-_INPUTS = frozenset("x xs input inputs input_array data batch arr array".split())
+_INPUTS = frozenset(("x", "xs", "input", "inputs", "input_array", "data", "batch", "arr", "array"))
 _NO_SIZE = ("str", "bool", "float", "callable", "rngs", "dtype", "array", "initializer", "mesh")
 _NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD,
           inspect.Parameter.KEYWORD_ONLY)  # fmt: skip
@@ -166,9 +183,7 @@ def _annotation(parameter: Parameter) -> str:
     return str(found if isinstance(found, str) else getattr(found, "__name__", found)).lower()
 
 
-def _require_known(
-    layer: Any, signature: inspect.Signature, arguments: Mapping[str, Any]
-) -> None:
+def _require_known(layer: Any, signature: inspect.Signature, arguments: Mapping[str, Any]) -> None:
     if any(p.kind is Parameter.VAR_KEYWORD for p in signature.parameters.values()):
         return
     unknown = [name for name in arguments if name not in signature.parameters]

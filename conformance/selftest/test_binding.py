@@ -156,15 +156,16 @@ def test_a_plain_class_is_read_and_written_by_path() -> None:
     assert its.apply is not None
     assert its.kernel is not None
     assert its.with_parameters is not None
+    assert its.leaves is not None
+    structure: Any = jax.tree_util.tree_structure
     parameters = its.init(0, 3, 10)
     assert [".".join(leaf.path) for leaf in its.leaves(parameters)] == ["bias", "inner.weight"]
     assert its.kernel(parameters).shape == (3, 10)
     written = its.with_parameters(parameters, jnp.ones((3, 10)), jnp.ones(10))
     assert np.array_equal(its.apply(written, jnp.ones(3)), np.full(10, 4.0))
-    same = jax.tree_util.tree_structure(parameters) == jax.tree_util.tree_structure(written)
-    assert same
-    assert jax.tree_util.tree_structure(its.init(1, 3, 10)) == jax.tree_util.tree_structure(written)
-    stacked = jax.vmap(lambda seed: its.init(seed, 3, 10))(np.arange(4, dtype=np.uint32))
+    assert structure(parameters) == structure(written) == structure(its.init(1, 3, 10))
+    init: Any = its.init
+    stacked = jax.vmap(lambda seed: init(seed, 3, 10))(np.arange(4, dtype=np.uint32))
     assert its.kernel(jax.tree_util.tree_map(lambda a: a[0], stacked)).shape == (3, 10)
 
 

@@ -180,7 +180,7 @@ def _object(value: Any) -> Any:
 
 
 def _calling(kind: type, call: Mapping[str, Any]) -> type:
-    """A subclass that is called with further arguments; found in this module, so that it pickles."""
+    """A subclass that is called with further arguments; in this module, so that it pickles."""
     base: Any = kind
 
     def __call__(self: Any, x: Any) -> Any:

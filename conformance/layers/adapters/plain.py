@@ -9,10 +9,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import FunctionType, ModuleType
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from conformance.layers.adapters.parameters import (
     Access,
@@ -62,10 +64,17 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, jax.Array | np.ndarray) or isinstance(value, jax.ShapeDtypeStruct)
+    return isinstance(value, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
 
 
 def _taken_apart(layer: Any) -> Parameters:
+    for name, value in getattr(layer, "__dict__", {}).items():
+        if isinstance(value, nnx.Variable):
+            kind = type(layer).__name__
+            raise TypeError(
+                f"{kind}.{name} is an nnx.{type(value).__name__}, but {kind} is not an nnx.Module: "
+                f"write class {kind}(nnx.Module)"
+            )
     leaves = leaves_of(layer)
     if len(leaves) == 1 and leaves[0].value is layer:
         found = dict(_attributes(layer))
@@ -103,8 +112,8 @@ def _children(value: Any) -> dict[Any, Any] | None:
         return value
     if isinstance(value, list | tuple):
         return dict(enumerate(value))
-    foreign = isinstance(value, type) or callable(value) and not hasattr(type(value), "__call__")
     own = getattr(value, "__dict__", None)
+    foreign = isinstance(value, type | FunctionType | ModuleType)
     if foreign or not own or type(value).__module__.partition(".")[0] in ("builtins", "jax"):
         return None
     return dict(own)

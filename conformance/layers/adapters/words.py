@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from conformance.layers.binding import signature_of
 from conformance.layers.implementation import (
     NORMAL,
@@ -54,7 +52,9 @@ def in_flax_words(layer: Any, arguments: Mapping[str, Any], base: Convention) ->
         law = law_of_initializer(said.get(f"{key}_init"))
         if law is not None and not law.within(getattr(base, key)):
             changes[key] = law
-    words = [key for key in ("use_bias", "dtype", "param_dtype") if key in said and key in arguments]
+    words = [
+        key for key in ("use_bias", "dtype", "param_dtype") if key in said and key in arguments
+    ]
     if not changes:
         return base
     return replace(base, name=", ".join(["Flax", *words]), **changes)
@@ -96,7 +96,7 @@ def law_of_initializer(initializer: Any) -> Law | None:
         return None
     if name.startswith("variance_scaling"):
         return _scaled(inside)
-    if name.startswith("normal") and np.ndim(inside.get("stddev")) == 0:
+    if name.startswith("normal") and isinstance(inside.get("stddev"), int | float):
         deviation = float(inside["stddev"])
         return Law(
             (NORMAL,), lambda i, o: deviation**2, f"normal, standard deviation {deviation:g}"
