@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+import types
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -226,6 +227,19 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 class _Rows(pytest.Module):
     """A module of the suite, whose tests are found whatever the user's tests are called."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        """Collect the properties, each of which draws what the run's profile says."""
+        from conformance.checks import cases, profiles
+
+        found = vars(self.obj)
+        # A view of the module: the module itself stays as it was imported.
+        self.obj = types.ModuleType(self.obj.__name__)
+        for name, value in found.items():
+            draws = hasattr(value, "__draws__")
+            own = cases.settled(value, profiles.active()) if draws else value
+            setattr(self.obj, name, own)
+        return super().collect()
 
     def funcnamefilter(self, name: str) -> bool:
         return name.startswith("test_")

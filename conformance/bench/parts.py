@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conformance.bench import without
 from conformance.bench.measure import Measured, measured, suite
 from conformance.bench.table import Row
 
@@ -218,30 +217,6 @@ def zoo(bench: Bench) -> Iterator[Row]:
         yield _row(f"the kill matrix of the whole zoo, {state}", "<= 240 s", found)
 
 
-def measures(bench: Bench) -> Iterator[Row]:
-    """What each measure that makes it fast gives: one layer in one process, without it.
-
-    All in turn, three times, since a machine's speed wanders by more than most measures give: the
-    least of each counts.
-    """
-    names = ("", *without.MEASURES)
-    caches = {name: (bench.fresh(), bench.fresh()) for name in names}
-    least: dict[tuple[str, str], Measured] = {}
-    for turn in range(3):
-        for name in names:
-            plugin = ("--", "-p", without.__name__) if name else ()
-            # Two caches to be filled, one of which serves all the warm runs.
-            states = ("cold", "warm") if turn < 2 else ("warm",)
-            for state in states:
-                cache = caches[name][turn if state == "cold" else 0]
-                run = suite([LAYER], cache, "-n0", *plugin, environment={without.VARIABLE: name})
-                old = least.get((name, state), run)
-                least[name, state] = min(old, run, key=lambda found: found.computing)
-    for (name, state), found in least.items():
-        what = f"without {without.MEASURES[name][0]}" if name else "with all measures"
-        yield _row(f"{what}: {state}", "", bench.keep(f"{what}: {state}", found))
-
-
 PARTS: dict[str, tuple[str, Part]] = {
     "import": ("import time", imports),
     "one": ("one layer, quick: cold, warm, without a cache; the first failure of a wrong one", one),
@@ -250,7 +225,6 @@ PARTS: dict[str, tuple[str, Part]] = {
     "naive": ("a naive suite of the same properties, beside the suite cold and warm", naive),
     "standard": ("the five built-in layers, standard: cold and warm", standard),
     "layers": ("growth over 1, 2, 4 and 8 layers", layers),
-    "measures": ("one layer without each of the measures that make it fast", measures),
     "zoo": ("the kill matrix of the whole zoo", zoo),
 }
 DEFAULT = ("import", "one", "five", "examples", "naive")

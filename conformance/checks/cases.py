@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import seed as fixed_seed
 from hypothesis import strategies as st
 
-from conformance.checks import profiles
+from conformance.checks import profiles, recording
 
 __all__ = [
     "BATCH",
@@ -28,12 +28,15 @@ __all__ = [
     "TALL",
     "WIDE",
     "Case",
-    "Recorder",
+    "every_case",
     "over",
-    "recorder",
+    "settled",
 ]
 
 F = TypeVar("F", bound=Callable[..., None])
+
+Shape = tuple[tuple[int, int], tuple[int, ...]]
+"""(in_features, out_features), and the leading dimensions of x."""
 
 SEEDS = st.integers(0, 2**32 - 1)
 BATCH = (8,)
@@ -155,26 +158,6 @@ def mixed_rows(generator: np.random.Generator, rows: int, width: int) -> np.ndar
     return x.astype(np.float32)
 
 
-class Recorder:
-    """Remembers the case in hand; Hypothesis runs the smallest failing one last."""
-
-    def __init__(self) -> None:
-        self.last: Case | None = None
-        self.examples = 0
-
-    def start(self) -> None:
-        """Forget what a former property drew."""
-        self.last, self.examples = None, 0
-
-    def __call__(self, case: Case) -> Case:
-        """Remember the case, and hand it on."""
-        self.last = case
-        self.examples += 1
-        return case
-
-
-recorder = Recorder()
-
 # How many cases are generated in the search for one that can be explained.
 _SEARCHED = 40
 
@@ -186,9 +169,11 @@ def over(
     sizes: Sequence[tuple[int, int]] | None = None,
     up_to: int | None = None,
     at_most: int | None = None,
-    also: Sequence[tuple[tuple[int, int], tuple[int, ...]]] = (),
+    also: Sequence[Shape] = (),
 ) -> Callable[[F], F]:
     """Let Hypothesis draw the property's ``case``; each size of the pool comes once in any case.
+
+    What is drawn is settled by :func:`settled`, when the run's profile is known.
 
     Parameters
     ----------
@@ -205,61 +190,103 @@ def over(
     also
         Further sizes and leading dimensions, each of which comes once.
     """
-    profile = profiles.active()
-    if at_most is not None:
-        profile = replace(profile, examples=min(profile.examples, at_most))
-    pool = list(sizes if sizes is not None else profile.sizes)
-    if not every_size:
-        pool = [pool[i] for i in sorted({1, 3, len(pool) // 2, len(pool) - 1})]
-    shapes = [
-        (size, lead)
-        for i, size in enumerate(pool)
-        for lead in ((BATCH, _ODD_LEADS[i % len(_ODD_LEADS)]) if leads else (BATCH,))
-    ]
-    drawn: st.SearchStrategy[Any] = st.sampled_from(shapes)
-    if up_to is not None:
-        free = st.integers(1, up_to)
-        drawn = st.tuples(st.tuples(free, free), st.just(BATCH))
-
-    def build(shape: tuple[tuple[int, int], tuple[int, ...]], seed: int, values: int) -> Case:
-        (in_features, out_features), lead = shape
-        return Case(in_features, out_features, seed, values, lead)
-
-    # By keyword, so that the notes of Hypothesis tell them apart.
-    strategy = st.builds(build, shape=drawn, seed=SEEDS, values=SEEDS)
+    settings = _Settings(leads, every_size, sizes, up_to, at_most, tuple(also))
 
     def decorate(test: F) -> F:
-        def recorded() -> Callable[..., None]:
-            @functools.wraps(test)
-            def run(layer: Any, case: Case) -> None:
-                test(layer, recorder(case))
-
-            return run
-
-        wrapped = given(case=strategy)(profile.hypothesis()(recorded()))
-        if profile.seed is not None:
-            wrapped = fixed_seed(profile.seed)(wrapped)
-        # The example that is attached last runs first: the smallest.
-        for (in_features, out_features), lead in reversed([*shapes, *also]):
-            first = Case(in_features, out_features, 0, 0, lead)
-            wrapped = example(case=first)(wrapped)
-        if profile.explain:
-            # Hypothesis explains what it has generated itself, and not what it was given.
-            more = replace(profile, examples=max(profile.examples, at_most or _SEARCHED))
-            searched = given(case=strategy)(more.hypothesis(explain=True)(recorded()))
-            wrapped = _one_after_the_other(searched, wrapped)
-        return wrapped  # type: ignore[return-value]  # given keeps the signature but for the case
+        test.__draws__ = settings  # type: ignore[attr-defined]  # functions take attributes
+        return test
 
     return decorate
 
 
-def _one_after_the_other(first: Callable[..., None], second: Callable[..., None]) -> F:  # type: ignore[type-var]  # of one type
+@dataclass(frozen=True)
+class _Settings:
+    """The arguments of :func:`over`."""
+
+    leads: bool
+    every_size: bool
+    sizes: Sequence[tuple[int, int]] | None
+    up_to: int | None
+    at_most: int | None
+    also: tuple[Shape, ...]
+
+    def shapes(self, profile: profiles.Profile) -> list[Shape]:
+        """The sizes and leading dimensions of a profile, each of which comes once."""
+        pool = list(self.sizes if self.sizes is not None else profile.sizes)
+        if not self.every_size:
+            pool = [pool[i] for i in sorted({1, 3, len(pool) // 2, len(pool) - 1})]
+        return [
+            (size, lead)
+            for i, size in enumerate(pool)
+            for lead in ((BATCH, _ODD_LEADS[i % len(_ODD_LEADS)]) if self.leads else (BATCH,))
+        ]
+
+    def strategy(self, shapes: Sequence[Shape]) -> st.SearchStrategy[Case]:
+        """What Hypothesis draws a case from."""
+        drawn: st.SearchStrategy[Shape] = st.sampled_from(shapes)
+        if self.up_to is not None:
+            free = st.integers(1, self.up_to)
+            drawn = st.tuples(st.tuples(free, free), st.just(BATCH))
+        # By keyword, so that the notes of Hypothesis tell them apart.
+        return st.builds(_case, shape=drawn, seed=SEEDS, values=SEEDS)
+
+
+def _case(shape: Shape, seed: int, values: int) -> Case:
+    (in_features, out_features), lead = shape
+    return Case(in_features, out_features, seed, values, lead)
+
+
+def settled(property: Callable[..., None], profile: profiles.Profile) -> Callable[..., None]:
+    """Return the property as a test that draws its cases as the profile says.
+
+    A property without :func:`over` is returned as it is.
+    """
+    how: _Settings | None = getattr(property, "__draws__", None)
+    if how is None:
+        return property
+    if how.at_most is not None:
+        profile = replace(profile, examples=min(profile.examples, how.at_most))
+    shapes = how.shapes(profile)
+    strategy = how.strategy(shapes)
+
+    def recorded() -> Callable[..., None]:
+        @functools.wraps(property)
+        def run(layer: Any, case: Case) -> None:
+            property(layer, recording.current().draw(case))
+
+        return run
+
+    wrapped = given(case=strategy)(profile.hypothesis()(recorded()))
+    if profile.seed is not None:
+        wrapped = fixed_seed(profile.seed)(wrapped)
+    # The example that is attached last runs first: the smallest.
+    for (in_features, out_features), lead in reversed([*shapes, *how.also]):
+        first = Case(in_features, out_features, 0, 0, lead)
+        wrapped = example(case=first)(wrapped)
+    if profile.explain:
+        # Hypothesis explains what it has generated itself, and not what it was given.
+        more = replace(profile, examples=max(profile.examples, how.at_most or _SEARCHED))
+        searched = given(case=strategy)(more.hypothesis(explain=True)(recorded()))
+        wrapped = _one_after_the_other(searched, wrapped)
+    # Hypothesis copies no attributes; the record of the requirement is one.
+    vars(wrapped).update(vars(property))
+    return wrapped
+
+
+def every_case(property: Callable[..., None], layer: Any) -> None:
+    """Check a property that is part of another one, over all cases of the run's profile."""
+    settled(property, profiles.active())(layer=layer)
+
+
+def _one_after_the_other(
+    first: Callable[..., None], second: Callable[..., None]
+) -> Callable[..., None]:
     @functools.wraps(second)
     def both(layer: Any) -> None:
         first(layer)
         second(layer)
 
-    return both  # type: ignore[return-value]  # functools.wraps keeps the signature
+    return both
 
 
 def free_parts(error: BaseException) -> list[str]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import profiles, require
-from conformance.checks.cases import Case, recorder
+from conformance.checks import profiles, recording, require
+from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.checks.programs import compiled_to_run_once
 from conformance.jax_setup.lazy import jax
@@ -420,7 +420,7 @@ def judge(
     if drawn is not None:
         cells = experiment().cells
         cell = next((c for c in cells if str(c.shape) in worst.found), cells[-1])
-        recorder(Case(*cell.shape, seed=cell.seeds[0]))
+        recording.current().draw(Case(*cell.shape, seed=cell.seeds[0]))
     found, _, accepted = worst.found.partition("; accepted ")
     more = len(rejections(evidence)) - 1
     if more:

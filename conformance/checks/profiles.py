@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -145,24 +144,10 @@ def activate(
     examples: int | None = None,
     database: ExampleDatabase | None = None,
 ) -> Profile:
-    """Put :func:`named` in force in this process.
-
-    What a property draws is settled when it is decorated: if the suite has been imported with
-    another profile, as to see whether a requirement exists, it is imported anew.
-    """
+    """Put :func:`named` in force in this process."""
     global _active  # one process checks with one profile
-    before = _active
     _active = replace(named(name, seed, explain=explain, examples=examples), database=database)
-    if _active != before:
-        _forget_the_suite()
     return _active
-
-
-def _forget_the_suite() -> None:
-    for name in [name for name in sys.modules if name.startswith("conformance.suite.")]:
-        del sys.modules[name]
-    if "conformance.contract.catalogue" in sys.modules:
-        sys.modules["conformance.contract.catalogue"].catalogue.cache_clear()
 
 
 def _fresh_sizes(seed: int) -> tuple[Size, ...]:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from conformance.checks import plot_data
+from conformance.checks import recording
 from conformance.errors import Violation, by_user, safe_text
 from conformance.jax_setup.lazy import jax
 
@@ -28,7 +28,6 @@ __all__ = [
     "on_the_way",
     "raises",
     "record",
-    "take_remarks",
     "that",
     "within",
 ]
@@ -153,8 +152,7 @@ def within(found: Any, reference: Any, bound: Any, what: str, *, cause: str = ""
         ratio = np.where((error == 0.0) | np.isposinf(bound), 0.0, error / bound)
     ratio = np.where(np.isnan(ratio), np.inf, ratio)
     place = _worst(ratio)
-    plot_data.error_over_bound(float(ratio[place]))
-    _figures["ratio"] = max(float(ratio[place]), float(_figures.get("ratio", 0.0)))
+    recording.current().error_over_bound(float(ratio[place]))
     if ratio[place] <= 1.0:
         return float(ratio[place])
     fail(
@@ -184,27 +182,14 @@ def not_applicable(reason: str) -> NoReturn:
     raise NotApplicable(reason)
 
 
-_notes: list[str] = []
-_figures: dict[str, float | int | str] = {}
-
-
 def note(text: str) -> None:
-    """Remember a remark for the result of the cell in hand, whatever its outcome."""
-    if text not in _notes:
-        _notes.append(text)
+    """Keep a remark for the result of the cell in hand, whatever its outcome."""
+    recording.current().note(text)
 
 
-def record(**figures: float | int | str) -> None:
-    """Remember figures for the result of the cell in hand, whatever its outcome."""
-    _figures.update(figures)
-
-
-def take_remarks() -> tuple[list[str], dict[str, float | int | str]]:
-    """The notes and figures since the last call."""
-    taken = _notes.copy(), _figures.copy()
-    _notes.clear()
-    _figures.clear()
-    return taken
+def record(**numbers: float | int | str) -> None:
+    """Keep figures for the result of the cell in hand, whatever its outcome."""
+    recording.current().numbers.update(numbers)
 
 
 def _wide(array: np.ndarray) -> np.ndarray:

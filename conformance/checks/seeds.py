@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from conformance.checks import profiles, require
-from conformance.checks.cases import Case, recorder
+from conformance.checks import profiles, recording, require
+from conformance.checks.cases import Case
 from conformance.checks.kernels import drawn_at_once, judge, kernels, samples, structure_evidence
 from conformance.checks.layer import Layer
 from conformance.errors import Violation
@@ -101,7 +101,7 @@ def _require_sign(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
 
 
 def _fail(first: int, second: int, more: str, cause: str, what: str = "the numbers") -> None:
-    recorder(Case(IN_FEATURES, OUT_FEATURES, seed=second % 2**32))
+    recording.current().draw(Case(IN_FEATURES, OUT_FEATURES, seed=second % 2**32))
     more = f" ({more})" if more else ""
     require.fail(
         f"seeds {first} and {second} share {what}{more}",

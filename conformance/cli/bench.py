@@ -22,7 +22,7 @@ __all__ = ["bench", "bench_arguments", "document"]
 FORMAT = 1
 
 # Named here, so that --help need not import what measures.
-PARTS = ("import", "one", "five", "examples", "naive", "standard", "layers", "measures", "zoo")
+PARTS = ("import", "one", "five", "examples", "naive", "standard", "layers", "zoo")
 _SHOWN = 12
 
 EPILOG = """\
@@ -34,7 +34,6 @@ parts:
   naive      a naive suite of the same properties, beside the suite cold and warm
   standard   the five built-in layers, standard: cold and warm
   layers     growth over 1, 2, 4 and 8 layers
-  measures   one layer without each of the measures that make it fast
   zoo        the kill matrix of the whole zoo
   all        all of these
 Each part has compile caches of its own. Targets are shown for information; nothing fails."""

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from conformance.checks import plot_data
-from conformance.checks.cases import free_parts, recorder
-from conformance.checks.require import take_remarks
+from conformance.checks import recording
+from conformance.checks.cases import free_parts
 from conformance.contract.requirement import MAY, Requirement
 from conformance.errors import LoadError, Violation, safe_text
 
@@ -136,18 +135,18 @@ def cell_of(
     row: Requirement, implementation: str, call: pytest.CallInfo[None], report: pytest.TestReport
 ) -> Cell:
     """The cell that a finished phase of a test makes; called in the process that ran it."""
-    notes, recorded = take_remarks()
+    recorded = recording.current()
     cell = Cell(
         implementation=implementation,
         requirement=row.id,
         level=str(row.level),
         outcome=Outcome.PASSED,
-        examples=recorder.examples,
+        examples=recorded.examples,
         seconds=round(report.duration, 4),
-        measured=plain(recorded),
-        notes=notes,
+        measured=plain(recorded.numbers),
+        notes=recorded.notes,
     )
-    cell.plots = plot_data.take()
+    cell.plots = recorded.all_plots()
     error = call.excinfo.value if call.excinfo is not None else None
     if error is None:
         return cell
@@ -164,11 +163,11 @@ def cell_of(
         return cell
     cell.outcome, cell.obstacle = Outcome.FAILED, violation.obstacle
     cell.message, cell.accepted = violation.found, violation.accepted
-    cell.cause, cell.measured = violation.cause, plain({**recorded, **violation.measured})
+    cell.cause, cell.measured = violation.cause, plain({**recorded.numbers, **violation.measured})
     if error is not violation:
         cell.message += " (on the same case it passes at other times)"
-    if recorder.last is not None:
-        cell.case = recorder.last.as_dict()
+    if recorded.case is not None:
+        cell.case = recorded.case.as_dict()
     cell.free = free_parts(error)
     if row.level is MAY:
         # A MAY row is reported and never fails anything.

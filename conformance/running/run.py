@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from conformance.checks import profiles
+from conformance.checks import profiles, recording
 from conformance.contract.catalogue import chosen, in_order
 from conformance.contract.requirement import Requirement
 from conformance.errors import LoadError, contain_interrupts
@@ -230,9 +230,7 @@ class Run:
         row = row_of(item)
         if row is None:
             return (yield)
-        from conformance.checks.cases import recorder
-
-        recorder.start()
+        recording.start()
         entry = entry_of(item)
         self.containment.enter(entry.id)
         guarded = self.worker is not None

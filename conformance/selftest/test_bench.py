@@ -133,19 +133,3 @@ def test_the_naive_suite_has_the_properties_that_it_is_compared_by() -> None:
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("::test_") == len(parts.SAME) == len(set(parts.SAME)) == 15
     assert set(parts.SAME) <= {row.id for row in catalogue()}
-
-
-def test_without_its_measures_the_suite_says_the_same() -> None:
-    """All of them undone: what they undo is there, and the verdict is the same, only later."""
-    code = """
-import sys
-from conformance.bench import without
-from conformance.cli.main import main
-for _, undo in without.MEASURES.values():
-    undo()
-wanted = ("initialization/kernel-variance", "seeding/seeds-differ", "forward/additive")
-sys.exit(main(["run", "nnx.Linear", "-n0", *(f"--requirement={id}" for id in wanted)]))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 cells: 3 passed" in done.stdout

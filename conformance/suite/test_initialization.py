@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from conformance.checks import plot_data, require
-from conformance.checks.cases import BATCH, TALL, WIDE, Case, over
+from conformance.checks.cases import BATCH, TALL, WIDE, Case, every_case, over
 from conformance.checks.kernels import (
     bias_evidence,
     biases,
@@ -212,7 +212,7 @@ def test_kernel_mean(layer: Layer) -> None:
     law = declared(layer)
     evidence = by_requirement.mean_row(law.rescaled, law.mean_slack)
     judge(evidence, lambda: causes.mean(law.finite), law.finite)
-    _each_mean(layer)  # type: ignore[call-arg]  # Hypothesis gives the case
+    every_case(_each_mean, layer)
 
 
 @over(every_size=False)
@@ -260,7 +260,7 @@ def test_kernel_variance(layer: Layer) -> None:
     evidence = by_requirement.variance_row(law.finite, law.variance, law.variance_slack)
     plot_data.kernel_variance((in_features for in_features, _ in law.finite), evidence)
     judge(evidence, lambda: causes.law(law.finite, law.names), law.finite)
-    _each_variance(layer)  # type: ignore[call-arg]  # Hypothesis gives the case
+    every_case(_each_variance, layer)
 
 
 # A fan_in that is capped at some size is wrong beyond it.
