@@ -419,15 +419,15 @@ def judge(
         return
     if drawn is not None:
         cells = experiment().cells
-        cell = next((c for c in cells if str(c.shape) in worst.found), cells[-1])
+        cell = next((c for c in cells if c.shape == worst.shape), cells[-1])
         recording.current().draw(Case(*cell.shape, seed=cell.seeds[0]))
-    found, _, accepted = worst.found.partition("; accepted ")
+    found = worst.found
     more = len(rejections(evidence)) - 1
     if more:
         found += f" (and {more} more of {len(evidence)} checks)"
     require.fail(
         found,
-        accepted=f"{accepted or 'what chance gives'}, false alarm {ALPHA:.0e}",
+        accepted=f"{worst.limit or 'what chance gives'}, false alarm {ALPHA:.0e}",
         cause=cause if isinstance(cause, str) else cause(),
         check=worst.check,
         statistic=worst.statistic,

@@ -54,10 +54,8 @@ def independence(samples: Samples, evidence: Evidence) -> str:
     squares = [w for w in kernels if w.shape[1] == w.shape[2] > 1]
     if squares and all(np.array_equal(w, w.swapaxes(1, 2)) for w in squares):
         return "the kernel is symmetric where it is square."
-    if evidence.check.startswith("lag") and " lag 1 " in evidence.found:
-        return (
-            f"neighbours {evidence.found.partition(' lag 1 ')[2].partition(':')[0]} are correlated."
-        )
+    if evidence.check.startswith("lag") and evidence.place:
+        return f"neighbours {evidence.place} are correlated."
     if evidence.check == "rank":
         return "the kernel is of low rank: its rows depend on fewer draws than it has entries."
     if evidence.check == "permuted lines":
@@ -135,7 +133,7 @@ def homogeneity(evidence: Evidence) -> str:
     """Dead lines speak for themselves."""
     if not evidence.check.startswith("dead"):
         return ""
-    return f"weights are 0 in every kernel: {evidence.found.partition('every kernel: ')[2]}."
+    return f"weights are 0 in every kernel: {evidence.place}."
 
 
 def bias(samples: Samples) -> str:

@@ -61,11 +61,22 @@ def lags(z: Array, what: str = "weights") -> Evidence:
     direction, lag = _nearest(direction, lag + 1, z.shape[1:])
     along = ("along the rows", "along the columns")[direction]
     found = (
-        f"the {what} are correlated at lag {lag} {along}: {statistic:.3g} standard errors"
-        f"{at(z.shape[1:])}; accepted up to {limit:.3g} ({weights(z.size)})"
+        f"the {what} are correlated at lag {lag} {along}: {statistic:.3g} standard "
+        f"errors{at(z.shape[1:])}"
     )
+    accepted_text = f"up to {limit:.3g} ({weights(z.size)})"
     log_p = linear_log_p(statistic, comparisons)
-    return Evidence(f"lag correlation of {what}", log_p, statistic, (0.0, limit), z.size, found)
+    return Evidence(
+        f"lag correlation of {what}",
+        log_p,
+        statistic,
+        (0.0, limit),
+        z.size,
+        found,
+        limit=accepted_text,
+        shape=z.shape[1:],
+        place=along if lag == 1 else "",
+    )
 
 
 def _nearest(direction: int, lag: int, size: tuple[int, ...]) -> tuple[int, int]:
@@ -113,10 +124,20 @@ def pairs(z: Array, group: str, what: str = "weights") -> Evidence:
         pooled, place = alone, place_alone
     limit = threshold(comparisons)
     found = (
-        f"the {what} of {group}s {place[0]} and {place[1]} are correlated: {pooled:.3g} standard "
-        f"errors{at(z.shape[1:])}; accepted up to {limit:.3g} ({weights(z.size)})"
+        f"the {what} of {group}s {place[0]} and {place[1]} are correlated: {pooled:.3g} "
+        f"standard errors{at(z.shape[1:])}"
     )
-    return Evidence(check, linear_log_p(pooled, comparisons), pooled, (0.0, limit), z.size, found)
+    accepted_text = f"up to {limit:.3g} ({weights(z.size)})"
+    return Evidence(
+        check,
+        linear_log_p(pooled, comparisons),
+        pooled,
+        (0.0, limit),
+        z.size,
+        found,
+        limit=accepted_text,
+        shape=z.shape[1:],
+    )
 
 
 def _largest_pair(sums: Array, squares: Array) -> tuple[float, tuple[int, int]]:
@@ -150,10 +171,20 @@ def reflections(z: Array, what: str = "weights") -> Evidence:
             worst, name = ratio, label
     limit = threshold(len(images))
     found = (
-        f"the {what} are correlated with the kernel {name}: {worst:.3g} standard errors"
-        f"{at(z.shape[1:])}; accepted up to {limit:.3g} ({weights(z.size)})"
+        f"the {what} are correlated with the kernel {name}: {worst:.3g} standard "
+        f"errors{at(z.shape[1:])}"
     )
-    return Evidence(check, linear_log_p(worst, len(images)), worst, (0.0, limit), z.size, found)
+    accepted_text = f"up to {limit:.3g} ({weights(z.size)})"
+    return Evidence(
+        check,
+        linear_log_p(worst, len(images)),
+        worst,
+        (0.0, limit),
+        z.size,
+        found,
+        limit=accepted_text,
+        shape=z.shape[1:],
+    )
 
 
 def _images_of(place: np.ndarray) -> list[np.ndarray]:
@@ -175,10 +206,18 @@ def seed_pairs(z: Array) -> Evidence:
     limit = threshold(comparisons)
     found = (
         f"the kernels of seeds number {place[0]} and {place[1]} are correlated: {worst:.3g} "
-        f"standard errors{at(z.shape[1:])}; accepted up to {limit:.3g} ({weights(size)} each)"
+        f"standard errors{at(z.shape[1:])}"
     )
+    accepted_text = f"up to {limit:.3g} ({weights(size)} each)"
     return Evidence(
-        "seed pairs", linear_log_p(worst, comparisons), worst, (0.0, limit), z.size, found
+        "seed pairs",
+        linear_log_p(worst, comparisons),
+        worst,
+        (0.0, limit),
+        z.size,
+        found,
+        limit=accepted_text,
+        shape=z.shape[1:],
     )
 
 
@@ -204,11 +243,20 @@ def seed_shifts(z: Array) -> Evidence:
     limit = threshold(comparisons)
     found = (
         f"the kernels of seeds number {first} and {first + 1} are shifted copies (by "
-        f"{int(lag[shift])}): {statistic:.3g} standard errors{at(z.shape[1:])}; accepted up to "
-        f"{limit:.3g} ({weights(size)} each)"
+        f"{int(lag[shift])}): {statistic:.3g} standard errors{at(z.shape[1:])}"
     )
+    accepted_text = f"up to {limit:.3g} ({weights(size)} each)"
     log_p = linear_log_p(statistic, comparisons)
-    return Evidence("seed shifts", log_p, statistic, (0.0, limit), z.size, found)
+    return Evidence(
+        "seed shifts",
+        log_p,
+        statistic,
+        (0.0, limit),
+        z.size,
+        found,
+        limit=accepted_text,
+        shape=z.shape[1:],
+    )
 
 
 def linked_seeds(z: Array, links: Sequence[tuple[int, int]], what: str) -> Evidence:
@@ -220,8 +268,14 @@ def linked_seeds(z: Array, links: Sequence[tuple[int, int]], what: str) -> Evide
     products = z[first] * z[second]
     ratio = self_normalised(np.asarray(products.sum()), np.asarray(np.square(products).sum()))
     statistic, limit = float(ratio), threshold()
-    found = (
-        f"the numbers of {what} are correlated: {statistic:.3g} standard errors; accepted up to "
-        f"{limit:.3g} ({len(links)} pairs, {weights(products.size)})"
+    found = f"the numbers of {what} are correlated: {statistic:.3g} standard errors"
+    accepted_text = f"up to {limit:.3g} ({len(links)} pairs, {weights(products.size)})"
+    return Evidence(
+        check,
+        linear_log_p(statistic),
+        statistic,
+        (0.0, limit),
+        products.size,
+        found,
+        limit=accepted_text,
     )
-    return Evidence(check, linear_log_p(statistic), statistic, (0.0, limit), products.size, found)

@@ -74,7 +74,7 @@ def under_dispersion(z: Array, group: str) -> Evidence:
         f"{at(z.shape[1:])}; chance makes them differ by more than {100 * limit / 2:.3g} % "
         f"({weights(members)} each)"
     )
-    return Evidence(check, log_p, deviation, (limit, math.inf), z.size, found)
+    return Evidence(check, log_p, deviation, (limit, math.inf), z.size, found, shape=z.shape[1:])
 
 
 def _within(group: str) -> tuple[int, ...]:
@@ -144,7 +144,7 @@ def balanced_signs(z: Array, group: str) -> Evidence:
         f"in {100 * share:.3g} % of the {group}s as many weights are positive as negative"
         f"{at(z.shape[1:])}; chance gives less than {100 * high:.3g} % ({groups} {group}s)"
     )
-    return Evidence(check, log_p(share), share, (0.0, high), z.size, found)
+    return Evidence(check, log_p(share), share, (0.0, high), z.size, found, shape=z.shape[1:])
 
 
 def _near_zero(z: Array, normalised: Array, check: str, what: str) -> Evidence:
@@ -164,4 +164,4 @@ def _near_zero(z: Array, normalised: Array, check: str, what: str) -> Evidence:
         f"{what} have {ratio:.3g} of the expected standard deviation{at(z.shape[1:])}; "
         f"chance gives more than {limit:.3g} ({groups} of them, {weights(z.size)})"
     )
-    return Evidence(check, log_p, ratio, (limit, math.inf), z.size, found)
+    return Evidence(check, log_p, ratio, (limit, math.inf), z.size, found, shape=z.shape[1:])

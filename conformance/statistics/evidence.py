@@ -6,6 +6,8 @@ false alarm with probability `ALPHA`; by the union bound a run of a million chec
 dependent, then raises one with probability at most 1e-9.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,7 +32,9 @@ class Evidence:
 
     `log_p` is the natural logarithm of an upper bound on the p-value, `accepted` the interval of
     `statistic` that a run accepts at `ALPHA`, `count` the number of weights that took part, and
-    `found` the same in words.
+    `found` the same in words. `limit` says in words what is accepted; `shape` is the size of the
+    kernels that were looked at, None if several were pooled; `place` names the line, the entry or
+    the neighbours at which they differ, where there is one.
     """
 
     check: str
@@ -39,6 +43,9 @@ class Evidence:
     accepted: tuple[float, float]
     count: int
     found: str
+    limit: str = ""
+    shape: tuple[int, ...] | None = None
+    place: str = ""
 
     @property
     def rejected(self) -> bool:

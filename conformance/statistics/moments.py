@@ -85,10 +85,18 @@ def variance(z: Array, quantity: str = "E[K^2] / variance", slack: float = 0.0) 
     log_p = math.log(2) + (chernoff(nearest, count) if math.isfinite(ratio) else -math.inf)
     if ratio < 1 and count < 4:
         log_p = 0.0
-    found = (
-        f"{quantity} = {ratio:.4g}{at(_size(z))}; accepted {between(low, high)} ({weights(count)})"
+    found = f"{quantity} = {ratio:.4g}{at(_size(z))}"
+    accepted_text = f"{between(low, high)} ({weights(count)})"
+    return Evidence(
+        "variance",
+        min(0.0, log_p),
+        ratio,
+        (low, high),
+        count,
+        found,
+        limit=accepted_text,
+        shape=_size(z),
     )
-    return Evidence("variance", min(0.0, log_p), ratio, (low, high), count, found)
 
 
 def mean(z: Array, slack: float = 0.0) -> Evidence:
@@ -103,11 +111,18 @@ def mean(z: Array, slack: float = 0.0) -> Evidence:
     shift = float(np.mean(z)) / scale
     statistic = max(0.0, abs(shift) - slack) * math.sqrt(count)
     limit = threshold() / math.sqrt(count) + slack
-    found = (
-        f"the mean is {shift:.4g} standard deviations{at(_size(z))}; "
-        f"accepted {between(-limit, limit)} ({weights(count)})"
+    found = f"the mean is {shift:.4g} standard deviations{at(_size(z))}"
+    accepted_text = f"{between(-limit, limit)} ({weights(count)})"
+    return Evidence(
+        "mean",
+        linear_log_p(statistic),
+        shift,
+        (-limit, limit),
+        count,
+        found,
+        limit=accepted_text,
+        shape=_size(z),
     )
-    return Evidence("mean", linear_log_p(statistic), shift, (-limit, limit), count, found)
 
 
 def group_mean(z: Array, group: str) -> Evidence:
@@ -121,11 +136,13 @@ def group_mean(z: Array, group: str) -> Evidence:
     members, statistic, limit = z.size // ratios.size, float(ratios[worst]), threshold(ratios.size)
     found = (
         f"the mean of {_place(z, group, worst)} is {sums[worst] / members:.3g} "
-        f"({statistic:.3g} standard errors){at(_size(z))}; accepted up to {limit:.3g} "
-        f"({ratios.size} groups of {weights(members)})"
+        f"({statistic:.3g} standard errors){at(_size(z))}"
     )
+    accepted_text = f"up to {limit:.3g} ({ratios.size} groups of {weights(members)})"
     log_p = linear_log_p(statistic, ratios.size)
-    return Evidence(check, log_p, statistic, (0.0, limit), z.size, found)
+    return Evidence(
+        check, log_p, statistic, (0.0, limit), z.size, found, limit=accepted_text, shape=_size(z)
+    )
 
 
 def group_variance(z: Array, group: str) -> Evidence:
@@ -157,11 +174,11 @@ def group_variance(z: Array, group: str) -> Evidence:
     ratio = float(share[worst] / expected)
     low, high = _share_limits(expected, 2 * (bonferroni - LOG_ALPHA) / count)
     low = low if members >= 4 else 0.0
-    found = (
-        f"the variance of {_place(z, group, worst)} is {ratio:.4g} of the average{at(_size(z))}; "
-        f"accepted {between(low, high)} ({squares.size} groups of {weights(members)})"
+    found = f"the variance of {_place(z, group, worst)} is {ratio:.4g} of the average{at(_size(z))}"
+    accepted_text = f"{between(low, high)} ({squares.size} groups of {weights(members)})"
+    return Evidence(
+        check, log_p, ratio, (low, high), count, found, limit=accepted_text, shape=_size(z)
     )
-    return Evidence(check, log_p, ratio, (low, high), count, found)
 
 
 def _share_limits(expected: float, limit: float) -> tuple[float, float]:
@@ -202,12 +219,16 @@ def group_magnitude(z: Array, group: str) -> Evidence:
     limit = threshold(sums.size) / math.sqrt(12 * members)
     value = float(sums[worst]) / members
     found = (
-        f"the magnitudes of {_place(z, group, worst)} rank at {value + 0.5:.3g} on average"
-        f"{at(_size(z))}; accepted {between(0.5 - limit, 0.5 + limit)} "
-        f"({sums.size} groups of {weights(members)})"
+        f"the magnitudes of {_place(z, group, worst)} rank at {value + 0.5:.3g} on "
+        f"average{at(_size(z))}"
+    )
+    accepted_text = (
+        f"{between(0.5 - limit, 0.5 + limit)} ({sums.size} groups of {weights(members)})"
     )
     log_p = linear_log_p(value * math.sqrt(12 * members), sums.size)
-    return Evidence(check, log_p, value, (-limit, limit), z.size, found)
+    return Evidence(
+        check, log_p, value, (-limit, limit), z.size, found, limit=accepted_text, shape=_size(z)
+    )
 
 
 def dead(z: Array, group: str) -> Evidence:
@@ -223,13 +244,22 @@ def dead(z: Array, group: str) -> Evidence:
         return nothing(check, at(_size(z)), "fewer than two groups, or every weight is 0")
     members, count = z.size // zeros.size, int(zeros.sum())
     log_p = min(0.0, math.log(zeros.size) + members * math.log(share)) if count else 0.0
-    where = f": {_place(z, group, int(np.argmax(zeros)))}" if count else ""
+    place = _place(z, group, int(np.argmax(zeros))) if count else ""
+    where = f": {place}" if count else ""
     plural = {"entry": "entries"}.get(group, f"{group}s")
-    found = (
-        f"{count} of {zeros.size} {plural} are 0 in every kernel{where}{at(_size(z))}; "
-        f"accepted 0 ({weights(z.size)})"
+    found = f"{count} of {zeros.size} {plural} are 0 in every kernel{where}{at(_size(z))}"
+    accepted_text = f"0 ({weights(z.size)})"
+    return Evidence(
+        check,
+        log_p,
+        float(count),
+        (0.0, 0.0),
+        z.size,
+        found,
+        limit=accepted_text,
+        shape=_size(z),
+        place=place,
     )
-    return Evidence(check, log_p, float(count), (0.0, 0.0), z.size, found)
 
 
 def magnitude_ranks(z: Array) -> Array:

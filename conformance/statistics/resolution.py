@@ -99,4 +99,12 @@ def trailing_zeros(w: Array) -> Evidence:
         f"{at(w.shape[1:])}; full float32 mantissas leave none ({weights(w.size)})"
     )
     allowed = LATTICE_BITS - LOG_ALPHA / math.log(2) / distinct
-    return Evidence("trailing zeros", min(0.0, log_p), float(zeros), (0, allowed), w.size, found)
+    return Evidence(
+        "trailing zeros",
+        min(0.0, log_p),
+        float(zeros),
+        (0, allowed),
+        w.size,
+        found,
+        shape=w.shape[1:],
+    )

@@ -68,10 +68,15 @@ def distribution(z: Array, family: Family) -> Evidence:
     kurtosis = float(np.mean(values**4)) / max(float(np.mean(values**2)) ** 2, 1e-300)
     found = (
         f"the largest gap between the sample's and the {family.name} distribution function is "
-        f"{distance:.4g}; accepted 0 .. {limit:.4g}; kurtosis {kurtosis:.4g}, "
-        f"{family.name} {family.kurtosis:.4g}; ln p {log_p:.4g} ({weights(count)})"
+        f"{distance:.4g}"
     )
-    return Evidence("distribution", log_p, distance, (0.0, limit), count, found)
+    accepted_text = (
+        f"0 .. {limit:.4g}; kurtosis {kurtosis:.4g}, {family.name} {family.kurtosis:.4g}; ln p "
+        f"{log_p:.4g} ({weights(count)})"
+    )
+    return Evidence(
+        "distribution", log_p, distance, (0.0, limit), count, found, limit=accepted_text
+    )
 
 
 def _bernoulli_kl(observed: Array, expected: Array) -> Array:
@@ -144,12 +149,12 @@ def sign_symmetry(z: Array) -> Evidence:
         return nothing("sign symmetry", "", "every weight is 0")
     statistic = float(signs.sum()) / math.sqrt(count)
     share, limit = 0.5 + statistic / math.sqrt(count) / 2, threshold() / math.sqrt(count) / 2
-    found = (
-        f"{100 * share:.4g} % of the weights are positive; accepted "
-        f"{between(100 * (0.5 - limit), 100 * (0.5 + limit))} % ({weights(count)})"
-    )
+    found = f"{100 * share:.4g} % of the weights are positive"
+    accepted_text = f"{between(100 * (0.5 - limit), 100 * (0.5 + limit))} % ({weights(count)})"
     accepted = (0.5 - limit, 0.5 + limit)
-    return Evidence("sign symmetry", linear_log_p(statistic), share, accepted, count, found)
+    return Evidence(
+        "sign symmetry", linear_log_p(statistic), share, accepted, count, found, limit=accepted_text
+    )
 
 
 def atoms(w: Array, levels: float = 2.0**23) -> Evidence:
@@ -173,8 +178,8 @@ def atoms(w: Array, levels: float = 2.0**23) -> Evidence:
     while log_p(limit) > LOG_ALPHA:
         limit += 1
     bound = 0.0 if repeats < 2 else min(0.0, log_p(repeats))
-    found = (
-        f"the value {values[worst]:.6g} occurs {repeats} times; accepted up to {limit - 1} "
-        f"({weights(count)})"
+    found = f"the value {values[worst]:.6g} occurs {repeats} times"
+    accepted_text = f"up to {limit - 1} ({weights(count)})"
+    return Evidence(
+        "atoms", bound, float(repeats), (0.0, limit - 1.0), count, found, limit=accepted_text
     )
-    return Evidence("atoms", bound, float(repeats), (0.0, limit - 1.0), count, found)

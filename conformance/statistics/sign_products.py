@@ -63,10 +63,13 @@ def sign_products(z: Array) -> Evidence:
     statistic, limit = float(ratios[place]), threshold(len(found))
     words = (
         f"the product of the signs of {list(found)[place]} is no fair coin: {statistic:.3g} "
-        f"standard errors{at(z.shape[1:])}; accepted up to {limit:.3g} ({weights(z.size)})"
+        f"standard errors{at(z.shape[1:])}"
     )
+    accepted_text = f"up to {limit:.3g} ({weights(z.size)})"
     log_p = linear_log_p(statistic, len(found))
-    return Evidence(check, log_p, statistic, (0.0, limit), z.size, words)
+    return Evidence(
+        check, log_p, statistic, (0.0, limit), z.size, words, limit=accepted_text, shape=z.shape[1:]
+    )
 
 
 def _words(steps: tuple[int, ...]) -> str:
@@ -108,9 +111,11 @@ def signs_by_magnitudes(z: Array, ranks: Array) -> Evidence:
     statistic, limit = float(stacked[direction, lag]), threshold(comparisons)
     lag = lag if lag < padded // 2 else lag - padded
     found = (
-        f"signs follow the magnitudes {lag} further along the {('rows', 'columns')[direction]}: "
-        f"{statistic:.3g} standard errors{at(z.shape[1:])}; accepted up to {limit:.3g} "
-        f"({weights(z.size)})"
+        f"signs follow the magnitudes {lag} further along the "
+        f"{('rows', 'columns')[direction]}: {statistic:.3g} standard errors{at(z.shape[1:])}"
     )
+    accepted_text = f"up to {limit:.3g} ({weights(z.size)})"
     log_p = linear_log_p(statistic, comparisons)
-    return Evidence(check, log_p, statistic, (0.0, limit), z.size, found)
+    return Evidence(
+        check, log_p, statistic, (0.0, limit), z.size, found, limit=accepted_text, shape=z.shape[1:]
+    )

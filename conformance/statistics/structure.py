@@ -40,11 +40,18 @@ def order(z: Array, along: str) -> Evidence:
         return nothing(check, at(z.shape[1:]), "there are no two different neighbours")
     statistic, limit = abs(float(steps.sum())) / math.sqrt(number), threshold()
     share, slack = 50 + 50 * statistic / math.sqrt(number), 50 * limit / math.sqrt(number)
-    found = (
-        f"{share:.4g} % of the neighbours along the {along}s are ordered alike{at(z.shape[1:])}; "
-        f"accepted up to {50 + slack:.4g} % ({number} pairs)"
+    found = f"{share:.4g} % of the neighbours along the {along}s are ordered alike{at(z.shape[1:])}"
+    accepted_text = f"up to {50 + slack:.4g} % ({number} pairs)"
+    return Evidence(
+        check,
+        linear_log_p(statistic),
+        statistic,
+        (0.0, limit),
+        z.size,
+        found,
+        limit=accepted_text,
+        shape=z.shape[1:],
     )
-    return Evidence(check, linear_log_p(statistic), statistic, (0.0, limit), z.size, found)
 
 
 def rank(z: Array) -> Evidence:
@@ -77,11 +84,18 @@ def rank(z: Array) -> Evidence:
     )
     log_p = min(0.0, constant + codimension * math.log(max(smallest, 1e-300)))
     limit = math.exp((LOG_ALPHA - constant) / codimension)
-    found = (
-        f"the smallest singular value is {smallest:.3g} standard deviations{at(z.shape[1:])}; "
-        f"accepted from {limit:.3g} ({weights(z.size)})"
+    found = f"the smallest singular value is {smallest:.3g} standard deviations{at(z.shape[1:])}"
+    accepted_text = f"from {limit:.3g} ({weights(z.size)})"
+    return Evidence(
+        "rank",
+        log_p,
+        smallest,
+        (limit, math.inf),
+        z.size,
+        found,
+        limit=accepted_text,
+        shape=z.shape[1:],
     )
-    return Evidence("rank", log_p, smallest, (limit, math.inf), z.size, found)
 
 
 def permutations(z: Array) -> Evidence:
@@ -100,9 +114,19 @@ def permutations(z: Array) -> Evidence:
             if distinct < len(varied):
                 found = (
                     f"{len(varied) - distinct} {group}s hold the magnitudes of another in another "
-                    f"order{at_size}; accepted none ({weights(z.size)})"
+                    f"order{at_size}"
                 )
-                return Evidence(check, -math.inf, 1.0, (0.0, 0.0), z.size, found)
+                accepted_text = f"none ({weights(z.size)})"
+                return Evidence(
+                    check,
+                    -math.inf,
+                    1.0,
+                    (0.0, 0.0),
+                    z.size,
+                    found,
+                    limit=accepted_text,
+                    shape=z.shape[1:],
+                )
     return Evidence(check, 0.0, 0.0, (0.0, 0.0), z.size, f"no line is another's order{at_size}")
 
 
