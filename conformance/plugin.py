@@ -69,6 +69,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "may be given more than once; default: all that are registered",
     )
     group.addoption(
+        "--conformance-declare",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what the named layers declare, such as use_bias=false or dtype=bfloat16; may be "
+        'given more than once; the same keys as in [tool.dense-conformance.layers."name"]',
+    )
+    group.addoption(
         "--conformance-requirement",
         action="append",
         default=[],

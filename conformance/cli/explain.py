@@ -27,7 +27,10 @@ _PATIENCE = 120.0
 """How many seconds a script may take."""
 
 
-def explain(spec: str, requirement: str, call: Sequence[str], output: str | None = None) -> int:
+def explain(
+    spec: str, requirement: str, call: Sequence[str], output: str | None = None,
+    declared: Sequence[str] = (),
+) -> int:  # fmt: skip
     """Rerun the cell, say what is known of it, and show a script that fails as it does.
 
     Parameters
@@ -38,13 +41,15 @@ def explain(spec: str, requirement: str, call: Sequence[str], output: str | None
         The call of pytest, without implementations and requirements.
     output
         Where to write the script; by default it is printed.
+    declared
+        What the layer declares: ``key=value``.
 
     Raises
     ------
     UsageError
         If the specification or the requirement does not name exactly one.
     """
-    entries, rows = resolve([spec]), chosen([requirement])
+    entries, rows = resolve([spec], declared), chosen([requirement])
     if len(rows) > 1:
         listed = ", ".join(row.id for row in rows)
         raise UsageError(f"{requirement!r} names {len(rows)} requirements; choose one: {listed}")

@@ -34,6 +34,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
         help="a registered name, module:attribute or path/to/file.py:attribute; "
         "default: everything that is registered",
     )
+    _declare_argument(parser)
     _exploration_arguments(parser)
     parser.add_argument("--results", metavar="PATH", help="write the results file there (JSON)")
     parser.add_argument(
@@ -98,6 +99,14 @@ def _sizes_and_cases() -> str:
     return "; ".join(shown)
 
 
+def _declare_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--declare", action="append", default=[], metavar="KEY=VALUE",
+        help="what the layer declares, such as use_bias=false or dtype=bfloat16; may be given "
+        'more than once; the same keys as in [tool.dense-conformance.layers."name"]',
+    )  # fmt: skip
+
+
 def _amount_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile", choices=tuple(PROFILES), default=DEFAULT,
@@ -120,7 +129,7 @@ def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
     from conformance.running.pytest_call import run
 
     # What does not exist is told before anything starts.
-    resolve(options.specs)
+    resolve(options.specs, options.declare)
     chosen(options.requirement)
     modes = chosen_modes(options.mode)
     if len(modes) > 1:
@@ -153,6 +162,7 @@ def _pytest_call(options: argparse.Namespace) -> list[str]:
         database=getattr(options, "database", None),
         shard=getattr(options, "shard", None),
         shard_by=getattr(options, "shard_by", None),
+        declare=getattr(options, "declare", ()),
     )
 
 
@@ -249,6 +259,7 @@ def _explain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", dest="output", metavar="FILE", help="write the script there instead of showing it"
     )
+    _declare_argument(parser)
     _amount_arguments(parser)
 
 
@@ -263,14 +274,17 @@ def _explain(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> in
         profile=options.profile,
         seed=options.seed,
         compile_cache=not options.no_compile_cache,
+        declare=options.declare,
     )
-    return explain(options.spec, options.requirement, [*engine, *pytest_arguments], options.output)
+    call_of = [*engine, *pytest_arguments]
+    return explain(options.spec, options.requirement, call_of, options.output, options.declare)
 
 
 def _grade_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", metavar="FILE", help="a solution: MyDense, dense_forward, or both of them"
     )
+    _declare_argument(parser)
     _exploration_arguments(parser)
 
 

@@ -16,6 +16,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from conformance.errors import UsageError
+from conformance.layers.declaration import as_json, as_options
 from conformance.layers.registry import Entry
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def check(
     workers: int | str = "auto",
     seed: int | None = None,
     time_limit: float | None = None,
+    **declared: Any,
 ) -> Report:
     """Check a layer; a layer that fails, or even ends its process, is reported, never raised.
 
@@ -117,6 +119,8 @@ def check(
         The seed of what is generated.
     time_limit
         The longest that one cell may take, in seconds.
+    **declared
+        What the layer declares, as for ``--declare``: ``use_bias=False``.
 
     Raises
     ------
@@ -132,6 +136,7 @@ def check(
     options = [f"--profile={profile}", f"-n{workers}", *(f"--requirement={id}" for id in asked)]
     options += [f"--seed={seed}"] if seed is not None else []
     options += [f"--time-limit={time_limit}"] if time_limit is not None else []
+    options += [f"--declare={each}" for each in as_options(as_json(declared))]
     with tempfile.TemporaryDirectory(prefix="dense-conformance-") as folder:
         spec = _named(layer, Path(folder))
         results = _run(spec, options, Path(folder) / "results.json")

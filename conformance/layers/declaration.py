@@ -28,7 +28,16 @@ from conformance.layers.implementation import (
     Law,
 )
 
-__all__ = ["TABLE", "Declaration", "as_json", "from_options", "from_project", "law_of"]
+__all__ = [
+    "TABLE",
+    "Declaration",
+    "as_json",
+    "as_options",
+    "from_options",
+    "from_project",
+    "law_of",
+    "merged",
+]
 
 TABLE = "tool.dense-conformance.layers"
 
@@ -46,8 +55,6 @@ class Declaration:
     arguments, call
         Further arguments of the constructor, and of the call. ``module:attribute`` in a text
         names an object.
-    context
-        ``module:attribute`` of a function that gives a context manager, put around everything.
     use_bias
         False for a layer without a bias.
     layout
@@ -72,7 +79,6 @@ class Declaration:
     layer: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     call: Mapping[str, Any] = field(default_factory=dict)
-    context: str = ""
     use_bias: bool | None = None
     layout: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
@@ -137,7 +143,6 @@ class Declaration:
 
 _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "layer": (lambda v: isinstance(v, str) and ":" in v, 'a text "module:attribute"'),
-    "context": (lambda v: isinstance(v, str) and ":" in v, 'a text "module:attribute"'),
     "arguments": (lambda v: isinstance(v, Mapping), "a table of arguments"),
     "call": (lambda v: isinstance(v, Mapping), "a table of arguments"),
     "use_bias": (lambda v: isinstance(v, bool), "true or false"),
@@ -263,6 +268,25 @@ def as_json(values: Mapping[str, Any]) -> str:
         raise UsageError(
             f"what is declared must be plain values, or a text 'module:attribute': {error}"
         ) from None
+
+
+def as_options(declared: str) -> list[str]:
+    """What :func:`as_json` gives as arguments ``key=value`` of ``--declare``."""
+    found = []
+    for key, value in (json.loads(declared) if declared else {}).items():
+        inside = {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else None
+        found += [f"{k}={json.dumps(v)}" for k, v in (inside or {key: value}).items()]
+    return found
+
+
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Both declarations; where they differ the second holds, also inside of tables."""
+    found = dict(first)
+    for key, value in second.items():
+        before = found.get(key)
+        tables = isinstance(before, dict) and isinstance(value, dict)
+        found[key] = {**before, **value} if tables else value  # type: ignore[dict-item]  # as asked
+    return found
 
 
 _OPERATORS: dict[type, Callable[..., float]] = {

@@ -12,16 +12,18 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from conformance.errors import LoadError, NotAdaptable, UsageError, by_user, safe_text
+from conformance.layers import declaration
 from conformance.layers.implementation import Implementation
 
 __all__ = [
@@ -56,6 +58,8 @@ class Entry:
         The extra of that distribution that it needs and that is not installed; mostly empty.
     fault
         What is wrong with the registration itself; mostly empty.
+    declared
+        What is declared of it in ``pyproject.toml`` or as an option, as JSON; mostly empty.
     """
 
     id: str
@@ -64,6 +68,7 @@ class Entry:
     distribution: str = ""
     missing: str = ""
     fault: str = ""
+    declared: str = ""
 
     def attribute(self) -> Any:
         """What the specification names, as it stands there.
@@ -88,14 +93,18 @@ class Entry:
         from conformance.layers.adapters import adapt
 
         place, variant = split_variant(self.spec)
+        declared = json.loads(self.declared) if self.declared else {}
         try:
             found = self.attribute()
-            implementation = adapt(found, name=split_variant(self.name)[0])
+            name = split_variant(self.name)[0]
+            implementation = adapt(found, name=name, **({} if variant else declared))
+            if variant and variant in implementation.variants:
+                return adapt(implementation.variants[variant], **declared).renamed(self.name)
         except NotAdaptable as error:
             raise LoadError(f"{self.spec}: {error}") from error
         except LoadError:
             raise
-        except ValueError as error:
+        except (UsageError, ValueError) as error:
             raise LoadError(f"{self.spec}: {safe_text(error)}") from error
         except BaseException as error:
             if by_user(error):
@@ -106,10 +115,8 @@ class Entry:
             ) from error
         if not variant:
             return implementation
-        if variant not in implementation.variants:
-            listed = ", ".join(implementation.variants) or "none"
-            raise LoadError(f"{place} has no variant {variant!r}; it has {listed}")
-        return implementation.variants[variant].renamed(self.name)
+        listed = ", ".join(implementation.variants) or "none"
+        raise LoadError(f"{place} has no variant {variant!r}; it has {listed}")
 
     def variant(self, name: str) -> Entry:
         """The entry of one of its variants."""
@@ -186,32 +193,67 @@ def _is_installed(requirement: Any) -> bool:
     return bool(requirement.specifier.contains(found, prereleases=True))
 
 
-def resolve(specs: Sequence[str]) -> tuple[Entry, ...]:
+def resolve(
+    specs: Sequence[str],
+    declared: Sequence[str] = (),
+    project: Path = Path("pyproject.toml"),
+) -> tuple[Entry, ...]:
     """The entries that the specifications name.
 
-    With none, all that are registered and whose extras are installed.
+    With none, all that are registered and whose extras are installed, and all that the project
+    declares.
 
     Parameters
     ----------
     specs
-        Registered names, ``distribution:name``, ``module:attribute`` or
-        ``path/to/file.py:attribute``, each with ``[variant]`` after it for one of its variants,
-        or ``[*]`` for the layer and all of them.
+        Registered names, names of the project's tables, ``distribution:name``,
+        ``module:attribute`` or ``path/to/file.py:attribute``, each with ``[variant]`` after it
+        for one of its variants, or ``[*]`` for the layer and all of them.
+    declared
+        What is declared of each of them: ``key=value``.
+    project
+        The ``pyproject.toml`` whose tables ``[tool.dense-conformance.layers]`` hold.
 
     Raises
     ------
     UsageError
-        If one names nothing, or nothing is registered.
+        If one names nothing, nothing is registered, or what is declared cannot be.
     """
-    known = registered()
+    given = declaration.from_options(declared)
+    declaration.Declaration.of(given, "--declare")
+    if given and not specs:
+        raise UsageError("--declare needs the layer that it is about: name it before the options")
+    if "layer" in given:
+        raise UsageError("--declare layer=... belongs into a table: name the layer itself instead")
+    tables = declaration.from_project(project)
+    known = (*registered(), *_declared(tables))
     if not specs:
         if not known:
             raise UsageError(
                 f"no implementation is registered in the entry-point group {GROUP!r}; "
                 "install the project (pip install -e .) or name one: path/to/file.py:MyDense"
             )
-        return _shown_apart([entry for entry in known if not entry.missing])
-    return _shown_apart(_unique(entry for spec in specs for entry in _each(spec, known)))
+        found: Iterable[Entry] = [entry for entry in known if not entry.missing]
+    else:
+        found = _unique(entry for spec in specs for entry in _each(spec, known))
+    return _shown_apart([_with(entry, tables, given) for entry in found])
+
+
+def _declared(tables: Mapping[str, Mapping[str, Any]]) -> list[Entry]:
+    """The layers that the project's tables place."""
+    return [
+        Entry(id=name, name=name, spec=values["layer"])
+        for name, values in tables.items()
+        if "layer" in values
+    ]
+
+
+def _with(entry: Entry, tables: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> Entry:
+    """The entry with what its table and the options declare of it."""
+    own = next((tables[key] for key in (entry.name, entry.id, entry.spec) if key in tables), {})
+    values = declaration.merged({k: v for k, v in own.items() if k != "layer"}, given)
+    declaration.Declaration.of(values, f"what is declared of {entry.name}")
+    return replace(entry, declared=declaration.as_json(values)) if values else entry
 
 
 def _each(spec: str, known: Sequence[Entry]) -> list[Entry]:

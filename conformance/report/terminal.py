@@ -178,10 +178,13 @@ def _failures(console: Console, verdict: Verdict, facts: Mapping[str, Any]) -> N
 
 
 def _differences(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
-    """Who declares another convention than Flax's, which makes it no drop-in, and in what."""
+    """How a layer was bound, and in what its convention differs from Flax's."""
     found = []
     for entry in verdict.entries:
-        differs = facts["versions"].get(entry.id, {}).get("differences", ())
+        known = facts["versions"].get(entry.id, {})
+        if known.get("bound"):
+            found.append(f"{entry.name} is constructed as {known['bound']}")
+        differs = known.get("differences", ())
         if differs:
             found.append(f"{entry.name} differs from Flax's convention in: {'; '.join(differs)}")
     return found

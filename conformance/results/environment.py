@@ -56,6 +56,8 @@ def library_of(implementation: Implementation | None, entry: Entry) -> dict[str,
     return {
         **_distribution(implementation.library, entry),
         "convention": convention.name,
+        **({"declared": entry.declared} if entry.declared else {}),
+        **({"bound": implementation.bound} if implementation.bound else {}),
         "kernel_law": convention.kernel.description,
         "bias_law": convention.bias.description if convention.use_bias else "no bias",
         # A function is compared by its results alone: it is no drop-in for a layer anyway.

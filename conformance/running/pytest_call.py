@@ -30,6 +30,7 @@ def call(
     database: str | None = None,
     shard: object = None,
     shard_by: str | None = None,
+    declare: Sequence[str] = (),
 ) -> list[str]:
     """The call of pytest, but for the implementations.
 
@@ -40,7 +41,7 @@ def call(
     workers
         How many processes; ``"auto"`` is one for each accelerator, or for each core where there
         is none; ``"0"`` is this one.
-    profile, seed, time_limit, memory_limit, compile_cache, database, shard, shard_by
+    profile, seed, time_limit, memory_limit, compile_cache, database, shard, shard_by, declare
         As for ``dense-conformance run``.
     """
     arguments = [
@@ -62,6 +63,7 @@ def call(
         f"--conformance-profile={profile}",
     ]
     arguments += [f"--conformance-requirement={id}" for id in requirements]
+    arguments += [f"--conformance-declare={each}" for each in declare]
     if seed is not None:
         arguments.append(f"--conformance-seed={seed}")
     if time_limit:

@@ -10,6 +10,7 @@ from conformance.checks import profiles
 from conformance.contract.requirement import Requirement
 from conformance.errors import safe_text
 from conformance.jax_setup import modes
+from conformance.layers.declaration import as_options
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell
 
@@ -22,7 +23,8 @@ def command(entry: Entry, row: Requirement) -> str:
     layer = shlex.quote(entry.name if entry.distribution else entry.spec)
     explored = profiles.active().as_options()
     mode = f" --mode {modes.active()}" if modes.active() else ""
-    return f"dense-conformance run {layer} --requirement {row.id}{explored}{mode}"
+    declared = "".join(f" --declare {shlex.quote(each)}" for each in as_options(entry.declared))
+    return f"dense-conformance run {layer} --requirement {row.id}{declared}{explored}{mode}"
 
 
 def script(cell: Cell, entry: Entry, layer: Any) -> str:

@@ -118,9 +118,11 @@ class Run:
             deaths = given["deaths"]
             expectations = Expectations.from_plain(given["expected"])
         else:
-            entries = list(resolve(config.getoption("conformance_impl")))
+            project = config.rootpath / "pyproject.toml"
+            declared = config.getoption("conformance_declare")
+            entries = list(resolve(config.getoption("conformance_impl"), declared, project))
             directory = Path(tempfile.mkdtemp(prefix="dense-conformance-"))
-            expectations = Expectations.of_project(config.rootpath / "pyproject.toml", entries)
+            expectations = Expectations.of_project(project, entries)
         run = cls(config, entries, directory, expectations, deaths)
         run._divide(given)
         run._prepare(cache=not config.getoption("conformance_no_compile_cache"))

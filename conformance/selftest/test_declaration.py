@@ -1,0 +1,206 @@
+"""What a layer declares without Python: in a table, as an option, as an argument."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from flax import linen, nnx
+
+from conformance import FLAX, UsageError, adapt
+from conformance.layers.adapters.words import in_flax_words, law_of_initializer
+from conformance.layers.declaration import (
+    Declaration,
+    as_json,
+    as_options,
+    from_options,
+    from_project,
+    law_of,
+)
+from conformance.layers.registry import resolve
+
+EVERYTHING = {
+    "use_bias": False,
+    "layout": "out, in",
+    "names": {"kernel": "inner.layers.0.weight"},
+    "kernel": "uniform, 2 / (fan_in + fan_out)",
+    "parameter_dtype": "bfloat16",
+    "dtype": "bfloat16",
+    "ranks": [1, 2],
+    "checks_width": False,
+    "extra_parameters": ["lora_a", "lora_b"],
+    "extra_state": ["calls"],
+    "derivatives": "reverse",
+}
+
+
+def test_everything_is_declared_by_name() -> None:
+    """Each key changes its part of the convention."""
+    found = Declaration.of(EVERYTHING).convention()
+    assert not found.use_bias
+    assert found.layout == "out,in"
+    assert found.parameter_names == ("inner.layers.0.weight", "bias")
+    assert found.kernel.families == ("uniform",)
+    assert found.kernel.variance(3, 10) == 2 / 13
+    assert (found.parameter_dtype, found.compute_dtype) == ("bfloat16", "bfloat16")
+    assert found.casts_input
+    assert found.ranks == (1, 2)
+    assert found.extra_parameters == ("lora_a", "lora_b")
+    assert found.extra_state == ("calls",)
+    assert not found.forward_mode
+    assert len(found.differences()) == len(EVERYTHING)
+    assert Declaration.of({}).convention() is FLAX
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"use_bais": False}, "nothing is declared by 'use_bais'; did you mean 'use_bias'?"),
+        ({"use_bias": "no"}, "use_bias is true or false, found 'no'"),
+        ({"use_bias": False, "bias": "zeros"}, "but its law is declared as well"),
+        ({"use_bias": False, "names": {"bias": "b"}}, "but its name is declared as well"),
+        ({"layout": "in"}, 'layout is "in, out" or "out, in", found \'in\''),
+        ({"dtype": "half"}, "dtype is one of float32, bfloat16, float16, float64"),
+        ({"ranks": [0]}, "ranks is a list of ranks from 1 to 5"),
+        ({"names": {"weight": "w"}}, "names is a table such as"),
+        ({"kernel": "gaussian"}, "expected zeros, a name such as glorot_uniform"),
+        ({"kernel": "normal, 1 / fan"}, "'fan' is not part of a variance"),
+        ({"kernel": "normal, 1 / (fan_in - 1)"}, "cannot be computed"),
+        ({"kernel": "normal, -1"}, "is not a positive number"),
+        ({"kernel": "normal, __import__('os')"}, "is not part of a variance"),
+    ],
+)
+def test_what_cannot_be_declared(values: dict[str, Any], message: str) -> None:
+    """It is refused at the door, with what was expected."""
+    with pytest.raises(UsageError, match=re.escape(message)):
+        Declaration.of(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "family", "variance"),
+    [
+        ("zeros", None, 0.0),
+        ("lecun_normal", "truncated-normal", 1 / 3),
+        ("he_uniform", "uniform", 2 / 3),
+        ("glorot_normal", "truncated-normal", 2 / 13),
+        ("Truncated Normal, 1 / fan_in", "truncated-normal", 1 / 3),
+        ("uniform, 1 / (3 * fan_in)", "uniform", 1 / 9),
+        ("normal, 0.02 ** 2", "normal", 0.02**2),
+        ("any, sqrt(fan_in) / fan_out", None, 3**0.5 / 10),
+    ],
+)
+def test_laws(text: str, family: str | None, variance: float) -> None:
+    """By the name of an initializer, or as a family and a variance."""
+    found = law_of(text)
+    assert found.families == (() if family is None else (family,))
+    assert found.variance(3, 10) == pytest.approx(variance)
+
+
+def test_options() -> None:
+    """A dot leads into a table; a word needs no quotes; what they say comes back as options."""
+    given = ["use_bias=false", "names.kernel=weight", "ranks=[1, 2]", 'layout="out, in"']
+    found = from_options(given)
+    assert found == {
+        "use_bias": False,
+        "names": {"kernel": "weight"},
+        "ranks": [1, 2],
+        "layout": "out, in",
+    }
+    assert from_options(as_options(as_json(found))) == found
+    with pytest.raises(UsageError, match="takes key=value"):
+        from_options(["use_bias"])
+    with pytest.raises(UsageError, match="gives use_bias twice"):
+        from_options(["use_bias=true", "use_bias=false"])
+    with pytest.raises(UsageError, match="must be plain values"):
+        as_json({"arguments": {"activation": object()}})
+
+
+def _project(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "pyproject.toml"
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    return path
+
+
+def test_a_table_of_the_project(tmp_path: Path) -> None:
+    """It places a layer, declares it, and is named like one that is registered."""
+    project = _project(
+        tmp_path,
+        """
+        [tool.dense-conformance.layers."acme.Dense"]
+        layer = "flax.nnx:Linear"
+        arguments = { use_bias = false }
+        use_bias = false
+
+        [tool.dense-conformance.layers."nnx.MyDense"]
+        kernel = "normal, 1 / fan_in"
+        """,
+    )
+    (entry,) = resolve(["acme.Dense"], project=project)
+    assert (entry.name, entry.spec) == ("acme.Dense", "flax.nnx:Linear")
+    loaded = entry.load()
+    assert not loaded.convention.use_bias
+    assert loaded.init is not None
+    assert loaded.leaves is not None
+    assert len(loaded.leaves(loaded.init(0, 3, 10))) == 1
+    (own,) = resolve(["nnx.MyDense"], ["kernel=lecun_normal"], project)
+    assert own.load().convention.kernel.families == ("truncated-normal",)
+    assert "acme.Dense" in [each.name for each in resolve([], project=project)]
+    with pytest.raises(UsageError, match="needs the layer that it is about"):
+        resolve([], ["use_bias=false"], project)
+
+
+def test_a_wrong_table_is_named(tmp_path: Path) -> None:
+    """By its file and its name."""
+    project = _project(
+        tmp_path, '[tool.dense-conformance.layers."acme.Dense"]\nlayer = "a:b"\nrank = [1]\n'
+    )
+    with pytest.raises(UsageError, match=r"acme.Dense.*'rank'; did you mean 'ranks'"):
+        from_project(project)
+
+
+def test_an_argument_of_adapt() -> None:
+    """By the same names; what is none is refused."""
+    found = adapt(nnx.Linear, layout="out, in", names={"kernel": "weight"})
+    assert found.convention.layout == "out,in"
+    with pytest.raises(UsageError, match="did you mean 'layout'"):
+        adapt(nnx.Linear, layuot="out, in")
+
+
+def test_flax_words_are_a_declaration() -> None:
+    """As arguments of a partial, and as fields or defaults of the class itself."""
+    half = in_flax_words(nnx.Linear, {"dtype": jax.numpy.bfloat16, "use_bias": False}, FLAX)
+    assert (half.compute_dtype, half.casts_input, half.use_bias) == ("bfloat16", True, False)
+    assert in_flax_words(nnx.Linear, {}, FLAX) is FLAX
+    assert in_flax_words(linen.Dense, {}, FLAX) is FLAX
+
+    class Own(linen.Module):
+        features: int
+        use_bias: bool = False
+        kernel_init: Any = linen.initializers.glorot_uniform()
+
+    own = in_flax_words(Own, {}, FLAX)
+    assert not own.use_bias
+    assert own.kernel.families == ("uniform",)
+    assert own.kernel.variance(3, 10) == pytest.approx(2 / 13)
+
+
+@pytest.mark.parametrize(
+    ("initializer", "family", "variance"),
+    [
+        (jax.nn.initializers.lecun_normal(), "truncated-normal", 1 / 3),
+        (jax.nn.initializers.he_uniform(), "uniform", 2 / 3),
+        (jax.nn.initializers.variance_scaling(3.0, "fan_out", "normal"), "normal", 3 / 10),
+        (jax.nn.initializers.normal(0.02), "normal", 0.02**2),
+    ],
+)
+def test_laws_of_initializers(initializer: Any, family: str, variance: float) -> None:
+    """Read from what the initializer closes over; of a stranger's nothing is said."""
+    law = law_of_initializer(initializer)
+    assert law is not None
+    assert law.families == (family,)
+    assert law.variance(3, 10) == pytest.approx(variance)
+    assert law_of_initializer(lambda key, shape, dtype: None) is None
