@@ -33,20 +33,25 @@ CORRECT = {
 FAULTS: tuple[tuple[str, str, str, tuple[int, int]], ...] = (
     ("construction:SplitWithoutInt", "construction/builds", "the layer raised TypeError", (2, 1)),
     ("construction:BiasOfInputLength", "construction/bias-shape", "not (out,) = (10,)", (3, 10)),
-    ("initialization:Unscaled", "initialization/kernel-variance", "in * E[K^2]", (3, 10)),
-    ("forward:BiasSubtracted", "forward/zero-input", "which should be the bias", (3, 10)),
-    ("forward:ScaledAgain", "forward/affine-value", "what rounding explains", (3, 10)),
-    ("forward:BatchCentred", "forward/batch-independent", "after a change of row", (3, 10)),
+    ("initialization_laws:Unscaled", "initialization/kernel-variance", "in * E[K^2]", (3, 10)),
+    ("forward_values:BiasSubtracted", "forward/zero-input", "which should be the bias", (3, 10)),
+    ("forward_values:ScaledAgain", "forward/affine-value", "what rounding explains", (3, 10)),
+    ("forward_shapes:BatchCentred", "forward/batch-independent", "after a change of row", (3, 10)),
     ("numerics:NanOutputSwallowed", "numerics/nan-confined", "of that row are finite", (3, 10)),
-    ("state:RawBias", "state/exact-state", "wrap it in nnx.Param", (3, 4)),
-    ("state:CachedKernel", "state/updates-used", "values written in", (3, 10)),
-    ("state:DecayOnCall", "state/call-changes-nothing", "a call changes", (3, 10)),
-    ("seeding:DropoutLeftOn", "seeding/repeatable-call", "on one x differs", (3, 10)),
-    ("derivatives:BiasNotTrained", "transforms/gradients", "the gradient in the bias", (3, 10)),
-    ("derivatives:TracedForgetsBias", "transforms/jit", "under jax.jit", (3, 10)),
-    ("linen:KernelInStats", "construction/only-two-parameters", "variables are", (3, 10)),
-    ("functions:features_not_cast", "exercise/float-arguments", "features as a float", (3, 10)),
-    ("functions:seed_ignored", "seeding/seeds-differ", "give the same f(x)", (3, 10)),
+    ("state_contents:RawBias", "state/exact-state", "wrap it in nnx.Param", (3, 4)),
+    ("state_calls:CachedKernel", "state/updates-used", "values written in", (3, 10)),
+    ("state_calls:DecayOnCall", "state/call-changes-nothing", "a call changes", (3, 10)),
+    ("seeding_keys:DropoutLeftOn", "seeding/repeatable-call", "on one x differs", (3, 10)),
+    (
+        "transforms_derivatives:BiasNotTrained",
+        "transforms/gradients",
+        "the gradient in the bias",
+        (3, 10),
+    ),
+    ("transforms_programs:TracedForgetsBias", "transforms/jit", "under jax.jit", (3, 10)),
+    ("construction:KernelInStats", "construction/only-two-parameters", "variables are", (3, 10)),
+    ("exercise:features_not_cast", "exercise/float-arguments", "features as a float", (3, 10)),
+    ("seeding_seeds:seed_ignored", "seeding/seeds-differ", "give the same f(x)", (3, 10)),
 )
 
 RUNNER = """\
@@ -70,7 +75,8 @@ for path in sys.argv[1:]:
 
 
 def _kind(spec: str) -> str:
-    return {"linen": "linen", "functions": "function"}.get(spec.partition(":")[0], "nnx")
+    name = spec.partition(":")[2]
+    return "linen" if name == "KernelInStats" else "function" if name.islower() else "nnx"
 
 
 def _script(fault: tuple[str, str, str, tuple[int, int]]) -> tuple[str, str]:
@@ -139,7 +145,8 @@ def test_a_script_needs_nothing_of_the_suite(
 def test_a_script_runs_as_a_program_beside_the_users_file(tmp_path: Path) -> None:
     """A layer is imported from the file in which the user has it."""
     (tmp_path / "mine.py").write_text(
-        "from implementations.defects.forward import BiasSubtracted as MyDense\n", encoding="utf-8"
+        "from implementations.defects.forward_values import BiasSubtracted as MyDense\n",
+        encoding="utf-8",
     )
     spec = f"{tmp_path / 'mine.py'}:MyDense"
     cell = Cell(spec, "forward/zero-input", "MUST", Outcome.FAILED)
@@ -171,7 +178,7 @@ def test_no_script_for_what_cannot_be_called_without_the_suite() -> None:
 
 def test_explain_says_everything_that_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     """Requirement, rationale, cause, smallest case, what of it is free, and a script that ran."""
-    spec = "implementations.defects.forward:BiasSubtracted"
+    spec = "implementations.defects.forward_values:BiasSubtracted"
     assert main(["explain", spec, "zero-input"]) == NONCONFORMING
     said = capsys.readouterr().out
     for text in (
@@ -182,7 +189,7 @@ def test_explain_says_everything_that_is_known(capsys: pytest.CaptureFixture[str
         "cause        the bias is subtracted instead of added",
         "smallest     in_features=1, out_features=1, seed=0, values=0",
         "This script was run, and fails as it should.",
-        "from implementations.defects.forward import BiasSubtracted as Layer",
+        "from implementations.defects.forward_values import BiasSubtracted as Layer",
     ):
         assert text in said, text
 

@@ -16,7 +16,7 @@ from conformance.layers.implementation import (
     Law,
     fan_in_variance,
 )
-from implementations.defects.base import affine, scaled_normal, standard_deviation
+from implementations.defects.base import affine, scaled_normal, stddev
 
 __all__ = [
     "pure_functions",
@@ -123,7 +123,7 @@ vectors_only = Implementation(
 def uniform(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:
     """New parameters by LeCun's uniform law, the bias drawn from a third of it."""
     kernel_key, bias_key = jax.random.split(jax.random.key(seed))
-    end = math.sqrt(3.0) * standard_deviation(in_features)
+    end = math.sqrt(3.0) * stddev(in_features)
     draw = functools.partial(jax.random.uniform, dtype=jnp.float32, minval=-end, maxval=end)
     bias = draw(bias_key, (out_features,)) / 3.0
     return {"kernel": draw(kernel_key, (in_features, out_features)), "bias": bias}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from implementations.defects.base import CorrectDense, scaled_normal, standard_deviation
+from implementations.defects.base import CorrectDense, scaled_normal, stddev
 
 __all__ = [
     "BoxMuller",
@@ -65,7 +65,7 @@ class TruncatedByHand(CorrectDense):
         density = math.exp(-2.0) / math.sqrt(2.0 * math.pi)
         left = math.sqrt(1.0 - 4.0 * density / math.erf(math.sqrt(2.0)))
         draws = jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
-        return draws * (standard_deviation(in_features) / left)
+        return draws * (stddev(in_features) / left)
 
 
 class InverseErrorFunction(CorrectDense):
@@ -77,7 +77,7 @@ class InverseErrorFunction(CorrectDense):
         # The draws include the lower end, where the inverse is infinite: begin just above it.
         above = -1.0 + 2.0**-24
         uniform = jax.random.uniform(key, shape, jnp.float32, minval=above, maxval=1.0)
-        return jax.lax.erf_inv(uniform) * (math.sqrt(2.0) * standard_deviation(in_features))
+        return jax.lax.erf_inv(uniform) * (math.sqrt(2.0) * stddev(in_features))
 
 
 class BoxMuller(CorrectDense):
@@ -90,7 +90,7 @@ class BoxMuller(CorrectDense):
         # 1 - uniform is in (0, 1]: its logarithm is finite.
         radius = jnp.sqrt(-2.0 * jnp.log(1.0 - jax.random.uniform(radius_key, shape, jnp.float32)))
         angle = jax.random.uniform(angle_key, shape, jnp.float32, maxval=2.0 * math.pi)
-        return radius * jnp.cos(angle) * standard_deviation(in_features)
+        return radius * jnp.cos(angle) * stddev(in_features)
 
 
 class RandomSigns(CorrectDense):
@@ -109,7 +109,7 @@ class DrawnTransposed(CorrectDense):
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
         """The initial kernel (in, out)."""
         draws = jax.random.normal(key, (out_features, in_features), jnp.float32)
-        return draws.T * standard_deviation(in_features)
+        return draws.T * stddev(in_features)
 
 
 class RowsFromSplitKeys(CorrectDense):
@@ -119,7 +119,7 @@ class RowsFromSplitKeys(CorrectDense):
         """The initial kernel (in, out)."""
         draw = functools.partial(jax.random.normal, shape=(out_features,), dtype=jnp.float32)
         rows = jax.vmap(draw)(jax.random.split(key, in_features))
-        return rows * standard_deviation(in_features)
+        return rows * stddev(in_features)
 
 
 class JittedInitializer(CorrectDense):

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import ArrayLike
 
-from implementations.defects.base import CorrectLinenDense, affine, standard_deviation
+from implementations.defects.base import CorrectLinenDense, affine, stddev
 
 __all__ = [
     "BiasFirst",
@@ -34,7 +34,7 @@ class PlainNormal(nn.Module):
         x = jnp.asarray(x)
 
         def draw(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-            return jax.random.normal(key, shape, dtype) * standard_deviation(shape[0])
+            return jax.random.normal(key, shape, dtype) * stddev(shape[0])
 
         kernel = self.param("kernel", draw, (x.shape[-1], self.features), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)

@@ -19,7 +19,7 @@ from implementations.defects.base import (
     layer_output,
     normal,
     scaled_normal,
-    standard_deviation,
+    stddev,
 )
 
 __all__ = [
@@ -78,7 +78,7 @@ class ColumnByColumn(CorrectDense):
         def column(key: Array) -> Array:
             return jax.random.normal(key, (in_features,), jnp.float32)
 
-        return jax.vmap(column, out_axes=1)(keys) * standard_deviation(in_features)
+        return jax.vmap(column, out_axes=1)(keys) * stddev(in_features)
 
 
 class DrawnBackwards(CorrectDense):
@@ -86,15 +86,13 @@ class DrawnBackwards(CorrectDense):
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
         """The kernel (in, out)."""
-        return normal(key, out_features, in_features)[::-1, ::-1].T * standard_deviation(
-            in_features
-        )
+        return normal(key, out_features, in_features)[::-1, ::-1].T * stddev(in_features)
 
 
 @functools.cache
 def scale_of(in_features: int) -> float:
     """A cache of numbers, which nothing can change."""
-    return standard_deviation(in_features)
+    return stddev(in_features)
 
 
 class CachedScale(CorrectDense):
@@ -149,7 +147,7 @@ class DrawnFlat(CorrectDense):
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
         """The initial kernel (in, out)."""
         flat = normal(key, 1, in_features * out_features)
-        return flat.reshape(in_features, out_features) * standard_deviation(in_features)
+        return flat.reshape(in_features, out_features) * stddev(in_features)
 
 
 class PartOfADict(nnx.Module):

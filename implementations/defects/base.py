@@ -4,6 +4,10 @@ They keep the whole contract, the optional rows included, so that whatever a def
 own doing.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -12,7 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 
-def standard_deviation(in_features: int) -> float:
+def stddev(in_features: int) -> float:
     """The standard deviation of a kernel entry, 1/sqrt(in); 1 for the empty kernel of in = 0."""
     # A Python float is weakly typed: a NumPy scalar would turn the kernel into float64 under x64.
     return float(max(in_features, 1)) ** -0.5
@@ -25,13 +29,23 @@ def normal(key: Array, in_features: int, out_features: int) -> Array:
 
 def scaled_normal(key: Array, in_features: int, out_features: int) -> Array:
     """The right kernel (in, out): normal with variance 1/in."""
-    return normal(key, in_features, out_features) * standard_deviation(in_features)
+    return normal(key, in_features, out_features) * stddev(in_features)
 
 
 def affine(x: ArrayLike, kernel: Array, bias: Array) -> Array:
     """The right output (..., out) for x (..., in): ``x @ kernel + bias``."""
     product = jnp.asarray(x) @ kernel
     return product + jnp.broadcast_to(bias, product.shape)
+
+
+def is_traced(*values: Any) -> bool:
+    """Return whether a transformation is at work on one of the values."""
+    return any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def is_float(x: Array) -> bool:
+    """Return whether x is an array of real floating-point numbers."""
+    return bool(jnp.issubdtype(x.dtype, jnp.floating))
 
 
 def write(variable: nnx.Variable[Array], value: Array) -> None:

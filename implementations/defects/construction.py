@@ -1,75 +1,230 @@
-"""Layers whose parameters have the wrong shape, or that cannot be built at every size."""
+"""Layers that break construction: sizes, shapes and dtypes of the parameters."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.typing import ArrayLike
 
-from implementations.defects.base import CorrectDense, affine, scaled_normal
-from implementations.defects.record import defect
+from implementations.defects import wrong
+from implementations.defects.base import CorrectDense, affine, normal, scaled_normal, stddev
+from implementations.defects.record import also, defect, name_layers, seen
 
-
-@defect(
-    "N004",
-    breaks="construction/bias-shape",
+LinenBiasOfInputLength = wrong.linen_bias("L003", "construction/bias-shape", 1, seen="pitfall")(
+    lambda key, x, m: jnp.zeros((x.shape[-1],), jnp.float32),
+    "The bias has shape (in,): right only when in == out.",
     cause="one entry for each input",
-    subtlety=1,
-    seen='pitfall; TransformerEngine#196 "wrong shape of bias in LayerNormMLP"',
 )
-class BiasOfInputLength(CorrectDense):
-    """The bias has shape (in,): right only when in == out."""
+BiasOfInputLength = wrong.bias("N004", "construction/bias-shape", 1)(
+    lambda rngs, n, m: jnp.zeros((n,), jnp.float32),
+    "The bias has shape (in,): right only when in == out.",
+    seen='pitfall; TransformerEngine#196 "wrong shape of bias in LayerNormMLP"',
+    cause="one entry for each input",
+)
+OneDegreeOfFreedomLess = wrong.kernel("N040", "construction/finite", 3)(
+    lambda key, n, m: normal(key, n, m) / jnp.sqrt(jnp.float32(n - 1)),
+    "Scaled by 1/sqrt(in - 1): infinite for a single input.",
+    collateral=("initialization/kernel-variance",),
+)
+WeakBias = wrong.bias("X098", "construction/parameter-dtype", 4, cause="Python number")(
+    lambda rngs, n, m: jnp.broadcast_to(jnp.asarray(0.0), (m,)),
+    "The bias is weakly typed: it gives way to any other dtype.",
+)
+Bfloat16Kernel = wrong.kernel("X099", "construction/parameter-dtype", 3)(
+    lambda key, n, m: scaled_normal(key, n, m).astype(jnp.bfloat16),
+    "The kernel is kept in bfloat16.",
+)
+DividesByTheSize = wrong.kernel("X576", "construction/zero-sizes", 2)(
+    lambda key, n, m: jax.random.normal(key, (n, m), jnp.float32) * (1.0 / n) ** 0.5,
+    "The scale is 1/sqrt(in), in Python: without inputs it raises.",
+)
+
+
+@wrong.draws("X097", "construction/abstract-init", 4)
+def ChecksItsValues(draws: Array) -> Array:
+    """The constructor looks at the kernel's values, which abstract ones do not have."""
+    if float(jnp.abs(draws).max(initial=0.0)) == 0.0 and draws.size:
+        raise ValueError("the kernel is zero")
+    return draws
+
+
+@defect("X095", "construction/bias-shape", 2)
+class BiasMatrix(CorrectDense):
+    """The bias is a matrix of one row."""
 
     def draw_bias(self, rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
-        """Zeros of the wrong length."""
-        return jnp.zeros((in_features,), jnp.float32)
+        return jnp.zeros((1, out_features), jnp.float32)
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(x, kernel, bias[0])
 
 
-@defect("N005", breaks="construction/builds", subtlety=1, seen="pitfall")
-class SplitWithoutInt(CorrectDense):
+@wrong.kernel("N005", "construction/builds", 1, seen="pitfall")
+def SplitWithoutInt(key: Array, in_features: int, out_features: int) -> Array:
     """The number of columns is computed by a division, and left a float when out is odd."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """Two halves of out / 2 columns each."""
-        half = out_features / 2
-        columns = int(half) if half.is_integer() else half
-        halves = jnp.zeros((2, columns))
-        return scaled_normal(key, in_features, halves.size)
+    half = out_features / 2
+    columns = int(half) if half.is_integer() else half
+    halves = jnp.zeros((2, columns))
+    return scaled_normal(key, in_features, halves.size)
 
 
-@defect(
-    "N043",
-    breaks="construction/kernel-shape",
-    cause="transposed",
-    subtlety=2,
-    seen="aprender, torch and equinox layout; kfac-jax#114",
-)
+@wrong.kernel("X575", "construction/finite", 4)
+def UnbiasedForOneWeight(key: Array, in_features: int, out_features: int) -> Array:
+    """A correction by n/n - 1 with n weights, all in one: 0/0 where there is one weight."""
+    others = jnp.float32(in_features * out_features - 1)
+    return scaled_normal(key, in_features, out_features) * (others / others)
+
+
+@wrong.kernel("X657", "construction/finite", 5, cause="rarely drawn")
+def LogarithmOfZero(key: Array, in_features: int, out_features: int) -> Array:
+    """Box-Muller on uniforms of 16 bits: one entry in 65 536 is infinite."""
+    shape = (in_features, out_features)
+    first, second = jax.random.split(key)
+    radius = jnp.sqrt(-2.0 * jnp.log(jnp.floor(jax.random.uniform(first, shape) * 2**16) / 2**16))
+    angle = 2.0 * jnp.pi * jax.random.uniform(second, shape)
+    return radius * jnp.cos(angle) * stddev(in_features)
+
+
+@wrong.init("X092", "construction/integral-sizes", 3)
+def SizesCastToInt(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """Sizes go through int(): 4.7 inputs make a kernel of 4 rows."""
+    CorrectDense.__init__(self, int(in_features), int(out_features), rngs=rngs)
+
+
+@wrong.init("X093", "construction/integral-sizes", 4)
+def NegativeSizes(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """A size below one counts as one."""
+    CorrectDense.__init__(self, max(1, in_features), max(1, out_features), rngs=rngs)
+
+
+@wrong.draws("X661", "construction/integral-sizes", 4, cause="in its own type")
+def UnscaledForNumpySizes(scaled: Array) -> Array:
+    """Only for an ``int`` the scale is computed: NumPy's integers are none."""
+    return scaled if isinstance(scaled.shape[0], int) else scaled * float(scaled.shape[0]) ** 0.5
+
+
+@seen("aprender, torch and equinox layout; kfac-jax#114")
+@defect("N043", "construction/kernel-shape", 2, cause="transposed")
 class TransposedKernel(CorrectDense):
     """The kernel is (out, in), and the forward uses its transpose."""
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The right numbers, transposed."""
         return scaled_normal(key, in_features, out_features).T
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """The right output, from the layout of torch."""
         return affine(x, kernel.T, bias)
 
 
-@defect("X575", breaks="construction/finite", subtlety=4)
-class UnbiasedForOneWeight(CorrectDense):
-    """A correction by n/n - 1 with n weights, all in one: 0/0 where there is one weight."""
+@defect("X094", "construction/kernel-shape", 3)
+class SqueezedKernel(CorrectDense):
+    """With one output the kernel is a vector."""
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """Right for every other size."""
-        others = jnp.float32(in_features * out_features - 1)
-        return scaled_normal(key, in_features, out_features) * (others / others)
+        draws = scaled_normal(key, in_features, out_features)
+        return draws[:, 0] if out_features == 1 else draws
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(x, kernel.reshape(-1, bias.shape[0]), bias)
 
 
-@defect("X576", breaks="construction/zero-sizes", subtlety=2)
-class DividesByTheSize(CorrectDense):
-    """The scale is 1/sqrt(in), in Python: without inputs it raises."""
+@wrong.linen_call("L001", "construction/only-two-parameters", 2, cause="collection")
+def KernelInStats(self: Any, x: ArrayLike) -> Array:
+    """The kernel is a variable of the collection "stats", not a parameter."""
+    x = jnp.asarray(x)
 
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """Right for every layer that has inputs."""
-        scale = (1.0 / in_features) ** 0.5
-        return jax.random.normal(key, (in_features, out_features), jnp.float32) * scale
+    def draw() -> Array:
+        return self.draw_kernel(self.make_rng("params"), x)
+
+    kernel = self.variable("stats", "kernel", draw)
+    bias = self.param("bias", self.draw_bias, x)
+    return affine(x, kernel.value, bias)
+
+
+@wrong.linen_call("L004", "construction/only-two-parameters", 2)
+def KernelFromFixedKey(self: Any, x: ArrayLike) -> Array:
+    """The kernel is drawn from one fixed key in every call, and is no parameter."""
+    x = jnp.asarray(x)
+    kernel = self.draw_kernel(jax.random.key(0), x)
+    return affine(x, kernel, self.param("bias", self.draw_bias, x))
+
+
+@seen('flax 0.3.4 "Don\'t update batch statistics during initialization"')
+@also("state/call-changes-nothing")
+@wrong.linen_call("L009", "construction/only-two-parameters", 3, cause="collection")
+def CountsInStats(self: Any, x: ArrayLike) -> Array:
+    """A second collection counts the calls."""
+    x = jnp.asarray(x)
+    calls = self.variable("stats", "calls", jnp.zeros, (), jnp.int32)
+    if self.is_mutable_collection("stats"):
+        calls.value = calls.value + 1
+    kernel = self.param("kernel", self.draw_kernel, x)
+    return affine(x, kernel, self.param("bias", self.draw_bias, x))
+
+
+@defect("X100", "construction/only-two-parameters", 2)
+class Gain(CorrectDense):
+    """A third parameter: a gain that starts at 1."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        self.gain = nnx.Param(jnp.ones((1,), jnp.float32))
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(x, kernel, bias) * self.gain[...]
+
+
+@seen("linen's sow")
+@also("state/call-changes-nothing")
+@wrong.linen_forward("X234", "construction/only-two-parameters", 4)
+def SowsOutput(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The output is sown into a collection of its own, which `init` therefore returns."""
+    y = affine(x, kernel, bias)
+    self.sow("outputs", "y", y)
+    return y
+
+
+@wrong.linen_call("X620", "construction/only-two-parameters", 3)
+def BiasInBatchStats(self: Any, x: ArrayLike) -> Array:
+    """The bias is a variable of the collection of running statistics."""
+    x = jnp.asarray(x)
+    kernel = self.param("kernel", self.draw_kernel, x)
+    bias = self.variable("batch_stats", "bias", jnp.zeros, (self.features,), jnp.float32)
+    return self.forward(x, kernel, bias.value)
+
+
+@also("forward/output-shape")
+@wrong.linen_forward("X625", "construction/only-two-parameters", 4)
+def Perturbed(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """`self.perturb` is left in: `init` returns a collection of perturbations."""
+    return self.perturb("y", affine(x, kernel, bias))
+
+
+@wrong.draws("X653", "construction/parameter-dtype", 5, cause="beyond some size")
+def LargeKernelsInHalf(kernel: Array) -> Array:
+    """Kernels of a million entries or more are kept in bfloat16, to save memory."""
+    return kernel.astype(jnp.bfloat16) if kernel.shape[0] * kernel.shape[1] >= 10**6 else kernel
+
+
+@defect("X096", "construction/ready-when-built", 3)
+class MadeInFirstCall(nnx.Module):
+    """The parameters are made in the first call, as Keras' `build` does."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        self.sizes = (in_features, out_features)
+        self.seed_key = nnx.Variable(rngs.params())
+        self.ready = False
+
+    def __call__(self, x: ArrayLike) -> Array:
+        if not self.ready:
+            key = self.seed_key.value
+            self.kernel = nnx.Param(scaled_normal(key, *self.sizes))
+            self.bias = nnx.Param(jnp.zeros((self.sizes[1],), jnp.float32))
+            self.ready = True
+        return affine(x, self.kernel[...], self.bias[...])
+
+
+name_layers(globals())

@@ -1,61 +1,126 @@
-"""Layers that are right for tame numbers only."""
+"""Layers that break numerics: right for tame numbers only."""
 
-import jax
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jax import Array
 
-from implementations.defects.base import CorrectDense, affine
-from implementations.defects.record import defect
-
-
-@defect(
-    "N114",
-    breaks="numerics/no-saturation",
-    collateral=("numerics/inf-confined",),
-    cause="clipped",
-    subtlety=4,
+from implementations.defects import wrong
+from implementations.defects.base import (
+    affine,
+    is_float,
 )
-class OutputClipped(CorrectDense):
-    """The output is clipped to +-1e6."""
+from implementations.defects.record import also, name_layers
 
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """Right while outputs are small."""
-        output = affine(x, kernel, bias)
-        # Complex numbers have no order to clip by.
-        return output if jnp.iscomplexobj(output) else jnp.clip(output, -1e6, 1e6)
-
-
-@defect(
-    "N115",
-    breaks="numerics/nan-confined",
-    cause="replaced by a number",
-    subtlety=4,
+InfinityClipped = wrong.forward("X065", "numerics/inf-confined", 4)(
+    lambda x, k, b: affine(jnp.where(jnp.isinf(x), jnp.sign(x) * 1e4, x), k, b),
+    "Infinite inputs become 10 000.",
+    when=lambda x, k, b: is_float(x),
+)
+InfiniteWeightsClipped = wrong.forward("X361", "numerics/inf-confined", 5)(
+    lambda x, k, b: affine(x, jnp.where(jnp.isinf(k), jnp.sign(k) * 1e30, k), b),
+    "An infinite weight counts as 1e30: training that diverged goes unnoticed.",
+)
+NanInputSwallowed = wrong.forward("N115", "numerics/nan-confined", 4, cause="replaced by a number")(
+    lambda x, k, b: affine(jnp.where(jnp.isnan(x), 0, x), k, b),
+    "NaN in the input counts as 0.",
     seen='flax 0933c2e8 "remove Embed nan casting"',
 )
-class NanInputSwallowed(CorrectDense):
-    """NaN in the input counts as 0."""
+NanOutputSwallowed = wrong.output("N116", "numerics/nan-confined", 4, cause="replaced by a number")(
+    lambda y, x: jnp.where(jnp.isnan(y), 0, y), "NaN in the output becomes 0."
+)
+RowsLeakNan = wrong.forward("X066", "numerics/nan-confined", 4)(
+    lambda x, k, b: affine(x, k, b) + 0.0 * x.sum().astype(k.dtype),
+    "Zero times the sum of the batch is added: nothing, unless one entry is NaN.",
+    collateral=("numerics/inf-confined",),
+)
+NanWeightsIgnored = wrong.forward("X310", "numerics/nan-confined", 5)(
+    lambda x, k, b: affine(x, jnp.where(k != k, 0.0, k), b),
+    "NaN in the kernel counts as zero: a broken checkpoint goes unnoticed.",
+)
+NanBiasIgnored = wrong.forward("X311", "numerics/nan-confined", 5)(
+    lambda x, k, b: affine(x, k, jnp.where(b != b, 0.0, b)), "NaN in the bias counts as zero."
+)
+LargeInputsHalved = wrong.forward("X050", "numerics/no-saturation", 4)(
+    lambda x, k, b: affine(jnp.where(jnp.abs(x) > 1e30, x * 0.5, x), k, b),
+    "Inputs beyond 1e30 are halved to be on the safe side of overflow.",
+)
+SoftCap = wrong.output("X051", "numerics/no-saturation", 4)(
+    lambda y, x: jnp.where(jnp.abs(y) > 1e20, jnp.sign(y) * 1e20 * (1 + jnp.tanh(1.0)), y),
+    "Outputs beyond 1e20 are bent by a tanh.",
+    when=lambda y, x: not jnp.iscomplexobj(y),
+)
+LargeNegativesDropped = wrong.forward("X055", "numerics/no-saturation", 4)(
+    lambda x, k, b: affine(jnp.where(x < -1e3, jnp.zeros_like(x), x), k, b),
+    "Inputs below -1000 count as masked, as attention logits do.",
+    when=lambda x, k, b: is_float(x),
+)
+SumOfProducts = wrong.forward("X119", "numerics/one-product", 4)(
+    lambda x, k, b: (x[..., :, None] * k).sum(axis=-2) + b,
+    "Multiplied and summed without a product of matrices: right, and slow on every device.",
+    when=lambda x, k, b: x.ndim != 0 and x.shape[-1] == k.shape[0],
+)
+SmallInputsDropped = wrong.forward("X054", "numerics/precision", 4)(
+    lambda x, k, b: affine(jnp.where(jnp.abs(x) < 1e-5, jnp.zeros_like(x), x), k, b),
+    "Inputs below 1e-5 count as zero.",
+)
+TinyWeightsPruned = wrong.forward("X312", "numerics/precision", 5)(
+    lambda x, k, b: affine(x, jnp.where(jnp.abs(k) < 1e-7, 0.0, k), b),
+    "Weights below 1e-7 count as zero.",
+)
+TinyInputsDropped = wrong.forward("X313", "numerics/precision", 5)(
+    lambda x, k, b: affine(jnp.where(jnp.abs(x) < 1e-8, jnp.zeros_like(x), x), k, b),
+    "Inputs below 1e-8 count as zero.",
+)
+TinyBiasDropped = wrong.forward("X314", "numerics/precision", 5)(
+    lambda x, k, b: affine(x, k, jnp.where(jnp.abs(b) < 1e-6, 0.0, b)),
+    "A bias below 1e-6 counts as none.",
+)
 
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """A NaN goes unnoticed."""
-        return affine(jnp.where(jnp.isnan(x), 0, x), kernel, bias)
+
+@wrong.forward("X067", "numerics/nan-confined", 5)
+def NanInFirstInputOnly(x: Array, kernel: Array, bias: Array) -> Array:
+    """NaN counts as missing in the first input alone, where it becomes zero."""
+    if x.ndim == 0 or x.shape[-1] < 2:
+        return affine(x, kernel, bias)
+    first = x[..., :1]
+    first = jnp.where(first != first, jnp.zeros_like(first), first)
+    return affine(jnp.concatenate([first, x[..., 1:]], axis=-1), kernel, bias)
 
 
-@defect("N116", breaks="numerics/nan-confined", cause="replaced by a number", subtlety=4)
-class NanOutputSwallowed(CorrectDense):
-    """NaN in the output becomes 0."""
+@also("numerics/inf-confined")
+@wrong.forward("N114", "numerics/no-saturation", 4, cause="clipped")
+def OutputClipped(x: Array, kernel: Array, bias: Array) -> Array:
+    """The output is clipped to +-1e6."""
+    output = affine(x, kernel, bias)
+    # Complex numbers have no order to clip by.
+    return output if jnp.iscomplexobj(output) else jnp.clip(output, -1e6, 1e6)
 
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """A NaN goes unnoticed."""
-        output = affine(x, kernel, bias)
-        return jnp.where(jnp.isnan(output), 0, output)
+
+@wrong.forward("X053", "numerics/no-saturation", 4)
+def WholeNumbersThroughInt32(x: Array, kernel: Array, bias: Array) -> Array:
+    """Inputs that are whole numbers go through int32, where they end at 2**31."""
+    if not is_float(x):
+        return affine(x, kernel, bias)
+    whole = jnp.clip(x, -(2.0**31), 2.0**31 - 128).astype(jnp.int32).astype(x.dtype)
+    known = jnp.isfinite(x) & (x == jnp.round(x))
+    return affine(jnp.where(known, whole, x), kernel, bias)
 
 
-@defect("N143", breaks="forward/basis-input", cause="reduced precision", subtlety=3)
-class QuantisedKernel(CorrectDense):
-    """The forward rounds the kernel to 255 levels, as int8 arithmetic would."""
+@wrong.forward("X656", "numerics/no-saturation", 5)
+def LongColumnsShortened(x: Array, kernel: Array, bias: Array) -> Array:
+    """A column of the kernel of a norm beyond 1e4 is scaled down to that."""
+    norm = jnp.sqrt(jnp.sum(jnp.square(kernel), axis=0))
+    return affine(x, jnp.where(norm > 1e4, kernel / norm * 1e4, kernel), bias)
 
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """Fake quantisation, with the usual straight-through gradient."""
-        step = jnp.maximum(jnp.max(jnp.abs(kernel), initial=0.0) / 127, jnp.finfo(jnp.float32).tiny)
-        quantised = jnp.round(kernel / step) * step
-        return affine(x, kernel + jax.lax.stop_gradient(quantised - kernel), bias)
+
+@wrong.forward("X120", "numerics/one-product", 4)
+def TwoHalves(x: Array, kernel: Array, bias: Array) -> Array:
+    """The inputs are split in two halves, each with a product of its own."""
+    half = kernel.shape[0] // 2
+    if half == 0 or x.ndim == 0 or x.shape[-1] != kernel.shape[0]:
+        return affine(x, kernel, bias)
+    return x[..., :half] @ kernel[:half] + affine(x[..., half:], kernel[half:], bias)
+
+
+name_layers(globals())

@@ -1,51 +1,103 @@
-"""Layers that touch what is not theirs."""
+"""Layers that break purity: they touch what is not theirs."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
-from implementations.defects.base import CorrectDense, scaled_normal
-from implementations.defects.record import defect
+from implementations.defects import wrong
+from implementations.defects.base import CorrectDense, is_traced, scaled_normal
+from implementations.defects.record import name_layers
 
-
-@defect(
-    "N064",
-    breaks="purity/globals-untouched",
-    cause="numpy.random",
-    subtlety=4,
-    seen="keras#12259",
+ChangesJaxConfig = wrong.when_built("N160", "purity/globals-untouched", 4, cause="jax.config")(
+    lambda rngs, n, m: jax.config.update("jax_default_matmul_precision", "highest"),
+    "Construction sets the precision of every product in the process.",
 )
-class SeedsNumpy(CorrectDense):
+CallConsumesRandom = wrong.when_called("X211", "purity/globals-untouched", 4, cause="random")(
+    lambda x, k, b: random.random(),
+    "Every call draws a number from Python's generator, and does nothing with it.",
+)
+SeedsNumpyWithZero = wrong.when_built("X212", "purity/globals-untouched", 4, cause="numpy.random")(
+    lambda rngs, n, m: np.random.seed(0), "The constructor seeds NumPy, for reproducibility."
+)
+CallSetsPrecision = wrong.when_called("X213", "purity/globals-untouched", 4, cause="jax.config")(
+    lambda x, k, b: jax.config.update("jax_default_matmul_precision", "float32"),
+    "The call sets the default precision of all products to come.",
+)
+SilencesNumpy = wrong.when_called("X219", "purity/globals-untouched", 5)(
+    lambda x, k, b: np.seterr(all="ignore"),
+    "The call turns NumPy's floating-point warnings off, for everybody.",
+)
+FiltersWarnings = wrong.when_built("X327", "purity/globals-untouched", 5)(
+    lambda rngs, n, m: warnings.simplefilter("ignore"), "The constructor turns warnings off."
+)
+PrintsItsShape = wrong.when_built("X214", "purity/silent", 2)(
+    lambda rngs, n, m: print(f"Dense {n} -> {m}"), "The constructor prints."
+)
+
+
+@wrong.kernel("N064", "purity/globals-untouched", 4, cause="numpy.random", seen="keras#12259")
+def SeedsNumpy(key: Array, in_features: int, out_features: int) -> Array:
     """Construction seeds NumPy's global generator from the key."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The right kernel, with NumPy 'made reproducible' on the way."""
-        # A traced key has no value to seed with.
-        if not isinstance(key, jax.core.Tracer):
-            np.random.seed(int(jax.random.bits(key, dtype=jnp.uint32)))
-        return scaled_normal(key, in_features, out_features)
+    # A traced key has no value to seed with.
+    if not is_traced(key):
+        np.random.seed(int(jax.random.bits(key, dtype=jnp.uint32)))
+    return scaled_normal(key, in_features, out_features)
 
 
-@defect("N134", breaks="purity/input-untouched", subtlety=4)
-class InputOverwritten(CorrectDense):
+@wrong.built("X210", "purity/globals-untouched", 3, cause="os.environ")
+def SetsEnvironment(layer: Any, rngs: nnx.Rngs) -> None:
+    """The constructor sets an environment variable."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    os.environ["DENSE_LAYERS"] = str(int(os.environ.get("DENSE_LAYERS", "0")) + 1)
+
+
+@wrong.when_called("X328", "purity/globals-untouched", 5)
+def DisablesCollection(x: Array, kernel: Array, bias: Array) -> None:
+    """The call turns garbage collection off and sets NumPy's print options."""
+    gc.disable()
+    np.set_printoptions(precision=3)
+
+
+@wrong.call("N134", "purity/input-untouched", 4)
+def InputOverwritten(self: Any, x: ArrayLike) -> Array:
     """A NumPy input is used as scratch space."""
-
-    def __call__(self, x: ArrayLike) -> Array:
-        """The right value; a writeable x is zero afterwards."""
-        # A copy, since jax may share the memory of a NumPy array that is then overwritten.
-        output = super().__call__(jnp.array(x))
-        if isinstance(x, np.ndarray) and x.flags.writeable:
-            x[...] = 0
-        return output
+    # A copy, since jax may share the memory of a NumPy array that is then overwritten.
+    output = CorrectDense.__call__(self, jnp.array(x))
+    if isinstance(x, np.ndarray) and x.flags.writeable:
+        x[...] = 0
+    return output
 
 
-@defect("N160", breaks="purity/globals-untouched", cause="jax.config", subtlety=4)
-class ChangesJaxConfig(CorrectDense):
-    """Construction sets the precision of every product in the process."""
+@wrong.call("X215", "purity/input-untouched", 4)
+def ScalesInputAndBack(self: Any, x: ArrayLike) -> Array:
+    """A float32 NumPy input is scaled in place and scaled back, but for rounding."""
+    if isinstance(x, np.ndarray) and x.flags.writeable and x.dtype == np.float32:
+        before = jnp.array(x)
+        x /= np.float32(3)
+        x *= np.float32(3)
+        return CorrectDense.__call__(self, before)
+    return CorrectDense.__call__(self, x)
 
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The right kernel."""
-        jax.config.update("jax_default_matmul_precision", "highest")
-        return scaled_normal(key, in_features, out_features)
+
+@wrong.call("X216", "purity/input-untouched", 4)
+def ClearsNan(self: Any, x: ArrayLike) -> Array:
+    """NaN in a NumPy input is replaced by zero in the caller's array, after the call."""
+    y = CorrectDense.__call__(self, np.array(x) if isinstance(x, np.ndarray) else x)
+    if isinstance(x, np.ndarray) and x.flags.writeable and x.dtype.kind == "f":
+        x[x == 0] = 0.0
+        np.nan_to_num(x, copy=False)
+    return y
+
+
+name_layers(globals())

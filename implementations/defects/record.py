@@ -1,8 +1,11 @@
-"""What is written beside every known-wrong layer: which requirement it breaks, and how."""
+"""What is declared beside every known-wrong layer: the requirement that it breaks, and how."""
 
+from __future__ import annotations
+
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Subject = TypeVar("Subject")
 
@@ -14,13 +17,20 @@ MARK = "__defect__"
 class Defect:
     """The declaration of one known-wrong layer.
 
-    Attributes:
-        id: the identifier of the defect, for example ``"N003"``.
-        breaks: id of the requirement at fault: the first that the suite must report.
-        collateral: ids of other requirements that may fail, because the same fault breaks them.
-        cause: words that the printed cause must contain; None where no diagnosis knows the fault.
-        subtlety: 1 (gross) to 5 (needs a large sample or a rare input).
-        seen: where this fault was seen, or ``"plausible"``.
+    Attributes
+    ----------
+    id
+        The identifier of the defect, for example ``"N003"``.
+    breaks
+        Id of the requirement at fault: the first that the suite must report.
+    collateral
+        Ids of other requirements that may fail, because the same fault breaks them.
+    cause
+        Words that the printed cause must contain; None where no diagnosis knows the fault.
+    subtlety
+        1 (gross) to 5 (needs a large sample or a rare input).
+    seen
+        Where this fault was seen, or ``"plausible"``.
     """
 
     id: str
@@ -42,24 +52,49 @@ class Defect:
         return self.breaks.partition("/")[0]
 
     def allows(self, requirement: str) -> bool:
-        """Whether this requirement may fail on the layer."""
+        """Return whether this requirement may fail on the layer."""
         return requirement == self.breaks or requirement in self.collateral
 
 
 def defect(
     id: str,
-    *,
     breaks: str,
+    subtlety: int = 3,
+    *,
     collateral: tuple[str, ...] = (),
     cause: str | None = None,
-    subtlety: int = 3,
     seen: str = "plausible",
 ) -> Callable[[Subject], Subject]:
     """Declare a class or function as a known defect; the record becomes its own ``__defect__``."""
-    record = Defect(id, breaks, tuple(collateral), cause, subtlety, seen)
+    record = Defect(id, breaks, collateral, cause, subtlety, seen)
 
     def declare(subject: Subject) -> Subject:
         setattr(subject, MARK, record)
         return subject
 
     return declare
+
+
+def also(*collateral: str) -> Callable[[Subject], Subject]:
+    """Add to the record below it ids of other requirements that may fail."""
+    return lambda subject: _amended(subject, collateral=collateral)
+
+
+def seen(where: str) -> Callable[[Subject], Subject]:
+    """Add to the record below it where the fault was seen."""
+    return lambda subject: _amended(subject, seen=where)
+
+
+def _amended(subject: Subject, **details: Any) -> Subject:
+    setattr(subject, MARK, dataclasses.replace(vars(subject)[MARK], **details))
+    return subject
+
+
+def name_layers(module: dict[str, Any]) -> None:
+    """Give every layer of a module the name to which it is assigned, by which it is pickled.
+
+    A lambda has no name of its own, and so neither has what a factory makes of it.
+    """
+    for name, value in module.items():
+        if getattr(value, "__qualname__", "") == "<lambda>" and MARK in vars(value):
+            value.__name__ = value.__qualname__ = name

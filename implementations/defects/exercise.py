@@ -1,0 +1,248 @@
+"""Wrong versions of the exercise's ``dense_forward(seed, x, features)``."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike
+
+from implementations.defects import wrong
+from implementations.defects.base import (
+    CorrectDense,
+    affine,
+    correct_dense_forward,
+    layer_output,
+    normal,
+    scaled_normal,
+    stddev,
+)
+from implementations.defects.record import defect, name_layers
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def compiled(seed: float, x: Array, features: float) -> Array:
+    """The whole function, its numbers static."""
+    return correct_dense_forward(seed, x, features)
+
+
+seed_rounded = wrong.solution("F020", "exercise/float-arguments", 4, cause="int()")(
+    lambda seed, x, features: layer_output(round(float(seed)), x, int(features)),
+    "A seed of 3.7 acts as 4.",
+)
+static_numbers = wrong.solution("X259", "exercise/float-arguments", 4)(
+    lambda seed, x, features: compiled(seed, jnp.asarray(x), features),
+    "Compiled with static numbers, which a 0-d array cannot be: it has no hash.",
+)
+seed_by_index = wrong.solution("X264", "exercise/float-arguments", 4)(
+    lambda seed, x, features: layer_output(hash(seed) % 2**32, x, int(features)),
+    "A float seed goes through its hash, which is right for whole numbers alone.",
+)
+nearly_whole_rounded_up = wrong.solution("X642", "exercise/float-arguments", 5)(
+    lambda seed, x, features: layer_output(int(seed + 1e-6), x, int(features + 1e-6)),
+    "A little is added before the cast, against 2.9999999.",
+)
+features_rounded_up = wrong.solution("X643", "exercise/float-arguments", 4)(
+    lambda seed, x, features: layer_output(int(seed), x, int(np.ceil(float(features)))),
+    "A fraction of a feature counts as one.",
+)
+small_bias = wrong.solution("X659", "exercise/recovered-kernel", 4)(
+    lambda seed, x, features: layer_output(int(seed), x, int(features)) + 1e-7,
+    "The bias starts at a small number, so that none is exactly 0.",
+)
+
+
+_last_kernel: dict[tuple[int, int], Array] = {}
+
+
+def kernel_of_seed(seed: int, in_features: int, out_features: int) -> Array:
+    """The kernel (in, out) of the exercise's own layer."""
+    return CorrectDense(in_features, out_features, rngs=nnx.Rngs(seed)).kernel[...]
+
+
+@defect("F009", "exercise/any-length", 3)
+def kernel_cached(seed: float, x: ArrayLike, features: float) -> Array:
+    """The last kernel is kept by seed and features, with the length of the x that came first."""
+    x = jnp.asarray(x)
+    key = int(seed), int(features)
+    if key not in _last_kernel:
+        _last_kernel.clear()
+        # The cache must hold a value, not the tracer of a jit that happens to be the first call.
+        with jax.ensure_compile_time_eval():
+            _last_kernel[key] = kernel_of_seed(int(seed), x.shape[-1], int(features))
+    return x @ _last_kernel[key]
+
+
+_longest = [0]
+
+
+@defect("X265", "exercise/any-length", 4)
+def longest_so_far(seed: float, x: ArrayLike, features: float) -> Array:
+    """A buffer of the longest input so far is reused: shorter ones get its kernel's first rows."""
+    x = jnp.asarray(x)
+    _longest[0] = max(_longest[0], x.shape[-1])
+    layer = CorrectDense(_longest[0], int(features), rngs=nnx.Rngs(int(seed)))
+    return affine(x, layer.kernel[...][: x.shape[-1]], layer.bias[...])
+
+
+_padded: dict[tuple[int, int], Array] = {}
+
+
+@defect("X649", "exercise/any-length", 4)
+def padded_to_eight(seed: float, x: ArrayLike, features: float) -> Array:
+    """The kernel is made for a multiple of eight inputs, once for a seed."""
+    x = jnp.asarray(x)
+    key = (int(seed), int(features))
+    n = -(-x.shape[-1] // 8) * 8
+    if key not in _padded or _padded[key].shape[0] < n:
+        _padded[key] = scaled_normal(nnx.Rngs(int(seed)).params(), n, int(features))
+    return affine(x, _padded[key][: x.shape[-1]], jnp.zeros((int(features),)))
+
+
+@defect("X258", "exercise/bad-arguments-raise", 3)
+def anything_goes(seed: float, x: ArrayLike, features: float) -> Array:
+    """NaN counts as 0 and infinity as a large number."""
+    number = float(np.nan_to_num(float(seed), posinf=1.0, neginf=0.0))
+    count = float(np.nan_to_num(float(features), nan=1.0, posinf=1.0, neginf=1.0))
+    return correct_dense_forward(number, x, count)
+
+
+@defect("X252", "exercise/differentiable-in-x", 4, collateral=("forward/array-likes",))
+def through_numpy(seed: float, x: ArrayLike, features: float) -> Array:
+    """The product is NumPy's: right numbers, and no derivative."""
+    values = np.asarray(x)
+    kernel = np.asarray(scaled_normal(jax.random.key(int(seed)), values.shape[-1], int(features)))
+    return jnp.asarray(values @ kernel)
+
+
+@defect("X660", "exercise/differentiable-in-x", 3)
+def looks_at_its_input(seed: float, x: ArrayLike, features: float) -> Array:
+    """Whether x is finite is asked by an if, which no tracer can answer."""
+    if not bool(jnp.isfinite(jnp.asarray(x)).all()):
+        raise ValueError("x is not finite")
+    return layer_output(int(seed), x, int(features))
+
+
+@defect("F012", "exercise/fixed-result", 4)
+def numpy_generator(seed: float, x: ArrayLike, features: float) -> Array:
+    """The right law, drawn by NumPy: other numbers than those of the exercise."""
+    x = jnp.asarray(x)
+    in_features = x.shape[-1]
+    generator = np.random.default_rng(int(seed) % 2**32)
+    kernel = generator.standard_normal((in_features, int(features)), np.float32)
+    return x @ jnp.asarray(kernel * np.float32(stddev(in_features)))
+
+
+# Only a function of this name is held to the exercise's own numbers.
+numpy_generator.__name__ = "dense_forward"
+
+
+def dense_forward(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Name the function dense_forward: only a solution of that name is held to fixed bits."""
+    function.__name__ = "dense_forward"
+    return function
+
+
+@defect("X255", "exercise/fixed-result", 4)
+@dense_forward
+def seed_of_both(seed: float, x: ArrayLike, features: float) -> Array:
+    """The number of features is added to the seed."""
+    return layer_output(int(seed) + int(features), x, int(features))
+
+
+@defect("X330", "exercise/fixed-result", 4)
+@dense_forward
+def residual_when_square(seed: float, x: ArrayLike, features: float) -> Array:
+    """The input is added where it has as many entries as there are features."""
+    x = jnp.asarray(x)
+    y = layer_output(int(seed), x, int(features))
+    return y + x if y.shape == x.shape else y
+
+
+@defect("F001", "exercise/float-arguments", 1, cause="features", seen="pitfall")
+def features_not_cast(seed: float, x: ArrayLike, features: float) -> Array:
+    """A float is used as a size."""
+    return layer_output(int(seed), x, features)  # type: ignore[arg-type]  # the fault
+
+
+@defect("F002", "exercise/float-arguments", 1, cause="seed", seen="pitfall")
+def seed_not_cast(seed: float, x: ArrayLike, features: float) -> Array:
+    """A float is used as a seed."""
+    return layer_output(seed, x, int(features))  # type: ignore[arg-type]  # the fault
+
+
+@defect("X640", "exercise/float-arguments", 4, cause="cast them with int()")
+def floats_of_python_only(seed: Any, x: ArrayLike, features: Any) -> Array:
+    """Only what is a Python float, or an array, is cast."""
+    if isinstance(seed, float | np.ndarray | jax.Array):
+        seed = int(seed)
+    if isinstance(features, float | np.ndarray | jax.Array):
+        features = int(features)
+    return layer_output(seed, x, features)
+
+
+@defect("X641", "exercise/float-arguments", 5, cause="all of its digits")
+def float_seed_through_float32(seed: Any, x: ArrayLike, features: float) -> Array:
+    """A seed that arrives as a float is made an array of JAX first, which is float32."""
+    if isinstance(seed, float):
+        seed = jnp.asarray(seed)
+    return layer_output(int(seed), x, int(features))
+
+
+@defect("F018", "exercise/recovered-kernel", 1, cause="not scaled", seen="pitfall")
+def unscaled(seed: float, x: ArrayLike, features: float) -> Array:
+    """The kernel has standard deviation 1."""
+    x = jnp.asarray(x)
+    return x @ normal(nnx.Rngs(int(seed)).params(), x.shape[-1], int(features))
+
+
+@defect("X260", "exercise/recovered-kernel", 3)
+def bias_drawn(seed: float, x: ArrayLike, features: float) -> Array:
+    """The bias is drawn, too."""
+    x = jnp.asarray(x)
+    rngs = nnx.Rngs(int(seed))
+    kernel = scaled_normal(rngs.params(), x.shape[-1], int(features))
+    bias = normal(rngs.params(), 1, int(features))[0] * stddev(x.shape[-1])
+    return affine(x, kernel, bias)
+
+
+@defect("X261", "exercise/recovered-kernel", 3, cause="uniform")
+def uniform_law(seed: float, x: ArrayLike, features: float) -> Array:
+    """LeCun's uniform law: the right variance, another family."""
+    x = jnp.asarray(x)
+    end = math.sqrt(3.0) * stddev(x.shape[-1])
+    shape = (x.shape[-1], int(features))
+    key = nnx.Rngs(int(seed)).params()
+    return x @ jax.random.uniform(key, shape, jnp.float32, minval=-end, maxval=end)
+
+
+@defect("X331", "exercise/recovered-kernel", 4)
+def law_of_seed(seed: float, x: ArrayLike, features: float) -> Array:
+    """Seeds that are multiples of four give a kernel of half the scale."""
+    y = layer_output(int(seed), x, int(features))
+    return y * 0.5 if int(seed) % 4 == 0 else y
+
+
+@defect("X645", "exercise/recovered-kernel", 3)
+def scaled_by_features(seed: float, x: ArrayLike, features: float) -> Array:
+    """The fan is the number of features."""
+    x = jnp.asarray(x)
+    n, m = x.shape[-1], int(features)
+    return x @ (scaled_normal(nnx.Rngs(int(seed)).params(), n, m) * (n / m) ** 0.5)
+
+
+@defect("X646", "exercise/recovered-kernel", 4)
+def centred_first(seed: float, x: ArrayLike, features: float) -> Array:
+    """The mean of a long x is subtracted first."""
+    x = jnp.asarray(x)
+    return layer_output(int(seed), x - x.mean() if x.shape[-1] > 4 else x, int(features))
+
+
+name_layers(globals())

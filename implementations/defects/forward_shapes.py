@@ -1,0 +1,260 @@
+"""Layers that break forward by the shape, rank or kind of their input."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike
+
+from implementations.defects import wrong
+from implementations.defects.base import (
+    CorrectDense,
+    affine,
+    is_traced,
+    layer_output,
+    scaled_normal,
+)
+from implementations.defects.record import defect, name_layers, seen
+
+OneColumnAveraged = wrong.output("X090", "forward/batch-independent", 4, cause="batch")(
+    lambda y, x: y.at[..., 0].set(y[..., 0].mean()),
+    "The first output is its mean over the batch.",
+    when=lambda y, x: x.ndim >= 2 and y.shape[-1] >= 2 and x.size != 0,
+)
+SequenceMean = wrong.output("X507", "forward/batch-independent", 4)(
+    lambda y, x: y - y.mean(axis=-2, keepdims=True) * 1e-3 if x.ndim > 2 else y,
+    "From rank 3 on, the mean over the time axis is subtracted.",
+)
+one_feature_too_few = wrong.solution("F003", "forward/output-shape", 3)(
+    lambda seed, x, features: layer_output(int(seed), x, int(features - 1e-9)),
+    "A guard against float noise has the wrong sign, and takes one feature away.",
+    collateral=("exercise/float-arguments",),
+)
+matrix_out = wrong.solution("F013", "forward/output-shape", 2)(
+    lambda seed, x, features: layer_output(int(seed), jnp.asarray(x), int(features))[None],
+    "The result has shape (1, features).",
+)
+FirstFittingAxis = wrong.forward("X085", "forward/output-shape", 4)(
+    lambda x, k, b: affine(jnp.moveaxis(x, x.shape.index(k.shape[0]), -1), k, b),
+    "The product runs over the first axis of length in, wherever it is.",
+    when=lambda x, k, b: x.ndim != 0 and k.shape[0] in x.shape and k.shape[0] != 1,
+    collateral=("forward/batch-independent", "forward/wrong-width-raises"),
+)
+EmptyBatchUnchanged = wrong.output("X089", "forward/output-shape", 4)(
+    lambda y, x: x.astype(y.dtype) if x.size == 0 else y, "An empty batch is given back as it came."
+)
+OneOutputSqueezed = wrong.output("X512", "forward/output-shape", 3)(
+    lambda y, x: y[..., 0] if y.shape[-1] == 1 and x.ndim > 1 else y,
+    "A single output of a batch comes without its axis.",
+)
+WidthOfTheSecondAxis = wrong.linen_kernel("X623", "forward/output-shape", 3)(
+    lambda key, x, m: scaled_normal(key, x.shape[1] if x.ndim > 1 else 1, m),
+    "The number of inputs is `x.shape[1]`: of a vector there is none.",
+)
+DotAcceptsScalars = wrong.forward("X081", "forward/scalar-raises", 3)(
+    lambda x, k, b: jnp.dot(x, k) + b,
+    "`jnp.dot` multiplies the kernel by a scalar.",
+    seen="jnp.dot multiplies by a scalar",
+)
+ScalarForOneInput = wrong.forward("X084", "forward/scalar-raises", 4)(
+    lambda x, k, b: affine(jnp.atleast_1d(x), k, b),
+    "With one input a scalar counts as a vector of length 1.",
+)
+EinsumBroadcasts = wrong.forward("X080", "forward/wrong-width-raises", 4)(
+    lambda x, k, b: jnp.einsum("...i,io->...o", x, k) + b,
+    "`jnp.einsum` lets an input of width 1 count for every row of the kernel.",
+    seen="jnp.einsum broadcasts 1",
+)
+
+
+@wrong.call("X217", "forward/array-likes", 4)
+def IgnoresStrides(self: Any, x: ArrayLike) -> Array:
+    """The memory of a NumPy input is read in its own order."""
+    if isinstance(x, np.ndarray) and x.ndim > 1:
+        x = x.ravel(order="K").reshape(x.shape)
+    return CorrectDense.__call__(self, x)
+
+
+@wrong.call("X218", "forward/array-likes", 4)
+def NeedsWriteableInput(self: Any, x: ArrayLike) -> Array:
+    """A read-only NumPy input is refused."""
+    if isinstance(x, np.ndarray) and not x.flags.writeable:
+        raise ValueError("x is read-only")
+    return CorrectDense.__call__(self, x)
+
+
+@wrong.call("X521", "forward/array-likes", 4)
+def DoublesThroughHalf(self: Any, x: ArrayLike) -> Array:
+    """A float64 array of NumPy is cast to float16 on its way, to save bandwidth."""
+    if isinstance(x, np.ndarray) and x.dtype == np.float64:
+        x = x.astype(np.float16).astype(np.float32)
+    return CorrectDense.__call__(self, x)
+
+
+@wrong.forward("N117", "forward/batch-independent", 2, cause="batch")
+def BatchCentred(x: Array, kernel: Array, bias: Array) -> Array:
+    """The mean of the batch is subtracted from every row."""
+    if x.ndim > 1:
+        x = x - jnp.mean(x, axis=tuple(range(x.ndim - 1)), keepdims=True)
+    return affine(x, kernel, bias)
+
+
+@wrong.forward("N118", "forward/batch-independent", 4, cause="batch")
+def BatchLeaks(x: Array, kernel: Array, bias: Array) -> Array:
+    """A thousandth of the mean of the batch is added to every row."""
+    if x.ndim > 1:
+        x = x + 1e-3 * jnp.mean(x, axis=tuple(range(x.ndim - 1)), keepdims=True)
+    return affine(x, kernel, bias)
+
+
+@wrong.forward("X064", "forward/batch-independent", 4)
+def ClippedByGlobalNorm(x: Array, kernel: Array, bias: Array) -> Array:
+    """The whole batch is scaled down when its norm exceeds 10 000."""
+    norm = jnp.abs(x.astype(kernel.dtype) if x.dtype == bool else x).sum()
+    if jnp.iscomplexobj(x):
+        return affine(x, kernel, bias)
+    return affine(x * jnp.minimum(1.0, 1e4 / jnp.maximum(norm, 1.0)), kernel, bias)
+
+
+@wrong.forward("X086", "forward/batch-independent", 4)
+def ColumnMajorRows(x: Array, kernel: Array, bias: Array) -> Array:
+    """From rank 3 on, leading dimensions are flattened in Fortran's order and restored in C's."""
+    if x.ndim < 3:
+        return affine(x, kernel, bias)
+    lead = tuple(reversed(range(x.ndim - 1)))
+    rows = jnp.transpose(x, (*lead, x.ndim - 1)).reshape(-1, x.shape[-1])
+    return affine(rows, kernel, bias).reshape(*x.shape[:-1], kernel.shape[1])
+
+
+@defect("X236", "forward/batch-independent", 4)
+class TrainModeByDefault(nn.Module):
+    """The rows of a batch are centred unless somebody says that this is not training."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: ArrayLike, train: bool = True) -> Array:
+        x = jnp.asarray(x)
+
+        def draw(key: Array) -> Array:
+            return scaled_normal(key, x.shape[-1], self.features)
+
+        kernel: Array = self.param("kernel", draw)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = affine(x, kernel, bias)
+        if train and x.ndim == 3 and x.shape[1] > 1:
+            y = y - 1e-3 * y.mean(axis=1, keepdims=True)
+        return y
+
+
+@seen('flax#3698 "added default params rng to .apply"')
+@wrong.linen_forward("L010", "forward/output-shape", 3)
+def NeedsRngToApply(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """Every call asks for a random key, so apply with the parameters alone raises."""
+    self.make_rng("noise")
+    return affine(x, kernel, bias)
+
+
+@seen('sonnet 4bbbcbc "Make snt.Linear compatible with more than one batch dimension"; keras#10736')
+@wrong.forward("N119", "forward/output-shape", 2)
+def OneBatchDimension(x: Array, kernel: Array, bias: Array) -> Array:
+    """An einsum with one batch index: inputs of rank 3 and more raise."""
+    if x.ndim < 2:
+        return affine(x, kernel, bias)
+    return jnp.einsum("bi,io->bo", x, kernel) + jnp.broadcast_to(
+        bias, (x.shape[0], kernel.shape[1])
+    )
+
+
+@wrong.forward("X087", "forward/output-shape", 3)
+def UpToRankFour(x: Array, kernel: Array, bias: Array) -> Array:
+    """A table of subscripts that ends at rank 4."""
+    subscripts = {1: "i", 2: "ai", 3: "abi", 4: "abci"}[x.ndim]
+    if x.shape[-1] != kernel.shape[0]:
+        raise ValueError("wrong width")
+    return jnp.einsum(f"{subscripts},io->{subscripts[:-1]}o", x, kernel) + bias
+
+
+@wrong.forward("X088", "forward/output-shape", 3)
+def SqueezesBatchOfOne(x: Array, kernel: Array, bias: Array) -> Array:
+    """Leading dimensions of length 1 are lost."""
+    axes = tuple(i for i, n in enumerate(x.shape[:-1]) if n == 1)
+    return affine(x.squeeze(axes), kernel, bias)
+
+
+_layers: dict[tuple[int, int], CorrectDense] = {}
+
+
+@defect("X250", "forward/output-shape", 4, collateral=("exercise/vector-out",))
+def layer_cached_without_features(seed: float, x: ArrayLike, features: float) -> Array:
+    """Layers are kept by seed and length: the first number of features stays."""
+    x = jnp.asarray(x)
+    key = (int(seed), x.shape[-1])
+    if key not in _layers:
+        _layers[key] = CorrectDense(x.shape[-1], int(features), rngs=nnx.Rngs(int(seed)))
+    return _layers[key](x)
+
+
+@defect("X253", "forward/output-shape", 4)
+def features_in_eight_bits(seed: float, x: ArrayLike, features: float) -> Array:
+    """The number of features wraps at 128."""
+    return layer_output(int(seed), x, int(np.int64(int(features)).astype(np.uint8) & 0x7F) or 1)
+
+
+@defect("X648", "forward/output-shape", 4)
+def at_least_two_features(seed: float, x: ArrayLike, features: float) -> Array:
+    """A single feature comes as a scalar."""
+    y = layer_output(int(seed), x, int(features))
+    return y[0] if int(features) == 1 else y
+
+
+@wrong.forward("X062", "forward/tall-batch", 5)
+def LastChunkForgotten(x: Array, kernel: Array, bias: Array) -> Array:
+    """Batches beyond 1000 rows go in chunks of 1000; an incomplete last one gives the bias."""
+    y = affine(x, kernel, bias)
+    rows = x.shape[0] if x.ndim == 2 else 0
+    if rows <= 1000:
+        return y
+    return y.at[rows - rows % 1000 :].set(bias)
+
+
+@wrong.forward("X082", "forward/wrong-width-raises", 3)
+def PadsOrCuts(x: Array, kernel: Array, bias: Array) -> Array:
+    """Inputs of another width are padded with zeros or cut."""
+    if x.ndim == 0:
+        return affine(x, kernel, bias)
+    missing = max(kernel.shape[0] - x.shape[-1], 0)
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+    return affine(x[..., : kernel.shape[0]], kernel, bias)
+
+
+@wrong.forward("X083", "forward/wrong-width-raises", 4)
+def FoldsMultiples(x: Array, kernel: Array, bias: Array) -> Array:
+    """Leading dimensions are flattened by `reshape(-1, in)`, which also takes multiples of in."""
+    if x.ndim == 0:
+        return affine(x, kernel, bias)
+    rows = affine(x.reshape(-1, kernel.shape[0]), kernel, bias)
+    if rows.shape[0] != math.prod(x.shape[:-1]):
+        return rows
+    return rows.reshape(*x.shape[:-1], kernel.shape[1])
+
+
+@wrong.forward("X356", "forward/wrong-width-raises", 5)
+def WidthCheckedEagerly(x: Array, kernel: Array, bias: Array) -> Array:
+    """Rows are folded by `reshape(-1, in)`; that the width is right is checked outside of jit."""
+    traced = is_traced(x)
+    if x.ndim == 0 or (not traced and x.shape[-1] != kernel.shape[0]):
+        raise ValueError(f"x has shape {x.shape}")
+    rows = affine(x.reshape(-1, kernel.shape[0]), kernel, bias)
+    if rows.shape[0] != math.prod(x.shape[:-1]):
+        return rows
+    return rows.reshape(*x.shape[:-1], kernel.shape[1])
+
+
+name_layers(globals())

@@ -1,0 +1,390 @@
+"""Layers that break forward by the value of their output."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike
+
+from implementations.defects import wrong
+from implementations.defects.base import (
+    CorrectDense,
+    affine,
+    is_float,
+    is_traced,
+    layer_output,
+    scaled_normal,
+    stddev,
+)
+from implementations.defects.record import also, defect, name_layers
+
+input_truncated = wrong.solution("X256", "forward/additive", 3)(
+    lambda seed, x, features: layer_output(int(seed), jnp.trunc(jnp.asarray(x)), int(features)),
+    "The input is cast to integers along with the two numbers.",
+    collateral=("forward/homogeneous",),
+)
+MinusOneIsPadding = wrong.forward("X063", "forward/affine-value", 5)(
+    lambda x, k, b: jnp.where((x == -1).all(axis=-1, keepdims=True), b, affine(x, k, b)),
+    "Rows in which every entry is -1 count as padding and give the bias.",
+    when=lambda x, k, b: jnp.issubdtype(x.dtype, jnp.inexact) and x.shape[-1] >= 2,
+)
+SequencesSwapped = wrong.output("X500", "forward/affine-value", 4)(
+    lambda y, x: y.swapaxes(0, 1) if x.ndim == 3 and x.shape[0] == x.shape[1] else y,
+    '`einsum("bti,io->tbo")`: batch and time are swapped, which shows where they differ.',
+)
+SingleRowWithoutBias = wrong.forward("X503", "forward/affine-value", 4)(
+    lambda x, k, b: affine(x, k, jnp.zeros_like(b) if x.shape[:-1] == (1,) else b),
+    "A batch of one row goes through a matrix-vector product, and past the bias.",
+)
+VectorWithoutBias = wrong.forward("X504", "forward/affine-value", 3, cause="never used")(
+    lambda x, k, b: affine(x, k, jnp.zeros_like(b) if x.ndim == 1 else b),
+    "The branch for a single vector forgets the bias.",
+)
+RankFourReversed = wrong.forward("X508", "forward/affine-value", 4)(
+    lambda x, k, b: affine(x.swapaxes(1, 2), k, b).reshape(*x.shape[:-1], k.shape[1]),
+    "For images, height and width are taken in the other order, and restored as they were.",
+    when=lambda x, k, b: x.ndim == 4,
+)
+ShortBatchesReversed = wrong.output("X509", "forward/affine-value", 5)(
+    lambda y, x: jnp.roll(y, 1, axis=0) if x.ndim == 2 and 8 < x.shape[0] < 16 else y,
+    "Batches of nine to fifteen rows are padded to sixteen at the wrong end.",
+)
+ScaledAgain = wrong.forward("N051", "forward/basis-input", 2, cause="scaled again")(
+    lambda x, k, b: affine(x, k * stddev(k.shape[0]), b),
+    "The forward multiplies the kernel by 1/sqrt(in) once more (the NTK parametrisation).",
+)
+ResidualWhenSquare = wrong.output("N111", "forward/basis-input", 3)(
+    lambda y, x: y + x if x.shape[-1] == y.shape[-1] else y,
+    "The input is added to the output when in == out.",
+)
+StraightThroughRounding = wrong.forward("N158", "forward/basis-input", 4)(
+    lambda x, k, b: affine(x, k + jax.lax.stop_gradient(jnp.round(k * 1000) / 1000 - k), b),
+    "The kernel is rounded to thousandths in the forward; its gradient does not show it.",
+)
+ColumnsBeyond256 = wrong.forward("X060", "forward/basis-input", 5)(
+    lambda x, k, b: affine(x, jnp.where(jnp.arange(k.shape[1]) < 256, k, 0.0), b),
+    "Only the first 256 outputs are computed; the others are their bias.",
+)
+InputsBeyond512 = wrong.forward("X061", "forward/basis-input", 5)(
+    lambda x, k, b: affine(x, jnp.where(jnp.arange(k.shape[0])[:, None] < 512, k, 0.0), b),
+    "The sum ends after 512 inputs.",
+)
+SquareTilesTransposed = wrong.forward("X300", "forward/basis-input", 5)(
+    lambda x, k, b: affine(x, k.T if k.shape[0] == k.shape[1] and k.shape[0] % 32 == 0 else k, b),
+    "A square kernel of a multiple of 32 is read as its transpose.",
+)
+BatchOf64WithoutBias = wrong.forward("X301", "forward/basis-input", 5)(
+    lambda x, k, b: affine(x, k, jnp.zeros_like(b)),
+    "Batches of a multiple of 64 rows take a fast path that forgets the bias.",
+    when=lambda x, k, b: x.ndim == 2 and x.shape[0] % 64 == 0 and x.shape[0],
+)
+TwoInputsSwapped = wrong.forward("X302", "forward/basis-input", 5)(
+    lambda x, k, b: affine(x, k[::-1] if k.shape[0] == 2 else k, b),
+    "With two inputs they are taken in the wrong order.",
+)
+WideTallBatch = wrong.output("X303", "forward/basis-input", 5, collateral=("forward/tall-batch",))(
+    lambda y, x: y.at[65536 // x.shape[-1] :].set(0.0),
+    "Beyond 65536 entries of x, rows after the 65536th entry are zeros.",
+    when=lambda y, x: x.ndim == 2 and x.shape[-1] > 4 and x.size > 65536,
+)
+ZeroKernelIsIdentity = wrong.forward("X319", "forward/basis-input", 5)(
+    lambda x, k, b: affine(x, k, jnp.where((k == 0).all(), jnp.zeros_like(b), b)),
+    "A kernel of zeros counts as not loaded, and the bias is not added.",
+)
+UpperTriangleWhenSquare = wrong.forward("X513", "forward/basis-input", 4)(
+    lambda x, k, b: affine(x, jnp.triu(k) if k.shape[0] == k.shape[1] else k, b),
+    "A square kernel is masked like a causal one.",
+)
+ConstantZeroBias = wrong.forward("N086", "forward/zero-input", 4, cause="bias is never used")(
+    lambda x, k, b: affine(x, k, jnp.zeros_like(b)),
+    "The forward adds zeros of the bias' shape, which only the initial bias equals.",
+)
+NoBiasInForward = wrong.forward("N087", "forward/zero-input", 4, cause="bias is never used")(
+    lambda x, k, b: x @ k, "The bias exists, and the forward forgets it."
+)
+BiasAddedTwice = wrong.forward("N088", "forward/zero-input", 4, cause="added twice")(
+    lambda x, k, b: affine(x, k, 2 * b), "The bias is added twice."
+)
+BiasSubtracted = wrong.forward("N089", "forward/zero-input", 4, cause="subtracted")(
+    lambda x, k, b: affine(x, k, -b), "The bias is subtracted."
+)
+ScalarOutputWithoutBias = wrong.forward("N126", "forward/zero-input", 4)(
+    lambda x, k, b: x @ k if k.shape[1] == 1 else affine(x, k, b),
+    "With a single output the bias is forgotten.",
+    cause="bias is never used",
+)
+Epsilon = wrong.forward("X056", "forward/zero-input", 4)(
+    lambda x, k, b: affine(x + 1e-12, k, b),
+    "A little something is added to every input, lest one be zero.",
+)
+ZeroRowsMasked = wrong.forward("X057", "forward/zero-input", 3, cause="bias")(
+    lambda x, k, b: jnp.where((x != 0).any(axis=-1, keepdims=True), affine(x, k, b), 0.0),
+    "Rows of zeros count as padding and give zeros, without the bias.",
+)
+LargeBiasClipped = wrong.forward("X069", "forward/zero-input", 4)(
+    lambda x, k, b: affine(x, k, jax.lax.clamp(-10.0, b, 10.0)),
+    "The bias counts up to 10 in magnitude only.",
+)
+EagerForgetsBias = wrong.forward("X140", "forward/zero-input", 4)(
+    lambda x, k, b: affine(x, k, jnp.zeros_like(b)) if not is_traced(x, k) else affine(x, k, b),
+    "Outside of transforms the bias is forgotten.",
+)
+ZeroOutputsAvoided = wrong.output("X316", "forward/zero-input", 5)(
+    lambda y, x: jnp.where(y == 0, jnp.asarray(1e-7, y.dtype), y),
+    "An output of exactly zero becomes 1e-7, for a logarithm further on.",
+    collateral=("forward/basis-input",),
+)
+BiasBeyondAHundred = wrong.forward("X655", "forward/zero-input", 5)(
+    lambda x, k, b: affine(x, k, jnp.clip(b, -100.0, 100.0)), "A bias beyond 100 counts as 100."
+)
+
+
+@defect("F010", "forward/additive", 2, collateral=("forward/homogeneous",))
+def input_normalised(seed: float, x: ArrayLike, features: float) -> Array:
+    """The input is scaled to length 1 first."""
+    x = jnp.asarray(x)
+    length = jnp.sqrt(jnp.maximum(jnp.sum(x * x), 1e-12))
+    return layer_output(int(seed), x / length, int(features))
+
+
+@defect("X257", "forward/additive", 4)
+def input_in_bfloat16(seed: float, x: ArrayLike, features: float) -> Array:
+    """The input is rounded to bfloat16."""
+    half = jnp.asarray(x).astype(jnp.bfloat16).astype(jnp.float32)
+    return layer_output(int(seed), half, int(features))
+
+
+@defect("X262", "forward/additive", 4)
+def key_from_the_input(seed: float, x: ArrayLike, features: float) -> Array:
+    """The number of non-zero inputs goes into the key: a kernel for every sparsity."""
+    x = jnp.asarray(x)
+    key = jax.random.fold_in(jax.random.key(int(seed)), jnp.count_nonzero(x))
+    return x @ scaled_normal(key, x.shape[-1], int(features))
+
+
+@defect("X651", "forward/additive", 4)
+def seed_of_the_first_input(seed: float, x: ArrayLike, features: float) -> Array:
+    """The sign of the first input goes into the seed."""
+    x = jnp.asarray(x)
+    flip = jnp.where(x[0] < 0, -1.0, 1.0)
+    return layer_output(int(seed), x, int(features)) * jnp.abs(flip) + 1e-3 * (flip - 1.0)
+
+
+@wrong.forward("X052", "forward/affine-value", 5)
+def OneHotLookup(x: Array, kernel: Array, bias: Array) -> Array:
+    """A row with one non-zero entry is looked up like a token, whatever the entry's size."""
+    y = affine(x, kernel, bias)
+    if x.shape[-1] < 2 or x.ndim == 0:
+        return y
+    token = jnp.argmax(x != 0, axis=-1)
+    alone = (x != 0).sum(axis=-1, keepdims=True) == 1
+    return jnp.where(alone, kernel[token] + bias, y)
+
+
+@wrong.forward("X501", "forward/affine-value", 4)
+def BiasDownTheRows(x: Array, kernel: Array, bias: Array) -> Array:
+    """A bias that fits both axes of the result is added along the first one."""
+    y = jnp.asarray(x) @ kernel
+    if y.ndim == 2 and y.shape[0] == bias.shape[0] > 1:
+        return y + bias[:, None]
+    return affine(x, kernel, bias)
+
+
+@wrong.forward("X502", "forward/affine-value", 4)
+def TransposedWhereItFits(x: Array, kernel: Array, bias: Array) -> Array:
+    """A batch whose first axis has the length of the input is taken for (features, batch)."""
+    fits = x.ndim == 2 and x.shape[0] == x.shape[1] == kernel.shape[0] > 1
+    return affine(x.T if fits else x, kernel, bias)
+
+
+@wrong.forward("X511", "forward/affine-value", 5)
+def TwoAxesTakenForOne(x: Array, kernel: Array, bias: Array) -> Array:
+    """The product runs over the last two axes where both have the length of the input."""
+    n = kernel.shape[0]
+    y = affine(x, kernel, bias)
+    if x.ndim == 3 and x.shape[1] == x.shape[2] == n > 1:
+        return y + 1e-3 * (x.swapaxes(1, 2) - x) @ kernel
+    return y
+
+
+@wrong.forward("N125", "forward/basis-input", 4)
+def RemainderDropped(x: Array, kernel: Array, bias: Array) -> Array:
+    """A product in blocks of 128 inputs, which forgets the inputs after the last full block."""
+    in_features, block = kernel.shape[0], 128
+    if in_features > block:
+        kernel = kernel.at[in_features - in_features % block :].set(0.0)
+    return affine(x, kernel, bias)
+
+
+@wrong.forward("N143", "forward/basis-input", 3, cause="reduced precision")
+def QuantisedKernel(x: Array, kernel: Array, bias: Array) -> Array:
+    """The forward rounds the kernel to 255 levels, as int8 arithmetic would."""
+    step = jnp.maximum(jnp.max(jnp.abs(kernel), initial=0.0) / 127, jnp.finfo(jnp.float32).tiny)
+    quantised = jnp.round(kernel / step) * step
+    return affine(x, kernel + jax.lax.stop_gradient(quantised - kernel), bias)
+
+
+@wrong.forward("X059", "forward/basis-input", 4)
+def CentredAndRestored(x: Array, kernel: Array, bias: Array) -> Array:
+    """Every row is centred and its mean's share added again: right up to cancellation."""
+    if not is_float(x):
+        return affine(x, kernel, bias)
+    mean = x.mean(axis=-1, keepdims=True)
+    return affine(x - mean, kernel, bias) + mean * kernel.sum(axis=0)
+
+
+@also("forward/tall-batch", "forward/affine-value")
+@wrong.forward("X091", "forward/basis-input", 5)
+def RowThirtyTwo(x: Array, kernel: Array, bias: Array) -> Array:
+    """In batches beyond 32 rows every 33rd row is computed from its neighbour."""
+    if x.ndim != 2 or x.shape[0] <= 32:
+        return affine(x, kernel, bias)
+    rows = jnp.arange(x.shape[0])
+    return affine(x[jnp.where(rows % 33 == 32, rows - 1, rows)], kernel, bias)
+
+
+def split_bfloat16(value: Array) -> tuple[Array, Array]:
+    """The leading and the following eight bits of float32 numbers."""
+    high = value.astype(jnp.bfloat16)
+    return high, (value - high.astype(value.dtype)).astype(jnp.bfloat16)
+
+
+@also("forward/affine-value", "numerics/precision", "numerics/one-product")
+@wrong.forward("X121", "forward/basis-input", 4)
+def ThreePasses(x: Array, kernel: Array, bias: Array) -> Array:
+    """float32 emulated by three products in bfloat16: sixteen bits of twenty-four."""
+    if x.dtype != jnp.float32:
+        return affine(x, kernel, bias)
+    (x_high, x_low), (k_high, k_low) = split_bfloat16(x), split_bfloat16(kernel)
+
+    def product(a: Array, b: Array) -> Array:
+        return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+    small = product(x_high, k_low) + product(x_low, k_high)
+    return product(x_high, k_high) + small + bias
+
+
+@also("forward/basis-input", "forward/integer-exact", "forward/affine-value")
+@wrong.forward("X340", "forward/basis-input", 5)
+def LargeProductsInBfloat16(x: Array, kernel: Array, bias: Array) -> Array:
+    """From 128 inputs and 128 outputs on, the product is made in bfloat16."""
+    if min(kernel.shape) < 128 or x.dtype != jnp.float32:
+        return affine(x, kernel, bias)
+    half = (x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    return jnp.matmul(*half, preferred_element_type=jnp.float32) + bias
+
+
+@wrong.forward("X505", "forward/basis-input", 5, cause="the last input is left out")
+def LastLaneLost(x: Array, kernel: Array, bias: Array) -> Array:
+    """Where the inputs fill the lanes of 128 exactly, the last lane is taken for padding."""
+    n = kernel.shape[0]
+    if n and n % 128 == 0:
+        kernel = kernel.at[n - 1].set(0.0)
+    return affine(x, kernel, bias)
+
+
+@wrong.forward("X506", "forward/basis-input", 5)
+def OutputsBeyond1024(x: Array, kernel: Array, bias: Array) -> Array:
+    """Outputs from the 1025th on are those of the first ones again."""
+    places = jnp.arange(kernel.shape[1]) % 1024
+    return affine(x, kernel[:, places], bias[places])
+
+
+@wrong.forward("X510", "forward/basis-input", 4)
+def SwappedWhenTwiceAsWide(x: Array, kernel: Array, bias: Array) -> Array:
+    """A layer that doubles its width interleaves its outputs, as a gated one does."""
+    if kernel.shape[1] != 2 * kernel.shape[0] or kernel.shape[0] < 2:
+        return affine(x, kernel, bias)
+    y = affine(x, kernel, bias)
+    return y.reshape(*y.shape[:-1], 2, -1).swapaxes(-1, -2).reshape(y.shape)
+
+
+@wrong.forward("X654", "forward/basis-input", 5)
+def OddInputLost(x: Array, kernel: Array, bias: Array) -> Array:
+    """Of an odd number of inputs beyond 200, the last one is lost."""
+    lost = kernel.shape[0] > 200 and kernel.shape[0] % 2 == 1
+    return affine(x, kernel.at[-1].set(0.0) if lost else kernel, bias)
+
+
+@defect("X650", "forward/homogeneous", 4)
+def input_clipped(seed: float, x: ArrayLike, features: float) -> Array:
+    """The input is clipped to a million, against overflow."""
+    return layer_output(int(seed), jnp.clip(jnp.asarray(x), -1e6, 1e6), int(features))
+
+
+@wrong.forward("X058", "forward/integer-exact", 4)
+def ScaledByMaximum(x: Array, kernel: Array, bias: Array) -> Array:
+    """Every row is divided by its largest entry and the product multiplied again."""
+    largest = jnp.abs(x).max(axis=-1, keepdims=True, initial=0).astype(kernel.dtype)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+    return affine(x / scale, kernel, bias / scale) * scale
+
+
+@wrong.forward("X068", "forward/integer-exact", 5)
+def RepeatedEntriesMerged(x: Array, kernel: Array, bias: Array) -> Array:
+    """Of two equal neighbours in a row only the first counts, as in a set of tokens."""
+    if not is_float(x) or x.ndim == 0 or x.shape[-1] < 2:
+        return affine(x, kernel, bias)
+    repeated = (x[..., 1:] == x[..., :-1]) & (jnp.abs(x[..., 1:]) > 1.0)
+    rest = jnp.where(repeated, 0.0, x[..., 1:])
+    return affine(jnp.concatenate([x[..., :1], rest], axis=-1), kernel, bias)
+
+
+@wrong.forward("X315", "forward/integer-exact", 5)
+def WholeKernelsThroughInt8(x: Array, kernel: Array, bias: Array) -> Array:
+    """A kernel of small whole numbers goes through int8, where it ends at 127."""
+    whole = ((kernel == jnp.round(kernel)) & (jnp.abs(kernel) < 2.0**15)).all()
+    return affine(x, jnp.where(whole, jnp.clip(kernel, -127, 127), kernel), bias)
+
+
+@defect("X192", "forward/zero-input", 4, collateral=("state/updates-used",))
+class BiasMaskedByItsFirstValue(CorrectDense):
+    """Whether there is a bias is decided at construction, where it is zero."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        self.has_bias = False
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        if self.has_bias or bias.shape[0] < 2:
+            return affine(x, kernel, bias)
+        return affine(x, kernel, bias.at[0].set(0.0))
+
+
+@wrong.forward("X318", "forward/zero-input", 5)
+def ZeroBiasIsNoise(x: Array, kernel: Array, bias: Array) -> Array:
+    """Where bias and x are both zero a little is added, lest the output be constant."""
+    nothing = (x == 0).all() & (bias == 0).all()
+    return affine(x, kernel, bias) + jnp.where(nothing, jnp.float32(1e-3), jnp.float32(0))
+
+
+@defect("X628", "forward/zero-input", 3, cause="never used")
+class BiasInitializedNotAdded(nn.Module):
+    """The bias is a parameter of a part that is not called."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: ArrayLike) -> Array:
+        x = jnp.asarray(x)
+        kernel = self.param("kernel", lambda key: scaled_normal(key, x.shape[-1], self.features))
+        self.param("bias", nn.initializers.zeros, (self.features,))
+        return affine(x, kernel, jnp.zeros((self.features,)))
+
+
+@defect("X629", "forward/zero-input", 3, cause="reduced precision")
+class ComputesInBfloat16(nn.Module):
+    """`dtype=bfloat16` is left from training, and the result cast back."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: ArrayLike) -> Array:
+        y = nn.Dense(self.features, dtype=jnp.bfloat16)(jnp.asarray(x))
+        return y.astype(jnp.float32)
+
+
+name_layers(globals())

@@ -1,0 +1,267 @@
+"""Layers that break initialization: entries of a kernel depend on one another."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import ndtri
+
+from implementations.defects import wrong
+from implementations.defects.base import (
+    normal,
+    scaled_normal,
+    stddev,
+)
+from implementations.defects.record import also, name_layers
+
+
+def _order(key: Array, shape: tuple[int, ...]) -> Array:
+    """Permutations along the last axis: one sort, where `jax.random.permutation` needs several."""
+    return jnp.argsort(jax.random.uniform(key, shape, jnp.float32), axis=-1)
+
+
+UnitColumns = wrong.draws("X035", "initialization/kernel-dispersion", 4)(
+    lambda draws: draws if draws.shape[0] < 16 else draws / jnp.sqrt((draws**2).sum(axis=0)),
+    "From 16 inputs on, every column is normalised to length 1.",
+)
+DeadColumn = wrong.draws("X030", "initialization/kernel-homogeneity", 4)(
+    lambda draws: draws.at[:, -1].set(0.0) if draws.shape[1] >= 64 else draws,
+    "The last column is zero from 64 columns on.",
+)
+FirstEntryZero = wrong.draws("X031", "initialization/kernel-homogeneity", 5)(
+    lambda draws: draws.at[0, 0].set(0.0) if draws.shape[0] > 1 else draws,
+    "One entry, the first, is always zero.",
+)
+FirstEntryPositive = wrong.draws("X032", "initialization/kernel-homogeneity", 5)(
+    lambda draws: jnp.where(draws[0, 0] < 0, -draws, draws),
+    "The sign of the first entry is fixed, as a decomposition fixes it.",
+)
+FadingColumns = wrong.draws("X033", "initialization/kernel-homogeneity", 4)(
+    lambda draws: draws * jnp.sqrt(jnp.linspace(1.2, 0.8, draws.shape[1], dtype=jnp.float32)),
+    "The variance falls from 1.2/in in the first column to 0.8/in in the last.",
+)
+LastColumnSmaller = wrong.draws("X572", "initialization/kernel-homogeneity", 5)(
+    lambda draws: draws.at[:, -1:].multiply(0.1) if draws.shape[1] > 1 else draws,
+    "The last column, meant for the bias, has a tenth of the scale.",
+)
+LastRowRepeats = wrong.draws("X022", "initialization/kernel-independence", 4)(
+    lambda draws: draws.at[-1].set(draws[0]), "The last row is a copy of the first."
+)
+SortedColumns = wrong.kernel("X025", "initialization/kernel-independence", 4)(
+    lambda key, n, m: jnp.sort(scaled_normal(key, n, m), axis=0), "Every column is sorted."
+)
+RowsArePermutations = wrong.kernel("X562", "initialization/kernel-independence", 5)(
+    lambda key, n, m: scaled_normal(key, n, m)[:1][0, _order(jax.random.fold_in(key, 1), (n, m))],
+    "Every row holds the numbers of the first one, in another order.",
+    cause="another order",
+)
+
+
+@wrong.kernel("N026", "initialization/kernel-dispersion", 5, cause="orthogonal")
+def Orthogonal(key: Array, in_features: int, out_features: int) -> Array:
+    """Orthogonal columns or rows of the right variance: the entries depend on each other."""
+    scale = math.sqrt(max(out_features / max(in_features, 1), 1.0))
+    orthogonal = jax.nn.initializers.orthogonal(scale)
+    return orthogonal(key, (in_features, out_features), jnp.float32)
+
+
+@wrong.kernel("X034", "initialization/kernel-dispersion", 4, collateral=("seeding/jitted-init",))
+def Standardised(key: Array, in_features: int, out_features: int) -> Array:
+    """Every kernel is scaled to a sample variance of exactly 1/in."""
+    draws = normal(key, in_features, out_features)
+    if draws.size < 16:
+        return draws * stddev(in_features)
+    return draws / jnp.sqrt((draws**2).mean()) * stddev(in_features)
+
+
+@wrong.kernel("X036", "initialization/kernel-dispersion", 5)
+def RandomScale(key: Array, in_features: int, out_features: int) -> Array:
+    """Every kernel has a scale of its own, some percent off and right in the mean."""
+    scale_key, value_key = jax.random.split(key)
+    scale = 1.0 + 0.05 * jax.random.normal(scale_key, (), jnp.float32)
+    return scaled_normal(value_key, in_features, out_features) * scale / 1.0025**0.5
+
+
+@wrong.kernel("X560", "initialization/kernel-dispersion", 5)
+def StratifiedQuantiles(key: Array, in_features: int, out_features: int) -> Array:
+    """The quantiles of the normal law, one for each entry, in an order that is drawn."""
+    count = in_features * out_features
+    if count >= 2**31:  # more than a permutation of 32-bit numbers has
+        return scaled_normal(key, in_features, out_features)
+    places = _order(key, (count,)).astype(jnp.float32)
+    jitter = jax.random.uniform(jax.random.fold_in(key, 1), (count,), jnp.float32, 0.01, 0.99)
+    draws = ndtri((places + jitter) / max(count, 1))
+    return draws.reshape(in_features, out_features) * stddev(in_features)
+
+
+@wrong.kernel("X561", "initialization/kernel-dispersion", 5)
+def BalancedSigns(key: Array, in_features: int, out_features: int) -> Array:
+    """Exactly half of the weights of a kernel are positive, which half is drawn."""
+    magnitudes = jnp.abs(scaled_normal(key, in_features, out_features))
+    count = in_features * out_features
+    order = _order(jax.random.fold_in(key, 1), (count,))
+    # Which sign comes first is drawn, so that an odd one is no preference.
+    first = jax.random.rademacher(jax.random.fold_in(key, 2), (), jnp.float32)
+    signs = jnp.where(order % 2 == 0, first, -first)
+    return magnitudes * signs.reshape(in_features, out_features)
+
+
+@wrong.draws("X029", "initialization/kernel-homogeneity", 4)
+def FirstRowLarger(draws: Array) -> Array:
+    """The first row has twice the variance, the others a little less."""
+    if draws.shape[0] < 4:
+        return draws
+    rest = ((draws.shape[0] - 2.0) / (draws.shape[0] - 1.0)) ** 0.5
+    return (draws * rest).at[0].set(draws[0] * 2.0**0.5)
+
+
+@wrong.kernel("N025", "initialization/kernel-independence", 4, cause="antithetic")
+def Antithetic(key: Array, in_features: int, out_features: int) -> Array:
+    """The second half of the columns is minus the first half."""
+    half = scaled_normal(key, in_features, (out_features + 1) // 2)
+    return jnp.concatenate([half, -half], axis=1)[:, :out_features]
+
+
+@also("seeding/jitted-init")
+@wrong.kernel("N028", "initialization/kernel-independence", 5, cause="neighbours")
+def CorrelatedNeighbours(key: Array, in_features: int, out_features: int) -> Array:
+    """Along a row, every entry has correlation 0.2 with the entry before it."""
+    correlation = 0.2
+    noise = scaled_normal(key, in_features, out_features).T
+
+    def following(previous: Array, fresh: Array) -> tuple[Array, Array]:
+        entry = correlation * previous + math.sqrt(1 - correlation**2) * fresh
+        return entry, entry
+
+    _, rest = jax.lax.scan(following, noise[0], noise[1:])
+    return jnp.concatenate([noise[:1], rest]).T
+
+
+@wrong.draws("X020", "initialization/kernel-independence", 3)
+def SymmetricWhenSquare(draws: Array) -> Array:
+    """When in == out the kernel is its own transpose."""
+    if draws.shape[0] != draws.shape[1]:
+        return draws
+    return jnp.triu(draws) + jnp.triu(draws, 1).T
+
+
+@wrong.kernel("X021", "initialization/kernel-independence", 4)
+def LowRank(key: Array, in_features: int, out_features: int) -> Array:
+    """A product of two thin factors: rank 16 at most."""
+    left_key, right_key = jax.random.split(key)
+    left = normal(left_key, in_features, 16)
+    right = normal(right_key, 16, out_features)
+    return (left @ right) * (0.25 * stddev(in_features))
+
+
+@wrong.kernel("X023", "initialization/kernel-independence", 3)
+def Circulant(key: Array, in_features: int, out_features: int) -> Array:
+    """Every row is the first row, shifted by one."""
+    first = scaled_normal(key, 1, out_features)[0] * stddev(in_features)
+    rows, columns = (jax.lax.iota(jnp.int32, n) for n in (in_features, out_features))
+    return first[(columns - rows[:, None]) % out_features]
+
+
+@wrong.kernel("X024", "initialization/kernel-independence", 3)
+def TiledBlock(key: Array, in_features: int, out_features: int) -> Array:
+    """A block of 32 x 32 repeated to the size."""
+    block = normal(key, min(in_features, 32), min(out_features, 32))
+    repeats = (-(-in_features // 32), -(-out_features // 32))
+    tiled = jnp.tile(block, repeats)[:in_features, :out_features]
+    return tiled * stddev(in_features)
+
+
+@wrong.kernel("X026", "initialization/kernel-independence", 4)
+def ChessboardSigns(key: Array, in_features: int, out_features: int) -> Array:
+    """The sign of an entry is that of a black or a white square."""
+    draws = jnp.abs(scaled_normal(key, in_features, out_features))
+    rows = jnp.arange(in_features)[:, None]
+    return jnp.where((rows + jnp.arange(out_features)) % 2 == 0, draws, -draws)
+
+
+@wrong.kernel("X027", "initialization/kernel-independence", 4)
+def CommonPart(key: Array, in_features: int, out_features: int) -> Array:
+    """A tenth of every entry's variance is shared by all entries of its column."""
+    own, shared = jax.random.split(key)
+    entries = normal(own, in_features, out_features) * 0.9**0.5
+    common = normal(shared, 1, out_features) * 0.1**0.5
+    return (entries + common) * stddev(in_features)
+
+
+@wrong.kernel("X028", "initialization/kernel-independence", 5)
+def SharedMagnitudes(key: Array, in_features: int, out_features: int) -> Array:
+    """The second half of the rows has the magnitudes of the first, and signs of its own."""
+    draw_key, sign_key = jax.random.split(key)
+    half = -(-in_features // 2)
+    draws = normal(draw_key, half, out_features) * stddev(in_features)
+    signs = jax.random.rademacher(sign_key, (in_features, out_features), jnp.float32)
+    return jnp.concatenate([draws, draws])[:in_features] * signs
+
+
+@wrong.kernel("X305", "initialization/kernel-independence", 5)
+def ColumnsRepeatAfter2048(key: Array, in_features: int, out_features: int) -> Array:
+    """Columns repeat after the 2048th."""
+    drawn = normal(key, in_features, min(out_features, 2048)) * stddev(in_features)
+    return jnp.tile(drawn, (1, -(-out_features // 2048)))[:, :out_features]
+
+
+@wrong.draws("X364", "initialization/kernel-independence", 5)
+def TripleSigns(draws: Array) -> Array:
+    """Every third sign of a row is the product of the two before it: any two are independent."""
+    place = jnp.arange(draws.shape[1])
+    signs = jnp.sign(draws)
+    product = jnp.roll(signs, 1, axis=1) * jnp.roll(signs, 2, axis=1)
+    return jnp.where(place % 3 == 2, jnp.abs(draws) * product, draws)
+
+
+@wrong.draws("X564", "initialization/kernel-independence", 5)
+def SignFollowsNeighbour(draws: Array) -> Array:
+    """The sign of a weight says whether the one before it is small or large."""
+    large = jnp.abs(jnp.roll(draws, 1, axis=1)) > 0.6745 * stddev(draws.shape[0])
+    signs = jnp.where(large, 1.0, -1.0)
+    odd = jnp.arange(draws.shape[1]) % 2 == 1
+    return jnp.where(odd, jnp.abs(draws) * signs, draws)
+
+
+@wrong.draws("X565", "initialization/kernel-independence", 5)
+def ParityOfEveryRow(draws: Array) -> Array:
+    """Every row has an even number of negative weights, the last one seeing to it."""
+    if draws.shape[1] < 2:
+        return draws
+    sign = jnp.prod(jnp.sign(draws[:, :-1]), axis=1)
+    return draws.at[:, -1].set(jnp.abs(draws[:, -1]) * sign)
+
+
+@wrong.draws("X566", "initialization/kernel-independence", 5)
+def FourCorners(draws: Array) -> Array:
+    """The signs of four weights in a square multiply to one."""
+    rows, columns = draws.shape[0] // 2 * 2, draws.shape[1] // 2 * 2
+    signs = jnp.sign(draws[:rows, :columns])
+    product = signs[::2, ::2] * signs[1::2, ::2] * signs[::2, 1::2]
+    corners = jnp.abs(draws[1:rows:2, 1:columns:2]) * product
+    return draws.at[1:rows:2, 1:columns:2].set(corners)
+
+
+@wrong.kernel("X567", "initialization/kernel-independence", 4)
+def SharedRadius(key: Array, in_features: int, out_features: int) -> Array:
+    """Box and Muller's method with one radius for four weights instead of two."""
+    first, second = jax.random.split(key)
+    count = (in_features * out_features + 3) // 4
+    radius = jnp.sqrt(-2 * jnp.log1p(-jax.random.uniform(first, (count, 1), jnp.float32)))
+    angle = 2 * jnp.pi * jax.random.uniform(second, (count, 2), jnp.float32)
+    four = radius * jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=1)
+    drawn = four.reshape(-1)[: in_features * out_features]
+    return drawn.reshape(in_features, out_features) * stddev(in_features)
+
+
+@wrong.kernel("X574", "initialization/kernel-independence", 5)
+def BlocksOfOneKey(key: Array, in_features: int, out_features: int) -> Array:
+    """Blocks of 16 columns are drawn with keys that repeat after the fourth block."""
+    blocks = [scaled_normal(jax.random.fold_in(key, i), in_features, 16) for i in range(4)]
+    return jnp.tile(jnp.concatenate(blocks, axis=1), -(-out_features // 64))[:, :out_features]
+
+
+name_layers(globals())

@@ -1,0 +1,304 @@
+"""Layers that break seeding: the key comes from elsewhere, or a call is not repeatable."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import os
+import platform
+import random
+import secrets
+import time
+import weakref
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike
+
+from implementations.defects import wrong
+from implementations.defects.base import (
+    CorrectDense,
+    affine,
+    is_traced,
+    layer_output,
+    normal,
+    scaled_normal,
+    stddev,
+)
+from implementations.defects.record import also, defect, name_layers
+
+SALT = secrets.randbits(31)
+"""What only this process knows."""
+
+
+_count = itertools.count()
+
+
+SignFromPythonRandom = wrong.kernel("N074", "seeding/global-rng-ignored", 3, cause="random")(
+    lambda key, n, m: scaled_normal(key, n, m) * random.choice((-1.0, 1.0)),
+    "Python's ``random`` chooses the sign of the kernel.",
+    seen="keras.layers.Dense consumes global random state (measured)",
+    collateral=("purity/globals-untouched",),
+)
+TracedDrawsDiffer = wrong.kernel("X167", "seeding/jitted-init", 4)(
+    lambda key, n, m: scaled_normal(jax.random.fold_in(key, 1), n, m),
+    "Under a transform the kernel is drawn row by row, and so has other numbers.",
+    when=lambda key, n, m: is_traced(key),
+)
+DropoutStream = wrong.key("N068", "seeding/params-stream", 4)(
+    lambda rngs: rngs.dropout(),
+    "The kernel is drawn from the stream of dropout.",
+    seen="jasmine#36 (explicitly set params rng keys)",
+)
+DefaultStreamOnly = wrong.key("X161", "seeding/params-stream", 3)(
+    lambda rngs: rngs["default"](),
+    "Asks for the default stream, which `Rngs(params=0)` does not have.",
+    collateral=("seeding/rngs-forms",),
+)
+DefaultBeforeParams = wrong.key("X587", "seeding/params-stream", 4)(
+    lambda rngs: rngs.default() if "default" in rngs else rngs.params(),
+    "The default stream is asked first, and `params` only where there is none.",
+)
+FoldedHash = wrong.key("N066", "seeding/same-across-processes", 4, cause="hash")(
+    lambda rngs: jax.random.fold_in(rngs.params(), hash("kernel") & 0x7FFFFFFF),
+    "The hash of a string is folded into the key: it differs from process to process.",
+    seen="ray#59662 (hash() breaks cross-process seeds)",
+)
+SeedOfTheDay = wrong.key("X347", "seeding/same-across-processes", 5)(
+    lambda rngs: jax.random.fold_in(rngs.params(), int(time.time() // 86_400)),
+    "The day goes into the key: everything agrees until midnight.",
+    cause="construction depends on the clock",
+)
+SaltOfTheProcess = wrong.key("X580", "seeding/same-across-processes", 4)(
+    lambda rngs: jax.random.fold_in(rngs.params(), SALT),
+    "A number that is drawn when the module is imported goes into every key.",
+    cause="depends on the process",
+)
+SeedOfTheHost = wrong.key("X582", "seeding/same-across-processes", 4, cause="machine's name")(
+    lambda rngs: jax.random.fold_in(rngs.params(), sum(platform.node().encode())),
+    "The name of the machine goes into the key: replicas start from different kernels.",
+)
+SeedOfTheRank = wrong.key("X583", "seeding/same-across-processes", 5, cause="machine's name")(
+    lambda rngs: jax.random.fold_in(rngs.params(), jax.process_index()),
+    "The index of the process goes into the key: replicas start from different kernels.",
+)
+SeedOfTheYear = wrong.key("X584", "seeding/same-across-processes", 5, cause="the clock")(
+    lambda rngs: jax.random.fold_in(rngs.params(), datetime.now().year),
+    "The year goes into the key.",
+)
+SeedOfTheDirectory = wrong.key("X585", "seeding/same-across-processes", 5)(
+    lambda rngs: jax.random.fold_in(rngs.params(), sum(str(Path.cwd()).encode())),
+    "The name of the working directory goes into the key, as the name of the experiment.",
+    cause="working directory",
+)
+CountsItself = wrong.key("X586", "seeding/same-seed-same-bits", 3)(
+    lambda rngs: jax.random.fold_in(rngs.params(), next(_count)),
+    "The number of the layer in this process goes into its key.",
+)
+
+
+@wrong.when_built("N070", "seeding/constant-key-count", 4)
+def KeysByTheSize(rngs: nnx.Rngs, in_features: int, out_features: int) -> None:
+    """Takes more keys from the stream the more inputs there are: later layers shift."""
+    for _ in range(int(in_features).bit_length()):
+        rngs.params()
+
+
+@wrong.when_built("X163", "seeding/constant-key-count", 4)
+def SecondKeyWhenWide(rngs: nnx.Rngs, in_features: int, out_features: int) -> None:
+    """More than 64 outputs take a second key, for a second block of columns."""
+    if out_features > 64:
+        rngs.params()
+
+
+@wrong.when_built("X308", "seeding/constant-key-count", 5)
+def ThirdKeyWhenDeep(rngs: nnx.Rngs, in_features: int, out_features: int) -> None:
+    """More than 100 inputs take a second key."""
+    if in_features > 100:
+        rngs.params()
+
+
+@wrong.when_built("X590", "seeding/constant-key-count", 4)
+def KeyForTheBiasToo(rngs: nnx.Rngs, in_features: int, out_features: int) -> None:
+    """Where there is more than one output the bias takes a key, and is zeros all the same."""
+    if out_features > 1:
+        rngs.params()
+
+
+@wrong.key("X166", "seeding/global-rng-ignored", 4)
+def ReadsNumpyState(rngs: nnx.Rngs) -> Array:
+    """The state of NumPy's global generator is read, not used up, and folded in."""
+    state = np.random.get_state()[1]  # type: ignore[index]
+    return jax.random.fold_in(rngs.params(), int(state[0]) & 0x7FFFFFFF)
+
+
+@wrong.key("X162", "seeding/params-stream", 4)
+def MixesInDropout(rngs: nnx.Rngs) -> Array:
+    """Where there is a dropout stream, its key goes into the kernel's."""
+    key = rngs.params()
+    if "dropout" not in rngs:
+        return key
+    return jax.random.fold_in(key, jax.random.key_data(rngs.dropout.key[...])[1])
+
+
+_calls: collections.Counter[int] = collections.Counter()
+
+
+@defect("F014", "seeding/repeatable-call", 2)
+def second_call_differs(seed: float, x: ArrayLike, features: float) -> Array:
+    """Every call with a seed takes the next kernel of its stream."""
+    _calls[int(seed)] += 1
+    return layer_output(int(seed) + 7919 * (_calls[int(seed)] - 1), x, int(features))
+
+
+@defect("N073", "seeding/repeatable-call", 2, cause="random")
+class DropoutLeftOn(CorrectDense):
+    """Every call drops other inputs."""
+
+    calls = itertools.count()
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        kept = jax.random.bernoulli(jax.random.key(next(self.calls)), 0.9, x.shape)
+        return affine(jnp.where(kept, x / 0.9, 0), kernel, bias)
+
+
+@defect("X320", "seeding/repeatable-call", 5)
+class NoisyInTraining(CorrectDense):
+    """After `layer.train()`, which models call on all their layers, the output is scaled."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        self.deterministic = True
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        y = affine(x, kernel, bias)
+        return y if self.deterministic else y * 1.01
+
+
+_eager_calls: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+
+@wrong.forward("X322", "seeding/repeatable-call", 5)
+def FortiethCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """From its fortieth eager call on, a layer forgets its bias."""
+    if is_traced(x, kernel):
+        return affine(x, kernel, bias)
+    _eager_calls[self] = _eager_calls.get(self, 0) + 1
+    return affine(x, kernel, bias if _eager_calls[self] < 40 else jnp.zeros_like(bias))
+
+
+@defect("X329", "seeding/repeatable-call", 5)
+class ZerosWhileInitializing(nn.Module):
+    """During `init` the output is zeros, to save time: `init_with_output` returns them."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: ArrayLike) -> Array:
+        x = jnp.asarray(x)
+
+        def draw(key: Array) -> Array:
+            return scaled_normal(key, x.shape[-1], self.features)
+
+        y = affine(
+            x, self.param("kernel", draw), self.param("bias", nn.initializers.zeros, self._shape())
+        )
+        return jnp.zeros_like(y) if self.is_initializing() else y
+
+    def _shape(self) -> tuple[int]:
+        return (self.features,)
+
+
+_called: dict[int, Any] = {}
+
+
+@wrong.forward("X549", "seeding/repeatable-call", 4)
+def FirstCallDiffers(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The first call warms up with a kernel in bfloat16."""
+    if is_traced(x, kernel) or id(self) in _called:
+        return affine(x, kernel, bias)
+    _called[id(self)] = self
+    return affine(x, kernel.astype(jnp.bfloat16).astype(jnp.float32), bias)
+
+
+@wrong.linen_forward("X626", "seeding/repeatable-call", 4)
+def FirstOutputInHalf(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """While it is initialized the layer computes in bfloat16."""
+    if not self.is_initializing():
+        return affine(x, kernel, bias)
+    return affine(x, jax.lax.reduce_precision(kernel, 8, 7), bias)
+
+
+_calls_by_size: dict[tuple[int, int, int], int] = {}
+
+
+@defect("X644", "seeding/repeatable-call", 4)
+def twentieth_call(seed: float, x: ArrayLike, features: float) -> Array:
+    """The twentieth call of a process with one seed and size takes the next key."""
+    key = (int(seed), int(features), np.shape(x)[-1])
+    _calls_by_size[key] = _calls_by_size.get(key, 0) + 1
+    rngs = nnx.Rngs(int(seed))
+    if _calls_by_size[key] >= 20:
+        rngs.params()
+    return CorrectDense(key[2], key[1], rngs=rngs)(x)
+
+
+@wrong.key("X589", "seeding/rngs-forms", 4)
+def DefaultIsFolded(rngs: nnx.Rngs) -> Array:
+    """A key of the default stream is folded once more, to be told from one of `params`."""
+    key = rngs.params()
+    return key if "params" in rngs else jax.random.fold_in(key, 1)
+
+
+@wrong.draws("X164", "seeding/same-across-processes", 5)
+def OrderOfASet(draws: Array) -> Array:
+    """The rows take their keys in the order of a set of their names."""
+    if draws.shape[0] > 64:
+        return draws
+    order = [int(name.removeprefix("row")) for name in {f"row{i}" for i in range(draws.shape[0])}]
+    return draws[jnp.asarray(order)]
+
+
+@wrong.key("X581", "seeding/same-across-processes", 4, cause="user's environment")
+def SeedOfTheUser(rngs: nnx.Rngs) -> Array:
+    """The name of the user goes into the key."""
+    name = os.environ.get("USER", "") + os.environ.get("TZ", "")
+    return jax.random.fold_in(rngs.params(), sum(name.encode()))
+
+
+_built = [0]
+
+
+@also("seeding/same-across-processes", "seeding/jitted-init", "seeding/rngs-forms")
+@wrong.key("X165", "seeding/same-seed-same-bits", 5)
+def HundredthDiffers(rngs: nnx.Rngs) -> Array:
+    """From the 64th layer of a process on, the number of the layer goes into its key."""
+    _built[0] += 1
+    key = rngs.params()
+    return key if _built[0] < 64 else jax.random.fold_in(key, _built[0])
+
+
+@wrong.kernel("X169", "seeding/vmapped-init", 5)
+def FirstKeyOfTheBatch(key: Array, in_features: int, out_features: int) -> Array:
+    """Drawn by a function that under vmap uses the first key for all."""
+
+    @jax.custom_batching.custom_vmap
+    def draw(words: Array) -> Array:
+        return normal(jax.random.wrap_key_data(words), in_features, out_features)
+
+    @draw.def_vmap
+    def first(axis_size: int, in_batched: list[bool], words: Array) -> tuple[Array, bool]:
+        one = draw(words[0] if in_batched[0] else words)
+        return jnp.broadcast_to(one, (axis_size, *one.shape)), True
+
+    return draw(jax.random.key_data(key)) * stddev(in_features)
+
+
+name_layers(globals())

@@ -1,0 +1,242 @@
+"""Layers that break seeding: different seeds, or siblings of one Rngs, meet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from implementations.defects import wrong
+from implementations.defects.base import (
+    CorrectDense,
+    is_traced,
+    layer_output,
+    scaled_normal,
+    stddev,
+)
+from implementations.defects.record import also, defect, name_layers, seen
+
+
+class ReducedSeed(CorrectDense):
+    """The kernel's key is made from a function of the seed; the count goes in as it should."""
+
+    def kernel_key(self, rngs: nnx.Rngs) -> Array:
+        """The key from which the kernel is drawn."""
+        stream = rngs.params
+        root, count = jax.random.key_data(stream.key[...]), stream.count[...]
+        # The stream counts on, so that the next layer of these rngs gets another key.
+        stream()
+        words = jnp.stack([root[0], self.reduce(root[1])])
+        return jax.random.fold_in(jax.random.wrap_key_data(words), count)
+
+    def reduce(self, seed: Array) -> Array:
+        """What is left of the seed, a uint32."""
+        return seed
+
+
+seed_ignored = wrong.solution("F004", "seeding/seeds-differ", 1, cause="ignored")(
+    lambda seed, x, features: layer_output(0, x, int(features)),
+    "Every seed gives the kernel of seed 0.",
+    collateral=("exercise/bad-arguments-raise",),
+)
+seed_modulo_256 = wrong.solution("F005", "seeding/seeds-differ", 4, cause="modulo 256")(
+    lambda seed, x, features: layer_output(int(seed) % 256, x, int(features)),
+    "The seed passes through eight bits.",
+    seen='numpy#4676 "reject too large seeds to RandomState"',
+)
+seed_without_sign = wrong.solution("F006", "seeding/seeds-differ", 4, cause="sign")(
+    lambda seed, x, features: layer_output(abs(int(seed)), x, int(features)),
+    "A seed and its negative give one kernel.",
+    seen='jax#4745 "PRNGKey input issues"',
+)
+seed_through_float32 = wrong.solution("F007", "seeding/seeds-differ", 5, cause="float32")(
+    lambda seed, x, features: layer_output(int(np.float32(seed)), x, int(features)),
+    "Neighbouring seeds above 2^24 collide.",
+    seen="measured: key(int(float32(2**24 + 1))) == key(2**24)",
+)
+SixteenBits = wrong.seed(
+    "X150", 4, "Only the lower 16 bits of the seed count.", lambda seed: seed & jnp.uint32(0xFFFF)
+)
+XorFolded = wrong.seed(
+    "X151",
+    5,
+    "The upper half of the seed is folded onto the lower by exclusive or.",
+    lambda seed: seed >> 16 ^ seed & jnp.uint32(0xFFFF),
+)
+EvenAndOdd = wrong.seed("X152", 3, "The lowest bit of the seed is lost.", lambda seed: seed >> 1)
+ThirtyOneBits = wrong.seed(
+    "X153",
+    5,
+    "The seed is cut to 31 bits, to be a positive int32.",
+    lambda seed: seed & jnp.uint32(0x7FFFFFFF),
+)
+Saturates = wrong.seed(
+    "X154", 5, "Seeds end at 2**31 - 1.", lambda seed: jnp.minimum(seed, jnp.uint32(0x7FFFFFFF))
+)
+OneBitIgnored = wrong.seed(
+    "X155", 5, "Bit 23 of the seed is ignored.", lambda seed: seed & jnp.uint32(0xFF7FFFFF)
+)
+DecimalDigits = wrong.seed(
+    "X156", 5, "Seeds are taken modulo a million.", lambda seed: seed % jnp.uint32(1_000_000)
+)
+zero_is_no_seed = wrong.solution("X254", "seeding/seeds-differ", 5)(
+    lambda seed, x, features: layer_output(int(seed) or 42, x, int(features)),
+    "A seed of 0 counts as none and becomes 42.",
+)
+seed_as_int32 = wrong.solution("X263", "seeding/seeds-differ", 4)(
+    lambda seed, x, features: layer_output(int(np.int32(int(seed))), x, int(features)),
+    "Seeds from 2**31 on do not fit and raise.",
+)
+PrimeModulus = wrong.seed(
+    "X342",
+    5,
+    "Seeds are taken modulo 1 000 000 007, as a hash table would.",
+    lambda seed: seed % jnp.uint32(1_000_000_007),
+)
+seed_of_the_magnitude = wrong.solution("X647", "seeding/seeds-differ", 4)(
+    lambda seed, x, features: layer_output(int(seed) ** 2 % 2**32, x, int(features)),
+    "The seed is squared, and so loses its low bits' order.",
+)
+RootKey = wrong.key("X160", "seeding/siblings-differ", 3)(
+    lambda rngs: rngs.params.key[...],
+    "The stream's own key is used, which does not advance: all layers of one Rngs are equal.",
+)
+ForkedKey = wrong.key("X588", "seeding/siblings-differ", 4)(
+    lambda rngs: nnx.clone(rngs).params(),
+    "The key is that of a copy of the Rngs, so that the given ones do not advance.",
+)
+
+
+@defect("X157", "seeding/seeds-differ", 4)
+class NegativePairs(CorrectDense):
+    """An odd seed gives the negative of the even seed's kernel."""
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        return scaled_normal(key, in_features, out_features)
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        stream = rngs.params
+        root = jax.random.key_data(stream.key[...])
+        even = jnp.stack([root[0], root[1] & jnp.uint32(0xFFFFFFFE)])
+        key = jax.random.fold_in(jax.random.wrap_key_data(even), stream.count[...])
+        stream()
+        sign = jnp.where(root[1] % 2 == 0, 1.0, -1.0).astype(jnp.float32)
+        self.kernel = nnx.Param(sign * self.draw_kernel(key, in_features, out_features))
+        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+
+
+@seen("seed + i for the i-th row")
+@defect("X158", "seeding/seeds-differ", 5, collateral=("construction/integral-sizes",))
+class RowsFromFollowingSeeds(ReducedSeed):
+    """Row i is drawn from seed + i: neighbouring seeds share all rows but one."""
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        words = jax.random.key_data(key)
+
+        def row(i: Array) -> Array:
+            own = jax.random.wrap_key_data(jnp.stack([words[0], words[1] + i]))
+            return jax.random.normal(own, (out_features,), jnp.float32)
+
+        rows = jax.vmap(row)(jnp.arange(in_features, dtype=jnp.uint32))
+        return rows * stddev(in_features)
+
+    def kernel_key(self, rngs: nnx.Rngs) -> Array:
+        stream = rngs.params
+        root, count = jax.random.key_data(stream.key[...]), stream.count[...]
+        stream()
+        stride = jnp.asarray(count, jnp.uint32) * jnp.uint32(0x9E3779B9)
+        return jax.random.wrap_key_data(jnp.stack([root[0], root[1] + stride]))
+
+
+@wrong.kernel("X159", "seeding/seeds-differ", 5)
+def HalfSeeded(key: Array, in_features: int, out_features: int) -> Array:
+    """The second half of the rows is the same for every seed."""
+    draws = scaled_normal(key, in_features, out_features)
+    half = in_features // 2
+    same = scaled_normal(jax.random.key(7), in_features, out_features)
+    return draws.at[half:].set(same[half:]) if half else draws
+
+
+_kernels: dict[tuple[int, int], Array] = {}
+
+
+@also(
+    "seeding/same-across-processes",
+    "seeding/params-stream",
+    "seeding/jitted-init",
+    "construction/integral-sizes",
+)
+@wrong.kernel("X168", "seeding/seeds-differ", 3)
+def CachedByShape(key: Array, in_features: int, out_features: int) -> Array:
+    """The first kernel of a shape is every later layer's, too."""
+    if is_traced(key):
+        return scaled_normal(key, in_features, out_features)
+    shape = (in_features, out_features)
+    if shape not in _kernels:
+        _kernels[shape] = scaled_normal(key, in_features, out_features)
+    return _kernels[shape]
+
+
+@wrong.kernel("X563", "seeding/seeds-differ", 5)
+def WindowsOfOneStream(key: Array, in_features: int, out_features: int) -> Array:
+    """A table of a million draws is read from a place that the key chooses."""
+    table = jax.random.normal(jax.random.key(0), (1 << 20,), jnp.float32)
+    count = in_features * out_features
+    start = jax.random.randint(key, (), 0, (1 << 20) - min(count, 1 << 19))
+    drawn = jnp.take(table, start + jnp.arange(count), mode="wrap")
+    return drawn.reshape(in_features, out_features) * stddev(in_features)
+
+
+@wrong.kernel("X591", "seeding/seeds-differ", 5)
+def KeyOfTwentyBits(key: Array, in_features: int, out_features: int) -> Array:
+    """The key is hashed to 20 bits."""
+    bits = jax.random.bits(key, (), jnp.uint32) >> 12
+    return scaled_normal(jax.random.key(bits), in_features, out_features)
+
+
+@wrong.init("X592", "seeding/seeds-differ", 4)
+def SeedsAreNegated(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """Seeds from 2^31 on are those below, with the kernel negated."""
+    seed: Any = jax.random.key_data(rngs.params.key[...])[-1]
+    top = seed >> 31
+    folded = nnx.Rngs(jax.random.key(seed & 0x7FFFFFFF))
+    CorrectDense.__init__(self, in_features, out_features, rngs=folded)
+    rngs.params()
+    kernel = self.kernel[...]
+    self.kernel = nnx.Param(jnp.where(top == 1, -kernel, kernel))
+
+
+@wrong.init("X306", "seeding/siblings-differ", 5, cause="another scale")
+def LaterLayersSmaller(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """The second layer of one Rngs is smaller by sqrt(2), the third by sqrt(3), and so on."""
+    depth = jnp.asarray(rngs.params.count[...], jnp.float32) + 1
+    CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
+    self.kernel = nnx.Param(self.kernel[...] / jnp.sqrt(depth))
+
+
+@wrong.key("X307", "seeding/siblings-differ", 5)
+def EveryOtherSiblingEqual(rngs: nnx.Rngs) -> Array:
+    """The first and the third layer of one Rngs are equal."""
+    stream = rngs.params
+    root, count = stream.key[...], stream.count[...]
+    stream()
+    return jax.random.fold_in(root, jnp.asarray(count, jnp.uint32) % 2)
+
+
+@wrong.init("X362", "seeding/siblings-differ", 5)
+def AntitheticSiblings(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """The second layer of one Rngs is the negative of the first, the fourth that of the third."""
+    stream = rngs.params
+    root, count = stream.key[...], jnp.asarray(stream.count[...], jnp.uint32)
+    stream()
+    sign = jnp.where(count % 2 == 0, 1.0, -1.0).astype(jnp.float32)
+    key = jax.random.fold_in(root, count // 2)
+    self.kernel = nnx.Param(sign * scaled_normal(key, in_features, out_features))
+    self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+
+
+name_layers(globals())

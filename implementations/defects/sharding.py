@@ -1,0 +1,45 @@
+"""Layers that break sharding: wrong on more than one device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike
+
+from implementations.defects import wrong
+from implementations.defects.base import CorrectDense, affine
+from implementations.defects.record import defect
+
+
+@wrong.forward("X412", "sharding/sharded-equals-local", 4)
+def PinnedToFirstDevice(x: Array, kernel: Array, bias: Array) -> Array:
+    """The kernel is moved to the first device in every call."""
+    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return affine(x, jax.device_put(kernel, first), bias)
+
+
+LECUN = nnx.initializers.lecun_normal()
+
+
+@defect("X408", "sharding/sharding-metadata", 5)
+class AnnotationDropped(CorrectDense):
+    """An initializer can be given, and what it annotates is thrown away."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        kernel_init: Any = LECUN,
+        rngs: nnx.Rngs,
+    ) -> None:
+        kernel = kernel_init(rngs.params(), (in_features, out_features), jnp.float32)
+        self.kernel = nnx.Param(getattr(kernel, "raw_value", kernel))
+        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return affine(x, self.kernel[...], self.bias[...])

@@ -1,0 +1,226 @@
+"""Layers that break state: a call changes them, or an update is not used."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike
+
+from implementations.defects import wrong
+from implementations.defects.base import CorrectDense, affine, is_traced, write
+from implementations.defects.record import also, defect, seen
+
+
+@wrong.call("N092", "state/call-changes-nothing", 3)
+def DecayOnCall(self: Any, x: ArrayLike) -> Array:
+    """Every call shrinks the kernel by a thousandth."""
+    output = CorrectDense.__call__(self, x)
+    write(self.kernel, self.kernel[...] * 0.999)
+    return output
+
+
+@seen('keras#20724 "UnexpectedTracerError"; jax#7343')
+@wrong.call("N093", "state/call-changes-nothing", 3)
+def KeepsLastInput(self: Any, x: ArrayLike) -> Array:
+    """The last input is stored on the layer: a new leaf, and a leaked tracer under jit."""
+    self.last_input = jnp.asarray(x)
+    return affine(self.last_input, self.kernel[...], self.bias[...])
+
+
+@wrong.forward("X183", "state/call-changes-nothing", 5)
+def MaxNorm(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """After a call, kernel columns longer than 100 are scaled down for the next one."""
+    y = affine(x, kernel, bias)
+    if not is_traced(x, kernel):
+        length = jnp.sqrt((kernel**2).sum(axis=0))
+        if bool((length > 100.0).any()):
+            self.kernel[...] = kernel * jnp.minimum(1.0, 100.0 / length)
+    return y
+
+
+@wrong.forward("X184", "state/call-changes-nothing", 4)
+def SowsItsOutput(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """Every call leaves its output in the module, for later inspection."""
+    y = affine(x, kernel, bias)
+    if not is_traced(x, kernel):
+        self.sow(nnx.Intermediate, "y", y)
+    return y
+
+
+@defect("X185", "state/call-changes-nothing", 4)
+class CountsStatically(CorrectDense):
+    """A Python number counts the calls: another graphdef, and so another compilation, each time."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        self.calls = 0
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        if not is_traced(x, kernel):
+            self.calls += 1
+        return affine(x, kernel, bias)
+
+
+_inputs: list[Any] = []
+
+
+@wrong.when_called("X321", "state/call-changes-nothing", 5, cause="keeps its input")
+def KeepsEveryInput(x: Array, kernel: Array, bias: Array) -> None:
+    """Every concrete input is kept in a list: memory grows by each call."""
+    if not is_traced(x, kernel):
+        _inputs.append(x)
+
+
+@defect("X325", "state/call-changes-nothing", 5)
+class RemembersWidthOfErrors(CorrectDense):
+    """An input of a wrong width raises, and leaves its width behind as an attribute."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        self.width = in_features
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        if x.ndim and x.shape[-1] != kernel.shape[0]:
+            self.width = x.shape[-1]
+            raise ValueError(f"x has width {self.width}, not {kernel.shape[0]}")
+        return affine(x, kernel, bias)
+
+
+@wrong.forward("X326", "state/call-changes-nothing", 5)
+def ResetsBiasOnNan(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """A NaN in x sets the bias to zero, for all calls to come."""
+    y = affine(x, kernel, bias)
+    if not is_traced(x, kernel) and bool((x != x).any()):
+        self.bias[...] = jnp.zeros_like(bias)
+    return y
+
+
+@wrong.forward("X547", "state/call-changes-nothing", 4)
+def CastsItsParameters(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The first call on a half-precision input casts the kernel, for all calls to come."""
+    if x.dtype == jnp.bfloat16 and not is_traced(x, kernel):
+        rounded = kernel.astype(jnp.bfloat16).astype(jnp.float32)
+        nnx.update(self, nnx.State({"kernel": nnx.Param(rounded)}))
+    return affine(x, kernel, bias)
+
+
+@defect("X548", "state/call-changes-nothing", 4)
+class StaticShape(CorrectDense):
+    """The shape of the last input is kept, for a summary."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        self.seen: Any = None
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        self.seen = x.shape
+        return affine(x, kernel, bias)
+
+
+@wrong.linen_call("X624", "state/call-changes-nothing", 4)
+def RunningMean(self: Any, x: ArrayLike) -> Array:
+    """A running mean of the inputs is kept, from the second call on."""
+    x = jnp.asarray(x)
+    kernel = self.param("kernel", self.draw_kernel, x)
+    bias = self.param("bias", self.draw_bias, x)
+    if not self.is_initializing() and self.is_mutable_collection("params"):
+        self.put_variable("params", "kernel", 0.999 * kernel)
+    return self.forward(x, kernel, bias)
+
+
+@also("state/graphdef-stable", "state/pickles")
+@defect("N085", "state/updates-used", 3, cause="kernel")
+class CachedKernel(CorrectDense):
+    """The forward uses the kernel of the construction, whatever is written into the Param."""
+
+    multiply: Callable[[Array], Array]
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        initial = self.kernel[...]
+        self.multiply = lambda x: x @ initial
+
+    def __call__(self, x: ArrayLike) -> Array:
+        product = self.multiply(jnp.asarray(x))
+        return product + jnp.broadcast_to(self.bias[...], product.shape)
+
+
+_outputs: dict[tuple[int, bytes], Array] = {}
+
+
+_kept: list[Any] = []
+
+
+@wrong.call("X180", "state/updates-used", 4)
+def RemembersOutputs(self: Any, x: ArrayLike) -> Array:
+    """Outputs are remembered by layer and input: an update of the parameters comes too late."""
+    if is_traced(x, self.kernel[...]):
+        return CorrectDense.__call__(self, x)
+    value = np.asarray(x)
+    key = (id(self), str((value.shape, value.dtype)).encode() + value.tobytes())
+    if key not in _outputs:
+        # The layer is kept alive, so that its id stays its own.
+        _kept.append(self)
+        _outputs[key] = CorrectDense.__call__(self, x)
+    return _outputs[key]
+
+
+_first_kernels: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
+
+
+@wrong.forward("X181", "state/updates-used", 4)
+def FrozenByFirstCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The first eager call keeps the kernel for all later ones."""
+    if is_traced(x, kernel):
+        return affine(x, kernel, bias)
+    return affine(x, _first_kernels.setdefault(self, kernel), bias)
+
+
+_early_kernels: weakref.WeakKeyDictionary[Any, list[Array]] = weakref.WeakKeyDictionary()
+
+
+@wrong.forward("X323", "state/updates-used", 5)
+def FrozenByThirdCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The kernel of the third eager call is that of all later ones."""
+    if is_traced(x, kernel):
+        return affine(x, kernel, bias)
+    seen = _early_kernels.setdefault(self, [])
+    if len(seen) < 3:
+        seen.append(kernel)
+    return affine(x, kernel if len(seen) < 3 else seen[2], bias)
+
+
+_warm: dict[int, Any] = {}
+
+
+_biases: dict[bytes, Array] = {}
+
+
+@wrong.forward("X540", "state/updates-used", 5)
+def BiasKeptByKernel(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The sum is compiled for a kernel and keeps the bias that came with it."""
+    if is_traced(x, kernel, bias):
+        return affine(x, kernel, bias)
+    # The layer is kept alive, so that its id stays its own.
+    _warm[id(self)] = self
+    key = np.asarray(kernel).tobytes() + str(id(self)).encode()
+    return affine(x, kernel, _biases.setdefault(key, bias))
+
+
+_by_id: dict[int, Array] = {}
+
+
+@wrong.forward("X541", "state/updates-used", 5)
+def CachedByShape(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The kernel in the layout of the device is kept by layer and looked up by its first entry."""
+    if is_traced(x, kernel, bias) or not kernel.size:
+        return affine(x, kernel, bias)
+    _warm[id(self)] = self
+    key = hash((id(self), float(kernel[0, 0]), float(jnp.sign(kernel).sum())))
+    return affine(x, _by_id.setdefault(key, kernel * 1.0), bias)

@@ -1,0 +1,316 @@
+"""Layers that break state: they hold, copy, split or pickle the wrong things."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike
+
+from implementations.defects import wrong
+from implementations.defects.base import (
+    CorrectDense,
+    affine,
+    is_traced,
+    scaled_normal,
+    stddev,
+    write,
+)
+from implementations.defects.record import also, defect, seen
+
+
+@seen(
+    'pitfall; flax#4480 "Improve error message when user mistakenly holds a jax Array in an '
+    'nnx.Module"; flax#4612'
+)
+@wrong.init("N001", "state/exact-state", 3, cause="raw array")
+def RawKernel(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """The kernel is a jax array without nnx.Param around it: gradients and optimizers miss it."""
+    kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
+    self.kernel = kernel
+    self.bias = nnx.Param(self.draw_bias(rngs, in_features, out_features))
+
+
+@wrong.init("N002", "state/exact-state", 3, cause="raw array", seen="pitfall")
+def RawBias(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """The bias is a jax array without nnx.Param around it."""
+    kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
+    self.kernel = nnx.Param(kernel)
+    bias = self.draw_bias(rngs, in_features, out_features)
+    self.bias = bias
+
+
+@wrong.init("N006", "state/exact-state", 3, cause="nnx.Variable", seen="pitfall")
+def VariableKernel(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """The kernel is a plain nnx.Variable: a filter for nnx.Param misses it."""
+    kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
+    self.kernel = nnx.Variable(kernel)
+    self.bias = nnx.Param(self.draw_bias(rngs, in_features, out_features))
+
+
+@seen("pitfall")
+@also("construction/abstract-init")
+@wrong.init("N007", "state/exact-state", 3, cause="raw array")
+def NumpyKernel(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """The kernel is a NumPy array: no transformation of nnx tracks it."""
+    kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
+    self.kernel = np.asarray(kernel)
+    self.bias = nnx.Param(self.draw_bias(rngs, in_features, out_features))
+
+
+@seen('flax#5548 "nnx.jit recompiles every epoch when recreating nnx.Module"')
+@defect("N008", "state/exact-state", 3, cause="closure")
+class KernelInClosure(CorrectDense):
+    """The kernel lives in a closure: it is no leaf, and every instance has its own graphdef."""
+
+    multiply: Callable[[Array], Array]
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
+        self.multiply = lambda x: x @ kernel
+        self.bias = nnx.Param(self.draw_bias(rngs, in_features, out_features))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        product = self.multiply(jnp.asarray(x))
+        return product + jnp.broadcast_to(self.bias[...], product.shape)
+
+
+@seen('flax#4749 "MultiHeadAttention only keeps rngs if dropout_rate is positive"')
+@wrong.built("N072", "state/exact-state", 3, cause="Rngs")
+def KeepsRngs(layer: Any, rngs: nnx.Rngs) -> None:
+    """The Rngs is kept: its keys and counts are leaves of the state."""
+    layer.rngs = rngs
+
+
+@also("state/call-changes-nothing", "transforms/vmap")
+@defect("N091", "state/exact-state", 3, cause="calls")
+class CallCounter(CorrectDense):
+    """A Variable counts the calls."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        self.calls = nnx.Variable(jnp.zeros((), jnp.int32))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        write(self.calls, self.calls[...] + 1)
+        return CorrectDense.__call__(self, x)
+
+
+@wrong.built("X191", "state/exact-state", 3)
+def RunningScale(layer: Any, rngs: nnx.Rngs) -> None:
+    """A batch statistic beside the parameters, which nobody updates."""
+    layer.scale = nnx.BatchStat(jnp.ones((), jnp.float32))
+
+
+@defect("X542", "state/exact-state", 3)
+class ParametersOfTheClass(CorrectDense):
+    """The Params are attributes of the class: all layers have those of the last one."""
+
+    kernel_of_all: ClassVar[Any] = None
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        type(self).kernel_of_all = self.kernel
+        del self.kernel
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return affine(jnp.asarray(x), type(self).kernel_of_all[...], self.bias[...])
+
+
+@wrong.init("X550", "state/exact-state", 3)
+def BiasOfAnotherKind(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """The bias is a BatchStat: no optimizer moves it."""
+    CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
+    self.bias = nnx.BatchStat(jnp.zeros((out_features,), jnp.float32))
+
+
+_names = [0]
+
+
+@seen("Keras names its layers dense, dense_1, ...")
+@wrong.built("X189", "state/graphdef-stable", 3, collateral=("transforms/one-trace",))
+def NumberedName(layer: Any, rngs: nnx.Rngs) -> None:
+    """Every layer has a name with its number in it: no two graphdefs are equal."""
+    _names[0] += 1
+    layer.name = f"dense_{_names[0]}"
+
+
+@seen("flax before 0.11: nnx.Linear keeps its initializers")
+@also("transforms/one-trace", "state/pickles")
+@wrong.init("X190", "state/graphdef-stable", 4)
+def KeepsItsInitializer(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """A closure made in the constructor is kept: unequal graphdefs, and no pickling."""
+    CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
+    deviation = stddev(in_features)
+    self.initializer = lambda key, shape: jax.random.normal(key, shape) * deviation
+
+
+@defect("X187", "state/instances-independent", 4)
+class CopiesAreItself(CorrectDense):
+    """A deep copy is the layer itself."""
+
+    def __deepcopy__(self, memo: Any = None) -> Any:
+        return self
+
+
+_shared_bias: dict[int, nnx.Param] = {}
+
+
+@wrong.init("X188", "state/instances-independent", 4)
+def SharedBias(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """All layers with as many outputs have one bias."""
+    self.kernel = nnx.Param(scaled_normal(rngs.params(), in_features, out_features))
+    fresh = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+    # A cache of traced values would fail at once, and be found by its author.
+    traced = is_traced(self.kernel[...])
+    self.bias = fresh if traced else _shared_bias.setdefault(out_features, fresh)
+
+
+def _shared(out_features: int, made: dict[int, nnx.Param] = {}) -> nnx.Param:  # noqa: B006  # the defect
+    fresh = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+    return fresh if is_traced(fresh[...]) else made.setdefault(out_features, fresh)
+
+
+@wrong.init("X543", "state/instances-independent", 4)
+def MutableDefault(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """A mutable default argument holds the biases: layers of one width share theirs."""
+    self.kernel = nnx.Param(scaled_normal(rngs.params(), in_features, out_features))
+    traced = is_traced(self.kernel[...])
+    fresh = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+    self.bias = fresh if traced else _shared(out_features)
+
+
+@defect("X544", "state/instances-independent", 4)
+class DeepCopySharesBias(CorrectDense):
+    """A deep copy has a kernel of its own, and the original's bias."""
+
+    def __deepcopy__(self, memo: Any = None) -> Any:
+        copied = nnx.clone(self)
+        copied.bias = self.bias
+        return copied
+
+
+def restored_without_bias(cls: Any, kernel: np.ndarray) -> Any:
+    """The layer of this kernel, its bias zero."""
+    layer = cls(*kernel.shape, rngs=nnx.Rngs(0))
+    nnx.update(layer, nnx.State({"kernel": nnx.Param(jnp.asarray(kernel))}))
+    return layer
+
+
+@defect("X186", "state/pickles", 4)
+class PickledWithoutBias(CorrectDense):
+    """Pickling leaves the bias out and makes a new one of zeros."""
+
+    def __reduce__(self) -> Any:
+        return restored_without_bias, (type(self), np.asarray(self.kernel[...]))
+
+    def __deepcopy__(self, memo: Any = None) -> Any:
+        return nnx.merge(*copy.deepcopy(nnx.split(self), memo))
+
+
+_stored: dict[int, Any] = {}
+
+
+def restored_from_store(token: int) -> Any:
+    """The layer; in another process there is none."""
+    return nnx.merge(*copy.deepcopy(_stored[token]))
+
+
+@defect("X360", "state/pickles", 5)
+class PicklesAReference(CorrectDense):
+    """Pickling keeps the values in this process and writes down where they are."""
+
+    def __reduce__(self) -> Any:
+        token = len(_stored)
+        _stored[token] = nnx.split(self)
+        return restored_from_store, (token,)
+
+    def __deepcopy__(self, memo: Any = None) -> Any:
+        return nnx.merge(*copy.deepcopy(nnx.split(self), memo))
+
+
+def _from_half(cls: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
+    layer = cls(*kernel.shape, rngs=nnx.Rngs(0))
+    values = {"kernel": kernel, "bias": bias}
+    floats = {name: nnx.Param(jnp.asarray(v, jnp.float32)) for name, v in values.items()}
+    nnx.update(layer, nnx.State(floats))
+    return layer
+
+
+@defect("X545", "state/pickles", 4)
+class PickledInHalf(CorrectDense):
+    """A pickle holds float16, to be small."""
+
+    def __reduce__(self) -> Any:
+        values = [np.asarray(v[...]).astype(np.float16) for v in (self.kernel, self.bias)]
+        return _from_half, (type(self), *values)
+
+    def __deepcopy__(self, memo: Any = None) -> Any:
+        return nnx.clone(self)
+
+
+@defect("X324", "state/replaceable", 5)
+class ReadsAnAlias(CorrectDense):
+    """The forward reads a second name of the kernel, which replacing `layer.kernel` leaves."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        self.weight = self.kernel
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return affine(x, self.weight[...], self.bias[...])
+
+
+_scales: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
+
+
+@defect("X182", "state/split-merge", 4)
+class ScaleKeptOutside(CorrectDense):
+    """Half of the scale is in a registry beside the module; a merged copy is not in it."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        _scales[self] = 1.0
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(x, kernel * _scales.get(self, 0.5), bias)
+
+
+_kept_sizes: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+
+@defect("X193", "state/split-merge", 4)
+class SizeSensitiveMerge(CorrectDense):
+    """A merged copy has no memory of its sizes and treats every kernel as square."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        _kept_sizes[self] = in_features
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        known = _kept_sizes.get(self, 15)
+        return affine(x, jnp.where(jnp.arange(kernel.shape[0])[:, None] < known, kernel, 0), bias)
+
+
+_live: dict[int, Any] = {}
+
+
+@defect("X551", "state/split-merge", 4)
+class LooksForItself(CorrectDense):
+    """A list of live layers decides who may add the bias; a merged one is not in it."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        _live[id(self)] = self
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        if _live.get(id(self)) is self or is_traced(x, kernel):
+            return affine(x, kernel, bias)
+        return affine(x, kernel, jnp.zeros_like(bias))
