@@ -23,8 +23,10 @@ def all_defects() -> list[KnownDefect]:
     Imports the layers only when called, so that looking up one layer needs neither the others nor
     their libraries.
 
-    Raises:
-        ValueError: if two layers declare one id.
+    Raises
+    ------
+    ValueError
+        If two layers declare one id, or one has no name by which it can be pickled.
     """
     found: dict[str, KnownDefect] = {}
     for module_name in sorted(info.name for info in pkgutil.iter_modules(__path__)):
@@ -36,6 +38,8 @@ def all_defects() -> list[KnownDefect]:
                 continue
             record: Defect = vars(value)[MARK]
             spec = f"{module.__name__}:{attribute}"
+            if value.__qualname__ != attribute:
+                raise ValueError(f"{spec} has no name: its file should end with name_layers")
             if record.id in found:
                 raise ValueError(f"{record.id} is declared by {found[record.id].spec} and {spec}")
             found[record.id] = KnownDefect(record, spec)
