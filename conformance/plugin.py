@@ -175,10 +175,17 @@ def _is_ours(config: pytest.Config) -> bool:
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Choose the only scheduling of pytest-xdist that survives a dying worker."""
     option = config.option
-    distributes = getattr(option, "numprocesses", None) or getattr(option, "tx", None)
     # A worker is called with the options of the process that controls it.
-    if hasattr(config, "workerinput") or not distributes or not _is_ours(config):
+    if hasattr(config, "workerinput") or not hasattr(option, "tx") or not _is_ours(config):
         return
+    if not (option.numprocesses or option.tx):
+        from conformance.running.workers import why_a_worker
+
+        reason = why_a_worker(config)
+        if not reason:
+            return
+        print(f"dense-conformance: {reason}", file=sys.stderr)
+        option.numprocesses, option.tx = 1, ["popen"]
     if option.dist == "no":
         option.dist = "worksteal"
     if option.maxworkerrestart is None:

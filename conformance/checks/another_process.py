@@ -28,6 +28,8 @@ import numpy as np
 
 from conformance.checks import disguise, require
 from conformance.checks.cases import Case
+from conformance.jax_setup import child_process
+from conformance.layers.loading import load
 from conformance.layers.registry import Entry
 
 __all__ = ["PICKLED", "elsewhere", "kernel_digests", "require_unpickled", "what_differs"]
@@ -63,11 +65,11 @@ class _Elsewhere:
     def __init__(self) -> None:
         hash_seed = _HASH_SEED if os.environ.get("PYTHONHASHSEED") != _HASH_SEED else "1"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "conformance.checks.another_process"],
+            child_process.python("-m", "conformance.checks.another_process"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            env=child_process.environment(PYTHONHASHSEED=hash_seed),
             text=True,
         )
 
@@ -187,7 +189,7 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
     try:
         disguise.change(question["changes"])
         entry = Entry(**question["entry"])
-        layer = Layer(entry.load(), entry)
+        layer = Layer(load(entry), entry)
         disguise.settle(question["changes"])
         answer: dict[str, Any] = {"digests": kernel_digests(layer, backwards=True)}
         if question["pickled"]:

@@ -16,6 +16,7 @@ import numpy as np
 from conformance.checks.kernels import kernels
 from conformance.checks.layer import Layer
 from conformance.errors import UsageError
+from conformance.layers.loading import load
 from conformance.layers.registry import resolve
 from conformance.statistics import Evidence, by_requirement, correlation, power
 from conformance.statistics.laws import family_named
@@ -195,7 +196,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--correlation is between 0 and 1, such as 0.1")
     holds = True
     for entry in resolve(options.specs):
-        layer = Layer(entry.load())
+        layer = Layer(load(entry))
         if layer.implementation.init is None:
             print(f"{entry.name}: has no parameters to look at")
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from rich.text import Text
 from conformance.contract.catalogue import chosen
 from conformance.contract.requirement import Requirement
 from conformance.errors import UsageError
+from conformance.jax_setup import child_process
 from conformance.layers.registry import Entry, resolve
 from conformance.report.terminal import case_in_words, console_for
 from conformance.results.cell import Cell, Outcome
@@ -73,11 +73,11 @@ def reproduces(script: str) -> bool:
         path.write_text(script, encoding="utf-8")
         try:
             ended = subprocess.run(
-                [sys.executable, str(path)],
+                child_process.python(str(path)),
                 capture_output=True,
                 text=True,
                 timeout=_PATIENCE,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=child_process.environment(),
                 check=False,
             )
         except subprocess.TimeoutExpired:

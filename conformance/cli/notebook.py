@@ -7,7 +7,6 @@ import importlib.util
 import io
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from conformance.errors import UsageError
+from conformance.jax_setup import child_process
 from conformance.layers.declaration import as_json, as_options
 from conformance.layers.registry import Entry
 
@@ -160,13 +160,12 @@ def _renamed(results: Results, name: str) -> Results:
 def _run(spec: str, options: Sequence[str], results: Path) -> Results:
     from conformance.results.file import read
 
-    command = [sys.executable, "-m", "conformance", "run", spec, f"--results={results}"]
-    path = os.pathsep.join(dict.fromkeys([*filter(None, sys.path), os.getcwd()]))
+    command = child_process.python("-m", "conformance", "run", spec, f"--results={results}")
     ended = subprocess.run(
         [*command, *options],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": path, _INSIDE: "1"},
+        env=child_process.environment(os.getcwd(), **{_INSIDE: "1"}),
         check=False,
     )
     if not results.exists():

@@ -3,12 +3,13 @@
 Each cell starts from the same state of the process. What cannot be put back -- threads that go
 on, a limit of the system, a function that may have been compiled into other programs while it
 was replaced -- ends with the worker: it retires before it would run a cell of somebody else.
+Not everything that code can change can be found, so a worker that has loaded code from elsewhere
+than the suite checks no layer of another source.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import threading
 import warnings
@@ -23,6 +24,7 @@ from conformance.errors import by_user, safe_text
 from conformance.isolation import snapshot
 from conformance.isolation.originals import Originals
 from conformance.jax_setup import compile_cache, mlir_context
+from conformance.layers.registry import Entry
 
 __all__ = ["Containment"]
 
@@ -51,6 +53,7 @@ class Containment:
         self._originals = Originals()
         self._threads: set[int] = set()
         self._spoiled_by = ""
+        self._source = ""
         self._prepared = False
 
     def _prepare(self) -> None:
@@ -67,8 +70,10 @@ class Containment:
         self._threads |= _threads()
 
     @contextlib.contextmanager
-    def loading(self, implementation: str) -> Iterator[None]:
+    def loading(self, entry: Entry) -> Iterator[None]:
         """Around the import of an implementation: what it changes is told, and put back."""
+        implementation = entry.id
+        self._source = entry.source
         before = snapshot.take()
         try:
             with _open_output():
@@ -119,11 +124,13 @@ class Containment:
             self._spoiled_by = implementation
         self._originals.learn()
 
-    def enter(self, implementation: str) -> None:
-        """Before a cell; a worker that another implementation has spoiled ends here."""
-        if self.may_retire and self._spoiled_by not in ("", implementation):
-            # Nothing is lost: the cell has not begun, and is given to another worker.
-            os._exit(0)
+    def must_retire(self, entry: Entry) -> bool:
+        """Return whether this process can no longer check the entry as a fresh one would."""
+        spoiled = self._spoiled_by not in ("", entry.id)
+        return self.may_retire and (spoiled or self._source not in ("", entry.source))
+
+    def enter(self) -> None:
+        """Prepare the process before its first cell."""
         if not self._prepared:
             self._prepare()
 

@@ -1,6 +1,6 @@
-"""Names of implementations, and the implementations themselves.
+"""Names of implementations.
 
-Naming reads metadata only; nobody's code is imported before :meth:`Entry.load`, which the
+Naming reads metadata only; nobody's code is imported before :func:`.loading.load`, which the
 workers call, each inside of a cell of that implementation.
 """
 
@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
-import importlib
 import importlib.metadata
 import importlib.util
-import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,9 +18,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from conformance.errors import LoadError, NotAdaptable, UsageError, by_user, safe_text
+from conformance.errors import UsageError
+from conformance.jax_setup import child_process
 from conformance.layers import declaration
-from conformance.layers.implementation import Implementation
 
 __all__ = [
     "GROUP",
@@ -35,6 +31,9 @@ __all__ = [
 ]
 
 GROUP = "conformance.implementations"
+
+_OWN = "dense-conformance"
+_OWN_PACKAGE = Path(__file__).resolve().parents[2] / "implementations"
 
 # Seconds that reading the names of an implementation's variants may take.
 _PATIENCE = 300.0
@@ -70,58 +69,35 @@ class Entry:
     fault: str = ""
     declared: str = ""
 
-    def attribute(self) -> Any:
-        """What the specification names, as it stands there.
+    @property
+    def source(self) -> str:
+        """Return whose code it is; empty for the suite's own, which may share a process.
 
-        Raises
-        ------
-        LoadError
-            If it cannot be imported, or does not exist.
+        Code from elsewhere is a file, a distribution, or a top-level package.
         """
-        if self.fault:
-            raise LoadError(f"{self.id}: {self.fault}")
-        return _attribute(split_variant(self.spec)[0])
-
-    def load(self) -> Implementation:
-        """Import it and adapt it.
-
-        Raises
-        ------
-        LoadError
-            If that cannot be done; the message says what was expected, found, and to do.
-        """
-        from conformance.layers.adapters import adapt
-
-        place, variant = split_variant(self.spec)
-        declared = json.loads(self.declared) if self.declared else {}
-        try:
-            found = self.attribute()
-            name = split_variant(self.name)[0]
-            implementation = adapt(found, name=name, **({} if variant else declared))
-            if variant and variant in implementation.variants:
-                return adapt(implementation.variants[variant], **declared).renamed(self.name)
-        except NotAdaptable as error:
-            raise LoadError(f"{self.spec}: {error}") from error
-        except LoadError:
-            raise
-        except (UsageError, ValueError) as error:
-            raise LoadError(f"{self.spec}: {safe_text(error)}") from error
-        except BaseException as error:
-            if by_user(error):
-                raise
-            raise LoadError(
-                f"{self.spec}: looking at what that is raised {type(error).__name__}: "
-                f"{safe_text(error)}"
-            ) from error
-        if not variant:
-            return implementation
-        listed = ", ".join(implementation.variants) or "none"
-        raise LoadError(f"{place} has no variant {variant!r}; it has {listed}")
+        place = split_variant(self.spec)[0].rpartition(":")[0]
+        if place.endswith(".py"):
+            return str(Path(place).resolve())
+        if self.distribution:
+            return "" if self.distribution == _OWN else self.distribution
+        top = place.partition(".")[0]
+        return "" if top == _OWN_PACKAGE.name and _is_the_suites_own() else top
 
     def variant(self, name: str) -> Entry:
         """The entry of one of its variants."""
         suffix = f"[{name}]"
         return replace(self, id=self.id + suffix, name=self.name + suffix, spec=self.spec + suffix)
+
+
+@lru_cache
+def _is_the_suites_own() -> bool:
+    """Whether the name of the suite's package finds that package, and no other one."""
+    try:
+        found = importlib.util.find_spec(_OWN_PACKAGE.name)
+    except (ImportError, ValueError):
+        return False
+    places = found.submodule_search_locations if found is not None else None
+    return _OWN_PACKAGE in (Path(place).resolve() for place in places or ())
 
 
 def split_variant(spec: str) -> tuple[str, str]:
@@ -272,16 +248,19 @@ def _each(spec: str, known: Sequence[Entry]) -> list[Entry]:
 @lru_cache
 def _variants(entry: Entry) -> tuple[str, ...]:
     """The names of its variants, read in another process: it imports the implementation."""
-    command = "import sys; from conformance.layers.registry import Entry; "
-    # Behind whatever the import prints.
-    command += "print('\\0', *Entry('', '', sys.argv[1]).load().variants, sep='\\n')"
+    command = (
+        "import sys; from conformance.layers import loading, registry; "
+        "found = loading.load(registry.Entry('', '', sys.argv[1])); "
+        # Behind whatever the import prints.
+        "print('\\0', *found.variants, sep='\\n')"
+    )
     try:
         done = subprocess.run(
-            [sys.executable, "-c", command, entry.spec],
+            child_process.python("-c", command, entry.spec),
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=child_process.environment(),
             timeout=_PATIENCE,
         )
     except subprocess.TimeoutExpired:
@@ -351,78 +330,3 @@ def _unknown(spec: str, known: Sequence[Entry]) -> str:
         f"no implementation is called {spec!r}: {hint or listed}; "
         "module:attribute and path/to/file.py:attribute are accepted, too."
     )
-
-
-def _attribute(spec: str) -> Any:
-    """Import what ``module:attribute`` or ``file.py:attribute`` names."""
-    place, _, path = spec.rpartition(":")
-    try:
-        module = (
-            _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-        )
-    except LoadError:
-        raise
-    except BaseException as error:
-        if by_user(error):
-            raise
-        raise LoadError(_import_failure(spec, place, error)) from error
-    found: Any = module
-    for attribute in path.split("."):
-        try:
-            found = getattr(found, attribute)
-        except AttributeError:
-            raise LoadError(_no_attribute(spec, place, attribute, module)) from None
-        except BaseException as error:
-            if by_user(error):
-                raise
-            raise LoadError(
-                f"{spec}: reading {attribute!r} raised {type(error).__name__}: {safe_text(error)}"
-            ) from error
-    return found
-
-
-def _import_failure(spec: str, place: str, error: BaseException) -> str:
-    what = f"{spec}: importing {place} raised {type(error).__name__}: {safe_text(error)}"
-    if place.partition(".")[0] == "implementations":
-        here = Path(__file__).resolve().parents[2] / "implementations"
-        shadow = getattr(sys.modules.get("implementations"), "__file__", None) or "another place"
-        if Path(shadow).resolve().parent != here:
-            what += (
-                f". Another package named 'implementations' shadows the suite's own: {shadow} "
-                f"instead of {here}. Rename it, or start Python elsewhere"
-            )
-    return what
-
-
-def _no_attribute(spec: str, place: str, attribute: str, module: Any) -> str:
-    public = [name for name in vars(module) if not name.startswith("_")]
-    near = difflib.get_close_matches(attribute, public, n=3)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return f"{spec}: {place} has no attribute {attribute!r}{hint}"
-
-
-def _from_file(path: Path) -> Any:
-    """The module of a file, registered under its name, so that its objects can be pickled."""
-    path = path.resolve()
-    name = path.stem
-    present = sys.modules.get(name)
-    if present is not None and getattr(present, "__file__", None) == str(path):
-        return present
-    if present is not None or importlib.util.find_spec(name) is not None:
-        name = f"{name}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-        if name in sys.modules:
-            return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise LoadError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    # A script may import what lies beside it.
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module

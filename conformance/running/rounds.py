@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pytest
 
 from conformance.checks import profiles
+from conformance.jax_setup import child_process
 from conformance.results.cell import Cell, Outcome
 from conformance.running.stopping import Stop, Stopped
 
@@ -185,10 +186,10 @@ def _do_not_wait_for_workers(config: pytest.Config) -> None:
 
 def _cells_of(arguments: Sequence[str]) -> Generator[Cell, None, None]:
     """The cells of a run of pytest with these arguments, each as soon as it is decided."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}
-    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*filter(None, sys.path)]))
+    environment = child_process.environment()
+    environment.pop("PYTEST_ADDOPTS", None)
     process = subprocess.Popen(
-        [sys.executable, "-m", "conformance.running.rounds", *arguments],
+        child_process.python("-m", "conformance.running.rounds", *arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment,

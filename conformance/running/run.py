@@ -26,6 +26,7 @@ from conformance.isolation import memory
 from conformance.isolation.breaker import Breaker
 from conformance.isolation.containment import Containment
 from conformance.jax_setup import compile_cache, devices
+from conformance.layers.loading import load
 from conformance.layers.registry import Entry, resolve
 from conformance.layers.x64 import widened
 from conformance.results.cell import Cell, Outcome
@@ -188,8 +189,8 @@ class Run:
 
         if entry.id not in self.layers:
             try:
-                with self.breaker.loading(entry.id), self.containment.loading(entry.id):
-                    layer = Layer(widened(entry.load()), entry)
+                with self.breaker.loading(entry.id), self.containment.loading(entry):
+                    layer = Layer(widened(load(entry)), entry)
                     self.expectations.add(entry, layer)
                     self.layers[entry.id] = layer
                 memory.settle()
@@ -234,7 +235,9 @@ class Run:
             return (yield)
         recording.start()
         entry = entry_of(item)
-        self.containment.enter(entry.id)
+        if self.containment.must_retire(entry):
+            self.breaker.retire(entry.id, row.id)
+        self.containment.enter()
         guarded = self.worker is not None
         with self.containment.cell(), self.breaker.running(entry.id, row.id, guarded=guarded):
             result = yield

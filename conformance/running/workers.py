@@ -14,21 +14,44 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from conformance.errors import UsageError
 from conformance.isolation.breaker import Breaker
 from conformance.isolation.postmortem import ended, is_child
+from conformance.layers.registry import Entry, resolve
 from conformance.results.cell import Cell
 from conformance.running import remote_workers
 
 if TYPE_CHECKING:
     from conformance.contract.requirement import Requirement
-    from conformance.layers.registry import Entry
 
-__all__ = ["Workers"]
+__all__ = ["Workers", "why_a_worker"]
 
 # A worker ends by itself at the time limit; one that was made deaf to that is killed then.
 _GRACE = 5.0
 # A cell whose workers die before they begin it is given to so many others.
 _MOST_TRIES = 10
+
+
+def why_a_worker(config: pytest.Config) -> str:
+    """Return why a run that asks for no workers gets one; empty where it needs none.
+
+    One process must not load the code of several sources: a worker that has loaded one ends
+    before it would load the next, and this process cannot.
+    """
+    option = config.option
+    if option.collectonly or getattr(option, "usepdb", False):
+        return ""
+    try:
+        entries = resolve(option.conformance_impl)
+    except UsageError:
+        return ""  # reported where the run is set up
+    sources = dict.fromkeys(entry.source or "the suite" for entry in entries)
+    if len(sources) < 2:
+        return ""
+    return (
+        f"the layers come from {len(sources)} sources ({', '.join(sources)}), "
+        "which one process would mix; they are checked in a worker process each, as with -n 1"
+    )
 
 
 class Workers:
@@ -115,13 +138,14 @@ class Workers:
         if self.decided(crashitem):
             report.outcome = _AGAIN  # type: ignore[assignment]  # what became of it is known
             return
-        if begun is None and self._tries[crashitem] < _MOST_TRIES:
+        entry, row = found
+        retired = self.breaker.has_retired(entry.id, row.id)
+        if retired or (begun is None and self._tries[crashitem] < _MOST_TRIES):
             # It had not begun, so that its layer has no part in that.
-            self._tries[crashitem] += 1
+            self._tries[crashitem] += not retired
             report.outcome = _AGAIN  # type: ignore[assignment]  # neither passed nor failed
             sched.mark_test_pending(crashitem)
             return
-        entry, row = found
         pid = self.breaker.process_in(entry.id, row.id)
         seconds = 0.0 if begun is None else time.monotonic() - begun
         how = ended(pid) if pid is not None else ""

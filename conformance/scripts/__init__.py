@@ -14,6 +14,7 @@ from typing import Any
 
 from conformance.contract.catalogue import catalogue
 from conformance.layers.implementation import FLAX, Implementation
+from conformance.layers.loading import attribute, load
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell
 from conformance.scripts.compose import layer_import, script
@@ -39,7 +40,7 @@ def kind_of(entry: Entry, implementation: Implementation) -> str | None:
     place = entry.spec.rpartition(":")[0]
     if "[" in entry.name or not place or implementation.bound:
         return None
-    found: Any = entry.attribute()
+    found: Any = attribute(entry)
     its = implementation.convention
     if isinstance(found, type) and its == FLAX:
         if issubclass(found, nnx.Module):
@@ -68,7 +69,7 @@ def script_for(cell: Cell, entry: Entry, implementation: Implementation | None =
     implementation
         What the entry loads; by default it is loaded here.
     """
-    kind = kind_of(entry, entry.load() if implementation is None else implementation)
+    kind = kind_of(entry, load(entry) if implementation is None else implementation)
     check = checks().get((cell.requirement, kind or ""))
     if kind is None or check is None:
         return ""

@@ -22,6 +22,9 @@ from conformance.errors import Violation, safe_text
 from conformance.isolation import snapshot
 from conformance.isolation.containment import Containment
 from conformance.isolation.originals import Originals
+from conformance.layers.registry import Entry
+
+ENTRY = Entry("a/mine.py:Dense", "mine.py:Dense", "a/mine.py:Dense")
 
 CHANGES: dict[str, Callable[[], object]] = {
     "os.environ['XLA_FLAGS'] became 'x'": lambda: os.environ.update(XLA_FLAGS="x"),
@@ -72,14 +75,29 @@ def test_an_import_is_told_by_what_it_changed() -> None:
     """Also one that fails; afterwards nothing is changed."""
     containment = Containment(may_retire=False)
     for wrong in (False, True):
-        with contextlib.suppress(ZeroDivisionError), containment.loading("acme:Dense"):
+        with contextlib.suppress(ZeroDivisionError), containment.loading(ENTRY):
             os.environ["ACME"] = "1"
             sys.stdout.close()
             if wrong:
                 raise ZeroDivisionError
-        assert containment.side_effects["acme:Dense"] == ["os.environ['ACME'] became '1'"]
+        assert containment.side_effects[ENTRY.id] == ["os.environ['ACME'] became '1'"]
         assert "ACME" not in os.environ
         assert not sys.stdout.closed
+
+
+def test_a_worker_that_has_loaded_code_from_elsewhere_checks_no_other_source() -> None:
+    """What the suite ships may share a process."""
+    own = Entry("o", "o", "implementations.my_dense:MyDense", "dense-conformance")
+    other = Entry("b", "b", "b/mine.py:Dense")
+    containment = Containment(may_retire=True)
+    with containment.loading(own):
+        pass
+    assert not any(containment.must_retire(each) for each in (own, ENTRY, other))
+    with containment.loading(ENTRY):
+        pass
+    assert not containment.must_retire(ENTRY.variant("bf16"))
+    assert containment.must_retire(own)
+    assert containment.must_retire(other)
 
 
 @pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, BaseException, pytest.skip.Exception])

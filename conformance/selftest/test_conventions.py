@@ -11,6 +11,7 @@ from conformance.checks import oracle, require
 from conformance.checks.layer import Layer, rounded
 from conformance.contract.applicability import presumption
 from conformance.errors import LoadError, UsageError
+from conformance.layers.loading import load
 from conformance.layers.registry import Entry, resolve, split_variant
 from implementations.nnx_linear import VARIANTS, Linear
 
@@ -80,7 +81,7 @@ def test_variants_are_named_in_brackets() -> None:
     assert split_variant("folder[1]/a.py:Dense") == ("folder[1]/a.py:Dense", "")
     (entry,) = resolve(["implementations.nnx_linear:Linear[no-bias]"])
     assert entry.name == "implementations.nnx_linear:Linear[no-bias]"
-    assert not entry.load().convention.use_bias
+    assert not load(entry).convention.use_bias
     every = resolve(["implementations.nnx_linear:Linear[*]"])
     assert len(every) == 1 + len(VARIANTS) == 1 + len(Linear.variants)
 
@@ -88,7 +89,7 @@ def test_variants_are_named_in_brackets() -> None:
 def test_a_variant_that_is_none_is_named() -> None:
     """With those that there are."""
     with pytest.raises(LoadError, match=r"has no variant 'bf17'; it has no-bias, f32, bf16"):
-        Entry("x", "x", "implementations.nnx_linear:Linear[bf17]").load()
+        load(Entry("x", "x", "implementations.nnx_linear:Linear[bf17]"))
 
 
 def test_a_missing_extra_is_said_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from conformance.errors import LoadError
+from conformance.layers.loading import load
 from conformance.layers.registry import registered
 from conformance.selftest.hostile import PLUGINS, Plugin, install
 
@@ -132,4 +133,4 @@ def test_wrong_metadata_is_an_error_of_that_entry(
         ("double", "it is registered as loud:Dense and as warns:Dense"),
     ):
         with pytest.raises(LoadError, match=said):
-            found[f"hostile:{name}"].load()
+            load(found[f"hostile:{name}"])

@@ -16,6 +16,7 @@ from conformance.checks import require
 from conformance.contract.applicability import presumption
 from conformance.contract.catalogue import chosen
 from conformance.errors import Violation
+from conformance.layers.loading import load
 from conformance.layers.registry import resolve
 from conformance.layers.x64 import widened
 from conformance.results.file import read_all
@@ -47,7 +48,7 @@ def test_under_64_bit_types_a_layer_is_held_to_what_it_is(
     """A draw without a dtype is one of float64 there; what has a dtype keeps it."""
     jax.config.update("jax_enable_x64", True)
     (entry,) = resolve([name])
-    found = widened(entry.load()).convention
+    found = widened(load(entry)).convention
     assert (found.parameter_dtype, found.compute_dtype) == (parameters, results)
     why = presumption(chosen(["forward/basis-input"])[0], found)
     assert ("one of float64" in (why or "")) == (results == "float64")
@@ -58,7 +59,7 @@ def test_under_64_bit_types_a_layer_is_held_to_what_it_is(
 def test_without_64_bit_types_nothing_is_other() -> None:
     """Not even looked at."""
     (entry,) = resolve(["nnx.MyDense"])
-    implementation = entry.load()
+    implementation = load(entry)
     assert widened(implementation) is implementation
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from conformance import NotAdaptable, adapt
 from conformance.errors import LoadError, UsageError
+from conformance.layers.loading import load
 from conformance.layers.registry import registered, resolve
 
 
@@ -79,7 +80,7 @@ def test_what_cannot_be_loaded(tmp_path: Path, text: str, message: str) -> None:
     """What was expected, what was found, what to do; never a traceback of ours."""
     (entry,) = resolve([f"{_file(tmp_path, text)}:MyDense"])
     with pytest.raises(LoadError, match=message):
-        entry.load()
+        load(entry)
     sys.modules.pop("mine", None)
 
 

@@ -1,0 +1,37 @@
+"""How another Python process is started that finds the same modules as this one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+
+__all__ = ["environment", "python"]
+
+
+def python(*arguments: str) -> list[str]:
+    """Return the command of another Python process.
+
+    Its search path is that of :func:`environment` alone: neither the working directory nor the
+    directory of a script comes before it.
+    """
+    return [sys.executable, "-P", *arguments]
+
+
+def environment(*last: str, **variables: str) -> dict[str, str]:
+    """Return the environment of another Python process, with this process's search path.
+
+    Parameters
+    ----------
+    last
+        Directories to search after all others.
+    variables
+        Environment variables to set.
+    """
+    path = os.pathsep.join(dict.fromkeys(_absolute([*sys.path, *last])))
+    return {**os.environ, "PYTHONPATH": path, **variables}
+
+
+def _absolute(places: Iterable[str]) -> Iterable[str]:
+    # An empty entry is the working directory, which is the other process's own to choose.
+    return (os.path.abspath(place) for place in places if isinstance(place, str))

@@ -1,0 +1,168 @@
+"""Imports the code of an implementation: from a module, or from a file and what lies beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from conformance.errors import LoadError, NotAdaptable, UsageError, by_user, safe_text
+from conformance.layers.implementation import Implementation
+from conformance.layers.registry import Entry, split_variant
+
+__all__ = ["attribute", "load"]
+
+
+def attribute(entry: Entry) -> Any:
+    """Return what the specification of an entry names, as it stands there.
+
+    Raises
+    ------
+    LoadError
+        If it cannot be imported, or does not exist.
+    """
+    if entry.fault:
+        raise LoadError(f"{entry.id}: {entry.fault}")
+    return _attribute(split_variant(entry.spec)[0])
+
+
+def load(entry: Entry) -> Implementation:
+    """Import what an entry names, and adapt it.
+
+    Raises
+    ------
+    LoadError
+        If that cannot be done; the message says what was expected, found, and to do.
+    """
+    from conformance.layers.adapters import adapt
+
+    place, variant = split_variant(entry.spec)
+    declared = json.loads(entry.declared) if entry.declared else {}
+    try:
+        found = attribute(entry)
+        name = split_variant(entry.name)[0]
+        implementation = adapt(found, name=name, **({} if variant else declared))
+        if variant and variant in implementation.variants:
+            return adapt(implementation.variants[variant], **declared).renamed(entry.name)
+    except NotAdaptable as error:
+        raise LoadError(f"{entry.spec}: {error}") from error
+    except LoadError:
+        raise
+    except (UsageError, ValueError) as error:
+        raise LoadError(f"{entry.spec}: {safe_text(error)}") from error
+    except BaseException as error:
+        if by_user(error):
+            raise
+        raise LoadError(
+            f"{entry.spec}: looking at what that is raised {type(error).__name__}: "
+            f"{safe_text(error)}"
+        ) from error
+    if not variant:
+        return implementation
+    listed = ", ".join(implementation.variants) or "none"
+    raise LoadError(f"{place} has no variant {variant!r}; it has {listed}")
+
+
+def _attribute(spec: str) -> Any:
+    """Import what ``module:attribute`` or ``file.py:attribute`` names."""
+    place, _, path = spec.rpartition(":")
+    try:
+        module = (
+            _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        )
+    except BaseException as error:
+        if by_user(error):
+            raise
+        raise LoadError(_import_failure(spec, place, error)) from error
+    found: Any = module
+    for attribute in path.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            raise LoadError(_no_attribute(spec, place, attribute, module)) from None
+        except BaseException as error:
+            if by_user(error):
+                raise
+            raise LoadError(
+                f"{spec}: reading {attribute!r} raised {type(error).__name__}: {safe_text(error)}"
+            ) from error
+    return found
+
+
+def _import_failure(spec: str, place: str, error: BaseException) -> str:
+    what = f"{spec}: importing {place} raised {type(error).__name__}: {safe_text(error)}"
+    if place.partition(".")[0] == "implementations":
+        here = Path(__file__).resolve().parents[2] / "implementations"
+        shadow = getattr(sys.modules.get("implementations"), "__file__", None) or "another place"
+        if Path(shadow).resolve().parent != here:
+            what += (
+                f". Another package named 'implementations' shadows the suite's own: {shadow} "
+                f"instead of {here}. Rename it, or start Python elsewhere"
+            )
+    return what
+
+
+def _no_attribute(spec: str, place: str, attribute: str, module: Any) -> str:
+    public = [name for name in vars(module) if not name.startswith("_")]
+    near = difflib.get_close_matches(attribute, public, n=3)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f"{spec}: {place} has no attribute {attribute!r}{hint}"
+
+
+def _from_file(path: Path) -> ModuleType:
+    """Return the module of a file; its own folder comes first on the path, as Python has it.
+
+    It is registered under its name, so that its objects can be pickled.
+    """
+    # What the file calls flax or numpy is never a file of that name beside it.
+    import flax.nnx
+
+    del flax
+    path = path.resolve()
+    folder = str(path.parent)
+    sys.path[:] = [folder, *(place for place in sys.path if place != folder)]
+    importlib.invalidate_caches()
+    name = path.stem
+    if _is_of(sys.modules.get(name), path):
+        return sys.modules[name]
+    if name not in sys.modules and _is_found(name, path):
+        return importlib.import_module(name)
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    name = f"{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{digest}"
+    return sys.modules[name] if name in sys.modules else _executed(name, path)
+
+
+def _is_of(module: ModuleType | None, path: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and os.path.realpath(file) == str(path)
+
+
+def _is_found(name: str, path: Path) -> bool:
+    """Whether importing the name would find the file."""
+    with contextlib.suppress(ImportError, ValueError):
+        found = importlib.util.find_spec(name)
+        return found is not None and os.path.realpath(found.origin or "") == str(path)
+    return False
+
+
+def _executed(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
