@@ -21,6 +21,7 @@ from conformance.layers.declaration import (
     from_project,
     law_of,
 )
+from conformance.layers.loading import load
 from conformance.layers.registry import resolve
 
 EVERYTHING = {
@@ -141,13 +142,13 @@ def test_a_table_of_the_project(tmp_path: Path) -> None:
     )
     (entry,) = resolve(["acme.Dense"], project=project)
     assert (entry.name, entry.spec) == ("acme.Dense", "flax.nnx:Linear")
-    loaded = entry.load()
+    loaded = load(entry)
     assert not loaded.convention.use_bias
     assert loaded.init is not None
     assert loaded.leaves is not None
     assert len(loaded.leaves(loaded.init(0, 3, 10))) == 1
     (own,) = resolve(["nnx.MyDense"], ["kernel=lecun_normal"], project)
-    assert own.load().convention.kernel.families == ("truncated-normal",)
+    assert load(own).convention.kernel.families == ("truncated-normal",)
     assert "acme.Dense" in [each.name for each in resolve([], project=project)]
     with pytest.raises(UsageError, match="needs the layer that it is about"):
         resolve([], ["use_bias=false"], project)
