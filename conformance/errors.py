@@ -55,6 +55,7 @@ class NotAdaptable(ConformanceError, TypeError):
     """The object is none of what the suite can check; the message says what is accepted."""
 
     def __init__(self, found: str, hint: str = "") -> None:
+        self.found, self.hint = found, hint
         hint = f"\n{hint}" if hint else ""
         super().__init__(f"found {found}.{hint}\nAccepted are:\n{ACCEPTED}")
 

@@ -224,6 +224,10 @@ def pytest_configure(config: pytest.Config) -> None:
         seconds = config.getoption("conformance_for")
         config.pluginmanager.register(Rounds(run, seconds), "conformance-rounds")
         config.pluginmanager.register(_AtOnce(config, run), "conformance-at-once")
+    if run.distributes and not config.option.collectonly:
+        from conformance.running.preflight import Preflight
+
+        config.pluginmanager.register(Preflight(run), "conformance-preflight")
     if run.distributes:
         config.pluginmanager.register(run.workers(), "conformance-workers")
 
@@ -325,4 +329,7 @@ def pytest_terminal_summary(
         from conformance.report.terminal import write_verdict
 
         terminalreporter.ensure_newline()
+        if run.refused:
+            terminalreporter.write_line("\n\n".join(run.refused))
+            return
         write_verdict(run.verdict, run.facts(), sys.stdout)

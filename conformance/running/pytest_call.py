@@ -108,6 +108,9 @@ class _Reporter:
         found = config.stash.get(RUN, None)
         if found is not None and found.controls and found.verdict is not None:
             self.ended = True
+            if found.refused:
+                print(*found.refused, sep="\n\n", file=sys.stderr)
+                return
             write_verdict(found.verdict, found.facts(), sys.stdout)
 
 

@@ -6,6 +6,7 @@ workers; what differs is what pytest calls in each.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import sys
@@ -41,6 +42,9 @@ from conformance.running.strictness import try_witness
 from conformance.running.workers import Workers
 
 __all__ = ["Run"]
+
+_REFUSED = "unusable.json"
+"""In the run's directory: the implementations that cannot be used, by id, with the message."""
 
 
 class Run:
@@ -89,6 +93,7 @@ class Run:
         self.rounds: list[dict[str, Any]] = []
         self.own: frozenset[tuple[str, str]] | None = None
         self.layers: dict[str, Any] = {}
+        self.unusable: dict[str, str] = {}
 
     @classmethod
     def start(cls, config: pytest.Config) -> Run:
@@ -186,20 +191,34 @@ class Run:
     def layer(self, entry: Entry) -> Any:
         """The layer of an entry, loaded once in this process."""
         from conformance.checks.layer import Layer
+        from conformance.layers.first_use import explained, require_usable
 
         if entry.id not in self.layers:
+            self._require_not_refused(entry)
             try:
                 with self.breaker.loading(entry.id), self.containment.loading(entry):
                     layer = Layer(widened(load(entry)), entry)
                     self.expectations.add(entry, layer)
+                    if self.controls:
+                        # No process of its own has tried it.
+                        require_usable(layer.implementation)
                     self.layers[entry.id] = layer
                 memory.settle()
             except LoadError as error:
-                self.layers[entry.id] = error
+                self.unusable[entry.id] = explained(error, entry)
+                self.layers[entry.id] = LoadError(self.unusable[entry.id])
         found = self.layers[entry.id]
         if isinstance(found, LoadError):
             raise found
         return found
+
+    def _require_not_refused(self, entry: Entry) -> None:
+        """Raise what the process that controls the run has left for its workers."""
+        with contextlib.suppress(OSError):
+            text = (self.directory / _REFUSED).read_text(encoding="utf-8")
+            self.unusable = json.loads(text)
+        if entry.id in self.unusable:
+            raise LoadError(self.unusable[entry.id])
 
     # Hooks of the process that collects: a worker, or the only one.
 
@@ -314,9 +333,22 @@ class Run:
         entries = zip(self.parameter_ids(), self.entries, strict=True)
         return {f"{row.test}[{id}]": (entry, row) for id, entry in entries for row in self.rows}
 
+    def refuse(self, unusable: Mapping[str, str], environment: Mapping[str, Any]) -> None:
+        """Account for implementations that cannot be used, by id, and have no worker try them."""
+        self.environment.update(environment)
+        (self.directory / _REFUSED).write_text(json.dumps(unusable), encoding="utf-8")
+        for entry in self.entries:
+            for row in self.rows if entry.id in unusable else ():
+                if self.own is None or (entry.id, row.id) in self.own:
+                    cell = Cell(entry.id, row.id, str(row.level), Outcome.ERROR)
+                    self.take(replace(cell, reason=unusable[entry.id]))
+        self.unusable.update(unusable)
+
     def take(self, cell: Cell, found: str = "") -> None:
         """A cell was decided, in this round or, as ``found`` says, in a further one."""
         key = cell.implementation, cell.requirement
+        if cell.implementation in self.unusable and key in self.received:
+            return
         news = is_worse(cell, self.received.get(key))
         self.received[key] = combined(self.received.get(key), cell, found)
         if news:
@@ -338,7 +370,7 @@ class Run:
         self.breaker.clear()
         code = self.exit_code
         if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or (
-            exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and code == INCOMPLETE
+            exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and code != OK
         ):
             session.exitstatus = code if code != OK else exitstatus
         elif self.stopped:
@@ -387,6 +419,12 @@ class Run:
             "stopped": self.stopped,
             "shard": str(self.config.getoption("conformance_shard") or ""),
         }
+
+    @property
+    def refused(self) -> list[str]:
+        """Why nothing was checked, a message for each implementation; empty if anything was."""
+        messages = [self.unusable.get(entry.id, "") for entry in self.entries]
+        return [f"dense-conformance: {each}" for each in messages] if all(messages) else []
 
     def header(self) -> str:
         """What runs, and how much of it is explored."""

@@ -1,0 +1,274 @@
+"""Uses an implementation once, so that one that cannot be used is reported before any check."""
+
+from __future__ import annotations
+
+import builtins
+import difflib
+import inspect
+import linecache
+import os
+import re
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from conformance.errors import LoadError, NotAdaptable, by_user, safe_text
+from conformance.layers.implementation import Implementation
+from conformance.layers.registry import Entry
+
+__all__ = ["explained", "require_usable", "why_unusable"]
+
+_SIZES = (3, 4)
+_LEAD = 8
+
+# What Python says of a call whose arguments do not fit the function, and of nothing else.
+_WRONG_CALL = re.compile(
+    r"unexpected keyword argument|required (positional|keyword-only) argument"
+    r"|takes .*positional argument|multiple values for|takes no arguments"
+    r"|object is not (callable|subscriptable)"
+)
+_ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_FORWARD = len(("seed", "x", "features"))
+_SUITE = str(Path(__file__).resolve().parents[1])
+
+
+def why_unusable(entry: Entry) -> str:
+    """Return why an implementation cannot be used, with the line at fault; empty if it can."""
+    try:
+        require_usable(entry.load())
+    except LoadError as error:
+        return explained(error, entry)
+    return ""
+
+
+def require_usable(implementation: Implementation) -> None:
+    """Build the layer once and call it once.
+
+    What its code raises is a violation, and for the checks to find. What shows that the code was
+    never run is not: a name that does not exist, or a call that the function does not accept.
+
+    Raises
+    ------
+    LoadError
+        If building or calling the layer raises such an exception, which is its cause.
+    """
+    try:
+        _use(implementation)
+    except Exception as error:
+        if _was_never_run(error):
+            raise LoadError(f"{type(error).__name__}: {safe_text(error)}") from error
+    except BaseException as error:
+        if by_user(error):
+            raise
+
+
+def _use(implementation: Implementation) -> None:
+    import numpy as np
+    from flax import nnx
+
+    n, m = _SIZES
+    ranks = implementation.convention.ranks
+    x = np.ones((n,) if 2 not in ranks else (_LEAD, n), np.float32)
+    if implementation.module is not None:
+        built = implementation.module(n, m, nnx.Rngs(0))
+        built(x)
+    elif implementation.forward is not None:
+        implementation.forward(0, x, m)
+    elif implementation.init is not None and implementation.apply is not None:
+        implementation.apply(implementation.init(0, n, m), x)
+
+
+def _was_never_run(error: Exception) -> bool:
+    if isinstance(error, NotAdaptable):
+        return True
+    if isinstance(error, TypeError):
+        return _WRONG_CALL.search(safe_text(error)) is not None
+    if isinstance(error, AttributeError):
+        return next(_users(error), None) is not None
+    return isinstance(error, NameError | ImportError | SyntaxError)
+
+
+def explained(error: LoadError, entry: Entry) -> str:
+    """Return the message of a load error with file, line, source line, caret and a hint."""
+    cause = error.__cause__
+    while isinstance(cause, LoadError):
+        cause = cause.__cause__
+    if isinstance(cause, NotAdaptable):
+        layer = _named(entry)
+        what, lines = f"found {cause.found}", _place_of(layer)
+        hint = "\n".join(filter(None, (_signature_hint(layer), cause.hint)))
+    elif cause is None:
+        what, lines, hint = str(error).removeprefix(f"{entry.spec}: "), [], ""
+    elif isinstance(cause, SyntaxError):
+        what, lines, hint = f"{type(cause).__name__}: {cause.msg}", _syntax(cause), ""
+    else:
+        what, lines = f"{type(cause).__name__}: {safe_text(cause)}", _frame(cause)
+        hint = _hint(cause)
+    lines += [f"  hint: {line}" for line in hint.splitlines()]
+    return "\n".join([f"{entry.name} cannot be used: {what}", *lines])
+
+
+def _syntax(error: SyntaxError) -> list[str]:
+    if not error.filename or not error.lineno:
+        return []
+    source = error.text or linecache.getline(error.filename, error.lineno)
+    return _shown(error.filename, error.lineno, source, (error.offset or 1) - 1, error.end_offset)
+
+
+def _users(error: BaseException) -> Iterator[traceback.FrameSummary]:
+    """The frames of the layer's own code, the innermost first."""
+    found = traceback.extract_tb(error.__traceback__)
+    yield from (frame for frame in reversed(found) if _is_users(frame.filename))
+
+
+def _is_users(file: str) -> bool:
+    if file.startswith("<"):
+        return False
+    path = os.path.realpath(file)
+    libraries = [_SUITE, *map(os.path.realpath, sysconfig.get_paths().values())]
+    inside = any(path.startswith(place + os.sep) for place in libraries)
+    return not inside
+
+
+def _frame(error: BaseException) -> list[str]:
+    frame = next(_users(error), None)
+    if frame is None:
+        return _called(error)
+    source = linecache.getline(frame.filename, frame.lineno or 0)
+    # Positions are in bytes of the line.
+    begin = len(source.encode()[: frame.colno or 0].decode(errors="replace"))
+    one_line = frame.end_lineno == frame.lineno and frame.end_colno is not None
+    end = len(source.encode()[: frame.end_colno].decode(errors="replace")) + 1 if one_line else None
+    return _shown(frame.filename, frame.lineno or 0, source, begin, end)
+
+
+def _called(error: BaseException) -> list[str]:
+    """The definition of the function that a call did not fit, by the name in the message."""
+    name = re.match(r"([\w.<>]+)\(\)", safe_text(error))
+    tb: TracebackType | None = error.__traceback__
+    while name is not None and tb is not None:
+        for value in tb.tb_frame.f_locals.values():
+            for owner in (value, type(value)):
+                method = getattr(owner, name[1].rpartition(".")[2], None)
+                if getattr(method, "__qualname__", "") == name[1]:
+                    return _place_of(method)
+        tb = tb.tb_next
+    return []
+
+
+def _named(entry: Entry) -> Any:
+    try:
+        found = entry.attribute()
+    except LoadError:
+        return None
+    return getattr(found, "func", found)
+
+
+def _place_of(value: Any) -> list[str]:
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(value))
+        lines, first = inspect.getsourcelines(inspect.unwrap(value))
+    except (TypeError, OSError, ValueError):
+        return []
+    # Decorators come first.
+    skipped = next((i for i, line in enumerate(lines) if re.match(r"\s*(class|def)\b", line)), 0)
+    source = lines[skipped]
+    name = re.match(r"\s*(?:class|def)\s+(\w+)", source)
+    begin, end = name.span(1) if name else (len(source) - len(source.lstrip()), None)
+    return _shown(file or "", first + skipped, source, begin, end + 1 if end else None)
+
+
+def _shown(file: str, line: int, source: str, begin: int, end: int | None) -> list[str]:
+    """The place, the line, and carets under the columns from ``begin`` up to ``end`` (1-based)."""
+    place = os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file
+    text = source.rstrip()
+    bare = text.lstrip()
+    if not bare:
+        return [f"  {place}, line {line}"]
+    begin = min(max(begin - (len(text) - len(bare)), 0), len(bare))
+    last = len(bare) if end is None else min(end - 1 - (len(text) - len(bare)), len(bare))
+    carets = "^" * max(last - begin, 1)
+    return [f"  {place}, line {line}", f"      {bare}", f"      {' ' * begin}{carets}"]
+
+
+def _hint(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"install it, or correct the name: there is no module {error.name!r}"
+    if isinstance(error, NameError) and not isinstance(error, UnboundLocalError) and error.name:
+        return _near_name(error)
+    if isinstance(error, AttributeError) and error.name:
+        near = difflib.get_close_matches(error.name, _attributes(error.obj), n=1)
+        return f"did you mean {near[0]}?" if near else ""
+    return ""
+
+
+def _attributes(value: Any) -> list[str]:
+    try:
+        return [name for name in dir(value) if not name.startswith("_")]
+    except Exception:
+        return []
+
+
+def _near_name(error: NameError) -> str:
+    """The nearest of the names that the line could have meant, or the import that it lacks."""
+    usual = {
+        "nnx": "from flax import nnx",
+        "linen": "from flax import linen",
+        "nn": "from flax import linen as nn",
+        "jnp": "import jax.numpy as jnp",
+        "np": "import numpy as np",
+        "jax": "import jax",
+        "flax": "import flax",
+        "lax": "from jax import lax",
+    }
+    if error.name in usual:
+        return f"the file lacks: {usual[error.name]}"
+    if error.name == "rngs":
+        return "the constructor takes the source of randomness as: *, rngs: nnx.Rngs"
+    names = list(vars(builtins))
+    tb: TracebackType | None = error.__traceback__
+    while tb is not None:
+        if _is_users(tb.tb_frame.f_code.co_filename):
+            names += [*tb.tb_frame.f_locals, *tb.tb_frame.f_globals]
+        tb = tb.tb_next
+    for module in ("nnx", "linen", "nn", "jnp"):
+        if error.name in _attributes(_global(error, module)):
+            return f"did you mean {module}.{error.name}?"
+    near = difflib.get_close_matches(error.name, names, n=1)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+def _global(error: BaseException, name: str) -> Any:
+    """A global of the innermost code that the traceback passes and that has it."""
+    tb, found = error.__traceback__, None
+    while tb is not None:
+        found = tb.tb_frame.f_globals.get(name, found)
+        tb = tb.tb_next
+    return found
+
+
+def _signature_hint(layer: Any) -> str:
+    """How the constructor of an nnx class, or a function, would fit."""
+    try:
+        call = layer.__init__ if isinstance(layer, type) else layer
+        parameters = list(inspect.signature(call).parameters.values())[isinstance(layer, type) :]
+    except (TypeError, ValueError):
+        return ""
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in _ANY_NUMBER]
+    name = getattr(layer, "__name__", "")
+    if not isinstance(layer, type):
+        return "" if len(needed) == _FORWARD else f"it is called as {name}(seed, x, features)"
+    sizes = [each for each in needed if each != "rngs"]
+    if len(sizes) > len(_SIZES):
+        extra = sizes[len(_SIZES)]
+        return f"give `{extra}` a default, or use functools.partial({name}, {extra}=...)"
+    takes = {p.name for p in parameters}
+    if len(sizes) < len(_SIZES) and not {"in_features", "out_features"} <= takes:
+        missing = "in_features" if "in_features" not in takes else "out_features"
+        return f"it takes no {missing}: def __init__(self, in_features, out_features, *, rngs)"
+    if "rngs" not in takes:
+        return "it needs `rngs`: def __init__(self, in_features, out_features, *, rngs)"
+    return ""

@@ -1,0 +1,130 @@
+"""Uses each layer once before a run, in a process of its own: see :mod:`.first_use`.
+
+The process starts before the workers do, so that a right layer waits for nothing; only one that
+cannot be used is known before any check of it begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from conformance.checks import profiles
+from conformance.layers.registry import Entry
+
+if TYPE_CHECKING:
+    from conformance.running.run import Run
+
+__all__ = ["Preflight"]
+
+# A layer that takes longer to import is left to the workers, which have limits.
+_PATIENCE = 30.0
+_OWN = "dense-conformance"
+# Before a line of ours: a layer may print whatever it likes.
+_MARK = "\0dense-conformance\0"
+
+
+class Preflight:
+    """A pytest plugin that uses the layers once; registered where a run has workers.
+
+    Parameters
+    ----------
+    run
+        The run. Implementations that ship with the suite are not tried.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._process: subprocess.Popen[str] | None = None
+        tried = [asdict(entry) for entry in run.entries if not _ships(entry)]
+        if not tried:
+            return
+        active = profiles.active()
+        self._process = subprocess.Popen(
+            # -P: the current folder is on the path of a layer's import alone.
+            [sys.executable, "-P", "-m", __name__, json.dumps([tried, active.name, active.seed])],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            encoding="utf-8",
+            errors="replace",
+            # An interrupt from the terminal is for the process that controls the run.
+            start_new_session=True,
+        )
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Wait while the workers start; run nothing where no layer can be used."""
+        found = self._unusable()
+        if found:
+            self.run.refuse({id: why for id, why, _ in found}, found[0][2])
+        return True if len(self.run.unusable) == len(self.run.entries) else None
+
+    def pytest_unconfigure(self) -> None:
+        """End the process, also where the run ended before it."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+
+    def _unusable(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """The ids that cannot be used, why, and the environment in which that was found."""
+        if self._process is None:
+            return []
+        try:
+            output, _ = self._process.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            return []
+        lines = [line.rpartition(_MARK) for line in output.splitlines()]
+        return [tuple(json.loads(text)) for _, mark, text in lines if mark]
+
+
+def _ships(entry: Entry) -> bool:
+    return entry.distribution == _OWN or entry.spec.partition(".")[0] == "implementations"
+
+
+def _examine(entry: Entry, profile: str, seed: int | None) -> None:
+    """Write down why the implementation cannot be used, if it cannot."""
+    from conformance.layers.first_use import why_unusable
+
+    why = why_unusable(entry)
+    if why:
+        from conformance.results.environment import describe
+
+        line = _MARK + json.dumps([entry.id, why, describe(profile, seed)]) + "\n"
+        os.write(_OUTPUT, line.encode())
+
+
+_OUTPUT = 1
+
+
+def main(given: str) -> None:
+    """Use each of the implementations once; several of them in a fork each, where that works."""
+    entries, profile, seed = json.loads(given)
+    if len(entries) == 1 or not hasattr(os, "fork"):
+        # Without a fork, what the first one does to the process must not be held against others.
+        _examine(Entry(**entries[0]), profile, seed)
+        return
+    import flax.nnx
+
+    del flax
+    for entry in entries:
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                _examine(Entry(**entry), profile, seed)
+            os._exit(0)
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+    # What a layer leaves running, such as threads, is not waited for.
+    os._exit(0)

@@ -1,0 +1,129 @@
+"""A layer that cannot be used is one message, and nothing is checked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conformance.layers.first_use import why_unusable
+from conformance.layers.registry import Entry
+
+RIGHT = """\
+import jax
+from flax import nnx
+
+
+class MyDense(nnx.Module):
+    def __init__(self, in_features, out_features, *, rngs):
+        kernel = jax.random.normal(rngs.params(), (in_features, out_features))
+        self.kernel = nnx.Param(kernel / in_features**0.5)
+        self.bias = nnx.Param(jax.numpy.zeros((out_features,)))
+
+    def __call__(self, x):
+        return x @ self.kernel + self.bias
+"""
+CALL = "return x @ self.kernel + self.bias"
+
+# What is wrong: the text that is replaced, by what, the line that is shown, what the carets mark
+# of it, and what the message says.
+WRONG = {
+    "syntax": (
+        "rngs):\n        kernel",
+        "rngs)\n        kernel",
+        6,
+        "",
+        ["SyntaxError: expected ':'"],
+    ),
+    "import": ("import jax\n", "import jaxx\n", 1, "import jaxx", ["no module 'jaxx'"]),
+    "base": ("(nnx.Module)", "(Module)", 5, "Module", ["did you mean nnx.Module?"]),
+    "argument": (
+        "out_features, *,",
+        "out_features, activation, *,",
+        5,
+        "MyDense",
+        ["give `activation` a default", "functools.partial(MyDense, activation=...)"],
+    ),
+    "one size": ("in_features, out_features, *", "features, *", 5, "MyDense", ["no in_features"]),
+    "no rngs": (", *, rngs", "", 7, "rngs", ["rngs: nnx.Rngs"]),
+    "name": (CALL, "return jnp.dot(x, self.kernel)", 12, "jnp", ["import jax.numpy as jnp"]),
+    "attribute": (CALL, "return x @ self.kernal", 12, "self.kernal", ["did you mean kernel?"]),
+    "function": (CALL, "return jax.numpy.dott(x)", 12, "jax.numpy.dott", ["did you mean dot?"]),
+    "call": (CALL, "return self.kernel(x, 1, y=2)", 12, "self.kernel(x, 1, y=2)", ["not callable"]),
+}
+
+
+def written(folder: Path, old: str = "", new: str = "") -> Entry:
+    """The entry of a file that is right but for one replacement."""
+    path = folder / "mine.py"
+    path.write_text(RIGHT.replace(old, new, 1) if old else RIGHT)
+    return Entry(id="mine", name="mine.py:MyDense", spec=f"{path}:MyDense")
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_layer_that_cannot_be_used_is_told_with_its_line(tmp_path: Path, name: str) -> None:
+    old, new, line, marked, texts = WRONG[name]
+    assert old in RIGHT
+    message = why_unusable(written(tmp_path, old, new))
+    shown = message.splitlines()
+    (place,) = (i for i, text in enumerate(shown) if text.endswith(f"mine.py, line {line}"))
+    carets = shown[place + 2]
+    begin, length = carets.index("^"), carets.count("^")
+    if marked:
+        assert shown[place + 1][begin : begin + length] == marked
+    for text in texts:
+        assert text.lower() in message.lower()
+    assert len(shown) < 8
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        CALL,
+        "return self.kernel @ x",
+        "raise ValueError('no')",
+        "return jax.numpy.reshape(x, (1, 1, 1, 1, 1))",
+        "return 1 / 0",
+    ],
+)
+def test_what_a_layer_computes_wrongly_is_left_to_the_checks(tmp_path: Path, call: str) -> None:
+    assert why_unusable(written(tmp_path, CALL, call)) == ""
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command on files of a folder."""
+    call = [sys.executable, "-m", "conformance", "run", *arguments]
+    return subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_nothing_is_checked_of_a_layer_that_cannot_be_used(tmp_path: Path, workers: str) -> None:
+    written(tmp_path, CALL, "return jnp.dot(x, self.kernel)")
+    ended = command(tmp_path, "mine.py:MyDense", "-n", workers)
+    assert ended.returncode == 2
+    assert ended.stdout.strip() == ""
+    assert ended.stderr.splitlines() == [
+        "dense-conformance: mine.py:MyDense cannot be used: NameError: name 'jnp' is not defined",
+        "  mine.py, line 12",
+        "      return jnp.dot(x, self.kernel)",
+        "             ^^^",
+        "  hint: the file lacks: import jax.numpy as jnp",
+    ]
+
+
+def test_layers_that_can_be_used_are_checked_beside_one_that_cannot(tmp_path: Path) -> None:
+    written(tmp_path)
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(RIGHT.replace("class MyDense(nnx.Module)", "class MyDense(Module)"))
+    results = tmp_path / "results.json"
+    rows = [f"--requirement=construction/{slug}" for slug in ("builds", "kernel-shape")]
+    specs = ["wrong.py:MyDense", "mine.py:MyDense"]
+    ended = command(tmp_path, *specs, *rows, f"--results={results}", "-n", "2")
+    assert ended.returncode == 2
+    cells = json.loads(results.read_text())["cells"]
+    outcomes = [(c["implementation"], c["outcome"]) for c in cells]
+    assert outcomes.count(("mine.py:MyDense", "passed")) == len(rows)
+    assert ended.stdout.count("NameError") == 1
