@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from conformance.errors import LoadError, NotAdaptable, by_user, safe_text
+from conformance.layers.binding import signature_of
 from conformance.layers.implementation import Implementation
 from conformance.layers.registry import Entry
 
@@ -195,12 +196,13 @@ def _shown(file: str, line: int, source: str, begin: int, end: int | None) -> li
 
 
 def _hint(error: BaseException) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"install it, or correct the name: there is no module {error.name!r}"
-    if isinstance(error, NameError) and not isinstance(error, UnboundLocalError) and error.name:
-        return _near_name(error)
-    if isinstance(error, AttributeError) and error.name:
-        near = difflib.get_close_matches(error.name, _attributes(error.obj), n=1)
+    name = str(getattr(error, "name", None) or "")
+    if isinstance(error, ModuleNotFoundError):
+        return f"install it, or correct the name: there is no module {name!r}"
+    if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
+        return _near_name(error, name)
+    if isinstance(error, AttributeError):
+        near = difflib.get_close_matches(name, _attributes(error.obj), n=1)
         return f"did you mean {near[0]}?" if near else ""
     return ""
 
@@ -212,7 +214,7 @@ def _attributes(value: Any) -> list[str]:
         return []
 
 
-def _near_name(error: NameError) -> str:
+def _near_name(error: NameError, name: str) -> str:
     """The nearest of the names that the line could have meant, or the import that it lacks."""
     usual = {
         "nnx": "from flax import nnx",
@@ -224,9 +226,9 @@ def _near_name(error: NameError) -> str:
         "flax": "import flax",
         "lax": "from jax import lax",
     }
-    if error.name in usual:
-        return f"the file lacks: {usual[error.name]}"
-    if error.name == "rngs":
+    if name in usual:
+        return f"the file lacks: {usual[name]}"
+    if name == "rngs":
         return "the constructor takes the source of randomness as: *, rngs: nnx.Rngs"
     names = list(vars(builtins))
     tb: TracebackType | None = error.__traceback__
@@ -235,9 +237,9 @@ def _near_name(error: NameError) -> str:
             names += [*tb.tb_frame.f_locals, *tb.tb_frame.f_globals]
         tb = tb.tb_next
     for module in ("nnx", "linen", "nn", "jnp"):
-        if error.name in _attributes(_global(error, module)):
-            return f"did you mean {module}.{error.name}?"
-    near = difflib.get_close_matches(error.name, names, n=1)
+        if name in _attributes(_global(error, module)):
+            return f"did you mean {module}.{name}?"
+    near = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {near[0]}?" if near else ""
 
 
@@ -252,11 +254,10 @@ def _global(error: BaseException, name: str) -> Any:
 
 def _signature_hint(layer: Any) -> str:
     """How the constructor of an nnx class, or a function, would fit."""
-    try:
-        call = layer.__init__ if isinstance(layer, type) else layer
-        parameters = list(inspect.signature(call).parameters.values())[isinstance(layer, type) :]
-    except (TypeError, ValueError):
+    signature = signature_of(layer)
+    if signature is None:
         return ""
+    parameters = list(signature.parameters.values())
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in _ANY_NUMBER]
     name = getattr(layer, "__name__", "")
     if not isinstance(layer, type):
