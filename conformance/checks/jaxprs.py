@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["constants", "described", "equations", "impurities"]
+__all__ = ["constants", "described", "equations", "impurities", "precisions", "products"]
 
 # Parts of the names of primitives that leave the program, or draw random numbers.
 _CALLBACKS = ("callback", "infeed", "outfeed", "debug_print")
@@ -36,6 +36,16 @@ def equations(jaxpr: Any) -> Iterator[Any]:
         for value in equation.params.values():
             for inner in _inner(value):
                 yield from equations(inner)
+
+
+def products(jaxpr: Any) -> list[Any]:
+    """Every matrix product of a jaxpr and of those within it."""
+    return [each for each in equations(jaxpr) if each.primitive.name == "dot_general"]
+
+
+def precisions(jaxpr: Any) -> set[Any]:
+    """The precisions of its matrix products: of both operands, or None where none is given."""
+    return {each.params["precision"] for each in products(jaxpr)}
 
 
 def constants(jaxpr: Any) -> Iterator[Any]:

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,21 @@ class Layer:
     def why_not_applicable(self, row: Requirement) -> str | None:
         """Why the requirement cannot be checked on this layer, or None if it can."""
         return why_not_applicable(row, self.provides, self.convention)
+
+    def with_options(self, **options: Any) -> Layer:
+        """The layer constructed with these options, which declares what they mean in Flax.
+
+        ``use_bias``, ``dtype`` and ``param_dtype`` change the convention; other options do not.
+        """
+        changed: dict[str, Any] = {}
+        if "use_bias" in options:
+            changed["use_bias"] = options["use_bias"]
+        if "dtype" in options:
+            changed |= {"compute_dtype": jnp.dtype(options["dtype"]).name, "casts_input": True}
+        if "param_dtype" in options:
+            changed["parameter_dtype"] = jnp.dtype(options["param_dtype"]).name
+        made = _given(self.implementation.configured)(**options)
+        return Layer(made.held_to(replace(self.convention, **changed)), self.entry)
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
         """``make()``, computed once for the key: programs and samples that several tests use."""

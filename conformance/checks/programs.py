@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Built, Layer, as_jax, stack
+from conformance.checks.require import during
 from conformance.jax_setup.lazy import jax, jnp, nnx
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "remembered",
     "scanned",
     "stacked",
+    "traced",
     "twice",
     "weighted",
 ]
@@ -98,6 +102,14 @@ def compiled_to_run_once(function: Callable[..., Any], *arguments: Any) -> Any:
 def forward(layer: Layer) -> Any:
     """``(parameters, x) -> y``."""
     return remembered(layer, "forward", lambda: lambda p, x: call(layer, p, x))
+
+
+def traced(layer: Layer, case: Case) -> Any:
+    """The jaxpr of the layer for an ``x`` of the case's shape; nothing is computed."""
+    with during("tracing the layer"):
+        parameters = jax.eval_shape(lambda: layer.init(case.seed, *case.kernel_shape))
+        x = jax.ShapeDtypeStruct(case.x_shape, np.float32)
+        return jax.make_jaxpr(lambda p, x: call(layer, p, x))(parameters, x)
 
 
 def module_forward(layer: Layer) -> Any:

@@ -34,6 +34,7 @@ __all__ = [
 
 AREAS: tuple[str, ...] = (
     "construction",
+    "options",
     "initialization",
     "forward",
     "numerics",

@@ -21,6 +21,7 @@ __all__ = [
     "bind_features",
     "bind_forward",
     "is_factory",
+    "parameters_by_keyword",
     "require_plain_call",
     "signature_of",
 ]
@@ -84,6 +85,14 @@ def signature_of(layer: Any) -> inspect.Signature | None:
         return signature.replace(parameters=list(signature.parameters.values())[1:])
     except (TypeError, ValueError):
         return None  # a callable of C code may hide its signature: calling it will tell
+
+
+def parameters_by_keyword(layer: Any) -> list[str]:
+    """Return the names of the arguments that a constructor takes by keyword."""
+    signature = signature_of(layer)
+    kinds = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    found = signature.parameters.values() if signature is not None else ()
+    return [each.name for each in found if each.kind in kinds]
 
 
 def bind(layer: Any, arguments: Mapping[str, Any], *, is_nnx: bool) -> Binding:

@@ -204,6 +204,12 @@ class Implementation:
         What the layer declares about itself.
     library
         The distribution whose version the report shows.
+    options
+        The names of the arguments by which its constructor can be called.
+    chosen
+        Those of them whose values the implementation itself gives.
+    configured
+        ``configured(**options) -> Implementation``: the layer constructed with these options, too.
     expected_failures
         What is known to fail, each with its reason.
     variants
@@ -224,6 +230,9 @@ class Implementation:
     bound: str = ""
     convention: Convention = FLAX
     library: str = "flax"
+    options: frozenset[str] = frozenset()
+    chosen: frozenset[str] = frozenset()
+    configured: Callable[..., Implementation] | None = None
     expected_failures: tuple[Expected, ...] = ()
     variants: Mapping[str, Implementation] = field(default_factory=dict)
 
@@ -254,7 +263,14 @@ class Implementation:
         """
         if self.under is not None:
             found = self.under(convention)
-            return replace(found, expected_failures=self.expected_failures, bound=self.bound)
+            return replace(
+                found,
+                expected_failures=self.expected_failures,
+                bound=self.bound,
+                options=self.options,
+                chosen=self.chosen,
+                configured=self.configured,
+            )
         its = self.convention
         if (its.layout, its.parameter_names) != (convention.layout, convention.parameter_names):
             raise ValueError(

@@ -53,6 +53,12 @@ class OtherArgumentNames(CorrectDense):
         super().__init__(din, dout, rngs=rngs)
 
 
+def lecun_normal(key: Array, shape: tuple[int, int], dtype: Any, **options: Any) -> Array:
+    """The right kernel by the protocol of an initializer."""
+    del options
+    return scaled_normal(key, *shape).astype(dtype)
+
+
 class ConstructorDefaults(CorrectDense):
     """More arguments, all with defaults; what they say is kept as static attributes."""
 
@@ -63,23 +69,21 @@ class ConstructorDefaults(CorrectDense):
         *,
         name: str = "dense",
         axes: tuple[int, ...] = (-1,),
-        kernel_init: Callable[..., Array] = scaled_normal,
-        dtype: Any = None,
-        param_dtype: Any = jnp.float32,
+        kernel_init: Callable[..., Array] = lecun_normal,
+        metadata: Any = None,
         rngs: nnx.Rngs,
     ) -> None:
         self.in_features = in_features
         self.out_features = out_features
         self.name = name
         self.axes = axes
-        self.dtype = dtype
-        self.param_dtype = param_dtype
+        self.metadata = metadata
         self.kernel_init = kernel_init
         super().__init__(in_features, out_features, rngs=rngs)
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
         """The initial kernel (in, out)."""
-        return self.kernel_init(key, in_features, out_features)
+        return self.kernel_init(key, (in_features, out_features), jnp.float32)
 
 
 class CallOptions(CorrectDense):

@@ -15,6 +15,7 @@ from conformance.layers.binding import (
     bind_features,
     bind_forward,
     is_factory,
+    parameters_by_keyword,
     require_plain_call,
 )
 from conformance.layers.declaration import Declaration
@@ -65,7 +66,15 @@ def adapt(
     convention = declaration.convention(convention)
     library = library or _top_level(kind)
     call = {key: _object(value) for key, value in declaration.call.items()}
-    return _adapted(kind, arguments, call, label, convention, library)
+
+    def configured(**options: Any) -> Implementation:
+        return _adapted(kind, {**arguments, **options}, call, label, convention, library)
+
+    found = configured()
+    if found.module is None and found.linen is None:
+        return found  # the names of options have Flax's meaning in Flax alone
+    options = frozenset(parameters_by_keyword(kind))
+    return replace(found, options=options, chosen=frozenset(arguments), configured=configured)
 
 
 def _adapted(

@@ -1,0 +1,313 @@
+"""Options of the constructor: those that have the names of Flax's mean what Flax's mean.
+
+An option is checked where the constructor's signature has its name; a layer that is registered
+with a value of its own for an option is held to that value by all other requirements.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from conformance.checks import jaxprs, oracle, programs, require
+from conformance.checks.cases import BATCH, Case, over
+from conformance.checks.layer import Layer, as_jax
+from conformance.checks.require import during
+from conformance.contract.requirement import MUST, PARAMETERS, SHOULD, requirement
+from conformance.jax_setup.lazy import jax, jnp, nnx
+
+SIZES = [programs.FEW_SIZES[-1]]
+VALUE = "forward/affine-value"
+
+
+def _with(layer: Layer, **options: Any) -> Layer:
+    """The layer with these options, if its constructor takes them and leaves them open."""
+    missing = [name for name in options if name not in layer.implementation.options]
+    if missing:
+        require.not_applicable(f"its constructor takes no argument called {missing[0]}")
+    chosen = [name for name in options if name in layer.implementation.chosen]
+    if chosen:
+        require.not_applicable(f"it is registered with a value of its own for {chosen[0]}")
+    return layer.with_options(**options)
+
+
+def _ignored(name: str) -> str:
+    return f"the option {name} is accepted and ignored"
+
+
+def _x(layer: Layer, case: Case) -> np.ndarray:
+    return case.normal("x", *(BATCH if layer.accepts(BATCH) else ()), case.in_features)
+
+
+@requirement(
+    "options/use-bias",
+    MUST,
+    PARAMETERS,
+    rests_on=["construction/only-two-parameters", "forward/zero-input", VALUE],
+)
+@over(sizes=SIZES, at_most=1)
+def test_use_bias(layer: Layer, case: Case) -> None:
+    """With ``use_bias=False`` the kernel, of the same shape, is all that the layer has, f(0) is 0
+    and f(x) = x @ K.
+    """
+    without = _with(layer, use_bias=False)
+    with during("construction with use_bias=False"):
+        dense = without.of(case)
+    listed = ", ".join(map(str, dense.leaves))
+    require.that(
+        len(dense.leaves) == 1,
+        f"with use_bias=False the layer has {listed}",
+        accepted="the kernel alone",
+        cause=_ignored("use_bias"),
+    )
+    x, kernel = _x(layer, case), without.kernel_for(case)
+    dense.write(kernel, case.bias())
+    reference = without.value(x, kernel, np.zeros(case.out_features, np.float32))
+    require.equal(dense(x * 0), np.zeros_like(reference.value), "f(0) with use_bias=False")
+    require.within(dense(x), reference.value, reference.bound, "f(x) with use_bias=False")
+
+
+@requirement(
+    "options/kernel-init",
+    MUST,
+    PARAMETERS,
+    rests_on=["construction/kernel-shape", "seeding/seeds-differ"],
+)
+@over(sizes=SIZES, at_most=1)
+def test_kernel_init(layer: Layer, case: Case) -> None:
+    """The kernel is what ``kernel_init(key, shape, dtype)`` returns, called once, with a key that
+    depends on the seed, the kernel's shape and the dtype of the parameters.
+
+    A layer that scales, replaces or ignores it starts training elsewhere than its user chose.
+    """
+    shape = case.kernel_shape[:: -1 if layer.convention.layout == "out,in" else 1]
+    values = case.kernel().reshape(shape)
+    _require_initializer(layer, case, "kernel_init", values)
+
+
+@requirement(
+    "options/bias-init",
+    MUST,
+    PARAMETERS,
+    rests_on=["construction/bias-shape", "options/kernel-init"],
+)
+@over(sizes=SIZES, at_most=1)
+def test_bias_init(layer: Layer, case: Case) -> None:
+    """The bias is what ``bias_init(key, shape, dtype)`` returns, called once, with a key that
+    depends on the seed, the bias's shape and the dtype of the parameters.
+
+    The key is another one than the kernel's: numbers of one key are the same numbers.
+    """
+    if not layer.convention.use_bias:
+        require.not_applicable("the layer declares that it has no bias")
+    bias_keys = _require_initializer(layer, case, "bias_init", case.bias())
+    if "kernel_init" in layer.implementation.options - layer.implementation.chosen:
+        kernel_keys = _keys(layer, case, "kernel_init", case.kernel())
+        require.that(
+            bias_keys[0] != kernel_keys[0],
+            "kernel_init and bias_init get one key",
+            accepted="a key for each",
+            cause="one key serves for kernel and bias: draw or split it for each",
+        )
+
+
+def _require_initializer(layer: Layer, case: Case, name: str, values: np.ndarray) -> list[bytes]:
+    """Require that a parameter is what its initializer returns; the keys of two seeds."""
+    which = name.partition("_")[0]
+    dtype = layer.convention.parameter_dtype
+    calls: list[tuple[Any, tuple[int, ...], str]] = []
+
+    def initializer(key: Any, shape: Any, dtype: Any = np.float32, **options: Any) -> Any:
+        del options  # recent versions say how the array is to be spread
+        calls.append((key, tuple(map(int, shape)), jnp.dtype(dtype).name))
+        return jnp.asarray(np.resize(values, shape), dtype)
+
+    given = _with(layer, **{name: initializer})
+    with during(f"construction with {name}={name}(key, shape, dtype)"):
+        dense = given.of(case)
+        found = getattr(dense, which)
+    require.that(calls, f"{name} is never called", accepted="a call", cause=_ignored(name))
+    require.that(len(calls) == 1, f"construction calls {name} {len(calls)} times", accepted="once")
+    called = f"{name} is called with the shape {calls[0][1]} and the dtype {calls[0][2]}"
+    require.that(
+        calls[0][1:] == (values.shape, dtype),
+        called,
+        accepted=f"the shape {values.shape} and the dtype {dtype}",
+    )
+    expected = getattr(layer, f"{which}_for")(case)
+    cause = f"the {which} is not what {name} returns, or it is changed afterwards"
+    require.equal(found, expected, f"the {which} with {name}", cause=cause)
+    first, second = _keys(layer, case, name, values)
+    require.that(
+        first != second,
+        f"{name} gets one key for the seeds {case.seed} and {case.seed + 1}",
+        accepted="different keys",
+        cause=f"{name} is called with a fixed key",
+    )
+    return [first, second]
+
+
+def _keys(layer: Layer, case: Case, name: str, values: np.ndarray) -> list[bytes]:
+    """The bytes of the keys that the initializer gets for the case's seed and for the next one."""
+    keys: list[Any] = []
+
+    def initializer(key: Any, shape: Any, dtype: Any = np.float32, **options: Any) -> Any:
+        del options
+        keys.append(key)
+        return jnp.asarray(np.resize(values, shape), dtype)
+
+    given = _with(layer, **{name: initializer})
+    for seed in (case.seed, (case.seed + 1) % 2**32):
+        given.build(*case.kernel_shape, seed)
+    with during(f"reading the keys that {name} gets"):
+        return [_key_bytes(key) for key in keys]
+
+
+def _key_bytes(key: Any) -> bytes:
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(key) if typed else key).tobytes()
+
+
+@requirement(
+    "options/dtype",
+    MUST,
+    PARAMETERS,
+    rests_on=["dtypes/float32-out", "construction/parameter-dtype", VALUE],
+)
+@over(sizes=SIZES, at_most=1)
+def test_dtype(layer: Layer, case: Case) -> None:
+    """With ``dtype=d`` the layer casts x and the parameters to d, computes in d and returns d; the
+    parameters keep their own dtype.
+
+    With bfloat16 for a float32 x, and with float32 for a bfloat16 x.
+    """
+    for dtype, x in (
+        ("bfloat16", _x(layer, case)),
+        ("float32", _x(layer, case).astype(jnp.bfloat16)),
+    ):
+        computing = _with(layer, dtype=jnp.dtype(dtype))
+        with during(f"construction with dtype={dtype}"):
+            dense = computing.of(case)
+        for leaf in dense.leaves:
+            require.that(
+                str(leaf.value.dtype) == layer.convention.parameter_dtype,
+                f"with dtype={dtype}, the layer has {leaf}",
+                accepted=f"parameters of {layer.convention.parameter_dtype}",
+                cause="dtype is taken for param_dtype",
+            )
+        y = dense.write(case.kernel(), case.bias())(as_jax(x))
+        _require_result(computing, case, y, x.astype(np.float32), f"dtype={dtype}")
+
+
+def _require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str) -> None:
+    """Require dtype and value of the result with an option in force."""
+    dtype, kernel, bias = layer.convention.compute_dtype, case.kernel(), layer.bias_for(case)
+    cause = ""
+    if str(y.dtype) == "float32" != dtype:
+        wide = oracle.affine(x, kernel, bias)
+        error = np.abs(np.asarray(y, np.float64) - wide.value)
+        ignored = np.all(error <= wide.bound)
+        cause = _ignored("dtype") if ignored else "the result is cast back to float32"
+    require.that(
+        str(y.dtype) == dtype, f"with {option}, f(x) is {y.dtype}", accepted=dtype, cause=cause
+    )
+    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+    require.within(y, reference.value, reference.bound, f"f(x) with {option}")
+
+
+@requirement(
+    "options/param-dtype",
+    MUST,
+    PARAMETERS,
+    rests_on=["construction/parameter-dtype", "dtypes/half-input", VALUE],
+)
+@over(sizes=SIZES, at_most=1)
+def test_param_dtype(layer: Layer, case: Case) -> None:
+    """With ``param_dtype=d`` every parameter is created in d, and what the layer computes in does
+    not change: a float32 x gives what it gave.
+    """
+    given = _with(layer, param_dtype=jnp.bfloat16)
+    with during("construction with param_dtype=bfloat16"):
+        dense = given.of(case)
+    for leaf in dense.leaves:
+        require.that(
+            str(leaf.value.dtype) == "bfloat16",
+            f"with param_dtype=bfloat16, the layer has {leaf}",
+            accepted="bfloat16",
+            cause=_ignored("param_dtype"),
+        )
+    x = _x(layer, case)
+    y = dense.write(case.kernel(), case.bias())(x)
+    _require_result(given, case, y, x, "param_dtype=bfloat16")
+
+
+@requirement(
+    "options/precision", SHOULD, PARAMETERS, rests_on=["numerics/one-product", "transforms/jit"]
+)
+@over(sizes=SIZES, at_most=1)
+def test_precision(layer: Layer, case: Case) -> None:
+    """``precision`` is the precision of the product: every one of ``jax.lax.Precision``.
+
+    Read from the program, because a CPU computes the same in all of them.
+    """
+    for precision in jax.lax.Precision:
+        given = _with(layer, precision=precision)
+        found = jaxprs.precisions(programs.traced(given, case))
+        require.that(
+            found == {(precision, precision)},
+            f"with precision={precision.name}, the product has {_shown(found)}",
+            accepted=precision.name,
+            cause=_ignored("precision"),
+        )
+
+
+def _shown(found: set[Any]) -> str:
+    return " and ".join(sorted(map(str, found))) or "none"
+
+
+@requirement(
+    "options/dot-general",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["numerics/one-product", "forward/zero-input", VALUE],
+)
+@over(sizes=SIZES, at_most=1)
+def test_dot_general(layer: Layer, case: Case) -> None:
+    """``dot_general`` takes the place of ``jax.lax.dot_general`` in the product.
+
+    Quantized training injects its arithmetic by it; here, the product is negated.
+    """
+
+    def negated(*arguments: Any, **options: Any) -> Any:
+        return -jax.lax.dot_general(*arguments, **options)
+
+    dense = _with(layer, dot_general=negated).of(case).write(case.kernel(), case.bias())
+    x = _x(layer, case)
+    reference = layer.value(x, -layer.kernel_for(case), layer.bias_for(case))
+    what, cause = "f(x) with a dot_general that negates the product", _ignored("dot_general")
+    require.within(dense(x), reference.value, reference.bound, what, cause=cause)
+
+
+@requirement("options/promote-dtype", SHOULD, PARAMETERS, rests_on=["dtypes/float32-out", VALUE])
+@over(sizes=SIZES, at_most=1)
+def test_promote_dtype(layer: Layer, case: Case) -> None:
+    """``promote_dtype`` is what brings x and the parameters to one dtype.
+
+    Here it casts all of them to bfloat16, and the result is one of bfloat16.
+    """
+    from flax import linen
+
+    own: Any = nnx.nn.dtypes if layer.implementation.linen is None else linen.dtypes
+
+    def to_bfloat16(*values: Any, **options: Any) -> Any:
+        return own.promote_dtype(*values, **{**options, "dtype": jnp.bfloat16})
+
+    dense = _with(layer, promote_dtype=to_bfloat16).of(case)
+    y = dense.write(case.kernel(), case.bias())(_x(layer, case))
+    require.that(
+        str(y.dtype) == "bfloat16",
+        f"with a promote_dtype that casts to bfloat16, f(x) is {y.dtype}",
+        accepted="bfloat16",
+        cause=_ignored("promote_dtype"),
+    )

@@ -1,0 +1,163 @@
+"""Layers that take an option of Flax's, and do something else than Flax with it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike
+
+from implementations.correct.options import LECUN, ZEROS, AllOptions
+from implementations.defects.base import affine
+from implementations.defects.record import defect
+
+
+@defect("X920", breaks="options/use-bias", cause="use_bias", subtlety=2)
+class IgnoresUseBias(AllOptions):
+    """`use_bias=False` is taken, and there is a bias."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, use_bias: bool = True, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+
+
+@defect("X921", breaks="options/kernel-init", cause="kernel_init", subtlety=2)
+class IgnoresKernelInit(AllOptions):
+    """The kernel is drawn by LeCun's law whatever the initializer is."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, kernel_init: Any = LECUN, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+
+
+@defect("X922", breaks="options/kernel-init", cause="changed", subtlety=3)
+class ScalesKernelInit(AllOptions):
+    """What the initializer returns is scaled once more."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        kernel_init: Any = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        def scaled(key: Array, shape: tuple[int, int], dtype: Any) -> Array:
+            return kernel_init(key, shape, dtype) * float(max(in_features, 1)) ** -0.5
+
+        initializer = LECUN if kernel_init is None else scaled
+
+        super().__init__(in_features, out_features, kernel_init=initializer, rngs=rngs)
+
+
+@defect("X923", breaks="options/kernel-init", cause="fixed key", subtlety=4)
+class FixedKeyForInit(AllOptions):
+    """An initializer that is given gets the key of seed 0; the default one gets the layer's."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, kernel_init: Any = LECUN, rngs: nnx.Rngs
+    ) -> None:
+        def fixed(key: Array, shape: tuple[int, int], dtype: Any) -> Array:
+            key = key if kernel_init is LECUN else jax.random.key(0)
+            return kernel_init(key, shape, dtype)
+
+        super().__init__(in_features, out_features, kernel_init=fixed, rngs=rngs)
+
+
+@defect("X924", breaks="options/bias-init", cause="bias_init", subtlety=2)
+class IgnoresBiasInit(AllOptions):
+    """The bias is 0 whatever the initializer is."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bias_init: Any = None, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+
+
+@defect("X925", breaks="options/bias-init", cause="one key", subtlety=4)
+class OneKeyForBoth(AllOptions):
+    """Kernel and bias are drawn from one key."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        kernel_init: Any = LECUN,
+        bias_init: Any = ZEROS,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        key = rngs.params()
+        shape = (in_features, out_features)
+        self.kernel = nnx.Param(kernel_init(key, shape, jnp.float32))
+        self.bias = nnx.Param(bias_init(key, (out_features,), jnp.float32))
+
+
+@defect("X926", breaks="options/dtype", cause="ignored", subtlety=2)
+class IgnoresDtype(nn.Module):
+    """The dtype to compute in is a field that nothing reads."""
+
+    features: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: ArrayLike) -> Array:
+        """The output (..., features) for x (..., in)."""
+        kernel = self.param("kernel", LECUN, (jnp.shape(x)[-1], self.features))
+        return affine(x, kernel, self.param("bias", ZEROS, (self.features,)))
+
+
+@defect("X927", breaks="options/dtype", cause="cast back", subtlety=3)
+class CastsBack(AllOptions):
+    """The dtype is computed in, and the result is cast back to float32."""
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        """The right output, rounded to the dtype, in float32."""
+        y = super().affine(x, kernel, bias)
+        return y if self.dtype is None else y.astype(jnp.float32)
+
+
+@defect("X928", breaks="options/param-dtype", cause="param_dtype", subtlety=2)
+class IgnoresParamDtype(AllOptions):
+    """Parameters are float32 whatever is asked for."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, param_dtype: Any = None, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+
+
+@defect("X929", breaks="options/precision", cause="precision", subtlety=4)
+class IgnoresPrecision(AllOptions):
+    """The precision is kept, and the product is written `x @ K`."""
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        """The right output on a CPU."""
+        dimensions = (((x.ndim - 1,), (0,)), ((), ()))
+        y = self.dot_general(x, kernel, dimensions)
+        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+
+@defect("X930", breaks="options/dot-general", cause="dot_general", subtlety=3)
+class IgnoresDotGeneral(AllOptions):
+    """The product is JAX's whatever function is given."""
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        """The right output."""
+        y = jnp.matmul(x, kernel, precision=self.precision)
+        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+
+@defect("X931", breaks="options/promote-dtype", cause="promote_dtype", subtlety=3)
+class IgnoresPromoteDtype(AllOptions):
+    """Values are promoted by Flax's function whatever function is given."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, promote_dtype: Any = None, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
