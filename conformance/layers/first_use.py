@@ -18,6 +18,7 @@ from typing import Any
 from conformance.errors import LoadError, NotAdaptable, by_user, safe_text
 from conformance.layers.binding import signature_of
 from conformance.layers.implementation import Implementation
+from conformance.layers.loading import attribute, load
 from conformance.layers.registry import Entry
 
 __all__ = ["explained", "require_usable", "why_unusable"]
@@ -39,7 +40,7 @@ _SUITE = str(Path(__file__).resolve().parents[1])
 def why_unusable(entry: Entry) -> str:
     """Return why an implementation cannot be used, with the line at fault; empty if it can."""
     try:
-        require_usable(entry.load())
+        require_usable(load(entry))
     except LoadError as error:
         return explained(error, entry)
     return ""
@@ -162,7 +163,7 @@ def _called(error: BaseException) -> list[str]:
 
 def _named(entry: Entry) -> Any:
     try:
-        found = entry.attribute()
+        found = attribute(entry)
     except LoadError:
         return None
     return getattr(found, "func", found)
