@@ -13,6 +13,7 @@ from __future__ import annotations
 
 __all__ = [
     "ACCEPTED",
+    "Cause",
     "ConformanceError",
     "LoadError",
     "NotAdaptable",
@@ -64,6 +65,28 @@ class WrongCondition(ConformanceError, ValueError):
     """The condition of an expected failure cannot be read, or can never hold."""
 
 
+class Cause(str):
+    """A likely cause: a sentence for people, with the id that programs refer to it by.
+
+    The sentence may be reworded at any time; the id stays. A plain string is a cause without id.
+
+    Parameters
+    ----------
+    id
+        A short slug, such as ``"bias-subtracted"``.
+    sentence
+        What is likely to be wrong, in words.
+    """
+
+    id: str
+
+    def __new__(cls, id: str, sentence: str) -> Cause:
+        """Make the sentence a string that knows its id."""
+        cause = super().__new__(cls, sentence)
+        cause.id = id
+        return cause
+
+
 class Violation(ConformanceError, AssertionError):
     """The layer does not meet the requirement.
 
@@ -74,12 +97,14 @@ class Violation(ConformanceError, AssertionError):
     accepted
         What would have been accepted.
     cause
-        The likely cause in words, where the evidence singles one out.
+        The likely cause, where the evidence singles one out: a :class:`Cause`.
     measured
         The numbers behind it: plain floats, ints and strings.
 
     Attributes
     ----------
+    cause_id
+        The id of the cause; empty where there is none.
     obstacle
         Whether the check did not get as far as what its requirement is about: the layer could
         not be built, called, read or written. Some other requirement is about that.
@@ -94,6 +119,7 @@ class Violation(ConformanceError, AssertionError):
         self.found = found
         self.accepted = accepted
         self.cause = cause
+        self.cause_id: str = getattr(cause, "id", "")
         self.measured = measured
 
 

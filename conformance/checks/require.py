@@ -46,6 +46,7 @@ def during(action: str, cause: str = "") -> Iterator[None]:
         if cause:
             # This is what the check is about, so that it is no obstacle on the way to it.
             violation.cause, violation.obstacle = violation.cause or cause, False
+            violation.cause_id = getattr(violation.cause, "id", "")
         raise
     except NotApplicable:
         raise

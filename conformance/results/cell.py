@@ -58,6 +58,8 @@ class Cell:
         The numbers behind it.
     cause
         The likely cause in words.
+    cause_id
+        The id of that cause, which stays when the words change.
     reproduction
         The command that runs this cell alone.
     script
@@ -86,6 +88,7 @@ class Cell:
     case: dict[str, Any] | None = None
     measured: dict[str, Any] = field(default_factory=dict)
     cause: str = ""
+    cause_id: str = ""
     reproduction: str = ""
     script: str = ""
     free: list[str] = field(default_factory=list)
@@ -163,7 +166,8 @@ def cell_of(
         return cell
     cell.outcome, cell.obstacle = Outcome.FAILED, violation.obstacle
     cell.message, cell.accepted = violation.found, violation.accepted
-    cell.cause, cell.measured = violation.cause, plain({**recorded.numbers, **violation.measured})
+    cell.cause, cell.cause_id = str(violation.cause), violation.cause_id
+    cell.measured = plain({**recorded.numbers, **violation.measured})
     if error is not violation:
         cell.message += " (on the same case it passes at other times)"
     if recorded.case is not None:

@@ -119,6 +119,9 @@ def _wrong_blame(declared: Defect, weighing: Sequence[Cell], blocked: Sequence[s
     problems = []
     if first.requirement != declared.breaks:
         problems.append(f"the first to fail is {_told(first)}, not {declared.breaks}")
+    elif declared.cause_id is not None and declared.cause_id != first.cause_id:
+        said = repr(first.cause_id or first.cause) if first.cause else "nothing"
+        problems.append(f"{first.requirement} names the cause {said}, not {declared.cause_id!r}")
     elif declared.cause is not None and declared.cause not in first.cause:
         said = repr(first.cause) if first.cause else "nothing"
         problems.append(f"{first.requirement} names the cause {said}, not {declared.cause!r}")

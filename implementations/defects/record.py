@@ -27,6 +27,8 @@ class Defect:
         Ids of other requirements that may fail, because the same fault breaks them.
     cause
         Words that the printed cause must contain; None where no diagnosis knows the fault.
+    cause_id
+        The id of the printed cause; None where no diagnosis knows the fault.
     subtlety
         1 (gross) to 5 (needs a large sample or a rare input).
     seen
@@ -39,6 +41,7 @@ class Defect:
     cause: str | None = None
     subtlety: int = 3
     seen: str = "plausible"
+    cause_id: str | None = None
 
     def __post_init__(self) -> None:
         if "/" not in self.breaks:
@@ -64,9 +67,10 @@ def defect(
     collateral: tuple[str, ...] = (),
     cause: str | None = None,
     seen: str = "plausible",
+    cause_id: str | None = None,
 ) -> Callable[[Subject], Subject]:
     """Declare a class or function as a known defect; the record becomes its own ``__defect__``."""
-    record = Defect(id, breaks, collateral, cause, subtlety, seen)
+    record = Defect(id, breaks, collateral, cause, subtlety, seen, cause_id)
 
     def declare(subject: Subject) -> Subject:
         setattr(subject, MARK, record)
