@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from conformance.contract.requirement import Level, Requirement
     from conformance.errors import NotAdaptable, UsageError
     from conformance.layers.adapters import adapt
+    from conformance.layers.expected_failure import Expected
     from conformance.layers.implementation import FLAX, Convention, Implementation, Law
-    from conformance.results.expected import Expected
 
 __all__ = [
     "FLAX",
@@ -32,7 +32,7 @@ __all__ = [
 
 _PLACES = {
     "Convention": "layers.implementation",
-    "Expected": "results.expected",
+    "Expected": "layers.expected_failure",
     "FLAX": "layers.implementation",
     "Implementation": "layers.implementation",
     "Law": "layers.implementation",

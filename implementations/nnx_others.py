@@ -9,8 +9,8 @@ from flax import linen, nnx
 from flax.nnx import LinearGeneral
 
 from conformance.layers.adapters.nnx import from_nnx
+from conformance.layers.expected_failure import Expected
 from conformance.layers.implementation import FLAX
-from conformance.results.expected import Expected
 
 __all__ = ["Einsum", "LinearGeneral", "ToNNX"]
 

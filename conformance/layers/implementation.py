@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conformance.results.expected import Expected
+    from conformance.layers.expected_failure import Expected
 
 __all__ = [
     "FLAX",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.errors import LoadError, UsageError, WrongCondition
+from conformance.layers.expected_failure import Expected
 from conformance.layers.registry import Entry, registered, split_variant
 from conformance.results.conditions import holds, require_possible
 
@@ -21,40 +22,6 @@ __all__ = ["Expectations", "Expected", "from_project", "require_right"]
 
 TABLE = "tool.dense-conformance.expect"
 _CASE = {"in_features", "out_features", "seed", "values", "lead"}
-
-
-@dataclass(frozen=True)
-class Expected:
-    """One known failure.
-
-    Parameters
-    ----------
-    requirement
-        The id of the requirement that does not hold.
-    reason
-        Why that is so, and is accepted.
-    when
-        Where it does not hold: ``"flax < 0.11 and jax >= 0.5"``, ``"python < 3.12"``,
-        ``"backend == gpu"``; everywhere, if it is empty.
-    link
-        Where to read on: an issue, a page of documentation.
-    witness
-        The case that fails, as a results file has it. It alone is then tried, and decides.
-    implementation
-        Whose failure it is; empty in an implementation's own registration.
-    """
-
-    requirement: str
-    reason: str
-    when: str = ""
-    link: str = ""
-    witness: Mapping[str, Any] | None = None
-    implementation: str = ""
-
-    @property
-    def text(self) -> str:
-        """The reason, and where to read on."""
-        return f"{self.reason} ({self.link})" if self.link else self.reason
 
 
 def from_project(path: Path) -> tuple[Expected, ...]:

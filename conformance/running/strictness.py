@@ -9,8 +9,8 @@ import pytest
 
 from conformance.checks.cases import BATCH, Case
 from conformance.errors import LoadError
+from conformance.layers.expected_failure import Expected
 from conformance.results.cell import Cell, Outcome
-from conformance.results.expected import Expected
 
 __all__ = ["hold_to", "try_witness"]
 

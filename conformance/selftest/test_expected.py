@@ -10,10 +10,11 @@ import pytest
 from conformance.cli.expect import proposals
 from conformance.contract.requirement import Level, Requirement
 from conformance.errors import LoadError, UsageError, WrongCondition
+from conformance.layers.expected_failure import Expected
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, Outcome
 from conformance.results.conditions import holds, require_possible
-from conformance.results.expected import Expectations, Expected, from_project, require_right
+from conformance.results.expected import Expectations, from_project, require_right
 from conformance.results.verdict import NONCONFORMING, OK, Verdict, account
 from conformance.running.strictness import hold_to
 

@@ -1,0 +1,43 @@
+"""The record of a failure that is known and accepted, with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Expected"]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One known failure.
+
+    Parameters
+    ----------
+    requirement
+        The id of the requirement that does not hold.
+    reason
+        Why that is so, and is accepted.
+    when
+        Where it does not hold: ``"flax < 0.11 and jax >= 0.5"``, ``"python < 3.12"``,
+        ``"backend == gpu"``; everywhere, if it is empty.
+    link
+        Where to read on: an issue, a page of documentation.
+    witness
+        The case that fails, as a results file has it. It alone is then tried, and decides.
+    implementation
+        Whose failure it is; empty in an implementation's own registration.
+    """
+
+    requirement: str
+    reason: str
+    when: str = ""
+    link: str = ""
+    witness: Mapping[str, Any] | None = None
+    implementation: str = ""
+
+    @property
+    def text(self) -> str:
+        """The reason, and where to read on."""
+        return f"{self.reason} ({self.link})" if self.link else self.reason
