@@ -20,6 +20,7 @@ from conformance.layers.registry import Entry, resolve
 from conformance.report.terminal import case_in_words, console_for
 from conformance.results.cell import Cell, Outcome
 from conformance.running.pytest_call import run_quietly
+from conformance.scripts import needs_the_suite
 
 __all__ = ["explain", "reproduces"]
 
@@ -122,7 +123,7 @@ def _write_script(console: Console, cell: Cell, output: str | None) -> None:
         why = (
             "a script was made, and does not show this failure by itself"
             if cell.script
-            else "no short script shows it without the suite"
+            else "no short script shows it"
         )
         console.print(f"{why}; run the cell again:", soft_wrap=True)
         console.print(Text(f"  {cell.reproduction}"), soft_wrap=True)
@@ -131,8 +132,7 @@ def _write_script(console: Console, cell: Cell, output: str | None) -> None:
         Path(output).write_text(cell.script, encoding="utf-8")
         console.print(f"script written to {output}: it was run, and fails as it should")
         return
-    console.print(
-        "This script was run, and fails as it should. It needs jax, flax and numpy alone:"
-    )
+    needs = "the suite" if needs_the_suite(cell.script) else "jax, flax and numpy only"
+    console.print(f"This script was run, and fails as it should. It needs {needs}:")
     console.print()
     console.print(Text(cell.script), soft_wrap=True)

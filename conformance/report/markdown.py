@@ -120,7 +120,7 @@ def _failures(run: Results) -> Iterator[str]:
         yield ""
         yield from _details(cell)
         if cell.script:
-            yield from _folded("a script that shows it without this suite", cell.script)
+            yield from _folded("a script that shows it", cell.script)
         if len(same) > 1:
             yield f"- and so are {len(same) - 1} more of its cells"
         yield ""

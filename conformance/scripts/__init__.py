@@ -1,13 +1,15 @@
-"""Scripts that show a failure without the suite: only jax, flax and numpy, and the layer itself.
+"""Scripts that show a failure.
 
-A script is put together from functions of this package, each of which checks one requirement
-on one case as the suite does; no second version of a check is kept as text.
+For the requirements that learners and issue trackers meet, a script is put together from the
+functions of ``short_checks``: it needs jax, flax, numpy and the layer, nothing else. For every
+other requirement it calls the suite's own check on the one case.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import textwrap
 from types import ModuleType
 from typing import Any
@@ -20,12 +22,11 @@ from conformance.results.cell import Cell
 from conformance.scripts.compose import layer_import, script
 from conformance.scripts.register import CHECKS, Check
 
-__all__ = ["LONGEST", "checks", "kind_of", "script_for"]
+__all__ = ["LONGEST", "checks", "kind_of", "needs_the_suite", "script_for"]
 
 LONGEST = 16_000
 """The most characters of a script."""
 
-_CHECKS = ("values", "state", "seeding", "transforms", "laws", "exercise")
 _DEFAULT_CASE = {"in_features": 3, "out_features": 10, "seed": 0, "values": 0, "lead": [8]}
 
 
@@ -58,12 +59,12 @@ def _takes_sizes_by_position(layer: type) -> bool:
 
 
 def script_for(cell: Cell, entry: Entry, implementation: Implementation | None = None) -> str:
-    """The script that shows the failure of a cell; empty where there is no faithful short one.
+    """Return the script that shows the failure of a cell; empty where there is no short one.
 
     Parameters
     ----------
     cell
-        A failed cell: with its smallest case, or without one for what is no matter of a case.
+        A failed cell: with its smallest case, or without one where no case is drawn.
     entry
         The implementation that it is of.
     implementation
@@ -72,7 +73,7 @@ def script_for(cell: Cell, entry: Entry, implementation: Implementation | None =
     kind = kind_of(entry, load(entry) if implementation is None else implementation)
     check = checks().get((cell.requirement, kind or ""))
     if kind is None or check is None:
-        return ""
+        return _through_the_suite(cell, entry)
     case = {**_DEFAULT_CASE, **(cell.case or {})}
     constants = {
         "IN": case["in_features"],
@@ -87,6 +88,25 @@ def script_for(cell: Cell, entry: Entry, implementation: Implementation | None =
         _title(cell), layer_import(entry.spec), constants, check.function, _helpers(kind, check)
     )
     return text if len(text) <= LONGEST else ""
+
+
+def _through_the_suite(cell: Cell, entry: Entry) -> str:
+    """A script that calls the suite's own check on the one case."""
+    named = entry.name if entry.distribution else entry.spec
+    arguments = [repr(named), repr(cell.requirement)]
+    arguments += [f"case={cell.case!r}"] if cell.case else []
+    arguments += [f"declared={json.loads(entry.declared)!r}"] if entry.declared else []
+    listed = "".join(f"    {each},\n" for each in arguments)
+    title = _title(cell).replace("\\", "\\\\").replace('"""', "'''")
+    return (
+        f'"""{title}\n"""\n\nfrom conformance.scripts.recheck import recheck\n\n'
+        f"recheck(\n{listed})\n"
+    )
+
+
+def needs_the_suite(script: str) -> bool:
+    """Return whether a script calls the suite's own check."""
+    return "conformance.scripts.recheck" in script
 
 
 def _title(cell: Cell) -> str:
@@ -106,9 +126,8 @@ def _title(cell: Cell) -> str:
 
 
 def checks() -> dict[tuple[str, str], Check]:
-    """Every check, by requirement and kind of layer."""
-    for name in _CHECKS:
-        importlib.import_module(f"{__name__}.check_{name}")
+    """Return every check that needs nothing of the suite, by requirement and kind of layer."""
+    importlib.import_module(f"{__name__}.short_checks")
     return CHECKS
 
 

@@ -1,0 +1,59 @@
+"""One check of the suite on one case: what a script calls that cannot do without the suite."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from conformance.checks.cases import BATCH, Case
+from conformance.checks.layer import Layer
+from conformance.contract.catalogue import chosen
+from conformance.jax_setup import compile_cache
+from conformance.layers.loading import load
+from conformance.layers.registry import resolve
+from conformance.layers.x64 import widened
+
+__all__ = ["recheck"]
+
+
+def recheck(
+    spec: str,
+    requirement: str,
+    case: Mapping[str, Any] | None = None,
+    declared: Mapping[str, Any] | None = None,
+) -> None:
+    """Check one requirement on one layer and case, and print that nothing fails there.
+
+    Parameters
+    ----------
+    spec
+        The layer, as ``dense-conformance run`` takes it.
+    requirement
+        The id of the requirement.
+    case
+        The case, as a results file has it; None for a requirement that draws no cases.
+    declared
+        What is declared of the layer, as in ``pyproject.toml``.
+
+    Raises
+    ------
+    Violation
+        If the layer does not meet the requirement. It is an AssertionError.
+    UsageError, LoadError
+        If there is no such layer or requirement, or the layer cannot be loaded.
+    """
+    compile_cache.prepare(True)
+    (entry,), (row,) = resolve([spec]), chosen([requirement])
+    if declared:
+        entry = replace(entry, declared=json.dumps(dict(declared)))
+    check = getattr(importlib.import_module(f"conformance.suite.test_{row.area}"), row.test)
+    layer = Layer(widened(load(entry)), entry)
+    if hasattr(check, "__draws__"):
+        lead = tuple((case or {}).get("lead", BATCH))
+        check(layer, Case(**{"in_features": 3, "out_features": 10, **(case or {}), "lead": lead}))
+    else:
+        check(layer)
+    print("no failure here")
