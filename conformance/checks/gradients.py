@@ -8,13 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import oracle, require
-from conformance.checks.cases import Case
+from conformance.checks import oracle, programs, require
+from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.checks.oracle import Bounded
+from conformance.jax_setup.lazy import jax
 from conformance.layers.adapters.parameters import Parameters
 
-__all__ = ["Point", "directions", "of_state", "points", "require_gradients", "require_value"]
+__all__ = [
+    "Point",
+    "directions",
+    "of_state",
+    "points",
+    "require_gradients",
+    "require_second",
+    "require_value",
+]
 
 
 @dataclass(frozen=True)
@@ -112,10 +121,13 @@ def require_gradients(
     inputs
         False where dx was not asked for.
     """
+    if point.exact and layer.reparameterized:
+        return  # integers are rounded, and a column of zeros may have no direction
+    precision = layer.precision(len(point.kernel))
     expected = {
-        "kernel": oracle.kernel_gradient(point.x, point.cotangent),
+        "kernel": oracle.kernel_gradient(point.x, point.cotangent, precision),
         "bias": oracle.bias_gradient(point.cotangent),
-        "input x": oracle.input_gradient(point.kernel, point.cotangent),
+        "input x": oracle.input_gradient(point.kernel, point.cotangent, precision),
     }
     for (which, reference), value in zip(expected.items(), found, strict=True):
         if (which == "bias" and not layer.convention.use_bias) or (
@@ -137,6 +149,20 @@ def require_gradients(
             require.equal(value, reference.value, what, cause=cause)
         else:
             require.within(value, reference.value, reference.bound, what, cause=cause)
+
+
+def require_second(layer: Layer, case: Case, parameters: Any) -> None:
+    """Require the gradients of <dK, t> = <x t, g>: g t^T for x, and none for kernel and bias."""
+    point, t = next(points(case, BATCH)), case.normal("t", *case.kernel_shape)
+    with require.during("jax.grad of the layer's gradient"):
+        values = (*point.values(), point.cotangent, t)
+        second = jax.device_get(programs.twice(layer)(parameters, *values))
+    what = "the second derivative <dK, t> with respect to the {}"
+    if not layer.reparameterized:  # else terms cancel but for their roundings
+        require.equal(second[0], np.zeros_like(second[0]), what.format("kernel"))
+    require.equal(second[1], np.zeros_like(second[1]), what.format("bias"))
+    reference = oracle.input_gradient(t, point.cotangent, layer.precision(case.in_features))
+    require.within(second[2], reference.value, reference.bound, what.format("input x"))
 
 
 def of_state(layer: Layer, state: Any, by: str) -> tuple[Any, Any]:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-__all__ = ["constants", "described", "equations", "impurities", "precisions", "products"]
+__all__ = [
+    "constants",
+    "described",
+    "equations",
+    "impurities",
+    "largest_array",
+    "multiply_adds",
+    "precisions",
+    "products",
+]
 
 # Parts of the names of primitives that leave the program, or draw random numbers.
 _CALLBACKS = ("callback", "infeed", "outfeed", "debug_print")
+_PRODUCTS = ("dot_general", "conv_general_dilated")
 _RANDOM = ("random_", "threefry", "rng_")
 
 
@@ -23,7 +34,7 @@ def described(array: Any) -> str:
 
 
 def _inner(value: Any) -> Iterator[Any]:
-    """The jaxprs in a parameter of an equation."""
+    """The jaxprs in a parameter of an equation, closed or not."""
     for item in value if isinstance(value, tuple | list) else (value,):
         if hasattr(item, "eqns"):
             yield item
@@ -39,13 +50,49 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def products(jaxpr: Any) -> list[Any]:
-    """Every matrix product of a jaxpr and of those within it."""
-    return [each for each in equations(jaxpr) if each.primitive.name == "dot_general"]
+    """Every equation that multiplies matrices: products and convolutions."""
+    return [each for each in equations(jaxpr) if each.primitive.name in _PRODUCTS]
 
 
 def precisions(jaxpr: Any) -> set[Any]:
     """The precisions of its matrix products: of both operands, or None where none is given."""
     return {each.params["precision"] for each in products(jaxpr)}
+
+
+def multiply_adds(jaxpr: Any) -> int:
+    """How many multiplications and additions the products of a jaxpr take, in pairs.
+
+    A loop of a known length counts as many times, one of an unknown length once, and of several
+    branches the one that takes most.
+    """
+    total = 0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name in _PRODUCTS:
+            total += _of_product(equation)
+            continue
+        inner = [multiply_adds(j) for value in equation.params.values() for j in _inner(value)]
+        repeated = equation.params["length"] if name == "scan" else 1
+        total += repeated * (max(inner, default=0) if name == "cond" else sum(inner))
+    return total
+
+
+def _of_product(equation: Any) -> int:
+    left, right = (operand.aval.shape for operand in equation.invars[:2])
+    entries = math.prod(equation.outvars[0].aval.shape)
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return entries * math.prod(left[axis] for axis in contracted)
+    outputs = right[equation.params["dimension_numbers"].rhs_spec[0]]
+    return entries * math.prod(right) // max(outputs, 1)
+
+
+def largest_array(jaxpr: Any) -> int:
+    """The bytes of the largest array that any equation of the jaxpr makes."""
+    made = (out.aval for equation in equations(jaxpr) for out in equation.outvars)
+    return max(
+        (aval.size * aval.dtype.itemsize for aval in made if hasattr(aval, "dtype")), default=0
+    )
 
 
 def constants(jaxpr: Any) -> Iterator[Any]:

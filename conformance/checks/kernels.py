@@ -16,7 +16,7 @@ import numpy as np
 from conformance.checks import profiles, recording, require
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
-from conformance.checks.programs import compiled_to_run_once
+from conformance.checks.mapped_draws import compiled_draws
 from conformance.jax_setup.lazy import jax
 from conformance.statistics import (
     ALPHA,
@@ -186,7 +186,7 @@ def drawn_at_once(
         seeds.append(jax.device_put(np.asarray(_PROBE[1], np.uint32)))
     try:
         key = (*draws, *map(len, seeds))
-        program = tracing.programs.get(key) or _draws(layer, draws, seeds)
+        program = tracing.programs.get(key) or compiled_draws(layer, draws, seeds)
         drawn = [np.asarray(numbers) for numbers in program(*seeds)]
     except Exception:
         # Whatever keeps a layer from being traced is the matter of other requirements.
@@ -199,24 +199,6 @@ def drawn_at_once(
         probed = drawn.pop()
         tracing.tried, tracing.right = True, probed.shape == built.shape and _agree(probed, built)
     return drawn if tracing.right else None
-
-
-def _draws(layer: Layer, draws: Sequence[tuple[Shape, str]], seeds: Sequence[Any]) -> Any:
-    """The compiled program of all these draws, each mapped over its seeds."""
-
-    def one(size: Shape, which: str) -> Any:
-        def draw(seed: Any) -> Any:
-            parameters = layer.init(seed, *size)
-            if which == "bias":
-                return layer.bias_of(parameters).reshape(1, -1)
-            return layer.kernel_of(parameters)
-
-        return jax.vmap(draw)
-
-    def all_of_them(*seeds: Any) -> list[Any]:
-        return [one(*draw)(s) for draw, s in zip(draws, seeds, strict=True)]
-
-    return compiled_to_run_once(all_of_them, *seeds)
 
 
 def biases(layer: Layer) -> dict[Shape, np.ndarray]:

@@ -148,8 +148,26 @@ class Layer:
         return self.of(case).write(case.kernel(scale), case.bias(scale))
 
     def kernel_for(self, case: Case, scale: float = 1.0) -> np.ndarray:
-        """The kernel that :meth:`written` writes, as the dtype of the parameters holds it."""
-        return rounded(case.kernel(scale), self.convention.parameter_dtype)
+        """The kernel that :meth:`written` writes, as the parameters hold it."""
+        kernel = rounded(case.kernel(scale), self.convention.parameter_dtype)
+        return self.written(case, scale).held(kernel) if self.reparameterized else kernel
+
+    @functools.cached_property
+    def reparameterized(self) -> bool:
+        """Whether the kernel is computed from the parameters, so that a written one is rounded."""
+        case = Case(3, 10)
+        try:
+            held = self.written(case).kernel
+        except Exception:  # which the requirements are about
+            return False
+        kernel = rounded(case.kernel(), self.convention.parameter_dtype)
+        return not np.array_equal(held, kernel) and _is_rounded(held, kernel)
+
+    def precision(self, in_features: int) -> oracle.Precision:
+        """What the kernel that is computed with errs by, beside the product itself."""
+        if not self.reparameterized:
+            return oracle.HIGHEST
+        return oracle.reparameterized(in_features)
 
     def bias_for(self, case: Case, scale: float = 1.0) -> np.ndarray:
         """The bias that :meth:`written` writes; zeros for a layer without one."""
@@ -160,8 +178,8 @@ class Layer:
         """``x @ kernel + bias`` in float64, with the bound of the dtype that is computed in."""
         dtype = self.convention.compute_dtype
         if dtype == "float32":
-            return oracle.affine(x, kernel, bias)
-        x, kernel, bias = (rounded(values, dtype) for values in (x, kernel, bias))
+            return oracle.affine(x, kernel, bias, precision=self.precision(len(kernel)))
+        x, kernel = (rounded(values, dtype) for values in (x, kernel))
         return oracle.in_dtype(x, kernel, bias, dtype, float(jnp.finfo(dtype).max))
 
     def forward(self, seed: Any, x: Any, features: Any, *, as_given: bool = False) -> Any:
@@ -276,6 +294,16 @@ class Built:
         with on_the_way("reading the kernel"):
             return np.asarray(self.layer.kernel_of(self.parameters))
 
+    def held(self, kernel: np.ndarray) -> np.ndarray:
+        """The kernel that it has after this one was written, if it is that but for roundings.
+
+        What is another one altogether is held against what was written.
+        """
+        if not self.layer.reparameterized:
+            return kernel
+        held = self.kernel
+        return held if _is_rounded(held, kernel) else kernel
+
     @property
     def bias(self) -> np.ndarray:
         """Its bias ``(out,)``; zeros of that shape for a layer that declares none."""
@@ -304,6 +332,14 @@ class Built:
             else:
                 nnx.update(self.module, new.tree)
         return self
+
+
+def _is_rounded(held: np.ndarray, written: np.ndarray) -> bool:
+    """Whether one kernel is the other but for the roundings of a reparameterization."""
+    if held.shape != written.shape:
+        return False
+    error = oracle.reparameterized(len(written)).operand * np.abs(written).astype(np.float64)
+    return bool(np.all(np.abs(held.astype(np.float64) - written) <= error))
 
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:

@@ -26,6 +26,7 @@ __all__ = [
     "input_gradient",
     "kernel_gradient",
     "products",
+    "reparameterized",
     "rounded_twice",
     "tangent",
     "unit_roundoff",
@@ -55,6 +56,14 @@ class Precision:
 
 
 HIGHEST = Precision("highest")
+
+
+def reparameterized(in_features: int) -> Precision:
+    """What the kernel errs by where it is computed from other parameters, such as g v / |v|.
+
+    A norm over the inputs takes ``in_features`` roundings, the rest of such formulas a dozen.
+    """
+    return Precision("reparameterized", operand=(in_features + 16) * F32)
 
 
 @dataclass(frozen=True)
@@ -135,11 +144,12 @@ def rounded_twice(exact: Bounded, dtype: DTypeLike, added: np.ndarray | float = 
     """The bound where the sum is accumulated in float32 and rounded to a half-precision dtype.
 
     ``exact`` is the product without the bias, with its float32 bound; the product is rounded
-    once, and once more after the bias is added.
+    once, and once more after the bias is added. The bias may be added as it is, or be rounded
+    before, which moves the sum by ``u |added|``.
     """
     u = unit_roundoff(dtype)
     bias = np.asarray(added, np.float64)
-    once = exact.bound + u * (np.abs(exact.value) + exact.bound)
+    once = exact.bound + u * (np.abs(exact.value) + exact.bound + np.abs(bias))
     value = exact.value + bias
     # The flush of the half-precision dtypes: float16 rounds below 2^-24, bfloat16 as float32.
     flush = 2.0**-24 if u == UNIT_ROUNDOFF["float16"] else TINY
@@ -149,7 +159,7 @@ def rounded_twice(exact: Bounded, dtype: DTypeLike, added: np.ndarray | float = 
 def in_dtype(
     x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, dtype: DTypeLike, largest: float
 ) -> Bounded:
-    """``x @ kernel + bias`` of numbers that a half-precision dtype holds, computed in it.
+    """``x @ kernel + bias`` computed in a half-precision dtype, which holds x and kernel.
 
     Where the sum of magnitudes comes near `largest`, the dtype's largest number, it may overflow
     on the way: there the bound is infinite, and says nothing.
@@ -161,10 +171,19 @@ def in_dtype(
     return Bounded(np.where(safe, found.value, 0.0), np.where(safe, found.bound, np.inf))
 
 
-def kernel_gradient(x: np.ndarray, cotangent: np.ndarray) -> Bounded:
-    """dK = x^T g over all leading dimensions, ``(in, out)``."""
-    rows = x.reshape(-1, x.shape[-1])
-    return products(rows.T, cotangent.reshape(-1, cotangent.shape[-1]))
+def kernel_gradient(
+    x: np.ndarray, cotangent: np.ndarray, precision: Precision = HIGHEST
+) -> Bounded:
+    """dK = x^T g over all leading dimensions, ``(in, out)``.
+
+    Through a norm, the derivative of a column is the sum of its projections along the column and
+    across it: by Cauchy's inequality, an entry errs by the norm of the whole column's error.
+    """
+    left = x.reshape(-1, x.shape[-1]).T
+    right = cotangent.reshape(-1, cotangent.shape[-1])
+    plain = products(left, right)
+    size = np.abs(left).astype(np.float64) @ np.abs(right).astype(np.float64)
+    return Bounded(plain.value, plain.bound + precision.operand * np.linalg.norm(size, axis=0))
 
 
 def bias_gradient(cotangent: np.ndarray) -> Bounded:
@@ -174,9 +193,11 @@ def bias_gradient(cotangent: np.ndarray) -> Bounded:
     return Bounded(summed.value[0], summed.bound[0])
 
 
-def input_gradient(kernel: np.ndarray, cotangent: np.ndarray) -> Bounded:
+def input_gradient(
+    kernel: np.ndarray, cotangent: np.ndarray, precision: Precision = HIGHEST
+) -> Bounded:
     """dx = g K^T, of the shape of ``x``."""
-    return products(cotangent, kernel.T)
+    return products(cotangent, kernel.T, precision=precision)
 
 
 def tangent(
@@ -185,13 +206,23 @@ def tangent(
     kernel_tangent: np.ndarray,
     bias_tangent: np.ndarray,
     x_tangent: np.ndarray,
+    precision: Precision = HIGHEST,
 ) -> Bounded:
-    """x tK + tx K + tb: one product of ``[x, tx]`` and ``[tK; K]``, of twice the length."""
+    """x tK + tx K + tb: one product of ``[x, tx]`` and ``[tK; K]``, of twice the length.
+
+    Through a norm, a tangent of the kernel errs by the norm of its column: `kernel_gradient`.
+    """
     left = np.concatenate([x, x_tangent], axis=-1)
-    return products(left, np.concatenate([kernel_tangent, kernel]), bias_tangent)
+    right = np.concatenate([kernel_tangent, kernel])
+    plain = products(left, right, bias_tangent, precision=precision)
+    columns = np.linalg.norm(kernel_tangent.astype(np.float64), axis=0)
+    rows = np.abs(x).astype(np.float64).sum(-1, keepdims=True)
+    return Bounded(plain.value, plain.bound + precision.operand * rows * columns)
 
 
-def after(layer_input: Bounded, kernel: np.ndarray, bias: np.ndarray) -> Bounded:
+def after(
+    layer_input: Bounded, kernel: np.ndarray, bias: np.ndarray, precision: Precision = HIGHEST
+) -> Bounded:
     """The layer on the output of another: the error of its input passes through the kernel.
 
     With ``|x - value| <= bound``, the exact layer moves by at most ``bound |K|``, and its own
@@ -199,6 +230,6 @@ def after(layer_input: Bounded, kernel: np.ndarray, bias: np.ndarray) -> Bounded
     """
     size = np.abs(kernel).astype(np.float64)
     largest = np.abs(layer_input.value) + layer_input.bound
-    own = products(largest, size, np.abs(bias))
+    own = products(largest, size, np.abs(bias), precision=precision)
     value = layer_input.value @ kernel.astype(np.float64) + bias
     return Bounded(value, own.bound + layer_input.bound @ size)

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from conformance.checks import oracle
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Built, Layer, as_jax, stack
+from conformance.checks.oracle import Bounded
 from conformance.checks.require import during
 from conformance.jax_setup.lazy import jax, jnp, nnx
 
@@ -25,9 +27,11 @@ __all__ = [
     "compiled_to_run_once",
     "counted",
     "donating",
+    "expected_of_maps",
     "exported",
     "forward",
     "forward_mode",
+    "has_forward_mode",
     "is_plain",
     "mapped",
     "module_forward",
@@ -85,12 +89,13 @@ _OLD_EMITTERS: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
 _HARDLY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
 
 
-def compiled_to_run_once(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The program for arguments of these shapes, hardly optimized: that costs more than it saves.
+def compiled_to_run_once(traced: Any) -> Any:
+    """The program of what ``jax.jit(f).trace`` returned, hardly optimized: that costs more than it
+    saves.
 
     For drawing numbers alone: products may come out otherwise than in a user's program.
     """
-    lowered = jax.jit(function).lower(*arguments)
+    lowered = traced.lower()
     try:
         return lowered.compile(compiler_options={**_HARDLY, **_OLD_EMITTERS})
     except Exception:
@@ -213,6 +218,28 @@ def forward_mode(layer: Layer) -> Any:
     return remembered(layer, "forward mode", make)
 
 
+def has_forward_mode(layer: Layer, case: Case) -> bool:
+    """Whether JAX does not refuse to differentiate the layer forwards, for want of a rule."""
+
+    def try_it() -> bool:
+        f, values = affine(layer), (case.kernel(), case.bias(), case.x())
+
+        def derivative(parameters: Any, *values: Any) -> Any:
+            return jax.jvp(lambda *values: f(parameters, *values), values, values)
+
+        try:
+            parameters = jax.eval_shape(lambda: layer.init(case.seed, *case.kernel_shape))
+            # Traced, the derivative is still there; it is missed where a program is made of it.
+            jax.jit(derivative).lower(parameters, *values)
+        except TypeError as error:
+            return "custom_vjp" not in str(error)
+        except Exception:  # which the requirements on derivatives are about
+            return True
+        return True
+
+    return bool(layer.remember("has forward mode", try_it))
+
+
 def mapped(layer: Layer) -> Any:
     """``(parameters, stacked parameters, x, cotangent)`` to the results of vmap by name.
 
@@ -245,6 +272,33 @@ def mapped(layer: Layer) -> Any:
         return program
 
     return remembered(layer, "vmap", make)
+
+
+def expected_of_maps(
+    layer: Layer, values: tuple[Any, Any, Any], kernels: Any, biases: Any, cotangent: Any
+) -> dict[str, Bounded]:
+    """What :func:`mapped` has to give, by name; ``values`` are x, kernel and bias."""
+    x, kernel, bias = values
+    precision = layer.precision(len(kernel))
+    one = oracle.affine(x, kernel, bias, precision=precision)
+    each = oracle.affine(x, kernels, biases[:, None], precision=precision)
+    pairs = range(len(kernels))
+    by_row = [
+        oracle.kernel_gradient(row[None], g[None], precision)
+        for row, g in zip(x, cotangent, strict=True)
+    ]
+    return {
+        "over x": one,
+        "over the last axis of x": one,
+        "nested over x": one,
+        "over stacked parameters": each,
+        "over stacked parameters and x": Bounded(
+            each.value[pairs, pairs], each.bound[pairs, pairs]
+        ),
+        "around the gradient with respect to the kernel": Bounded(
+            np.stack([row.value for row in by_row]), np.stack([row.bound for row in by_row])
+        ),
+    }
 
 
 def _values(layer: Layer, parameters: Any, row: Any, cotangent: Any) -> tuple[Any, Any]:

@@ -173,9 +173,18 @@ def raises(call: Callable[[], Any], what: str, *, cause: str = "") -> None:
         result = call()
     except Exception:
         return
+    fail(f"{what} gave {_shown(result)}", accepted="an exception", cause=cause)
+
+
+def _shown(result: Any) -> str:
+    """An array by its shape, a layer or its parameters by the shapes of their arrays."""
     shape = getattr(result, "shape", None)
-    given = f"a result of shape {tuple(shape)}" if shape is not None else safe_text(result, 80)
-    fail(f"{what} gave {given}", accepted="an exception", cause=cause)
+    if shape is not None:
+        return f"a result of shape {tuple(shape)}"
+    leaves = jax.tree_util.tree_leaves(result)
+    if leaves and all(hasattr(leaf, "shape") for leaf in leaves):
+        return f"arrays of shape {' and '.join(str(tuple(leaf.shape)) for leaf in leaves)}"
+    return safe_text(result, 80)
 
 
 def not_applicable(reason: str) -> NoReturn:

@@ -10,6 +10,7 @@ from conformance.checks import profiles, recording, require
 from conformance.checks.cases import Case
 from conformance.checks.kernels import drawn_at_once, judge, kernels, samples, structure_evidence
 from conformance.checks.layer import Layer
+from conformance.checks.mapped_draws import cost_of_a_draw
 from conformance.errors import Violation
 from conformance.statistics import by_requirement, diagnose_seeds, identify_law, seed_set, structure
 from conformance.statistics.correlation import linked_seeds, seed_shifts
@@ -23,6 +24,9 @@ IN_FEATURES, OUT_FEATURES = 6, 129
 # Of few levels, such as signs, two kernels of this size are still never equal by chance; drawing
 # thousands of the larger ones takes a third of a second.
 _SMALL = (4, 40)
+
+_NUMBERS = 2**24
+"""How many numbers are drawn for the seeds beyond the set: a second of a processor's time."""
 
 _PROBE = np.array([0.5, -1.25, 2.0, 0.75, -0.25, 1.5], np.float32)
 _NEGATIVE = (1, 2, 5, 1_000, 2**31 - 1)
@@ -41,7 +45,9 @@ def _drawn(layer: Layer) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
         seeds, size = seed_set(profile), (IN_FEATURES, OUT_FEATURES)
         if layer.implementation.init is None:
             return {seed: _output(layer, seed) for seed in seeds}, {}
-        every = seeds + random_seeds(profile)
+        # A layer that cuts its kernel from a large block makes the block for each of them.
+        more = _NUMBERS // max(cost_of_a_draw(layer, _SMALL) // 4, 1)
+        every = seeds + random_seeds(profile)[:more]
         at_once = drawn_at_once(layer, [(size, seeds), (_SMALL, every)])
         if at_once is None:
             return _by_seed(seeds, kernels(layer, *size, seeds)), {}

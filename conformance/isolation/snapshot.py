@@ -32,7 +32,9 @@ def _config_values() -> dict[str, Any]:
     if jax is None or not hasattr(jax, "config"):
         return {}
     values = getattr(jax.config, "values", None)
-    return dict(values) if isinstance(values, dict) else {}
+    # As this thread sees them: a context that was entered overrides what is set for all threads.
+    known = values if isinstance(values, dict) else {}
+    return {key: getattr(jax.config, key, value) for key, value in known.items()}
 
 
 def _functions() -> dict[str, dict[str, Any]]:
@@ -141,10 +143,7 @@ class Snapshot:
         for key in sorted(self.environ.keys() | os.environ.keys()):
             if self.environ.get(key) != os.environ.get(key):
                 found.append(f"os.environ[{key!r}] became {os.environ.get(key)!r}")
-        now = _config_values()
-        for key, before in self.config.items():
-            if key in now and now[key] is not before and now[key] != before:
-                found.append(f"jax.config.{key} became {now[key]!r}")
+        found += self.config_changes()
         if generators and random.getstate() != self.python_random:
             found.append("the state of Python's global random generator changed")
         if generators and not _same_numpy_state(np.random.get_state(), self.numpy_random):
@@ -157,6 +156,15 @@ class Snapshot:
             replaced = [key for key, value in before.items() if present.get(key) is not value]
             found.extend(f"{name}.{key} was replaced" for key in sorted(replaced))
         return found
+
+    def config_changes(self) -> list[str]:
+        """What is different now in JAX's configuration, as this thread sees it."""
+        now = _config_values()
+        return [
+            f"jax.config.{key} became {now[key]!r}"
+            for key, before in self.config.items()
+            if key in now and now[key] is not before and now[key] != before
+        ]
 
     def restore(self) -> None:
         """Put back what can be; what cannot, :meth:`changes` still finds afterwards."""

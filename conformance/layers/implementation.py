@@ -29,6 +29,8 @@ NORMAL = "normal"
 TRUNCATED_NORMAL = "truncated-normal"
 UNIFORM = "uniform"
 
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+
 
 def fan_in_variance(fan_in: int, fan_out: int) -> float:
     """1 / fan_in: the variance of LeCun's initialization (LeCun et al., 1998)."""
@@ -164,6 +166,14 @@ class Convention:
             )
         if not self.ranks:
             raise ValueError(f"Convention {self.name!r}: ranks is empty; a layer accepts some x")
+        for field_name in ("parameter_dtype", "compute_dtype"):
+            dtype = getattr(self, field_name)
+            if dtype not in _DTYPES:
+                raise ValueError(
+                    f"Convention {self.name!r}: {field_name} must be one of "
+                    f"{', '.join(_DTYPES)}, found {dtype!r}; the bounds on rounding errors are "
+                    "those of real floating-point numbers"
+                )
 
 
 FLAX = Convention(name="Flax")

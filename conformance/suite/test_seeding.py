@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 
-from conformance.checks import require
+from conformance.checks import oracle, require
 from conformance.checks.another_process import elsewhere, kernel_digests, what_differs
 from conformance.checks.cases import BATCH, LARGE, TALL, WIDE, Case, over
 from conformance.checks.kernels import judge
@@ -360,11 +360,12 @@ def test_rngs_forms(layer: Layer, case: Case) -> None:
 )
 @over(sizes=FEW_SIZES)
 def test_jitted_init(layer: Layer, case: Case) -> None:
-    """Construction under ``jax.jit`` equals the eager one within 2 ulp.
+    """Construction under ``jax.jit`` equals the eager one within 16 roundings of float32.
 
-    Compiled as one program, the scaling may be fused with the drawing: two roundings fewer. The ulp
-    is that of a standard deviation where the entry is smaller: what an entry is a sum of has that
-    size, and its roundings do not shrink when the terms cancel.
+    Compiled as one program, operations may be fused, which leaves out their roundings. After the
+    draw of a uniform number there are a dozen of them: the polynomials of an inverse distribution
+    function, and the scale. Each moves an entry by the unit roundoff, of a standard deviation where
+    the entry is smaller: what it is a sum of has that size. Other numbers differ by a deviation.
     """
 
     def make():  # type: ignore[no-untyped-def]  # a compiled function
@@ -379,8 +380,8 @@ def test_jitted_init(layer: Layer, case: Case) -> None:
         found = np.asarray(compiled(np.uint32(case.seed)))
     plain = layer.of(case).kernel
     deviation = np.float32(math.sqrt(layer.convention.kernel.variance(*case.kernel_shape)))
-    ulp = np.spacing(np.maximum(np.abs(plain), deviation))
-    require.within(found, plain, 2 * ulp, "the kernel under jit")
+    bound = 16 * oracle.F32 * np.maximum(np.abs(plain), deviation)
+    require.within(found, plain, bound, "the kernel under jit")
 
 
 @requirement(
@@ -406,7 +407,7 @@ def test_vmapped_init(layer: Layer, case: Case) -> None:
     with during("construction under jax.vmap"):
         mapped = layer.remember(
             ("vmapped-init", case.kernel_shape),
-            lambda: compiled_to_run_once(jax.vmap(kernel), keys),
+            lambda: compiled_to_run_once(jax.jit(jax.vmap(kernel)).trace(keys)),
         )
         kernels = np.asarray(mapped(keys))
     distinct = len({k.tobytes() for k in kernels})

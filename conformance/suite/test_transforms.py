@@ -98,16 +98,7 @@ def test_gradients(layer: Layer, case: Case) -> None:
             gradients.require_value(layer, value, point, "jax.vjp")
             gradients.require_gradients(layer, found, point, "jax.vjp")
     if programs.is_plain(case):
-        point = next(gradients.points(case, BATCH))
-        t = case.normal("t", *case.kernel_shape)
-        with require.during("jax.grad of the layer's gradient"):
-            values = (*point.values(), point.cotangent, t)
-            second = jax.device_get(programs.twice(layer)(parameters, *values))
-        what = "the second derivative <dK, t> with respect to the {}"
-        require.equal(second[0], np.zeros_like(second[0]), what.format("kernel"))
-        require.equal(second[1], np.zeros_like(second[1]), what.format("bias"))
-        reference = oracle.input_gradient(t, point.cotangent)
-        require.within(second[2], reference.value, reference.bound, what.format("input x"))
+        gradients.require_second(layer, case, parameters)
         # Another batch than before: there is nothing to compile, and more rows than one block has.
         point = next(gradients.points(case, (100,)))
         with require.during("jax.grad of the layer, outside of jit,"):
@@ -135,39 +126,61 @@ def test_forward_mode(layer: Layer, case: Case) -> None:
     """jvp and linearize agree with tx @ K + x @ tK + tb; the Hessian in x is 0.
 
     Along each of kernel, bias and x, and along all of them at once. The transpose of the
-    linearized layer gives g K^T: forward and reverse mode are each other's adjoints. A layer
-    whose rule is a ``custom_vjp`` has no forward mode; ``custom_jvp`` gives both.
+    linearized layer gives g K^T: forward and reverse mode are each other's adjoints.
     """
+    if not programs.has_forward_mode(layer, case):
+        require.not_applicable(
+            "its rule is a custom_vjp, which JAX refuses to differentiate forwards: "
+            "transforms/forward-mode-offered"
+        )
     dense = layer.written(case)
     x, kernel, bias = case.x(), case.kernel(), case.bias()
     cotangent = case.normal("cotangent", *case.lead, case.out_features)
+    precision = layer.precision(case.in_features)
     for along, (tk, tb, tx) in gradients.directions(layer, case).items():
         with require.during("jax.jvp, jax.linearize and jax.hessian of the layer"):
-            found = jax.device_get(
-                programs.forward_mode(layer)(
-                    dense.parameters, (kernel, bias, x), (tk, tb, tx), cotangent
-                )
-            )
+            program = programs.forward_mode(layer)
+            values, tangents = (kernel, bias, x), (tk, tb, tx)
+            found = jax.device_get(program(dense.parameters, values, tangents, cotangent))
         reference = layer.value(x, kernel, bias if layer.convention.use_bias else bias * 0)
         require.within(found["value"], reference.value, reference.bound, "f(x) by jax.jvp")
-        reference = oracle.tangent(x, kernel, tk, tb, tx)
+        tangent = oracle.tangent(x, kernel, tk, tb, tx, precision)
         for by in ("jax.jvp", "jax.linearize"):
             what = f"the derivative along the {along} by {by}"
-            require.within(found[by], reference.value, reference.bound, what)
-        reference = oracle.input_gradient(kernel, cotangent)
+            require.within(found[by], tangent.value, tangent.bound, what)
+        reference = oracle.input_gradient(kernel, cotangent, precision)
         what = "the transpose of the linearized layer, applied to g,"
         require.within(found["transpose"], reference.value, reference.bound, what)
         require.equal(found["hessian"], np.zeros_like(found["hessian"]), "the Hessian in x")
     if programs.is_plain(case):
         with require.during("jax.jvp of the layer, outside of jit,"):
-            f = programs.affine(layer)
-            values, tangents = map(as_jax, (kernel, bias, x)), map(as_jax, (tk, tb, tx))
-            _, found = jax.jvp(
-                lambda *values: f(dense.parameters, *values), tuple(values), tuple(tangents)
-            )
-        reference = oracle.tangent(x, kernel, tk, tb, tx)
+            f, at = programs.affine(layer), [tuple(map(as_jax, v)) for v in (values, tangents)]
+            _, found = jax.jvp(lambda *values: f(dense.parameters, *values), *at)
         what = "the derivative by jax.jvp outside of jit"
-        require.within(found, reference.value, reference.bound, what)
+        require.within(found, tangent.value, tangent.bound, what)
+
+
+@requirement(
+    "transforms/forward-mode-offered",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["transforms/gradients"],
+    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS, FLOAT32_THROUGHOUT],
+    seconds=0.1,
+)
+@over(sizes=programs.FEW_SIZES[:1], at_most=1)
+def test_forward_mode_offered(layer: Layer, case: Case) -> None:
+    """The layer can be differentiated forwards.
+
+    A rule by ``custom_vjp`` gives the reverse mode alone, so that ``jax.jvp``, ``jax.linearize``
+    and ``jax.hessian`` raise; one by ``custom_jvp`` gives both.
+    """
+    require.that(
+        programs.has_forward_mode(layer, case),
+        "jax.jvp of the layer raises: it has a custom_vjp and no rule for the forward mode",
+        accepted="a derivative in forward mode",
+        cause="the layer's rule of differentiation is a custom_vjp: write it as a custom_jvp",
+    )
 
 
 @requirement(
@@ -195,20 +208,9 @@ def test_vmap(layer: Layer, case: Case) -> None:
     parameters = dense.parameters
     with require.during("stacking the parameters of three layers"):
         stacked = programs.stacked(layer, parameters, kernels, biases)
-    one = oracle.affine(x, case.kernel(), layer.bias_for(case))
-    each = oracle.affine(x, kernels, biases[:, None])
-    pairs = range(len(kernels))
-    by_row = oracle.products(x[..., :, None], cotangent[..., None, :])
-    expected = {
-        "over x": one,
-        "over the last axis of x": one,
-        "nested over x": one,
-        "over stacked parameters": each,
-        "over stacked parameters and x": Bounded(
-            each.value[pairs, pairs], each.bound[pairs, pairs]
-        ),
-        "around the gradient with respect to the kernel": by_row,
-    }
+    values = (x, case.kernel(), layer.bias_for(case))
+    expected = programs.expected_of_maps(layer, values, kernels, biases, cotangent)
+    one = expected["over x"]
     with require.during("jax.vmap of the layer"):
         found = programs.mapped(layer)(parameters, stacked, x, cotangent)
     for how, reference in expected.items():
@@ -247,7 +249,7 @@ def test_scan_and_remat(layer: Layer, case: Case) -> None:
         found = programs.scanned(layer)(stacked, case.x())
     reference = Bounded(case.x(), np.zeros(case.x_shape))
     for kernel, bias in zip(kernels, biases, strict=True):
-        reference = oracle.after(reference, kernel, bias)
+        reference = oracle.after(reference, kernel, bias, layer.precision(case.in_features))
     require.within(found, reference.value, reference.bound, f"jax.lax.scan over {depth} layers")
     for point in gradients.points(case, case.lead):
         with require.during(f"the gradient of jax.checkpoint of the layer, {point.where},"):
@@ -420,7 +422,8 @@ def test_donation(layer: Layer, case: Case) -> None:
         doubled, found = programs.donating(layer)(donor.parameters, x)
     reference = layer.value(case.x(), kernel, bias)
     require.within(found, reference.value, reference.bound, "f(x) with donated state")
-    require.equal(layer.kernel_of(doubled), 2 * kernel, "the kernel returned by the step")
+    if not layer.reparameterized:
+        require.equal(layer.kernel_of(doubled), 2 * kernel, "the kernel returned by the step")
     with require.during("calling an instance after another's state was donated"):
         again = np.asarray(before(x))
         np.asarray(layer.of(case)(x))

@@ -114,13 +114,11 @@ def LongColumnsShortened(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, jnp.where(norm > 1e4, kernel / norm * 1e4, kernel), bias)
 
 
-@wrong.forward("X120", "numerics/one-product", 4)
-def TwoHalves(x: Array, kernel: Array, bias: Array) -> Array:
-    """The inputs are split in two halves, each with a product of its own."""
-    half = kernel.shape[0] // 2
-    if half == 0 or x.ndim == 0 or x.shape[-1] != kernel.shape[0]:
-        return affine(x, kernel, bias)
-    return x[..., :half] @ kernel[:half] + affine(x[..., half:], kernel[half:], bias)
+@wrong.forward("X120", "numerics/one-product", 4, cause="more than once")
+def ProductTwice(x: Array, kernel: Array, bias: Array) -> Array:
+    """The product is computed for each of its signs."""
+    y = affine(x, kernel, bias)
+    return jnp.where(y > 0, y, affine(x, kernel, bias))
 
 
 name_layers(globals())

@@ -163,7 +163,9 @@ def _sparse(_: None, cotangent: Array) -> Array:
     return jnp.where(jnp.abs(cotangent) < 1e-4, 0.0, cotangent)
 
 
-NoForwardMode = wrong.forward("X133", "transforms/forward-mode", 4, seen="jax.custom_vjp")(
+NoForwardMode = wrong.forward(
+    "X133", "transforms/forward-mode-offered", 4, cause="custom_vjp", seen="jax.custom_vjp"
+)(
     lambda x, k, b: backward_only(x, k, b) if x.dtype == k.dtype else affine(x, k, b),
     "A custom backward pass, right in itself, shuts out jvp and linearize.",
 )

@@ -71,7 +71,14 @@ def _key_name(key: Any) -> str:
 def leaves_of(tree: Any) -> list[Leaf]:
     """The array leaves of any pytree, in its own order."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [Leaf(tuple(_key_name(key) for key in path), "Array", value) for path, value in paths]
+    return [Leaf(_names(path), "Array", value) for path, value in paths]
+
+
+def _names(path: Sequence[Any]) -> tuple[str, ...]:
+    """The parts of a path; a number inside of a container that gives no names is left out."""
+    unnamed = jax.tree_util.FlattenedIndexKey
+    named = [key for key in path if not isinstance(key, unnamed)]
+    return tuple(_key_name(key) for key in named or path)
 
 
 def find(leaves: Sequence[Leaf], convention: Convention, which: str) -> int:
