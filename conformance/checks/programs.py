@@ -275,12 +275,11 @@ def mapped(layer: Layer) -> Any:
 
 
 def expected_of_maps(
-    layer: Layer, values: tuple[Any, Any, Any], kernels: Any, biases: Any, cotangent: Any
+    layer: Layer, case: Case, kernels: Any, biases: Any, cotangent: Any
 ) -> dict[str, Bounded]:
-    """What :func:`mapped` has to give, by name; ``values`` are x, kernel and bias."""
-    x, kernel, bias = values
-    precision = layer.precision(len(kernel))
-    one = oracle.affine(x, kernel, bias, precision=precision)
+    """What :func:`mapped` has to give for the case's x, kernel and bias, by name."""
+    x, precision = case.x(), layer.precision(case.in_features)
+    one = oracle.affine(x, case.kernel(), layer.bias_for(case), precision=precision)
     each = oracle.affine(x, kernels, biases[:, None], precision=precision)
     pairs = range(len(kernels))
     by_row = [

@@ -154,8 +154,9 @@ def test_forward_mode(layer: Layer, case: Case) -> None:
         require.equal(found["hessian"], np.zeros_like(found["hessian"]), "the Hessian in x")
     if programs.is_plain(case):
         with require.during("jax.jvp of the layer, outside of jit,"):
-            f, at = programs.affine(layer), [tuple(map(as_jax, v)) for v in (values, tangents)]
-            _, found = jax.jvp(lambda *values: f(dense.parameters, *values), *at)
+            f = programs.affine(layer)
+            at, along_all = (tuple(map(as_jax, each)) for each in (values, tangents))
+            _, found = jax.jvp(lambda *v: f(dense.parameters, *v), at, along_all)
         what = "the derivative by jax.jvp outside of jit"
         require.within(found, tangent.value, tangent.bound, what)
 
@@ -201,15 +202,12 @@ def test_vmap(layer: Layer, case: Case) -> None:
     x = case.x()
     dense = layer.written(case)
     kernels = case.normal("kernels", 3, *case.kernel_shape)
-    biases = case.normal("biases", 3, case.out_features)
-    if not layer.convention.use_bias:
-        biases = biases * 0
+    biases = case.normal("biases", 3, case.out_features) * layer.convention.use_bias
     cotangent = case.normal("cotangent", *case.lead, case.out_features)
     parameters = dense.parameters
     with require.during("stacking the parameters of three layers"):
         stacked = programs.stacked(layer, parameters, kernels, biases)
-    values = (x, case.kernel(), layer.bias_for(case))
-    expected = programs.expected_of_maps(layer, values, kernels, biases, cotangent)
+    expected = programs.expected_of_maps(layer, case, kernels, biases, cotangent)
     one = expected["over x"]
     with require.during("jax.vmap of the layer"):
         found = programs.mapped(layer)(parameters, stacked, x, cotangent)
@@ -240,9 +238,7 @@ def test_scan_and_remat(layer: Layer, case: Case) -> None:
     depth = 3
     scale = case.in_features**-0.5
     kernels = case.normal("kernels", depth, *case.kernel_shape, scale=scale)
-    biases = case.normal("biases", depth, case.out_features)
-    if not layer.convention.use_bias:
-        biases = biases * 0
+    biases = case.normal("biases", depth, case.out_features) * layer.convention.use_bias
     parameters = layer.of(case).parameters
     with require.during("jax.lax.scan over stacked layers"):
         stacked = programs.stacked(layer, parameters, kernels, biases)
