@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from conformance.errors import UsageError
+from conformance.errors import UsageError, safe_text
 from conformance.jax_setup import child_process
 from conformance.layers.declaration import as_json, as_options
 from conformance.layers.registry import Entry
@@ -27,6 +27,17 @@ __all__ = ["Report", "check"]
 
 _INSIDE = "CONFORMANCE_CHECK_RUNS"
 """Set in the processes that a check starts, so that none of them starts another."""
+
+
+# What is defined in __main__, or inside of a function, exists in no module that could be imported.
+_STUB = """\
+import pathlib
+import pickle
+
+{name} = pickle.loads(pathlib.Path(__file__).with_suffix(".pickle").read_bytes())
+# Instances are pickled by the name of their class, which is to be found here.
+{name}.__module__, {name}.__qualname__ = __name__, "{name}"
+"""
 
 
 @dataclass(frozen=True)
@@ -189,11 +200,24 @@ def _named(layer: Any, folder: Path) -> str:
     module, name = layer.__module__, layer.__qualname__
     if module != "__main__" and "<locals>" not in name and _found(module):
         return f"{module}:{name}"
-    from conformance.cli.standalone import source_of
-
     path = folder / "in_a_notebook.py"
-    path.write_text(source_of(layer), encoding="utf-8")
-    return f"{path}:{layer.__name__}"
+    path.with_suffix(".pickle").write_bytes(_by_value(layer))
+    name = layer.__name__ if layer.__name__.isidentifier() else "layer"  # a lambda
+    path.write_text(_STUB.format(name=name), encoding="utf-8")
+    return f"{path}:{name}"
+
+
+def _by_value(layer: Any) -> bytes:
+    """Return what another process makes the class or function from, with all that it uses."""
+    import cloudpickle
+
+    try:
+        return bytes(cloudpickle.dumps(layer))
+    except Exception as error:
+        raise UsageError(
+            f"{layer.__name__} cannot be taken to another process: {type(error).__name__}: "
+            f"{safe_text(error)}; put it into a file, and pass 'path/to/file.py:{layer.__name__}'"
+        ) from None
 
 
 def _found(module: str) -> bool:

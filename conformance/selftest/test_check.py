@@ -6,14 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from flax import nnx
 
 import conformance
 from conformance import Report, UsageError
 from conformance.cli.notebook import check
-from conformance.cli.standalone import source_of
 from conformance.results.file import parse, text_of
 from conformance.selftest.synthetic import cell_at, results
 
@@ -114,15 +115,34 @@ def test_a_file_that_checks_itself_does_not_start_itself_again(
         check("nnx.Linear")
 
 
-def test_what_has_no_source_has_to_be_in_a_file() -> None:
-    """A function within a function, and one without a name."""
+def test_a_class_that_is_piped_into_python_is_checked() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-"],
+        input=NOTEBOOK,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)[-1] == "<Report: 2 failures, 2 cells>"
 
-    def inner() -> None: ...
 
-    for layer in (inner, lambda seed, x, features: x):
-        layer.__module__ = "__main__"
-        with pytest.raises(UsageError, match="put it into a file, and pass"):
-            source_of(layer)
+def test_a_class_inside_of_a_function_is_checked() -> None:
+    class Inner(nnx.Linear):
+        pass
+
+    assert check(Inner, requirement=["kernel-shape", "pickles"], workers=0).passed
+
+
+def test_what_cannot_be_pickled_has_to_be_in_a_file() -> None:
+    lock = threading.Lock()
+
+    def inner(seed: object, x: object, features: object) -> object:
+        return lock
+
+    with pytest.raises(UsageError, match=r"cannot pickle.*put it into a file, and pass"):
+        check(inner)
 
 
 def test_the_public_names_are_few_and_sorted() -> None:
