@@ -13,15 +13,19 @@ if TYPE_CHECKING:
     from conformance.layers.adapters import adapt
     from conformance.layers.expected_failure import Expected
     from conformance.layers.implementation import FLAX, Convention, Implementation, Law
+    from conformance.results.cell import Cell
+    from conformance.results.outcome import Outcome
 
 __all__ = [
     "FLAX",
+    "Cell",
     "Convention",
     "Expected",
     "Implementation",
     "Law",
     "Level",
     "NotAdaptable",
+    "Outcome",
     "Report",
     "Requirement",
     "UsageError",
@@ -31,6 +35,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "Cell": "results.cell",
     "Convention": "layers.implementation",
     "Expected": "layers.expected_failure",
     "FLAX": "layers.implementation",
@@ -38,6 +43,7 @@ _PLACES = {
     "Law": "layers.implementation",
     "Level": "contract.requirement",
     "NotAdaptable": "errors",
+    "Outcome": "results.outcome",
     "Report": "cli.notebook",
     "Requirement": "contract.requirement",
     "UsageError": "errors",

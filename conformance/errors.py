@@ -11,6 +11,9 @@ ConformanceError            the root: catch this one
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 __all__ = [
     "ACCEPTED",
     "Cause",
@@ -23,6 +26,8 @@ __all__ = [
     "WrongCondition",
     "by_user",
     "contain_interrupts",
+    "printable",
+    "printable_values",
     "safe_text",
 ]
 
@@ -131,9 +136,37 @@ def safe_text(value: object, longest: int = _LONGEST_TEXT) -> str:
         if by_user(error):
             raise
         text = f"<{type(value).__name__} whose text cannot be had: {type(error).__name__}>"
-    # Half of a surrogate pair is no text that could be written anywhere.
-    text = " ".join(text.encode(errors="backslashreplace").decode().split())
+    text = " ".join(printable(text).split())
     return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+# What a terminal or a page would obey instead of showing it: the control characters of ASCII and
+# of Latin-1, the marks and overrides of writing direction, and the separators that end a line.
+_OBEYED = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """Return a text in which whatever a terminal would obey is escaped; lines and tabs stay."""
+    text = text.replace("\r\n", "\n")
+    return _OBEYED.sub(_escaped, text).replace("\r", "\\r")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def printable_values(value: Any) -> Any:
+    """Return JSON values of which every text, keys included, is :func:`printable`."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(key): printable_values(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [printable_values(item) for item in value]
+    return value
 
 
 _contained = False

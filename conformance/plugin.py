@@ -152,6 +152,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "$XDG_CACHE_HOME/dense-conformance (default: ~/.cache); so does the environment "
         "variable CONFORMANCE_COMPILE_CACHE=off",
     )
+    group.addoption(
+        "--conformance-strict",
+        action="store_true",
+        help="a SHOULD that does not hold fails the run; so does strict = true in the table "
+        "tool.dense-conformance of pyproject.toml (default: it is a recommendation)",
+    )
     group.addoption("--conformance-examples", type=int, default=None, help=argparse.SUPPRESS)
     group.addoption("--conformance-explain", action="store_true", help=argparse.SUPPRESS)
     group.addoption("--conformance-console", action="store_true", help=argparse.SUPPRESS)
@@ -332,4 +338,5 @@ def pytest_terminal_summary(
         if run.refused:
             terminalreporter.write_line("\n\n".join(run.refused))
             return
-        write_verdict(run.verdict, run.facts(), sys.stdout)
+        verbose = config.get_verbosity() > 0
+        write_verdict(run.verdict, run.facts(), sys.stdout, verbose=verbose)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from conformance.cli.report import put
 from conformance.contract.catalogue import chosen
 from conformance.contract.requirement import Requirement
 from conformance.errors import UsageError
 from conformance.jax_setup import child_process
 from conformance.layers.registry import Entry, resolve
-from conformance.report.terminal import case_in_words, console_for
-from conformance.results.cell import Cell, Outcome
+from conformance.report.terminal import console_for, write_lines
+from conformance.results.cell import Cell
+from conformance.results.failure import described, word
+from conformance.results.outcome import Outcome
 from conformance.running.pytest_call import run_quietly
 from conformance.scripts import needs_the_suite
 
@@ -59,7 +61,7 @@ def explain(
     cell = verdict.cells[0]
     console = console_for(sys.stdout)
     _write(console, cell, entries[0], rows[0])
-    if cell.outcome in (Outcome.FAILED, Outcome.EXPECTED_FAILURE):
+    if cell.outcome.violated:
         _write_script(console, cell, output)
     elif cell.reproduction:
         console.print("\nRun the cell again:")
@@ -88,27 +90,15 @@ def reproduces(script: str) -> bool:
 
 
 def _write(console: Console, cell: Cell, entry: Entry, row: Requirement) -> None:
-    head = Text(f"{cell.outcome.upper()}  ")
+    head = Text(f"{word(cell).upper()}  ")
     head.append(row.id, style="bold")
     console.print(head.append(f"   {entry.name}   {row.level}"), soft_wrap=True)
     lines = [("requirement", row.statement)]
     lines += [("", text) for text in _paragraphs(row.rationale)]
     lines += [("rests on", ", ".join(row.rests_on))] if row.rests_on else []
     lines += [("checked by", f"conformance/suite/test_{row.area}.py::{row.test}")]
-    lines += [("found", cell.message)] if cell.message else []
-    lines += [("cause", cell.cause)] if cell.cause else []
-    lines += [("accepted", cell.accepted)] if cell.accepted else []
-    lines += [("why", cell.reason)] if cell.reason else []
-    lines += [("smallest", case_in_words(cell.case))] if cell.case else []
-    lines += [("", f"fails with any {' and '.join(cell.free)} as well")] if cell.free else []
-    lines += [("note", note) for note in cell.notes]
-    for label, text in lines:
-        indent = f"  {label:13}"
-        wrapped = textwrap.wrap(
-            text, max(console.width, 60), initial_indent=indent, subsequent_indent=" " * 15,
-            break_long_words=False, break_on_hyphens=False,
-        )  # fmt: skip
-        console.print(Text("\n".join(wrapped)), soft_wrap=True)
+    lines += [(label, text) for label, text in described(cell) if label != "reproduce"]
+    write_lines(console, [(label or " ", text) for label, text in lines], wide=13)
     if cell.outcome == Outcome.PASSED:
         console.print("\nIt holds: there is nothing to explain.")
 
@@ -129,7 +119,7 @@ def _write_script(console: Console, cell: Cell, output: str | None) -> None:
         console.print(Text(f"  {cell.reproduction}"), soft_wrap=True)
         return
     if output:
-        Path(output).write_text(cell.script, encoding="utf-8")
+        put(output, cell.script)
         console.print(f"script written to {output}: it was run, and fails as it should")
         return
     needs = "the suite" if needs_the_suite(cell.script) else "jax, flax and numpy only"

@@ -12,19 +12,22 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from conformance.errors import UsageError
-from conformance.report.terminal import case_in_words, console_for
-from conformance.results.cell import Cell, Outcome
-from conformance.results.verdict import INCOMPLETE, NONCONFORMING, OK, Verdict
+from conformance.errors import UsageError, printable
+from conformance.report.terminal import console_for, write_lines
+from conformance.results.cell import Cell
+from conformance.results.decision import Word, plural
+from conformance.results.failure import described, is_recommendation
+from conformance.results.outcome import Outcome
+from conformance.results.verdict import Verdict
 from conformance.running.pytest_call import run_quietly
 
-__all__ = ["NAMES", "PITFALLS", "Pitfall", "fallen_into", "grade", "names_in", "write_grade"]
+__all__ = ["NAMES", "PITFALLS", "Pitfall", "avoided", "grade", "names_in", "write_grade"]
 
 NAMES = ("MyDense", "dense_forward")
 """What a solution defines: either, or both."""
 
-_BROKEN = (Outcome.FAILED, Outcome.CRASHED, Outcome.TIMED_OUT)
-_OPEN = (Outcome.BLOCKED, Outcome.ERROR, Outcome.NOT_RUN)
+_SHOWN = 4
+"""Of more requirements that one cause breaks, the others are a number."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Pitfall:
     Parameters
     ----------
     name
-        What it is called.
+        What a right solution has.
     shows_in
         The requirements that a solution which falls into it breaks.
     is_it
@@ -80,28 +83,28 @@ def _float(cell: Cell) -> bool:
 
 PITFALLS = (
     Pitfall(
-        "no nnx.Param around an array",
+        "nnx.Param around every array",
         ("state/exact-state", "construction/builds"),
         _unregistered,
         "Ask nnx.state(layer, nnx.Param) what it finds. An optimizer trains what it finds there "
         "and nothing else: how does a layer tell Flax which of its attributes those are?",
     ),
     Pitfall(
-        "wrong initial scale",
+        "an initial scale that fits the number of inputs",
         ("initialization/kernel-variance", "exercise/recovered-kernel"),
         _scale,
         "Each output is a sum over all inputs. If these have variance 1, what is the variance of "
         "the sum, and what after ten layers? How would it have to depend on the number of inputs?",
     ),
     Pitfall(
-        "bias of shape (in_features,)",
+        "a bias of the right shape",
         ("construction/bias-shape", "construction/builds", "forward/output-shape"),
         _bias_for_inputs,
         "Write down the shape of x @ kernel. Which of the two sizes is left in it, and so what can "
         "be added to it? A layer with as many inputs as outputs hides the difference.",
     ),
     Pitfall(
-        "features or seed used as a float",
+        "features and seed used as integers",
         ("exercise/float-arguments",),
         _float,
         "Both arrive as 3.0, not 3. What do shapes and seeds have to be, and where is the one "
@@ -134,10 +137,24 @@ def grade(file: str, call: Sequence[str]) -> int:
 def write_grade(console: Console, title: str, verdict: Verdict) -> None:
     """Each pitfall with a hint, what else fails, and the verdict in one line."""
     names = " and ".join(entry.spec.rpartition(":")[2] for entry in verdict.entries)
-    console.print(Text(f"{title}: {names}", style="bold"))
+    console.print(Text(printable(f"{title}: {names}"), style="bold"))
     explained = _write_pitfalls(console, verdict.cells)
-    _write_rest(console, [c for c in verdict.failures() if id(c) not in explained])
+    rest = [cell for cell in verdict.failures() if cell not in explained]
+    _write_rest(console, "What else does not hold:", _first(verdict, rest), verdict)
+    _write_rest(console, "Recommendations that do not hold:", _second(verdict, rest), verdict)
     _write_sentence(console, verdict)
+
+
+def _broken(cell: Cell) -> bool:
+    return cell.outcome.violated or cell.outcome in (Outcome.CRASHED, Outcome.TIMED_OUT)
+
+
+def _first(verdict: Verdict, cells: Iterable[Cell]) -> list[Cell]:
+    return [cell for cell in cells if not is_recommendation(cell, strict=verdict.strict)]
+
+
+def _second(verdict: Verdict, cells: Iterable[Cell]) -> list[Cell]:
+    return [cell for cell in cells if is_recommendation(cell, strict=verdict.strict)]
 
 
 def names_in(file: str) -> list[str]:
@@ -153,7 +170,7 @@ def names_in(file: str) -> list[str]:
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {error.strerror or error}") from None
     except (SyntaxError, ValueError) as error:
-        raise UsageError(f"{file}: is no Python file: {error}") from None
+        raise UsageError(f"{file}: is not a Python file: {error}") from None
     defined = set(_defined(tree.body))
     found = [name for name in NAMES if name in defined]
     if not found:
@@ -175,20 +192,22 @@ def _defined(body: Iterable[ast.stmt]) -> Iterable[str]:
             yield from (name.id for name in node.targets if isinstance(name, ast.Name))
 
 
-def fallen_into(pitfall: Pitfall, cells: Iterable[Cell]) -> tuple[str, list[Cell]]:
-    """``"fallen into"``, ``"avoided"``, ``"open"`` or ``"not shown"``, and the cells that say so.
+def avoided(pitfall: Pitfall, cells: Iterable[Cell]) -> tuple[str, list[Cell]]:
+    """Return whether a solution falls into a pitfall, and the cells that say so.
 
-    ``"open"`` is what another fault hides; ``"not shown"`` is what the solution has no part in.
+    ``"no"`` if it has not what a right one has, ``"yes"`` if it has; ``"open"`` where another
+    fault hides it, and ``"not shown"`` where the solution has no part in it.
     """
     seen = [cell for cell in cells if cell.requirement in pitfall.shows_in]
-    guilty = [cell for cell in seen if cell.outcome in _BROKEN and pitfall.is_it(cell)]
+    guilty = [cell for cell in seen if _broken(cell) and pitfall.is_it(cell)]
     if guilty:
-        return "fallen into", guilty
+        return "no", guilty
     telling = [cell for cell in seen if cell.requirement in _telling(pitfall)]
     decided = [cell for cell in telling if cell.outcome == Outcome.PASSED]
     if decided:
-        return "avoided", decided
-    hidden = [cell for cell in telling if cell.outcome in (*_BROKEN, *_OPEN)]
+        return "yes", decided
+    hidden = [c for c in telling if c.outcome.applies]
+    hidden = [cell for cell in hidden if not cell.outcome.checked or _broken(cell)]
     return ("open" if hidden else "not shown"), hidden
 
 
@@ -199,59 +218,78 @@ def _telling(pitfall: Pitfall) -> tuple[str, ...]:
     )
 
 
-def _write_pitfalls(console: Console, cells: Sequence[Cell]) -> set[int]:
-    """Each pitfall with what was found and a hint; the cells that are explained by one."""
-    styles = {"fallen into": "bold red", "avoided": "green", "open": "yellow", "not shown": "dim"}
-    explained: set[int] = set()
+def _write_pitfalls(console: Console, cells: Sequence[Cell]) -> list[Cell]:
+    """Write each pitfall with what was found and a hint; return the cells that one explains."""
+    styles = {"no": "bold red", "yes": "green", "open": "yellow", "not shown": "dim"}
+    explained: list[Cell] = []
     for number, pitfall in enumerate(PITFALLS, start=1):
-        state, because = fallen_into(pitfall, cells)
+        state, because = avoided(pitfall, cells)
         line = Text(f"{number}. {pitfall.name}: ")
         console.print(line.append(state, style=styles[state]))
-        if state == "fallen into":
-            explained |= {id(cell) for cell in because}
+        if state == "no":
+            explained += because
             cell = because[0]
-            _indented(console, "found", cell.message or cell.reason)
-            _indented(console, "hint", pitfall.hint)
+            told = dict(described(cell))
+            found = [("found", cell.message or cell.reason), ("smallest", told.get("smallest", ""))]
+            write_lines(console, [pair for pair in found if pair[1]])
+            write_lines(console, [("hint", pitfall.hint)])
         elif state == "open":
             reason = because[0].reason or f"{because[0].requirement} fails for another reason"
-            _indented(console, "why", f"{reason}; mend that first")
+            write_lines(console, [("why", f"{reason}; mend that first")])
     return explained
 
 
-def _write_rest(console: Console, cells: Sequence[Cell]) -> None:
-    if cells:
-        console.print("\nWhat else fails:")
-    told: set[str] = set()
+def _write_rest(console: Console, heading: str, cells: Sequence[Cell], verdict: Verdict) -> None:
+    """Write a bullet for each cause: what it breaks, the smallest case, and what is asked."""
+    if not cells:
+        return
+    console.print()
+    console.print(Text(heading, style="bold"))
+    statements = {row.id: row.statement for row in verdict.rows}
+    by_cause: dict[str, list[Cell]] = {}
     for cell in cells:
-        text = cell.cause or cell.message or cell.reason
-        # What keeps a layer from being loaded is the same for all of its requirements.
-        if cell.outcome != Outcome.ERROR:
-            text = f"{cell.requirement} ({cell.implementation.rpartition(':')[2]}): {text}"
-        if text in told:
+        by_cause.setdefault(cell.cause or cell.message or cell.reason, []).append(cell)
+    for cause, same in by_cause.items():
+        cell = same[0]
+        names = ", ".join(dict.fromkeys(c.implementation.rpartition(":")[2] for c in same))
+        rows = dict.fromkeys(f"{c.requirement} ({c.level})" for c in same)
+        more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+        listed = ", ".join([*rows][:_SHOWN]) + more
+        _write_bullet(console, cause)
+        # What keeps a file from being used says nothing about any requirement.
+        if cell.outcome == Outcome.ERROR:
             continue
-        told.add(text)
-        console.print(Text(f"  {text}"), soft_wrap=True)
-        if cell.case:
-            _indented(console, "smallest", case_in_words(cell.case))
+        blocked = sum(len(verdict.blocked_by(one)) for one in same)
+        told = dict(described(cell, blocked=blocked))
+        lines = [
+            ("breaks", f"{listed}, of {names}"),
+            ("found", told.get("found", "") if cell.cause else ""),
+            ("smallest", told.get("smallest", "")),
+            ("asked", statements.get(cell.requirement, "")),
+            ("also", told.get("also", "")),
+        ]
+        write_lines(console, [pair for pair in lines if pair[1]])
 
 
-def _indented(console: Console, label: str, text: str) -> None:
-    indent = f"   {label:9}"
+def _write_bullet(console: Console, text: str) -> None:
     wrapped = textwrap.wrap(
-        text, max(console.width, 60), initial_indent=indent, subsequent_indent=" " * len(indent)
+        printable(text), max(console.width, 40), initial_indent="- ", subsequent_indent="  "
     )
     console.print(Text("\n".join(wrapped)), soft_wrap=True)
 
 
 def _write_sentence(console: Console, verdict: Verdict) -> None:
+    decision = verdict.decision
     said = {
-        OK: "a right solution",
-        NONCONFORMING: "not right yet",
-        INCOMPLETE: "could not be judged completely",
+        Word.CONFORMS: "a right solution",
+        Word.DOES_NOT_CONFORM: "not right yet",
+        Word.INCOMPLETE: "could not be judged completely",
+        Word.WRONG_REGISTRATION: "the file could not be used",
     }
-    applicable = [c for c in verdict.cells if c.outcome != Outcome.NOT_APPLICABLE]
-    held = sum(c.outcome in (Outcome.PASSED, Outcome.EXPECTED_FAILURE) for c in applicable)
-    blocked = sum(c.outcome == Outcome.BLOCKED for c in applicable)
-    more = f", {blocked} rest on what fails" if blocked else ""
-    words = said.get(verdict.exit_code, "the file could not be used")
-    console.print(f"\n{words}: {held} of {len(applicable)} requirements hold{more}")
+    parts = [": ".join(filter(None, (said.get(decision.word, decision.word), decision.count)))]
+    parts += [decision.remarks] if decision.remarks else []
+    blocked = sum(cell.outcome == Outcome.BLOCKED for cell in verdict.own)
+    if blocked:
+        parts.append(f"{plural(blocked, 'requirement')} could not be checked")
+    console.print()
+    console.print(Text("; ".join(parts), style="bold"), soft_wrap=True)

@@ -20,9 +20,9 @@ __all__ = ["main"]
 
 EXIT_CODES = """\
 exit codes:
-  0  conforms: no MUST or SHOULD failed, and nothing is missing
-  1  does not conform
-  2  wrong usage, or a registration that is wrong
+  0  conforms: every MUST that applies holds (with --strict every SHOULD, too)
+  1  does not conform, or an expected failure does not fail any more
+  2  wrong usage, a registration that is wrong, or nothing was checked
   3  incomplete: a MUST cell crashed, timed out or did not run"""
 
 
@@ -37,6 +37,11 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     _declare_argument(parser)
     _exploration_arguments(parser)
     parser.add_argument("--results", metavar="PATH", help="write the results file there (JSON)")
+    parser.add_argument(
+        "--strict", action="store_true",
+        help="a SHOULD that does not hold fails the run (default: it is a recommendation; "
+        "strict = true in [tool.dense-conformance] of pyproject.toml does the same)",
+    )  # fmt: skip
     parser.add_argument(
         "--shard", type=shard, metavar="I/N",
         help="check only the part I of N of the cells, such as 2/5; merge joins the results",
@@ -163,6 +168,7 @@ def _pytest_call(options: argparse.Namespace) -> list[str]:
         shard=getattr(options, "shard", None),
         shard_by=getattr(options, "shard_by", None),
         declare=getattr(options, "declare", ()),
+        strict=getattr(options, "strict", False),
     )
 
 

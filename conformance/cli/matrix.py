@@ -92,14 +92,11 @@ def show(summary: Summary, stream: TextIO) -> None:
 
 def exit_code(summary: Summary) -> int:
     """The worst of the environments; one that is missing makes the whole incomplete."""
-    from conformance.results.verdict import INCOMPLETE, OK
+    from conformance.results.decision import INCOMPLETE, OK, overall_word
 
-    codes = {run.verdict.exit_code for run in summary.runs}
     # What is wrong comes before what is missing, as in a single run.
-    wrong = codes - {OK, INCOMPLETE}
-    if wrong:
-        return min(wrong)
-    return INCOMPLETE if summary.missing or codes != {OK} else OK
+    code = overall_word(run.verdict.decision for run in summary.runs).exit_code
+    return INCOMPLETE if code == OK and summary.missing else code
 
 
 def collect(
@@ -110,7 +107,7 @@ def collect(
     Raises
     ------
     UsageError
-        If there are no results at all, or a file that was not expected is none.
+        If there are no results at all.
     """
     from conformance.errors import ResultsError
     from conformance.report.findings import age
@@ -128,10 +125,14 @@ def collect(
             missing += [] if path.is_file() else [f"{name}: {_why_missing(name)}"]
         except ResultsError as error:
             missing.append(f"{name}: {error}")
-    others = (p for p in sorted(directory.glob("*.json")) if p.stem not in expected)
-    found += [run for path in others for run in read_all(path)]
+    for path in sorted(p for p in directory.glob("*.json") if p.stem not in expected):
+        try:
+            found += read_all(path)
+        except ResultsError as error:
+            missing.append(f"{path.stem}: {error}")
     if not found:
-        raise UsageError(f"matrix: there are no results files in {str(directory)!r}")
+        why = f": {missing[0]}" if missing else ""
+        raise UsageError(f"matrix: there are no results files in {str(directory)!r}{why}")
     return tuple(sorted(merge(found), key=age)), tuple(missing)
 
 

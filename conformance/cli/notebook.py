@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import importlib.util
 import io
 import os
@@ -48,23 +47,36 @@ class Report:
     ----------
     results
         Everything, as a results file holds it.
+
+    Examples
+    --------
+    >>> report = conformance.check("nnx.Linear")  # doctest: +SKIP
+    >>> report.passed, report.verdict  # doctest: +SKIP
+    (True, 'conforms: MUST 65/65')
+    >>> [(cell.requirement, cell.outcome, cell.cause) for cell in report.failures]  # doctest: +SKIP
+    []
     """
 
     results: Results
 
     @property
     def passed(self) -> bool:
-        """Whether the layer conforms: no MUST or SHOULD failed, and nothing is missing."""
+        """Whether the layer conforms, so that ``dense-conformance run`` would end with 0."""
         return self.results.verdict.exit_code == 0
 
     @property
+    def verdict(self) -> str:
+        """The verdict in a line, which is the last line of ``dense-conformance run``."""
+        return self.results.verdict.decision.sentence
+
+    @property
     def cells(self) -> tuple[Cell, ...]:
-        """One for each requirement."""
+        """A frozen :class:`~conformance.Cell` for each requirement."""
         return self.results.verdict.cells
 
     @property
     def failures(self) -> tuple[Cell, ...]:
-        """The cells that do not hold, the fault before its consequences."""
+        """The cells to look at: what does not hold, recommendations included, or was lost."""
         return tuple(self.results.verdict.failures())
 
     def __str__(self) -> str:
@@ -75,8 +87,11 @@ class Report:
         return text.getvalue().strip()
 
     def __repr__(self) -> str:
-        state = "conforms" if self.passed else f"{len(self.failures)} failures"
-        return f"<Report: {state}, {len(self.cells)} cells>"
+        return f"<Report: {self.verdict}>"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Print the whole report where IPython shows a value as text."""
+        printer.text(str(self))
 
     def __rich__(self) -> str:
         from rich.markup import escape
@@ -84,23 +99,9 @@ class Report:
         return escape(str(self))
 
     def _repr_html_(self) -> str:
-        def row(cell: Cell) -> str:
-            told = (cell.cause, cell.message or cell.reason)
-            parts = (
-                cell.requirement,
-                cell.outcome,
-                "<br>".join(map(html.escape, filter(None, told))),
-            )
-            return (
-                "<tr>" + "".join(f"<td style='text-align:left'>{p}</td>" for p in parts) + "</tr>"
-            )
+        from conformance.report.notebook import table
 
-        held = sum(cell.outcome == "passed" for cell in self.cells)
-        apply = sum(cell.outcome != "not-applicable" for cell in self.cells)
-        state = "conforms" if self.passed else "does not conform"
-        head = f"<p><b>{state}</b>: {held} of {apply} requirements that apply hold</p>"
-        rows = "".join(row(cell) for cell in self.failures)
-        return head + (f"<table>{rows}</table>" if rows else "")
+        return table(self.results)
 
 
 def check(

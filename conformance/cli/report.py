@@ -51,11 +51,6 @@ def report_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: by the suffix of FILE (.html .md .json .svg), else markdown",
     )
     parser.add_argument(
-        "--selftest",
-        metavar="FILE",
-        help="show the kill matrix that dense-conformance selftest --results FILE wrote",
-    )
-    parser.add_argument(
         "--extract", metavar="PAGE", help="give the results file back that an HTML page was made of"
     )
 
@@ -73,10 +68,6 @@ def report(options: argparse.Namespace, _: Sequence[str]) -> int:
         return 0
     make = _maker(options.format or _format_of(options.output))
     runs = joined([run for path in options.results for run in read_all(path)])
-    if options.selftest:
-        from conformance.report.kill import kill_of
-
-        runs[0].facts["kill"] = kill_of(Path(options.selftest))
     put(options.output, make(runs))
     return 0
 

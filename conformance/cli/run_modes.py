@@ -15,7 +15,7 @@ from conformance.errors import ResultsError, UsageError
 from conformance.jax_setup.modes import Mode, variables
 from conformance.report.merge import merge
 from conformance.report.summary import Summary
-from conformance.report.tally import denominator, judgement
+from conformance.report.tally import denominator
 from conformance.report.terminal import console_for, write_failure
 from conformance.results.file import Results, collection, document, read, text_of
 
@@ -50,7 +50,7 @@ def run_modes(modes: Sequence[Mode], arguments: Sequence[str], results: str | No
                 console.print(f"{mode.name}: no results", style="bold magenta")
                 continue
             runs.append(found)
-            said = f"{judgement(found)}; {denominator(found.verdict.cells)}"
+            said = f"{found.verdict.decision.sentence}; {denominator(found.verdict)}"
             console.print(f"{mode.name}: {said}; {found.facts['seconds']:.1f} s")
             sys.stdout.flush()
     if not runs:
@@ -100,4 +100,11 @@ def _write_failures(found: Results) -> None:
     for cell in found.verdict.failures():
         title = f"{names[cell.implementation]} under {found.environment.get('mode', '')}"
         console.print()
-        write_failure(console, cell, title, statements[cell.requirement])
+        write_failure(
+            console,
+            cell,
+            title,
+            statements[cell.requirement],
+            blocked=len(found.verdict.blocked_by(cell)),
+            strict=found.verdict.strict,
+        )

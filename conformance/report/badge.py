@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from itertools import chain
 
 from conformance.contract.requirement import MUST, SHOULD
-from conformance.report.tally import tally
+from conformance.results.decision import NONCONFORMING, Word, overall_word, tally
 from conformance.results.file import Results
-from conformance.results.verdict import ERROR, INCOMPLETE, NONCONFORMING, OK
 
 __all__ = ["endpoint", "message", "svg"]
 
@@ -30,26 +29,31 @@ _NARROW, _WIDE, _USUAL = 4.1, 9.6, 7.0
 
 
 def message(runs: Sequence[Results]) -> str:
-    """``MUST 58/58``; the SHOULD rows are named where not all of them hold."""
-    cells = list(chain.from_iterable(run.verdict.cells for run in runs))
+    """Return what the badge says: ``MUST 58/58``, or why it says nothing of the kind.
+
+    The SHOULD rows are named where not all of them hold.
+    """
+    cells = list(chain.from_iterable(run.verdict.own for run in runs))
     must, should = tally(cells, MUST), tally(cells, SHOULD)
-    text = f"MUST {must}"
-    if should.total and not should.full:
-        text += f", SHOULD {should}"
-    return text
+    parts = [f"MUST {must}"] if must.total else []
+    parts += [f"SHOULD {should}"] if should.total and not (should.full and parts) else []
+    word = overall_word(run.verdict.decision for run in runs)
+    # Not all that does not conform shows in the two numbers.
+    told = word in (Word.CONFORMS, Word.DOES_NOT_CONFORM) and parts
+    return ", ".join(parts if told else [str(word), *parts])
 
 
 def _colour(runs: Sequence[Results]) -> str:
-    codes = {run.verdict.exit_code for run in runs}
-    must = tally(chain.from_iterable(run.verdict.cells for run in runs), MUST)
-    if NONCONFORMING in codes:
+    word = overall_word(run.verdict.decision for run in runs)
+    if word.exit_code == NONCONFORMING:
         return "red"
-    if codes & {ERROR, INCOMPLETE}:
-        return "orange"
-    if codes != {OK} or not must.total:
+    if word == Word.NOTHING:
         return "lightgrey"
-    # Green only where the two numbers are the same: an expected failure is no pass.
-    return "brightgreen" if must.full else "yellow"
+    if word != Word.CONFORMS:
+        return "orange"
+    # Green only where the two numbers are the same: an expected failure is not a pass.
+    must = tally(chain.from_iterable(run.verdict.own for run in runs), MUST)
+    return "brightgreen" if must.full or not must.total else "yellow"
 
 
 def endpoint(runs: Sequence[Results]) -> str:

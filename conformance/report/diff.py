@@ -7,19 +7,19 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from conformance.contract.requirement import MAY, MUST
+from conformance.contract.requirement import MAY
 from conformance.report.bits import FORGIVEN, distant, entries, fingerprint
-from conformance.report.tally import label, tally
-from conformance.results.cell import Cell, Outcome
+from conformance.report.tally import label
+from conformance.results.cell import Cell
+from conformance.results.decision import plural
 from conformance.results.file import Results
+from conformance.results.outcome import Outcome
 
 __all__ = ["NOT_COMPARABLE", "SAME", "WORSE", "Difference", "compare", "text"]
 
 SAME, WORSE, NOT_COMPARABLE = 0, 1, 2
 
-_HOLDS = (Outcome.PASSED, Outcome.EXPECTED_FAILURE)
 _FAILS = (Outcome.FAILED, Outcome.BLOCKED, Outcome.UNEXPECTED_PASS, Outcome.ERROR)
-_ABSENT = (Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.NOT_RUN)
 
 # The settings that the bits of a kernel are a function of, beside the code.
 _DECIDES_BITS = ("prng", "threefry_partitionable", "x64")
@@ -48,8 +48,9 @@ class Difference:
         Why the two cannot be compared; nothing else is filled in then.
     failing, not_run
         What is worse: held before and fails now; was decided before and did not run now.
-    passing, other
-        What is better, and outcomes that changed into something neither better nor worse.
+    passing, expected, other
+        What is better; what is declared to fail now; and outcomes that changed into something
+        neither better nor worse.
     may
         MAY rows that changed: reported, never worse.
     laws, bits, warnings, seconds
@@ -63,6 +64,7 @@ class Difference:
     failing: list[str] = field(default_factory=list)
     not_run: list[str] = field(default_factory=list)
     passing: list[str] = field(default_factory=list)
+    expected: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
     may: list[str] = field(default_factory=list)
     laws: list[str] = field(default_factory=list)
@@ -99,6 +101,7 @@ def compare(old: Results, new: Results) -> Difference:
         return difference
     _implementations(difference, old, new)
     kept = {e.id for e in old.verdict.entries} & {e.id for e in new.verdict.entries}
+    kept -= _not_run_at_all(difference, old, new)
     for key, cell in before.items():
         if key[0] in kept:
             _outcome(difference, old, cell, after.get(key))
@@ -124,8 +127,26 @@ def _implementations(difference: Difference, old: Results, new: Results) -> None
         known = {entry.id for entry in other.verdict.entries}
         for entry in run.verdict.entries:
             if entry.id not in known:
-                must = tally(run.verdict.of(entry), MUST)
-                lines.append(f"{label(run, entry.id)}: {said}; MUST {must}")
+                decision = run.verdict.decision_on(entry)
+                lines.append(f"{label(run, entry.id)}: {said}; {decision.sentence}")
+
+
+def _not_run_at_all(difference: Difference, old: Results, new: Results) -> set[str]:
+    """Return the ids of layers that the new run lost whole; a line for each, not for each cell."""
+    lost = set()
+    for entry in new.verdict.entries:
+        own = new.verdict.of(entry)
+        before = {
+            cell.outcome.lost for cell in old.verdict.cells if cell.implementation == entry.id
+        }
+        if own and before == {False} and all(cell.outcome.lost for cell in own):
+            reasons = ", ".join(dict.fromkeys(cell.reason for cell in own))
+            lost.add(entry.id)
+            difference.not_run.append(
+                f"{label(new, entry.id)}: none of its {plural(len(own), 'cell')} has a result: "
+                f"{reasons}"
+            )
+    return lost
 
 
 def _outcome(difference: Difference, old: Results, before: Cell, after: Cell | None) -> None:
@@ -137,15 +158,15 @@ def _outcome(difference: Difference, old: Results, before: Cell, after: Cell | N
     line = f"{place}: {before.outcome} -> {now}{f'; {detail}' if detail else ''}"
     if before.level == MAY:
         difference.may.append(line)
-    elif now in _ABSENT and before.outcome not in _ABSENT:
+    elif now.lost and not before.outcome.lost:
         difference.not_run.append(line)
     elif now in _FAILS and before.outcome not in _FAILS:
         difference.failing.append(line)
-    elif now in _HOLDS and before.outcome not in _HOLDS:
+    elif now == Outcome.PASSED:
         difference.passing.append(line)
-    elif before.outcome == Outcome.PASSED and now == Outcome.EXPECTED_FAILURE:
-        # Declared or not, what held no longer does.
-        difference.failing.append(line)
+    elif now == Outcome.EXPECTED_FAILURE:
+        # Somebody declared it: what held before is shown, and is not worse.
+        difference.expected.append(line)
     else:
         difference.other.append(line)
 
@@ -282,8 +303,9 @@ _HEADINGS = (
     ("newly failing", "failing"),
     ("newly not run", "not_run"),
     ("newly passing", "passing"),
+    ("now expected", "expected"),
     ("changed otherwise", "other"),
-    ("MAY rows (never worse)", "may"),
+    ("offered or not (MAY, never worse)", "may"),
     ("law, versions, precision", "laws"),
     ("kernels", "bits"),
     ("warnings at construction and call", "warnings"),
@@ -302,5 +324,5 @@ def text(difference: Difference) -> str:
             lines += [f"{heading}:", *(f"  {line}" for line in found), ""]
     worse = len(difference.failing) + len(difference.not_run)
     verdict = f"worse in {worse}" if worse else "nothing is worse"
-    lines.append(f"{difference.compared} cells compared: {verdict}")
+    lines.append(f"{plural(difference.compared, 'cell')} compared: {verdict}")
     return "\n".join(lines) + "\n"

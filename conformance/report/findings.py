@@ -12,9 +12,10 @@ from itertools import pairwise
 from packaging.version import InvalidVersion, Version
 
 from conformance.report.bits import FORGIVEN, distant, fingerprint
-from conformance.report.tally import LOOK, versions
-from conformance.results.cell import Cell, Outcome
+from conformance.report.tally import versions
+from conformance.results.cell import Cell
 from conformance.results.file import Results
+from conformance.results.outcome import Outcome
 
 __all__ = [
     "Change",
@@ -29,6 +30,9 @@ __all__ = [
     "titles",
     "warned",
 ]
+
+UNCOMPARED = "?"
+"""The letter of a kernel that has nothing to be compared with."""
 
 COSTS = {
     "compile": "first construction and call, in processor time",
@@ -129,7 +133,7 @@ def _places(ends: Sequence[str | None]) -> dict[str, tuple[int, ...]]:
 
 def _weight(end: str) -> int:
     """The worst outcome first; what a run does not have at all is the least news."""
-    return list(LOOK).index(Outcome(end)) if end else len(LOOK)
+    return -Outcome(end).severity if end else 1
 
 
 def partly(runs: Sequence[Results]) -> dict[str, tuple[int, ...]]:
@@ -152,7 +156,7 @@ class Kernels:
         Its id.
     kinds
         For each environment a letter, equal for kernels that agree within 2 ulp, ``A`` in the
-        newest; empty where nothing is recorded.
+        newest; ``?`` where the newest has none to compare with, empty where nothing is recorded.
     exact
         For each environment whether the bits are those of the first environment of its letter.
     """
@@ -179,6 +183,10 @@ def kernels(runs: Sequence[Results]) -> list[Kernels]:
 
 def _kernels(id: str, cells: dict[int, Cell], count: int, first: int) -> Kernels:
     kinds, exact = [""] * count, [True] * count
+    if first not in cells:
+        for i in cells:
+            kinds[i] = UNCOMPARED
+        return Kernels(id, tuple(kinds), tuple(exact))
     models: list[tuple[str, Cell]] = []
     for i in sorted(cells, key=lambda i: (i != first, -i)):
         cell = cells[i]
@@ -201,6 +209,8 @@ def kernels_in_words(found: Kernels, place: int) -> str:
     kind = found.kinds[place]
     if not kind:
         return "not recorded"
+    if kind == UNCOMPARED:
+        return "not comparable"
     return kind if found.exact[place] else f"{kind}, within {FORGIVEN} ulp"
 
 

@@ -56,7 +56,6 @@ def page(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
         cards=cards,
         plots=_plots(plotted),
         plots_of="" if plotted is view else view.titles[view.summary.reference],
-        kill=next((run.facts["kill"] for run in runs if run.facts.get("kill")), None),
         element=ELEMENT,
         # Escaped already so that nothing can end the element.
         results=Markup(embedded(found)),
@@ -80,8 +79,7 @@ def _breakable(name: str) -> Markup:
 def _plots(view: View) -> list[tuple[str, str, list[Picture]]]:
     """Matplotlib takes seconds to import: only where there is something to draw."""
     runs = view.runs
-    plots = any(cell.plots for run in runs for cell in run.verdict.cells)
-    if not plots and not any(run.facts.get("kill") for run in runs):
+    if not any(cell.plots for run in runs for cell in run.verdict.cells):
         return []
     from conformance.report.plots import draw
 

@@ -5,22 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from conformance.contract.requirement import MUST
 from conformance.report.summary import Summary
 from conformance.report.tally import (
     LOOK,
-    WORTH_READING,
     by_area,
     denominator,
     explored,
-    judgement,
     label,
-    smallest,
-    tally,
+    look_of,
+    not_offered,
     versions,
+    worst_look,
 )
-from conformance.results.cell import Cell, Outcome
+from conformance.results.cell import Cell
+from conformance.results.decision import tally
+from conformance.results.failure import alike, described, word
 from conformance.results.file import Results
+from conformance.results.outcome import Outcome
 
 __all__ = ["markdown"]
 
@@ -63,16 +64,16 @@ def _environments(summary: Summary) -> Iterator[str]:
 
 
 def _run(run: Results) -> Iterator[str]:
-    cells = run.verdict.cells
-    yield f"## {_capital(judgement(run))}: MUST {tally(cells, MUST)}"
+    yield f"## {_plain(_capital(run.verdict.decision.sentence))}"
     yield ""
     yield f"dense-conformance {_plain(run.environment.get('suite', ''))}".rstrip() + (
         f", profile {_plain(run.facts['profile'])}; {_plain(versions(run))}.  "
     )
-    yield f"{denominator(cells)}; {run.facts['seconds']:.1f} s."
-    for line in explored(run.facts):
+    cells = denominator(run.verdict, run.facts.get("shard", ""))
+    yield f"{_plain(cells)}; {run.facts['seconds']:.1f} s."
+    for line in [*not_offered(run.verdict), *explored(run.verdict, run.facts)]:
         yield ""
-        yield f"{_capital(line)}."
+        yield f"{_plain(_capital(line))}."
     yield ""
     yield from _table(run)
     yield from _failures(run)
@@ -81,66 +82,52 @@ def _run(run: Results) -> Iterator[str]:
 
 def _table(run: Results) -> Iterator[str]:
     areas = by_area(run.verdict.rows)
-    yield "| implementation | all | " + " | ".join(areas) + " |"
-    yield "|---|" + "--:|" * (len(areas) + 1)
+    yield "| implementation | verdict | all | " + " | ".join(map(_plain, areas)) + " |"
+    yield "|---|---|" + "--:|" * (len(areas) + 1)
     for entry in run.verdict.entries:
         own = run.verdict.of(entry)
         shares = [[c for c in own if c.requirement.startswith(f"{area}/")] for area in areas]
-        counts = [_count(share) for share in (own, *shares)]
-        yield f"| {_plain(label(run, entry.id))} | " + " | ".join(counts) + " |"
+        counts = [_count(share, strict=run.verdict.strict) for share in (own, *shares)]
+        decision = run.verdict.decision_on(entry)
+        name = _plain(label(run, entry.id))
+        yield f"| {name} | {decision.word} | " + " | ".join(counts) + " |"
     yield ""
 
 
-def _count(cells: Sequence[Cell]) -> str:
+def _count(cells: Sequence[Cell], *, strict: bool) -> str:
     counted = tally(cells)
     if not counted.total:
         return LOOK[Outcome.NOT_APPLICABLE].symbol
-    worst = next((o for o in LOOK if any(cell.outcome == o for cell in cells)), Outcome.PASSED)
-    mark = "" if counted.full else f"{LOOK[worst].symbol} "
+    mark = "" if counted.full else f"{worst_look(cells, strict=strict).symbol} "
     return f"{mark}{counted}"
 
 
 def _failures(run: Results) -> Iterator[str]:
     statements = {row.id: row.statement for row in run.verdict.rows}
-    told: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in run.verdict.cells:
-        if cell.outcome in WORTH_READING:
-            # What is wrong with a registration is the same in each of its cells.
-            alone = cell.requirement if cell.outcome == Outcome.FAILED else cell.reason
-            told.setdefault((cell.implementation, cell.outcome, alone), []).append(cell)
-    for same in list(told.values())[:_MOST_FAILURES]:
+    groups = alike(run.verdict.failures())
+    for same in groups[:_MOST_FAILURES]:
         cell = same[0]
-        look = LOOK[Outcome(cell.outcome)]
+        look = look_of(cell, strict=run.verdict.strict)
         yield (
-            f"### {look.symbol} {cell.outcome}: {_plain(cell.requirement)}, "
-            f"{_plain(label(run, cell.implementation))} ({cell.level})"
+            f"### {look.symbol} {word(cell, strict=run.verdict.strict)}: "
+            f"{_plain(cell.requirement)}, {_plain(label(run, cell.implementation))} "
+            f"({cell.level})"
         )
         yield ""
         yield _prose(statements[cell.requirement])
         yield ""
-        yield from _details(cell)
+        blocked = sum(len(run.verdict.blocked_by(one)) for one in same)
+        for name, text in described(cell, blocked=blocked):
+            shown = _code(text) if name == "reproduce" else _plain(text)
+            yield f"- **{name}**: {shown}"
         if cell.script:
             yield from _folded("a script that shows it", cell.script)
         if len(same) > 1:
             yield f"- and so are {len(same) - 1} more of its cells"
         yield ""
-    if len(told) > _MOST_FAILURES:
-        yield f"and {len(told) - _MOST_FAILURES} more failures, which the results file has."
+    if len(groups) > _MOST_FAILURES:
+        yield f"and {len(groups) - _MOST_FAILURES} more failures, which the results file has."
         yield ""
-
-
-def _details(cell: Cell) -> Iterator[str]:
-    for name, text in (
-        ("cause", cell.cause),
-        ("found", cell.message),
-        ("why", cell.reason),
-        ("accepted", cell.accepted),
-        ("smallest", smallest(cell)),
-    ):
-        if text:
-            yield f"- **{name}**: {_plain(text)}"
-    if cell.reproduction:
-        yield f"- **reproduce**: {_code(cell.reproduction)}"
 
 
 def _folded(title: str, script: str) -> Iterator[str]:
@@ -157,9 +144,9 @@ def _folded(title: str, script: str) -> Iterator[str]:
 
 def _others(run: Results) -> Iterator[str]:
     for outcome in (Outcome.BLOCKED, Outcome.EXPECTED_FAILURE):
-        found = [cell for cell in run.verdict.cells if cell.outcome == outcome]
+        found = [cell for cell in run.verdict.own if cell.outcome == outcome]
         if found:
-            yield f"<details><summary>{len(found)} {outcome}</summary>"
+            yield f"<details><summary>{len(found)} {outcome.replace('-', ' ')}</summary>"
             yield ""
             for cell in found:
                 name = _plain(label(run, cell.implementation))

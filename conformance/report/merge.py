@@ -48,7 +48,6 @@ def _joined(shards: Sequence[Results]) -> Results:
     rows: dict[str, tuple[Requirement, Results]] = {}
     cells: dict[tuple[str, str], tuple[Cell, Results]] = {}
     versions: dict[str, dict[str, str]] = {}
-    kill: tuple[Any, Results] | None = None
     for shard in shards:
         _same("the profile", shards[0].facts["profile"], shards[0], shard.facts["profile"], shard)
         for entry in shard.verdict.entries:
@@ -67,13 +66,12 @@ def _joined(shards: Sequence[Results]) -> Results:
             elif cell.outcome != Outcome.NOT_RUN:
                 what = f"{cell.requirement} on {cell.implementation}"
                 _same(what, _decided(earlier[0]), earlier[1], _decided(cell), shard)
-        if shard.facts.get("kill"):
-            kill = kill or (shard.facts["kill"], shard)
-            _same("the kill rate", kill[0], kill[1], shard.facts["kill"], shard)
     verdict = account(
         [entry for entry, _ in entries.values()],
         [row for row, _ in rows.values()],
         [_alone(cell, _missing(shards)) for cell, _ in cells.values()],
+        strict=any(shard.verdict.strict for shard in shards),
+        stopped=next(filter(None, (shard.verdict.stopped for shard in shards)), ""),
     )
     facts = {
         "environment": _environment_of(shards),
@@ -81,8 +79,6 @@ def _joined(shards: Sequence[Results]) -> Results:
         "seconds": round(sum(shard.facts["seconds"] for shard in shards), 3),
         "versions": versions,
         "rounds": [record for shard in shards for record in shard.facts.get("rounds", ())],
-        "stopped": next(filter(None, (shard.facts.get("stopped", "") for shard in shards)), ""),
-        "kill": kill[0] if kill else None,
     }
     return Results(verdict, facts, ", ".join(shard.source for shard in shards))
 
@@ -92,9 +88,11 @@ def _alone(cell: Cell, missing: str) -> Cell:
     if cell.elsewhere:
         return replace(cell, elsewhere=False, reason=missing)
     if cell.outcome != Outcome.BLOCKED:
-        return replace(cell)
-    failed = Outcome.EXPECTED_FAILURE if cell.level == MAY else Outcome.FAILED
-    return replace(cell, outcome=failed if cell.message else Outcome.ERROR)
+        return cell
+    failed = Outcome.NOT_OFFERED if cell.level == MAY else Outcome.FAILED
+    return replace(
+        cell, outcome=failed if cell.message else Outcome.ERROR, blocked_by="", reason=""
+    )
 
 
 def _missing(shards: Sequence[Results]) -> str:

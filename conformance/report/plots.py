@@ -102,13 +102,6 @@ def draw(runs: Sequence[Results], view: View) -> list[tuple[str, str, list[Pictu
             "above 1 it is wrong, and red. Exact results are drawn at 0.0001.",
             pictures.errors(),
         ),
-        (
-            "Defects that the suite catches",
-            "A column for each planted defect, a row for each requirement. Full: the requirement "
-            "that the defect breaks, and that reported it. Pale: others that reported it, too. "
-            "A cross: nothing reported it.",
-            pictures.kills(),
-        ),
     )
     return [
         (heading, f"{said} {_left_out(fills)}".strip(), [pictures.draw(*f) for f in fills[:_MOST]])
@@ -132,7 +125,7 @@ class _Pictures:
         for title, run in zip(self.view.titles, self.runs, strict=True):
             for cell in run.verdict.cells:
                 for plot in cell.plots:
-                    if plot["kind"] == kind:
+                    if plot["kind"] == kind and all(plot.values()):
                         yield self._name(title, cell), cell, plot
 
     def _name(self, title: str, cell: Cell) -> str:
@@ -190,18 +183,6 @@ class _Pictures:
             (partial(_errors, row=row, lines=lines, largest=largest),)
             for row, lines in drawn.items()
         ]
-
-    def kills(self) -> list[tuple[Fill, float, float]]:
-        """The kill matrix: it is the suite's, so that of the first run that has one."""
-        rates = (run.facts.get("kill") or {} for run in self.runs)
-        matrix = next((rate["matrix"] for rate in rates if rate.get("matrix")), None)
-        if matrix is None:
-            return []
-        hit = {id for defect in matrix for id in (defect["breaks"], *defect["caught"])}
-        known = [row.id for area in self.view.areas.values() for row in area]
-        rows = [id for id in known if id in hit] + sorted(hit.difference(known))
-        width, height = max(7.0, 2.6 + 0.075 * len(matrix)), 0.9 + 0.145 * len(rows)
-        return [(partial(_kills, matrix=matrix, rows=rows), width, height)]
 
 
 def _histogram(axes: Axes, name: str, cell: Cell, plot: dict[str, Any], wrong: bool) -> str:
@@ -281,47 +262,6 @@ def _errors(
     if wrong:
         return f"{row}: beyond the bound for {', '.join(wrong)}; at most {worst[0]:.3g} times it"
     return f"{row}: at most {worst[0]:.2g} of the bound, {worst[2]} at in_features {worst[1]:g}"
-
-
-def _kills(axes: Axes, matrix: Sequence[dict[str, Any]], rows: Sequence[str]) -> str:
-    place = {id: i for i, id in enumerate(rows)}
-    blamed: list[tuple[int, int]] = []
-    others: list[tuple[int, int]] = []
-    missed: list[tuple[int, int]] = []
-    for x, defect in enumerate(matrix):
-        others += [(x, place[id]) for id in defect["caught"] if id != defect["breaks"]]
-        (blamed if defect["breaks"] in defect["caught"] else missed).append(
-            (x, place[defect["breaks"]])
-        )
-    lost = [(x, y) for x, y in missed if not matrix[x]["caught"]]
-    for points, colour, marker, alpha in (
-        (others, _KNOWN, "s", 0.45),
-        (blamed, _OK, "s", 1.0),
-        (lost, _BAD, "X", 1.0),
-    ):
-        axes.scatter(
-            [x for x, _ in points],
-            [y for _, y in points],
-            s=22,
-            color=colour,
-            marker=marker,
-            alpha=alpha,
-            linewidths=0,
-        )
-    axes.set_yticks(range(len(rows)), rows, fontsize=7)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(-0.7, len(matrix) - 0.3)
-    every = max(1, len(matrix) // 40)
-    axes.set_xticks(
-        range(0, len(matrix), every),
-        [defect["defect"] for defect in matrix[::every]],
-        rotation=90,
-        fontsize=6,
-    )
-    survivors = [matrix[x]["defect"] for x, _ in lost]
-    caught = len(matrix) - len(survivors)
-    said = f"not caught: {', '.join(survivors)}" if survivors else "none survives"
-    return f"{caught} of {len(matrix)} defects caught; {said}"
 
 
 def _for_page(svg: str, prefix: str, caption: str) -> Markup:

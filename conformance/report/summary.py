@@ -22,10 +22,9 @@ from conformance.report.findings import (
     titles,
     warned,
 )
-from conformance.report.tally import judgement, tally
-from conformance.results.cell import Outcome
+from conformance.results.decision import OK, Word, tally
 from conformance.results.file import Results
-from conformance.results.verdict import OK
+from conformance.results.outcome import Outcome
 
 __all__ = ["Summary"]
 
@@ -95,7 +94,7 @@ class Summary:
         return [
             [
                 title,
-                judgement(run),
+                str(run.verdict.decision.word),
                 str(tally(run.verdict.cells, MUST)),
                 str(tally(run.verdict.cells, SHOULD)),
                 *(["/".join(self._letter(k, i) for k in self.kernels)] if self.kernels else []),
@@ -133,7 +132,7 @@ class Summary:
             said.append(
                 f"kernels: of {whose}, for fixed seeds; A is that of "
                 f"{self.titles[self.reference]}, another letter another kernel, ' the same "
-                f"within {FORGIVEN} ulp"
+                f"within {FORGIVEN} ulp, ? a kernel with nothing to compare it with"
             )
         if self._ratios:
             said.append(
@@ -148,6 +147,9 @@ class Summary:
         conform = sum(run.verdict.exit_code == OK for run in self.runs)
         total = len(self.runs) + len(self.missing)
         gone = f", {len(self.missing)} missing" if self.missing else ""
+        words = [run.verdict.decision.word for run in self.runs]
+        if Word.NOTHING in words:
+            gone += f", in {words.count(Word.NOTHING)} {Word.NOTHING}"
         return f"{conform} of {total} environments conform{gone}"
 
     def sections(self) -> Iterator[tuple[str, list[tuple[str, list[str]]]]]:
@@ -198,4 +200,4 @@ class Summary:
 def _word(outcome: str) -> str:
     if not outcome:
         return "not in the run"
-    return "known not to hold" if outcome == Outcome.EXPECTED_FAILURE else outcome
+    return "expected to fail" if outcome == Outcome.EXPECTED_FAILURE else outcome.replace("-", " ")

@@ -7,24 +7,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from conformance.contract.requirement import AREAS, MAY, MUST, SHOULD, Level, Requirement
-from conformance.results.cell import Cell, Outcome
+from conformance.contract.requirement import AREAS, MAY, MUST, SHOULD, Requirement
+from conformance.results.cell import Cell
+from conformance.results.decision import plural
+from conformance.results.failure import is_recommendation
 from conformance.results.file import Results
-from conformance.results.verdict import INCOMPLETE, NONCONFORMING, OK
+from conformance.results.outcome import Outcome
+from conformance.results.verdict import Verdict
 
 __all__ = [
     "LOOK",
-    "WORTH_READING",
+    "RECOMMENDATION",
     "Look",
-    "Tally",
     "by_area",
     "denominator",
     "explored",
-    "judgement",
     "label",
-    "smallest",
-    "tally",
+    "look_of",
+    "not_offered",
     "versions",
+    "worst_look",
 ]
 
 
@@ -40,135 +42,145 @@ class Look:
         The outcome in as few letters as a narrow column has.
     meaning
         What it says, for the legend.
+    tone
+        The class of its colour on a page.
+    style
+        Its colour on a terminal.
     """
 
     symbol: str
     word: str
     meaning: str
+    tone: str
+    style: str
 
 
-# The worst first.
 LOOK: dict[Outcome, Look] = {
-    Outcome.FAILED: Look("✗", "failed", "does not hold"),
-    Outcome.UNEXPECTED_PASS: Look("!", "unexpected", "passes, and was expected to fail"),
-    Outcome.CRASHED: Look("▼", "crashed", "the process died"),
-    Outcome.TIMED_OUT: Look("◔", "timed out", "took longer than its time limit"),
-    Outcome.ERROR: Look("E", "error", "the registration, or the suite, is at fault"),
-    Outcome.NOT_RUN: Look("?", "not run", "no result of it came back"),
-    Outcome.BLOCKED: Look("↳", "blocked", "follows from another failure"),
-    Outcome.EXPECTED_FAILURE: Look("~", "known", "does not hold, as is known or permitted"),
-    Outcome.PASSED: Look("✓", "passed", "holds"),
-    Outcome.NOT_APPLICABLE: Look("-", "n/a", "cannot be asked of this layer"),
+    Outcome.FAILED: Look("✗", "failed", "does not hold", "bad", "bold red"),
+    Outcome.UNEXPECTED_PASS: Look(
+        "!", "unexpected", "holds, and was expected to fail", "bad", "bold red"
+    ),
+    Outcome.CRASHED: Look("▼", "crashed", "the process died", "lost", "bold magenta"),
+    Outcome.TIMED_OUT: Look(
+        "◔", "timed out", "took longer than its time limit", "lost", "bold magenta"
+    ),
+    Outcome.ERROR: Look(
+        "E", "error", "the registration, or the suite, is at fault", "lost", "bold magenta"
+    ),
+    Outcome.NOT_RUN: Look("?", "not run", "no result came back", "lost", "bold magenta"),
+    Outcome.BLOCKED: Look(
+        "↳",
+        "blocked",
+        "rests on one that does not hold, and could not be checked",
+        "after",
+        "yellow",
+    ),
+    Outcome.EXPECTED_FAILURE: Look(
+        "~", "expected", "does not hold, as somebody declared", "known", "cyan"
+    ),
+    Outcome.NOT_OFFERED: Look("○", "not offered", "a MAY that does not hold", "known", "cyan"),
+    Outcome.PASSED: Look("✓", "passed", "holds", "ok", "green"),
+    Outcome.NOT_APPLICABLE: Look("-", "n/a", "does not apply to this layer", "na", "dim"),
+}
+"""The look of each outcome, the gravest first."""
+
+RECOMMENDATION = Look(
+    "△", "not met", "a recommendation (SHOULD) that does not hold", "after", "yellow"
+)
+
+_COUNTED = {
+    Outcome.PASSED: ("passed", "passed"),
+    Outcome.FAILED: ("failed", "failed"),
+    Outcome.UNEXPECTED_PASS: ("unexpected pass", "unexpected passes"),
+    Outcome.ERROR: ("error", "errors"),
+    Outcome.EXPECTED_FAILURE: ("expected failure", "expected failures"),
 }
 
 _SHOWN_SEEDS = 6
 
-# What a reader has to look at, one by one; what is blocked follows from one of these.
-WORTH_READING = (
-    Outcome.FAILED,
-    Outcome.UNEXPECTED_PASS,
-    Outcome.CRASHED,
-    Outcome.TIMED_OUT,
-    Outcome.ERROR,
-    Outcome.NOT_RUN,
-)
+
+def look_of(cell: Cell, *, strict: bool = False) -> Look:
+    """Return how a cell is shown."""
+    return RECOMMENDATION if is_recommendation(cell, strict=strict) else LOOK[cell.outcome]
 
 
-@dataclass(frozen=True)
-class Tally:
-    """How many of the requirements that apply hold; never a percentage, which would round.
-
-    Parameters
-    ----------
-    held
-        Cells that passed; an expected failure is no pass.
-    total
-        Cells that apply, whether they ran or not.
-    """
-
-    held: int
-    total: int
-
-    def __str__(self) -> str:
-        return f"{self.held}/{self.total}"
-
-    @property
-    def full(self) -> bool:
-        """Whether all hold, and there is at least one."""
-        return 0 < self.held == self.total
+def worst_look(cells: Iterable[Cell], *, strict: bool = False) -> Look:
+    """Return how the gravest of several cells is shown."""
+    looks = {look_of(cell, strict=strict) for cell in cells}
+    order = [*LOOK.values()]
+    # Behind what fails and what is lost, before what follows from something.
+    order.insert(order.index(LOOK[Outcome.BLOCKED]), RECOMMENDATION)
+    return next((look for look in order if look in looks), LOOK[Outcome.NOT_APPLICABLE])
 
 
-def tally(cells: Iterable[Cell], level: Level | None = None) -> Tally:
-    """Count the cells of a level, or all of them."""
-    counted = [
-        cell
-        for cell in cells
-        if cell.outcome != Outcome.NOT_APPLICABLE and level in (None, cell.level)
-    ]
-    return Tally(sum(cell.outcome == Outcome.PASSED for cell in counted), len(counted))
+def denominator(verdict: Verdict, shard: str = "") -> str:
+    """Return how many cells there are and what became of them; what did not run is shown."""
+    count = Counter(
+        "not met" if is_recommendation(cell, strict=verdict.strict) else str(cell.outcome)
+        for cell in verdict.own
+    )
+    shown = [f"{count[Outcome.PASSED]} passed", f"{count[Outcome.FAILED]} failed"]
+    shown += [f"{count['not met']} not met"] if count["not met"] else []
+    for outcome in LOOK:
+        if count[outcome] and outcome not in (Outcome.PASSED, Outcome.FAILED):
+            words = _COUNTED.get(outcome, (outcome.replace("-", " "),) * 2)
+            shown.append(f"{count[outcome]} {words[count[outcome] != 1]}")
+    cells = plural(len(verdict.cells), "cell")
+    if len(verdict.own) < len(verdict.cells):
+        left = f"shard {shard}" if shard else "the others were deselected"
+        cells = f"{len(verdict.own)} of {cells} ({left})"
+    return f"{cells}: {', '.join(shown)}"
 
 
-def judgement(results: Results) -> str:
-    """The verdict in words."""
-    words = {OK: "conforms", NONCONFORMING: "does not conform", INCOMPLETE: "incomplete"}
-    return words.get(results.verdict.exit_code, "a registration is wrong")
+def not_offered(verdict: Verdict) -> list[str]:
+    """Return the MAY that do not hold, a line for each implementation that lacks some."""
+    lines = []
+    for entry in verdict.entries:
+        ids = [c.requirement for c in verdict.of(entry) if c.outcome == Outcome.NOT_OFFERED]
+        if ids:
+            whose = f" by {entry.name}" if len(verdict.entries) > 1 else ""
+            lines.append(f"not offered{whose}: {', '.join(ids)}")
+    return lines
 
 
-def denominator(cells: Sequence[Cell]) -> str:
-    """How many cells there are and what became of them; what did not run is shown."""
-    count = Counter(cell.outcome for cell in cells)
-    shown = [
-        f"{count[outcome]} {outcome}"
-        for outcome in (Outcome.PASSED, *LOOK)
-        if count[outcome] or outcome in (Outcome.PASSED, Outcome.FAILED)
-    ]
-    return f"{len(cells)} cells: {', '.join(dict.fromkeys(shown))}"
-
-
-def explored(facts: Mapping[str, Any]) -> list[str]:
-    """What a run that went on in rounds has explored, and what ended one early: a line for each."""
+def explored(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
+    """Return what a run in rounds has explored, and what ended a run early: a line for each."""
     rounds = facts.get("rounds") or []
     lines = []
     if rounds:
         examples = sum(record["examples"] for record in rounds)
         seeds = ["fixed" if r["seed"] is None else str(r["seed"]) for r in rounds]
         shown = seeds if len(seeds) <= _SHOWN_SEEDS else [*seeds[: _SHOWN_SEEDS - 1], "..."]
-        plural = "s" if len(rounds) > 1 else ""
+        seeds_are = "seed" if len(rounds) == 1 else "seeds"
         lines.append(
-            f"{len(rounds)} round{plural}, {examples} examples; seed{plural} {', '.join(shown)}"
+            f"{plural(len(rounds), 'round')}, {plural(examples, 'example')}; {seeds_are} "
+            f"{', '.join(shown)}"
         )
-    if facts.get("stopped"):
+    if verdict.stopped:
         whole = " in the first round" if len(rounds) == 1 else ""
-        lines.append(f"the run was stopped{whole}: {facts['stopped']}")
+        lines.append(f"the run was stopped{whole}: {verdict.stopped}")
     return lines
 
 
 def versions(results: Results) -> str:
-    """The versions that decide what a run finds, in a line."""
+    """Return the versions that decide what a run finds, in a line."""
     shown = ("jax", "flax", "python", "device")
     known = [f"{k} {results.environment[k]}" for k in shown if results.environment.get(k)]
     return ", ".join(known) or "environment unknown: no cell got as far as importing JAX"
 
 
 def label(results: Results, id: str) -> str:
-    """An implementation's name, with the version of its library where that is known."""
+    """Return an implementation's name, with the version of its library where that is known."""
     name = next(entry.name for entry in results.verdict.entries if entry.id == id)
     version = results.facts["versions"].get(id, {}).get("version", "")
     return f"{name} {version}".strip()
-
-
-def smallest(cell: Cell) -> str:
-    """The smallest case in a line, and what of it may be anything."""
-    case = cell.case or {}
-    shown = ", ".join(f"{name}={value}" for name, value in case.items())
-    return f"{shown}; any {' and any '.join(cell.free)} will do" if cell.free else shown
 
 
 _WEIGHT = {MUST: 0, SHOULD: 1, MAY: 2}
 
 
 def by_area(rows: Sequence[Requirement]) -> dict[str, list[Requirement]]:
-    """The requirements by area, the areas in the contract's order, in each MUST before SHOULD."""
+    """Return the requirements by area, in the contract's order, in each MUST before SHOULD."""
     areas = [*AREAS, *(row.area for row in rows)]
     found = {
         area: sorted((row for row in rows if row.area == area), key=lambda row: _WEIGHT[row.level])

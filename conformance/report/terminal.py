@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from itertools import groupby
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -15,63 +15,64 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance.checks.profiles import PROFILES, named
-from conformance.contract.requirement import MAY, MUST, Requirement
+from conformance.contract.requirement import Requirement
+from conformance.errors import printable
 from conformance.layers.registry import Entry
-from conformance.report.tally import explored
-from conformance.results.cell import Cell, Outcome
-from conformance.results.verdict import INCOMPLETE, NONCONFORMING, OK, Verdict
+from conformance.report.tally import denominator, explored, look_of, not_offered, worst_look
+from conformance.results.cell import Cell
+from conformance.results.decision import Decision, Word, expectedly_blocked, plural, tally
+from conformance.results.failure import alike, consequences, described, word
+from conformance.results.outcome import Outcome
+from conformance.results.verdict import Verdict
 
-__all__ = ["at_once", "case_in_words", "console_for", "write_failure", "write_verdict"]
+__all__ = ["at_once", "console_for", "write_failure", "write_lines", "write_verdict"]
 
-STYLE = {
-    Outcome.PASSED: "green",
-    Outcome.FAILED: "bold red",
-    Outcome.UNEXPECTED_PASS: "bold red",
-    Outcome.BLOCKED: "yellow",
-    Outcome.ERROR: "bold magenta",
-    Outcome.CRASHED: "bold magenta",
-    Outcome.TIMED_OUT: "bold magenta",
-    Outcome.NOT_RUN: "bold magenta",
-    Outcome.NOT_APPLICABLE: "dim",
-    Outcome.EXPECTED_FAILURE: "cyan",
-}
+_SHOWN_EFFECTS = 4
+
+_NARROWEST = 40
+
+_VERDICT_STYLE = {Word.CONFORMS: "bold green", Word.DOES_NOT_CONFORM: "bold red"}
 
 
 def console_for(stream: TextIO) -> Console:
-    """A console that is plain where the stream is no terminal, or colour is not wanted."""
-    width = None if stream.isatty() else int(os.environ.get("COLUMNS", "100"))
-    # Markup is off: the brackets of nnx.Linear[bf16] are no style.
+    """Return a console that is plain where the stream is not a terminal or colour is not wanted.
+
+    What the stream's encoding does not have is escaped, so that nothing that is shown can raise.
+    """
+    with contextlib.suppress(AttributeError, ValueError):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]  # of files
+    width = None if stream.isatty() else _columns()
+    # Markup is off: the brackets of nnx.Linear[bf16] are not a style.
     return Console(
         file=stream, width=width, highlight=False, markup=False, soft_wrap=False, emoji=False
     )
 
 
-def _library(facts: Mapping[str, Any], id: str) -> str:
-    return str(facts["versions"].get(id, {}).get("version", ""))
+def _columns() -> int:
+    given = os.environ.get("COLUMNS", "")
+    return max(int(given), _NARROWEST) if given.isdecimal() and given.isascii() else 100
+
+
+def _name(entry: Entry, facts: Mapping[str, Any]) -> str:
+    version = facts["versions"].get(entry.id, {}).get("version", "")
+    return printable(f"{entry.name} {version}".strip())
 
 
 def _areas(rows: Iterable[Requirement]) -> list[str]:
     return list(dict.fromkeys(row.area for row in rows))
 
 
-def _summary(cells: list[Cell]) -> Text:
-    """Passed of those that apply; the worst of what else there is in its colour."""
-    applicable = [c for c in cells if c.outcome != Outcome.NOT_APPLICABLE]
-    if not applicable:
-        return Text("-", style="dim")
-    passed = sum(c.outcome in (Outcome.PASSED, Outcome.EXPECTED_FAILURE) for c in applicable)
-    worst = next(
-        (o for o in STYLE if o != Outcome.PASSED and any(c.outcome == o for c in applicable)),
-        Outcome.PASSED,
-    )
-    return Text(f"{passed}/{len(applicable)}", style=STYLE[worst])
+def _summary(cells: list[Cell], *, strict: bool) -> Text:
+    """Return how many hold, of those that apply, in the colour of the worst of them."""
+    counted = tally(cells)
+    style = worst_look(cells, strict=strict).style
+    return Text(str(counted), style=style) if counted.total else Text("-", style="dim")
 
 
 def _table(verdict: Verdict, facts: Mapping[str, Any], width: int) -> Table:
     areas = _areas(verdict.rows)
-    columns = [
-        (entry, f"{entry.name} {_library(facts, entry.id)}".strip()) for entry in verdict.entries
-    ]
+    strict = verdict.strict
+    columns = [(entry, _name(entry, facts)) for entry in verdict.entries]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     needed = 16 + sum(max(len(name), 7) + 2 for _, name in columns)
     if needed <= width:
@@ -79,65 +80,34 @@ def _table(verdict: Verdict, facts: Mapping[str, Any], width: int) -> Table:
         for _, name in columns:
             table.add_column(name, justify="right", no_wrap=True)
         for area in areas:
-            table.add_row(
-                area, *(_summary(_cells_in(verdict, entry, area)) for entry, _ in columns)
-            )
-        table.add_row("all", *(_summary(verdict.of(entry)) for entry, _ in columns), style="bold")
+            shares = (_cells_in(verdict, entry, area) for entry, _ in columns)
+            table.add_row(area, *(_summary(cells, strict=strict) for cells in shares))
+        whole = (_summary(verdict.of(entry), strict=strict) for entry, _ in columns)
+        table.add_row("all", *whole, style="bold")
         return table
     table.add_column("implementation", overflow="fold")
     table.add_column("all", justify="right", no_wrap=True)
     table.add_column("not conforming in", overflow="fold")
     for entry, name in columns:
-        wrong = {c.requirement.partition("/")[0] for c in verdict.of(entry) if c.outcome in _WORTH}
-        table.add_row(
-            name, _summary(verdict.of(entry)), ", ".join(a for a in areas if a in wrong) or "-"
-        )
+        own = verdict.of(entry)
+        wrong = {c.requirement.partition("/")[0] for c in own if c.outcome.worth_reading}
+        listed = ", ".join(area for area in areas if area in wrong) or "-"
+        table.add_row(name, _summary(own, strict=strict), listed)
     return table
-
-
-_SHOWN_EFFECTS = 4
-
-_WORTH = (
-    Outcome.FAILED,
-    Outcome.UNEXPECTED_PASS,
-    Outcome.CRASHED,
-    Outcome.TIMED_OUT,
-    Outcome.ERROR,
-    Outcome.NOT_RUN,
-)
 
 
 def _cells_in(verdict: Verdict, entry: Entry, area: str) -> list[Cell]:
     return [c for c in verdict.of(entry) if c.requirement.startswith(f"{area}/")]
 
 
-def case_in_words(case: Mapping[str, Any] | None) -> str:
-    """The smallest case on one line; the usual batch of 8 is not worth a word."""
-    if not case:
-        return ""
-    shown = {k: v for k, v in case.items() if not (k == "lead" and v == [8])}
-    return ", ".join(f"{k}={tuple(v) if isinstance(v, list) else v}" for k, v in shown.items())
-
-
-def write_failure(console: Console, cell: Cell, title: str, statement: str) -> None:
-    """One failure: whose, the cause before the numbers, the smallest case, how to see it again."""
-    head = Text(f"{cell.outcome.upper():8}", style=STYLE[Outcome(cell.outcome)])
-    head.append(f"  {cell.requirement}", style="bold")
-    head.append(f"   {title}   {cell.level}")
-    console.print(head)
-    lines = [("", statement)] if statement else []
-    lines += [("cause", cell.cause)] if cell.cause else []
-    lines += [("found", cell.message)] if cell.message else []
-    lines += [("why", cell.reason)] if cell.reason else []
-    lines += [("accepted", cell.accepted)] if cell.accepted else []
-    lines += [("smallest", case_in_words(cell.case))] if cell.case else []
-    lines += [("reproduce", cell.reproduction)] if cell.reproduction else []
+def write_lines(console: Console, lines: Iterable[tuple[str, str]], wide: int = 10) -> None:
+    """Write labelled lines, wrapped beside their labels; a command stays on one line."""
     for label, text in lines:
-        indent = "  " if not label else f"  {label:10}"
+        indent = f"  {label:{wide}}" if label else "  "
         wrapped = textwrap.wrap(
-            text,
-            # A command stays on one line, so that it can be copied.
-            10_000 if label == "reproduce" else max(console.width, 40),
+            printable(text),
+            # So that it can be copied.
+            10_000 if label == "reproduce" else max(console.width, _NARROWEST),
             initial_indent=indent,
             subsequent_indent=" " * len(indent),
             break_long_words=False,
@@ -146,39 +116,80 @@ def write_failure(console: Console, cell: Cell, title: str, statement: str) -> N
         console.print(Text("\n".join(wrapped), style="" if label else "italic"), soft_wrap=True)
 
 
-def _failures(console: Console, verdict: Verdict, facts: Mapping[str, Any]) -> None:
+def write_failure(
+    console: Console,
+    cell: Cell,
+    title: str,
+    statement: str,
+    *,
+    blocked: int = 0,
+    strict: bool = False,
+) -> None:
+    """Write one failure: whose, the cause before the numbers, the smallest case, how to repeat.
+
+    Parameters
+    ----------
+    console
+        Where to.
+    cell
+        The failure.
+    title, statement
+        The name of the implementation, and the text of the requirement.
+    blocked
+        How many requirements could not be checked because of it.
+    strict
+        Whether a SHOULD counts as a failure.
+    """
+    look = look_of(cell, strict=strict)
+    head = Text(f"{word(cell, strict=strict).upper():8}", style=look.style)
+    head.append(f"  {cell.requirement}", style="bold")
+    head.append(f"   {printable(title)}   {cell.level}")
+    console.print(head, soft_wrap=True)
+    write_lines(console, described(cell, statement, blocked))
+
+
+def _failures(
+    console: Console, verdict: Verdict, facts: Mapping[str, Any], *, verbose: bool
+) -> None:
     statements = {row.id: row.statement for row in verdict.rows}
-    names = {e.id: f"{e.name} {_library(facts, e.id)}".strip() for e in verdict.entries}
     for entry in verdict.entries:
-        cells = [c for c in verdict.of(entry) if c.outcome in _WORTH]
-        told: set[str] = set()
-        for cell in cells:
-            # What is wrong with a registration is the same in each of its cells.
-            if cell.outcome != Outcome.FAILED and cell.reason in told:
-                continue
-            same = [c for c in cells if c.reason == cell.reason and c.outcome == cell.outcome]
-            told.add(cell.reason)
+        own = [cell for cell in verdict.of(entry) if cell.outcome.worth_reading]
+        for same in alike(own):
+            cell, others = same[0], same[1:]
+            blocked = [c for one in same for c in verdict.blocked_by(one)]
+            failed = cell.outcome == Outcome.FAILED
             console.print()
-            statement = (
-                statements.get(cell.requirement, "") if cell.outcome == Outcome.FAILED else ""
+            write_failure(
+                console,
+                cell,
+                _name(entry, facts),
+                statements.get(cell.requirement, "") if failed else "",
+                blocked=len(blocked),
+                strict=verdict.strict,
             )
-            write_failure(console, cell, names[entry.id], statement)
-            if cell.outcome != Outcome.FAILED and len(same) > 1:
-                console.print(f"  and so are {len(same) - 1} more of its cells")
-        for reason, blocked in groupby(
-            sorted(
-                (c for c in verdict.of(entry) if c.outcome == Outcome.BLOCKED),
-                key=lambda c: c.reason,
-            ),
-            key=lambda c: c.reason,
-        ):
-            listed = ", ".join(c.requirement for c in blocked)
-            console.print()
-            console.print(Text(f"BLOCKED   {names[entry.id]}, {reason}: {listed}", style="yellow"))
+            if others:
+                verb = "is" if len(others) == 1 else "are"
+                console.print(f"  and so {verb} {plural(len(others), 'more requirement')}")
+            if verbose and blocked:
+                write_lines(console, [("blocked", ", ".join(c.requirement for c in blocked))])
+
+
+def _expected(verdict: Verdict) -> list[str]:
+    """Return a line for each failure that was expected, with what follows from it."""
+    names = {entry.id: entry.name for entry in verdict.entries}
+    by_key = {(cell.implementation, cell.requirement): cell for cell in verdict.own}
+    lines = []
+    for cell in verdict.own:
+        if cell.outcome == Outcome.EXPECTED_FAILURE:
+            blocked = [c for c in verdict.blocked_by(cell) if expectedly_blocked(c, by_key)]
+            more = f" ({consequences(len(blocked))})" if blocked else ""
+            who = f"{names[cell.implementation]} {cell.requirement}"
+            lines.append(f"fails as expected: {who}: {cell.reason}{more}")
+    return lines
 
 
 def _differences(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
-    """How a layer was bound, and in what its convention differs from Flax's."""
+    """Return how a layer was bound, and in what its convention differs from Flax's."""
     found = []
     for entry in verdict.entries:
         known = facts["versions"].get(entry.id, {})
@@ -191,7 +202,7 @@ def _differences(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
 
 
 def _side_effects(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
-    """Whose import changes what belongs to everybody; the suite has put it back each time."""
+    """Return whose import changes global state; the suite has restored it each time."""
     found = []
     for entry in verdict.entries:
         effects = facts["versions"].get(entry.id, {}).get("side_effects", ())
@@ -202,88 +213,91 @@ def _side_effects(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _denominator(verdict: Verdict, facts: Mapping[str, Any]) -> str:
-    count = Counter(cell.outcome for cell in verdict.own)
-    parts = [f"{count.pop(Outcome.PASSED, 0)} passed", f"{count.pop(Outcome.FAILED, 0)} failed"]
-    parts += [f"{n} {outcome}" for outcome, n in sorted(count.items())]
-    cells = f"{len(verdict.cells)} cells"
-    if facts.get("shard"):
-        cells = f"{len(verdict.own)} of {cells} (shard {facts['shard']})"
-    return f"{cells}: {', '.join(parts)}"
+def _for_those_who_ask(verdict: Verdict) -> list[str]:
+    """Return the remarks of checks, and why requirements do not apply: shown with ``-v``."""
+    names = {entry.id: entry.name for entry in verdict.entries}
+    several = len(verdict.entries) > 1
+    remarks: dict[str, list[Cell]] = {}
+    for cell in verdict.own:
+        # A failure shows its own.
+        for text in () if cell.outcome.worth_reading else cell.notes:
+            remarks.setdefault(text, []).append(cell)
+    lines = []
+    for text, cells in remarks.items():
+        who = f" ({', '.join(names[cell.implementation] for cell in cells)})" if several else ""
+        lines.append(f"note: {cells[0].requirement}: {text}{who}")
+    reasons = Counter(c.reason for c in verdict.own if not c.outcome.applies)
+    return [*lines, *(f"{n} not applicable: {reason}" for reason, n in reasons.most_common())]
 
 
-def _not_applicable(verdict: Verdict) -> list[str]:
-    reasons = Counter(
-        cell.reason for cell in verdict.cells if cell.outcome == Outcome.NOT_APPLICABLE
-    )
-    return [f"{n} not applicable: {reason}" for reason, n in reasons.most_common()]
+def write_verdict(
+    verdict: Verdict, facts: Mapping[str, Any], stream: TextIO, *, verbose: bool = False
+) -> None:
+    """Write the table, each failure, the denominator, and the verdict in the last line.
 
-
-def _remarks(verdict: Verdict) -> dict[str, list[Cell]]:
-    """Each remark once, with the cells that it was made in."""
-    found: dict[str, list[Cell]] = {}
-    for cell in verdict.cells:
-        for text in cell.notes:
-            found.setdefault(text, []).append(cell)
-    return found
-
-
-def _sentence(verdict: Verdict) -> Text:
-    must = [c for c in verdict.own if c.level == MUST and c.outcome != Outcome.NOT_APPLICABLE]
-    held = sum(c.outcome == Outcome.PASSED for c in must)
-    said = {
-        OK: ("conforms", "bold green"),
-        NONCONFORMING: ("does not conform", "bold red"),
-        INCOMPLETE: ("incomplete", "bold magenta"),
-    }
-    words, style = said.get(verdict.exit_code, ("a registration is wrong", "bold magenta"))
-    return Text(f"{words}: MUST {held}/{len(must)}", style=style)
-
-
-def write_verdict(verdict: Verdict, facts: Mapping[str, Any], stream: TextIO) -> None:
-    """The table, the denominator, each failure, and the verdict in one line."""
+    Parameters
+    ----------
+    verdict, facts
+        What was found, and where and how: as a results file has it.
+    stream
+        Where to.
+    verbose
+        Whether to write, too, what the run explores and can detect, the remarks of checks, and
+        each requirement that is blocked or does not apply.
+    """
     console = console_for(stream)
     environment = facts["environment"]
     shown = ("jax", "flax", "python", "device")
     versions = ", ".join(f"{key} {environment[key]}" for key in shown if environment.get(key))
     head = f"dense-conformance, profile {facts['profile']}"
     console.print()
-    console.print(Text("; ".join(filter(None, (head, versions))), style="dim"))
-    if facts["profile"] in PROFILES:
-        profile = named(facts["profile"], environment.get("seed"))
-        console.print(Text(profile.statement(), style="dim"))
+    _write(console, "; ".join(filter(None, (head, versions))), "dim")
+    if verbose and facts["profile"] in PROFILES:
+        _write(console, named(facts["profile"], environment.get("seed")).statement(), "dim")
     console.print(_table(verdict, facts, console.width))
     for line in _differences(verdict, facts):
-        console.print(Text(line, style="dim"))
+        _write(console, line, "dim")
     for line in _side_effects(verdict, facts):
-        console.print(Text(line, style="yellow"))
-    _failures(console, verdict, facts)
-    names = {e.id: e.name for e in verdict.entries}
-    may = [c for c in verdict.cells if c.level == MAY and c.outcome == Outcome.EXPECTED_FAILURE]
+        _write(console, line, "yellow")
+    _failures(console, verdict, facts, verbose=verbose)
     console.print()
-    for text, cells in _remarks(verdict).items():
-        who = ", ".join(names[cell.implementation] for cell in cells)
-        console.print(f"note: {cells[0].requirement}: {text} ({who})")
-    for cell in verdict.cells:
-        if cell.outcome == Outcome.EXPECTED_FAILURE and cell.level != MAY:
-            who = f"{names[cell.implementation]} {cell.requirement}"
-            console.print(f"fails as expected: {who}: {cell.reason}", style="cyan")
-    if may:
-        listed = ", ".join(f"{names[c.implementation]} {c.requirement}" for c in may)
-        console.print(f"MAY rows that do not hold (reported, never failed): {listed}")
-    for line in _not_applicable(verdict):
-        console.print(Text(line, style="dim"))
-    for line in explored(facts):
-        console.print(line)
-    console.print(f"{_denominator(verdict, facts)}; {facts['seconds']:.1f} s")
-    console.print(_sentence(verdict))
+    for line in _expected(verdict):
+        _write(console, line, "cyan")
+    for line in not_offered(verdict):
+        _write(console, line)
+    for line in _for_those_who_ask(verdict) if verbose else ():
+        _write(console, line, "dim")
+    for line in explored(verdict, facts):
+        _write(console, line)
+    cells = denominator(verdict, str(facts.get("shard") or ""))
+    _write(console, f"{cells}; {facts['seconds']:.1f} s")
+    _write_decisions(console, verdict)
+
+
+def _write(console: Console, line: str, style: str = "") -> None:
+    console.print(Text(printable(line), style=style))
+
+
+def _write_decisions(console: Console, verdict: Verdict) -> None:
+    """Write the verdict on each implementation where they differ, and that on the run."""
+    if len(verdict.entries) > 1:
+        decisions = [(entry, verdict.decision_on(entry)) for entry in verdict.entries]
+        if len({decision.word for _, decision in decisions}) > 1:
+            for entry, decision in decisions:
+                line = f"{printable(entry.name)} {decision.sentence}"
+                console.print(Text(line, style=_style(decision)))
+    sentence = Text(verdict.decision.sentence, style=_style(verdict.decision))
+    console.print(sentence, soft_wrap=True)
+
+
+def _style(decision: Decision) -> str:
+    return _VERDICT_STYLE.get(decision.word, "bold magenta")
 
 
 def at_once(cell: Cell, names: Mapping[str, str]) -> str:
-    """A failure in a line, while the run goes on: it may turn out to follow from another."""
-    return (
-        f"failed {cell.requirement}   {names[cell.implementation]} -- {cell.cause or cell.message}"
-    )
+    """Return a failure in a line, while the run goes on: it may follow from another one."""
+    why = cell.cause or cell.message
+    return printable(f"{word(cell)} {cell.requirement}   {names[cell.implementation]} -- {why}")
 
 
 class Progress:

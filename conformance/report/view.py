@@ -10,43 +10,38 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any
 
-from conformance.contract.requirement import MAY, MUST, SHOULD, Requirement
+from conformance.contract.requirement import Requirement
 from conformance.layers.registry import Entry
 from conformance.report.findings import COSTS, changes, costs
 from conformance.report.summary import Summary
 from conformance.report.tally import (
     LOOK,
-    WORTH_READING,
+    RECOMMENDATION,
     Look,
-    Tally,
     by_area,
     denominator,
     explored,
-    judgement,
     label,
-    smallest,
-    tally,
+    look_of,
+    not_offered,
     versions,
+    worst_look,
 )
-from conformance.results.cell import Cell, Outcome
+from conformance.results.cell import Cell
+from conformance.results.decision import (
+    NONCONFORMING,
+    OK,
+    Tally,
+    Word,
+    decide,
+    overall_word,
+    tally,
+)
+from conformance.results.failure import described, word
 from conformance.results.file import Results
-from conformance.results.verdict import NONCONFORMING, OK
+from conformance.results.outcome import Outcome
 
-__all__ = ["TONE", "Card", "Mark", "Share", "View"]
-
-# The colour that goes with an outcome; the symbol and the word say the same.
-TONE: dict[Outcome, str] = {
-    Outcome.FAILED: "bad",
-    Outcome.UNEXPECTED_PASS: "bad",
-    Outcome.CRASHED: "lost",
-    Outcome.TIMED_OUT: "lost",
-    Outcome.ERROR: "lost",
-    Outcome.NOT_RUN: "lost",
-    Outcome.BLOCKED: "after",
-    Outcome.EXPECTED_FAILURE: "known",
-    Outcome.PASSED: "ok",
-    Outcome.NOT_APPLICABLE: "na",
-}
+__all__ = ["Card", "Mark", "Share", "View"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,6 @@ class Mark:
     id: str
     href: str
     look: Look
-    tone: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,6 @@ class Share:
 
     count: Tally
     look: Look
-    tone: str
     href: str
 
 
@@ -76,11 +69,18 @@ class Card:
     id: str
     cell: Cell
     look: Look
-    tone: str
+    word: str
     implementation: str
     requirement: Requirement
     others: tuple[str, ...]
     environments: tuple[str, ...]
+    blocked: tuple[str, ...]
+
+    @property
+    def lines(self) -> list[tuple[str, str]]:
+        """The failure as labelled lines, but for the command, which can be copied."""
+        lines = described(self.cell, blocked=len(self.blocked))
+        return [(label, text) for label, text in lines if label != "reproduce"]
 
     @property
     def measured(self) -> list[tuple[str, str]]:
@@ -92,14 +92,13 @@ class Card:
         return list(shown.items())
 
     @property
-    def smallest(self) -> str:
-        """The smallest case in a line."""
-        return smallest(self.cell)
-
-    @property
     def script(self) -> str:
         """A script that shows the failure without the suite, where there is one."""
         return self.cell.script
+
+
+# What takes a line each on the page, where failures take a card.
+_LINES = (Outcome.BLOCKED, Outcome.EXPECTED_FAILURE, Outcome.NOT_OFFERED)
 
 
 def _anchor(text: str) -> str:
@@ -142,7 +141,7 @@ class View:
     @property
     def heading(self) -> str:
         """The verdict over all environments, in words."""
-        said = list(dict.fromkeys(judgement(run) for run in self.runs))
+        said = list(dict.fromkeys(run.verdict.decision.word for run in self.runs))
         return said[0] if len(said) == 1 else "environments differ: " + ", ".join(said)
 
     @property
@@ -151,13 +150,10 @@ class View:
         return [
             {
                 "title": title,
-                "judgement": judgement(run),
+                "decision": run.verdict.decision,
                 "tone": ("ok", "bad", "lost", "lost")[run.verdict.exit_code],
-                "must": tally(run.verdict.cells, MUST),
-                "should": tally(run.verdict.cells, SHOULD),
-                "may": tally(run.verdict.cells, MAY),
-                "denominator": denominator(run.verdict.cells),
-                "explored": explored(run.facts),
+                "denominator": denominator(run.verdict, run.facts.get("shard", "")),
+                "explored": [*not_offered(run.verdict), *explored(run.verdict, run.facts)],
                 "suite": run.environment.get("suite", ""),
                 "versions": versions(run),
                 "profile": run.facts["profile"],
@@ -170,15 +166,15 @@ class View:
     @property
     def must(self) -> Tally:
         """How many of the MUST rows hold, over all environments."""
-        return tally((cell for run in self.runs for cell in run.verdict.cells), MUST)
+        return decide(cell for run in self.runs for cell in run.verdict.own).must
 
     @property
     def tone(self) -> str:
         """The colour of the whole: what is missing is no pass."""
-        codes = {run.verdict.exit_code for run in self.runs}
-        if NONCONFORMING in codes:
+        code = overall_word(run.verdict.decision for run in self.runs).exit_code
+        if code == NONCONFORMING:
             return "bad"
-        return "lost" if self.summary.missing or codes != {OK} else "ok"
+        return "lost" if self.summary.missing or code != OK else "ok"
 
     @property
     def suites(self) -> str:
@@ -191,10 +187,13 @@ class View:
         return ", ".join(dict.fromkeys(run.facts["profile"] for run in self.runs))
 
     @property
-    def legend(self) -> list[tuple[Look, str, int]]:
+    def legend(self) -> list[tuple[Look, int]]:
         """Every outcome that occurs: how it looks, and how often it occurs."""
-        count = Counter(cell.outcome for cell in self._cells.values())
-        return [(look, TONE[o], count[o]) for o, look in LOOK.items() if count[o]]
+        count = Counter(self._look(run, cell) for (run, *_), cell in self._cells.items())
+        return [(look, count[look]) for look in (*LOOK.values(), RECOMMENDATION) if count[look]]
+
+    def _look(self, run: int, cell: Cell) -> Look:
+        return look_of(cell, strict=self.runs[run].verdict.strict)
 
     def label(self, id: str) -> str:
         """An implementation with its version; by its name alone where the versions differ."""
@@ -219,28 +218,30 @@ class View:
         """All requirements, then those of each area."""
         own = [self._cells.get((run, entry.id, id)) for id in self.rows]
         cells = [cell for cell in own if cell is not None]
-        line = [self._share(cells, "#matrix")]
+        line = [self._share(cells, "#matrix", run)]
         for area in self.areas:
             part = [cell for cell in cells if cell.requirement.startswith(f"{area}/")]
-            line.append(self._share(part, f"#{self.area_id(area)}"))
+            line.append(self._share(part, f"#{self.area_id(area)}", run))
         return line
 
-    def _share(self, cells: Sequence[Cell], href: str) -> Share:
-        worst = next((o for o in LOOK if any(c.outcome == o for c in cells)), None)
-        worst = worst or Outcome.NOT_APPLICABLE
-        return Share(tally(cells), LOOK[worst], TONE[worst], href)
+    def _share(self, cells: Sequence[Cell], href: str, run: int) -> Share:
+        strict = self.runs[run].verdict.strict
+        return Share(tally(cells), worst_look(cells, strict=strict), href)
+
+    def decision(self, entry: Entry, run: int = 0) -> Word:
+        """Return the verdict on an implementation in a run, in words."""
+        return self.runs[run].verdict.decision_on(entry).word
 
     def mark(self, run: int, implementation: str, requirement: str) -> Mark | None:
         """A cell as the matrix shows it; None where that run does not have it."""
         cell = self._cells.get((run, implementation, requirement))
         if cell is None:
             return None
-        outcome = Outcome(cell.outcome)
         id = self.cell_id(run, implementation, requirement)
         card = self._card_of.get((run, implementation, requirement))
         href = card or self._line_of.get((run, implementation, requirement))
         href = href or self.row_id(requirement)
-        return Mark(id, f"#{href}", LOOK[outcome], TONE[outcome])
+        return Mark(id, f"#{href}", self._look(run, cell))
 
     def levels(self, area: str) -> list[tuple[str, int]]:
         """The levels of an area's columns, and how many columns each has."""
@@ -251,9 +252,9 @@ class View:
         """What to look at, by implementation, the worst first in each."""
         groups: dict[tuple[str, ...], list[tuple[int, Cell]]] = {}
         order = {entry.id: i for i, entry in enumerate(self.entries)}
-        worst = list(LOOK)
+        worst = [*LOOK.values(), RECOMMENDATION]
         for (run, _, _), cell in self._cells.items():
-            if cell.outcome in WORTH_READING:
+            if cell.outcome.worth_reading and not cell.elsewhere:
                 # What is wrong with a registration is the same in each of its cells.
                 found = (cell.requirement, cell.cause, cell.message)
                 own = found if cell.outcome == Outcome.FAILED else (cell.reason,)
@@ -265,7 +266,7 @@ class View:
                 cards,
                 key=lambda card: (
                     order[card.cell.implementation],
-                    worst.index(Outcome(card.cell.outcome)),
+                    worst.index(card.look),
                 ),
             )
         )
@@ -282,19 +283,20 @@ class View:
         run, cell = group[0]
         requirements = dict.fromkeys(member.requirement for _, member in group)
         environments = dict.fromkeys(self.titles[i] for i, _ in group) if self.several else {}
-        outcome = Outcome(cell.outcome)
+        verdict = self.runs[run].verdict
         id = f"why-{self.cell_id(run, cell.implementation, cell.requirement)}"
         for i, member in group:
             self._card_of[i, member.implementation, member.requirement] = id
         return Card(
             id=id,
             cell=cell,
-            look=LOOK[outcome],
-            tone=TONE[outcome],
+            look=self._look(run, cell),
+            word=word(cell, strict=verdict.strict),
             implementation=self.label(cell.implementation),
             requirement=self.rows[cell.requirement],
             others=tuple(requirements)[1:],
             environments=tuple(environments),
+            blocked=tuple(c.requirement for c in verdict.blocked_by(cell)),
         )
 
     @cached_property
@@ -306,7 +308,7 @@ class View:
         """Cells that take a line each, one for all environments where it is the same."""
         alike: dict[tuple[str, ...], list[tuple[int, Cell]]] = {}
         for (i, implementation, row), cell in self._cells.items():
-            if cell.outcome in (Outcome.BLOCKED, Outcome.EXPECTED_FAILURE):
+            if cell.outcome in _LINES:
                 key = (cell.outcome, implementation, row, cell.reason, cell.message)
                 alike.setdefault(key, []).append((i, cell))
         return alike

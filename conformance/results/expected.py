@@ -18,10 +18,38 @@ from conformance.layers.expected_failure import Expected
 from conformance.layers.registry import Entry, registered, split_variant
 from conformance.results.conditions import holds, require_possible
 
-__all__ = ["Expectations", "Expected", "from_project", "require_right"]
+__all__ = ["Expectations", "Expected", "from_project", "is_strict", "require_right"]
 
 TABLE = "tool.dense-conformance.expect"
 _CASE = {"in_features", "out_features", "seed", "values", "lead"}
+
+
+def is_strict(path: Path) -> bool:
+    """Return whether the ``pyproject.toml`` there says ``strict = true``.
+
+    Raises
+    ------
+    UsageError
+        If it says something else than true or false.
+    """
+    found = _own(_document(path)).get("strict", False)
+    if not isinstance(found, bool):
+        raise UsageError(f"{path}: tool.dense-conformance.strict is true or false, found {found!r}")
+    return found
+
+
+def _own(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    tool = document.get("tool", {})
+    own = tool.get("dense-conformance", {}) if isinstance(tool, dict) else {}
+    return own if isinstance(own, dict) else {}
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """Return the TOML document there; whoever wrote a broken one hears of it from others."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return {}
 
 
 def from_project(path: Path) -> tuple[Expected, ...]:
@@ -32,13 +60,7 @@ def from_project(path: Path) -> tuple[Expected, ...]:
     UsageError
         If an entry is not what it has to be.
     """
-    if not path.is_file():
-        return ()
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        return ()  # whoever wrote it hears of that from those whose file it is
-    found = document.get("tool", {}).get("dense-conformance", {}).get("expect", [])
+    found = _own(_document(path)).get("expect", [])
     if not isinstance(found, list):
         raise UsageError(f"{path}: write [[{TABLE}]], a table for each expected failure")
     known = {each.name for each in fields(Expected)}

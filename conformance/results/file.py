@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from conformance.contract.requirement import Level, Need, Requirement
-from conformance.errors import ResultsError
+from conformance.errors import ResultsError, printable_values, safe_text
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell
-from conformance.results.schema import faults
+from conformance.results.schema import fault
 from conformance.results.verdict import OK, Verdict
 
 __all__ = [
@@ -33,7 +33,11 @@ __all__ = [
     "write",
 ]
 
-FORMAT = 1
+FORMAT = 2
+# No number that a run writes has more digits, and no value is nested deeper.
+_MOST_DIGITS = 20
+_DEEPEST = 40
+
 FOOTER = "dense-conformance results end here"
 
 
@@ -46,9 +50,8 @@ class Results:
     verdict
         The implementations, the requirements, and a cell for each pair of them.
     facts
-        ``environment``, ``profile``, ``seconds``, ``versions`` by implementation id; ``rounds`` and
-        ``stopped`` of a run that went on or was ended early, ``shard`` of a part of one, and
-        ``kill`` where the suite's kill rate is known: what :func:`write` takes.
+        ``environment``, ``profile``, ``seconds``, ``versions`` by implementation id; ``rounds`` of
+        a run that went on, and ``shard`` of a part of one: what :func:`write` takes.
     source
         Where it was read from.
     """
@@ -82,7 +85,9 @@ def document(verdict: Verdict, facts: dict[str, Any]) -> dict[str, Any]:
         ],
         "requirements": [_requirement_record(row) for row in verdict.rows],
         "cells": [cell.as_dict() for cell in verdict.cells],
-        **{key: facts[key] for key in ("rounds", "stopped", "shard", "kill") if facts.get(key)},
+        **{key: facts[key] for key in ("rounds", "shard") if facts.get(key)},
+        **({"stopped": verdict.stopped} if verdict.stopped else {}),
+        **({"strict": True} if verdict.strict else {}),
         "complete": verdict.complete,
         "exit_code": verdict.exit_code,
         "footer": FOOTER,
@@ -200,11 +205,15 @@ def parse(text: str, source: str) -> tuple[Results, ...]:
     if not isinstance(found, dict) or "format" not in found:
         refuse("is JSON, but not a results file of dense-conformance (it has no 'format')")
     if found["format"] != FORMAT or isinstance(found["format"], bool):
-        refuse(f"is of format {ascii(found['format'])[:40]}; this version reads format {FORMAT}")
+        refuse(
+            f"is of format {ascii(found['format'])[:40]}; this version reads format {FORMAT}: "
+            "run it again, or read it with the version that wrote it"
+        )
     runs = "runs" in found
-    fault = next(faults(found, "collection" if runs else "run"), None)
-    if fault is not None:
-        refuse(f"is not what the schema of format {FORMAT} describes: {fault}")
+    wrong = fault(found, "collection" if runs else "run")
+    if wrong:
+        refuse(f"is not what the schema of format {FORMAT} describes: {wrong}")
+    found = printable_values(found)
     return tuple(_results(run, source, refuse) for run in (found["runs"] if runs else [found]))
 
 
@@ -226,21 +235,42 @@ def _loaded(text: str, refuse: Refusal) -> Any:
             raise ValueError(f"the key {twice[0]!a} comes twice in one object")
         return dict(pairs)
 
+    def bounded(digits: str) -> int:
+        if len(digits) > _MOST_DIGITS:
+            raise ValueError(f"an integer of {len(digits)} digits is out of range")
+        return int(digits)
+
     try:
         found = json.loads(
-            text, parse_float=finite, parse_constant=finite, object_pairs_hook=unique
+            text,
+            parse_int=bounded,
+            parse_float=finite,
+            parse_constant=finite,
+            object_pairs_hook=unique,
         )
+        _require_shallow(found)
         # An escaped half of a character passes as JSON, and no file could be written of it.
         json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         if _cut(text, error):
             refuse(truncated)
         why = "its values are nested too deeply" if isinstance(error, RecursionError) else error
-        refuse(f"is not JSON: {' '.join(str(why).split())[:200]}")
+        refuse(f"is not JSON: {safe_text(why, 200)}")
     # The newline is the last byte of the footer.
     if isinstance(found, dict) and found.get("footer") == FOOTER and not text.endswith("\n"):
         refuse(truncated)
     return found
+
+
+def _require_shallow(value: Any) -> None:
+    """Require values to be nested no deeper than a results file ever is."""
+    level, depth = [value] if isinstance(value, dict | list) else [], 0
+    while level:
+        if depth > _DEEPEST:
+            raise RecursionError
+        depth += 1
+        inner = (v.values() if isinstance(v, dict) else v for v in level)
+        level = [item for values in inner for item in values if isinstance(item, dict | list)]
 
 
 def _cut(text: str, error: Exception) -> bool:
@@ -255,7 +285,9 @@ def _results(run: dict[str, Any], source: str, refuse: Refusal) -> Results:
     entries = tuple(Entry(id=r["id"], name=r["name"], spec=r["spec"]) for r in records)
     rows = tuple(_requirement(record) for record in run["requirements"])
     _require_consistent(run, entries, rows, refuse)
-    verdict = Verdict(entries, rows, tuple(Cell.from_dict(record) for record in run["cells"]))
+    cells = tuple(Cell.from_dict(record) for record in run["cells"])
+    _require_drawable(cells, refuse)
+    verdict = Verdict(entries, rows, cells, run.get("strict", False), run.get("stopped", ""))
     if run["complete"] != verdict.complete:
         refuse(
             f"is inconsistent: it says complete: {str(run['complete']).lower()}, and its cells "
@@ -270,9 +302,7 @@ def _results(run: dict[str, Any], source: str, refuse: Refusal) -> Results:
         "seconds": run["seconds"],
         "versions": {r["id"]: {k: v for k, v in r.items() if k not in own} for r in records},
         "rounds": run.get("rounds", []),
-        "stopped": run.get("stopped", ""),
         "shard": run.get("shard", ""),
-        "kill": run.get("kill"),
     }
     return Results(verdict, facts, source)
 
@@ -318,6 +348,27 @@ def _require_consistent(
             f"is inconsistent: {len(missing)} of {len(entries) * len(rows)} cells are missing, "
             f"the first of them {row!a} on {entry!a}"
         )
+
+
+# The lists of a plot that have to have one length; a histogram has one edge more than counts.
+_TOGETHER = {
+    "kernel-histogram": ("counts", "expected"),
+    "kernel-variance": ("fan_in", "value", "low", "high"),
+    "error-over-bound": ("in_features", "ratio"),
+}
+
+
+def _require_drawable(cells: Iterable[Cell], refuse: Refusal) -> None:
+    for cell in cells:
+        for plot in cell.plots:
+            lengths = [len(plot.get(name, ())) for name in _TOGETHER[plot["kind"]]]
+            if plot["kind"] == "kernel-histogram":
+                lengths.append(len(plot.get("edges", ())) - 1)
+            if len(set(lengths)) > 1:
+                refuse(
+                    f"is inconsistent: a plot of {cell.requirement!a} on {cell.implementation!a} "
+                    f"has lists of the lengths {', '.join(map(str, lengths))}"
+                )
 
 
 def _require_unique(names: Iterable[str], what: str, refuse: Refusal) -> None:

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from conformance.contract.catalogue import rests_on
-from conformance.contract.requirement import MAY, MUST, Requirement
+from conformance.contract.requirement import MUST, Requirement
 from conformance.layers.registry import Entry
-from conformance.results.cell import Cell, Outcome
+from conformance.results.cell import Cell
+from conformance.results.decision import (
+    ERROR,
+    INCOMPLETE,
+    NONCONFORMING,
+    OK,
+    USAGE,
+    Decision,
+    decide,
+)
+from conformance.results.outcome import Outcome
 
-__all__ = ["ERROR", "INCOMPLETE", "NONCONFORMING", "OK", "USAGE", "Verdict", "account"]
-
-OK, NONCONFORMING, USAGE, INCOMPLETE = 0, 1, 2, 3
-ERROR = USAGE
-
-_BAD = (Outcome.FAILED, Outcome.UNEXPECTED_PASS)
-_ABSENT = (Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.NOT_RUN)
+__all__ = [
+    "ERROR",
+    "INCOMPLETE",
+    "NONCONFORMING",
+    "OK",
+    "USAGE",
+    "Verdict",
+    "account",
+    "blocked",
+]
 
 
 @dataclass(frozen=True)
@@ -32,44 +46,57 @@ class Verdict:
     cells
         One for each entry and row: by implementation, and within one a fault before its
         consequences.
+    strict
+        Whether a SHOULD that does not hold fails the run.
+    stopped
+        Why the run ended before its time; empty if it did not.
     """
 
     entries: tuple[Entry, ...]
     rows: tuple[Requirement, ...]
     cells: tuple[Cell, ...]
+    strict: bool = False
+    stopped: str = ""
+
+    @cached_property
+    def decision(self) -> Decision:
+        """The verdict on the run; everything that shows one shows this."""
+        return decide(self.cells, strict=self.strict, stopped=bool(self.stopped))
+
+    def decision_on(self, entry: Entry) -> Decision:
+        """Return the verdict on one implementation."""
+        return decide(self.of(entry), strict=self.strict, stopped=bool(self.stopped))
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the run, which its decision has."""
+        return self.decision.exit_code
 
     @property
     def complete(self) -> bool:
         """Whether every MUST cell was decided."""
-        return not any(c.level == MUST and c.outcome in _ABSENT for c in self.own)
-
-    @property
-    def exit_code(self) -> int:
-        """0 conforms, 1 does not, 2 a registration (or the suite) is wrong, 3 incomplete."""
-        weighing = [c for c in self.cells if c.level != MAY]
-        if any(c.outcome in _BAD for c in weighing) or self.outlived:
-            return NONCONFORMING
-        if any(c.outcome == Outcome.ERROR for c in self.cells):
-            return ERROR
-        return OK if self.complete else INCOMPLETE
-
-    @property
-    def outlived(self) -> bool:
-        """Whether a failure was expected that is none: also of a MAY row, somebody said so."""
-        return any(c.outcome == Outcome.UNEXPECTED_PASS for c in self.cells)
+        return not any(c.level == MUST and c.outcome.lost for c in self.own)
 
     @property
     def own(self) -> list[Cell]:
-        """The cells that this run was to decide: all of them, or those of its shard."""
+        """The cells that this run was to decide: not those of other shards or deselected ones."""
         return [cell for cell in self.cells if not cell.elsewhere]
 
     def of(self, entry: Entry) -> list[Cell]:
-        """The cells of one implementation that this run was to decide."""
+        """Return the cells of one implementation that this run was to decide."""
         return [cell for cell in self.own if cell.implementation == entry.id]
 
     def failures(self) -> list[Cell]:
-        """What a reader has to look at, in order."""
-        return [c for c in self.own if c.outcome in (*_BAD, *_ABSENT, Outcome.ERROR)]
+        """Return what a reader has to look at, in order."""
+        return [cell for cell in self.own if cell.outcome.worth_reading]
+
+    def blocked_by(self, cell: Cell) -> list[Cell]:
+        """Return the cells that could not be checked because this one does not hold."""
+        return [
+            other
+            for other in self.own
+            if other.implementation == cell.implementation and other.blocked_by == cell.requirement
+        ]
 
 
 def account(
@@ -77,6 +104,10 @@ def account(
     rows: Sequence[Requirement],
     received: Iterable[Cell],
     shard: Collection[tuple[str, str]] | None = None,
+    *,
+    strict: bool = False,
+    stopped: str = "",
+    left: str = "it is for another shard",
 ) -> Verdict:
     """Put the received cells in order, name what is missing, and tell faults from consequences.
 
@@ -85,58 +116,58 @@ def account(
     how they were spread over workers.
 
     ``shard`` has the cells of this part of the run, by implementation and requirement; the others
-    are missing without anything having happened to them.
+    are missing without anything having happened to them. ``left`` says what became of
+    these; ``strict`` and ``stopped`` are those of the :class:`Verdict`.
     """
     by_key = {(cell.implementation, cell.requirement): cell for cell in received}
     cells: list[Cell] = []
     for entry in entries:
         own = {
-            row.id: by_key.get((entry.id, row.id)) or _missing(entry, row, shard) for row in rows
+            row.id: by_key.get((entry.id, row.id)) or _missing(entry, row, shard, stopped, left)
+            for row in rows
         }
         _mark_blocked(own, rows)
         cells.extend(sorted(own.values(), key=_reading_order))
-    return Verdict(tuple(entries), tuple(rows), tuple(cells))
+    return Verdict(tuple(entries), tuple(rows), tuple(cells), strict, stopped)
 
 
-def _missing(entry: Entry, row: Requirement, shard: Collection[tuple[str, str]] | None) -> Cell:
+def _missing(
+    entry: Entry,
+    row: Requirement,
+    shard: Collection[tuple[str, str]] | None,
+    stopped: str,
+    left: str,
+) -> Cell:
     elsewhere = shard is not None and (entry.id, row.id) not in shard
+    why = f"the run was stopped before: {stopped}" if stopped else "no result of it came back"
     return Cell(
         implementation=entry.id,
         requirement=row.id,
         level=str(row.level),
         outcome=Outcome.NOT_RUN,
-        reason="it is for another shard" if elsewhere else "no result of it came back",
+        reason=left if elsewhere else why,
         elsewhere=elsewhere,
     )
 
 
-_EXPLAINS = (Outcome.FAILED, Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.BLOCKED)
-
-
-def _explains(cell: Cell) -> bool:
-    """Whether what rests on it cannot hold: also where its failure is expected by somebody."""
-    expected = cell.outcome == Outcome.EXPECTED_FAILURE and cell.level != MAY
-    return cell.outcome in _EXPLAINS or expected
-
-
-def _mark_blocked(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> None:
+def _mark_blocked(own: dict[str, Cell], rows: Sequence[Requirement]) -> None:
     """Rows come after those that they rest on, so that one pass finds whole chains."""
     root = _fault_behind_obstacles(own, rows)
     for row in rows:
         cell = own[row.id]
         stumbled = cell.outcome == Outcome.ERROR and cell.obstacle and root is not None
-        may = cell.outcome == Outcome.EXPECTED_FAILURE and cell.level == MAY
-        if cell.outcome != Outcome.FAILED and not stumbled and not may:
+        failed = cell.outcome in (Outcome.FAILED, Outcome.NOT_OFFERED)
+        if not failed and not stumbled:
             continue
         below = [own[id] for id in rests_on(row, rows) if id in own]
-        below = [other for other in below if _explains(other)]
+        below = [other for other in below if other.outcome.explains]
         if cell is root:
             # An obstacle on the way to another row is blocked by this one, and never blocks it.
             below = [other for other in below if not other.obstacle]
         if cell.obstacle and root is not None and cell is not root:
-            _block(cell, root)
+            own[row.id] = blocked(cell, _origin(own[root.requirement]))
         elif below:
-            _block(cell, below[0])
+            own[row.id] = blocked(cell, _origin(below[0]))
 
 
 def _fault_behind_obstacles(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> Cell | None:
@@ -158,11 +189,24 @@ def _seed_last(row: Requirement) -> bool:
     return row.every_seed
 
 
-def _block(cell: Cell, below: Cell) -> None:
-    """Name the root: what blocks what a cell rests on blocks the cell, too."""
-    blocked = below.outcome == Outcome.BLOCKED
-    cell.reason = below.reason if blocked else f"blocked by {below.requirement}"
-    cell.outcome = Outcome.BLOCKED
+def _origin(cell: Cell) -> str:
+    """Return the requirement to blame: what blocks what a cell rests on blocks the cell, too."""
+    return cell.blocked_by or cell.requirement
+
+
+def blocked(cell: Cell, root: str) -> Cell:
+    """Return the cell as one that follows from the failure of the requirement ``root``."""
+    return replace(cell, outcome=Outcome.BLOCKED, blocked_by=root, reason=f"blocked by {root}")
+
+
+def _reading_order(cell: Cell) -> tuple[int, bool]:
+    """Failures first, of which those of a MUST; the contract's order decides the rest.
+
+    Where neither of two failures explains the other, the one without which it is not a Dense is
+    read first.
+    """
+    order = _ORDER.get(cell.outcome, 4)
+    return order, order == 0 and cell.level != MUST
 
 
 _ORDER = {
@@ -174,13 +218,3 @@ _ORDER = {
     Outcome.NOT_RUN: 2,
     Outcome.BLOCKED: 3,
 }
-
-
-def _reading_order(cell: Cell) -> tuple[int, bool]:
-    """Failures first, of which those of a MUST; the contract's order decides the rest.
-
-    Where neither of two failures explains the other, the one without which it is no Dense is
-    read first.
-    """
-    order = _ORDER.get(Outcome(cell.outcome), 4)
-    return order, order == 0 and cell.level != MUST

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from conformance.checks import profiles
+from conformance.contract.catalogue import catalogue, rests_on
 from conformance.contract.requirement import Requirement
+from conformance.errors import printable_values
 from conformance.layers.registry import Entry
-from conformance.results.cell import Cell, Outcome, cell_of
+from conformance.results.cell import Cell
+from conformance.results.failure import is_recommendation, word
+from conformance.results.outcome import Outcome
 from conformance.running import reproduction
+from conformance.running.cells import cell_of
 from conformance.running.items import entry_of, row_of
 from conformance.running.strictness import hold_to
 
@@ -58,15 +64,15 @@ class Exchange:
         cell = cell_of(row, entry.id, call, report)
         error = call.excinfo.value if call.excinfo is not None else None
         if isinstance(error, self.run.breaker.Tripped):
-            cell.outcome, cell.reason = Outcome(error.outcome), str(error)
+            cell = replace(cell, outcome=Outcome(error.outcome), reason=str(error))
         expected = self.run.expectations.of(entry, row.id)
         if expected is not None:
-            hold_to(expected, cell)
+            cell = hold_to(expected, cell)
         if cell.outcome not in (Outcome.PASSED, Outcome.NOT_APPLICABLE):
-            cell.reproduction = reproduction.command(entry, row)
-        if cell.outcome in (Outcome.FAILED, Outcome.EXPECTED_FAILURE):
+            cell = replace(cell, reproduction=reproduction.command(entry, row))
+        if cell.outcome.violated:
             layer = self.run.layers.get(entry.id)
-            cell.script = reproduction.script(cell, entry, layer)
+            cell = replace(cell, script=reproduction.script(cell, entry, layer))
         # As text: a value that is not plain would end the whole distributed run.
         report.conformance = json.dumps(  # type: ignore[attr-defined]  # travels with the report
             {
@@ -76,14 +82,46 @@ class Exchange:
             }
         )
         report.sections = [(title, text[-_MOST_OUTPUT:]) for title, text in report.sections]
-        if report.failed:
-            report.longrepr = reproduction.text_of(cell)
-        if cell.outcome == Outcome.UNEXPECTED_PASS:
+        if report.failed or cell.outcome == Outcome.UNEXPECTED_PASS:
             report.outcome, report.longrepr = "failed", reproduction.text_of(cell)
-        if cell.outcome == Outcome.EXPECTED_FAILURE:
-            report.outcome = "skipped"
-            report.wasxfail = cell.reason
+        spared = self._spared(entry, row, cell)
+        if spared:
+            # Of pytest's own outcomes this is the one for what does not hold and fails nothing.
+            report.outcome, report.wasxfail = "skipped", spared
+            report.conformance_word = word(cell, strict=self.run.strict)  # type: ignore[attr-defined]
         return report
+
+    def _spared(self, entry: Entry, row: Requirement, cell: Cell) -> str:
+        """Return why a cell that does not hold fails nothing; empty if it does fail the run."""
+        if cell.outcome == Outcome.EXPECTED_FAILURE:
+            return cell.reason
+        if cell.outcome == Outcome.NOT_OFFERED:
+            return f"not offered: {cell.cause or cell.message}"
+        if is_recommendation(cell, strict=self.run.strict):
+            return f"a recommendation: {cell.cause or cell.message}"
+        below = self._expected_below(entry, row) if cell.outcome == Outcome.FAILED else ""
+        return f"rests on {below}, which is expected to fail" if below else ""
+
+    def _expected_below(self, entry: Entry, row: Requirement) -> str:
+        """Return a requirement that this one rests on and whose failure is expected."""
+        rows = {other.id: other for other in catalogue()}
+        waiting, seen = [*rests_on(row, catalogue())], {row.id}
+        while waiting:
+            id = waiting.pop(0)
+            if id in seen or id not in rows:
+                continue
+            seen.add(id)
+            if self.run.expectations.of(entry, id) is not None:
+                return id
+            waiting += rests_on(rows[id], catalogue())
+        return ""
+
+    def pytest_report_teststatus(
+        self, report: pytest.TestReport
+    ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+        """Name in pytest's own words what does not hold and fails nothing."""
+        name = getattr(report, "conformance_word", "")
+        return (name, name[:1], (name.upper(), {"yellow": True})) if name else None
 
     def _environment_once(self) -> dict[str, Any]:
         if self._told_environment:
@@ -114,15 +152,18 @@ class Exchange:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the cell out of a report."""
         found = getattr(report, "conformance", None)
-        if found is None or not self.run.controls:
+        if not self.run.controls:
             return
-        found = json.loads(found)
+        if found is None:
+            self.run.others_failed |= report.failed
+            return
+        found = printable_values(json.loads(found))
         cell = Cell.from_dict(found["cell"])
         if hasattr(report, "node"):
             looks_after: Any = self.run.config.pluginmanager.get_plugin("conformance-workers")
             why = looks_after.stranger(report.node, self.run.environment, found["environment"])
             if why:
-                cell.outcome, cell.reason = Outcome.ERROR, why
+                cell = replace(cell, outcome=Outcome.ERROR, reason=why)
                 found["environment"] = {}
         self.run.environment.update(found["environment"])
         for id, facts in found["versions"].items():

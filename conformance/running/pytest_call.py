@@ -31,6 +31,7 @@ def call(
     shard: object = None,
     shard_by: str | None = None,
     declare: Sequence[str] = (),
+    strict: bool = False,
 ) -> list[str]:
     """The call of pytest, but for the implementations.
 
@@ -41,7 +42,8 @@ def call(
     workers
         How many processes; ``"auto"`` is one for each accelerator, or for each core where there
         is none; ``"0"`` is this one.
-    profile, seed, time_limit, memory_limit, compile_cache, database, shard, shard_by, declare
+    profile, seed, time_limit, memory_limit, compile_cache, database, shard, shard_by, \
+    declare, strict
         As for ``dense-conformance run``.
     """
     arguments = [
@@ -76,6 +78,8 @@ def call(
         arguments.append(f"--conformance-shard={shard}")
     if shard_by:
         arguments.append(f"--conformance-shard-by={shard_by}")
+    if strict:
+        arguments.append("--conformance-strict")
     if not compile_cache:
         arguments.append("--conformance-no-compile-cache")
     return arguments
@@ -111,7 +115,8 @@ class _Reporter:
             if found.refused:
                 print(*found.refused, sep="\n\n", file=sys.stderr)
                 return
-            write_verdict(found.verdict, found.facts(), sys.stdout)
+            verbose = config.get_verbosity() > 0
+            write_verdict(found.verdict, found.facts(), sys.stdout, verbose=verbose)
 
 
 def run(

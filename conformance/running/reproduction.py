@@ -8,11 +8,11 @@ from typing import Any
 
 from conformance.checks import profiles
 from conformance.contract.requirement import Requirement
-from conformance.errors import safe_text
 from conformance.jax_setup import modes
 from conformance.layers.declaration import as_options
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell
+from conformance.results.failure import described
 
 __all__ = ["command", "script", "text_of"]
 
@@ -44,9 +44,6 @@ def script(cell: Cell, entry: Entry, layer: Any) -> str:
 
 
 def text_of(cell: Cell) -> str:
-    """A failure as pytest shows it."""
-    lines = [f"{cell.requirement}: {cell.message or cell.reason}"]
-    lines += [f"accepted: {cell.accepted}"] if cell.accepted else []
-    lines += [f"cause: {cell.cause}"] if cell.cause else []
-    lines += [f"case: {safe_text(cell.case)}"] if cell.case else []
-    return os.linesep.join([*lines, f"reproduce: {cell.reproduction}"])
+    """Return a failure as pytest shows it."""
+    lines = [f"{label}: {text}" for label, text in described(cell)]
+    return os.linesep.join([f"{cell.requirement}   {cell.level}", *lines])

@@ -35,25 +35,10 @@ __all__ = ["Rounds", "combined", "is_worse"]
 _PATIENCE = 5.0
 _PATIENCE_WITH_WORKERS = 0.5
 
-# What a cell becomes when its rounds differ: the highest of them. A failure in any round is a
-# failure; where a failure is expected, one round that shows it is enough.
-_WEIGHT = {
-    Outcome.NOT_RUN: 0,
-    Outcome.NOT_APPLICABLE: 1,
-    Outcome.PASSED: 1,
-    Outcome.UNEXPECTED_PASS: 2,
-    Outcome.EXPECTED_FAILURE: 3,
-    Outcome.BLOCKED: 4,
-    Outcome.ERROR: 4,
-    Outcome.CRASHED: 4,
-    Outcome.TIMED_OUT: 4,
-    Outcome.FAILED: 4,
-}
-
 
 def is_worse(new: Cell, old: Cell | None) -> bool:
     """Whether a cell's later round decides it."""
-    return old is None or _WEIGHT[Outcome(new.outcome)] > _WEIGHT[Outcome(old.outcome)]
+    return old is None or new.outcome.precedence > old.outcome.precedence
 
 
 def combined(old: Cell | None, new: Cell, found: str) -> Cell:
@@ -70,7 +55,7 @@ def combined(old: Cell | None, new: Cell, found: str) -> Cell:
         return new
     kept = new if is_worse(new, old) else old
     notes = [*kept.notes]
-    if found and kept is new and _WEIGHT[Outcome(new.outcome)] > _WEIGHT[Outcome.PASSED]:
+    if found and kept is new and new.outcome.precedence > Outcome.PASSED.precedence:
         notes.append(found)
     return replace(
         kept,

@@ -12,7 +12,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,10 @@ from conformance.jax_setup import compile_cache, devices
 from conformance.layers.loading import load
 from conformance.layers.registry import Entry, resolve
 from conformance.layers.x64 import widened
-from conformance.results.cell import Cell, Outcome
-from conformance.results.expected import Expectations
-from conformance.results.verdict import INCOMPLETE, OK, Verdict, account
+from conformance.results.cell import Cell
+from conformance.results.expected import Expectations, is_strict
+from conformance.results.outcome import Outcome
+from conformance.results.verdict import Verdict, account
 from conformance.running import database, reproduction
 from conformance.running.items import entry_of, row_of
 from conformance.running.rounds import combined, is_worse
@@ -94,6 +95,9 @@ class Run:
         self.own: frozenset[tuple[str, str]] | None = None
         self.layers: dict[str, Any] = {}
         self.unusable: dict[str, str] = {}
+        self.selected: frozenset[tuple[str, str]] | None = None
+        self.others_failed = False
+        self.strict = False
 
     @classmethod
     def start(cls, config: pytest.Config) -> Run:
@@ -123,13 +127,16 @@ class Run:
                 directory = Path(tempfile.mkdtemp(prefix="dense-conformance-"))
             deaths = given["deaths"]
             expectations = Expectations.from_plain(given["expected"])
+            strict = given["strict"]
         else:
             project = config.rootpath / "pyproject.toml"
             declared = config.getoption("conformance_declare")
             entries = list(resolve(config.getoption("conformance_impl"), declared, project))
             directory = Path(tempfile.mkdtemp(prefix="dense-conformance-"))
             expectations = Expectations.of_project(project, entries)
+            strict = config.getoption("conformance_strict") or is_strict(project)
         run = cls(config, entries, directory, expectations, deaths)
+        run.strict = strict
         run._divide(given)
         run._prepare(cache=not config.getoption("conformance_no_compile_cache"))
         if run.worker is not None:
@@ -307,6 +314,7 @@ class Run:
                 "entries": [asdict(e) for e in self.entries],
                 "directory": str(self.directory),
                 "expected": self.expectations.as_plain(),
+                "strict": self.strict,
                 "deaths": self.breaker.deaths,
                 "own": None if self.own is None else sorted(self.own),
             }
@@ -320,8 +328,7 @@ class Run:
             return entry is not None and row is not None and (entry.id, row.id) in self.received
 
         def receive(cell: Cell, entry: Entry, row: Requirement) -> None:
-            cell.reproduction = reproduction.command(entry, row)
-            self.take(cell)
+            self.take(replace(cell, reproduction=reproduction.command(entry, row)))
 
         return Workers(self.breaker, self._key, decided, receive)
 
@@ -343,6 +350,21 @@ class Run:
                     cell = Cell(entry.id, row.id, str(row.level), Outcome.ERROR)
                     self.take(replace(cell, reason=unusable[entry.id]))
         self.unusable.update(unusable)
+
+    def select(self, nodeids: Iterable[str]) -> None:
+        """Take the items that are to be run: what the user deselected is not missing."""
+        keys = filter(None, map(self._key, nodeids))
+        self.selected = frozenset((entry.id, row.id) for entry, row in keys)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """The only process has collected."""
+        if self.controls and self.executes:
+            self.select(item.nodeid for item in session.items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
+        """A worker has collected, as every other one does."""
+        self.select(ids)
 
     def take(self, cell: Cell, found: str = "") -> None:
         """A cell was decided, in this round or, as ``found`` says, in a further one."""
@@ -368,45 +390,60 @@ class Run:
             return
         written = self.conclude()
         self.breaker.clear()
-        code = self.exit_code
-        if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or (
-            exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and code != OK
+        assert self.verdict is not None
+        code = self.verdict.exit_code
+        none = self.selected == frozenset() and not self.received
+        if none and exitstatus != pytest.ExitCode.NO_TESTS_COLLECTED:
+            pass  # only other people's items were asked for
+        elif self.stopped or exitstatus in (
+            pytest.ExitCode.OK,
+            pytest.ExitCode.TESTS_FAILED,
+            pytest.ExitCode.NO_TESTS_COLLECTED,
         ):
-            session.exitstatus = code if code != OK else exitstatus
-        elif self.stopped:
-            session.exitstatus = code
+            # Which of our items fail is the verdict's to say; other people's count as they do.
+            session.exitstatus = code or int(self.others_failed)
         if not written:
             session.exitstatus = 2
 
     def conclude(self) -> bool:
         """Account for every cell, and write the results file; whether that went well."""
-        # Copies, since the account marks what is blocked, and more rounds may follow.
-        cells = [replace(cell) for cell in self.received.values()]
-        self.verdict = account(self.entries, self.rows, cells, self.own)
-        for cell in self.verdict.own if self.stopped else ():
-            if cell.outcome == Outcome.NOT_RUN:
-                cell.reason = f"the run was stopped before: {self.stopped}"
+        own = self.own
+        if self.selected is not None:
+            # What was found without an item, as of a layer that cannot be used, counts, too.
+            own = self.selected | self.received.keys()
+        entries, rows = self._asked_for(own)
+        self.verdict = account(
+            entries,
+            rows,
+            self.received.values(),
+            own,
+            strict=self.strict,
+            stopped=self.stopped,
+            left="it was deselected" if self.own is None else "it is for another shard",
+        )
         path = self.config.getoption("conformance_results")
         if path is None:
             return True
         from conformance.results.file import write
-        from conformance.zoo.kill_rate import remembered
 
         try:
-            kill = remembered(self.environment)
-            write(Path(path), self.verdict, {**self.facts(), "kill": kill})
+            write(Path(path), self.verdict, self.facts())
         except OSError as error:
             print(f"results could not be written to {path}: {error}", file=sys.stderr)
             return False
         return True
 
-    @property
-    def exit_code(self) -> int:
-        """The verdict's, but a run that was stopped before all was decided is not complete."""
-        assert self.verdict is not None
-        decided = all(c.outcome != Outcome.NOT_RUN for c in self.verdict.own)
-        code = self.verdict.exit_code
-        return INCOMPLETE if code == OK and self.stopped and not decided else code
+    def _asked_for(
+        self, own: frozenset[tuple[str, str]] | None
+    ) -> tuple[Sequence[Entry], Sequence[Requirement]]:
+        """Return implementations and requirements without those that the user deselected whole."""
+        if not own or self.own is not None:
+            return self.entries, self.rows
+        ids = {name for key in own for name in key}
+        return (
+            [entry for entry in self.entries if entry.id in ids],
+            [row for row in self.rows if row.id in ids],
+        )
 
     def facts(self) -> dict[str, Any]:
         """What belongs into a results file beside the cells."""
@@ -416,7 +453,6 @@ class Run:
             "seconds": round(time.time() - self.started, 3),
             "profile": self.config.getoption("conformance_profile"),
             "rounds": self.rounds,
-            "stopped": self.stopped,
             "shard": str(self.config.getoption("conformance_shard") or ""),
         }
 

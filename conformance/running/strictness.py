@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,14 +16,15 @@ from conformance.results.cell import Cell, Outcome
 __all__ = ["hold_to", "try_witness"]
 
 
-def hold_to(expected: Expected, cell: Cell) -> None:
-    """Make a failure an expected one, and a pass an unexpected one; nothing else is expected."""
-    if cell.outcome in (Outcome.FAILED, Outcome.EXPECTED_FAILURE):
-        cell.outcome, cell.reason = Outcome.EXPECTED_FAILURE, expected.text
-    elif cell.outcome == Outcome.PASSED:
-        cell.outcome = Outcome.UNEXPECTED_PASS
+def hold_to(expected: Expected, cell: Cell) -> Cell:
+    """Return a failure as an expected one, a pass as an unexpected one, all else as it is."""
+    if cell.outcome.violated:
+        return replace(cell, outcome=Outcome.EXPECTED_FAILURE, reason=expected.text)
+    if cell.outcome.held:
         held = "the witness passes" if expected.witness is not None else "it holds"
-        cell.reason = f"{held} now: remove the expectation of this failure ({expected.text})"
+        reason = f"{held} now: remove the expectation of this failure ({expected.text})"
+        return replace(cell, outcome=Outcome.UNEXPECTED_PASS, reason=reason)
+    return cell
 
 
 def try_witness(item: pytest.Function, witness: Mapping[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from conformance.layers.implementation import FLAX, Implementation
 from conformance.layers.loading import attribute, load
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell
+from conformance.results.failure import described
 from conformance.scripts.compose import layer_import, script
 from conformance.scripts.register import CHECKS, Check
 
@@ -111,11 +112,10 @@ def needs_the_suite(script: str) -> bool:
 
 def _title(cell: Cell) -> str:
     statement = next((r.statement for r in catalogue() if r.id == cell.requirement), "")
-    told = [f"found: {cell.message}"] if cell.message else []
-    told += [f"cause: {cell.cause}"] if cell.cause else []
     lines = [*textwrap.wrap(f"{cell.requirement}: {statement}", 96), ""]
-    for text in told:
-        lines += textwrap.wrap(text, 96)
+    for label, text in described(cell):
+        if label in ("cause", "found"):
+            lines += textwrap.wrap(f"{label}: {text}", 96)
     return "\n".join(
         [
             *lines,

@@ -172,7 +172,7 @@ def test_every_script_is_for_a_requirement_of_the_contract() -> None:
 
 def test_a_described_layer_is_checked_through_the_suite() -> None:
     described = Entry("x", "nnx.Linear", "implementations.nnx_others:Einsum")
-    text = script_for(Cell("x", "forward/zero-input", "MUST", "failed"), described)
+    text = script_for(Cell("x", "forward/zero-input", "MUST", Outcome.FAILED), described)
     assert "recheck(" in text
     assert "'implementations.nnx_others:Einsum'" in text
 

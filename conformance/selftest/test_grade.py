@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from conformance.cli.grade import PITFALLS, fallen_into, names_in, write_grade
+from conformance.cli.grade import PITFALLS, avoided, names_in, write_grade
 from conformance.cli.main import main
 from conformance.contract.catalogue import catalogue
 from conformance.layers.registry import Entry
@@ -56,18 +56,18 @@ ROWS = (
 )
 
 STATES = {
-    "right": ("avoided", "avoided", "avoided", "avoided"),
-    "raw": ("fallen into", "avoided", "avoided", "avoided"),
-    "unscaled": ("avoided", "fallen into", "avoided", "avoided"),
-    "bias_in": ("avoided", "avoided", "fallen into", "open"),
-    "floats": ("avoided", "avoided", "avoided", "fallen into"),
+    "right": ("yes", "yes", "yes", "yes"),
+    "raw": ("no", "yes", "yes", "yes"),
+    "unscaled": ("yes", "no", "yes", "yes"),
+    "bias_in": ("yes", "yes", "no", "open"),
+    "floats": ("yes", "yes", "yes", "no"),
 }
 
 FOUND = {
     "right": "a right solution: ",
-    "raw": "   found    the state is bias: Array float32[7], kernel: Param float32[1x7]",
-    "unscaled": "   found    in * E[K^2] = 1",
-    "bias_in": "   found    the bias has shape (1,) for in_features=1, out_features=7",
+    "raw": "  found     the state is bias: Array float32[7], kernel: Param float32[1x7]",
+    "unscaled": "  found     in * E[K^2] = 1",
+    "bias_in": "  found     the bias has shape (1,) for in_features=1, out_features=7",
     "floats": "raised TypeError: Shapes must be 1D",
 }
 
@@ -110,7 +110,7 @@ def test_each_pitfall_is_named(grades: Mapping[str, tuple[str, Verdict]], name: 
     for number, (pitfall, state) in enumerate(zip(PITFALLS, STATES[name], strict=True), start=1):
         assert f"{number}. {pitfall.name}: {state}" in lines
         words = " ".join(text.split())
-        assert (pitfall.hint in words) == (state == "fallen into")
+        assert (pitfall.hint in words) == (state == "no")
     assert any(FOUND[name] in line for line in lines), text
     assert verdict.exit_code == (OK if name == "right" else NONCONFORMING)
 
@@ -128,8 +128,8 @@ def test_what_hides_a_pitfall_is_told() -> None:
         "f", "exercise/float-arguments", "MUST", Outcome.BLOCKED, reason="blocked by x/y"
     )
     other = Cell("f", "exercise/float-arguments", "MUST", Outcome.NOT_APPLICABLE)
-    assert fallen_into(PITFALLS[3], [blocked])[0] == "open"
-    assert fallen_into(PITFALLS[3], [other])[0] == "not shown"
+    assert avoided(PITFALLS[3], [blocked])[0] == "open"
+    assert avoided(PITFALLS[3], [other])[0] == "not shown"
 
 
 def test_what_keeps_a_file_from_being_loaded_is_told_once() -> None:
@@ -140,9 +140,9 @@ def test_what_keeps_a_file_from_being_loaded_is_told_once() -> None:
     text = io.StringIO()
     entry = Entry("x:MyDense", "MyDense", "broken.py:MyDense")
     write_grade(Console(file=text, width=200), "broken.py", Verdict((entry,), rows, tuple(cells)))
-    _, _, rest = text.getvalue().partition("What else fails:")
+    _, _, rest = text.getvalue().partition("What else does not hold:")
     assert rest.count(reason) == 1
-    assert "the file could not be used: 0 of 5 requirements hold" in rest
+    assert "the file could not be used: MUST 0/5" in rest
 
 
 def test_a_function_alone_shows_its_bias() -> None:
@@ -150,7 +150,7 @@ def test_a_function_alone_shows_its_bias() -> None:
     case = {"in_features": 5, "out_features": 1}
     text = "x of shape (5,) gives a result of shape (5,)"
     cell = Cell("f", "forward/output-shape", "MUST", Outcome.FAILED, message=text, case=case)
-    assert fallen_into(PITFALLS[2], [cell])[0] == "fallen into"
+    assert avoided(PITFALLS[2], [cell])[0] == "no"
 
 
 def test_a_file_with_neither_name_is_wrong_usage(
@@ -166,7 +166,7 @@ def test_a_file_with_neither_name_is_wrong_usage(
     assert "cannot be read: No such file" in capsys.readouterr().err
     path.write_text("def broken(:\n", encoding="utf-8")
     assert main(["grade", str(path)]) == USAGE
-    assert "is no Python file" in capsys.readouterr().err
+    assert "is not a Python file" in capsys.readouterr().err
 
 
 def test_names_are_read_without_running_the_file(tmp_path: Path) -> None:

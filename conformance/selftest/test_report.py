@@ -1,7 +1,6 @@
 """The page: complete, linked, self-contained, and readable without a script."""
 
 import copy
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -10,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from conformance.cli.main import main
-from conformance.contract.requirement import AREAS
 from conformance.report.tally import LOOK
 from conformance.results.file import collection, text_of
 from conformance.selftest.pages import NEWER, Page, loaded, needs_extra, page_of
-from conformance.selftest.synthetic import cell_at, results
+from conformance.selftest.synthetic import AREAS, cell_at, results
 
 FULL = results(12, 90, plots=True)
 
@@ -118,7 +116,7 @@ def test_failures_say_all_that_is_known() -> None:
         record["message"],
         record["accepted"],
         "ratio = 64.1",
-        "in_features=4, out_features=2048, seed=0, values=0, lead=[8]; any seed and any values",
+        "in_features=4, out_features=2048, seed=0, values=0; any seed and any values will do",
         "assert 1 < 0, '</script>'",
         record["reproduction"],
     ):
@@ -189,12 +187,11 @@ def test_what_is_missing_is_shown_and_is_no_pass() -> None:
 
 
 def test_plots_are_pictures_with_words(full: str) -> None:
-    """Histograms, variances, errors and the kill matrix, in the page's own colours."""
+    """Histograms, variances and errors, in the page's own colours."""
     captions = [text for _, text in Page(full).all("figcaption")]
     assert len([c for c in captions if "weights against the law normal" in c]) == 12
     assert len([c for c in captions if "all inside the band" in c]) == 12
     assert any("at most 0.6 of the bound" in c or "beyond the bound for" in c for c in captions)
-    assert captions[-1] == "146 of 149 defects caught; not caught: N040, N080, N120"
     pictures = re.findall(r"<svg.*?</svg>", full, flags=re.DOTALL)
     assert len(pictures) == len(captions)
     for picture in pictures:
@@ -257,33 +254,6 @@ def test_wrong_usage_is_one_line(
     monkeypatch.chdir(tmp_path)
     assert main(["report", *arguments]) == 2
     assert capsys.readouterr().err == f"dense-conformance: {expected}\n"
-
-
-def test_the_kill_matrix_comes_from_the_selftest(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A defect that nothing reports stands out; correct layers are no defects."""
-    needs_extra()
-    rows = [row["id"] for row in results(1, 12)["requirements"]]
-    judgements = [
-        {"name": "N001", "breaks": rows[0], "failed": [rows[0], rows[1]]},
-        {"name": "N002", "breaks": rows[2], "failed": []},
-        {"name": "correct", "breaks": None, "failed": []},
-    ]
-    source, zoo, page = (tmp_path / name for name in ("x.json", "zoo.json", "x.html"))
-    source.write_text(text_of(results(1, 12)))
-    zoo.write_text(json.dumps({"kill_rate": {"killed": 1, "defects": 2}, "judgements": judgements}))
-    call = ["report", str(source), "--selftest", str(zoo), "-o", str(page)]
-    assert main(call) == 0
-    captions = [text for _, text in Page(page.read_text()).all("figcaption")]
-    assert captions == ["1 of 2 defects caught; not caught: N002"]
-    for content, said in (
-        ("[1]", "was not written by dense-conformance selftest"),
-        ("{", "is not JSON"),
-    ):
-        zoo.write_text(content)
-        assert main(call) == 2
-        assert said in capsys.readouterr().err
 
 
 def test_a_page_of_something_else_is_refused(

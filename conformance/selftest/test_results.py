@@ -11,7 +11,7 @@ import pytest
 
 from conformance.errors import ResultsError
 from conformance.results.file import collection, document, read, read_all, save, text_of
-from conformance.results.schema import UNDERSTOOD, faults, results_schema
+from conformance.results.schema import fault, results_schema
 from conformance.selftest.synthetic import cell_at, results
 
 VALID = results(3, 10, wrong=0.3, plots=True)
@@ -73,12 +73,12 @@ def test_a_collection_cut_behind_its_first_run_is_refused(tmp_path: Path) -> Non
         (b"\xff\xfe", "is not JSON: byte 0 is not UTF-8"),
         ("[1, 2]\n", "is JSON, but not a results file of dense-conformance (it has no 'format')"),
         ('{"name": "x"}\n', "is JSON, but not a results file"),
-        ('{"format": 2}\n', "is of format 2; this version reads format 1"),
-        ('{"format": "1"}\n', "is of format '1'; this version reads format 1"),
+        ('{"format": 1}\n', "is of format 1; this version reads format 2: run it again"),
+        ('{"format": "2"}\n', "is of format '2'; this version reads format 2"),
         ('{"format": true}\n', "is of format True"),
         (
-            '{"format": 1}\n',
-            "is not what the schema of format 1 describes: the document has no 'environment'",
+            '{"format": 2}\n',
+            "is not what the schema of format 2 describes: the document has no 'environment'",
         ),
         ("[" * 100_000 + "]" * 100_000 + "\n", "is not JSON: its values are nested too deeply"),
     ],
@@ -133,8 +133,12 @@ def test_an_inconsistent_file_is_refused(tmp_path: Path, change: Change, message
         ('"seconds": 12.5', '"seconds": NaN', "is not JSON: NaN is no finite number"),
         ('"seconds": 12.5', '"seconds": 1, "seconds": 1', "the key 'seconds' comes twice"),
         ('"profile": "quick"', '"profile": "\\ud800"', "is not JSON: "),
-        ('"seconds": 12.5', '"seconds": -1', "seconds is -1, expected at least 0"),
-        ('"seconds": 12.5', '"seconds": true', "seconds is True, expected a number"),
+        (
+            '"seconds": 12.5',
+            '"seconds": -1',
+            "bigger than or equal to 0, found '-1'",
+        ),
+        ('"seconds": 12.5', '"seconds": true', "seconds must be number, found true"),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -169,39 +173,18 @@ def test_reading_and_the_schema_agree_on_every_wrong_type() -> None:
     """Our reading of the schema is that of a full validator, on every place of a file."""
     jsonschema = pytest.importorskip("jsonschema")
     small = results(1, 3, wrong=0.9, seed=3, plots=True)
-    small["kill"]["matrix"] = small["kill"]["matrix"][:1]
     cell_at(small, 0, 0)["plots"] = [{"kind": "kernel-variance", "value": [1.0]}]
     validator = jsonschema.Draft202012Validator({**results_schema(), "oneOf": [_RUN]})
     assert validator.is_valid(small)
-    assert not list(faults(small, "run"))
+    assert not fault(small, "run")
     disagreeing = []
     for path in places(small):
         for wrong in _WRONG:
             changed = put(small, path, wrong)
-            ours = not list(faults(changed, "run"))
+            ours = not fault(changed, "run")
             if ours != validator.is_valid(changed):
                 disagreeing.append((path, wrong, ours))
     assert not disagreeing
-
-
-def test_reading_enforces_every_keyword_of_the_schema() -> None:
-    """No keyword is shipped that reading does not know."""
-    jsonschema = pytest.importorskip("jsonschema")
-
-    def keywords(schema: dict[str, Any]) -> Iterator[str]:
-        for key, value in schema.items():
-            yield key
-            for inner in value.values() if key == "properties" else [value]:
-                if isinstance(inner, dict) and key in (
-                    "properties",
-                    "items",
-                    "additionalProperties",
-                ):
-                    yield from keywords(inner)
-
-    for definition in results_schema()["$defs"].values():
-        assert set(keywords(definition)) <= UNDERSTOOD
-    jsonschema.Draft202012Validator.check_schema(results_schema())
 
 
 def test_keys_that_a_later_suite_adds_are_accepted(tmp_path: Path) -> None:

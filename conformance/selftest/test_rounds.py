@@ -129,7 +129,7 @@ def test_a_later_round_finds_it_and_a_signal_ends_it(tmp_path: Path) -> None:
     assert found.notes == ["found in round 2, with the seed 6"]
     assert found.reproduction.endswith("--requirement construction/bias-shape --seed 6")
     assert [record["seed"] for record in results.facts["rounds"]][:2] == [5, 6]
-    assert results.facts["stopped"] == "terminated"
+    assert results.verdict.stopped == "terminated"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -144,7 +144,7 @@ def test_stopped_in_the_first_round(number: signal.Signals, tmp_path: Path) -> N
     assert "Traceback" not in output + errors
     document = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert {found["outcome"] for found in document["cells"]} == {"not-run"}
-    assert read(tmp_path / "r.json").facts["stopped"] in ("interrupted", "terminated")
+    assert read(tmp_path / "r.json").verdict.stopped in ("interrupted", "terminated")
 
 
 def test_the_time_is_over(tmp_path: Path) -> None:

@@ -13,14 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Judgement", "Subject", "judge", "sole_killers"]
 
-_DECIDED = (
-    Outcome.PASSED,
-    Outcome.FAILED,
-    Outcome.NOT_APPLICABLE,
-    Outcome.BLOCKED,
-    Outcome.EXPECTED_FAILURE,
-)
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -78,18 +70,13 @@ class Judgement:
         return self.failed[0] if self.failed else ""
 
 
-def _not_held(cell: Cell) -> bool:
-    """Whether the requirement does not hold; a MAY row says so without failing anything."""
-    return cell.outcome in (Outcome.FAILED, Outcome.EXPECTED_FAILURE)
-
-
 def judge(subject: Subject, cells: Sequence[Cell]) -> Judgement:
     """Hold the cells of one layer, in reading order, against its declaration.
 
     A MAY row counts where the defect is declared to break or to touch it; otherwise it is only
     reported, as it is for a layer of anybody else.
     """
-    undecided = [cell for cell in cells if cell.outcome not in _DECIDED]
+    undecided = [cell for cell in cells if not cell.outcome.decided]
     problems = [f"{c.requirement} {c.outcome}: {c.reason}" for c in undecided]
     if not cells:
         problems.append("nothing was checked on it")
@@ -98,10 +85,10 @@ def judge(subject: Subject, cells: Sequence[Cell]) -> Judgement:
         cell
         for cell in cells
         if cell.outcome == Outcome.FAILED
-        or (_not_held(cell) and declared is not None and declared.allows(cell.requirement))
+        or (cell.outcome.violated and declared is not None and declared.allows(cell.requirement))
     ]
     # MAY cells come last in reading order; the one that a defect is declared to break is a fault.
-    weighing.sort(key=lambda cell: cell.outcome == Outcome.EXPECTED_FAILURE)
+    weighing.sort(key=lambda cell: cell.outcome == Outcome.NOT_OFFERED)
     blocked = tuple(cell.requirement for cell in cells if cell.outcome == Outcome.BLOCKED)
     failed = tuple(cell.requirement for cell in weighing)
     if declared is None:

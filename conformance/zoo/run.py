@@ -19,17 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from conformance.contract.catalogue import catalogue
 from conformance.contract.requirement import Requirement
 from conformance.errors import UsageError
 from conformance.jax_setup import compile_cache
 from conformance.plugin import RUN
 from conformance.results.cell import Cell, Outcome
 from conformance.results.file import save
-from conformance.zoo import kill_rate
+from conformance.results.verdict import blocked
 from conformance.zoo.judge import Judgement, Subject, judge
-from conformance.zoo.kill_matrix import kill_rate as rate_of
-from conformance.zoo.kill_matrix import matrix, summary
+from conformance.zoo.kill_matrix import kill_rate, matrix, summary
 from conformance.zoo.plan import OPTION, PLUGIN, foundations, plan
 
 if TYPE_CHECKING:
@@ -66,7 +64,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """The report as text: the matrix, its sums, and whatever went wrong."""
-        rate = rate_of(self.judgements)
+        rate = kill_rate(self.judgements)
         wrong = [
             f"{j.subject.name} ({j.subject.spec}): {problem}"
             for j in self.judgements
@@ -191,8 +189,9 @@ def check(
     for cell in run.verdict.cells:
         if cell.requirement in observer.planned[cell.implementation]:
             cells[cell.implementation].append(cell)
-    for own in [] if full else cells.values():
-        _block_across_gaps(own, run.verdict.rows)
+    if not full:
+        for spec, own in cells.items():
+            cells[spec] = _blocked_across_gaps(own, run.verdict.rows)
     judgements = tuple(judge(subject, cells[subject.spec]) for subject in zoo)
     report = Report(
         judgements,
@@ -200,36 +199,34 @@ def check(
         sum(map(len, observer.planned.values())),
         time.monotonic() - started,
     )
-    document = _document(report, run)
     if results is not None:
         try:
-            save(results, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+            text = json.dumps(_document(report, run), indent=1, ensure_ascii=False)
+            save(results, text + "\n")
         except OSError as error:
             raise UsageError(f"{results}: cannot be written: {error.strerror}") from None
-    if len(zoo) == len(subjects()) and run.rows == catalogue() and not without:
-        # The rate of a part of the zoo, or of the suite, would be another number.
-        kill_rate.remember(document["environment"], kill_rate.summarised(document))
     return report
 
 
-def _block_across_gaps(cells: Sequence[Cell], rows: Sequence[Requirement]) -> None:
+def _blocked_across_gaps(cells: Sequence[Cell], rows: Sequence[Requirement]) -> list[Cell]:
     """Block what rests on a failure through requirements that the plan left out.
 
     In a full run every link of such a chain has its cell, and nothing is left to do here.
     """
     failed = {cell.requirement for cell in cells if cell.outcome == Outcome.FAILED}
-    for cell in cells:
-        if cell.outcome == Outcome.FAILED:
-            below = (foundations([cell.requirement], rows) - {cell.requirement}) & failed
-            if below:
-                cell.outcome, cell.reason = Outcome.BLOCKED, f"blocked by {min(below)}"
+
+    def settled(cell: Cell) -> Cell:
+        below = (foundations([cell.requirement], rows) - {cell.requirement}) & failed
+        return blocked(cell, min(below)) if below and cell.outcome == Outcome.FAILED else cell
+
+    return [settled(cell) for cell in cells]
 
 
 def _document(report: Report, run: Run) -> dict[str, Any]:
     return {
         "environment": run.facts()["environment"],
         "seconds": round(report.seconds, 1),
-        "kill_rate": rate_of(report.judgements),
+        "kill_rate": kill_rate(report.judgements),
         "holds": report.holds,
         "judgements": [
             {

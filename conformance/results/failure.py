@@ -1,0 +1,79 @@
+"""A failure as labelled lines, which every report places as it likes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from conformance.contract.requirement import SHOULD
+from conformance.results.cell import Cell
+from conformance.results.decision import plural
+from conformance.results.outcome import Outcome
+
+__all__ = ["alike", "case_in_words", "consequences", "described", "is_recommendation", "word"]
+
+# The usual batch of a case, which is not worth a word.
+_USUAL_LEAD = [8]
+
+
+def described(cell: Cell, statement: str = "", blocked: int = 0) -> list[tuple[str, str]]:
+    """Return a failure as pairs of a label and a text, in the order in which they are read.
+
+    Parameters
+    ----------
+    cell
+        What does not hold, or was lost.
+    statement
+        The text of the requirement; it comes first, and has no label.
+    blocked
+        How many requirements could not be checked because of this one.
+    """
+    lines = [
+        ("", statement),
+        ("cause", cell.cause),
+        ("found", cell.message),
+        ("why", cell.reason),
+        ("accepted", cell.accepted),
+        ("smallest", case_in_words(cell)),
+        *(("note", note) for note in cell.notes),
+        ("also", consequences(blocked)),
+        ("reproduce", cell.reproduction),
+    ]
+    return [(label, text) for label, text in lines if text]
+
+
+def word(cell: Cell, *, strict: bool = False) -> str:
+    """Return the outcome as a heading says it; a SHOULD that does not hold is ``not met``."""
+    return "not met" if is_recommendation(cell, strict=strict) else cell.outcome.replace("-", " ")
+
+
+def is_recommendation(cell: Cell, *, strict: bool = False) -> bool:
+    """Return whether the cell is a recommendation that does not hold, and fails nothing."""
+    return cell.outcome == Outcome.FAILED and cell.level == SHOULD and not strict
+
+
+def consequences(blocked: int) -> str:
+    """Return how many requirements could not be checked, in words; nothing for none."""
+    if not blocked:
+        return ""
+    return f"{plural(blocked, 'more requirement')} could not be checked because of this"
+
+
+def case_in_words(cell: Cell) -> str:
+    """Return the smallest case on one line, and what of it may be anything."""
+    case = cell.case or {}
+    shown = ", ".join(
+        f"{name}={tuple(value) if isinstance(value, list) else value}"
+        for name, value in case.items()
+        if (name, value) != ("lead", _USUAL_LEAD)
+    )
+    return f"{shown}; any {' and any '.join(cell.free)} will do" if shown and cell.free else shown
+
+
+def alike(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Return cells in groups that are read once: lost for one reason, or each failure alone."""
+    groups: dict[Sequence[str], list[Cell]] = {}
+    for cell in cells:
+        # What is wrong with a registration is the same in each of its cells.
+        alone = cell.requirement if cell.outcome == Outcome.FAILED else cell.reason
+        groups.setdefault((cell.implementation, cell.outcome, alone), []).append(cell)
+    return list(groups.values())

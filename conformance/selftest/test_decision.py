@@ -1,0 +1,188 @@
+"""One verdict: whatever shows it shows the same, for every set of cells."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conformance.contract.requirement import MAY, MUST, SHOULD, Level, Requirement
+from conformance.layers.registry import Entry
+from conformance.report.badge import endpoint
+from conformance.report.markdown import markdown
+from conformance.report.notebook import table
+from conformance.report.terminal import write_verdict
+from conformance.results.cell import Cell
+from conformance.results.decision import Word, decide
+from conformance.results.file import Results, document, parse, text_of
+from conformance.results.outcome import Outcome
+from conformance.results.verdict import Verdict, account
+from conformance.selftest.pages import needs_extra
+from conformance.selftest.synthetic import ENVIRONMENT
+
+ENTRIES = tuple(Entry(f"acme:{name}", name, f"acme:{name}") for name in ("One", "Two"))
+
+FACTS: dict[str, Any] = {
+    "environment": ENVIRONMENT,
+    "profile": "quick",
+    "seconds": 1.0,
+    "versions": {e.id: {"library": "acme", "version": "1"} for e in ENTRIES},
+}
+
+
+def row(id: str, level: Level = MUST, *rests_on: str) -> Requirement:
+    """A requirement that rests on others."""
+    return Requirement(
+        id=id,
+        level=level,
+        needs=(),
+        statement="It holds.",
+        rationale="",
+        rests_on=rests_on,
+        test="test",
+    )
+
+
+ROWS = (
+    row("construction/a", MUST),
+    row("construction/b", SHOULD, "construction/a"),
+    row("construction/c", MUST, "construction/a"),
+    row("purity/d", MUST, "construction/c"),
+    row("purity/e", MAY, "construction/a"),
+    row("purity/f", MUST),
+)
+
+_BEFORE_BLAME = [outcome for outcome in Outcome if outcome != Outcome.BLOCKED]
+
+
+def cell(entry: Entry, of: Requirement, outcome: Outcome) -> Cell:
+    """The cell of a requirement; of a MAY, a failure is that it is not offered."""
+    if outcome in (Outcome.FAILED, Outcome.NOT_OFFERED):
+        outcome = Outcome.NOT_OFFERED if of.level is MAY else Outcome.FAILED
+    return Cell(entry.id, of.id, str(of.level), outcome, message="x", reason="why")
+
+
+@st.composite
+def verdicts(draw: st.DrawFn) -> Verdict:
+    """The account of a run that ended in any way."""
+    entries = ENTRIES[: draw(st.integers(1, 2))]
+    keys = [(entry, of) for entry in entries for of in ROWS]
+    left = draw(st.sets(st.sampled_from([(e.id, of.id) for e, of in keys]), max_size=3))
+    outcomes = draw(st.lists(st.sampled_from(_BEFORE_BLAME), min_size=12, max_size=12))
+    cells = [cell(*key, outcome) for key, outcome in zip(keys, outcomes, strict=False)]
+    return account(
+        entries,
+        ROWS,
+        [c for c in cells if (c.implementation, c.requirement) not in left],
+        frozenset((e.id, of.id) for e, of in keys) - left if draw(st.booleans()) else None,
+        strict=draw(st.booleans()),
+        stopped=draw(st.sampled_from(["", "terminated"])),
+    )
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+@given(verdicts())
+def test_whatever_shows_the_verdict_shows_the_same(verdict: Verdict) -> None:
+    """Last line, exit code, badge, Markdown, notebook, and the file that is read again."""
+    decision = verdict.decision
+    text = io.StringIO()
+    write_verdict(verdict, FACTS, text)
+    assert text.getvalue().splitlines()[-1] == decision.sentence
+    results = Results(verdict, FACTS)
+    first = markdown([results]).splitlines()[0]
+    assert first.lower() == f"## {decision.sentence}".lower()
+    assert decision.sentence in table(results)
+    said = json.loads(endpoint([results]))
+    red = decision.word in (Word.DOES_NOT_CONFORM, Word.OUTDATED)
+    assert (said["color"] == "red") == red
+    assert (said["color"] in ("brightgreen", "yellow")) == (decision.exit_code == 0)
+    if decision.word not in (Word.CONFORMS, Word.DOES_NOT_CONFORM):
+        assert decision.word in said["message"]
+    (again,) = parse(text_of(document(verdict, FACTS)), "x.json")
+    assert again.verdict.decision == decision
+    assert verdict.exit_code == decision.word.exit_code
+    _require_right(verdict)
+
+
+def _require_right(verdict: Verdict) -> None:
+    """What the contract says of the verdict, stated apart from how it is computed."""
+    outcomes = {(c.implementation, c.requirement): c.outcome for c in verdict.own}
+    levels = {SHOULD, MUST} if verdict.strict else {MUST}
+    failed = [c for c in verdict.own if c.outcome == Outcome.FAILED and c.level in levels]
+    word = verdict.decision.word
+    assert not failed or word == Word.DOES_NOT_CONFORM
+    if word == Word.CONFORMS:
+        for c in verdict.own:
+            if c.level == MUST:
+                root = outcomes.get((c.implementation, c.blocked_by))
+                fine = c.outcome in ("passed", "not-applicable", "expected-failure")
+                assert fine or (c.outcome == "blocked" and root == "expected-failure"), c
+    if word == Word.DOES_NOT_CONFORM:
+        assert any(c.outcome == Outcome.FAILED for c in verdict.own)
+
+
+@settings(max_examples=10, deadline=None, database=None)
+@given(verdicts())
+def test_the_page_shows_the_same(verdict: Verdict) -> None:
+    """In its heading and in the colour of its headline."""
+    needs_extra()
+    from conformance.report.html import page
+
+    text = page([Results(verdict, FACTS)])
+    assert f"<strong>{verdict.decision.word.capitalize()}</strong>" in text
+    assert f"Dense conformance: {verdict.decision.word}" in text
+
+
+def test_an_expected_failure_conforms_with_all_that_follows_from_it() -> None:
+    """The kernel's variance is known to be off, and its law cannot be checked."""
+    cells = [cell(ENTRIES[0], of, Outcome.PASSED) for of in ROWS]
+    cells[0] = cell(ENTRIES[0], ROWS[0], Outcome.EXPECTED_FAILURE)
+    cells[2] = cell(ENTRIES[0], ROWS[2], Outcome.FAILED)
+    found = account(ENTRIES[:1], ROWS, cells)
+    assert found.exit_code == 0
+    assert found.decision.sentence == "conforms: MUST 2/4; 2 expected failures"
+
+
+@pytest.mark.parametrize(
+    ("strict", "sentence", "code"),
+    [
+        (False, "conforms: MUST 4/4; 1 recommendation does not hold", 0),
+        (
+            True,
+            "does not conform: MUST 4/4, SHOULD 0/1; "
+            "strict: a recommendation that does not hold is a failure",
+            1,
+        ),
+    ],
+)
+def test_a_recommendation_fails_a_strict_run_only(strict: bool, sentence: str, code: int) -> None:
+    """A SHOULD that does not hold is shown in either case."""
+    cells = [cell(ENTRIES[0], of, Outcome.PASSED) for of in ROWS]
+    cells[1] = cell(ENTRIES[0], ROWS[1], Outcome.FAILED)
+    found = decide(cells, strict=strict)
+    assert (found.sentence, found.exit_code) == (sentence, code)
+
+
+def test_nothing_checked_is_not_a_success() -> None:
+    """Not applicable, none at all, or all deselected: the exit code is that of wrong usage."""
+    none = [cell(ENTRIES[0], of, Outcome.NOT_APPLICABLE) for of in ROWS]
+    left = account(ENTRIES[:1], ROWS, [], frozenset())
+    for decision in (decide(none), decide([]), left.decision):
+        assert (decision.sentence, decision.exit_code) == ("nothing was checked", 2)
+
+
+def test_an_entry_to_remove_is_no_verdict_on_the_layer() -> None:
+    """The layer holds what it was expected to break."""
+    cells = [cell(ENTRIES[0], of, Outcome.PASSED) for of in ROWS]
+    cells[4] = cell(ENTRIES[0], ROWS[4], Outcome.UNEXPECTED_PASS)
+    found = decide(cells)
+    assert found.exit_code == 1
+    assert found.sentence == (
+        "expected failures are out of date: MUST 4/4; 1 requirement holds now: remove its entry"
+    )
