@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from conformance.errors import NotAdaptable, UsageError
     from conformance.layers.adapters import adapt
     from conformance.layers.expected_failure import Expected
-    from conformance.layers.implementation import FLAX, Convention, Implementation, Law
+    from conformance.layers.implementation import FLAX, Convention, Implementation
+    from conformance.layers.law import Law
     from conformance.results.cell import Cell
     from conformance.results.outcome import Outcome
 
@@ -40,7 +41,7 @@ _PLACES = {
     "Expected": "layers.expected_failure",
     "FLAX": "layers.implementation",
     "Implementation": "layers.implementation",
-    "Law": "layers.implementation",
+    "Law": "layers.law",
     "Level": "contract.requirement",
     "NotAdaptable": "errors",
     "Outcome": "results.outcome",

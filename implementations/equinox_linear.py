@@ -11,9 +11,7 @@ from conformance import Convention, Implementation, Law
 
 __all__ = ["CONVENTION", "Linear"]
 
-_UNIFORM = Law(
-    ("uniform",), lambda fan_in, fan_out: 1 / (3 * fan_in), "uniform within 1/sqrt(fan_in)"
-)
+_UNIFORM = Law.uniform(lambda fan_in, fan_out: 1 / (3 * fan_in), "1/(3 fan_in)")
 
 CONVENTION = Convention(
     name="Equinox",

@@ -17,10 +17,8 @@ _TRUNCATED_VARIANCE = 0.7737413
 
 CONVENTION = Convention(
     name="Haiku",
-    kernel=Law(
-        ("truncated-normal",),
-        lambda fan_in, fan_out: _TRUNCATED_VARIANCE / fan_in,
-        "normal of variance 1/fan_in, truncated at two standard deviations: variance 0.774/fan_in",
+    kernel=Law.truncated_normal(
+        lambda fan_in, fan_out: _TRUNCATED_VARIANCE / fan_in, "0.774/fan_in: that of no correction"
     ),
     parameter_names=("w", "b"),
 )

@@ -24,11 +24,7 @@ __all__ = ["CONVENTION", "Dense"]
 
 CONVENTION = Convention(
     name="Keras",
-    kernel=Law(
-        ("uniform",),
-        lambda fan_in, fan_out: 2 / (fan_in + fan_out),
-        "Glorot uniform, variance 2/(fan_in + fan_out)",
-    ),
+    kernel=Law.glorot_uniform(),
     # Its input specification wants a batch axis.
     ranks=(2, 3, 4, 5),
 )

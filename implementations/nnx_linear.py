@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from conformance.layers.adapters import adapt
-from conformance.layers.implementation import FLAX, Convention, Implementation, Law
+from conformance.layers.implementation import FLAX, Convention, Implementation
+from conformance.layers.law import Law
 
 __all__ = ["Linear"]
 
@@ -22,9 +23,8 @@ def _with(difference: str, convention: dict[str, Any], **options: Any) -> Implem
     return adapt(partial(nnx.Linear, **options), name="nnx.Linear", convention=declared)
 
 
-def _drawn(description: str, family: str, variance: Any, initializer: Any) -> Implementation:
-    law = Law((family,), variance, description)
-    return _with(description, {"kernel": law}, kernel_init=initializer)
+def _drawn(law: Law, initializer: Any) -> Implementation:
+    return _with(law.description, {"kernel": law}, kernel_init=initializer)
 
 
 def _computes_in(dtype: Any) -> Implementation:
@@ -45,7 +45,7 @@ def _all_in(dtype: Any) -> Implementation:
 
 
 _INITIAL = nnx.initializers
-_BIAS = Law(("normal",), lambda fan_in, fan_out: 1e-4, "normal, standard deviation 0.01")
+_SMALL = Law.normal(lambda fan_in, fan_out: 1e-4, "0.0001")
 
 VARIANTS = {
     "no-bias": _with("without bias", {"use_bias": False}, use_bias=False),
@@ -59,39 +59,18 @@ VARIANTS = {
     "precision-default": _with("precision default", {}, precision=jax.lax.Precision.DEFAULT),
     "precision-high": _with("precision high", {}, precision=jax.lax.Precision.HIGH),
     "precision-highest": _with("precision highest", {}, precision=jax.lax.Precision.HIGHEST),
-    "lecun-uniform": _drawn(
-        "LeCun uniform", "uniform", lambda i, o: 1 / i, _INITIAL.lecun_uniform()
-    ),
-    "he-normal": _drawn(
-        "He normal (truncated), variance 2/fan_in",
-        "truncated-normal",
-        lambda i, o: 2 / i,
-        _INITIAL.he_normal(),
-    ),
-    "he-uniform": _drawn(
-        "He uniform, variance 2/fan_in", "uniform", lambda i, o: 2 / i, _INITIAL.he_uniform()
-    ),
-    "glorot-normal": _drawn(
-        "Glorot normal (truncated), variance 2/(fan_in + fan_out)",
-        "truncated-normal",
-        lambda i, o: 2 / (i + o),
-        _INITIAL.glorot_normal(),
-    ),
-    "glorot-uniform": _drawn(
-        "Glorot uniform, variance 2/(fan_in + fan_out)",
-        "uniform",
-        lambda i, o: 2 / (i + o),
-        _INITIAL.glorot_uniform(),
-    ),
-    "normal": _drawn(
-        "normal, standard deviation 0.01", "normal", lambda i, o: 1e-4, _INITIAL.normal(0.01)
-    ),
+    "lecun-uniform": _drawn(Law.lecun_uniform(), _INITIAL.lecun_uniform()),
+    "he-normal": _drawn(Law.he_normal(), _INITIAL.he_normal()),
+    "he-uniform": _drawn(Law.he_uniform(), _INITIAL.he_uniform()),
+    "glorot-normal": _drawn(Law.glorot_normal(), _INITIAL.glorot_normal()),
+    "glorot-uniform": _drawn(Law.glorot_uniform(), _INITIAL.glorot_uniform()),
+    "normal": _drawn(_SMALL, _INITIAL.normal(0.01)),
     "zeros": _with(
         "kernel 0",
-        {"kernel": Law((), lambda i, o: 0.0, "0")},
+        {"kernel": Law.zero()},
         kernel_init=_INITIAL.zeros_init(),
     ),
-    "bias-normal": _with("normal bias", {"bias": _BIAS}, bias_init=_INITIAL.normal(0.01)),
+    "bias-normal": _with("normal bias", {"bias": _SMALL}, bias_init=_INITIAL.normal(0.01)),
 }
 
 Linear = replace(adapt(nnx.Linear, name="nnx.Linear"), variants=VARIANTS)

@@ -13,12 +13,8 @@ __all__ = ["CONVENTION", "Dense"]
 
 CONVENTION = Convention(
     name="stax",
-    kernel=Law(
-        ("truncated-normal",),
-        lambda fan_in, fan_out: 2 / (fan_in + fan_out),
-        "Glorot normal (truncated), variance 2/(fan_in + fan_out)",
-    ),
-    bias=Law(("normal",), lambda fan_in, fan_out: 1e-4, "normal, standard deviation 0.01"),
+    kernel=Law.glorot_normal(),
+    bias=Law.normal(lambda fan_in, fan_out: 1e-4, "0.0001"),
     # The parameters are a tuple.
     parameter_names=("0", "1"),
 )

@@ -18,15 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from conformance.errors import UsageError
-from conformance.layers.implementation import (
-    FLAX,
-    NORMAL,
-    TRUNCATED_NORMAL,
-    UNIFORM,
-    ZERO,
-    Convention,
-    Law,
-)
+from conformance.layers.implementation import FLAX, Convention
+from conformance.layers.law import NORMAL, TRUNCATED_NORMAL, UNIFORM, Law
 
 __all__ = [
     "TABLE",
@@ -358,7 +351,7 @@ def law_of(text: str) -> Law:
     """
     name = text.strip().lower().replace("-", "_").replace(" ", "_")
     if name in ("zeros", "zero", "0"):
-        return ZERO
+        return Law.zero()
     scale, _, family = name.partition("_")
     formula = {**_SCALES, **_AVERAGED}.get(scale)
     if formula is not None and family in ("normal", "uniform"):

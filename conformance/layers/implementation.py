@@ -6,77 +6,22 @@ none: :func:`conformance.layers.adapters` makes one from an nnx class, a Linen c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+from conformance.layers.law import Law
 
 if TYPE_CHECKING:
     from conformance.layers.expected_failure import Expected
 
 __all__ = [
     "FLAX",
-    "NORMAL",
-    "TRUNCATED_NORMAL",
-    "UNIFORM",
     "Convention",
     "Implementation",
-    "Law",
-    "fan_in_variance",
 ]
 
-NORMAL = "normal"
-TRUNCATED_NORMAL = "truncated-normal"
-UNIFORM = "uniform"
-
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
-
-
-def fan_in_variance(fan_in: int, fan_out: int) -> float:
-    """1 / fan_in: the variance of LeCun's initialization (LeCun et al., 1998)."""
-    return 1.0 / fan_in
-
-
-def _zero(fan_in: int, fan_out: int) -> float:
-    return 0.0
-
-
-@dataclass(frozen=True)
-class Law:
-    """The law that the entries of a new parameter follow; their mean is 0.
-
-    Parameters
-    ----------
-    families
-        The families that count as this law: any of ``"normal"``, ``"truncated-normal"`` (at two
-        standard deviations of the underlying normal), ``"uniform"``. An empty tuple declares only
-        the variance.
-    variance
-        The variance of an entry as a function of ``(fan_in, fan_out)``. Constantly 0 declares
-        that the parameter starts at zero.
-    description
-        The law in a formula, for reports.
-    """
-
-    families: tuple[str, ...]
-    variance: Callable[[int, int], float]
-    description: str
-
-    def is_zero(self, fan_in: int = 4, fan_out: int = 2) -> bool:
-        """Whether the law is the constant 0."""
-        return self.variance(fan_in, fan_out) == 0.0
-
-    def within(self, other: Law) -> bool:
-        """Whether whatever follows this law follows the other, too."""
-        same = all(
-            math.isclose(self.variance(*fans), other.variance(*fans))
-            for fans in ((1, 1), (3, 10), (10, 3), (64, 64))
-        )
-        told = bool(self.families) or not other.families or self.is_zero()
-        return same and told and set(self.families) <= set(other.families or self.families)
-
-
-ZERO = Law(families=(), variance=_zero, description="0")
 
 
 @dataclass(frozen=True)
@@ -114,10 +59,8 @@ class Convention:
     """
 
     name: str
-    kernel: Law = Law(
-        (NORMAL, TRUNCATED_NORMAL), fan_in_variance, "normal or truncated normal, variance 1/fan_in"
-    )
-    bias: Law = ZERO
+    kernel: Law = field(default_factory=Law.lecun)
+    bias: Law = field(default_factory=Law.zero)
     layout: str = "in,out"
     parameter_names: tuple[str, str] = ("kernel", "bias")
     ranks: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -258,6 +201,57 @@ class Implementation:
                 f"expected either forward, or all of {', '.join(functional)}; "
                 f"missing: {', '.join(missing)}"
             )
+
+    @classmethod
+    def of_functions(
+        cls,
+        name: str,
+        *,
+        init: Callable[[Any, int, int], Any],
+        apply: Callable[[Any, Any], Any],
+        kernel: Callable[[Any], Any],
+        bias: Callable[[Any], Any] | None,
+        write: Callable[[Any, Any, Any], Any],
+        convention: Convention = FLAX,
+        library: str = "",
+    ) -> Implementation:
+        """Describe a layer by pure functions of its parameters, a pytree of any kind.
+
+        Parameters
+        ----------
+        name
+            The name on screens.
+        init, apply, kernel
+            As for :class:`Implementation`.
+        bias
+            The same, or None for a layer without one, whose convention says ``use_bias=False``.
+        write
+            ``write(parameters, kernel, bias) -> parameters``: see `with_parameters`.
+        convention, library
+            What the layer declares, and the distribution whose version is shown.
+        """
+        return cls(
+            name=name,
+            init=init,
+            apply=apply,
+            kernel=kernel,
+            bias=bias,
+            with_parameters=write,
+            convention=convention,
+            library=library,
+        )
+
+    @classmethod
+    def of_forward(
+        cls,
+        name: str,
+        forward: Callable[[Any, Any, Any], Any],
+        *,
+        convention: Convention = FLAX,
+        library: str = "",
+    ) -> Implementation:
+        """Describe a layer by one function ``forward(seed, x, features) -> y``."""
+        return cls(name=name, forward=forward, convention=convention, library=library)
 
     def renamed(self, name: str) -> Implementation:
         """The same implementation under another name."""

@@ -12,12 +12,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from conformance.layers.adapters import adapt
-from conformance.layers.implementation import (
-    TRUNCATED_NORMAL,
-    Convention,
-    Implementation,
-    Law,
-)
+from conformance.layers.implementation import Convention, Implementation
+from conformance.layers.law import Law
 from implementations.correct.functional import apply_dictionary, dictionary, pure_functions
 from implementations.defects.base import (
     CorrectDense,
@@ -251,6 +247,6 @@ roughly_declared = replace(
     apply=apply_dictionary,
     convention=Convention(
         "truncated",
-        kernel=Law((TRUNCATED_NORMAL,), about_three_quarters, "truncated, variance 0.7737/fan_in"),
+        kernel=Law.truncated_normal(about_three_quarters, "0.7737/fan_in"),
     ),
 )

@@ -9,13 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from conformance.layers.implementation import (
-    UNIFORM,
-    Convention,
-    Implementation,
-    Law,
-    fan_in_variance,
-)
+from conformance.layers.implementation import Convention, Implementation
+from conformance.layers.law import Law
 from implementations.defects.base import affine, scaled_normal, stddev
 
 __all__ = [
@@ -131,7 +126,7 @@ def uniform(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:
 
 def ninth_of_fan_in_variance(fan_in: int, fan_out: int) -> float:
     """1 / (9 fan_in): the bias has a third of the kernel's scale."""
-    return fan_in_variance(fan_in, fan_out) / 9.0
+    return 1 / fan_in / 9.0
 
 
 uniform_by_declaration = Implementation(
@@ -143,8 +138,8 @@ uniform_by_declaration = Implementation(
     with_parameters=lambda parameters, kernel, bias: {"kernel": kernel, "bias": bias},
     convention=Convention(
         name="LeCun uniform",
-        kernel=Law((UNIFORM,), fan_in_variance, "uniform, variance 1/fan_in"),
-        bias=Law((UNIFORM,), ninth_of_fan_in_variance, "uniform, variance 1/(9 fan_in)"),
+        kernel=Law.lecun_uniform(),
+        bias=Law.uniform(ninth_of_fan_in_variance, "1/(9 fan_in)"),
     ),
     library="jax",
 )

@@ -12,14 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from conformance.layers.binding import signature_of
-from conformance.layers.implementation import (
-    NORMAL,
-    TRUNCATED_NORMAL,
-    UNIFORM,
-    ZERO,
-    Convention,
-    Law,
-)
+from conformance.layers.implementation import Convention
+from conformance.layers.law import NORMAL, TRUNCATED_NORMAL, UNIFORM, Law
 
 __all__ = ["in_flax_words", "law_of_initializer"]
 
@@ -89,7 +83,7 @@ def law_of_initializer(initializer: Any) -> Law | None:
     if not place.startswith(("jax.", "jax._src")):
         return None
     if name == "zeros":
-        return ZERO
+        return Law.zero()
     try:
         inside = inspect.getclosurevars(initializer).nonlocals
     except (TypeError, ValueError):
