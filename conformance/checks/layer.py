@@ -31,6 +31,7 @@ from conformance.contract.requirement import (
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.adapters.parameters import Leaf, leaves_of
 from conformance.layers.implementation import Convention, Implementation
+from conformance.layers.looking import Seen, look
 from conformance.layers.registry import Entry
 
 __all__ = ["Built", "Layer", "as_jax", "rounded", "stack"]
@@ -54,7 +55,7 @@ class Layer:
     """
 
     def __init__(self, implementation: Implementation, entry: Entry | None = None) -> None:
-        self.implementation = implementation
+        self.registered = implementation
         self.entry = entry
         self._memory: dict[Any, Any] = {}
 
@@ -63,9 +64,25 @@ class Layer:
         """The name on screens."""
         return self.implementation.name
 
+    @functools.cached_property
+    def seen(self) -> Seen:
+        """What was found by looking at it."""
+        return look(self.registered)
+
+    @functools.cached_property
+    def implementation(self) -> Implementation:
+        """The implementation, read as it was found to be."""
+        found = self.seen.convention
+        return self.registered if found == self.declared else self.registered.held_to(found)
+
+    @property
+    def declared(self) -> Convention:
+        """What the implementation declares; one requirement each is about each part of it."""
+        return self.registered.convention
+
     @property
     def convention(self) -> Convention:
-        """What the implementation declares."""
+        """What the layer is held to: what it declares, where it is not found to be otherwise."""
         return self.implementation.convention
 
     @functools.cached_property

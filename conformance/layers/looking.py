@@ -1,0 +1,204 @@
+"""What a layer is, found by looking at it: its arrays, its layout, its dtypes, what it accepts.
+
+A layer that declares otherwise fails the requirement on that very point; everything else is
+checked against what was found, so that one difference is one finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from conformance.errors import by_user, safe_text
+from conformance.jax_setup.lazy import jax
+from conformance.layers.adapters.parameters import Leaf, leaves_of
+from conformance.layers.implementation import Convention, Implementation
+
+__all__ = ["SIZES", "Seen", "look"]
+
+SIZES = ((3, 10), (5, 1))
+"""Two sizes of which no side is another's; checks compile them anyway."""
+
+_BATCH = 8
+_TRAINED = ("Param", "params", "Array")
+_NAMES = {"kernel": ("kernel", "weight", "w"), "bias": ("bias", "b")}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was found.
+
+    Parameters
+    ----------
+    convention
+        What the layer declares, with what it does otherwise in its place.
+    leaves
+        Its arrays at the first of the sizes, in words.
+    kernel, bias
+        The paths of both; empty for what was not found.
+    extra_parameters, extra_state
+        The paths of the other parameters, and of what is none.
+    trouble
+        What kept it from being looked at; mostly empty.
+    """
+
+    convention: Convention
+    leaves: tuple[str, ...] = ()
+    kernel: str = ""
+    bias: str = ""
+    extra_parameters: tuple[str, ...] = ()
+    extra_state: tuple[str, ...] = ()
+    trouble: str = ""
+
+
+def look(implementation: Implementation) -> Seen:
+    """Build the layer at two sizes, and call it; what cannot be found stays as it is declared."""
+    declared = implementation.convention
+    if implementation.init is None or implementation.apply is None:
+        return Seen(declared)
+    try:
+        return _look(implementation)
+    except BaseException as error:
+        if by_user(error):
+            raise
+        return Seen(declared, trouble=f"{type(error).__name__}: {safe_text(error, 200)}")
+
+
+def _look(implementation: Implementation) -> Seen:
+    declared, init, apply = implementation.convention, implementation.init, implementation.apply
+    assert init is not None
+    assert apply is not None
+    parameters = [init(0, *size) for size in SIZES]
+    leaves = [(implementation.leaves or leaves_of)(each) for each in parameters]
+    first = {".".join(leaf.path): leaf for leaf in leaves[0]}
+    second = {".".join(leaf.path): leaf for leaf in leaves[1]}
+    if len(first) != len(leaves[0]) or first.keys() != second.keys():
+        return Seen(declared, tuple(map(str, leaves[0])), trouble="its arrays depend on its sizes")
+    shapes = {path: (np.shape(first[path].value), np.shape(second[path].value)) for path in first}
+    kernel = _kernel(first, shapes, declared, lambda path: _has_effect(implementation, path))
+    bias = _bias(first, shapes, declared, kernel)
+    others = [path for path in first if path not in (kernel, bias)]
+    trained = tuple(path for path in others if first[path].kind in _TRAINED)
+    found = _as_stored(declared, first, shapes, kernel, bias)
+    if implementation.under is None and found != declared:
+        # Its functions know where its parameters are.
+        same = {"layout": declared.layout, "parameter_names": declared.parameter_names}
+        found = replace(found, **same)  # type: ignore[arg-type]  # of both fields
+    if kernel and not bias and not trained and declared.use_bias and _is_zero(apply, parameters[0]):
+        found = replace(found, use_bias=False)
+    found = _as_called(found, apply, parameters[0])
+    state = tuple(path for path in others if path not in trained)
+    return Seen(found, tuple(map(str, leaves[0])), kernel, bias, trained, state)
+
+
+def _kernel(
+    leaves: dict[str, Leaf], shapes: dict[str, Any], declared: Convention,
+    has_effect: Callable[[str], bool],
+) -> str:  # fmt: skip
+    """The path of the kernel: by shape, by its declared name, by effect on the output, by name."""
+    flipped = tuple(size[::-1] for size in SIZES)
+    found = [path for path, shape in shapes.items() if shape in (SIZES, flipped)]
+    return _chosen(leaves, found, declared, "kernel", has_effect)
+
+
+def _bias(
+    leaves: dict[str, Leaf], shapes: dict[str, Any], declared: Convention, kernel: str
+) -> str:
+    wanted = tuple((size[1],) for size in SIZES)
+    found = [path for path, shape in shapes.items() if shape == wanted and path != kernel]
+    return _chosen(leaves, found, declared, "bias", lambda path: True)
+
+
+def _chosen(
+    leaves: dict[str, Leaf], found: Sequence[str], declared: Convention, which: str,
+    has_effect: Callable[[str], bool],
+) -> str:  # fmt: skip
+    trained = [path for path in found if leaves[path].kind in _TRAINED]
+    found = trained or list(found)
+    name = declared.parameter_names[0 if which == "kernel" else 1]
+    named = [path for path in found if leaves[path].is_called(name)]
+    if len(named) == 1 or len(found) <= 1:
+        return (named or list(found) or [""])[0]
+    found = [path for path in found if has_effect(path)]
+    usual = [path for path in found if leaves[path].name.lower() in _NAMES[which]]
+    left = found if len(found) == 1 else usual
+    return left[0] if len(left) == 1 else ""
+
+
+def _has_effect(implementation: Implementation, path: str) -> bool:
+    """Whether the output of a new layer moves with this array."""
+    its = implementation.held_to(
+        replace(implementation.convention, parameter_names=(path, ""), use_bias=False)
+    )
+    assert its.init is not None
+    assert its.apply is not None
+    assert its.kernel is not None
+    assert its.with_parameters is not None
+    x = np.ones((_BATCH, SIZES[0][0]), np.float32)
+    parameters = its.init(0, *SIZES[0])
+    other = its.with_parameters(parameters, its.kernel(parameters) + 1, None)
+    return not np.array_equal(its.apply(parameters, x), its.apply(other, x))
+
+
+def _as_stored(
+    declared: Convention, leaves: dict[str, Leaf], shapes: dict[str, Any], kernel: str, bias: str
+) -> Convention:
+    """The convention with the names, the layout and the dtypes of what is stored."""
+    if not kernel:
+        return declared
+    names = [
+        own if not path or leaves[path].is_called(own) else _name(leaves, path)
+        for own, path in zip(declared.parameter_names, (kernel, bias), strict=True)
+    ]
+    dtypes = {str(leaves[path].value.dtype) for path in (kernel, bias) if path}
+    dtype = dtypes.pop() if len(dtypes) == 1 else ""
+    return replace(
+        declared,
+        parameter_names=(names[0], names[1]),
+        layout="in,out" if shapes[kernel] == SIZES else "out,in",
+        parameter_dtype=dtype if dtype in ("bfloat16", "float16") else declared.parameter_dtype,
+    )
+
+
+def _name(leaves: dict[str, Leaf], path: str) -> str:
+    """The last part of a path where that tells it from the others, else all of it."""
+    name = leaves[path].name
+    return name if sum(leaf.name == name for leaf in leaves.values()) == 1 else path
+
+
+def _is_zero(apply: Callable[[Any, Any], Any], parameters: Any) -> bool:
+    """Whether f(0) = 0, as of a layer without a bias; one that is hidden may be seen there."""
+    return not np.any(np.asarray(apply(parameters, _of(np.zeros, _BATCH))))
+
+
+def _of(make: Callable[..., Any], *lead: int) -> Any:
+    return jax.device_put(make((*lead, SIZES[0][0]), np.float32))
+
+
+def _as_called(
+    found: Convention, apply: Callable[[Any, Any], Any], parameters: Any
+) -> Convention:
+    """The convention with the ranks that it accepts, of one and of two, and its result's dtype."""
+    results: dict[int, Any] = {}
+    for rank, lead in ((1, ()), (2, (_BATCH,))):
+        if rank in found.ranks:
+            try:
+                results[rank] = apply(parameters, _of(np.ones, *lead))
+            except Exception:
+                results[rank] = None
+    taken = [rank for rank, y in results.items() if y is not None]
+    refused = [rank for rank, y in results.items() if y is None]
+    if taken and refused:
+        # What takes vectors alone takes no batch of any rank.
+        ranks = (1,) if 2 in refused else tuple(r for r in found.ranks if r not in refused)
+        found = replace(found, ranks=ranks)
+    dtypes = {str(getattr(results[rank], "dtype", "")) for rank in taken}
+    dtype = dtypes.pop() if len(dtypes) == 1 else ""
+    if dtype != found.compute_dtype and dtype in ("bfloat16", "float16"):
+        found = replace(found, compute_dtype=dtype, casts_input=True)
+    elif dtype == "float32" and found.compute_dtype in ("bfloat16", "float16"):
+        found = replace(found, compute_dtype=dtype, casts_input=False)
+    return found
