@@ -62,7 +62,7 @@ class Layer:
     @property
     def name(self) -> str:
         """The name on screens."""
-        return self.implementation.name
+        return self.registered.name
 
     @functools.cached_property
     def seen(self) -> Seen:
@@ -88,7 +88,7 @@ class Layer:
     @functools.cached_property
     def provides(self) -> frozenset[Need]:
         """What can be checked on it."""
-        its = self.implementation
+        its = self.registered
         provided = {ANY}
         if its.init is not None:
             provided.add(PARAMETERS)

@@ -26,6 +26,7 @@ __all__ = [
     "not_applicable",
     "note",
     "on_the_way",
+    "or_declare",
     "raises",
     "record",
     "that",
@@ -165,6 +166,11 @@ def within(found: Any, reference: Any, bound: Any, what: str, *, cause: str = ""
         bound=float(bound[place]),
         ratio=float(ratio[place]),
     )
+
+
+def or_declare(line: str) -> str:
+    """Return how a layer that is meant to be otherwise says so, as the end of a sentence."""
+    return f"; if it is meant otherwise, declare {line}"
 
 
 def raises(call: Callable[[], Any], what: str, *, cause: str = "") -> None:

@@ -76,7 +76,7 @@ class Containment:
         self._source = entry.source
         before = snapshot.take()
         try:
-            with _open_output():
+            with open_output():
                 yield
         finally:
             # First what everything else here may need.
@@ -104,7 +104,7 @@ class Containment:
         if requirement_of(pyfuncitem.function) is None:
             return (yield)
         try:
-            with _open_output():
+            with open_output():
                 return (yield)
         except (Exception, pytest.skip.Exception):
             raise
@@ -164,7 +164,8 @@ class _Open:
 
 
 @contextlib.contextmanager
-def _open_output() -> Iterator[None]:
+def open_output() -> Iterator[None]:
+    """Outputs that everybody may write to, and nobody close."""
     out, err = _Open(sys.stdout), _Open(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         yield

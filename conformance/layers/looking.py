@@ -178,9 +178,7 @@ def _of(make: Callable[..., Any], *lead: int) -> Any:
     return jax.device_put(make((*lead, SIZES[0][0]), np.float32))
 
 
-def _as_called(
-    found: Convention, apply: Callable[[Any, Any], Any], parameters: Any
-) -> Convention:
+def _as_called(found: Convention, apply: Callable[[Any, Any], Any], parameters: Any) -> Convention:
     """The convention with the ranks that it accepts, of one and of two, and its result's dtype."""
     results: dict[int, Any] = {}
     for rank, lead in ((1, ()), (2, (_BATCH,))):

@@ -169,9 +169,10 @@ class Expectations:
         LoadError
             If one is wrong, or is about a row that does not apply to the layer.
         """
-        own = tuple(layer.implementation.expected_failures)
+        own = tuple(layer.registered.expected_failures)
         if not own:
             return
+        from conformance.contract.applicability import why_not_applicable
         from conformance.contract.catalogue import catalogue
 
         try:
@@ -180,7 +181,7 @@ class Expectations:
             raise LoadError(str(error)) from None
         rows = {row.id: row for row in catalogue()}
         for each in own:
-            reason = layer.why_not_applicable(rows[each.requirement])
+            reason = why_not_applicable(rows[each.requirement], layer.provides, layer.declared)
             if reason is not None:
                 raise LoadError(
                     f"{entry.name}: the expected failure of {each.requirement}, which is not "

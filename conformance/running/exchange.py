@@ -135,7 +135,7 @@ class Exchange:
         from conformance.results.environment import library_of
 
         layer = self.run.layers.get(entry.id)
-        told = library_of(getattr(layer, "implementation", None), entry)
+        told = library_of(getattr(layer, "registered", None), entry)
         effects = self.run.containment.side_effects.get(entry.id)
         return {**told, "side_effects": effects} if effects else told
 

@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 from conformance.checks import profiles
+from conformance.contract.catalogue import catalogue
 from conformance.contract.requirement import Requirement
 from conformance.jax_setup import modes
 from conformance.layers.declaration import as_options
@@ -32,9 +33,11 @@ def script(cell: Cell, entry: Entry, layer: Any) -> str:
 
     ``layer`` is the layer as it was checked, or what kept it from being loaded.
     """
-    implementation = getattr(layer, "implementation", None)
-    if implementation is None:
+    if not hasattr(layer, "registered"):
         return ""
+    # What is about a declaration is shown against it, all else as the layer was found to be.
+    about_it = next((row.declared for row in catalogue() if row.id == cell.requirement), False)
+    implementation = layer.registered if about_it else layer.implementation
     from conformance.scripts import script_for
 
     try:

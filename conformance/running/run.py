@@ -25,7 +25,7 @@ from conformance.contract.requirement import Requirement
 from conformance.errors import LoadError, contain_interrupts
 from conformance.isolation import memory
 from conformance.isolation.breaker import Breaker
-from conformance.isolation.containment import Containment
+from conformance.isolation.containment import Containment, open_output
 from conformance.jax_setup import compile_cache, devices
 from conformance.layers.loading import load
 from conformance.layers.registry import Entry, resolve
@@ -287,6 +287,8 @@ class Run:
         row = row_of(item)
         if row is not None and isinstance(item, pytest.Function):
             layer: Any = item.funcargs["layer"]
+            with open_output():
+                layer.seen  # noqa: B018  # its code runs, and may close the outputs
             reason = layer.why_not_applicable(row)
             if reason is not None:
                 pytest.skip(reason)

@@ -100,6 +100,8 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     leaves = dense.leaves
     if dense.module is not None:
         leaves = [leaf for leaf in leaves if leaf.kind == "Param"]
+    extra = (*layer.declared.extra_parameters, *layer.declared.extra_state)
+    leaves = [leaf for leaf in leaves if not any(map(leaf.is_called, extra))]
     expected = 2 if layer.convention.use_bias else 1
     listed = ", ".join(map(str, leaves))
     if len(leaves) > expected and dense.module is None and _all_are_used(layer, dense):
@@ -152,14 +154,18 @@ def test_kernel_shape(layer: Layer, case: Case) -> None:
     """The kernel has the shape (in, out)."""
     shape, expected = layer.of(case).kernel.shape, case.kernel_shape
     if layer.convention.layout == "out,in":
-        shape, expected = shape[::-1], expected[::-1]
+        shape = shape[::-1]
+    if layer.declared.layout == "out,in":
+        expected = expected[::-1]
     swapped = shape == expected[::-1] and shape != expected
+    stored = layer.convention.layout.replace(",", ", ")
+    hint = require.or_declare(f'layout = "{stored}"') if swapped else ""
     require.that(
         shape == expected,
         f"the kernel has shape {shape} for in_features={case.in_features}, "
         f"out_features={case.out_features}",
-        accepted=f"shape {expected}",
-        cause="the kernel is stored transposed, as (out, in)" if swapped else "",
+        accepted=f"shape {expected}{hint}",
+        cause=f"the kernel is stored transposed, as ({stored})" if swapped else "",
     )
 
 
@@ -178,8 +184,14 @@ def test_kernel_shape(layer: Layer, case: Case) -> None:
 @over(at_most=2)
 def test_bias_shape(layer: Layer, case: Case) -> None:
     """The bias has the shape (out,)."""
-    if not layer.convention.use_bias:
+    if not layer.declared.use_bias:
         require.not_applicable("the layer declares that it has no bias")
+    require.that(
+        layer.convention.use_bias,
+        f"the layer has no bias: its arrays are {', '.join(layer.seen.leaves)}",
+        accepted=f"a bias of shape (out,){require.or_declare('use_bias = false')}",
+        cause="the layer has no bias",
+    )
     shape = layer.of(case).bias.shape
     cause = ""
     if shape == (case.in_features,) and case.in_features != case.out_features:
@@ -209,9 +221,10 @@ def test_parameter_dtype(layer: Layer, case: Case) -> None:
     With 64-bit types in force, a dtype that is not given is float64: ``dtypes/x64-stable``
     reports that.
     """
-    expected = layer.convention.parameter_dtype
-    layer.remember("abstract dtypes", lambda: _require_abstract_dtypes(layer, expected))
+    expected, found = layer.declared.parameter_dtype, layer.convention.parameter_dtype
+    layer.remember("abstract dtypes", lambda: _require_abstract_dtypes(layer, found))
     accepted = ("float32", "float64") if expected == "float64" else (expected,)
+    hint = require.or_declare(f'parameter_dtype = "{found}"') if found != expected else ""
     for name, value in _kernel_and_bias(layer, layer.of(case)).items():
         kind = f"{type(value).__module__}.{type(value).__name__}"
         require.that(
@@ -220,7 +233,7 @@ def test_parameter_dtype(layer: Layer, case: Case) -> None:
         require.that(
             str(value.dtype) in accepted,
             f"the {name} is {value.dtype}",
-            accepted=" or ".join(accepted),
+            accepted=" or ".join(accepted) + hint,
             cause=f"the {name} is created in {value.dtype}",
         )
         require.that(

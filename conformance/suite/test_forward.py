@@ -61,6 +61,14 @@ BASE = ["construction/kernel-shape", "construction/bias-shape", "forward/output-
 @over(leads=True, at_most=1)
 def test_output_shape(layer: Layer, case: Case) -> None:
     """f(x).shape = x.shape[:-1] + (out,), for ranks 1 to 5 and batches of 0, 1 and in."""
+    refused = [rank for rank in layer.declared.ranks if rank not in layer.convention.ranks]
+    accepted = list(layer.convention.ranks)
+    require.that(
+        not refused,
+        f"the layer raises for an x of rank {' and '.join(map(str, refused[:2]))}",
+        accepted=f"every rank{require.or_declare(f'ranks = {accepted}')}",
+        cause="",
+    )
     # Each shape compiles, so that a single x is tried at some sizes.
     single = case.kernel_shape in EAGER or PARAMETERS not in layer.provides
     leads = {(), case.lead} if single else {case.lead}

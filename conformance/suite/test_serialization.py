@@ -29,8 +29,11 @@ def test_stable_names(layer: Layer, case: Case) -> None:
     bias that is missing altogether is the matter of the rows on state and construction.
     """
     leaves = layer.of(case).leaves
-    names = [leaf.name for leaf in leaves]
-    kernel, bias = layer.convention.parameter_names
+    kernel, bias = layer.declared.parameter_names
+    # A name that is declared may be a whole path.
+    names = [
+        next(filter(leaf.is_called, layer.declared.parameter_names), leaf.name) for leaf in leaves
+    ]
     ranks = {np.ndim(leaf.value) for leaf in leaves}
     wanted = {kernel} if 2 in ranks else set()
     wanted |= {bias} if 1 in ranks and layer.convention.use_bias else set()
@@ -45,9 +48,19 @@ def test_stable_names(layer: Layer, case: Case) -> None:
     require.that(
         wanted <= set(names),
         f"the arrays of the layer are {', '.join(map(str, leaves)) or 'none'}",
-        accepted=f"the names {' and '.join(sorted(wanted, reverse=True))}",
+        accepted=f"the names {' and '.join(sorted(wanted, reverse=True))}{_hint(layer)}",
         cause=f"the layer's parameters are called {called}",
     )
+
+
+def _hint(layer: Layer) -> str:
+    """How the names that were found are declared, where they differ."""
+    keys = ("kernel", "bias") if layer.convention.use_bias else ("kernel",)
+    pairs = zip(
+        keys, layer.convention.parameter_names, layer.declared.parameter_names, strict=False
+    )
+    named = [f'{key} = "{found}"' for key, found, declared in pairs if found != declared]
+    return require.or_declare(f"names = {{ {', '.join(named)} }}") if named else ""
 
 
 @requirement(
