@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from conformance.cli.describe import describe
     from conformance.cli.notebook import Report, check
     from conformance.contract.catalogue import catalogue
     from conformance.contract.requirement import Level, Requirement
@@ -33,6 +34,7 @@ __all__ = [
     "adapt",
     "catalogue",
     "check",
+    "describe",
 ]
 
 _PLACES = {
@@ -51,6 +53,7 @@ _PLACES = {
     "adapt": "layers.adapters",
     "catalogue": "contract.catalogue",
     "check": "cli.notebook",
+    "describe": "cli.describe",
 }
 
 

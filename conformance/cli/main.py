@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from conformance.checks.profiles import DEFAULT, PROFILES
-from conformance.cli import matrix, report
+from conformance.cli import describe, matrix, report
 from conformance.cli.bench import bench, bench_arguments
 from conformance.errors import UsageError
 from conformance.jax_setup.modes import MODES, chosen_modes, enter
@@ -314,6 +314,11 @@ Command = Callable[[argparse.Namespace, Sequence[str]], int]
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Command]] = {
     "run": ("check implementations against the contract", _run_arguments, _run),
+    "describe": (
+        "show what a layer is, how it differs from Flax's, and the declaration that says so",
+        describe.arguments,
+        describe.run,
+    ),
     "selftest": (
         "prove the suite: it must catch every known defect, and pass every correct layer",
         _selftest_arguments,

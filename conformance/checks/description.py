@@ -1,0 +1,219 @@
+"""What a layer is, in data: what it is built of, what it accepts, and how it would say so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from conformance.checks.kernels import kernels_of
+from conformance.checks.layer import Layer
+from conformance.jax_setup.lazy import jax
+from conformance.layers.declaration import TABLE, law_of
+from conformance.layers.implementation import FLAX, Convention, Law
+from conformance.layers.looking import SIZES
+from conformance.statistics import identify_law
+
+__all__ = ["Description", "describe_layer", "table_of"]
+
+# Of other sides, so that fan_in and fan_out are told apart, and one of few inputs, where 1/fan_in
+# and 1/(fan_in - 1) are: 170 000 weights.
+_DRAWN = (((256, 64), range(4)), ((64, 256), range(4)), ((5, 2048), range(4)))
+
+_FORMULAS = {
+    "1/fan_in": "1 / fan_in",
+    "not scaled": "1",
+    "standard deviation 1/fan_in": "1 / fan_in ** 2",
+    "fan_out": "1 / fan_out",
+    "Glorot": "2 / (fan_in + fan_out)",
+    "1/(fan_in + fan_out)": "1 / (fan_in + fan_out)",
+    "He": "2 / fan_in",
+    "He fan_out": "2 / fan_out",
+    "1/(3 fan_in)": "1 / (3 * fan_in)",
+    **{f"constant {d}": f"{d} ** 2" for d in (0.01, 0.02, 0.05, 0.1)},
+}
+_OWN = {
+    "LeCun uniform": "uniform, 1 / fan_in",
+    "Glorot uniform": "uniform, 2 / (fan_in + fan_out)",
+    "uniform +-1/sqrt(fan_in)": "uniform, 1 / (3 * fan_in)",
+    "zeros": "zeros",
+}
+_UNCORRECTED = ", truncation not corrected"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What was found of one layer.
+
+    Parameters
+    ----------
+    name, kind
+        What it is called, and what it is: an nnx module, a Linen module, a class, a function.
+    bound
+        How it is constructed, where that is not the plain call.
+    arrays
+        Its arrays with kinds, dtypes and shapes, at 3 inputs and 10 outputs.
+    kernel, bias
+        Their paths; empty for what was not found.
+    layout
+        The axes of the kernel as it is stored.
+    law
+        The law of new kernels in a sentence.
+    parameter_dtype, result_dtype
+        Of new parameters, and of the result for a float32 ``x``.
+    ranks
+        The ranks of ``x`` that it accepts.
+    extra_parameters, extra_state
+        What it keeps beside kernel and bias.
+    differences
+        Where it is no drop-in for Flax's layer.
+    declaration
+        What it would have to declare, by the names of the table.
+    trouble
+        What kept it from being looked at; mostly empty.
+    """
+
+    name: str
+    kind: str
+    bound: str = ""
+    arrays: tuple[str, ...] = ()
+    kernel: str = ""
+    bias: str = ""
+    layout: str = ""
+    law: str = ""
+    parameter_dtype: str = ""
+    result_dtype: str = ""
+    ranks: tuple[int, ...] = ()
+    extra_parameters: tuple[str, ...] = ()
+    extra_state: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+    declaration: dict[str, Any] | None = None
+    trouble: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return asdict(self)
+
+
+def describe_layer(layer: Layer) -> Description:
+    """Return what is found by building, calling and drawing the layer."""
+    its, seen = layer.registered, layer.seen
+    kind = "a function (seed, x, features)"
+    if its.init is not None:
+        kind = "a class or a pure function, whose arrays are its parameters"
+        kind = "an nnx module" if its.module is not None else kind
+        kind = "a Linen module" if its.linen is not None else kind
+    plain = Description(layer.name, kind, its.bound, seen.leaves, trouble=seen.trouble)
+    if its.init is None:
+        return plain
+    ranks, dtype, trouble = _accepted(layer)
+    if seen.trouble or not seen.kernel:
+        return replace(plain, ranks=ranks, result_dtype=dtype, trouble=seen.trouble or trouble)
+    extra = {
+        "extra_parameters": seen.extra_parameters,
+        "extra_state": seen.extra_state,
+        "ranks": ranks or seen.convention.ranks,
+    }
+    found = replace(seen.convention, **extra)  # type: ignore[arg-type]  # names of its fields
+    sentence, text = _law(layer)
+    if text and not law_of(text).within(FLAX.kernel):
+        found = replace(found, kernel=_named(law_of(text), sentence))
+    return replace(
+        plain,
+        kernel=seen.kernel,
+        bias=seen.bias,
+        layout=found.layout.replace(",", ", "),
+        law=sentence,
+        parameter_dtype=found.parameter_dtype,
+        result_dtype=dtype,
+        ranks=found.ranks,
+        extra_parameters=found.extra_parameters,
+        extra_state=found.extra_state,
+        differences=found.differences(),
+        declaration=dict(_declared(found, text)),
+        trouble=trouble,
+    )
+
+
+def _named(law: Law, sentence: str) -> Law:
+    return replace(law, description=law.description or sentence)
+
+
+def _accepted(layer: Layer) -> tuple[tuple[int, ...], str, str]:
+    """The ranks of x that give a result of the right shape, its dtype, and what else happened."""
+    ranks, dtype, trouble = [], "", ""
+    parameters = layer.init(0, *SIZES[0])
+    for rank in range(1, 6):
+        lead = (2, 3, 2, 4)[: rank - 1]
+        x = jax.device_put(np.ones((*lead, SIZES[0][0]), np.float32))
+        try:
+            y = layer.apply(parameters, x)
+        except Exception as error:
+            trouble = trouble or (f"{type(error).__name__}: {error}" if rank == 2 else "")
+            continue
+        if np.shape(y) == (*lead, SIZES[0][1]):
+            ranks.append(rank)
+            dtype = dtype or str(y.dtype)
+    return tuple(ranks), dtype, trouble if not ranks else ""
+
+
+def _law(layer: Layer) -> tuple[str, str]:
+    """The law of new kernels in a sentence, and as it is declared; both empty if none is seen."""
+    try:
+        drawn = kernels_of(layer, _DRAWN)
+    except Exception:  # whatever keeps it from being drawn, requirements report
+        return "", ""
+    found = identify_law(
+        {size: np.asarray(each, np.float64) for (size, _), each in zip(_DRAWN, drawn, strict=True)}
+    )
+    sentence = found.sentence.partition(". ")[0].rstrip(".")
+    if found.verdict != "known":
+        return sentence, ""
+    if found.name in _OWN:
+        return sentence, _OWN[found.name]
+    name = found.name.removesuffix(_UNCORRECTED)
+    family, _, scale = name.partition(", ")
+    formula = _FORMULAS.get(scale, "")
+    if found.name != name and formula:
+        formula = f"0.7737413 * {formula}"
+    return sentence, f"{family}, {formula}" if formula else ""
+
+
+def _declared(found: Convention, kernel: str) -> Iterator[tuple[str, Any]]:
+    """What declares the convention, where it differs from Flax's."""
+    if not found.use_bias:
+        yield "use_bias", False
+    if found.layout != FLAX.layout:
+        yield "layout", found.layout.replace(",", ", ")
+    keys = ("kernel", "bias")[: 2 if found.use_bias else 1]
+    pairs = zip(keys, found.parameter_names, FLAX.parameter_names, strict=False)
+    names = {key: own for key, own, flax in pairs if own != flax}
+    if names:
+        yield "names", names
+    if kernel and not law_of(kernel).within(FLAX.kernel):
+        yield "kernel", kernel
+    if found.parameter_dtype != FLAX.parameter_dtype:
+        yield "parameter_dtype", found.parameter_dtype
+    if found.compute_dtype != FLAX.compute_dtype:
+        yield "dtype", found.compute_dtype
+    if not set(FLAX.ranks) <= set(found.ranks):
+        yield "ranks", list(found.ranks)
+    if found.extra_parameters:
+        yield "extra_parameters", list(found.extra_parameters)
+    if found.extra_state:
+        yield "extra_state", list(found.extra_state)
+
+
+def table_of(name: str, spec: str, declaration: dict[str, Any]) -> str:
+    """The declaration as a table of ``pyproject.toml``."""
+    lines = [f'[{TABLE}."{name}"]'] + ([f"layer = {json.dumps(spec)}"] if ":" in spec else [])
+    for key, value in declaration.items():
+        if isinstance(value, dict):
+            inside = ", ".join(f"{k} = {json.dumps(v)}" for k, v in value.items())
+            lines.append(f"{key} = {{ {inside} }}")
+        else:
+            lines.append(f"{key} = {json.dumps(value)}")
+    return "\n".join(lines)

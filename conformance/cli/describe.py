@@ -1,0 +1,115 @@
+"""``dense-conformance describe``: what a layer is, and how it would declare that, in a screen."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conformance.errors import LoadError, UsageError
+from conformance.layers.registry import Entry, resolve
+
+if TYPE_CHECKING:
+    from conformance.checks.description import Description
+
+__all__ = ["arguments", "describe", "run"]
+
+_WIDTH = 100
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the subcommand."""
+    parser.add_argument("spec", metavar="SPEC", help="one implementation, as for run")
+    parser.add_argument(
+        "--declare", action="append", default=[], metavar="KEY=VALUE",
+        help="what the layer declares, such as arguments.activation=none; as for run",
+    )  # fmt: skip
+
+
+def run(options: argparse.Namespace, _: Sequence[str]) -> int:
+    """Print what the layer is; 0, or 2 if it cannot be looked at."""
+    entries = resolve([options.spec], options.declare)
+    if len(entries) != 1:
+        raise UsageError(f"describe takes one layer; {options.spec!r} names {len(entries)}")
+    found = _described(entries[0])
+    print("\n".join(lines(found, entries[0])))
+    return 2 if found.trouble and not found.kernel else 0
+
+
+def describe(layer: Any, **declared: Any) -> Description:
+    """Return what a layer is: its arrays, layout, law, dtypes, and how it would declare them.
+
+    Parameters
+    ----------
+    layer
+        What ``dense-conformance run`` takes, or a class or a function itself.
+    **declared
+        What it declares, by the names of the table: ``arguments={"activation": None}``.
+
+    Raises
+    ------
+    UsageError
+        If it does not exist, cannot be loaded, or is none of what can be checked.
+    """
+    from conformance.layers.declaration import as_json, as_options
+
+    if isinstance(layer, str):
+        (entry,) = resolve([layer], as_options(as_json(declared)))
+        return _described(entry)
+    from conformance.checks.description import describe_layer
+    from conformance.checks.layer import Layer
+    from conformance.layers.adapters import adapt
+
+    return describe_layer(Layer(adapt(layer, **declared)))
+
+
+def _described(entry: Entry) -> Description:
+    from conformance.checks.description import describe_layer
+    from conformance.checks.layer import Layer
+
+    try:
+        return describe_layer(Layer(entry.load(), entry))
+    except LoadError as error:
+        raise UsageError(str(error)) from None
+
+
+def lines(found: Description, entry: Entry) -> Iterator[str]:
+    """The description for a terminal."""
+    yield f"{found.name} is {found.kind}."
+    keeps = ", ".join((*found.extra_parameters, *found.extra_state))
+    stored = f", stored as ({found.layout})" if found.layout else ""
+    facts = {
+        "built as": found.bound,
+        "arrays": "; ".join(found.arrays) + (" at 3 inputs, 10 outputs" if found.arrays else ""),
+        "kernel": f"{found.kernel}{stored}" if found.kernel else "",
+        "law": found.law,
+        "bias": (found.bias or "none") if found.kernel else "",
+        "result": f"{found.result_dtype} for a float32 x" if found.result_dtype else "",
+        "x of rank": ", ".join(map(str, found.ranks)),
+        "beside": keeps,
+        "trouble": found.trouble,
+    }
+    for label, text in facts.items():
+        if text:
+            indent = f"  {label:10}"
+            yield from textwrap.wrap(
+                text, _WIDTH, initial_indent=indent, subsequent_indent=" " * len(indent)
+            )
+    if found.declaration is None:
+        return
+    yield ""
+    if not found.declaration:
+        yield "It is as Flax's layer: there is nothing to declare."
+        return
+    yield "It differs from Flax's convention:"
+    yield from (f"  {difference}" for difference in found.differences)
+    yield ""
+    yield "If that is meant, declare it in pyproject.toml:"
+    from conformance.checks.description import table_of
+
+    name = entry.name
+    if ".py:" in entry.spec:
+        name = f"{Path(entry.spec.rpartition(':')[0]).stem}.{entry.spec.rpartition(':')[2]}"
+    yield table_of(name, entry.spec, found.declaration)

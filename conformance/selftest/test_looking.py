@@ -1,0 +1,239 @@
+"""What is found by looking at layers as people write them: one difference is one finding."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen, nnx
+
+import conformance
+from conformance import FLAX, Convention, adapt
+from conformance.checks.layer import Layer
+from conformance.cli.main import main
+from conformance.layers.looking import look
+
+_PLACE = "conformance.selftest.test_looking"
+
+
+class OutputsFirst(nnx.Module):
+    """Sizes in the other order, a key, and the weight of another framework."""
+
+    def __init__(self, units: int, in_units: int, *, key: jax.Array) -> None:
+        self.weight = nnx.Param(jax.random.normal(key, (units, in_units)) / in_units**0.5)
+        self.bias = nnx.Param(jnp.zeros(units))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The layer's output."""
+        return x @ self.weight[...].T + self.bias[...]
+
+
+class NoBias(nnx.Module):
+    """A layer whose author forgot the bias."""
+
+    def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (n_in, n_out)) / n_in**0.5)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The product."""
+        return x @ self.kernel[...]
+
+
+class HiddenBias(NoBias):
+    """A layer whose bias is a constant that nobody sees: not the same as a layer without one."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The product, and one."""
+        return x @ self.kernel[...] + 1.0
+
+
+class Half(nnx.Module):
+    """All in bfloat16, which nothing in its signature says."""
+
+    def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
+        kernel = jax.random.normal(rngs.params(), (n_in, n_out)) / n_in**0.5
+        self.kernel = nnx.Param(kernel.astype(jnp.bfloat16))
+        self.bias = nnx.Param(jnp.zeros(n_out, jnp.bfloat16))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The layer's output in bfloat16."""
+        return x.astype(jnp.bfloat16) @ self.kernel[...] + self.bias[...]
+
+
+class VectorsAlone:
+    """A plain class that takes one vector."""
+
+    def __init__(self, in_size: int, out_size: int, key: jax.Array) -> None:
+        self.w = jax.random.normal(key, (out_size, in_size)) / in_size**0.5
+        self.b = jnp.zeros(out_size)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The layer's output."""
+        return self.w @ x + self.b
+
+
+class WeightNorm(linen.Module):
+    """Weight factorisation: a direction, and a length for each output."""
+
+    units: int
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The layer's output."""
+        v = self.param("v", linen.initializers.lecun_normal(), (x.shape[-1], self.units))
+        g = self.param("g", lambda key, shape: jnp.linalg.norm(v, axis=0), (self.units,))
+        b = self.param("b", linen.initializers.zeros, (self.units,))
+        return x @ (v / jnp.linalg.norm(v, axis=0) * g) + b
+
+
+class Calls(nnx.Variable):
+    """A count of calls."""
+
+
+class Counting(nnx.Linear):
+    """A counter in the state."""
+
+    def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
+        super().__init__(n_in, n_out, rngs=rngs)
+        self.calls = Calls(jnp.zeros((), jnp.int32))
+
+
+class Adapted(nnx.Module):
+    """Two matrices of the kernel's shape, of which one is used."""
+
+    def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
+        draw = jax.nn.initializers.lecun_normal()
+        self.first = nnx.Param(draw(rngs.params(), (n_in, n_out), jnp.float32))
+        self.second = nnx.Param(draw(rngs.params(), (n_in, n_out), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(n_out))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The layer's output."""
+        return x @ self.second[...] + self.bias[...]
+
+
+@pytest.mark.parametrize(
+    ("layer", "found"),
+    [
+        (nnx.Linear, {}),
+        (linen.Dense, {}),
+        (partial(nnx.Linear, use_bias=False), {"use_bias": False}),
+        (OutputsFirst, {"layout": "out,in", "parameter_names": ("weight", "bias")}),
+        (NoBias, {"use_bias": False}),
+        (HiddenBias, {}),
+        (
+            Half,
+            {"parameter_dtype": "bfloat16", "compute_dtype": "bfloat16", "casts_input": True},
+        ),
+        (VectorsAlone, {"layout": "out,in", "parameter_names": ("w", "b"), "ranks": (1,)}),
+        (WeightNorm, {"parameter_names": ("v", "b")}),
+        (Counting, {}),
+        (Adapted, {"parameter_names": ("second", "bias")}),
+    ],
+)
+def test_what_is_found(layer: Any, found: dict[str, Any]) -> None:
+    """Names, layout, dtypes, ranks, and whether there is a bias; nothing where nothing differs."""
+    seen = look(adapt(layer)).convention
+    defaults = {name: getattr(FLAX, name) for name in Convention.__dataclass_fields__}
+    own = {name: getattr(seen, name) for name in defaults if name != "name"}
+    assert {name: value for name, value in own.items() if value != defaults[name]} == found
+
+
+def test_what_is_kept_beside_both() -> None:
+    """Parameters apart from other state."""
+    assert look(adapt(WeightNorm)).extra_parameters == ("g",)
+    assert look(adapt(Counting)).extra_state == ("calls",)
+
+
+def test_what_cannot_be_looked_at_stays_as_it_is_declared() -> None:
+    """Requirements report what raises."""
+
+    class Raises(nnx.Module):
+        def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
+            raise RuntimeError("not today")
+
+    seen = look(adapt(Raises))
+    assert seen.convention is FLAX
+    assert "RuntimeError: not today" in seen.trouble
+
+
+def test_a_layer_is_read_as_it_was_found() -> None:
+    """Its kernel is (in, out) whatever it stores; what it declares is unchanged."""
+    layer = Layer(adapt(OutputsFirst))
+    assert layer.build(3, 10).kernel.shape == (3, 10)
+    assert layer.declared is FLAX
+
+
+ROWS = (
+    *("kernel-shape", "bias-shape", "parameter-dtype", "only-two-parameters", "exact-state"),
+    *("stable-names", "float32-out", "output-shape", "zero-input", "affine-value"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "failing", "line"),
+    [
+        ("NoBias", ["construction/bias-shape"], "use_bias = false"),
+        (
+            "OutputsFirst",
+            ["construction/kernel-shape", "serialization/stable-names"],
+            'layout = "out, in"',
+        ),
+        (
+            "Half",
+            ["construction/parameter-dtype", "dtypes/float32-out"],
+            'parameter_dtype = "bfloat16"',
+        ),
+    ],
+)
+def test_one_difference_is_one_finding(
+    name: str, failing: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The requirement on that very point fails, with the line that declares it; no other does."""
+    spec = f"{_PLACE}:{name}"
+    asked = [f"--requirement={row}" for row in ROWS]
+    assert main(["run", spec, *asked, "-n0"]) == 1
+    text = capsys.readouterr().out
+    failed = [row.split()[1] for row in text.splitlines() if row.startswith("FAILED ")]
+    assert sorted(failed) == failing
+    assert line in " ".join(text.split())
+    assert "BLOCKED" not in text
+
+
+def test_what_is_declared_is_right(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same layer, with its declaration, conforms."""
+    declared = ["--declare", "layout=out, in", "--declare", "names.kernel=weight"]
+    asked = [f"--requirement={row}" for row in ROWS]
+    assert main(["run", f"{_PLACE}:OutputsFirst", *declared, *asked, "-n0"]) == 0
+    assert "kernel stored as (out, in)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_describe(capsys: pytest.CaptureFixture[str]) -> None:
+    """In one screen, with the table to paste."""
+    assert main(["describe", f"{_PLACE}:OutputsFirst"]) == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 24
+    assert "built as  OutputsFirst(units=out_features, in_units=in_features" in text
+    assert 'layout = "out, in"' in text
+    assert 'names = { kernel = "weight" }' in text
+    assert f'layer = "{_PLACE}:OutputsFirst"' in text
+
+
+def test_describe_gives_data() -> None:
+    """The same as values, for a class as well as for a name."""
+    found = conformance.describe(VectorsAlone)
+    assert (found.kernel, found.bias, found.layout) == ("w", "b", "out, in")
+    assert found.ranks == (1,)
+    assert found.declaration == {
+        "layout": "out, in",
+        "names": {"kernel": "w", "bias": "b"},
+        "ranks": [1],
+    }
+    assert conformance.describe("nnx.MyDense").declaration == {}
+    glorot = conformance.describe(
+        partial(nnx.Linear, kernel_init=nnx.initializers.glorot_uniform())
+    )
+    assert glorot.declaration == {"kernel": "uniform, 2 / (fan_in + fan_out)"}
