@@ -68,9 +68,10 @@ def describe(layer: Any, **declared: Any) -> Description:
 def _described(entry: Entry) -> Description:
     from conformance.checks.description import describe_layer
     from conformance.checks.layer import Layer
+    from conformance.layers.loading import load
 
     try:
-        return describe_layer(Layer(entry.load(), entry))
+        return describe_layer(Layer(load(entry), entry))
     except LoadError as error:
         raise UsageError(str(error)) from None
 
