@@ -10,7 +10,14 @@ if TYPE_CHECKING:
     from conformance.cli.notebook import Report, check
     from conformance.contract.catalogue import catalogue
     from conformance.contract.requirement import Level, Requirement
-    from conformance.errors import NotAdaptable, UsageError
+    from conformance.errors import (
+        ConformanceError,
+        LoadError,
+        NotAdaptable,
+        ResultsError,
+        UsageError,
+        Violation,
+    )
     from conformance.layers.adapters import adapt
     from conformance.layers.expected_failure import Expected
     from conformance.layers.implementation import FLAX, Convention, Implementation
@@ -21,16 +28,20 @@ if TYPE_CHECKING:
 __all__ = [
     "FLAX",
     "Cell",
+    "ConformanceError",
     "Convention",
     "Expected",
     "Implementation",
     "Law",
     "Level",
+    "LoadError",
     "NotAdaptable",
     "Outcome",
     "Report",
     "Requirement",
+    "ResultsError",
     "UsageError",
+    "Violation",
     "adapt",
     "catalogue",
     "check",
@@ -39,17 +50,21 @@ __all__ = [
 
 _PLACES = {
     "Cell": "results.cell",
+    "ConformanceError": "errors",
     "Convention": "layers.implementation",
     "Expected": "layers.expected_failure",
     "FLAX": "layers.implementation",
     "Implementation": "layers.implementation",
     "Law": "layers.law",
     "Level": "contract.requirement",
+    "LoadError": "errors",
     "NotAdaptable": "errors",
     "Outcome": "results.outcome",
     "Report": "cli.notebook",
     "Requirement": "contract.requirement",
+    "ResultsError": "errors",
     "UsageError": "errors",
+    "Violation": "errors",
     "adapt": "layers.adapters",
     "catalogue": "contract.catalogue",
     "check": "cli.notebook",
