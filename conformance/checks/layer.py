@@ -350,6 +350,24 @@ class Built:
                 nnx.update(self.module, new.tree)
         return self
 
+    def cast(self, dtype: str) -> Built:
+        """Cast all of its floating-point arrays to the dtype, as models are; the layer itself."""
+        return self.replaced(
+            lambda value: (
+                value.astype(dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
+            )
+        )
+
+    def replaced(self, function: Callable[[Any], Any]) -> Built:
+        """Replace each of its arrays by a function of it; the layer itself."""
+        with on_the_way("replacing the arrays of the layer"):
+            new = jax.tree_util.tree_map(function, self.parameters)
+            if self.module is None:
+                self._parameters = new
+            else:
+                nnx.update(self.module, new.tree)
+        return self
+
 
 def _is_rounded(held: np.ndarray, written: np.ndarray) -> bool:
     """Whether one kernel is the other but for the roundings of a reparameterization."""

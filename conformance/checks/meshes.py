@@ -9,13 +9,15 @@ import numpy as np
 
 from conformance.checks import programs, require
 from conformance.checks.cases import Case
-from conformance.checks.layer import Layer
+from conformance.checks.layer import Built, Layer
 from conformance.jax_setup.lazy import jax, nnx
 
 __all__ = [
     "ANNOTATION",
     "Placement",
     "annotated_kernel",
+    "devices_of",
+    "on_their_devices",
     "placements",
     "require_devices",
     "sharded",
@@ -52,6 +54,13 @@ class Placement:
     bias: tuple[str | None, ...] = (None,)
     x: tuple[str | None, ...] = (None, None)
 
+    def of_output(self) -> Any:
+        """The sharding of f(x) that its inputs imply: rows lie with those of x, columns with those
+        of the kernel.
+        """
+        axes = jax.sharding.PartitionSpec(self.x[0], self.kernel[1])
+        return jax.sharding.NamedSharding(mesh(self.devices), axes)
+
     def put(self, *values: np.ndarray) -> list[Any]:
         """Kernel, bias and x on their devices."""
         over = mesh(self.devices)
@@ -79,6 +88,23 @@ def placements(case: Case) -> dict[str, Placement]:
 def sharded(layer: Layer) -> Any:
     """``(parameters, kernel, bias, x) -> y``, compiled for wherever the arrays lie."""
     return programs.remembered(layer, "sharded", lambda: programs.affine(layer))
+
+
+def on_their_devices(dense: Built, places: Placement, case: Case) -> Built:
+    """The layer with the case's kernel and bias written in, each lying where it is placed."""
+    layer = dense.layer
+    kernel, bias, _ = places.put(case.kernel(), case.bias(), case.x())
+    with require.during("writing sharded parameters"):
+        new = layer.write(dense.parameters, kernel, bias)
+        if dense.module is None:
+            return Built(layer, parameters=new)
+        nnx.update(dense.module, new.tree)
+        return dense
+
+
+def devices_of(tree: Any) -> set[Any]:
+    """Every device on which an array of the pytree lies."""
+    return {device for leaf in jax.tree_util.tree_leaves(tree) for device in leaf.devices()}
 
 
 def annotated_kernel(layer: Layer, module: type, case: Case) -> dict[str, tuple[Any, ...]]:

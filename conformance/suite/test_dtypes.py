@@ -8,7 +8,7 @@ import numpy as np
 
 from conformance.checks import gradients, jaxprs, oracle, programs, require
 from conformance.checks.cases import Case, over
-from conformance.checks.layer import Built, Layer, as_jax
+from conformance.checks.layer import Built, Layer, as_jax, rounded
 from conformance.contract.requirement import (
     ANY,
     DTYPE_OF_X,
@@ -100,6 +100,42 @@ def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> N
         require.note(f"no gradients for x of dtype {x.dtype}: {require.safe_text(error, 100)}")
         return
     gradients.require_gradients(layer, found, point, "jax.vjp", inputs=False)
+
+
+@requirement(
+    "dtypes/cast-parameters",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["dtypes/half-input", "state/updates-used", VALUE],
+    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS, DTYPE_OF_X],
+)
+@over(sizes=programs.FEW_SIZES[-1:], at_most=1)
+def test_cast_parameters(layer: Layer, case: Case) -> None:
+    """A layer whose parameters are all cast to bfloat16 gives bfloat16 for a bfloat16 x; once they
+    are cast back to float32, it gives what it gave before.
+
+    So models are cast for inference. The values that are written in have as few bits as bfloat16
+    holds, so that casting loses nothing.
+    """
+    half = "bfloat16"
+    kernel, bias = (rounded(values, half) for values in (case.kernel(), layer.bias_for(case)))
+    x = rounded(case.normal("x", *case.x_shape), half)
+    x = x if layer.accepts(case.lead) else x[0]
+    dense = layer.of(case).write(kernel, bias)
+    before = np.asarray(dense(x))
+    y = dense.cast(half)(as_jax(x.astype(jnp.bfloat16)))
+    what = "f(x) of parameters and x cast to bfloat16"
+    require.that(
+        str(y.dtype) == half,
+        f"{what} is {y.dtype}",
+        accepted=half,
+        cause=f"the layer casts to {y.dtype} whatever the dtypes of x and of its parameters are",
+    )
+    reference = oracle.in_dtype(x, kernel, bias, half, float(jnp.finfo(half).max))
+    require.within(np.asarray(y, np.float32), reference.value, reference.bound, what)
+    after = dense.cast("float32")(x)
+    cause = "the layer keeps something of the parameters' former dtype"
+    require.equal(after, before, "f(x) after casting to bfloat16 and back", cause=cause)
 
 
 @requirement(

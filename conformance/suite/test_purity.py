@@ -12,12 +12,12 @@ import random
 import numpy as np
 
 from conformance.checks import require
-from conformance.checks.cases import Case, over
-from conformance.checks.layer import Layer
+from conformance.checks.cases import BATCH, Case, over
+from conformance.checks.layer import Layer, as_jax
 from conformance.checks.programs import FEW_SIZES
 from conformance.contract.requirement import ANY, MAY, MUST, requirement
 from conformance.isolation import snapshot
-from conformance.jax_setup.lazy import jax
+from conformance.jax_setup.lazy import jax, jnp
 
 
 def _construct_and_call(layer: Layer, case: Case, x: np.ndarray, *, as_given: bool = False) -> None:
@@ -51,6 +51,25 @@ def test_input_untouched(layer: Layer, case: Case) -> None:
             accepted="x as it was",
             cause="the layer writes into its input",
         )
+
+
+@requirement(
+    "purity/input-kept", MUST, ANY, rests_on=["construction/builds", "purity/input-untouched"]
+)
+@over(sizes=[(16, 16)], at_most=1)
+def test_input_kept(layer: Layer, case: Case) -> None:
+    """A JAX array x is still there after the call, with the values that it had.
+
+    A call that donates the memory of x to its result deletes an array that its caller goes on to
+    use; only x and results of one shape show it.
+    """
+    values = case.normal("x", *(BATCH if layer.accepts(BATCH) else layer.fewest), case.in_features)
+    # A copy: memory that is NumPy's is never given away.
+    x = jnp.copy(as_jax(values))
+    jax.block_until_ready(layer.forward(case.seed, x, case.out_features))
+    cause = "the call donates x, so that its memory is given to the result"
+    require.that(not x.is_deleted(), "after the call, x is deleted", accepted="x", cause=cause)
+    require.equal(x, values, "x after the call")
 
 
 @requirement("purity/globals-untouched", MUST, ANY, rests_on=["construction/builds"])

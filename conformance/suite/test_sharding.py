@@ -6,21 +6,24 @@ On one host, XLA stands in for several devices; see ``conformance.jax_setup.comp
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import numpy as np
 
 from conformance.checks import meshes, require
-from conformance.checks.cases import Case, over
+from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer
 from conformance.contract.requirement import (
     FLOAT32_RESULTS,
     FLOAT32_THROUGHOUT,
     MAY,
+    MUST,
     NNX,
     PARAMETERS,
     SHOULD,
     requirement,
 )
+from conformance.jax_setup.lazy import jax
 
 
 @requirement(
@@ -47,6 +50,126 @@ def test_sharded_equals_local(layer: Layer, case: Case) -> None:
             found = np.asarray(found)
         what = f"f(x) with {how} on {places.devices} devices"
         require.within(found, reference.value, reference.bound, what)
+
+
+@requirement(
+    "sharding/default-device",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["seeding/same-seed-same-bits", "forward/output-shape", "state/exact-state"],
+)
+@over(sizes=[(3, 10)], at_most=1)
+def test_default_device(layer: Layer, case: Case) -> None:
+    """Built under ``jax.default_device(d)``, the parameters lie on d, with the values that they
+    have on any other device.
+    """
+    meshes.require_devices()
+    device, here = jax.devices()[1], layer.of(case).kernel
+    with jax.default_device(device):
+        dense = layer.of(case)
+        found = meshes.devices_of(dense.parameters)
+        kernel = dense.kernel
+    require.that(
+        found == {device},
+        f"under jax.default_device({device}), the parameters lie on {_listed(found)}",
+        accepted=str(device),
+        cause="construction puts parameters on a device of its own choice",
+    )
+    require.equal(kernel, here, "the kernel on another device")
+
+
+def _listed(devices: set[Any]) -> str:
+    return ", ".join(sorted(map(str, devices)))
+
+
+@requirement(
+    "sharding/second-device",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["forward/zero-input", "forward/affine-value", "state/updates-used"],
+)
+@over(sizes=[(3, 10)], at_most=1)
+def test_second_device(layer: Layer, case: Case) -> None:
+    """With parameters and x on one device, whichever it is, f(x) is computed and lies there; the
+    parameters and x stay where they are.
+    """
+    meshes.require_devices()
+    device, lead = jax.devices()[1], BATCH if layer.accepts(BATCH) else ()
+    x = case.normal("x", *lead, case.in_features)
+    dense = layer.written(case).replaced(lambda value: jax.device_put(value, device))
+    given = jax.device_put(x, device)
+    y = dense(given)
+    for what, value in (("f(x)", y), ("x", given), ("the layer", dense.parameters)):
+        found = meshes.devices_of(value)
+        require.that(
+            found == {device},
+            f"with all on {device}, {what} lies on {_listed(found)} after the call",
+            accepted=str(device),
+            cause=f"the call moves {what} to another device",
+        )
+    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+    require.within(y, reference.value, reference.bound, f"f(x) on {device}")
+
+
+@requirement(
+    "sharding/eager",
+    MUST,
+    PARAMETERS,
+    rests_on=["sharding/sharded-equals-local", "sharding/second-device"],
+    presumes=[FLOAT32_RESULTS, FLOAT32_THROUGHOUT],
+)
+@over(sizes=[(16, 16)], at_most=1)
+def test_eager(layer: Layer, case: Case) -> None:
+    """Called outside of jit on sharded parameters and inputs, f(x) is within the rounding-error
+    bound.
+
+    A layer that looks at arrays before it computes sees whole ones under jit, and may take the
+    part of one device for the whole here.
+    """
+    meshes.require_devices()
+    if not layer.accepts(case.lead):
+        require.not_applicable("the layer takes no batch that could be sharded")
+    x = case.x()
+    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+    for how, places in meshes.placements(case).items():
+        dense = meshes.on_their_devices(layer.of(case), places, case)
+        y = dense(places.put(case.kernel(), case.bias(), x)[2])
+        require.within(y, reference.value, reference.bound, f"f(x) outside of jit with {how}")
+
+
+@requirement(
+    "sharding/output-sharding",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["sharding/eager", "sharding/sharded-equals-local"],
+    presumes=[FLOAT32_RESULTS, FLOAT32_THROUGHOUT],
+)
+@over(sizes=[(16, 16)], at_most=1)
+def test_output_sharding(layer: Layer, case: Case) -> None:
+    """The result is sharded as its inputs imply: its rows as those of x, its columns as those of
+    the kernel; outside of jit and under it.
+
+    What is gathered on one device, or on each of them, does not fit there in a large model.
+    """
+    meshes.require_devices()
+    if not layer.accepts(case.lead):
+        require.not_applicable("the layer takes no batch that could be sharded")
+    parameters = layer.of(case).parameters
+    for how, places in meshes.placements(case).items():
+        if places.x[1] is not None:
+            continue  # a sum over devices may lie anywhere
+        values = places.put(case.kernel(), layer.bias_for(case), case.x())
+        dense = meshes.on_their_devices(layer.of(case), places, case)
+        for when, y in (
+            ("outside of jit", dense(values[2])),
+            ("under jit", meshes.sharded(layer)(parameters, *values)),
+        ):
+            require.that(
+                y.sharding.is_equivalent_to(places.of_output(), y.ndim),
+                f"with {how}, f(x) {when} has the sharding {y.sharding}",
+                accepted=str(places.of_output()),
+                cause="the layer gathers x, or its result, from all devices",
+            )
 
 
 @requirement(
