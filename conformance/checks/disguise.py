@@ -1,4 +1,4 @@
-"""What a forked process is told to be another: the clock, the machine, the user, the directory."""
+"""What makes a forked process another one: clock, machine, launcher, devices, user, directory."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ __all__ = ["CHANGES", "change", "settle"]
 # Another year, month, weekday, hour, minute and second, whatever the present ones are.
 _LATER = datetime.timedelta(days=400, hours=5, minutes=17, seconds=23.4).total_seconds()
 _NAME = "another-machine"
+# What launchers of several processes set for the second of two.
+_LAUNCHER = {
+    "RANK": "1",
+    "LOCAL_RANK": "1",
+    "WORLD_SIZE": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "1",
+    "SLURM_NTASKS": "2",
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "PMI_RANK": "1",
+}
+_PROCESSORS = 3
 _VARIABLES = {"USER": "somebody", "LOGNAME": "somebody", "HOSTNAME": _NAME, "TZ": "Asia/Tokyo"}
 
 
@@ -86,6 +99,20 @@ def _machine() -> None:
     jax.process_index = lambda backend=None: 1
 
 
+def _launcher() -> None:
+    os.environ.update(_LAUNCHER)
+
+
+def _devices() -> None:
+    """Another number of devices and processors; XLA reads its flags when the backend starts."""
+    count = "--xla_force_host_platform_device_count"
+    kept = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(count)]
+    os.environ["XLA_FLAGS"] = " ".join([*kept, f"{count}={_PROCESSORS}"])
+    os.cpu_count = lambda: _PROCESSORS
+    if hasattr(os, "sched_getaffinity"):
+        os.sched_getaffinity = lambda pid: set(range(_PROCESSORS))  # as it is called
+
+
 def _user() -> None:
     os.environ.update(_VARIABLES)
     time.tzset()
@@ -96,12 +123,19 @@ def _directory() -> None:
     os.chdir(other if not os.path.samefile(other, os.getcwd()) else os.sep)
 
 
-CHANGES = ("the clock", "the machine's name", "the user's environment", "the working directory")
-"""The first two are made before the implementation is imported, the others after that: its files
+CHANGES = (
+    "the clock",
+    "the machine's name",
+    "the launcher's variables",
+    "the number of devices and processors",
+    "the user's environment",
+    "the working directory",
+)
+"""The first four are made before the implementation is imported, the others after that: its files
 and its settings are found as always."""
 
-_MADE = dict(zip(CHANGES, (_clock, _machine, _user, _directory), strict=True))
-_BEFORE_IMPORT = CHANGES[:2]
+_MADE = dict(zip(CHANGES, (_clock, _machine, _launcher, _devices, _user, _directory), strict=True))
+_BEFORE_IMPORT = CHANGES[:4]
 
 
 def change(changes: Sequence[str]) -> None:

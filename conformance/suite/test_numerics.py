@@ -12,6 +12,7 @@ from conformance.checks import diagnosis, jaxprs, oracle, require
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Built, Layer
 from conformance.checks.precision import by_default
+from conformance.checks.programs import traced
 from conformance.checks.require import during
 from conformance.contract.requirement import (
     FLOAT32_PARAMETERS,
@@ -259,3 +260,34 @@ def _products(layer: Layer, case: Case) -> tuple[list[Any], float]:
         program = jax.make_jaxpr(layer.apply)(parameters, x)
     once = math.prod(lead) * math.prod(case.kernel_shape)
     return jaxprs.products(program), jaxprs.multiply_adds(program) / once
+
+
+@requirement(
+    "numerics/precision-followed",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["numerics/one-product", "transforms/jit"],
+)
+@over(sizes=[(3, 10)], at_most=1)
+def test_precision_followed(layer: Layer, case: Case) -> None:
+    """Under ``jax.default_matmul_precision(p)`` the product has the precision p or a higher one.
+
+    How exact products are on an accelerator is the choice of the layer's user. Read from the
+    program, because a CPU computes the same in all of them; a layer that is registered with a
+    precision of its own has been given that choice.
+    """
+    if "precision" in layer.implementation.chosen:
+        require.not_applicable("it is registered with a precision of its own")
+    highest = jax.lax.Precision.HIGHEST
+    for name, precision in (("tensorfloat32", jax.lax.Precision.HIGH), ("highest", highest)):
+        with jax.default_matmul_precision(name):
+            found = jaxprs.precisions(traced(layer, case))
+        shown = " and ".join(sorted(map(str, found))) or "none"
+        require.that(
+            found <= {(precision, precision), (highest, highest)},
+            f"under jax.default_matmul_precision({name!r}), the product has {shown}",
+            accepted=f"{precision} or a higher one",
+            cause="the layer pins the precision of its product",
+        )
+        if found and found != {(precision, precision)}:
+            require.note(f"the layer pins the precision {shown} of its product")

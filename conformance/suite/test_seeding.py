@@ -6,7 +6,10 @@ import hashlib
 import itertools
 import math
 import random
+import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -31,6 +34,8 @@ from conformance.contract.requirement import (
 )
 from conformance.jax_setup.lazy import jax, nnx
 from conformance.statistics.moments import variance
+
+_THREADS = 8
 
 
 @requirement(
@@ -190,7 +195,8 @@ def test_same_across_processes(layer: Layer) -> None:
     of the order and number of earlier constructions, and of the thread.
 
     The other process has another clock, another name of its machine, another user and another
-    directory.
+    directory, another number of devices and processors, and the variables of a launcher: it is the
+    second of two processes that train one model.
     """
     here = kernel_digests(layer)
     results: list[dict[str, str]] = []
@@ -208,7 +214,8 @@ def test_same_across_processes(layer: Layer) -> None:
     if "digests" not in answer:
         require.not_applicable(f"no other process: {answer['error']}")
     cause = "" if answer["digests"] == here else what_differs(layer, here)
-    where = "in another process, with another PYTHONHASHSEED, clock, machine, user and directory"
+    others = "PYTHONHASHSEED, clock, machine, launcher, devices, user and directory"
+    where = f"in another process, with another {others}"
     _require_same(here, answer["digests"], where, cause)
 
 
@@ -220,6 +227,54 @@ def _require_same(here: dict[str, str], there: dict[str, str], where: str, cause
         accepted="the same bits",
         cause=cause,
     )
+
+
+@requirement(
+    "seeding/threads",
+    MUST,
+    PARAMETERS,
+    rests_on=[
+        "seeding/same-seed-same-bits",
+        "seeding/same-across-processes",
+        "seeding/repeatable-call",
+    ],
+)
+@over(sizes=[(3, 10)], at_most=1)
+def test_threads(layer: Layer, case: Case) -> None:
+    """Eight threads that build and call layers at once get what one thread gets, bit by bit.
+
+    Each builds a layer of its own and calls it and one that they share, several times: loaders,
+    servers and tests do so.
+    """
+    shared = layer.written(case)
+    lead = BATCH if layer.accepts(BATCH) else ()
+
+    def work(i: int, *, at_once: Callable[[], object] = bool) -> list[np.ndarray]:
+        x, seed = case.normal(f"x{i}", *lead, case.in_features), (case.seed + i) % 2**32
+        found = []
+        for _ in range(3):
+            at_once()
+            own = layer.build(*case.kernel_shape, seed)
+            found += [own.kernel, np.asarray(own(x)), np.asarray(shared(x))]
+        return found
+
+    alone = [work(i) for i in range(_THREADS)]
+    barrier = threading.Barrier(_THREADS, timeout=60)
+    in_threads = during("building and calling layers in eight threads")
+    # As often as Python can, threads take turns: in the middle of a construction or a call.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with in_threads, ThreadPoolExecutor(_THREADS) as threads:
+            waiting = [threads.submit(work, i, at_once=barrier.wait) for i in range(_THREADS)]
+            together = [each.result() for each in waiting]
+    finally:
+        sys.setswitchinterval(interval)
+    cause = "threads share something that a construction or a call writes to"
+    for i, (found, expected) in enumerate(zip(together, alone, strict=True)):
+        for j, (its, one) in enumerate(zip(found, expected, strict=True)):
+            what = ("the kernel", "f(x)", "f(x) of a shared layer")[j % 3]
+            require.equal(its, one, f"in thread {i} of {_THREADS}, {what}", cause=cause)
 
 
 @requirement(

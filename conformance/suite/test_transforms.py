@@ -27,6 +27,8 @@ from conformance.contract.requirement import (
 from conformance.jax_setup.lazy import jax, jnp
 
 VALUE = "forward/affine-value"
+UNUSED = (11, 6)
+"""A size that no other check uses."""
 
 # A single x, batches of one and of none, and higher ranks: what a rule of differentiation that
 # is written by hand for two axes gets wrong.
@@ -356,6 +358,33 @@ def test_no_leaks(layer: Layer, case: Case) -> None:
     """
     # Once for each size: looking for leaks goes through every object of the process.
     layer.remember(("leaks", case.kernel_shape), lambda: leaks_nothing(layer, case))
+
+
+@requirement(
+    "transforms/traced-first",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["transforms/no-leaks", "forward/zero-input", "construction/abstract-init"],
+)
+@over(sizes=[UNUSED], at_most=1)
+def test_traced_first(layer: Layer, case: Case) -> None:
+    """A layer that is traced first works outside of traces afterwards: the first construction of a
+    size, and the first call of an instance.
+
+    A cache that is filled under a trace holds tracers, which nothing can compute with once the
+    trace is over. No other check uses the size.
+    """
+    lead = BATCH if layer.accepts(BATCH) else ()
+    x = case.normal("x", *lead, case.in_features)
+    programs.traced(layer, case)
+    dense = layer.written(case)
+    with require.during("jax.make_jaxpr of the first call"):
+        jax.make_jaxpr(dense.raw)(as_jax(x))
+    cause = "something that was made under a trace is kept, and used when the trace is over"
+    with require.during("calling a layer that was traced before", cause):
+        y = np.asarray(dense.raw(x))
+    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+    require.within(y, reference.value, reference.bound, "f(x) after a trace")
 
 
 @requirement(
