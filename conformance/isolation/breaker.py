@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
+from conformance.errors import safe_text
 from conformance.isolation.postmortem import last_words
 from conformance.results.cell import Outcome
 
@@ -98,7 +99,8 @@ class Breaker:
         finally:
             if guarded:
                 faulthandler.cancel_dump_traceback_later()
-            mark.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                mark.replace(self._mark("ended", implementation, requirement))
 
     def _last_words(self) -> TextIO:
         """Where this process says what it was doing when it ended."""
@@ -109,8 +111,19 @@ class Breaker:
                 self._words = open(os.devnull, "w")  # noqa: SIM115  # open until the end
         return self._words
 
+    def has_begun(self, implementation: str, requirement: str) -> bool:
+        """Return whether a process of this machine has begun the cell, and perhaps ended it."""
+        marks = (self._mark(kind, implementation, requirement) for kind in ("running", "ended"))
+        return any(mark.exists() for mark in marks)
+
     def died(
-        self, implementation: str, requirement: str, seconds: float, ended: str = ""
+        self,
+        implementation: str,
+        requirement: str,
+        seconds: float,
+        ended: str = "",
+        *,
+        silent: bool = False,
     ) -> tuple[Outcome, str]:
         """What a worker's death in this cell means; counts it against the implementation.
 
@@ -122,6 +135,8 @@ class Breaker:
             How long the process that controls the workers has waited for it.
         ended
             How the process ended, where that is known: see :func:`.postmortem.ended`.
+        silent
+            Whether it was ended because nothing came back from it.
         """
         outcome, reason = Outcome.CRASHED, "the process died while checking it"
         reason += f": {ended}" if ended else ""
@@ -133,12 +148,18 @@ class Breaker:
         if "Timeout" in words or seconds >= self.time_limit:
             outcome = Outcome.TIMED_OUT
             reason = f"it took longer than the limit of {self.time_limit:g} s"
+        if silent:
+            outcome = Outcome.TIMED_OUT
+            reason = f"nothing came back from its process within {self.time_limit:g} s and more"
         at_import = False
         if pid is not None:
             if self._mark("memory", str(pid)).exists():
                 outcome = Outcome.CRASHED
                 reason = f"it took more memory than the limit of {self.memory_limit:g} GiB"
             at_import = self._mark("loading", implementation, str(pid)).exists()
+            with contextlib.suppress(OSError):
+                error = self._mark("broken", str(pid)).read_text(errors="replace")
+                reason = f"its code breaks what runs the checks: {error}"
         reason += (", at its import" if at_import else "") + (f", in {place}" if place else "")
         count, *_ = self.deaths.get(implementation, (0,))
         count += _ENOUGH if at_import or outcome == Outcome.TIMED_OUT else 1
@@ -149,10 +170,10 @@ class Breaker:
 
     def process_in(self, implementation: str, requirement: str) -> int | None:
         """The process that is in a cell, or died there; None where that is not known."""
-        try:
-            return int(self._mark("running", implementation, requirement).read_text().split()[1])
-        except (OSError, ValueError, IndexError):
-            return None
+        for kind in ("running", "ended"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                return int(self._mark(kind, implementation, requirement).read_text().split()[1])
+        return None
 
     def overdue(self, patience: float) -> Iterator[int]:
         """Processes that should have ended by themselves that many seconds ago, and did not."""
@@ -161,6 +182,12 @@ class Breaker:
                 started, pid = mark.read_text().split()
                 if time.time() - float(started) > self.time_limit + patience:
                     yield int(pid)
+
+    def broken(self, error: object) -> None:
+        """End this process after an error outside of every check, which it cannot go on from."""
+        with contextlib.suppress(OSError):
+            self._mark("broken", str(os.getpid())).write_text(safe_text(error), errors="replace")
+        os._exit(70)
 
     def retire(self, implementation: str, requirement: str) -> None:
         """End this process before the cell begins, which is left to another process."""

@@ -13,16 +13,15 @@ import contextlib
 import sys
 import threading
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from conformance.checks import precision
+from conformance.checks import precision, recording
 from conformance.contract.requirement import requirement_of
-from conformance.errors import by_user, safe_text
+from conformance.errors import LoadError, by_user, safe_text
 from conformance.isolation import snapshot
-from conformance.isolation.originals import Originals
 from conformance.jax_setup import compile_cache, mlir_context
 from conformance.layers.registry import Entry
 
@@ -31,6 +30,8 @@ __all__ = ["Containment"]
 _FOR_ALL = "everybody"
 # Of what a layer warns, a test's report takes this much.
 _MOST_WARNINGS = 20
+# Of what a layer changes, a sentence names this much.
+_MOST_CHANGES = 3
 
 
 class Containment:
@@ -45,20 +46,23 @@ class Containment:
     ----------
     side_effects
         What importing each implementation changed, by its id; all of that was put back.
+    prepared
+        Whether a cell has begun in this process.
     """
 
     def __init__(self, may_retire: bool) -> None:
         self.may_retire = may_retire
         self.side_effects: dict[str, list[str]] = {}
-        self._originals = Originals()
+        self._code = snapshot.SharedCode()
+        self._plugins: pytest.PytestPluginManager | None = None
         self._threads: set[int] = set()
         self._spoiled_by = ""
         self._source = ""
-        self._prepared = False
+        self.prepared = False
 
     def _prepare(self) -> None:
         """Import what all layers share, so that the first cell finds it as the last one does."""
-        self._prepared = True
+        self.prepared = True
         import flax.linen
         import flax.nnx
 
@@ -66,21 +70,26 @@ class Containment:
         compile_cache.install()
         mlir_context.share_contexts()
         precision.settle()
-        self._originals.learn()
+        self._code.learn()
         self._threads |= _threads()
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Remember where pytest keeps its plugins."""
+        self._plugins = session.config.pluginmanager
 
     @contextlib.contextmanager
     def loading(self, entry: Entry) -> Iterator[None]:
         """Around the import of an implementation: what it changes is told, and put back."""
         implementation = entry.id
         self._source = entry.source
-        before = snapshot.take()
+        before, plugins = snapshot.take(), self._registered()
         try:
             with open_output():
                 yield
         finally:
             # First what everything else here may need.
             found = _reset_recursion(before) + self._put_back(implementation)
+            found += self._unregister(plugins)
             self.side_effects[implementation] = found + before.changes()
             before.restore()
             if before.changes():
@@ -103,6 +112,7 @@ class Containment:
         """Around the check itself: what it raises and prints is the layer's."""
         if requirement_of(pyfuncitem.function) is None:
             return (yield)
+        plugins = self._registered()
         try:
             with open_output():
                 return (yield)
@@ -116,13 +126,49 @@ class Containment:
         finally:
             if sys.stdout.closed or sys.stderr.closed:
                 self._spoiled_by = _FOR_ALL
+            self._look_after_a_stranger(plugins)
+
+    def _look_after_a_stranger(self, plugins: set[object]) -> None:
+        """After a check on code from elsewhere: what it changed is named, and put back.
+
+        Raises
+        ------
+        LoadError
+            If it changed what decides its verdict.
+        """
+        if not self._source:
+            return
+        changed = self._code.put_back(snapshot.HARNESS) + self._unregister(plugins)
+        if changed:
+            self._spoiled_by = _FOR_ALL
+            raise LoadError(
+                f"the layer's code changes what decides its verdict: {_listed(changed)}. A check "
+                "proves nothing then; what is not the layer's own must be left as it is"
+            )
+        changed = self._code.put_back()
+        if changed:
+            self._spoiled_by = _FOR_ALL
+            recording.current().note(
+                f"the layer's code changed what others use, which was put back: {_listed(changed)}"
+            )
+
+    def _registered(self) -> set[object]:
+        return set(self._plugins.get_plugins()) if self._plugins is not None else set()
+
+    def _unregister(self, before: set[object]) -> list[str]:
+        found = []
+        for plugin in self._registered() - before:
+            assert self._plugins is not None
+            found.append(f"the pytest plugin {self._plugins.get_name(plugin)} was registered")
+            self._plugins.unregister(plugin)
+        return found
 
     def leave(self, implementation: str) -> None:
         """The last cell of an implementation in a row has been run."""
         self._put_back(implementation)
         if _threads() - self._threads:
             self._spoiled_by = implementation
-        self._originals.learn()
+        self._code.learn()
 
     def must_retire(self, entry: Entry) -> bool:
         """Return whether this process can no longer check the entry as a fresh one would."""
@@ -131,16 +177,21 @@ class Containment:
 
     def enter(self) -> None:
         """Prepare the process before its first cell."""
-        if not self._prepared:
+        if not self.prepared:
             self._prepare()
 
     def _put_back(self, implementation: str) -> list[str]:
-        replaced = self._originals.put_back()
+        replaced = self._code.put_back()
         if replaced:
             self._spoiled_by = implementation
             # What was traced meanwhile has the replacement in it.
             sys.modules["jax"].clear_caches()
         return replaced
+
+
+def _listed(changes: Sequence[str]) -> str:
+    more = len(changes) - _MOST_CHANGES
+    return "; ".join(changes[:_MOST_CHANGES]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _reset_recursion(before: snapshot.Snapshot) -> list[str]:

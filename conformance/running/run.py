@@ -22,7 +22,7 @@ import pytest
 from conformance.checks import profiles, recording
 from conformance.contract.catalogue import chosen, in_order
 from conformance.contract.requirement import Requirement
-from conformance.errors import LoadError, contain_interrupts
+from conformance.errors import LoadError, contain_interrupts, safe_text
 from conformance.isolation import memory
 from conformance.isolation.breaker import Breaker
 from conformance.isolation.containment import Containment, open_output
@@ -273,6 +273,12 @@ class Run:
             self.containment.leave(entry.id)
             memory.release(len(self.entries))
         return result
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """End a worker whose pytest is broken: the cell that it was in is the layer's."""
+        if self.worker is not None and self.containment.prepared:
+            self.breaker.broken(f"{excinfo.typename}: {safe_text(excinfo.value)}")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

@@ -30,6 +30,8 @@ __all__ = ["Workers", "why_a_worker"]
 _GRACE = 5.0
 # A cell whose workers die before they begin it is given to so many others.
 _MOST_TRIES = 10
+# Beyond the time limit of a cell, for a worker that starts.
+_SILENCE = 60.0
 
 
 def why_a_worker(config: pytest.Config) -> str:
@@ -84,6 +86,10 @@ class Workers:
         self._strangers: dict[str, str] = {}
         self._tries: Counter[str] = Counter()
         self._stop = threading.Event()
+        self._nodes: set[Any] = set()
+        self._heard = time.monotonic()
+        self._silent: set[Any] = set()
+        self._last_was_silent = False
 
     def pytest_sessionstart(self) -> None:
         """Watch over workers that do not end by themselves."""
@@ -99,15 +105,30 @@ class Workers:
                 if is_child(pid):
                     with contextlib.suppress(OSError):
                         os.kill(pid, signal.SIGKILL)
+            # One that runs its cells, and of which nothing comes back, holds the run up for ever.
+            if time.monotonic() - self._heard > self.breaker.time_limit + _SILENCE:
+                self._heard = time.monotonic()
+                self._silent = set(self._nodes)
+                for node in self._silent:
+                    _end(node)
+
+    def pytest_runtest_logreport(self) -> None:
+        """Something has come from a worker."""
+        self._heard = time.monotonic()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodeready(self, node: Any) -> None:
         """A worker has started."""
+        self._heard = time.monotonic()
+        self._nodes.add(node)
         remote_workers.notice_silence(node.gateway)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         """A worker has ended; if it died, pytest-xdist starts another one in its place."""
+        self._heard = time.monotonic()
+        self._nodes.discard(node)
+        self._last_was_silent = node in self._silent
         lost = remote_workers.stay_here_if_lost(node.gateway.spec) if error else ""
         if lost:
             print(
@@ -127,6 +148,7 @@ class Workers:
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """A worker, wherever it is, begins an item."""
+        self._heard = time.monotonic()
         self._begun[nodeid] = time.monotonic()
 
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
@@ -140,7 +162,8 @@ class Workers:
             return
         entry, row = found
         retired = self.breaker.has_retired(entry.id, row.id)
-        if retired or (begun is None and self._tries[crashitem] < _MOST_TRIES):
+        idle = begun is None and not self.breaker.has_begun(entry.id, row.id)
+        if retired or (idle and self._tries[crashitem] < _MOST_TRIES):
             # It had not begun, so that its layer has no part in that.
             self._tries[crashitem] += not retired
             report.outcome = _AGAIN  # type: ignore[assignment]  # neither passed nor failed
@@ -149,7 +172,8 @@ class Workers:
         pid = self.breaker.process_in(entry.id, row.id)
         seconds = 0.0 if begun is None else time.monotonic() - begun
         how = ended(pid) if pid is not None else ""
-        outcome, reason = self.breaker.died(entry.id, row.id, seconds, how)
+        silent = self._last_was_silent
+        outcome, reason = self.breaker.died(entry.id, row.id, seconds, how, silent=silent)
         self.receive(Cell(entry.id, row.id, str(row.level), outcome, reason=reason), entry, row)
 
     def pytest_report_teststatus(
@@ -159,6 +183,15 @@ class Workers:
         if report.outcome != _AGAIN:
             return None
         return _AGAIN, "R", ("RERUN", {"yellow": True})
+
+
+def _end(node: Any) -> None:
+    """End the process of a worker; execnet has no public way to one that does not answer."""
+    process = getattr(getattr(node.gateway, "_io", None), "popen", None)
+    if process is not None:
+        process.kill()
+    else:
+        node.gateway.exit()
 
 
 _AGAIN = "rerun"

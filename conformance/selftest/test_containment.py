@@ -21,7 +21,6 @@ from conformance.checks.require import NotApplicable, during, not_applicable
 from conformance.errors import Violation, safe_text
 from conformance.isolation import snapshot
 from conformance.isolation.containment import Containment
-from conformance.isolation.originals import Originals
 from conformance.layers.registry import Entry
 
 ENTRY = Entry("a/mine.py:Dense", "mine.py:Dense", "a/mine.py:Dense")
@@ -37,6 +36,8 @@ CHANGES: dict[str, Callable[[], object]] = {
     "the warning filters changed": lambda: warnings.simplefilter("error"),
     "the working directory changed": lambda: os.chdir("/"),
     "the handling of floating-point errors (numpy.seterr) changed": lambda: np.seterr(all="raise"),
+    "how modules are found (sys.meta_path, sys.path_hooks) changed": sys.meta_path.clear,
+    "entries of sys.path were removed": sys.path.clear,
     "numpy.dot was replaced": lambda: setattr(np, "dot", print),
 }
 
@@ -55,20 +56,44 @@ def test_a_change_is_named_and_put_back(said: str, tmp_path: Path) -> None:
 
 def test_functions_methods_and_modules_are_put_back() -> None:
     """Wherever in the shared libraries they are."""
-    originals = Originals()
-    originals.learn()
-    assert originals.put_back() == []
+    shared = snapshot.SharedCode()
+    shared.learn()
+    assert shared.put_back() == []
     module, function, method = sys.modules["json"], json.dumps, random.Random.random
     json.dumps = print  # type: ignore[assignment]
     random.Random.seed = print  # type: ignore[assignment, method-assign]
     sys.modules["json"] = sys.modules["random"]
-    found = originals.put_back()
+    found = shared.put_back()
     assert found[0] == "the module json was replaced"
     assert set(found[1:]) == {"json.dumps was replaced", "random.Random.seed was replaced"}
     assert sys.modules["json"] is module
     assert json.dumps is function
     assert random.Random.random is method
-    assert originals.put_back() == []
+    assert shared.put_back() == []
+
+
+def test_what_a_function_is_made_of_is_put_back() -> None:
+    """Its code and its default values, and the rules by which JAX lowers a primitive."""
+    from flax import nnx
+    from jax._src.interpreters import mlir
+
+    shared = snapshot.SharedCode()
+    shared.learn()
+    keywords = nnx.Linear.__init__.__kwdefaults__ or {}
+    primitive = next(iter(mlir._lowerings))
+    rule, code, bias = mlir._lowerings[primitive], json.dumps.__code__, keywords["use_bias"]
+    keywords["use_bias"] = not bias
+    mlir._lowerings[primitive] = print  # type: ignore[assignment]
+    json.dumps.__code__ = (lambda *a, **k: "").__code__
+    assert set(shared.put_back()) == {
+        "the code of json.dumps was replaced",
+        "the default values of flax.nnx.nn.linear.Linear.__init__ changed",
+        f"jax._src.interpreters.mlir._lowerings[{primitive}] was replaced",
+    }
+    assert mlir._lowerings[primitive] is rule
+    assert json.dumps.__code__ is code
+    assert (nnx.Linear.__init__.__kwdefaults__ or {})["use_bias"] is bias
+    assert shared.put_back() == []
 
 
 def test_an_import_is_told_by_what_it_changed() -> None:
