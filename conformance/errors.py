@@ -12,6 +12,10 @@ ConformanceError            the root: catch this one
 from __future__ import annotations
 
 import re
+import sysconfig
+import traceback
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 __all__ = [
@@ -26,8 +30,10 @@ __all__ = [
     "WrongCondition",
     "by_user",
     "contain_interrupts",
+    "is_layers_file",
     "printable",
     "printable_values",
+    "raised_by_layer",
     "safe_text",
 ]
 
@@ -167,6 +173,33 @@ def printable_values(value: Any) -> Any:
     if isinstance(value, list):
         return [printable_values(item) for item in value]
     return value
+
+
+# What is between a check and the layer's own code.
+_OTHERS = {
+    *("jax", "jaxlib", "flax", "numpy", "optax", "orbax", "hypothesis", "_hypothesis_globals.py"),
+    *("_pytest", "pluggy", "pytest", "xdist", "execnet", "conformance"),
+}
+
+
+@lru_cache
+def is_layers_file(name: str) -> bool:
+    """Return whether a file is the layer's own: not the suite's, and no library under both."""
+    file = Path(name)
+    own = Path(__file__).resolve().parent
+    if own in file.parents or not file.is_absolute():
+        return False
+    for kind in ("purelib", "platlib"):
+        site = Path(sysconfig.get_path(kind))
+        if site in file.parents:
+            return file.relative_to(site).parts[0] not in _OTHERS
+    return Path(sysconfig.get_path("stdlib")) not in file.parents
+
+
+def raised_by_layer(error: BaseException) -> bool:
+    """Return whether an exception, of whatever type, has come out of the layer's own code."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(is_layers_file(frame.f_code.co_filename) for frame in frames)
 
 
 _contained = False

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from conformance.checks import recording
-from conformance.errors import Violation, by_user, safe_text
+from conformance.errors import Violation, by_user, raised_by_layer, safe_text
 from conformance.jax_setup.lazy import jax
 
 __all__ = [
@@ -44,23 +44,27 @@ def during(action: str, cause: str = "") -> Iterator[None]:
     try:
         yield
     except Violation as violation:
+        if raised_by_layer(violation):
+            raise _raised(action, violation, cause) from violation
         if cause:
             # This is what the check is about, so that it is no obstacle on the way to it.
             violation.cause, violation.obstacle = violation.cause or cause, False
             violation.cause_id = getattr(violation.cause, "id", "")
         raise
-    except NotApplicable:
-        raise
     except BaseException as error:
-        if by_user(error):
+        if by_user(error) or (isinstance(error, NotApplicable) and not raised_by_layer(error)):
             raise
         if _refused_by_configuration(error):
             not_applicable(
                 'jax_numpy_rank_promotion="raise" is in force, and refuses what the layer does: '
                 "dtypes/rank-promotion"
             )
-        message = f"{action} raised {type(error).__name__}: {safe_text(error, 300)}"
-        raise Violation(message, accepted="no exception", cause=cause) from error
+        raise _raised(action, error, cause) from error
+
+
+def _raised(action: str, error: BaseException, cause: str) -> Violation:
+    message = f"{action} raised {type(error).__name__}: {safe_text(error, 300)}"
+    return Violation(message, accepted="no exception", cause=cause)
 
 
 _about_rank_promotion = contextvars.ContextVar("about_rank_promotion", default=False)

@@ -20,7 +20,7 @@ import pytest
 
 from conformance.checks import precision, recording
 from conformance.contract.requirement import requirement_of
-from conformance.errors import LoadError, by_user, safe_text
+from conformance.errors import LoadError, Violation, by_user, raised_by_layer, safe_text
 from conformance.isolation import snapshot
 from conformance.jax_setup import compile_cache, mlir_context
 from conformance.layers.registry import Entry
@@ -116,7 +116,12 @@ class Containment:
         try:
             with open_output():
                 return (yield)
-        except (Exception, pytest.skip.Exception):
+        except pytest.skip.Exception as skipped:
+            if not raised_by_layer(skipped):
+                raise
+            said = f"the layer raised {type(skipped).__name__}: {safe_text(skipped.msg)}"
+            raise Violation(said, accepted="no exception") from skipped
+        except Exception:
             raise
         except BaseException as error:
             if by_user(error):

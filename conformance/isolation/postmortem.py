@@ -6,17 +6,14 @@ import os
 import re
 import signal
 import sys
-import sysconfig
 import time
 from pathlib import Path
+
+from conformance.errors import is_layers_file
 
 __all__ = ["ended", "is_child", "last_words"]
 
 _FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>.+)$', re.M)
-_OTHERS = {
-    *("jax", "jaxlib", "flax", "numpy", "hypothesis", "_hypothesis_globals.py"),
-    *("_pytest", "pluggy", "pytest", "xdist", "execnet", "conformance"),
-}
 _PATIENCE = 1.0
 
 
@@ -28,21 +25,10 @@ def last_words(text: str) -> str:
     # The main thread is the last one, and where a fault occurred, the one that is current.
     for stack in reversed(re.split(r"^(?:Current t|T)hread ", text, flags=re.M)):
         for frame in _FRAME.finditer(stack):
-            if _is_the_layers(Path(frame["file"])):
+            if is_layers_file(frame["file"]):
                 name = Path(frame["file"]).name
                 return f"{name}, line {frame['line']}, in {frame['function']}"
     return ""
-
-
-def _is_the_layers(file: Path) -> bool:
-    own = Path(__file__).resolve().parents[1]
-    if own in file.parents or not file.is_absolute():
-        return False
-    for kind in ("purelib", "platlib"):
-        site = Path(sysconfig.get_path(kind))
-        if site in file.parents:
-            return file.relative_to(site).parts[0] not in _OTHERS
-    return Path(sysconfig.get_path("stdlib")) not in file.parents
 
 
 def ended(pid: int) -> str:

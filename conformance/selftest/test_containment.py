@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,6 +133,21 @@ def test_whatever_a_layer_raises_is_its_failure(kind: type[BaseException]) -> No
         raise kind("no")
     with pytest.raises(NotApplicable), during("calling"):
         not_applicable("why")
+
+
+@pytest.mark.parametrize("raised", ["NotApplicable", "Violation", "pytest.skip.Exception"])
+def test_a_layer_cannot_speak_for_the_suite(raised: str, tmp_path: Path) -> None:
+    """Whatever its type is, what comes out of a layer's code is the layer's."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import pytest\nfrom conformance.checks.require import NotApplicable, Violation\n"
+        f"def call(): raise {raised}('not me')\n"
+    )
+    found: dict[str, Any] = {}
+    exec(compile(path.read_text(), str(path), "exec"), found)
+    name = raised.replace("pytest.skip.Exception", "Skipped")
+    with pytest.raises(Violation, match=f"calling raised {name}: not me"), during("calling"):
+        found["call"]()
 
 
 def test_the_users_interrupt_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
