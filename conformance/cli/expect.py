@@ -2,64 +2,97 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from conformance.results.cell import Cell, Outcome
-from conformance.results.expected import TABLE
+from conformance.contract.catalogue import has_cases
+from conformance.contract.requirement import SHOULD
+from conformance.errors import UsageError, printable, safe_text
+from conformance.layers.expected_failure import Expected
+from conformance.results.cell import Cell
+from conformance.results.expected import require_right
 from conformance.results.file import read
+from conformance.results.outcome import Outcome
 from conformance.results.verdict import Verdict
 
 __all__ = ["proposals", "propose"]
 
 
 def propose(path: Path | str) -> int:
-    """Print what a ``pyproject.toml`` has to say so that this run would pass; always 0.
+    """Print what a ``pyproject.toml`` has to say so that this run would pass; return 0.
 
     Raises
     ------
     ResultsError
         If the results file cannot be used.
     """
-    print("\n".join(proposals(read(path).verdict)))
+    sys.stdout.write("\n".join(proposals(read(path).verdict)) + "\n")
     return 0
 
 
 def proposals(verdict: Verdict) -> Iterator[str]:
-    """The lines: an entry for each failure, and a remark for each expectation that is outlived."""
+    """Yield an entry for each failure, and a remark for each expectation that is outdated.
+
+    Every entry is one that a run accepts.
+    """
     names = {entry.id: entry.name for entry in verdict.entries}
-    told = False
-    for cell in verdict.cells:
+    found = False
+    for cell in verdict.own:
         name = names[cell.implementation]
         if cell.outcome == Outcome.FAILED:
-            told = True
+            found = True
             yield from _entry(cell, name)
         elif cell.outcome == Outcome.UNEXPECTED_PASS:
-            told = True
-            yield f"# Remove the expectation of {cell.requirement} on {name}: it passes now."
-    for cell in verdict.cells:
+            found = True
+            yield _remark(f"Remove the expectation of {cell.requirement} on {name}: it passes now.")
+    for cell in verdict.own:
         if cell.outcome in (Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.ERROR):
-            told = True
-            yield f"# {cell.requirement} on {names[cell.implementation]} {cell.outcome}: that is "
-            yield "# never expected."
-    if not told:
+            found = True
+            name = names[cell.implementation]
+            yield _remark(f"{cell.requirement} on {name}: {cell.outcome}, which is never expected.")
+    if not found:
         yield "# Nothing fails that is not expected, and every expectation still fails."
+
+
+def _remark(text: str) -> str:
+    """Return a comment of one line: a name with a newline in it must not end it."""
+    return f"# {' '.join(printable(text).split())}"
 
 
 def _entry(cell: Cell, name: str) -> Iterator[str]:
     # A reason is what a person has to give; what was found is where to start.
-    yield f"[[{TABLE}]]"
-    yield f"implementation = {_toml(name)}"
-    yield f"requirement = {_toml(cell.requirement)}"
-    yield f"reason = {_toml(cell.cause or cell.message)}"
-    if cell.case:
-        inside = ", ".join(f"{key} = {_toml(value)}" for key, value in cell.case.items())
-        yield f"witness = {{ {inside} }}"
-    yield ""
+    reason = safe_text(cell.cause or cell.message or cell.reason or "known")
+    expected = Expected(cell.requirement, reason, implementation=name)
+    try:
+        require_right([expected], "expect")
+    except UsageError as error:
+        yield _remark(f"This version cannot expect {cell.requirement} on {name}: {error}")
+        return
+    if cell.case and has_cases(cell.requirement):
+        with_case = replace(expected, witness=cell.case)
+        try:
+            require_right([with_case], "expect")
+            expected = with_case
+        except UsageError:
+            pass  # without the case the requirement is checked as ever
+    if cell.level == SHOULD:
+        yield "# A recommendation, which fails a run with --strict only."
+    yield _toml(expected)
 
 
-def _toml(value: Any) -> str:
-    """A string, number or list as TOML, which writes these three as JSON does."""
-    return json.dumps(value, ensure_ascii=False)
+def _toml(expected: Expected) -> str:
+    import tomlkit
+
+    table = tomlkit.table()
+    table["implementation"] = expected.implementation
+    table["requirement"] = expected.requirement
+    table["reason"] = expected.reason
+    if expected.witness is not None:
+        witness = tomlkit.inline_table()
+        witness.update(dict(expected.witness))
+        table["witness"] = witness
+    entries = tomlkit.aot()
+    entries.append(table)
+    return tomlkit.dumps({"tool": {"dense-conformance": {"expect": entries}}})

@@ -11,7 +11,7 @@ from functools import lru_cache
 from conformance.contract.requirement import AREAS, COMPARING, Requirement, requirement_of
 from conformance.errors import UsageError
 
-__all__ = ["catalogue", "chosen", "in_order", "rests_on"]
+__all__ = ["catalogue", "chosen", "has_cases", "in_order", "rests_on"]
 
 
 @lru_cache(maxsize=1)
@@ -82,6 +82,15 @@ def chosen(patterns: Sequence[str]) -> tuple[Requirement, ...]:
             hint = f"did you mean {' or '.join(near)}?" if near else "see: dense-conformance list"
             raise UsageError(f"no requirement matches {pattern!r}; {hint}")
     return tuple(row for row in rows if not patterns or any(names(p, row) for p in patterns))
+
+
+def has_cases(id: str) -> bool:
+    """Return whether the check of a requirement draws cases, so that one of them can fail."""
+    row = next((row for row in catalogue() if row.id == id), None)
+    if row is None:
+        return False
+    module = importlib.import_module(f"conformance.suite.test_{row.area}")
+    return hasattr(getattr(module, row.test), "__draws__")
 
 
 def in_order(rows: Iterable[Requirement]) -> tuple[Requirement, ...]:

@@ -7,13 +7,14 @@ so that no expectation outlives its cause. What crashes is never expected.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from conformance.errors import LoadError, UsageError, WrongCondition
+from conformance.errors import LoadError, UsageError, WrongCondition, safe_text
 from conformance.layers.expected_failure import Expected
 from conformance.layers.registry import Entry, registered, split_variant
 from conformance.results.conditions import holds, require_possible
@@ -53,64 +54,100 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def from_project(path: Path) -> tuple[Expected, ...]:
-    """What the ``pyproject.toml`` there expects; nothing where there is none.
+    """Return what the ``pyproject.toml`` there expects; nothing where there is none.
 
     Raises
     ------
     UsageError
-        If an entry is not what it has to be.
+        If an entry is not what it has to be; the message begins with its place in the file.
     """
+    return tuple(expected for _, expected in _placed(path))
+
+
+_HEADER = re.compile(r"\s*\[\[\s*tool\s*\.\s*[\"']?dense-conformance[\"']?\s*\.\s*[\"']?expect\b")
+
+
+def _placed(path: Path) -> list[tuple[str, Expected]]:
+    """Return each entry with its place: the file and the line, where the line can be told."""
     found = _own(_document(path)).get("expect", [])
     if not isinstance(found, list):
         raise UsageError(f"{path}: write [[{TABLE}]], a table for each expected failure")
+    if not found:
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    places = [f"{path}:{n}" for n, line in enumerate(lines, start=1) if _HEADER.match(line)]
+    if len(places) != len(found):
+        # An array of inline tables, or a text that looks like a header.
+        places = [f"{path}: {TABLE} number {number}" for number in range(1, len(found) + 1)]
+    return [(place, _read(entry, place)) for place, entry in zip(places, found, strict=True)]
+
+
+def _read(entry: Any, place: str) -> Expected:
     known = {each.name for each in fields(Expected)}
-    expected = []
-    for number, entry in enumerate(found, start=1):
-        place = f"{path}: {TABLE} number {number}"
-        if not isinstance(entry, dict) or not entry.get("implementation"):
-            raise UsageError(f"{place} does not say whose failure it is: implementation = ...")
-        if unknown := sorted(entry.keys() - known):
-            raise UsageError(
-                f"{place} has the unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"
-            )
-        missing = [name for name in ("requirement", "reason") if not entry.get(name)]
-        if missing:
-            raise UsageError(f"{place} has no {missing[0]}")
-        expected.append(Expected(**entry))
-    return tuple(expected)
+    if not isinstance(entry, dict) or not entry.get("implementation"):
+        raise UsageError(f"{place}: does not say whose failure it is: implementation = ...")
+    if unknown := sorted(entry.keys() - known):
+        raise UsageError(
+            f"{place}: has the unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"
+        )
+    for name in ("requirement", "reason"):
+        if not entry.get(name):
+            raise UsageError(f"{place}: has no {name}")
+    for name in known - {"witness"}:
+        if not isinstance(entry.get(name, ""), str):
+            raise UsageError(f"{place}: {name} is text, found {safe_text(entry[name], 60)}")
+    return Expected(**entry)
 
 
-def require_right(expected: Sequence[Expected], where: str) -> None:
+def require_right(expected: Sequence[Expected], where: str | Sequence[str]) -> None:
     """Require every expectation to speak of something that can happen.
+
+    Parameters
+    ----------
+    expected
+        The expectations.
+    where
+        Where they stand, for messages: one place for all, or one for each.
 
     Raises
     ------
     UsageError
-        If one names no requirement, gives no reason, stands twice, or has a condition that
-        cannot be read or is never met by what the suite supports.
+        If one names no requirement, gives no reason, stands twice, has a condition that cannot be
+        read or is never met by what the suite supports, or a case where the check draws none.
     """
-    from conformance.contract.catalogue import catalogue
-
-    known = [row.id for row in catalogue()]
+    places = [where] * len(expected) if isinstance(where, str) else where
     seen = set()
-    for each in expected:
-        place = f"{where}: the expected failure of {each.requirement}"
-        if each.requirement not in known:
-            near = difflib.get_close_matches(each.requirement, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"{place}: that is no requirement{hint}")
-        if not each.reason.strip():
-            raise UsageError(f"{place} has no reason")
+    for each, at in zip(expected, places, strict=True):
+        whose = f" of {each.implementation}" if each.implementation else ""
+        _require_right(each, f"{at}: the expected failure of {each.requirement}{safe_text(whose)}")
         key = (each.implementation, each.requirement, each.when)
         if key in seen:
-            raise UsageError(f"{place} stands twice")
+            raise UsageError(f"{at}: the expected failure of {each.requirement} stands twice")
         seen.add(key)
-        try:
-            require_possible(each.when)
-        except WrongCondition as error:
-            raise UsageError(f"{place}: {error}") from None
-        if each.witness is not None:
-            _require_case(each.witness, place)
+
+
+def _require_right(each: Expected, place: str) -> None:
+    from conformance.contract.catalogue import catalogue, has_cases
+
+    known = [row.id for row in catalogue()]
+    if each.requirement not in known:
+        near = difflib.get_close_matches(each.requirement, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"{place}: that is not a requirement{hint}")
+    if not each.reason.strip():
+        raise UsageError(f"{place} has no reason")
+    try:
+        require_possible(each.when)
+    except WrongCondition as error:
+        raise UsageError(f"{place}: {error}") from None
+    if each.witness is None:
+        return
+    _require_case(each.witness, place)
+    if not has_cases(each.requirement):
+        raise UsageError(
+            f"{place}: it has a witness, and this requirement is not checked case by case; "
+            "remove the witness"
+        )
 
 
 def _require_case(witness: Any, place: str) -> None:
@@ -120,6 +157,11 @@ def _require_case(witness: Any, place: str) -> None:
             f"{place}: a witness is a case as a results file has it, with in_features and "
             f"out_features, and of {', '.join(sorted(_CASE - sizes))} what matters"
         )
+    lead = witness.get("lead", [])
+    numbers = [value for name, value in witness.items() if name != "lead"]
+    numbers += lead if isinstance(lead, list | tuple) else [lead]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise UsageError(f"{place}: in a witness all numbers are integers, 0 or larger")
 
 
 @dataclass
@@ -146,11 +188,12 @@ class Expectations:
         UsageError
             If one is wrong, or is about an implementation that does not exist.
         """
-        found = from_project(path)
-        if found:
-            require_right(found, str(path))
-            _require_known(found, path, entries)
-        return cls(found)
+        placed = _placed(path)
+        if placed:
+            places, found = zip(*placed, strict=True)
+            require_right(found, places)
+            _require_known(placed, entries)
+        return cls(tuple(expected for _, expected in placed))
 
     def as_plain(self) -> list[dict[str, Any]]:
         """The project's, as JSON values."""
@@ -202,15 +245,15 @@ def _names(entry: Entry) -> set[str]:
     return {entry.id, entry.name, entry.spec}
 
 
-def _require_known(found: Sequence[Expected], path: Path, entries: Sequence[Entry]) -> None:
+def _require_known(placed: Iterable[tuple[str, Expected]], entries: Sequence[Entry]) -> None:
     known = set().union(*(_names(entry) for entry in (*entries, *registered())))
-    for each in found:
+    for place, each in placed:
         base, _ = split_variant(each.implementation)
         # A place in a file, or in a module, may be that of another run.
         if not {each.implementation, base} & known and ":" not in base:
             near = difflib.get_close_matches(base, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(
-                f"{path}: the expected failure of {each.requirement} is of "
-                f"{each.implementation!r}, which is no implementation{hint}"
+                f"{place}: the expected failure of {each.requirement} is of "
+                f"{each.implementation!r}, which is not an implementation{hint}"
             )

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -68,17 +69,28 @@ def cell(outcome: Outcome, level: str = "MUST") -> Cell:
             "witness = { size = 3 }",
             "a witness is a case",
         ),
+        (
+            'implementation = "a:B"\nrequirement = "forward/zero-input"\nreason = "x"\n'
+            "witness = { in_features = 1.5, out_features = 2 }",
+            "all numbers are integers",
+        ),
+        (
+            'implementation = "a:B"\nrequirement = "initialization/kernel-variance"\n'
+            'reason = "x"\nwitness = { in_features = 1, out_features = 2 }',
+            "remove the witness",
+        ),
+        ('implementation = "a:B"\nrequirement = 3\nreason = "x"', "requirement is text, found 3"),
     ],
 )
 def test_a_wrong_expectation_is_refused_in_one_line(tmp_path: Path, entry: str, said: str) -> None:
     """The line names the file, and says what is wrong."""
     path = tmp_path / "pyproject.toml"
-    path.write_text(f"[[tool.dense-conformance.expect]]\n{entry}\n")
+    path.write_text(f"\n[[tool.dense-conformance.expect]]\n{entry}\n")
     with pytest.raises(UsageError) as refusal:
         Expectations.of_project(path, [])
     message = str(refusal.value)
     assert said in message
-    assert message.startswith(str(path))
+    assert message.startswith(f"{path}:2: ")
     assert "\n" not in message
 
 
@@ -196,7 +208,7 @@ def test_a_run_from_failure_to_expectation_and_back(tmp_path: Path) -> None:
     proposed = run("expect", "r.json").stdout
     assert 'implementation = "layers.py:Bad"' in proposed
     assert 'reason = "the bias is subtracted instead of added"' in proposed
-    assert "witness = { in_features = 1" in proposed
+    assert "witness = {in_features = 1" in proposed
     (tmp_path / "pyproject.toml").write_text(
         proposed + proposed.replace("layers.py:Bad", "layers.py:Good")
     )
@@ -216,3 +228,27 @@ def test_proposals_of_a_clean_run_are_none() -> None:
     """It says so, as a comment."""
     (line,) = proposals(Verdict((ENTRY,), (), (cell(Outcome.PASSED),)))
     assert line.startswith("# Nothing fails")
+
+
+@pytest.mark.parametrize("name", ['x"\n[tool.evil]\ny = 1\n# ', "a:B\n]]", "\x1b[2Jx\u202e", "\\'"])
+def test_what_is_proposed_is_what_a_run_accepts(tmp_path: Path, name: str) -> None:
+    """Whatever the layer is called and says, and whether its requirement draws cases or not."""
+    entry = Entry(name, name, f"{name}:Dense")
+    case = {"in_features": 1, "out_features": 2, "seed": 0, "values": 0, "lead": [8]}
+    cells = [
+        Cell(name, id, level, Outcome.FAILED, message=name, cause=name, case=case)
+        for id, level in (
+            ("initialization/kernel-variance", "MUST"),
+            ("forward/zero-input", "MUST"),
+            ("state/pickles", "SHOULD"),
+        )
+    ]
+    cells.append(Cell(name, "forward/additive", "MUST", Outcome.UNEXPECTED_PASS))
+    cells.append(Cell(name, "forward/homogeneous", "MUST", Outcome.CRASHED))
+    path = tmp_path / "pyproject.toml"
+    path.write_text("\n".join(proposals(Verdict((entry,), (), tuple(cells)))), encoding="utf-8")
+    found = Expectations.of_project(path, [entry]).project
+    assert [each.requirement for each in found] == [cell.requirement for cell in cells[:3]]
+    assert [each.witness is not None for each in found] == [False, True, True]
+    assert {each.implementation for each in found} == {name}
+    assert set(tomllib.loads(path.read_text(encoding="utf-8"))) == {"tool"}

@@ -1,0 +1,89 @@
+"""What pytest's own items, last line and exit code say is what the verdict says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LAYERS = """
+from flax import nnx
+
+
+class Loud(nnx.Linear):
+    '''Its kernel is too wide, so that neither variance nor law hold.'''
+
+    def __init__(self, in_features, out_features, rngs):
+        super().__init__(in_features, out_features, rngs=rngs)
+        self.kernel[...] = 2 * self.kernel[...]
+
+
+class Unpicklable(nnx.Linear):
+    def __reduce_ex__(self, protocol):
+        raise TypeError("this layer cannot be pickled")
+"""
+
+EXPECTED = """
+[[tool.dense-conformance.expect]]
+implementation = "layers.py:Loud"
+requirement = "initialization/kernel-variance"
+reason = "on purpose"
+"""
+
+
+def run(folder: Path, layer: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """pytest itself on the suite, in a folder with the layers and no other tests."""
+    (folder / "layers.py").write_text(LAYERS, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "--pyargs", "conformance.suite", "-n", "0"]
+    command += [f"--rootdir={folder}", f"--conformance-impl=layers.py:{layer}"]
+    return subprocess.run(
+        [*command, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_what_follows_from_an_expected_failure_is_expected(tmp_path: Path) -> None:
+    """No item fails, the exit code is 0, and the last line of the verdict says so."""
+    (tmp_path / "pyproject.toml").write_text(EXPECTED, encoding="utf-8")
+    done = run(tmp_path, "Loud", "-k", "kernel_variance or kernel_law")
+    assert done.returncode == 0, done.stdout
+    assert "conforms: MUST 0/2; 2 expected failures" in done.stdout.splitlines()
+    assert "FAILED" not in done.stdout
+    assert "could not be checked because of this" in done.stdout
+    (tmp_path / "pyproject.toml").write_text("", encoding="utf-8")
+    done = run(tmp_path, "Loud", "-k", "kernel_variance or kernel_law")
+    assert done.returncode == 1
+    assert "does not conform: MUST 0/2" in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("strict", ["", "option", "project"])
+def test_a_recommendation_fails_a_strict_run_only(tmp_path: Path, strict: str) -> None:
+    """By the option, or by the project's settings."""
+    if strict == "project":
+        text = "[tool.dense-conformance]\nstrict = true\n"
+        (tmp_path / "pyproject.toml").write_text(text, encoding="utf-8")
+    options = ["--conformance-strict"] if strict == "option" else []
+    done = run(tmp_path, "Unpicklable", "-k", "pickles or zero_input", *options)
+    assert done.returncode == (1 if strict else 0), done.stdout
+    assert ("FAILED" in done.stdout) == bool(strict)
+    assert ("NOT MET   state/pickles" in done.stdout) == (not strict)
+    sentence = "does not conform: MUST 1/1, SHOULD 0/1" if strict else "conforms: MUST 1/1; 1 recom"
+    assert sentence in done.stdout
+
+
+def test_nothing_checked_is_not_a_success(tmp_path: Path) -> None:
+    """Neither where everything is deselected, nor where nothing applies."""
+    done = run(tmp_path, "Loud", "-k", "no_such_requirement")
+    assert done.returncode == 2, done.stdout
+    assert "nothing was checked" in done.stdout.splitlines()
+    done = run(tmp_path, "Loud", "--conformance-requirement=exercise/vector-out")
+    assert done.returncode == 2, done.stdout
+    assert "nothing was checked" in done.stdout.splitlines()
+
+
+def test_what_is_deselected_is_not_missing(tmp_path: Path) -> None:
+    """Of the one row that is left, the verdict is complete."""
+    done = run(tmp_path, "Loud", "-k", "zero_input")
+    assert done.returncode == 0, done.stdout
+    assert "conforms: MUST 1/1" in done.stdout.splitlines()
