@@ -88,7 +88,8 @@ class Exchange:
         if spared:
             # Of pytest's own outcomes this is the one for what does not hold and fails nothing.
             report.outcome, report.wasxfail = "skipped", spared
-            report.conformance_word = word(cell, strict=self.run.strict)  # type: ignore[attr-defined]
+            named = word(cell, strict=self.run.strict)
+            report.conformance_word = "blocked" if named == Outcome.FAILED else named  # type: ignore[attr-defined]  # travels with the report
         return report
 
     def _spared(self, entry: Entry, row: Requirement, cell: Cell) -> str:
