@@ -1,5 +1,7 @@
 """Correct but unusual layers: whatever the suite says against one of them is a false alarm."""
 
+from __future__ import annotations
+
 import importlib
 import pkgutil
 
@@ -7,12 +9,18 @@ __all__ = ["all_correct"]
 
 
 def all_correct() -> list[str]:
-    """The ``module:attribute`` of every correct layer of this package, in a fixed order.
+    """Return the ``module:attribute`` of every correct layer of this package, in a fixed order.
 
-    Imports the layers only when called. A module of this package lists its layers in ``__all__``.
+    Imports the layers only when called. Every public name that a module of this package defines is
+    a layer, unless the module lists its layers in ``__all__``.
     """
     specs = []
     for module_name in sorted(info.name for info in pkgutil.iter_modules(__path__)):
         module = importlib.import_module(f"{__name__}.{module_name}")
-        specs += [f"{module.__name__}:{attribute}" for attribute in module.__all__]
+        own = [
+            name
+            for name, value in vars(module).items()
+            if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
+        ]
+        specs += [f"{module.__name__}:{name}" for name in getattr(module, "__all__", sorted(own))]
     return specs

@@ -1,5 +1,7 @@
 """Other ways to write a constructor: names, kinds of arguments, defaults, dataclasses."""
 
+from __future__ import annotations
+
 import abc
 import dataclasses
 from collections.abc import Callable
@@ -11,18 +13,6 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from implementations.defects.base import CorrectDense, affine, scaled_normal
-
-__all__ = [
-    "AbstractBase",
-    "CallOptions",
-    "ConstructorDefaults",
-    "DataclassLayer",
-    "KeywordOnly",
-    "OtherArgumentNames",
-    "PositionalOnly",
-    "RngsPositional",
-    "SetInALoop",
-]
 
 
 class KeywordOnly(CorrectDense):
@@ -53,8 +43,8 @@ class OtherArgumentNames(CorrectDense):
         super().__init__(din, dout, rngs=rngs)
 
 
-def lecun_normal(key: Array, shape: tuple[int, int], dtype: Any, **options: Any) -> Array:
-    """The right kernel by the protocol of an initializer."""
+def _lecun_normal(key: Array, shape: tuple[int, int], dtype: Any, **options: Any) -> Array:
+    """Return the right kernel by the protocol of an initializer."""
     del options
     return scaled_normal(key, *shape).astype(dtype)
 
@@ -69,7 +59,7 @@ class ConstructorDefaults(CorrectDense):
         *,
         name: str = "dense",
         axes: tuple[int, ...] = (-1,),
-        kernel_init: Callable[..., Array] = lecun_normal,
+        kernel_init: Callable[..., Array] = _lecun_normal,
         metadata: Any = None,
         rngs: nnx.Rngs,
     ) -> None:
@@ -82,7 +72,6 @@ class ConstructorDefaults(CorrectDense):
         super().__init__(in_features, out_features, rngs=rngs)
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The initial kernel (in, out)."""
         return self.kernel_init(key, (in_features, out_features), jnp.float32)
 
 
@@ -90,7 +79,6 @@ class CallOptions(CorrectDense):
     """The call takes options with defaults, and its input has another name."""
 
     def __call__(self, inputs: ArrayLike, *, precision: Any = None, train: bool = False) -> Array:
-        """The output (..., out) for inputs (..., in)."""
         return jnp.matmul(inputs, self.kernel[...], precision=precision) + self.bias[...]
 
 
@@ -106,7 +94,6 @@ class SetInALoop(nnx.Module):
             setattr(self, name, nnx.Param(value))
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The output (..., out) for x (..., in)."""
         return affine(x, getattr(self, "kernel")[...], getattr(self, "bias")[...])  # noqa: B009
 
 
@@ -124,11 +111,10 @@ class DataclassLayer(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((self.out_features,), jnp.float32))
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The output (..., out) for x (..., in)."""
         return affine(x, self.kernel[...], self.bias[...])
 
 
-class AbstractLayer(nnx.Module, abc.ABC):
+class _AbstractLayer(nnx.Module, abc.ABC):
     """A layer of which only the call is known."""
 
     @abc.abstractmethod
@@ -136,7 +122,7 @@ class AbstractLayer(nnx.Module, abc.ABC):
         """The output for x."""
 
 
-class AbstractBase(AbstractLayer):
+class AbstractBase(_AbstractLayer):
     """The concrete class under an abstract one."""
 
     def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
@@ -144,5 +130,4 @@ class AbstractBase(AbstractLayer):
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The output (..., out) for x (..., in)."""
         return affine(x, self.kernel[...], self.bias[...])

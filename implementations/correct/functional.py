@@ -1,5 +1,7 @@
 """Layers that are given as an `Implementation`: pure functions, and conventions of their own."""
 
+from __future__ import annotations
+
 import functools
 import math
 from typing import Any
@@ -24,99 +26,50 @@ __all__ = [
 
 
 def dictionary(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:
-    """New parameters by name."""
+    """Return new parameters by name."""
     kernel = scaled_normal(jax.random.key(seed), in_features, out_features)
     return {"kernel": kernel, "bias": jnp.zeros((out_features,), jnp.float32)}
 
 
 def apply_dictionary(parameters: dict[str, Array], x: ArrayLike) -> Array:
-    """The output (..., out)."""
+    """Return the output (..., out)."""
     return affine(x, parameters["kernel"], parameters["bias"])
 
 
-pure_functions = Implementation(
-    name="pure functions",
-    init=dictionary,
-    apply=apply_dictionary,
-    kernel=lambda parameters: parameters["kernel"],
-    bias=lambda parameters: parameters["bias"],
-    with_parameters=lambda parameters, kernel, bias: {"kernel": kernel, "bias": bias},
-    library="jax",
-)
+def _implementation(name: str, **others: Any) -> Implementation:
+    """Return pure functions on a dictionary of kernel and bias, but for the others."""
+    functions: dict[str, Any] = {
+        "init": dictionary,
+        "apply": apply_dictionary,
+        "kernel": lambda parameters: parameters["kernel"],
+        "bias": lambda parameters: parameters["bias"],
+        "with_parameters": lambda parameters, kernel, bias: {"kernel": kernel, "bias": bias},
+    }
+    return Implementation(name=name, library="jax", **(functions | others))
 
 
-def pair(seed: Any, in_features: int, out_features: int) -> tuple[Array, Array]:
-    """New parameters without names."""
+def _pair(seed: Any, in_features: int, out_features: int) -> tuple[Array, Array]:
+    """Return new parameters without names."""
     parameters = dictionary(seed, in_features, out_features)
     return parameters["kernel"], parameters["bias"]
 
 
-tuple_of_parameters = Implementation(
-    name="tuple of parameters",
-    init=pair,
-    apply=lambda parameters, x: affine(x, *parameters),
-    kernel=lambda parameters: parameters[0],
-    bias=lambda parameters: parameters[1],
-    with_parameters=lambda parameters, kernel, bias: (kernel, bias),
-    convention=Convention(name="pairs", parameter_names=("0", "1")),
-    library="jax",
-)
-
-
-def transposed(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:
-    """New parameters, the kernel stored as (out, in)."""
+def _transposed(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:
+    """Return new parameters, the kernel stored as (out, in)."""
     parameters = dictionary(seed, in_features, out_features)
     return {"weight": parameters["kernel"].T, "bias": parameters["bias"]}
 
 
-stored_transposed = Implementation(
-    name="stored transposed",
-    init=transposed,
-    apply=lambda parameters, x: affine(x, parameters["weight"].T, parameters["bias"]),
-    kernel=lambda parameters: parameters["weight"].T,
-    bias=lambda parameters: parameters["bias"],
-    with_parameters=lambda parameters, kernel, bias: {"weight": kernel.T, "bias": bias},
-    convention=Convention(
-        name="rows are outputs", layout="out,in", parameter_names=("weight", "bias")
-    ),
-    library="jax",
-)
-
-without_bias = Implementation(
-    name="without bias",
-    init=lambda seed, in_features, out_features: {
-        "kernel": scaled_normal(jax.random.key(seed), in_features, out_features)
-    },
-    apply=lambda parameters, x: jnp.asarray(x) @ parameters["kernel"],
-    kernel=lambda parameters: parameters["kernel"],
-    with_parameters=lambda parameters, kernel, bias: {"kernel": kernel},
-    convention=Convention(name="no bias", use_bias=False),
-    library="jax",
-)
-
-
-def vector_only(parameters: dict[str, Array], x: ArrayLike) -> Array:
-    """The output (out,); batches are for vmap."""
+def _to_a_vector(parameters: dict[str, Array], x: ArrayLike) -> Array:
+    """Return the output (out,); batches are for vmap."""
     x = jnp.asarray(x)
     if x.ndim != 1:
         raise ValueError(f"x has shape {x.shape}; it should be a vector")
     return apply_dictionary(parameters, x)
 
 
-vectors_only = Implementation(
-    name="vectors only",
-    init=dictionary,
-    apply=vector_only,
-    kernel=lambda parameters: parameters["kernel"],
-    bias=lambda parameters: parameters["bias"],
-    with_parameters=lambda parameters, kernel, bias: {"kernel": kernel, "bias": bias},
-    convention=Convention(name="vectors only", ranks=(1,)),
-    library="jax",
-)
-
-
-def uniform(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:
-    """New parameters by LeCun's uniform law, the bias drawn from a third of it."""
+def _uniform(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:
+    """Return new parameters by LeCun's uniform law, the bias drawn from a third of it."""
     kernel_key, bias_key = jax.random.split(jax.random.key(seed))
     end = math.sqrt(3.0) * stddev(in_features)
     draw = functools.partial(jax.random.uniform, dtype=jnp.float32, minval=-end, maxval=end)
@@ -124,22 +77,48 @@ def uniform(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:
     return {"kernel": draw(kernel_key, (in_features, out_features)), "bias": bias}
 
 
-def ninth_of_fan_in_variance(fan_in: int, fan_out: int) -> float:
-    """1 / (9 fan_in): the bias has a third of the kernel's scale."""
+def _ninth_of_fan_in_variance(fan_in: int, fan_out: int) -> float:
+    """Return 1 / (9 fan_in): the bias has a third of the kernel's scale."""
     return 1 / fan_in / 9.0
 
 
-uniform_by_declaration = Implementation(
-    name="uniform by declaration",
-    init=uniform,
-    apply=apply_dictionary,
-    kernel=lambda parameters: parameters["kernel"],
-    bias=lambda parameters: parameters["bias"],
-    with_parameters=lambda parameters, kernel, bias: {"kernel": kernel, "bias": bias},
+pure_functions = _implementation("pure functions")
+tuple_of_parameters = _implementation(
+    "tuple of parameters",
+    init=_pair,
+    apply=lambda parameters, x: affine(x, *parameters),
+    kernel=lambda parameters: parameters[0],
+    bias=lambda parameters: parameters[1],
+    with_parameters=lambda parameters, kernel, bias: (kernel, bias),
+    convention=Convention(name="pairs", parameter_names=("0", "1")),
+)
+stored_transposed = _implementation(
+    "stored transposed",
+    init=_transposed,
+    apply=lambda parameters, x: affine(x, parameters["weight"].T, parameters["bias"]),
+    kernel=lambda parameters: parameters["weight"].T,
+    with_parameters=lambda parameters, kernel, bias: {"weight": kernel.T, "bias": bias},
+    convention=Convention("rows are outputs", layout="out,in", parameter_names=("weight", "bias")),
+)
+without_bias = _implementation(
+    "without bias",
+    init=lambda seed, n, m: {"kernel": scaled_normal(jax.random.key(seed), n, m)},
+    apply=lambda parameters, x: jnp.asarray(x) @ parameters["kernel"],
+    bias=None,
+    with_parameters=lambda parameters, kernel, bias: {"kernel": kernel},
+    convention=Convention(name="no bias", use_bias=False),
+)
+vectors_only = _implementation(
+    "vectors only",
+    apply=_to_a_vector,
+    convention=Convention(name="vectors only", ranks=(1,)),
+)
+uniform_by_declaration = _implementation(
+    "uniform by declaration",
+    init=_uniform,
     convention=Convention(
         name="LeCun uniform",
         kernel=Law.lecun_uniform(),
-        bias=Law.uniform(ninth_of_fan_in_variance, "1/(9 fan_in)"),
+        bias=Law.uniform(_ninth_of_fan_in_variance, "1/(9 fan_in)"),
     ),
-    library="jax",
 )

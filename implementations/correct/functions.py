@@ -1,5 +1,7 @@
 """Unusual solutions of the exercise: functions ``(seed, x, features)``."""
 
+from __future__ import annotations
+
 import functools
 import operator
 
@@ -11,16 +13,6 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from implementations.defects.base import CorrectDense, affine, layer_output, scaled_normal
-
-__all__ = [
-    "annotated_with_other_names",
-    "compiled_inside",
-    "linen_inside",
-    "nnx_linear_inside",
-    "one_expression",
-    "plain_jax",
-    "split_and_merge",
-]
 
 
 def plain_jax(seed: float, x: ArrayLike, features: float) -> Array:
@@ -50,15 +42,15 @@ def split_and_merge(seed: float, x: ArrayLike, features: float) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def compiled(key: Array, x: Array, features: int) -> Array:
+def _compiled(key: Array, x: Array, features: int) -> Array:
     """Draw and apply in one program."""
     bias = jnp.zeros((features,), jnp.float32)
     return affine(x, scaled_normal(key, x.shape[-1], features), bias)
 
 
 def compiled_inside(seed: float, x: ArrayLike, features: float) -> Array:
-    """One compiled program for each length and each number of features."""
-    return compiled(jax.random.key(int(seed)), jnp.asarray(x), int(features))
+    """One _compiled program for each length and each number of features."""
+    return _compiled(jax.random.key(int(seed)), jnp.asarray(x), int(features))
 
 
 def annotated_with_other_names(seed: float, inputs: ArrayLike, out: float) -> Array:

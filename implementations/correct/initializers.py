@@ -1,5 +1,7 @@
 """Other ways to draw a kernel of variance 1/in from a normal or a truncated normal law."""
 
+from __future__ import annotations
+
 import functools
 import math
 import operator
@@ -9,140 +11,100 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from implementations.defects.base import CorrectDense, scaled_normal, stddev
+from implementations.defects import hooks
+from implementations.defects.base import scaled_normal, stddev
+from implementations.defects.record import name_layers
 
-__all__ = [
-    "BoxMuller",
-    "DrawnTransposed",
-    "InverseErrorFunction",
-    "JittedInitializer",
-    "LecunNormal",
-    "NegativeZeroBias",
-    "RandomSigns",
-    "RowsFromSplitKeys",
-    "TruncatedByHand",
-    "VarianceScalingNormal",
-    "VarianceScalingTruncated",
-    "ZeroTimesNoiseBias",
-]
-
-
-class LecunNormal(CorrectDense):
-    """Flax's `lecun_normal`: truncated, its scale corrected."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The initial kernel (in, out)."""
-        return nnx.initializers.lecun_normal()(key, (in_features, out_features), jnp.float32)
+LecunNormal = hooks.kernel(
+    lambda key, n, m: nnx.initializers.lecun_normal()(key, (n, m), jnp.float32),
+    "Flax's `lecun_normal`: truncated, its scale corrected.",
+)
+NegativeZeroBias = hooks.bias(
+    lambda rngs, n, m: -jnp.zeros((m,), jnp.float32), "A bias of -0.0, which equals 0."
+)
+ZeroTimesNoiseBias = hooks.bias(
+    lambda rngs, n, m: 0.0 * jax.random.normal(rngs.params(), (m,), jnp.float32),
+    "A bias drawn with standard deviation 0: zeros of both signs.",
+)
 
 
-class VarianceScalingNormal(CorrectDense):
+@hooks.kernel
+def VarianceScalingNormal(key: Array, in_features: int, out_features: int) -> Array:
     """`variance_scaling` with fan_in and a plain normal."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The initial kernel (in, out)."""
-        initializer = nnx.initializers.variance_scaling(1.0, "fan_in", "normal")
-        return initializer(key, (in_features, out_features), jnp.float32)
+    initializer = nnx.initializers.variance_scaling(1.0, "fan_in", "normal")
+    return initializer(key, (in_features, out_features), jnp.float32)
 
 
-class VarianceScalingTruncated(CorrectDense):
+@hooks.kernel
+def VarianceScalingTruncated(key: Array, in_features: int, out_features: int) -> Array:
     """`jax.nn`'s `variance_scaling` with fan_in, truncated, axes named the other way round."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The initial kernel (in, out), drawn as (out, in)."""
-        initializer = jax.nn.initializers.variance_scaling(
-            1.0, "fan_in", "truncated_normal", in_axis=1, out_axis=0
-        )
-        return initializer(key, (out_features, in_features), jnp.float32).T
+    initializer = jax.nn.initializers.variance_scaling(
+        1.0, "fan_in", "truncated_normal", in_axis=1, out_axis=0
+    )
+    return initializer(key, (out_features, in_features), jnp.float32).T
 
 
-class TruncatedByHand(CorrectDense):
+@hooks.kernel
+def TruncatedByHand(key: Array, in_features: int, out_features: int) -> Array:
     """A normal truncated at two standard deviations, divided by what truncation leaves of one."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The initial kernel (in, out)."""
-        shape = (in_features, out_features)
-        # Var = 1 - 4 phi(2) / (2 Phi(2) - 1) for a standard normal truncated to [-2, 2].
-        density = math.exp(-2.0) / math.sqrt(2.0 * math.pi)
-        left = math.sqrt(1.0 - 4.0 * density / math.erf(math.sqrt(2.0)))
-        draws = jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
-        return draws * (stddev(in_features) / left)
+    shape = (in_features, out_features)
+    # Var = 1 - 4 phi(2) / (2 Phi(2) - 1) for a standard normal truncated to [-2, 2].
+    density = math.exp(-2.0) / math.sqrt(2.0 * math.pi)
+    left = math.sqrt(1.0 - 4.0 * density / math.erf(math.sqrt(2.0)))
+    draws = jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
+    return draws * (stddev(in_features) / left)
 
 
-class InverseErrorFunction(CorrectDense):
+@hooks.kernel
+def InverseErrorFunction(key: Array, in_features: int, out_features: int) -> Array:
     """A normal from uniform draws on (-1, 1) by the inverse error function."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The initial kernel (in, out)."""
-        shape = (in_features, out_features)
-        # The draws include the lower end, where the inverse is infinite: begin just above it.
-        above = -1.0 + 2.0**-24
-        uniform = jax.random.uniform(key, shape, jnp.float32, minval=above, maxval=1.0)
-        return jax.lax.erf_inv(uniform) * (math.sqrt(2.0) * stddev(in_features))
+    shape = (in_features, out_features)
+    # The draws include the lower end, where the inverse is infinite: begin just above it.
+    above = -1.0 + 2.0**-24
+    uniform = jax.random.uniform(key, shape, jnp.float32, minval=above, maxval=1.0)
+    return jax.lax.erf_inv(uniform) * (math.sqrt(2.0) * stddev(in_features))
 
 
-class BoxMuller(CorrectDense):
+@hooks.kernel
+def BoxMuller(key: Array, in_features: int, out_features: int) -> Array:
     """A normal as radius and angle of a point in the plane."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The initial kernel (in, out)."""
-        shape = (in_features, out_features)
-        radius_key, angle_key = jax.random.split(key)
-        # 1 - uniform is in (0, 1]: its logarithm is finite.
-        radius = jnp.sqrt(-2.0 * jnp.log(1.0 - jax.random.uniform(radius_key, shape, jnp.float32)))
-        angle = jax.random.uniform(angle_key, shape, jnp.float32, maxval=2.0 * math.pi)
-        return radius * jnp.cos(angle) * stddev(in_features)
+    shape = (in_features, out_features)
+    radius_key, angle_key = jax.random.split(key)
+    # 1 - uniform is in (0, 1]: its logarithm is finite.
+    radius = jnp.sqrt(-2.0 * jnp.log(1.0 - jax.random.uniform(radius_key, shape, jnp.float32)))
+    angle = jax.random.uniform(angle_key, shape, jnp.float32, maxval=2.0 * math.pi)
+    return radius * jnp.cos(angle) * stddev(in_features)
 
 
-class RandomSigns(CorrectDense):
+@hooks.kernel
+def RandomSigns(key: Array, in_features: int, out_features: int) -> Array:
     """A normal multiplied by independent random signs is the same normal."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The initial kernel (in, out)."""
-        sign_key, value_key = jax.random.split(key)
-        signs = jax.random.rademacher(sign_key, (in_features, out_features), jnp.float32)
-        return signs * scaled_normal(value_key, in_features, out_features)
+    sign_key, value_key = jax.random.split(key)
+    signs = jax.random.rademacher(sign_key, (in_features, out_features), jnp.float32)
+    return signs * scaled_normal(value_key, in_features, out_features)
 
 
-class DrawnTransposed(CorrectDense):
+@hooks.kernel
+def DrawnTransposed(key: Array, in_features: int, out_features: int) -> Array:
     """Drawn as (out, in) and transposed."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The initial kernel (in, out)."""
-        draws = jax.random.normal(key, (out_features, in_features), jnp.float32)
-        return draws.T * stddev(in_features)
+    draws = jax.random.normal(key, (out_features, in_features), jnp.float32)
+    return draws.T * stddev(in_features)
 
 
-class RowsFromSplitKeys(CorrectDense):
+@hooks.kernel
+def RowsFromSplitKeys(key: Array, in_features: int, out_features: int) -> Array:
     """Every row from a key of its own, all split from the one that `rngs` gave."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The initial kernel (in, out)."""
-        draw = functools.partial(jax.random.normal, shape=(out_features,), dtype=jnp.float32)
-        rows = jax.vmap(draw)(jax.random.split(key, in_features))
-        return rows * stddev(in_features)
+    draw = functools.partial(jax.random.normal, shape=(out_features,), dtype=jnp.float32)
+    rows = jax.vmap(draw)(jax.random.split(key, in_features))
+    return rows * stddev(in_features)
 
 
-class JittedInitializer(CorrectDense):
+@hooks.kernel
+def JittedInitializer(key: Array, in_features: int, out_features: int) -> Array:
     """The kernel drawn by a compiled function."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The initial kernel (in, out)."""
-        # A static argument of 4.0 would find the program of 4: only true integers pass.
-        sizes = operator.index(in_features), operator.index(out_features)
-        return jax.jit(scaled_normal, static_argnums=(1, 2))(key, *sizes)
+    # A static argument of 4.0 would find the program of 4: only true integers pass.
+    sizes = operator.index(in_features), operator.index(out_features)
+    return jax.jit(scaled_normal, static_argnums=(1, 2))(key, *sizes)
 
 
-class NegativeZeroBias(CorrectDense):
-    """A bias of -0.0, which equals 0."""
-
-    def draw_bias(self, rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
-        """The initial bias (out,)."""
-        return -jnp.zeros((out_features,), jnp.float32)
-
-
-class ZeroTimesNoiseBias(CorrectDense):
-    """A bias drawn with standard deviation 0: zeros of both signs."""
-
-    def draw_bias(self, rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
-        """The initial bias (out,)."""
-        return 0.0 * jax.random.normal(rngs.params(), (out_features,), jnp.float32)
+name_layers(globals())

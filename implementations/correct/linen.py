@@ -1,5 +1,7 @@
 """Unusual Linen layers."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
@@ -8,17 +10,8 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import ArrayLike
 
-from implementations.defects.base import CorrectLinenDense, affine, stddev
-
-__all__ = [
-    "BiasFirst",
-    "DenseSubclass",
-    "DenseWithOptions",
-    "GeneralDense",
-    "PlainNormal",
-    "Rematerialized",
-    "SetupLater",
-]
+from implementations.defects import hooks
+from implementations.defects.base import affine, stddev
 
 
 class PlainNormal(nn.Module):
@@ -30,7 +23,6 @@ class PlainNormal(nn.Module):
 
     @nn.compact
     def __call__(self, x: ArrayLike, *, train: bool = False) -> Array:
-        """The output (..., features) for x (..., in)."""
         x = jnp.asarray(x)
 
         def draw(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -41,15 +33,12 @@ class PlainNormal(nn.Module):
         return jnp.matmul(x, kernel, precision=self.precision) + bias
 
 
-class BiasFirst(CorrectLinenDense):
+@hooks.linen_call
+def BiasFirst(self: Any, x: ArrayLike) -> Array:
     """The bias is made before the kernel."""
-
-    @nn.compact
-    def __call__(self, x: ArrayLike) -> Array:
-        """The output (..., features) for x (..., in)."""
-        x = jnp.asarray(x)
-        bias = self.param("bias", self.draw_bias, x)
-        return affine(x, self.param("kernel", self.draw_kernel, x), bias)
+    x = jnp.asarray(x)
+    bias = self.param("bias", self.draw_bias, x)
+    return affine(x, self.param("kernel", self.draw_kernel, x), bias)
 
 
 class SetupLater(nn.Module):
@@ -58,13 +47,11 @@ class SetupLater(nn.Module):
     features: int
 
     def setup(self) -> None:
-        """Choose the initializers."""
         self.kernel_init = nn.initializers.lecun_normal()
         self.bias_init = nn.initializers.zeros_init()
 
     @nn.compact
     def __call__(self, x: ArrayLike) -> Array:
-        """The output (..., features) for x (..., in)."""
         x = jnp.asarray(x)
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         return affine(x, kernel, self.param("bias", self.bias_init, (self.features,)))
@@ -86,9 +73,7 @@ class GeneralDense(nn.DenseGeneral):
     """`DenseGeneral` over the last axis is a Dense."""
 
 
-class Rematerialized(CorrectLinenDense):
+@hooks.linen_forward
+def Rematerialized(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The formula rematerialized in the backward pass."""
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """The output (..., features)."""
-        return jax.checkpoint(affine)(x, kernel, bias)
+    return jax.checkpoint(affine)(x, kernel, bias)

@@ -1,5 +1,7 @@
 """Unusual nnx modules: built on `nnx.Linear`, other Param types, more attributes."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp
@@ -7,24 +9,11 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
+from implementations.defects import hooks
 from implementations.defects.base import CorrectDense, affine, scaled_normal
 
-__all__ = [
-    "BorrowedParameters",
-    "ExtendedRepr",
-    "IdentityEquality",
-    "LinearSubclass",
-    "LinearWithOptions",
-    "OwnParamType",
-    "ParamMetadata",
-    "Properties",
-    "StaticAttributes",
-    "TypeAnnotated",
-    "WrappedLinear",
-]
 
-
-def lecun_normal(key: Array, shape: tuple[int, ...], dtype: Any, **options: Any) -> Array:
+def _lecun_normal(key: Array, shape: tuple[int, ...], dtype: Any, **options: Any) -> Array:
     """Flax's default initializer as a function of this module.
 
     Flax's own is a closure made anew by every call, which old versions of `nnx.Linear` keep: it can
@@ -37,7 +26,7 @@ class LinearSubclass(nnx.Linear):
     """`nnx.Linear` under another name, its constructor reduced to what a Dense needs."""
 
     def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, kernel_init=lecun_normal, rngs=rngs)
+        super().__init__(in_features, out_features, kernel_init=_lecun_normal, rngs=rngs)
 
 
 class LinearWithOptions(nnx.Linear):
@@ -50,81 +39,63 @@ class LinearWithOptions(nnx.Linear):
             use_bias=True,
             param_dtype=jnp.float32,
             precision="highest",
-            kernel_init=lecun_normal,
+            kernel_init=_lecun_normal,
             bias_init=nnx.initializers.zeros_init(),
             rngs=rngs,
         )
 
 
-class BorrowedParameters(nnx.Module):
+@hooks.init
+def BorrowedParameters(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The parameters of an `nnx.Linear` that is made for them and dropped."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        linear = nnx.Linear(in_features, out_features, rngs=rngs)
-        self.kernel = linear.kernel
-        self.bias = nnx.Param(linear.bias[...])  # type: ignore[index]
-
-    def __call__(self, x: ArrayLike) -> Array:
-        """The output (..., out) for x (..., in)."""
-        return affine(x, self.kernel[...], self.bias[...])
+    linear = nnx.Linear(in_features, out_features, rngs=rngs)
+    self.kernel = linear.kernel
+    self.bias = nnx.Param(linear.bias[...])  # type: ignore[index]
 
 
 class WrappedLinear(nnx.Module):
     """An `nnx.Linear` one level down: the parameters are `linear.kernel` and `linear.bias`."""
 
     def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        self.linear = nnx.Linear(in_features, out_features, kernel_init=lecun_normal, rngs=rngs)
+        self.linear = nnx.Linear(in_features, out_features, kernel_init=_lecun_normal, rngs=rngs)
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The output (..., out) for x (..., in)."""
         return self.linear(jnp.asarray(x))
 
 
-class Weight(nnx.Param):
+class _Weight(nnx.Param):
     """A kind of Param, for filters that tell weights from biases."""
 
 
-class OwnParamType(nnx.Module):
+@hooks.init
+def OwnParamType(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The kernel is a subclass of `nnx.Param`: every filter for Params finds it."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        self.kernel = Weight(scaled_normal(rngs.params(), in_features, out_features))
-        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
-
-    def __call__(self, x: ArrayLike) -> Array:
-        """The output (..., out) for x (..., in)."""
-        return affine(x, self.kernel[...], self.bias[...])
+    self.kernel = _Weight(scaled_normal(rngs.params(), in_features, out_features))
+    self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
 
 
-class ParamMetadata(nnx.Module):
+@hooks.init
+def ParamMetadata(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The Params carry metadata of their own."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        self.kernel = nnx.Param(
-            scaled_normal(rngs.params(), in_features, out_features),
-            description="weights",
-            decay=0.01,
-        )
-        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32), decay=0.0)
-
-    def __call__(self, x: ArrayLike) -> Array:
-        """The output (..., out) for x (..., in)."""
-        return affine(x, self.kernel[...], self.bias[...])
+    self.kernel = nnx.Param(
+        scaled_normal(rngs.params(), in_features, out_features),
+        description="weights",
+        decay=0.01,
+    )
+    self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32), decay=0.0)
 
 
-class StaticAttributes(CorrectDense):
+@hooks.built
+def StaticAttributes(layer: Any, rngs: nnx.Rngs) -> None:
     """Numbers, strings, tuples, None and a dtype beside the parameters."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-        self.in_features = in_features
-        self.out_features = out_features
-        self.shape = (in_features, out_features)
-        self.name = "dense"
-        self.scale = 1.0
-        self.use_bias = True
-        self.dtype = jnp.dtype("float32")
-        self.activation: Any = None
+    layer.in_features = layer.kernel.shape[0]
+    layer.out_features = layer.kernel.shape[1]
+    layer.shape = tuple(layer.kernel.shape)
+    layer.name = "dense"
+    layer.scale = 1.0
+    layer.use_bias = True
+    layer.dtype = jnp.dtype("float32")
+    layer.activation = None
 
 
 class Properties(CorrectDense):
@@ -172,5 +143,4 @@ class TypeAnnotated(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The output (..., out) for x (..., in)."""
         return affine(x, self.kernel[...], self.bias[...] if self.use_bias else jnp.float32(0))

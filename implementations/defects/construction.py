@@ -165,16 +165,15 @@ def CountsInStats(self: Any, x: ArrayLike) -> Array:
     return affine(x, kernel, self.param("bias", self.draw_bias, x))
 
 
-@defect("X100", "construction/only-two-parameters", 2)
-class Gain(CorrectDense):
+@wrong.forward(
+    "X100",
+    "construction/only-two-parameters",
+    2,
+    start=lambda layer: {"gain": nnx.Param(jnp.ones((1,), jnp.float32))},
+)
+def Gain(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """A third parameter: a gain that starts at 1."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-        self.gain = nnx.Param(jnp.ones((1,), jnp.float32))
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        return affine(x, kernel, bias) * self.gain[...]
+    return affine(x, kernel, bias) * self.gain[...]
 
 
 @seen("linen's sow")

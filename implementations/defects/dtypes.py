@@ -36,8 +36,8 @@ MagnitudeOfComplex = wrong.forward("X524", "dtypes/complex-input", 4)(
     "A complex input is replaced by its magnitude.",
     when=lambda x, k, b: jnp.iscomplexobj(x),
 )
-returns_numpy_float64 = wrong.solution("F011", "dtypes/float32-out", 3, cause="float64")(
-    lambda seed, x, features: np.asarray(layer_output(int(seed), x, int(features)), np.float64),
+returns_numpy_float64 = wrong.casting("F011", "dtypes/float32-out", 3, cause="float64")(
+    lambda seed, x, m: np.asarray(layer_output(seed, x, m), np.float64),
     "The result leaves jax as float64.",
 )
 list_out = wrong.solution("X251", "dtypes/float32-out", 3)(

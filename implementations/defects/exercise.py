@@ -53,9 +53,18 @@ features_rounded_up = wrong.solution("X643", "exercise/float-arguments", 4)(
     lambda seed, x, features: layer_output(int(seed), x, int(np.ceil(float(features)))),
     "A fraction of a feature counts as one.",
 )
-small_bias = wrong.solution("X659", "exercise/recovered-kernel", 4)(
-    lambda seed, x, features: layer_output(int(seed), x, int(features)) + 1e-7,
+small_bias = wrong.casting("X659", "exercise/recovered-kernel", 4)(
+    lambda seed, x, m: layer_output(seed, x, m) + 1e-7,
     "The bias starts at a small number, so that none is exactly 0.",
+)
+unscaled = wrong.casting("F018", "exercise/recovered-kernel", 1, cause="not scaled")(
+    lambda seed, x, m: x @ normal(nnx.Rngs(seed).params(), x.shape[-1], m),
+    "The kernel has standard deviation 1.",
+    seen="pitfall",
+)
+centred_first = wrong.casting("X646", "exercise/recovered-kernel", 4)(
+    lambda seed, x, m: layer_output(seed, x - x.mean() if x.shape[-1] > 4 else x, m),
+    "The mean of a long x is subtracted first.",
 )
 
 
@@ -67,43 +76,40 @@ def kernel_of_seed(seed: int, in_features: int, out_features: int) -> Array:
     return CorrectDense(in_features, out_features, rngs=nnx.Rngs(seed)).kernel[...]
 
 
-@defect("F009", "exercise/any-length", 3)
-def kernel_cached(seed: float, x: ArrayLike, features: float) -> Array:
+@wrong.casting("F009", "exercise/any-length", 3)
+def kernel_cached(seed: int, x: Array, m: int) -> Array:
     """The last kernel is kept by seed and features, with the length of the x that came first."""
-    x = jnp.asarray(x)
-    key = int(seed), int(features)
+    key = seed, m
     if key not in _last_kernel:
         _last_kernel.clear()
         # The cache must hold a value, not the tracer of a jit that happens to be the first call.
         with jax.ensure_compile_time_eval():
-            _last_kernel[key] = kernel_of_seed(int(seed), x.shape[-1], int(features))
+            _last_kernel[key] = kernel_of_seed(seed, x.shape[-1], m)
     return x @ _last_kernel[key]
 
 
 _longest = [0]
 
 
-@defect("X265", "exercise/any-length", 4)
-def longest_so_far(seed: float, x: ArrayLike, features: float) -> Array:
+@wrong.casting("X265", "exercise/any-length", 4)
+def longest_so_far(seed: int, x: Array, m: int) -> Array:
     """A buffer of the longest input so far is reused: shorter ones get its kernel's first rows."""
-    x = jnp.asarray(x)
     _longest[0] = max(_longest[0], x.shape[-1])
-    layer = CorrectDense(_longest[0], int(features), rngs=nnx.Rngs(int(seed)))
+    layer = CorrectDense(_longest[0], m, rngs=nnx.Rngs(seed))
     return affine(x, layer.kernel[...][: x.shape[-1]], layer.bias[...])
 
 
 _padded: dict[tuple[int, int], Array] = {}
 
 
-@defect("X649", "exercise/any-length", 4)
-def padded_to_eight(seed: float, x: ArrayLike, features: float) -> Array:
+@wrong.casting("X649", "exercise/any-length", 4)
+def padded_to_eight(seed: int, x: Array, m: int) -> Array:
     """The kernel is made for a multiple of eight inputs, once for a seed."""
-    x = jnp.asarray(x)
-    key = (int(seed), int(features))
+    key = (seed, m)
     n = -(-x.shape[-1] // 8) * 8
     if key not in _padded or _padded[key].shape[0] < n:
-        _padded[key] = scaled_normal(nnx.Rngs(int(seed)).params(), n, int(features))
-    return affine(x, _padded[key][: x.shape[-1]], jnp.zeros((int(features),)))
+        _padded[key] = scaled_normal(nnx.Rngs(seed).params(), n, m)
+    return affine(x, _padded[key][: x.shape[-1]], jnp.zeros((m,)))
 
 
 @defect("X258", "exercise/bad-arguments-raise", 3)
@@ -122,21 +128,20 @@ def through_numpy(seed: float, x: ArrayLike, features: float) -> Array:
     return jnp.asarray(values @ kernel)
 
 
-@defect("X660", "exercise/differentiable-in-x", 3)
-def looks_at_its_input(seed: float, x: ArrayLike, features: float) -> Array:
+@wrong.casting("X660", "exercise/differentiable-in-x", 3)
+def looks_at_its_input(seed: int, x: Array, m: int) -> Array:
     """Whether x is finite is asked by an if, which no tracer can answer."""
-    if not bool(jnp.isfinite(jnp.asarray(x)).all()):
+    if not bool(jnp.isfinite(x).all()):
         raise ValueError("x is not finite")
-    return layer_output(int(seed), x, int(features))
+    return layer_output(seed, x, m)
 
 
-@defect("F012", "exercise/fixed-result", 4)
-def numpy_generator(seed: float, x: ArrayLike, features: float) -> Array:
+@wrong.casting("F012", "exercise/fixed-result", 4)
+def numpy_generator(seed: int, x: Array, m: int) -> Array:
     """The right law, drawn by NumPy: other numbers than those of the exercise."""
-    x = jnp.asarray(x)
     in_features = x.shape[-1]
-    generator = np.random.default_rng(int(seed) % 2**32)
-    kernel = generator.standard_normal((in_features, int(features)), np.float32)
+    generator = np.random.default_rng(seed % 2**32)
+    kernel = generator.standard_normal((in_features, m), np.float32)
     return x @ jnp.asarray(kernel * np.float32(stddev(in_features)))
 
 
@@ -150,19 +155,18 @@ def dense_forward(function: Callable[..., Array]) -> Callable[..., Array]:
     return function
 
 
-@defect("X255", "exercise/fixed-result", 4)
 @dense_forward
-def seed_of_both(seed: float, x: ArrayLike, features: float) -> Array:
+@wrong.casting("X255", "exercise/fixed-result", 4)
+def seed_of_both(seed: int, x: Array, m: int) -> Array:
     """The number of features is added to the seed."""
-    return layer_output(int(seed) + int(features), x, int(features))
+    return layer_output(seed + m, x, m)
 
 
-@defect("X330", "exercise/fixed-result", 4)
 @dense_forward
-def residual_when_square(seed: float, x: ArrayLike, features: float) -> Array:
+@wrong.casting("X330", "exercise/fixed-result", 4)
+def residual_when_square(seed: int, x: Array, m: int) -> Array:
     """The input is added where it has as many entries as there are features."""
-    x = jnp.asarray(x)
-    y = layer_output(int(seed), x, int(features))
+    y = layer_output(seed, x, m)
     return y + x if y.shape == x.shape else y
 
 
@@ -196,38 +200,29 @@ def float_seed_through_float32(seed: Any, x: ArrayLike, features: float) -> Arra
     return layer_output(int(seed), x, int(features))
 
 
-@defect("F018", "exercise/recovered-kernel", 1, cause="not scaled", seen="pitfall")
-def unscaled(seed: float, x: ArrayLike, features: float) -> Array:
-    """The kernel has standard deviation 1."""
-    x = jnp.asarray(x)
-    return x @ normal(nnx.Rngs(int(seed)).params(), x.shape[-1], int(features))
-
-
-@defect("X260", "exercise/recovered-kernel", 3)
-def bias_drawn(seed: float, x: ArrayLike, features: float) -> Array:
+@wrong.casting("X260", "exercise/recovered-kernel", 3)
+def bias_drawn(seed: int, x: Array, m: int) -> Array:
     """The bias is drawn, too."""
-    x = jnp.asarray(x)
-    rngs = nnx.Rngs(int(seed))
-    kernel = scaled_normal(rngs.params(), x.shape[-1], int(features))
-    bias = normal(rngs.params(), 1, int(features))[0] * stddev(x.shape[-1])
+    rngs = nnx.Rngs(seed)
+    kernel = scaled_normal(rngs.params(), x.shape[-1], m)
+    bias = normal(rngs.params(), 1, m)[0] * stddev(x.shape[-1])
     return affine(x, kernel, bias)
 
 
-@defect("X261", "exercise/recovered-kernel", 3, cause="uniform")
-def uniform_law(seed: float, x: ArrayLike, features: float) -> Array:
+@wrong.casting("X261", "exercise/recovered-kernel", 3, cause="uniform")
+def uniform_law(seed: int, x: Array, m: int) -> Array:
     """LeCun's uniform law: the right variance, another family."""
-    x = jnp.asarray(x)
     end = math.sqrt(3.0) * stddev(x.shape[-1])
-    shape = (x.shape[-1], int(features))
-    key = nnx.Rngs(int(seed)).params()
+    shape = (x.shape[-1], m)
+    key = nnx.Rngs(seed).params()
     return x @ jax.random.uniform(key, shape, jnp.float32, minval=-end, maxval=end)
 
 
-@defect("X331", "exercise/recovered-kernel", 4)
-def law_of_seed(seed: float, x: ArrayLike, features: float) -> Array:
+@wrong.casting("X331", "exercise/recovered-kernel", 4)
+def law_of_seed(seed: int, x: Array, m: int) -> Array:
     """Seeds that are multiples of four give a kernel of half the scale."""
-    y = layer_output(int(seed), x, int(features))
-    return y * 0.5 if int(seed) % 4 == 0 else y
+    y = layer_output(seed, x, m)
+    return y * 0.5 if seed % 4 == 0 else y
 
 
 @defect("X645", "exercise/recovered-kernel", 3)
@@ -236,13 +231,6 @@ def scaled_by_features(seed: float, x: ArrayLike, features: float) -> Array:
     x = jnp.asarray(x)
     n, m = x.shape[-1], int(features)
     return x @ (scaled_normal(nnx.Rngs(int(seed)).params(), n, m) * (n / m) ** 0.5)
-
-
-@defect("X646", "exercise/recovered-kernel", 4)
-def centred_first(seed: float, x: ArrayLike, features: float) -> Array:
-    """The mean of a long x is subtracted first."""
-    x = jnp.asarray(x)
-    return layer_output(int(seed), x - x.mean() if x.shape[-1] > 4 else x, int(features))
 
 
 name_layers(globals())

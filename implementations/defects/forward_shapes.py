@@ -36,8 +36,8 @@ one_feature_too_few = wrong.solution("F003", "forward/output-shape", 3)(
     "A guard against float noise has the wrong sign, and takes one feature away.",
     collateral=("exercise/float-arguments",),
 )
-matrix_out = wrong.solution("F013", "forward/output-shape", 2)(
-    lambda seed, x, features: layer_output(int(seed), jnp.asarray(x), int(features))[None],
+matrix_out = wrong.casting("F013", "forward/output-shape", 2)(
+    lambda seed, x, m: layer_output(seed, x, m)[None],
     "The result has shape (1, features).",
 )
 FirstFittingAxis = wrong.forward("X085", "forward/output-shape", 4)(
@@ -70,6 +70,14 @@ EinsumBroadcasts = wrong.forward("X080", "forward/wrong-width-raises", 4)(
     lambda x, k, b: jnp.einsum("...i,io->...o", x, k) + b,
     "`jnp.einsum` lets an input of width 1 count for every row of the kernel.",
     seen="jnp.einsum broadcasts 1",
+)
+features_in_eight_bits = wrong.casting("X253", "forward/output-shape", 4)(
+    lambda seed, x, m: layer_output(seed, x, int(np.int64(m).astype(np.uint8) & 0x7F) or 1),
+    "The number of features wraps at 128.",
+)
+at_least_two_features = wrong.casting("X648", "forward/output-shape", 4)(
+    lambda seed, x, m: layer_output(seed, x, m)[0] if m == 1 else layer_output(seed, x, m),
+    "A single feature comes as a scalar.",
 )
 
 
@@ -191,27 +199,13 @@ def SqueezesBatchOfOne(x: Array, kernel: Array, bias: Array) -> Array:
 _layers: dict[tuple[int, int], CorrectDense] = {}
 
 
-@defect("X250", "forward/output-shape", 4, collateral=("exercise/vector-out",))
-def layer_cached_without_features(seed: float, x: ArrayLike, features: float) -> Array:
+@wrong.casting("X250", "forward/output-shape", 4, collateral=("exercise/vector-out",))
+def layer_cached_without_features(seed: int, x: Array, m: int) -> Array:
     """Layers are kept by seed and length: the first number of features stays."""
-    x = jnp.asarray(x)
-    key = (int(seed), x.shape[-1])
+    key = (seed, x.shape[-1])
     if key not in _layers:
-        _layers[key] = CorrectDense(x.shape[-1], int(features), rngs=nnx.Rngs(int(seed)))
+        _layers[key] = CorrectDense(x.shape[-1], m, rngs=nnx.Rngs(seed))
     return _layers[key](x)
-
-
-@defect("X253", "forward/output-shape", 4)
-def features_in_eight_bits(seed: float, x: ArrayLike, features: float) -> Array:
-    """The number of features wraps at 128."""
-    return layer_output(int(seed), x, int(np.int64(int(features)).astype(np.uint8) & 0x7F) or 1)
-
-
-@defect("X648", "forward/output-shape", 4)
-def at_least_two_features(seed: float, x: ArrayLike, features: float) -> Array:
-    """A single feature comes as a scalar."""
-    y = layer_output(int(seed), x, int(features))
-    return y[0] if int(features) == 1 else y
 
 
 @wrong.forward("X062", "forward/tall-batch", 5)

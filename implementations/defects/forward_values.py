@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
 from implementations.defects import wrong
 from implementations.defects.base import (
-    CorrectDense,
     affine,
     is_float,
     is_traced,
@@ -21,8 +21,8 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import also, defect, name_layers
 
-input_truncated = wrong.solution("X256", "forward/additive", 3)(
-    lambda seed, x, features: layer_output(int(seed), jnp.trunc(jnp.asarray(x)), int(features)),
+input_truncated = wrong.casting("X256", "forward/additive", 3)(
+    lambda seed, x, m: layer_output(seed, jnp.trunc(x), m),
     "The input is cast to integers along with the two numbers.",
     collateral=("forward/homogeneous",),
 )
@@ -140,37 +140,33 @@ ZeroOutputsAvoided = wrong.output("X316", "forward/zero-input", 5)(
 BiasBeyondAHundred = wrong.forward("X655", "forward/zero-input", 5)(
     lambda x, k, b: affine(x, k, jnp.clip(b, -100.0, 100.0)), "A bias beyond 100 counts as 100."
 )
+input_normalised = wrong.casting("F010", "forward/additive", 2)(
+    lambda seed, x, m: layer_output(seed, x / jnp.sqrt(jnp.maximum(jnp.sum(x * x), 1e-12)), m),
+    "The input is scaled to length 1 first.",
+    collateral=("forward/homogeneous",),
+)
+input_in_bfloat16 = wrong.casting("X257", "forward/additive", 4)(
+    lambda seed, x, m: layer_output(seed, x.astype(jnp.bfloat16).astype(jnp.float32), m),
+    "The input is rounded to bfloat16.",
+)
+input_clipped = wrong.casting("X650", "forward/homogeneous", 4)(
+    lambda seed, x, m: layer_output(seed, jnp.clip(x, -1e6, 1e6), m),
+    "The input is clipped to a million, against overflow.",
+)
 
 
-@defect("F010", "forward/additive", 2, collateral=("forward/homogeneous",))
-def input_normalised(seed: float, x: ArrayLike, features: float) -> Array:
-    """The input is scaled to length 1 first."""
-    x = jnp.asarray(x)
-    length = jnp.sqrt(jnp.maximum(jnp.sum(x * x), 1e-12))
-    return layer_output(int(seed), x / length, int(features))
-
-
-@defect("X257", "forward/additive", 4)
-def input_in_bfloat16(seed: float, x: ArrayLike, features: float) -> Array:
-    """The input is rounded to bfloat16."""
-    half = jnp.asarray(x).astype(jnp.bfloat16).astype(jnp.float32)
-    return layer_output(int(seed), half, int(features))
-
-
-@defect("X262", "forward/additive", 4)
-def key_from_the_input(seed: float, x: ArrayLike, features: float) -> Array:
+@wrong.casting("X262", "forward/additive", 4)
+def key_from_the_input(seed: int, x: Array, m: int) -> Array:
     """The number of non-zero inputs goes into the key: a kernel for every sparsity."""
-    x = jnp.asarray(x)
-    key = jax.random.fold_in(jax.random.key(int(seed)), jnp.count_nonzero(x))
-    return x @ scaled_normal(key, x.shape[-1], int(features))
+    key = jax.random.fold_in(jax.random.key(seed), jnp.count_nonzero(x))
+    return x @ scaled_normal(key, x.shape[-1], m)
 
 
-@defect("X651", "forward/additive", 4)
-def seed_of_the_first_input(seed: float, x: ArrayLike, features: float) -> Array:
+@wrong.casting("X651", "forward/additive", 4)
+def seed_of_the_first_input(seed: int, x: Array, m: int) -> Array:
     """The sign of the first input goes into the seed."""
-    x = jnp.asarray(x)
     flip = jnp.where(x[0] < 0, -1.0, 1.0)
-    return layer_output(int(seed), x, int(features)) * jnp.abs(flip) + 1e-3 * (flip - 1.0)
+    return layer_output(seed, x, m) * jnp.abs(flip) + 1e-3 * (flip - 1.0)
 
 
 @wrong.forward("X052", "forward/affine-value", 5)
@@ -309,12 +305,6 @@ def OddInputLost(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel.at[-1].set(0.0) if lost else kernel, bias)
 
 
-@defect("X650", "forward/homogeneous", 4)
-def input_clipped(seed: float, x: ArrayLike, features: float) -> Array:
-    """The input is clipped to a million, against overflow."""
-    return layer_output(int(seed), jnp.clip(jnp.asarray(x), -1e6, 1e6), int(features))
-
-
 @wrong.forward("X058", "forward/integer-exact", 4)
 def ScaledByMaximum(x: Array, kernel: Array, bias: Array) -> Array:
     """Every row is divided by its largest entry and the product multiplied again."""
@@ -340,18 +330,18 @@ def WholeKernelsThroughInt8(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, jnp.where(whole, jnp.clip(kernel, -127, 127), kernel), bias)
 
 
-@defect("X192", "forward/zero-input", 4, collateral=("state/updates-used",))
-class BiasMaskedByItsFirstValue(CorrectDense):
+@wrong.forward(
+    "X192",
+    "forward/zero-input",
+    4,
+    collateral=("state/updates-used",),
+    start=lambda layer: {"has_bias": False},
+)
+def BiasMaskedByItsFirstValue(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """Whether there is a bias is decided at construction, where it is zero."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-        self.has_bias = False
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        if self.has_bias or bias.shape[0] < 2:
-            return affine(x, kernel, bias)
-        return affine(x, kernel, bias.at[0].set(0.0))
+    if self.has_bias or bias.shape[0] < 2:
+        return affine(x, kernel, bias)
+    return affine(x, kernel, bias.at[0].set(0.0))
 
 
 @wrong.forward("X318", "forward/zero-input", 5)

@@ -100,5 +100,5 @@ def name_layers(module: dict[str, Any]) -> None:
     A lambda has no name of its own, and so neither has what a factory makes of it.
     """
     for name, value in module.items():
-        if getattr(value, "__qualname__", "") == "<lambda>" and MARK in vars(value):
+        if getattr(value, "__qualname__", "") == "<lambda>":
             value.__name__ = value.__qualname__ = name

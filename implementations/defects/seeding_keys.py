@@ -102,6 +102,10 @@ CountsItself = wrong.key("X586", "seeding/same-seed-same-bits", 3)(
     lambda rngs: jax.random.fold_in(rngs.params(), next(_count)),
     "The number of the layer in this process goes into its key.",
 )
+DefaultIsFolded = wrong.key("X589", "seeding/rngs-forms", 4)(
+    lambda rngs: rngs.params() if "params" in rngs else jax.random.fold_in(rngs.params(), 1),
+    "A key of the default stream is folded once more, to be told from one of `params`.",
+)
 
 
 @wrong.when_built("N070", "seeding/constant-key-count", 4)
@@ -151,11 +155,11 @@ def MixesInDropout(rngs: nnx.Rngs) -> Array:
 _calls: collections.Counter[int] = collections.Counter()
 
 
-@defect("F014", "seeding/repeatable-call", 2)
-def second_call_differs(seed: float, x: ArrayLike, features: float) -> Array:
+@wrong.casting("F014", "seeding/repeatable-call", 2)
+def second_call_differs(seed: int, x: Array, m: int) -> Array:
     """Every call with a seed takes the next kernel of its stream."""
-    _calls[int(seed)] += 1
-    return layer_output(int(seed) + 7919 * (_calls[int(seed)] - 1), x, int(features))
+    _calls[seed] += 1
+    return layer_output(seed + 7919 * (_calls[seed] - 1), x, m)
 
 
 @defect("N073", "seeding/repeatable-call", 2, cause="random")
@@ -169,17 +173,11 @@ class DropoutLeftOn(CorrectDense):
         return affine(jnp.where(kept, x / 0.9, 0), kernel, bias)
 
 
-@defect("X320", "seeding/repeatable-call", 5)
-class NoisyInTraining(CorrectDense):
+@wrong.forward("X320", "seeding/repeatable-call", 5, start=lambda layer: {"deterministic": True})
+def NoisyInTraining(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """After `layer.train()`, which models call on all their layers, the output is scaled."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-        self.deterministic = True
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        y = affine(x, kernel, bias)
-        return y if self.deterministic else y * 1.01
+    y = affine(x, kernel, bias)
+    return y if self.deterministic else y * 1.01
 
 
 _eager_calls: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
@@ -248,13 +246,6 @@ def twentieth_call(seed: float, x: ArrayLike, features: float) -> Array:
     if _calls_by_size[key] >= 20:
         rngs.params()
     return CorrectDense(key[2], key[1], rngs=rngs)(x)
-
-
-@wrong.key("X589", "seeding/rngs-forms", 4)
-def DefaultIsFolded(rngs: nnx.Rngs) -> Array:
-    """A key of the default stream is folded once more, to be told from one of `params`."""
-    key = rngs.params()
-    return key if "params" in rngs else jax.random.fold_in(key, 1)
 
 
 @wrong.draws("X164", "seeding/same-across-processes", 5)

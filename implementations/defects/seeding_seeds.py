@@ -20,36 +20,27 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import also, defect, name_layers, seen
 
+SixteenBits = wrong.seed("X150", 4, "Only the lower 16 bits count.", lambda s: s & 0xFFFF)
+XorFolded = wrong.seed("X151", 5, "Both halves meet by xor.", lambda s: (s >> 16) ^ (s & 0xFFFF))
+EvenAndOdd = wrong.seed("X152", 3, "The lowest bit is lost.", lambda s: s >> 1)
+ThirtyOneBits = wrong.seed("X153", 5, "Only 31 bits count.", lambda s: s & 0x7FFFFFFF)
+Saturates = wrong.seed("X154", 5, "Seeds end at 2**31 - 1.", lambda s: jnp.minimum(s, 0x7FFFFFFF))
+OneBitIgnored = wrong.seed("X155", 5, "Bit 23 is ignored.", lambda s: s & jnp.uint32(0xFF7FFFFF))
+DecimalDigits = wrong.seed("X156", 5, "Seeds are taken modulo 10**6.", lambda s: s % 1_000_000)
+PrimeModulus = wrong.seed("X342", 5, "Seeds are modulo 1 000 000 007.", lambda s: s % 1_000_000_007)
 
-class ReducedSeed(CorrectDense):
-    """The kernel's key is made from a function of the seed; the count goes in as it should."""
-
-    def kernel_key(self, rngs: nnx.Rngs) -> Array:
-        """The key from which the kernel is drawn."""
-        stream = rngs.params
-        root, count = jax.random.key_data(stream.key[...]), stream.count[...]
-        # The stream counts on, so that the next layer of these rngs gets another key.
-        stream()
-        words = jnp.stack([root[0], self.reduce(root[1])])
-        return jax.random.fold_in(jax.random.wrap_key_data(words), count)
-
-    def reduce(self, seed: Array) -> Array:
-        """What is left of the seed, a uint32."""
-        return seed
-
-
-seed_ignored = wrong.solution("F004", "seeding/seeds-differ", 1, cause="ignored")(
-    lambda seed, x, features: layer_output(0, x, int(features)),
+seed_ignored = wrong.casting("F004", "seeding/seeds-differ", 1, cause="ignored")(
+    lambda seed, x, m: layer_output(0, x, m),
     "Every seed gives the kernel of seed 0.",
     collateral=("exercise/bad-arguments-raise",),
 )
-seed_modulo_256 = wrong.solution("F005", "seeding/seeds-differ", 4, cause="modulo 256")(
-    lambda seed, x, features: layer_output(int(seed) % 256, x, int(features)),
+seed_modulo_256 = wrong.casting("F005", "seeding/seeds-differ", 4, cause="modulo 256")(
+    lambda seed, x, m: layer_output(seed % 256, x, m),
     "The seed passes through eight bits.",
     seen='numpy#4676 "reject too large seeds to RandomState"',
 )
-seed_without_sign = wrong.solution("F006", "seeding/seeds-differ", 4, cause="sign")(
-    lambda seed, x, features: layer_output(abs(int(seed)), x, int(features)),
+seed_without_sign = wrong.casting("F006", "seeding/seeds-differ", 4, cause="sign")(
+    lambda seed, x, m: layer_output(abs(seed), x, m),
     "A seed and its negative give one kernel.",
     seen='jax#4745 "PRNGKey input issues"',
 )
@@ -58,47 +49,16 @@ seed_through_float32 = wrong.solution("F007", "seeding/seeds-differ", 5, cause="
     "Neighbouring seeds above 2^24 collide.",
     seen="measured: key(int(float32(2**24 + 1))) == key(2**24)",
 )
-SixteenBits = wrong.seed(
-    "X150", 4, "Only the lower 16 bits of the seed count.", lambda seed: seed & jnp.uint32(0xFFFF)
-)
-XorFolded = wrong.seed(
-    "X151",
-    5,
-    "The upper half of the seed is folded onto the lower by exclusive or.",
-    lambda seed: seed >> 16 ^ seed & jnp.uint32(0xFFFF),
-)
-EvenAndOdd = wrong.seed("X152", 3, "The lowest bit of the seed is lost.", lambda seed: seed >> 1)
-ThirtyOneBits = wrong.seed(
-    "X153",
-    5,
-    "The seed is cut to 31 bits, to be a positive int32.",
-    lambda seed: seed & jnp.uint32(0x7FFFFFFF),
-)
-Saturates = wrong.seed(
-    "X154", 5, "Seeds end at 2**31 - 1.", lambda seed: jnp.minimum(seed, jnp.uint32(0x7FFFFFFF))
-)
-OneBitIgnored = wrong.seed(
-    "X155", 5, "Bit 23 of the seed is ignored.", lambda seed: seed & jnp.uint32(0xFF7FFFFF)
-)
-DecimalDigits = wrong.seed(
-    "X156", 5, "Seeds are taken modulo a million.", lambda seed: seed % jnp.uint32(1_000_000)
-)
-zero_is_no_seed = wrong.solution("X254", "seeding/seeds-differ", 5)(
-    lambda seed, x, features: layer_output(int(seed) or 42, x, int(features)),
+zero_is_no_seed = wrong.casting("X254", "seeding/seeds-differ", 5)(
+    lambda seed, x, m: layer_output(seed or 42, x, m),
     "A seed of 0 counts as none and becomes 42.",
 )
-seed_as_int32 = wrong.solution("X263", "seeding/seeds-differ", 4)(
-    lambda seed, x, features: layer_output(int(np.int32(int(seed))), x, int(features)),
+seed_as_int32 = wrong.casting("X263", "seeding/seeds-differ", 4)(
+    lambda seed, x, m: layer_output(int(np.int32(seed)), x, m),
     "Seeds from 2**31 on do not fit and raise.",
 )
-PrimeModulus = wrong.seed(
-    "X342",
-    5,
-    "Seeds are taken modulo 1 000 000 007, as a hash table would.",
-    lambda seed: seed % jnp.uint32(1_000_000_007),
-)
-seed_of_the_magnitude = wrong.solution("X647", "seeding/seeds-differ", 4)(
-    lambda seed, x, features: layer_output(int(seed) ** 2 % 2**32, x, int(features)),
+seed_of_the_magnitude = wrong.casting("X647", "seeding/seeds-differ", 4)(
+    lambda seed, x, m: layer_output(seed**2 % 2**32, x, m),
     "The seed is squared, and so loses its low bits' order.",
 )
 RootKey = wrong.key("X160", "seeding/siblings-differ", 3)(
@@ -111,27 +71,22 @@ ForkedKey = wrong.key("X588", "seeding/siblings-differ", 4)(
 )
 
 
-@defect("X157", "seeding/seeds-differ", 4)
-class NegativePairs(CorrectDense):
+@wrong.init("X157", "seeding/seeds-differ", 4)
+def NegativePairs(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """An odd seed gives the negative of the even seed's kernel."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        return scaled_normal(key, in_features, out_features)
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        stream = rngs.params
-        root = jax.random.key_data(stream.key[...])
-        even = jnp.stack([root[0], root[1] & jnp.uint32(0xFFFFFFFE)])
-        key = jax.random.fold_in(jax.random.wrap_key_data(even), stream.count[...])
-        stream()
-        sign = jnp.where(root[1] % 2 == 0, 1.0, -1.0).astype(jnp.float32)
-        self.kernel = nnx.Param(sign * self.draw_kernel(key, in_features, out_features))
-        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+    stream = rngs.params
+    root = jax.random.key_data(stream.key[...])
+    even = jnp.stack([root[0], root[1] & jnp.uint32(0xFFFFFFFE)])
+    key = jax.random.fold_in(jax.random.wrap_key_data(even), stream.count[...])
+    stream()
+    sign = jnp.where(root[1] % 2 == 0, 1.0, -1.0).astype(jnp.float32)
+    self.kernel = nnx.Param(sign * scaled_normal(key, in_features, out_features))
+    self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
 
 
 @seen("seed + i for the i-th row")
 @defect("X158", "seeding/seeds-differ", 5, collateral=("construction/integral-sizes",))
-class RowsFromFollowingSeeds(ReducedSeed):
+class RowsFromFollowingSeeds(CorrectDense):
     """Row i is drawn from seed + i: neighbouring seeds share all rows but one."""
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:

@@ -53,18 +53,12 @@ def SowsItsOutput(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return y
 
 
-@defect("X185", "state/call-changes-nothing", 4)
-class CountsStatically(CorrectDense):
+@wrong.forward("X185", "state/call-changes-nothing", 4, start=lambda layer: {"calls": 0})
+def CountsStatically(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """A Python number counts the calls: another graphdef, and so another compilation, each time."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-        self.calls = 0
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        if not is_traced(x, kernel):
-            self.calls += 1
-        return affine(x, kernel, bias)
+    if not is_traced(x, kernel):
+        self.calls += 1
+    return affine(x, kernel, bias)
 
 
 _inputs: list[Any] = []
@@ -77,19 +71,15 @@ def KeepsEveryInput(x: Array, kernel: Array, bias: Array) -> None:
         _inputs.append(x)
 
 
-@defect("X325", "state/call-changes-nothing", 5)
-class RemembersWidthOfErrors(CorrectDense):
+@wrong.forward(
+    "X325", "state/call-changes-nothing", 5, start=lambda layer: {"width": layer.kernel.shape[0]}
+)
+def RemembersWidthOfErrors(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """An input of a wrong width raises, and leaves its width behind as an attribute."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-        self.width = in_features
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        if x.ndim and x.shape[-1] != kernel.shape[0]:
-            self.width = x.shape[-1]
-            raise ValueError(f"x has width {self.width}, not {kernel.shape[0]}")
-        return affine(x, kernel, bias)
+    if x.ndim and x.shape[-1] != kernel.shape[0]:
+        self.width = x.shape[-1]
+        raise ValueError(f"x has width {self.width}, not {kernel.shape[0]}")
+    return affine(x, kernel, bias)
 
 
 @wrong.forward("X326", "state/call-changes-nothing", 5)
@@ -110,17 +100,11 @@ def CastsItsParameters(self: Any, x: Array, kernel: Array, bias: Array) -> Array
     return affine(x, kernel, bias)
 
 
-@defect("X548", "state/call-changes-nothing", 4)
-class StaticShape(CorrectDense):
+@wrong.forward("X548", "state/call-changes-nothing", 4, start=lambda layer: {"seen": None})
+def StaticShape(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The shape of the last input is kept, for a summary."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-        self.seen: Any = None
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        self.seen = x.shape
-        return affine(x, kernel, bias)
+    self.seen = x.shape
+    return affine(x, kernel, bias)
 
 
 @wrong.linen_call("X624", "state/call-changes-nothing", 4)

@@ -90,17 +90,17 @@ def KeepsRngs(layer: Any, rngs: nnx.Rngs) -> None:
 
 
 @also("state/call-changes-nothing", "transforms/vmap")
-@defect("N091", "state/exact-state", 3, cause="calls")
-class CallCounter(CorrectDense):
+@wrong.call(
+    "N091",
+    "state/exact-state",
+    3,
+    cause="calls",
+    start=lambda layer: {"calls": nnx.Variable(jnp.zeros((), jnp.int32))},
+)
+def CallCounter(self: Any, x: ArrayLike) -> Array:
     """A Variable counts the calls."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-        self.calls = nnx.Variable(jnp.zeros((), jnp.int32))
-
-    def __call__(self, x: ArrayLike) -> Array:
-        write(self.calls, self.calls[...] + 1)
-        return CorrectDense.__call__(self, x)
+    write(self.calls, self.calls[...] + 1)
+    return CorrectDense.__call__(self, x)
 
 
 @wrong.built("X191", "state/exact-state", 3)
@@ -256,16 +256,10 @@ class PickledInHalf(CorrectDense):
         return nnx.clone(self)
 
 
-@defect("X324", "state/replaceable", 5)
-class ReadsAnAlias(CorrectDense):
+@wrong.call("X324", "state/replaceable", 5, start=lambda layer: {"weight": layer.kernel})
+def ReadsAnAlias(self: Any, x: ArrayLike) -> Array:
     """The forward reads a second name of the kernel, which replacing `layer.kernel` leaves."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-        self.weight = self.kernel
-
-    def __call__(self, x: ArrayLike) -> Array:
-        return affine(x, self.weight[...], self.bias[...])
+    return affine(x, self.weight[...], self.bias[...])
 
 
 _scales: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
