@@ -1,0 +1,113 @@
+"""Which requirements are not checked because one that they rest on does not hold.
+
+The rule looks at failures alone, and at all that a requirement rests on, however far below: so
+the account of a run is the same whatever was already known when a worker came to a cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from conformance.contract.catalogue import rests_on
+from conformance.contract.requirement import MUST, Requirement
+from conformance.results.cell import Cell, Outcome
+
+__all__ = ["Prerequisites", "prerequisites"]
+
+
+@dataclass(frozen=True)
+class Prerequisites:
+    """What the requirements of a run rest on, directly or not.
+
+    Parameters
+    ----------
+    rows
+        The requirements by id, each after all that it rests on.
+    below
+        For each id, the ids of all that it rests on.
+    telling
+        The ids that explain an obstacle, with all that these rest on.
+    """
+
+    rows: Mapping[str, Requirement]
+    below: Mapping[str, tuple[str, ...]]
+    telling: frozenset[str]
+
+    def failed(self, row: Requirement, obstacle: Callable[[str], bool | None]) -> str | None:
+        """Return the first failed requirement because of which one is not checked, or None.
+
+        A recommendation never keeps a MUST from being checked. Where a check only met an
+        obstacle, another requirement may be at fault: those that can explain it are checked.
+
+        Parameters
+        ----------
+        row
+            The requirement.
+        obstacle
+            Of an id: None if its check has not failed, as far as is known; else whether it met
+            an obstacle.
+        """
+        for id in self.below[row.id]:
+            if row.level == MUST != self.rows[id].level:
+                continue
+            met = obstacle(id)
+            if met is False or (met and row.id not in self.telling):
+                return id
+        return None
+
+    def stopped(self, cells: Mapping[str, Cell]) -> dict[str, str]:
+        """Return the requirements that were not to be checked, each with the one that failed."""
+        found: dict[str, str] = {}
+
+        def obstacle(id: str) -> bool | None:
+            failed = id not in found and id in cells and cells[id].outcome == Outcome.FAILED
+            return cells[id].obstacle if failed else None
+
+        for row in self.rows.values():
+            below = self.failed(row, obstacle)
+            if below is not None:
+                found[row.id] = below
+        return found
+
+    def settled(self, id: str, cells: Mapping[str, Cell], waiting: Callable[[str], bool]) -> bool:
+        """Return whether no cell that is still to come can change what is at fault.
+
+        Parameters
+        ----------
+        id
+            The requirement that failed.
+        cells
+            The cells of its implementation that are known, by requirement.
+        waiting
+            Whether the cell of an id is still to come.
+        """
+        around = {id, *self.below[id]}
+        if any(cells[each].obstacle for each in around if each in cells):
+            around |= self.telling
+        return not any(waiting(each) for each in around)
+
+
+@lru_cache(maxsize=4)
+def prerequisites(rows: Sequence[Requirement]) -> Prerequisites:
+    """Return what these requirements rest on; what is not among them does not count."""
+    known = {row.id: row for row in rows}
+    ordered: dict[str, Requirement] = {}
+    below: dict[str, tuple[str, ...]] = {}
+
+    def place(row: Requirement) -> None:
+        if row.id in ordered:
+            return
+        direct = [known[id] for id in rests_on(row, rows) if id in known]
+        for other in direct:
+            place(other)
+        every = {id for other in direct for id in (*below[other.id], other.id)}
+        below[row.id] = tuple(id for id in ordered if id in every)
+        ordered[row.id] = row
+
+    for row in rows:
+        place(row)
+    telling = {row.id for row in rows if row.foundation or row.every_seed}
+    telling.update(*(below[id] for id in telling))
+    return Prerequisites(ordered, below, frozenset(telling))
