@@ -57,6 +57,13 @@ def shard(text: str) -> object:
     return Shard.parse(text)
 
 
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the suite's own events."""
+    from conformance.running import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the suite's options; all of them carry its prefix."""
     group = parser.getgroup("conformance", "dense-conformance: is this layer a Dense?")
@@ -160,6 +167,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--conformance-examples", type=int, default=None, help=argparse.SUPPRESS)
     group.addoption("--conformance-explain", action="store_true", help=argparse.SUPPRESS)
+    group.addoption("--conformance-check-all", action="store_true", help=argparse.SUPPRESS)
     group.addoption("--conformance-console", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -314,12 +322,12 @@ class _AtOnce:
         self.config = config
         self.names = {entry.id: entry.name for entry in run.entries}
 
-    def conformance_cell(self, cell: Any) -> None:
-        """A cell is decided."""
+    def pytest_conformance_fault(self, cell: Any) -> None:
+        """Write one line for a failure that nothing explains."""
         from conformance.report.terminal import at_once
 
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        if cell.outcome == "failed" and reporter is not None and reporter.verbosity == 0:
+        if reporter is not None and reporter.verbosity == 0:
             reporter.ensure_newline()
             reporter.write_line(at_once(cell, self.names), flush=True)
 

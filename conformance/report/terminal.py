@@ -7,7 +7,7 @@ import os
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -149,7 +149,12 @@ def write_failure(
 
 
 def _failures(
-    console: Console, verdict: Verdict, facts: Mapping[str, Any], *, verbose: bool
+    console: Console,
+    verdict: Verdict,
+    facts: Mapping[str, Any],
+    *,
+    verbose: bool,
+    shown: Collection[tuple[str, str]],
 ) -> None:
     statements = {row.id: row.statement for row in verdict.rows}
     for entry in verdict.entries:
@@ -158,6 +163,9 @@ def _failures(
             cell, others = same[0], same[1:]
             blocked = [c for one in same for c in verdict.blocked_by(one)]
             failed = cell.outcome == Outcome.FAILED
+            if all((one.implementation, one.requirement) in shown for one in same):
+                _write_again(console, same, _name(entry, facts), len(blocked), verdict.strict)
+                continue
             console.print()
             write_failure(
                 console,
@@ -172,6 +180,19 @@ def _failures(
                 console.print(f"  and so {verb} {plural(len(others), 'more requirement')}")
             if verbose and blocked:
                 write_lines(console, [("blocked", ", ".join(c.requirement for c in blocked))])
+
+
+def _write_again(
+    console: Console, cells: Sequence[Cell], title: str, blocked: int, strict: bool
+) -> None:
+    """Write failures that the reader has seen whole, and how much follows from them."""
+    for cell in cells:
+        look = look_of(cell, strict=strict)
+        head = Text(f"{word(cell, strict=strict).upper():8}", style=look.style)
+        head.append(f"  {cell.requirement}", style="bold")
+        head.append(f"   {printable(title)}   {cell.level}   (shown above)")
+        console.print(head, soft_wrap=True)
+    write_lines(console, [("also", consequences(blocked))] if blocked else [])
 
 
 def _expected(verdict: Verdict) -> list[str]:
@@ -231,7 +252,12 @@ def _for_those_who_ask(verdict: Verdict) -> list[str]:
 
 
 def write_verdict(
-    verdict: Verdict, facts: Mapping[str, Any], stream: TextIO, *, verbose: bool = False
+    verdict: Verdict,
+    facts: Mapping[str, Any],
+    stream: TextIO,
+    *,
+    verbose: bool = False,
+    shown: Collection[tuple[str, str]] = (),
 ) -> None:
     """Write the table, each failure, the denominator, and the verdict in the last line.
 
@@ -244,11 +270,13 @@ def write_verdict(
     verbose
         Whether to write, too, what the run explores and can detect, the remarks of checks, and
         each requirement that is blocked or does not apply.
+    shown
+        The failures, by implementation and requirement, that the reader has seen already.
     """
     console = console_for(stream)
     environment = facts["environment"]
-    shown = ("jax", "flax", "python", "device")
-    versions = ", ".join(f"{key} {environment[key]}" for key in shown if environment.get(key))
+    telling = ("jax", "flax", "python", "device")
+    versions = ", ".join(f"{key} {environment[key]}" for key in telling if environment.get(key))
     head = f"dense-conformance, profile {facts['profile']}"
     console.print()
     _write(console, "; ".join(filter(None, (head, versions))), "dim")
@@ -259,7 +287,7 @@ def write_verdict(
         _write(console, line, "dim")
     for line in _side_effects(verdict, facts):
         _write(console, line, "yellow")
-    _failures(console, verdict, facts, verbose=verbose)
+    _failures(console, verdict, facts, verbose=verbose, shown=shown)
     console.print()
     for line in _expected(verdict):
         _write(console, line, "cyan")
@@ -303,8 +331,16 @@ def at_once(cell: Cell, names: Mapping[str, str]) -> str:
 class Progress:
     """Shows a run while it goes on: what fails at once, and how far it is on a terminal."""
 
-    def __init__(self, total: int, names: Mapping[str, str], statements: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        total: int,
+        names: Mapping[str, str],
+        statements: Mapping[str, str],
+        *,
+        strict: bool = False,
+    ) -> None:
         self.total = total
+        self.strict = strict
         self.names = names
         self.statements = statements
         self.done = 0
@@ -313,17 +349,20 @@ class Progress:
         if self.status is not None:
             self.status.start()
 
-    def conformance_cell(self, cell: Cell) -> None:
-        """A cell came back."""
+    def pytest_conformance_cell(self, cell: Cell) -> None:
+        """Count a cell that came back."""
         self.done += 1
-        if cell.outcome == Outcome.FAILED:
-            line = at_once(cell, self.names)
-            self.console.print(Text(line, style="red"), overflow="ellipsis", no_wrap=True)
         if self.status is not None:
             self.status.update(f"{self.done}/{self.total} cells, {self.names[cell.implementation]}")
 
-    def conformance_round(self, number: int, seed: int) -> None:
-        """One more round begins."""
+    def pytest_conformance_fault(self, cell: Cell) -> None:
+        """Write a failure, whole, when it is certain that no other one explains it."""
+        self.console.print()
+        name, statement = self.names[cell.implementation], self.statements[cell.requirement]
+        write_failure(self.console, cell, name, statement, strict=self.strict)
+
+    def pytest_conformance_round(self, number: int, seed: int) -> None:
+        """Show that one more round begins."""
         if self.status is not None:
             self.status.update(f"round {number}, seed {seed}")
 

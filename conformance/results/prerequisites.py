@@ -12,7 +12,8 @@ from functools import lru_cache
 
 from conformance.contract.catalogue import rests_on
 from conformance.contract.requirement import MUST, Requirement
-from conformance.results.cell import Cell, Outcome
+from conformance.results.cell import Cell
+from conformance.results.outcome import Outcome
 
 __all__ = ["Prerequisites", "prerequisites"]
 

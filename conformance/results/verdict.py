@@ -20,6 +20,7 @@ from conformance.results.decision import (
     decide,
 )
 from conformance.results.outcome import Outcome
+from conformance.results.prerequisites import prerequisites
 
 __all__ = [
     "ERROR",
@@ -108,12 +109,13 @@ def account(
     strict: bool = False,
     stopped: str = "",
     left: str = "it is for another shard",
+    all_ran: bool = False,
 ) -> Verdict:
     """Put the received cells in order, name what is missing, and tell faults from consequences.
 
-    A failed cell of which a requirement that it rests on has failed, too, is *blocked*: what it
-    found follows from that. All cells run in any case, so that the account does not depend on
-    how they were spread over workers.
+    A cell is *blocked* if a requirement that it rests on has failed: it was not to be checked, and
+    what a worker found that did not know yet is dropped, so that the account does not depend on
+    how cells were spread over workers. Where ``all_ran``, only a cell that failed is blocked.
 
     ``shard`` has the cells of this part of the run, by implementation and requirement; the others
     are missing without anything having happened to them. ``left`` says what became of
@@ -126,7 +128,10 @@ def account(
             row.id: by_key.get((entry.id, row.id)) or _missing(entry, row, shard, stopped, left)
             for row in rows
         }
-        _mark_blocked(own, rows)
+        stopped_by = {} if all_ran else prerequisites(tuple(rows)).stopped(own)
+        own.update({id: _dropped(own[id]) for id in stopped_by})
+        _mark_blocked(own, rows, stopped_by)
+        _count_once(own)
         cells.extend(sorted(own.values(), key=_reading_order))
     return Verdict(tuple(entries), tuple(rows), tuple(cells), strict, stopped)
 
@@ -150,11 +155,33 @@ def _missing(
     )
 
 
-def _mark_blocked(own: dict[str, Cell], rows: Sequence[Requirement]) -> None:
-    """Rows come after those that they rest on, so that one pass finds whole chains."""
+def _dropped(cell: Cell) -> Cell:
+    """Return a cell of which nothing counts but that it is blocked, if it applies at all."""
+    if cell.elsewhere or (not cell.outcome.applies and not cell.obstacle):
+        return cell
+    return Cell(cell.implementation, cell.requirement, cell.level, Outcome.BLOCKED)
+
+
+def _count_once(own: dict[str, Cell]) -> None:
+    """Block all cells but the first of an implementation that cannot be loaded."""
+    errors = [c for c in own.values() if c.outcome == Outcome.ERROR and not c.obstacle]
+    for cell in errors[1:]:
+        if cell.reason == errors[0].reason:
+            own[cell.requirement] = replace(blocked(cell, errors[0].requirement), reproduction="")
+
+
+def _mark_blocked(
+    own: dict[str, Cell], rows: Sequence[Requirement], stopped_by: Mapping[str, str]
+) -> None:
+    """Block what was not to be checked, and failures that others explain."""
     root = _fault_behind_obstacles(own, rows)
-    for row in rows:
+    # Each comes after those that it rests on, so that one pass finds whole chains.
+    for row in prerequisites(tuple(rows)).rows.values():
         cell = own[row.id]
+        if row.id in stopped_by:
+            if cell.outcome == Outcome.BLOCKED:
+                own[row.id] = blocked(cell, _origin(own[stopped_by[row.id]]))
+            continue
         stumbled = cell.outcome == Outcome.ERROR and cell.obstacle and root is not None
         failed = cell.outcome in (Outcome.FAILED, Outcome.NOT_OFFERED)
         if not failed and not stumbled:

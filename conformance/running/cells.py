@@ -9,12 +9,28 @@ import pytest
 
 from conformance.checks import recording
 from conformance.checks.cases import free_parts
+from conformance.checks.require import NotApplicable
 from conformance.contract.requirement import MAY, Requirement
 from conformance.errors import LoadError, Violation, safe_text
 from conformance.results.cell import Cell, plain
 from conformance.results.outcome import Outcome
+from conformance.results.verdict import blocked
 
-__all__ = ["cell_of"]
+__all__ = ["Prevented", "cell_of"]
+
+
+class Prevented(pytest.skip.Exception):  # type: ignore[name-defined]  # set on a function
+    """The requirement is not checked, because another one that it rests on has failed.
+
+    Parameters
+    ----------
+    below
+        The id of that one.
+    """
+
+    def __init__(self, below: str) -> None:
+        super().__init__(f"blocked by {below}")
+        self.below = below
 
 
 def _violations(error: BaseException) -> Iterator[Violation]:
@@ -44,8 +60,13 @@ def cell_of(
     error = call.excinfo.value if call.excinfo is not None else None
     if error is None:
         return cell
+    if isinstance(error, Prevented):
+        return blocked(cell, error.below)
     if isinstance(error, pytest.skip.Exception):
-        return replace(cell, outcome=Outcome.NOT_APPLICABLE, reason=safe_text(error.msg))
+        # What only the check itself finds out is not known where it is not run.
+        found = isinstance(error, NotApplicable)
+        reason = safe_text(error.msg)
+        return replace(cell, outcome=Outcome.NOT_APPLICABLE, obstacle=found, reason=reason)
     violation = next(_violations(error), None)
     if violation is None:
         known = isinstance(error, LoadError)

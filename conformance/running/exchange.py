@@ -68,7 +68,9 @@ class Exchange:
         expected = self.run.expectations.of(entry, row.id)
         if expected is not None:
             cell = hold_to(expected, cell)
-        if cell.outcome not in (Outcome.PASSED, Outcome.NOT_APPLICABLE):
+        if cell.outcome == Outcome.FAILED:
+            self.run.failures.add(entry.id, row.id, obstacle=cell.obstacle)
+        if cell.outcome not in (Outcome.PASSED, Outcome.NOT_APPLICABLE, Outcome.BLOCKED):
             cell = replace(cell, reproduction=reproduction.command(entry, row))
         if cell.outcome.violated:
             layer = self.run.layers.get(entry.id)

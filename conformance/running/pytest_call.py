@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -88,9 +88,7 @@ def call(
 class _Reporter:
     """Registered with pytest for one run: shows progress, then the verdict."""
 
-    def __init__(
-        self, progress: Callable[[int, Mapping[str, str], Mapping[str, str]], Any]
-    ) -> None:
+    def __init__(self, progress: Callable[..., Any]) -> None:
         self.progress = progress
         self.ended = False
 
@@ -101,7 +99,8 @@ class _Reporter:
             total = found.size
             names = {entry.id: entry.name for entry in found.entries}
             statements = {row.id: row.statement for row in found.rows}
-            config.pluginmanager.register(self.progress(total, names, statements))
+            progress = self.progress(total, names, statements, strict=found.strict)
+            config.pluginmanager.register(progress)
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self, config: pytest.Config) -> None:
@@ -116,12 +115,14 @@ class _Reporter:
                 print(*found.refused, sep="\n\n", file=sys.stderr)
                 return
             verbose = config.get_verbosity() > 0
-            write_verdict(found.verdict, found.facts(), sys.stdout, verbose=verbose)
+            write_verdict(
+                found.verdict, found.facts(), sys.stdout, verbose=verbose, shown=found.told
+            )
 
 
 def run(
     arguments: Sequence[str],
-    progress: Callable[[int, Mapping[str, str], Mapping[str, str]], Any],
+    progress: Callable[..., Any],
 ) -> int:
     """Run pytest with these arguments; the exit code of the verdict.
 

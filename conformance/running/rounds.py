@@ -132,7 +132,7 @@ class Rounds:
     def _round(self, number: int, seed: int) -> bool:
         """One more round; whether it came to anything."""
         started, cells = time.time(), []
-        self.run.show("conformance_round", number, seed)
+        self.run.config.hook.pytest_conformance_round(number=number, seed=seed)
         try:
             with contextlib.closing(_cells_of(self._call(seed))) as found:
                 for cell in found:
@@ -209,7 +209,7 @@ class _Teller:
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
 
-    def conformance_cell(self, cell: Cell) -> None:
+    def pytest_conformance_cell(self, cell: Cell) -> None:
         """A cell is decided."""
         print(json.dumps(cell.as_dict()), file=self.stream, flush=True)
 

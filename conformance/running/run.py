@@ -33,8 +33,11 @@ from conformance.layers.x64 import widened
 from conformance.results.cell import Cell
 from conformance.results.expected import Expectations, is_strict
 from conformance.results.outcome import Outcome
+from conformance.results.prerequisites import prerequisites
 from conformance.results.verdict import Verdict, account
 from conformance.running import database, reproduction
+from conformance.running.cells import Prevented
+from conformance.running.failures import Failures
 from conformance.running.items import entry_of, row_of
 from conformance.running.rounds import combined, is_worse
 from conformance.running.shards import Shard, expected_seconds
@@ -85,6 +88,7 @@ class Run:
             deaths,
         )
         self.containment = Containment(may_retire=self.worker is not None)
+        self.failures = Failures(directory)
         self.received: dict[tuple[str, str], Cell] = {}
         self.environment: dict[str, Any] = {}
         self.versions: dict[str, dict[str, str]] = {}
@@ -94,10 +98,12 @@ class Run:
         self.rounds: list[dict[str, Any]] = []
         self.own: frozenset[tuple[str, str]] | None = None
         self.layers: dict[str, Any] = {}
-        self.unusable: dict[str, str] = {}
         self.selected: frozenset[tuple[str, str]] | None = None
         self.others_failed = False
         self.strict = False
+        self.unusable: dict[str, str] = {}
+        self.told: set[tuple[str, str]] = set()
+        self._unsettled: set[tuple[str, str]] = set()
 
     @classmethod
     def start(cls, config: pytest.Config) -> Run:
@@ -164,6 +170,11 @@ class Run:
         if self.controls and cache:
             compile_cache.bound()
             print(compile_cache.trouble(), end="", file=sys.stderr)
+
+    @property
+    def checks_all(self) -> bool:
+        """Whether also that is checked which rests on a failure."""
+        return bool(self.config.getoption("conformance_check_all"))
 
     @property
     def controls(self) -> bool:
@@ -298,8 +309,17 @@ class Run:
             reason = layer.why_not_applicable(row)
             if reason is not None:
                 pytest.skip(reason)
+            self._require_not_prevented(entry_of(item), row)
             # What pytest's parameters share is one test to Hypothesis.
             item.obj._hypothesis_internal_database_key = database.key(row.id, entry_of(item).id)
+
+    def _require_not_prevented(self, entry: Entry, row: Requirement) -> None:
+        """Raise :class:`Prevented` if a requirement that this one rests on has failed."""
+        if not self.checks_all:
+            known = functools.partial(self.failures.obstacle, entry.id)
+            below = prerequisites(self.rows).failed(row, known)
+            if below is not None:
+                raise Prevented(below)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
@@ -382,14 +402,56 @@ class Run:
         news = is_worse(cell, self.received.get(key))
         self.received[key] = combined(self.received.get(key), cell, found)
         if news:
-            self.show("conformance_cell", cell)
+            self.config.hook.pytest_conformance_cell(cell=cell)
+            if cell.outcome == Outcome.FAILED:
+                self._unsettled.add(key)
+        self._tell_faults(cell.implementation)
 
-    def show(self, event: str, *what: Any) -> None:
-        """Tell the plugins that look on."""
-        for plugin in self.config.pluginmanager.get_plugins():
-            tell = getattr(plugin, event, None)
-            if tell is not None:
-                tell(*what)
+    def _tell_faults(self, implementation: str) -> None:
+        """Tell the failures that no cell to come can explain."""
+        waiting = [row for id, row in self._unsettled if id == implementation]
+        if not waiting:
+            return
+        cells = {row: cell for (id, row), cell in self.received.items() if id == implementation}
+        known = prerequisites(self.rows)
+        own = self.own_cells
+
+        def to_come(row: str) -> bool:
+            return row not in cells and (own is None or (implementation, row) in own)
+
+        settled = [id for id in waiting if known.settled(id, cells, to_come)]
+        if not settled:
+            return
+        (entry,) = (entry for entry in self.entries if entry.id == implementation)
+        verdict = self._account([entry], self.rows, cells.values())
+        for cell in verdict.cells:
+            if cell.requirement in settled:
+                self._unsettled.discard((implementation, cell.requirement))
+                if cell.outcome == Outcome.FAILED:
+                    self.told.add((implementation, cell.requirement))
+                    self.config.hook.pytest_conformance_fault(cell=cell)
+
+    @property
+    def own_cells(self) -> frozenset[tuple[str, str]] | None:
+        """The cells that this run decides; None for all of them."""
+        if self.selected is None:
+            return self.own
+        # What was found without any item, as of a layer that cannot be used, was asked for, too.
+        return self.selected | self.received.keys()
+
+    def _account(
+        self, entries: Sequence[Entry], rows: Sequence[Requirement], cells: Iterable[Cell]
+    ) -> Verdict:
+        return account(
+            entries,
+            rows,
+            cells,
+            self.own_cells,
+            strict=self.strict,
+            stopped=self.stopped,
+            left="it was deselected" if self.own is None else "it is for another shard",
+            all_ran=self.checks_all,
+        )
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -415,20 +477,8 @@ class Run:
 
     def conclude(self) -> bool:
         """Account for every cell, and write the results file; whether that went well."""
-        own = self.own
-        if self.selected is not None:
-            # What was found without an item, as of a layer that cannot be used, counts, too.
-            own = self.selected | self.received.keys()
-        entries, rows = self._asked_for(own)
-        self.verdict = account(
-            entries,
-            rows,
-            self.received.values(),
-            own,
-            strict=self.strict,
-            stopped=self.stopped,
-            left="it was deselected" if self.own is None else "it is for another shard",
-        )
+        entries, rows = self._asked_for(self.own_cells)
+        self.verdict = self._account(entries, rows, self.received.values())
         path = self.config.getoption("conformance_results")
         if path is None:
             return True

@@ -133,7 +133,7 @@ class _Observer:
             self.planned = plan(self.zoo, self.run.rows, full=self.full, without=self.without)
             self.plan_file.write_text(json.dumps(self.planned), encoding="utf-8")
 
-    def conformance_cell(self, cell: Cell) -> None:
+    def pytest_conformance_cell(self, cell: Cell) -> None:
         """A cell came back."""
         self.done += 1
         if self.run is not None and sys.stderr.isatty() and self.done % 50 == 0:
@@ -179,7 +179,7 @@ def check(
     with tempfile.TemporaryDirectory(prefix="dense-conformance-zoo-") as directory:
         plan_file = Path(directory) / "plan.json"
         observer = _Observer(zoo, plan_file, full=full, without=without)
-        call = [*arguments, "-p", PLUGIN, f"{OPTION}={plan_file}"]
+        call = [*arguments, "--conformance-check-all", "-p", PLUGIN, f"{OPTION}={plan_file}"]
         call += [f"--conformance-impl={subject.spec}" for subject in zoo]
         pytest.main(call, plugins=[observer])
     run = observer.run
