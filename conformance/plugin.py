@@ -52,7 +52,7 @@ def gibibytes(text: str) -> float:
 
 def shard(text: str) -> object:
     """``2/5``: the second of five parts of a run."""
-    from conformance.running.shards import Shard
+    from conformance.running.schedule import Shard
 
     return Shard.parse(text)
 

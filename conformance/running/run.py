@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 
 from conformance.checks import profiles, recording
-from conformance.contract.catalogue import chosen, in_order
+from conformance.contract.catalogue import chosen
 from conformance.contract.requirement import Requirement
 from conformance.errors import LoadError, contain_interrupts, safe_text
 from conformance.isolation import memory
@@ -40,7 +41,7 @@ from conformance.running.cells import Prevented
 from conformance.running.failures import Failures
 from conformance.running.items import entry_of, row_of
 from conformance.running.rounds import combined, is_worse
-from conformance.running.shards import Shard, expected_seconds
+from conformance.running.schedule import Shard, dealt, expected_seconds, in_order
 from conformance.running.stopping import leave_interrupts_to_the_controller
 from conformance.running.strictness import try_witness
 from conformance.running.workers import Workers
@@ -258,7 +259,12 @@ class Run:
             else:
                 dropped.append(item)
         ours.sort(key=lambda found: found[:2])
-        items[:] = [item for _, _, item in ours] + others
+        layers = [
+            [item for _, _, item in cells]
+            for _, cells in itertools.groupby(ours, key=lambda found: found[0])
+        ]
+        workers = getattr(config, "workerinput", {}).get("workercount", 1)
+        items[:] = dealt(layers, workers) + others
         if dropped:
             config.hook.pytest_deselected(items=dropped)
 

@@ -20,7 +20,7 @@ from conformance.report.merge import merge
 from conformance.results.cell import Cell, Outcome
 from conformance.results.file import Results, document, parse, text_of
 from conformance.results.verdict import INCOMPLETE, OK, account
-from conformance.running.shards import Shard, expected_seconds
+from conformance.running.schedule import Shard, expected_seconds
 
 ENTRIES = tuple(Entry(f"acme:{name}", name, f"acme:{name}", "acme") for name in "ABCDEFG")
 ENVIRONMENT = {"jax": "0.10.2", "seed": None}

@@ -1,26 +1,77 @@
-"""One run in several parts, on as many machines: which cells each of them checks.
+"""When and where each cell is checked: the order, the workers of a run, and the parts of one.
 
-The parts depend on the cells that are asked for and on the seconds that they are expected to
-take, and on nothing else of the machine: whoever asks the same divides the same.
+The parts of a run depend on the cells that are asked for and on the seconds that they are expected
+to take, and on nothing else of the machine: whoever asks the same divides the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from conformance.contract import catalogue
 from conformance.contract.requirement import Requirement
 from conformance.layers.registry import Entry
+from conformance.results.prerequisites import prerequisites
 
-__all__ = ["Shard", "expected_seconds"]
+T = TypeVar("T")
+
+__all__ = ["Shard", "dealt", "expected_seconds", "in_order", "workers_that_pay"]
+
+# A worker imports and compiles for two seconds what others do as well: as long as so many cells
+# of one layer take, once programs are compiled.
+_PAYS = 40
 
 Key = tuple[str, str]
 """A cell: the implementation's id, and the requirement's."""
 
 # What the first cell of an implementation in a process pays for all of its others.
 _BEGINNING = 2.0
+
+
+def in_order(rows: Sequence[Requirement]) -> tuple[Requirement, ...]:
+    """Return the requirements as they are checked, each after what it rests on."""
+    known = prerequisites(tuple(rows))
+    wanted = catalogue.in_order(rows)
+    ids = dict.fromkeys(id for row in wanted for id in (*known.below[row.id], row.id))
+    return tuple(known.rows[id] for id in ids)
+
+
+def dealt(layers: Sequence[Sequence[T]], workers: int) -> list[T]:
+    """Return the cells in the order in which pytest-xdist is to give them to the workers.
+
+    It cuts the cells into parts of equal length. Whole layers stay together, so that
+    their compiled programs do; a layer that does not fit is dealt out to the workers in turn, so
+    that each has some of its first requirements, on which the others rest.
+
+    Parameters
+    ----------
+    layers
+        The cells of each implementation, in their order.
+    workers
+        How many workers there are.
+    """
+    total = sum(map(len, layers))
+    # As pytest-xdist divides them.
+    room = [(total + i) // workers for i in range(workers)]
+    parts: list[list[T]] = [[] for _ in room]
+    shared: list[T] = []
+    for layer in layers:
+        fits = [i for i, part in enumerate(parts) if len(layer) <= room[i] - len(part)]
+        (parts[fits[0]] if fits else shared).extend(layer)
+    turn = itertools.cycle(range(workers))
+    for cell in shared:
+        parts[next(i for i in turn if len(parts[i]) < room[i])].append(cell)
+    return [cell for part in parts for cell in part]
+
+
+def workers_that_pay(cells: int, most: int) -> int:
+    """Return how many workers a run of so many cells is worth: each takes seconds to start."""
+    return max(1, min(most, cells // _PAYS))
 
 
 @dataclass(frozen=True)
