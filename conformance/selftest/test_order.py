@@ -37,24 +37,31 @@ def test_every_row_is_checked_the_telling_ones_first() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ["-m", "conformance", "run", "wrong.py:Wrong", "--requirement=forward"],
+        ["-m", "conformance", "run", "wrong.py:Wrong"],
         ["-m", "pytest", "--pyargs", "conformance", "--conformance-impl=wrong.py:Wrong",
-         "--conformance-requirement=forward", "-p", "no:cacheprovider"],
+         "-p", "no:cacheprovider"],
     ],
 )  # fmt: skip
-def test_a_failure_is_told_when_it_is_known(command: list[str], tmp_path: Path) -> None:
-    """In a pipe, too: the run still goes on when its line is read."""
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_fault_is_written_once_when_it_is_known(
+    command: list[str], workers: str, tmp_path: Path
+) -> None:
     (tmp_path / "wrong.py").write_text(WRONG, encoding="utf-8")
-    run = subprocess.Popen(
-        [sys.executable, *command], cwd=tmp_path, stdout=subprocess.PIPE, text=True, bufsize=1
+    done = subprocess.run(
+        [sys.executable, *command, f"-n{workers}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert run.stdout is not None
-    first = next(line for line in run.stdout if line.startswith("failed "))
-    assert run.poll() is None
-    output, _ = run.communicate()
-    assert run.returncode == 1
-    assert first.startswith("failed forward/")
-    assert "does not conform" in output
+    assert done.returncode == 1
+    live, mark, summary = done.stdout.partition("dense-conformance, profile quick")
+    assert mark
+    (first,) = (line for line in live.splitlines() if line.upper().startswith("FAILED "))
+    assert first.split()[1] == "construction/bias-shape"
+    again = [line for line in summary.splitlines() if line.startswith("FAILED    ")]
+    assert [line.split()[1] for line in again] == ["construction/bias-shape"]
+    assert "does not conform" in summary
 
 
 def test_a_profile_says_what_it_can_detect() -> None:
