@@ -328,6 +328,9 @@ class _AtOnce:
 
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and reporter.verbosity == 0:
+            # pytest-xdist's progress is a line that pytest does not know to be unfinished.
+            if self.config.getoption("dist", "no") != "no":
+                reporter.write("\n")
             reporter.ensure_newline()
             reporter.write_line(at_once(cell, self.names), flush=True)
 
