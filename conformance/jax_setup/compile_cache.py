@@ -17,7 +17,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from conformance.jax_setup.program_store import ProgramStore, prune
+from conformance.jax_setup.program_store import ProgramStore, make_private, prune
 
 __all__ = ["SWITCH", "bound", "install", "location", "prepare", "trouble"]
 
@@ -91,7 +91,7 @@ def prepare(cache: bool = True) -> None:
         return
     path = directory()
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_private(path, location().parent)
     except OSError:
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
         return  # without a cache, everything is as it would be, only slower
@@ -130,7 +130,7 @@ def trouble() -> str:
         return ""
     path = directory()
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_private(path, location().parent)
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         return (
@@ -144,7 +144,7 @@ def trouble() -> str:
 def bound() -> None:
     """Keep what all versions have left there within the limit; looked at once in an hour."""
     mark = location() / ".bounded"
-    if not enabled() or _age(mark) < _INTERVAL:
+    if not enabled() or trouble() or _age(mark) < _INTERVAL:
         return
     prune(location(), _LIMIT)
     with contextlib.suppress(OSError):

@@ -173,8 +173,8 @@ def test_the_bound_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(compile_cache.SWITCH, raising=False)
     monkeypatch.setattr(compile_cache, "_LIMIT", 150)
+    assert compile_cache.trouble() == ""
     folder = compile_cache.directory()
-    folder.mkdir(parents=True)
     for key in ("a", "b"):
         (folder / f"{key}.program").write_bytes(bytes(100))
     compile_cache.bound()
@@ -185,6 +185,40 @@ def test_the_bound_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     os.utime(compile_cache.location() / ".bounded", (1, 1))
     compile_cache.bound()
     assert len(entries(tmp_path)) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="about the rights of a POSIX file system")
+def test_only_the_user_can_write_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled program is code: what somebody else could have put there is not run."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(compile_cache.SWITCH, raising=False)
+    assert compile_cache.trouble() == ""
+    folder = compile_cache.directory()
+    for place in (folder, *folder.parents[:2]):
+        assert place.stat().st_mode & 0o777 == 0o700
+        place.chmod(0o777)
+        assert "others can write to" in compile_cache.trouble()
+        place.chmod(0o700)
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    assert f"{folder} is a link" in compile_cache.trouble()
+    folder.unlink()
+    folder.mkdir(mode=0o700)
+    others = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: others)
+    assert "belongs to another user" in compile_cache.trouble()
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs symbolic links")
+def test_links_and_the_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    """A link is no entry, and a prune removes only what the cache has written."""
+    store = ProgramStore(tmp_path)
+    store.put("a", b"program")
+    (tmp_path / "b.program").symlink_to(tmp_path / "a.program")
+    assert store.get("b") is None
+    (tmp_path / "notes.txt").write_bytes(bytes(100))
+    assert prune(tmp_path, 0) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.program", "notes.txt"]
 
 
 def test_a_relative_place_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
