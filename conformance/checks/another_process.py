@@ -2,7 +2,8 @@
 
 One process is started per worker, imports JAX once, and forks for every question, before any
 backend of JAX is initialized: an implementation that ends its process, or never answers, costs
-its own answer and nothing else.
+its own answer and nothing else. Elsewhere than on Linux, where a fork of a process with threads
+is not safe or does not exist, each question is answered by a process of its own.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ PICKLED = Case(3, 10)
 _PATIENCE = 120.0
 _BEFORE = 30
 _HASH_SEED = "20110311"
+_FORKS = sys.platform == "linux"
+_ONCE = "once"
 
 
 def kernel_digests(layer: Any, *, backwards: bool = False) -> dict[str, str]:
@@ -63,23 +66,17 @@ class _Elsewhere:
     """The other process; answers in the order of the questions."""
 
     def __init__(self) -> None:
-        hash_seed = _HASH_SEED if os.environ.get("PYTHONHASHSEED") != _HASH_SEED else "1"
         self._process = subprocess.Popen(
-            child_process.python("-m", "conformance.checks.another_process"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=child_process.environment(PYTHONHASHSEED=hash_seed),
-            text=True,
+            child_process.python("-m", __name__), stdin=subprocess.PIPE, **_how()
         )
 
     def ask(self, entry: Entry, changes: Sequence[str], pickled: str) -> dict[str, Any]:
         """The answer about one implementation, or ``{"error": why there is none}``."""
-        question = {"entry": asdict(entry), "changes": list(changes), "pickled": pickled}
+        question = _question(entry, changes, pickled)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.write(question)
             self._process.stdin.flush()
         except OSError:
             return {"error": "the other process has ended"}
@@ -92,6 +89,36 @@ class _Elsewhere:
         """End the other process."""
         with contextlib.suppress(OSError), self._process:
             self._process.kill()
+
+
+def _how() -> dict[str, Any]:
+    hash_seed = _HASH_SEED if os.environ.get("PYTHONHASHSEED") != _HASH_SEED else "1"
+    return {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+        "env": child_process.environment(PYTHONHASHSEED=hash_seed),
+        "text": True,
+    }
+
+
+def _question(entry: Entry, changes: Sequence[str], pickled: str) -> str:
+    asked = {"entry": asdict(entry), "changes": list(changes), "pickled": pickled}
+    return json.dumps(asked) + "\n"
+
+
+def _ask(entry: Entry, changes: Sequence[str], pickled: str) -> dict[str, Any]:
+    """The answer about one implementation, or ``{"error": why there is none}``."""
+    if _FORKS:
+        return _started().ask(entry, changes, pickled)
+    command = child_process.python("-m", __name__, _ONCE)
+    question = _question(entry, changes, pickled)
+    try:
+        done = subprocess.run(
+            command, input=question, timeout=_PATIENCE + 30, check=False, **_how()
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": "the other process does not answer"}
+    return dict(json.loads(done.stdout)) if done.stdout else {"error": "the process died"}
 
 
 @lru_cache(maxsize=1)
@@ -113,10 +140,10 @@ def elsewhere(layer: Any, changes: Sequence[str] = disguise.CHANGES) -> dict[str
         return {"error": "it has no name by which it could be found there"}
 
     def ask() -> dict[str, Any]:
-        answer = _started().ask(layer.entry, changes, _pickled(layer))
+        answer = _ask(layer.entry, changes, _pickled(layer))
         if "error" in answer and changes:
             # A layer that needs its world as it is can still be asked in that one.
-            answer = _started().ask(layer.entry, (), _pickled(layer))
+            answer = _ask(layer.entry, (), _pickled(layer))
         return answer
 
     found: dict[str, Any] = layer.remember(("elsewhere", tuple(changes)), ask)
@@ -238,13 +265,17 @@ def _read(pipe: int, child: int, until: float) -> str:
     return b"".join(chunks).decode()
 
 
-def main(arguments: Sequence[str] = ()) -> None:
-    """Answer questions from standard input until it ends."""
-    del arguments
+def main(arguments: Sequence[str]) -> None:
+    """Answer questions from standard input until it ends, or only the first of them."""
     answers = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if _ONCE in arguments:
+        text = json.dumps(_answer(json.loads(sys.stdin.readline())))
+        os.write(answers, text.encode())
+        # What the implementation leaves running, such as threads, is not waited for.
+        os._exit(0)
     _serve(sys.stdin, answers)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

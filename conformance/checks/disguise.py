@@ -90,9 +90,10 @@ def _clock() -> None:
 def _machine() -> None:
     import jax
 
-    names = os.uname()
-    renamed = os.uname_result((names.sysname, _NAME, *names[2:]))
-    os.uname = lambda: renamed
+    if hasattr(os, "uname"):
+        names = os.uname()
+        renamed = os.uname_result((names.sysname, _NAME, *names[2:]))
+        os.uname = lambda: renamed
     socket.gethostname = lambda: _NAME
     platform.node = lambda: _NAME
     # The second of several processes of one computation, which have to start from one kernel.
@@ -115,7 +116,8 @@ def _devices() -> None:
 
 def _user() -> None:
     os.environ.update(_VARIABLES)
-    time.tzset()
+    if hasattr(time, "tzset"):
+        time.tzset()
 
 
 def _directory() -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Report", "check"]
 
+_PATIENCE = 10.0
 _INSIDE = "CONFORMANCE_CHECK_RUNS"
 """Set in the processes that a check starts, so that none of them starts another."""
 
@@ -173,20 +174,37 @@ def _run(spec: str, options: Sequence[str], results: Path) -> Results:
     from conformance.results.file import read
 
     command = child_process.python("-m", "conformance", "run", spec, f"--results={results}")
-    ended = subprocess.run(
+    # Whatever the processes of the run leave behind goes with this folder.
+    folder = {name: str(results.parent) for name in ("TMPDIR", "TEMP", "TMP")}
+    process = subprocess.Popen(
         [*command, *options],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        env=child_process.environment(os.getcwd(), **{_INSIDE: "1"}),
-        check=False,
+        env=child_process.environment(os.getcwd(), **{_INSIDE: "1"}, **folder),
     )
+    try:
+        output, errors = process.communicate()
+    except BaseException:
+        _end(process)
+        raise
     if not results.exists():
-        said = (ended.stderr.strip() or ended.stdout.strip()).splitlines()[-5:]
+        said = (errors.strip() or output.strip()).splitlines()[-5:]
         raise UsageError(
             "\n".join(said).removeprefix("dense-conformance: ")
-            or f"the run ended with {ended.returncode} and left no results"
+            or f"the run ended with {process.returncode} and left no results"
         )
     return read(results)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a run, which ends its workers if it is given the time."""
+    process.terminate()
+    try:
+        process.communicate(timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
 
 
 def _named(layer: Any, folder: Path) -> str:

@@ -66,7 +66,7 @@ def _comfortable(layers: int) -> int:
     least, most = _FOR_MANY_LAYERS
     try:
         eighth = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):  # the last on Windows
         return least
     return min(max(least, eighth), most)
 
@@ -76,7 +76,7 @@ def _give_back() -> None:
 
     Otherwise the process would seem full from then on, and forget after every layer.
     """
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # the last on Windows
         ctypes.CDLL(None).malloc_trim(0)
 
 

@@ -192,11 +192,14 @@ def _cells_of(arguments: Sequence[str]) -> Generator[Cell, None, None]:
 
 def _end(process: subprocess.Popen[str]) -> None:
     """End a round's processes, if they have not ended, workers included."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number in ("SIGTERM", "SIGKILL"):
         if process.poll() is not None:
             break
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, getattr(signal, number))
+            else:  # on Windows, where its workers end with the pipes to them
+                process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_PATIENCE)
     if process.stdout is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
@@ -12,6 +13,8 @@ from typing import Any
 __all__ = ["Stop", "Stopped", "leave_interrupts_to_the_controller"]
 
 _BY = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+if hasattr(signal, "SIGHUP"):
+    _BY[signal.SIGHUP] = "its terminal was closed"
 
 
 class Stopped(KeyboardInterrupt):
@@ -19,9 +22,10 @@ class Stopped(KeyboardInterrupt):
 
 
 def leave_interrupts_to_the_controller() -> None:
-    """In a worker: an interrupt from the terminal goes to all processes, and one decides."""
+    """In a worker: a signal of the terminal goes to all processes, and the controller decides."""
     with contextlib.suppress(ValueError):  # not the main thread, which then has the default
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in _BY.keys() - {signal.SIGTERM}:
+            signal.signal(number, signal.SIG_IGN)
 
 
 class Stop:
@@ -49,7 +53,9 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             return
         for number in _BY:
-            self._former[number] = signal.signal(number, self._stop)
+            # nohup has a process ignore the end of its terminal.
+            if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
+                self._former[number] = signal.signal(number, self._stop)
         if self.seconds is not None:
             self._timer = threading.Timer(self.seconds, self._over)
             self._timer.daemon = True
@@ -68,9 +74,12 @@ class Stop:
         self._former.clear()
 
     def _over(self) -> None:
-        # A real signal, since it also ends the main thread's waiting.
         self._time_is_over = True
-        os.kill(os.getpid(), signal.SIGTERM)
+        if os.name == "nt":  # where os.kill would end the process at once
+            _thread.interrupt_main(signal.SIGTERM)
+        else:
+            # A real signal, because it also ends the main thread's waiting.
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.reason:

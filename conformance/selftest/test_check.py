@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from flax import nnx
 import conformance
 from conformance import Report, UsageError
 from conformance.cli.notebook import check
+from conformance.jax_setup import child_process
 from conformance.results.file import parse, text_of
 from conformance.selftest.synthetic import cell_at, results
 
@@ -151,3 +153,29 @@ def test_the_public_names_are_few_and_sorted() -> None:
     assert conformance.check is check
     for name in conformance.__all__:
         assert getattr(conformance, name) is not None
+
+
+def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Neither the folder of the check nor those of the run that it started, nor a process."""
+    places = tmp_path / "temporary"
+    places.mkdir()
+    (tmp_path / "slow.py").write_text(
+        "import os, pathlib, time\nfrom flax import nnx\n"
+        "class Dense(nnx.Linear):\n    def __call__(self, x):\n"
+        f"        pathlib.Path({str(tmp_path / 'called')!r}).write_text(str(os.getpid()))\n"
+        "        time.sleep(600)\n"
+    )
+    code = "import conformance; conformance.check('slow.py:Dense', requirement='zero-input')"
+    checking = subprocess.Popen(
+        child_process.python("-c", code),
+        cwd=tmp_path,
+        env=child_process.environment(TMPDIR=str(places)),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "called").exists():
+        assert checking.poll() is None, checking.communicate()
+    assert list(places.iterdir())
+    checking.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in checking.communicate(timeout=120)[1]
+    assert list(places.iterdir()) == []

@@ -132,7 +132,14 @@ def test_a_later_round_finds_it_and_a_signal_ends_it(tmp_path: Path) -> None:
     assert results.verdict.stopped == "terminated"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+SIGNALS = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "its terminal was closed",
+}
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_stopped_in_the_first_round(number: signal.Signals, tmp_path: Path) -> None:
     """The results are complete and valid: what was not decided is not run."""
     run = start(tmp_path, "Slow", "--requirement", "purity/silent")
@@ -144,7 +151,7 @@ def test_stopped_in_the_first_round(number: signal.Signals, tmp_path: Path) -> N
     assert "Traceback" not in output + errors
     document = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert {found["outcome"] for found in document["cells"]} == {"not-run"}
-    assert read(tmp_path / "r.json").verdict.stopped in ("interrupted", "terminated")
+    assert read(tmp_path / "r.json").verdict.stopped == SIGNALS[number]
 
 
 def test_the_time_is_over(tmp_path: Path) -> None:
