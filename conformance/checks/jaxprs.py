@@ -14,6 +14,7 @@ __all__ = [
     "equations",
     "impurities",
     "largest_array",
+    "loops",
     "multiply_adds",
     "precisions",
     "products",
@@ -57,6 +58,11 @@ def products(jaxpr: Any) -> list[Any]:
 def precisions(jaxpr: Any) -> set[Any]:
     """The precisions of its matrix products: of both operands, or None where none is given."""
     return {each.params["precision"] for each in products(jaxpr)}
+
+
+def loops(jaxpr: Any) -> bool:
+    """Whether it holds a loop: a scan, or a while."""
+    return any(each.primitive.name in ("scan", "while") for each in equations(jaxpr))
 
 
 def multiply_adds(jaxpr: Any) -> int:

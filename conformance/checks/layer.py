@@ -117,7 +117,10 @@ class Layer:
         if "param_dtype" in options:
             changed["parameter_dtype"] = jnp.dtype(options["param_dtype"]).name
         made = _given(self.implementation.configured)(**options)
-        return Layer(made.held_to(replace(self.convention, **changed)), self.entry)
+        found = Layer(made.held_to(replace(self.convention, **changed)), self.entry)
+        # It is held to what its options mean, and not to what they are found to do.
+        found.seen = Seen(found.declared)
+        return found
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
         """``make()``, computed once for the key: programs and samples that several tests use."""

@@ -42,6 +42,7 @@ AREAS: tuple[str, ...] = (
     "seeding",
     "state",
     "transforms",
+    "models",
     "serialization",
     "sharding",
     "purity",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import meshes, require
+from conformance.checks import jaxprs, meshes, programs, require
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer
 from conformance.contract.requirement import (
@@ -154,6 +154,8 @@ def test_output_sharding(layer: Layer, case: Case) -> None:
     meshes.require_devices()
     if not layer.accepts(case.lead):
         require.not_applicable("the layer takes no batch that could be sharded")
+    if jaxprs.loops(programs.traced(layer, case)):
+        require.not_applicable("it goes through x in a loop, which devices cannot share")
     parameters = layer.of(case).parameters
     for how, places in meshes.placements(case).items():
         if places.x[1] is not None:

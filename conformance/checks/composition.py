@@ -1,0 +1,223 @@
+"""The layer within larger models: built, transformed and taken apart again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from conformance.checks.cases import Case
+from conformance.checks.layer import Built, Layer
+from conformance.jax_setup.lazy import jax, linen, nnx
+from conformance.layers.adapters.parameters import Leaf, Parameters
+
+__all__ = [
+    "leaves",
+    "linen_leaves",
+    "linen_members",
+    "linen_models",
+    "linen_part",
+    "linen_transformed",
+    "linen_whole",
+    "members",
+    "nnx_ensemble",
+    "nnx_layer",
+    "nnx_models",
+    "nnx_transformed",
+]
+
+Place = tuple[str, ...]
+
+
+def nnx_layer(layer: Layer, in_features: int, out_features: int, rngs: Any) -> Any:
+    """Return a new module of the layer."""
+    construct = layer.implementation.module
+    assert construct is not None
+    return construct(in_features, out_features, rngs)
+
+
+def leaves(model: nnx.Module) -> list[Leaf]:
+    """Return every array in the state of an nnx module."""
+    from conformance.jax_setup.compat import state_leaves
+
+    return [Leaf(*found) for found in state_leaves(nnx.state(model))]
+
+
+def nnx_models(layer: Layer, n: int, m: int) -> dict[str, tuple[Callable[[Any], Any], list[Place]]]:
+    """Return the ways to hold two layers: how a model is made of Rngs, and the layers' paths."""
+
+    class Attributes(nnx.Module):
+        def __init__(self, rngs: Any) -> None:
+            self.first = nnx_layer(layer, n, m, rngs)
+            self.second = nnx_layer(layer, m, n, rngs)
+
+        def __call__(self, x: Any) -> Any:
+            return self.second(self.first(x))
+
+    class Listed(nnx.Module):
+        def __init__(self, rngs: Any) -> None:
+            made = [nnx_layer(layer, n, m, rngs), nnx_layer(layer, m, n, rngs)]
+            # Flax before 0.12 takes plain lists, and has no other.
+            self.parts = nnx.List(made) if hasattr(nnx, "List") else made
+
+        def __call__(self, x: Any) -> Any:
+            for part in self.parts:
+                x = part(x)
+            return x
+
+    def sequential(rngs: Any) -> Any:
+        return nnx.Sequential(nnx_layer(layer, n, m, rngs), nnx_layer(layer, m, n, rngs))
+
+    return {
+        "attributes": (Attributes, [("first",), ("second",)]),
+        "nnx.Sequential": (sequential, [("layers", "0"), ("layers", "1")]),
+        "nnx.List": (Listed, [("parts", "0"), ("parts", "1")]),
+    }
+
+
+def nnx_ensemble(layer: Layer, case: Case, count: int) -> Any:
+    """Return a module whose arrays are those of so many layers, stacked."""
+
+    @nnx.split_rngs(splits=count)
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def build(rngs: Any) -> Any:
+        return nnx_layer(layer, *case.kernel_shape, rngs)
+
+    return build(nnx.Rngs(case.seed))
+
+
+def members(layer: Layer, models: Any, count: int) -> list[Built]:
+    """Return the layers that are stacked in a module."""
+    graphdef, state = nnx.split(models)
+
+    def member(i: int) -> Built:
+        return Built(
+            layer, module=nnx.merge(graphdef, jax.tree_util.tree_map(lambda v: v[i], state))
+        )
+
+    return [member(i) for i in range(count)]
+
+
+def _call(model: Any, x: Any) -> Any:
+    return model(x)
+
+
+def nnx_transformed(models: Any, one: Any, x: Any) -> dict[str, Any]:
+    """Return the results of stacked layers, and of one, under the transforms of nnx."""
+    carry = nnx.Carry
+    return {
+        "nnx.vmap": nnx.vmap(_call, in_axes=(0, None), out_axes=0)(models, x),
+        "nnx.scan": nnx.scan(_call, in_axes=(0, carry), out_axes=carry)(models, x),
+        "nnx.remat": nnx.remat(_call)(one, x),
+        "nnx.cond": nnx.cond(True, _call, _call, one, x),
+    }
+
+
+def linen_leaves(variables: Any) -> list[Leaf]:
+    """Return every array of a variable dict, without the name of its collection."""
+    from conformance.layers.adapters.linen import collection_leaves
+
+    return collection_leaves(variables)
+
+
+def linen_models(layer: Layer, case: Case) -> dict[str, tuple[Any, list[Place]]]:
+    """Return parents of the layer, each with the paths of the layers in it."""
+
+    def make() -> Any:
+        construct = layer.implementation.linen
+        assert construct is not None
+        return construct(*case.kernel_shape)
+
+    class Named(linen.Module):
+        def setup(self) -> None:
+            self.query, self.dense = make(), make()
+
+        def __call__(self, x: Any) -> Any:
+            return self.query(x), self.dense(x)
+
+    class Compact(linen.Module):
+        @linen.compact
+        def __call__(self, x: Any) -> Any:
+            return make()(x), make()(x)
+
+    class Sharing(linen.Module):
+        def setup(self) -> None:
+            self.inner = make()
+            linen.share_scope(self, self.inner)
+
+        def __call__(self, x: Any) -> Any:
+            return self.inner(x)
+
+    name = type(make()).__name__
+    return {
+        "a parent with two layers in setup": (Named(), [("query",), ("dense",)]),
+        "a compact parent with two layers": (Compact(), [(f"{name}_0",), (f"{name}_1",)]),
+        "a parent under nn.share_scope": (Sharing(), [()]),
+    }
+
+
+def linen_part(flat: Built, variables: Any, place: Place) -> Parameters:
+    """Return the parameters at a place of a model, as those of a flat layer."""
+    tree = {collection: _at(values, place) for collection, values in variables.items()}
+    return Parameters(flat.parameters.static, tree)
+
+
+def _at(tree: Any, place: Place) -> Any:
+    for name in place:
+        tree = tree[name]
+    return tree
+
+
+def linen_whole(flat: Built, places: Sequence[Place]) -> dict[str, Any]:
+    """Return the variables of a model that has the flat layer's at each of the places."""
+    variables = dict(flat.parameters.tree)
+    if list(places) == [()]:
+        return variables
+    return {key: {place[0]: tree for place in places} for key, tree in variables.items()}
+
+
+def linen_transformed(layer: Layer, case: Case, x: Any) -> dict[str, tuple[Any, Any]]:
+    """Return, by transform, new variables of three layers or of one, and the results."""
+
+    def make() -> Any:
+        construct = layer.implementation.linen
+        assert construct is not None
+        return construct(*case.kernel_shape)
+
+    class One(linen.Module):
+        def setup(self) -> None:
+            self.dense = make()
+
+        def __call__(self, x: Any) -> Any:
+            return self.dense(x)
+
+    class Step(linen.Module):
+        def setup(self) -> None:
+            self.dense = make()
+
+        def __call__(self, x: Any, _: Any) -> Any:
+            return self.dense(x), None
+
+    along: dict[str, Any] = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+    key = jax.random.key(case.seed)
+    ensemble = linen.vmap(One, in_axes=None, out_axes=0, axis_size=3, **along)()
+    found: dict[str, tuple[Any, Any]] = {}
+    y, variables = ensemble.init_with_output(key, x)
+    found["nn.vmap"] = (variables, y)
+    (y, _), variables = linen.scan(Step, length=3, **along)().init_with_output(key, x, None)
+    found["nn.scan"] = (variables, [y])
+    y, variables = linen.remat(One)().init_with_output(key, x)
+    found["nn.remat"] = (variables, [y])
+    return found
+
+
+def linen_members(flat: Built, variables: Any, how: str) -> list[Built]:
+    """Return the layers whose parameters are in the variables of a transformed model."""
+    part = linen_part(flat, {"params": variables["params"]}, ("dense",))
+    if how == "nn.remat":
+        return [Built(flat.layer, parameters=part)]
+    return [
+        Built(flat.layer, parameters=jax.tree_util.tree_map(lambda v: np.asarray(v)[i], part))  # noqa: B023  # used at once
+        for i in range(3)
+    ]

@@ -1,0 +1,242 @@
+"""The layer as a part: within a larger model, in ensembles and stacks, and under inspection."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+
+from conformance.checks import composition, oracle, require
+from conformance.checks.cases import BATCH, Case, over
+from conformance.checks.layer import Built, Layer, as_jax
+from conformance.checks.oracle import Bounded
+from conformance.checks.require import during
+from conformance.contract.requirement import (
+    FLOAT32_RESULTS,
+    LINEN,
+    MUST,
+    NNX,
+    SHOULD,
+    requirement,
+)
+from conformance.jax_setup.lazy import jax, nnx
+
+VALUE = "forward/affine-value"
+SQUARE = [(16, 16)]
+
+
+def _x(layer: Layer, case: Case) -> np.ndarray:
+    return case.normal("x", *(BATCH if layer.accepts(BATCH) else ()), case.in_features)
+
+
+@requirement(
+    "models/nnx-submodule",
+    MUST,
+    NNX,
+    rests_on=["state/exact-state", "seeding/siblings-differ", VALUE],
+    idle_because=(
+        "nnx gives a module no context, so that a layer that is right alone is right within a "
+        "model; this one holds what users of layers rely on."
+    ),
+)
+@over(sizes=SQUARE, at_most=1)
+def test_nnx_submodule(layer: Layer, case: Case) -> None:
+    """As an attribute of another module, in ``nnx.Sequential`` and in ``nnx.List``, the layer's
+    paths follow the name of its place, and its values are those of a layer built alone from the
+    same ``nnx.Rngs``.
+    """
+    n, m = case.kernel_shape
+    rngs = nnx.Rngs(case.seed)
+    with during("construction of two layers from one Rngs"):
+        alone = [composition.nnx_layer(layer, n, m, rngs) for _ in range(2)]
+    flat = [Built(layer, module=module).leaves for module in alone]
+    x = as_jax(_x(layer, case))
+    expected = np.asarray(alone[1](alone[0](x)))
+    for how, (make, places) in composition.nnx_models(layer, n, m).items():
+        with during(f"construction of a model with two layers in {how}"):
+            model = make(nnx.Rngs(case.seed))
+            found = {leaf.path: leaf for leaf in composition.leaves(model)}
+        wanted = {
+            (*place, *leaf.path): leaf
+            for place, leaves in zip(places, flat, strict=True)
+            for leaf in leaves
+        }
+        require.that(
+            found.keys() == wanted.keys(),
+            f"in {how}, the paths are {_dotted(found)}",
+            accepted=_dotted(wanted),
+        )
+        for path, leaf in wanted.items():
+            what = f"in {how}, {'.'.join(path)}"
+            require.equal(found[path].value, leaf.value, what)
+        with during(f"calling a model with two layers in {how}"):
+            y = np.asarray(model(x))
+        require.equal(y, expected, f"the result of two layers in {how}")
+
+
+def _dotted(paths: Any) -> str:
+    return ", ".join(sorted(".".join(path) for path in paths))
+
+
+@requirement(
+    "models/nnx-transforms",
+    SHOULD,
+    NNX,
+    rests_on=["models/nnx-submodule", "seeding/vmapped-init", "transforms/scan-and-remat"],
+    presumes=[FLOAT32_RESULTS],
+    idle_because=(
+        "the transforms of nnx split and merge modules around those of JAX, which "
+        "state/split-merge and the area transforms cover; this one puts them to use."
+    ),
+)
+@over(sizes=SQUARE, at_most=1)
+def test_nnx_transforms(layer: Layer, case: Case) -> None:
+    """An ensemble that ``nnx.vmap`` builds over split ``Rngs`` has different members, each with its
+    own result; ``nnx.scan`` over them equals the loop; ``nnx.remat`` and ``nnx.cond`` change
+    nothing.
+    """
+    x = _x(layer, case)
+    with during("nnx.vmap of the construction, with split Rngs"):
+        models = composition.nnx_ensemble(layer, case, 3)
+    members = composition.members(layer, models, 3)
+    kernels = [member.kernel for member in members]
+    if not layer.convention.kernel.is_zero():
+        require.that(
+            len({kernel.tobytes() for kernel in kernels}) == 3,
+            "two of three members that nnx.vmap builds have one kernel",
+            accepted="different kernels",
+        )
+    with during("nnx.vmap, nnx.scan, nnx.remat and nnx.cond of the layer"):
+        found = composition.nnx_transformed(models, members[0].module, as_jax(x))
+    each = [layer.value(x, member.kernel, member.bias) for member in members]
+    for i, reference in enumerate(each):
+        what = f"f(x) of member {i} of nnx.vmap"
+        require.within(found["nnx.vmap"][i], reference.value, reference.bound, what)
+    stack = Bounded(x, np.zeros(x.shape))
+    for member in members:
+        stack = oracle.after(stack, member.kernel, member.bias)
+    require.within(found["nnx.scan"], stack.value, stack.bound, "f(x) by nnx.scan over layers")
+    for how in ("nnx.remat", "nnx.cond"):
+        require.within(found[how], each[0].value, each[0].bound, f"f(x) under {how}")
+
+
+@requirement(
+    "models/linen-submodule",
+    MUST,
+    LINEN,
+    rests_on=["state/updates-used", "seeding/repeatable-call", VALUE],
+)
+@over(sizes=[(3, 10)], at_most=1)
+def test_linen_submodule(layer: Layer, case: Case) -> None:
+    """Twice in a parent, in ``setup`` under the names that it gives and in a compact call, the
+    layer's paths follow those names, siblings start with different kernels, and each computes with
+    the parameters at its own path; under ``nn.share_scope`` the paths are those of a flat layer.
+    """
+    x = as_jax(_x(layer, case))
+    flat = layer.written(case)
+    for how, (model, names) in composition.linen_models(layer, case).items():
+        with during(f"initializing {how}"):
+            variables = model.init(jax.random.key(case.seed), x)
+        found = {leaf.path for leaf in composition.linen_leaves(variables)}
+        wanted = {(*place, *leaf.path) for place in names for leaf in flat.leaves}
+        require.that(
+            found == wanted,
+            f"in {how}, the paths are {_dotted(found)}",
+            accepted=_dotted(wanted),
+        )
+        if len(names) == 2 and not layer.convention.kernel.is_zero():
+            first, second = (
+                layer.kernel_of(composition.linen_part(flat, variables, place)) for place in names
+            )
+            require.that(
+                not np.array_equal(first, second),
+                f"in {how}, two layers start with one kernel",
+                accepted="different kernels",
+                cause="the kernel's key is that of the whole model, and not the layer's own",
+            )
+        with during(f"applying {how}"):
+            y = model.apply(composition.linen_whole(flat, names), x)
+        for result in y if isinstance(y, tuple) else (y,):
+            require.equal(result, np.asarray(flat(x)), f"f(x) in {how}")
+
+
+@requirement(
+    "models/linen-transforms",
+    SHOULD,
+    LINEN,
+    rests_on=["models/linen-submodule", "transforms/scan-and-remat"],
+    presumes=[FLOAT32_RESULTS],
+    idle_because=(
+        "what goes wrong under one of these goes wrong in a parent, or under the transform of JAX "
+        "that it lifts; this one puts them to use."
+    ),
+)
+@over(sizes=SQUARE, at_most=1)
+def test_linen_transforms(layer: Layer, case: Case) -> None:
+    """Under ``nn.vmap`` and ``nn.scan`` with params along axis 0 and their rngs split, members
+    start with different kernels, and the results are those of the members one by one; ``nn.remat``
+    changes nothing.
+    """
+    x = as_jax(_x(layer, case))
+    with during("nn.vmap, nn.scan and nn.remat of the layer"):
+        found = composition.linen_transformed(layer, case, x)
+    flat = layer.of(case)
+    for how, (variables, y) in found.items():
+        members = composition.linen_members(flat, variables, how)
+        kernels = {member.kernel.tobytes() for member in members}
+        require.that(
+            len(kernels) == len(members) or layer.convention.kernel.is_zero(),
+            f"{len(members)} members of {how} start with {len(kernels)} different kernels",
+            accepted=str(len(members)),
+            cause="the kernel's key is that of the whole model, and not the layer's own",
+        )
+        references = [layer.value(np.asarray(x), each.kernel, each.bias) for each in members]
+        if how == "nn.scan":
+            stack = Bounded(np.asarray(x), np.zeros(x.shape))
+            for each in members:
+                stack = oracle.after(stack, each.kernel, each.bias)
+            references = [stack]
+        for reference, result in zip(references, y, strict=True):
+            require.within(result, reference.value, reference.bound, f"f(x) under {how}")
+
+
+@requirement(
+    "models/inspected", SHOULD, NNX, LINEN, rests_on=["state/exact-state", "forward/output-shape"]
+)
+@over(sizes=[(3, 10)], at_most=1)
+def test_inspected(layer: Layer, case: Case) -> None:
+    """``repr``, ``nnx.display`` and ``tabulate`` show the layer; it has a hash, and an nnx layer is
+    equal to itself alone.
+
+    Notebooks, debuggers and containers do this with whatever they hold.
+    """
+    x = as_jax(_x(layer, case))
+    dense = layer.of(case)
+    subject = dense.module if dense.module is not None else dense.parameters.static
+    with during("repr and hash of the layer"), _quiet():
+        repr(subject), str(subject), hash(subject)  # what they raise is what counts
+    if dense.module is None:
+        with during("tabulate of the Linen module"), _quiet():
+            subject.tabulate(jax.random.key(case.seed), x)
+        return
+    with during("nnx.display and nnx.tabulate of the layer"), _quiet():
+        nnx.display(subject)
+        if hasattr(nnx, "tabulate"):
+            nnx.tabulate(subject, x)
+    other = layer.of(case).module
+    with during("comparing two layers by =="):
+        same, differs = bool(subject == subject), not bool(subject == other)  # meant
+    require.that(
+        same and differs,
+        "two layers of one seed are equal, or a layer is not equal to itself",
+        accepted="equality by identity",
+        cause="__eq__ compares what layers hold",
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

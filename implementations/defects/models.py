@@ -1,0 +1,48 @@
+"""Layers that are right alone, and wrong as a part of something."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax import Array
+
+from implementations.defects import wrong
+from implementations.defects.base import CorrectDense, CorrectLinenDense, scaled_normal
+from implementations.defects.record import defect
+
+
+@wrong.linen_kernel("X950", "models/linen-submodule", 4, cause="whole model")
+def KeyOfTheModel(self: Any, key: Array, x: Array) -> Array:
+    """The kernel is drawn from the key that the whole model was given."""
+    whole = self.scope.root.rngs.get("params", key)
+    return scaled_normal(getattr(whole, "rng", whole), x.shape[-1], self.features)
+
+
+@defect("X951", "models/linen-submodule", 3)
+class FixedName(CorrectLinenDense):
+    """Its name is dense wherever it is, so that a parent can hold one of them."""
+
+    def __post_init__(self) -> None:
+        if self.name is None and self.parent is not None:
+            self.name = "dense"
+        super().__post_init__()
+
+
+@defect("X952", "models/inspected", 3)
+class ReprOfItsNumbers(CorrectDense):
+    """The representation formats an array as a number."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.kernel[...]:.3f})"
+
+
+@defect("X953", "models/inspected", 4, cause="__eq__")
+class EqualByValue(CorrectDense):
+    """Two layers of equal shapes are equal."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EqualByValue) and self.kernel.shape == other.kernel.shape
+
+    def __hash__(self) -> int:
+        return hash(jax.numpy.shape(self.kernel[...]))
