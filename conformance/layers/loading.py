@@ -11,13 +11,14 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from conformance.errors import LoadError, NotAdaptable, UsageError, by_user, safe_text
 from conformance.layers.implementation import Implementation
-from conformance.layers.registry import Entry, split_variant
+from conformance.layers.registry import Entry, is_installed, split_variant
 
 __all__ = ["attribute", "load"]
 
@@ -76,9 +77,7 @@ def _attribute(spec: str) -> Any:
     """Import what ``module:attribute`` or ``file.py:attribute`` names."""
     place, _, path = spec.rpartition(":")
     try:
-        module = (
-            _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-        )
+        module = _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
     except BaseException as error:
         if by_user(error):
             raise
@@ -118,27 +117,66 @@ def _no_attribute(spec: str, place: str, attribute: str, module: Any) -> str:
     return f"{spec}: {place} has no attribute {attribute!r}{hint}"
 
 
-def _from_file(path: Path) -> ModuleType:
-    """Return the module of a file; its own folder comes first on the path, as Python has it.
+def _from_name(name: str) -> ModuleType:
+    """Return an installed module, or one that lies in the current folder."""
+    if name.partition(".")[0] in sys.modules or is_installed(name):
+        return importlib.import_module(name)
+    with _first_on_path(Path.cwd()):
+        return importlib.import_module(name)
 
-    It is registered under its name, so that its objects can be pickled.
+
+def _from_file(path: Path) -> ModuleType:
+    """Return the module of a file, registered under its name, so that its objects can be pickled.
+
+    A file of a package is imported as its package's module.
     """
-    # What the file calls flax or numpy is never a file of that name beside it.
+    path = path.resolve()
+    root, name = _place_in_package(path)
+    with _first_on_path(root):
+        if _is_of(sys.modules.get(name), path):
+            return sys.modules[name]
+        if name not in sys.modules and _is_found(name, path):
+            return importlib.import_module(name)
+        if "." in name:
+            package = name.partition(".")[0]
+            raise ImportError(
+                f"{path.name} belongs to the package {package!r} in {root}, and another package "
+                f"of that name comes before it"
+            )
+        digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+        name = f"{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{digest}"
+        return sys.modules[name] if name in sys.modules else _executed(name, path)
+
+
+def _place_in_package(path: Path) -> tuple[Path, str]:
+    """Return the folder that is to be on the path, and the file's module there."""
+    root, names = path.parent, [] if path.name == "__init__.py" else [path.stem]
+    while (root / "__init__.py").is_file() and root.name.isidentifier():
+        names.insert(0, root.name)
+        root = root.parent
+    return root, ".".join(names) or path.stem
+
+
+@contextlib.contextmanager
+def _first_on_path(folder: Path) -> Iterator[None]:
+    """Have a folder first on the path while a layer is imported, and last from then on.
+
+    What the layer's code imports later is still found. No file of the folder ever stands for a
+    module of Python, or for a library that the suite needs.
+    """
     import flax.nnx
 
     del flax
-    path = path.resolve()
-    folder = str(path.parent)
-    sys.path[:] = [folder, *(place for place in sys.path if place != folder)]
+    for name in sorted({file.stem for file in folder.glob("*.py")} & sys.stdlib_module_names):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    others = [place for place in sys.path if place != str(folder)]
+    sys.path[:] = [str(folder), *others]
     importlib.invalidate_caches()
-    name = path.stem
-    if _is_of(sys.modules.get(name), path):
-        return sys.modules[name]
-    if name not in sys.modules and _is_found(name, path):
-        return importlib.import_module(name)
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-    name = f"{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{digest}"
-    return sys.modules[name] if name in sys.modules else _executed(name, path)
+    try:
+        yield
+    finally:
+        sys.path[:] = [*(place for place in sys.path if place != str(folder)), str(folder)]
 
 
 def _is_of(module: ModuleType | None, path: Path) -> bool:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +27,7 @@ from conformance.layers import declaration
 __all__ = [
     "GROUP",
     "Entry",
+    "is_installed",
     "registered",
     "resolve",
     "split_variant",
@@ -307,14 +310,19 @@ def _resolve(spec: str, known: Sequence[Entry]) -> Entry:
 
 
 def _require_importable(module: str, spec: str, known: Sequence[Entry]) -> None:
-    """Look for the top-level package only: finding more would import it."""
+    top = module.partition(".")[0]
+    here = importlib.machinery.PathFinder.find_spec(top, [os.getcwd()])
+    if not is_installed(module) and here is None:
+        raise UsageError(f"{_unknown(spec, known)} There is no module {top!r} either.")
+
+
+def is_installed(module: str) -> bool:
+    """Return whether the top-level package of a module is found: more would import it."""
     top = module.partition(".")[0]
     try:
-        found = top in sys.modules or importlib.util.find_spec(top) is not None
+        return top in sys.modules or importlib.util.find_spec(top) is not None
     except (ImportError, ValueError):
-        found = False
-    if not found:
-        raise UsageError(f"{_unknown(spec, known)} There is no module {top!r} either.")
+        return False
 
 
 def _unknown(spec: str, known: Sequence[Entry]) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conformance.checks import profiles
+from conformance.jax_setup import child_process
 from conformance.layers.registry import Entry
 
 if TYPE_CHECKING:
@@ -48,12 +49,11 @@ class Preflight:
             return
         active = profiles.active()
         self._process = subprocess.Popen(
-            # -P: the current folder is on the path of a layer's import alone.
-            [sys.executable, "-P", "-m", __name__, json.dumps([tried, active.name, active.seed])],
+            child_process.python("-m", __name__, json.dumps([tried, active.name, active.seed])),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=child_process.environment(),
             encoding="utf-8",
             errors="replace",
             # An interrupt from the terminal is for the process that controls the run.

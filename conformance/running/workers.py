@@ -30,6 +30,8 @@ __all__ = ["Workers", "why_a_worker"]
 _GRACE = 5.0
 # A cell whose workers die before they begin it is given to so many others.
 _MOST_TRIES = 10
+# Python's own option -P, as an environment variable.
+_SAFE_PATH = "PYTHONSAFEPATH"
 # Beyond the time limit of a cell, for a worker that starts.
 _SILENCE = 60.0
 
@@ -90,6 +92,17 @@ class Workers:
         self._heard = time.monotonic()
         self._silent: set[Any] = set()
         self._last_was_silent = False
+
+    def pytest_configure(self) -> None:
+        """Keep the current folder off the path of workers: a file there may be named types.py."""
+        self._safe_path = os.environ.get(_SAFE_PATH)
+        os.environ[_SAFE_PATH] = "1"
+
+    def pytest_unconfigure(self) -> None:
+        """Restore the environment of this process."""
+        os.environ.pop(_SAFE_PATH, None)
+        if self._safe_path is not None:
+            os.environ[_SAFE_PATH] = self._safe_path
 
     def pytest_sessionstart(self) -> None:
         """Watch over workers that do not end by themselves."""
