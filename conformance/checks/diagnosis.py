@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from conformance.checks import oracle
-from conformance.checks.layer import rounded
+from conformance.checks.arithmetic import rounded
 
 __all__ = ["of_affine", "of_basis", "of_saturation", "of_zero_input"]
 

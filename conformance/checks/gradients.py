@@ -123,12 +123,15 @@ def require_gradients(
     """
     if point.exact and layer.reparameterized:
         return  # integers are rounded, and a column of zeros may have no direction
-    precision = layer.precision(len(point.kernel))
+    arithmetic = layer.arithmetic(len(point.kernel))
     expected = {
-        "kernel": oracle.kernel_gradient(point.x, point.cotangent, precision),
-        "bias": oracle.bias_gradient(point.cotangent),
-        "input x": oracle.input_gradient(point.kernel, point.cotangent, precision),
+        "kernel": arithmetic.kernel_gradient(point.x, point.cotangent),
+        "bias": arithmetic.bias_gradient(point.cotangent),
+        "input x": arithmetic.input_gradient(point.kernel, point.cotangent),
     }
+    # What is differentiated by nnx.grad is of the dtype of the parameters.
+    accepted = ("float32", layer.convention.parameter_dtype)
+    exact = point.exact and arithmetic.is_float32
     for (which, reference), value in zip(expected.items(), found, strict=True):
         if (which == "bias" and not layer.convention.use_bias) or (
             which == "input x" and not inputs
@@ -142,10 +145,11 @@ def require_gradients(
             f"{what} has shape {np.shape(value)}",
             accepted=f"shape {shape}",
         )
-        require.that(dtype == "float32", f"{what} is of dtype {dtype}", accepted="float32")
+        right = dtype in accepted
+        require.that(right, f"{what} is of dtype {dtype}", accepted=" or ".join({*accepted}))
         value = np.asarray(value)
         cause = "" if _holds(value, reference) else _cause(value, reference, which, point)
-        if point.exact:
+        if exact:
             require.equal(value, reference.value, what, cause=cause)
         else:
             require.within(value, reference.value, reference.bound, what, cause=cause)
@@ -161,7 +165,7 @@ def require_second(layer: Layer, case: Case, parameters: Any) -> None:
     if not layer.reparameterized:  # else terms cancel but for their roundings
         require.equal(second[0], np.zeros_like(second[0]), what.format("kernel"))
     require.equal(second[1], np.zeros_like(second[1]), what.format("bias"))
-    reference = oracle.input_gradient(t, point.cotangent, layer.precision(case.in_features))
+    reference = layer.arithmetic(case.in_features).input_gradient(t, point.cotangent)
     require.within(second[2], reference.value, reference.bound, what.format("input x"))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import oracle
+from conformance.checks.arithmetic import Arithmetic, rounded
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.require import fail, on_the_way
 from conformance.contract.applicability import why_not_applicable
@@ -34,7 +35,7 @@ from conformance.layers.implementation import Convention, Implementation
 from conformance.layers.looking import Seen, look
 from conformance.layers.registry import Entry
 
-__all__ = ["Built", "Layer", "as_jax", "rounded", "stack"]
+__all__ = ["Built", "Layer", "as_jax", "stack"]
 
 # Beyond as many, calls of the plain batch cost more than compiling a batch of this length. It is
 # no longer than layers are used to: what becomes of tall batches is a row of its own.
@@ -194,13 +195,16 @@ class Layer:
         bias = rounded(case.bias(scale), self.convention.parameter_dtype)
         return bias if self.convention.use_bias else np.zeros_like(bias)
 
+    def arithmetic(self, in_features: int) -> Arithmetic:
+        """What it rounds, by the dtypes that it declares."""
+        its = self.convention
+        if "float64" in (its.parameter_dtype, its.compute_dtype):
+            return Arithmetic(precision=self.precision(in_features))
+        return Arithmetic(its.parameter_dtype, its.compute_dtype, self.precision(in_features))
+
     def value(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> oracle.Bounded:
         """``x @ kernel + bias`` in float64, with the bound of the dtype that is computed in."""
-        dtype = self.convention.compute_dtype
-        if dtype == "float32":
-            return oracle.affine(x, kernel, bias, precision=self.precision(len(kernel)))
-        x, kernel = (rounded(values, dtype) for values in (x, kernel))
-        return oracle.in_dtype(x, kernel, bias, dtype, float(jnp.finfo(dtype).max))
+        return self.arithmetic(len(kernel)).affine(x, kernel, bias)
 
     def forward(self, seed: Any, x: Any, features: Any, *, as_given: bool = False) -> Any:
         """Construction and call in one, for every kind of layer."""
@@ -378,14 +382,6 @@ def _is_rounded(held: np.ndarray, written: np.ndarray) -> bool:
         return False
     error = oracle.reparameterized(len(written)).operand * np.abs(written).astype(np.float64)
     return bool(np.all(np.abs(held.astype(np.float64) - written) <= error))
-
-
-def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Float32 numbers as a dtype holds them, in float32."""
-    if dtype == "float32":
-        return values
-    with np.errstate(over="ignore"):
-        return np.asarray(values).astype(jnp.dtype(dtype)).astype(np.float32)
 
 
 def as_jax(x: Any, dtype: str | None = None) -> Any:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import oracle
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Built, Layer, as_jax, stack
 from conformance.checks.oracle import Bounded
@@ -51,6 +50,8 @@ __all__ = [
 # compiling. One output, and three different lengths of axes.
 FEW_SIZES = ((5, 1), (3, 10))
 
+HALF = ("bfloat16", "float16")
+
 
 def call(layer: Layer, parameters: Any, x: Any) -> Any:
     """The output for ``x``, mapped over leading dimensions that the layer does not declare.
@@ -67,7 +68,12 @@ def call(layer: Layer, parameters: Any, x: Any) -> Any:
 def affine(layer: Layer) -> Callable[[Any, Any, Any, Any], Any]:
     """``(parameters, kernel, bias, x) -> y`` with kernel and bias written into the parameters."""
 
+    dtype = layer.convention.parameter_dtype
+
     def f(parameters: Any, kernel: Any, bias: Any, x: Any) -> Any:
+        if dtype in HALF:
+            # Derivatives pass through the cast: they are rounded as those of the parameters are.
+            kernel, bias = kernel.astype(dtype), bias.astype(dtype)
         return call(layer, layer.write(parameters, kernel, bias), x)
 
     return f
@@ -76,7 +82,12 @@ def affine(layer: Layer) -> Callable[[Any, Any, Any, Any], Any]:
 def weighted(layer: Layer, parameters: Any, cotangent: Any) -> Callable[[Any, Any, Any], Any]:
     """``(kernel, bias, x) -> sum(y * cotangent)``: the loss that a user differentiates."""
     f = affine(layer)
-    return lambda kernel, bias, x: (f(parameters, kernel, bias, x) * cotangent).sum()
+    return lambda kernel, bias, x: (_wide(f(parameters, kernel, bias, x)) * cotangent).sum()
+
+
+def _wide(y: Any) -> Any:
+    """A result of half precision in float32, so that no sum of it is rounded."""
+    return y.astype(jnp.float32) if str(y.dtype) in HALF else y
 
 
 def remembered(layer: Layer, name: str, make: Callable[[], Callable[..., Any]]) -> Any:
@@ -134,7 +145,7 @@ def pullback(layer: Layer) -> Any:
 
         def program(parameters: Any, kernel: Any, bias: Any, x: Any, cotangent: Any) -> Any:
             y, back = jax.vjp(lambda *values: f(parameters, *values), kernel, bias, x)
-            return y, back(cotangent)
+            return y, back(cotangent.astype(y.dtype))
 
         return program
 
@@ -165,7 +176,7 @@ def module_gradients(layer: Layer, dense: Built, x: Any, cotangent: Any) -> dict
     """
 
     def loss(module: Any, x: Any, cotangent: Any) -> Any:
-        return (module(x) * cotangent).sum()
+        return (_wide(module(x)) * cotangent).sum()
 
     x, cotangent = as_jax(x), as_jax(cotangent)
     compiled = layer.remember("nnx.value_and_grad", lambda: nnx.jit(nnx.value_and_grad(loss)))
@@ -203,14 +214,18 @@ def forward_mode(layer: Layer) -> Any:
             _, linear = jax.linearize(y, *values)
             _, in_x = jax.linearize(lambda x: y(kernel, bias, x), x)
             row = x.reshape(-1, x.shape[-1])[0]
+
+            def in_row(row: Any) -> Any:
+                return (_wide(y(kernel, bias, row)) * weights).sum()
+
             weights = cotangent.reshape(-1, cotangent.shape[-1])[0]
             value, tangent = jax.jvp(y, values, tangents)
             return {
                 "value": value,
                 "jax.jvp": tangent,
                 "jax.linearize": linear(*tangents),
-                "transpose": jax.linear_transpose(in_x, x)(cotangent)[0],
-                "hessian": jax.hessian(lambda row: (y(kernel, bias, row) * weights).sum())(row),
+                "transpose": jax.linear_transpose(in_x, x)(cotangent.astype(value.dtype))[0],
+                "hessian": jax.hessian(in_row)(row),
             }
 
         return program
@@ -278,13 +293,12 @@ def expected_of_maps(
     layer: Layer, case: Case, kernels: Any, biases: Any, cotangent: Any
 ) -> dict[str, Bounded]:
     """What :func:`mapped` has to give for the case's x, kernel and bias, by name."""
-    x, precision = case.x(), layer.precision(case.in_features)
-    one = oracle.affine(x, case.kernel(), layer.bias_for(case), precision=precision)
-    each = oracle.affine(x, kernels, biases[:, None], precision=precision)
+    x, arithmetic = case.x(), layer.arithmetic(case.in_features)
+    one = arithmetic.affine(x, case.kernel(), layer.bias_for(case))
+    each = arithmetic.affine(x, kernels, biases[:, None])
     pairs = range(len(kernels))
     by_row = [
-        oracle.kernel_gradient(row[None], g[None], precision)
-        for row, g in zip(x, cotangent, strict=True)
+        arithmetic.kernel_gradient(row[None], g[None]) for row, g in zip(x, cotangent, strict=True)
     ]
     return {
         "over x": one,
@@ -308,7 +322,9 @@ def _values(layer: Layer, parameters: Any, row: Any, cotangent: Any) -> tuple[An
 def stacked(layer: Layer, parameters: Any, kernels: Any, biases: Any) -> Any:
     """The parameters with each of these kernels and biases written in, stacked."""
     pairs = zip(kernels, biases, strict=True)
-    return stack([layer.write(parameters, as_jax(k), as_jax(b)) for k, b in pairs])
+    own = layer.convention.parameter_dtype
+    dtype = own if own in HALF else None
+    return stack([layer.write(parameters, as_jax(k, dtype), as_jax(b, dtype)) for k, b in pairs])
 
 
 def scanned(layer: Layer) -> Any:
@@ -318,7 +334,10 @@ def scanned(layer: Layer) -> Any:
         def step(x: Any, parameters: Any) -> Any:
             return call(layer, parameters, x), None
 
-        return lambda stacked, x: jax.lax.scan(step, x, stacked)[0]
+        dtype = layer.convention.compute_dtype
+        # What is carried keeps its dtype.
+        first = (lambda x: x.astype(dtype)) if dtype in HALF else (lambda x: x)
+        return lambda stacked, x: jax.lax.scan(step, first(x), stacked)[0]
 
     return remembered(layer, "scan", make)
 
@@ -331,7 +350,7 @@ def rematerialized(layer: Layer) -> Any:
 
         def program(parameters: Any, kernel: Any, bias: Any, x: Any, cotangent: Any) -> Any:
             def loss(*values: Any) -> Any:
-                return (f(parameters, *values) * cotangent).sum()
+                return (_wide(f(parameters, *values)) * cotangent).sum()
 
             return jax.grad(loss, (0, 1, 2))(kernel, bias, x)
 

@@ -8,7 +8,8 @@ import pytest
 
 from conformance import FLAX, Convention, Law, catalogue
 from conformance.checks import oracle, require
-from conformance.checks.layer import Layer, rounded
+from conformance.checks.arithmetic import rounded
+from conformance.checks.layer import Layer
 from conformance.contract.applicability import presumption
 from conformance.errors import LoadError, UsageError
 from conformance.layers.loading import load

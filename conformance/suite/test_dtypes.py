@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import gradients, jaxprs, oracle, programs, require
+from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import Case, over
-from conformance.checks.layer import Built, Layer, as_jax, rounded
+from conformance.checks.layer import Built, Layer, as_jax
 from conformance.contract.requirement import (
     ANY,
     DTYPE_OF_X,

@@ -10,8 +10,9 @@ from functools import partial
 import numpy as np
 
 from conformance.checks import diagnosis, oracle, require
+from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import BATCH, LARGE, SMALL, TALL, WIDE, Case, over
-from conformance.checks.layer import Built, Layer, rounded
+from conformance.checks.layer import Built, Layer
 from conformance.checks.programs import FEW_SIZES
 from conformance.contract.requirement import (
     ANY,

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from conformance.checks import gradients, jaxprs, oracle, programs, require
+from conformance.checks import gradients, jaxprs, programs, require
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer, as_jax
 from conformance.checks.mutation import leaks_nothing, require_own_buffers
 from conformance.checks.oracle import Bounded
 from conformance.contract.requirement import (
-    FLOAT32_PARAMETERS,
     FLOAT32_RESULTS,
     FLOAT32_THROUGHOUT,
     MAY,
@@ -78,7 +77,7 @@ def test_jit(layer: Layer, case: Case) -> None:
         "state/exact-state",
         "transforms/jit",
     ],
-    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS, FLOAT32_THROUGHOUT],
+    presumes=[FLOAT32_THROUGHOUT],
     seconds=2.0,
 )
 @over(every_size=False)
@@ -120,7 +119,7 @@ def test_gradients(layer: Layer, case: Case) -> None:
     MUST,
     PARAMETERS,
     rests_on=["transforms/gradients"],
-    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS, FLOAT32_THROUGHOUT],
+    presumes=[FLOAT32_THROUGHOUT],
     order=60,
 )
 @over(sizes=programs.FEW_SIZES)
@@ -138,7 +137,7 @@ def test_forward_mode(layer: Layer, case: Case) -> None:
     dense = layer.written(case)
     x, kernel, bias = case.x(), case.kernel(), case.bias()
     cotangent = case.normal("cotangent", *case.lead, case.out_features)
-    precision = layer.precision(case.in_features)
+    arithmetic = layer.arithmetic(case.in_features)
     for along, (tk, tb, tx) in gradients.directions(layer, case).items():
         with require.during("jax.jvp, jax.linearize and jax.hessian of the layer"):
             program = programs.forward_mode(layer)
@@ -146,11 +145,11 @@ def test_forward_mode(layer: Layer, case: Case) -> None:
             found = jax.device_get(program(dense.parameters, values, tangents, cotangent))
         reference = layer.value(x, kernel, bias if layer.convention.use_bias else bias * 0)
         require.within(found["value"], reference.value, reference.bound, "f(x) by jax.jvp")
-        tangent = oracle.tangent(x, kernel, tk, tb, tx, precision)
+        tangent = arithmetic.tangent(x, kernel, tk, tb, tx)
         for by in ("jax.jvp", "jax.linearize"):
             what = f"the derivative along the {along} by {by}"
             require.within(found[by], tangent.value, tangent.bound, what)
-        reference = oracle.input_gradient(kernel, cotangent, precision)
+        reference = arithmetic.input_gradient(kernel, cotangent)
         what = "the transpose of the linearized layer, applied to g,"
         require.within(found["transpose"], reference.value, reference.bound, what)
         require.equal(found["hessian"], np.zeros_like(found["hessian"]), "the Hessian in x")
@@ -168,7 +167,7 @@ def test_forward_mode(layer: Layer, case: Case) -> None:
     SHOULD,
     PARAMETERS,
     rests_on=["transforms/gradients"],
-    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS, FLOAT32_THROUGHOUT],
+    presumes=[FLOAT32_THROUGHOUT],
     seconds=0.1,
 )
 @over(sizes=programs.FEW_SIZES[:1], at_most=1)
@@ -191,7 +190,6 @@ def test_forward_mode_offered(layer: Layer, case: Case) -> None:
     MUST,
     PARAMETERS,
     rests_on=[VALUE, "transforms/gradients"],
-    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
     order=50,
 )
 @over(sizes=programs.FEW_SIZES)
@@ -228,7 +226,6 @@ def test_vmap(layer: Layer, case: Case) -> None:
     SHOULD,
     PARAMETERS,
     rests_on=["transforms/vmap", "transforms/gradients"],
-    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
 )
 @over(sizes=[(1, 1), (16, 16)])
 def test_scan_and_remat(layer: Layer, case: Case) -> None:
@@ -245,9 +242,10 @@ def test_scan_and_remat(layer: Layer, case: Case) -> None:
     with require.during("jax.lax.scan over stacked layers"):
         stacked = programs.stacked(layer, parameters, kernels, biases)
         found = programs.scanned(layer)(stacked, case.x())
-    reference = Bounded(case.x(), np.zeros(case.x_shape))
+    arithmetic = layer.arithmetic(case.in_features)
+    reference = Bounded(arithmetic.operand(case.x()), np.zeros(case.x_shape))
     for kernel, bias in zip(kernels, biases, strict=True):
-        reference = oracle.after(reference, kernel, bias, layer.precision(case.in_features))
+        reference = arithmetic.after(reference, kernel, bias)
     require.within(found, reference.value, reference.bound, f"jax.lax.scan over {depth} layers")
     for point in gradients.points(case, case.lead):
         with require.during(f"the gradient of jax.checkpoint of the layer, {point.where},"):

@@ -1,0 +1,147 @@
+"""Derivatives and values as a layer computes them: in float32, or in the dtypes that it declares.
+
+In half precision a product is accumulated in float32 and rounded, as for a value; a sum over a
+batch may be accumulated in the dtype itself. A gradient with respect to a parameter is rounded
+once more where the parameter has fewer bits than the product. Where a number on the way may
+overflow, the bound is infinite, and says nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from conformance.checks import oracle
+from conformance.checks.oracle import HIGHEST, Bounded, Precision
+from conformance.jax_setup.lazy import jnp
+
+__all__ = ["Arithmetic", "rounded"]
+
+
+def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Float32 numbers as a dtype holds them, in float32."""
+    if dtype == "float32":
+        return values
+    with np.errstate(over="ignore"):
+        return np.asarray(values).astype(jnp.dtype(dtype)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a layer rounds.
+
+    Parameters
+    ----------
+    parameters, results
+        The dtypes of its parameters, and of what it computes.
+    precision
+        What its products of float32 err by beside their roundings.
+    """
+
+    parameters: str = "float32"
+    results: str = "float32"
+    precision: Precision = HIGHEST
+
+    @property
+    def is_half(self) -> bool:
+        """Whether it computes in half precision."""
+        return self.results in ("float16", "bfloat16")
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether it rounds to no other dtype than float32."""
+        return (self.parameters, self.results) == ("float32", "float32")
+
+    def held(self, values: np.ndarray) -> np.ndarray:
+        """Values of a parameter, as its dtype and then that of the product hold them."""
+        return self.operand(rounded(values, self.parameters))
+
+    def operand(self, values: np.ndarray) -> np.ndarray:
+        """Values of x, or of a cotangent, as the product takes them."""
+        return rounded(values, self.results) if self.is_half else values
+
+    def affine(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> Bounded:
+        """``x @ kernel + bias``; a kernel may be a stack of kernels."""
+        bias = rounded(bias, self.parameters)
+        if not self.is_half:
+            kernel = rounded(kernel, self.parameters)
+            return oracle.affine(x, kernel, bias, precision=self.precision)
+        return self._half(self.operand(x), self.held(kernel), bias)
+
+    def _half(
+        self, left: np.ndarray, right: np.ndarray, added: np.ndarray | float = 0.0
+    ) -> Bounded:
+        largest = float(jnp.finfo(self.results).max)
+        return oracle.in_dtype(left, right, np.asarray(added), self.results, largest)
+
+    def kernel_gradient(self, x: np.ndarray, cotangent: np.ndarray) -> Bounded:
+        """dK = x^T g over all leading dimensions, ``(in, out)``."""
+        if not self.is_half:
+            return self._returned(oracle.kernel_gradient(x, cotangent, self.precision))
+        x, cotangent = self.operand(x), self.operand(cotangent)
+        rows = cotangent.reshape(-1, cotangent.shape[-1])
+        return self._returned(self._half(x.reshape(-1, x.shape[-1]).T, rows))
+
+    def bias_gradient(self, cotangent: np.ndarray) -> Bounded:
+        """db = the sum of g over all leading dimensions, ``(out,)``."""
+        if not self.is_half:
+            return self._returned(oracle.bias_gradient(cotangent))
+        rows = self.operand(cotangent).reshape(-1, cotangent.shape[-1])
+        ones = np.ones((1, len(rows)), np.float32)
+        # In any order, and each partial sum in the dtype itself.
+        plain = oracle.products(ones, rows, unit=oracle.unit_roundoff(self.results))
+        held = self._half(ones, rows)
+        return self._returned(Bounded(held.value[0], np.maximum(held.bound, plain.bound)[0]))
+
+    def input_gradient(self, kernel: np.ndarray, cotangent: np.ndarray) -> Bounded:
+        """dx = g K^T, of the shape of ``x``."""
+        if not self.is_half:
+            kernel = rounded(kernel, self.parameters)
+            return oracle.input_gradient(kernel, cotangent, self.precision)
+        return self._half(self.operand(cotangent), self.held(kernel).T)
+
+    def _returned(self, gradient: Bounded) -> Bounded:
+        """A gradient as it reaches a parameter: rounded to the dtype of that."""
+        if self.parameters in ("float32", "float64", self.results):
+            return gradient
+        found = oracle.rounded_twice(gradient, self.parameters)
+        largest = float(jnp.finfo(self.parameters).max)
+        with np.errstate(invalid="ignore"):
+            safe = np.abs(gradient.value) + gradient.bound <= largest / 2
+        return Bounded(np.where(safe, found.value, 0.0), np.where(safe, found.bound, np.inf))
+
+    def tangent(
+        self, x: np.ndarray, kernel: np.ndarray, kernel_tangent: np.ndarray,
+        bias_tangent: np.ndarray, x_tangent: np.ndarray,
+    ) -> Bounded:  # fmt: skip
+        """x tK + tx K + tb; in half precision each product is rounded, and so is each sum."""
+        if not self.is_half:
+            kernel, kernel_tangent, bias_tangent = (
+                rounded(each, self.parameters) for each in (kernel, kernel_tangent, bias_tangent)
+            )
+            return oracle.tangent(
+                x, kernel, kernel_tangent, bias_tangent, x_tangent, self.precision
+            )
+        first = self._half(self.operand(x), self.held(kernel_tangent))
+        second = self._half(self.operand(x_tangent), self.held(kernel))
+        added = self.held(bias_tangent).astype(np.float64)
+        value, error = first.value + second.value + added, first.bound + second.bound
+        size = np.abs(first.value) + np.abs(second.value) + np.abs(added)
+        largest = float(jnp.finfo(self.results).max)
+        bound = error + 3 * oracle.unit_roundoff(self.results) * (size + error)
+        return Bounded(value, np.where(size + error <= largest / 2, bound, np.inf))
+
+    def after(self, layer_input: Bounded, kernel: np.ndarray, bias: np.ndarray) -> Bounded:
+        """The layer on the output of another: the error of its input passes through the kernel."""
+        if not self.is_half:
+            kernel, bias = rounded(kernel, self.parameters), rounded(bias, self.parameters)
+            return oracle.after(layer_input, kernel, bias, self.precision)
+        kernel, bias = self.held(kernel), rounded(bias, self.parameters)
+        size = np.abs(kernel).astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            largest = np.abs(layer_input.value) + layer_input.bound
+            own = self._half(largest, size, np.abs(bias))
+            bound = own.bound + layer_input.bound @ size
+            value = layer_input.value @ kernel.astype(np.float64) + bias
+        return Bounded(value, np.where(np.isfinite(bound), bound, np.inf))

@@ -1,0 +1,99 @@
+"""Bounds of derivatives in half precision: right layers keep to them, wrong ones do not."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conformance.checks import oracle, require
+from conformance.checks.arithmetic import Arithmetic
+from conformance.checks.oracle import Bounded
+
+DTYPES = [
+    ("bfloat16", "bfloat16"),
+    ("float16", "float16"),
+    ("float32", "bfloat16"),
+    ("float32", "float16"),
+    ("bfloat16", "float32"),
+    ("float16", "float32"),
+]
+
+
+def _numbers(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def _layer(
+    parameters: str, results: str, kernel: jax.Array, bias: jax.Array, x: jax.Array
+) -> jax.Array:
+    """A layer of these dtypes; its result is of float32, so that nothing else is rounded."""
+    kernel, bias = kernel.astype(parameters), bias.astype(parameters)
+    if results != "float32":
+        x, kernel, bias = (each.astype(results) for each in (x, kernel, bias))
+    return (x @ kernel + bias).astype("float32")
+
+
+@pytest.mark.parametrize(("parameters", "results"), DTYPES)
+@pytest.mark.parametrize(("n", "m", "rows"), [(3, 10, 8), (33, 17, 100)])
+def test_a_right_layer_keeps_to_its_bounds(
+    parameters: str, results: str, n: int, m: int, rows: int
+) -> None:
+    """Its value, its three gradients and its tangent; and they are not so wide that 10 % is."""
+    arithmetic = Arithmetic(parameters, results)
+    kernel, bias, x, g = _numbers(n, m), _numbers(m), _numbers(rows, n), _numbers(rows, m, seed=1)
+    tk, tb, tx = _numbers(n, m, seed=2), _numbers(m, seed=2), _numbers(rows, n, seed=2)
+
+    def f(*values: jax.Array) -> jax.Array:
+        return _layer(parameters, results, *values)
+
+    y, back = jax.vjp(f, *map(jnp.asarray, (kernel, bias, x)))
+    found = [y, *back(jnp.asarray(g))]
+    found.append(jax.jvp(f, tuple(map(jnp.asarray, (kernel, bias, x))), (tk, tb, tx))[1])
+    expected = [
+        arithmetic.affine(x, kernel, bias),
+        arithmetic.kernel_gradient(x, g),
+        arithmetic.bias_gradient(g),
+        arithmetic.input_gradient(kernel, g),
+        arithmetic.tangent(x, kernel, tk, tb, tx),
+    ]
+    for number, (value, reference) in enumerate(zip(found, expected, strict=True)):
+        require.within(value, reference.value, reference.bound, "it")
+        if number == 2 and rows == 100:
+            continue  # a sum of as many terms in half precision may be anything
+        with pytest.raises(require.Violation):
+            require.within(np.asarray(value) * 1.1, reference.value, reference.bound, "it")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_layers_one_after_another(dtype: str) -> None:
+    """The error of each passes through the next."""
+    arithmetic = Arithmetic(dtype, dtype)
+    kernels, biases, x = _numbers(3, 16, 16) / 4, _numbers(3, 16), _numbers(8, 16)
+    y = jnp.asarray(x).astype(dtype)
+    reference = Bounded(arithmetic.operand(x), np.zeros(x.shape))
+    for kernel, bias in zip(kernels, biases, strict=True):
+        y = y @ jnp.asarray(kernel).astype(dtype) + jnp.asarray(bias).astype(dtype)
+        reference = arithmetic.after(reference, kernel, bias)
+    require.within(y, reference.value, reference.bound, "it")
+    assert np.all(reference.bound < 2)
+
+
+def test_nothing_is_said_where_a_gradient_overflows() -> None:
+    """There the bound is infinite; and it is finite where it does not."""
+    arithmetic = Arithmetic("float16", "float16")
+    x, g = np.ones((2, 3), np.float32), np.array([[1e6, 1.0], [1e6, 1.0]], np.float32)
+    found = arithmetic.kernel_gradient(x, g)
+    assert np.isinf(found.bound[:, 0]).all()
+    assert np.isfinite(found.bound[:, 1]).all()
+    returned = Arithmetic("float16", "float32").kernel_gradient(x, g)
+    assert np.isinf(returned.bound[:, 0]).all()
+
+
+def test_float32_is_as_the_oracle_has_it() -> None:
+    """A layer of float32 loses nothing by it."""
+    arithmetic, x, g = Arithmetic(), _numbers(8, 3), _numbers(8, 10)
+    found, expected = arithmetic.kernel_gradient(x, g), oracle.kernel_gradient(x, g)
+    assert np.array_equal(found.value, expected.value)
+    assert np.array_equal(found.bound, expected.bound)
