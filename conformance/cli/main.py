@@ -11,6 +11,7 @@ from importlib.metadata import version
 from conformance.checks.profiles import DEFAULT, PROFILES
 from conformance.cli import describe, matrix, report
 from conformance.cli.bench import bench, bench_arguments
+from conformance.cli.help import help_arguments, show_help
 from conformance.errors import UsageError
 from conformance.jax_setup.modes import MODES, chosen_modes, enter
 from conformance.layers.registry import resolve
@@ -334,6 +335,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
         bench_arguments,
         bench,
     ),
+    "help": ("show a page of the documentation", help_arguments, show_help),
     "list": ("list the implementations and the requirements", _list_arguments, _list),
     "report": (
         "make a page, a Markdown summary or a badge of results files",
@@ -369,7 +371,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
 }
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dense-conformance",
         description="Proves that a dense layer is a Dense, or names what is wrong with it.",
@@ -393,7 +395,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(_cut(given, "--")[0])
+    options = parser().parse_args(_cut(given, "--")[0])
     options.given, rest = given[1:], _cut(given, "--")[2]
     try:
         return COMMANDS[options.command][2](options, rest)

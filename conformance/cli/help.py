@@ -1,0 +1,58 @@
+"""``dense-conformance help``: the pages of the documentation, in a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+
+from conformance.errors import UsageError
+
+__all__ = ["help_arguments", "show_help", "topics"]
+
+
+def topics() -> dict[str, str]:
+    """Return the title of each page, by topic."""
+    found = {}
+    for page in files("conformance").joinpath("docs").iterdir():
+        if page.name.endswith(".md"):
+            first = page.read_text(encoding="utf-8").partition("\n")[0]
+            found[page.name.removesuffix(".md")] = first.removeprefix("# ")
+    return dict(sorted(found.items()))
+
+
+def help_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the subcommand."""
+    parser.add_argument("topic", nargs="?", metavar="TOPIC", help="default: list the topics")
+
+
+def show_help(options: argparse.Namespace, _: Sequence[str]) -> int:
+    """Print a page of the documentation, or the list of pages; return 0.
+
+    Raises
+    ------
+    UsageError
+        If there is no such page.
+    """
+    known = topics()
+    if options.topic is None:
+        width = max(map(len, known))
+        print("dense-conformance help TOPIC shows a page:\n")
+        print("\n".join(f"  {topic:{width}}  {title}" for topic, title in known.items()))
+        return 0
+    if options.topic not in known:
+        near = difflib.get_close_matches(options.topic, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"topics are {', '.join(known)}"
+        raise UsageError(f"there is no page {options.topic!r}; {hint}")
+    page = files("conformance").joinpath("docs", f"{options.topic}.md")
+    text = page.read_text(encoding="utf-8")
+    if not sys.stdout.isatty():
+        print(text, end="")
+        return 0
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown(text))
+    return 0

@@ -1,0 +1,69 @@
+"""The documentation: its links lead somewhere, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conformance.cli import help as pages
+from conformance.cli.main import main
+from conformance.cli.main import parser as command_parser
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "conformance/docs").glob("*.md")),
+    *sorted((ROOT / ".github").glob("*.md")),
+]
+if not DOCUMENTS[0].exists():
+    pytest.skip("the documents of the repository are not here", allow_module_level=True)
+
+
+def blocks(document: Path, language: str) -> Iterator[tuple[str, str]]:
+    """Yield each fenced block of the language with the remark that stands before it."""
+    text = document.read_text(encoding="utf-8")
+    pattern = rf"(?:<!-- ([^\n]*) -->\n)?```{language}\n(.*?)```"
+    yield from re.findall(pattern, text, re.DOTALL)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_exist_and_take_their_options(document: Path) -> None:
+    for remark, block in blocks(document, "sh"):
+        lines = block.replace("\\\n", " ").splitlines()
+        named = [line for line in lines if re.match(r"(\S*/)?dense-conformance ", line)]
+        for line in named:
+            arguments = shlex.split(line, comments=True)[1:]
+            command_parser().parse_args([part for part in arguments if part != "--"])
+        runs = remark.startswith(("not run: ", "command: "))
+        assert runs, f"say why it is not run, or run it:\n{block}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_tables_are_toml_and_programs_compile(document: Path) -> None:
+    for _, block in blocks(document, "toml"):
+        tomllib.loads(block)
+    for _, block in blocks(document, "python"):
+        compile(block, str(document), "exec")
+
+
+def test_help_lists_and_shows_the_pages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"  {topic} " in listed for topic in pages.topics())
+    assert main(["help", "glossary"]) == 0
+    assert capsys.readouterr().out.startswith("# Glossary\n")
+    assert main(["help", "glosary"]) == 2
+    assert "did you mean 'glossary'?" in capsys.readouterr().err
