@@ -50,6 +50,14 @@ def gibibytes(text: str) -> float:
     return value
 
 
+def size(text: str) -> tuple[int, int]:
+    """``768x3072``: 768 inputs, 3072 outputs."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdigit() and int(side) for side in sides):
+        raise argparse.ArgumentTypeError(f"inputs x outputs, such as 768x3072, found {text!r}")
+    return int(sides[0]), int(sides[1])
+
+
 def shard(text: str) -> object:
     """``2/5``: the second of five parts of a run."""
     from conformance.running.schedule import Shard
@@ -82,6 +90,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="KEY=VALUE",
         help="what the named layers declare, such as use_bias=false or dtype=bfloat16; may be "
         'given more than once; the same keys as in [tool.dense-conformance.layers."name"]',
+    )
+    group.addoption(
+        "--conformance-size",
+        action="append",
+        type=size,
+        default=[],
+        metavar="NxM",
+        help="also check at this size, such as 768x3072; may be given more than once",
     )
     group.addoption(
         "--conformance-requirement",

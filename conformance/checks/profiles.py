@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,7 @@ class Profile:
     examples: int
     seed: int | None = None
     explain: bool = False
+    own_sizes: tuple[Size, ...] = ()
     database: ExampleDatabase | None = None
 
     def statement(self) -> str:
@@ -82,7 +84,8 @@ class Profile:
     def as_options(self) -> str:
         """The options of the command that explore the same, with a space before each."""
         profile = f" --profile {self.name}" if self.name != DEFAULT else ""
-        return profile + (f" --seed {self.seed}" if self.seed is not None else "")
+        sizes = "".join(f" --size {n}x{m}" for n, m in self.own_sizes)
+        return profile + sizes + (f" --seed {self.seed}" if self.seed is not None else "")
 
     def hypothesis(self, explain: bool = False) -> settings:
         """Settings for Hypothesis: no deadline, since compiling takes as long as it takes.
@@ -143,10 +146,13 @@ def activate(
     explain: bool = False,
     examples: int | None = None,
     database: ExampleDatabase | None = None,
+    own_sizes: Sequence[Size] = (),
 ) -> Profile:
-    """Put :func:`named` in force in this process."""
+    """Put :func:`named` in force in this process, with further sizes at the end of its pool."""
     global _active  # one process checks with one profile
-    _active = replace(named(name, seed, explain=explain, examples=examples), database=database)
+    found = named(name, seed, explain=explain, examples=examples)
+    own = tuple(size for size in dict.fromkeys(own_sizes) if size not in found.sizes)
+    _active = replace(found, sizes=(*found.sizes, *own), own_sizes=own, database=database)
     return _active
 
 

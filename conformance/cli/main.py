@@ -15,7 +15,7 @@ from conformance.cli.help import help_arguments, show_help
 from conformance.errors import UsageError
 from conformance.jax_setup.modes import MODES, chosen_modes, enter
 from conformance.layers.registry import resolve
-from conformance.plugin import gibibytes, seconds, shard
+from conformance.plugin import gibibytes, seconds, shard, size
 
 __all__ = ["main"]
 
@@ -115,6 +115,10 @@ def _declare_argument(parser: argparse.ArgumentParser) -> None:
 
 def _amount_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "--size", action="append", type=size, default=[], metavar="NxM",
+        help="also check at this size, such as 768x3072; may be given more than once",
+    )  # fmt: skip
+    parser.add_argument(
         "--profile", choices=tuple(PROFILES), default=DEFAULT,
         help=f"how much to explore: {_sizes_and_cases()} (default: {DEFAULT})",
     )  # fmt: skip
@@ -169,6 +173,7 @@ def _pytest_call(options: argparse.Namespace) -> list[str]:
         shard=getattr(options, "shard", None),
         shard_by=getattr(options, "shard_by", None),
         declare=getattr(options, "declare", ()),
+        sizes=options.size,
         strict=getattr(options, "strict", False),
     )
 
@@ -282,6 +287,7 @@ def _explain(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> in
         seed=options.seed,
         compile_cache=not options.no_compile_cache,
         declare=options.declare,
+        sizes=options.size,
     )
     call_of = [*engine, *pytest_arguments]
     return explain(options.spec, options.requirement, call_of, options.output, options.declare)

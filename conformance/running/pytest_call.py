@@ -31,6 +31,7 @@ def call(
     shard: object = None,
     shard_by: str | None = None,
     declare: Sequence[str] = (),
+    sizes: Sequence[tuple[int, int]] = (),
     strict: bool = False,
 ) -> list[str]:
     """The call of pytest, but for the implementations.
@@ -43,7 +44,7 @@ def call(
         How many processes; ``"auto"`` is one for each accelerator, or for each core where there
         is none; ``"0"`` is this one.
     profile, seed, time_limit, memory_limit, compile_cache, database, shard, shard_by, \
-    declare, strict
+    declare, sizes, strict
         As for ``dense-conformance run``.
     """
     arguments = [
@@ -66,6 +67,7 @@ def call(
     ]
     arguments += [f"--conformance-requirement={id}" for id in requirements]
     arguments += [f"--conformance-declare={each}" for each in declare]
+    arguments += [f"--conformance-size={n}x{m}" for n, m in sizes]
     if seed is not None:
         arguments.append(f"--conformance-seed={seed}")
     if time_limit:

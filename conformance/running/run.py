@@ -124,6 +124,7 @@ class Run:
             explain=config.getoption("conformance_explain"),
             examples=config.getoption("conformance_examples"),
             database=database.opened(kept) if kept else None,
+            own_sizes=config.getoption("conformance_size"),
         )
         if given is not None:
             given = json.loads(given)
