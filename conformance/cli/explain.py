@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from conformance.cli.report import put
+from conformance.cli.output import put
 from conformance.contract.catalogue import chosen
 from conformance.contract.requirement import Requirement
 from conformance.errors import UsageError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -12,7 +11,16 @@ from conformance.checks.profiles import DEFAULT, PROFILES
 from conformance.cli import describe, matrix, report
 from conformance.cli.bench import bench, bench_arguments
 from conformance.cli.help import help_arguments, show_help
-from conformance.errors import UsageError
+from conformance.cli.output import (
+    STANDARD_OUTPUT,
+    for_other_tools,
+    for_other_tools_arguments,
+    open_streams,
+    results_apart,
+    silence,
+    why_not_written,
+)
+from conformance.errors import UsageError, printable
 from conformance.jax_setup.modes import MODES, chosen_modes, enter
 from conformance.layers.registry import resolve
 from conformance.plugin import gibibytes, seconds, shard, size
@@ -37,7 +45,11 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _declare_argument(parser)
     _exploration_arguments(parser)
-    parser.add_argument("--results", metavar="PATH", help="write the results file there (JSON)")
+    parser.add_argument(
+        "--results", metavar="PATH",
+        help="write the results file there (JSON); -: to standard output, all else to the other",
+    )  # fmt: skip
+    for_other_tools_arguments(parser)
     parser.add_argument(
         "--strict", action="store_true",
         help="a SHOULD that does not hold fails the run (default: it is a recommendation; "
@@ -150,11 +162,13 @@ def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
         enter(modes[0])
     arguments = _pytest_call(options)
     arguments += [f"--conformance-impl={spec}" for spec in options.specs]
-    if options.results:
+    to_stdout = options.results == STANDARD_OUTPUT
+    if options.results and not to_stdout:
         arguments.append(f"--conformance-results={options.results}")
     if options.duration:
         arguments.append(f"--conformance-for={options.duration}")
-    return run([*arguments, *pytest_arguments], Progress)
+    with results_apart(to_stdout) as take:
+        return run([*arguments, *pytest_arguments], Progress, for_other_tools(options, take))
 
 
 def _pytest_call(options: argparse.Namespace) -> list[str]:
@@ -400,18 +414,28 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    open_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(_cut(given, "--")[0])
     options.given, rest = given[1:], _cut(given, "--")[2]
     try:
-        return COMMANDS[options.command][2](options, rest)
+        code = COMMANDS[options.command][2](options, rest)
+        sys.stdout.flush()
+        return code
     except UsageError as error:
-        print(f"dense-conformance: {error}", file=sys.stderr)
+        print(f"dense-conformance: {printable(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader of our output has gone; nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence()
         return 141
+    except OSError as error:
+        why = why_not_written(error)
+        if not why:
+            raise
+        silence()
+        print(f"dense-conformance: {why}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("dense-conformance: interrupted", file=sys.stderr)
         return 130

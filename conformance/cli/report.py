@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conformance.cli.output import STANDARD_OUTPUT, put
 from conformance.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ __all__ = [
     "diff_arguments",
     "merge",
     "merge_arguments",
-    "put",
     "report",
     "report_arguments",
     "write",
@@ -36,6 +35,7 @@ _BY_SUFFIX = {
     ".md": "markdown",
     ".json": "badge-json",
     ".svg": "badge-svg",
+    ".xml": "junit",
 }
 
 
@@ -44,11 +44,13 @@ def report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "results", nargs="*", metavar="RESULTS", help="results files; several give one report"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="write it there (default: print it)")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="write it there; - or nothing: print it"
+    )
     parser.add_argument(
         "--format",
-        choices=("html", "markdown", "badge-json", "badge-svg"),
-        help="default: by the suffix of FILE (.html .md .json .svg), else markdown",
+        choices=("html", "markdown", "badge-json", "badge-svg", "junit", "github"),
+        help="default: by the suffix of FILE (.html .md .json .svg .xml), else markdown",
     )
     parser.add_argument(
         "--extract", metavar="PAGE", help="give the results file back that an HTML page was made of"
@@ -73,7 +75,7 @@ def report(options: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def _format_of(output: str | None) -> str:
-    if output is None:
+    if output is None or output == STANDARD_OUTPUT:
         return "markdown"
     suffix = Path(output).suffix.lower()
     if suffix not in _BY_SUFFIX:
@@ -85,7 +87,7 @@ def _format_of(output: str | None) -> str:
 
 
 def _maker(format: str) -> Callable[[Sequence[Results]], str]:
-    from conformance.report import badge, markdown
+    from conformance.report import badge, github, junit, markdown
 
     if format == "html":
         return _page
@@ -93,6 +95,8 @@ def _maker(format: str) -> Callable[[Sequence[Results]], str]:
         "markdown": markdown.markdown,
         "badge-json": badge.endpoint,
         "badge-svg": badge.svg,
+        "junit": junit.junit,
+        "github": github.workflow_commands,
     }[format]
 
 
@@ -130,7 +134,9 @@ def diff(options: argparse.Namespace, _: Sequence[str]) -> int:
 def merge_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``merge``."""
     parser.add_argument("results", nargs="+", metavar="RESULTS", help="results files")
-    parser.add_argument("-o", "--output", metavar="FILE", help="write it there (default: print it)")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="write it there; - or nothing: print it"
+    )
 
 
 def merge(options: argparse.Namespace, _: Sequence[str]) -> int:
@@ -158,22 +164,3 @@ def write(output: str, runs: Sequence[Results], missing: Sequence[str]) -> None:
         put(output, _page(runs, missing))
     else:
         raise UsageError(f"{output!r} does not tell the format; end it in .html, .md or .json")
-
-
-def put(output: str | None, text: str) -> None:
-    """Write a text to that file, or print it.
-
-    Raises
-    ------
-    UsageError
-        If that place cannot be written to.
-    """
-    if output is None:
-        sys.stdout.write(text)
-        return
-    from conformance.results.file import save
-
-    try:
-        save(Path(output), text)
-    except OSError as error:
-        raise UsageError(f"{output}: cannot be written: {error.strerror or error}") from None

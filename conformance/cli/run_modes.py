@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conformance.cli.matrix import exit_code, show
-from conformance.cli.report import put
+from conformance.cli.output import put
 from conformance.errors import ResultsError, UsageError
 from conformance.jax_setup.modes import Mode, variables
 from conformance.report.merge import merge

@@ -16,6 +16,9 @@ from conformance.results.verdict import account
 __all__ = ["merge"]
 
 # Shards may draw from different seeds; everything else makes another environment.
+_SHOWN = 5
+"""Of more missing shards than these, the others are a number."""
+
 _NOT_THE_ENVIRONMENT = ("seed", "profile")
 
 
@@ -103,7 +106,8 @@ def _missing(shards: Sequence[Results]) -> str:
     absent = [f"{i}/{count}" for i in range(1, count + 1) if f"{i}/{count}" not in given]
     if not absent:
         return "none of the merged shards has it: they do not divide the same run"
-    return f"it is for a shard that is missing: {' or '.join(absent)}"
+    more = f" or one of {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+    return f"it is for a shard that is missing: {' or '.join(absent[:_SHOWN])}{more}"
 
 
 def _decided(cell: Cell) -> str:

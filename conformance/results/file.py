@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
+import secrets
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -136,20 +137,31 @@ def write(path: Path, verdict: Verdict, facts: dict[str, Any]) -> None:
 def save(path: Path, text: str) -> None:
     """Write a file so that it is at all times either the old or the new one.
 
+    Links are followed. What exists and is not a regular file, such as a device or a pipe, is
+    written to and never replaced. A new file has the permissions that the umask leaves it.
+
     Raises
     ------
     OSError
         If that place cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    place = Path(os.path.realpath(path))
+    data = text.encode("utf-8")
+    if place.exists() and not place.is_file():
+        with place.open("wb") as stream:
+            stream.write(data)
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    new = place.parent / f".{place.name}.{os.getpid()}.{secrets.token_hex(4)}"
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        if place.is_file():
+            os.chmod(new, stat.S_IMODE(place.stat().st_mode))
+        os.replace(new, place)
     except BaseException:
-        os.unlink(name)
+        os.unlink(new)
         raise
 
 
@@ -221,6 +233,8 @@ Refusal = Callable[[str], NoReturn]
 
 
 def _loaded(text: str, refuse: Refusal) -> Any:
+    if not text.strip():
+        refuse("is empty")
     truncated = f"is truncated: it ends after {len(text.encode())} bytes, without its footer"
 
     def finite(digits: str) -> float:
@@ -258,7 +272,9 @@ def _loaded(text: str, refuse: Refusal) -> Any:
         refuse(f"is not JSON: {safe_text(why, 200)}")
     # The newline is the last byte of the footer.
     if isinstance(found, dict) and found.get("footer") == FOOTER and not text.endswith("\n"):
-        refuse(truncated)
+        if f"{text}\n" == text_of(found):
+            refuse(truncated)
+        refuse("is changed: something has written it anew, and its last newline is missing")
     return found
 
 
@@ -277,7 +293,7 @@ def _cut(text: str, error: Exception) -> bool:
     """Whether text that is not JSON could be if it went on."""
     ends = text.rstrip().endswith("}") and FOOTER in text[-80:]
     last = isinstance(error, json.JSONDecodeError) and error.pos >= len(text.rstrip())
-    return not text.strip() or (text.lstrip().startswith("{") and (last or not ends))
+    return text.lstrip().startswith("{") and (last or not ends)
 
 
 def _results(run: dict[str, Any], source: str, refuse: Refusal) -> Results:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,9 @@ from conformance.errors import UsageError
 from conformance.jax_setup import devices
 from conformance.plugin import PACKAGE, RUN, SUITE
 from conformance.results.verdict import USAGE, Verdict
+
+if TYPE_CHECKING:
+    from conformance.results.file import Results
 
 __all__ = ["call", "run", "run_quietly"]
 
@@ -90,8 +93,13 @@ def call(
 class _Reporter:
     """Registered with pytest for one run: shows progress, then the verdict."""
 
-    def __init__(self, progress: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        progress: Callable[..., Any],
+        after: Callable[[Results], None] | None = None,
+    ) -> None:
         self.progress = progress
+        self.after = after
         self.ended = False
 
     @pytest.hookimpl(trylast=True)
@@ -120,17 +128,22 @@ class _Reporter:
             write_verdict(
                 found.verdict, found.facts(), sys.stdout, verbose=verbose, shown=found.told
             )
+            if self.after is not None:
+                from conformance.results.file import Results
+
+                self.after(Results(found.verdict, found.facts()))
 
 
 def run(
     arguments: Sequence[str],
     progress: Callable[..., Any],
+    after: Callable[[Results], None] | None = None,
 ) -> int:
     """Run pytest with these arguments; the exit code of the verdict.
 
     Where pytest ends before there is a verdict, the exit code is that of a wrong usage.
     """
-    reporter = _Reporter(progress)
+    reporter = _Reporter(progress, after)
     status = int(pytest.main(list(arguments), plugins=[reporter]))
     return status if reporter.ended else USAGE
 

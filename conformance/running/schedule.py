@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +98,11 @@ class Shard:
             If it is not of that form, or there is no such part.
         """
         number, _, count = text.partition("/")
-        if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+        if re.fullmatch(r"[0-9]{1,4}/[0-9]{1,4}", text) and 1 <= int(number) <= int(count):
             return cls(int(number), int(count))
-        raise argparse.ArgumentTypeError(f"a shard such as 2/5, the second of five, found {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"a shard such as 2/5, the second of five and of at most 9999, found {text!r}"
+        )
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,7 +56,8 @@ def test_a_file_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
     cuts = [0, 1, len(whole) - 2, len(whole) - 1, *generator.sample(range(len(whole)), 200)]
     for cut in cuts:
         message = refused(tmp_path / "cut.json", whole[:cut])
-        assert message == f"is truncated: it ends after {cut} bytes, without its footer"
+        expected = f"is truncated: it ends after {cut} bytes, without its footer"
+        assert message == (expected if cut else "is empty")
 
 
 def test_a_collection_cut_behind_its_first_run_is_refused(tmp_path: Path) -> None:
@@ -206,3 +208,87 @@ def test_a_collection_holds_a_run_for_each_environment(tmp_path: Path) -> None:
     jsonschema.validate(json.loads(path.read_text()), results_schema())
     with pytest.raises(ResultsError, match="holds the runs of 2 environments where one"):
         read(path)
+
+
+def test_a_file_that_something_else_wrote_anew_is_changed(tmp_path: Path) -> None:
+    """Its footer is there, and what is missing is the last newline."""
+    assert "is changed: something has written it anew" in refused(
+        tmp_path / "x.json", json.dumps(VALID)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(shard="1/x"), "shard must match pattern"),
+        (lambda d: d.update(shard="\u00b2/\u00b2"), "shard must match pattern"),
+        (lambda d: d.update(shard="1/100000000"), "shard must match pattern"),
+        (lambda d: d.update(seconds=10**400), "an integer of 401 digits is out of range"),
+        (
+            lambda d: cell_at(d, 0, 0).update(
+                plots=[{"kind": "error-over-bound", "in_features": [1], "ratio": []}]
+            ),
+            "has lists of the lengths 1, 0",
+        ),
+    ],
+)
+def test_what_no_run_writes_is_refused(tmp_path: Path, change: Change, message: str) -> None:
+    """In one line, and at once."""
+    found = copy.deepcopy(VALID)
+    change(found)
+    assert message in refused(tmp_path / "x.json", text_of(found))
+
+
+def test_values_nested_deeply_are_refused(tmp_path: Path) -> None:
+    """Also where the file is JSON that Python reads."""
+    text = text_of(VALID).replace(
+        '"profile": "quick"', f'"x": {"[" * 600}{"]" * 600}, "profile": "q"'
+    )
+    assert "its values are nested too deeply" in refused(tmp_path / "x.json", text)
+
+
+def test_what_a_terminal_would_obey_is_escaped_when_it_is_read(tmp_path: Path) -> None:
+    """Escapes of C0 and C1, and overrides of direction, in names and in messages."""
+    found = copy.deepcopy(VALID)
+    hostile = "\x1b[2J\x9b1m\u202eevil\u2066\r\x07"
+    found["implementations"][0]["name"] = hostile
+    cell_at(found, 0, 0)["message"] = hostile
+    path = tmp_path / "x.json"
+    path.write_text(text_of(found), encoding="utf-8")
+    run = read(path)
+    shown = "\\x1b[2J\\x9b1m\\u202eevil\\u2066\\r\\x07"
+    assert run.verdict.entries[0].name == shown
+    assert run.verdict.cells[0].message == shown
+
+
+def test_devices_pipes_and_links_are_written_through(tmp_path: Path) -> None:
+    """None of them becomes a regular file, and a new file has what the umask leaves."""
+    link, target, pipe = (tmp_path / name for name in ("link", "target", "pipe"))
+    target.write_text("old")
+    target.chmod(0o600)
+    link.symlink_to(target)
+    save(link, "new")
+    assert link.is_symlink()
+    assert (target.read_text(), target.stat().st_mode & 0o777) == ("new", 0o600)
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    save(pipe, "through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert pipe.is_fifo()
+    save(Path(os.devnull), "x")
+    assert not Path(os.devnull).is_file()
+    before = os.umask(0o027)
+    try:
+        save(tmp_path / "fresh", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "fresh").stat().st_mode & 0o777 == 0o640
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fresh", "link", "pipe", "target"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
+    """Which the commands show as one line."""
+    with pytest.raises(OSError, match="No space left"):
+        save(Path("/dev/full"), "x")

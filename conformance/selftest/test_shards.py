@@ -192,4 +192,6 @@ def test_a_run_in_two_parts(tmp_path: Path) -> None:
     assert set(outcomes.values()) == {"passed"}
     wrong = command("run", *asked, "--shard=3/2")
     assert wrong.returncode == 2
-    assert "a shard such as 2/5, the second of five, found '3/2'" in wrong.stderr
+    assert (
+        "a shard such as 2/5, the second of five and of at most 9999, found '3/2'" in wrong.stderr
+    )

@@ -1,0 +1,137 @@
+"""Output that is closed, full or cannot encode a letter; and what other tools read of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from conformance.cli.main import main
+from conformance.errors import printable, safe_text
+from conformance.report.github import workflow_commands
+from conformance.report.junit import junit
+from conformance.report.markdown import markdown
+from conformance.results.file import text_of
+from conformance.selftest.pages import loaded
+from conformance.selftest.synthetic import cell_at, results, settled
+
+FOUND = results(2, 30, wrong=0.4)
+
+
+def command(shell: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A line of a shell in which ``$C`` is the command."""
+    return subprocess.run(
+        ["sh", "-c", shell],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "C": f"{sys.executable} -m conformance", **environment},
+        check=False,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a results file whose texts no narrow encoding has."""
+    found = results(2, 30, wrong=0.4)
+    cell_at(found, 0, 0).update(outcome="failed", message="≠ ✓ 名前 \U0001f600", cause="")
+    (tmp_path / "r.json").write_text(text_of(settled(found)), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("what", ["report r.json", "list", "diff r.json r.json", "expect r.json"])
+def test_a_full_disk_is_told_in_one_line(what: str, folder: Path) -> None:
+    """With exit code 2, and without a traceback."""
+    done = command(f"$C {what} > /dev/full", folder)
+    said = "dense-conformance: the output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
+@pytest.mark.parametrize("what", ["report r.json", "list", "diff r.json r.json", "expect r.json"])
+def test_a_closed_output_is_no_error(what: str, folder: Path) -> None:
+    """Nobody wants to read it."""
+    done = command(f"$C {what} >&-", folder)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
+)
+def test_no_encoding_raises(environment: dict[str, str], folder: Path) -> None:
+    """What it does not have is escaped."""
+    for what in ("report r.json", "report r.json --format github", "expect r.json"):
+        done = command(f"$C {what}", folder, **environment)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_dash_is_standard_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of reports and of merged results."""
+    assert main(["report", str(folder / "r.json"), "-o", "-"]) == 0
+    assert capsys.readouterr().out.startswith("## Does not conform: MUST ")
+    assert main(["merge", str(folder / "r.json"), "-o", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["format"] == 2
+    assert not (folder / "-").exists()
+
+
+def test_results_on_standard_output_stand_there_alone(tmp_path: Path) -> None:
+    """What people read goes to standard error, JUnit's report to its file."""
+    run = "$C run nnx.Linear --requirement zero-input -n 0 --results - --junit j.xml"
+    done = command(run, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["exit_code"] == 0
+    assert done.stderr.splitlines()[-1] == "conforms: MUST 1/1"
+    (case,) = ElementTree.parse(tmp_path / "j.xml").iter("testcase")
+    assert (case.get("name"), len(case)) == ("zero-input", 0)
+
+
+def test_junit_counts_as_the_verdict_does() -> None:
+    """A failure, an error or a skip for each cell that is not passed; recommendations skip."""
+    (run,) = loaded(FOUND)
+    root = ElementTree.fromstring(junit([run]).encode())
+    cases = list(root.iter("testcase"))
+    assert len(cases) == 60
+    kinds = {(c.get("classname"), c.get("name")): [i.tag for i in c] for c in cases}
+    names = {entry.id: f"{entry.name} 0.12.8" for entry in run.verdict.entries}
+    for cell in run.verdict.cells:
+        area, _, slug = cell.requirement.partition("/")
+        (*kind,) = kinds[f"{names[cell.implementation]}.{area}", slug]
+        failed = cell.outcome in ("failed", "unexpected-pass")
+        spared = cell.outcome == "failed" and cell.level == "SHOULD"
+        lost = cell.outcome.lost or cell.outcome == "error"
+        expected = ["error"] if lost else ["failure"] if failed and not spared else ["skipped"]
+        assert kind == ([] if cell.outcome == "passed" else expected)
+
+
+def test_no_message_begins_a_command_of_its_own() -> None:
+    """Newlines, percent signs and marks are escaped; the last line is the verdict."""
+    found = results(1, 3, wrong=0.0)
+    hostile = "a\n::error::b\r%0A, c: d"
+    cell_at(found, 0, 0).update(outcome="failed", message=hostile, cause="")
+    found["implementations"][0]["name"] = hostile
+    (run,) = loaded(settled(found))
+    lines = workflow_commands([run]).splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("::error title=failed%3A construction/zero-input (MUST) on a")
+    assert lines[1] == "::error title=dense-conformance::does not conform: MUST 1/2"
+
+
+def test_markdown_of_a_strangers_words() -> None:
+    """What ended the run, and the names of areas, are no markup."""
+    found = results(1, 3, wrong=0.0)
+    found["stopped"] = "<img src=x> [a](b)"
+    found["requirements"][0]["id"] = found["cells"][0]["requirement"] = "<b>|x/y"
+    text = markdown(loaded(settled(found)))
+    assert "\\<img src=x\\> \\[a\\](b)" in text
+    assert "\\<b\\>\\|x" in text
+
+
+def test_what_a_terminal_would_obey_is_escaped() -> None:
+    """Lines and tabs stay lines and tabs; on one line even these are spaces."""
+    assert printable("a\tb\nc\x1b[2J\x9b\u202e\ud800") == "a\tb\nc\\x1b[2J\\x9b\\u202e\\ud800"
+    assert safe_text("a\nb\x07") == "a b\\x07"
