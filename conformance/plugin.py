@@ -16,15 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from conformance.running.places import PACKAGE, RUN, SELFTEST, SUITE
+
 if TYPE_CHECKING:
     from conformance.running.run import Run
-
-
-PACKAGE = Path(__file__).resolve().parent
-SUITE = PACKAGE / "suite"
-SELFTEST = PACKAGE / "selftest"
-
-RUN: pytest.StashKey[Run] = pytest.StashKey()
 
 
 def seconds(text: str) -> float:

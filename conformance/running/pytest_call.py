@@ -12,8 +12,8 @@ import pytest
 
 from conformance.errors import UsageError
 from conformance.jax_setup import devices
-from conformance.plugin import PACKAGE, RUN, SUITE
 from conformance.results.verdict import USAGE, Verdict
+from conformance.running.places import PACKAGE, RUN, SUITE
 
 if TYPE_CHECKING:
     from conformance.results.file import Results

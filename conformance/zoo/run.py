@@ -22,10 +22,10 @@ import pytest
 from conformance.contract.requirement import Requirement
 from conformance.errors import UsageError
 from conformance.jax_setup import compile_cache
-from conformance.plugin import RUN
 from conformance.results.cell import Cell, Outcome
 from conformance.results.file import save
 from conformance.results.verdict import blocked
+from conformance.running.places import RUN
 from conformance.zoo.judge import Judgement, Subject, judge
 from conformance.zoo.kill_matrix import kill_rate, matrix, summary
 from conformance.zoo.plan import OPTION, PLUGIN, foundations, plan

@@ -1,0 +1,19 @@
+"""Where the suite is, and where pytest's configuration keeps the run; imports pytest alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conformance.running.run import Run
+
+__all__ = ["PACKAGE", "RUN", "SELFTEST", "SUITE"]
+
+PACKAGE = Path(__file__).resolve().parents[1]
+SUITE = PACKAGE / "suite"
+SELFTEST = PACKAGE / "selftest"
+
+RUN: pytest.StashKey[Run] = pytest.StashKey()
