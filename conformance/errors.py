@@ -133,6 +133,13 @@ class Violation(ConformanceError, AssertionError):
         self.cause_id: str = getattr(cause, "id", "")
         self.measured = measured
 
+    def because(self, cause: str) -> Violation:
+        """Give the cause, if there is one, of what was no more than an obstacle; return itself."""
+        if cause:
+            self.cause, self.cause_id = cause, getattr(cause, "id", "")
+            self.obstacle = False
+        return self
+
 
 def safe_text(value: object, longest: int = _LONGEST_TEXT) -> str:
     """``str(value)`` on one line, bounded, also where ``__str__`` raises."""

@@ -29,6 +29,7 @@ import numpy as np
 
 from conformance.checks import disguise, require
 from conformance.checks.cases import Case
+from conformance.errors import Cause
 from conformance.jax_setup import child_process
 from conformance.layers.loading import load
 from conformance.layers.registry import Entry
@@ -151,15 +152,42 @@ def elsewhere(layer: Any, changes: Sequence[str] = disguise.CHANGES) -> dict[str
 
 
 def what_differs(layer: Any, here: dict[str, str]) -> str:
-    """What of the other process the parameters depend on: each change by itself."""
+    """What of the other process the parameters depend on: each change by itself, and none."""
 
-    def differs(*changes: str) -> bool:
-        return bool(elsewhere(layer, changes).get("digests", here) != here)
+    def digests(*changes: str, again: bool = False) -> Any:
+        if again:
+            return _another(layer).get("digests")
+        return elsewhere(layer, changes).get("digests")
 
-    if differs():
-        return "construction depends on the process: on hash(), on id(), or on its number"
-    found = [change for change in disguise.CHANGES if differs(change)]
-    return f"construction depends on {found[0]}" if len(found) == 1 else ""
+    # A child of the other process is compared with another child of it: of one hash seed, but
+    # with a number, and a moment, of its own.
+    plain = digests()
+    if plain is None:
+        return ""
+    found = [change for change in disguise.CHANGES if digests(change) not in (None, plain)]
+    if found:
+        cause = Cause("depends-on-world", f"construction depends on {found[0]}")
+        return cause if len(found) == 1 else ""
+    if plain == here:
+        return ""
+    again = digests(again=True)
+    if again is None:
+        return ""
+    if again == plain:
+        return Cause(
+            "depends-on-hash",
+            "construction depends on the process: on hash(), which PYTHONHASHSEED changes, or on "
+            "what was set when the process started",
+        )
+    return Cause(
+        "depends-on-process",
+        "construction depends on the process: on its number, on id(), or on the moment",
+    )
+
+
+def _another(layer: Any) -> dict[str, Any]:
+    """The answer of one more child of the other process, with nothing changed."""
+    return _started().ask(layer.entry, (), _pickled(layer)) if layer.entry is not None else {}
 
 
 def require_unpickled(layer: Any) -> None:

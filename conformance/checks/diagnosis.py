@@ -8,8 +8,18 @@ import numpy as np
 
 from conformance.checks import oracle
 from conformance.checks.arithmetic import rounded
+from conformance.errors import Cause
 
-__all__ = ["of_affine", "of_basis", "of_saturation", "of_zero_input"]
+__all__ = ["of_affine", "of_basis", "of_saturation", "of_scale", "of_zero_input"]
+
+
+NO_BIAS = Cause("bias-unused", "the bias is never used: the output does not depend on it")
+SUBTRACTED = Cause("bias-subtracted", "the bias is subtracted instead of added")
+TWICE = Cause("bias-twice", "the bias is added twice")
+RELU = Cause("relu", "a nonlinearity is applied: negative outputs become 0 (relu)")
+
+_FEW = 3
+"""As many outputs of a sign are the least that an activation is recognized by."""
 
 
 def of_zero_input(found: np.ndarray, bias: np.ndarray) -> str:
@@ -18,45 +28,79 @@ def of_zero_input(found: np.ndarray, bias: np.ndarray) -> str:
     if found.shape != bias.shape or not bias.size or np.array_equal(found, bias):
         return ""
     causes = {
-        "the bias is never used: the output does not depend on it": np.zeros_like(bias),
-        "the bias is subtracted instead of added": -bias,
-        "the bias is added twice": 2 * bias,
+        NO_BIAS: np.zeros_like(bias),
+        SUBTRACTED: -bias,
+        TWICE: 2 * bias,
+        RELU: np.maximum(bias, 0),
     }
-    for cause, symptom in causes.items():
-        if np.array_equal(found, symptom):
-            return cause
+    named = [cause for cause, symptom in causes.items() if np.array_equal(found, symptom)]
+    if named:
+        return named[0] if len(named) == 1 else ""
     for name in ("bfloat16", "float16"):
         if np.array_equal(found, rounded(bias, name)):
-            return f"the layer computes in reduced precision: f(0) is the bias in {name}"
+            return Cause(
+                "reduced-precision",
+                f"the layer computes in reduced precision: f(0) is the bias in {name}",
+            )
+    activation = _activation(found, bias)
+    if activation:
+        return activation
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = found.astype(np.float64) / bias
     # One number is a multiple of any other.
     if bias.shape[-1] > 1 and np.ptp(ratio) < 1e-6 * np.abs(ratio).max():
-        return f"the bias is multiplied by {ratio.flat[0]:.4g} before it is added"
+        words = f"the bias is multiplied by {ratio.flat[0]:.4g} before it is added"
+        return Cause("bias-scaled", words)
     return ""
 
 
-def of_affine(found: np.ndarray, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> str:
+Formula = Callable[[np.ndarray, np.ndarray, np.ndarray], oracle.Bounded]
+
+
+def of_affine(
+    found: np.ndarray,
+    x: np.ndarray,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    value: Formula = oracle.affine,
+) -> str:
     """Why ``found`` is not ``x @ kernel + bias``: the one wrong formula that explains all of it.
 
     A formula explains the result if every entry is within its own rounding-error bound, and no
-    other candidate explains it, too.
+    other candidate explains it, too. ``value`` is ``x @ kernel + bias`` with the bound of the dtype
+    that the layer declares to compute in.
     """
+    found = np.asarray(found)
     if found.shape != (*x.shape[:-1], kernel.shape[1]) or found.size < 2:
         return ""
-    right = oracle.affine(x, kernel, bias)
+    right = value(x, kernel, bias)
     if not np.all(np.isfinite(right.value)):
         return ""
     if _explains(found, right):
         return ""
     named = [
         cause
-        for cause, formula in _candidates(x, kernel, bias).items()
+        for cause, formula in _candidates(x, kernel, bias, value).items()
         if _explains(found, formula())
     ]
-    if len(named) == 1:
-        return named[0]
-    return _reduced_precision(found, x, kernel, bias)
+    if named:
+        return named[0] if len(named) == 1 else ""
+    return _activation(found, right.value) or _reduced_precision(found, x, kernel, bias, right)
+
+
+def _activation(found: np.ndarray, right: np.ndarray) -> str:
+    """Whether the output keeps to a range that the right one leaves."""
+    if np.count_nonzero(right < 0) >= _FEW and (found >= 0).all() and (found > 0).any():
+        return Cause(
+            "activation",
+            "the output is never negative, where x @ K + b is: an activation is applied to it",
+        )
+    if np.count_nonzero(np.abs(right) > 1.5) >= _FEW and (np.abs(found) <= 1).all() and found.any():
+        return Cause(
+            "activation",
+            "the output stays within -1 .. 1, where x @ K + b does not: an activation is applied",
+        )
+    return ""
 
 
 def of_basis(found: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> str:
@@ -96,35 +140,48 @@ def _explains(found: np.ndarray, formula: oracle.Bounded) -> bool:
 
 
 def _candidates(
-    x: np.ndarray, kernel: np.ndarray, bias: np.ndarray
+    x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, f: Formula
 ) -> Mapping[str, Callable[[], oracle.Bounded]]:
     n, m = kernel.shape
-    f = oracle.affine
     root = np.float32(np.sqrt(n))
     none = np.zeros_like(bias)
     found: dict[str, Callable[[], oracle.Bounded]] = {
-        "the bias is never used: the output does not depend on it": lambda: f(x, kernel, none),
-        "the bias is subtracted instead of added": lambda: f(x, kernel, -bias),
-        "the bias is added twice": lambda: f(x, kernel, 2 * bias),
-        "the kernel is never used": lambda: f(x, np.zeros_like(kernel), bias),
-        "the kernel is used with its sign reversed": lambda: f(x, -kernel, bias),
-        "the kernel is scaled again in the forward pass, by 1/in": lambda: f(
+        NO_BIAS: lambda: f(x, kernel, none),
+        SUBTRACTED: lambda: f(x, kernel, -bias),
+        TWICE: lambda: f(x, kernel, 2 * bias),
+        Cause("kernel-unused", "the kernel is never used"): lambda: f(
+            x, np.zeros_like(kernel), bias
+        ),
+        Cause("kernel-negated", "the kernel is used with its sign reversed"): lambda: f(
+            x, -kernel, bias
+        ),
+        Cause("scaled-again", "the kernel is scaled again in the forward pass, by 1/in"): lambda: f(
             x / np.float32(n), kernel, bias
         ),
-        "the kernel is scaled again in the forward pass, by 1/sqrt(in)": lambda: _looser(
-            f(x / root, kernel, bias)
-        ),
-        "a nonlinearity is applied: negative outputs become 0 (relu)": lambda: oracle.Bounded(
+        Cause(
+            "scaled-again", "the kernel is scaled again in the forward pass, by 1/sqrt(in)"
+        ): lambda: _looser(f(x / root, kernel, bias)),
+        RELU: lambda: oracle.Bounded(
             np.maximum(f(x, kernel, bias).value, 0), f(x, kernel, bias).bound
         ),
-        "the last input is left out": lambda: f(x[..., :-1], kernel[:-1], bias),
-        "the first input is left out": lambda: f(x[..., 1:], kernel[1:], bias),
-        "the order of the inputs is reversed": lambda: f(x[..., ::-1], kernel, bias),
-        "the order of the outputs is reversed": lambda: f(x, kernel[:, ::-1], bias[::-1]),
+        Cause("input-left-out", "the last input is left out"): lambda: f(
+            x[..., :-1], kernel[:-1], bias
+        ),
+        Cause("input-left-out", "the first input is left out"): lambda: f(
+            x[..., 1:], kernel[1:], bias
+        ),
+        Cause("inputs-reversed", "the order of the inputs is reversed"): lambda: f(
+            x[..., ::-1], kernel, bias
+        ),
+        Cause("outputs-reversed", "the order of the outputs is reversed"): lambda: f(
+            x, kernel[:, ::-1], bias[::-1]
+        ),
     }
     if n == m and n > 1:
-        found["the kernel is used transposed: x @ K.T"] = lambda: f(x, kernel.T, bias)
-        found["the input is added to the output when in equals out (residual)"] = lambda: f(
+        transposed = Cause("kernel-used-transposed", "the kernel is used transposed: x @ K.T")
+        found[transposed] = lambda: f(x, kernel.T, bias)
+        residual = "the input is added to the output when in equals out (residual)"
+        found[Cause("residual", residual)] = lambda: f(
             x, kernel.astype(np.float64) + np.eye(n), bias
         )
     if n == 1 or m == 1:
@@ -147,10 +204,18 @@ _FORMATS = {
 
 
 def _reduced_precision(
-    found: np.ndarray, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray
+    found: np.ndarray,
+    x: np.ndarray,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    right: oracle.Bounded,
 ) -> str:
-    """The coarsest of the usual formats whose rounding of the operands explains the error."""
-    right = oracle.affine(x, kernel, bias)
+    """The coarsest of the usual formats whose rounding of the operands explains the error.
+
+    Of a layer that declares such a format, its bound is far above that of float32.
+    """
+    if np.any(right.bound > 2 * oracle.affine(x, kernel, bias).bound):
+        return ""
     size = np.abs(x).astype(np.float64) @ np.abs(kernel).astype(np.float64) + np.abs(bias)
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.abs(found.astype(np.float64) - right.value) - right.bound
@@ -160,7 +225,15 @@ def _reduced_precision(
         return ""
     for name, unit in sorted(_FORMATS.items(), key=lambda item: item[1]):
         if unit / 16 < worst <= 2.5 * unit and name != "int8 or coarser":
-            return f"the product is computed in reduced precision: errors are those of {name}"
+            words = f"the product is computed in reduced precision: errors are those of {name}"
+            return Cause("reduced-precision", words)
+    return ""
+
+
+def of_scale(found: np.ndarray, right: oracle.Bounded, scale: float) -> str:
+    """Why the value is wrong for x of this scale, where it is right for x of scale 1."""
+    if scale < 1 and not found.any() and right.value.any():
+        return Cause("small-flushed", f"an x of the size {scale:g} is taken for 0")
     return ""
 
 
@@ -174,5 +247,6 @@ def of_saturation(found: np.ndarray, right: np.ndarray) -> str:
     if not limits.size or not short[np.abs(right) >= np.abs(right[short]).min()].all():
         return ""  # others as large are right, so that it is not their size
     if np.all(limits == np.abs(found).max()) and np.isfinite(limits[0]) and limits[0] > 0:
-        return f"the output is clipped: it does not exceed {float(limits[0]):.4g}"
-    return "large values are clipped or squashed on the way"
+        words = f"the output is clipped: it does not exceed {float(limits[0]):.4g}"
+        return Cause("output-clipped", words)
+    return Cause("large-values", "large values are clipped or squashed on the way")

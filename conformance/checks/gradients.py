@@ -12,12 +12,14 @@ from conformance.checks import oracle, programs, require
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.checks.oracle import Bounded
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 from conformance.layers.adapters.parameters import Parameters
 
 __all__ = [
     "Point",
     "directions",
+    "of_stack",
     "of_state",
     "points",
     "require_gradients",
@@ -169,6 +171,17 @@ def require_second(layer: Layer, case: Case, parameters: Any) -> None:
     require.within(second[2], reference.value, reference.bound, what.format("input x"))
 
 
+def of_stack(found: np.ndarray, reference: Bounded, how: str) -> str:
+    """Whether every layer of a stack gives what its first one does."""
+    if "stacked" not in how or found.shape != reference.value.shape or _holds(found, reference):
+        return ""
+    first = Bounded(reference.value[:1], reference.bound[:1])
+    if how == "over stacked parameters" and _holds(found, first):
+        words = "every layer of the stack uses the parameters of the first one"
+        return Cause("first-of-stack", words)
+    return ""
+
+
 def of_state(layer: Layer, state: Any, by: str) -> tuple[Any, Any]:
     """dK and db of a state of gradients, as ``nnx.grad`` returns it.
 
@@ -202,18 +215,28 @@ def _holds(found: np.ndarray, reference: Bounded, factor: float = 1.0) -> bool:
 
 def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> str:
     """What the evidence singles out, or nothing."""
+    at_zero = bool(point.x.size) and not point.x.any()
     if not np.all(np.isfinite(found)):
-        zero = ~point.x.any(axis=-1)
-        at_zero = not np.isfinite(found[zero]).all() if which == "input x" else zero.any()
-        where = " at x = 0" if at_zero else ""
-        return (
-            f"the gradient is not finite{where}, although the value is: the forward pass goes "
-            "through a function of infinite or undefined derivative"
+        if not at_zero:
+            return ""
+        # With the same kernel, the gradient at other x was finite: see the order of the points.
+        return Cause(
+            "derivative-at-zero",
+            "the gradient is not finite at x = 0, although the value is: the forward pass goes "
+            "through a function of infinite or undefined derivative there",
         )
     if not found.any():
-        cut = f"the {which} does not receive a gradient: it is cut off by stop_gradient"
-        return cut if which == "input x" else f"{cut}, or is not the parameter that is used"
+        if at_zero:
+            words = f"at x = 0 the {which} does not receive a gradient: 0 is treated by itself"
+            return Cause("gradient-masked", words)
+        cut = f"the {which} does not receive a gradient: stop_gradient, rounding or a rule of "
+        cut += "differentiation cuts it off"
+        cut += "" if which == "input x" else ", or it is not the parameter that is used"
+        return Cause("gradient-cut", cut)
     rows = max(1, int(np.prod(point.x.shape[:-1])))
+    one_row = _of_one_row(found, which, point)
+    if one_row:
+        return one_row
     factors = {
         2.0: "the gradient is doubled: the derivative of one term is counted twice",
         0.5: "the gradient is halved",
@@ -231,11 +254,26 @@ def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> s
     clipped = np.clip(reference.value, -top, top)
     if np.sum(np.abs(found) == top) > 1 and _holds(found, Bounded(clipped, reference.bound)):
         return f"the gradient is clipped to +-{top:g}"
-    if which == "kernel" and rows > 1:
-        first = oracle.kernel_gradient(point.x[:1], point.cotangent[:1])
-        if _holds(found, first):
-            return "only the first row of the batch contributes to the gradient"
     return "" if point.exact else _rounded(found)
+
+
+def _of_one_row(found: np.ndarray, which: str, point: Point) -> str:
+    """Whether the gradient is that of one row alone, or one total for all outputs."""
+    x = point.x.reshape(-1, point.x.shape[-1])
+    g = point.cotangent.reshape(-1, point.cotangent.shape[-1])
+    if which == "input x" or len(g) < 2:
+        return ""
+    for place, word in ((slice(0, 1), "first"), (slice(-1, None), "last")):
+        kernel, bias = oracle.kernel_gradient(x[place], g[place]), oracle.bias_gradient(g[place])
+        if _holds(found, kernel if which == "kernel" else bias):
+            words = f"only the {word} row of the batch contributes to the gradient"
+            return Cause("gradient-of-one-row", words)
+    if which == "bias" and found.size > 1:
+        total = oracle.products(np.ones((1, g.size), np.float32), g.reshape(-1, 1))
+        if _holds(found, Bounded(np.full(found.shape, total.value[0, 0]), total.bound[0, 0])):
+            words = "the gradient is summed over the outputs, too: every entry is the total"
+            return Cause("gradient-of-total", words)
+    return ""
 
 
 def _rounded(found: np.ndarray) -> str:

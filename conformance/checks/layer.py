@@ -153,7 +153,8 @@ class Layer:
     def build(self, in_features: Any, out_features: Any, seed: int = 0) -> Built:
         """A new layer of these sizes, as its user builds it."""
         with on_the_way(
-            f"construction with in_features={in_features}, out_features={out_features}"
+            f"construction with in_features={_typed(in_features)}, "
+            f"out_features={_typed(out_features)}"
         ):
             if self.implementation.module is not None:
                 module = self.implementation.module(in_features, out_features, nnx.Rngs(seed))
@@ -400,6 +401,11 @@ def _array(y: Any) -> Any:
         shown = f"a {type(y).__module__}.{type(y).__name__}"
         fail(f"the layer returned {shown}", accepted="a jax.Array")
     return y
+
+
+def _typed(size: Any) -> str:
+    """A size in words, with its type where it is not Python's int."""
+    return str(size) if type(size) is int else f"{type(size).__name__}({size})"
 
 
 def _given(function: Callable[..., Any] | None) -> Callable[..., Any]:

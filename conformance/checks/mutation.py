@@ -8,6 +8,7 @@ import contextlib
 import gc
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +16,11 @@ from conformance.checks import programs, require
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Built, Layer, as_jax
 from conformance.checks.require import on_the_way
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx
 
 __all__ = [
+    "differing_attributes",
     "leaks_nothing",
     "require_forgotten",
     "require_own_buffers",
@@ -141,6 +144,22 @@ def leaks_nothing(layer: Layer, case: Case) -> bool:
             found = nnx.jit(lambda module, x: module(x))(dense.module, x)
         require.within(found, reference.value, reference.bound, "f(x) by nnx.jit, leaks checked,")
     return True
+
+
+def differing_attributes(first: Any, second: Any) -> str:
+    """Which static attributes tell two modules of one size apart, as a cause; else nothing."""
+    found = []
+    for name, value in vars(first).items() if first is not None else ():
+        other = vars(second).get(name)
+        if name.startswith("_") or isinstance(value, nnx.Variable | nnx.Module | jax.Array):
+            continue
+        with contextlib.suppress(Exception):  # whatever its comparison raises
+            if not bool(value == other):
+                found.append(name)
+    if not found:
+        return ""
+    words = "is a static attribute that differs" if len(found) == 1 else "are such attributes"
+    return Cause("static-differs", f"{' and '.join(found)} {words} between instances of one size")
 
 
 def require_own_buffers(one: Built, other: Built) -> None:

@@ -177,13 +177,13 @@ def or_declare(line: str) -> str:
     return f"; if it is meant otherwise, declare {line}"
 
 
-def raises(call: Callable[[], Any], what: str, *, cause: str = "") -> None:
-    """Require the call to raise an exception of any type."""
+def raises(call: Callable[[], Any], what: str, *, cause: Callable[[], str] = str) -> None:
+    """Require the call to raise an exception of any type; the cause is asked for if it does not."""
     try:
         result = call()
     except Exception:
         return
-    fail(f"{what} gave {_shown(result)}", accepted="an exception", cause=cause)
+    fail(f"{what} gave {_shown(result)}", accepted="an exception", cause=cause())
 
 
 def _shown(result: Any) -> str:

@@ -11,7 +11,7 @@ from conformance.checks.cases import Case
 from conformance.checks.kernels import drawn_at_once, judge, kernels, samples, structure_evidence
 from conformance.checks.layer import Layer
 from conformance.checks.mapped_draws import cost_of_a_draw
-from conformance.errors import Violation
+from conformance.errors import Cause, Violation
 from conformance.statistics import by_requirement, diagnose_seeds, identify_law, seed_set, structure
 from conformance.statistics.correlation import linked_seeds, seed_shifts
 from conformance.statistics.seeds import BASES, random_seeds
@@ -83,6 +83,12 @@ def _require_distinct(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
         cause = found.sentence if found.verdict == "known" else ""
         if found.name == "ignored":
             cause = _constant(layer) or cause
+        zeros = [seed for seed, values in numbers.items() if not values.any()]
+        if {first, second} <= set(zeros) and len(zeros) < len(numbers):
+            cause = Cause(
+                "zero-for-some-seeds",
+                f"every weight is 0 for {len(zeros)} of {len(numbers)} seeds, not for the others",
+            )
         _fail(first, second, f"{len(found.pairs)} of {len(numbers)} seeds repeat another", cause)
 
 

@@ -8,6 +8,7 @@ reported once, by its own row. Under a right scale the measured one is used with
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,14 +60,21 @@ def variance_row(samples: Samples, variance: VarianceLaw, slack: float = 0.0) ->
     quantity = "in * E[K^2]" if by_fan_in else "E[K^2] / variance"
     return [
         *(moments.variance(z, quantity, slack) for z in standard.values()),
-        moments.variance(pooled(standard), quantity, slack),
+        _over_all(moments.variance(pooled(standard), quantity, slack), standard),
     ]
+
+
+def _over_all(evidence: Evidence, standard: Samples) -> Evidence:
+    """The evidence of all sizes together says so, where there are several."""
+    if len(standard) == 1:
+        return replace(evidence, shape=next(iter(standard)))
+    return replace(evidence, found=f"{evidence.found} over all sizes")
 
 
 def mean_row(standard: Samples, slack: float = 0.0) -> list[Evidence]:
     """The mean of all weights together, and of each size."""
     return [
-        moments.mean(pooled(standard), slack),
+        _over_all(moments.mean(pooled(standard), slack), standard),
         *(moments.mean(z, slack) for z in standard.values()),
     ]
 

@@ -3,25 +3,59 @@
 `samples` maps a size to kernels (seeds, in, out) as they came; `evidence` is the strongest one.
 """
 
+import math
+import re
 from collections.abc import Iterator
 
 import numpy as np
 
-from conformance.statistics.by_requirement import Samples
+from conformance.errors import Cause
+from conformance.statistics.by_requirement import Samples, VarianceLaw
 from conformance.statistics.evidence import Array, Evidence
-from conformance.statistics.identify import LawDiagnosis, identify_law
+from conformance.statistics.identify import LawDiagnosis, common_factor, identify_law
 
 _BFLOAT16_LEVELS = 512
 _FLOAT16_LEVELS = 4096
 _EXACT = 1e-5
 
 
-def law(samples: Samples, accepted: tuple[str, ...] = ()) -> str:
-    """The law by likelihood (`identify_law`), unless it is one of the `accepted` names."""
+def law(
+    samples: Samples, accepted: tuple[str, ...] = (), declared: VarianceLaw | None = None
+) -> str:
+    """The law by likelihood (`identify_law`), unless it is one of the `accepted` names.
+
+    With what makes it the `declared` variance; None declares 1/fan_in.
+    """
     found: LawDiagnosis = identify_law(samples)
-    if found.verdict == "known":
-        return "" if found.name in accepted else found.sentence
-    return found.sentence if found.quantified else ""
+    if found.verdict == "known" and found.name in accepted:
+        return ""
+    if found.verdict != "known" and not found.quantified:
+        return ""
+    finite = {s: w for s, w in samples.items() if np.isfinite(w).all()}
+    if declared is None or all(math.isclose(declared(*size) * size[0], 1.0) for size in finite):
+        remedy = found.remedy
+    else:
+        ratios = {s: float(np.mean(np.square(w))) / declared(*s) for s, w in finite.items()}
+        factor = common_factor(ratios, {s: w.size for s, w in finite.items()})
+        remedy = ""
+        if factor:
+            remedy = f"Multiply by {1 / math.sqrt(factor):.4g} for what the layer declares."
+    return Cause(_slug(found), f"{found.sentence} {remedy}".rstrip())
+
+
+_SLUGS = {"not scaled": "scale-missing", "zeros": "kernel-zeros", "constant": "kernel-constant"}
+
+
+def _slug(found: LawDiagnosis) -> str:
+    """The id of a law's cause: the scale where that is a law of its own."""
+    for words, slug in _SLUGS.items():
+        if found.name.endswith(words):
+            return slug
+    return "law-other" if found.verdict != "known" else "law-" + _words(found.name)
+
+
+def _words(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def mean(samples: Samples) -> str:
@@ -59,15 +93,20 @@ def independence(samples: Samples, evidence: Evidence) -> str:
     if evidence.check == "rank":
         return "the kernel is of low rank: its rows depend on fewer draws than it has entries."
     if evidence.check == "permuted lines":
+        if any(_has_copies(w) for shape, w in samples.items() if shape == evidence.shape):
+            return "lines of the kernel are copies of each other: each needs its own draw."
         return "lines of the kernel hold the same numbers in another order: each needs its own."
     if evidence.check == "sign products":
-        return (
-            "signs of the kernel determine each other: any two are independent, but not three or "
-            "four of them together."
-        )
+        return "signs of the kernel determine each other."
     if evidence.check == "signs and magnitudes":
         return "the signs of weights follow the magnitudes of their neighbours."
     return ""
+
+
+def _has_copies(w: Array) -> bool:
+    """Whether two rows, or two columns, of any of the kernels are equal."""
+    lines = (list(each) for kernel in w for each in (kernel, kernel.T) if each.shape[1] >= 4)
+    return any(len({line.tobytes() for line in each}) < len(each) for each in lines)
 
 
 def _long_lines(samples: Samples, axis: int) -> Iterator[Array]:

@@ -86,8 +86,8 @@ def linear_log_p(statistic: float, comparisons: int = 1) -> float:
 
 
 def at(shape: tuple[int, ...] | None) -> str:
-    """` at (64, 256)`, or nothing when the sample pools several sizes."""
-    return f" at {tuple(int(n) for n in shape)}" if shape is not None else " over all sizes"
+    """` at (64, 256)`, or nothing where the sample has no size of its own."""
+    return f" at {tuple(int(n) for n in shape)}" if shape is not None else ""
 
 
 def weights(count: int) -> str:

@@ -27,6 +27,9 @@ CONSISTENT = math.log(1e-9)
 DECISIVE = 14.0
 """Nats by which the best candidate has to lead: a likelihood ratio of a million."""
 
+_MANY, _NEAR = 10_000, 0.01
+"""Of so many weights, the largest come as near to the end of a law that is cut."""
+
 Shape = tuple[int, int]
 
 
@@ -34,13 +37,15 @@ Shape = tuple[int, int]
 class LawDiagnosis:
     """`verdict` is known, ambiguous or unknown; `name` names the law; `sentence` is for people.
 
-    `quantified` says of an unknown law that all sizes agree on what the sentence measures.
+    `quantified` says of an unknown law that all sizes agree on what the sentence measures. `remedy`
+    says what makes the variance 1/fan_in, where that is wanted.
     """
 
     verdict: str
     name: str
     sentence: str
     quantified: bool = False
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,15 +159,18 @@ OWN_NAMES = {
     (UNIFORM.name, "1/(3 fan_in)"): (
         "uniform +-1/sqrt(fan_in)",
         "the kernel is uniform on +-1/sqrt(fan_in) (PyTorch, Equinox): its variance is "
-        "1/(3 fan_in). Multiply by sqrt(3), or draw from the normal law.",
+        "1/(3 fan_in).",
+        "Multiply by sqrt(3), or draw from the normal law.",
     ),
     (UNIFORM.name, "1/fan_in"): (
         "LeCun uniform",
-        "the kernel is uniform on +-sqrt(3/fan_in) (LeCun uniform): the variance is right.",
+        "the kernel is uniform on +-sqrt(3/fan_in) (LeCun uniform): its variance is 1/fan_in.",
+        "",
     ),
     (UNIFORM.name, "Glorot"): (
         "Glorot uniform",
         "the kernel is uniform with variance 2/(fan_in + fan_out) (Glorot uniform, Keras).",
+        "",
     ),
 }
 
@@ -183,21 +191,20 @@ class Candidate:
         """Its name and sentence."""
         own = OWN_NAMES.get((self.family.name, self.scale.name))
         if own is not None:
-            return LawDiagnosis("known", *own)
+            name, sentence, remedy = own
+            return LawDiagnosis("known", name, sentence, remedy=remedy)
         name, sentence = f"{self.family.name}, {self.scale.name}", self.scale.words
+        remedy = self.scale.remedy or ""
         if not self.corrected:
             name += ", truncation not corrected"
             sentence += (
                 ", and less: a normal law cut at two standard deviations has 0.774 of the variance"
             )
             correction = "Divide by 0.8796, the standard deviation of the truncated normal law."
-            remedy = (
-                correction if self.scale.remedy is None else f"{self.scale.remedy} {correction}"
-            )
-            return LawDiagnosis("known", name, f"{sentence}. {remedy}")
-        if self.scale.remedy is None:
-            return LawDiagnosis("known", name, f"{sentence} ({self.family.name}).")
-        return LawDiagnosis("known", name, f"{sentence}. {self.scale.remedy}")
+            remedy = f"{remedy} {correction}".lstrip()
+        elif not remedy:
+            sentence += f" ({self.family.name})"
+        return LawDiagnosis("known", name, f"{sentence}.", remedy=remedy)
 
 
 def identify_law(samples: Mapping[Shape, Array]) -> LawDiagnosis:
@@ -213,8 +220,11 @@ def identify_law(samples: Mapping[Shape, Array]) -> LawDiagnosis:
         return special
     family = _common_family(finite)
     if family is None:
-        scale = _describe(finite)
-        return LawDiagnosis("unknown", "", f"the law is none that this suite knows; {scale}.")
+        scale, _ = _describe(finite)
+        end = _cut(finite)
+        return LawDiagnosis(
+            "unknown", "", f"the law is none that this suite knows; {scale}{end}.", bool(end)
+        )
     candidates = [Candidate(scale, family) for scale in SCALES]
     if family is TRUNCATED_NORMAL:
         candidates += [Candidate(scale, family, corrected=False) for scale in SCALES]
@@ -252,9 +262,10 @@ def _most_likely(
         else:
             scored.append((score, candidate))
     if not scored:
-        measured = _describe(samples)
-        agree = "at every size" in measured
-        return LawDiagnosis("unknown", "", f"the kernel is {family.name}, but {measured}.", agree)
+        measured, average = _describe(samples)
+        sentence = f"the kernel is {family.name}, but {measured}."
+        remedy = f"Multiply by {1 / math.sqrt(average):.4g}." if average else ""
+        return LawDiagnosis("unknown", "", sentence, average is not None, remedy)
     scored.sort(key=lambda pair: -pair[0])
     near = [candidate for score, candidate in scored if score > scored[0][0] - DECISIVE]
     if len(near) > 1:
@@ -263,19 +274,36 @@ def _most_likely(
     return near[0].diagnosis()
 
 
-def _describe(samples: Mapping[Shape, Array]) -> str:
-    """The variance in words, without a name: a constant factor off, constant, or by size."""
+def _describe(samples: Mapping[Shape, Array]) -> tuple[str, float | None]:
+    """The variance in words, without a name: a constant factor off, constant, or by size.
+
+    And the factor, None where the sizes do not agree on one, 0 where it is the variance itself.
+    """
     ratios = {s: float(np.mean(np.square(w))) for s, w in samples.items()}
     counts = {s: w.size for s, w in samples.items()}
-    total = sum(counts.values())
     for exponent, words in ((1, "{:.4g}/fan_in at every size"), (0, "{:.4g} at every size")):
-        scaled = {s: ratio * s[0] ** exponent for s, ratio in ratios.items()}
-        average = sum(scaled[s] * counts[s] for s in scaled) / total
-        if all(chernoff(scaled[s] / average, counts[s]) > CONSISTENT for s in scaled):
-            off = f" (multiply by {1 / math.sqrt(average):.4g})" if exponent else ""
-            return f"the variance is {words.format(average)} measured{off}"
+        factor = common_factor({s: r * s[0] ** exponent for s, r in ratios.items()}, counts)
+        if factor is not None:
+            found = f"the variance is {words.format(factor)} measured"
+            return found, factor if exponent else 0.0
     sizes = ", ".join(f"{ratio * s[0]:.4g} at {s}" for s, ratio in list(ratios.items())[:4])
-    return f"in * E[K^2] is {sizes}"
+    return f"in * E[K^2] is {sizes}", None
+
+
+def common_factor(ratios: Mapping[Shape, float], counts: Mapping[Shape, int]) -> float | None:
+    """The one factor that mean squares of as many weights agree on, or None."""
+    average = sum(ratios[s] * counts[s] for s in ratios) / sum(counts.values())
+    if all(chernoff(ratios[s] / average, counts[s]) > CONSISTENT for s in ratios):
+        return average
+    return None
+
+
+def _cut(samples: Mapping[Shape, Array]) -> str:
+    """Where the law ends, if the largest weights of all large samples agree on that."""
+    ends = [np.abs(w).max() * math.sqrt(s[0]) for s, w in samples.items() if w.size >= _MANY]
+    if len(ends) < 2 or max(ends) > (1 + _NEAR) * min(ends):
+        return ""
+    return f"; no weight is beyond {max(ends):.3g}/sqrt(fan_in), as after a cut"
 
 
 def _common_family(samples: Mapping[Shape, Array]) -> Family | None:

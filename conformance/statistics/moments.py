@@ -26,7 +26,7 @@ AXES = {"row": (0, 2), "column": (0, 1), "entry": (0,), "seed": (1, 2)}
 
 
 def _size(z: Array) -> tuple[int, ...] | None:
-    return z.shape[1:] if z.ndim == 3 else None
+    return z.shape[-2:] if z.ndim > 1 else None
 
 
 def chernoff(ratio: float, count: int) -> float:

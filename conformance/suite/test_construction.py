@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 
-from conformance.checks import require
+from conformance.checks import recording, require, shapes
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.kernels import samples
 from conformance.checks.layer import Built, Layer
@@ -20,6 +21,7 @@ from conformance.contract.requirement import (
     SHOULD,
     requirement,
 )
+from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax
 
 _HUGE = (2048, 2048)
@@ -66,7 +68,8 @@ def test_ready_when_built(layer: Layer, case: Case) -> None:
     dense = layer.of(case)
     before = _names(dense, "Param")
     lead = BATCH if layer.accepts(BATCH) else ()
-    dense(np.ones((*lead, case.in_features), np.float32))
+    with contextlib.suppress(Violation):  # whether it can be called is said by other requirements
+        dense(np.ones((*lead, case.in_features), np.float32))
     late = [name for name in _names(dense, "Param") if name not in before]
     require.that(
         not late,
@@ -152,21 +155,34 @@ def _all_are_used(layer: Layer, dense: Built) -> bool:
 @over(at_most=2)
 def test_kernel_shape(layer: Layer, case: Case) -> None:
     """The kernel has the shape (in, out)."""
-    shape, expected = layer.of(case).kernel.shape, case.kernel_shape
+    # Three different axes tell more than ones do.
+    recorded = recording.current()
+    layer.remember("kernel shape", lambda: _require_kernel_shape(layer, recorded.draw(_TELLING)))
+    _require_kernel_shape(layer, recorded.draw(case))
+
+
+_TELLING = Case(3, 10)
+
+
+def _require_kernel_shape(layer: Layer, case: Case) -> bool:
+    dense, expected = layer.of(case), case.kernel_shape
+    shape = dense.kernel.shape
     if layer.convention.layout == "out,in":
         shape = shape[::-1]
     if layer.declared.layout == "out,in":
         expected = expected[::-1]
-    swapped = shape == expected[::-1] and shape != expected
+    cause = "" if shape == expected else shapes.of_kernel(dense, case, shape)
     stored = layer.convention.layout.replace(",", ", ")
-    hint = require.or_declare(f'layout = "{stored}"') if swapped else ""
+    meant = getattr(cause, "id", "") == "kernel-transposed"
+    hint = require.or_declare(f'layout = "{stored}"') if meant else ""
     require.that(
         shape == expected,
         f"the kernel has shape {shape} for in_features={case.in_features}, "
         f"out_features={case.out_features}",
         accepted=f"shape {expected}{hint}",
-        cause=f"the kernel is stored transposed, as ({stored})" if swapped else "",
+        cause=cause,
     )
+    return True
 
 
 @requirement(
@@ -186,18 +202,21 @@ def test_bias_shape(layer: Layer, case: Case) -> None:
     """The bias has the shape (out,)."""
     if not layer.declared.use_bias:
         require.not_applicable("the layer declares that it has no bias")
+    recorded = recording.current()
+    layer.remember("bias shape", lambda: _require_bias_shape(layer, recorded.draw(_TELLING)))
+    _require_bias_shape(layer, recorded.draw(case))
+
+
+def _require_bias_shape(layer: Layer, case: Case) -> bool:
     require.that(
         layer.convention.use_bias,
         f"the layer has no bias: its arrays are {', '.join(layer.seen.leaves)}",
         accepted=f"a bias of shape (out,){require.or_declare('use_bias = false')}",
-        cause="the layer has no bias",
+        cause=Cause("bias-missing", "the layer has no bias"),
     )
-    shape = layer.of(case).bias.shape
-    cause = ""
-    if shape == (case.in_features,) and case.in_features != case.out_features:
-        cause = "the bias has one entry for each input; it is added to the output: (out_features,)"
-    elif int(np.prod(shape)) == case.out_features:
-        cause = "the bias has an axis too many: it is a vector (out_features,)"
+    dense = layer.of(case)
+    shape = dense.bias.shape
+    cause = "" if shape == (case.out_features,) else shapes.of_bias(dense, case)
     require.that(
         shape == (case.out_features,),
         f"the bias has shape {shape} for in_features={case.in_features}, "
@@ -205,6 +224,7 @@ def test_bias_shape(layer: Layer, case: Case) -> None:
         accepted=f"shape {(case.out_features,)}",
         cause=cause,
     )
+    return True
 
 
 @requirement(
@@ -221,10 +241,9 @@ def test_parameter_dtype(layer: Layer, case: Case) -> None:
     With 64-bit types in force, a dtype that is not given is float64: ``dtypes/x64-stable``
     reports that.
     """
-    expected, found = layer.declared.parameter_dtype, layer.convention.parameter_dtype
-    layer.remember("abstract dtypes", lambda: _require_abstract_dtypes(layer, found))
+    expected, seen = layer.declared.parameter_dtype, layer.convention.parameter_dtype
     accepted = ("float32", "float64") if expected == "float64" else (expected,)
-    hint = require.or_declare(f'parameter_dtype = "{found}"') if found != expected else ""
+    hint = require.or_declare(f'parameter_dtype = "{seen}"') if seen != expected else ""
     for name, value in _kernel_and_bias(layer, layer.of(case)).items():
         kind = f"{type(value).__module__}.{type(value).__name__}"
         require.that(
@@ -242,6 +261,7 @@ def test_parameter_dtype(layer: Layer, case: Case) -> None:
             accepted="a strong type",
             cause=f"the {name} comes from a Python number: give its array a dtype",
         )
+    layer.remember("abstract dtypes", lambda: _require_abstract_dtypes(layer, seen))
 
 
 def _require_abstract_dtypes(layer: Layer, expected: str) -> bool:

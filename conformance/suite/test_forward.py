@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from conformance.checks import diagnosis, oracle, require
+from conformance.checks import diagnosis, oracle, require, shapes
 from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import BATCH, LARGE, SMALL, TALL, WIDE, Case, over
 from conformance.checks.layer import Built, Layer
@@ -24,6 +23,7 @@ from conformance.contract.requirement import (
     SHOULD,
     requirement,
 )
+from conformance.errors import Violation
 from conformance.jax_setup.lazy import jax
 
 # Where what is checked abstractly at every size is checked by a real call, too.
@@ -39,7 +39,12 @@ _LEADS: tuple[tuple[int, ...], ...] = (
 _LARGE_BIAS = 1000.0
 """Larger than what is clipped for training's sake, and far from what saturates."""
 
-BASE = ["construction/kernel-shape", "construction/bias-shape", "forward/output-shape"]
+BASE = [
+    "construction/kernel-shape",
+    "construction/bias-shape",
+    "forward/output-shape",
+    "dtypes/float32-out",
+]
 
 
 @requirement(
@@ -76,7 +81,10 @@ def test_output_shape(layer: Layer, case: Case) -> None:
     for lead in leads - {BATCH}:
         if layer.accepts(lead):
             x = np.ones((*lead, case.in_features), np.float32)
-            found = layer.forward(case.seed, x, case.out_features).shape
+            try:
+                found = layer.forward(case.seed, x, case.out_features).shape
+            except Violation as violation:
+                raise violation.because(shapes.of_refusal(layer, case, lead)) from violation
             _require_shape(found, lead, case)
     if PARAMETERS in layer.provides:
         layer.remember(("shapes", case.kernel_shape), lambda: _abstract_shapes(layer, case))
@@ -84,9 +92,7 @@ def test_output_shape(layer: Layer, case: Case) -> None:
 
 def _require_shape(found: tuple[int, ...], lead: tuple[int, ...], case: Case) -> None:
     expected = (*lead, case.out_features)
-    cause = ""
-    if math.prod(found) == math.prod(expected):
-        cause = "the result has the right entries, but its axes are added, dropped or merged"
+    cause = "" if tuple(found) == expected else shapes.of_result(found, lead, case.out_features)
     require.that(
         tuple(found) == expected,
         f"x of shape {(*lead, case.in_features)} gives a result of shape {tuple(found)}",
@@ -108,7 +114,10 @@ def _abstract_shapes(layer: Layer, case: Case) -> bool:
                 found = jax.eval_shape(layer.apply, parameters, x)
             except Exception:
                 # Whether it can be traced is the matter of transforms/jit.
-                found = layer.of(case)(np.ones(x.shape, np.float32))
+                try:
+                    found = layer.of(case)(np.ones(x.shape, np.float32))
+                except Violation as violation:
+                    raise violation.because(shapes.of_refusal(layer, case, lead)) from violation
             _require_shape(getattr(found, "shape", ()), lead, case)
     return True
 
@@ -250,7 +259,7 @@ def test_affine_value(layer: Layer, case: Case) -> None:
     x, kernel, bias = case.x(), layer.kernel_for(case), layer.bias_for(case)
     found = np.asarray(layer.written(case)(x))
     reference = layer.value(x, kernel, bias)
-    cause = diagnosis.of_affine(found, x, kernel, bias)
+    cause = diagnosis.of_affine(found, x, kernel, bias, layer.value)
     require.within(found, reference.value, reference.bound, "f(x)", cause=cause)
 
 
@@ -340,7 +349,6 @@ def test_batch_independent(layer: Layer, case: Case) -> None:
     if not layer.accepts(BATCH):
         require.not_applicable("the layer declares to accept vectors only")
     dense, x = layer.written(case), case.normal("x", 8, case.in_features)
-    cause = "rows of a batch are mixed: a statistic over the batch, or a wrong axis"
     changed = x.copy()
     row = int(case.generator("row").integers(8))
     changed[row] = 1000.0 * case.normal("other", case.in_features)
@@ -354,10 +362,16 @@ def test_batch_independent(layer: Layer, case: Case) -> None:
             np.asarray(dense(v.reshape(*lead, -1))).reshape(8, -1) for v in (x, changed)
         )
         what = f"in a batch {lead} with another row {row}, the rest"
+        cause = ""
+        if not np.array_equal(found[rest], plain[rest]):
+            cause = shapes.of_rows(layer, case, plain, changed.reshape(*lead, -1), rest)
         require.equal(found[rest], plain[rest], what, cause=cause)
     order = case.generator("order").permutation(8)
-    plain = np.asarray(dense(x))
-    require.equal(np.asarray(dense(x[order])), plain[order], "f of permuted rows", cause=cause)
+    plain, found = np.asarray(dense(x)), np.asarray(dense(x[order]))
+    cause = ""
+    if not np.array_equal(found, plain[order]):
+        cause = shapes.of_rows(layer, case, plain, x[order], np.arange(8), order)
+    require.equal(found, plain[order], "f of permuted rows", cause=cause)
 
 
 @requirement(
@@ -378,7 +392,7 @@ def test_wrong_width_raises(layer: Layer, case: Case) -> None:
     for width, lead in itertools.product(sorted(widths), leads):
         x = jax.ShapeDtypeStruct((*lead, width), np.float32)
         what = f"x of shape {x.shape} with in_features={n}"
-        cause = "an x of another width is broadcast, cut or padded instead of rejected"
+        cause = partial(shapes.of_acceptance, dense, case, lead, width)
         call = partial(jax.eval_shape, layer.apply, parameters, x)
         require.raises(call, what, cause=cause)
         if case.kernel_shape in EAGER:
@@ -421,7 +435,8 @@ def test_array_likes(layer: Layer, case: Case) -> None:
         forms["a float64 array"] = x.astype(np.float64)
     for what, value in forms.items():
         found = np.asarray(f(value, as_given=True))
-        require.equal(found, plain, f"f of {what}")
+        cause = "" if np.array_equal(found, plain) else shapes.of_form(f, found, value)
+        require.equal(found, plain, f"f of {what}", cause=cause)
 
 
 @requirement("forward/tall-batch", SHOULD, PARAMETERS, rests_on=["forward/affine-value"])
@@ -434,6 +449,8 @@ def test_tall_batch(layer: Layer, case: Case) -> None:
     if not layer.accepts((70_001,)):
         require.not_applicable("the layer declares to accept vectors only")
     x = case.normal("x", 70_001, case.in_features)
-    found = layer.written(case)(x)
-    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
-    require.within(found, reference.value, reference.bound, "f(x)")
+    found, kernel = np.asarray(layer.written(case)(x)), layer.kernel_for(case)
+    bias = layer.bias_for(case)
+    reference = layer.value(x, kernel, bias)
+    cause = diagnosis.of_affine(found, x, kernel, bias, layer.value)
+    require.within(found, reference.value, reference.bound, "f(x)", cause=cause)

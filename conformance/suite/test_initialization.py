@@ -259,7 +259,7 @@ def test_kernel_variance(layer: Layer) -> None:
     require.note(power.statement(law.plan.profile, law.count, law.plan.promised))
     evidence = by_requirement.variance_row(law.finite, law.variance, law.variance_slack)
     plot_data.kernel_variance((in_features for in_features, _ in law.finite), evidence)
-    judge(evidence, lambda: causes.law(law.finite, law.names), law.finite)
+    judge(evidence, lambda: causes.law(law.finite, law.names, law.variance), law.finite)
     every_case(_each_variance, layer)
 
 
@@ -301,7 +301,7 @@ def test_kernel_law(layer: Layer) -> None:
     if found.verdict == "known":
         require.note(f"the law found: {found.name}")
     plot_data.kernel_histogram(law.finite, law.variance, law.families)
-    judge(law_evidence(layer), lambda: causes.law(law.finite, law.names), law.finite)
+    judge(law_evidence(layer), lambda: causes.law(law.finite, law.names, law.variance), law.finite)
 
 
 @requirement(

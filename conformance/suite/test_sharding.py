@@ -23,6 +23,7 @@ from conformance.contract.requirement import (
     SHOULD,
     requirement,
 )
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
 
@@ -199,5 +200,15 @@ def test_sharding_metadata(layer: Layer, case: Case) -> None:
             spec == meshes.ANNOTATION,
             f"{what} is {spec}",
             accepted=str(meshes.ANNOTATION),
-            cause="the annotation of kernel_init does not reach the Param",
+            cause=_why_elsewhere(spec),
         )
+
+
+def _why_elsewhere(spec: tuple[object, ...]) -> str:
+    """Where an annotation has gone that is not the one of ``kernel_init``."""
+    if spec == meshes.ANNOTATION[::-1]:
+        return Cause("annotation-exchanged", "the axes of the annotation are exchanged")
+    if not any(spec):
+        words = "the annotation of kernel_init does not reach the Param"
+        return Cause("annotation-lost", words)
+    return ""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from conformance.checks import gradients, jaxprs, programs, require
+from conformance.checks import diagnosis, gradients, jaxprs, programs, require
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer, as_jax
-from conformance.checks.mutation import leaks_nothing, require_own_buffers
+from conformance.checks.mutation import differing_attributes, leaks_nothing, require_own_buffers
 from conformance.checks.oracle import Bounded
 from conformance.contract.requirement import (
     FLOAT32_RESULTS,
@@ -57,7 +57,8 @@ def test_jit(layer: Layer, case: Case) -> None:
         with require.during(f"jax.jit of the layer for x of shape {value.shape}"):
             found = np.asarray(programs.forward(layer)(parameters, value))
         reference = layer.value(value, layer.kernel_for(case), bias)
-        require.within(found, reference.value, reference.bound, "f(x) under jax.jit")
+        cause = diagnosis.of_affine(found, value, layer.kernel_for(case), bias, layer.value)
+        require.within(found, reference.value, reference.bound, "f(x) under jax.jit", cause=cause)
     if dense.module is not None and programs.is_plain(case) and layer.accepts(BATCH):
         with require.during("nnx.jit of the module"):
             found = np.asarray(programs.module_forward(layer)(dense.module, x))
@@ -212,7 +213,8 @@ def test_vmap(layer: Layer, case: Case) -> None:
     with require.during("jax.vmap of the layer"):
         found = programs.mapped(layer)(parameters, stacked, x, cotangent)
     for how, reference in expected.items():
-        require.within(found[how], reference.value, reference.bound, f"jax.vmap {how}")
+        cause = gradients.of_stack(np.asarray(found[how]), reference, how)
+        require.within(found[how], reference.value, reference.bound, f"jax.vmap {how}", cause=cause)
     if programs.is_plain(case):
         with require.during("jax.vmap of the layer, outside of jit,"):
             # As an argument: what is closed over cannot be used by Flax's own transforms inside.
@@ -315,7 +317,7 @@ def test_one_trace(layer: Layer, case: Case) -> None:
     instances apart, and that each of them is compiled anew.
     """
     by_jax, by_nnx = programs.counted(layer, case)
-    x = as_jax(case.x())
+    x, first = as_jax(case.x()), layer.of(case)
     for seed in (case.seed, (case.seed + 1) % 2**32, case.seed ^ 0xFFFFFFFF):
         dense = layer.build(case.in_features, case.out_features, seed)
         for _ in range(2):
@@ -329,8 +331,7 @@ def test_one_trace(layer: Layer, case: Case) -> None:
                     counted.traces == 1,
                     f"{how} traced the layer anew for an instance of seed {seed}",
                     accepted="one trace for all instances, seeds and calls of a shape",
-                    cause="the instances differ by something static: see the attributes that "
-                    "are no parameters",
+                    cause=differing_attributes(first.module, dense.module),
                 )
             dense(x if layer.accepts(BATCH) else x[0])
         dense.write(case.kernel(), case.bias())

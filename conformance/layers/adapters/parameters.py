@@ -92,8 +92,11 @@ def find(leaves: Sequence[Leaf], convention: Convention, which: str) -> int:
     names = dict(zip(("kernel", "bias"), convention.parameter_names, strict=True))
     rank = {"kernel": 2, "bias": 1}[which]
     named = [i for i, leaf in enumerate(leaves) if leaf.is_called(names[which])]
-    if len(named) == 1:
+    of_rank = [i for i, leaf in enumerate(leaves) if np.ndim(leaf.value) == rank]
+    if len(named) == 1 and (named[0] in of_rank or len(of_rank) != 1):
         return named[0]
+    if named and len(of_rank) == 1:
+        return of_rank[0]  # the names are exchanged, which stable-names reports
     others = {name for key, name in names.items() if key != which}
     candidates = named or [
         i

@@ -1,0 +1,184 @@
+"""Why a layer has, takes or returns another shape than it should: by trying what would explain it.
+
+Every function returns a cause, or nothing where no explanation, or more than one, fits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from conformance.checks.cases import BATCH, Case
+from conformance.checks.layer import Built, Layer
+from conformance.errors import Cause
+
+__all__ = [
+    "of_acceptance",
+    "of_bias",
+    "of_form",
+    "of_kernel",
+    "of_refusal",
+    "of_result",
+    "of_rows",
+]
+
+_EXCHANGED = Cause(
+    "sizes-exchanged", "in_features and out_features are exchanged: the layer takes x of width out"
+)
+
+
+def of_kernel(dense: Built, case: Case, shape: tuple[int, ...]) -> str:
+    """Why the kernel is stored in this shape."""
+    n, m = case.kernel_shape
+    if n != m and sorted(shape) == sorted(case.kernel_shape):
+        takes = [width for width in case.kernel_shape if _takes(dense, width)]
+        if takes == [m] and shape == (m, n):
+            return _EXCHANGED
+        if takes == [n]:
+            order = "(out, in)" if shape == (m, n) else "(in, out)"
+            return Cause("kernel-transposed", f"the kernel is stored transposed, as {order}")
+    elif len(shape) != 2 and math.prod(shape) == math.prod(case.kernel_shape):
+        axes = "one axis" if len(shape) == 1 else f"{len(shape)} axes"
+        return Cause("kernel-rank", f"the kernel has {axes} instead of two, in and out")
+    return ""
+
+
+def of_bias(dense: Built, case: Case) -> str:
+    """Why the bias is not (out,)."""
+    shape = dense.bias.shape
+    if shape == (case.in_features,) and case.in_features != case.out_features:
+        if _takes(dense, case.out_features) and not _takes(dense, case.in_features):
+            return _EXCHANGED
+        return Cause(
+            "bias-of-inputs",
+            "the bias has one entry for each input; it is added to the output: (out_features,)",
+        )
+    if math.prod(shape) == case.out_features:
+        return Cause("bias-rank", "the bias has an axis too many: it is a vector (out_features,)")
+    return ""
+
+
+def _takes(dense: Built, width: int) -> bool:
+    lead = BATCH if dense.layer.accepts(BATCH) else dense.layer.fewest
+    return _gives(lambda: dense.raw(np.ones((*lead, width), np.float32))) is not None
+
+
+def _gives(call: Callable[[], Any]) -> tuple[int, ...] | None:
+    """The shape of what the call returns, or None if it raises."""
+    try:
+        return tuple(np.shape(call()))
+    except Exception:
+        return None
+
+
+def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
+    """Why an x with these leading dimensions is refused, by what is not."""
+
+    def works(*lead: int) -> bool:
+        x = np.ones((*lead, case.in_features), np.float32)
+        return _gives(lambda: layer.forward(case.seed, x, case.out_features)) == (
+            *lead,
+            case.out_features,
+        )
+
+    if not refused:
+        alone = "a vector is refused: the layer takes batches of rows only"
+        return Cause("batches-only", alone) if works(2) else ""
+    if works() and not works(2):
+        return Cause("vectors-only", "the layer takes vectors only: a batch of rows is refused")
+    if 0 in refused:
+        return Cause("empty-batch", "a batch of no rows is refused") if works(2) else ""
+    if len(refused) > 1 and works(2):
+        if works(2, 1) and not works(2, 3):
+            return Cause(
+                "width-of-all-axes",
+                "the width of x is taken from all of its axes but the first, not from the last one",
+            )
+        if not works(2, 1):
+            return Cause("rank-2-only", "an x of more than two axes is refused")
+    return ""
+
+
+def of_result(found: tuple[int, ...], lead: tuple[int, ...], out_features: int) -> str:
+    """Why the result has another shape, where it has the right number of entries."""
+    expected = (*lead, out_features)
+    if math.prod(found) != math.prod(expected):
+        return ""
+    if len(lead) > 1 and found == (math.prod(lead), out_features):
+        return Cause(
+            "axes-flattened", "the leading axes of x are flattened into one, and not restored"
+        )
+    if found == tuple(size for size in expected if size != 1):
+        return Cause("axes-squeezed", "axes of length 1 are dropped from the result")
+    if tuple(size for size in found if size != 1) == tuple(s for s in expected if s != 1):
+        return Cause("axes-added", "the result has axes of length 1 that x has not")
+    return Cause(
+        "axes-changed", "the result has the right entries, but its axes are moved or merged"
+    )
+
+
+def of_acceptance(dense: Built, case: Case, lead: tuple[int, ...], width: int) -> str:
+    """What becomes of an x of another width that is not rejected."""
+    n, x = case.in_features, case.normal("other width", *lead, width)
+    try:
+        found = np.asarray(dense.raw(x))
+    except Exception:  # it is accepted abstractly, and so nothing can be compared
+        return ""
+    forms = {}
+    if width == 1:
+        forms["broadcast to in_features"] = np.broadcast_to(x, (*lead, n))
+    if width > n:
+        forms["cut to its first entries"] = x[..., :n]
+        forms["cut to its last entries"] = x[..., width - n :]
+    else:
+        forms["padded with zeros"] = np.pad(x, [(0, 0)] * len(lead) + [(0, n - width)])
+    if lead == (n,):
+        forms["transposed"] = x.T
+    if x.size % n == 0 and lead:
+        forms["reshaped to rows of in_features"] = x.reshape(-1, n)
+        if x.size == n:
+            forms["flattened to one vector"] = x.reshape(n)
+    fits = [words for words, value in forms.items() if _is_output(dense, found, value)]
+    if len(fits) != 1:
+        return ""
+    slug = fits[0].split()[0]
+    return Cause(f"width-{slug}", f"an x of another width is {fits[0]} instead of rejected")
+
+
+def _is_output(dense: Built, found: np.ndarray, x: np.ndarray) -> bool:
+    reference = dense.layer.value(x, dense.kernel, dense.bias)
+    if found.shape != reference.value.shape:
+        return False
+    return bool(np.all(np.abs(found.astype(np.float64) - reference.value) <= reference.bound))
+
+
+def of_rows(
+    layer: Layer,
+    case: Case,
+    plain: np.ndarray,
+    x: np.ndarray,
+    rows: np.ndarray,
+    order: np.ndarray | None = None,
+) -> str:
+    """Whether rows of one call are mixed, or the output is that of another call.
+
+    A new instance that is called for the first time knows of no other call.
+    """
+    fresh = np.asarray(layer.written(case)(x)).reshape(8, -1)
+    expected = plain if order is None else plain[order]
+    if np.array_equal(fresh[rows], expected[rows]):
+        return Cause(
+            "output-remembered", "the output depends on earlier calls: results are remembered"
+        )
+    return Cause("rows-mixed", "rows of a batch are mixed: a statistic over the batch, or its axes")
+
+
+def of_form(f: Any, found: np.ndarray, value: np.ndarray) -> str:
+    """Whether the array is read as if it lay in memory as other arrays do."""
+    in_memory = value.ravel(order="K").reshape(value.shape)
+    read = not np.array_equal(in_memory, value) and np.array_equal(f(in_memory), found)
+    words = "the memory of x is read in its own order, whatever the strides of x are"
+    return Cause("strides-ignored", words) if read else ""
