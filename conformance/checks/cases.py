@@ -99,8 +99,14 @@ class Case:
         return np.random.default_rng([self.values, *stream.encode()])
 
     def x(self, scale: float = 1.0) -> np.ndarray:
-        """A float32 ``x`` whose rows are of different kinds: see :func:`mixed_rows`."""
-        rows = mixed_rows(self.generator("x"), int(np.prod(self.lead)), self.in_features)
+        """A float32 ``x`` whose rows are of different kinds: see :func:`mixed_rows`.
+
+        Of many rows, all but the first ones are plain normals.
+        """
+        count, generator = int(np.prod(self.lead)), self.generator("x")
+        rows = mixed_rows(generator, min(count, _MIXED), self.in_features)
+        more = generator.standard_normal((count - len(rows), self.in_features), np.float32)
+        rows = np.concatenate([rows, more])
         return (rows * np.float32(scale)).reshape(self.x_shape)
 
     def normal(self, stream: str, *shape: int, scale: float = 1.0) -> np.ndarray:
@@ -157,6 +163,9 @@ def mixed_rows(generator: np.random.Generator, rows: int, width: int) -> np.ndar
             x[i] = (x[i, 0], -1.0, 1.0)[int(generator.integers(3))]
     return x.astype(np.float32)
 
+
+# So many rows are of different kinds, since these are made one by one.
+_MIXED = 256
 
 # How many cases are generated in the search for one that can be explained.
 _SEARCHED = 40
@@ -268,8 +277,9 @@ def settled(property: Callable[..., None], profile: profiles.Profile) -> Callabl
         more = replace(profile, examples=max(profile.examples, how.at_most or _SEARCHED))
         searched = given(case=strategy)(more.hypothesis(explain=True)(recorded()))
         wrapped = _one_after_the_other(searched, wrapped)
-    # Hypothesis copies no attributes; the record of the requirement is one.
-    vars(wrapped).update(vars(property))
+    # Hypothesis copies no attributes; the record of the requirement is one. What a property wraps
+    # is not: its signature has the case.
+    vars(wrapped).update({k: v for k, v in vars(property).items() if k != "__wrapped__"})
     return wrapped
 
 

@@ -7,6 +7,7 @@ for each size; where it cannot, or where tracing gives other numbers, layers are
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from conformance.checks import profiles, recording, require
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.checks.mapped_draws import compiled_draws
+from conformance.checks.scan import kernel_sizes
 from conformance.jax_setup.lazy import jax
 from conformance.statistics import (
     ALPHA,
@@ -52,6 +54,9 @@ __all__ = [
 _SAME = 2.0**-20
 """Traced and eager construction differ by roundings of a float32, not by numbers."""
 
+_AT_EDGES = 2**16
+"""Weights that are drawn at each edge of a construction; four kernels of a size with more."""
+
 
 def experiment() -> Design:
     """The designed experiment of the profile in force; a run's seed moves its seeds."""
@@ -65,13 +70,20 @@ def experiment() -> Design:
 def samples(layer: Layer) -> dict[Shape, np.ndarray]:
     """The experiment's kernels by size, (seeds, in, out), drawn once for each layer.
 
-    Of equal kernels from different seeds only one is kept: that they are equal is the failure of
-    ``seeding/seeds-differ``, and counting them twice would make other rows fail in consequence.
+    Those at the edges of the layer's construction come with them. Of equal kernels from different
+    seeds only one is kept: that they are equal is the failure of ``seeding/seeds-differ``, and
+    counting them twice would make other rows fail in consequence.
     """
 
     def draw() -> dict[Shape, np.ndarray]:
-        drawn = kernels_of(layer, [(cell.shape, cell.seeds) for cell in plan.cells])
-        return {c.shape: _distinct(found) for c, found in zip(plan.cells, drawn, strict=True)}
+        wanted = {cell.shape: cell.seeds for cell in plan.cells}
+        first = plan.cells[-1].seeds.stop
+        for size in kernel_sizes(layer):
+            seeds = range(first, first + min(max(_AT_EDGES // math.prod(size), 4), 256))
+            if size not in wanted:
+                wanted[size], first = seeds, seeds.stop
+        drawn = kernels_of(layer, list(wanted.items()))
+        return {size: _distinct(found) for size, found in zip(wanted, drawn, strict=True)}
 
     plan = experiment()
     found: dict[Shape, np.ndarray] = layer.remember(("samples", plan), draw)

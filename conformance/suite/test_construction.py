@@ -12,6 +12,7 @@ from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.kernels import samples
 from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
+from conformance.checks.scan import NEW, at_edges
 from conformance.contract.requirement import (
     ANY,
     MAY,
@@ -235,6 +236,7 @@ def _require_bias_shape(layer: Layer, case: Case) -> bool:
     order=-130,
 )
 @over(every_size=False)
+@at_edges(NEW)
 def test_parameter_dtype(layer: Layer, case: Case) -> None:
     """The parameters are ``jax.Array``, float32, and not weakly typed.
 
@@ -301,6 +303,7 @@ def _named(layer: Layer, parameters: Any) -> dict[str, Any]:
     seconds=0.9,
 )
 @over()
+@at_edges(NEW)
 def test_finite(layer: Layer, case: Case) -> None:
     """Every parameter is finite, for every seed and size.
 

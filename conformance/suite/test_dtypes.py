@@ -10,6 +10,7 @@ from conformance.checks import gradients, jaxprs, oracle, programs, require
 from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Built, Layer, as_jax
+from conformance.checks.scan import COMPLEX, HALF, INTEGER, at_edges
 from conformance.contract.requirement import (
     ANY,
     DTYPE_OF_X,
@@ -76,6 +77,7 @@ def test_float32_out(layer: Layer, case: Case) -> None:
     order=80,
 )
 @over(sizes=programs.FEW_SIZES)
+@at_edges(HALF)
 def test_half_input(layer: Layer, case: Case) -> None:
     """A float16 or bfloat16 x with float32 parameters gives float32, the value f32(x) @ K + b.
 
@@ -87,7 +89,7 @@ def test_half_input(layer: Layer, case: Case) -> None:
     for dtype in (jnp.float16, jnp.bfloat16):
         x = case.normal("x", *case.x_shape).astype(dtype)
         _require_value(layer, case, dense, as_jax(x), x.astype(np.float32))
-        if programs.is_plain(case):
+        if programs.is_plain(case) or case.kernel_shape not in programs.FEW_SIZES:
             _require_trained(layer, case, dense, x)
 
 
@@ -153,6 +155,7 @@ def test_cast_parameters(layer: Layer, case: Case) -> None:
     order=90,
 )
 @over(sizes=programs.FEW_SIZES)
+@at_edges(INTEGER)
 def test_integer_input(layer: Layer, case: Case) -> None:
     """An integer or boolean x gives float32, the value as if x were cast to float32.
 
@@ -176,6 +179,7 @@ def test_integer_input(layer: Layer, case: Case) -> None:
     presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS, DTYPE_OF_X],
 )
 @over(sizes=programs.FEW_SIZES)
+@at_edges(COMPLEX)
 def test_complex_input(layer: Layer, case: Case) -> None:
     """A complex x gives complex64: the real part Re(x) @ K + b, the imaginary part Im(x) @ K."""
     _require_float32(layer)

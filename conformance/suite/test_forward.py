@@ -13,6 +13,7 @@ from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import BATCH, LARGE, SMALL, TALL, WIDE, Case, over
 from conformance.checks.layer import Built, Layer
 from conformance.checks.programs import FEW_SIZES
+from conformance.checks.scan import VALUES, at_edges
 from conformance.contract.requirement import (
     ANY,
     FLOAT32_PARAMETERS,
@@ -248,6 +249,7 @@ def test_integer_exact(layer: Layer, case: Case) -> None:
     seconds=1.5,
 )
 @over(leads=True, also=[(SMALL, lead) for lead in _LEADS])
+@at_edges(VALUES)
 def test_affine_value(layer: Layer, case: Case) -> None:
     """f(x) = x @ K + b within the rounding-error bound, with arbitrary K and b written in.
 

@@ -26,6 +26,7 @@ from conformance.checks.kernels import (
     structure_evidence,
 )
 from conformance.checks.layer import Layer, as_jax
+from conformance.checks.scan import NEW, at_edges
 from conformance.contract.requirement import LINEN, MUST, PARAMETERS, SHOULD, requirement
 from conformance.jax_setup.lazy import jax
 from conformance.statistics import by_requirement, causes, identify_law, power, strongest
@@ -48,6 +49,7 @@ INDEPENDENT = (
     order=-110,
 )
 @over()
+@at_edges(NEW)
 def test_bias_zero(layer: Layer, case: Case) -> None:
     """Every entry of a new bias equals 0; -0.0 equals 0.
 
@@ -265,6 +267,7 @@ def test_kernel_variance(layer: Layer) -> None:
 
 # A fan_in that is capped at some size is wrong beyond it.
 @over(also=[(TALL, BATCH)])
+@at_edges(NEW)
 def _each_variance(layer: Layer, case: Case) -> None:
     law = declared(layer)
     kernel, deviation = kernel_of(layer, case), math.sqrt(law.variance(*case.kernel_shape))

@@ -13,6 +13,7 @@ from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer, as_jax
 from conformance.checks.mutation import differing_attributes, leaks_nothing, require_own_buffers
 from conformance.checks.oracle import Bounded
+from conformance.checks.scan import DERIVATIVES, at_edges
 from conformance.contract.requirement import (
     FLOAT32_RESULTS,
     FLOAT32_THROUGHOUT,
@@ -82,6 +83,7 @@ def test_jit(layer: Layer, case: Case) -> None:
     seconds=2.0,
 )
 @over(every_size=False)
+@at_edges(DERIVATIVES)
 def test_gradients(layer: Layer, case: Case) -> None:
     """dK = x^T g, db = the sum of g, dx = g K^T, within their bounds, in float32.
 
@@ -92,7 +94,7 @@ def test_gradients(layer: Layer, case: Case) -> None:
     """
     dense = layer.written(case)
     parameters = dense.parameters
-    for lead in (BATCH, *LEADS) if programs.is_plain(case) else (BATCH,):
+    for lead in (BATCH, *LEADS) if programs.is_plain(case) else (case.lead,):
         for point in gradients.points(case, lead):
             with require.during(f"jax.vjp of the layer, {point.where},"):
                 found = programs.pullback(layer)(parameters, *point.values(), point.cotangent)

@@ -1,0 +1,287 @@
+"""Layers whose forward pass is wrong from one size, batch or dtype on, and right before it.
+
+Each is a condition on the shapes and one wrong arithmetic: see :func:`branch`.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array
+
+from implementations.defects.base import CorrectDense, affine
+from implementations.defects.record import defect
+
+Arithmetic = Callable[[Array, Array, Array], Array]
+
+
+def branch(
+    id: str, summary: str, when: Callable[[Array, Array], bool], wrong: Arithmetic, breaks: str
+) -> type[CorrectDense]:
+    """Return a layer that computes ``wrong(x, kernel, bias)`` where ``when(x, kernel)`` holds."""
+
+    class Branching(CorrectDense):
+        def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+            return (wrong if when(x, kernel) else affine)(x, kernel, bias)
+
+    Branching.__doc__ = summary
+    Branching.__name__ = Branching.__qualname__ = id
+    Branching.__module__ = __name__
+    return defect(id, breaks, 5)(Branching)
+
+
+def _without_bias(x: Array, kernel: Array, bias: Array) -> Array:
+    return affine(x, kernel, jnp.zeros_like(bias))
+
+
+def _in_bfloat16(x: Array, kernel: Array, bias: Array) -> Array:
+    return affine(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), bias).astype(jnp.float32)
+
+
+def _in_float16(x: Array, kernel: Array, bias: Array) -> Array:
+    return affine(x.astype(jnp.float16), kernel.astype(jnp.float16), bias).astype(jnp.float32)
+
+
+def _kernel_in_half(x: Array, kernel: Array, bias: Array) -> Array:
+    return affine(x, kernel.astype(jnp.bfloat16), bias).astype(jnp.float32)
+
+
+def _last_input_lost(x: Array, kernel: Array, bias: Array) -> Array:
+    return affine(x, kernel.at[-1].set(0.0), bias)
+
+
+def _last_output_lost(x: Array, kernel: Array, bias: Array) -> Array:
+    return affine(x, kernel, bias).at[..., -1].set(0.0)
+
+
+def _transposed(x: Array, kernel: Array, bias: Array) -> Array:
+    return affine(x, kernel.T, bias)
+
+
+def _bias_along_the_batch(x: Array, kernel: Array, bias: Array) -> Array:
+    return x @ kernel + bias[:, None]
+
+
+def _batch_transposed(x: Array, kernel: Array, bias: Array) -> Array:
+    return affine(jnp.swapaxes(x, 0, 1), kernel, bias)
+
+
+def _ragged_tile_lost(x: Array, kernel: Array, bias: Array) -> Array:
+    kept = (jnp.arange(x.shape[0]) < x.shape[0] // 256 * 256).astype(jnp.float32)
+    return affine(x * kept[:, None], kernel, bias)
+
+
+def _slightly_large(x: Array, kernel: Array, bias: Array) -> Array:
+    return affine(x, kernel, bias) * 1.001
+
+
+def _real_part(x: Array, kernel: Array, bias: Array) -> Array:
+    return affine(x.real, kernel, bias).astype(x.dtype)
+
+
+def _clipped(x: Array, kernel: Array, bias: Array) -> Array:
+    return affine(jnp.clip(x, -100.0, 100.0), kernel, bias)
+
+
+VALUE = "forward/affine-value"
+
+X820 = branch(
+    "X820", "No bias at multiples of 256.", lambda x, k: k.shape[0] % 256 == 0, _without_bias, VALUE
+)
+X821 = branch(
+    "X821", "No bias at multiples of 100.", lambda x, k: k.shape[0] % 100 == 0, _without_bias, VALUE
+)
+X822 = branch(
+    "X822",
+    "No bias where both sides are multiples of 48.",
+    lambda x, k: k.shape[0] % 48 == 0 and k.shape[1] % 48 == 0,
+    _without_bias,
+    VALUE,
+)
+X823 = branch(
+    "X823",
+    "Bfloat16 from 2^16 weights on.",
+    lambda x, k: k.size >= 2**16 and x.dtype == jnp.float32,
+    _in_bfloat16,
+    VALUE,
+)
+X824 = branch(
+    "X824",
+    "Float16 from 300 inputs and 300 outputs on.",
+    lambda x, k: min(k.shape) >= 300 and x.dtype == jnp.float32,
+    _in_float16,
+    VALUE,
+)
+X825 = branch(
+    "X825",
+    "The last output is 0 from 1000 outputs on, where they are a multiple of 8.",
+    lambda x, k: k.shape[1] >= 1000 and k.shape[1] % 8 == 0,
+    _last_output_lost,
+    VALUE,
+)
+X826 = branch(
+    "X826",
+    "The last input is lost beyond 2000.",
+    lambda x, k: k.shape[0] > 2000,
+    _last_input_lost,
+    VALUE,
+)
+X827 = branch(
+    "X827",
+    "A square kernel of more than 150 inputs is transposed.",
+    lambda x, k: k.shape[0] == k.shape[1] > 150,
+    _transposed,
+    VALUE,
+)
+X828 = branch(
+    "X828",
+    "The bias goes along the last batch axis where it is as long as the output.",
+    lambda x, k: x.ndim >= 3 and x.shape[-2] == k.shape[1],
+    _bias_along_the_batch,
+    VALUE,
+)
+X829 = branch(
+    "X829",
+    "Two equal batch axes of more than 8 are swapped.",
+    lambda x, k: x.ndim == 3 and x.shape[0] == x.shape[1] > 8,
+    _batch_transposed,
+    VALUE,
+)
+X830 = branch(
+    "X830",
+    "The last, incomplete tile of 256 rows is lost.",
+    lambda x, k: x.ndim == 2 and x.shape[0] > 300,
+    _ragged_tile_lost,
+    VALUE,
+)
+X831 = branch(
+    "X831",
+    "No bias for a multiple of 125 rows.",
+    lambda x, k: x.ndim == 2 and x.shape[0] % 125 == 0 and x.shape[0] > 0,
+    _without_bias,
+    VALUE,
+)
+X832 = branch(
+    "X832",
+    "As many rows as inputs, more than 20, are mistaken for the kernel's axis.",
+    lambda x, k: x.ndim == 2 and x.shape[0] == x.shape[1] > 20,
+    lambda x, k, b: affine(x.T, k, b),
+    VALUE,
+)
+X833 = branch(
+    "X833",
+    "No bias at rank 4 beyond 100 rows.",
+    lambda x, k: x.ndim == 4 and x.size > 100 * x.shape[-1],
+    _without_bias,
+    VALUE,
+)
+X834 = branch(
+    "X834",
+    "Inputs are clipped where a sequence is longer than 64.",
+    lambda x, k: x.ndim == 3 and x.shape[1] > 64 and x.dtype == jnp.float32,
+    _clipped,
+    VALUE,
+)
+X835 = branch(
+    "X835",
+    "Bfloat16 beyond 2^17 numbers of x.",
+    lambda x, k: x.size > 2**17 and x.dtype == jnp.float32,
+    _in_bfloat16,
+    VALUE,
+)
+X836 = branch(
+    "X836",
+    "No bias where the outputs are a multiple of 7, beyond 60.",
+    lambda x, k: k.shape[1] % 7 == 0 and k.shape[1] > 60,
+    _without_bias,
+    VALUE,
+)
+X837 = branch(
+    "X837",
+    "The last input is lost where there are four times as many as outputs, beyond 100 of these.",
+    lambda x, k: k.shape[0] > 4 * k.shape[1] > 400,
+    _last_input_lost,
+    VALUE,
+)
+X838 = branch(
+    "X838",
+    "The last input is lost where inputs are odd and outputs even, both beyond 100.",
+    lambda x, k: k.shape[0] % 2 == 1 and k.shape[1] % 2 == 0 and min(k.shape) > 100,
+    _last_input_lost,
+    VALUE,
+)
+X839 = branch(
+    "X839",
+    "The result is 1.001 times as large from 600 inputs on.",
+    lambda x, k: k.shape[0] >= 600,
+    _slightly_large,
+    VALUE,
+)
+X840 = branch(
+    "X840",
+    "Float16 from 784 inputs on, at multiples of 16.",
+    lambda x, k: k.shape[0] >= 784 and k.shape[0] % 16 == 0 and x.dtype == jnp.float32,
+    _in_float16,
+    VALUE,
+)
+X841 = branch(
+    "X841",
+    "Bfloat16 from 4096 rows on.",
+    lambda x, k: x.ndim == 2 and x.shape[0] >= 4096 and x.dtype == jnp.float32,
+    _in_bfloat16,
+    VALUE,
+)
+X842 = branch(
+    "X842",
+    "No bias where rows, inputs and outputs are all multiples of 64.",
+    lambda x, k: (
+        x.ndim == 2
+        and x.shape[0] % 64 == 0
+        and k.shape[0] % 64 == 0
+        and k.shape[1] % 64 == 0
+        and x.shape[0] > 0
+    ),
+    _without_bias,
+    VALUE,
+)
+X843 = branch(
+    "X843",
+    "A single vector of more than 500 inputs is clipped.",
+    lambda x, k: x.ndim == 1 and x.shape[0] > 500 and x.dtype == jnp.float32,
+    _clipped,
+    VALUE,
+)
+X844 = branch(
+    "X844",
+    "The kernel is cast to a bfloat16 x from 64 inputs on.",
+    lambda x, k: k.shape[0] >= 64 and x.dtype == jnp.bfloat16,
+    _kernel_in_half,
+    "dtypes/half-input",
+)
+X845 = branch(
+    "X845",
+    "A float16 x is computed in float16 from 100 outputs on.",
+    lambda x, k: k.shape[1] >= 100 and x.dtype == jnp.float16,
+    _in_float16,
+    "dtypes/half-input",
+)
+X846 = branch(
+    "X846",
+    "A float16 x of more than 200 rows is computed in float16.",
+    lambda x, k: x.ndim == 2 and x.shape[0] > 200 and x.dtype == jnp.float16,
+    _in_float16,
+    "dtypes/half-input",
+)
+X847 = branch(
+    "X847",
+    "Integers are computed in bfloat16 from 200 inputs on.",
+    lambda x, k: k.shape[0] >= 200 and x.dtype == jnp.int32,
+    _in_bfloat16,
+    "dtypes/integer-input",
+)
+X848 = branch(
+    "X848",
+    "The imaginary part is lost beyond 100 rows.",
+    lambda x, k: x.ndim == 2 and x.shape[0] > 100 and x.dtype == jnp.complex64,
+    _real_part,
+    "dtypes/complex-input",
+)
