@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +16,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from conformance.checks import profiles, recording
-from conformance.checks.cases import BATCH, Case
+from conformance.checks import recording
+from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.checks.programs import call
+from conformance.checks.scan_points import BASE, NUMBERS, WEIGHTS, Point, base_of, points_of
 from conformance.checks.signatures import Misfit, Signature, follows, misfits, signature
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Violation
@@ -34,7 +34,6 @@ __all__ = [
     "NEW",
     "VALUES",
     "Edge",
-    "Point",
     "Scan",
     "at_edges",
     "kernel_sizes",
@@ -63,74 +62,9 @@ INTEGER = Use((FORWARD,), ("int32",))
 COMPLEX = Use((FORWARD,), ("complex64",))
 NEW = Use((CONSTRUCTION,))
 
-_BASE = (3, 10)
-# Odd, prime and rich in divisors; powers of two and their neighbours; multiples of 100; wide, tall
-# and square; sizes of real models; and what no memory holds.
-_SIZES: tuple[Size, ...] = (
-    *(_BASE, (2, 4), (16, 16), (24, 36), (33, 20), (64, 100), (63, 65), (101, 50), (127, 257)),
-    *((128, 128), (144, 240), (257, 130), (256, 1000), (300, 500), (384, 77), (512, 512)),
-    *((600, 601), (784, 10), (840, 720), (1000, 2001), (1024, 1024), (1155, 1210), (768, 3072)),
-    *((2049, 130), (3000, 50257), (4099, 8200), (4096, 4096), (10**4, 10**4 + 1)),
-    *((64, 10**5), (10**5, 64), (10**6, 10**6)),
-)
-# JAX squeezes axes of one, so that they are compared with each other alone.
-_ONES: tuple[Size, ...] = ((1, 7), (1, 300), (1, 1024), (5, 1), (300, 1), (4096, 1))
-_FEWER: tuple[Size, ...] = (_BASE, (64, 100), (128, 128), (300, 500), (840, 720), (1000, 2001))
-_ROWS = (64, 100, 127, 256, 300, 512, 625, 1000, 1024, 4096, 2**15 + 1, 70_001, 2**17)
-_LEADS: tuple[tuple[int, ...], ...] = (
-    *((2, 3), (3, 2), (3, 3), (10, 10), (3, 10), (5, 10), (5, 3), (64, 64), (12, 100), (100, 12)),
-    *((7, 300), (1000, 7), (9, 128), (128, 9), (64, 1000)),
-    *((2, 3, 4), (3, 3, 3), (2, 10, 10), (5, 4, 10), (8, 8, 8), (10, 20, 30), (4, 3, 64)),
-    *((2, 3, 2, 4), (2, 2, 2, 2), (4, 5, 6, 7), (3, 2, 10, 10), (8, 16, 8, 16)),
-    *((2, 3, 2, 4, 2), (2, 2, 2, 2, 2), (4, 5, 6, 7, 3)),
-    *((1, 5), (1, 64), (1, 1000), (5, 1), (64, 1), (1000, 1)),
-)
-_DTYPES = ("float16", "bfloat16", "int32", "complex64")
-
 _MOST_EDGES = 4
-# What is called at an edge: so many numbers of x, kernel and result each, so many products.
-_NUMBERS, _PRODUCTS = 2**22, 2**29
-# The weights of one kernel that is looked at.
-_WEIGHTS = 2**20
 # A layer that writes one operation for each input is not traced at sizes beyond this one.
 _UNROLLED = 300
-
-
-@dataclass(frozen=True)
-class Point:
-    """A size, the leading axes of x, and its dtype."""
-
-    in_features: int
-    out_features: int
-    lead: tuple[int, ...] = BATCH
-    dtype: str = "float32"
-
-    @property
-    def axes(self) -> tuple[int, ...]:
-        """In, out, and the leading axes of x."""
-        return (self.in_features, self.out_features, *self.lead)
-
-    def moved(self, axis: int, length: int) -> Point:
-        """The same point with another length of one axis."""
-        axes = [*self.axes]
-        axes[axis] = length
-        return Point(axes[0], axes[1], tuple(axes[2:]), self.dtype)
-
-    def name(self, axis: int) -> str:
-        """What the axis is called."""
-        rows = "rows" if len(self.lead) == 1 else f"x.shape[{axis - 2}]"
-        return ("in_features", "out_features")[axis] if axis < 2 else rows
-
-    @property
-    def fits(self) -> bool:
-        """Whether a layer can be called here within the memory and the time of a check."""
-        rows = int(np.prod(self.lead))
-        n, m = self.in_features, self.out_features
-        return max(n * m, rows * n, rows * m) <= _NUMBERS and rows * n * m <= _PRODUCTS
-
-    def case(self) -> Case:
-        """The case of this size and batch."""
-        return Case(self.in_features, self.out_features, 0, 1, self.lead)
 
 
 @dataclass(frozen=True)
@@ -183,7 +117,7 @@ class Scan:
 # Where a layer that cannot be traced is called instead.
 _CALLED = (
     Edge(FORWARD, "at a larger size", (Point(256, 100), Point(300, 500))),
-    Edge(FORWARD, "with a longer batch", (Point(*_BASE, (1000,)), Point(*_BASE, (5, 10)))),
+    Edge(FORWARD, "with a longer batch", (Point(*BASE, (1000,)), Point(*BASE, (5, 10)))),
     Edge(CONSTRUCTION, "at a larger size", (Point(256, 100), Point(1000, 300))),
 )
 
@@ -191,7 +125,7 @@ _CALLED = (
 def kernel_sizes(layer: Layer) -> list[Size]:
     """The sizes at the edges of the layer's construction, of kernels that are quickly drawn."""
     sizes = [case.kernel_shape for _, case in scan(layer).places(NEW)]
-    return [(n, m) for n, m in sizes if n * m <= _WEIGHTS]
+    return [(n, m) for n, m in sizes if n * m <= WEIGHTS]
 
 
 def scan(layer: Layer) -> Scan:
@@ -202,14 +136,14 @@ def scan(layer: Layer) -> Scan:
 
 def _scan(layer: Layer) -> Scan:
     traces = _Traces(layer)
-    base = replace(Point(*_BASE), lead=BATCH if layer.accepts(BATCH) else layer.fewest)
+    base = base_of(layer)
     first = traces(FORWARD, base)
     if not first.numbers:
         return Scan(_CALLED, traced=False)
     larger = traces(FORWARD, replace(base, in_features=30, out_features=100))
     unrolled = len(larger.structure) > 2 * len(first.structure)  # type: ignore[arg-type]  # a tuple
     most = min(layer.describable, _UNROLLED if unrolled else 10**6)
-    points = [p for p in _points(layer, base) if max(p.axes) <= most]
+    points = [p for p in points_of(layer) if max(p.axes) <= most]
     edges: list[Edge] = []
     kinds = [FORWARD] if PARAMETERS not in layer.provides else [CONSTRUCTION, FORWARD]
     if PARAMETERS in layer.provides and first.own_derivative:
@@ -229,30 +163,6 @@ def _scan(layer: Layer) -> Scan:
             chosen = [p for p in points if p.dtype not in ("int32", "complex64")]
         edges += _edges(traces, kind, chosen)
     return Scan(tuple(edges))
-
-
-def _points(layer: Layer, base: Point) -> list[Point]:
-    """Every point that is traced, those of one class in order of interest."""
-    sized = [replace(base, in_features=n, out_features=m) for n, m in (*_SIZES, *_drawn(), *_ONES)]
-    some = [(n, m) for n, m in _FEWER if n in (3, 64, 300, 1000)]
-    batches = [(_BASE, (rows,)) for rows in _ROWS] + [(_BASE, lead) for lead in _LEADS]
-    batches += [((64, 64), (64,)), ((64, 64), (1000,)), ((130, 300), (500,)), ((64, 48), (4096,))]
-    batches += [((n, m), lead) for n, m in some for lead in ((), (1,), (2, 3), (30, 40))]
-    batches += [((512, 512), ()), ((768, 3072), (2, 3)), ((768, 3072), (4, 128))]
-    points = [*sized, *(Point(n, m, lead) for (n, m), lead in batches)]
-    short = [(_BASE, (rows,)) for rows in (100, 300, 1024, 4096)] + [(_BASE, ()), (_BASE, (2, 3))]
-    for dtype in _DTYPES:
-        points += [replace(base, in_features=n, out_features=m, dtype=dtype) for n, m in _FEWER]
-        points += [Point(n, m, lead, dtype) for (n, m), lead in short]
-    return [p for p in dict.fromkeys(points) if layer.accepts(p.lead)]
-
-
-def _drawn() -> list[Size]:
-    """Sizes that are drawn for this run, small ones as likely as large ones."""
-    generator = random.Random(profiles.active().seed or 0)
-    return [
-        (int(2 ** generator.uniform(5, 12)), int(2 ** generator.uniform(5, 12))) for _ in range(3)
-    ]
 
 
 class _Traces:
@@ -332,7 +242,7 @@ def _edges_of_class(traces: _Traces, kind: str, points: Sequence[Point]) -> list
         deviating = [same[i] for i in misfit.deviating]
         if misfit.formula is None:
             # The number follows no formula: it may be wrong anywhere.
-            most = _WEIGHTS if kind == CONSTRUCTION else _NUMBERS
+            most = WEIGHTS if kind == CONSTRUCTION else NUMBERS
             callable_ = [p for p in same if p.fits and p.in_features * p.out_features <= most]
             chosen = sorted(callable_, key=lambda p: np.prod(p.axes))[-3:]
             edges.append(Edge(kind, "at a larger size", tuple(chosen)))

@@ -1,0 +1,112 @@
+"""The sizes, batches and dtypes at which the scan traces a layer."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from conformance.checks import profiles
+from conformance.checks.cases import BATCH, Case
+from conformance.checks.layer import Layer
+
+__all__ = ["BASE", "NUMBERS", "WEIGHTS", "Point", "base_of", "points_of"]
+
+Size = tuple[int, int]
+
+BASE = (3, 10)
+# Odd, prime and rich in divisors; powers of two and their neighbours; multiples of 100; wide, tall
+# and square; sizes of real models; and what no memory holds.
+_SIZES: tuple[Size, ...] = (
+    *(BASE, (2, 4), (16, 16), (24, 36), (33, 20), (64, 100), (63, 65), (101, 50), (127, 257)),
+    *((128, 128), (144, 240), (257, 130), (256, 1000), (300, 500), (384, 77), (512, 512)),
+    *((600, 601), (784, 10), (840, 720), (1000, 2001), (1024, 1024), (1155, 1210), (768, 3072)),
+    *((2049, 130), (3000, 50257), (4099, 8200), (4096, 4096), (10**4, 10**4 + 1)),
+    *((64, 10**5), (10**5, 64), (10**6, 10**6)),
+)
+# JAX squeezes axes of one, so that they are compared with each other alone.
+_ONES: tuple[Size, ...] = ((1, 7), (1, 300), (1, 1024), (5, 1), (300, 1), (4096, 1))
+_FEWER: tuple[Size, ...] = (BASE, (64, 100), (128, 128), (300, 500), (840, 720), (1000, 2001))
+_ROWS = (64, 100, 127, 256, 300, 512, 625, 1000, 1024, 4096, 2**15 + 1, 70_001, 2**17)
+_LEADS: tuple[tuple[int, ...], ...] = (
+    *((2, 3), (3, 2), (3, 3), (10, 10), (3, 10), (5, 10), (5, 3), (64, 64), (12, 100), (100, 12)),
+    *((7, 300), (1000, 7), (9, 128), (128, 9), (64, 1000)),
+    *((2, 3, 4), (3, 3, 3), (2, 10, 10), (5, 4, 10), (8, 8, 8), (10, 20, 30), (4, 3, 64)),
+    *((2, 3, 2, 4), (2, 2, 2, 2), (4, 5, 6, 7), (3, 2, 10, 10), (8, 16, 8, 16)),
+    *((2, 3, 2, 4, 2), (2, 2, 2, 2, 2), (4, 5, 6, 7, 3)),
+    *((1, 5), (1, 64), (1, 1000), (5, 1), (64, 1), (1000, 1)),
+)
+_DTYPES = ("float16", "bfloat16", "int32", "complex64")
+
+# What is called at an edge: so many numbers of x, kernel and result each, so many products.
+NUMBERS, _PRODUCTS = 2**22, 2**29
+# The weights of one kernel that is looked at.
+WEIGHTS = 2**20
+
+
+@dataclass(frozen=True)
+class Point:
+    """A size, the leading axes of x, and its dtype."""
+
+    in_features: int
+    out_features: int
+    lead: tuple[int, ...] = BATCH
+    dtype: str = "float32"
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """In, out, and the leading axes of x."""
+        return (self.in_features, self.out_features, *self.lead)
+
+    def moved(self, axis: int, length: int) -> Point:
+        """The same point with another length of one axis."""
+        axes = [*self.axes]
+        axes[axis] = length
+        return Point(axes[0], axes[1], tuple(axes[2:]), self.dtype)
+
+    def name(self, axis: int) -> str:
+        """What the axis is called."""
+        rows = "rows" if len(self.lead) == 1 else f"x.shape[{axis - 2}]"
+        return ("in_features", "out_features")[axis] if axis < 2 else rows
+
+    @property
+    def fits(self) -> bool:
+        """Whether a layer can be called here within the memory and the time of a check."""
+        rows = int(np.prod(self.lead))
+        n, m = self.in_features, self.out_features
+        return max(n * m, rows * n, rows * m) <= NUMBERS and rows * n * m <= _PRODUCTS
+
+    def case(self) -> Case:
+        """The case of this size and batch."""
+        return Case(self.in_features, self.out_features, 0, 1, self.lead)
+
+
+def base_of(layer: Layer) -> Point:
+    """Return the point with which others are compared."""
+    return replace(Point(*BASE), lead=BATCH if layer.accepts(BATCH) else layer.fewest)
+
+
+def points_of(layer: Layer) -> list[Point]:
+    """Return every point that is traced, those of one class in order of interest."""
+    base = base_of(layer)
+    sized = [replace(base, in_features=n, out_features=m) for n, m in (*_SIZES, *_drawn(), *_ONES)]
+    some = [(n, m) for n, m in _FEWER if n in (3, 64, 300, 1000)]
+    batches = [(BASE, (rows,)) for rows in _ROWS] + [(BASE, lead) for lead in _LEADS]
+    batches += [((64, 64), (64,)), ((64, 64), (1000,)), ((130, 300), (500,)), ((64, 48), (4096,))]
+    batches += [((n, m), lead) for n, m in some for lead in ((), (1,), (2, 3), (30, 40))]
+    batches += [((512, 512), ()), ((768, 3072), (2, 3)), ((768, 3072), (4, 128))]
+    points = [*sized, *(Point(n, m, lead) for (n, m), lead in batches)]
+    short = [(BASE, (rows,)) for rows in (100, 300, 1024, 4096)] + [(BASE, ()), (BASE, (2, 3))]
+    for dtype in _DTYPES:
+        points += [replace(base, in_features=n, out_features=m, dtype=dtype) for n, m in _FEWER]
+        points += [Point(n, m, lead, dtype) for (n, m), lead in short]
+    return [p for p in dict.fromkeys(points) if layer.accepts(p.lead)]
+
+
+def _drawn() -> list[Size]:
+    """Sizes that are drawn for this run, small ones as likely as large ones."""
+    generator = random.Random(profiles.active().seed or 0)
+    return [
+        (int(2 ** generator.uniform(5, 12)), int(2 ** generator.uniform(5, 12))) for _ in range(3)
+    ]
