@@ -20,7 +20,7 @@ from conformance.checks import recording
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.checks.programs import call
-from conformance.checks.scan_points import BASE, NUMBERS, WEIGHTS, Point, base_of, points_of
+from conformance.checks.scan_points import BASE, WEIGHTS, Point, base_of, points_of
 from conformance.checks.signatures import Misfit, Signature, follows, misfits, signature
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Violation
@@ -242,7 +242,7 @@ def _edges_of_class(traces: _Traces, kind: str, points: Sequence[Point]) -> list
         deviating = [same[i] for i in misfit.deviating]
         if misfit.formula is None:
             # The number follows no formula: it may be wrong anywhere.
-            most = WEIGHTS if kind == CONSTRUCTION else NUMBERS
+            most = WEIGHTS if kind == CONSTRUCTION else WEIGHTS // 4
             callable_ = [p for p in same if p.fits and p.in_features * p.out_features <= most]
             chosen = sorted(callable_, key=lambda p: np.prod(p.axes))[-3:]
             edges.append(Edge(kind, "at a larger size", tuple(chosen)))
