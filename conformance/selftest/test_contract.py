@@ -23,7 +23,8 @@ construction: builds kernel-shape bias-shape only-two-parameters parameter-dtype
 initialization: bias-zero kernel-mean kernel-variance kernel-law kernel-independence
     kernel-homogeneity kernel-dispersion kernel-resolution data-free-init
 forward: output-shape affine-value zero-input basis-input integer-exact additive homogeneous
-    batch-independent wrong-width-raises scalar-raises array-likes tall-batch
+    batch-independent wrong-width-raises width-one-raises scalar-raises array-likes
+    tall-batch
 numerics: precision nan-confined inf-confined no-saturation one-product
 dtypes: float32-out half-input integer-input complex-input strict-promotion rank-promotion
     x64-stable

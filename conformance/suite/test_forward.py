@@ -384,12 +384,33 @@ def test_batch_independent(layer: Layer, case: Case) -> None:
 )
 @over(at_most=1)
 def test_wrong_width_raises(layer: Layer, case: Case) -> None:
-    """An x whose last dimension is not in raises, also for a width of 1 and for in = 1."""
+    """An x whose last dimension is not in raises, where neither of the two is 1.
+
+    Where one is 1, see ``forward/width-one-raises``.
+    """
+    n = case.in_features
+    if n > 1:
+        _require_rejected(layer, case, {n - 1, n + 1, case.out_features} - {n, 1})
+
+
+@requirement(
+    "forward/width-one-raises", SHOULD, PARAMETERS, rests_on=["forward/wrong-width-raises"]
+)
+@over(at_most=1)
+def test_width_one_raises(layer: Layer, case: Case) -> None:
+    """An x whose last dimension is not in raises, where one of the two is 1.
+
+    Broadcasting takes the one for as many as it needs: ``jnp.einsum`` does so without a word.
+    """
+    n = case.in_features
+    _require_rejected(layer, case, {1} if n > 1 else {2, 3, case.out_features} - {1})
+
+
+def _require_rejected(layer: Layer, case: Case, widths: set[int]) -> None:
     if not layer.convention.checks_width:
         require.not_applicable("the layer declares that it does not check the width of x")
     n, dense = case.in_features, layer.of(case)
     parameters = dense.parameters
-    widths = {1, n - 1, n + 1, case.out_features} - {n, 0}
     leads = [lead for lead in ((), (n,)) if layer.accepts(lead)]
     for width, lead in itertools.product(sorted(widths), leads):
         x = jax.ShapeDtypeStruct((*lead, width), np.float32)

@@ -66,7 +66,7 @@ ScalarForOneInput = wrong.forward("X084", "forward/scalar-raises", 4)(
     lambda x, k, b: affine(jnp.atleast_1d(x), k, b),
     "With one input a scalar counts as a vector of length 1.",
 )
-EinsumBroadcasts = wrong.forward("X080", "forward/wrong-width-raises", 4)(
+EinsumBroadcasts = wrong.forward("X080", "forward/width-one-raises", 4)(
     lambda x, k, b: jnp.einsum("...i,io->...o", x, k) + b,
     "`jnp.einsum` lets an input of width 1 count for every row of the kernel.",
     seen="jnp.einsum broadcasts 1",
