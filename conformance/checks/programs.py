@@ -7,6 +7,7 @@ program: the derivative is then one with respect to the values that the layer re
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "Counted",
     "affine",
     "call",
+    "compilations",
     "compiled_to_run_once",
     "counted",
     "donating",
@@ -113,6 +115,27 @@ def compiled_to_run_once(traced: Any) -> Any:
         program = lowered.compile(compiler_options=_HARDLY)
         _OLD_EMITTERS.clear()  # the option it was: do not try it again
         return program
+
+
+_LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
+
+
+def compilations() -> int:
+    """Return how many programs this process has compiled, or taken from the compile cache."""
+    return _counter()[0]
+
+
+@functools.lru_cache(maxsize=1)
+def _counter() -> list[int]:
+    """The count, which JAX keeps up to date from now on."""
+    count = [0]
+
+    def listen(event: str, duration_secs: float, **details: str | int) -> None:
+        del duration_secs, details
+        count[0] += event == _LOWERED
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return count
 
 
 def forward(layer: Layer) -> Any:

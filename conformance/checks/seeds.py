@@ -14,7 +14,7 @@ from conformance.checks.mapped_draws import cost_of_a_draw
 from conformance.errors import Cause, Violation
 from conformance.statistics import by_requirement, diagnose_seeds, identify_law, seed_set, structure
 from conformance.statistics.correlation import linked_seeds, seed_shifts
-from conformance.statistics.seeds import BASES, random_seeds
+from conformance.statistics.seeds import BASES, crowd, random_seeds
 
 __all__ = ["require_different", "require_uncorrelated"]
 
@@ -24,6 +24,9 @@ IN_FEATURES, OUT_FEATURES = 6, 129
 # Of few levels, such as signs, two kernels of this size are still never equal by chance; drawing
 # thousands of the larger ones takes a third of a second.
 _SMALL = (4, 40)
+
+_FEWEST = (2, 4)
+"""Sizes of which a hundred thousand kernels cost as much as thousands of the larger ones."""
 
 _NUMBERS = 2**24
 """How many numbers are drawn for the seeds beyond the set: a second of a processor's time."""
@@ -37,25 +40,32 @@ def _numbers(layer: Layer) -> dict[int, np.ndarray]:
     return _drawn(layer)[0]
 
 
-def _drawn(layer: Layer) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-    """That, and small kernels of thousands of seeds more, if one program draws them all."""
+_Drawn = tuple[dict[int, np.ndarray], dict[int, np.ndarray], tuple[np.ndarray, np.ndarray]]
+_NONE = (np.zeros(0, np.uint32), np.zeros((0, 8), np.float32))
 
-    def draw() -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+
+def _drawn(layer: Layer) -> _Drawn:
+    """That, small kernels of thousands of seeds more, and seeds and kernels of a hundred thousand
+    at the smallest size, if one program draws them all.
+    """
+
+    def draw() -> _Drawn:
         profile = profiles.active().name
         seeds, size = seed_set(profile), (IN_FEATURES, OUT_FEATURES)
         if layer.implementation.init is None:
-            return {seed: _output(layer, seed) for seed in seeds}, {}
+            return {seed: _output(layer, seed) for seed in seeds}, {}, _NONE
         # A layer that cuts its kernel from a large block makes the block for each of them.
         more = _NUMBERS // max(cost_of_a_draw(layer, _SMALL) // 4, 1)
         every = seeds + random_seeds(profile)[:more]
-        at_once = drawn_at_once(layer, [(size, seeds), (_SMALL, every)])
+        most = _NUMBERS // max(cost_of_a_draw(layer, _FEWEST) // 4, 1)
+        many = crowd()[:most]
+        at_once = drawn_at_once(layer, [(size, seeds), (_SMALL, every), (_FEWEST, many.tolist())])
         if at_once is None:
-            return _by_seed(seeds, kernels(layer, *size, seeds)), {}
-        return _by_seed(seeds, at_once[0]), _by_seed(every, at_once[1])
+            return _by_seed(seeds, kernels(layer, *size, seeds)), {}, _NONE
+        one, two, three = at_once
+        return _by_seed(seeds, one), _by_seed(every, two), (many, three.reshape(len(many), -1))
 
-    found: tuple[dict[int, np.ndarray], dict[int, np.ndarray]] = layer.remember(
-        "numbers of seeds", draw
-    )
+    found: _Drawn = layer.remember("numbers of seeds", draw)
     return found
 
 
@@ -70,8 +80,10 @@ def _output(layer: Layer, seed: int) -> np.ndarray:
 def require_different(layer: Layer) -> None:
     """Fail on the first two seeds of the set that give the same numbers; say what they share."""
     # The many tell more about what they have in common.
-    for numbers in reversed(_drawn(layer)):
+    few, more, many = _drawn(layer)
+    for numbers in (more, few):
         _require_distinct(layer, numbers)
+    _require_few_collisions(*many)
     if layer.implementation.init is None:
         _require_sign(layer, _numbers(layer))
 
@@ -90,6 +102,32 @@ def _require_distinct(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
                 f"every weight is 0 for {len(zeros)} of {len(numbers)} seeds, not for the others",
             )
         _fail(first, second, f"{len(found.pairs)} of {len(numbers)} seeds repeat another", cause)
+
+
+# One false alarm in as many runs, as of every exact comparison of what is drawn.
+_BY_CHANCE = 1e-12
+
+
+def _require_few_collisions(seeds: np.ndarray, drawn: np.ndarray) -> None:
+    """Fail on two seeds with one kernel, unless kernels of so few levels are equal by chance.
+
+    Of n seeds, n^2/2 pairs are equal with the chance that all their entries are.
+    """
+    if not len(seeds):
+        return
+    _, counts = np.unique(drawn, return_counts=True)
+    equal = float(np.square(counts / drawn.size).sum())
+    if len(seeds) ** 2 / 2 * equal ** drawn.shape[1] > _BY_CHANCE:
+        return
+    rows = np.ascontiguousarray(drawn).view(np.dtype((np.void, drawn[0].nbytes))).ravel()
+    _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
+    again = np.flatnonzero(first[inverse] != np.arange(len(rows)))
+    if not len(again):
+        return
+    bits = np.log2(len(seeds) ** 2 / 2 / len(again))
+    one, other = int(seeds[first[inverse][again[0]]]), int(seeds[again[0]])
+    more = f"{len(again)} of {len(seeds)} seeds repeat another"
+    _fail(one, other, more, f"as many seeds collide as in a hash of about {bits:.0f} bits.")
 
 
 def _constant(layer: Layer) -> str:
@@ -155,9 +193,30 @@ def require_uncorrelated(layer: Layer) -> None:
         linked_seeds(values, neighbours, "neighbouring seeds"),
         linked_seeds(values, flips, "seeds that differ in one bit"),
         seed_shifts(values[: min(len(values), 33)]),
+        linked_seeds(*_magnitudes(values, neighbours), "neighbouring seeds (magnitudes)"),
     ]
     evidence += by_requirement.seeds_row(within)
     judge(evidence, "", finite or None)
+
+
+def _magnitudes(
+    values: np.ndarray, links: Sequence[tuple[int, int]]
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Return differences of magnitudes, and links between them, as `linked_seeds` takes them.
+
+    Of two links (a, b) and (c, d) without a kernel in common, |a| - |c| and |b| - |d|: each is
+    symmetric about 0 where kernels are independent.
+    """
+    apart: list[tuple[int, int]] = []
+    used: set[int] = set()
+    for link in links:
+        if used.isdisjoint(link):
+            used.update(link)
+            apart.append(link)
+    size = np.abs(values)
+    pairs = list(zip(apart[::2], apart[1::2], strict=False))
+    rows = [size[one[side]] - size[two[side]] for one, two in pairs for side in (0, 1)]
+    return np.stack(rows or [values[0]]), [(2 * i, 2 * i + 1) for i in range(len(pairs))]
 
 
 def _require_own_rows(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:

@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -65,6 +66,12 @@ def random_seeds(profile: str) -> tuple[int, ...]:
     wanted = _RANDOM.get(profile, _RANDOM_OTHERWISE)
     drawn = dict.fromkeys(generator.randrange(DOMAIN) for _ in range(wanted))
     return tuple(sorted(drawn.keys() - set(seed_set(profile))))
+
+
+@lru_cache(maxsize=1)
+def crowd() -> np.ndarray:
+    """Return a hundred thousand seeds, as uint32: two of them meet in a hash to 28 bits surely."""
+    return np.unique(np.random.default_rng(17).integers(0, DOMAIN, 100_000, np.uint32))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import contextvars
+import gc
 import io
 import itertools
 import random
@@ -15,9 +16,11 @@ from conformance.checks import require
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer, as_jax
 from conformance.checks.programs import FEW_SIZES
-from conformance.contract.requirement import ANY, MAY, MUST, requirement
+from conformance.contract.requirement import ANY, MAY, MUST, SHOULD, requirement
 from conformance.isolation import snapshot
 from conformance.jax_setup.lazy import jax, jnp
+
+_CALLS = 20
 
 
 def _construct_and_call(layer: Layer, case: Case, x: np.ndarray, *, as_given: bool = False) -> None:
@@ -118,6 +121,38 @@ def _left_in_a_thread(layer: Layer, case: Case) -> list[str]:
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
         return thread.submit(contextvars.copy_context().run, use).result()
+
+
+@requirement(
+    "purity/nothing-kept",
+    SHOULD,
+    ANY,
+    rests_on=["purity/input-kept", "forward/output-shape"],
+)
+@over(sizes=FEW_SIZES[-1:], at_most=1)
+def test_nothing_kept(layer: Layer, case: Case) -> None:
+    """Calls keep no array alive: after twenty more of them there are as many arrays as before.
+
+    A list or a cache that grows with every call fills the memory of whoever serves the layer.
+    """
+    f, values = layer.at(case), case.normal("x", *layer.fewest, case.in_features)
+
+    def alive(calls: int) -> int:
+        for _ in range(calls):
+            jax.block_until_ready(f(values))
+        return len(jax.live_arrays())
+
+    before = alive(2)
+    after = alive(_CALLS)
+    if after > before:
+        gc.collect()
+        after = alive(0)
+    require.that(
+        after <= before,
+        f"after {_CALLS} more calls, {after - before} more arrays are alive",
+        accepted="none",
+        cause="every call keeps an array, as in a list or in a cache",
+    )
 
 
 @requirement("purity/silent", MAY, ANY, rests_on=["construction/builds"])

@@ -362,6 +362,37 @@ def test_no_leaks(layer: Layer, case: Case) -> None:
 
 
 @requirement(
+    "transforms/compiled-once",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["transforms/one-trace", "seeding/repeatable-call"],
+)
+@over(sizes=programs.FEW_SIZES[-1:], at_most=1)
+def test_compiled_once(layer: Layer, case: Case) -> None:
+    """Outside of jit, a second call of a shape compiles nothing, and neither does the first one of
+    another instance.
+
+    A function that is compiled anew in every call makes it a hundred times slower. A loop that is
+    written with ``jax.lax.map`` or ``scan`` is compiled anew outside of jit, and is left out.
+    """
+    if jaxprs.loops(programs.traced(layer, case)):
+        require.not_applicable("it has a loop, which JAX compiles anew in every call")
+    x = as_jax(case.normal("x", *(BATCH if layer.accepts(BATCH) else ()), case.in_features))
+    first, second = layer.of(case), layer.written(case)
+    jax.block_until_ready(first(x))
+    for which, dense in (("the second call", first), ("a call of another instance", second)):
+        before = programs.compilations()
+        jax.block_until_ready(dense(x))
+        found = programs.compilations() - before
+        require.that(
+            found == 0,
+            f"{which} compiles {found} program{'s' if found > 1 else ''}",
+            accepted="none",
+            cause="a function is compiled anew in every call: jax.jit is applied inside of it",
+        )
+
+
+@requirement(
     "transforms/traced-first",
     SHOULD,
     PARAMETERS,

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import Array
 
 from implementations.defects import wrong
-from implementations.defects.base import affine, is_traced
+from implementations.defects.base import affine, is_traced, scaled_normal
 from implementations.defects.record import name_layers
 
 SCRATCH: dict[str, Array] = {}
@@ -57,6 +58,49 @@ def PinsDefault(x: Array, kernel: Array, bias: Array) -> Array:
     """The product is pinned to the default precision."""
     y = jnp.matmul(x, kernel, precision="default")
     return y + jnp.broadcast_to(bias, y.shape)
+
+
+@wrong.forward("X955", "transforms/compiled-once", 2, cause="jax.jit is applied inside")
+def CompiledInEveryCall(x: Array, kernel: Array, bias: Array) -> Array:
+    """A new function is compiled in every call."""
+    return jax.jit(lambda x: affine(x, kernel, bias))(x)
+
+
+MEANS: list[Array] = []
+
+
+@wrong.when_called("X956", "purity/nothing-kept", 3, cause="keeps an array")
+def KeepsMeans(x: Array, kernel: Array, bias: Array) -> None:
+    """The mean of every input is kept in a list of the module."""
+    if not is_traced(x, kernel, bias):
+        MEANS.append(x.mean())
+
+
+@wrong.key("X957", "seeding/key-kinds", 4)
+def TwoWords(rngs: Any) -> Array:
+    """The key is taken apart into the two words that keys of threefry have."""
+    first, second = jax.random.key_data(rngs.params())
+    return jax.random.wrap_key_data(jnp.stack([first, second]), impl="threefry2x32")
+
+
+HashedTo28Bits = wrong.seed(
+    "X958",
+    5,
+    "The seed is multiplied, and the lowest four bits of the product are dropped.",
+    lambda seed: (seed * jnp.uint32(2654435761)) >> 4,
+)
+
+
+@wrong.init("X959", "seeding/seeds-differ", 5, collateral=("seeding/key-kinds",))
+def SignsOfTheNeighbour(self: Any, n: int, m: int, *, rngs: Any) -> None:
+    """A seed and its neighbour share the magnitudes of their kernels, and not the signs."""
+    words = jax.random.key_data(rngs.params.key[...])
+    rngs.params()
+    own, pair = map(jax.random.wrap_key_data, (words, words >> 1 << 1))
+    kernel = jnp.abs(scaled_normal(pair, n, m))
+    signs = jax.random.rademacher(jax.random.fold_in(own, 1), (n, m), jnp.float32)
+    self.kernel = nnx.Param(kernel * signs)
+    self.bias = nnx.Param(jnp.zeros((m,), jnp.float32))
 
 
 name_layers(globals())
