@@ -11,6 +11,7 @@ from conformance.checks.profiles import DEFAULT, PROFILES
 from conformance.cli import describe, matrix, report
 from conformance.cli.bench import bench, bench_arguments
 from conformance.cli.help import help_arguments, show_help
+from conformance.cli.listing import list_arguments, show_list
 from conformance.cli.output import (
     STANDARD_OUTPUT,
     for_other_tools,
@@ -218,17 +219,6 @@ def _calibrate(options: argparse.Namespace, _: Sequence[str]) -> int:
     return run(options)
 
 
-def _list_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--markdown", action="store_true", help="the contract as a document")
-
-
-def _list(options: argparse.Namespace, _: Sequence[str]) -> int:
-    from conformance.report.contract import markdown, plain_listing
-
-    print(markdown() if options.markdown else plain_listing(), end="")
-    return 0
-
-
 def _selftest_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "layers",
@@ -356,7 +346,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
         bench,
     ),
     "help": ("show a page of the documentation", help_arguments, show_help),
-    "list": ("list the implementations and the requirements", _list_arguments, _list),
+    "list": (
+        "list the implementations, the requirements and the profiles",
+        list_arguments,
+        show_list,
+    ),
     "report": (
         "make a page, a Markdown summary or a badge of results files",
         report.report_arguments,

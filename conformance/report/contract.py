@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from itertools import groupby
+from typing import Any
 
+from conformance.checks.profiles import PROFILES
 from conformance.contract.catalogue import catalogue, rests_on
 from conformance.contract.requirement import AREAS, Requirement
 from conformance.layers.registry import Entry, registered
@@ -63,6 +65,36 @@ def library_shown(entry: Entry) -> str:
     return f"{name} {version(name) or '(not installed)'}"
 
 
+def as_data() -> dict[str, Any]:
+    """Return implementations, requirements and profiles as JSON values."""
+    return {
+        "implementations": [
+            {
+                "name": entry.name,
+                "id": entry.id,
+                "spec": entry.spec,
+                "library": library_shown(entry),
+                "needs_extra": entry.missing,
+            }
+            for entry in registered()
+        ],
+        "requirements": [
+            {
+                "id": row.id,
+                "level": str(row.level),
+                "needs": [str(need) for need in row.needs],
+                "statement": row.statement,
+                "rationale": row.rationale,
+                "rests_on": list(rests_on(row, catalogue())),
+                "presumes": [str(presumed) for presumed in row.presumes],
+                "declared": row.declared,
+            }
+            for row in _rows()
+        ],
+        "profiles": {name: profile.statement() for name, profile in PROFILES.items()},
+    }
+
+
 def plain_listing(width: int = 100) -> str:
     """Implementations and requirements, for a terminal or a pipe."""
     lines = ["implementations"]
@@ -79,4 +111,10 @@ def plain_listing(width: int = 100) -> str:
             lines += textwrap.wrap(
                 row.statement, width, initial_indent=head, subsequent_indent=" " * len(head)
             )
+    lines += ["", "profiles"]
+    for name, profile in PROFILES.items():
+        head = f"  {name:10}"
+        lines += textwrap.wrap(
+            profile.statement(), width, initial_indent=head, subsequent_indent=" " * len(head)
+        )
     return "\n".join(lines) + "\n"

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from conformance.checks.profiles import PROFILES
+from conformance.cli.main import main
+from conformance.contract.catalogue import catalogue
 
 GOOD = """
 import jax, jax.numpy as jnp
@@ -196,3 +198,15 @@ def test_pytest_runs_the_suite_anywhere(mine: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "conforms: MUST 4/4" in done.stdout
     assert "5 passed" in done.stdout
+
+
+def test_the_list_is_data_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    """Implementations, every requirement with its level, and what each profile can detect."""
+    assert main(["list", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {row["id"] for row in found["requirements"]} == {row.id for row in catalogue()}
+    assert {row["level"] for row in found["requirements"]} == {"MUST", "SHOULD", "MAY"}
+    assert "nnx.Linear" in [entry["name"] for entry in found["implementations"]]
+    assert set(found["profiles"]) == set(PROFILES)
+    assert main(["list"]) == 0
+    assert found["profiles"]["quick"] in " ".join(capsys.readouterr().out.split())

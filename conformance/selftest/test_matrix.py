@@ -65,6 +65,32 @@ def test_kernels_are_the_same_nearly_the_same_or_others() -> None:
     assert found.change
 
 
+def test_a_kernel_with_nothing_to_compare_it_with_has_no_letter() -> None:
+    """The newest environment did not record one, so that A would be the kernel of nobody."""
+    runs = [
+        run({"fingerprint": "old", "entries": packed(0.5)}, jax="0.4.38"),
+        run({"fingerprint": "new", "entries": packed(1.0)}, jax="0.7.2"),
+        run(None, jax="0.10.2"),
+    ]
+    (found,) = kernels(runs)
+    assert found.kinds == ("?", "?", "")
+    assert "? a kernel with nothing to compare it with" in " ".join(
+        Summary(tuple(runs)).explanation()
+    )
+
+
+def test_a_truncated_file_is_missing_and_ends_nothing(tmp_path: Path) -> None:
+    """Whether its environment was expected or not."""
+    written(tmp_path, "good", results(1, 3, wrong=0.0))
+    (tmp_path / "cut.json").write_text(text_of(results(1, 3, **NEWER))[:-100], encoding="utf-8")
+    for expected in (["good"], ["good", "cut"]):
+        runs, missing = collect(tmp_path, expected)
+        assert len(runs) == 1
+        (line,) = missing
+        assert line.startswith("cut: ")
+        assert "is truncated" in line
+
+
 def test_rows_that_changed_in_the_same_way_share_a_line() -> None:
     """The rare outcome is named with its environments, the usual one last."""
     found = results(2, 12, wrong=0.0, **NEWER)

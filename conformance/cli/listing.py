@@ -1,0 +1,31 @@
+"""``dense-conformance list``: what can be checked, against what, and how closely."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+__all__ = ["list_arguments", "show_list"]
+
+
+def list_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``list``."""
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="the contract as a document")
+    form.add_argument(
+        "--json", action="store_true", help="implementations, requirements and profiles as data"
+    )
+
+
+def show_list(options: argparse.Namespace, _: Sequence[str]) -> int:
+    """Print the implementations, the requirements and the profiles."""
+    from conformance.report import contract
+
+    if options.json:
+        text = json.dumps(contract.as_data(), indent=1, ensure_ascii=False) + "\n"
+    else:
+        text = contract.markdown() if options.markdown else contract.plain_listing()
+    sys.stdout.write(text)
+    return 0
