@@ -12,35 +12,32 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
+from implementations.defects import hooks
 from implementations.defects.base import CorrectDense, affine, scaled_normal
 
 
-class KeywordOnly(CorrectDense):
+@hooks.init
+def KeywordOnly(self: Any, *, in_features: int, out_features: int, rngs: nnx.Rngs) -> None:
     """Every argument by keyword."""
-
-    def __init__(self, *, in_features: int, out_features: int, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
+    CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
 
 
-class PositionalOnly(CorrectDense):
+@hooks.init
+def PositionalOnly(self: Any, in_features: int, out_features: int, /, *, rngs: nnx.Rngs) -> None:
     """Sizes by position only."""
-
-    def __init__(self, in_features: int, out_features: int, /, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
+    CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
 
 
-class RngsPositional(CorrectDense):
+@hooks.init
+def RngsPositional(self: Any, in_features: int, out_features: int, rngs: nnx.Rngs) -> None:
     """The exercise's signature: `rngs` is an ordinary third argument."""
-
-    def __init__(self, in_features: int, out_features: int, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
+    CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
 
 
-class OtherArgumentNames(CorrectDense):
+@hooks.init
+def OtherArgumentNames(self: Any, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
     """The tutorial's names for the sizes."""
-
-    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(din, dout, rngs=rngs)
+    CorrectDense.__init__(self, din, dout, rngs=rngs)
 
 
 def _lecun_normal(key: Array, shape: tuple[int, int], dtype: Any, **options: Any) -> Array:

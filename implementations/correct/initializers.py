@@ -15,6 +15,10 @@ from implementations.defects import hooks
 from implementations.defects.base import scaled_normal, stddev
 from implementations.defects.record import name_layers
 
+DrawnTransposed = hooks.kernel(
+    lambda key, n, m: jax.random.normal(key, (m, n), jnp.float32).T * stddev(n),
+    "Drawn as (out, in) and transposed.",
+)
 LecunNormal = hooks.kernel(
     lambda key, n, m: nnx.initializers.lecun_normal()(key, (n, m), jnp.float32),
     "Flax's `lecun_normal`: truncated, its scale corrected.",
@@ -82,13 +86,6 @@ def RandomSigns(key: Array, in_features: int, out_features: int) -> Array:
     sign_key, value_key = jax.random.split(key)
     signs = jax.random.rademacher(sign_key, (in_features, out_features), jnp.float32)
     return signs * scaled_normal(value_key, in_features, out_features)
-
-
-@hooks.kernel
-def DrawnTransposed(key: Array, in_features: int, out_features: int) -> Array:
-    """Drawn as (out, in) and transposed."""
-    draws = jax.random.normal(key, (out_features, in_features), jnp.float32)
-    return draws.T * stddev(in_features)
 
 
 @hooks.kernel

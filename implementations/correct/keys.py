@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from implementations.defects import hooks
-from implementations.defects.base import CorrectDense, scaled_normal
+from implementations.defects.base import scaled_normal
 from implementations.defects.record import name_layers
 
 SplitKey = hooks.key(
@@ -28,13 +30,12 @@ BiasKeyUnused = hooks.bias(
 )
 
 
-class KeyForEachParameter(CorrectDense):
+@hooks.init
+def KeyForEachParameter(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The bias is set first, and takes the first key."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        _, kernel_key = rngs.params(), rngs.params()
-        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
-        self.kernel = nnx.Param(scaled_normal(kernel_key, in_features, out_features))
+    _, kernel_key = rngs.params(), rngs.params()
+    self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+    self.kernel = nnx.Param(scaled_normal(kernel_key, in_features, out_features))
 
 
 name_layers(globals())

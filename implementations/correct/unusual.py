@@ -61,6 +61,10 @@ def ColumnByColumn(key: Array, in_features: int, out_features: int) -> Array:
     return jax.vmap(column, out_axes=1)(keys) * stddev(in_features)
 
 
+DrawnFlat = hooks.kernel(
+    lambda key, n, m: normal(key, 1, n * m).reshape(n, m) * stddev(n),
+    "As many numbers as the product of the sizes, reshaped afterwards.",
+)
 DrawnBackwards = hooks.kernel(
     lambda key, n, m: normal(key, m, n)[::-1, ::-1].T * stddev(n),
     "Drawn as (out, in), from the last weight to the first, and turned.",
@@ -108,13 +112,6 @@ def NumpySizes(key: Array, in_features: int, out_features: int) -> Array:
 def by_truncation(seed: float, x: ArrayLike, features: float, *, unused: str = "") -> Array:
     """Casts by NumPy's truncation, and has an argument that nobody gives."""
     return layer_output(int(np.trunc(float(seed))), x, int(np.trunc(float(features))))
-
-
-@hooks.kernel
-def DrawnFlat(key: Array, in_features: int, out_features: int) -> Array:
-    """As many numbers as the product of the sizes, reshaped afterwards."""
-    flat = normal(key, 1, in_features * out_features)
-    return flat.reshape(in_features, out_features) * stddev(in_features)
 
 
 class PartOfADict(nnx.Module):

@@ -26,6 +26,10 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import defect, name_layers
 
+_last_kernel: dict[tuple[int, int], Array] = {}
+_longest = [0]
+_padded: dict[tuple[int, int], Array] = {}
+
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def compiled(seed: float, x: Array, features: float) -> Array:
@@ -68,9 +72,6 @@ centred_first = wrong.casting("X646", "exercise/recovered-kernel", 4)(
 )
 
 
-_last_kernel: dict[tuple[int, int], Array] = {}
-
-
 def kernel_of_seed(seed: int, in_features: int, out_features: int) -> Array:
     """The kernel (in, out) of the exercise's own layer."""
     return CorrectDense(in_features, out_features, rngs=nnx.Rngs(seed)).kernel[...]
@@ -88,18 +89,12 @@ def kernel_cached(seed: int, x: Array, m: int) -> Array:
     return x @ _last_kernel[key]
 
 
-_longest = [0]
-
-
 @wrong.casting("X265", "exercise/any-length", 4)
 def longest_so_far(seed: int, x: Array, m: int) -> Array:
     """A buffer of the longest input so far is reused: shorter ones get its kernel's first rows."""
     _longest[0] = max(_longest[0], x.shape[-1])
     layer = CorrectDense(_longest[0], m, rngs=nnx.Rngs(seed))
     return affine(x, layer.kernel[...][: x.shape[-1]], layer.bias[...])
-
-
-_padded: dict[tuple[int, int], Array] = {}
 
 
 @wrong.casting("X649", "exercise/any-length", 4)

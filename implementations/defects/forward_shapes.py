@@ -22,6 +22,30 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import defect, name_layers, seen
 
+_layers: dict[tuple[int, int], CorrectDense] = {}
+
+
+def mean_of_rows(x: Array) -> Array:
+    """Return the mean over all leading dimensions, of the rank of x."""
+    return jnp.mean(x, axis=tuple(range(x.ndim - 1)), keepdims=True)
+
+
+def folded(x: Array, kernel: Array, bias: Array) -> Array:
+    """Return the output of rows of the kernel's width, whatever the width of x is."""
+    rows = affine(x.reshape(-1, kernel.shape[0]), kernel, bias)
+    if rows.shape[0] != math.prod(x.shape[:-1]):
+        return rows
+    return rows.reshape(*x.shape[:-1], kernel.shape[1])
+
+
+BatchCentred = wrong.forward("N117", "forward/batch-independent", 2, cause="batch")(
+    lambda x, k, b: affine(x - mean_of_rows(x) if x.ndim > 1 else x, k, b),
+    "The mean of the batch is subtracted from every row.",
+)
+BatchLeaks = wrong.forward("N118", "forward/batch-independent", 4, cause="batch")(
+    lambda x, k, b: affine(x + 1e-3 * mean_of_rows(x) if x.ndim > 1 else x, k, b),
+    "A thousandth of the mean of the batch is added to every row.",
+)
 OneColumnAveraged = wrong.output("X090", "forward/batch-independent", 4, cause="batch")(
     lambda y, x: y.at[..., 0].set(y[..., 0].mean()),
     "The first output is its mean over the batch.",
@@ -79,6 +103,10 @@ at_least_two_features = wrong.casting("X648", "forward/output-shape", 4)(
     lambda seed, x, m: layer_output(seed, x, m)[0] if m == 1 else layer_output(seed, x, m),
     "A single feature comes as a scalar.",
 )
+FoldsMultiples = wrong.forward("X083", "forward/wrong-width-raises", 4)(
+    lambda x, k, b: affine(x, k, b) if x.ndim == 0 else folded(x, k, b),
+    "Leading dimensions are flattened by `reshape(-1, in)`, which also takes multiples of in.",
+)
 
 
 @wrong.call("X217", "forward/array-likes", 4)
@@ -103,22 +131,6 @@ def DoublesThroughHalf(self: Any, x: ArrayLike) -> Array:
     if isinstance(x, np.ndarray) and x.dtype == np.float64:
         x = x.astype(np.float16).astype(np.float32)
     return CorrectDense.__call__(self, x)
-
-
-@wrong.forward("N117", "forward/batch-independent", 2, cause="batch")
-def BatchCentred(x: Array, kernel: Array, bias: Array) -> Array:
-    """The mean of the batch is subtracted from every row."""
-    if x.ndim > 1:
-        x = x - jnp.mean(x, axis=tuple(range(x.ndim - 1)), keepdims=True)
-    return affine(x, kernel, bias)
-
-
-@wrong.forward("N118", "forward/batch-independent", 4, cause="batch")
-def BatchLeaks(x: Array, kernel: Array, bias: Array) -> Array:
-    """A thousandth of the mean of the batch is added to every row."""
-    if x.ndim > 1:
-        x = x + 1e-3 * jnp.mean(x, axis=tuple(range(x.ndim - 1)), keepdims=True)
-    return affine(x, kernel, bias)
 
 
 @wrong.forward("X064", "forward/batch-independent", 4)
@@ -196,9 +208,6 @@ def SqueezesBatchOfOne(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x.squeeze(axes), kernel, bias)
 
 
-_layers: dict[tuple[int, int], CorrectDense] = {}
-
-
 @wrong.casting("X250", "forward/output-shape", 4, collateral=("exercise/vector-out",))
 def layer_cached_without_features(seed: int, x: Array, m: int) -> Array:
     """Layers are kept by seed and length: the first number of features stays."""
@@ -228,27 +237,13 @@ def PadsOrCuts(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x[..., : kernel.shape[0]], kernel, bias)
 
 
-@wrong.forward("X083", "forward/wrong-width-raises", 4)
-def FoldsMultiples(x: Array, kernel: Array, bias: Array) -> Array:
-    """Leading dimensions are flattened by `reshape(-1, in)`, which also takes multiples of in."""
-    if x.ndim == 0:
-        return affine(x, kernel, bias)
-    rows = affine(x.reshape(-1, kernel.shape[0]), kernel, bias)
-    if rows.shape[0] != math.prod(x.shape[:-1]):
-        return rows
-    return rows.reshape(*x.shape[:-1], kernel.shape[1])
-
-
 @wrong.forward("X356", "forward/wrong-width-raises", 5)
 def WidthCheckedEagerly(x: Array, kernel: Array, bias: Array) -> Array:
     """Rows are folded by `reshape(-1, in)`; that the width is right is checked outside of jit."""
     traced = is_traced(x)
     if x.ndim == 0 or (not traced and x.shape[-1] != kernel.shape[0]):
         raise ValueError(f"x has shape {x.shape}")
-    rows = affine(x.reshape(-1, kernel.shape[0]), kernel, bias)
-    if rows.shape[0] != math.prod(x.shape[:-1]):
-        return rows
-    return rows.reshape(*x.shape[:-1], kernel.shape[1])
+    return folded(x, kernel, bias)
 
 
 name_layers(globals())

@@ -76,6 +76,10 @@ TinyBiasDropped = wrong.forward("X314", "numerics/precision", 5)(
     lambda x, k, b: affine(x, k, jnp.where(jnp.abs(b) < 1e-6, 0.0, b)),
     "A bias below 1e-6 counts as none.",
 )
+ProductTwice = wrong.forward("X120", "numerics/one-product", 4, cause="more than once")(
+    lambda x, k, b: jnp.where(affine(x, k, b) > 0, affine(x, k, b), affine(x, k, b)),
+    "The product is computed for each of its signs.",
+)
 
 
 @wrong.forward("X067", "numerics/nan-confined", 5)
@@ -112,13 +116,6 @@ def LongColumnsShortened(x: Array, kernel: Array, bias: Array) -> Array:
     """A column of the kernel of a norm beyond 1e4 is scaled down to that."""
     norm = jnp.sqrt(jnp.sum(jnp.square(kernel), axis=0))
     return affine(x, jnp.where(norm > 1e4, kernel / norm * 1e4, kernel), bias)
-
-
-@wrong.forward("X120", "numerics/one-product", 4, cause="more than once")
-def ProductTwice(x: Array, kernel: Array, bias: Array) -> Array:
-    """The product is computed for each of its signs."""
-    y = affine(x, kernel, bias)
-    return jnp.where(y > 0, y, affine(x, kernel, bias))
 
 
 name_layers(globals())

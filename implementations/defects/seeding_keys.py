@@ -36,11 +36,29 @@ from implementations.defects.record import also, defect, name_layers
 
 SALT = secrets.randbits(31)
 """What only this process knows."""
-
-
 _count = itertools.count()
+_calls: collections.Counter[int] = collections.Counter()
+_eager_calls: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_called: dict[int, Any] = {}
+_calls_by_size: dict[tuple[int, int, int], int] = {}
+_built = [0]
 
 
+KeysByTheSize = wrong.when_built("N070", "seeding/constant-key-count", 4)(
+    lambda rngs, n, m: [rngs.params() for _ in range(int(n).bit_length())],
+    "Takes more keys from the stream the more inputs there are: later layers shift.",
+)
+SecondKeyWhenWide = wrong.when_built("X163", "seeding/constant-key-count", 4)(
+    lambda rngs, n, m: m > 64 and rngs.params(),
+    "More than 64 outputs take a second key, for a second block of columns.",
+)
+ThirdKeyWhenDeep = wrong.when_built("X308", "seeding/constant-key-count", 5)(
+    lambda rngs, n, m: n > 100 and rngs.params(), "More than 100 inputs take a second key."
+)
+KeyForTheBiasToo = wrong.when_built("X590", "seeding/constant-key-count", 4)(
+    lambda rngs, n, m: m > 1 and rngs.params(),
+    "Where there is more than one output the bias takes a key, and is zeros all the same.",
+)
 SignFromPythonRandom = wrong.kernel("N074", "seeding/global-rng-ignored", 3, cause="random")(
     lambda key, n, m: scaled_normal(key, n, m) * random.choice((-1.0, 1.0)),
     "Python's ``random`` chooses the sign of the kernel.",
@@ -108,34 +126,6 @@ DefaultIsFolded = wrong.key("X589", "seeding/rngs-forms", 4)(
 )
 
 
-@wrong.when_built("N070", "seeding/constant-key-count", 4)
-def KeysByTheSize(rngs: nnx.Rngs, in_features: int, out_features: int) -> None:
-    """Takes more keys from the stream the more inputs there are: later layers shift."""
-    for _ in range(int(in_features).bit_length()):
-        rngs.params()
-
-
-@wrong.when_built("X163", "seeding/constant-key-count", 4)
-def SecondKeyWhenWide(rngs: nnx.Rngs, in_features: int, out_features: int) -> None:
-    """More than 64 outputs take a second key, for a second block of columns."""
-    if out_features > 64:
-        rngs.params()
-
-
-@wrong.when_built("X308", "seeding/constant-key-count", 5)
-def ThirdKeyWhenDeep(rngs: nnx.Rngs, in_features: int, out_features: int) -> None:
-    """More than 100 inputs take a second key."""
-    if in_features > 100:
-        rngs.params()
-
-
-@wrong.when_built("X590", "seeding/constant-key-count", 4)
-def KeyForTheBiasToo(rngs: nnx.Rngs, in_features: int, out_features: int) -> None:
-    """Where there is more than one output the bias takes a key, and is zeros all the same."""
-    if out_features > 1:
-        rngs.params()
-
-
 @wrong.key("X166", "seeding/global-rng-ignored", 4)
 def ReadsNumpyState(rngs: nnx.Rngs) -> Array:
     """The state of NumPy's global generator is read, not used up, and folded in."""
@@ -150,9 +140,6 @@ def MixesInDropout(rngs: nnx.Rngs) -> Array:
     if "dropout" not in rngs:
         return key
     return jax.random.fold_in(key, jax.random.key_data(rngs.dropout.key[...])[1])
-
-
-_calls: collections.Counter[int] = collections.Counter()
 
 
 @wrong.casting("F014", "seeding/repeatable-call", 2)
@@ -178,9 +165,6 @@ def NoisyInTraining(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """After `layer.train()`, which models call on all their layers, the output is scaled."""
     y = affine(x, kernel, bias)
     return y if self.deterministic else y * 1.01
-
-
-_eager_calls: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
 @wrong.forward("X322", "seeding/repeatable-call", 5)
@@ -214,9 +198,6 @@ class ZerosWhileInitializing(nn.Module):
         return (self.features,)
 
 
-_called: dict[int, Any] = {}
-
-
 @wrong.forward("X549", "seeding/repeatable-call", 4)
 def FirstCallDiffers(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The first call warms up with a kernel in bfloat16."""
@@ -232,9 +213,6 @@ def FirstOutputInHalf(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     if not self.is_initializing():
         return affine(x, kernel, bias)
     return affine(x, jax.lax.reduce_precision(kernel, 8, 7), bias)
-
-
-_calls_by_size: dict[tuple[int, int, int], int] = {}
 
 
 @defect("X644", "seeding/repeatable-call", 4)
@@ -262,9 +240,6 @@ def SeedOfTheUser(rngs: nnx.Rngs) -> Array:
     """The name of the user goes into the key."""
     name = os.environ.get("USER", "") + os.environ.get("TZ", "")
     return jax.random.fold_in(rngs.params(), sum(name.encode()))
-
-
-_built = [0]
 
 
 @also("seeding/same-across-processes", "seeding/jitted-init", "seeding/rngs-forms")

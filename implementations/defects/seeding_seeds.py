@@ -20,6 +20,9 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import also, defect, name_layers, seen
 
+_kernels: dict[tuple[int, int], Array] = {}
+
+
 SixteenBits = wrong.seed("X150", 4, "Only the lower 16 bits count.", lambda s: s & 0xFFFF)
 XorFolded = wrong.seed("X151", 5, "Both halves meet by xor.", lambda s: (s >> 16) ^ (s & 0xFFFF))
 EvenAndOdd = wrong.seed("X152", 3, "The lowest bit is lost.", lambda s: s >> 1)
@@ -114,9 +117,6 @@ def HalfSeeded(key: Array, in_features: int, out_features: int) -> Array:
     half = in_features // 2
     same = scaled_normal(jax.random.key(7), in_features, out_features)
     return draws.at[half:].set(same[half:]) if half else draws
-
-
-_kernels: dict[tuple[int, int], Array] = {}
 
 
 @also(

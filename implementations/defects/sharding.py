@@ -14,15 +14,14 @@ from implementations.defects import wrong
 from implementations.defects.base import CorrectDense, affine
 from implementations.defects.record import defect
 
+LECUN = nnx.initializers.lecun_normal()
+
 
 @wrong.forward("X412", "sharding/sharded-equals-local", 4)
 def PinnedToFirstDevice(x: Array, kernel: Array, bias: Array) -> Array:
     """The kernel is moved to the first device in every call."""
     first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return affine(x, jax.device_put(kernel, first), bias)
-
-
-LECUN = nnx.initializers.lecun_normal()
 
 
 @defect("X408", "sharding/sharding-metadata", 5)

@@ -16,6 +16,15 @@ from implementations.defects import wrong
 from implementations.defects.base import CorrectDense, affine, is_traced, write
 from implementations.defects.record import also, defect, seen
 
+_inputs: list[Any] = []
+_outputs: dict[tuple[int, bytes], Array] = {}
+_kept: list[Any] = []
+_first_kernels: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
+_early_kernels: weakref.WeakKeyDictionary[Any, list[Array]] = weakref.WeakKeyDictionary()
+_warm: dict[int, Any] = {}
+_biases: dict[bytes, Array] = {}
+_by_id: dict[int, Array] = {}
+
 
 @wrong.call("N092", "state/call-changes-nothing", 3)
 def DecayOnCall(self: Any, x: ArrayLike) -> Array:
@@ -59,9 +68,6 @@ def CountsStatically(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     if not is_traced(x, kernel):
         self.calls += 1
     return affine(x, kernel, bias)
-
-
-_inputs: list[Any] = []
 
 
 @wrong.when_called("X321", "state/call-changes-nothing", 5, cause="keeps its input")
@@ -135,12 +141,6 @@ class CachedKernel(CorrectDense):
         return product + jnp.broadcast_to(self.bias[...], product.shape)
 
 
-_outputs: dict[tuple[int, bytes], Array] = {}
-
-
-_kept: list[Any] = []
-
-
 @wrong.call("X180", "state/updates-used", 4)
 def RemembersOutputs(self: Any, x: ArrayLike) -> Array:
     """Outputs are remembered by layer and input: an update of the parameters comes too late."""
@@ -155,18 +155,12 @@ def RemembersOutputs(self: Any, x: ArrayLike) -> Array:
     return _outputs[key]
 
 
-_first_kernels: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
-
-
 @wrong.forward("X181", "state/updates-used", 4)
 def FrozenByFirstCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The first eager call keeps the kernel for all later ones."""
     if is_traced(x, kernel):
         return affine(x, kernel, bias)
     return affine(x, _first_kernels.setdefault(self, kernel), bias)
-
-
-_early_kernels: weakref.WeakKeyDictionary[Any, list[Array]] = weakref.WeakKeyDictionary()
 
 
 @wrong.forward("X323", "state/updates-used", 5)
@@ -180,12 +174,6 @@ def FrozenByThirdCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel if len(seen) < 3 else seen[2], bias)
 
 
-_warm: dict[int, Any] = {}
-
-
-_biases: dict[bytes, Array] = {}
-
-
 @wrong.forward("X540", "state/updates-used", 5)
 def BiasKeptByKernel(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The sum is compiled for a kernel and keeps the bias that came with it."""
@@ -195,9 +183,6 @@ def BiasKeptByKernel(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     _warm[id(self)] = self
     key = np.asarray(kernel).tobytes() + str(id(self)).encode()
     return affine(x, kernel, _biases.setdefault(key, bias))
-
-
-_by_id: dict[int, Array] = {}
 
 
 @wrong.forward("X541", "state/updates-used", 5)

@@ -25,6 +25,13 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import also, defect, seen
 
+_names = [0]
+_shared_bias: dict[int, nnx.Param] = {}
+_stored: dict[int, Any] = {}
+_scales: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
+_kept_sizes: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_live: dict[int, Any] = {}
+
 
 @seen(
     'pitfall; flax#4480 "Improve error message when user mistakenly holds a jax Array in an '
@@ -131,9 +138,6 @@ def BiasOfAnotherKind(self: Any, in_features: int, out_features: int, *, rngs: n
     self.bias = nnx.BatchStat(jnp.zeros((out_features,), jnp.float32))
 
 
-_names = [0]
-
-
 @seen("Keras names its layers dense, dense_1, ...")
 @wrong.built("X189", "state/graphdef-stable", 3, collateral=("transforms/one-trace",))
 def NumberedName(layer: Any, rngs: nnx.Rngs) -> None:
@@ -158,9 +162,6 @@ class CopiesAreItself(CorrectDense):
 
     def __deepcopy__(self, memo: Any = None) -> Any:
         return self
-
-
-_shared_bias: dict[int, nnx.Param] = {}
 
 
 @wrong.init("X188", "state/instances-independent", 4)
@@ -215,9 +216,6 @@ class PickledWithoutBias(CorrectDense):
         return nnx.merge(*copy.deepcopy(nnx.split(self), memo))
 
 
-_stored: dict[int, Any] = {}
-
-
 def restored_from_store(token: int) -> Any:
     """The layer; in another process there is none."""
     return nnx.merge(*copy.deepcopy(_stored[token]))
@@ -262,9 +260,6 @@ def ReadsAnAlias(self: Any, x: ArrayLike) -> Array:
     return affine(x, self.weight[...], self.bias[...])
 
 
-_scales: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
-
-
 @defect("X182", "state/split-merge", 4)
 class ScaleKeptOutside(CorrectDense):
     """Half of the scale is in a registry beside the module; a merged copy is not in it."""
@@ -275,9 +270,6 @@ class ScaleKeptOutside(CorrectDense):
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         return affine(x, kernel * _scales.get(self, 0.5), bias)
-
-
-_kept_sizes: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
 @defect("X193", "state/split-merge", 4)
@@ -291,9 +283,6 @@ class SizeSensitiveMerge(CorrectDense):
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         known = _kept_sizes.get(self, 15)
         return affine(x, jnp.where(jnp.arange(kernel.shape[0])[:, None] < known, kernel, 0), bias)
-
-
-_live: dict[int, Any] = {}
 
 
 @defect("X551", "state/split-merge", 4)

@@ -15,6 +15,10 @@ from implementations.defects import wrong
 from implementations.defects.base import CorrectLinenDense, affine, is_traced
 from implementations.defects.record import defect, name_layers
 
+ZEROS: dict[int, Array] = {}
+LAST_OUTPUT: list[Array] = []
+
+
 TracedForgetsBias = wrong.forward("X141", "transforms/jit", 4)(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b)) if is_traced(x, k) else affine(x, k, b),
     "Inside of transforms the bias is forgotten.",
@@ -61,9 +65,6 @@ def IndexesInInt32(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, bias)
 
 
-ZEROS: dict[int, Array] = {}
-
-
 @wrong.bias("X405", "transforms/donation", 5, cause="share")
 def SharedZeros(rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
     """All instances of one width start with the same array of zeros as their bias."""
@@ -71,9 +72,6 @@ def SharedZeros(rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
     if is_traced(zeros):
         return zeros
     return ZEROS.setdefault(out_features, zeros)
-
-
-LAST_OUTPUT: list[Array] = []
 
 
 @wrong.output("X402", "transforms/no-leaks", 4, cause="store")
