@@ -1,7 +1,7 @@
 """Correct layers with hooks, from which every defect departs in one place.
 
-They keep the whole contract, the optional rows included, so that whatever a defect fails is its
-own doing.
+They keep the whole contract, the optional rows included, so that a defect causes whatever fails on
+it.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from jax.typing import ArrayLike
 
 
 def stddev(in_features: int) -> float:
-    """The standard deviation of a kernel entry, 1/sqrt(in); 1 for the empty kernel of in = 0."""
+    """Return 1/sqrt(in), the standard deviation of a kernel entry; 1 for in = 0."""
     # A Python float is weakly typed: a NumPy scalar would turn the kernel into float64 under x64.
     return float(max(in_features, 1)) ** -0.5
 
 
 def normal(key: Array, in_features: int, out_features: int) -> Array:
-    """A standard normal array (in, out), float32 whatever x64 says."""
+    """Return a standard normal array (in, out), float32 under x64 as well."""
     return jax.random.normal(key, (in_features, out_features), jnp.float32)
 
 
 def scaled_normal(key: Array, in_features: int, out_features: int) -> Array:
-    """The right kernel (in, out): normal with variance 1/in."""
+    """Return the right kernel (in, out): normal with variance 1/in."""
     return normal(key, in_features, out_features) * stddev(in_features)
 
 
 def affine(x: ArrayLike, kernel: Array, bias: Array) -> Array:
-    """The right output (..., out) for x (..., in): ``x @ kernel + bias``."""
+    """Return the right output (..., out) for x (..., in): ``x @ kernel + bias``."""
     product = jnp.asarray(x) @ kernel
     return product + jnp.broadcast_to(bias, product.shape)
 
@@ -65,23 +65,23 @@ class CorrectDense(nnx.Module):
         self.bias = nnx.Param(self.draw_bias(rngs, in_features, out_features))
 
     def kernel_key(self, rngs: nnx.Rngs) -> Array:
-        """The key from which the kernel is drawn."""
+        """Return the key from which the kernel is drawn."""
         return rngs.params()
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The initial kernel (in, out)."""
+        """Return the initial kernel (in, out)."""
         return scaled_normal(key, in_features, out_features)
 
     def draw_bias(self, rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
-        """The initial bias (out,)."""
+        """Return the initial bias (out,)."""
         return jnp.zeros((out_features,), jnp.float32)
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The output (..., out) for x (..., in)."""
+        """Return the output (..., out) for x (..., in)."""
         return self.forward(jnp.asarray(x), self.kernel[...], self.bias[...])
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """The output (..., out) from x (..., in) and the values of the two parameters."""
+        """Return the output (..., out) from x (..., in) and the values of the two parameters."""
         return affine(x, kernel, bias)
 
 
@@ -92,31 +92,31 @@ class CorrectLinenDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: ArrayLike) -> Array:
-        """The output (..., features) for x (..., in)."""
+        """Return the output (..., features) for x (..., in)."""
         x = jnp.asarray(x)
         kernel = self.param("kernel", self.draw_kernel, x)
         bias = self.param("bias", self.draw_bias, x)
         return self.forward(x, kernel, bias)
 
     def draw_kernel(self, key: Array, x: Array) -> Array:
-        """The initial kernel (in, features) for inputs like x."""
+        """Return the initial kernel (in, features) for inputs like x."""
         return scaled_normal(key, x.shape[-1], self.features)
 
     def draw_bias(self, key: Array, x: Array) -> Array:
-        """The initial bias (features,)."""
+        """Return the initial bias (features,)."""
         return jnp.zeros((self.features,), jnp.float32)
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """The output (..., features) from x (..., in) and the parameters."""
+        """Return the output (..., features) from x (..., in) and the parameters."""
         return affine(x, kernel, bias)
 
 
 def layer_output(seed: int, x: ArrayLike, features: int) -> Array:
-    """The exercise's result (features,): the right layer, built from this seed, applied to x."""
+    """Return the exercise's result (features,): the right layer of this seed, applied to x."""
     x = jnp.asarray(x)
     return CorrectDense(x.shape[-1], features, rngs=nnx.Rngs(seed))(x)
 
 
 def correct_dense_forward(seed: float, x: ArrayLike, features: float) -> Array:
-    """The exercise's function: both numbers arrive as floats and act as integers."""
+    """Return the exercise's result; both numbers arrive as floats and act as integers."""
     return layer_output(int(seed), x, int(features))

@@ -33,7 +33,7 @@ _padded: dict[tuple[int, int], Array] = {}
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def compiled(seed: float, x: Array, features: float) -> Array:
-    """The whole function, its numbers static."""
+    """Return the whole function's result, its numbers static."""
     return correct_dense_forward(seed, x, features)
 
 
@@ -73,7 +73,7 @@ centred_first = wrong.casting("X646", "exercise/recovered-kernel", 4)(
 
 
 def kernel_of_seed(seed: int, in_features: int, out_features: int) -> Array:
-    """The kernel (in, out) of the exercise's own layer."""
+    """Return the kernel (in, out) of the exercise's own layer."""
     return CorrectDense(in_features, out_features, rngs=nnx.Rngs(seed)).kernel[...]
 
 

@@ -243,7 +243,7 @@ def RowThirtyTwo(x: Array, kernel: Array, bias: Array) -> Array:
 
 
 def split_bfloat16(value: Array) -> tuple[Array, Array]:
-    """The leading and the following eight bits of float32 numbers."""
+    """Return the leading and the following eight bits of float32 numbers."""
     high = value.astype(jnp.bfloat16)
     return high, (value - high.astype(value.dtype)).astype(jnp.bfloat16)
 

@@ -19,7 +19,7 @@ from implementations.defects.record import also, name_layers
 
 
 def _order(key: Array, shape: tuple[int, ...]) -> Array:
-    """Permutations along the last axis: one sort, where `jax.random.permutation` needs several."""
+    """Return permutations along the last axis by one sort; `jax.random.permutation` needs more."""
     return jnp.argsort(jax.random.uniform(key, shape, jnp.float32), axis=-1)
 
 

@@ -199,7 +199,7 @@ class DeepCopySharesBias(CorrectDense):
 
 
 def restored_without_bias(cls: Any, kernel: np.ndarray) -> Any:
-    """The layer of this kernel, its bias zero."""
+    """Return the layer of this kernel, its bias zero."""
     layer = cls(*kernel.shape, rngs=nnx.Rngs(0))
     nnx.update(layer, nnx.State({"kernel": nnx.Param(jnp.asarray(kernel))}))
     return layer
@@ -217,7 +217,7 @@ class PickledWithoutBias(CorrectDense):
 
 
 def restored_from_store(token: int) -> Any:
-    """The layer; in another process there is none."""
+    """Return the layer; in another process there is none."""
     return nnx.merge(*copy.deepcopy(_stored[token]))
 
 
