@@ -194,14 +194,14 @@ def test_complex_input(layer: Layer, case: Case) -> None:
     SHOULD,
     PARAMETERS,
     rests_on=[*BASE, "construction/parameter-dtype"],
-    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS, FLOAT32_THROUGHOUT],
+    presumes=[FLOAT32_THROUGHOUT],
 )
 @over(leads=True, every_size=False)
 def test_strict_promotion(layer: Layer, case: Case) -> None:
     """The layer works under ``jax_numpy_dtype_promotion="strict"`` with float32.
 
     Its construction, its call and its gradients: between dtypes of one width there is nothing
-    to promote.
+    to promote. An x is of the dtype of the parameters, unless the layer declares that it casts x.
     """
     setting = 'jax_numpy_dtype_promotion="strict"'
     cause = "an operation combines arrays of different dtypes and leaves it to JAX to promote them"
@@ -214,7 +214,6 @@ def test_strict_promotion(layer: Layer, case: Case) -> None:
     MAY,
     PARAMETERS,
     rests_on=BASE,
-    presumes=[FLOAT32_RESULTS],
 )
 @over(leads=True, every_size=False)
 def test_rank_promotion(layer: Layer, case: Case) -> None:
@@ -233,7 +232,6 @@ def test_rank_promotion(layer: Layer, case: Case) -> None:
     MAY,
     PARAMETERS,
     rests_on=[VALUE],
-    presumes=[FLOAT32_RESULTS],
     order=100,
     seconds=1.0,
 )
@@ -268,9 +266,9 @@ def test_x64_stable(layer: Layer, case: Case) -> None:
         x = x if layer.accepts(case.lead) else x[0]
         y = wide.write(layer.kernel_for(case), layer.bias_for(case))(as_jax(x))
         require.that(
-            y.dtype == np.float32,
+            str(y.dtype) == layer.convention.compute_dtype,
             f"a float32 x gives {y.dtype} under x64",
-            accepted="float32",
+            accepted=layer.convention.compute_dtype,
             cause=f"an operand of the forward pass is {y.dtype} under x64",
         )
         reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
@@ -349,7 +347,9 @@ def _explains(found: np.ndarray, reference: oracle.Bounded) -> bool:
 
 def _runs_under(layer: Layer, case: Case, setting: str, cause: str) -> bool:
     """Run the layer abstractly: once for each shape, since no value matters."""
-    x = jax.ShapeDtypeStruct(case.x_shape, np.float32)
+    its = layer.convention
+    dtype = its.parameter_dtype if its.parameter_dtype in programs.HALF else "float32"
+    x = jax.ShapeDtypeStruct(case.x_shape, "float32" if its.casts_input else jnp.dtype(dtype))
     g = np.ones((*case.lead, case.out_features), np.float32)
     with require.during(f"construction under {setting}"):
         parameters = jax.eval_shape(

@@ -23,7 +23,6 @@ from conformance.checks.programs import FEW_SIZES
 from conformance.checks.require import during
 from conformance.contract.requirement import (
     FLOAT32_PARAMETERS,
-    FLOAT32_RESULTS,
     MAY,
     MUST,
     NNX,
@@ -125,7 +124,7 @@ def _why(leaf: Leaf, leaves: Sequence[Leaf], use_bias: bool) -> str:
         "forward/affine-value",
         "transforms/gradients",
     ],
-    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
+    presumes=[FLOAT32_PARAMETERS],
     order=70,
     idle_because=(
         "whether the optimizer finds both is the matter of ``state/exact-state``, and "

@@ -15,7 +15,6 @@ from conformance.checks.mutation import differing_attributes, leaks_nothing, req
 from conformance.checks.oracle import Bounded
 from conformance.checks.scan import DERIVATIVES, at_edges
 from conformance.contract.requirement import (
-    FLOAT32_RESULTS,
     FLOAT32_THROUGHOUT,
     MAY,
     MUST,
@@ -180,10 +179,13 @@ def test_forward_mode_offered(layer: Layer, case: Case) -> None:
     A rule by ``custom_vjp`` gives the reverse mode alone, so that ``jax.jvp``, ``jax.linearize``
     and ``jax.hessian`` raise; one by ``custom_jvp`` gives both.
     """
+    if not layer.declared.forward_mode:
+        require.not_applicable("the layer declares derivatives in reverse mode alone")
+    hint = require.or_declare('derivatives = "reverse"')
     require.that(
         programs.has_forward_mode(layer, case),
         "jax.jvp of the layer raises: it has a custom_vjp and no rule for the forward mode",
-        accepted="a derivative in forward mode",
+        accepted=f"a derivative in forward mode{hint}",
         cause="the layer's rule of differentiation is a custom_vjp: write it as a custom_jvp",
     )
 
@@ -424,7 +426,6 @@ def test_traced_first(layer: Layer, case: Case) -> None:
     SHOULD,
     PARAMETERS,
     rests_on=["transforms/jit"],
-    presumes=[FLOAT32_RESULTS],
 )
 @over(leads=True)
 def test_no_side_effects_in_jaxpr(layer: Layer, case: Case) -> None:
