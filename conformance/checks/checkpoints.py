@@ -7,11 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from conformance.checks.layer import Built
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.adapters.parameters import Parameters
 
-__all__ = ["by_bytes", "by_orbax", "has_orbax", "restored", "values_of"]
+__all__ = ["are_boxed", "by_bytes", "by_orbax", "has_orbax", "of_flax", "restored", "values_of"]
 
 
 def values_of(dense: Built) -> Any:
@@ -23,12 +25,36 @@ def values_of(dense: Built) -> Any:
     return nnx.state(dense.module).to_pure_dict()
 
 
-def restored(dense: Built, values: Any) -> Built:
-    """Another instance, whose values are replaced by these."""
+def are_boxed(dense: Built) -> bool:
+    """Whether parameters of a Linen layer are in boxes, such as ``nn.Partitioned``."""
+    from flax.core import meta
+
+    if dense.module is not None:
+        return False
+    box: Any = meta.AxisMetadata
+    leaves = jax.tree_util.tree_leaves(
+        dense.parameters.tree, is_leaf=lambda leaf: isinstance(leaf, box)
+    )
+    return any(isinstance(leaf, box) for leaf in leaves)
+
+
+def of_flax(values: dict[str, np.ndarray], like: Built) -> Any:
+    """Return what is read from a file that a layer of Flax with these parameters has saved."""
     from flax import serialization
 
-    # Reading gives NumPy arrays; a layer may use what only JAX's have.
-    values = jax.tree_util.tree_map(jnp.asarray, values)
+    state = values if like.module is not None else {"params": values}
+    return serialization.msgpack_restore(serialization.to_bytes(state))
+
+
+def restored(dense: Built, values: Any, *, as_read: bool = False) -> Built:
+    """Another instance, whose values are replaced by these.
+
+    Reading gives NumPy arrays; they are made arrays of JAX first, unless ``as_read``.
+    """
+    from flax import serialization
+
+    if not as_read:
+        values = jax.tree_util.tree_map(jnp.asarray, values)
     if dense.module is None:
         parameters = dense.parameters
         tree = serialization.from_state_dict(parameters.tree, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,16 @@ import numpy as np
 from conformance.checks import programs, require
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
-from conformance.jax_setup.lazy import jax, nnx
+from conformance.jax_setup.lazy import jax, linen, nnx
 
 __all__ = [
     "ANNOTATION",
+    "AXES",
     "Placement",
     "annotated_kernel",
+    "annotating",
     "devices_of",
+    "linen_annotations",
     "on_their_devices",
     "placements",
     "require_devices",
@@ -136,3 +140,30 @@ def annotated_kernel(layer: Layer, module: type, case: Case) -> dict[str, tuple[
             "the annotation on the Param": tuple(annotation),
             "the sharding of the kernel": tuple(dense.kernel[...].sharding.spec),
         }
+
+
+AXES: dict[str, tuple[str, ...]] = {"kernel_init": ("in", "out"), "bias_init": ("out",)}
+"""The names that :func:`annotating` gives to the axes of kernel and bias."""
+
+
+def annotating(options: Sequence[str]) -> dict[str, Any]:
+    """Return initializers of a Linen layer that annotate what they draw."""
+    zeros = linen.initializers.zeros_init()
+    return {name: linen.with_partitioning(zeros, AXES[name]) for name in options}
+
+
+def linen_annotations(layer: Layer, case: Case) -> dict[str, tuple[Any, ...]]:
+    """Return the names of mesh axes on kernel and bias of a Linen layer; () for what has none."""
+    parameters = layer.of(case).parameters
+    with require.during("nn.get_partition_spec of the layer's variables"):
+        specs = linen.get_partition_spec(parameters.tree)
+    found = jax.tree_util.tree_leaves(
+        specs, is_leaf=lambda leaf: isinstance(leaf, jax.sharding.PartitionSpec)
+    )
+    leaves = Built(layer, parameters=parameters).leaves
+    ranks = {2: "kernel", 1: "bias"}
+    return {
+        ranks[np.ndim(leaf.value)]: tuple(spec)
+        for leaf, spec in zip(leaves, found, strict=True)
+        if np.ndim(leaf.value) in ranks
+    }

@@ -10,7 +10,15 @@ import numpy as np
 from conformance.checks import checkpoints, profiles, programs, require
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Built, Layer
-from conformance.contract.requirement import LINEN, NNX, PARAMETERS, SHOULD, requirement
+from conformance.contract.requirement import (
+    FLOAT32_PARAMETERS,
+    FLOAT32_RESULTS,
+    LINEN,
+    NNX,
+    PARAMETERS,
+    SHOULD,
+    requirement,
+)
 
 
 @requirement(
@@ -118,3 +126,38 @@ def _through_orbax(layer: Layer, case: Case, dense: Built, values: Any, template
         loaded = checkpoints.by_orbax(values, template)
     _require_restored(layer, case, dense, "Orbax", loaded)
     return True
+
+
+@requirement(
+    "serialization/flax-checkpoint",
+    SHOULD,
+    NNX,
+    LINEN,
+    rests_on=["serialization/round-trip", "serialization/stable-names", "forward/affine-value"],
+    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
+)
+@over(sizes=programs.FEW_SIZES[-1:], at_most=1)
+def test_flax_checkpoint(layer: Layer, case: Case) -> None:
+    """What ``nnx.Linear`` or ``linen.Dense`` saved loads into the layer, and gives their result.
+
+    The file is msgpack, and what is read from it are NumPy arrays, which go into the layer as they
+    are. What decides is the paths of kernel and bias: a layer that holds another one has them one
+    level down, and its files are others.
+    """
+    dense = _another(layer, case)
+    paths = {leaf.path for leaf in dense.leaves}
+    wanted = {("kernel",), ("bias",)} if layer.convention.use_bias else {("kernel",)}
+    if paths != wanted or layer.convention.layout != "in,out":
+        shown = " and ".join(sorted(".".join(path) for path in paths))
+        require.not_applicable(f"its arrays are {shown}, and not those of a layer of Flax")
+    if checkpoints.are_boxed(dense):
+        require.not_applicable("its parameters are boxed, and its files have the boxes in them")
+    values = {"kernel": case.kernel(), "bias": case.bias()}
+    saved = checkpoints.of_flax({path[0]: values[path[0]] for path in wanted}, dense)
+    x = case.x() if layer.accepts(case.lead) else case.x()[0]
+    with require.during("loading what a layer of Flax has saved, as NumPy arrays,"):
+        instance = checkpoints.restored(dense, saved, as_read=True)
+        y = np.asarray(instance.raw(x))
+    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+    what = "f(x) with what a layer of Flax has saved"
+    require.within(y, reference.value, reference.bound, what)

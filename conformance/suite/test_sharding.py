@@ -16,6 +16,7 @@ from conformance.checks.layer import Layer
 from conformance.contract.requirement import (
     FLOAT32_RESULTS,
     FLOAT32_THROUGHOUT,
+    LINEN,
     MAY,
     MUST,
     NNX,
@@ -212,3 +213,49 @@ def _why_elsewhere(spec: tuple[object, ...]) -> str:
         words = "the annotation of kernel_init does not reach the Param"
         return Cause("annotation-lost", words)
     return ""
+
+
+@requirement(
+    "sharding/linen-annotations",
+    SHOULD,
+    LINEN,
+    rests_on=["state/updates-used", "construction/kernel-shape", "construction/bias-shape"],
+)
+@over(sizes=[(3, 10)], at_most=1)
+def test_linen_annotations(layer: Layer, case: Case) -> None:
+    """Names of mesh axes on the parameters of a Linen layer, its own or those that ``kernel_init``
+    and ``bias_init`` bring, are one for each axis; the bias lies along the kernel's outputs.
+
+    ``nn.get_partition_spec`` places the parameters of a large model by them.
+    """
+    own = meshes.linen_annotations(layer, case)
+    options = ["kernel_init", "bias_init"] if layer.convention.use_bias else ["kernel_init"]
+    given = own
+    if set(options) <= layer.implementation.options - layer.implementation.chosen:
+        annotated = layer.with_options(**meshes.annotating(options))
+        given = meshes.linen_annotations(annotated, case)
+        for name in options:
+            found = given.get(name.partition("_")[0], ())
+            require.that(
+                found == meshes.AXES[name],
+                f"an initializer that annotates {meshes.AXES[name]} gives {found}",
+                accepted=str(meshes.AXES[name]),
+                cause=f"the annotation of {name} is lost",
+            )
+    elif not any(own.values()):
+        require.not_applicable("its parameters have no annotations, and no option brings them")
+    for which, rank in (("kernel", 2), ("bias", 1)):
+        names = own.get(which, ())
+        require.that(
+            len(names) in (0, rank),
+            f"the annotation of the {which} is {names}",
+            accepted=f"{rank} names",
+        )
+    kernel, bias = own.get("kernel", ()), own.get("bias", ())
+    outputs = 0 if layer.convention.layout == "out,in" else -1
+    require.that(
+        not (kernel and bias) or bias[0] in (None, kernel[outputs]),
+        f"the kernel is annotated {kernel}, the bias {bias}",
+        accepted="for the bias, the name of the kernel's outputs",
+        cause="the bias is annotated along the inputs",
+    )
