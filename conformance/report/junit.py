@@ -43,10 +43,9 @@ def _case(run: Results, cell: Cell) -> ElementTree.Element:
     case = ElementTree.Element("testcase", classname=name, name=slug, time=f"{cell.seconds:.3f}")
     if cell.outcome != Outcome.PASSED:
         strict = run.verdict.strict
-        text = cell.cause or cell.message or cell.reason
-        inner = ElementTree.SubElement(
-            case, _kind(cell, strict=strict), message=f"{word(cell, strict=strict)}: {text}"
-        )
+        text, said = cell.cause or cell.message or cell.reason, word(cell, strict=strict)
+        message = text if text.startswith(said) else f"{said}: {text}"
+        inner = ElementTree.SubElement(case, _kind(cell, strict=strict), message=message)
         blocked = len(run.verdict.blocked_by(cell))
         inner.text = "\n".join(f"{name}: {text}" for name, text in described(cell, blocked=blocked))
     return case

@@ -76,7 +76,6 @@ class Picture:
 
     svg: Markup
     caption: str
-    wide: bool = False
 
 
 def draw(runs: Sequence[Results], view: View) -> list[tuple[str, str, list[Picture]]]:
@@ -144,7 +143,7 @@ class _Pictures:
             stream = io.StringIO()
             figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
         svg = _for_page(stream.getvalue(), f"plot{self.count}", caption)
-        return Picture(svg, caption, wide=width > 5)
+        return Picture(svg, caption)
 
     def histograms(self) -> list[tuple[Fill]]:
         """Counts against the numbers that the law expects."""

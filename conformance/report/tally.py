@@ -17,6 +17,7 @@ from conformance.results.verdict import Verdict
 
 __all__ = [
     "LOOK",
+    "LOOKS",
     "RECOMMENDATION",
     "Look",
     "by_area",
@@ -88,6 +89,11 @@ RECOMMENDATION = Look(
     "△", "not met", "a recommendation (SHOULD) that does not hold", "after", "yellow"
 )
 
+_WORSE = tuple(look for outcome, look in LOOK.items() if outcome.worth_reading)
+
+LOOKS = (*_WORSE, RECOMMENDATION, *(look for look in LOOK.values() if look not in _WORSE))
+"""Every look, the gravest first."""
+
 _COUNTED = {
     Outcome.PASSED: ("passed", "passed"),
     Outcome.FAILED: ("failed", "failed"),
@@ -107,10 +113,7 @@ def look_of(cell: Cell, *, strict: bool = False) -> Look:
 def worst_look(cells: Iterable[Cell], *, strict: bool = False) -> Look:
     """Return how the gravest of several cells is shown."""
     looks = {look_of(cell, strict=strict) for cell in cells}
-    order = [*LOOK.values()]
-    # Behind what fails and what is lost, before what follows from something.
-    order.insert(order.index(LOOK[Outcome.BLOCKED]), RECOMMENDATION)
-    return next((look for look in order if look in looks), LOOK[Outcome.NOT_APPLICABLE])
+    return next((look for look in LOOKS if look in looks), LOOK[Outcome.NOT_APPLICABLE])
 
 
 def denominator(verdict: Verdict, shard: str = "") -> str:

@@ -15,8 +15,7 @@ from conformance.layers.registry import Entry
 from conformance.report.findings import COSTS, changes, costs
 from conformance.report.summary import Summary
 from conformance.report.tally import (
-    LOOK,
-    RECOMMENDATION,
+    LOOKS,
     Look,
     by_area,
     denominator,
@@ -190,7 +189,7 @@ class View:
     def legend(self) -> list[tuple[Look, int]]:
         """Every outcome that occurs: how it looks, and how often it occurs."""
         count = Counter(self._look(run, cell) for (run, *_), cell in self._cells.items())
-        return [(look, count[look]) for look in (*LOOK.values(), RECOMMENDATION) if count[look]]
+        return [(look, count[look]) for look in LOOKS if count[look]]
 
     def _look(self, run: int, cell: Cell) -> Look:
         return look_of(cell, strict=self.runs[run].verdict.strict)
@@ -252,7 +251,6 @@ class View:
         """What to look at, by implementation, the worst first in each."""
         groups: dict[tuple[str, ...], list[tuple[int, Cell]]] = {}
         order = {entry.id: i for i, entry in enumerate(self.entries)}
-        worst = [*LOOK.values(), RECOMMENDATION]
         for (run, _, _), cell in self._cells.items():
             if cell.outcome.worth_reading and not cell.elsewhere:
                 # What is wrong with a registration is the same in each of its cells.
@@ -266,7 +264,7 @@ class View:
                 cards,
                 key=lambda card: (
                     order[card.cell.implementation],
-                    worst.index(card.look),
+                    LOOKS.index(card.look),
                 ),
             )
         )
