@@ -207,10 +207,11 @@ def test_linen_transforms(layer: Layer, case: Case) -> None:
 )
 @over(sizes=[(3, 10)], at_most=1)
 def test_inspected(layer: Layer, case: Case) -> None:
-    """``repr``, ``nnx.display`` and ``tabulate`` show the layer; it has a hash, and an nnx layer is
-    equal to itself alone.
+    """``repr``, ``nnx.display`` and Linen's ``tabulate`` show the layer; it has a hash, and an nnx
+    layer is equal to itself alone.
 
-    Notebooks, debuggers and containers do this with whatever they hold.
+    Notebooks, debuggers and containers do this with whatever they hold. ``nnx.tabulate`` is left
+    out: in Flax 0.12 it replaces the static methods of a class, and does not put them back.
     """
     x = as_jax(_x(layer, case))
     dense = layer.of(case)
@@ -221,10 +222,8 @@ def test_inspected(layer: Layer, case: Case) -> None:
         with during("tabulate of the Linen module"), _quiet():
             subject.tabulate(jax.random.key(case.seed), x)
         return
-    with during("nnx.display and nnx.tabulate of the layer"), _quiet():
+    with during("nnx.display of the layer"), _quiet():
         nnx.display(subject)
-        if hasattr(nnx, "tabulate"):
-            nnx.tabulate(subject, x)
     other = layer.of(case).module
     with during("comparing two layers by =="):
         same, differs = bool(subject == subject), not bool(subject == other)  # meant
