@@ -26,7 +26,7 @@ _IN_WORDS = {
     EXERCISE: "a forward function",
     NNX: "an nnx module",
     LINEN: "a Linen module",
-    PARAMETERS: "a layer whose parameters can be read and written",
+    PARAMETERS: "a layer with parameters that can be read and written",
     ANY: "a layer",
 }
 _MOST_TELLING = (EXERCISE, NNX, LINEN, PARAMETERS)
@@ -40,7 +40,7 @@ def why_not_applicable(
         return presumption(row, convention)
     wanted = " or ".join(_IN_WORDS[need] for need in row.needs)
     given = next(_IN_WORDS[need] for need in _MOST_TELLING if need in provides)
-    return f"needs {wanted}; the layer is {given}"
+    return f"needs {wanted}; this is {given}"
 
 
 def presumption(row: Requirement, convention: Convention) -> str | None:

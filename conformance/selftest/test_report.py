@@ -237,7 +237,7 @@ def test_what_is_missing_is_named(
         (
             ["x.json", "-o", "x.txt"],
             "report: 'x.txt' does not tell the format; end it in .html, .htm, .md, .json, .svg, "
-            "or give --format",
+            ".xml, or give --format",
         ),
         (["none.json"], "none.json: cannot be read: No such file or directory"),
         (["--extract", "none.html"], "none.html: cannot be read: No such file or directory"),
