@@ -6,7 +6,6 @@ it imports nothing but the standard library and pytest until our own items are i
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import types
@@ -16,48 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from conformance.running.options import add_to_pytest
 from conformance.running.places import PACKAGE, RUN, SELFTEST, SUITE
 
 if TYPE_CHECKING:
     from conformance.running.run import Run
-
-
-def seconds(text: str) -> float:
-    """``90``, ``90s``, ``10m`` or ``1h`` as seconds."""
-    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
-    try:
-        value = float(text[:-1]) * unit if unit else float(text)
-    except ValueError:
-        value = 0.0
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"a time such as 90, 90s or 10m, found {text!r}")
-    return value
-
-
-def gibibytes(text: str) -> float:
-    """``4`` or ``0.5`` as GiB."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"an amount of memory in GiB such as 4, found {text!r}")
-    return value
-
-
-def size(text: str) -> tuple[int, int]:
-    """``768x3072``: 768 inputs, 3072 outputs."""
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdigit() and int(side) for side in sides):
-        raise argparse.ArgumentTypeError(f"inputs x outputs, such as 768x3072, found {text!r}")
-    return int(sides[0]), int(sides[1])
-
-
-def shard(text: str) -> object:
-    """``2/5``: the second of five parts of a run."""
-    from conformance.running.schedule import Shard
-
-    return Shard.parse(text)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -70,116 +32,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the suite's options; all of them carry its prefix."""
     group = parser.getgroup("conformance", "dense-conformance: is this layer a Dense?")
-    group.addoption(
-        "--conformance-impl",
-        action="append",
-        default=[],
-        metavar="SPEC",
-        help="an implementation: registered name, module:attribute or path/to/file.py:attribute; "
-        "may be given more than once; default: all that are registered",
-    )
-    group.addoption(
-        "--conformance-declare",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="what the named layers declare, such as use_bias=false or dtype=bfloat16; may be "
-        'given more than once; the same keys as in [tool.dense-conformance.layers."name"]',
-    )
-    group.addoption(
-        "--conformance-size",
-        action="append",
-        type=size,
-        default=[],
-        metavar="NxM",
-        help="also check at this size, such as 768x3072; may be given more than once",
-    )
-    group.addoption(
-        "--conformance-requirement",
-        action="append",
-        default=[],
-        metavar="ID",
-        help="a requirement: area/slug, slug, area or a glob; may be given more than once",
-    )
-    group.addoption(
-        "--conformance-profile",
-        choices=("quick", "standard", "thorough"),
-        default="quick",
-        help="how much to explore (default: quick)",
-    )
-    group.addoption(
-        "--conformance-results",
-        metavar="PATH",
-        default=None,
-        help="write the results file there (JSON)",
-    )
-    group.addoption(
-        "--conformance-seed",
-        type=int,
-        default=None,
-        metavar="N",
-        help="the seed of what is generated (default: fixed)",
-    )
-    group.addoption(
-        "--conformance-for",
-        type=seconds,
-        default=None,
-        metavar="T",
-        help="go on for that long, such as 90s, 10m or 8h, in rounds with fresh seeds; what is "
-        "found by then, or by an interrupt, is kept (default: one round)",
-    )
-    group.addoption(
-        "--conformance-database",
-        metavar="SPEC",
-        default=None,
-        help="keep failing cases there, and try them first in later runs: directory:PATH, "
-        "readonly:PATH, redis:URL or default, several joined by commas (default: nowhere)",
-    )
-    group.addoption(
-        "--conformance-shard",
-        metavar="I/N",
-        type=shard,
-        default=None,
-        help="check only the part I of N of the cells, such as 2/5; dense-conformance merge "
-        "joins the results files of all parts",
-    )
-    group.addoption(
-        "--conformance-shard-by",
-        metavar="RESULTS",
-        default=None,
-        help="balance the parts by the seconds in this results file; the same for all parts",
-    )
-    group.addoption(
-        "--conformance-time-limit",
-        type=seconds,
-        default=300.0,
-        metavar="T",
-        help="the longest that one cell may take, such as 90s or 10m (default: 300s)",
-    )
-    group.addoption(
-        "--conformance-memory-limit",
-        type=gibibytes,
-        default=8.0,
-        metavar="GIB",
-        help="the most memory that a worker may take, in GiB (default: 8)",
-    )
-    group.addoption(
-        "--conformance-no-compile-cache",
-        action="store_true",
-        help="compile everything anew instead of keeping compiled programs in "
-        "$XDG_CACHE_HOME/dense-conformance (default: ~/.cache); so does the environment "
-        "variable CONFORMANCE_COMPILE_CACHE=off",
-    )
-    group.addoption(
-        "--conformance-strict",
-        action="store_true",
-        help="a SHOULD that does not hold fails the run; so does strict = true in the table "
-        "tool.dense-conformance of pyproject.toml (default: it is a recommendation)",
-    )
-    group.addoption("--conformance-examples", type=int, default=None, help=argparse.SUPPRESS)
-    group.addoption("--conformance-explain", action="store_true", help=argparse.SUPPRESS)
-    group.addoption("--conformance-check-all", action="store_true", help=argparse.SUPPRESS)
-    group.addoption("--conformance-console", action="store_true", help=argparse.SUPPRESS)
+    add_to_pytest(group)
 
 
 def _is_ours(config: pytest.Config) -> bool:

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
+from typing import Any, NoReturn
 
-from conformance.checks.profiles import DEFAULT, PROFILES
 from conformance.cli import describe, matrix, report
 from conformance.cli.bench import bench, bench_arguments
 from conformance.cli.help import help_arguments, show_help
 from conformance.cli.listing import list_arguments, show_list
 from conformance.cli.output import (
-    STANDARD_OUTPUT,
-    for_other_tools,
-    for_other_tools_arguments,
     open_streams,
-    results_apart,
     silence,
     why_not_written,
 )
+from conformance.cli.run import run, run_arguments, workers_argument
 from conformance.errors import UsageError, printable
-from conformance.jax_setup.modes import MODES, chosen_modes, enter
-from conformance.layers.registry import resolve
-from conformance.plugin import gibibytes, seconds, shard, size
+from conformance.running.options import AMOUNT, CHOICE, LIMITS, add_to_command, values_of
 
 __all__ = ["main"]
 
@@ -36,161 +32,17 @@ exit codes:
   3  incomplete: a MUST cell crashed, timed out or did not run"""
 
 
-def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "specs",
-        nargs="*",
-        metavar="SPEC",
-        help="a registered name, module:attribute or path/to/file.py:attribute; "
-        "default: everything that is registered",
-    )
-    _declare_argument(parser)
-    _exploration_arguments(parser)
-    parser.add_argument(
-        "--results", metavar="PATH",
-        help="write the results file there (JSON); -: to standard output, all else to the other",
-    )  # fmt: skip
-    for_other_tools_arguments(parser)
-    parser.add_argument(
-        "--strict", action="store_true",
-        help="a SHOULD that does not hold fails the run (default: it is a recommendation; "
-        "strict = true in [tool.dense-conformance] of pyproject.toml does the same)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--shard", type=shard, metavar="I/N",
-        help="check only the part I of N of the cells, such as 2/5; merge joins the results",
-    )  # fmt: skip
-    parser.add_argument(
-        "--shard-by", metavar="RESULTS",
-        help="balance the parts by the seconds in this results file; the same for all parts",
-    )  # fmt: skip
-    parser.add_argument(
-        "--database", metavar="SPEC",
-        help="keep failing cases there, and try them first in later runs: directory:PATH, "
-        "readonly:PATH, redis:URL or default, several joined by commas (default: nowhere)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--for",
-        dest="duration",
-        type=seconds,
-        metavar="T",
-        help="go on for that long, such as 90s, 10m or 8h, in rounds with fresh seeds; what is "
-        "found by then, or by an interrupt, is kept (default: one round)",
-    )
-    parser.add_argument(
-        "--mode", action="append", default=[], metavar="MODE",
-        help="under another configuration of JAX: "
-        + "; ".join(f"{mode.name}, {mode.meaning}" for mode in MODES.values())
-        + "; all. Several run one after the other, and are compared",
-    )  # fmt: skip
-
-
 def _exploration_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--requirement",
-        action="append",
-        default=[],
-        metavar="ID",
-        help="only this requirement: area/slug, slug, area or a glob; may be given more than once",
-    )
-    _amount_arguments(parser)
-    parser.add_argument(
-        "-n", dest="workers", default="auto", metavar="N",
-        help="worker processes; 0 runs everything in this one (default: one for each core)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--time-limit",
-        type=seconds,
-        metavar="T",
-        help="the longest that one cell may take (default: 300s)",
-    )
-    parser.add_argument(
-        "--memory-limit",
-        type=gibibytes,
-        metavar="GIB",
-        help="the most memory that a worker may take, in GiB (default: 8)",
-    )
-
-
-def _sizes_and_cases() -> str:
-    """The profiles in a few words."""
-    shown = (f"{p.name} {len(p.sizes)} sizes, {p.examples} cases more" for p in PROFILES.values())
-    return "; ".join(shown)
-
-
-def _declare_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--declare", action="append", default=[], metavar="KEY=VALUE",
-        help="what the layer declares, such as use_bias=false or dtype=bfloat16; may be given "
-        'more than once; the same keys as in [tool.dense-conformance.layers."name"]',
-    )  # fmt: skip
-
-
-def _amount_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--size", action="append", type=size, default=[], metavar="NxM",
-        help="also check at this size, such as 768x3072; may be given more than once",
-    )  # fmt: skip
-    parser.add_argument(
-        "--profile", choices=tuple(PROFILES), default=DEFAULT,
-        help=f"how much to explore: {_sizes_and_cases()} (default: {DEFAULT})",
-    )  # fmt: skip
-    parser.add_argument("--seed", type=int, metavar="S", help="the seed of what is generated")
-    parser.add_argument(
-        "--no-compile-cache",
-        action="store_true",
-        help="compile everything anew instead of keeping compiled programs in "
-        "$XDG_CACHE_HOME/dense-conformance (default: ~/.cache); so does the environment "
-        "variable CONFORMANCE_COMPILE_CACHE=off",
-    )
-
-
-def _run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
-    """Check the implementations and show what came of it."""
-    from conformance.contract.catalogue import chosen
-    from conformance.report.terminal import Progress
-    from conformance.running.pytest_call import run
-
-    # What does not exist is told before anything starts.
-    resolve(options.specs, options.declare)
-    chosen(options.requirement)
-    modes = chosen_modes(options.mode)
-    if len(modes) > 1:
-        from conformance.cli.run_modes import run_modes
-
-        return run_modes(modes, options.given, options.results)
-    if modes:
-        enter(modes[0])
-    arguments = _pytest_call(options)
-    arguments += [f"--conformance-impl={spec}" for spec in options.specs]
-    to_stdout = options.results == STANDARD_OUTPUT
-    if options.results and not to_stdout:
-        arguments.append(f"--conformance-results={options.results}")
-    if options.duration:
-        arguments.append(f"--conformance-for={options.duration}")
-    with results_apart(to_stdout) as take:
-        return run([*arguments, *pytest_arguments], Progress, for_other_tools(options, take))
+    add_to_command(parser, (*CHOICE, *AMOUNT))
+    workers_argument(parser)
+    add_to_command(parser, LIMITS)
 
 
 def _pytest_call(options: argparse.Namespace) -> list[str]:
     from conformance.running.pytest_call import call
 
-    return call(
-        options.requirement,
-        workers=options.workers,
-        profile=options.profile,
-        seed=options.seed,
-        time_limit=options.time_limit,
-        memory_limit=options.memory_limit,
-        compile_cache=not options.no_compile_cache,
-        # Of run alone.
-        database=getattr(options, "database", None),
-        shard=getattr(options, "shard", None),
-        shard_by=getattr(options, "shard_by", None),
-        declare=getattr(options, "declare", ()),
-        sizes=options.size,
-        strict=getattr(options, "strict", False),
-    )
+    asked = values_of(options, (*CHOICE, *AMOUNT, *LIMITS, "declare"))
+    return call(workers=options.workers, **asked)
 
 
 def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -275,8 +127,8 @@ def _explain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", dest="output", metavar="FILE", help="write the script there instead of showing it"
     )
-    _declare_argument(parser)
-    _amount_arguments(parser)
+    add_to_command(parser, ["declare"])
+    add_to_command(parser, AMOUNT)
 
 
 def _explain(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
@@ -285,14 +137,7 @@ def _explain(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> in
     from conformance.running.pytest_call import call
 
     # A worker of its own, so that a layer that ends its process is explained, too.
-    engine = call(
-        workers="1",
-        profile=options.profile,
-        seed=options.seed,
-        compile_cache=not options.no_compile_cache,
-        declare=options.declare,
-        sizes=options.size,
-    )
+    engine = call(workers="1", **values_of(options, (*AMOUNT, "declare")))
     call_of = [*engine, *pytest_arguments]
     return explain(options.spec, options.requirement, call_of, options.output, options.declare)
 
@@ -301,7 +146,7 @@ def _grade_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", metavar="FILE", help="a solution: MyDense, dense_forward, or both of them"
     )
-    _declare_argument(parser)
+    add_to_command(parser, ["declare"])
     _exploration_arguments(parser)
 
 
@@ -324,7 +169,7 @@ def _expect(options: argparse.Namespace, _: Sequence[str]) -> int:
 Command = Callable[[argparse.Namespace, Sequence[str]], int]
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Command]] = {
-    "run": ("check implementations against the contract", _run_arguments, _run),
+    "run": ("check implementations against the contract", run_arguments, run),
     "describe": (
         "show what a layer is, how it differs from Flax's, and the declaration that says so",
         describe.arguments,
@@ -385,8 +230,27 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one message, as all others of the command are."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.spellings: list[str] = []
+        self.subcommands: dict[str, _Parser] = {}
+        super().__init__(**settings)
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """Add an argument, and keep how an option may be spelt."""
+        self.spellings += [name for name in names if name.startswith("-")]
+        return super().add_argument(*names, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message as a :class:`UsageError`."""
+        raise UsageError(f"{message}; see: {self.prog} --help")
+
+
+def parser() -> _Parser:
+    """Return the parser of the command and of all of its subcommands."""
+    parser = _Parser(
         prog="dense-conformance",
         description="Proves that a dense layer is a Dense, or names what is wrong with it.",
         epilog=EXIT_CODES,
@@ -403,16 +267,42 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add_arguments(sub)
+        parser.subcommands[name] = sub
     return parser
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the parsed arguments.
+
+    Raises
+    ------
+    UsageError
+        If a subcommand or an option does not exist, or a value does not fit.
+    """
+    whole = parser()
+    first = arguments[0] if arguments else "-"
+    if not first.startswith("-") and first not in whole.subcommands:
+        raise UsageError(f"there is no subcommand {first!r}{_near(first, whole.subcommands)}")
+    options, unknown = whole.parse_known_args(arguments)
+    if unknown:
+        sub = whole.subcommands[options.command]
+        hint = _near(unknown[0].partition("=")[0], sub.spellings)
+        raise UsageError(f"{sub.prog} does not take {unknown[0]!r}{hint}")
+    return options
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else "; see: dense-conformance --help"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     open_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser().parse_args(_cut(given, "--")[0])
-    options.given, rest = given[1:], _cut(given, "--")[2]
     try:
+        options = _parsed(_cut(given, "--")[0])
+        options.given, rest = given[1:], _cut(given, "--")[2]
         code = COMMANDS[options.command][2](options, rest)
         sys.stdout.flush()
         return code

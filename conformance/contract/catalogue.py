@@ -60,28 +60,49 @@ def _after_what_they_rest_on(rows: dict[str, Requirement]) -> Iterable[Requireme
     return ordered.values()
 
 
-def chosen(patterns: Sequence[str]) -> tuple[Requirement, ...]:
-    """The requirements that the patterns name; without patterns, all of them.
+def chosen(
+    patterns: Sequence[str], exclude: Sequence[str] = (), levels: Sequence[str] = ()
+) -> tuple[Requirement, ...]:
+    """Return the requirements that the patterns name; without patterns, all of them.
 
-    A pattern is an id, a slug, an area, or a glob over ids.
+    Parameters
+    ----------
+    patterns
+        Each an id, a slug, an area, or a glob over ids; one that begins with ``!`` leaves out
+        what it names.
+    exclude
+        Patterns of what is left out.
+    levels
+        Levels of which requirements are kept; all if empty.
 
     Raises
     ------
     UsageError
-        If a pattern names none.
+        If a pattern names none, or nothing is left.
     """
     rows = catalogue()
+    wanted = [pattern for pattern in patterns if not pattern.startswith("!")]
+    unwanted = [*exclude, *(pattern[1:] for pattern in patterns if pattern.startswith("!"))]
 
     def names(pattern: str, row: Requirement) -> bool:
         return pattern in (row.slug, row.area) or fnmatch.fnmatchcase(row.id, pattern)
 
-    for pattern in patterns:
+    for pattern in (*wanted, *unwanted):
         if not any(names(pattern, row) for row in rows):
             known = [name for row in rows for name in (row.id, row.slug)]
             near = difflib.get_close_matches(pattern, known, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else "see: dense-conformance list"
             raise UsageError(f"no requirement matches {pattern!r}; {hint}")
-    return tuple(row for row in rows if not patterns or any(names(p, row) for p in patterns))
+    kept = tuple(
+        row
+        for row in rows
+        if (not wanted or any(names(p, row) for p in wanted))
+        and not any(names(p, row) for p in unwanted)
+        and (not levels or row.level in levels)
+    )
+    if not kept:
+        raise UsageError("no requirement is left: ask for others, or exclude fewer")
+    return kept
 
 
 def has_cases(id: str) -> bool:

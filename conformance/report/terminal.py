@@ -257,6 +257,7 @@ def write_verdict(
     stream: TextIO,
     *,
     verbose: bool = False,
+    quiet: bool = False,
     shown: Collection[tuple[str, str]] = (),
 ) -> None:
     """Write the table, each failure, the denominator, and the verdict in the last line.
@@ -270,10 +271,15 @@ def write_verdict(
     verbose
         Whether to write, too, what the run explores and can detect, the remarks of checks, and
         each requirement that is blocked or does not apply.
+    quiet
+        Whether to write the verdict alone.
     shown
         The failures, by implementation and requirement, that the reader has seen already.
     """
     console = console_for(stream)
+    if quiet:
+        _write_decisions(console, verdict)
+        return
     environment = facts["environment"]
     telling = ("jax", "flax", "python", "device")
     versions = ", ".join(f"{key} {environment[key]}" for key in telling if environment.get(key))

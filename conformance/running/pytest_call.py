@@ -13,42 +13,35 @@ import pytest
 from conformance.errors import UsageError
 from conformance.jax_setup import devices
 from conformance.results.verdict import USAGE, Verdict
+from conformance.running.options import as_arguments
 from conformance.running.places import PACKAGE, RUN, SUITE
+from conformance.running.schedule import workers_that_pay
 
 if TYPE_CHECKING:
     from conformance.results.file import Results
 
 __all__ = ["call", "run", "run_quietly"]
 
+# By the names of their entry points.
+_PLUGINS = ("xdist", "hypothesispytest", "conformance")
+
 
 def call(
-    requirements: Sequence[str] = (),
-    *,
-    workers: str = "auto",
-    profile: str = "quick",
-    seed: int | None = None,
-    time_limit: float | None = None,
-    memory_limit: float | None = None,
-    compile_cache: bool = True,
-    database: str | None = None,
-    shard: object = None,
-    shard_by: str | None = None,
-    declare: Sequence[str] = (),
-    sizes: Sequence[tuple[int, int]] = (),
-    strict: bool = False,
+    requirement: Sequence[str] = (), *, workers: str = "auto", cells: int = 0, **values: Any
 ) -> list[str]:
-    """The call of pytest, but for the implementations.
+    """Return the call of pytest, but for the implementations.
 
     Parameters
     ----------
-    requirements
+    requirement
         Ids, slugs, areas or globs; without any, all of them.
     workers
         How many processes; ``"auto"`` is one for each accelerator, or for each core where there
-        is none; ``"0"`` is this one.
-    profile, seed, time_limit, memory_limit, compile_cache, database, shard, shard_by, \
-    declare, sizes, strict
-        As for ``dense-conformance run``.
+        is none, but no more than pay; ``"0"`` is this one.
+    cells
+        How many cells there are, if that is known.
+    values
+        Options of the run, by their names with underscores.
     """
     arguments = [
         str(SUITE),
@@ -64,30 +57,20 @@ def call(
         # They collect garbage at the end, for minutes of objects that go with the process.
         "-p",
         "no:unraisableexception",
+        # Other plugins of the environment have no part in a run, and may have much to say.
+        "--disable-plugin-autoload",
+        *(part for name in _PLUGINS for part in ("-p", name)),
         "-n",
-        str(devices.workers()) if workers == "auto" else workers,
-        f"--conformance-profile={profile}",
+        _workers(cells) if workers == "auto" else workers,
     ]
-    arguments += [f"--conformance-requirement={id}" for id in requirements]
-    arguments += [f"--conformance-declare={each}" for each in declare]
-    arguments += [f"--conformance-size={n}x{m}" for n, m in sizes]
-    if seed is not None:
-        arguments.append(f"--conformance-seed={seed}")
-    if time_limit:
-        arguments.append(f"--conformance-time-limit={time_limit}")
-    if memory_limit:
-        arguments.append(f"--conformance-memory-limit={memory_limit}")
-    if database:
-        arguments.append(f"--conformance-database={database}")
-    if shard:
-        arguments.append(f"--conformance-shard={shard}")
-    if shard_by:
-        arguments.append(f"--conformance-shard-by={shard_by}")
-    if strict:
-        arguments.append("--conformance-strict")
-    if not compile_cache:
-        arguments.append("--conformance-no-compile-cache")
-    return arguments
+    named = {name.replace("_", "-"): value for name, value in values.items()}
+    return [*arguments, *as_arguments({**named, "requirement": [*requirement]})]
+
+
+def _workers(cells: int) -> str:
+    if devices.accelerators() or not cells:
+        return str(devices.workers())
+    return str(workers_that_pay(cells, devices.workers()))
 
 
 class _Reporter:
@@ -105,7 +88,7 @@ class _Reporter:
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         found = config.stash.get(RUN, None)
-        if found is not None and found.controls:
+        if found is not None and found.controls and not config.getoption("conformance_quiet"):
             total = found.size
             names = {entry.id: entry.name for entry in found.entries}
             statements = {row.id: row.statement for row in found.rows}
@@ -124,9 +107,13 @@ class _Reporter:
             if found.refused:
                 print(*found.refused, sep="\n\n", file=sys.stderr)
                 return
-            verbose = config.get_verbosity() > 0
             write_verdict(
-                found.verdict, found.facts(), sys.stdout, verbose=verbose, shown=found.told
+                found.verdict,
+                found.facts(),
+                sys.stdout,
+                verbose=config.getoption("conformance_verbose"),
+                quiet=config.getoption("conformance_quiet"),
+                shown=found.told,
             )
             if self.after is not None:
                 from conformance.results.file import Results

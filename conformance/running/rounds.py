@@ -24,6 +24,7 @@ import pytest
 from conformance.checks import profiles
 from conformance.jax_setup import child_process
 from conformance.results.cell import Cell, Outcome
+from conformance.running.options import of_further_run
 from conformance.running.stopping import Stop, Stopped
 
 if TYPE_CHECKING:
@@ -146,18 +147,9 @@ class Rounds:
         from conformance.running.pytest_call import call
 
         option = self.run.config.getoption
-        arguments = call(
-            option("conformance_requirement"),
-            workers=str(max(1, int(option("numprocesses", None) or 1))),
-            profile=option("conformance_profile"),
-            seed=seed,
-            time_limit=option("conformance_time_limit"),
-            memory_limit=option("conformance_memory_limit"),
-            compile_cache=not option("conformance_no_compile_cache"),
-            database=option("conformance_database"),
-            shard=option("conformance_shard"),
-            shard_by=option("conformance_shard_by"),
-        )
+        values = {**of_further_run(option), "seed": seed}
+        workers = str(max(1, int(option("numprocesses", None) or 1)))
+        arguments = call(workers=workers, **values)
         arguments += [f"--conformance-impl={spec}" for spec in option("conformance_impl")]
         return [*arguments, f"--rootdir={self.run.config.rootpath}"]
 

@@ -40,6 +40,7 @@ from conformance.running import database, reproduction
 from conformance.running.cells import Prevented
 from conformance.running.failures import Failures
 from conformance.running.items import entry_of, row_of
+from conformance.running.options import CHOICE
 from conformance.running.rounds import combined, is_worse
 from conformance.running.schedule import Shard, dealt, expected_seconds, in_order
 from conformance.running.stopping import leave_interrupts_to_the_controller
@@ -196,7 +197,7 @@ class Run:
     @functools.cached_property
     def rows(self) -> tuple[Requirement, ...]:
         """The requirements that are checked."""
-        return chosen(self.config.getoption("conformance_requirement"))
+        return chosen(*(self.config.getoption(f"conformance_{name}") for name in CHOICE))
 
     @property
     def size(self) -> int:

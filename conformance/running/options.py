@@ -1,0 +1,308 @@
+"""The options of a run: one table for pytest, for the command, and for the runs that these start.
+
+This module is imported in every pytest run of an environment: it imports the standard library
+alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "AMOUNT",
+    "CHOICE",
+    "LIMITS",
+    "OPTIONS",
+    "RUN",
+    "Option",
+    "add_to_command",
+    "add_to_pytest",
+    "as_arguments",
+    "of_further_run",
+    "require_writable",
+    "values_of",
+]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a run: ``--conformance-NAME`` of pytest, and ``--NAME`` of the command.
+
+    Parameters
+    ----------
+    name
+        Its name, with dashes.
+    help
+        What it does; empty for one that is not shown.
+    metavar
+        How help calls its value; empty for a switch.
+    parse, text
+        Make the value of a text, and the text of a value.
+    default
+        The value where it is not given.
+    choices
+        The values that there are; empty for any.
+    many
+        Whether it may be given more than once, each time with one more value.
+    """
+
+    name: str
+    help: str = ""
+    metavar: str = ""
+    parse: Callable[[str], Any] = str
+    text: Callable[[Any], str] = str
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    many: bool = False
+
+    @property
+    def key(self) -> str:
+        """The name of its value among parsed ones of the command; pytest's has a prefix."""
+        return self.name.replace("-", "_")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What ``add_argument`` takes."""
+        shown = {"help": self.help or argparse.SUPPRESS}
+        if not (self.metavar or self.choices):
+            return {**shown, "action": "store_true"}
+        given = {"choices": self.choices} if self.choices else {"metavar": self.metavar}
+        if self.many:
+            parse = {} if self.choices else {"type": self.parse}
+            return {**shown, **given, **parse, "action": "append", "default": []}
+        return {**shown, **given, "type": self.parse, "default": self.default}
+
+
+def _seconds(text: str) -> float:
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
+    try:
+        value = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"a time such as 90, 90s or 10m, found {text!r}")
+    return value
+
+
+def _gibibytes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"an amount of memory in GiB such as 4, found {text!r}")
+    return value
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdigit() and int(side) for side in sides):
+        raise argparse.ArgumentTypeError(f"inputs x outputs, such as 768x3072, found {text!r}")
+    return int(sides[0]), int(sides[1])
+
+
+def _shard(text: str) -> object:
+    from conformance.running.schedule import Shard
+
+    return Shard.parse(text)
+
+
+OPTIONS = {
+    option.name: option
+    for option in (
+        Option(
+            "impl",
+            "an implementation: registered name, module:attribute or path/to/file.py:attribute; "
+            "may be given more than once (default: all that are registered)",
+            metavar="SPEC",
+            many=True,
+        ),
+        Option(
+            "declare",
+            "what the layer declares, such as use_bias=false or dtype=bfloat16; may be given more "
+            'than once; the same keys as in [tool.dense-conformance.layers."name"]',
+            metavar="KEY=VALUE",
+            many=True,
+        ),
+        Option(
+            "requirement",
+            "only this requirement: area/slug, slug, area or a glob; with ! before it, all but "
+            "this one; may be given more than once",
+            metavar="ID",
+            many=True,
+        ),
+        Option(
+            "exclude",
+            "all requirements but this one: area/slug, slug, area or a glob; may be given more "
+            "than once",
+            metavar="ID",
+            many=True,
+        ),
+        Option(
+            "level",
+            "only requirements of this level; may be given more than once",
+            choices=("MUST", "SHOULD", "MAY"),
+            many=True,
+        ),
+        Option(
+            "size",
+            "also check at this size, such as 768x3072; may be given more than once",
+            metavar="NxM",
+            parse=_size,
+            text=lambda size: f"{size[0]}x{size[1]}",
+            many=True,
+        ),
+        Option(
+            "profile",
+            "how much to explore (default: quick)",
+            choices=("quick", "standard", "thorough"),
+            default="quick",
+        ),
+        Option("seed", "the seed of what is generated (default: fixed)", metavar="N", parse=int),
+        Option(
+            "results",
+            "write the results file there (JSON); of the command, - is standard output, and all "
+            "else goes to the other",
+            metavar="PATH",
+        ),
+        Option(
+            "strict",
+            "a SHOULD that does not hold fails the run; so does strict = true in the table "
+            "tool.dense-conformance of pyproject.toml (default: it is a recommendation)",
+        ),
+        Option(
+            "last-failed",
+            "only requirements that did not hold in the last run in this folder; all of them "
+            "where every one held",
+        ),
+        Option("exitfirst", "stop after the first failure that no other one explains"),
+        Option(
+            "for",
+            "go on for that long, such as 90s, 10m or 8h, in rounds with fresh seeds; what is "
+            "found by then, or by an interrupt, is kept (default: one round)",
+            metavar="T",
+            parse=_seconds,
+        ),
+        Option(
+            "database",
+            "keep failing cases there, and try them first in later runs: directory:PATH, "
+            "readonly:PATH, redis:URL or default, several joined by commas (default: nowhere)",
+            metavar="SPEC",
+        ),
+        Option(
+            "shard",
+            "check only the part I of N of the cells, such as 2/5; dense-conformance merge joins "
+            "the results files of all parts",
+            metavar="I/N",
+            parse=_shard,
+        ),
+        Option(
+            "shard-by",
+            "balance the parts by the seconds in this results file; the same for all parts",
+            metavar="RESULTS",
+        ),
+        Option(
+            "time-limit",
+            "the longest that one cell may take, such as 90s or 10m (default: 300s)",
+            metavar="T",
+            parse=_seconds,
+            default=300.0,
+        ),
+        Option(
+            "memory-limit",
+            "the most memory that a worker may take, in GiB (default: 8)",
+            metavar="GIB",
+            parse=_gibibytes,
+            default=8.0,
+        ),
+        Option(
+            "no-compile-cache",
+            "compile everything anew instead of keeping compiled programs in "
+            "$XDG_CACHE_HOME/dense-conformance (default: ~/.cache); so does the environment "
+            "variable CONFORMANCE_COMPILE_CACHE=off",
+        ),
+        Option("examples", metavar="N", parse=int),
+        Option("explain"),
+        Option("check-all"),
+        Option("failed-first"),
+        Option("quiet"),
+        Option("verbose"),
+    )
+}
+
+CHOICE = ("requirement", "exclude", "level")
+AMOUNT = ("size", "profile", "seed", "no-compile-cache")
+LIMITS = ("time-limit", "memory-limit")
+RUN = (
+    *("declare", *CHOICE, "last-failed", *AMOUNT, *LIMITS, "results", "strict"),
+    *("shard", "shard-by", "database", "for"),
+)
+"""The options of ``dense-conformance run``, in the order in which its help shows them."""
+
+# What a further run does not take over from the one that starts it.
+_OF_THE_FIRST = ("impl", "results", "for", "strict", "exitfirst", "last-failed")
+
+
+def add_to_pytest(group: Any) -> None:
+    """Add all options to pytest's; each carries the suite's prefix."""
+    for option in OPTIONS.values():
+        group.addoption(f"--conformance-{option.name}", **option.settings)
+
+
+def add_to_command(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Add options to a subcommand."""
+    for name in names:
+        parser.add_argument(f"--{name}", **OPTIONS[name].settings)
+
+
+def as_arguments(values: Mapping[str, Any]) -> list[str]:
+    """Return pytest's arguments for values by the names of options; defaults are left out."""
+    arguments = []
+    for name, value in values.items():
+        option = OPTIONS[name]
+        for each in value if option.many else [value]:
+            if each is True:
+                arguments.append(f"--conformance-{name}")
+            elif each not in (None, False, option.default):
+                arguments.append(f"--conformance-{name}={option.text(each)}")
+    return arguments
+
+
+def values_of(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Return the values of a subcommand's parsed options, for :func:`.pytest_call.call`."""
+    return {OPTIONS[name].key: getattr(options, OPTIONS[name].key) for name in names}
+
+
+def of_further_run(get: Callable[[str], Any]) -> dict[str, Any]:
+    """Return what a further run takes over from pytest's options, for the same."""
+    kept = [option.key for option in OPTIONS.values() if option.name not in _OF_THE_FIRST]
+    return {key: get(f"conformance_{key}") for key in kept}
+
+
+def require_writable(path: str | None) -> None:
+    """Refuse a place where no file can be written, before anything is run for it.
+
+    Raises
+    ------
+    UsageError
+        If it is a folder, its folder does not exist, or it may not be written.
+    """
+    from conformance.errors import UsageError
+
+    if path in (None, "-"):
+        return
+    place, folder = Path(path), Path(path).absolute().parent
+    reason = ""
+    if place.is_dir():
+        reason = "it is a folder; name a file in it"
+    elif not folder.is_dir():
+        reason = f"there is no folder {folder}"
+    elif not os.access(place if place.exists() else folder, os.W_OK):
+        reason = "permission denied"
+    if reason:
+        raise UsageError(f"results cannot be written to {path}: {reason}")
