@@ -87,6 +87,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from conformance.errors import UsageError
     from conformance.running.exchange import Exchange
     from conformance.running.run import Run
+    from conformance.running.worker import Worker
 
     try:
         run = Run.start(config)
@@ -94,6 +95,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     config.stash[RUN] = run
     config.pluginmanager.register(run, "conformance-run")
+    config.pluginmanager.register(Worker(run), "conformance-worker")
     config.pluginmanager.register(run.containment, "conformance-containment")
     config.pluginmanager.register(Exchange(run), "conformance-exchange")
     if run.controls:
@@ -170,7 +172,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def layer(request: pytest.FixtureRequest) -> Any:
     """The layer under test, imported here, in a worker, and nowhere earlier."""
-    return request.config.stash[RUN].layer(request.param)
+    worker: Any = request.config.pluginmanager.get_plugin("conformance-worker")
+    return worker.layer(request.param)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

@@ -103,6 +103,12 @@ class Rounds:
         self.run.stopped = self.stop.reason
         return result
 
+    def pytest_conformance_fault(self, cell: Cell) -> None:
+        """Stop after the first failure, where that is asked for."""
+        if self.run.config.getoption("conformance_exitfirst"):
+            self.stop.reason = f"{cell.requirement} failed, and -x stops after the first failure"
+            raise Stopped(self.stop.reason)
+
     def pytest_unconfigure(self) -> None:
         """The results are written."""
         self.stop.end()

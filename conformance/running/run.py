@@ -1,56 +1,48 @@
-"""One run of the suite: what is checked, and the hooks that turn items into cells.
+"""One run of the suite: what is checked, and the account of it.
 
-The same class serves the process that controls the workers, the workers, and a run without
-workers; what differs is what pytest calls in each.
+Each process of a run has one; the process that controls the run takes the cells that
+:mod:`.worker` decides, here or in other processes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import itertools
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conformance.checks import profiles, recording
+from conformance.checks import profiles
 from conformance.contract.catalogue import chosen
 from conformance.contract.requirement import Requirement
-from conformance.errors import LoadError, contain_interrupts, safe_text
+from conformance.errors import contain_interrupts
 from conformance.isolation import memory
 from conformance.isolation.breaker import Breaker
-from conformance.isolation.containment import Containment, open_output
+from conformance.isolation.containment import Containment
 from conformance.jax_setup import compile_cache, devices
-from conformance.layers.loading import load
 from conformance.layers.registry import Entry, resolve
-from conformance.layers.x64 import widened
 from conformance.results.cell import Cell
 from conformance.results.expected import Expectations, is_strict
 from conformance.results.outcome import Outcome
-from conformance.results.prerequisites import prerequisites
 from conformance.results.verdict import Verdict, account
 from conformance.running import database, reproduction
-from conformance.running.cells import Prevented
 from conformance.running.failures import Failures
-from conformance.running.items import entry_of, row_of
-from conformance.running.options import CHOICE
+from conformance.running.faults import Faults
+from conformance.running.last_run import failed_last, remember
+from conformance.running.options import CHOICE, require_writable
 from conformance.running.rounds import combined, is_worse
-from conformance.running.schedule import Shard, dealt, expected_seconds, in_order
+from conformance.running.schedule import Shard, expected_seconds
 from conformance.running.stopping import leave_interrupts_to_the_controller
-from conformance.running.strictness import try_witness
+from conformance.running.worker import REFUSED
 from conformance.running.workers import Workers
 
 __all__ = ["Run"]
-
-_REFUSED = "unusable.json"
-"""In the run's directory: the implementations that cannot be used, by id, with the message."""
 
 
 class Run:
@@ -99,13 +91,14 @@ class Run:
         self.stopped = ""
         self.rounds: list[dict[str, Any]] = []
         self.own: frozenset[tuple[str, str]] | None = None
+        self.first: frozenset[tuple[str, str]] = frozenset()
+        self.left = "it was deselected"
         self.layers: dict[str, Any] = {}
         self.selected: frozenset[tuple[str, str]] | None = None
         self.others_failed = False
         self.strict = False
         self.unusable: dict[str, str] = {}
-        self.told: set[tuple[str, str]] = set()
-        self._unsettled: set[tuple[str, str]] = set()
+        self.faults = Faults(self)
 
     @classmethod
     def start(cls, config: pytest.Config) -> Run:
@@ -143,6 +136,7 @@ class Run:
             entries = list(resolve(config.getoption("conformance_impl"), declared, project))
             directory = Path(tempfile.mkdtemp(prefix="dense-conformance-"))
             expectations = Expectations.of_project(project, entries)
+            require_writable(config.getoption("conformance_results"))
             strict = config.getoption("conformance_strict") or is_strict(project)
         run = cls(config, entries, directory, expectations, deaths)
         run.strict = strict
@@ -161,7 +155,16 @@ class Run:
         rows = self.rows
         if given is not None:
             self.own = given["own"] and frozenset((id, row) for id, row in given["own"])
+            self.first = frozenset((id, row) for id, row in given["first"])
+            return
+        wanted = {(entry.id, row.id) for entry in self.entries for row in rows}
+        failed = failed_last(entry.id for entry in self.entries) & wanted
+        if self.config.getoption("conformance_failed_first"):
+            self.first = failed
+        if self.config.getoption("conformance_last_failed") and failed:
+            self.own, self.left = failed, "it held in the last run"
         elif shard is not None:
+            self.left = "it is for another shard"
             measured = expected_seconds(self.config.getoption("conformance_shard_by"))
             self.own = shard.cells(self.entries, rows, measured)
 
@@ -199,6 +202,10 @@ class Run:
         """The requirements that are checked."""
         return chosen(*(self.config.getoption(f"conformance_{name}") for name in CHOICE))
 
+    def decides(self, implementation: str, requirement: str) -> bool:
+        """Return whether the run is to decide a cell, by the ids of both."""
+        return self.own is None or (implementation, requirement) in self.own
+
     @property
     def size(self) -> int:
         """How many cells this run decides."""
@@ -208,137 +215,6 @@ class Run:
         """The ids of the items' parameters: unique and ASCII, whatever the names are."""
         plain = [e.name.encode("ascii", "backslashreplace").decode() for e in self.entries]
         return [name if plain.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(plain)]
-
-    def layer(self, entry: Entry) -> Any:
-        """The layer of an entry, loaded once in this process."""
-        from conformance.checks.layer import Layer
-        from conformance.layers.first_use import explained, require_usable
-
-        if entry.id not in self.layers:
-            self._require_not_refused(entry)
-            try:
-                with self.breaker.loading(entry.id), self.containment.loading(entry):
-                    layer = Layer(widened(load(entry)), entry)
-                    self.expectations.add(entry, layer)
-                    if self.controls:
-                        # No process of its own has tried it.
-                        require_usable(layer.implementation)
-                    self.layers[entry.id] = layer
-                memory.settle()
-            except LoadError as error:
-                self.unusable[entry.id] = explained(error, entry)
-                self.layers[entry.id] = LoadError(self.unusable[entry.id])
-        found = self.layers[entry.id]
-        if isinstance(found, LoadError):
-            raise found
-        return found
-
-    def _require_not_refused(self, entry: Entry) -> None:
-        """Raise what the process that controls the run has left for its workers."""
-        with contextlib.suppress(OSError):
-            text = (self.directory / _REFUSED).read_text(encoding="utf-8")
-            self.unusable = json.loads(text)
-        if entry.id in self.unusable:
-            raise LoadError(self.unusable[entry.id])
-
-    # Hooks of the process that collects: a worker, or the only one.
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(
-        self, config: pytest.Config, items: list[pytest.Item]
-    ) -> None:
-        """Keep the rows that were asked for, by implementation, the telling ones first."""
-        order = {row.id: i for i, row in enumerate(in_order(self.rows))}
-        place = {entry.id: i for i, entry in enumerate(self.entries)}
-        ours, others, dropped = [], [], []
-        for item in items:
-            row = row_of(item)
-            if row is None:
-                others.append(item)
-            elif row.id in order and (self.own is None or (entry_of(item).id, row.id) in self.own):
-                item.add_marker(pytest.mark.filterwarnings("default"))
-                ours.append((place[entry_of(item).id], order[row.id], item))
-            else:
-                dropped.append(item)
-        ours.sort(key=lambda found: found[:2])
-        layers = [
-            [item for _, _, item in cells]
-            for _, cells in itertools.groupby(ours, key=lambda found: found[0])
-        ]
-        workers = getattr(config, "workerinput", {}).get("workercount", 1)
-        items[:] = dealt(layers, workers) + others
-        if dropped:
-            config.hook.pytest_deselected(items=dropped)
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(
-        self, item: pytest.Item, nextitem: pytest.Item | None
-    ) -> Generator[None, object, object]:
-        """Guard the time and the process's global state around one cell."""
-        row = row_of(item)
-        if row is None:
-            return (yield)
-        recording.start()
-        entry = entry_of(item)
-        if self.containment.must_retire(entry):
-            self.breaker.retire(entry.id, row.id)
-        self.containment.enter()
-        guarded = self.worker is not None
-        with self.containment.cell(), self.breaker.running(entry.id, row.id, guarded=guarded):
-            result = yield
-        if nextitem is not None and (row_of(nextitem) is None or entry_of(nextitem) != entry):
-            # At the end of the run everything goes with the process.
-            self.layers.pop(entry.id, None)
-            self.containment.leave(entry.id)
-            memory.release(len(self.entries))
-        return result
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """End a worker whose pytest is broken: the cell that it was in is the layer's."""
-        if self.worker is not None and self.containment.prepared:
-            self.breaker.broken(f"{excinfo.typename}: {safe_text(excinfo.value)}")
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Do not pay for a broken implementation more often than once or twice."""
-        row = row_of(item)
-        if row is not None:
-            self.breaker.check(entry_of(item).id)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> None:
-        """Say why a row cannot be checked on this layer."""
-        row = row_of(item)
-        if row is not None and isinstance(item, pytest.Function):
-            layer: Any = item.funcargs["layer"]
-            with open_output():
-                layer.seen  # noqa: B018  # its code runs, and may close the outputs
-            reason = layer.why_not_applicable(row)
-            if reason is not None:
-                pytest.skip(reason)
-            self._require_not_prevented(entry_of(item), row)
-            # What pytest's parameters share is one test to Hypothesis.
-            item.obj._hypothesis_internal_database_key = database.key(row.id, entry_of(item).id)
-
-    def _require_not_prevented(self, entry: Entry, row: Requirement) -> None:
-        """Raise :class:`Prevented` if a requirement that this one rests on has failed."""
-        if not self.checks_all:
-            known = functools.partial(self.failures.obstacle, entry.id)
-            below = prerequisites(self.rows).failed(row, known)
-            if below is not None:
-                raise Prevented(below)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
-        """Where a witness of an expected failure is known, it decides the cell."""
-        row = row_of(pyfuncitem)
-        expected = self.expectations.of(entry_of(pyfuncitem), row.id) if row is not None else None
-        if expected is None or expected.witness is None:
-            return None
-        return try_witness(pyfuncitem, expected.witness)
-
-    # Hooks of the process that controls.
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -352,6 +228,7 @@ class Run:
                 "expected": self.expectations.as_plain(),
                 "strict": self.strict,
                 "deaths": self.breaker.deaths,
+                "first": sorted(self.first),
                 "own": None if self.own is None else sorted(self.own),
             }
         )
@@ -379,7 +256,7 @@ class Run:
     def refuse(self, unusable: Mapping[str, str], environment: Mapping[str, Any]) -> None:
         """Account for implementations that cannot be used, by id, and have no worker try them."""
         self.environment.update(environment)
-        (self.directory / _REFUSED).write_text(json.dumps(unusable), encoding="utf-8")
+        (self.directory / REFUSED).write_text(json.dumps(unusable), encoding="utf-8")
         for entry in self.entries:
             for row in self.rows if entry.id in unusable else ():
                 if self.own is None or (entry.id, row.id) in self.own:
@@ -411,33 +288,7 @@ class Run:
         self.received[key] = combined(self.received.get(key), cell, found)
         if news:
             self.config.hook.pytest_conformance_cell(cell=cell)
-            if cell.outcome == Outcome.FAILED:
-                self._unsettled.add(key)
-        self._tell_faults(cell.implementation)
-
-    def _tell_faults(self, implementation: str) -> None:
-        """Tell the failures that no cell to come can explain."""
-        waiting = [row for id, row in self._unsettled if id == implementation]
-        if not waiting:
-            return
-        cells = {row: cell for (id, row), cell in self.received.items() if id == implementation}
-        known = prerequisites(self.rows)
-        own = self.own_cells
-
-        def to_come(row: str) -> bool:
-            return row not in cells and (own is None or (implementation, row) in own)
-
-        settled = [id for id in waiting if known.settled(id, cells, to_come)]
-        if not settled:
-            return
-        (entry,) = (entry for entry in self.entries if entry.id == implementation)
-        verdict = self._account([entry], self.rows, cells.values())
-        for cell in verdict.cells:
-            if cell.requirement in settled:
-                self._unsettled.discard((implementation, cell.requirement))
-                if cell.outcome == Outcome.FAILED:
-                    self.told.add((implementation, cell.requirement))
-                    self.config.hook.pytest_conformance_fault(cell=cell)
+        self.faults.take(cell)
 
     @property
     def own_cells(self) -> frozenset[tuple[str, str]] | None:
@@ -447,9 +298,10 @@ class Run:
         # What was found without any item, as of a layer that cannot be used, was asked for, too.
         return self.selected | self.received.keys()
 
-    def _account(
+    def account_of(
         self, entries: Sequence[Entry], rows: Sequence[Requirement], cells: Iterable[Cell]
     ) -> Verdict:
+        """Return the account of these cells, as they are known so far."""
         return account(
             entries,
             rows,
@@ -457,7 +309,7 @@ class Run:
             self.own_cells,
             strict=self.strict,
             stopped=self.stopped,
-            left="it was deselected" if self.own is None else "it is for another shard",
+            left=self.left,
             all_ran=self.checks_all,
         )
 
@@ -467,8 +319,10 @@ class Run:
         if not self.controls or self.config.option.collectonly:
             return
         written = self.conclude()
-        self.breaker.clear()
         assert self.verdict is not None
+        if not self.checks_all:
+            remember(self.verdict.own)
+        self.breaker.clear()
         code = self.verdict.exit_code
         none = self.selected == frozenset() and not self.received
         if none and exitstatus != pytest.ExitCode.NO_TESTS_COLLECTED:
@@ -486,7 +340,7 @@ class Run:
     def conclude(self) -> bool:
         """Account for every cell, and write the results file; whether that went well."""
         entries, rows = self._asked_for(self.own_cells)
-        self.verdict = self._account(entries, rows, self.received.values())
+        self.verdict = self.account_of(entries, rows, self.received.values())
         path = self.config.getoption("conformance_results")
         if path is None:
             return True
@@ -503,7 +357,7 @@ class Run:
         self, own: frozenset[tuple[str, str]] | None
     ) -> tuple[Sequence[Entry], Sequence[Requirement]]:
         """Return implementations and requirements without those that the user deselected whole."""
-        if not own or self.own is not None:
+        if not own or self.config.getoption("conformance_shard") is not None:
             return self.entries, self.rows
         ids = {name for key in own for name in key}
         return (
