@@ -6,6 +6,12 @@ import argparse
 from collections.abc import Sequence
 
 from conformance.checks.profiles import PROFILES
+from conformance.cli.output import (
+    STANDARD_OUTPUT,
+    for_other_tools,
+    for_other_tools_arguments,
+    results_apart,
+)
 from conformance.jax_setup.modes import MODES, chosen_modes, enter
 from conformance.layers.registry import resolve
 from conformance.running.options import CHOICE, RUN, add_to_command, require_writable, values_of
@@ -33,6 +39,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         help="show, too, what the run can detect, remarks, and what is blocked or does not apply",
     )  # fmt: skip
     add_to_command(parser, RUN)
+    for_other_tools_arguments(parser)
     parser.add_argument(
         "--mode", action="append", default=[], metavar="MODE",
         help="under another configuration of JAX: "
@@ -79,6 +86,10 @@ def run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
         return run_modes(modes, options.given, options.results)
     if modes:
         enter(modes[0])
+    given = values_of(options, RUN)
+    to_stdout = options.results == STANDARD_OUTPUT
+    if to_stdout:
+        given["results"] = None
     call = pytest_call.call(
         workers=options.workers,
         cells=len(entries) * len(rows),
@@ -86,6 +97,8 @@ def run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
         exitfirst=options.exitfirst,
         quiet=options.quiet,
         verbose=options.verbose,
-        **values_of(options, RUN),
+        **given,
     )
-    return pytest_call.run([*call, *pytest_arguments], Progress)
+    with results_apart(to_stdout) as take:
+        after = for_other_tools(options, take)
+        return pytest_call.run([*call, *pytest_arguments], Progress, after)

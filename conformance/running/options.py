@@ -25,6 +25,7 @@ __all__ = [
     "as_arguments",
     "of_further_run",
     "require_writable",
+    "size",
     "values_of",
 ]
 
@@ -99,7 +100,8 @@ def _gibibytes(text: str) -> float:
     return value
 
 
-def _size(text: str) -> tuple[int, int]:
+def size(text: str) -> tuple[int, int]:
+    """Return ``768x3072`` as 768 inputs and 3072 outputs."""
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.isdigit() and int(side) for side in sides):
         raise argparse.ArgumentTypeError(f"inputs x outputs, such as 768x3072, found {text!r}")
@@ -153,7 +155,7 @@ OPTIONS = {
             "size",
             "also check at this size, such as 768x3072; may be given more than once",
             metavar="NxM",
-            parse=_size,
+            parse=size,
             text=lambda size: f"{size[0]}x{size[1]}",
             many=True,
         ),
@@ -274,8 +276,9 @@ def as_arguments(values: Mapping[str, Any]) -> list[str]:
 
 
 def values_of(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
-    """Return the values of a subcommand's parsed options, for :func:`.pytest_call.call`."""
-    return {OPTIONS[name].key: getattr(options, OPTIONS[name].key) for name in names}
+    """Return the values of those options that a subcommand has, for :func:`.pytest_call.call`."""
+    keys = [OPTIONS[name].key for name in names]
+    return {key: getattr(options, key) for key in keys if hasattr(options, key)}
 
 
 def of_further_run(get: Callable[[str], Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from flax import nnx
 
 from conformance.checks import profiles
 from conformance.cli.main import main
-from conformance.plugin import size
+from conformance.running.options import size
 
 
 class WrongWhenWide(nnx.Module):
