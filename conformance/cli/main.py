@@ -6,7 +6,6 @@ import argparse
 import difflib
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import version
 from typing import Any, NoReturn
 
 from conformance.cli import describe, matrix, report
@@ -20,6 +19,7 @@ from conformance.cli.output import (
 )
 from conformance.cli.run import run, run_arguments, workers_argument
 from conformance.errors import UsageError, printable
+from conformance.results.environment import version
 from conformance.running.options import AMOUNT, CHOICE, LIMITS, add_to_command, values_of
 
 __all__ = ["main"]
@@ -256,7 +256,9 @@ def parser() -> _Parser:
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=version("dense-conformance"))
+    parser.add_argument(
+        "--version", action="version", version=version("dense-conformance") or "unknown"
+    )
     choices = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (help, add_arguments, _) in COMMANDS.items():
         sub = choices.add_parser(
