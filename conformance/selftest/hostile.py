@@ -9,7 +9,7 @@ distributions would.
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 __all__ = ["PLUGINS", "Plugin", "install"]
@@ -77,6 +77,31 @@ class Lies(type(nnx.Module)):
     def __getattr__(self, name): {_RAISES}
 """
 
+# The objects of the run that are on the stack while a layer is imported.
+_STACK = """
+import sys
+frame, found = sys._getframe(), []
+while frame is not None:
+    found += [frame.f_locals.get("self"), frame.f_locals.get("config"), frame.f_locals.get("item")]
+    frame = frame.f_back
+"""
+_MUTE = f"""{_STACK}
+class Mute:
+    def __init__(self, io): self.__dict__['io'] = io
+    def write(self, data): pass
+    def __getattr__(self, name): return getattr(self.io, name)
+for each in found:
+    channel = getattr(each, 'channel', None)
+    if channel is not None:
+        channel.gateway._io = Mute(channel.gateway._io)
+"""
+_PLUGIN = f"""{_STACK}
+class Cheat:
+    def pytest_runtest_makereport(self, item, call): call.excinfo = None
+item = next(each for each in found if hasattr(each, 'config') and hasattr(each, 'nodeid'))
+item.config.pluginmanager.register(Cheat())
+"""
+
 PLUGINS: tuple[Plugin, ...] = (
     # What ends an import.
     Plugin("import-error", "error", "raised ImportError: boom", "raise ImportError('boom')"),
@@ -136,13 +161,42 @@ PLUGINS: tuple[Plugin, ...] = (
     Plugin("twin", "error", "raised ImportError: the other", "raise ImportError('the other')", "other-hostile"),
 )  # fmt: skip
 
+# Each of a distribution of its own: what it changes need not be found for the others to be safe.
+PLUGINS += tuple(replace(plugin, distribution=f"hostile-{plugin.name}") for plugin in (
+    # What replaces or removes what the run itself is made of.
+    _imported("copy-replaced", "passed", "import the module copy was replaced", "import sys, types; sys.modules['copy'] = types.ModuleType('copy')"),
+    _imported("functools-replaced", "passed", "import the module functools was replaced", "import sys, types; sys.modules['functools'] = types.ModuleType('functools')"),
+    _imported("inspect-replaced", "passed", "import the module inspect was replaced", "import sys, types; sys.modules['inspect'] = types.ModuleType('inspect')"),
+    _imported("json-removed", "passed", "import the module json was replaced", "import sys; sys.modules['json'] = None"),
+    _imported("finders-cleared", "passed", "import how modules are found (sys.meta_path", "import sys; sys.meta_path.clear()"),
+    _imported("path-hooks-cleared", "passed", "import how modules are found (sys.meta_path", "import sys; sys.path_hooks.clear()"),
+    _imported("path-cleared", "passed", "import entries of sys.path were removed", "import sys; sys.path.clear()"),
+    _imported("reports-replaced", "passed", "import _pytest.reports.TestReport.from_item_and_call was replaced", "import _pytest.reports as r; r.TestReport.from_item_and_call = classmethod(lambda *a: None)"),
+    _called("reports-replaced-in-a-call", "error", "TestReport.from_item_and_call was replaced", "import _pytest.reports as r; r.TestReport.from_item_and_call = classmethod(lambda *a: None)"),
+    _called("json-removed-in-a-call", "error", "the module json was replaced", "import sys; sys.modules['json'] = None"),
+    _imported("deaf-channel", "passed", "import execnet.gateway_base.Channel.send was replaced", "from execnet.gateway_base import Channel; Channel.send = lambda *a: None"),
+    _imported("mute", "timed-out", "nothing came back from its process", _MUTE),
+    # What changes a function and leaves it the same object.
+    _imported("defaults-changed", "passed", "import the default values of flax.nnx.nn.linear.Linear.__init__", "from flax import nnx; nnx.Linear.__init__.__kwdefaults__['use_bias'] = False"),
+    _imported("signature-replaced", "passed", "import inspect.signature was replaced", "import inspect; inspect.signature = lambda *a, **k: None"),
+    _imported("code-replaced", "passed", "import the code of conformance.checks.require.that was replaced", "from conformance.checks import require; require.that.__code__ = (lambda *a, **k: None).__code__"),
+    _called("code-replaced-in-a-call", "error", "the code of conformance.checks.require.that was replaced", "from conformance.checks import require; require.that.__code__ = (lambda *a, **k: None).__code__"),
+    _imported("lowered-anew", "passed", "_lowerings[dot_general] was replaced", "import jax\nfrom jax._src.interpreters import mlir\nmlir._lowerings[jax.lax.dot_general_p] = mlir._platform_specific_lowerings['cpu'][jax.lax.dot_general_p] = print"),
+    _imported("call-replaced", "passed", "import _pytest.runner.CallInfo was replaced", "import _pytest.runner; _pytest.runner.CallInfo = print"),
+    _called("call-replaced-in-a-call", "error", "_pytest.runner.CallInfo was replaced", "import _pytest.runner; _pytest.runner.CallInfo = print"),
+    _imported("pytest-plugin", "passed", "import the pytest plugin", _PLUGIN),
+    # What speaks for the suite.
+    _called("not-applicable", "failed", "raised NotApplicable: not me", "from conformance.checks import require; raise require.NotApplicable('not me')"),
+    _called("violation", "failed", "raised Violation: the bias is added twice", "from conformance.errors import Violation; raise Violation('the bias is added twice')"),
+))  # fmt: skip
+
 
 def install(folder: Path) -> None:
     """Write all of them into a folder that is on the path, with the metadata of distributions."""
     points: dict[str, list[str]] = {}
     for number, plugin in enumerate(PLUGINS):
         stem = plugin.name.replace("-", "_") if plugin.name.isascii() else f"plugin_{number}"
-        module = stem if plugin.distribution == "hostile" else f"{stem}_{number}"
+        module = f"{stem}_{number}" if plugin.distribution == "other-hostile" else stem
         (folder / f"{module}.py").write_text(plugin.source, encoding="utf-8")
         points.setdefault(plugin.distribution, []).append(f"{plugin.name} = {module}:Dense")
     # What no tool would have written: no module, no attribute, and one name twice.

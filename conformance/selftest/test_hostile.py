@@ -1,4 +1,4 @@
-"""Hostile plugins, all at once beside two built-in layers: each costs its own cells and no more."""
+"""Hostile plugins, all at once beside right and wrong layers: each costs its own cells alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,22 @@ from conformance.layers.loading import load
 from conformance.layers.registry import registered
 from conformance.selftest.hostile import PLUGINS, Plugin, install
 
+pytestmark = pytest.mark.slow
+
 BUILT_IN = ("nnx.MyDense", "nnx.Linear")
+FILES = ("beside.py:Right", "beside.py:Wrong")
+BESIDE = """
+from flax import nnx
+
+
+class Right(nnx.Linear):
+    pass
+
+
+class Wrong(nnx.Linear):
+    def __call__(self, x):
+        return super().__call__(x) + 1
+"""
 ROWS = ("forward/zero-input", "purity/globals-untouched")
 
 # Seconds for a cell: a multiple of what one takes on a machine that is busy with other things.
@@ -24,9 +39,9 @@ _TIME_LIMIT = 20
 
 
 def run(folder: Path, *plugins: Plugin) -> dict[str, Any]:
-    """The results of the built-in layers, with these plugins beside them."""
+    """The results of the layers that are no plugins, with these plugins beside them."""
     path = folder / f"results-{len(plugins)}.json"
-    names = [*BUILT_IN, *(plugin.id for plugin in plugins)]
+    names = [*BUILT_IN, *FILES, *(plugin.id for plugin in plugins)]
     command = [
         *(sys.executable, "-m", "conformance", "run", *names, "-n2"),
         *(f"--requirement={row}" for row in ROWS),
@@ -53,6 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all of them are installed."""
     path = tmp_path_factory.mktemp("hostile")
     install(path)
+    (path / "beside.py").write_text(BESIDE)
     return path
 
 
@@ -76,7 +92,7 @@ def cells_of(found: dict[str, Any], id: str) -> list[dict[str, Any]]:
 
 def test_there_are_enough_of_them() -> None:
     """As many kinds as people have come up with."""
-    assert len({plugin.id for plugin in PLUGINS}) == len(PLUGINS) >= 45
+    assert len({plugin.id for plugin in PLUGINS}) == len(PLUGINS) >= 60
 
 
 def test_the_others_are_as_without_them(alone: dict[str, Any], beside: dict[str, Any]) -> None:
@@ -85,10 +101,10 @@ def test_the_others_are_as_without_them(alone: dict[str, Any], beside: dict[str,
     def decided(cell: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in cell.items() if key != "seconds"}
 
-    for name in BUILT_IN:
-        id = f"dense-conformance:{name}"
+    for id in (*(f"dense-conformance:{name}" for name in BUILT_IN), *FILES):
         expected = [decided(cell) for cell in cells_of(alone, id)]
-        assert [cell["outcome"] for cell in expected] == ["passed"] * len(ROWS)
+        assert "failed" in [cell["outcome"] for cell in expected] or id != FILES[1]
+        assert [cell["outcome"] for cell in expected] == ["passed"] * len(ROWS) or id == FILES[1]
         assert [decided(cell) for cell in cells_of(beside, id)] == expected
 
 
