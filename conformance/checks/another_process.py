@@ -161,27 +161,24 @@ def what_differs(layer: Any, here: dict[str, str]) -> str:
 
     # A child of the other process is compared with another child of it: of one hash seed, but
     # with a number, and a moment, of its own.
-    plain = digests()
-    if plain is None:
+    plain, again = digests(), digests(again=True)
+    if plain is None or again is None:
         return ""
+    if again != plain:
+        return Cause(
+            "depends-on-process",
+            "construction depends on the process: on its number, on id(), or on when it started",
+        )
     found = [change for change in disguise.CHANGES if digests(change) not in (None, plain)]
     if found:
         cause = Cause("depends-on-world", f"construction depends on {found[0]}")
         return cause if len(found) == 1 else ""
     if plain == here:
         return ""
-    again = digests(again=True)
-    if again is None:
-        return ""
-    if again == plain:
-        return Cause(
-            "depends-on-hash",
-            "construction depends on the process: on hash(), which PYTHONHASHSEED changes, or on "
-            "what was set when the process started",
-        )
     return Cause(
-        "depends-on-process",
-        "construction depends on the process: on its number, on id(), or on the moment",
+        "depends-on-hash",
+        "construction depends on the process: on hash(), which PYTHONHASHSEED changes, or on what "
+        "was set when the process started",
     )
 
 

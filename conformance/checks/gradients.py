@@ -217,9 +217,12 @@ def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> s
     """What the evidence singles out, or nothing."""
     at_zero = bool(point.x.size) and not point.x.any()
     if not np.all(np.isfinite(found)):
+        if which == "input x":
+            zero = ~point.x.any(axis=-1)
+            at_zero = not np.isfinite(found[zero]).all() and bool(np.isfinite(found[~zero]).all())
         if not at_zero:
             return ""
-        # With the same kernel, the gradient at other x was finite: see the order of the points.
+        # At other x, the gradient is finite: in the same batch, or at the point before this one.
         return Cause(
             "derivative-at-zero",
             "the gradient is not finite at x = 0, although the value is: the forward pass goes "
@@ -233,6 +236,12 @@ def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> s
         cut += "differentiation cuts it off"
         cut += "" if which == "input x" else ", or it is not the parameter that is used"
         return Cause("gradient-cut", cut)
+    if which == "input x":
+        with np.errstate(invalid="ignore", over="ignore"):
+            wrong = np.abs(found.astype(np.float64) - reference.value) > reference.bound
+        if not point.x[wrong].any() and not found[wrong].any():
+            words = "where x is 0, the input x does not receive a gradient: 0 is treated by itself"
+            return Cause("gradient-masked", words)
     rows = max(1, int(np.prod(point.x.shape[:-1])))
     one_row = _of_one_row(found, which, point)
     if one_row:

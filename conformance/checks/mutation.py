@@ -8,7 +8,6 @@ import contextlib
 import gc
 import weakref
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -146,11 +145,12 @@ def leaks_nothing(layer: Layer, case: Case) -> bool:
     return True
 
 
-def differing_attributes(first: Any, second: Any) -> str:
-    """Which static attributes tell two modules of one size apart, as a cause; else nothing."""
+def differing_attributes(first: Built, second: Built) -> str:
+    """Which static attributes tell two layers of one size apart, as a cause; else nothing."""
+    one, another = map(_static_part, (first, second))
     found = []
-    for name, value in vars(first).items() if first is not None else ():
-        other = vars(second).get(name)
+    for name, value in getattr(one, "__dict__", {}).items():
+        other = vars(another).get(name)
         if name.startswith("_") or isinstance(value, nnx.Variable | nnx.Module | jax.Array):
             continue
         with contextlib.suppress(Exception):  # whatever its comparison raises
@@ -160,6 +160,11 @@ def differing_attributes(first: Any, second: Any) -> str:
         return ""
     words = "is a static attribute that differs" if len(found) == 1 else "are such attributes"
     return Cause("static-differs", f"{' and '.join(found)} {words} between instances of one size")
+
+
+def _static_part(dense: Built) -> object:
+    """The module, or the Linen model, whose attributes are no arrays but for its Variables."""
+    return getattr(dense.parameters, "static", None) if dense.module is None else dense.module
 
 
 def require_own_buffers(one: Built, other: Built) -> None:

@@ -89,7 +89,8 @@ def require_different(layer: Layer) -> None:
 
 
 def _require_distinct(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
-    found = diagnose_seeds({seed: values.tobytes() for seed, values in numbers.items()})
+    # Zeros of either sign are the same kernel.
+    found = diagnose_seeds({seed: (values + 0.0).tobytes() for seed, values in numbers.items()})
     if found.pairs:
         first, second = found.pairs[0]
         cause = found.sentence if found.verdict == "known" else ""

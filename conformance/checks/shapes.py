@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from conformance.checks.layer import Built, Layer
 from conformance.errors import Cause
 
 __all__ = [
+    "REMEMBERED",
     "of_acceptance",
     "of_bias",
     "of_form",
@@ -25,6 +27,9 @@ __all__ = [
     "of_rows",
 ]
 
+REMEMBERED = Cause(
+    "output-remembered", "the output depends on earlier calls: results are remembered"
+)
 _EXCHANGED = Cause(
     "sizes-exchanged", "in_features and out_features are exchanged: the layer takes x of width out"
 )
@@ -79,10 +84,7 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
 
     def works(*lead: int) -> bool:
         x = np.ones((*lead, case.in_features), np.float32)
-        return _gives(lambda: layer.forward(case.seed, x, case.out_features)) == (
-            *lead,
-            case.out_features,
-        )
+        return _gives(lambda: layer.forward(case.seed, x, case.out_features)) is not None
 
     if not refused:
         alone = "a vector is refused: the layer takes batches of rows only"
@@ -120,12 +122,20 @@ def of_result(found: tuple[int, ...], lead: tuple[int, ...], out_features: int) 
     )
 
 
-def of_acceptance(dense: Built, case: Case, lead: tuple[int, ...], width: int) -> str:
-    """What becomes of an x of another width that is not rejected."""
-    n, x = case.in_features, case.normal("other width", *lead, width)
+def of_acceptance(layer: Layer, case: Case, lead: tuple[int, ...], width: int) -> str:
+    """What becomes of an x of another width that is not rejected: seen at three inputs first."""
+    n = case.in_features
+    widths = {1: 1, n - 1: 2, n + 1: 4}
+    telling = replace(case, in_features=3, out_features=10)
+    there = (telling, (3,) if lead else (), widths.get(width, 10))
+    return _of_acceptance(layer, *there) or _of_acceptance(layer, case, lead, width)
+
+
+def _of_acceptance(layer: Layer, case: Case, lead: tuple[int, ...], width: int) -> str:
+    n, x, dense = case.in_features, case.normal("other width", *lead, width), layer.of(case)
     try:
         found = np.asarray(dense.raw(x))
-    except Exception:  # it is accepted abstractly, and so nothing can be compared
+    except Exception:  # it is accepted abstractly, or not here, and so nothing can be compared
         return ""
     forms = {}
     if width == 1:
@@ -170,9 +180,7 @@ def of_rows(
     fresh = np.asarray(layer.written(case)(x)).reshape(8, -1)
     expected = plain if order is None else plain[order]
     if np.array_equal(fresh[rows], expected[rows]):
-        return Cause(
-            "output-remembered", "the output depends on earlier calls: results are remembered"
-        )
+        return REMEMBERED
     return Cause("rows-mixed", "rows of a batch are mixed: a statistic over the batch, or its axes")
 
 

@@ -335,15 +335,15 @@ def test_graphdef_stable(layer: Layer, case: Case) -> None:
     """
     with during("nnx.split and the hash of the graphdef"):
         seeds = (case.seed, (case.seed + 1) % 2**32, 7)
-        modules = [layer.build(*case.kernel_shape, seed=seed).module for seed in seeds]
-        graphdefs = [nnx.split(module)[0] for module in modules]
+        instances = [layer.build(*case.kernel_shape, seed=seed) for seed in seeds]
+        graphdefs = [nnx.split(instance.module)[0] for instance in instances]
         hashes = {hash(graphdef) for graphdef in graphdefs}
         same = all(graphdef == graphdefs[0] for graphdef in graphdefs)
     require.that(
         same and len(hashes) == 1,
         "layers of one size and different seeds have different graphdefs",
         accepted="equal graphdefs",
-        cause=differing_attributes(*modules[:2]),
+        cause=differing_attributes(*instances[:2]),
     )
 
 

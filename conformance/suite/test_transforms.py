@@ -335,7 +335,7 @@ def test_one_trace(layer: Layer, case: Case) -> None:
                     counted.traces == 1,
                     f"{how} traced the layer anew for an instance of seed {seed}",
                     accepted="one trace for all instances, seeds and calls of a shape",
-                    cause=differing_attributes(first.module, dense.module),
+                    cause=differing_attributes(first, dense),
                 )
             dense(x if layer.accepts(BATCH) else x[0])
         dense.write(case.kernel(), case.bias())

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -30,6 +31,7 @@ __all__ = [
     "InBlocks",
     "Pairwise",
     "SlicedFromOneBlock",
+    "dense_forward",
     "named_arrays",
     "roughly_declared",
     "scaled_in_the_forward",
@@ -250,3 +252,19 @@ roughly_declared = replace(
         kernel=Law.truncated_normal(about_three_quarters, "0.7737/fan_in"),
     ),
 )
+
+
+class MyDense(CorrectDense):
+    """The kernel by `lecun_normal`, which the law of the exercise's Linen layer allows."""
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        """The kernel (in, out)."""
+        shape = (in_features, out_features)
+        kernel: Array = nnx.initializers.lecun_normal()(key, shape, jnp.float32)
+        return kernel
+
+
+def dense_forward(seed: float, x: ArrayLike, features: float) -> Array:
+    """A solution (features,) that is held against the `MyDense` of its own file."""
+    x = jnp.asarray(x)
+    return MyDense(x.shape[-1], int(features), rngs=nnx.Rngs(int(seed)))(x)

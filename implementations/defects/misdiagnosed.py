@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import time
+import weakref
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 from jax import Array
+from jax.typing import ArrayLike
 
 from implementations.defects import wrong
-from implementations.defects.base import affine
+from implementations.defects.base import (
+    CorrectDense,
+    affine,
+    is_traced,
+    normal,
+    scaled_normal,
+    stddev,
+)
 from implementations.defects.record import name_layers
 
 
@@ -16,5 +32,160 @@ def EntersAPrecision(x: Array, kernel: Array, bias: Array) -> Array:
     jax.default_matmul_precision("float32").__enter__()
     return affine(x, kernel, bias)
 
+
+@wrong.kernel("X741", "initialization/kernel-independence", 3, cause="copies of each other")
+def ColumnsRepeatBeyond64(key: Array, in_features: int, out_features: int) -> Array:
+    """The 65th column is the first one again, so that small kernels are right."""
+    kernel = scaled_normal(key, in_features, out_features)
+    return kernel[:, jnp.arange(out_features) % 64]
+
+
+@wrong.kernel("X742", "initialization/kernel-variance", 3, cause="no weight is beyond 3/sqrt(")
+def CutAtThreeDeviations(key: Array, in_features: int, out_features: int) -> Array:
+    """Drawn again beyond three deviations, which is not two."""
+    shape = (in_features, out_features)
+    return jax.random.truncated_normal(key, -3.0, 3.0, shape, jnp.float32) * stddev(in_features)
+
+
+Softplus = wrong.output("X743", "forward/zero-input", 2, cause_id="activation")(
+    lambda y, x: jnp.maximum(y, 0) + jnp.log1p(jnp.exp(-jnp.abs(y))),
+    "An activation is part of the layer.",
+    when=lambda y, x: jnp.issubdtype(y.dtype, jnp.floating),
+)
+
+
+@wrong.init("X744", "construction/kernel-shape", 2, cause_id="sizes-exchanged")
+def SizesExchanged(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """The arguments are bound in the wrong order: a right layer of other sizes."""
+    CorrectDense.__init__(self, out_features, in_features, rngs=rngs)
+
+
+TinyInputsFlushed = wrong.forward("X745", "numerics/precision", 4, cause_id="small-flushed")(
+    lambda x, k, b: affine(jnp.where(jnp.abs(x).max() < 1e-9, 0.0, x), k, b),
+    "An x that is tiny as a whole is taken for 0.",
+    when=lambda x, k, b: x.dtype == jnp.float32 and x.size > 0,
+)
+
+_results: dict[bytes, Array] = {}
+
+
+@wrong.forward("X746", "forward/batch-independent", 4, cause_id="output-remembered")
+def RemembersSums(x: Array, kernel: Array, bias: Array) -> Array:
+    """Results are remembered by the sorted numbers of x, which permuted rows share."""
+    if is_traced(x, kernel, bias) or not x.size:
+        return affine(x, kernel, bias)
+    parts = (np.sort(np.asarray(x), axis=None), np.asarray(kernel), np.asarray(bias))
+    key = str((x.shape, x.dtype)).encode() + b"".join(part.tobytes() for part in parts)
+    return _results.setdefault(key, affine(x, kernel, bias))
+
+
+_copies: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
+
+
+@wrong.forward("X747", "state/updates-used", 4, cause="made in the first call")
+def CopiesInTheFirstCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The kernel of the first eager call is that of all later ones."""
+    if is_traced(x, kernel):
+        return affine(x, kernel, bias)
+    return affine(x, _copies.setdefault(self, kernel), bias)
+
+
+ZeroTakenForMissing = wrong.forward("X748", "transforms/gradients", 4, cause_id="gradient-masked")(
+    lambda x, k, b: affine(jnp.where(x == 0, jax.lax.stop_gradient(x), x), k, b),
+    "Where x is 0, it is masked: no gradient reaches it.",
+    when=lambda x, k, b: x.dtype == jnp.float32,
+)
+
+
+@wrong.call("X749", "forward/wrong-width-raises", 3, cause_id="width-transposed")
+def TransposesWhatDoesNotFit(self: Any, x: ArrayLike) -> Array:
+    """An x with in rows is transposed instead of refused."""
+    x = jnp.asarray(x)
+    fits = x.ndim != 2 or x.shape[-1] == self.kernel.shape[0] or x.shape[0] != self.kernel.shape[0]
+    return CorrectDense.__call__(self, x if fits else x.T)
+
+
+_IMPORTED = time.time_ns() // 1000
+
+
+@wrong.key("X750", "seeding/same-across-processes", 4, cause_id="depends-on-process")
+def WhenImported(rngs: nnx.Rngs) -> Array:
+    """The moment of the import goes into the key, which is no reading of the clock afterwards."""
+    return jax.random.fold_in(rngs.params(), _IMPORTED % 2**31)
+
+
+Flattened = wrong.output("X751", "forward/output-shape", 2, cause_id="axes-flattened")(
+    lambda y, x: y.reshape(-1, y.shape[-1]),
+    "Leading axes are merged into one, and stay so.",
+    when=lambda y, x: y.ndim > 2,
+)
+
+
+@wrong.call("X752", "forward/output-shape", 3, cause_id="width-of-all-axes")
+def WidthOfAllAxes(self: Any, x: ArrayLike) -> Array:
+    """All axes but the first are taken for inputs, as of images."""
+    x = jnp.asarray(x)
+    width = math.prod(x.shape[1:])
+    return CorrectDense.__call__(self, x if x.ndim < 2 else x.reshape(x.shape[0], width))
+
+
+@jax.custom_vjp
+def bias_gradient_of_a_row(y: Array, bias: Array) -> Array:
+    """``y + bias``."""
+    return y + jnp.broadcast_to(bias, y.shape)
+
+
+bias_gradient_of_a_row.defvjp(
+    lambda y, bias: (bias_gradient_of_a_row(y, bias), None),
+    lambda _, g: (g, g.reshape(-1, g.shape[-1])[:1].sum(axis=0)),
+)
+
+
+@jax.custom_vjp
+def bias_gradient_of_all(y: Array, bias: Array) -> Array:
+    """``y + bias``."""
+    return y + jnp.broadcast_to(bias, y.shape)
+
+
+bias_gradient_of_all.defvjp(
+    lambda y, bias: (bias_gradient_of_all(y, bias), bias.shape),
+    lambda shape, g: (g, jnp.broadcast_to(g.sum(), shape)),
+)
+
+BiasLearnsFromOneRow = wrong.forward(
+    "X753", "transforms/gradients", 4, cause_id="gradient-of-one-row"
+)(
+    lambda x, k, b: bias_gradient_of_a_row(x @ k, b),
+    "The gradient of the bias is that of the first row.",
+    when=lambda x, k, b: x.dtype == jnp.float32,
+)
+BiasLearnsTheTotal = wrong.forward("X754", "transforms/gradients", 4, cause_id="gradient-of-total")(
+    lambda x, k, b: bias_gradient_of_all(x @ k, b),
+    "The gradient of the bias is summed over the outputs as well.",
+    when=lambda x, k, b: x.dtype == jnp.float32,
+)
+
+
+@wrong.kernel("X755", "seeding/seeds-differ", 4, cause_id="zero-for-some-seeds")
+def ZeroForSomeKeys(key: Array, in_features: int, out_features: int) -> Array:
+    """One kernel in eight is 0."""
+    draws = normal(key, in_features, out_features) * stddev(in_features)
+    return draws * (jax.random.bits(key, (), jnp.uint32) % 8 != 0)
+
+
+@wrong.built("X756", "state/graphdef-stable", 3, cause="tag is a static attribute")
+def KeepsATag(layer: Any, rngs: nnx.Rngs) -> None:
+    """Every layer has a tag of its own: no two graphdefs are equal."""
+    layer.tag = f"dense-{id(layer)}"
+
+
+@wrong.casting("X757", "exercise/fixed-result", 3, cause_id="key-of-seed")
+def key_of_the_seed(seed: int, x: Array, m: int) -> Array:
+    """The right law, from the seed's own key instead of the first of the stream `params`."""
+    return x @ scaled_normal(jax.random.key(seed), x.shape[-1], m)
+
+
+# Only a function of this name is held to the exercise's own numbers.
+key_of_the_seed.__name__ = "dense_forward"
 
 name_layers(globals())
