@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from conformance.contract.requirement import MAY, Requirement
-from conformance.errors import ResultsError
+from conformance.errors import ResultsError, safe_text
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, Outcome
 from conformance.results.file import Results
@@ -137,11 +137,10 @@ def _environment_of(shards: Sequence[Results]) -> dict[str, Any]:
 def _same(what: str, first: Any, source: Results, second: Any, other: Results) -> None:
     if first != second:
         raise ResultsError(
-            f"{what} differs: {_short(first)} in {source.source}, {_short(second)} in "
+            f"{safe_text(what)} differs: {_short(first)} in {source.source}, {_short(second)} in "
             f"{other.source}; nothing was merged"
         )
 
 
 def _short(value: Any) -> str:
-    text = str(value) if isinstance(value, str) else repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return safe_text(value if isinstance(value, str) else repr(value), 100)

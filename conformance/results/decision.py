@@ -94,7 +94,7 @@ class Decision:
     must, should
         How many requirements of that level hold, of those that apply.
     recommendations
-        How many SHOULD requirements do not hold or could not be checked.
+        How many SHOULD requirements do not hold.
     expected
         How many failures are expected, those that follow from an expected one included.
     outdated
@@ -121,7 +121,7 @@ class Decision:
         """Return the requirements that hold, by level, such as ``MUST 48/48``."""
         parts = [f"MUST {self.must}"] if self.must.total else []
         # The SHOULD decide where they are held strictly, or where nothing else was checked.
-        shown = self.strict and self.recommendations
+        shown = self.strict and not self.should.full
         parts += [f"SHOULD {self.should}"] if self.should.total and (shown or not parts) else []
         return ", ".join(parts)
 
@@ -197,7 +197,7 @@ def decide(cells: Iterable[Cell], *, strict: bool = False, stopped: bool = False
         word,
         must=tally(own, MUST),
         should=tally(own, SHOULD),
-        recommendations=sum(_does_not_hold(c, by_key) for c in own if c.level == SHOULD),
+        recommendations=sum(c.outcome == Outcome.FAILED and c.level == SHOULD for c in own),
         expected=len(expected),
         outdated=len(outdated),
         strict=strict,
