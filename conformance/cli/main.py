@@ -18,6 +18,7 @@ from conformance.cli.output import (
     why_not_written,
 )
 from conformance.cli.run import run, run_arguments, workers_argument
+from conformance.cli.watch import watch, watch_arguments
 from conformance.errors import UsageError, printable
 from conformance.results.environment import version
 from conformance.running.options import AMOUNT, CHOICE, LIMITS, add_to_command, values_of
@@ -170,6 +171,11 @@ Command = Callable[[argparse.Namespace, Sequence[str]], int]
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Command]] = {
     "run": ("check implementations against the contract", run_arguments, run),
+    "watch": (
+        "check a layer now and whenever a file of it is saved, what failed last first",
+        watch_arguments,
+        watch,
+    ),
     "describe": (
         "show what a layer is, how it differs from Flax's, and the declaration that says so",
         describe.arguments,

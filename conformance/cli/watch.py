@@ -1,0 +1,237 @@
+"""``dense-conformance watch``: checks a layer again whenever a file of it is saved.
+
+The process that watches has imported JAX, Flax and the suite, and has started nothing of them: each
+run is a fork of it, and so begins at once and in the same state. Where there is no fork, each run
+is a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.machinery
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from conformance.errors import ConformanceError, UsageError
+from conformance.jax_setup import child_process, compile_cache
+from conformance.layers.registry import Entry, resolve, split_variant
+from conformance.running.options import AMOUNT, CHOICE, add_to_command, as_arguments, values_of
+
+__all__ = ["differences", "watch", "watch_arguments"]
+
+_INTERVAL = 100
+"""Milliseconds after which a run is looked at that goes on."""
+_TAKEN_OVER = (*CHOICE, *AMOUNT, "declare")
+
+
+def watch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the subcommand."""
+    parser.add_argument(
+        "specs", nargs="+", metavar="SPEC",
+        help="a registered name, module:attribute or path/to/file.py:attribute",
+    )  # fmt: skip
+    add_to_command(parser, _TAKEN_OVER)
+
+
+def watch(options: argparse.Namespace, _: Sequence[str]) -> int:
+    """Check the layers now and after each save, until the user ends that; return 0.
+
+    Raises
+    ------
+    UsageError
+        If the extra is not installed, or an implementation does not exist.
+    """
+    try:
+        import watchfiles
+    except ImportError:
+        raise UsageError(
+            "watch needs the extra 'watch': pip install 'dense-conformance[watch]'"
+        ) from None
+    entries = resolve(options.specs, options.declare)
+    folders = sorted({folder for entry in entries for folder in _folders(entry)})
+    values = {key.replace("_", "-"): v for key, v in values_of(options, _TAKEN_OVER).items()}
+    given = [*as_arguments(values), *(f"--conformance-impl={spec}" for spec in options.specs)]
+    _import_everything(cache=not options.no_compile_cache)
+    signal.signal(signal.SIGTERM, _interrupt)
+    saves = watchfiles.watch(
+        *folders,
+        watch_filter=watchfiles.PythonFilter(),
+        debounce=_INTERVAL,
+        step=_INTERVAL // 5,
+        rust_timeout=_INTERVAL,
+        yield_on_timeout=True,
+    )
+    with tempfile.TemporaryDirectory(prefix="dense-conformance-") as folder:
+        results, known = Path(folder) / "results.json", dict[str, str]()
+        run: _Process | None = _Process(given, results)
+        try:
+            for saved in saves:
+                if saved:
+                    if run is not None:
+                        run.end()
+                    names = ", ".join(sorted({Path(path).name for _, path in saved}))
+                    print(f"\n{names} saved", flush=True)
+                    run = _Process(given, results)
+                elif run is not None and run.has_ended():
+                    now = _outcomes(results)
+                    for line in differences(known, now):
+                        print(line)
+                    print(f"watching {', '.join(folders)}; Ctrl-C ends", flush=True)
+                    known, run = now or known, None
+        except KeyboardInterrupt:
+            pass
+        finally:
+            if run is not None:
+                run.end()
+    return 0
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _folders(entry: Entry) -> Iterator[str]:
+    """The folders that an implementation's code lies in."""
+    place = split_variant(entry.spec)[0].rpartition(":")[0]
+    if place.endswith(".py"):
+        yield str(Path(place).resolve().parent)
+        return
+    top = place.partition(".")[0]
+    found = importlib.machinery.PathFinder.find_spec(top, [*sys.path, os.getcwd()])
+    if found is None:
+        raise UsageError(f"{entry.name}: the code of {top!r} cannot be found")
+    places = found.submodule_search_locations
+    yield from places or [str(Path(found.origin or os.getcwd()).parent)]
+
+
+def _import_everything(*, cache: bool) -> None:
+    """Import what every run needs, and start nothing: a fork has none of its parent's threads."""
+    compile_cache.prepare(cache)
+    import flax.linen
+    import flax.nnx
+    import hypothesis
+    import xdist.plugin
+
+    from conformance.checks.layer import Layer
+    from conformance.contract.catalogue import catalogue
+    from conformance.report.terminal import Progress
+
+    del flax, hypothesis, xdist, Layer, Progress
+    catalogue()
+
+
+class _Process:
+    """A run in a process of its own, at the head of its own group."""
+
+    def __init__(self, given: Sequence[str], results: Path) -> None:
+        results.unlink(missing_ok=True)
+        self._arguments = ["--conformance-failed-first", f"--conformance-results={results}"]
+        self._arguments += given
+        self._spawned: subprocess.Popen[bytes] | None = None
+        self._pid = 0
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if hasattr(os, "fork"):
+            with warnings.catch_warnings():
+                # JAX warns of forks whether or not it has started anything.
+                warnings.simplefilter("ignore")
+                self._pid = os.fork()
+            if self._pid == 0:
+                _run_and_exit(self._arguments)
+        else:
+            command = child_process.python("-m", __name__, *self._arguments)
+            environment = child_process.environment()
+            self._spawned = subprocess.Popen(command, env=environment)
+
+    def has_ended(self) -> bool:
+        """Return whether the process has ended."""
+        if self._spawned is not None:
+            return self._spawned.poll() is not None
+        if self._pid:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if not pid:
+                return False
+            self._pid = 0
+            if os.WIFSIGNALED(status):
+                print(f"the run was ended by signal {os.WTERMSIG(status)}")
+        return True
+
+    def end(self) -> None:
+        """End the process, and all that it has started."""
+        if self._spawned is not None:
+            self._spawned.kill()
+            self._spawned.wait()
+        elif self._pid:
+            with contextlib.suppress(OSError):
+                os.killpg(self._pid, signal.SIGKILL)
+            with contextlib.suppress(OSError):
+                # It may not have come to head a group.
+                os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+
+
+def _run_and_exit(arguments: Sequence[str]) -> NoReturn:
+    """In the process of a run: run it, and leave nothing of the parent's to be ended."""
+    code = 1
+    try:
+        # The terminal's Ctrl-C is for the process that watches.
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        code = _run(arguments)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from conformance.report.terminal import Progress
+    from conformance.running.pytest_call import call, run
+
+    return run([*call(workers="0"), *arguments], Progress)
+
+
+def _outcomes(results: Path) -> dict[str, str]:
+    """Whether what was checked holds, by implementation and requirement; none without a file."""
+    from conformance.results.file import read
+
+    if not results.exists():
+        return {}
+    try:
+        cells = read(results).verdict.cells
+    except ConformanceError as error:
+        print(f"dense-conformance: {error}", file=sys.stderr)
+        return {}
+    checked = [cell for cell in cells if cell.outcome.checked]
+    return {
+        f"{cell.implementation} {cell.requirement}": "passed" if cell.outcome.held else "failed"
+        for cell in checked
+    }
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return what a save has changed, in lines; none for the first run.
+
+    Parameters
+    ----------
+    before, now
+        ``passed`` or ``failed`` for what was checked, by implementation and requirement.
+    """
+    if not before or not now:
+        return []
+    both = [key for key in now if key in before and now[key] != before[key]]
+    lines = [f"{'fails' if now[key] == 'failed' else 'holds'} now: {key}" for key in both]
+    return lines or ["nothing has changed since the last save"]
+
+
+if __name__ == "__main__":
+    sys.exit(_run(sys.argv[1:]))
