@@ -17,7 +17,7 @@ from conformance.layers.implementation import FLAX, Convention, Law
 from conformance.layers.looking import SIZES
 from conformance.statistics import identify_law
 
-__all__ = ["Description", "describe_layer", "table_of"]
+__all__ = ["Description", "describe_layer", "law_in_words", "table_of"]
 
 # Of other sides, so that fan_in and fan_out are told apart, and one of few inputs, where 1/fan_in
 # and 1/(fan_in - 1) are: 170 000 weights.
@@ -118,7 +118,7 @@ def describe_layer(layer: Layer) -> Description:
         "ranks": ranks or seen.convention.ranks,
     }
     found = replace(seen.convention, **extra)  # type: ignore[arg-type]  # names of its fields
-    sentence, text = _law(layer)
+    sentence, text = law_in_words(layer)
     if text and not law_of(text).within(FLAX.kernel):
         found = replace(found, kernel=_named(law_of(text), sentence))
     return replace(
@@ -160,7 +160,7 @@ def _accepted(layer: Layer) -> tuple[tuple[int, ...], str, str]:
     return tuple(ranks), dtype, trouble if not ranks else ""
 
 
-def _law(layer: Layer) -> tuple[str, str]:
+def law_in_words(layer: Layer) -> tuple[str, str]:
     """The law of new kernels in a sentence, and as it is declared; both empty if none is seen."""
     try:
         drawn = kernels_of(layer, _DRAWN)

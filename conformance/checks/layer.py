@@ -58,6 +58,7 @@ class Layer:
     def __init__(self, implementation: Implementation, entry: Entry | None = None) -> None:
         self.registered = implementation
         self.entry = entry
+        self.like: Layer | None = None
         self._memory: dict[Any, Any] = {}
 
     @property

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from conformance.errors import LoadError, UsageError
 from conformance.layers.registry import Entry, resolve
+from conformance.running.options import add_to_command
 
 if TYPE_CHECKING:
     from conformance.checks.description import Description
@@ -22,10 +23,7 @@ _WIDTH = 100
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the subcommand."""
     parser.add_argument("spec", metavar="SPEC", help="one implementation, as for run")
-    parser.add_argument(
-        "--declare", action="append", default=[], metavar="KEY=VALUE",
-        help="what the layer declares, such as arguments.activation=none; as for run",
-    )  # fmt: skip
+    add_to_command(parser, ["declare"])
 
 
 def run(options: argparse.Namespace, _: Sequence[str]) -> int:

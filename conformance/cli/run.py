@@ -12,6 +12,7 @@ from conformance.cli.output import (
     for_other_tools_arguments,
     results_apart,
 )
+from conformance.errors import UsageError
 from conformance.jax_setup.modes import MODES, chosen_modes, enter
 from conformance.layers.registry import resolve
 from conformance.running.options import CHOICE, RUN, add_to_command, require_writable, values_of
@@ -77,7 +78,9 @@ def run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
 
     # What does not exist is reported before anything starts.
     entries = resolve(options.specs, options.declare)
-    rows = chosen(*(getattr(options, name) for name in CHOICE))
+    rows = chosen(*(getattr(options, name) for name in CHOICE), like=bool(options.like))
+    if options.like and len(resolve([options.like])) != 1:
+        raise UsageError(f"--like takes one layer; {options.like!r} names several")
     require_writable(options.results)
     modes = chosen_modes(options.mode)
     if len(modes) > 1:

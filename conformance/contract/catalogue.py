@@ -8,7 +8,13 @@ import importlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from conformance.contract.requirement import AREAS, COMPARING, Requirement, requirement_of
+from conformance.contract.requirement import (
+    AREAS,
+    COMPARING,
+    DROP_IN,
+    Requirement,
+    requirement_of,
+)
 from conformance.errors import UsageError
 
 __all__ = ["catalogue", "chosen", "has_cases", "in_order", "rests_on"]
@@ -26,9 +32,20 @@ def catalogue() -> tuple[Requirement, ...]:
     ValueError
         If an id is given twice, or a requirement rests on an unknown one or on itself.
     """
+    return tuple(_after_what_they_rest_on(_written(AREAS)))
+
+
+@lru_cache(maxsize=1)
+def drop_in() -> tuple[Requirement, ...]:
+    """Every requirement on a layer that is to take the place of another one."""
+    return tuple(_written([DROP_IN]).values())
+
+
+def _written(areas: Iterable[str]) -> dict[str, Requirement]:
+    """The requirements of these areas, by id."""
     written: dict[str, Requirement] = {}
-    for area in AREAS:
-        module = importlib.import_module(f"conformance.suite.test_{area}")
+    for area in areas:
+        module = importlib.import_module(f"conformance.suite.test_{area.replace('-', '_')}")
         for test in vars(module).values():
             row = requirement_of(test)
             if row is None or test.__module__ != module.__name__:
@@ -38,7 +55,7 @@ def catalogue() -> tuple[Requirement, ...]:
             if row.area != area:
                 raise ValueError(f"{row.id} is written in the module of {area}")
             written[row.id] = row
-    return tuple(_after_what_they_rest_on(written))
+    return written
 
 
 def _after_what_they_rest_on(rows: dict[str, Requirement]) -> Iterable[Requirement]:
@@ -61,8 +78,9 @@ def _after_what_they_rest_on(rows: dict[str, Requirement]) -> Iterable[Requireme
 
 
 def chosen(
-    patterns: Sequence[str], exclude: Sequence[str] = (), levels: Sequence[str] = ()
-) -> tuple[Requirement, ...]:
+    patterns: Sequence[str], exclude: Sequence[str] = (), levels: Sequence[str] = (), *,
+    like: bool = False,
+) -> tuple[Requirement, ...]:  # fmt: skip
     """Return the requirements that the patterns name; without patterns, all of them.
 
     Parameters
@@ -74,13 +92,15 @@ def chosen(
         Patterns of what is left out.
     levels
         Levels of which requirements are kept; all if empty.
+    like
+        Whether those on taking another layer's place are among them.
 
     Raises
     ------
     UsageError
         If a pattern names none, or nothing is left.
     """
-    rows = catalogue()
+    rows = (*catalogue(), *(drop_in() if like else ()))
     wanted = [pattern for pattern in patterns if not pattern.startswith("!")]
     unwanted = [*exclude, *(pattern[1:] for pattern in patterns if pattern.startswith("!"))]
 

@@ -13,6 +13,7 @@ __all__ = [
     "AREAS",
     "COMPARING",
     "DRAWN_KERNEL",
+    "DROP_IN",
     "DTYPE_OF_X",
     "EXERCISE",
     "FLOAT32_PARAMETERS",
@@ -49,6 +50,9 @@ AREAS: tuple[str, ...] = (
     "exercise",
 )
 """The areas of the contract, in reading order."""
+
+DROP_IN = "drop-in"
+"""An area that is asked only of a layer that is to take another one's place: by ``--like``."""
 
 COMPARING = frozenset(AREAS) - {"construction", "initialization", "purity"}
 """The areas whose requirements compare results of the layer."""
@@ -189,7 +193,7 @@ def requirement(
     The arguments are the fields of :class:`Requirement`: all that is known of a requirement
     stands here, and tables of it elsewhere are views of the catalogue.
     """
-    if id.partition("/")[0] not in AREAS or not id.partition("/")[2]:
+    if id.partition("/")[0] not in (*AREAS, DROP_IN) or not id.partition("/")[2]:
         raise ValueError(f"a requirement's id is area/slug with an area of {AREAS}, found {id!r}")
 
     def decorate(test: F) -> F:

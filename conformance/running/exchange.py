@@ -71,7 +71,8 @@ class Exchange:
         if cell.outcome == Outcome.FAILED:
             self.run.failures.add(entry.id, row.id, obstacle=cell.obstacle)
         if cell.outcome not in (Outcome.PASSED, Outcome.NOT_APPLICABLE, Outcome.BLOCKED):
-            cell = replace(cell, reproduction=reproduction.command(entry, row))
+            like = self.run.config.getoption("conformance_like")
+            cell = replace(cell, reproduction=reproduction.command(entry, row, like))
         if cell.outcome.violated:
             layer = self.run.layers.get(entry.id)
             cell = replace(cell, script=reproduction.script(cell, entry, layer))

@@ -132,6 +132,11 @@ OPTIONS = {
             many=True,
         ),
         Option(
+            "like",
+            "also check whether the layers can take the place of this one, such as nnx.Linear",
+            metavar="SPEC",
+        ),
+        Option(
             "requirement",
             "only this requirement: area/slug, slug, area or a glob; with ! before it, all but "
             "this one; may be given more than once",
@@ -241,7 +246,7 @@ CHOICE = ("requirement", "exclude", "level")
 AMOUNT = ("size", "profile", "seed", "no-compile-cache")
 LIMITS = ("time-limit", "memory-limit")
 RUN = (
-    *("declare", *CHOICE, "last-failed", *AMOUNT, *LIMITS, "results", "strict"),
+    *("declare", "like", *CHOICE, "last-failed", *AMOUNT, *LIMITS, "results", "strict"),
     *("shard", "shard-by", "database", "for"),
 )
 """The options of ``dense-conformance run``, in the order in which its help shows them."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from conformance.checks import profiles
 from conformance.contract.catalogue import catalogue
-from conformance.contract.requirement import Requirement
+from conformance.contract.requirement import DROP_IN, Requirement
 from conformance.jax_setup import modes
 from conformance.layers.declaration import as_options
 from conformance.layers.registry import Entry
@@ -18,14 +18,19 @@ from conformance.results.failure import described
 __all__ = ["command", "script", "text_of"]
 
 
-def command(entry: Entry, row: Requirement) -> str:
-    """What runs this cell alone: registered layers are named by their names."""
+def command(entry: Entry, row: Requirement, like: str | None = None) -> str:
+    """What runs this cell alone: registered layers are named by their names.
+
+    ``like`` is the layer whose place the requirement is about, if it is about one.
+    """
     # Quoted, as a shell would expand the brackets of a variant.
     layer = shlex.quote(entry.name if entry.distribution else entry.spec)
     explored = profiles.active().as_options()
     mode = f" --mode {modes.active()}" if modes.active() else ""
     declared = "".join(f" --declare {shlex.quote(each)}" for each in as_options(entry.declared))
-    return f"dense-conformance run {layer} --requirement {row.id}{declared}{explored}{mode}"
+    beside = f" --like {shlex.quote(like)}" if like and row.area == DROP_IN else ""
+    options = f"{beside}{declared}{explored}{mode}"
+    return f"dense-conformance run {layer} --requirement {row.id}{options}"
 
 
 def script(cell: Cell, entry: Entry, layer: Any) -> str:

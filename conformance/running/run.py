@@ -200,7 +200,8 @@ class Run:
     @functools.cached_property
     def rows(self) -> tuple[Requirement, ...]:
         """The requirements that are checked."""
-        return chosen(*(self.config.getoption(f"conformance_{name}") for name in CHOICE))
+        choice = (self.config.getoption(f"conformance_{name}") for name in CHOICE)
+        return chosen(*choice, like=bool(self.config.getoption("conformance_like")))
 
     def decides(self, implementation: str, requirement: str) -> bool:
         """Return whether the run is to decide a cell, by the ids of both."""
@@ -241,7 +242,8 @@ class Run:
             return entry is not None and row is not None and (entry.id, row.id) in self.received
 
         def receive(cell: Cell, entry: Entry, row: Requirement) -> None:
-            self.take(replace(cell, reproduction=reproduction.command(entry, row)))
+            like = self.config.getoption("conformance_like")
+            self.take(replace(cell, reproduction=reproduction.command(entry, row, like)))
 
         return Workers(self.breaker, self._key, decided, receive)
 

@@ -17,7 +17,7 @@ from conformance.errors import LoadError, safe_text
 from conformance.isolation import memory
 from conformance.isolation.containment import open_output
 from conformance.layers.loading import load
-from conformance.layers.registry import Entry
+from conformance.layers.registry import Entry, resolve
 from conformance.layers.x64 import widened
 from conformance.results.prerequisites import prerequisites
 from conformance.running import database
@@ -57,6 +57,7 @@ class Worker:
             try:
                 with self.run.breaker.loading(entry.id), self.run.containment.loading(entry):
                     layer = Layer(widened(load(entry)), entry)
+                    layer.like = self._like()
                     self.run.expectations.add(entry, layer)
                     if self.run.controls:
                         # No process of its own has tried it.
@@ -70,6 +71,17 @@ class Worker:
         if isinstance(found, LoadError):
             raise found
         return found
+
+    def _like(self) -> Any:
+        """Return the layer whose place the others are to take, or None."""
+        from conformance.checks.layer import Layer
+
+        config = self.run.config
+        spec = config.getoption("conformance_like")
+        if spec is None:
+            return None
+        (entry,) = resolve([spec], project=config.rootpath / "pyproject.toml")
+        return Layer(widened(load(entry)), entry)
 
     def _require_not_refused(self, entry: Entry) -> None:
         """Raise what the process that controls the run has left for its workers."""

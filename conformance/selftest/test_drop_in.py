@@ -1,0 +1,80 @@
+"""Whether a layer can take another one's place: ``--like``, and ports with one difference each."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import pytest
+from flax import nnx
+
+from conformance.cli.main import main
+from conformance.contract.catalogue import catalogue, drop_in
+
+
+class Renamed(nnx.Linear):
+    """A port that calls the kernel otherwise."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.weight = self.kernel
+        del self.kernel
+
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        """The layer's output."""
+        return inputs @ self.weight[...] + self.bias[...]  # type: ignore[index]  # it has one
+
+
+class OtherLaw(nnx.Linear):
+    """A port whose kernels have another variance."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        options["kernel_init"] = nnx.initializers.glorot_uniform()
+        super().__init__(*arguments, **options)
+
+
+class OutputsFirst(nnx.Linear):
+    """A port whose constructor takes the sizes in the other order."""
+
+    def __init__(self, out_features: int, in_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+
+
+def _failing(spec: str, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
+    main(["run", spec, "--like", "nnx.Linear", "--requirement=drop-in", "-n0", "--strict"])
+    text = capsys.readouterr().out
+    return sorted(set(re.findall(r"^(?:FAILED|NOT MET) +(\S+)", text, re.MULTILINE))), text
+
+
+@pytest.mark.parametrize(
+    ("spec", "failing"),
+    [
+        ("nnx.Linear", []),
+        (f"{__name__}:OtherLaw", ["drop-in/same-law"]),
+        (f"{__name__}:OutputsFirst", ["drop-in/same-arguments"]),
+        (f"{__name__}:Renamed", ["drop-in/same-state"]),
+    ],
+)
+def test_ports_with_one_difference(
+    spec: str, failing: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each fails in that alone; the layer itself is its own drop-in."""
+    assert _failing(spec, capsys)[0] == failing
+
+
+def test_my_dense(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its law is normal, not truncated; that it has no options and other bits is a MAY."""
+    failing, text = _failing("nnx.MyDense", capsys)
+    assert failing == ["drop-in/same-law"]
+    assert "normal, 1 / fan_in" in text
+    assert "--like nnx.Linear" in " ".join(text.split())
+    assert "2 not offered" in text
+
+
+def test_off_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    """The area is no part of the contract of a layer that takes nobody's place."""
+    assert not {row.id for row in drop_in()} & {row.id for row in catalogue()}
+    assert main(["run", "nnx.MyDense", "--requirement=drop-in", "-n0"]) == 2
+    assert main(["run", "nnx.MyDense", "--like", "nnx.Linaer", "-n0"]) == 2
+    assert "did you mean 'nnx.Linear'" in capsys.readouterr().err
