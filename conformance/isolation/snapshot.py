@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import operator
 import os
 import random
@@ -289,6 +290,33 @@ def _posix_settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
     }
 
 
+def _logging() -> tuple[int, list[Any], int]:
+    """The root logger's level and handlers, and the level up to which logging is disabled."""
+    root = logging.getLogger()
+    return root.level, list(root.handlers), logging.root.manager.disable
+
+
+def _log(before: tuple[int, list[Any], int]) -> None:
+    root = logging.getLogger()
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+    logging.disable(before[2])
+
+
+def _flax_settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
+    """Flax's configuration, once Flax has been imported."""
+    config = getattr(sys.modules.get("flax"), "config", None)
+    values = getattr(config, "_values", None)
+    if config is None or not isinstance(values, dict):
+        return {}
+
+    def configure(before: dict[str, Any]) -> None:
+        for key, value in before.items():
+            config.update(key, value)
+
+    return {"Flax's configuration (flax.config)": (dict(values), configure)}
+
+
 def _settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
     """Settings of the process and how each is put back."""
 
@@ -309,6 +337,8 @@ def _settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
         # First, so that there is room for putting back the rest.
         "the recursion limit": (sys.getrecursionlimit(), sys.setrecursionlimit),
         **_posix_settings(),
+        **_flax_settings(),
+        "logging (the root logger's level and handlers)": (_logging(), _log),
         "the tracing of Python (sys.settrace, sys.setprofile)": (
             (sys.gettrace(), sys.getprofile()),
             trace,
@@ -355,7 +385,7 @@ class Snapshot:
         if generators and not _same_numpy_state(np.random.get_state(), self.numpy_random):
             found.append("the state of numpy.random's global generator changed")
         for name, (value, _) in _settings().items():
-            if value != self.settings[name]:
+            if value != self.settings.get(name, value):
                 found.append(f"{name} changed")
         if not set(self.path) <= set(sys.path):
             found.append("entries of sys.path were removed")
@@ -374,7 +404,7 @@ class Snapshot:
     def restore(self) -> None:
         """Put back what can be; what cannot, :meth:`changes` still finds afterwards."""
         for name, (value, put_back) in _settings().items():
-            if value != self.settings[name]:
+            if value != self.settings.get(name, value):
                 with contextlib.suppress(OSError, ValueError, RuntimeError):
                     put_back(self.settings[name])
         for key in set(os.environ) - set(self.environ):

@@ -78,9 +78,8 @@ def test_input_kept(layer: Layer, case: Case) -> None:
 @requirement("purity/globals-untouched", MUST, ANY, rests_on=["construction/builds"])
 @over(every_size=False)
 def test_globals_untouched(layer: Layer, case: Case) -> None:
-    """``jax.config``, ``os.environ`` and the global random generators are as before.
-
-    After the construction and the call alike.
+    """``jax.config``, ``flax.config``, ``os.environ``, logging and the global random generators are
+    as before, after the construction and the call alike.
     """
     changes: list[str] = []
     for _ in range(2):

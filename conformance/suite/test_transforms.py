@@ -398,7 +398,8 @@ def test_compiled_once(layer: Layer, case: Case) -> None:
     "transforms/traced-first",
     SHOULD,
     PARAMETERS,
-    rests_on=["transforms/no-leaks", "forward/zero-input", "construction/abstract-init"],
+    rests_on=["construction/builds"],
+    foundation=True,
 )
 @over(sizes=[UNUSED], at_most=1)
 def test_traced_first(layer: Layer, case: Case) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import time
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -60,7 +62,13 @@ def PinsDefault(x: Array, kernel: Array, bias: Array) -> Array:
     return y + jnp.broadcast_to(bias, y.shape)
 
 
-@wrong.forward("X955", "transforms/compiled-once", 2, cause="jax.jit is applied inside")
+@wrong.forward(
+    "X955",
+    "transforms/compiled-once",
+    2,
+    cause="jax.jit is applied inside",
+    collateral=("sharding/output-sharding",),
+)
 def CompiledInEveryCall(x: Array, kernel: Array, bias: Array) -> Array:
     """A new function is compiled in every call."""
     return jax.jit(lambda x: affine(x, kernel, bias))(x)
@@ -102,5 +110,14 @@ def SignsOfTheNeighbour(self: Any, n: int, m: int, *, rngs: Any) -> None:
     self.kernel = nnx.Param(kernel * signs)
     self.bias = nnx.Param(jnp.zeros((m,), jnp.float32))
 
+
+SilencesTheLog = wrong.when_built("X965", "purity/globals-untouched", 4, cause="logging")(
+    lambda rngs, n, m: logging.getLogger().setLevel(logging.CRITICAL),
+    "Construction silences the log of the whole process.",
+)
+ConfiguresFlax = wrong.when_called("X966", "purity/globals-untouched", 4, cause="flax.config")(
+    lambda x, k, b: flax.config.update("flax_return_frozendict", True),
+    "A call makes Linen return frozen dictionaries in the whole process.",
+)
 
 name_layers(globals())
