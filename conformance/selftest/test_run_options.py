@@ -1,0 +1,148 @@
+"""The options of a run: one table for pytest and for the command, and messages for wrong ones."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conformance.cli.main import main
+from conformance.contract.catalogue import catalogue, chosen
+from conformance.errors import UsageError
+from conformance.results.cell import Cell
+from conformance.results.outcome import Outcome
+from conformance.running.last_run import failed_last, remember
+from conformance.running.options import (
+    AMOUNT,
+    CHOICE,
+    LIMITS,
+    OPTIONS,
+    add_to_command,
+    as_arguments,
+    values_of,
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rnu"], "there is no subcommand 'rnu'; did you mean run?"),
+        (["run", "--requirment", "x"], "'--requirment'; did you mean --requirement?"),
+        (["run", "-n", "-3"], "a number of workers such as 2, or auto, found '-3'"),
+        (["run", "-n", "x"], "a number of workers such as 2, or auto, found 'x'"),
+        (["run", "--profile", "fast"], "'fast'"),
+        (["run", "--exclude", "kernel-varience"], "did you mean"),
+        (["run", "--requirement", "!*"], "no requirement is left"),
+        (["run", "--results", "{folder}"], "it is a folder; name a file in it"),
+        (["run", "--results", "{folder}/missing/r.json"], "there is no folder"),
+    ],
+)
+def test_a_wrong_option_is_one_message(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main([each.format(folder=tmp_path) for each in arguments])
+    output, error = capsys.readouterr()
+    assert code == 2
+    assert output == ""
+    assert error.startswith("dense-conformance: ")
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_an_option_is_the_same_for_the_command_and_for_pytest() -> None:
+    names = [*CHOICE, *AMOUNT, *LIMITS, "declare", "shard", "for", "strict"]
+    given = [
+        *("--requirement=forward", "--requirement=!zero-input", "--exclude=purity", "--level=MUST"),
+        *("--size=3x5", "--profile=standard", "--seed=7", "--no-compile-cache"),
+        *("--time-limit=2m", "--memory-limit=3", "--declare=use_bias=false", "--shard=2/5"),
+        *("--for=90s", "--strict"),
+    ]
+    command = argparse.ArgumentParser()
+    add_to_command(command, names)
+    values = values_of(command.parse_args(given), names)
+    pytests = argparse.ArgumentParser()
+    for name in names:
+        pytests.add_argument(f"--conformance-{name}", **OPTIONS[name].settings)
+    made = as_arguments({key.replace("_", "-"): value for key, value in values.items()})
+    again = vars(pytests.parse_args(made))
+    assert {key.removeprefix("conformance_"): value for key, value in again.items()} == values
+    assert as_arguments({name: OPTIONS[name].default for name in ("profile", "seed")}) == []
+
+
+def test_requirements_are_chosen_and_excluded() -> None:
+    purity = {row.id for row in catalogue() if row.area == "purity"}
+    everything = {row.id for row in catalogue()}
+    assert {row.id for row in chosen([], ["purity"])} == everything - purity
+    assert {row.id for row in chosen(["!purity/*"])} == everything - purity
+    assert {row.id for row in chosen(["purity"], levels=["MUST"])} < purity | {""}
+    assert {row.level for row in chosen([], levels=["SHOULD"])} == {"SHOULD"}
+    with pytest.raises(UsageError, match="no requirement is left"):
+        chosen(["purity"], ["purity/*"])
+
+
+def test_what_failed_last_is_kept_until_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert failed_last(["x"]) == frozenset()
+    remember([Cell("x", "a/b", "MUST", Outcome.FAILED), Cell("x", "a/c", "MUST", Outcome.PASSED)])
+    assert failed_last(["x", "y"]) == {("x", "a/b")}
+    remember([Cell("x", "a/b", "MUST", Outcome.BLOCKED)])
+    assert failed_last(["x"]) == {("x", "a/b")}
+    remember([Cell("x", "a/b", "MUST", Outcome.PASSED)])
+    assert failed_last(["x"]) == frozenset()
+
+
+TWO_FAULTS = """\
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class MyDense(nnx.Module):
+    def __init__(self, in_features, out_features, *, rngs):
+        kernel = jax.random.normal(rngs.params(), (in_features, out_features))
+        self.kernel = nnx.Param(kernel)
+        self.bias = nnx.Param(jnp.ones((out_features,)))
+
+    def __call__(self, x):
+        return x @ self.kernel[...] + self.bias[...]
+"""
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command on the file of a folder, where another pytest plugin is installed."""
+    plugin = folder / "noisy-1.0.dist-info"
+    plugin.mkdir(exist_ok=True)
+    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: noisy\nVersion: 1.0\n")
+    (plugin / "entry_points.txt").write_text("[pytest11]\nnoisy = noisy\n")
+    (folder / "noisy.py").write_text("raise SystemExit('a plugin that nobody asked for')\n")
+    (folder / "mine.py").write_text(TWO_FAULTS)
+    rows = ["--requirement=bias-zero", "--requirement=kernel-variance", "--requirement=builds"]
+    return subprocess.run(
+        [sys.executable, "-m", "conformance", "run", "mine.py:MyDense", *rows, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(folder), "XDG_CACHE_HOME": str(folder / "cache")},
+    )
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_run_stops_at_the_first_failure_and_begins_with_the_last(
+    tmp_path: Path, workers: str
+) -> None:
+    first = run(tmp_path, "-x", "-n", workers)
+    assert first.returncode == 1, first.stdout + first.stderr
+    assert "-x stops after the first failure" in first.stdout
+    whole = run(tmp_path, "-n", workers)
+    assert "3 cells: 1 passed, 2 failed" in whole.stdout
+    again = run(tmp_path, "--last-failed", "-n", workers)
+    assert "2 cells: 0 passed, 2 failed" in again.stdout
+    quiet = run(tmp_path, "-q", "--exclude=bias-zero", "--exclude=kernel-variance", "-n", workers)
+    assert quiet.stdout == "conforms: MUST 1/1\n"
