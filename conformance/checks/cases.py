@@ -23,6 +23,7 @@ from conformance.checks import profiles, recording
 __all__ = [
     "BATCH",
     "LARGE",
+    "MANY_LEADS",
     "SEEDS",
     "SMALL",
     "TALL",
@@ -59,6 +60,14 @@ _ODD_LEADS: tuple[tuple[int, ...], ...] = (
     (32,),
     (2, 0),
     (1, 2),
+)
+
+
+# A vector; batches of one row, of as many as inputs or outputs, below, at and above what blocks
+# are made of; leading dimensions that are equal, to each other or to the sizes.
+MANY_LEADS: tuple[tuple[int, ...], ...] = (
+    *((), (1,), (2,), (3,), (4,), (5,), (7,), (12,), (64,), (100,), (128,), (257,)),
+    *((5, 5), (3, 2), (3, 3, 2)),
 )
 
 

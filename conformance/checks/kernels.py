@@ -18,7 +18,7 @@ from conformance.checks import profiles, recording, require
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.checks.mapped_draws import compiled_draws
-from conformance.checks.scan import kernel_sizes
+from conformance.checks.scan import FUNCTIONS, kernel_sizes, scan
 from conformance.jax_setup.lazy import jax
 from conformance.statistics import (
     ALPHA,
@@ -36,6 +36,7 @@ from conformance.statistics.identify import declared_names
 from conformance.statistics.laws import Family, family_named
 
 __all__ = [
+    "LARGE_KERNEL",
     "Declared",
     "bias_evidence",
     "biases",
@@ -46,6 +47,7 @@ __all__ = [
     "kernel_of",
     "kernels",
     "kernels_of",
+    "large_kernel",
     "law_evidence",
     "samples",
     "structure_evidence",
@@ -139,8 +141,10 @@ def recovered(layer: Layer) -> dict[Shape, np.ndarray]:
         seeds = range(10_000 * number, 10_000 * number + _RECOVERED_SEEDS)
         return np.stack([_probed(layer, size, seed) for seed in seeds])
 
+    edges = [case.kernel_shape for _, case in scan(layer).places(FUNCTIONS)]
+    sizes = [*_RECOVERED, *(size for size in edges if math.prod(size) <= _AT_EDGES)]
     try:
-        return {size: probe(size, i) for i, size in enumerate(_RECOVERED, start=1)}
+        return {size: probe(size, i) for i, size in enumerate(dict.fromkeys(sizes), start=1)}
     except Exception:
         # Whatever keeps a function from being vmapped is the matter of other requirements.
         one = (4, 512)
@@ -388,6 +392,20 @@ def law_evidence(layer: Layer) -> list[Evidence]:
     found: list[Evidence] = layer.remember(
         ("law", experiment()), lambda: by_requirement.law_row(law.rescaled, law.families)
     )
+    return found
+
+
+LARGE_KERNEL = (1024, 1024)
+"""A size of real models: what repeats, or is rounded, is so in a million weights."""
+
+
+def large_kernel(layer: Layer) -> np.ndarray:
+    """A new kernel of a million weights, as its user builds it; built once."""
+
+    def build() -> np.ndarray:
+        return layer.build(*LARGE_KERNEL, experiment().cells[-1].seeds.stop + 10_000).kernel
+
+    found: np.ndarray = layer.remember("large kernel", build)
     return found
 
 

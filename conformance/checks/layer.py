@@ -40,6 +40,8 @@ __all__ = ["Built", "Layer", "as_jax", "stack"]
 # Beyond as many, calls of the plain batch cost more than compiling a batch of this length. It is
 # no longer than layers are used to: what becomes of tall batches is a row of its own.
 _MANY_ROWS = 256
+# As many calls of a function cost less than compiling it for all rows at once.
+_FEW_CALLS = 40
 # A size, and how many times larger a second one is: what loops takes as many times longer for it.
 _FEW, _GROWTH, _MILLION = 20, 50, 10**6
 
@@ -233,9 +235,18 @@ class Layer:
             dense = self.of(case)
             return dense.kernel, dense.bias
         x = np.eye(case.in_features + 1, case.in_features, dtype=np.float32)
-        rows = [np.asarray(self.forward(case.seed, row, case.out_features)) for row in x]
-        bias = rows[-1]
-        return np.stack(rows[:-1]) - bias, bias
+        rows = self._probed(case, x)
+        return rows[:-1] - rows[-1], rows[-1]
+
+    def _probed(self, case: Case, x: np.ndarray) -> np.ndarray:
+        """The outputs of a function for the rows of ``x``; many at once, where it can be mapped."""
+        forward = self.implementation.forward
+        if forward is not None and len(x) > _FEW_CALLS:
+            with contextlib.suppress(Exception):  # which a requirement of its own is about
+                return np.asarray(
+                    jax.vmap(lambda row: forward(case.seed, row, case.out_features))(as_jax(x))
+                )
+        return np.stack([np.asarray(self.forward(case.seed, row, case.out_features)) for row in x])
 
     @property
     def describable(self) -> int:

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from conformance.checks import recording
-from conformance.checks.cases import Case
+from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.checks.programs import call
-from conformance.checks.scan_points import BASE, WEIGHTS, Point, base_of, points_of
+from conformance.checks.scan_points import BASE, WEIGHTS, Point, base_of, larger, points_of
 from conformance.checks.signatures import Misfit, Signature, follows, misfits, signature
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Violation
@@ -29,6 +29,7 @@ from conformance.jax_setup.lazy import jax, jnp
 __all__ = [
     "COMPLEX",
     "DERIVATIVES",
+    "FUNCTIONS",
     "HALF",
     "INTEGER",
     "NEW",
@@ -48,21 +49,40 @@ CONSTRUCTION, FORWARD, GRADIENT = "construction", "call", "gradient"
 
 @dataclass(frozen=True)
 class Use:
-    """Which edges concern a requirement: of which programs, for which dtypes of x, at most."""
+    """Which edges concern a requirement.
+
+    Parameters
+    ----------
+    programs
+        Edges of which programs.
+    dtypes
+        For which dtypes of x.
+    most
+        How many cases at edges are tried.
+    larger
+        Whether one larger size, drawn for the run, is tried as well.
+    functions
+        Whether it is about functions alone.
+    """
 
     programs: tuple[str, ...]
     dtypes: tuple[str, ...] = ("float32",)
     most: int = 8
+    larger: bool = True
+    functions: bool = False
 
 
 VALUES = Use((FORWARD, GRADIENT), most=16)
 DERIVATIVES = Use((FORWARD, GRADIENT))
 HALF = Use((FORWARD, GRADIENT), ("float16", "bfloat16"))
-INTEGER = Use((FORWARD,), ("int32",))
-COMPLEX = Use((FORWARD,), ("complex64",))
-NEW = Use((CONSTRUCTION,))
+INTEGER = Use((FORWARD,), ("int32",), larger=False)
+COMPLEX = Use((FORWARD,), ("complex64",), larger=False)
+NEW = Use((CONSTRUCTION,), larger=False)
+FUNCTIONS = Use((FORWARD,), most=6, functions=True)
 
 _MOST_EDGES = 4
+# How many draws of fewer rows than a plain batch has are tried at an edge.
+_FEW_ROWS = 12
 # A layer that writes one operation for each input is not traced at sizes beyond this one.
 _UNROLLED = 300
 
@@ -349,10 +369,19 @@ def at_edges(use: Use) -> Callable[[F], F]:
 
 def _at_each(layer: Layer, test: Callable[..., None], use: Use) -> bool:
     """Try the property at every edge; a failure names the edge, and so does a note of the cell."""
-    for where, case in scan(layer).places(use):
+    if use.functions and PARAMETERS in layer.provides:
+        return True
+    places = scan(layer).places(use)
+    for where, _ in places:
         recording.current().note(f"another program of the layer runs {where}")
+    if use.larger:
+        places.append(("at a larger size", larger(layer)))
+    for where, case in places:
+        # A row is of one kind, large or tiny: of few rows, several are tried.
+        draws = _FEW_ROWS if use is VALUES and np.prod(case.lead) < BATCH[0] else 1
         try:
-            test(layer, recording.current().draw(case))
+            for values in range(case.values, case.values + draws):
+                test(layer, recording.current().draw(replace(case, values=values)))
         except Violation as violation:
             violation.found = f"{where}: {violation.found}"
             violation.args = (violation.found,)

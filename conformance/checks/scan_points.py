@@ -11,7 +11,7 @@ from conformance.checks import profiles
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 
-__all__ = ["BASE", "NUMBERS", "WEIGHTS", "Point", "base_of", "points_of"]
+__all__ = ["BASE", "NUMBERS", "WEIGHTS", "Point", "base_of", "larger", "points_of"]
 
 Size = tuple[int, int]
 
@@ -27,6 +27,11 @@ _SIZES: tuple[Size, ...] = (
 )
 # JAX squeezes axes of one, so that they are compared with each other alone.
 _ONES: tuple[Size, ...] = ((1, 7), (1, 300), (1, 1024), (5, 1), (300, 1), (4096, 1))
+# Beyond 128 on both axes: multiples of 32, 100, 128 and 256, their neighbours, and primes.
+_LARGER: tuple[Size, ...] = (
+    *((160, 224), (300, 200), (256, 384), (257, 255), (131, 139), (144, 400), (512, 129)),
+    *((193, 500), (255, 256), (401, 199), (384, 257), (200, 768), (640, 132), (307, 311)),
+)
 _FEWER: tuple[Size, ...] = (BASE, (64, 100), (128, 128), (300, 500), (840, 720), (1000, 2001))
 _ROWS = (64, 100, 127, 256, 300, 512, 625, 1000, 1024, 4096, 2**15 + 1, 70_001, 2**17)
 _LEADS: tuple[tuple[int, ...], ...] = (
@@ -102,6 +107,12 @@ def points_of(layer: Layer) -> list[Point]:
         points += [replace(base, in_features=n, out_features=m, dtype=dtype) for n, m in _FEWER]
         points += [Point(n, m, lead, dtype) for (n, m), lead in short]
     return [p for p in dict.fromkeys(points) if layer.accepts(p.lead)]
+
+
+def larger(layer: Layer) -> Case:
+    """Return the case of a size beyond 128 on both axes that is drawn for this run."""
+    size = random.Random(profiles.active().seed or 0).choice(_LARGER)
+    return replace(base_of(layer), in_features=size[0], out_features=size[1]).case()
 
 
 def _drawn() -> list[Size]:

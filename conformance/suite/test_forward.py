@@ -7,12 +7,12 @@ from functools import partial
 
 import numpy as np
 
-from conformance.checks import diagnosis, require, shapes, telling
+from conformance.checks import diagnosis, large_cases, require, shapes, telling
 from conformance.checks.arithmetic import rounded
-from conformance.checks.cases import BATCH, LARGE, SMALL, TALL, WIDE, Case, over
+from conformance.checks.cases import BATCH, LARGE, MANY_LEADS, SMALL, TALL, WIDE, Case, over
 from conformance.checks.layer import Built, Layer
 from conformance.checks.programs import FEW_SIZES
-from conformance.checks.scan import VALUES, at_edges
+from conformance.checks.scan import FUNCTIONS, VALUES, at_edges
 from conformance.contract.requirement import (
     ANY,
     FLOAT32_THROUGHOUT,
@@ -26,13 +26,6 @@ from conformance.jax_setup.lazy import jax
 
 # Where what is checked abstractly at every size is checked by a real call, too.
 EAGER = [(1, 1), (3, 10), (16, 16)]
-
-# A vector; batches of one row, of as many as inputs or outputs, below, at and above what blocks
-# are made of; leading dimensions that are equal, to each other or to the sizes.
-_LEADS: tuple[tuple[int, ...], ...] = (
-    *((), (1,), (2,), (3,), (4,), (5,), (7,), (12,), (64,), (100,), (128,), (257,)),
-    *((5, 5), (3, 2), (3, 3, 2)),
-)
 
 _LARGE_BIAS = 1000.0
 """Larger than what is clipped for training's sake, and far from what saturates."""
@@ -251,7 +244,7 @@ def test_integer_exact(layer: Layer, case: Case) -> None:
     order=-70,
     seconds=1.5,
 )
-@over(leads=True, also=[(SMALL, lead) for lead in _LEADS])
+@over(leads=True, also=[(SMALL, lead) for lead in MANY_LEADS])
 @at_edges(VALUES)
 def test_affine_value(layer: Layer, case: Case) -> None:
     """f(x) = x @ K + b within the rounding-error bound, with arbitrary K and b written in.
@@ -266,6 +259,8 @@ def test_affine_value(layer: Layer, case: Case) -> None:
     reference = layer.value(x, kernel, bias)
     cause = diagnosis.of_affine(found, x, kernel, bias, layer.value)
     require.within(found, reference.value, reference.bound, "f(x)", cause=cause)
+    if case.lead == BATCH:
+        large_cases.require_scales(layer, case)
 
 
 @requirement(
@@ -286,6 +281,7 @@ def test_affine_value(layer: Layer, case: Case) -> None:
     ),
 )
 @over(every_size=False)
+@at_edges(FUNCTIONS)
 def test_additive(layer: Layer, case: Case) -> None:
     """f(x + y) - f(0) = (f(x) - f(0)) + (f(y) - f(0)), within the four rounding-error bounds.
 
@@ -463,17 +459,13 @@ def test_array_likes(layer: Layer, case: Case) -> None:
 
 
 @requirement("forward/tall-batch", SHOULD, PARAMETERS, rests_on=["forward/affine-value"])
-@over(sizes=[SMALL], at_most=2)
+@over(sizes=[SMALL, (3, 3)], at_most=2)
 def test_tall_batch(layer: Layer, case: Case) -> None:
-    """Every row of a batch of 70 000 is right.
+    """Every row of a batch of 70 000 is right, eagerly and compiled, at rank 2 and rank 3.
 
-    One more, in fact: a prime number of rows is a multiple of no block.
+    One more, in fact: a prime number of rows is a multiple of no block. Compiled, a batch between
+    2^15 and 2^16 rows, too: XLA chooses other loops by the length of a batch.
     """
     if not layer.accepts((70_001,)):
         require.not_applicable("the layer declares to accept vectors only")
-    x = case.normal("x", 70_001, case.in_features)
-    found, kernel = np.asarray(layer.written(case)(x)), layer.kernel_for(case)
-    bias = layer.bias_for(case)
-    reference = layer.value(x, kernel, bias)
-    cause = diagnosis.of_affine(found, x, kernel, bias, layer.value)
-    require.within(found, reference.value, reference.bound, "f(x)", cause=cause)
+    large_cases.require_tall(layer, case)

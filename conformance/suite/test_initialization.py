@@ -15,12 +15,14 @@ import numpy as np
 from conformance.checks import plot_data, require
 from conformance.checks.cases import BATCH, TALL, WIDE, Case, every_case, over
 from conformance.checks.kernels import (
+    LARGE_KERNEL,
     bias_evidence,
     biases,
     declared,
     judge,
     kernel_of,
     kernels,
+    large_kernel,
     law_evidence,
     samples,
     structure_evidence,
@@ -160,6 +162,23 @@ def test_kernel_independence(layer: Layer) -> None:
     drawn = samples(layer)
     judge(evidence, lambda: causes.independence(drawn, strongest(evidence)), drawn)
     _no_column_repeats(layer)
+    _no_value_repeats(layer)
+
+
+def _no_value_repeats(layer: Layer) -> None:
+    """Of 2^20 float32 draws, an eighth repeat at most: 2^20 / 2^23 of them meet another one."""
+    if layer.convention.parameter_dtype != "float32" or layer.convention.kernel.is_zero():
+        return
+    small, kernel = layer.build(*WIDE).kernel, large_kernel(layer)
+    if np.unique(small).size < small.size / 2:
+        return  # of few values at any size, which kernel-resolution and kernel-law report
+    distinct = np.unique(kernel).size
+    require.that(
+        distinct > kernel.size / 2,
+        f"the {kernel.size} weights of a kernel of {kernel.shape} have {distinct} values",
+        accepted=f"more than {kernel.size // 2} different values",
+        cause="values repeat in large kernels: they come from a table, or from few draws",
+    )
 
 
 def _no_column_repeats(layer: Layer) -> None:
@@ -263,6 +282,9 @@ def test_kernel_variance(layer: Layer) -> None:
     plot_data.kernel_variance((in_features for in_features, _ in law.finite), evidence)
     judge(evidence, lambda: causes.law(law.finite, law.names, law.variance), law.finite)
     every_case(_each_variance, layer)
+    kernel, deviation = large_kernel(layer), math.sqrt(law.variance(*LARGE_KERNEL))
+    if np.isfinite(kernel).all():
+        judge([variance(kernel.astype(np.float64) / deviation, slack=law.variance_slack)])
 
 
 # A fan_in that is capped at some size is wrong beyond it.

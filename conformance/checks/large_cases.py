@@ -1,0 +1,43 @@
+"""Batches of many rows, and numbers of very different magnitude."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from conformance.checks import programs, require
+from conformance.checks.cases import BATCH, Case
+from conformance.checks.layer import Layer
+
+__all__ = ["require_scales", "require_tall"]
+
+
+def require_scales(layer: Layer, case: Case) -> None:
+    """Require f(v e_i) = v K[i], bitwise, for v and columns of K of very different magnitude."""
+    if {layer.convention.parameter_dtype, layer.convention.compute_dtype} != {"float32"}:
+        return
+    generator, (n, m) = case.generator("scales"), case.kernel_shape
+    columns = generator.choice((1e-18, 1.0, 1e18), m).astype(np.float32)
+    kernel, nothing = case.kernel() * columns, np.zeros(m, np.float32)
+    values = generator.choice((-1e8, -1e-8, 1e-8, 1e8), BATCH).astype(np.float32)
+    inputs = generator.integers(n, size=BATCH)
+    x = np.where(np.arange(n) == inputs[:, None], values[:, None], np.float32(0))
+    found = np.asarray(layer.of(case).write(kernel, nothing)(x))
+    what = "for x of one entry of 1e8 or 1e-8 and columns of 1e18, 1 and 1e-18, f(x)"
+    require.equal(found, values[:, None] * kernel[inputs], what)
+
+
+def require_tall(layer: Layer, case: Case) -> None:
+    """Require f(x) for long batches, called eagerly at rank 2 and compiled at ranks 2 and 3."""
+    x = case.normal("x", 70_001, case.in_features)
+    dense, kernel, bias = layer.written(case), layer.kernel_for(case), layer.bias_for(case)
+    reference = layer.value(x, kernel, bias)
+    require.within(dense(x), reference.value, reference.bound, "f(x)")
+    for lead in ((40_001,), (70_001,), (7, 5714)):
+        if not layer.accepts(lead):
+            continue
+        rows = int(np.prod(lead))
+        with require.during(f"jax.jit of the layer for x of shape {(*lead, case.in_features)}"):
+            y = programs.forward(layer)(dense.parameters, x[:rows].reshape(*lead, -1))
+        found = np.asarray(y).reshape(rows, -1)
+        what = f"f(x) under jax.jit for leading dimensions {lead}"
+        require.within(found, reference.value[:rows], reference.bound[:rows], what)
