@@ -219,7 +219,7 @@ def _pickled(layer: Any) -> str:
         return ""
     try:
         return base64.b64encode(pickle.dumps(layer.written(PICKLED).module)).decode()
-    except Exception:  # that it does not pickle here is the matter of state/pickles itself
+    except Exception:  # that it does not pickle here is checked by state/pickles itself
         return ""
 
 

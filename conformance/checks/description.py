@@ -19,7 +19,7 @@ from conformance.statistics import identify_law
 
 __all__ = ["Description", "describe_layer", "law_in_words", "table_of"]
 
-# Of other sides, so that fan_in and fan_out are told apart, and one of few inputs, where 1/fan_in
+# Of other sides, so that fan_in and fan_out differ, and one of few inputs, where 1/fan_in
 # and 1/(fan_in - 1) are: 170 000 weights.
 _DRAWN = (((256, 64), range(4)), ((64, 256), range(4)), ((5, 2048), range(4)))
 

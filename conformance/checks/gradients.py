@@ -200,7 +200,7 @@ def of_state(layer: Layer, state: Any, by: str) -> tuple[Any, Any]:
             f"{by} gives no gradient with respect to the {which}: its arrays are of shapes "
             f"{leaves}",
             accepted=f"one array for the {which}",
-            cause=f"the {which} is no nnx.Param",
+            cause=f"the {which} is not an nnx.Param",
         )
     gradients = Parameters(None, state)
     kernel = layer.kernel_of(gradients)

@@ -146,7 +146,7 @@ def recovered(layer: Layer) -> dict[Shape, np.ndarray]:
     try:
         return {size: probe(size, i) for i, size in enumerate(dict.fromkeys(sizes), start=1)}
     except Exception:
-        # Whatever keeps a function from being vmapped is the matter of other requirements.
+        # Whatever keeps a function from being vmapped is checked by other requirements.
         one = (4, 512)
         kernels = [layer.affine(Case(*one, seed=seed))[0] for seed in range(_RECOVERED_SEEDS)]
         return {one: np.stack(kernels)}
@@ -205,7 +205,7 @@ def drawn_at_once(
         program = tracing.programs.get(key) or compiled_draws(layer, draws, seeds)
         drawn = [np.asarray(numbers) for numbers in program(*seeds)]
     except Exception:
-        # Whatever keeps a layer from being traced is the matter of other requirements.
+        # Whatever keeps a layer from being traced is checked by other requirements.
         tracing.right = False
         return None
     if again:

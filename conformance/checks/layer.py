@@ -408,7 +408,7 @@ def as_jax(x: Any, dtype: str | None = None) -> Any:
 
 
 def _array(y: Any) -> Any:
-    """The output, which has to be an array; that it is JAX's is the matter of one requirement."""
+    """The output, which has to be an array; that it is JAX's is checked by one requirement."""
     if not isinstance(y, jax.Array | np.ndarray):
         shown = f"a {type(y).__module__}.{type(y).__name__}"
         fail(f"the layer returned {shown}", accepted="a jax.Array")

@@ -25,7 +25,7 @@ __all__ = [
 
 _DIFF_EXIT_CODES = """\
 exit codes:
-  0  nothing is worse (other bits, laws and seconds are reported, and are no worse)
+  0  nothing is worse (other bits, laws and seconds are reported, and do not count as worse)
   1  something fails, or did not run, that held before
   2  not comparable, or wrong usage"""
 

@@ -68,7 +68,7 @@ def _after_what_they_rest_on(rows: dict[str, Requirement]) -> Iterable[Requireme
             raise ValueError(f"requirements rest on each other: {' -> '.join((*chain, row.id))}")
         for below in row.rests_on:
             if below not in rows:
-                raise ValueError(f"{row.id} rests on {below}, which is no requirement")
+                raise ValueError(f"{row.id} rests on {below}, which is not a requirement")
             place(rows[below], (*chain, row.id))
         ordered[row.id] = row
 

@@ -24,7 +24,7 @@ def widened(implementation: Implementation) -> Implementation:
         return implementation
     try:
         found = _declares(implementation, declared)
-    except Exception:  # what cannot be traced or called is the matter of the requirements
+    except Exception:  # what cannot be traced or called is checked by the requirements
         return implementation
     return replace(implementation, convention=found)
 

@@ -33,7 +33,7 @@ def extract(page: Path) -> str:
     except OSError as error:
         raise ResultsError(f"{page}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise ResultsError(f"{page}: is no page of this suite: it is not UTF-8") from None
+        raise ResultsError(f"{page}: is not a page of this suite: it is not UTF-8") from None
     finder = _Finder()
     finder.feed(content)
     if not finder.text:

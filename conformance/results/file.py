@@ -240,7 +240,7 @@ def _loaded(text: str, refuse: Refusal) -> Any:
     def finite(digits: str) -> float:
         number = float(digits)
         if math.isinf(number) or math.isnan(number):
-            raise ValueError(f"{digits[:20]} is no finite number")
+            raise ValueError(f"{digits[:20]} is not a finite number")
         return number
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def test_under_64_bit_types_a_layer_is_held_to_what_it_is(
     assert (found.parameter_dtype, found.compute_dtype) == (parameters, results)
     why = presumption(chosen(["forward/basis-input"])[0], found)
     assert ("one of float64" in (why or "")) == (results == "float64")
-    # That it is one of float64 is the matter of this requirement alone.
+    # That it is one of float64 is checked by this requirement alone.
     assert presumption(chosen(["dtypes/x64-stable"])[0], found) is None or results == "bfloat16"
 
 

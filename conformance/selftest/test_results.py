@@ -131,8 +131,8 @@ def test_an_inconsistent_file_is_refused(tmp_path: Path, change: Change, message
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"seconds": 12.5', '"seconds": 1e999', "is not JSON: 1e999 is no finite number"),
-        ('"seconds": 12.5', '"seconds": NaN', "is not JSON: NaN is no finite number"),
+        ('"seconds": 12.5', '"seconds": 1e999', "is not JSON: 1e999 is not a finite number"),
+        ('"seconds": 12.5', '"seconds": NaN', "is not JSON: NaN is not a finite number"),
         ('"seconds": 12.5', '"seconds": 1, "seconds": 1', "the key 'seconds' comes twice"),
         ('"profile": "quick"', '"profile": "\\ud800"', "is not JSON: "),
         (

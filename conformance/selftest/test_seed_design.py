@@ -28,7 +28,7 @@ NAMED: dict[str, Callable[[int], object]] = {
     "high 16 bits": lambda s: s >> 16,
     "high 31 bits": lambda s: s >> 1,
     "float32": lambda s: float(np.float32(s)),
-    "zero is no seed": lambda s: s or 42,
+    "zero is not a seed": lambda s: s or 42,
     "absolute value": lambda s: abs(_signed(s)),
     "clipped at 2^31 - 1": lambda s: min(s, 2**31 - 1),
     "clipped below 0": lambda s: max(_signed(s), 0),

@@ -102,7 +102,7 @@ def _bfloat16(seed: int) -> int:
 
 def _default(seed: int) -> _Reduction:
     return _Reduction(
-        "zero is no seed",
+        "zero is not a seed",
         f"seed 0 counts as no seed and is replaced by {seed}.",
         lambda s: s or seed,
     )

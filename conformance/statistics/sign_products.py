@@ -62,7 +62,7 @@ def sign_products(z: Array) -> Evidence:
     place = int(np.argmax(ratios))
     statistic, limit = float(ratios[place]), threshold(len(found))
     words = (
-        f"the product of the signs of {list(found)[place]} is no fair coin: {statistic:.3g} "
+        f"the product of the signs of {list(found)[place]} is not a fair coin: {statistic:.3g} "
         f"standard errors{at(z.shape[1:])}"
     )
     accepted_text = f"up to {limit:.3g} ({weights(z.size)})"

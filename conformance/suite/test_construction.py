@@ -48,7 +48,7 @@ def test_builds(layer: Layer, case: Case) -> None:
     if layer.implementation.forward is None:
         layer.of(case)
     else:
-        # Calls of one seed with another x are the matter of exercise/any-length.
+        # Calls of one seed with another x are checked by exercise/any-length.
         seed = (case.seed + 1000 * case.in_features) % 2**32
         layer.forward(seed, np.ones(case.in_features, np.float32), case.out_features)
 
@@ -97,7 +97,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     """The parameters are exactly kernel and bias: in*out + out numbers.
 
     Of an nnx module every Param counts, of a Linen module every variable, of a pure function
-    every array. For an nnx module, what is no Param is the matter of ``state/exact-state``.
+    every array. For an nnx module, what is not a Param is checked by ``state/exact-state``.
     """
     dense = layer.of(case)
     dense.kernel.shape, dense.bias.shape  # noqa: B018  # raises a violation if one is missing
@@ -272,7 +272,7 @@ def _require_abstract_dtypes(layer: Layer, expected: str) -> bool:
         abstract = jax.eval_shape(lambda: layer.init(0, *_HUGE))
         found = jax.eval_shape(lambda parameters: _named(layer, parameters), abstract)
     except Exception:
-        return True  # what cannot be described is the matter of abstract-init
+        return True  # what cannot be described is checked by abstract-init
     for name, value in found.items():
         require.that(
             str(value.dtype) == expected or expected == "float64",

@@ -34,7 +34,7 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
 
     A fraction is cut off, as by ``int``, and no digit of a large seed is lost.
     """
-    # Calls of one seed with another length of x are the matter of exercise/any-length.
+    # Calls of one seed with another length of x are checked by exercise/any-length.
     own = (case.seed + 1000 * case.in_features) % 2**31
     seed, features = own % 2**20, case.out_features
     x = case.normal("x", case.in_features)

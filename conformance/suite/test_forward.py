@@ -108,7 +108,7 @@ def _abstract_shapes(layer: Layer, case: Case) -> bool:
             try:
                 found = jax.eval_shape(layer.apply, parameters, x)
             except Exception:
-                # Whether it can be traced is the matter of transforms/jit.
+                # Whether it can be traced is checked by transforms/jit.
                 try:
                     found = layer.of(case)(np.ones(x.shape, np.float32))
                 except Violation as violation:
@@ -147,7 +147,7 @@ def test_zero_input(layer: Layer, case: Case) -> None:
         expected = np.broadcast_to(layer.bias_for(case, _LARGE_BIAS), found.shape)
         require.equal(found, expected, f"with a bias of the scale {_LARGE_BIAS:g}, f(0)")
     nothing = np.zeros_like(bias)
-    # Another instance: that values written later count is the matter of state/updates-used.
+    # Another instance: that values written later count is checked by state/updates-used.
     found = layer.of(case).write(case.kernel(), nothing).rows(x)
     require.equal(found, np.zeros(found.shape), "with b = 0, f(0)")
 

@@ -187,7 +187,7 @@ def _no_column_repeats(layer: Layer) -> None:
         return
     kernel = layer.build(*WIDE).kernel
     if np.unique(np.abs(kernel)).size < kernel.size / 4:
-        return  # of few magnitudes, which is the matter of kernel-resolution and kernel-law
+        return  # of few magnitudes, which is checked by kernel-resolution and kernel-law
     distinct = len({column.tobytes() for column in kernel.T})
     require.that(
         distinct == WIDE[1],
@@ -314,7 +314,7 @@ def _each_variance(layer: Layer, case: Case) -> None:
 def test_kernel_law(layer: Layer) -> None:
     """The entries of a new kernel are normal, or normal truncated at two standard deviations.
 
-    The two are told apart. Distribution function (Dvoretzky, Kiefer and Wolfowitz, with Massart's
+    The two are distinguished. Distribution function (Dvoretzky, Kiefer and Wolfowitz, Massart's
     constant; Berk and Jones), support, sign symmetry and repeated values. A layer that declares
     another law is held to that.
     """

@@ -198,7 +198,7 @@ def test_inf_confined(layer: Layer, case: Case) -> None:
 def test_no_saturation(layer: Layer, case: Case) -> None:
     """f keeps to its bound for values of 1e34, and for parameters of 1e30.
 
-    The bound is that of a product in any of the usual formats: a smaller error is the matter of
+    The bound is that of a product in any of the usual formats: a smaller error is checked by
     ``numerics/precision``.
     """
     dense = layer.of(case)

@@ -34,7 +34,7 @@ def test_stable_names(layer: Layer, case: Case) -> None:
     """The parameters are called as the layer declares: by default kernel and bias.
 
     Checkpoints, optimizer masks and sharding rules find parameters by their names. A kernel or
-    bias that is missing altogether is the matter of the rows on state and construction.
+    bias that is missing altogether is checked by the rows on state and construction.
     """
     leaves = layer.of(case).leaves
     kernel, bias = layer.declared.parameter_names
@@ -78,7 +78,7 @@ def _hint(layer: Layer) -> str:
     LINEN,
     rests_on=["forward/affine-value", "state/exact-state"],
     idle_because=(
-        "a value that a checkpoint misses is the matter of ``state/exact-state``, one "
+        "a value that a checkpoint misses is checked by ``state/exact-state``, one "
         "that is loaded and not used that of ``state/updates-used``; here both are put "
         "to use as users do."
     ),

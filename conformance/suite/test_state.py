@@ -127,7 +127,7 @@ def _why(leaf: Leaf, leaves: Sequence[Leaf], use_bias: bool) -> str:
     presumes=[FLOAT32_PARAMETERS],
     order=70,
     idle_because=(
-        "whether the optimizer finds both is the matter of ``state/exact-state``, and "
+        "whether the optimizer finds both is checked by ``state/exact-state``, and "
         "what moves them that of ``transforms/gradients``; here both are put to use as "
         "users do."
     ),

@@ -46,7 +46,7 @@ def test_jit(layer: Layer, case: Case) -> None:
     """Under jit, f(x) = x @ K + b within the rounding-error bound.
 
     Batched and for a single x, by ``jax.jit`` over parameters and x and, for a module, by
-    ``nnx.jit``. Bitwise equality with the eager result is no invariant: a compiled program may
+    ``nnx.jit``. Bitwise equality with the eager result is not an invariant: a compiled program may
     fuse the sum with the bias.
     """
     x = case.x()
