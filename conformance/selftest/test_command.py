@@ -12,7 +12,7 @@ import pytest
 
 from conformance.checks.profiles import PROFILES
 from conformance.cli.main import main
-from conformance.contract.catalogue import catalogue
+from conformance.contract.catalogue import catalogue, chosen
 
 GOOD = """
 import jax, jax.numpy as jnp
@@ -99,7 +99,8 @@ def test_a_layer_that_ends_its_process(mine: Path) -> None:
     cells = json.loads((mine / "r.json").read_text(encoding="utf-8"))["cells"]
     found = {(cell["implementation"], cell["requirement"]): cell["outcome"] for cell in cells}
     assert found == {
-        ("mine.py:Kills", "construction/finite"): "passed",
+        # The layer is called once before it is judged.
+        ("mine.py:Kills", "construction/finite"): "crashed",
         ("mine.py:Kills", "forward/zero-input"): "crashed",
         ("mine.py:MyDense", "construction/finite"): "passed",
         ("mine.py:MyDense", "forward/zero-input"): "passed",
@@ -114,9 +115,9 @@ def test_a_layer_that_ends_its_process(mine: Path) -> None:
         (["run", "--profile", "huge"], "invalid choice: 'huge'"),
         (["run", "--time-limit", "soon"], "a time such as 90, 90s or 10m, found 'soon'"),
         (["run", "--memory-limit", "-1"], "an amount of memory in GiB such as 4, found '-1'"),
-        (["run", "--shard", "3/2"], "a shard such as 2/5, the second of five, found '3/2'"),
+        (["run", "--shard", "3/2"], "a shard such as 2/5, the second of five"),
         (["run", "mine.py"], "say which layer in it: mine.py:MyDense"),
-        (["dance"], "invalid choice: 'dance'"),
+        (["dance"], "there is no subcommand 'dance'"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], message: str, mine: Path) -> None:
@@ -131,8 +132,8 @@ def test_a_wrong_registration_exits_with_2(mine: Path) -> None:
     """It is told once, and not as a failure of the layer."""
     done = run("run", "mine.py:nothing", "--requirement", "forward", "-n", "1", cwd=mine)
     assert done.returncode == 2
-    assert "has no attribute 'nothing'" in done.stdout
-    assert done.stdout.count("has no attribute") == 1
+    assert done.stdout == ""
+    assert done.stderr.count("has no attribute 'nothing'") == 1
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_pytest_runs_the_suite_anywhere(mine: Path) -> None:
     done = subprocess.run(command, cwd=mine, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "conforms: MUST 4/4" in done.stdout
-    assert "5 passed" in done.stdout
+    assert f"{len(chosen(['numerics']))} passed" in done.stdout
 
 
 def test_the_list_is_data_as_well(capsys: pytest.CaptureFixture[str]) -> None:
