@@ -12,10 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from conformance.cli.submission import suspicious, wrong_outputs
 from conformance.errors import UsageError, printable
 from conformance.report.terminal import console_for, write_lines
 from conformance.results.cell import Cell
-from conformance.results.decision import Word, plural
+from conformance.results.decision import NONCONFORMING, OK, Word, plural
 from conformance.results.failure import described, is_recommendation
 from conformance.results.outcome import Outcome
 from conformance.results.verdict import Verdict
@@ -113,7 +114,7 @@ PITFALLS = (
 )
 
 
-def grade(file: str, call: Sequence[str]) -> int:
+def grade(file: str, call: Sequence[str], *, isolated: bool = False) -> int:
     """Check the file's solution, and say which pitfalls it avoids; the exit code as of ``run``.
 
     Parameters
@@ -122,6 +123,8 @@ def grade(file: str, call: Sequence[str]) -> int:
         The solution.
     call
         The call of pytest, without implementations.
+    isolated
+        Whether to judge a second time, by outputs that another process computes.
 
     Raises
     ------
@@ -130,8 +133,17 @@ def grade(file: str, call: Sequence[str]) -> int:
     """
     specs = [f"{file}:{name}" for name in names_in(file)]
     verdict = run_quietly([*call, *(f"--conformance-impl={spec}" for spec in specs)])
-    write_grade(console_for(sys.stdout), Path(file).name, verdict)
-    return verdict.exit_code
+    console = console_for(sys.stdout)
+    write_grade(console, Path(file).name, verdict)
+    names = suspicious(file)
+    if names:
+        note = f"note: it names {', '.join(names)}, which a layer has no need of; read the file"
+        console.print(Text(printable(note)), soft_wrap=True)
+    wrong = [w for name in names_in(file) for w in wrong_outputs(file, name)] if isolated else []
+    if isolated:
+        said = "the outputs of a process of its own are those of a Dense"
+        console.print(Text(printable(f"isolated: {'; '.join(wrong) or said}")), soft_wrap=True)
+    return verdict.exit_code or (NONCONFORMING if wrong else OK)
 
 
 def write_grade(console: Console, title: str, verdict: Verdict) -> None:

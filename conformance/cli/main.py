@@ -147,6 +147,11 @@ def _grade_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", metavar="FILE", help="a solution: MyDense, dense_forward, or both of them"
     )
+    parser.add_argument(
+        "--isolated",
+        action="store_true",
+        help="judge a second time, by outputs of another process, which this one compares",
+    )
     add_to_command(parser, ["declare"])
     _exploration_arguments(parser)
 
@@ -154,7 +159,8 @@ def _grade_arguments(parser: argparse.ArgumentParser) -> None:
 def _grade(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
     from conformance.cli.grade import grade
 
-    return grade(options.file, [*_pytest_call(options), *pytest_arguments])
+    call = [*_pytest_call(options), *pytest_arguments]
+    return grade(options.file, call, isolated=options.isolated)
 
 
 def _expect_arguments(parser: argparse.ArgumentParser) -> None:

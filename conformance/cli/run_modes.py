@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from conformance.cli.matrix import exit_code, show
 from conformance.cli.output import put
 from conformance.errors import ResultsError, UsageError
+from conformance.jax_setup import child_process
 from conformance.jax_setup.modes import Mode, variables
 from conformance.report.merge import merge
 from conformance.report.summary import Summary
@@ -78,10 +78,10 @@ def _without(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
 
 
 def _run(mode: Mode, arguments: Sequence[str], path: Path) -> Results:
-    command = [sys.executable, "-m", "conformance", "run", f"--results={path}"]
+    command = child_process.python("-m", "conformance", "run", f"--results={path}")
     ended = subprocess.run(
         [*command, *arguments],
-        env={**os.environ, **variables(mode)},
+        env=child_process.environment(**variables(mode)),
         capture_output=True,
         text=True,
         check=False,

@@ -168,7 +168,7 @@ PLUGINS += tuple(replace(plugin, distribution=f"hostile-{plugin.name}") for plug
     _imported("functools-replaced", "passed", "import the module functools was replaced", "import sys, types; sys.modules['functools'] = types.ModuleType('functools')"),
     _imported("inspect-replaced", "passed", "import the module inspect was replaced", "import sys, types; sys.modules['inspect'] = types.ModuleType('inspect')"),
     _imported("json-removed", "passed", "import the module json was replaced", "import sys; sys.modules['json'] = None"),
-    _imported("finders-cleared", "passed", "import how modules are found (sys.meta_path", "import sys; sys.meta_path.clear()"),
+    _imported("finders-cleared", "", "import how modules are found (sys.meta_path", "import sys; sys.meta_path.clear()"),
     _imported("path-hooks-cleared", "passed", "import how modules are found (sys.meta_path", "import sys; sys.path_hooks.clear()"),
     _imported("path-cleared", "passed", "import entries of sys.path were removed", "import sys; sys.path.clear()"),
     _imported("reports-replaced", "passed", "import _pytest.reports.TestReport.from_item_and_call was replaced", "import _pytest.reports as r; r.TestReport.from_item_and_call = classmethod(lambda *a: None)"),

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from conformance.cli.grade import PITFALLS, avoided, names_in, write_grade
 from conformance.cli.main import main
+from conformance.cli.submission import suspicious, wrong_outputs
 from conformance.contract.catalogue import catalogue
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, Outcome
@@ -179,3 +180,36 @@ def test_names_are_read_without_running_the_file(tmp_path: Path) -> None:
     ):
         path.write_text(text, encoding="utf-8")
         assert names_in(str(path)) == names
+
+
+def test_names_that_a_layer_has_no_need_of_are_noted(tmp_path: Path) -> None:
+    """With their lines; the submission is not run for that."""
+    path = tmp_path / "solution.py"
+    path.write_text(
+        "import gc\nimport sys\nfrom conformance.checks import require\nfrom flax import nnx\n"
+        "sys.modules.clear()\nrequire.that.__code__ = None\n"
+    )
+    assert suspicious(str(path)) == [
+        "conformance.checks (line 3)",
+        "gc (line 1)",
+        "require.that.__code__ (line 6)",
+        "sys.modules (line 5)",
+    ]
+    path.write_text(RIGHT)
+    assert suspicious(str(path)) == []
+
+
+def test_outputs_of_another_process_are_compared_in_this_one(tmp_path: Path) -> None:
+    """What the submission does to its own process does not reach the comparison."""
+    path = tmp_path / "solution.py"
+    path.write_text(
+        "import jax.numpy as jnp\nimport numpy as np\n"
+        "np.testing = np.abs = np.allclose = lambda *a, **k: True\n"
+        "def dense_forward(seed, x, features):\n"
+        "    return jnp.ones(int(features)) * jnp.sum(x * x)\n"
+    )
+    wrong = "; ".join(wrong_outputs(str(path), "dense_forward"))
+    assert "f(x) is not x @ K + b" in wrong
+    assert "the seeds (0, 7) give the same kernel" in wrong
+    path.write_text(RIGHT)
+    assert wrong_outputs(str(path), "MyDense") == []
