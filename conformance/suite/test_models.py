@@ -35,7 +35,7 @@ def _x(layer: Layer, case: Case) -> np.ndarray:
     "models/nnx-submodule",
     MUST,
     NNX,
-    rests_on=["state/exact-state", "seeding/siblings-differ", VALUE],
+    rests_on=["state/exact-state", "seeding/siblings-differ", "purity/input-kept", VALUE],
     idle_because=(
         "nnx gives a module no context, so that a layer that is right alone is right within a "
         "model; this one holds what users of layers rely on."
