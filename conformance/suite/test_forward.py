@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from conformance.checks import diagnosis, large_cases, require, shapes, telling
+from conformance.checks import diagnosis, large_cases, output_shapes, require, shapes, telling
 from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import BATCH, LARGE, MANY_LEADS, SMALL, TALL, WIDE, Case, over
 from conformance.checks.layer import Built, Layer
@@ -80,41 +80,12 @@ def test_output_shape(layer: Layer, case: Case) -> None:
                 found = layer.forward(case.seed, x, case.out_features).shape
             except Violation as violation:
                 raise violation.because(shapes.of_refusal(layer, case, lead)) from violation
-            _require_shape(found, lead, case)
+            output_shapes.require_shape(found, lead, case)
     if PARAMETERS in layer.provides:
-        layer.remember(("shapes", case.kernel_shape), lambda: _abstract_shapes(layer, case))
-
-
-def _require_shape(found: tuple[int, ...], lead: tuple[int, ...], case: Case) -> None:
-    expected = (*lead, case.out_features)
-    cause = "" if tuple(found) == expected else shapes.of_result(found, lead, case.out_features)
-    require.that(
-        tuple(found) == expected,
-        f"x of shape {(*lead, case.in_features)} gives a result of shape {tuple(found)}",
-        accepted=f"shape {expected}",
-        cause=cause,
-    )
-
-
-def _abstract_shapes(layer: Layer, case: Case) -> bool:
-    """Every rank by abstract evaluation, which compiles nothing."""
-    n = case.in_features
-    leads = [(), (0,), (1,), (2,), (n,), (case.out_features,), (2, 3), (1, 1), (3, 0)]
-    leads += [(2, 3, 4), (1, n, 1), (2, 1, 2, 3)]
-    parameters = layer.of(case).parameters
-    for lead in leads:
-        if layer.accepts(lead):
-            x = jax.ShapeDtypeStruct((*lead, n), np.float32)
-            try:
-                found = jax.eval_shape(layer.apply, parameters, x)
-            except Exception:
-                # Whether it can be traced is checked by transforms/jit.
-                try:
-                    found = layer.of(case)(np.ones(x.shape, np.float32))
-                except Violation as violation:
-                    raise violation.because(shapes.of_refusal(layer, case, lead)) from violation
-            _require_shape(getattr(found, "shape", ()), lead, case)
-    return True
+        layer.remember(
+            ("shapes", case.kernel_shape),
+            lambda: output_shapes.require_abstract_shapes(layer, case),
+        )
 
 
 @requirement(
