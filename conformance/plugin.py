@@ -85,7 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not _is_ours(config):
         return
     from conformance.errors import UsageError
-    from conformance.running.exchange import Exchange
+    from conformance.running.cells import Exchange
     from conformance.running.run import Run
     from conformance.running.worker import Worker
 

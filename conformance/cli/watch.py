@@ -60,7 +60,9 @@ def watch(options: argparse.Namespace, _: Sequence[str]) -> int:
     values = {key.replace("_", "-"): v for key, v in values_of(options, _TAKEN_OVER).items()}
     given = [*as_arguments(values), *(f"--conformance-impl={spec}" for spec in options.specs)]
     _import_everything(cache=not options.no_compile_cache)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
     saves = watchfiles.watch(
         *folders,
         watch_filter=watchfiles.PythonFilter(),
@@ -185,7 +187,8 @@ def _run_and_exit(arguments: Sequence[str]) -> NoReturn:
     try:
         # The terminal's Ctrl-C is for the process that watches.
         os.setsid()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for name in ("SIGTERM", "SIGHUP"):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
         code = _run(arguments)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -36,9 +36,8 @@ from conformance.running.failures import Failures
 from conformance.running.faults import Faults
 from conformance.running.last_run import failed_last, remember
 from conformance.running.options import CHOICE, require_writable
-from conformance.running.rounds import combined, is_worse
+from conformance.running.rounds import combined, is_worse, leave_interrupts_to_the_controller
 from conformance.running.schedule import Shard, expected_seconds
-from conformance.running.stopping import leave_interrupts_to_the_controller
 from conformance.running.worker import REFUSED
 from conformance.running.workers import Workers
 

@@ -21,10 +21,8 @@ from conformance.layers.registry import Entry, resolve
 from conformance.layers.x64 import widened
 from conformance.results.prerequisites import prerequisites
 from conformance.running import database
-from conformance.running.cells import Prevented
-from conformance.running.items import entry_of, row_of
+from conformance.running.cells import Prevented, entry_of, row_of, try_witness
 from conformance.running.schedule import dealt, in_order
-from conformance.running.strictness import try_witness
 
 if TYPE_CHECKING:
     from conformance.running.run import Run

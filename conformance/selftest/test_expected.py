@@ -17,7 +17,7 @@ from conformance.results.cell import Cell, Outcome
 from conformance.results.conditions import holds, require_possible
 from conformance.results.expected import Expectations, from_project, require_right
 from conformance.results.verdict import NONCONFORMING, OK, Verdict, account
-from conformance.running.strictness import hold_to
+from conformance.running.cells import hold_to
 
 ENTRY = Entry("acme:Dense", "acme.Dense", "acme.layers:Dense", "acme")
 KNOWN = Expected("forward/zero-input", "known", implementation="acme.Dense")

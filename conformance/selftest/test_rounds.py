@@ -14,8 +14,7 @@ import pytest
 from conformance.checks import profiles
 from conformance.results.cell import Cell, Outcome
 from conformance.results.file import read
-from conformance.running.rounds import combined
-from conformance.running.stopping import Stop, Stopped
+from conformance.running.rounds import Stop, Stopped, combined
 
 # Wrong from the second process on that checks it, so that a further round is the first to see it.
 TURNS = """
