@@ -100,6 +100,30 @@ def test_a_may_row_is_never_worse() -> None:
     assert len(found.may) == 1
 
 
+def test_a_layer_that_was_not_run_takes_one_line() -> None:
+    """And not one for each of its cells."""
+
+    def lost(found: Document) -> None:
+        id = found["implementations"][0]["id"]
+        for cell in found["cells"]:
+            if cell["implementation"] == id:
+                cell.update(outcome="not-run", reason="the run was stopped before: terminated")
+
+    found = difference(BASE, changed(lost))
+    assert found.exit_code == WORSE
+    assert found.not_run == [
+        "nnx.MyDense 0.12.8: none of its 12 cells has a result: "
+        "the run was stopped before: terminated"
+    ]
+
+
+def test_what_somebody_declared_is_now_expected() -> None:
+    """It is shown under its own heading, and is not worse."""
+    shown = text(difference(BASE, changed(become("expected-failure"))))
+    assert shown.startswith("now expected:\n  initialization/zero-input   nnx.MyDense 0.12.8: ")
+    assert shown.endswith("24 cells compared: nothing is worse\n")
+
+
 def test_what_the_new_run_lacks_did_not_run() -> None:
     """An implementation in one line, a requirement in a line for each cell."""
 
