@@ -19,6 +19,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -34,7 +35,14 @@ from conformance.jax_setup import child_process
 from conformance.layers.loading import load
 from conformance.layers.registry import Entry
 
-__all__ = ["PICKLED", "elsewhere", "kernel_digests", "require_unpickled", "what_differs"]
+__all__ = [
+    "PICKLED",
+    "elsewhere",
+    "kernel_digests",
+    "require_same_everywhere",
+    "require_unpickled",
+    "what_differs",
+]
 
 SIZES = ((3, 10), (5, 1), (16, 16))
 SEEDS = (0, 7, 2**32 - 1)
@@ -185,6 +193,39 @@ def what_differs(layer: Any, here: dict[str, str]) -> str:
 def _another(layer: Any) -> dict[str, Any]:
     """The answer of one more child of the other process, with nothing changed."""
     return _started().ask(layer.entry, (), _pickled(layer)) if layer.entry is not None else {}
+
+
+def require_same_everywhere(layer: Any) -> None:
+    """Require the same parameters in another thread, and in the other process."""
+    here = kernel_digests(layer)
+    results: list[dict[str, str]] = []
+    thread = threading.Thread(target=lambda: results.append(kernel_digests(layer, backwards=True)))
+    thread.start()
+    thread.join()
+    require.that(results, "construction in another thread raised", accepted="no exception")
+    _require_same(
+        here,
+        results[0],
+        "in another thread, in reversed order",
+        "construction depends on the thread, or on the order of earlier constructions",
+    )
+    answer = elsewhere(layer)
+    if "digests" not in answer:
+        require.not_applicable(f"no other process: {answer['error']}")
+    cause = "" if answer["digests"] == here else what_differs(layer, here)
+    others = "PYTHONHASHSEED, clock, machine, launcher, devices, user and directory"
+    where = f"in another process, with another {others}"
+    _require_same(here, answer["digests"], where, cause)
+
+
+def _require_same(here: dict[str, str], there: dict[str, str], where: str, cause: str) -> None:
+    changed = [key for key, digest in here.items() if there.get(key) != digest]
+    require.that(
+        not changed,
+        f"{where}, {len(changed)} of {len(here)} layers differ, first {changed[:1]}",
+        accepted="the same bits",
+        cause=cause,
+    )
 
 
 def require_unpickled(layer: Any) -> None:

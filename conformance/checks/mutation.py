@@ -21,6 +21,7 @@ from conformance.jax_setup.lazy import jax, jnp, nnx
 __all__ = [
     "differing_attributes",
     "leaks_nothing",
+    "require_donation",
     "require_forgotten",
     "require_own_buffers",
     "require_unchanged",
@@ -179,3 +180,25 @@ def require_own_buffers(one: Built, other: Built) -> None:
         accepted="arrays of their own",
         cause="two instances share a buffer",
     )
+
+
+def require_donation(layer: Layer, case: Case) -> None:
+    """Require that donated state can be reused, and that nothing of other instances is."""
+    before, donor = layer.of(case), layer.of(case)
+    require_own_buffers(before, donor)
+    x = as_jax(case.x())
+    # Copies: an array that NumPy has looked at is not given away.
+    kernel = np.asarray(jnp.copy(layer.kernel_of(before.parameters)))
+    bias = np.zeros(case.out_features, np.float32)
+    if layer.convention.use_bias:
+        bias = np.asarray(jnp.copy(layer.bias_of(before.parameters)))
+    with require.during("jax.jit with donated state"):
+        doubled, found = programs.donating(layer)(donor.parameters, x)
+    reference = layer.value(case.x(), kernel, bias)
+    require.within(found, reference.value, reference.bound, "f(x) with donated state")
+    if not layer.reparameterized:
+        require.equal(layer.kernel_of(doubled), 2 * kernel, "the kernel returned by the step")
+    with require.during("calling an instance after another's state was donated"):
+        again = np.asarray(before(x))
+        np.asarray(layer.of(case)(x))
+    require.within(again, reference.value, reference.bound, "f(x) of another instance")

@@ -6,21 +6,19 @@ import hashlib
 import itertools
 import math
 import random
-import sys
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from conformance.checks import oracle, require
-from conformance.checks.another_process import elsewhere, kernel_digests, what_differs
+from conformance.checks.another_process import require_same_everywhere
 from conformance.checks.cases import BATCH, LARGE, TALL, WIDE, Case, over
 from conformance.checks.kernels import judge
-from conformance.checks.layer import Built, Layer, as_jax
+from conformance.checks.layer import Layer, as_jax
 from conformance.checks.programs import FEW_SIZES, compiled_to_run_once
 from conformance.checks.require import during, on_the_way
 from conformance.checks.seeds import require_different, require_uncorrelated
+from conformance.checks.streams import kernel_of_streams, require_keys_of_every_kind
+from conformance.checks.threads import require_same_in_threads
 from conformance.contract.requirement import (
     ANY,
     DRAWN_KERNEL,
@@ -35,10 +33,7 @@ from conformance.contract.requirement import (
 )
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, nnx
-from conformance.layers.adapters.parameters import Parameters
 from conformance.statistics.moments import variance
-
-_THREADS = 8
 
 
 @requirement(
@@ -208,35 +203,7 @@ def test_same_across_processes(layer: Layer) -> None:
     directory, another number of devices and processors, and the variables of a launcher: it is the
     second of two processes that train one model.
     """
-    here = kernel_digests(layer)
-    results: list[dict[str, str]] = []
-    thread = threading.Thread(target=lambda: results.append(kernel_digests(layer, backwards=True)))
-    thread.start()
-    thread.join()
-    require.that(results, "construction in another thread raised", accepted="no exception")
-    _require_same(
-        here,
-        results[0],
-        "in another thread, in reversed order",
-        "construction depends on the thread, or on the order of earlier constructions",
-    )
-    answer = elsewhere(layer)
-    if "digests" not in answer:
-        require.not_applicable(f"no other process: {answer['error']}")
-    cause = "" if answer["digests"] == here else what_differs(layer, here)
-    others = "PYTHONHASHSEED, clock, machine, launcher, devices, user and directory"
-    where = f"in another process, with another {others}"
-    _require_same(here, answer["digests"], where, cause)
-
-
-def _require_same(here: dict[str, str], there: dict[str, str], where: str, cause: str) -> None:
-    changed = [key for key, digest in here.items() if there.get(key) != digest]
-    require.that(
-        not changed,
-        f"{where}, {len(changed)} of {len(here)} layers differ, first {changed[:1]}",
-        accepted="the same bits",
-        cause=cause,
-    )
+    require_same_everywhere(layer)
 
 
 @requirement(
@@ -256,35 +223,7 @@ def test_threads(layer: Layer, case: Case) -> None:
     Each builds a layer of its own and calls it and one that they share, several times: loaders,
     servers and tests do so.
     """
-    shared = layer.written(case)
-    lead = BATCH if layer.accepts(BATCH) else ()
-
-    def work(i: int, *, at_once: Callable[[], object] = bool) -> list[np.ndarray]:
-        x, seed = case.normal(f"x{i}", *lead, case.in_features), (case.seed + i) % 2**32
-        found = []
-        for _ in range(3):
-            at_once()
-            own = layer.build(*case.kernel_shape, seed)
-            found += [own.kernel, np.asarray(own(x)), np.asarray(shared(x))]
-        return found
-
-    alone = [work(i) for i in range(_THREADS)]
-    barrier = threading.Barrier(_THREADS, timeout=60)
-    in_threads = during("building and calling layers in eight threads")
-    # As often as Python can, threads take turns: in the middle of a construction or a call.
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with in_threads, ThreadPoolExecutor(_THREADS) as threads:
-            waiting = [threads.submit(work, i, at_once=barrier.wait) for i in range(_THREADS)]
-            together = [each.result() for each in waiting]
-    finally:
-        sys.setswitchinterval(interval)
-    cause = "threads share something that a construction or a call writes to"
-    for i, (found, expected) in enumerate(zip(together, alone, strict=True)):
-        for j, (its, one) in enumerate(zip(found, expected, strict=True)):
-            what = ("the kernel", "f(x)", "f(x) of a shared layer")[j % 3]
-            require.equal(its, one, f"in thread {i} of {_THREADS}, {what}", cause=cause)
+    require_same_in_threads(layer, case)
 
 
 @requirement(
@@ -300,7 +239,7 @@ def test_params_stream(layer: Layer, case: Case) -> None:
 
     The streams get different seeds: with equal ones they give equal keys, and nothing shows.
     """
-    module = _module_of(layer, case)
+    module = kernel_of_streams(layer, case)
     s, other = case.seed, (case.seed + 12345) % 2**32
     kernels = {
         "params": module(nnx.Rngs(params=s)),
@@ -323,21 +262,6 @@ def test_params_stream(layer: Layer, case: Case) -> None:
         accepted="another kernel",
         cause="the kernel's key comes from another stream than params",
     )
-
-
-def _module_of(layer: Layer, case: Case):  # type: ignore[no-untyped-def]  # a local function
-    from conformance.checks.layer import Built
-
-    construct = layer.implementation.module
-
-    def kernel(rngs: nnx.Rngs) -> np.ndarray:
-        assert construct is not None
-        cause = "construction draws from a stream that it was not given"
-        with during(f"construction with the streams {', '.join(rngs)}", cause=cause):
-            module = construct(*case.kernel_shape, rngs)
-        return Built(layer, module=module).kernel
-
-    return kernel
 
 
 @requirement("seeding/constant-key-count", SHOULD, NNX, rests_on=["seeding/params-stream"])
@@ -383,7 +307,7 @@ def test_constant_key_count(layer: Layer, case: Case) -> None:
 @over(sizes=[(3, 10), LARGE], at_most=2)
 def test_siblings_differ(layer: Layer, case: Case) -> None:
     """Two layers built from one ``Rngs`` differ."""
-    kernel, rngs = _module_of(layer, case), nnx.Rngs(case.seed)
+    kernel, rngs = kernel_of_streams(layer, case), nnx.Rngs(case.seed)
     siblings = [kernel(rngs) for _ in range(4)]
     for (i, first), (j, second) in itertools.combinations(enumerate(siblings, start=1), 2):
         # Of equal magnitudes only the signs can differ.
@@ -405,7 +329,7 @@ def test_siblings_differ(layer: Layer, case: Case) -> None:
 @over(sizes=[(3, 10)])
 def test_rngs_forms(layer: Layer, case: Case) -> None:
     """``Rngs(s)``, ``Rngs(params=s)`` and ``Rngs(jax.random.key(s))`` agree."""
-    kernel, s = _module_of(layer, case), case.seed
+    kernel, s = kernel_of_streams(layer, case), case.seed
     plain = kernel(nnx.Rngs(s))
     require.equal(kernel(nnx.Rngs(params=s)), plain, "the kernel of Rngs(params=s)")
     require.equal(kernel(nnx.Rngs(jax.random.key(s))), plain, "the kernel of Rngs(key(s))")
@@ -425,29 +349,7 @@ def test_key_kinds(layer: Layer, case: Case) -> None:
     ``unsafe_rbg``; a raw key gives the kernel of the typed one, and two keys of a kind give two
     kernels.
     """
-
-    its, (n, m) = layer.implementation, case.kernel_shape
-
-    def kernel(key: jax.Array) -> np.ndarray:
-        if its.module is not None:
-            return Built(layer, module=its.module(n, m, nnx.Rngs(key))).kernel
-        assert its.linen is not None
-        model = its.linen(n, m)
-        variables = model.init(key, as_jax(np.zeros((1, n), np.float32)))
-        return Built(layer, parameters=Parameters(model, variables)).kernel
-
-    with during("construction from a raw key"):
-        raw = kernel(jax.random.PRNGKey(case.seed))
-    require.equal(raw, layer.of(case).kernel, "the kernel of a raw key")
-    for kind in ("rbg", "unsafe_rbg"):
-        with during(f"construction from a key of the generator {kind}"):
-            first, second = (kernel(jax.random.key(case.seed ^ i, impl=kind)) for i in (0, 1))
-        require.that(
-            np.isfinite(first).all() and not np.array_equal(first, second),
-            f"two keys of the generator {kind} give one kernel, or one that is not finite",
-            accepted="different kernels",
-            cause="of a key, the part that differs is not used",
-        )
+    require_keys_of_every_kind(layer, case)
 
 
 @requirement(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from conformance.checks import diagnosis, gradients, jaxprs, programs, require
+from conformance.checks import compilation, diagnosis, gradients, jaxprs, programs, require
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer, as_jax
-from conformance.checks.mutation import differing_attributes, leaks_nothing, require_own_buffers
+from conformance.checks.mutation import leaks_nothing, require_donation
 from conformance.checks.oracle import Bounded
 from conformance.checks.scan import DERIVATIVES, at_edges
 from conformance.contract.requirement import (
@@ -23,11 +23,9 @@ from conformance.contract.requirement import (
     SHOULD,
     requirement,
 )
-from conformance.jax_setup.lazy import jax, jnp
+from conformance.jax_setup.lazy import jax
 
 VALUE = "forward/affine-value"
-UNUSED = (11, 6)
-"""A size that no other check uses."""
 
 # A single x, batches of one and of none, and higher ranks: what a rule of differentiation that
 # is written by hand for two axes gets wrong.
@@ -320,25 +318,7 @@ def test_one_trace(layer: Layer, case: Case) -> None:
     called and written to before. A second trace means that something else than arrays tells
     instances apart, and that each of them is compiled anew.
     """
-    by_jax, by_nnx = programs.counted(layer, case)
-    x, first = as_jax(case.x()), layer.of(case)
-    for seed in (case.seed, (case.seed + 1) % 2**32, case.seed ^ 0xFFFFFFFF):
-        dense = layer.build(case.in_features, case.out_features, seed)
-        for _ in range(2):
-            ways = {"jax.jit": (by_jax, dense.parameters)}
-            if dense.module is not None and layer.accepts(BATCH):
-                ways["nnx.jit"] = (by_nnx, dense.module)
-            for how, (counted, subject) in ways.items():
-                with require.during(f"{how} of the layer"):
-                    counted(subject, x)
-                require.that(
-                    counted.traces == 1,
-                    f"{how} traced the layer anew for an instance of seed {seed}",
-                    accepted="one trace for all instances, seeds and calls of a shape",
-                    cause=differing_attributes(first, dense),
-                )
-            dense(x if layer.accepts(BATCH) else x[0])
-        dense.write(case.kernel(), case.bias())
+    compilation.require_one_trace(layer, case)
 
 
 @requirement(
@@ -377,21 +357,7 @@ def test_compiled_once(layer: Layer, case: Case) -> None:
     A function that is compiled anew in every call makes it a hundred times slower. A loop that is
     written with ``jax.lax.map`` or ``scan`` is compiled anew outside of jit, and is left out.
     """
-    if jaxprs.loops(programs.traced(layer, case)):
-        require.not_applicable("it has a loop, which JAX compiles anew in every call")
-    x = as_jax(case.normal("x", *(BATCH if layer.accepts(BATCH) else ()), case.in_features))
-    first, second = layer.of(case), layer.written(case)
-    jax.block_until_ready(first(x))
-    for which, dense in (("the second call", first), ("a call of another instance", second)):
-        before = programs.compilations()
-        jax.block_until_ready(dense(x))
-        found = programs.compilations() - before
-        require.that(
-            found == 0,
-            f"{which} compiles {found} program{'s' if found > 1 else ''}",
-            accepted="none",
-            cause="a function is compiled anew in every call: jax.jit is applied inside of it",
-        )
+    compilation.require_compiled_once(layer, case)
 
 
 @requirement(
@@ -401,25 +367,14 @@ def test_compiled_once(layer: Layer, case: Case) -> None:
     rests_on=["construction/builds"],
     foundation=True,
 )
-@over(sizes=[UNUSED], at_most=1)
+@over(sizes=[compilation.UNUSED], at_most=1)
 def test_traced_first(layer: Layer, case: Case) -> None:
     """A layer that is traced first works outside of traces afterwards: the first construction of a
     size, and the first call of an instance.
 
-    A cache that is filled under a trace holds tracers, which nothing can compute with once the
-    trace is over. No other check uses the size.
+    A cache that is filled under a trace holds tracers, which nothing can use once it is over.
     """
-    lead = BATCH if layer.accepts(BATCH) else ()
-    x = case.normal("x", *lead, case.in_features)
-    programs.traced(layer, case)
-    dense = layer.written(case)
-    with require.during("jax.make_jaxpr of the first call"):
-        jax.make_jaxpr(dense.raw)(as_jax(x))
-    cause = "something that was made under a trace is kept, and used when the trace is over"
-    with require.during("calling a layer that was traced before", cause):
-        y = np.asarray(dense.raw(x))
-    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
-    require.within(y, reference.value, reference.bound, "f(x) after a trace")
+    compilation.require_usable_after_a_trace(layer, case)
 
 
 @requirement(
@@ -469,24 +424,7 @@ def test_donation(layer: Layer, case: Case) -> None:
     A step that returns the state doubled may reuse the buffers of the one that it was given;
     an array that two instances share is deleted with the first.
     """
-    before, donor = layer.of(case), layer.of(case)
-    require_own_buffers(before, donor)
-    x = as_jax(case.x())
-    # Copies: an array that NumPy has looked at is not given away.
-    kernel = np.asarray(jnp.copy(layer.kernel_of(before.parameters)))
-    bias = np.zeros(case.out_features, np.float32)
-    if layer.convention.use_bias:
-        bias = np.asarray(jnp.copy(layer.bias_of(before.parameters)))
-    with require.during("jax.jit with donated state"):
-        doubled, found = programs.donating(layer)(donor.parameters, x)
-    reference = layer.value(case.x(), kernel, bias)
-    require.within(found, reference.value, reference.bound, "f(x) with donated state")
-    if not layer.reparameterized:
-        require.equal(layer.kernel_of(doubled), 2 * kernel, "the kernel returned by the step")
-    with require.during("calling an instance after another's state was donated"):
-        again = np.asarray(before(x))
-        np.asarray(layer.of(case)(x))
-    require.within(again, reference.value, reference.bound, "f(x) of another instance")
+    require_donation(layer, case)
 
 
 @requirement("transforms/symbolic-batch", MAY, PARAMETERS, rests_on=["transforms/jit"])

@@ -1,0 +1,78 @@
+"""How often a layer is traced and compiled, and what a trace leaves behind."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from conformance.checks import jaxprs, programs, require
+from conformance.checks.cases import BATCH, Case
+from conformance.checks.layer import Layer, as_jax
+from conformance.checks.mutation import differing_attributes
+from conformance.jax_setup.lazy import jax
+
+__all__ = [
+    "UNUSED",
+    "require_compiled_once",
+    "require_one_trace",
+    "require_usable_after_a_trace",
+]
+
+UNUSED = (11, 6)
+"""A size that no other check uses."""
+
+
+def require_one_trace(layer: Layer, case: Case) -> None:
+    """Require one trace for all instances, seeds and calls of the case's shape."""
+    by_jax, by_nnx = programs.counted(layer, case)
+    x, first = as_jax(case.x()), layer.of(case)
+    for seed in (case.seed, (case.seed + 1) % 2**32, case.seed ^ 0xFFFFFFFF):
+        dense = layer.build(case.in_features, case.out_features, seed)
+        for _ in range(2):
+            ways = {"jax.jit": (by_jax, dense.parameters)}
+            if dense.module is not None and layer.accepts(BATCH):
+                ways["nnx.jit"] = (by_nnx, dense.module)
+            for how, (counted, subject) in ways.items():
+                with require.during(f"{how} of the layer"):
+                    counted(subject, x)
+                require.that(
+                    counted.traces == 1,
+                    f"{how} traced the layer anew for an instance of seed {seed}",
+                    accepted="one trace for all instances, seeds and calls of a shape",
+                    cause=differing_attributes(first, dense),
+                )
+            dense(x if layer.accepts(BATCH) else x[0])
+        dense.write(case.kernel(), case.bias())
+
+
+def require_compiled_once(layer: Layer, case: Case) -> None:
+    """Require that a second call outside of jit, and another instance's, compile nothing."""
+    if jaxprs.loops(programs.traced(layer, case)):
+        require.not_applicable("it has a loop, which JAX compiles anew in every call")
+    x = as_jax(case.normal("x", *(BATCH if layer.accepts(BATCH) else ()), case.in_features))
+    first, second = layer.of(case), layer.written(case)
+    jax.block_until_ready(first(x))
+    for which, dense in (("the second call", first), ("a call of another instance", second)):
+        before = programs.compilations()
+        jax.block_until_ready(dense(x))
+        found = programs.compilations() - before
+        require.that(
+            found == 0,
+            f"{which} compiles {found} program{'s' if found > 1 else ''}",
+            accepted="none",
+            cause="a function is compiled anew in every call: jax.jit is applied inside of it",
+        )
+
+
+def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
+    """Require that what is traced first works outside of traces afterwards."""
+    lead = BATCH if layer.accepts(BATCH) else ()
+    x = case.normal("x", *lead, case.in_features)
+    programs.traced(layer, case)
+    dense = layer.written(case)
+    with require.during("jax.make_jaxpr of the first call"):
+        jax.make_jaxpr(dense.raw)(as_jax(x))
+    cause = "something that was made under a trace is kept, and used when the trace is over"
+    with require.during("calling a layer that was traced before", cause):
+        y = np.asarray(dense.raw(x))
+    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+    require.within(y, reference.value, reference.bound, "f(x) after a trace")

@@ -1,0 +1,57 @@
+"""The kernels that streams and keys of every kind give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from conformance.checks import require
+from conformance.checks.cases import Case
+from conformance.checks.layer import Built, Layer, as_jax
+from conformance.checks.require import during
+from conformance.jax_setup.lazy import jax, nnx
+from conformance.layers.adapters.parameters import Parameters
+
+__all__ = ["kernel_of_streams", "require_keys_of_every_kind"]
+
+
+def kernel_of_streams(layer: Layer, case: Case) -> Callable[[Any], np.ndarray]:
+    """Return the function that builds the case's layer from an ``nnx.Rngs``, for its kernel."""
+    construct = layer.implementation.module
+
+    def kernel(rngs: Any) -> np.ndarray:
+        assert construct is not None
+        cause = "construction draws from a stream that it was not given"
+        with during(f"construction with the streams {', '.join(rngs)}", cause=cause):
+            module = construct(*case.kernel_shape, rngs)
+        return Built(layer, module=module).kernel
+
+    return kernel
+
+
+def require_keys_of_every_kind(layer: Layer, case: Case) -> None:
+    """Require that raw keys, and keys of other generators, build the layer."""
+    its, (n, m) = layer.implementation, case.kernel_shape
+
+    def kernel(key: jax.Array) -> np.ndarray:
+        if its.module is not None:
+            return Built(layer, module=its.module(n, m, nnx.Rngs(key))).kernel
+        assert its.linen is not None
+        model = its.linen(n, m)
+        variables = model.init(key, as_jax(np.zeros((1, n), np.float32)))
+        return Built(layer, parameters=Parameters(model, variables)).kernel
+
+    with during("construction from a raw key"):
+        raw = kernel(jax.random.PRNGKey(case.seed))
+    require.equal(raw, layer.of(case).kernel, "the kernel of a raw key")
+    for kind in ("rbg", "unsafe_rbg"):
+        with during(f"construction from a key of the generator {kind}"):
+            first, second = (kernel(jax.random.key(case.seed ^ i, impl=kind)) for i in (0, 1))
+        require.that(
+            np.isfinite(first).all() and not np.array_equal(first, second),
+            f"two keys of the generator {kind} give one kernel, or one that is not finite",
+            accepted="different kernels",
+            cause="of a key, the part that differs is not used",
+        )

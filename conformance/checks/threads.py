@@ -1,0 +1,52 @@
+"""Whether a layer is right where several threads build and call it at once."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from conformance.checks import require
+from conformance.checks.cases import BATCH, Case
+from conformance.checks.layer import Layer
+from conformance.checks.require import during
+
+__all__ = ["require_same_in_threads"]
+
+_THREADS = 8
+
+
+def require_same_in_threads(layer: Layer, case: Case) -> None:
+    """Require that eight threads at once get what one thread gets, bit by bit."""
+    shared = layer.written(case)
+    lead = BATCH if layer.accepts(BATCH) else ()
+
+    def work(i: int, *, at_once: Callable[[], object] = bool) -> list[np.ndarray]:
+        x, seed = case.normal(f"x{i}", *lead, case.in_features), (case.seed + i) % 2**32
+        found = []
+        for _ in range(3):
+            at_once()
+            own = layer.build(*case.kernel_shape, seed)
+            found += [own.kernel, np.asarray(own(x)), np.asarray(shared(x))]
+        return found
+
+    alone = [work(i) for i in range(_THREADS)]
+    barrier = threading.Barrier(_THREADS, timeout=60)
+    in_threads = during("building and calling layers in eight threads")
+    # As often as Python can, threads take turns: in the middle of a construction or a call.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with in_threads, ThreadPoolExecutor(_THREADS) as threads:
+            waiting = [threads.submit(work, i, at_once=barrier.wait) for i in range(_THREADS)]
+            together = [each.result() for each in waiting]
+    finally:
+        sys.setswitchinterval(interval)
+    cause = "threads share something that a construction or a call writes to"
+    for i, (found, expected) in enumerate(zip(together, alone, strict=True)):
+        for j, (its, one) in enumerate(zip(found, expected, strict=True)):
+            what = ("the kernel", "f(x)", "f(x) of a shared layer")[j % 3]
+            require.equal(its, one, f"in thread {i} of {_THREADS}, {what}", cause=cause)
