@@ -109,6 +109,9 @@ class Violation(ConformanceError, AssertionError):
         What would have been accepted.
     cause
         The likely cause, where the evidence singles one out: a :class:`Cause`.
+    declare
+        The line that declares it, where the layer is as right if that is meant: everything else
+        is then checked against what was found, and this failure explains no other.
     measured
         The numbers behind it: plain floats, ints and strings.
 
@@ -124,11 +127,14 @@ class Violation(ConformanceError, AssertionError):
     obstacle = False
 
     def __init__(
-        self, found: str, *, accepted: str = "", cause: str = "", **measured: float | int | str
-    ) -> None:
+        self, found: str, *, accepted: str = "", cause: str = "", declare: str = "",
+        **measured: float | int | str,
+    ) -> None:  # fmt: skip
         super().__init__(found)
         self.found = found
-        self.accepted = accepted
+        otherwise = f"; if it is meant otherwise, declare {declare}" if declare else ""
+        self.accepted = accepted + otherwise
+        self.declare = declare
         self.cause = cause
         self.cause_id: str = getattr(cause, "id", "")
         self.measured = measured

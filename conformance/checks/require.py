@@ -26,7 +26,6 @@ __all__ = [
     "not_applicable",
     "note",
     "on_the_way",
-    "or_declare",
     "raises",
     "record",
     "that",
@@ -102,15 +101,16 @@ def fail(
     found: str, *, accepted: str = "", cause: str = "", **measured: float | int | str
 ) -> NoReturn:
     """The requirement does not hold."""
-    raise Violation(found, accepted=accepted, cause=cause, **measured)
+    raise Violation(found, accepted=accepted, cause=cause, declare="", **measured)
 
 
 def that(
-    holds: object, found: str, *, accepted: str = "", cause: str = "", **measured: float | int | str
-) -> None:
-    """Require a truth."""
+    holds: object, found: str, *, accepted: str = "", cause: str = "", declare: str = "",
+    **measured: float | int | str,
+) -> None:  # fmt: skip
+    """Require a truth; ``declare`` is the line by which a layer says that it is meant otherwise."""
     if not holds:
-        raise Violation(found, accepted=accepted, cause=cause, **measured)
+        raise Violation(found, accepted=accepted, cause=cause, declare=declare, **measured)
 
 
 def equal(found: Any, expected: Any, what: str, *, cause: str = "") -> None:
@@ -170,11 +170,6 @@ def within(found: Any, reference: Any, bound: Any, what: str, *, cause: str = ""
         bound=float(bound[place]),
         ratio=float(ratio[place]),
     )
-
-
-def or_declare(line: str) -> str:
-    """Return how a layer that is meant to be otherwise says so, as the end of a sentence."""
-    return f"; if it is meant otherwise, declare {line}"
 
 
 def raises(call: Callable[[], Any], what: str, *, cause: Callable[[], str] = str) -> None:

@@ -49,6 +49,8 @@ class Cell:
         Remarks that are worth a look, whatever the outcome.
     obstacle
         Whether the check did not get as far as what its requirement is about.
+    declare
+        Of a failure that a declaration would make right, the line of it; it explains no other.
     blocked_by
         Of a blocked cell, the id of the requirement whose failure explains it.
     plots
@@ -75,6 +77,7 @@ class Cell:
     free: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     obstacle: bool = False
+    declare: str = ""
     blocked_by: str = ""
     plots: list[dict[str, Any]] = field(default_factory=list)
     elsewhere: bool = False

@@ -64,7 +64,7 @@ class Prerequisites:
 
         def obstacle(id: str) -> bool | None:
             failed = id not in found and id in cells and cells[id].outcome == Outcome.FAILED
-            return cells[id].obstacle if failed else None
+            return cells[id].obstacle if failed and not cells[id].declare else None
 
         for row in self.rows.values():
             below = self.failed(row, obstacle)

@@ -187,7 +187,7 @@ def _mark_blocked(
         if not failed and not stumbled:
             continue
         below = [own[id] for id in rests_on(row, rows) if id in own]
-        below = [other for other in below if other.outcome.explains]
+        below = [other for other in below if other.outcome.explains and not other.declare]
         if cell is root:
             # An obstacle on the way to another row is blocked by this one, and never blocks it.
             below = [other for other in below if not other.obstacle]
@@ -204,7 +204,7 @@ def _fault_behind_obstacles(own: Mapping[str, Cell], rows: Sequence[Requirement]
     """
     failed = [row for row in rows if own[row.id].outcome == Outcome.FAILED]
     for row in failed:
-        if row.foundation and not own[row.id].obstacle:
+        if row.foundation and not own[row.id].obstacle and not own[row.id].declare:
             return own[row.id]
     obstacles = [row for row in failed if own[row.id].obstacle]
     # A seed that raises is met by every check, whatever it is about.

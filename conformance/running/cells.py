@@ -133,6 +133,7 @@ def cell_of(
         # A MAY is reported, and never fails anything.
         outcome=Outcome.NOT_OFFERED if row.level is MAY else Outcome.FAILED,
         obstacle=violation.obstacle,
+        declare=violation.declare,
         message=violation.found + at_times,
         accepted=violation.accepted,
         cause=str(violation.cause),
@@ -184,7 +185,7 @@ class Exchange:
         expected = self.run.expectations.of(entry, row.id)
         if expected is not None:
             cell = hold_to(expected, cell)
-        if cell.outcome == Outcome.FAILED:
+        if cell.outcome == Outcome.FAILED and not cell.declare:
             self.run.failures.add(entry.id, row.id, obstacle=cell.obstacle)
         if cell.outcome not in (Outcome.PASSED, Outcome.NOT_APPLICABLE, Outcome.BLOCKED):
             like = self.run.config.getoption("conformance_like")

@@ -56,14 +56,15 @@ def test_float32_out(layer: Layer, case: Case) -> None:
         y = layer.of(case)(x)
     dtype = layer.declared.compute_dtype
     differs = layer.convention.compute_dtype != dtype
-    hint = require.or_declare(f'dtype = "{layer.convention.compute_dtype}"') if differs else ""
+    line = f'dtype = "{layer.convention.compute_dtype}"' if differs else ""
     found = getattr(y, "dtype", type(y).__name__)
     cause = f"the result is computed in, or cast to, {found}" if str(found) != dtype else ""
     found = f"{type(y).__module__.partition('.')[0]} array {jaxprs.described(y)}"
     require.that(
         isinstance(y, jax.Array) and str(y.dtype) == dtype and not y.aval.weak_type,
         f"a float32 x gives a {found}",
-        accepted=f"a jax.Array of dtype {dtype}, not weakly typed{hint}",
+        accepted=f"a jax.Array of dtype {dtype}, not weakly typed",
+        declare=line,
         cause=cause,
     )
 
