@@ -97,7 +97,7 @@ def sharded(layer: Layer) -> Any:
 def on_their_devices(dense: Built, places: Placement, case: Case) -> Built:
     """The layer with the case's kernel and bias written in, each lying where it is placed."""
     layer = dense.layer
-    kernel, bias, _ = places.put(case.kernel(), case.bias(), case.x())
+    kernel, bias, _ = places.put(layer.kernel_for(case), layer.bias_for(case), case.x())
     with require.during("writing sharded parameters"):
         new = layer.write(dense.parameters, kernel, bias)
         if dense.module is None:
