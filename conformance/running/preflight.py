@@ -27,7 +27,6 @@ __all__ = ["Preflight"]
 
 # A layer that takes longer to import is left to the workers, which have limits.
 _PATIENCE = 30.0
-_OWN = "dense-conformance"
 # Before a line of ours: a layer may print whatever it likes.
 _MARK = "\0dense-conformance\0"
 
@@ -44,7 +43,7 @@ class Preflight:
     def __init__(self, run: Run) -> None:
         self.run = run
         self._process: subprocess.Popen[str] | None = None
-        tried = [asdict(entry) for entry in run.entries if not _ships(entry)]
+        tried = [asdict(entry) for entry in run.entries if entry.source]
         if not tried:
             return
         active = profiles.active()
@@ -84,10 +83,6 @@ class Preflight:
             return []
         lines = [line.rpartition(_MARK) for line in output.splitlines()]
         return [tuple(json.loads(text)) for _, mark, text in lines if mark]
-
-
-def _ships(entry: Entry) -> bool:
-    return entry.distribution == _OWN or entry.spec.partition(".")[0] == "implementations"
 
 
 def _examine(entry: Entry, profile: str, seed: int | None) -> None:
