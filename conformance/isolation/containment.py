@@ -53,7 +53,8 @@ class Containment:
     def __init__(self, may_retire: bool) -> None:
         self.may_retire = may_retire
         self.side_effects: dict[str, list[str]] = {}
-        self._code = snapshot.SharedCode()
+        # Layers that ship with the suite need no closer look.
+        self._code = snapshot.SharedCode(functions=False)
         self._plugins: pytest.PytestPluginManager | None = None
         self._threads: set[int] = set()
         self._spoiled_by = ""
@@ -81,6 +82,9 @@ class Containment:
     def loading(self, entry: Entry) -> Iterator[None]:
         """Around the import of an implementation: what it changes is told, and put back."""
         implementation = entry.id
+        if entry.source and not self._source:
+            self._code = snapshot.SharedCode()
+            self._code.learn()
         self._source = entry.source
         before, plugins = snapshot.take(), self._registered()
         try:

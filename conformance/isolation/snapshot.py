@@ -80,10 +80,13 @@ class SharedCode:
     modules
         Only what is in these modules, and not in their classes and functions; by default all of
         the shared packages.
+    functions
+        Whether to look into functions as well, which takes most of the time.
     """
 
-    def __init__(self, modules: Sequence[str] = ()) -> None:
+    def __init__(self, modules: Sequence[str] = (), *, functions: bool = True) -> None:
         self._named = modules
+        self._looks_into_functions = functions
         self._modules: dict[str, ModuleType] = {}
         self._contents: dict[str, list[tuple[str, Any, dict[Any, Any]]]] = {}
         self._functions: dict[str, list[_Function]] = {}
@@ -114,12 +117,13 @@ class SharedCode:
         for key, value in called.items():
             if not self._is_new(value):
                 continue
-            functions.extend(_functions_of(f"{name}.{key}", value))
+            if self._looks_into_functions:
+                functions.extend(_functions_of(f"{name}.{key}", value))
             if _is_shared_class(value):
                 own = {k: v for k, v in vars(value).items() if k not in _BOOKKEEPING}
                 contents.append((f"{value.__module__}.{value.__qualname__}", value, own))
                 for attribute, member in own.items():
-                    if self._is_new(member):
+                    if self._looks_into_functions and self._is_new(member):
                         functions.extend(_functions_of(f"{name}.{key}.{attribute}", member))
 
     def _is_new(self, value: Any) -> bool:

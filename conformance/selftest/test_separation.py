@@ -26,7 +26,7 @@ from flax import nnx
 class Dense(nnx.Linear):
     def __call__(self, x):
         {first}
-        return super().__call__(x) * {scale}
+        return super().__call__(x) * ({scale})
 """
 
 
