@@ -52,7 +52,7 @@ def require_unchanged(
 
     ``what`` says in words what these calls are; with ``raising`` they may raise.
     """
-    before, static = _bytes(dense), _static(dense)
+    before, static, attributes = _bytes(dense), _static(dense), _attributes(dense)
     for x in inputs:
         if raising:
             with contextlib.suppress(Exception):
@@ -72,11 +72,15 @@ def require_unchanged(
         accepted="the same bytes",
         cause=_why_changed(changed, before, after),
     )
+    now = _attributes(dense)
+    kept = [name for name in now if name not in attributes or now[name] != attributes[name]]
     require.that(
         static == static_after,
         f"{what} changes a static attribute of the layer",
         accepted="the same graphdef",
-        cause="the layer keeps something of a call in an attribute",
+        cause=Cause("static-changed", f"the call changes the attribute {kept[0]}")
+        if len(kept) == 1
+        else "",
     )
 
 
@@ -92,6 +96,16 @@ def _bytes(dense: Built) -> dict[str, bytes]:
         ".".join(leaf.path): np.asarray(leaf.value).tobytes()
         for leaf in dense.leaves
         if not jnp.issubdtype(jnp.asarray(leaf.value).dtype, jax.dtypes.prng_key)
+    }
+
+
+def _attributes(dense: Built) -> dict[str, str]:
+    """The plain attributes of a module in text, by name."""
+    plain = (int, float, str, tuple, list, dict, type(None))
+    return {
+        name: repr(value)
+        for name, value in getattr(dense.module, "__dict__", {}).items()
+        if not name.startswith("_") and isinstance(value, plain)
     }
 
 

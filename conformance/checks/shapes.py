@@ -14,6 +14,7 @@ import numpy as np
 
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Built, Layer
+from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause
 
 __all__ = [
@@ -61,6 +62,8 @@ def of_bias(dense: Built, case: Case) -> str:
             "bias-of-inputs",
             "the bias has one entry for each input; it is added to the output: (out_features,)",
         )
+    if shape == () and case.out_features > 1:
+        return Cause("bias-scalar", "the bias is one number; every output needs its own")
     if math.prod(shape) == case.out_features:
         return Cause("bias-rank", "the bias has an axis too many: it is a vector (out_features,)")
     return ""
@@ -80,12 +83,20 @@ def _gives(call: Callable[[], Any]) -> tuple[int, ...] | None:
 
 
 def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
-    """Why an x with these leading dimensions is refused, by what is not."""
+    """Why an x with these leading dimensions is refused, by what is not: at different sizes."""
+    case = replace(case, in_features=3, out_features=10)
 
     def works(*lead: int) -> bool:
         x = np.ones((*lead, case.in_features), np.float32)
         return _gives(lambda: layer.forward(case.seed, x, case.out_features)) is not None
 
+    if not works() and not works(2):
+        if PARAMETERS in layer.provides and _is_left(layer, case):
+            return Cause(
+                "operands-exchanged",
+                "the kernel is multiplied from the left: kernel @ x instead of x @ kernel",
+            )
+        return ""
     if not refused:
         alone = "a vector is refused: the layer takes batches of rows only"
         return Cause("batches-only", alone) if works(2) else ""
@@ -102,6 +113,18 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
         if not works(2, 1):
             return Cause("rank-2-only", "an x of more than two axes is refused")
     return ""
+
+
+def _is_left(layer: Layer, case: Case) -> bool:
+    """Whether a square layer, which takes a vector in any case, multiplies it from the right."""
+    case = replace(case, out_features=case.in_features)
+    x, kernel, bias = case.normal("x", case.in_features), case.kernel(), case.bias()
+    try:
+        found = np.asarray(layer.of(case).write(kernel, bias)(x))
+    except Exception:  # it takes no vector at all
+        return False
+    reference = layer.value(x, kernel.T, bias)
+    return bool(np.all(np.abs(found - reference.value) <= reference.bound))
 
 
 def of_result(found: tuple[int, ...], lead: tuple[int, ...], out_features: int) -> str:
