@@ -84,7 +84,7 @@ _MOST_EDGES = 4
 # How many draws of fewer rows than a plain batch has are tried at an edge.
 _FEW_ROWS = 12
 # A layer that writes one operation for each input is not traced at sizes beyond this one.
-_UNROLLED = 300
+_UNROLLED = 130
 
 
 @dataclass(frozen=True)
@@ -160,12 +160,15 @@ def _scan(layer: Layer) -> Scan:
     first = traces(FORWARD, base)
     if not first.numbers:
         return Scan(_CALLED, traced=False)
-    larger = traces(FORWARD, replace(base, in_features=30, out_features=100))
-    unrolled = len(larger.structure) > 2 * len(first.structure)  # type: ignore[arg-type]  # a tuple
-    most = min(layer.describable, _UNROLLED if unrolled else 10**6)
-    points = [p for p in points_of(layer) if max(p.axes) <= most]
-    edges: list[Edge] = []
     kinds = [FORWARD] if PARAMETERS not in layer.provides else [CONSTRUCTION, FORWARD]
+    tenfold = replace(base, in_features=30, out_features=100)
+    # By its length, not by the seconds that it takes: what a scan finds must not depend on these.
+    unrolled = any(
+        len(traces(kind, tenfold).structure) > 4 * len(traces(kind, base).structure)
+        for kind in kinds
+    )
+    points = [p for p in points_of(layer) if not unrolled or max(p.axes) <= _UNROLLED]
+    edges: list[Edge] = []
     if PARAMETERS in layer.provides and first.own_derivative:
         kinds.append(GRADIENT)
     for kind in kinds:

@@ -26,7 +26,7 @@ _SAME = 1e-5  # A literal is float32 here and a Python float there.
 class Signature:
     """A program's structure, equal where it is the same program, and its numbers in order."""
 
-    structure: Hashable
+    structure: tuple[Hashable, ...]
     numbers: tuple[float, ...] = ()
     own_derivative: bool = False
 
