@@ -22,6 +22,7 @@ from conformance.checks import precision, recording
 from conformance.contract.requirement import requirement_of
 from conformance.errors import LoadError, Violation, by_user, raised_by_layer, safe_text
 from conformance.isolation import snapshot
+from conformance.isolation.shared_code import HARNESS, SharedCode
 from conformance.jax_setup import compile_cache, mlir_context
 from conformance.layers.registry import Entry
 
@@ -54,7 +55,7 @@ class Containment:
         self.may_retire = may_retire
         self.side_effects: dict[str, list[str]] = {}
         # Layers that ship with the suite need no closer look.
-        self._code = snapshot.SharedCode(functions=False)
+        self._code = SharedCode(functions=False)
         self._plugins: pytest.PytestPluginManager | None = None
         self._threads: set[int] = set()
         self._spoiled_by = ""
@@ -83,7 +84,7 @@ class Containment:
         """Around the import of an implementation: what it changes is told, and put back."""
         implementation = entry.id
         if entry.source and not self._source:
-            self._code = snapshot.SharedCode()
+            self._code = SharedCode()
             self._code.learn()
         self._source = entry.source
         before, plugins = snapshot.take(), self._registered()
@@ -147,7 +148,7 @@ class Containment:
         """
         if not self._source:
             return
-        changed = self._code.put_back(snapshot.HARNESS) + self._unregister(plugins)
+        changed = self._code.put_back(HARNESS) + self._unregister(plugins)
         if changed:
             self._spoiled_by = _FOR_ALL
             raise LoadError(

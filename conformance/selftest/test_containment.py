@@ -22,6 +22,7 @@ from conformance.checks.require import NotApplicable, during, not_applicable
 from conformance.errors import Violation, safe_text
 from conformance.isolation import snapshot
 from conformance.isolation.containment import Containment
+from conformance.isolation.shared_code import SharedCode
 from conformance.layers.registry import Entry
 
 ENTRY = Entry("a/mine.py:Dense", "mine.py:Dense", "a/mine.py:Dense")
@@ -57,7 +58,7 @@ def test_a_change_is_named_and_put_back(said: str, tmp_path: Path) -> None:
 
 def test_functions_methods_and_modules_are_put_back() -> None:
     """Wherever in the shared libraries they are."""
-    shared = snapshot.SharedCode()
+    shared = SharedCode()
     shared.learn()
     assert shared.put_back() == []
     module, function, method = sys.modules["json"], json.dumps, random.Random.random
@@ -78,7 +79,7 @@ def test_what_a_function_is_made_of_is_put_back() -> None:
     from flax import nnx
     from jax._src.interpreters import mlir
 
-    shared = snapshot.SharedCode()
+    shared = SharedCode()
     shared.learn()
     keywords = nnx.Linear.__init__.__kwdefaults__ or {}
     primitive = next(iter(mlir._lowerings))
