@@ -21,7 +21,7 @@ FoldedKey = hooks.key(
     "The kernel from the stream's key with a constant folded in.",
 )
 RawKey = hooks.key(
-    lambda rngs: jax.random.key_data(rngs.params()),
+    lambda rngs: jax.random.key_data(rngs.params())[:2],
     "The key as an array of two integers, as before typed keys.",
 )
 BiasKeyUnused = hooks.bias(
