@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conformance.selftest.mutants import Draw, drawn_by, normal, orthogonal, scaled_by, truncated
-from conformance.statistics import design, identify_law
+from conformance.statistics import causes, design, identify_law
 from conformance.statistics.identify import SCALES, Scale
 from conformance.statistics.laws import TRUNCATED_VARIANCE
 
@@ -99,3 +99,12 @@ def test_the_sentence_says_what_to_do() -> None:
     half_again = identify_law(_samples(scaled_by(lambda i, o: 1.5 / i), 4))
     assert half_again.quantified
     assert half_again.remedy.startswith("Multiply by 0.81")
+
+
+def test_the_remedy_is_that_of_the_declared_law() -> None:
+    """A layer that declares Glorot's variance is not led to 1/fan_in."""
+    samples = _samples(scaled_by(lambda i, o: 2 / (3 * (i + o))), 5)
+    cause = causes.law(samples, (), lambda i, o: 2 / (i + o))
+    assert "in_features" not in cause
+    assert "Multiply by 1.7" in cause
+    assert "in_features" in causes.law(_samples(scaled_by(lambda i, o: 1.0), 4))

@@ -29,18 +29,20 @@ def law(
     found: LawDiagnosis = identify_law(samples)
     if found.verdict == "known" and found.name in accepted:
         return ""
-    if found.verdict != "known" and not found.quantified:
-        return ""
     finite = {s: w for s, w in samples.items() if np.isfinite(w).all()}
     if declared is None or all(math.isclose(declared(*size) * size[0], 1.0) for size in finite):
-        remedy = found.remedy
-    else:
-        ratios = {s: float(np.mean(np.square(w))) / declared(*s) for s, w in finite.items()}
-        factor = common_factor(ratios, {s: w.size for s, w in finite.items()})
-        remedy = ""
-        if factor:
-            remedy = f"Multiply by {1 / math.sqrt(factor):.4g} for what the layer declares."
-    return Cause(_slug(found), f"{found.sentence} {remedy}".rstrip())
+        if found.verdict != "known" and not found.quantified:
+            return ""
+        return Cause(_slug(found), f"{found.sentence} {found.remedy}".rstrip())
+    ratios = {s: float(np.mean(np.square(w))) / declared(*s) for s, w in finite.items()}
+    factor = common_factor(ratios, {s: w.size for s, w in finite.items()}) if ratios else None
+    remedy = (
+        f"Multiply by {1 / math.sqrt(factor):.4g} for what the layer declares." if factor else ""
+    )
+    if found.verdict == "known" or found.quantified:
+        return Cause(_slug(found), f"{found.sentence} {remedy}".rstrip())
+    words = f"the variance is {factor:.4g} of the declared one at every size. {remedy}"
+    return Cause("scale-factor", words) if factor else ""
 
 
 _SLUGS = {"not scaled": "scale-missing", "zeros": "kernel-zeros", "constant": "kernel-constant"}
