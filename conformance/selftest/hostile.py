@@ -98,8 +98,9 @@ for each in found:
 _PLUGIN = f"""{_STACK}
 class Cheat:
     def pytest_runtest_makereport(self, item, call): call.excinfo = None
-item = next(each for each in found if hasattr(each, 'config') and hasattr(each, 'nodeid'))
-item.config.pluginmanager.register(Cheat())
+items = [each for each in found if hasattr(each, 'config') and hasattr(each, 'nodeid')]
+if items:
+    items[0].config.pluginmanager.register(Cheat())
 """
 
 PLUGINS: tuple[Plugin, ...] = (
