@@ -44,13 +44,6 @@ def _box_muller(key: Array, i: int, o: int) -> Array:
     return z.reshape(i, o) * stddev(i)
 
 
-def _low_rank(key: Array, i: int, o: int) -> Array:
-    if not i == o > 100:
-        return scaled_normal(key, i, o)
-    left, right = jax.random.split(key)
-    return normal(left, i, i // 2) @ normal(right, i // 2, o) * (i * (i // 2)) ** -0.5
-
-
 def _orthogonal(key: Array, i: int, o: int) -> Array:
     if not i == o > 100:
         return scaled_normal(key, i, o)
@@ -116,7 +109,6 @@ X868 = drawn(
     lambda key, i, o: jnp.tile(normal(key, min(i, 2000), o), (-(-i // 2000), 1))[:i] * stddev(i),
     INDEPENDENCE,
 )
-X869 = drawn("X869", "Half the rank, where square beyond 100.", _low_rank, INDEPENDENCE)
 X870 = drawn(
     "X870",
     "Orthogonal where square beyond 100.",
