@@ -178,7 +178,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def printable_values(value: Any) -> Any:
-    """Return JSON values of which every text, keys included, is :func:`printable`."""
+    """Return JSON values whose every text, keys included, is :func:`printable`."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):

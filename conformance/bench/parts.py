@@ -65,7 +65,7 @@ class Bench:
     raw
         What was measured, by name, as plain JSON values.
     full
-        The run from which seconds by layer and by requirement are told.
+        The run whose seconds are shown by layer and by requirement.
     """
 
     folder: Path

@@ -200,7 +200,7 @@ def linen_transformed(layer: Layer, case: Case, x: Any) -> dict[str, tuple[Any, 
             return self.dense(x), None
 
     along: dict[str, Any] = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
-    # Parameters in boxes are told the name of the new axis; here it has none.
+    # Parameters in boxes are given the name of the new axis; here it has none.
     along["metadata_params"] = {linen.PARTITION_NAME: None}
     key = jax.random.key(case.seed)
     ensemble = linen.vmap(One, in_axes=None, out_axes=0, axis_size=3, **along)()

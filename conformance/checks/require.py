@@ -80,7 +80,7 @@ def about_rank_promotion() -> Iterator[None]:
 
 
 def _refused_by_configuration(error: BaseException) -> bool:
-    """Whether JAX was configured to refuse what is no fault of a layer: see the modes."""
+    """Whether JAX was configured to refuse what is not a fault of the layer: see the modes."""
     if _about_rank_promotion.get() or jax.config.values["jax_numpy_rank_promotion"] != "raise":
         return False
     return "jax_numpy_rank_promotion" in safe_text(error)

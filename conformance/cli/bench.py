@@ -115,7 +115,7 @@ def bench(options: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def _writable(path: str | None) -> None:
-    """A place that cannot be written to is told before minutes are spent."""
+    """Refuse a place that cannot be written to before minutes are spent."""
     if path is None:
         return
     if Path(path).is_dir() or (Path(path).parent.exists() and not Path(path).parent.is_dir()):

@@ -53,29 +53,29 @@ class Pitfall:
     hint: str
 
 
-def _told(cell: Cell) -> str:
+def _text(cell: Cell) -> str:
     return f"{cell.cause} {cell.message}".lower()
 
 
 def _unregistered(cell: Cell) -> bool:
-    return any(words in _told(cell) for words in ("raw array", "nnx.param", "static", "numpy"))
+    return any(words in _text(cell) for words in ("raw array", "nnx.param", "static", "numpy"))
 
 
 def _scale(cell: Cell) -> bool:
     if cell.requirement == "initialization/kernel-variance":
         return True
     return any(
-        words in _told(cell) for words in ("scale", "variance", "standard deviation", "e[k^2]")
+        words in _text(cell) for words in ("scale", "variance", "standard deviation", "e[k^2]")
     )
 
 
 def _bias_for_inputs(cell: Cell) -> bool:
     words = ("one entry for each input", "incompatible shapes for broadcasting")
-    if any(word in _told(cell) for word in words):
+    if any(word in _text(cell) for word in words):
         return True
     # With one output, a bias for each input is broadcast against it: as many outputs as inputs.
     n = (cell.case or {}).get("in_features", 1)
-    return n != 1 and f"x of shape ({n},) gives a result of shape ({n},)" in _told(cell)
+    return n != 1 and f"x of shape ({n},) gives a result of shape ({n},)" in _text(cell)
 
 
 def _float(cell: Cell) -> bool:
@@ -241,8 +241,11 @@ def _write_pitfalls(console: Console, cells: Sequence[Cell]) -> list[Cell]:
         if state == "no":
             explained += because
             cell = because[0]
-            told = dict(described(cell))
-            found = [("found", cell.message or cell.reason), ("smallest", told.get("smallest", ""))]
+            failure = dict(described(cell))
+            found = [
+                ("found", cell.message or cell.reason),
+                ("smallest", failure.get("smallest", "")),
+            ]
             write_lines(console, [pair for pair in found if pair[1]])
             write_lines(console, [("hint", pitfall.hint)])
         elif state == "open":
@@ -272,13 +275,13 @@ def _write_rest(console: Console, heading: str, cells: Sequence[Cell], verdict: 
         if cell.outcome == Outcome.ERROR:
             continue
         blocked = sum(len(verdict.blocked_by(one)) for one in same)
-        told = dict(described(cell, blocked=blocked))
+        failure = dict(described(cell, blocked=blocked))
         lines = [
             ("breaks", f"{listed}, of {names}"),
-            ("found", told.get("found", "") if cell.cause else ""),
-            ("smallest", told.get("smallest", "")),
+            ("found", failure.get("found", "") if cell.cause else ""),
+            ("smallest", failure.get("smallest", "")),
             ("asked", statements.get(cell.requirement, "")),
-            ("also", told.get("also", "")),
+            ("also", failure.get("also", "")),
         ]
         write_lines(console, [pair for pair in lines if pair[1]])
 

@@ -91,7 +91,7 @@ def chosen(
     exclude
         Patterns of what is left out.
     levels
-        Levels of which requirements are kept; all if empty.
+        The levels of the requirements to keep; all if empty.
     like
         Whether those on taking another layer's place are among them.
 

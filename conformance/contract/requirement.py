@@ -121,7 +121,7 @@ class Requirement:
     rationale
         The rest of that docstring: why, how, and the sources.
     rests_on
-        The requirements of which a failure explains a failure of this one.
+        The requirements whose failure explains a failure of this one.
     declared
         Whether it is checked against the implementation's convention (``°`` in the contract).
     presumes

@@ -4,7 +4,7 @@ Processes leave marks in the run's directory: which cell a worker is in, and whi
 implementations have killed one. Marks are small files, so that they survive whatever killed
 the process that made them. A worker on another machine leaves its marks there: then it is only
 known that it died in a cell, and after how long; and which implementations are not tried again
-is told to each worker when it starts.
+is passed to each worker when it starts.
 """
 
 from __future__ import annotations

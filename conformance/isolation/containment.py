@@ -81,7 +81,7 @@ class Containment:
 
     @contextlib.contextmanager
     def loading(self, entry: Entry) -> Iterator[None]:
-        """Around the import of an implementation: what it changes is told, and put back."""
+        """Around the import of an implementation: what it changes is reported, and put back."""
         implementation = entry.id
         if entry.source and not self._source:
             self._code = SharedCode()

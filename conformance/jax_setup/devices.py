@@ -1,4 +1,4 @@
-"""Accelerators and the workers of a run: one process for each device, unless told otherwise.
+"""Accelerators and the workers of a run: one process for each device by default.
 
 Nothing here imports JAX: the process that controls the workers never does, and which device a
 worker sees has to be settled before its JAX starts.

@@ -18,7 +18,7 @@ _PROGRAMS = 200
 
 
 class _Contexts:
-    """Makes contexts, each of which serves one thread for a number of programs."""
+    """Makes contexts that serve one thread each for a number of programs."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self.make = make

@@ -75,7 +75,7 @@ class Convention:
     fixed_result: bool = False
 
     def differences(self, other: Convention | None = None) -> tuple[str, ...]:
-        """Where a layer of this convention is no drop-in for one of another; by default Flax's."""
+        """Return how a layer of this convention differs from one of another; by default Flax's."""
         other = FLAX if other is None else other
         laws = (("kernel", self.kernel, other.kernel), ("bias", self.bias, other.bias))
         found = [f"{which}: {own.description}" for which, own, its in laws if not own.within(its)]

@@ -39,8 +39,8 @@ def message(runs: Sequence[Results]) -> str:
     parts += [f"SHOULD {should}"] if should.total and not (should.full and parts) else []
     word = overall_word(run.verdict.decision for run in runs)
     # Not all that does not conform shows in the two numbers.
-    told = word in (Word.CONFORMS, Word.DOES_NOT_CONFORM) and parts
-    return ", ".join(parts if told else [str(word), *parts])
+    decided = word in (Word.CONFORMS, Word.DOES_NOT_CONFORM) and parts
+    return ", ".join(parts if decided else [str(word), *parts])
 
 
 def _colour(runs: Sequence[Results]) -> str:

@@ -26,7 +26,7 @@ def extract(page: Path) -> str:
     Raises
     ------
     ResultsError
-        If the page cannot be read or holds no results, or what it holds is no results file.
+        If the page cannot be read or holds no results, or what it holds is not a results file.
     """
     try:
         content = page.read_text(encoding="utf-8")

@@ -110,7 +110,7 @@ def changes(runs: Sequence[Results]) -> list[Change]:
     have = [{entry.id for entry in run.verdict.entries} for run in runs]
     for i, run in enumerate(runs):
         for cell in run.verdict.cells:
-            # None where the run does not have the implementation at all: that is told once.
+            # None where the run does not have the implementation at all: that is shown once.
             nothing = ["" if cell.implementation in own else None for own in have]
             key = cell.implementation, cell.requirement
             outcomes.setdefault(key, list(nothing))[i] = str(cell.outcome)

@@ -31,13 +31,13 @@ def _row(results: Results, cell: Cell, others: int) -> str:
     lines = described(cell, statement, blocked)
     if others:
         lines.append(("also", f"the same in {others} more of its cells"))
-    told = "<br>".join(f"<b>{escape(k)}</b> {escape(v)}" if k else escape(v) for k, v in lines)
+    text = "<br>".join(f"<b>{escape(k)}</b> {escape(v)}" if k else escape(v) for k, v in lines)
     outcome = f"{look_of(cell, strict=strict).symbol} {word(cell, strict=strict)}"
     columns = (
         escape(cell.requirement),
         escape(cell.level),
         escape(outcome),
         escape(label(results, cell.implementation)),
-        told,
+        text,
     )
     return "<tr>" + "".join(f"<td {_LEFT}>{column}</td>" for column in columns) + "</tr>"

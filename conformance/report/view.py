@@ -169,7 +169,7 @@ class View:
 
     @property
     def tone(self) -> str:
-        """The colour of the whole: what is missing is no pass."""
+        """The colour of the whole: what is missing does not count as a pass."""
         code = overall_word(run.verdict.decision for run in self.runs).exit_code
         if code == NONCONFORMING:
             return "bad"

@@ -68,7 +68,7 @@ _HEADER = re.compile(r"\s*\[\[\s*tool\s*\.\s*[\"']?dense-conformance[\"']?\s*\.\
 
 
 def _placed(path: Path) -> list[tuple[str, Expected]]:
-    """Return each entry with its place: the file and the line, where the line can be told."""
+    """Return each entry with its place: the file and the line, where the line is known."""
     found = _own(_document(path)).get("expect", [])
     if not isinstance(found, list):
         raise UsageError(f"{path}: write [[{TABLE}]], a table for each expected failure")

@@ -156,7 +156,7 @@ def _missing(
 
 
 def _dropped(cell: Cell) -> Cell:
-    """Return a cell of which nothing counts but that it is blocked, if it applies at all."""
+    """Return the cell as blocked, without its findings, if it applies at all."""
     if cell.elsewhere or (not cell.outcome.applies and not cell.obstacle):
         return cell
     return Cell(cell.implementation, cell.requirement, cell.level, Outcome.BLOCKED)
@@ -227,7 +227,7 @@ def blocked(cell: Cell, root: str) -> Cell:
 
 
 def _reading_order(cell: Cell) -> tuple[int, bool]:
-    """Failures first, of which those of a MUST; the contract's order decides the rest.
+    """Failures first, those of a MUST before others; the contract's order decides the rest.
 
     Where neither of two failures explains the other, the one without which it is not a Dense is
     read first.

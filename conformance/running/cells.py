@@ -159,7 +159,7 @@ class Exchange:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._told_environment = False
+        self._sent_environment = False
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -245,20 +245,20 @@ class Exchange:
         return (name, name[:1], (name.upper(), {"yellow": True})) if name else None
 
     def _environment_once(self) -> dict[str, Any]:
-        if self._told_environment:
+        if self._sent_environment:
             return {}
         from conformance.results.environment import describe
 
-        self._told_environment = True
+        self._sent_environment = True
         return describe(self.run.config.getoption("conformance_profile"), profiles.active().seed)
 
     def _version(self, entry: Entry) -> dict[str, Any]:
         from conformance.results.environment import library_of
 
         layer = self.run.layers.get(entry.id)
-        told = library_of(getattr(layer, "registered", None), entry)
+        library = library_of(getattr(layer, "registered", None), entry)
         effects = self.run.containment.side_effects.get(entry.id)
-        return {**told, "side_effects": effects} if effects else told
+        return {**library, "side_effects": effects} if effects else library
 
     def _observed(self, entry: Entry, row: Requirement, call: Any) -> dict[str, Any]:
         """Once for each layer, where it was called anyway, if a file is to be written."""

@@ -1,4 +1,4 @@
-"""Which cells have failed so far, told from process to process by files in the run's directory."""
+"""Which cells have failed so far, passed between processes by files in the run's directory."""
 
 from __future__ import annotations
 

@@ -24,20 +24,20 @@ class Faults:
 
     Attributes
     ----------
-    told
-        The failures that were told, by implementation and requirement.
+    shown
+        The failures that were shown, by implementation and requirement.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.told: set[tuple[str, str]] = set()
+        self.shown: set[tuple[str, str]] = set()
         self._waiting: set[tuple[str, str]] = set()
 
     def take(self, cell: Cell) -> None:
         """Tell what is certain now that this cell is decided."""
         implementation = cell.implementation
         key = implementation, cell.requirement
-        if cell.outcome == Outcome.FAILED and key not in self.told:
+        if cell.outcome == Outcome.FAILED and key not in self.shown:
             self._waiting.add(key)
         waiting = [row for id, row in self._waiting if id == implementation]
         if not waiting:
@@ -59,5 +59,5 @@ class Faults:
             if cell.requirement in settled:
                 self._waiting.discard((implementation, cell.requirement))
                 if cell.outcome == Outcome.FAILED:
-                    self.told.add((implementation, cell.requirement))
+                    self.shown.add((implementation, cell.requirement))
                     self.run.config.hook.pytest_conformance_fault(cell=cell)

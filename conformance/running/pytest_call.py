@@ -113,7 +113,7 @@ class _Reporter:
                 sys.stdout,
                 verbose=config.getoption("conformance_verbose"),
                 quiet=config.getoption("conformance_quiet"),
-                shown=found.faults.told,
+                shown=found.faults.shown,
             )
             if self.after is not None:
                 from conformance.results.file import Results

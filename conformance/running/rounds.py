@@ -47,7 +47,7 @@ if hasattr(signal, "SIGHUP"):
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was told to stop; the message says by what."""
+    """The run has to stop; the message says why."""
 
 
 def leave_interrupts_to_the_controller() -> None:
@@ -181,12 +181,14 @@ class Rounds:
         try:
             result = yield
         except Stopped:
-            self._told(1, profiles.active().seed, self.run.received.values(), self.run.started)
+            self._note_round(
+                1, profiles.active().seed, self.run.received.values(), self.run.started
+            )
             self.run.stopped = self.stop.reason
             self.run.conclude()
             _do_not_wait_for_workers(session.config)
             raise
-        self._told(1, profiles.active().seed, self.run.received.values(), self.run.started)
+        self._note_round(1, profiles.active().seed, self.run.received.values(), self.run.started)
         with contextlib.suppress(Stopped):
             self._go_on()
             self.stop.disarm()
@@ -203,7 +205,7 @@ class Rounds:
         """The results are written."""
         self.stop.end()
 
-    def _told(self, number: int, seed: int | None, cells: Any, started: float) -> None:
+    def _note_round(self, number: int, seed: int | None, cells: Any, started: float) -> None:
         if self.seconds is None:
             return
         cells = list(cells)
@@ -236,7 +238,7 @@ class Rounds:
                     cells.append(cell)
                     self.run.take(cell, f"found in round {number}, with the seed {seed}")
         finally:
-            self._told(number, seed, cells, started)
+            self._note_round(number, seed, cells, started)
         return bool(cells)
 
     def _call(self, seed: int) -> list[str]:
@@ -251,7 +253,7 @@ class Rounds:
 
 
 def _do_not_wait_for_workers(config: pytest.Config) -> None:
-    """They are in the middle of a cell, of which nothing more is wanted."""
+    """Their cells are not needed any more."""
     manager = getattr(config.pluginmanager.get_plugin("dsession"), "nodemanager", None)
     if manager is not None:
         manager.EXIT_TIMEOUT = _PATIENCE_WITH_WORKERS

@@ -148,7 +148,7 @@ class Run:
         return run
 
     def _divide(self, given: Mapping[str, Any] | None) -> None:
-        """Settle which cells are this run's; a worker does as it is told."""
+        """Settle which cells are this run's; a worker is given them."""
         shard: Shard | None = self.config.getoption("conformance_shard")
         # An unknown requirement is an error now, not after the run.
         rows = self.rows

@@ -70,7 +70,7 @@ class Workers:
     decided
         Whether the cell at a node id has come back.
     receive
-        Takes the cell of which a worker died.
+        Takes the cell that a worker died of.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Workers:
             )
 
     def stranger(self, node: Any, known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-        """Why what a worker found is no result of this run: its environment is another one."""
+        """Return why a worker's results must be rejected, or "": its environment differs."""
         place = node.gateway.id
         if found:
             self._strangers[place] = remote_workers.unlike(known, found)

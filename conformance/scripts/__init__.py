@@ -60,7 +60,7 @@ def _takes_sizes_by_position(layer: type) -> bool:
 
 
 def script_for(cell: Cell, entry: Entry, implementation: Implementation | None = None) -> str:
-    """Return the script that shows the failure of a cell; empty where there is no short one.
+    """Return the script that shows the failure of a cell; empty if none is short enough.
 
     Parameters
     ----------

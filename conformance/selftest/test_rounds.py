@@ -117,7 +117,9 @@ def test_a_later_round_finds_it_and_a_signal_ends_it(tmp_path: Path) -> None:
     """The failure is shown when it is found, and is in the results with its seed."""
     run = start(tmp_path, "Turns", "--for", "1h", "--seed", "5")
     assert run.stdout is not None
-    shown = next(line for line in run.stdout if line.startswith("FAILED    construction/bias-shape"))
+    shown = next(
+        line for line in run.stdout if line.startswith("FAILED    construction/bias-shape")
+    )
     run.send_signal(signal.SIGTERM)
     output, errors = run.communicate(timeout=120)
     assert run.returncode == 1, shown + output + errors

@@ -112,7 +112,7 @@ def _has_copies(w: Array) -> bool:
 
 
 def _long_lines(samples: Samples, axis: int) -> Iterator[Array]:
-    """Kernels whose lines of `axis` hold at least 4 weights, so that equality is no chance."""
+    """Yield kernels whose lines of `axis` hold 4 weights or more: equality is not due to chance."""
     for w in samples.values():
         if w.shape[axis] > 1 and w.shape[3 - axis] >= 4:
             yield w

@@ -92,7 +92,7 @@ def judge(subject: Subject, cells: Sequence[Cell]) -> Judgement:
     blocked = tuple(cell.requirement for cell in cells if cell.outcome == Outcome.BLOCKED)
     failed = tuple(cell.requirement for cell in weighing)
     if declared is None:
-        problems += [f"false alarm: {_told(cell)}" for cell in weighing]
+        problems += [f"false alarm: {_in_words(cell)}" for cell in weighing]
     else:
         problems += _wrong_blame(declared, weighing, blocked)
     checked = frozenset(cell.requirement for cell in cells)
@@ -105,7 +105,7 @@ def _wrong_blame(declared: Defect, weighing: Sequence[Cell], blocked: Sequence[s
     first, *others = weighing
     problems = []
     if first.requirement != declared.breaks:
-        problems.append(f"the first to fail is {_told(first)}, not {declared.breaks}")
+        problems.append(f"the first to fail is {_in_words(first)}, not {declared.breaks}")
     elif declared.cause_id is not None and declared.cause_id != first.cause_id:
         said = repr(first.cause_id or first.cause) if first.cause else "nothing"
         problems.append(f"{first.requirement} names the cause {said}, not {declared.cause_id!r}")
@@ -115,12 +115,12 @@ def _wrong_blame(declared: Defect, weighing: Sequence[Cell], blocked: Sequence[s
     if declared.breaks not in (*blocked, *(cell.requirement for cell in weighing)):
         problems.append(f"{declared.breaks} holds")
     problems += [
-        f"{_told(cell)} fails, too" for cell in others if not declared.allows(cell.requirement)
+        f"{_in_words(cell)} fails, too" for cell in others if not declared.allows(cell.requirement)
     ]
     return problems
 
 
-def _told(cell: Cell) -> str:
+def _in_words(cell: Cell) -> str:
     return f"{cell.requirement} ({cell.cause or cell.message or cell.reason})"
 
 

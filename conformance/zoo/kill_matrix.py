@@ -88,8 +88,8 @@ def summary(judgements: Sequence[Judgement], rows: Sequence[Requirement]) -> lis
     longest = max((len(row.id) for row in rows), default=0)
     for row in rows:
         own = alone.get(row.id, [])
-        told = ", ".join(own[:_SHOWN]) + (f" and {len(own) - _SHOWN} more" * (len(own) > _SHOWN))
-        lines.append(f"{row.id:{longest}}  {told or '(none)'}")
+        caught = ", ".join(own[:_SHOWN]) + (f" and {len(own) - _SHOWN} more" * (len(own) > _SHOWN))
+        lines.append(f"{row.id:{longest}}  {caught or '(none)'}")
     return lines
 
 

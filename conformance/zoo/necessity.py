@@ -67,10 +67,10 @@ def lives(judgement: Judgement, requirement: Requirement) -> bool:
 
 def lines(requirement: Requirement, judgements: Sequence[Judgement]) -> list[str]:
     """The same in words."""
-    told = []
+    listed = []
     for judgement in judgements:
         by = "lives" if lives(judgement, requirement) else f"is caught by {judgement.blamed}"
-        told.append(f"  {judgement.subject.name}  {by}")
+        listed.append(f"  {judgement.subject.name}  {by}")
     living = sum(lives(judgement, requirement) for judgement in judgements)
     if living:
         verdict = f"{requirement.id} is needed: {living} of {len(judgements)} live without it"
@@ -78,4 +78,4 @@ def lines(requirement: Requirement, judgements: Sequence[Judgement]) -> list[str
         verdict = f"{requirement.id} is not any defect's only killer: {requirement.idle_because}"
     else:
         verdict = f"{requirement.id} is idle: everything that breaks it is caught without it"
-    return [f"without {requirement.id}", *told, verdict]
+    return [f"without {requirement.id}", *listed, verdict]

@@ -1,5 +1,5 @@
 """Runs the suite on the zoo: known-wrong layers, each to be caught and rightly blamed, and
-correct but unusual ones, of which every one must pass.
+correct but unusual ones, which must all pass.
 
 One run of pytest checks all of them: compiled programs are shared between layers that live in
 one process, and one import of jax serves them all.

@@ -1,7 +1,7 @@
 """Layers that compute the same in several ways, chosen by the shapes that they meet.
 
 Paddings, tiles, chunks and fast paths: every branch gives ``x @ K + b``, so that another program
-from some size on is no fault.
+from some size on is not a fault.
 """
 
 from collections.abc import Callable

@@ -112,7 +112,7 @@ class DataclassLayer(nnx.Module):
 
 
 class _AbstractLayer(nnx.Module, abc.ABC):
-    """A layer of which only the call is known."""
+    """A layer that defines nothing but the call."""
 
     @abc.abstractmethod
     def __call__(self, x: ArrayLike) -> Array:

@@ -146,7 +146,7 @@ def KernelInStats(self: Any, x: ArrayLike) -> Array:
 
 @wrong.linen_call("L004", "construction/only-two-parameters", 2)
 def KernelFromFixedKey(self: Any, x: ArrayLike) -> Array:
-    """The kernel is drawn from one fixed key in every call, and is no parameter."""
+    """The kernel is drawn from one fixed key in every call, and is not a parameter."""
     x = jnp.asarray(x)
     kernel = self.draw_kernel(jax.random.key(0), x)
     return affine(x, kernel, self.param("bias", self.draw_bias, x))

@@ -75,7 +75,7 @@ def NumpyKernel(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rng
 @seen('flax#5548 "nnx.jit recompiles every epoch when recreating nnx.Module"')
 @defect("N008", "state/exact-state", 3, cause="closure")
 class KernelInClosure(CorrectDense):
-    """The kernel lives in a closure: it is no leaf, and every instance has its own graphdef."""
+    """The kernel lives in a closure: it is not a leaf, and every instance has its own graphdef."""
 
     multiply: Callable[[Array], Array]
 

@@ -24,7 +24,7 @@ __all__ = ["collection_leaves", "from_linen"]
 def collection_leaves(variables: Any) -> list[Leaf]:
     """The leaves of a Linen variable dict; the kind of a leaf is its collection.
 
-    Boxes around parameters, such as ``nn.Partitioned``, are no part of their names.
+    Boxes around parameters, such as ``nn.Partitioned``, are not part of their names.
     """
     leaves = leaves_of(meta.unbox(variables))
     return [Leaf(leaf.path[1:] or leaf.path, leaf.path[0], leaf.value) for leaf in leaves]
