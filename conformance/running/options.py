@@ -295,21 +295,24 @@ def of_further_run(get: Callable[[str], Any]) -> dict[str, Any]:
 def require_writable(path: str | None) -> None:
     """Refuse a place where no file can be written, before anything is run for it.
 
+    Folders that are missing are made when the file is written.
+
     Raises
     ------
     UsageError
-        If it is a folder, its folder does not exist, or it may not be written.
+        If it is a folder, or it may not be written.
     """
     from conformance.errors import UsageError
 
     if path in (None, "-"):
         return
-    place, folder = Path(path), Path(path).absolute().parent
+    place = Path(path)
+    folder = next(parent for parent in place.absolute().parents if parent.exists())
     reason = ""
     if place.is_dir():
         reason = "it is a folder; name a file in it"
     elif not folder.is_dir():
-        reason = f"there is no folder {folder}"
+        reason = f"{folder} is not a folder"
     elif not os.access(place if place.exists() else folder, os.W_OK):
         reason = "permission denied"
     if reason:

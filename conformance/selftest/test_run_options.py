@@ -38,7 +38,7 @@ from conformance.running.options import (
         (["run", "--exclude", "kernel-varience"], "did you mean"),
         (["run", "--requirement", "!*"], "no requirement is left"),
         (["run", "--results", "{folder}"], "it is a folder; name a file in it"),
-        (["run", "--results", "{folder}/missing/r.json"], "there is no folder"),
+        (["run", "--results", "/dev/null/r.json"], "is not a folder"),
     ],
 )
 def test_a_wrong_option_is_one_message(
