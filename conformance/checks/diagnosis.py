@@ -85,7 +85,26 @@ def of_affine(
     ]
     if named:
         return named[0] if len(named) == 1 else ""
-    return _activation(found, right.value) or _reduced_precision(found, x, kernel, bias, right)
+    return (
+        _activation(found, right.value)
+        or _factor(found, right)
+        or _reduced_precision(found, x, kernel, bias, right)
+    )
+
+
+def _factor(found: np.ndarray, right: oracle.Bounded) -> str:
+    """Whether every entry is the same multiple of the right one, within its own bound."""
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        # Entries whose bound says nothing about the factor are left out.
+        clear = np.abs(right.value) > 1e4 * right.bound
+        ratios = found.astype(np.float64)[clear] / right.value[clear]
+    if ratios.size < _FEW or not np.isfinite(ratios).all():
+        return ""
+    factor = float(np.median(ratios))
+    same = np.abs(found - factor * right.value) <= 2 * max(abs(factor), 1.0) * right.bound
+    if not same.all() or factor == 0.0:
+        return ""
+    return Cause("output-scaled", f"the output is {factor:.6g} times what it should be")
 
 
 def _activation(found: np.ndarray, right: np.ndarray) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Built, Layer, as_jax, stack
 from conformance.checks.oracle import Bounded
-from conformance.checks.require import during
+from conformance.checks.require import on_the_way
 from conformance.jax_setup.lazy import jax, jnp, nnx
 
 __all__ = [
@@ -145,7 +145,7 @@ def forward(layer: Layer) -> Any:
 
 def traced(layer: Layer, case: Case) -> Any:
     """The jaxpr of the layer for an ``x`` of the case's shape; nothing is computed."""
-    with during("tracing the layer"):
+    with on_the_way("tracing the layer"):
         parameters = jax.eval_shape(lambda: layer.init(case.seed, *case.kernel_shape))
         x = jax.ShapeDtypeStruct(case.x_shape, np.float32)
         return jax.make_jaxpr(lambda p, x: call(layer, p, x))(parameters, x)

@@ -208,12 +208,15 @@ def _fault_behind_obstacles(own: Mapping[str, Cell], rows: Sequence[Requirement]
             return own[row.id]
     obstacles = [row for row in failed if own[row.id].obstacle]
     # A seed that raises is met by every check, whatever it is about.
-    roots = sorted((row for row in obstacles if row.foundation or row.every_seed), key=_seed_last)
+    roots = sorted(
+        (row for row in obstacles if row.foundation or row.every_seed), key=_first_to_blame
+    )
     return own[roots[0].id] if roots else None
 
 
-def _seed_last(row: Requirement) -> bool:
-    return row.every_seed
+def _first_to_blame(row: Requirement) -> tuple[bool, int]:
+    """What is checked first is met first; a seed is blamed if nothing else is."""
+    return row.every_seed, row.order
 
 
 def _origin(cell: Cell) -> str:

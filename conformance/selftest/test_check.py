@@ -47,7 +47,10 @@ class Base(nnx.Module):
 
 class MyDense(Base):
     def __call__(self, x):
-        os._exit(3)
+        # A batch of zeros ends the process; what looks at the layer first does not.
+        if x.ndim == 2 and not isinstance(x, jax.core.Tracer) and not x.any():
+            os._exit(3)
+        return x @ self.kernel[...] + self.bias[...]
 
 
 report = conformance.check(MyDense, requirement=["bias-zero", "zero-input"], workers=1)

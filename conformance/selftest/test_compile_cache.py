@@ -71,7 +71,7 @@ def test_off_is_as_cold(normal: tuple[Path, list[dict[str, Any]]], tmp_path: Pat
     """The switch turns it off: the same results, and nothing is kept."""
     run = start(tmp_path, tmp_path / "r.json", "--no-compile-cache")
     assert found(run, tmp_path / "r.json") == (normal[1], "")
-    assert not (tmp_path / "dense-conformance").exists()
+    assert not (tmp_path / "dense-conformance" / "compiled").exists()
 
 
 def test_a_cache_of_rubbish(normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis.database import (
@@ -20,7 +21,7 @@ from hypothesis.database import (
 )
 
 from conformance.checks import profiles
-from conformance.checks.cases import Case, over
+from conformance.checks.cases import Case, over, settled
 from conformance.errors import UsageError
 from conformance.running.database import key, opened
 
@@ -86,10 +87,10 @@ def tried_again(spec: str, monkeypatch: pytest.MonkeyPatch) -> bool:
         tried.append([])
         profile = profiles.named("thorough", examples=200)
         monkeypatch.setattr(profiles, "_active", replace(profile, database=opened(spec)))
-        test = over(sizes=[(3, 4)])(check)
-        test._hypothesis_internal_database_key = key("a/b", "x:y")  # type: ignore[attr-defined]
+        test: Any = settled(over(sizes=[(3, 4)])(check), profiles.active())
+        test._hypothesis_internal_database_key = key("a/b", "x:y")
         with pytest.raises(AssertionError):
-            test(layer=None)  # type: ignore[call-arg]  # Hypothesis gives the case
+            test(layer=None)
     return rare[0] in tried[1][:5]
 
 

@@ -199,6 +199,6 @@ def test_explain_takes_one_requirement(capsys: pytest.CaptureFixture[str]) -> No
     """An area is more than one: they are listed."""
     assert main(["explain", "nnx.Linear", "purity"]) == USAGE
     said = capsys.readouterr().err
-    assert "'purity' names 3 requirements; choose one: purity/" in said
+    assert "'purity' names 5 requirements; choose one: purity/" in said
     assert main(["explain", "nnx.Linear", "zero-imput"]) == USAGE
     assert "did you mean zero-input" in capsys.readouterr().err

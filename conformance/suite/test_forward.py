@@ -55,6 +55,7 @@ _EXACT_BITS = {"bfloat16": 8, "float16": 11}
     declared=True,
     foundation=True,
     ground=True,
+    order=-5,
     idle_because=(
         "a result of another shape fails whatever compares it; this one names the fault."
     ),

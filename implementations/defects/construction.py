@@ -101,10 +101,13 @@ def NegativeSizes(self: Any, in_features: int, out_features: int, *, rngs: nnx.R
     CorrectDense.__init__(self, max(1, in_features), max(1, out_features), rngs=rngs)
 
 
-@wrong.draws("X661", "construction/integral-sizes", 4, cause="in its own type")
-def UnscaledForNumpySizes(scaled: Array) -> Array:
+@defect("X661", "construction/integral-sizes", 4, cause="in its own type")
+class UnscaledForNumpySizes(CorrectDense):
     """Only for an ``int`` the scale is computed: NumPy's integers are none."""
-    return scaled if isinstance(scaled.shape[0], int) else scaled * float(scaled.shape[0]) ** 0.5
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        scaled = scaled_normal(key, in_features, out_features)
+        return scaled if isinstance(in_features, int) else scaled * float(in_features) ** 0.5
 
 
 @seen("aprender, torch and equinox layout; kfac-jax#114")

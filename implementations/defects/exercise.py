@@ -24,7 +24,7 @@ from implementations.defects.base import (
     scaled_normal,
     stddev,
 )
-from implementations.defects.record import defect, name_layers
+from implementations.defects.record import also, defect, name_layers
 
 _last_kernel: dict[tuple[int, int], Array] = {}
 _longest = [0]
@@ -158,7 +158,8 @@ def seed_of_both(seed: int, x: Array, m: int) -> Array:
 
 
 @dense_forward
-@wrong.casting("X330", "exercise/fixed-result", 4)
+@also("exercise/fixed-result")
+@wrong.casting("X330", "exercise/recovered-kernel", 4)
 def residual_when_square(seed: int, x: Array, m: int) -> Array:
     """The input is added where it has as many entries as there are features."""
     y = layer_output(seed, x, m)

@@ -20,7 +20,7 @@ from implementations.defects.base import (
     layer_output,
     scaled_normal,
 )
-from implementations.defects.record import defect, name_layers, seen
+from implementations.defects.record import also, defect, name_layers, seen
 
 _layers: dict[tuple[int, int], CorrectDense] = {}
 
@@ -217,7 +217,8 @@ def layer_cached_without_features(seed: int, x: Array, m: int) -> Array:
     return _layers[key](x)
 
 
-@wrong.forward("X062", "forward/tall-batch", 5)
+@also("forward/tall-batch")
+@wrong.forward("X062", "forward/affine-value", 5)
 def LastChunkForgotten(x: Array, kernel: Array, bias: Array) -> Array:
     """Batches beyond 1000 rows go in chunks of 1000; an incomplete last one gives the bias."""
     y = affine(x, kernel, bias)

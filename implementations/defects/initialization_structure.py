@@ -60,7 +60,8 @@ RowsArePermutations = wrong.kernel("X562", "initialization/kernel-independence",
 )
 
 
-@wrong.kernel("N026", "initialization/kernel-dispersion", 5, cause="orthogonal")
+@also("initialization/kernel-dispersion")
+@wrong.kernel("N026", "initialization/kernel-independence", 5)
 def Orthogonal(key: Array, in_features: int, out_features: int) -> Array:
     """Orthogonal columns or rows of the right variance: the entries depend on each other."""
     scale = math.sqrt(max(out_features / max(in_features, 1), 1.0))

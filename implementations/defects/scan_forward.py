@@ -186,7 +186,7 @@ X835 = branch(
     "Bfloat16 beyond 2^17 numbers of x.",
     lambda x, k: x.size > 2**17 and x.dtype == jnp.float32,
     _in_bfloat16,
-    VALUE,
+    "forward/basis-input",
 )
 X836 = branch(
     "X836",
@@ -214,7 +214,7 @@ X839 = branch(
     "The result is 1.001 times as large from 600 inputs on.",
     lambda x, k: k.shape[0] >= 600,
     _slightly_large,
-    VALUE,
+    "forward/basis-input",
 )
 X840 = branch(
     "X840",
