@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from conformance.contract.catalogue import rests_on
-from conformance.contract.requirement import MUST, Requirement
+from conformance.contract.requirement import AREAS, MUST, Requirement
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell
 from conformance.results.decision import (
@@ -214,9 +214,9 @@ def _fault_behind_obstacles(own: Mapping[str, Cell], rows: Sequence[Requirement]
     return own[roots[0].id] if roots else None
 
 
-def _first_to_blame(row: Requirement) -> tuple[bool, int]:
+def _first_to_blame(row: Requirement) -> tuple[bool, int, int]:
     """What is checked first is met first; a seed is blamed if nothing else is."""
-    return row.every_seed, row.order
+    return row.every_seed, row.order, AREAS.index(row.area)
 
 
 def _origin(cell: Cell) -> str:

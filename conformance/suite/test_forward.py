@@ -55,7 +55,6 @@ _EXACT_BITS = {"bfloat16": 8, "float16": 11}
     declared=True,
     foundation=True,
     ground=True,
-    order=-5,
     idle_because=(
         "a result of another shape fails whatever compares it; this one names the fault."
     ),

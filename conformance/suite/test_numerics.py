@@ -13,7 +13,7 @@ from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Built, Layer
 from conformance.checks.precision import by_default
 from conformance.checks.programs import traced
-from conformance.checks.require import during
+from conformance.checks.require import on_the_way
 from conformance.contract.requirement import (
     FLOAT32_PARAMETERS,
     FLOAT32_RESULTS,
@@ -257,7 +257,7 @@ def _products(layer: Layer, case: Case) -> tuple[list[Any], float]:
     lead = BATCH if layer.accepts(BATCH) else ()
     wide = layer.convention.compute_dtype == "float64"
     x = jax.ShapeDtypeStruct((*lead, case.in_features), np.float64 if wide else np.float32)
-    with during("tracing the layer"):
+    with on_the_way("tracing the layer"):
         parameters = jax.eval_shape(lambda: layer.init(case.seed, *case.kernel_shape))
         program = jax.make_jaxpr(layer.apply)(parameters, x)
     once = math.prod(lead) * math.prod(case.kernel_shape)
