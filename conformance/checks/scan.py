@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from conformance.checks import recording
+from conformance.checks import jaxprs, recording
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.checks.programs import call
@@ -168,6 +168,8 @@ def _scan(layer: Layer) -> Scan:
         for kind in kinds
     )
     points = [p for p in points_of(layer) if not unrolled or max(p.axes) <= _UNROLLED]
+    if traces.materializes:
+        points = [p for p in points if p.in_features * p.out_features <= WEIGHTS]
     edges: list[Edge] = []
     if PARAMETERS in layer.provides and first.own_derivative:
         kinds.append(GRADIENT)
@@ -195,6 +197,8 @@ class _Traces:
         self.layer = layer
         self._known: dict[tuple[str, Point], Signature] = {}
         self._parameters: dict[Size, tuple[Signature, Any]] = {}
+        # Whether a trace holds a whole kernel, as one that NumPy draws: a larger size costs memory.
+        self.materializes = False
 
     def __call__(self, kind: str, point: Point) -> Signature:
         """The signature of a program; one without numbers where it cannot be traced."""
@@ -212,11 +216,14 @@ class _Traces:
         if PARAMETERS not in layer.provides:
             forward = layer.implementation.forward
             assert forward is not None
-            return signature(jax.make_jaxpr(lambda x: forward(0, x, m))(x))
+            program = jax.make_jaxpr(lambda x: forward(0, x, m))(x)
+            self._note_constants(program, n * m)
+            return signature(program)
         if (n, m) not in self._parameters:
             jaxpr, new = jax.make_jaxpr(lambda s: layer.init(s, n, m), return_shape=True)(
                 jax.ShapeDtypeStruct((), jnp.uint32)
             )
+            self._note_constants(jaxpr, n * m)
             self._parameters[n, m] = signature(jaxpr), new
         built, parameters = self._parameters[n, m]
         if kind == CONSTRUCTION:
@@ -233,6 +240,10 @@ class _Traces:
             return jax.vjp(f, parameters, x)[1](g)
 
         return signature(jax.make_jaxpr(back)(parameters, x, y))
+
+    def _note_constants(self, program: Any, size: int) -> None:
+        held = max((int(np.size(each)) for each in jaxprs.constants(program)), default=0)
+        self.materializes |= held >= size
 
 
 def _edges(traces: _Traces, kind: str, points: Sequence[Point]) -> list[Edge]:
