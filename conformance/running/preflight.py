@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ __all__ = ["Preflight"]
 
 # A layer that takes longer to import is left to the workers, which have limits.
 _PATIENCE = 30.0
+_EACH = 10.0
 # Before a line of ours: a layer may print whatever it likes.
 _MARK = "\0dense-conformance\0"
 
@@ -69,9 +72,17 @@ class Preflight:
 
     def pytest_unconfigure(self) -> None:
         """End the process, also where the run ended before it."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.communicate()
+        if self._process is None:
+            return
+        # A layer may have started processes, which hold the pipe open: all of them end.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process.wait()
 
     def _unusable(self) -> list[tuple[str, str, dict[str, Any]]]:
         """The ids that cannot be used, why, and the environment in which that was found."""
@@ -116,7 +127,18 @@ def main(given: str) -> None:
             with contextlib.suppress(BaseException):
                 _examine(Entry(**entry), profile, seed)
             os._exit(0)
-        os.waitpid(child, 0)
+        _wait_for(child)
+
+
+def _wait_for(child: int) -> None:
+    """Wait for a child, and end one that takes too long: the workers have limits for it."""
+    until = time.monotonic() + _EACH
+    while time.monotonic() < until:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 if __name__ == "__main__":
