@@ -127,5 +127,5 @@ def test_a_broken_layer_names_itself(user: Path) -> None:
     assert found.returncode == 2, found.stdout + found.stderr
     text = " ".join(found.stdout.split())
     assert "ERROR serialization/stable-names broken.Dense" in text
-    assert "broken_layers:Dense cannot be used: ModuleNotFoundError" in text
+    assert "cannot be used: ModuleNotFoundError" in text
     assert "2 cells: 1 passed, 0 failed, 1 error" in text
