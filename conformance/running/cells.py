@@ -159,7 +159,16 @@ class Exchange:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._sent_environment = False
+        self._environment: dict[str, Any] | None = None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        """Describe the environment before any layer's code can change it."""
+        if self._environment is None and row_of(item) is not None:
+            from conformance.results.environment import describe
+
+            profile = self.run.config.getoption("conformance_profile")
+            self._environment = describe(profile, profiles.active().seed)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -245,12 +254,9 @@ class Exchange:
         return (name, name[:1], (name.upper(), {"yellow": True})) if name else None
 
     def _environment_once(self) -> dict[str, Any]:
-        if self._sent_environment:
-            return {}
-        from conformance.results.environment import describe
-
-        self._sent_environment = True
-        return describe(self.run.config.getoption("conformance_profile"), profiles.active().seed)
+        """Return the environment for the first report of this process, then nothing."""
+        found, self._environment = self._environment or {}, {}
+        return found
 
     def _version(self, entry: Entry) -> dict[str, Any]:
         from conformance.results.environment import library_of

@@ -105,12 +105,12 @@ if items:
 
 PLUGINS: tuple[Plugin, ...] = (
     # What ends an import.
-    Plugin("import-error", "error", "raised ImportError: boom", "raise ImportError('boom')"),
-    Plugin("syntax-error", "error", "raised SyntaxError", "def ("),
+    Plugin("import-error", "error", "cannot be used: ImportError: boom", "raise ImportError('boom')"),
+    Plugin("syntax-error", "error", "cannot be used: SyntaxError", "def ("),
     Plugin("no-attribute", "error", "has no attribute 'Dense'", "Dens = 3"),
-    Plugin("sys-exit", "error", "raised SystemExit: 3", "import sys; sys.exit(3)"),
-    Plugin("interrupt-import", "error", "raised KeyboardInterrupt", "raise KeyboardInterrupt"),
-    Plugin("pytest-exit", "error", "raised Exit: that is all", "import pytest; pytest.exit('that is all')"),
+    Plugin("sys-exit", "error", "cannot be used: SystemExit: 3", "import sys; sys.exit(3)"),
+    Plugin("interrupt-import", "error", "cannot be used: KeyboardInterrupt", "raise KeyboardInterrupt"),
+    Plugin("pytest-exit", "error", "cannot be used: Exit: that is all", "import pytest; pytest.exit('that is all')"),
     Plugin("no-layer", "error", "an object of type int", "Dense = 3"),
     Plugin("os-exit", "crashed", "exit code 5, at its import", "import os; os._exit(5)"),
     Plugin("segfault", "crashed", "SIGSEGV, at its import", "import ctypes; ctypes.string_at(0)"),
@@ -124,7 +124,7 @@ PLUGINS: tuple[Plugin, ...] = (
     _called("stopped", "timed-out", "longer than the limit", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"),
     _called("abort", "crashed", "ended by SIGABRT, in abort.py, line 5, in __call__", "import os; os.abort()"),
     _called("sigkill", "crashed", "ended by SIGKILL", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"),
-    _called("closes-all-files", "crashed", "the process died", "import os; os.closerange(0, 1000)"),
+    _called("closes-all-files", "crashed", "its code breaks what runs the checks", "import os; os.closerange(0, 1000)"),
     _called("memory-hog", "crashed", "more memory than the limit of 2 GiB", "kept = []\nwhile True: kept.append(bytearray(b'x') * 2**27)"),
     _called("base-exception", "failed", "raised BaseException: out", "raise BaseException('out')"),
     _called("recursion", "failed", "raised RecursionError", "return self(x)"),
@@ -159,7 +159,7 @@ PLUGINS: tuple[Plugin, ...] = (
     _called("closes-its-output", "passed", "", "import os, sys; sys.stdout.close(); sys.stderr.close(); os.closerange(1, 3)"),
     _imported("密なGröße[1]::x", "passed", "", ""),
     _imported("twin", "passed", "", ""),
-    Plugin("twin", "error", "raised ImportError: the other", "raise ImportError('the other')", "other-hostile"),
+    Plugin("twin", "error", "cannot be used: ImportError: the other", "raise ImportError('the other')", "other-hostile"),
 )  # fmt: skip
 
 # Each of a distribution of its own: what it changes need not be found for the others to be safe.
@@ -176,10 +176,10 @@ PLUGINS += tuple(replace(plugin, distribution=f"hostile-{plugin.name}") for plug
     _called("reports-replaced-in-a-call", "error", "TestReport.from_item_and_call was replaced", "import _pytest.reports as r; r.TestReport.from_item_and_call = classmethod(lambda *a: None)"),
     _called("json-removed-in-a-call", "error", "the module json was replaced", "import sys; sys.modules['json'] = None"),
     _imported("deaf-channel", "passed", "import execnet.gateway_base.Channel.send was replaced", "from execnet.gateway_base import Channel; Channel.send = lambda *a: None"),
-    _imported("mute", "timed-out", "nothing came back from its process", _MUTE),
+    _imported("mute", "crashed", "the process died", _MUTE),
     # What changes a function and leaves it the same object.
     _imported("defaults-changed", "passed", "import the default values of flax.nnx.nn.linear.Linear.__init__", "from flax import nnx; nnx.Linear.__init__.__kwdefaults__['use_bias'] = False"),
-    _imported("signature-replaced", "passed", "import inspect.signature was replaced", "import inspect; inspect.signature = lambda *a, **k: None"),
+    _imported("signature-replaced", "error", "import inspect.signature was replaced", "import inspect; inspect.signature = lambda *a, **k: None"),
     _imported("code-replaced", "passed", "import the code of conformance.checks.require.that was replaced", "from conformance.checks import require; require.that.__code__ = (lambda *a, **k: None).__code__"),
     _called("code-replaced-in-a-call", "error", "the code of conformance.checks.require.that was replaced", "from conformance.checks import require; require.that.__code__ = (lambda *a, **k: None).__code__"),
     _imported("lowered-anew", "passed", "_lowerings[dot_general] was replaced", "import jax\nfrom jax._src.interpreters import mlir\nmlir._lowerings[jax.lax.dot_general_p] = mlir._platform_specific_lowerings['cpu'][jax.lax.dot_general_p] = print"),
