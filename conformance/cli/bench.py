@@ -1,4 +1,4 @@
-"""``dense-conformance bench``: measures, prints a table, and writes it down."""
+"""``dense-conformance bench``: measures what a run costs, prints a table and writes it to files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["bench", "bench_arguments", "document"]
 
 FORMAT = 1
 
-# Named here, so that --help need not import what measures.
+# Named here because --help must not import the code that measures.
 PARTS = ("import", "one", "five", "examples", "naive", "standard", "layers", "zoo")
 _SHOWN = 12
 
@@ -56,8 +56,12 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
         help="on how many examples a property the naive suite is measured; its time is then "
         "extrapolated to 100 (default: 5)",
     )
-    parser.add_argument("--results", metavar="PATH", help="write everything there (JSON)")
-    parser.add_argument("--markdown", metavar="PATH", help="write the table there (Markdown)")
+    parser.add_argument(
+        "--results", metavar="PATH", help="write all measurements to this file (JSON)"
+    )
+    parser.add_argument(
+        "--markdown", metavar="PATH", help="write the table to this file (Markdown)"
+    )
     parser.epilog = EPILOG
 
 
@@ -68,16 +72,18 @@ def _count(text: str) -> int:
 
 
 def chosen(parts: Sequence[str]) -> tuple[str, ...]:
-    """The parts that are named, in the order in which they are measured.
+    """Return the named parts, in the order in which they are measured.
 
     Raises
     ------
     UsageError
-        If there is no part of a name.
+        If a name is not the name of a part.
     """
     unknown = sorted(set(parts) - {*PARTS, "all"})
     if unknown:
-        raise UsageError(f"bench has no part {unknown[0]!r}; there are {', '.join(PARTS)} and all")
+        raise UsageError(
+            f"bench has no part {unknown[0]!r}; the parts are {', '.join(PARTS)} and all"
+        )
     from conformance.bench.parts import DEFAULT
 
     named = PARTS if "all" in parts else parts or DEFAULT
@@ -85,7 +91,7 @@ def chosen(parts: Sequence[str]) -> tuple[str, ...]:
 
 
 def bench(options: argparse.Namespace, _: Sequence[str]) -> int:
-    """Measure the parts, each row shown as soon as it is known."""
+    """Measure the parts, and print each row as soon as it is known."""
     names = chosen(options.parts)
     _writable(options.results)
     _writable(options.markdown)
@@ -115,7 +121,7 @@ def bench(options: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def _writable(path: str | None) -> None:
-    """Refuse a place that cannot be written to before minutes are spent."""
+    """Raise before minutes are spent if the output files cannot be written."""
     if path is None:
         return
     if Path(path).is_dir() or (Path(path).parent.exists() and not Path(path).parent.is_dir()):
@@ -130,7 +136,7 @@ def _writable(path: str | None) -> None:
 def document(
     parts: Sequence[str], rows: Sequence[Row], found: Bench, load_before: str
 ) -> dict[str, Any]:
-    """Everything that was measured, as plain JSON values."""
+    """Return everything that was measured, as plain JSON values."""
     from conformance.bench.table import by
     from conformance.results.environment import version
 
@@ -155,7 +161,7 @@ def document(
 
 
 def _by_requirement(facts: dict[str, Any]) -> None:
-    """Where the time of the full run goes."""
+    """Print where the time of the full run goes."""
     for what in ("layer", "requirement"):
         seconds = facts[f"seconds_by_{what}"]
         total = sum(seconds.values())

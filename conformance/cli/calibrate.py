@@ -1,7 +1,7 @@
-"""How often the statistical rows alarm on a layer over fresh seeds, and what they detect.
+"""``dense-conformance calibrate``: how often the statistical checks alarm, and what they detect.
 
-A bound on a p-value is right if it is below a level at most that often. The same kernels with a
-planted error show the power beside the one that is stated.
+A bound on a p-value is valid if it is below a level with at most that probability. The same kernels
+with a planted error show the observed power beside the stated power.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 LEVELS = (0.1, 0.01, 0.001)
 CONFIDENCE = 0.999
-"""Of the binomial intervals: about a hundred rates are looked at together."""
+"""Miss probability of each binomial interval: about a hundred rates are compared together."""
 
 _SIZES = ((24, 13), (6, 40))
 _SEEDS = 16
@@ -53,7 +53,7 @@ class Calibration:
 
     @property
     def holds(self) -> bool:
-        """Whether no rate is above its level, as far as the intervals tell."""
+        """Return whether no interval lies above its level."""
         return all(
             interval(alarms, self.groups)[0] <= level
             for alarms, level in zip(self.alarms, LEVELS, strict=True)
@@ -62,7 +62,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Power:
-    """How often a planted error was found, beside the probability that is stated."""
+    """How often a planted error was found, and the stated probability."""
 
     error: str
     weights: int
@@ -72,13 +72,15 @@ class Power:
 
     @property
     def holds(self) -> bool:
-        """Whether the observed power is not below the stated one, as far as the interval tells."""
+        """Return whether the interval of the observed power does not lie below the stated power."""
         return interval(self.found, self.runs)[1] >= self.stated
 
 
 def interval(count: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The exact binomial interval of a rate (Clopper and Pearson 1934)."""
-    from scipy.special import betaincinv  # JAX depends on SciPy; imported late: slow to load
+    """Return the exact binomial interval of a rate (Clopper and Pearson 1934)."""
+    from scipy.special import (
+        betaincinv,
+    )  # imported late because it is slow to load; JAX depends on it
 
     tail = (1 - confidence) / 2
     low = betaincinv(count, trials - count + 1, tail) if count else 0.0
@@ -89,7 +91,7 @@ def interval(count: int, trials: int, confidence: float = CONFIDENCE) -> tuple[f
 def _groups(
     layer: Layer, runs: int, first_seed: int
 ) -> Iterator[dict[tuple[int, int], np.ndarray]]:
-    """One small sample of each size after another, no seed used twice."""
+    """Yield a small sample of each size in turn; no seed is used twice."""
     block = 64 * _SEEDS
     for start in range(0, runs, 64):
         number = min(64, runs - start)
@@ -122,7 +124,7 @@ def _evidence(
 
 
 def calibrate(layer: Layer, runs: int, first_seed: int = 0) -> list[Calibration]:
-    """Every check of every statistical row on `runs` groups of each size, from fresh seeds."""
+    """Run every statistical check on `runs` groups of each size, from fresh seeds."""
     bounds: dict[str, list[float]] = {}
     for samples in _groups(layer, runs, first_seed):
         for row, evidence in _evidence(layer, samples).items():
@@ -156,7 +158,7 @@ def _repeated(
 
 
 def variance_power(layer: Layer, error: float, runs: int, first_seed: int = 0) -> Power:
-    """How often a relative variance error is found with the weights stated for a 1 % miss."""
+    """Measure how often a relative variance error is found, at a stated miss rate of 1 %."""
     weights = power.weights_for_variance(abs(error), miss=_MISS)
 
     def found(z: np.ndarray) -> bool:
@@ -167,7 +169,7 @@ def variance_power(layer: Layer, error: float, runs: int, first_seed: int = 0) -
 
 
 def correlation_power(layer: Layer, error: float, runs: int, first_seed: int = 0) -> Power:
-    """How often a correlation of neighbours along the rows is found, by the lag check.
+    """Measure how often the lag check finds a correlation of neighbours along the rows.
 
     The products of neighbours have variance 1 + error^2 at most, and the scale is measured; both
     are covered by the upper limit of the variance.
@@ -187,7 +189,7 @@ def correlation_power(layer: Layer, error: float, runs: int, first_seed: int = 0
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the observed rates; 0 if none is above its level and no power below the stated one."""
+    """Print the observed rates; return 0 if none is above its level and no power is too low."""
     if options.runs < 1 or not 0 <= options.seed < 2**31:
         raise UsageError("calibrate needs --runs of at least 1 and a --seed in [0, 2**31)")
     if options.scale_error is not None and not 0 < abs(options.scale_error) < 1:
@@ -198,7 +200,7 @@ def run(options: argparse.Namespace) -> int:
     for entry in resolve(options.specs):
         layer = Layer(load(entry))
         if layer.implementation.init is None:
-            print(f"{entry.name}: has no parameters to look at")
+            print(f"{entry.name}: does not show its parameters, which calibrate measures")
             continue
         print(f"{entry.name}: {options.runs} groups of {_SEEDS} kernels at each of {_SIZES}")
         calibrations = calibrate(layer, options.runs, options.seed)

@@ -1,4 +1,4 @@
-"""``dense-conformance describe``: what a layer is, and how it would declare that, in a screen."""
+"""``dense-conformance describe``: shows what a layer is, and how to declare it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, _: Sequence[str]) -> int:
-    """Print what the layer is; 0, or 2 if it cannot be looked at."""
+    """Print what the layer is; return 0, or 2 if the layer cannot be used."""
     entries = resolve([options.spec], options.declare)
     if len(entries) != 1:
-        raise UsageError(f"describe takes one layer; {options.spec!r} names {len(entries)}")
+        raise UsageError(f"describe takes one layer, but {options.spec!r} names {len(entries)}")
     found = _described(entries[0])
     print("\n".join(lines(found, entries[0])))
     return 2 if found.trouble and not found.kernel else 0
 
 
 def describe(layer: Any, **declared: Any) -> Description:
-    """Return what a layer is: its arrays, layout, law, dtypes, and how it would declare them.
+    """Return a layer's arrays, layout, law and dtypes, and the declaration of them.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def _described(entry: Entry) -> Description:
 
 
 def lines(found: Description, entry: Entry) -> Iterator[str]:
-    """The description for a terminal."""
+    """Return the description as text for a terminal."""
     yield f"{found.name} is {found.kind}."
     keeps = ", ".join((*found.extra_parameters, *found.extra_state))
     stored = f", stored as ({found.layout})" if found.layout else ""
@@ -100,12 +100,12 @@ def lines(found: Description, entry: Entry) -> Iterator[str]:
         return
     yield ""
     if not found.declaration:
-        yield "It is as Flax's layer: there is nothing to declare."
+        yield "It follows Flax's convention; no declaration is needed."
         return
     yield "It differs from Flax's convention:"
     yield from (f"  {difference}" for difference in found.differences)
     yield ""
-    yield "If that is meant, declare it in pyproject.toml:"
+    yield "If this is intended, declare it in pyproject.toml:"
     from conformance.checks.description import table_of
 
     name = entry.name

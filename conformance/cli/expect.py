@@ -1,4 +1,4 @@
-"""``dense-conformance expect``: today's failures as expectations, and those to remove."""
+"""``dense-conformance expect``: proposes expected failures, and which to remove."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["proposals", "propose"]
 
 
 def propose(path: Path | str) -> int:
-    """Print what a ``pyproject.toml`` has to say so that this run would pass; return 0.
+    """Print the entries of ``pyproject.toml`` with which this run would pass; return 0.
 
     Raises
     ------
@@ -53,16 +53,16 @@ def proposals(verdict: Verdict) -> Iterator[str]:
             name = names[cell.implementation]
             yield _remark(f"{cell.requirement} on {name}: {cell.outcome}, which is never expected.")
     if not found:
-        yield "# Nothing fails that is not expected, and every expectation still fails."
+        yield "# Every failure is expected, and every expected failure still fails."
 
 
 def _remark(text: str) -> str:
-    """Return a comment of one line: a name with a newline in it must not end it."""
+    """Return a comment of one line, with the newlines in a name replaced."""
     return f"# {' '.join(printable(text).split())}"
 
 
 def _entry(cell: Cell, name: str) -> Iterator[str]:
-    # A reason is what a person has to give; what was found is where to start.
+    # A person has to give the reason; the finding is a starting point.
     reason = safe_text(cell.cause or cell.message or cell.reason or "known")
     expected = Expected(cell.requirement, reason, implementation=name)
     try:
@@ -76,7 +76,7 @@ def _entry(cell: Cell, name: str) -> Iterator[str]:
             require_right([with_case], "expect")
             expected = with_case
         except UsageError:
-            pass  # without the case the requirement is checked as ever
+            pass  # without the case, the requirement is checked as before
     if cell.level == SHOULD:
         yield "# A recommendation, which fails a run with --strict only."
     yield _toml(expected)

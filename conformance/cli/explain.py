@@ -1,4 +1,4 @@
-"""``dense-conformance explain``: one cell looked at closely, and a script that fails as it does."""
+"""``dense-conformance explain``: shows one cell in detail, with a script that reproduces it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from conformance.scripts import needs_the_suite
 __all__ = ["explain", "reproduces"]
 
 _PATIENCE = 120.0
-"""How many seconds a script may take."""
+"""Seconds that a script may take."""
 
 
 def explain(
     spec: str, requirement: str, call: Sequence[str], output: str | None = None,
     declared: Sequence[str] = (),
 ) -> int:  # fmt: skip
-    """Rerun the cell, say what is known of it, and show a script that fails as it does.
+    """Rerun the cell, print all details, and show a script that reproduces the failure.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def explain(
 
 
 def reproduces(script: str) -> bool:
-    """Whether the script, run by itself in the present directory, ends with an AssertionError."""
+    """Return whether the script, run in the current directory, ends with an AssertionError."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "script.py"
         path.write_text(script, encoding="utf-8")
@@ -100,7 +100,7 @@ def _write(console: Console, cell: Cell, entry: Entry, row: Requirement) -> None
     lines += [(label, text) for label, text in described(cell) if label != "reproduce"]
     write_lines(console, [(label or " ", text) for label, text in lines], wide=13)
     if cell.outcome == Outcome.PASSED:
-        console.print("\nIt holds: there is nothing to explain.")
+        console.print("\nThe requirement holds, so there is no failure to explain.")
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -111,18 +111,18 @@ def _write_script(console: Console, cell: Cell, output: str | None) -> None:
     console.print()
     if not cell.script or not reproduces(cell.script):
         why = (
-            "a script was made, and does not show this failure by itself"
+            "a script was generated, but does not reproduce this failure"
             if cell.script
-            else "no short script shows it"
+            else "no short script reproduces it"
         )
-        console.print(f"{why}; run the cell again:", soft_wrap=True)
+        console.print(f"{why}; to run the cell again:", soft_wrap=True)
         console.print(Text(f"  {cell.reproduction}"), soft_wrap=True)
         return
     if output:
         put(output, cell.script)
-        console.print(f"script written to {output}: it was run, and fails as it should")
+        console.print(f"script written to {output}; it was run and reproduces the failure")
         return
     needs = "the suite" if needs_the_suite(cell.script) else "jax, flax and numpy only"
-    console.print(f"This script was run, and fails as it should. It needs {needs}:")
+    console.print(f"This script was run and reproduces the failure. It needs {needs}:")
     console.print()
     console.print(Text(cell.script), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``dense-conformance grade``: a solution of the exercise, judged by the pitfalls it teaches."""
+"""``dense-conformance grade``: judges a solution of the exercise by its pitfalls."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from conformance.running.pytest_call import run_quietly
 __all__ = ["NAMES", "PITFALLS", "Pitfall", "avoided", "grade", "names_in", "write_grade"]
 
 NAMES = ("MyDense", "dense_forward")
-"""What a solution defines: either, or both."""
+"""The names that a solution defines: either, or both."""
 
 _SHOWN = 4
-"""Of more requirements that one cause breaks, the others are a number."""
+"""If one cause breaks more requirements, the rest are counted."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _bias_for_inputs(cell: Cell) -> bool:
     words = ("one entry for each input", "incompatible shapes for broadcasting")
     if any(word in _text(cell) for word in words):
         return True
-    # With one output, a bias for each input is broadcast against it: as many outputs as inputs.
+    # With one output, a bias of shape (in_features,) broadcasts it to in_features outputs.
     n = (cell.case or {}).get("in_features", 1)
     return n != 1 and f"x of shape ({n},) gives a result of shape ({n},)" in _text(cell)
 
@@ -87,8 +87,8 @@ PITFALLS = (
         "nnx.Param around every array",
         ("state/exact-state", "construction/builds"),
         _unregistered,
-        "Ask nnx.state(layer, nnx.Param) what it finds. An optimizer trains what it finds there "
-        "and nothing else: how does a layer tell Flax which of its attributes those are?",
+        "Print nnx.state(layer, nnx.Param): an optimizer trains what is in it and nothing else. "
+        "How does a layer mark the attributes that belong there?",
     ),
     Pitfall(
         "an initial scale that fits the number of inputs",
@@ -129,7 +129,7 @@ def grade(file: str, call: Sequence[str], *, isolated: bool = False) -> int:
     Raises
     ------
     UsageError
-        If there is no such file, or it defines neither name.
+        If the file does not exist, or defines neither name.
     """
     specs = [f"{file}:{name}" for name in names_in(file)]
     verdict = run_quietly([*call, *(f"--conformance-impl={spec}" for spec in specs)])
@@ -137,22 +137,22 @@ def grade(file: str, call: Sequence[str], *, isolated: bool = False) -> int:
     write_grade(console, Path(file).name, verdict)
     names = suspicious(file)
     if names:
-        note = f"note: it names {', '.join(names)}, which a layer has no need of; read the file"
+        note = f"note: it names {', '.join(names)}, which a layer does not need; read the file"
         console.print(Text(printable(note)), soft_wrap=True)
     wrong = [w for name in names_in(file) for w in wrong_outputs(file, name)] if isolated else []
     if isolated:
-        said = "the outputs of a process of its own are those of a Dense"
+        said = "the outputs of a separate process are those of a Dense"
         console.print(Text(printable(f"isolated: {'; '.join(wrong) or said}")), soft_wrap=True)
     return verdict.exit_code or (NONCONFORMING if wrong else OK)
 
 
 def write_grade(console: Console, title: str, verdict: Verdict) -> None:
-    """Each pitfall with a hint, what else fails, and the verdict in one line."""
+    """Print each pitfall with a hint, other failures, and the verdict in one line."""
     names = " and ".join(entry.spec.rpartition(":")[2] for entry in verdict.entries)
     console.print(Text(printable(f"{title}: {names}"), style="bold"))
     explained = _write_pitfalls(console, verdict.cells)
     rest = [cell for cell in verdict.failures() if cell not in explained]
-    _write_rest(console, "What else does not hold:", _first(verdict, rest), verdict)
+    _write_rest(console, "Other requirements that do not hold:", _first(verdict, rest), verdict)
     _write_rest(console, "Recommendations that do not hold:", _second(verdict, rest), verdict)
     _write_sentence(console, verdict)
 
@@ -170,7 +170,7 @@ def _second(verdict: Verdict, cells: Iterable[Cell]) -> list[Cell]:
 
 
 def names_in(file: str) -> list[str]:
-    """Which of the two names the file defines, read without running it.
+    """Return which of the two names the file defines, without running it.
 
     Raises
     ------
@@ -207,8 +207,8 @@ def _defined(body: Iterable[ast.stmt]) -> Iterable[str]:
 def avoided(pitfall: Pitfall, cells: Iterable[Cell]) -> tuple[str, list[Cell]]:
     """Return whether a solution falls into a pitfall, and the cells that say so.
 
-    ``"no"`` if it has not what a right one has, ``"yes"`` if it has; ``"open"`` where another
-    fault hides it, and ``"not shown"`` where the solution has no part in it.
+    ``"no"`` if it falls into the pitfall, ``"yes"`` if it avoids it, ``"open"`` if another fault
+    hides it, and ``"not shown"`` if the pitfall does not concern it.
     """
     seen = [cell for cell in cells if cell.requirement in pitfall.shows_in]
     guilty = [cell for cell in seen if _broken(cell) and pitfall.is_it(cell)]
@@ -224,7 +224,7 @@ def avoided(pitfall: Pitfall, cells: Iterable[Cell]) -> tuple[str, list[Cell]]:
 
 
 def _telling(pitfall: Pitfall) -> tuple[str, ...]:
-    """The requirements that are about the pitfall, not merely broken by it on some versions."""
+    """Return the requirements about the pitfall, without those broken on some versions only."""
     return tuple(
         id for id in pitfall.shows_in if id not in ("construction/builds", "forward/output-shape")
     )
@@ -249,13 +249,13 @@ def _write_pitfalls(console: Console, cells: Sequence[Cell]) -> list[Cell]:
             write_lines(console, [pair for pair in found if pair[1]])
             write_lines(console, [("hint", pitfall.hint)])
         elif state == "open":
-            reason = because[0].reason or f"{because[0].requirement} fails for another reason"
-            write_lines(console, [("why", f"{reason}; mend that first")])
+            reason = because[0].reason or f"{because[0].requirement} fails for a different reason"
+            write_lines(console, [("why", f"{reason}; fix that first")])
     return explained
 
 
 def _write_rest(console: Console, heading: str, cells: Sequence[Cell], verdict: Verdict) -> None:
-    """Write a bullet for each cause: what it breaks, the smallest case, and what is asked."""
+    """Write an item for each cause: what it breaks, the smallest case and the requirement."""
     if not cells:
         return
     console.print()
@@ -271,7 +271,7 @@ def _write_rest(console: Console, heading: str, cells: Sequence[Cell], verdict: 
         more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
         listed = ", ".join([*rows][:_SHOWN]) + more
         _write_bullet(console, cause)
-        # What keeps a file from being used says nothing about any requirement.
+        # A file that cannot be used shows nothing about any requirement.
         if cell.outcome == Outcome.ERROR:
             continue
         blocked = sum(len(verdict.blocked_by(one)) for one in same)

@@ -1,4 +1,4 @@
-"""``dense-conformance help``: the pages of the documentation, in a terminal."""
+"""``dense-conformance help``: prints the pages of the documentation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def topics() -> dict[str, str]:
 
 def help_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
-    parser.add_argument("topic", nargs="?", metavar="TOPIC", help="default: list the topics")
+    parser.add_argument(
+        "topic", nargs="?", metavar="TOPIC", help="the page to show (default: list the topics)"
+    )
 
 
 def show_help(options: argparse.Namespace, _: Sequence[str]) -> int:
@@ -34,7 +36,7 @@ def show_help(options: argparse.Namespace, _: Sequence[str]) -> int:
     Raises
     ------
     UsageError
-        If there is no such page.
+        If the page does not exist.
     """
     known = topics()
     if options.topic is None:
@@ -45,7 +47,7 @@ def show_help(options: argparse.Namespace, _: Sequence[str]) -> int:
     if options.topic not in known:
         near = difflib.get_close_matches(options.topic, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"topics are {', '.join(known)}"
-        raise UsageError(f"there is no page {options.topic!r}; {hint}")
+        raise UsageError(f"{options.topic!r} is not a page;  {hint}")
     page = files("conformance").joinpath("docs", f"{options.topic}.md")
     text = page.read_text(encoding="utf-8")
     if not sys.stdout.isatty():

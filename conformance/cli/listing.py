@@ -1,4 +1,4 @@
-"""``dense-conformance list``: what can be checked, against what, and how closely."""
+"""``dense-conformance list``: prints the implementations, the requirements and the profiles."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ __all__ = ["list_arguments", "show_list"]
 def list_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``list``."""
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--markdown", action="store_true", help="the contract as a document")
+    form.add_argument("--markdown", action="store_true", help="print the contract as a document")
     form.add_argument(
-        "--json", action="store_true", help="implementations, requirements and profiles as data"
+        "--json",
+        action="store_true",
+        help="print implementations, requirements and profiles as JSON",
     )
 
 

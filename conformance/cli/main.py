@@ -28,7 +28,7 @@ __all__ = ["main"]
 EXIT_CODES = """\
 exit codes:
   0  conforms: every MUST that applies holds (with --strict every SHOULD, too)
-  1  does not conform, or an expected failure does not fail any more
+  1  does not conform, or an expected failure passes now
   2  wrong usage, a registration that is wrong, or nothing was checked
   3  incomplete: a MUST cell crashed, timed out or did not run"""
 
@@ -48,7 +48,7 @@ def _pytest_call(options: argparse.Namespace) -> list[str]:
 
 def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "specs", nargs="*", metavar="SPEC", help="implementations; default: all that are registered"
+        "specs", nargs="*", metavar="SPEC", help="implementations (default: all registered ones)"
     )
     parser.add_argument(
         "--runs", type=int, default=200, metavar="N", help="groups for each size (default: 200)"
@@ -81,23 +81,25 @@ def _selftest_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _exploration_arguments(parser)
     parser.add_argument(
-        "--results", metavar="PATH", help="write the kill rate and every judgement there (JSON)"
+        "--results",
+        metavar="PATH",
+        help="write the kill rate and every judgement to this file (JSON)",
     )
     parser.add_argument(
         "--full",
         action="store_true",
-        help="check every requirement on every layer; default: what blame needs, and a fixed "
-        "share of the rest; layers that are named are always checked in full",
+        help="check every requirement on every layer (default: the requirements that decide blame, "
+        "and a fixed share of the rest; named layers are always checked in full)",
     )
     parser.add_argument(
         "--without",
         metavar="REQUIREMENT",
-        help="leave this one out, and show which of the defects that break it live: 0 if some do",
+        help="leave this requirement out, and list the defects that are then missed: 0 if any is",
     )
 
 
 def _selftest(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
-    """Prove the suite itself: 0 if it catches and rightly blames the whole zoo, else 1."""
+    """Run the suite over the zoo; return 0 if it catches and rightly blames all of it, else 1."""
     from pathlib import Path
 
     from conformance.zoo.run import check, subjects
@@ -126,18 +128,21 @@ def _explain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC", help="one implementation, as for run")
     parser.add_argument("requirement", metavar="REQUIREMENT", help="area/slug, or the slug alone")
     parser.add_argument(
-        "-o", dest="output", metavar="FILE", help="write the script there instead of showing it"
+        "-o",
+        dest="output",
+        metavar="FILE",
+        help="write the script to this file instead of printing it",
     )
     add_to_command(parser, ["declare"])
     add_to_command(parser, AMOUNT)
 
 
 def _explain(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
-    """Rerun one cell, and print everything that is known of it."""
+    """Rerun one cell, and print all that is known about it."""
     from conformance.cli.explain import explain
     from conformance.running.pytest_call import call
 
-    # A worker of its own, so that a layer that ends its process is explained, too.
+    # In a separate worker, because the layer may end its process.
     engine = call(workers="1", **values_of(options, (*AMOUNT, "declare")))
     call_of = [*engine, *pytest_arguments]
     return explain(options.spec, options.requirement, call_of, options.output, options.declare)
@@ -145,12 +150,14 @@ def _explain(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> in
 
 def _grade_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", metavar="FILE", help="a solution: MyDense, dense_forward, or both of them"
+        "file",
+        metavar="FILE",
+        help="a solution: a file that defines MyDense, dense_forward, or both",
     )
     parser.add_argument(
         "--isolated",
         action="store_true",
-        help="judge a second time, by outputs of another process, which this one compares",
+        help="judge a second time: another process computes outputs, and this process checks them",
     )
     add_to_command(parser, ["declare"])
     _exploration_arguments(parser)
@@ -178,22 +185,22 @@ Command = Callable[[argparse.Namespace, Sequence[str]], int]
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Command]] = {
     "run": ("check implementations against the contract", run_arguments, run),
     "watch": (
-        "check a layer now and whenever a file of it is saved, what failed last first",
+        "check a layer now and each time one of its files is saved, last failures first",
         watch_arguments,
         watch,
     ),
     "describe": (
-        "show what a layer is, how it differs from Flax's, and the declaration that says so",
+        "show what a layer is, how it differs from Flax's, and how to declare the differences",
         describe.arguments,
         describe.run,
     ),
     "selftest": (
-        "prove the suite: it must catch every known defect, and pass every correct layer",
+        "test the suite: it must catch every known defect and pass every correct layer",
         _selftest_arguments,
         _selftest,
     ),
     "calibrate": (
-        "measure how often the statistical requirements alarm, and what they detect",
+        "measure false-alarm rates and power of the statistical requirements",
         _calibrate_arguments,
         _calibrate,
     ),
@@ -209,33 +216,33 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
         show_list,
     ),
     "report": (
-        "make a page, a Markdown summary or a badge of results files",
+        "make a page, a Markdown summary or a badge from results files",
         report.report_arguments,
         report.report,
     ),
     "explain": (
-        "look closely at one requirement on one implementation, and show a script that fails",
+        "show one failure in detail, with a script that reproduces it",
         _explain_arguments,
         _explain,
     ),
     "grade": (
-        "judge a solution of the exercise: which pitfalls it avoids, and what else fails",
+        "judge a solution of the exercise by the pitfalls that it avoids",
         _grade_arguments,
         _grade,
     ),
     "expect": (
-        "propose expected failures for pyproject.toml: today's, and those to remove",
+        "propose expected failures for pyproject.toml, and which to remove",
         _expect_arguments,
         _expect,
     ),
-    "diff": ("say what changed between two results files", report.diff_arguments, report.diff),
+    "diff": ("show what changed between two results files", report.diff_arguments, report.diff),
     "matrix": (
-        "show the results of many environments, what they differ in, and which are missing",
+        "show the results of many environments, their differences, and which are missing",
         matrix.matrix_arguments,
         matrix.matrix,
     ),
     "merge": (
-        "join results files of shards and of environments",
+        "merge results files of shards and of environments",
         report.merge_arguments,
         report.merge,
     ),
@@ -243,7 +250,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one message, as all others of the command are."""
+    """A parser whose errors are one message, like all others of the command."""
 
     def __init__(self, **settings: Any) -> None:
         self.spellings: list[str] = []
@@ -251,7 +258,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**settings)
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
-        """Add an argument, and keep how an option may be spelt."""
+        """Add an argument, and record the spellings of an option."""
         self.spellings += [name for name in names if name.startswith("-")]
         return super().add_argument(*names, **settings)
 
@@ -264,7 +271,7 @@ def parser() -> _Parser:
     """Return the parser of the command and of all of its subcommands."""
     parser = _Parser(
         prog="dense-conformance",
-        description="Proves that a dense layer is a Dense, or names what is wrong with it.",
+        description="Check that a dense layer is a Dense, and name what is wrong if it is not.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -296,7 +303,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     whole = parser()
     first = arguments[0] if arguments else "-"
     if not first.startswith("-") and first not in whole.subcommands:
-        raise UsageError(f"there is no subcommand {first!r}{_near(first, whole.subcommands)}")
+        raise UsageError(f"{first!r} is not a subcommand{_near(first, whole.subcommands)}")
     options, unknown = whole.parse_known_args(arguments)
     if unknown:
         sub = whole.subcommands[options.command]
@@ -311,7 +318,7 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command; return the exit code."""
     open_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -324,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dense-conformance: {printable(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # The reader of our output has gone; nothing is left to say.
+        # The reader of the output has closed the pipe.
         silence()
         return 141
     except OSError as error:

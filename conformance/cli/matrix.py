@@ -1,4 +1,4 @@
-"""``dense-conformance matrix``: the results of many environments, and what is missing of them."""
+"""``dense-conformance matrix``: shows the results of many environments, and which are missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["collect", "exit_code", "expected_by_tox", "matrix", "matrix_argument
 
 _EXIT_CODES = """\
 exit codes:
-  0  every environment is there, and conforms
+  0  every environment has results, and conforms
   1  an environment does not conform
   2  wrong usage, or a registration that is wrong
   3  an environment is missing, or its run is incomplete"""
@@ -32,22 +32,21 @@ def matrix_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXIT_CODES
     parser.add_argument(
         "directory", nargs="?", default="results", metavar="DIRECTORY",
-        help="where the results files are, NAME.json for each environment (default: results)",
+        help="the folder with the results files, NAME.json for each environment (default: results)",
     )  # fmt: skip
     parser.add_argument(
         "--expect", action="append", default=[], metavar="NAME",
-        help="an environment that has to be there; may be given more than once; "
-        "default: what ./tox.ini lists without a section of its own",
+        help="an environment that must have results; repeatable (default: those that ./tox.ini "
+             "lists without their own section)",
     )  # fmt: skip
     parser.add_argument(
         "-o", "--output", action="append", default=[], metavar="FILE",
-        help="write a page (.html), a summary (.md) or one results file of all (.json) there; "
-        "may be given more than once",
+        help="write a page (.html), a summary (.md) or one merged results file (.json); repeatable",
     )  # fmt: skip
 
 
 def matrix(options: argparse.Namespace, _: Sequence[str]) -> int:
-    """Show the environments, and write what was asked for; the exit code of the whole."""
+    """Show the environments, write the requested files, and return the exit code."""
     from conformance.cli.report import write
     from conformance.report.summary import Summary
 
@@ -56,7 +55,7 @@ def matrix(options: argparse.Namespace, _: Sequence[str]) -> int:
     summary = Summary(runs, missing)
     show(summary, sys.stdout)
     if not expected:
-        print("which environments should be there is not known: give --expect, or a tox.ini here")
+        print("the expected environments are unknown: give --expect, or run it next to a tox.ini")
     for output in options.output:
         write(output, runs, missing)
         print(f"written: {output}")
@@ -64,7 +63,7 @@ def matrix(options: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def show(summary: Summary, stream: TextIO) -> None:
-    """Print the environments, and what they differ in."""
+    """Print the environments and their differences."""
     from rich.padding import Padding
     from rich.table import Table
 
@@ -91,10 +90,10 @@ def show(summary: Summary, stream: TextIO) -> None:
 
 
 def exit_code(summary: Summary) -> int:
-    """The worst of the environments; one that is missing makes the whole incomplete."""
+    """Return the worst exit code of the environments; a missing one makes the whole incomplete."""
     from conformance.results.decision import INCOMPLETE, OK, overall_word
 
-    # What is wrong comes before what is missing, as in a single run.
+    # A failure outranks a missing environment, as in a single run.
     code = overall_word(run.verdict.decision for run in summary.runs).exit_code
     return INCOMPLETE if code == OK and summary.missing else code
 
@@ -102,7 +101,7 @@ def exit_code(summary: Summary) -> int:
 def collect(
     directory: Path, expected: Sequence[str]
 ) -> tuple[tuple[Results, ...], tuple[str, ...]]:
-    """The runs of a directory, the oldest versions first, and a line for each that is missing.
+    """Return the runs in a directory, oldest versions first, and a line for each missing one.
 
     Raises
     ------
@@ -115,7 +114,7 @@ def collect(
     from conformance.results.file import read_all
 
     if not directory.is_dir():
-        raise UsageError(f"matrix: there is no directory {str(directory)!r}")
+        raise UsageError(f"matrix: no directory {str(directory)!r}")
     found: list[Results] = []
     missing = []
     for name in expected:
@@ -132,18 +131,18 @@ def collect(
             missing.append(f"{path.stem}: {error}")
     if not found:
         why = f": {missing[0]}" if missing else ""
-        raise UsageError(f"matrix: there are no results files in {str(directory)!r}{why}")
+        raise UsageError(f"matrix: no results files in {str(directory)!r}{why}")
     return tuple(sorted(merge(found), key=age)), tuple(missing)
 
 
 def expected_by_tox(path: Path) -> list[str]:
-    """The environments that a tox.ini lists and that have no section of their own there.
+    """Return the environments that a tox.ini lists without their own section.
 
-    Those that have one do something else: they clean up, or run a linter, or this command.
+    An environment with its own section does another job: it cleans up, lints, or runs this command.
     """
     if not path.is_file():
         return []
-    # In tox.ini, % is a letter and ; begins no comment behind a value.
+    # In tox.ini, % is an ordinary character, and ; after a value does not begin a comment.
     parser = configparser.RawConfigParser(strict=False)
     try:
         parser.read(path, encoding="utf-8")
@@ -155,7 +154,7 @@ def expected_by_tox(path: Path) -> list[str]:
 
 
 def _why_missing(name: str) -> str:
-    """What can be said of an environment without results: whether its interpreter is there."""
+    """Return why an environment may have no results: whether its interpreter exists."""
     version = re.match(r"py(\d)(\d+)\b", name)
     if version is None:
         return "no results file"
@@ -166,7 +165,7 @@ def _why_missing(name: str) -> str:
 
 
 def _starts(python: str) -> bool:
-    # A shim of pyenv is there for every version, and fails for those that are not activated.
+    # pyenv has a shim for every version; the shims of inactive versions fail.
     if f"python{sys.version_info[0]}.{sys.version_info[1]}" == python:
         return True
     try:

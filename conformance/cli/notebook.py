@@ -29,13 +29,13 @@ _INSIDE = "CONFORMANCE_CHECK_RUNS"
 """Set in the processes that a check starts, so that none of them starts another."""
 
 
-# What is defined in __main__, or inside of a function, exists in no module that could be imported.
+# An object defined in __main__ or inside a function cannot be imported from a module.
 _STUB = """\
 import pathlib
 import pickle
 
 {name} = pickle.loads(pathlib.Path(__file__).with_suffix(".pickle").read_bytes())
-# Instances are pickled by the name of their class, which is to be found here.
+# Instances are pickled by the name of their class, which must be found here.
 {name}.__module__, {name}.__qualname__ = __name__, "{name}"
 """
 
@@ -62,22 +62,22 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether the layer conforms, so that ``dense-conformance run`` would end with 0."""
+        """Return whether the layer conforms: ``dense-conformance run`` would exit with 0."""
         return self.results.verdict.exit_code == 0
 
     @property
     def verdict(self) -> str:
-        """The verdict in a line, which is the last line of ``dense-conformance run``."""
+        """Return the verdict in one line: the last line of ``dense-conformance run``."""
         return self.results.verdict.decision.sentence
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """A frozen :class:`~conformance.Cell` for each requirement."""
+        """Return a frozen :class:`~conformance.Cell` for each requirement."""
         return self.results.verdict.cells
 
     @property
     def failures(self) -> tuple[Cell, ...]:
-        """The cells to look at: what does not hold, recommendations included, or was lost."""
+        """Return the cells that failed, recommendations included, or were lost."""
         return tuple(self.results.verdict.failures())
 
     def __str__(self) -> str:
@@ -91,7 +91,7 @@ class Report:
         return f"<Report: {self.verdict}>"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Print the whole report where IPython shows a value as text."""
+        """Print the whole report when IPython shows a value as text."""
         printer.text(str(self))
 
     def __rich__(self) -> str:
@@ -115,7 +115,7 @@ def check(
     time_limit: float | None = None,
     **declared: Any,
 ) -> Report:
-    """Check a layer; a layer that fails, or even ends its process, is reported, never raised.
+    """Check a layer and return the report; a layer that fails or crashes never raises here.
 
     Parameters
     ----------
@@ -142,8 +142,8 @@ def check(
     """
     if os.environ.get(_INSIDE):
         raise UsageError(
-            "check() was called by the very file that is being checked; "
-            "put the call under: if __name__ == '__main__':"
+            "check() was called by the file that is being checked; put the call under: if __name__ "
+            "== '__main__':"
         )
     asked = [requirement] if isinstance(requirement, str) else list(requirement)
     options = [f"--profile={profile}", f"-n{workers}", *(f"--requirement={id}" for id in asked)]
@@ -153,12 +153,12 @@ def check(
     with tempfile.TemporaryDirectory(prefix="dense-conformance-") as folder:
         spec = _named(layer, Path(folder))
         results = _run(spec, options, Path(folder) / "results.json")
-    # What was written down for the other process is gone by now.
+    # The file written for the other process no longer exists.
     return Report(_renamed(results, layer.__name__) if spec.startswith(folder) else results)
 
 
 def _renamed(results: Results, name: str) -> Results:
-    """The results of the one implementation under this name, without what mentions its file."""
+    """Return the results of the one implementation under this name, without its temporary file."""
     verdict = results.verdict
     (entry,) = verdict.entries
     cells = tuple(
@@ -174,7 +174,7 @@ def _run(spec: str, options: Sequence[str], results: Path) -> Results:
     from conformance.results.file import read
 
     command = child_process.python("-m", "conformance", "run", spec, f"--results={results}")
-    # Whatever the processes of the run leave behind goes with this folder.
+    # Files that the run leaves behind are deleted with this folder.
     folder = {name: str(results.parent) for name in ("TMPDIR", "TEMP", "TMP")}
     process = subprocess.Popen(
         [*command, *options],
@@ -192,13 +192,13 @@ def _run(spec: str, options: Sequence[str], results: Path) -> Results:
         said = (errors.strip() or output.strip()).splitlines()[-5:]
         raise UsageError(
             "\n".join(said).removeprefix("dense-conformance: ")
-            or f"the run ended with {process.returncode} and left no results"
+            or f"the run ended with {process.returncode} and wrote no results"
         )
     return read(results)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End a run, which ends its workers if it is given the time."""
+    """End a run; give it the time to end its workers."""
     process.terminate()
     try:
         process.communicate(timeout=_PATIENCE)
@@ -208,7 +208,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _named(layer: Any, folder: Path) -> str:
-    """A specification by which another process finds the layer; a file of it may go in there."""
+    """Return a specification by which another process finds the layer."""
     if isinstance(layer, str):
         return layer
     if not isinstance(layer, type | FunctionType):
@@ -227,7 +227,7 @@ def _named(layer: Any, folder: Path) -> str:
 
 
 def _by_value(layer: Any) -> bytes:
-    """Return what another process makes the class or function from, with all that it uses."""
+    """Return the pickled class or function, with everything that it uses."""
     import cloudpickle
 
     try:

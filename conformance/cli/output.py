@@ -1,4 +1,4 @@
-"""Where a command writes: standard output that may be closed or full, files, and other tools."""
+"""Writing output: to standard output, which may be closed or full, to files and to other tools."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = [
 ]
 
 STANDARD_OUTPUT = "-"
-"""As the name of a file, standard output."""
+"""The file name that means standard output."""
 
-# What writing to a device, a pipe or a full disk fails with; nothing else does without a file name.
+# Only writing to a device, a pipe or a full disk raises these without a file name.
 _OF_OUTPUT = {errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT}
 
 
 def open_streams() -> None:
-    """Make standard output and error usable where they are closed, or cannot encode a letter."""
+    """Make standard output and error usable if they are closed or cannot encode a character."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -46,13 +46,13 @@ def open_streams() -> None:
 
 
 def why_not_written(error: OSError) -> str:
-    """Return why standard output cannot be written to, or nothing if the error is another one."""
+    """Return why standard output cannot be written to, or None for any other error."""
     known = error.errno in _OF_OUTPUT and error.filename is None
     return f"the output cannot be written: {error.strerror}" if known else ""
 
 
 def silence() -> None:
-    """Let nothing more be written to standard output, where writing to it has failed."""
+    """Discard further writes to standard output, after one has failed."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -77,14 +77,14 @@ def put(output: str | None, text: str) -> None:
 
 
 def for_other_tools_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``run`` writes for other tools."""
+    """Add the options for what ``run`` writes for other tools."""
     parser.add_argument(
-        "--junit", metavar="FILE", help="write a JUnit report there (XML), as CI systems read it"
+        "--junit", metavar="FILE", help="write a JUnit report (XML) to this file, for CI systems"
     )
     parser.add_argument(
         "--format", choices=("text", "github"), default=_usual_format(),
-        help="github: annotate each failure, too, as GitHub Actions shows it "
-        "(default: github within GitHub Actions, else text)",
+        help="github: also print an annotation for each failure (default: github in GitHub "
+             "Actions, else text)",
     )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def _usual_format() -> str:
 
 @contextlib.contextmanager
 def results_apart(to_stdout: bool) -> Iterator[Callable[[Results], None]]:
-    """Print to standard error meanwhile, and at the end the results that were taken to output."""
+    """Redirect output to standard error, and print the results to standard output at the end."""
     found: list[Results] = []
     if not to_stdout:
         yield found.append
@@ -110,7 +110,7 @@ def results_apart(to_stdout: bool) -> Iterator[Callable[[Results], None]]:
 def for_other_tools(
     options: argparse.Namespace, take: Callable[[Results], None]
 ) -> Callable[[Results], None]:
-    """Return what a run does when it has shown its verdict; ``take`` gets the results, too."""
+    """Return the callback that runs after the verdict; ``take`` also receives the results."""
 
     def write(results: Results) -> None:
         take(results)

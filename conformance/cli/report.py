@@ -1,4 +1,4 @@
-"""The commands that read results files: ``report``, ``diff`` and ``merge``; and what they write."""
+"""The commands that read results files: ``report``, ``diff`` and ``merge``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 _DIFF_EXIT_CODES = """\
 exit codes:
   0  nothing is worse (other bits, laws and seconds are reported, and do not count as worse)
-  1  something fails, or did not run, that held before
+  1  a requirement that held before fails or did not run
   2  not comparable, or wrong usage"""
 
 _BY_SUFFIX = {
@@ -42,18 +42,21 @@ _BY_SUFFIX = {
 def report_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``report``."""
     parser.add_argument(
-        "results", nargs="*", metavar="RESULTS", help="results files; several give one report"
+        "results",
+        nargs="*",
+        metavar="RESULTS",
+        help="results files; several are merged into one report",
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="write it there; - or nothing: print it"
+        "-o", "--output", metavar="FILE", help="the output file (default, or -: print it)"
     )
     parser.add_argument(
         "--format",
         choices=("html", "markdown", "badge-json", "badge-svg", "junit", "github"),
-        help="default: by the suffix of FILE (.html .md .json .svg .xml), else markdown",
+        help="default: by the suffix of FILE (.html .md .json .svg .xml), or markdown",
     )
     parser.add_argument(
-        "--extract", metavar="PAGE", help="give the results file back that an HTML page was made of"
+        "--extract", metavar="PAGE", help="print the results file that an HTML page was made from"
     )
 
 
@@ -80,8 +83,8 @@ def _format_of(output: str | None) -> str:
     suffix = Path(output).suffix.lower()
     if suffix not in _BY_SUFFIX:
         raise UsageError(
-            f"report: {output!r} does not tell the format; end it in "
-            f"{', '.join(_BY_SUFFIX)}, or give --format"
+            f"report: the format of {output!r} is unknown; end it in {', '.join(_BY_SUFFIX)}, or "
+            f"give --format"
         )
     return _BY_SUFFIX[suffix]
 
@@ -135,12 +138,12 @@ def merge_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``merge``."""
     parser.add_argument("results", nargs="+", metavar="RESULTS", help="results files")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="write it there; - or nothing: print it"
+        "-o", "--output", metavar="FILE", help="the output file (default, or -: print it)"
     )
 
 
 def merge(options: argparse.Namespace, _: Sequence[str]) -> int:
-    """Join results files of shards and of environments."""
+    """Merge results files of shards and of environments."""
     from conformance.report.merge import merge as joined
     from conformance.results.file import collection, document, read_all, text_of
 
@@ -151,7 +154,7 @@ def merge(options: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def write(output: str, runs: Sequence[Results], missing: Sequence[str]) -> None:
-    """Write what the suffix of the file says: a page, a summary, or one results file of all."""
+    """Write a page, a summary or one merged results file, by the suffix of the file."""
     from conformance.report.markdown import markdown
     from conformance.results.file import collection, document, text_of
 
@@ -163,4 +166,4 @@ def write(output: str, runs: Sequence[Results], missing: Sequence[str]) -> None:
     elif suffix in (".html", ".htm"):
         put(output, _page(runs, missing))
     else:
-        raise UsageError(f"{output!r} does not tell the format; end it in .html, .md or .json")
+        raise UsageError(f"the format of {output!r} is unknown; end it in .html, .md or .json")

@@ -1,4 +1,4 @@
-"""``dense-conformance run``: checks implementations, and shows what came of it."""
+"""``dense-conformance run``: checks implementations and shows the results."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="SPEC",
         help="a registered name, module:attribute or path/to/file.py:attribute; "
-        "default: everything that is registered",
+        "default: all registered ones",
     )
     workers_argument(parser)
     parser.add_argument(
         "-x", "--exitfirst", action="store_true",
-        help="stop after the first failure that no other one explains",
+        help="stop after the first failure that no other failure explains",
     )  # fmt: skip
-    parser.add_argument("-q", "--quiet", action="store_true", help="show the verdict alone")
+    parser.add_argument("-q", "--quiet", action="store_true", help="show only the verdict")
     parser.add_argument(
         "-v", "--verbose", action="store_true",
-        help="show, too, what the run can detect, remarks, and what is blocked or does not apply",
+        help="also show the statistical power, remarks, and blocked or inapplicable requirements",
     )  # fmt: skip
     add_to_command(parser, RUN)
     for_other_tools_arguments(parser)
     parser.add_argument(
         "--mode", action="append", default=[], metavar="MODE",
-        help="under another configuration of JAX: "
+        help="run under another configuration of JAX: "
         + "; ".join(f"{mode.name}, {mode.meaning}" for mode in MODES.values())
-        + "; all. Several run one after the other, and are compared",
+        + "; all. Several run one after another and are compared",
     )  # fmt: skip
     parser.epilog = f"profiles: {_profiles_in_words()}\n\n{parser.epilog or ''}"
 
@@ -76,11 +76,11 @@ def run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
     from conformance.report.terminal import Progress
     from conformance.running import pytest_call
 
-    # What does not exist is reported before anything starts.
+    # A layer that does not exist is reported before anything starts.
     entries = resolve(options.specs, options.declare)
     rows = chosen(*(getattr(options, name) for name in CHOICE), like=bool(options.like))
     if options.like and len(resolve([options.like])) != 1:
-        raise UsageError(f"--like takes one layer; {options.like!r} names several")
+        raise UsageError(f"--like takes one layer, but {options.like!r} names several")
     require_writable(options.results)
     modes = chosen_modes(options.mode)
     if len(modes) > 1:

@@ -1,4 +1,4 @@
-"""One run in each of several modes, one process after the other."""
+"""Runs in several modes of JAX, one process after another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["run_modes"]
 
 
 def run_modes(modes: Sequence[Mode], arguments: Sequence[str], results: str | None) -> int:
-    """Run ``dense-conformance run`` with these arguments in every mode; the worst exit code.
+    """Run ``dense-conformance run`` in every mode, and return the worst exit code.
 
     Shows what fails in which mode, and what the modes differ in; writes one results file with
     an environment for each of them. Of the arguments, modes and results are left out. What is
@@ -66,7 +66,7 @@ def run_modes(modes: Sequence[Mode], arguments: Sequence[str], results: str | No
 
 
 def _without(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
-    """The arguments without these options and their values."""
+    """Return the arguments without these options and their values."""
     kept: list[str] = []
     rest = iter(arguments)
     for argument in rest:

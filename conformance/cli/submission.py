@@ -1,8 +1,8 @@
-"""What a submission might do to its own verdict: names to look at, and a second judgement.
+"""A second judgement of a submission, which could tamper with the first.
 
-A check runs in the process of the layer, which can therefore change the check. That cannot be
-excluded there. So the second judgement asks another process for outputs, and compares them in this
-one, which never loads the submission.
+A check runs in the process of the layer, so the layer's code could change the check. For the second
+judgement, another process computes outputs, and this process, which never loads the submission,
+compares them.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _DEVIATIONS = 7.0
 
 
 def suspicious(file: str) -> list[str]:
-    """Return the names in a submission that a layer has no need of, with their lines.
+    """Return the names in a submission that a layer does not need, with their lines.
 
-    They are a reason to read the file and nothing more: a right solution may use them.
+    They are only a reason to read the file: a right solution may use them.
     """
     tree = ast.parse(Path(file).read_bytes(), file)
     found = dict.fromkeys(f"{name} (line {line})" for name, line in sorted(set(_names(tree))))
@@ -60,7 +60,7 @@ def _names(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 def wrong_outputs(file: str, name: str) -> list[str]:
-    """Return what is wrong with the outputs that another process computes, or nothing.
+    """Return what is wrong with the outputs that another process computes, or an empty string.
 
     For a few sizes and seeds, the kernel and the bias are read from the outputs for unit vectors
     and for 0. Outputs for random inputs must agree with them within the rounding-error bound, the
@@ -99,7 +99,7 @@ def _faults(y: np.ndarray, x: np.ndarray, features: int) -> Iterator[str]:
         return
     bias, kernel = y[0], y[1 : 1 + in_features] - y[0]
     expected = oracle.affine(x, kernel, bias)
-    # Twice the bound: the kernel that is read has a rounding error of its own.
+    # Twice the bound, because the kernel that is read has a rounding error, too.
     if not (np.abs(y[1 + in_features :] - expected.value) <= 2 * expected.bound).all():
         yield "f(x) is not x @ K + b with the K and b of f(e_i) and f(0)"
     if bias.any():
@@ -111,7 +111,7 @@ def _faults(y: np.ndarray, x: np.ndarray, features: int) -> Iterator[str]:
 
 
 def _answers(file: str, name: str, asked: Sequence[Any]) -> list[np.ndarray] | str:
-    """The outputs of another process to each question, a row for each input; or why not."""
+    """Return another process's outputs, a row for each input, or why it has none."""
     try:
         done = subprocess.run(
             child_process.python("-m", __name__, file, name),
@@ -133,7 +133,7 @@ def _answers(file: str, name: str, asked: Sequence[Any]) -> list[np.ndarray] | s
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the outputs of a submission for the inputs on standard input."""
+    """Read inputs from standard input, and write the submission's outputs for them."""
     answers = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     asked = json.loads(sys.stdin.read())

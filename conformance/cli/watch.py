@@ -1,8 +1,8 @@
-"""``dense-conformance watch``: checks a layer again whenever a file of it is saved.
+"""``dense-conformance watch``: checks a layer again each time one of its files is saved.
 
-The process that watches has imported JAX, Flax and the suite, and has started nothing of them: each
-run is a fork of it, and so begins at once and in the same state. Where there is no fork, each run
-is a process of its own.
+The watching process imports JAX, Flax and the suite, but starts no backend and no threads. Each run
+is a fork of it, so it begins at once and in the same state. Without fork, each run is a new
+process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from conformance.running.options import AMOUNT, CHOICE, add_to_command, as_argum
 __all__ = ["differences", "watch", "watch_arguments"]
 
 _INTERVAL = 100
-"""Milliseconds after which a run is looked at that goes on."""
+"""Milliseconds between two looks at a run that goes on."""
 _TAKEN_OVER = (*CHOICE, *AMOUNT, "declare")
 
 
@@ -42,7 +42,7 @@ def watch_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def watch(options: argparse.Namespace, _: Sequence[str]) -> int:
-    """Check the layers now and after each save, until the user ends that; return 0.
+    """Check the layers now and after each save, until the user interrupts; return 0.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _folders(entry: Entry) -> Iterator[str]:
-    """The folders that an implementation's code lies in."""
+    """Return the folders that hold an implementation's code."""
     place = split_variant(entry.spec)[0].rpartition(":")[0]
     if place.endswith(".py"):
         yield str(Path(place).resolve().parent)
@@ -115,7 +115,7 @@ def _folders(entry: Entry) -> Iterator[str]:
 
 
 def _import_everything(*, cache: bool) -> None:
-    """Import what every run needs, and start nothing: a fork has none of its parent's threads."""
+    """Import what every run needs, and start no threads, because a fork does not inherit them."""
     compile_cache.prepare(cache)
     import flax.linen
     import flax.nnx
@@ -131,7 +131,7 @@ def _import_everything(*, cache: bool) -> None:
 
 
 class _Process:
-    """A run in a process of its own, at the head of its own group."""
+    """A run in its own process, which leads its own process group."""
 
     def __init__(self, given: Sequence[str], results: Path) -> None:
         results.unlink(missing_ok=True)
@@ -143,7 +143,7 @@ class _Process:
         sys.stderr.flush()
         if hasattr(os, "fork"):
             with warnings.catch_warnings():
-                # JAX warns of forks whether or not it has started anything.
+                # JAX warns about a fork even if it has not started a thread.
                 warnings.simplefilter("ignore")
                 self._pid = os.fork()
             if self._pid == 0:
@@ -167,7 +167,7 @@ class _Process:
         return True
 
     def end(self) -> None:
-        """End the process, and all that it has started."""
+        """End the process and all processes that it has started."""
         if self._spawned is not None:
             self._spawned.kill()
             self._spawned.wait()
@@ -175,17 +175,17 @@ class _Process:
             with contextlib.suppress(OSError):
                 os.killpg(self._pid, signal.SIGKILL)
             with contextlib.suppress(OSError):
-                # It may not have come to head a group.
+                # The process may not lead its group yet.
                 os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
             self._pid = 0
 
 
 def _run_and_exit(arguments: Sequence[str]) -> NoReturn:
-    """In the process of a run: run it, and leave nothing of the parent's to be ended."""
+    """Run in the forked process, without the parent's exit handlers."""
     code = 1
     try:
-        # The terminal's Ctrl-C is for the process that watches.
+        # Ctrl-C is meant for the watching process.
         os.setsid()
         for name in ("SIGTERM", "SIGHUP"):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
@@ -204,7 +204,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _outcomes(results: Path) -> dict[str, str]:
-    """Whether what was checked holds, by implementation and requirement; none without a file."""
+    """Return the outcomes by implementation and requirement; empty without a results file."""
     from conformance.results.file import read
 
     if not results.exists():
@@ -222,7 +222,7 @@ def _outcomes(results: Path) -> dict[str, str]:
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return what a save has changed, in lines; none for the first run.
+    """Return lines on what a save has changed; empty for the first run.
 
     Parameters
     ----------

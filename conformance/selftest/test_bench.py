@@ -30,7 +30,7 @@ def test_parts_are_measured_in_a_fixed_order() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["cold"], "bench has no part 'cold'; there are import, one,"),
+        (["cold"], "bench has no part 'cold'; the parts are import, one,"),
         (["--naive-examples", "0"], "a number from 1 to 10000, found '0'"),
         (["--naive-examples", "many"], "a number from 1 to 10000, found 'many'"),
         (["--results", "/dev/null/bench.json"], "cannot be written"),

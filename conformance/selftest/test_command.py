@@ -117,7 +117,7 @@ def test_a_layer_that_ends_its_process(mine: Path) -> None:
         (["run", "--memory-limit", "-1"], "an amount of memory in GiB such as 4, found '-1'"),
         (["run", "--shard", "3/2"], "a shard such as 2/5, the second of five"),
         (["run", "mine.py"], "say which layer in it: mine.py:MyDense"),
-        (["dance"], "there is no subcommand 'dance'"),
+        (["dance"], "'dance' is not a subcommand"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], message: str, mine: Path) -> None:

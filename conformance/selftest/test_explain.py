@@ -189,7 +189,7 @@ def test_explain_says_everything_that_is_known(capsys: pytest.CaptureFixture[str
         "rests on     construction/kernel-shape",
         "cause        the bias is subtracted instead of added",
         "smallest     in_features=1, out_features=1, seed=0, values=0",
-        "This script was run, and fails as it should.",
+        "This script was run and reproduces the failure.",
         "from implementations.defects.forward_values import BiasSubtracted as Layer",
     ):
         assert text in said, text

@@ -141,7 +141,7 @@ def test_what_keeps_a_file_from_being_loaded_is_told_once() -> None:
     text = io.StringIO()
     entry = Entry("x:MyDense", "MyDense", "broken.py:MyDense")
     write_grade(Console(file=text, width=200), "broken.py", Verdict((entry,), rows, tuple(cells)))
-    _, _, rest = text.getvalue().partition("What else does not hold:")
+    _, _, rest = text.getvalue().partition("Other requirements that do not hold:")
     assert rest.count(reason) == 1
     assert "the file could not be used: MUST 0/5" in rest
 

@@ -147,7 +147,7 @@ def test_a_folder_without_results_is_wrong_usage(tmp_path: Path) -> None:
     """In one line, like every wrong usage."""
     with pytest.raises(UsageError, match="no results files"):
         collect(tmp_path, ["py311-a"])
-    with pytest.raises(UsageError, match="there is no directory"):
+    with pytest.raises(UsageError, match="no directory"):
         collect(tmp_path / "nowhere", [])
 
 

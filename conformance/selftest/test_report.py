@@ -236,7 +236,7 @@ def test_what_is_missing_is_named(
         (["x.json", "--extract", "y"], "report: give results files, or --extract and a page"),
         (
             ["x.json", "-o", "x.txt"],
-            "report: 'x.txt' does not tell the format; end it in .html, .htm, .md, .json, .svg, "
+            "report: the format of 'x.txt' is unknown; end it in .html, .htm, .md, .json, .svg, "
             ".xml, or give --format",
         ),
         (["none.json"], "none.json: cannot be read: No such file or directory"),

@@ -30,7 +30,7 @@ from conformance.running.options import (
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rnu"], "there is no subcommand 'rnu'; did you mean run?"),
+        (["rnu"], "'rnu' is not a subcommand; did you mean run?"),
         (["run", "--requirment", "x"], "'--requirment'; did you mean --requirement?"),
         (["run", "-n", "-3"], "a number of workers such as 2, or auto, found '-3'"),
         (["run", "-n", "x"], "a number of workers such as 2, or auto, found 'x'"),
