@@ -228,5 +228,5 @@ def contain_interrupts() -> None:
 
 
 def by_user(error: BaseException) -> bool:
-    """Whether the user may have caused the exception, so that it has to end the run."""
+    """Return whether the user may have caused the exception, so that it has to end the run."""
     return isinstance(error, KeyboardInterrupt) and not _contained

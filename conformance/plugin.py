@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _is_ours(config: pytest.Config) -> bool:
-    """Whether the run is (also) one of the suite."""
+    """Return whether the run is (also) one of the suite."""
     if config.getoption("conformance_impl") or config.getoption("conformance_requirement"):
         return True
     for argument in config.args:
@@ -206,7 +206,7 @@ class _AtOnce:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> Iterator[None]:
-    """The table and the failures, where pytest's own reporter is at work."""
+    """Yield the table and the failures, where pytest's own reporter is at work."""
     yield
     run = config.stash.get(RUN, None)
     if run is not None and run.controls and run.verdict is not None:

@@ -48,22 +48,22 @@ class Measured:
 
     @property
     def cells(self) -> list[dict[str, Any]]:
-        """The cells of the results file."""
+        """Return the cells of the results file."""
         found: list[dict[str, Any]] = self.results.get("cells", [])
         return found
 
     @property
     def in_cells(self) -> float:
-        """Seconds that were spent in cells, whichever process they ran in."""
+        """Return seconds that were spent in cells, whichever process they ran in."""
         return float(sum(cell["seconds"] for cell in self.cells))
 
     @property
     def examples(self) -> int:
-        """How many cases were tried."""
+        """Return how many cases were tried."""
         return int(sum(cell["examples"] for cell in self.cells))
 
     def record(self) -> dict[str, Any]:
-        """The numbers as plain JSON values."""
+        """Return the numbers as plain JSON values."""
         return {
             "seconds": round(self.seconds, 3),
             "computing": round(self.computing, 3),
@@ -121,7 +121,7 @@ def suite(
     examples: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Measured:
-    """A run of the suite that keeps its compiled programs in this place."""
+    """Return a run of the suite that keeps its compiled programs in this place."""
     with tempfile.TemporaryDirectory(prefix="dense-conformance-") as folder:
         results = Path(folder) / "results.json"
         command = [sys.executable, "-m", "conformance", "run", *specs]

@@ -32,12 +32,12 @@ def over_sizes_and_seeds(test: Property) -> Callable[[], None]:
 
 
 def layer(in_features: int, out_features: int, seed: int) -> MyDense:
-    """A new layer."""
+    """Return a new layer."""
     return MyDense(in_features, out_features, rngs=nnx.Rngs(seed))
 
 
 def x_of(in_features: int, seed: int) -> Any:
-    """A batch of 8."""
+    """Return a batch of 8."""
     return np.random.default_rng(seed).standard_normal((8, in_features)).astype(np.float32)
 
 

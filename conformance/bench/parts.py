@@ -74,13 +74,13 @@ class Bench:
     full: Measured | None = None
 
     def cache(self, name: str) -> Path:
-        """A compile cache: empty, but for what was measured with it before."""
+        """Return a compile cache that holds only the programs of earlier measurements with it."""
         place = self.folder / f"cache-{name}"
         place.mkdir(exist_ok=True)
         return place
 
     def fresh(self) -> Path:
-        """An empty compile cache."""
+        """Return an empty compile cache."""
         return Path(tempfile.mkdtemp(dir=self.folder, prefix="cache-"))
 
     def keep(self, name: str, found: Measured) -> Measured:
@@ -97,7 +97,7 @@ def _row(what: str, target: str, found: Measured) -> Row:
 
 
 def imports(bench: Bench) -> Iterator[Row]:
-    """What every worker pays before it can do anything."""
+    """Measure what every worker pays before its first check."""
     for what, module in (
         ("import of jax and flax.nnx", "jax, flax.nnx"),
         (
@@ -113,7 +113,7 @@ def imports(bench: Bench) -> Iterator[Row]:
 
 
 def one(bench: Bench) -> Iterator[Row]:
-    """One layer, from the command to the verdict; and the first failure of a wrong one."""
+    """Measure one layer from the command to the verdict, and the first failure of a wrong one."""
     for state, target in (("cold", "<= 15 s"), ("warm", "<= 6 s")):
         found = bench.keep(f"one {state}", suite([LAYER], bench.cache("quick")))
         yield _row(f"one layer, quick, {state}", target, found)
@@ -128,7 +128,7 @@ def one(bench: Bench) -> Iterator[Row]:
 
 
 def five(bench: Bench) -> Iterator[Row]:
-    """The five built-in layers, quick; the memory of a worker; where the time goes."""
+    """Measure the five built-in layers, a worker's memory, and where the time goes."""
     for state, target in (("cold", "<= 45 s"), ("warm", "<= 20 s")):
         found = bench.keep(f"five {state}", suite(FIVE, bench.cache("five")))
         yield _row(f"five layers, quick, {state}", target, found)
@@ -137,7 +137,7 @@ def five(bench: Bench) -> Iterator[Row]:
 
 
 def standard(bench: Bench) -> Iterator[Row]:
-    """The same with the profile standard."""
+    """Measure the five built-in layers with the profile standard."""
     for state, target in (("cold", "<= 90 s"), ("warm", "<= 45 s")):
         run = suite(FIVE, bench.cache("standard"), "--profile=standard")
         found = bench.keep(f"standard {state}", run)
@@ -186,7 +186,7 @@ def examples(bench: Bench) -> Iterator[Row]:
 
 
 def naive(bench: Bench) -> Iterator[Row]:
-    """A naive suite of the same properties, on the same number of examples."""
+    """Measure a naive suite of the same properties on the same number of examples."""
     count = bench.naive_examples
     file = Path(__file__).with_name("naive.py")
     command = [sys.executable, "-m", "pytest", str(file), "-q", "-p", "no:cacheprovider"]
@@ -209,7 +209,7 @@ def naive(bench: Bench) -> Iterator[Row]:
 
 
 def zoo(bench: Bench) -> Iterator[Row]:
-    """The kill matrix, as in an environment where it has never run, and again."""
+    """Measure the kill matrix with an empty cache, and again."""
     command = [sys.executable, "-m", "conformance", "selftest"]
     for state in ("cold", "warm"):
         found = measured(command, {"XDG_CACHE_HOME": str(bench.cache("zoo"))})

@@ -37,7 +37,7 @@ class Row:
     note: str = ""
 
     def record(self) -> dict[str, Any]:
-        """The row as plain JSON values."""
+        """Return the row as plain JSON values."""
         return {key: value for key, value in asdict(self).items() if value not in ("", None)}
 
 
@@ -52,26 +52,26 @@ def _cells(row: Row) -> tuple[str, str, str, str]:
 
 
 def line(cells: Sequence[str]) -> str:
-    """One line of the table on a terminal."""
+    """Return one line of the table on a terminal."""
     padded = [cells[0].ljust(_WIDTHS[0])]
     padded += [text.rjust(width) for text, width in zip(cells[1:], _WIDTHS[1:], strict=True)]
     return " ".join(padded).rstrip()
 
 
 def text(row: Row) -> str:
-    """A row on a terminal, with what one has to know."""
+    """Return a row on a terminal, with what one has to know."""
     return line(_cells(row)) + (f"\n    {row.note}" if row.note else "")
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """The rows as a Markdown table."""
+    """Return the rows as a Markdown table."""
     lines = [f"| {' | '.join(HEADINGS)} |", "| --- | --- | --- | --- |"]
     lines += [f"| {' | '.join(_cells(row))} |" for row in rows]
     return "\n".join(lines)
 
 
 def by(key: str, cells: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Seconds in cells by ``requirement`` or ``implementation``, the most first."""
+    """Return seconds in cells by ``requirement`` or ``implementation``, the most first."""
     found: defaultdict[str, float] = defaultdict(float)
     for cell in cells:
         found[cell[key]] += cell["seconds"]

@@ -80,7 +80,7 @@ class _Elsewhere:
         )
 
     def ask(self, entry: Entry, changes: Sequence[str], pickled: str) -> dict[str, Any]:
-        """The answer about one implementation, or ``{"error": why there is none}``."""
+        """Return the answer about one implementation, or ``{"error": why there is none}``."""
         question = _question(entry, changes, pickled)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -116,7 +116,7 @@ def _question(entry: Entry, changes: Sequence[str], pickled: str) -> str:
 
 
 def _ask(entry: Entry, changes: Sequence[str], pickled: str) -> dict[str, Any]:
-    """The answer about one implementation, or ``{"error": why there is none}``."""
+    """Return the answer about one implementation, or ``{"error": why there is none}``."""
     if _FORKS:
         return _started().ask(entry, changes, pickled)
     command = child_process.python("-m", __name__, _ONCE)
@@ -139,7 +139,7 @@ def _started() -> _Elsewhere:
 
 
 def elsewhere(layer: Any, changes: Sequence[str] = disguise.CHANGES) -> dict[str, Any]:
-    """What the layer is in the other process, with these changes of its world.
+    """Return what the layer is in the other process, with these changes of its world.
 
     ``{"digests": ..., "unpickled": ...}``: as :func:`kernel_digests`, and kernel, bias and output
     of the layer of `PICKLED`, or why it cannot be unpickled. Where there is no answer,
@@ -191,7 +191,7 @@ def what_differs(layer: Any, here: dict[str, str]) -> str:
 
 
 def _another(layer: Any) -> dict[str, Any]:
-    """The answer of one more child of the other process, with nothing changed."""
+    """Return the answer of one more child of the other process, with nothing changed."""
     return _started().ask(layer.entry, (), _pickled(layer)) if layer.entry is not None else {}
 
 
@@ -255,7 +255,7 @@ def require_unpickled(layer: Any) -> None:
 
 
 def _pickled(layer: Any) -> str:
-    """The module of `PICKLED` in text; empty where the layer is none, or does not pickle."""
+    """Return the module of `PICKLED` in text; empty where the layer is none, or does not pickle."""
     if layer.implementation.module is None:
         return ""
     try:

@@ -45,12 +45,12 @@ class Arithmetic:
 
     @property
     def is_half(self) -> bool:
-        """Whether it computes in half precision."""
+        """Return whether it computes in half precision."""
         return self.results in ("float16", "bfloat16")
 
     @property
     def is_float32(self) -> bool:
-        """Whether it rounds to no other dtype than float32."""
+        """Return whether it rounds to no other dtype than float32."""
         return (self.parameters, self.results) == ("float32", "float32")
 
     def held(self, values: np.ndarray) -> np.ndarray:
@@ -102,7 +102,7 @@ class Arithmetic:
         return self._half(self.operand(cotangent), self.held(kernel).T)
 
     def _returned(self, gradient: Bounded) -> Bounded:
-        """A gradient as it reaches a parameter: rounded to the dtype of that."""
+        """Return a gradient as it reaches a parameter: rounded to the dtype of that."""
         if self.parameters in ("float32", "float64", self.results):
             return gradient
         found = oracle.rounded_twice(gradient, self.parameters)

@@ -95,7 +95,7 @@ class Case:
 
     @property
     def x_shape(self) -> tuple[int, ...]:
-        """The shape of ``x``: leading dimensions, then in_features."""
+        """Return the shape of ``x``: leading dimensions, then in_features."""
         return (*self.lead, self.in_features)
 
     @property
@@ -108,7 +108,7 @@ class Case:
         return np.random.default_rng([self.values, *stream.encode()])
 
     def x(self, scale: float = 1.0) -> np.ndarray:
-        """A float32 ``x`` whose rows are of different kinds: see :func:`mixed_rows`.
+        """Return a float32 ``x`` whose rows are of different kinds: see :func:`mixed_rows`.
 
         Of many rows, all but the first ones are plain normals.
         """
@@ -123,11 +123,11 @@ class Case:
         return (self.generator(stream).standard_normal(shape) * scale).astype(np.float32)
 
     def kernel(self, scale: float = 1.0) -> np.ndarray:
-        """A float32 kernel ``(in_features, out_features)`` to write in."""
+        """Return a float32 kernel ``(in_features, out_features)`` to write in."""
         return self.normal("kernel", *self.kernel_shape, scale=scale)
 
     def bias(self, scale: float = 1.0) -> np.ndarray:
-        """A float32 bias ``(out_features,)`` to write in, none of whose entries is 0."""
+        """Return a float32 bias ``(out_features,)`` to write in, none of whose entries is 0."""
         bias = self.normal("bias", self.out_features, scale=scale)
         return np.where(bias == 0, np.float32(scale), bias)
 
@@ -136,7 +136,7 @@ class Case:
         return self.generator(stream).integers(-bound, bound + 1, shape).astype(np.float32)
 
     def as_dict(self) -> dict[str, Any]:
-        """The case as plain JSON values."""
+        """Return the case as plain JSON values."""
         return {**asdict(self), "lead": list(self.lead)}
 
 
@@ -229,7 +229,7 @@ class _Settings:
     also: tuple[Shape, ...]
 
     def shapes(self, profile: profiles.Profile) -> list[Shape]:
-        """The sizes and leading dimensions of a profile, each of which comes once."""
+        """Return the sizes and leading dimensions of a profile, each of which comes once."""
         pool = list(self.sizes if self.sizes is not None else profile.sizes)
         if not self.every_size:
             pool = [pool[i] for i in sorted({1, 3, len(pool) // 2, len(pool) - 1})]
@@ -240,7 +240,7 @@ class _Settings:
         ]
 
     def strategy(self, shapes: Sequence[Shape]) -> st.SearchStrategy[Case]:
-        """What Hypothesis draws a case from."""
+        """Return what Hypothesis draws a case from."""
         drawn: st.SearchStrategy[Shape] = st.sampled_from(shapes)
         if self.up_to is not None:
             free = st.integers(1, self.up_to)
@@ -309,7 +309,7 @@ def _one_after_the_other(
 
 
 def free_parts(error: BaseException) -> list[str]:
-    """What of the failing case may be anything, as Hypothesis has noted it on the error."""
+    """Return the parts of the failing case that may be anything, from Hypothesis's note."""
     found = re.findall(r"(\w+)=.*# or any other generated value", "\n".join(_notes(error)))
     parts = {"case": ["size", "seed", "values"], "shape": ["size"]}
     return [part for name in found for part in parts.get(name, [name])]

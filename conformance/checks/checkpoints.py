@@ -17,7 +17,7 @@ __all__ = ["are_boxed", "by_bytes", "by_orbax", "has_orbax", "of_flax", "restore
 
 
 def values_of(dense: Built) -> Any:
-    """Everything that a checkpoint has to hold, as nested dictionaries of arrays."""
+    """Return everything that a checkpoint has to hold, as nested dictionaries of arrays."""
     from flax import serialization
 
     if dense.module is None:
@@ -26,7 +26,7 @@ def values_of(dense: Built) -> Any:
 
 
 def are_boxed(dense: Built) -> bool:
-    """Whether parameters of a Linen layer are in boxes, such as ``nn.Partitioned``."""
+    """Return whether parameters of a Linen layer are in boxes, such as ``nn.Partitioned``."""
     from flax.core import meta
 
     if dense.module is not None:
@@ -66,7 +66,7 @@ def restored(dense: Built, values: Any, *, as_read: bool = False) -> Built:
 
 
 def by_bytes(values: Any, template: Any) -> dict[str, Any]:
-    """The values after ``flax.serialization``, with a template and without."""
+    """Return the values after ``flax.serialization``, with a template and without."""
     from flax import serialization
 
     data = serialization.to_bytes(values)
@@ -77,7 +77,7 @@ def by_bytes(values: Any, template: Any) -> dict[str, Any]:
 
 
 def has_orbax() -> bool:
-    """Whether Orbax is installed."""
+    """Return whether Orbax is installed."""
     return (
         importlib.util.find_spec("orbax") is not None
         and importlib.util.find_spec("orbax.checkpoint") is not None

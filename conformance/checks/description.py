@@ -94,7 +94,7 @@ class Description:
     trouble: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """Return the fields as plain values."""
         return asdict(self)
 
 
@@ -183,7 +183,7 @@ def law_in_words(layer: Layer) -> tuple[str, str]:
 
 
 def _declared(found: Convention, kernel: str) -> Iterator[tuple[str, Any]]:
-    """What declares the convention, where it differs from Flax's."""
+    """Yield what declares the convention, where it differs from Flax's."""
     if not found.use_bias:
         yield "use_bias", False
     if found.layout != FLAX.layout:
@@ -208,7 +208,7 @@ def _declared(found: Convention, kernel: str) -> Iterator[tuple[str, Any]]:
 
 
 def table_of(name: str, spec: str, declaration: dict[str, Any]) -> str:
-    """The declaration as a table of ``pyproject.toml``."""
+    """Return the declaration as a table of ``pyproject.toml``."""
     lines = [f'[{TABLE}."{name}"]'] + ([f"layer = {json.dumps(spec)}"] if ":" in spec else [])
     for key, value in declaration.items():
         if isinstance(value, dict):

@@ -172,7 +172,7 @@ def require_second(layer: Layer, case: Case, parameters: Any) -> None:
 
 
 def of_stack(found: np.ndarray, reference: Bounded, how: str) -> str:
-    """Whether every layer of a stack gives what its first one does."""
+    """Return whether every layer of a stack gives what its first one does."""
     if "stacked" not in how or found.shape != reference.value.shape or _holds(found, reference):
         return ""
     first = Bounded(reference.value[:1], reference.bound[:1])
@@ -214,7 +214,7 @@ def _holds(found: np.ndarray, reference: Bounded, factor: float = 1.0) -> bool:
 
 
 def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> str:
-    """What the evidence singles out, or nothing."""
+    """Return what the evidence singles out, or nothing."""
     at_zero = bool(point.x.size) and not point.x.any()
     if not np.all(np.isfinite(found)):
         if which == "input x":
@@ -267,7 +267,7 @@ def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> s
 
 
 def _of_one_row(found: np.ndarray, which: str, point: Point) -> str:
-    """Whether the gradient is that of one row alone, or one total for all outputs."""
+    """Return whether the gradient is that of one row alone, or one total for all outputs."""
     x = point.x.reshape(-1, point.x.shape[-1])
     g = point.cotangent.reshape(-1, point.cotangent.shape[-1])
     if which == "input x" or len(g) < 2:
@@ -286,7 +286,7 @@ def _of_one_row(found: np.ndarray, which: str, point: Point) -> str:
 
 
 def _rounded(found: np.ndarray) -> str:
-    """Whether every number has the short significand of a half-precision dtype."""
+    """Return whether every number has the short significand of a half-precision dtype."""
     for bits, name in ((8, "bfloat16"), (11, "float16 or TF32")):
         significand, _ = np.frexp(found.astype(np.float64))
         if np.all(np.ldexp(significand, bits) % 1.0 == 0.0) and found.size > 1:

@@ -35,14 +35,14 @@ def described(array: Any) -> str:
 
 
 def _inner(value: Any) -> Iterator[Any]:
-    """The jaxprs in a parameter of an equation, closed or not."""
+    """Yield the jaxprs in a parameter of an equation, closed or not."""
     for item in value if isinstance(value, tuple | list) else (value,):
         if hasattr(item, "eqns"):
             yield item
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """Every equation of a jaxpr and of those within it."""
+    """Yield every equation of a jaxpr and of those within it."""
     for equation in jaxpr.eqns:
         yield equation
         for value in equation.params.values():
@@ -51,7 +51,7 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def products(jaxpr: Any) -> list[Any]:
-    """Every equation that multiplies matrices: products and convolutions."""
+    """Return every equation that multiplies matrices: products and convolutions."""
     return [each for each in equations(jaxpr) if each.primitive.name in _PRODUCTS]
 
 
@@ -61,12 +61,12 @@ def precisions(jaxpr: Any) -> set[Any]:
 
 
 def loops(jaxpr: Any) -> bool:
-    """Whether it holds a loop: a scan, or a while."""
+    """Return whether it holds a loop: a scan, or a while."""
     return any(each.primitive.name in ("scan", "while") for each in equations(jaxpr))
 
 
 def multiply_adds(jaxpr: Any) -> int:
-    """How many multiplications and additions the products of a jaxpr take, in pairs.
+    """Return how many multiplications and additions the products of a jaxpr take, in pairs.
 
     A loop of a known length counts as many times, one of an unknown length once, and of several
     branches the one that takes most.
@@ -94,7 +94,7 @@ def _of_product(equation: Any) -> int:
 
 
 def largest_array(jaxpr: Any) -> int:
-    """The bytes of the largest array that any equation of the jaxpr makes."""
+    """Return the bytes of the largest array that any equation of the jaxpr makes."""
     made = (out.aval for equation in equations(jaxpr) for out in equation.outvars)
     return max(
         (aval.size * aval.dtype.itemsize for aval in made if hasattr(aval, "dtype")), default=0
@@ -102,7 +102,7 @@ def largest_array(jaxpr: Any) -> int:
 
 
 def constants(jaxpr: Any) -> Iterator[Any]:
-    """Every array that a closed jaxpr, or one within it, holds as a constant."""
+    """Yield every array that a closed jaxpr, or one within it, holds as a constant."""
     yield from getattr(jaxpr, "consts", ())
     for equation in jaxpr.eqns:
         # A literal is a variable that carries its value.
@@ -113,7 +113,7 @@ def constants(jaxpr: Any) -> Iterator[Any]:
 
 
 def impurities(jaxpr: Any, kernel_shape: tuple[int, int]) -> dict[str, str]:
-    """What a layer's closed jaxpr should not hold, each with its likely cause.
+    """Return what a layer's closed jaxpr should not hold, each with its likely cause.
 
     Parameters
     ----------

@@ -61,7 +61,7 @@ _AT_EDGES = 2**16
 
 
 def experiment() -> Design:
-    """The designed experiment of the profile in force; a run's seed moves its seeds."""
+    """Return the designed experiment of the profile in force; a run's seed moves its seeds."""
     profile = profiles.active()
     if profile.seed is None:
         return design(profile.name)
@@ -70,7 +70,7 @@ def experiment() -> Design:
 
 
 def samples(layer: Layer) -> dict[Shape, np.ndarray]:
-    """The experiment's kernels by size, (seeds, in, out), drawn once for each layer.
+    """Return the experiment's kernels by size, (seeds, in, out), drawn once for each layer.
 
     Those at the edges of the layer's construction come with them. Of equal kernels from different
     seeds only one is kept: that they are equal is the failure of ``seeding/seeds-differ``, and
@@ -132,7 +132,7 @@ _RECOVERED_SEEDS = 24
 
 
 def recovered(layer: Layer) -> dict[Shape, np.ndarray]:
-    """The kernels of a forward function by size, (seeds, in, out), found by basis vectors.
+    """Return the kernels of a forward function by size, (seeds, in, out), found by basis vectors.
 
     All basis vectors at once where the function can be vmapped; else one by one, at one size.
     """
@@ -269,7 +269,7 @@ def _agree(traced: np.ndarray, built: np.ndarray) -> bool:
 
 
 def _distinct(kernels: np.ndarray) -> np.ndarray:
-    """One of each; kernels of one to three weights may be equal by chance, and all stay."""
+    """Return each kernel once; all of them if they have so few weights that chance repeats some."""
     if kernels[0].size < 4:
         return kernels
     first = {kernel.tobytes(): i for i, kernel in reversed(list(enumerate(kernels)))}
@@ -316,12 +316,12 @@ class Declared:
 
     @property
     def count(self) -> int:
-        """The number of weights."""
+        """Return the number of weights."""
         return sum(kernels.size for kernels in self.finite.values())
 
 
 def declared(layer: Layer) -> Declared:
-    """The samples of the layer in units of its declared law, computed once.
+    """Return the samples of the layer in units of its declared law, computed once.
 
     Sizes with weights that are not finite are left out: ``construction/finite`` reports them.
     """
@@ -363,7 +363,7 @@ _structures: dict[bytes, list[Evidence]] = {}
 
 
 def structure_evidence(layer: Layer) -> list[Evidence]:
-    """What single kernels say about independence, in any scale; computed once for two rows.
+    """Return what single kernels say about independence, in any scale; computed once for two rows.
 
     And once for equal kernels, which layers have that differ in their forward or their state only.
     """
@@ -387,7 +387,7 @@ def structure_evidence(layer: Layer) -> list[Evidence]:
 
 
 def law_evidence(layer: Layer) -> list[Evidence]:
-    """Whether the kernels follow their declared law; computed once for two rows."""
+    """Return whether the kernels follow their declared law; computed once for two rows."""
     law = declared(layer)
     found: list[Evidence] = layer.remember(
         ("law", experiment()), lambda: by_requirement.law_row(law.rescaled, law.families)
@@ -400,7 +400,7 @@ LARGE_KERNEL = (1024, 1024)
 
 
 def large_kernel(layer: Layer) -> np.ndarray:
-    """A new kernel of a million weights, as its user builds it; built once."""
+    """Return a new kernel of a million weights, as its user builds it; built once."""
 
     def build() -> np.ndarray:
         return layer.build(*LARGE_KERNEL, experiment().cells[-1].seeds.stop + 10_000).kernel
@@ -410,7 +410,7 @@ def large_kernel(layer: Layer) -> np.ndarray:
 
 
 def kernel_of(layer: Layer, case: Case) -> np.ndarray:
-    """The case's kernel as float64, from a seed that no other size shares."""
+    """Return the case's kernel as float64, from a seed that no other size shares."""
     seed = fresh_seed(case.seed, *case.kernel_shape)
     return np.asarray(layer.build(*case.kernel_shape, seed).kernel, np.float64)
 

@@ -65,17 +65,17 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """The name on screens."""
+        """Return the name on screens."""
         return self.registered.name
 
     @functools.cached_property
     def seen(self) -> Seen:
-        """What was found by looking at it."""
+        """Return what was found by looking at it."""
         return look(self.registered)
 
     @functools.cached_property
     def implementation(self) -> Implementation:
-        """The implementation, read as it was found to be."""
+        """Return the implementation, read as it was found to be."""
         found = self.seen.convention
         return self.registered if found == self.declared else self.registered.held_to(found)
 
@@ -91,7 +91,7 @@ class Layer:
 
     @functools.cached_property
     def provides(self) -> frozenset[Need]:
-        """What can be checked on it."""
+        """Return what can be checked on it."""
         its = self.registered
         provided = {ANY}
         if its.init is not None:
@@ -105,11 +105,11 @@ class Layer:
         return frozenset(provided)
 
     def why_not_applicable(self, row: Requirement) -> str | None:
-        """Why the requirement cannot be checked on this layer, or None if it can."""
+        """Return why the requirement cannot be checked on this layer, or None if it can."""
         return why_not_applicable(row, self.provides, self.convention)
 
     def with_options(self, **options: Any) -> Layer:
-        """The layer constructed with these options, which declares what they mean in Flax.
+        """Return the layer constructed with these options, which declares what they mean in Flax.
 
         ``use_bias``, ``dtype`` and ``param_dtype`` change the convention; other options do not.
         """
@@ -137,24 +137,24 @@ class Layer:
         return _given(self.implementation.init)(seed, in_features, out_features)
 
     def apply(self, parameters: Any, x: Any) -> Any:
-        """The output for given parameters; raw, for use inside of transforms."""
+        """Return the output for given parameters; raw, for use inside of transforms."""
         return _given(self.implementation.apply)(parameters, x)
 
     def write(self, parameters: Any, kernel: Any, bias: Any) -> Any:
-        """The parameters with kernel ``(in, out)`` and bias written in; raw."""
+        """Return the parameters with kernel ``(in, out)`` and bias written in; raw."""
         bias = bias if self.convention.use_bias else None
         return _given(self.implementation.with_parameters)(parameters, kernel, bias)
 
     def kernel_of(self, parameters: Any) -> Any:
-        """The kernel ``(in, out)`` of the parameters; raw."""
+        """Return the kernel ``(in, out)`` of the parameters; raw."""
         return _given(self.implementation.kernel)(parameters)
 
     def bias_of(self, parameters: Any) -> Any:
-        """The bias ``(out,)`` of the parameters; raw."""
+        """Return the bias ``(out,)`` of the parameters; raw."""
         return _given(self.implementation.bias)(parameters)
 
     def build(self, in_features: Any, out_features: Any, seed: int = 0) -> Built:
-        """A new layer of these sizes, as its user builds it."""
+        """Return a new layer of these sizes, as its user builds it."""
         with on_the_way(
             f"construction with in_features={_typed(in_features)}, "
             f"out_features={_typed(out_features)}"
@@ -165,15 +165,15 @@ class Layer:
             return Built(self, parameters=self.init(seed, in_features, out_features))
 
     def of(self, case: Case) -> Built:
-        """A new layer of the case's sizes and seed."""
+        """Return a new layer of the case's sizes and seed."""
         return self.build(case.in_features, case.out_features, case.seed)
 
     def written(self, case: Case, scale: float = 1.0) -> Built:
-        """The case's layer with the case's kernel and bias written in."""
+        """Return the case's layer with the case's kernel and bias written in."""
         return self.of(case).write(case.kernel(scale), case.bias(scale))
 
     def kernel_for(self, case: Case, scale: float = 1.0) -> np.ndarray:
-        """The kernel that :meth:`written` writes, as the parameters hold it."""
+        """Return the kernel that :meth:`written` writes, as the parameters hold it."""
         kernel = rounded(case.kernel(scale), self.convention.parameter_dtype)
         return self.written(case, scale).held(kernel) if self.reparameterized else kernel
 
@@ -189,18 +189,18 @@ class Layer:
         return not np.array_equal(held, kernel) and _is_rounded(held, kernel)
 
     def precision(self, in_features: int) -> oracle.Precision:
-        """What the kernel that is computed with errs by, beside the product itself."""
+        """Return what the kernel that is computed with errs by, beside the product itself."""
         if not self.reparameterized:
             return oracle.HIGHEST
         return oracle.reparameterized(in_features)
 
     def bias_for(self, case: Case, scale: float = 1.0) -> np.ndarray:
-        """The bias that :meth:`written` writes; zeros for a layer without one."""
+        """Return the bias that :meth:`written` writes; zeros for a layer without one."""
         bias = rounded(case.bias(scale), self.convention.parameter_dtype)
         return bias if self.convention.use_bias else np.zeros_like(bias)
 
     def arithmetic(self, in_features: int) -> Arithmetic:
-        """What it rounds, by the dtypes that it declares."""
+        """Return what it rounds, by the dtypes that it declares."""
         its = self.convention
         if "float64" in (its.parameter_dtype, its.compute_dtype):
             return Arithmetic(precision=self.precision(in_features))
@@ -271,11 +271,11 @@ class Layer:
 
     @property
     def fewest(self) -> tuple[int, ...]:
-        """The fewest leading dimensions of an ``x`` that the layer declares to accept."""
+        """Return the fewest leading dimensions of an ``x`` that the layer declares to accept."""
         return (1,) * (min(self.convention.ranks) - 1)
 
     def accepts(self, lead: Sequence[int]) -> bool:
-        """Whether the layer declares to accept an ``x`` with these leading dimensions."""
+        """Return whether the layer declares to accept an ``x`` with these leading dimensions."""
         return len(lead) + 1 in self.convention.ranks
 
 
@@ -292,7 +292,7 @@ class Built:
 
     @property
     def parameters(self) -> Any:
-        """The functional view of its present state: a pytree."""
+        """Return the functional view of its present state: a pytree."""
         if self.module is None:
             return self._parameters
         from conformance.layers.adapters.nnx import split
@@ -306,7 +306,7 @@ class Built:
             return _array(self.raw(x, as_given=as_given))
 
     def raw(self, x: Any, *, as_given: bool = False) -> Any:
-        """Its output for ``x``, where an exception of the layer's is what is wanted."""
+        """Return its output for ``x``, where an exception of the layer's is what is wanted."""
         value = x if as_given else as_jax(x)
         if self.module is None:
             return self.layer.apply(self._parameters, value)
@@ -327,7 +327,7 @@ class Built:
 
     @property
     def kernel(self) -> np.ndarray:
-        """Its kernel ``(in, out)``."""
+        """Return its kernel ``(in, out)``."""
         with on_the_way("reading the kernel"):
             return np.asarray(self.layer.kernel_of(self.parameters))
 
@@ -343,7 +343,7 @@ class Built:
 
     @property
     def bias(self) -> np.ndarray:
-        """Its bias ``(out,)``; zeros of that shape for a layer that declares none."""
+        """Return its bias ``(out,)``; zeros of that shape for a layer that declares none."""
         if not self.layer.convention.use_bias:
             return np.zeros(self.kernel.shape[1], np.float32)
         with on_the_way("reading the bias"):
@@ -351,7 +351,7 @@ class Built:
 
     @property
     def leaves(self) -> list[Leaf]:
-        """Every array in its state, with path and kind."""
+        """Return every array in its state, with path and kind."""
         found: list[Leaf] = (self.layer.implementation.leaves or leaves_of)(self.parameters)
         return found
 
@@ -390,7 +390,7 @@ class Built:
 
 
 def _is_rounded(held: np.ndarray, written: np.ndarray) -> bool:
-    """Whether one kernel is the other but for the roundings of a reparameterization."""
+    """Return whether one kernel is the other but for the roundings of a reparameterization."""
     if held.shape != written.shape:
         return False
     error = oracle.reparameterized(len(written)).operand * np.abs(written).astype(np.float64)
@@ -398,7 +398,7 @@ def _is_rounded(held: np.ndarray, written: np.ndarray) -> bool:
 
 
 def as_jax(x: Any, dtype: str | None = None) -> Any:
-    """A NumPy array as a JAX array, in that dtype if one is given; anything else as it is.
+    """Return a NumPy array as a JAX array, in that dtype if one is given; anything else as it is.
 
     It is put on the device as it is: ``jnp.asarray`` compiles a program for each new shape.
     """
@@ -416,7 +416,7 @@ def _array(y: Any) -> Any:
 
 
 def _typed(size: Any) -> str:
-    """A size in words, with its type where it is not Python's int."""
+    """Return a size in words, with its type where it is not Python's int."""
     return str(size) if type(size) is int else f"{type(size).__name__}({size})"
 
 

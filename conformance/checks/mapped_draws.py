@@ -17,7 +17,7 @@ __all__ = ["compiled_draws", "cost_of_a_draw"]
 
 
 def compiled_draws(layer: Layer, draws: Sequence[tuple[Shape, str]], seeds: Sequence[Any]) -> Any:
-    """The compiled program of all these draws, each mapped over its seeds."""
+    """Return the compiled program of all these draws, each mapped over its seeds."""
 
     functions = [_draw(layer, *each) for each in draws]
 

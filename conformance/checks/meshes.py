@@ -40,12 +40,12 @@ def require_devices() -> None:
 
 
 def mesh(devices: int) -> Any:
-    """A mesh of one axis over the first devices."""
+    """Return a mesh of one axis over the first devices."""
     return jax.sharding.Mesh(np.array(jax.devices()[:devices]), (AXIS,))
 
 
 def most(dimension: int) -> int:
-    """The largest number of devices over which the dimension can be spread evenly."""
+    """Return the largest number of devices over which the dimension can be spread evenly."""
     return max(n for n in range(1, jax.device_count() + 1) if dimension % n == 0)
 
 
@@ -76,7 +76,7 @@ class Placement:
 
 
 def placements(case: Case) -> dict[str, Placement]:
-    """The ways to spread the case's layer over more than one device, by name."""
+    """Return the ways to spread the case's layer over more than one device, by name."""
     found = {
         "the kernel sharded by outputs": Placement(
             most(case.out_features), kernel=(None, AXIS), bias=(AXIS,)
@@ -107,7 +107,7 @@ def on_their_devices(dense: Built, places: Placement, case: Case) -> Built:
 
 
 def devices_of(tree: Any) -> set[Any]:
-    """Every device on which an array of the pytree lies."""
+    """Return every device on which an array of the pytree lies."""
     return {device for leaf in jax.tree_util.tree_leaves(tree) for device in leaf.devices()}
 
 

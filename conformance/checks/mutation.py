@@ -100,7 +100,7 @@ def _bytes(dense: Built) -> dict[str, bytes]:
 
 
 def _attributes(dense: Built) -> dict[str, str]:
-    """The plain attributes of a module in text, by name."""
+    """Return the plain attributes of a module in text, by name."""
     plain = (int, float, str, tuple, list, dict, type(None))
     return {
         name: repr(value)

@@ -59,7 +59,7 @@ HIGHEST = Precision("highest")
 
 
 def reparameterized(in_features: int) -> Precision:
-    """What the kernel errs by where it is computed from other parameters, such as g v / |v|.
+    """Return what the kernel errs by where it is computed from other parameters, such as g v / |v|.
 
     A norm over the inputs takes ``in_features`` roundings, the rest of such formulas a dozen.
     """
@@ -75,7 +75,7 @@ class Bounded:
 
 
 def unit_roundoff(dtype: DTypeLike) -> float:
-    """The unit roundoff of a dtype, by its name.
+    """Return the unit roundoff of a dtype, by its name.
 
     Raises
     ------
@@ -223,7 +223,7 @@ def tangent(
 def after(
     layer_input: Bounded, kernel: np.ndarray, bias: np.ndarray, precision: Precision = HIGHEST
 ) -> Bounded:
-    """The layer on the output of another: the error of its input passes through the kernel.
+    """Return the layer on the output of another: the error of its input passes through the kernel.
 
     With ``|x - value| <= bound``, the exact layer moves by at most ``bound |K|``, and its own
     rounding is bounded with ``|x| <= |value| + bound``.

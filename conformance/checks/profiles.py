@@ -62,7 +62,7 @@ class Profile:
     database: ExampleDatabase | None = None
 
     def statement(self) -> str:
-        """What it explores, and what it can detect, in a line."""
+        """Return what it explores, and what it can detect, in a line."""
         from conformance.statistics.design import design
 
         largest = max(max(size) for size in self.sizes)
@@ -74,7 +74,7 @@ class Profile:
 
     @property
     def rarest(self) -> int:
-        """What shows in one of that many cases is missed by a property in one run of 20.
+        """Return the n such that a fault in 1 of n cases is missed in one run of 20.
 
         Of n independent cases, all pass with probability (1 - p)^n where a share p is wrong.
         """
@@ -82,7 +82,7 @@ class Profile:
         return int(1 / (1 - _MISSED ** (1 / cases)))
 
     def as_options(self) -> str:
-        """The options of the command that explore the same, with a space before each."""
+        """Return the options of the command that explore the same, with a space before each."""
         profile = f" --profile {self.name}" if self.name != DEFAULT else ""
         sizes = "".join(f" --size {n}x{m}" for n, m in self.own_sizes)
         return profile + sizes + (f" --seed {self.seed}" if self.seed is not None else "")
@@ -167,5 +167,5 @@ def _fresh_sizes(seed: int) -> tuple[Size, ...]:
 
 
 def active() -> Profile:
-    """The profile in force."""
+    """Return the profile in force."""
     return _active

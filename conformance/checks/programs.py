@@ -56,7 +56,7 @@ HALF = ("bfloat16", "float16")
 
 
 def call(layer: Layer, parameters: Any, x: Any) -> Any:
-    """The output for ``x``, mapped over leading dimensions that the layer does not declare.
+    """Return the output for ``x``, mapped over leading dimensions that the layer does not declare.
 
     A layer that takes vectors only is used on a batch through ``jax.vmap``.
     """
@@ -88,12 +88,12 @@ def weighted(layer: Layer, parameters: Any, cotangent: Any) -> Callable[[Any, An
 
 
 def _wide(y: Any) -> Any:
-    """A result of half precision in float32, so that no sum of it is rounded."""
+    """Return a result of half precision in float32, so that no sum of it is rounded."""
     return y.astype(jnp.float32) if str(y.dtype) in HALF else y
 
 
 def remembered(layer: Layer, name: str, make: Callable[[], Callable[..., Any]]) -> Any:
-    """The layer's program of that name, under ``jax.jit``."""
+    """Return the layer's program of that name, under ``jax.jit``."""
     return layer.remember(("program", name), lambda: jax.jit(make()))
 
 
@@ -127,7 +127,7 @@ def compilations() -> int:
 
 @functools.lru_cache(maxsize=1)
 def _counter() -> list[int]:
-    """The count, which JAX keeps up to date from now on."""
+    """Return the count, which JAX keeps up to date from now on."""
     count = [0]
 
     def listen(event: str, duration_secs: float, **details: str | int) -> None:
@@ -144,7 +144,7 @@ def forward(layer: Layer) -> Any:
 
 
 def traced(layer: Layer, case: Case) -> Any:
-    """The jaxpr of the layer for an ``x`` of the case's shape; nothing is computed."""
+    """Return the jaxpr of the layer for an ``x`` of the case's shape; nothing is computed."""
     with on_the_way("tracing the layer"):
         parameters = jax.eval_shape(lambda: layer.init(case.seed, *case.kernel_shape))
         x = jax.ShapeDtypeStruct(case.x_shape, np.float32)
@@ -210,7 +210,7 @@ def module_gradients(layer: Layer, dense: Built, x: Any, cotangent: Any) -> dict
 
 
 def is_plain(case: Case) -> bool:
-    """Whether the case is one at which costly ways of use are tried, too.
+    """Return whether the case is one at which costly ways of use are tried, too.
 
     Of one size and batch, the first of them and an eighth of the others. Outside of jit every
     primitive of a derivative is compiled by itself, at a multiple of the cost of the program; what
@@ -315,7 +315,7 @@ def mapped(layer: Layer) -> Any:
 def expected_of_maps(
     layer: Layer, case: Case, kernels: Any, biases: Any, cotangent: Any
 ) -> dict[str, Bounded]:
-    """What :func:`mapped` has to give for the case's x, kernel and bias, by name."""
+    """Return what :func:`mapped` has to give for the case's x, kernel and bias, by name."""
     x, arithmetic = case.x(), layer.arithmetic(case.in_features)
     one = arithmetic.affine(x, case.kernel(), layer.bias_for(case))
     each = arithmetic.affine(x, kernels, biases[:, None])
@@ -343,7 +343,7 @@ def _values(layer: Layer, parameters: Any, row: Any, cotangent: Any) -> tuple[An
 
 
 def stacked(layer: Layer, parameters: Any, kernels: Any, biases: Any) -> Any:
-    """The parameters with each of these kernels and biases written in, stacked."""
+    """Return the parameters with each of these kernels and biases written in, stacked."""
     pairs = zip(kernels, biases, strict=True)
     own = layer.convention.parameter_dtype
     dtype = own if own in HALF else None
@@ -403,7 +403,7 @@ class Counted:
         self._compiled = transform(traced)
 
     def __call__(self, *arguments: Any) -> Any:
-        """The result of the compiled function."""
+        """Return the result of the compiled function."""
         return self._compiled(*arguments)
 
 

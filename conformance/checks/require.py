@@ -100,7 +100,7 @@ def on_the_way(action: str) -> Iterator[None]:
 def fail(
     found: str, *, accepted: str = "", cause: str = "", **measured: float | int | str
 ) -> NoReturn:
-    """The requirement does not hold."""
+    """Raise because the requirement does not hold."""
     raise Violation(found, accepted=accepted, cause=cause, declare="", **measured)
 
 
@@ -182,7 +182,7 @@ def raises(call: Callable[[], Any], what: str, *, cause: Callable[[], str] = str
 
 
 def _shown(result: Any) -> str:
-    """An array by its shape, a layer or its parameters by the shapes of their arrays."""
+    """Return an array by its shape, a layer or its parameters by the shapes of their arrays."""
     shape = getattr(result, "shape", None)
     if shape is not None:
         return f"a result of shape {tuple(shape)}"

@@ -132,7 +132,7 @@ def _require_few_collisions(seeds: np.ndarray, drawn: np.ndarray) -> None:
 
 
 def _constant(layer: Layer) -> str:
-    """The cause of one kernel for all seeds that is no fault of the seed: a constant."""
+    """Return the cause of one kernel for all seeds that is no fault of the seed: a constant."""
     if layer.implementation.init is None:
         return ""
     drawn = identify_law(samples(layer))

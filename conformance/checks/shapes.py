@@ -37,7 +37,7 @@ _EXCHANGED = Cause(
 
 
 def of_kernel(dense: Built, case: Case, shape: tuple[int, ...]) -> str:
-    """Why the kernel is stored in this shape."""
+    """Return why the kernel is stored in this shape."""
     n, m = case.kernel_shape
     if n != m and sorted(shape) == sorted(case.kernel_shape):
         takes = [width for width in case.kernel_shape if _takes(dense, width)]
@@ -53,7 +53,7 @@ def of_kernel(dense: Built, case: Case, shape: tuple[int, ...]) -> str:
 
 
 def of_bias(dense: Built, case: Case) -> str:
-    """Why the bias is not (out,)."""
+    """Return why the bias is not (out,)."""
     shape = dense.bias.shape
     if shape == (case.in_features,) and case.in_features != case.out_features:
         if _takes(dense, case.out_features) and not _takes(dense, case.in_features):
@@ -75,7 +75,7 @@ def _takes(dense: Built, width: int) -> bool:
 
 
 def _gives(call: Callable[[], Any]) -> tuple[int, ...] | None:
-    """The shape of what the call returns, or None if it raises."""
+    """Return the shape of what the call returns, or None if it raises."""
     try:
         return tuple(np.shape(call()))
     except Exception:
@@ -128,7 +128,7 @@ def _is_left(layer: Layer, case: Case) -> bool:
 
 
 def of_result(found: tuple[int, ...], lead: tuple[int, ...], out_features: int) -> str:
-    """Why the result has another shape, where it has the right number of entries."""
+    """Return why the result has another shape, where it has the right number of entries."""
     expected = (*lead, out_features)
     if math.prod(found) != math.prod(expected):
         return ""
@@ -196,7 +196,7 @@ def of_rows(
     rows: np.ndarray,
     order: np.ndarray | None = None,
 ) -> str:
-    """Whether rows of one call are mixed, or the output is that of another call.
+    """Return whether rows of one call are mixed, or the output is that of another call.
 
     A new instance that is called for the first time knows of no other call.
     """
@@ -208,7 +208,7 @@ def of_rows(
 
 
 def of_form(f: Any, found: np.ndarray, value: np.ndarray) -> str:
-    """Whether the array is read as if it lay in memory as other arrays do."""
+    """Return whether the array is read as if it lay in memory as other arrays do."""
     in_memory = value.ravel(order="K").reshape(value.shape)
     read = not np.array_equal(in_memory, value) and np.array_equal(f(in_memory), found)
     words = "the memory of x is read in its own order, whatever the strides of x are"

@@ -19,7 +19,7 @@ def _larger(case: Case) -> Case:
 
 
 def of_zero_input(layer: Layer, case: Case) -> str:
-    """Why f(0) is not the bias."""
+    """Return why f(0) is not the bias."""
     case = _larger(case)
     found = layer.written(case).rows(np.zeros((8, case.in_features), np.float32))
     bias = rounded(layer.bias_for(case), layer.convention.compute_dtype)
@@ -27,7 +27,7 @@ def of_zero_input(layer: Layer, case: Case) -> str:
 
 
 def of_basis(layer: Layer, case: Case) -> str:
-    """Why f(e_i) is not K[i] + b."""
+    """Return why f(e_i) is not K[i] + b."""
     case = _larger(case)
     found = layer.written(case).rows(np.eye(case.in_features, dtype=np.float32))
     return diagnosis.of_basis(found, layer.kernel_for(case), layer.bias_for(case))

@@ -22,7 +22,7 @@ __all__ = ["catalogue", "chosen", "has_cases", "in_order", "rests_on"]
 
 @lru_cache(maxsize=1)
 def catalogue() -> tuple[Requirement, ...]:
-    """Every requirement, in the order in which a reader should see failures.
+    """Return every requirement, in the order in which a reader should see failures.
 
     A requirement comes after those that it rests on; otherwise areas and tests keep the order
     in which they are written.
@@ -37,12 +37,12 @@ def catalogue() -> tuple[Requirement, ...]:
 
 @lru_cache(maxsize=1)
 def drop_in() -> tuple[Requirement, ...]:
-    """Every requirement on a layer that is to take the place of another one."""
+    """Return every requirement on a layer that is to take the place of another one."""
     return tuple(_written([DROP_IN]).values())
 
 
 def _written(areas: Iterable[str]) -> dict[str, Requirement]:
-    """The requirements of these areas, by id."""
+    """Return the requirements of these areas, by id."""
     written: dict[str, Requirement] = {}
     for area in areas:
         module = importlib.import_module(f"conformance.suite.test_{area.replace('-', '_')}")
@@ -149,7 +149,7 @@ def rests_on(row: Requirement, rows: Sequence[Requirement]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4)
 def _under_the_ground(rows: tuple[Requirement, ...]) -> frozenset[str]:
-    """The ground, and all that it rests on itself."""
+    """Return the ground, and all that it rests on itself."""
     below = {row.id: row.rests_on for row in rows}
     found: set[str] = set()
     waiting = [row.id for row in rows if row.ground]

@@ -165,12 +165,12 @@ class Requirement:
 
     @property
     def area(self) -> str:
-        """The part of the contract that it belongs to."""
+        """Return the part of the contract that it belongs to."""
         return self.id.partition("/")[0]
 
     @property
     def slug(self) -> str:
-        """The id without its area."""
+        """Return the id without its area."""
         return self.id.partition("/")[2]
 
 
@@ -224,7 +224,7 @@ def requirement(
 
 
 def requirement_of(test: Any) -> Requirement | None:
-    """The requirement that a test function checks, if it is one of the suite's."""
+    """Return the requirement that a test function checks, if it is one of the suite's."""
     # Only a function is asked: a lazy module would import itself to answer.
     found = getattr(test, "__requirement__", None) if inspect.isfunction(test) else None
     return found if isinstance(found, Requirement) else None

@@ -103,7 +103,7 @@ class Breaker:
                 mark.replace(self._mark("ended", implementation, requirement))
 
     def _last_words(self) -> TextIO:
-        """Where this process says what it was doing when it ended."""
+        """Return where this process says what it was doing when it ended."""
         if self._words is None or self._words.closed:
             try:
                 self._words = self._mark("words", str(os.getpid())).open("w")
@@ -125,7 +125,7 @@ class Breaker:
         *,
         silent: bool = False,
     ) -> tuple[Outcome, str]:
-        """What a worker's death in this cell means; counts it against the implementation.
+        """Return what a worker's death in this cell means; counts it against the implementation.
 
         Parameters
         ----------
@@ -169,7 +169,7 @@ class Breaker:
         return outcome, reason
 
     def process_in(self, implementation: str, requirement: str) -> int | None:
-        """The process that is in a cell, or died there; None where that is not known."""
+        """Return the process that is in a cell, or died there; None where that is not known."""
         for kind in ("running", "ended"):
             with contextlib.suppress(OSError, ValueError, IndexError):
                 return int(self._mark(kind, implementation, requirement).read_text().split()[1])

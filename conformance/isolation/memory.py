@@ -26,7 +26,7 @@ _INTERVAL = 0.25
 
 
 def resident() -> int:
-    """The bytes of memory that this process occupies; 0 where the system does not tell."""
+    """Return the bytes of memory that this process occupies; 0 where the system does not tell."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):

@@ -18,7 +18,7 @@ _PATIENCE = 1.0
 
 
 def last_words(text: str) -> str:
-    """The innermost place in the layer's own code, of a traceback of :mod:`faulthandler`.
+    """Return the innermost place in the layer's own code, of a traceback of :mod:`faulthandler`.
 
     Empty where there is none: a process that is killed, or that ends itself, says nothing.
     """
@@ -32,7 +32,7 @@ def last_words(text: str) -> str:
 
 
 def ended(pid: int) -> str:
-    """How a child of this process ended, in words; empty where the system does not tell."""
+    """Return how a child of this process ended, in words; empty where the system does not tell."""
     if not hasattr(os, "waitid"):
         return ""
     until = time.monotonic() + _PATIENCE
@@ -58,7 +58,7 @@ def _name(number: int) -> str:
 
 
 def is_child(pid: int) -> bool:
-    """Whether this process has started that one; False where the system does not tell."""
+    """Return whether this process has started that one; False where the system does not tell."""
     if not sys.platform.startswith("linux"):
         return False
     try:

@@ -143,7 +143,7 @@ def _is_in(name: str, packages: Container[str] | None) -> bool:
 
 
 def _registries(name: str, registry: Any) -> Iterator[tuple[str, Any, dict[Any, Any]]]:
-    """A registry by primitive, or one of them for each platform."""
+    """Yield the registry by primitive, or one for each platform."""
     if isinstance(registry, dict):
         yield name, registry, dict(registry)
         for key, value in registry.items():
@@ -175,7 +175,7 @@ def _set(place: Any, key: Any, value: Any) -> None:
 
 
 def _changed(before: _Function, *, restore: bool) -> Iterator[str]:
-    """What a function was changed in while it stayed the same object."""
+    """Yield what a function was changed in while it stayed the same object."""
     name, function, code, defaults, keywords = before
     as_before = function.__defaults__ is defaults and _same(function.__kwdefaults__, keywords)
     if function.__code__ is code and as_before:
@@ -198,7 +198,7 @@ def _same(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> bo
 
 
 def _functions_of(name: str, value: Any) -> Iterator[_Function]:
-    """The Python function that is called where this is: a method, a property, or wrapped."""
+    """Yield the Python function that is called where this is: a method, a property, or wrapped."""
     if isinstance(value, staticmethod | classmethod):
         value = value.__func__
     elif isinstance(value, property):

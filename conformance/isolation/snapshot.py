@@ -173,7 +173,7 @@ class Snapshot:
     path: tuple[str, ...]
 
     def changes(self, *, generators: bool = True) -> list[str]:
-        """What is different now, in words."""
+        """Return what is different now, in words."""
         found = []
         for key in sorted(self.environ.keys() | os.environ.keys()):
             if self.environ.get(key) != os.environ.get(key):
@@ -192,7 +192,7 @@ class Snapshot:
         return found
 
     def config_changes(self) -> list[str]:
-        """What is different now in JAX's configuration, as this thread sees it."""
+        """Return what is different now in JAX's configuration, as this thread sees it."""
         now = _config_values()
         return [
             f"jax.config.{key} became {now[key]!r}"
@@ -229,7 +229,7 @@ def _same_numpy_state(left: Any, right: Any) -> bool:
 
 
 def take() -> Snapshot:
-    """The global state now."""
+    """Return the global state now."""
     code = SharedCode(_CALLED)
     code.learn()
     return Snapshot(

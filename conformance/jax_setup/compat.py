@@ -33,7 +33,7 @@ def _is_variable(node: Any) -> bool:
 
 
 def state_leaves(state: Any) -> list[tuple[tuple[str, ...], str, Any]]:
-    """The leaves of an nnx state as ``(path, name of the Variable type, array)``.
+    """Return the leaves of an nnx state as ``(path, name of the Variable type, array)``.
 
     The type of a raw array is ``"Array"``. The order is that of ``jax.tree.leaves``.
     """
@@ -52,13 +52,13 @@ def state_leaves(state: Any) -> list[tuple[tuple[str, ...], str, Any]]:
 
 
 def keys_drawn(rngs: Any) -> int:
-    """How many keys were drawn from all streams of an ``nnx.Rngs``."""
+    """Return how many keys were drawn from all streams of an ``nnx.Rngs``."""
     counts = [leaf for _, kind, leaf in state_leaves(nnx.state(rngs)) if kind == "RngCount"]
     return int(sum(int(count) for count in counts))
 
 
 def optimizer(module: nnx.Module, transformation: Any) -> Any:
-    """An ``nnx.Optimizer`` over the module's Params."""
+    """Return an ``nnx.Optimizer`` over the module's Params."""
     return nnx.Optimizer(module, transformation, wrt=nnx.Param)
 
 
@@ -79,7 +79,7 @@ def inside_mesh(mesh: Any) -> contextlib.AbstractContextManager[Any]:
 
 
 def kept_closure(module: nnx.Module) -> str:
-    """The attribute of a module that holds one of JAX's functions that cannot be pickled.
+    """Return the attribute of a module that holds one of JAX's functions that cannot be pickled.
 
     Initializers were closures in some versions, so that no layer that keeps one could be
     pickled; the empty string where there is none.

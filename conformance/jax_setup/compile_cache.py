@@ -33,7 +33,7 @@ _INTERVAL = 3600.0
 
 
 def location() -> Path:
-    """The directory of compiled programs, in the user's cache directory."""
+    """Return the directory of compiled programs, in the user's cache directory."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):  # to be ignored, as the XDG specification says
         base = os.path.join(os.path.expanduser("~"), ".cache")
@@ -41,7 +41,7 @@ def location() -> Path:
 
 
 def directory() -> Path:
-    """The part of :func:`location` for these versions on this kind of processor.
+    """Return the part of :func:`location` for these versions on this kind of processor.
 
     A home directory may be shared by machines, and a program of one of them may have
     instructions that another does not know.
@@ -58,7 +58,7 @@ def _version(distribution: str) -> str:
 
 
 def _processor() -> str:
-    """The machine, and what instructions it has where the system tells."""
+    """Return the machine, and what instructions it has where the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -68,7 +68,7 @@ def _processor() -> str:
 
 
 def enabled() -> bool:
-    """Whether the environment leaves the cache on, and there is a home to keep it in."""
+    """Return whether the environment leaves the cache on, and there is a home to keep it in."""
     return os.environ.get(SWITCH, "on") != "off" and location().is_absolute()
 
 
@@ -125,7 +125,7 @@ def install() -> None:
 
 
 def trouble() -> str:
-    """Why nothing can be kept, in words; empty if it can, or is not meant to."""
+    """Return why nothing can be kept, in words; empty if it can, or is not meant to."""
     if not enabled():
         return ""
     path = directory()

@@ -20,7 +20,7 @@ _FILES = Path("/dev")
 
 
 def accelerators() -> list[str]:
-    """The numbers of the NVIDIA devices that JAX is going to use here; none on a CPU."""
+    """Return the numbers of the NVIDIA devices that JAX is going to use here; none on a CPU."""
     wanted = os.environ.get("JAX_PLATFORMS", "")
     if wanted and not any(name in wanted.split(",") for name in ("cuda", "gpu")):
         return []
@@ -35,7 +35,7 @@ def accelerators() -> list[str]:
 
 
 def workers() -> int:
-    """How many processes a run takes by default: one for each device, or for each core."""
+    """Return how many processes a run takes by default: one for each device, or for each core."""
     devices = accelerators()
     if devices:
         return len(devices)

@@ -75,7 +75,7 @@ MODES = {
 
 
 def chosen_modes(names: Sequence[str]) -> tuple[Mode, ...]:
-    """The modes of these names, each once; ``all`` is every mode, the default first.
+    """Return the modes of these names, each once; ``all`` is every mode, the default first.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def enter(mode: Mode) -> None:
 
 
 def variables(mode: Mode) -> dict[str, str]:
-    """The mode's environment variables; its flag of XLA is added to those of the user."""
+    """Return the mode's environment variables; its flag of XLA is added to those of the user."""
     found = {VARIABLE: mode.name, **mode.settings}
     if mode.devices is not None:
         kept = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(_DEVICES)]
@@ -105,12 +105,12 @@ def variables(mode: Mode) -> dict[str, str]:
 
 
 def active() -> str:
-    """The name of the mode in force; empty where none was asked for."""
+    """Return the name of the mode in force; empty where none was asked for."""
     return os.environ.get(VARIABLE, "")
 
 
 def under_mode(script: str) -> str:
-    """The script of a failure, with the mode in force put before its imports."""
+    """Return the script of a failure, with the mode in force put before its imports."""
     mode = MODES.get(active())
     found = {k: v for k, v in variables(mode).items() if k != VARIABLE} if mode else {}
     if not script or not found:

@@ -76,7 +76,7 @@ class Binding:
 
 
 def signature_of(layer: Any) -> inspect.Signature | None:
-    """The signature of a class's constructor or of a callable; None where it is hidden."""
+    """Return the signature of a class's constructor or of a callable; None where it is hidden."""
     try:
         if not isinstance(layer, type):
             return inspect.signature(layer)
@@ -140,7 +140,7 @@ def _named(signature: inspect.Signature, arguments: Mapping[str, Any]) -> list[P
 
 
 def _called(layer: Any, signature: inspect.Signature, given: Mapping[str, Any]) -> Any:
-    """The call, with what is positional only by position."""
+    """Return the call, with what is positional only by position."""
     only = Parameter.POSITIONAL_ONLY
     first = [p.name for p in signature.parameters.values() if p.kind is only and p.name in given]
     return layer(
@@ -152,7 +152,7 @@ def _called(layer: Any, signature: inspect.Signature, given: Mapping[str, Any]) 
 def _sizes(
     layer: Any, signature: inspect.Signature, named: Sequence[Parameter]
 ) -> tuple[Parameter, Parameter]:
-    """The parameters of both sizes: by name, else the first that may be sizes."""
+    """Return the parameters of both sizes: by name, else the first that may be sizes."""
     first = next((p for p in named if p.name.lower() in _IN), None)
     second = next((p for p in named if p.name.lower() in _OUT), None)
     rest = [p for p in named if p not in (first, second) and _may_be_size(p)]
@@ -229,7 +229,7 @@ def _source(parameter: Parameter, is_nnx: bool) -> str:
 
 
 def _random(into: str, source: Any) -> Any:
-    """The source of randomness as an argument takes it.
+    """Return the source of randomness as an argument takes it.
 
     An ``nnx.Rngs`` gives a key, or a seed, of its ``params`` stream.
     """
@@ -252,7 +252,7 @@ def _described(
     layer: Any, signature: inspect.Signature, sizes: tuple[Parameter, Parameter],
     random: Parameter | None, into: str, arguments: Mapping[str, Any],
 ) -> str:  # fmt: skip
-    """The call in words, unless the sizes are the first two arguments under known names."""
+    """Return the call in words, unless the sizes are the first two arguments under known names."""
     first, second = sizes
     order = list(signature.parameters)
     known = first.name.lower() in _IN and second.name.lower() in _OUT
@@ -312,7 +312,7 @@ def bind_features(layer: Any, arguments: Mapping[str, Any]) -> Binding:
 
 
 def bind_forward(layer: Any) -> tuple[Callable[[Any, Any, Any], Any], str] | None:
-    """A function ``(seed, x, features)`` whose arguments may be in another order.
+    """Return a function ``(seed, x, features)`` whose arguments may be in another order.
 
     Returns
     -------
@@ -350,7 +350,7 @@ def bind_forward(layer: Any) -> tuple[Callable[[Any, Any, Any], Any], str] | Non
 
 
 def is_factory(layer: Any) -> bool:
-    """Whether a function makes a layer of two sizes, and takes no ``x``."""
+    """Return whether a function makes a layer of two sizes, and takes no ``x``."""
     signature = signature_of(layer)
     names = set() if signature is None else {p.name.lower() for p in _named(signature, {})}
     return bool(names & _IN) and bool(names & _OUT) and not names & _INPUTS

@@ -112,7 +112,7 @@ class Declaration:
         return declaration
 
     def convention(self, base: Convention = FLAX) -> Convention:
-        """The convention that `base` becomes with what is declared."""
+        """Return the convention that `base` becomes with what is declared."""
         kernel, bias = base.parameter_names
         changes: dict[str, Any] = {
             "use_bias": self.use_bias,
@@ -191,7 +191,7 @@ def _checked(key: str, value: Any, where: str) -> Any:
 
 
 def from_options(options: Iterable[str]) -> dict[str, Any]:
-    """The values of ``--declare key=value``; a dot in a key leads into a table.
+    """Return the values of ``--declare key=value``; a dot in a key leads into a table.
 
     Raises
     ------
@@ -216,7 +216,7 @@ def from_options(options: Iterable[str]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """What TOML makes of a text; a word without quotes is a text as well."""
+    """Return what TOML makes of a text; a word without quotes is a text as well."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -224,7 +224,7 @@ def _value(text: str) -> Any:
 
 
 def from_project(path: Path) -> dict[str, dict[str, Any]]:
-    """The tables of layers in a ``pyproject.toml``, by name; nothing where there is none.
+    """Return the tables of layers in a ``pyproject.toml``, by name; nothing where there is none.
 
     Raises
     ------
@@ -246,7 +246,7 @@ def from_project(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def as_json(values: Mapping[str, Any]) -> str:
-    """The values as one text that is the same for equal values; empty for none.
+    """Return the values as one text that is the same for equal values; empty for none.
 
     Raises
     ------
@@ -264,7 +264,7 @@ def as_json(values: Mapping[str, Any]) -> str:
 
 
 def as_options(declared: str) -> list[str]:
-    """What :func:`as_json` gives as arguments ``key=value`` of ``--declare``."""
+    """Return what :func:`as_json` gives as arguments ``key=value`` of ``--declare``."""
     found = []
     for key, value in (json.loads(declared) if declared else {}).items():
         inside = {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else None
@@ -273,7 +273,7 @@ def as_options(declared: str) -> list[str]:
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Both declarations; where they differ the second holds, also inside of tables."""
+    """Return both declarations merged; the second wins, also inside tables."""
     found = dict(first)
     for key, value in second.items():
         before = found.get(key)
@@ -299,7 +299,7 @@ class Formula:
     text: str
 
     def __call__(self, fan_in: int, fan_out: int) -> float:
-        """The variance at these fans."""
+        """Return the variance at these fans."""
         names = {"fan_in": fan_in, "fan_out": fan_out}
 
         def value(node: ast.AST) -> float:
@@ -338,7 +338,7 @@ _AVERAGED = {"glorot": "2 / (fan_in + fan_out)", "xavier": "2 / (fan_in + fan_ou
 
 
 def law_of(text: str) -> Law:
-    """The law that a text declares.
+    """Return the law that a text declares.
 
     ``zeros``; ``lecun``, ``he`` or ``glorot`` with ``normal`` (which Flax truncates) or
     ``uniform``, as Flax's initializers are called; or a family (``normal``, ``truncated

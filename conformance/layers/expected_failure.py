@@ -39,5 +39,5 @@ class Expected:
 
     @property
     def text(self) -> str:
-        """The reason, and where to read on."""
+        """Return the reason, and where to read on."""
         return f"{self.reason} ({self.link})" if self.link else self.reason

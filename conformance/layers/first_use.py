@@ -121,7 +121,7 @@ def _syntax(error: SyntaxError) -> list[str]:
 
 
 def _users(error: BaseException) -> Iterator[traceback.FrameSummary]:
-    """The frames of the layer's own code, the innermost first."""
+    """Yield the frames of the layer's own code, the innermost first."""
     found = traceback.extract_tb(error.__traceback__)
     yield from (frame for frame in reversed(found) if _is_users(frame.filename))
 
@@ -148,7 +148,7 @@ def _frame(error: BaseException) -> list[str]:
 
 
 def _called(error: BaseException) -> list[str]:
-    """The definition of the function that a call did not fit, by the name in the message."""
+    """Return the definition of the function that a call did not fit, by the name in the message."""
     name = re.match(r"([\w.<>]+)\(\)", safe_text(error))
     tb: TracebackType | None = error.__traceback__
     while name is not None and tb is not None:
@@ -245,7 +245,7 @@ def _near_name(error: NameError, name: str) -> str:
 
 
 def _global(error: BaseException, name: str) -> Any:
-    """A global of the innermost code that the traceback passes and that has it."""
+    """Return a global of the innermost code that the traceback passes and that has it."""
     tb, found = error.__traceback__, None
     while tb is not None:
         found = tb.tb_frame.f_globals.get(name, found)
@@ -254,7 +254,7 @@ def _global(error: BaseException, name: str) -> Any:
 
 
 def _signature_hint(layer: Any) -> str:
-    """How the constructor of an nnx class, or a function, would fit."""
+    """Return how the constructor of an nnx class, or a function, would fit."""
     signature = signature_of(layer)
     if signature is None:
         return ""

@@ -254,11 +254,11 @@ class Implementation:
         return cls(name=name, forward=forward, convention=convention, library=library)
 
     def renamed(self, name: str) -> Implementation:
-        """The same implementation under another name."""
+        """Return the same implementation under another name."""
         return replace(self, name=name)
 
     def held_to(self, convention: Convention) -> Implementation:
-        """The same implementation, read and held to another convention.
+        """Return the same implementation, read and held to another convention.
 
         Raises
         ------

@@ -117,11 +117,11 @@ class Law:
         return cls.uniform(_glorot, "2/(fan_in + fan_out)")
 
     def is_zero(self, fan_in: int = 4, fan_out: int = 2) -> bool:
-        """Whether the law is the constant 0."""
+        """Return whether the law is the constant 0."""
         return self.variance(fan_in, fan_out) == 0.0
 
     def within(self, other: Law) -> bool:
-        """Whether whatever follows this law follows the other, too."""
+        """Return whether whatever follows this law follows the other, too."""
         same = all(
             math.isclose(self.variance(*fans), other.variance(*fans))
             for fans in ((1, 1), (3, 10), (10, 3), (64, 64))

@@ -185,7 +185,7 @@ def _is_of(module: ModuleType | None, path: Path) -> bool:
 
 
 def _is_found(name: str, path: Path) -> bool:
-    """Whether importing the name would find the file."""
+    """Return whether importing the name would find the file."""
     with contextlib.suppress(ImportError, ValueError):
         found = importlib.util.find_spec(name)
         return found is not None and os.path.realpath(found.origin or "") == str(path)

@@ -129,7 +129,7 @@ def _chosen(
 
 
 def _has_effect(implementation: Implementation, path: str) -> bool:
-    """Whether the output of a new layer moves with this array."""
+    """Return whether the output of a new layer moves with this array."""
     its = implementation.held_to(
         replace(implementation.convention, parameter_names=(path, ""), use_bias=False)
     )
@@ -146,7 +146,7 @@ def _has_effect(implementation: Implementation, path: str) -> bool:
 def _as_stored(
     declared: Convention, leaves: dict[str, Leaf], shapes: dict[str, Any], kernel: str, bias: str
 ) -> Convention:
-    """The convention with the names, the layout and the dtypes of what is stored."""
+    """Return the convention with the names, the layout and the dtypes of what is stored."""
     if not kernel:
         return declared
     names = [
@@ -164,7 +164,7 @@ def _as_stored(
 
 
 def _name(leaves: dict[str, Leaf], path: str) -> str:
-    """The last part of a path where that tells it from the others, else all of it."""
+    """Return the last part of a path where that tells it from the others, else all of it."""
     name = leaves[path].name
     return name if sum(leaf.name == name for leaf in leaves.values()) == 1 else path
 

@@ -87,14 +87,14 @@ class Entry:
         return "" if top == _OWN_PACKAGE.name and _is_the_suites_own() else top
 
     def variant(self, name: str) -> Entry:
-        """The entry of one of its variants."""
+        """Return the entry of one of its variants."""
         suffix = f"[{name}]"
         return replace(self, id=self.id + suffix, name=self.name + suffix, spec=self.spec + suffix)
 
 
 @lru_cache
 def _is_the_suites_own() -> bool:
-    """Whether the name of the suite's package finds that package, and no other one."""
+    """Return whether the name of the suite's package finds that package, and no other one."""
     try:
         found = importlib.util.find_spec(_OWN_PACKAGE.name)
     except (ImportError, ValueError):
@@ -110,7 +110,7 @@ def split_variant(spec: str) -> tuple[str, str]:
 
 
 def registered() -> tuple[Entry, ...]:
-    """Every implementation that an installed distribution registers, by name.
+    """Return every implementation that an installed distribution registers, by name.
 
     Also those that need an extra which is not installed: they say so.
     """
@@ -142,7 +142,7 @@ def _by_id(entries: Sequence[Entry]) -> Iterator[Entry]:
 
 
 def _missing_extra(point: importlib.metadata.EntryPoint) -> str:
-    """The first extra of the entry point of which a requirement is not installed."""
+    """Return the first extra of the entry point of which a requirement is not installed."""
     if not point.extras or point.dist is None:
         return ""
     wanted = list(_requirements(point.dist.requires or ()))
@@ -156,7 +156,7 @@ def _missing_extra(point: importlib.metadata.EntryPoint) -> str:
 
 
 def _requirements(texts: Iterable[str]) -> Iterator[Any]:
-    """The requirements of a distribution, but for those that nobody can read."""
+    """Yield the requirements of a distribution, but for those that nobody can read."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     for text in texts:
@@ -177,7 +177,7 @@ def resolve(
     declared: Sequence[str] = (),
     project: Path = Path("pyproject.toml"),
 ) -> tuple[Entry, ...]:
-    """The entries that the specifications name.
+    """Return the entries that the specifications name.
 
     With none, all that are registered and whose extras are installed, and all that the project
     declares.
@@ -219,7 +219,7 @@ def resolve(
 
 
 def _declared(tables: Mapping[str, Mapping[str, Any]]) -> list[Entry]:
-    """The layers that the project's tables place."""
+    """Return the layers that the project's tables place."""
     return [
         Entry(id=name, name=name, spec=values["layer"])
         for name, values in tables.items()
@@ -228,7 +228,7 @@ def _declared(tables: Mapping[str, Mapping[str, Any]]) -> list[Entry]:
 
 
 def _with(entry: Entry, tables: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> Entry:
-    """The entry with what its table and the options declare of it."""
+    """Return the entry with what its table and the options declare of it."""
     own = next((tables[key] for key in (entry.name, entry.id, entry.spec) if key in tables), {})
     values = declaration.merged({k: v for k, v in own.items() if k != "layer"}, given)
     declaration.Declaration.of(values, f"what is declared of {entry.name}")
@@ -250,7 +250,7 @@ def _each(spec: str, known: Sequence[Entry]) -> list[Entry]:
 
 @lru_cache
 def _variants(entry: Entry) -> tuple[str, ...]:
-    """The names of its variants, read in another process: it imports the implementation."""
+    """Return the names of its variants, read in another process: it imports the implementation."""
     command = (
         "import sys; from conformance.layers import loading, registry; "
         "found = loading.load(registry.Entry('', '', sys.argv[1])); "

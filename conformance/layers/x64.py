@@ -18,7 +18,7 @@ _WIDE = "float64"
 
 
 def widened(implementation: Implementation) -> Implementation:
-    """The implementation, declaring float64 where 64-bit types make it that."""
+    """Return the implementation, declaring float64 where 64-bit types make it that."""
     declared = implementation.convention
     if not jax.config.values["jax_enable_x64"] or declared.compute_dtype != "float32":
         return implementation

@@ -57,7 +57,7 @@ def _colour(runs: Sequence[Results]) -> str:
 
 
 def endpoint(runs: Sequence[Results]) -> str:
-    """The JSON that shields.io's endpoint badge reads (schema version 1)."""
+    """Return the JSON that shields.io's endpoint badge reads (schema version 1)."""
     found = {
         "schemaVersion": 1,
         "label": LABEL,
@@ -68,7 +68,7 @@ def endpoint(runs: Sequence[Results]) -> str:
 
 
 def svg(runs: Sequence[Results]) -> str:
-    """The badge as a picture that loads nothing."""
+    """Return the badge as a picture that loads nothing."""
     said = message(runs)
     left, right = _width(LABEL), _width(said)
     total = left + right

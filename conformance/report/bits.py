@@ -14,12 +14,12 @@ FORGIVEN = 2
 
 
 def fingerprint(cell: Cell) -> str:
-    """The exact digest of the cell's kernels; empty where it recorded none."""
+    """Return the exact digest of the cell's kernels; empty where it recorded none."""
     return str(cell.measured.get("fingerprint", ""))
 
 
 def entries(cell: Cell) -> list[float]:
-    """The entries of the kernels that the cell recorded; none where they cannot be read."""
+    """Return the entries of the kernels that the cell recorded; none where they cannot be read."""
     try:
         if "entries" in cell.measured:
             packed = bytes.fromhex(cell.measured["entries"])
@@ -31,7 +31,7 @@ def entries(cell: Cell) -> list[float]:
 
 
 def distant(a: Cell, b: Cell) -> list[tuple[float, float]] | None:
-    """The pairs of recorded entries that differ by more than what is forgiven.
+    """Return the pairs of recorded entries that differ by more than what is forgiven.
 
     None where the two cannot be compared entry by entry.
     """
@@ -46,5 +46,5 @@ def distant(a: Cell, b: Cell) -> list[tuple[float, float]] | None:
 
 
 def _ulp(x: float) -> float:
-    """The distance of float32 neighbours at x."""
+    """Return the distance of float32 neighbours at x."""
     return math.ldexp(1.0, max(math.frexp(x)[1] - 24, -149))

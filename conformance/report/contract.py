@@ -34,7 +34,7 @@ def _rows() -> tuple[Requirement, ...]:
 
 
 def markdown() -> str:
-    """The whole contract as a Markdown document."""
+    """Return the whole contract as a Markdown document."""
     parts = [_INTRODUCTION]
     for area, rows in groupby(_rows(), key=lambda row: row.area):
         parts.append(f"## {area}\n")
@@ -54,7 +54,7 @@ def markdown() -> str:
 
 
 def library_shown(entry: Entry) -> str:
-    """The library of a registered implementation and its version, without importing it."""
+    """Return the library of a registered implementation and its version, without importing it."""
     from implementations import LIBRARIES
 
     name = entry.distribution

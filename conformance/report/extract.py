@@ -21,7 +21,7 @@ def embedded(found: object) -> str:
 
 
 def extract(page: Path) -> str:
-    """The text of the results file that a page holds, the same to the byte.
+    """Return the text of the results file that a page holds, the same to the byte.
 
     Raises
     ------

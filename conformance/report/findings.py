@@ -42,7 +42,7 @@ COSTS = {
 
 
 def titles(runs: Sequence[Results]) -> tuple[str, ...]:
-    """The environments by what tells them apart."""
+    """Return the environments by what tells them apart."""
     if len(runs) == 1:
         return (versions(runs[0]),)
     modes = [str(run.environment.get("mode", "")) for run in runs]
@@ -70,13 +70,13 @@ def newest(runs: Sequence[Results]) -> int:
 
 
 def in_order(runs: Sequence[Results]) -> bool:
-    """Whether every run is of newer versions than the one before it."""
+    """Return whether every run is of newer versions than the one before it."""
     keys = [age(run) for run in runs]
     return all(old < new for old, new in pairwise(keys))
 
 
 def age(run: Results) -> tuple[Version, ...]:
-    """What environments are ordered by: the versions of JAX, Flax and Python."""
+    """Return what environments are ordered by: the versions of JAX, Flax and Python."""
     return tuple(_version(run.environment.get(name)) for name in ("jax", "flax", "python"))
 
 
@@ -105,7 +105,7 @@ class Change:
 
 
 def changes(runs: Sequence[Results]) -> list[Change]:
-    """What did not end the same in every environment, the worst outcomes first."""
+    """Return what did not end the same in every environment, the worst outcomes first."""
     outcomes: dict[tuple[str, str], list[str | None]] = {}
     have = [{entry.id for entry in run.verdict.entries} for run in runs]
     for i, run in enumerate(runs):
@@ -132,12 +132,12 @@ def _places(ends: Sequence[str | None]) -> dict[str, tuple[int, ...]]:
 
 
 def _weight(end: str) -> int:
-    """The worst outcome first; what a run does not have at all is the least news."""
+    """Return the worst outcome first; what a run does not have at all is the least news."""
     return -Outcome(end).severity if end else 1
 
 
 def partly(runs: Sequence[Results]) -> dict[str, tuple[int, ...]]:
-    """The implementations that not every environment has, each with those that do not."""
+    """Return the implementations that not every environment has, each with those that do not."""
     ids = dict.fromkeys(entry.id for run in runs for entry in run.verdict.entries)
     without = {
         id: tuple(i for i, run in enumerate(runs) if all(e.id != id for e in run.verdict.entries))
@@ -167,7 +167,7 @@ class Kernels:
 
     @property
     def change(self) -> bool:
-        """Whether anything changed at all."""
+        """Return whether anything changed at all."""
         return len({kind for kind in self.kinds if kind}) > 1 or not all(self.exact)
 
 
@@ -205,7 +205,7 @@ def _alike(a: Cell, b: Cell) -> bool:
 
 
 def kernels_in_words(found: Kernels, place: int) -> str:
-    """How the kernels of an environment compare, in a word or two."""
+    """Return how the kernels of an environment compare, in a word or two."""
     kind = found.kinds[place]
     if not kind:
         return "not recorded"
@@ -234,7 +234,7 @@ class Warned:
 
 
 def warned(runs: Sequence[Results]) -> list[Warned]:
-    """The warnings of construction and call, each with who raised it and where."""
+    """Return the warnings of construction and call, each with who raised it and where."""
     by_text: dict[str, dict[int, set[str]]] = {}
     for i, run in enumerate(runs):
         for entry in run.verdict.entries:

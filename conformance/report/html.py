@@ -23,7 +23,7 @@ _FEW = 3
 
 
 def page(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
-    """The page of one run, or of one run for each environment.
+    """Return the page of one run, or of one run for each environment.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def page(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
 
 
 def _prose(text: str) -> Markup:
-    """A docstring's text, in which double backticks mark code."""
+    """Return a docstring's text, in which double backticks mark code."""
     parts = re.split(r"``(.+?)``", text)
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if i % 2 else escape(part)
@@ -72,7 +72,7 @@ def _prose(text: str) -> Markup:
 
 
 def _breakable(name: str) -> Markup:
-    """A name such as ``package.module:Layer``, which may be broken behind its marks."""
+    """Return a name such as ``package.module:Layer``, which may be broken behind its marks."""
     return Markup("<wbr>").join(re.findall(r"[^.:/]*[.:/]+|[^.:/]+", name))
 
 

@@ -30,7 +30,7 @@ _MOST_FAILURES = 100
 
 
 def markdown(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
-    """The verdict, the table, and each failure, of one run or of several environments.
+    """Return the verdict, the table, and each failure, of one run or of several environments.
 
     Of several, what they differ in comes first; ``missing`` names those that are not there.
     """
@@ -174,13 +174,13 @@ def _plain_part(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """A docstring's text, in which double backticks mark code."""
+    """Return a docstring's text, in which double backticks mark code."""
     parts = re.split(r"``(.+?)``", text)
     return "".join(_code(part) if i % 2 else _plain_part(part) for i, part in enumerate(parts))
 
 
 def _code(text: str) -> str:
-    """A code span, in as many backticks as keep those of the text apart."""
+    """Return a code span, in as many backticks as keep those of the text apart."""
     line = " ".join(text.split())
     fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
     pad = " " if line.startswith("`") or line.endswith("`") else ""

@@ -23,7 +23,7 @@ _NOT_THE_ENVIRONMENT = ("seed", "profile")
 
 
 def merge(found: Sequence[Results]) -> tuple[Results, ...]:
-    """One run for each environment, in the order in which the environments come.
+    """Return one run for each environment, in the order in which the environments come.
 
     A cell that one shard decided and another one did not run counts as decided; one that no
     shard has is *not run*, for the reason that its shard is missing, and the run is incomplete.
@@ -99,7 +99,7 @@ def _alone(cell: Cell, missing: str) -> Cell:
 
 
 def _missing(shards: Sequence[Results]) -> str:
-    """Which parts of the run nobody gave, in words."""
+    """Return which parts of the run nobody gave, in words."""
     given = [str(shard.facts.get("shard") or "") for shard in shards]
     counts = {text.partition("/")[2] for text in given if text}
     count = int(counts.pop()) if len(counts) == 1 else 0

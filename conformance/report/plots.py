@@ -166,7 +166,7 @@ class _Pictures:
         ]
 
     def errors(self) -> list[tuple[Fill]]:
-        """One picture for each requirement, all implementations in it."""
+        """Return one picture for each requirement, all implementations in it."""
         by_row: dict[str, list[tuple[str, Cell, dict[str, Any]]]] = {}
         for found in self._data("error-over-bound"):
             by_row.setdefault(found[1].requirement, []).append(found)

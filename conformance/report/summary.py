@@ -46,22 +46,22 @@ class Summary:
 
     @cached_property
     def titles(self) -> tuple[str, ...]:
-        """The names of the environments."""
+        """Return the names of the environments."""
         return titles(self.runs)
 
     @cached_property
     def reference(self) -> int:
-        """The place of the environment that the others are compared with."""
+        """Return the place of the environment that the others are compared with."""
         return newest(self.runs)
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """The implementations' names by id."""
+        """Return the implementations' names by id."""
         return {e.id: e.name for run in self.runs for e in run.verdict.entries}
 
     @cached_property
     def kernels(self) -> list[Kernels]:
-        """Whose kernels are the same where."""
+        """Return whose kernels are the same where."""
         return kernels(self.runs)
 
     def where(self, places: Sequence[int]) -> str:
@@ -78,7 +78,7 @@ class Summary:
 
     @property
     def header(self) -> list[str]:
-        """The columns of :attr:`table`."""
+        """Return the columns of :attr:`table`."""
         return [
             "environment",
             "verdict",
@@ -90,7 +90,7 @@ class Summary:
 
     @property
     def table(self) -> list[list[str]]:
-        """A line for each environment, the oldest first."""
+        """Return a line for each environment, the oldest first."""
         return [
             [
                 title,
@@ -125,7 +125,7 @@ class Summary:
         }
 
     def explanation(self) -> list[str]:
-        """How to read the table, where it does not say it itself."""
+        """Return how to read the table, where it does not say it itself."""
         said = []
         if self.kernels:
             whose = ", ".join(self.names[found.implementation] for found in self.kernels)
@@ -143,7 +143,7 @@ class Summary:
 
     @property
     def sentence(self) -> str:
-        """The verdict on all of it in a line."""
+        """Return the verdict on all of it in a line."""
         conform = sum(run.verdict.exit_code == OK for run in self.runs)
         total = len(self.runs) + len(self.missing)
         gone = f", {len(self.missing)} missing" if self.missing else ""
@@ -153,7 +153,7 @@ class Summary:
         return f"{conform} of {total} environments conform{gone}"
 
     def sections(self) -> Iterator[tuple[str, list[tuple[str, list[str]]]]]:
-        """What the environments differ in: headings, each with its entries in lines."""
+        """Yield what the environments differ in: headings, each with its entries in lines."""
         found = (
             ("rows that changed", list(self.changed())),
             ("kernels that changed", [(name, [said]) for name, said in self.kernel_lines()]),
@@ -176,13 +176,13 @@ class Summary:
             yield f"{self.names[id]}: not checked {self.where(places)}", []
 
     def warned(self) -> Iterator[tuple[str, str]]:
-        """The warnings of construction and call: the text, and whose and where."""
+        """Yield the warnings of construction and call: the text, and whose and where."""
         for warning in warned(self.runs):
             who = ", ".join(self.names[id] for id in warning.implementations)
             yield warning.text, f"{who} {self.where(warning.places)}"
 
     def kernel_lines(self) -> Iterator[tuple[str, str]]:
-        """The implementations whose kernels changed in the same way, and which are alike."""
+        """Yield the implementations whose kernels changed in the same way, and which are alike."""
         together: dict[str, list[str]] = {}
         for found in self.kernels:
             if found.change:

@@ -77,13 +77,13 @@ class Card:
 
     @property
     def lines(self) -> list[tuple[str, str]]:
-        """The failure as labelled lines, but for the command, which can be copied."""
+        """Return the failure as labelled lines, but for the command, which can be copied."""
         lines = described(self.cell, blocked=len(self.blocked))
         return [(label, text) for label, text in lines if label != "reproduce"]
 
     @property
     def measured(self) -> list[tuple[str, str]]:
-        """The numbers behind it, by name."""
+        """Return the numbers behind it, by name."""
         shown = {
             name: f"{value:.6g}" if isinstance(value, float) else str(value)
             for name, value in self.cell.measured.items()
@@ -92,7 +92,7 @@ class Card:
 
     @property
     def script(self) -> str:
-        """A script that shows the failure without the suite, where there is one."""
+        """Return a script that shows the failure without the suite, where there is one."""
         return self.cell.script
 
 
@@ -139,13 +139,13 @@ class View:
 
     @property
     def heading(self) -> str:
-        """The verdict over all environments, in words."""
+        """Return the verdict over all environments, in words."""
         said = list(dict.fromkeys(run.verdict.decision.word for run in self.runs))
         return said[0] if len(said) == 1 else "environments differ: " + ", ".join(said)
 
     @property
     def summaries(self) -> list[dict[str, object]]:
-        """The headline of each environment."""
+        """Return the headline of each environment."""
         return [
             {
                 "title": title,
@@ -164,12 +164,12 @@ class View:
 
     @property
     def must(self) -> Tally:
-        """How many of the MUST rows hold, over all environments."""
+        """Return how many of the MUST rows hold, over all environments."""
         return decide(cell for run in self.runs for cell in run.verdict.own).must
 
     @property
     def tone(self) -> str:
-        """The colour of the whole: what is missing does not count as a pass."""
+        """Return the colour of the whole: what is missing does not count as a pass."""
         code = overall_word(run.verdict.decision for run in self.runs).exit_code
         if code == NONCONFORMING:
             return "bad"
@@ -177,17 +177,17 @@ class View:
 
     @property
     def suites(self) -> str:
-        """The versions of the suite that made the results."""
+        """Return the versions of the suite that made the results."""
         return ", ".join(dict.fromkeys(str(run.environment.get("suite", "")) for run in self.runs))
 
     @property
     def profiles(self) -> str:
-        """The profiles of the runs."""
+        """Return the profiles of the runs."""
         return ", ".join(dict.fromkeys(run.facts["profile"] for run in self.runs))
 
     @property
     def legend(self) -> list[tuple[Look, int]]:
-        """Every outcome that occurs: how it looks, and how often it occurs."""
+        """Return every outcome that occurs: how it looks, and how often it occurs."""
         count = Counter(self._look(run, cell) for (run, *_), cell in self._cells.items())
         return [(look, count[look]) for look in LOOKS if count[look]]
 
@@ -201,20 +201,20 @@ class View:
         return labels.pop() if len(labels) == 1 else self.summary.names[id]
 
     def cell_id(self, run: int, implementation: str, requirement: str) -> str:
-        """The address of a cell: it does not depend on what else the page shows."""
+        """Return the address of a cell: it does not depend on what else the page shows."""
         place = f"{self._anchors[implementation]}--{_anchor(requirement)}"
         return f"cell-{place}" + (f"--{run + 1}" if run else "")
 
     def row_id(self, requirement: str) -> str:
-        """The address of a requirement."""
+        """Return the address of a requirement."""
         return f"req-{_anchor(requirement)}"
 
     def area_id(self, area: str) -> str:
-        """The address of an area's matrix."""
+        """Return the address of an area's matrix."""
         return f"area-{_anchor(area)}"
 
     def overview(self, entry: Entry, run: int = 0) -> list[Share]:
-        """All requirements, then those of each area."""
+        """Return all requirements, then those of each area."""
         own = [self._cells.get((run, entry.id, id)) for id in self.rows]
         cells = [cell for cell in own if cell is not None]
         line = [self._share(cells, "#matrix", run)]
@@ -232,7 +232,7 @@ class View:
         return self.runs[run].verdict.decision_on(entry).word
 
     def mark(self, run: int, implementation: str, requirement: str) -> Mark | None:
-        """A cell as the matrix shows it; None where that run does not have it."""
+        """Return a cell as the matrix shows it; None where that run does not have it."""
         cell = self._cells.get((run, implementation, requirement))
         if cell is None:
             return None
@@ -243,12 +243,12 @@ class View:
         return Mark(id, f"#{href}", self._look(run, cell))
 
     def levels(self, area: str) -> list[tuple[str, int]]:
-        """The levels of an area's columns, and how many columns each has."""
+        """Return the levels of an area's columns, and how many columns each has."""
         return list(Counter(str(row.level) for row in self.areas[area]).items())
 
     @cached_property
     def cards(self) -> tuple[Card, ...]:
-        """What to look at, by implementation, the worst first in each."""
+        """Return what to look at, by implementation, the worst first in each."""
         groups: dict[tuple[str, ...], list[tuple[int, Cell]]] = {}
         order = {entry.id: i for i, entry in enumerate(self.entries)}
         for (run, _, _), cell in self._cells.items():
@@ -271,7 +271,7 @@ class View:
 
     @property
     def cards_by_implementation(self) -> list[tuple[str, list[Card]]]:
-        """The cards under the names of their implementations."""
+        """Return the cards under the names of their implementations."""
         return [
             (self.label(id), list(own))
             for id, own in groupby(self.cards, key=lambda card: card.cell.implementation)
@@ -303,7 +303,7 @@ class View:
 
     @cached_property
     def _alike(self) -> dict[tuple[str, ...], list[tuple[int, Cell]]]:
-        """Cells that take a line each, one for all environments where it is the same."""
+        """Return cells that take a line each, one for all environments where it is the same."""
         alike: dict[tuple[str, ...], list[tuple[int, Cell]]] = {}
         for (i, implementation, row), cell in self._cells.items():
             if cell.outcome in _LINES:
@@ -313,7 +313,7 @@ class View:
 
     @cached_property
     def _line_of(self) -> dict[tuple[int, str, str], str]:
-        """The addresses of those lines."""
+        """Return the addresses of those lines."""
         return {
             (i, cell.implementation, cell.requirement): self._address(same)
             for same in self._alike.values()
@@ -325,7 +325,7 @@ class View:
         return f"why-{self.cell_id(run, cell.implementation, cell.requirement)}"
 
     def listed(self, outcome: str) -> list[tuple[str, str, Cell, str]]:
-        """The lines of an outcome: address, implementation, cell, environments."""
+        """Return the lines of an outcome: address, implementation, cell, environments."""
         return [
             (
                 self._address(same),
@@ -349,13 +349,13 @@ class View:
 
     @property
     def not_applicable(self) -> list[tuple[str, int]]:
-        """Why cells do not apply, and how many there are for each reason."""
+        """Return why cells do not apply, and how many there are for each reason."""
         reasons = (c.reason for c in self._cells.values() if c.outcome == Outcome.NOT_APPLICABLE)
         return Counter(reasons).most_common()
 
     @property
     def differences(self) -> list[tuple[list[str], list[Requirement], list[Mark | None]]]:
-        """What did not end the same in every environment, the worst first.
+        """Return what did not end the same in every environment, the worst first.
 
         Implementations and requirements that ended alike share a line.
         """
@@ -385,13 +385,13 @@ class View:
 
     @property
     def settings(self) -> list[tuple[str, list[str]]]:
-        """The environments side by side: name, value in each."""
+        """Return the environments side by side: name, value in each."""
         keys = dict.fromkeys(key for run in self.runs for key in run.environment)
         return [(key, [_shown(run.environment.get(key)) for run in self.runs]) for key in keys]
 
     @property
     def declared(self) -> list[tuple[Entry, dict[str, Any]]]:
-        """Each implementation, with its library and what it declares."""
+        """Return each implementation, with its library and what it declares."""
         names = ("library", "version", "convention", "kernel_law", "bias_law", "differences")
         found = []
         for entry in self.entries:

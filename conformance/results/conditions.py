@@ -34,7 +34,7 @@ def _read(clause: str) -> Requirement:
 
 
 def holds(condition: str) -> bool:
-    """Whether the condition holds in this process; an empty one always does."""
+    """Return whether the condition holds in this process; an empty one always does."""
     return all(_clause_holds(clause) for clause in _clauses(condition))
 
 
@@ -85,7 +85,7 @@ def require_possible(condition: str) -> None:
 
 
 def _oldest_supported() -> dict[str, Version]:
-    """The lower bounds that the suite's own distribution declares."""
+    """Return the lower bounds that the suite's own distribution declares."""
     metadata = importlib.metadata.metadata("dense-conformance")
     texts = [f"python{metadata['Requires-Python'] or '>=3'}"]
     texts += importlib.metadata.requires("dense-conformance") or []

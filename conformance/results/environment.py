@@ -16,7 +16,7 @@ __all__ = ["describe", "library_of", "version"]
 
 
 def version(distribution: str) -> str:
-    """The version of an installed distribution, or the empty string."""
+    """Return the version of an installed distribution, or the empty string."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -24,7 +24,7 @@ def version(distribution: str) -> str:
 
 
 def describe(profile: str, seed: int | None) -> dict[str, Any]:
-    """The environment of this process, which has imported JAX, as plain JSON values."""
+    """Return the environment of this process, which has imported JAX, as plain JSON values."""
     import jax
 
     device, settings = jax.devices()[0], jax.config.values
@@ -49,7 +49,7 @@ def describe(profile: str, seed: int | None) -> dict[str, Any]:
 
 
 def library_of(implementation: Implementation | None, entry: Entry) -> dict[str, Any]:
-    """The library whose layer this is, its version, and the laws that the layer declares."""
+    """Return the library whose layer this is, its version, and the laws that the layer declares."""
     if implementation is None:
         return _distribution("", entry)
     convention = implementation.convention

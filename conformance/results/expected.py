@@ -196,12 +196,12 @@ class Expectations:
         return cls(tuple(expected for _, expected in placed))
 
     def as_plain(self) -> list[dict[str, Any]]:
-        """The project's, as JSON values."""
+        """Return the project's expectations, as JSON values."""
         return [asdict(each) for each in self.project]
 
     @classmethod
     def from_plain(cls, found: Iterable[Mapping[str, Any]]) -> Expectations:
-        """The inverse of :meth:`as_plain`."""
+        """Return the expectations of the values that :meth:`as_plain` gives."""
         return cls(tuple(Expected(**each) for each in found))
 
     def add(self, entry: Entry, layer: Any) -> None:
@@ -233,7 +233,7 @@ class Expectations:
         self.registered[entry.id] = own
 
     def of(self, entry: Entry, requirement: str) -> Expected | None:
-        """What is expected of a cell here and now, the user's own word first."""
+        """Return what is expected of a cell here and now, the user's own word first."""
         own = [each for each in self.project if each.implementation in _names(entry)]
         for each in (*own, *self.registered.get(entry.id, ())):
             if each.requirement == requirement and holds(each.when):

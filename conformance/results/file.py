@@ -69,7 +69,7 @@ class Results:
 
 
 def document(verdict: Verdict, facts: dict[str, Any]) -> dict[str, Any]:
-    """The document of a run, as plain JSON values."""
+    """Return the document of a run, as plain JSON values."""
     return {
         "format": FORMAT,
         "environment": facts["environment"],
@@ -112,14 +112,14 @@ def _requirement_record(row: Requirement) -> dict[str, Any]:
 
 
 def collection(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One document of the runs in several environments; of a single run, its own."""
+    """Return one document of the runs in several environments; of a single run, its own."""
     if len(documents) == 1:
         return documents[0]
     return {"format": FORMAT, "runs": list(documents), "footer": FOOTER}
 
 
 def text_of(found: dict[str, Any]) -> str:
-    """A document as the text of a file; the same document always gives the same text."""
+    """Return a document as the text of a file; the same document always gives the same text."""
     return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -166,7 +166,7 @@ def save(path: Path, text: str) -> None:
 
 
 def read(path: Path | str) -> Results:
-    """The results of one run.
+    """Return the results of one run.
 
     Raises
     ------
@@ -183,7 +183,7 @@ def read(path: Path | str) -> Results:
 
 
 def read_all(path: Path | str) -> tuple[Results, ...]:
-    """The results in a file: one run, or one for each environment.
+    """Return the results in a file: one run, or one for each environment.
 
     Raises
     ------
@@ -202,7 +202,7 @@ def read_all(path: Path | str) -> tuple[Results, ...]:
 
 
 def parse(text: str, source: str) -> tuple[Results, ...]:
-    """The results in the text of a file.
+    """Return the results in the text of a file.
 
     Raises
     ------
@@ -290,7 +290,7 @@ def _require_shallow(value: Any) -> None:
 
 
 def _cut(text: str, error: Exception) -> bool:
-    """Whether text that is not JSON could be if it went on."""
+    """Return whether text that is not JSON could be if it went on."""
     ends = text.rstrip().endswith("}") and FOOTER in text[-80:]
     last = isinstance(error, json.JSONDecodeError) and error.pos >= len(text.rstrip())
     return text.lstrip().startswith("{") and (last or not ends)

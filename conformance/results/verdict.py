@@ -61,7 +61,7 @@ class Verdict:
 
     @cached_property
     def decision(self) -> Decision:
-        """The verdict on the run; everything that shows one shows this."""
+        """Return the verdict on the run; everything that shows one shows this."""
         return decide(self.cells, strict=self.strict, stopped=bool(self.stopped))
 
     def decision_on(self, entry: Entry) -> Decision:
@@ -70,12 +70,12 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of the run, which its decision has."""
+        """Return the exit code of the run, which its decision has."""
         return self.decision.exit_code
 
     @property
     def complete(self) -> bool:
-        """Whether every MUST cell was decided."""
+        """Return whether every MUST cell was decided."""
         return not any(c.level == MUST and c.outcome.lost for c in self.own)
 
     @property
@@ -198,7 +198,7 @@ def _mark_blocked(
 
 
 def _fault_behind_obstacles(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> Cell | None:
-    """The first fault in the foundation; where there are only obstacles, the first of them.
+    """Return the first fault in the foundation; where there are only obstacles, the first of them.
 
     That may be a seed that raises, which every check may draw.
     """
@@ -215,7 +215,7 @@ def _fault_behind_obstacles(own: Mapping[str, Cell], rows: Sequence[Requirement]
 
 
 def _first_to_blame(row: Requirement) -> tuple[bool, int, int]:
-    """What is checked first is met first; a seed is blamed if nothing else is."""
+    """Return what is checked first is met first; a seed is blamed if nothing else is."""
     return row.every_seed, row.order, AREAS.index(row.area)
 
 

@@ -30,13 +30,13 @@ __all__ = ["Exchange", "Prevented", "cell_of", "entry_of", "hold_to", "row_of", 
 
 
 def row_of(item: pytest.Item) -> Requirement | None:
-    """The requirement that an item checks; None for an item of somebody else's."""
+    """Return the requirement that an item checks; None for an item of somebody else's."""
     row = requirement_of(getattr(item, "function", None))
     return row if row is not None and hasattr(item, "callspec") else None
 
 
 def entry_of(item: pytest.Item) -> Entry:
-    """The implementation that an item of the suite checks."""
+    """Return the implementation that an item of the suite checks."""
     found = item.callspec.params["layer"]  # type: ignore[attr-defined]  # parametrized items
     assert isinstance(found, Entry)
     return found

@@ -21,7 +21,7 @@ FORMS = "directory:PATH, readonly:PATH, redis:URL or default, several joined by 
 
 
 def opened(spec: str) -> ExampleDatabase:
-    """The database of that specification.
+    """Return the database of that specification.
 
     Parameters
     ----------
@@ -86,5 +86,5 @@ def _redis(url: str) -> ExampleDatabase:
 
 
 def key(requirement: str, implementation: str) -> bytes:
-    """The database's key of a cell: implementations do not overwrite each other's cases."""
+    """Return the database's key of a cell: implementations do not overwrite each other's cases."""
     return hashlib.sha256(f"{requirement}\0{implementation}".encode()).digest()

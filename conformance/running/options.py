@@ -63,12 +63,12 @@ class Option:
 
     @property
     def key(self) -> str:
-        """The name of its value among parsed ones of the command; pytest's has a prefix."""
+        """Return the name of its value among parsed ones of the command; pytest's has a prefix."""
         return self.name.replace("-", "_")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What ``add_argument`` takes."""
+        """Return what ``add_argument`` takes."""
         shown = {"help": self.help or argparse.SUPPRESS}
         if not (self.metavar or self.choices):
             return {**shown, "action": "store_true"}

@@ -85,7 +85,7 @@ class Preflight:
         self._process.wait()
 
     def _unusable(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """The ids that cannot be used, why, and the environment in which that was found."""
+        """Return the ids that cannot be used, why, and the environment in which that was found."""
         if self._process is None:
             return []
         try:

@@ -43,7 +43,7 @@ def notice_silence(gateway: Any) -> None:
 
 
 def stay_here_if_lost(spec: Any) -> str:
-    """Where a dead worker's machine is gone as well, have the next one start on this one.
+    """Return where a dead worker's machine is gone as well, have the next one start on this one.
 
     Parameters
     ----------

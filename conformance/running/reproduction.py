@@ -19,7 +19,7 @@ __all__ = ["command", "script", "text_of"]
 
 
 def command(entry: Entry, row: Requirement, like: str | None = None) -> str:
-    """What runs this cell alone: registered layers are named by their names.
+    """Return what runs this cell alone: registered layers are named by their names.
 
     ``like`` is the layer whose place the requirement is about, if it is about one.
     """
@@ -34,7 +34,7 @@ def command(entry: Entry, row: Requirement, like: str | None = None) -> str:
 
 
 def script(cell: Cell, entry: Entry, layer: Any) -> str:
-    """A script that shows the failure without the suite; empty where there is none.
+    """Return a script that shows the failure without the suite; empty where there is none.
 
     ``layer`` is the layer as it was checked, or what kept it from being loaded.
     """

@@ -128,12 +128,12 @@ _PATIENCE_WITH_WORKERS = 0.5
 
 
 def is_worse(new: Cell, old: Cell | None) -> bool:
-    """Whether a cell's later round decides it."""
+    """Return whether a cell's later round decides it."""
     return old is None or new.outcome.precedence > old.outcome.precedence
 
 
 def combined(old: Cell | None, new: Cell, found: str) -> Cell:
-    """One cell of what two rounds found: the outcome that weighs more, with its case.
+    """Return one cell of what two rounds found: the outcome that weighs more, with its case.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ class Rounds:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
-        """The first round is pytest's own; the others come after it."""
+        """Run the further rounds after pytest's own, which is the first round."""
         if session.config.option.collectonly:
             return (yield)
         self.stop.begin()
@@ -229,7 +229,7 @@ class Rounds:
             self.run.conclude()
 
     def _round(self, number: int, seed: int) -> bool:
-        """One more round; whether it came to anything."""
+        """Run one more round, and return whether it gave any results."""
         started, cells = time.time(), []
         self.run.config.hook.pytest_conformance_round(number=number, seed=seed)
         try:
@@ -260,7 +260,7 @@ def _do_not_wait_for_workers(config: pytest.Config) -> None:
 
 
 def _cells_of(arguments: Sequence[str]) -> Generator[Cell, None, None]:
-    """The cells of a run of pytest with these arguments, each as soon as it is decided."""
+    """Yield the cells of a run of pytest with these arguments, each as soon as it is decided."""
     environment = child_process.environment()
     environment.pop("PYTEST_ADDOPTS", None)
     process = subprocess.Popen(

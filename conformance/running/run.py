@@ -178,27 +178,27 @@ class Run:
 
     @property
     def checks_all(self) -> bool:
-        """Whether also that is checked which rests on a failure."""
+        """Return whether also that is checked which rests on a failure."""
         return bool(self.config.getoption("conformance_check_all"))
 
     @property
     def controls(self) -> bool:
-        """Whether this process is the one that the user started."""
+        """Return whether this process is the one that the user started."""
         return self.worker is None
 
     @property
     def executes(self) -> bool:
-        """Whether this process runs items."""
+        """Return whether this process runs items."""
         return not self.controls or not self.distributes
 
     @property
     def distributes(self) -> bool:
-        """Whether this process hands the items to workers."""
+        """Return whether this process hands the items to workers."""
         return self.controls and self.config.getoption("dist", "no") != "no"
 
     @functools.cached_property
     def rows(self) -> tuple[Requirement, ...]:
-        """The requirements that are checked."""
+        """Return the requirements that are checked."""
         choice = (self.config.getoption(f"conformance_{name}") for name in CHOICE)
         return chosen(*choice, like=bool(self.config.getoption("conformance_like")))
 
@@ -208,11 +208,11 @@ class Run:
 
     @property
     def size(self) -> int:
-        """How many cells this run decides."""
+        """Return how many cells this run decides."""
         return len(self.entries) * len(self.rows) if self.own is None else len(self.own)
 
     def parameter_ids(self) -> list[str]:
-        """The ids of the items' parameters: unique and ASCII, whatever the names are."""
+        """Return the ids of the items' parameters: unique and ASCII, whatever the names are."""
         plain = [e.name.encode("ascii", "backslashreplace").decode() for e in self.entries]
         return [name if plain.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(plain)]
 
@@ -234,7 +234,7 @@ class Run:
         )
 
     def workers(self) -> Workers:
-        """The plugin that looks after the workers of this run."""
+        """Return the plugin that looks after the workers of this run."""
 
         def decided(nodeid: str) -> bool:
             entry, row = self._key(nodeid) or (None, None)
@@ -293,7 +293,7 @@ class Run:
 
     @property
     def own_cells(self) -> frozenset[tuple[str, str]] | None:
-        """The cells that this run decides; None for all of them."""
+        """Return the cells that this run decides; None for all of them."""
         if self.selected is None:
             return self.own
         # What was found without any item, as of a layer that cannot be used, was asked for, too.
@@ -367,7 +367,7 @@ class Run:
         )
 
     def facts(self) -> dict[str, Any]:
-        """What belongs into a results file beside the cells."""
+        """Return what belongs into a results file beside the cells."""
         return {
             "environment": self.environment,
             "versions": self.versions,
@@ -384,7 +384,7 @@ class Run:
         return [f"dense-conformance: {each}" for each in messages] if all(messages) else []
 
     def header(self) -> str:
-        """What runs, and how much of it is explored."""
+        """Return what runs, and how much of it is explored."""
         names = ", ".join(entry.name for entry in self.entries)
         all_of_them = len(self.entries) * len(self.rows)
         cells = f"{all_of_them} cells"

@@ -113,7 +113,7 @@ class Shard:
         rows: Sequence[Requirement],
         seconds: Mapping[Key, float],
     ) -> frozenset[Key]:
-        """The cells of this part; all parts together have each cell once.
+        """Return the cells of this part; all parts together have each cell once.
 
         The longest cells are dealt first, each to the part that has the least to do; an
         implementation that a part has begun is cheaper there than elsewhere.
@@ -136,7 +136,7 @@ class Shard:
 
 
 def expected_seconds(path: Path | str | None) -> dict[Key, float]:
-    """The seconds that each cell took in the run of a results file; none without a file.
+    """Return the seconds that each cell took in the run of a results file; none without a file.
 
     Raises
     ------

@@ -46,7 +46,7 @@ class Worker:
         self.run = run
 
     def layer(self, entry: Entry) -> Any:
-        """The layer of an entry, loaded once in this process."""
+        """Return the layer of an entry, loaded once in this process."""
         from conformance.checks.layer import Layer
         from conformance.layers.first_use import explained, require_usable
 
@@ -179,7 +179,7 @@ class Worker:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
-        """Where a witness of an expected failure is known, it decides the cell."""
+        """Return where a witness of an expected failure is known, it decides the cell."""
         row = row_of(pyfuncitem)
         if row is None:
             return None

@@ -192,7 +192,7 @@ class Workers:
     def pytest_report_teststatus(
         self, report: pytest.TestReport
     ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-        """How an item that is given to another worker is shown by pytest's own reporter."""
+        """Return how an item that is given to another worker is shown by pytest's own reporter."""
         if report.outcome != _AGAIN:
             return None
         return _AGAIN, "R", ("RERUN", {"yellow": True})

@@ -92,7 +92,7 @@ def script_for(cell: Cell, entry: Entry, implementation: Implementation | None =
 
 
 def _through_the_suite(cell: Cell, entry: Entry) -> str:
-    """A script that calls the suite's own check on the one case."""
+    """Return a script that calls the suite's own check on the one case."""
     named = entry.name if entry.distribution else entry.spec
     arguments = [repr(named), repr(cell.requirement)]
     arguments += [f"case={cell.case!r}"] if cell.case else []

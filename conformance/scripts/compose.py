@@ -74,7 +74,7 @@ def _quoted(path: object) -> str:
 
 
 def _importable(stem: str) -> bool:
-    """Whether ``import stem`` finds the user's file, and nothing that is called alike."""
+    """Return whether ``import stem`` finds the user's file, and nothing that is called alike."""
     return (
         stem.isidentifier() and not iskeyword(stem) and stem not in sys.stdlib_module_names
     ) and stem not in ("flax", "jax", "numpy", "optax")
@@ -87,7 +87,7 @@ def script(
     check: Callable[[], None],
     helpers: Mapping[str, Callable[..., object]],
 ) -> str:
-    """The text of a script.
+    """Return the text of a script.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def _without_decorators(function: Callable[..., object]) -> str:
 
 
 def _names(source: str) -> set[str]:
-    """The names that the source takes from around it."""
+    """Return the names that the source takes from around it."""
     tree = list(ast.walk(ast.parse(source)))
     own = {node.arg for node in tree if isinstance(node, ast.arg)}
     names = [node for node in tree if isinstance(node, ast.Name)]
@@ -140,7 +140,7 @@ def _names(source: str) -> set[str]:
 def _closure(
     body: str, helpers: Mapping[str, Callable[..., object]]
 ) -> tuple[set[str], Sequence[str]]:
-    """Every name that the body and its helpers use, and the sources of those helpers."""
+    """Return every name that the body and its helpers use, and the sources of those helpers."""
     used, sources = _names(body), dict[str, str]()
     while wanted := [name for name in helpers if name in used and name not in sources]:
         for name in wanted:

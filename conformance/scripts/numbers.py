@@ -24,7 +24,7 @@ __all__ = [
 
 
 def generator(stream: str) -> np.random.Generator:
-    """The generator of the case's numbers for one use."""
+    """Return the generator of the case's numbers for one use."""
     return np.random.default_rng([VALUES, *stream.encode()])
 
 
@@ -39,18 +39,18 @@ def integers(stream: str, *shape: int, bound: int = 9) -> np.ndarray:
 
 
 def kernel(scale: float = 1.0) -> np.ndarray:
-    """A kernel (in, out) to write in."""
+    """Return a kernel (in, out) to write in."""
     return normal("kernel", IN, OUT, scale=scale)
 
 
 def bias(scale: float = 1.0) -> np.ndarray:
-    """A bias (out,) to write in, without zeros."""
+    """Return a bias (out,) to write in, without zeros."""
     drawn = normal("bias", OUT, scale=scale)
     return np.where(drawn == 0, np.float32(scale), drawn)
 
 
 def mixed(*lead: int) -> np.ndarray:
-    """An input whose rows are of different kinds."""
+    """Return an input whose rows are of different kinds."""
     return mixed_rows(generator("x"), int(np.prod(lead)), IN).reshape(*lead, IN)
 
 

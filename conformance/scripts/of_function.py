@@ -15,25 +15,25 @@ from conformance.scripts.given import IN, OUT, SEED, Layer
 
 
 def build(n: int = IN, m: int = OUT, seed: int = SEED) -> Any:
-    """Nothing is built beforehand; one call shows whether it could be."""
+    """Return the layer as a function of x, after one call that shows that it works."""
     Layer(seed, jnp.ones(n), m)
     return lambda x: Layer(seed, jnp.asarray(x), m)
 
 
 def parameters_of(layer: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias, found by probing: f(0) is the bias, f(e_i) - f(0) row i of the kernel."""
+    """Return kernel and bias by probing: f(0) is the bias, f(e_i) - f(0) row i of the kernel."""
     probes = np.eye(IN + 1, IN, dtype=np.float32)
     rows = np.stack([np.asarray(layer(row)) for row in probes])
     return rows[:-1] - rows[-1], rows[-1]
 
 
 def call(layer: Any, x: Any) -> jax.Array:
-    """The output of the function."""
+    """Return the output of the function."""
     return layer(x)
 
 
 def drawn(key: Any, n: int = IN, m: int = OUT) -> Any:
-    """The kernel of a seed, found by probing; the bias of a new layer is 0."""
+    """Return the kernel of a seed, found by probing; the bias of a new layer is 0."""
     return jnp.stack([Layer(key, row, m) for row in jnp.eye(n)])
 
 

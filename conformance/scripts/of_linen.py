@@ -15,7 +15,7 @@ from conformance.scripts.given import IN, OUT, SEED, Layer
 
 
 def build(n: int = IN, m: int = OUT, seed: int = SEED) -> Any:
-    """A new layer: the model, and the variables that init gives."""
+    """Return a new layer: the model, and the variables that init gives."""
     model = Layer(features=m)
     return model, model.init(jax.random.key(seed), jnp.zeros((1, n)))
 
@@ -27,7 +27,7 @@ def parameters_of(layer: Any) -> tuple[Any, Any]:
 
 
 def write(layer: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
-    """The layer with this kernel and this bias written in."""
+    """Return the layer with this kernel and this bias written in."""
     model, variables = layer
     shapes = tuple(value.shape for value in parameters_of(layer))
     assert shapes == (kernel.shape, bias.shape), f"kernel and bias have the shapes {shapes}"
@@ -36,18 +36,18 @@ def write(layer: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
 
 
 def written(kernel: np.ndarray, bias: np.ndarray) -> Any:
-    """A new layer with this kernel and this bias written in."""
+    """Return a new layer with this kernel and this bias written in."""
     return write(build(*kernel.shape), kernel, bias)
 
 
 def call(layer: Any, x: Any) -> jax.Array:
-    """The output of the layer."""
+    """Return the output of the layer."""
     model, variables = layer
     return model.apply(variables, x)
 
 
 def pure(layer: Any) -> Any:
-    """The layer as a function of kernel, bias and x."""
+    """Return the layer as a function of kernel, bias and x."""
     model, variables = layer
 
     def f(kernel: Any, bias: Any, x: Any) -> jax.Array:
@@ -58,13 +58,13 @@ def pure(layer: Any) -> Any:
 
 
 def arrays(layer: Any) -> dict[str, Any]:
-    """Every array of the layer's variables, by its path."""
+    """Return every array of the layer's variables, by its path."""
     paths, _ = jax.tree_util.tree_flatten_with_path(layer[1])
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
 
 
 def drawn(key: Any, n: int = IN, m: int = OUT) -> Any:
-    """The kernel of a layer that is built from a key, which may be traced."""
+    """Return the kernel of a layer that is built from a key, which may be traced."""
     return Layer(features=m).init(key, jnp.zeros((1, n)))["params"]["kernel"]
 
 

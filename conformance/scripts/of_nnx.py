@@ -16,7 +16,7 @@ from conformance.scripts.given import IN, OUT, SEED, Layer
 
 
 def build(n: int = IN, m: int = OUT, seed: int = SEED) -> Any:
-    """A new layer."""
+    """Return a new layer."""
     return Layer(n, m, rngs=nnx.Rngs(seed))
 
 
@@ -26,7 +26,7 @@ def parameters_of(layer: Any) -> tuple[Any, Any]:
 
 
 def write(layer: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
-    """The layer with this kernel and this bias written in."""
+    """Return the layer with this kernel and this bias written in."""
     shapes = tuple(value.shape for value in parameters_of(layer))
     assert shapes == (kernel.shape, bias.shape), f"kernel and bias have the shapes {shapes}"
     new = {2: jnp.asarray(kernel), 1: jnp.asarray(bias)}
@@ -35,17 +35,17 @@ def write(layer: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
 
 
 def written(kernel: np.ndarray, bias: np.ndarray) -> Any:
-    """A new layer with this kernel and this bias written in."""
+    """Return a new layer with this kernel and this bias written in."""
     return write(build(*kernel.shape), kernel, bias)
 
 
 def call(layer: Any, x: Any) -> jax.Array:
-    """The output of the layer."""
+    """Return the output of the layer."""
     return layer(x)
 
 
 def pure(layer: Any) -> Any:
-    """The layer as a function of kernel, bias and x."""
+    """Return the layer as a function of kernel, bias and x."""
     graphdef, state = nnx.split(layer)
 
     def f(kernel: Any, bias: Any, x: Any) -> jax.Array:
@@ -56,14 +56,14 @@ def pure(layer: Any) -> Any:
 
 
 def arrays(layer: Any) -> dict[str, Any]:
-    """Every array of the layer's state, by its path."""
+    """Return every array of the layer's state, by its path."""
     state = nnx.to_pure_dict(nnx.state(layer)) if hasattr(nnx, "to_pure_dict") else nnx.state(layer)
     paths, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
 
 
 def drawn(key: Any, n: int = IN, m: int = OUT) -> Any:
-    """The kernel of a layer that is built from a key, which may be traced."""
+    """Return the kernel of a layer that is built from a key, which may be traced."""
     return Layer(n, m, rngs=nnx.Rngs(key)).kernel[...]
 
 

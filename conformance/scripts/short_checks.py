@@ -161,7 +161,7 @@ def jit() -> None:
 
 
 def three_gradients(x: np.ndarray, k: np.ndarray, g: np.ndarray) -> dict[str, Any]:
-    """The right gradients of ``sum(f(x) * g)``, each with its bound."""
+    """Return the right gradients of ``sum(f(x) * g)``, each with its bound."""
     rows, cotangents = x.reshape(-1, IN), g.reshape(-1, OUT)
     summed, bound = product(np.ones((1, len(rows))), cotangents)
     return {"kernel": product(rows.T, cotangents), "bias": (summed[0], bound[0]),

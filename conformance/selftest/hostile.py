@@ -44,24 +44,24 @@ class Plugin:
 
     @property
     def id(self) -> str:
-        """What its results are keyed by."""
+        """Return what its results are keyed by."""
         return f"{self.distribution}:{self.name}"
 
 
 def _imported(name: str, outcome: str, said: str, lines: str) -> Plugin:
-    """One that does it when it is imported, and is an ordinary layer otherwise."""
+    """Return one that does it when it is imported, and is an ordinary layer otherwise."""
     return Plugin(name, outcome, said, f"{textwrap.dedent(lines)}\n{_BASE}")
 
 
 def _called(name: str, outcome: str, said: str, lines: str) -> Plugin:
-    """One that does it in every call."""
+    """Return one that does it in every call."""
     body = textwrap.indent(textwrap.dedent(lines).strip(), " " * 8)
     call = f"\n    def __call__(self, x):\n{body}\n        return super().__call__(x)\n"
     return Plugin(name, outcome, said, _BASE.replace("    pass\n", "") + call)
 
 
 def _constructed(name: str, outcome: str, said: str, lines: str) -> Plugin:
-    """One that does it in every construction."""
+    """Return one that does it in every construction."""
     body = textwrap.indent(textwrap.dedent(lines).strip(), " " * 8)
     text = f"\n    def __init__(self, *a, **k):\n{body}\n        super().__init__(*a, **k)\n"
     return Plugin(name, outcome, said, _BASE.replace("    pass\n", "") + text)

@@ -44,7 +44,7 @@ def bfloat16(z: np.ndarray) -> np.ndarray:
 
 
 def standardise(z: np.ndarray) -> np.ndarray:
-    """Each kernel with exact mean 0 and variance 1."""
+    """Return each kernel with exact mean 0 and variance 1."""
     centred = z - z.mean(axis=(1, 2), keepdims=True)
     return centred / np.sqrt(np.square(centred).mean(axis=(1, 2), keepdims=True))
 
@@ -66,14 +66,14 @@ def autoregressive(g: np.random.Generator, seeds: int, rows_: int, columns: int)
 
 
 def paired_columns(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """Every second column repeats the one before."""
+    """Return every second column repeats the one before."""
     z = g.standard_normal((seeds, rows_, columns))
     z[:, :, 1::2] = z[:, :, : columns // 2 * 2 : 2]
     return z
 
 
 def antithetic(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """The second half of the columns is minus the first."""
+    """Return the second half of the columns is minus the first."""
     z = g.standard_normal((seeds, rows_, columns))
     half = columns // 2
     z[:, :, half : 2 * half] = -z[:, :, :half]
@@ -81,12 +81,12 @@ def antithetic(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> 
 
 
 def antithetic_rows(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """The second half of the rows is minus the first."""
+    """Return the second half of the rows is minus the first."""
     return antithetic(g, seeds, columns, rows_).swapaxes(1, 2)
 
 
 def scrambled_copies(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """One row, copied with random signs."""
+    """Return one row, copied with random signs."""
     z = g.standard_normal((seeds, 1, columns)) * np.ones((1, rows_, 1))
     return np.abs(z) * g.choice([-1.0, 1.0], size=(seeds, rows_, columns))
 
@@ -113,7 +113,7 @@ def stream_offset(g: np.random.Generator, seeds: int, rows_: int, columns: int) 
 
 
 def edited(edit: Callable[[np.ndarray], object], base: Draw = normal) -> Draw:
-    """A draw whose weights are then changed in place, or replaced by what `edit` returns."""
+    """Return a draw whose weights are then changed in place, or replaced by what `edit` returns."""
 
     def draw(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
         z = base(g, seeds, rows_, columns).astype(np.float64)
@@ -124,12 +124,12 @@ def edited(edit: Callable[[np.ndarray], object], base: Draw = normal) -> Draw:
 
 
 def drawn_by(method: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]) -> Draw:
-    """A draw from a method of the generator."""
+    """Return a draw from a method of the generator."""
     return lambda g, seeds, rows_, columns: method(g, (seeds, rows_, columns))
 
 
 def scaled_by(variance: Callable[[int, int], float], base: Draw = normal) -> Draw:
-    """The draw whose variance is `variance(fan_in, fan_out)` instead of 1/fan_in."""
+    """Return the draw whose variance is `variance(fan_in, fan_out)` instead of 1/fan_in."""
     return lambda g, seeds, rows_, columns: (
         base(g, seeds, rows_, columns) * math.sqrt(variance(rows_, columns) * rows_)
     )
@@ -184,7 +184,7 @@ def _signs_of_magnitudes(z: np.ndarray) -> None:
 
 
 def permuted_rows(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """Every row holds the numbers of the first, in an order of its own."""
+    """Return every row holds the numbers of the first, in an order of its own."""
     z = np.repeat(g.standard_normal((seeds, 1, columns)), rows_, axis=1)
     return g.permuted(z, axis=2)
 

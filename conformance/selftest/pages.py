@@ -18,7 +18,7 @@ NEWER: dict[str, Any] = {"jax": "0.12.0.1", "flax": "0.12.12"}
 
 
 def loaded(*found: Document) -> tuple[Results, ...]:
-    """What reading such a file gives."""
+    """Return what reading such a file gives."""
     return parse(text_of(collection(found)), "x.json")
 
 
@@ -29,7 +29,7 @@ def needs_extra() -> None:
 
 
 def page_of(*found: Document) -> str:
-    """The page of such results."""
+    """Return the page of such results."""
     needs_extra()
     from conformance.report.html import page
 
@@ -66,7 +66,7 @@ class Page(HTMLParser):
         return [(a, " ".join("".join(t).split())) for name, a, t in self.elements if name == tag]
 
     def ids(self) -> dict[str, tuple[dict[str, str | None], str]]:
-        """The addressable elements."""
+        """Return the addressable elements."""
         found = [(a["id"], (a, "".join(t).strip())) for _, a, t in self.elements if "id" in a]
         assert not [id for id, n in Counter(id for id, _ in found).items() if n > 1]
         return {id: element for id, element in found if id}

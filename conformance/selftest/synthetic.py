@@ -109,7 +109,7 @@ def results(
     plots: bool = False,
     **environment: Any,
 ) -> dict[str, Any]:
-    """The document of a run.
+    """Return the document of a run.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def settled(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def cell_at(document: dict[str, Any], implementation: int, requirement: int) -> dict[str, Any]:
-    """The cell of the matrix at that place."""
+    """Return the cell of the matrix at that place."""
     found: dict[str, Any] = document["cells"][
         implementation * len(document["requirements"]) + requirement
     ]

@@ -32,7 +32,7 @@ VarianceLaw = Callable[[int, int], float]
 
 
 def standardised(samples: Samples, variance: VarianceLaw) -> dict[Shape, Array]:
-    """Every size divided by its declared standard deviation, as float64."""
+    """Return every size divided by its declared standard deviation, as float64."""
     return {
         size: np.asarray(w, np.float64) / math.sqrt(variance(*size)) for size, w in samples.items()
     }
@@ -54,7 +54,7 @@ def pooled(standard: Samples) -> Array:
 
 
 def variance_row(samples: Samples, variance: VarianceLaw, slack: float = 0.0) -> list[Evidence]:
-    """The second moment at every size, and of all sizes together."""
+    """Check the second moment at every size, and of all sizes together."""
     standard = standardised(samples, variance)
     by_fan_in = all(math.isclose(variance(*size) * size[0], 1.0) for size in samples)
     quantity = "in * E[K^2]" if by_fan_in else "E[K^2] / variance"
@@ -65,14 +65,14 @@ def variance_row(samples: Samples, variance: VarianceLaw, slack: float = 0.0) ->
 
 
 def _over_all(evidence: Evidence, standard: Samples) -> Evidence:
-    """The evidence of all sizes together says so, where there are several."""
+    """Return the evidence of all sizes together, if there are several."""
     if len(standard) == 1:
         return replace(evidence, shape=next(iter(standard)))
     return replace(evidence, found=f"{evidence.found} over all sizes")
 
 
 def mean_row(standard: Samples, slack: float = 0.0) -> list[Evidence]:
-    """The mean of all weights together, and of each size."""
+    """Check the mean of all weights together, and of each size."""
     return [
         _over_all(moments.mean(pooled(standard), slack), standard),
         *(moments.mean(z, slack) for z in standard.values()),
@@ -80,7 +80,7 @@ def mean_row(standard: Samples, slack: float = 0.0) -> list[Evidence]:
 
 
 def centred(standard: Samples) -> dict[Shape, Array]:
-    """The samples, less the measured mean of each size if the mean is rejected.
+    """Return the samples, less the measured mean of each size if the mean is rejected.
 
     The other rows look at these, so that a wrong mean is reported once, by its own row.
     """
@@ -105,7 +105,7 @@ def independence_row(standard: Samples) -> list[Evidence]:
 
 
 def magnitude_row(standard: Samples) -> list[Evidence]:
-    """The independence of the magnitudes, from the differences of two seeds."""
+    """Check the independence of the magnitudes, from the differences of two seeds."""
     evidence = []
     for z in standard.values():
         evidence += _correlations(correlation.magnitudes_between_seeds(z), "magnitudes")
@@ -113,7 +113,7 @@ def magnitude_row(standard: Samples) -> list[Evidence]:
 
 
 def structure_row(standard: Samples) -> list[Evidence]:
-    """What the values of single kernels show, without comparing seeds."""
+    """Return what the values of single kernels show, without comparing seeds."""
     evidence = []
     # Under a skewed law three signs have a product of their own, which kernel-law reports.
     symmetric = not shape.sign_symmetry(pooled(standard)).rejected
@@ -137,7 +137,7 @@ def _correlations(values: Array, what: str) -> list[Evidence]:
 
 
 def homogeneity_row(standard: Samples, law_accepted: bool) -> list[Evidence]:
-    """Every row, column and entry has mean 0 and the same magnitude as the others.
+    """Check that every row, column and entry has mean 0 and the magnitude of the others.
 
     Magnitudes by ranks, for any law, and by sums of squares, which see more but only for laws no
     wider than the normal.

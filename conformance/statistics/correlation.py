@@ -188,7 +188,7 @@ def reflections(z: Array, what: str = "weights") -> Evidence:
 
 
 def _images_of(place: np.ndarray) -> list[np.ndarray]:
-    """The positions that `reflections` pairs, in its order."""
+    """Return the positions that `reflections` pairs, in its order."""
     images = [place[None, ::-1, :], place[None, :, ::-1], place[None, ::-1, ::-1]]
     if place.shape[0] == place.shape[1]:
         images += [place.T[None], place[::-1, ::-1].T[None]]

@@ -21,7 +21,7 @@ class Cell:
 
     @property
     def count(self) -> int:
-        """The number of weights of this size."""
+        """Return the number of weights of this size."""
         return self.shape[0] * self.shape[1] * len(self.seeds)
 
 
@@ -35,7 +35,7 @@ class Design:
 
     @property
     def count(self) -> int:
-        """The number of weights of all sizes together."""
+        """Return the number of weights of all sizes together."""
         return sum(cell.count for cell in self.cells)
 
 
@@ -68,7 +68,7 @@ _PROFILES: dict[str, tuple[float, tuple[tuple[Shape, int], ...]]] = {
 
 
 def design(profile: str, first_seed: int = FIRST_SEED) -> Design:
-    """The experiment of `profile` (quick, standard or thorough) from `first_seed` on.
+    """Return the experiment of `profile` (quick, standard or thorough) from `first_seed` on.
 
     Raises ValueError for another profile, or when the seeds would leave [0, 2**32).
     """
@@ -86,7 +86,7 @@ def design(profile: str, first_seed: int = FIRST_SEED) -> Design:
 
 
 def fresh_seed(seed: int, in_features: int, features: int, dtype: str = "float32") -> int:
-    """A seed for a generated case that no other size shares: a hash of everything drawn.
+    """Return a seed for a generated case that no other size shares: a hash of everything drawn.
 
     Adaptive search keeps the false-alarm bound only if each kernel is independent of those seen,
     which one seed at two sizes is not.

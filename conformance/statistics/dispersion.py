@@ -41,14 +41,14 @@ def log_ball(dimension: int, squared_radius: float) -> float:
 
 
 def _limit(dimension: int, log_density: float, extra: float) -> float:
-    """The squared radius at which the ball's probability bound is ALPHA."""
+    """Return the squared radius at which the ball's probability bound is ALPHA."""
     half = dimension / 2
     room = LOG_ALPHA - dimension * log_density - extra + math.lgamma(half + 1)
     return math.exp(room / half) / math.pi
 
 
 def under_dispersion(z: Array, group: str) -> Evidence:
-    """The norms of rows, columns or seeds differ as much as chance makes them.
+    """Check that norms of rows, columns or seeds differ as much as chance makes them.
 
     With r_g the mean square of group g, the logarithms ln r_g are independent with a density of at
     most M = 1.25 sqrt(k / (2 pi Var z^2)). The G - 1 differences from one of them lie in a set of
@@ -78,12 +78,12 @@ def under_dispersion(z: Array, group: str) -> Evidence:
 
 
 def _within(group: str) -> tuple[int, ...]:
-    """The axis summed over so that every seed contributes its own rows or columns."""
+    """Return the axis summed over so that every seed contributes its own rows or columns."""
     return (2,) if group == "row" else (1,)
 
 
 def centred(z: Array, group: str) -> Evidence:
-    """The sums of rows, columns or whole kernels are as far from 0 as chance puts them.
+    """Check that sums of rows, columns or kernels are as far from 0 as chance puts them.
 
     The G normalised sums are independent, each with a density of at most sqrt(2) 0.399, so
     P(sum S_g^2 <= s) <= (sqrt(2) 0.399)^G V_G s^(G/2). The measured scale replaces the true one at

@@ -49,22 +49,22 @@ class Evidence:
 
     @property
     def rejected(self) -> bool:
-        """Whether chance produces this in at most one of 1 / ALPHA correct layers."""
+        """Return whether chance produces this in at most one of 1 / ALPHA correct layers."""
         return self.log_p <= LOG_ALPHA
 
 
 def strongest(evidence: Iterable[Evidence]) -> Evidence:
-    """The piece of evidence that speaks most clearly against the layer."""
+    """Return the piece of evidence that speaks most clearly against the layer."""
     return min(evidence, key=lambda piece: piece.log_p)
 
 
 def rejections(evidence: Iterable[Evidence]) -> list[Evidence]:
-    """Every rejected piece of evidence, the clearest first."""
+    """Return every rejected piece of evidence, the clearest first."""
     return sorted((piece for piece in evidence if piece.rejected), key=lambda piece: piece.log_p)
 
 
 def nothing(check: str, where: str, why: str) -> Evidence:
-    """A check that a sample is too small for: it can neither accept nor reject anything."""
+    """Return a check that a sample is too small for: it can neither accept nor reject anything."""
     return Evidence(
         check, 0.0, 0.0, (-math.inf, math.inf), 0, f"{check} not measured{where}: {why}"
     )

@@ -184,11 +184,11 @@ class Candidate:
     corrected: bool = True
 
     def variance(self, shape: Shape) -> float:
-        """Its variance at a size."""
+        """Return the law's variance at a size."""
         return self.scale.variance(*shape) * (1.0 if self.corrected else TRUNCATED_VARIANCE)
 
     def diagnosis(self) -> LawDiagnosis:
-        """Its name and sentence."""
+        """Return the cause's name and sentence."""
         own = OWN_NAMES.get((self.family.name, self.scale.name))
         if own is not None:
             name, sentence, remedy = own
@@ -208,7 +208,7 @@ class Candidate:
 
 
 def identify_law(samples: Mapping[Shape, Array]) -> LawDiagnosis:
-    """The initial law of kernels, from `samples`: size (in, out) -> (seeds, in, out).
+    """Check the initial law of kernels, from `samples`: size (in, out) -> (seeds, in, out).
 
     Sizes with weights that are not finite are left out, unless all are.
     """
@@ -275,7 +275,7 @@ def _most_likely(
 
 
 def _describe(samples: Mapping[Shape, Array]) -> tuple[str, float | None]:
-    """The variance in words, without a name: a constant factor off, constant, or by size.
+    """Return the variance in words, without a name: a constant factor off, constant, or by size.
 
     And the factor, None where the sizes do not agree on one, 0 where it is the variance itself.
     """
@@ -291,7 +291,7 @@ def _describe(samples: Mapping[Shape, Array]) -> tuple[str, float | None]:
 
 
 def common_factor(ratios: Mapping[Shape, float], counts: Mapping[Shape, int]) -> float | None:
-    """The one factor that mean squares of as many weights agree on, or None."""
+    """Return the one factor that mean squares of as many weights agree on, or None."""
     average = sum(ratios[s] * counts[s] for s in ratios) / sum(counts.values())
     if all(chernoff(ratios[s] / average, counts[s]) > CONSISTENT for s in ratios):
         return average
@@ -299,7 +299,7 @@ def common_factor(ratios: Mapping[Shape, float], counts: Mapping[Shape, int]) ->
 
 
 def _cut(samples: Mapping[Shape, Array]) -> str:
-    """Where the law ends, if the largest weights of all large samples agree on that."""
+    """Return where the law ends, if the largest weights of all large samples agree on that."""
     ends = [np.abs(w).max() * math.sqrt(s[0]) for s, w in samples.items() if w.size >= _MANY]
     if len(ends) < 2 or max(ends) > (1 + _NEAR) * min(ends):
         return ""
@@ -307,7 +307,7 @@ def _cut(samples: Mapping[Shape, Array]) -> str:
 
 
 def _common_family(samples: Mapping[Shape, Array]) -> Family | None:
-    """The family on which all sizes agree, each rescaled by its own root mean square."""
+    """Return the family on which all sizes agree, each rescaled by its own root mean square."""
     rescaled = [w.ravel() / math.sqrt(float(np.mean(np.square(w)))) for w in samples.values()]
     pooled = np.concatenate(rescaled)
     smallest = min(w.size for w in rescaled)
@@ -315,7 +315,7 @@ def _common_family(samples: Mapping[Shape, Array]) -> Family | None:
 
 
 def _special(samples: Mapping[Shape, Array]) -> LawDiagnosis | None:
-    """The structural causes, which are not a matter of likelihood."""
+    """Return the structural causes, which likelihood does not decide."""
     if not any(w.any() for w in samples.values()):
         return LawDiagnosis("known", "zeros", "every weight is 0: the kernel is not initialized.")
     if not all(w.any() for w in samples.values()):
@@ -339,7 +339,7 @@ def _special(samples: Mapping[Shape, Array]) -> LawDiagnosis | None:
 
 
 def _clipped(w: Array) -> bool:
-    """Whether far more weights sit on the largest |w| than on any other value but 0."""
+    """Return whether far more weights sit on the largest |w| than on any other value but 0."""
     values, counts = np.unique(np.abs(w[w != 0]), return_counts=True)
     if values.size < 8 or w.min() != -w.max():
         return False
@@ -362,7 +362,7 @@ def _spread(values: Array) -> float:
 
 
 def _orthogonal(w: Array) -> bool:
-    """Whether the shorter lines of every kernel are perpendicular and of one length."""
+    """Return whether the shorter lines of every kernel are perpendicular and of one length."""
     lines = w if w.shape[1] <= w.shape[2] else w.swapaxes(1, 2)
     gram = lines[:8] @ lines[:8].swapaxes(1, 2)
     length = float(np.mean(np.diagonal(gram, axis1=1, axis2=2)))

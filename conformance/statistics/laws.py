@@ -33,7 +33,7 @@ class Family:
 
 
 def standard_normal_cdf(z: Array) -> Array:
-    """The distribution function of N(0, 1)."""
+    """Return the distribution function of N(0, 1)."""
     from scipy.special import ndtr  # JAX depends on SciPy; imported late because it is slow to load
 
     return np.asarray(ndtr(z), np.float64)

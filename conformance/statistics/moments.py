@@ -41,7 +41,7 @@ def chernoff(ratio: float, count: int) -> float:
 
 
 def _solve(count: int, log_p: float, low: float, high: float) -> float:
-    """The ratio between `low` and `high` at which the Chernoff bound equals `log_p`."""
+    """Return the ratio between `low` and `high` at which the Chernoff bound equals `log_p`."""
     outer, inner = (high, low) if high > 1 else (low, high)
     for _ in range(200):
         middle = (outer + inner) / 2
@@ -53,7 +53,7 @@ def _solve(count: int, log_p: float, low: float, high: float) -> float:
 
 
 def variance_limits(count: int, log_alpha: float = LOG_ALPHA) -> tuple[float, float]:
-    """The interval of mean(z^2) that is accepted with `count` weights, both sides together.
+    """Return the interval of mean(z^2) that is accepted with `count` weights, both sides together.
 
     Fewer than four weights have no lower limit: the float32 lattice of the truncated normal holds
     an exact zero, so one small kernel in 2^23 is 0.
@@ -146,7 +146,7 @@ def group_mean(z: Array, group: str) -> Evidence:
 
 
 def group_variance(z: Array, group: str) -> Evidence:
-    """Every row, column, entry or seed has its share of the sum of squares.
+    """Check that every row, column, entry or seed has its share of the sum of squares.
 
     A group of k among n weights has the share c, expected p = k/n. For chi-square sums G and R,
     P(G >= c (G + R)) <= min_t (1 - 2t(1-c))^(-k/2) (1 + 2tc)^(-(n-k)/2) = exp(-n/2 KL(p || c)),
@@ -182,7 +182,7 @@ def group_variance(z: Array, group: str) -> Evidence:
 
 
 def _share_limits(expected: float, limit: float) -> tuple[float, float]:
-    """The ratios c/p between which KL(p || c) stays below `limit`."""
+    """Return the ratios c/p between which KL(p || c) stays below `limit`."""
 
     def divergence(share: float) -> float:
         return expected * math.log(expected / share) + (1 - expected) * math.log(
@@ -263,7 +263,7 @@ def dead(z: Array, group: str) -> Evidence:
 
 
 def magnitude_ranks(z: Array) -> Array:
-    """The mid-ranks of |z| among all weights, scaled to [-1/2, 1/2], in the shape of z."""
+    """Return the mid-ranks of |z| among all weights, scaled to [-1/2, 1/2], in the shape of z."""
     values, place, counts = np.unique(np.abs(z), return_inverse=True, return_counts=True)
     del values
     middle = np.cumsum(counts) - (counts + 1) / 2

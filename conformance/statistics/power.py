@@ -42,7 +42,7 @@ def detectable_variance(count: int, alpha: float = ALPHA, miss: float = MISS) ->
 
 
 def weights_for_variance(error: float, alpha: float = ALPHA, miss: float = MISS) -> int:
-    """The number of weights that detects a relative variance error: about 373 / error^2."""
+    """Return the number of weights that detects a relative variance error: about 373 / error^2."""
     low, high = 4, 8
     while detectable_variance(high, alpha, miss) > error:
         high *= 2
@@ -58,7 +58,7 @@ def weights_for_variance(error: float, alpha: float = ALPHA, miss: float = MISS)
 def detectable_shift(
     count: int, alpha: float = ALPHA, miss: float = MISS, comparisons: int = 1
 ) -> float:
-    """The smallest mean (in standard deviations) or correlation that `count` weights detect.
+    """Return the smallest mean (in standard deviations) or correlation that `count` weights detect.
 
     The sum is sub-Gaussian about n d as well, so d sqrt(n) = T(alpha) + sqrt(2 ln(1/miss)): about
     sqrt(186 / n). (The exact normal tail instead of the bound gives 173.)
@@ -68,7 +68,7 @@ def detectable_shift(
 
 
 def weights_for_shift(error: float, alpha: float = ALPHA, miss: float = MISS) -> int:
-    """The number of weights that detects a mean shift (or a correlation) of `error`."""
+    """Return the number of weights that detects a mean shift (or a correlation) of `error`."""
     return math.ceil((detectable_shift(1, alpha, miss) / error) ** 2)
 
 

@@ -39,7 +39,7 @@ def difference_cover(limit: int) -> tuple[int, ...]:
 
 
 def single_bit_flips() -> tuple[int, ...]:
-    """Each base and each base with one of its 32 bits flipped."""
+    """Return each base and each base with one of its 32 bits flipped."""
     return tuple(base ^ flip for base in BASES for flip in (0, *(1 << bit for bit in range(32))))
 
 
@@ -109,7 +109,7 @@ def _default(seed: int) -> _Reduction:
 
 
 def _reductions(ignored: int, moduli: Sequence[int]) -> list[_Reduction]:
-    """Every reduction of a seed that this suite can name.
+    """Return every reduction of a seed that this suite can name.
 
     `ignored` masks the bits that no collision distinguishes, `moduli` are the candidates for m.
     """
@@ -198,7 +198,7 @@ def _reductions(ignored: int, moduli: Sequence[int]) -> list[_Reduction]:
 
 
 def diagnose_seeds(digests: Mapping[int, Hashable]) -> SeedDiagnosis:
-    """What the seeds whose kernels (as `digests`) are equal have in common.
+    """Return what the seeds whose kernels (as `digests`) are equal have in common.
 
     A reduction is named only if it predicts exactly the collisions seen, no more and no fewer; two
     different ones that both do are reported as ambiguous, none as unknown.
@@ -244,7 +244,7 @@ def _partition(seeds: Sequence[int], key: Callable[[int], Hashable]) -> list[int
 
 
 def _ignored_bits(digests: Mapping[int, Hashable]) -> int:
-    """The bits whose flip changes no kernel, wherever the set holds both seeds."""
+    """Return the bits whose flip changes no kernel, wherever the set holds both seeds."""
     ignored = 0
     for bit in range(32):
         flips = [
@@ -258,7 +258,7 @@ def _ignored_bits(digests: Mapping[int, Hashable]) -> int:
 
 
 def _moduli(pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """Every m that divides all the differences of colliding seeds."""
+    """Return every m that divides all the differences of colliding seeds."""
     common = math.gcd(*(second - first for first, second in pairs))
     small = [m for m in range(2, math.isqrt(common) + 1) if common % m == 0]
     return sorted({*small, *(common // m for m in small), common} - {1})
@@ -270,6 +270,6 @@ def birthday(seeds: int, log_levels: float) -> float:
 
 
 def covers(seeds: Sequence[int], limit: int) -> bool:
-    """Whether some two seeds differ by every m up to `limit`."""
+    """Return whether some two seeds differ by every m up to `limit`."""
     differences = {abs(a - b) for a, b in combinations(seeds, 2)}
     return differences.issuperset(range(1, limit + 1))

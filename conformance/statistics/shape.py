@@ -41,7 +41,7 @@ _ROUNDING = 3e-4
 
 
 def distribution(z: Array, family: Family) -> Evidence:
-    """The sample follows the distribution function F of `family`.
+    """Check that the sample follows the distribution function F of `family`.
 
     p <= 3 min(2 exp(-2 n D^2), 2 n exp(-n max_i KL(i/n, F(z_i))), support): Dvoretzky-Kiefer-
     Wolfowitz with Massart's constant (1990), and Berk and Jones (1979) with the Chernoff bound of
@@ -100,7 +100,7 @@ def distribution(z: Array, family: Family) -> Evidence:
 
 
 def _of_support(largest: float, family: Family, log_p: float, count: int, shape: str) -> Evidence:
-    """The largest |z| is what the family cannot have, or what so many of it would exceed."""
+    """Return the evidence of the largest |z|, beyond the family or too small for the count."""
     if largest > family.largest:
         accepted, words = (0.0, family.largest), f"up to {family.largest:.4g}"
     else:
@@ -138,14 +138,14 @@ def support_log_p(z: Array, family: Family) -> float:
 
 
 def follows(z: Array, families: Sequence[Family]) -> Evidence:
-    """The sample follows one of the declared `families`: the p-value of the best one."""
+    """Check that the sample follows a declared family; the p-value is the best family's."""
     return max((distribution(z, family) for family in families), key=lambda piece: piece.log_p)
 
 
 def family_of(
     z: Array, candidates: Sequence[Family] = NAMED, scale_count: int | None = None
 ) -> Family | None:
-    """The one family that the sample is consistent with, or None if it is none or several.
+    """Return the one family that the sample is consistent with, or None if it is none or several.
 
     z is rescaled by its own root mean square first, so that the scale cannot mislead. If parts of
     it were rescaled before, `scale_count` is the size of the smallest part.

@@ -131,7 +131,7 @@ def permutations(z: Array) -> Evidence:
 
 
 def shared_line(kernels: Array) -> tuple[int, int] | None:
-    """The first two kernels (by index) that share a row up to its sign, or None.
+    """Return the first two kernels (by index) that share a row up to its sign, or None.
 
     Only rows of at least 16 weights and 8 magnitudes count: two of them are equal by chance with
     a probability below 1e-14 even if they are drawn from 128 levels, and for a million pairs.

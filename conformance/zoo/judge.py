@@ -31,7 +31,7 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """A defect's id, or the short form of a correct layer's place."""
+        """Return a defect's id, or the short form of a correct layer's place."""
         return self.defect.id if self.defect is not None else self.spec.rpartition(".")[2]
 
 
@@ -61,12 +61,12 @@ class Judgement:
 
     @property
     def killed(self) -> bool:
-        """Whether the suite noticed anything."""
+        """Return whether the suite noticed anything."""
         return bool(self.failed)
 
     @property
     def blamed(self) -> str:
-        """The requirement that was reported first, or nothing."""
+        """Return the requirement that was reported first, or nothing."""
         return self.failed[0] if self.failed else ""
 
 

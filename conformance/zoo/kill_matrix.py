@@ -16,7 +16,7 @@ LEGEND = "# blamed first   x failed, too   o blocked   . holds   (blank) not che
 
 
 def matrix(judgements: Sequence[Judgement], rows: Sequence[Requirement]) -> list[str]:
-    """One line for each defect, one column for each requirement, by area."""
+    """Return one line for each defect, one column for each requirement, by area."""
     rows = sorted(rows, key=lambda row: AREAS.index(row.area))
     defects = [judgement for judgement in judgements if judgement.subject.defect is not None]
     width = max((len(judgement.subject.name) for judgement in defects), default=0)
@@ -28,7 +28,7 @@ def matrix(judgements: Sequence[Judgement], rows: Sequence[Requirement]) -> list
 
 
 def _header(rows: Sequence[Requirement]) -> str:
-    """The areas, each over its columns, cut where it has too few."""
+    """Return the areas, each over its columns, cut where it has too few."""
     parts = []
     for area, group in groupby(rows, key=lambda row: row.area):
         count = len(list(group))
@@ -47,7 +47,7 @@ def _mark(judgement: Judgement, requirement: str) -> str:
 
 
 def kill_rate(judgements: Sequence[Judgement]) -> dict[str, int]:
-    """How many defects there are, were noticed, and were blamed on the right requirement."""
+    """Return how many defects there are, were noticed, and were blamed on the right requirement."""
     defects = [j for j in judgements if j.subject.defect is not None]
     correct = [j for j in judgements if j.subject.defect is None]
     return {

@@ -16,7 +16,7 @@ _MOST = 4
 
 
 def one(pattern: str) -> Requirement:
-    """The one requirement that is meant.
+    """Return the one requirement that is meant.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def candidates(requirement: Requirement, names: Sequence[str] = ()) -> list[Subj
 def without(
     requirement: Requirement, arguments: Sequence[str], names: Sequence[str] = ()
 ) -> list[Judgement]:
-    """What the rest of the suite says about the candidates.
+    """Return what the rest of the suite says about the candidates.
 
     Parameters
     ----------
@@ -59,14 +59,14 @@ def without(
 
 
 def lives(judgement: Judgement, requirement: Requirement) -> bool:
-    """Whether nothing else has noticed it."""
+    """Return whether nothing else has noticed it."""
     return bool(judgement.checked) and not (
         {*judgement.failed, *judgement.blocked} - {requirement.id}
     )
 
 
 def lines(requirement: Requirement, judgements: Sequence[Judgement]) -> list[str]:
-    """The same in words."""
+    """Return the result in words."""
     listed = []
     for judgement in judgements:
         by = "lives" if lives(judgement, requirement) else f"is caught by {judgement.blamed}"

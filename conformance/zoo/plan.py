@@ -45,7 +45,7 @@ def plan(
 
 
 def cells_of(subject: Subject, rows: Sequence[Requirement], *, full: bool = False) -> list[str]:
-    """The requirements that are checked on one layer, in the order of the contract."""
+    """Return the requirements that are checked on one layer, in the order of the contract."""
     if full:
         return [row.id for row in rows]
     declared = subject.defect
@@ -71,7 +71,7 @@ def foundations(ids: Iterable[str], rows: Sequence[Requirement]) -> set[str]:
 
 
 def _draw(*names: str) -> float:
-    """A number in [0, 1) that is the same in every process."""
+    """Return a number in [0, 1) that is the same in every process."""
     digest = hashlib.sha256("\0".join(names).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 

@@ -63,7 +63,7 @@ class Report:
         return not any(judgement.problems for judgement in self.judgements)
 
     def lines(self) -> list[str]:
-        """The report as text: the matrix, its sums, and whatever went wrong."""
+        """Return the report as text: the matrix, its sums, and whatever went wrong."""
         rate = kill_rate(self.judgements)
         wrong = [
             f"{j.subject.name} ({j.subject.spec}): {problem}"
@@ -84,7 +84,7 @@ class Report:
 
 
 def subjects(names: Sequence[str] = ()) -> list[Subject]:
-    """The layers of the zoo, or those with these names: a defect's id, or an attribute.
+    """Return the layers of the zoo, or those with these names: a defect's id, or an attribute.
 
     Raises
     ------

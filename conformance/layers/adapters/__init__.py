@@ -169,7 +169,7 @@ def _argument(layer: Any, name: str, value: Any) -> Any:
 
 
 def _object(value: Any) -> Any:
-    """What ``module:attribute`` names; any other value as it is.
+    """Return what ``module:attribute`` names; any other value as it is.
 
     Raises
     ------

@@ -22,7 +22,7 @@ __all__ = ["collection_leaves", "from_linen"]
 
 
 def collection_leaves(variables: Any) -> list[Leaf]:
-    """The leaves of a Linen variable dict; the kind of a leaf is its collection.
+    """Return the leaves of a Linen variable dict; the kind of a leaf is its collection.
 
     Boxes around parameters, such as ``nn.Partitioned``, are not part of their names.
     """
@@ -37,7 +37,7 @@ def _leaves(parameters: Parameters) -> list[Leaf]:
 def from_linen(
     construct: Callable[[int, int], Any], name: str, convention: Convention, library: str
 ) -> Implementation:
-    """An implementation of the class; ``construct(in_features, out_features)`` builds it."""
+    """Return an implementation of the class; ``construct(in_features, out_features)`` builds it."""
     register()
 
     def init(seed: Any, in_features: int, out_features: int) -> Parameters:

@@ -38,11 +38,11 @@ class Leaf:
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
+        """Return the last part of the path."""
         return self.path[-1] if self.path else ""
 
     def is_called(self, name: str) -> bool:
-        """Whether this is its name, or its whole path with dots."""
+        """Return whether this is its name, or its whole path with dots."""
         return name in (self.name, ".".join(self.path))
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ def _key_name(key: Any) -> str:
 
 
 def leaves_of(tree: Any) -> list[Leaf]:
-    """The array leaves of any pytree, in its own order."""
+    """Return the array leaves of any pytree, in its own order."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [Leaf(_names(path), "Array", value) for path, value in paths]
 
@@ -82,7 +82,7 @@ def _names(path: Sequence[Any]) -> tuple[str, ...]:
 
 
 def find(leaves: Sequence[Leaf], convention: Convention, which: str) -> int:
-    """The index of the kernel's or the bias's leaf.
+    """Return the index of the kernel's or the bias's leaf.
 
     Raises
     ------
@@ -132,17 +132,17 @@ class Access:
     convention: Convention
 
     def kernel(self, parameters: Parameters) -> Any:
-        """The kernel ``(in, out)``."""
+        """Return the kernel ``(in, out)``."""
         leaves = self.leaves(parameters.tree)
         return self._as_stored(leaves[find(leaves, self.convention, "kernel")].value)
 
     def bias(self, parameters: Parameters) -> Any:
-        """The bias ``(out,)``."""
+        """Return the bias ``(out,)``."""
         leaves = self.leaves(parameters.tree)
         return leaves[find(leaves, self.convention, "bias")].value
 
     def with_parameters(self, parameters: Parameters, kernel: Any, bias: Any) -> Parameters:
-        """The parameters with these values; without a bias where it is None."""
+        """Return the parameters with these values; without a bias where it is None."""
         leaves = self.leaves(parameters.tree)
         flat, structure = jax.tree_util.tree_flatten(parameters.tree)
         flat[find(leaves, self.convention, "kernel")] = self._as_stored(kernel)

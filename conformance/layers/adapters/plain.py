@@ -96,7 +96,7 @@ def _taken_apart(layer: Any) -> Parameters:
 
 
 def _attributes(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """The arrays and plain values below an object, by their paths."""
+    """Yield the arrays and plain values below an object, by their paths."""
     children = _children(value) if depth < _DEEPEST else None
     if children is None:
         yield path, value
@@ -120,7 +120,7 @@ def _children(value: Any) -> dict[Any, Any] | None:
 
 
 def _filled(value: Any, new: Mapping[str, Any], path: str = "", depth: int = 0) -> Any:
-    """A copy of the object with these arrays in place of its own."""
+    """Return a copy of the object with these arrays in place of its own."""
     if path in new:
         return new[path]
     inside = f"{path}." if path else ""

@@ -21,7 +21,7 @@ _HALF = ("bfloat16", "float16")
 
 
 def in_flax_words(layer: Any, arguments: Mapping[str, Any], base: Convention) -> Convention:
-    """The convention that `base` becomes by what the layer says of itself.
+    """Return the convention that `base` becomes by what the layer says of itself.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def in_flax_words(layer: Any, arguments: Mapping[str, Any], base: Convention) ->
 
 
 def _defaults(layer: Any) -> dict[str, Any]:
-    """The defaults of a constructor's arguments; a Linen class has its fields there."""
+    """Return the defaults of a constructor's arguments; a Linen class has its fields there."""
     signature = signature_of(layer)
     found = {} if signature is None else signature.parameters
     return {
@@ -111,7 +111,7 @@ _FANS = {
 
 
 def _scaled(inside: Mapping[str, Any]) -> Law | None:
-    """The law of ``jax.nn.initializers.variance_scaling``."""
+    """Return the law of ``jax.nn.initializers.variance_scaling``."""
     scale, mode, family = (inside.get(key) for key in ("scale", "mode", "distribution"))
     fans = _FANS.get(str(mode))
     if fans is None or family not in _FAMILIES or not isinstance(scale, int | float):
