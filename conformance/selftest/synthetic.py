@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
+from collections.abc import Iterator
 from typing import Any
 
 from conformance.results.cell import Cell
 from conformance.results.decision import decide
 from conformance.results.file import FOOTER, FORMAT
 
-__all__ = ["AREAS", "ENVIRONMENT", "cell_at", "results", "settled"]
+__all__ = ["AREAS", "ENVIRONMENT", "cell_at", "places", "put", "results", "settled"]
 
 ENVIRONMENT: dict[str, Any] = {
     "suite": "1.0.0",
@@ -255,3 +257,20 @@ def _variance(i: int) -> dict[str, Any]:
         "low": [0.97] * len(sizes),
         "high": [1.03] * len(sizes),
     }
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path to each value within a document."""
+    yield path
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(item, (*path, key))
+
+
+def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """A copy of a document with another value at that place."""
+    if not path:
+        return new
+    value = copy.copy(value)
+    value[path[0]] = put(value[path[0]], path[1:], new)
+    return value

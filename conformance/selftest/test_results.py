@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from conformance.errors import ResultsError
 from conformance.results.file import collection, document, read, read_all, save, text_of
 from conformance.results.schema import fault, results_schema
-from conformance.selftest.synthetic import cell_at, results
+from conformance.selftest.synthetic import cell_at, places, put, results
 
 VALID = results(3, 10, wrong=0.3, plots=True)
 
@@ -148,23 +148,6 @@ def test_a_wrong_value_is_named(tmp_path: Path, old: str, new: str, message: str
     text = text_of(VALID)
     assert old in text
     assert message in refused(tmp_path / "x.json", text.replace(old, new))
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path to each value within a document."""
-    yield path
-    if isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from places(item, (*path, key))
-
-
-def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """A copy of a document with another value at that place."""
-    if not path:
-        return new
-    value = copy.copy(value)
-    value[path[0]] = put(value[path[0]], path[1:], new)
-    return value
 
 
 _RUN = {"$ref": "#/$defs/run"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 from conformance.cli.main import main
 from conformance.results.file import text_of
 from conformance.selftest.pages import Page, needs_extra
-from conformance.selftest.synthetic import results
+from conformance.selftest.synthetic import places, put, results
 
 HOSTILE: tuple[Any, ...] = (
     10**400,
@@ -36,23 +35,6 @@ HOSTILE: tuple[Any, ...] = (
     "MAY",
     [1e308, -1e308],
 )
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path to each value within a document."""
-    yield path
-    if isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from places(item, (*path, key))
-
-
-def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """A copy of a document with another value at that place."""
-    if not path:
-        return new
-    value = copy.copy(value)
-    value[path[0]] = put(value[path[0]], path[1:], new)
-    return value
 
 
 def mutated(count: int, seed: int) -> Iterator[str]:
