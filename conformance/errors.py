@@ -1,12 +1,12 @@
 """Every exception that a user of the suite can meet, and the text of other people's errors.
 
 ConformanceError            the root: catch this one
-|-- UsageError              what was asked for does not exist, or has the wrong form (exit 2)
-|   `-- ResultsError        a results file cannot be used
-|-- LoadError               a registration is wrong: import, name or signature (exit 2)
-|-- NotAdaptable            an object cannot be adapted; also a TypeError
-|-- WrongCondition          the `when` of an expected failure is wrong; also a ValueError
-`-- Violation               the layer does not meet a requirement; also an AssertionError
+|-- UsageError              a request names something that does not exist, or has the wrong form
+(exit 2) |   `-- ResultsError        a results file cannot be used |-- LoadError               a
+registration is wrong: import, name or signature (exit 2) |-- NotAdaptable            an object
+cannot be adapted; also a TypeError |-- WrongCondition          the `when` of an expected failure is
+wrong; also a ValueError `-- Violation               the layer does not meet a requirement; also an
+AssertionError
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class LoadError(ConformanceError):
 
 
 class NotAdaptable(ConformanceError, TypeError):
-    """The object is none of what the suite can check; the message says what is accepted."""
+    """The suite cannot check such an object; the message says what it accepts."""
 
     def __init__(self, found: str, hint: str = "") -> None:
         self.found, self.hint = found, hint
@@ -77,7 +77,7 @@ class WrongCondition(ConformanceError, ValueError):
 
 
 class Cause(str):
-    """A likely cause: a sentence for people, with the id that programs refer to it by.
+    """A likely cause: a sentence for people, with the id that programs use.
 
     The sentence may be reworded at any time; the id stays. A plain string is a cause without id.
 
@@ -118,7 +118,7 @@ class Violation(ConformanceError, AssertionError):
     Attributes
     ----------
     cause_id
-        The id of the cause; empty where there is none.
+        The id of the cause; empty if it has none.
     obstacle
         Whether the check did not get as far as what its requirement is about: the layer could
         not be built, called, read or written. Some other requirement is about that.
@@ -132,7 +132,7 @@ class Violation(ConformanceError, AssertionError):
     ) -> None:  # fmt: skip
         super().__init__(found)
         self.found = found
-        otherwise = f"; if it is meant otherwise, declare {declare}" if declare else ""
+        otherwise = f"; if this is intended, declare {declare}" if declare else ""
         self.accepted = accepted + otherwise
         self.declare = declare
         self.cause = cause
@@ -140,7 +140,7 @@ class Violation(ConformanceError, AssertionError):
         self.measured = measured
 
     def because(self, cause: str) -> Violation:
-        """Give the cause, if there is one, of what was no more than an obstacle; return itself."""
+        """Set the cause of a violation that was only an obstacle, and return the violation."""
         if cause:
             self.cause, self.cause_id = cause, getattr(cause, "id", "")
             self.obstacle = False
@@ -154,20 +154,21 @@ def safe_text(value: object, longest: int = _LONGEST_TEXT) -> str:
     except BaseException as error:
         if by_user(error):
             raise
-        text = f"<{type(value).__name__} whose text cannot be had: {type(error).__name__}>"
+        text = f"<{type(value).__name__} whose text raises  {type(error).__name__}>"
     text = " ".join(printable(text).split())
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
-# What a terminal or a page would obey instead of showing it: the control characters of ASCII and
-# of Latin-1, the marks and overrides of writing direction, and the separators that end a line.
+# Characters that a terminal or a page would obey instead of showing: the control characters of
+# ASCII and of Latin-1, the marks and overrides of writing direction, and the separators that end a
+# line.
 _OBEYED = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def printable(text: str) -> str:
-    """Return a text in which whatever a terminal would obey is escaped; lines and tabs stay."""
+    """Return the text with control characters escaped; newlines and tabs stay."""
     text = text.replace("\r\n", "\n")
     return _OBEYED.sub(_escaped, text).replace("\r", "\\r")
 
@@ -188,7 +189,7 @@ def printable_values(value: Any) -> Any:
     return value
 
 
-# What is between a check and the layer's own code.
+# The modules between a check and the layer's own code.
 _OTHERS = {
     *("jax", "jaxlib", "flax", "numpy", "optax", "orbax", "hypothesis", "_hypothesis_globals.py"),
     *("_pytest", "pluggy", "pytest", "xdist", "execnet", "conformance"),
@@ -219,9 +220,9 @@ _contained = False
 
 
 def contain_interrupts() -> None:
-    """From now on, no exception in this process stands for the user's Ctrl-C.
+    """Treat a KeyboardInterrupt in this process as the layer's from now on.
 
-    A worker leaves that signal to the process that controls it.
+    A worker leaves the user's Ctrl-C to the controller.
     """
     global _contained  # of this process
     _contained = True

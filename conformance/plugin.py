@@ -1,7 +1,7 @@
-"""The pytest side: options, one item for each cell, and what becomes of it.
+"""The pytest plugin: options, one item for each cell, and hooks that report the cells.
 
 This module is imported in every pytest run of an environment that has the suite installed:
-it imports nothing but the standard library and pytest until our own items are in the run.
+it imports only the standard library and pytest until our own items are in the run.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _is_ours(config: pytest.Config) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Choose the only scheduling of pytest-xdist that survives a dying worker."""
+    """Choose the only scheduling of pytest-xdist that survives the death of a worker."""
     option = config.option
     # A worker is called with the options of the process that controls it.
     if hasattr(config, "workerinput") or not hasattr(option, "tx") or not _is_ours(config):
@@ -67,13 +67,13 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if option.dist == "no":
         option.dist = "worksteal"
     if option.maxworkerrestart is None:
-        # Hostile implementations may cost a worker a cell.
+        # A hostile implementation may kill a worker in each of its cells.
         option.maxworkerrestart = "100000"
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """With ``-n auto``, one process for each accelerator; on a CPU, pytest-xdist's own choice."""
+    """Return one process for each accelerator for ``-n auto``; None leaves the choice to xdist."""
     from conformance.jax_setup.devices import accelerators
 
     return len(accelerators()) or None if _is_ours(config) else None
@@ -113,7 +113,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave the tests of the suite itself to those who ask for them."""
+    """Ignore the suite's own tests unless the user names them."""
     if collection_path == SELFTEST:
         named = (str(argument).replace(".", os.sep) for argument in config.args)
         return None if any("selftest" in name for name in named) else True
@@ -125,14 +125,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 class _Rows(pytest.Module):
-    """A module of the suite, whose tests are found whatever the user's tests are called."""
+    """A module of the suite, which ignores the user's patterns for names of tests."""
 
     def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
-        """Collect the properties, each of which draws what the run's profile says."""
+        """Collect the properties, each with the number of draws that the profile sets."""
         from conformance.checks import cases, profiles
 
         found = vars(self.obj)
-        # A view of the module: the module itself stays as it was imported.
+        # A view of the module, because the imported module must stay unchanged.
         self.obj = types.ModuleType(self.obj.__name__)
         for name, value in found.items():
             draws = hasattr(value, "__draws__")
@@ -171,31 +171,31 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def layer(request: pytest.FixtureRequest) -> Any:
-    """The layer under test, imported here, in a worker, and nowhere earlier."""
+    """Return the layer under test; it is imported only here, in a worker."""
     worker: Any = request.config.pluginmanager.get_plugin("conformance-worker")
     return worker.layer(request.param)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say what runs, in runs of the suite only."""
+    """Return the header line, in runs of the suite only."""
     run = config.stash.get(RUN, None)
     return None if run is None else run.header()
 
 
 class _AtOnce:
-    """Tells a failure when it is known, where pytest's own reporter shows dots."""
+    """Prints each failure as soon as it is known, beside the dots of pytest's own reporter."""
 
     def __init__(self, config: pytest.Config, run: Run) -> None:
         self.config = config
         self.names = {entry.id: entry.name for entry in run.entries}
 
     def pytest_conformance_fault(self, cell: Any) -> None:
-        """Write one line for a failure that nothing explains."""
+        """Write one line for a failure that no other failure explains."""
         from conformance.report.terminal import at_once
 
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and reporter.verbosity == 0:
-            # pytest-xdist's progress is a line that pytest does not know to be unfinished.
+            # pytest-xdist leaves its progress line unfinished, and pytest does not know that.
             if self.config.getoption("dist", "no") != "no":
                 reporter.write("\n")
             reporter.ensure_newline()

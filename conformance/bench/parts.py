@@ -16,7 +16,7 @@ __all__ = ["DEFAULT", "PARTS", "Bench"]
 
 LAYER = "nnx.MyDense"
 FIVE = ("nnx.MyDense", "nnx.Linear", "linen.MyDense", "linen.Dense", "dense_forward")
-"""The layers that are compared whatever else is installed."""
+"""The layers that are compared, independent of what is installed."""
 
 SAME = (
     "construction/kernel-shape",
@@ -35,7 +35,7 @@ SAME = (
     "transforms/jit",
     "transforms/gradients",
 )
-"""The requirements of which the naive suite has the properties, in its order."""
+"""The requirements that the naive suite checks, in its order."""
 
 # Ten times too large, a bias of the wrong shape, and ones in it.
 GROSSLY_WRONG = """

@@ -255,7 +255,7 @@ def require_unpickled(layer: Any) -> None:
 
 
 def _pickled(layer: Any) -> str:
-    """Return the module of `PICKLED` in text; empty where the layer is none, or does not pickle."""
+    """Return the module of `PICKLED` in text; empty without a module that pickles."""
     if layer.implementation.module is None:
         return ""
     try:

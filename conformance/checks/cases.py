@@ -198,7 +198,7 @@ def over(
     leads
         Whether ``x`` takes other leading dimensions than the plain batch, too.
     every_size
-        False where compiling each size costs too much for what it tells.
+        False where compiling each size costs more than it finds.
     sizes
         Other sizes than the profile's pool.
     up_to
@@ -206,7 +206,7 @@ def over(
     at_most
         The most examples that are generated, where one costs much.
     also
-        Further sizes and leading dimensions, each of which comes once.
+        Further sizes and leading dimensions, each used once.
     """
     settings = _Settings(leads, every_size, sizes, up_to, at_most, tuple(also))
 
@@ -229,7 +229,7 @@ class _Settings:
     also: tuple[Shape, ...]
 
     def shapes(self, profile: profiles.Profile) -> list[Shape]:
-        """Return the sizes and leading dimensions of a profile, each of which comes once."""
+        """Return the sizes and leading dimensions of a profile, each used once."""
         pool = list(self.sizes if self.sizes is not None else profile.sizes)
         if not self.every_size:
             pool = [pool[i] for i in sorted({1, 3, len(pool) // 2, len(pool) - 1})]

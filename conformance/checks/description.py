@@ -69,7 +69,7 @@ class Description:
     extra_parameters, extra_state
         What it keeps beside kernel and bias.
     differences
-        Where it is no drop-in for Flax's layer.
+        How it differs from Flax's layer.
     declaration
         What it would have to declare, by the names of the table.
     trouble

@@ -390,7 +390,7 @@ class Built:
 
 
 def _is_rounded(held: np.ndarray, written: np.ndarray) -> bool:
-    """Return whether one kernel is the other but for the roundings of a reparameterization."""
+    """Return whether two kernels differ only by the roundings of a reparameterization."""
     if held.shape != written.shape:
         return False
     error = oracle.reparameterized(len(written)).operand * np.abs(written).astype(np.float64)

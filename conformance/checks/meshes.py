@@ -33,7 +33,7 @@ ANNOTATION = (None, AXIS)
 
 
 def require_devices() -> None:
-    """End the test as not applicable where there is nothing to spread over."""
+    """Skip the test as not applicable if there is only one device."""
     count = jax.device_count()
     if count < 2:
         require.not_applicable(f"needs at least 2 devices, this process has {count}")

@@ -1,5 +1,5 @@
 """Whether a call leaves a layer as it was: its leaves, what is static, its variables, its input;
-and whether it leaves behind what is not its own.
+and whether it leaves behind foreign objects.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def differing_attributes(first: Built, second: Built) -> str:
 
 
 def _static_part(dense: Built) -> object:
-    """The module, or the Linen model, whose attributes are no arrays but for its Variables."""
+    """The module, or the Linen model, whose only arrays are its Variables."""
     return getattr(dense.parameters, "static", None) if dense.module is None else dense.module
 
 

@@ -257,7 +257,7 @@ def forward_mode(layer: Layer) -> Any:
 
 
 def has_forward_mode(layer: Layer, case: Case) -> bool:
-    """Whether JAX does not refuse to differentiate the layer forwards, for want of a rule."""
+    """Whether JAX can differentiate the layer in forward mode, which needs a rule."""
 
     def try_it() -> bool:
         f, values = affine(layer), (case.kernel(), case.bias(), case.x())

@@ -26,7 +26,7 @@ IN_FEATURES, OUT_FEATURES = 6, 129
 _SMALL = (4, 40)
 
 _FEWEST = (2, 4)
-"""Sizes of which a hundred thousand kernels cost as much as thousands of the larger ones."""
+"""Sizes at which a hundred thousand kernels cost as much as thousands of the larger ones."""
 
 _NUMBERS = 2**24
 """How many numbers are drawn for the seeds beyond the set: a second of a processor's time."""

@@ -49,7 +49,7 @@ def describe(layer: Any, **declared: Any) -> Description:
     Raises
     ------
     UsageError
-        If it does not exist, cannot be loaded, or is none of what can be checked.
+        If it does not exist, cannot be loaded, or is not a kind of object that can be checked.
     """
     from conformance.layers.declaration import as_json, as_options
 

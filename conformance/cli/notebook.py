@@ -138,7 +138,7 @@ def check(
     Raises
     ------
     UsageError
-        If what was asked for does not exist, or the layer cannot be had in another process.
+        If what was asked for does not exist, or the layer cannot be taken to another process.
     """
     if os.environ.get(_INSIDE):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""To which layers a requirement applies: what they provide, and what they declare.
+"""Decides to which layers a requirement applies, by what they provide and declare.
 
 What can be said of half precision is held to the bounds of that dtype: see
 :meth:`conformance.checks.layer.Layer.value`. What a requirement presumes stands on its decorator.

@@ -51,7 +51,7 @@ def _written(areas: Iterable[str]) -> dict[str, Requirement]:
             if row is None or test.__module__ != module.__name__:
                 continue
             if row.id in written:
-                raise ValueError(f"two tests claim the requirement {row.id}")
+                raise ValueError(f"two tests check the requirement {row.id}")
             if row.area != area:
                 raise ValueError(f"{row.id} is written in the module of {area}")
             written[row.id] = row
@@ -121,7 +121,7 @@ def chosen(
         and (not levels or row.level in levels)
     )
     if not kept:
-        raise UsageError("no requirement is left: ask for others, or exclude fewer")
+        raise UsageError("the options exclude all requirements: name others, or exclude fewer")
     return kept
 
 

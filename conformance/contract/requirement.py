@@ -52,7 +52,7 @@ AREAS: tuple[str, ...] = (
 """The areas of the contract, in reading order."""
 
 DROP_IN = "drop-in"
-"""An area that is asked only of a layer that is to take another one's place: by ``--like``."""
+"""The area that applies only to a drop-in replacement, given by ``--like``."""
 
 COMPARING = frozenset(AREAS) - {"construction", "initialization", "purity"}
 """The areas whose requirements compare results of the layer."""
@@ -81,7 +81,7 @@ class Need(enum.StrEnum):
 
 
 class Presumption(enum.StrEnum):
-    """What a requirement presumes of a layer; it is not asked of a layer that declares otherwise.
+    """An assumption of a requirement, which does not apply to a layer that declares otherwise.
 
     The value is how documents put it.
     """
@@ -106,7 +106,7 @@ FLOAT32_PARAMETERS, FLOAT32_RESULTS, FLOAT32_THROUGHOUT, DRAWN_KERNEL, DTYPE_OF_
 
 @dataclass(frozen=True)
 class Requirement:
-    """One row of the contract.
+    """One requirement of the contract.
 
     Parameters
     ----------
@@ -225,6 +225,6 @@ def requirement(
 
 def requirement_of(test: Any) -> Requirement | None:
     """Return the requirement that a test function checks, if it is one of the suite's."""
-    # Only a function is asked: a lazy module would import itself to answer.
+    # Only for a function, because a lazy module would import itself here.
     found = getattr(test, "__requirement__", None) if inspect.isfunction(test) else None
     return found if isinstance(found, Requirement) else None

@@ -153,7 +153,7 @@ class Containment:
             self._spoiled_by = _FOR_ALL
             raise LoadError(
                 f"the layer's code changes what decides its verdict: {_listed(changed)}. A check "
-                "proves nothing then; what is not the layer's own must be left as it is"
+                f"then proves nothing; a layer must not change code that is not its own"
             )
         changed = self._code.put_back()
         if changed:

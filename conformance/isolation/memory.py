@@ -26,7 +26,7 @@ _INTERVAL = 0.25
 
 
 def resident() -> int:
-    """Return the bytes of memory that this process occupies; 0 where the system does not tell."""
+    """Return the bytes of memory that this process occupies; 0 if the system does not report it."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):

@@ -20,7 +20,7 @@ _PATIENCE = 1.0
 def last_words(text: str) -> str:
     """Return the innermost place in the layer's own code, of a traceback of :mod:`faulthandler`.
 
-    Empty where there is none: a process that is killed, or that ends itself, says nothing.
+    Empty if it has none: a process that is killed, or that ends itself, leaves no traceback.
     """
     # The main thread is the last one, and where a fault occurred, the one that is current.
     for stack in reversed(re.split(r"^(?:Current t|T)hread ", text, flags=re.M)):
@@ -32,7 +32,7 @@ def last_words(text: str) -> str:
 
 
 def ended(pid: int) -> str:
-    """Return how a child of this process ended, in words; empty where the system does not tell."""
+    """Return how a child of this process ended, in words; empty if unknown."""
     if not hasattr(os, "waitid"):
         return ""
     until = time.monotonic() + _PATIENCE
@@ -58,7 +58,7 @@ def _name(number: int) -> str:
 
 
 def is_child(pid: int) -> bool:
-    """Return whether this process has started that one; False where the system does not tell."""
+    """Return whether this process has started that one; False if the system does not report it."""
     if not sys.platform.startswith("linux"):
         return False
     try:

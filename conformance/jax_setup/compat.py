@@ -82,7 +82,7 @@ def kept_closure(module: nnx.Module) -> str:
     """Return the attribute of a module that holds one of JAX's functions that cannot be pickled.
 
     Initializers were closures in some versions, so that no layer that keeps one could be
-    pickled; the empty string where there is none.
+    pickled; the empty string if no attribute is one.
     """
     for name, value in vars(module).items():
         if not callable(value) or not str(getattr(value, "__module__", "")).startswith("jax."):

@@ -58,7 +58,7 @@ def _version(distribution: str) -> str:
 
 
 def _processor() -> str:
-    """Return the machine, and what instructions it has where the system tells."""
+    """Return the machine, and its instructions if the system reports them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,6 +1,6 @@
 """Modes: the same suite under another configuration of JAX, each a named environment.
 
-A mode is nothing but environment variables, set before JAX is imported: what a user would set.
+A mode is a set of environment variables that a user could set, in force before JAX is imported.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def chosen_modes(names: Sequence[str]) -> tuple[Mode, ...]:
     Raises
     ------
     UsageError
-        If there is no mode of that name.
+        If a name is not the name of a mode.
     """
     wanted = [known for name in names for known in (MODES if name == "all" else (name,))]
     for name in wanted:

@@ -55,7 +55,7 @@ class ProgramStore:
         return self._path / f"{key}{_SUFFIX}"
 
     def get(self, key: str) -> bytes | None:
-        """Return the entry, or None if there is none or it is not what was written."""
+        """Return the entry, or None if it is missing or differs from what was written."""
         file = self._file(key)
         try:
             with os.fdopen(os.open(file, os.O_RDONLY | _NO_LINKS | _BINARY), "rb") as stream:

@@ -110,7 +110,7 @@ def bind(layer: Any, arguments: Mapping[str, Any], *, is_nnx: bool) -> Binding:
     Raises
     ------
     NotAdaptable
-        If there is no argument for a size, or one that nobody has given a value for.
+        If no argument takes a size, or an argument has given a value for.
     """
     signature = signature_of(layer)
     if signature is None or not _named(signature, arguments):

@@ -224,7 +224,7 @@ def _value(text: str) -> Any:
 
 
 def from_project(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the tables of layers in a ``pyproject.toml``, by name; nothing where there is none.
+    """Return the tables of layers in a ``pyproject.toml``, by name; empty without the file.
 
     Raises
     ------
@@ -347,7 +347,7 @@ def law_of(text: str) -> Law:
     Raises
     ------
     ValueError
-        If it is none of these.
+        If the text has another form.
     """
     name = text.strip().lower().replace("-", "_").replace(" ", "_")
     if name in ("zeros", "zero", "0"):

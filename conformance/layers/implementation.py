@@ -51,7 +51,7 @@ class Convention:
     checks_width
         False where the layer documents that it does not reject an ``x`` of another width.
     extra_parameters, extra_state
-        Names of parameters, and of variables that are none, beside kernel and bias.
+        Names of further parameters, and of other variables, beside kernel and bias.
     forward_mode
         False for a layer whose derivatives are a ``custom_vjp``: it has reverse mode alone.
     fixed_result
@@ -124,7 +124,7 @@ FLAX = Convention(name="Flax")
 
 @dataclass(frozen=True)
 class Implementation:
-    """A layer as pure functions; what is not given cannot be checked and is *not applicable*.
+    """A layer as pure functions; requirements on a function that is not given are *not applicable*.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ from conformance.layers.implementation import Convention, Implementation
 __all__ = ["SIZES", "Seen", "look"]
 
 SIZES = ((3, 10), (5, 1))
-"""Two sizes of which no side is another's; checks compile them anyway."""
+"""Two sizes whose four sides all differ; checks compile them anyway."""
 
 _BATCH = 8
 _TRAINED = ("Param", "params", "Array")
@@ -40,7 +40,7 @@ class Seen:
     kernel, bias
         The paths of both; empty for what was not found.
     extra_parameters, extra_state
-        The paths of the other parameters, and of what is none.
+        The paths of the other parameters, and of the other arrays.
     trouble
         What kept it from being looked at; mostly empty.
     """
@@ -164,7 +164,7 @@ def _as_stored(
 
 
 def _name(leaves: dict[str, Leaf], path: str) -> str:
-    """Return the last part of a path where that tells it from the others, else all of it."""
+    """Return the last part of a path where it is unique, else the whole path."""
     name = leaves[path].name
     return name if sum(leaf.name == name for leaf in leaves.values()) == 1 else path
 

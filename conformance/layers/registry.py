@@ -142,7 +142,7 @@ def _by_id(entries: Sequence[Entry]) -> Iterator[Entry]:
 
 
 def _missing_extra(point: importlib.metadata.EntryPoint) -> str:
-    """Return the first extra of the entry point of which a requirement is not installed."""
+    """Return the entry point's first extra that lacks an installed requirement."""
     if not point.extras or point.dist is None:
         return ""
     wanted = list(_requirements(point.dist.requires or ()))
@@ -156,7 +156,7 @@ def _missing_extra(point: importlib.metadata.EntryPoint) -> str:
 
 
 def _requirements(texts: Iterable[str]) -> Iterator[Any]:
-    """Yield the requirements of a distribution, but for those that nobody can read."""
+    """Yield the readable requirements of a distribution."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     for text in texts:

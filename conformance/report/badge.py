@@ -1,4 +1,4 @@
-"""A badge: how many MUST rows hold, of how many; nothing is rounded."""
+"""A badge: how many MUST requirements hold, of how many, without rounding."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _NARROW, _WIDE, _USUAL = 4.1, 9.6, 7.0
 
 
 def message(runs: Sequence[Results]) -> str:
-    """Return what the badge says: ``MUST 58/58``, or why it says nothing of the kind.
+    """Return the text of the badge: ``MUST 58/58``, or why it shows no count.
 
-    The SHOULD rows are named where not all of them hold.
+    The text counts the SHOULD requirements if some of them do not hold.
     """
     cells = list(chain.from_iterable(run.verdict.own for run in runs))
     must, should = tally(cells, MUST), tally(cells, SHOULD)
     parts = [f"MUST {must}"] if must.total else []
     parts += [f"SHOULD {should}"] if should.total and not (should.full and parts) else []
     word = overall_word(run.verdict.decision for run in runs)
-    # Not all that does not conform shows in the two numbers.
+    # A run may fail to conform although the two numbers are equal.
     decided = word in (Word.CONFORMS, Word.DOES_NOT_CONFORM) and parts
     return ", ".join(parts if decided else [str(word), *parts])
 
@@ -51,7 +51,7 @@ def _colour(runs: Sequence[Results]) -> str:
         return "lightgrey"
     if word != Word.CONFORMS:
         return "orange"
-    # Green only where the two numbers are the same: an expected failure is not a pass.
+    # Green only if the two numbers are equal: an expected failure is not a pass.
     must = tally(chain.from_iterable(run.verdict.own for run in runs), MUST)
     return "brightgreen" if must.full or not must.total else "yellow"
 

@@ -10,7 +10,7 @@ from conformance.results.cell import Cell
 __all__ = ["FORGIVEN", "distant", "entries", "fingerprint"]
 
 FORGIVEN = 2
-"""Units in the last place that normals may differ by between versions of JAX: no other kernel."""
+"""Units in the last place by which the same normals may differ between versions of JAX."""
 
 
 def fingerprint(cell: Cell) -> str:

@@ -119,7 +119,7 @@ def compare(old: Results, new: Results) -> Difference:
 
 
 def _implementations(difference: Difference, old: Results, new: Results) -> None:
-    """Implementations that only one of the runs has: a line for each, not one for each cell."""
+    """Yield a line for each implementation that only one of the runs has."""
     for run, other, lines, said in (
         (old, new, difference.not_run, "the new run does not have it"),
         (new, old, difference.other, "not in the old run"),
@@ -165,7 +165,7 @@ def _outcome(difference: Difference, old: Results, before: Cell, after: Cell | N
     elif now == Outcome.PASSED:
         difference.passing.append(line)
     elif now == Outcome.EXPECTED_FAILURE:
-        # Somebody declared it: what held before is shown, and is not worse.
+        # The user expects it, so it is shown and does not count as worse.
         difference.expected.append(line)
     else:
         difference.other.append(line)
@@ -176,7 +176,7 @@ def _detail(cell: Cell) -> str:
 
 
 def _added(difference: Difference, new: Results, cell: Cell) -> None:
-    """A requirement that is new: what fails of it is worth a look, and was not better before."""
+    """Report the failures of a new requirement, which do not count as worse."""
     if cell.outcome in (Outcome.PASSED, Outcome.NOT_APPLICABLE):
         return
     detail = _detail(cell)
@@ -219,7 +219,7 @@ def _measured_laws(difference: Difference, old: Results, new: Results) -> None:
 def _warnings(difference: Difference, old: Results, new: Results) -> None:
     for entry in new.verdict.entries:
         a, b = (run.facts["versions"].get(entry.id, {}).get("warnings") for run in (old, new))
-        # A run that wrote no file of its own, or an older suite, has not looked.
+        # A run without a results file, or of an older suite, has not recorded warnings.
         if a is None or b is None:
             continue
         difference.warnings += [f"{entry.name}: new: {text}" for text in b if text not in a]
@@ -286,7 +286,8 @@ def _slower_or_faster(old: Results, common: Sequence[tuple[Cell, Cell]]) -> Iter
         total = (sum(cell.seconds for cell in cells) for cells in zip(*common, strict=True))
         yield (
             f"all cells: times {math.exp(usual):.2f} in the median, {next(total):.1f} s -> "
-            f"{next(total):.1f} s in all: the machine and its load, the compile cache, or the layer"
+            f"{next(total):.1f} s in all: the cause may be the machine, its load, the compile "
+            f"cache or the layer"
         )
     for a, b, ratio in timed:
         beyond = abs(ratio - usual) > _SIGMAS * spread

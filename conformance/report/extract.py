@@ -1,4 +1,4 @@
-"""From a page back to the results file that it was made of."""
+"""Recovers the results file from the page that was made of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def extract(page: Path) -> str:
     except OSError as error:
         raise ResultsError(f"{page}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise ResultsError(f"{page}: is not a page of this suite: it is not UTF-8") from None
+        raise ResultsError(
+            f"{page}: is not a page of this suite, because it is not UTF-8"
+        ) from None
     finder = _Finder()
     finder.feed(content)
     if not finder.text:

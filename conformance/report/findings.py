@@ -1,6 +1,6 @@
-"""What several environments differ in: outcomes, bits, warnings, and what things cost.
+"""How several environments differ: in outcomes, bits, warnings and costs.
 
-The reference is the newest environment: what an upgrade to it brings is the question.
+The newest environment is the reference, because users ask what an upgrade to it changes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 UNCOMPARED = "?"
-"""The letter of a kernel that has nothing to be compared with."""
+"""The letter of a kernel that has no other kernel to compare with."""
 
 COSTS = {
     "compile": "first construction and call, in processor time",
@@ -110,7 +110,7 @@ def changes(runs: Sequence[Results]) -> list[Change]:
     have = [{entry.id for entry in run.verdict.entries} for run in runs]
     for i, run in enumerate(runs):
         for cell in run.verdict.cells:
-            # None where the run does not have the implementation at all: that is shown once.
+            # None if the run does not have the implementation, which is shown once elsewhere.
             nothing = ["" if cell.implementation in own else None for own in have]
             key = cell.implementation, cell.requirement
             outcomes.setdefault(key, list(nothing))[i] = str(cell.outcome)

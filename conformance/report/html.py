@@ -1,4 +1,4 @@
-"""The page: one file that needs no network and no script, made of results files."""
+"""The HTML page: one file without scripts or network access, made from results files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["page"]
 
 _FEW = 3
-"""Of more environments than these, only the newest one's plots are drawn: they look alike."""
+"""With more environments than this, only the newest one's plots are drawn."""
 
 
 def page(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:

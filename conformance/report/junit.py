@@ -15,7 +15,7 @@ __all__ = ["junit"]
 
 
 def junit(runs: Sequence[Results]) -> str:
-    """Return the XML; what does not fail the run is ``skipped``, with the reason."""
+    """Return the XML; a failure that does not fail the run is ``skipped``, with the reason."""
     root = ElementTree.Element("testsuites", name="dense-conformance")
     for run in runs:
         for entry in run.verdict.entries:

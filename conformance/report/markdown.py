@@ -25,7 +25,7 @@ from conformance.results.outcome import Outcome
 
 __all__ = ["markdown"]
 
-# Summaries are cut without a word where they grow too long (GitHub: at 1 MiB).
+# CI systems silently cut summaries that are too long (GitHub: at 1 MiB).
 _MOST_FAILURES = 100
 
 
@@ -121,7 +121,7 @@ def _failures(run: Results) -> Iterator[str]:
             shown = _code(text) if name == "reproduce" else _plain(text)
             yield f"- **{name}**: {shown}"
         if cell.script:
-            yield from _folded("a script that shows it", cell.script)
+            yield from _folded("a script that reproduces it", cell.script)
         if len(same) > 1:
             yield f"- and so are {len(same) - 1} more of its cells"
         yield ""

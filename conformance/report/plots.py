@@ -59,7 +59,7 @@ _STYLE: Any = {
     "text.parse_math": False,
 }
 
-# A page is to be looked at: beyond this many pictures of a kind the file is the better place.
+# A page shows at most this many pictures of a kind; the results file has all the data.
 _MOST = 36
 
 
@@ -85,8 +85,8 @@ def draw(runs: Sequence[Results], view: View) -> list[tuple[str, str, list[Pictu
         (
             "Kernel against the declared law",
             "Entries of new kernels in units of the declared standard deviation. "
-            "The line is the law; the outer bins have all that lies beyond them. Red: a row on "
-            "the initialization fails.",
+            "The line is the law; the outer bins also count all values beyond them. Red: a "
+            "requirement on the initialization fails.",
             pictures.histograms(),
         ),
         (
@@ -170,7 +170,7 @@ class _Pictures:
         by_row: dict[str, list[tuple[str, Cell, dict[str, Any]]]] = {}
         for found in self._data("error-over-bound"):
             by_row.setdefault(found[1].requirement, []).append(found)
-        # One or two sizes are read sooner than looked at.
+        # One or two sizes need no picture.
         drawn = {
             row: lines
             for row, lines in by_row.items()

@@ -1,4 +1,4 @@
-"""Several environments in one table, and what they differ in, as text and as Markdown."""
+"""Several environments in one table, and how they differ, as text and as Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How outcomes are counted and named, the same in every report."""
+"""Counts and names of outcomes, the same in every report."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Look:
-    """How an outcome is shown: never by its colour alone.
+    """How an outcome is shown: by a symbol, a word and a colour.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def worst_look(cells: Iterable[Cell], *, strict: bool = False) -> Look:
 
 
 def denominator(verdict: Verdict, shard: str = "") -> str:
-    """Return how many cells there are and what became of them; what did not run is shown."""
+    """Return the number of cells by outcome, those that did not run included."""
     count = Counter(
         "not met" if is_recommendation(cell, strict=verdict.strict) else str(cell.outcome)
         for cell in verdict.own
@@ -147,7 +147,7 @@ def not_offered(verdict: Verdict) -> list[str]:
 
 
 def explored(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
-    """Return what a run in rounds has explored, and what ended a run early: a line for each."""
+    """Return a line on what a run in rounds explored, and one on what ended it early."""
     rounds = facts.get("rounds") or []
     lines = []
     if rounds:

@@ -1,4 +1,4 @@
-"""What a run shows on a terminal, and in a pipe."""
+"""The output of a run on a terminal or in a pipe."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _VERDICT_STYLE = {Word.CONFORMS: "bold green", Word.DOES_NOT_CONFORM: "bold red"
 
 
 def console_for(stream: TextIO) -> Console:
-    """Return a console that is plain where the stream is not a terminal or colour is not wanted.
+    """Return a console, plain if the stream is not a terminal or colour is turned off.
 
-    What the stream's encoding does not have is escaped, so that nothing that is shown can raise.
+    Characters outside the stream's encoding are escaped, so that printing cannot raise.
     """
     with contextlib.suppress(AttributeError, ValueError):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]  # of files
@@ -106,7 +106,7 @@ def write_lines(console: Console, lines: Iterable[tuple[str, str]], wide: int = 
         indent = f"  {label:{wide}}" if label else "  "
         wrapped = textwrap.wrap(
             printable(text),
-            # So that it can be copied.
+            # One line, so that users can copy it.
             10_000 if label == "reproduce" else max(console.width, _NARROWEST),
             initial_indent=indent,
             subsequent_indent=" " * len(indent),
@@ -125,7 +125,7 @@ def write_failure(
     blocked: int = 0,
     strict: bool = False,
 ) -> None:
-    """Write one failure: whose, the cause before the numbers, the smallest case, how to repeat.
+    """Write one failure: the layer, the cause, the numbers, the smallest case, the command.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def _failures(
 def _write_again(
     console: Console, cells: Sequence[Cell], title: str, blocked: int, strict: bool
 ) -> None:
-    """Write failures that the reader has seen whole, and how much follows from them."""
+    """Write failures that were printed in full before, with the number of their consequences."""
     for cell in cells:
         look = look_of(cell, strict=strict)
         head = Text(f"{word(cell, strict=strict).upper():8}", style=look.style)
@@ -210,7 +210,7 @@ def _expected(verdict: Verdict) -> list[str]:
 
 
 def _differences(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
-    """Return how a layer was bound, and in what its convention differs from Flax's."""
+    """Return how a layer is called, and how its convention differs from Flax's."""
     found = []
     for entry in verdict.entries:
         known = facts["versions"].get(entry.id, {})
@@ -223,7 +223,7 @@ def _differences(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
 
 
 def _side_effects(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
-    """Return whose import changes global state; the suite has restored it each time."""
+    """Return the layers whose import changed global state, which the suite restored."""
     found = []
     for entry in verdict.entries:
         effects = facts["versions"].get(entry.id, {}).get("side_effects", ())
@@ -240,7 +240,7 @@ def _for_those_who_ask(verdict: Verdict) -> list[str]:
     several = len(verdict.entries) > 1
     remarks: dict[str, list[Cell]] = {}
     for cell in verdict.own:
-        # A failure shows its own.
+        # The remarks of a failure are shown with it.
         for text in () if cell.outcome.worth_reading else cell.notes:
             remarks.setdefault(text, []).append(cell)
     lines = []
@@ -260,7 +260,7 @@ def write_verdict(
     quiet: bool = False,
     shown: Collection[tuple[str, str]] = (),
 ) -> None:
-    """Write the table, each failure, the denominator, and the verdict in the last line.
+    """Write the table, each failure, the counts, and the verdict in the last line.
 
     Parameters
     ----------
@@ -335,7 +335,7 @@ def at_once(cell: Cell, names: Mapping[str, str]) -> str:
 
 
 class Progress:
-    """Shows a run while it goes on: what fails at once, and how far it is on a terminal."""
+    """Shows a run in progress: each failure at once and, on a terminal, the progress."""
 
     def __init__(
         self,
@@ -356,13 +356,13 @@ class Progress:
             self.status.start()
 
     def pytest_conformance_cell(self, cell: Cell) -> None:
-        """Count a cell that came back."""
+        """Count a cell that was decided."""
         self.done += 1
         if self.status is not None:
             self.status.update(f"{self.done}/{self.total} cells, {self.names[cell.implementation]}")
 
     def pytest_conformance_fault(self, cell: Cell) -> None:
-        """Write a failure, whole, when it is certain that no other one explains it."""
+        """Write a failure in full, once no other failure can explain it."""
         self.console.print()
         name, statement = self.names[cell.implementation], self.statements[cell.requirement]
         write_failure(self.console, cell, name, statement, strict=self.strict)
@@ -373,6 +373,6 @@ class Progress:
             self.status.update(f"round {number}, seed {seed}")
 
     def pytest_sessionfinish(self) -> None:
-        """The run is over."""
+        """Remove the progress line at the end of the run."""
         if self.status is not None:
             self.status.stop()

@@ -1,4 +1,4 @@
-"""What a page shows, worked out from results: plain values that a template only has to place."""
+"""The content of a page: plain values from results, which a template only places."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Card:
-    """One thing to look at: a failure, or several cells that are lost for the same reason."""
+    """One card of the page: a failure, or several cells that are lost for the same reason."""
 
     id: str
     cell: Cell
@@ -77,7 +77,7 @@ class Card:
 
     @property
     def lines(self) -> list[tuple[str, str]]:
-        """Return the failure as labelled lines, but for the command, which can be copied."""
+        """Return the failure as labelled lines, without the command, which can be copied."""
         lines = described(self.cell, blocked=len(self.blocked))
         return [(label, text) for label, text in lines if label != "reproduce"]
 
@@ -96,7 +96,7 @@ class Card:
         return self.cell.script
 
 
-# What takes a line each on the page, where failures take a card.
+# Outcomes that take one line each on the page; a failure takes a card.
 _LINES = (Outcome.BLOCKED, Outcome.EXPECTED_FAILURE, Outcome.NOT_OFFERED)
 
 
@@ -169,7 +169,7 @@ class View:
 
     @property
     def tone(self) -> str:
-        """Return the colour of the whole: what is missing does not count as a pass."""
+        """Return the colour of the whole run; a missing environment does not count as a pass."""
         code = overall_word(run.verdict.decision for run in self.runs).exit_code
         if code == NONCONFORMING:
             return "bad"
@@ -253,7 +253,7 @@ class View:
         order = {entry.id: i for i, entry in enumerate(self.entries)}
         for (run, _, _), cell in self._cells.items():
             if cell.outcome.worth_reading and not cell.elsewhere:
-                # What is wrong with a registration is the same in each of its cells.
+                # A wrong registration gives the same message in each of its cells.
                 found = (cell.requirement, cell.cause, cell.message)
                 own = found if cell.outcome == Outcome.FAILED else (cell.reason,)
                 key = (cell.implementation, cell.outcome, *own)

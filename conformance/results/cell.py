@@ -42,7 +42,7 @@ class Cell:
     reproduction
         The command that runs this cell alone.
     script
-        A script that shows the failure without the suite; empty where there is none.
+        A script that shows the failure without the suite; empty if it has none.
     free
         What of the case may be anything, by name, where Hypothesis has looked into that.
     notes

@@ -1,4 +1,4 @@
-"""Where something holds: ``flax < 0.11 and jax >= 0.5``, ``python < 3.12``, ``backend == gpu``."""
+"""Conditions: ``flax < 0.11 and jax >= 0.5``, ``python < 3.12``, ``backend == gpu``."""
 
 from __future__ import annotations
 

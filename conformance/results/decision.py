@@ -1,4 +1,4 @@
-"""The one place that decides: from cells to the verdict, its exit code and its words."""
+"""The decision on a run: the verdict on cells, its exit code and its words."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ERROR = USAGE
 
 
 class Word(enum.StrEnum):
-    """What can be said of cells as a whole; every report uses these words."""
+    """The verdict on cells as a whole; every report uses these words."""
 
     CONFORMS = "conforms"
     DOES_NOT_CONFORM = "does not conform"
@@ -120,14 +120,14 @@ class Decision:
     def count(self) -> str:
         """Return the requirements that hold, by level, such as ``MUST 48/48``."""
         parts = [f"MUST {self.must}"] if self.must.total else []
-        # The SHOULD decide where they are held strictly, or where nothing else was checked.
+        # SHOULD requirements decide in a strict run, or if no MUST was checked.
         shown = self.strict and not self.should.full
         parts += [f"SHOULD {self.should}"] if self.should.total and (shown or not parts) else []
         return ", ".join(parts)
 
     @property
     def remarks(self) -> str:
-        """Return what the count does not say, or nothing."""
+        """Return what the count does not show, or an empty string."""
         parts = []
         if self.recommendations and not self.strict:
             verb = "does not hold" if self.recommendations == 1 else "do not hold"
@@ -205,7 +205,7 @@ def decide(cells: Iterable[Cell], *, strict: bool = False, stopped: bool = False
 
 
 def overall_word(decisions: Iterable[Decision]) -> Word:
-    """Return the word for several runs: the worst of theirs; nothing checked only of all."""
+    """Return the word for several runs: the worst, or "nothing was checked" if all say so."""
     words = {decision.word for decision in decisions}
     known = words - {Word.NOTHING} or {Word.NOTHING}
     return next(word for word in (*_WORST_FIRST, Word.NOTHING) if word in known)
@@ -244,7 +244,7 @@ def _does_not_hold(cell: Cell, cells: _Cells) -> bool:
 
 
 def _is_missing(cell: Cell, cells: _Cells) -> bool:
-    """Return whether nothing is known of a cell, of a consequence because of what it rests on."""
+    """Return whether the outcome of a cell, or of the failure that blocks it, is unknown."""
     if cell.outcome.lost:
         return True
     root = _root(cell, cells) if cell.outcome == Outcome.BLOCKED else None

@@ -1,7 +1,7 @@
-"""Failures that are known: data with a reason, held strictly.
+"""Expected failures: data with a reason, checked strictly.
 
-A requirement that is expected to fail, and does, costs nothing; one that holds fails the run,
-so that no expectation outlives its cause. What crashes is never expected.
+A requirement that fails as expected does not fail the run. One that holds does, so that stale
+expectations are removed. A crash is never expected.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _own(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _document(path: Path) -> dict[str, Any]:
-    """Return the TOML document there; whoever wrote a broken one hears of it from others."""
+    """Return the TOML document there; a broken one is empty here, because other tools report it."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
@@ -54,7 +54,7 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def from_project(path: Path) -> tuple[Expected, ...]:
-    """Return what the ``pyproject.toml`` there expects; nothing where there is none.
+    """Return what the ``pyproject.toml`` there expects; empty without the file.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def _placed(path: Path) -> list[tuple[str, Expected]]:
     lines = path.read_text(encoding="utf-8").splitlines()
     places = [f"{path}:{n}" for n, line in enumerate(lines, start=1) if _HEADER.match(line)]
     if len(places) != len(found):
-        # An array of inline tables, or a text that looks like a header.
+        # An array of inline tables, or a string that looks like a header.
         places = [f"{path}: {TABLE} number {number}" for number in range(1, len(found) + 1)]
     return [(place, _read(entry, place)) for place, entry in zip(places, found, strict=True)]
 
@@ -100,7 +100,7 @@ def _read(entry: Any, place: str) -> Expected:
 
 
 def require_right(expected: Sequence[Expected], where: str | Sequence[str]) -> None:
-    """Require every expectation to speak of something that can happen.
+    """Require every expectation to be about a requirement and a layer that exist.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def _require_case(witness: Any, place: str) -> None:
 
 @dataclass
 class Expectations:
-    """All expectations of a run.
+    """All expected failures of a run.
 
     Parameters
     ----------
@@ -205,12 +205,12 @@ class Expectations:
         return cls(tuple(Expected(**each) for each in found))
 
     def add(self, entry: Entry, layer: Any) -> None:
-        """Take over those of a loaded implementation.
+        """Add the expected failures that a loaded implementation declares.
 
         Raises
         ------
         LoadError
-            If one is wrong, or is about a row that does not apply to the layer.
+            If one is wrong, or is about a requirement that does not apply to the layer.
         """
         own = tuple(layer.registered.expected_failures)
         if not own:
@@ -249,7 +249,7 @@ def _require_known(placed: Iterable[tuple[str, Expected]], entries: Sequence[Ent
     known = set().union(*(_names(entry) for entry in (*entries, *registered())))
     for place, each in placed:
         base, _ = split_variant(each.implementation)
-        # A place in a file, or in a module, may be that of another run.
+        # A layer in a file or module may belong to another run.
         if not {each.implementation, base} & known and ":" not in base:
             near = difflib.get_close_matches(base, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""

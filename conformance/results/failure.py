@@ -1,4 +1,4 @@
-"""A failure as labelled lines, which every report places as it likes."""
+"""One failure as labelled lines, which every report lays out in its own way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conformance.results.outcome import Outcome
 
 __all__ = ["alike", "case_in_words", "consequences", "described", "is_recommendation", "word"]
 
-# The usual batch of a case, which is not worth a word.
+# The default batch of a case, which reports omit.
 _USUAL_LEAD = [8]
 
 
@@ -73,7 +73,7 @@ def alike(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Return cells in groups that are read once: lost for one reason, or each failure alone."""
     groups: dict[Sequence[str], list[Cell]] = {}
     for cell in cells:
-        # What is wrong with a registration is the same in each of its cells.
+        # A wrong registration gives the same message in each of its cells.
         alone = cell.requirement if cell.outcome == Outcome.FAILED else cell.reason
         groups.setdefault((cell.implementation, cell.outcome, alone), []).append(cell)
     return list(groups.values())

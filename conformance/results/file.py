@@ -1,4 +1,4 @@
-"""The results file: one JSON document, from which everything that people look at is made."""
+"""The results file: the JSON document from which every report is made."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FOOTER = "dense-conformance results end here"
 
 @dataclass(frozen=True)
 class Results:
-    """What a results file holds: a verdict, and where and how it was reached.
+    """The content of a results file: the verdict, the cells and the environment.
 
     Parameters
     ----------
@@ -274,7 +274,7 @@ def _loaded(text: str, refuse: Refusal) -> Any:
     if isinstance(found, dict) and found.get("footer") == FOOTER and not text.endswith("\n"):
         if f"{text}\n" == text_of(found):
             refuse(truncated)
-        refuse("is changed: something has written it anew, and its last newline is missing")
+        refuse("was changed by another program: its last newline is missing")
     return found
 
 

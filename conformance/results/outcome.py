@@ -1,4 +1,4 @@
-"""How a requirement ended on an implementation, and what follows from that."""
+"""The outcome of a requirement on an implementation."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Outcome(enum.StrEnum):
 
     @property
     def worth_reading(self) -> bool:
-        """Return whether a reader has to look at it by itself: it follows from nothing else."""
+        """Return whether a reader has to look at it: it does not follow from another cell."""
         return (
             self in (Outcome.FAILED, Outcome.UNEXPECTED_PASS) or self.lost or self is Outcome.ERROR
         )

@@ -1,7 +1,7 @@
-"""Which requirements are not checked because one that they rest on does not hold.
+"""Decides which requirements are not checked because a prerequisite does not hold.
 
-The rule looks at failures alone, and at all that a requirement rests on, however far below: so
-the account of a run is the same whatever was already known when a worker came to a cell.
+The rule considers only failures, and all direct and indirect prerequisites. So the results do not
+depend on the order in which workers check the cells.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Prerequisites:
     telling: frozenset[str]
 
     def failed(self, row: Requirement, obstacle: Callable[[str], bool | None]) -> str | None:
-        """Return the first failed requirement because of which one is not checked, or None.
+        """Return the first failed requirement that keeps one from being checked, or None.
 
         A recommendation never keeps a MUST from being checked. Where a check only met an
         obstacle, another requirement may be at fault: those that can explain it are checked.
@@ -73,7 +73,7 @@ class Prerequisites:
         return found
 
     def settled(self, id: str, cells: Mapping[str, Cell], waiting: Callable[[str], bool]) -> bool:
-        """Return whether no cell that is still to come can change what is at fault.
+        """Return whether the cells that are still to come cannot change what is at fault.
 
         Parameters
         ----------
@@ -92,7 +92,7 @@ class Prerequisites:
 
 @lru_cache(maxsize=4)
 def prerequisites(rows: Sequence[Requirement]) -> Prerequisites:
-    """Return what these requirements rest on; what is not among them does not count."""
+    """Return the prerequisites of each requirement, among these requirements only."""
     known = {row.id: row for row in rows}
     ordered: dict[str, Requirement] = {}
     below: dict[str, tuple[str, ...]] = {}

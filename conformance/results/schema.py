@@ -1,4 +1,4 @@
-"""The schema of results files: the one description of the format, which reading holds to."""
+"""The schema of results files, against which every file is validated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the cells that came back to a complete account of the run."""
+"""Completes the cells that workers sent to the full results of a run."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Verdict:
 
     @cached_property
     def decision(self) -> Decision:
-        """Return the verdict on the run; everything that shows one shows this."""
+        """Return the verdict on the run, as every report shows it."""
         return decide(self.cells, strict=self.strict, stopped=bool(self.stopped))
 
     def decision_on(self, entry: Entry) -> Decision:
@@ -111,7 +111,7 @@ def account(
     left: str = "it is for another shard",
     all_ran: bool = False,
 ) -> Verdict:
-    """Put the received cells in order, name what is missing, and tell faults from consequences.
+    """Return the cells in order, with missing cells named and consequences separated from faults.
 
     A cell is *blocked* if a requirement that it rests on has failed: it was not to be checked, and
     what a worker found that did not know yet is dropped, so that the account does not depend on
@@ -175,7 +175,7 @@ def _mark_blocked(
 ) -> None:
     """Block what was not to be checked, and failures that others explain."""
     root = _fault_behind_obstacles(own, rows)
-    # Each comes after those that it rests on, so that one pass finds whole chains.
+    # Each follows its prerequisites, so that one pass finds whole chains.
     for row in prerequisites(tuple(rows)).rows.values():
         cell = own[row.id]
         if row.id in stopped_by:
@@ -189,7 +189,7 @@ def _mark_blocked(
         below = [own[id] for id in rests_on(row, rows) if id in own]
         below = [other for other in below if other.outcome.explains and not other.declare]
         if cell is root:
-            # An obstacle on the way to another row is blocked by this one, and never blocks it.
+            # An obstacle is blocked by this failure, and never blocks it.
             below = [other for other in below if not other.obstacle]
         if cell.obstacle and root is not None and cell is not root:
             own[row.id] = blocked(cell, _origin(own[root.requirement]))
@@ -207,7 +207,7 @@ def _fault_behind_obstacles(own: Mapping[str, Cell], rows: Sequence[Requirement]
         if row.foundation and not own[row.id].obstacle and not own[row.id].declare:
             return own[row.id]
     obstacles = [row for row in failed if own[row.id].obstacle]
-    # A seed that raises is met by every check, whatever it is about.
+    # A seed that raises makes every check fail, whatever it checks.
     roots = sorted(
         (row for row in obstacles if row.foundation or row.every_seed), key=_first_to_blame
     )
@@ -215,7 +215,7 @@ def _fault_behind_obstacles(own: Mapping[str, Cell], rows: Sequence[Requirement]
 
 
 def _first_to_blame(row: Requirement) -> tuple[bool, int, int]:
-    """Return what is checked first is met first; a seed is blamed if nothing else is."""
+    """Return the rank of a cause: checks run in this order, and a seed is blamed last."""
     return row.every_seed, row.order, AREAS.index(row.area)
 
 
@@ -232,8 +232,7 @@ def blocked(cell: Cell, root: str) -> Cell:
 def _reading_order(cell: Cell) -> tuple[int, bool]:
     """Failures first, those of a MUST before others; the contract's order decides the rest.
 
-    Where neither of two failures explains the other, the one without which it is not a Dense is
-    read first.
+    If neither of two failures explains the other, the MUST comes first.
     """
     order = _ORDER.get(cell.outcome, 4)
     return order, order == 0 and cell.level != MUST

@@ -1,7 +1,7 @@
 """Where failing cases are kept between runs, and shared between machines: one setting.
 
-The backends are Hypothesis's own. What is found in one run is tried first in the next ones, by
-whoever uses the same database; without the setting, nothing is kept, and runs are repeatable.
+The backends are Hypothesis's own. What is found in one run is tried first in later runs that use
+the same database; without the setting, nothing is kept, and runs are repeatable.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def opened(spec: str) -> ExampleDatabase:
     Raises
     ------
     UsageError
-        If it is none of these, or cannot be reached.
+        If its form is unknown, or it cannot be reached.
     """
     from hypothesis.database import MultiplexedDatabase
 

@@ -1,4 +1,4 @@
-"""Tells each failure of a run once: when no other one can explain it any more."""
+"""Reports each failure of a run once, when no other failure can still explain it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Faults:
         self._waiting: set[tuple[str, str]] = set()
 
     def take(self, cell: Cell) -> None:
-        """Tell what is certain now that this cell is decided."""
+        """Report the failures that are certain now that this cell is decided."""
         implementation = cell.implementation
         key = implementation, cell.requirement
         if cell.outcome == Outcome.FAILED and key not in self.shown:

@@ -29,15 +29,15 @@ _PLUGINS = ("xdist", "hypothesispytest", "conformance")
 def call(
     requirement: Sequence[str] = (), *, workers: str = "auto", cells: int = 0, **values: Any
 ) -> list[str]:
-    """Return the call of pytest, but for the implementations.
+    """Return the call of pytest without the implementations.
 
     Parameters
     ----------
     requirement
         Ids, slugs, areas or globs; without any, all of them.
     workers
-        How many processes; ``"auto"`` is one for each accelerator, or for each core where there
-        is none, but no more than pay; ``"0"`` is this one.
+        How many processes; ``"auto"`` is one for each accelerator, or for each core without
+        accelerators, fewer for a short run; ``"0"`` is this one.
     cells
         How many cells there are, if that is known.
     values

@@ -34,7 +34,7 @@ def command(entry: Entry, row: Requirement, like: str | None = None) -> str:
 
 
 def script(cell: Cell, entry: Entry, layer: Any) -> str:
-    """Return a script that shows the failure without the suite; empty where there is none.
+    """Return a script that shows the failure without the suite; empty if none does.
 
     ``layer`` is the layer as it was checked, or what kept it from being loaded.
     """

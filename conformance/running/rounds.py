@@ -253,7 +253,7 @@ class Rounds:
 
 
 def _do_not_wait_for_workers(config: pytest.Config) -> None:
-    """Their cells are not needed any more."""
+    """End a round whose cells are no longer needed."""
     manager = getattr(config.pluginmanager.get_plugin("dsession"), "nodemanager", None)
     if manager is not None:
         manager.EXIT_TIMEOUT = _PATIENCE_WITH_WORKERS

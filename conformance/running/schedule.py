@@ -1,7 +1,7 @@
 """When and where each cell is checked: the order, the workers of a run, and the parts of one.
 
 The parts of a run depend on the cells that are asked for and on the seconds that they are expected
-to take, and on nothing else of the machine: whoever asks the same divides the same.
+to take, and not on the machine: the same request gives the same parts everywhere.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Shard:
     Parameters
     ----------
     number, count
-        It is number ``number`` of ``count``, the first of which is 1.
+        It is number ``number`` of ``count``, counted from 1.
     """
 
     number: int

@@ -109,7 +109,7 @@ class Workers:
         threading.Thread(target=self._watch, daemon=True, name="dense-conformance watch").start()
 
     def pytest_sessionfinish(self) -> None:
-        """Nobody has to be watched any more."""
+        """Stop watching the workers."""
         self._stop.set()
 
     def _watch(self) -> None:

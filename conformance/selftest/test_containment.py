@@ -170,5 +170,5 @@ def test_every_text_can_be_written() -> None:
             raise KeyError
 
     assert safe_text("a\ud800b") == r"a\ud800b"
-    assert safe_text(Silent()) == "<Silent whose text cannot be had: KeyError>"
+    assert safe_text(Silent()) == "<Silent whose text raises KeyError>"
     assert len(safe_text("x" * 10**6)) == 600

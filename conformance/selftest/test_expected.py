@@ -227,7 +227,7 @@ def test_a_run_from_failure_to_expectation_and_back(tmp_path: Path) -> None:
 def test_proposals_of_a_clean_run_are_none() -> None:
     """It says so, as a comment."""
     (line,) = proposals(Verdict((ENTRY,), (), (cell(Outcome.PASSED),)))
-    assert line.startswith("# Nothing fails")
+    assert line.startswith("# Every failure is expected")
 
 
 @pytest.mark.parametrize("name", ['x"\n[tool.evil]\ny = 1\n# ', "a:B\n]]", "\x1b[2Jx\u202e", "\\'"])

@@ -145,7 +145,7 @@ def follows(z: Array, families: Sequence[Family]) -> Evidence:
 def family_of(
     z: Array, candidates: Sequence[Family] = NAMED, scale_count: int | None = None
 ) -> Family | None:
-    """Return the one family that the sample is consistent with, or None if it is none or several.
+    """Return the one family that the sample is consistent with, or None if not exactly one is.
 
     z is rescaled by its own root mean square first, so that the scale cannot mislead. If parts of
     it were rescaled before, `scale_count` is the size of the smallest part.

@@ -132,7 +132,7 @@ def test_fixed_result(layer: Layer, case: Case) -> None:
             expected = np.asarray(model(as_jax(x)))
         kernel, bias = layer.affine(case)
         bound = 2 * oracle.affine(x, kernel, bias).bound
-        require.within(found, expected, bound, "f(x), held against MyDense of the same file,")
+        require.within(found, expected, bound, "f(x), compared with MyDense of the same file,")
         return
     kernel, bias = np.asarray(model.kernel[...]), np.asarray(model.bias[...])
     reference = oracle.affine(x, kernel, bias)

@@ -132,7 +132,7 @@ def _left_in_a_thread(layer: Layer, case: Case) -> list[str]:
 def test_nothing_kept(layer: Layer, case: Case) -> None:
     """Calls keep no array alive: after twenty more of them there are as many arrays as before.
 
-    A list or a cache that grows with every call fills the memory of whoever serves the layer.
+    A list or a cache that grows with every call fills the memory of a server.
     """
     f, values = layer.at(case), case.normal("x", *layer.fewest, case.in_features)
 

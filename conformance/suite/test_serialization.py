@@ -1,4 +1,4 @@
-"""Whether the layer can be saved, and loaded by whoever knows what a Dense stores."""
+"""Whether the layer can be saved, and loaded by code that knows what a Dense stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the suite said about a zoo animal, held against what it should have said."""
+"""Compares what the suite reported about a layer of the zoo with what it should report."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def judge(subject: Subject, cells: Sequence[Cell]) -> Judgement:
     """Hold the cells of one layer, in reading order, against its declaration.
 
     A MAY row counts where the defect is declared to break or to touch it; otherwise it is only
-    reported, as it is for a layer of anybody else.
+    reported, as for any layer.
     """
     undecided = [cell for cell in cells if not cell.outcome.decided]
     problems = [f"{c.requirement} {c.outcome}: {c.reason}" for c in undecided]

@@ -109,7 +109,7 @@ def subjects(names: Sequence[str] = ()) -> list[Subject]:
 
 
 class _Observer:
-    """Registered with pytest for one run: keeps the run, and tells on a terminal how far it is.
+    """Registered with pytest for one run: keeps the run, and shows its progress on a terminal.
 
     Failures are what is expected here, and so are not shown one by one.
     """

@@ -181,7 +181,7 @@ def scaled(parameters: dict[str, Array]) -> Array:
 
 
 def unscale(parameters: dict[str, Array], kernel: Array, bias: Array) -> dict[str, Array]:
-    """Parameters whose kernel is this one, but for the rounding of the scale."""
+    """Parameters whose kernel is this one, up to the rounding of the scale."""
     del parameters
     return {"kernel": kernel * float(max(kernel.shape[0], 1)) ** 0.5, "bias": bias}
 
@@ -210,7 +210,7 @@ def of_length(parameters: dict[str, Array]) -> Array:
 
 
 def lengths(parameters: dict[str, Array], kernel: Array, bias: Array) -> dict[str, Array]:
-    """Parameters whose kernel is this one, but for rounding; a column of zeros has length 0."""
+    """Parameters whose kernel is this one, up to rounding; a column of zeros has length 0."""
     del parameters
     largest = jax.lax.stop_gradient(jnp.abs(kernel).max(axis=0))
     empty = largest == 0
@@ -265,6 +265,6 @@ class MyDense(CorrectDense):
 
 
 def dense_forward(seed: float, x: ArrayLike, features: float) -> Array:
-    """A solution (features,) that is held against the `MyDense` of its own file."""
+    """A solution (features,) that is compared with the `MyDense` of its own file."""
     x = jnp.asarray(x)
     return MyDense(x.shape[-1], int(features), rngs=nnx.Rngs(int(seed)))(x)

@@ -152,7 +152,7 @@ _ruled.defvjp(_ahead, _back)
 
 PaddedToMultiplesOf8 = choosing(
     "PaddedToMultiplesOf8",
-    "Both sides are padded to multiples of 8, where they are none.",
+    "Both sides are padded to multiples of 8 if needed.",
     lambda x, k: k.shape[0] % 8 != 0 or k.shape[1] % 8 != 0,
     _padded(8),
 )

@@ -112,7 +112,7 @@ class DataclassLayer(nnx.Module):
 
 
 class _AbstractLayer(nnx.Module, abc.ABC):
-    """A layer that defines nothing but the call."""
+    """A layer that defines only the call."""
 
     @abc.abstractmethod
     def __call__(self, x: ArrayLike) -> Array:

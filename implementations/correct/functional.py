@@ -37,7 +37,7 @@ def apply_dictionary(parameters: dict[str, Array], x: ArrayLike) -> Array:
 
 
 def _implementation(name: str, **others: Any) -> Implementation:
-    """Return pure functions on a dictionary of kernel and bias, but for the others."""
+    """Return pure functions on a dictionary of kernel and bias, for the others."""
     functions: dict[str, Any] = {
         "init": dictionary,
         "apply": apply_dictionary,

@@ -18,7 +18,7 @@ ZEROS = nnx.initializers.zeros_init()
 
 
 class AllOptions(nnx.Module):
-    """All options of `nnx.Linear`, each of which does what it does there."""
+    """All options of `nnx.Linear`, each with the meaning that it has there."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class AllOptions(nnx.Module):
 
 
 class AllOptionsLinen(nn.Module):
-    """All options of `linen.Dense`, each of which does what it does there."""
+    """All options of `linen.Dense`, each with the meaning that it has there."""
 
     features: int
     use_bias: bool = True

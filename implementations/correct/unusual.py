@@ -95,7 +95,7 @@ def Partitioned(self: Any, x: ArrayLike) -> Array:
 
 @hooks.linen_forward
 def SownForInspection(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
-    """The output is sown into `intermediates`, where whoever asks for them finds it."""
+    """The output is sown into `intermediates`, where callers who ask for them find it."""
     y = affine(x, kernel, bias)
     self.sow("intermediates", "y", y)
     return y

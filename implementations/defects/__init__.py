@@ -1,4 +1,4 @@
-"""Known-wrong layers: the proof that the suite has teeth."""
+"""Known-wrong layers: the proof that the suite finds faults."""
 
 import importlib
 import pkgutil

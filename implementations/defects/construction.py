@@ -103,7 +103,7 @@ def NegativeSizes(self: Any, in_features: int, out_features: int, *, rngs: nnx.R
 
 @defect("X661", "construction/integral-sizes", 4, cause="in its own type")
 class UnscaledForNumpySizes(CorrectDense):
-    """Only for an ``int`` the scale is computed: NumPy's integers are none."""
+    """Only for an ``int`` the scale is computed, which NumPy's integers are not."""
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
         scaled = scaled_normal(key, in_features, out_features)

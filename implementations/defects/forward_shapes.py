@@ -79,7 +79,7 @@ OneOutputSqueezed = wrong.output("X512", "forward/output-shape", 3)(
 )
 WidthOfTheSecondAxis = wrong.linen_kernel("X623", "forward/output-shape", 3)(
     lambda key, x, m: scaled_normal(key, x.shape[1] if x.ndim > 1 else 1, m),
-    "The number of inputs is `x.shape[1]`: of a vector there is none.",
+    "The number of inputs is `x.shape[1]`, which a vector does not have.",
 )
 DotAcceptsScalars = wrong.forward("X081", "forward/scalar-raises", 3)(
     lambda x, k, b: jnp.dot(x, k) + b,

@@ -16,7 +16,7 @@ from implementations.defects.record import also, name_layers, seen
 
 LastBiasNotZero = wrong.bias("N046", "initialization/bias-zero", 4)(
     lambda rngs, n, m: jnp.zeros((m,), jnp.float32).at[-1:].set(0.01),
-    "The bias is zero but for its last element.",
+    "The bias is zero except its last element.",
 )
 BiasByTheKernelsInitializer = wrong.linen_bias("X621", "initialization/bias-zero", 3)(
     lambda key, x, m: scaled_normal(key, x.shape[-1], m)[0],

@@ -110,7 +110,7 @@ _IMPORTED = time.time_ns() // 1000
 
 @wrong.key("X750", "seeding/same-across-processes", 4, cause_id="depends-on-process")
 def WhenImported(rngs: nnx.Rngs) -> Array:
-    """The moment of the import goes into the key, which is no reading of the clock afterwards."""
+    """The moment of the import goes into the key, so the clock is not read afterwards."""
     return jax.random.fold_in(rngs.params(), _IMPORTED % 2**31)
 
 

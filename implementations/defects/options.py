@@ -145,7 +145,7 @@ class IgnoresPrecision(AllOptions):
 
 @defect("X930", breaks="options/dot-general", cause="dot_general", subtlety=3)
 class IgnoresDotGeneral(AllOptions):
-    """The product is JAX's whatever function is given."""
+    """The product is always JAX's; the given function is ignored."""
 
     def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
         """The right output."""
@@ -155,7 +155,7 @@ class IgnoresDotGeneral(AllOptions):
 
 @defect("X931", breaks="options/promote-dtype", cause="promote_dtype", subtlety=3)
 class IgnoresPromoteDtype(AllOptions):
-    """Values are promoted by Flax's function whatever function is given."""
+    """Values are always promoted by Flax's function; the given one is ignored."""
 
     def __init__(
         self, in_features: int, out_features: int, *, promote_dtype: Any = None, rngs: nnx.Rngs

@@ -1,4 +1,4 @@
-"""Layers that break purity: they touch what is not theirs."""
+"""Layers that break purity: they change objects that are not theirs."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def InputOverwritten(self: Any, x: ArrayLike) -> Array:
 
 @wrong.call("X215", "purity/input-untouched", 4)
 def ScalesInputAndBack(self: Any, x: ArrayLike) -> Array:
-    """A float32 NumPy input is scaled in place and scaled back, but for rounding."""
+    """A float32 NumPy input is scaled in place and scaled back, up to rounding."""
     if isinstance(x, np.ndarray) and x.flags.writeable and x.dtype == np.float32:
         before = jnp.array(x)
         x /= np.float32(3)

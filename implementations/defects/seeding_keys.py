@@ -82,7 +82,7 @@ DefaultStreamOnly = wrong.key("X161", "seeding/params-stream", 3)(
 )
 DefaultBeforeParams = wrong.key("X587", "seeding/params-stream", 4)(
     lambda rngs: rngs.default() if "default" in rngs else rngs.params(),
-    "The default stream is asked first, and `params` only where there is none.",
+    "The default stream is asked first, and `params` only without it.",
 )
 FoldedHash = wrong.key("N066", "seeding/same-across-processes", 4, cause="hash")(
     lambda rngs: jax.random.fold_in(rngs.params(), hash("kernel") & 0x7FFFFFFF),
@@ -122,7 +122,7 @@ CountsItself = wrong.key("X586", "seeding/same-seed-same-bits", 3)(
 )
 DefaultIsFolded = wrong.key("X589", "seeding/rngs-forms", 4)(
     lambda rngs: rngs.params() if "params" in rngs else jax.random.fold_in(rngs.params(), 1),
-    "A key of the default stream is folded once more, to be told from one of `params`.",
+    "A key of the default stream is folded once more, to differ from one of `params`.",
 )
 
 

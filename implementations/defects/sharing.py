@@ -39,7 +39,7 @@ def ones(size: int, dtype: Any) -> Array:
 
 CachesUnderTraces = wrong.forward("X943", "transforms/traced-first", 4, cause="under a trace")(
     lambda x, k, b: affine(x, k, b * ones(b.shape[0], b.dtype)),
-    "A vector of ones is cached by its size, made under whatever trace is the first.",
+    "A vector of ones is cached by its size, made under the first trace.",
 )
 
 

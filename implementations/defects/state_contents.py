@@ -217,7 +217,7 @@ class PickledWithoutBias(CorrectDense):
 
 
 def restored_from_store(token: int) -> Any:
-    """Return the layer; in another process there is none."""
+    """Return the layer; another process does not have it."""
     return nnx.merge(*copy.deepcopy(_stored[token]))
 
 

@@ -120,7 +120,7 @@ def _children(value: Any) -> dict[Any, Any] | None:
 
 
 def _filled(value: Any, new: Mapping[str, Any], path: str = "", depth: int = 0) -> Any:
-    """Return a copy of the object with these arrays in place of its own."""
+    """Return a copy of the object with these arrays instead of its own."""
     if path in new:
         return new[path]
     inside = f"{path}." if path else ""
