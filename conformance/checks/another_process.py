@@ -80,7 +80,7 @@ class _Elsewhere:
         )
 
     def ask(self, entry: Entry, changes: Sequence[str], pickled: str) -> dict[str, Any]:
-        """Return the answer about one implementation, or ``{"error": why there is none}``."""
+        """Return the answer about one implementation, or ``{"error": reason}``."""
         question = _question(entry, changes, pickled)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -116,7 +116,7 @@ def _question(entry: Entry, changes: Sequence[str], pickled: str) -> str:
 
 
 def _ask(entry: Entry, changes: Sequence[str], pickled: str) -> dict[str, Any]:
-    """Return the answer about one implementation, or ``{"error": why there is none}``."""
+    """Return the answer about one implementation, or ``{"error": reason}``."""
     if _FORKS:
         return _started().ask(entry, changes, pickled)
     command = child_process.python("-m", __name__, _ONCE)

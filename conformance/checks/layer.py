@@ -332,9 +332,9 @@ class Built:
             return np.asarray(self.layer.kernel_of(self.parameters))
 
     def held(self, kernel: np.ndarray) -> np.ndarray:
-        """The kernel that it has after this one was written, if it is that but for roundings.
+        """Return the kernel that it holds after this one was written, if only roundings differ.
 
-        What is another one altogether is held against what was written.
+        Otherwise return the kernel that was written.
         """
         if not self.layer.reparameterized:
             return kernel

@@ -54,9 +54,9 @@ class Use:
     Parameters
     ----------
     programs
-        Edges of which programs.
+        The programs whose edges are scanned.
     dtypes
-        For which dtypes of x.
+        The dtypes of x.
     most
         How many cases at edges are tried.
     larger

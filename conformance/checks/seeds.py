@@ -132,7 +132,7 @@ def _require_few_collisions(seeds: np.ndarray, drawn: np.ndarray) -> None:
 
 
 def _constant(layer: Layer) -> str:
-    """Return the cause of one kernel for all seeds that is no fault of the seed: a constant."""
+    """Return the cause of one kernel for all seeds, if it is not the seed's: a constant."""
     if layer.implementation.init is None:
         return ""
     drawn = identify_law(samples(layer))

@@ -223,7 +223,7 @@ def identify_law(samples: Mapping[Shape, Array]) -> LawDiagnosis:
         scale, _ = _describe(finite)
         end = _cut(finite)
         return LawDiagnosis(
-            "unknown", "", f"the law is none that this suite knows; {scale}{end}.", bool(end)
+            "unknown", "", f"the law is not one that this suite knows; {scale}{end}.", bool(end)
         )
     candidates = [Candidate(scale, family) for scale in SCALES]
     if family is TRUNCATED_NORMAL:

@@ -97,7 +97,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     """The parameters are exactly kernel and bias: in*out + out numbers.
 
     Of an nnx module every Param counts, of a Linen module every variable, of a pure function
-    every array. For an nnx module, what is not a Param is checked by ``state/exact-state``.
+    every array. For an nnx module, ``state/exact-state`` checks the leaves that are not Params.
     """
     dense = layer.of(case)
     dense.kernel.shape, dense.bias.shape  # noqa: B018  # raises a violation if one is missing
@@ -114,7 +114,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     require.that(
         not astray,
         f"the layer keeps {', '.join(map(str, astray))}",
-        accepted="nothing but the collection 'params'",
+        accepted="only the collection 'params'",
         cause="a variable is in another collection than 'params': no optimizer sees it",
     )
     require.that(

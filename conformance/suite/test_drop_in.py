@@ -152,7 +152,7 @@ def test_same_law(layer: Layer, case: Case) -> None:
     found, expected = law_in_words(layer), law_in_words(other)
     if not found[1] or not expected[1]:
         unknown = layer if not found[1] else other
-        require.not_applicable(f"the law of {unknown.name} is none that this suite knows")
+        require.not_applicable(f"the law of {unknown.name} is not one that this suite knows")
     require.that(
         found[1] == expected[1],
         f"the kernel is {found[1]}",

@@ -44,7 +44,7 @@ BASE = ["construction/abstract-init", "state/exact-state", "transforms/jit"]
 def test_float32_out(layer: Layer, case: Case) -> None:
     """A float32 x gives a float32 result that is not weakly typed.
 
-    A weakly typed result takes the dtype of whatever it is added to next. A layer that declares
+    A weakly typed result takes the dtype of the next operand. A layer that declares
     to compute in another dtype is held to that one.
     """
     lead = case.lead if layer.accepts(case.lead) else ()

@@ -235,7 +235,7 @@ def test_threads(layer: Layer, case: Case) -> None:
 )
 @over(sizes=[(3, 10)])
 def test_params_stream(layer: Layer, case: Case) -> None:
-    """Only the ``params`` stream matters, or ``default`` where there is none.
+    """Only the ``params`` stream matters, or ``default`` without it.
 
     The streams get different seeds: with equal ones they give equal keys, and nothing shows.
     """

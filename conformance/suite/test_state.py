@@ -91,7 +91,7 @@ def _why_absent(ranks: Sequence[int]) -> str:
 
 
 def _why(leaf: Leaf, leaves: Sequence[Leaf], use_bias: bool) -> str:
-    """Why a leaf is no Param: a parameter that should be one, or something beside them."""
+    """Why a leaf is not a Param: a parameter that should be one, or something beside them."""
     if leaf.kind.startswith("Rng"):
         return Cause(
             "rngs-kept", "the layer keeps its Rngs: keys and counters are part of its state"
