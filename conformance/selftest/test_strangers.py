@@ -47,14 +47,15 @@ def mutated(count: int, seed: int) -> Iterator[str]:
         yield json.dumps(found, ensure_ascii=False) + "\n"
 
 
+@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", ["markdown", "junit", "github", "badge-svg"])
 def test_no_mutation_gets_through(
-    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    form: str, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever a value becomes, and nothing that a terminal would obey is written."""
     path, good = tmp_path / "x.json", tmp_path / "good.json"
     good.write_text(text_of(results(2, 12, wrong=0.3)), encoding="utf-8")
-    for text in mutated(60, seed=3):
+    for text in mutated(count, seed=3):
         path.write_text(text, encoding="utf-8")
         for arguments in (
             ["report", str(path), "--format", form],
