@@ -219,13 +219,14 @@ def raised_by_layer(error: BaseException) -> bool:
 _contained = False
 
 
-def contain_interrupts() -> None:
-    """Treat a KeyboardInterrupt in this process as the layer's from now on.
+def contain_interrupts(contained: bool = True) -> bool:
+    """Treat a KeyboardInterrupt in this process as the layer's, or not; return the former setting.
 
-    A worker leaves the user's Ctrl-C to the controller.
+    A worker does, because it leaves the user's Ctrl-C to the controller.
     """
     global _contained  # of this process
-    _contained = True
+    before, _contained = _contained, contained
+    return before
 
 
 def by_user(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from conformance.checks.oracle import Precision
 from conformance.jax_setup.lazy import jax
 
-__all__ = ["by_default", "settle"]
+__all__ = ["by_default", "force_float32", "restore"]
 
 # Operands keep 10 bits (TF32, truncated) or 7 (bfloat16): a product errs by twice their rounding;
 # the accumulation may truncate, which doubles its unit roundoff. Derived, not measured on a device.
@@ -28,21 +28,28 @@ _DEFAULTS = {
 _FULL = ("highest", "float32")
 
 _asked: list[str] = []
-"""What the user's configuration asks for, as soon as that is overridden."""
+"""The precision of the user's configuration, once it is overridden."""
 
 
-def settle() -> None:
-    """Ask for full float32 products in this process, where the backend has others."""
+def force_float32() -> None:
+    """Have JAX compute products in full float32 in this process, if the backend rounds them."""
     if jax.default_backend() in _DEFAULTS and not _asked:
         _asked.append(str(jax.config.values["jax_default_matmul_precision"] or "default"))
         jax.config.update("jax_default_matmul_precision", "highest")
 
 
+def restore() -> None:
+    """Restore the user's precision, which :func:`force_float32` has replaced."""
+    if _asked:
+        asked = _asked.pop()
+        jax.config.update("jax_default_matmul_precision", None if asked == "default" else asked)
+
+
 @contextlib.contextmanager
 def by_default() -> Iterator[Precision | None]:
-    """What the user gets inside the block: what that computes in, or None if it is float32.
+    """Put the user's precision in force inside the block; yield it, or None if it is float32.
 
-    That is the backend's default, or what ``jax_default_matmul_precision`` asked for. Between
+    It is the backend's default, or what ``jax_default_matmul_precision`` asked for. Between
     the default and float32 there are formats more exact than the default: its bound is theirs.
     """
     mode = _DEFAULTS.get(jax.default_backend())

@@ -71,7 +71,7 @@ class Containment:
         del flax
         compile_cache.install()
         mlir_context.share_contexts()
-        precision.settle()
+        precision.force_float32()
         self._code.learn()
         self._threads |= _threads()
 

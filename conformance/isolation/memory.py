@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["GIB", "guard", "release", "resident", "settle"]
+__all__ = ["GIB", "freeze_imports", "guard", "release", "resident"]
 
 GIB = 2**30
 
@@ -35,7 +35,7 @@ def resident() -> int:
 
 
 @functools.cache
-def settle() -> None:
+def freeze_imports() -> None:
     """Take what is imported out of the garbage collector's rounds: it stays until the end.
 
     Tracing makes so many small objects that rounds through JAX's modules are a twentieth of a run.

@@ -141,12 +141,12 @@ def trouble() -> str:
     return ""
 
 
-def bound() -> None:
-    """Keep what all versions have left there within the limit; looked at once in an hour."""
+def bound(limit: int = _LIMIT) -> None:
+    """Keep the programs of all versions within ``limit`` bytes; checked once in an hour."""
     mark = location() / ".bounded"
     if not enabled() or trouble() or _age(mark) < _INTERVAL:
         return
-    prune(location(), _LIMIT)
+    prune(location(), limit)
     with contextlib.suppress(OSError):
         mark.touch()
 

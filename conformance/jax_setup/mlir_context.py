@@ -20,8 +20,9 @@ _PROGRAMS = 200
 class _Contexts:
     """Makes contexts that serve one thread each for a number of programs."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make: Callable[[], Any], programs: int) -> None:
         self.make = make
+        self.programs = programs
         self._of_thread = threading.local()
 
     def __call__(self) -> Any:
@@ -35,7 +36,7 @@ class _Contexts:
         mine = self._of_thread
         mine.left = getattr(mine, "left", 0) - 1
         if mine.left < 0:
-            mine.context, mine.left = self.make(), _PROGRAMS - 1
+            mine.context, mine.left = self.make(), self.programs - 1
         return mine.context
 
 
@@ -48,8 +49,8 @@ def _is_lowering() -> bool:
         return False
 
 
-def share_contexts() -> None:
-    """Have JAX lower programs in one context after another; imports JAX.
+def share_contexts(programs: int = _PROGRAMS) -> None:
+    """Have JAX lower so many programs in one context after another; imports JAX.
 
     JAX has no public place for that. Where a version has moved the private one, all is as it
     would be, only slower.
@@ -61,4 +62,4 @@ def share_contexts() -> None:
     except (ImportError, AttributeError):
         return
     if not isinstance(make, _Contexts):
-        mlir.make_ir_context = _Contexts(make)
+        mlir.make_ir_context = _Contexts(make, programs)

@@ -61,7 +61,7 @@ class Worker:
                         # No process of its own has tried it.
                         require_usable(layer.implementation)
                     self.run.layers[entry.id] = layer
-                memory.settle()
+                memory.freeze_imports()
             except LoadError as error:
                 self.run.unusable[entry.id] = explained(error, entry)
                 self.run.layers[entry.id] = LoadError(self.run.unusable[entry.id])

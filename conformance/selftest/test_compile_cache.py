@@ -172,18 +172,17 @@ def test_the_bound_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Of all versions together, and looked at once in an hour."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(compile_cache.SWITCH, raising=False)
-    monkeypatch.setattr(compile_cache, "_LIMIT", 150)
     assert compile_cache.trouble() == ""
     folder = compile_cache.directory()
     for key in ("a", "b"):
         (folder / f"{key}.program").write_bytes(bytes(100))
-    compile_cache.bound()
+    compile_cache.bound(150)
     assert len(entries(tmp_path)) == 1
     (folder / "c.program").write_bytes(bytes(100))
-    compile_cache.bound()
+    compile_cache.bound(150)
     assert len(entries(tmp_path)) == 2
     os.utime(compile_cache.location() / ".bounded", (1, 1))
-    compile_cache.bound()
+    compile_cache.bound(150)
     assert len(entries(tmp_path)) == 1
 
 

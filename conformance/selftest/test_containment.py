@@ -151,15 +151,16 @@ def test_a_layer_cannot_speak_for_the_suite(raised: str, tmp_path: Path) -> None
         found["call"]()
 
 
-def test_the_users_interrupt_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a worker, it is a layer that raised it."""
-    # This test may run in a worker itself.
-    monkeypatch.setattr(errors, "_contained", False)
-    with pytest.raises(KeyboardInterrupt), during("calling"):
-        raise KeyboardInterrupt
-    monkeypatch.setattr(errors, "_contained", True)
-    with pytest.raises(Violation, match="calling raised KeyboardInterrupt"), during("calling"):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(("in_worker", "raised"), [(False, KeyboardInterrupt), (True, Violation)])
+def test_an_interrupt_is_the_users_but_in_a_worker_the_layers(
+    in_worker: bool, raised: type[BaseException]
+) -> None:
+    before = errors.contain_interrupts(in_worker)
+    try:
+        with pytest.raises(raised), during("calling"):
+            raise KeyboardInterrupt
+    finally:
+        errors.contain_interrupts(before)
 
 
 def test_every_text_can_be_written() -> None:

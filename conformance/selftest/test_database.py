@@ -71,8 +71,8 @@ def test_implementations_do_not_share_a_key() -> None:
     assert key("a/b", "x:y") == key("a/b", "x:y")
 
 
-def tried_again(spec: str, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether a case that a first run has drawn and kept is among the first that a second tries."""
+def tried_again(spec: str) -> bool:
+    """Return whether a second run tries a case that a first run kept among its first."""
     rare: list[int] = []
     tried: list[list[int]] = []
 
@@ -85,18 +85,17 @@ def tried_again(spec: str, monkeypatch: pytest.MonkeyPatch) -> bool:
 
     for _ in range(2):
         tried.append([])
-        profile = profiles.named("thorough", examples=200)
-        monkeypatch.setattr(profiles, "_active", replace(profile, database=opened(spec)))
-        test: Any = settled(over(sizes=[(3, 4)])(check), profiles.active())
+        profile = replace(profiles.named("thorough", examples=200), database=opened(spec))
+        test: Any = settled(over(sizes=[(3, 4)])(check), profile)
         test._hypothesis_internal_database_key = key("a/b", "x:y")
         with pytest.raises(AssertionError):
             test(layer=None)
     return rare[0] in tried[1][:5]
 
 
-def test_a_directory_keeps_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_keeps_what_failed(tmp_path: Path) -> None:
     """A share that is only read gives it to others."""
-    assert tried_again(f"directory:{tmp_path}", monkeypatch)
+    assert tried_again(f"directory:{tmp_path}")
     before = sorted(tmp_path.rglob("*"))
     opened(f"readonly:{tmp_path}").save(b"key", b"value")
     assert sorted(tmp_path.rglob("*")) == before
@@ -125,9 +124,9 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
 
 
 @with_redis
-def test_redis_keeps_what_failed(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redis_keeps_what_failed(redis_url: str) -> None:
     """For everybody who can reach it."""
-    assert tried_again(f"redis:{redis_url}", monkeypatch)
+    assert tried_again(f"redis:{redis_url}")
 
 
 @with_redis

@@ -11,38 +11,38 @@ import pytest
 
 from conformance.jax_setup import devices
 
-Machine = Callable[..., None]
+Machine = Callable[..., Path]
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     """Make a machine with so many NVIDIA devices, with JAX's plugin for them or without."""
 
-    def make(count: int, plugin: str = "xla_cuda13") -> None:
+    def make(count: int, plugin: str = "xla_cuda13") -> Path:
         for name in (*(f"nvidia{i}" for i in range(count)), "nvidiactl", "nvidia-uvm"):
             (tmp_path / name).touch()
         point = importlib.metadata.EntryPoint(plugin, "somewhere", "jax_plugins")
-        monkeypatch.setattr(devices, "_FILES", tmp_path)
         monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point])
         for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES"):
             monkeypatch.setenv(name, "")
             monkeypatch.delenv(name)
+        return tmp_path
 
     return make
 
 
 def test_a_run_has_a_process_for_each_device(machine: Machine) -> None:
     """In the order of their numbers, whatever else there is in /dev."""
-    machine(12)
-    assert devices.accelerators() == [str(i) for i in range(12)]
-    assert devices.workers() == 12
+    files = machine(12)
+    assert devices.accelerators(files) == [str(i) for i in range(12)]
+    assert devices.workers(files) == 12
 
 
 def test_a_worker_sees_one_device(machine: Machine) -> None:
     """Also where there are more workers than devices, or JAX may have some of them only."""
-    machine(4)
+    files = machine(4)
     os.environ["CUDA_VISIBLE_DEVICES"] = "1,3"
-    devices.take_own("gw2")
+    devices.take_own("gw2", files)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 
@@ -50,9 +50,9 @@ def test_devices_that_jax_does_not_use_count_for_nothing(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without its plugin for them, or where the user wants the CPU."""
-    machine(2, plugin="other")
-    assert devices.accelerators() == []
+    files = machine(2, plugin="other")
+    assert devices.accelerators(files) == []
     machine(2)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert devices.accelerators() == []
-    assert 1 <= devices.workers() <= 8
+    assert devices.accelerators(files) == []
+    assert 1 <= devices.workers(files) <= 8

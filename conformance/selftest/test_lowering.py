@@ -44,12 +44,11 @@ def test_a_program_that_another_needs(unshared: None) -> None:
         assert jax.random.normal(jax.random.key(0), (3, 97)).shape == (3, 97)
 
 
-def test_a_context_serves_many_but_not_all(unshared: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_context_serves_many_but_not_all(unshared: None) -> None:
     """What a context keeps of the programs goes with it."""
     from jax._src.interpreters import mlir
 
-    monkeypatch.setattr(mlir_context, "_PROGRAMS", 2)
-    mlir_context.share_contexts()
+    mlir_context.share_contexts(programs=2)
     first, second, third, fourth = (mlir.make_ir_context() for _ in range(4))
     assert first is second
     assert third is fourth

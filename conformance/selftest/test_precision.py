@@ -12,11 +12,11 @@ from conformance.checks import precision
 
 
 @pytest.fixture(autouse=True)
-def _precision_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test asks for does not outlive it."""
+def _precision_is_restored() -> Iterator[None]:
+    precision.restore()
     before = jax.config.values["jax_default_matmul_precision"]
-    monkeypatch.setattr(precision, "_asked", [])
     yield
+    precision.restore()
     jax.config.update("jax_default_matmul_precision", before)
 
 
@@ -26,7 +26,7 @@ def test_an_accelerator_is_asked_for_float32(
 ) -> None:
     """And its default, inside the block, is named."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    precision.settle()
+    precision.force_float32()
     assert jax.config.values["jax_default_matmul_precision"] == "highest"
     with precision.by_default() as mode:
         assert mode is not None
@@ -40,8 +40,8 @@ def test_what_the_user_asked_for_is_tried_beside(
     """Unless that is float32 anyway; also where it is settled once more, as for each layer."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     jax.config.update("jax_default_matmul_precision", asked)
-    precision.settle()
-    precision.settle()
+    precision.force_float32()
+    precision.force_float32()
     with precision.by_default() as mode:
         assert (mode is not None) == given
         config: Any = jax.config
@@ -51,7 +51,7 @@ def test_what_the_user_asked_for_is_tried_beside(
 def test_a_cpu_is_left_alone() -> None:
     """Its products of float32 are products of float32."""
     before = jax.config.values["jax_default_matmul_precision"]
-    precision.settle()
+    precision.force_float32()
     assert jax.config.values["jax_default_matmul_precision"] == before
     with precision.by_default() as mode:
         assert mode is None

@@ -67,11 +67,6 @@ def detectable_shift(
     return (limit + math.sqrt(-2 * math.log(miss))) / math.sqrt(count)
 
 
-def weights_for_shift(error: float, alpha: float = ALPHA, miss: float = MISS) -> int:
-    """Return the number of weights that detects a mean shift (or a correlation) of `error`."""
-    return math.ceil((detectable_shift(1, alpha, miss) / error) ** 2)
-
-
 def statement(profile: str, count: int, promised: float) -> str:
     """What `count` weights detect, in words, and whether that keeps the profile's promise."""
     error, shift = detectable_variance(count), detectable_shift(count)

@@ -22,19 +22,6 @@ FEW_LEVELS = 8
 """A law of so few magnitudes per kernel (signs, ternary) is a wrong law, not a coarse grid."""
 
 
-def duplicates(w: Array, magnitudes: bool = False) -> Evidence:
-    """Equal weights within the whole sample: as many as the lattice explains.
-
-    The i-th of n values repeats an earlier one with probability at most (i-1)/M, so D = n minus
-    the number of distinct values is dominated by a sum of Bernoulli variables of mean
-    n(n-1)/(2M), and P(D >= d) <= exp(-(d ln(d/lam) - d + lam)) (Chernoff).
-    """
-    values = np.abs(w) if magnitudes else w
-    what = "magnitudes" if magnitudes else "weights"
-    levels = MAGNITUDE_LEVELS if magnitudes else LEVELS
-    return _repeats(values.ravel(), levels, f"duplicate {what}", what, at(w.shape[1:]))
-
-
 def resolution(w: Array) -> Evidence:
     """Equal magnitudes in *different* kernels: a grid of too few levels, and nothing else.
 

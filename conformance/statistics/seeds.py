@@ -264,11 +264,6 @@ def _moduli(pairs: Sequence[tuple[int, int]]) -> list[int]:
     return sorted({*small, *(common // m for m in small), common} - {1})
 
 
-def birthday(seeds: int, log_levels: float) -> float:
-    """ln of a bound on P(two of `seeds` independent kernels are equal), of exp(log_levels) each."""
-    return math.log(seeds * (seeds - 1) / 2) - log_levels
-
-
 def covers(seeds: Sequence[int], limit: int) -> bool:
     """Return whether some two seeds differ by every m up to `limit`."""
     differences = {abs(a - b) for a, b in combinations(seeds, 2)}
