@@ -29,6 +29,7 @@ from conformance.contract.requirement import (
     Need,
     Requirement,
 )
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.adapters.parameters import Leaf, leaves_of
 from conformance.layers.implementation import Convention, Implementation
@@ -88,6 +89,21 @@ class Layer:
     def convention(self) -> Convention:
         """What the layer is held to: what it declares, where it is not found to be otherwise."""
         return self.implementation.convention
+
+    @functools.cached_property
+    def kept(self) -> tuple[str, ...]:
+        """The state that it declares beside its parameters, and what is found of the kind.
+
+        What stands beside a kernel and a bias as they should be is a difference to declare.
+        """
+        declared, seen = self.declared.extra_state, self.seen
+        whole = bool(seen.kernel) and bool(seen.bias or not seen.convention.use_bias)
+        return (*declared, *seen.extra_state) if whole else declared
+
+    @property
+    def has_no_one_kernel(self) -> bool:
+        """Whether it was looked at, and none of its several arrays has the kernel's shape."""
+        return len(self.seen.leaves) > 1 and not (self.seen.kernel or self.seen.trouble)
 
     @functools.cached_property
     def provides(self) -> frozenset[Need]:
@@ -410,8 +426,13 @@ def as_jax(x: Any, dtype: str | None = None) -> Any:
 def _array(y: Any) -> Any:
     """The output, which has to be an array; that it is JAX's is checked by one requirement."""
     if not isinstance(y, jax.Array | np.ndarray):
-        shown = f"a {type(y).__module__}.{type(y).__name__}"
-        fail(f"the layer returned {shown}", accepted="a jax.Array")
+        shown = "None" if y is None else f"a {type(y).__module__}.{type(y).__name__}"
+        cause = "the result is computed and not returned: the return statement is missing"
+        fail(
+            f"the layer returned {shown}",
+            accepted="a jax.Array",
+            cause=Cause("no-return", cause) if y is None else "",
+        )
     return y
 
 

@@ -60,11 +60,11 @@ def require_unchanged(
         else:
             dense(x)
     after, static_after = _bytes(dense), _static(dense)
-    allowed = dense.layer.declared.extra_state
+    allowed = dense.layer.kept
     changed = sorted(
         key
         for key in before.keys() | after.keys()
-        if before.get(key) != after.get(key) and key.rpartition(".")[2] not in allowed
+        if before.get(key) != after.get(key) and not {key, key.rpartition(".")[2]} & {*allowed}
     )
     require.that(
         not changed,

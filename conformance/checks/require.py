@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from conformance.checks import recording
-from conformance.errors import Violation, by_user, raised_by_layer, safe_text
+from conformance.errors import Cause, Violation, by_user, raised_by_layer, safe_text
 from conformance.jax_setup.lazy import jax
 
 __all__ = [
@@ -62,8 +62,18 @@ def during(action: str, cause: str = "") -> Iterator[None]:
 
 
 def _raised(action: str, error: BaseException, cause: str) -> Violation:
-    message = f"{action} raised {type(error).__name__}: {safe_text(error, 300)}"
+    text = safe_text(error, 300)
+    message = f"{action} raised {type(error).__name__}: {text}"
+    if "PRNG key type" in text and "RngStream" in text:
+        cause = cause or _STREAM_AS_KEY
     return Violation(message, accepted="no exception", cause=cause)
+
+
+_STREAM_AS_KEY = Cause(
+    "stream-as-key",
+    "a stream of keys is given where a key is needed: rngs.params is the stream, and rngs.params() "
+    "draws a key from it",
+)
 
 
 _about_rank_promotion = contextvars.ContextVar("about_rank_promotion", default=False)

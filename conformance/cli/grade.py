@@ -79,7 +79,8 @@ def _bias_for_inputs(cell: Cell) -> bool:
 
 
 def _float(cell: Cell) -> bool:
-    return cell.requirement == "exercise/float-arguments"
+    # What fails for integers, too, is an obstacle on the way to it.
+    return cell.requirement == "exercise/float-arguments" and not cell.obstacle
 
 
 PITFALLS = (
@@ -263,17 +264,21 @@ def _write_rest(console: Console, heading: str, cells: Sequence[Cell], verdict: 
     statements = {row.id: row.statement for row in verdict.rows}
     by_cause: dict[str, list[Cell]] = {}
     for cell in cells:
-        by_cause.setdefault(cell.cause or cell.message or cell.reason, []).append(cell)
+        by_cause.setdefault(_cause_of(cell), []).append(cell)
     for cause, same in by_cause.items():
         cell = same[0]
         names = ", ".join(dict.fromkeys(c.implementation.rpartition(":")[2] for c in same))
         rows = dict.fromkeys(f"{c.requirement} ({c.level})" for c in same)
         more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
         listed = ", ".join([*rows][:_SHOWN]) + more
-        _write_bullet(console, cause)
         # A file that cannot be used shows nothing about any requirement.
         if cell.outcome == Outcome.ERROR:
+            first, *source = cause.splitlines()
+            _write_bullet(console, first)
+            # As they are, because carets mark a column.
+            console.print(Text(printable("\n".join(source))), soft_wrap=True)
             continue
+        _write_bullet(console, cause)
         blocked = sum(len(verdict.blocked_by(one)) for one in same)
         failure = dict(described(cell, blocked=blocked))
         lines = [
@@ -284,6 +289,13 @@ def _write_rest(console: Console, heading: str, cells: Sequence[Cell], verdict: 
             ("also", failure.get("also", "")),
         ]
         write_lines(console, [pair for pair in lines if pair[1]])
+
+
+def _cause_of(cell: Cell) -> str:
+    """The cause in words; what keeps a file from being used is the same for both of its names."""
+    if cell.outcome == Outcome.ERROR:
+        return cell.reason.partition(" cannot be used: ")[2] or cell.reason
+    return cell.cause or cell.message or cell.reason
 
 
 def _write_bullet(console: Console, text: str) -> None:

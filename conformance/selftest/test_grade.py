@@ -45,6 +45,8 @@ SOLUTIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "unscaled": ((" * (1 / jnp.sqrt(in_features))", ""),),
     "bias_in": (("jnp.zeros((out_features,))", "jnp.zeros((in_features,))"),),
     "floats": (("int(features)", "features"),),
+    "both floats": (("int(features)", "features"), ("int(seed)", "seed")),
+    "no return": (("return x @", "x @"),),
 }
 
 ROWS = (
@@ -62,6 +64,8 @@ STATES = {
     "unscaled": ("yes", "no", "yes", "yes"),
     "bias_in": ("open", "yes", "no", "open"),
     "floats": ("yes", "yes", "yes", "no"),
+    "both floats": ("yes", "yes", "yes", "no"),
+    "no return": ("yes", "yes", "yes", "open"),
 }
 
 FOUND = {
@@ -70,6 +74,8 @@ FOUND = {
     "unscaled": "  found     in * E[K^2] = 1",
     "bias_in": "  found     the bias has shape (",
     "floats": "raised TypeError: Shapes must be 1D",
+    "both floats": "; and f(seed=",
+    "no return": "- the result is computed and not returned: the return statement is missing",
 }
 
 

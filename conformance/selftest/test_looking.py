@@ -90,6 +90,38 @@ class WeightNorm(linen.Module):
         return x @ (v / jnp.linalg.norm(v, axis=0) * g) + b
 
 
+class LowRank(nnx.Module):
+    """A kernel that is the product of two parameters."""
+
+    def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
+        draw = jax.nn.initializers.lecun_normal()
+        inner = min(n_in, n_out)
+        self.u = nnx.Param(draw(rngs.params(), (n_in, inner), jnp.float32))
+        self.v = nnx.Param(draw(rngs.params(), (inner, n_out), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(n_out))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The layer's output."""
+        return x @ self.u[...] @ self.v[...] + self.bias[...]
+
+
+class FlatVectors(nnx.Linear):
+    """A layer that flattens its input, so that it takes vectors alone."""
+
+    def __init__(self, in_features: int, out_features: int, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        """The layer's output."""
+        return super().__call__(inputs.reshape(-1))
+
+
+def half_without_bias(din: int, dout: int, rngs: nnx.Rngs) -> nnx.Linear:
+    """A function that makes a layer of Flax."""
+    half = jnp.bfloat16
+    return nnx.Linear(din, dout, use_bias=False, dtype=half, param_dtype=half, rngs=rngs)
+
+
 class Calls(nnx.Variable):
     """A count of calls."""
 
@@ -100,6 +132,11 @@ class Counting(nnx.Linear):
     def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
         super().__init__(n_in, n_out, rngs=rngs)
         self.calls = Calls(jnp.zeros((), jnp.int32))
+
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        """The layer's output, and one call more."""
+        self.calls[...] = self.calls[...] + 1
+        return super().__call__(inputs)
 
 
 class Adapted(nnx.Module):
@@ -156,6 +193,9 @@ def test_what_cannot_be_looked_at_stays_as_it_is_declared() -> None:
         def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
             raise RuntimeError("not today")
 
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return x
+
     seen = look(adapt(Raises))
     assert seen.convention is FLAX
     assert "RuntimeError: not today" in seen.trouble
@@ -171,6 +211,7 @@ def test_a_layer_is_read_as_it_was_found() -> None:
 ROWS = (
     *("kernel-shape", "bias-shape", "parameter-dtype", "only-two-parameters", "exact-state"),
     *("stable-names", "float32-out", "output-shape", "zero-input", "affine-value"),
+    *("call-changes-nothing", "traced-first", "optimizer-sees-both"),
 )
 
 
@@ -188,6 +229,8 @@ ROWS = (
             ["construction/parameter-dtype", "dtypes/float32-out"],
             'parameter_dtype = "bfloat16"',
         ),
+        ("Counting", ["state/exact-state"], 'extra_state = ["calls"]'),
+        ("FlatVectors", ["forward/output-shape"], "ranks = [1]"),
     ],
 )
 def test_one_difference_is_one_finding(
@@ -211,6 +254,24 @@ def test_what_is_declared_is_right(capsys: pytest.CaptureFixture[str]) -> None:
     asked = [f"--requirement={row}" for row in ROWS]
     assert main(["run", f"{_PLACE}:OutputsFirst", *declared, *asked, "-n0"]) == 0
     assert "kernel stored as (out, in)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_function_that_makes_a_module_is_its_class() -> None:
+    """What the module says of itself is declared, and its variables are those of an nnx layer."""
+    found = adapt(half_without_bias)
+    assert found.module is not None
+    its = found.convention
+    assert (its.use_bias, its.parameter_dtype, its.compute_dtype) == (False, *["bfloat16"] * 2)
+
+
+def test_factors_of_a_kernel_are_one_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is what the parameters are that is wrong, and not how they are called."""
+    asked = [f"--requirement={row}" for row in ROWS]
+    assert main(["run", f"{_PLACE}:LowRank", *asked, "-n0"]) == 1
+    text = capsys.readouterr().out
+    failed = set(re.findall(r"^(?:FAILED|NOT MET) +(\S+)", text, re.MULTILINE))
+    assert failed == {"construction/only-two-parameters"}
+    assert "no parameter has the kernel's shape at every size" in text
 
 
 def test_describe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,7 +100,10 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     every array. For an nnx module, ``state/exact-state`` checks the leaves that are not Params.
     """
     dense = layer.of(case)
-    dense.kernel.shape, dense.bias.shape  # noqa: B018  # raises a violation if one is missing
+    try:
+        dense.kernel.shape, dense.bias.shape  # noqa: B018  # raises if one is missing
+    except Violation as violation:
+        raise violation.because(_NO_ONE_KERNEL if layer.has_no_one_kernel else "") from violation
     leaves = dense.leaves
     if dense.module is not None:
         leaves = [leaf for leaf in leaves if leaf.kind == "Param"]
@@ -117,12 +120,21 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
         accepted="only the collection 'params'",
         cause="a variable is in another collection than 'params': no optimizer sees it",
     )
+    others = [leaf for leaf in leaves if leaf.name not in (*layer.convention.parameter_names,)]
+    beside = ", ".join(".".join(leaf.path) for leaf in others)
     require.that(
         len(leaves) <= expected,
         f"the layer has {len(leaves)} parameters: {listed}",
         accepted="kernel and bias alone" if expected == 2 else "the kernel alone",
-        cause="the layer has a parameter beside kernel and bias",
+        cause=f"the layer has a parameter beside kernel and bias: {beside}",
     )
+
+
+_NO_ONE_KERNEL = Cause(
+    "no-one-kernel",
+    "no parameter has the kernel's shape at every size: a kernel that is a product of several "
+    "parameters is described by functions, as conformance.Implementation",
+)
 
 
 def _all_are_used(layer: Layer, dense: Built) -> bool:

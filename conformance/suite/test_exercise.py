@@ -14,7 +14,7 @@ from conformance.checks.kernels import judge, recovered
 from conformance.checks.layer import Layer, as_jax
 from conformance.checks.require import during
 from conformance.contract.requirement import EXERCISE, MUST, SHOULD, requirement
-from conformance.errors import Cause
+from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.statistics import by_requirement, causes, strongest
 from conformance.statistics.identify import declared_names
@@ -39,6 +39,7 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
     seed, features = own % 2**20, case.out_features
     x = case.normal("x", case.in_features)
     plain = np.asarray(layer.forward(seed, x, features))
+    _require_both_cast(layer, seed, x, features)
     whole = {
         "seed as a float": (float(seed), features),
         "features as a float": (seed, float(features)),
@@ -68,6 +69,25 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
         which = "seed" if "seed" in what else "features"
         cause = f"{which} is rounded, where int() cuts off its fraction"
         _require_as(layer, (s, x, m), plain, what, cause)
+
+
+def _require_both_cast(layer: Layer, seed: int, x: np.ndarray, features: int) -> None:
+    """Require neither argument to raise as a float; one message names all that do."""
+    raised = {}
+    for name, (s, m) in {
+        "seed": (float(seed), features),
+        "features": (seed, float(features)),
+    }.items():
+        try:
+            layer.forward(s, x, m)
+        except Violation as violation:
+            raised[name] = violation.found
+    if len(raised) == len(("seed", "features")):
+        require.fail(
+            "; and ".join(raised.values()),
+            accepted="no exception",
+            cause="cast seed and features with int(): both arrive as floats",
+        )
 
 
 def _require_as(

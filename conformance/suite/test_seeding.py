@@ -230,7 +230,10 @@ def test_threads(layer: Layer, case: Case) -> None:
     "seeding/params-stream",
     MUST,
     NNX,
-    rests_on=["construction/builds", "state/exact-state", "seeding/same-seed-same-bits"],
+    rests_on=[
+        *("construction/builds", "state/exact-state"),
+        *("seeding/same-seed-same-bits", "seeding/seeds-differ"),
+    ],
     presumes=[DRAWN_KERNEL],
 )
 @over(sizes=[(3, 10)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import pickle
 from collections.abc import Sequence
 
@@ -72,6 +73,7 @@ def test_exact_state(layer: Layer, case: Case) -> None:
         f"the state is {listed}",
         accepted="kernel and bias, each an nnx.Param",
         cause=_why(wrong[0], leaves, layer.convention.use_bias) if wrong else "",
+        declare=_declaring(layer, wrong),
     )
     wanted = 2 if layer.convention.use_bias else 1
     require.that(
@@ -82,16 +84,25 @@ def test_exact_state(layer: Layer, case: Case) -> None:
     )
 
 
+def _declaring(layer: Layer, wrong: Sequence[Leaf]) -> str:
+    """The line that declares these as state beside a kernel and a bias that are as they should."""
+    names = [".".join(leaf.path) for leaf in wrong]
+    beside = bool(names) and set(names) <= set(layer.kept)
+    return f"extra_state = {json.dumps(names)}" if beside else ""
+
+
 def _why_absent(ranks: Sequence[int]) -> str:
     missing = "bias" if ranks == [2] else "kernel" if ranks == [1] else "parameter"
     return (
-        f"the state has no {missing}: the layer has none, or keeps it in a closure, a static "
-        "attribute or a container that nnx does not see"
+        f"the state has no {missing}: the layer has none, makes it anew in each call, or keeps it "
+        "in a closure, a static attribute or a container that nnx does not see"
     )
 
 
 def _why(leaf: Leaf, leaves: Sequence[Leaf], use_bias: bool) -> str:
     """Why a leaf is not a Param: a parameter that should be one, or something beside them."""
+    if all(each.kind.startswith("Rng") for each in leaves):
+        return _why_absent([])
     if leaf.kind.startswith("Rng"):
         return Cause(
             "rngs-kept", "the layer keeps its Rngs: keys and counters are part of its state"
@@ -151,7 +162,9 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
     steps = int(np.ceil(curvature[-1] / curvature[0]))
 
     def loss(module: nnx.Module) -> jax.Array:
-        return jnp.mean((module(x) - y) ** 2)
+        # A layer of vectors is trained on a batch by mapping it.
+        found = module(x) if layer.accepts(BATCH) else jax.vmap(module)(x)
+        return jnp.mean((found - y) ** 2)
 
     kernel, bias = dense.kernel, dense.bias
     with during("training the layer with nnx.Optimizer"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -88,6 +89,14 @@ def _adapted(
             f"an instance of {type(kind).__name__}", "Name the class itself, not an instance."
         )
     if isinstance(kind, type) and issubclass(kind, nnx.Module | linen.Module):
+        if not _is_called(kind):
+            methods = [name for name, value in vars(kind).items() if inspect.isfunction(value)]
+            other = next((name for name in methods if not name.startswith("_")), "")
+            instead = f"rename {other} to __call__" if other else "give it __call__(self, x)"
+            raise NotAdaptable(
+                f"the class {label}, which has no __call__",
+                f"Calling runs the forward pass: {instead}.",
+            )
         require_plain_call(kind, call)
         kind = _calling(kind, call) if call else kind
         if issubclass(kind, nnx.Module):
@@ -102,12 +111,16 @@ def _adapted(
             construct = binding.construct
             found = from_linen(lambda n, m: construct(n, m, None), label, convention, library)
         return replace(found, bound=binding.description)
-    if isinstance(kind, type) and not any("__call__" in vars(base) for base in kind.__mro__):
+    if isinstance(kind, type) and not _is_called(kind):
         raise NotAdaptable(
             f"the class {label}, which is neither a flax.nnx.Module nor a flax.linen.Module, "
             "and has no __call__",
             f"Did you mean class {kind.__name__}(nnx.Module)?",
         )
+    if not isinstance(kind, type) and callable(kind) and is_factory(kind):
+        made = _made_by(kind, arguments)
+        if made is not None:
+            return _of_factory(kind, made, arguments, label, convention, library, call)
     if isinstance(kind, type) or (callable(kind) and is_factory(kind)):
         from conformance.layers.adapters.plain import from_plain
 
@@ -119,6 +132,55 @@ def _adapted(
     if callable(kind):
         return _function(kind, arguments, label, convention, library)
     raise NotAdaptable(f"an object of type {type(kind).__name__}, which cannot be called")
+
+
+def _is_called(kind: type) -> bool:
+    return any("__call__" in vars(base) for base in kind.__mro__)
+
+
+_SIZES = (3, 4)
+_SAID = ("use_bias", "dtype", "param_dtype", "kernel_init", "bias_init")
+
+
+def _made_by(factory: Any, arguments: Mapping[str, Any]) -> Any:
+    """The module of Flax that a function makes; None for any other layer, or where it raises."""
+    from flax import linen, nnx
+
+    binding = bind(factory, arguments, is_nnx=True)
+    try:
+        made = binding.construct(*_SIZES, nnx.Rngs(0))
+    except Exception:  # which the requirements are about
+        return None
+    return made if isinstance(made, nnx.Module | linen.Module) else None
+
+
+def _of_factory(
+    factory: Any, made: Any, arguments: Mapping[str, Any], label: str, convention: Convention,
+    library: str, call: Mapping[str, Any],
+) -> Implementation:  # fmt: skip
+    """The view of the modules that a function makes: as if it were their class."""
+    from flax import nnx
+
+    if call:
+        raise NotAdaptable(
+            f"the function {label}, which makes a {type(made).__name__}",
+            "Name the class itself, to declare further arguments of its call.",
+        )
+    require_plain_call(type(made), call)
+    binding = bind(factory, arguments, is_nnx=True)
+    if convention == FLAX and type(made).__module__.startswith("flax."):
+        said = {key: getattr(made, key) for key in _SAID if hasattr(made, key)}
+        convention = in_flax_words(type(made), said, FLAX)
+    if isinstance(made, nnx.Module):
+        from conformance.layers.adapters.nnx import from_nnx
+
+        found = from_nnx(binding.construct, label, convention, library)
+    else:
+        from conformance.layers.adapters.linen import from_linen
+
+        construct = binding.construct
+        found = from_linen(lambda n, m: construct(n, m, None), label, convention, library)
+    return replace(found, bound=binding.description)
 
 
 def _function(
