@@ -90,7 +90,8 @@ def _look(implementation: Implementation) -> Seen:
     if kernel and not bias and not trained and declared.use_bias and _is_zero(apply, parameters[0]):
         found = replace(found, use_bias=False)
     found = _as_called(found, apply, parameters[0])
-    state = tuple(path for path in others if path not in trained)
+    # Keys and their counts are no values that a check could compare or map.
+    state = tuple(p for p in others if p not in trained and not first[p].kind.startswith("Rng"))
     return Seen(found, tuple(map(str, leaves[0])), kernel, bias, trained, state)
 
 
