@@ -175,11 +175,13 @@ def what_differs(layer: Any, here: dict[str, str]) -> str:
     if again != plain:
         return Cause(
             "depends-on-process",
-            "construction depends on the process: on its number, on id(), or on when it started",
+            "construction depends on the process: on its number, on id(), on when it started, or "
+            "on random numbers of the system",
         )
     found = [change for change in disguise.CHANGES if digests(change) not in (None, plain)]
     if found:
-        cause = Cause("depends-on-world", f"construction depends on {found[0]}")
+        slug = found[0].removeprefix("the ").replace("'s", "").replace(" ", "-")
+        cause = Cause(f"depends-on-{slug}", f"construction depends on {found[0]}")
         return cause if len(found) == 1 else ""
     if plain == here:
         return ""
@@ -207,7 +209,10 @@ def require_same_everywhere(layer: Any) -> None:
         here,
         results[0],
         "in another thread, in reversed order",
-        "construction depends on the thread, or on the order of earlier constructions",
+        Cause(
+            "depends-on-thread-or-order",
+            "construction depends on the thread, or on the order of earlier constructions",
+        ),
     )
     answer = elsewhere(layer)
     if "digests" not in answer:
@@ -233,7 +238,9 @@ def require_unpickled(layer: Any) -> None:
     there = elsewhere(layer).get("unpickled")
     if there is None:
         return  # there is no other process, which the note of same-across-processes tells
-    cause = "what is pickled refers to something that only this process has"
+    cause = Cause(
+        "pickle-refers-here", "what is pickled refers to something that only this process has"
+    )
     require.that(
         "error" not in there,
         f"unpickling in another process raised {there.get('error', '')}",

@@ -10,6 +10,7 @@ from conformance.checks import jaxprs, programs, require
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer, as_jax
 from conformance.checks.mutation import differing_attributes
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
 __all__ = [
@@ -61,7 +62,10 @@ def require_compiled_once(layer: Layer, case: Case) -> None:
             found == 0,
             f"{which} compiles {found} program{'s' if found > 1 else ''}",
             accepted="none",
-            cause="a function is compiled anew in every call: jax.jit is applied inside of it",
+            cause=Cause(
+                "compiled-in-call",
+                "a function is compiled anew in every call: jax.jit is applied inside of it",
+            ),
         )
 
 
@@ -77,7 +81,10 @@ def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
             jax.make_jaxpr(layer.apply)(dense.parameters, as_jax(x))
         else:
             jax.make_jaxpr(dense.raw)(as_jax(x))
-    cause = "something that was made under a trace is kept, and used when the trace is over"
+    cause = Cause(
+        "trace-kept",
+        "something that was made under a trace is kept, and used when the trace is over",
+    )
     with require.during("calling a layer that was traced before", cause):
         y = np.asarray(dense.raw(x))
     reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))

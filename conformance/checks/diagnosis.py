@@ -10,7 +10,15 @@ from conformance.checks import oracle
 from conformance.checks.arithmetic import rounded
 from conformance.errors import Cause
 
-__all__ = ["of_affine", "of_basis", "of_saturation", "of_scale", "of_zero_input"]
+__all__ = [
+    "of_affine",
+    "of_basis",
+    "of_building",
+    "of_numpy_sizes",
+    "of_saturation",
+    "of_scale",
+    "of_zero_input",
+]
 
 
 NO_BIAS = Cause("bias-unused", "the bias is never used: the output does not depend on it")
@@ -132,14 +140,22 @@ def of_basis(found: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> str:
     wrong = np.flatnonzero((found != right).any(axis=1))
     ignored = np.flatnonzero((found == bias).all(axis=1) & (kernel != 0).any(axis=1))
     if ignored.size and np.array_equal(ignored, wrong):
-        return f"inputs are ignored: {_span(ignored, len(kernel))} of {len(kernel)}"
+        return Cause(
+            "inputs-ignored", f"inputs are ignored: {_span(ignored, len(kernel))} of {len(kernel)}"
+        )
     columns = np.flatnonzero((found != right).any(axis=0))
     if found.size > 3 and 0 < columns.size <= kernel.shape[1] // 2:
-        return f"only outputs {_span(columns, kernel.shape[1])} of {kernel.shape[1]} are wrong"
+        return Cause(
+            "some-outputs-wrong",
+            f"only outputs {_span(columns, kernel.shape[1])} of {kernel.shape[1]} are wrong",
+        )
     for decimals in (1, 2, 3, 4):
         grid = np.abs(np.round(found.astype(np.float64) - bias, decimals) - (found - bias))
         if found.size > 3 and grid.max() < 1e-6:
-            return f"the kernel is rounded to {decimals} decimals in the forward pass"
+            return Cause(
+                "kernel-rounded",
+                f"the kernel is rounded to {decimals} decimals in the forward pass",
+            )
     return ""
 
 
@@ -215,11 +231,7 @@ def _looser(formula: oracle.Bounded) -> oracle.Bounded:
     return oracle.Bounded(formula.value, 4 * formula.bound)
 
 
-_FORMATS = {
-    "int8 or coarser": 2.0**-6,
-    "bfloat16": 2.0**-8,
-    "TF32 or float16": 2.0**-11,
-}
+_FORMATS = {"bfloat16": ("bfloat16", 2.0**-8), "float16": ("TF32 or float16", 2.0**-11)}
 
 
 def _reduced_precision(
@@ -229,9 +241,11 @@ def _reduced_precision(
     bias: np.ndarray,
     right: oracle.Bounded,
 ) -> str:
-    """The coarsest of the usual formats whose rounding of the operands explains the error.
+    """The usual format that explains the error: its size, and the numbers themselves.
 
-    Of a layer that declares such a format, its bound is far above that of float32.
+    The operands are rounded to it, or the result, or the product to which the bias is added: an
+    error of that size alone may be a factor, or a coarser kernel. Of a layer that declares such a
+    format, the bound is far above that of float32.
     """
     if np.any(right.bound > 2 * oracle.affine(x, kernel, bias).bound):
         return ""
@@ -240,12 +254,19 @@ def _reduced_precision(
         error = np.abs(found.astype(np.float64) - right.value) - right.bound
         relative = np.where(error <= 0, 0.0, error / size)
     worst = float(np.max(relative)) if relative.size else 0.0
-    if not np.isfinite(worst) or worst <= 0:
-        return ""
-    for name, unit in sorted(_FORMATS.items(), key=lambda item: item[1]):
-        if unit / 16 < worst <= 2.5 * unit and name != "int8 or coarser":
-            words = f"the product is computed in reduced precision: errors are those of {name}"
-            return Cause("reduced-precision", words)
+    for name, (words, unit) in _FORMATS.items():
+        if unit / 16 < worst <= 2.5 * unit:
+            operands = oracle.affine(rounded(x, name), rounded(kernel, name), bias)
+            held = rounded(found, name)
+            product = found.astype(np.float64) - bias
+            held_product = rounded(product.astype(np.float32), name)
+            if (
+                _explains(found, operands)
+                or np.array_equal(held, found)
+                or bool(np.all(np.abs(product - held_product) <= right.bound))
+            ):
+                words = f"the product is computed in reduced precision: errors are those of {words}"
+                return Cause("reduced-precision", words)
     return ""
 
 
@@ -269,3 +290,18 @@ def of_saturation(found: np.ndarray, right: np.ndarray) -> str:
         words = f"the output is clipped: it does not exceed {float(limits[0]):.4g}"
         return Cause("output-clipped", words)
     return Cause("large-values", "large values are clipped or squashed on the way")
+
+
+def of_building(error: str) -> str:
+    """Whether Flax, whose message alone says so, found an array where no Variable is."""
+    if "in static attribute" not in error:
+        return ""
+    words = "an array is kept where nnx does not look for one: wrap it in nnx.Param"
+    return Cause("array-static", words)
+
+
+def of_numpy_sizes(found: np.ndarray, expected: np.ndarray) -> str:
+    """Whether the kernel of NumPy's sizes is nearly that of Python's."""
+    near = np.abs(found - expected) < 0.05 * np.abs(expected)
+    words = "a size is computed with in its own type, and is rounded"
+    return Cause("size-rounded", words) if near.all() else ""

@@ -101,7 +101,10 @@ def require_value(layer: Layer, found: Any, point: Point, by: str) -> None:
     bias = point.bias if layer.convention.use_bias else np.zeros_like(point.bias)
     reference = layer.value(point.x, point.kernel, bias)
     what = f"f(x) beside its gradients by {by}, {point.where},"
-    cause = "a rule of differentiation returns another value than the layer itself"
+    cause = Cause(
+        "rule-of-another-value",
+        "a rule of differentiation returns another value than the layer itself",
+    )
     require.within(found, reference.value, reference.bound, what, cause=cause)
 
 
@@ -200,7 +203,7 @@ def of_state(layer: Layer, state: Any, by: str) -> tuple[Any, Any]:
             f"{by} gives no gradient with respect to the {which}: its arrays are of shapes "
             f"{leaves}",
             accepted=f"one array for the {which}",
-            cause=f"the {which} is not an nnx.Param",
+            cause=Cause("not-a-param", f"the {which} is not an nnx.Param"),
         )
     gradients = Parameters(None, state)
     kernel = layer.kernel_of(gradients)
@@ -247,22 +250,25 @@ def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> s
     if one_row:
         return one_row
     factors = {
-        2.0: "the gradient is doubled: the derivative of one term is counted twice",
-        0.5: "the gradient is halved",
-        -1.0: "the gradient has the wrong sign",
-        1 / rows: f"the gradient is averaged over the {rows} rows of the batch, not summed",
-        1 / point.x.shape[-1]: "the gradient is divided by in_features",
-        1 / point.cotangent.shape[-1]: "the gradient is divided by out_features",
+        2.0: ("doubled", "the gradient is doubled: the derivative of one term is counted twice"),
+        0.5: ("halved", "the gradient is halved"),
+        -1.0: ("negated", "the gradient has the wrong sign"),
+        1 / rows: (
+            "averaged",
+            f"the gradient is averaged over the {rows} rows of the batch, not summed",
+        ),
+        1 / point.x.shape[-1]: ("over-inputs", "the gradient is divided by in_features"),
+        1 / point.cotangent.shape[-1]: ("over-outputs", "the gradient is divided by out_features"),
     }
-    for factor, words in factors.items():
+    for factor, (slug, words) in factors.items():
         if factor != 1.0 and _holds(found, reference, factor):
-            return words
+            return Cause(f"gradient-{slug}", words)
     if found.ndim == 2 and found.shape[0] == found.shape[1] and _holds(found.T, reference):
-        return "the gradient is transposed"
+        return Cause("gradient-transposed", "the gradient is transposed")
     top = np.abs(found).max()
     clipped = np.clip(reference.value, -top, top)
     if np.sum(np.abs(found) == top) > 1 and _holds(found, Bounded(clipped, reference.bound)):
-        return f"the gradient is clipped to +-{top:g}"
+        return Cause("gradient-clipped", f"the gradient is clipped to +-{top:g}")
     return "" if point.exact else _rounded(found)
 
 
@@ -290,5 +296,5 @@ def _rounded(found: np.ndarray) -> str:
     for bits, name in ((8, "bfloat16"), (11, "float16 or TF32")):
         significand, _ = np.frexp(found.astype(np.float64))
         if np.all(np.ldexp(significand, bits) % 1.0 == 0.0) and found.size > 1:
-            return f"the gradient is rounded to {name}"
+            return Cause("gradient-rounded", f"the gradient is rounded to {name}")
     return ""

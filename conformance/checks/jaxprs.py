@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from conformance.errors import Cause
+
 __all__ = [
     "constants",
     "described",
@@ -112,7 +114,7 @@ def constants(jaxpr: Any) -> Iterator[Any]:
                 yield from constants(inner)
 
 
-def impurities(jaxpr: Any, kernel_shape: tuple[int, int]) -> dict[str, str]:
+def impurities(jaxpr: Any, kernel_shape: tuple[int, int]) -> dict[str, Cause]:
     """Return what a layer's closed jaxpr should not hold, each with its likely cause.
 
     Parameters
@@ -126,15 +128,23 @@ def impurities(jaxpr: Any, kernel_shape: tuple[int, int]) -> dict[str, str]:
     for equation in equations(jaxpr):
         name = equation.primitive.name
         if any(part in name for part in _CALLBACKS):
-            found[f"the callback {name}"] = "a callback to Python, such as a debug print, in f"
+            found[f"the callback {name}"] = Cause(
+                "callback", "a callback to Python, such as a debug print, in f"
+            )
         elif name.startswith(_RANDOM):
-            found[f"the random primitive {name}"] = "f draws random numbers in every call"
+            found[f"the random primitive {name}"] = Cause(
+                "draws-in-call", "f draws random numbers in every call"
+            )
     for effect in jaxpr.effects:
-        found.setdefault(f"the effect {effect}", "f does more than compute its result")
+        cause = Cause("effect-in-call", "f does more than compute its result")
+        found.setdefault(f"the effect {effect}", cause)
     count = kernel_shape[0] * kernel_shape[1]
     for constant in constants(jaxpr):
         size = int(np.size(constant))
         if size > 1 and (size in (count, kernel_shape[1]) or size > count):
             what = f"a constant of shape {np.shape(constant)}"
-            found[what] = "an array as large as a parameter is a constant of the program"
+            found[what] = Cause(
+                "constant-parameter",
+                "an array as large as a parameter is a constant of the program",
+            )
     return found

@@ -41,7 +41,7 @@ def require_forgotten(dense: Built, x: np.ndarray) -> None:
         reference() is None,
         "after a call the layer still refers to its input",
         accepted="no reference",
-        cause="the layer keeps its input",
+        cause=Cause("input-kept", "the layer keeps its input"),
     )
 
 
@@ -87,8 +87,8 @@ def require_unchanged(
 def _why_changed(changed: list[str], before: dict[str, bytes], after: dict[str, bytes]) -> str:
     new = [key for key in changed if key not in before]
     if new:
-        return f"the call stores {', '.join(new)} on the layer"
-    return f"the call writes into {', '.join(changed)}"
+        return Cause("call-stores", f"the call stores {', '.join(new)} on the layer")
+    return Cause("call-writes", f"the call writes into {', '.join(changed)}")
 
 
 def _bytes(dense: Built) -> dict[str, bytes]:
@@ -131,7 +131,10 @@ def require_unchanged_variables(dense: Built, x: np.ndarray) -> None:
         not changed,
         f"a call writes {', '.join(changed)}",
         accepted="no collection changed",
-        cause="the call writes a variable collection: the layer is not a pure function of x",
+        cause=Cause(
+            "call-writes-collection",
+            "the call writes a variable collection: the layer is not a pure function of x",
+        ),
     )
 
 
@@ -145,7 +148,9 @@ def leaks_nothing(layer: Layer, case: Case) -> bool:
     dense = layer.written(case)
     reference = layer.value(case.x(), layer.kernel_for(case), layer.bias_for(case))
     parameters = dense.parameters
-    stores = "the call stores what it computed, or x, on the layer or in a global"
+    stores = Cause(
+        "value-stored", "the call stores what it computed, or x, on the layer or in a global"
+    )
     with jax.disable_jit(), require.during("the layer under jax.disable_jit"):
         found = programs.call(layer, parameters, x)
     require.within(found, reference.value, reference.bound, "f(x) under jax.disable_jit")
@@ -192,7 +197,7 @@ def require_own_buffers(one: Built, other: Built) -> None:
         buffers[0].isdisjoint(buffers[1]),
         "two instances share an array, so that donating the state of one deletes it in both",
         accepted="arrays of their own",
-        cause="two instances share a buffer",
+        cause=Cause("buffer-shared", "two instances share a buffer"),
     )
 
 

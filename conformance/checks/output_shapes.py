@@ -7,16 +7,21 @@ import numpy as np
 from conformance.checks import require, shapes
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
+from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Violation
 from conformance.jax_setup.lazy import jax
 
 __all__ = ["require_abstract_shapes", "require_shape"]
 
 
-def require_shape(found: tuple[int, ...], lead: tuple[int, ...], case: Case) -> None:
+def require_shape(layer: Layer, found: tuple[int, ...], lead: tuple[int, ...], case: Case) -> None:
     """Require the shape of a result for an x with these leading dimensions."""
     expected = (*lead, case.out_features)
-    cause = "" if tuple(found) == expected else shapes.of_result(found, lead, case.out_features)
+    cause = ""
+    if tuple(found) != expected:
+        cause = shapes.of_result(found, lead, case.out_features)
+        if not cause and PARAMETERS not in layer.provides:
+            cause = shapes.of_inputs_bias(layer, case)
     require.that(
         tuple(found) == expected,
         f"x of shape {(*lead, case.in_features)} gives a result of shape {tuple(found)}",
@@ -42,5 +47,5 @@ def require_abstract_shapes(layer: Layer, case: Case) -> bool:
                     found = layer.of(case)(np.ones(x.shape, np.float32))
                 except Violation as violation:
                     raise violation.because(shapes.of_refusal(layer, case, lead)) from violation
-            require_shape(getattr(found, "shape", ()), lead, case)
+            require_shape(layer, getattr(found, "shape", ()), lead, case)
     return True

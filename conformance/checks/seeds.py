@@ -93,7 +93,7 @@ def _require_distinct(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
     found = diagnose_seeds({seed: (values + 0.0).tobytes() for seed, values in numbers.items()})
     if found.pairs:
         first, second = found.pairs[0]
-        cause = found.sentence if found.verdict == "known" else ""
+        cause = Cause(found.slug, found.sentence) if found.verdict == "known" else ""
         if found.name == "ignored":
             cause = _constant(layer) or cause
         zeros = [seed for seed, values in numbers.items() if not values.any()]
@@ -128,7 +128,8 @@ def _require_few_collisions(seeds: np.ndarray, drawn: np.ndarray) -> None:
     bits = np.log2(len(seeds) ** 2 / 2 / len(again))
     one, other = int(seeds[first[inverse][again[0]]]), int(seeds[again[0]])
     more = f"{len(again)} of {len(seeds)} seeds repeat another"
-    _fail(one, other, more, f"as many seeds collide as in a hash of about {bits:.0f} bits.")
+    words = f"as many seeds collide as in a hash of about {bits:.0f} bits."
+    _fail(one, other, more, Cause("seed-hashed", words))
 
 
 def _constant(layer: Layer) -> str:
@@ -136,7 +137,9 @@ def _constant(layer: Layer) -> str:
     if layer.implementation.init is None:
         return ""
     drawn = identify_law(samples(layer))
-    return drawn.sentence if drawn.name in ("zeros", "constant") else ""
+    if drawn.name not in ("zeros", "constant"):
+        return ""
+    return Cause(f"kernel-{drawn.name}", drawn.sentence)
 
 
 def _require_sign(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
@@ -148,7 +151,8 @@ def _require_sign(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
             return
         positive = numbers[seed] if seed in numbers else _output(layer, seed)
         if np.array_equal(negative, positive):
-            _fail(seed, -seed, "", "the sign of the seed is dropped: -s gives the kernel of s.")
+            words = "the sign of the seed is dropped: -s gives the kernel of s."
+            _fail(seed, -seed, "", Cause("seed-sign-dropped", words))
 
 
 def _fail(first: int, second: int, more: str, cause: str, what: str = "the numbers") -> None:
@@ -227,9 +231,14 @@ def _require_own_rows(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
     drawn = np.stack([numbers[s].reshape(IN_FEATURES, OUT_FEATURES) for s in seeds])
     shared = structure.shared_line(drawn)
     if shared is not None:
-        cause = "kernels of different seeds share rows (up to their sign)."
+        cause = Cause(
+            "seeds-share-rows", "kernels of different seeds share rows (up to their sign)."
+        )
         _fail(seeds[shared[0]], seeds[shared[1]], "", cause, "a row")
     window = structure.shared_run(drawn)
     if window is not None:
-        cause = "kernels of different seeds are windows into one stream of numbers."
+        cause = Cause(
+            "seeds-share-stream",
+            "kernels of different seeds are windows into one stream of numbers.",
+        )
         _fail(seeds[window[0]], seeds[window[1]], "", cause, "16 weights in a row")

@@ -22,6 +22,7 @@ __all__ = [
     "of_acceptance",
     "of_bias",
     "of_form",
+    "of_inputs_bias",
     "of_kernel",
     "of_refusal",
     "of_result",
@@ -33,6 +34,12 @@ REMEMBERED = Cause(
 )
 _EXCHANGED = Cause(
     "sizes-exchanged", "in_features and out_features are exchanged: the layer takes x of width out"
+)
+
+
+_OF_INPUTS = Cause(
+    "bias-of-inputs",
+    "the bias has one entry for each input; it is added to the output: (out_features,)",
 )
 
 
@@ -58,10 +65,7 @@ def of_bias(dense: Built, case: Case) -> str:
     if shape == (case.in_features,) and case.in_features != case.out_features:
         if _takes(dense, case.out_features) and not _takes(dense, case.in_features):
             return _EXCHANGED
-        return Cause(
-            "bias-of-inputs",
-            "the bias has one entry for each input; it is added to the output: (out_features,)",
-        )
+        return _OF_INPUTS
     if shape == () and case.out_features > 1:
         return Cause("bias-scalar", "the bias is one number; every output needs its own")
     if math.prod(shape) == case.out_features:
@@ -91,6 +95,8 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
         return _gives(lambda: layer.forward(case.seed, x, case.out_features)) is not None
 
     if not works() and not works(2):
+        if PARAMETERS not in layer.provides:
+            return of_inputs_bias(layer, case)
         if PARAMETERS in layer.provides and _is_left(layer, case):
             return Cause(
                 "operands-exchanged",
@@ -113,6 +119,21 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
         if not works(2, 1):
             return Cause("rank-2-only", "an x of more than two axes is refused")
     return ""
+
+
+def of_inputs_bias(layer: Layer, case: Case) -> str:
+    """Whether a function adds a vector of as many entries as x has, from which sizes it takes.
+
+    It adds to 3 outputs or to 1, the latter broadcast to 3, but not to 10; for the last two sizes,
+    it is 4 entries that fit.
+    """
+
+    def shape(width: int, outputs: int) -> tuple[int, ...] | None:
+        x = np.ones(width, np.float32)
+        return _gives(lambda: layer.forward(case.seed, x, outputs))
+
+    found = [shape(3, 3), shape(3, 1), shape(3, 10), shape(4, 4), shape(4, 3)]
+    return _OF_INPUTS if found == [(3,), (3,), None, (4,), None] else ""
 
 
 def _is_left(layer: Layer, case: Case) -> bool:

@@ -11,6 +11,7 @@ from conformance.checks import require
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer, as_jax
 from conformance.checks.require import during
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, nnx
 from conformance.layers.adapters.parameters import Parameters
 
@@ -23,7 +24,7 @@ def kernel_of_streams(layer: Layer, case: Case) -> Callable[[Any], np.ndarray]:
 
     def kernel(rngs: Any) -> np.ndarray:
         assert construct is not None
-        cause = "construction draws from a stream that it was not given"
+        cause = Cause("stream-not-given", "construction draws from a stream that it was not given")
         with during(f"construction with the streams {', '.join(rngs)}", cause=cause):
             module = construct(*case.kernel_shape, rngs)
         return Built(layer, module=module).kernel
@@ -53,5 +54,5 @@ def require_keys_of_every_kind(layer: Layer, case: Case) -> None:
             np.isfinite(first).all() and not np.array_equal(first, second),
             f"two keys of the generator {kind} give one kernel, or one that is not finite",
             accepted="different kernels",
-            cause="of a key, the part that differs is not used",
+            cause=Cause("key-part-unused", "of a key, the part that differs is not used"),
         )

@@ -1,4 +1,7 @@
-"""Causes that one or two numbers do not tell apart, sought at 3 inputs and 10 outputs."""
+"""Causes that one or two numbers do not tell apart, sought at 3 inputs and 10 outputs.
+
+Or, of a square layer, at 5 of each: there may be a branch for these.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,14 @@ from conformance.checks import diagnosis
 from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
+from conformance.errors import Cause
 
-__all__ = ["of_basis", "of_zero_input"]
+__all__ = ["of_basis", "of_not_finite", "of_zero_input"]
 
 
 def _larger(case: Case) -> Case:
+    if case.in_features == case.out_features:
+        return replace(case, in_features=5, out_features=5)
     return replace(case, in_features=3, out_features=10)
 
 
@@ -31,3 +37,12 @@ def of_basis(layer: Layer, case: Case) -> str:
     case = _larger(case)
     found = layer.written(case).rows(np.eye(case.in_features, dtype=np.float32))
     return diagnosis.of_basis(found, layer.kernel_for(case), layer.bias_for(case))
+
+
+def of_not_finite(layer: Layer, case: Case) -> str:
+    """Whether the kernel is finite but for one input."""
+    other = layer.of(replace(case, in_features=3)).kernel
+    if case.in_features != 1 or not np.isfinite(other.astype(np.float64)).all():
+        return ""
+    words = "the scale of the kernel divides by zero at in_features=1"
+    return Cause("scale-divides-by-zero", words)

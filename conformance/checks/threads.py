@@ -13,6 +13,7 @@ from conformance.checks import require
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.checks.require import during
+from conformance.errors import Cause
 
 __all__ = ["require_same_in_threads"]
 
@@ -45,7 +46,9 @@ def require_same_in_threads(layer: Layer, case: Case) -> None:
             together = [each.result() for each in waiting]
     finally:
         sys.setswitchinterval(interval)
-    cause = "threads share something that a construction or a call writes to"
+    cause = Cause(
+        "threads-share", "threads share something that a construction or a call writes to"
+    )
     for i, (found, expected) in enumerate(zip(together, alone, strict=True)):
         for j, (its, one) in enumerate(zip(found, expected, strict=True)):
             what = ("the kernel", "f(x)", "f(x) of a shared layer")[j % 3]

@@ -53,29 +53,16 @@ class Pitfall:
     hint: str
 
 
-def _text(cell: Cell) -> str:
-    return f"{cell.cause} {cell.message}".lower()
-
-
-def _unregistered(cell: Cell) -> bool:
-    return any(words in _text(cell) for words in ("raw array", "nnx.param", "static", "numpy"))
+def _cause_is(*ids: str) -> Callable[[Cell], bool]:
+    return lambda cell: cell.cause_id in ids
 
 
 def _scale(cell: Cell) -> bool:
-    if cell.requirement == "initialization/kernel-variance":
-        return True
-    return any(
-        words in _text(cell) for words in ("scale", "variance", "standard deviation", "e[k^2]")
+    """Of a recovered kernel, several properties are judged in one cell."""
+    return (
+        cell.requirement == "initialization/kernel-variance"
+        or cell.measured.get("check") == "variance"
     )
-
-
-def _bias_for_inputs(cell: Cell) -> bool:
-    words = ("one entry for each input", "incompatible shapes for broadcasting")
-    if any(word in _text(cell) for word in words):
-        return True
-    # With one output, a bias of shape (in_features,) broadcasts it to in_features outputs.
-    n = (cell.case or {}).get("in_features", 1)
-    return n != 1 and f"x of shape ({n},) gives a result of shape ({n},)" in _text(cell)
 
 
 def _float(cell: Cell) -> bool:
@@ -87,7 +74,7 @@ PITFALLS = (
     Pitfall(
         "nnx.Param around every array",
         ("state/exact-state", "construction/builds"),
-        _unregistered,
+        _cause_is("raw-array", "not-a-param", "parameter-hidden", "array-static"),
         "Print nnx.state(layer, nnx.Param): an optimizer trains what is in it and nothing else. "
         "How does a layer mark the attributes that belong there?",
     ),
@@ -101,7 +88,7 @@ PITFALLS = (
     Pitfall(
         "a bias of the right shape",
         ("construction/bias-shape", "construction/builds", "forward/output-shape"),
-        _bias_for_inputs,
+        _cause_is("bias-of-inputs"),
         "Write down the shape of x @ kernel. Which of the two sizes is left in it, and so what can "
         "be added to it? A layer with as many inputs as outputs hides the difference.",
     ),

@@ -12,12 +12,13 @@ from conformance.zoo.plan import cells_of
 from conformance.zoo.run import subjects
 from implementations.defects import Defect
 
-DEFECT = Defect("T001", "forward/affine-value", ("transforms/jit",), cause="added twice")
+DEFECT = Defect("T001", "forward/affine-value", ("transforms/jit",), cause_id="bias-twice")
 
 
 def cell(requirement: str, outcome: Outcome, cause: str = "", level: str = "MUST") -> Cell:
-    """A cell of the layer under judgement."""
-    return Cell("zoo:Layer", requirement, level, outcome, cause=cause)
+    """A cell of the layer under judgement; a cause is given by its id, and its words follow."""
+    words = cause.replace("-", " ")
+    return Cell("zoo:Layer", requirement, level, outcome, cause=words, cause_id=cause)
 
 
 def judged(*cells: Cell, defect: Defect | None = DEFECT) -> Judgement:
@@ -25,7 +26,7 @@ def judged(*cells: Cell, defect: Defect | None = DEFECT) -> Judgement:
     return judge(Subject("zoo:Layer", defect), cells)
 
 
-FAULT = cell("forward/affine-value", Outcome.FAILED, "the bias is added twice")
+FAULT = cell("forward/affine-value", Outcome.FAILED, "bias-twice")
 
 
 def test_right_blame_with_declared_collateral_is_no_problem() -> None:
@@ -48,7 +49,10 @@ def test_right_blame_with_declared_collateral_is_no_problem() -> None:
         ([cell("forward/affine-value", Outcome.PASSED)], "survived"),
         ([cell("forward/zero-input", Outcome.FAILED), FAULT], "the first to fail"),
         ([FAULT, cell("purity/silent", Outcome.FAILED)], "purity/silent"),
-        ([cell("forward/affine-value", Outcome.FAILED, "scaled")], "names the cause 'scaled'"),
+        (
+            [cell("forward/affine-value", Outcome.FAILED, "output-scaled")],
+            "names the cause 'output-scaled'",
+        ),
         ([cell("forward/affine-value", Outcome.FAILED)], "names the cause nothing"),
         ([FAULT, cell("purity/silent", Outcome.ERROR)], "purity/silent error"),
         ([FAULT, cell("purity/silent", Outcome.CRASHED)], "purity/silent crashed"),
@@ -58,6 +62,15 @@ def test_right_blame_with_declared_collateral_is_no_problem() -> None:
 def test_whatever_the_suite_does_wrong_is_a_problem(cells: list[Cell], problem: str) -> None:
     """Survival, wrong blame, undeclared collateral, a wrong cause, no decision."""
     assert any(problem in text for text in judged(*cells).problems)
+
+
+def test_a_cause_that_is_not_declared_is_a_problem() -> None:
+    """Where the evidence excludes none, none may be printed; and each that is printed has an id."""
+    plain = Defect("T003", "forward/affine-value")
+    assert judged(FAULT, defect=plain).problems
+    unnamed = Cell("zoo:Layer", "forward/affine-value", "MUST", Outcome.FAILED, cause="words")
+    assert judged(unnamed, defect=plain).problems
+    assert not judged(cell("forward/affine-value", Outcome.FAILED), defect=plain).problems
 
 
 def test_a_correct_layer_may_fail_nothing_but_a_may() -> None:

@@ -5,7 +5,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -64,51 +64,74 @@ def mean(samples: Samples) -> str:
     """One sign only, or one constant."""
     together = np.concatenate([w.ravel() for w in samples.values()])
     if np.ptp(together) == 0:
-        return "all weights are the same number."
+        return Cause("kernel-constant", "all weights are the same number.")
     for sign, word in ((1, "positive"), (-1, "negative")):
         if (sign * together >= 0).all():
-            return f"every weight is {word}, as after an absolute value or a one-sided draw."
+            return Cause(
+                "one-sign",
+                f"every weight is {word}, as after an absolute value or a one-sided draw.",
+            )
     return ""
 
 
 def independence(samples: Samples, evidence: Evidence) -> str:
     """Copies, negatives, sorted lines, symmetry, low rank, neighbours: the first that fits."""
+    law = identify_law(samples)
+    if law.name == "orthogonal":
+        return Cause("kernel-orthogonal", law.sentence)
     for axis, group in ((1, "row"), (2, "column")):
         repeated = [_repetition(w, axis) for w in _long_lines(samples, axis)]
         if repeated and all(repeated):
             if "equal" in repeated:
-                return f"{group}s of the kernel are copies of each other: each needs its own draw."
-            return (
+                return Cause(
+                    "lines-copied",
+                    f"{group}s of the kernel are copies of each other: each needs its own draw.",
+                )
+            return Cause(
+                "lines-antithetic",
                 f"{group}s of the kernel are antithetic: for a {group} there is another that is "
-                "its negative. Draw all of them."
+                "its negative. Draw all of them.",
             )
     kernels = [w.astype(np.float64) for w in samples.values()]
     for axis, group in ((1, "column"), (2, "row")):
         steps = [np.diff(w, axis=axis) for w in kernels if w.shape[axis] > 2]
         if steps and all((step >= 0).all() or (step <= 0).all() for step in steps):
-            return f"the {group}s of the kernel are sorted."
+            return Cause("lines-sorted", f"the {group}s of the kernel are sorted.")
     squares = [w for w in kernels if w.shape[1] == w.shape[2] > 1]
     if squares and all(np.array_equal(w, w.swapaxes(1, 2)) for w in squares):
-        return "the kernel is symmetric where it is square."
+        return Cause("kernel-symmetric", "the kernel is symmetric where it is square.")
     if evidence.check.startswith("lag") and evidence.place:
-        return f"neighbours {evidence.place} are correlated."
+        return Cause("neighbors-correlated", f"neighbours {evidence.place} are correlated.")
     if evidence.check == "rank":
-        return "the kernel is of low rank: its rows depend on fewer draws than it has entries."
+        return Cause(
+            "low-rank",
+            "the kernel is of low rank: its rows depend on fewer draws than it has entries.",
+        )
     if evidence.check == "permuted lines":
-        if any(_has_copies(w) for shape, w in samples.items() if shape == evidence.shape):
-            return "lines of the kernel are copies of each other: each needs its own draw."
-        return "lines of the kernel hold the same numbers in another order: each needs its own."
+        kernels = [w for shape, w in samples.items() if shape == evidence.shape]
+        if any(map(_has_copies, kernels)):
+            return Cause(
+                "lines-copied",
+                "lines of the kernel are copies of each other: each needs its own draw.",
+            )
+        permuted = any(_has_copies(w, np.sort) for w in kernels)
+        what = "numbers in another order" if permuted else "magnitudes, with other signs"
+        words = f"lines of the kernel hold the same {what}: each needs its own."
+        return Cause("lines-permuted" if permuted else "magnitudes-shared", words)
     if evidence.check == "sign products":
-        return "signs of the kernel determine each other."
+        return Cause("signs-determined", "signs of the kernel determine each other.")
     if evidence.check == "signs and magnitudes":
-        return "the signs of weights follow the magnitudes of their neighbours."
+        return Cause(
+            "signs-follow-magnitudes",
+            "the signs of weights follow the magnitudes of their neighbours.",
+        )
     return ""
 
 
-def _has_copies(w: Array) -> bool:
-    """Whether two rows, or two columns, of any of the kernels are equal."""
+def _has_copies(w: Array, arranged: Callable[[Array], Array] = np.asarray) -> bool:
+    """Whether two rows, or two columns, of any of the kernels are equal as they are arranged."""
     lines = (list(each) for kernel in w for each in (kernel, kernel.T) if each.shape[1] >= 4)
-    return any(len({line.tobytes() for line in each}) < len(each) for each in lines)
+    return any(len({arranged(line).tobytes() for line in each}) < len(each) for each in lines)
 
 
 def _long_lines(samples: Samples, axis: int) -> Iterator[Array]:
@@ -133,20 +156,24 @@ def dispersion(samples: Samples) -> str:
     """Orthogonal, standardised or centred kernels."""
     found = identify_law(samples)
     if found.name == "orthogonal":
-        return found.sentence
+        return Cause("kernel-orthogonal", found.sentence)
     kernels = [w.astype(np.float64) for w in samples.values() if w[0].size > 1]
     squares = [np.square(w).mean(axis=(1, 2)) for w in kernels]
     if kernels and all(np.ptp(s) <= _EXACT * s.max() for s in squares):
-        return (
+        return Cause(
+            "kernel-standardized",
             "every kernel is standardised: its own sample variance is the same exact number, "
-            "where it should vary from seed to seed."
+            "where it should vary from seed to seed.",
         )
     limit = [_EXACT * np.abs(w).max() for w in kernels]
     sums = [np.abs(w.mean(axis=(1, 2))).max() for w in kernels]
     if kernels and all(s <= e for s, e in zip(sums, limit, strict=True)):
-        return "every kernel is centred: its own sample mean is 0."
+        return Cause("kernel-centered", "every kernel is centred: its own sample mean is 0.")
     if kernels and all(np.abs(np.sign(w).sum(axis=(1, 2))).max() <= 1 for w in kernels):
-        return "the signs of every kernel are balanced: as many are positive as negative."
+        return Cause(
+            "signs-balanced",
+            "the signs of every kernel are balanced: as many are positive as negative.",
+        )
     return ""
 
 
@@ -158,23 +185,47 @@ def resolution(samples: Samples) -> str:
     zeros = (together & -together).bit_length() - 1
     stored = {16: "bfloat16", 13: "float16"}.get(zeros)
     if stored:
-        return f"the kernel was drawn or rounded in {stored}: its mantissas have {23 - zeros} bits."
+        return Cause(
+            "kernel-of-half-precision",
+            f"the kernel was drawn or rounded in {stored}: its mantissas have {23 - zeros} bits.",
+        )
     if zeros > 3:
-        return f"the last {zeros} of the 23 mantissa bits are 0 in every weight."
-    levels = np.unique(np.abs(kernel[0])).size
+        return Cause(
+            "mantissa-cut", f"the last {zeros} of the 23 mantissa bits are 0 in every weight."
+        )
+    magnitudes = np.unique(np.abs(kernel[0]))
+    levels = magnitudes.size
     number = f"{levels} different magnitudes among {kernel[0].size} weights"
+    if _evenly_spaced(magnitudes):
+        words = f"the kernel lies on a grid, as after rounding to decimals: {number}."
+        return Cause("kernel-on-grid", words)
     if levels <= _BFLOAT16_LEVELS:
-        return f"the kernel was drawn in bfloat16 (or coarser) and scaled afterwards: {number}."
+        return Cause(
+            "kernel-of-half-precision",
+            f"the kernel was drawn in bfloat16 (or coarser) and scaled afterwards: {number}.",
+        )
     if levels <= _FLOAT16_LEVELS:
-        return f"the kernel was drawn in float16 (or on a grid) and scaled afterwards: {number}."
-    return f"the kernel lies on a grid: {number}."
+        return Cause(
+            "kernel-of-half-precision",
+            f"the kernel was drawn in float16 (or on a grid) and scaled afterwards: {number}.",
+        )
+    return Cause("kernel-on-grid", f"the kernel lies on a grid: {number}.")
+
+
+def _evenly_spaced(levels: Array) -> bool:
+    """Whether most neighbours among sorted numbers are one step apart; floats double theirs."""
+    steps = np.diff(levels.astype(np.float64))
+    if steps.size < 8:
+        return False
+    equal = np.abs(steps - np.median(steps)) < 1e-6 * levels[-1]
+    return bool(equal.mean() > 0.5 and np.median(steps) > 1e-5 * levels[-1])
 
 
 def homogeneity(evidence: Evidence) -> str:
     """Dead lines speak for themselves."""
     if not evidence.check.startswith("dead"):
         return ""
-    return f"weights are 0 in every kernel: {evidence.place}."
+    return Cause("weights-dead", f"weights are 0 in every kernel: {evidence.place}.")
 
 
 def bias(samples: Samples) -> str:
@@ -183,12 +234,15 @@ def bias(samples: Samples) -> str:
     every = np.concatenate([b.ravel() for b in samples.values()])
     random = np.unique(every).size > every.size / 2
     if found.verdict == "known" and random:
-        return f"the bias is drawn at random ({found.name}) instead of starting from zeros."
+        return Cause(
+            "bias-random",
+            f"the bias is drawn at random ({found.name}) instead of starting from zeros.",
+        )
     if random:
-        return "the bias is drawn at random instead of starting from zeros."
+        return Cause("bias-random", "the bias is drawn at random instead of starting from zeros.")
     places = {int(i) for b in samples.values() for i in np.flatnonzero(b.any((0, 1)))}
     if all(np.flatnonzero(b.any((0, 1))).tolist() == [b.shape[2] - 1] for b in samples.values()):
-        return "only the last entry of the bias is not 0."
+        return Cause("bias-last-entry", "only the last entry of the bias is not 0.")
     if places == {0}:
-        return "only the first entry of the bias is not 0."
-    return "the bias starts from constants other than 0."
+        return Cause("bias-first-entry", "only the first entry of the bias is not 0.")
+    return Cause("bias-constant", "the bias starts from constants other than 0.")

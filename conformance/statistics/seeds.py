@@ -74,6 +74,15 @@ def crowd() -> np.ndarray:
     return np.unique(np.random.default_rng(17).integers(0, DOMAIN, 100_000, np.uint32))
 
 
+_SLUGS = {
+    "absolute": "sign-dropped",
+    "low": "high-bits-ignored",
+    "high": "low-bits-ignored",
+    "ignores": "bits-ignored",
+    "zero": "zero-replaced",
+}
+
+
 @dataclass(frozen=True)
 class SeedDiagnosis:
     """What the collisions say: `verdict` is distinct, known, ambiguous or unknown."""
@@ -82,6 +91,12 @@ class SeedDiagnosis:
     name: str
     sentence: str
     pairs: tuple[tuple[int, int], ...]
+
+    @property
+    def slug(self) -> str:
+        """The id of the cause, whatever numbers the name holds."""
+        kind = self.name.partition(" ")[0]
+        return f"seed-{_SLUGS.get(kind, kind)}"
 
 
 @dataclass(frozen=True)

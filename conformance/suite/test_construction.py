@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import recording, require, shapes
+from conformance.checks import diagnosis, recording, require, shapes, telling
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.kernels import samples
 from conformance.checks.layer import Built, Layer
@@ -46,11 +46,17 @@ another, where the square root, the quotient and their use each round by u = 2^-
 def test_builds(layer: Layer, case: Case) -> None:
     """Construction succeeds for all sizes in, out >= 1."""
     if layer.implementation.forward is None:
-        layer.of(case)
+        try:
+            layer.of(case)
+        except Violation as violation:
+            raise violation.because(diagnosis.of_building(violation.found)) from violation
     else:
         # Calls of one seed with another x are checked by exercise/any-length.
         seed = (case.seed + 1000 * case.in_features) % 2**32
-        layer.forward(seed, np.ones(case.in_features, np.float32), case.out_features)
+        try:
+            layer.forward(seed, np.ones(case.in_features, np.float32), case.out_features)
+        except Violation as violation:
+            raise violation.because(shapes.of_inputs_bias(layer, case)) from violation
 
 
 @requirement(
@@ -76,7 +82,7 @@ def test_ready_when_built(layer: Layer, case: Case) -> None:
         not late,
         f"the first call creates {', '.join(late)}",
         accepted="all parameters when it is constructed",
-        cause="the parameters are created lazily, in the first call",
+        cause=Cause("parameters-lazy", "the parameters are created lazily, in the first call"),
     )
 
 
@@ -118,7 +124,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
         not astray,
         f"the layer keeps {', '.join(map(str, astray))}",
         accepted="only the collection 'params'",
-        cause="a variable is in another collection than 'params': no optimizer sees it",
+        cause=Cause("collection-other", "a variable is in another collection than 'params'"),
     )
     others = [leaf for leaf in leaves if leaf.name not in (*layer.convention.parameter_names,)]
     beside = ", ".join(".".join(leaf.path) for leaf in others)
@@ -126,7 +132,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
         len(leaves) <= expected,
         f"the layer has {len(leaves)} parameters: {listed}",
         accepted="kernel and bias alone" if expected == 2 else "the kernel alone",
-        cause=f"the layer has a parameter beside kernel and bias: {beside}",
+        cause=Cause("parameter-more", f"the layer has a parameter beside kernel and bias: {beside}"),
     )
 
 
@@ -278,13 +284,15 @@ def test_parameter_dtype(layer: Layer, case: Case) -> None:
             f"the {name} is {value.dtype}",
             accepted=" or ".join(accepted),
             declare=line,
-            cause=f"the {name} is created in {value.dtype}",
+            cause=Cause("parameter-dtype", f"the {name} is created in {value.dtype}"),
         )
         require.that(
             not value.weak_type,
             f"the {name} is weakly typed",
             accepted="a strong type",
-            cause=f"the {name} comes from a Python number: give its array a dtype",
+            cause=Cause(
+                "parameter-weak", f"the {name} comes from a Python number: give its array a dtype"
+            ),
         )
     layer.remember("abstract dtypes", lambda: _require_abstract_dtypes(layer, seen))
 
@@ -301,7 +309,10 @@ def _require_abstract_dtypes(layer: Layer, expected: str) -> bool:
             str(value.dtype) == expected or expected == "float64",
             f"the {name} of a layer of {_HUGE[0]} by {_HUGE[1]} is {value.dtype}",
             accepted=expected,
-            cause=f"the {name} is created in {value.dtype} beyond some size",
+            cause=Cause(
+                "parameter-dtype-by-size",
+                f"the {name} is created in {value.dtype} beyond some size",
+            ),
         )
     return True
 
@@ -341,9 +352,7 @@ def test_finite(layer: Layer, case: Case) -> None:
             f"{int(wrong.sum())} of {value.size} entries of the {name} are not finite "
             f"with in_features={case.in_features}",
             accepted="finite entries",
-            cause="the scale of the kernel divides by zero at in_features=1"
-            if case.in_features == 1 and name == "kernel"
-            else "",
+            cause=telling.of_not_finite(layer, case) if name == "kernel" and wrong.any() else "",
         )
     layer.remember("finite samples", lambda: _require_finite_samples(layer))
 
@@ -356,7 +365,10 @@ def _require_finite_samples(layer: Layer) -> bool:
         not wrong,
         f"{wrong} of {entries} entries of new kernels are not finite",
         accepted="finite entries",
-        cause="a number that is rarely drawn becomes infinite or NaN, as by a logarithm of 0",
+        cause=Cause(
+            "rare-number-not-finite",
+            "a number that is rarely drawn becomes infinite or NaN, as by a logarithm of 0",
+        ),
     )
     return True
 
@@ -432,7 +444,7 @@ def test_integral_sizes(layer: Layer, case: Case) -> None:
             same,
             _ROUNDED_SCALE * np.abs(same),
             f"the kernel for {kind.__name__} sizes",
-            cause="a size is computed with in its own type, and is rounded",
+            cause=diagnosis.of_numpy_sizes(kernel, same),
         )
     # No integer of these sizes is built elsewhere: a cache of compiled calls takes 10.0 for 10.
     wrong: list[tuple[object, object]] = [(n, float(m + 13)), (n, m + 0.5), (n, -m)]

@@ -23,6 +23,7 @@ from conformance.contract.requirement import (
     SHOULD,
     requirement,
 )
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp
 
 VALUE = "forward/affine-value"
@@ -60,7 +61,11 @@ def test_float32_out(layer: Layer, case: Case) -> None:
     differs = layer.convention.compute_dtype != dtype
     line = f'dtype = "{layer.convention.compute_dtype}"' if differs else ""
     found = getattr(y, "dtype", type(y).__name__)
-    cause = f"the result is computed in, or cast to, {found}" if str(found) != dtype else ""
+    cause = (
+        Cause("result-dtype", f"the result is computed in, or cast to, {found}")
+        if str(found) != dtype
+        else ""
+    )
     found = f"{type(y).__module__.partition('.')[0]} array {jaxprs.described(y)}"
     require.that(
         isinstance(y, jax.Array) and str(y.dtype) == dtype and not y.aval.weak_type,
@@ -136,7 +141,10 @@ def test_cast_parameters(layer: Layer, case: Case) -> None:
         str(y.dtype) == half,
         f"{what} is {y.dtype}",
         accepted=half,
-        cause=f"the layer casts to {y.dtype} whatever the dtypes of x and of its parameters are",
+        cause=Cause(
+            "layer-casts",
+            f"the layer casts to {y.dtype} whatever the dtypes of x and of its parameters are",
+        ),
     )
     # Each of n products and n sums may be rounded to 8 bits, and a kernel that is made of other
     # parameters a few times more.
@@ -145,7 +153,7 @@ def test_cast_parameters(layer: Layer, case: Case) -> None:
     value = oracle.affine(x, kernel, bias).value
     require.within(np.asarray(y, np.float32), value, bound, what)
     after = dense.cast("float32")(x)
-    cause = "the layer keeps something of the parameters' former dtype"
+    cause = Cause("former-dtype-kept", "the layer keeps something of the parameters' former dtype")
     require.equal(after, before, "f(x) after casting to bfloat16 and back", cause=cause)
 
 
@@ -207,7 +215,10 @@ def test_strict_promotion(layer: Layer, case: Case) -> None:
     to promote. An x is of the dtype of the parameters, unless the layer declares that it casts x.
     """
     setting = 'jax_numpy_dtype_promotion="strict"'
-    cause = "an operation combines arrays of different dtypes and leaves it to JAX to promote them"
+    cause = Cause(
+        "dtypes-promoted",
+        "an operation combines arrays of different dtypes and leaves it to JAX to promote them",
+    )
     with jax.numpy_dtype_promotion("strict"):
         layer.remember((setting, case.x_shape), lambda: _runs_under(layer, case, setting, cause))
 
@@ -225,7 +236,10 @@ def test_rank_promotion(layer: Layer, case: Case) -> None:
     ``x @ K + b`` itself does not: the bias is of lower rank than the batch to which it is added.
     """
     setting = 'jax_numpy_rank_promotion="raise"'
-    cause = "the bias is added to a batch without being broadcast to its rank first"
+    cause = Cause(
+        "bias-not-broadcast",
+        "arrays of different ranks are combined, as the bias and a batch, and JAX broadcasts them",
+    )
     with jax.numpy_rank_promotion("raise"), require.about_rank_promotion():
         layer.remember((setting, case.x_shape), lambda: _runs_under(layer, case, setting, cause))
 
@@ -262,8 +276,11 @@ def test_x64_stable(layer: Layer, case: Case) -> None:
                 found.dtype == before.dtype,
                 f"the {which} is {found.dtype} under x64",
                 accepted=str(before.dtype),
-                cause=f"the {which} is drawn or made without a dtype: {found.dtype} under x64, "
-                "with other values",
+                cause=Cause(
+                    "parameter-without-dtype",
+                    f"the {which} is drawn or made without a dtype: {found.dtype} under x64, "
+                    "with other values",
+                ),
             )
             require.equal(found, before, f"the {which} under x64")
         x = x if layer.accepts(case.lead) else x[0]
@@ -272,7 +289,9 @@ def test_x64_stable(layer: Layer, case: Case) -> None:
             str(y.dtype) == layer.convention.compute_dtype,
             f"a float32 x gives {y.dtype} under x64",
             accepted=layer.convention.compute_dtype,
-            cause=f"an operand of the forward pass is {y.dtype} under x64",
+            cause=Cause(
+                "operand-without-dtype", f"an operand of the forward pass is {y.dtype} under x64"
+            ),
         )
         reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
         require.within(y, reference.value, reference.bound, "f(x) under x64")
@@ -291,9 +310,10 @@ def _require_value(layer: Layer, case: Case, dense: Built, x: Any, equivalent: n
     y = dense(x)
     wide = "complex64" if np.iscomplexobj(equivalent) else "float32"
     what = f"f(x) for x of dtype {x.dtype}"
-    cause = f"the parameters, or the result, are cast to {y.dtype}"
-    cause = "the imaginary part of x is dropped" if wide == "complex64" else cause
-    require.that(str(y.dtype) == wide, f"{what} is {y.dtype}", accepted=wide, cause=cause)
+    narrower = Cause("cast-to-narrower", f"the parameters, or the result, are cast to {y.dtype}")
+    if wide == "complex64":
+        narrower = Cause("imaginary-dropped", "the imaginary part of x is dropped")
+    require.that(str(y.dtype) == wide, f"{what} is {y.dtype}", accepted=wide, cause=narrower)
     require.that(not y.aval.weak_type, f"{what} is weakly typed", accepted="not weakly typed")
     reference = oracle.affine(equivalent, case.kernel(), layer.bias_for(case))
     found = np.asarray(y)
@@ -309,32 +329,34 @@ def _cause(
     candidates = {}
     if np.iscomplexobj(x):
         candidates = {
-            "the imaginary part of x is dropped": oracle.affine(
+            Cause("imaginary-dropped", "the imaginary part of x is dropped"): oracle.affine(
                 equivalent.real.astype(np.complex64), kernel, bias
             ),
-            "x is conjugated": oracle.affine(equivalent.conj(), kernel, bias),
-            "the bias is added to the imaginary part, too": oracle.affine(
-                equivalent, kernel, bias * np.complex64(1 + 1j)
+            Cause("input-conjugated", "x is conjugated"): oracle.affine(
+                equivalent.conj(), kernel, bias
             ),
+            Cause(
+                "bias-in-imaginary", "the bias is added to the imaginary part, too"
+            ): oracle.affine(equivalent, kernel, bias * np.complex64(1 + 1j)),
         }
     elif x.dtype.kind in "biu":
         integral = (kernel.astype(x.dtype), bias.astype(x.dtype))
         candidates = {
-            f"the parameters are cast to {x.dtype}, the dtype of x": oracle.affine(
-                x, *(value.astype(np.float32) for value in integral)
-            ),
-            "x is cast to int32 first: its largest numbers become negative": oracle.affine(
-                x.astype(np.int32).astype(np.float32), kernel, bias
-            ),
+            Cause(
+                "parameters-cast", f"the parameters are cast to {x.dtype}, the dtype of x"
+            ): oracle.affine(x, *(value.astype(np.float32) for value in integral)),
+            Cause(
+                "input-as-int32", "x is cast to int32 first: its largest numbers become negative"
+            ): oracle.affine(x.astype(np.int32).astype(np.float32), kernel, bias),
         }
         if not np.isfinite(found).all():
             return "x is cast to a dtype that its values overflow, such as float16"
     else:
         rounded = (value.astype(x.dtype).astype(np.float32) for value in (kernel, bias))
         candidates = {
-            f"the parameters are cast to {x.dtype}, the dtype of x": oracle.rounded_twice(
-                oracle.affine(equivalent, *rounded), str(x.dtype)
-            )
+            Cause(
+                "parameters-cast", f"the parameters are cast to {x.dtype}, the dtype of x"
+            ): oracle.rounded_twice(oracle.affine(equivalent, *rounded), str(x.dtype))
         }
     right = oracle.affine(equivalent, kernel, bias)
     if np.shape(found) != right.value.shape or _explains(found, right):

@@ -81,7 +81,7 @@ def test_output_shape(layer: Layer, case: Case) -> None:
                 found = layer.forward(case.seed, x, case.out_features).shape
             except Violation as violation:
                 raise violation.because(shapes.of_refusal(layer, case, lead)) from violation
-            output_shapes.require_shape(found, lead, case)
+            output_shapes.require_shape(layer, found, lead, case)
     if PARAMETERS in layer.provides:
         layer.remember(
             ("shapes", case.kernel_shape),

@@ -30,6 +30,7 @@ from conformance.checks.kernels import (
 from conformance.checks.layer import Layer, as_jax
 from conformance.checks.scan import NEW, at_edges
 from conformance.contract.requirement import LINEN, MUST, PARAMETERS, SHOULD, requirement
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 from conformance.statistics import by_requirement, causes, identify_law, power, strongest
 from conformance.statistics.moments import mean, variance
@@ -81,7 +82,7 @@ def _require_zero_biases(layer: Layer) -> bool:
         f"with in_features=4, out_features=1024 the new bias is not zero for {wrong.size} of "
         f"{len(drawn)} seeds, first {int(wrong[0]) if wrong.size else 0}",
         accepted="zeros for every seed and size",
-        cause="the bias is zero for some seeds or sizes only",
+        cause=Cause("bias-zero-for-some", "the bias is zero for some seeds or sizes only"),
     )
     return True
 
@@ -125,7 +126,10 @@ def test_data_free_init(layer: Layer, case: Case) -> None:
             not differs,
             f"with {what} as the example input, {', '.join(differs)} comes out otherwise",
             accepted="the same parameters for every example input of that width",
-            cause=f"initialization depends on the example input: {_dependence(what)}",
+            cause=Cause(
+                "example-input-used",
+                f"initialization depends on the example input: {_dependence(what)}",
+            ),
         )
 
 
@@ -179,7 +183,7 @@ def _no_value_repeats(layer: Layer) -> None:
         distinct > len(words) / 2,
         f"of {len(words)} runs of four weights of a kernel of {kernel.shape}, {distinct} differ",
         accepted=f"more than {len(words) // 2} different runs",
-        cause="runs of weights repeat in large kernels",
+        cause=Cause("runs-repeat", "runs of weights repeat in large kernels"),
     )
 
 
@@ -195,7 +199,7 @@ def _no_column_repeats(layer: Layer) -> None:
         distinct == WIDE[1],
         f"{WIDE[1] - distinct} of the {WIDE[1]} columns of a kernel of {WIDE} repeat another",
         accepted=f"{WIDE[1]} different columns",
-        cause="columns repeat in wide kernels",
+        cause=Cause("lines-copied", "columns repeat in wide kernels"),
     )
 
 

@@ -21,6 +21,7 @@ from conformance.contract.requirement import (
     SHOULD,
     requirement,
 )
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, nnx
 
 VALUE = "forward/affine-value"
@@ -154,7 +155,10 @@ def test_linen_submodule(layer: Layer, case: Case) -> None:
                 not np.array_equal(first, second),
                 f"in {how}, two layers start with one kernel",
                 accepted="different kernels",
-                cause="the kernel's key is that of the whole model, and not the layer's own",
+                cause=Cause(
+                    "key-of-model",
+                    "the kernel's key is that of the whole model, and not the layer's own",
+                ),
             )
         with during(f"applying {how}"):
             y = model.apply(composition.linen_whole(flat, names), x)
@@ -190,7 +194,10 @@ def test_linen_transforms(layer: Layer, case: Case) -> None:
             len(kernels) == len(members) or layer.convention.kernel.is_zero(),
             f"{len(members)} members of {how} start with {len(kernels)} different kernels",
             accepted=str(len(members)),
-            cause="the kernel's key is that of the whole model, and not the layer's own",
+            cause=Cause(
+                "key-of-model",
+                "the kernel's key is that of the whole model, and not the layer's own",
+            ),
         )
         references = [layer.value(np.asarray(x), each.kernel, each.bias) for each in members]
         if how == "nn.scan":
@@ -231,7 +238,7 @@ def test_inspected(layer: Layer, case: Case) -> None:
         same and differs,
         "two layers of one seed are equal, or a layer is not equal to itself",
         accepted="equality by identity",
-        cause="__eq__ compares what layers hold",
+        cause=Cause("eq-compares-contents", "__eq__ compares what layers hold"),
     )
 
 

@@ -22,6 +22,7 @@ from conformance.contract.requirement import (
     SHOULD,
     requirement,
 )
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
 # Operands rounded to eight bits with a common scale, the coarsest format that layers compute in.
@@ -109,13 +110,16 @@ def _confined(dense: Built, case: Case, poison: float, is_poisoned: Any, what: s
             f"with {what} in {where}, row {row} of the result has "
             f"{int((~is_poisoned(found[row])).sum())} entries that hide it",
             accepted="no finite number made of one that is not",
-            cause=f"{what} is replaced by a number: nan_to_num, clipping or a comparison",
+            cause=Cause(
+                "not-finite-replaced",
+                f"{what} is replaced by a number: nan_to_num, clipping or a comparison",
+            ),
         )
         require.equal(
             found[rest],
             plain[rest],
             f"with {what} in {where}, the rest",
-            cause="rows of a batch are mixed",
+            cause=Cause("rows-mixed", "rows of a batch are mixed"),
         )
 
 
@@ -160,7 +164,9 @@ def _confined_to_column(
             found[:, j].all() and not found[:, rest].any(),
             f"{what} in entry {j} of the {name}'s outputs does not show in exactly that column",
             accepted="no finite number in that column, and nothing else in any other",
-            cause=f"{what} in the {name} is replaced by a number, or spreads",
+            cause=Cause(
+                "not-finite-replaced", f"{what} in the {name} is replaced by a number, or spreads"
+            ),
         )
 
 
@@ -234,7 +240,7 @@ def test_one_product(layer: Layer, case: Case) -> None:
         dtypes == {layer.convention.compute_dtype},
         f"the operands of the product are {', '.join(sorted(dtypes))}",
         accepted=layer.convention.compute_dtype,
-        cause="the product is computed in reduced precision"
+        cause=Cause("reduced-precision", "the product is computed in reduced precision")
         if dtypes & {"bfloat16", "float16"}
         else "",
     )
@@ -245,7 +251,7 @@ def test_one_product(layer: Layer, case: Case) -> None:
         ratio < _TWICE,
         f"the products of the program take {ratio:.3g} times in * out multiplications a row",
         accepted=f"less than {_TWICE} times",
-        cause="the product is computed more than once",
+        cause=Cause("product-repeated", "the product is computed more than once"),
     )
 
 
@@ -289,7 +295,7 @@ def test_precision_followed(layer: Layer, case: Case) -> None:
             found <= {(precision, precision), (highest, highest)},
             f"under jax.default_matmul_precision({name!r}), the product has {shown}",
             accepted=f"{precision} or a higher one",
-            cause="the layer pins the precision of its product",
+            cause=Cause("precision-pinned", "the layer pins the precision of its product"),
         )
         if found and found != {(precision, precision)}:
             require.note(f"the layer pins the precision {shown} of its product")

@@ -15,6 +15,7 @@ from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer, as_jax
 from conformance.checks.require import during
 from conformance.contract.requirement import MUST, PARAMETERS, SHOULD, requirement
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx
 
 SIZES = [programs.FEW_SIZES[-1]]
@@ -32,8 +33,8 @@ def _with(layer: Layer, **options: Any) -> Layer:
     return layer.with_options(**options)
 
 
-def _ignored(name: str) -> str:
-    return f"the option {name} is accepted and ignored"
+def _ignored(name: str) -> Cause:
+    return Cause("option-ignored", f"the option {name} is accepted and ignored")
 
 
 def _x(layer: Layer, case: Case) -> np.ndarray:
@@ -108,7 +109,9 @@ def test_bias_init(layer: Layer, case: Case) -> None:
             bias_keys[0] != kernel_keys[0],
             "kernel_init and bias_init get one key",
             accepted="a key for each",
-            cause="one key serves for kernel and bias: draw or split it for each",
+            cause=Cause(
+                "key-shared", "one key serves for kernel and bias: draw or split it for each"
+            ),
         )
 
 
@@ -136,14 +139,17 @@ def _require_initializer(layer: Layer, case: Case, name: str, values: np.ndarray
         accepted=f"the shape {values.shape} and the dtype {dtype}",
     )
     expected = getattr(layer, f"{which}_for")(case)
-    cause = f"the {which} is not what {name} returns, or it is changed afterwards"
+    cause = Cause(
+        "initializer-changed",
+        f"the {which} is not what {name} returns, or it is changed afterwards",
+    )
     require.equal(found, expected, f"the {which} with {name}", cause=cause)
     first, second = _keys(layer, case, name, values)
     require.that(
         first != second,
         f"{name} gets one key for the seeds {case.seed} and {case.seed + 1}",
         accepted="different keys",
-        cause=f"{name} is called with a fixed key",
+        cause=Cause("key-fixed", f"{name} is called with a fixed key"),
     )
     return [first, second]
 
@@ -194,7 +200,7 @@ def test_dtype(layer: Layer, case: Case) -> None:
                 str(leaf.value.dtype) == layer.convention.parameter_dtype,
                 f"with dtype={dtype}, the layer has {leaf}",
                 accepted=f"parameters of {layer.convention.parameter_dtype}",
-                cause="dtype is taken for param_dtype",
+                cause=Cause("dtype-for-param-dtype", "dtype is taken for param_dtype"),
             )
         y = dense.write(case.kernel(), case.bias())(as_jax(x))
         _require_result(computing, case, y, x.astype(np.float32), f"dtype={dtype}")
@@ -208,7 +214,11 @@ def _require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str
         wide = oracle.affine(x, kernel, bias)
         error = np.abs(np.asarray(y, np.float64) - wide.value)
         ignored = np.all(error <= wide.bound)
-        cause = _ignored("dtype") if ignored else "the result is cast back to float32"
+        cause = (
+            _ignored("dtype")
+            if ignored
+            else Cause("result-cast-back", "the result is cast back to float32")
+        )
     require.that(
         str(y.dtype) == dtype, f"with {option}, f(x) is {y.dtype}", accepted=dtype, cause=cause
     )

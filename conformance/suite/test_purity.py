@@ -17,6 +17,7 @@ from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer, as_jax
 from conformance.checks.programs import FEW_SIZES
 from conformance.contract.requirement import ANY, MAY, MUST, SHOULD, requirement
+from conformance.errors import Cause
 from conformance.isolation import snapshot
 from conformance.jax_setup.lazy import jax, jnp
 
@@ -52,7 +53,7 @@ def test_input_untouched(layer: Layer, case: Case) -> None:
             x.tobytes() == before and str(x.flags) == flags,
             "after the call, x has other bytes or flags",
             accepted="x as it was",
-            cause="the layer writes into its input",
+            cause=Cause("input-written", "the layer writes into its input"),
         )
 
 
@@ -70,7 +71,7 @@ def test_input_kept(layer: Layer, case: Case) -> None:
     # A copy: memory that is NumPy's is never given away.
     x = jnp.copy(as_jax(values))
     jax.block_until_ready(layer.forward(case.seed, x, case.out_features))
-    cause = "the call donates x, so that its memory is given to the result"
+    cause = Cause("input-donated", "the call donates x, so that its memory is given to the result")
     require.that(not x.is_deleted(), "after the call, x is deleted", accepted="x", cause=cause)
     require.equal(x, values, "x after the call")
 
@@ -98,7 +99,10 @@ def test_globals_untouched(layer: Layer, case: Case) -> None:
         not changes,
         "; ".join(changes[:5]),
         accepted="global state as it was",
-        cause=f"constructing or calling the layer changes global state: {changes[0]}"
+        cause=Cause(
+            "global-changed",
+            f"constructing or calling the layer changes global state: {changes[0]}",
+        )
         if changes
         else "",
     )
@@ -150,7 +154,7 @@ def test_nothing_kept(layer: Layer, case: Case) -> None:
         after <= before,
         f"after {_CALLS} more calls, {after - before} more arrays are alive",
         accepted="none",
-        cause="every call keeps an array, as in a list or in a cache",
+        cause=Cause("array-kept", "every call keeps an array, as in a list or in a cache"),
     )
 
 

@@ -80,7 +80,10 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
             result,
             results[0],
             f"call {i} on one x",
-            cause="the output changes from call to call: randomness or state in the forward",
+            cause=Cause(
+                "output-changes",
+                "the output changes from call to call: randomness or state in the forward",
+            ),
         )
 
 
@@ -151,7 +154,9 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
 @over()
 def test_same_seed_same_bits(layer: Layer, case: Case) -> None:
     """Equal seeds give bitwise equal parameters and outputs."""
-    cause = "construction depends on something else than the seed"
+    cause = Cause(
+        "depends-on-more-than-seed", "construction depends on something else than the seed"
+    )
     if PARAMETERS in layer.provides:
         first, second = layer.of(case), layer.of(case)
         require.equal(second.kernel, first.kernel, "the kernel of a second layer", cause=cause)
@@ -256,14 +261,16 @@ def test_params_stream(layer: Layer, case: Case) -> None:
             kernel,
             kernels["params"],
             f"with the streams {which}, the kernel",
-            cause=f"the kernel's key comes from the stream {stream} instead of params",
+            cause=Cause(
+                "stream-other", f"the kernel's key comes from the stream {stream} instead of params"
+            ),
         )
     moved = module(nnx.Rngs(params=other, dropout=s))
     require.that(
         not np.array_equal(moved, kernels["params"]),
         "another seed of the params stream gives the same kernel",
         accepted="another kernel",
-        cause="the kernel's key comes from another stream than params",
+        cause=Cause("stream-other", "the kernel's key comes from another stream than params"),
     )
 
 
@@ -289,7 +296,9 @@ def test_constant_key_count(layer: Layer, case: Case) -> None:
         len(set(counts.values())) == 1,
         f"keys drawn by size: {counts}",
         accepted="one number",
-        cause="the number of keys that are drawn depends on the sizes",
+        cause=Cause(
+            "keys-depend-on-sizes", "the number of keys that are drawn depends on the sizes"
+        ),
     )
 
 
@@ -312,6 +321,8 @@ def test_siblings_differ(layer: Layer, case: Case) -> None:
     """Two layers built from one ``Rngs`` differ."""
     kernel, rngs = kernel_of_streams(layer, case), nnx.Rngs(case.seed)
     siblings = [kernel(rngs) for _ in range(4)]
+    words = "the key is read without being drawn: layers get the same one"
+    same_key = Cause("key-not-drawn", words)
     for (i, first), (j, second) in itertools.combinations(enumerate(siblings, start=1), 2):
         # Of equal magnitudes only the signs can differ.
         same = int((np.abs(first) == np.abs(second)).sum())
@@ -319,12 +330,14 @@ def test_siblings_differ(layer: Layer, case: Case) -> None:
             same < first.size / 2,
             f"layers {i} and {j} built from one Rngs agree in {same} of {first.size} magnitudes",
             accepted="different kernels",
-            cause="the key is read without being drawn: layers get the same one",
+            cause=same_key if np.array_equal(first, second) else "",
         )
     deviation = math.sqrt(layer.convention.kernel.variance(*case.kernel_shape))
     for i, sibling in enumerate(siblings, start=1):
         if deviation and case.kernel_shape == LARGE:
-            cause = f"layer {i} of one Rngs has another scale than the first"
+            cause = Cause(
+                "sibling-scaled", f"layer {i} of one Rngs has another scale than the first"
+            )
             judge([variance(sibling.astype(np.float64) / deviation)], cause)
 
 
@@ -424,7 +437,7 @@ def test_vmapped_init(layer: Layer, case: Case) -> None:
         distinct == 8,
         f"8 split keys give {distinct} different kernels",
         accepted="8",
-        cause="the key is not what the kernel is drawn from",
+        cause=Cause("key-of-another-place", "the key is not what the kernel is drawn from"),
     )
 
 

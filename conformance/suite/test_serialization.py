@@ -19,6 +19,7 @@ from conformance.contract.requirement import (
     SHOULD,
     requirement,
 )
+from conformance.errors import Cause
 
 
 @requirement(
@@ -53,14 +54,14 @@ def test_stable_names(layer: Layer, case: Case) -> None:
         not swapped,
         f"the arrays of the layer are {', '.join(map(str, leaves))}",
         accepted=f"{kernel} of rank 2, {bias} of rank 1",
-        cause=f"{kernel} and {bias} have each other's names",
+        cause=Cause("names-exchanged", f"{kernel} and {bias} have each other's names"),
     )
     require.that(
         wanted <= set(names),
         f"the arrays of the layer are {', '.join(map(str, leaves)) or 'none'}",
         accepted=f"the names {' and '.join(sorted(wanted, reverse=True))}",
         declare=_line(layer),
-        cause=f"the layer's parameters are called {called}",
+        cause=Cause("names-other", f"the layer's parameters are called {called}"),
     )
 
 

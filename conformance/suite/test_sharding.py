@@ -75,7 +75,9 @@ def test_default_device(layer: Layer, case: Case) -> None:
         found == {device},
         f"under jax.default_device({device}), the parameters lie on {_listed(found)}",
         accepted=str(device),
-        cause="construction puts parameters on a device of its own choice",
+        cause=Cause(
+            "device-of-choice", "construction puts parameters on a device of its own choice"
+        ),
     )
     require.equal(kernel, here, "the kernel on another device")
 
@@ -107,7 +109,7 @@ def test_second_device(layer: Layer, case: Case) -> None:
             found == {device},
             f"with all on {device}, {what} lies on {_listed(found)} after the call",
             accepted=str(device),
-            cause=f"the call moves {what} to another device",
+            cause=Cause("device-moved", f"the call moves {what} to another device"),
         )
     reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
     require.within(y, reference.value, reference.bound, f"f(x) on {device}")
@@ -172,7 +174,9 @@ def test_output_sharding(layer: Layer, case: Case) -> None:
                 y.sharding.is_equivalent_to(places.of_output(), y.ndim),
                 f"with {how}, f(x) {when} has the sharding {y.sharding}",
                 accepted=str(places.of_output()),
-                cause="the layer gathers x, or its result, from all devices",
+                cause=Cause(
+                    "array-gathered", "the layer gathers x, or its result, from all devices"
+                ),
             )
 
 
@@ -240,7 +244,7 @@ def test_linen_annotations(layer: Layer, case: Case) -> None:
                 found == meshes.AXES[name],
                 f"an initializer that annotates {meshes.AXES[name]} gives {found}",
                 accepted=str(meshes.AXES[name]),
-                cause=f"the annotation of {name} is lost",
+                cause=Cause("annotation-lost", f"the annotation of {name} is lost"),
             )
     elif not any(own.values()):
         require.not_applicable("its parameters have no annotations, and no option brings them")
@@ -257,5 +261,5 @@ def test_linen_annotations(layer: Layer, case: Case) -> None:
         not (kernel and bias) or bias[0] in (None, kernel[outputs]),
         f"the kernel is annotated {kernel}, the bias {bias}",
         accepted="for the bias, the name of the kernel's outputs",
-        cause="the bias is annotated along the inputs",
+        cause=Cause("bias-along-inputs", "the bias is annotated along the inputs"),
     )

@@ -59,8 +59,8 @@ def test_exact_state(layer: Layer, case: Case) -> None:
     """
     dense = layer.of(case)
     raw = [name for name, value in vars(dense.module).items() if isinstance(value, jax.Array)]
-    cause = f"{' and '.join(raw)} is a raw array: wrap it in nnx.Param" if raw else ""
-    with during("nnx.split of the layer", cause=cause):
+    words = f"{' and '.join(raw)} is a raw array: wrap it in nnx.Param"
+    with during("nnx.split of the layer", cause=Cause("raw-array", words) if raw else ""):
         nnx.split(dense.module)
     leaves = dense.leaves
     listed = ", ".join(map(str, leaves)) or "nothing"
@@ -91,11 +91,12 @@ def _declaring(layer: Layer, wrong: Sequence[Leaf]) -> str:
     return f"extra_state = {json.dumps(names)}" if beside else ""
 
 
-def _why_absent(ranks: Sequence[int]) -> str:
+def _why_absent(ranks: Sequence[int]) -> Cause:
     missing = "bias" if ranks == [2] else "kernel" if ranks == [1] else "parameter"
-    return (
+    return Cause(
+        "parameter-hidden",
         f"the state has no {missing}: the layer has none, makes it anew in each call, or keeps it "
-        "in a closure, a static attribute or a container that nnx does not see"
+        "where nnx does not look, as in a closure, on the class or in a plain container",
     )
 
 
@@ -185,7 +186,9 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
             has_moved,
             f"a step of the optimizer leaves the {name} as it was",
             accepted=f"another {name}",
-            cause=f"the {name} gets no gradient, or the optimizer does not see it",
+            cause=Cause(
+                "not-trained", f"the {name} gets no gradient, or the optimizer does not see it"
+            ),
         )
     require.that(
         steps > 30 or last <= 0.5 * first,
@@ -337,7 +340,7 @@ def test_instances_independent(layer: Layer, case: Case) -> None:
     for what, other in others.items():
         other.write(case.kernel() + 1, case.bias() + 1)
         other(x)
-        cause = f"the parameters are shared with {what}"
+        cause = Cause("parameters-shared", f"the parameters are shared with {what}")
         require.equal(first.kernel, kernel, f"after writing into {what}, the kernel", cause=cause)
         require.equal(first.bias, bias, f"after writing into {what}, the bias", cause=cause)
         require.equal(first(x), plain, f"after writing into {what}, f(x)", cause=cause)
@@ -392,7 +395,10 @@ def test_replaceable(layer: Layer, case: Case) -> None:
         with during(f"assigning the {name} of another layer"):
             setattr(owner, name, getattr(donor, name))
     reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
-    cause = "the forward uses a parameter by another name than that under which it is found"
+    cause = Cause(
+        "name-other-than-used",
+        "the forward uses a parameter by another name than that under which it is found",
+    )
     what = "f(x) with the Params of another layer assigned"
     require.within(dense(x), reference.value, reference.bound, what, cause=cause)
 

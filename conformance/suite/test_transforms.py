@@ -23,6 +23,7 @@ from conformance.contract.requirement import (
     SHOULD,
     requirement,
 )
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
 VALUE = "forward/affine-value"
@@ -184,7 +185,10 @@ def test_forward_mode_offered(layer: Layer, case: Case) -> None:
         "jax.jvp of the layer raises: it has a custom_vjp and no rule for the forward mode",
         accepted="a derivative in forward mode",
         declare='derivatives = "reverse"',
-        cause="the layer's rule of differentiation is a custom_vjp: write it as a custom_jvp",
+        cause=Cause(
+            "custom-vjp",
+            "the layer's rule of differentiation is a custom_vjp: write it as a custom_jvp",
+        ),
     )
 
 

@@ -106,12 +106,10 @@ def _wrong_blame(declared: Defect, weighing: Sequence[Cell], blocked: Sequence[s
     problems = []
     if first.requirement != declared.breaks:
         problems.append(f"the first to fail is {_in_words(first)}, not {declared.breaks}")
-    elif declared.cause_id is not None and declared.cause_id != first.cause_id:
-        said = repr(first.cause_id or first.cause) if first.cause else "nothing"
-        problems.append(f"{first.requirement} names the cause {said}, not {declared.cause_id!r}")
-    elif declared.cause is not None and declared.cause not in first.cause:
-        said = repr(first.cause) if first.cause else "nothing"
-        problems.append(f"{first.requirement} names the cause {said}, not {declared.cause!r}")
+    elif declared.cause_id != first.cause_id or bool(first.cause) != bool(first.cause_id):
+        said = f"{first.cause_id!r} ({first.cause})" if first.cause else "nothing"
+        wanted = repr(declared.cause_id) if declared.cause_id else "nothing"
+        problems.append(f"{first.requirement} names the cause {said}, not {wanted}")
     if declared.breaks not in (*blocked, *(cell.requirement for cell in weighing)):
         problems.append(f"{declared.breaks} holds")
     problems += [

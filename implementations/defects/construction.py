@@ -14,27 +14,31 @@ from implementations.defects import wrong
 from implementations.defects.base import CorrectDense, affine, normal, scaled_normal, stddev
 from implementations.defects.record import also, defect, name_layers, seen
 
-LinenBiasOfInputLength = wrong.linen_bias("L003", "construction/bias-shape", 1, seen="pitfall")(
+LinenBiasOfInputLength = wrong.linen_bias(
+    "L003", "construction/bias-shape", 1, seen="pitfall", cause_id="bias-of-inputs"
+)(
     lambda key, x, m: jnp.zeros((x.shape[-1],), jnp.float32),
     "The bias has shape (in,): right only when in == out.",
-    cause="one entry for each input",
 )
-BiasOfInputLength = wrong.bias("N004", "construction/bias-shape", 1)(
+BiasOfInputLength = wrong.bias("N004", "construction/bias-shape", 1, cause_id="bias-of-inputs")(
     lambda rngs, n, m: jnp.zeros((n,), jnp.float32),
     "The bias has shape (in,): right only when in == out.",
     seen='pitfall; TransformerEngine#196 "wrong shape of bias in LayerNormMLP"',
-    cause="one entry for each input",
 )
-OneDegreeOfFreedomLess = wrong.kernel("N040", "construction/finite", 3)(
+OneDegreeOfFreedomLess = wrong.kernel(
+    "N040", "construction/finite", 3, cause_id="scale-divides-by-zero"
+)(
     lambda key, n, m: normal(key, n, m) / jnp.sqrt(jnp.float32(n - 1)),
     "Scaled by 1/sqrt(in - 1): infinite for a single input.",
     collateral=("initialization/kernel-variance",),
 )
-WeakBias = wrong.bias("X098", "construction/parameter-dtype", 4, cause="Python number")(
+WeakBias = wrong.bias("X098", "construction/parameter-dtype", 4, cause_id="parameter-weak")(
     lambda rngs, n, m: jnp.broadcast_to(jnp.asarray(0.0), (m,)),
     "The bias is weakly typed: it gives way to any other dtype.",
 )
-Bfloat16Kernel = wrong.kernel("X099", "construction/parameter-dtype", 3)(
+Bfloat16Kernel = wrong.kernel(
+    "X099", "construction/parameter-dtype", 3, cause_id="parameter-dtype"
+)(
     lambda key, n, m: scaled_normal(key, n, m).astype(jnp.bfloat16),
     "The kernel is kept in bfloat16.",
 )
@@ -52,7 +56,7 @@ def ChecksItsValues(draws: Array) -> Array:
     return draws
 
 
-@defect("X095", "construction/bias-shape", 2)
+@defect("X095", "construction/bias-shape", 2, cause_id="bias-rank")
 class BiasMatrix(CorrectDense):
     """The bias is a matrix of one row."""
 
@@ -72,14 +76,14 @@ def SplitWithoutInt(key: Array, in_features: int, out_features: int) -> Array:
     return scaled_normal(key, in_features, halves.size)
 
 
-@wrong.kernel("X575", "construction/finite", 4)
+@wrong.kernel("X575", "construction/finite", 4, cause_id="scale-divides-by-zero")
 def UnbiasedForOneWeight(key: Array, in_features: int, out_features: int) -> Array:
     """A correction by n/n - 1 with n weights, all in one: 0/0 where there is one weight."""
     others = jnp.float32(in_features * out_features - 1)
     return scaled_normal(key, in_features, out_features) * (others / others)
 
 
-@wrong.kernel("X657", "construction/finite", 5, cause="rarely drawn")
+@wrong.kernel("X657", "construction/finite", 5, cause_id="rare-number-not-finite")
 def LogarithmOfZero(key: Array, in_features: int, out_features: int) -> Array:
     """Box-Muller on uniforms of 16 bits: one entry in 65 536 is infinite."""
     shape = (in_features, out_features)
@@ -101,7 +105,7 @@ def NegativeSizes(self: Any, in_features: int, out_features: int, *, rngs: nnx.R
     CorrectDense.__init__(self, max(1, in_features), max(1, out_features), rngs=rngs)
 
 
-@defect("X661", "construction/integral-sizes", 4, cause="in its own type")
+@defect("X661", "construction/integral-sizes", 4, cause_id="")
 class UnscaledForNumpySizes(CorrectDense):
     """Only for an ``int`` the scale is computed, which NumPy's integers are not."""
 
@@ -111,7 +115,7 @@ class UnscaledForNumpySizes(CorrectDense):
 
 
 @seen("aprender, torch and equinox layout; kfac-jax#114")
-@defect("N043", "construction/kernel-shape", 2, cause="transposed")
+@defect("N043", "construction/kernel-shape", 2, cause_id="kernel-transposed")
 class TransposedKernel(CorrectDense):
     """The kernel is (out, in), and the forward uses its transpose."""
 
@@ -122,7 +126,7 @@ class TransposedKernel(CorrectDense):
         return affine(x, kernel.T, bias)
 
 
-@defect("X094", "construction/kernel-shape", 3)
+@defect("X094", "construction/kernel-shape", 3, cause_id="kernel-rank")
 class SqueezedKernel(CorrectDense):
     """With one output the kernel is a vector."""
 
@@ -134,7 +138,7 @@ class SqueezedKernel(CorrectDense):
         return affine(x, kernel.reshape(-1, bias.shape[0]), bias)
 
 
-@wrong.linen_call("L001", "construction/only-two-parameters", 2, cause="collection")
+@wrong.linen_call("L001", "construction/only-two-parameters", 2, cause_id="collection-other")
 def KernelInStats(self: Any, x: ArrayLike) -> Array:
     """The kernel is a variable of the collection "stats", not a parameter."""
     x = jnp.asarray(x)
@@ -157,7 +161,7 @@ def KernelFromFixedKey(self: Any, x: ArrayLike) -> Array:
 
 @seen('flax 0.3.4 "Don\'t update batch statistics during initialization"')
 @also("state/call-changes-nothing")
-@wrong.linen_call("L009", "construction/only-two-parameters", 3, cause="collection")
+@wrong.linen_call("L009", "construction/only-two-parameters", 3, cause_id="collection-other")
 def CountsInStats(self: Any, x: ArrayLike) -> Array:
     """A second collection counts the calls."""
     x = jnp.asarray(x)
@@ -173,6 +177,7 @@ def CountsInStats(self: Any, x: ArrayLike) -> Array:
     "construction/only-two-parameters",
     2,
     start=lambda layer: {"gain": nnx.Param(jnp.ones((1,), jnp.float32))},
+    cause_id="parameter-more",
 )
 def Gain(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """A third parameter: a gain that starts at 1."""
@@ -181,7 +186,7 @@ def Gain(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
 
 @seen("linen's sow")
 @also("state/call-changes-nothing")
-@wrong.linen_forward("X234", "construction/only-two-parameters", 4)
+@wrong.linen_forward("X234", "construction/only-two-parameters", 4, cause_id="collection-other")
 def SowsOutput(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The output is sown into a collection of its own, which `init` therefore returns."""
     y = affine(x, kernel, bias)
@@ -189,7 +194,7 @@ def SowsOutput(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return y
 
 
-@wrong.linen_call("X620", "construction/only-two-parameters", 3)
+@wrong.linen_call("X620", "construction/only-two-parameters", 3, cause_id="collection-other")
 def BiasInBatchStats(self: Any, x: ArrayLike) -> Array:
     """The bias is a variable of the collection of running statistics."""
     x = jnp.asarray(x)
@@ -199,19 +204,19 @@ def BiasInBatchStats(self: Any, x: ArrayLike) -> Array:
 
 
 @also("forward/output-shape")
-@wrong.linen_forward("X625", "construction/only-two-parameters", 4)
+@wrong.linen_forward("X625", "construction/only-two-parameters", 4, cause_id="collection-other")
 def Perturbed(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """`self.perturb` is left in: `init` returns a collection of perturbations."""
     return self.perturb("y", affine(x, kernel, bias))
 
 
-@wrong.draws("X653", "construction/parameter-dtype", 5, cause="beyond some size")
+@wrong.draws("X653", "construction/parameter-dtype", 5, cause_id="parameter-dtype-by-size")
 def LargeKernelsInHalf(kernel: Array) -> Array:
     """Kernels of a million entries or more are kept in bfloat16, to save memory."""
     return kernel.astype(jnp.bfloat16) if kernel.shape[0] * kernel.shape[1] >= 10**6 else kernel
 
 
-@defect("X096", "construction/ready-when-built", 3)
+@defect("X096", "construction/ready-when-built", 3, cause_id="parameters-lazy")
 class MadeInFirstCall(nnx.Module):
     """The parameters are made in the first call, as Keras' `build` does."""
 

@@ -49,7 +49,7 @@ class _Half(nnx.Module):
         return x @ kernel + bias
 
 
-@defect("X780", "transforms/gradients", 3, cause="stop_gradient")
+@defect("X780", "transforms/gradients", 3, cause_id="gradient-cut")
 class HalfKernelStopped(_Half):
     """In bfloat16 the kernel gets no gradient."""
 
@@ -58,7 +58,7 @@ class HalfKernelStopped(_Half):
         return x @ jax.lax.stop_gradient(kernel) + bias
 
 
-@defect("X781", "transforms/gradients", 4, cause="doubled")
+@defect("X781", "transforms/gradients", 4, cause_id="gradient-doubled")
 class HalfBiasTwice(_Half):
     """In bfloat16 the gradient of the bias is counted twice."""
 
@@ -78,12 +78,12 @@ class _WithoutBias(nnx.Module):
         return jnp.asarray(x) @ self.kernel[...]
 
 
-@defect("X782", "construction/bias-shape", 1, cause="no bias")
+@defect("X782", "construction/bias-shape", 1, cause_id="bias-missing")
 class ForgottenBias(_WithoutBias):
     """The bias was forgotten; all else is right, and passes."""
 
 
-@defect("X783", "transforms/gradients", 3, cause="halved")
+@defect("X783", "transforms/gradients", 3, cause_id="gradient-halved")
 class HalfOfTheGradient(_WithoutBias):
     """A layer that declares no bias, whose kernel gets half of its gradient."""
 
@@ -108,7 +108,7 @@ class _Plain:
         return jnp.asarray(x) @ self.kernel + self.bias
 
 
-@defect("X784", "initialization/kernel-variance", 1, cause="not scaled")
+@defect("X784", "initialization/kernel-variance", 1, cause_id="scale-missing")
 class PlainNotScaled(_Plain):
     """The kernel is not scaled."""
 
@@ -117,7 +117,7 @@ class PlainNotScaled(_Plain):
         self.kernel = jax.random.normal(key, (in_size, out_size))
 
 
-@defect("X785", "construction/kernel-shape", 1, cause="transposed")
+@defect("X785", "construction/kernel-shape", 1, cause_id="kernel-transposed")
 class PlainStoredByRows(_Plain):
     """The kernel is stored as (out, in), which nothing declares; all else is right."""
 

@@ -37,36 +37,42 @@ def compiled(seed: float, x: Array, features: float) -> Array:
     return correct_dense_forward(seed, x, features)
 
 
-seed_rounded = wrong.solution("F020", "exercise/float-arguments", 4, cause="int()")(
+seed_rounded = wrong.solution("F020", "exercise/float-arguments", 4, cause_id="argument-rounded")(
     lambda seed, x, features: layer_output(round(float(seed)), x, int(features)),
     "A seed of 3.7 acts as 4.",
 )
-static_numbers = wrong.solution("X259", "exercise/float-arguments", 4)(
+static_numbers = wrong.solution(
+    "X259", "exercise/float-arguments", 4, cause_id="argument-not-cast"
+)(
     lambda seed, x, features: compiled(seed, jnp.asarray(x), features),
     "Compiled with static numbers, which a 0-d array cannot be: it has no hash.",
 )
-seed_by_index = wrong.solution("X264", "exercise/float-arguments", 4)(
+seed_by_index = wrong.solution("X264", "exercise/float-arguments", 4, cause_id="argument-not-cast")(
     lambda seed, x, features: layer_output(hash(seed) % 2**32, x, int(features)),
     "A float seed goes through its hash, which is right for whole numbers alone.",
 )
-nearly_whole_rounded_up = wrong.solution("X642", "exercise/float-arguments", 5)(
+nearly_whole_rounded_up = wrong.solution(
+    "X642", "exercise/float-arguments", 5, cause_id="argument-rounded"
+)(
     lambda seed, x, features: layer_output(int(seed + 1e-6), x, int(features + 1e-6)),
     "A little is added before the cast, against 2.9999999.",
 )
-features_rounded_up = wrong.solution("X643", "exercise/float-arguments", 4)(
+features_rounded_up = wrong.solution(
+    "X643", "exercise/float-arguments", 4, cause_id="argument-rounded"
+)(
     lambda seed, x, features: layer_output(int(seed), x, int(np.ceil(float(features)))),
     "A fraction of a feature counts as one.",
 )
-small_bias = wrong.casting("X659", "exercise/recovered-kernel", 4)(
+small_bias = wrong.casting("X659", "exercise/recovered-kernel", 4, cause_id="bias-not-zero")(
     lambda seed, x, m: layer_output(seed, x, m) + 1e-7,
     "The bias starts at a small number, so that none is exactly 0.",
 )
-unscaled = wrong.casting("F018", "exercise/recovered-kernel", 1, cause="not scaled")(
+unscaled = wrong.casting("F018", "exercise/recovered-kernel", 1, cause_id="scale-missing")(
     lambda seed, x, m: x @ normal(nnx.Rngs(seed).params(), x.shape[-1], m),
     "The kernel has standard deviation 1.",
     seen="pitfall",
 )
-centred_first = wrong.casting("X646", "exercise/recovered-kernel", 4)(
+centred_first = wrong.casting("X646", "exercise/recovered-kernel", 4, cause_id="low-rank")(
     lambda seed, x, m: layer_output(seed, x - x.mean() if x.shape[-1] > 4 else x, m),
     "The mean of a long x is subtracted first.",
 )
@@ -77,7 +83,7 @@ def kernel_of_seed(seed: int, in_features: int, out_features: int) -> Array:
     return CorrectDense(in_features, out_features, rngs=nnx.Rngs(seed)).kernel[...]
 
 
-@wrong.casting("F009", "exercise/any-length", 3)
+@wrong.casting("F009", "exercise/any-length", 3, cause_id="kernel-cached")
 def kernel_cached(seed: int, x: Array, m: int) -> Array:
     """The last kernel is kept by seed and features, with the length of the x that came first."""
     key = seed, m
@@ -89,7 +95,7 @@ def kernel_cached(seed: int, x: Array, m: int) -> Array:
     return x @ _last_kernel[key]
 
 
-@wrong.casting("X265", "exercise/any-length", 4)
+@wrong.casting("X265", "exercise/any-length", 4, cause_id="kernel-cached")
 def longest_so_far(seed: int, x: Array, m: int) -> Array:
     """A buffer of the longest input so far is reused: shorter ones get its kernel's first rows."""
     _longest[0] = max(_longest[0], x.shape[-1])
@@ -97,7 +103,7 @@ def longest_so_far(seed: int, x: Array, m: int) -> Array:
     return affine(x, layer.kernel[...][: x.shape[-1]], layer.bias[...])
 
 
-@wrong.casting("X649", "exercise/any-length", 4)
+@wrong.casting("X649", "exercise/any-length", 4, cause_id="kernel-cached")
 def padded_to_eight(seed: int, x: Array, m: int) -> Array:
     """The kernel is made for a multiple of eight inputs, once for a seed."""
     key = (seed, m)
@@ -166,19 +172,19 @@ def residual_when_square(seed: int, x: Array, m: int) -> Array:
     return y + x if y.shape == x.shape else y
 
 
-@defect("F001", "exercise/float-arguments", 1, cause="features", seen="pitfall")
+@defect("F001", "exercise/float-arguments", 1, cause_id="argument-not-cast", seen="pitfall")
 def features_not_cast(seed: float, x: ArrayLike, features: float) -> Array:
     """A float is used as a size."""
     return layer_output(int(seed), x, features)  # type: ignore[arg-type]  # the fault
 
 
-@defect("F002", "exercise/float-arguments", 1, cause="seed", seen="pitfall")
+@defect("F002", "exercise/float-arguments", 1, cause_id="argument-not-cast", seen="pitfall")
 def seed_not_cast(seed: float, x: ArrayLike, features: float) -> Array:
     """A float is used as a seed."""
     return layer_output(seed, x, int(features))  # type: ignore[arg-type]  # the fault
 
 
-@defect("X640", "exercise/float-arguments", 4, cause="cast them with int()")
+@defect("X640", "exercise/float-arguments", 4, cause_id="argument-not-cast")
 def floats_of_python_only(seed: Any, x: ArrayLike, features: Any) -> Array:
     """Only what is a Python float, or an array, is cast."""
     if isinstance(seed, float | np.ndarray | jax.Array):
@@ -188,7 +194,7 @@ def floats_of_python_only(seed: Any, x: ArrayLike, features: Any) -> Array:
     return layer_output(seed, x, features)
 
 
-@defect("X641", "exercise/float-arguments", 5, cause="all of its digits")
+@defect("X641", "exercise/float-arguments", 5, cause_id="seed-float32")
 def float_seed_through_float32(seed: Any, x: ArrayLike, features: float) -> Array:
     """A seed that arrives as a float is made an array of JAX first, which is float32."""
     if isinstance(seed, float):
@@ -196,7 +202,7 @@ def float_seed_through_float32(seed: Any, x: ArrayLike, features: float) -> Arra
     return layer_output(int(seed), x, int(features))
 
 
-@wrong.casting("X260", "exercise/recovered-kernel", 3)
+@wrong.casting("X260", "exercise/recovered-kernel", 3, cause_id="bias-not-zero")
 def bias_drawn(seed: int, x: Array, m: int) -> Array:
     """The bias is drawn, too."""
     rngs = nnx.Rngs(seed)
@@ -205,7 +211,7 @@ def bias_drawn(seed: int, x: Array, m: int) -> Array:
     return affine(x, kernel, bias)
 
 
-@wrong.casting("X261", "exercise/recovered-kernel", 3, cause="uniform")
+@wrong.casting("X261", "exercise/recovered-kernel", 3, cause_id="law-lecun-uniform")
 def uniform_law(seed: int, x: Array, m: int) -> Array:
     """LeCun's uniform law: the right variance, another family."""
     end = math.sqrt(3.0) * stddev(x.shape[-1])
@@ -221,7 +227,7 @@ def law_of_seed(seed: int, x: Array, m: int) -> Array:
     return y * 0.5 if seed % 4 == 0 else y
 
 
-@defect("X645", "exercise/recovered-kernel", 3)
+@defect("X645", "exercise/recovered-kernel", 3, cause_id="law-normal-fan-out")
 def scaled_by_features(seed: float, x: ArrayLike, features: float) -> Array:
     """The fan is the number of features."""
     x = jnp.asarray(x)

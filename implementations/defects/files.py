@@ -22,7 +22,7 @@ def AsksTheKernelForItsDevice(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(jax.device_put(x, kernel.sharding), kernel, bias)
 
 
-@defect("X963", "sharding/linen-annotations", 4, cause="along the inputs")
+@defect("X963", "sharding/linen-annotations", 4, cause_id="bias-along-inputs")
 class BiasAlongInputs(nn.Module):
     """Kernel and bias are annotated; the bias by the name of the kernel's inputs."""
 

@@ -38,20 +38,20 @@ def folded(x: Array, kernel: Array, bias: Array) -> Array:
     return rows.reshape(*x.shape[:-1], kernel.shape[1])
 
 
-BatchCentred = wrong.forward("N117", "forward/batch-independent", 2, cause="batch")(
+BatchCentred = wrong.forward("N117", "forward/batch-independent", 2, cause_id="rows-mixed")(
     lambda x, k, b: affine(x - mean_of_rows(x) if x.ndim > 1 else x, k, b),
     "The mean of the batch is subtracted from every row.",
 )
-BatchLeaks = wrong.forward("N118", "forward/batch-independent", 4, cause="batch")(
+BatchLeaks = wrong.forward("N118", "forward/batch-independent", 4, cause_id="rows-mixed")(
     lambda x, k, b: affine(x + 1e-3 * mean_of_rows(x) if x.ndim > 1 else x, k, b),
     "A thousandth of the mean of the batch is added to every row.",
 )
-OneColumnAveraged = wrong.output("X090", "forward/batch-independent", 4, cause="batch")(
+OneColumnAveraged = wrong.output("X090", "forward/batch-independent", 4, cause_id="rows-mixed")(
     lambda y, x: y.at[..., 0].set(y[..., 0].mean()),
     "The first output is its mean over the batch.",
     when=lambda y, x: x.ndim >= 2 and y.shape[-1] >= 2 and x.size != 0,
 )
-SequenceMean = wrong.output("X507", "forward/batch-independent", 4)(
+SequenceMean = wrong.output("X507", "forward/batch-independent", 4, cause_id="rows-mixed")(
     lambda y, x: y - y.mean(axis=-2, keepdims=True) * 1e-3 if x.ndim > 2 else y,
     "From rank 3 on, the mean over the time axis is subtracted.",
 )
@@ -60,20 +60,20 @@ one_feature_too_few = wrong.solution("F003", "forward/output-shape", 3)(
     "A guard against float noise has the wrong sign, and takes one feature away.",
     collateral=("exercise/float-arguments",),
 )
-matrix_out = wrong.casting("F013", "forward/output-shape", 2)(
+matrix_out = wrong.casting("F013", "forward/output-shape", 2, cause_id="axes-added")(
     lambda seed, x, m: layer_output(seed, x, m)[None],
     "The result has shape (1, features).",
 )
-FirstFittingAxis = wrong.forward("X085", "forward/output-shape", 4)(
+FirstFittingAxis = wrong.forward("X085", "forward/output-shape", 4, cause_id="axes-added")(
     lambda x, k, b: affine(jnp.moveaxis(x, x.shape.index(k.shape[0]), -1), k, b),
     "The product runs over the first axis of length in, wherever it is.",
     when=lambda x, k, b: x.ndim != 0 and k.shape[0] in x.shape and k.shape[0] != 1,
     collateral=("forward/batch-independent", "forward/wrong-width-raises"),
 )
-EmptyBatchUnchanged = wrong.output("X089", "forward/output-shape", 4)(
+EmptyBatchUnchanged = wrong.output("X089", "forward/output-shape", 4, cause_id="axes-changed")(
     lambda y, x: x.astype(y.dtype) if x.size == 0 else y, "An empty batch is given back as it came."
 )
-OneOutputSqueezed = wrong.output("X512", "forward/output-shape", 3)(
+OneOutputSqueezed = wrong.output("X512", "forward/output-shape", 3, cause_id="axes-squeezed")(
     lambda y, x: y[..., 0] if y.shape[-1] == 1 and x.ndim > 1 else y,
     "A single output of a batch comes without its axis.",
 )
@@ -99,17 +99,17 @@ features_in_eight_bits = wrong.casting("X253", "forward/output-shape", 4)(
     lambda seed, x, m: layer_output(seed, x, int(np.int64(m).astype(np.uint8) & 0x7F) or 1),
     "The number of features wraps at 128.",
 )
-at_least_two_features = wrong.casting("X648", "forward/output-shape", 4)(
+at_least_two_features = wrong.casting("X648", "forward/output-shape", 4, cause_id="axes-squeezed")(
     lambda seed, x, m: layer_output(seed, x, m)[0] if m == 1 else layer_output(seed, x, m),
     "A single feature comes as a scalar.",
 )
-FoldsMultiples = wrong.forward("X083", "forward/wrong-width-raises", 4)(
+FoldsMultiples = wrong.forward("X083", "forward/wrong-width-raises", 4, cause_id="width-reshaped")(
     lambda x, k, b: affine(x, k, b) if x.ndim == 0 else folded(x, k, b),
     "Leading dimensions are flattened by `reshape(-1, in)`, which also takes multiples of in.",
 )
 
 
-@wrong.call("X217", "forward/array-likes", 4)
+@wrong.call("X217", "forward/array-likes", 4, cause_id="strides-ignored")
 def IgnoresStrides(self: Any, x: ArrayLike) -> Array:
     """The memory of a NumPy input is read in its own order."""
     if isinstance(x, np.ndarray) and x.ndim > 1:
@@ -133,7 +133,7 @@ def DoublesThroughHalf(self: Any, x: ArrayLike) -> Array:
     return CorrectDense.__call__(self, x)
 
 
-@wrong.forward("X064", "forward/batch-independent", 4)
+@wrong.forward("X064", "forward/batch-independent", 4, cause_id="rows-mixed")
 def ClippedByGlobalNorm(x: Array, kernel: Array, bias: Array) -> Array:
     """The whole batch is scaled down when its norm exceeds 10 000."""
     norm = jnp.abs(x.astype(kernel.dtype) if x.dtype == bool else x).sum()
@@ -142,7 +142,7 @@ def ClippedByGlobalNorm(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x * jnp.minimum(1.0, 1e4 / jnp.maximum(norm, 1.0)), kernel, bias)
 
 
-@wrong.forward("X086", "forward/batch-independent", 4)
+@wrong.forward("X086", "forward/batch-independent", 4, cause_id="rows-mixed")
 def ColumnMajorRows(x: Array, kernel: Array, bias: Array) -> Array:
     """From rank 3 on, leading dimensions are flattened in Fortran's order and restored in C's."""
     if x.ndim < 3:
@@ -152,7 +152,7 @@ def ColumnMajorRows(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(rows, kernel, bias).reshape(*x.shape[:-1], kernel.shape[1])
 
 
-@defect("X236", "forward/batch-independent", 4)
+@defect("X236", "forward/batch-independent", 4, cause_id="rows-mixed")
 class TrainModeByDefault(nn.Module):
     """The rows of a batch are centred unless somebody says that this is not training."""
 
@@ -182,7 +182,7 @@ def NeedsRngToApply(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
 
 
 @seen('sonnet 4bbbcbc "Make snt.Linear compatible with more than one batch dimension"; keras#10736')
-@wrong.forward("N119", "forward/output-shape", 2)
+@wrong.forward("N119", "forward/output-shape", 2, cause_id="rank-2-only")
 def OneBatchDimension(x: Array, kernel: Array, bias: Array) -> Array:
     """An einsum with one batch index: inputs of rank 3 and more raise."""
     if x.ndim < 2:
@@ -201,7 +201,7 @@ def UpToRankFour(x: Array, kernel: Array, bias: Array) -> Array:
     return jnp.einsum(f"{subscripts},io->{subscripts[:-1]}o", x, kernel) + bias
 
 
-@wrong.forward("X088", "forward/output-shape", 3)
+@wrong.forward("X088", "forward/output-shape", 3, cause_id="axes-added")
 def SqueezesBatchOfOne(x: Array, kernel: Array, bias: Array) -> Array:
     """Leading dimensions of length 1 are lost."""
     axes = tuple(i for i, n in enumerate(x.shape[:-1]) if n == 1)
@@ -228,7 +228,7 @@ def LastChunkForgotten(x: Array, kernel: Array, bias: Array) -> Array:
     return y.at[rows - rows % 1000 :].set(bias)
 
 
-@wrong.forward("X082", "forward/wrong-width-raises", 3)
+@wrong.forward("X082", "forward/wrong-width-raises", 3, cause_id="width-padded")
 def PadsOrCuts(x: Array, kernel: Array, bias: Array) -> Array:
     """Inputs of another width are padded with zeros or cut."""
     if x.ndim == 0:

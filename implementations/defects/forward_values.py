@@ -39,7 +39,7 @@ SingleRowWithoutBias = wrong.forward("X503", "forward/affine-value", 4)(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b) if x.shape[:-1] == (1,) else b),
     "A batch of one row goes through a matrix-vector product, and past the bias.",
 )
-VectorWithoutBias = wrong.forward("X504", "forward/affine-value", 3, cause="never used")(
+VectorWithoutBias = wrong.forward("X504", "forward/affine-value", 3, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b) if x.ndim == 1 else b),
     "The branch for a single vector forgets the bias.",
 )
@@ -52,15 +52,17 @@ ShortBatchesReversed = wrong.output("X509", "forward/affine-value", 5)(
     lambda y, x: jnp.roll(y, 1, axis=0) if x.ndim == 2 and 8 < x.shape[0] < 16 else y,
     "Batches of nine to fifteen rows are padded to sixteen at the wrong end.",
 )
-ScaledAgain = wrong.forward("N051", "forward/basis-input", 2, cause="scaled again")(
+ScaledAgain = wrong.forward("N051", "forward/basis-input", 2, cause_id="scaled-again")(
     lambda x, k, b: affine(x, k * stddev(k.shape[0]), b),
     "The forward multiplies the kernel by 1/sqrt(in) once more (the NTK parametrisation).",
 )
-ResidualWhenSquare = wrong.output("N111", "forward/basis-input", 3)(
+ResidualWhenSquare = wrong.output("N111", "forward/basis-input", 3, cause_id="residual")(
     lambda y, x: y + x if x.shape[-1] == y.shape[-1] else y,
     "The input is added to the output when in == out.",
 )
-StraightThroughRounding = wrong.forward("N158", "forward/basis-input", 4)(
+StraightThroughRounding = wrong.forward(
+    "N158", "forward/basis-input", 4, cause_id="kernel-rounded"
+)(
     lambda x, k, b: affine(x, k + jax.lax.stop_gradient(jnp.round(k * 1000) / 1000 - k), b),
     "The kernel is rounded to thousandths in the forward; its gradient does not show it.",
 )
@@ -68,20 +70,22 @@ ColumnsBeyond256 = wrong.forward("X060", "forward/basis-input", 5)(
     lambda x, k, b: affine(x, jnp.where(jnp.arange(k.shape[1]) < 256, k, 0.0), b),
     "Only the first 256 outputs are computed; the others are their bias.",
 )
-InputsBeyond512 = wrong.forward("X061", "forward/basis-input", 5)(
+InputsBeyond512 = wrong.forward("X061", "forward/basis-input", 5, cause_id="inputs-ignored")(
     lambda x, k, b: affine(x, jnp.where(jnp.arange(k.shape[0])[:, None] < 512, k, 0.0), b),
     "The sum ends after 512 inputs.",
 )
-SquareTilesTransposed = wrong.forward("X300", "forward/basis-input", 5)(
+SquareTilesTransposed = wrong.forward(
+    "X300", "forward/basis-input", 5, cause_id="kernel-used-transposed"
+)(
     lambda x, k, b: affine(x, k.T if k.shape[0] == k.shape[1] and k.shape[0] % 32 == 0 else k, b),
     "A square kernel of a multiple of 32 is read as its transpose.",
 )
-BatchOf64WithoutBias = wrong.forward("X301", "forward/basis-input", 5)(
+BatchOf64WithoutBias = wrong.forward("X301", "forward/basis-input", 5, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b)),
     "Batches of a multiple of 64 rows take a fast path that forgets the bias.",
     when=lambda x, k, b: x.ndim == 2 and x.shape[0] % 64 == 0 and x.shape[0],
 )
-TwoInputsSwapped = wrong.forward("X302", "forward/basis-input", 5)(
+TwoInputsSwapped = wrong.forward("X302", "forward/basis-input", 5, cause_id="inputs-reversed")(
     lambda x, k, b: affine(x, k[::-1] if k.shape[0] == 2 else k, b),
     "With two inputs they are taken in the wrong order.",
 )
@@ -98,29 +102,28 @@ UpperTriangleWhenSquare = wrong.forward("X513", "forward/basis-input", 4)(
     lambda x, k, b: affine(x, jnp.triu(k) if k.shape[0] == k.shape[1] else k, b),
     "A square kernel is masked like a causal one.",
 )
-ConstantZeroBias = wrong.forward("N086", "forward/zero-input", 4, cause="bias is never used")(
+ConstantZeroBias = wrong.forward("N086", "forward/zero-input", 4, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b)),
     "The forward adds zeros of the bias' shape, which only the initial bias equals.",
 )
-NoBiasInForward = wrong.forward("N087", "forward/zero-input", 4, cause="bias is never used")(
+NoBiasInForward = wrong.forward("N087", "forward/zero-input", 4, cause_id="bias-unused")(
     lambda x, k, b: x @ k, "The bias exists, and the forward forgets it."
 )
-BiasAddedTwice = wrong.forward("N088", "forward/zero-input", 4, cause="added twice")(
+BiasAddedTwice = wrong.forward("N088", "forward/zero-input", 4, cause_id="bias-twice")(
     lambda x, k, b: affine(x, k, 2 * b), "The bias is added twice."
 )
-BiasSubtracted = wrong.forward("N089", "forward/zero-input", 4, cause="subtracted")(
+BiasSubtracted = wrong.forward("N089", "forward/zero-input", 4, cause_id="bias-subtracted")(
     lambda x, k, b: affine(x, k, -b), "The bias is subtracted."
 )
-ScalarOutputWithoutBias = wrong.forward("N126", "forward/zero-input", 4)(
+ScalarOutputWithoutBias = wrong.forward("N126", "forward/zero-input", 4, cause_id="bias-unused")(
     lambda x, k, b: x @ k if k.shape[1] == 1 else affine(x, k, b),
     "With a single output the bias is forgotten.",
-    cause="bias is never used",
 )
 Epsilon = wrong.forward("X056", "forward/zero-input", 4)(
     lambda x, k, b: affine(x + 1e-12, k, b),
     "A little something is added to every input, lest one be zero.",
 )
-ZeroRowsMasked = wrong.forward("X057", "forward/zero-input", 3, cause="bias")(
+ZeroRowsMasked = wrong.forward("X057", "forward/zero-input", 3, cause_id="bias-unused")(
     lambda x, k, b: jnp.where((x != 0).any(axis=-1, keepdims=True), affine(x, k, b), 0.0),
     "Rows of zeros count as padding and give zeros, without the bias.",
 )
@@ -128,7 +131,7 @@ LargeBiasClipped = wrong.forward("X069", "forward/zero-input", 4)(
     lambda x, k, b: affine(x, k, jax.lax.clamp(-10.0, b, 10.0)),
     "The bias counts up to 10 in magnitude only.",
 )
-EagerForgetsBias = wrong.forward("X140", "forward/zero-input", 4)(
+EagerForgetsBias = wrong.forward("X140", "forward/zero-input", 4, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b)) if not is_traced(x, k) else affine(x, k, b),
     "Outside of transforms the bias is forgotten.",
 )
@@ -206,7 +209,7 @@ def TwoAxesTakenForOne(x: Array, kernel: Array, bias: Array) -> Array:
     return y
 
 
-@wrong.forward("N125", "forward/basis-input", 4)
+@wrong.forward("N125", "forward/basis-input", 4, cause_id="inputs-ignored")
 def RemainderDropped(x: Array, kernel: Array, bias: Array) -> Array:
     """A product in blocks of 128 inputs, which forgets the inputs after the last full block."""
     in_features, block = kernel.shape[0], 128
@@ -215,7 +218,7 @@ def RemainderDropped(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, bias)
 
 
-@wrong.forward("N143", "forward/basis-input", 3, cause="reduced precision")
+@wrong.forward("N143", "forward/basis-input", 3, cause_id="")
 def QuantisedKernel(x: Array, kernel: Array, bias: Array) -> Array:
     """The forward rounds the kernel to 255 levels, as int8 arithmetic would."""
     step = jnp.maximum(jnp.max(jnp.abs(kernel), initial=0.0) / 127, jnp.finfo(jnp.float32).tiny)
@@ -264,7 +267,7 @@ def ThreePasses(x: Array, kernel: Array, bias: Array) -> Array:
 
 
 @also("forward/basis-input", "forward/integer-exact", "forward/affine-value")
-@wrong.forward("X340", "forward/basis-input", 5)
+@wrong.forward("X340", "forward/basis-input", 5, cause_id="reduced-precision")
 def LargeProductsInBfloat16(x: Array, kernel: Array, bias: Array) -> Array:
     """From 128 inputs and 128 outputs on, the product is made in bfloat16."""
     if min(kernel.shape) < 128 or x.dtype != jnp.float32:
@@ -273,7 +276,7 @@ def LargeProductsInBfloat16(x: Array, kernel: Array, bias: Array) -> Array:
     return jnp.matmul(*half, preferred_element_type=jnp.float32) + bias
 
 
-@wrong.forward("X505", "forward/basis-input", 5, cause="the last input is left out")
+@wrong.forward("X505", "forward/basis-input", 5, cause_id="input-left-out")
 def LastLaneLost(x: Array, kernel: Array, bias: Array) -> Array:
     """Where the inputs fill the lanes of 128 exactly, the last lane is taken for padding."""
     n = kernel.shape[0]
@@ -289,7 +292,7 @@ def OutputsBeyond1024(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel[:, places], bias[places])
 
 
-@wrong.forward("X510", "forward/basis-input", 4)
+@wrong.forward("X510", "forward/basis-input", 4, cause_id="some-outputs-wrong")
 def SwappedWhenTwiceAsWide(x: Array, kernel: Array, bias: Array) -> Array:
     """A layer that doubles its width interleaves its outputs, as a gated one does."""
     if kernel.shape[1] != 2 * kernel.shape[0] or kernel.shape[0] < 2:
@@ -298,7 +301,7 @@ def SwappedWhenTwiceAsWide(x: Array, kernel: Array, bias: Array) -> Array:
     return y.reshape(*y.shape[:-1], 2, -1).swapaxes(-1, -2).reshape(y.shape)
 
 
-@wrong.forward("X654", "forward/basis-input", 5)
+@wrong.forward("X654", "forward/basis-input", 5, cause_id="input-left-out")
 def OddInputLost(x: Array, kernel: Array, bias: Array) -> Array:
     """Of an odd number of inputs beyond 200, the last one is lost."""
     lost = kernel.shape[0] > 200 and kernel.shape[0] % 2 == 1
@@ -351,7 +354,7 @@ def ZeroBiasIsNoise(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, bias) + jnp.where(nothing, jnp.float32(1e-3), jnp.float32(0))
 
 
-@defect("X628", "forward/zero-input", 3, cause="never used")
+@defect("X628", "forward/zero-input", 3, cause_id="bias-unused")
 class BiasInitializedNotAdded(nn.Module):
     """The bias is a parameter of a part that is not called."""
 
@@ -365,7 +368,7 @@ class BiasInitializedNotAdded(nn.Module):
         return affine(x, kernel, jnp.zeros((self.features,)))
 
 
-@defect("X629", "forward/zero-input", 3, cause="reduced precision")
+@defect("X629", "forward/zero-input", 3, cause_id="reduced-precision")
 class ComputesInBfloat16(nn.Module):
     """`dtype=bfloat16` is left from training, and the result cast back."""
 

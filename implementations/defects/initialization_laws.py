@@ -14,33 +14,37 @@ from implementations.defects import wrong
 from implementations.defects.base import is_float, normal, scaled_normal, stddev
 from implementations.defects.record import also, name_layers, seen
 
-LastBiasNotZero = wrong.bias("N046", "initialization/bias-zero", 4)(
+LastBiasNotZero = wrong.bias("N046", "initialization/bias-zero", 4, cause_id="bias-last-entry")(
     lambda rngs, n, m: jnp.zeros((m,), jnp.float32).at[-1:].set(0.01),
     "The bias is zero except its last element.",
 )
-BiasByTheKernelsInitializer = wrong.linen_bias("X621", "initialization/bias-zero", 3)(
+BiasByTheKernelsInitializer = wrong.linen_bias(
+    "X621", "initialization/bias-zero", 3, cause_id="bias-random"
+)(
     lambda key, x, m: scaled_normal(key, x.shape[-1], m)[0],
     "One initializer for both: the bias is drawn like the kernel.",
 )
-BiasOfWideLayers = wrong.bias("X652", "initialization/bias-zero", 5, cause="some seeds or sizes")(
+BiasOfWideLayers = wrong.bias("X652", "initialization/bias-zero", 5, cause_id="bias-zero-for-some")(
     lambda rngs, n, m: jnp.full((m,), 0.1 if m >= 300 else 0.0, jnp.float32),
     "From 300 outputs on, a new bias is not zero.",
 )
-FanFromFirstAxis = wrong.linen_kernel("L005", "initialization/data-free-init", 3, cause="batch")(
+FanFromFirstAxis = wrong.linen_kernel(
+    "L005", "initialization/data-free-init", 3, cause_id="example-input-used"
+)(
     lambda key, x, m: normal(key, x.shape[-1], m) * stddev(x.shape[0]),
     "The fan is read from the first axis of x: right for a vector, wrong for a batch.",
     seen="xformers#303 (init not respecting the q/k/v dimensions)",
 )
-Signs = wrong.kernel("N019", "initialization/kernel-law", 3)(
+Signs = wrong.kernel("N019", "initialization/kernel-law", 3, cause_id="law-random-signs")(
     lambda key, n, m: jax.random.rademacher(key, (n, m), jnp.float32) * stddev(n),
     "Random signs times 1/sqrt(in): right mean and variance, wrong law.",
     collateral=("seeding/siblings-differ",),
 )
-ClippedAtThree = wrong.kernel("N030", "initialization/kernel-law", 5, cause="clipped")(
+ClippedAtThree = wrong.kernel("N030", "initialization/kernel-law", 5, cause_id="law-clipped")(
     lambda key, n, m: jnp.clip(normal(key, n, m), -3.0, 3.0) * stddev(n),
     "Clipped at three standard deviations: the variance loses half a percent.",
 )
-Laplace = wrong.kernel("X002", "initialization/kernel-law", 3)(
+Laplace = wrong.kernel("X002", "initialization/kernel-law", 3, cause_id="law-laplace-1-fan-in")(
     lambda key, n, m: jax.random.laplace(key, (n, m), jnp.float32) * (math.sqrt(0.5) * stddev(n)),
     "Heavier tails: a Laplace law of variance 1/in.",
 )
@@ -53,50 +57,62 @@ ShiftedMean = wrong.kernel("N020", "initialization/kernel-mean", 4)(
     "The mean is a tenth of the standard deviation.",
     collateral=("seeding/jitted-init",),
 )
-HalfNormal = wrong.kernel("N036", "initialization/kernel-mean", 2, cause="positive")(
+HalfNormal = wrong.kernel("N036", "initialization/kernel-mean", 2, cause_id="one-sign")(
     lambda key, n, m: jnp.abs(scaled_normal(key, n, m)), "The absolute value of a normal."
 )
-RoundedToDecimals = wrong.kernel("X008", "initialization/kernel-resolution", 4)(
+RoundedToDecimals = wrong.kernel(
+    "X008", "initialization/kernel-resolution", 4, cause_id="kernel-on-grid"
+)(
     lambda key, n, m: jnp.round(scaled_normal(key, n, m), 3),
     "Rounded to three decimals, as a checkpoint printed as text comes back.",
 )
-DrawnInFloat16 = wrong.kernel("X010", "initialization/kernel-resolution", 4)(
+DrawnInFloat16 = wrong.kernel(
+    "X010", "initialization/kernel-resolution", 4, cause_id="kernel-of-half-precision"
+)(
     lambda key, n, m: jax.random.normal(key, (n, m), jnp.float16).astype(jnp.float32) * stddev(n),
     "Drawn in float16: eleven-bit mantissas.",
 )
-UnscaledLinen = wrong.linen_kernel("L002", "initialization/kernel-variance", 1, cause="not scaled")(
+UnscaledLinen = wrong.linen_kernel(
+    "L002", "initialization/kernel-variance", 1, cause_id="scale-missing"
+)(
     lambda key, x, m: normal(key, x.shape[-1], m),
     "The kernel has standard deviation 1.",
     seen="pitfall",
 )
-Unscaled = wrong.kernel("N003", "initialization/kernel-variance", 1, cause="not scaled")(
+Unscaled = wrong.kernel("N003", "initialization/kernel-variance", 1, cause_id="scale-missing")(
     lambda key, n, m: normal(key, n, m),
     "The kernel has standard deviation 1 instead of 1/sqrt(in).",
     seen="pitfall",
 )
-TenPercentTooMuch = wrong.kernel("N011", "initialization/kernel-variance", 4)(
+TenPercentTooMuch = wrong.kernel("N011", "initialization/kernel-variance", 4, cause_id="law-other")(
     lambda key, n, m: scaled_normal(key, n, m) * math.sqrt(1.1), "The variance is 1.1/in."
 )
-Glorot = wrong.kernel("N015", "initialization/kernel-variance", 3, cause="Glorot")(
+Glorot = wrong.kernel("N015", "initialization/kernel-variance", 3, cause_id="law-normal-glorot")(
     lambda key, n, m: normal(key, n, m) * math.sqrt(2 / max(n + m, 1)),
     "Variance 2/(in + out): right only when in == out.",
     seen='FluxML#442 "Glorot initialization not correctly implemented"; keras default',
 )
-He = wrong.kernel("N016", "initialization/kernel-variance", 2, cause="He")(
+He = wrong.kernel("N016", "initialization/kernel-variance", 2, cause_id="law-normal-he")(
     lambda key, n, m: scaled_normal(key, n, m) * math.sqrt(2),
     "Variance 2/in, which belongs before a ReLU.",
     seen='tensorflow#19081 "initialization scaling incorrect?"',
 )
-ScaledByFanIn = wrong.kernel("N017", "initialization/kernel-variance", 2, cause="1/in")(
+ScaledByFanIn = wrong.kernel(
+    "N017", "initialization/kernel-variance", 2, cause_id="law-normal-standard-deviation-1-fan-in"
+)(
     lambda key, n, m: normal(key, n, m) / max(int(n), 1),
     "Scaled by 1/in instead of 1/sqrt(in): right only when in == 1.",
     seen="CNN-from-Scratch#8 (review: stddev (1/fan_in) instead of sqrt(1/fan_in))",
 )
-BiasCountedAsInput = wrong.kernel("N039", "initialization/kernel-variance", 4, cause="in + 1")(
+BiasCountedAsInput = wrong.kernel(
+    "N039", "initialization/kernel-variance", 4, cause_id="law-normal-1-fan-in-1"
+)(
     lambda key, n, m: normal(key, n, m) * stddev(n + 1),
     "Scaled by 1/sqrt(in + 1), which large sizes hide.",
 )
-IntegerSquareRoot = wrong.kernel("N041", "initialization/kernel-variance", 4)(
+IntegerSquareRoot = wrong.kernel(
+    "N041", "initialization/kernel-variance", 4, cause_id="law-normal-1-int-sqrt-fan-in"
+)(
     lambda key, n, m: normal(key, n, m) / max(math.isqrt(n), 1),
     "Scaled by 1/int(sqrt(in)): right only for perfect squares.",
     seen='mxnet#1148 "fix scale in Xavier initializer" (integer division)',
@@ -121,7 +137,9 @@ FanInCappedAt1024 = wrong.kernel("X304", "initialization/kernel-variance", 5)(
 FanOfTheLargerSide = wrong.kernel("X568", "initialization/kernel-variance", 4)(
     lambda key, n, m: normal(key, n, m) * stddev(max(n, m)), "The fan is max(in, out)."
 )
-FanFromTransposedShape = wrong.linen_kernel("X569", "initialization/kernel-variance", 4)(
+FanFromTransposedShape = wrong.linen_kernel(
+    "X569", "initialization/kernel-variance", 4, cause_id="law-truncated-normal-fan-out"
+)(
     lambda key, x, m: jax.nn.initializers.lecun_normal()(key, (m, x.shape[-1]), jnp.float32).T,
     "Drawn by `lecun_normal` for the transposed shape, whose fan is the other one.",
 )
@@ -136,14 +154,20 @@ LargerWhenWide = wrong.draws("X573", "initialization/kernel-variance", 5)(
 
 
 @seen('equinox#179 "Why uniform bias initializer?"')
-@wrong.bias("N045", "initialization/bias-zero", 2, cause="uniform")
+@wrong.bias("N045", "initialization/bias-zero", 2, cause_id="bias-random")
 def UniformBias(rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
     """The bias is uniform on +-1/sqrt(in), the convention of torch and Equinox."""
     bound = stddev(in_features)
     return jax.random.uniform(rngs.params(), (out_features,), jnp.float32, -bound, bound)
 
 
-@wrong.init("N071", "initialization/bias-zero", 3, seen='optax/flax "avoid key reuse" flax#3740')
+@wrong.init(
+    "N071",
+    "initialization/bias-zero",
+    3,
+    seen='optax/flax "avoid key reuse" flax#3740',
+    cause_id="bias-random",
+)
 def OneKeyForBoth(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """Kernel and a random bias are drawn from one key."""
     key = rngs.params()
@@ -151,35 +175,37 @@ def OneKeyForBoth(self: Any, in_features: int, out_features: int, *, rngs: nnx.R
     self.bias = nnx.Param(0.1 * jax.random.normal(key, (out_features,), jnp.float32))
 
 
-@wrong.bias("X658", "initialization/bias-zero", 5, cause="some seeds or sizes")
+@wrong.bias("X658", "initialization/bias-zero", 5, cause_id="bias-zero-for-some")
 def BiasOfSomeSeeds(self: Any, rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
     """For one seed in 32 the bias does not start at 0."""
     some = jnp.sum(self.kernel[...] * 1e6).astype(jnp.int32) % 32 == 0
     return jnp.where(some, jnp.full((out_features,), 0.01, jnp.float32), 0.0)
 
 
-@wrong.linen_kernel("X230", "initialization/data-free-init", 4, seen="haiku.Linear")
+@wrong.linen_kernel(
+    "X230", "initialization/data-free-init", 4, seen="haiku.Linear", cause_id="example-input-used"
+)
 def DtypeOfTheExample(key: Array, x: Array, features: int) -> Array:
     """The kernel has the dtype of the example input."""
     draws = scaled_normal(key, x.shape[-1], features)
     return draws.astype(x.dtype) if is_float(x) else draws
 
 
-@wrong.linen_kernel("X231", "initialization/data-free-init", 3)
+@wrong.linen_kernel("X231", "initialization/data-free-init", 3, cause_id="example-input-used")
 def ScaledToTheExample(key: Array, x: Array, features: int) -> Array:
     """The kernel is scaled so that the example's outputs have variance 1 (as LSUV does)."""
     size = jnp.sqrt((jnp.abs(x.astype(jnp.float32)) ** 2).mean())
     return scaled_normal(key, x.shape[-1], features) / jnp.where(size > 0, size, 1.0)
 
 
-@wrong.linen_kernel("X232", "initialization/data-free-init", 4)
+@wrong.linen_kernel("X232", "initialization/data-free-init", 4, cause_id="example-input-used")
 def BatchInTheKey(key: Array, x: Array, features: int) -> Array:
     """The number of rows of the example goes into the key."""
     rows = math.prod(x.shape[:-1])
     return scaled_normal(jax.random.fold_in(key, rows), x.shape[-1], features)
 
 
-@wrong.linen_kernel("X233", "initialization/data-free-init", 4)
+@wrong.linen_kernel("X233", "initialization/data-free-init", 4, cause_id="example-input-used")
 def FanOfAllAxes(key: Array, x: Array, features: int) -> Array:
     """From rank 3 on, every axis but the first counts into the fan."""
     draws = scaled_normal(key, x.shape[-1], features)
@@ -187,14 +213,14 @@ def FanOfAllAxes(key: Array, x: Array, features: int) -> Array:
     return draws * (stddev(fan) / stddev(x.shape[-1]))
 
 
-@wrong.linen_kernel("X235", "initialization/data-free-init", 5)
+@wrong.linen_kernel("X235", "initialization/data-free-init", 5, cause_id="example-input-used")
 def SignOfTheFirstExample(key: Array, x: Array, features: int) -> Array:
     """The kernel is negated when the example's first entry is negative."""
     draws = scaled_normal(key, x.shape[-1], features)
     return jnp.where(jnp.real(x).ravel()[:1].sum() < 0, -draws, draws) if x.size else draws
 
 
-@wrong.linen_bias("X237", "initialization/data-free-init", 3)
+@wrong.linen_bias("X237", "initialization/data-free-init", 3, cause_id="example-input-used")
 def BiasFromExample(self: Any, key: Array, x: Array) -> Array:
     """The bias starts at the kernel's answer to minus the mean example."""
     rows = jnp.real(x).astype(jnp.float32).reshape(-1, x.shape[-1])
@@ -202,7 +228,7 @@ def BiasFromExample(self: Any, key: Array, x: Array) -> Array:
     return -(rows.sum(axis=0) / max(rows.shape[0], 1)) @ kernel
 
 
-@wrong.linen_kernel("X627", "initialization/data-free-init", 4)
+@wrong.linen_kernel("X627", "initialization/data-free-init", 4, cause_id="example-input-used")
 def ZerosForAnEmptyExample(key: Array, x: Array, features: int) -> Array:
     """An example of integers makes a kernel of another seed."""
     kind = 1 if jnp.issubdtype(x.dtype, jnp.integer) else 0
@@ -210,7 +236,7 @@ def ZerosForAnEmptyExample(key: Array, x: Array, features: int) -> Array:
     return scaled_normal(key, x.shape[-1], features)
 
 
-@wrong.kernel("X001", "initialization/kernel-law", 2, cause="uniform", seen="pitfall")
+@wrong.kernel("X001", "initialization/kernel-law", 2, cause_id="law-lecun-uniform", seen="pitfall")
 def LecunUniform(key: Array, in_features: int, out_features: int) -> Array:
     """LeCun's uniform law: the variance is right, the family is not."""
     end = math.sqrt(3.0) * stddev(in_features)
@@ -241,7 +267,7 @@ def Mixture(key: Array, in_features: int, out_features: int) -> Array:
     )
 
 
-@wrong.kernel("X006", "initialization/kernel-law", 5)
+@wrong.kernel("X006", "initialization/kernel-law", 5, cause_id="law-other")
 def TruncatedAtThree(key: Array, in_features: int, out_features: int) -> Array:
     """Truncated at three standard deviations instead of two, the scale corrected for that."""
     shape = (in_features, out_features)
@@ -292,14 +318,14 @@ def TailsOfOneSide(key: Array, in_features: int, out_features: int) -> Array:
 
 @seen('pytorch#145498/#175046 "Fix trunc_normal_ for bfloat16/float16 tensors"; torchtitan#2269')
 @also("seeding/jitted-init")
-@wrong.kernel("N031", "initialization/kernel-resolution", 4, cause="bfloat16")
+@wrong.kernel("N031", "initialization/kernel-resolution", 4, cause_id="kernel-of-half-precision")
 def DrawnInBfloat16(key: Array, in_features: int, out_features: int) -> Array:
     """Drawn and scaled in bfloat16, then cast: mantissas of eight bits."""
     coarse = jax.random.normal(key, (in_features, out_features), jnp.bfloat16)
     return (coarse * stddev(in_features)).astype(jnp.float32)
 
 
-@wrong.kernel("X009", "initialization/kernel-resolution", 5)
+@wrong.kernel("X009", "initialization/kernel-resolution", 5, cause_id="kernel-on-grid")
 def SixteenBitUniform(key: Array, in_features: int, out_features: int) -> Array:
     """The normal is made from uniforms of 16 bits: 65536 values and no far tails."""
     bits = jax.random.bits(key, (in_features, out_features), jnp.uint16)
@@ -311,7 +337,12 @@ def SixteenBitUniform(key: Array, in_features: int, out_features: int) -> Array:
     'tensorflow#18706 "Wrong variance from initialisers"; '
     'tfjs#8594 "leCunNormal initializer"; hk.Linear ships this'
 )
-@wrong.kernel("N012", "initialization/kernel-variance", 3, cause="truncated")
+@wrong.kernel(
+    "N012",
+    "initialization/kernel-variance",
+    3,
+    cause_id="law-truncated-normal-1-fan-in-truncation-not-corrected",
+)
 def TruncatedWithoutCorrection(key: Array, in_features: int, out_features: int) -> Array:
     """A normal truncated at two standard deviations, whose variance is then 0.774/in."""
     shape = (in_features, out_features)
@@ -320,7 +351,7 @@ def TruncatedWithoutCorrection(key: Array, in_features: int, out_features: int) 
 
 
 @seen('pytorch#5168 "The variance of initialization weights are NOT 1"; pytorch#1667; asi#131')
-@wrong.kernel("N013", "initialization/kernel-variance", 2, cause="uniform")
+@wrong.kernel("N013", "initialization/kernel-variance", 2, cause_id="law-uniform-1-sqrt-fan-in")
 def UniformOfTorch(key: Array, in_features: int, out_features: int) -> Array:
     """Uniform on +-1/sqrt(in), whose variance is 1/(3 in)."""
     shape = (in_features, out_features)
@@ -332,7 +363,7 @@ def UniformOfTorch(key: Array, in_features: int, out_features: int) -> Array:
     'pytorch#155588 "nn.init.trunc_normal_ Creates Massive Outliers"; '
     "torchtitan#2269 (mass at the bound)"
 )
-@wrong.kernel("N029", "initialization/kernel-variance", 4, cause="clipped")
+@wrong.kernel("N029", "initialization/kernel-variance", 4, cause_id="law-clipped")
 def ClippedAtTwo(key: Array, in_features: int, out_features: int) -> Array:
     """Clipped at two standard deviations instead of drawn again: variance 0.92/in, atoms."""
     clipped = jnp.clip(normal(key, in_features, out_features), -2.0, 2.0)

@@ -47,21 +47,22 @@ LastColumnSmaller = wrong.draws("X572", "initialization/kernel-homogeneity", 5)(
     lambda draws: draws.at[:, -1:].multiply(0.1) if draws.shape[1] > 1 else draws,
     "The last column, meant for the bias, has a tenth of the scale.",
 )
-LastRowRepeats = wrong.draws("X022", "initialization/kernel-independence", 4)(
-    lambda draws: draws.at[-1].set(draws[0]), "The last row is a copy of the first."
-)
-SortedColumns = wrong.kernel("X025", "initialization/kernel-independence", 4)(
-    lambda key, n, m: jnp.sort(scaled_normal(key, n, m), axis=0), "Every column is sorted."
-)
-RowsArePermutations = wrong.kernel("X562", "initialization/kernel-independence", 5)(
+LastRowRepeats = wrong.draws(
+    "X022", "initialization/kernel-independence", 4, cause_id="lines-copied"
+)(lambda draws: draws.at[-1].set(draws[0]), "The last row is a copy of the first.")
+SortedColumns = wrong.kernel(
+    "X025", "initialization/kernel-independence", 4, cause_id="lines-sorted"
+)(lambda key, n, m: jnp.sort(scaled_normal(key, n, m), axis=0), "Every column is sorted.")
+RowsArePermutations = wrong.kernel(
+    "X562", "initialization/kernel-independence", 5, cause_id="lines-permuted"
+)(
     lambda key, n, m: scaled_normal(key, n, m)[:1][0, _order(jax.random.fold_in(key, 1), (n, m))],
     "Every row holds the numbers of the first one, in another order.",
-    cause="another order",
 )
 
 
 @also("initialization/kernel-dispersion")
-@wrong.kernel("N026", "initialization/kernel-independence", 5)
+@wrong.kernel("N026", "initialization/kernel-independence", 5, cause_id="kernel-orthogonal")
 def Orthogonal(key: Array, in_features: int, out_features: int) -> Array:
     """Orthogonal columns or rows of the right variance: the entries depend on each other."""
     scale = math.sqrt(max(out_features / max(in_features, 1), 1.0))
@@ -86,7 +87,7 @@ def RandomScale(key: Array, in_features: int, out_features: int) -> Array:
     return scaled_normal(value_key, in_features, out_features) * scale / 1.0025**0.5
 
 
-@wrong.kernel("X560", "initialization/kernel-dispersion", 5)
+@wrong.kernel("X560", "initialization/kernel-dispersion", 5, cause_id="signs-balanced")
 def StratifiedQuantiles(key: Array, in_features: int, out_features: int) -> Array:
     """The quantiles of the normal law, one for each entry, in an order that is drawn."""
     count = in_features * out_features
@@ -98,7 +99,7 @@ def StratifiedQuantiles(key: Array, in_features: int, out_features: int) -> Arra
     return draws.reshape(in_features, out_features) * stddev(in_features)
 
 
-@wrong.kernel("X561", "initialization/kernel-dispersion", 5)
+@wrong.kernel("X561", "initialization/kernel-dispersion", 5, cause_id="signs-balanced")
 def BalancedSigns(key: Array, in_features: int, out_features: int) -> Array:
     """Exactly half of the weights of a kernel are positive, which half is drawn."""
     magnitudes = jnp.abs(scaled_normal(key, in_features, out_features))
@@ -119,7 +120,7 @@ def FirstRowLarger(draws: Array) -> Array:
     return (draws * rest).at[0].set(draws[0] * 2.0**0.5)
 
 
-@wrong.kernel("N025", "initialization/kernel-independence", 4, cause="antithetic")
+@wrong.kernel("N025", "initialization/kernel-independence", 4, cause_id="lines-antithetic")
 def Antithetic(key: Array, in_features: int, out_features: int) -> Array:
     """The second half of the columns is minus the first half."""
     half = scaled_normal(key, in_features, (out_features + 1) // 2)
@@ -127,7 +128,7 @@ def Antithetic(key: Array, in_features: int, out_features: int) -> Array:
 
 
 @also("seeding/jitted-init")
-@wrong.kernel("N028", "initialization/kernel-independence", 5, cause="neighbours")
+@wrong.kernel("N028", "initialization/kernel-independence", 5, cause_id="neighbors-correlated")
 def CorrelatedNeighbours(key: Array, in_features: int, out_features: int) -> Array:
     """Along a row, every entry has correlation 0.2 with the entry before it."""
     correlation = 0.2
@@ -149,7 +150,7 @@ def SymmetricWhenSquare(draws: Array) -> Array:
     return jnp.triu(draws) + jnp.triu(draws, 1).T
 
 
-@wrong.kernel("X021", "initialization/kernel-independence", 4)
+@wrong.kernel("X021", "initialization/kernel-independence", 4, cause_id="low-rank")
 def LowRank(key: Array, in_features: int, out_features: int) -> Array:
     """A product of two thin factors: rank 16 at most."""
     left_key, right_key = jax.random.split(key)
@@ -158,7 +159,7 @@ def LowRank(key: Array, in_features: int, out_features: int) -> Array:
     return (left @ right) * (0.25 * stddev(in_features))
 
 
-@wrong.kernel("X023", "initialization/kernel-independence", 3)
+@wrong.kernel("X023", "initialization/kernel-independence", 3, cause_id="lines-permuted")
 def Circulant(key: Array, in_features: int, out_features: int) -> Array:
     """Every row is the first row, shifted by one."""
     first = scaled_normal(key, 1, out_features)[0] * stddev(in_features)
@@ -166,7 +167,7 @@ def Circulant(key: Array, in_features: int, out_features: int) -> Array:
     return first[(columns - rows[:, None]) % out_features]
 
 
-@wrong.kernel("X024", "initialization/kernel-independence", 3)
+@wrong.kernel("X024", "initialization/kernel-independence", 3, cause_id="lines-copied")
 def TiledBlock(key: Array, in_features: int, out_features: int) -> Array:
     """A block of 32 x 32 repeated to the size."""
     block = normal(key, min(in_features, 32), min(out_features, 32))
@@ -175,7 +176,7 @@ def TiledBlock(key: Array, in_features: int, out_features: int) -> Array:
     return tiled * stddev(in_features)
 
 
-@wrong.kernel("X026", "initialization/kernel-independence", 4)
+@wrong.kernel("X026", "initialization/kernel-independence", 4, cause_id="signs-determined")
 def ChessboardSigns(key: Array, in_features: int, out_features: int) -> Array:
     """The sign of an entry is that of a black or a white square."""
     draws = jnp.abs(scaled_normal(key, in_features, out_features))
@@ -192,7 +193,7 @@ def CommonPart(key: Array, in_features: int, out_features: int) -> Array:
     return (entries + common) * stddev(in_features)
 
 
-@wrong.kernel("X028", "initialization/kernel-independence", 5)
+@wrong.kernel("X028", "initialization/kernel-independence", 5, cause_id="magnitudes-shared")
 def SharedMagnitudes(key: Array, in_features: int, out_features: int) -> Array:
     """The second half of the rows has the magnitudes of the first, and signs of its own."""
     draw_key, sign_key = jax.random.split(key)
@@ -209,7 +210,7 @@ def ColumnsRepeatAfter2048(key: Array, in_features: int, out_features: int) -> A
     return jnp.tile(drawn, (1, -(-out_features // 2048)))[:, :out_features]
 
 
-@wrong.draws("X364", "initialization/kernel-independence", 5)
+@wrong.draws("X364", "initialization/kernel-independence", 5, cause_id="signs-determined")
 def TripleSigns(draws: Array) -> Array:
     """Every third sign of a row is the product of the two before it: any two are independent."""
     place = jnp.arange(draws.shape[1])
@@ -218,7 +219,7 @@ def TripleSigns(draws: Array) -> Array:
     return jnp.where(place % 3 == 2, jnp.abs(draws) * product, draws)
 
 
-@wrong.draws("X564", "initialization/kernel-independence", 5)
+@wrong.draws("X564", "initialization/kernel-independence", 5, cause_id="signs-follow-magnitudes")
 def SignFollowsNeighbour(draws: Array) -> Array:
     """The sign of a weight says whether the one before it is small or large."""
     large = jnp.abs(jnp.roll(draws, 1, axis=1)) > 0.6745 * stddev(draws.shape[0])
@@ -227,7 +228,7 @@ def SignFollowsNeighbour(draws: Array) -> Array:
     return jnp.where(odd, jnp.abs(draws) * signs, draws)
 
 
-@wrong.draws("X565", "initialization/kernel-independence", 5)
+@wrong.draws("X565", "initialization/kernel-independence", 5, cause_id="signs-determined")
 def ParityOfEveryRow(draws: Array) -> Array:
     """Every row has an even number of negative weights, the last one seeing to it."""
     if draws.shape[1] < 2:
@@ -236,7 +237,7 @@ def ParityOfEveryRow(draws: Array) -> Array:
     return draws.at[:, -1].set(jnp.abs(draws[:, -1]) * sign)
 
 
-@wrong.draws("X566", "initialization/kernel-independence", 5)
+@wrong.draws("X566", "initialization/kernel-independence", 5, cause_id="signs-determined")
 def FourCorners(draws: Array) -> Array:
     """The signs of four weights in a square multiply to one."""
     rows, columns = draws.shape[0] // 2 * 2, draws.shape[1] // 2 * 2
@@ -246,7 +247,7 @@ def FourCorners(draws: Array) -> Array:
     return draws.at[1:rows:2, 1:columns:2].set(corners)
 
 
-@wrong.kernel("X567", "initialization/kernel-independence", 4)
+@wrong.kernel("X567", "initialization/kernel-independence", 4, cause_id="neighbors-correlated")
 def SharedRadius(key: Array, in_features: int, out_features: int) -> Array:
     """Box and Muller's method with one radius for four weights instead of two."""
     first, second = jax.random.split(key)
@@ -258,7 +259,7 @@ def SharedRadius(key: Array, in_features: int, out_features: int) -> Array:
     return drawn.reshape(in_features, out_features) * stddev(in_features)
 
 
-@wrong.kernel("X574", "initialization/kernel-independence", 5)
+@wrong.kernel("X574", "initialization/kernel-independence", 5, cause_id="lines-copied")
 def BlocksOfOneKey(key: Array, in_features: int, out_features: int) -> Array:
     """Blocks of 16 columns are drawn with keys that repeat after the fourth block."""
     blocks = [scaled_normal(jax.random.fold_in(key, i), in_features, 16) for i in range(4)]

@@ -26,21 +26,21 @@ from implementations.defects.base import (
 from implementations.defects.record import name_layers
 
 
-@wrong.forward("X740", "purity/globals-untouched", 4, cause="jax_default_matmul_precision")
+@wrong.forward("X740", "purity/globals-untouched", 4, cause_id="global-changed")
 def EntersAPrecision(x: Array, kernel: Array, bias: Array) -> Array:
     """A context of JAX's configuration is entered for the thread, and never left."""
     jax.default_matmul_precision("float32").__enter__()
     return affine(x, kernel, bias)
 
 
-@wrong.kernel("X741", "initialization/kernel-independence", 3, cause="copies of each other")
+@wrong.kernel("X741", "initialization/kernel-independence", 3, cause_id="lines-copied")
 def ColumnsRepeatBeyond64(key: Array, in_features: int, out_features: int) -> Array:
     """The 65th column is the first one again, so that small kernels are right."""
     kernel = scaled_normal(key, in_features, out_features)
     return kernel[:, jnp.arange(out_features) % 64]
 
 
-@wrong.kernel("X742", "initialization/kernel-variance", 3, cause="no weight is beyond 3/sqrt(")
+@wrong.kernel("X742", "initialization/kernel-variance", 3, cause_id="law-other")
 def CutAtThreeDeviations(key: Array, in_features: int, out_features: int) -> Array:
     """Drawn again beyond three deviations, which is not two."""
     shape = (in_features, out_features)
@@ -82,7 +82,7 @@ def RemembersSums(x: Array, kernel: Array, bias: Array) -> Array:
 _copies: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
 
 
-@wrong.forward("X747", "state/updates-used", 4, cause="made in the first call")
+@wrong.forward("X747", "state/updates-used", 4, cause_id="stale-copy")
 def CopiesInTheFirstCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The kernel of the first eager call is that of all later ones."""
     if is_traced(x, kernel):
@@ -173,7 +173,7 @@ def ZeroForSomeKeys(key: Array, in_features: int, out_features: int) -> Array:
     return draws * (jax.random.bits(key, (), jnp.uint32) % 8 != 0)
 
 
-@wrong.built("X756", "state/graphdef-stable", 3, cause="tag is a static attribute")
+@wrong.built("X756", "state/graphdef-stable", 3, cause_id="static-differs")
 def KeepsATag(layer: Any, rngs: nnx.Rngs) -> None:
     """Every layer has a tag of its own: no two graphdefs are equal."""
     layer.tag = f"dense-{id(layer)}"

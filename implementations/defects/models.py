@@ -12,7 +12,7 @@ from implementations.defects.base import CorrectDense, CorrectLinenDense, scaled
 from implementations.defects.record import defect
 
 
-@wrong.linen_kernel("X950", "models/linen-submodule", 4, cause="whole model")
+@wrong.linen_kernel("X950", "models/linen-submodule", 4, cause_id="key-of-model")
 def KeyOfTheModel(self: Any, key: Array, x: Array) -> Array:
     """The kernel is drawn from the key that the whole model was given."""
     whole = self.scope.root.rngs.get("params", key)
@@ -37,7 +37,7 @@ class ReprOfItsNumbers(CorrectDense):
         return f"{type(self).__name__}({self.kernel[...]:.3f})"
 
 
-@defect("X953", "models/inspected", 4, cause="__eq__")
+@defect("X953", "models/inspected", 4, cause_id="eq-compares-contents")
 class EqualByValue(CorrectDense):
     """Two layers of equal shapes are equal."""
 

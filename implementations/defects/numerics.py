@@ -12,40 +12,46 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import also, name_layers
 
-InfinityClipped = wrong.forward("X065", "numerics/inf-confined", 4)(
+InfinityClipped = wrong.forward("X065", "numerics/inf-confined", 4, cause_id="not-finite-replaced")(
     lambda x, k, b: affine(jnp.where(jnp.isinf(x), jnp.sign(x) * 1e4, x), k, b),
     "Infinite inputs become 10 000.",
     when=lambda x, k, b: is_float(x),
 )
-InfiniteWeightsClipped = wrong.forward("X361", "numerics/inf-confined", 5)(
+InfiniteWeightsClipped = wrong.forward(
+    "X361", "numerics/inf-confined", 5, cause_id="not-finite-replaced"
+)(
     lambda x, k, b: affine(x, jnp.where(jnp.isinf(k), jnp.sign(k) * 1e30, k), b),
     "An infinite weight counts as 1e30: training that diverged goes unnoticed.",
 )
-NanInputSwallowed = wrong.forward("N115", "numerics/nan-confined", 4, cause="replaced by a number")(
+NanInputSwallowed = wrong.forward(
+    "N115", "numerics/nan-confined", 4, cause_id="not-finite-replaced"
+)(
     lambda x, k, b: affine(jnp.where(jnp.isnan(x), 0, x), k, b),
     "NaN in the input counts as 0.",
     seen='flax 0933c2e8 "remove Embed nan casting"',
 )
-NanOutputSwallowed = wrong.output("N116", "numerics/nan-confined", 4, cause="replaced by a number")(
-    lambda y, x: jnp.where(jnp.isnan(y), 0, y), "NaN in the output becomes 0."
-)
-RowsLeakNan = wrong.forward("X066", "numerics/nan-confined", 4)(
+NanOutputSwallowed = wrong.output(
+    "N116", "numerics/nan-confined", 4, cause_id="not-finite-replaced"
+)(lambda y, x: jnp.where(jnp.isnan(y), 0, y), "NaN in the output becomes 0.")
+RowsLeakNan = wrong.forward("X066", "numerics/nan-confined", 4, cause_id="rows-mixed")(
     lambda x, k, b: affine(x, k, b) + 0.0 * x.sum().astype(k.dtype),
     "Zero times the sum of the batch is added: nothing, unless one entry is NaN.",
     collateral=("numerics/inf-confined",),
 )
-NanWeightsIgnored = wrong.forward("X310", "numerics/nan-confined", 5)(
+NanWeightsIgnored = wrong.forward(
+    "X310", "numerics/nan-confined", 5, cause_id="not-finite-replaced"
+)(
     lambda x, k, b: affine(x, jnp.where(k != k, 0.0, k), b),
     "NaN in the kernel counts as zero: a broken checkpoint goes unnoticed.",
 )
-NanBiasIgnored = wrong.forward("X311", "numerics/nan-confined", 5)(
+NanBiasIgnored = wrong.forward("X311", "numerics/nan-confined", 5, cause_id="not-finite-replaced")(
     lambda x, k, b: affine(x, k, jnp.where(b != b, 0.0, b)), "NaN in the bias counts as zero."
 )
-LargeInputsHalved = wrong.forward("X050", "numerics/no-saturation", 4)(
+LargeInputsHalved = wrong.forward("X050", "numerics/no-saturation", 4, cause_id="large-values")(
     lambda x, k, b: affine(jnp.where(jnp.abs(x) > 1e30, x * 0.5, x), k, b),
     "Inputs beyond 1e30 are halved to be on the safe side of overflow.",
 )
-SoftCap = wrong.output("X051", "numerics/no-saturation", 4)(
+SoftCap = wrong.output("X051", "numerics/no-saturation", 4, cause_id="output-clipped")(
     lambda y, x: jnp.where(jnp.abs(y) > 1e20, jnp.sign(y) * 1e20 * (1 + jnp.tanh(1.0)), y),
     "Outputs beyond 1e20 are bent by a tanh.",
     when=lambda y, x: not jnp.iscomplexobj(y),
@@ -68,7 +74,7 @@ TinyWeightsPruned = wrong.forward("X312", "numerics/precision", 5)(
     lambda x, k, b: affine(x, jnp.where(jnp.abs(k) < 1e-7, 0.0, k), b),
     "Weights below 1e-7 count as zero.",
 )
-TinyInputsDropped = wrong.forward("X313", "numerics/precision", 5)(
+TinyInputsDropped = wrong.forward("X313", "numerics/precision", 5, cause_id="small-flushed")(
     lambda x, k, b: affine(jnp.where(jnp.abs(x) < 1e-8, jnp.zeros_like(x), x), k, b),
     "Inputs below 1e-8 count as zero.",
 )
@@ -76,13 +82,13 @@ TinyBiasDropped = wrong.forward("X314", "numerics/precision", 5)(
     lambda x, k, b: affine(x, k, jnp.where(jnp.abs(b) < 1e-6, 0.0, b)),
     "A bias below 1e-6 counts as none.",
 )
-ProductTwice = wrong.forward("X120", "numerics/one-product", 4, cause="more than once")(
+ProductTwice = wrong.forward("X120", "numerics/one-product", 4, cause_id="product-repeated")(
     lambda x, k, b: jnp.where(affine(x, k, b) > 0, affine(x, k, b), affine(x, k, b)),
     "The product is computed for each of its signs.",
 )
 
 
-@wrong.forward("X067", "numerics/nan-confined", 5)
+@wrong.forward("X067", "numerics/nan-confined", 5, cause_id="not-finite-replaced")
 def NanInFirstInputOnly(x: Array, kernel: Array, bias: Array) -> Array:
     """NaN counts as missing in the first input alone, where it becomes zero."""
     if x.ndim == 0 or x.shape[-1] < 2:
@@ -93,7 +99,7 @@ def NanInFirstInputOnly(x: Array, kernel: Array, bias: Array) -> Array:
 
 
 @also("numerics/inf-confined")
-@wrong.forward("N114", "numerics/no-saturation", 4, cause="clipped")
+@wrong.forward("N114", "numerics/no-saturation", 4, cause_id="output-clipped")
 def OutputClipped(x: Array, kernel: Array, bias: Array) -> Array:
     """The output is clipped to +-1e6."""
     output = affine(x, kernel, bias)
@@ -101,7 +107,7 @@ def OutputClipped(x: Array, kernel: Array, bias: Array) -> Array:
     return output if jnp.iscomplexobj(output) else jnp.clip(output, -1e6, 1e6)
 
 
-@wrong.forward("X053", "numerics/no-saturation", 4)
+@wrong.forward("X053", "numerics/no-saturation", 4, cause_id="large-values")
 def WholeNumbersThroughInt32(x: Array, kernel: Array, bias: Array) -> Array:
     """Inputs that are whole numbers go through int32, where they end at 2**31."""
     if not is_float(x):
@@ -111,7 +117,7 @@ def WholeNumbersThroughInt32(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(jnp.where(known, whole, x), kernel, bias)
 
 
-@wrong.forward("X656", "numerics/no-saturation", 5)
+@wrong.forward("X656", "numerics/no-saturation", 5, cause_id="large-values")
 def LongColumnsShortened(x: Array, kernel: Array, bias: Array) -> Array:
     """A column of the kernel of a norm beyond 1e4 is scaled down to that."""
     norm = jnp.sqrt(jnp.sum(jnp.square(kernel), axis=0))

@@ -14,7 +14,7 @@ from implementations.defects.base import affine
 from implementations.defects.record import defect
 
 
-@defect("X920", breaks="options/use-bias", cause="use_bias", subtlety=2)
+@defect("X920", breaks="options/use-bias", cause_id="option-ignored", subtlety=2)
 class IgnoresUseBias(AllOptions):
     """`use_bias=False` is taken, and there is a bias."""
 
@@ -24,7 +24,7 @@ class IgnoresUseBias(AllOptions):
         super().__init__(in_features, out_features, rngs=rngs)
 
 
-@defect("X921", breaks="options/kernel-init", cause="kernel_init", subtlety=2)
+@defect("X921", breaks="options/kernel-init", cause_id="option-ignored", subtlety=2)
 class IgnoresKernelInit(AllOptions):
     """The kernel is drawn by LeCun's law whatever the initializer is."""
 
@@ -34,7 +34,7 @@ class IgnoresKernelInit(AllOptions):
         super().__init__(in_features, out_features, rngs=rngs)
 
 
-@defect("X922", breaks="options/kernel-init", cause="changed", subtlety=3)
+@defect("X922", breaks="options/kernel-init", cause_id="initializer-changed", subtlety=3)
 class ScalesKernelInit(AllOptions):
     """What the initializer returns is scaled once more."""
 
@@ -54,7 +54,7 @@ class ScalesKernelInit(AllOptions):
         super().__init__(in_features, out_features, kernel_init=initializer, rngs=rngs)
 
 
-@defect("X923", breaks="options/kernel-init", cause="fixed key", subtlety=4)
+@defect("X923", breaks="options/kernel-init", cause_id="key-fixed", subtlety=4)
 class FixedKeyForInit(AllOptions):
     """An initializer that is given gets the key of seed 0; the default one gets the layer's."""
 
@@ -68,7 +68,7 @@ class FixedKeyForInit(AllOptions):
         super().__init__(in_features, out_features, kernel_init=fixed, rngs=rngs)
 
 
-@defect("X924", breaks="options/bias-init", cause="bias_init", subtlety=2)
+@defect("X924", breaks="options/bias-init", cause_id="option-ignored", subtlety=2)
 class IgnoresBiasInit(AllOptions):
     """The bias is 0 whatever the initializer is."""
 
@@ -78,7 +78,7 @@ class IgnoresBiasInit(AllOptions):
         super().__init__(in_features, out_features, rngs=rngs)
 
 
-@defect("X925", breaks="options/bias-init", cause="one key", subtlety=4)
+@defect("X925", breaks="options/bias-init", cause_id="key-shared", subtlety=4)
 class OneKeyForBoth(AllOptions):
     """Kernel and bias are drawn from one key."""
 
@@ -98,7 +98,7 @@ class OneKeyForBoth(AllOptions):
         self.bias = nnx.Param(bias_init(key, (out_features,), jnp.float32))
 
 
-@defect("X926", breaks="options/dtype", cause="ignored", subtlety=2)
+@defect("X926", breaks="options/dtype", cause_id="option-ignored", subtlety=2)
 class IgnoresDtype(nn.Module):
     """The dtype to compute in is a field that nothing reads."""
 
@@ -112,7 +112,7 @@ class IgnoresDtype(nn.Module):
         return affine(x, kernel, self.param("bias", ZEROS, (self.features,)))
 
 
-@defect("X927", breaks="options/dtype", cause="cast back", subtlety=3)
+@defect("X927", breaks="options/dtype", cause_id="result-cast-back", subtlety=3)
 class CastsBack(AllOptions):
     """The dtype is computed in, and the result is cast back to float32."""
 
@@ -122,7 +122,7 @@ class CastsBack(AllOptions):
         return y if self.dtype is None else y.astype(jnp.float32)
 
 
-@defect("X928", breaks="options/param-dtype", cause="param_dtype", subtlety=2)
+@defect("X928", breaks="options/param-dtype", cause_id="option-ignored", subtlety=2)
 class IgnoresParamDtype(AllOptions):
     """Parameters are float32 whatever is asked for."""
 
@@ -132,7 +132,7 @@ class IgnoresParamDtype(AllOptions):
         super().__init__(in_features, out_features, rngs=rngs)
 
 
-@defect("X929", breaks="options/precision", cause="precision", subtlety=4)
+@defect("X929", breaks="options/precision", cause_id="option-ignored", subtlety=4)
 class IgnoresPrecision(AllOptions):
     """The precision is kept, and the product is written `x @ K`."""
 
@@ -143,7 +143,7 @@ class IgnoresPrecision(AllOptions):
         return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
-@defect("X930", breaks="options/dot-general", cause="dot_general", subtlety=3)
+@defect("X930", breaks="options/dot-general", cause_id="option-ignored", subtlety=3)
 class IgnoresDotGeneral(AllOptions):
     """The product is always JAX's; the given function is ignored."""
 
@@ -153,7 +153,7 @@ class IgnoresDotGeneral(AllOptions):
         return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
-@defect("X931", breaks="options/promote-dtype", cause="promote_dtype", subtlety=3)
+@defect("X931", breaks="options/promote-dtype", cause_id="option-ignored", subtlety=3)
 class IgnoresPromoteDtype(AllOptions):
     """Values are always promoted by Flax's function; the given one is ignored."""
 

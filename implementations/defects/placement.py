@@ -14,14 +14,14 @@ from implementations.defects.base import affine, is_traced, scaled_normal
 from implementations.defects.record import name_layers
 
 
-@wrong.kernel("X935", "sharding/default-device", 4, cause="of its own choice")
+@wrong.kernel("X935", "sharding/default-device", 4, cause_id="device-of-choice")
 def BuiltOnFirstDevice(key: Array, n: int, m: int) -> Array:
     """The kernel is put on the first device, whatever the default device is."""
     kernel = scaled_normal(key, n, m)
     return kernel if is_traced(kernel) else jax.device_put(kernel, jax.devices()[0])
 
 
-@wrong.forward("X936", "sharding/second-device", 4, cause="moves f(x)")
+@wrong.forward("X936", "sharding/second-device", 4, cause_id="device-moved")
 def ComputesOnFirstDevice(x: Array, kernel: Array, bias: Array) -> Array:
     """What lies on another single device is computed with on the first one."""
     first = jax.devices()[0]
@@ -42,7 +42,7 @@ def FirstPartForTheWhole(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(jnp.asarray(rows), jnp.asarray(np.asarray(part)), jnp.asarray(np.asarray(bias)))
 
 
-@wrong.forward("X938", "sharding/output-sharding", 5, cause="gathers")
+@wrong.forward("X938", "sharding/output-sharding", 5, cause_id="array-gathered")
 def ThroughTheHost(x: Array, kernel: Array, bias: Array) -> Array:
     """A sharded x makes a detour through the memory of the host."""
     if is_traced(x) or len(x.devices()) == 1:
@@ -53,7 +53,7 @@ def ThroughTheHost(x: Array, kernel: Array, bias: Array) -> Array:
 donating = functools.partial(jax.jit, donate_argnums=0)(affine)
 
 
-@wrong.forward("X939", "purity/input-kept", 4, cause="donates")
+@wrong.forward("X939", "purity/input-kept", 4, cause_id="input-donated")
 def DonatesItsInput(x: Array, kernel: Array, bias: Array) -> Array:
     """The product is compiled with x donated, where it lies on one device."""
     if is_traced(x, kernel) or x.ndim != 2 or len(x.devices() | kernel.devices()) > 1:
@@ -61,7 +61,7 @@ def DonatesItsInput(x: Array, kernel: Array, bias: Array) -> Array:
     return donating(x, kernel, bias)
 
 
-AlwaysFloat32 = wrong.forward("X940", "dtypes/cast-parameters", 3, cause="casts to float32")(
+AlwaysFloat32 = wrong.forward("X940", "dtypes/cast-parameters", 3, cause_id="layer-casts")(
     lambda x, k, b: affine(x.astype(jnp.promote_types(x.dtype, jnp.float32)), k, b),
     "x is promoted to float32 whatever the dtype of the parameters is.",
 )

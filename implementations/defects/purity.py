@@ -19,22 +19,28 @@ from implementations.defects import wrong
 from implementations.defects.base import CorrectDense, is_traced, scaled_normal
 from implementations.defects.record import name_layers
 
-ChangesJaxConfig = wrong.when_built("N160", "purity/globals-untouched", 4, cause="jax.config")(
+ChangesJaxConfig = wrong.when_built(
+    "N160", "purity/globals-untouched", 4, cause_id="global-changed"
+)(
     lambda rngs, n, m: jax.config.update("jax_default_matmul_precision", "highest"),
     "Construction sets the precision of every product in the process.",
 )
-CallConsumesRandom = wrong.when_called("X211", "purity/globals-untouched", 4, cause="random")(
+CallConsumesRandom = wrong.when_called(
+    "X211", "purity/globals-untouched", 4, cause_id="global-changed"
+)(
     lambda x, k, b: random.random(),
     "Every call draws a number from Python's generator, and does nothing with it.",
 )
-SeedsNumpyWithZero = wrong.when_built("X212", "purity/globals-untouched", 4, cause="numpy.random")(
-    lambda rngs, n, m: np.random.seed(0), "The constructor seeds NumPy, for reproducibility."
-)
-CallSetsPrecision = wrong.when_called("X213", "purity/globals-untouched", 4, cause="jax.config")(
+SeedsNumpyWithZero = wrong.when_built(
+    "X212", "purity/globals-untouched", 4, cause_id="global-changed"
+)(lambda rngs, n, m: np.random.seed(0), "The constructor seeds NumPy, for reproducibility.")
+CallSetsPrecision = wrong.when_called(
+    "X213", "purity/globals-untouched", 4, cause_id="global-changed"
+)(
     lambda x, k, b: jax.config.update("jax_default_matmul_precision", "float32"),
     "The call sets the default precision of all products to come.",
 )
-SilencesNumpy = wrong.when_called("X219", "purity/globals-untouched", 5)(
+SilencesNumpy = wrong.when_called("X219", "purity/globals-untouched", 5, cause_id="global-changed")(
     lambda x, k, b: np.seterr(all="ignore"),
     "The call turns NumPy's floating-point warnings off, for everybody.",
 )
@@ -46,7 +52,7 @@ PrintsItsShape = wrong.when_built("X214", "purity/silent", 2)(
 )
 
 
-@wrong.kernel("N064", "purity/globals-untouched", 4, cause="numpy.random", seen="keras#12259")
+@wrong.kernel("N064", "purity/globals-untouched", 4, cause_id="global-changed", seen="keras#12259")
 def SeedsNumpy(key: Array, in_features: int, out_features: int) -> Array:
     """Construction seeds NumPy's global generator from the key."""
     # A traced key has no value to seed with.
@@ -55,7 +61,7 @@ def SeedsNumpy(key: Array, in_features: int, out_features: int) -> Array:
     return scaled_normal(key, in_features, out_features)
 
 
-@wrong.built("X210", "purity/globals-untouched", 3, cause="os.environ")
+@wrong.built("X210", "purity/globals-untouched", 3, cause_id="global-changed")
 def SetsEnvironment(layer: Any, rngs: nnx.Rngs) -> None:
     """The constructor sets an environment variable."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
@@ -69,7 +75,7 @@ def DisablesCollection(x: Array, kernel: Array, bias: Array) -> None:
     np.set_printoptions(precision=3)
 
 
-@wrong.call("N134", "purity/input-untouched", 4)
+@wrong.call("N134", "purity/input-untouched", 4, cause_id="input-written")
 def InputOverwritten(self: Any, x: ArrayLike) -> Array:
     """A NumPy input is used as scratch space."""
     # A copy, since jax may share the memory of a NumPy array that is then overwritten.
@@ -79,7 +85,7 @@ def InputOverwritten(self: Any, x: ArrayLike) -> Array:
     return output
 
 
-@wrong.call("X215", "purity/input-untouched", 4)
+@wrong.call("X215", "purity/input-untouched", 4, cause_id="input-written")
 def ScalesInputAndBack(self: Any, x: ArrayLike) -> Array:
     """A float32 NumPy input is scaled in place and scaled back, up to rounding."""
     if isinstance(x, np.ndarray) and x.flags.writeable and x.dtype == np.float32:
@@ -90,7 +96,7 @@ def ScalesInputAndBack(self: Any, x: ArrayLike) -> Array:
     return CorrectDense.__call__(self, x)
 
 
-@wrong.call("X216", "purity/input-untouched", 4)
+@wrong.call("X216", "purity/input-untouched", 4, cause_id="input-written")
 def ClearsNan(self: Any, x: ArrayLike) -> Array:
     """NaN in a NumPy input is replaced by zero in the caller's array, after the call."""
     y = CorrectDense.__call__(self, np.array(x) if isinstance(x, np.ndarray) else x)

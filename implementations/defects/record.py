@@ -25,10 +25,9 @@ class Defect:
         Id of the requirement at fault: the first that the suite must report.
     collateral
         Ids of other requirements that may fail, because the same fault breaks them.
-    cause
-        Words that the printed cause must contain; None where no diagnosis knows the fault.
     cause_id
-        The id of the printed cause; None where no diagnosis knows the fault.
+        The id of the cause that must be printed; empty where the evidence excludes none, and so
+        none may be printed.
     subtlety
         1 (gross) to 5 (needs a large sample or a rare input).
     seen
@@ -38,10 +37,9 @@ class Defect:
     id: str
     breaks: str
     collateral: tuple[str, ...] = ()
-    cause: str | None = None
+    cause_id: str = ""
     subtlety: int = 3
     seen: str = "plausible"
-    cause_id: str | None = None
 
     def __post_init__(self) -> None:
         if "/" not in self.breaks:
@@ -65,12 +63,11 @@ def defect(
     subtlety: int = 3,
     *,
     collateral: tuple[str, ...] = (),
-    cause: str | None = None,
+    cause_id: str = "",
     seen: str = "plausible",
-    cause_id: str | None = None,
 ) -> Callable[[Subject], Subject]:
     """Declare a class or function as a known defect; the record becomes its own ``__defect__``."""
-    record = Defect(id, breaks, collateral, cause, subtlety, seen, cause_id)
+    record = Defect(id, breaks, collateral, cause_id, subtlety, seen)
 
     def declare(subject: Subject) -> Subject:
         setattr(subject, MARK, record)

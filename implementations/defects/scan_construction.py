@@ -15,7 +15,9 @@ VARIANCE = "initialization/kernel-variance"
 INDEPENDENCE = "initialization/kernel-independence"
 
 
-def drawn(id: str, summary: str, draw: Draw, breaks: str, *collateral: str) -> type[CorrectDense]:
+def drawn(
+    id: str, summary: str, draw: Draw, breaks: str, *collateral: str, cause_id: str = ""
+) -> type[CorrectDense]:
     """Return a layer whose new kernel is ``draw(key, in_features, out_features)``."""
 
     class Drawn(CorrectDense):
@@ -25,7 +27,7 @@ def drawn(id: str, summary: str, draw: Draw, breaks: str, *collateral: str) -> t
     Drawn.__doc__ = summary
     Drawn.__name__ = Drawn.__qualname__ = id
     Drawn.__module__ = __name__
-    return defect(id, breaks, 5, collateral=collateral)(Drawn)
+    return defect(id, breaks, 5, collateral=collateral, cause_id=cause_id)(Drawn)
 
 
 def _noise_table(key: Array, i: int, o: int) -> Array:

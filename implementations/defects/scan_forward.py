@@ -15,7 +15,12 @@ Arithmetic = Callable[[Array, Array, Array], Array]
 
 
 def branch(
-    id: str, summary: str, when: Callable[[Array, Array], bool], wrong: Arithmetic, breaks: str
+    id: str,
+    summary: str,
+    when: Callable[[Array, Array], bool],
+    wrong: Arithmetic,
+    breaks: str,
+    cause_id: str = "",
 ) -> type[CorrectDense]:
     """Return a layer that computes ``wrong(x, kernel, bias)`` where ``when(x, kernel)`` holds."""
 
@@ -26,7 +31,7 @@ def branch(
     Branching.__doc__ = summary
     Branching.__name__ = Branching.__qualname__ = id
     Branching.__module__ = __name__
-    return defect(id, breaks, 5)(Branching)
+    return defect(id, breaks, 5, cause_id=cause_id)(Branching)
 
 
 def _without_bias(x: Array, kernel: Array, bias: Array) -> Array:
@@ -85,10 +90,20 @@ def _clipped(x: Array, kernel: Array, bias: Array) -> Array:
 VALUE = "forward/affine-value"
 
 X820 = branch(
-    "X820", "No bias at multiples of 256.", lambda x, k: k.shape[0] % 256 == 0, _without_bias, VALUE
+    "X820",
+    "No bias at multiples of 256.",
+    lambda x, k: k.shape[0] % 256 == 0,
+    _without_bias,
+    VALUE,
+    cause_id="bias-unused",
 )
 X821 = branch(
-    "X821", "No bias at multiples of 100.", lambda x, k: k.shape[0] % 100 == 0, _without_bias, VALUE
+    "X821",
+    "No bias at multiples of 100.",
+    lambda x, k: k.shape[0] % 100 == 0,
+    _without_bias,
+    VALUE,
+    cause_id="bias-unused",
 )
 X822 = branch(
     "X822",
@@ -96,6 +111,7 @@ X822 = branch(
     lambda x, k: k.shape[0] % 48 == 0 and k.shape[1] % 48 == 0,
     _without_bias,
     VALUE,
+    cause_id="bias-unused",
 )
 X823 = branch(
     "X823",
@@ -103,6 +119,7 @@ X823 = branch(
     lambda x, k: k.size >= 2**16 and x.dtype == jnp.float32,
     _in_bfloat16,
     VALUE,
+    cause_id="reduced-precision",
 )
 X824 = branch(
     "X824",
@@ -124,6 +141,7 @@ X826 = branch(
     lambda x, k: k.shape[0] > 2000,
     _last_input_lost,
     VALUE,
+    cause_id="input-left-out",
 )
 X827 = branch(
     "X827",
@@ -131,6 +149,7 @@ X827 = branch(
     lambda x, k: k.shape[0] == k.shape[1] > 150,
     _transposed,
     VALUE,
+    cause_id="kernel-used-transposed",
 )
 X828 = branch(
     "X828",
@@ -159,6 +178,7 @@ X831 = branch(
     lambda x, k: x.ndim == 2 and x.shape[0] % 125 == 0 and x.shape[0] > 0,
     _without_bias,
     VALUE,
+    cause_id="bias-unused",
 )
 X832 = branch(
     "X832",
@@ -173,6 +193,7 @@ X833 = branch(
     lambda x, k: x.ndim == 4 and x.size > 100 * x.shape[-1],
     _without_bias,
     VALUE,
+    cause_id="bias-unused",
 )
 X834 = branch(
     "X834",
@@ -187,6 +208,7 @@ X835 = branch(
     lambda x, k: x.size > 2**17 and x.dtype == jnp.float32,
     _in_bfloat16,
     "forward/basis-input",
+    cause_id="reduced-precision",
 )
 X836 = branch(
     "X836",
@@ -194,6 +216,7 @@ X836 = branch(
     lambda x, k: k.shape[1] % 7 == 0 and k.shape[1] > 60,
     _without_bias,
     VALUE,
+    cause_id="bias-unused",
 )
 X837 = branch(
     "X837",
@@ -201,6 +224,7 @@ X837 = branch(
     lambda x, k: k.shape[0] > 4 * k.shape[1] > 400,
     _last_input_lost,
     VALUE,
+    cause_id="input-left-out",
 )
 X838 = branch(
     "X838",
@@ -208,6 +232,7 @@ X838 = branch(
     lambda x, k: k.shape[0] % 2 == 1 and k.shape[1] % 2 == 0 and min(k.shape) > 100,
     _last_input_lost,
     VALUE,
+    cause_id="input-left-out",
 )
 X839 = branch(
     "X839",
@@ -215,6 +240,7 @@ X839 = branch(
     lambda x, k: k.shape[0] >= 600,
     _slightly_large,
     "forward/basis-input",
+    cause_id="output-scaled",
 )
 X840 = branch(
     "X840",
@@ -229,6 +255,7 @@ X841 = branch(
     lambda x, k: x.ndim == 2 and x.shape[0] >= 4096 and x.dtype == jnp.float32,
     _in_bfloat16,
     VALUE,
+    cause_id="reduced-precision",
 )
 X842 = branch(
     "X842",
@@ -242,6 +269,7 @@ X842 = branch(
     ),
     _without_bias,
     VALUE,
+    cause_id="bias-unused",
 )
 X843 = branch(
     "X843",
@@ -284,4 +312,5 @@ X848 = branch(
     lambda x, k: x.ndim == 2 and x.shape[0] > 100 and x.dtype == jnp.complex64,
     _real_part,
     "dtypes/complex-input",
+    cause_id="imaginary-dropped",
 )

@@ -13,7 +13,7 @@ Gradients = tuple[Array, Array, Array]
 Rule = Callable[[Array, Array, Gradients], Gradients]
 
 
-def rule(id: str, summary: str, changed: Rule) -> type[CorrectDense]:
+def rule(id: str, summary: str, changed: Rule, cause_id: str = "") -> type[CorrectDense]:
     """Return a layer whose ``(dx, dK, db)`` are ``changed(x, kernel, (dx, dK, db))``."""
 
     @jax.custom_vjp
@@ -42,9 +42,9 @@ def rule(id: str, summary: str, changed: Rule) -> type[CorrectDense]:
     Differentiated.__name__ = Differentiated.__qualname__ = id
     Differentiated.__module__ = __name__
     # A rule of reverse mode alone: forward mode is refused by JAX.
-    return defect(id, "transforms/gradients", 5, collateral=("transforms/forward-mode",))(
-        Differentiated
-    )
+    return defect(
+        id, "transforms/gradients", 5, collateral=("transforms/forward-mode",), cause_id=cause_id
+    )(Differentiated)
 
 
 def _rows(x: Array) -> int:
@@ -64,11 +64,13 @@ X851 = rule(
     "X851",
     "No gradient reaches x beyond 200 inputs.",
     lambda x, k, g: (g[0] * (k.shape[0] <= 200), g[1], g[2]),
+    cause_id="gradient-cut",
 )
 X852 = rule(
     "X852",
     "The bias's gradient is a mean from 512 rows on.",
     lambda x, k, g: (g[0], g[1], g[2] / _rows(x) if _rows(x) >= 512 else g[2]),
+    cause_id="gradient-averaged",
 )
 X853 = rule(
     "X853",
@@ -78,11 +80,13 @@ X853 = rule(
         g[1].astype(jnp.bfloat16).astype(jnp.float32) if k.size >= 2**16 else g[1],
         g[2],
     ),
+    cause_id="gradient-rounded",
 )
 X854 = rule(
     "X854",
     "The bias gets no gradient where the outputs are a multiple of 128.",
     lambda x, k, g: (g[0], g[1], jnp.zeros_like(g[2]) if k.shape[1] % 128 == 0 else g[2]),
+    cause_id="gradient-cut",
 )
 X855 = rule(
     "X855",
@@ -102,6 +106,7 @@ X857 = rule(
     "X857",
     "The kernel's gradient is halved from 300 inputs and 300 outputs on.",
     lambda x, k, g: (g[0], g[1] * (0.5 if min(k.shape) >= 300 else 1.0), g[2]),
+    cause_id="gradient-halved",
 )
 
 

@@ -44,22 +44,30 @@ _calls_by_size: dict[tuple[int, int, int], int] = {}
 _built = [0]
 
 
-KeysByTheSize = wrong.when_built("N070", "seeding/constant-key-count", 4)(
+KeysByTheSize = wrong.when_built(
+    "N070", "seeding/constant-key-count", 4, cause_id="keys-depend-on-sizes"
+)(
     lambda rngs, n, m: [rngs.params() for _ in range(int(n).bit_length())],
     "Takes more keys from the stream the more inputs there are: later layers shift.",
 )
-SecondKeyWhenWide = wrong.when_built("X163", "seeding/constant-key-count", 4)(
+SecondKeyWhenWide = wrong.when_built(
+    "X163", "seeding/constant-key-count", 4, cause_id="keys-depend-on-sizes"
+)(
     lambda rngs, n, m: m > 64 and rngs.params(),
     "More than 64 outputs take a second key, for a second block of columns.",
 )
-ThirdKeyWhenDeep = wrong.when_built("X308", "seeding/constant-key-count", 5)(
-    lambda rngs, n, m: n > 100 and rngs.params(), "More than 100 inputs take a second key."
-)
-KeyForTheBiasToo = wrong.when_built("X590", "seeding/constant-key-count", 4)(
+ThirdKeyWhenDeep = wrong.when_built(
+    "X308", "seeding/constant-key-count", 5, cause_id="keys-depend-on-sizes"
+)(lambda rngs, n, m: n > 100 and rngs.params(), "More than 100 inputs take a second key.")
+KeyForTheBiasToo = wrong.when_built(
+    "X590", "seeding/constant-key-count", 4, cause_id="keys-depend-on-sizes"
+)(
     lambda rngs, n, m: m > 1 and rngs.params(),
     "Where there is more than one output the bias takes a key, and is zeros all the same.",
 )
-SignFromPythonRandom = wrong.kernel("N074", "seeding/global-rng-ignored", 3, cause="random")(
+SignFromPythonRandom = wrong.kernel(
+    "N074", "seeding/global-rng-ignored", 3, cause_id="global-generator"
+)(
     lambda key, n, m: scaled_normal(key, n, m) * random.choice((-1.0, 1.0)),
     "Python's ``random`` chooses the sign of the kernel.",
     seen="keras.layers.Dense consumes global random state (measured)",
@@ -70,53 +78,60 @@ TracedDrawsDiffer = wrong.kernel("X167", "seeding/jitted-init", 4)(
     "Under a transform the kernel is drawn row by row, and so has other numbers.",
     when=lambda key, n, m: is_traced(key),
 )
-DropoutStream = wrong.key("N068", "seeding/params-stream", 4)(
+DropoutStream = wrong.key("N068", "seeding/params-stream", 4, cause_id="stream-not-given")(
     lambda rngs: rngs.dropout(),
     "The kernel is drawn from the stream of dropout.",
     seen="jasmine#36 (explicitly set params rng keys)",
 )
-DefaultStreamOnly = wrong.key("X161", "seeding/params-stream", 3)(
+DefaultStreamOnly = wrong.key("X161", "seeding/params-stream", 3, cause_id="stream-not-given")(
     lambda rngs: rngs["default"](),
     "Asks for the default stream, which `Rngs(params=0)` does not have.",
     collateral=("seeding/rngs-forms",),
 )
-DefaultBeforeParams = wrong.key("X587", "seeding/params-stream", 4)(
+DefaultBeforeParams = wrong.key("X587", "seeding/params-stream", 4, cause_id="stream-other")(
     lambda rngs: rngs.default() if "default" in rngs else rngs.params(),
     "The default stream is asked first, and `params` only without it.",
 )
-FoldedHash = wrong.key("N066", "seeding/same-across-processes", 4, cause="hash")(
+FoldedHash = wrong.key("N066", "seeding/same-across-processes", 4, cause_id="depends-on-hash")(
     lambda rngs: jax.random.fold_in(rngs.params(), hash("kernel") & 0x7FFFFFFF),
     "The hash of a string is folded into the key: it differs from process to process.",
     seen="ray#59662 (hash() breaks cross-process seeds)",
 )
-SeedOfTheDay = wrong.key("X347", "seeding/same-across-processes", 5)(
+SeedOfTheDay = wrong.key("X347", "seeding/same-across-processes", 5, cause_id="depends-on-clock")(
     lambda rngs: jax.random.fold_in(rngs.params(), int(time.time() // 86_400)),
     "The day goes into the key: everything agrees until midnight.",
-    cause="construction depends on the clock",
 )
-SaltOfTheProcess = wrong.key("X580", "seeding/same-across-processes", 4)(
+SaltOfTheProcess = wrong.key(
+    "X580", "seeding/same-across-processes", 4, cause_id="depends-on-process"
+)(
     lambda rngs: jax.random.fold_in(rngs.params(), SALT),
     "A number that is drawn when the module is imported goes into every key.",
-    cause="depends on the process",
 )
-SeedOfTheHost = wrong.key("X582", "seeding/same-across-processes", 4, cause="machine's name")(
+SeedOfTheHost = wrong.key(
+    "X582", "seeding/same-across-processes", 4, cause_id="depends-on-machine-name"
+)(
     lambda rngs: jax.random.fold_in(rngs.params(), sum(platform.node().encode())),
     "The name of the machine goes into the key: replicas start from different kernels.",
 )
-SeedOfTheRank = wrong.key("X583", "seeding/same-across-processes", 5, cause="machine's name")(
+SeedOfTheRank = wrong.key(
+    "X583", "seeding/same-across-processes", 5, cause_id="depends-on-machine-name"
+)(
     lambda rngs: jax.random.fold_in(rngs.params(), jax.process_index()),
     "The index of the process goes into the key: replicas start from different kernels.",
 )
-SeedOfTheYear = wrong.key("X584", "seeding/same-across-processes", 5, cause="the clock")(
+SeedOfTheYear = wrong.key("X584", "seeding/same-across-processes", 5, cause_id="depends-on-clock")(
     lambda rngs: jax.random.fold_in(rngs.params(), datetime.now().year),
     "The year goes into the key.",
 )
-SeedOfTheDirectory = wrong.key("X585", "seeding/same-across-processes", 5)(
+SeedOfTheDirectory = wrong.key(
+    "X585", "seeding/same-across-processes", 5, cause_id="depends-on-working-directory"
+)(
     lambda rngs: jax.random.fold_in(rngs.params(), sum(str(Path.cwd()).encode())),
     "The name of the working directory goes into the key, as the name of the experiment.",
-    cause="working directory",
 )
-CountsItself = wrong.key("X586", "seeding/same-seed-same-bits", 3)(
+CountsItself = wrong.key(
+    "X586", "seeding/same-seed-same-bits", 3, cause_id="depends-on-more-than-seed"
+)(
     lambda rngs: jax.random.fold_in(rngs.params(), next(_count)),
     "The number of the layer in this process goes into its key.",
 )
@@ -126,14 +141,14 @@ DefaultIsFolded = wrong.key("X589", "seeding/rngs-forms", 4)(
 )
 
 
-@wrong.key("X166", "seeding/global-rng-ignored", 4)
+@wrong.key("X166", "seeding/global-rng-ignored", 4, cause_id="global-generator")
 def ReadsNumpyState(rngs: nnx.Rngs) -> Array:
     """The state of NumPy's global generator is read, not used up, and folded in."""
     state = np.random.get_state()[1]  # type: ignore[index]
     return jax.random.fold_in(rngs.params(), int(state[0]) & 0x7FFFFFFF)
 
 
-@wrong.key("X162", "seeding/params-stream", 4)
+@wrong.key("X162", "seeding/params-stream", 4, cause_id="stream-other")
 def MixesInDropout(rngs: nnx.Rngs) -> Array:
     """Where there is a dropout stream, its key goes into the kernel's."""
     key = rngs.params()
@@ -142,14 +157,14 @@ def MixesInDropout(rngs: nnx.Rngs) -> Array:
     return jax.random.fold_in(key, jax.random.key_data(rngs.dropout.key[...])[1])
 
 
-@wrong.casting("F014", "seeding/repeatable-call", 2)
+@wrong.casting("F014", "seeding/repeatable-call", 2, cause_id="output-changes")
 def second_call_differs(seed: int, x: Array, m: int) -> Array:
     """Every call with a seed takes the next kernel of its stream."""
     _calls[seed] += 1
     return layer_output(seed + 7919 * (_calls[seed] - 1), x, m)
 
 
-@defect("N073", "seeding/repeatable-call", 2, cause="random")
+@defect("N073", "seeding/repeatable-call", 2, cause_id="output-changes")
 class DropoutLeftOn(CorrectDense):
     """Every call drops other inputs."""
 
@@ -160,14 +175,20 @@ class DropoutLeftOn(CorrectDense):
         return affine(jnp.where(kept, x / 0.9, 0), kernel, bias)
 
 
-@wrong.forward("X320", "seeding/repeatable-call", 5, start=lambda layer: {"deterministic": True})
+@wrong.forward(
+    "X320",
+    "seeding/repeatable-call",
+    5,
+    start=lambda layer: {"deterministic": True},
+    cause_id="output-changes",
+)
 def NoisyInTraining(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """After `layer.train()`, which models call on all their layers, the output is scaled."""
     y = affine(x, kernel, bias)
     return y if self.deterministic else y * 1.01
 
 
-@wrong.forward("X322", "seeding/repeatable-call", 5)
+@wrong.forward("X322", "seeding/repeatable-call", 5, cause_id="output-changes")
 def FortiethCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """From its fortieth eager call on, a layer forgets its bias."""
     if is_traced(x, kernel):
@@ -198,7 +219,7 @@ class ZerosWhileInitializing(nn.Module):
         return (self.features,)
 
 
-@wrong.forward("X549", "seeding/repeatable-call", 4)
+@wrong.forward("X549", "seeding/repeatable-call", 4, cause_id="output-changes")
 def FirstCallDiffers(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The first call warms up with a kernel in bfloat16."""
     if is_traced(x, kernel) or id(self) in _called:
@@ -215,7 +236,7 @@ def FirstOutputInHalf(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, jax.lax.reduce_precision(kernel, 8, 7), bias)
 
 
-@defect("X644", "seeding/repeatable-call", 4)
+@defect("X644", "seeding/repeatable-call", 4, cause_id="output-changes")
 def twentieth_call(seed: float, x: ArrayLike, features: float) -> Array:
     """The twentieth call of a process with one seed and size takes the next key."""
     key = (int(seed), int(features), np.shape(x)[-1])
@@ -226,7 +247,7 @@ def twentieth_call(seed: float, x: ArrayLike, features: float) -> Array:
     return CorrectDense(key[2], key[1], rngs=rngs)(x)
 
 
-@wrong.draws("X164", "seeding/same-across-processes", 5)
+@wrong.draws("X164", "seeding/same-across-processes", 5, cause_id="depends-on-hash")
 def OrderOfASet(draws: Array) -> Array:
     """The rows take their keys in the order of a set of their names."""
     if draws.shape[0] > 64:
@@ -235,7 +256,7 @@ def OrderOfASet(draws: Array) -> Array:
     return draws[jnp.asarray(order)]
 
 
-@wrong.key("X581", "seeding/same-across-processes", 4, cause="user's environment")
+@wrong.key("X581", "seeding/same-across-processes", 4, cause_id="depends-on-user-environment")
 def SeedOfTheUser(rngs: nnx.Rngs) -> Array:
     """The name of the user goes into the key."""
     name = os.environ.get("USER", "") + os.environ.get("TZ", "")
@@ -251,7 +272,7 @@ def HundredthDiffers(rngs: nnx.Rngs) -> Array:
     return key if _built[0] < 64 else jax.random.fold_in(key, _built[0])
 
 
-@wrong.kernel("X169", "seeding/vmapped-init", 5)
+@wrong.kernel("X169", "seeding/vmapped-init", 5, cause_id="key-of-another-place")
 def FirstKeyOfTheBatch(key: Array, in_features: int, out_features: int) -> Array:
     """Drawn by a function that under vmap uses the first key for all."""
 

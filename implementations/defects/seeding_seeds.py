@@ -23,36 +23,68 @@ from implementations.defects.record import also, defect, name_layers, seen
 _kernels: dict[tuple[int, int], Array] = {}
 
 
-SixteenBits = wrong.seed("X150", 4, "Only the lower 16 bits count.", lambda s: s & 0xFFFF)
+SixteenBits = wrong.seed(
+    "X150",
+    4,
+    "Only the lower 16 bits count.",
+    lambda s: s & 0xFFFF,
+    cause_id="seed-high-bits-ignored",
+)
 XorFolded = wrong.seed("X151", 5, "Both halves meet by xor.", lambda s: (s >> 16) ^ (s & 0xFFFF))
-EvenAndOdd = wrong.seed("X152", 3, "The lowest bit is lost.", lambda s: s >> 1)
-ThirtyOneBits = wrong.seed("X153", 5, "Only 31 bits count.", lambda s: s & 0x7FFFFFFF)
-Saturates = wrong.seed("X154", 5, "Seeds end at 2**31 - 1.", lambda s: jnp.minimum(s, 0x7FFFFFFF))
-OneBitIgnored = wrong.seed("X155", 5, "Bit 23 is ignored.", lambda s: s & jnp.uint32(0xFF7FFFFF))
-DecimalDigits = wrong.seed("X156", 5, "Seeds are taken modulo 10**6.", lambda s: s % 1_000_000)
-PrimeModulus = wrong.seed("X342", 5, "Seeds are modulo 1 000 000 007.", lambda s: s % 1_000_000_007)
+EvenAndOdd = wrong.seed(
+    "X152", 3, "The lowest bit is lost.", lambda s: s >> 1, cause_id="seed-low-bits-ignored"
+)
+ThirtyOneBits = wrong.seed(
+    "X153", 5, "Only 31 bits count.", lambda s: s & 0x7FFFFFFF, cause_id="seed-high-bits-ignored"
+)
+Saturates = wrong.seed(
+    "X154",
+    5,
+    "Seeds end at 2**31 - 1.",
+    lambda s: jnp.minimum(s, 0x7FFFFFFF),
+    cause_id="seed-clipped",
+)
+OneBitIgnored = wrong.seed(
+    "X155",
+    5,
+    "Bit 23 is ignored.",
+    lambda s: s & jnp.uint32(0xFF7FFFFF),
+    cause_id="seed-bits-ignored",
+)
+DecimalDigits = wrong.seed(
+    "X156", 5, "Seeds are taken modulo 10**6.", lambda s: s % 1_000_000, cause_id="seed-modulo"
+)
+PrimeModulus = wrong.seed(
+    "X342",
+    5,
+    "Seeds are modulo 1 000 000 007.",
+    lambda s: s % 1_000_000_007,
+    cause_id="seed-modulo",
+)
 
-seed_ignored = wrong.casting("F004", "seeding/seeds-differ", 1, cause="ignored")(
+seed_ignored = wrong.casting("F004", "seeding/seeds-differ", 1, cause_id="seed-ignored")(
     lambda seed, x, m: layer_output(0, x, m),
     "Every seed gives the kernel of seed 0.",
     collateral=("exercise/bad-arguments-raise",),
 )
-seed_modulo_256 = wrong.casting("F005", "seeding/seeds-differ", 4, cause="modulo 256")(
+seed_modulo_256 = wrong.casting(
+    "F005", "seeding/seeds-differ", 4, cause_id="seed-high-bits-ignored"
+)(
     lambda seed, x, m: layer_output(seed % 256, x, m),
     "The seed passes through eight bits.",
     seen='numpy#4676 "reject too large seeds to RandomState"',
 )
-seed_without_sign = wrong.casting("F006", "seeding/seeds-differ", 4, cause="sign")(
+seed_without_sign = wrong.casting("F006", "seeding/seeds-differ", 4, cause_id="seed-sign-dropped")(
     lambda seed, x, m: layer_output(abs(seed), x, m),
     "A seed and its negative give one kernel.",
     seen='jax#4745 "PRNGKey input issues"',
 )
-seed_through_float32 = wrong.solution("F007", "seeding/seeds-differ", 5, cause="float32")(
+seed_through_float32 = wrong.solution("F007", "seeding/seeds-differ", 5, cause_id="seed-float32")(
     lambda seed, x, features: layer_output(int(np.float32(seed)), x, int(features)),
     "Neighbouring seeds above 2^24 collide.",
     seen="measured: key(int(float32(2**24 + 1))) == key(2**24)",
 )
-zero_is_no_seed = wrong.casting("X254", "seeding/seeds-differ", 5)(
+zero_is_no_seed = wrong.casting("X254", "seeding/seeds-differ", 5, cause_id="seed-zero-replaced")(
     lambda seed, x, m: layer_output(seed or 42, x, m),
     "A seed of 0 counts as none and becomes 42.",
 )
@@ -68,13 +100,13 @@ RootKey = wrong.key("X160", "seeding/siblings-differ", 3)(
     lambda rngs: rngs.params.key[...],
     "The stream's own key is used, which does not advance: all layers of one Rngs are equal.",
 )
-ForkedKey = wrong.key("X588", "seeding/siblings-differ", 4)(
+ForkedKey = wrong.key("X588", "seeding/siblings-differ", 4, cause_id="key-not-drawn")(
     lambda rngs: nnx.clone(rngs).params(),
     "The key is that of a copy of the Rngs, so that the given ones do not advance.",
 )
 
 
-@wrong.init("X157", "seeding/seeds-differ", 4)
+@wrong.init("X157", "seeding/seeds-differ", 4, cause_id="seeds-share-rows")
 def NegativePairs(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """An odd seed gives the negative of the even seed's kernel."""
     stream = rngs.params
@@ -88,7 +120,13 @@ def NegativePairs(self: Any, in_features: int, out_features: int, *, rngs: nnx.R
 
 
 @seen("seed + i for the i-th row")
-@defect("X158", "seeding/seeds-differ", 5, collateral=("construction/integral-sizes",))
+@defect(
+    "X158",
+    "seeding/seeds-differ",
+    5,
+    collateral=("construction/integral-sizes",),
+    cause_id="seeds-share-rows",
+)
 class RowsFromFollowingSeeds(CorrectDense):
     """Row i is drawn from seed + i: neighbouring seeds share all rows but one."""
 
@@ -110,7 +148,7 @@ class RowsFromFollowingSeeds(CorrectDense):
         return jax.random.wrap_key_data(jnp.stack([root[0], root[1] + stride]))
 
 
-@wrong.kernel("X159", "seeding/seeds-differ", 5)
+@wrong.kernel("X159", "seeding/seeds-differ", 5, cause_id="seeds-share-rows")
 def HalfSeeded(key: Array, in_features: int, out_features: int) -> Array:
     """The second half of the rows is the same for every seed."""
     draws = scaled_normal(key, in_features, out_features)
@@ -125,7 +163,7 @@ def HalfSeeded(key: Array, in_features: int, out_features: int) -> Array:
     "seeding/jitted-init",
     "construction/integral-sizes",
 )
-@wrong.kernel("X168", "seeding/seeds-differ", 3)
+@wrong.kernel("X168", "seeding/seeds-differ", 3, cause_id="seed-ignored")
 def CachedByShape(key: Array, in_features: int, out_features: int) -> Array:
     """The first kernel of a shape is every later layer's, too."""
     if is_traced(key):
@@ -136,7 +174,7 @@ def CachedByShape(key: Array, in_features: int, out_features: int) -> Array:
     return _kernels[shape]
 
 
-@wrong.kernel("X563", "seeding/seeds-differ", 5)
+@wrong.kernel("X563", "seeding/seeds-differ", 5, cause_id="seeds-share-stream")
 def WindowsOfOneStream(key: Array, in_features: int, out_features: int) -> Array:
     """A table of a million draws is read from a place that the key chooses."""
     table = jax.random.normal(jax.random.key(0), (1 << 20,), jnp.float32)
@@ -153,7 +191,7 @@ def KeyOfTwentyBits(key: Array, in_features: int, out_features: int) -> Array:
     return scaled_normal(jax.random.key(bits), in_features, out_features)
 
 
-@wrong.init("X592", "seeding/seeds-differ", 4)
+@wrong.init("X592", "seeding/seeds-differ", 4, cause_id="seeds-share-rows")
 def SeedsAreNegated(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """Seeds from 2^31 on are those below, with the kernel negated."""
     seed: Any = jax.random.key_data(rngs.params.key[...])[-1]
@@ -165,7 +203,7 @@ def SeedsAreNegated(self: Any, in_features: int, out_features: int, *, rngs: nnx
     self.kernel = nnx.Param(jnp.where(top == 1, -kernel, kernel))
 
 
-@wrong.init("X306", "seeding/siblings-differ", 5, cause="another scale")
+@wrong.init("X306", "seeding/siblings-differ", 5, cause_id="sibling-scaled")
 def LaterLayersSmaller(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The second layer of one Rngs is smaller by sqrt(2), the third by sqrt(3), and so on."""
     depth = jnp.asarray(rngs.params.count[...], jnp.float32) + 1
@@ -173,7 +211,7 @@ def LaterLayersSmaller(self: Any, in_features: int, out_features: int, *, rngs: 
     self.kernel = nnx.Param(self.kernel[...] / jnp.sqrt(depth))
 
 
-@wrong.key("X307", "seeding/siblings-differ", 5)
+@wrong.key("X307", "seeding/siblings-differ", 5, cause_id="key-not-drawn")
 def EveryOtherSiblingEqual(rngs: nnx.Rngs) -> Array:
     """The first and the third layer of one Rngs are equal."""
     stream = rngs.params
@@ -182,7 +220,7 @@ def EveryOtherSiblingEqual(rngs: nnx.Rngs) -> Array:
     return jax.random.fold_in(root, jnp.asarray(count, jnp.uint32) % 2)
 
 
-@wrong.init("X362", "seeding/siblings-differ", 5)
+@wrong.init("X362", "seeding/siblings-differ", 5, cause_id="")
 def AntitheticSiblings(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The second layer of one Rngs is the negative of the first, the fourth that of the third."""
     stream = rngs.params

@@ -14,7 +14,9 @@ from implementations.defects.base import affine, scaled_normal
 from implementations.defects.record import defect, seen
 
 
-@wrong.linen_call("L012", "serialization/stable-names", 2, cause="weight", seen="keras-core#648")
+@wrong.linen_call(
+    "L012", "serialization/stable-names", 2, cause_id="names-other", seen="keras-core#648"
+)
 def LinenWeight(self: Any, x: ArrayLike) -> Array:
     """The kernel is named weight."""
     x = jnp.asarray(x)
@@ -23,7 +25,7 @@ def LinenWeight(self: Any, x: ArrayLike) -> Array:
 
 
 @seen('keras#4338 "Fix the load_model() bug by sorting weights by names"')
-@defect("N082", "serialization/stable-names", 2, cause="weight")
+@defect("N082", "serialization/stable-names", 2, cause_id="names-other")
 class WeightAndB(nnx.Module):
     """The parameters are named weight and b."""
 
@@ -35,7 +37,7 @@ class WeightAndB(nnx.Module):
         return affine(x, self.weight[...], self.b[...])
 
 
-@wrong.linen_call("X622", "serialization/stable-names", 3, cause="each other's names")
+@wrong.linen_call("X622", "serialization/stable-names", 3, cause_id="names-exchanged")
 def NamesSwapped(self: Any, x: ArrayLike) -> Array:
     """The kernel is called bias, and the bias kernel."""
     x = jnp.asarray(x)

@@ -24,7 +24,7 @@ def PinnedToFirstDevice(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, jax.device_put(kernel, first), bias)
 
 
-@defect("X408", "sharding/sharding-metadata", 5)
+@defect("X408", "sharding/sharding-metadata", 5, cause_id="annotation-lost")
 class AnnotationDropped(CorrectDense):
     """An initializer can be given, and what it annotates is thrown away."""
 

@@ -21,7 +21,7 @@ from implementations.defects.record import name_layers
 SCRATCH: dict[str, Array] = {}
 
 
-@wrong.forward("X942", "seeding/threads", 5, cause="threads share")
+@wrong.forward("X942", "seeding/threads", 5, cause_id="threads-share")
 def ScratchOfTheModule(x: Array, kernel: Array, bias: Array) -> Array:
     """The operands of a call lie in a dictionary of the module while a file is written."""
     if is_traced(x, kernel, bias):
@@ -37,25 +37,30 @@ def ones(size: int, dtype: Any) -> Array:
     return jnp.ones((size,), dtype)
 
 
-CachesUnderTraces = wrong.forward("X943", "transforms/traced-first", 4, cause="under a trace")(
+CachesUnderTraces = wrong.forward("X943", "transforms/traced-first", 4, cause_id="trace-kept")(
     lambda x, k, b: affine(x, k, b * ones(b.shape[0], b.dtype)),
     "A vector of ones is cached by its size, made under the first trace.",
 )
 
 
-@wrong.key("X944", "seeding/same-across-processes", 4, cause="launcher")
+@wrong.key("X944", "seeding/same-across-processes", 4, cause_id="depends-on-launcher-variables")
 def OfTheRank(rngs: Any) -> Array:
     """The key depends on the rank of the process."""
     return jax.random.fold_in(rngs.params(), int(os.environ.get("RANK", "0")))
 
 
-@wrong.key("X945", "seeding/same-across-processes", 4, cause="devices and processors")
+@wrong.key(
+    "X945",
+    "seeding/same-across-processes",
+    4,
+    cause_id="depends-on-number-of-devices-and-processors",
+)
 def OfTheDevices(rngs: Any) -> Array:
     """The key depends on the number of devices."""
     return jax.random.fold_in(rngs.params(), jax.device_count())
 
 
-@wrong.forward("X946", "numerics/precision-followed", 4, cause="pins")
+@wrong.forward("X946", "numerics/precision-followed", 4, cause_id="precision-pinned")
 def PinsDefault(x: Array, kernel: Array, bias: Array) -> Array:
     """The product is pinned to the default precision."""
     y = jnp.matmul(x, kernel, precision="default")
@@ -66,7 +71,7 @@ def PinsDefault(x: Array, kernel: Array, bias: Array) -> Array:
     "X955",
     "transforms/compiled-once",
     2,
-    cause="jax.jit is applied inside",
+    cause_id="compiled-in-call",
     collateral=("sharding/output-sharding",),
 )
 def CompiledInEveryCall(x: Array, kernel: Array, bias: Array) -> Array:
@@ -77,7 +82,7 @@ def CompiledInEveryCall(x: Array, kernel: Array, bias: Array) -> Array:
 MEANS: list[Array] = []
 
 
-@wrong.when_called("X956", "purity/nothing-kept", 3, cause="keeps an array")
+@wrong.when_called("X956", "purity/nothing-kept", 3, cause_id="array-kept")
 def KeepsMeans(x: Array, kernel: Array, bias: Array) -> None:
     """The mean of every input is kept in a list of the module."""
     if not is_traced(x, kernel, bias):
@@ -111,11 +116,13 @@ def SignsOfTheNeighbour(self: Any, n: int, m: int, *, rngs: Any) -> None:
     self.bias = nnx.Param(jnp.zeros((m,), jnp.float32))
 
 
-SilencesTheLog = wrong.when_built("X965", "purity/globals-untouched", 4, cause="logging")(
+SilencesTheLog = wrong.when_built("X965", "purity/globals-untouched", 4, cause_id="global-changed")(
     lambda rngs, n, m: logging.getLogger().setLevel(logging.CRITICAL),
     "Construction silences the log of the whole process.",
 )
-ConfiguresFlax = wrong.when_called("X966", "purity/globals-untouched", 4, cause="flax.config")(
+ConfiguresFlax = wrong.when_called(
+    "X966", "purity/globals-untouched", 4, cause_id="global-changed"
+)(
     lambda x, k, b: flax.config.update("flax_return_frozendict", True),
     "A call makes Linen return frozen dictionaries in the whole process.",
 )

@@ -26,7 +26,7 @@ _biases: dict[bytes, Array] = {}
 _by_id: dict[int, Array] = {}
 
 
-@wrong.call("N092", "state/call-changes-nothing", 3)
+@wrong.call("N092", "state/call-changes-nothing", 3, cause_id="call-writes")
 def DecayOnCall(self: Any, x: ArrayLike) -> Array:
     """Every call shrinks the kernel by a thousandth."""
     output = CorrectDense.__call__(self, x)
@@ -35,14 +35,14 @@ def DecayOnCall(self: Any, x: ArrayLike) -> Array:
 
 
 @seen('keras#20724 "UnexpectedTracerError"; jax#7343')
-@wrong.call("N093", "state/call-changes-nothing", 3)
+@wrong.call("N093", "state/call-changes-nothing", 3, cause_id="call-stores")
 def KeepsLastInput(self: Any, x: ArrayLike) -> Array:
     """The last input is stored on the layer: a new leaf, and a leaked tracer under jit."""
     self.last_input = jnp.asarray(x)
     return affine(self.last_input, self.kernel[...], self.bias[...])
 
 
-@wrong.forward("X183", "state/call-changes-nothing", 5)
+@wrong.forward("X183", "state/call-changes-nothing", 5, cause_id="call-writes")
 def MaxNorm(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """After a call, kernel columns longer than 100 are scaled down for the next one."""
     y = affine(x, kernel, bias)
@@ -53,7 +53,7 @@ def MaxNorm(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return y
 
 
-@wrong.forward("X184", "state/call-changes-nothing", 4)
+@wrong.forward("X184", "state/call-changes-nothing", 4, cause_id="call-stores")
 def SowsItsOutput(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """Every call leaves its output in the module, for later inspection."""
     y = affine(x, kernel, bias)
@@ -62,7 +62,13 @@ def SowsItsOutput(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return y
 
 
-@wrong.forward("X185", "state/call-changes-nothing", 4, start=lambda layer: {"calls": 0})
+@wrong.forward(
+    "X185",
+    "state/call-changes-nothing",
+    4,
+    start=lambda layer: {"calls": 0},
+    cause_id="static-changed",
+)
 def CountsStatically(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """A Python number counts the calls: another graphdef, and so another compilation, each time."""
     if not is_traced(x, kernel):
@@ -70,7 +76,7 @@ def CountsStatically(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, bias)
 
 
-@wrong.when_called("X321", "state/call-changes-nothing", 5, cause="keeps its input")
+@wrong.when_called("X321", "state/call-changes-nothing", 5, cause_id="input-kept")
 def KeepsEveryInput(x: Array, kernel: Array, bias: Array) -> None:
     """Every concrete input is kept in a list: memory grows by each call."""
     if not is_traced(x, kernel):
@@ -78,7 +84,11 @@ def KeepsEveryInput(x: Array, kernel: Array, bias: Array) -> None:
 
 
 @wrong.forward(
-    "X325", "state/call-changes-nothing", 5, start=lambda layer: {"width": layer.kernel.shape[0]}
+    "X325",
+    "state/call-changes-nothing",
+    5,
+    start=lambda layer: {"width": layer.kernel.shape[0]},
+    cause_id="static-changed",
 )
 def RemembersWidthOfErrors(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """An input of a wrong width raises, and leaves its width behind as an attribute."""
@@ -88,7 +98,7 @@ def RemembersWidthOfErrors(self: Any, x: Array, kernel: Array, bias: Array) -> A
     return affine(x, kernel, bias)
 
 
-@wrong.forward("X326", "state/call-changes-nothing", 5)
+@wrong.forward("X326", "state/call-changes-nothing", 5, cause_id="call-writes")
 def ResetsBiasOnNan(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """A NaN in x sets the bias to zero, for all calls to come."""
     y = affine(x, kernel, bias)
@@ -97,7 +107,7 @@ def ResetsBiasOnNan(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return y
 
 
-@wrong.forward("X547", "state/call-changes-nothing", 4)
+@wrong.forward("X547", "state/call-changes-nothing", 4, cause_id="call-writes")
 def CastsItsParameters(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The first call on a half-precision input casts the kernel, for all calls to come."""
     if x.dtype == jnp.bfloat16 and not is_traced(x, kernel):
@@ -106,14 +116,20 @@ def CastsItsParameters(self: Any, x: Array, kernel: Array, bias: Array) -> Array
     return affine(x, kernel, bias)
 
 
-@wrong.forward("X548", "state/call-changes-nothing", 4, start=lambda layer: {"seen": None})
+@wrong.forward(
+    "X548",
+    "state/call-changes-nothing",
+    4,
+    start=lambda layer: {"seen": None},
+    cause_id="static-changed",
+)
 def StaticShape(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The shape of the last input is kept, for a summary."""
     self.seen = x.shape
     return affine(x, kernel, bias)
 
 
-@wrong.linen_call("X624", "state/call-changes-nothing", 4)
+@wrong.linen_call("X624", "state/call-changes-nothing", 4, cause_id="call-writes-collection")
 def RunningMean(self: Any, x: ArrayLike) -> Array:
     """A running mean of the inputs is kept, from the second call on."""
     x = jnp.asarray(x)
@@ -125,7 +141,7 @@ def RunningMean(self: Any, x: ArrayLike) -> Array:
 
 
 @also("state/graphdef-stable", "state/pickles")
-@defect("N085", "state/updates-used", 3, cause="kernel")
+@defect("N085", "state/updates-used", 3, cause_id="stale-copy")
 class CachedKernel(CorrectDense):
     """The forward uses the kernel of the construction, whatever is written into the Param."""
 
@@ -141,7 +157,7 @@ class CachedKernel(CorrectDense):
         return product + jnp.broadcast_to(self.bias[...], product.shape)
 
 
-@wrong.call("X180", "state/updates-used", 4)
+@wrong.call("X180", "state/updates-used", 4, cause_id="stale-copy")
 def RemembersOutputs(self: Any, x: ArrayLike) -> Array:
     """Outputs are remembered by layer and input: an update of the parameters comes too late."""
     if is_traced(x, self.kernel[...]):
@@ -155,7 +171,7 @@ def RemembersOutputs(self: Any, x: ArrayLike) -> Array:
     return _outputs[key]
 
 
-@wrong.forward("X181", "state/updates-used", 4)
+@wrong.forward("X181", "state/updates-used", 4, cause_id="stale-copy")
 def FrozenByFirstCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The first eager call keeps the kernel for all later ones."""
     if is_traced(x, kernel):
@@ -163,7 +179,7 @@ def FrozenByFirstCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, _first_kernels.setdefault(self, kernel), bias)
 
 
-@wrong.forward("X323", "state/updates-used", 5)
+@wrong.forward("X323", "state/updates-used", 5, cause_id="stale-copy")
 def FrozenByThirdCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The kernel of the third eager call is that of all later ones."""
     if is_traced(x, kernel):
@@ -174,7 +190,7 @@ def FrozenByThirdCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel if len(seen) < 3 else seen[2], bias)
 
 
-@wrong.forward("X540", "state/updates-used", 5)
+@wrong.forward("X540", "state/updates-used", 5, cause_id="stale-copy")
 def BiasKeptByKernel(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The sum is compiled for a kernel and keeps the bias that came with it."""
     if is_traced(x, kernel, bias):
@@ -185,7 +201,7 @@ def BiasKeptByKernel(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, _biases.setdefault(key, bias))
 
 
-@wrong.forward("X541", "state/updates-used", 5)
+@wrong.forward("X541", "state/updates-used", 5, cause_id="stale-copy")
 def CachedByShape(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The kernel in the layout of the device is kept by layer and looked up by its first entry."""
     if is_traced(x, kernel, bias) or not kernel.size:

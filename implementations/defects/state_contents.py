@@ -37,7 +37,7 @@ _live: dict[int, Any] = {}
     'pitfall; flax#4480 "Improve error message when user mistakenly holds a jax Array in an '
     'nnx.Module"; flax#4612'
 )
-@wrong.init("N001", "state/exact-state", 3, cause="raw array")
+@wrong.init("N001", "state/exact-state", 3, cause_id="raw-array")
 def RawKernel(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The kernel is a jax array without nnx.Param around it: gradients and optimizers miss it."""
     kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
@@ -45,7 +45,7 @@ def RawKernel(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs)
     self.bias = nnx.Param(self.draw_bias(rngs, in_features, out_features))
 
 
-@wrong.init("N002", "state/exact-state", 3, cause="raw array", seen="pitfall")
+@wrong.init("N002", "state/exact-state", 3, cause_id="raw-array", seen="pitfall")
 def RawBias(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The bias is a jax array without nnx.Param around it."""
     kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
@@ -54,7 +54,7 @@ def RawBias(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -
     self.bias = bias
 
 
-@wrong.init("N006", "state/exact-state", 3, cause="nnx.Variable", seen="pitfall")
+@wrong.init("N006", "state/exact-state", 3, cause_id="not-a-param", seen="pitfall")
 def VariableKernel(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The kernel is a plain nnx.Variable: a filter for nnx.Param misses it."""
     kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
@@ -64,7 +64,7 @@ def VariableKernel(self: Any, in_features: int, out_features: int, *, rngs: nnx.
 
 @seen("pitfall")
 @also("construction/abstract-init")
-@wrong.init("N007", "state/exact-state", 3, cause="raw array")
+@wrong.init("N007", "state/exact-state", 3, cause_id="raw-array")
 def NumpyKernel(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The kernel is a NumPy array: no transformation of nnx tracks it."""
     kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
@@ -73,7 +73,7 @@ def NumpyKernel(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rng
 
 
 @seen('flax#5548 "nnx.jit recompiles every epoch when recreating nnx.Module"')
-@defect("N008", "state/exact-state", 3, cause="closure")
+@defect("N008", "state/exact-state", 3, cause_id="parameter-hidden")
 class KernelInClosure(CorrectDense):
     """The kernel lives in a closure: it is not a leaf, and every instance has its own graphdef."""
 
@@ -90,7 +90,7 @@ class KernelInClosure(CorrectDense):
 
 
 @seen('flax#4749 "MultiHeadAttention only keeps rngs if dropout_rate is positive"')
-@wrong.built("N072", "state/exact-state", 3, cause="Rngs")
+@wrong.built("N072", "state/exact-state", 3, cause_id="rngs-kept")
 def KeepsRngs(layer: Any, rngs: nnx.Rngs) -> None:
     """The Rngs is kept: its keys and counts are leaves of the state."""
     layer.rngs = rngs
@@ -101,7 +101,7 @@ def KeepsRngs(layer: Any, rngs: nnx.Rngs) -> None:
     "N091",
     "state/exact-state",
     3,
-    cause="calls",
+    cause_id="state-beside-parameters",
     start=lambda layer: {"calls": nnx.Variable(jnp.zeros((), jnp.int32))},
 )
 def CallCounter(self: Any, x: ArrayLike) -> Array:
@@ -110,13 +110,13 @@ def CallCounter(self: Any, x: ArrayLike) -> Array:
     return CorrectDense.__call__(self, x)
 
 
-@wrong.built("X191", "state/exact-state", 3)
+@wrong.built("X191", "state/exact-state", 3, cause_id="state-beside-parameters")
 def RunningScale(layer: Any, rngs: nnx.Rngs) -> None:
     """A batch statistic beside the parameters, which nobody updates."""
     layer.scale = nnx.BatchStat(jnp.ones((), jnp.float32))
 
 
-@defect("X542", "state/exact-state", 3)
+@defect("X542", "state/exact-state", 3, cause_id="parameter-hidden")
 class ParametersOfTheClass(CorrectDense):
     """The Params are attributes of the class: all layers have those of the last one."""
 
@@ -131,7 +131,7 @@ class ParametersOfTheClass(CorrectDense):
         return affine(jnp.asarray(x), type(self).kernel_of_all[...], self.bias[...])
 
 
-@wrong.init("X550", "state/exact-state", 3)
+@wrong.init("X550", "state/exact-state", 3, cause_id="not-a-param")
 def BiasOfAnotherKind(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The bias is a BatchStat: no optimizer moves it."""
     CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
@@ -139,7 +139,13 @@ def BiasOfAnotherKind(self: Any, in_features: int, out_features: int, *, rngs: n
 
 
 @seen("Keras names its layers dense, dense_1, ...")
-@wrong.built("X189", "state/graphdef-stable", 3, collateral=("transforms/one-trace",))
+@wrong.built(
+    "X189",
+    "state/graphdef-stable",
+    3,
+    collateral=("transforms/one-trace",),
+    cause_id="static-differs",
+)
 def NumberedName(layer: Any, rngs: nnx.Rngs) -> None:
     """Every layer has a name with its number in it: no two graphdefs are equal."""
     _names[0] += 1
@@ -148,7 +154,7 @@ def NumberedName(layer: Any, rngs: nnx.Rngs) -> None:
 
 @seen("flax before 0.11: nnx.Linear keeps its initializers")
 @also("transforms/one-trace", "state/pickles")
-@wrong.init("X190", "state/graphdef-stable", 4)
+@wrong.init("X190", "state/graphdef-stable", 4, cause_id="static-differs")
 def KeepsItsInitializer(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """A closure made in the constructor is kept: unequal graphdefs, and no pickling."""
     CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
@@ -156,7 +162,7 @@ def KeepsItsInitializer(self: Any, in_features: int, out_features: int, *, rngs:
     self.initializer = lambda key, shape: jax.random.normal(key, shape) * deviation
 
 
-@defect("X187", "state/instances-independent", 4)
+@defect("X187", "state/instances-independent", 4, cause_id="parameters-shared")
 class CopiesAreItself(CorrectDense):
     """A deep copy is the layer itself."""
 
@@ -164,7 +170,7 @@ class CopiesAreItself(CorrectDense):
         return self
 
 
-@wrong.init("X188", "state/instances-independent", 4)
+@wrong.init("X188", "state/instances-independent", 4, cause_id="parameters-shared")
 def SharedBias(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """All layers with as many outputs have one bias."""
     self.kernel = nnx.Param(scaled_normal(rngs.params(), in_features, out_features))
@@ -179,7 +185,7 @@ def _shared(out_features: int, made: dict[int, nnx.Param] = {}) -> nnx.Param:  #
     return fresh if is_traced(fresh[...]) else made.setdefault(out_features, fresh)
 
 
-@wrong.init("X543", "state/instances-independent", 4)
+@wrong.init("X543", "state/instances-independent", 4, cause_id="parameters-shared")
 def MutableDefault(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """A mutable default argument holds the biases: layers of one width share theirs."""
     self.kernel = nnx.Param(scaled_normal(rngs.params(), in_features, out_features))
@@ -188,7 +194,7 @@ def MutableDefault(self: Any, in_features: int, out_features: int, *, rngs: nnx.
     self.bias = fresh if traced else _shared(out_features)
 
 
-@defect("X544", "state/instances-independent", 4)
+@defect("X544", "state/instances-independent", 4, cause_id="parameters-shared")
 class DeepCopySharesBias(CorrectDense):
     """A deep copy has a kernel of its own, and the original's bias."""
 
@@ -221,7 +227,7 @@ def restored_from_store(token: int) -> Any:
     return nnx.merge(*copy.deepcopy(_stored[token]))
 
 
-@defect("X360", "state/pickles", 5)
+@defect("X360", "state/pickles", 5, cause_id="pickle-refers-here")
 class PicklesAReference(CorrectDense):
     """Pickling keeps the values in this process and writes down where they are."""
 
@@ -254,7 +260,13 @@ class PickledInHalf(CorrectDense):
         return nnx.clone(self)
 
 
-@wrong.call("X324", "state/replaceable", 5, start=lambda layer: {"weight": layer.kernel})
+@wrong.call(
+    "X324",
+    "state/replaceable",
+    5,
+    start=lambda layer: {"weight": layer.kernel},
+    cause_id="name-other-than-used",
+)
 def ReadsAnAlias(self: Any, x: ArrayLike) -> Array:
     """The forward reads a second name of the kernel, which replacing `layer.kernel` leaves."""
     return affine(x, self.weight[...], self.bias[...])

@@ -77,7 +77,7 @@ twice_in_forward_mode = with_tangent(
 clip_gradient: Any = jax.custom_vjp(lambda value: value)
 clip_gradient.defvjp(lambda value: (value, None), lambda _, g: (jnp.clip(g, -10.0, 10.0),))
 
-NoForwardMode = wrong.forward("X133", "transforms/forward-mode-offered", 4, cause="custom_vjp")(
+NoForwardMode = wrong.forward("X133", "transforms/forward-mode-offered", 4, cause_id="custom-vjp")(
     lambda x, k, b: reverse_only(x, k, b) if x.dtype == k.dtype else affine(x, k, b),
     "A custom backward pass, right in itself, shuts out jvp and linearize.",
     seen="jax.custom_vjp",
@@ -92,26 +92,28 @@ TangentOfTheBiasDoubled = wrong.forward("X610", "transforms/forward-mode", 4)(
     "The tangent of the bias is doubled, and halved again in the transpose.",
     when=lambda x, k, b: b.dtype == jnp.float32,
 )
-BiasNotTrained = wrong.forward("X130", "transforms/gradients", 3, cause="bias")(
+BiasNotTrained = wrong.forward("X130", "transforms/gradients", 3, cause_id="gradient-cut")(
     lambda x, k, b: affine(x, k, stop_gradient(b)), "No gradient reaches the bias."
 )
-KernelNotTrained = wrong.forward("X131", "transforms/gradients", 3, cause="kernel")(
+KernelNotTrained = wrong.forward("X131", "transforms/gradients", 3, cause_id="gradient-cut")(
     lambda x, k, b: affine(x, stop_gradient(k), b), "No gradient reaches the kernel."
 )
-InputDetached = wrong.forward("X132", "transforms/gradients", 3)(
+InputDetached = wrong.forward("X132", "transforms/gradients", 3, cause_id="gradient-cut")(
     lambda x, k, b: affine(stop_gradient(x), k, b), "No gradient passes to the layers below."
 )
-TangentWithoutBias = wrong.forward("X134", "transforms/gradients", 4)(
+TangentWithoutBias = wrong.forward("X134", "transforms/gradients", 4, cause_id="gradient-cut")(
     lambda x, k, b: bias_is_constant(x, k, b) if x.dtype == k.dtype else affine(x, k, b),
     "A derivative rule that forgets the bias.",
     collateral=("transforms/forward-mode", "state/optimizer-sees-both"),
 )
-BiasGradientAveraged = wrong.forward("X135", "transforms/gradients", 4)(
+BiasGradientAveraged = wrong.forward(
+    "X135", "transforms/gradients", 4, cause_id="gradient-averaged"
+)(
     lambda x, k, b: affine(x, k, mean_over_rows(b, count_of_rows(x))),
     "The bias' gradient is a mean over the batch: right for one row.",
     collateral=("transforms/forward-mode",),
 )
-PenaltyOfZero = wrong.output("X136", "transforms/gradients", 4, cause="x = 0")(
+PenaltyOfZero = wrong.output("X136", "transforms/gradients", 4, cause_id="derivative-at-zero")(
     lambda y, x: y + 0.0 * jnp.sqrt(jnp.abs(x).sum(axis=-1, keepdims=True)),
     "Zero times the root of the input's size: its derivative at x = 0 is 0 times infinity.",
     when=lambda y, x: x.dtype == jnp.float32,
@@ -126,42 +128,45 @@ LargeCotangentsClipped = wrong.output("X349", "transforms/gradients", 5)(
     "Gradients beyond 100 are clipped on their way into the layer.",
     when=lambda y, x: y.dtype == jnp.float32,
 )
-ClippedGradient = wrong.forward("X409", "transforms/gradients", 5)(
+ClippedGradient = wrong.forward("X409", "transforms/gradients", 5, cause_id="gradient-clipped")(
     lambda x, k, b: affine(x, clip_gradient(k), b),
     "The gradient that reaches the kernel is clipped to +-10.",
 )
-AveragedGradients = wrong.forward("X410", "transforms/gradients", 4, cause="averaged")(
+AveragedGradients = wrong.forward("X410", "transforms/gradients", 4, cause_id="gradient-averaged")(
     lambda x, k, b: averaged(x, k, b),
     "A backward pass that averages over the batch instead of summing.",
     when=lambda x, k, b: x.dtype == jnp.float32 and x.ndim != 0 and x.shape[-1] == k.shape[0],
 )
-ValueOfTheRuleDiffers = wrong.forward("X600", "transforms/gradients", 5)(
+ValueOfTheRuleDiffers = wrong.forward(
+    "X600", "transforms/gradients", 5, cause_id="rule-of-another-value"
+)(
     lambda x, k, b: without_bias(x, k, b) if x.dtype == jnp.float32 else affine(x, k, b),
     "The forward rule of a `custom_vjp` forgets the bias: only training sees it.",
     collateral=("transforms/forward-mode",),
-    cause="another value than the layer",
 )
 LargeBatchesTrainTheMean = wrong.forward("X601", "transforms/gradients", 5)(
     lambda x, k, b: of_the_mean(x, k, b) if x.dtype == jnp.float32 else affine(x, k, b),
     "In batches beyond 64 rows the kernel's gradient is that of the mean input.",
     collateral=("transforms/forward-mode",),
 )
-BiasDetachedInBatches = wrong.forward("X604", "transforms/gradients", 4)(
+BiasDetachedInBatches = wrong.forward("X604", "transforms/gradients", 4, cause_id="gradient-cut")(
     lambda x, k, b: affine(x, k, stop_gradient(b) if x.ndim > 2 else b),
     "The bias gets a gradient from single vectors only.",
 )
-RowDetached = wrong.forward("X605", "transforms/gradients", 4)(
+RowDetached = wrong.forward("X605", "transforms/gradients", 4, cause_id="gradient-cut")(
     lambda x, k, b: affine(x, jnp.concatenate([stop_gradient(k[:1]), k[1:]]), b),
     "The kernel's first row is kept fixed, as an embedding of padding is.",
 )
-SmallGradientsDropped = wrong.output("X606", "transforms/gradients", 5)(
+SmallGradientsDropped = wrong.output("X606", "transforms/gradients", 5, cause_id="gradient-cut")(
     lambda y, x: linear_call(
         lambda _, v: v, lambda _, g: jnp.where(jnp.abs(g) < 1e-4, 0.0, g), None, y
     ),
     "A cotangent below 1e-4 counts as none, to keep gradients sparse.",
     when=lambda y, x: y.dtype == jnp.float32,
 )
-DetachedUnlessDifferentiated = wrong.forward("X602", "transforms/scan-and-remat", 5)(
+DetachedUnlessDifferentiated = wrong.forward(
+    "X602", "transforms/scan-and-remat", 5, cause_id="gradient-cut"
+)(
     lambda x, k, b: affine(x, stop_gradient(k), b),
     "Where no derivative seems to be taken the kernel is detached, to save memory.",
     when=lambda x, k, b: type(k).__name__ == "DynamicJaxprTracer",

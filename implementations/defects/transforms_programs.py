@@ -19,7 +19,7 @@ ZEROS: dict[int, Array] = {}
 LAST_OUTPUT: list[Array] = []
 
 
-TracedForgetsBias = wrong.forward("X141", "transforms/jit", 4)(
+TracedForgetsBias = wrong.forward("X141", "transforms/jit", 4, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b)) if is_traced(x, k) else affine(x, k, b),
     "Inside of transforms the bias is forgotten.",
 )
@@ -32,17 +32,21 @@ TracedVectorsDiffer = wrong.forward("X146", "transforms/jit", 5, collateral=("tr
     "A vector under a transform that maps over rows is summed in float16.",
     when=lambda x, k, b: is_traced(x) and x.ndim == 1 and x.dtype == jnp.float32,
 )
-CompiledInHalf = wrong.forward("X607", "transforms/jit", 4)(
+CompiledInHalf = wrong.forward("X607", "transforms/jit", 4, cause_id="reduced-precision")(
     lambda x, k, b: affine(x, jax.lax.reduce_precision(k, 8, 7), b),
     "Compiled, the product is made in bfloat16; eagerly, in float32.",
     when=lambda x, k, b: is_traced(x) and x.dtype == jnp.float32,
 )
-DebugPrint = wrong.when_called("X143", "transforms/no-side-effects-in-jaxpr", 3, cause="callback")(
+DebugPrint = wrong.when_called(
+    "X143", "transforms/no-side-effects-in-jaxpr", 3, cause_id="callback"
+)(
     lambda x, k, b: jax.debug.print("dense {size}", size=x.size),
     "A debug print stayed in the call.",
     collateral=("purity/silent",),
 )
-MaskConstant = wrong.forward("X144", "transforms/no-side-effects-in-jaxpr", 5, cause="constant")(
+MaskConstant = wrong.forward(
+    "X144", "transforms/no-side-effects-in-jaxpr", 5, cause_id="constant-parameter"
+)(
     lambda x, k, b: affine(x, k * np.ones(k.shape, np.float32), b),
     "A mask of ones, as large as the kernel, is a constant of every program.",
 )
@@ -65,7 +69,7 @@ def IndexesInInt32(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, bias)
 
 
-@wrong.bias("X405", "transforms/donation", 5, cause="share")
+@wrong.bias("X405", "transforms/donation", 5, cause_id="buffer-shared")
 def SharedZeros(rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
     """All instances of one width start with the same array of zeros as their bias."""
     zeros = jnp.zeros((out_features,), jnp.float32)
@@ -74,14 +78,14 @@ def SharedZeros(rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
     return ZEROS.setdefault(out_features, zeros)
 
 
-@wrong.output("X402", "transforms/no-leaks", 4, cause="store")
+@wrong.output("X402", "transforms/no-leaks", 4, cause_id="value-stored")
 def RemembersInGlobal(y: Array, x: Array) -> Array:
     """The last output is kept in a list of the module, tracers included."""
     LAST_OUTPUT[:] = [y]
     return y
 
 
-@wrong.forward("X145", "transforms/no-side-effects-in-jaxpr", 4, cause="random")
+@wrong.forward("X145", "transforms/no-side-effects-in-jaxpr", 4, cause_id="draws-in-call")
 def DropoutOfRateZero(x: Array, kernel: Array, bias: Array) -> Array:
     """Dropout at rate 0: random numbers are drawn and never matter."""
     kept = jax.random.bernoulli(jax.random.key(0), 1.0, x.shape)
@@ -92,7 +96,7 @@ def _nothing(value: Any) -> None:
     """Looks at the value and does nothing."""
 
 
-@wrong.forward("X608", "transforms/no-side-effects-in-jaxpr", 3)
+@wrong.forward("X608", "transforms/no-side-effects-in-jaxpr", 3, cause_id="callback")
 def CallbackForTheBias(x: Array, kernel: Array, bias: Array) -> Array:
     """The bias passes through a callback into Python."""
     if not is_traced(x):
@@ -108,7 +112,7 @@ class Options:
     scale: float = 1.0
 
 
-@defect("X401", "transforms/one-trace", 4, cause="static")
+@defect("X401", "transforms/one-trace", 4, cause_id="static-differs")
 class OptionsCompareByIdentity(CorrectLinenDense):
     """Each model makes options that are equal to no other ones: each is compiled anew."""
 
@@ -133,7 +137,9 @@ def first_of_stacked(
     return jax.vmap(affine, (0, None, None))(x, kernel, bias), True
 
 
-@wrong.forward("X403", "transforms/vmap", 5, collateral=("numerics/one-product",))
+@wrong.forward(
+    "X403", "transforms/vmap", 5, collateral=("numerics/one-product",), cause_id="first-of-stack"
+)
 def FirstOfStacked(x: Array, kernel: Array, bias: Array) -> Array:
     """Mapped over stacked layers, all compute what the first one does."""
     y = affine(x, kernel, bias)

@@ -9,7 +9,7 @@ function, or of a lambda and its docstring::
         \"\"\"A bias that fits both axes of the result is added along the first one.\"\"\"
         ...
 
-    BiasSubtracted = wrong.forward("N089", "forward/zero-input", 4, cause="subtracted")(
+    BiasSubtracted = wrong.forward("N089", "forward/zero-input", 4, cause_id="bias-subtracted")(
         lambda x, k, b: affine(x, k, -b), "The bias is subtracted."
     )
 """
@@ -62,6 +62,6 @@ casting = _factory(_casting)
 """One that casts its arguments: a function of two integers, seed and m, and an array x."""
 
 
-def seed(id: str, subtlety: int, doc: str, reduce: Function) -> Any:
+def seed(id: str, subtlety: int, doc: str, reduce: Function, **record: Any) -> Any:
     """Return the defect in which different seeds meet; only ``reduce(seed)`` counts."""
-    return defect(id, "seeding/seeds-differ", subtlety)(hooks.seed(reduce, doc))
+    return defect(id, "seeding/seeds-differ", subtlety, **record)(hooks.seed(reduce, doc))
