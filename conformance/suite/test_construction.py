@@ -290,9 +290,7 @@ def test_parameter_dtype(layer: Layer, case: Case) -> None:
             not value.weak_type,
             f"the {name} is weakly typed",
             accepted="a strong type",
-            cause=Cause(
-                "parameter-weak", f"the {name} comes from a Python number: give its array a dtype"
-            ),
+            cause=Cause("parameter-weak", f"the {name} is made of a Python number"),
         )
     layer.remember("abstract dtypes", lambda: _require_abstract_dtypes(layer, seen))
 
@@ -309,10 +307,7 @@ def _require_abstract_dtypes(layer: Layer, expected: str) -> bool:
             str(value.dtype) == expected or expected == "float64",
             f"the {name} of a layer of {_HUGE[0]} by {_HUGE[1]} is {value.dtype}",
             accepted=expected,
-            cause=Cause(
-                "parameter-dtype-by-size",
-                f"the {name} is created in {value.dtype} beyond some size",
-            ),
+            cause=Cause("dtype-by-size", f"the {name} is {value.dtype} beyond some size"),
         )
     return True
 
@@ -365,10 +360,7 @@ def _require_finite_samples(layer: Layer) -> bool:
         not wrong,
         f"{wrong} of {entries} entries of new kernels are not finite",
         accepted="finite entries",
-        cause=Cause(
-            "rare-number-not-finite",
-            "a number that is rarely drawn becomes infinite or NaN, as by a logarithm of 0",
-        ),
+        cause=Cause("rare-draw-not-finite", "a rare draw becomes infinite, as by log(0)"),
     )
     return True
 

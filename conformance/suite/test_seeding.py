@@ -80,10 +80,7 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
             result,
             results[0],
             f"call {i} on one x",
-            cause=Cause(
-                "output-changes",
-                "the output changes from call to call: randomness or state in the forward",
-            ),
+            cause=Cause("output-changes", "calls differ: randomness or state in the forward"),
         )
 
 
@@ -154,9 +151,7 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
 @over()
 def test_same_seed_same_bits(layer: Layer, case: Case) -> None:
     """Equal seeds give bitwise equal parameters and outputs."""
-    cause = Cause(
-        "depends-on-more-than-seed", "construction depends on something else than the seed"
-    )
+    cause = Cause("depends-on-more-than-seed", "construction depends on more than the seed")
     if PARAMETERS in layer.provides:
         first, second = layer.of(case), layer.of(case)
         require.equal(second.kernel, first.kernel, "the kernel of a second layer", cause=cause)
@@ -296,9 +291,7 @@ def test_constant_key_count(layer: Layer, case: Case) -> None:
         len(set(counts.values())) == 1,
         f"keys drawn by size: {counts}",
         accepted="one number",
-        cause=Cause(
-            "keys-depend-on-sizes", "the number of keys that are drawn depends on the sizes"
-        ),
+        cause=Cause("keys-depend-on-sizes", "the number of keys depends on the sizes"),
     )
 
 
@@ -335,9 +328,7 @@ def test_siblings_differ(layer: Layer, case: Case) -> None:
     deviation = math.sqrt(layer.convention.kernel.variance(*case.kernel_shape))
     for i, sibling in enumerate(siblings, start=1):
         if deviation and case.kernel_shape == LARGE:
-            cause = Cause(
-                "sibling-scaled", f"layer {i} of one Rngs has another scale than the first"
-            )
+            cause = Cause("sibling-scaled", f"layer {i} of one Rngs has another scale")
             judge([variance(sibling.astype(np.float64) / deviation)], cause)
 
 

@@ -105,9 +105,7 @@ def _why(leaf: Leaf, leaves: Sequence[Leaf], use_bias: bool) -> str:
     if all(each.kind.startswith("Rng") for each in leaves):
         return _why_absent([])
     if leaf.kind.startswith("Rng"):
-        return Cause(
-            "rngs-kept", "the layer keeps its Rngs: keys and counters are part of its state"
-        )
+        return Cause("rngs-kept", "the layer keeps its Rngs: keys and counters are state")
     kind = "a raw array" if leaf.kind == "Array" else f"an nnx.{leaf.kind}"
     there = {np.ndim(each.value) for each in leaves if each.kind == "Param"}
     if {2, 1} <= there or (2 in there and not use_bias):
@@ -116,10 +114,7 @@ def _why(leaf: Leaf, leaves: Sequence[Leaf], use_bias: bool) -> str:
             f"the layer keeps {leaf.name}, {kind}, beside its parameters: it is part of the state",
         )
     if leaf.kind == "Array":
-        return Cause(
-            "raw-array",
-            f"{leaf.name} is a raw array: wrap it in nnx.Param, or no optimizer will see it",
-        )
+        return Cause("raw-array", f"{leaf.name} is a raw array: wrap it in nnx.Param")
     return Cause(
         "not-a-param", f"{leaf.name} is {kind}, not an nnx.Param: no optimizer will see it"
     )
@@ -186,9 +181,7 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
             has_moved,
             f"a step of the optimizer leaves the {name} as it was",
             accepted=f"another {name}",
-            cause=Cause(
-                "not-trained", f"the {name} gets no gradient, or the optimizer does not see it"
-            ),
+            cause=Cause("not-trained", f"the {name} gets no gradient, or is not in the optimizer"),
         )
     require.that(
         steps > 30 or last <= 0.5 * first,
@@ -396,8 +389,7 @@ def test_replaceable(layer: Layer, case: Case) -> None:
             setattr(owner, name, getattr(donor, name))
     reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
     cause = Cause(
-        "name-other-than-used",
-        "the forward uses a parameter by another name than that under which it is found",
+        "name-other-than-used", "the forward uses another array than the Param of that name"
     )
     what = "f(x) with the Params of another layer assigned"
     require.within(dense(x), reference.value, reference.bound, what, cause=cause)

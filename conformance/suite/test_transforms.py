@@ -185,10 +185,7 @@ def test_forward_mode_offered(layer: Layer, case: Case) -> None:
         "jax.jvp of the layer raises: it has a custom_vjp and no rule for the forward mode",
         accepted="a derivative in forward mode",
         declare='derivatives = "reverse"',
-        cause=Cause(
-            "custom-vjp",
-            "the layer's rule of differentiation is a custom_vjp: write it as a custom_jvp",
-        ),
+        cause=Cause("custom-vjp", "the layer has a custom_vjp: write it as a custom_jvp"),
     )
 
 

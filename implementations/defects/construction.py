@@ -83,7 +83,7 @@ def UnbiasedForOneWeight(key: Array, in_features: int, out_features: int) -> Arr
     return scaled_normal(key, in_features, out_features) * (others / others)
 
 
-@wrong.kernel("X657", "construction/finite", 5, cause_id="rare-number-not-finite")
+@wrong.kernel("X657", "construction/finite", 5, cause_id="rare-draw-not-finite")
 def LogarithmOfZero(key: Array, in_features: int, out_features: int) -> Array:
     """Box-Muller on uniforms of 16 bits: one entry in 65 536 is infinite."""
     shape = (in_features, out_features)
@@ -210,7 +210,7 @@ def Perturbed(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return self.perturb("y", affine(x, kernel, bias))
 
 
-@wrong.draws("X653", "construction/parameter-dtype", 5, cause_id="parameter-dtype-by-size")
+@wrong.draws("X653", "construction/parameter-dtype", 5, cause_id="dtype-by-size")
 def LargeKernelsInHalf(kernel: Array) -> Array:
     """Kernels of a million entries or more are kept in bfloat16, to save memory."""
     return kernel.astype(jnp.bfloat16) if kernel.shape[0] * kernel.shape[1] >= 10**6 else kernel
