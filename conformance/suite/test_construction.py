@@ -45,18 +45,16 @@ another, where the square root, the quotient and their use each round by u = 2^-
 @over(at_most=2)
 def test_builds(layer: Layer, case: Case) -> None:
     """Construction succeeds for all sizes in, out >= 1."""
-    if layer.implementation.forward is None:
-        try:
+    try:
+        if layer.implementation.forward is None:
             layer.of(case)
-        except Violation as violation:
-            raise violation.because(diagnosis.of_building(violation.found)) from violation
-    else:
-        # Calls of one seed with another x are checked by exercise/any-length.
-        seed = (case.seed + 1000 * case.in_features) % 2**32
-        try:
+        else:
+            # Calls of one seed with another x are checked by exercise/any-length.
+            seed = (case.seed + 1000 * case.in_features) % 2**32
             layer.forward(seed, np.ones(case.in_features, np.float32), case.out_features)
-        except Violation as violation:
-            raise violation.because(shapes.of_inputs_bias(layer, case)) from violation
+    except Violation as violation:
+        cause = diagnosis.of_building(violation.found) or shapes.of_inputs_bias(layer, case)
+        raise violation.because(cause) from violation
 
 
 @requirement(

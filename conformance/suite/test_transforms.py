@@ -175,8 +175,7 @@ def test_forward_mode(layer: Layer, case: Case) -> None:
 def test_forward_mode_offered(layer: Layer, case: Case) -> None:
     """The layer can be differentiated forwards.
 
-    A rule by ``custom_vjp`` gives the reverse mode alone, so that ``jax.jvp``, ``jax.linearize``
-    and ``jax.hessian`` raise; one by ``custom_jvp`` gives both.
+    With ``custom_vjp`` alone, ``jax.jvp``, ``jax.linearize`` and ``jax.hessian`` raise.
     """
     if not layer.declared.forward_mode:
         require.not_applicable("the layer declares derivatives in reverse mode alone")
