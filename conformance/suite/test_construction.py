@@ -130,7 +130,9 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
         len(leaves) <= expected,
         f"the layer has {len(leaves)} parameters: {listed}",
         accepted="kernel and bias alone" if expected == 2 else "the kernel alone",
-        cause=Cause("parameter-more", f"the layer has a parameter beside kernel and bias: {beside}"),
+        cause=Cause(
+            "parameter-more", f"the layer has a parameter beside kernel and bias: {beside}"
+        ),
     )
 
 
