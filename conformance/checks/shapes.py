@@ -94,6 +94,8 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
         x = np.ones((*lead, case.in_features), np.float32)
         return _gives(lambda: layer.forward(case.seed, x, case.out_features)) is not None
 
+    if works(*refused):
+        return ""  # what raises is no refusal of the shape
     if not works() and not works(2):
         if PARAMETERS not in layer.provides:
             return of_inputs_bias(layer, case)

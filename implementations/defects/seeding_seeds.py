@@ -96,7 +96,7 @@ seed_of_the_magnitude = wrong.casting("X647", "seeding/seeds-differ", 4)(
     lambda seed, x, m: layer_output(seed**2 % 2**32, x, m),
     "The seed is squared, and so loses its low bits' order.",
 )
-RootKey = wrong.key("X160", "seeding/siblings-differ", 3)(
+RootKey = wrong.key("X160", "seeding/siblings-differ", 3, cause_id="key-not-drawn")(
     lambda rngs: rngs.params.key[...],
     "The stream's own key is used, which does not advance: all layers of one Rngs are equal.",
 )

@@ -101,6 +101,7 @@ HashedTo28Bits = wrong.seed(
     5,
     "The seed is multiplied, and the lowest four bits of the product are dropped.",
     lambda seed: (seed * jnp.uint32(2654435761)) >> 4,
+    cause_id="seed-hashed",
 )
 
 
