@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import jax
 from flax import linen as nn
-from flax.linen import Dense
+from flax.linen import Dense, DenseGeneral
 
-__all__ = ["Dense", "MyDense"]
+__all__ = ["Dense", "DenseGeneral", "MyDense"]
 
 
 class MyDense(nn.Module):

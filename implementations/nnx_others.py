@@ -1,18 +1,21 @@
-"""Other layers of Flax NNX that act as a Dense: more general ones, and a wrapped Linen layer."""
+"""Other layers of Flax NNX that act as a Dense: more general, adapted, and wrapped ones."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import jax.numpy as jnp
 from flax import linen, nnx
 from flax.nnx import LinearGeneral
 
+from conformance.layers.adapters import adapt
+from conformance.layers.adapters.linen import from_linen
 from conformance.layers.adapters.nnx import from_nnx
 from conformance.layers.expected_failure import Expected
 from conformance.layers.implementation import FLAX
 
-__all__ = ["Einsum", "LinearGeneral", "ToNNX"]
+__all__ = ["Einsum", "LinearGeneral", "LoRALinear", "ToLinen", "ToNNX"]
 
 
 def _einsum(in_features: int, out_features: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -41,6 +44,24 @@ ToNNX = replace(
             "seeding/siblings-differ",
             "lazy_init reads the key of a stream, and does not draw it",
             when="flax < 0.10.5",
+        ),
+    ),
+)
+
+# The second factor is 0 in a new layer, so that its product adds nothing to the kernel.
+LoRALinear = adapt(
+    partial(nnx.LoRALinear, lora_rank=2),
+    name="nnx.LoRALinear",
+    extra_parameters=["lora.lora_a", "lora.lora_b"],
+)
+ToLinen = replace(
+    from_linen(
+        lambda n, m: nnx.bridge.to_linen(nnx.Linear, n, m), "nnx.bridge.ToLinen", FLAX, "flax"
+    ),
+    expected_failures=(
+        Expected(
+            "transforms/no-side-effects-in-jaxpr",
+            "each apply constructs the wrapped nnx.Linear anew, and throws its numbers away",
         ),
     ),
 )

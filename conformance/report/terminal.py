@@ -288,7 +288,8 @@ def write_verdict(
     _write(console, "; ".join(filter(None, (head, versions))), "dim")
     if verbose and facts["profile"] in PROFILES:
         _write(console, named(facts["profile"], environment.get("seed")).statement(), "dim")
-    console.print(_table(verdict, facts, console.width))
+    if verbose or not _is_all_shown(verdict, shown):
+        console.print(_table(verdict, facts, console.width))
     for line in _differences(verdict, facts):
         _write(console, line, "dim")
     for line in _side_effects(verdict, facts):
@@ -306,6 +307,12 @@ def write_verdict(
     cells = denominator(verdict, str(facts.get("shard") or ""))
     _write(console, f"{cells}; {facts['seconds']:.1f} s")
     _write_decisions(console, verdict)
+
+
+def _is_all_shown(verdict: Verdict, shown: Collection[tuple[str, str]]) -> bool:
+    """Return whether a table would push the failures of the one layer off a screen of 24 lines."""
+    failures = {(c.implementation, c.requirement) for c in verdict.own if c.outcome.worth_reading}
+    return len(verdict.entries) == 1 and bool(failures) and failures <= set(shown)
 
 
 def _write(console: Console, line: str, style: str = "") -> None:

@@ -245,6 +245,7 @@ def test_one_difference_is_one_finding(
     assert sorted(failed) == failing
     assert line in " ".join(text.split())
     assert "blocked" not in text.lower()
+    assert "\narea " not in text  # a table would push the failure off the screen
     assert "could not be checked" not in text
 
 
@@ -262,6 +263,12 @@ def test_a_function_that_makes_a_module_is_its_class() -> None:
     assert found.module is not None
     its = found.convention
     assert (its.use_bias, its.parameter_dtype, its.compute_dtype) == (False, *["bfloat16"] * 2)
+
+
+def test_extra_parameters_need_no_step_of_least_squares() -> None:
+    """LoRA is trained with kernel and bias, and its loss is no quadratic function of all four."""
+    asked = ["--requirement=optimizer-sees-both", "--requirement=only-two-parameters"]
+    assert main(["run", "implementations.nnx_others:LoRALinear", *asked, "-n0"]) == 0
 
 
 def test_factors_of_a_kernel_are_one_finding(capsys: pytest.CaptureFixture[str]) -> None:

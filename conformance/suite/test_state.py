@@ -183,8 +183,9 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
             accepted=f"another {name}",
             cause=Cause("not-trained", f"the {name} gets no gradient, or is not in the optimizer"),
         )
+    # Of a product of parameters, as in LoRA, the loss is not quadratic, and 1/L not its step.
     require.that(
-        steps > 30 or last <= 0.5 * first,
+        steps > 30 or layer.declared.extra_parameters or last <= 0.5 * first,
         f"training takes the loss from {first:.4g} to {last:.4g}",
         accepted=f"<= {0.5 * first:.4g}",
     )

@@ -192,7 +192,7 @@ def test_forward_mode_offered(layer: Layer, case: Case) -> None:
     "transforms/vmap",
     MUST,
     PARAMETERS,
-    rests_on=[VALUE, "transforms/gradients"],
+    rests_on=["state/exact-state", VALUE, "transforms/gradients"],
     order=50,
 )
 @over(sizes=programs.FEW_SIZES)
