@@ -40,7 +40,7 @@ def of_basis(layer: Layer, case: Case) -> str:
 
 
 def of_not_finite(layer: Layer, case: Case) -> str:
-    """Whether the kernel is finite but for one input."""
+    """Return whether the kernel is finite except for one input."""
     other = layer.of(replace(case, in_features=3)).kernel
     if case.in_features != 1 or not np.isfinite(other.astype(np.float64)).all():
         return ""

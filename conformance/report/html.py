@@ -72,8 +72,8 @@ def _prose(text: str) -> Markup:
 
 
 def _breakable(name: str) -> Markup:
-    """Return a name such as ``package.module:Layer``, which may be broken behind its marks."""
-    return Markup("<wbr>").join(re.findall(r"[^.:/]*[.:/]+|[^.:/]+", name))
+    """Return a name such as ``package.module:Layer``, breakable after marks, not in versions."""
+    return Markup("<wbr>").join(re.split(r"(?<=[.:/])(?=[^.:/\d])", name))
 
 
 def _plots(view: View) -> list[tuple[str, str, list[Picture]]]:

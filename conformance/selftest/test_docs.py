@@ -13,6 +13,7 @@ import pytest
 from conformance.cli import help as pages
 from conformance.cli.main import main
 from conformance.cli.main import parser as command_parser
+from conformance.running.options import OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -67,3 +68,16 @@ def test_help_lists_and_shows_the_pages(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.startswith("# Glossary\n")
     assert main(["help", "glosary"]) == 2
     assert "did you mean 'glossary'?" in capsys.readouterr().err
+
+
+def test_pytest_has_the_options_of_run_except_those_that_the_page_names() -> None:
+    """The page on CI names the options of the command that the plugin does not have."""
+    ours = {f"--{name}" for name in OPTIONS}
+    command = {
+        name
+        for name in command_parser().subcommands["run"].spellings
+        if name.startswith("--") and name not in ("--help", "--quiet", "--verbose")
+    }
+    page = (ROOT / "conformance/docs/ci.md").read_text(encoding="utf-8")
+    exceptions = page.partition("The exceptions are")[2].partition("which only the command has")[0]
+    assert command - ours == set(re.findall(r"`(--[a-z]+)`", exceptions))
