@@ -19,7 +19,6 @@ from conformance.errors import UsageError
 
 
 def test_parts_are_measured_in_a_fixed_order() -> None:
-    """Whatever the order in which they are named; the help names them all."""
     assert bench.chosen(()) == parts.DEFAULT
     assert bench.chosen(["naive", "one"]) == ("one", "naive")
     assert bench.chosen(["all"]) == bench.PARTS == tuple(parts.PARTS)

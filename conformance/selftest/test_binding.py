@@ -40,7 +40,6 @@ def _class(signature: str) -> type:
     ],
 )
 def test_sizes_are_bound_by_name(signature: str, first: str, second: str) -> None:
-    """In any order; by position only where names say nothing."""
     arguments = {"name": "a"} if signature.startswith("name") else {}
     layer = _class(signature.strip(", "))
     found = bind(layer, arguments, is_nnx=True).construct(3, 10, nnx.Rngs(0))
@@ -77,7 +76,6 @@ def test_how_a_layer_was_bound_is_described() -> None:
 
 
 def test_what_else_is_needed_is_asked_for_by_name() -> None:
-    """With the declaration that gives it."""
     layer = _class("n_in, n_out, activation, rngs")
     with pytest.raises(NotAdaptable, match="also needs 'activation'") as caught:
         bind(layer, {}, is_nnx=True)
@@ -182,8 +180,6 @@ def test_a_function_that_makes_a_layer() -> None:
 
 
 def test_a_forward_function_in_another_order() -> None:
-    """Where all three names tell what they are."""
-
     def forward(x: Any, n_out: int, seed: int) -> tuple[Any, int, int]:
         return x, n_out, seed
 

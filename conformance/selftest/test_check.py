@@ -151,7 +151,6 @@ def test_what_cannot_be_pickled_has_to_be_in_a_file() -> None:
 
 
 def test_the_public_names_are_few_and_sorted() -> None:
-    """At most 20, each of which exists."""
     assert len(conformance.__all__) <= 20
     assert conformance.check is check
     for name in conformance.__all__:

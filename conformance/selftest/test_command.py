@@ -187,7 +187,6 @@ def test_other_peoples_runs_of_pytest_see_nothing_of_it(tmp_path: Path) -> None:
 
 
 def test_pytest_runs_the_suite_anywhere(mine: Path) -> None:
-    """Also where the user's configuration would collect none of its modules."""
     (mine / "pytest.ini").write_text(
         "[pytest]\npython_files = check_*.py\nfilterwarnings = error\n", encoding="utf-8"
     )

@@ -112,7 +112,6 @@ def test_a_home_that_cannot_be_written(
 
 
 def test_a_store_gives_what_was_put(tmp_path: Path) -> None:
-    """And nothing for a key that it does not know."""
     store = ProgramStore(tmp_path)
     assert store.get("a") is None
     store.put("a", b"program")
@@ -145,7 +144,6 @@ def test_a_store_whose_directory_is_gone(tmp_path: Path) -> None:
 
 
 def test_the_oldest_go_first(tmp_path: Path) -> None:
-    """Until the rest fits; a folder that does not exist has nothing to lose."""
     for i in range(10):
         path = tmp_path / f"v{i % 2}" / f"{i}.program"
         path.parent.mkdir(exist_ok=True)
@@ -169,7 +167,6 @@ def test_a_program_that_is_used_stays(tmp_path: Path) -> None:
 
 
 def test_the_bound_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all versions together, and looked at once in an hour."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(compile_cache.SWITCH, raising=False)
     assert compile_cache.trouble() == ""

@@ -46,7 +46,6 @@ CHANGES: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("said", CHANGES)
 def test_a_change_is_named_and_put_back(said: str, tmp_path: Path) -> None:
-    """Each by itself, and nothing else."""
     before = snapshot.take()
     try:
         CHANGES[said]()
@@ -99,7 +98,6 @@ def test_what_a_function_is_made_of_is_put_back() -> None:
 
 
 def test_an_import_is_told_by_what_it_changed() -> None:
-    """Also one that fails; afterwards nothing is changed."""
     containment = Containment(may_retire=False)
     for wrong in (False, True):
         with contextlib.suppress(ZeroDivisionError), containment.loading(ENTRY):
@@ -113,7 +111,6 @@ def test_an_import_is_told_by_what_it_changed() -> None:
 
 
 def test_a_worker_that_has_loaded_code_from_elsewhere_checks_no_other_source() -> None:
-    """What the suite ships may share a process."""
     own = Entry("o", "o", "implementations.my_dense:MyDense", "dense-conformance")
     other = Entry("b", "b", "b/mine.py:Dense")
     containment = Containment(may_retire=True)

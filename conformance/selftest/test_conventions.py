@@ -43,7 +43,6 @@ def test_flax_and_what_is_within_it_differ_in_nothing() -> None:
     ],
 )
 def test_each_difference_is_named(changed: dict[str, object], said: str) -> None:
-    """Each by itself, and nothing else."""
     assert replace(FLAX, **changed).differences() == (said,)  # type: ignore[arg-type]
 
 
@@ -77,7 +76,6 @@ def test_nothing_is_said_where_half_precision_overflows() -> None:
 
 
 def test_variants_are_named_in_brackets() -> None:
-    """By registered name, id and place alike; with a star, the layer and all of its variants."""
     assert split_variant("nnx.Linear[bf16]") == ("nnx.Linear", "bf16")
     assert split_variant("folder[1]/a.py:Dense") == ("folder[1]/a.py:Dense", "")
     (entry,) = resolve(["implementations.nnx_linear:Linear[no-bias]"])
@@ -88,7 +86,6 @@ def test_variants_are_named_in_brackets() -> None:
 
 
 def test_a_variant_that_is_none_is_named() -> None:
-    """With those that there are."""
     with pytest.raises(LoadError, match=r"has no variant 'bf17'; it has no-bias, f32, bf16"):
         load(Entry("x", "x", "implementations.nnx_linear:Linear[bf17]"))
 

@@ -51,7 +51,6 @@ def test_a_specification_names_backends(tmp_path: Path) -> None:
     ],
 )
 def test_another_specification_is_refused(spec: str, said: str) -> None:
-    """In one line."""
     with pytest.raises(UsageError, match=said) as refusal:
         opened(spec)
     assert "\n" not in str(refusal.value)
@@ -66,7 +65,6 @@ def test_without_a_database_runs_are_repeatable() -> None:
 
 
 def test_implementations_do_not_share_a_key() -> None:
-    """Nor do requirements; the key does not depend on the text of the check."""
     assert len({key(r, i) for r in ("a/b", "c/d") for i in ("x:y", "z:y")}) == 4
     assert key("a/b", "x:y") == key("a/b", "x:y")
 
@@ -125,12 +123,10 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
 
 @with_redis
 def test_redis_keeps_what_failed(redis_url: str) -> None:
-    """For everybody who can reach it."""
     assert tried_again(f"redis:{redis_url}")
 
 
 @with_redis
 def test_a_redis_that_does_not_answer_is_told_at_once() -> None:
-    """Before anything runs."""
     with pytest.raises(UsageError, match=r"no Redis answers at 'redis://127\.0\.0\.1:1'"):
         opened("redis:redis://127.0.0.1:1")

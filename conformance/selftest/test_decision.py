@@ -130,7 +130,6 @@ def _require_right(verdict: Verdict) -> None:
 @settings(max_examples=10, deadline=None, database=None)
 @given(verdicts())
 def test_the_page_shows_the_same(verdict: Verdict) -> None:
-    """In its heading and in the colour of its headline."""
     needs_extra()
     from conformance.report.html import page
 
@@ -170,7 +169,6 @@ def test_a_recommendation_fails_a_strict_run_only(strict: bool, sentence: str, c
 
 
 def test_nothing_checked_is_not_a_success() -> None:
-    """Not applicable, none at all, or all deselected: the exit code is that of wrong usage."""
     none = [cell(ENTRIES[0], of, Outcome.NOT_APPLICABLE) for of in ROWS]
     left = account(ENTRIES[:1], ROWS, [], frozenset())
     for decision in (decide(none), decide([]), left.decision):

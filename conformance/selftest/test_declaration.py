@@ -95,7 +95,6 @@ def test_what_cannot_be_declared(values: dict[str, Any], message: str) -> None:
     ],
 )
 def test_laws(text: str, family: str | None, variance: float) -> None:
-    """By the name of an initializer, or as a family and a variance."""
     found = law_of(text)
     assert found.families == (() if family is None else (family,))
     assert found.variance(3, 10) == pytest.approx(variance)
@@ -155,7 +154,6 @@ def test_a_table_of_the_project(tmp_path: Path) -> None:
 
 
 def test_a_wrong_table_is_named(tmp_path: Path) -> None:
-    """By its file and its name."""
     project = _project(
         tmp_path, '[tool.dense-conformance.layers."acme.Dense"]\nlayer = "a:b"\nrank = [1]\n'
     )
@@ -164,7 +162,6 @@ def test_a_wrong_table_is_named(tmp_path: Path) -> None:
 
 
 def test_an_argument_of_adapt() -> None:
-    """By the same names; what is none is refused."""
     found = adapt(nnx.Linear, layout="out, in", names={"kernel": "weight"})
     assert found.convention.layout == "out,in"
     with pytest.raises(UsageError, match="did you mean 'layout'"):

@@ -39,7 +39,6 @@ def test_a_run_has_a_process_for_each_device(machine: Machine) -> None:
 
 
 def test_a_worker_sees_one_device(machine: Machine) -> None:
-    """Also where there are more workers than devices, or JAX may have some of them only."""
     files = machine(4)
     os.environ["CUDA_VISIBLE_DEVICES"] = "1,3"
     devices.take_own("gw2", files)

@@ -56,7 +56,6 @@ def test_the_same_file_is_the_same() -> None:
 
 
 def test_what_fails_now_is_worse_and_comes_with_its_cause() -> None:
-    """And the other way round it is better."""
     worse = changed(become("failed"))
     found = difference(BASE, worse)
     assert found.exit_code == WORSE
@@ -101,8 +100,6 @@ def test_a_may_row_is_never_worse() -> None:
 
 
 def test_a_layer_that_was_not_run_takes_one_line() -> None:
-    """And not one for each of its cells."""
-
     def lost(found: Document) -> None:
         id = found["implementations"][0]["id"]
         for cell in found["cells"]:
@@ -143,7 +140,6 @@ def test_what_the_new_run_lacks_did_not_run() -> None:
 
 
 def test_other_bits_are_reported_and_are_not_worse() -> None:
-    """Whether in the last bits only, or beyond."""
     base = results(1, 30, wrong=0.0, plots=True)
 
     def measure(**new: str) -> Callable[[Document], None]:
@@ -283,7 +279,6 @@ ALL = slice(None)
     ],
 )
 def test_shards_make_up_the_whole(parts: list[tuple[slice, slice]]) -> None:
-    """By implementation, by requirement, and overlapping."""
     (whole,) = merge([loaded(part(BASE, *shard)) for shard in parts])
     found = document(whole.verdict, whole.facts)
     for key in ("implementations", "requirements", "environment", "complete", "exit_code"):
@@ -292,8 +287,6 @@ def test_shards_make_up_the_whole(parts: list[tuple[slice, slice]]) -> None:
 
 
 def test_warnings_that_came_and_went_are_listed() -> None:
-    """But not against a run that has not looked for them."""
-
     def warn(*texts: str) -> Callable[[Document], object]:
         return lambda found: found["implementations"][0].update(warnings=list(texts))
 
@@ -314,8 +307,6 @@ def test_a_cell_that_no_shard_has_did_not_run() -> None:
 
 
 def test_a_failure_in_one_shard_blocks_what_rests_on_it_in_another() -> None:
-    """As if both had run together."""
-
     def fail_both(found: Document) -> None:
         become("failed", 0, 0)(found)
         become("failed", 0, 1)(found)
@@ -331,7 +322,6 @@ def test_a_failure_in_one_shard_blocks_what_rests_on_it_in_another() -> None:
 
 
 def test_a_decided_cell_wins_over_one_that_did_not_run() -> None:
-    """In either order."""
     runs = [loaded(changed(become("not-run"))), loaded(BASE)]
     for pair in (runs, runs[::-1]):
         (whole,) = merge(pair)

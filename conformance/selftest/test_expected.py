@@ -112,7 +112,6 @@ def test_a_project_without_expectations_has_none(tmp_path: Path) -> None:
 
 
 def test_conditions() -> None:
-    """On versions, on Python and on the backend; an unknown distribution has version 0."""
     assert holds("")
     assert holds("flax >= 0.10.2 and python >= 3.11")
     assert not holds("flax >= 0.10.2 and python < 3.11")
@@ -170,7 +169,6 @@ def test_what_follows_from_an_expected_failure_is_expected(
 
 
 def test_the_condition_decides_where() -> None:
-    """By short name, id or place; the user's own word before the registration's."""
     elsewhere = Expected("forward/zero-input", "other", "flax < 0.11", implementation="acme:Dense")
     own = Expected("forward/zero-input", "own")
     expectations = Expectations((elsewhere,), {ENTRY.id: (own,)})
@@ -195,7 +193,6 @@ def test_a_registration_expects_nothing_that_cannot_fail() -> None:
 
 
 def test_a_run_from_failure_to_expectation_and_back(tmp_path: Path) -> None:
-    """What ``expect`` proposes makes the failing layer pass; on a right layer it is outlived."""
     (tmp_path / "layers.py").write_text(LAYERS)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:

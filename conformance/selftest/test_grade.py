@@ -123,7 +123,6 @@ def test_each_pitfall_is_named(grades: Mapping[str, tuple[str, Verdict]], name: 
 
 
 def test_a_hint_does_not_give_the_code_away() -> None:
-    """What has to be written stands in none of them."""
     for pitfall in PITFALLS:
         for code in ("nnx.Param(", "sqrt", "int(", "(out_features,)"):
             assert code not in pitfall.hint
@@ -189,7 +188,6 @@ def test_names_are_read_without_running_the_file(tmp_path: Path) -> None:
 
 
 def test_names_that_a_layer_has_no_need_of_are_noted(tmp_path: Path) -> None:
-    """With their lines; the submission is not run for that."""
     path = tmp_path / "solution.py"
     path.write_text(
         "import gc\nimport sys\nfrom conformance.checks import require\nfrom flax import nnx\n"
@@ -206,7 +204,6 @@ def test_names_that_a_layer_has_no_need_of_are_noted(tmp_path: Path) -> None:
 
 
 def test_outputs_of_another_process_are_compared_in_this_one(tmp_path: Path) -> None:
-    """What the submission does to its own process does not reach the comparison."""
     path = tmp_path / "solution.py"
     path.write_text(
         "import jax.numpy as jnp\nimport numpy as np\n"

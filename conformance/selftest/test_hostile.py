@@ -91,7 +91,6 @@ def cells_of(found: dict[str, Any], id: str) -> list[dict[str, Any]]:
 
 
 def test_there_are_enough_of_them() -> None:
-    """As many kinds as people have come up with."""
     assert len({plugin.id for plugin in PLUGINS}) == len(PLUGINS) >= 60
 
 

@@ -45,7 +45,6 @@ def test_a_program_that_another_needs(unshared: None) -> None:
 
 
 def test_a_context_serves_many_but_not_all(unshared: None) -> None:
-    """What a context keeps of the programs goes with it."""
     from jax._src.interpreters import mlir
 
     mlir_context.share_contexts(programs=2)

@@ -80,7 +80,6 @@ def test_a_kernel_with_nothing_to_compare_it_with_has_no_letter() -> None:
 
 
 def test_a_truncated_file_is_missing_and_ends_nothing(tmp_path: Path) -> None:
-    """Whether its environment was expected or not."""
     written(tmp_path, "good", results(1, 3, wrong=0.0))
     (tmp_path / "cut.json").write_text(text_of(results(1, 3, **NEWER))[:-100], encoding="utf-8")
     for expected in (["good"], ["good", "cut"]):
@@ -105,7 +104,6 @@ def test_rows_that_changed_in_the_same_way_share_a_line() -> None:
 
 
 def test_an_implementation_that_a_run_does_not_have_is_told_once() -> None:
-    """And not in each of its rows."""
     (fewer,) = loaded(results(1, 12, wrong=0.0, **NEWER))
     assert changes([run(), fewer]) == []
     (line,) = Summary((run(), fewer)).changed()
@@ -152,7 +150,6 @@ def test_a_folder_without_results_is_wrong_usage(tmp_path: Path) -> None:
 
 
 def test_the_environments_of_a_tox_file_are_expected(tmp_path: Path) -> None:
-    """But for those with a section of their own, and comments."""
     path = tmp_path / "tox.ini"
     assert expected_by_tox(path) == []
     path.write_text(
@@ -163,7 +160,6 @@ def test_the_environments_of_a_tox_file_are_expected(tmp_path: Path) -> None:
 
 
 def test_what_is_shown_names_verdict_differences_and_what_is_missing() -> None:
-    """On a terminal and in Markdown alike."""
     runs = (
         run({"fingerprint": "old", "entries": packed(0.5)}, jax="0.4.38"),
         run({"fingerprint": "new", "entries": packed(0.25)}),
@@ -188,7 +184,6 @@ def test_modes_are_environment_variables(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_script_of_a_failure_has_its_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before JAX is imported."""
     script = '"""a/b: what.\n\nfound: x\n"""\n\nimport jax\n'
     assert under_mode(script) == script
     monkeypatch.setenv("CONFORMANCE_MODE", "x64")
@@ -214,6 +209,5 @@ def test_modes_are_chosen_by_name() -> None:
 
 
 def test_the_run_of_a_mode_gets_the_other_arguments() -> None:
-    """Whatever they are."""
     given = ["a.py:B", "--mode", "x64", "--mode=rbg", "-n", "2", "--results", "r.json"]
     assert _without(given, ("--mode", "--results")) == ["a.py:B", "-n", "2"]

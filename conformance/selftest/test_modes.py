@@ -57,7 +57,6 @@ def test_under_64_bit_types_a_layer_is_held_to_what_it_is(
 
 
 def test_without_64_bit_types_nothing_is_other() -> None:
-    """Not even looked at."""
     (entry,) = resolve(["nnx.MyDense"])
     implementation = load(entry)
     assert widened(implementation) is implementation

@@ -64,14 +64,12 @@ def test_a_closed_output_is_no_error(what: str, folder: Path) -> None:
     "environment", [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
 )
 def test_no_encoding_raises(environment: dict[str, str], folder: Path) -> None:
-    """What it does not have is escaped."""
     for what in ("report r.json", "report r.json --format github", "expect r.json"):
         done = command(f"$C {what}", folder, **environment)
         assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_dash_is_standard_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of reports and of merged results."""
     assert main(["report", str(folder / "r.json"), "-o", "-"]) == 0
     assert capsys.readouterr().out.startswith("## Does not conform: MUST ")
     assert main(["merge", str(folder / "r.json"), "-o", "-"]) == 0

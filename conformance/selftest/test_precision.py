@@ -24,7 +24,6 @@ def _precision_is_restored() -> Iterator[None]:
 def test_an_accelerator_is_asked_for_float32(
     monkeypatch: pytest.MonkeyPatch, backend: str, name: str
 ) -> None:
-    """And its default, inside the block, is named."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     precision.force_float32()
     assert jax.config.values["jax_default_matmul_precision"] == "highest"

@@ -59,7 +59,6 @@ def test_what_follows_from_an_expected_failure_is_expected(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("strict", ["", "option", "project"])
 def test_a_recommendation_fails_a_strict_run_only(tmp_path: Path, strict: str) -> None:
-    """By the option, or by the project's settings."""
     if strict == "project":
         text = "[tool.dense-conformance]\nstrict = true\n"
         (tmp_path / "pyproject.toml").write_text(text, encoding="utf-8")
@@ -83,7 +82,6 @@ def test_nothing_checked_is_not_a_success(tmp_path: Path) -> None:
 
 
 def test_what_is_deselected_is_not_missing(tmp_path: Path) -> None:
-    """Of the one row that is left, the verdict is complete."""
     done = run(tmp_path, "Loud", "-k", "zero_input")
     assert done.returncode == 0, done.stdout
     assert "conforms: MUST 1/1" in done.stdout.splitlines()

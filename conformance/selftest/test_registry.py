@@ -15,20 +15,17 @@ from conformance.layers.registry import registered, resolve
 
 
 def test_the_built_in_ones_are_registered() -> None:
-    """By the same entry-point group that third parties use."""
     names = {entry.name for entry in registered()}
     assert {"nnx.MyDense", "nnx.Linear", "linen.MyDense", "linen.Dense", "dense_forward"} <= names
 
 
 def test_an_id_says_who_registers_it() -> None:
-    """So that it does not change when another package is installed."""
     (entry,) = resolve(["nnx.MyDense"])
     assert entry.id == "dense-conformance:nnx.MyDense"
     assert resolve([entry.id]) == (entry,)
 
 
 def test_one_that_is_named_twice_runs_once() -> None:
-    """By name and by id."""
     assert len(resolve(["nnx.MyDense", "dense-conformance:nnx.MyDense"])) == 1
 
 

@@ -44,14 +44,12 @@ def test_each_cell_has_its_place_word_and_link(full: str) -> None:
 
 
 def test_must_stands_before_should_before_may(full: str) -> None:
-    """In each area."""
     levels = re.findall(r'class="group level">(\w+)<', full)
     assert levels == ["MUST", "SHOULD", "MAY"] * len(AREAS)
 
 
 @pytest.mark.parametrize("environments", [1, 2])
 def test_every_link_resolves(environments: int) -> None:
-    """Within the page, and no id is given twice."""
     runs = [results(5, 40, wrong=0.4), results(5, 38, wrong=0.4, seed=1, **NEWER)]
     found = Page(page_of(*runs[:environments]))
     links = [str(attributes["href"]) for attributes, _ in found.all("a")]
@@ -138,7 +136,6 @@ def test_a_broken_registration_is_told_once() -> None:
 
 
 def test_a_page_gives_its_results_back(tmp_path: Path) -> None:
-    """To the byte, of one environment or of several."""
     needs_extra()
     runs = [results(3, 12, wrong=0.4), results(3, 12, wrong=0.4, **NEWER)]
     for documents in (runs[:1], runs):
@@ -201,7 +198,6 @@ def test_plots_are_pictures_with_words(full: str) -> None:
 
 
 def test_a_page_without_plots_needs_no_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And says nothing about plots."""
     pytest.importorskip("jinja2", reason="the page needs dense-conformance[report]")
     from conformance.report.html import page
 
@@ -250,7 +246,6 @@ def test_wrong_usage_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """With exit code 2."""
     monkeypatch.chdir(tmp_path)
     assert main(["report", *arguments]) == 2
     assert capsys.readouterr().err == f"dense-conformance: {expected}\n"
@@ -259,7 +254,6 @@ def test_wrong_usage_is_one_line(
 def test_a_page_of_something_else_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And so is one whose results were cut."""
     path = tmp_path / "x.html"
     path.write_text("<html></html>")
     assert main(["report", "--extract", str(path)]) == 2

@@ -86,7 +86,6 @@ def test_a_collection_cut_behind_its_first_run_is_refused(tmp_path: Path) -> Non
     ],
 )
 def test_another_file_is_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
-    """What is no results file is told from one of another version."""
     assert message in refused(tmp_path / "x.json", text)
 
 
@@ -173,7 +172,6 @@ def test_reading_and_the_schema_agree_on_every_wrong_type() -> None:
 
 
 def test_keys_that_a_later_suite_adds_are_accepted(tmp_path: Path) -> None:
-    """Within a format, keys may be added."""
     found = copy.deepcopy(VALID)
     found["added"] = found["environment"]["added"] = 1
     cell_at(found, 0, 0)["added"] = {"x": [1]}
@@ -221,7 +219,6 @@ def test_what_no_run_writes_is_refused(tmp_path: Path, change: Change, message: 
 
 
 def test_values_nested_deeply_are_refused(tmp_path: Path) -> None:
-    """Also where the file is JSON that Python reads."""
     text = text_of(VALID).replace(
         '"profile": "quick"', f'"x": {"[" * 600}{"]" * 600}, "profile": "q"'
     )
@@ -270,6 +267,5 @@ def test_devices_pipes_and_links_are_written_through(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
-    """Which the commands show as one line."""
     with pytest.raises(OSError, match="No space left"):
         save(Path("/dev/full"), "x")

@@ -157,7 +157,6 @@ def test_stopped_in_the_first_round(number: signal.Signals, tmp_path: Path) -> N
 
 
 def test_the_time_is_over(tmp_path: Path) -> None:
-    """Also where the first round takes longer; the exit code says that it is incomplete."""
     run = start(tmp_path, "Slow", "--for", "4s")
     output, errors = run.communicate(timeout=120)
     assert run.returncode == 3, output + errors
@@ -165,7 +164,6 @@ def test_the_time_is_over(tmp_path: Path) -> None:
 
 
 def test_only_the_first_signal_counts() -> None:
-    """What it sets off is done in peace; a second interrupt ends the process as usual."""
     stop = Stop(None)
     stop.begin()
     try:

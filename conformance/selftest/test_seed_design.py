@@ -55,7 +55,6 @@ def test_the_sets_are_as_large_and_as_dense_as_stated() -> None:
 
 @pytest.mark.parametrize("profile", ["quick", "thorough"])
 def test_the_random_seeds_meet_in_a_hash(profile: str) -> None:
-    """Of 20 bits; they are no seeds of the set."""
     seeds = random_seeds(profile)
     assert not {*seeds} & {*seed_set(profile)}
     hashed = {zlib.crc32(seed.to_bytes(4, "little")) >> 12 for seed in seeds}

@@ -204,13 +204,11 @@ def require_as_alone(
 
 
 def test_a_pair_is_as_each_alone(folder: Path, alone: dict[str, Any]) -> None:
-    """Also in a run that asks for no workers, and with a layer of the suite between them."""
     pair = ["wrong/helper/mine.py:Dense", "right/helper/mine.py:Dense"]
     require_as_alone(folder, alone, pair, 0)
 
 
 def test_there_are_twenty_pairs() -> None:
-    """Of names, files, helpers, settings and patches."""
     assert len(PAIRS) == 20
 
 

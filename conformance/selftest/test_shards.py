@@ -42,7 +42,6 @@ def test_each_cell_is_in_one_part(count: int) -> None:
 
 
 def test_parts_depend_on_nothing_but_what_is_asked_for() -> None:
-    """Not on the order in which implementations are named, nor on the process's hash seed."""
     assert parts(5) == parts(5, tuple(reversed(ENTRIES)))
     code = (
         "from conformance.selftest.test_shards import parts; import hashlib; "
@@ -62,7 +61,6 @@ def test_parts_depend_on_nothing_but_what_is_asked_for() -> None:
 
 
 def test_parts_are_balanced_by_measured_seconds() -> None:
-    """Within the longest cell and what beginning an implementation costs."""
     rows = catalogue()
     seconds = {
         (e.id, row.id): 0.1 + (7 * i + 3 * j) % 13

@@ -38,7 +38,6 @@ def test_a_size_is_read() -> None:
 
 
 def test_it_is_added_to_the_pool() -> None:
-    """At its end, once; and the command that explores the same names it."""
     try:
         found = profiles.activate("quick", own_sizes=[(768, 3072), (768, 3072), (1, 1)])
         assert found.sizes[-1] == (768, 3072)

@@ -84,7 +84,6 @@ def test_a_wrong_scale_fails_the_variance_alone(name: str) -> None:
 
 @pytest.mark.parametrize("draw", [normal, truncated])
 def test_the_right_laws_pass(draw: Draw) -> None:
-    """And by far: a bound of e^-12 would be a surprise once in hundreds of runs."""
     samples = drawn(draw)
     assert min(strongest(_evidence(samples, row)).log_p for row in ROWS) > -12
 
@@ -102,7 +101,6 @@ def test_a_profile_keeps_its_promise(profile: str) -> None:
 
 
 def test_windows_into_one_stream_share_a_run() -> None:
-    """At any two places, and only of numbers that vary."""
     generator = np.random.default_rng(0)
     kernels = generator.standard_normal((5, 6, 40)).astype(np.float32)
     assert shared_run(kernels) is None
@@ -113,7 +111,6 @@ def test_windows_into_one_stream_share_a_run() -> None:
 
 
 def test_no_two_sizes_share_a_seed() -> None:
-    """From one seed, kernels of different sizes are prefixes of the same numbers."""
     seeds = [seed for cell in design("thorough").cells for seed in cell.seeds]
     assert len(seeds) == len(set(seeds))
 
@@ -130,7 +127,6 @@ def test_two_per_cent_and_a_fiftieth_of_sigma_are_caught_in_standard(draw: Draw)
 
 
 def test_the_power_bound_is_kept_by_simulation() -> None:
-    """At a miss probability of 1 %, a 10 % error in the sample size stated for it."""
     count = power.weights_for_variance(0.1, miss=0.01)
     generator = np.random.default_rng(11)
     for factor in (0.9, 1.1):
@@ -175,7 +171,6 @@ def test_a_single_exact_zero_is_no_evidence_but_many_are() -> None:
 
 
 def test_the_stated_interval_is_where_the_bound_is_alpha() -> None:
-    """At its ends; and it is the table's (STATISTICS, 100 000 weights)."""
     for count in (100, 100_000):
         low, high = moments.variance_limits(count)
         for ratio in (low, high):
@@ -206,7 +201,6 @@ def test_rank_needs_a_long_side_and_sees_one_missing_dimension() -> None:
 
 @pytest.mark.parametrize("family", [NORMAL, TRUNCATED_NORMAL, UNIFORM], ids=lambda f: f.name)
 def test_the_family_is_recognised_at_any_scale(family: Family) -> None:
-    """From 20 000 weights, whatever their scale."""
     draws = {
         NORMAL: normal,
         TRUNCATED_NORMAL: truncated,

@@ -83,7 +83,6 @@ def test_a_cell_that_had_not_begun_is_given_to_another_worker(
 
 
 def test_a_cell_that_had_begun_has_crashed(workers: Workers, received: list[Cell]) -> None:
-    """On another machine nothing more is known, but for how long it took."""
     scheduler = Scheduler()
     workers.pytest_runtest_logstart(ITEM)
     dies(workers, scheduler)
@@ -102,7 +101,6 @@ def test_a_cell_that_had_been_decided_stays_so(workers: Workers, received: list[
 
 
 def test_a_worker_that_starts_later_knows_what_has_died(tmp_path: Path) -> None:
-    """By its input, where it cannot see the marks of the others."""
     breaker = Breaker(tmp_path / "here", 60.0, 8.0)
     for _ in range(3):
         breaker.check(ENTRY.id)
@@ -113,7 +111,6 @@ def test_a_worker_that_starts_later_knows_what_has_died(tmp_path: Path) -> None:
 
 
 def test_a_traceback_names_the_layers_own_line() -> None:
-    """And not the suite's, nor that of a library."""
     here = Path(__file__).resolve().parents[1]
     text = (
         "Timeout (0:00:05)!\nThread 0x01 (most recent call first):\n"
@@ -241,7 +238,6 @@ def outcomes(folder: Path) -> list[str]:
 
 
 def test_a_worker_elsewhere_checks_as_one_here(tmp_path: Path) -> None:
-    """Over a real socket, with pytest-xdist's own means."""
     with machine(tmp_path / "there") as (_, place):
         run = call(tmp_path, *remote(place))
         said, _ = run.communicate(timeout=300)
