@@ -50,6 +50,8 @@ def of_zero_input(found: np.ndarray, bias: np.ndarray) -> str:
                 "reduced-precision",
                 f"the layer computes in reduced precision: f(0) is the bias in {name}",
             )
+    if bias.shape[-1] > 1 and np.allclose(found, np.tanh(bias), rtol=1e-5, atol=1e-7):
+        return Cause("activation", "an activation is applied to the output: f(0) is tanh(b)")
     activation = _activation(found, bias)
     if activation:
         return activation
@@ -256,12 +258,13 @@ def _reduced_precision(
     worst = float(np.max(relative)) if relative.size else 0.0
     for name, (words, unit) in _FORMATS.items():
         if unit / 16 < worst <= 2.5 * unit:
-            operands = oracle.affine(rounded(x, name), rounded(kernel, name), bias)
+            held_kernel = rounded(kernel, name)
+            operands = [oracle.affine(each, held_kernel, bias) for each in (x, rounded(x, name))]
             held = rounded(found, name)
             product = found.astype(np.float64) - bias
             held_product = rounded(product.astype(np.float32), name)
             if (
-                _explains(found, operands)
+                any(_explains(found, each) for each in operands)
                 or np.array_equal(held, found)
                 or bool(np.all(np.abs(product - held_product) <= right.bound))
             ):

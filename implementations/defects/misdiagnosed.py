@@ -54,6 +54,23 @@ Softplus = wrong.output("X743", "forward/zero-input", 2, cause_id="activation")(
 )
 
 
+Tanh = wrong.output("Y100", "forward/zero-input", 2, cause_id="activation")(
+    lambda y, x: jnp.tanh(y),
+    "An activation is part of the layer, which a small bias hardly shows.",
+    when=lambda y, x: jnp.issubdtype(y.dtype, jnp.floating),
+)
+Centered = wrong.output("Y101", "forward/zero-input", 3)(
+    lambda y, x: y - y.mean(-1, keepdims=True),
+    "The mean of the outputs is subtracted: one output is 0, as if the bias were not used.",
+    when=lambda y, x: y.dtype == jnp.float32,
+)
+SlightlyLarge = wrong.output("Y102", "forward/zero-input", 3, cause_id="bias-scaled")(
+    lambda y, x: y * 1.001,
+    "The result is a thousandth too large, as a format of eleven bits could make it.",
+    when=lambda y, x: y.dtype == jnp.float32,
+)
+
+
 @wrong.init("X744", "construction/kernel-shape", 2, cause_id="sizes-exchanged")
 def SizesExchanged(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The arguments are bound in the wrong order: a right layer of other sizes."""
