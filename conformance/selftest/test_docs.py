@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,3 +84,43 @@ def test_pytest_has_the_options_of_run_except_those_that_the_page_names() -> Non
     page = (ROOT / "conformance/docs/ci.md").read_text(encoding="utf-8")
     exceptions = page.partition("The exceptions are")[2].partition("which only the command has")[0]
     assert command - ours == set(re.findall(r"`(--[a-z]+)`", exceptions))
+
+
+UNSCALED = """
+import jax
+from flax import nnx
+
+
+class MyDense(nnx.Module):
+    def __init__(self, in_features, out_features, *, rngs):
+        shape = (in_features, out_features)
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape))
+        self.bias = nnx.Param(jax.numpy.zeros(out_features))
+
+    def __call__(self, x):
+        return x @ self.kernel + self.bias
+"""
+
+
+def test_the_readme_shows_what_the_command_prints(tmp_path: Path) -> None:
+    """Numbers are left out: they depend on the random bits of the version of JAX."""
+    ((command, shown),) = re.findall(
+        r"<!-- output: dense-conformance ([^\n]*) -->\n```\n(.*?)```",
+        DOCUMENTS[0].read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
+    (tmp_path / "mine.py").write_text(UNSCALED)
+    done = subprocess.run(
+        [sys.executable, "-m", "conformance", *shlex.split(command), "-n1"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert without_numbers(shown) in without_numbers(done.stdout)
+
+
+def without_numbers(text: str) -> str:
+    """Return the words of a text, with each number replaced and all white space alike."""
+    return " ".join(re.sub(r"\d[\d .e-]*", "0 ", text).split())
