@@ -227,6 +227,8 @@ def of_rows(
     expected = plain if order is None else plain[order]
     if np.array_equal(fresh[rows], expected[rows]):
         return REMEMBERED
+    if order is not None:  # that another row changes none of the others was seen before
+        return Cause("row-by-place", "what a row gives depends on its place in the batch")
     return Cause("rows-mixed", "rows of a batch are mixed: a statistic over the batch, or its axes")
 
 

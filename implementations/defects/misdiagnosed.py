@@ -59,6 +59,11 @@ Tanh = wrong.output("Y100", "forward/zero-input", 2, cause_id="activation")(
     "An activation is part of the layer, which a small bias hardly shows.",
     when=lambda y, x: jnp.issubdtype(y.dtype, jnp.floating),
 )
+MaskByPlace = wrong.forward("Y103", "forward/batch-independent", 3, cause_id="row-by-place")(
+    lambda x, k, b: jnp.where(jnp.arange(x.shape[0])[:, None] % 4 == 3, b, affine(x, k, b)),
+    "Every fourth row is left out, as by a mask of dropout from a fixed key.",
+    when=lambda x, k, b: x.dtype == jnp.float32 and x.ndim == 2,
+)
 Centered = wrong.output("Y101", "forward/zero-input", 3)(
     lambda y, x: y - y.mean(-1, keepdims=True),
     "The mean of the outputs is subtracted: one output is 0, as if the bias were not used.",
