@@ -170,6 +170,8 @@ def _named(entry: Entry) -> Any:
 
 
 def _place_of(value: Any) -> list[str]:
+    if inspect.ismodule(value):
+        return []
     try:
         file = inspect.getsourcefile(inspect.unwrap(value))
         lines, first = inspect.getsourcelines(inspect.unwrap(value))
@@ -262,6 +264,8 @@ def _signature_hint(layer: Any) -> str:
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in _ANY_NUMBER]
     name = getattr(layer, "__name__", "")
     if not isinstance(layer, type):
+        if not inspect.isroutine(layer):
+            return ""  # an instance is named in place of its class
         return "" if len(needed) == _FORWARD else f"it is called as {name}(seed, x, features)"
     sizes = [each for each in needed if each != "rngs"]
     if len(sizes) > len(_SIZES):

@@ -127,3 +127,36 @@ def test_layers_that_can_be_used_are_checked_beside_one_that_cannot(tmp_path: Pa
     outcomes = [(c["implementation"], c["outcome"]) for c in cells]
     assert outcomes.count(("mine.py:MyDense", "passed")) == len(rows)
     assert ended.stdout.count("NameError") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "says", "not_said"),
+    [
+        ("thing = nnx.Linear(3, 4, rngs=nnx.Rngs(0))", "Name the class itself", "(seed, x,"),
+        ("thing = nnx", "Name a class or a function in it.", "line "),
+        (
+            "import abc\nclass thing(nnx.Module, abc.ABC):\n"
+            "    def __init__(self, in_features, out_features, rngs): ...\n"
+            "    @abc.abstractmethod\n"
+            "    def __call__(self, x): ...",
+            "leaves __call__ to its subclasses",
+            "TypeError",
+        ),
+        (
+            "class thing(nnx.Module):\n"
+            "    def __init__(self, in_features, out_features, rngs): ...\n"
+            "    def forward(self, x): ...",
+            "rename forward to __call__",
+            "TypeError",
+        ),
+    ],
+)
+def test_what_is_no_layer_is_one_message(
+    tmp_path: Path, line: str, says: str, not_said: str
+) -> None:
+    """An instance, a module, an abstract class, and a class that nothing calls."""
+    path = tmp_path / "odd.py"
+    path.write_text(f"from flax import nnx\n{line}\n", encoding="utf-8")
+    why = why_unusable(Entry("i", "odd", f"{path}:thing"))
+    assert says in why
+    assert not_said not in why

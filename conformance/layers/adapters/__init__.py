@@ -88,6 +88,12 @@ def _adapted(
         raise NotAdaptable(
             f"an instance of {type(kind).__name__}", "Name the class itself, not an instance."
         )
+    if inspect.isabstract(kind):
+        left = ", ".join(sorted(kind.__abstractmethods__))
+        raise NotAdaptable(
+            f"the class {label}, which is abstract: it leaves {left} to its subclasses",
+            "Name a subclass that defines what is abstract.",
+        )
     if isinstance(kind, type) and issubclass(kind, nnx.Module | linen.Module):
         if not _is_called(kind):
             methods = [name for name, value in vars(kind).items() if inspect.isfunction(value)]
@@ -131,7 +137,8 @@ def _adapted(
         return replace(found, bound=binding.description)
     if callable(kind):
         return _function(kind, arguments, label, convention, library)
-    raise NotAdaptable(f"an object of type {type(kind).__name__}, which cannot be called")
+    hint = "Name a class or a function in it." if inspect.ismodule(kind) else ""
+    raise NotAdaptable(f"an object of type {type(kind).__name__}, which cannot be called", hint)
 
 
 def _is_called(kind: type) -> bool:
