@@ -79,7 +79,8 @@ class WrongCondition(ConformanceError, ValueError):
 class Cause(str):
     """A likely cause: a sentence for people, with the id that programs use.
 
-    The sentence may be reworded at any time; the id stays. A plain string is a cause without id.
+    The sentence may be reworded at any time; the id stays. The
+    selftest accepts no cause without an id, and no id that a defect does not declare.
 
     Parameters
     ----------

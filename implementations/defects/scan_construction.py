@@ -52,7 +52,13 @@ def _orthogonal(key: Array, i: int, o: int) -> Array:
     return nnx.initializers.orthogonal()(key, (i, o), jnp.float32)
 
 
-X860 = drawn("X860", "A table of 8192 numbers, repeated.", _noise_table, INDEPENDENCE)
+X860 = drawn(
+    "X860",
+    "A table of 8192 numbers, repeated.",
+    _noise_table,
+    INDEPENDENCE,
+    cause_id="lines-permuted",
+)
 X861 = drawn(
     "X861",
     "Box and Muller's pairs; of an odd number the last is 0.",
@@ -104,6 +110,7 @@ X867 = drawn(
         else scaled_normal(key, i, o)
     ),
     "initialization/kernel-resolution",
+    cause_id="kernel-of-half-precision",
 )
 X868 = drawn(
     "X868",
@@ -136,6 +143,7 @@ X872 = drawn(
         else scaled_normal(key, i, o)
     ),
     "construction/finite",
+    cause_id="rare-draw-not-finite",
 )
 X873 = drawn(
     "X873",
@@ -146,10 +154,11 @@ X873 = drawn(
         else scaled_normal(key, i, o)
     ),
     "construction/parameter-dtype",
+    cause_id="parameter-dtype",
 )
 
 
-@defect("X874", "initialization/bias-zero", 5)
+@defect("X874", "initialization/bias-zero", 5, cause_id="bias-constant")
 class BiasWhereInputsAreMany(CorrectDense):
     """From 900 inputs on, a new bias is not zero."""
 

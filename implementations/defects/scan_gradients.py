@@ -110,7 +110,7 @@ X857 = rule(
 )
 
 
-@defect("X858", "transforms/gradients", 5)
+@defect("X858", "transforms/gradients", 5, cause_id="gradient-cut")
 class FrozenAtMultiplesOf96(CorrectDense):
     """The kernel is cut off from gradients where the inputs are a multiple of 96."""
 
