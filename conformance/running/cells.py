@@ -1,4 +1,4 @@
-"""What makes a cell of a pytest item, and brings it to the process that controls the run."""
+"""Makes a cell of each pytest item, and sends it to the controller."""
 
 from __future__ import annotations
 

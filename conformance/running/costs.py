@@ -27,7 +27,7 @@ __all__ = ["observe"]
 
 _OUT_FEATURES = 24
 _ROWS = 8
-# The shortest of so many is what the code takes; the others are what the machine does beside.
+# The shortest of so many timings; longer ones include noise from other processes.
 _REPEATS = 20
 
 

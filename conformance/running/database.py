@@ -1,4 +1,4 @@
-"""Where failing cases are kept between runs, and shared between machines: one setting.
+"""The database of failing cases, kept between runs and shared between machines.
 
 The backends are Hypothesis's own. What is found in one run is tried first in later runs that use
 the same database; without the setting, nothing is kept, and runs are repeatable.

@@ -15,7 +15,7 @@ __all__ = ["Faults"]
 
 
 class Faults:
-    """The failures of a run, as the process that controls it learns of them.
+    """The failures of a run, as the controller receives them.
 
     Parameters
     ----------

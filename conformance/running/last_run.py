@@ -1,4 +1,4 @@
-"""Remembers what did not hold in the last run in a folder, so that it can be checked first."""
+"""Remembers the requirements that failed in the last run in a folder, to check them first."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Option:
     choices
         The values that there are; empty for any.
     many
-        Whether it may be given more than once, each time with one more value.
+        Whether it repeatable, each time with one more value.
     """
 
     name: str
@@ -120,7 +120,7 @@ OPTIONS = {
         Option(
             "impl",
             "an implementation: registered name, module:attribute or path/to/file.py:attribute; "
-            "may be given more than once (default: all that are registered)",
+            "repeatable (default: all registered ones)",
             metavar="SPEC",
             many=True,
         ),
@@ -138,27 +138,26 @@ OPTIONS = {
         ),
         Option(
             "requirement",
-            "only this requirement: area/slug, slug, area or a glob; with ! before it, all but "
-            "this one; may be given more than once",
+            "only this requirement: area/slug, slug, area or a glob; with ! before it, all except "
+            "this one; repeatable",
             metavar="ID",
             many=True,
         ),
         Option(
             "exclude",
-            "all requirements but this one: area/slug, slug, area or a glob; may be given more "
-            "than once",
+            "all requirements except this one: area/slug, slug, area or a glob; repeatable",
             metavar="ID",
             many=True,
         ),
         Option(
             "level",
-            "only requirements of this level; may be given more than once",
+            "only requirements of this level; repeatable",
             choices=("MUST", "SHOULD", "MAY"),
             many=True,
         ),
         Option(
             "size",
-            "also check at this size, such as 768x3072; may be given more than once",
+            "also check at this size, such as 768x3072; repeatable",
             metavar="NxM",
             parse=size,
             text=lambda size: f"{size[0]}x{size[1]}",
@@ -184,27 +183,28 @@ OPTIONS = {
         ),
         Option(
             "last-failed",
-            "only requirements that did not hold in the last run in this folder; all of them "
-            "where every one held",
+            "only requirements that did not hold in the last run in this folder (all, if every one "
+            "held)",
         ),
-        Option("exitfirst", "stop after the first failure that no other one explains"),
+        Option("exitfirst", "stop after the first failure that no other failure explains"),
         Option(
             "for",
-            "go on for that long, such as 90s, 10m or 8h, in rounds with fresh seeds; what is "
-            "found by then, or by an interrupt, is kept (default: one round)",
+            "repeat the run in rounds with fresh seeds for this long, such as 90s, 10m or 8h; an "
+            "interrupt keeps the results so far (default: one round)",
             metavar="T",
             parse=_seconds,
         ),
         Option(
             "database",
-            "keep failing cases there, and try them first in later runs: directory:PATH, "
+            "keep failing cases in this database, and try them first in later runs: "
+            "directory:PATH, "
             "readonly:PATH, redis:URL or default, several joined by commas (default: nowhere)",
             metavar="SPEC",
         ),
         Option(
             "shard",
             "check only the part I of N of the cells, such as 2/5; dense-conformance merge joins "
-            "the results files of all parts",
+            "the results files",
             metavar="I/N",
             parse=_shard,
         ),
@@ -229,7 +229,7 @@ OPTIONS = {
         ),
         Option(
             "no-compile-cache",
-            "compile everything anew instead of keeping compiled programs in "
+            "do not keep compiled programs in "
             "$XDG_CACHE_HOME/dense-conformance (default: ~/.cache); so does the environment "
             "variable CONFORMANCE_COMPILE_CACHE=off",
         ),

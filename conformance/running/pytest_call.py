@@ -1,4 +1,4 @@
-"""Calls pytest, which runs everything."""
+"""Calls pytest, which runs the checks."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class _Keeper:
 
 
 def run_quietly(arguments: Sequence[str]) -> Verdict:
-    """Run pytest without a word; its verdict.
+    """Run pytest without output, and return the verdict.
 
     Raises
     ------

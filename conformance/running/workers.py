@@ -1,4 +1,4 @@
-"""What the process that controls the workers does about those that die, hang or are lost."""
+"""Handles workers that die, hang or are lost, in the controller."""
 
 from __future__ import annotations
 
