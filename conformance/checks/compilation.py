@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.checks import jaxprs, programs, require
+from conformance.checks import gradients, jaxprs, programs, require
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer, as_jax
 from conformance.checks.mutation import differing_attributes
@@ -17,6 +17,7 @@ __all__ = [
     "UNUSED",
     "require_compiled_once",
     "require_one_trace",
+    "require_pure_programs",
     "require_usable_after_a_trace",
 ]
 
@@ -103,3 +104,25 @@ def _is_right_without_a_trace(layer: Layer, case: Case) -> bool:
     except Exception:  # which other requirements are about
         return False
     return True
+
+
+def require_pure_programs(layer: Layer, case: Case) -> None:
+    """Require programs of the layer, and of its gradients, that hold nothing impure."""
+    x = as_jax(case.x())
+    parameters = layer.of(case).parameters
+    point = next(gradients.points(case, case.lead))
+    with require.during("jax.make_jaxpr of the layer"):
+        value = jax.make_jaxpr(lambda p, x: programs.call(layer, p, x))(parameters, x)
+    with require.during("jax.make_jaxpr of the layer's gradients"):
+        backward = jax.make_jaxpr(programs.pullback(layer))(
+            parameters, *point.values(), point.cotangent
+        )
+    for of, jaxpr in (("the layer", value), ("its gradients", backward)):
+        found = jaxprs.impurities(jaxpr, case.kernel_shape)
+        cause = next(iter(found.values()), "")
+        require.that(
+            not found,
+            f"the jaxpr of {of} holds {', '.join(found)}",
+            accepted="no callback, random primitive, effect or constant",
+            cause=cause,
+        )

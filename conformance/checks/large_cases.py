@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from conformance.checks import programs, require
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 
-__all__ = ["require_scales", "require_tall"]
+__all__ = ["require_constants", "require_scales", "require_tall"]
 
 
 def require_scales(layer: Layer, case: Case) -> None:
@@ -41,3 +43,46 @@ def require_tall(layer: Layer, case: Case) -> None:
         found = np.asarray(y).reshape(rows, -1)
         what = f"f(x) under jax.jit for leading dimensions {lead}"
         require.within(found, reference.value[:rows], reference.bound[:rows], what)
+
+
+# Near the constant and on both sides of it, and well beyond it on both.
+_NEAR, _FAR = (1.0, 1.0 - 2.0**-24, 1.0 + 2.0**-23, 0.97, 1.03), (0.5, 2.0, 1.0)
+_MOST_CONSTANTS = 6
+
+
+def require_constants(layer: Layer, case: Case, constants: Sequence[float]) -> None:
+    """Require f(x) where x, the parameters, or the result are as large as constants of its program.
+
+    A program that compares with a number may treat by themselves what is equal to it, or beyond.
+    """
+    if {layer.convention.parameter_dtype, layer.convention.compute_dtype} != {"float32"}:
+        return
+    generator, (n, m) = case.generator("constants"), case.kernel_shape
+
+    def around(constant: float, multiples: Sequence[float], *shape: int) -> np.ndarray:
+        signs = generator.choice((-1.0, 1.0), shape)
+        return (signs * constant * generator.choice(multiples, shape)).astype(np.float32)
+
+    for constant in [c for c in constants if _LEAST < c < _GREATEST][:_MOST_CONSTANTS]:
+        for multiples in (_NEAR, _FAR):
+            x = around(constant, multiples, *BATCH, n)
+            x[0], x[1] = np.float32(constant), -np.float32(constant)
+            plain = case.normal("x", *BATCH, n)
+            large = around(constant, multiples, n, m)
+            drawn = [(x, case.kernel(), case.bias())]
+            if not layer.reparameterized:
+                drawn.append((plain, large, np.zeros(m, np.float32)))
+                drawn.append((plain * 0, case.kernel(), around(constant, multiples, m)))
+            for x, kernel, bias in drawn:
+                if not layer.convention.use_bias:
+                    bias = np.zeros_like(bias)
+                reference = layer.value(x, kernel, bias)
+                size = np.abs(x).astype(np.float64) @ np.abs(kernel) + np.abs(bias)
+                if size.max() < _GREATEST * 10:
+                    found = layer.of(case).write(kernel, bias).rows(x)
+                    what = f"f(x) for values as large as the constant {constant:.6g} of the program"
+                    require.within(found, reference.value, reference.bound, what)
+
+
+# Beyond these, products are subnormal, or overflow.
+_LEAST, _GREATEST = 1e-30, 3.3e37

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from functools import partial
+
 import numpy as np
 
 from conformance.checks import require, shapes
@@ -11,7 +14,10 @@ from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Violation
 from conformance.jax_setup.lazy import jax
 
-__all__ = ["require_abstract_shapes", "require_shape"]
+__all__ = ["EAGER", "require_abstract_shapes", "require_rejected", "require_shape"]
+
+# Where what is checked abstractly at every size is checked by a real call, too.
+EAGER = [(1, 1), (3, 10), (16, 16)]
 
 
 def require_shape(layer: Layer, found: tuple[int, ...], lead: tuple[int, ...], case: Case) -> None:
@@ -49,3 +55,24 @@ def require_abstract_shapes(layer: Layer, case: Case) -> bool:
                     raise violation.because(shapes.of_refusal(layer, case, lead)) from violation
             require_shape(layer, getattr(found, "shape", ()), lead, case)
     return True
+
+
+def require_rejected(layer: Layer, case: Case, widths: set[int]) -> None:
+    """Require an x whose last dimension is one of these widths to raise, traced and called."""
+    if not layer.convention.checks_width:
+        require.not_applicable("the layer declares that it does not check the width of x")
+    n, dense = case.in_features, layer.of(case)
+    parameters = dense.parameters
+    leads = [lead for lead in ((), (n,)) if layer.accepts(lead)]
+    given = [*itertools.product(sorted(widths), leads)]
+    if 1 not in widths and n % 2 == 0 and n > 2 and layer.accepts((2,)):
+        given.append((n // 2, (2,)))  # as many numbers as one row has
+    for width, lead in given:
+        x = jax.ShapeDtypeStruct((*lead, width), np.float32)
+        what = f"x of shape {x.shape} with in_features={n}"
+        cause = partial(shapes.of_acceptance, layer, case, lead, width)
+        call = partial(jax.eval_shape, layer.apply, parameters, x)
+        require.raises(call, what, cause=cause)
+        if case.kernel_shape in EAGER:
+            ones = np.ones(x.shape, np.float32)
+            require.raises(partial(dense.raw, ones), what, cause=cause)

@@ -33,6 +33,7 @@ __all__ = [
     "HALF",
     "INTEGER",
     "NEW",
+    "NONFINITE",
     "VALUES",
     "Edge",
     "Scan",
@@ -78,9 +79,11 @@ HALF = Use((FORWARD, GRADIENT), ("float16", "bfloat16"))
 INTEGER = Use((FORWARD,), ("int32",), larger=False)
 COMPLEX = Use((FORWARD,), ("complex64",), larger=False)
 NEW = Use((CONSTRUCTION,), larger=False)
+NONFINITE = Use((FORWARD,), most=4, larger=False)
 FUNCTIONS = Use((FORWARD,), most=6, functions=True)
 
 _MOST_EDGES = 4
+_LARGEST_INDEX = 2**17
 # How many draws of fewer rows than a plain batch has are tried at an edge.
 _FEW_ROWS = 12
 # A layer that writes one operation for each input is not traced at sizes beyond this one.
@@ -116,10 +119,13 @@ class Scan:
         Where they change.
     traced
         Whether the layer could be traced at all.
+    constants
+        The magnitudes with which the call compares values.
     """
 
     edges: tuple[Edge, ...]
     traced: bool = True
+    constants: tuple[float, ...] = ()
 
     def places(self, use: Use) -> list[tuple[str, Case]]:
         """Where in words, and the case, of all at which a requirement should be tried."""
@@ -187,7 +193,40 @@ def _scan(layer: Layer) -> Scan:
         if kind == GRADIENT:
             chosen = [p for p in points if p.dtype not in ("int32", "complex64")]
         edges += _edges(traces, kind, chosen)
-    return Scan(tuple(edges))
+        if kind != CONSTRUCTION:
+            edges += _edges_of_ranks(traces, kind, chosen)
+        # What follows the sizes is no constant.
+        edges += _edges_of_indices(
+            kind, base, traces(kind, base).indices & traces(kind, tenfold).indices
+        )
+    constants = first.values & traces(FORWARD, tenfold).values
+    return Scan(tuple(edges), constants=tuple(sorted(constants)))
+
+
+def _edges_of_ranks(traces: _Traces, kind: str, points: Sequence[Point]) -> list[Edge]:
+    """One for each rank at which something else is computed than for a batch of that dtype."""
+    edges, seen = [], set()
+    for point in points:
+        base = replace(points[0], dtype=point.dtype)
+        if point.axes[:2] != base.axes[:2] or (point.dtype, len(point.lead)) in seen:
+            continue
+        seen.add((point.dtype, len(point.lead)))
+        if traces(kind, point).arithmetic != traces(kind, base).arithmetic:
+            where = f"for x of rank {len(point.lead) + 1}"
+            where += f" and dtype {point.dtype}" if point.dtype != "float32" else ""
+            edges.append(Edge(kind, where, (point,)))
+    return edges
+
+
+def _edges_of_indices(kind: str, base: Point, indices: Iterable[int]) -> list[Edge]:
+    """One for each constant that an index is compared with, beyond it on every axis."""
+    edges = []
+    for index in sorted(indices):
+        if 1 < index <= _LARGEST_INDEX:
+            beyond = index + (index // 3 | 1)
+            points = [base.moved(axis, beyond) for axis in range(len(_axes(kind, base)))]
+            edges.append(Edge(kind, f"where an index reaches {index}", tuple(points)))
+    return edges[:_MOST_EDGES]
 
 
 class _Traces:

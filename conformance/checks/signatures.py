@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from conformance.checks.thresholds import arithmetic, thresholds
+
 __all__ = ["Misfit", "Signature", "follows", "misfits", "signature"]
 
 # Parameters that name a function or a device, and say nothing about what is computed.
@@ -24,11 +26,17 @@ _SAME = 1e-5  # A literal is float32 here and a Python float there.
 
 @dataclass(frozen=True)
 class Signature:
-    """A program's structure, equal where it is the same program, and its numbers in order."""
+    """A program's structure, equal where it is the same program, and its numbers in order.
+
+    With what it computes whatever the shapes are, and the constants that it compares with.
+    """
 
     structure: tuple[Hashable, ...]
     numbers: tuple[float, ...] = ()
     own_derivative: bool = False
+    arithmetic: frozenset[tuple[str, ...]] = frozenset()
+    values: frozenset[float] = frozenset()
+    indices: frozenset[int] = frozenset()
 
 
 def signature(jaxpr: Any) -> Signature:
@@ -37,7 +45,10 @@ def signature(jaxpr: Any) -> Signature:
     numbers: list[float] = []
     _read(jaxpr, structure, numbers)
     own = any(isinstance(part, str) and part.startswith("custom_") for part in structure)
-    return Signature((*structure, len(numbers)), tuple(numbers), own)
+    values, indices = thresholds(jaxpr)
+    return Signature(
+        (*structure, len(numbers)), tuple(numbers), own, arithmetic(jaxpr), values, indices
+    )
 
 
 def _read(jaxpr: Any, structure: list[Hashable], numbers: list[float]) -> None:

@@ -60,13 +60,16 @@ def rank(z: Array) -> Evidence:
     With k = min, d = |in - out| + 1 and the density bound M of a normalised sum, the distance of
     each line from the span of the others is the norm of a d-dimensional projection, whose density
     is at most M^d (Livshyts, Paouris and Pivovarov 2016), and sigma_min >= distance / sqrt(k), so
-    P(sigma_min <= s) <= k M^d V_d (s sqrt(k))^d. A nearly square kernel cannot be tested: d must
-    be 8 or more. Lines that are 0 throughout are left out; other checks see them.
+    P(sigma_min <= s) <= k M^d V_d (s sqrt(k))^d. As d must be 8 or more, the first three quarters
+    of the lines stand for a nearly square kernel: they are independent unless its rank is lower
+    than that. Lines that are 0 throughout are left out; other checks see them.
     """
     rows, columns = z.shape[1:]
-    if abs(rows - columns) < 8 or min(rows, columns) < 2 or not z.any():
-        return nothing("rank", at(z.shape[1:]), "the kernel is too nearly square")
     short = z if rows < columns else z.swapaxes(1, 2)
+    if short.shape[2] - short.shape[1] < 8:
+        short = short[:, : 3 * short.shape[2] // 4]
+    if short.shape[2] - short.shape[1] < 7 or min(rows, columns) < 2 or not z.any():
+        return nothing("rank", at(z.shape[1:]), "the kernel is small and nearly square")
     kept = [kernel[kernel.any(axis=1)] for kernel in short]
     scale = math.sqrt(float(np.mean(np.square(z[z != 0]))))
     smallest = math.inf

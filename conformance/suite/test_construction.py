@@ -9,6 +9,7 @@ import numpy as np
 
 from conformance.checks import diagnosis, recording, require, shapes, telling
 from conformance.checks.cases import BATCH, Case, over
+from conformance.checks.extreme_bits import RARELY_DRAWN, require_finite_for_extreme_bits
 from conformance.checks.kernels import samples
 from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
@@ -337,7 +338,7 @@ def test_finite(layer: Layer, case: Case) -> None:
     """Every parameter is finite, for every seed and size.
 
     Also among the hundreds of thousands of entries that the requirements on initialization look
-    at, where one that is rarely drawn is met.
+    at, where one that is rarely drawn is met, and for the extreme bits of the generator.
     """
     dense = layer.of(case)
     for name, value in (("kernel", dense.kernel), ("bias", dense.bias)):
@@ -360,8 +361,9 @@ def _require_finite_samples(layer: Layer) -> bool:
         not wrong,
         f"{wrong} of {entries} entries of new kernels are not finite",
         accepted="finite entries",
-        cause=Cause("rare-draw-not-finite", "a rare draw becomes infinite, as by log(0)"),
+        cause=RARELY_DRAWN,
     )
+    require_finite_for_extreme_bits(layer)
     return True
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import gradients, jaxprs, oracle, programs, require
+from conformance.checks import functions, gradients, jaxprs, oracle, programs, require
 from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Built, Layer, as_jax
@@ -28,6 +28,8 @@ from conformance.jax_setup.lazy import jax, jnp
 
 VALUE = "forward/affine-value"
 _FEW_ROUNDINGS = 8
+# Half the smallest number of float16, once for each rounding of a handful of products.
+_SUBNORMAL = 2.0**-24 * 16
 BASE = ["construction/abstract-init", "state/exact-state", "transforms/jit"]
 
 
@@ -79,7 +81,7 @@ def test_float32_out(layer: Layer, case: Case) -> None:
 @requirement(
     "dtypes/half-input",
     SHOULD,
-    PARAMETERS,
+    ANY,
     rests_on=["numerics/precision", VALUE, "dtypes/float32-out", "transforms/gradients"],
     presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
     order=80,
@@ -93,25 +95,39 @@ def test_half_input(layer: Layer, case: Case) -> None:
     gradients that reach kernel and bias, which are of float32 as well.
     """
     _require_float32(layer)
+    if functions.is_function(layer):
+        functions.require_dtypes(layer, case, jnp.float16, jnp.bfloat16)
+        return
     dense = layer.written(case)
     for dtype in (jnp.float16, jnp.bfloat16):
         x = case.normal("x", *case.x_shape).astype(dtype)
         _require_value(layer, case, dense, as_jax(x), x.astype(np.float32))
         if programs.is_plain(case) or case.kernel_shape not in programs.FEW_SIZES:
             _require_trained(layer, case, dense, x)
+    if programs.is_plain(case) and layer.accepts((6,)):
+        # Of a shape that nothing else has, so that no program was kept for it.
+        x = case.normal("x of another shape", 6, case.in_features)
+        dense(as_jax(x.astype(jnp.bfloat16)))
+        reference = layer.value(x, case.kernel(), layer.bias_for(case))
+        what = "after a call on bfloat16 of the same shape, f(x)"
+        cause = "what is kept of a call depends on the shape of x, and not on its dtype"
+        require.within(dense(x), reference.value, reference.bound, what, cause=cause)
 
 
 def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None:
-    """Require the gradients with respect to kernel and bias for an x of another dtype."""
+    """Require the gradients for an x of another dtype; that of x is of its dtype."""
     wide, g = x.astype(np.float32), case.normal("cotangent", *case.lead, case.out_features)
     point = gradients.Point(f"x of dtype {x.dtype}", case.kernel(), case.bias(), wide, g)
-    try:
+    with require.during(f"jax.vjp of the layer for x of dtype {x.dtype}"):
         _, found = programs.pullback(layer)(dense.parameters, point.kernel, point.bias, x, g)
-    except TypeError as error:
-        # A rule of differentiation that is written for float32 is refused by JAX, aloud.
-        require.note(f"no gradients for x of dtype {x.dtype}: {require.safe_text(error, 100)}")
-        return
     gradients.require_gradients(layer, found, point, "jax.vjp", inputs=False)
+    down, reference = found[2], oracle.input_gradient(point.kernel, g)
+    half = oracle.rounded_twice(reference, str(x.dtype))
+    what = f"the gradient with respect to x by jax.vjp, {point.where},"
+    require.that(
+        down.dtype == x.dtype, f"{what} is of dtype {down.dtype}", accepted=f"{x.dtype}, as x is"
+    )
+    require.within(np.asarray(down, np.float32), half.value, half.bound, what)
 
 
 @requirement(
@@ -124,19 +140,23 @@ def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> N
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_cast_parameters(layer: Layer, case: Case) -> None:
     """A layer whose parameters are all cast to bfloat16 gives bfloat16 for a bfloat16 x; once they
-    are cast back to float32, it gives what it gave before.
+    are cast back to float32, it gives what it gave before. So for float16.
 
-    So models are cast for inference. The parameters are rounded to bfloat16 first, so that casting
-    loses nothing.
+    So models are cast for inference. The parameters are rounded to that dtype first, so that
+    casting loses nothing.
     """
-    half = "bfloat16"
+    for half in ("bfloat16", "float16"):
+        _require_castable(layer, case, half)
+
+
+def _require_castable(layer: Layer, case: Case, half: str) -> None:
     x = rounded(case.normal("x", *case.x_shape), half)
     x = x if layer.accepts(case.lead) else x[0]
     dense = layer.written(case).cast(half).cast("float32")
     kernel, bias = dense.kernel, dense.bias
     before = np.asarray(dense(x))
-    y = dense.cast(half)(as_jax(x.astype(jnp.bfloat16)))
-    what = "f(x) of parameters and x cast to bfloat16"
+    y = dense.cast(half)(as_jax(x.astype(jnp.dtype(half))))
+    what = f"f(x) of parameters and x cast to {half}"
     require.that(
         str(y.dtype) == half,
         f"{what} is {y.dtype}",
@@ -146,21 +166,21 @@ def test_cast_parameters(layer: Layer, case: Case) -> None:
             f"the layer casts to {y.dtype} whatever the dtypes of x and of its parameters are",
         ),
     )
-    # Each of n products and n sums may be rounded to 8 bits, and a kernel that is made of other
-    # parameters a few times more.
+    # Each of n products and n sums may be rounded, and a kernel that is made of other parameters a
+    # few times more.
     size = np.abs(x) @ np.abs(kernel) + np.abs(bias)
-    bound = (case.in_features + _FEW_ROUNDINGS) * 2.0**-8 * size
+    bound = (case.in_features + _FEW_ROUNDINGS) * oracle.unit_roundoff(half) * size + _SUBNORMAL
     value = oracle.affine(x, kernel, bias).value
     require.within(np.asarray(y, np.float32), value, bound, what)
     after = dense.cast("float32")(x)
     cause = Cause("former-dtype-kept", "the layer keeps something of the parameters' former dtype")
-    require.equal(after, before, "f(x) after casting to bfloat16 and back", cause=cause)
+    require.equal(after, before, f"f(x) after casting to {half} and back", cause=cause)
 
 
 @requirement(
     "dtypes/integer-input",
     SHOULD,
-    PARAMETERS,
+    ANY,
     rests_on=["numerics/precision", VALUE, "dtypes/float32-out"],
     presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
     order=90,
@@ -173,6 +193,9 @@ def test_integer_input(layer: Layer, case: Case) -> None:
     Over the whole range of each dtype, up to numbers that float32 rounds.
     """
     _require_float32(layer)
+    if functions.is_function(layer):
+        functions.require_dtypes(layer, case, np.int8, np.int32, np.uint32)
+        return
     dense = layer.written(case)
     generator = case.generator("integers")
     for name in ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32"):
@@ -180,12 +203,18 @@ def test_integer_input(layer: Layer, case: Case) -> None:
         low, high = (0, 1) if name == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
         x = generator.integers(low, high, case.x_shape, np.int64, endpoint=True).astype(dtype)
         _require_value(layer, case, dense, as_jax(x), x.astype(np.float32))
+        if name == "int32" and programs.is_plain(case):
+            with require.during("jax.jit of the layer for an x of int32"):
+                y = programs.forward(layer)(dense.parameters, x)
+            reference = layer.value(x.astype(np.float32), case.kernel(), layer.bias_for(case))
+            what = "f(x) under jax.jit for x of int32"
+            require.within(y, reference.value, reference.bound, what)
 
 
 @requirement(
     "dtypes/complex-input",
     SHOULD,
-    PARAMETERS,
+    ANY,
     rests_on=["numerics/precision", VALUE, "dtypes/float32-out"],
     presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS, DTYPE_OF_X],
 )
@@ -194,6 +223,9 @@ def test_integer_input(layer: Layer, case: Case) -> None:
 def test_complex_input(layer: Layer, case: Case) -> None:
     """A complex x gives complex64: the real part Re(x) @ K + b, the imaginary part Im(x) @ K."""
     _require_float32(layer)
+    if functions.is_function(layer):
+        functions.require_dtypes(layer, case, np.complex64)
+        return
     x = (case.normal("real", *case.x_shape) + 1j * case.normal("imaginary", *case.x_shape)).astype(
         np.complex64
     )
@@ -295,6 +327,21 @@ def test_x64_stable(layer: Layer, case: Case) -> None:
         )
         reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
         require.within(y, reference.value, reference.bound, "f(x) under x64")
+        if layer.convention.compute_dtype == "float32" == layer.convention.parameter_dtype:
+            _require_wide(layer, case, wide, x)
+
+
+def _require_wide(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None:
+    """Require a float64 result, where there is one, to be exact in float64."""
+    plain = case.generator("float64").standard_normal(x.shape)
+    y = dense(as_jax(plain))
+    if str(y.dtype) == "float64" and not layer.reparameterized:
+        kernel, bias = layer.kernel_for(case), layer.bias_for(case)
+        unit = oracle.unit_roundoff("float64")
+        exact = oracle.products(plain, kernel, bias, unit=2 * unit)
+        cause = "a float64 x is rounded to float32 on its way to a float64 result"
+        what = "f(x) for a float64 x under x64"
+        require.within(y, exact.value, exact.bound, what, cause=cause)
 
 
 def _require_float32(layer: Layer) -> None:

@@ -64,6 +64,11 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
     )
     of_large = np.asarray(layer.forward(large, x, features))
     _require_as(layer, (float(large), x, features), of_large, f"the seed {float(large)!r}", cause)
+    # Beyond 2^31, which an int32 does not hold.
+    larger = large + 2**31
+    of_larger = np.asarray(layer.forward(larger, x, features))
+    what = f"the seed {float(larger)!r}"
+    _require_as(layer, (float(larger), x, features), of_larger, what, "")
     fractions = {
         "a seed with a fraction": (seed + 0.7, features),
         "features with a fraction": (seed, features + 0.7),

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-from functools import partial
-
 import numpy as np
 
-from conformance.checks import diagnosis, large_cases, output_shapes, require, shapes, telling
+from conformance.checks import (
+    diagnosis,
+    functions,
+    large_cases,
+    output_shapes,
+    require,
+    shapes,
+    telling,
+)
 from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import BATCH, LARGE, MANY_LEADS, SMALL, TALL, WIDE, Case, over
 from conformance.checks.layer import Built, Layer
 from conformance.checks.programs import FEW_SIZES
-from conformance.checks.scan import FUNCTIONS, VALUES, at_edges
+from conformance.checks.scan import FUNCTIONS, VALUES, at_edges, scan
+from conformance.checks.views import require_views
 from conformance.contract.requirement import (
     ANY,
     FLOAT32_THROUGHOUT,
@@ -23,9 +29,6 @@ from conformance.contract.requirement import (
 )
 from conformance.errors import Violation
 from conformance.jax_setup.lazy import jax
-
-# Where what is checked abstractly at every size is checked by a real call, too.
-EAGER = [(1, 1), (3, 10), (16, 16)]
 
 _LARGE_BIAS = 1000.0
 """Larger than what is clipped for training's sake, and far from what saturates."""
@@ -72,7 +75,7 @@ def test_output_shape(layer: Layer, case: Case) -> None:
         cause="",
     )
     # Each shape compiles, so that a single x is tried at some sizes.
-    single = case.kernel_shape in EAGER or PARAMETERS not in layer.provides
+    single = case.kernel_shape in output_shapes.EAGER or PARAMETERS not in layer.provides
     leads = {(), case.lead} if single else {case.lead}
     for lead in leads - {BATCH}:
         if layer.accepts(lead):
@@ -233,6 +236,8 @@ def test_affine_value(layer: Layer, case: Case) -> None:
     require.within(found, reference.value, reference.bound, "f(x)", cause=cause)
     if case.lead == BATCH:
         large_cases.require_scales(layer, case)
+    if case.kernel_shape == FEW_SIZES[-1] and layer.accepts(BATCH):
+        large_cases.require_constants(layer, case, scan(layer).constants)
 
 
 @requirement(
@@ -278,6 +283,8 @@ def test_additive(layer: Layer, case: Case) -> None:
     reference = layer.value(generic, kernel, bias)
     what = "f(x) against the sum of x_i (f(e_i) - f(0))"
     require.within(np.asarray(f(generic)), reference.value, 2 * reference.bound, what)
+    if functions.is_function(layer):
+        functions.require_batches(layer, case)
 
 
 @requirement(
@@ -325,7 +332,7 @@ def test_batch_independent(layer: Layer, case: Case) -> None:
     rest = np.arange(8) != row
     # Each shape compiles, so that a few sizes take one of them beside the plain batch.
     other = ((2, 4), (2, 1, 4), (1, 2, 2, 2))[case.in_features % 3]
-    for lead in (BATCH, other) if case.kernel_shape in EAGER else (BATCH,):
+    for lead in (BATCH, other) if case.kernel_shape in output_shapes.EAGER else (BATCH,):
         if not layer.accepts(lead):
             continue
         plain, found = (
@@ -358,7 +365,7 @@ def test_wrong_width_raises(layer: Layer, case: Case) -> None:
     """
     n = case.in_features
     if n > 1:
-        _require_rejected(layer, case, {n - 1, n + 1, case.out_features} - {n, 1})
+        output_shapes.require_rejected(layer, case, {n - 1, n + 1, case.out_features} - {n, 1})
 
 
 @requirement(
@@ -371,24 +378,7 @@ def test_width_one_raises(layer: Layer, case: Case) -> None:
     Broadcasting takes the one for as many as it needs: ``jnp.einsum`` does so without a word.
     """
     n = case.in_features
-    _require_rejected(layer, case, {1} if n > 1 else {2, 3, case.out_features} - {1})
-
-
-def _require_rejected(layer: Layer, case: Case, widths: set[int]) -> None:
-    if not layer.convention.checks_width:
-        require.not_applicable("the layer declares that it does not check the width of x")
-    n, dense = case.in_features, layer.of(case)
-    parameters = dense.parameters
-    leads = [lead for lead in ((), (n,)) if layer.accepts(lead)]
-    for width, lead in itertools.product(sorted(widths), leads):
-        x = jax.ShapeDtypeStruct((*lead, width), np.float32)
-        what = f"x of shape {x.shape} with in_features={n}"
-        cause = partial(shapes.of_acceptance, layer, case, lead, width)
-        call = partial(jax.eval_shape, layer.apply, parameters, x)
-        require.raises(call, what, cause=cause)
-        if case.kernel_shape in EAGER:
-            ones = np.ones(x.shape, np.float32)
-            require.raises(partial(dense.raw, ones), what, cause=cause)
+    output_shapes.require_rejected(layer, case, {1} if n > 1 else {2, 3, case.out_features} - {1})
 
 
 @requirement("forward/scalar-raises", SHOULD, PARAMETERS, rests_on=["forward/wrong-width-raises"])
@@ -422,6 +412,8 @@ def test_array_likes(layer: Layer, case: Case) -> None:
         "a strided array": doubled[..., ::2],
         "an array of Fortran order": np.asfortranarray(x),
     }
+    if case.kernel_shape == FEW_SIZES[-1] and layer.accepts((2, 4)):
+        require_views(f, x.reshape(2, 4, -1))
     if not jax.config.values["jax_enable_x64"]:
         forms["a float64 array"] = x.astype(np.float64)
     for what, value in forms.items():

@@ -33,7 +33,9 @@ from conformance.contract.requirement import LINEN, MUST, PARAMETERS, SHOULD, re
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 from conformance.statistics import by_requirement, causes, identify_law, power, strongest
+from conformance.statistics.dispersion import under_dispersion
 from conformance.statistics.moments import mean, variance
+from conformance.statistics.shape import follows
 
 INDEPENDENT = (
     "seeding/seeds-differ",
@@ -333,6 +335,10 @@ def test_kernel_law(layer: Layer) -> None:
         require.note(f"the law found: {found.name}")
     plot_data.kernel_histogram(law.finite, law.variance, law.families)
     judge(law_evidence(layer), lambda: causes.law(law.finite, law.names, law.variance), law.finite)
+    kernel = large_kernel(layer).astype(np.float64)
+    if np.isfinite(kernel).all() and kernel.any():
+        # Tails show in a million weights: three in a hundred thousand are beyond four deviations.
+        judge([follows(kernel[None] / math.sqrt(law.variance(*LARGE_KERNEL)), law.families)])
 
 
 @requirement(
@@ -352,6 +358,10 @@ def test_kernel_dispersion(layer: Layer) -> None:
     law = declared(layer)
     evidence = by_requirement.dispersion_row(law.centred)
     judge(evidence, lambda: causes.dispersion(law.finite), law.finite)
+    kernel = large_kernel(layer).astype(np.float64)
+    if np.isfinite(kernel).all() and kernel.any():
+        scaled = kernel[None] / math.sqrt(law.variance(*LARGE_KERNEL))
+        judge([under_dispersion(scaled, group) for group in ("row", "column", "seed")])
 
 
 def _full_precision(layer: Layer) -> None:

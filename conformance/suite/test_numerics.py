@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from conformance.checks import diagnosis, jaxprs, oracle, require
+from conformance.checks import diagnosis, functions, jaxprs, oracle, require
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Built, Layer
 from conformance.checks.precision import by_default
-from conformance.checks.programs import traced
+from conformance.checks.programs import forward, is_plain, traced
 from conformance.checks.require import on_the_way
+from conformance.checks.scan import NONFINITE, at_edges
 from conformance.contract.requirement import (
+    ANY,
     FLOAT32_PARAMETERS,
     FLOAT32_RESULTS,
     MUST,
@@ -45,7 +48,7 @@ WIDEST = 256
 @requirement(
     "numerics/precision",
     MUST,
-    PARAMETERS,
+    ANY,
     rests_on=["forward/basis-input", "forward/integer-exact", "numerics/no-saturation"],
     presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
     idle_because=(
@@ -60,6 +63,9 @@ def test_precision(layer: Layer, case: Case) -> None:
     the kernel's columns, so that nothing cancels and the bound is sharp. An accelerator whose
     default is another format is asked for float32, and then held to the bound of its default.
     """
+    if functions.is_function(layer):
+        functions.require_scales(layer, case, 1.0, 1e-6, 1e6, 1e-24)
+        return
     if case.in_features > WIDEST:
         return
     _precise(layer, case, oracle.HIGHEST)
@@ -92,19 +98,26 @@ def _precise(layer: Layer, case: Case, precision: oracle.Precision) -> None:
         )
 
 
-def _confined(dense: Built, case: Case, poison: float, is_poisoned: Any, what: str) -> None:
-    """``dense`` has the case's kernel and bias: a zero would make a NaN of an infinity."""
+def _confined(
+    dense: Built, case: Case, poison: float, is_poisoned: Any, what: str, by: Any = None
+) -> None:
+    """``dense`` has the case's kernel and bias: a zero would make a NaN of an infinity.
+
+    ``by`` gives the rows of the result for those of x, as ``dense.rows`` does.
+    """
+    by = by or dense.rows
     if jax.config.values["jax_debug_nans"]:
         require.not_applicable("jax_debug_nans is in force, and raises where a NaN arises")
     rows = 8 if dense.layer.accepts(BATCH) else 1
+    rows = rows if case.lead == BATCH else int(np.prod(case.lead))
     x = case.normal("x", rows, case.in_features)
     generator = case.generator("place")
     row, column = int(generator.integers(rows)), int(generator.integers(case.in_features))
-    plain = dense.rows(x)
+    plain = by(x)
     rest = np.arange(rows) != row
     for columns, where in ((column, f"x[{row}, {column}]"), (slice(None), f"all of x[{row}]")):
         x[row, columns] = poison
-        found = dense.rows(x)
+        found = by(x)
         require.that(
             is_poisoned(found[row]).all(),
             f"with {what} in {where}, row {row} of the result has "
@@ -126,7 +139,7 @@ def _confined(dense: Built, case: Case, poison: float, is_poisoned: Any, what: s
 @requirement(
     "numerics/nan-confined",
     MUST,
-    PARAMETERS,
+    ANY,
     rests_on=[
         "forward/zero-input",
         "forward/basis-input",
@@ -135,14 +148,35 @@ def _confined(dense: Built, case: Case, poison: float, is_poisoned: Any, what: s
     ],
 )
 @over()
+@at_edges(NONFINITE)
 def test_nan_confined(layer: Layer, case: Case) -> None:
-    """A NaN in row i of x makes row i of the result NaN, and no other.
+    """A NaN in row i of x makes row i of the result NaN, and no other; under jit as well.
 
     Likewise, a NaN in column j of the kernel, or in entry j of the bias, makes column j NaN.
     """
+    if functions.is_function(layer):
+        functions.require_not_finite(layer, case, np.nan)
+        return
     dense = layer.written(case)
+    if case.lead != BATCH:
+        if np.prod(case.lead) and layer.accepts(case.lead):
+            _confined(dense, case, np.nan, np.isnan, "a NaN", partial(_at_lead, dense, case))
+        return
     _confined(dense, case, np.nan, np.isnan, "a NaN")
     _confined_to_column(dense, case, np.nan, np.isnan, "a NaN")
+    if is_plain(case) and layer.accepts(BATCH):
+        compiled = partial(forward(layer), dense.parameters)
+        by = partial(_as_numpy, compiled)
+        _confined(dense, case, np.nan, np.isnan, "under jax.jit, a NaN", by)
+
+
+def _at_lead(dense: Built, case: Case, x: np.ndarray) -> np.ndarray:
+    """The rows of the result for an x of the case's leading dimensions."""
+    return np.asarray(dense(x.reshape(case.x_shape))).reshape(len(x), -1)
+
+
+def _as_numpy(function: Any, x: np.ndarray) -> np.ndarray:
+    return np.asarray(function(x))
 
 
 def _confined_to_column(
@@ -159,6 +193,8 @@ def _confined_to_column(
             kernel[i, j] = poison
         else:
             bias[j] = poison
+        # A zero times what is not finite is NaN.
+        x[:, i] = 0.0
         found = is_poisoned(dense.write(kernel, bias).rows(x))
         require.that(
             found[:, j].all() and not found[:, rest].any(),
@@ -173,7 +209,7 @@ def _confined_to_column(
 @requirement(
     "numerics/inf-confined",
     MUST,
-    PARAMETERS,
+    ANY,
     rests_on=[
         "state/updates-used",
         "forward/zero-input",
@@ -188,7 +224,11 @@ def test_inf_confined(layer: Layer, case: Case) -> None:
 
     Likewise, an infinity in column j of the kernel, or in entry j of the bias.
     """
-    poison, dense = np.inf if case.values % 2 == 0 else -np.inf, layer.written(case)
+    poison = np.inf if case.values % 2 == 0 else -np.inf
+    if functions.is_function(layer):
+        functions.require_not_finite(layer, case, poison)
+        return
+    dense = layer.written(case)
     _confined(dense, case, poison, lambda row: ~np.isfinite(row), "an infinity")
     _confined_to_column(dense, case, poison, lambda row: ~np.isfinite(row), "an infinity")
 
@@ -196,7 +236,7 @@ def test_inf_confined(layer: Layer, case: Case) -> None:
 @requirement(
     "numerics/no-saturation",
     MUST,
-    PARAMETERS,
+    ANY,
     rests_on=["forward/zero-input", "forward/basis-input", "forward/integer-exact"],
     presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
 )
@@ -207,6 +247,9 @@ def test_no_saturation(layer: Layer, case: Case) -> None:
     The bound is that of a product in any of the usual formats: a smaller error is checked by
     ``numerics/precision``.
     """
+    if functions.is_function(layer):
+        functions.require_scales(layer, case, 1e34, 1e8)
+        return
     dense = layer.of(case)
     for scale, own in ((1e34, 1.0), (1e8, 1.0), (1e17, 1e15), (1.0, 1e30)):
         kernel, bias = case.kernel(own), layer.bias_for(case, own)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import jaxprs, oracle, programs, require
+from conformance.checks import gradients, jaxprs, oracle, programs, require
 from conformance.checks.cases import BATCH, Case, over
-from conformance.checks.layer import Layer, as_jax
+from conformance.checks.layer import Built, Layer, as_jax
 from conformance.checks.require import during
 from conformance.contract.requirement import MUST, PARAMETERS, SHOULD, requirement
 from conformance.errors import Cause
@@ -67,6 +67,10 @@ def test_use_bias(layer: Layer, case: Case) -> None:
     reference = without.value(x, kernel, np.zeros(case.out_features, np.float32))
     require.equal(dense(x * 0), np.zeros_like(reference.value), "f(0) with use_bias=False")
     require.within(dense(x), reference.value, reference.bound, "f(x) with use_bias=False")
+    if layer.accepts((2, 4)) and layer.accepts(BATCH):
+        found = np.asarray(dense(x.reshape(2, 4, -1))).reshape(8, -1)
+        what = "f(x) with use_bias=False for an x of rank 3"
+        require.within(found, reference.value, reference.bound, what)
 
 
 @requirement(
@@ -186,10 +190,12 @@ def test_dtype(layer: Layer, case: Case) -> None:
     """With ``dtype=d`` the layer casts x and the parameters to d, computes in d and returns d; the
     parameters keep their own dtype.
 
-    With bfloat16 for a float32 x, and with float32 for a bfloat16 x.
+    With bfloat16 and float16 for a float32 x, and with float32 for a bfloat16 x. Gradients pass
+    through the casts.
     """
     for dtype, x in (
         ("bfloat16", _x(layer, case)),
+        ("float16", _x(layer, case)),
         ("float32", _x(layer, case).astype(jnp.bfloat16)),
     ):
         computing = _with(layer, dtype=jnp.dtype(dtype))
@@ -204,6 +210,18 @@ def test_dtype(layer: Layer, case: Case) -> None:
             )
         y = dense.write(case.kernel(), case.bias())(as_jax(x))
         _require_result(computing, case, y, x.astype(np.float32), f"dtype={dtype}")
+        if dtype == "bfloat16":
+            _require_gradients(computing, case, dense, x, f"jax.vjp with dtype={dtype}")
+
+
+def _require_gradients(layer: Layer, case: Case, dense: Built, x: np.ndarray, by: str) -> None:
+    """Require the gradients of the layer with an option in force."""
+    g = case.normal("cotangent", *x.shape[:-1], case.out_features)
+    point = gradients.Point(f"x of shape {x.shape}", case.kernel(), case.bias(), x, g)
+    with during(by):
+        values = (*point.values(), g)
+        _, found = jax.device_get(programs.pullback(layer)(dense.parameters, *values))
+    gradients.require_gradients(layer, found, point, by)
 
 
 def _require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str) -> None:
@@ -237,19 +255,20 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
     """With ``param_dtype=d`` every parameter is created in d, and what the layer computes in does
     not change: a float32 x gives what it gave.
     """
-    given = _with(layer, param_dtype=jnp.bfloat16)
-    with during("construction with param_dtype=bfloat16"):
-        dense = given.of(case)
-    for leaf in dense.leaves:
-        require.that(
-            str(leaf.value.dtype) == "bfloat16",
-            f"with param_dtype=bfloat16, the layer has {leaf}",
-            accepted="bfloat16",
-            cause=_ignored("param_dtype"),
-        )
-    x = _x(layer, case)
-    y = dense.write(case.kernel(), case.bias())(x)
-    _require_result(given, case, y, x, "param_dtype=bfloat16")
+    for dtype in ("bfloat16", "float16"):
+        given = _with(layer, param_dtype=jnp.dtype(dtype))
+        with during(f"construction with param_dtype={dtype}"):
+            dense = given.of(case)
+        for leaf in dense.leaves:
+            require.that(
+                str(leaf.value.dtype) == dtype,
+                f"with param_dtype={dtype}, the layer has {leaf}",
+                accepted=dtype,
+                cause=_ignored("param_dtype"),
+            )
+        x = _x(layer, case)
+        y = dense.write(case.kernel(), case.bias())(x)
+        _require_result(given, case, y, x, f"param_dtype={dtype}")
 
 
 @requirement(

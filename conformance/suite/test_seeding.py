@@ -17,6 +17,7 @@ from conformance.checks.layer import Layer, as_jax
 from conformance.checks.programs import FEW_SIZES, compiled_to_run_once
 from conformance.checks.require import during, on_the_way
 from conformance.checks.seeds import require_different, require_uncorrelated
+from conformance.checks.siblings import of_rngs, require_unrelated
 from conformance.checks.streams import kernel_of_streams, require_keys_of_every_kind
 from conformance.checks.threads import require_same_in_threads
 from conformance.contract.requirement import (
@@ -311,7 +312,7 @@ def test_constant_key_count(layer: Layer, case: Case) -> None:
 )
 @over(sizes=[(3, 10), LARGE], at_most=2)
 def test_siblings_differ(layer: Layer, case: Case) -> None:
-    """Two layers built from one ``Rngs`` differ."""
+    """Layers built from one ``Rngs`` differ: sixteen are uncorrelated, and share no run."""
     kernel, rngs = kernel_of_streams(layer, case), nnx.Rngs(case.seed)
     siblings = [kernel(rngs) for _ in range(4)]
     words = "the key is read without being drawn: layers get the same one"
@@ -330,6 +331,8 @@ def test_siblings_differ(layer: Layer, case: Case) -> None:
         if deviation and case.kernel_shape == LARGE:
             cause = Cause("sibling-scaled", f"layer {i} of one Rngs has another scale")
             judge([variance(sibling.astype(np.float64) / deviation)], cause)
+    if case.kernel_shape != LARGE:
+        require_unrelated(layer, of_rngs(layer, case.seed), "layers of four Rngs")
 
 
 @requirement("seeding/rngs-forms", MUST, NNX, rests_on=["seeding/params-stream"])
@@ -404,9 +407,9 @@ def test_jitted_init(layer: Layer, case: Case) -> None:
     rests_on=["seeding/jitted-init", "seeding/seeds-differ"],
     presumes=[DRAWN_KERNEL],
 )
-@over(sizes=[(3, 10)], at_most=1)
+@over(sizes=[(16, 16)], at_most=1)
 def test_vmapped_init(layer: Layer, case: Case) -> None:
-    """Construction vmapped over split keys gives kernels that are all distinct."""
+    """Construction vmapped over split keys gives distinct, uncorrelated kernels."""
     construct = layer.implementation.module
     assert construct is not None
 
@@ -430,6 +433,7 @@ def test_vmapped_init(layer: Layer, case: Case) -> None:
         accepted="8",
         cause=Cause("key-of-another-place", "the key is not what the kernel is drawn from"),
     )
+    require_unrelated(layer, kernels, "kernels of split keys")
 
 
 @requirement(

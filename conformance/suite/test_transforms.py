@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from conformance.checks import compilation, diagnosis, gradients, jaxprs, programs, require
+from conformance.checks import (
+    compilation,
+    diagnosis,
+    gradients,
+    jaxprs,
+    maps,
+    partial_derivatives,
+    programs,
+    require,
+)
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer, as_jax
 from conformance.checks.mutation import leaks_nothing, require_donation
@@ -101,8 +110,10 @@ def test_gradients(layer: Layer, case: Case) -> None:
             gradients.require_gradients(layer, found, point, "jax.vjp")
     if programs.is_plain(case):
         gradients.require_second(layer, case, parameters)
+        partial_derivatives.require_parts(layer, case, parameters)
+        partial_derivatives.require_nan_passed(layer, case, parameters)
         # Another batch than before: there is nothing to compile, and more rows than one block has.
-        point = next(gradients.points(case, (100,)))
+        point = next(gradients.points(case, (1030,)))
         with require.during("jax.grad of the layer, outside of jit,"):
             loss = programs.weighted(layer, parameters, point.cotangent)
             found = jax.grad(loss, (0, 1, 2))(*map(as_jax, point.values()))
@@ -223,6 +234,7 @@ def test_vmap(layer: Layer, case: Case) -> None:
             mapped = jax.vmap(lambda p, row: programs.call(layer, p, row), (None, 0))
             by_rows = mapped(parameters, as_jax(x))
         require.within(by_rows, one.value, one.bound, "jax.vmap over x, outside of jit,")
+        maps.require_maps_of_parts(layer, case, parameters)
 
 
 @requirement(
@@ -391,24 +403,7 @@ def test_no_side_effects_in_jaxpr(layer: Layer, case: Case) -> None:
     unknown to accelerators; a constant of a parameter's size is a parameter that training and
     loading do not reach.
     """
-    x = as_jax(case.x())
-    parameters = layer.of(case).parameters
-    point = next(gradients.points(case, case.lead))
-    with require.during("jax.make_jaxpr of the layer"):
-        value = jax.make_jaxpr(lambda p, x: programs.call(layer, p, x))(parameters, x)
-    with require.during("jax.make_jaxpr of the layer's gradients"):
-        backward = jax.make_jaxpr(programs.pullback(layer))(
-            parameters, *point.values(), point.cotangent
-        )
-    for of, jaxpr in (("the layer", value), ("its gradients", backward)):
-        found = jaxprs.impurities(jaxpr, case.kernel_shape)
-        cause = next(iter(found.values()), "")
-        require.that(
-            not found,
-            f"the jaxpr of {of} holds {', '.join(found)}",
-            accepted="no callback, random primitive, effect or constant",
-            cause=cause,
-        )
+    compilation.require_pure_programs(layer, case)
 
 
 @requirement(

@@ -1,0 +1,82 @@
+"""The layer mapped over some of kernel, bias and x."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from conformance.checks import programs, require
+from conformance.checks.cases import BATCH, Case
+from conformance.checks.layer import Layer
+from conformance.jax_setup.lazy import jax
+
+__all__ = ["require_maps_of_parts"]
+
+# Of kernel, bias and x, which are mapped; the name of the axis as data parallelism calls it.
+_PARTS = {
+    "kernels": (0, None, None),
+    "biases": (None, 0, None),
+    "kernels and x": (0, None, 0),
+    "biases and x": (None, 0, 0),
+    "kernels and biases": (0, 0, None),
+}
+
+
+def _program(layer: Layer) -> Any:
+    """``(parameters, stacked values, single values, cotangent)`` to the results by name.
+
+    Values are of kernel, bias and x. With them comes the gradient in the stacked kernels.
+    """
+
+    def make() -> Callable[..., Any]:
+        f = programs.affine(layer)
+
+        def program(p: Any, stacked: Any, single: Any, cotangent: Any) -> Any:
+            found = {}
+            for name, axes in _PARTS.items():
+                values = [many if axis == 0 else one for many, one, axis in
+                          zip(stacked, single, axes, strict=True)]  # fmt: skip
+                mapped = jax.vmap(f, (None, *axes), axis_name="batch")
+                found[name] = mapped(p, *values)
+
+            def loss(kernels: Any) -> Any:
+                mapped = jax.vmap(f, (None, 0, None, None))
+                return (mapped(p, kernels, *single[1:]) * cotangent).sum()
+
+            return found, jax.grad(loss)(stacked[0])
+
+        return program
+
+    return programs.remembered(layer, "maps of parts", make)
+
+
+def require_maps_of_parts(layer: Layer, case: Case, parameters: Any) -> None:
+    """Require vmap over some of kernel, bias and x, along a named axis, to equal the loop.
+
+    As many maps as x has rows: a rule that takes one axis for the other is right for no other.
+    """
+    maps = BATCH[0]
+    kernels = case.normal("kernels of maps", maps, *case.kernel_shape)
+    biases = case.normal("biases of maps", maps, case.out_features) * layer.convention.use_bias
+    xs = case.normal("x of maps", maps, *BATCH, case.in_features)
+    cotangent = case.normal("cotangent of maps", maps, *BATCH, case.out_features)
+    single = (case.kernel(), case.bias() * layer.convention.use_bias, xs[0])
+    with require.during("jax.vmap of the layer over some of kernel, bias and x"):
+        found, gradient = _program(layer)(parameters, (kernels, biases, xs), single, cotangent)
+    arithmetic = layer.arithmetic(case.in_features)
+    for name, axes in _PARTS.items():
+        if name.startswith("biases") and not layer.convention.use_bias:
+            continue
+        of = [
+            np.broadcast_to(one, many.shape) if axis is None else many
+            for many, one, axis in zip((kernels, biases, xs), single, axes, strict=True)
+        ]
+        reference = arithmetic.affine(of[2], of[0], of[1][:, None])
+        what = f"jax.vmap over {name} along the axis 'batch'"
+        require.within(found[name], reference.value, reference.bound, what)
+    each = [arithmetic.kernel_gradient(single[2], g) for g in cotangent]
+    value, bound = (np.stack([getattr(g, part) for g in each]) for part in ("value", "bound"))
+    what = "the gradient, with respect to stacked kernels, of jax.vmap of the layer"
+    require.within(gradient, value, bound, what)

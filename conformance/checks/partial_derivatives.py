@@ -1,0 +1,98 @@
+"""Derivatives by some of kernel, bias and x, of second order, and of what is not finite."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from conformance.checks import gradients, programs, require
+from conformance.checks.cases import BATCH, Case
+from conformance.checks.layer import Layer
+from conformance.jax_setup.lazy import jax
+
+__all__ = ["require_nan_passed", "require_parts"]
+
+_NAMES = ("kernel", "bias", "input x")
+# All three at once are what every other check asks for.
+_SUBSETS = [s for size in (1, 2) for s in itertools.combinations(range(3), size)]
+
+
+def _program(layer: Layer) -> Any:
+    """``(parameters, kernel, bias, x, cotangent, t)`` to the gradients by parts, compiled once.
+
+    For each subset in turn, then those of ``<dx, t>``, with t of the shape of x.
+    """
+
+    def make() -> Callable[..., Any]:
+        def program(p: Any, kernel: Any, bias: Any, x: Any, cotangent: Any, t: Any) -> Any:
+            loss = programs.weighted(layer, p, cotangent)
+            parts = [jax.grad(loss, subset)(kernel, bias, x) for subset in _SUBSETS]
+            down = jax.grad(loss, 2)
+            penalty = jax.grad(lambda *values: (down(*values) * t).sum(), (0, 1, 2))
+            return parts, penalty(kernel, bias, x)
+
+        return program
+
+    return programs.remembered(layer, "gradients by parts", make)
+
+
+def require_parts(layer: Layer, case: Case, parameters: Any) -> None:
+    """Require the gradients by each subset of kernel, bias and x, and those of a gradient penalty.
+
+    Frozen layers are differentiated by some of the three. ``<dx, t>``, which a gradient penalty
+    contains, is ``<g, t @ K>``: its gradient in the kernel is t^T g, and 0 in the others.
+    """
+    point, t = next(gradients.points(case, BATCH)), case.normal("t", *BATCH, case.in_features)
+    with require.during("jax.grad of the layer with respect to some of kernel, bias and x"):
+        values = (*point.values(), point.cotangent, t)
+        parts, penalty = jax.device_get(_program(layer)(parameters, *values))
+    for subset, found in zip(_SUBSETS, parts, strict=True):
+        if subset == (1,) and not layer.convention.use_bias:
+            continue
+        by = f"jax.grad for the {' and '.join(_NAMES[i] for i in subset)} alone"
+        whole: list[Any] = [None, None, None]
+        for i, gradient in zip(subset, found, strict=True):
+            whole[i] = gradient
+        gradients.require_gradients(layer, (whole[0], whole[1], whole[2]), point, by, some=True)
+    what = "the second derivative <dx, t> with respect to the {}"
+    reference = layer.arithmetic(case.in_features).kernel_gradient(t, point.cotangent)
+    require.within(penalty[0], reference.value, reference.bound, what.format("kernel"))
+    for i in (1, 2):
+        require.equal(penalty[i], np.zeros_like(penalty[i]), what.format(_NAMES[i]))
+
+
+def require_nan_passed(layer: Layer, case: Case, parameters: Any) -> None:
+    """Require a NaN in g to reach dK and db at its output, and dx at its row, and nothing else.
+
+    What replaces it by a number hides from training that it has diverged.
+    """
+    if jax.config.values["jax_debug_nans"]:
+        return
+    point, generator = next(gradients.points(case, BATCH)), case.generator("NaN")
+    row, column = int(generator.integers(BATCH[0])), int(generator.integers(case.out_features))
+    g = point.cotangent.copy()
+    g[row, column] = np.nan
+    x = case.normal("plain x", *BATCH, case.in_features)
+    with require.during("jax.vjp of the layer for a g that holds a NaN"):
+        found = programs.pullback(layer)(parameters, point.kernel, point.bias, x, g)[1]
+    kernel, bias, down = map(np.isnan, jax.device_get(found))
+    outputs = np.arange(case.out_features) == column
+    rows = np.arange(BATCH[0]) == row
+    for name, is_nan, expected in (
+        ("kernel", kernel, np.broadcast_to(outputs, kernel.shape)),
+        ("bias", bias, outputs),
+        ("input x", down, np.broadcast_to(rows[:, None], down.shape)),
+    ):
+        if name == "bias" and not layer.convention.use_bias:
+            continue
+        reaches, spreads = is_nan[expected].all(), is_nan[~expected].any()
+        require.that(
+            reaches and not spreads,
+            f"with a NaN in g[{row}, {column}], the gradient with respect to the {name} "
+            f"{'has NaNs elsewhere' if reaches else 'hides it'}",
+            accepted="NaN where g enters, and nowhere else",
+            cause="" if reaches else "what is not finite in a gradient is replaced by a number",
+        )

@@ -1,0 +1,52 @@
+"""Kernels of layers that are built from one source of keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from conformance.checks import require
+from conformance.checks.kernels import judge
+from conformance.checks.layer import Built, Layer
+from conformance.checks.require import during
+from conformance.jax_setup.lazy import nnx
+from conformance.statistics import by_requirement, structure
+
+__all__ = ["of_rngs", "require_unrelated"]
+
+_SIZE = (16, 16)
+_SIBLINGS, _SEEDS = 16, 4
+
+
+def of_rngs(layer: Layer, first_seed: int) -> np.ndarray:
+    """Return kernels (64, 16, 16): of sixteen layers of one ``Rngs``, for each of four seeds."""
+    construct = layer.implementation.module
+    assert construct is not None
+    found = []
+    for seed in range(_SEEDS):
+        rngs = nnx.Rngs((first_seed + seed) % 2**32)
+        with during("construction of sixteen layers from one Rngs"):
+            modules = [construct(*_SIZE, rngs) for _ in range(_SIBLINGS)]
+        found += [Built(layer, module=module).kernel for module in modules]
+    return np.stack(found)
+
+
+def require_unrelated(layer: Layer, kernels: Any, what: str) -> None:
+    """Require kernels (number, in, out) that have neither a correlation nor a run in common."""
+    if layer.convention.kernel.is_zero():
+        return
+    wide = np.asarray(kernels, np.float64)
+    if not np.isfinite(wide).all() or not wide.any():
+        return  # construction/finite and kernel-variance report that
+    same = structure.shared_run(np.asarray(kernels))
+    require.that(
+        same is None,
+        f"{what} number {same[0] + 1 if same else 0} and {same[1] + 1 if same else 0} share 16 "
+        "weights in a row",
+        accepted="different numbers",
+        cause="kernels are windows into one stream of numbers, or a key is used again",
+    )
+    size = (wide.shape[1], wide.shape[2])
+    centred = by_requirement.centred({size: wide})
+    judge(by_requirement.seeds_row(centred), f"{what} have numbers in common")

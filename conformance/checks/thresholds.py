@@ -1,0 +1,88 @@
+"""The constants with which a traced program compares: where it may treat values by themselves.
+
+A layer that computes ``x @ K + b`` compares nothing. One that does tells where to look: at values
+near the constant, and at sizes beyond the index.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+__all__ = ["arithmetic", "thresholds"]
+
+_COMPARING = {"eq", "ne", "lt", "le", "gt", "ge", "max", "min", "clamp", "rem"}
+_PASSING = {"convert_element_type", "broadcast_in_dim", "copy", "copy_p", "neg", "reshape"}
+_OF_SHAPE = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "expand_dims", "copy", "copy_p"}
+
+
+def thresholds(jaxpr: Any) -> tuple[frozenset[float], frozenset[int]]:
+    """Return the magnitudes, and the indices, that a closed jaxpr compares values with."""
+    values: set[float] = set()
+    indices: set[int] = set()
+    whole = getattr(jaxpr, "jaxpr", jaxpr)
+    consts = zip(whole.constvars, getattr(jaxpr, "consts", ()), strict=False)
+    known = {var: float(value) for var, value in consts if _is_number(value)}
+    _read(whole, known, values, indices)
+    return frozenset(values), frozenset(indices)
+
+
+def _is_number(value: Any) -> bool:
+    return np.ndim(value) == 0 and np.result_type(value).kind in "iuf"
+
+
+def _read(jaxpr: Any, known: dict[Any, float], values: set[float], indices: set[int]) -> None:
+    for equation in jaxpr.eqns:
+        given = [_number(variable, known) for variable in equation.invars]
+        name = equation.primitive.name
+        if name in _COMPARING:
+            kinds = [np.dtype(str(v.aval.dtype)).kind for v in equation.invars if _has_dtype(v)]
+            for number in given:
+                if number is None or not math.isfinite(number) or number == 0:
+                    continue
+                if "f" in kinds or "V" in kinds:
+                    values.add(abs(number))
+                else:
+                    indices.add(int(abs(number)))
+        elif name in _PASSING and given and given[0] is not None:
+            known[equation.outvars[0]] = given[0]
+        for parameter in equation.params.values():
+            for part in parameter if isinstance(parameter, tuple | list) else (parameter,):
+                inner: Any = getattr(part, "jaxpr", part)
+                if hasattr(inner, "eqns"):
+                    last = given[len(given) - len(inner.invars) :]
+                    pairs = zip(inner.invars, last, strict=False)
+                    passed = {var: number for var, number in pairs if number is not None}
+                    _read(inner, passed, values, indices)
+
+
+def _has_dtype(variable: Any) -> bool:
+    return getattr(getattr(variable.aval, "dtype", None), "name", "key").isalnum()
+
+
+def _number(variable: Any, known: Mapping[Any, float]) -> float | None:
+    if hasattr(variable, "val"):
+        return float(variable.val) if _is_number(variable.val) else None
+    return known.get(variable)
+
+
+def arithmetic(jaxpr: Any) -> frozenset[tuple[str, ...]]:
+    """Return what a program computes, as primitives with their dtypes, whatever the shapes."""
+    found: set[tuple[str, ...]] = set()
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        inner = [
+            part
+            for value in equation.params.values()
+            for part in (value if isinstance(value, tuple | list) else (value,))
+            if hasattr(getattr(part, "jaxpr", part), "eqns")
+        ]
+        for part in inner:
+            found |= arithmetic(part)
+        if not inner and equation.primitive.name not in _OF_SHAPE:
+            variables = (*equation.invars, *equation.outvars)
+            dtypes = [str(getattr(v.aval, "dtype", type(v.aval).__name__)) for v in variables]
+            found.add((equation.primitive.name, *dtypes))
+    return frozenset(found)

@@ -1,0 +1,76 @@
+"""Wrong functions ``(seed, x, features)``, whose parameters cannot be read: wrong for some x."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from implementations.defects import wrong
+from implementations.defects.base import CorrectDense, layer_output
+from implementations.defects.record import name_layers
+
+
+def _kernel(seed: int, x: Array, m: int) -> Array:
+    return CorrectDense(x.shape[-1], m, rngs=nnx.Rngs(seed)).kernel[...]
+
+
+nan_dropped = wrong.casting("Y060", "numerics/nan-confined", 4, cause="replaced by a number")(
+    lambda seed, x, m: layer_output(seed, jnp.where(jnp.isnan(x), x * 0 + 1, x), m),
+    "NaNs are replaced by 1.",
+)
+infinity_clipped = wrong.casting("Y061", "numerics/inf-confined", 4, cause="replaced by a number")(
+    lambda seed, x, m: layer_output(seed, jnp.where(jnp.isinf(x), jnp.sign(x), x), m),
+    "Infinities are replaced by 1.",
+)
+clipped = wrong.casting("Y062", "numerics/no-saturation", 4)(
+    lambda seed, x, m: layer_output(seed, jnp.clip(x, -1e6, 1e6), m),
+    "x is clipped at a million.",
+)
+integer_kernel = wrong.casting("Y063", "dtypes/integer-input", 4)(
+    lambda seed, x, m: (
+        (x @ _kernel(seed, x, m).astype(x.dtype)).astype(jnp.float32)
+        if x.dtype == jnp.int32
+        else layer_output(seed, x, m)
+    ),
+    "For an int32 x, the kernel is rounded to integers.",
+)
+half_result = wrong.casting("Y064", "dtypes/half-input", 4)(
+    lambda seed, x, m: layer_output(seed, x, m).astype(
+        x.dtype if x.dtype in (jnp.float16, jnp.bfloat16) else jnp.float32
+    ),
+    "The result has the dtype of an x of half precision.",
+)
+real_part = wrong.casting("Y065", "dtypes/complex-input", 4)(
+    lambda seed, x, m: layer_output(seed, x.real if jnp.iscomplexobj(x) else x, m),
+    "The imaginary part is dropped.",
+)
+fan_of_the_batch = wrong.casting("Y066", "forward/additive", 4)(
+    lambda seed, x, m: (
+        layer_output(seed, x, m) * (x.shape[-1] / max(x.size, 1)) ** 0.5
+        if x.ndim > 1
+        else layer_output(seed, x, m)
+    ),
+    "The kernel is scaled by the size of x, batch and all.",
+)
+kernel_for_each_row = wrong.casting("Y067", "forward/additive", 4)(
+    lambda seed, x, m: (
+        jnp.stack([layer_output(seed + i, row, m) for i, row in enumerate(x)])
+        if x.ndim == 2 and x.size
+        else layer_output(seed, x, m)
+    ),
+    "Each row of a batch meets a kernel of its own.",
+)
+
+
+def large_float_seed(seed: float, x: Array, features: float) -> Array:
+    """A float seed beyond 2^31 becomes the largest int32."""
+    number = min(seed, 2.0**31 - 1) if isinstance(seed, float) else seed
+    return layer_output(int(number), x, int(features))
+
+
+large_float_seed = wrong.solution("Y068", "exercise/float-arguments", 4)(
+    large_float_seed, large_float_seed.__doc__ or ""
+)
+
+name_layers(globals())

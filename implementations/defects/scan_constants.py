@@ -1,0 +1,93 @@
+"""Layers that treat some values, ranks or places by themselves, as their programs tell.
+
+They compare with a constant, or compute something else at one rank, and are right elsewhere.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+
+from implementations.defects import wrong
+from implementations.defects.base import affine, is_float, is_traced
+from implementations.defects.record import also, name_layers
+
+VALUE = "forward/affine-value"
+
+SmallWeightsPruned = wrong.forward("Y000", VALUE, 5, collateral=("transforms/gradients",))(
+    lambda x, k, b: affine(x, jnp.where(jnp.abs(k) < 1e-22, k * 0, k), b),
+    "Weights below 1e-22 count as none, which only the derivative says otherwise.",
+)
+OneValueMasked = wrong.forward("Y001", VALUE, 5)(
+    lambda x, k, b: affine(jnp.where(jnp.abs(x) == 42.5, x * 0, x), k, b),
+    "An input of 42.5 is a mark for what is missing.",
+    when=lambda x, k, b: is_float(x),
+)
+PaddingRows = wrong.output("Y002", VALUE, 5)(
+    lambda y, x: jnp.where((x == -100.0).all(-1, keepdims=True), y * 0, y),
+    "A row of -100 throughout is padding.",
+    when=lambda y, x: is_float(x),
+)
+BiasOfLargeOutputsLost = wrong.forward("Y003", VALUE, 5)(
+    lambda x, k, b: affine(x, k, jnp.where(jnp.abs(b) > 4096.0, b * 0, b)),
+    "A bias beyond 4096 is taken for an error.",
+)
+ManyOutputsLost = wrong.output("Y004", VALUE, 5)(
+    lambda y, x: jnp.where(jnp.arange(y.shape[-1]) < 5000, y, y * 0),
+    "Outputs from 5000 on are 0, by a mask, so that the program is one at every size.",
+)
+RowsOfHalfAtRank3 = wrong.forward("Y005", "dtypes/half-input", 5)(
+    lambda x, k, b: affine(x, k.astype(x.dtype).astype(k.dtype), b),
+    "For a bfloat16 x of rank 3 the kernel is rounded.",
+    when=lambda x, k, b: x.dtype == jnp.bfloat16 and x.ndim == 3,
+)
+IntegerVectorsWrapped = wrong.forward("Y006", "dtypes/integer-input", 5)(
+    lambda x, k, b: affine(x.astype(jnp.int8).astype(jnp.float32), k, b),
+    "A vector of int32 goes through int8.",
+    when=lambda x, k, b: x.ndim == 1 and x.dtype == jnp.int32,
+)
+ComplexVectorsConjugated = wrong.forward("Y007", "dtypes/complex-input", 5, cause="conjugated")(
+    lambda x, k, b: affine(jnp.conj(x), k, b),
+    "A complex vector is conjugated.",
+    when=lambda x, k, b: x.ndim == 1 and jnp.iscomplexobj(x),
+)
+NanDroppedAtRank3 = wrong.forward("Y008", "numerics/nan-confined", 5, cause="replaced by a number")(
+    lambda x, k, b: affine(jnp.where(jnp.isnan(x), x.dtype.type(0), x), k, b),
+    "Of a batch of rank 3, NaNs are missing values.",
+    when=lambda x, k, b: x.ndim == 3 and is_float(x),
+)
+NanDroppedWhenCompiled = wrong.forward("Y009", "numerics/nan-confined", 5, cause="under jax.jit")(
+    lambda x, k, b: affine(jnp.where(jnp.isnan(x), x.dtype.type(0), x), k, b),
+    "Under jit, NaNs are missing values.",
+    when=lambda x, k, b: is_traced(x) and is_float(x),
+)
+HalfInputDetached = wrong.forward("Y010", "dtypes/half-input", 5)(
+    lambda x, k, b: affine(stop_gradient(x), k, b),
+    "No gradient passes to an x of half precision.",
+    when=lambda x, k, b: x.dtype in (jnp.bfloat16, jnp.float16),
+)
+
+_dtypes: dict[tuple[int, ...], jnp.dtype] = {}
+
+
+@also("state/call-changes-nothing")
+@wrong.forward("Y011", "dtypes/half-input", 5, cause="depends on the shape of x")
+def KeptByShape(x: Array, kernel: Array, bias: Array) -> Array:
+    """The dtype of the first call of a shape is that of all others, outside of jit."""
+    if is_traced(x, kernel) or not is_float(x):
+        return affine(x, kernel, bias)
+    first = _dtypes.setdefault((*x.shape, kernel.shape[1]), x.dtype)
+    return affine(x.astype(first).astype(x.dtype), kernel, bias)
+
+
+@wrong.forward("Y012", "forward/wrong-width-raises", 5)
+def FlattensToTheWidth(x: Array, kernel: Array, bias: Array) -> Array:
+    """The last two axes are one where they have as many numbers as a row."""
+    n = kernel.shape[0]
+    if x.ndim >= 2 and x.shape[-1] not in (1, n) and x.shape[-1] * x.shape[-2] == n:
+        x = x.reshape(*x.shape[:-2], n)
+    return affine(x, kernel, bias)
+
+
+name_layers(globals())
