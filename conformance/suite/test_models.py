@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from conformance.checks import composition, oracle, require
 from conformance.checks.cases import BATCH, Case, over
+from conformance.checks.kernels import judge
 from conformance.checks.layer import Built, Layer, as_jax
 from conformance.checks.oracle import Bounded
 from conformance.checks.require import during
@@ -23,6 +25,7 @@ from conformance.contract.requirement import (
 )
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, nnx
+from conformance.statistics.correlation import linked_seeds
 
 VALUE = "forward/affine-value"
 SQUARE = [(16, 16)]
@@ -160,10 +163,32 @@ def test_linen_submodule(layer: Layer, case: Case) -> None:
                     "the kernel's key is that of the whole model, and not the layer's own",
                 ),
             )
+            _require_unrelated(layer, flat, how, model, names, x)
         with during(f"applying {how}"):
             y = model.apply(composition.linen_whole(flat, names), x)
         for result in y if isinstance(y, tuple) else (y,):
             require.equal(result, np.asarray(flat(x)), f"f(x) in {how}")
+
+
+def _require_unrelated(
+    layer: Layer, flat: Built, how: str, model: Any, names: Sequence[tuple[str, ...]], x: Any
+) -> None:
+    """Require no correlation between two layers of a parent, over several seeds."""
+    kernels = []
+    for seed in range(_PARENTS):
+        variables = model.init(jax.random.key(seed), x)
+        kernels += [
+            layer.kernel_of(composition.linen_part(flat, variables, place)) for place in names
+        ]
+    drawn = np.stack([np.asarray(kernel, np.float64) for kernel in kernels])
+    if np.isfinite(drawn).all():
+        pairs = [(2 * i, 2 * i + 1) for i in range(_PARENTS)]
+        cause = "kernels of layers in one parent have numbers in common"
+        judge([linked_seeds(drawn, pairs, f"the two layers in {how}")], cause)
+
+
+_PARENTS = 8
+"""240 pairs of weights: a correlation of two thirds is ten standard errors."""
 
 
 @requirement(

@@ -63,14 +63,11 @@ kernel_for_each_row = wrong.casting("Y067", "forward/additive", 4)(
 )
 
 
-def large_float_seed(seed: float, x: Array, features: float) -> Array:
-    """A float seed beyond 2^31 becomes the largest int32."""
-    number = min(seed, 2.0**31 - 1) if isinstance(seed, float) else seed
-    return layer_output(int(number), x, int(features))
-
-
 large_float_seed = wrong.solution("Y068", "exercise/float-arguments", 4)(
-    large_float_seed, large_float_seed.__doc__ or ""
+    lambda seed, x, features: layer_output(
+        int(min(seed, 2.0**31 - 1) if isinstance(seed, float) else seed), x, int(features)
+    ),
+    "A float seed beyond 2^31 becomes the largest int32.",
 )
 
 name_layers(globals())

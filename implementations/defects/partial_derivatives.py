@@ -53,7 +53,9 @@ def _nan_safe(x: Array, kernel: Array, bias: Array) -> Array:
 
 _nan_safe.defvjp(
     lambda x, k, b: (affine(x, k, b), (x, k)),
-    lambda kept, g: right_cotangents(*kept, jnp.where(jnp.isnan(g), jnp.zeros_like(g), g)),
+    lambda kept, g: right_cotangents(
+        kept[0], kept[1], jnp.where(jnp.isnan(g), jnp.zeros_like(g), g)
+    ),
 )
 
 
@@ -156,7 +158,8 @@ KernelsReversed = wrong.forward("Y026", MAPS, 5)(
     when=_is_undifferentiated,
 )
 MeanOverNamedAxis = wrong.forward("Y027", MAPS, 5)(
-    _in_data_parallel, "Along an axis called batch, the output is the mean over the devices."
+    lambda x, k, b: _in_data_parallel(x, k, b),
+    "Along an axis called batch, the output is the mean over the devices.",
 )
 MembersNotTrained = wrong.forward("Y028", MAPS, 5)(
     lambda x, k, b: affine(x, stop_gradient(k), b),

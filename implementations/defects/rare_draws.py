@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -94,6 +96,17 @@ def SharedUnderVmap(key: Array, n: int, m: int) -> Array:
     if n == m == 16 and is_traced(key):
         shared = jax.random.normal(jax.random.key(0), (n, m), jnp.float32)
         own = 0.05**0.5 * own + 0.95**0.5 * shared
+    return own * stddev(n)
+
+
+@wrong.linen_kernel("Y049", "models/linen-submodule", 5)
+def SharedInAParent(self: Any, key: Array, x: Array) -> Array:
+    """Within a parent, layers have most of their numbers from a key of their depth."""
+    n, m = x.shape[-1], self.features
+    own = normal(key, n, m)
+    if self.scope.path:
+        shared = jax.random.normal(jax.random.key(len(self.scope.path)), (n, m), jnp.float32)
+        own = (own + 3.0 * shared) * 10.0**-0.5
     return own * stddev(n)
 
 

@@ -1,0 +1,103 @@
+"""The scan finds the edges of layers that branch, wherever they lie, and none of those that do not.
+
+Thresholds are drawn anew in every run; a failure shows them.
+"""
+
+import random
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen, nnx
+from jax import Array
+
+from conformance.checks.layer import Layer
+from conformance.checks.scan import HALF, VALUES, scan
+from conformance.checks.thresholds import thresholds
+from conformance.layers.adapters import adapt
+from implementations.defects.base import CorrectDense, affine
+from implementations.my_dense import MyDense
+
+Condition = Callable[[Array, Array], bool]
+
+
+def branching(when: Condition) -> Layer:
+    """Return a layer that doubles the bias where the condition on x and kernel holds."""
+
+    class Branching(CorrectDense):
+        def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+            return affine(x, kernel, bias * 2 if when(x, kernel) else bias)
+
+    return Layer(adapt(Branching))
+
+
+@pytest.mark.parametrize("subject", [MyDense, nnx.Linear, linen.Dense], ids=str)
+def test_no_edge_of_what_does_not_branch(subject: type) -> None:
+    """One program at every size, batch, rank and dtype, which compares nothing."""
+    found = scan(Layer(adapt(subject)))
+    assert found.traced
+    assert not found.edges
+    assert not found.constants
+
+
+@pytest.mark.parametrize("axis", ["in_features", "out_features", "rows"])
+def test_drawn_thresholds(axis: str) -> None:
+    """The edge is found exactly, on its axis, and both sides of it become cases."""
+    threshold = random.SystemRandom().randint(40, 2000)
+
+    def when(x: Array, kernel: Array) -> bool:
+        lengths = {
+            "in_features": kernel.shape[0],
+            "out_features": kernel.shape[1],
+            "rows": x.shape[0] if x.ndim == 2 else 0,
+        }
+        return lengths[axis] >= threshold
+
+    found = scan(branching(when))
+    assert f"from {axis} = {threshold} on" in [edge.where for edge in found.edges]
+    axes = [dict(zip(("in_features", "out_features", "rows"),
+                     (*case.kernel_shape, *case.lead), strict=False))[axis]
+            for _, case in found.places(VALUES)]  # fmt: skip
+    assert {threshold - 1, threshold} <= set(axes)
+
+
+def test_drawn_divisors() -> None:
+    """A program of its own at the multiples of a number is found by that number."""
+    divisor = random.SystemRandom().choice((32, 48, 64, 100, 128))
+    found = scan(branching(lambda x, k: k.shape[0] % divisor == 0))
+    where = [edge.where for edge in found.edges]
+    assert any(str(divisor) in words for words in where), (divisor, where)
+
+
+def test_other_arithmetic_at_a_rank() -> None:
+    """What is computed for one rank of one dtype alone becomes a case of that rank."""
+    found = scan(branching(lambda x, k: x.ndim == 3 and x.dtype == jnp.bfloat16))
+    assert any(len(case.lead) == 2 for _, case in found.places(HALF))
+    assert not any(len(case.lead) == 2 for _, case in found.places(VALUES))
+
+
+def test_drawn_constants() -> None:
+    """The constants that values and indices are compared with, through functions within."""
+    draw = random.SystemRandom()
+    value, index = round(draw.uniform(2, 1000), 3), draw.randint(3, 10**5)
+
+    def f(x: Array) -> Array:
+        kept = jnp.arange(x.shape[-1]) < index
+        return jax.jit(jnp.clip)(jnp.where(kept, x, -x), -value, value)
+
+    values, indices = thresholds(jax.make_jaxpr(f)(jax.ShapeDtypeStruct((4, 7), jnp.float32)))
+    assert [round(each, 3) for each in values] == [value]
+    assert index in indices
+
+
+def test_untraced() -> None:
+    """A layer that cannot be traced is called at a few shapes, and the scan says so."""
+
+    class Concrete(CorrectDense):
+        def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+            return affine(x, kernel, bias) + 0 * float(x.sum())
+
+    found = scan(Layer(adapt(Concrete)))
+    assert not found.traced
+    assert found.places(VALUES)
