@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import oracle, require
-from conformance.checks.cases import BATCH, Case
+from conformance.checks.cases import Case
 from conformance.checks.layer import Layer, as_jax
 from conformance.contract.requirement import PARAMETERS
 from conformance.jax_setup.lazy import jax
 
 __all__ = [
     "is_function",
-    "require_batches",
     "require_dtypes",
     "require_not_finite",
     "require_scales",
@@ -41,14 +40,6 @@ def _require(layer: Layer, case: Case, x: Any, equivalent: np.ndarray, what: str
     reference = oracle.affine(equivalent, kernel, bias)
     # The kernel that is probed is itself rounded where there is a bias.
     require.within(found, reference.value, 2 * reference.bound, what)
-
-
-def require_batches(layer: Layer, case: Case) -> None:
-    """Require f of a batch to be f of its rows: one kernel, drawn for the last axis alone."""
-    for lead in (BATCH, (2, 3)):
-        if layer.accepts(lead):
-            x = case.normal("batch", *lead, case.in_features)
-            _require(layer, case, as_jax(x), x, f"f(x) for x of shape {x.shape}")
 
 
 def require_scales(layer: Layer, case: Case, *scales: float) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 
 from conformance.checks import (
     diagnosis,
-    functions,
     large_cases,
     output_shapes,
     require,
@@ -283,8 +282,6 @@ def test_additive(layer: Layer, case: Case) -> None:
     reference = layer.value(generic, kernel, bias)
     what = "f(x) against the sum of x_i (f(e_i) - f(0))"
     require.within(np.asarray(f(generic)), reference.value, 2 * reference.bound, what)
-    if functions.is_function(layer):
-        functions.require_batches(layer, case)
 
 
 @requirement(

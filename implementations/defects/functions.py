@@ -45,24 +45,6 @@ real_part = wrong.casting("Y065", "dtypes/complex-input", 4)(
     lambda seed, x, m: layer_output(seed, x.real if jnp.iscomplexobj(x) else x, m),
     "The imaginary part is dropped.",
 )
-fan_of_the_batch = wrong.casting("Y066", "forward/additive", 4)(
-    lambda seed, x, m: (
-        layer_output(seed, x, m) * (x.shape[-1] / max(x.size, 1)) ** 0.5
-        if x.ndim > 1
-        else layer_output(seed, x, m)
-    ),
-    "The kernel is scaled by the size of x, batch and all.",
-)
-kernel_for_each_row = wrong.casting("Y067", "forward/additive", 4)(
-    lambda seed, x, m: (
-        jnp.stack([layer_output(seed + i, row, m) for i, row in enumerate(x)])
-        if x.ndim == 2 and x.size
-        else layer_output(seed, x, m)
-    ),
-    "Each row of a batch meets a kernel of its own.",
-)
-
-
 large_float_seed = wrong.solution("Y068", "exercise/float-arguments", 4)(
     lambda seed, x, features: layer_output(
         int(min(seed, 2.0**31 - 1) if isinstance(seed, float) else seed), x, int(features)
