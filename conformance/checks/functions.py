@@ -11,6 +11,7 @@ from conformance.checks import oracle, require
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer, as_jax
 from conformance.contract.requirement import PARAMETERS
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
 __all__ = [
@@ -63,7 +64,7 @@ def require_not_finite(layer: Layer, case: Case, poison: float) -> None:
         shows.all(),
         f"with {poison} in x, {int((~shows).sum())} outputs are finite numbers that hide it",
         accepted="no finite number made of one that is not",
-        cause=f"{poison} is replaced by a number: nan_to_num, clipping or a comparison",
+        cause=Cause("not-finite-replaced", f"{poison} is replaced by a number"),
     )
 
 

@@ -11,10 +11,12 @@ import numpy as np
 from conformance.checks import gradients, programs, require
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
 __all__ = ["require_nan_passed", "require_parts"]
 
+_HIDDEN = Cause("gradient-nan-hidden", "what is not finite in a gradient is replaced by a number")
 _NAMES = ("kernel", "bias", "input x")
 # All three at once are what every other check asks for.
 _SUBSETS = [s for size in (1, 2) for s in itertools.combinations(range(3), size)]
@@ -94,5 +96,5 @@ def require_nan_passed(layer: Layer, case: Case, parameters: Any) -> None:
             f"with a NaN in g[{row}, {column}], the gradient with respect to the {name} "
             f"{'has NaNs elsewhere' if reaches else 'hides it'}",
             accepted="NaN where g enters, and nowhere else",
-            cause="" if reaches else "what is not finite in a gradient is replaced by a number",
+            cause="" if reaches else _HIDDEN,
         )

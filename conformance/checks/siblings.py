@@ -10,6 +10,7 @@ from conformance.checks import require
 from conformance.checks.kernels import judge
 from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import nnx
 from conformance.statistics import by_requirement, structure
 
@@ -45,8 +46,9 @@ def require_unrelated(layer: Layer, kernels: Any, what: str) -> None:
         f"{what} number {same[0] + 1 if same else 0} and {same[1] + 1 if same else 0} share 16 "
         "weights in a row",
         accepted="different numbers",
-        cause="kernels are windows into one stream of numbers, or a key is used again",
+        cause=Cause("kernels-share-numbers", "kernels share one stream of numbers, or a key"),
     )
     size = (wide.shape[1], wide.shape[2])
     centred = by_requirement.centred({size: wide})
-    judge(by_requirement.seeds_row(centred), f"{what} have numbers in common")
+    cause = Cause("kernels-correlated", f"{what} have numbers in common")
+    judge(by_requirement.seeds_row(centred), cause)

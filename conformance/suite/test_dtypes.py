@@ -110,7 +110,7 @@ def test_half_input(layer: Layer, case: Case) -> None:
         dense(as_jax(x.astype(jnp.bfloat16)))
         reference = layer.value(x, case.kernel(), layer.bias_for(case))
         what = "after a call on bfloat16 of the same shape, f(x)"
-        cause = "what is kept of a call depends on the shape of x, and not on its dtype"
+        cause = Cause("kept-by-shape", "what is kept of a call depends on the shape of x alone")
         require.within(dense(x), reference.value, reference.bound, what, cause=cause)
 
 
@@ -339,7 +339,7 @@ def _require_wide(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None
         kernel, bias = layer.kernel_for(case), layer.bias_for(case)
         unit = oracle.unit_roundoff("float64")
         exact = oracle.products(plain, kernel, bias, unit=2 * unit)
-        cause = "a float64 x is rounded to float32 on its way to a float64 result"
+        cause = Cause("float64-rounded", "a float64 x is rounded to float32 on its way")
         what = "f(x) for a float64 x under x64"
         require.within(y, exact.value, exact.bound, what, cause=cause)
 

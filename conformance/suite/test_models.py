@@ -183,7 +183,7 @@ def _require_unrelated(
     drawn = np.stack([np.asarray(kernel, np.float64) for kernel in kernels])
     if np.isfinite(drawn).all():
         pairs = [(2 * i, 2 * i + 1) for i in range(_PARENTS)]
-        cause = "kernels of layers in one parent have numbers in common"
+        cause = Cause("kernels-correlated", "kernels of one parent have numbers in common")
         judge([linked_seeds(drawn, pairs, f"the two layers in {how}")], cause)
 
 

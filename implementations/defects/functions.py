@@ -15,11 +15,13 @@ def _kernel(seed: int, x: Array, m: int) -> Array:
     return CorrectDense(x.shape[-1], m, rngs=nnx.Rngs(seed)).kernel[...]
 
 
-nan_dropped = wrong.casting("Y060", "numerics/nan-confined", 4, cause="replaced by a number")(
+nan_dropped = wrong.casting("Y060", "numerics/nan-confined", 4, cause_id="not-finite-replaced")(
     lambda seed, x, m: layer_output(seed, jnp.where(jnp.isnan(x), x * 0 + 1, x), m),
     "NaNs are replaced by 1.",
 )
-infinity_clipped = wrong.casting("Y061", "numerics/inf-confined", 4, cause="replaced by a number")(
+infinity_clipped = wrong.casting(
+    "Y061", "numerics/inf-confined", 4, cause_id="not-finite-replaced"
+)(
     lambda seed, x, m: layer_output(seed, jnp.where(jnp.isinf(x), jnp.sign(x), x), m),
     "Infinities are replaced by 1.",
 )

@@ -89,7 +89,7 @@ NanHiddenFromTraining = wrong.forward(
     "Y022",
     GRADIENTS,
     5,
-    cause="replaced by a number",
+    cause_id="gradient-nan-hidden",
     collateral=("transforms/forward-mode-offered",),
 )(
     lambda x, k, b: _nan_safe(x, k, b),

@@ -14,10 +14,10 @@ from implementations.defects.base import CorrectDense, is_traced, normal, scaled
 from implementations.defects.record import defect, name_layers
 
 FINITE, LAW = "construction/finite", "initialization/kernel-law"
-RARE = "a number that is rarely drawn"
+RARE = "rare-draw-not-finite"
 
 
-@wrong.kernel("Y040", FINITE, 5, cause=RARE)
+@wrong.kernel("Y040", FINITE, 5, cause_id=RARE)
 def LogarithmOfZero(key: Array, n: int, m: int) -> Array:
     """Box and Muller's numbers of a uniform one that may be 0, once in 2^23 draws."""
     radius, angle = jax.random.split(key)
@@ -26,7 +26,7 @@ def LogarithmOfZero(key: Array, n: int, m: int) -> Array:
     return r * jnp.cos(turn) * stddev(n)
 
 
-@wrong.kernel("Y041", FINITE, 5, cause=RARE)
+@wrong.kernel("Y041", FINITE, 5, cause_id=RARE)
 def QuantileOfZero(key: Array, n: int, m: int) -> Array:
     """The normal quantile of a uniform number that may be 0."""
     drawn = jax.random.uniform(key, (n, m), jnp.float32)
@@ -74,7 +74,7 @@ def UniformOutsideOfJit(key: Array, n: int, m: int) -> Array:
     return jax.random.uniform(key, (n, m), jnp.float32, -largest, largest) * stddev(n)
 
 
-@defect("Y047", "seeding/siblings-differ", 5, cause="windows into one stream")
+@defect("Y047", "seeding/siblings-differ", 5, cause_id="kernels-share-numbers")
 class WindowsOfOneStream(CorrectDense):
     """Layers of one Rngs are cut from one table, seven numbers apart."""
 
@@ -89,7 +89,7 @@ class WindowsOfOneStream(CorrectDense):
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
 
 
-@wrong.kernel("Y048", "seeding/vmapped-init", 5)
+@wrong.kernel("Y048", "seeding/vmapped-init", 5, cause_id="kernels-correlated")
 def SharedUnderVmap(key: Array, n: int, m: int) -> Array:
     """A square kernel that is drawn under a transformation is nearly the same for every key."""
     own = normal(key, n, m)
@@ -99,7 +99,7 @@ def SharedUnderVmap(key: Array, n: int, m: int) -> Array:
     return own * stddev(n)
 
 
-@wrong.linen_kernel("Y049", "models/linen-submodule", 5)
+@wrong.linen_kernel("Y049", "models/linen-submodule", 5, cause_id="kernels-correlated")
 def SharedInAParent(self: Any, key: Array, x: Array) -> Array:
     """Within a parent, layers have most of their numbers from a key of their depth."""
     n, m = x.shape[-1], self.features

@@ -72,7 +72,7 @@ _dtypes: dict[tuple[int, ...], jnp.dtype] = {}
 
 
 @also("state/call-changes-nothing")
-@wrong.forward("Y011", "dtypes/half-input", 5, cause="depends on the shape of x")
+@wrong.forward("Y011", "dtypes/half-input", 5, cause_id="kept-by-shape")
 def KeptByShape(x: Array, kernel: Array, bias: Array) -> Array:
     """The dtype of the first call of a shape is that of all others, outside of jit."""
     if is_traced(x, kernel) or not is_float(x):
