@@ -47,17 +47,23 @@ IntegerVectorsWrapped = wrong.forward("Y006", "dtypes/integer-input", 5)(
     "A vector of int32 goes through int8.",
     when=lambda x, k, b: x.ndim == 1 and x.dtype == jnp.int32,
 )
-ComplexVectorsConjugated = wrong.forward("Y007", "dtypes/complex-input", 5, cause="conjugated")(
+ComplexVectorsConjugated = wrong.forward(
+    "Y007", "dtypes/complex-input", 5, cause_id="input-conjugated"
+)(
     lambda x, k, b: affine(jnp.conj(x), k, b),
     "A complex vector is conjugated.",
     when=lambda x, k, b: x.ndim == 1 and jnp.iscomplexobj(x),
 )
-NanDroppedAtRank3 = wrong.forward("Y008", "numerics/nan-confined", 5, cause="replaced by a number")(
+NanDroppedAtRank3 = wrong.forward(
+    "Y008", "numerics/nan-confined", 5, cause_id="not-finite-replaced"
+)(
     lambda x, k, b: affine(jnp.where(jnp.isnan(x), x.dtype.type(0), x), k, b),
     "Of a batch of rank 3, NaNs are missing values.",
     when=lambda x, k, b: x.ndim == 3 and is_float(x),
 )
-NanDroppedWhenCompiled = wrong.forward("Y009", "numerics/nan-confined", 5, cause="under jax.jit")(
+NanDroppedWhenCompiled = wrong.forward(
+    "Y009", "numerics/nan-confined", 5, cause_id="not-finite-replaced"
+)(
     lambda x, k, b: affine(jnp.where(jnp.isnan(x), x.dtype.type(0), x), k, b),
     "Under jit, NaNs are missing values.",
     when=lambda x, k, b: is_traced(x) and is_float(x),
