@@ -16,7 +16,9 @@ from conformance.jax_setup.lazy import jax
 
 __all__ = ["require_nan_passed", "require_parts"]
 
-_HIDDEN = Cause("gradient-nan-hidden", "what is not finite in a gradient is replaced by a number")
+_HIDDEN = Cause(
+    "gradient-nan-hidden", "a number replaces any entry of a gradient that is not finite"
+)
 _NAMES = ("kernel", "bias", "input x")
 # All three at once are what every other check asks for.
 _SUBSETS = [s for size in (1, 2) for s in itertools.combinations(range(3), size)]

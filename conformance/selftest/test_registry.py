@@ -64,11 +64,13 @@ def _file(tmp_path: Path, text: str) -> Path:
             r"MyDense\(x\), which cannot be called as f\(seed, x, features",
         ),
         (
-            "from flax import nnx\nclass MyDense(nnx.Module):\n    def __init__(self, rngs): pass",
+            "from flax import nnx\nclass MyDense(nnx.Module):\n    def __init__(self, rngs): pass\n"
+            "    def __call__(self, x): return x",
             r"MyDense\(rngs\), which cannot be called as cls\(in_features, out_features, rngs=",
         ),
         (
-            "from flax import linen\nclass MyDense(linen.Module):\n    size: str",
+            "from flax import linen\nclass MyDense(linen.Module):\n    size: str\n"
+            "    def __call__(self, x): return x",
             r"cannot be called as cls\(features=out_features\)",
         ),
     ],
@@ -83,11 +85,15 @@ def test_what_cannot_be_loaded(tmp_path: Path, text: str, message: str) -> None:
 
 def test_a_constructor_by_keyword_alone() -> None:
     """Sizes are given by position, or by their usual names where they have to be."""
+    import jax
     from flax import nnx
 
     class ByKeyword(nnx.Module):
         def __init__(self, *, din: int, dout: int, rngs: nnx.Rngs) -> None:
             self.linear = nnx.Linear(din, dout, rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.linear(x)
 
     implementation = adapt(ByKeyword)
     assert implementation.module is not None

@@ -35,7 +35,7 @@ def QuantileOfZero(key: Array, n: int, m: int) -> Array:
 
 @wrong.kernel("Y042", LAW, 5)
 def SumOfTwelveUniforms(key: Array, n: int, m: int) -> Array:
-    """The sum of twelve uniform numbers, less six: normal but for its tails."""
+    """The sum of twelve uniform numbers, less six: normal except in its tails."""
     drawn = jax.random.uniform(key, (12, n, m), jnp.float32, -0.5, 0.5)
     return drawn.sum(0) * stddev(n)
 
