@@ -16,7 +16,7 @@ from conformance.checks import oracle
 from conformance.checks.oracle import HIGHEST, Bounded, Precision
 from conformance.jax_setup.lazy import jnp
 
-__all__ = ["Arithmetic", "rounded"]
+__all__ = ["Arithmetic", "is_rounded", "rounded"]
 
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
@@ -25,6 +25,14 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
         return values
     with np.errstate(over="ignore"):
         return np.asarray(values).astype(jnp.dtype(dtype)).astype(np.float32)
+
+
+def is_rounded(held: np.ndarray, written: np.ndarray) -> bool:
+    """Return whether two kernels differ only by the roundings of a reparameterization."""
+    if held.shape != written.shape:
+        return False
+    error = oracle.reparameterized(len(written)).operand * np.abs(written).astype(np.float64)
+    return bool(np.all(np.abs(held.astype(np.float64) - written) <= error))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import oracle
-from conformance.checks.arithmetic import Arithmetic, rounded
+from conformance.checks.arithmetic import Arithmetic, is_rounded, rounded
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.require import fail, on_the_way
 from conformance.contract.applicability import why_not_applicable
@@ -36,7 +36,7 @@ from conformance.layers.implementation import Convention, Implementation
 from conformance.layers.looking import Seen, look
 from conformance.layers.registry import Entry
 
-__all__ = ["Built", "Layer", "as_jax", "stack"]
+__all__ = ["Built", "Layer", "as_jax"]
 
 # Beyond as many, calls of the plain batch cost more than compiling a batch of this length. It is
 # no longer than layers are used to: what becomes of tall batches is a row of its own.
@@ -202,7 +202,7 @@ class Layer:
         except Exception:  # which the requirements are about
             return False
         kernel = rounded(case.kernel(), self.convention.parameter_dtype)
-        return not np.array_equal(held, kernel) and _is_rounded(held, kernel)
+        return not np.array_equal(held, kernel) and is_rounded(held, kernel)
 
     def precision(self, in_features: int) -> oracle.Precision:
         """Return what the kernel that is computed with errs by, beside the product itself."""
@@ -355,7 +355,7 @@ class Built:
         if not self.layer.reparameterized:
             return kernel
         held = self.kernel
-        return held if _is_rounded(held, kernel) else kernel
+        return held if is_rounded(held, kernel) else kernel
 
     @property
     def bias(self) -> np.ndarray:
@@ -405,14 +405,6 @@ class Built:
         return self
 
 
-def _is_rounded(held: np.ndarray, written: np.ndarray) -> bool:
-    """Return whether two kernels differ only by the roundings of a reparameterization."""
-    if held.shape != written.shape:
-        return False
-    error = oracle.reparameterized(len(written)).operand * np.abs(written).astype(np.float64)
-    return bool(np.all(np.abs(held.astype(np.float64) - written) <= error))
-
-
 def as_jax(x: Any, dtype: str | None = None) -> Any:
     """Return a NumPy array as a JAX array, in that dtype if one is given; anything else as it is.
 
@@ -454,8 +446,3 @@ def _same_shape(present: Any, wanted: np.ndarray, which: str) -> None:
             f"{wanted.shape} can be written in",
             accepted=f"shape {wanted.shape}",
         )
-
-
-def stack(values: Sequence[Any]) -> Any:
-    """Pytrees of one structure as one pytree of stacked arrays."""
-    return jax.tree_util.tree_map(lambda *leaves: as_jax(np.stack(leaves)), *values)

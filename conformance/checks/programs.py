@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks.cases import BATCH, Case
-from conformance.checks.layer import Built, Layer, as_jax, stack
+from conformance.checks.layer import Built, Layer, as_jax
 from conformance.checks.oracle import Bounded
 from conformance.checks.require import on_the_way
 from conformance.jax_setup.lazy import jax, jnp, nnx
@@ -347,7 +347,8 @@ def stacked(layer: Layer, parameters: Any, kernels: Any, biases: Any) -> Any:
     pairs = zip(kernels, biases, strict=True)
     own = layer.convention.parameter_dtype
     dtype = own if own in HALF else None
-    return stack([layer.write(parameters, as_jax(k, dtype), as_jax(b, dtype)) for k, b in pairs])
+    written = [layer.write(parameters, as_jax(k, dtype), as_jax(b, dtype)) for k, b in pairs]
+    return jax.tree_util.tree_map(lambda *leaves: as_jax(np.stack(leaves)), *written)
 
 
 def scanned(layer: Layer) -> Any:

@@ -1,4 +1,4 @@
-"""The kernels that streams and keys of every kind give."""
+"""The kernels that streams and keys of every kind give, and what an initialization returns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, nnx
 from conformance.layers.adapters.parameters import Parameters
 
-__all__ = ["kernel_of_streams", "require_keys_of_every_kind"]
+__all__ = ["kernel_of_streams", "require_keys_of_every_kind", "require_same_first_output"]
 
 
 def kernel_of_streams(layer: Layer, case: Case) -> Callable[[Any], np.ndarray]:
@@ -56,3 +56,13 @@ def require_keys_of_every_kind(layer: Layer, case: Case) -> None:
             accepted="different kernels",
             cause=Cause("key-part-unused", "of a key, the part that differs is not used"),
         )
+
+
+def require_same_first_output(layer: Layer, case: Case, x: np.ndarray) -> None:
+    """What a Linen module returns while it is initialized is what it returns afterwards."""
+    assert layer.implementation.linen is not None
+    model = layer.implementation.linen(*case.kernel_shape)
+    with during("init_with_output"):
+        found, variables = model.init_with_output(jax.random.key(case.seed), as_jax(x))
+        again = model.apply(variables, as_jax(x))
+    require.equal(found, again, "the output while initializing")

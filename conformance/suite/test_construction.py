@@ -12,6 +12,7 @@ from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.extreme_bits import RARELY_DRAWN, require_finite_for_extreme_bits
 from conformance.checks.kernels import samples
 from conformance.checks.layer import Built, Layer
+from conformance.checks.parameters import NO_ONE_KERNEL, all_are_used, named
 from conformance.checks.require import during
 from conformance.checks.scan import NEW, at_edges
 from conformance.contract.requirement import (
@@ -108,7 +109,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     try:
         dense.kernel.shape, dense.bias.shape  # noqa: B018  # raises if one is missing
     except Violation as violation:
-        raise violation.because(_NO_ONE_KERNEL if layer.has_no_one_kernel else "") from violation
+        raise violation.because(NO_ONE_KERNEL if layer.has_no_one_kernel else "") from violation
     leaves = dense.leaves
     if dense.module is not None:
         leaves = [leaf for leaf in leaves if leaf.kind == "Param"]
@@ -116,7 +117,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     leaves = [leaf for leaf in leaves if not any(map(leaf.is_called, extra))]
     expected = 2 if layer.convention.use_bias else 1
     listed = ", ".join(map(str, leaves))
-    if len(leaves) > expected and dense.module is None and _all_are_used(layer, dense):
+    if len(leaves) > expected and dense.module is None and all_are_used(layer, dense):
         return  # the kernel is computed from more than one of them
     astray = [leaf for leaf in leaves if leaf.kind not in ("Param", "params", "Array")]
     require.that(
@@ -135,29 +136,6 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
             "parameter-more", f"the layer has a parameter beside kernel and bias: {beside}"
         ),
     )
-
-
-_NO_ONE_KERNEL = Cause(
-    "no-one-kernel",
-    "no parameter has the kernel's shape at every size: a kernel that is a product of several "
-    "parameters is described by functions, as conformance.Implementation",
-)
-
-
-def _all_are_used(layer: Layer, dense: Built) -> bool:
-    """Whether kernel and bias depend on every array among the parameters."""
-    leaves, structure = jax.tree_util.tree_flatten(dense.parameters)
-
-    def read(values: list[Any]) -> list[np.ndarray]:
-        parameters = jax.tree_util.tree_unflatten(structure, values)
-        return [np.asarray(value) for value in _named(layer, parameters).values()]
-
-    plain = read(leaves)
-    for i, leaf in enumerate(leaves):
-        moved = read([*leaves[:i], 2 * leaf + 1, *leaves[i + 1 :]])
-        if all(map(np.array_equal, moved, plain)):
-            return False
-    return True
 
 
 @requirement(
@@ -300,7 +278,7 @@ def _require_abstract_dtypes(layer: Layer, expected: str) -> bool:
     """The dtypes at a size that is too large to be built, described without building it."""
     try:
         abstract = jax.eval_shape(lambda: layer.init(0, *_HUGE))
-        found = jax.eval_shape(lambda parameters: _named(layer, parameters), abstract)
+        found = jax.eval_shape(lambda parameters: named(layer, parameters), abstract)
     except Exception:
         return True  # what cannot be described is checked by abstract-init
     for name, value in found.items():
@@ -314,14 +292,7 @@ def _require_abstract_dtypes(layer: Layer, expected: str) -> bool:
 
 
 def _kernel_and_bias(layer: Layer, dense: Built) -> dict[str, Any]:
-    return _named(layer, dense.parameters)
-
-
-def _named(layer: Layer, parameters: Any) -> dict[str, Any]:
-    found = {"kernel": layer.kernel_of(parameters)}
-    if layer.convention.use_bias:
-        found["bias"] = layer.bias_of(parameters)
-    return found
+    return named(layer, dense.parameters)
 
 
 @requirement(

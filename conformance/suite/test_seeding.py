@@ -13,12 +13,16 @@ from conformance.checks import oracle, require
 from conformance.checks.another_process import require_same_everywhere
 from conformance.checks.cases import BATCH, LARGE, TALL, WIDE, Case, over
 from conformance.checks.kernels import judge
-from conformance.checks.layer import Layer, as_jax
+from conformance.checks.layer import Layer
 from conformance.checks.programs import FEW_SIZES, compiled_to_run_once
 from conformance.checks.require import during, on_the_way
 from conformance.checks.seeds import require_different, require_uncorrelated
 from conformance.checks.siblings import of_rngs, require_unrelated
-from conformance.checks.streams import kernel_of_streams, require_keys_of_every_kind
+from conformance.checks.streams import (
+    kernel_of_streams,
+    require_keys_of_every_kind,
+    require_same_first_output,
+)
 from conformance.checks.threads import require_same_in_threads
 from conformance.contract.requirement import (
     ANY,
@@ -70,7 +74,7 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
                 dense.module.eval()
             results.append(np.asarray(dense(x)))
         if layer.implementation.linen is not None:
-            _first_output(layer, case, x)
+            require_same_first_output(layer, case, x)
     else:
         results = [np.asarray(layer.forward(case.seed, x, case.out_features))]
         for between in (x, other) * (12 if case.kernel_shape == (3, 10) and not case.seed else 1):
@@ -83,16 +87,6 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
             f"call {i} on one x",
             cause=Cause("output-changes", "calls differ: randomness or state in the forward"),
         )
-
-
-def _first_output(layer: Layer, case: Case, x: np.ndarray) -> None:
-    """What a Linen module returns while it is initialized is what it returns afterwards."""
-    assert layer.implementation.linen is not None
-    model = layer.implementation.linen(*case.kernel_shape)
-    with during("init_with_output"):
-        found, variables = model.init_with_output(jax.random.key(case.seed), as_jax(x))
-        again = model.apply(variables, as_jax(x))
-    require.equal(found, again, "the output while initializing")
 
 
 @requirement(

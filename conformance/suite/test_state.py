@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import pickle
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,6 +18,7 @@ from conformance.checks.mutation import (
     require_unchanged,
     require_unchanged_variables,
 )
+from conformance.checks.parameters import declaring, why_absent, why_not_param
 from conformance.checks.programs import FEW_SIZES
 from conformance.checks.require import during
 from conformance.contract.requirement import (
@@ -33,7 +32,6 @@ from conformance.contract.requirement import (
 )
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx
-from conformance.layers.adapters.parameters import Leaf
 
 
 @requirement(
@@ -72,51 +70,15 @@ def test_exact_state(layer: Layer, case: Case) -> None:
         not wrong,
         f"the state is {listed}",
         accepted="kernel and bias, each an nnx.Param",
-        cause=_why(wrong[0], leaves, layer.convention.use_bias) if wrong else "",
-        declare=_declaring(layer, wrong),
+        cause=why_not_param(wrong[0], leaves, layer.convention.use_bias) if wrong else "",
+        declare=declaring(layer, wrong),
     )
     wanted = 2 if layer.convention.use_bias else 1
     require.that(
         len(leaves) >= wanted,
         f"the state is {listed}",
         accepted="kernel and bias, each an nnx.Param",
-        cause=_why_absent([np.ndim(leaf.value) for leaf in leaves]),
-    )
-
-
-def _declaring(layer: Layer, wrong: Sequence[Leaf]) -> str:
-    """The line that declares these as state beside a kernel and a bias that are as they should."""
-    names = [".".join(leaf.path) for leaf in wrong]
-    beside = bool(names) and set(names) <= set(layer.kept)
-    return f"extra_state = {json.dumps(names)}" if beside else ""
-
-
-def _why_absent(ranks: Sequence[int]) -> Cause:
-    missing = "bias" if ranks == [2] else "kernel" if ranks == [1] else "parameter"
-    return Cause(
-        "parameter-hidden",
-        f"the state has no {missing}: the layer has none, makes it anew in each call, or keeps it "
-        "where nnx does not look, as in a closure, on the class or in a plain container",
-    )
-
-
-def _why(leaf: Leaf, leaves: Sequence[Leaf], use_bias: bool) -> str:
-    """Why a leaf is not a Param: a parameter that should be one, or something beside them."""
-    if all(each.kind.startswith("Rng") for each in leaves):
-        return _why_absent([])
-    if leaf.kind.startswith("Rng"):
-        return Cause("rngs-kept", "the layer keeps its Rngs: keys and counters are state")
-    kind = "a raw array" if leaf.kind == "Array" else f"an nnx.{leaf.kind}"
-    there = {np.ndim(each.value) for each in leaves if each.kind == "Param"}
-    if {2, 1} <= there or (2 in there and not use_bias):
-        return Cause(
-            "state-beside-parameters",
-            f"the layer keeps {leaf.name}, {kind}, beside its parameters: it is part of the state",
-        )
-    if leaf.kind == "Array":
-        return Cause("raw-array", f"{leaf.name} is a raw array: wrap it in nnx.Param")
-    return Cause(
-        "not-a-param", f"{leaf.name} is {kind}, not an nnx.Param: no optimizer will see it"
+        cause=why_absent([np.ndim(leaf.value) for leaf in leaves]),
     )
 
 

@@ -1,0 +1,90 @@
+"""The parameters of a new layer: their names, whether each is used, and what else is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from conformance.checks.layer import Built, Layer
+from conformance.errors import Cause
+from conformance.jax_setup.lazy import jax
+from conformance.layers.adapters.parameters import Leaf
+
+__all__ = [
+    "NO_ONE_KERNEL",
+    "all_are_used",
+    "declaring",
+    "named",
+    "why_absent",
+    "why_not_param",
+]
+
+NO_ONE_KERNEL = Cause(
+    "no-one-kernel",
+    "no parameter has the kernel's shape at every size: a kernel that is a product of several "
+    "parameters is described by functions, as conformance.Implementation",
+)
+
+
+def all_are_used(layer: Layer, dense: Built) -> bool:
+    """Return whether kernel and bias depend on every array among the parameters."""
+    leaves, structure = jax.tree_util.tree_flatten(dense.parameters)
+
+    def read(values: list[Any]) -> list[np.ndarray]:
+        parameters = jax.tree_util.tree_unflatten(structure, values)
+        return [np.asarray(value) for value in named(layer, parameters).values()]
+
+    plain = read(leaves)
+    for i, leaf in enumerate(leaves):
+        moved = read([*leaves[:i], 2 * leaf + 1, *leaves[i + 1 :]])
+        if all(map(np.array_equal, moved, plain)):
+            return False
+    return True
+
+
+def named(layer: Layer, parameters: Any) -> dict[str, Any]:
+    """Return the kernel ``(in, out)`` and, if the layer has one, the bias, by their names."""
+    found = {"kernel": layer.kernel_of(parameters)}
+    if layer.convention.use_bias:
+        found["bias"] = layer.bias_of(parameters)
+    return found
+
+
+def declaring(layer: Layer, wrong: Sequence[Leaf]) -> str:
+    """Return the line that declares these as state beside a right kernel and a right bias."""
+    names = [".".join(leaf.path) for leaf in wrong]
+    beside = bool(names) and set(names) <= set(layer.kept)
+    return f"extra_state = {json.dumps(names)}" if beside else ""
+
+
+def why_absent(ranks: Sequence[int]) -> Cause:
+    """Return why the state has no kernel, no bias or neither, by the ranks of what it has."""
+    missing = "bias" if ranks == [2] else "kernel" if ranks == [1] else "parameter"
+    return Cause(
+        "parameter-hidden",
+        f"the state has no {missing}: the layer has none, makes it anew in each call, or keeps it "
+        "where nnx does not look, as in a closure, on the class or in a plain container",
+    )
+
+
+def why_not_param(leaf: Leaf, leaves: Sequence[Leaf], use_bias: bool) -> str:
+    """Return why a leaf is not a Param: it should be one, or stands beside them."""
+    if all(each.kind.startswith("Rng") for each in leaves):
+        return why_absent([])
+    if leaf.kind.startswith("Rng"):
+        return Cause("rngs-kept", "the layer keeps its Rngs: keys and counters are state")
+    kind = "a raw array" if leaf.kind == "Array" else f"an nnx.{leaf.kind}"
+    there = {np.ndim(each.value) for each in leaves if each.kind == "Param"}
+    if {2, 1} <= there or (2 in there and not use_bias):
+        return Cause(
+            "state-beside-parameters",
+            f"the layer keeps {leaf.name}, {kind}, beside its parameters: it is part of the state",
+        )
+    if leaf.kind == "Array":
+        return Cause("raw-array", f"{leaf.name} is a raw array: wrap it in nnx.Param")
+    return Cause(
+        "not-a-param", f"{leaf.name} is {kind}, not an nnx.Param: no optimizer will see it"
+    )
