@@ -11,6 +11,7 @@ import numpy as np
 
 from conformance.checks.kernels import kernels_of
 from conformance.checks.layer import Layer
+from conformance.errors import safe_text
 from conformance.jax_setup.lazy import jax
 from conformance.layers.declaration import TABLE, law_of
 from conformance.layers.implementation import FLAX, Convention, Law
@@ -145,14 +146,19 @@ def _named(law: Law, sentence: str) -> Law:
 def _accepted(layer: Layer) -> tuple[tuple[int, ...], str, str]:
     """The ranks of x that give a result of the right shape, its dtype, and what else happened."""
     ranks, dtype, trouble = [], "", ""
-    parameters = layer.init(0, *SIZES[0])
+    try:
+        parameters = layer.init(0, *SIZES[0])
+    except Exception as error:  # which is the layer's
+        return (), "", f"{type(error).__name__}: {safe_text(error)}"
     for rank in range(1, 6):
         lead = (2, 3, 2, 4)[: rank - 1]
         x = jax.device_put(np.ones((*lead, SIZES[0][0]), np.float32))
         try:
             y = layer.apply(parameters, x)
         except Exception as error:
-            trouble = trouble or (f"{type(error).__name__}: {error}" if rank == 2 else "")
+            trouble = trouble or (
+                f"{type(error).__name__}: {safe_text(error)}" if rank == 2 else ""
+            )
             continue
         if np.shape(y) == (*lead, SIZES[0][1]):
             ranks.append(rank)

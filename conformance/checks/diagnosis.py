@@ -296,7 +296,13 @@ def of_saturation(found: np.ndarray, right: np.ndarray) -> str:
 
 
 def of_building(error: str) -> str:
-    """Whether Flax, whose message alone says so, found an array where no Variable is."""
+    """Return what Flax's own message says: an array outside of Variables, or no mesh."""
+    if "mesh" in error and "out_sharding" in error:
+        words = (
+            "the parameters have sharding annotations, and there is no mesh: to check the layer "
+            "without one, set FLAX_ALWAYS_SHARD_VARIABLE=0 in the environment"
+        )
+        return Cause("mesh-missing", words)
     if "in static attribute" not in error:
         return ""
     words = "an array is kept where nnx does not look for one: wrap it in nnx.Param"

@@ -292,6 +292,19 @@ def test_describe(capsys: pytest.CaptureFixture[str]) -> None:
     assert f'layer = "{_PLACE}:OutputsFirst"' in text
 
 
+class Meshless(NoBias):
+    """Needs a mesh that nobody gives it."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        raise ValueError("a mesh is required")
+
+
+def test_describe_says_why_a_layer_cannot_be_built(capsys: pytest.CaptureFixture[str]) -> None:
+    """In its own words, and without a traceback of the suite."""
+    assert main(["describe", f"{__name__}:Meshless"]) == 2
+    assert "trouble   ValueError: a mesh is required" in capsys.readouterr().out
+
+
 def test_describe_gives_data() -> None:
     """The same as values, for a class as well as for a name."""
     found = conformance.describe(VectorsAlone)

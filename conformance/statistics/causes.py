@@ -74,6 +74,19 @@ def mean(samples: Samples) -> str:
     return ""
 
 
+def _shared_by_seeds(w: np.ndarray) -> bool:
+    """Return whether the mean over seeds is far larger than that of independent kernels.
+
+    Times the number of seeds, its square has the mean square of a kernel as its expectation; of
+    16 or more normal weights the quotient exceeds 4 with a probability below 1e-7.
+    """
+    if len(w) < 8 or w[0].size < 16:
+        return False
+    w = w.astype(np.float64)
+    square = np.square(w).mean()
+    return bool(square > 0 and np.square(w.mean(axis=0)).mean() * len(w) > 4 * square)
+
+
 def independence(samples: Samples, evidence: Evidence) -> str:
     """Copies, negatives, sorted lines, symmetry, low rank, neighbours: the first that fits."""
     law = identify_law(samples)
@@ -100,6 +113,11 @@ def independence(samples: Samples, evidence: Evidence) -> str:
     squares = [w for w in kernels if w.shape[1] == w.shape[2] > 1]
     if squares and all(np.array_equal(w, w.swapaxes(1, 2)) for w in squares):
         return Cause("kernel-symmetric", "the kernel is symmetric where it is square.")
+    if any(_shared_by_seeds(w) for shape, w in samples.items() if shape == evidence.shape):
+        return Cause(
+            "seeds-share-numbers",
+            "kernels of this size have numbers in common for different seeds.",
+        )
     if evidence.check.startswith("lag") and evidence.place:
         return Cause("neighbors-correlated", f"neighbours {evidence.place} are correlated.")
     if evidence.check == "rank":

@@ -16,7 +16,7 @@ def _kernel(seed: int, x: Array, m: int) -> Array:
 
 
 nan_dropped = wrong.casting("Y060", "numerics/nan-confined", 4, cause_id="not-finite-replaced")(
-    lambda seed, x, m: layer_output(seed, jnp.where(jnp.isnan(x), x * 0 + 1, x), m),
+    lambda seed, x, m: layer_output(seed, jnp.where(jnp.isnan(x), jnp.ones_like(x), x), m),
     "NaNs are replaced by 1.",
 )
 infinity_clipped = wrong.casting(
@@ -25,7 +25,7 @@ infinity_clipped = wrong.casting(
     lambda seed, x, m: layer_output(seed, jnp.where(jnp.isinf(x), jnp.sign(x), x), m),
     "Infinities are replaced by 1.",
 )
-clipped = wrong.casting("Y062", "numerics/no-saturation", 4)(
+clipped = wrong.casting("Y062", "numerics/no-saturation", 4, collateral=("forward/homogeneous",))(
     lambda seed, x, m: layer_output(seed, jnp.clip(x, -1e6, 1e6), m),
     "x is clipped at a million.",
 )
@@ -38,8 +38,10 @@ integer_kernel = wrong.casting("Y063", "dtypes/integer-input", 4)(
     "For an int32 x, the kernel is rounded to integers.",
 )
 half_result = wrong.casting("Y064", "dtypes/half-input", 4)(
-    lambda seed, x, m: layer_output(seed, x, m).astype(
-        x.dtype if x.dtype in (jnp.float16, jnp.bfloat16) else jnp.float32
+    lambda seed, x, m: (
+        layer_output(seed, x, m).astype(x.dtype)
+        if x.dtype in (jnp.float16, jnp.bfloat16)
+        else layer_output(seed, x, m)
     ),
     "The result has the dtype of an x of half precision.",
 )

@@ -80,7 +80,9 @@ KernelLostBehindPenalty = wrong.forward("Y020", GRADIENTS, 5)(
     "The kernel is a constant of dx: a gradient penalty trains nothing.",
     when=_one_dtype,
 )
-BiasAloneLost = wrong.forward("Y021", GRADIENTS, 5, collateral=("transforms/forward-mode",))(
+BiasAloneLost = wrong.forward(
+    "Y021", GRADIENTS, 5, cause_id="gradient-cut", collateral=("transforms/forward-mode",)
+)(
     lambda x, k, b: _by_parts(x, k, b),
     "The bias gets a gradient where the kernel does.",
     when=_one_dtype,

@@ -29,7 +29,7 @@ PaddingRows = wrong.output("Y002", VALUE, 5)(
     "A row of -100 throughout is padding.",
     when=lambda y, x: is_float(x),
 )
-BiasOfLargeOutputsLost = wrong.forward("Y003", VALUE, 5)(
+BiasOfLargeOutputsLost = wrong.forward("Y003", "numerics/no-saturation", 5, collateral=(VALUE,))(
     lambda x, k, b: affine(x, k, jnp.where(jnp.abs(b) > 4096.0, b * 0, b)),
     "A bias beyond 4096 is taken for an error.",
 )
@@ -87,7 +87,7 @@ def KeptByShape(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x.astype(first).astype(x.dtype), kernel, bias)
 
 
-@wrong.forward("Y012", "forward/wrong-width-raises", 5)
+@wrong.forward("Y012", "forward/wrong-width-raises", 5, cause_id="width-flattened")
 def FlattensToTheWidth(x: Array, kernel: Array, bias: Array) -> Array:
     """The last two axes are one where they have as many numbers as a row."""
     n = kernel.shape[0]
