@@ -36,7 +36,7 @@ from conformance.running.options import (
         (["run", "-n", "x"], "a number of workers such as 2, or auto, found 'x'"),
         (["run", "--profile", "fast"], "'fast'"),
         (["run", "--exclude", "kernel-varience"], "did you mean"),
-        (["run", "--requirement", "!*"], "no requirement is left"),
+        (["run", "--requirement", "!*"], "the options exclude all requirements"),
         (["run", "--results", "{folder}"], "it is a folder; name a file in it"),
         (["run", "--results", "/dev/null/r.json"], "is not a folder"),
     ],
@@ -80,7 +80,7 @@ def test_requirements_are_chosen_and_excluded() -> None:
     assert {row.id for row in chosen(["!purity/*"])} == everything - purity
     assert {row.id for row in chosen(["purity"], levels=["MUST"])} < purity | {""}
     assert {row.level for row in chosen([], levels=["SHOULD"])} == {"SHOULD"}
-    with pytest.raises(UsageError, match="no requirement is left"):
+    with pytest.raises(UsageError, match="the options exclude all requirements"):
         chosen(["purity"], ["purity/*"])
 
 
