@@ -1,12 +1,12 @@
 """Every exception that a user of the suite can meet, and the text of other people's errors.
 
 ConformanceError            the root: catch this one
-|-- UsageError              a request names something that does not exist, or has the wrong form
-(exit 2) |   `-- ResultsError        a results file cannot be used |-- LoadError               a
-registration is wrong: import, name or signature (exit 2) |-- NotAdaptable            an object
-cannot be adapted; also a TypeError |-- WrongCondition          the `when` of an expected failure is
-wrong; also a ValueError `-- Violation               the layer does not meet a requirement; also an
-AssertionError
+|-- UsageError              what is asked for does not exist, or has a wrong form (exit 2)
+|   `-- ResultsError        a results file cannot be used
+|-- LoadError               a registration is wrong: import, name or signature (exit 2)
+|-- NotAdaptable            an object cannot be adapted; also a TypeError
+|-- WrongCondition          the `when` of an expected failure is wrong; also a ValueError
+`-- Violation               the layer does not meet a requirement; also an AssertionError
 """
 
 from __future__ import annotations
