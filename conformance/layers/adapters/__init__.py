@@ -12,6 +12,7 @@ from typing import Any
 from conformance.errors import LoadError, NotAdaptable
 from conformance.layers.adapters.words import in_flax_words
 from conformance.layers.binding import (
+    Binding,
     bind,
     bind_features,
     bind_forward,
@@ -106,17 +107,8 @@ def _adapted(
         require_plain_call(kind, call)
         kind = _calling(kind, call) if call else kind
         if issubclass(kind, nnx.Module):
-            from conformance.layers.adapters.nnx import from_nnx
-
-            binding = bind(kind, arguments, is_nnx=True)
-            found = from_nnx(binding.construct, label, convention, library)
-        else:
-            from conformance.layers.adapters.linen import from_linen
-
-            binding = bind_features(kind, arguments)
-            construct = binding.construct
-            found = from_linen(lambda n, m: construct(n, m, None), label, convention, library)
-        return replace(found, bound=binding.description)
+            return _of_nnx(bind(kind, arguments, is_nnx=True), label, convention, library)
+        return _of_linen(bind_features(kind, arguments), label, convention, library)
     if isinstance(kind, type) and not _is_called(kind):
         raise NotAdaptable(
             f"the class {label}, which is neither a flax.nnx.Module nor a flax.linen.Module, "
@@ -124,9 +116,10 @@ def _adapted(
             f"Did you mean class {kind.__name__}(nnx.Module)?",
         )
     if not isinstance(kind, type) and callable(kind) and is_factory(kind):
-        made = _made_by(kind, arguments)
+        binding = bind(kind, arguments, is_nnx=True)
+        made = _made_by(binding)
         if made is not None:
-            return _of_factory(kind, made, arguments, label, convention, library, call)
+            return _of_factory(binding, made, label, convention, library, call)
     if isinstance(kind, type) or (callable(kind) and is_factory(kind)):
         from conformance.layers.adapters.plain import from_plain
 
@@ -149,21 +142,20 @@ _SIZES = (3, 4)
 _SAID = ("use_bias", "dtype", "param_dtype", "kernel_init", "bias_init")
 
 
-def _made_by(factory: Any, arguments: Mapping[str, Any]) -> Any:
+def _made_by(factory: Binding) -> Any:
     """The module of Flax that a function makes; None for any other layer, or where it raises."""
     from flax import linen, nnx
 
-    binding = bind(factory, arguments, is_nnx=True)
     try:
-        made = binding.construct(*_SIZES, nnx.Rngs(0))
+        made = factory.construct(*_SIZES, nnx.Rngs(0))
     except Exception:  # which the requirements are about
         return None
     return made if isinstance(made, nnx.Module | linen.Module) else None
 
 
 def _of_factory(
-    factory: Any, made: Any, arguments: Mapping[str, Any], label: str, convention: Convention,
-    library: str, call: Mapping[str, Any],
+    factory: Binding, made: Any, label: str, convention: Convention, library: str,
+    call: Mapping[str, Any],
 ) -> Implementation:  # fmt: skip
     """The view of the modules that a function makes: as if it were their class."""
     from flax import nnx
@@ -174,19 +166,25 @@ def _of_factory(
             "Name the class itself, to declare further arguments of its call.",
         )
     require_plain_call(type(made), call)
-    binding = bind(factory, arguments, is_nnx=True)
     if convention == FLAX and type(made).__module__.startswith("flax."):
         said = {key: getattr(made, key) for key in _SAID if hasattr(made, key)}
         convention = in_flax_words(type(made), said, FLAX)
-    if isinstance(made, nnx.Module):
-        from conformance.layers.adapters.nnx import from_nnx
+    of = _of_nnx if isinstance(made, nnx.Module) else _of_linen
+    return of(factory, label, convention, library)
 
-        found = from_nnx(binding.construct, label, convention, library)
-    else:
-        from conformance.layers.adapters.linen import from_linen
 
-        construct = binding.construct
-        found = from_linen(lambda n, m: construct(n, m, None), label, convention, library)
+def _of_nnx(binding: Binding, label: str, convention: Convention, library: str) -> Implementation:
+    from conformance.layers.adapters.nnx import from_nnx
+
+    found = from_nnx(binding.construct, label, convention, library)
+    return replace(found, bound=binding.description)
+
+
+def _of_linen(binding: Binding, label: str, convention: Convention, library: str) -> Implementation:
+    from conformance.layers.adapters.linen import from_linen
+
+    construct = binding.construct
+    found = from_linen(lambda n, m: construct(n, m, None), label, convention, library)
     return replace(found, bound=binding.description)
 
 
