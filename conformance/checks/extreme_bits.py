@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import require
+from conformance.checks import jaxprs, require
 from conformance.checks.layer import Layer
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp
@@ -36,7 +36,7 @@ def require_finite_for_extreme_bits(layer: Layer) -> None:
         )
     except Exception:
         return  # what cannot be traced is checked by abstract-init
-    names = _primitives(traced.jaxpr)
+    names = {equation.primitive.name for equation in jaxprs.equations(traced)}
     if "random_bits" not in names or {"while", "pure_callback", "io_callback"} & names:
         return
     draws = [_Words(i) for i in range(3)]
@@ -79,17 +79,6 @@ class _Words:
         bits = np.dtype(dtype).itemsize * 8
         chosen = words[turned % len(_WORDS)] >> np.uint64(32 - bits if bits < 32 else 0)
         return jnp.asarray(chosen.astype(dtype).reshape(shape))
-
-
-def _primitives(jaxpr: Any) -> set[str]:
-    found = set()
-    for equation in jaxpr.eqns:
-        found.add(equation.primitive.name)
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                found |= _primitives(inner)
-    return found
 
 
 def _evaluated(

@@ -15,6 +15,7 @@ __all__ = [
     "described",
     "equations",
     "impurities",
+    "inner",
     "largest_array",
     "loops",
     "multiply_adds",
@@ -36,20 +37,20 @@ def described(array: Any) -> str:
     return f"{dtype}{list(np.shape(array))}, weak_type={weak}"
 
 
-def _inner(value: Any) -> Iterator[Any]:
-    """Yield the jaxprs in a parameter of an equation, closed or not."""
-    for item in value if isinstance(value, tuple | list) else (value,):
-        if hasattr(item, "eqns"):
-            yield item
+def inner(equation: Any) -> Iterator[Any]:
+    """Yield the jaxprs in the parameters of an equation, closed or not."""
+    for value in equation.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if hasattr(item, "eqns"):
+                yield item
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
     """Yield every equation of a jaxpr and of those within it."""
     for equation in jaxpr.eqns:
         yield equation
-        for value in equation.params.values():
-            for inner in _inner(value):
-                yield from equations(inner)
+        for part in inner(equation):
+            yield from equations(part)
 
 
 def products(jaxpr: Any) -> list[Any]:
@@ -79,9 +80,9 @@ def multiply_adds(jaxpr: Any) -> int:
         if name in _PRODUCTS:
             total += _of_product(equation)
             continue
-        inner = [multiply_adds(j) for value in equation.params.values() for j in _inner(value)]
+        counts = [multiply_adds(part) for part in inner(equation)]
         repeated = equation.params["length"] if name == "scan" else 1
-        total += repeated * (max(inner, default=0) if name == "cond" else sum(inner))
+        total += repeated * (max(counts, default=0) if name == "cond" else sum(counts))
     return total
 
 
@@ -109,9 +110,8 @@ def constants(jaxpr: Any) -> Iterator[Any]:
     for equation in jaxpr.eqns:
         # A literal is a variable that carries its value.
         yield from (v.val for v in equation.invars if hasattr(v, "val"))
-        for value in equation.params.values():
-            for inner in _inner(value):
-                yield from constants(inner)
+        for part in inner(equation):
+            yield from constants(part)
 
 
 def impurities(jaxpr: Any, kernel_shape: tuple[int, int]) -> dict[str, Cause]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from conformance.checks import jaxprs
+
 __all__ = ["arithmetic", "thresholds"]
 
 _COMPARING = {"eq", "ne", "lt", "le", "gt", "ge", "max", "min", "clamp", "rem"}
@@ -49,14 +51,12 @@ def _read(jaxpr: Any, known: dict[Any, float], values: set[float], indices: set[
                     indices.add(int(abs(number)))
         elif name in _PASSING and given and given[0] is not None:
             known[equation.outvars[0]] = given[0]
-        for parameter in equation.params.values():
-            for part in parameter if isinstance(parameter, tuple | list) else (parameter,):
-                inner: Any = getattr(part, "jaxpr", part)
-                if hasattr(inner, "eqns"):
-                    last = given[len(given) - len(inner.invars) :]
-                    pairs = zip(inner.invars, last, strict=False)
-                    passed = {var: number for var, number in pairs if number is not None}
-                    _read(inner, passed, values, indices)
+        for part in jaxprs.inner(equation):
+            within = getattr(part, "jaxpr", part)
+            last = given[len(given) - len(within.invars) :]
+            pairs = zip(within.invars, last, strict=False)
+            passed = {var: number for var, number in pairs if number is not None}
+            _read(within, passed, values, indices)
 
 
 def _has_dtype(variable: Any) -> bool:
@@ -73,15 +73,10 @@ def arithmetic(jaxpr: Any) -> frozenset[tuple[str, ...]]:
     """Return what a program computes, as primitives with their dtypes, whatever the shapes."""
     found: set[tuple[str, ...]] = set()
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        inner = [
-            part
-            for value in equation.params.values()
-            for part in (value if isinstance(value, tuple | list) else (value,))
-            if hasattr(getattr(part, "jaxpr", part), "eqns")
-        ]
-        for part in inner:
+        parts = [*jaxprs.inner(equation)]
+        for part in parts:
             found |= arithmetic(part)
-        if not inner and equation.primitive.name not in _OF_SHAPE:
+        if not parts and equation.primitive.name not in _OF_SHAPE:
             variables = (*equation.invars, *equation.outvars)
             dtypes = [str(getattr(v.aval, "dtype", type(v.aval).__name__)) for v in variables]
             found.add((equation.primitive.name, *dtypes))
