@@ -34,7 +34,6 @@ from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 from conformance.statistics import by_requirement, causes, identify_law, power, strongest
 from conformance.statistics.dispersion import under_dispersion
-from conformance.statistics.laws import family_named
 from conformance.statistics.moments import mean, variance
 from conformance.statistics.shape import follows
 
@@ -339,10 +338,7 @@ def test_kernel_law(layer: Layer) -> None:
     kernel = large_kernel(layer).astype(np.float64)
     if np.isfinite(kernel).all() and kernel.any():
         # Tails show in a million weights: three in a hundred thousand are beyond four deviations.
-        # A layer may follow one of the families that it declares here, and another elsewhere.
-        names = layer.registered.convention.kernel.families
-        families = (*law.families, *filter(None, map(family_named, names)))
-        judge([follows(kernel[None] / math.sqrt(law.variance(*LARGE_KERNEL)), families)])
+        judge([follows(kernel[None] / math.sqrt(law.variance(*LARGE_KERNEL)), law.families)])
 
 
 @requirement(
