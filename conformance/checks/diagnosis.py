@@ -310,7 +310,7 @@ def of_building(error: str) -> str:
 
 
 def of_numpy_sizes(found: np.ndarray, expected: np.ndarray) -> str:
-    """Whether the kernel of NumPy's sizes is nearly that of Python's."""
+    """Return a cause if NumPy integers as sizes give a kernel near to that of Python integers."""
     near = np.abs(found - expected) < 0.05 * np.abs(expected)
     words = "a size is computed with in its own type, and is rounded"
     return Cause("size-rounded", words) if near.all() else ""

@@ -31,7 +31,7 @@ def is_function(layer: Layer) -> bool:
 
 
 def _require(layer: Layer, case: Case, x: Any, equivalent: np.ndarray, what: str) -> None:
-    """Require f(x) to be that of the kernel and bias that probing finds, for float32 results."""
+    """Require f(x) to be x K + b, for the kernel and bias that probing finds."""
     if case.kernel_shape not in _SIZES or layer.convention.compute_dtype != "float32":
         return
     kernel, bias = layer.remember(("probed", case), lambda: layer.affine(case))
@@ -69,7 +69,7 @@ def require_not_finite(layer: Layer, case: Case, poison: float) -> None:
 
 
 def require_dtypes(layer: Layer, case: Case, *dtypes: Any) -> None:
-    """Require f(x) for x of these dtypes to be that of the same numbers in float32, or complex."""
+    """Require x of these dtypes to give the result of the same numbers in float32 or complex64."""
     for x in _of_dtypes(case, dtypes):
         wide = x if np.iscomplexobj(x) else x.astype(np.float32)
         _require(layer, case, as_jax(x), wide, f"f(x) for x of dtype {x.dtype}")

@@ -286,7 +286,7 @@ def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> s
 
 
 def _of_one_row(found: np.ndarray, which: str, point: Point) -> str:
-    """Return whether the gradient is that of one row alone, or one total for all outputs."""
+    """Return a cause if the gradient is of one row alone, or one total for all outputs."""
     x = point.x.reshape(-1, point.x.shape[-1])
     g = point.cotangent.reshape(-1, point.cotangent.shape[-1])
     if which == "input x" or len(g) < 2:

@@ -195,7 +195,7 @@ def _scan(layer: Layer) -> Scan:
         edges += _edges(traces, kind, chosen)
         if kind != CONSTRUCTION:
             edges += _edges_of_ranks(traces, kind, chosen)
-        # What follows the sizes is no constant.
+        # A number that changes with the sizes is not a constant of the program.
         edges += _edges_of_indices(
             kind, base, traces(kind, base).indices & traces(kind, tenfold).indices
         )

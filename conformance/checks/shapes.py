@@ -95,11 +95,11 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
         return _gives(lambda: layer.forward(case.seed, x, case.out_features)) is not None
 
     if works(*refused):
-        return ""  # what raises is no refusal of the shape
+        return ""  # x of that shape is accepted at another size
     if not works() and not works(2):
         if PARAMETERS not in layer.provides:
             return of_inputs_bias(layer, case)
-        if PARAMETERS in layer.provides and _is_left(layer, case):
+        if _is_left(layer, case):
             return Cause(
                 "operands-exchanged",
                 "the kernel is multiplied from the left: kernel @ x instead of x @ kernel",

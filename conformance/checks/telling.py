@@ -46,8 +46,10 @@ def of_basis(layer: Layer, case: Case, cause: str) -> str:
 
 def of_not_finite(layer: Layer, case: Case) -> str:
     """Return whether the kernel is finite except for one input."""
+    if case.in_features != 1:
+        return ""
     other = layer.of(replace(case, in_features=3)).kernel
-    if case.in_features != 1 or not np.isfinite(other.astype(np.float64)).all():
+    if not np.isfinite(other.astype(np.float64)).all():
         return ""
     words = "the scale of the kernel divides by zero at in_features=1"
     return Cause("scale-divides-by-zero", words)

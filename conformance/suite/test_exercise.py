@@ -96,7 +96,7 @@ def _require_both_cast(layer: Layer, seed: int, x: np.ndarray, features: int) ->
             layer.forward(s, x, m)
         except Violation as violation:
             raised[name] = violation.found
-    if len(raised) == len(("seed", "features")):
+    if len(raised) == 2:
         words = "cast seed and features with int(): both arrive as floats"
         cause = Cause("argument-not-cast", words)
         require.fail("; and ".join(raised.values()), accepted="no exception", cause=cause)
