@@ -90,13 +90,36 @@ def centred(standard: Samples) -> dict[Shape, Array]:
 
 def law_row(standard: Samples, families: Sequence[Family]) -> list[Evidence]:
     """Distribution function, support, symmetry and atoms. Without families only the latter two."""
-    together = pooled(standard)
-    evidence = [shape.sign_symmetry(together)]
+    evidence = [shape.sign_symmetry(pooled(standard))]
     evidence += [shape.atoms(z) for z in standard.values()]
     if families:
-        evidence.append(shape.follows(together, families))
+        evidence += _together_follow(standard, families)
         evidence += [shape.follows(z, families) for z in standard.values()]
     return evidence
+
+
+def _together_follow(standard: Samples, families: Sequence[Family]) -> list[Evidence]:
+    """Check the weights of all sizes as one sample, or as one for each family in use.
+
+    A layer may draw one legal law at small sizes and another at large ones, whose mixture is
+    neither. A size belongs to a family if it is accepted and every other one is rejected; only if
+    the sizes belong to several families is each family judged by its own sizes.
+    """
+    together = shape.follows(pooled(standard), families)
+    if not together.rejected:
+        return [together]
+    sizes_of: dict[str, dict[Shape, Array]] = {}
+    for size, z in standard.items():
+        accepted = [family for family in families if not shape.distribution(z, family).rejected]
+        if len(accepted) == 1:
+            sizes_of.setdefault(accepted[0].name, {})[size] = z
+    if len(sizes_of) < 2:
+        return [together]
+    return [
+        shape.follows(pooled(sizes_of[family.name]), [family])
+        for family in families
+        if family.name in sizes_of
+    ]
 
 
 def independence_row(standard: Samples) -> list[Evidence]:
