@@ -13,16 +13,16 @@ import numpy as np
 
 from conformance.checks import programs, require
 from conformance.checks.cases import BATCH, Case
-from conformance.checks.layer import Built, Layer, as_jax
+from conformance.checks.layer import Built, Layer, as_jax, once_per_layer
 from conformance.checks.require import on_the_way
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx
 
 __all__ = [
     "differing_attributes",
-    "leaks_nothing",
     "require_donation",
     "require_forgotten",
+    "require_no_leaks",
     "require_own_buffers",
     "require_unchanged",
     "require_unchanged_variables",
@@ -142,7 +142,9 @@ def _flat(tree: object) -> list[tuple[tuple[object, ...], object]]:
     return jax.tree_util.tree_flatten_with_path(tree)[0]
 
 
-def leaks_nothing(layer: Layer, case: Case) -> bool:
+# Looking for leaks goes through every object of the process.
+@once_per_layer(by=lambda case: case.kernel_shape)
+def require_no_leaks(layer: Layer, case: Case) -> None:
     """Require that no tracer is left behind, and that the layer runs without ``jit``."""
     x = as_jax(case.x())
     dense = layer.written(case)
@@ -162,7 +164,6 @@ def leaks_nothing(layer: Layer, case: Case) -> bool:
         with jax.checking_leaks(), require.during("nnx.jit under jax.checking_leaks", stores):
             found = nnx.jit(lambda module, x: module(x))(dense.module, x)
         require.within(found, reference.value, reference.bound, "f(x) by nnx.jit, leaks checked,")
-    return True
 
 
 def differing_attributes(first: Built, second: Built) -> str:

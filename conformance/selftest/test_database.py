@@ -6,7 +6,6 @@ import importlib.util
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -105,20 +104,14 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
-    server = subprocess.Popen(
-        ["redis-server", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    server = subprocess.Popen(["redis-server", *options], stdout=subprocess.PIPE, text=True)
     try:
-        for _ in range(100):
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
+        assert server.stdout is not None
+        assert any("Ready to accept connections" in line for line in server.stdout)
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         server.terminate()
-        server.wait()
+        server.communicate()
 
 
 @with_redis

@@ -11,7 +11,7 @@ from conformance.checks import diagnosis, recording, require, shapes, telling
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.extreme_bits import RARELY_DRAWN, require_finite_for_extreme_bits
 from conformance.checks.kernels import samples
-from conformance.checks.layer import Built, Layer
+from conformance.checks.layer import Built, Layer, once_per_layer
 from conformance.checks.parameters import NO_ONE_KERNEL, all_are_used, named
 from conformance.checks.require import during
 from conformance.checks.scan import NEW, at_edges
@@ -107,7 +107,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     """
     dense = layer.of(case)
     try:
-        dense.kernel.shape, dense.bias.shape  # noqa: B018  # raises if one is missing
+        dense.require_parameters()
     except Violation as violation:
         raise violation.because(NO_ONE_KERNEL if layer.has_no_one_kernel else "") from violation
     leaves = dense.leaves
@@ -153,16 +153,20 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
 @over(at_most=2)
 def test_kernel_shape(layer: Layer, case: Case) -> None:
     """The kernel has the shape (in, out)."""
-    # Three different axes tell more than ones do.
-    recorded = recording.current()
-    layer.remember("kernel shape", lambda: _require_kernel_shape(layer, recorded.draw(_TELLING)))
-    _require_kernel_shape(layer, recorded.draw(case))
+    _require_telling_kernel_shape(layer)
+    _require_kernel_shape(layer, recording.current().draw(case))
 
 
 _TELLING = Case(3, 10)
+"""Two different sizes, neither of which is 1, tell more than equal ones do."""
 
 
-def _require_kernel_shape(layer: Layer, case: Case) -> bool:
+@once_per_layer()
+def _require_telling_kernel_shape(layer: Layer) -> None:
+    _require_kernel_shape(layer, recording.current().draw(_TELLING))
+
+
+def _require_kernel_shape(layer: Layer, case: Case) -> None:
     dense, expected = layer.of(case), case.kernel_shape
     shape = dense.kernel.shape
     if layer.convention.layout == "out,in":
@@ -179,7 +183,6 @@ def _require_kernel_shape(layer: Layer, case: Case) -> bool:
         cause=cause,
         declare=f'layout = "{stored}"' if layer.convention.layout != layer.declared.layout else "",
     )
-    return True
 
 
 @requirement(
@@ -199,22 +202,21 @@ def test_bias_shape(layer: Layer, case: Case) -> None:
     """The bias has the shape (out,)."""
     if not layer.declared.use_bias:
         require.not_applicable("the layer declares that it has no bias")
-    recorded = recording.current()
-    layer.remember("bias shape", lambda: _look_at_telling_size(layer, recorded.draw(_TELLING)))
-    _require_bias_shape(layer, recorded.draw(case))
+    _require_telling_bias_shape(layer)
+    _require_bias_shape(layer, recording.current().draw(case))
 
 
-def _look_at_telling_size(layer: Layer, case: Case) -> bool:
+@once_per_layer()
+def _require_telling_bias_shape(layer: Layer) -> None:
     try:
-        return _require_bias_shape(layer, case)
+        _require_bias_shape(layer, recording.current().draw(_TELLING))
     except Violation as violation:
         # A Linen layer that cannot be built there may be built at sizes that broadcast.
-        if violation.obstacle:
-            return False
-        raise
+        if not violation.obstacle:
+            raise
 
 
-def _require_bias_shape(layer: Layer, case: Case) -> bool:
+def _require_bias_shape(layer: Layer, case: Case) -> None:
     require.that(
         layer.convention.use_bias,
         f"the layer has no bias: its arrays are {', '.join(layer.seen.leaves)}",
@@ -232,7 +234,6 @@ def _require_bias_shape(layer: Layer, case: Case) -> bool:
         accepted=f"shape {(case.out_features,)}",
         cause=cause,
     )
-    return True
 
 
 @requirement(
@@ -271,16 +272,17 @@ def test_parameter_dtype(layer: Layer, case: Case) -> None:
             accepted="a strong type",
             cause=Cause("parameter-weak", f"the {name} is made of a Python number"),
         )
-    layer.remember("abstract dtypes", lambda: _require_abstract_dtypes(layer, seen))
+    _require_abstract_dtypes(layer, seen)
 
 
-def _require_abstract_dtypes(layer: Layer, expected: str) -> bool:
+@once_per_layer()
+def _require_abstract_dtypes(layer: Layer, expected: str) -> None:
     """The dtypes at a size that is too large to be built, described without building it."""
     try:
         abstract = jax.eval_shape(lambda: layer.init(0, *_HUGE))
         found = jax.eval_shape(lambda parameters: named(layer, parameters), abstract)
     except Exception:
-        return True  # what cannot be described is checked by abstract-init
+        return  # what cannot be described is checked by abstract-init
     for name, value in found.items():
         require.that(
             str(value.dtype) == expected or expected == "float64",
@@ -288,7 +290,6 @@ def _require_abstract_dtypes(layer: Layer, expected: str) -> bool:
             accepted=expected,
             cause=Cause("dtype-by-size", f"the {name} is {value.dtype} beyond some size"),
         )
-    return True
 
 
 def _kernel_and_bias(layer: Layer, dense: Built) -> dict[str, Any]:
@@ -321,10 +322,11 @@ def test_finite(layer: Layer, case: Case) -> None:
             accepted="finite entries",
             cause=telling.of_not_finite(layer, case) if name == "kernel" and wrong.any() else "",
         )
-    layer.remember("finite samples", lambda: _require_finite_samples(layer))
+    _require_finite_samples(layer)
 
 
-def _require_finite_samples(layer: Layer) -> bool:
+@once_per_layer()
+def _require_finite_samples(layer: Layer) -> None:
     drawn = samples(layer)
     entries = sum(kernels.size for kernels in drawn.values())
     wrong = sum(int(np.count_nonzero(~np.isfinite(kernels))) for kernels in drawn.values())
@@ -335,7 +337,6 @@ def _require_finite_samples(layer: Layer) -> bool:
         cause=RARELY_DRAWN,
     )
     require_finite_for_extreme_bits(layer)
-    return True
 
 
 @requirement(

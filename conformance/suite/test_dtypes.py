@@ -9,7 +9,7 @@ import numpy as np
 from conformance.checks import functions, gradients, jaxprs, oracle, programs, require
 from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import Case, over
-from conformance.checks.layer import Built, Layer, as_jax
+from conformance.checks.layer import Built, Layer, as_jax, once_per_layer
 from conformance.checks.scan import COMPLEX, HALF, INTEGER, at_edges
 from conformance.contract.requirement import (
     ANY,
@@ -255,7 +255,7 @@ def test_strict_promotion(layer: Layer, case: Case) -> None:
         "an operation combines arrays of different dtypes and leaves it to JAX to promote them",
     )
     with jax.numpy_dtype_promotion("strict"):
-        layer.remember((setting, case.x_shape), lambda: _runs_under(layer, case, setting, cause))
+        _require_runs_under(layer, case, setting, cause)
 
 
 @requirement(
@@ -276,7 +276,7 @@ def test_rank_promotion(layer: Layer, case: Case) -> None:
         "arrays of different ranks are combined, as the bias and a batch, and JAX broadcasts them",
     )
     with jax.numpy_rank_promotion("raise"), require.about_rank_promotion():
-        layer.remember((setting, case.x_shape), lambda: _runs_under(layer, case, setting, cause))
+        _require_runs_under(layer, case, setting, cause)
 
 
 @requirement(
@@ -420,8 +420,9 @@ def _explains(found: np.ndarray, reference: oracle.Bounded) -> bool:
         return bool(np.all(error <= reference.bound))
 
 
-def _runs_under(layer: Layer, case: Case, setting: str, cause: str) -> bool:
-    """Run the layer abstractly: once for each shape, since no value matters."""
+@once_per_layer(by=lambda case, setting, cause: (case.x_shape, setting))
+def _require_runs_under(layer: Layer, case: Case, setting: str, cause: str) -> None:
+    """Run the layer abstractly: once for each shape, because no value matters."""
     its = layer.convention
     dtype = its.parameter_dtype if its.parameter_dtype in programs.HALF else "float32"
     x = jax.ShapeDtypeStruct(case.x_shape, "float32" if its.casts_input else jnp.dtype(dtype))
@@ -436,4 +437,3 @@ def _runs_under(layer: Layer, case: Case, setting: str, cause: str) -> bool:
         kernel = jax.ShapeDtypeStruct(case.kernel_shape, np.float32)
         bias = jax.ShapeDtypeStruct((case.out_features,), np.float32)
         jax.eval_shape(programs.pullback(layer), parameters, kernel, bias, x, g)
-    return True

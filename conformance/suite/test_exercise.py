@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -40,49 +40,61 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
     x = case.normal("x", case.in_features)
     plain = np.asarray(layer.forward(seed, x, features))
     _require_both_cast(layer, seed, x, features)
-    whole = {
-        "seed as a float": (float(seed), features),
-        "features as a float": (seed, float(features)),
-        "both as floats": (float(seed), float(features)),
-        "both as np.float64": (np.float64(seed), np.float64(features)),
-        "both as 0-d arrays": (np.asarray(float(seed)), np.asarray(float(features))),
-        "both as 0-d JAX arrays": (jnp.float32(seed), jnp.float32(features)),
-        "both as np.float32": (np.float32(seed), np.float32(features)),
-        "both as np.int64": (np.int64(seed), np.int64(features)),
-    }
-    for what, (s, m) in whole.items():
-        which = "seed" if "seed" in what else "features" if "features" in what else "them"
-        kind = "NumPy integer" if "int64" in what else "float"
-        words = f"cast {which} with int(): it may arrive as a {kind}"
-        cause = Cause("argument-not-cast", words)
-        _require_as(layer, (s, x, m), plain, what, cause)
-    # An odd number of 31 bits, which float64 holds and float32 does not.
+    for given in _whole(seed, features):
+        cause = Cause(
+            "argument-not-cast", f"cast {given.cast} with int(): it may arrive as a {given.kind}"
+        )
+        _require_as(layer, given, x, plain, cause)
+    # An odd number of 31 bits, which float64 holds and float32 does not; and one beyond 2^31, which
+    # an int32 does not hold.
     large = own | 2**30 | 1
-    cause = Cause(
-        "seed-float32",
-        "a float seed is rounded on its way, as by float32; int() keeps all of its digits",
-    )
-    of_large = np.asarray(layer.forward(large, x, features))
-    _require_as(layer, (float(large), x, features), of_large, f"the seed {float(large)!r}", cause)
-    # Beyond 2^31, which an int32 does not hold.
-    larger = large + 2**31
-    of_larger = np.asarray(layer.forward(larger, x, features))
-    what = f"the seed {float(larger)!r}"
-    _require_as(layer, (float(larger), x, features), of_larger, what, "")
-    fractions = {
-        "a seed with a fraction": (seed + 0.7, features),
-        "features with a fraction": (seed, features + 0.7),
-        "a seed with a fraction just below 1": (np.nextafter(seed + 1.0, 0.0), features),
-        "features with a fraction just below 1": (seed, np.nextafter(features + 1.0, 0.0)),
-    }
-    for what, (s, m) in fractions.items():
-        which = "seed" if "seed" in what else "features"
-        with during(f"with {what}, f"):
-            found = np.asarray(layer.forward(s, x, m))
-        rounded = layer.forward(round(s), x, round(m))
-        words = f"{which} is rounded, where int() cuts off its fraction"
+    words = "a float seed is rounded on its way, as by float32; int() keeps all of its digits"
+    for number, why in ((large, Cause("seed-float32", words)), (large + 2**31, "")):
+        given = _Given(f"the seed {float(number)!r}", float(number), features)
+        _require_as(layer, given, x, np.asarray(layer.forward(number, x, features)), why)
+    for given in _fractions(seed, features):
+        with during(f"with {given.what}, f"):
+            found = np.asarray(layer.forward(given.seed, x, given.features))
+        rounded = layer.forward(round(given.seed), x, round(given.features))
+        words = f"{given.cast} is rounded, where int() cuts off its fraction"
         why = Cause("argument-rounded", words) if np.array_equal(found, rounded) else ""
-        require.equal(found, plain, f"with {what}, f", cause=why)
+        require.equal(found, plain, f"with {given.what}, f", cause=why)
+
+
+class _Given(NamedTuple):
+    """Arguments of one call, and what a message says of them."""
+
+    what: str
+    seed: Any
+    features: Any
+    cast: str = "seed"
+    kind: str = "float"
+
+
+def _whole(seed: int, features: int) -> list[_Given]:
+    """These integers in every other type in which they may arrive."""
+    one, two = float(seed), float(features)
+    return [
+        _Given("seed as a float", one, features),
+        _Given("features as a float", seed, two, "features"),
+        _Given("both as floats", one, two, "them"),
+        _Given("both as np.float64", np.float64(seed), np.float64(features), "them"),
+        _Given("both as 0-d arrays", np.asarray(one), np.asarray(two), "them"),
+        _Given("both as 0-d JAX arrays", jnp.float32(seed), jnp.float32(features), "them"),
+        _Given("both as np.float32", np.float32(seed), np.float32(features), "them"),
+        _Given("both as np.int64", np.int64(seed), np.int64(features), "them", "NumPy integer"),
+    ]
+
+
+def _fractions(seed: int, features: int) -> list[_Given]:
+    """Numbers that ``int`` makes these, and rounding the next ones."""
+    below = "with a fraction just below 1"
+    return [
+        _Given("a seed with a fraction", seed + 0.7, features),
+        _Given("features with a fraction", seed, features + 0.7, "features"),
+        _Given(f"a seed {below}", np.nextafter(seed + 1.0, 0.0), features),
+        _Given(f"features {below}", seed, np.nextafter(features + 1.0, 0.0), "features"),
+    ]
 
 
 def _require_both_cast(layer: Layer, seed: int, x: np.ndarray, features: int) -> None:
@@ -102,13 +114,11 @@ def _require_both_cast(layer: Layer, seed: int, x: np.ndarray, features: int) ->
         require.fail("; and ".join(raised.values()), accepted="no exception", cause=cause)
 
 
-def _require_as(
-    layer: Layer, arguments: tuple[Any, Any, Any], plain: np.ndarray, what: str, cause: str
-) -> None:
+def _require_as(layer: Layer, given: _Given, x: np.ndarray, plain: np.ndarray, cause: str) -> None:
     """Require that these arguments give what their integer values give."""
-    with during(f"with {what}, f", cause=cause):
-        found = np.asarray(layer.forward(*arguments))
-    require.equal(found, plain, f"with {what}, f", cause=cause)
+    with during(f"with {given.what}, f", cause=cause):
+        found = np.asarray(layer.forward(given.seed, x, given.features))
+    require.equal(found, plain, f"with {given.what}, f", cause=cause)
 
 
 @requirement(

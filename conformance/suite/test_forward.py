@@ -85,10 +85,7 @@ def test_output_shape(layer: Layer, case: Case) -> None:
                 raise violation.because(shapes.of_refusal(layer, case, lead)) from violation
             output_shapes.require_shape(layer, found, lead, case)
     if PARAMETERS in layer.provides:
-        layer.remember(
-            ("shapes", case.kernel_shape),
-            lambda: output_shapes.require_abstract_shapes(layer, case),
-        )
+        output_shapes.require_abstract_shapes(layer, case)
 
 
 @requirement(

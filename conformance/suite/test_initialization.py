@@ -27,7 +27,7 @@ from conformance.checks.kernels import (
     samples,
     structure_evidence,
 )
-from conformance.checks.layer import Layer, as_jax
+from conformance.checks.layer import Layer, as_jax, once_per_layer
 from conformance.checks.scan import NEW, at_edges
 from conformance.contract.requirement import LINEN, MUST, PARAMETERS, SHOULD, requirement
 from conformance.errors import Cause
@@ -72,10 +72,11 @@ def test_bias_zero(layer: Layer, case: Case) -> None:
     if bias.any():
         cause = causes.bias(biases(layer))
         require.equal(bias, np.zeros_like(bias), "the new bias", cause=cause)
-    layer.remember("biases of many seeds", lambda: _require_zero_biases(layer))
+    _require_zero_biases(layer)
 
 
-def _require_zero_biases(layer: Layer) -> bool:
+@once_per_layer()
+def _require_zero_biases(layer: Layer) -> None:
     """A bias that is not zero for some seeds, or at many outputs, only."""
     drawn = kernels(layer, 4, 1024, range(256), "bias")
     wrong = np.flatnonzero(drawn.any((1, 2)))
@@ -86,7 +87,6 @@ def _require_zero_biases(layer: Layer) -> bool:
         accepted="zeros for every seed and size",
         cause=Cause("bias-zero-for-some", "the bias is zero for some seeds or sizes only"),
     )
-    return True
 
 
 @requirement(

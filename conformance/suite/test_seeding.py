@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 import random
+from typing import Any
 
 import numpy as np
 
@@ -56,37 +57,37 @@ from conformance.statistics.moments import variance
 def test_repeatable_call(layer: Layer, case: Case) -> None:
     """f(x) twice gives equal bits, with other calls in between."""
     lead = BATCH if layer.accepts(BATCH) else ()
-    x = case.normal("x", *lead, case.in_features)
-    other = case.normal("other", *lead, case.in_features)
-    if PARAMETERS in layer.provides:
-        # A bias that is lost on the way shows only if it is not 0.
-        dense = layer.written(case)
-        results = [np.asarray(dense(x))]
-        # A counter or a cache may turn at any call.
-        for between in (x, other) * (50 if case.kernel_shape == (3, 10) and not case.seed else 2):
-            dense(between)
-            results.append(np.asarray(dense(x)))
-        if dense.module is not None:
-            with during("train() and eval() of the module"):
-                # Models call these on all that they contain.
-                dense.module.train()
-                results.append(np.asarray(dense(x)))
-                dense.module.eval()
-            results.append(np.asarray(dense(x)))
-        if layer.implementation.linen is not None:
-            require_same_first_output(layer, case, x)
-    else:
-        results = [np.asarray(layer.forward(case.seed, x, case.out_features))]
-        for between in (x, other) * (12 if case.kernel_shape == (3, 10) and not case.seed else 1):
-            layer.forward(case.seed, between, case.out_features)
-            results.append(np.asarray(layer.forward(case.seed, x, case.out_features)))
-    for i, result in enumerate(results[1:], start=2):
-        require.equal(
-            result,
-            results[0],
-            f"call {i} on one x",
-            cause=Cause("output-changes", "calls differ: randomness or state in the forward"),
-        )
+    x, other = (case.normal(name, *lead, case.in_features) for name in ("x", "other"))
+    # A bias that is lost on the way shows only if it is not 0.
+    dense = layer.written(case) if PARAMETERS in layer.provides else None
+    call = dense or layer.at(case)
+    first = np.asarray(call(x))
+    for i, between in enumerate((x, other) * _rounds(layer, case), start=2):
+        call(between)
+        _require_repeated(call(x), first, f"call {i} on one x")
+    if dense is not None and dense.module is not None:
+        # Models call these on all that they contain.
+        for mode in ("train", "eval"):
+            with during(f"{mode}() of the module"):
+                getattr(dense.module, mode)()
+            _require_repeated(dense(x), first, f"after {mode}(), f(x)")
+    if layer.implementation.linen is not None:
+        require_same_first_output(layer, case, x)
+
+
+_WARM = (3, 10)
+"""The size at which one layer is called often: a counter or a cache may turn at any call."""
+
+
+def _rounds(layer: Layer, case: Case) -> int:
+    # A function constructs its layer in each call.
+    many, few = (50, 2) if PARAMETERS in layer.provides else (12, 1)
+    return many if case.kernel_shape == _WARM and not case.seed else few
+
+
+def _require_repeated(found: Any, first: np.ndarray, what: str) -> None:
+    words = "calls differ: randomness or state in the forward"
+    require.equal(np.asarray(found), first, what, cause=Cause("output-changes", words))
 
 
 @requirement(

@@ -9,7 +9,7 @@ import numpy as np
 
 from conformance.checks import checkpoints, profiles, programs, require
 from conformance.checks.cases import Case, over
-from conformance.checks.layer import Built, Layer
+from conformance.checks.layer import Built, Layer, once_per_layer
 from conformance.contract.requirement import (
     FLOAT32_PARAMETERS,
     FLOAT32_RESULTS,
@@ -104,9 +104,8 @@ def test_round_trip(layer: Layer, case: Case) -> None:
     for by, loaded in saved.items():
         _require_restored(layer, case, dense, by, loaded)
     if programs.is_plain(case) and profiles.active().name != "quick":
-        # Once for each layer: it writes files, and starts threads to do so. Importing Orbax takes
-        # as long as all the rest of this row.
-        layer.remember("orbax", lambda: _through_orbax(layer, case, dense, values, template))
+        # Importing Orbax takes as long as all the rest of this requirement.
+        _require_round_trip_by_orbax(layer, case, dense, values, template)
 
 
 def _another(layer: Layer, case: Case) -> Built:
@@ -122,14 +121,17 @@ def _require_restored(layer: Layer, case: Case, dense: Built, by: str, loaded: A
     require.equal(instance(x), dense(x), f"f(x) after {by}")
 
 
-def _through_orbax(layer: Layer, case: Case, dense: Built, values: Any, template: Any) -> bool:
+# Orbax writes files, and starts threads to do so.
+@once_per_layer()
+def _require_round_trip_by_orbax(
+    layer: Layer, case: Case, dense: Built, values: Any, template: Any
+) -> None:
     if not checkpoints.has_orbax():
         require.note("Orbax is not installed: the round trip through it was not tried")
-        return False
+        return
     with require.during("saving and restoring the layer's state by Orbax"):
         loaded = checkpoints.by_orbax(values, template)
     _require_restored(layer, case, dense, "Orbax", loaded)
-    return True
 
 
 @requirement(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import pickle
 
 import numpy as np
 
-from conformance.checks import oracle, require
+from conformance.checks import require
 from conformance.checks.another_process import PICKLED, require_unpickled
 from conformance.checks.cases import BATCH, SMALL, Case, over
 from conformance.checks.layer import Built, Layer, as_jax
@@ -21,6 +20,7 @@ from conformance.checks.mutation import (
 from conformance.checks.parameters import declaring, why_absent, why_not_param
 from conformance.checks.programs import FEW_SIZES
 from conformance.checks.require import during
+from conformance.checks.stale_values import require_fresh, values_before
 from conformance.contract.requirement import (
     FLOAT32_PARAMETERS,
     MAY,
@@ -188,86 +188,19 @@ def test_updates_used(layer: Layer, case: Case) -> None:
     Written by ``nnx.update``, into the Params of a layer that was called before, and into the
     functional view; what shows is a result of the values that were there at construction.
     """
-    x = _x(layer, case)
+    dense, x = layer.of(case), _x(layer, case)
     kernel, bias = layer.kernel_for(case), layer.bias_for(case)
-    new = layer.value(x, kernel, bias)
-    dense = layer.of(case)
-    old_kernel, old_bias = dense.kernel, dense.bias
-    for factor in (4, 3, 2):
-        # Values that are written and used time and again may be copied at any of them.
-        dense(x)
-        dense.write(kernel * np.float32(factor), bias * np.float32(factor))
-    # One of the two alone, and one weight: a copy may be kept for as long as others are the same.
-    last = kernel.copy()
-    last[-1, -1] *= 2
-    two = np.float32(2)
-    for values in ((last, bias), (kernel, bias * two), (kernel, bias), (kernel * two, bias)):
+    constructed = dense.kernel, dense.bias
+    dense(x)
+    for values in values_before(kernel, bias):
         dense.write(*values)
         dense(x)
-    dense.write(kernel, bias)
-    ways = {"after nnx.update": np.asarray(dense(x))}
+    found = dense.write(kernel, bias)(x)
+    require_fresh(layer, case, x, np.asarray(found), "after nnx.update", constructed)
     with during("applying written parameters"):
-        parameters = layer.of(case).parameters
-        written = layer.write(parameters, as_jax(kernel), as_jax(bias))
-        ways["with replaced parameters"] = np.asarray(layer.apply(written, as_jax(x)))
-    kernels = {"from construction": old_kernel, "of the last write": kernel}
-    biases = {"from construction": old_bias, "of the last write": bias}
-    factors = [np.float32(factor) for factor in (2, 3, 4)]
-    earlier = itertools.product([last, *(kernel * f for f in factors)], [bias * f for f in factors])
-    for values in earlier if not all(_is(found, new) for found in ways.values()) else ():
-        kernels["of an earlier write"], biases["of an earlier write"] = values
-        for way, found in ways.items():
-            if not _is(found, new):
-                made = _when_copied(layer, case, x, new)
-                _require_fresh(layer, x, found, way, kernels, biases, made)
-
-
-def _when_copied(layer: Layer, case: Case, x: np.ndarray, new: oracle.Bounded) -> str:
-    """When the copy is made that a forward uses: seen in an instance of another seed.
-
-    Its own values at construction tell a copy of those from one that is kept outside of the layer.
-    """
-    fresh = layer.build(*case.kernel_shape, (case.seed + 1) % 2**32)
-    kernels, biases = [fresh.kernel, layer.kernel_for(case)], [fresh.bias, layer.bias_for(case)]
-    found = np.asarray(fresh.write(kernels[1], biases[1])(x))
-    if _is(found, new):
-        return "in the first call"
-    own = any(_is(found, layer.value(x, *pair)) for pair in itertools.product(kernels, biases))
-    return "at construction" if own else "for another instance"
-
-
-def _require_fresh(
-    layer: Layer,
-    x: np.ndarray,
-    found: np.ndarray,
-    way: str,
-    kernels: dict[str, np.ndarray],
-    biases: dict[str, np.ndarray],
-    made: str,
-) -> None:
-    """Require that the result is that of no combination with old values.
-
-    ``made`` says when values from construction were copied, if the result is one of them.
-    """
-    for (of_kernel, kernel), (of_bias, bias) in itertools.product(kernels.items(), biases.items()):
-        stale = {"kernel": of_kernel, "bias": of_bias}
-        old = {name: when for name, when in stale.items() if when != "of the last write"}
-        if old and _is(found, layer.value(x, kernel, bias)):
-            words = " and ".join(f"the {name} {when}" for name, when in old.items())
-            made = made if "from construction" in old.values() else "in a call"
-            require.fail(
-                f"{way}, f(x) is still that of {words}",
-                accepted="f(x) of the values written in last",
-                cause=Cause(
-                    "stale-copy", f"the forward uses a copy of the {' and '.join(old)} made {made}"
-                ),
-            )
-
-
-def _is(found: np.ndarray, formula: oracle.Bounded) -> bool:
-    return found.shape == formula.value.shape and bool(
-        np.all(np.abs(found.astype(np.float64) - formula.value) <= formula.bound)
-    )
+        written = layer.write(layer.of(case).parameters, as_jax(kernel), as_jax(bias))
+        found = layer.apply(written, as_jax(x))
+    require_fresh(layer, case, x, np.asarray(found), "with replaced parameters", constructed)
 
 
 def _x(layer: Layer, case: Case) -> np.ndarray:

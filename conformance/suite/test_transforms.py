@@ -20,7 +20,7 @@ from conformance.checks import (
 )
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer, as_jax
-from conformance.checks.mutation import leaks_nothing, require_donation
+from conformance.checks.mutation import require_donation, require_no_leaks
 from conformance.checks.oracle import Bounded
 from conformance.checks.scan import DERIVATIVES, at_edges
 from conformance.contract.requirement import (
@@ -351,8 +351,7 @@ def test_no_leaks(layer: Layer, case: Case) -> None:
     A layer that stores a value of the forward pass keeps a tracer of a trace that is over;
     whatever uses it later fails, far from the cause.
     """
-    # Once for each size: looking for leaks goes through every object of the process.
-    layer.remember(("leaks", case.kernel_shape), lambda: leaks_nothing(layer, case))
+    require_no_leaks(layer, case)
 
 
 @requirement(

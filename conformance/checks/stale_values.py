@@ -1,0 +1,91 @@
+"""Old values of the parameters that a forward goes on using after others were written."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from conformance.checks import oracle, require
+from conformance.checks.cases import Case
+from conformance.checks.layer import Layer
+from conformance.errors import Cause
+
+__all__ = ["require_fresh", "values_before"]
+
+Values = tuple[np.ndarray, np.ndarray]
+"""A kernel (in, out) and a bias (out,)."""
+
+_LAST = "of the last write"
+_BUILT = "from construction"
+
+
+def values_before(kernel: np.ndarray, bias: np.ndarray) -> list[Values]:
+    """Return what to write before these values, each in use once.
+
+    Values that are written time and again may be copied at any write. Both change first; then one
+    of the two alone, or one weight: a copy may be kept for as long as the others are the same.
+    """
+    two, other = np.float32(2), kernel.copy()
+    other[-1, -1] *= two
+    both = [(kernel * np.float32(factor), bias * np.float32(factor)) for factor in (4, 3, 2)]
+    return [*both, (other, bias), (kernel, bias * two), (kernel, bias), (kernel * two, bias)]
+
+
+def require_fresh(
+    layer: Layer, case: Case, x: np.ndarray, found: np.ndarray, way: str, constructed: Values
+) -> None:
+    """Require a result of the case's kernel and bias not to be that of older values.
+
+    A result of no values that the layer ever had is reported by ``forward/affine-value``.
+
+    Parameters
+    ----------
+    found
+        f(x) after the values of :func:`values_before` and then the case's were written.
+    way
+        How they were written, in words.
+    constructed
+        The kernel and the bias that the layer was built with.
+    """
+    last = layer.kernel_for(case), layer.bias_for(case)
+    if _is(found, layer.value(x, *last)):
+        return
+    earlier = values_before(*last)
+    kernels, biases = (
+        [(_BUILT, constructed[i]), (_LAST, last[i])]
+        + [("of an earlier write", values[i]) for values in earlier]
+        for i in (0, 1)
+    )
+    for (of_kernel, kernel), (of_bias, bias) in itertools.product(kernels, biases):
+        stale = {"kernel": of_kernel, "bias": of_bias}
+        old = {name: when for name, when in stale.items() if when != _LAST}
+        if old and _is(found, layer.value(x, kernel, bias)):
+            made = _when_copied(layer, case, x) if _BUILT in old.values() else "in a call"
+            words = f"the forward uses a copy of the {' and '.join(old)} made {made}"
+            require.fail(
+                f"{way}, f(x) is still that of "
+                + " and ".join(f"the {name} {when}" for name, when in old.items()),
+                accepted="f(x) of the values written in last",
+                cause=Cause("stale-copy", words),
+            )
+
+
+def _when_copied(layer: Layer, case: Case, x: np.ndarray) -> str:
+    """When values from construction are copied, seen in an instance of another seed.
+
+    Its own values at construction tell a copy of those from one that is kept outside of the layer.
+    """
+    fresh = layer.build(*case.kernel_shape, (case.seed + 1) % 2**32)
+    kernels, biases = [fresh.kernel, layer.kernel_for(case)], [fresh.bias, layer.bias_for(case)]
+    found = np.asarray(fresh.write(kernels[1], biases[1])(x))
+    if _is(found, layer.value(x, kernels[1], biases[1])):
+        return "in the first call"
+    own = any(_is(found, layer.value(x, *pair)) for pair in itertools.product(kernels, biases))
+    return "at construction" if own else "for another instance"
+
+
+def _is(found: np.ndarray, formula: oracle.Bounded) -> bool:
+    return found.shape == formula.value.shape and bool(
+        np.all(np.abs(found.astype(np.float64) - formula.value) <= formula.bound)
+    )
