@@ -11,8 +11,9 @@ ConformanceError            the root: catch this one
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
-import sysconfig
 import traceback
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,7 @@ __all__ = [
     "by_user",
     "contain_interrupts",
     "is_layers_file",
+    "places_of_libraries",
     "printable",
     "printable_values",
     "raised_by_layer",
@@ -191,24 +193,40 @@ def printable_values(value: Any) -> Any:
 
 
 # The modules between a check and the layer's own code.
-_OTHERS = {
-    *("jax", "jaxlib", "flax", "numpy", "optax", "orbax", "hypothesis", "_hypothesis_globals.py"),
+_OTHERS = (
+    *("jax", "jaxlib", "flax", "numpy", "optax", "orbax", "hypothesis", "_hypothesis_globals"),
     *("_pytest", "pluggy", "pytest", "xdist", "execnet", "conformance"),
-}
+)
+
+
+_STANDARD = Path(os.__file__).parent
+
+
+@lru_cache
+def places_of_libraries() -> frozenset[Path]:
+    """Return where the modules of `_OTHERS` lie: a library need not be in ``site-packages``.
+
+    To be called before a layer's code can change how modules are found.
+    """
+    places = {Path(__file__).parent, Path(__file__).resolve().parent}
+    for name in _OTHERS:
+        spec = importlib.util.find_spec(name)
+        if spec is not None:
+            found = spec.submodule_search_locations or [spec.origin]
+            places.update(Path(place) for place in found if place)
+    return frozenset(places)
 
 
 @lru_cache
 def is_layers_file(name: str) -> bool:
     """Return whether a file is the layer's own: not the suite's, and no library under both."""
     file = Path(name)
-    own = Path(__file__).resolve().parent
-    if own in file.parents or not file.is_absolute():
+    if not file.is_absolute() or not places_of_libraries().isdisjoint((file, *file.parents)):
         return False
-    for kind in ("purelib", "platlib"):
-        site = Path(sysconfig.get_path(kind))
-        if site in file.parents:
-            return file.relative_to(site).parts[0] not in _OTHERS
-    return Path(sysconfig.get_path("stdlib")) not in file.parents
+    if _STANDARD in file.parents:
+        # Distributions are installed in a folder of the standard library's.
+        return file.relative_to(_STANDARD).parts[0] in ("site-packages", "dist-packages")
+    return True
 
 
 def raised_by_layer(error: BaseException) -> bool:

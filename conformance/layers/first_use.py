@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from conformance.errors import LoadError, NotAdaptable, by_user, safe_text
+from conformance.errors import LoadError, NotAdaptable, by_user, is_layers_file, safe_text
 from conformance.layers.binding import signature_of
 from conformance.layers.implementation import Implementation
 from conformance.layers.loading import attribute, load
@@ -132,7 +132,7 @@ def _is_users(file: str) -> bool:
     path = os.path.realpath(file)
     libraries = [_SUITE, *map(os.path.realpath, sysconfig.get_paths().values())]
     inside = any(path.startswith(place + os.sep) for place in libraries)
-    return not inside
+    return not inside and is_layers_file(file)
 
 
 def _frame(error: BaseException) -> list[str]:

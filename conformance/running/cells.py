@@ -14,7 +14,13 @@ from conformance.checks.cases import BATCH, Case, free_parts
 from conformance.checks.require import NotApplicable
 from conformance.contract.catalogue import catalogue, rests_on
 from conformance.contract.requirement import MAY, Requirement, requirement_of
-from conformance.errors import LoadError, Violation, printable_values, safe_text
+from conformance.errors import (
+    LoadError,
+    Violation,
+    places_of_libraries,
+    printable_values,
+    safe_text,
+)
 from conformance.layers.expected_failure import Expected
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, plain
@@ -169,6 +175,7 @@ class Exchange:
 
             profile = self.run.config.getoption("conformance_profile")
             self._environment = describe(profile, profiles.active().seed)
+            places_of_libraries()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

@@ -111,6 +111,15 @@ def test_a_registered_layer_is_checked_where_its_author_is(user: Path) -> None:
     assert "conforms" in text
 
 
+def test_a_library_is_known_wherever_it_is_installed(user: Path) -> None:
+    """What the suite raises passes through the files of JAX and pytest, which are elsewhere here."""
+    rows = ("options/use-bias", "transforms/jit")
+    chosen = [f"--conformance-requirement={row}" for row in rows]
+    found = check(user, "--conformance-impl", "nnx.MyDense", *chosen)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "1 passed, 0 failed, 1 not applicable" in " ".join(found.stdout.split())
+
+
 def test_a_broken_layer_names_itself(user: Path) -> None:
     """It costs its own cell, is an error of its registration, and says which one."""
     (site,) = (user / "venv").glob("lib/python*/site-packages")
