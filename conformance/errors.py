@@ -212,8 +212,8 @@ def places_of_libraries() -> frozenset[Path]:
     for name in _OTHERS:
         spec = importlib.util.find_spec(name)
         if spec is not None:
-            found = spec.submodule_search_locations or [spec.origin]
-            places.update(Path(place) for place in found if place)
+            found = spec.submodule_search_locations or [spec.origin or __file__]
+            places.update(map(Path, found))
     return frozenset(places)
 
 

@@ -73,10 +73,10 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Return one process for each accelerator for ``-n auto``; None leaves the choice to xdist."""
-    from conformance.jax_setup.devices import accelerators
+    """Return how many processes ``-n auto`` means on accelerators; None leaves it to xdist."""
+    from conformance.jax_setup import devices
 
-    return len(accelerators()) or None if _is_ours(config) else None
+    return devices.workers() if _is_ours(config) and devices.accelerators() else None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,4 +1,4 @@
-"""Accelerators and the workers of a run: one process for each device by default.
+"""Accelerators and the workers of a run: a few processes for each device, or one for each core.
 
 Nothing here imports JAX: the process that controls the workers never does, and which device a
 worker sees has to be settled before its JAX starts.
@@ -15,6 +15,9 @@ __all__ = ["accelerators", "take_own", "workers"]
 
 _MOST = 8
 """Workers on a CPU: each takes about 500 MB."""
+
+_MOST_FOR_A_DEVICE = 4
+"""Python keeps one core busy long before small layers keep a device busy; each takes about 1 GB."""
 
 _DEVICES = Path("/dev")
 
@@ -35,18 +38,23 @@ def accelerators(device_files: Path = _DEVICES) -> list[str]:
 
 
 def workers(device_files: Path = _DEVICES) -> int:
-    """Return how many processes a run takes by default: one for each device, or for each core."""
-    devices = accelerators(device_files)
-    if devices:
-        return len(devices)
+    """Return how many processes a run takes by default: as many for each device, or the cores."""
     known = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count()
-    return max(1, min(cores or 1, _MOST))
+    cores = (len(os.sched_getaffinity(0)) if known else os.cpu_count()) or 1
+    devices = len(accelerators(device_files))
+    if devices:
+        return devices * max(1, min(cores // devices, _MOST_FOR_A_DEVICE))
+    return min(cores, _MOST)
 
 
 def take_own(worker: str, device_files: Path = _DEVICES) -> None:
-    """Have this worker, such as ``gw3``, see one device only: the next in turn."""
+    """Have this worker, such as ``gw3``, see one device only: the next in turn.
+
+    Workers share devices, and JAX would take three quarters of a device's memory for the first.
+    """
     devices = accelerators(device_files)
     number = re.search(r"\d+$", worker)
+    if devices:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if len(devices) > 1 and number is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[int(number[0]) % len(devices)]

@@ -31,18 +31,28 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     return make
 
 
-def test_a_run_has_a_process_for_each_device(machine: Machine) -> None:
-    """In the order of their numbers, whatever else there is in /dev."""
-    files = machine(12)
-    assert devices.accelerators(files) == [str(i) for i in range(12)]
-    assert devices.workers(files) == 12
+@pytest.mark.parametrize(
+    ("count", "cores", "workers"), [(1, 16, 4), (1, 2, 2), (3, 8, 6), (12, 8, 12)]
+)
+def test_a_device_has_as_many_processes_as_cores_allow(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, count: int, cores: int, workers: int
+) -> None:
+    """Up to four; the devices in the order of their numbers, whatever else there is in /dev."""
+    files = machine(count)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    assert devices.accelerators(files) == [str(i) for i in range(count)]
+    assert devices.workers(files) == workers
 
 
-def test_a_worker_sees_one_device(machine: Machine) -> None:
+def test_a_worker_sees_one_device(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes memory as it needs it."""
     files = machine(4)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE")
     os.environ["CUDA_VISIBLE_DEVICES"] = "1,3"
     devices.take_own("gw2", files)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
 
 
 def test_devices_that_jax_does_not_use_count_for_nothing(

@@ -112,7 +112,7 @@ def test_a_registered_layer_is_checked_where_its_author_is(user: Path) -> None:
 
 
 def test_a_library_is_known_wherever_it_is_installed(user: Path) -> None:
-    """What the suite raises passes through the files of JAX and pytest, which are elsewhere here."""
+    """What the suite raises passes through the files of JAX, which lie elsewhere here."""
     rows = ("options/use-bias", "transforms/jit")
     chosen = [f"--conformance-requirement={row}" for row in rows]
     found = check(user, "--conformance-impl", "nnx.MyDense", *chosen)
