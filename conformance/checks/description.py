@@ -14,7 +14,8 @@ from conformance.checks.layer import Layer
 from conformance.errors import safe_text
 from conformance.jax_setup.lazy import jax
 from conformance.layers.declaration import TABLE, law_of
-from conformance.layers.implementation import FLAX, Convention, Law
+from conformance.layers.implementation import FLAX, Convention
+from conformance.layers.law import Law
 from conformance.layers.looking import SIZES
 from conformance.statistics import identify_law
 

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-class NotApplicable(pytest.skip.Exception):  # type: ignore[name-defined]  # set on a function
+class NotApplicable(pytest.skip.Exception):  # type: ignore[name-defined,misc]  # set on a function
     """The suite itself says that a check does not apply; a layer cannot skip one."""
 
 

@@ -44,7 +44,7 @@ def _is_lowering() -> bool:
     from jax._src.interpreters import mlir
 
     try:
-        return mlir.ir.Context.current is not None
+        return mlir.ir.Context.current is not None  # type: ignore[attr-defined]  # private
     except ValueError:  # how some versions say that there is none
         return False
 

@@ -75,7 +75,7 @@ def try_witness(item: pytest.Function, witness: Mapping[str, Any]) -> bool:
     return True
 
 
-class Prevented(pytest.skip.Exception):  # type: ignore[name-defined]  # set on a function
+class Prevented(pytest.skip.Exception):  # type: ignore[name-defined,misc]  # set on a function
     """The requirement is not checked, because another one that it rests on has failed.
 
     Parameters

@@ -122,7 +122,7 @@ def half_without_bias(din: int, dout: int, rngs: nnx.Rngs) -> nnx.Linear:
     return nnx.Linear(din, dout, use_bias=False, dtype=half, param_dtype=half, rngs=rngs)
 
 
-class Calls(nnx.Variable):
+class Calls(nnx.Variable):  # type: ignore[type-arg]  # as users write it
     """A count of calls."""
 
 

@@ -134,7 +134,7 @@ def balanced_signs(z: Array, group: str) -> Evidence:
         if share <= chance:
             return 0.0
         rest = (1 - share) * math.log((1 - share) / (1 - chance)) if share < 1 else 0.0
-        return -groups * (share * math.log(share / chance) + rest)
+        return float(-groups * (share * math.log(share / chance) + rest))
 
     low, high = chance, 1.0
     for _ in range(40):

@@ -17,7 +17,7 @@ from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer, as_jax
 from conformance.checks.programs import FEW_SIZES
 from conformance.contract.requirement import ANY, MAY, MUST, SHOULD, requirement
-from conformance.errors import Cause
+from conformance.errors import Cause, Violation
 from conformance.isolation import snapshot
 from conformance.jax_setup.lazy import jax, jnp
 
@@ -49,7 +49,7 @@ def test_input_untouched(layer: Layer, case: Case) -> None:
         before, flags = x.tobytes(), str(x.flags)
         try:
             _construct_and_call(layer, case, x, as_given=True)
-        except require.Violation:
+        except Violation:
             if finite and dtype is np.float32:  # of other values, a layer may say so
                 raise
         require.that(
