@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from conformance.checks.description import Description
     from conformance.cli.describe import describe
     from conformance.cli.notebook import Report, check
     from conformance.contract.catalogue import catalogue
@@ -30,6 +31,7 @@ __all__ = [
     "Cell",
     "ConformanceError",
     "Convention",
+    "Description",
     "Expected",
     "Implementation",
     "Law",
@@ -52,6 +54,7 @@ _PLACES = {
     "Cell": "results.cell",
     "ConformanceError": "errors",
     "Convention": "layers.implementation",
+    "Description": "checks.description",
     "Expected": "layers.expected_failure",
     "FLAX": "layers.implementation",
     "Implementation": "layers.implementation",
