@@ -1,6 +1,6 @@
 """Layers whose forward pass is wrong from one size, batch or dtype on, and right before it.
 
-Each is a condition on the shapes and one wrong arithmetic: see :func:`branch`.
+Each is a wrong arithmetic and a condition on the shapes: see :func:`computes`.
 """
 
 from collections.abc import Callable
@@ -12,26 +12,25 @@ from implementations.defects.base import CorrectDense, affine
 from implementations.defects.record import defect
 
 Arithmetic = Callable[[Array, Array, Array], Array]
+Condition = Callable[[Array, Array], bool]
 
 
-def branch(
-    id: str,
-    summary: str,
-    when: Callable[[Array, Array], bool],
-    wrong: Arithmetic,
-    breaks: str,
-    cause_id: str = "",
-) -> type[CorrectDense]:
-    """Return a layer that computes ``wrong(x, kernel, bias)`` where ``when(x, kernel)`` holds."""
+def computes(wrong: Arithmetic, cause_id: str = "") -> Callable[..., type[CorrectDense]]:
+    """Return a factory of layers that compute ``wrong(x, kernel, bias)`` under a condition."""
 
-    class Branching(CorrectDense):
-        def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-            return (wrong if when(x, kernel) else affine)(x, kernel, bias)
+    def branch(
+        id: str, summary: str, when: Condition, breaks: str = "forward/affine-value"
+    ) -> type[CorrectDense]:
+        class Branching(CorrectDense):
+            def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+                return (wrong if when(x, kernel) else affine)(x, kernel, bias)
 
-    Branching.__doc__ = summary
-    Branching.__name__ = Branching.__qualname__ = id
-    Branching.__module__ = __name__
-    return defect(id, breaks, 5, cause_id=cause_id)(Branching)
+        Branching.__doc__ = summary
+        Branching.__name__ = Branching.__qualname__ = id
+        Branching.__module__ = __name__
+        return defect(id, breaks, 5, cause_id=cause_id)(Branching)
+
+    return branch
 
 
 def _without_bias(x: Array, kernel: Array, bias: Array) -> Array:
@@ -87,177 +86,115 @@ def _clipped(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(jnp.clip(x, -100.0, 100.0), kernel, bias)
 
 
-VALUE = "forward/affine-value"
+no_bias = computes(_without_bias, "bias-unused")
+in_bfloat16 = computes(_in_bfloat16, "reduced-precision")
+in_float16 = computes(_in_float16)
+last_input_lost = computes(_last_input_lost, "input-left-out")
+clipped = computes(_clipped)
 
-X820 = branch(
-    "X820",
-    "No bias at multiples of 256.",
-    lambda x, k: k.shape[0] % 256 == 0,
-    _without_bias,
-    VALUE,
-    cause_id="bias-unused",
-)
-X821 = branch(
-    "X821",
-    "No bias at multiples of 100.",
-    lambda x, k: k.shape[0] % 100 == 0,
-    _without_bias,
-    VALUE,
-    cause_id="bias-unused",
-)
-X822 = branch(
+X820 = no_bias("X820", "No bias at multiples of 256.", lambda x, k: k.shape[0] % 256 == 0)
+X821 = no_bias("X821", "No bias at multiples of 100.", lambda x, k: k.shape[0] % 100 == 0)
+X822 = no_bias(
     "X822",
     "No bias where both sides are multiples of 48.",
     lambda x, k: k.shape[0] % 48 == 0 and k.shape[1] % 48 == 0,
-    _without_bias,
-    VALUE,
-    cause_id="bias-unused",
 )
-X823 = branch(
+X823 = in_bfloat16(
     "X823",
     "Bfloat16 from 2^16 weights on.",
     lambda x, k: k.size >= 2**16 and x.dtype == jnp.float32,
-    _in_bfloat16,
-    VALUE,
-    cause_id="reduced-precision",
 )
-X824 = branch(
+X824 = in_float16(
     "X824",
     "Float16 from 300 inputs and 300 outputs on.",
     lambda x, k: min(k.shape) >= 300 and x.dtype == jnp.float32,
-    _in_float16,
-    VALUE,
 )
-X825 = branch(
+X825 = computes(_last_output_lost)(
     "X825",
     "The last output is 0 from 1000 outputs on, where they are a multiple of 8.",
     lambda x, k: k.shape[1] >= 1000 and k.shape[1] % 8 == 0,
-    _last_output_lost,
-    VALUE,
 )
-X826 = branch(
-    "X826",
-    "The last input is lost beyond 2000.",
-    lambda x, k: k.shape[0] > 2000,
-    _last_input_lost,
-    VALUE,
-    cause_id="input-left-out",
+X826 = last_input_lost(
+    "X826", "The last input is lost beyond 2000.", lambda x, k: k.shape[0] > 2000
 )
-X827 = branch(
+X827 = computes(_transposed, "kernel-used-transposed")(
     "X827",
     "A square kernel of more than 150 inputs is transposed.",
     lambda x, k: k.shape[0] == k.shape[1] > 150,
-    _transposed,
-    VALUE,
-    cause_id="kernel-used-transposed",
 )
-X828 = branch(
+X828 = computes(_bias_along_the_batch)(
     "X828",
     "The bias goes along the last batch axis where it is as long as the output.",
     lambda x, k: x.ndim >= 3 and x.shape[-2] == k.shape[1],
-    _bias_along_the_batch,
-    VALUE,
 )
-X829 = branch(
+X829 = computes(_batch_transposed)(
     "X829",
     "Two equal batch axes of more than 8 are swapped.",
     lambda x, k: x.ndim == 3 and x.shape[0] == x.shape[1] > 8,
-    _batch_transposed,
-    VALUE,
 )
-X830 = branch(
+X830 = computes(_ragged_tile_lost)(
     "X830",
     "The last, incomplete tile of 256 rows is lost.",
     lambda x, k: x.ndim == 2 and x.shape[0] > 300,
-    _ragged_tile_lost,
-    VALUE,
 )
-X831 = branch(
+X831 = no_bias(
     "X831",
     "No bias for a multiple of 125 rows.",
     lambda x, k: x.ndim == 2 and x.shape[0] % 125 == 0 and x.shape[0] > 0,
-    _without_bias,
-    VALUE,
-    cause_id="bias-unused",
 )
-X832 = branch(
+X832 = computes(lambda x, k, b: affine(x.T, k, b))(
     "X832",
     "As many rows as inputs, more than 20, are mistaken for the kernel's axis.",
     lambda x, k: x.ndim == 2 and x.shape[0] == x.shape[1] > 20,
-    lambda x, k, b: affine(x.T, k, b),
-    VALUE,
 )
-X833 = branch(
+X833 = no_bias(
     "X833",
     "No bias at rank 4 beyond 100 rows.",
     lambda x, k: x.ndim == 4 and x.size > 100 * x.shape[-1],
-    _without_bias,
-    VALUE,
-    cause_id="bias-unused",
 )
-X834 = branch(
+X834 = clipped(
     "X834",
     "Inputs are clipped where a sequence is longer than 64.",
     lambda x, k: x.ndim == 3 and x.shape[1] > 64 and x.dtype == jnp.float32,
-    _clipped,
-    VALUE,
 )
-X835 = branch(
+X835 = in_bfloat16(
     "X835",
     "Bfloat16 beyond 2^17 numbers of x.",
     lambda x, k: x.size > 2**17 and x.dtype == jnp.float32,
-    _in_bfloat16,
     "forward/basis-input",
-    cause_id="reduced-precision",
 )
-X836 = branch(
+X836 = no_bias(
     "X836",
     "No bias where the outputs are a multiple of 7, beyond 60.",
     lambda x, k: k.shape[1] % 7 == 0 and k.shape[1] > 60,
-    _without_bias,
-    VALUE,
-    cause_id="bias-unused",
 )
-X837 = branch(
+X837 = last_input_lost(
     "X837",
     "The last input is lost where there are four times as many as outputs, beyond 100 of these.",
     lambda x, k: k.shape[0] > 4 * k.shape[1] > 400,
-    _last_input_lost,
-    VALUE,
-    cause_id="input-left-out",
 )
-X838 = branch(
+X838 = last_input_lost(
     "X838",
     "The last input is lost where inputs are odd and outputs even, both beyond 100.",
     lambda x, k: k.shape[0] % 2 == 1 and k.shape[1] % 2 == 0 and min(k.shape) > 100,
-    _last_input_lost,
-    VALUE,
-    cause_id="input-left-out",
 )
-X839 = branch(
+X839 = computes(_slightly_large, "output-scaled")(
     "X839",
     "The result is 1.001 times as large from 600 inputs on.",
     lambda x, k: k.shape[0] >= 600,
-    _slightly_large,
     "forward/basis-input",
-    cause_id="output-scaled",
 )
-X840 = branch(
+X840 = in_float16(
     "X840",
     "Float16 from 784 inputs on, at multiples of 16.",
     lambda x, k: k.shape[0] >= 784 and k.shape[0] % 16 == 0 and x.dtype == jnp.float32,
-    _in_float16,
-    VALUE,
 )
-X841 = branch(
+X841 = in_bfloat16(
     "X841",
     "Bfloat16 from 4096 rows on.",
     lambda x, k: x.ndim == 2 and x.shape[0] >= 4096 and x.dtype == jnp.float32,
-    _in_bfloat16,
-    VALUE,
-    cause_id="reduced-precision",
 )
-X842 = branch(
+X842 = no_bias(
     "X842",
     "No bias where rows, inputs and outputs are all multiples of 64.",
     lambda x, k: (
@@ -267,50 +204,39 @@ X842 = branch(
         and k.shape[1] % 64 == 0
         and x.shape[0] > 0
     ),
-    _without_bias,
-    VALUE,
-    cause_id="bias-unused",
 )
-X843 = branch(
+X843 = clipped(
     "X843",
     "A single vector of more than 500 inputs is clipped.",
     lambda x, k: x.ndim == 1 and x.shape[0] > 500 and x.dtype == jnp.float32,
-    _clipped,
-    VALUE,
 )
-X844 = branch(
+X844 = computes(_kernel_in_half)(
     "X844",
     "The kernel is cast to a bfloat16 x from 64 inputs on.",
     lambda x, k: k.shape[0] >= 64 and x.dtype == jnp.bfloat16,
-    _kernel_in_half,
     "dtypes/half-input",
 )
-X845 = branch(
+X845 = in_float16(
     "X845",
     "A float16 x is computed in float16 from 100 outputs on.",
     lambda x, k: k.shape[1] >= 100 and x.dtype == jnp.float16,
-    _in_float16,
     "dtypes/half-input",
 )
-X846 = branch(
+X846 = in_float16(
     "X846",
     "A float16 x of more than 200 rows is computed in float16.",
     lambda x, k: x.ndim == 2 and x.shape[0] > 200 and x.dtype == jnp.float16,
-    _in_float16,
     "dtypes/half-input",
 )
-X847 = branch(
+X847 = computes(_in_bfloat16)(
     "X847",
     "Integers are computed in bfloat16 from 200 inputs on.",
     lambda x, k: k.shape[0] >= 200 and x.dtype == jnp.int32,
-    _in_bfloat16,
     "dtypes/integer-input",
 )
-X848 = branch(
+X848 = computes(_real_part, "imaginary-dropped")(
     "X848",
     "The imaginary part is lost beyond 100 rows.",
     lambda x, k: x.ndim == 2 and x.shape[0] > 100 and x.dtype == jnp.complex64,
-    _real_part,
     "dtypes/complex-input",
-    cause_id="imaginary-dropped",
 )
