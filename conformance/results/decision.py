@@ -99,6 +99,8 @@ class Decision:
         How many failures are expected, those that follow from an expected one included.
     outdated
         How many requirements hold that were expected to fail.
+    inapplicable
+        How many MUST requirements do not apply.
     strict
         Whether a recommendation that does not hold counts as a failure.
     """
@@ -109,6 +111,7 @@ class Decision:
     recommendations: int = 0
     expected: int = 0
     outdated: int = 0
+    inapplicable: int = 0
     strict: bool = False
 
     @property
@@ -134,6 +137,9 @@ class Decision:
             parts.append(f"{plural(self.recommendations, 'recommendation')} {verb}")
         if self.recommendations and self.strict:
             parts.append("strict: a recommendation that does not hold is a failure")
+        if 0 < self.must.total < self.inapplicable:
+            # A layer that is asked little must not look like one that is asked everything.
+            parts.append(f"{self.inapplicable} MUST requirements do not apply")
         if self.expected:
             parts.append(plural(self.expected, "expected failure"))
         if self.outdated:
@@ -200,6 +206,7 @@ def decide(cells: Iterable[Cell], *, strict: bool = False, stopped: bool = False
         recommendations=sum(c.outcome == Outcome.FAILED and c.level == SHOULD for c in own),
         expected=len(expected),
         outdated=len(outdated),
+        inapplicable=sum(c.outcome == Outcome.NOT_APPLICABLE for c in own if c.level == MUST),
         strict=strict,
     )
 

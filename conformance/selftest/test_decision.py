@@ -127,6 +127,22 @@ def _require_right(verdict: Verdict) -> None:
         assert any(c.outcome == Outcome.FAILED for c in verdict.own)
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "sentence"),
+    [
+        ("pnn", "conforms: MUST 1/1; 2 MUST requirements do not apply"),
+        ("pn", "conforms: MUST 1/1"),
+    ],
+)
+def test_a_layer_that_is_asked_little_does_not_conform_plainly(
+    outcomes: str, sentence: str
+) -> None:
+    found = {"p": Outcome.PASSED, "n": Outcome.NOT_APPLICABLE}
+    musts = [of for of in ROWS if of.level is MUST]
+    pairs = zip(musts, outcomes, strict=False)
+    assert decide(cell(ENTRIES[0], of, found[k]) for of, k in pairs).sentence == sentence
+
+
 @settings(max_examples=10, deadline=None, database=None)
 @given(verdicts())
 def test_the_page_shows_the_same(verdict: Verdict) -> None:
