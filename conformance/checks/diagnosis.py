@@ -64,6 +64,27 @@ def of_zero_input(found: np.ndarray, bias: np.ndarray) -> str:
     return ""
 
 
+def of_zero_and_basis(
+    cause: str, at_zero: np.ndarray, found: np.ndarray, kernel: np.ndarray, bias: np.ndarray
+) -> str:
+    """Return the cause that f(0) has, if it is about the bias alone or f(e_i) agrees.
+
+    ``at_zero`` is f(0), of shape (out,), ``found`` has f(e_i) as rows, ``kernel`` and ``bias`` are
+    what was written in.
+    """
+    eye = np.eye(len(kernel), dtype=np.float32)
+    if found.shape != kernel.shape:
+        return ""
+    if cause == RELU:
+        return cause if found.min() >= 0 else ""
+    if getattr(cause, "id", "").startswith("bias-"):
+        if _explains(found, oracle.affine(eye, kernel, at_zero)):
+            return cause
+        right = oracle.affine(eye, kernel, bias)
+        return "" if _explains(found, right) else _factor(found, right)
+    return cause
+
+
 Formula = Callable[[np.ndarray, np.ndarray, np.ndarray], oracle.Bounded]
 
 

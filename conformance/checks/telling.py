@@ -24,14 +24,22 @@ def _larger(case: Case) -> Case:
     return replace(case, in_features=3, out_features=10)
 
 
-def of_zero_input(layer: Layer, case: Case, cause: str) -> str:
-    """Why f(0) is not the bias; ``cause`` is what few numbers say, and stands if more are right."""
-    case = _larger(case)
-    found = layer.written(case).rows(np.zeros((8, case.in_features), np.float32))
-    bias = rounded(layer.bias_for(case), layer.convention.compute_dtype)
-    if np.array_equal(found, np.broadcast_to(bias, found.shape)):
-        return cause
-    return diagnosis.of_zero_input(found, bias)
+def of_zero_input(layer: Layer, case: Case, found: np.ndarray, bias: np.ndarray) -> str:
+    """Why ``found``, which is f(0), is not the bias; the same at other inputs is the evidence."""
+    if case.out_features < 10 and not np.array_equal(found, np.broadcast_to(bias, found.shape)):
+        larger = _larger(case)
+        there = layer.written(larger).rows(np.zeros((8, larger.in_features), np.float32))
+        its = rounded(layer.bias_for(larger), layer.convention.compute_dtype)
+        if not np.array_equal(there, np.broadcast_to(its, there.shape)):
+            case, found, bias = larger, there, its
+    cause = diagnosis.of_zero_input(found, bias)
+    if not cause:
+        return ""
+    # The whole output may be what is scaled or masked.
+    x = np.eye(case.in_features, dtype=np.float32)
+    kernel = layer.kernel_for(case)
+    images = layer.written(case).rows(x)
+    return diagnosis.of_zero_and_basis(cause, found[0], images, kernel, bias)
 
 
 def of_basis(layer: Layer, case: Case, cause: str) -> str:

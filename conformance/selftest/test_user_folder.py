@@ -13,16 +13,19 @@ from conformance.selftest.test_first_use import RIGHT
 SHADOWS = ("types", "random", "token", "pytest", "calendar", "queue", "numpy", "jax", "flax")
 
 
+COMMAND = "import sys; from conformance.cli.main import main; sys.exit(main())"
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder that is not on its path."""
+    return subprocess.run(
+        [sys.executable, "-P", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command as its script does: the current folder is not on Python's path."""
-    call = "import sys; from conformance.cli.main import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-P", "-c", call, "run", *arguments, "--requirement=builds"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return python(folder, "-c", COMMAND, "run", *arguments, "--requirement=builds")
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
@@ -55,3 +58,40 @@ def test_a_package_of_the_same_name_is_not_taken_for_it(tmp_path: Path) -> None:
     done = run(tmp_path, "json/mine.py:MyDense", "-n", "1")
     assert done.returncode == 2
     assert "another package of that name" in done.stderr
+
+
+TWICE = """\
+from flax import nnx
+from helper import SCALE
+
+class MyDense(nnx.Linear):
+    def __call__(self, x):
+        return super().__call__(x) * SCALE
+"""
+SPEC = "../a/mine.py:MyDense"
+CHECK = f"""
+import conformance
+print("passed:", conformance.check({SPEC!r}, requirement=["zero-input"], workers=0).passed)
+"""
+WAYS = {
+    "run": ["-c", COMMAND, "run", SPEC, "--requirement=zero-input", "-n0"],
+    "python -m": ["-m", "conformance", "run", SPEC, "--requirement=zero-input", "-n0"],
+    "explain": ["-c", COMMAND, "explain", SPEC, "zero-input"],
+    "check": ["-c", CHECK],
+    "grade": ["-c", COMMAND, "grade", "../a/mine.py"],
+}
+
+
+@pytest.mark.parametrize(("way", "own", "other"), [("run", 1, 2), *((way, 2, 1) for way in WAYS)])
+def test_a_layer_finds_its_own_helper(tmp_path: Path, way: str, own: int, other: int) -> None:
+    """From within another folder that has a file and a helper of the same names."""
+    for name, scale in (("a", own), ("b", other)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "mine.py").write_text(TWICE)
+        (folder / "helper.py").write_text(f"SCALE = {scale}\n")
+    done = python(tmp_path / "b", *WAYS[way])
+    if way == "check":
+        assert done.stdout == f"passed: {own == 1}\n", done.stderr
+    else:
+        assert done.returncode == (0 if own == 1 else 1), done.stdout + done.stderr

@@ -123,7 +123,7 @@ Epsilon = wrong.forward("X056", "forward/zero-input", 4)(
     lambda x, k, b: affine(x + 1e-12, k, b),
     "A little something is added to every input, lest one be zero.",
 )
-ZeroRowsMasked = wrong.forward("X057", "forward/zero-input", 3, cause_id="bias-unused")(
+ZeroRowsMasked = wrong.forward("X057", "forward/zero-input", 3)(
     lambda x, k, b: jnp.where((x != 0).any(axis=-1, keepdims=True), affine(x, k, b), 0.0),
     "Rows of zeros count as padding and give zeros, without the bias.",
 )

@@ -69,10 +69,20 @@ Centered = wrong.output("Y101", "forward/zero-input", 3)(
     "The mean of the outputs is subtracted: one output is 0, as if the bias were not used.",
     when=lambda y, x: y.dtype == jnp.float32,
 )
-SlightlyLarge = wrong.output("Y102", "forward/zero-input", 3, cause_id="bias-scaled")(
+SlightlyLarge = wrong.output("Y102", "forward/zero-input", 3, cause_id="output-scaled")(
     lambda y, x: y * 1.001,
     "The result is a thousandth too large, as a format of eleven bits could make it.",
     when=lambda y, x: y.dtype == jnp.float32,
+)
+
+
+Doubled = wrong.output("Y190", "forward/zero-input", 3, cause_id="output-scaled")(
+    lambda y, x: 2 * y,
+    "The result is doubled: f(0) is that of a bias which is added twice.",
+)
+AbsoluteValue = wrong.output("Y191", "forward/zero-input", 3, cause_id="activation")(
+    lambda y, x: jnp.abs(y),
+    "The absolute value is returned.",
 )
 
 
