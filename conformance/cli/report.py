@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,14 +30,18 @@ exit codes:
   1  a requirement that held before fails or did not run
   2  not comparable, or wrong usage"""
 
-_BY_SUFFIX = {
-    ".html": "html",
-    ".htm": "html",
-    ".md": "markdown",
-    ".json": "badge-json",
-    ".svg": "badge-svg",
-    ".xml": "junit",
+_FORMATS = {
+    "html": ("html:page", ".html", ".htm"),
+    "markdown": ("markdown:markdown", ".md"),
+    "badge-json": ("badge:endpoint", ".json"),
+    "badge-svg": ("badge:svg", ".svg"),
+    "junit": ("junit:junit", ".xml"),
+    "github": ("github:workflow_commands",),
 }
+"""The function of ``conformance.report`` that makes each format, and the suffixes of its files."""
+
+_BY_SUFFIX = {suffix: name for name, (_, *suffixes) in _FORMATS.items() for suffix in suffixes}
+_OF_THE_EXTRA = ("jinja2", "markupsafe", "matplotlib")
 
 
 def report_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +57,8 @@ def report_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=("html", "markdown", "badge-json", "badge-svg", "junit", "github"),
-        help="default: by the suffix of FILE (.html .md .json .svg .xml), or markdown",
+        choices=tuple(_FORMATS),
+        help=f"default: by the suffix of FILE ({' '.join(_BY_SUFFIX)}), or markdown",
     )
     parser.add_argument(
         "--extract", metavar="PAGE", help="print the results file that an HTML page was made from"
@@ -71,9 +76,9 @@ def report(options: argparse.Namespace, _: Sequence[str]) -> int:
     if options.extract:
         put(options.output, extract(Path(options.extract)))
         return 0
-    make = _maker(options.format or _format_of(options.output))
+    format = options.format or _format_of(options.output)
     runs = joined([run for path in options.results for run in read_all(path)])
-    put(options.output, make(runs))
+    put(options.output, _made(format, runs))
     return 0
 
 
@@ -89,32 +94,20 @@ def _format_of(output: str | None) -> str:
     return _BY_SUFFIX[suffix]
 
 
-def _maker(format: str) -> Callable[[Sequence[Results]], str]:
-    from conformance.report import badge, github, junit, markdown
-
-    if format == "html":
-        return _page
-    return {
-        "markdown": markdown.markdown,
-        "badge-json": badge.endpoint,
-        "badge-svg": badge.svg,
-        "junit": junit.junit,
-        "github": github.workflow_commands,
-    }[format]
-
-
-def _page(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
+def _made(format: str, runs: Sequence[Results], *missing: Sequence[str]) -> str:
+    """Return the text of a report; ``missing`` names environments, where the format has them."""
+    module, _, function = _FORMATS[format][0].partition(":")
     try:
-        from conformance.report.html import page
-
-        return page(runs, missing)
+        make = getattr(importlib.import_module(f"conformance.report.{module}"), function)
+        text: str = make(runs, *missing)
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in ("jinja2", "markupsafe", "matplotlib"):
+        package = (error.name or "").partition(".")[0]
+        if package not in _OF_THE_EXTRA:
             raise
         raise UsageError(
-            f"the HTML report needs {missing}: pip install 'dense-conformance[report]'"
+            f"the HTML report needs {package}: pip install 'dense-conformance[report]'"
         ) from None
+    return text
 
 
 def diff_arguments(parser: argparse.ArgumentParser) -> None:
@@ -155,15 +148,13 @@ def merge(options: argparse.Namespace, _: Sequence[str]) -> int:
 
 def write(output: str, runs: Sequence[Results], missing: Sequence[str]) -> None:
     """Write a page, a summary or one merged results file, by the suffix of the file."""
-    from conformance.report.markdown import markdown
     from conformance.results.file import collection, document, text_of
 
     suffix = Path(output).suffix.lower()
+    format = _BY_SUFFIX.get(suffix, "")
     if suffix == ".json":
         put(output, text_of(collection([document(run.verdict, run.facts) for run in runs])))
-    elif suffix == ".md":
-        put(output, markdown(runs, missing))
-    elif suffix in (".html", ".htm"):
-        put(output, _page(runs, missing))
+    elif format in ("html", "markdown"):
+        put(output, _made(format, runs, missing))
     else:
         raise UsageError(f"the format of {output!r} is unknown; end it in .html, .md or .json")
