@@ -49,7 +49,12 @@ WIDEST = 256
     "numerics/precision",
     MUST,
     ANY,
-    rests_on=["forward/basis-input", "forward/integer-exact", "numerics/no-saturation"],
+    rests_on=[
+        "forward/zero-input",
+        "forward/basis-input",
+        "forward/integer-exact",
+        "numerics/no-saturation",
+    ],
     presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
     idle_because=(
         "values this far off are off in derivatives, too; this one singles the precision out."
