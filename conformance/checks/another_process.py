@@ -201,7 +201,12 @@ def require_same_everywhere(layer: Any) -> None:
     """Require the same parameters in another thread, and in the other process."""
     here = kernel_digests(layer)
     results: list[dict[str, str]] = []
-    thread = threading.Thread(target=lambda: results.append(kernel_digests(layer, backwards=True)))
+
+    def construct() -> None:
+        with layer.registered.surroundings():
+            results.append(kernel_digests(layer, backwards=True))
+
+    thread = threading.Thread(target=construct)
     thread.start()
     thread.join()
     require.that(results, "construction in another thread raised", accepted="no exception")
@@ -291,9 +296,10 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
         entry = Entry(**question["entry"])
         layer = Layer(load(entry), entry)
         disguise.settle(question["changes"])
-        answer: dict[str, Any] = {"digests": kernel_digests(layer, backwards=True)}
-        if question["pickled"]:
-            answer["unpickled"] = _unpickled(layer, question["pickled"])
+        with layer.registered.surroundings():
+            answer: dict[str, Any] = {"digests": kernel_digests(layer, backwards=True)}
+            if question["pickled"]:
+                answer["unpickled"] = _unpickled(layer, question["pickled"])
         return answer
     except BaseException as error:  # whatever it is, it is the answer
         return {"error": f"{type(error).__name__}: {error}"}

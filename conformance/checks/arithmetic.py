@@ -1,14 +1,16 @@
 """Derivatives and values as a layer computes them: in float32, or in the dtypes that it declares.
 
-In half precision a product is accumulated in float32 and rounded, as for a value; a sum over a
-batch may be accumulated in the dtype itself. A gradient with respect to a parameter is rounded
-once more where the parameter has fewer bits than the product. Where a number on the way may
-overflow, the bound is infinite, and says nothing.
+In half precision a product is accumulated in float32 and rounded, as for a value, unless the layer
+declares that it accumulates in that dtype; a sum over a batch may be accumulated in the dtype
+itself. A layer may promise a product of an error of its own, as a quantized one does. A gradient
+with respect to a parameter is rounded once more where the parameter has fewer bits than the
+product. Where a number on the way may overflow, the bound is infinite, and says nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -45,11 +47,18 @@ class Arithmetic:
         The dtypes of its parameters, and of what it computes.
     precision
         What its products of float32 err by beside their roundings.
+    sums
+        The dtype in which it accumulates a product of half precision.
+    product_error
+        What it holds either operand of a product to, relative to the largest number of it: half
+        a step of a quantization. 0 for a layer whose products only round.
     """
 
     parameters: str = "float32"
     results: str = "float32"
     precision: Precision = HIGHEST
+    sums: str = "float32"
+    product_error: float = 0.0
 
     @property
     def is_half(self) -> bool:
@@ -58,8 +67,12 @@ class Arithmetic:
 
     @property
     def is_float32(self) -> bool:
-        """Return whether it rounds to no other dtype than float32."""
-        return (self.parameters, self.results) == ("float32", "float32")
+        """Return whether it rounds to float32, and to nothing else."""
+        return (self.parameters, self.results) == ("float32", "float32") and not self.product_error
+
+    def in_parts(self) -> Arithmetic:
+        """Return the same for a product that devices add in parts, each rounded to the dtype."""
+        return replace(self, sums=self.results) if self.is_half else self
 
     def held(self, values: np.ndarray) -> np.ndarray:
         """Values of a parameter, as its dtype and then that of the product hold them."""
@@ -74,22 +87,48 @@ class Arithmetic:
         bias = rounded(bias, self.parameters)
         if not self.is_half:
             kernel = rounded(kernel, self.parameters)
-            return oracle.affine(x, kernel, bias, precision=self.precision)
-        return self._half(self.operand(x), self.held(kernel), bias)
+            found = oracle.affine(x, kernel, bias, precision=self.precision)
+        else:
+            found = self._half(self.operand(x), self.held(kernel), bias)
+        return Bounded(found.value, found.bound + self.promised(x, kernel))
+
+    def promised(self, left: np.ndarray, right: np.ndarray, *, by_row: bool = True) -> Any:
+        """Return the error of a product that the layer promises beside its roundings.
+
+        With operands that err by e max abs(left) and e max abs(right), an entry errs by
+        e (max abs(right) sum abs(left) + (1 + e) max abs(left) sum abs(right)), the sums over the
+        axis of the product. Of a derivative, ``left`` counts as one, and not by its rows.
+        """
+        if not self.product_error or not left.size or not right.size:
+            return 0.0
+        e, a, b = self.product_error, np.abs(left).astype(np.float64), np.abs(right)
+        b = b.astype(np.float64)
+        largest = a.max(-1, keepdims=True) if by_row else a.max()
+        with np.errstate(over="ignore", invalid="ignore"):
+            of_right = b.max((-2, -1), keepdims=True) if b.ndim > 2 else b.max()
+            moved = of_right * a.sum(-1, keepdims=True)
+            moved = moved + (1 + e) * largest * b.sum(-2, keepdims=b.ndim > 2)
+        return e * moved
+
+    def _with_promised(self, found: Bounded, left: np.ndarray, right: np.ndarray) -> Bounded:
+        return Bounded(found.value, found.bound + self.promised(left, right, by_row=False))
 
     def _half(
         self, left: np.ndarray, right: np.ndarray, added: np.ndarray | float = 0.0
     ) -> Bounded:
         largest = float(jnp.finfo(self.results).max)
-        return oracle.in_dtype(left, right, np.asarray(added), self.results, largest)
+        unit = oracle.unit_roundoff(self.sums)
+        return oracle.in_dtype(left, right, np.asarray(added), self.results, largest, unit)
 
     def kernel_gradient(self, x: np.ndarray, cotangent: np.ndarray) -> Bounded:
         """dK = x^T g over all leading dimensions, ``(in, out)``."""
-        if not self.is_half:
-            return self._returned(oracle.kernel_gradient(x, cotangent, self.precision))
         x, cotangent = self.operand(x), self.operand(cotangent)
-        rows = cotangent.reshape(-1, cotangent.shape[-1])
-        return self._returned(self._half(x.reshape(-1, x.shape[-1]).T, rows))
+        left, rows = x.reshape(-1, x.shape[-1]).T, cotangent.reshape(-1, cotangent.shape[-1])
+        if not self.is_half:
+            found = oracle.kernel_gradient(x, cotangent, self.precision)
+        else:
+            found = self._half(left, rows)
+        return self._returned(self._with_promised(found, left, rows))
 
     def bias_gradient(self, cotangent: np.ndarray) -> Bounded:
         """db = the sum of g over all leading dimensions, ``(out,)``."""
@@ -106,8 +145,10 @@ class Arithmetic:
         """dx = g K^T, of the shape of ``x``."""
         if not self.is_half:
             kernel = rounded(kernel, self.parameters)
-            return oracle.input_gradient(kernel, cotangent, self.precision)
-        return self._half(self.operand(cotangent), self.held(kernel).T)
+            found = oracle.input_gradient(kernel, cotangent, self.precision)
+        else:
+            found = self._half(self.operand(cotangent), self.held(kernel).T)
+        return self._with_promised(found, cotangent, kernel.T)
 
     def _returned(self, gradient: Bounded) -> Bounded:
         """Return a gradient as it reaches a parameter: rounded to the dtype of that."""
@@ -128,11 +169,15 @@ class Arithmetic:
             kernel, kernel_tangent, bias_tangent = (
                 rounded(each, self.parameters) for each in (kernel, kernel_tangent, bias_tangent)
             )
-            return oracle.tangent(
+            plain = oracle.tangent(
                 x, kernel, kernel_tangent, bias_tangent, x_tangent, self.precision
             )
+            plain = self._with_promised(plain, x, kernel_tangent)
+            return self._with_promised(plain, x_tangent, kernel)
         first = self._half(self.operand(x), self.held(kernel_tangent))
+        first = self._with_promised(first, x, kernel_tangent)
         second = self._half(self.operand(x_tangent), self.held(kernel))
+        second = self._with_promised(second, x_tangent, kernel)
         added = self.held(bias_tangent).astype(np.float64)
         value, error = first.value + second.value + added, first.bound + second.bound
         size = np.abs(first.value) + np.abs(second.value) + np.abs(added)
@@ -144,12 +189,14 @@ class Arithmetic:
         """The layer on the output of another: the error of its input passes through the kernel."""
         if not self.is_half:
             kernel, bias = rounded(kernel, self.parameters), rounded(bias, self.parameters)
-            return oracle.after(layer_input, kernel, bias, self.precision)
+            found = oracle.after(layer_input, kernel, bias, self.precision)
+            largest = np.abs(layer_input.value) + layer_input.bound
+            return Bounded(found.value, found.bound + self.promised(largest, kernel))
         kernel, bias = self.held(kernel), rounded(bias, self.parameters)
         size = np.abs(kernel).astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
             largest = np.abs(layer_input.value) + layer_input.bound
             own = self._half(largest, size, np.abs(bias))
-            bound = own.bound + layer_input.bound @ size
+            bound = own.bound + self.promised(largest, kernel) + layer_input.bound @ size
             value = layer_input.value @ kernel.astype(np.float64) + bias
         return Bounded(value, np.where(np.isfinite(bound), bound, np.inf))

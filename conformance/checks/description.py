@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
+import math
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,8 +16,9 @@ from conformance.checks.kernels import kernels_of
 from conformance.checks.layer import Layer
 from conformance.errors import safe_text
 from conformance.jax_setup.lazy import jax
-from conformance.layers.declaration import TABLE, law_of
-from conformance.layers.implementation import FLAX, Convention
+from conformance.layers.declaration import TABLE
+from conformance.layers.formulas import law_of
+from conformance.layers.implementation import FLAX, INPUTS, Convention
 from conformance.layers.law import Law
 from conformance.layers.looking import SIZES
 from conformance.statistics import identify_law
@@ -24,6 +28,12 @@ __all__ = ["Description", "describe_layer", "law_in_words", "table_of"]
 # Of other sides, so that fan_in and fan_out differ, and one of few inputs, where 1/fan_in
 # and 1/(fan_in - 1) are: 170 000 weights.
 _DRAWN = (((256, 64), range(4)), ((64, 256), range(4)), ((5, 2048), range(4)))
+
+_SUMMED = 256
+"""Inputs and outputs of a product that shows how it is summed, and how its operands are held."""
+
+_SMALL = 2.0**-18
+"""More than roundings make of one operand."""
 
 _FORMULAS = {
     "1/fan_in": "1 / fan_in",
@@ -102,6 +112,11 @@ class Description:
 
 def describe_layer(layer: Layer) -> Description:
     """Return what is found by building, calling and drawing the layer."""
+    with layer.registered.surroundings():
+        return _described(layer)
+
+
+def _described(layer: Layer) -> Description:
     its, seen = layer.registered, layer.seen
     kind = "a function (seed, x, features)"
     if its.init is not None:
@@ -120,6 +135,9 @@ def describe_layer(layer: Layer) -> Description:
         "ranks": ranks or seen.convention.ranks,
     }
     found = replace(seen.convention, **extra)  # type: ignore[arg-type]  # names of its fields
+    if ranks:
+        with contextlib.suppress(Exception):  # which the requirements are about
+            found = replace(found, **_promises(layer, ranks), inputs=_inputs(layer, ranks))
     sentence, text = law_in_words(layer)
     if text and not law_of(text).within(FLAX.kernel):
         found = replace(found, kernel=_named(law_of(text), sentence))
@@ -138,6 +156,43 @@ def describe_layer(layer: Layer) -> Description:
         declaration=dict(_declared(found, text)),
         trouble=trouble,
     )
+
+
+def _inputs(layer: Layer, ranks: Sequence[int]) -> tuple[str, ...]:
+    """Return the kinds of numbers that the layer takes for x."""
+    parameters, lead = layer.init(0, *SIZES[0]), (2,) * (min(ranks) - 1)
+    found = []
+    for kind, dtype in zip(INPUTS, (np.float32, np.int32, np.bool_, np.complex64), strict=True):
+        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
+            layer.apply(parameters, jax.device_put(np.ones((*lead, SIZES[0][0]), dtype)))
+            found.append(kind)
+    return tuple(found) if "floating" in found else layer.convention.inputs
+
+
+def _promises(layer: Layer, ranks: Sequence[int]) -> dict[str, Any]:
+    """Return what brings a product within its bounds: another accumulation, or an error of its own.
+
+    Empty where it is within them anyway, and where nothing of the kind does.
+    """
+    arithmetic = layer.arithmetic(_SUMMED)
+    generator = np.random.default_rng(0)
+    x, kernel = (generator.standard_normal((_SUMMED, _SUMMED), np.float32) for _ in range(2))
+
+    def product(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+        dense = layer.build(_SUMMED, _SUMMED).write(kernel, np.zeros(_SUMMED, np.float32))
+        rows = dense.rows(x) if 2 in ranks else np.stack([np.asarray(dense(row)) for row in x])
+        return rows.astype(np.float64)
+
+    if arithmetic.is_half:
+        reference = arithmetic.affine(x, kernel, np.zeros(_SUMMED, np.float32))
+        within = np.all(np.abs(product(x, kernel) - reference.value) <= reference.bound)
+        return {} if within else {"accumulate": arithmetic.results}
+    # By a kernel of ones and zeros, and by an x of them, each operand is seen as it is held.
+    eye = np.eye(_SUMMED, dtype=np.float32)
+    of_x = np.abs(product(x, eye) - x) / np.abs(x).max(-1, keepdims=True)
+    of_kernel = np.abs(product(eye, kernel) - kernel) / np.abs(kernel).max(0)
+    error = max(of_x.max(), of_kernel.max())
+    return {"product_error": 2.0 ** math.ceil(math.log2(error))} if _SMALL < error < 1 / 16 else {}
 
 
 def _named(law: Law, sentence: str) -> Law:
@@ -206,6 +261,12 @@ def _declared(found: Convention, kernel: str) -> Iterator[tuple[str, Any]]:
         yield "parameter_dtype", found.parameter_dtype
     if found.compute_dtype != FLAX.compute_dtype:
         yield "dtype", found.compute_dtype
+    if found.accumulate != FLAX.accumulate:
+        yield "accumulate", found.accumulate
+    if found.product_error:
+        yield "product_error", f"2**{round(math.log2(found.product_error))}"
+    if not set(FLAX.inputs) <= set(found.inputs):
+        yield "inputs", list(found.inputs)
     if not set(FLAX.ranks) <= set(found.ranks):
         yield "ranks", list(found.ranks)
     if found.extra_parameters:

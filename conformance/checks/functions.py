@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import oracle, require
+from conformance.checks import input_dtypes, oracle, require
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer, as_jax
 from conformance.contract.requirement import PARAMETERS
@@ -71,6 +71,9 @@ def require_not_finite(layer: Layer, case: Case, poison: float) -> None:
 def require_dtypes(layer: Layer, case: Case, *dtypes: Any) -> None:
     """Require x of these dtypes to give the result of the same numbers in float32 or complex64."""
     for x in _of_dtypes(case, dtypes):
+        if not input_dtypes.takes(layer, x.dtype):
+            input_dtypes.require_refused(layer.at(case), as_jax(x))
+            continue
         wide = x if np.iscomplexobj(x) else x.astype(np.float32)
         _require(layer, case, as_jax(x), wide, f"f(x) for x of dtype {x.dtype}")
 

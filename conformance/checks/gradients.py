@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import oracle, programs, require
+from conformance.checks.arithmetic import Arithmetic
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.checks.oracle import Bounded
@@ -121,6 +122,7 @@ def require_gradients(
     *,
     inputs: bool = True,
     some: bool = False,
+    arithmetic: Arithmetic | None = None,
 ) -> None:
     """Require dK, db and dx, in this order, to be those of ``x @ K + b`` at the point.
 
@@ -138,10 +140,12 @@ def require_gradients(
         False where dx was not asked for.
     some
         Whether those that are None were not asked for.
+    arithmetic
+        What is rounded; by default what the layer rounds for an x of float32.
     """
     if layer.reparameterized and (point.exact or not point.kernel.any()):
         return  # integers are rounded, and a column of zeros may have no direction
-    arithmetic = layer.arithmetic(len(point.kernel))
+    arithmetic = arithmetic or layer.arithmetic(len(point.kernel))
     expected = {
         "kernel": arithmetic.kernel_gradient(point.x, point.cotangent),
         "bias": arithmetic.bias_gradient(point.cotangent),

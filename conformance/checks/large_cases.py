@@ -15,7 +15,7 @@ __all__ = ["require_constants", "require_scales", "require_tall"]
 
 def require_scales(layer: Layer, case: Case) -> None:
     """Require f(v e_i) = v K[i], bitwise, for v and columns of K of very different magnitude."""
-    if {layer.convention.parameter_dtype, layer.convention.compute_dtype} != {"float32"}:
+    if not layer.arithmetic(case.in_features).is_float32:
         return
     if layer.reparameterized:
         return  # what is computed from the parameters is rounded, or has another scale

@@ -74,7 +74,8 @@ class Layer:
     @functools.cached_property
     def seen(self) -> Seen:
         """Return what was found by looking at it."""
-        return look(self.registered)
+        with self.registered.surroundings():
+            return look(self.registered)
 
     @functools.cached_property
     def implementation(self) -> Implementation:
@@ -217,12 +218,22 @@ class Layer:
         bias = rounded(case.bias(scale), self.convention.parameter_dtype)
         return bias if self.convention.use_bias else np.zeros_like(bias)
 
-    def arithmetic(self, in_features: int) -> Arithmetic:
-        """Return what it rounds, by the dtypes that it declares."""
-        its = self.convention
+    def arithmetic(self, in_features: int, dtype: Any = "float32") -> Arithmetic:
+        """Return what it rounds for an x of this dtype, by the dtypes that it declares."""
+        its, precision = self.convention, self.precision(in_features)
         if "float64" in (its.parameter_dtype, its.compute_dtype):
-            return Arithmetic(precision=self.precision(in_features))
-        return Arithmetic(its.parameter_dtype, its.compute_dtype, self.precision(in_features))
+            return Arithmetic(precision=precision, product_error=its.product_error)
+        computed = self.computed_in(dtype)
+        results = computed if computed in oracle.UNIT_ROUNDOFF else "float32"
+        sums = its.accumulate if results == its.compute_dtype else "float32"
+        return Arithmetic(its.parameter_dtype, results, precision, sums, its.product_error)
+
+    def computed_in(self, dtype: Any) -> str:
+        """Return the dtype of the result for an x of this one: what JAX promotes to, or its own."""
+        its = self.convention
+        if its.casts_input or str(dtype) == "float32":
+            return its.compute_dtype
+        return str(jnp.promote_types(dtype, its.parameter_dtype))
 
     def value(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> oracle.Bounded:
         """``x @ kernel + bias`` in float64, with the bound of the dtype that is computed in."""

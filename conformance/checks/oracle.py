@@ -125,7 +125,7 @@ def products(
         if unit == UNIT_ROUNDOFF["float64"]:
             # The reference itself is rounded in float64.
             relative, flushed = 2 * relative, flushed * 0.0
-        return Bounded(value, relative * size + TINY * flushed)
+        return Bounded(value, relative * size + _least(unit) * flushed)
 
 
 def affine(
@@ -151,20 +151,30 @@ def rounded_twice(exact: Bounded, dtype: DTypeLike, added: np.ndarray | float = 
     bias = np.asarray(added, np.float64)
     once = exact.bound + u * (np.abs(exact.value) + exact.bound + np.abs(bias))
     value = exact.value + bias
-    # The flush of the half-precision dtypes: float16 rounds below 2^-24, bfloat16 as float32.
-    flush = 2.0**-24 if u == UNIT_ROUNDOFF["float16"] else TINY
-    return Bounded(value, once + u * (np.abs(value) + once) + 2 * flush)
+    return Bounded(value, once + u * (np.abs(value) + once) + 2 * _least(u))
+
+
+def _least(unit: float) -> float:
+    """Return what is flushed or rounded at 0: float16 rounds below 2^-24, bfloat16 as float32."""
+    return 2.0**-24 if unit == UNIT_ROUNDOFF["float16"] else TINY
 
 
 def in_dtype(
-    x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, dtype: DTypeLike, largest: float
+    x: np.ndarray,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    dtype: DTypeLike,
+    largest: float,
+    unit: float = F32,
 ) -> Bounded:
     """``x @ kernel + bias`` computed in a half-precision dtype, which holds x and kernel.
+
+    ``unit`` is the unit roundoff of the accumulation.
 
     Where the sum of magnitudes comes near `largest`, the dtype's largest number, it may overflow
     on the way: there the bound is infinite, and says nothing.
     """
-    found = rounded_twice(products(x, kernel), dtype, bias)
+    found = rounded_twice(products(x, kernel, unit=unit), dtype, bias)
     with np.errstate(over="ignore", invalid="ignore"):
         size = np.abs(x).astype(np.float64) @ np.abs(kernel).astype(np.float64) + np.abs(bias)
     safe = size <= largest / 2

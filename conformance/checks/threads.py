@@ -28,10 +28,11 @@ def require_same_in_threads(layer: Layer, case: Case) -> None:
     def work(i: int, *, at_once: Callable[[], object] = bool) -> list[np.ndarray]:
         x, seed = case.normal(f"x{i}", *lead, case.in_features), (case.seed + i) % 2**32
         found = []
-        for _ in range(3):
-            at_once()
-            own = layer.build(*case.kernel_shape, seed)
-            found += [own.kernel, np.asarray(own(x)), np.asarray(shared(x))]
+        with layer.registered.surroundings():
+            for _ in range(3):
+                at_once()
+                own = layer.build(*case.kernel_shape, seed)
+                found += [own.kernel, np.asarray(own(x)), np.asarray(shared(x))]
         return found
 
     alone = [work(i) for i in range(_THREADS)]

@@ -51,12 +51,6 @@ def presumption(row: Requirement, convention: Convention) -> str | None:
         if Presumption.FLOAT32_THROUGHOUT in presumes:
             return "presumes float32; with 64-bit types in force, the layer is one of float64"
         return None
-    if Presumption.FLOAT32_PARAMETERS in presumes and parameters != "float32":
-        return f"presumes float32 parameters; the layer's are {parameters}"
-    if Presumption.FLOAT32_RESULTS in presumes and computation != "float32":
-        return f"presumes results in float32; the layer computes in {computation}"
     if Presumption.DRAWN_KERNEL in presumes and convention.kernel.is_zero():
         return "presumes a kernel that is drawn; the layer declares one that starts at 0"
-    if Presumption.DTYPE_OF_X in presumes and convention.casts_input:
-        return f"the layer declares to compute in {computation}, whatever the dtype of x is"
     return None

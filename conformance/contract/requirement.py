@@ -14,10 +14,7 @@ __all__ = [
     "COMPARING",
     "DRAWN_KERNEL",
     "DROP_IN",
-    "DTYPE_OF_X",
     "EXERCISE",
-    "FLOAT32_PARAMETERS",
-    "FLOAT32_RESULTS",
     "FLOAT32_THROUGHOUT",
     "LINEN",
     "MAY",
@@ -86,11 +83,8 @@ class Presumption(enum.StrEnum):
     The value is how documents put it.
     """
 
-    FLOAT32_PARAMETERS = "float32 parameters"
-    FLOAT32_RESULTS = "results in float32"
     FLOAT32_THROUGHOUT = "float32, also where 64-bit types are in force"
     DRAWN_KERNEL = "a kernel that is drawn"
-    DTYPE_OF_X = "results whose dtype follows that of x"
 
 
 MUST, SHOULD, MAY = Level.MUST, Level.SHOULD, Level.MAY
@@ -101,7 +95,7 @@ ANY, PARAMETERS, NNX, LINEN, EXERCISE = (
     Need.LINEN,
     Need.EXERCISE,
 )
-FLOAT32_PARAMETERS, FLOAT32_RESULTS, FLOAT32_THROUGHOUT, DRAWN_KERNEL, DTYPE_OF_X = Presumption
+FLOAT32_THROUGHOUT, DRAWN_KERNEL = Presumption
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ __all__ = [
     "bind_forward",
     "is_factory",
     "parameters_by_keyword",
+    "random_argument",
     "require_plain_call",
     "signature_of",
 ]
@@ -228,6 +229,29 @@ def _source(parameter: Parameter, is_nnx: bool) -> str:
     return "rngs" if is_nnx and name in ("rng", "rngs") else "key"
 
 
+def random_argument(kind: type, streams: Sequence[str]) -> tuple[str, Callable[[], Any]]:
+    """Return the argument of a layer's call that takes randomness, and what makes its value.
+
+    Raises
+    ------
+    NotAdaptable
+        If the call has none.
+    """
+    signature = signature_of(kind.__call__)
+    named = [] if signature is None else _named(signature, {})
+    found = next((p for p in named if p.name.lower() in _RANDOM), None)
+    if found is None:
+        raise NotAdaptable(
+            f"{kind.__name__}, whose call takes no source of randomness for the streams "
+            f"{', '.join(streams)}",
+            "Declare no rngs of the call.",
+        )
+    into = _source(found, issubclass(kind, nnx.Module))
+    if into == "rngs":
+        return found.name, lambda: nnx.Rngs(**dict.fromkeys(streams, 0))
+    return found.name, lambda: 0 if into == "seed" else jax.random.key(0)
+
+
 def _random(into: str, source: Any) -> Any:
     """Return the source of randomness as an argument takes it.
 
@@ -356,7 +380,7 @@ def is_factory(layer: Any) -> bool:
     return bool(names & _IN) and bool(names & _OUT) and not names & _INPUTS
 
 
-def require_plain_call(layer: type, call: Mapping[str, Any]) -> None:
+def require_plain_call(layer: type, call: Collection[str]) -> None:
     """Require the layer's ``__call__`` to need no other argument than ``x``.
 
     Raises

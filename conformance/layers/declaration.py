@@ -6,20 +6,17 @@ option ``--declare key=value``, and keyword arguments of ``adapt`` and ``check``
 
 from __future__ import annotations
 
-import ast
 import difflib
 import json
-import math
-import operator
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from conformance.errors import UsageError
-from conformance.layers.implementation import FLAX, Convention
-from conformance.layers.law import NORMAL, TRUNCATED_NORMAL, UNIFORM, Law
+from conformance.layers.formulas import law_of, number_of
+from conformance.layers.implementation import FLAX, INPUTS, Convention
 
 __all__ = [
     "TABLE",
@@ -28,7 +25,6 @@ __all__ = [
     "as_options",
     "from_options",
     "from_project",
-    "law_of",
     "merged",
 ]
 
@@ -45,9 +41,12 @@ class Declaration:
     ----------
     layer
         Where it is: ``module:attribute`` or ``path/to/file.py:attribute``. In a table alone.
+    context
+        ``module:attribute`` of a function that returns a context manager, in force around import,
+        construction and calls: a mesh, axis rules, a configuration.
     arguments, call
         Further arguments of the constructor, and of the call. ``module:attribute`` in a text
-        names an object.
+        names an object. ``rngs`` of the call is a list of the streams that it draws from.
     use_bias
         False for a layer without a bias.
     layout
@@ -59,6 +58,13 @@ class Declaration:
         ``"uniform, 2 / (fan_in + fan_out)"``.
     parameter_dtype, dtype
         The dtypes of new parameters and of the computation, whatever that of ``x`` is.
+    accumulate
+        The dtype in which a product of half precision is summed.
+    product_error
+        The relative error that a product promises beside its roundings: a number, or a text such
+        as ``"2**-7"``.
+    inputs
+        What ``x`` may consist of: ``floating``, ``integer``, ``boolean``, ``complex``.
     ranks
         The ranks of ``x`` that it accepts.
     checks_width
@@ -70,6 +76,7 @@ class Declaration:
     """
 
     layer: str = ""
+    context: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     call: Mapping[str, Any] = field(default_factory=dict)
     use_bias: bool | None = None
@@ -79,6 +86,9 @@ class Declaration:
     bias: str | None = None
     parameter_dtype: str | None = None
     dtype: str | None = None
+    accumulate: str | None = None
+    product_error: float | None = None
+    inputs: tuple[str, ...] | None = None
     ranks: tuple[int, ...] | None = None
     checks_width: bool | None = None
     extra_parameters: tuple[str, ...] = ()
@@ -109,6 +119,12 @@ class Declaration:
                 f"{where}: use_bias = false says that there is no bias, but its "
                 f"{'law' if declaration.bias is not None else 'name'} is declared as well"
             )
+        allowed = (None, "float32", declaration.dtype)
+        if declaration.dtype is not None and declaration.accumulate not in allowed:
+            raise UsageError(
+                f"{where}: accumulate is float32 or the dtype, {declaration.dtype}; found "
+                f"{declaration.accumulate!r}"
+            )
         return declaration
 
     def convention(self, base: Convention = FLAX) -> Convention:
@@ -123,21 +139,36 @@ class Declaration:
             "parameter_dtype": self.parameter_dtype,
             "compute_dtype": self.dtype,
             "casts_input": None if self.dtype is None else True,
+            "accumulate": self.accumulate,
+            "product_error": self.product_error,
+            "inputs": self.inputs,
             "ranks": self.ranks,
             "checks_width": self.checks_width,
+            "streams": tuple(self.call.get("rngs", ())) or None,
             "extra_parameters": self.extra_parameters or None,
             "extra_state": self.extra_state or None,
             "forward_mode": None if self.derivatives is None else self.derivatives == "both",
         }
         changed = {key: value for key, value in changes.items() if value is not None}
-        found = replace(base, **changed)
+        try:
+            found = replace(base, **changed)
+        except ValueError as error:
+            raise UsageError(str(error).partition(": ")[2]) from None
         return base if found == base else replace(found, name="as declared")
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
 
 
 _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "layer": (lambda v: isinstance(v, str) and ":" in v, 'a text "module:attribute"'),
+    "context": (lambda v: isinstance(v, str) and ":" in v, 'a text "module:attribute"'),
     "arguments": (lambda v: isinstance(v, Mapping), "a table of arguments"),
-    "call": (lambda v: isinstance(v, Mapping), "a table of arguments"),
+    "call": (
+        lambda v: isinstance(v, Mapping) and ("rngs" not in v or _is_names(v["rngs"])),
+        'a table of arguments, and of rngs a list of streams such as rngs = ["dropout"]',
+    ),
     "use_bias": (lambda v: isinstance(v, bool), "true or false"),
     "checks_width": (lambda v: isinstance(v, bool), "true or false"),
     "layout": (
@@ -154,6 +185,12 @@ _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "parameter_dtype": (lambda v: v in DTYPES, f"one of {', '.join(DTYPES)}"),
     "dtype": (lambda v: v in DTYPES, f"one of {', '.join(DTYPES)}"),
+    "accumulate": (lambda v: v in DTYPES[:3], f"one of {', '.join(DTYPES[:3])}"),
+    "product_error": (
+        lambda v: isinstance(v, int | float | str) and not isinstance(v, bool),
+        'a relative error such as "2**-7"',
+    ),
+    "inputs": (_is_names, f"a list of kinds of numbers: {', '.join(INPUTS)}"),
     "ranks": (
         lambda v: (
             isinstance(v, list | tuple)
@@ -162,14 +199,8 @@ _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
         ),
         "a list of ranks from 1 to 5, such as [1, 2]",
     ),
-    "extra_parameters": (
-        lambda v: isinstance(v, list | tuple) and all(isinstance(n, str) for n in v),
-        "a list of names",
-    ),
-    "extra_state": (
-        lambda v: isinstance(v, list | tuple) and all(isinstance(n, str) for n in v),
-        "a list of names",
-    ),
+    "extra_parameters": (_is_names, "a list of names"),
+    "extra_state": (_is_names, "a list of names"),
     "derivatives": (lambda v: v in ("both", "reverse"), '"both" or "reverse"'),
     "kernel": (lambda v: isinstance(v, str), "the name of a law, or a family and a variance"),
     "bias": (lambda v: isinstance(v, str), "the name of a law, or a family and a variance"),
@@ -187,7 +218,33 @@ def _checked(key: str, value: Any, where: str) -> Any:
             raise UsageError(f"{where}: {key} = {value!r}: {error}") from None
     if key == "layout":
         return value.replace(" ", "")
+    if key == "product_error":
+        return _product_error(value, where)
+    if key == "inputs":
+        _require_kinds(value, where)
     return tuple(value) if isinstance(value, list) else value
+
+
+def _product_error(value: Any, where: str) -> float:
+    try:
+        found = number_of(value)
+    except ValueError as error:
+        raise UsageError(f"{where}: product_error = {value!r}: {error}") from None
+    if not 0 <= found < 1:
+        raise UsageError(f"{where}: product_error is a relative error from 0 to 1, found {found:g}")
+    return found
+
+
+def _require_kinds(value: Sequence[str], where: str) -> None:
+    unknown = next((kind for kind in value if kind not in INPUTS), None)
+    if unknown is not None:
+        near = difflib.get_close_matches(unknown, INPUTS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(INPUTS)}"
+        raise UsageError(f"{where}: inputs names no kind of numbers by {unknown!r}; {hint}")
+    if "floating" not in value:
+        raise UsageError(
+            f"{where}: inputs lacks floating: every layer takes an x of float32, found {value!r}"
+        )
 
 
 def from_options(options: Iterable[str]) -> dict[str, Any]:
@@ -280,97 +337,3 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
         tables = isinstance(before, dict) and isinstance(value, dict)
         found[key] = {**before, **value} if tables else value  # type: ignore[dict-item]  # as asked
     return found
-
-
-_OPERATORS: dict[type, Callable[..., float]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
-    ast.USub: operator.neg,
-}
-
-
-@dataclass(frozen=True)
-class Formula:
-    """A variance as a function of ``fan_in`` and ``fan_out``, given as text."""
-
-    text: str
-
-    def __call__(self, fan_in: int, fan_out: int) -> float:
-        """Return the variance at these fans."""
-        names = {"fan_in": fan_in, "fan_out": fan_out}
-
-        def value(node: ast.AST) -> float:
-            if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-                return float(node.value)
-            if isinstance(node, ast.Name) and node.id in names:
-                return float(names[node.id])
-            if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-                return _OPERATORS[type(node.op)](value(node.left), value(node.right))
-            if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
-                return _OPERATORS[type(node.op)](value(node.operand))
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Name)
-                and node.func.id in ("sqrt", "max", "min")
-            ):
-                arguments = [value(argument) for argument in node.args]
-                if node.func.id == "sqrt":
-                    return math.sqrt(*arguments)
-                return max(arguments) if node.func.id == "max" else min(arguments)
-            raise ValueError(
-                f"{ast.unparse(node)!r} is not part of a variance: it is made of fan_in, "
-                "fan_out, numbers, + - * / ** and sqrt"
-            )
-
-        return value(ast.parse(self.text, mode="eval").body)
-
-
-_FAMILIES = {
-    "normal": NORMAL,
-    "truncated normal": TRUNCATED_NORMAL,
-    "uniform": UNIFORM,
-}
-_SCALES = {"lecun": "1 / fan_in", "he": "2 / fan_in", "kaiming": "2 / fan_in"}
-_AVERAGED = {"glorot": "2 / (fan_in + fan_out)", "xavier": "2 / (fan_in + fan_out)"}
-
-
-def law_of(text: str) -> Law:
-    """Return the law that a text declares.
-
-    ``zeros``; ``lecun``, ``he`` or ``glorot`` with ``normal`` (which Flax truncates) or
-    ``uniform``, as Flax's initializers are called; or a family (``normal``, ``truncated
-    normal``, ``uniform``, ``any``), a comma, and the variance as a formula of fan_in and fan_out.
-
-    Raises
-    ------
-    ValueError
-        If the text has another form.
-    """
-    name = text.strip().lower().replace("-", "_").replace(" ", "_")
-    if name in ("zeros", "zero", "0"):
-        return Law.zero()
-    scale, _, family = name.partition("_")
-    formula = {**_SCALES, **_AVERAGED}.get(scale)
-    if formula is not None and family in ("normal", "uniform"):
-        family = TRUNCATED_NORMAL if family == "normal" else UNIFORM
-        return Law((family,), Formula(formula), f"{family.replace('-', ' ')}, {formula}")
-    first, comma, formula = text.partition(",")
-    first = first.strip().lower().replace("-", " ").replace("_", " ")
-    if not comma or (first not in _FAMILIES and first != "any"):
-        raise ValueError(
-            "expected zeros, a name such as glorot_uniform, or a family and a variance such as "
-            '"uniform, 2 / (fan_in + fan_out)"; families are normal, truncated normal, uniform '
-            "and any"
-        )
-    variance = Formula(formula.strip())
-    try:
-        found = [variance(fan_in, fan_out) for fan_in, fan_out in ((1, 1), (3, 10), (10, 3))]
-    except (SyntaxError, TypeError, ZeroDivisionError, OverflowError) as error:
-        raise ValueError(f"the variance {formula.strip()!r} cannot be computed: {error}") from None
-    if not all(isinstance(v, float) and 0 <= v < math.inf for v in found):
-        raise ValueError(f"the variance {formula.strip()!r} is not a positive number")
-    families = (_FAMILIES[first],) if first != "any" else ()
-    return Law(families, variance, f"{first}, variance {formula.strip()}")

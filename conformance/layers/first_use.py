@@ -58,7 +58,8 @@ def require_usable(implementation: Implementation) -> None:
         If building or calling the layer raises such an exception, which is its cause.
     """
     try:
-        _use(implementation)
+        with implementation.surroundings():
+            _use(implementation)
     except Exception as error:
         if _was_never_run(error):
             raise LoadError(f"{type(error).__name__}: {safe_text(error)}") from error

@@ -6,7 +6,9 @@ none: :func:`conformance.layers.adapters` makes one from an nnx class, a Linen c
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLAX",
+    "INPUTS",
     "Convention",
     "Implementation",
 ]
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+INPUTS = ("floating", "integer", "boolean", "complex")
+"""The kinds of numbers that an ``x`` may consist of."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +54,20 @@ class Convention:
     casts_input
         True for a layer that computes in `compute_dtype` whatever the dtype of ``x`` is; else it
         computes in the wider of the dtypes of ``x`` and of the parameters.
+    accumulate
+        The dtype in which a layer of half precision sums a product: ``"float32"``, or its own.
+    product_error
+        What the layer promises of a product beside its roundings, as of a quantized one: either
+        operand errs by at most this, relative to its largest number. 0 for a product that only
+        rounds.
+    inputs
+        What ``x`` may consist of: kinds of :data:`INPUTS`. An ``x`` of another kind must raise.
     checks_width
         False where the layer documents that it does not reject an ``x`` of another width.
     extra_parameters, extra_state
         Names of further parameters, and of other variables, beside kernel and bias.
+    streams
+        The streams of random numbers that a call draws from.
     forward_mode
         False for a layer whose derivatives are a ``custom_vjp``: it has reverse mode alone.
     fixed_result
@@ -68,9 +84,13 @@ class Convention:
     parameter_dtype: str = "float32"
     compute_dtype: str = "float32"
     casts_input: bool = False
+    accumulate: str = "float32"
+    product_error: float = 0.0
+    inputs: tuple[str, ...] = INPUTS
     checks_width: bool = True
     extra_parameters: tuple[str, ...] = ()
     extra_state: tuple[str, ...] = ()
+    streams: tuple[str, ...] = ()
     forward_mode: bool = True
     fixed_result: bool = False
 
@@ -91,12 +111,20 @@ class Convention:
             found.append(f"parameters in {self.parameter_dtype}")
         if self.compute_dtype != other.compute_dtype or self.casts_input != other.casts_input:
             found.append(f"computes in {self.compute_dtype}")
+        if self.accumulate != other.accumulate:
+            found.append(f"accumulates in {self.accumulate}")
+        if self.product_error:
+            found.append(f"promises a product within {self.product_error:g} of its operands")
+        if not set(other.inputs) <= set(self.inputs):
+            found.append(f"takes {' and '.join(self.inputs)} x only")
         if other.checks_width and not self.checks_width:
             found.append("does not check the width of x")
         if self.extra_parameters:
             found.append(f"has the parameters {', '.join(self.extra_parameters)} as well")
         if self.extra_state:
             found.append(f"keeps {', '.join(self.extra_state)} in its state")
+        if self.streams:
+            found.append(f"draws from {', '.join(self.streams)} in its call")
         if other.forward_mode and not self.forward_mode:
             found.append("has no forward-mode derivatives")
         return tuple(found)
@@ -117,6 +145,21 @@ class Convention:
                     f"{', '.join(_DTYPES)}, found {dtype!r}; the bounds on rounding errors are "
                     "those of real floating-point numbers"
                 )
+        if self.accumulate not in ("float32", self.compute_dtype):
+            raise ValueError(
+                f"Convention {self.name!r}: accumulate is float32 or the dtype that the layer "
+                f"computes in, {self.compute_dtype}; found {self.accumulate!r}"
+            )
+        if not 0 <= self.product_error < 1:
+            raise ValueError(
+                f"Convention {self.name!r}: product_error is a relative error from 0 to 1, found "
+                f"{self.product_error!r}"
+            )
+        if "floating" not in self.inputs or not set(self.inputs) <= set(INPUTS):
+            raise ValueError(
+                f"Convention {self.name!r}: inputs are of {', '.join(INPUTS)}, and floating among "
+                f"them; found {self.inputs!r}"
+            )
 
 
 FLAX = Convention(name="Flax")
@@ -149,6 +192,9 @@ class Implementation:
         ``forward(seed, x, features) -> y``: the whole layer as one function.
     leaves
         ``leaves(parameters)``: every array with its path and kind; by default those of the pytree.
+    context
+        ``context()`` is a context manager in which the layer is built and called; None if it needs
+        none.
     under
         The same layer under another convention; None where its functions hold for one alone.
     bound
@@ -179,6 +225,7 @@ class Implementation:
     linen: Callable[[int, int], Any] | None = None
     forward: Callable[[Any, Any, Any], Any] | None = None
     leaves: Callable[[Any], list[Any]] | None = None
+    context: Callable[[], AbstractContextManager[Any]] | None = None
     under: Callable[[Convention], Implementation] | None = None
     bound: str = ""
     convention: Convention = FLAX
@@ -253,6 +300,10 @@ class Implementation:
         """Describe a layer by one function ``forward(seed, x, features) -> y``."""
         return cls(name=name, forward=forward, convention=convention, library=library)
 
+    def surroundings(self) -> AbstractContextManager[Any]:
+        """Return the context in which the layer is built and called."""
+        return contextlib.nullcontext() if self.context is None else self.context()
+
     def renamed(self, name: str) -> Implementation:
         """Return the same implementation under another name."""
         return replace(self, name=name)
@@ -270,6 +321,7 @@ class Implementation:
             return replace(
                 found,
                 expected_failures=self.expected_failures,
+                context=self.context,
                 bound=self.bound,
                 options=self.options,
                 chosen=self.chosen,

@@ -20,7 +20,7 @@ from conformance.errors import LoadError, NotAdaptable, UsageError, by_user, saf
 from conformance.layers.implementation import Implementation
 from conformance.layers.registry import Entry, is_installed, split_variant
 
-__all__ = ["attribute", "load"]
+__all__ = ["attribute", "load", "named"]
 
 
 def attribute(entry: Entry) -> Any:
@@ -33,7 +33,7 @@ def attribute(entry: Entry) -> Any:
     """
     if entry.fault:
         raise LoadError(f"{entry.id}: {entry.fault}")
-    return _attribute(split_variant(entry.spec)[0])
+    return named(split_variant(entry.spec)[0])
 
 
 def load(entry: Entry) -> Implementation:
@@ -49,11 +49,12 @@ def load(entry: Entry) -> Implementation:
     place, variant = split_variant(entry.spec)
     declared = json.loads(entry.declared) if entry.declared else {}
     try:
-        found = attribute(entry)
-        name = split_variant(entry.name)[0]
-        implementation = adapt(found, name=name, **({} if variant else declared))
-        if variant and variant in implementation.variants:
-            return adapt(implementation.variants[variant], **declared).renamed(entry.name)
+        with named(declared["context"])() if "context" in declared else contextlib.nullcontext():
+            found = attribute(entry)
+            name = split_variant(entry.name)[0]
+            implementation = adapt(found, name=name, **({} if variant else declared))
+            if variant and variant in implementation.variants:
+                return adapt(implementation.variants[variant], **declared).renamed(entry.name)
     except NotAdaptable as error:
         raise LoadError(f"{entry.spec}: {error}") from error
     except LoadError:
@@ -73,8 +74,14 @@ def load(entry: Entry) -> Implementation:
     raise LoadError(f"{place} has no variant {variant!r}; it has {listed}")
 
 
-def _attribute(spec: str) -> Any:
-    """Import what ``module:attribute`` or ``file.py:attribute`` names."""
+def named(spec: str) -> Any:
+    """Import what ``module:attribute`` or ``file.py:attribute`` names, and return it.
+
+    Raises
+    ------
+    LoadError
+        If it cannot be imported, or does not exist.
+    """
     place, _, path = spec.rpartition(":")
     try:
         module = _from_file(Path(place)) if place.endswith(".py") else _from_name(place)

@@ -31,6 +31,14 @@ _ROWS = 8
 _REPEATS = 20
 
 
+@contextmanager
+def _all_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    with warnings.catch_warnings(record=True) as caught:
+        # Also what was warned of before: by default each place warns once.
+        warnings.simplefilter("always")
+        yield caught
+
+
 def observe(layer: Layer) -> dict[str, Any]:
     """Warnings and seconds of one construction and one call, as plain JSON values.
 
@@ -44,9 +52,8 @@ def observe(layer: Layer) -> dict[str, Any]:
     lead = (_ROWS,) if layer.accepts((_ROWS,)) else layer.fewest
     x = np.ones((*lead, case.in_features), np.float32)
     found: dict[str, Any] = {}
-    with _no_writing_to_the_compile_cache(), warnings.catch_warnings(record=True) as caught:
-        # Also what was warned of before: by default each place warns once.
-        warnings.simplefilter("always")
+    surroundings = layer.registered.surroundings()
+    with surroundings, _no_writing_to_the_compile_cache(), _all_warnings() as caught:
         try:
             before = time.process_time()
             dense = layer.at(case)

@@ -154,12 +154,13 @@ class Worker:
         if row is not None:
             self.run.breaker.check(entry_of(item).id)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> None:
-        """Say why a row cannot be checked on this layer."""
-        row = row_of(item)
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
+        """Say why a row cannot be checked on this layer; check it in the layer's own context."""
+        row, context = row_of(item), contextlib.nullcontext()
         if row is not None and isinstance(item, pytest.Function):
             layer: Any = item.funcargs["layer"]
+            context = layer.registered.surroundings()
             with open_output():
                 layer.seen  # noqa: B018  # its code runs, and may close the outputs
             reason = layer.why_not_applicable(row)
@@ -168,6 +169,8 @@ class Worker:
             self._require_not_prevented(entry_of(item), row)
             # What pytest's parameters share is one test to Hypothesis.
             item.obj._hypothesis_internal_database_key = database.key(row.id, entry_of(item).id)
+        with context:
+            return (yield)
 
     def _require_not_prevented(self, entry: Entry, row: Requirement) -> None:
         """Raise :class:`Prevented` if a requirement that this one rests on has failed."""

@@ -51,9 +51,11 @@ def recheck(
         entry = replace(entry, declared=json.dumps(dict(declared)))
     check = getattr(importlib.import_module(f"conformance.suite.test_{row.area}"), row.test)
     layer = Layer(widened(load(entry)), entry)
+    arguments: tuple[Any, ...] = (layer,)
     if hasattr(check, "__draws__"):
         lead = tuple((case or {}).get("lead", BATCH))
-        check(layer, Case(**{"in_features": 3, "out_features": 10, **(case or {}), "lead": lead}))
-    else:
-        check(layer)
+        drawn = {"in_features": 3, "out_features": 10, **(case or {}), "lead": lead}
+        arguments = (layer, Case(**drawn))
+    with layer.registered.surroundings():
+        check(*arguments)
     print("no failure here")

@@ -5,8 +5,9 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from conformance import FLAX, Convention, Law, catalogue
+from conformance import FLAX, Convention, Law, adapt, catalogue
 from conformance.checks import oracle, require
 from conformance.checks.arithmetic import rounded
 from conformance.checks.layer import Layer
@@ -39,6 +40,9 @@ def test_flax_and_what_is_within_it_differ_in_nothing() -> None:
         ({"ranks": (1,)}, "x of rank 1 only"),
         ({"parameter_dtype": "bfloat16"}, "parameters in bfloat16"),
         ({"compute_dtype": "float16"}, "computes in float16"),
+        ({"product_error": 0.25}, "promises a product within 0.25 of its operands"),
+        ({"inputs": ("floating", "complex")}, "takes floating and complex x only"),
+        ({"streams": ("dropout",)}, "draws from dropout in its call"),
         ({"checks_width": False}, "does not check the width of x"),
     ],
 )
@@ -64,6 +68,40 @@ def test_half_precision_keeps_to_its_own_bound(dtype: str) -> None:
     wrong = oracle.affine(x, rounded(kernel, dtype) * np.float32(1.05), bias).value
     with pytest.raises(Violation):
         require.within(wrong, reference.value, reference.bound, "f(x)")
+
+
+def test_a_promised_error_is_allowed_and_no_more() -> None:
+    """Operands that err by as much, relative to their largest numbers, are within the bound."""
+    layer = Layer(adapt(nnx.Linear, product_error="2**-7"))
+    generator = np.random.default_rng(0)
+    x, kernel = generator.standard_normal((5, 33)), generator.standard_normal((33, 17))
+    nothing = np.zeros(17, np.float32)
+    reference = layer.value(x.astype(np.float32), kernel.astype(np.float32), nothing)
+
+    def moved(e: float) -> np.ndarray:
+        by_row = e * np.abs(x).max(-1, keepdims=True) * np.sign(x)
+        return (x + by_row) @ (kernel + e * np.abs(kernel).max(0) * np.sign(kernel))
+
+    assert require.within(moved(2.0**-7), reference.value, reference.bound, "f(x)") > 0.1
+    zero = layer.value(np.zeros((1, 33), np.float32), kernel.astype(np.float32), nothing)
+    assert not (zero.bound > 1e-30).any()
+    with pytest.raises(Violation):
+        require.within(moved(2.0**-4), reference.value, reference.bound, "f(x)")
+
+
+def test_a_sum_in_half_precision_is_allowed_where_it_is_declared() -> None:
+    """Adding one product at a time in bfloat16 breaks the bound of a sum in float32."""
+    half = VARIANTS["bf16"].convention
+    summed = Layer(VARIANTS["bf16"].held_to(replace(half, accumulate="bfloat16")))
+    x, kernel = np.ones((1, 300), np.float32), np.ones((300, 1), np.float32)
+    nothing, found = np.zeros(1, np.float32), jnp.zeros((1, 1), jnp.bfloat16)
+    for _ in range(300):
+        found = found + jnp.ones((1, 1), jnp.bfloat16)
+    reference = summed.value(x, kernel, nothing)
+    require.within(found, reference.value, reference.bound, "f(x)")
+    reference = Layer(VARIANTS["bf16"]).value(x, kernel, nothing)
+    with pytest.raises(Violation):
+        require.within(found, reference.value, reference.bound, "f(x)")
 
 
 def test_nothing_is_said_where_half_precision_overflows() -> None:

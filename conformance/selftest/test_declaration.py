@@ -19,8 +19,8 @@ from conformance.layers.declaration import (
     as_options,
     from_options,
     from_project,
-    law_of,
 )
+from conformance.layers.formulas import law_of
 from conformance.layers.loading import load
 from conformance.layers.registry import resolve
 
@@ -31,6 +31,9 @@ EVERYTHING = {
     "kernel": "uniform, 2 / (fan_in + fan_out)",
     "parameter_dtype": "bfloat16",
     "dtype": "bfloat16",
+    "accumulate": "bfloat16",
+    "product_error": "2**-7",
+    "inputs": ["floating"],
     "ranks": [1, 2],
     "checks_width": False,
     "extra_parameters": ["lora_a", "lora_b"],
@@ -49,6 +52,9 @@ def test_everything_is_declared_by_name() -> None:
     assert found.kernel.variance(3, 10) == 2 / 13
     assert (found.parameter_dtype, found.compute_dtype) == ("bfloat16", "bfloat16")
     assert found.casts_input
+    assert found.accumulate == "bfloat16"
+    assert found.product_error == 2.0**-7
+    assert found.inputs == ("floating",)
     assert found.ranks == (1, 2)
     assert found.extra_parameters == ("lora_a", "lora_b")
     assert found.extra_state == ("calls",)
@@ -67,12 +73,22 @@ def test_everything_is_declared_by_name() -> None:
         ({"layout": "in"}, 'layout is "in, out" or "out, in", found \'in\''),
         ({"dtype": "half"}, "dtype is one of float32, bfloat16, float16, float64"),
         ({"ranks": [0]}, "ranks is a list of ranks from 1 to 5"),
+        ({"inputs": "floating"}, "inputs is a list of kinds of numbers"),
+        ({"inputs": ["floats"]}, "no kind of numbers by 'floats'; did you mean 'floating'?"),
+        ({"inputs": ["integer"]}, "inputs lacks floating"),
+        ({"product_error": "fan_in"}, "'fan_in' is not part of it"),
+        ({"product_error": "2**"}, "'2**' cannot be computed"),
+        ({"product_error": 7}, "product_error is a relative error from 0 to 1, found 7"),
+        ({"accumulate": "float64"}, "accumulate is one of float32, bfloat16, float16"),
+        ({"accumulate": "float16", "dtype": "bfloat16"}, "accumulate is float32 or the dtype"),
+        ({"context": "mesh"}, 'context is a text "module:attribute"'),
+        ({"call": {"rngs": "dropout"}}, "of rngs a list of streams"),
         ({"names": {"weight": "w"}}, "names is a table such as"),
         ({"kernel": "gaussian"}, "expected zeros, a name such as glorot_uniform"),
-        ({"kernel": "normal, 1 / fan"}, "'fan' is not part of a variance"),
+        ({"kernel": "normal, 1 / fan"}, "'fan' is not part of it: it is made of fan_in, fan_out"),
         ({"kernel": "normal, 1 / (fan_in - 1)"}, "cannot be computed"),
         ({"kernel": "normal, -1"}, "is not a positive number"),
-        ({"kernel": "normal, __import__('os')"}, "is not part of a variance"),
+        ({"kernel": "normal, __import__('os')"}, "is not part of it"),
     ],
 )
 def test_what_cannot_be_declared(values: dict[str, Any], message: str) -> None:

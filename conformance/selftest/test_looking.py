@@ -320,3 +320,23 @@ def test_describe_gives_data() -> None:
         partial(nnx.Linear, kernel_init=nnx.initializers.glorot_uniform())
     )
     assert glorot.declaration == {"kernel": "uniform, 2 / (fan_in + fan_out)"}
+
+
+@pytest.mark.parametrize(
+    ("name", "proposed"),
+    [
+        ("quantized", {"product_error": "2**-7"}),
+        ("floating_alone", {"inputs": ["floating"]}),
+        ("summed_in_parts", {"parameter_dtype": "bfloat16", "dtype": "bfloat16"}),
+    ],
+)
+def test_what_is_seen_of_products_and_inputs_is_proposed(
+    name: str, proposed: dict[str, Any]
+) -> None:
+    """An error of a product that no rounding explains, and kinds of numbers that raise."""
+    from implementations.correct import declared
+
+    layer = getattr(declared, name)
+    found = conformance.describe(type(layer.module(3, 10, nnx.Rngs(0))))
+    assert found.declaration is not None
+    assert proposed.items() <= found.declaration.items()

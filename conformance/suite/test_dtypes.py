@@ -6,16 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import functions, gradients, jaxprs, oracle, programs, require
+from conformance.checks import functions, gradients, input_dtypes, jaxprs, oracle, programs, require
 from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Built, Layer, as_jax, once_per_layer
 from conformance.checks.scan import COMPLEX, HALF, INTEGER, at_edges
 from conformance.contract.requirement import (
     ANY,
-    DTYPE_OF_X,
-    FLOAT32_PARAMETERS,
-    FLOAT32_RESULTS,
     FLOAT32_THROUGHOUT,
     MAY,
     MUST,
@@ -83,7 +80,7 @@ def test_float32_out(layer: Layer, case: Case) -> None:
     SHOULD,
     ANY,
     rests_on=["numerics/precision", VALUE, "dtypes/float32-out", "transforms/gradients"],
-    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
+    presumes=[FLOAT32_THROUGHOUT],
     order=80,
 )
 @over(sizes=programs.FEW_SIZES)
@@ -92,9 +89,9 @@ def test_half_input(layer: Layer, case: Case) -> None:
     """A float16 or bfloat16 x with float32 parameters gives float32, the value f32(x) @ K + b.
 
     The wider of the two dtypes is computed in: casting x to float32 loses nothing. So do the
-    gradients that reach kernel and bias, which are of float32 as well.
+    gradients that reach kernel and bias, which are of float32 as well. A layer of other parameters,
+    or one that declares its dtype, is held to the bounds of the dtype that it then computes in.
     """
-    _require_float32(layer)
     if functions.is_function(layer):
         functions.require_dtypes(layer, case, jnp.float16, jnp.bfloat16)
         return
@@ -120,8 +117,9 @@ def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> N
     point = gradients.Point(f"x of dtype {x.dtype}", case.kernel(), case.bias(), wide, g)
     with require.during(f"jax.vjp of the layer for x of dtype {x.dtype}"):
         _, found = programs.pullback(layer)(dense.parameters, point.kernel, point.bias, x, g)
-    gradients.require_gradients(layer, found, point, "jax.vjp", inputs=False)
-    down, reference = found[2], oracle.input_gradient(point.kernel, g)
+    arithmetic = layer.arithmetic(case.in_features, x.dtype)
+    gradients.require_gradients(layer, found, point, "jax.vjp", inputs=False, arithmetic=arithmetic)
+    down, reference = found[2], arithmetic.input_gradient(point.kernel, g)
     half = oracle.rounded_twice(reference, str(x.dtype))
     # A layer that uses x in parts, as in blocks of outputs, has the contribution of each rounded.
     size = np.abs(g) @ np.abs(point.kernel).T
@@ -138,7 +136,6 @@ def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> N
     SHOULD,
     PARAMETERS,
     rests_on=["dtypes/half-input", "state/updates-used", VALUE],
-    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS, DTYPE_OF_X],
 )
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_cast_parameters(layer: Layer, case: Case) -> None:
@@ -146,7 +143,7 @@ def test_cast_parameters(layer: Layer, case: Case) -> None:
     are cast back to float32, it gives what it gave before. So for float16.
 
     So models are cast for inference. The parameters are rounded to that dtype first, so that
-    casting loses nothing.
+    casting loses nothing. A layer that declares its dtype keeps to it.
     """
     for half in ("bfloat16", "float16"):
         _require_castable(layer, case, half)
@@ -160,10 +157,11 @@ def _require_castable(layer: Layer, case: Case, half: str) -> None:
     before = np.asarray(dense(x))
     y = dense.cast(half)(as_jax(x.astype(jnp.dtype(half))))
     what = f"f(x) of parameters and x cast to {half}"
+    computed = layer.convention.compute_dtype if layer.convention.casts_input else half
     require.that(
-        str(y.dtype) == half,
+        str(y.dtype) == computed,
         f"{what} is {y.dtype}",
-        accepted=half,
+        accepted=computed,
         cause=Cause(
             "layer-casts",
             f"the layer casts to {y.dtype} whatever the dtypes of x and of its parameters are",
@@ -172,7 +170,9 @@ def _require_castable(layer: Layer, case: Case, half: str) -> None:
     # Each of n products and n sums may be rounded, and a kernel that is made of other parameters a
     # few times more.
     size = np.abs(x) @ np.abs(kernel) + np.abs(bias)
-    bound = (case.in_features + _FEW_ROUNDINGS) * oracle.unit_roundoff(half) * size + _SUBNORMAL
+    unit = max(oracle.unit_roundoff(half), oracle.unit_roundoff(computed))
+    bound = (case.in_features + _FEW_ROUNDINGS) * unit * size + _SUBNORMAL
+    bound = bound + layer.arithmetic(case.in_features).promised(x, kernel)
     value = oracle.affine(x, kernel, bias).value
     require.within(np.asarray(y, np.float32), value, bound, what)
     after = dense.cast("float32")(x)
@@ -185,7 +185,7 @@ def _require_castable(layer: Layer, case: Case, half: str) -> None:
     SHOULD,
     ANY,
     rests_on=["numerics/precision", VALUE, "dtypes/float32-out"],
-    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
+    presumes=[FLOAT32_THROUGHOUT],
     order=90,
 )
 @over(sizes=programs.FEW_SIZES)
@@ -193,9 +193,9 @@ def _require_castable(layer: Layer, case: Case, half: str) -> None:
 def test_integer_input(layer: Layer, case: Case) -> None:
     """An integer or boolean x gives float32, the value as if x were cast to float32.
 
-    Over the whole range of each dtype, up to numbers that float32 rounds.
+    Over the whole range of each dtype, up to numbers that float32 rounds. Of half precision, the
+    integers that it represents. Where the layer declares not to take them, they raise.
     """
-    _require_float32(layer)
     if functions.is_function(layer):
         functions.require_dtypes(layer, case, np.int8, np.int32, np.uint32)
         return
@@ -205,11 +205,17 @@ def test_integer_input(layer: Layer, case: Case) -> None:
         dtype = np.dtype(name)
         low, high = (0, 1) if name == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
         x = generator.integers(low, high, case.x_shape, np.int64, endpoint=True).astype(dtype)
+        if not input_dtypes.takes(layer, dtype):
+            input_dtypes.require_refused(dense.raw, as_jax(x))
+            continue
+        x = input_dtypes.represented(x, layer.computed_in(dtype))
         _require_value(layer, case, dense, as_jax(x), x.astype(np.float32))
         if name == "int32" and programs.is_plain(case):
             with require.during("jax.jit of the layer for an x of int32"):
                 y = programs.forward(layer)(dense.parameters, x)
-            reference = layer.value(x.astype(np.float32), case.kernel(), layer.bias_for(case))
+            arithmetic = layer.arithmetic(case.in_features, dtype)
+            wide = x.astype(np.float32)
+            reference = arithmetic.affine(wide, case.kernel(), layer.bias_for(case))
             what = "f(x) under jax.jit for x of int32"
             require.within(y, reference.value, reference.bound, what)
 
@@ -219,20 +225,31 @@ def test_integer_input(layer: Layer, case: Case) -> None:
     SHOULD,
     ANY,
     rests_on=["numerics/precision", VALUE, "dtypes/float32-out"],
-    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS, DTYPE_OF_X],
+    presumes=[FLOAT32_THROUGHOUT],
 )
 @over(sizes=programs.FEW_SIZES)
 @at_edges(COMPLEX)
 def test_complex_input(layer: Layer, case: Case) -> None:
-    """A complex x gives complex64: the real part Re(x) @ K + b, the imaginary part Im(x) @ K."""
-    _require_float32(layer)
+    """A complex x gives complex64: the real part Re(x) @ K + b, the imaginary part Im(x) @ K.
+
+    Where the layer declares not to take it, it raises.
+    """
+    if layer.convention.casts_input and input_dtypes.takes(layer, np.complex64):
+        require.not_applicable(
+            f"it declares to compute in {layer.convention.compute_dtype}, whatever the dtype of x "
+            "is, and there is no complex number of it"
+        )
     if functions.is_function(layer):
         functions.require_dtypes(layer, case, np.complex64)
         return
     x = (case.normal("real", *case.x_shape) + 1j * case.normal("imaginary", *case.x_shape)).astype(
         np.complex64
     )
-    _require_value(layer, case, layer.written(case), as_jax(x), x)
+    dense = layer.written(case)
+    if input_dtypes.takes(layer, x.dtype):
+        _require_value(layer, case, dense, as_jax(x), x)
+    else:
+        input_dtypes.require_refused(dense.raw, as_jax(x))
 
 
 @requirement(
@@ -347,77 +364,28 @@ def _require_wide(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None
         require.within(y, exact.value, exact.bound, what, cause=cause)
 
 
-def _require_float32(layer: Layer) -> None:
-    dtype = layer.convention.compute_dtype
-    if dtype != "float32":
-        require.not_applicable(f"it is about layers that compute in float32, not in {dtype}")
-
-
 def _require_value(layer: Layer, case: Case, dense: Built, x: Any, equivalent: np.ndarray) -> None:
-    """Require f(x) to be the value that float32 (or complex64) numbers of the same size give."""
+    """Require f(x) to be the value that float32 (or complex64) numbers of the same size give.
+
+    Or numbers of the dtype that the layer computes in for such an x.
+    """
     if not layer.accepts(case.lead):
         x, equivalent = x[0], equivalent[0]
     y = dense(x)
-    wide = "complex64" if np.iscomplexobj(equivalent) else "float32"
+    wide = layer.computed_in(x.dtype)
     what = f"f(x) for x of dtype {x.dtype}"
     narrower = Cause("cast-to-narrower", f"the parameters, or the result, are cast to {y.dtype}")
     if wide == "complex64":
         narrower = Cause("imaginary-dropped", "the imaginary part of x is dropped")
     require.that(str(y.dtype) == wide, f"{what} is {y.dtype}", accepted=wide, cause=narrower)
     require.that(not y.aval.weak_type, f"{what} is weakly typed", accepted="not weakly typed")
-    reference = oracle.affine(equivalent, case.kernel(), layer.bias_for(case))
+    arithmetic = layer.arithmetic(case.in_features, x.dtype)
+    reference = arithmetic.affine(equivalent, case.kernel(), layer.bias_for(case))
     found = np.asarray(y)
-    cause = _cause(found, np.asarray(x), equivalent, case, layer)
+    # What is known of causes is known of float32.
+    is_plain = arithmetic.is_float32
+    cause = input_dtypes.cause_of(found, np.asarray(x), equivalent, case, layer) if is_plain else ""
     require.within(found, reference.value, reference.bound, what, cause=cause)
-
-
-def _cause(
-    found: np.ndarray, x: np.ndarray, equivalent: np.ndarray, case: Case, layer: Layer
-) -> str:
-    """The one wrong arithmetic that explains the result, or nothing."""
-    kernel, bias = case.kernel(), layer.bias_for(case)
-    candidates = {}
-    if np.iscomplexobj(x):
-        candidates = {
-            Cause("imaginary-dropped", "the imaginary part of x is dropped"): oracle.affine(
-                equivalent.real.astype(np.complex64), kernel, bias
-            ),
-            Cause("input-conjugated", "x is conjugated"): oracle.affine(
-                equivalent.conj(), kernel, bias
-            ),
-            Cause(
-                "bias-in-imaginary", "the bias is added to the imaginary part, too"
-            ): oracle.affine(equivalent, kernel, bias * np.complex64(1 + 1j)),
-        }
-    elif x.dtype.kind in "biu":
-        integral = (kernel.astype(x.dtype), bias.astype(x.dtype))
-        candidates = {
-            Cause(
-                "parameters-cast", f"the parameters are cast to {x.dtype}, the dtype of x"
-            ): oracle.affine(x, *(value.astype(np.float32) for value in integral)),
-            Cause(
-                "input-as-int32", "x is cast to int32 first: its largest numbers become negative"
-            ): oracle.affine(x.astype(np.int32).astype(np.float32), kernel, bias),
-        }
-        if not np.isfinite(found).all():
-            return "x is cast to a dtype that its values overflow, such as float16"
-    else:
-        rounded = (value.astype(x.dtype).astype(np.float32) for value in (kernel, bias))
-        candidates = {
-            Cause(
-                "parameters-cast", f"the parameters are cast to {x.dtype}, the dtype of x"
-            ): oracle.rounded_twice(oracle.affine(equivalent, *rounded), str(x.dtype))
-        }
-    right = oracle.affine(equivalent, kernel, bias)
-    if np.shape(found) != right.value.shape or _explains(found, right):
-        return ""
-    return next((words for words, other in candidates.items() if _explains(found, other)), "")
-
-
-def _explains(found: np.ndarray, reference: oracle.Bounded) -> bool:
-    with np.errstate(invalid="ignore", over="ignore"):
-        error = np.abs(found.astype(reference.value.dtype) - reference.value)
-        return bool(np.all(error <= reference.bound))
 
 
 @once_per_layer(by=lambda case, setting, cause: (case.x_shape, setting))

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import composition, oracle, require
+from conformance.checks import composition, require
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.kernels import judge
 from conformance.checks.layer import Built, Layer, as_jax
 from conformance.checks.oracle import Bounded
 from conformance.checks.require import during
 from conformance.contract.requirement import (
-    FLOAT32_RESULTS,
     LINEN,
     MUST,
     NNX,
@@ -89,7 +88,6 @@ def _dotted(paths: Any) -> str:
     SHOULD,
     NNX,
     rests_on=["models/nnx-submodule", "seeding/vmapped-init", "transforms/scan-and-remat"],
-    presumes=[FLOAT32_RESULTS],
     idle_because=(
         "the transforms of nnx split and merge modules around those of JAX, which "
         "state/split-merge and the area transforms cover; this one puts them to use."
@@ -101,7 +99,9 @@ def test_nnx_transforms(layer: Layer, case: Case) -> None:
     own result; ``nnx.scan`` over them equals the loop; ``nnx.remat`` and ``nnx.cond`` change
     nothing.
     """
-    x = _x(layer, case)
+    arithmetic = layer.arithmetic(case.in_features)
+    # What a scan carries keeps its dtype.
+    x, dtype = _x(layer, case), arithmetic.results
     with during("nnx.vmap of the construction, with split Rngs"):
         models = composition.nnx_ensemble(layer, case, 3)
     members = composition.members(layer, models, 3)
@@ -113,14 +113,14 @@ def test_nnx_transforms(layer: Layer, case: Case) -> None:
             accepted="different kernels",
         )
     with during("nnx.vmap, nnx.scan, nnx.remat and nnx.cond of the layer"):
-        found = composition.nnx_transformed(models, members[0].module, as_jax(x))
+        found = composition.nnx_transformed(models, members[0].module, as_jax(x, dtype))
     each = [layer.value(x, member.kernel, member.bias) for member in members]
     for i, reference in enumerate(each):
         what = f"f(x) of member {i} of nnx.vmap"
         require.within(found["nnx.vmap"][i], reference.value, reference.bound, what)
-    stack = Bounded(x, np.zeros(x.shape))
+    stack = Bounded(arithmetic.operand(x), np.zeros(x.shape))
     for member in members:
-        stack = oracle.after(stack, member.kernel, member.bias)
+        stack = arithmetic.after(stack, member.kernel, member.bias)
     require.within(found["nnx.scan"], stack.value, stack.bound, "f(x) by nnx.scan over layers")
     for how in ("nnx.remat", "nnx.cond"):
         require.within(found[how], each[0].value, each[0].bound, f"f(x) under {how}")
@@ -196,7 +196,6 @@ _PARENTS = 8
     SHOULD,
     LINEN,
     rests_on=["models/linen-submodule", "transforms/scan-and-remat"],
-    presumes=[FLOAT32_RESULTS],
     idle_because=(
         "what goes wrong under one of these goes wrong in a parent, or under the transform of JAX "
         "that it lifts; this one puts them to use."
@@ -208,7 +207,9 @@ def test_linen_transforms(layer: Layer, case: Case) -> None:
     start with different kernels, and the results are those of the members one by one; ``nn.remat``
     changes nothing.
     """
-    x = as_jax(_x(layer, case))
+    arithmetic = layer.arithmetic(case.in_features)
+    # What a scan carries keeps its dtype.
+    x = as_jax(_x(layer, case), arithmetic.results)
     with during("nn.vmap, nn.scan and nn.remat of the layer"):
         found = composition.linen_transformed(layer, case, x)
     flat = layer.of(case)
@@ -224,11 +225,12 @@ def test_linen_transforms(layer: Layer, case: Case) -> None:
                 "the kernel's key is that of the whole model, and not the layer's own",
             ),
         )
-        references = [layer.value(np.asarray(x), each.kernel, each.bias) for each in members]
+        values = np.asarray(x, np.float32)
+        references = [layer.value(values, each.kernel, each.bias) for each in members]
         if how == "nn.scan":
-            stack = Bounded(np.asarray(x), np.zeros(x.shape))
+            stack = Bounded(values, np.zeros(x.shape))
             for each in members:
-                stack = oracle.after(stack, each.kernel, each.bias)
+                stack = arithmetic.after(stack, each.kernel, each.bias)
             references = [stack]
         for reference, result in zip(references, y, strict=True):
             require.within(result, reference.value, reference.bound, f"f(x) under {how}")

@@ -18,8 +18,6 @@ from conformance.checks.require import on_the_way
 from conformance.checks.scan import NONFINITE, at_edges
 from conformance.contract.requirement import (
     ANY,
-    FLOAT32_PARAMETERS,
-    FLOAT32_RESULTS,
     MUST,
     PARAMETERS,
     SHOULD,
@@ -55,7 +53,6 @@ WIDEST = 256
         "forward/integer-exact",
         "numerics/no-saturation",
     ],
-    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
     idle_because=(
         "values this far off are off in derivatives, too; this one singles the precision out."
     ),
@@ -66,7 +63,8 @@ def test_precision(layer: Layer, case: Case) -> None:
 
     Products in bfloat16, TF32 or int8 break it while in <= 256; the rows of x have the signs of
     the kernel's columns, so that nothing cancels and the bound is sharp. An accelerator whose
-    default is another format is asked for float32, and then held to the bound of its default.
+    default is another format is asked for float32, and then held to the bound of its default. A
+    layer that declares another dtype, or an error of its own, is held to that.
     """
     if functions.is_function(layer):
         functions.require_scales(layer, case, 1.0, 1e-6, 1e6, 1e-24)
@@ -82,15 +80,16 @@ def test_precision(layer: Layer, case: Case) -> None:
 
 def _precise(layer: Layer, case: Case, precision: oracle.Precision) -> None:
     columns, dense = np.arange(8) % case.out_features, layer.of(case)
-    own_error = layer.precision(case.in_features).operand
-    precision = replace(precision, operand=precision.operand + own_error)
+    arithmetic = layer.arithmetic(case.in_features)
+    own_error = precision.operand + arithmetic.precision.operand
+    arithmetic = replace(arithmetic, precision=replace(precision, operand=own_error))
     for scale, own, of_bias in SCALES:
         kernel, bias = case.kernel(own), layer.bias_for(case, own) * np.float32(of_bias)
         kernel = dense.write(kernel, bias).held(kernel)
         x = np.sign(kernel[:, columns]).T * np.abs(case.normal("x", 8, case.in_features))
         x = (x * scale).astype(np.float32)
         found = dense.rows(x)
-        reference = oracle.affine(x, kernel, bias, precision=precision)
+        reference = arithmetic.affine(x, kernel, bias)
         cause = diagnosis.of_scale(found, reference, scale)
         if scale == own == 1.0:  # what would be wrong at this scale is known before the others
             cause = diagnosis.of_affine(found, x, kernel, bias)
@@ -243,7 +242,6 @@ def test_inf_confined(layer: Layer, case: Case) -> None:
     MUST,
     ANY,
     rests_on=["forward/zero-input", "forward/basis-input", "forward/integer-exact"],
-    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
 )
 @over()
 def test_no_saturation(layer: Layer, case: Case) -> None:
@@ -256,11 +254,12 @@ def test_no_saturation(layer: Layer, case: Case) -> None:
         functions.require_scales(layer, case, 1e34, 1e8)
         return
     dense = layer.of(case)
+    arithmetic = replace(layer.arithmetic(case.in_features), precision=ANY_PRECISION)
     for scale, own in ((1e34, 1.0), (1e8, 1.0), (1e17, 1e15), (1.0, 1e30)):
         kernel, bias = case.kernel(own), layer.bias_for(case, own)
         x = case.normal("x", 8, case.in_features, scale=scale)
         found = dense.write(kernel, bias).rows(x)
-        reference = oracle.affine(x, kernel, bias, precision=ANY_PRECISION)
+        reference = arithmetic.affine(x, kernel, bias)
         cause = diagnosis.of_saturation(found, reference.value)
         require.within(
             found,
@@ -285,7 +284,8 @@ def test_one_product(layer: Layer, case: Case) -> None:
     require.that(found, "the program has no matrix product", accepted="one")
     dtypes = {str(operand.aval.dtype) for each in found for operand in each.invars}
     require.that(
-        dtypes == {layer.convention.compute_dtype},
+        # What is quantized is of a dtype of its own.
+        dtypes == {layer.convention.compute_dtype} or layer.convention.product_error > 0,
         f"the operands of the product are {', '.join(sorted(dtypes))}",
         accepted=layer.convention.compute_dtype,
         cause=Cause("reduced-precision", "the product is computed in reduced precision")

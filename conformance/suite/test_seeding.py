@@ -28,7 +28,6 @@ from conformance.checks.threads import require_same_in_threads
 from conformance.contract.requirement import (
     ANY,
     DRAWN_KERNEL,
-    FLOAT32_PARAMETERS,
     LINEN,
     MAY,
     MUST,
@@ -366,12 +365,11 @@ def test_key_kinds(layer: Layer, case: Case) -> None:
         "construction/abstract-init",
         "construction/finite",
     ],
-    presumes=[FLOAT32_PARAMETERS],
     order=30,
 )
 @over(sizes=FEW_SIZES)
 def test_jitted_init(layer: Layer, case: Case) -> None:
-    """Construction under ``jax.jit`` equals the eager one within 16 roundings of float32.
+    """Construction under ``jax.jit`` equals the eager one within 16 roundings of its dtype.
 
     Compiled as one program, operations may be fused, which leaves out their roundings. After the
     draw of a uniform number there are a dozen of them: the polynomials of an inverse distribution
@@ -391,7 +389,8 @@ def test_jitted_init(layer: Layer, case: Case) -> None:
         found = np.asarray(compiled(np.uint32(case.seed)))
     plain = layer.of(case).kernel
     deviation = np.float32(math.sqrt(layer.convention.kernel.variance(*case.kernel_shape)))
-    bound = 16 * oracle.F32 * np.maximum(np.abs(plain), deviation)
+    unit = max(oracle.F32, oracle.unit_roundoff(layer.convention.parameter_dtype))
+    bound = 16 * unit * np.maximum(np.abs(plain), deviation)
     require.within(found, plain, bound, "the kernel under jit")
 
 

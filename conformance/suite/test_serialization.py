@@ -11,8 +11,6 @@ from conformance.checks import checkpoints, profiles, programs, require
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Built, Layer, once_per_layer
 from conformance.contract.requirement import (
-    FLOAT32_PARAMETERS,
-    FLOAT32_RESULTS,
     LINEN,
     NNX,
     PARAMETERS,
@@ -20,6 +18,7 @@ from conformance.contract.requirement import (
     requirement,
 )
 from conformance.errors import Cause
+from conformance.jax_setup.lazy import jnp
 
 
 @requirement(
@@ -140,7 +139,6 @@ def _require_round_trip_by_orbax(
     NNX,
     LINEN,
     rests_on=["serialization/round-trip", "serialization/stable-names", "forward/affine-value"],
-    presumes=[FLOAT32_PARAMETERS, FLOAT32_RESULTS],
 )
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_flax_checkpoint(layer: Layer, case: Case) -> None:
@@ -158,7 +156,9 @@ def test_flax_checkpoint(layer: Layer, case: Case) -> None:
         require.not_applicable(f"its arrays are {shown}, and not those of a layer of Flax")
     if checkpoints.are_boxed(dense):
         require.not_applicable("its parameters are boxed, and its files have the boxes in them")
-    values = {"kernel": case.kernel(), "bias": case.bias()}
+    own = layer.convention.parameter_dtype
+    dtype = jnp.dtype(own if own in programs.HALF else "float32")
+    values = {"kernel": case.kernel().astype(dtype), "bias": case.bias().astype(dtype)}
     saved = checkpoints.of_flax({path[0]: values[path[0]] for path in wanted}, dense)
     x = case.x() if layer.accepts(case.lead) else case.x()[0]
     with require.during("loading what a layer of Flax has saved, as NumPy arrays,"):

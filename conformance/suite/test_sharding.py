@@ -14,7 +14,6 @@ from conformance.checks import jaxprs, meshes, programs, require
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer
 from conformance.contract.requirement import (
-    FLOAT32_RESULTS,
     FLOAT32_THROUGHOUT,
     LINEN,
     MAY,
@@ -33,7 +32,7 @@ from conformance.jax_setup.lazy import jax
     SHOULD,
     PARAMETERS,
     rests_on=["forward/zero-input", "forward/affine-value", "transforms/jit"],
-    presumes=[FLOAT32_RESULTS, FLOAT32_THROUGHOUT],
+    presumes=[FLOAT32_THROUGHOUT],
 )
 @over(sizes=[(3, 10), (16, 16)])
 def test_sharded_equals_local(layer: Layer, case: Case) -> None:
@@ -44,7 +43,7 @@ def test_sharded_equals_local(layer: Layer, case: Case) -> None:
     """
     meshes.require_devices()
     x, kernel, bias = case.x(), case.kernel(), layer.bias_for(case)
-    reference = layer.value(x, kernel, bias)
+    reference = layer.arithmetic(case.in_features).in_parts().affine(x, kernel, bias)
     parameters = layer.of(case).parameters
     for how, places in meshes.placements(case).items():
         with require.during(f"the layer with {how}"):
@@ -120,7 +119,7 @@ def test_second_device(layer: Layer, case: Case) -> None:
     MUST,
     PARAMETERS,
     rests_on=["sharding/sharded-equals-local", "sharding/second-device"],
-    presumes=[FLOAT32_RESULTS, FLOAT32_THROUGHOUT],
+    presumes=[FLOAT32_THROUGHOUT],
 )
 @over(sizes=[(16, 16)], at_most=1)
 def test_eager(layer: Layer, case: Case) -> None:
@@ -133,8 +132,8 @@ def test_eager(layer: Layer, case: Case) -> None:
     meshes.require_devices()
     if not layer.accepts(case.lead):
         require.not_applicable("the layer takes no batch that could be sharded")
-    x = case.x()
-    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+    x, kernel, bias = case.x(), layer.kernel_for(case), layer.bias_for(case)
+    reference = layer.arithmetic(case.in_features).in_parts().affine(x, kernel, bias)
     for how, places in meshes.placements(case).items():
         dense = meshes.on_their_devices(layer.of(case), places, case)
         y = dense(places.put(case.kernel(), case.bias(), x)[2])
@@ -146,7 +145,7 @@ def test_eager(layer: Layer, case: Case) -> None:
     SHOULD,
     PARAMETERS,
     rests_on=["sharding/eager", "sharding/sharded-equals-local"],
-    presumes=[FLOAT32_RESULTS, FLOAT32_THROUGHOUT],
+    presumes=[FLOAT32_THROUGHOUT],
 )
 @over(sizes=[(16, 16)], at_most=1)
 def test_output_sharding(layer: Layer, case: Case) -> None:

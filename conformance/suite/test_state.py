@@ -22,7 +22,6 @@ from conformance.checks.programs import FEW_SIZES
 from conformance.checks.require import during
 from conformance.checks.stale_values import require_fresh, values_before
 from conformance.contract.requirement import (
-    FLOAT32_PARAMETERS,
     MAY,
     MUST,
     NNX,
@@ -93,7 +92,6 @@ def test_exact_state(layer: Layer, case: Case) -> None:
         "forward/affine-value",
         "transforms/gradients",
     ],
-    presumes=[FLOAT32_PARAMETERS],
     order=70,
     idle_because=(
         "whether the optimizer finds both is checked by ``state/exact-state``, and "

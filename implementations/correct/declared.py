@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,14 +14,27 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from conformance.layers.adapters import adapt
-from implementations.defects.base import scaled_normal
+from implementations.defects.base import (
+    CorrectDense,
+    CorrectLinenDense,
+    affine,
+    is_float,
+    quantized_to,
+    scaled_normal,
+)
 
 __all__ = [
     "HalfByItsWords",
     "KeyAndFeatures",
     "PlainAttributes",
     "both_sizes",
+    "drawing_linen",
+    "drawing_nnx",
+    "floating_alone",
+    "in_surroundings",
     "outputs_first",
+    "quantized",
+    "summed_in_parts",
     "without_activation",
 ]
 
@@ -100,6 +116,94 @@ class _BothSizes(linen.Module):
         return jnp.asarray(x) @ self.kernel + self.bias
 
 
+class _Quantized(CorrectDense):
+    """Both operands are held in eight bits, and differentiated as if they were not."""
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(quantized_to(127, x, -1), quantized_to(127, kernel, 0), bias)
+
+
+class _SummedInParts(nnx.Linear):
+    """All in bfloat16; the products of two halves of the inputs are each rounded."""
+
+    def __init__(self, in_features: int, out_features: int, rngs: nnx.Rngs) -> None:
+        half = jnp.bfloat16
+        super().__init__(in_features, out_features, dtype=half, param_dtype=half, rngs=rngs)
+
+    def get_bias(self) -> Array:
+        """The value of the bias."""
+        bias: Any = self.bias
+        return bias[...]
+
+    def __call__(self, inputs: ArrayLike, out_sharding: Any = None) -> Array:
+        """The layer's output."""
+        x, kernel, bias = (
+            jnp.asarray(value).astype(jnp.bfloat16)
+            for value in (inputs, self.kernel[...], self.get_bias())
+        )
+        middle = x.shape[-1] // 2
+        if x.shape[-1] != kernel.shape[0]:
+            raise ValueError(f"the width of x is {x.shape[-1]}, expected {kernel.shape[0]}")
+        first, second = x[..., :middle] @ kernel[:middle], x[..., middle:] @ kernel[middle:]
+        return first + second + bias
+
+
+class _FloatingAlone(CorrectDense):
+    """Refuses numbers that are not real and floating-point."""
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        if not is_float(x):
+            raise TypeError(f"x is of dtype {x.dtype}, expected one of floating-point numbers")
+        return affine(x, kernel, bias)
+
+
+class _DrawingNnx(CorrectDense):
+    """Drops nothing, with a mask that it draws in each call."""
+
+    def __call__(self, x: ArrayLike, rngs: nnx.Rngs) -> Array:  # type: ignore[override]  # as declared
+        y = super().__call__(x)
+        return jnp.where(jax.random.bernoulli(rngs.dropout(), 1.0, y.shape), y, 0)
+
+
+class _DrawingLinen(CorrectLinenDense):
+    """Drops nothing, with a mask that it draws from a stream of its own."""
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        y = affine(x, kernel, bias)
+        return jnp.where(jax.random.bernoulli(self.make_rng("dropout"), 1.0, y.shape), y, 0)
+
+
+_SCALE: contextvars.ContextVar[float] = contextvars.ContextVar("scale")
+
+
+@contextlib.contextmanager
+def surroundings() -> Iterator[None]:
+    """Say how kernels are scaled, as a program's configuration does."""
+    token = _SCALE.set(1.0)
+    try:
+        yield
+    finally:
+        _SCALE.reset(token)
+
+
+class _InSurroundings(CorrectDense):
+    """Can be built and called only where a configuration is in force."""
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        return scaled_normal(key, in_features, out_features) * _SCALE.get()
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(x, kernel * _SCALE.get(), bias)
+
+
 outputs_first = adapt(_OutputsFirst, layout="out, in", names={"kernel": "weight"})
 without_activation = adapt(_WithActivation, arguments={"activation": "none"})
 both_sizes = adapt(_BothSizes)
+quantized = adapt(_Quantized, product_error="2**-7")
+summed_in_parts = adapt(
+    _SummedInParts, dtype="bfloat16", parameter_dtype="bfloat16", accumulate="bfloat16"
+)
+floating_alone = adapt(_FloatingAlone, inputs=["floating"])
+drawing_nnx = adapt(_DrawingNnx, call={"rngs": ["dropout"]})
+drawing_linen = adapt(_DrawingLinen, call={"rngs": ["dropout"]})
+in_surroundings = adapt(_InSurroundings, context=f"{__name__}:surroundings")

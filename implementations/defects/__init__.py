@@ -38,7 +38,7 @@ def all_defects() -> list[KnownDefect]:
                 continue
             record: Defect = vars(value)[MARK]
             spec = f"{module.__name__}:{attribute}"
-            if value.__qualname__ != attribute:
+            if getattr(value, "__qualname__", attribute) != attribute:
                 raise ValueError(f"{spec} has no name: its file should end with name_layers")
             if record.id in found:
                 raise ValueError(f"{record.id} is declared by {found[record.id].spec} and {spec}")

@@ -38,6 +38,17 @@ def affine(x: ArrayLike, kernel: Array, bias: Array) -> Array:
     return product + jnp.broadcast_to(bias, product.shape)
 
 
+def quantized_to(levels: int, values: Array, axis: int) -> Array:
+    """Return values as multiples of max abs(values) / levels along an axis.
+
+    Derivatives pass through as if nothing was rounded.
+    """
+    largest = jnp.max(jnp.abs(values), axis, keepdims=True, initial=0.0)
+    step = jnp.where(largest == 0, 1.0, largest / levels)
+    held = jnp.round(values / step) * step
+    return values + jax.lax.stop_gradient(held - values)
+
+
 def is_traced(*values: Any) -> bool:
     """Return whether a transformation is at work on one of the values."""
     return any(isinstance(value, jax.core.Tracer) for value in values)

@@ -76,6 +76,17 @@ def defect(
     return declare
 
 
+def declaring(layer: type, record: Defect, **declaration: Any) -> Any:
+    """Return a known defect that is held to a declaration, by the names of ``pyproject.toml``."""
+    from conformance.layers.adapters import adapt
+
+    found = adapt(layer, **declaration)
+    # An implementation is frozen; what a class has of itself is given to this one beside it.
+    for name, value in ((MARK, record), ("__module__", layer.__module__)):
+        object.__setattr__(found, name, value)
+    return found
+
+
 def also(*collateral: str) -> Callable[[Subject], Subject]:
     """Add to the record below it ids of other requirements that may fail."""
     return lambda subject: _amended(subject, collateral=collateral)

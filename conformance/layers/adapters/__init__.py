@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib
+import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from conformance.errors import LoadError, NotAdaptable
+from conformance.errors import NotAdaptable
 from conformance.layers.adapters.words import in_flax_words
 from conformance.layers.binding import (
     Binding,
@@ -18,10 +18,12 @@ from conformance.layers.binding import (
     bind_forward,
     is_factory,
     parameters_by_keyword,
+    random_argument,
     require_plain_call,
 )
 from conformance.layers.declaration import Declaration
 from conformance.layers.implementation import FLAX, Convention, Implementation
+from conformance.layers.loading import named
 
 __all__ = ["adapt"]
 
@@ -68,9 +70,12 @@ def adapt(
     convention = declaration.convention(convention)
     library = library or _top_level(kind)
     call = {key: _object(value) for key, value in declaration.call.items()}
+    context = named(declaration.context) if declaration.context else None
 
     def configured(**options: Any) -> Implementation:
-        return _adapted(kind, {**arguments, **options}, call, label, convention, library)
+        given = {**arguments, **options}
+        made = _adapted(kind, given, call, label, convention, library)
+        return made if context is None else replace(made, context=context)
 
     found = configured()
     if found.module is None and found.linen is None:
@@ -104,8 +109,7 @@ def _adapted(
                 f"the class {label}, which has no __call__",
                 f"Calling runs the forward pass: {instead}.",
             )
-        require_plain_call(kind, call)
-        kind = _calling(kind, call) if call else kind
+        kind = _calling(kind, call)
         if issubclass(kind, nnx.Module):
             return _of_nnx(bind(kind, arguments, is_nnx=True), label, convention, library)
         return _of_linen(bind_features(kind, arguments), label, convention, library)
@@ -123,10 +127,9 @@ def _adapted(
     if isinstance(kind, type) or (callable(kind) and is_factory(kind)):
         from conformance.layers.adapters.plain import from_plain
 
-        if isinstance(kind, type):
-            require_plain_call(kind, call)
+        further = _further(kind, call) if isinstance(kind, type) else lambda: dict(call)
         binding = bind(kind, arguments, is_nnx=False)
-        found = from_plain(binding.construct, label, convention, library, call)
+        found = from_plain(binding.construct, label, convention, library, further)
         return replace(found, bound=binding.description)
     if callable(kind):
         return _function(kind, arguments, label, convention, library)
@@ -165,7 +168,7 @@ def _of_factory(
             f"the function {label}, which makes a {type(made).__name__}",
             "Name the class itself, to declare further arguments of its call.",
         )
-    require_plain_call(type(made), call)
+    require_plain_call(type(made), ())
     if convention == FLAX and type(made).__module__.startswith("flax."):
         said = {key: getattr(made, key) for key in _SAID if hasattr(made, key)}
         convention = in_flax_words(type(made), said, FLAX)
@@ -236,36 +239,49 @@ def _argument(layer: Any, name: str, value: Any) -> Any:
 
 
 def _object(value: Any) -> Any:
-    """Return what ``module:attribute`` names; any other value as it is.
+    """Return what ``module:attribute`` names; any other value as it is."""
+    is_place = isinstance(value, str) and ":" in value and " " not in value
+    return named(value) if is_place else value
 
-    Raises
-    ------
-    LoadError
-        If the module or the attribute does not exist.
-    """
-    if not isinstance(value, str) or ":" not in value or " " in value:
-        return value
-    module, _, attribute = value.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise LoadError(f"the argument {value!r} names nothing: {error}") from error
-    return found
+
+def _further(kind: type, call: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
+    """Return what makes the further arguments of each call, its source of randomness anew."""
+    given = {key: value for key, value in call.items() if key != "rngs"}
+    made = [random_argument(kind, call["rngs"])] if "rngs" in call else []
+    require_plain_call(kind, [*given, *(name for name, _ in made)])
+    return lambda: given | {name: make() for name, make in made}
 
 
 def _calling(kind: type, call: Mapping[str, Any]) -> type:
     """A subclass that is called with further arguments; in this module, so that it pickles."""
+    from flax import linen
+
+    from conformance.layers.adapters.linen import give_streams
+
+    if not call:
+        require_plain_call(kind, ())
+        return kind
     base: Any = kind
+    body: dict[str, Any] = {"__module__": __name__, "__doc__": kind.__doc__}
+    # Streams of a Linen module belong to its scope, and are no argument of its call.
+    streams = call.get("rngs", ()) if issubclass(kind, linen.Module) else ()
+    further = _further(kind, {k: v for k, v in call.items() if k != "rngs" or not streams})
 
     def __call__(self: Any, x: Any) -> Any:
-        return base.__call__(self, x, **call)
+        # Its scope may have become that of its parent.
+        if streams:
+            give_streams(self, streams)
+        return base.__call__(self, x, **further())
 
-    name = f"{kind.__name__}_called_with_{'_'.join(call)}_{id(kind)}"
-    globals()[name] = type(
-        name, (kind,), {"__call__": __call__, "__module__": __name__, "__doc__": kind.__doc__}
-    )
+    def __post_init__(self: Any) -> None:
+        base.__post_init__(self)
+        give_streams(self, streams)
+
+    body |= {"__call__": __call__, **({"__post_init__": __post_init__} if streams else {})}
+    # The same in each process, so that another one can unpickle it.
+    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}{dict(call)}".encode())
+    name = f"{kind.__name__}_called_with_{'_'.join(call)}_{digest.hexdigest()[:8]}"
+    globals()[name] = type(name, (kind,), body)
     found: type = globals()[name]
     return found
 
@@ -277,7 +293,8 @@ def _declared_again(layer: Implementation, declaration: Declaration) -> Implemen
             "Declare arguments of the class instead: name it as module:Class.",
         )
     convention = declaration.convention(layer.convention)
-    return layer if convention == layer.convention else layer.held_to(convention)
+    found = layer if convention == layer.convention else layer.held_to(convention)
+    return replace(found, context=named(declaration.context)) if declaration.context else found
 
 
 def _top_level(layer: Any) -> str:

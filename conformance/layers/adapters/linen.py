@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax.core import meta
+from flax.core.scope import LazyRng
 
 from conformance.layers.adapters.parameters import (
     Access,
@@ -18,7 +19,7 @@ from conformance.layers.adapters.parameters import (
 )
 from conformance.layers.implementation import Convention, Implementation
 
-__all__ = ["collection_leaves", "from_linen"]
+__all__ = ["collection_leaves", "from_linen", "give_streams"]
 
 
 def collection_leaves(variables: Any) -> list[Leaf]:
@@ -32,6 +33,16 @@ def collection_leaves(variables: Any) -> list[Leaf]:
 
 def _leaves(parameters: Parameters) -> list[Leaf]:
     return collection_leaves(parameters.tree)
+
+
+def give_streams(module: Any, streams: Sequence[str]) -> None:
+    """Give the scope of a module streams of keys, beside those that it has."""
+    if module.scope is None:
+        return
+    for name in streams:
+        if name not in module.scope.rngs:
+            module.scope.rngs[name] = LazyRng.create(jax.random.key(0))
+            module.scope.rng_counters[name] = 0
 
 
 def from_linen(

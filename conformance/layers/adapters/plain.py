@@ -153,16 +153,19 @@ def _of_parameters(parameters: Parameters) -> list[Leaf]:
 
 def from_plain(
     construct: Callable[[int, int, Any], Any], name: str, convention: Convention, library: str,
-    call: Mapping[str, Any],
+    further: Callable[[], Mapping[str, Any]],
 ) -> Implementation:  # fmt: skip
-    """An implementation of the class; ``construct(in_features, out_features, seed)`` builds it."""
+    """An implementation of the class; ``construct(in_features, out_features, seed)`` builds it.
+
+    ``further()`` are the arguments of a call beside ``x``.
+    """
     register()
 
     def init(seed: Any, in_features: int, out_features: int) -> Parameters:
         return _taken_apart(construct(in_features, out_features, seed))
 
     def apply(parameters: Parameters, x: Any) -> Any:
-        return parameters.static.rebuild(parameters.tree)(x, **call)
+        return parameters.static.rebuild(parameters.tree)(x, **further())
 
     access = Access(_leaves, convention)
     return Implementation(
@@ -173,7 +176,7 @@ def from_plain(
         bias=access.bias,
         with_parameters=access.with_parameters,
         leaves=_of_parameters,
-        under=lambda other: from_plain(construct, name, other, library, call),
+        under=lambda other: from_plain(construct, name, other, library, further),
         convention=convention,
         library=library,
     )

@@ -1,0 +1,86 @@
+"""Inputs of other dtypes than float32: which a layer takes, and what goes wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from conformance.checks import oracle, require
+from conformance.checks.cases import Case
+from conformance.checks.layer import Layer
+from conformance.errors import Cause
+
+__all__ = ["cause_of", "represented", "require_refused", "takes"]
+
+
+def takes(layer: Layer, dtype: Any) -> bool:
+    """Return whether the layer declares to take an x of this dtype."""
+    kinds = {"b": "boolean", "i": "integer", "u": "integer", "c": "complex"}
+    return kinds.get(np.dtype(dtype).kind, "floating") in layer.convention.inputs
+
+
+def require_refused(call: Callable[[Any], Any], x: Any) -> None:
+    """Require the call to raise for an x of numbers that the layer declares not to take."""
+    cause = Cause("input-not-refused", f"the layer computes with an x of {x.dtype}")
+    require.raises(lambda: call(x), f"an x of {x.dtype}, which it declares not to take,",
+                   cause=lambda: cause)  # fmt: skip
+
+
+def represented(x: np.ndarray, dtype: str) -> np.ndarray:
+    """Return integers without the bits that numbers of a half-precision dtype do not have."""
+    bits = {"bfloat16": 8, "float16": 11}.get(dtype)
+    if bits is None:
+        return x
+    significand, exponent = np.frexp(x.astype(np.float64))
+    return np.ldexp(np.trunc(np.ldexp(significand, bits)), exponent - bits).astype(x.dtype)
+
+
+def cause_of(
+    found: np.ndarray, x: np.ndarray, equivalent: np.ndarray, case: Case, layer: Layer
+) -> str:
+    """The one wrong arithmetic that explains the result, or nothing."""
+    kernel, bias = case.kernel(), layer.bias_for(case)
+    candidates = {}
+    if np.iscomplexobj(x):
+        candidates = {
+            Cause("imaginary-dropped", "the imaginary part of x is dropped"): oracle.affine(
+                equivalent.real.astype(np.complex64), kernel, bias
+            ),
+            Cause("input-conjugated", "x is conjugated"): oracle.affine(
+                equivalent.conj(), kernel, bias
+            ),
+            Cause(
+                "bias-in-imaginary", "the bias is added to the imaginary part, too"
+            ): oracle.affine(equivalent, kernel, bias * np.complex64(1 + 1j)),
+        }
+    elif x.dtype.kind in "biu":
+        integral = (kernel.astype(x.dtype), bias.astype(x.dtype))
+        candidates = {
+            Cause(
+                "parameters-cast", f"the parameters are cast to {x.dtype}, the dtype of x"
+            ): oracle.affine(x, *(value.astype(np.float32) for value in integral)),
+            Cause(
+                "input-as-int32", "x is cast to int32 first: its largest numbers become negative"
+            ): oracle.affine(x.astype(np.int32).astype(np.float32), kernel, bias),
+        }
+        if not np.isfinite(found).all():
+            return "x is cast to a dtype that its values overflow, such as float16"
+    else:
+        rounded = (value.astype(x.dtype).astype(np.float32) for value in (kernel, bias))
+        candidates = {
+            Cause(
+                "parameters-cast", f"the parameters are cast to {x.dtype}, the dtype of x"
+            ): oracle.rounded_twice(oracle.affine(equivalent, *rounded), str(x.dtype))
+        }
+    right = oracle.affine(equivalent, kernel, bias)
+    if np.shape(found) != right.value.shape or _explains(found, right):
+        return ""
+    return next((words for words, other in candidates.items() if _explains(found, other)), "")
+
+
+def _explains(found: np.ndarray, reference: oracle.Bounded) -> bool:
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.abs(found.astype(reference.value.dtype) - reference.value)
+        return bool(np.all(error <= reference.bound))
