@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 
@@ -36,9 +36,7 @@ from conformance.layers.implementation import Convention, Implementation
 from conformance.layers.looking import Seen, look
 from conformance.layers.registry import Entry
 
-__all__ = ["Built", "Layer", "as_jax", "once_per_layer"]
-
-F = TypeVar("F", bound=Callable[..., None])
+__all__ = ["Built", "Layer", "as_jax"]
 
 # Beyond as many, calls of the plain batch cost more than compiling a batch of this length. It is
 # no longer than layers are used to: what becomes of tall batches is a row of its own.
@@ -308,27 +306,6 @@ class Layer:
         return len(lead) + 1 in self.convention.ranks
 
 
-def once_per_layer(by: Callable[..., Hashable] = lambda *_: ()) -> Callable[[F], F]:
-    """Let a check that a layer has passed not be repeated for that layer.
-
-    A check that raises is repeated, so that Hypothesis can find a smaller case.
-
-    Parameters
-    ----------
-    by
-        Gives a key of the other arguments, such as the size: the check is done for each key.
-    """
-
-    def decorate(check: F) -> F:
-        @functools.wraps(check)
-        def checked(layer: Layer, *arguments: Any) -> None:
-            layer.remember((check, by(*arguments)), lambda: check(layer, *arguments))
-
-        return cast(F, checked)
-
-    return decorate
-
-
 class Built:
     """One constructed layer.
 
@@ -380,11 +357,6 @@ class Built:
         """Return its kernel ``(in, out)``."""
         with on_the_way("reading the kernel"):
             return np.asarray(self.layer.kernel_of(self.parameters))
-
-    def require_parameters(self) -> None:
-        """Raise a violation if the kernel or the bias is missing."""
-        for read in (lambda: self.kernel, lambda: self.bias):
-            read()
 
     def held(self, kernel: np.ndarray) -> np.ndarray:
         """Return the kernel that it holds after this one was written, if only roundings differ.

@@ -13,7 +13,8 @@ import numpy as np
 
 from conformance.checks import programs, require
 from conformance.checks.cases import BATCH, Case
-from conformance.checks.layer import Built, Layer, as_jax, once_per_layer
+from conformance.checks.layer import Built, Layer, as_jax
+from conformance.checks.once import once_per_layer
 from conformance.checks.require import on_the_way
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx

@@ -9,7 +9,8 @@ import numpy as np
 
 from conformance.checks import require, shapes
 from conformance.checks.cases import Case
-from conformance.checks.layer import Layer, once_per_layer
+from conformance.checks.layer import Layer
+from conformance.checks.once import once_per_layer
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Violation
 from conformance.jax_setup.lazy import jax

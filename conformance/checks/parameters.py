@@ -18,6 +18,7 @@ __all__ = [
     "all_are_used",
     "declaring",
     "named",
+    "require_both",
     "why_absent",
     "why_not_param",
 ]
@@ -27,6 +28,12 @@ NO_ONE_KERNEL = Cause(
     "no parameter has the kernel's shape at every size: a kernel that is a product of several "
     "parameters is described by functions, as conformance.Implementation",
 )
+
+
+def require_both(dense: Built) -> None:
+    """Raise a violation if the kernel or the bias is missing."""
+    for read in (lambda: dense.kernel, lambda: dense.bias):
+        read()
 
 
 def all_are_used(layer: Layer, dense: Built) -> bool:

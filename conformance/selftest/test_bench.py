@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from conformance.cli import bench
 from conformance.cli.main import main
 from conformance.contract.catalogue import catalogue
 from conformance.errors import UsageError
+from conformance.selftest.processes import python
 
 
 def test_parts_are_measured_in_a_fixed_order() -> None:
@@ -123,12 +123,8 @@ def test_a_command_is_measured(tmp_path: Path) -> None:
 def test_the_naive_suite_has_the_properties_that_it_is_compared_by() -> None:
     """One for each requirement that the suite checks beside it."""
     naive = Path(measure.__file__).with_name("naive.py")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:conformance", "--collect-only", "-q", naive],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    asked = ("-p", "no:conformance", "--collect-only", "-q", str(naive))
+    done = python(Path.cwd(), "-m", "pytest", *asked)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("::test_") == len(parts.SAME) == len(set(parts.SAME)) == 15
     assert set(parts.SAME) <= {row.id for row in catalogue()}

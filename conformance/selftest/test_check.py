@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from conformance import Report, UsageError
 from conformance.cli.notebook import check
 from conformance.jax_setup import child_process
 from conformance.results.file import parse, text_of
+from conformance.selftest.processes import SEARCHED, python
 from conformance.selftest.synthetic import cell_at, results
 
 # As a notebook: everything is defined in __main__, and what the layer uses beside it.
@@ -62,15 +61,8 @@ print(json.dumps([report.passed, cells, str(report), html, repr(report)]))
 
 def test_a_notebooks_layer_is_checked_and_may_end_its_process(tmp_path: Path) -> None:
     """The failure is told, the crash stays in the child, and no temporary file is mentioned."""
-    path = tmp_path / "notebook.py"
-    path.write_text(NOTEBOOK, encoding="utf-8")
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", str(path)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        check=False,
-    )
+    (tmp_path / "notebook.py").write_text(NOTEBOOK, encoding="utf-8")
+    ended = python(tmp_path, "-W", "ignore", "notebook.py", PYTHONPATH=SEARCHED)
     assert ended.returncode == 0, ended.stderr
     passed, cells, text, html, short = json.loads(ended.stdout)
     assert not passed
@@ -120,15 +112,8 @@ def test_a_file_that_checks_itself_does_not_start_itself_again(
         check("nnx.Linear")
 
 
-def test_a_class_that_is_piped_into_python_is_checked() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-"],
-        input=NOTEBOOK,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        check=False,
-    )
+def test_a_class_that_is_piped_into_python_is_checked(tmp_path: Path) -> None:
+    ended = python(tmp_path, "-W", "ignore", "-", stdin=NOTEBOOK, PYTHONPATH=SEARCHED)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)[-1] == "<Report: does not conform: MUST 0/2>"
 

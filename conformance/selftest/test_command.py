@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from conformance.checks.profiles import PROFILES
 from conformance.cli.main import main
 from conformance.contract.catalogue import catalogue, chosen
+from conformance.selftest.processes import command, python
 
 GOOD = """
 import jax, jax.numpy as jnp
@@ -38,12 +37,6 @@ class Kills(MyDense):
 """
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The command, as from a shell in that directory."""
-    command = [sys.executable, "-m", "conformance", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
     """A directory with the file ``mine.py``."""
@@ -53,8 +46,8 @@ def mine(tmp_path: Path) -> Path:
 
 def test_a_correct_layer_conforms(mine: Path) -> None:
     """Exit code 0, a results file, and the denominator on the screen."""
-    done = run(
-        "run", "mine.py:MyDense", "--requirement", "forward", "--results", "r.json", cwd=mine
+    done = command(
+        mine, "run", "mine.py:MyDense", "--requirement", "forward", "--results", "r.json"
     )
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((mine / "r.json").read_text(encoding="utf-8"))
@@ -69,15 +62,15 @@ def test_a_correct_layer_conforms(mine: Path) -> None:
 def test_a_profile_is_explored_wherever_it_runs(workers: str, mine: Path) -> None:
     """In this process, in which the requirement was looked up before, as in a worker."""
     chosen = ["mine.py:MyDense", "-n", workers, "--requirement", "forward/additive"]
-    run("run", *chosen, "--profile", "standard", "--results", "r.json", cwd=mine)
+    command(mine, "run", *chosen, "--profile", "standard", "--results", "r.json")
     (cell,) = json.loads((mine / "r.json").read_text(encoding="utf-8"))["cells"]
     assert cell["examples"] >= PROFILES["standard"].examples
 
 
 def test_a_wrong_layer_is_named(mine: Path) -> None:
     """Exit code 1, the fault first, its consequences blocked, the cause in words."""
-    done = run(
-        "run", "mine.py:BiasIgnored", "--requirement", "forward", "--results", "r.json", cwd=mine
+    done = command(
+        mine, "run", "mine.py:BiasIgnored", "--requirement", "forward", "--results", "r.json"
     )
     assert done.returncode == 1
     cells = json.loads((mine / "r.json").read_text(encoding="utf-8"))["cells"]
@@ -91,9 +84,9 @@ def test_a_wrong_layer_is_named(mine: Path) -> None:
 
 def test_a_layer_that_ends_its_process(mine: Path) -> None:
     """Its cells crash, the others' are there, and the run is incomplete."""
-    done = run(
-        "run", "mine.py:Kills", "mine.py:MyDense", "--requirement", "construction/finite",
-        "--requirement", "forward/zero-input", "-n", "1", "--results", "r.json", cwd=mine,
+    done = command(
+        mine, "run", "mine.py:Kills", "mine.py:MyDense", "--requirement", "construction/finite",
+        "--requirement", "forward/zero-input", "-n", "1", "--results", "r.json",
     )  # fmt: skip
     assert done.returncode == 3, done.stdout + done.stderr
     cells = json.loads((mine / "r.json").read_text(encoding="utf-8"))["cells"]
@@ -122,7 +115,7 @@ def test_a_layer_that_ends_its_process(mine: Path) -> None:
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], message: str, mine: Path) -> None:
     """One message that says what is expected."""
-    done = run(*arguments, cwd=mine)
+    done = command(mine, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
@@ -130,7 +123,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], message: str, mine: Path
 
 def test_a_wrong_registration_exits_with_2(mine: Path) -> None:
     """It is told once, and not as a failure of the layer."""
-    done = run("run", "mine.py:nothing", "--requirement", "forward", "-n", "1", cwd=mine)
+    done = command(mine, "run", "mine.py:nothing", "--requirement", "forward", "-n", "1")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("has no attribute 'nothing'") == 1
@@ -148,8 +141,7 @@ def test_help_and_lists_do_not_import_jax(arguments: list[str], tmp_path: Path) 
         "except SystemExit: pass\n"
         "assert 'jax' not in sys.modules and 'flax' not in sys.modules"
     )
-    command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = python(tmp_path, "-c", code, *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
@@ -166,8 +158,7 @@ def test_pytest_does_not_import_jax_before_it_checks(arguments: list[str], tmp_p
         "assert 'jax' not in sys.modules and 'flax' not in sys.modules\n"
         "sys.exit(code)"
     )
-    command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = python(tmp_path, "-c", code, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout
 
@@ -179,8 +170,7 @@ def test_other_peoples_runs_of_pytest_see_nothing_of_it(tmp_path: Path) -> None:
         "    assert not {'jax', 'flax', 'conformance.running.run'} & set(sys.modules)\n",
         encoding="utf-8",
     )
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_own.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = python(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "test_own.py")
     assert done.returncode == 0, done.stdout
     assert "conformance:" not in done.stdout
     assert "requirements x" not in done.stdout
@@ -190,11 +180,10 @@ def test_pytest_runs_the_suite_anywhere(mine: Path) -> None:
     (mine / "pytest.ini").write_text(
         "[pytest]\npython_files = check_*.py\nfilterwarnings = error\n", encoding="utf-8"
     )
-    command = [
-        sys.executable, "-m", "pytest", "--pyargs", "conformance", "-p", "no:cacheprovider",
+    done = python(
+        mine, "-m", "pytest", "--pyargs", "conformance", "-p", "no:cacheprovider",
         "--conformance-impl", "mine.py:MyDense", "--conformance-requirement", "numerics", "-q",
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=mine, capture_output=True, text=True, check=False)
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "conforms: MUST 4/4" in done.stdout
     assert f"{len(chosen(['numerics']))} passed" in done.stdout

@@ -14,6 +14,7 @@ import pytest
 
 from conformance.jax_setup import compile_cache
 from conformance.jax_setup.program_store import ProgramStore, prune
+from conformance.selftest.processes import python
 
 COMMAND = [
     sys.executable, "-m", "conformance", "run", "nnx.Linear", "-n", "1",
@@ -129,8 +130,7 @@ def test_a_store_on_a_full_disk(tmp_path: Path) -> None:
         "store.put('small', b'x'); store.put('large', b'x' * 100_000)\n"
         "assert store.get('small') == b'x' and store.get('large') is None\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = python(tmp_path, "-c", code, str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["small.program"]
 

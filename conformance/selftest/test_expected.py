@@ -1,9 +1,8 @@
 """Expected failures are strict: wrong ones are refused in one line, outlived ones fail the run."""
 
 import json
-import subprocess
-import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from conformance.results.conditions import holds, require_possible
 from conformance.results.expected import Expectations, from_project, require_right
 from conformance.results.verdict import NONCONFORMING, OK, Verdict, account
 from conformance.running.cells import hold_to
+from conformance.selftest.processes import command
 
 ENTRY = Entry("acme:Dense", "acme.Dense", "acme.layers:Dense", "acme")
 KNOWN = Expected("forward/zero-input", "known", implementation="acme.Dense")
@@ -194,11 +194,7 @@ def test_a_registration_expects_nothing_that_cannot_fail() -> None:
 
 def test_a_run_from_failure_to_expectation_and_back(tmp_path: Path) -> None:
     (tmp_path / "layers.py").write_text(LAYERS)
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "conformance", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-
+    run = partial(command, tmp_path)
     row = ("--requirement", "forward/zero-input", "-n", "0", "--results", "r.json")
     failed = run("run", "layers.py:Bad", *row)
     assert failed.returncode == NONCONFORMING, failed.stderr

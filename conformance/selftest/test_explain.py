@@ -7,9 +7,6 @@ process imports it, and forks for every script before anything is computed.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from conformance.results.cell import Cell, Outcome
 from conformance.results.verdict import NONCONFORMING, USAGE
 from conformance.scripts import LONGEST, checks, needs_the_suite, script_for
 from conformance.scripts.compose import layer_import
+from conformance.selftest.processes import SEARCHED, python
 
 CORRECT = {
     "nnx": "implementations.defects.base:CorrectDense",
@@ -105,13 +103,9 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
             paths[fault[0], subject] = folder / f"{subject}_{i}.py"
             paths[fault[0], subject].write_text(text, encoding="utf-8")
     (folder / "runner.py").write_text(RUNNER, encoding="utf-8")
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", str(folder / "runner.py"), *map(str, paths.values())],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        check=True,
-    )
+    files = map(str, paths.values())
+    ended = python(folder, "-W", "ignore", "runner.py", *files, PYTHONPATH=SEARCHED)
+    assert ended.returncode == 0, ended.stderr
     codes = dict(json.loads(line) for line in ended.stdout.splitlines())
     return {
         key: (codes[str(path)], Path(f"{path}.said").read_text(encoding="utf-8"))
@@ -158,9 +152,7 @@ def test_a_script_runs_as_a_program_beside_the_users_file(tmp_path: Path) -> Non
     cell = Cell(spec, "forward/zero-input", "MUST", Outcome.FAILED)
     path = tmp_path / "script.py"
     path.write_text(script_for(cell, Entry(spec, spec, spec)), encoding="utf-8")
-    ended = subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+    ended = python(tmp_path, str(path))
     assert ended.returncode == 1
     last = ended.stderr.strip().splitlines()[-1]
     assert last.startswith("AssertionError: f(0), which should be the bias, differs in 80 of 80")

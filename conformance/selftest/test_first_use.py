@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from conformance.layers.first_use import why_unusable
 from conformance.layers.registry import Entry
+from conformance.selftest.processes import command
 
 RIGHT = """\
 import jax
@@ -93,16 +92,10 @@ def test_what_a_layer_computes_wrongly_is_left_to_the_checks(tmp_path: Path, cal
     assert why_unusable(written(tmp_path, CALL, call)) == ""
 
 
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command on files of a folder."""
-    call = [sys.executable, "-m", "conformance", "run", *arguments]
-    return subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_nothing_is_checked_of_a_layer_that_cannot_be_used(tmp_path: Path, workers: str) -> None:
     written(tmp_path, CALL, "return jnp.dot(x, self.kernel)")
-    ended = command(tmp_path, "mine.py:MyDense", "-n", workers)
+    ended = command(tmp_path, "run", "mine.py:MyDense", "-n", workers)
     assert ended.returncode == 2
     assert ended.stdout.strip() == ""
     assert ended.stderr.splitlines() == [
@@ -121,7 +114,7 @@ def test_layers_that_can_be_used_are_checked_beside_one_that_cannot(tmp_path: Pa
     results = tmp_path / "results.json"
     rows = [f"--requirement=construction/{slug}" for slug in ("builds", "kernel-shape")]
     specs = ["wrong.py:MyDense", "mine.py:MyDense"]
-    ended = command(tmp_path, *specs, *rows, f"--results={results}", "-n", "2")
+    ended = command(tmp_path, "run", *specs, *rows, f"--results={results}", "-n", "2")
     assert ended.returncode == 2
     cells = json.loads(results.read_text())["cells"]
     outcomes = [(c["implementation"], c["outcome"]) for c in cells]

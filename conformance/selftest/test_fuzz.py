@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from conformance.selftest.processes import python
 
 pytest.importorskip("hypofuzz", reason="needs the extra 'fuzz'")
 
@@ -26,13 +26,7 @@ def test_hypofuzz_collects_every_property(tmp_path: Path) -> None:
     """Each with its layer, and none is left out."""
     arguments = ["--pyargs", "conformance.suite", "-p", "no:cacheprovider"]
     arguments += ["--conformance-impl=nnx.MyDense", "--conformance-requirement=forward"]
-    done = subprocess.run(
-        [sys.executable, "-c", COLLECT, *arguments, "--conformance-database=default"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python(tmp_path, "-c", COLLECT, *arguments, "--conformance-database=default")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "left out" not in done.stdout
     assert "target test_zero_input[nnx.MyDense]" in done.stdout

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from conformance.errors import LoadError
 from conformance.layers.loading import load
 from conformance.layers.registry import registered
 from conformance.selftest.hostile import PLUGINS, Plugin, install
+from conformance.selftest.processes import SEARCHED, command
 
 pytestmark = pytest.mark.slow
 
@@ -42,20 +41,10 @@ def run(folder: Path, *plugins: Plugin) -> dict[str, Any]:
     """The results of the layers that are no plugins, with these plugins beside them."""
     path = folder / f"results-{len(plugins)}.json"
     names = [*BUILT_IN, *FILES, *(plugin.id for plugin in plugins)]
-    command = [
-        *(sys.executable, "-m", "conformance", "run", *names, "-n2"),
-        *(f"--requirement={row}" for row in ROWS),
-        *(f"--time-limit={_TIME_LIMIT}", "--memory-limit=2", f"--results={path}"),
-    ]
-    search = os.pathsep.join([str(folder), *filter(None, sys.path)])
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": search},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    asked = [f"--requirement={row}" for row in ROWS]
+    asked += [f"--time-limit={_TIME_LIMIT}", "--memory-limit=2", f"--results={path}"]
+    search = os.pathsep.join([str(folder), SEARCHED])
+    done = command(folder, "run", *names, "-n2", *asked, PYTHONPATH=search)
     assert path.is_file(), done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

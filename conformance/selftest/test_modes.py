@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from conformance.layers.loading import load
 from conformance.layers.registry import resolve
 from conformance.layers.x64 import widened
 from conformance.results.file import read_all
+from conformance.selftest.processes import command
 
 
 @pytest.fixture(autouse=True)
@@ -88,13 +87,7 @@ def test_a_run_in_two_modes_is_one_file_of_two_environments(tmp_path: Path) -> N
     """What the mode rules out is not applicable, and the command says what they differ in."""
     arguments = ["nnx.MyDense", "--requirement", "zero-input", "--results", "r.json", "-n", "0"]
     modes = ["--mode", "default", "--mode", "rank-promotion"]
-    done = subprocess.run(
-        [sys.executable, "-m", "conformance", "run", *arguments, *modes],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = command(tmp_path, "run", *arguments, *modes)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 of 2 environments conform" in done.stdout
     runs = read_all(tmp_path / "r.json")

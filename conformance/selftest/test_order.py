@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from conformance.checks.profiles import PROFILES
 from conformance.contract.catalogue import catalogue, in_order
+from conformance.selftest.processes import python
 
 WRONG = """
 import jax.numpy as jnp
@@ -47,13 +46,7 @@ def test_a_fault_is_written_once_when_it_is_known(
     command: list[str], workers: str, tmp_path: Path
 ) -> None:
     (tmp_path / "wrong.py").write_text(WRONG, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, *command, f"-n{workers}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python(tmp_path, *command, f"-n{workers}")
     assert done.returncode == 1
     live, mark, summary = done.stdout.partition("dense-conformance, profile quick")
     assert mark

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from conformance.selftest.processes import python
 
 LAYERS = """
 from flax import nnx
@@ -36,11 +37,9 @@ reason = "on purpose"
 def run(folder: Path, layer: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """pytest itself on the suite, in a folder with the layers and no other tests."""
     (folder / "layers.py").write_text(LAYERS, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "--pyargs", "conformance.suite", "-n", "0"]
+    command = ["-m", "pytest", "--pyargs", "conformance.suite", "-n", "0"]
     command += [f"--rootdir={folder}", f"--conformance-impl=layers.py:{layer}"]
-    return subprocess.run(
-        [*command, *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+    return python(folder, *command, *arguments)
 
 
 def test_what_follows_from_an_expected_failure_is_expected(tmp_path: Path) -> None:

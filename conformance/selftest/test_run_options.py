@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +23,7 @@ from conformance.running.options import (
     as_arguments,
     values_of,
 )
+from conformance.selftest.processes import command
 
 
 @pytest.mark.parametrize(
@@ -123,14 +122,8 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "noisy.py").write_text("raise SystemExit('a plugin that nobody asked for')\n")
     (folder / "mine.py").write_text(TWO_FAULTS)
     rows = ["--requirement=bias-zero", "--requirement=kernel-variance", "--requirement=builds"]
-    return subprocess.run(
-        [sys.executable, "-m", "conformance", "run", "mine.py:MyDense", *rows, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(folder), "XDG_CACHE_HOME": str(folder / "cache")},
-    )
+    own = {"PYTHONPATH": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
+    return command(folder, "run", "mine.py:MyDense", *rows, *arguments, **own)
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])

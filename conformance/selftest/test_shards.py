@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from conformance.results.cell import Cell, Outcome
 from conformance.results.file import Results, document, parse, text_of
 from conformance.results.verdict import INCOMPLETE, OK, account
 from conformance.running.schedule import Shard, expected_seconds
+from conformance.selftest.processes import SEARCHED, command, python
 
 ENTRIES = tuple(Entry(f"acme:{name}", name, f"acme:{name}", "acme") for name in "ABCDEFG")
 ENVIRONMENT = {"jax": "0.10.2", "seed": None}
@@ -48,16 +47,11 @@ def test_parts_depend_on_nothing_but_what_is_asked_for() -> None:
         "print(hashlib.sha256(repr([sorted(p) for p in parts(5)]).encode()).hexdigest())"
     )
     found = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(filter(None, sys.path))},
-        ).stdout
+        python(Path.cwd(), "-c", code, PYTHONHASHSEED=seed, PYTHONPATH=SEARCHED).stdout
         for seed in ("1", "2")
     }
     assert len(found) == 1
+    assert "" not in found
 
 
 def test_parts_are_balanced_by_measured_seconds() -> None:
@@ -167,20 +161,15 @@ class Bad(nnx.Linear):
 def test_a_run_in_two_parts(tmp_path: Path) -> None:
     """As in CI: each part writes its file, and the merged one has every cell."""
     (tmp_path / "layer.py").write_text(LAYER, encoding="utf-8")
-
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "conformance", *arguments]
-        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
-
     asked = ["layer.py:Bad", "-n0", "--requirement=zero-input", "--requirement=finite"]
     asked += ["--requirement=bias-zero", "--requirement=kernel-shape"]
     codes = []
     for i in (1, 2):
-        done = command("run", *asked, f"--shard={i}/2", f"--results={i}.json")
+        done = command(tmp_path, "run", *asked, f"--shard={i}/2", f"--results={i}.json")
         assert f" of 4 cells (shard {i}/2):" in done.stdout, done.stdout + done.stderr
         codes.append(done.returncode)
     assert sorted(codes) == [0, 1]
-    assert command("merge", "1.json", "2.json", "-o", "both.json").returncode == 0
+    assert command(tmp_path, "merge", "1.json", "2.json", "-o", "both.json").returncode == 0
     found = json.loads((tmp_path / "both.json").read_text())
     assert found["complete"]
     assert found["exit_code"] == 1
@@ -188,7 +177,7 @@ def test_a_run_in_two_parts(tmp_path: Path) -> None:
     outcomes = {cell["requirement"]: cell["outcome"] for cell in found["cells"]}
     assert outcomes.pop("forward/zero-input") == "failed"
     assert set(outcomes.values()) == {"passed"}
-    wrong = command("run", *asked, "--shard=3/2")
+    wrong = command(tmp_path, "run", *asked, "--shard=3/2")
     assert wrong.returncode == 2
     assert (
         "a shard such as 2/5, the second of five and of at most 9999, found '3/2'" in wrong.stderr

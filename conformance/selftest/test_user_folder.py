@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from conformance.selftest.processes import python
 from conformance.selftest.test_first_use import RIGHT
 
 SHADOWS = ("types", "random", "token", "pytest", "calendar", "queue", "numpy", "jax", "flax")
@@ -16,16 +16,9 @@ SHADOWS = ("types", "random", "token", "pytest", "calendar", "queue", "numpy", "
 COMMAND = "import sys; from conformance.cli.main import main; sys.exit(main())"
 
 
-def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in a folder that is not on its path."""
-    return subprocess.run(
-        [sys.executable, "-P", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-
-
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command as its script does: the current folder is not on Python's path."""
-    return python(folder, "-c", COMMAND, "run", *arguments, "--requirement=builds")
+    return python(folder, "-P", "-c", COMMAND, "run", *arguments, "--requirement=builds")
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
@@ -90,7 +83,7 @@ def test_a_layer_finds_its_own_helper(tmp_path: Path, way: str, own: int, other:
         folder.mkdir()
         (folder / "mine.py").write_text(TWICE)
         (folder / "helper.py").write_text(f"SCALE = {scale}\n")
-    done = python(tmp_path / "b", *WAYS[way])
+    done = python(tmp_path / "b", "-P", *WAYS[way])
     if way == "check":
         assert done.stdout == f"passed: {own == 1}\n", done.stderr
     else:

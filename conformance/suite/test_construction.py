@@ -11,8 +11,9 @@ from conformance.checks import diagnosis, recording, require, shapes, telling
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.extreme_bits import RARELY_DRAWN, require_finite_for_extreme_bits
 from conformance.checks.kernels import samples
-from conformance.checks.layer import Built, Layer, once_per_layer
-from conformance.checks.parameters import NO_ONE_KERNEL, all_are_used, named
+from conformance.checks.layer import Built, Layer
+from conformance.checks.once import once_per_layer
+from conformance.checks.parameters import NO_ONE_KERNEL, all_are_used, named, require_both
 from conformance.checks.require import during
 from conformance.checks.scan import NEW, at_edges
 from conformance.contract.requirement import (
@@ -107,7 +108,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     """
     dense = layer.of(case)
     try:
-        dense.require_parameters()
+        require_both(dense)
     except Violation as violation:
         raise violation.because(NO_ONE_KERNEL if layer.has_no_one_kernel else "") from violation
     leaves = dense.leaves

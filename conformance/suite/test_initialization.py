@@ -27,7 +27,8 @@ from conformance.checks.kernels import (
     samples,
     structure_evidence,
 )
-from conformance.checks.layer import Layer, as_jax, once_per_layer
+from conformance.checks.layer import Layer, as_jax
+from conformance.checks.once import once_per_layer
 from conformance.checks.scan import NEW, at_edges
 from conformance.contract.requirement import LINEN, MUST, PARAMETERS, SHOULD, requirement
 from conformance.errors import Cause

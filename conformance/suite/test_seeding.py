@@ -74,19 +74,16 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
         require_same_first_output(layer, case, x)
 
 
-_WARM = (3, 10)
-"""The size at which one layer is called often: a counter or a cache may turn at any call."""
-
-
 def _rounds(layer: Layer, case: Case) -> int:
+    """Many calls at one case: a counter or a cache may turn at any of them."""
     # A function constructs its layer in each call.
     many, few = (50, 2) if PARAMETERS in layer.provides else (12, 1)
-    return many if case.kernel_shape == _WARM and not case.seed else few
+    return many if case.kernel_shape == (3, 10) and not case.seed else few
 
 
 def _require_repeated(found: Any, first: np.ndarray, what: str) -> None:
-    words = "calls differ: randomness or state in the forward"
-    require.equal(np.asarray(found), first, what, cause=Cause("output-changes", words))
+    cause = Cause("output-changes", "calls differ: randomness or state in the forward")
+    require.equal(np.asarray(found), first, what, cause=cause)
 
 
 @requirement(

@@ -9,7 +9,8 @@ import numpy as np
 
 from conformance.checks import checkpoints, profiles, programs, require
 from conformance.checks.cases import Case, over
-from conformance.checks.layer import Built, Layer, once_per_layer
+from conformance.checks.layer import Built, Layer
+from conformance.checks.once import once_per_layer
 from conformance.contract.requirement import (
     LINEN,
     NNX,
