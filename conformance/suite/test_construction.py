@@ -159,7 +159,7 @@ def test_kernel_shape(layer: Layer, case: Case) -> None:
 
 
 _TELLING = Case(3, 10)
-"""Two different sizes, neither of which is 1, tell more than equal ones do."""
+"""Two different sizes, both larger than 1, tell more than equal ones do."""
 
 
 @once_per_layer()
