@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
 import equinox
-import jax
 
-from conformance import Convention, Implementation, Law
+from conformance import Convention, Law, adapt
 
 __all__ = ["CONVENTION", "Linear"]
 
@@ -23,20 +23,16 @@ CONVENTION = Convention(
     ranks=(1,),
 )
 
+_WITHOUT_BIAS = replace(CONVENTION, name="Equinox, without bias", use_bias=False)
 
-def _write(layer: Any, kernel: Any, bias: Any) -> Any:
-    return equinox.tree_at(lambda its: (its.weight, its.bias), layer, (kernel.T, bias))
+VARIANTS = {
+    "no-bias": adapt(
+        partial(equinox.nn.Linear, use_bias=False),
+        name="equinox.nn.Linear",
+        convention=_WITHOUT_BIAS,
+    )
+}
 
-
-Linear = Implementation(
-    name="equinox.nn.Linear",
-    init=lambda seed, in_features, out_features: equinox.nn.Linear(
-        in_features, out_features, key=jax.random.key(seed)
-    ),
-    apply=lambda layer, x: layer(x),
-    kernel=lambda layer: layer.weight.T,
-    bias=lambda layer: layer.bias,
-    with_parameters=_write,
-    convention=CONVENTION,
-    library="equinox",
+Linear = replace(
+    adapt(equinox.nn.Linear, name="equinox.nn.Linear", convention=CONVENTION), variants=VARIANTS
 )

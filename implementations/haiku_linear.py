@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import haiku
@@ -24,26 +25,38 @@ CONVENTION = Convention(
 )
 
 
-def _transformed(out_features: int) -> Any:
-    return haiku.without_apply_rng(haiku.transform(lambda x: haiku.Linear(out_features)(x)))
+def _transformed(out_features: int, use_bias: bool) -> Any:
+    return haiku.without_apply_rng(
+        haiku.transform(lambda x: haiku.Linear(out_features, with_bias=use_bias)(x))
+    )
 
 
-def _init(seed: Any, in_features: int, out_features: int) -> Any:
-    example = jnp.zeros((1, in_features), jnp.float32)
-    return _transformed(out_features).init(jax.random.key(seed), example)
+def _linear(convention: Convention) -> Implementation:
+    use_bias = convention.use_bias
+
+    def init(seed: Any, in_features: int, out_features: int) -> Any:
+        example = jnp.zeros((1, in_features), jnp.float32)
+        return _transformed(out_features, use_bias).init(jax.random.key(seed), example)
+
+    def apply(parameters: Any, x: Any) -> Any:
+        out_features = parameters["linear"]["w"].shape[1]
+        return _transformed(out_features, use_bias).apply(parameters, x)
+
+    def write(parameters: Any, kernel: Any, bias: Any) -> Any:
+        return {"linear": {"w": kernel, "b": bias} if use_bias else {"w": kernel}}
+
+    return Implementation(
+        name="haiku.Linear",
+        init=init,
+        apply=apply,
+        kernel=lambda parameters: parameters["linear"]["w"],
+        bias=lambda parameters: parameters["linear"]["b"],
+        with_parameters=write,
+        convention=convention,
+        library="dm-haiku",
+    )
 
 
-def _apply(parameters: Any, x: Any) -> Any:
-    return _transformed(parameters["linear"]["w"].shape[1]).apply(parameters, x)
+VARIANTS = {"no-bias": _linear(replace(CONVENTION, name="Haiku, without bias", use_bias=False))}
 
-
-Linear = Implementation(
-    name="haiku.Linear",
-    init=_init,
-    apply=_apply,
-    kernel=lambda parameters: parameters["linear"]["w"],
-    bias=lambda parameters: parameters["linear"]["b"],
-    with_parameters=lambda parameters, kernel, bias: {"linear": {"w": kernel, "b": bias}},
-    convention=CONVENTION,
-    library="dm-haiku",
-)
+Linear = replace(_linear(CONVENTION), variants=VARIANTS)
