@@ -17,7 +17,8 @@ from conformance.contract.requirement import Requirement
 from conformance.errors import UsageError
 from conformance.jax_setup import child_process
 from conformance.layers.registry import Entry, resolve
-from conformance.report.terminal import console_for, write_lines
+from conformance.report.failures import write_lines
+from conformance.report.terminal import console_for
 from conformance.results.cell import Cell
 from conformance.results.failure import described, word
 from conformance.results.outcome import Outcome

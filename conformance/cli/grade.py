@@ -14,7 +14,8 @@ from rich.text import Text
 
 from conformance.cli.submission import suspicious, wrong_outputs
 from conformance.errors import UsageError, printable
-from conformance.report.terminal import console_for, write_lines
+from conformance.report.failures import write_lines
+from conformance.report.terminal import console_for
 from conformance.results.cell import Cell
 from conformance.results.decision import NONCONFORMING, OK, Word, plural
 from conformance.results.failure import described, is_recommendation

@@ -13,10 +13,11 @@ from conformance.cli.output import put
 from conformance.errors import ResultsError, UsageError
 from conformance.jax_setup import child_process
 from conformance.jax_setup.modes import Mode, variables
+from conformance.report.failures import write_failure
 from conformance.report.merge import merge
 from conformance.report.summary import Summary
 from conformance.report.tally import denominator
-from conformance.report.terminal import console_for, write_failure
+from conformance.report.terminal import console_for
 from conformance.results.file import Results, collection, document, read, text_of
 
 __all__ = ["run_modes"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TextIO
@@ -18,18 +17,22 @@ from conformance.checks.profiles import PROFILES, named
 from conformance.contract.requirement import Requirement
 from conformance.errors import printable
 from conformance.layers.registry import Entry
-from conformance.report.tally import denominator, explored, look_of, not_offered, worst_look
+from conformance.report.failures import (
+    NARROWEST,
+    Failures,
+    write_head,
+    write_lines,
+)
+from conformance.report.tally import denominator, explored, not_offered, worst_look
 from conformance.results.cell import Cell
 from conformance.results.decision import Decision, Word, expectedly_blocked, plural, tally
-from conformance.results.failure import alike, consequences, described, word
+from conformance.results.failure import alike, consequences, is_recommendation, word
 from conformance.results.outcome import Outcome
 from conformance.results.verdict import Verdict
 
-__all__ = ["at_once", "console_for", "write_failure", "write_lines", "write_verdict"]
+__all__ = ["Progress", "at_once", "console_for", "write_verdict"]
 
 _SHOWN_EFFECTS = 4
-
-_NARROWEST = 40
 
 _VERDICT_STYLE = {Word.CONFORMS: "bold green", Word.DOES_NOT_CONFORM: "bold red"}
 
@@ -50,7 +53,7 @@ def console_for(stream: TextIO) -> Console:
 
 def _columns() -> int:
     given = os.environ.get("COLUMNS", "")
-    return max(int(given), _NARROWEST) if given.isdecimal() and given.isascii() else 100
+    return max(int(given), NARROWEST) if given.isdecimal() and given.isascii() else 100
 
 
 def _name(entry: Entry, facts: Mapping[str, Any]) -> str:
@@ -100,54 +103,6 @@ def _cells_in(verdict: Verdict, entry: Entry, area: str) -> list[Cell]:
     return [c for c in verdict.of(entry) if c.requirement.startswith(f"{area}/")]
 
 
-def write_lines(console: Console, lines: Iterable[tuple[str, str]], wide: int = 10) -> None:
-    """Write labelled lines, wrapped beside their labels; a command stays on one line."""
-    for label, text in lines:
-        indent = f"  {label:{wide}}" if label else "  "
-        wrapped = textwrap.wrap(
-            printable(text),
-            # One line, so that users can copy it.
-            10_000 if label == "reproduce" else max(console.width, _NARROWEST),
-            initial_indent=indent,
-            subsequent_indent=" " * len(indent),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        console.print(Text("\n".join(wrapped), style="" if label else "italic"), soft_wrap=True)
-
-
-def write_failure(
-    console: Console,
-    cell: Cell,
-    title: str,
-    statement: str,
-    *,
-    blocked: int = 0,
-    strict: bool = False,
-) -> None:
-    """Write one failure: the layer, the cause, the numbers, the smallest case, the command.
-
-    Parameters
-    ----------
-    console
-        Where to.
-    cell
-        The failure.
-    title, statement
-        The name of the implementation, and the text of the requirement.
-    blocked
-        How many requirements could not be checked because of it.
-    strict
-        Whether a SHOULD counts as a failure.
-    """
-    look = look_of(cell, strict=strict)
-    head = Text(f"{word(cell, strict=strict).upper():8}", style=look.style)
-    head.append(f"  {cell.requirement}", style="bold")
-    head.append(f"   {printable(title)}   {cell.level}")
-    console.print(head, soft_wrap=True)
-    write_lines(console, described(cell, statement, blocked))
-
-
 def _failures(
     console: Console,
     verdict: Verdict,
@@ -156,24 +111,25 @@ def _failures(
     verbose: bool,
     shown: Collection[tuple[str, str]],
 ) -> None:
+    """Write the failures that the reader has not seen, and how many follow from those seen."""
     statements = {row.id: row.statement for row in verdict.rows}
+    failures = Failures(console, strict=verdict.strict, whole=verbose)
+    failures.begun.update(implementation for implementation, _ in shown)
     for entry in verdict.entries:
         own = [cell for cell in verdict.of(entry) if cell.outcome.worth_reading]
-        for same in alike(own):
+        seen = [cell for cell in own if (cell.implementation, cell.requirement) in shown]
+        for cell in seen:
+            failures.seen(cell)
+        _write_again(console, seen, verdict, _name(entry, facts), verbose=verbose)
+        for same in alike([cell for cell in own if cell not in seen]):
             cell, others = same[0], same[1:]
             blocked = [c for one in same for c in verdict.blocked_by(one)]
-            failed = cell.outcome == Outcome.FAILED
-            if all((one.implementation, one.requirement) in shown for one in same):
-                _write_again(console, same, _name(entry, facts), len(blocked), verdict.strict)
-                continue
-            console.print()
-            write_failure(
-                console,
+            statement = statements.get(cell.requirement, "")
+            failures.write(
                 cell,
                 _name(entry, facts),
-                statements.get(cell.requirement, "") if failed else "",
+                statement if cell.outcome == Outcome.FAILED else "",
                 blocked=len(blocked),
-                strict=verdict.strict,
             )
             if others:
                 verb = "is" if len(others) == 1 else "are"
@@ -183,16 +139,23 @@ def _failures(
 
 
 def _write_again(
-    console: Console, cells: Sequence[Cell], title: str, blocked: int, strict: bool
+    console: Console, cells: Sequence[Cell], verdict: Verdict, title: str, *, verbose: bool
 ) -> None:
-    """Write failures that were printed in full before, with the number of their consequences."""
-    for cell in cells:
-        look = look_of(cell, strict=strict)
-        head = Text(f"{word(cell, strict=strict).upper():8}", style=look.style)
-        head.append(f"  {cell.requirement}", style="bold")
-        head.append(f"   {printable(title)}   {cell.level}   (shown above)")
-        console.print(head, soft_wrap=True)
-    write_lines(console, [("also", consequences(blocked))] if blocked else [])
+    """Write what follows from failures that were printed before, in a line if they are many."""
+    several = len(cells) > 1 and not verbose
+    blocked = [verdict.blocked_by(cell) for cell in cells]
+    for cell, own in () if several else zip(cells, blocked, strict=True):
+        write_head(console, cell, title, strict=verdict.strict, more="   (shown above)")
+        if own:
+            write_lines(console, [("also", consequences(len(own)))])
+        if own and verbose:
+            write_lines(console, [("blocked", ", ".join(each.requirement for each in own))])
+    if several:
+        number = sum(map(len, blocked))
+        whose = f"{title}: " if len(verdict.entries) > 1 else ""
+        more = f", {number} more could not be checked" if number else ""
+        text = f"{whose}{len(cells)} requirements do not hold{more}"
+        _write(console, f"{text}; -v shows all of each")
 
 
 def _expected(verdict: Verdict) -> list[str]:
@@ -285,20 +248,23 @@ def write_verdict(
     versions = ", ".join(f"{key} {environment[key]}" for key in telling if environment.get(key))
     head = f"dense-conformance, profile {facts['profile']}"
     console.print()
-    _write(console, "; ".join(filter(None, (head, versions))), "dim")
+    whole = verbose or not _is_all_shown(verdict, shown)
+    if whole:
+        _write(console, "; ".join(filter(None, (head, versions))), "dim")
     if verbose and facts["profile"] in PROFILES:
         _write(console, named(facts["profile"], environment.get("seed")).statement(), "dim")
-    if verbose or not _is_all_shown(verdict, shown):
+    if whole:
         console.print(_table(verdict, facts, console.width))
     for line in _differences(verdict, facts):
         _write(console, line, "dim")
     for line in _side_effects(verdict, facts):
         _write(console, line, "yellow")
     _failures(console, verdict, facts, verbose=verbose, shown=shown)
-    console.print()
+    if whole:
+        console.print()
     for line in _expected(verdict):
         _write(console, line, "cyan")
-    for line in not_offered(verdict):
+    for line in not_offered(verdict) if whole else ():
         _write(console, line)
     for line in _for_those_who_ask(verdict) if verbose else ():
         _write(console, line, "dim")
@@ -351,6 +317,7 @@ class Progress:
         statements: Mapping[str, str],
         *,
         strict: bool = False,
+        verbose: bool = False,
     ) -> None:
         self.total = total
         self.strict = strict
@@ -358,6 +325,8 @@ class Progress:
         self.statements = statements
         self.done = 0
         self.console = console_for(sys.stdout)
+        self.failures = Failures(self.console, strict=strict, whole=verbose)
+        self.recommendations: list[Cell] = []
         self.status = self.console.status("starting") if sys.stdout.isatty() else None
         if self.status is not None:
             self.status.start()
@@ -369,10 +338,15 @@ class Progress:
             self.status.update(f"{self.done}/{self.total} cells, {self.names[cell.implementation]}")
 
     def pytest_conformance_fault(self, cell: Cell) -> None:
-        """Write a failure in full, once no other failure can explain it."""
-        self.console.print()
+        """Write a failure, once no other failure can explain it; a recommendation comes last."""
+        if is_recommendation(cell, strict=self.strict):
+            self.recommendations.append(cell)
+        else:
+            self._write(cell)
+
+    def _write(self, cell: Cell) -> None:
         name, statement = self.names[cell.implementation], self.statements[cell.requirement]
-        write_failure(self.console, cell, name, statement, strict=self.strict)
+        self.failures.write(cell, name, statement)
 
     def pytest_conformance_round(self, number: int, seed: int) -> None:
         """Show that one more round begins."""
@@ -380,6 +354,8 @@ class Progress:
             self.status.update(f"round {number}, seed {seed}")
 
     def pytest_sessionfinish(self) -> None:
-        """Remove the progress line at the end of the run."""
+        """Write the recommendations that do not hold, and remove the progress line."""
+        for cell in self.recommendations:
+            self._write(cell)
         if self.status is not None:
             self.status.stop()

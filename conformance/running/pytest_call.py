@@ -92,7 +92,8 @@ class _Reporter:
             total = found.size
             names = {entry.id: entry.name for entry in found.entries}
             statements = {row.id: row.statement for row in found.rows}
-            progress = self.progress(total, names, statements, strict=found.strict)
+            verbose = config.getoption("conformance_verbose")
+            progress = self.progress(total, names, statements, strict=found.strict, verbose=verbose)
             config.pluginmanager.register(progress)
 
     @pytest.hookimpl(trylast=True)

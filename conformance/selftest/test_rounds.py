@@ -129,7 +129,7 @@ def test_a_later_round_finds_it_and_a_signal_ends_it(tmp_path: Path) -> None:
     (found,) = results.verdict.cells
     assert found.outcome == Outcome.FAILED
     assert found.notes == ["found in round 2, with the seed 6"]
-    assert found.reproduction.endswith("--requirement construction/bias-shape --seed 6")
+    assert found.reproduction.endswith("--requirement bias-shape --seed 6")
     assert [record["seed"] for record in results.facts["rounds"]][:2] == [5, 6]
     assert results.verdict.stopped == "terminated"
 

@@ -1,0 +1,141 @@
+"""Failures on a terminal: the first of each layer in full, all others in two lines.
+
+Several faults of one layer fit on a screen so; the first is to be mended first.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.text import Text
+
+from conformance.errors import printable
+from conformance.report.tally import look_of
+from conformance.results.cell import Cell
+from conformance.results.failure import described, word
+
+__all__ = ["NARROWEST", "Failures", "write_failure", "write_head", "write_lines"]
+
+NARROWEST = 40
+"""The least columns of a console that lines are wrapped to."""
+
+
+def write_lines(console: Console, lines: Iterable[tuple[str, str]], wide: int = 10) -> None:
+    """Write labelled lines, wrapped beside their labels; a command stays on one line."""
+    for label, text in lines:
+        indent = f"  {label:{wide}}" if label else "  "
+        wrapped = textwrap.wrap(
+            printable(text),
+            # One line, so that users can copy it.
+            10_000 if label == "reproduce" else max(console.width, NARROWEST),
+            initial_indent=indent,
+            subsequent_indent=" " * len(indent),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        console.print(Text("\n".join(wrapped), style="" if label else "italic"), soft_wrap=True)
+
+
+def write_head(
+    console: Console, cell: Cell, title: str, *, strict: bool = False, more: str = ""
+) -> None:
+    """Write the line that names the requirement and the layer; ``more`` follows at its end."""
+    look = look_of(cell, strict=strict)
+    head = Text(f"{word(cell, strict=strict).upper():8}", style=look.style)
+    head.append(f"  {cell.requirement}", style="bold")
+    head.append(f"   {printable(title)}   {cell.level}{more}")
+    console.print(head, soft_wrap=True)
+
+
+def write_failure(
+    console: Console,
+    cell: Cell,
+    title: str,
+    statement: str,
+    *,
+    blocked: int = 0,
+    strict: bool = False,
+    notes: bool = True,
+) -> None:
+    """Write one failure: the layer, the cause, the numbers, the smallest case, the command.
+
+    Parameters
+    ----------
+    console
+        Where to.
+    cell
+        The failure.
+    title, statement
+        The name of the implementation, and the text of the requirement.
+    blocked
+        How many requirements could not be checked because of it.
+    strict
+        Whether a SHOULD counts as a failure.
+    notes
+        Whether to write the remarks of the check, too.
+    """
+    write_head(console, cell, title, strict=strict)
+    lines = described(cell, statement, blocked)
+    write_lines(console, [line for line in lines if notes or line[0] != "note"])
+
+
+class Failures:
+    """Writes each failure once, and in full only the first of its layer.
+
+    Parameters
+    ----------
+    console
+        Where to.
+    strict
+        Whether a SHOULD counts as a failure.
+    whole
+        Whether to write all of them in full.
+
+    Attributes
+    ----------
+    begun
+        The implementations that had a failure written.
+    """
+
+    def __init__(self, console: Console, *, strict: bool = False, whole: bool = False) -> None:
+        self.console = console
+        self.strict = strict
+        self.whole = whole
+        self.begun: set[str] = set()
+        self._causes: dict[tuple[str, str], str] = {}
+
+    def seen(self, cell: Cell) -> str:
+        """Return the requirement of a former failure of the same cause, and keep this one."""
+        return self._causes.setdefault((cell.implementation, cell.cause), cell.requirement)
+
+    def write(self, cell: Cell, title: str, statement: str, *, blocked: int = 0) -> None:
+        """Write a failure; the arguments are those of :func:`write_failure`."""
+        begun, first = cell.implementation in self.begun, self.seen(cell)
+        self.begun.add(cell.implementation)
+        if self.whole or not begun:
+            self.console.print()
+            write_failure(
+                self.console,
+                cell,
+                title,
+                statement,
+                blocked=blocked,
+                strict=self.strict,
+                notes=self.whole,
+            )
+            return
+        write_head(self.console, cell, title, strict=self.strict)
+        same = f"that of {first}" if cell.cause and first != cell.requirement else ""
+        lines = [(label, text) for label, text in described(cell) if label in _TELLING]
+        label, text = ("cause", same) if same else lines[0] if lines else ("", statement)
+        self._write_line(label, text)
+
+    def _write_line(self, label: str, text: str) -> None:
+        longest = max(self.console.width, NARROWEST) - len(f"  {label:10}")
+        write_lines(self.console, [(label, textwrap.shorten(text, longest, placeholder=" ..."))])
+
+
+_TELLING = ("cause", "found", "why")
+"""What says the most of a failure, in the order in which it is asked for."""

@@ -1,0 +1,125 @@
+"""A layer with several faults is read on one screen, of 24 lines and 80 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from conformance.contract.requirement import MUST, SHOULD, Requirement
+from conformance.layers.registry import Entry
+from conformance.report.terminal import Progress, write_verdict
+from conformance.results.cell import Cell
+from conformance.results.outcome import Outcome
+from conformance.results.verdict import account
+from conformance.selftest.synthetic import ENVIRONMENT
+
+LINES, COLUMNS = 24, 80
+
+ENTRY = Entry("acme:mine.py:MyDense", "mine.py:MyDense", "mine.py:MyDense")
+FACTS: dict[str, Any] = {
+    "environment": ENVIRONMENT,
+    "profile": "quick",
+    "seconds": 12.3,
+    "versions": {},
+}
+_FAULTS = (
+    "state/exact-state",
+    "purity/globals-untouched",
+    "forward/integer-exact",
+    "initialization/kernel-variance",
+)
+_ROWS = (*_FAULTS, "models/inspected", "dtypes/half-precision", "dtypes/x64", "sharding/meshes")
+_ENDS = (Outcome.FAILED, Outcome.NOT_OFFERED, Outcome.NOT_APPLICABLE)
+"""How the last three end; the first of them is blocked by state/exact-state."""
+
+
+def _row(id: str) -> Requirement:
+    return Requirement(
+        id=id,
+        level=SHOULD if id.startswith("models") else MUST,
+        needs=(),
+        statement="The random generators, the environment and logging are as before, after the "
+        "construction and the call alike.",
+        rationale="",
+        rests_on=("state/exact-state",) if id == "dtypes/half-precision" else (),
+        test="test",
+    )
+
+
+def _failure(row: Requirement, cause: str) -> Cell:
+    slug = row.id.partition("/")[2]
+    return Cell(
+        ENTRY.id,
+        row.id,
+        str(row.level),
+        Outcome.FAILED,
+        message="f(x) differs in 8 of 8 entries; at [0, 0] it is 0.0175781253, not 0.017518578, as "
+        f"it is of {row.id}",
+        accepted="bitwise equality",
+        cause=cause,
+        case={"in_features": 3, "out_features": 10, "seed": 0, "values": 0},
+        notes=["what chance gives, and how much a run of this profile detects"],
+        reproduction=f"dense-conformance run mine.py:MyDense --requirement {slug}",
+    )
+
+
+def _show(
+    capsys: pytest.CaptureFixture[str], causes: list[str], *, verbose: bool = False
+) -> list[str]:
+    """Return the lines of a whole run, as wide as the screen, whose requirements fail so."""
+    rows = [_row(id) for id in _ROWS]
+    cells = [_failure(row, cause) for row, cause in zip(rows, causes, strict=False)]
+    rest = [Cell(ENTRY.id, row.id, "MUST", end) for row, end in zip(rows[5:], _ENDS, strict=True)]
+    verdict = account([ENTRY], rows, [*cells, *rest])
+    progress = Progress(
+        len(rows), {ENTRY.id: ENTRY.name}, {row.id: row.statement for row in rows}, verbose=verbose
+    )
+    for cell in cells:
+        progress.pytest_conformance_fault(cell)
+    progress.pytest_sessionfinish()
+    shown = {(cell.implementation, cell.requirement) for cell in cells}
+    import sys
+
+    write_verdict(verdict, FACTS, sys.stdout, verbose=verbose, shown=shown)
+    lines = capsys.readouterr().out.splitlines()
+    return [line[i : i + COLUMNS] for line in lines for i in range(0, max(len(line), 1), COLUMNS)]
+
+
+@pytest.fixture(autouse=True)
+def _columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
+
+
+CAUSES = [f"{word}: " + "the layer does what it should not do, and it does so often" * 2
+          for word in ("first", "second", "third", "fourth", "fifth")]  # fmt: skip
+
+
+def test_five_faults_fit_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first in full, the recommendation last, each with its cause; the verdict at the end."""
+    lines = _show(capsys, CAUSES)
+    assert len(lines) <= LINES, "\n".join(lines)
+    heads = [line.split() for line in lines if line.startswith(("FAILED", "NOT"))]
+    assert [words[0] for words in heads] == ["FAILED"] * 4 + ["NOT"]
+    assert heads[-1][2] == _ROWS[4]
+    for word in ("first", "second", "third", "fourth", "fifth"):
+        assert sum(f"cause     {word}: the layer" in line for line in lines) == 1
+    assert "5 requirements do not hold, 1 more could not be checked; -v shows all of each" in lines
+    assert lines[-1] == "does not conform: MUST 0/6; 1 recommendation does not hold"
+
+
+def test_a_second_fault_of_the_same_cause_refers_to_the_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One cause is said once, whatever it breaks."""
+    lines = _show(capsys, [CAUSES[0], CAUSES[1], CAUSES[0]])
+    assert sum("cause     first: the layer" in line for line in lines) == 1
+    assert f"  cause     that of {_ROWS[0]}" in lines
+
+
+def test_all_of_each_fault_is_shown_with_v(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the numbers and the command of each, and what each of them blocks."""
+    text = "\n".join(_show(capsys, CAUSES, verbose=True))
+    assert text.count("  reproduce ") == 5
+    assert text.count("  smallest  ") == text.count("  note      ") == 5
+    assert f"  blocked   {_ROWS[5]}" in text
