@@ -89,7 +89,7 @@ class Arithmetic:
             kernel = rounded(kernel, self.parameters)
             found = oracle.affine(x, kernel, bias, precision=self.precision)
         else:
-            found = self._half(self.operand(x), self.held(kernel), bias)
+            found = self._half(x, rounded(kernel, self.parameters), bias)
         return Bounded(found.value, found.bound + self.promised(x, kernel))
 
     def promised(self, left: np.ndarray, right: np.ndarray, *, by_row: bool = True) -> Any:
@@ -116,13 +116,19 @@ class Arithmetic:
     def _half(
         self, left: np.ndarray, right: np.ndarray, added: np.ndarray | float = 0.0
     ) -> Bounded:
+        """Return the product, whose operands may be rounded first, or be as exact as they are."""
+        unit, bias = oracle.unit_roundoff(self.sums), np.asarray(added)
         largest = float(jnp.finfo(self.results).max)
-        unit = oracle.unit_roundoff(self.sums)
-        return oracle.in_dtype(left, right, np.asarray(added), self.results, largest, unit)
+        held = self.operand(left), self.operand(right)
+        found = oracle.in_dtype(*held, bias, self.results, largest, unit)
+        if np.array_equal(held[0], left) and np.array_equal(held[1], right):
+            return found
+        exact = oracle.in_dtype(left, right, bias, self.results, largest, unit)
+        return oracle.either(found, exact)
 
     def kernel_gradient(self, x: np.ndarray, cotangent: np.ndarray) -> Bounded:
         """dK = x^T g over all leading dimensions, ``(in, out)``."""
-        x, cotangent = self.operand(x), self.operand(cotangent)
+        cotangent = self.operand(cotangent)
         left, rows = x.reshape(-1, x.shape[-1]).T, cotangent.reshape(-1, cotangent.shape[-1])
         if not self.is_half:
             found = oracle.kernel_gradient(x, cotangent, self.precision)
@@ -147,7 +153,8 @@ class Arithmetic:
             kernel = rounded(kernel, self.parameters)
             found = oracle.input_gradient(kernel, cotangent, self.precision)
         else:
-            found = self._half(self.operand(cotangent), self.held(kernel).T)
+            kernel = rounded(kernel, self.parameters)
+            found = self._half(self.operand(cotangent), kernel.T)
         return self._with_promised(found, cotangent, kernel.T)
 
     def _returned(self, gradient: Bounded) -> Bounded:
@@ -165,18 +172,18 @@ class Arithmetic:
         bias_tangent: np.ndarray, x_tangent: np.ndarray,
     ) -> Bounded:  # fmt: skip
         """x tK + tx K + tb; in half precision each product is rounded, and so is each sum."""
+        kernel, kernel_tangent, bias_tangent = (
+            rounded(each, self.parameters) for each in (kernel, kernel_tangent, bias_tangent)
+        )
         if not self.is_half:
-            kernel, kernel_tangent, bias_tangent = (
-                rounded(each, self.parameters) for each in (kernel, kernel_tangent, bias_tangent)
-            )
             plain = oracle.tangent(
                 x, kernel, kernel_tangent, bias_tangent, x_tangent, self.precision
             )
             plain = self._with_promised(plain, x, kernel_tangent)
             return self._with_promised(plain, x_tangent, kernel)
-        first = self._half(self.operand(x), self.held(kernel_tangent))
+        first = self._half(x, kernel_tangent)
         first = self._with_promised(first, x, kernel_tangent)
-        second = self._half(self.operand(x_tangent), self.held(kernel))
+        second = self._half(x_tangent, kernel)
         second = self._with_promised(second, x_tangent, kernel)
         added = self.held(bias_tangent).astype(np.float64)
         value, error = first.value + second.value + added, first.bound + second.bound
@@ -187,16 +194,16 @@ class Arithmetic:
 
     def after(self, layer_input: Bounded, kernel: np.ndarray, bias: np.ndarray) -> Bounded:
         """The layer on the output of another: the error of its input passes through the kernel."""
+        kernel, bias = rounded(kernel, self.parameters), rounded(bias, self.parameters)
         if not self.is_half:
-            kernel, bias = rounded(kernel, self.parameters), rounded(bias, self.parameters)
             found = oracle.after(layer_input, kernel, bias, self.precision)
             largest = np.abs(layer_input.value) + layer_input.bound
             return Bounded(found.value, found.bound + self.promised(largest, kernel))
-        kernel, bias = self.held(kernel), rounded(bias, self.parameters)
         size = np.abs(kernel).astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
             largest = np.abs(layer_input.value) + layer_input.bound
             own = self._half(largest, size, np.abs(bias))
-            bound = own.bound + self.promised(largest, kernel) + layer_input.bound @ size
+            apart = largest @ np.abs(self.operand(kernel).astype(np.float64) - kernel)
+            bound = own.bound + self.promised(largest, kernel) + layer_input.bound @ size + apart
             value = layer_input.value @ kernel.astype(np.float64) + bias
         return Bounded(value, np.where(np.isfinite(bound), bound, np.inf))

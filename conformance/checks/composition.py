@@ -142,12 +142,13 @@ def linen_models(layer: Layer, case: Case) -> dict[str, tuple[Any, list[Place]]]
             return make()(x), make()(x)
 
     class Sharing(linen.Module):
+        # A name that no part of a layer has: its scope is shared.
         def setup(self) -> None:
-            self.inner = make()
-            linen.share_scope(self, self.inner)
+            self.layer_that_shares = make()
+            linen.share_scope(self, self.layer_that_shares)
 
         def __call__(self, x: Any) -> Any:
-            return self.inner(x)
+            return self.layer_that_shares(x)
 
     name = type(make()).__name__
     return {

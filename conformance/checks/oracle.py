@@ -22,6 +22,7 @@ __all__ = [
     "affine",
     "after",
     "bias_gradient",
+    "either",
     "in_dtype",
     "input_gradient",
     "kernel_gradient",
@@ -159,6 +160,12 @@ def _least(unit: float) -> float:
     return 2.0**-24 if unit == UNIT_ROUNDOFF["float16"] else TINY
 
 
+def either(one: Bounded, other: Bounded) -> Bounded:
+    """Return what holds both: each entry is within the bound of one of the two, or between them."""
+    apart = np.abs(one.value - other.value)
+    return Bounded((one.value + other.value) / 2, np.maximum(one.bound, other.bound) + apart / 2)
+
+
 def in_dtype(
     x: np.ndarray,
     kernel: np.ndarray,
@@ -167,7 +174,7 @@ def in_dtype(
     largest: float,
     unit: float = F32,
 ) -> Bounded:
-    """``x @ kernel + bias`` computed in a half-precision dtype, which holds x and kernel.
+    """``x @ kernel + bias`` accumulated in float32, in a half-precision dtype.
 
     ``unit`` is the unit roundoff of the accumulation.
 

@@ -27,6 +27,7 @@ __all__ = [
     "HalfByItsWords",
     "KeyAndFeatures",
     "PlainAttributes",
+    "RoundedResult",
     "both_sizes",
     "drawing_linen",
     "drawing_nnx",
@@ -65,6 +66,20 @@ class HalfByItsWords(nnx.Module):
     def __call__(self, x: ArrayLike) -> Array:
         """The product."""
         return jnp.asarray(x).astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+
+
+class RoundedResult(nnx.Module):
+    """The result is bfloat16, of a product of float32: more exact than of rounded operands."""
+
+    def __init__(self, d_in: int, d_out: int, *, dtype: Any = jnp.bfloat16, rngs: nnx.Rngs) -> None:
+        draw = nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(draw(rngs.params(), (d_in, d_out), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(d_out, jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: ArrayLike) -> Array:
+        """The output, rounded once."""
+        return (jnp.asarray(x) @ self.kernel[...] + self.bias[...]).astype(self.dtype)
 
 
 class PlainAttributes:

@@ -69,6 +69,18 @@ class DenseWithOptions(nn.Dense):
     kernel_init: Any = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
+class DenseInside(nn.Module):
+    """Another layer's Dense, made in `setup` under a name that parents use as well."""
+
+    features: int
+
+    def setup(self) -> None:
+        self.inner = nn.Dense(self.features)
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return self.inner(x)
+
+
 class GeneralDense(nn.DenseGeneral):
     """`DenseGeneral` over the last axis is a Dense."""
 
