@@ -23,7 +23,7 @@ from conformance.layers.law import Law
 from conformance.layers.looking import SIZES
 from conformance.statistics import identify_law
 
-__all__ = ["Description", "describe_layer", "law_in_words", "table_of"]
+__all__ = ["Description", "describe_layer", "law_in_words", "law_line", "table_of"]
 
 # Of other sides, so that fan_in and fan_out differ, and one of few inputs, where 1/fan_in
 # and 1/(fan_in - 1) are: 170 000 weights.
@@ -242,6 +242,15 @@ def law_in_words(layer: Layer) -> tuple[str, str]:
     if found.name != name and formula:
         formula = f"0.7737413 * {formula}"
     return sentence, f"{family}, {formula}" if formula else ""
+
+
+_USUAL = ("1 / fan_in", "2 / fan_in", "2 / (fan_in + fan_out)", "1 / (3 * fan_in)")
+
+
+def law_line(layer: Layer) -> str:
+    """Return what declares the law of new kernels, if it is one that libraries use on purpose."""
+    declared = law_in_words(layer)[1]
+    return f'kernel = "{declared}"' if declared.partition(", ")[2] in _USUAL else ""
 
 
 def _declared(found: Convention, kernel: str) -> Iterator[tuple[str, Any]]:

@@ -419,12 +419,13 @@ def judge(
     evidence: Sequence[Evidence],
     cause: str | Callable[[], str] = "",
     drawn: Mapping[Shape, np.ndarray] | None = None,
+    declaring: Callable[[], str] = str,
 ) -> None:
     """Require that no piece of evidence is rejected; report the strongest one.
 
-    The cause may be a function: finding it costs more than most evidence does, and is in vain
-    where all is accepted. With the samples `drawn` of the experiment, the case is the first kernel
-    of the size that the evidence speaks of.
+    The cause may be a function, because it costs more than most evidence does. With the samples
+    `drawn` of the experiment, the case is the first kernel of the size that the evidence speaks of.
+    `declaring` returns the line that declares what was found.
     """
     worst = strongest(evidence)
     if not worst.rejected:
@@ -433,13 +434,12 @@ def judge(
         cells = experiment().cells
         cell = next((c for c in cells if c.shape == worst.shape), cells[-1])
         recording.current().draw(Case(*cell.shape, seed=cell.seeds[0]))
-    found = worst.found
-    more = len(rejections(evidence)) - 1
-    if more:
-        found += f" (and {more} more of {len(evidence)} checks)"
+    more, line = len(rejections(evidence)) - 1, declaring()
+    found = worst.found + (f" (and {more} more of {len(evidence)} checks)" if more else "")
+    intended = f"; if this is intended, declare {line}" if line else ""
     require.fail(
         found,
-        accepted=f"{worst.limit or 'what chance gives'}, false alarm {ALPHA:.0e}",
+        accepted=f"{worst.limit or 'what chance gives'}, false alarm {ALPHA:.0e}{intended}",
         cause=cause if isinstance(cause, str) else cause(),
         check=worst.check,
         statistic=worst.statistic,

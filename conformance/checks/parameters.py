@@ -15,14 +15,17 @@ from conformance.layers.adapters.parameters import Leaf
 
 __all__ = [
     "NO_ONE_KERNEL",
+    "NUMPY",
     "all_are_used",
     "declaring",
+    "declaring_unused",
     "named",
     "require_both",
     "why_absent",
     "why_not_param",
 ]
 
+NUMPY = Cause("parameter-numpy", "a parameter is an array of NumPy: make it with jax.numpy")
 NO_ONE_KERNEL = Cause(
     "no-one-kernel",
     "no parameter has the kernel's shape at every size: a kernel that is a product of several "
@@ -65,6 +68,25 @@ def declaring(layer: Layer, wrong: Sequence[Leaf]) -> str:
     names = [".".join(leaf.path) for leaf in wrong]
     beside = bool(names) and set(names) <= set(layer.kept)
     return f"extra_state = {json.dumps(names)}" if beside else ""
+
+
+def declaring_unused(layer: Layer, dense: Built, others: Sequence[Leaf]) -> str:
+    """Return the line that declares these parameters, if no output depends on any of them."""
+    names = [".".join(leaf.path) for leaf in others]
+    if not names or not layer.seen.kernel or not set(names) <= set(layer.seen.extra_parameters):
+        return ""
+    flat, structure = jax.tree_util.tree_flatten(dense.parameters)
+    moved = [
+        2 * value + 1 if leaf in others else value
+        for leaf, value in zip(dense.leaves, flat, strict=True)
+    ]
+    x = np.ones((*layer.fewest, layer.kernel_of(dense.parameters).shape[0]), np.float32)
+    other = jax.tree_util.tree_unflatten(structure, moved)
+    try:
+        plain, found = (np.asarray(layer.apply(each, x)) for each in (dense.parameters, other))
+    except Exception:  # whether it can be called is checked by forward/output-shape
+        return ""
+    return f"extra_parameters = {json.dumps(names)}" if np.array_equal(plain, found) else ""
 
 
 def why_absent(ranks: Sequence[int]) -> Cause:

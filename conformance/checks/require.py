@@ -62,11 +62,15 @@ def during(action: str, cause: str = "") -> Iterator[None]:
 
 
 def _raised(action: str, error: BaseException, cause: str) -> Violation:
-    text = safe_text(error, 300)
-    message = f"{action} raised {type(error).__name__}: {text}"
+    # Where JAX was asked to trace is a line of the suite, which helps nobody.
+    text = safe_text(error, 2000).partition(" The error occurred while tracing ")[0]
+    kind = type(error).__name__
     if "PRNG key type" in text and "RngStream" in text:
         cause = cause or _STREAM_AS_KEY
-    return Violation(message, accepted="no exception", cause=cause)
+    elif "PRNG key type" in text and "Rngs'" in text:
+        cause = cause or _RNGS_AS_KEY
+    message = f"{action} raised {kind}: {safe_text(text, 300)}"
+    return Violation(message, accepted="no exception", cause=cause or _UNDER_A_TRACE.get(kind, ""))
 
 
 _STREAM_AS_KEY = Cause(
@@ -74,6 +78,29 @@ _STREAM_AS_KEY = Cause(
     "a stream of keys is given where a key is needed: rngs.params is the stream, and rngs.params() "
     "draws a key from it",
 )
+_RNGS_AS_KEY = Cause(
+    "stream-as-key", "the Rngs is given where a key is needed: rngs.params() draws a key from it"
+)
+_UNDER_A_TRACE = {
+    "TracerArrayConversionError": Cause(
+        "numpy-under-trace",
+        "an array of JAX is handed to NumPy, which no transformation allows: use jax.numpy",
+    ),
+    "ConcretizationTypeError": Cause(
+        "number-under-trace",
+        "a Python number is made of an array, as by int() or float(), which no transformation "
+        "allows",
+    ),
+    "TracerIntegerConversionError": Cause(
+        "number-under-trace", "an array is used as a Python integer, which no transformation allows"
+    ),
+    "TracerBoolConversionError": Cause(
+        "condition-under-trace",
+        "Python decides by the value of an array, as in an `if`, which no transformation allows: "
+        "use jnp.where or jax.lax.cond",
+    ),
+}
+"""What JAX's own errors say, by their names."""
 
 
 _about_rank_promotion = contextvars.ContextVar("about_rank_promotion", default=False)

@@ -18,7 +18,9 @@ from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause
 
 __all__ = [
+    "EXCHANGED",
     "REMEMBERED",
+    "VECTORS_ONLY",
     "of_acceptance",
     "of_bias",
     "of_form",
@@ -32,7 +34,8 @@ __all__ = [
 REMEMBERED = Cause(
     "output-remembered", "the output depends on earlier calls: results are remembered"
 )
-_EXCHANGED = Cause(
+VECTORS_ONLY = Cause("vectors-only", "the layer takes vectors only: a batch of rows is refused")
+EXCHANGED = Cause(
     "sizes-exchanged", "in_features and out_features are exchanged: the layer takes x of width out"
 )
 
@@ -49,7 +52,7 @@ def of_kernel(dense: Built, case: Case, shape: tuple[int, ...]) -> str:
     if n != m and sorted(shape) == sorted(case.kernel_shape):
         takes = [width for width in case.kernel_shape if _takes(dense, width)]
         if takes == [m] and shape == (m, n):
-            return _EXCHANGED
+            return EXCHANGED
         if takes == [n]:
             order = "(out, in)" if shape == (m, n) else "(in, out)"
             return Cause("kernel-transposed", f"the kernel is stored transposed, as {order}")
@@ -64,7 +67,7 @@ def of_bias(dense: Built, case: Case) -> str:
     shape = dense.bias.shape
     if shape == (case.in_features,) and case.in_features != case.out_features:
         if _takes(dense, case.out_features) and not _takes(dense, case.in_features):
-            return _EXCHANGED
+            return EXCHANGED
         return _OF_INPUTS
     if shape == () and case.out_features > 1:
         return Cause("bias-scalar", "the bias is one number; every output needs its own")
@@ -109,7 +112,7 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
         alone = "a vector is refused: the layer takes batches of rows only"
         return Cause("batches-only", alone) if works(2) else ""
     if works() and not works(2):
-        return Cause("vectors-only", "the layer takes vectors only: a batch of rows is refused")
+        return VECTORS_ONLY
     if 0 in refused:
         return Cause("empty-batch", "a batch of no rows is refused") if works(2) else ""
     if len(refused) > 1 and works(2):

@@ -43,6 +43,19 @@ class NoBias(nnx.Module):
         return x @ self.kernel[...]
 
 
+class Stepping(nnx.Module):
+    """A layer with a parameter that nothing depends on."""
+
+    def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (n_in, n_out)) / n_in**0.5)
+        self.bias = nnx.Param(jnp.zeros(n_out))
+        self.step = nnx.Param(jnp.zeros(()))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The output."""
+        return x @ self.kernel[...] + self.bias[...]
+
+
 class HiddenBias(NoBias):
     """A layer whose bias is a constant that nobody sees: not the same as a layer without one."""
 
@@ -230,6 +243,7 @@ ROWS = (
             'parameter_dtype = "bfloat16"',
         ),
         ("Counting", ["state/exact-state"], 'extra_state = ["calls"]'),
+        ("Stepping", ["construction/only-two-parameters"], 'extra_parameters = ["step"]'),
         ("FlatVectors", ["forward/output-shape"], "ranks = [1]"),
     ],
 )

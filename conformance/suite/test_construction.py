@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,14 @@ from conformance.checks.extreme_bits import RARELY_DRAWN, require_finite_for_ext
 from conformance.checks.kernels import samples
 from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
-from conformance.checks.parameters import NO_ONE_KERNEL, all_are_used, named, require_both
+from conformance.checks.parameters import (
+    NO_ONE_KERNEL,
+    NUMPY,
+    all_are_used,
+    declaring_unused,
+    named,
+    require_both,
+)
 from conformance.checks.require import during
 from conformance.checks.scan import NEW, at_edges
 from conformance.contract.requirement import (
@@ -133,6 +139,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
         len(leaves) <= expected,
         f"the layer has {len(leaves)} parameters: {listed}",
         accepted="kernel and bias alone" if expected == 2 else "the kernel alone",
+        declare=declaring_unused(layer, dense, others),
         cause=Cause(
             "parameter-more", f"the layer has a parameter beside kernel and bias: {beside}"
         ),
@@ -176,13 +183,14 @@ def _require_kernel_shape(layer: Layer, case: Case) -> None:
         expected = expected[::-1]
     cause = "" if shape == expected else shapes.of_kernel(dense, case, shape)
     stored = layer.convention.layout.replace(",", ", ")
+    differs = layer.convention.layout != layer.declared.layout and cause != shapes.EXCHANGED
     require.that(
         shape == expected,
         f"the kernel has shape {shape} for in_features={case.in_features}, "
         f"out_features={case.out_features}",
         accepted=f"shape {expected}",
         cause=cause,
-        declare=f'layout = "{stored}"' if layer.convention.layout != layer.declared.layout else "",
+        declare=f'layout = "{stored}"' if differs else "",
     )
 
 
@@ -255,10 +263,13 @@ def test_parameter_dtype(layer: Layer, case: Case) -> None:
     expected, seen = layer.declared.parameter_dtype, layer.convention.parameter_dtype
     accepted = ("float32", "float64") if expected == "float64" else (expected,)
     line = f'parameter_dtype = "{seen}"' if seen != expected else ""
-    for name, value in _kernel_and_bias(layer, layer.of(case)).items():
+    for name, value in named(layer, layer.of(case).parameters).items():
         kind = f"{type(value).__module__}.{type(value).__name__}"
         require.that(
-            isinstance(value, jax.Array), f"the {name} is a {kind}", accepted="a jax.Array"
+            isinstance(value, jax.Array),
+            f"the {name} is a {kind}",
+            accepted="a jax.Array",
+            cause=NUMPY if isinstance(value, np.ndarray) else "",
         )
         require.that(
             str(value.dtype) in accepted,
@@ -291,10 +302,6 @@ def _require_abstract_dtypes(layer: Layer, expected: str) -> None:
             accepted=expected,
             cause=Cause("dtype-by-size", f"the {name} is {value.dtype} beyond some size"),
         )
-
-
-def _kernel_and_bias(layer: Layer, dense: Built) -> dict[str, Any]:
-    return named(layer, dense.parameters)
 
 
 @requirement(
@@ -344,7 +351,12 @@ def _require_finite_samples(layer: Layer) -> None:
     "construction/abstract-init",
     MUST,
     PARAMETERS,
-    rests_on=["construction/kernel-shape", "construction/bias-shape", "state/exact-state"],
+    rests_on=[
+        "construction/kernel-shape",
+        "construction/bias-shape",
+        "construction/parameter-dtype",
+        "state/exact-state",
+    ],
     idle_because=(
         "a construction that cannot be described cannot be compiled either, nor its "
         "layer be described. This one names the fault."

@@ -185,7 +185,7 @@ def _require_castable(layer: Layer, case: Case, half: str) -> None:
     "dtypes/integer-input",
     SHOULD,
     ANY,
-    rests_on=["numerics/precision", VALUE, "dtypes/float32-out"],
+    rests_on=["numerics/precision", VALUE, "dtypes/float32-out", "transforms/jit"],
     presumes=[FLOAT32_THROUGHOUT],
     order=90,
 )

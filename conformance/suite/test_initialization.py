@@ -14,6 +14,7 @@ import numpy as np
 
 from conformance.checks import plot_data, require
 from conformance.checks.cases import BATCH, TALL, WIDE, Case, every_case, over
+from conformance.checks.description import law_line
 from conformance.checks.kernels import (
     LARGE_KERNEL,
     bias_evidence,
@@ -275,7 +276,7 @@ def test_kernel_homogeneity(layer: Layer) -> None:
     "initialization/kernel-variance",
     MUST,
     PARAMETERS,
-    rests_on=["initialization/kernel-homogeneity", *MOMENTS],
+    rests_on=["initialization/kernel-homogeneity", "initialization/kernel-mean", *MOMENTS],
     declared=True,
     order=-60,
 )
@@ -290,7 +291,12 @@ def test_kernel_variance(layer: Layer) -> None:
     require.note(power.statement(law.plan.profile, law.count, law.plan.promised))
     evidence = by_requirement.variance_row(law.finite, law.variance, law.variance_slack)
     plot_data.kernel_variance((in_features for in_features, _ in law.finite), evidence)
-    judge(evidence, lambda: causes.law(law.finite, law.names, law.variance), law.finite)
+    judge(
+        evidence,
+        lambda: causes.law(law.finite, law.names, law.variance),
+        law.finite,
+        lambda: law_line(layer),
+    )
     every_case(_each_variance, layer)
     kernel, deviation = large_kernel(layer), math.sqrt(law.variance(*LARGE_KERNEL))
     if np.isfinite(kernel).all():
@@ -336,7 +342,12 @@ def test_kernel_law(layer: Layer) -> None:
     if found.verdict == "known":
         require.note(f"the law found: {found.name}")
     plot_data.kernel_histogram(law.finite, law.variance, law.families)
-    judge(law_evidence(layer), lambda: causes.law(law.finite, law.names, law.variance), law.finite)
+    judge(
+        law_evidence(layer),
+        lambda: causes.law(law.finite, law.names, law.variance),
+        law.finite,
+        lambda: law_line(layer),
+    )
     kernel = large_kernel(layer).astype(np.float64)
     if np.isfinite(kernel).all() and kernel.any():
         # Tails show in a million weights: three in a hundred thousand are beyond four deviations.

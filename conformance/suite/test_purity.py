@@ -79,7 +79,12 @@ def test_input_kept(layer: Layer, case: Case) -> None:
     require.equal(x, values, "x after the call")
 
 
-@requirement("purity/globals-untouched", MUST, ANY, rests_on=["construction/builds"])
+@requirement(
+    "purity/globals-untouched",
+    MUST,
+    ANY,
+    rests_on=["construction/builds", "seeding/global-rng-ignored"],
+)
 @over(every_size=False)
 def test_globals_untouched(layer: Layer, case: Case) -> None:
     """``jax.config``, ``flax.config``, ``os.environ``, logging and the global random generators are

@@ -57,7 +57,12 @@ def test_sharded_equals_local(layer: Layer, case: Case) -> None:
     "sharding/default-device",
     SHOULD,
     PARAMETERS,
-    rests_on=["seeding/same-seed-same-bits", "forward/output-shape", "state/exact-state"],
+    rests_on=[
+        "seeding/same-seed-same-bits",
+        "forward/output-shape",
+        "state/exact-state",
+        "construction/parameter-dtype",
+    ],
 )
 @over(sizes=[(3, 10)], at_most=1)
 def test_default_device(layer: Layer, case: Case) -> None:

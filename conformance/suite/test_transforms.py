@@ -409,7 +409,12 @@ def test_no_side_effects_in_jaxpr(layer: Layer, case: Case) -> None:
     "transforms/donation",
     MAY,
     NNX,
-    rests_on=["transforms/jit", "state/instances-independent", "construction/kernel-shape"],
+    rests_on=[
+        "transforms/jit",
+        "state/instances-independent",
+        "construction/kernel-shape",
+        "construction/parameter-dtype",
+    ],
 )
 @over(sizes=programs.FEW_SIZES)
 def test_donation(layer: Layer, case: Case) -> None:
