@@ -48,7 +48,7 @@ def of_zero_input(found: np.ndarray, bias: np.ndarray) -> str:
         if np.array_equal(found, rounded(bias, name)):
             return Cause(
                 "reduced-precision",
-                f"the layer computes in reduced precision: f(0) is the bias in {name}",
+                f"the layer computes or returns in reduced precision: f(0) is the bias in {name}",
             )
     if bias.shape[-1] > 1 and np.allclose(found, np.tanh(bias), rtol=1e-5, atol=1e-7):
         return Cause("activation", "an activation is applied to the output: f(0) is tanh(b)")
@@ -221,9 +221,11 @@ def _candidates(
         Cause("kernel-negated", "the kernel is used with its sign reversed"): lambda: f(
             x, -kernel, bias
         ),
-        Cause("scaled-again", "the kernel is scaled again in the forward pass, by 1/in"): lambda: f(
-            x / np.float32(n), kernel, bias
-        ),
+        Cause(
+            "scaled-again",
+            "the product is divided by in: a mean is taken for the sum, or the kernel is scaled "
+            "again",
+        ): lambda: f(x / np.float32(n), kernel, bias),
         Cause(
             "scaled-again", "the kernel is scaled again in the forward pass, by 1/sqrt(in)"
         ): lambda: _looser(f(x / root, kernel, bias)),

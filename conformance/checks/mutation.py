@@ -167,13 +167,17 @@ def require_no_leaks(layer: Layer, case: Case) -> None:
         require.within(found, reference.value, reference.bound, "f(x) by nnx.jit, leaks checked,")
 
 
+_OF_FLAX = ("_pytree__", "_object__")
+"""How the attributes begin that nnx gives to its modules."""
+
+
 def differing_attributes(first: Built, second: Built) -> str:
     """Which static attributes tell two layers of one size apart, as a cause; else nothing."""
     one, another = map(_static_part, (first, second))
     found = []
     for name, value in getattr(one, "__dict__", {}).items():
         other = vars(another).get(name)
-        if name.startswith("_") or isinstance(value, nnx.Variable | nnx.Module | jax.Array):
+        if name.startswith(_OF_FLAX) or isinstance(value, nnx.Variable | nnx.Module | jax.Array):
             continue
         with contextlib.suppress(Exception):  # whatever its comparison raises
             if not bool(value == other):

@@ -220,4 +220,118 @@ def key_of_the_seed(seed: int, x: Array, m: int) -> Array:
 # Only a function of this name is held to the exercise's own numbers.
 key_of_the_seed.__name__ = "dense_forward"
 
+BiasTimesInput = wrong.forward("Y150", "forward/zero-input", 2)(
+    lambda x, k, b: x @ (k + b),
+    "The bias is added to the kernel, so that it has no effect at x = 0 alone.",
+)
+NumpyProduct = wrong.forward(
+    "Y151",
+    "transforms/jit",
+    1,
+    cause_id="numpy-under-trace",
+    collateral=("transforms/traced-first",),
+)(
+    lambda x, k, b: jnp.asarray(np.dot(np.asarray(x), np.asarray(k))) + b,
+    "The product is one of NumPy, which takes no traced array.",
+    when=lambda x, k, b: x.shape[-1:] == k.shape[:1],
+)
+
+
+@wrong.kernel(
+    "Y152",
+    "construction/abstract-init",
+    2,
+    cause_id="number-under-trace",
+    collateral=("transforms/traced-first",),
+)
+def SeedAsNumber(key: Array, in_features: int, out_features: int) -> Array:
+    """A Python number is made of the key, to draw with."""
+    return scaled_normal(jax.random.key(int(jax.random.bits(key))), in_features, out_features)
+
+
+@wrong.forward(
+    "Y153",
+    "transforms/jit",
+    1,
+    cause_id="condition-under-trace",
+    collateral=("transforms/traced-first",),
+)
+def DecidesByValue(x: Array, kernel: Array, bias: Array) -> Array:
+    """An empty input or a zero one is left out by an `if`."""
+    return affine(x, kernel, bias) if x.any() else affine(0 * x, kernel, bias)
+
+
+RngsForKey = wrong.key("Y154", "construction/builds", 1, cause_id="stream-as-key")(
+    lambda rngs: rngs, "The Rngs themselves are given where a key is needed."
+)
+SumOfVectors = wrong.forward(
+    "Y155",
+    "forward/output-shape",
+    1,
+    cause_id="vectors-only",
+    collateral=("numerics/one-product", "forward/width-one-raises", "forward/scalar-raises"),
+)(
+    lambda x, k, b: (x * k.T).sum(axis=-1) + b,
+    "Products and sums by hand, for one vector alone.",
+)
+AlwaysABatch = wrong.forward("Y156", "forward/output-shape", 1, cause_id="axes-added")(
+    lambda x, k, b: affine(x.reshape(1, -1), k, b),
+    "A vector is made a batch of one, and stays so.",
+    when=lambda x, k, b: x.ndim == 1,
+)
+
+
+@wrong.kernel("Y157", "initialization/kernel-mean", 1, cause_id="uniform-unit")
+def UniformFromZero(key: Array, in_features: int, out_features: int) -> Array:
+    """`jax.random.uniform` as it draws by default, from 0 to 1."""
+    return jax.random.uniform(key, (in_features, out_features), jnp.float32)
+
+
+@wrong.kernel(
+    "Y158",
+    "construction/parameter-dtype",
+    2,
+    cause_id="parameter-numpy",
+    collateral=("seeding/jitted-init",),
+)
+def DrawnByNumpy(key: Array, in_features: int, out_features: int) -> Any:
+    """The kernel is an array of NumPy, drawn from a generator of its own."""
+    if is_traced(key):
+        return scaled_normal(key, in_features, out_features)
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    normals = generator.standard_normal((in_features, out_features), np.float32)
+    return normals * np.float32(stddev(in_features))
+
+
+@wrong.built(
+    "Y159",
+    "state/graphdef-stable",
+    3,
+    cause_id="static-differs",
+    collateral=("state/pickles",),
+)
+def CompilesItsOwn(layer: Any, rngs: nnx.Rngs) -> None:
+    """Each layer keeps a compiled function of its own, in a private attribute."""
+    layer._formula = jax.jit(lambda x, kernel, bias: affine(x, kernel, bias))
+
+
+@wrong.built(
+    "Y160",
+    "forward/zero-input",
+    2,
+    collateral=("state/graphdef-stable", "state/pickles"),
+)
+def CompilesItsValues(layer: Any, rngs: nnx.Rngs) -> None:
+    """The formula is compiled once, with the values that kernel and bias have when it is built."""
+    kernel, bias = layer.kernel[...], layer.bias[...]
+    layer.forward = jax.jit(lambda x, *_: affine(x, kernel, bias))
+
+
+@wrong.call("Y161", "forward/array-likes", 3, cause_id="output-scaled")
+def DoublesNumpy(self: Any, x: ArrayLike) -> Array:
+    """The result for an array of NumPy is twice the right one."""
+    y = CorrectDense.__call__(self, x)
+    return 2 * y if isinstance(x, np.ndarray) else y
+
+
 name_layers(globals())
