@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen, nnx
 
@@ -283,6 +284,18 @@ def test_extra_parameters_need_no_step_of_least_squares() -> None:
     """LoRA is trained with kernel and bias, and its loss is no quadratic function of all four."""
     asked = ["--requirement=optimizer-sees-both", "--requirement=only-two-parameters"]
     assert main(["run", "implementations.nnx_others:LoRALinear", *asked, "-n0"]) == 0
+
+
+class OfNumpy(NoBias):
+    """A layer whose kernel is an array of NumPy."""
+
+    def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(np.ones((n_in, n_out), np.float32))
+
+
+def test_an_array_of_numpy_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", f"{__name__}:OfNumpy", "--requirement=parameter-dtype", "-n0"]) == 1
+    assert "cause     a parameter is an array of NumPy: make it with jax" in capsys.readouterr().out
 
 
 def test_factors_of_a_kernel_are_one_finding(capsys: pytest.CaptureFixture[str]) -> None:

@@ -220,7 +220,9 @@ def key_of_the_seed(seed: int, x: Array, m: int) -> Array:
 # Only a function of this name is held to the exercise's own numbers.
 key_of_the_seed.__name__ = "dense_forward"
 
-BiasTimesInput = wrong.forward("Y150", "forward/zero-input", 2)(
+BiasTimesInput = wrong.forward(
+    "Y150", "forward/zero-input", 2, collateral=("forward/integer-exact",)
+)(
     lambda x, k, b: x @ (k + b),
     "The bias is added to the kernel, so that it has no effect at x = 0 alone.",
 )
@@ -285,22 +287,6 @@ AlwaysABatch = wrong.forward("Y156", "forward/output-shape", 1, cause_id="axes-a
 def UniformFromZero(key: Array, in_features: int, out_features: int) -> Array:
     """`jax.random.uniform` as it draws by default, from 0 to 1."""
     return jax.random.uniform(key, (in_features, out_features), jnp.float32)
-
-
-@wrong.kernel(
-    "Y158",
-    "construction/parameter-dtype",
-    2,
-    cause_id="parameter-numpy",
-    collateral=("seeding/jitted-init",),
-)
-def DrawnByNumpy(key: Array, in_features: int, out_features: int) -> Any:
-    """The kernel is an array of NumPy, drawn from a generator of its own."""
-    if is_traced(key):
-        return scaled_normal(key, in_features, out_features)
-    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    normals = generator.standard_normal((in_features, out_features), np.float32)
-    return normals * np.float32(stddev(in_features))
 
 
 @wrong.built(
