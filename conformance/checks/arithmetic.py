@@ -116,15 +116,15 @@ class Arithmetic:
     def _half(
         self, left: np.ndarray, right: np.ndarray, added: np.ndarray | float = 0.0
     ) -> Bounded:
-        """Return the product, whose operands may be rounded first, or be as exact as they are."""
+        """Return the product; each operand may be rounded first, or be as exact as it is."""
         unit, bias = oracle.unit_roundoff(self.sums), np.asarray(added)
         largest = float(jnp.finfo(self.results).max)
-        held = self.operand(left), self.operand(right)
-        found = oracle.in_dtype(*held, bias, self.results, largest, unit)
-        if np.array_equal(held[0], left) and np.array_equal(held[1], right):
-            return found
-        exact = oracle.in_dtype(left, right, bias, self.results, largest, unit)
-        return oracle.either(found, exact)
+        ways = [
+            oracle.in_dtype(a, b, bias, self.results, largest, unit)
+            for a in (left, self.operand(left))
+            for b in (right, self.operand(right))
+        ]
+        return oracle.either(ways)
 
     def kernel_gradient(self, x: np.ndarray, cotangent: np.ndarray) -> Bounded:
         """dK = x^T g over all leading dimensions, ``(in, out)``."""

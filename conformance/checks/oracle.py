@@ -7,6 +7,7 @@ for inner products in floating-point arithmetic", SIAM J. Matrix Anal. Appl. 34 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -160,10 +161,12 @@ def _least(unit: float) -> float:
     return 2.0**-24 if unit == UNIT_ROUNDOFF["float16"] else TINY
 
 
-def either(one: Bounded, other: Bounded) -> Bounded:
-    """Return what holds both: each entry is within the bound of one of the two, or between them."""
-    apart = np.abs(one.value - other.value)
-    return Bounded((one.value + other.value) / 2, np.maximum(one.bound, other.bound) + apart / 2)
+def either(ways: Sequence[Bounded]) -> Bounded:
+    """Return what holds all of them: each entry is within the bound of one, or between two."""
+    values = np.stack([way.value for way in ways])
+    low, high = values.min(axis=0), values.max(axis=0)
+    bound = np.stack([way.bound for way in ways]).max(axis=0)
+    return Bounded((low + high) / 2, bound + (high - low) / 2)
 
 
 def in_dtype(
