@@ -48,7 +48,13 @@ DividesByTheSize = wrong.kernel("X576", "construction/zero-sizes", 2)(
 )
 
 
-@wrong.draws("X097", "construction/abstract-init", 4, cause_id="number-under-trace")
+@wrong.draws(
+    "X097",
+    "construction/abstract-init",
+    4,
+    cause_id="number-under-trace",
+    collateral=("transforms/traced-first",),
+)
 def ChecksItsValues(draws: Array) -> Array:
     """The constructor looks at the kernel's values, which abstract ones do not have."""
     if float(jnp.abs(draws).max(initial=0.0)) == 0.0 and draws.size:

@@ -23,7 +23,13 @@ TracedForgetsBias = wrong.forward("X141", "transforms/jit", 4, cause_id="bias-un
     lambda x, k, b: affine(x, k, jnp.zeros_like(b)) if is_traced(x, k) else affine(x, k, b),
     "Inside of transforms the bias is forgotten.",
 )
-LooksAtValues = wrong.output("X142", "transforms/jit", 3, cause_id="condition-under-trace")(
+LooksAtValues = wrong.output(
+    "X142",
+    "transforms/jit",
+    3,
+    cause_id="condition-under-trace",
+    collateral=("transforms/traced-first",),
+)(
     lambda y, x: jnp.full_like(y, jnp.nan) if bool((x != x).all() and x.size) else y,
     "The call asks whether any input is NaN, which under jit nobody knows.",
 )
