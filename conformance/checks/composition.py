@@ -131,10 +131,10 @@ def linen_models(layer: Layer, case: Case) -> dict[str, tuple[Any, list[Place]]]
 
     class Named(linen.Module):
         def setup(self) -> None:
-            self.query, self.dense = make(), make()
+            self.query, self.head = make(), make()
 
         def __call__(self, x: Any) -> Any:
-            return self.query(x), self.dense(x)
+            return self.query(x), self.head(x)
 
     class Compact(linen.Module):
         @linen.compact
@@ -152,7 +152,7 @@ def linen_models(layer: Layer, case: Case) -> dict[str, tuple[Any, list[Place]]]
 
     name = type(make()).__name__
     return {
-        "a parent with two layers in setup": (Named(), [("query",), ("dense",)]),
+        "a parent with two layers in setup": (Named(), [("query",), ("head",)]),
         "a compact parent with two layers": (Compact(), [(f"{name}_0",), (f"{name}_1",)]),
         "a parent under nn.share_scope": (Sharing(), [()]),
     }

@@ -14,6 +14,7 @@ import numpy as np
 
 from conformance.checks.kernels import kernels_of
 from conformance.checks.layer import Layer
+from conformance.checks.scan import NOT_TRACED, scan
 from conformance.errors import safe_text
 from conformance.jax_setup.lazy import jax
 from conformance.layers.declaration import TABLE
@@ -84,6 +85,8 @@ class Description:
         How it differs from Flax's layer.
     declaration
         What it would have to declare, by the names of the table.
+    branches
+        Where its programs are others than at 3 inputs and 10 outputs; or that it cannot be traced.
     trouble
         What kept it from being looked at; mostly empty.
     """
@@ -103,6 +106,7 @@ class Description:
     extra_state: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
     declaration: dict[str, Any] | None = None
+    branches: tuple[str, ...] = ()
     trouble: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -125,7 +129,7 @@ def _described(layer: Layer) -> Description:
         kind = "a Linen module" if its.linen is not None else kind
     plain = Description(layer.name, kind, its.bound, seen.leaves, trouble=seen.trouble)
     if its.init is None:
-        return plain
+        return replace(plain, branches=_branches(layer))
     ranks, dtype, trouble = _accepted(layer)
     if seen.trouble or not seen.kernel:
         return replace(plain, ranks=ranks, result_dtype=dtype, trouble=seen.trouble or trouble)
@@ -154,6 +158,7 @@ def _described(layer: Layer) -> Description:
         extra_state=found.extra_state,
         differences=found.differences(),
         declaration=dict(_declared(found, text)),
+        branches=_branches(layer),
         trouble=trouble,
     )
 
@@ -193,6 +198,13 @@ def _promises(layer: Layer, ranks: Sequence[int]) -> dict[str, Any]:
     of_kernel = np.abs(product(eye, kernel) - kernel) / np.abs(kernel).max(0)
     error = max(of_x.max(), of_kernel.max())
     return {"product_error": 2.0 ** math.ceil(math.log2(error))} if _SMALL < error < 1 / 16 else {}
+
+
+def _branches(layer: Layer) -> tuple[str, ...]:
+    found = scan(layer)
+    if not found.traced:
+        return (NOT_TRACED,)
+    return tuple(dict.fromkeys(f"{edge.program}: {edge.where}" for edge in found.edges))
 
 
 def _named(law: Law, sentence: str) -> Law:

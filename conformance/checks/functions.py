@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from conformance.checks import input_dtypes, oracle, require
 from conformance.checks.cases import Case
+from conformance.checks.kinds import rows_by_kind
 from conformance.checks.layer import Layer, as_jax
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause
@@ -17,12 +18,13 @@ from conformance.jax_setup.lazy import jax
 __all__ = [
     "is_function",
     "require_dtypes",
+    "require_kinds",
     "require_not_finite",
     "require_scales",
 ]
 
-# Probing costs a call for each input: one size, and one that is wider than a vector unit.
-_SIZES = ((3, 10), (33, 20))
+# Probing costs a call for each input: few sizes, and one that is wider than a vector unit.
+_SIZES = ((3, 10), (16, 16), (33, 20))
 
 
 def is_function(layer: Layer) -> bool:
@@ -50,6 +52,24 @@ def require_scales(layer: Layer, case: Case, *scales: float) -> None:
         kernel, _ = layer.remember(("probed", case), lambda: layer.affine(case))
         x = np.abs(x) * np.where(kernel[:, 0] < 0, np.float32(-1), np.float32(1))
         _require(layer, case, as_jax(x), x, f"f(x) for x of {scale:g}")
+
+
+# Each row is a call, which constructs a layer.
+_ROWS = 2
+
+
+def require_kinds(layer: Layer, case: Case, constants: Sequence[float]) -> None:
+    """Require f(x) for rows of every kind, and for x near the constants of its program."""
+    if not is_function(layer) or case.kernel_shape not in _SIZES:
+        return
+    for kind, rows in rows_by_kind(case, _ROWS):
+        for x in rows:
+            _require(layer, case, as_jax(x), x, f"f(x) for {kind}")
+    for constant in [c for c in constants if 1e-30 < c < 1e30][:_ROWS]:
+        x = case.normal("x", case.in_features)
+        x[0], x[-1] = np.float32(constant), -np.float32(constant)
+        what = f"f(x) for an entry as large as the constant {constant:.6g} of the program"
+        _require(layer, case, as_jax(x), x, what)
 
 
 def require_not_finite(layer: Layer, case: Case, poison: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = [
     "of_stack",
     "of_state",
     "points",
+    "require_for_integers",
     "require_gradients",
     "require_second",
     "require_value",
@@ -67,7 +68,7 @@ def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
     yield Point(
         f"x = 0 of shape {x.shape}", kernel, bias, np.zeros_like(x), case.normal("other", *shape)
     )
-    for size, scale in (("large", 1e6), ("small", 1e-6)):
+    for size, scale in (("large", 1e20), ("small", 1e-20)):
         # With x of usual size: what is clipped, or counts as none, is so by its own magnitude.
         g = case.normal(f"{size} cotangent", *shape, scale=scale)
         yield Point(f"a {size} g and {of}", kernel, bias, case.normal("plain x", *x.shape), g)
@@ -79,11 +80,12 @@ def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
         case.integers("integer cotangent", *shape),
         exact=True,
     )
-    # As in a layer that starts at zero: outputs of 0 may be treated by themselves.
-    where = f"K = 0, b = 0 and {of}"
-    yield Point(
-        where, kernel * 0, bias * 0, case.normal("plain x", *x.shape), case.normal("g", *shape)
-    )
+    # As in a layer that starts at zero, of tokens, in a sum: outputs of 0 may be treated by
+    # themselves, and so may rows of one entry, and rows of g that are equal.
+    where = f"K = 0, b = 0, g = 1 and rows of one entry in {of}"
+    inputs = case.generator("one entry").integers(x.shape[-1], size=(*lead, 1))
+    one = np.where(np.arange(x.shape[-1]) == inputs, case.normal("plain x", *x.shape), 0)
+    yield Point(where, kernel * 0, bias * 0, one.astype(np.float32), np.ones(shape, np.float32))
 
 
 def directions(layer: Layer, case: Case) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -177,6 +179,24 @@ def require_gradients(
             require.within(value, reference.value, reference.bound, what, cause=cause)
 
 
+def require_for_integers(layer: Layer, case: Case, parameters: Any, x: np.ndarray) -> None:
+    """Require dK and db for an x of integers, which has no gradient itself."""
+
+    def make() -> Callable[..., Any]:
+        def program(p: Any, kernel: Any, bias: Any, x: Any, cotangent: Any) -> Any:
+            loss = programs.weighted(layer, p, cotangent)
+            return jax.grad(lambda kernel, bias: loss(kernel, bias, x), (0, 1))(kernel, bias)
+
+        return program
+
+    g, wide = case.normal("cotangent", *case.lead, case.out_features), x.astype(np.float32)
+    point = Point(f"x of dtype {x.dtype}", case.kernel(), case.bias(), wide, g)
+    program = programs.remembered(layer, "gradients for integers", make)
+    with require.during(f"jax.grad of the layer for x of dtype {x.dtype}"):
+        found = program(parameters, point.kernel, point.bias, x, g)
+    require_gradients(layer, (*found, None), point, "jax.grad", inputs=False)
+
+
 def require_second(layer: Layer, case: Case, parameters: Any) -> None:
     """Require the gradients of <dK, t> = <x t, g>: g t^T for x, and none for kernel and bias."""
     point, t = next(points(case, BATCH)), case.normal("t", *case.kernel_shape)
@@ -265,7 +285,9 @@ def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> s
     rows = max(1, int(np.prod(point.x.shape[:-1])))
     one_row = _of_one_row(found, which, point)
     if one_row:
-        return one_row
+        # Where all rows of g are equal, their mean is the first one's.
+        mean = rows > 1 and _holds(found, reference, 1 / rows)
+        return "" if mean else one_row
     factors = {
         2.0: ("doubled", "the gradient is doubled: the derivative of one term is counted twice"),
         0.5: ("halved", "the gradient is halved"),

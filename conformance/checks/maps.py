@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import programs, require
+from conformance.checks import gradients, programs, require
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.jax_setup.lazy import jax
@@ -27,7 +27,8 @@ _PARTS = {
 def _program(layer: Layer) -> Any:
     """``(parameters, stacked values, single values, cotangent)`` to the results by name.
 
-    Values are of kernel, bias and x. With them comes the gradient in the stacked kernels.
+    Values are of kernel, bias and x. With them come the gradient in the stacked kernels, and those
+    in all three for stacked cotangents, as ``jax.jacrev`` takes them.
     """
 
     def make() -> Callable[..., Any]:
@@ -45,7 +46,9 @@ def _program(layer: Layer) -> Any:
                 mapped = jax.vmap(f, (None, 0, None, None))
                 return (mapped(p, kernels, *single[1:]) * cotangent).sum()
 
-            return found, jax.grad(loss)(stacked[0])
+            y, back = jax.vjp(lambda *values: f(p, *values), *single)
+            jacobian = jax.vmap(back)(cotangent.astype(y.dtype))
+            return found, jax.grad(loss)(stacked[0]), jacobian
 
         return program
 
@@ -64,7 +67,8 @@ def require_maps_of_parts(layer: Layer, case: Case, parameters: Any) -> None:
     cotangent = case.normal("cotangent of maps", maps, *BATCH, case.out_features)
     single = (case.kernel(), case.bias() * layer.convention.use_bias, xs[0])
     with require.during("jax.vmap of the layer over some of kernel, bias and x"):
-        found, gradient = _program(layer)(parameters, (kernels, biases, xs), single, cotangent)
+        values = ((kernels, biases, xs), single, cotangent)
+        found, gradient, jacobian = jax.device_get(_program(layer)(parameters, *values))
     arithmetic = layer.arithmetic(case.in_features)
     for name, axes in _PARTS.items():
         if name.startswith("biases") and not layer.convention.use_bias:
@@ -80,3 +84,7 @@ def require_maps_of_parts(layer: Layer, case: Case, parameters: Any) -> None:
     value, bound = (np.stack([getattr(g, part) for g in each]) for part in ("value", "bound"))
     what = "the gradient, with respect to stacked kernels, of jax.vmap of the layer"
     require.within(gradient, value, bound, what)
+    for i, g in enumerate(cotangent):
+        point = gradients.Point("x of one Jacobian", single[0], single[1], single[2], g)
+        its = (jacobian[0][i], jacobian[1][i], jacobian[2][i])
+        gradients.require_gradients(layer, its, point, "jax.vmap of jax.vjp over g")

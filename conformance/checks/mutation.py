@@ -8,6 +8,7 @@ import contextlib
 import gc
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,7 @@ def require_unchanged(
     ``what`` says in words what these calls are; with ``raising`` they may raise.
     """
     before, static, attributes = _bytes(dense), _static(dense), _attributes(dense)
+    variables = _variables(dense)
     for x in inputs:
         if raising:
             with contextlib.suppress(Exception):
@@ -72,6 +74,13 @@ def require_unchanged(
         f"{what} changes {', '.join(changed)}",
         accepted="the same bytes",
         cause=_why_changed(changed, before, after),
+    )
+    replaced = [name for name, value in _variables(dense).items() if value is not variables[name]]
+    require.that(
+        not replaced,
+        f"{what} puts another object in the place of {' and '.join(replaced)}",
+        accepted="the same Variables, which other layers and optimizers may share",
+        cause=Cause("variables-replaced", "the call puts new Variables in the place of the old"),
     )
     now = _attributes(dense)
     kept = [name for name in now if name not in attributes or now[name] != attributes[name]]
@@ -110,6 +119,11 @@ def _attributes(dense: Built) -> dict[str, str]:
     }
 
 
+def _variables(dense: Built) -> dict[str, Any]:
+    attributes = getattr(dense.module, "__dict__", {})
+    return {name: each for name, each in attributes.items() if isinstance(each, nnx.Variable)}
+
+
 def _static(dense: Built) -> object:
     return getattr(dense.parameters, "static", None)
 
@@ -122,7 +136,7 @@ def require_unchanged_variables(dense: Built, x: np.ndarray) -> None:
     with on_the_way("calling the layer with every collection mutable"):
         # What is sown into intermediates is for whoever asks for them, and returned by no init.
         mutable = DenyList("intermediates")
-        _, updated = model.apply(variables, as_jax(x), mutable=mutable)
+        y, updated = model.apply(variables, as_jax(x), mutable=mutable)
     before = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(variables)}
     after = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(updated)}
     changed = sorted(
@@ -137,6 +151,11 @@ def require_unchanged_variables(dense: Built, x: np.ndarray) -> None:
             "the call writes a variable collection: the layer is not a pure function of x",
         ),
     )
+    plain = np.asarray(dense(x))
+    cause = Cause(
+        "mutable-taken", "what the call computes depends on which collections it may write"
+    )
+    require.equal(y, plain, "f(x) with every collection mutable", cause=cause)
 
 
 def _flat(tree: object) -> list[tuple[tuple[object, ...], object]]:

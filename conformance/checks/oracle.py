@@ -23,6 +23,7 @@ __all__ = [
     "affine",
     "after",
     "bias_gradient",
+    "each_rounded",
     "either",
     "in_dtype",
     "input_gradient",
@@ -189,6 +190,24 @@ def in_dtype(
         size = np.abs(x).astype(np.float64) @ np.abs(kernel).astype(np.float64) + np.abs(bias)
     safe = size <= largest / 2
     return Bounded(np.where(safe, found.value, 0.0), np.where(safe, found.bound, np.inf))
+
+
+# Half the smallest number of float16, once for each rounding of a handful of products.
+_SUBNORMAL = 2.0**-24 * 16
+
+
+def each_rounded(
+    x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, unit: float, more: int
+) -> Bounded:
+    """``x @ kernel + bias`` where each product and each sum is rounded, to half precision.
+
+    Of a row of ``x``, as many products are rounded as it has entries that are not 0, and a term
+    takes part in as many sums; `more` counts the roundings beside those, `unit` is the roundoff.
+    """
+    roundings = np.count_nonzero(x, axis=-1)[..., None] + more
+    size = np.abs(x) @ np.abs(kernel) + np.abs(bias)
+    bound = roundings * unit * size + _SUBNORMAL
+    return Bounded(affine(x, kernel, bias).value, bound)
 
 
 def kernel_gradient(

@@ -68,6 +68,8 @@ def require_rejected(layer: Layer, case: Case, widths: set[int]) -> None:
     given = [*itertools.product(sorted(widths), leads)]
     if 1 not in widths and n % 2 == 0 and n > 2 and layer.accepts((2,)):
         given.append((n // 2, (2,)))  # as many numbers as one row has
+    if 1 not in widths and n > 1:
+        given += [(2 * n, lead) for lead in leads]  # as many as two rows have
     for width, lead in given:
         x = jax.ShapeDtypeStruct((*lead, width), np.float32)
         what = f"x of shape {x.shape} with in_features={n}"

@@ -34,6 +34,7 @@ __all__ = [
     "INTEGER",
     "NEW",
     "NONFINITE",
+    "NOT_TRACED",
     "VALUES",
     "Edge",
     "Scan",
@@ -76,12 +77,13 @@ class Use:
 VALUES = Use((FORWARD, GRADIENT), most=16)
 DERIVATIVES = Use((FORWARD, GRADIENT))
 HALF = Use((FORWARD, GRADIENT), ("float16", "bfloat16"))
-INTEGER = Use((FORWARD,), ("int32",), larger=False)
+INTEGER = Use((FORWARD,), ("int32", "uint8"), larger=False)
 COMPLEX = Use((FORWARD,), ("complex64",), larger=False)
 NEW = Use((CONSTRUCTION,), larger=False)
 NONFINITE = Use((FORWARD,), most=4, larger=False)
 FUNCTIONS = Use((FORWARD,), most=6, functions=True)
 
+NOT_TRACED = "the layer cannot be traced, so that where its program branches is not known"
 _MOST_EDGES = 4
 _LARGEST_INDEX = 2**17
 # How many draws of fewer rows than a plain batch has are tried at an edge.
@@ -191,7 +193,7 @@ def _scan(layer: Layer) -> Scan:
                 }.values()
             )
         if kind == GRADIENT:
-            chosen = [p for p in points if p.dtype not in ("int32", "complex64")]
+            chosen = [p for p in points if p.dtype not in ("int32", "uint8", "complex64")]
         edges += _edges(traces, kind, chosen)
         if kind != CONSTRUCTION:
             edges += _edges_of_ranks(traces, kind, chosen)
@@ -424,8 +426,11 @@ def _at_each(layer: Layer, test: Callable[..., None], use: Use) -> bool:
     """Try the property at every edge; a failure names the edge, and so does a note of the cell."""
     if use.functions and PARAMETERS in layer.provides:
         return True
-    places = scan(layer).places(use)
-    for where, _ in places:
+    found = scan(layer)
+    places = found.places(use)
+    if not found.traced:
+        recording.current().note(f"{NOT_TRACED}; it is called at a few larger sizes instead")
+    for where, _ in places if found.traced else ():
         recording.current().note(f"another program of the layer runs {where}")
     if use.larger:
         places.append(("at a larger size", larger(layer)))

@@ -24,6 +24,8 @@ _SIZES: tuple[Size, ...] = (
     *((600, 601), (784, 10), (840, 720), (1000, 2001), (1024, 1024), (1155, 1210), (768, 3072)),
     *((2049, 130), (3000, 50257), (4099, 8200), (4096, 4096), (10**4, 10**4 + 1)),
     *((64, 10**5), (10**5, 64), (10**6, 10**6)),
+    # Few inputs and outputs, and multiples of primes: 17 * 19 * 23 and 13 * 29 * 31.
+    *((7, 12), (10, 3), (7429, 11687)),
 )
 # JAX squeezes axes of one, so that they are compared with each other alone.
 _ONES: tuple[Size, ...] = ((1, 7), (1, 300), (1, 1024), (5, 1), (300, 1), (4096, 1))
@@ -101,11 +103,14 @@ def points_of(layer: Layer) -> list[Point]:
     batches += [((64, 64), (64,)), ((64, 64), (1000,)), ((130, 300), (500,)), ((64, 48), (4096,))]
     batches += [((n, m), lead) for n, m in some for lead in ((), (1,), (2, 3), (30, 40))]
     batches += [((512, 512), ()), ((768, 3072), (2, 3)), ((768, 3072), (4, 128))]
+    batches += [((512, 16), (4096,)), ((512, 16), (4, 1024))]
     points = [*sized, *(Point(n, m, lead) for (n, m), lead in batches)]
     short = [(BASE, (rows,)) for rows in (100, 300, 1024, 4096)] + [(BASE, ()), (BASE, (2, 3))]
     for dtype in _DTYPES:
         points += [replace(base, in_features=n, out_features=m, dtype=dtype) for n, m in _FEWER]
         points += [Point(n, m, lead, dtype) for (n, m), lead in short]
+    # Images are of uint8.
+    points += [replace(base, in_features=n, out_features=m, dtype="uint8") for n, m in _FEWER[::2]]
     return [p for p in dict.fromkeys(points) if layer.accepts(p.lead)]
 
 

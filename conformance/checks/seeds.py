@@ -13,7 +13,7 @@ from conformance.checks.layer import Layer
 from conformance.checks.mapped_draws import cost_of_a_draw
 from conformance.errors import Cause, Violation
 from conformance.statistics import by_requirement, diagnose_seeds, identify_law, seed_set, structure
-from conformance.statistics.correlation import linked_seeds, seed_shifts
+from conformance.statistics.correlation import linked_seeds, seed_pairs, seed_shifts
 from conformance.statistics.seeds import BASES, crowd, random_seeds
 
 __all__ = ["require_different", "require_uncorrelated"]
@@ -171,7 +171,7 @@ def require_uncorrelated(layer: Layer) -> None:
     """Fail if kernels of different seeds are correlated, also when shifted against each other.
 
     Pooled over neighbouring seeds, and over each base and its single-bit flips: both sets of pairs
-    are forests, so that the bound of `linked_seeds` holds.
+    are forests, so that the bound of `linked_seeds` holds. So is every two seeds of the set.
     """
     numbers = _numbers(layer)
     _require_own_rows(layer, numbers)
@@ -198,6 +198,8 @@ def require_uncorrelated(layer: Layer) -> None:
         linked_seeds(values, neighbours, "neighbouring seeds"),
         linked_seeds(values, flips, "seeds that differ in one bit"),
         seed_shifts(values[: min(len(values), 33)]),
+        # Seeds that a reduction modulo some number takes for one another may share a part only.
+        seed_pairs(values),
         linked_seeds(*_magnitudes(values, neighbours), "neighbouring seeds (magnitudes)"),
     ]
     evidence += by_requirement.seeds_row(within)

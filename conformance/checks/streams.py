@@ -66,3 +66,7 @@ def require_same_first_output(layer: Layer, case: Case, x: np.ndarray) -> None:
         found, variables = model.init_with_output(jax.random.key(case.seed), as_jax(x))
         again = model.apply(variables, as_jax(x))
     require.equal(found, again, "the output while initializing")
+    with during("applying the layer with the rng of another layer's dropout"):
+        given = model.apply(variables, as_jax(x), rngs={"dropout": jax.random.key(case.seed)})
+    cause = Cause("rng-taken", "the call draws from an rng that is given for other layers")
+    require.equal(given, again, "f(x) with an rng called dropout", cause=cause)

@@ -13,16 +13,22 @@ __all__ = ["require_views"]
 
 
 def require_views(f: Callable[..., Any], x: np.ndarray) -> None:
-    """Require f of views of ``x``, of rank 3, to be f of what they show."""
-    plain = np.asarray(f(x))
+    """Require f of views of ``x``, of rank 2 or 3, to be f of what they show."""
+    plain, rank = np.asarray(f(x)), f"rank {x.ndim}"
     views = {
-        "an array of rank 3 in Fortran order": np.asfortranarray(x),
-        "a reversed array of rank 3": x[::-1, ::-1].copy()[::-1, ::-1],
+        f"an array of {rank} in Fortran order": np.asfortranarray(x),
+        f"a reversed array of {rank}": x[::-1, ::-1].copy()[::-1, ::-1],
+        f"a read-only array of {rank} in Fortran order": _read_only(np.asfortranarray(x)),
     }
     for what, view in views.items():
         found = np.asarray(f(view, as_given=True))
         cause = "" if np.array_equal(found, plain) else shapes.of_form(f, found, view)
         require.equal(found, plain, f"f of {what}", cause=cause)
-    same = np.broadcast_to(x[:, :1], x.shape)
+    same = np.broadcast_to(x[..., :1, :], x.shape)
     found, expected = np.asarray(f(same, as_given=True)), np.asarray(f(same.copy()))
-    require.equal(found, expected, "f of an array of rank 3 whose rows are one row")
+    require.equal(found, expected, f"f of an array of {rank} whose rows are one row")
+
+
+def _read_only(x: np.ndarray) -> np.ndarray:
+    x.flags.writeable = False
+    return x

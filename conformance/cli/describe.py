@@ -88,6 +88,7 @@ def lines(found: Description, entry: Entry) -> Iterator[str]:
         "result": f"{found.result_dtype} for a float32 x" if found.result_dtype else "",
         "x of rank": ", ".join(map(str, found.ranks)),
         "beside": keeps,
+        "branches": "; ".join(found.branches),
         "trouble": found.trouble,
     }
     for label, text in facts.items():

@@ -89,17 +89,25 @@ def _posix_settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
     }
 
 
-def _logging() -> tuple[int, list[Any], int]:
-    """The root logger's level and handlers, and the level up to which logging is disabled."""
-    root = logging.getLogger()
-    return root.level, list(root.handlers), logging.root.manager.disable
+# The root logger, and those of what every layer is made of.
+_LOGGERS = ("", "jax", "flax")
 
 
-def _log(before: tuple[int, list[Any], int]) -> None:
-    root = logging.getLogger()
-    root.setLevel(before[0])
-    root.handlers[:] = before[1]
-    logging.disable(before[2])
+def _logging() -> tuple[Any, ...]:
+    """Level, handlers and filters of these loggers, and the level up to which none logs."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    return (
+        *((each.level, list(each.handlers), list(each.filters)) for each in loggers),
+        logging.root.manager.disable,
+    )
+
+
+def _log(before: tuple[Any, ...]) -> None:
+    for name, (level, handlers, filters) in zip(_LOGGERS, before[:-1], strict=True):
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        logger.handlers[:], logger.filters[:] = handlers, filters
+    logging.disable(before[-1])
 
 
 def _flax_settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
@@ -137,7 +145,10 @@ def _settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
         "the recursion limit": (sys.getrecursionlimit(), sys.setrecursionlimit),
         **_posix_settings(),
         **_flax_settings(),
-        "logging (the root logger's level and handlers)": (_logging(), _log),
+        "logging (the level, handlers or filters of the root logger, or of JAX's)": (
+            _logging(),
+            _log,
+        ),
         "the tracing of Python (sys.settrace, sys.setprofile)": (
             (sys.gettrace(), sys.getprofile()),
             trace,

@@ -41,7 +41,8 @@ class Design:
 
 # A small size with many seeds comes first: only there a single entry is seen often enough.
 _QUICK: tuple[tuple[Shape, int], ...] = (
-    ((3, 10), 256),
+    # Of an odd number of weights: what is drawn in pairs has one left over.
+    ((3, 11), 256),
     ((1, 1024), 16),
     ((2, 1024), 16),
     ((4, 512), 16),
@@ -50,7 +51,7 @@ _QUICK: tuple[tuple[Shape, int], ...] = (
     ((64, 80), 16),
 )
 _STANDARD: tuple[tuple[Shape, int], ...] = (
-    ((3, 10), 256),
+    ((3, 11), 256),
     ((1, 2048), 32),
     ((2, 1024), 32),
     ((4, 1024), 32),

@@ -47,13 +47,14 @@ def _limit(dimension: int, log_density: float, extra: float) -> float:
     return math.exp(room / half) / math.pi
 
 
-def under_dispersion(z: Array, group: str) -> Evidence:
+def under_dispersion(z: Array, group: str, fourth: float = 0.0) -> Evidence:
     """Check that norms of rows, columns or seeds differ as much as chance makes them.
 
     With r_g the mean square of group g, the logarithms ln r_g are independent with a density of at
     most M = 1.25 sqrt(k / (2 pi Var z^2)). The G - 1 differences from one of them lie in a set of
     volume sqrt(G) V_(G-1) s^((G-1)/2) when sum (ln r_g - mean)^2 <= s, so
     P <= M^(G-1) sqrt(G) V_(G-1) s^((G-1)/2). No scale enters. Heuristic constant: the 1.25.
+    `fourth` is Var z^2 of the law where that is known, else 0: the smallest one is taken.
     """
     check = f"{group} norms"
     squares = np.square(z).mean(axis=AXES[group] if group == "seed" else _within(group)).ravel()
@@ -64,7 +65,8 @@ def under_dispersion(z: Array, group: str) -> Evidence:
         return nothing(check, at(z.shape[1:]), "a group is 0")
     spread = float(np.sum(np.square(np.log(squares) - np.log(squares).mean())))
     free = squares.size - 1
-    density = math.log(_NORM_DENSITY * math.sqrt(members / (2 * math.pi * _UNIFORM_FOURTH)))
+    spread_of_squares = fourth or _UNIFORM_FOURTH
+    density = math.log(_NORM_DENSITY * math.sqrt(members / (2 * math.pi * spread_of_squares)))
     extra = math.log(squares.size) / 2
     log_p = min(0.0, free * density + extra + log_ball(free, spread))
     deviation = math.sqrt(spread / free)

@@ -25,9 +25,8 @@ from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp
 
 VALUE = "forward/affine-value"
-_FEW_ROUNDINGS = 8
-# Half the smallest number of float16, once for each rounding of a handful of products.
-_SUBNORMAL = 2.0**-24 * 16
+# The sum with the bias, and the result; and those of a kernel that is made of other parameters.
+_OWN_ROUNDINGS, _FEW_ROUNDINGS = 2, 8
 BASE = ["construction/abstract-init", "state/exact-state", "transforms/jit"]
 
 
@@ -168,14 +167,16 @@ def _require_castable(layer: Layer, case: Case, half: str) -> None:
             f"the layer casts to {y.dtype} whatever the dtypes of x and of its parameters are",
         ),
     )
-    # Each of n products and n sums may be rounded, and a kernel that is made of other parameters a
-    # few times more.
-    size = np.abs(x) @ np.abs(kernel) + np.abs(bias)
     unit = max(oracle.unit_roundoff(half), oracle.unit_roundoff(computed))
-    bound = (case.in_features + _FEW_ROUNDINGS) * unit * size + _SUBNORMAL
-    bound = bound + layer.arithmetic(case.in_features).promised(x, kernel)
-    value = oracle.affine(x, kernel, bias).value
-    require.within(np.asarray(y, np.float32), value, bound, what)
+    more = _FEW_ROUNDINGS if layer.reparameterized else _OWN_ROUNDINGS
+    # Of one entry that is not 0 there is one product, which no coarser dtype holds.
+    place = np.arange(len(x))[:, None] if x.ndim == 2 else 0
+    alone = x * (np.arange(x.shape[-1]) == place % x.shape[-1])
+    for rows, which in ((x, what), (alone, f"{what}, for rows of one entry")):
+        reference = oracle.each_rounded(rows, kernel, bias, unit, more)
+        bound = reference.bound + layer.arithmetic(case.in_features).promised(rows, kernel)
+        y = dense(as_jax(rows.astype(jnp.dtype(half))))
+        require.within(np.asarray(y, np.float32), reference.value, bound, which)
     after = dense.cast("float32")(x)
     cause = Cause("former-dtype-kept", "the layer keeps something of the parameters' former dtype")
     require.equal(after, before, f"f(x) after casting to {half} and back", cause=cause)
@@ -195,7 +196,8 @@ def test_integer_input(layer: Layer, case: Case) -> None:
     """An integer or boolean x gives float32, the value as if x were cast to float32.
 
     Over the whole range of each dtype, up to numbers that float32 rounds. Of half precision, the
-    integers that it represents. Where the layer declares not to take them, they raise.
+    integers that it represents. Kernel and bias get their gradients, too: images are of uint8.
+    Where the layer declares not to take them, they raise.
     """
     if functions.is_function(layer):
         functions.require_dtypes(layer, case, np.int8, np.int32, np.uint32)
@@ -211,6 +213,8 @@ def test_integer_input(layer: Layer, case: Case) -> None:
             continue
         x = input_dtypes.represented(x, layer.computed_in(dtype))
         _require_value(layer, case, dense, as_jax(x), x.astype(np.float32))
+        if name == "uint8" and programs.is_plain(case):
+            gradients.require_for_integers(layer, case, dense.parameters, x)
         if name == "int32" and programs.is_plain(case):
             with require.during("jax.jit of the layer for an x of int32"):
                 y = programs.forward(layer)(dense.parameters, x)

@@ -6,6 +6,8 @@ import numpy as np
 
 from conformance.checks import (
     diagnosis,
+    functions,
+    kinds,
     large_cases,
     output_shapes,
     require,
@@ -224,8 +226,8 @@ def test_integer_exact(layer: Layer, case: Case) -> None:
 def test_affine_value(layer: Layer, case: Case) -> None:
     """f(x) = x @ K + b within the rounding-error bound, with arbitrary K and b written in.
 
-    abs(f(x) - reference) <= (in + 1) u (abs(x) abs(K) + abs(b)), for rows of every kind: large,
-    tiny, of one sign, of mixed magnitude, with zeros.
+    abs(f(x) - reference) <= (in + 1) u (abs(x) abs(K) + abs(b)), for rows and kernels of every
+    kind: large, tiny, of one sign, in order, repeated, with zeros; sparse, symmetric, the identity.
     """
     if not layer.accepts(case.lead):
         return
@@ -236,6 +238,7 @@ def test_affine_value(layer: Layer, case: Case) -> None:
     require.within(found, reference.value, reference.bound, "f(x)", cause=cause)
     if case.lead == BATCH:
         large_cases.require_scales(layer, case)
+        kinds.require_kinds(layer, case)
     if case.kernel_shape == FEW_SIZES[-1] and layer.accepts(BATCH):
         large_cases.require_constants(layer, case, scan(layer).constants)
 
@@ -283,6 +286,8 @@ def test_additive(layer: Layer, case: Case) -> None:
     reference = layer.value(generic, kernel, bias)
     what = "f(x) against the sum of x_i (f(e_i) - f(0))"
     require.within(np.asarray(f(generic)), reference.value, 2 * reference.bound, what)
+    if functions.is_function(layer) and not case.seed:
+        functions.require_kinds(layer, case, scan(layer).constants)
 
 
 @requirement(
@@ -415,8 +420,10 @@ def test_array_likes(layer: Layer, case: Case) -> None:
         "a strided array": doubled[..., ::2],
         "an array of Fortran order": np.asfortranarray(x),
     }
-    if case.kernel_shape == FEW_SIZES[-1] and layer.accepts((2, 4)):
-        require_views(f, x.reshape(2, 4, -1))
+    if case.kernel_shape == FEW_SIZES[-1]:
+        for lead in ((8,), (2, 4)):
+            if batched and layer.accepts(lead):
+                require_views(f, x.reshape(*lead, -1))
     if not jax.config.values["jax_enable_x64"]:
         forms["a float64 array"] = x.astype(np.float64)
     for what, value in forms.items():

@@ -33,6 +33,11 @@ def _with(layer: Layer, **options: Any) -> Layer:
     return layer.with_options(**options)
 
 
+def _takes(layer: Layer, name: str) -> bool:
+    """Whether its constructor takes the option and leaves it open."""
+    return name in layer.implementation.options - layer.implementation.chosen
+
+
 def _ignored(name: str) -> Cause:
     return Cause("option-ignored", f"the option {name} is accepted and ignored")
 
@@ -86,9 +91,13 @@ def test_kernel_init(layer: Layer, case: Case) -> None:
 
     A layer that scales, replaces or ignores it starts training elsewhere than its user chose.
     """
-    shape = case.kernel_shape[:: -1 if layer.convention.layout == "out,in" else 1]
-    values = case.kernel().reshape(shape)
-    _require_initializer(layer, case, "kernel_init", values)
+    _require_initializer(layer, case, "kernel_init", case.kernel().reshape(_stored(layer, case)))
+
+
+def _stored(layer: Layer, case: Case) -> tuple[int, int]:
+    """The shape of the kernel as it is stored."""
+    n, m = case.kernel_shape
+    return (m, n) if layer.convention.layout == "out,in" else (n, m)
 
 
 @requirement(
@@ -107,7 +116,7 @@ def test_bias_init(layer: Layer, case: Case) -> None:
     if not layer.convention.use_bias:
         require.not_applicable("the layer declares that it has no bias")
     bias_keys = _require_initializer(layer, case, "bias_init", case.bias())
-    if "kernel_init" in layer.implementation.options - layer.implementation.chosen:
+    if _takes(layer, "kernel_init"):
         kernel_keys = _keys(layer, case, "kernel_init", case.kernel())
         require.that(
             bias_keys[0] != kernel_keys[0],
@@ -119,10 +128,11 @@ def test_bias_init(layer: Layer, case: Case) -> None:
         )
 
 
-def _require_initializer(layer: Layer, case: Case, name: str, values: np.ndarray) -> list[bytes]:
+def _require_initializer(
+    layer: Layer, case: Case, name: str, values: np.ndarray, **options: Any
+) -> list[bytes]:
     """Require that a parameter is what its initializer returns; the keys of two seeds."""
     which = name.partition("_")[0]
-    dtype = layer.convention.parameter_dtype
     calls: list[tuple[Any, tuple[int, ...], str]] = []
 
     def initializer(key: Any, shape: Any, dtype: Any = np.float32, **options: Any) -> Any:
@@ -130,7 +140,8 @@ def _require_initializer(layer: Layer, case: Case, name: str, values: np.ndarray
         calls.append((key, tuple(map(int, shape)), jnp.dtype(dtype).name))
         return jnp.asarray(np.resize(values, shape), dtype)
 
-    given = _with(layer, **{name: initializer})
+    given = _with(layer, **{name: initializer}, **options)
+    dtype = given.convention.parameter_dtype
     with during(f"construction with {name}={name}(key, shape, dtype)"):
         dense = given.of(case)
         found = getattr(dense, which)
@@ -142,7 +153,7 @@ def _require_initializer(layer: Layer, case: Case, name: str, values: np.ndarray
         called,
         accepted=f"the shape {values.shape} and the dtype {dtype}",
     )
-    expected = getattr(layer, f"{which}_for")(case)
+    expected = getattr(given, f"{which}_for")(case)
     cause = Cause(
         "initializer-changed",
         f"the {which} is not what {name} returns, or it is changed afterwards",
@@ -190,8 +201,8 @@ def test_dtype(layer: Layer, case: Case) -> None:
     """With ``dtype=d`` the layer casts x and the parameters to d, computes in d and returns d; the
     parameters keep their own dtype.
 
-    With bfloat16 and float16 for a float32 x, and with float32 for a bfloat16 x. Gradients pass
-    through the casts.
+    With bfloat16 and float16 for a float32 x, and with float32 for a bfloat16 x; without a bias,
+    too. Gradients pass through the casts.
     """
     for dtype, x in (
         ("bfloat16", _x(layer, case)),
@@ -212,6 +223,12 @@ def test_dtype(layer: Layer, case: Case) -> None:
         _require_result(computing, case, y, x.astype(np.float32), f"dtype={dtype}")
         if dtype == "bfloat16":
             _require_gradients(computing, case, dense, x, f"jax.vjp with dtype={dtype}")
+    if _takes(layer, "use_bias"):
+        computing = _with(layer, dtype=jnp.dtype("bfloat16"), use_bias=False)
+        both, x = "dtype=bfloat16 and use_bias=False", _x(layer, case)
+        with during(f"construction with {both}"):
+            dense = computing.of(case)
+        _require_result(computing, case, dense.write(case.kernel(), case.bias())(x), x, both)
 
 
 def _require_gradients(layer: Layer, case: Case, dense: Built, x: np.ndarray, by: str) -> None:
@@ -252,8 +269,8 @@ def _require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str
 )
 @over(sizes=SIZES, at_most=1)
 def test_param_dtype(layer: Layer, case: Case) -> None:
-    """With ``param_dtype=d`` every parameter is created in d, and what the layer computes in does
-    not change: a float32 x gives what it gave.
+    """With ``param_dtype=d`` every parameter is created in d, initializers are called with d, and
+    what the layer computes in does not change: a float32 x gives what it gave.
     """
     for dtype in ("bfloat16", "float16"):
         given = _with(layer, param_dtype=jnp.dtype(dtype))
@@ -271,6 +288,10 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
         x = _x(layer, case)
         y = dense.write(case.kernel(), case.bias())(x)
         _require_result(given, case, y, x, f"param_dtype={dtype}")
+    if _takes(layer, "kernel_init"):
+        values = case.kernel().reshape(_stored(layer, case))
+        half = jnp.dtype("bfloat16")
+        _require_initializer(layer, case, "kernel_init", values, param_dtype=half)
 
 
 @requirement(
@@ -278,16 +299,19 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
 )
 @over(sizes=SIZES, at_most=1)
 def test_precision(layer: Layer, case: Case) -> None:
-    """``precision`` is the precision of the product: every one of ``jax.lax.Precision``.
+    """``precision`` is the precision of the product: every one of ``jax.lax.Precision``, and the
+    name of one, such as ``"highest"``.
 
     Read from the program, because a CPU computes the same in all of them.
     """
-    for precision in jax.lax.Precision:
-        given = _with(layer, precision=precision)
+    by_name = [("highest", jax.lax.Precision.HIGHEST)]
+    for chosen, precision in (*zip(jax.lax.Precision, jax.lax.Precision, strict=True), *by_name):
+        given = _with(layer, precision=chosen)
         found = jaxprs.precisions(programs.traced(given, case))
         require.that(
             found == {(precision, precision)},
-            f"with precision={precision.name}, the product has {_shown(found)}",
+            f"with precision={getattr(chosen, 'name', repr(chosen))}, the product has "
+            f"{_shown(found)}",
             accepted=precision.name,
             cause=_ignored("precision"),
         )

@@ -18,7 +18,7 @@ from conformance.checks.layer import Layer, as_jax
 from conformance.checks.programs import FEW_SIZES
 from conformance.contract.requirement import ANY, MAY, MUST, SHOULD, requirement
 from conformance.errors import Cause, Violation
-from conformance.isolation import snapshot
+from conformance.isolation import files, snapshot
 from conformance.jax_setup.lazy import jax, jnp
 
 _CALLS = 20
@@ -88,7 +88,7 @@ def test_input_kept(layer: Layer, case: Case) -> None:
 @over(every_size=False)
 def test_globals_untouched(layer: Layer, case: Case) -> None:
     """``jax.config``, ``flax.config``, ``os.environ``, logging and the global random generators are
-    as before, after the construction and the call alike.
+    as before, after the construction and the call alike, and no file is written.
     """
     changes: list[str] = []
     for _ in range(2):
@@ -97,9 +97,14 @@ def test_globals_untouched(layer: Layer, case: Case) -> None:
         np.random.seed(case.values)
         before = snapshot.take()
         try:
-            _construct_and_call(layer, case, case.normal("x", *layer.fewest, case.in_features))
+            with files.written() as paths:
+                _construct_and_call(layer, case, case.normal("x", *layer.fewest, case.in_features))
         finally:
             found = before.changes()
+            # JAX keeps compiled programs, and notes when one was used last.
+            cache = str(jax.config.values["jax_compilation_cache_dir"])
+            own = sorted(path for path in paths if not path.startswith(cache))
+            found += [f"the file {path} is written" for path in own]
             before.restore()
         changes = [change for change in found if not changes or change in changes]
     changes = changes or _left_in_a_thread(layer, case)

@@ -303,7 +303,7 @@ def test_constant_key_count(layer: Layer, case: Case) -> None:
 )
 @over(sizes=[(3, 10), LARGE], at_most=2)
 def test_siblings_differ(layer: Layer, case: Case) -> None:
-    """Layers built from one ``Rngs`` differ: sixteen are uncorrelated, and share no run."""
+    """Layers built from one ``Rngs`` differ: seventeen are uncorrelated, and share no run."""
     kernel, rngs = kernel_of_streams(layer, case), nnx.Rngs(case.seed)
     siblings = [kernel(rngs) for _ in range(4)]
     words = "the key is read without being drawn: layers get the same one"

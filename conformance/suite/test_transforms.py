@@ -80,6 +80,7 @@ def test_jit(layer: Layer, case: Case) -> None:
     PARAMETERS,
     rests_on=[
         VALUE,
+        "forward/tall-batch",
         "forward/zero-input",
         "numerics/precision",
         "numerics/no-saturation",

@@ -1,0 +1,135 @@
+"""Rows and kernels of particular kinds, which no draw of generic numbers meets.
+
+A layer may treat by themselves rows that look like padding, time stamps, one-hot vectors or
+repeated work, and kernels that are sparse, symmetric or the identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from conformance.checks import require
+from conformance.checks.cases import BATCH, Case
+from conformance.checks.layer import Layer
+
+__all__ = ["require_kinds", "rows_by_kind"]
+
+# A width at which rows have several of each kind of entry, a square kernel, and the size at which
+# rows of many magnitudes are tried.
+_ROWS, _SQUARE, _MAGNITUDES = (33, 20), (16, 16), (3, 10)
+# Magnitudes are spread over 24 powers of ten: a window of a tenth of its width meets seven rows.
+_MANY, _EXPONENT = 4096, 12
+
+
+def require_kinds(layer: Layer, case: Case) -> None:
+    """Require f(x) for rows and kernels of every kind, once for each of a few sizes."""
+    checks = {
+        _ROWS: _require_rows,
+        _SQUARE: _require_kernels,
+        _MAGNITUDES: _require_magnitudes,
+    }
+    check = checks.get(case.kernel_shape)
+    if check is not None and case.lead == BATCH and layer.accepts(BATCH):
+        layer.remember(("kinds", case.kernel_shape), lambda: check(layer, case))
+
+
+def _require_rows(layer: Layer, case: Case) -> bool:
+    """Batch by batch, each of one kind."""
+    dense, kernel, bias = layer.written(case), layer.kernel_for(case), layer.bias_for(case)
+    for kind, x in rows_by_kind(case, BATCH[0]):
+        reference = layer.value(x, kernel, bias)
+        require.within(dense(x), reference.value, reference.bound, f"f(x) for rows of {kind}")
+    x = np.repeat(kernel[:, :1].T, BATCH[0], axis=0)
+    reference = layer.value(x, kernel, bias)
+    what = "f(x) for rows that are the kernel's first column"
+    require.within(dense(x), reference.value, reference.bound, what)
+    return True
+
+
+def _require_magnitudes(layer: Layer, case: Case) -> bool:
+    dense, kernel, bias = layer.written(case), layer.kernel_for(case), layer.bias_for(case)
+    generator = case.generator("magnitudes")
+    scales = 10.0 ** generator.uniform(-_EXPONENT, _EXPONENT, (_MANY, 1))
+    x = (generator.standard_normal((_MANY, case.in_features)) * scales).astype(np.float32)
+    reference = layer.value(x, kernel, bias)
+    what = f"f(x) for {_MANY} rows of magnitudes from 1e-{_EXPONENT} to 1e{_EXPONENT}"
+    require.within(dense.rows(x), reference.value, reference.bound, what)
+    return True
+
+
+def _require_kernels(layer: Layer, case: Case) -> bool:
+    if layer.reparameterized:
+        return True  # what is written would be rounded, or has no direction
+    x, bias, dense = case.normal("x", *case.x_shape), layer.bias_for(case), layer.of(case)
+    for kind, kernel in _kernels_by_kind(case):
+        dense.write(kernel, case.bias())
+        reference = layer.value(x, kernel, bias)
+        require.within(dense(x), reference.value, reference.bound, f"f(x) for {kind}")
+    return True
+
+
+def rows_by_kind(case: Case, count: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield kinds of rows in words, and so many float32 rows of each."""
+    generator, n = case.generator("kinds"), case.in_features
+    shape = (count, n)
+    plain = generator.standard_normal(shape)
+    whole = generator.integers(-9, 10, shape).astype(float)
+    chance = generator.random(shape)
+    nonzero = np.sort(chance, axis=1)[np.arange(count), np.arange(count) % n][:, None]
+    balanced = whole - np.where(np.arange(n) == n - 1, whole.sum(1, keepdims=True), 0)
+    powers = 2.0 ** generator.integers(-9, 10, shape)
+    mirrored = plain.copy()
+    mirrored[:, n - n // 2 :] = plain[:, : n // 2][:, ::-1]
+    kinds = {
+        "ascending numbers": np.sort(plain, axis=1),
+        "descending numbers": -np.sort(plain, axis=1),
+        "equal steps": plain[:, :1] + np.arange(n) * np.abs(plain[:, -1:]),
+        "few entries that are not 0": np.where(chance <= nonzero, plain, 0),
+        "few entries that are 0": np.where(chance > nonzero, plain, 0),
+        "a single 1": (chance == chance.max(1, keepdims=True)) * 1.0,
+        "equal numbers": np.repeat(plain[:, :1], n, axis=1),
+        "numbers that add to 0": balanced,
+        "numbers of mean 0 and variance 1": (plain - plain.mean(1, keepdims=True))
+        / np.maximum(plain.std(1, keepdims=True), 1e-3),
+        "norm 1": plain / np.linalg.norm(plain, axis=1, keepdims=True),
+        "numbers from 0 to 1": chance,
+        "shares of 1": np.exp(plain) / np.exp(plain).sum(1, keepdims=True),
+        "zeros and ones": (chance < 0.5) * 1.0,
+        "ones and minus ones": np.sign(plain),
+        "whole numbers from 0 on": np.abs(whole),
+        "alternating signs": np.abs(plain) * (-1.0) ** np.arange(n),
+        "mirrored halves": mirrored,
+        "powers of two": powers * np.sign(plain),
+        "the same numbers as the row before": np.repeat(plain[:1], count, axis=0),
+    }
+    for kind, rows in kinds.items():
+        yield kind, rows.astype(np.float32)
+
+
+def _kernels_by_kind(case: Case) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield kinds of square kernels in words, and one of each."""
+    generator, n = case.generator("kernels of kinds"), case.in_features
+    plain, eye = generator.standard_normal((n, n)), np.eye(n)
+    few = generator.random((n, n)) < 0.1
+    row, column = np.arange(n)[:, None] == n // 2, np.arange(n) == n // 2
+    kinds = {
+        "a kernel that is the identity": eye,
+        "a diagonal kernel": eye * plain,
+        "a kernel that is a permutation": eye[generator.permutation(n)],
+        "a symmetric kernel": plain + plain.T,
+        "a triangular kernel": np.tril(plain),
+        "an orthogonal kernel": np.linalg.qr(plain)[0],
+        "a kernel of mostly zeros": np.where(few, plain, 0),
+        "a kernel of few zeros": np.where(few, 0, plain),
+        "a kernel with a row of zeros": np.where(row, 0, plain),
+        "a kernel with a column of zeros": np.where(column, 0, plain),
+        "a kernel of equal weights": np.full((n, n), plain[0, 0]),
+        "a kernel of equal rows": np.repeat(plain[:1], n, axis=0),
+        "a kernel of equal columns": np.repeat(plain[:, :1], n, axis=1),
+        "a kernel of positive weights": np.abs(plain),
+        "a kernel of -1, 0 and 1": np.sign(plain) * (np.abs(plain) > 0.5),
+    }
+    for kind, kernel in kinds.items():
+        yield kind, kernel.astype(np.float32)

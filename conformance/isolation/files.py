@@ -1,0 +1,44 @@
+"""Which files are written while a block runs."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["written"]
+
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+@contextlib.contextmanager
+def written() -> Iterator[set[str]]:
+    """Yield a set that is filled with the paths of files opened to be written to.
+
+    What opens files by Python's own functions is seen, and not what a library does in C.
+    """
+    found: set[str] = set()
+    plain, low = builtins.open, os.open
+
+    def note(path: Any) -> None:
+        if isinstance(path, str | bytes | os.PathLike) and os.fspath(path) != os.devnull:
+            found.add(os.fsdecode(path))
+
+    def opened(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if set(mode) & set("wax+"):
+            note(file)
+        return plain(file, mode, *arguments, **options)
+
+    def opened_low(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if flags & _WRITING:
+            note(path)
+        return low(path, flags, *arguments, **options)
+
+    builtins.open, io.open, os.open = opened, opened, opened_low
+    try:
+        yield found
+    finally:
+        builtins.open, io.open, os.open = plain, plain, low
