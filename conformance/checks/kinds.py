@@ -12,6 +12,7 @@ import numpy as np
 
 from conformance.checks import require
 from conformance.checks.cases import BATCH, Case
+from conformance.checks.large_cases import require_scales
 from conformance.checks.layer import Layer
 
 __all__ = ["require_kinds", "rows_by_kind"]
@@ -24,7 +25,11 @@ _MANY, _EXPONENT = 4096, 12
 
 
 def require_kinds(layer: Layer, case: Case) -> None:
-    """Require f(x) for rows and kernels of every kind, once for each of a few sizes."""
+    """Require f(x) for numbers of every scale, and for rows and kernels of every kind.
+
+    The latter once for each of a few sizes.
+    """
+    require_scales(layer, case)
     checks = {
         _ROWS: _require_rows,
         _SQUARE: _require_kernels,

@@ -8,12 +8,19 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import require, shapes
+from conformance.checks.layer import Layer
 
 __all__ = ["require_views"]
 
 
-def require_views(f: Callable[..., Any], x: np.ndarray) -> None:
-    """Require f of views of ``x``, of rank 2 or 3, to be f of what they show."""
+def require_views(layer: Layer, f: Callable[..., Any], x: np.ndarray) -> None:
+    """Require f of views of the batch ``x``, at rank 2 and 3, to be f of what they show."""
+    for lead in ((len(x),), (2, len(x) // 2)):
+        if layer.accepts(lead):
+            _require_views(f, x.reshape(*lead, -1))
+
+
+def _require_views(f: Callable[..., Any], x: np.ndarray) -> None:
     plain, rank = np.asarray(f(x)), f"rank {x.ndim}"
     views = {
         f"an array of {rank} in Fortran order": np.asfortranarray(x),
