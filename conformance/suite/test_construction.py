@@ -35,11 +35,11 @@ from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax
 
 _HUGE = (2048, 2048)
-"""Beyond what is built here; a construction that loops in Python is described in seconds."""
+"""A size too large to build here; a construction that loops in Python is traced in seconds."""
 
 _ROUNDED_SCALE = 2.0**-20
-"""16 u: the scale may be computed in double precision for one kind of integer, and in float32 for
-another, where the square root, the quotient and their use each round by u = 2^-24 or less."""
+"""16 u: the scale may be computed in float64 for one kind of integer and in float32 for another,
+where the square root, the quotient and the product each round by u = 2^-24 or less."""
 
 
 @requirement(
@@ -49,7 +49,7 @@ another, where the square root, the quotient and their use each round by u = 2^-
     foundation=True,
     order=-190,
     seconds=3.0,
-    idle_because="what cannot be built fails all others; this one names the fault.",
+    idle_because="a layer that cannot be built fails every check; this one names the fault.",
 )
 @over(at_most=2)
 def test_builds(layer: Layer, case: Case) -> None:
@@ -77,18 +77,18 @@ def test_builds(layer: Layer, case: Case) -> None:
 def test_ready_when_built(layer: Layer, case: Case) -> None:
     """The parameters exist before the first call.
 
-    An optimizer that is made before the first call would not see parameters that appear in it.
+    An optimizer that is made before the first call does not see parameters created by that call.
     """
     dense = layer.of(case)
     before = _names(dense, "Param")
     lead = BATCH if layer.accepts(BATCH) else ()
-    with contextlib.suppress(Violation):  # whether it can be called is said by other requirements
+    with contextlib.suppress(Violation):  # other requirements check whether it can be called
         dense(np.ones((*lead, case.in_features), np.float32))
     late = [name for name in _names(dense, "Param") if name not in before]
     require.that(
         not late,
         f"the first call creates {', '.join(late)}",
-        accepted="all parameters when it is constructed",
+        accepted="all parameters exist after construction",
         cause=Cause("parameters-lazy", "the parameters are created lazily, in the first call"),
     )
 
@@ -109,8 +109,8 @@ def _names(dense: Built, kind: str) -> list[str]:
 def test_only_two_parameters(layer: Layer, case: Case) -> None:
     """The parameters are exactly kernel and bias: in*out + out numbers.
 
-    Of an nnx module every Param counts, of a Linen module every variable, of a pure function
-    every array. For an nnx module, ``state/exact-state`` checks the leaves that are not Params.
+    The check counts every Param of an nnx module, every variable of a Linen module and every array
+    of a pure function. ``state/exact-state`` checks the leaves that are not Params.
     """
     dense = layer.of(case)
     try:
@@ -155,7 +155,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     foundation=True,
     order=-150,
     idle_because=(
-        "whatever writes a kernel stumbles over another shape; this one names the fault."
+        "every check that writes a kernel fails on a wrong shape; this one names the fault."
     ),
 )
 @over(at_most=2)
@@ -166,7 +166,7 @@ def test_kernel_shape(layer: Layer, case: Case) -> None:
 
 
 _TELLING = Case(3, 10)
-"""Two different sizes, both larger than 1, tell more than equal ones do."""
+"""Two different sizes, both larger than 1: equal sizes hide a transposed shape."""
 
 
 @once_per_layer()
@@ -203,7 +203,7 @@ def _require_kernel_shape(layer: Layer, case: Case) -> None:
     foundation=True,
     order=-140,
     idle_because=(
-        "whatever adds or writes the bias stumbles over another shape; this one names the fault."
+        "every check that adds or writes the bias fails on a wrong shape; this one names the fault."
     ),
 )
 @over(at_most=2)
@@ -257,8 +257,8 @@ def _require_bias_shape(layer: Layer, case: Case) -> None:
 def test_parameter_dtype(layer: Layer, case: Case) -> None:
     """The parameters are ``jax.Array``, float32, and not weakly typed.
 
-    With 64-bit types in force, a dtype that is not given is float64: ``dtypes/x64-stable``
-    reports that.
+    With 64-bit types enabled, an array that is made without a dtype is float64;
+    ``dtypes/x64-stable`` reports that.
     """
     expected, seen = layer.declared.parameter_dtype, layer.convention.parameter_dtype
     accepted = ("float32", "float64") if expected == "float64" else (expected,)
@@ -289,12 +289,12 @@ def test_parameter_dtype(layer: Layer, case: Case) -> None:
 
 @once_per_layer()
 def _require_abstract_dtypes(layer: Layer, expected: str) -> None:
-    """The dtypes at a size that is too large to be built, described without building it."""
+    """Require the dtypes at a size that is too large to build, by ``jax.eval_shape``."""
     try:
         abstract = jax.eval_shape(lambda: layer.init(0, *_HUGE))
         found = jax.eval_shape(lambda parameters: named(layer, parameters), abstract)
     except Exception:
-        return  # what cannot be described is checked by abstract-init
+        return  # abstract-init reports a construction that cannot be described
     for name, value in found.items():
         require.that(
             str(value.dtype) == expected or expected == "float64",
@@ -317,8 +317,8 @@ def _require_abstract_dtypes(layer: Layer, expected: str) -> None:
 def test_finite(layer: Layer, case: Case) -> None:
     """Every parameter is finite, for every seed and size.
 
-    Also among the hundreds of thousands of entries that the requirements on initialization look
-    at, where one that is rarely drawn is met, and for the extreme bits of the generator.
+    The check also looks at the hundreds of thousands of entries drawn for the initialization
+    requirements, where rare values occur, and at kernels drawn from the generator's extreme bits.
     """
     dense = layer.of(case)
     for name, value in (("kernel", dense.kernel), ("bias", dense.bias)):
@@ -358,16 +358,16 @@ def _require_finite_samples(layer: Layer) -> None:
         "state/exact-state",
     ],
     idle_because=(
-        "a construction that cannot be described cannot be compiled either, nor its "
-        "layer be described. This one names the fault."
+        "a construction that cannot be traced cannot be compiled either, and its forward "
+        "cannot be traced; this one names the fault."
     ),
 )
 @over(up_to=10**6, every_size=False, also=[((10**6, 10**6), BATCH)])
 def test_abstract_init(layer: Layer, case: Case) -> None:
     """``jax.eval_shape`` of construction gives the real shapes, dtypes and paths.
 
-    It does so up to 10^6 x 10^6 without allocating; that is how large models are laid out
-    before their parameters exist.
+    It does so up to 10^6 x 10^6 without allocating. Large models are laid out this way before
+    their parameters exist.
     """
     if max(case.kernel_shape) > layer.describable:
         return
@@ -375,7 +375,7 @@ def test_abstract_init(layer: Layer, case: Case) -> None:
         abstract = jax.eval_shape(
             lambda: layer.init(case.seed, case.in_features, case.out_features)
         )
-        # A layer that stores its kernel as (out, in) transposes it to show it.
+        # The suite sees a kernel stored as (out, in) transposed.
         kernel = jax.eval_shape(layer.kernel_of, abstract)
     require.that(
         kernel.shape == case.kernel_shape,
@@ -389,7 +389,7 @@ def test_abstract_init(layer: Layer, case: Case) -> None:
     require.that(
         found == expected,
         f"abstract construction gives {found}",
-        accepted=f"as really constructed: {expected}",
+        accepted=f"what construction gives: {expected}",
     )
 
 
@@ -412,7 +412,7 @@ def _described(tree: object) -> list[str]:
 def test_integral_sizes(layer: Layer, case: Case) -> None:
     """NumPy integers work as sizes; float and negative sizes raise.
 
-    Of 32 and of 64 bits, in which a layer may compute with them.
+    Both int32 and int64 sizes are tried, because a layer may do arithmetic in their dtype.
     """
     n, m = case.kernel_shape
     same = layer.of(case).kernel
@@ -425,7 +425,7 @@ def test_integral_sizes(layer: Layer, case: Case) -> None:
             f"the kernel for {kind.__name__} sizes",
             cause=diagnosis.of_numpy_sizes(kernel, same),
         )
-    # No integer of these sizes is built elsewhere: a cache of compiled calls takes 10.0 for 10.
+    # No other check builds these sizes: a cache of compiled calls would take 10.0 for 10.
     wrong: list[tuple[object, object]] = [(n, float(m + 13)), (n, m + 0.5), (n, -m)]
     if layer.implementation.linen is None:
         # A Linen layer takes in_features from x, whose shape is always integral.
@@ -442,7 +442,7 @@ def test_integral_sizes(layer: Layer, case: Case) -> None:
 def test_zero_sizes(layer: Layer, case: Case) -> None:
     """in = 0 or out = 0 works.
 
-    An empty sum is 0, so that f(x) = b for in = 0; out = 0 gives an empty result.
+    For in = 0 the sum is empty and f(x) = b; for out = 0 the result is empty.
     """
     dense = layer.of(case)
     lead = (2,) if layer.accepts((2,)) else layer.fewest

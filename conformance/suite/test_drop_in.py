@@ -1,7 +1,7 @@
-"""Whether the layer can take the place of another one: asked only with ``--like``.
+"""Whether the layer can replace another one; checked only with ``--like``.
 
-For equal parameters it gives the same results; the other's checkpoint fits; it is built and called
-as the other is; and its kernels follow the same law.
+With equal parameters it gives the same results; it loads the other's checkpoints; it is built and
+called like the other; and its kernels follow the same law.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from conformance.layers.adapters.parameters import Parameters
 
 
 def _other(layer: Layer) -> Layer:
-    """The layer whose place this one takes."""
+    """Return the layer named by ``--like``."""
     if layer.like is None:
         require.not_applicable("no layer is named by --like")
     return layer.like
@@ -30,7 +30,7 @@ def _other(layer: Layer) -> Layer:
 @requirement("drop-in/same-results", MUST, PARAMETERS)
 @over(sizes=FEW_SIZES)
 def test_same_results(layer: Layer, case: Case) -> None:
-    """With equal kernel and bias, f(x) is the other's within the bounds of both."""
+    """With equal kernel and bias, the two layers' f(x) agree within the sum of their bounds."""
     other = _other(layer)
     x, kernel, bias = case.x(), case.kernel(), case.bias()
     if not (layer.convention.use_bias and other.convention.use_bias):
@@ -49,7 +49,7 @@ def test_same_results(layer: Layer, case: Case) -> None:
 def test_same_state(layer: Layer, case: Case) -> None:
     """The state has the other's names, kinds, shapes and dtypes, so that checkpoints fit both ways.
 
-    With the arrays of the other in place of its own, the layer computes what the other does.
+    With the other's arrays loaded, the layer computes what the other does.
     """
     other = _other(layer)
     own, its = layer.of(case), other.of(case)
@@ -61,7 +61,7 @@ def test_same_state(layer: Layer, case: Case) -> None:
     )
     mine, theirs = own.parameters, its.parameters
     if isinstance(mine, Parameters) and isinstance(theirs, Parameters):
-        with require.during(f"taking over the state of {other.name}"):
+        with require.during(f"loading the state of {other.name}"):
             loaded = Parameters(mine.static, theirs.tree)
             y = call(layer, loaded, as_jax(case.x()))
         expected_y = call(other, theirs, as_jax(case.x()))
@@ -76,9 +76,9 @@ def test_same_state(layer: Layer, case: Case) -> None:
 @requirement("drop-in/same-arguments", SHOULD, ANY)
 @over(sizes=FEW_SIZES[-1:], at_most=1)
 def test_same_arguments(layer: Layer, case: Case) -> None:
-    """The constructor takes what the other's needs, by position and by keyword; so does the call.
+    """The constructor and the call take the other's required arguments, by position and by keyword.
 
-    What the other takes beyond that, with a default, is drop-in/same-options.
+    ``drop-in/same-options`` checks the arguments that have a default.
     """
     _require_arguments(layer, case, optional=False)
 
@@ -103,7 +103,7 @@ def _require_arguments(layer: Layer, case: Case, *, optional: bool) -> None:
 
 
 def _callables(layer: Layer, case: Case) -> dict[str, Any]:
-    """The constructor and the call of what people build; the function itself of a function."""
+    """Return the constructor and the call of a class, or the function itself."""
     its = layer.registered
     if its.forward is not None:
         return {"call": its.forward}
@@ -118,7 +118,7 @@ def _callables(layer: Layer, case: Case) -> dict[str, Any]:
 
 
 def _missing(own: Any, its: Any, *, optional: bool) -> list[str]:
-    """The arguments that its call takes and the own does not, or takes in another place."""
+    """Return the arguments of `its` that `own` does not take, or takes at another position."""
     if own is None:
         return ["any call"]
     mine, theirs = (list(inspect.signature(each).parameters.values())[1:] for each in (own, its))
@@ -128,7 +128,7 @@ def _missing(own: Any, its: Any, *, optional: bool) -> list[str]:
         return []
     places = {p.name: i for i, p in enumerate(mine)}
     keyword, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
-    # Nobody gives x by keyword.
+    # Callers pass x by position, so that its name does not matter.
     skipped = 1 if theirs[0].default is empty and its.__name__ == "__call__" else 0
     return [
         p.name
@@ -146,7 +146,8 @@ def _missing(own: Any, its: Any, *, optional: bool) -> list[str]:
 def test_same_law(layer: Layer, case: Case) -> None:
     """New kernels follow the other's law: its family, and its variance as a function of the sizes.
 
-    Both are drawn and identified by likelihood; where either law is not known, nothing is said.
+    Both laws are identified from drawn kernels by likelihood. If either is not one that the suite
+    knows, the requirement does not apply.
     """
     other = _other(layer)
     found, expected = law_in_words(layer), law_in_words(other)

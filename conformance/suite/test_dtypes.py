@@ -1,4 +1,4 @@
-"""What becomes of inputs of other dtypes, and of float32 under other promotion rules."""
+"""Inputs of other dtypes, and float32 under other promotion rules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp
 
 VALUE = "forward/affine-value"
-# The sum with the bias, and the result; and those of a kernel that is made of other parameters.
+# The sum with the bias, and the result; and the roundings of a kernel that is computed from other
+# parameters.
 _OWN_ROUNDINGS, _FEW_ROUNDINGS = 2, 8
 BASE = ["construction/abstract-init", "state/exact-state", "transforms/jit"]
 
@@ -36,16 +37,15 @@ BASE = ["construction/abstract-init", "state/exact-state", "transforms/jit"]
     ANY,
     foundation=True,
     idle_because=(
-        "a result of another dtype shows in values or in derivatives, too; this one "
-        "names the fault."
+        "a result of another dtype also changes values or derivatives; this one names the fault."
     ),
 )
 @over(leads=True)
 def test_float32_out(layer: Layer, case: Case) -> None:
     """A float32 x gives a float32 result that is not weakly typed.
 
-    A weakly typed result takes the dtype of the next operand. A layer that declares
-    to compute in another dtype is held to that one.
+    A weakly typed result takes the dtype of the next operand. A layer that declares another
+    compute dtype must give that one.
     """
     lead = case.lead if layer.accepts(case.lead) else ()
     x = as_jax(case.normal("x", *lead, case.in_features))
@@ -88,9 +88,9 @@ def test_float32_out(layer: Layer, case: Case) -> None:
 def test_half_input(layer: Layer, case: Case) -> None:
     """A float16 or bfloat16 x with float32 parameters gives float32, the value f32(x) @ K + b.
 
-    The wider of the two dtypes is computed in: casting x to float32 loses nothing. So do the
-    gradients that reach kernel and bias, which are of float32 as well. A layer of other parameters,
-    or one that declares its dtype, is held to the bounds of the dtype that it then computes in.
+    The layer computes in the wider of the two dtypes; casting x to float32 loses nothing. The
+    gradients of kernel and bias are float32 as well, with the values for f32(x). A layer that
+    declares other dtypes must keep to the bounds of the dtype that it then computes in.
     """
     if functions.is_function(layer):
         functions.require_dtypes(layer, case, jnp.float16, jnp.bfloat16)
@@ -102,7 +102,7 @@ def test_half_input(layer: Layer, case: Case) -> None:
         if programs.is_plain(case) or case.kernel_shape not in programs.FEW_SIZES:
             _require_trained(layer, case, dense, x)
     if programs.is_plain(case) and layer.accepts((6,)):
-        # Of a shape that nothing else has, so that no program was kept for it.
+        # No other check uses this shape, so that no program is kept for it.
         x = case.normal("x of another shape", 6, case.in_features)
         dense(as_jax(x.astype(jnp.bfloat16)))
         reference = layer.value(x, case.kernel(), layer.bias_for(case))
@@ -112,7 +112,7 @@ def test_half_input(layer: Layer, case: Case) -> None:
 
 
 def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None:
-    """Require the gradients for an x of another dtype; that of x is of its dtype."""
+    """Require the gradients for an x of another dtype; the gradient of x has the dtype of x."""
     wide, g = x.astype(np.float32), case.normal("cotangent", *case.lead, case.out_features)
     point = gradients.Point(f"x of dtype {x.dtype}", case.kernel(), case.bias(), wide, g)
     with require.during(f"jax.vjp of the layer for x of dtype {x.dtype}"):
@@ -121,7 +121,7 @@ def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> N
     gradients.require_gradients(layer, found, point, "jax.vjp", inputs=False, arithmetic=arithmetic)
     down, reference = found[2], arithmetic.input_gradient(point.kernel, g)
     half = oracle.rounded_twice(reference, str(x.dtype))
-    # A layer that uses x in parts, as in blocks of outputs, has the contribution of each rounded.
+    # A layer that uses x several times, once for each block of outputs, rounds each contribution.
     size = np.abs(g) @ np.abs(point.kernel).T
     parts = case.out_features * oracle.unit_roundoff(str(x.dtype)) * size
     what = f"the gradient with respect to x by jax.vjp, {point.where},"
@@ -139,11 +139,11 @@ def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> N
 )
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_cast_parameters(layer: Layer, case: Case) -> None:
-    """A layer whose parameters are all cast to bfloat16 gives bfloat16 for a bfloat16 x; once they
-    are cast back to float32, it gives what it gave before. So for float16.
+    """With all parameters cast to bfloat16, the layer gives bfloat16 for a bfloat16 x; cast back to
+    float32, it gives what it gave before. The same holds for float16.
 
-    So models are cast for inference. The parameters are rounded to that dtype first, so that
-    casting loses nothing. A layer that declares its dtype keeps to it.
+    Models are cast like this for inference. The parameters are rounded to that dtype first, so that
+    casting loses nothing. A layer that declares its compute dtype keeps to it.
     """
     for half in ("bfloat16", "float16"):
         _require_castable(layer, case, half)
@@ -195,9 +195,9 @@ def _require_castable(layer: Layer, case: Case, half: str) -> None:
 def test_integer_input(layer: Layer, case: Case) -> None:
     """An integer or boolean x gives float32, the value as if x were cast to float32.
 
-    Over the whole range of each dtype, up to numbers that float32 rounds. Of half precision, the
-    integers that it represents. Kernel and bias get their gradients, too: images are of uint8.
-    Where the layer declares not to take them, they raise.
+    Values cover the whole range of each dtype, up to numbers that float32 rounds; a layer that
+    computes in half precision gets integers that it represents. Kernel and bias get their gradients,
+    because images are uint8. If the layer declares that it does not take integers, they raise.
     """
     if functions.is_function(layer):
         functions.require_dtypes(layer, case, np.int8, np.int32, np.uint32)
@@ -237,12 +237,12 @@ def test_integer_input(layer: Layer, case: Case) -> None:
 def test_complex_input(layer: Layer, case: Case) -> None:
     """A complex x gives complex64: the real part Re(x) @ K + b, the imaginary part Im(x) @ K.
 
-    Where the layer declares not to take it, it raises.
+    If the layer declares that it does not take complex numbers, it raises.
     """
     if layer.convention.casts_input and input_dtypes.takes(layer, np.complex64):
         require.not_applicable(
-            f"it declares to compute in {layer.convention.compute_dtype}, whatever the dtype of x "
-            "is, and there is no complex number of it"
+            f"it declares to compute in {layer.convention.compute_dtype} for every dtype of x, "
+            "and that dtype has no complex numbers"
         )
     if functions.is_function(layer):
         functions.require_dtypes(layer, case, np.complex64)
@@ -268,8 +268,8 @@ def test_complex_input(layer: Layer, case: Case) -> None:
 def test_strict_promotion(layer: Layer, case: Case) -> None:
     """The layer works under ``jax_numpy_dtype_promotion="strict"`` with float32.
 
-    Its construction, its call and its gradients: between dtypes of one width there is nothing
-    to promote. An x is of the dtype of the parameters, unless the layer declares that it casts x.
+    This covers construction, the call and the gradients. x has the dtype of the parameters, so that
+    no operation has to promote, unless the layer declares that it casts x.
     """
     setting = 'jax_numpy_dtype_promotion="strict"'
     cause = Cause(
@@ -290,7 +290,7 @@ def test_strict_promotion(layer: Layer, case: Case) -> None:
 def test_rank_promotion(layer: Layer, case: Case) -> None:
     """The layer works under ``jax_numpy_rank_promotion="raise"``.
 
-    ``x @ K + b`` itself does not: the bias is of lower rank than the batch to which it is added.
+    The formula ``x @ K + b`` itself does not: the bias has a lower rank than the batch.
     """
     setting = 'jax_numpy_rank_promotion="raise"'
     cause = Cause(
@@ -313,9 +313,9 @@ def test_rank_promotion(layer: Layer, case: Case) -> None:
 def test_x64_stable(layer: Layer, case: Case) -> None:
     """Under x64, parameters are float32 with the same values, and float32 in gives float32 out.
 
-    A draw without a dtype follows the default, and float64 numbers come from other bits of the
-    key: another layer than the one of the same seed without x64. At one size, since another
-    setting compiles everything anew.
+    A draw without a dtype follows the default, and float64 numbers use other bits of the key, so
+    that the same seed gives another layer. One size is checked, because changing the setting
+    compiles everything again.
     """
     from conformance.jax_setup.compat import x64
 
@@ -357,7 +357,7 @@ def test_x64_stable(layer: Layer, case: Case) -> None:
 
 
 def _require_wide(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None:
-    """Require a float64 result, where there is one, to be exact in float64."""
+    """Require a float64 result, if there is one, to be within the bound of float64."""
     plain = case.generator("float64").standard_normal(x.shape)
     y = dense(as_jax(plain))
     if str(y.dtype) == "float64" and not layer.reparameterized:
@@ -370,9 +370,9 @@ def _require_wide(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None
 
 
 def _require_value(layer: Layer, case: Case, dense: Built, x: Any, equivalent: np.ndarray) -> None:
-    """Require f(x) to be the value that float32 (or complex64) numbers of the same size give.
+    """Require f(x) to be the value for `equivalent`, the same numbers in float32 or complex64.
 
-    Or numbers of the dtype that the layer computes in for such an x.
+    A layer that computes in another dtype for such an x is compared within the bound of that one.
     """
     if not layer.accepts(case.lead):
         x, equivalent = x[0], equivalent[0]
@@ -387,7 +387,7 @@ def _require_value(layer: Layer, case: Case, dense: Built, x: Any, equivalent: n
     arithmetic = layer.arithmetic(case.in_features, x.dtype)
     reference = arithmetic.affine(equivalent, case.kernel(), layer.bias_for(case))
     found = np.asarray(y)
-    # What is known of causes is known of float32.
+    # The causes are known for float32 only.
     is_plain = arithmetic.is_float32
     cause = input_dtypes.cause_of(found, np.asarray(x), equivalent, case, layer) if is_plain else ""
     require.within(found, reference.value, reference.bound, what, cause=cause)
@@ -395,7 +395,7 @@ def _require_value(layer: Layer, case: Case, dense: Built, x: Any, equivalent: n
 
 @once_per_layer(by=lambda case, setting, cause: (case.x_shape, setting))
 def _require_runs_under(layer: Layer, case: Case, setting: str, cause: str) -> None:
-    """Run the layer abstractly: once for each shape, because no value matters."""
+    """Trace the layer under a setting, once for each shape, because no value matters."""
     its = layer.convention
     dtype = its.parameter_dtype if its.parameter_dtype in programs.HALF else "float32"
     x = jax.ShapeDtypeStruct(case.x_shape, "float32" if its.casts_input else jnp.dtype(dtype))

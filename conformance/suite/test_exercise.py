@@ -32,7 +32,7 @@ from conformance.statistics.laws import family_named
 def test_float_arguments(layer: Layer, case: Case) -> None:
     """float, NumPy number and 0-d array ``seed`` and ``features`` act as their integer value.
 
-    A fraction is cut off, as by ``int``, and no digit of a large seed is lost.
+    A fraction is cut off, as ``int`` does, and no digit of a large seed is lost.
     """
     # Calls of one seed with another length of x are checked by exercise/any-length.
     own = (case.seed + 1000 * case.in_features) % 2**31
@@ -45,10 +45,9 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
             "argument-not-cast", f"cast {given.cast} with int(): it may arrive as a {given.kind}"
         )
         _require_as(layer, given, x, plain, cause)
-    # An odd number of 31 bits, which float64 holds and float32 does not; and one beyond 2^31, which
-    # an int32 does not hold.
+    # float32 cannot hold the first, an odd number of 31 bits; int32 cannot hold the second.
     large = own | 2**30 | 1
-    words = "a float seed is rounded on its way, as by float32; int() keeps all of its digits"
+    words = "a float seed is rounded, as by float32; int() keeps all of its digits"
     for number, why in ((large, Cause("seed-float32", words)), (large + 2**31, "")):
         given = _Given(f"the seed {float(number)!r}", float(number), features)
         _require_as(layer, given, x, np.asarray(layer.forward(number, x, features)), why)
@@ -62,7 +61,7 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
 
 
 class _Given(NamedTuple):
-    """Arguments of one call, and what a message says of them."""
+    """The arguments of one call, and how a message describes them."""
 
     what: str
     seed: Any
@@ -72,7 +71,7 @@ class _Given(NamedTuple):
 
 
 def _whole(seed: int, features: int) -> list[_Given]:
-    """These integers in every other type in which they may arrive."""
+    """Return these integers in every other type in which they may arrive."""
     one, two = float(seed), float(features)
     return [
         _Given("seed as a float", one, features),
@@ -87,7 +86,7 @@ def _whole(seed: int, features: int) -> list[_Given]:
 
 
 def _fractions(seed: int, features: int) -> list[_Given]:
-    """Numbers that ``int`` makes these, and rounding the next ones."""
+    """Return numbers that ``int`` turns into these; rounding gives the next integers."""
     below = "with a fraction just below 1"
     return [
         _Given("a seed with a fraction", seed + 0.7, features),
@@ -98,7 +97,7 @@ def _fractions(seed: int, features: int) -> list[_Given]:
 
 
 def _require_both_cast(layer: Layer, seed: int, x: np.ndarray, features: int) -> None:
-    """Require neither argument to raise as a float; one message names all that do."""
+    """Require that neither argument raises as a float; one message names all that do."""
     raised = {}
     for name, (s, m) in {
         "seed": (float(seed), features),
@@ -128,8 +127,8 @@ def _require_as(layer: Layer, given: _Given, x: np.ndarray, plain: np.ndarray, c
     rests_on=["exercise/float-arguments", "exercise/any-length", "forward/output-shape"],
     order=-210,
     idle_because=(
-        "``forward/output-shape`` finds the wrong shapes of every kind of layer. Here "
-        "the exercise's own words are put to use, at sizes of their own."
+        "``forward/output-shape`` finds wrong shapes for every kind of layer. This one "
+        "checks the exercise's own sentence, at other sizes."
     ),
 )
 @over(up_to=40, every_size=False, at_most=6)
@@ -155,22 +154,22 @@ def test_vector_out(layer: Layer, case: Case) -> None:
 def test_fixed_result(layer: Layer, case: Case) -> None:
     """The result equals that of the layer built from ``nnx.Rngs(int(seed))`` on the same x.
 
-    Of a function called ``dense_forward``: the layer is the ``MyDense`` beside it, where there is
-    one, or else the exercise's own formula.
+    The layer is the ``MyDense`` in the same module, if there is one, or else the exercise's own
+    formula. Only a function called ``dense_forward`` is compared.
     """
     if not layer.convention.fixed_result:
         require.not_applicable(
-            "only a function called dense_forward is held to the exercise's bits"
+            "only a function called dense_forward must give the exercise's numbers"
         )
     from implementations.my_dense import MyDense
 
     beside = _layer_beside(layer.implementation.forward)
     x = case.normal("x", case.in_features)
-    with during("construction of the MyDense beside the function"):
+    with during("construction of the MyDense in the function's module"):
         model = (beside or MyDense)(*case.kernel_shape, rngs=nnx.Rngs(case.seed))
     found = np.asarray(layer.forward(case.seed, x, case.out_features))
     if beside is not None:
-        with during("calling the MyDense beside the function"):
+        with during("calling the MyDense in the function's module"):
             expected = np.asarray(model(as_jax(x)))
         kernel, bias = layer.affine(case)
         bound = 2 * oracle.affine(x, kernel, bias).bound
@@ -190,13 +189,13 @@ def test_fixed_result(layer: Layer, case: Case) -> None:
 
 
 def _layer_beside(function: Any) -> Any:
-    """The nnx class ``MyDense`` in the module of a function, or None."""
+    """Return the nnx class ``MyDense`` in the module of a function, or None."""
     found = getattr(inspect.unwrap(function), "__globals__", {}).get("MyDense")
     return found if isinstance(found, type) and issubclass(found, nnx.Module) else None
 
 
 def _why_other_numbers(found: np.ndarray, x: np.ndarray, case: Case) -> str:
-    """Which other key, or other law from the same key, gives these numbers."""
+    """Return the cause: the other key, or other law of the same key, that gives these numbers."""
     shape, scale = case.kernel_shape, case.in_features**-0.5
     rngs = nnx.Rngs(case.seed)
     own, second, root = rngs.params(), rngs.params(), jax.random.key(case.seed)
@@ -237,7 +236,7 @@ def test_any_length(layer: Layer, case: Case) -> None:
     results: dict[int, np.ndarray] = {}
     n = case.in_features
     lengths = (n, n + 2, 1, n, n + 5, n + 2, n)
-    # One that is longer than all before it: what was kept of shorter ones may be made anew.
+    # 307 is longer than all before it: a cache that grows may be drawn anew for shorter ones.
     for length in (*lengths, 307, n) if n == 3 else lengths:
         x = case.normal("x", length)
         what = f"f(x) with len(x) = {length} after other lengths"
@@ -245,7 +244,7 @@ def test_any_length(layer: Layer, case: Case) -> None:
             try:
                 found = np.asarray(layer.forward(case.seed, x, 4))
             except Exception as error:
-                # With a seed of its own it finds no kernel: what raises then is the length.
+                # A fresh seed has no cached kernel: if that call raises, the length is the reason.
                 layer.forward(case.seed ^ 1, x, 4)
                 raise Violation(f"{what} raised {safe_text(error)}", cause=cached) from error
         require.equal(found, results.setdefault(length, found), what, cause=cached)
@@ -310,10 +309,10 @@ def test_bad_arguments_raise(layer: Layer, case: Case) -> None:
     seconds=1.5,
 )
 def test_recovered_kernel(layer: Layer) -> None:
-    """The kernel that basis vectors recover meets every requirement on initialization.
+    """The kernel recovered from basis vectors meets every requirement on initialization.
 
-    f(e_i) is its row i, as the bias of a new layer is 0. It is judged by the bounds of
-    ``initialization``, in the order in which one fault explains another.
+    f(e_i) is row i of the kernel, because a new bias is 0. The statistical bounds are those of the
+    area ``initialization``, checked in the order in which one fault explains another.
     """
     f_of_zero = layer.forward(0, np.zeros(4, np.float32), 512)
     require.equal(

@@ -33,7 +33,7 @@ from conformance.jax_setup.lazy import jax
 
 # Larger than what is clipped for training's sake, and far from what saturates.
 _LARGE_BIAS = 1000.0
-# Integers of as many bits are exact; 24 in float32.
+# Integers of this many bits are exact; 24 in float32.
 _EXACT_BITS = {"bfloat16": 8, "float16": 11}
 BASE = [
     "construction/kernel-shape",
@@ -56,14 +56,12 @@ BASE = [
     declared=True,
     foundation=True,
     ground=True,
-    idle_because=(
-        "a result of another shape fails whatever compares it; this one names the fault."
-    ),
+    idle_because=("every comparison fails on a wrong shape; this one names the fault."),
 )
 @over(leads=True, at_most=1)
 def test_output_shape(layer: Layer, case: Case) -> None:
     """f(x).shape = x.shape[:-1] + (out,), for ranks 1 to 5 and batches of 0, 1 and in."""
-    # Each shape compiles, so that a single x is tried at some sizes.
+    # Each shape compiles, so a single x is tried at some sizes only.
     single = case.kernel_shape in output_shapes.EAGER or PARAMETERS not in layer.provides
     leads = {(), case.lead} if single else {case.lead}
     for lead in leads - {BATCH}:
@@ -94,14 +92,14 @@ def test_output_shape(layer: Layer, case: Case) -> None:
     PARAMETERS,
     rests_on=BASE,
     order=-90,
-    idle_because="a bias that is used wrongly makes every value wrong; this one singles it out.",
+    idle_because="a wrong use of the bias makes every value wrong; this one names the fault.",
 )
 @over()
 def test_zero_input(layer: Layer, case: Case) -> None:
     """f(0) = b, bitwise.
 
-    A random bias is written in first: on a new layer, whose bias is 0, a bias that is never
-    used, used twice or subtracted gives the same.
+    A random bias is written first: with the zero bias of a new layer, ignoring it, adding it twice
+    and subtracting it all give the same.
     """
     dense, bias = layer.written(case), layer.bias_for(case)
     x = np.zeros((8, case.in_features), np.float32)
@@ -117,7 +115,7 @@ def test_zero_input(layer: Layer, case: Case) -> None:
         expected = np.broadcast_to(layer.bias_for(case, _LARGE_BIAS), found.shape)
         require.equal(found, expected, f"with a bias of the scale {_LARGE_BIAS:g}, f(0)")
     nothing = np.zeros_like(bias)
-    # Another instance: that values written later count is checked by state/updates-used.
+    # Use another instance: state/updates-used checks values that are written later.
     found = layer.of(case).write(case.kernel(), nothing).rows(x)
     require.equal(found, np.zeros(found.shape), "with b = 0, f(0)")
 
@@ -140,13 +138,13 @@ def test_zero_input(layer: Layer, case: Case) -> None:
 def test_basis_input(layer: Layer, case: Case) -> None:
     """f(e_i) = K[i] + b, bitwise.
 
-    All other products are exact zeros, so that one rounding, that of the sum, is all there is. In
-    half precision, within the bound of that dtype.
+    All other products are exact zeros, so that only the addition of the bias rounds. A layer that
+    computes in half precision must be within the bound of that dtype.
     """
     dense, kernel, bias = layer.written(case), layer.kernel_for(case), layer.bias_for(case)
     eye = np.eye(case.in_features, dtype=np.float32)
     if not layer.arithmetic(case.in_features).is_float32:
-        # Either of two roundings is right: that of the product, and that of the sum.
+        # Rounding the product is right, and so is rounding only the sum.
         reference = layer.value(eye, kernel, bias)
         require.within(dense.rows(eye), reference.value, reference.bound, "f(e_i)")
         return
@@ -178,7 +176,7 @@ def test_integer_exact(layer: Layer, case: Case) -> None:
     """Integer-valued x, K and b whose sums stay below 2^24 give the exact result.
 
     No order of summation and no fused operation can change a sum of integers that float32
-    represents. Of half precision, below 2^8 for bfloat16 and 2^11 for float16.
+    represents. The limit is 2^8 for bfloat16 and 2^11 for float16.
     """
     if layer.reparameterized:
         require.not_applicable("the kernel is computed from the parameters, which rounds integers")
@@ -221,10 +219,11 @@ def test_integer_exact(layer: Layer, case: Case) -> None:
 @over(leads=True, also=[(SMALL, lead) for lead in MANY_LEADS])
 @at_edges(VALUES)
 def test_affine_value(layer: Layer, case: Case) -> None:
-    """f(x) = x @ K + b within the rounding-error bound, with arbitrary K and b written in.
+    """f(x) = x @ K + b within the rounding-error bound, for arbitrary K and b.
 
-    abs(f(x) - reference) <= (in + 1) u (abs(x) abs(K) + abs(b)), for rows and kernels of every
-    kind: large, tiny, of one sign, in order, repeated, with zeros; sparse, symmetric, the identity.
+    abs(f(x) - reference) <= (in + 1) u (abs(x) abs(K) + abs(b)). The rows of x and the kernels are
+    large, tiny, of one sign, sorted, repeated or contain zeros; kernels are also sparse, symmetric
+    or the identity.
     """
     if not layer.accepts(case.lead):
         return
@@ -252,7 +251,7 @@ def test_affine_value(layer: Layer, case: Case) -> None:
     ],
     order=-30,
     idle_because=(
-        "what is not additive is not homogeneous, or not differentiable, either. For a "
+        "a layer that is not additive is also not homogeneous or not differentiable. For a "
         "function, whose parameters cannot be written, this one comes first."
     ),
 )
@@ -306,7 +305,7 @@ def test_homogeneous(layer: Layer, case: Case) -> None:
         require.within(np.asarray(f(-x)), reference.value, reference.bound, "f(-x)")
         return
     require.equal(f(-x), -plain, "f(-x)")
-    # float16 has few exponents: what is scaled may underflow or overflow.
+    # float16 has few exponents: scaled values may underflow or overflow.
     for k in () if layer.convention.compute_dtype == "float16" else (-7, 1, 20):
         scale = np.float32(2.0**k)
         require.equal(f(scale * x), scale * plain, f"f(2^{k} x)")
@@ -317,13 +316,13 @@ def test_homogeneous(layer: Layer, case: Case) -> None:
     MUST,
     PARAMETERS,
     rests_on=["forward/output-shape", "seeding/repeatable-call"],
-    idle_because="rows that mix make values wrong, too; this one singles it out.",
+    idle_because="mixing rows also makes values wrong; this one names the fault.",
 )
 @over()
 def test_batch_independent(layer: Layer, case: Case) -> None:
     """Row i of the result depends on row i of x alone.
 
-    Other values in one row leave the other rows' bits as they are, in a batch of any rank, and
+    Changing one row leaves the bits of all other rows as they are, in a batch of any rank, and
     permuting the rows permutes the result bitwise.
     """
     if not layer.accepts(BATCH):
@@ -333,7 +332,7 @@ def test_batch_independent(layer: Layer, case: Case) -> None:
     row = int(case.generator("row").integers(8))
     changed[row] = 1000.0 * case.normal("other", case.in_features)
     rest = np.arange(8) != row
-    # Each shape compiles, so that a few sizes take one of them beside the plain batch.
+    # Each shape compiles, so only a few sizes get another shape beside the plain batch.
     other = ((2, 4), (2, 1, 4), (1, 2, 2, 2))[case.in_features % 3]
     for lead in (BATCH, other) if case.kernel_shape in output_shapes.EAGER else (BATCH,):
         if not layer.accepts(lead):
@@ -378,7 +377,7 @@ def test_wrong_width_raises(layer: Layer, case: Case) -> None:
 def test_width_one_raises(layer: Layer, case: Case) -> None:
     """An x whose last dimension is not in raises, where one of the two is 1.
 
-    Broadcasting takes the one for as many as it needs: ``jnp.einsum`` does so without a word.
+    Broadcasting stretches a dimension of 1 silently, in ``jnp.einsum`` for example.
     """
     n = case.in_features
     output_shapes.require_rejected(layer, case, {1} if n > 1 else {2, 3, case.out_features} - {1})
@@ -397,16 +396,16 @@ def test_scalar_raises(layer: Layer, case: Case) -> None:
 )
 @over(sizes=FEW_SIZES)
 def test_array_likes(layer: Layer, case: Case) -> None:
-    """NumPy arrays, read-only, strided, of Fortran order and of float64, give the same result.
+    """NumPy arrays that are read-only, strided, in Fortran order or float64 give the same result.
 
-    With 64-bit types in force, float64 is another dtype, and computed in.
+    float64 is left out if 64-bit types are enabled: the layer then computes in it.
     """
     batched = layer.accepts(BATCH)
     x = case.normal("x", *BATCH, case.in_features)
     x = x if batched else x[0]
     f = layer.at(case)
     plain = np.asarray(f(x))
-    # A view of immutable bytes cannot be made writeable.
+    # NumPy cannot make a view of immutable bytes writeable again.
     read_only = np.frombuffer(x.tobytes(), np.float32).reshape(x.shape)
     doubled = np.repeat(x, 2, axis=-1)
     forms = {
@@ -435,14 +434,14 @@ def test_array_likes(layer: Layer, case: Case) -> None:
     SHOULD,
     PARAMETERS,
     rests_on=["forward/affine-value", "transforms/jit"],
-    idle_because="a scan finds most edges first; this one tries fixed lengths, compiled",
+    idle_because="the scan finds most edges first; this one compiles fixed lengths",
 )
 @over(sizes=[SMALL, (3, 3)], at_most=2)
 def test_tall_batch(layer: Layer, case: Case) -> None:
     """Every row of a batch of 70 000 is right, eagerly and compiled, at rank 2 and rank 3.
 
-    One more, in fact: a prime number of rows is a multiple of no block. Compiled, a batch between
-    2^15 and 2^16 rows, too: XLA chooses other loops by the length of a batch.
+    The number of rows is 70 001, a prime, so that no block size divides it. A compiled batch of
+    2^15 to 2^16 rows is checked as well, because XLA chooses loops by the length of the batch.
     """
     if not layer.accepts((70_001,)):
         require.not_applicable("the layer declares to accept vectors only")

@@ -1,9 +1,9 @@
 """The laws of new parameters, judged by rigorous bounds on p-values: no false alarm in practice.
 
-Every check may reject a correct layer with probability 1e-15 and not more, whatever the sample
-size; what a run can detect is stated in the notes of ``initialization/kernel-variance``. A row
-looks at the designed experiment of the profile (`conformance.statistics.design`); those on mean
-and variance also at each kernel of the sizes and seeds that Hypothesis draws.
+Every check rejects a correct layer with probability 1e-15 at most, at any sample size. The notes of
+``initialization/kernel-variance`` state what a run can detect. Each requirement looks at the
+profile's designed experiment (`conformance.statistics.design`); those on mean and variance also
+look at each kernel of the sizes and seeds that Hypothesis draws.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ INDEPENDENT = (
 def test_bias_zero(layer: Layer, case: Case) -> None:
     """Every entry of a new bias equals 0; -0.0 equals 0.
 
-    A layer that declares another law for its bias is held to that law, and its bias must have
-    nothing in common with its kernel.
+    If a layer declares another law for its bias, the bias must follow that law and be independent
+    of the kernel.
     """
     if not layer.convention.use_bias:
         require.not_applicable("the layer declares that it has no bias")
@@ -86,7 +86,7 @@ def test_bias_zero(layer: Layer, case: Case) -> None:
 
 @once_per_layer()
 def _require_zero_biases(layer: Layer) -> None:
-    """A bias that is not zero for some seeds, or at many outputs, only."""
+    """Require a zero bias for many seeds and 1024 outputs."""
     drawn = kernels(layer, 4, 1024, range(256), "bias")
     wrong = np.flatnonzero(drawn.any((1, 2)))
     require.that(
@@ -136,7 +136,7 @@ def test_data_free_init(layer: Layer, case: Case) -> None:
         ]
         require.that(
             not differs,
-            f"with {what} as the example input, {', '.join(differs)} comes out otherwise",
+            f"with {what} as the example input, {', '.join(differs)} has other values",
             accepted="the same parameters for every example input of that width",
             cause=Cause(
                 "example-input-used",
@@ -170,9 +170,10 @@ def _from_example(layer: Layer, case: Case, example: np.ndarray) -> dict[str, np
 def test_kernel_independence(layer: Layer) -> None:
     """Entries, rows, columns and neighbours of a new kernel are independent.
 
-    No correlation at any lag along rows or columns, between two rows, two columns or mirror
-    images, in values or in magnitudes; no repeated, antithetic, sorted or low-rank structure. The
-    bounds hold conditionally on the magnitudes (Hoeffding 1963), so they need no scale.
+    There is no correlation at any lag along rows or columns, between two rows, two columns or
+    mirror images, in values or in magnitudes, and no repeated, antithetic, sorted or low-rank
+    structure. The bounds hold conditionally on the magnitudes (Hoeffding 1963), so they need no
+    scale.
     """
     evidence = [*structure_evidence(layer), *by_requirement.magnitude_row(declared(layer).centred)]
     drawn = samples(layer)
@@ -182,14 +183,14 @@ def test_kernel_independence(layer: Layer) -> None:
 
 
 def _no_value_repeats(layer: Layer) -> None:
-    """Four neighbours in a row meet again with a probability below 1e-20 among 2^18 of them."""
+    """Require distinct runs of four weights: among 2^18, two are equal with P < 1e-20."""
     if layer.convention.parameter_dtype != "float32" or layer.convention.kernel.is_zero():
         return
     small, kernel = layer.build(*WIDE).kernel, large_kernel(layer)
     if np.unique(small).size < small.size / 2:
-        return  # of few values at any size, which kernel-resolution and kernel-law report
-    # Neighbours together: a kernel that is rounded repeats values, and not these.
-    # A row that comes again with the other sign is the same row.
+        return  # kernel-resolution and kernel-law report a kernel of few values
+    # A rounded kernel repeats single values, but not runs of neighbours. Signs are ignored, because
+    # a row that repeats with the other sign is the same row.
     words = np.abs(kernel, dtype=np.float32).view(np.uint64).reshape(-1, 2)
     distinct = np.unique(words[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ words[:, 1]).size
     require.that(
@@ -201,12 +202,12 @@ def _no_value_repeats(layer: Layer) -> None:
 
 
 def _no_column_repeats(layer: Layer) -> None:
-    """Two of 4 100 columns of four float32 numbers are equal with a probability below 1e-19."""
+    """Require distinct columns of four weights: among 4 100, two are equal with P < 1e-19."""
     if layer.convention.parameter_dtype != "float32":
         return
     kernel = layer.build(*WIDE).kernel
     if np.unique(np.abs(kernel)).size < kernel.size / 4:
-        return  # of few magnitudes, which is checked by kernel-resolution and kernel-law
+        return  # kernel-resolution and kernel-law report a kernel of few magnitudes
     distinct = len({column.tobytes() for column in kernel.T})
     require.that(
         distinct == WIDE[1],
@@ -225,8 +226,8 @@ def _no_column_repeats(layer: Layer) -> None:
 def test_kernel_resolution(layer: Layer) -> None:
     """The entries of a new kernel carry full float32 mantissas.
 
-    They are not drawn in half precision, and not rounded: float32 draws repeat by chance, but
-    not more often than their 2^22 equally likely magnitudes explain (Chernoff bound).
+    They are neither drawn in half precision nor rounded. float32 draws repeat by chance, but not
+    more often than their 2^22 equally likely magnitudes explain (Chernoff bound).
     """
     _full_precision(layer)
     drawn = declared(layer).finite
@@ -241,7 +242,7 @@ MOMENTS = ("initialization/kernel-independence", "initialization/kernel-resoluti
     MUST,
     PARAMETERS,
     rests_on=MOMENTS,
-    idle_because="the law of the entries is wrong when their mean is; this one singles it out.",
+    idle_because="a wrong mean also makes the law wrong; this one names the fault.",
 )
 def test_kernel_mean(layer: Layer) -> None:
     """The entries of a new kernel have mean 0.
@@ -271,8 +272,8 @@ def _each_mean(layer: Layer, case: Case) -> None:
 def test_kernel_homogeneity(layer: Layer) -> None:
     """Every row, column and position of a new kernel has mean 0 and the same variance.
 
-    By sums and by the ranks of magnitudes, for any law; by shares of the sum of squares (Chernoff
-    bound of a Beta variable) where the kernel follows its declared law.
+    For any law, this is tested by sums and by the ranks of magnitudes; for a kernel that follows
+    its declared law, also by shares of the sum of squares (Chernoff bound of a Beta variable).
     """
     law = declared(layer)
     accepted = not strongest(law_evidence(layer)).rejected
@@ -292,8 +293,9 @@ def test_kernel_variance(layer: Layer) -> None:
     """The variance of the entries of a new kernel is 1/fan_in.
 
     in * E[K^2] = 1 at wide, tall and square sizes and at in = 1, 2, 3: it depends on in alone.
-    P <= 2 exp(-n/2 (r - 1 - ln r)) for the mean r of n squares (Chernoff), for normal, truncated
-    normal and uniform entries. A layer that declares another variance is held to that.
+    P <= 2 exp(-n/2 (r - 1 - ln r)) bounds the p-value of the mean r of n squares (Chernoff) for
+    normal, truncated normal and uniform entries. A layer that declares another variance must have
+    that one.
     """
     law = declared(layer)
     require.note(power.statement(law.plan.profile, law.count, law.plan.promised))
@@ -334,7 +336,7 @@ def _each_variance(layer: Layer, case: Case) -> None:
     law = declared(layer)
     kernel, deviation = kernel_of(layer, case), math.sqrt(law.variance(*case.kernel_shape))
     if np.isfinite(kernel).all():
-        # What is not is reported by construction/finite, as it is for the experiment.
+        # construction/finite reports entries that are not finite, here and in the experiment.
         judge([variance(kernel / deviation, slack=law.variance_slack)])
 
 
@@ -354,14 +356,14 @@ def _each_variance(layer: Layer, case: Case) -> None:
 def test_kernel_law(layer: Layer) -> None:
     """The entries of a new kernel are normal, or normal truncated at two standard deviations.
 
-    The two are distinguished. Distribution function (Dvoretzky, Kiefer and Wolfowitz, Massart's
-    constant; Berk and Jones), support, sign symmetry and repeated values. A layer that declares
-    another law is held to that.
+    The check distinguishes the two. It tests the distribution function (Dvoretzky, Kiefer and
+    Wolfowitz with Massart's constant; Berk and Jones), the support, the symmetry of signs and
+    repeated values. A layer that declares another law must follow that one.
     """
     _full_precision(layer)
     law = declared(layer)
     if not law.families:
-        require.not_applicable("the layer declares the variance of its kernel, and no family")
+        require.not_applicable("the layer declares the variance of its kernel, but no family")
     found = identify_law(law.finite)
     if found.verdict == "known":
         require.note(f"the law found: {found.name}")
@@ -374,7 +376,7 @@ def test_kernel_law(layer: Layer) -> None:
     )
     kernel = large_kernel(layer).astype(np.float64)
     if np.isfinite(kernel).all() and kernel.any():
-        # Tails show in a million weights: three in a hundred thousand are beyond four deviations.
+        # A million weights show the tails: 6 in 100 000 normal draws exceed four deviations.
         judge([follows(kernel[None] / math.sqrt(law.variance(*LARGE_KERNEL)), law.families)])
 
 
@@ -387,9 +389,9 @@ def test_kernel_law(layer: Layer) -> None:
 def test_kernel_dispersion(layer: Layer) -> None:
     """The sample variance of a new kernel varies from seed to seed, row and column as it should.
 
-    Standardised, orthogonalised or centred kernels are too good: their norms, sums or products
-    have less than their natural spread. The probability that many independent numbers of bounded
-    density lie in a small ball bounds the p-value.
+    The norms, sums or products of standardised, orthogonalised or centred kernels spread less than
+    those of random ones. The probability that many independent numbers of bounded density lie in a
+    small ball bounds the p-value.
     """
     _full_precision(layer)
     law = declared(layer)

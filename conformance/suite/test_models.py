@@ -1,4 +1,4 @@
-"""The layer as a part: within a larger model, in ensembles and stacks, and under inspection."""
+"""The layer within larger models, in ensembles and stacks, and under inspection."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def _x(layer: Layer, case: Case) -> np.ndarray:
     NNX,
     rests_on=["state/exact-state", "seeding/siblings-differ", "purity/input-kept", VALUE],
     idle_because=(
-        "nnx gives a module no context, so that a layer that is right alone is right within a "
-        "model; this one holds what users of layers rely on."
+        "nnx gives a module no context, so a layer that is right alone is right within a "
+        "model; this one checks how users combine layers."
     ),
 )
 @over(sizes=SQUARE, at_most=1)
 def test_nnx_submodule(layer: Layer, case: Case) -> None:
     """As an attribute of another module, in ``nnx.Sequential`` and in ``nnx.List``, the layer's
-    paths follow the name of its place, and its values are those of a layer built alone from the
-    same ``nnx.Rngs``.
+    paths start with its name there, and its values are those of a layer built alone from the same
+    ``nnx.Rngs``.
     """
     n, m = case.kernel_shape
     rngs = nnx.Rngs(case.seed)
@@ -91,14 +91,14 @@ def _dotted(paths: Any) -> str:
     rests_on=["models/nnx-submodule", "seeding/vmapped-init", "transforms/scan-and-remat"],
     idle_because=(
         "the transforms of nnx split and merge modules around those of JAX, which "
-        "state/split-merge and the area transforms cover; this one puts them to use."
+        "state/split-merge and the area transforms cover; this one combines them."
     ),
 )
 @over(sizes=SQUARE, at_most=1)
 def test_nnx_transforms(layer: Layer, case: Case) -> None:
     """An ensemble that ``nnx.vmap`` builds over split ``Rngs`` has different members, each with its
-    own result; ``nnx.scan`` over them equals the loop; ``nnx.remat`` and ``nnx.cond`` change
-    nothing.
+    own result; ``nnx.scan`` over them equals the loop; ``nnx.remat`` and ``nnx.cond`` leave the
+    result as it is.
     """
     arithmetic = layer.arithmetic(case.in_features)
     # What a scan carries keeps its dtype.
@@ -110,7 +110,7 @@ def test_nnx_transforms(layer: Layer, case: Case) -> None:
     if not layer.convention.kernel.is_zero():
         require.that(
             len({kernel.tobytes() for kernel in kernels}) == 3,
-            "two of three members that nnx.vmap builds have one kernel",
+            "two of three members that nnx.vmap builds have the same kernel",
             accepted="different kernels",
         )
     with during("nnx.vmap, nnx.scan, nnx.remat and nnx.cond of the layer"):
@@ -135,9 +135,9 @@ def test_nnx_transforms(layer: Layer, case: Case) -> None:
 )
 @over(sizes=[(3, 10)], at_most=1)
 def test_linen_submodule(layer: Layer, case: Case) -> None:
-    """Twice in a parent, in ``setup`` under the names that it gives and in a compact call, the
-    layer's paths follow those names, siblings start with different kernels, and each computes with
-    the parameters at its own path; under ``nn.share_scope`` the paths are those of a flat layer.
+    """Used twice in a parent, in ``setup`` and in a compact call, the layers' paths start with the
+    names that the parent gives them, their initial kernels differ, and each computes with the
+    parameters at its own path; under ``nn.share_scope`` the paths are those of the layer alone.
     """
     x = as_jax(_x(layer, case))
     flat = layer.written(case)
@@ -157,7 +157,7 @@ def test_linen_submodule(layer: Layer, case: Case) -> None:
             )
             require.that(
                 not np.array_equal(first, second),
-                f"in {how}, two layers start with one kernel",
+                f"in {how}, two layers start with the same kernel",
                 accepted="different kernels",
                 cause=Cause(
                     "key-of-model",
@@ -174,7 +174,7 @@ def test_linen_submodule(layer: Layer, case: Case) -> None:
 def _require_unrelated(
     layer: Layer, flat: Built, how: str, model: Any, names: Sequence[tuple[str, ...]], x: Any
 ) -> None:
-    """Require no correlation between two layers of a parent, over several seeds."""
+    """Require uncorrelated kernels of two layers in one parent, over several seeds."""
     kernels = []
     for seed in range(_PARENTS):
         variables = model.init(jax.random.key(seed), x)
@@ -198,15 +198,15 @@ _PARENTS = 8
     LINEN,
     rests_on=["models/linen-submodule", "transforms/scan-and-remat"],
     idle_because=(
-        "what goes wrong under one of these goes wrong in a parent, or under the transform of JAX "
-        "that it lifts; this one puts them to use."
+        "a layer that fails under one of these also fails in a parent, or under the transform of "
+        "JAX that it lifts; this one combines them."
     ),
 )
 @over(sizes=SQUARE, at_most=1)
 def test_linen_transforms(layer: Layer, case: Case) -> None:
     """Under ``nn.vmap`` and ``nn.scan`` with params along axis 0 and their rngs split, members
     start with different kernels, and the results are those of the members one by one; ``nn.remat``
-    changes nothing.
+    leaves the result as it is.
     """
     arithmetic = layer.arithmetic(case.in_features)
     # What a scan carries keeps its dtype.
@@ -249,10 +249,10 @@ _NO_HASH = Cause(
 @over(sizes=[(3, 10)], at_most=1)
 def test_inspected(layer: Layer, case: Case) -> None:
     """``repr``, ``nnx.display`` and Linen's ``tabulate`` show the layer; it has a hash, and an nnx
-    layer is equal to itself alone.
+    layer is equal only to itself.
 
-    Notebooks, debuggers and containers do this with whatever they hold. ``nnx.tabulate`` is left
-    out: in Flax 0.12 it replaces the static methods of a class, and does not put them back.
+    Notebooks, debuggers and containers rely on this. ``nnx.tabulate`` is left out: in Flax 0.12 it
+    replaces the static methods of a class and does not restore them.
     """
     x = as_jax(_x(layer, case))
     dense = layer.of(case)

@@ -1,4 +1,4 @@
-"""How exactly, and what happens at the edges of float32."""
+"""How exact the result is, and what happens at the limits of float32."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from conformance.jax_setup.lazy import jax
 # Operands rounded to eight bits with a common scale, the coarsest format that layers compute in.
 ANY_PRECISION = oracle.Precision("any", operand=2.0**-5)
 
-# Of x, of the parameters, and of the bias relative to them: a bias of 1 hides what is tiny.
+# Scales of x, of the parameters, and of the bias relative to them: a bias of 1 hides tiny products.
 SCALES = (
     (1.0, 1.0, 1.0),
     (1e-6, 1.0, 1.0),
@@ -39,7 +39,7 @@ SCALES = (
     (1.0, 1e-10, 1.0),
 )
 
-# Up to here an error of bfloat16 or TF32 exceeds the bound of float32 by far.
+# Up to this fan_in an error of bfloat16 or TF32 far exceeds the bound of float32.
 WIDEST = 256
 
 
@@ -54,7 +54,7 @@ WIDEST = 256
         "numerics/no-saturation",
     ],
     idle_because=(
-        "values this far off are off in derivatives, too; this one singles the precision out."
+        "values with such an error have wrong derivatives, too; this one names the precision."
     ),
 )
 @over()
@@ -62,9 +62,9 @@ def test_precision(layer: Layer, case: Case) -> None:
     """f(x) keeps to the rounding-error bound of float32 at the scales 1e-6, 1 and 1e6.
 
     Products in bfloat16, TF32 or int8 break it while in <= 256; the rows of x have the signs of
-    the kernel's columns, so that nothing cancels and the bound is sharp. An accelerator whose
-    default is another format is asked for float32, and then held to the bound of its default. A
-    layer that declares another dtype, or an error of its own, is held to that.
+    the kernel's columns, so that nothing cancels and the bound is sharp. On an accelerator whose
+    default is another format, the check first asks for float32 and then uses the bound of the
+    default. A layer that declares another dtype or error must keep to that.
     """
     if functions.is_function(layer):
         functions.require_scales(layer, case, 1.0, 1e-6, 1e6, 1e-24)
@@ -91,7 +91,7 @@ def _precise(layer: Layer, case: Case, precision: oracle.Precision) -> None:
         found = dense.rows(x)
         reference = arithmetic.affine(x, kernel, bias)
         cause = diagnosis.of_scale(found, reference, scale)
-        if scale == own == 1.0:  # what would be wrong at this scale is known before the others
+        if scale == own == 1.0:  # the cause is looked for at this scale only
             cause = diagnosis.of_affine(found, x, kernel, bias)
         require.within(
             found,
@@ -105,13 +105,14 @@ def _precise(layer: Layer, case: Case, precision: oracle.Precision) -> None:
 def _confined(
     dense: Built, case: Case, poison: float, is_poisoned: Any, what: str, by: Any = None
 ) -> None:
-    """``dense`` has the case's kernel and bias: a zero would make a NaN of an infinity.
+    """Require a poisoned row of x to poison its own row of the result, and no other.
 
-    ``by`` gives the rows of the result for those of x, as ``dense.rows`` does.
+    ``dense`` has the case's kernel and bias, because a zero weight times an infinity is NaN.
+    ``by`` computes the rows of the result from those of x, like ``dense.rows``.
     """
     by = by or dense.rows
     if jax.config.values["jax_debug_nans"]:
-        require.not_applicable("jax_debug_nans is in force, and raises where a NaN arises")
+        require.not_applicable("jax_debug_nans is on, and raises where a NaN arises")
     rows = 8 if dense.layer.accepts(BATCH) else 1
     rows = rows if case.lead == BATCH else int(np.prod(case.lead))
     x = case.normal("x", rows, case.in_features)
@@ -126,7 +127,7 @@ def _confined(
             is_poisoned(found[row]).all(),
             f"with {what} in {where}, row {row} of the result has "
             f"{int((~is_poisoned(found[row])).sum())} entries that hide it",
-            accepted="no finite number made of one that is not",
+            accepted="no finite number computed from one that is not finite",
             cause=Cause(
                 "not-finite-replaced",
                 f"{what} is replaced by a number: nan_to_num, clipping or a comparison",
@@ -154,7 +155,7 @@ def _confined(
 @over()
 @at_edges(NONFINITE)
 def test_nan_confined(layer: Layer, case: Case) -> None:
-    """A NaN in row i of x makes row i of the result NaN, and no other; under jit as well.
+    """A NaN in row i of x makes row i of the result NaN, and no other, also under jit.
 
     Likewise, a NaN in column j of the kernel, or in entry j of the bias, makes column j NaN.
     """
@@ -175,7 +176,7 @@ def test_nan_confined(layer: Layer, case: Case) -> None:
 
 
 def _at_lead(dense: Built, case: Case, x: np.ndarray) -> np.ndarray:
-    """The rows of the result for an x of the case's leading dimensions."""
+    """Return the rows of the result for an x of the case's leading dimensions."""
     return np.asarray(dense(x.reshape(case.x_shape))).reshape(len(x), -1)
 
 
@@ -186,7 +187,7 @@ def _as_numpy(function: Any, x: np.ndarray) -> np.ndarray:
 def _confined_to_column(
     dense: Built, case: Case, poison: float, is_poisoned: Any, what: str
 ) -> None:
-    """The same for one entry of the kernel, and one of the bias."""
+    """Require a poisoned entry of the kernel or the bias to poison its own column only."""
     x = case.normal("x", 8, case.in_features)
     generator = case.generator("place")
     i, j = int(generator.integers(case.in_features)), int(generator.integers(case.out_features))
@@ -197,7 +198,7 @@ def _confined_to_column(
             kernel[i, j] = poison
         else:
             bias[j] = poison
-        # A zero times what is not finite is NaN.
+        # A zero in x times an infinity is NaN.
         x[:, i] = 0.0
         found = is_poisoned(dense.write(kernel, bias).rows(x))
         require.that(
@@ -247,8 +248,8 @@ def test_inf_confined(layer: Layer, case: Case) -> None:
 def test_no_saturation(layer: Layer, case: Case) -> None:
     """f keeps to its bound for values of 1e34, and for parameters of 1e30.
 
-    The bound is that of a product in any of the usual formats: a smaller error is checked by
-    ``numerics/precision``.
+    The bound allows a product in any of the usual formats; ``numerics/precision`` checks smaller
+    errors.
     """
     if functions.is_function(layer):
         functions.require_scales(layer, case, 1e34, 1e8)
@@ -275,16 +276,17 @@ def test_no_saturation(layer: Layer, case: Case) -> None:
 )
 @over(every_size=False)
 def test_one_product(layer: Layer, case: Case) -> None:
-    """The products of the program take in * out multiplications a row, on undemoted operands.
+    """The program's products take in * out multiplications for each row, and cast no operand down.
 
-    That is what one matrix product takes; a convolution of width 1, and a sum over blocks of
-    inputs, take as many.
+    One matrix product takes as many, and so do a convolution of width 1 and a sum over blocks of
+    inputs.
     """
     found, ratio = _products(layer, case)
     require.that(found, "the program has no matrix product", accepted="one")
     dtypes = {str(operand.aval.dtype) for each in found for operand in each.invars}
     require.that(
-        # What is quantized is of a dtype of its own; what is rounded afterwards is not demoted.
+        # A layer that declares quantization has operands of its own dtype; rounding the result is
+        # not a demotion.
         dtypes <= {layer.convention.compute_dtype, "float32"} or layer.convention.product_error > 0,
         f"the operands of the product are {', '.join(sorted(dtypes))}",
         accepted=layer.convention.compute_dtype,
@@ -293,7 +295,7 @@ def test_one_product(layer: Layer, case: Case) -> None:
         else "",
     )
     if ratio >= _TWICE:
-        # Whole blocks cost more than they hold, but not at a size of many blocks.
+        # Padding to whole blocks costs more, but little at a size of many blocks.
         ratio = min(ratio, _products(layer, replace(case, in_features=1024, out_features=1024))[1])
     require.that(
         ratio < _TWICE,
@@ -307,7 +309,7 @@ _TWICE = 2
 
 
 def _products(layer: Layer, case: Case) -> tuple[list[Any], float]:
-    """The products of the layer's program, and their cost in products of ``x`` and ``K``."""
+    """Return the program's products, and their cost in units of one ``x @ K``."""
     lead = BATCH if layer.accepts(BATCH) else ()
     wide = layer.convention.compute_dtype == "float64"
     x = jax.ShapeDtypeStruct((*lead, case.in_features), np.float64 if wide else np.float32)
@@ -328,9 +330,9 @@ def _products(layer: Layer, case: Case) -> tuple[list[Any], float]:
 def test_precision_followed(layer: Layer, case: Case) -> None:
     """Under ``jax.default_matmul_precision(p)`` the product has the precision p or a higher one.
 
-    How exact products are on an accelerator is the choice of the layer's user. Read from the
-    program, because a CPU computes the same in all of them; a layer that is registered with a
-    precision of its own has been given that choice.
+    The user of a layer chooses how exact products are on an accelerator. The check reads the
+    program, because a CPU computes the same in all precisions. It does not apply to a layer that is
+    registered with a precision, because that was its user's choice.
     """
     if "precision" in layer.implementation.chosen:
         require.not_applicable("it is registered with a precision of its own")

@@ -1,7 +1,7 @@
-"""Options of the constructor: those that have the names of Flax's mean what Flax's mean.
+"""Constructor options with the names of Flax's options mean what they mean in Flax.
 
-An option is checked where the constructor's signature has its name; a layer that is registered
-with a value of its own for an option is held to that value by all other requirements.
+An option is checked if the constructor's signature has its name. If a layer is registered with a
+value for an option, all other requirements check it with that value.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ VALUE = "forward/affine-value"
 
 
 def _with(layer: Layer, **options: Any) -> Layer:
-    """The layer with these options, if its constructor takes them and leaves them open."""
+    """Return the layer with these options, unless its constructor lacks them or they are set."""
     missing = [name for name in options if name not in layer.implementation.options]
     if missing:
         require.not_applicable(f"its constructor takes no argument called {missing[0]}")
     chosen = [name for name in options if name in layer.implementation.chosen]
     if chosen:
-        require.not_applicable(f"it is registered with a value of its own for {chosen[0]}")
+        require.not_applicable(f"it is registered with a value for {chosen[0]}")
     return layer.with_options(**options)
 
 
@@ -54,8 +54,8 @@ def _x(layer: Layer, case: Case) -> np.ndarray:
 )
 @over(sizes=SIZES, at_most=1)
 def test_use_bias(layer: Layer, case: Case) -> None:
-    """With ``use_bias=False`` the kernel, of the same shape, is all that the layer has, f(0) is 0
-    and f(x) = x @ K.
+    """With ``use_bias=False`` the layer has only a kernel, of the same shape, f(0) is 0 and
+    f(x) = x @ K.
     """
     without = _with(layer, use_bias=False)
     with during("construction with use_bias=False"):
@@ -86,10 +86,10 @@ def test_use_bias(layer: Layer, case: Case) -> None:
 )
 @over(sizes=SIZES, at_most=1)
 def test_kernel_init(layer: Layer, case: Case) -> None:
-    """The kernel is what ``kernel_init(key, shape, dtype)`` returns, called once, with a key that
-    depends on the seed, the kernel's shape and the dtype of the parameters.
+    """The kernel is what ``kernel_init(key, shape, dtype)`` returns. It is called once, with a key
+    that depends on the seed, the kernel's shape and the dtype of the parameters.
 
-    A layer that scales, replaces or ignores it starts training elsewhere than its user chose.
+    A layer that scales, replaces or ignores its result does not start where its user chose.
     """
     _require_initializer(layer, case, "kernel_init", case.kernel().reshape(_stored(layer, case)))
 
@@ -108,10 +108,10 @@ def _stored(layer: Layer, case: Case) -> tuple[int, int]:
 )
 @over(sizes=SIZES, at_most=1)
 def test_bias_init(layer: Layer, case: Case) -> None:
-    """The bias is what ``bias_init(key, shape, dtype)`` returns, called once, with a key that
+    """The bias is what ``bias_init(key, shape, dtype)`` returns. It is called once, with a key that
     depends on the seed, the bias's shape and the dtype of the parameters.
 
-    The key is another one than the kernel's: numbers of one key are the same numbers.
+    The key differs from the kernel's, because two draws from one key give the same numbers.
     """
     if not layer.convention.use_bias:
         require.not_applicable("the layer declares that it has no bias")
@@ -120,7 +120,7 @@ def test_bias_init(layer: Layer, case: Case) -> None:
         kernel_keys = _keys(layer, case, "kernel_init", case.kernel())
         require.that(
             bias_keys[0] != kernel_keys[0],
-            "kernel_init and bias_init get one key",
+            "kernel_init and bias_init get the same key",
             accepted="a key for each",
             cause=Cause(
                 "key-shared", "one key serves for kernel and bias: draw or split it for each"
@@ -131,12 +131,12 @@ def test_bias_init(layer: Layer, case: Case) -> None:
 def _require_initializer(
     layer: Layer, case: Case, name: str, values: np.ndarray, **options: Any
 ) -> list[bytes]:
-    """Require that a parameter is what its initializer returns; the keys of two seeds."""
+    """Require that a parameter is what its initializer returns; return the keys of two seeds."""
     which = name.partition("_")[0]
     calls: list[tuple[Any, tuple[int, ...], str]] = []
 
     def initializer(key: Any, shape: Any, dtype: Any = np.float32, **options: Any) -> Any:
-        del options  # recent versions say how the array is to be spread
+        del options  # recent versions of Flax pass a sharding
         calls.append((key, tuple(map(int, shape)), jnp.dtype(dtype).name))
         return jnp.asarray(np.resize(values, shape), dtype)
 
@@ -162,7 +162,7 @@ def _require_initializer(
     first, second = _keys(layer, case, name, values)
     require.that(
         first != second,
-        f"{name} gets one key for the seeds {case.seed} and {case.seed + 1}",
+        f"{name} gets the same key for the seeds {case.seed} and {case.seed + 1}",
         accepted="different keys",
         cause=Cause("key-fixed", f"{name} is called with a fixed key"),
     )
@@ -170,7 +170,7 @@ def _require_initializer(
 
 
 def _keys(layer: Layer, case: Case, name: str, values: np.ndarray) -> list[bytes]:
-    """The bytes of the keys that the initializer gets for the case's seed and for the next one."""
+    """Return the bytes of the keys that the initializer gets for the case's seed and the next."""
     keys: list[Any] = []
 
     def initializer(key: Any, shape: Any, dtype: Any = np.float32, **options: Any) -> Any:
@@ -201,8 +201,8 @@ def test_dtype(layer: Layer, case: Case) -> None:
     """With ``dtype=d`` the layer casts x and the parameters to d, computes in d and returns d; the
     parameters keep their own dtype.
 
-    With bfloat16 and float16 for a float32 x, and with float32 for a bfloat16 x; without a bias,
-    too. Gradients pass through the casts.
+    The check uses bfloat16 and float16 for a float32 x, and float32 for a bfloat16 x, also without
+    a bias. Gradients pass through the casts.
     """
     for dtype, x in (
         ("bfloat16", _x(layer, case)),
@@ -232,7 +232,7 @@ def test_dtype(layer: Layer, case: Case) -> None:
 
 
 def _require_gradients(layer: Layer, case: Case, dense: Built, x: np.ndarray, by: str) -> None:
-    """Require the gradients of the layer with an option in force."""
+    """Require the gradients of the layer with an option set."""
     g = case.normal("cotangent", *x.shape[:-1], case.out_features)
     point = gradients.Point(f"x of shape {x.shape}", case.kernel(), case.bias(), x, g)
     with during(by):
@@ -242,7 +242,7 @@ def _require_gradients(layer: Layer, case: Case, dense: Built, x: np.ndarray, by
 
 
 def _require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str) -> None:
-    """Require dtype and value of the result with an option in force."""
+    """Require the dtype and the value of the result with an option set."""
     dtype, kernel, bias = layer.convention.compute_dtype, case.kernel(), layer.bias_for(case)
     cause = ""
     if str(y.dtype) == "float32" != dtype:
@@ -270,7 +270,7 @@ def _require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str
 @over(sizes=SIZES, at_most=1)
 def test_param_dtype(layer: Layer, case: Case) -> None:
     """With ``param_dtype=d`` every parameter is created in d, initializers are called with d, and
-    what the layer computes in does not change: a float32 x gives what it gave.
+    the dtype that the layer computes in does not change: a float32 x still gives a float32 result.
     """
     for dtype in ("bfloat16", "float16"):
         given = _with(layer, param_dtype=jnp.dtype(dtype))
@@ -299,10 +299,10 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
 )
 @over(sizes=SIZES, at_most=1)
 def test_precision(layer: Layer, case: Case) -> None:
-    """``precision`` is the precision of the product: every one of ``jax.lax.Precision``, and the
-    name of one, such as ``"highest"``.
+    """``precision`` sets the precision of the product, for each value of ``jax.lax.Precision`` and
+    for a name, such as ``"highest"``.
 
-    Read from the program, because a CPU computes the same in all of them.
+    The check reads the program, because a CPU computes the same in all of them.
     """
     by_name = [("highest", jax.lax.Precision.HIGHEST)]
     for chosen, precision in (*zip(jax.lax.Precision, jax.lax.Precision, strict=True), *by_name):
@@ -329,9 +329,9 @@ def _shown(found: set[Any]) -> str:
 )
 @over(sizes=SIZES, at_most=1)
 def test_dot_general(layer: Layer, case: Case) -> None:
-    """``dot_general`` takes the place of ``jax.lax.dot_general`` in the product.
+    """``dot_general`` replaces ``jax.lax.dot_general`` in the product.
 
-    Quantized training injects its arithmetic by it; here, the product is negated.
+    Quantized training injects its arithmetic this way; the check negates the product.
     """
 
     def negated(*arguments: Any, **options: Any) -> Any:
@@ -347,9 +347,9 @@ def test_dot_general(layer: Layer, case: Case) -> None:
 @requirement("options/promote-dtype", SHOULD, PARAMETERS, rests_on=["dtypes/float32-out", VALUE])
 @over(sizes=SIZES, at_most=1)
 def test_promote_dtype(layer: Layer, case: Case) -> None:
-    """``promote_dtype`` is what brings x and the parameters to one dtype.
+    """``promote_dtype`` casts x and the parameters to one dtype.
 
-    Here it casts all of them to bfloat16, and the result is one of bfloat16.
+    In the check it casts all of them to bfloat16, and the result must be bfloat16.
     """
     from flax import linen
 

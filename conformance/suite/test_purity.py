@@ -1,4 +1,4 @@
-"""What a layer leaves alone: its input, the process's global state, the terminal."""
+"""A layer leaves its input, the process's global state and the terminal alone."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def _construct_and_call(layer: Layer, case: Case, x: np.ndarray, *, as_given: bo
 @requirement("purity/input-untouched", MUST, ANY, rests_on=["construction/builds"])
 @over(every_size=False)
 def test_input_untouched(layer: Layer, case: Case) -> None:
-    """A NumPy x is not modified: of ranks 1 to 3, with what is not finite, or of integers."""
-    # jax_debug_nans would raise at what is not finite.
+    """A NumPy x is not modified; x has rank 1 to 3, values that are not finite, or integers."""
+    # jax_debug_nans raises at values that are not finite.
     kinds = (True,) if jax.config.values["jax_debug_nans"] else (True, False)
     plain = case.kernel_shape == FEW_SIZES[-1]
     leads = (layer.fewest, (4,), (2, 4)) if plain else (layer.fewest, (4,))
@@ -42,7 +42,7 @@ def test_input_untouched(layer: Layer, case: Case) -> None:
         if not layer.accepts(lead):
             continue
         x = (case.normal("x", *lead, case.in_features) * 1000).astype(dtype)
-        if not finite:  # what a layer might want to repair in place
+        if not finite:  # a layer might repair them in place
             x.flat[0 : x.size // 2 : 3] = np.nan
             x.flat[1 : x.size // 2 : 3] = -np.inf
         x.flat[-1] = -0.0
@@ -50,7 +50,7 @@ def test_input_untouched(layer: Layer, case: Case) -> None:
         try:
             _construct_and_call(layer, case, x, as_given=True)
         except Violation:
-            if finite and dtype is np.float32:  # of other values, a layer may say so
+            if finite and dtype is np.float32:  # a layer may refuse the other values
                 raise
         require.that(
             x.tobytes() == before and str(x.flags) == flags,
@@ -67,11 +67,11 @@ def test_input_untouched(layer: Layer, case: Case) -> None:
 def test_input_kept(layer: Layer, case: Case) -> None:
     """A JAX array x is still there after the call, with the values that it had.
 
-    A call that donates the memory of x to its result deletes an array that its caller goes on to
-    use; only x and results of one shape show it.
+    A call that donates the memory of x to its result deletes an array that its caller may still
+    use. This shows only if x and the result have the same shape.
     """
     values = case.normal("x", *(BATCH if layer.accepts(BATCH) else layer.fewest), case.in_features)
-    # A copy: memory that is NumPy's is never given away.
+    # Make a copy: JAX never donates memory that belongs to NumPy.
     x = jnp.copy(as_jax(values))
     jax.block_until_ready(layer.forward(case.seed, x, case.out_features))
     cause = Cause("input-donated", "the call donates x, so that its memory is given to the result")
@@ -87,12 +87,12 @@ def test_input_kept(layer: Layer, case: Case) -> None:
 )
 @over(every_size=False)
 def test_globals_untouched(layer: Layer, case: Case) -> None:
-    """``jax.config``, ``flax.config``, ``os.environ``, logging and the global random generators are
-    as before, after the construction and the call alike, and no file is written.
+    """Construction and call leave ``jax.config``, ``flax.config``, ``os.environ``, logging and the
+    global random generators as they were, and write no file.
     """
     changes: list[str] = []
     for _ in range(2):
-        # What a first use merely imports changes nothing in a second one.
+        # Changes made by an import in the first use do not occur in the second.
         random.seed(case.values)
         np.random.seed(case.values)
         before = snapshot.take()
@@ -122,16 +122,16 @@ def test_globals_untouched(layer: Layer, case: Case) -> None:
 
 
 def _left_in_a_thread(layer: Layer, case: Case) -> list[str]:
-    """What the layer changes for a thread that has used nothing yet, and that ends afterwards.
+    """Return what the layer changes in the state of a fresh thread.
 
     A context of JAX's configuration that is entered and never left, as by
-    ``jax.default_matmul_precision(...).__enter__()``, is in force for the rest of the thread: the
-    second time, it changes nothing.
+    ``jax.default_matmul_precision(...).__enter__()``, stays active for the rest of the thread, so
+    that a second use in the same thread changes nothing.
     """
 
     def use() -> list[str]:
         before = snapshot.take()
-        with contextlib.suppress(Exception):  # which the main thread has shown
+        with contextlib.suppress(Exception):  # the main thread has reported it
             _construct_and_call(layer, case, case.normal("x", *layer.fewest, case.in_features))
         return before.config_changes()
 
@@ -147,7 +147,7 @@ def _left_in_a_thread(layer: Layer, case: Case) -> list[str]:
 )
 @over(sizes=FEW_SIZES[-1:], at_most=1)
 def test_nothing_kept(layer: Layer, case: Case) -> None:
-    """Calls keep no array alive: after twenty more of them there are as many arrays as before.
+    """Calls keep no array alive: twenty more calls leave as many arrays as before.
 
     A list or a cache that grows with every call fills the memory of a server.
     """

@@ -1,4 +1,4 @@
-"""One seed gives one layer, everywhere and always; different seeds give different ones."""
+"""Equal seeds give equal layers, in every process; different seeds give different layers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
     """f(x) twice gives equal bits, with other calls in between."""
     lead = BATCH if layer.accepts(BATCH) else ()
     x, other = (case.normal(name, *lead, case.in_features) for name in ("x", "other"))
-    # A bias that is lost on the way shows only if it is not 0.
+    # A bias that gets lost shows only if it is not 0.
     dense = layer.written(case) if PARAMETERS in layer.provides else None
     call = dense or layer.at(case)
     first = np.asarray(call(x))
@@ -65,7 +65,7 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
         call(between)
         _require_repeated(call(x), first, f"call {i} on one x")
     if dense is not None and dense.module is not None:
-        # Models call these on all that they contain.
+        # Models call these methods on every submodule.
         for mode in ("train", "eval"):
             with during(f"{mode}() of the module"):
                 getattr(dense.module, mode)()
@@ -75,8 +75,8 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
 
 
 def _rounds(layer: Layer, case: Case) -> int:
-    """Many calls at one case: a counter or a cache may turn at any of them."""
-    # A function constructs its layer in each call.
+    """Return how often to call: many times at one case, for a counter or a cache of any period."""
+    # A function constructs its layer in each call, which is slow.
     many, few = (50, 2) if PARAMETERS in layer.provides else (12, 1)
     return many if case.kernel_shape == (3, 10) and not case.seed else few
 
@@ -92,8 +92,8 @@ def _require_repeated(found: Any, first: np.ndarray, what: str) -> None:
     ANY,
     rests_on=["construction/builds"],
     idle_because=(
-        "in another process the global generators are in another state, too; this one "
-        "says that they are the cause."
+        "another process also has other states of the global generators; this one "
+        "names them as the cause."
     ),
 )
 @over(every_size=False, at_most=2)
@@ -108,10 +108,10 @@ def test_global_rng_ignored(layer: Layer, case: Case) -> None:
 
     before = random.getstate(), np.random.get_state()
     try:
-        # Several states: what is drawn from them may be as little as one bit.
+        # Use several states: the layer may draw as little as one bit from them.
         results = {state: under(state) for state in range(6)}
         differ = [state for state, result in results.items() if not _same(result, results[0])]
-        # What changes with the state unchanged is reported by same-seed-same-bits.
+        # same-seed-same-bits reports changes that occur without a change of the state.
         control = differ and all(_same(under(0), results[0]) for _ in range(2 * len(results)))
     finally:
         random.setstate(before[0])
@@ -137,7 +137,7 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
     rests_on=["seeding/global-rng-ignored", "seeding/repeatable-call"],
     ground=True,
     idle_because=(
-        "where equal seeds differ, whatever compares two layers fails; this one names the fault."
+        "if equal seeds differ, every comparison of two layers fails; this one names the fault."
     ),
 )
 @over()
@@ -165,10 +165,11 @@ def test_same_seed_same_bits(layer: Layer, case: Case) -> None:
 def test_seeds_differ(layer: Layer) -> None:
     """Seeds that are distinct modulo 2^32 give distinct, uncorrelated kernels.
 
-    A fixed set of seeds that holds two with every difference up to 1 024 (65 536 in the thorough
-    profile), flips of every bit of three bases, and both sides of 2^31 and 2^32 - 1: no reduction
-    modulo m, no ignored bit, no rounding and no absolute value of the seed escapes. Of a hundred
-    thousand seeds at a small size, no two give one kernel; neighbours differ in magnitudes, too.
+    The fixed set of seeds contains every difference up to 1 024 (65 536 in the thorough profile),
+    flips of every bit of three bases, and both sides of 2^31 and 2^32 - 1, so that it detects a
+    seed that is reduced modulo m, rounded, made absolute or stripped of a bit. Among a hundred
+    thousand seeds at a small size, no two give the same kernel, and the kernels of neighbours also
+    differ in magnitudes.
     """
     require_different(layer)
     require_uncorrelated(layer)
@@ -188,12 +189,12 @@ def test_seeds_differ(layer: Layer) -> None:
     seconds=3.0,
 )
 def test_same_across_processes(layer: Layer) -> None:
-    """The parameters are independent of the process, its machine and its time, of PYTHONHASHSEED,
-    of the order and number of earlier constructions, and of the thread.
+    """The parameters do not depend on the process, the machine, the time, PYTHONHASHSEED, the
+    order and number of earlier constructions, or the thread.
 
-    The other process has another clock, another name of its machine, another user and another
-    directory, another number of devices and processors, and the variables of a launcher: it is the
-    second of two processes that train one model.
+    The other process has another clock, hostname, user and directory, another number of devices
+    and processors, and the environment variables of a launcher, as the second of two processes
+    that train one model.
     """
     require_same_everywhere(layer)
 
@@ -212,8 +213,8 @@ def test_same_across_processes(layer: Layer) -> None:
 def test_threads(layer: Layer, case: Case) -> None:
     """Eight threads that build and call layers at once get what one thread gets, bit by bit.
 
-    Each builds a layer of its own and calls it and one that they share, several times: loaders,
-    servers and tests do so.
+    Each thread builds a layer, and calls it and a shared one several times, as data loaders,
+    servers and tests do.
     """
     require_same_in_threads(layer, case)
 
@@ -230,9 +231,10 @@ def test_threads(layer: Layer, case: Case) -> None:
 )
 @over(sizes=[(3, 10)])
 def test_params_stream(layer: Layer, case: Case) -> None:
-    """Only the ``params`` stream matters, or ``default`` without it.
+    """Only the ``params`` stream matters, or ``default`` if there is no ``params``.
 
-    The streams get different seeds: with equal ones they give equal keys, and nothing shows.
+    The streams get different seeds, because equal seeds give equal keys and would hide a wrong
+    stream.
     """
     module = kernel_of_streams(layer, case)
     s, other = case.seed, (case.seed + 12345) % 2**32
@@ -266,7 +268,7 @@ def test_params_stream(layer: Layer, case: Case) -> None:
 def test_constant_key_count(layer: Layer, case: Case) -> None:
     """Construction consumes the same number of keys for every size.
 
-    Otherwise the size of one layer shifts the parameters of all that are built after it.
+    Otherwise the size of one layer changes the parameters of all layers that are built after it.
     """
     from conformance.jax_setup.compat import keys_drawn
 
@@ -303,13 +305,13 @@ def test_constant_key_count(layer: Layer, case: Case) -> None:
 )
 @over(sizes=[(3, 10), LARGE], at_most=2)
 def test_siblings_differ(layer: Layer, case: Case) -> None:
-    """Layers built from one ``Rngs`` differ: seventeen are uncorrelated, and share no run."""
+    """Seventeen layers built from one ``Rngs`` are uncorrelated and share no run of weights."""
     kernel, rngs = kernel_of_streams(layer, case), nnx.Rngs(case.seed)
     siblings = [kernel(rngs) for _ in range(4)]
     words = "the key is read without being drawn: layers get the same one"
     same_key = Cause("key-not-drawn", words)
     for (i, first), (j, second) in itertools.combinations(enumerate(siblings, start=1), 2):
-        # Of equal magnitudes only the signs can differ.
+        # If all magnitudes of a kernel are equal, only the signs can differ.
         same = int((np.abs(first) == np.abs(second)).sum())
         require.that(
             same < first.size / 2,
@@ -346,9 +348,9 @@ def test_rngs_forms(layer: Layer, case: Case) -> None:
 )
 @over(sizes=[(3, 10)], at_most=1)
 def test_key_kinds(layer: Layer, case: Case) -> None:
-    """A key of any kind builds the layer: raw or typed, of the default generator or of ``rbg`` and
-    ``unsafe_rbg``; a raw key gives the kernel of the typed one, and two keys of a kind give two
-    kernels.
+    """A key of any kind builds the layer: raw or typed, of the default generator, ``rbg`` or
+    ``unsafe_rbg``. A raw key gives the kernel of the typed one, and different keys of one kind give
+    different kernels.
     """
     require_keys_of_every_kind(layer, case)
 
@@ -368,10 +370,10 @@ def test_key_kinds(layer: Layer, case: Case) -> None:
 def test_jitted_init(layer: Layer, case: Case) -> None:
     """Construction under ``jax.jit`` equals the eager one within 16 roundings of its dtype.
 
-    Compiled as one program, operations may be fused, which leaves out their roundings. After the
-    draw of a uniform number there are a dozen of them: the polynomials of an inverse distribution
-    function, and the scale. Each moves an entry by the unit roundoff, of a standard deviation where
-    the entry is smaller: what it is a sum of has that size. Other numbers differ by a deviation.
+    A compiled program may fuse operations and so omit their roundings. About a dozen operations
+    follow the draw of a uniform number: the polynomials of an inverse distribution function, and
+    the scale. Each rounding moves an entry by one unit roundoff of its magnitude or of a standard
+    deviation, whichever is larger. Different random numbers differ by a standard deviation.
     """
 
     def make():  # type: ignore[no-untyped-def]  # a compiled function
@@ -431,13 +433,13 @@ def test_vmapped_init(layer: Layer, case: Case) -> None:
     "seeding/fingerprint",
     MAY,
     PARAMETERS,
-    idle_because="it records, and fails for no layer that can be built.",
+    idle_because="it only records, and passes for every layer that can be built.",
 )
 def test_fingerprint(layer: Layer) -> None:
-    """A digest of the kernels for fixed seeds and sizes is recorded, to compare versions by.
+    """A digest of the kernels for fixed seeds and sizes is recorded, to compare versions.
 
-    Beside the exact digest stand all entries, so that a comparison can forgive 2 ulp: between
-    versions of JAX, normals may differ by that.
+    All entries are recorded as well, so that a comparison can allow 2 ulp: normal draws may differ
+    by that between versions of JAX.
     """
     kernels = [
         layer.build(*size, seed=seed).kernel for size in ((3, 10), (16, 16)) for seed in (0, 7)

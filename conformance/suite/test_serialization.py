@@ -1,4 +1,4 @@
-"""Whether the layer can be saved, and loaded by code that knows what a Dense stores."""
+"""The layer can be saved, and loaded by code that knows what a Dense stores."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from conformance.jax_setup.lazy import jnp
 )
 @over(sizes=programs.FEW_SIZES)
 def test_stable_names(layer: Layer, case: Case) -> None:
-    """The parameters are called as the layer declares: by default kernel and bias.
+    """The parameters have the names that the layer declares, by default kernel and bias.
 
-    Checkpoints, optimizer masks and sharding rules find parameters by their names. A kernel or
-    bias that is missing altogether is checked by the rows on state and construction.
+    Checkpoints, optimizer masks and sharding rules find parameters by their names. The areas
+    ``state`` and ``construction`` check for a kernel or bias that is missing altogether.
     """
     leaves = layer.of(case).leaves
     if layer.has_no_one_kernel:
-        return  # construction/only-two-parameters reports that; no name would mend it
+        return  # construction/only-two-parameters reports that; renaming would not help
     kernel, bias = layer.declared.parameter_names
-    # A name that is declared may be a whole path.
+    # A declared name may be a whole path.
     names = [
         next(filter(leaf.is_called, layer.declared.parameter_names), leaf.name) for leaf in leaves
     ]
@@ -66,7 +66,7 @@ def test_stable_names(layer: Layer, case: Case) -> None:
 
 
 def _line(layer: Layer) -> str:
-    """How the names that were found are declared, where they differ."""
+    """Return the line that declares the names that were found, or "" if they are declared."""
     keys = ("kernel", "bias") if layer.convention.use_bias else ("kernel",)
     pairs = zip(
         keys, layer.convention.parameter_names, layer.declared.parameter_names, strict=False
@@ -82,18 +82,18 @@ def _line(layer: Layer) -> str:
     LINEN,
     rests_on=["forward/affine-value", "state/exact-state"],
     idle_because=(
-        "a value that a checkpoint misses is checked by ``state/exact-state``, one "
-        "that is loaded and not used that of ``state/updates-used``; here both are put "
-        "to use as users do."
+        "``state/exact-state`` reports a value that a checkpoint misses, and "
+        "``state/updates-used`` one that is loaded but not used; this one combines them as "
+        "users do."
     ),
 )
 @over(sizes=programs.FEW_SIZES)
 def test_round_trip(layer: Layer, case: Case) -> None:
-    """To bytes or a pure dict and back into another instance, the layer computes the same.
+    """Saved as bytes or a pure dict and loaded into another instance, the layer computes the same.
 
-    Through ``flax.serialization``, with a template and without, and, beyond the quick profile,
-    through Orbax where it is installed. Values and results are compared bitwise: nothing is
-    computed on the way.
+    The check uses ``flax.serialization``, with a template and without, and, in the standard and
+    thorough profiles, Orbax if it is installed. Values and results are compared bitwise, because
+    saving and loading compute nothing.
     """
     dense = layer.written(case)
     with require.during("reading the layer's state as a pure dict"):
@@ -104,7 +104,7 @@ def test_round_trip(layer: Layer, case: Case) -> None:
     for by, loaded in saved.items():
         _require_restored(layer, case, dense, by, loaded)
     if programs.is_plain(case) and profiles.active().name != "quick":
-        # Importing Orbax takes as long as all the rest of this requirement.
+        # Importing Orbax takes as long as the rest of this requirement.
         _require_round_trip_by_orbax(layer, case, dense, values, template)
 
 
@@ -121,7 +121,7 @@ def _require_restored(layer: Layer, case: Case, dense: Built, by: str, loaded: A
     require.equal(instance(x), dense(x), f"f(x) after {by}")
 
 
-# Orbax writes files, and starts threads to do so.
+# Orbax starts threads to write files.
 @once_per_layer()
 def _require_round_trip_by_orbax(
     layer: Layer, case: Case, dense: Built, values: Any, template: Any
@@ -143,28 +143,28 @@ def _require_round_trip_by_orbax(
 )
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_flax_checkpoint(layer: Layer, case: Case) -> None:
-    """What ``nnx.Linear`` or ``linen.Dense`` saved loads into the layer, and gives their result.
+    """A checkpoint of ``nnx.Linear`` or ``linen.Dense`` loads into the layer, with their result.
 
-    The file is msgpack, and what is read from it are NumPy arrays, which go into the layer as they
-    are. What decides is the paths of kernel and bias: a layer that holds another one has them one
-    level down, and its files are others.
+    The file is msgpack; the NumPy arrays read from it go into the layer unchanged. The paths of
+    kernel and bias must be those of Flax: a layer that wraps another one has them one level deeper,
+    so the requirement does not apply to it.
     """
     dense = _another(layer, case)
     paths = {leaf.path for leaf in dense.leaves}
     wanted = {("kernel",), ("bias",)} if layer.convention.use_bias else {("kernel",)}
     if paths != wanted or layer.convention.layout != "in,out":
         shown = " and ".join(sorted(".".join(path) for path in paths))
-        require.not_applicable(f"its arrays are {shown}, and not those of a layer of Flax")
+        require.not_applicable(f"its arrays are {shown}, not those of a Flax layer")
     if checkpoints.are_boxed(dense):
-        require.not_applicable("its parameters are boxed, and its files have the boxes in them")
+        require.not_applicable("its parameters are boxed, and so are those in its files")
     own = layer.convention.parameter_dtype
     dtype = jnp.dtype(own if own in programs.HALF else "float32")
     values = {"kernel": case.kernel().astype(dtype), "bias": case.bias().astype(dtype)}
     saved = checkpoints.of_flax({path[0]: values[path[0]] for path in wanted}, dense)
     x = case.x() if layer.accepts(case.lead) else case.x()[0]
-    with require.during("loading what a layer of Flax has saved, as NumPy arrays,"):
+    with require.during("loading the checkpoint of a Flax layer, as NumPy arrays,"):
         instance = checkpoints.restored(dense, saved, as_read=True)
         y = np.asarray(instance.raw(x))
     reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
-    what = "f(x) with what a layer of Flax has saved"
+    what = "f(x) with the checkpoint of a Flax layer"
     require.within(y, reference.value, reference.bound, what)

@@ -1,6 +1,6 @@
-"""The layer on several devices: computed in parts, and annotated for it.
+"""The layer on several devices: results, placement and sharding annotations.
 
-On one host, XLA stands in for several devices; see ``conformance.jax_setup.compile_cache``.
+On one host, XLA emulates several devices; see ``conformance.jax_setup.compile_cache``.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from conformance.jax_setup.lazy import jax
 def test_sharded_equals_local(layer: Layer, case: Case) -> None:
     """With the kernel sharded by outputs or by inputs, f(x) is within the rounding-error bound.
 
-    Also with the batch sharded. Sharded by inputs, every device sums a part, so that the order
-    of summation differs; the bound holds for every order.
+    The same holds with a sharded batch. If the kernel is sharded by inputs, every device sums a
+    part, so that the order of summation differs; the bound holds for every order.
     """
     meshes.require_devices()
     x, kernel, bias = case.x(), case.kernel(), layer.bias_for(case)
@@ -66,8 +66,8 @@ def test_sharded_equals_local(layer: Layer, case: Case) -> None:
 )
 @over(sizes=[(3, 10)], at_most=1)
 def test_default_device(layer: Layer, case: Case) -> None:
-    """Built under ``jax.default_device(d)``, the parameters lie on d, with the values that they
-    have on any other device.
+    """Parameters that are built under ``jax.default_device(d)`` lie on d, and have the same values
+    for every d.
     """
     meshes.require_devices()
     device, here = jax.devices()[1], layer.of(case).kernel
@@ -98,8 +98,8 @@ def _listed(devices: set[Any]) -> str:
 )
 @over(sizes=[(3, 10)], at_most=1)
 def test_second_device(layer: Layer, case: Case) -> None:
-    """With parameters and x on one device, whichever it is, f(x) is computed and lies there; the
-    parameters and x stay where they are.
+    """With parameters and x on the same device, f(x) is computed and lies there, for any device;
+    the parameters and x stay where they are.
     """
     meshes.require_devices()
     device, lead = jax.devices()[1], BATCH if layer.accepts(BATCH) else ()
@@ -128,11 +128,10 @@ def test_second_device(layer: Layer, case: Case) -> None:
 )
 @over(sizes=[(16, 16)], at_most=1)
 def test_eager(layer: Layer, case: Case) -> None:
-    """Called outside of jit on sharded parameters and inputs, f(x) is within the rounding-error
-    bound.
+    """Outside of jit, with sharded parameters and inputs, f(x) is within the rounding-error bound.
 
-    A layer that looks at arrays before it computes sees whole ones under jit, and may take the
-    part of one device for the whole here.
+    Under jit a layer sees whole arrays; outside of it, a layer that inspects arrays may take the
+    part on one device for the whole.
     """
     meshes.require_devices()
     if not layer.accepts(case.lead):
@@ -154,10 +153,10 @@ def test_eager(layer: Layer, case: Case) -> None:
 )
 @over(sizes=[(16, 16)], at_most=1)
 def test_output_sharding(layer: Layer, case: Case) -> None:
-    """The result is sharded as its inputs imply: its rows as those of x, its columns as those of
-    the kernel; outside of jit and under it.
+    """The result is sharded as its inputs imply: its rows like those of x, its columns like those
+    of the kernel, both outside of jit and under it.
 
-    What is gathered on one device, or on each of them, does not fit there in a large model.
+    In a large model, an array that is gathered on one device or on each of them does not fit there.
     """
     meshes.require_devices()
     if not layer.accepts(case.lead):
@@ -195,8 +194,8 @@ def test_output_sharding(layer: Layer, case: Case) -> None:
 def test_sharding_metadata(layer: Layer, case: Case) -> None:
     """A sharding annotation survives on the Param and under jit init.
 
-    Given by ``kernel_init=nnx.with_partitioning(...)``: ``nnx.get_partition_spec`` finds it,
-    and a module that is built under ``nnx.jit`` has its kernel spread accordingly.
+    ``kernel_init=nnx.with_partitioning(...)`` gives the annotation. ``nnx.get_partition_spec``
+    finds it, and a module that is built under ``nnx.jit`` has its kernel sharded by it.
     """
     built = type(layer.of(case).module)
     if "kernel_init" not in inspect.signature(built.__init__).parameters:
@@ -214,7 +213,7 @@ def test_sharding_metadata(layer: Layer, case: Case) -> None:
 
 
 def _why_elsewhere(spec: tuple[object, ...]) -> str:
-    """Where an annotation has gone that is not the one of ``kernel_init``."""
+    """Return the cause of an annotation that differs from that of ``kernel_init``."""
     if spec == meshes.ANNOTATION[::-1]:
         return Cause("annotation-exchanged", "the axes of the annotation are exchanged")
     if not any(spec):
@@ -231,10 +230,10 @@ def _why_elsewhere(spec: tuple[object, ...]) -> str:
 )
 @over(sizes=[(3, 10)], at_most=1)
 def test_linen_annotations(layer: Layer, case: Case) -> None:
-    """Names of mesh axes on the parameters of a Linen layer, its own or those that ``kernel_init``
-    and ``bias_init`` bring, are one for each axis; the bias lies along the kernel's outputs.
+    """The sharding annotations of a Linen layer, its own or those of ``kernel_init`` and
+    ``bias_init``, name one mesh axis for each array axis; the bias has the kernel's output axis.
 
-    ``nn.get_partition_spec`` places the parameters of a large model by them.
+    ``nn.get_partition_spec`` reads them to place the parameters of a large model.
     """
     own = meshes.linen_annotations(layer, case)
     options = ["kernel_init", "bias_init"] if layer.convention.use_bias else ["kernel_init"]
@@ -264,6 +263,6 @@ def test_linen_annotations(layer: Layer, case: Case) -> None:
     require.that(
         not (kernel and bias) or bias[0] in (None, kernel[outputs]),
         f"the kernel is annotated {kernel}, the bias {bias}",
-        accepted="for the bias, the name of the kernel's outputs",
+        accepted="for the bias, the name of the kernel's output axis",
         cause=Cause("bias-along-inputs", "the bias is annotated along the inputs"),
     )

@@ -1,4 +1,4 @@
-"""What an nnx layer keeps, who sees it, and what changes it."""
+"""The state of an nnx layer: what it holds, what reads it, and what may change it."""
 
 from __future__ import annotations
 
@@ -42,17 +42,16 @@ from conformance.jax_setup.lazy import jax, jnp, nnx
     foundation=True,
     order=-170,
     idle_because=(
-        "what is in the state, or missing from it, shows in training, in "
-        "transformations or after a call. This one names the fault."
+        "a wrong state also shows in training, in transformations or after a call; this one "
+        "names the fault."
     ),
 )
 @over(every_size=False)
 def test_exact_state(layer: Layer, case: Case) -> None:
     """``nnx.state(layer)`` holds kernel and bias, each an ``nnx.Param``, and nothing else.
 
-    A raw array is a leaf of the state as well on recent versions of Flax, so that its name
-    alone says nothing; what tells is whether the filter ``nnx.Param`` finds it, as the
-    optimizer and ``nnx.grad`` do.
+    On recent versions of Flax a raw array is a leaf of the state as well. The check therefore uses
+    the filter ``nnx.Param``, which is how the optimizer and ``nnx.grad`` find parameters.
     """
     dense = layer.of(case)
     raw = [name for name, value in vars(dense.module).items() if isinstance(value, jax.Array)]
@@ -94,9 +93,9 @@ def test_exact_state(layer: Layer, case: Case) -> None:
     ],
     order=70,
     idle_because=(
-        "whether the optimizer finds both is checked by ``state/exact-state``, and "
-        "what moves them that of ``transforms/gradients``; here both are put to use as "
-        "users do."
+        "``state/exact-state`` checks that the optimizer finds both, and "
+        "``transforms/gradients`` checks what moves them; this one combines them as users "
+        "do."
     ),
 )
 @over(sizes=[SMALL], at_most=1)
@@ -104,8 +103,8 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
     """A step of an ``nnx.Optimizer`` over ``nnx.Param`` moves kernel and bias, and training halves
     the loss.
 
-    Gradient descent on least squares with the step 1/L shrinks the error by 1 - 1/c a step, c
-    being the condition of the problem: c steps leave less than exp(-2) of a loss that can be 0.
+    In least squares with condition number c, gradient descent with the step 1/L multiplies the
+    error by 1 - 1/c: c steps leave less than exp(-2) of a loss whose minimum is 0.
     """
     import optax
 
@@ -118,7 +117,7 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
     steps = int(np.ceil(curvature[-1] / curvature[0]))
 
     def loss(module: nnx.Module) -> jax.Array:
-        # A layer of vectors is trained on a batch by mapping it.
+        # A layer that takes vectors only is mapped over the batch.
         found = module(x) if layer.accepts(BATCH) else jax.vmap(module)(x)
         return jnp.mean((found - y) ** 2)
 
@@ -143,7 +142,7 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
             accepted=f"another {name}",
             cause=Cause("not-trained", f"the {name} gets no gradient, or is not in the optimizer"),
         )
-    # Of a product of parameters, as in LoRA, the loss is not quadratic, and 1/L not its step.
+    # In a product of parameters, as in LoRA, the loss is not quadratic, so 1/L is not its step.
     require.that(
         steps > 30 or layer.declared.extra_parameters or last <= 0.5 * first,
         f"training takes the loss from {first:.4g} to {last:.4g}",
@@ -157,7 +156,7 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
     NNX,
     rests_on=["state/exact-state", "seeding/repeatable-call", "state/call-changes-nothing"],
     idle_because=(
-        "the functional view, and copies, are made by splitting and merging. This one "
+        "the functional view and copies are made by splitting and merging; this one "
         "names the fault."
     ),
 )
@@ -177,14 +176,14 @@ def test_split_merge(layer: Layer, case: Case) -> None:
     PARAMETERS,
     rests_on=["forward/zero-input", "state/exact-state", "state/split-merge"],
     order=-40,
-    idle_because="all that writes values first needs them to be used; this one names the fault.",
+    idle_because="every check that writes values needs them used; this one names the fault.",
 )
 @over()
 def test_updates_used(layer: Layer, case: Case) -> None:
     """Values written into the parameters are what the forward uses, kernel and bias alike.
 
-    Written by ``nnx.update``, into the Params of a layer that was called before, and into the
-    functional view; what shows is a result of the values that were there at construction.
+    Values are written by ``nnx.update``, into the Params of a layer that was called before, and
+    into the functional view. A fault shows as the result of the values from construction.
     """
     dense, x = layer.of(case), _x(layer, case)
     kernel, bias = layer.kernel_for(case), layer.bias_for(case)
@@ -239,15 +238,14 @@ def test_instances_independent(layer: Layer, case: Case) -> None:
     NNX,
     rests_on=["state/exact-state", "state/call-changes-nothing"],
     idle_because=(
-        "``transforms/one-trace`` counts what is compiled anew. This one says that the "
-        "graphdefs are what differs."
+        "``transforms/one-trace`` counts compilations; this one names the graphdefs as the reason."
     ),
 )
 @over(sizes=FEW_SIZES)
 def test_graphdef_stable(layer: Layer, case: Case) -> None:
     """The graphdefs of layers of one size are equal, and hash equal, for all seeds.
 
-    ``nnx.jit`` compiles anew for every graphdef that it has not seen.
+    ``nnx.jit`` compiles again for every new graphdef.
     """
     with during("nnx.split and the hash of the graphdef"):
         seeds = (case.seed, (case.seed + 1) % 2**32, 7)
@@ -266,9 +264,9 @@ def test_graphdef_stable(layer: Layer, case: Case) -> None:
 @requirement("state/replaceable", MAY, NNX, rests_on=["state/updates-used"])
 @over(sizes=[(3, 10)], at_most=1)
 def test_replaceable(layer: Layer, case: Case) -> None:
-    """A Param that is assigned anew, as in ``layer.kernel = other.kernel``, is the one in use.
+    """The forward uses a Param that is replaced, as in ``layer.kernel = other.kernel``.
 
-    Adapters and quantizers replace Params; a second name of one would go on showing the old.
+    Adapters and quantizers replace Params; a second reference would keep the old one in use.
     """
     dense, other, x = layer.of(case), layer.written(case), _x(layer, case)
     dense(x)
@@ -278,7 +276,7 @@ def test_replaceable(layer: Layer, case: Case) -> None:
             owner, donor = getattr(owner, step, None), getattr(donor, step, None)
         name = leaf.path[-1]
         if not hasattr(donor, name):
-            require.not_applicable(f"{'.'.join(leaf.path)} is in a container, and no attribute")
+            require.not_applicable(f"{'.'.join(leaf.path)} is in a container, not an attribute")
         with during(f"assigning the {name} of another layer"):
             setattr(owner, name, getattr(donor, name))
     reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
@@ -299,12 +297,12 @@ def test_replaceable(layer: Layer, case: Case) -> None:
 )
 @over(every_size=False)
 def test_call_changes_nothing(layer: Layer, case: Case) -> None:
-    """A call leaves every leaf's bytes, and what is static, as they were."""
+    """A call leaves the bytes of every leaf and all static values as they were."""
     dense, x = layer.of(case), _x(layer, case)
     if layer.implementation.linen is not None:
         require_unchanged_variables(dense, x)
         return
-    # Large values, and some that are not finite, tempt a layer to repair its parameters.
+    # A layer may repair its parameters when values are large or not finite.
     strange = x.copy()
     strange[..., 0] = np.nan
     strange[..., -1] = np.inf
@@ -335,14 +333,14 @@ def test_call_changes_nothing(layer: Layer, case: Case) -> None:
 def test_pickles(layer: Layer, case: Case) -> None:
     """The layer computes the same after a round trip through pickle, or a deep copy.
 
-    Also where it is unpickled in another process, which has nothing of this one but the bytes.
+    The same holds if another process unpickles it, which shares only the bytes with this one.
     """
     from conformance.jax_setup.compat import kept_closure
 
     dense, x = layer.written(case), _x(layer, case)
     closure = kept_closure(dense.module)
     if closure:
-        require.not_applicable(f"{closure} is a closure of this version of JAX: none pickles")
+        require.not_applicable(f"{closure} is a closure in this version of JAX and cannot pickle")
     plain = np.asarray(dense(x))
     with during("pickling the layer"):
         copies = {

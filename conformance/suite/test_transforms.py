@@ -1,7 +1,7 @@
-"""What JAX's transformations make of the layer: compiled, differentiated, mapped, exported.
+"""The layer under JAX's transformations: compiled, differentiated, mapped, exported.
 
-Kernel and bias are written in wherever values are compared: on a new layer, whose bias is 0, a
-transformation that loses the bias would go unseen.
+Every comparison of values writes a kernel and a bias first: with the zero bias of a new layer, a
+transformation that loses the bias would not show.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from conformance.jax_setup.lazy import jax
 
 VALUE = "forward/affine-value"
 
-# A single x, batches of one and of none, and higher ranks: what a rule of differentiation that
-# is written by hand for two axes gets wrong.
+# A single x, batches of one and of none, and higher ranks: a hand-written rule of differentiation
+# may be right for two axes only.
 LEADS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (2, 3), (2, 1, 2, 2))
 
 
@@ -47,20 +47,20 @@ LEADS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (2, 3), (2, 1, 2, 2))
     MUST,
     PARAMETERS,
     rests_on=[VALUE, "state/split-merge"],
-    idle_because="derivatives and maps are compiled as well; this one singles the compiling out.",
+    idle_because="derivatives and maps are compiled as well; this one names compilation.",
 )
 @over(leads=True, every_size=False)
 def test_jit(layer: Layer, case: Case) -> None:
     """Under jit, f(x) = x @ K + b within the rounding-error bound.
 
-    Batched and for a single x, by ``jax.jit`` over parameters and x and, for a module, by
-    ``nnx.jit``. Bitwise equality with the eager result is not an invariant: a compiled program may
-    fuse the sum with the bias.
+    This is checked for batches and a single x, by ``jax.jit`` over parameters and x and, for a
+    module, by ``nnx.jit``. Bitwise equality with the eager result is not required: a compiled
+    program may fuse the sum with the bias.
     """
     x = case.x()
     dense = layer.written(case)
     parameters, bias = dense.parameters, layer.bias_for(case)
-    # Each row is of another kind: one may be exact in any arithmetic.
+    # Each row is of another kind, because a single one may be exact in any arithmetic.
     for value in (x, *x) if programs.is_plain(case) else (x,):
         with require.during(f"jax.jit of the layer for x of shape {value.shape}"):
             found = np.asarray(programs.forward(layer)(parameters, value))
@@ -95,10 +95,10 @@ def test_jit(layer: Layer, case: Case) -> None:
 def test_gradients(layer: Layer, case: Case) -> None:
     """dK = x^T g, db = the sum of g, dx = g K^T, within their bounds, in float32.
 
-    For a cotangent g of normals, large and small, batched and single, at generic floats, at x = 0
-    and, exactly, at integers; the value that comes with them is f(x). Once more by ``jax.grad``
-    and ``nnx.grad`` outside of jit. The second derivative is held to its formula, too: <dK, t>
-    has the gradient g t^T in x, and none in kernel and bias.
+    The cotangents g are normal, large and small, batched and single; the points are generic floats,
+    x = 0 and integers, where the result is exact. The value that comes with the gradients is f(x).
+    ``jax.grad`` and ``nnx.grad`` outside of jit give the same. The second derivative follows its
+    formula: <dK, t> has the gradient g t^T in x, and none in kernel and bias.
     """
     dense = layer.written(case)
     parameters = dense.parameters
@@ -113,7 +113,7 @@ def test_gradients(layer: Layer, case: Case) -> None:
         gradients.require_second(layer, case, parameters)
         partial_derivatives.require_parts(layer, case, parameters)
         partial_derivatives.require_nan_passed(layer, case, parameters)
-        # Another batch than before: there is nothing to compile, and more rows than one block has.
+        # Nothing is compiled here, so use another batch, of more rows than one block.
         point = next(gradients.points(case, (1030,)))
         with require.during("jax.grad of the layer, outside of jit,"):
             loss = programs.weighted(layer, parameters, point.cotangent)
@@ -139,12 +139,12 @@ def test_gradients(layer: Layer, case: Case) -> None:
 def test_forward_mode(layer: Layer, case: Case) -> None:
     """jvp and linearize agree with tx @ K + x @ tK + tb; the Hessian in x is 0.
 
-    Along each of kernel, bias and x, and along all of them at once. The transpose of the
-    linearized layer gives g K^T: forward and reverse mode are each other's adjoints.
+    The tangents are along each of kernel, bias and x, and along all of them at once. The transpose
+    of the linearized layer gives g K^T: forward and reverse mode are each other's adjoints.
     """
     if not programs.has_forward_mode(layer, case):
         require.not_applicable(
-            "its rule is a custom_vjp, which JAX refuses to differentiate forwards: "
+            "its rule is a custom_vjp, which JAX refuses to differentiate in forward mode: see "
             "transforms/forward-mode-offered"
         )
     dense = layer.written(case)
@@ -185,12 +185,12 @@ def test_forward_mode(layer: Layer, case: Case) -> None:
 )
 @over(sizes=programs.FEW_SIZES[:1], at_most=1)
 def test_forward_mode_offered(layer: Layer, case: Case) -> None:
-    """The layer can be differentiated forwards.
+    """The layer can be differentiated in forward mode.
 
-    With ``custom_vjp`` alone, ``jax.jvp``, ``jax.linearize`` and ``jax.hessian`` raise.
+    With only a ``custom_vjp``, ``jax.jvp``, ``jax.linearize`` and ``jax.hessian`` raise.
     """
     if not layer.declared.forward_mode:
-        require.not_applicable("the layer declares derivatives in reverse mode alone")
+        require.not_applicable("the layer declares derivatives in reverse mode only")
     require.that(
         programs.has_forward_mode(layer, case),
         "jax.jvp of the layer raises: it has a custom_vjp and no rule for the forward mode",
@@ -211,8 +211,8 @@ def test_forward_mode_offered(layer: Layer, case: Case) -> None:
 def test_vmap(layer: Layer, case: Case) -> None:
     """vmap over x equals the batched call; over stacked parameters it equals the loop.
 
-    Over the first and the last axis, nested, over parameters alone and together with x, and
-    around a gradient; each held to the float64 reference rather than to another rounding.
+    The maps are over the first and the last axis, nested, over parameters alone and together with
+    x, and around a gradient. Each is compared with the float64 reference.
     """
     x = case.x()
     dense = layer.written(case)
@@ -231,7 +231,7 @@ def test_vmap(layer: Layer, case: Case) -> None:
         require.within(found[how], reference.value, reference.bound, f"jax.vmap {how}", cause=cause)
     if programs.is_plain(case):
         with require.during("jax.vmap of the layer, outside of jit,"):
-            # As an argument: what is closed over cannot be used by Flax's own transforms inside.
+            # Pass it as an argument: Flax's transforms inside cannot use a closed-over array.
             mapped = jax.vmap(lambda p, row: programs.call(layer, p, row), (None, 0))
             by_rows = mapped(parameters, as_jax(x))
         require.within(by_rows, one.value, one.bound, "jax.vmap over x, outside of jit,")
@@ -284,8 +284,8 @@ def test_scan_and_remat(layer: Layer, case: Case) -> None:
 def test_abstract_forward(layer: Layer, case: Case) -> None:
     """eval_shape(f) gives the real shape, dtype and weak type, at any size.
 
-    Also for a layer of 10^6 by 10^6, which no memory holds: neither the parameters nor the
-    output may be allocated to know their shapes.
+    This includes a layer of 10^6 by 10^6, which fits in no memory: finding the shapes must not
+    allocate the parameters or the output.
     """
     x = as_jax(case.x())
     dense = layer.of(case)
@@ -327,9 +327,9 @@ def test_abstract_forward(layer: Layer, case: Case) -> None:
 def test_one_trace(layer: Layer, case: Case) -> None:
     """One trace serves all instances, seeds and calls of a shape.
 
-    Counted by a side effect inside of the traced function, over instances of other seeds,
-    called and written to before. A second trace means that something else than arrays tells
-    instances apart, and that each of them is compiled anew.
+    A side effect inside the traced function counts traces, over instances of several seeds, some
+    called and written to before. A second trace means that instances differ in more than their
+    arrays, and that each of them is compiled again.
     """
     compilation.require_one_trace(layer, case)
 
@@ -349,8 +349,8 @@ def test_one_trace(layer: Layer, case: Case) -> None:
 def test_no_leaks(layer: Layer, case: Case) -> None:
     """The layer leaks no tracer (``jax.checking_leaks``) and runs under ``disable_jit``.
 
-    A layer that stores a value of the forward pass keeps a tracer of a trace that is over;
-    whatever uses it later fails, far from the cause.
+    A layer that stores a value of the forward pass keeps a tracer after its trace has ended; using
+    it later fails, far from the cause.
     """
     require_no_leaks(layer, case)
 
@@ -363,11 +363,11 @@ def test_no_leaks(layer: Layer, case: Case) -> None:
 )
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_compiled_once(layer: Layer, case: Case) -> None:
-    """Outside of jit, a second call of a shape compiles nothing, and neither does the first one of
-    another instance.
+    """Outside of jit, a second call with a shape compiles nothing, and neither does the first call
+    of another instance.
 
-    A function that is compiled anew in every call makes it a hundred times slower. A loop that is
-    written with ``jax.lax.map`` or ``scan`` is compiled anew outside of jit, and is left out.
+    Compiling a function in every call makes the call a hundred times slower. A loop written with
+    ``jax.lax.map`` or ``scan`` is compiled in every call outside of jit, and is not counted.
     """
     compilation.require_compiled_once(layer, case)
 
@@ -381,10 +381,10 @@ def test_compiled_once(layer: Layer, case: Case) -> None:
 )
 @over(sizes=[compilation.UNUSED], at_most=1)
 def test_traced_first(layer: Layer, case: Case) -> None:
-    """A layer that is traced first works outside of traces afterwards: the first construction of a
-    size, and the first call of an instance.
+    """A layer works outside of traces after its first construction of a size, or its first call of
+    an instance, was traced.
 
-    A cache that is filled under a trace holds tracers, which nothing can use once it is over.
+    A cache that is filled under a trace holds tracers, which are invalid once the trace has ended.
     """
     compilation.require_usable_after_a_trace(layer, case)
 
@@ -399,9 +399,9 @@ def test_traced_first(layer: Layer, case: Case) -> None:
 def test_no_side_effects_in_jaxpr(layer: Layer, case: Case) -> None:
     """The jaxpr holds no callback, random primitive, effect or parameter-sized constant.
 
-    Neither does that of the gradients. A callback keeps a program from being exported and is
-    unknown to accelerators; a constant of a parameter's size is a parameter that training and
-    loading do not reach.
+    Neither does the jaxpr of the gradients. A callback prevents export and may not work on
+    accelerators; a constant of a parameter's size is a parameter that training and loading do not
+    reach.
     """
     compilation.require_pure_programs(layer, case)
 
@@ -419,10 +419,10 @@ def test_no_side_effects_in_jaxpr(layer: Layer, case: Case) -> None:
 )
 @over(sizes=programs.FEW_SIZES)
 def test_donation(layer: Layer, case: Case) -> None:
-    """Donating the state works, and takes nothing from other instances.
+    """Donating the state works, and deletes no array of other instances.
 
-    A step that returns the state doubled may reuse the buffers of the one that it was given;
-    an array that two instances share is deleted with the first.
+    A step that returns the doubled state may reuse the buffers of its argument; an array that two
+    instances share is deleted with the first.
     """
     require_donation(layer, case)
 
@@ -432,7 +432,7 @@ def test_donation(layer: Layer, case: Case) -> None:
 def test_symbolic_batch(layer: Layer, case: Case) -> None:
     """``jax.export`` with a symbolic batch gives (b, out).
 
-    The exported program is then called with two batches, one of them of a single row.
+    The exported program is then called with two batches, one of a single row.
     """
     parameters = layer.written(case).parameters
     with require.during("jax.export of the layer with a symbolic batch"):
