@@ -196,7 +196,7 @@ def test_integer_input(layer: Layer, case: Case) -> None:
     """An integer or boolean x gives float32, the value as if x were cast to float32.
 
     Values cover the whole range of each dtype, up to numbers that float32 rounds; a layer that
-    computes in half precision gets integers that it represents. Kernel and bias get their gradients,
+    computes in half precision gets integers that it represents. Kernel and bias get gradients,
     because images are uint8. If the layer declares that it does not take integers, they raise.
     """
     if functions.is_function(layer):

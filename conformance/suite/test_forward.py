@@ -31,7 +31,7 @@ from conformance.contract.requirement import (
 from conformance.errors import Violation
 from conformance.jax_setup.lazy import jax
 
-# Larger than what is clipped for training's sake, and far from what saturates.
+# Larger than usual clipping limits, and far from overflow.
 _LARGE_BIAS = 1000.0
 # Integers of this many bits are exact; 24 in float32.
 _EXACT_BITS = {"bfloat16": 8, "float16": 11}
