@@ -142,7 +142,10 @@ def structure_row(standard: Samples) -> list[Evidence]:
     symmetric = not shape.sign_symmetry(pooled(standard)).rejected
     for z in standard.values():
         evidence += _correlations(z, "weights")
-        evidence += [structure.order(z, "row"), structure.order(z, "column"), structure.rank(z)]
+        evidence += [structure.order(z, "row"), structure.order(z, "column")]
+        # Its bound needs a density: random signs alone are of low rank now and then.
+        if not shape.atoms(z).rejected:
+            evidence.append(structure.rank(z))
         evidence.append(structure.permutations(z))
         evidence.append(sign_products.signs_by_magnitudes(z, moments.magnitude_ranks(z)))
         if symmetric:

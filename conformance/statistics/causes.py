@@ -88,6 +88,9 @@ def _shared_by_seeds(w: np.ndarray) -> bool:
     if len(w) < 8 or w[0].size < 16:
         return False
     w = w.astype(np.float64)
+    if (np.sign(w) == np.sign(w[0])).all(axis=0).mean() > 0.9:
+        # Where the places decide the signs, the magnitudes still are every seed's own.
+        w = np.abs(w) - np.abs(w).mean()
     square = np.square(w).mean()
     return bool(square > 0 and np.square(w.mean(axis=0)).mean() * len(w) > 4 * square)
 

@@ -397,7 +397,7 @@ def test_jitted_init(layer: Layer, case: Case) -> None:
     "seeding/vmapped-init",
     SHOULD,
     NNX,
-    rests_on=["seeding/jitted-init", "seeding/seeds-differ"],
+    rests_on=["seeding/jitted-init", "seeding/seeds-differ", "initialization/kernel-independence"],
     presumes=[DRAWN_KERNEL],
 )
 @over(sizes=[(16, 16)], at_most=1)

@@ -264,7 +264,7 @@ def SeedOfTheUser(rngs: nnx.Rngs) -> Array:
 
 
 @also("seeding/same-across-processes", "seeding/jitted-init", "seeding/rngs-forms")
-@wrong.key("X165", "seeding/same-seed-same-bits", 5)
+@wrong.key("X165", "seeding/same-seed-same-bits", 5, cause_id="depends-on-more-than-seed")
 def HundredthDiffers(rngs: nnx.Rngs) -> Array:
     """From the 64th layer of a process on, the number of the layer goes into its key."""
     _built[0] += 1

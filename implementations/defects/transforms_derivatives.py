@@ -82,7 +82,7 @@ NoForwardMode = wrong.forward("X133", "transforms/forward-mode-offered", 4, caus
     "A custom backward pass, right in itself, shuts out jvp and linearize.",
     seen="jax.custom_vjp",
 )
-CurvedAtTheTop = wrong.output("X137", "transforms/forward-mode", 5)(
+CurvedAtTheTop = wrong.output("X137", "transforms/gradients", 5)(
     lambda y, x: y + ((x - stop_gradient(x)) ** 2).sum(axis=-1, keepdims=True),
     "The square of x minus itself is added: value 0, gradient 0, second derivative 2.",
     when=lambda y, x: x.dtype == jnp.float32,
