@@ -1,9 +1,9 @@
-"""The same construction in another process, of another hash seed, in another order and world.
+"""The same construction in another process, with another hash seed, order and environment.
 
-One process is started per worker, imports JAX once, and forks for every question, before any
-backend of JAX is initialized: an implementation that ends its process, or never answers, costs
-its own answer and nothing else. Elsewhere than on Linux, where a fork of a process with threads
-is not safe or does not exist, each question is answered by a process of its own.
+Each worker starts one other process, which imports JAX once and forks for every question, before
+any backend of JAX is initialized: an implementation that ends its process, or never answers, loses
+only its own answer. On systems other than Linux, where forking a process with threads is unsafe or
+impossible, a new process answers each question.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
 SIZES = ((3, 10), (5, 1), (16, 16))
 SEEDS = (0, 7, 2**32 - 1)
 PICKLED = Case(3, 10)
-"""The case whose layer, with kernel and bias written in, is pickled here and called there."""
+"""The case whose layer, with kernel and bias written, is pickled here and called there."""
 
 _PATIENCE = 120.0
 _BEFORE = 30
@@ -57,11 +57,11 @@ _ONCE = "once"
 
 
 def kernel_digests(layer: Any, *, backwards: bool = False) -> dict[str, str]:
-    """Digests of the parameters for a few seeds and sizes, constructed in one of two orders."""
+    """Return digests of the parameters for a few seeds and sizes, built in one of two orders."""
     asked = [(size, seed) for size in SIZES for seed in SEEDS]
     found = {}
     for seed in range(_BEFORE if backwards else 0):
-        # How many were built before must not matter.
+        # The number of earlier constructions must not matter.
         layer.build(*SIZES[0], seed)
     for (in_features, out_features), seed in reversed(asked) if backwards else asked:
         dense = layer.build(in_features, out_features, seed)
@@ -132,18 +132,18 @@ def _ask(entry: Entry, changes: Sequence[str], pickled: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _started() -> _Elsewhere:
-    """This process's other process; it starts at the first call, and ends with this one."""
+    """Return the other process of this one; it starts at the first call, and ends with this one."""
     started = _Elsewhere()
     atexit.register(started.close)
     return started
 
 
 def elsewhere(layer: Any, changes: Sequence[str] = disguise.CHANGES) -> dict[str, Any]:
-    """Return what the layer is in the other process, with these changes of its world.
+    """Return what the layer is in the other process, with these changes of its environment.
 
-    ``{"digests": ..., "unpickled": ...}``: as :func:`kernel_digests`, and kernel, bias and output
-    of the layer of `PICKLED`, or why it cannot be unpickled. Where there is no answer,
-    ``{"error": why}``.
+    The result is ``{"digests": ..., "unpickled": ...}``: the digests of :func:`kernel_digests`, and
+    kernel, bias and output of the layer of `PICKLED`, or why it cannot be unpickled. If there is no
+    answer, the result is ``{"error": why}``.
     """
     if layer.entry is None:
         return {"error": "it has no name by which it could be found there"}
@@ -151,7 +151,7 @@ def elsewhere(layer: Any, changes: Sequence[str] = disguise.CHANGES) -> dict[str
     def ask() -> dict[str, Any]:
         answer = _ask(layer.entry, changes, _pickled(layer))
         if "error" in answer and changes:
-            # A layer that needs its world as it is can still be asked in that one.
+            # A layer that needs its usual environment is asked again with nothing changed.
             answer = _ask(layer.entry, (), _pickled(layer))
         return answer
 
@@ -160,15 +160,14 @@ def elsewhere(layer: Any, changes: Sequence[str] = disguise.CHANGES) -> dict[str
 
 
 def what_differs(layer: Any, here: dict[str, str]) -> str:
-    """What of the other process the parameters depend on: each change by itself, and none."""
+    """Return the cause: what the parameters depend on, found by making each change by itself."""
 
     def digests(*changes: str, again: bool = False) -> Any:
         if again:
             return _another(layer).get("digests")
         return elsewhere(layer, changes).get("digests")
 
-    # A child of the other process is compared with another child of it: of one hash seed, but
-    # with a number, and a moment, of its own.
+    # Two children of the other process share their hash seed, but differ in process id and time.
     plain, again = digests(), digests(again=True)
     if plain is None or again is None:
         return ""
@@ -239,10 +238,10 @@ def _require_same(here: dict[str, str], there: dict[str, str], where: str, cause
 
 
 def require_unpickled(layer: Any) -> None:
-    """That the layer computes there what it computes here; whether that is right is another row."""
+    """Require that the unpickled layer computes the same there; other checks judge the value."""
     there = elsewhere(layer).get("unpickled")
     if there is None:
-        return  # there is no other process, which the note of same-across-processes tells
+        return  # same-across-processes reports that there is no other process
     cause = Cause(
         "pickle-refers-here", "what is pickled refers to something that only this process has"
     )
@@ -267,12 +266,12 @@ def require_unpickled(layer: Any) -> None:
 
 
 def _pickled(layer: Any) -> str:
-    """Return the module of `PICKLED` in text; empty without a module that pickles."""
+    """Return the module of `PICKLED`, pickled, as text; "" if there is none or it cannot pickle."""
     if layer.implementation.module is None:
         return ""
     try:
         return base64.b64encode(pickle.dumps(layer.written(PICKLED).module)).decode()
-    except Exception:  # that it does not pickle here is checked by state/pickles itself
+    except Exception:  # state/pickles reports that it does not pickle here
         return ""
 
 
@@ -301,7 +300,7 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
             if question["pickled"]:
                 answer["unpickled"] = _unpickled(layer, question["pickled"])
         return answer
-    except BaseException as error:  # whatever it is, it is the answer
+    except BaseException as error:  # any exception is an answer
         return {"error": f"{type(error).__name__}: {error}"}
 
 
@@ -319,7 +318,7 @@ def _serve(questions: IO[str], answers: int) -> None:
         child = os.fork()
         if child == 0:
             os.close(read)
-            # What the implementation prints must not be taken for an answer.
+            # Keep the output of the implementation apart from the answers.
             sink = os.open(os.devnull, os.O_WRONLY)
             os.dup2(sink, 1)
             text = json.dumps(_answer(json.loads(line)))
@@ -351,7 +350,7 @@ def main(arguments: Sequence[str]) -> None:
     if _ONCE in arguments:
         text = json.dumps(_answer(json.loads(sys.stdin.readline())))
         os.write(answers, text.encode())
-        # What the implementation leaves running, such as threads, is not waited for.
+        # Do not wait for threads that the implementation leaves running.
         os._exit(0)
     _serve(sys.stdin, answers)
 

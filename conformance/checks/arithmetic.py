@@ -1,10 +1,10 @@
-"""Derivatives and values as a layer computes them: in float32, or in the dtypes that it declares.
+"""Reference values and derivatives, with bounds for the dtypes that a layer declares.
 
-In half precision a product is accumulated in float32 and rounded, as for a value, unless the layer
-declares that it accumulates in that dtype; a sum over a batch may be accumulated in the dtype
-itself. A layer may promise a product of an error of its own, as a quantized one does. A gradient
-with respect to a parameter is rounded once more where the parameter has fewer bits than the
-product. Where a number on the way may overflow, the bound is infinite, and says nothing.
+In half precision a product is accumulated in float32 and rounded, unless the layer declares that it
+accumulates in that dtype; a sum over a batch may be accumulated in the dtype itself. A layer may
+promise another error of its product, as a quantized one does. A gradient with respect to a
+parameter is rounded once more if the parameter has fewer bits than the product. Where an
+intermediate number may overflow, the bound is infinite.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Arithmetic", "is_rounded", "rounded"]
 
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Float32 numbers as a dtype holds them, in float32."""
+    """Return float32 numbers rounded to a dtype, as float32."""
     if dtype == "float32":
         return values
     with np.errstate(over="ignore"):
@@ -44,14 +44,14 @@ class Arithmetic:
     Parameters
     ----------
     parameters, results
-        The dtypes of its parameters, and of what it computes.
+        The dtypes of its parameters and of its results.
     precision
-        What its products of float32 err by beside their roundings.
+        The error of its float32 products beside their roundings.
     sums
         The dtype in which it accumulates a product of half precision.
     product_error
-        What it holds either operand of a product to, relative to the largest number of it: half
-        a step of a quantization. 0 for a layer whose products only round.
+        The error of each operand of a product, relative to its largest entry: half a step of a
+        quantization. 0 for a layer whose products only round.
     """
 
     parameters: str = "float32"
@@ -67,23 +67,23 @@ class Arithmetic:
 
     @property
     def is_float32(self) -> bool:
-        """Return whether it rounds to float32, and to nothing else."""
+        """Return whether it rounds to float32 only."""
         return (self.parameters, self.results) == ("float32", "float32") and not self.product_error
 
     def in_parts(self) -> Arithmetic:
-        """Return the same for a product that devices add in parts, each rounded to the dtype."""
+        """Return the arithmetic of a product that devices add in parts, each rounded."""
         return replace(self, sums=self.results) if self.is_half else self
 
     def held(self, values: np.ndarray) -> np.ndarray:
-        """Values of a parameter, as its dtype and then that of the product hold them."""
+        """Return values of a parameter, rounded to its dtype and then to that of the product."""
         return self.operand(rounded(values, self.parameters))
 
     def operand(self, values: np.ndarray) -> np.ndarray:
-        """Values of x, or of a cotangent, as the product takes them."""
+        """Return values of x, or of a cotangent, rounded as the product takes them."""
         return rounded(values, self.results) if self.is_half else values
 
     def affine(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> Bounded:
-        """``x @ kernel + bias``; a kernel may be a stack of kernels."""
+        """Return ``x @ kernel + bias`` with its bound; ``kernel`` may be a stack of kernels."""
         bias = rounded(bias, self.parameters)
         if not self.is_half:
             kernel = rounded(kernel, self.parameters)
@@ -97,7 +97,7 @@ class Arithmetic:
 
         With operands that err by e max abs(left) and e max abs(right), an entry errs by
         e (max abs(right) sum abs(left) + (1 + e) max abs(left) sum abs(right)), the sums over the
-        axis of the product. Of a derivative, ``left`` counts as one, and not by its rows.
+        axis of the product. Without ``by_row``, for derivatives, the maximum is over all ``left``.
         """
         if not self.product_error or not left.size or not right.size:
             return 0.0
@@ -127,7 +127,7 @@ class Arithmetic:
         return oracle.either(ways)
 
     def kernel_gradient(self, x: np.ndarray, cotangent: np.ndarray) -> Bounded:
-        """dK = x^T g over all leading dimensions, ``(in, out)``."""
+        """Return dK = x^T g over all leading dimensions, of shape ``(in, out)``."""
         cotangent = self.operand(cotangent)
         left, rows = x.reshape(-1, x.shape[-1]).T, cotangent.reshape(-1, cotangent.shape[-1])
         if not self.is_half:
@@ -137,18 +137,18 @@ class Arithmetic:
         return self._returned(self._with_promised(found, left, rows))
 
     def bias_gradient(self, cotangent: np.ndarray) -> Bounded:
-        """db = the sum of g over all leading dimensions, ``(out,)``."""
+        """Return db, the sum of g over all leading dimensions, of shape ``(out,)``."""
         if not self.is_half:
             return self._returned(oracle.bias_gradient(cotangent))
         rows = self.operand(cotangent).reshape(-1, cotangent.shape[-1])
         ones = np.ones((1, len(rows)), np.float32)
-        # In any order, and each partial sum in the dtype itself.
+        # The order is arbitrary, and each partial sum may be rounded to the dtype.
         plain = oracle.products(ones, rows, unit=oracle.unit_roundoff(self.results))
         held = self._half(ones, rows)
         return self._returned(Bounded(held.value[0], np.maximum(held.bound, plain.bound)[0]))
 
     def input_gradient(self, kernel: np.ndarray, cotangent: np.ndarray) -> Bounded:
-        """dx = g K^T, of the shape of ``x``."""
+        """Return dx = g K^T, of the shape of ``x``."""
         if not self.is_half:
             kernel = rounded(kernel, self.parameters)
             found = oracle.input_gradient(kernel, cotangent, self.precision)
@@ -158,7 +158,7 @@ class Arithmetic:
         return self._with_promised(found, cotangent, kernel.T)
 
     def _returned(self, gradient: Bounded) -> Bounded:
-        """Return a gradient as it reaches a parameter: rounded to the dtype of that."""
+        """Return a gradient rounded to the dtype of its parameter."""
         if self.parameters in ("float32", "float64", self.results):
             return gradient
         found = oracle.rounded_twice(gradient, self.parameters)
@@ -171,7 +171,7 @@ class Arithmetic:
         self, x: np.ndarray, kernel: np.ndarray, kernel_tangent: np.ndarray,
         bias_tangent: np.ndarray, x_tangent: np.ndarray,
     ) -> Bounded:  # fmt: skip
-        """x tK + tx K + tb; in half precision each product is rounded, and so is each sum."""
+        """Return x tK + tx K + tb; in half precision each product and each sum is rounded."""
         kernel, kernel_tangent, bias_tangent = (
             rounded(each, self.parameters) for each in (kernel, kernel_tangent, bias_tangent)
         )
@@ -193,7 +193,7 @@ class Arithmetic:
         return Bounded(value, np.where(size + error <= largest / 2, bound, np.inf))
 
     def after(self, layer_input: Bounded, kernel: np.ndarray, bias: np.ndarray) -> Bounded:
-        """The layer on the output of another: the error of its input passes through the kernel."""
+        """Return the layer applied to another's output, whose error passes through the kernel."""
         kernel, bias = rounded(kernel, self.parameters), rounded(bias, self.parameters)
         if not self.is_half:
             found = oracle.after(layer_input, kernel, bias, self.precision)

@@ -1,8 +1,8 @@
-"""What Hypothesis draws, and the numbers that follow from a draw.
+"""The cases that Hypothesis draws, and the arrays that follow from a case.
 
-Sizes come from the profile's pool, because each costs compiling; the seed of the layer and
-the seed of the numbers are free over all 32 bits. A case is a small frozen value, so that it
-can be shown, stored and given again; its arrays are functions of it.
+Sizes come from the profile's pool, because each new size has to be compiled; the seed of the layer
+and the seed of the numbers are any 32-bit integers. A case is a small frozen value that can be
+shown, stored and replayed; its arrays are functions of it.
 """
 
 from __future__ import annotations
@@ -104,13 +104,13 @@ class Case:
         return (self.in_features, self.out_features)
 
     def generator(self, stream: str) -> np.random.Generator:
-        """A generator of numbers that depends on the case's values and on the stream's name."""
+        """Return a generator that depends on the case's values and on the stream's name."""
         return np.random.default_rng([self.values, *stream.encode()])
 
     def x(self, scale: float = 1.0) -> np.ndarray:
         """Return a float32 ``x`` whose rows are of different kinds: see :func:`mixed_rows`.
 
-        Of many rows, all but the first ones are plain normals.
+        Beyond the first rows, all are plain normals.
         """
         count, generator = int(np.prod(self.lead)), self.generator("x")
         rows = mixed_rows(generator, min(count, _MIXED), self.in_features)
@@ -119,7 +119,7 @@ class Case:
         return (rows * np.float32(scale)).reshape(self.x_shape)
 
     def normal(self, stream: str, *shape: int, scale: float = 1.0) -> np.ndarray:
-        """Plain float32 normals of any shape, well away from under- and overflow."""
+        """Return float32 normals of the given shape, well away from under- and overflow."""
         return (self.generator(stream).standard_normal(shape) * scale).astype(np.float32)
 
     def kernel(self, scale: float = 1.0) -> np.ndarray:
@@ -132,7 +132,7 @@ class Case:
         return np.where(bias == 0, np.float32(scale), bias)
 
     def integers(self, stream: str, *shape: int, bound: int = 9) -> np.ndarray:
-        """Integer-valued float32 numbers in ``[-bound, bound]``."""
+        """Return integer-valued float32 numbers in ``[-bound, bound]``."""
         return self.generator(stream).integers(-bound, bound + 1, shape).astype(np.float32)
 
     def as_dict(self) -> dict[str, Any]:
@@ -173,10 +173,10 @@ def mixed_rows(generator: np.random.Generator, rows: int, width: int) -> np.ndar
     return x.astype(np.float32)
 
 
-# So many rows are of different kinds, since these are made one by one.
+# The number of rows of different kinds, which are made one by one.
 _MIXED = 256
 
-# How many cases are generated in the search for one that can be explained.
+# The number of cases generated in the search for one that Hypothesis can explain.
 _SEARCHED = 40
 
 
@@ -189,9 +189,9 @@ def over(
     at_most: int | None = None,
     also: Sequence[Shape] = (),
 ) -> Callable[[F], F]:
-    """Let Hypothesis draw the property's ``case``; each size of the pool comes once in any case.
+    """Let Hypothesis draw the property's ``case``; each size of the pool is used at least once.
 
-    What is drawn is settled by :func:`settled`, when the run's profile is known.
+    :func:`settled` chooses what is drawn, when the run's profile is known.
 
     Parameters
     ----------
@@ -245,7 +245,7 @@ class _Settings:
         if self.up_to is not None:
             free = st.integers(1, self.up_to)
             drawn = st.tuples(st.tuples(free, free), st.just(BATCH))
-        # By keyword, so that the notes of Hypothesis tell them apart.
+        # Pass them by keyword, because Hypothesis's notes name keywords.
         return st.builds(_case, shape=drawn, seed=SEEDS, values=SEEDS)
 
 
@@ -277,12 +277,12 @@ def settled(property: Callable[..., None], profile: profiles.Profile) -> Callabl
     wrapped = given(case=strategy)(profile.hypothesis()(recorded()))
     if profile.seed is not None:
         wrapped = fixed_seed(profile.seed)(wrapped)
-    # The example that is attached last runs first: the smallest.
+    # Hypothesis runs the last attached example first; it is the smallest.
     for (in_features, out_features), lead in reversed([*shapes, *how.also]):
         first = Case(in_features, out_features, 0, 0, lead)
         wrapped = example(case=first)(wrapped)
     if profile.explain:
-        # Hypothesis explains what it has generated itself, and not what it was given.
+        # Hypothesis explains generated examples only, not explicit ones.
         more = replace(profile, examples=max(profile.examples, how.at_most or _SEARCHED))
         searched = given(case=strategy)(more.hypothesis(explain=True)(recorded()))
         wrapped = _one_after_the_other(searched, wrapped)
@@ -293,7 +293,7 @@ def settled(property: Callable[..., None], profile: profiles.Profile) -> Callabl
 
 
 def every_case(property: Callable[..., None], layer: Any) -> None:
-    """Check a property that is part of another one, over all cases of the run's profile."""
+    """Run a property over all cases of the run's profile, as a part of another one."""
     settled(property, profiles.active())(layer=layer)
 
 

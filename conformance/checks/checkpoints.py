@@ -39,7 +39,7 @@ def are_boxed(dense: Built) -> bool:
 
 
 def of_flax(values: dict[str, np.ndarray], like: Built) -> Any:
-    """Return what is read from a file that a layer of Flax with these parameters has saved."""
+    """Return what the checkpoint of a Flax layer with these parameters contains."""
     from flax import serialization
 
     state = values if like.module is not None else {"params": values}
@@ -47,9 +47,9 @@ def of_flax(values: dict[str, np.ndarray], like: Built) -> Any:
 
 
 def restored(dense: Built, values: Any, *, as_read: bool = False) -> Built:
-    """Another instance, whose values are replaced by these.
+    """Return another instance, whose values are replaced by these.
 
-    Reading gives NumPy arrays; they are made arrays of JAX first, unless ``as_read``.
+    NumPy arrays, as files give them, become JAX arrays first, unless ``as_read``.
     """
     from flax import serialization
 
@@ -85,7 +85,7 @@ def has_orbax() -> bool:
 
 
 def by_orbax(values: Any, template: Any) -> Any:
-    """The values after Orbax has written them to a temporary directory and read them again."""
+    """Return the values after Orbax has saved them to a temporary directory and loaded them."""
     import orbax.checkpoint as orbax
 
     with tempfile.TemporaryDirectory() as folder, orbax.StandardCheckpointer() as checkpointer:

@@ -84,7 +84,7 @@ def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
             jax.make_jaxpr(dense.raw)(as_jax(x))
     cause = Cause(
         "trace-kept",
-        "something that was made under a trace is kept, and used when the trace is over",
+        "something that was made under a trace is kept, and used after the trace has ended",
     )
     with require.during("calling a layer that was traced before", cause):
         y = np.asarray(dense.raw(x))
@@ -97,7 +97,7 @@ def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
 
 
 def _is_right_without_a_trace(layer: Layer, case: Case) -> bool:
-    """Whether the layer computes x K + b at a neighbouring size, which no trace has seen."""
+    """Return whether the layer computes x K + b at a neighbouring size that was not traced."""
     control = replace(case, in_features=case.in_features + 1)
     x = control.normal("x", *(BATCH if layer.accepts(BATCH) else ()), control.in_features)
     try:
@@ -110,7 +110,7 @@ def _is_right_without_a_trace(layer: Layer, case: Case) -> bool:
 
 
 def require_pure_programs(layer: Layer, case: Case) -> None:
-    """Require programs of the layer, and of its gradients, that hold nothing impure."""
+    """Require jaxprs of the layer and its gradients without callbacks, draws or effects."""
     x = as_jax(case.x())
     parameters = layer.of(case).parameters
     point = next(gradients.points(case, case.lead))

@@ -1,4 +1,4 @@
-"""What a layer is, in data: what it is built of, what it accepts, and how it would say so."""
+"""The description of a layer as data: its arrays, what it accepts, and its declaration."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from conformance.statistics import identify_law
 
 __all__ = ["Description", "describe_layer", "law_in_words", "law_line", "table_of"]
 
-# Of other sides, so that fan_in and fan_out differ, and one of few inputs, where 1/fan_in
-# and 1/(fan_in - 1) are: 170 000 weights.
+# Sizes whose sides differ, to separate fan_in from fan_out, and one of few inputs, to separate
+# 1/fan_in from 1/(fan_in - 1): 170 000 weights.
 _DRAWN = (((256, 64), range(4)), ((64, 256), range(4)), ((5, 2048), range(4)))
 
 _SUMMED = 256
-"""Inputs and outputs of a product that shows how it is summed, and how its operands are held."""
+"""The size of a product that shows how it is accumulated and how its operands are rounded."""
 
 _SMALL = 2.0**-18
-"""More than roundings make of one operand."""
+"""An error that exceeds the rounding of one operand."""
 
 _FORMULAS = {
     "1/fan_in": "1 / fan_in",
@@ -59,24 +59,24 @@ _UNCORRECTED = ", truncation not corrected"
 
 @dataclass(frozen=True)
 class Description:
-    """What was found of one layer.
+    """What was found in one layer.
 
     Parameters
     ----------
     name, kind
-        What it is called, and what it is: an nnx module, a Linen module, a class, a function.
+        Its name, and its kind: an nnx module, a Linen module, a class or a function.
     bound
-        How it is constructed, where that is not the plain call.
+        How it is constructed, if not by the usual call.
     arrays
         Its arrays with kinds, dtypes and shapes, at 3 inputs and 10 outputs.
     kernel, bias
-        Their paths; empty for what was not found.
+        Their paths; empty if not found.
     layout
         The axes of the kernel as it is stored.
     law
         The law of new kernels in a sentence.
     parameter_dtype, result_dtype
-        Of new parameters, and of the result for a float32 ``x``.
+        The dtypes of new parameters, and of the result for a float32 ``x``.
     ranks
         The ranks of ``x`` that it accepts.
     extra_parameters, extra_state
@@ -84,11 +84,11 @@ class Description:
     differences
         How it differs from Flax's layer.
     declaration
-        What it would have to declare, by the names of the table.
+        What it has to declare, by the keys of the table.
     branches
         Where its programs are others than at 3 inputs and 10 outputs; or that it cannot be traced.
     trouble
-        What kept it from being looked at; mostly empty.
+        Why it could not be described; usually empty.
     """
 
     name: str
@@ -175,9 +175,9 @@ def _inputs(layer: Layer, ranks: Sequence[int]) -> tuple[str, ...]:
 
 
 def _promises(layer: Layer, ranks: Sequence[int]) -> dict[str, Any]:
-    """Return what brings a product within its bounds: another accumulation, or an error of its own.
+    """Return the declaration, of accumulation or error, that brings a product within its bounds.
 
-    Empty where it is within them anyway, and where nothing of the kind does.
+    The result is empty if the product is within them anyway, or if no such declaration helps.
     """
     arithmetic = layer.arithmetic(_SUMMED)
     generator = np.random.default_rng(0)
@@ -192,7 +192,7 @@ def _promises(layer: Layer, ranks: Sequence[int]) -> dict[str, Any]:
         reference = arithmetic.affine(x, kernel, np.zeros(_SUMMED, np.float32))
         within = np.all(np.abs(product(x, kernel) - reference.value) <= reference.bound)
         return {} if within else {"accumulate": arithmetic.results}
-    # By a kernel of ones and zeros, and by an x of them, each operand is seen as it is held.
+    # A kernel of ones and zeros shows how x is rounded, and such an x shows the kernel.
     eye = np.eye(_SUMMED, dtype=np.float32)
     of_x = np.abs(product(x, eye) - x) / np.abs(x).max(-1, keepdims=True)
     of_kernel = np.abs(product(eye, kernel) - kernel) / np.abs(kernel).max(0)
@@ -212,7 +212,7 @@ def _named(law: Law, sentence: str) -> Law:
 
 
 def _accepted(layer: Layer) -> tuple[tuple[int, ...], str, str]:
-    """The ranks of x that give a result of the right shape, its dtype, and what else happened."""
+    """Return the ranks of x that give the right shape, the result's dtype, and other trouble."""
     ranks, dtype, trouble = [], "", ""
     try:
         parameters = layer.init(0, *SIZES[0])
@@ -235,7 +235,7 @@ def _accepted(layer: Layer) -> tuple[tuple[int, ...], str, str]:
 
 
 def law_in_words(layer: Layer) -> tuple[str, str]:
-    """The law of new kernels in a sentence, and as it is declared; both empty if none is seen."""
+    """Return the law of new kernels in words, and its declaration; both "" if none is seen."""
     try:
         drawn = kernels_of(layer, _DRAWN)
     except Exception:  # whatever keeps it from being drawn, requirements report
@@ -266,7 +266,7 @@ def law_line(layer: Layer) -> str:
 
 
 def _declared(found: Convention, kernel: str) -> Iterator[tuple[str, Any]]:
-    """Yield what declares the convention, where it differs from Flax's."""
+    """Yield the keys and values that declare how the convention differs from Flax's."""
     if not found.use_bias:
         yield "use_bias", False
     if found.layout != FLAX.layout:

@@ -1,4 +1,4 @@
-"""From observed symptoms to a cause in words, given only where the evidence singles one out."""
+"""Likely causes of wrong results, given only if the evidence excludes the other causes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TWICE = Cause("bias-twice", "the bias is added twice")
 RELU = Cause("relu", "a nonlinearity is applied: negative outputs become 0 (relu)")
 
 _FEW = 3
-"""As many outputs of a sign are the least that an activation is recognized by."""
+"""The fewest outputs of one sign by which an activation is recognized."""
 
 
 def of_zero_input(found: np.ndarray, bias: np.ndarray) -> str:
@@ -57,7 +57,7 @@ def of_zero_input(found: np.ndarray, bias: np.ndarray) -> str:
         return activation
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = found.astype(np.float64) / bias
-    # One number is a multiple of any other, and 1 with errors of rounding is no factor.
+    # Two single numbers always have a ratio, and a ratio of 1 up to rounding is not a factor.
     off = np.abs(ratio - 1).max()
     if bias.shape[-1] > 1 and np.ptp(ratio) < 1e-6 * np.abs(ratio).max() and off > 1e-5:
         words = f"the bias is multiplied by {ratio.flat[0]:.4g} before it is added"
@@ -68,10 +68,10 @@ def of_zero_input(found: np.ndarray, bias: np.ndarray) -> str:
 def of_zero_and_basis(
     cause: str, at_zero: np.ndarray, found: np.ndarray, kernel: np.ndarray, bias: np.ndarray
 ) -> str:
-    """Return the cause that f(0) has, if it is about the bias alone or f(e_i) agrees.
+    """Return the cause found at f(0), if it concerns the bias alone or f(e_i) agrees.
 
     ``at_zero`` is f(0), of shape (out,), ``found`` has f(e_i) as rows, ``kernel`` and ``bias`` are
-    what was written in.
+    the written values.
     """
     eye = np.eye(len(kernel), dtype=np.float32)
     if found.shape != kernel.shape:
@@ -128,7 +128,7 @@ def of_affine(
 
 
 def _factor(found: np.ndarray, right: oracle.Bounded) -> str:
-    """Whether every entry is the same multiple of the right one, within its own bound."""
+    """Return a cause if every entry is the same multiple of the right one, within its bound."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         # Entries whose bound says nothing about the factor are left out.
         clear = np.abs(right.value) > 1e4 * right.bound
@@ -191,7 +191,7 @@ def of_basis(found: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> str:
 
 
 def _span(places: np.ndarray, total: int) -> str:
-    """Places in words: a range where they are one."""
+    """Return indices in words, as a range if they are consecutive."""
     first, last = int(places[0]), int(places[-1])
     if last - first + 1 == places.size and places.size > 1:
         return f"from {first} on" if last == total - 1 else f"from {first} to {last}"
@@ -253,14 +253,14 @@ def _candidates(
             x, kernel.astype(np.float64) + np.eye(n), bias
         )
     if n == 1 or m == 1:
-        # With one input or one output several formulas agree; none is singled out.
+        # With one input or one output several formulas agree, so none is given.
         for key in [k for k in found if "order" in k or "left out" in k]:
             del found[key]
     return found
 
 
 def _looser(formula: oracle.Bounded) -> oracle.Bounded:
-    """The factor 1/sqrt(in) is itself rounded, wherever the layer applies it."""
+    """Return a looser bound, because the layer also rounds the factor 1/sqrt(in)."""
     return oracle.Bounded(formula.value, 4 * formula.bound)
 
 
@@ -305,21 +305,21 @@ def _reduced_precision(
 
 
 def of_scale(found: np.ndarray, right: oracle.Bounded, scale: float) -> str:
-    """Why the value is wrong for x of this scale, where it is right for x of scale 1."""
+    """Return why f(x) is wrong for x of this scale, if it is right for x of scale 1."""
     if scale < 1 and not found.any() and right.value.any():
         return Cause("small-flushed", f"an x of the size {scale:g} is taken for 0")
     return ""
 
 
 def of_saturation(found: np.ndarray, right: np.ndarray) -> str:
-    """Where the output is clipped, if it is: large results that all have one magnitude."""
+    """Return a cause if large results, and only these, are too small or all of one magnitude."""
     if found.shape != right.shape:
         return ""
     with np.errstate(invalid="ignore", divide="ignore"):
         short = np.abs(found.astype(np.float64)) < 0.9 * np.abs(right)
     limits = np.abs(found[short])
     if not limits.size or not short[np.abs(right) >= np.abs(right[short]).min()].all():
-        return ""  # others as large are right, so that it is not their size
+        return ""  # other values as large are right, so their size is not the reason
     if np.all(limits == np.abs(found).max()) and np.isfinite(limits[0]) and limits[0] > 0:
         words = f"the output is clipped: it does not exceed {float(limits[0]):.4g}"
         return Cause("output-clipped", words)

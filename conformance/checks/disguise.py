@@ -1,4 +1,4 @@
-"""What makes a forked process another one: clock, machine, launcher, devices, user, directory."""
+"""Make a forked process look like another machine: clock, hostname, launcher, devices, user."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 
 __all__ = ["CHANGES", "change", "settle"]
 
-# Another year, month, weekday, hour, minute and second, whatever the present ones are.
+# A shift of the clock that changes year, month, weekday, hour, minute and second.
 _LATER = datetime.timedelta(days=400, hours=5, minutes=17, seconds=23.4).total_seconds()
 _NAME = "another-machine"
-# What launchers of several processes set for the second of two.
+# The environment variables that launchers set for the second of two processes.
 _LAUNCHER = {
     "RANK": "1",
     "LOCAL_RANK": "1",
@@ -34,7 +34,7 @@ _VARIABLES = {"USER": "somebody", "LOGNAME": "somebody", "HOSTNAME": _NAME, "TZ"
 
 
 class _Like(type):
-    """A class whose instances are those of its base: real dates are dates of a changed clock."""
+    """A metaclass that accepts instances of the base class, so that real dates still count."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
         return isinstance(instance, cls.__mro__[1])
@@ -61,7 +61,7 @@ class _Moment(datetime.datetime, metaclass=_Like):
 
 
 def _of_now(function: Callable[..., Any], place: int) -> Callable[..., Any]:
-    """A function of the module ``time`` whose argument number ``place`` is, by default, now."""
+    """Return a function of module ``time`` whose argument ``place`` defaults to the changed now."""
 
     @functools.wraps(function)
     def changed(*arguments: Any) -> Any:
@@ -96,7 +96,7 @@ def _machine() -> None:
         os.uname = lambda: renamed
     socket.gethostname = lambda: _NAME
     platform.node = lambda: _NAME
-    # The second of several processes of one computation, which have to start from one kernel.
+    # The processes of one computation must start from the same kernel; this is the second.
     jax.process_index = lambda backend=None: 1
 
 
@@ -105,7 +105,7 @@ def _launcher() -> None:
 
 
 def _devices() -> None:
-    """Another number of devices and processors; XLA reads its flags when the backend starts."""
+    """Change the number of devices and processors; XLA reads its flags when the backend starts."""
     count = "--xla_force_host_platform_device_count"
     kept = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(count)]
     os.environ["XLA_FLAGS"] = " ".join([*kept, f"{count}={_PROCESSORS}"])
@@ -133,22 +133,22 @@ CHANGES = (
     "the user's environment",
     "the working directory",
 )
-"""The first four are made before the implementation is imported, the others after that: its files
-and its settings are found as always."""
+"""The first four are made before the implementation is imported, the others afterwards, so that its
+files and settings are found as usual."""
 
 _MADE = dict(zip(CHANGES, (_clock, _machine, _launcher, _devices, _user, _directory), strict=True))
 _BEFORE_IMPORT = CHANGES[:4]
 
 
 def change(changes: Sequence[str]) -> None:
-    """Make those of the changes that come before the implementation is imported."""
+    """Make the changes that precede the import of the implementation."""
     for name in _BEFORE_IMPORT:
         if name in changes:
             _MADE[name]()
 
 
 def settle(changes: Sequence[str]) -> None:
-    """Make the rest of them."""
+    """Make the changes that follow the import of the implementation."""
     for name in CHANGES:
         if name in changes and name not in _BEFORE_IMPORT:
             _MADE[name]()

@@ -1,7 +1,7 @@
-"""What a construction makes of the rarest bits that a generator gives.
+"""Kernels for the rarest bits that a generator can give.
 
-``log(u)`` and ``ndtri(u)`` are infinite at u = 0, which a uniform float32 is once in 2^23 draws:
-too seldom for an experiment, and sure to happen in a large model.
+``log(u)`` and ``ndtri(u)`` are infinite at u = 0, which a uniform float32 takes once in 2^23 draws:
+too rarely for an experiment, but almost surely in a large model.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _WORDS = (0, 2**32 - 1, 2**9, 2**32 - 2**9 - 1, 2**31, 2**31 - 1, 2**8, 2**31 + 
 
 
 def require_finite_for_extreme_bits(layer: Layer) -> None:
-    """Require a finite kernel where the generator gives its extreme bits, in every combination.
+    """Require a finite kernel when the generator gives its extreme bits, in every combination.
 
-    Applies to constructions whose draws are JAX's own; one that draws in a loop may never end.
+    This covers constructions that draw by JAX outside of loops; a loop might never end.
     """
     try:
         traced = jax.make_jaxpr(lambda seed: layer.kernel_of(layer.init(seed, *_SIZE)))(
             jax.ShapeDtypeStruct((), jnp.uint32)
         )
     except Exception:
-        return  # what cannot be traced is checked by abstract-init
+        return  # abstract-init reports a construction that cannot be traced
     names = {equation.primitive.name for equation in jaxprs.equations(traced)}
     if "random_bits" not in names or {"while", "pure_callback", "io_callback"} & names:
         return
@@ -47,23 +47,23 @@ def require_finite_for_extreme_bits(layer: Layer) -> None:
     try:
         found = np.stack(jax.device_get(jax.jit(kernels)(np.uint32(0))))
     except Exception:
-        return  # an equation that cannot be evaluated by itself
+        return  # one of its equations cannot be evaluated separately
     wrong = int(np.count_nonzero(~np.isfinite(found.astype(np.float64))))
     require.that(
         not wrong,
         f"{wrong} of {found.size} weights are not finite where the generator gives its extreme "
         "bits: zeros, ones and their neighbours",
-        accepted="finite weights for whatever bits are drawn",
+        accepted="finite weights for all bits that can be drawn",
         cause=RARELY_DRAWN,
     )
 
 
-# What runs a part of the program other than once, so that it is not a part of it.
+# Primitives that run a part of the program more than once, or not at all.
 _LOOPS = ("scan", "while", "cond")
 
 
 class _Words:
-    """The extreme bits in an order that differs from draw to draw."""
+    """The extreme bits, in an order that differs between draws."""
 
     def __init__(self, kind: int) -> None:
         self.kind = kind

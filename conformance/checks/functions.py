@@ -1,4 +1,4 @@
-"""What is asked of a function as of a layer: kernel and bias are found by probing it."""
+"""Checks of functions without parameters, whose kernel and bias are found by probing."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def _require(layer: Layer, case: Case, x: Any, equivalent: np.ndarray, what: str
     wide = "complex64" if np.iscomplexobj(equivalent) else "float32"
     require.that(str(found.dtype) == wide, f"{what} is {found.dtype}", accepted=wide)
     reference = oracle.affine(equivalent, kernel, bias)
-    # The kernel that is probed is itself rounded where there is a bias.
+    # If there is a bias, the probed kernel is itself rounded.
     require.within(found, reference.value, 2 * reference.bound, what)
 
 
 def require_scales(layer: Layer, case: Case, *scales: float) -> None:
-    """Require f(x) for x of these scales, whose signs are those of a column of the kernel."""
+    """Require f(x) to be right for x of these scales, with the signs of a column of the kernel."""
     for scale in scales:
         x = case.normal("x", case.in_features, scale=scale)
         kernel, _ = layer.remember(("probed", case), lambda: layer.affine(case))
@@ -73,7 +73,7 @@ def require_kinds(layer: Layer, case: Case, constants: Sequence[float]) -> None:
 
 
 def require_not_finite(layer: Layer, case: Case, poison: float) -> None:
-    """Require what is not finite in x to show in every output."""
+    """Require an entry of x that is not finite to show in every output."""
     if jax.config.values["jax_debug_nans"] or case.kernel_shape not in _SIZES:
         return
     x = case.normal("x", case.in_features)
@@ -83,7 +83,7 @@ def require_not_finite(layer: Layer, case: Case, poison: float) -> None:
     require.that(
         shows.all(),
         f"with {poison} in x, {int((~shows).sum())} outputs are finite numbers that hide it",
-        accepted="no finite number made of one that is not",
+        accepted="no finite number computed from one that is not finite",
         cause=Cause("not-finite-replaced", f"{poison} is replaced by a number"),
     )
 

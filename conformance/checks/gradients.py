@@ -32,18 +32,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Point:
-    """Where gradients are taken.
+    """A point at which gradients are taken.
 
     Parameters
     ----------
     where
-        Which point it is, in words.
+        The point in words, for messages.
     kernel, bias, x
         The values, float32.
     cotangent
-        What the output is weighted with: of the shape of the output, not all ones.
+        The weights of the output, of its shape and not all ones.
     exact
-        Whether all numbers are small integers, so that nothing is rounded in any order.
+        Whether all numbers are small integers, so that no order of summation rounds.
     """
 
     where: str
@@ -59,7 +59,7 @@ class Point:
 
 
 def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
-    """Generic floats, x = 0, a large and a small g, and integers, for an ``x`` of this lead."""
+    """Yield points at generic floats, x = 0, large and small g, and integers, for this lead."""
     x = replace(case, lead=lead).x()
     shape = (*lead, case.out_features)
     kernel, bias = case.kernel(), case.bias()
@@ -69,7 +69,7 @@ def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
         f"x = 0 of shape {x.shape}", kernel, bias, np.zeros_like(x), case.normal("other", *shape)
     )
     for size, scale in (("large", 1e20), ("small", 1e-20)):
-        # With x of usual size: what is clipped, or counts as none, is so by its own magnitude.
+        # Here x has its usual size, so that only the size of g can make a layer clip or drop it.
         g = case.normal(f"{size} cotangent", *shape, scale=scale)
         yield Point(f"a {size} g and {of}", kernel, bias, case.normal("plain x", *x.shape), g)
     yield Point(
@@ -80,8 +80,8 @@ def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
         case.integers("integer cotangent", *shape),
         exact=True,
     )
-    # As in a layer that starts at zero, of tokens, in a sum: outputs of 0 may be treated by
-    # themselves, and so may rows of one entry, and rows of g that are equal.
+    # Outputs of 0, rows of one entry and equal rows of g may each have a branch of their own; they
+    # occur in layers that start at zero, for tokens, and under a sum.
     where = f"K = 0, b = 0, g = 1 and rows of one entry in {of}"
     inputs = case.generator("one entry").integers(x.shape[-1], size=(*lead, 1))
     one = np.where(np.arange(x.shape[-1]) == inputs, case.normal("plain x", *x.shape), 0)
@@ -89,7 +89,7 @@ def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
 
 
 def directions(layer: Layer, case: Case) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Tangents of kernel, bias and x: each alone with zeros for the others, then all at once."""
+    """Return tangents of kernel, bias and x: each alone with zeros for the others, then all."""
     tk = case.normal("kernel tangent", *case.kernel_shape)
     tb = case.normal("bias tangent", case.out_features)
     tx = case.normal("x tangent", *case.x_shape)
@@ -105,7 +105,7 @@ def directions(layer: Layer, case: Case) -> dict[str, tuple[np.ndarray, np.ndarr
 
 
 def require_value(layer: Layer, found: Any, point: Point, by: str) -> None:
-    """Require the value that is computed beside the gradients to be ``x @ K + b``."""
+    """Require the value returned with the gradients to be ``x @ K + b``."""
     bias = point.bias if layer.convention.use_bias else np.zeros_like(point.bias)
     reference = layer.value(point.x, point.kernel, bias)
     what = f"f(x) beside its gradients by {by}, {point.where},"
@@ -153,7 +153,7 @@ def require_gradients(
         "bias": arithmetic.bias_gradient(point.cotangent),
         "input x": arithmetic.input_gradient(point.kernel, point.cotangent),
     }
-    # What is differentiated by nnx.grad is of the dtype of the parameters.
+    # nnx.grad gives gradients in the dtype of the parameters.
     accepted = ("float32", layer.convention.parameter_dtype)
     exact = point.exact and arithmetic.is_float32
     for (which, reference), value in zip(expected.items(), found, strict=True):
@@ -212,7 +212,7 @@ def require_second(layer: Layer, case: Case, parameters: Any) -> None:
 
 
 def of_stack(found: np.ndarray, reference: Bounded, how: str) -> str:
-    """Return whether every layer of a stack gives what its first one does."""
+    """Return a cause if every layer of a stack gives the result of the first one."""
     if "stacked" not in how or found.shape != reference.value.shape or _holds(found, reference):
         return ""
     first = Bounded(reference.value[:1], reference.bound[:1])
@@ -223,12 +223,12 @@ def of_stack(found: np.ndarray, reference: Bounded, how: str) -> str:
 
 
 def of_state(layer: Layer, state: Any, by: str) -> tuple[Any, Any]:
-    """dK and db of a state of gradients, as ``nnx.grad`` returns it.
+    """Return dK and db from a state of gradients, as ``nnx.grad`` returns it.
 
     Raises
     ------
     Violation
-        If the gradient holds no array that can be the kernel's, or the bias's.
+        If the state holds no array that can be the gradient of the kernel, or of the bias.
     """
     from conformance.jax_setup.compat import state_leaves
 
@@ -254,7 +254,7 @@ def _holds(found: np.ndarray, reference: Bounded, factor: float = 1.0) -> bool:
 
 
 def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> str:
-    """Return what the evidence singles out, or nothing."""
+    """Return the cause if the evidence excludes all others, else ""."""
     at_zero = bool(point.x.size) and not point.x.any()
     if not np.all(np.isfinite(found)):
         if which == "input x":
@@ -262,7 +262,7 @@ def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> s
             at_zero = not np.isfinite(found[zero]).all() and bool(np.isfinite(found[~zero]).all())
         if not at_zero:
             return ""
-        # At other x, the gradient is finite: in the same batch, or at the point before this one.
+        # At other x, in the same batch or at the point before, the gradient is finite.
         return Cause(
             "derivative-at-zero",
             "the gradient is not finite at x = 0, although the value is: the forward pass goes "

@@ -1,4 +1,4 @@
-"""Inputs of other dtypes than float32: which a layer takes, and what goes wrong with them."""
+"""Inputs of other dtypes than float32: which ones a layer takes, and likely causes of faults."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def takes(layer: Layer, dtype: Any) -> bool:
 
 
 def require_refused(call: Callable[[Any], Any], x: Any) -> None:
-    """Require the call to raise for an x of numbers that the layer declares not to take."""
+    """Require the call to raise for an x of a dtype that the layer declares not to take."""
     cause = Cause("input-not-refused", f"the layer computes with an x of {x.dtype}")
     require.raises(lambda: call(x), f"an x of {x.dtype}, which it declares not to take,",
                    cause=lambda: cause)  # fmt: skip
 
 
 def represented(x: np.ndarray, dtype: str) -> np.ndarray:
-    """Return integers without the bits that numbers of a half-precision dtype do not have."""
+    """Return integers with only the leading bits that a half-precision dtype can represent."""
     bits = {"bfloat16": 8, "float16": 11}.get(dtype)
     if bits is None:
         return x
@@ -40,7 +40,7 @@ def represented(x: np.ndarray, dtype: str) -> np.ndarray:
 def cause_of(
     found: np.ndarray, x: np.ndarray, equivalent: np.ndarray, case: Case, layer: Layer
 ) -> str:
-    """The one wrong arithmetic that explains the result, or nothing."""
+    """Return the one wrong arithmetic that explains the result, or ""."""
     kernel, bias = case.kernel(), layer.bias_for(case)
     candidates = {}
     if np.iscomplexobj(x):

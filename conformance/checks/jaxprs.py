@@ -23,14 +23,14 @@ __all__ = [
     "products",
 ]
 
-# Parts of the names of primitives that leave the program, or draw random numbers.
+# Parts of the names of primitives that call out of the program, or draw random numbers.
 _CALLBACKS = ("callback", "infeed", "outfeed", "debug_print")
 _PRODUCTS = ("dot_general", "conv_general_dilated")
 _RANDOM = ("random_", "threefry", "rng_")
 
 
 def described(array: Any) -> str:
-    """The dtype, shape and weak type of an array, an abstract one or an output of eval_shape."""
+    """Return dtype, shape and weak type, in words, of an array or an output of eval_shape."""
     aval = getattr(array, "aval", array)
     weak = bool(getattr(aval, "weak_type", False))
     dtype = getattr(array, "dtype", type(array).__name__)
@@ -59,7 +59,7 @@ def products(jaxpr: Any) -> list[Any]:
 
 
 def precisions(jaxpr: Any) -> set[Any]:
-    """The precisions of its matrix products: of both operands, or None where none is given."""
+    """Return the precisions of its matrix products: a pair for the operands, or None if unset."""
     return {each.params["precision"] for each in products(jaxpr)}
 
 
@@ -71,8 +71,8 @@ def loops(jaxpr: Any) -> bool:
 def multiply_adds(jaxpr: Any) -> int:
     """Return how many multiplications and additions the products of a jaxpr take, in pairs.
 
-    A loop of a known length counts as many times, one of an unknown length once, and of several
-    branches the one that takes most.
+    The body of a loop counts once for each iteration, or once if their number is unknown; among
+    several branches the most expensive one counts.
     """
     total = 0
     for equation in jaxpr.eqns:
@@ -108,7 +108,7 @@ def constants(jaxpr: Any) -> Iterator[Any]:
     """Yield every array that a closed jaxpr, or one within it, holds as a constant."""
     yield from getattr(jaxpr, "consts", ())
     for equation in jaxpr.eqns:
-        # A literal is a variable that carries its value.
+        # A literal also holds a value.
         yield from (v.val for v in equation.invars if hasattr(v, "val"))
         for part in inner(equation):
             yield from constants(part)
@@ -120,9 +120,9 @@ def impurities(jaxpr: Any, kernel_shape: tuple[int, int]) -> dict[str, Cause]:
     Parameters
     ----------
     jaxpr
-        With the parameters among its arguments.
+        The jaxpr, with the parameters among its arguments.
     kernel_shape
-        ``(in_features, out_features)``: what is as large as kernel or bias is a parameter.
+        ``(in_features, out_features)``: a constant as large as kernel or bias is a parameter.
     """
     found = {}
     for equation in equations(jaxpr):

@@ -1,7 +1,7 @@
-"""Kernels of many seeds at once: what the statistical requirements look at.
+"""Kernels of many seeds at once, for the statistical requirements.
 
-Construction is vmapped over the seeds where the layer can be traced, which costs one compilation
-for each size; where it cannot, or where tracing gives other numbers, layers are built one by one.
+Construction is vmapped over the seeds if the layer can be traced, at the cost of one compilation
+for each size. If it cannot, or if tracing gives other numbers, layers are built one by one.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ __all__ = [
 ]
 
 _SAME = 2.0**-20
-"""Traced and eager construction differ by roundings of a float32, not by numbers."""
+"""The relative difference that roundings make between traced and eager construction."""
 
 _AT_EDGES = 2**16
-"""Weights that are drawn at each edge of a construction; four kernels of a size with more."""
+"""The weights drawn at each edge of a construction; at least four kernels are drawn."""
 
 
 def experiment() -> Design:
-    """Return the designed experiment of the profile in force; a run's seed moves its seeds."""
+    """Return the active profile's designed experiment; the run's seed shifts its seeds."""
     profile = profiles.active()
     if profile.seed is None:
         return design(profile.name)
@@ -72,9 +72,9 @@ def experiment() -> Design:
 def samples(layer: Layer) -> dict[Shape, np.ndarray]:
     """Return the experiment's kernels by size, (seeds, in, out), drawn once for each layer.
 
-    Those at the edges of the layer's construction come with them. Of equal kernels from different
-    seeds only one is kept: that they are equal is the failure of ``seeding/seeds-differ``, and
-    counting them twice would make other rows fail in consequence.
+    They include kernels at the edges of the layer's construction. Of equal kernels from different
+    seeds only one is kept: ``seeding/seeds-differ`` reports them, and counting them twice would
+    make other requirements fail in consequence.
     """
 
     def draw() -> dict[Shape, np.ndarray]:
@@ -101,7 +101,7 @@ def kernels(
     *,
     again: bool = False,
 ) -> np.ndarray:
-    """:func:`kernels_of` one size."""
+    """Return new kernels of one size, (seeds, in, out); see :func:`kernels_of`."""
     (drawn,) = kernels_of(layer, [((in_features, out_features), seeds)], which, again=again)
     return drawn
 
@@ -113,10 +113,10 @@ def kernels_of(
     *,
     again: bool = False,
 ) -> list[np.ndarray]:
-    """New kernels of each size, (seeds, in, out), in the order of the seeds.
+    """Return new kernels of each size, (seeds, in, out), in the order of the seeds.
 
-    With ``which="bias"``, new biases, (seeds, 1, out). With ``again``, the compiled program is
-    kept for other draws of as many seeds; a run of the suite draws once, and has no use for it.
+    With ``which="bias"``, return new biases, (seeds, 1, out). With ``again``, keep the compiled
+    program for other draws of as many seeds; a run of the suite draws only once.
     """
     drawn = drawn_at_once(layer, wanted, which, again=again)
     if drawn is None:
@@ -134,7 +134,7 @@ _RECOVERED_SEEDS = 24
 def recovered(layer: Layer) -> dict[Shape, np.ndarray]:
     """Return the kernels of a forward function by size, (seeds, in, out), found by basis vectors.
 
-    All basis vectors at once where the function can be vmapped; else one by one, at one size.
+    All basis vectors are probed at once if the function can be vmapped, else singly at one size.
     """
 
     def probe(size: Shape, number: int) -> np.ndarray:
@@ -146,7 +146,7 @@ def recovered(layer: Layer) -> dict[Shape, np.ndarray]:
     try:
         return {size: probe(size, i) for i, size in enumerate(dict.fromkeys(sizes), start=1)}
     except Exception:
-        # Whatever keeps a function from being vmapped is checked by other requirements.
+        # Other requirements report a function that cannot be vmapped.
         one = (4, 512)
         kernels = [layer.affine(Case(*one, seed=seed))[0] for seed in range(_RECOVERED_SEEDS)]
         return {one: np.stack(kernels)}
@@ -167,11 +167,11 @@ def _of_size(drawn: np.ndarray, size: Shape, which: str) -> np.ndarray:
 
 
 _PROBE: tuple[Shape, Sequence[int]] = ((6, 129), (0, 2**32 - 1))
-"""Where tracing is compared with construction: a size of every profile's pool."""
+"""The size at which traced and eager construction are compared; it is in every profile's pool."""
 
 
 class _Tracing:
-    """What is known of a layer's traced construction: nothing, before it has been tried."""
+    """Whether a layer's construction can be traced, once that has been tried."""
 
     tried = False
     right = True
@@ -187,10 +187,10 @@ def drawn_at_once(
     *,
     again: bool = False,
 ) -> list[np.ndarray] | None:
-    """As :func:`kernels_of`, from one program, since seven small ones cost half as much again.
+    """Return :func:`kernels_of` from one program, which is a third cheaper than seven small ones.
 
-    None if the layer cannot be traced, or if vmapped construction gives other numbers than
-    construction: that is seen by kernels which the first program draws beside what is wanted.
+    Return None if the layer cannot be traced, or if vmapped construction gives other numbers than
+    eager construction, which the first program shows by additional kernels.
     """
     tracing: _Tracing = layer.remember("traced construction", _Tracing)
     if not tracing.right:
@@ -205,7 +205,7 @@ def drawn_at_once(
         program = tracing.programs.get(key) or compiled_draws(layer, draws, seeds)
         drawn = [np.asarray(numbers) for numbers in program(*seeds)]
     except Exception:
-        # Whatever keeps a layer from being traced is checked by other requirements.
+        # Other requirements report a layer that cannot be traced.
         tracing.right = False
         return None
     if again:
@@ -218,9 +218,9 @@ def drawn_at_once(
 
 
 def biases(layer: Layer) -> dict[Shape, np.ndarray]:
-    """New biases of a few sizes, (seeds, 1, out), drawn when they are asked for.
+    """Return new biases of a few sizes, (seeds, 1, out), drawn at the first call.
 
-    No two sizes share a seed: from one seed, biases of different sizes may be prefixes.
+    No two sizes share a seed, because one bias may be a prefix of another from the same seed.
     """
 
     def draw() -> dict[Shape, np.ndarray]:
@@ -233,7 +233,7 @@ def biases(layer: Layer) -> dict[Shape, np.ndarray]:
 
 
 def bias_evidence(layer: Layer) -> list[Evidence]:
-    """Whether new biases follow the law that is declared for them, and not the kernel's numbers."""
+    """Return evidence on whether new biases follow their declared law, independent of kernels."""
 
     def look() -> list[Evidence]:
         law, drawn = layer.convention.bias, biases(layer)
@@ -277,12 +277,12 @@ def _distinct(kernels: np.ndarray) -> np.ndarray:
 
 
 _SLACK = {"bfloat16": (0.025, 0.01), "float16": (0.004, 0.003)}
-"""How far the lattice of a half-precision draw moves the mean (in deviations) and the variance."""
+"""The shift of the mean (in deviations) and of the variance by the lattice of half precision."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """The experiment of a layer, seen through the law that the layer declares for its kernel.
+    """The experiment of a layer, in units of the law that it declares for its kernel.
 
     Parameters
     ----------
@@ -297,7 +297,7 @@ class Declared:
     finite
         The kernels as they came, of the sizes where all weights are finite.
     mean_slack, variance_slack
-        What a declared half-precision dtype moves the mean and the variance by.
+        The shifts of mean and variance by a declared half-precision dtype.
     rescaled
         The kernels divided by their declared deviation, or by the measured one if that is wrong.
     centred
@@ -359,7 +359,7 @@ def declared(layer: Layer) -> Declared:
 
 
 _structures: dict[bytes, list[Evidence]] = {}
-"""What kernels have shown, by a digest of them."""
+"""Evidence from kernels, by their digest."""
 
 
 def structure_evidence(layer: Layer) -> list[Evidence]:
@@ -396,7 +396,7 @@ def law_evidence(layer: Layer) -> list[Evidence]:
 
 
 LARGE_KERNEL = (1024, 1024)
-"""A size of real models: what repeats, or is rounded, is so in a million weights."""
+"""A size of real models, whose million weights show repetition and rounding."""
 
 
 def large_kernel(layer: Layer) -> np.ndarray:
@@ -423,8 +423,8 @@ def judge(
 ) -> None:
     """Require that no piece of evidence is rejected; report the strongest one.
 
-    The cause may be a function, because it costs more than most evidence does. With the samples
-    `drawn` of the experiment, the case is the first kernel of the size that the evidence speaks of.
+    A cause that is a function is called only if evidence is rejected. Given the samples `drawn` of
+    the experiment, the recorded case is the first kernel of the rejected size.
     `declaring` returns the line that declares what was found.
     """
     worst = strongest(evidence)

@@ -18,7 +18,7 @@ def require_scales(layer: Layer, case: Case) -> None:
     if not layer.arithmetic(case.in_features).is_float32:
         return
     if layer.reparameterized:
-        return  # what is computed from the parameters is rounded, or has another scale
+        return  # a computed kernel is rounded, or has another scale
     generator, (n, m) = case.generator("scales"), case.kernel_shape
     columns = generator.choice((1e-18, 1.0, 1e18), m).astype(np.float32)
     kernel, nothing = case.kernel() * columns, np.zeros(m, np.float32)
@@ -31,7 +31,7 @@ def require_scales(layer: Layer, case: Case) -> None:
 
 
 def require_tall(layer: Layer, case: Case) -> None:
-    """Require f(x) for long batches, called eagerly at rank 2 and compiled at ranks 2 and 3."""
+    """Require f(x) to be right for long batches, eager at rank 2 and compiled at ranks 2 and 3."""
     x = case.normal("x", 70_001, case.in_features)
     dense, kernel, bias = layer.written(case), layer.kernel_for(case), layer.bias_for(case)
     reference = layer.value(x, kernel, bias)
@@ -53,9 +53,10 @@ _MOST_CONSTANTS = 6
 
 
 def require_constants(layer: Layer, case: Case, constants: Sequence[float]) -> None:
-    """Require f(x) where x, the parameters, or the result are as large as constants of its program.
+    """Require f(x) to be right where values are as large as constants of the layer's program.
 
-    A program that compares with a number may treat by themselves what is equal to it, or beyond.
+    A program that compares with a constant may treat values at it or beyond it differently. The
+    check covers x, the parameters and the result.
     """
     if {layer.convention.parameter_dtype, layer.convention.compute_dtype} != {"float32"}:
         return

@@ -1,7 +1,7 @@
 """The layer under test, as the property tests see it.
 
-What the layer's code raises becomes a :class:`~conformance.checks.require.Violation`: it is the
-layer's fault, and never ends a test as an error of the suite.
+An exception of the layer's code becomes a :class:`~conformance.checks.require.Violation`, because
+it is the layer's fault and not an error of the suite.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from conformance.layers.registry import Entry
 
 __all__ = ["Built", "Layer", "as_jax"]
 
-# Beyond as many, calls of the plain batch cost more than compiling a batch of this length. It is
-# no longer than layers are used to: what becomes of tall batches is a row of its own.
+# Beyond this many rows, calls of the plain batch cost more than compiling a batch of this length.
+# It is a usual length; forward/tall-batch checks long ones.
 _MANY_ROWS = 256
-# As many calls of a function cost less than compiling it for all rows at once.
+# Up to this many calls of a function cost less than compiling it for all rows at once.
 _FEW_CALLS = 40
 # A size, and how many times larger a second one is: what loops takes as many times longer for it.
 _FEW, _GROWTH, _MILLION = 20, 50, 10**6
 
 
 class Layer:
-    """An implementation, with everything that the tests ask of it.
+    """The runtime view of an implementation, with everything that checks need.
 
     Parameters
     ----------
     implementation
-        What is tested.
+        The implementation under test.
     entry
         The name by which another process can load it again.
     """
@@ -66,36 +66,36 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """Return the name on screens."""
+        """Return the name shown to users."""
         return self.registered.name
 
     @functools.cached_property
     def seen(self) -> Seen:
-        """Return what was found by looking at it."""
+        """Return the convention and the arrays that inspection found."""
         with self.registered.surroundings():
             return look(self.registered)
 
     @functools.cached_property
     def implementation(self) -> Implementation:
-        """Return the implementation, read as it was found to be."""
+        """Return the implementation, with kernel and bias read where inspection found them."""
         found = self.seen.convention
         return self.registered if found == self.declared else self.registered.held_to(found)
 
     @property
     def declared(self) -> Convention:
-        """What the implementation declares; one requirement each is about each part of it."""
+        """Return what the implementation declares; one requirement checks each part of it."""
         return self.registered.convention
 
     @property
     def convention(self) -> Convention:
-        """What the layer is held to: what it declares, where it is not found to be otherwise."""
+        """Return the convention for checks: the declared one, with what inspection corrects."""
         return self.implementation.convention
 
     @functools.cached_property
     def kept(self) -> tuple[str, ...]:
-        """The state that it declares beside its parameters, and what is found of the kind.
+        """Return the names of state beside the parameters, declared or found.
 
-        What stands beside a kernel and a bias as they should be is a difference to declare.
+        State beside a right kernel and a right bias is a difference to declare, not a fault.
         """
         declared, seen = self.declared.extra_state, self.seen
         whole = bool(seen.kernel) and bool(seen.bias or not seen.convention.use_bias)
@@ -103,12 +103,12 @@ class Layer:
 
     @property
     def has_no_one_kernel(self) -> bool:
-        """Whether it was looked at, and none of its several arrays has the kernel's shape."""
+        """Return whether inspection found several arrays, none of the kernel's shape."""
         return len(self.seen.leaves) > 1 and not (self.seen.kernel or self.seen.trouble)
 
     @functools.cached_property
     def provides(self) -> frozenset[Need]:
-        """Return what can be checked on it."""
+        """Return the needs of requirements that it meets."""
         its = self.registered
         provided = {ANY}
         if its.init is not None:
@@ -139,18 +139,18 @@ class Layer:
             changed["parameter_dtype"] = jnp.dtype(options["param_dtype"]).name
         made = _given(self.implementation.configured)(**options)
         found = Layer(made.held_to(replace(self.convention, **changed)), self.entry)
-        # It is held to what its options mean, and not to what they are found to do.
+        # Check what the options mean, not what they are found to do.
         found.seen = Seen(found.declared)
         return found
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
-        """``make()``, computed once for the key: programs and samples that several tests use."""
+        """Return ``make()``, computed once for the key; several checks share programs and draws."""
         if key not in self._memory:
             self._memory[key] = make()
         return self._memory[key]
 
     def init(self, seed: Any, in_features: int, out_features: int) -> Any:
-        """New parameters; raw, for use inside of transforms."""
+        """Return new parameters; raw, for use inside of transforms."""
         return _given(self.implementation.init)(seed, in_features, out_features)
 
     def apply(self, parameters: Any, x: Any) -> Any:
@@ -158,7 +158,7 @@ class Layer:
         return _given(self.implementation.apply)(parameters, x)
 
     def write(self, parameters: Any, kernel: Any, bias: Any) -> Any:
-        """Return the parameters with kernel ``(in, out)`` and bias written in; raw."""
+        """Return the parameters with this kernel ``(in, out)`` and bias ``(out,)``; raw."""
         bias = bias if self.convention.use_bias else None
         return _given(self.implementation.with_parameters)(parameters, kernel, bias)
 
@@ -196,7 +196,7 @@ class Layer:
 
     @functools.cached_property
     def reparameterized(self) -> bool:
-        """Whether the kernel is computed from the parameters, so that a written one is rounded."""
+        """Return whether the kernel is computed from parameters, so that a written one rounds."""
         case = Case(3, 10)
         try:
             held = self.written(case).kernel
@@ -206,7 +206,7 @@ class Layer:
         return not np.array_equal(held, kernel) and is_rounded(held, kernel)
 
     def precision(self, in_features: int) -> oracle.Precision:
-        """Return what the kernel that is computed with errs by, beside the product itself."""
+        """Return the error of the kernel in use, beside that of the product itself."""
         if not self.reparameterized:
             return oracle.HIGHEST
         return oracle.reparameterized(in_features)
@@ -217,7 +217,7 @@ class Layer:
         return bias if self.convention.use_bias else np.zeros_like(bias)
 
     def arithmetic(self, in_features: int, dtype: Any = "float32") -> Arithmetic:
-        """Return what it rounds for an x of this dtype, by the dtypes that it declares."""
+        """Return the arithmetic for an x of this dtype, by the dtypes that the layer declares."""
         its, precision = self.convention, self.precision(in_features)
         if "float64" in (its.parameter_dtype, its.compute_dtype):
             return Arithmetic(precision=precision, product_error=its.product_error)
@@ -227,25 +227,25 @@ class Layer:
         return Arithmetic(its.parameter_dtype, results, precision, sums, its.product_error)
 
     def computed_in(self, dtype: Any) -> str:
-        """Return the dtype of the result for an x of this one: what JAX promotes to, or its own."""
+        """Return the dtype of the result for an x of this dtype: promoted, or as declared."""
         its = self.convention
         if its.casts_input or str(dtype) == "float32":
             return its.compute_dtype
         return str(jnp.promote_types(dtype, its.parameter_dtype))
 
     def value(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> oracle.Bounded:
-        """``x @ kernel + bias`` in float64, with the bound of the dtype that is computed in."""
+        """Return ``x @ kernel + bias`` in float64, with the bound of the layer's dtype."""
         return self.arithmetic(len(kernel)).affine(x, kernel, bias)
 
     def forward(self, seed: Any, x: Any, features: Any, *, as_given: bool = False) -> Any:
-        """Construction and call in one, for every kind of layer."""
+        """Construct the layer and return its output for ``x``; works for every kind of layer."""
         if self.implementation.forward is None:
             return self.build(np.shape(x)[-1], features, seed)(x, as_given=as_given)
         with on_the_way(f"f(seed={seed!r}, x of shape {np.shape(x)}, features={features!r})"):
             return _array(self.implementation.forward(seed, x if as_given else as_jax(x), features))
 
     def at(self, case: Case) -> Callable[..., Any]:
-        """The case's new layer as a function of x; what is a function is called anew each time."""
+        """Return the case's new layer as a function of x; a function constructs in each call."""
         if PARAMETERS in self.provides:
             return self.of(case)
         return lambda x, as_given=False: self.forward(
@@ -253,10 +253,10 @@ class Layer:
         )
 
     def affine(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
-        """Kernel ``(in, out)`` and bias of the case's new layer.
+        """Return kernel ``(in, out)`` and bias ``(out,)`` of the case's new layer.
 
-        Read from its parameters; of a function, found by probing it: f(0) is the bias, and
-        f(e_i) - f(0) the kernel's row i, exactly so where the bias is 0.
+        They are read from its parameters, or found by probing a function: f(0) is the bias, and
+        f(e_i) - f(0) is row i of the kernel, exactly so if the bias is 0.
         """
         if PARAMETERS in self.provides:
             dense = self.of(case)
@@ -266,7 +266,7 @@ class Layer:
         return rows[:-1] - rows[-1], rows[-1]
 
     def _probed(self, case: Case, x: np.ndarray) -> np.ndarray:
-        """The outputs of a function for the rows of ``x``; many at once, where it can be mapped."""
+        """Return a function's outputs for the rows of ``x``, many at once if it can be vmapped."""
         forward = self.implementation.forward
         if forward is not None and len(x) > _FEW_CALLS:
             with contextlib.suppress(Exception):  # which a requirement of its own is about
@@ -277,10 +277,10 @@ class Layer:
 
     @property
     def describable(self) -> int:
-        """The largest size at which construction can be described, by ``jax.eval_shape``, in time.
+        """Return the largest size at which ``jax.eval_shape`` of construction ends soon enough.
 
-        A construction that goes through its inputs one by one in Python takes a thousand times as
-        long for a thousand times as many: hours for a million of them.
+        Tracing a construction that loops over its inputs in Python takes time in proportion to
+        them: hours for a million inputs.
         """
 
         def seconds(size: int) -> float:
@@ -309,7 +309,7 @@ class Layer:
 class Built:
     """One constructed layer.
 
-    An nnx module is kept and called as it is, so that what a call leaves behind stays.
+    An nnx module is kept and called itself, so that changes made by a call persist.
     """
 
     def __init__(self, layer: Layer, *, module: Any = None, parameters: Any = None) -> None:
@@ -328,21 +328,21 @@ class Built:
             return split(self.module)
 
     def __call__(self, x: Any, *, as_given: bool = False) -> Any:
-        """Its output for ``x``; a NumPy array is made a JAX array first, unless ``as_given``."""
+        """Return f(x); a NumPy array becomes a JAX array first, unless ``as_given``."""
         with on_the_way(f"calling the layer on x of shape {np.shape(x)}"):
             return _array(self.raw(x, as_given=as_given))
 
     def raw(self, x: Any, *, as_given: bool = False) -> Any:
-        """Return its output for ``x``, where an exception of the layer's is what is wanted."""
+        """Return f(x), letting exceptions of the layer pass."""
         value = x if as_given else as_jax(x)
         if self.module is None:
             return self.layer.apply(self._parameters, value)
         return self.module(value)
 
     def rows(self, x: np.ndarray) -> np.ndarray:
-        """Its outputs for the rows of ``x``: in plain batches, or one by one if it takes vectors.
+        """Return f of the rows of ``x``: in plain batches, or singly if it takes vectors only.
 
-        All calls have one shape, which is compiled once; what is left over is filled with zeros.
+        All calls have one shape, which is compiled once; the last batch is padded with zeros.
         """
         if not self.layer.accepts(BATCH):
             return np.stack([np.asarray(self(row)) for row in x])
@@ -359,9 +359,9 @@ class Built:
             return np.asarray(self.layer.kernel_of(self.parameters))
 
     def held(self, kernel: np.ndarray) -> np.ndarray:
-        """Return the kernel that it holds after this one was written, if only roundings differ.
+        """Return the kernel that the layer holds after `kernel` was written, if only rounded.
 
-        Otherwise return the kernel that was written.
+        Otherwise return `kernel`.
         """
         if not self.layer.reparameterized:
             return kernel
@@ -383,7 +383,7 @@ class Built:
         return found
 
     def write(self, kernel: np.ndarray, bias: np.ndarray) -> Built:
-        """Write these values into its parameters; the layer itself."""
+        """Write these values into the parameters, and return the layer itself."""
         old = self.parameters
         dtype = self.layer.convention.parameter_dtype
         with on_the_way("writing values into the parameters"):
@@ -398,7 +398,7 @@ class Built:
         return self
 
     def cast(self, dtype: str) -> Built:
-        """Cast all of its floating-point arrays to the dtype, as models are; the layer itself."""
+        """Cast all floating-point arrays to the dtype, and return the layer itself."""
         return self.replaced(
             lambda value: (
                 value.astype(dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
@@ -406,7 +406,7 @@ class Built:
         )
 
     def replaced(self, function: Callable[[Any], Any]) -> Built:
-        """Replace each of its arrays by a function of it; the layer itself."""
+        """Replace each array by a function of it, and return the layer itself."""
         with on_the_way("replacing the arrays of the layer"):
             new = jax.tree_util.tree_map(function, self.parameters)
             if self.module is None:
@@ -419,7 +419,7 @@ class Built:
 def as_jax(x: Any, dtype: str | None = None) -> Any:
     """Return a NumPy array as a JAX array, in that dtype if one is given; anything else as it is.
 
-    It is put on the device as it is: ``jnp.asarray`` compiles a program for each new shape.
+    This uses no ``jnp.asarray``, which compiles a program for each new shape.
     """
     if not isinstance(x, np.ndarray):
         return x
@@ -427,7 +427,7 @@ def as_jax(x: Any, dtype: str | None = None) -> Any:
 
 
 def _array(y: Any) -> Any:
-    """The output, which has to be an array; that it is JAX's is checked by one requirement."""
+    """Return ``y`` if it is an array, else fail; ``dtypes/float32-out`` requires a jax.Array."""
     if not isinstance(y, jax.Array | np.ndarray):
         shown = "None" if y is None else f"a {type(y).__module__}.{type(y).__name__}"
         cause = "the result is computed and not returned: the return statement is missing"

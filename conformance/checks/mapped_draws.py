@@ -1,4 +1,4 @@
-"""Programs that draw the kernels of many seeds at once, within the memory that there is."""
+"""Programs that draw the kernels of many seeds at once, within a limit of memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _ROOM = 2**27
 
 
 def _draw(layer: Layer, size: Shape, which: str) -> Callable[[Any], Any]:
-    """``seed -> kernel (in, out)``, or the bias as (1, out)."""
+    """Return the function from a seed to the kernel (in, out), or to the bias as (1, out)."""
 
     def draw(seed: Any) -> Any:
         parameters = layer.init(seed, *size)
@@ -50,7 +50,7 @@ def _draw(layer: Layer, size: Shape, which: str) -> Callable[[Any], Any]:
 
 
 def cost_of_a_draw(layer: Layer, size: Shape) -> int:
-    """The bytes of the largest array that is made for one kernel; 0 if it cannot be traced."""
+    """Return the bytes of the largest array in drawing one kernel; 0 if it cannot be traced."""
     try:
         return jaxprs.largest_array(jax.make_jaxpr(_draw(layer, size, "kernel"))(np.uint32(0)))
     except Exception:
@@ -58,6 +58,6 @@ def cost_of_a_draw(layer: Layer, size: Shape) -> int:
 
 
 def _mapped(draw: Callable[[Any], Any], seeds: Any) -> Any:
-    """The draws of all seeds, as many at a time as there is room for what one of them makes."""
+    """Return the draws of all seeds, mapped over as many at a time as fit into the limit."""
     of_one = jaxprs.largest_array(jax.make_jaxpr(draw)(seeds[0]))
     return jax.lax.map(draw, seeds, batch_size=max(1, min(len(seeds), _ROOM // max(of_one, 1))))

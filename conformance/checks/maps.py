@@ -58,7 +58,7 @@ def _program(layer: Layer) -> Any:
 def require_maps_of_parts(layer: Layer, case: Case, parameters: Any) -> None:
     """Require vmap over some of kernel, bias and x, along a named axis, to equal the loop.
 
-    As many maps as x has rows: a rule that takes one axis for the other is right for no other.
+    The number of maps equals the rows of x, the only number for which confused axes still fit.
     """
     maps = BATCH[0]
     kernels = case.normal("kernels of maps", maps, *case.kernel_shape)

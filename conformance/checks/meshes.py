@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 AXIS = "model"
-# Of a kernel: the outputs are spread.
+# The annotation of a kernel whose outputs are sharded.
 ANNOTATION = (None, AXIS)
 
 
@@ -51,7 +51,7 @@ def most(dimension: int) -> int:
 
 @dataclass(frozen=True)
 class Placement:
-    """How kernel, bias and x are spread: for each the name of the mesh's axis, or None, by axis."""
+    """The sharding of kernel, bias and x: for each axis, the name of a mesh axis or None."""
 
     devices: int
     kernel: tuple[str | None, ...] = (None, None)
@@ -59,14 +59,14 @@ class Placement:
     x: tuple[str | None, ...] = (None, None)
 
     def of_output(self) -> Any:
-        """The sharding of f(x) that its inputs imply: rows lie with those of x, columns with those
-        of the kernel.
+        """The sharding of f(x) that the inputs imply: rows like those of x, columns like those of
+        the kernel.
         """
         axes = jax.sharding.PartitionSpec(self.x[0], self.kernel[1])
         return jax.sharding.NamedSharding(mesh(self.devices), axes)
 
     def put(self, *values: np.ndarray) -> list[Any]:
-        """Kernel, bias and x on their devices."""
+        """Return kernel, bias and x on their devices."""
         over = mesh(self.devices)
         axes = (self.kernel, self.bias, self.x)
         return [
@@ -95,7 +95,7 @@ def sharded(layer: Layer) -> Any:
 
 
 def on_their_devices(dense: Built, places: Placement, case: Case) -> Built:
-    """The layer with the case's kernel and bias written in, each lying where it is placed."""
+    """Return the layer with the case's kernel and bias written, each on its devices."""
     layer = dense.layer
     kernel, bias, _ = places.put(layer.kernel_for(case), layer.bias_for(case), case.x())
     with require.during("writing sharded parameters"):
@@ -112,7 +112,7 @@ def devices_of(tree: Any) -> set[Any]:
 
 
 def annotated_kernel(layer: Layer, module: type, case: Case) -> dict[str, tuple[Any, ...]]:
-    """Build the module under ``nnx.jit`` with an annotated kernel; where its kernel says to lie."""
+    """Build the module under ``nnx.jit`` with an annotated kernel; return where the kernel lies."""
 
     def make() -> Any:
         initial = nnx.with_partitioning(nnx.initializers.lecun_normal(), ANNOTATION)

@@ -1,5 +1,5 @@
-"""Whether a call leaves a layer as it was: its leaves, what is static, its variables, its input;
-and whether it leaves behind foreign objects.
+"""Whether a call leaves a layer's leaves, static values, variables and input as they were, and
+whether it leaves foreign objects behind.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def require_forgotten(dense: Built, x: np.ndarray) -> None:
-    """The layer keeps no reference to what it was called with."""
+    """Require that the layer keeps no reference to its input."""
     value = as_jax(x)
     reference = weakref.ref(value)
     jax.block_until_ready(dense(value))
@@ -50,9 +50,9 @@ def require_forgotten(dense: Built, x: np.ndarray) -> None:
 def require_unchanged(
     dense: Built, inputs: Sequence[np.ndarray], what: str, *, raising: bool = False
 ) -> None:
-    """Calls on these inputs leave the bytes of every leaf, and what is static, as they were.
+    """Require that calls on these inputs change neither the bytes of a leaf nor a static value.
 
-    ``what`` says in words what these calls are; with ``raising`` they may raise.
+    ``what`` names these calls in messages; with ``raising`` they may raise.
     """
     before, static, attributes = _bytes(dense), _static(dense), _attributes(dense)
     variables = _variables(dense)
@@ -129,12 +129,12 @@ def _static(dense: Built) -> object:
 
 
 def require_unchanged_variables(dense: Built, x: np.ndarray) -> None:
-    """A call of a Linen model writes no collection, though it may write all of them."""
+    """Require that a call of a Linen model writes no collection, though all are mutable."""
     from flax.core import DenyList
 
     variables, model = dense.parameters.tree, dense.parameters.static
     with on_the_way("calling the layer with every collection mutable"):
-        # What is sown into intermediates is for whoever asks for them, and returned by no init.
+        # Sowing into intermediates is allowed: only callers that ask for them get them.
         mutable = DenyList("intermediates")
         y, updated = model.apply(variables, as_jax(x), mutable=mutable)
     before = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(variables)}
@@ -162,7 +162,7 @@ def _flat(tree: object) -> list[tuple[tuple[object, ...], object]]:
     return jax.tree_util.tree_flatten_with_path(tree)[0]
 
 
-# Looking for leaks goes through every object of the process.
+# The search for leaks visits every object of the process.
 @once_per_layer(by=lambda case: case.kernel_shape)
 def require_no_leaks(layer: Layer, case: Case) -> None:
     """Require that no tracer is left behind, and that the layer runs without ``jit``."""
@@ -191,7 +191,7 @@ _OF_FLAX = ("_pytree__", "_object__")
 
 
 def differing_attributes(first: Built, second: Built) -> str:
-    """Which static attributes tell two layers of one size apart, as a cause; else nothing."""
+    """Return a cause that names the static attributes in which two layers of one size differ."""
     one, another = map(_static_part, (first, second))
     found = []
     for name, value in getattr(one, "__dict__", {}).items():
@@ -208,12 +208,12 @@ def differing_attributes(first: Built, second: Built) -> str:
 
 
 def _static_part(dense: Built) -> object:
-    """The module, or the Linen model, whose only arrays are its Variables."""
+    """Return the module or the Linen model, which should hold no arrays except Variables."""
     return getattr(dense.parameters, "static", None) if dense.module is None else dense.module
 
 
 def require_own_buffers(one: Built, other: Built) -> None:
-    """Before one is given away: a shared array would be missing in whatever is checked later."""
+    """Require that two instances share no array, before the state of one is donated."""
     buffers = [
         {leaf.unsafe_buffer_pointer() for leaf in jax.tree_util.tree_leaves(each.parameters)}
         for each in (one, other)
@@ -227,11 +227,11 @@ def require_own_buffers(one: Built, other: Built) -> None:
 
 
 def require_donation(layer: Layer, case: Case) -> None:
-    """Require that donated state can be reused, and that nothing of other instances is."""
+    """Require that donated state can be reused, and that other instances keep their arrays."""
     before, donor = layer.of(case), layer.of(case)
     require_own_buffers(before, donor)
     x = as_jax(case.x())
-    # Copies: an array that NumPy has looked at is not given away.
+    # Make copies: JAX does not donate an array of which NumPy has a view.
     kernel = np.asarray(jnp.copy(layer.kernel_of(before.parameters)))
     bias = np.zeros(case.out_features, np.float32)
     if layer.convention.use_bias:

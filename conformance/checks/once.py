@@ -1,4 +1,4 @@
-"""Checks that hold for a layer as a whole, within properties that are drawn many cases."""
+"""Checks that need running once for a layer, within properties that draw many cases."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ F = TypeVar("F", bound=Callable[..., None])
 
 
 def once_per_layer(by: Callable[..., Hashable] = lambda *_: ()) -> Callable[[F], F]:
-    """Let a check that a layer has passed not be repeated for that layer.
+    """Run a check only until a layer has passed it.
 
     A check that raises is repeated, so that Hypothesis can find a smaller case.
 
     Parameters
     ----------
     by
-        Gives a key of the other arguments, such as the size: the check is done for each key.
+        Returns a key of the other arguments, such as the size; the check runs for each key.
     """
 
     def decorate(check: F) -> F:

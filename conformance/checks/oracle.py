@@ -1,4 +1,4 @@
-"""The float64 reference of ``x @ kernel + bias``, and how far rounding may lead away from it.
+"""The float64 reference of ``x @ kernel + bias``, and bounds on the rounding error.
 
 All bounds are componentwise and hold for every order of summation, with or without fused
 multiply-add: ``n u`` in place of ``gamma(n)`` by Jeannerod and Rump, "Improved error bounds
@@ -47,7 +47,7 @@ TINY = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class Precision:
-    """What a float32 product is computed in, where a device does not take float32 itself.
+    """The format of a float32 product on a device that does not compute it in float32.
 
     ``operand`` is the relative error of a product of two rounded operands, and ``sum`` the
     factor on the unit roundoff of the accumulation.
@@ -62,7 +62,7 @@ HIGHEST = Precision("highest")
 
 
 def reparameterized(in_features: int) -> Precision:
-    """Return what the kernel errs by where it is computed from other parameters, such as g v / |v|.
+    """Return the error of a kernel that is computed from other parameters, such as g v / |v|.
 
     A norm over the inputs takes ``in_features`` roundings, the rest of such formulas a dozen.
     """
@@ -96,7 +96,7 @@ def products(
     unit: float = F32,
     precision: Precision = HIGHEST,
 ) -> Bounded:
-    """``left @ right + added`` in float64, and the bound of its computation in ``unit``.
+    """Return ``left @ right + added`` in float64, and the bound of its computation in ``unit``.
 
     The bound is ``(n + 1) u (|left| |right| + |added|)``; the last term covers results and
     operands that the platform flushes to zero (XLA on CPU flushes every subnormal).
@@ -112,7 +112,7 @@ def products(
     unit
         The unit roundoff of the computation.
     precision
-        What the device computes products of float32 in.
+        The format in which the device computes float32 products.
     """
     wide = np.complex128 if np.iscomplexobj(left) or np.iscomplexobj(right) else np.float64
     a, b, c = left.astype(wide), right.astype(wide), np.asarray(added).astype(wide)
@@ -139,12 +139,12 @@ def affine(
     unit: float = F32,
     precision: Precision = HIGHEST,
 ) -> Bounded:
-    """``x @ kernel + bias`` with ``x`` of shape ``(..., in)``; see :func:`products`."""
+    """Return ``x @ kernel + bias`` for ``x`` of shape ``(..., in)``; see :func:`products`."""
     return products(x, kernel, bias, unit=unit, precision=precision)
 
 
 def rounded_twice(exact: Bounded, dtype: DTypeLike, added: np.ndarray | float = 0.0) -> Bounded:
-    """The bound where the sum is accumulated in float32 and rounded to a half-precision dtype.
+    """Return the bound of a sum accumulated in float32 and rounded to a half-precision dtype.
 
     ``exact`` is the product without the bias, with its float32 bound; the product is rounded
     once, and once more after the bias is added. The bias may be added as it is, or be rounded
@@ -158,7 +158,7 @@ def rounded_twice(exact: Bounded, dtype: DTypeLike, added: np.ndarray | float = 
 
 
 def _least(unit: float) -> float:
-    """Return what is flushed or rounded at 0: float16 rounds below 2^-24, bfloat16 as float32."""
+    """Return the error of rounding or flushing near 0: 2^-24 for float16, else as float32."""
     return 2.0**-24 if unit == UNIT_ROUNDOFF["float16"] else TINY
 
 
@@ -182,8 +182,8 @@ def in_dtype(
 
     ``unit`` is the unit roundoff of the accumulation.
 
-    Where the sum of magnitudes comes near `largest`, the dtype's largest number, it may overflow
-    on the way: there the bound is infinite, and says nothing.
+    Where the sum of magnitudes comes near `largest`, the dtype's largest number, a partial sum may
+    overflow, and the bound is infinite.
     """
     found = rounded_twice(products(x, kernel, unit=unit), dtype, bias)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -262,7 +262,7 @@ def tangent(
 def after(
     layer_input: Bounded, kernel: np.ndarray, bias: np.ndarray, precision: Precision = HIGHEST
 ) -> Bounded:
-    """Return the layer on the output of another: the error of its input passes through the kernel.
+    """Return the layer applied to another's output, whose error passes through the kernel.
 
     With ``|x - value| <= bound``, the exact layer moves by at most ``bound |K|``, and its own
     rounding is bounded with ``|x| <= |value| + bound``.

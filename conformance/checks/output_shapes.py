@@ -17,7 +17,7 @@ from conformance.jax_setup.lazy import jax
 
 __all__ = ["EAGER", "require_abstract_shapes", "require_rejected", "require_shape"]
 
-# Where what is checked abstractly at every size is checked by a real call, too.
+# The sizes at which a real call is checked, beside the abstract evaluation at every size.
 EAGER = [(1, 1), (3, 10), (16, 16)]
 
 
@@ -50,7 +50,7 @@ def require_abstract_shapes(layer: Layer, case: Case) -> None:
             try:
                 found = jax.eval_shape(layer.apply, parameters, x)
             except Exception:
-                # Whether it can be traced is checked by transforms/jit.
+                # transforms/jit checks whether it can be traced.
                 try:
                     found = layer.of(case)(np.ones(x.shape, np.float32))
                 except Violation as violation:

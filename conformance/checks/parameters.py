@@ -64,7 +64,7 @@ def named(layer: Layer, parameters: Any) -> dict[str, Any]:
 
 
 def declaring(layer: Layer, wrong: Sequence[Leaf]) -> str:
-    """Return the line that declares these as state beside a right kernel and a right bias."""
+    """Return the line that declares these leaves as further state, or "" if it cannot."""
     names = [".".join(leaf.path) for leaf in wrong]
     beside = bool(names) and set(names) <= set(layer.kept)
     return f"extra_state = {json.dumps(names)}" if beside else ""
@@ -90,7 +90,7 @@ def declaring_unused(layer: Layer, dense: Built, others: Sequence[Leaf]) -> str:
 
 
 def why_absent(ranks: Sequence[int]) -> Cause:
-    """Return why the state has no kernel, no bias or neither, by the ranks of what it has."""
+    """Return why the state has no kernel, no bias or neither, by the ranks of its arrays."""
     missing = "bias" if ranks == [2] else "kernel" if ranks == [1] else "parameter"
     return Cause(
         "parameter-hidden",
@@ -100,7 +100,7 @@ def why_absent(ranks: Sequence[int]) -> Cause:
 
 
 def why_not_param(leaf: Leaf, leaves: Sequence[Leaf], use_bias: bool) -> str:
-    """Return why a leaf is not a Param: it should be one, or stands beside them."""
+    """Return why a leaf that is not a Param is wrong: it should be one, or should not be there."""
     if all(each.kind.startswith("Rng") for each in leaves):
         return why_absent([])
     if leaf.kind.startswith("Rng"):

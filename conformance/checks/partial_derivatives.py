@@ -1,4 +1,4 @@
-"""Derivatives by some of kernel, bias and x, of second order, and of what is not finite."""
+"""Derivatives in some of kernel, bias and x, of second order, and with entries not finite."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HIDDEN = Cause(
     "gradient-nan-hidden", "a number replaces any entry of a gradient that is not finite"
 )
 _NAMES = ("kernel", "bias", "input x")
-# All three at once are what every other check asks for.
+# All other checks differentiate in all three at once.
 _SUBSETS = [s for size in (1, 2) for s in itertools.combinations(range(3), size)]
 
 
@@ -71,7 +71,7 @@ def require_parts(layer: Layer, case: Case, parameters: Any) -> None:
 def require_nan_passed(layer: Layer, case: Case, parameters: Any) -> None:
     """Require a NaN in g to reach dK and db at its output, and dx at its row, and nothing else.
 
-    What replaces it by a number hides from training that it has diverged.
+    Replacing the NaN by a number would hide that training has diverged.
     """
     if jax.config.values["jax_debug_nans"]:
         return
