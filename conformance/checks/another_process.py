@@ -266,7 +266,7 @@ def require_unpickled(layer: Any) -> None:
 
 
 def _pickled(layer: Any) -> str:
-    """Return the module of `PICKLED`, pickled, as text; "" if there is none or it cannot pickle."""
+    """Return the module of `PICKLED`, pickled, as text; "" if it cannot be pickled."""
     if layer.implementation.module is None:
         return ""
     try:
