@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.checks import gradients, jaxprs, programs, require
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
-from conformance.checks.layer import Layer, as_jax
+from conformance.checks.layer import Layer
 from conformance.checks.mutation import differing_attributes
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax

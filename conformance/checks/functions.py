@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import input_dtypes, oracle, require
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.kinds import rows_by_kind
-from conformance.checks.layer import Layer, as_jax
+from conformance.checks.layer import Layer
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax

@@ -17,8 +17,9 @@ import numpy as np
 
 from conformance.checks import oracle
 from conformance.checks.arithmetic import Arithmetic, is_rounded, rounded
+from conformance.checks.arrays import as_jax, require_array, require_same_shape
 from conformance.checks.cases import BATCH, Case
-from conformance.checks.require import fail, on_the_way
+from conformance.checks.require import on_the_way
 from conformance.contract.applicability import why_not_applicable
 from conformance.contract.requirement import (
     ANY,
@@ -29,14 +30,13 @@ from conformance.contract.requirement import (
     Need,
     Requirement,
 )
-from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.adapters.parameters import Leaf, leaves_of
 from conformance.layers.implementation import Convention, Implementation
 from conformance.layers.looking import Seen, look
 from conformance.layers.registry import Entry
 
-__all__ = ["Built", "Layer", "as_jax"]
+__all__ = ["Built", "Layer"]
 
 # Beyond this many rows, calls of the plain batch cost more than compiling a batch of this length.
 # It is a usual length; forward/tall-batch checks long ones.
@@ -242,7 +242,9 @@ class Layer:
         if self.implementation.forward is None:
             return self.build(np.shape(x)[-1], features, seed)(x, as_given=as_given)
         with on_the_way(f"f(seed={seed!r}, x of shape {np.shape(x)}, features={features!r})"):
-            return _array(self.implementation.forward(seed, x if as_given else as_jax(x), features))
+            return require_array(
+                self.implementation.forward(seed, x if as_given else as_jax(x), features)
+            )
 
     def at(self, case: Case) -> Callable[..., Any]:
         """Return the case's new layer as a function of x; a function constructs in each call."""
@@ -330,7 +332,7 @@ class Built:
     def __call__(self, x: Any, *, as_given: bool = False) -> Any:
         """Return f(x); a NumPy array becomes a JAX array first, unless ``as_given``."""
         with on_the_way(f"calling the layer on x of shape {np.shape(x)}"):
-            return _array(self.raw(x, as_given=as_given))
+            return require_array(self.raw(x, as_given=as_given))
 
     def raw(self, x: Any, *, as_given: bool = False) -> Any:
         """Return f(x), letting exceptions of the layer pass."""
@@ -387,9 +389,9 @@ class Built:
         old = self.parameters
         dtype = self.layer.convention.parameter_dtype
         with on_the_way("writing values into the parameters"):
-            _same_shape(self.layer.kernel_of(old), kernel, "kernel")
+            require_same_shape(self.layer.kernel_of(old), kernel, "kernel")
             if self.layer.convention.use_bias:
-                _same_shape(self.layer.bias_of(old), bias, "bias")
+                require_same_shape(self.layer.bias_of(old), bias, "bias")
             new = self.layer.write(old, as_jax(kernel, dtype), as_jax(bias, dtype))
             if self.module is None:
                 self._parameters = new
@@ -416,29 +418,6 @@ class Built:
         return self
 
 
-def as_jax(x: Any, dtype: str | None = None) -> Any:
-    """Return a NumPy array as a JAX array, in that dtype if one is given; anything else as it is.
-
-    This uses no ``jnp.asarray``, which compiles a program for each new shape.
-    """
-    if not isinstance(x, np.ndarray):
-        return x
-    return jax.device_put(x if dtype is None else x.astype(jnp.dtype(dtype)))
-
-
-def _array(y: Any) -> Any:
-    """Return ``y`` if it is an array, else fail; ``dtypes/float32-out`` requires a jax.Array."""
-    if not isinstance(y, jax.Array | np.ndarray):
-        shown = "None" if y is None else f"a {type(y).__module__}.{type(y).__name__}"
-        cause = "the result is computed and not returned: the return statement is missing"
-        fail(
-            f"the layer returned {shown}",
-            accepted="a jax.Array",
-            cause=Cause("no-return", cause) if y is None else "",
-        )
-    return y
-
-
 def _typed(size: Any) -> str:
     """Return a size in words, with its type where it is not Python's int."""
     return str(size) if type(size) is int else f"{type(size).__name__}({size})"
@@ -448,12 +427,3 @@ def _given(function: Callable[..., Any] | None) -> Callable[..., Any]:
     if function is None:
         raise TypeError("the property needs what this layer does not provide: see its needs")
     return function
-
-
-def _same_shape(present: Any, wanted: np.ndarray, which: str) -> None:
-    if np.shape(present) != wanted.shape:
-        fail(
-            f"the {which} has shape {np.shape(present)}, so that no {which} of shape "
-            f"{wanted.shape} can be written in",
-            accepted=f"shape {wanted.shape}",
-        )

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import programs, require
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
-from conformance.checks.layer import Built, Layer, as_jax
+from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
 from conformance.checks.require import on_the_way
 from conformance.errors import Cause

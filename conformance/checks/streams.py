@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import require
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
-from conformance.checks.layer import Built, Layer, as_jax
+from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, nnx

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import require
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case, over
 from conformance.checks.description import law_in_words
-from conformance.checks.layer import Built, Layer, as_jax
+from conformance.checks.layer import Built, Layer
 from conformance.checks.programs import FEW_SIZES, call
 from conformance.contract.requirement import ANY, MAY, MUST, PARAMETERS, SHOULD, requirement
 from conformance.layers.adapters.parameters import Parameters

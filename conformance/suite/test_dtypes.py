@@ -8,8 +8,9 @@ import numpy as np
 
 from conformance.checks import functions, gradients, input_dtypes, jaxprs, oracle, programs, require
 from conformance.checks.arithmetic import rounded
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case, over
-from conformance.checks.layer import Built, Layer, as_jax
+from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
 from conformance.checks.scan import COMPLEX, HALF, INTEGER, at_edges
 from conformance.contract.requirement import (

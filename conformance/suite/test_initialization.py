@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from conformance.checks import plot_data, require
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, TALL, WIDE, Case, every_case, over
 from conformance.checks.description import law_line
 from conformance.checks.kernels import (
@@ -28,7 +29,7 @@ from conformance.checks.kernels import (
     samples,
     structure_evidence,
 )
-from conformance.checks.layer import Layer, as_jax
+from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
 from conformance.checks.scan import NEW, at_edges
 from conformance.contract.requirement import LINEN, MUST, PARAMETERS, SHOULD, requirement

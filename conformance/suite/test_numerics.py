@@ -150,6 +150,7 @@ def _confined(
         "forward/basis-input",
         "forward/batch-independent",
         "state/updates-used",
+        "forward/affine-value",
     ],
 )
 @over()

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import gradients, jaxprs, oracle, programs, require
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
-from conformance.checks.layer import Built, Layer, as_jax
+from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
 from conformance.contract.requirement import MUST, PARAMETERS, SHOULD, requirement
 from conformance.errors import Cause

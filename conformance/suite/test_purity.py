@@ -13,8 +13,9 @@ import random
 import numpy as np
 
 from conformance.checks import require
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
-from conformance.checks.layer import Layer, as_jax
+from conformance.checks.layer import Layer
 from conformance.checks.programs import FEW_SIZES
 from conformance.contract.requirement import ANY, MAY, MUST, SHOULD, requirement
 from conformance.errors import Cause, Violation

@@ -9,8 +9,9 @@ import numpy as np
 
 from conformance.checks import require
 from conformance.checks.another_process import PICKLED, require_unpickled
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, SMALL, Case, over
-from conformance.checks.layer import Built, Layer, as_jax
+from conformance.checks.layer import Built, Layer
 from conformance.checks.mutation import (
     differing_attributes,
     require_forgotten,

@@ -18,8 +18,9 @@ from conformance.checks import (
     programs,
     require,
 )
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
-from conformance.checks.layer import Layer, as_jax
+from conformance.checks.layer import Layer
 from conformance.checks.mutation import require_donation, require_no_leaks
 from conformance.checks.oracle import Bounded
 from conformance.checks.scan import DERIVATIVES, at_edges
@@ -37,8 +38,7 @@ from conformance.jax_setup.lazy import jax
 
 VALUE = "forward/affine-value"
 
-# A single x, batches of one and of none, and higher ranks: a hand-written rule of differentiation
-# may be right for two axes only.
+# A hand-written rule of differentiation may be right for two axes only.
 LEADS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (2, 3), (2, 1, 2, 2))
 
 

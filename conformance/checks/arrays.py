@@ -1,0 +1,46 @@
+"""Arrays on their way into a layer and out of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from conformance.checks.require import fail
+from conformance.errors import Cause
+from conformance.jax_setup.lazy import jax, jnp
+
+__all__ = ["as_jax", "require_array", "require_same_shape"]
+
+
+def as_jax(x: Any, dtype: str | None = None) -> Any:
+    """Return a NumPy array as a JAX array, in that dtype if one is given; anything else as it is.
+
+    It is put on the device as it is: ``jnp.asarray`` compiles a program for each new shape.
+    """
+    if not isinstance(x, np.ndarray):
+        return x
+    return jax.device_put(x if dtype is None else x.astype(jnp.dtype(dtype)))
+
+
+def require_array(y: Any) -> Any:
+    """Return an output, which has to be an array; one requirement checks that it is JAX's."""
+    if not isinstance(y, jax.Array | np.ndarray):
+        shown = "None" if y is None else f"a {type(y).__module__}.{type(y).__name__}"
+        cause = "the result is computed and not returned: the return statement is missing"
+        fail(
+            f"the layer returned {shown}",
+            accepted="a jax.Array",
+            cause=Cause("no-return", cause) if y is None else "",
+        )
+    return y
+
+
+def require_same_shape(present: Any, wanted: np.ndarray, which: str) -> None:
+    """Require that a parameter has the shape of the values that are to be written in."""
+    if np.shape(present) != wanted.shape:
+        fail(
+            f"the {which} has shape {np.shape(present)}, so that no {which} of shape "
+            f"{wanted.shape} can be written in",
+            accepted=f"shape {wanted.shape}",
+        )
