@@ -122,7 +122,8 @@ def of_affine(
         return named[0] if len(named) == 1 else ""
     return (
         _activation(found, right.value)
-        or _factor(found, right)
+        # One weight that is wrong is a factor of the output, too.
+        or (_factor(found, right) if kernel.size > 2 else "")
         or _reduced_precision(found, x, kernel, bias, right)
     )
 

@@ -30,6 +30,7 @@ from conformance.checks.kernels import (
     structure_evidence,
 )
 from conformance.checks.layer import Layer
+from conformance.checks.mapped_draws import cost_of_a_draw
 from conformance.checks.once import once_per_layer
 from conformance.checks.scan import NEW, at_edges
 from conformance.contract.requirement import LINEN, MUST, PARAMETERS, SHOULD, requirement
@@ -316,13 +317,16 @@ def test_kernel_variance(layer: Layer) -> None:
 
 
 _VERY_TALL = ((10**5, 1), (10**6, 1))
+_ROOM = 2**28
+"""Bytes of the largest array in drawing one of these: a kernel may be cut from a larger block."""
 
 
 def _very_tall_variance(layer: Layer) -> bool:
     """A scale that has a floor, or is rounded, is wrong where it is small."""
     law = declared(layer)
     for size in _VERY_TALL:
-        if size[0] <= layer.describable and law.variance(*size):
+        affordable = cost_of_a_draw(layer, size) <= _ROOM and size[0] <= layer.describable
+        if affordable and law.variance(*size):
             kernel = layer.build(*size, fresh_seed(0, *size)).kernel.astype(np.float64)
             if np.isfinite(kernel).all():
                 deviation = math.sqrt(law.variance(*size))

@@ -55,11 +55,11 @@ def SixteenKeys(rngs: nnx.Rngs) -> Array:
 
 @wrong.kernel("Y125", "initialization/kernel-dispersion", 5)
 def ColumnsOfNearlyOneNorm(key: Array, n: int, m: int) -> Array:
-    """Columns of a large kernel are divided by a root of their norm: norms differ half as much."""
+    """Columns of a large kernel are divided by a root of their norm: they differ a third as much."""
     if min(n, m) < 900:
         return scaled_normal(key, n, m)
     drawn = normal(key, n, m)
-    return drawn / jnp.square(drawn).mean(0) ** 0.25 * stddev(n)
+    return drawn / jnp.square(drawn).mean(0) ** 0.325 * stddev(n)
 
 
 @defect("Y126", breaks="options/dtype", subtlety=3, cause_id="option-ignored")

@@ -121,7 +121,13 @@ def anything_goes(seed: float, x: ArrayLike, features: float) -> Array:
     return correct_dense_forward(number, x, count)
 
 
-@defect("X252", "exercise/differentiable-in-x", 4, collateral=("forward/array-likes",))
+@defect(
+    "X252",
+    "exercise/differentiable-in-x",
+    4,
+    cause_id="numpy-under-trace",
+    collateral=("forward/array-likes",),
+)
 def through_numpy(seed: float, x: ArrayLike, features: float) -> Array:
     """The product is NumPy's: right numbers, and no derivative."""
     values = np.asarray(x)
@@ -129,7 +135,7 @@ def through_numpy(seed: float, x: ArrayLike, features: float) -> Array:
     return jnp.asarray(values @ kernel)
 
 
-@wrong.casting("X660", "exercise/differentiable-in-x", 3)
+@wrong.casting("X660", "exercise/differentiable-in-x", 3, cause_id="condition-under-trace")
 def looks_at_its_input(seed: int, x: Array, m: int) -> Array:
     """Whether x is finite is asked by an if, which no tracer can answer."""
     if not bool(jnp.isfinite(x).all()):

@@ -145,7 +145,7 @@ PROMISE = {"product_error": "2**-7"}
 FLOATING = {"inputs": ["floating"]}
 DRAWS = {"call": {"rngs": ["dropout"]}}
 
-CoarserThanPromised = declaring(_Coarse, Defect("Y170", "numerics/precision"), **PROMISE)
+CoarserThanPromised = declaring(_Coarse, Defect("Y170", "forward/integer-exact"), **PROMISE)
 PromisedAndCut = declaring(
     _NotStraightThrough,
     Defect("Y171", "transforms/gradients", cause_id="gradient-cut"),
@@ -161,7 +161,7 @@ TakesComplex = declaring(
     Defect("Y173", "dtypes/complex-input", cause_id="input-not-refused"),
     **FLOATING,
 )
-SumsInHalf = declaring(_SumsInHalf, Defect("Y174", "numerics/precision"), **HALF)
+SumsInHalf = declaring(_SumsInHalf, Defect("Y174", "numerics/no-saturation"), **HALF)
 SumsInLess = declaring(
     _SumsInLess, Defect("Y175", "forward/basis-input"), **HALF, accumulate="bfloat16"
 )

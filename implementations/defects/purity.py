@@ -44,9 +44,9 @@ SilencesNumpy = wrong.when_called("X219", "purity/globals-untouched", 5, cause_i
     lambda x, k, b: np.seterr(all="ignore"),
     "The call turns NumPy's floating-point warnings off, for everybody.",
 )
-FiltersWarnings = wrong.when_built("X327", "purity/globals-untouched", 5)(
-    lambda rngs, n, m: warnings.simplefilter("ignore"), "The constructor turns warnings off."
-)
+FiltersWarnings = wrong.when_built(
+    "X327", "purity/globals-untouched", 5, cause_id="global-changed"
+)(lambda rngs, n, m: warnings.simplefilter("ignore"), "The constructor turns warnings off.")
 PrintsItsShape = wrong.when_built("X214", "purity/silent", 2)(
     lambda rngs, n, m: print(f"Dense {n} -> {m}"), "The constructor prints."
 )
@@ -68,7 +68,7 @@ def SetsEnvironment(layer: Any, rngs: nnx.Rngs) -> None:
     os.environ["DENSE_LAYERS"] = str(int(os.environ.get("DENSE_LAYERS", "0")) + 1)
 
 
-@wrong.when_called("X328", "purity/globals-untouched", 5)
+@wrong.when_called("X328", "purity/globals-untouched", 5, cause_id="global-changed")
 def DisablesCollection(x: Array, kernel: Array, bias: Array) -> None:
     """The call turns garbage collection off and sets NumPy's print options."""
     gc.disable()
