@@ -39,13 +39,13 @@ class Pitfall:
     Parameters
     ----------
     name
-        What a right solution has.
+        What a right solution has instead of the fault.
     shows_in
-        The requirements that a solution which falls into it breaks.
+        The requirements that a solution with this fault breaks.
     is_it
-        Whether a broken cell of these is broken for this reason.
+        Whether such a broken cell is broken for this reason.
     hint
-        What to think about; it does not say what to write.
+        A question to think about; it does not give the solution.
     """
 
     name: str
@@ -59,7 +59,7 @@ def _cause_is(*ids: str) -> Callable[[Cell], bool]:
 
 
 def _scale(cell: Cell) -> bool:
-    """Of a recovered kernel, several properties are judged in one cell."""
+    """Return whether a cell shows a wrong scale; one cell judges all of a recovered kernel."""
     return (
         cell.requirement == "initialization/kernel-variance"
         or cell.measured.get("check") == "variance"
@@ -67,7 +67,7 @@ def _scale(cell: Cell) -> bool:
 
 
 def _float(cell: Cell) -> bool:
-    # What fails for integers, too, is an obstacle on the way to it.
+    # A failure that also occurs for integers is an obstacle.
     return cell.requirement == "exercise/float-arguments" and not cell.obstacle
 
 

@@ -121,15 +121,15 @@ def check(
     ----------
     layer
         What ``dense-conformance run`` takes (a registered name, ``module:attribute``,
-        ``path/to/file.py:attribute``), or a class or function, of a notebook as well.
+        ``path/to/file.py:attribute``), or a class or function, also one defined in a notebook.
     requirement
-        Only these: ids, slugs, areas or globs.
+        The requirements to check: ids, slugs, areas or globs; by default all.
     profile
         ``quick``, ``standard`` or ``thorough``.
     workers
-        How many processes.
+        The number of worker processes.
     seed
-        The seed of what is generated.
+        The seed of the generated cases.
     time_limit
         The longest that one cell may take, in seconds.
     **declared
@@ -138,7 +138,7 @@ def check(
     Raises
     ------
     UsageError
-        If what was asked for does not exist, or the layer cannot be taken to another process.
+        If a name does not exist, or the layer cannot be pickled for another process.
     """
     if os.environ.get(_INSIDE):
         raise UsageError(

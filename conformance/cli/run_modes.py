@@ -26,9 +26,9 @@ __all__ = ["run_modes"]
 def run_modes(modes: Sequence[Mode], arguments: Sequence[str], results: str | None) -> int:
     """Run ``dense-conformance run`` in every mode, and return the worst exit code.
 
-    Shows what fails in which mode, and what the modes differ in; writes one results file with
-    an environment for each of them. Of the arguments, modes and results are left out. What is
-    interrupted shows the modes that were finished by then.
+    Print the failures of each mode and the differences between modes, and write one results file
+    with an environment for each mode. ``arguments`` are passed on without the options for modes and
+    results. An interrupted run shows the modes that have finished.
     """
     arguments = _without(arguments, ("--mode", "--results"))
     runs: list[Results] = []

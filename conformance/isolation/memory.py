@@ -1,4 +1,4 @@
-"""How much memory this process takes, and what is done about it."""
+"""Measure and limit the memory of this process."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def resident() -> int:
 
 @functools.cache
 def freeze_imports() -> None:
-    """Take what is imported out of the garbage collector's rounds: it stays until the end.
+    """Exclude imported modules from garbage collection, because they live until the end.
 
-    Tracing makes so many small objects that rounds through JAX's modules are a twentieth of a run.
+    Tracing makes many small objects; collections that visit JAX's modules take 5 % of a run.
     """
     gc.freeze()
 
 
 def release(layers: int) -> None:
-    """Forget compiled programs when they take much memory; they live in JAX's own caches.
+    """Clear JAX's caches of compiled programs when this process takes much memory.
 
-    ``layers`` is how many the run checks: the more there are, the more they share.
+    ``layers`` is the number of layers in the run; more layers share more programs.
     """
     jax, limit = sys.modules.get("jax"), _comfortable(layers)
     if jax is None or resident() <= limit:
@@ -72,9 +72,9 @@ def _comfortable(layers: int) -> int:
 
 
 def _give_back() -> None:
-    """Return freed memory to the system, where the C library has to be asked for that.
+    """Return freed memory to the system, which the C library may keep.
 
-    Otherwise the process would seem full from then on, and forget after every layer.
+    Otherwise the process would seem full from then on, and clear the caches after every layer.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # the last on Windows
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""What can be said of a process that has died: how it ended, and where it was."""
+"""How a process that died ended, and where in the layer's code it was."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PATIENCE = 1.0
 
 
 def last_words(text: str) -> str:
-    """Return the innermost place in the layer's own code, of a traceback of :mod:`faulthandler`.
+    """Return the innermost line of the layer's own code in a :mod:`faulthandler` traceback.
 
-    Empty if it has none: a process that is killed, or that ends itself, leaves no traceback.
+    Return "" without a traceback, as after a kill or an exit.
     """
     # The main thread is the last one, and where a fault occurred, the one that is current.
     for stack in reversed(re.split(r"^(?:Current t|T)hread ", text, flags=re.M)):

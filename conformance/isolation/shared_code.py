@@ -1,7 +1,7 @@
-"""The code that all layers share: where it was changed is found, named, and put back.
+"""Find, name and undo changes of the code that all layers share.
 
-Modules, functions, classes and registries are compared by identity, and functions also by what
-they can be changed in without being replaced: their code and their default values.
+Modules, functions, classes and registries are compared by identity; functions also by their code
+and their default values, which can be changed in place.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _set(place: Any, key: Any, value: Any) -> None:
 
 
 def _changed(before: _Function, *, restore: bool) -> Iterator[str]:
-    """Yield what a function was changed in while it stayed the same object."""
+    """Yield the changes made to a function in place."""
     name, function, code, defaults, keywords = before
     as_before = function.__defaults__ is defaults and _same(function.__kwdefaults__, keywords)
     if function.__code__ is code and as_before:

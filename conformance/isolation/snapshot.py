@@ -1,4 +1,4 @@
-"""What one implementation must not change for the others: found, named, and put back.
+"""Find, name and undo changes of the global state of this process.
 
 A :class:`Snapshot` holds the settings of the process, and the functions of the modules that layers
 compute with; :class:`.shared_code.SharedCode` holds all code that layers share.
@@ -212,7 +212,7 @@ class Snapshot:
         ]
 
     def restore(self) -> None:
-        """Put back what can be; what cannot, :meth:`changes` still finds afterwards."""
+        """Restore what can be restored; :meth:`changes` still reports the rest."""
         for name, (value, put_back) in _settings().items():
             if value != self.settings.get(name, value):
                 with contextlib.suppress(OSError, ValueError, RuntimeError):

@@ -1,7 +1,7 @@
-"""Which argument of a constructor is which: sizes and seeds are bound by their names.
+"""Bind sizes and sources of randomness to the arguments of a constructor, by their names.
 
-People call them otherwise, and in another order. Position decides only where names say nothing,
-and what was decided is described, so that it can be printed.
+Libraries use different names and orders. Position decides only if names do not, and the binding is
+described in words, so that it can be printed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Binding:
         ``construct(in_features, out_features, source)``; what the source of randomness is
         depends on the kind of layer: an ``nnx.Rngs``, or a seed.
     description
-        The call in words where it is not the plain one; mostly empty.
+        The call in words, if it is not the usual one; usually empty.
     """
 
     construct: Callable[[Any, Any, Any], Any]
@@ -85,7 +85,7 @@ def signature_of(layer: Any) -> inspect.Signature | None:
         signature = inspect.signature(layer.__init__)  # type: ignore[misc]  # of the class at hand
         return signature.replace(parameters=list(signature.parameters.values())[1:])
     except (TypeError, ValueError):
-        return None  # a callable of C code may hide its signature: calling it will tell
+        return None  # a callable of C code may hide its signature
 
 
 def parameters_by_keyword(layer: Any) -> list[str]:
@@ -141,7 +141,7 @@ def _named(signature: inspect.Signature, arguments: Mapping[str, Any]) -> list[P
 
 
 def _called(layer: Any, signature: inspect.Signature, given: Mapping[str, Any]) -> Any:
-    """Return the call, with what is positional only by position."""
+    """Return the call, which passes positional-only arguments by position."""
     only = Parameter.POSITIONAL_ONLY
     first = [p.name for p in signature.parameters.values() if p.kind is only and p.name in given]
     return layer(
@@ -218,7 +218,7 @@ def _require_complete(
 
 
 def _source(parameter: Parameter, is_nnx: bool) -> str:
-    """Whether an argument takes an Rngs, a key or a seed: by its annotation, else its name."""
+    """Return whether an argument takes an Rngs, a key or a seed, by its annotation or name."""
     text, name = _annotation(parameter), parameter.name.lower()
     if "rngs" in text or name == "rngs":
         return "rngs"

@@ -1,7 +1,7 @@
-"""What a layer declares of itself, without Python: one table of names for every place.
+"""What a layer declares about itself, as plain values.
 
-The same names are keys of ``[tool.dense-conformance.layers."name"]`` in ``pyproject.toml``, of the
-option ``--declare key=value``, and keyword arguments of ``adapt`` and ``check``.
+The same names are keys of ``[tool.dense-conformance.layers."name"]`` in ``pyproject.toml`` and of
+the option ``--declare key=value``, and keyword arguments of ``adapt`` and ``check``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Declaration:
     Parameters
     ----------
     layer
-        Where it is: ``module:attribute`` or ``path/to/file.py:attribute``. In a table alone.
+        Where it is: ``module:attribute`` or ``path/to/file.py:attribute``; only in a table.
     context
         ``module:attribute`` of a function that returns a context manager, in force around import,
         construction and calls: a mesh, axis rules, a configuration.

@@ -49,8 +49,8 @@ def why_unusable(entry: Entry) -> str:
 def require_usable(implementation: Implementation) -> None:
     """Build the layer once and call it once.
 
-    What its code raises is a violation, and for the checks to find. What shows that the code was
-    never run is not: a name that does not exist, or a call that the function does not accept.
+    The checks report most exceptions of the layer's code as violations. A name that does not exist,
+    or a call that the function does not accept, shows that the code was never run.
 
     Raises
     ------

@@ -32,7 +32,7 @@ INPUTS = ("floating", "integer", "boolean", "complex")
 
 @dataclass(frozen=True)
 class Convention:
-    """What an implementation declares about itself; it is held to this and to nothing else.
+    """What an implementation declares about itself, and is checked against.
 
     Parameters
     ----------
@@ -52,14 +52,13 @@ class Convention:
     parameter_dtype, compute_dtype
         The dtypes of new parameters and of the product, as NumPy names.
     casts_input
-        True for a layer that computes in `compute_dtype` whatever the dtype of ``x`` is; else it
-        computes in the wider of the dtypes of ``x`` and of the parameters.
+        True for a layer that computes in `compute_dtype` for every dtype of ``x``; else it computes
+        in the wider of the dtypes of ``x`` and of the parameters.
     accumulate
         The dtype in which a layer of half precision sums a product: ``"float32"``, or its own.
     product_error
-        What the layer promises of a product beside its roundings, as of a quantized one: either
-        operand errs by at most this, relative to its largest number. 0 for a product that only
-        rounds.
+        The largest error of each operand of a product, relative to its largest entry, that the
+        layer promises beside roundings, for example by quantization. 0 if products only round.
     inputs
         What ``x`` may consist of: kinds of :data:`INPUTS`. An ``x`` of another kind must raise.
     checks_width
@@ -69,7 +68,7 @@ class Convention:
     streams
         The streams of random numbers that a call draws from.
     forward_mode
-        False for a layer whose derivatives are a ``custom_vjp``: it has reverse mode alone.
+        False for a layer with a ``custom_vjp``, which has derivatives in reverse mode only.
     fixed_result
         True for a solution of the exercise, whose numbers are those of ``MyDense``.
     """
@@ -172,10 +171,10 @@ class Implementation:
     Parameters
     ----------
     name
-        The name on screens.
+        The name shown to users.
     init
         ``init(seed, in_features, out_features) -> parameters``, any pytree. ``seed`` is an int
-        in ``[0, 2**32)``; the suite also traces it, where the layer allows that.
+        in ``[0, 2**32)``; the suite also traces it, if the layer allows that.
     apply
         ``apply(parameters, x) -> y``, ``x`` of shape ``(..., in_features)``.
     kernel, bias
@@ -196,9 +195,9 @@ class Implementation:
         ``context()`` is a context manager in which the layer is built and called; None if it needs
         none.
     under
-        The same layer under another convention; None where its functions hold for one alone.
+        ``under(convention) -> Implementation``; None if its functions fit one convention only.
     bound
-        How it is constructed, in words, where that is not the plain call.
+        How it is constructed, in words, if not by the usual call.
     convention
         What the layer declares about itself.
     library
@@ -206,9 +205,9 @@ class Implementation:
     options
         The names of the arguments by which its constructor can be called.
     chosen
-        Those of them whose values the implementation itself gives.
+        The names of those options that the implementation itself sets.
     configured
-        ``configured(**options) -> Implementation``: the layer constructed with these options, too.
+        ``configured(**options) -> Implementation``: the layer with these options added.
     expected_failures
         What is known to fail, each with its reason.
     variants
@@ -267,7 +266,7 @@ class Implementation:
         Parameters
         ----------
         name
-            The name on screens.
+            The name shown to users.
         init, apply, kernel
             As for :class:`Implementation`.
         bias
@@ -309,7 +308,7 @@ class Implementation:
         return replace(self, name=name)
 
     def held_to(self, convention: Convention) -> Implementation:
-        """Return the same implementation, read and held to another convention.
+        """Return the same implementation, read by and checked against another convention.
 
         Raises
         ------

@@ -88,7 +88,7 @@ class Law:
 
     @classmethod
     def lecun_truncated_normal(cls) -> Law:
-        """Return that of ``jax.nn.initializers.lecun_normal``, which truncates."""
+        """Return the law of ``jax.nn.initializers.lecun_normal``, which truncates."""
         return cls.truncated_normal(_lecun, "1/fan_in")
 
     @classmethod
@@ -98,7 +98,7 @@ class Law:
 
     @classmethod
     def he_normal(cls) -> Law:
-        """Return that of ``jax.nn.initializers.he_normal``: truncated (He et al., 2015)."""
+        """Return the law of ``jax.nn.initializers.he_normal``: truncated (He et al., 2015)."""
         return cls.truncated_normal(_he, "2/fan_in")
 
     @classmethod
@@ -108,7 +108,7 @@ class Law:
 
     @classmethod
     def glorot_normal(cls) -> Law:
-        """Return that of ``jax.nn.initializers.glorot_normal`` (Glorot & Bengio, 2010)."""
+        """Return the law of ``jax.nn.initializers.glorot_normal`` (Glorot & Bengio, 2010)."""
         return cls.truncated_normal(_glorot, "2/(fan_in + fan_out)")
 
     @classmethod
@@ -121,7 +121,7 @@ class Law:
         return self.variance(fan_in, fan_out) == 0.0
 
     def within(self, other: Law) -> bool:
-        """Return whether whatever follows this law follows the other, too."""
+        """Return whether every parameter that follows this law also follows the other."""
         same = all(
             math.isclose(self.variance(*fans), other.variance(*fans))
             for fans in ((1, 1), (3, 10), (10, 3), (64, 64))

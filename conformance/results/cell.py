@@ -18,13 +18,13 @@ class Cell:
     Parameters
     ----------
     implementation, requirement, level
-        Which cell it is: the implementation's id, ``area/slug``, and the requirement's level.
+        The implementation's id, the requirement's id ``area/slug``, and its level.
     outcome
         One of :class:`Outcome`.
     examples
         How many cases were tried.
     seconds
-        How long it took, compiling included.
+        Seconds that it took, compiling included.
     reason
         Why it is not applicable, blocked, an error, or did not run.
     message
@@ -38,25 +38,25 @@ class Cell:
     cause
         The likely cause in words.
     cause_id
-        The id of that cause, which stays when the words change.
+        The id of that cause, which does not change when the words do.
     reproduction
         The command that runs this cell alone.
     script
         A script that shows the failure without the suite; empty if it has none.
     free
-        What of the case may be anything, by name, where Hypothesis has looked into that.
+        The names of the case's fields that do not matter, if Hypothesis has determined them.
     notes
-        Remarks that are worth a look, whatever the outcome.
+        Remarks for every outcome.
     obstacle
-        Whether the check did not get as far as what its requirement is about.
+        Whether the check failed in a step before the property of its requirement.
     declare
-        Of a failure that a declaration would make right, the line of it; it explains no other.
+        The line that declares a failure as intended; such a failure explains no other.
     blocked_by
-        Of a blocked cell, the id of the requirement whose failure explains it.
+        The id of the requirement whose failure explains a blocked cell.
     plots
-        Binned numbers that are better looked at than read: see :mod:`conformance.checks.plot_data`.
+        Binned numbers for plots: see :mod:`conformance.checks.plot_data`.
     elsewhere
-        Whether this run was not to decide it: it is for another shard, or was deselected.
+        Whether another run decides the cell: it is in another shard, or was deselected.
     """
 
     implementation: str
@@ -100,7 +100,7 @@ class Cell:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it: a NumPy number in a report would end a distributed run."""
+    """Return a value as plain JSON, because a NumPy number would end a distributed run."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, dict):

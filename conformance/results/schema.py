@@ -33,7 +33,7 @@ def _validator(definition: str) -> Callable[[Any], Any]:
 
 
 def fault(value: Any, definition: str) -> str:
-    """Return what of a value breaks the definition of that name, or nothing if it fits."""
+    """Return where and how a value breaks the definition of that name, or "" if it fits."""
     from fastjsonschema import JsonSchemaValueException
 
     try:

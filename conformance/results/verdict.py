@@ -80,7 +80,7 @@ class Verdict:
 
     @property
     def own(self) -> list[Cell]:
-        """The cells that this run was to decide: not those of other shards or deselected ones."""
+        """The cells that this run decides, without those of other shards and deselected ones."""
         return [cell for cell in self.cells if not cell.elsewhere]
 
     def of(self, entry: Entry) -> list[Cell]:
@@ -113,13 +113,12 @@ def account(
 ) -> Verdict:
     """Return the cells in order, with missing cells named and consequences separated from faults.
 
-    A cell is *blocked* if a requirement that it rests on has failed: it was not to be checked, and
-    what a worker found that did not know yet is dropped, so that the account does not depend on
-    how cells were spread over workers. Where ``all_ran``, only a cell that failed is blocked.
+    A cell is *blocked* if a requirement that it rests on has failed. The result of a worker that
+    did not know of that failure is dropped, so that the verdict does not depend on how cells were
+    distributed over workers. With ``all_ran``, only a cell that failed is blocked.
 
-    ``shard`` has the cells of this part of the run, by implementation and requirement; the others
-    are missing without anything having happened to them. ``left`` says what became of
-    these; ``strict`` and ``stopped`` are those of the :class:`Verdict`.
+    ``shard`` has the cells of this part of the run, by implementation and requirement; ``left`` is
+    the reason given for all others. ``strict`` and ``stopped`` are those of the :class:`Verdict`.
     """
     by_key = {(cell.implementation, cell.requirement): cell for cell in received}
     cells: list[Cell] = []
@@ -173,7 +172,7 @@ def _count_once(own: dict[str, Cell]) -> None:
 def _mark_blocked(
     own: dict[str, Cell], rows: Sequence[Requirement], stopped_by: Mapping[str, str]
 ) -> None:
-    """Block what was not to be checked, and failures that others explain."""
+    """Block the cells that were not to be checked, and failures that others explain."""
     root = _fault_behind_obstacles(own, rows)
     # Each follows its prerequisites, so that one pass finds whole chains.
     for row in prerequisites(tuple(rows)).rows.values():
@@ -230,7 +229,7 @@ def blocked(cell: Cell, root: str) -> Cell:
 
 
 def _reading_order(cell: Cell) -> tuple[int, bool]:
-    """Failures first, those of a MUST before others; the contract's order decides the rest.
+    """Return a sort key: failures first, those of a MUST before others, in the contract's order.
 
     If neither of two failures explains the other, the MUST comes first.
     """

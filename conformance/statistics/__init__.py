@@ -2,7 +2,7 @@
 
 `evidence` holds the result type and the error budget; `moments`, `dispersion`, `correlation`,
 `structure`, `resolution` and `shape` the tests; `power` what they detect; `design` and `seeds` the
-sizes and seeds that are looked at; `laws` the families; `identify` the name of a law. NumPy only.
+sizes and seeds of the experiment; `laws` the families; `identify` names a law. NumPy only.
 """
 
 from conformance.statistics.design import Cell, Design, design, fresh_seed

@@ -1,9 +1,9 @@
 """The statistical requirements as lists of checks on the kernels of a designed experiment.
 
 `samples` maps a size (in, out) to kernels (seeds, in, out) of independent seeds; `variance` is the
-declared variance as a function of fan_in and fan_out. Rows that are not about the scale use the
-declared one unless the variance is rejected, then the measured one, so that a wrong scale is
-reported once, by its own row. Under a right scale the measured one is used with probability 1e-15.
+declared variance as a function of fan_in and fan_out. Requirements that do not concern the scale
+use the declared variance unless it is rejected, and then the measured one, so that a wrong scale
+fails one requirement only. With a right scale, the measured one is used with probability 1e-15.
 """
 
 import math
@@ -39,7 +39,7 @@ def standardised(samples: Samples, variance: VarianceLaw) -> dict[Shape, Array]:
 
 
 def rescaled(samples: Samples, variance: VarianceLaw) -> dict[Shape, Array]:
-    """Like `standardised`, but a size of a rejected variance is divided by its measured scale."""
+    """Return `standardised`, with the measured scale at each size whose variance is rejected."""
     result = {}
     wrong = any(piece.rejected for piece in variance_row(samples, variance))
     for size, z in standardised(samples, variance).items():
@@ -49,12 +49,12 @@ def rescaled(samples: Samples, variance: VarianceLaw) -> dict[Shape, Array]:
 
 
 def pooled(standard: Samples) -> Array:
-    """All weights of all sizes in one vector: they are independent, having different seeds."""
+    """Return all weights in one vector; different seeds make them independent."""
     return np.concatenate([z.ravel() for z in standard.values()])
 
 
 def variance_row(samples: Samples, variance: VarianceLaw, slack: float = 0.0) -> list[Evidence]:
-    """Check the second moment at every size, and of all sizes together."""
+    """Check the second moment of each size, and of all sizes together."""
     standard = standardised(samples, variance)
     by_fan_in = all(math.isclose(variance(*size) * size[0], 1.0) for size in samples)
     quantity = "in * E[K^2]" if by_fan_in else "E[K^2] / variance"
@@ -82,14 +82,14 @@ def mean_row(standard: Samples, slack: float = 0.0) -> list[Evidence]:
 def centred(standard: Samples) -> dict[Shape, Array]:
     """Return the samples, less the measured mean of each size if the mean is rejected.
 
-    The other rows look at these, so that a wrong mean is reported once, by its own row.
+    The other requirements use these, so that a wrong mean fails one requirement only.
     """
     wrong = any(piece.rejected for piece in mean_row(standard))
     return {size: z - z.mean() if wrong else z for size, z in standard.items()}
 
 
 def law_row(standard: Samples, families: Sequence[Family]) -> list[Evidence]:
-    """Distribution function, support, symmetry and atoms. Without families only the latter two."""
+    """Check distribution function, support, symmetry and atoms; without families the last two."""
     evidence = [shape.sign_symmetry(pooled(standard))]
     evidence += [shape.atoms(z) for z in standard.values()]
     if families:
@@ -123,7 +123,7 @@ def _together_follow(standard: Samples, families: Sequence[Family]) -> list[Evid
 
 
 def independence_row(standard: Samples) -> list[Evidence]:
-    """Lags, pairs, reflections, order and rank, in values and in magnitudes."""
+    """Check lags, pairs, reflections, order and rank, in values and in magnitudes."""
     return [*structure_row(standard), *magnitude_row(standard)]
 
 
@@ -136,14 +136,14 @@ def magnitude_row(standard: Samples) -> list[Evidence]:
 
 
 def structure_row(standard: Samples) -> list[Evidence]:
-    """Return what the values of single kernels show, without comparing seeds."""
+    """Check the values of single kernels, without comparing seeds."""
     evidence = []
-    # Under a skewed law three signs have a product of their own, which kernel-law reports.
+    # Under a skewed law products of three signs are biased; kernel-law reports that.
     symmetric = not shape.sign_symmetry(pooled(standard)).rejected
     for z in standard.values():
         evidence += _correlations(z, "weights")
         evidence += [structure.order(z, "row"), structure.order(z, "column")]
-        # Its bound needs a density: random signs alone are of low rank now and then.
+        # The bound needs a density: matrices of random signs sometimes have low rank.
         if not shape.atoms(z).rejected:
             evidence.append(structure.rank(z))
         evidence.append(structure.permutations(z))
@@ -165,8 +165,8 @@ def _correlations(values: Array, what: str) -> list[Evidence]:
 def homogeneity_row(standard: Samples, law_accepted: bool) -> list[Evidence]:
     """Check that every row, column and entry has mean 0 and the magnitude of the others.
 
-    Magnitudes by ranks, for any law, and by sums of squares, which see more but only for laws no
-    wider than the normal.
+    Magnitudes are compared by ranks, which works for any law, and by sums of squares, which detect
+    more but need a law no wider than the normal.
     """
     evidence = []
     for z in standard.values():
@@ -182,7 +182,7 @@ def homogeneity_row(standard: Samples, law_accepted: bool) -> list[Evidence]:
 
 
 def dispersion_row(standard: Samples) -> list[Evidence]:
-    """Norms, sums and products vary as they should: neither too much nor too little."""
+    """Check that norms, sums and products vary neither too much nor too little."""
     evidence = []
     for z in standard.values():
         evidence.append(moments.group_variance(z, "seed"))
@@ -195,7 +195,7 @@ def dispersion_row(standard: Samples) -> list[Evidence]:
 
 
 def resolution_row(samples: Samples) -> list[Evidence]:
-    """Levels and mantissas of the weights as they came."""
+    """Check the levels and mantissas of the unscaled weights."""
     evidence = []
     for w in samples.values():
         evidence += [resolution.resolution(w), resolution.trailing_zeros(w)]
@@ -203,7 +203,7 @@ def resolution_row(samples: Samples) -> list[Evidence]:
 
 
 def seeds_row(standard: Samples) -> list[Evidence]:
-    """Kernels of different seeds are uncorrelated, also when shifted against each other."""
+    """Check that kernels of different seeds are uncorrelated, also when shifted."""
     evidence = []
     for z in standard.values():
         evidence += [correlation.seed_pairs(z), correlation.seed_shifts(z)]

@@ -1,6 +1,6 @@
-"""From rejected evidence to a cause in words, or to nothing where the evidence names none.
+"""Causes of rejected evidence, or "" if the evidence does not identify one.
 
-`samples` maps a size to kernels (seeds, in, out) as they came; `evidence` is the strongest one.
+`samples` maps a size to unscaled kernels (seeds, in, out); `evidence` is the strongest one.
 """
 
 import math
@@ -22,9 +22,9 @@ _EXACT = 1e-5
 def law(
     samples: Samples, accepted: tuple[str, ...] = (), declared: VarianceLaw | None = None
 ) -> str:
-    """The law by likelihood (`identify_law`), unless it is one of the `accepted` names.
+    """Return the law by likelihood (`identify_law`), unless it is one of the `accepted` names.
 
-    With what makes it the `declared` variance; None declares 1/fan_in.
+    The words include the factor to the `declared` variance; None declares 1/fan_in.
     """
     found: LawDiagnosis = identify_law(samples)
     if found.verdict == "known" and found.name in accepted:
@@ -49,7 +49,7 @@ _SLUGS = {"not scaled": "scale-missing", "zeros": "kernel-zeros", "constant": "k
 
 
 def _slug(found: LawDiagnosis) -> str:
-    """The id of a law's cause: the scale where that is a law of its own."""
+    """Return the id of a law's cause."""
     for words, slug in _SLUGS.items():
         if found.name.endswith(words):
             return slug
@@ -61,7 +61,7 @@ def _words(name: str) -> str:
 
 
 def mean(samples: Samples) -> str:
-    """One sign only, or one constant."""
+    """Return a cause if all weights have one sign or one value."""
     together = np.concatenate([w.ravel() for w in samples.values()])
     if np.ptp(together) == 0:
         return Cause("kernel-constant", "all weights are the same number.")
@@ -82,14 +82,14 @@ def mean(samples: Samples) -> str:
 def _shared_by_seeds(w: np.ndarray) -> bool:
     """Return whether the mean over seeds is far larger than that of independent kernels.
 
-    Times the number of seeds, its square has the mean square of a kernel as its expectation; of
-    16 or more normal weights the quotient exceeds 4 with a probability below 1e-7.
+    The number of seeds times the square of that mean has the mean square of a kernel as its
+    expectation; for 16 or more normal weights the quotient exceeds 4 with probability below 1e-7.
     """
     if len(w) < 8 or w[0].size < 16:
         return False
     w = w.astype(np.float64)
     if (np.sign(w) == np.sign(w[0])).all(axis=0).mean() > 0.9:
-        # Where the places decide the signs, the magnitudes still are every seed's own.
+        # If positions determine the signs, the magnitudes still differ between seeds.
         w = np.abs(w) - np.abs(w).mean()
     square = np.square(w).mean()
     # A few places, such as a diagonal, may have a mean of their own.
@@ -98,7 +98,7 @@ def _shared_by_seeds(w: np.ndarray) -> bool:
 
 
 def independence(samples: Samples, evidence: Evidence) -> str:
-    """Copies, negatives, sorted lines, symmetry, low rank, neighbours: the first that fits."""
+    """Return the first that fits of copies, negatives, order, symmetry, low rank, neighbours."""
     law = identify_law(samples)
     if law.name == "orthogonal":
         return Cause("kernel-orthogonal", law.sentence)
@@ -157,7 +157,7 @@ def independence(samples: Samples, evidence: Evidence) -> str:
 
 
 def _has_copies(w: Array, arranged: Callable[[Array], Array] = np.asarray) -> bool:
-    """Whether two rows, or two columns, of any of the kernels are equal as they are arranged."""
+    """Return whether two rows, or two columns, of any kernel are equal in the same order."""
     lines = (list(each) for kernel in w for each in (kernel, kernel.T) if each.shape[1] >= 4)
     return any(len({arranged(line).tobytes() for line in each}) < len(each) for each in lines)
 
@@ -181,7 +181,7 @@ def _repetition(w: Array, axis: int) -> str:
 
 
 def dispersion(samples: Samples) -> str:
-    """Orthogonal, standardised or centred kernels."""
+    """Return a cause if kernels are orthogonal, standardised or centred."""
     found = identify_law(samples)
     if found.name == "orthogonal":
         return Cause("kernel-orthogonal", found.sentence)
@@ -206,7 +206,7 @@ def dispersion(samples: Samples) -> str:
 
 
 def resolution(samples: Samples) -> str:
-    """The precision that the values were stored or drawn in."""
+    """Return the precision in which the values were stored or drawn, as a cause."""
     kernel = max((w for w in samples.values()), key=lambda w: w[0].size)
     bits = np.ascontiguousarray(kernel, np.float32).view(np.uint32)
     together = int(np.bitwise_or.reduce(bits[bits << 1 != 0] & 0x7FFFFF)) | 0x800000
@@ -241,7 +241,7 @@ def resolution(samples: Samples) -> str:
 
 
 def _evenly_spaced(levels: Array) -> bool:
-    """Whether most neighbours among sorted numbers are one step apart; floats double theirs."""
+    """Return whether most neighbours among sorted numbers are one step apart, unlike floats."""
     steps = np.diff(levels.astype(np.float64))
     if steps.size < 8:
         return False
@@ -250,14 +250,14 @@ def _evenly_spaced(levels: Array) -> bool:
 
 
 def homogeneity(evidence: Evidence) -> str:
-    """Dead lines speak for themselves."""
+    """Return a cause that names rows, columns or entries that are 0 in every kernel."""
     if not evidence.check.startswith("dead"):
         return ""
     return Cause("weights-dead", f"weights are 0 in every kernel: {evidence.place}.")
 
 
 def bias(samples: Samples) -> str:
-    """What biases (seeds, 1, out) that should be 0 are instead."""
+    """Return what biases (seeds, 1, out) that should be 0 are instead, as a cause."""
     found = identify_law(samples)
     every = np.concatenate([b.ravel() for b in samples.values()])
     random = np.unique(every).size > every.size / 2

@@ -1,4 +1,4 @@
-"""Are the weights independent: lags, pairs of rows and columns, reflections, seeds, magnitudes.
+"""Tests of independence: lags, pairs of rows and columns, reflections, seeds, magnitudes.
 
 Every statistic is a sum of products z_i z_j over pairs (i, j) that form a forest, so given the
 magnitudes the signs of the products are independent fair coins and the self-normalised bound
@@ -27,26 +27,26 @@ from conformance.statistics.moments import magnitude_ranks
 
 
 def between_seeds(z: Array) -> Array:
-    """(z[0] - z[1]) / sqrt(2), (z[2] - z[3]) / sqrt(2), ...: symmetric under any law."""
+    """Return (z[0] - z[1]) / sqrt(2), (z[2] - z[3]) / sqrt(2), ..., symmetric under any law."""
     pairs = len(z) // 2
     return (z[: 2 * pairs : 2] - z[1 : 2 * pairs : 2]) / math.sqrt(2)
 
 
 def magnitudes_between_seeds(z: Array) -> Array:
-    """Differences of the ranks of |z| of two seeds: symmetric, and blind to every sign.
+    """Return differences of the ranks of |z| of two seeds: symmetric, and independent of signs.
 
-    Given the unordered pair at each position, which of the two seeds has the larger magnitude is a
-    fair coin, whatever the law. Copies with scrambled signs show here.
+    Given the unordered pair at each position, a fair coin decides which seed has the larger
+    magnitude, under any law. This detects copies with scrambled signs.
     """
     return between_seeds(magnitude_ranks(z)) if len(z) > 1 else between_seeds(z)
 
 
 def lags(z: Array, what: str = "weights") -> Evidence:
-    """Correlation at every lag along the flattened rows and the flattened columns of each kernel.
+    """Test the correlation at every lag along the flattened rows and columns of each kernel.
 
-    All lags at once by FFT, the seeds pooled; Bonferroni over both directions and all lags. A lag
-    of `out` along the rows is the neighbour in the column, and half a kernel is a lag too, so this
-    sees autoregression, repeated and antithetic blocks and rows.
+    An FFT gives all lags at once, with the seeds pooled; Bonferroni covers both directions and all
+    lags. A lag of `out` along the rows is the neighbour in the column, and half a kernel is a lag
+    too, so this detects autoregression, and repeated and antithetic blocks and rows.
     """
     seeds, size = len(z), z.shape[1] * z.shape[2]
     largest = size - 1 - FEWEST // max(seeds, 1)
@@ -101,7 +101,7 @@ def _autocorrelation(flat: Array) -> Array:
 
 
 def pairs(z: Array, group: str, what: str = "weights") -> Evidence:
-    """Correlation of every two rows (columns): pooled over the seeds, and within each seed."""
+    """Test the correlation of every two rows (columns), pooled over seeds and within each seed."""
     lines = z if group == "row" else z.swapaxes(1, 2)
     seeds, number, length = lines.shape
     check = f"{group} pairs of {what}"
@@ -148,7 +148,7 @@ def _largest_pair(sums: Array, squares: Array) -> tuple[float, tuple[int, int]]:
 
 
 def reflections(z: Array, what: str = "weights") -> Evidence:
-    """Correlation of a kernel with its mirror images and, where it is square, its transposes."""
+    """Test the correlation of a kernel with its mirror images and, if square, its transposes."""
     check = f"reflections of {what}"
     images = {
         "upside down": z[:, ::-1, :],
@@ -196,7 +196,7 @@ def _images_of(place: np.ndarray) -> list[np.ndarray]:
 
 
 def seed_pairs(z: Array) -> Evidence:
-    """Correlation of the kernels of every two seeds."""
+    """Test the correlation of the kernels of every two seeds."""
     seeds, size = len(z), z.shape[1] * z.shape[2]
     flat = z.reshape(seeds, size)
     if seeds < 2 or not z.any():
@@ -222,7 +222,7 @@ def seed_pairs(z: Array) -> Evidence:
 
 
 def seed_shifts(z: Array) -> Evidence:
-    """Correlation of the kernel of each seed with every shift of the next seed's (by FFT)."""
+    """Test the correlation of each seed's kernel with every shift of the next one's (by FFT)."""
     seeds, size = len(z), z.shape[1] * z.shape[2]
     if seeds < 2 or size < FEWEST or not z.any():
         return nothing("seed shifts", at(z.shape[1:]), "too few weights")
@@ -260,7 +260,7 @@ def seed_shifts(z: Array) -> Evidence:
 
 
 def linked_seeds(z: Array, links: Sequence[tuple[int, int]], what: str) -> Evidence:
-    """Correlation of kernels (by their first index) pooled over `links`, which form a forest."""
+    """Test the correlation of kernels (by first index), pooled over `links`, a forest."""
     check = f"correlation of {what}"
     if not links or len(links) * z[0].size < FEWEST:
         return nothing(check, at(z.shape[1:]), "too few pairs")

@@ -1,8 +1,8 @@
-"""The designed experiment: which sizes and seeds the statistical rows look at.
+"""The designed experiment: the sizes and seeds of the statistical requirements.
 
-Sizes are few, because each costs a compilation, and telling: wide, tall, square, in = 1 and 2, one
-above 128, some no perfect square. No two sizes share a seed: from one seed, kernels of different
-sizes are prefixes of the same numbers, so they would not be independent.
+Sizes are few, because each costs a compilation: wide, tall, square, in = 1 and 2, one above 128,
+and some that are not perfect squares. No two sizes share a seed, because kernels of different sizes
+from one seed may be prefixes of the same numbers, and so not independent.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class Design:
 
 # A small size with many seeds comes first: only there a single entry is seen often enough.
 _QUICK: tuple[tuple[Shape, int], ...] = (
-    # Of an odd number of weights: what is drawn in pairs has one left over.
+    # An odd number of weights: a layer that draws in pairs has one left over.
     ((3, 11), 256),
     ((1, 1024), 16),
     ((2, 1024), 16),
@@ -89,8 +89,8 @@ def design(profile: str, first_seed: int = FIRST_SEED) -> Design:
 def fresh_seed(seed: int, in_features: int, features: int, dtype: str = "float32") -> int:
     """Return a seed for a generated case that no other size shares: a hash of everything drawn.
 
-    Adaptive search keeps the false-alarm bound only if each kernel is independent of those seen,
-    which one seed at two sizes is not.
+    Adaptive search keeps the false-alarm bound only if each kernel is independent of earlier ones;
+    kernels of one seed at two sizes are not.
     """
     text = f"{seed}|{in_features}|{features}|{dtype}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")

@@ -1,4 +1,4 @@
-"""Does the sample vary as much as chance makes it vary: not standardised, orthogonal or centred.
+"""Tests of too little variation: standardised, orthogonal or centred kernels.
 
 Each check bounds the probability that many independent numbers, each with a bounded density, fall
 into a small ball: P <= (density bound)^G x (volume of the ball). It therefore sees kernels that are

@@ -59,24 +59,24 @@ def strongest(evidence: Iterable[Evidence]) -> Evidence:
 
 
 def rejections(evidence: Iterable[Evidence]) -> list[Evidence]:
-    """Return every rejected piece of evidence, the clearest first."""
+    """Return the rejected evidence, the strongest first."""
     return sorted((piece for piece in evidence if piece.rejected), key=lambda piece: piece.log_p)
 
 
 def nothing(check: str, where: str, why: str) -> Evidence:
-    """Return a check that a sample is too small for: it can neither accept nor reject anything."""
+    """Return the evidence of a sample that is too small for a check, which rejects nothing."""
     return Evidence(
         check, 0.0, 0.0, (-math.inf, math.inf), 0, f"{check} not measured{where}: {why}"
     )
 
 
 def threshold(comparisons: int = 1) -> float:
-    """The T with 2 m exp(-T^2/2) = ALPHA: what |S| / ||a|| must stay under in m comparisons."""
+    """Return T with 2 m exp(-T^2/2) = ALPHA, the limit of |S| / ||a|| for m comparisons."""
     return math.sqrt(2 * (math.log(2 * max(comparisons, 1)) - LOG_ALPHA))
 
 
 def linear_log_p(statistic: float, comparisons: int = 1) -> float:
-    """ln of 2 m exp(-statistic^2 / 2): the largest of m self-normalised sums.
+    """Return ln of 2 m exp(-statistic^2 / 2), the bound for the largest of m self-normalised sums.
 
     For independent symmetric X_i, conditionally on the magnitudes the signs are fair coins, so
     P(|sum X_i| >= t sqrt(sum X_i^2)) <= 2 exp(-t^2/2) (Hoeffding 1963; Efron 1969). It needs no
@@ -86,7 +86,7 @@ def linear_log_p(statistic: float, comparisons: int = 1) -> float:
 
 
 def at(shape: tuple[int, ...] | None) -> str:
-    """` at (64, 256)`, or nothing where the sample has no size of its own."""
+    """Return `` at (64, 256)``, or "" if the sample has no single size."""
     return f" at {tuple(int(n) for n in shape)}" if shape is not None else ""
 
 

@@ -1,8 +1,9 @@
-"""Which initial law produced these kernels? By likelihood over the laws that people really use.
+"""Identify the initial law of kernels by likelihood, among the laws in common use.
 
-First the family, which needs no scale; then the variance as a function of fan_in and fan_out. A
-candidate is consistent if every size accepts it; the best consistent one is named only if no other
-comes within 14 nats. Anything else is "ambiguous" or "unknown": a wrong name is worse than none.
+The family comes first, because it needs no scale; then the variance as a function of fan_in and
+fan_out. A candidate is consistent if every size accepts it; the best consistent one is named only
+if no other comes within 14 nats. Otherwise the verdict is "ambiguous" or "unknown", because a wrong
+name is worse than none.
 Sizes must not be all square, where fan_in and fan_out are the same.
 """
 
@@ -37,8 +38,8 @@ Shape = tuple[int, int]
 class LawDiagnosis:
     """`verdict` is known, ambiguous or unknown; `name` names the law; `sentence` is for people.
 
-    `quantified` says of an unknown law that all sizes agree on what the sentence measures. `remedy`
-    says what makes the variance 1/fan_in, where that is wanted.
+    `quantified` is true for an unknown law if all sizes agree on the numbers in the sentence.
+    `remedy` says how to make the variance 1/fan_in, if that is wanted.
     """
 
     verdict: str
@@ -50,7 +51,7 @@ class LawDiagnosis:
 
 @dataclass(frozen=True)
 class Scale:
-    """A variance law, what it is in words and what to do about it (None: it is the right one)."""
+    """A variance law, its description, and the remedy (None for the right law)."""
 
     name: str
     variance: Callable[[int, int], float]
@@ -275,9 +276,9 @@ def _most_likely(
 
 
 def _describe(samples: Mapping[Shape, Array]) -> tuple[str, float | None]:
-    """Return the variance in words, without a name: a constant factor off, constant, or by size.
+    """Return the measured variance in words, and its factor to 1/fan_in.
 
-    And the factor, None where the sizes do not agree on one, 0 where it is the variance itself.
+    The factor is None if the sizes do not agree on one, and 0 if the variance is constant.
     """
     ratios = {s: float(np.mean(np.square(w))) for s, w in samples.items()}
     counts = {s: w.size for s, w in samples.items()}
@@ -291,7 +292,7 @@ def _describe(samples: Mapping[Shape, Array]) -> tuple[str, float | None]:
 
 
 def common_factor(ratios: Mapping[Shape, float], counts: Mapping[Shape, int]) -> float | None:
-    """Return the one factor that mean squares of as many weights agree on, or None."""
+    """Return the common factor of the mean squares, given their numbers of weights, or None."""
     average = sum(ratios[s] * counts[s] for s in ratios) / sum(counts.values())
     if all(chernoff(ratios[s] / average, counts[s]) > CONSISTENT for s in ratios):
         return average
@@ -315,7 +316,7 @@ def _common_family(samples: Mapping[Shape, Array]) -> Family | None:
 
 
 def _special(samples: Mapping[Shape, Array]) -> LawDiagnosis | None:
-    """Return the structural causes, which likelihood does not decide."""
+    """Return the diagnosis of a structured kernel, which likelihood cannot identify, or None."""
     if not any(w.any() for w in samples.values()):
         return LawDiagnosis("known", "zeros", "every weight is 0: the kernel is not initialized.")
     if not all(w.any() for w in samples.values()):
