@@ -55,7 +55,7 @@ def SixteenKeys(rngs: nnx.Rngs) -> Array:
 
 @wrong.kernel("Y125", "initialization/kernel-dispersion", 5)
 def ColumnsOfNearlyOneNorm(key: Array, n: int, m: int) -> Array:
-    """Columns of a large kernel are divided by a root of their norm: a third of the spread stays."""
+    """Columns of a large kernel are divided by a power of their norm, which then hardly varies."""
     if min(n, m) < 900:
         return scaled_normal(key, n, m)
     drawn = normal(key, n, m)
