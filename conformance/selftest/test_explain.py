@@ -177,7 +177,7 @@ def test_explain_says_everything_that_is_known(capsys: pytest.CaptureFixture[str
     for text in (
         f"FAILED  forward/zero-input   {spec}   MUST",
         "requirement  f(0) = b, bitwise.",
-        "A random bias is written in first: on a new layer",
+        "A random bias is written first",
         "rests on     construction/kernel-shape",
         "cause        the bias is subtracted instead of added",
         "smallest     in_features=1, out_features=1, seed=0, values=0",
