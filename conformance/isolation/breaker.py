@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TextIO
 
 from conformance.errors import safe_text
-from conformance.isolation.postmortem import last_words
+from conformance.isolation.postmortem import innermost_layer_frame
 from conformance.results.cell import Outcome
 
 __all__ = ["Breaker"]
@@ -91,7 +91,7 @@ class Breaker:
         with contextlib.suppress(OSError):
             mark.write_text(f"{time.time()} {os.getpid()}")
         if guarded:
-            words = self._last_words()
+            words = self._traceback_file()
             faulthandler.enable(file=words)
             faulthandler.dump_traceback_later(self.time_limit, exit=True, file=words)
         try:
@@ -102,7 +102,7 @@ class Breaker:
             with contextlib.suppress(OSError):
                 mark.replace(self._mark("ended", implementation, requirement))
 
-    def _last_words(self) -> TextIO:
+    def _traceback_file(self) -> TextIO:
         """Return where this process says what it was doing when it ended."""
         if self._words is None or self._words.closed:
             try:
@@ -144,7 +144,7 @@ class Breaker:
         if pid is not None:
             with contextlib.suppress(OSError):
                 words = self._mark("words", str(pid)).read_text(errors="replace")
-            place = last_words(words)
+            place = innermost_layer_frame(words)
         if "Timeout" in words or seconds >= self.time_limit:
             outcome = Outcome.TIMED_OUT
             reason = f"it took longer than the limit of {self.time_limit:g} s"

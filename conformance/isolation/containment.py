@@ -136,9 +136,9 @@ class Containment:
         finally:
             if sys.stdout.closed or sys.stderr.closed:
                 self._spoiled_by = _FOR_ALL
-            self._look_after_a_stranger(plugins)
+            self._judge_foreign_changes(plugins)
 
-    def _look_after_a_stranger(self, plugins: set[object]) -> None:
+    def _judge_foreign_changes(self, plugins: set[object]) -> None:
         """After a check on code from elsewhere: what it changed is named, and put back.
 
         Raises

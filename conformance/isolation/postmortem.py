@@ -11,13 +11,13 @@ from pathlib import Path
 
 from conformance.errors import is_layers_file
 
-__all__ = ["ended", "is_child", "last_words"]
+__all__ = ["ended", "innermost_layer_frame", "is_child"]
 
 _FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>.+)$', re.M)
 _PATIENCE = 1.0
 
 
-def last_words(text: str) -> str:
+def innermost_layer_frame(text: str) -> str:
     """Return the innermost line of the layer's own code in a :mod:`faulthandler` traceback.
 
     Return "" without a traceback, as after a kill or an exit.

@@ -18,7 +18,7 @@ import pytest
 
 from conformance.contract.requirement import Level, Requirement
 from conformance.isolation.breaker import Breaker
-from conformance.isolation.postmortem import is_child, last_words
+from conformance.isolation.postmortem import innermost_layer_frame, is_child
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, Outcome
 from conformance.running import remote_workers
@@ -118,8 +118,8 @@ def test_a_traceback_names_the_layers_own_line() -> None:
         '  File "/home/a/mine.py", line 12 in __call__\n'
         '  File "/home/a/mine.py", line 30 in outer\n'
     )
-    assert last_words(text) == "mine.py, line 12, in __call__"
-    assert last_words("") == ""
+    assert innermost_layer_frame(text) == "mine.py, line 12, in __call__"
+    assert innermost_layer_frame("") == ""
 
 
 def test_another_environment_is_not_this_run() -> None:
