@@ -135,7 +135,8 @@ def through_numpy(seed: float, x: ArrayLike, features: float) -> Array:
     return jnp.asarray(values @ kernel)
 
 
-@wrong.casting("X660", "exercise/differentiable-in-x", 3, cause_id="condition-under-trace")
+@also("numerics/inf-confined", "exercise/differentiable-in-x")
+@wrong.casting("X660", "numerics/nan-confined", 3)
 def looks_at_its_input(seed: int, x: Array, m: int) -> Array:
     """Whether x is finite is asked by an if, which no tracer can answer."""
     if not bool(jnp.isfinite(x).all()):
