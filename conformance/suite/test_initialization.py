@@ -310,10 +310,8 @@ def test_kernel_variance(layer: Layer) -> None:
         lambda: law_line(layer),
     )
     every_case(_each_variance, layer)
-    kernel, deviation = large_kernel(layer), math.sqrt(law.variance(*LARGE_KERNEL))
-    if np.isfinite(kernel).all():
-        judge([variance(kernel.astype(np.float64) / deviation, slack=law.variance_slack)])
-    layer.remember("very tall kernels", lambda: _very_tall_variance(layer))
+    _require_variance(layer, large_kernel(layer), LARGE_KERNEL)
+    _require_variance_of_very_tall(layer)
 
 
 _VERY_TALL = ((10**5, 1), (10**6, 1))
@@ -321,28 +319,28 @@ _ROOM = 2**28
 """Bytes of the largest array in drawing one of these: a kernel may be cut from a larger block."""
 
 
-def _very_tall_variance(layer: Layer) -> bool:
+def _require_variance_of_very_tall(layer: Layer) -> None:
     """A scale that has a floor, or is rounded, is wrong where it is small."""
-    law = declared(layer)
     for size in _VERY_TALL:
-        affordable = cost_of_a_draw(layer, size) <= _ROOM and size[0] <= layer.describable
-        if affordable and law.variance(*size):
-            kernel = layer.build(*size, fresh_seed(0, *size)).kernel.astype(np.float64)
-            if np.isfinite(kernel).all():
-                deviation = math.sqrt(law.variance(*size))
-                judge([variance(kernel / deviation, slack=law.variance_slack)])
-    return True
+        # What loops over its inputs in Python is not traced: that would take hours.
+        affordable = size[0] <= layer.describable and cost_of_a_draw(layer, size) <= _ROOM
+        if affordable and declared(layer).variance(*size):
+            _require_variance(layer, layer.build(*size, fresh_seed(0, *size)).kernel, size)
+
+
+def _require_variance(layer: Layer, kernel: np.ndarray, size: tuple[int, int]) -> None:
+    """Require the declared variance of one kernel (in, out), unless construction/finite fails."""
+    law = declared(layer)
+    if np.isfinite(kernel).all():
+        deviation = math.sqrt(law.variance(*size))
+        judge([variance(kernel.astype(np.float64) / deviation, slack=law.variance_slack)])
 
 
 # A fan_in that is capped at some size is wrong beyond it.
 @over(also=[(TALL, BATCH)])
 @at_edges(NEW)
 def _each_variance(layer: Layer, case: Case) -> None:
-    law = declared(layer)
-    kernel, deviation = kernel_of(layer, case), math.sqrt(law.variance(*case.kernel_shape))
-    if np.isfinite(kernel).all():
-        # construction/finite reports entries that are not finite, here and in the experiment.
-        judge([variance(kernel / deviation, slack=law.variance_slack)])
+    _require_variance(layer, kernel_of(layer, case), case.kernel_shape)
 
 
 @requirement(
@@ -407,7 +405,7 @@ def test_kernel_dispersion(layer: Layer) -> None:
         scaled = kernel[None] / math.sqrt(law.variance(*LARGE_KERNEL))
         # Norms vary by the fourth moment of the law: of the declared one, where that was found.
         fourth = min((family.kurtosis - 1 for family in law.families), default=0.0)
-        if any(piece.rejected for piece in law_evidence(layer)):
+        if strongest(law_evidence(layer)).rejected:
             fourth = 0.0
         groups = ("row", "column", "seed")
         judge([under_dispersion(scaled, group, fourth) for group in groups])
