@@ -14,6 +14,7 @@ from conformance.checks import require
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.large_cases import require_scales
 from conformance.checks.layer import Layer
+from conformance.checks.once import once_per_layer
 
 __all__ = ["require_kinds", "rows_by_kind"]
 
@@ -37,10 +38,11 @@ def require_kinds(layer: Layer, case: Case) -> None:
     }
     check = checks.get(case.kernel_shape)
     if check is not None and case.lead == BATCH and layer.accepts(BATCH):
-        layer.remember(("kinds", case.kernel_shape), lambda: check(layer, case))
+        check(layer, case)
 
 
-def _require_rows(layer: Layer, case: Case) -> bool:
+@once_per_layer()
+def _require_rows(layer: Layer, case: Case) -> None:
     """Batch by batch, each of one kind."""
     dense, kernel, bias = layer.written(case), layer.kernel_for(case), layer.bias_for(case)
     for kind, x in rows_by_kind(case, BATCH[0]):
@@ -50,10 +52,10 @@ def _require_rows(layer: Layer, case: Case) -> bool:
     reference = layer.value(x, kernel, bias)
     what = "f(x) for rows that are the kernel's first column"
     require.within(dense(x), reference.value, reference.bound, what)
-    return True
 
 
-def _require_magnitudes(layer: Layer, case: Case) -> bool:
+@once_per_layer()
+def _require_magnitudes(layer: Layer, case: Case) -> None:
     dense, kernel, bias = layer.written(case), layer.kernel_for(case), layer.bias_for(case)
     generator = case.generator("magnitudes")
     scales = 10.0 ** generator.uniform(-_EXPONENT, _EXPONENT, (_MANY, 1))
@@ -61,18 +63,17 @@ def _require_magnitudes(layer: Layer, case: Case) -> bool:
     reference = layer.value(x, kernel, bias)
     what = f"f(x) for {_MANY} rows of magnitudes from 1e-{_EXPONENT} to 1e{_EXPONENT}"
     require.within(dense.rows(x), reference.value, reference.bound, what)
-    return True
 
 
-def _require_kernels(layer: Layer, case: Case) -> bool:
+@once_per_layer()
+def _require_kernels(layer: Layer, case: Case) -> None:
     if layer.reparameterized:
-        return True  # what is written would be rounded, or has no direction
+        return  # what is written would be rounded, or has no direction
     x, bias, dense = case.normal("x", *case.x_shape), layer.bias_for(case), layer.of(case)
     for kind, kernel in _kernels_by_kind(case):
         dense.write(kernel, case.bias())
         reference = layer.value(x, kernel, bias)
         require.within(dense(x), reference.value, reference.bound, f"f(x) for {kind}")
-    return True
 
 
 def rows_by_kind(case: Case, count: int) -> Iterator[tuple[str, np.ndarray]]:
