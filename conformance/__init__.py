@@ -76,8 +76,8 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    # The pytest plugin is imported in every pytest run of an environment, and this package with
-    # it: nothing else is imported before it is asked for.
+    # Every pytest run of an environment imports the plugin, and so this package: import nothing
+    # else before it is needed.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     place = importlib.import_module(f"{__name__}.{_PLACES[name]}")

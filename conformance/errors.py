@@ -1,7 +1,7 @@
 """Every exception that a user of the suite can meet, and the text of other people's errors.
 
 ConformanceError            the root: catch this one
-|-- UsageError              what is asked for does not exist, or has a wrong form (exit 2)
+|-- UsageError              a name does not exist, or a value has a wrong form (exit 2)
 |   `-- ResultsError        a results file cannot be used
 |-- LoadError               a registration is wrong: import, name or signature (exit 2)
 |-- NotAdaptable            an object cannot be adapted; also a TypeError
@@ -54,7 +54,7 @@ class ConformanceError(Exception):
 
 
 class UsageError(ConformanceError):
-    """What was asked for does not exist, or is given in a wrong form."""
+    """A name does not exist, or a value has a wrong form."""
 
 
 class ResultsError(UsageError):
@@ -62,7 +62,7 @@ class ResultsError(UsageError):
 
 
 class LoadError(ConformanceError):
-    """A registration is wrong: it cannot be imported, or cannot be checked."""
+    """A registration is wrong: the layer cannot be imported, or cannot be checked."""
 
 
 class NotAdaptable(ConformanceError, TypeError):
@@ -79,7 +79,7 @@ class WrongCondition(ConformanceError, ValueError):
 
 
 class Cause(str):
-    """A likely cause: a sentence for people, with the id that programs use.
+    """A likely cause: a sentence for people, with an id for programs.
 
     The sentence may be reworded at any time; the id stays. The
     selftest accepts no cause without an id, and no id that a defect does not declare.
@@ -95,7 +95,7 @@ class Cause(str):
     id: str
 
     def __new__(cls, id: str, sentence: str) -> Cause:
-        """Make the sentence a string that knows its id."""
+        """Return the sentence as a string that has an id."""
         cause = super().__new__(cls, sentence)
         cause.id = id
         return cause
@@ -111,10 +111,10 @@ class Violation(ConformanceError, AssertionError):
     accepted
         What would have been accepted.
     cause
-        The likely cause, where the evidence singles one out: a :class:`Cause`.
+        The likely cause, a :class:`Cause`, if the evidence excludes the others.
     declare
-        The line that declares it, where the layer is as right if that is meant: everything else
-        is then checked against what was found, and this failure explains no other.
+        The line that declares this behaviour, if a layer may intend it. All else is then checked
+        against what was found, and this failure explains no other.
     measured
         The numbers behind it: plain floats, ints and strings.
 
@@ -123,8 +123,8 @@ class Violation(ConformanceError, AssertionError):
     cause_id
         The id of the cause; empty if it has none.
     obstacle
-        Whether the check did not get as far as what its requirement is about: the layer could
-        not be built, called, read or written. Some other requirement is about that.
+        True if the layer could not be built, called, read or written, so that the check did not
+        reach its own property. Another requirement covers that step.
     """
 
     obstacle = False
@@ -143,7 +143,7 @@ class Violation(ConformanceError, AssertionError):
         self.measured = measured
 
     def because(self, cause: str) -> Violation:
-        """Set the cause of a violation that was only an obstacle, and return the violation."""
+        """Set the cause of a violation that was an obstacle only, and return the violation."""
         if cause:
             self.cause, self.cause_id = cause, getattr(cause, "id", "")
             self.obstacle = False
@@ -151,7 +151,7 @@ class Violation(ConformanceError, AssertionError):
 
 
 def safe_text(value: object, longest: int = _LONGEST_TEXT) -> str:
-    """``str(value)`` on one line, bounded, also where ``__str__`` raises."""
+    """Return ``str(value)`` on one line, shortened; ``__str__`` may raise."""
     try:
         text = str(value)
     except BaseException as error:
@@ -162,9 +162,8 @@ def safe_text(value: object, longest: int = _LONGEST_TEXT) -> str:
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
-# Characters that a terminal or a page would obey instead of showing: the control characters of
-# ASCII and of Latin-1, the marks and overrides of writing direction, and the separators that end a
-# line.
+# A terminal or a page would obey these characters instead of showing them: the control characters
+# of ASCII and Latin-1, marks of writing direction, and separators that end a line.
 _OBEYED = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -182,7 +181,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def printable_values(value: Any) -> Any:
-    """Return JSON values whose every text, keys included, is :func:`printable`."""
+    """Return JSON values with every text, keys included, made :func:`printable`."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
@@ -204,9 +203,9 @@ _STANDARD = Path(os.__file__).parent
 
 @lru_cache
 def places_of_libraries() -> frozenset[Path]:
-    """Return where the modules of `_OTHERS` lie: a library need not be in ``site-packages``.
+    """Return the folders of the modules of `_OTHERS`, which may be outside ``site-packages``.
 
-    To be called before a layer's code can change how modules are found.
+    Call it before a layer's code can change how modules are found.
     """
     places = {Path(__file__).parent, Path(__file__).resolve().parent}
     for name in _OTHERS:
@@ -219,18 +218,18 @@ def places_of_libraries() -> frozenset[Path]:
 
 @lru_cache
 def is_layers_file(name: str) -> bool:
-    """Return whether a file is the layer's own: not the suite's, and no library under both."""
+    """Return whether a file belongs to the layer, not to the suite or to a library below both."""
     file = Path(name)
     if not file.is_absolute() or not places_of_libraries().isdisjoint((file, *file.parents)):
         return False
     if _STANDARD in file.parents:
-        # Distributions are installed in a folder of the standard library's.
+        # Distributions are installed in a folder inside the standard library's.
         return file.relative_to(_STANDARD).parts[0] in ("site-packages", "dist-packages")
     return True
 
 
 def raised_by_layer(error: BaseException) -> bool:
-    """Return whether an exception, of whatever type, has come out of the layer's own code."""
+    """Return whether an exception of any type has come out of the layer's own code."""
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(is_layers_file(frame.f_code.co_filename) for frame in frames)
 
@@ -239,9 +238,9 @@ _contained = False
 
 
 def contain_interrupts(contained: bool = True) -> bool:
-    """Treat a KeyboardInterrupt in this process as the layer's, or not; return the former setting.
+    """Set whether a KeyboardInterrupt here counts as the layer's; return the former setting.
 
-    A worker does, because it leaves the user's Ctrl-C to the controller.
+    It does in a worker, which leaves the user's Ctrl-C to the controller.
     """
     global _contained  # of this process
     before, _contained = _contained, contained
@@ -249,5 +248,5 @@ def contain_interrupts(contained: bool = True) -> bool:
 
 
 def by_user(error: BaseException) -> bool:
-    """Return whether the user may have caused the exception, so that it has to end the run."""
+    """Return whether the user may have caused the exception, which then has to end the run."""
     return isinstance(error, KeyboardInterrupt) and not _contained

@@ -1,7 +1,7 @@
 """The pytest plugin: options, one item for each cell, and hooks that report the cells.
 
-This module is imported in every pytest run of an environment that has the suite installed:
-it imports only the standard library and pytest until our own items are in the run.
+Every pytest run of an environment with the suite imports this module, so it imports only the
+standard library and pytest until our own items are in the run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _is_ours(config: pytest.Config) -> bool:
-    """Return whether the run is (also) one of the suite."""
+    """Return whether the run includes items of the suite."""
     if config.getoption("conformance_impl") or config.getoption("conformance_requirement"):
         return True
     for argument in config.args:
@@ -51,9 +51,9 @@ def _is_ours(config: pytest.Config) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Choose the only scheduling of pytest-xdist that survives the death of a worker."""
+    """Choose the one scheduling of pytest-xdist that survives the death of a worker."""
     option = config.option
-    # A worker is called with the options of the process that controls it.
+    # A worker gets the options of its controller.
     if hasattr(config, "workerinput") or not hasattr(option, "tx") or not _is_ours(config):
         return
     if not (option.numprocesses or option.tx):
@@ -73,7 +73,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Return how many processes ``-n auto`` means on accelerators; None leaves it to xdist."""
+    """Return the number of processes for ``-n auto`` on accelerators; None leaves it to xdist."""
     from conformance.jax_setup import devices
 
     return devices.workers() if _is_ours(config) and devices.accelerators() else None
@@ -81,7 +81,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Set up the run, in the process that controls it and in each worker."""
+    """Set up the run, in the controller and in each worker."""
     if not _is_ours(config):
         return
     from conformance.errors import UsageError
@@ -117,7 +117,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if collection_path == SELFTEST:
         named = (str(argument).replace(".", os.sep) for argument in config.args)
         return None if any("selftest" in name for name in named) else True
-    # A user's python_files may match the names of modules that are no tests.
+    # A user's python_files may match modules that are not tests.
     around = (collection_path, *collection_path.parents)
     if PACKAGE in around[1:] and SUITE not in around and SELFTEST not in around:
         return None if collection_path.name == "__init__.py" else True
@@ -125,10 +125,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 class _Rows(pytest.Module):
-    """A module of the suite, which ignores the user's patterns for names of tests."""
+    """A module of the suite, collected independent of the user's patterns for test names."""
 
     def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
-        """Collect the properties, each with the number of draws that the profile sets."""
+        """Collect the property tests, each with the number of examples that the profile sets."""
         from conformance.checks import cases, profiles
 
         found = vars(self.obj)
@@ -145,12 +145,12 @@ class _Rows(pytest.Module):
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> _Rows | None:
-    """Collect the suite's tests also where the user's ``python_functions`` would not."""
+    """Collect the suite's tests even if the user's ``python_functions`` excludes them."""
     return _Rows.from_parent(parent, path=module_path) if module_path.parent == SUITE else None
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
-    """Collect the suite's modules also where the user's ``python_files`` would not."""
+    """Collect the suite's modules even if the user's ``python_files`` excludes them."""
     if file_path.parent != SUITE or not file_path.name.startswith("test_"):
         return None
     patterns = parent.config.getini("python_files")
@@ -160,7 +160,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One item for each implementation, from metadata only."""
+    """Make one item for each implementation, from metadata only."""
     run = metafunc.config.stash.get(RUN, None)
     if run is None or not hasattr(metafunc.function, "__requirement__"):
         return
@@ -177,13 +177,13 @@ def layer(request: pytest.FixtureRequest) -> Any:
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """Return the header line, in runs of the suite only."""
+    """Return the header line; nothing in runs without the suite."""
     run = config.stash.get(RUN, None)
     return None if run is None else run.header()
 
 
 class _AtOnce:
-    """Prints each failure as soon as it is known, beside the dots of pytest's own reporter."""
+    """Prints each failure as soon as it is known, between the dots of pytest's own reporter."""
 
     def __init__(self, config: pytest.Config, run: Run) -> None:
         self.config = config
@@ -195,7 +195,7 @@ class _AtOnce:
 
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and reporter.verbosity == 0:
-            # pytest-xdist leaves its progress line unfinished, and pytest does not know that.
+            # pytest-xdist leaves its progress line unfinished, unknown to pytest.
             if self.config.getoption("dist", "no") != "no":
                 reporter.write("\n")
             reporter.ensure_newline()
@@ -206,7 +206,7 @@ class _AtOnce:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> Iterator[None]:
-    """Yield the table and the failures, where pytest's own reporter is at work."""
+    """Write the table and the failures below the output of pytest's own reporter."""
     yield
     run = config.stash.get(RUN, None)
     if run is not None and run.controls and run.verdict is not None:

@@ -1,1 +1,1 @@
-"""What a run costs, measured beside what it would cost without this suite's measures."""
+"""Measures what a run costs, and what it would cost without this suite's optimizations."""

@@ -1,7 +1,6 @@
-"""The least that an example can cost: what Hypothesis draws, and warm calls, with no suite around.
+"""The least that an example can cost: Hypothesis's draw and warm calls, without the suite.
 
-Prints how many milliseconds of a core one example takes; the first argument says how many there
-are.
+Prints the milliseconds of a core that one example takes; the first argument is their number.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ __all__ = ["main"]
 
 
 def main(examples: int) -> float:
-    """Milliseconds of a core for an example that only builds the layer and calls it."""
+    """Print the milliseconds of a core for an example that only builds and calls the layer."""
     compile_cache.prepare()
     profiles.activate(profiles.DEFAULT, examples=examples)
     tried = 0
@@ -35,7 +34,7 @@ def main(examples: int) -> float:
         np.asarray(dense(x))
 
     run: Any = over()(body)
-    run(None)  # everything is compiled now; the second time draws the same
+    run(None)  # the first pass compiles; the second draws the same examples
     started, tried = time.process_time(), 0
     run(None)
     return 1000 * (time.process_time() - started) / tried

@@ -1,4 +1,4 @@
-"""One command, measured: seconds, seconds of computing, memory, and its first failure."""
+"""Measures a command: seconds, processor seconds, memory, and its first failure."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Measured:
     seconds
         From its start to its end.
     computing
-        Seconds of all its processes on a core: what remains comparable on a busy machine.
+        Processor seconds of all its processes, which stay comparable on a busy machine.
     peak
-        The most memory that one of its processes took, in bytes.
+        The peak memory of its largest process, in bytes.
     first_failure
         Seconds until it printed the first failure; None if it printed none.
     output
@@ -82,7 +82,7 @@ def measured(
     Raises
     ------
     UsageError
-        If it could not do what is to be measured; the message has what it said.
+        If the command fails; the message has its output.
     """
     started, first, lines = time.monotonic(), None, []
     process = subprocess.Popen(
@@ -97,7 +97,7 @@ def measured(
         if first is None and line.startswith("failed "):
             first = time.monotonic() - started
         lines.append(line)
-    # The usage of the process together with that of its workers, which it has waited for.
+    # This counts the process and its workers, for which it has waited.
     _, status, usage = os.wait4(process.pid, 0)
     code = process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.monotonic() - started

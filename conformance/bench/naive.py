@@ -1,7 +1,7 @@
-"""What one would write without this suite: fifteen properties of one layer, for comparison only.
+"""Fifteen properties of a layer as one would write them without this suite, as the baseline.
 
-Plain Hypothesis, any size up to 64, the layer called as its users call it. Each property is that
-of a requirement, as far as a few lines can say it: see ``SAME`` in ``conformance.bench.parts``.
+They use plain Hypothesis, sizes up to 64, and call the layer as its users do. Each is a few lines
+long and stands for a requirement: see ``SAME`` in ``conformance.bench.parts``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Property = Callable[[int, int, int], None]
 
 
 def over_sizes_and_seeds(test: Property) -> Callable[[], None]:
-    """Let Hypothesis draw sizes and seeds, without a deadline: compiling takes its time."""
+    """Let Hypothesis draw sizes and seeds, without a deadline, because compiling is slow."""
     drawn = given(in_features=SIZE, out_features=SIZE, seed=SEED)
     return settings(max_examples=EXAMPLES, deadline=None, database=None)(drawn(test))
 
@@ -43,45 +43,45 @@ def x_of(in_features: int, seed: int) -> Any:
 
 @over_sizes_and_seeds
 def test_kernel_shape(in_features: int, out_features: int, seed: int) -> None:
-    """(in, out)."""
+    """The kernel has shape (in, out)."""
     assert layer(in_features, out_features, seed).kernel.shape == (in_features, out_features)
 
 
 @over_sizes_and_seeds
 def test_bias_shape(in_features: int, out_features: int, seed: int) -> None:
-    """(out,)."""
+    """The bias has shape (out,)."""
     assert layer(in_features, out_features, seed).bias.shape == (out_features,)
 
 
 @over_sizes_and_seeds
 def test_parameter_dtype(in_features: int, out_features: int, seed: int) -> None:
-    """float32."""
+    """Both parameters are float32."""
     dense = layer(in_features, out_features, seed)
     assert dense.kernel.dtype == dense.bias.dtype == jnp.float32
 
 
 @over_sizes_and_seeds
 def test_finite(in_features: int, out_features: int, seed: int) -> None:
-    """No NaN, no infinity."""
+    """A new kernel has neither NaN nor infinity."""
     assert np.isfinite(layer(in_features, out_features, seed).kernel[...]).all()
 
 
 @over_sizes_and_seeds
 def test_bias_is_zero(in_features: int, out_features: int, seed: int) -> None:
-    """When new."""
+    """A new bias is 0."""
     assert not np.any(layer(in_features, out_features, seed).bias[...])
 
 
 @over_sizes_and_seeds
 def test_kernel_variance(in_features: int, out_features: int, seed: int) -> None:
-    """1/in, within six standard errors."""
+    """The variance of the kernel is 1/in, within six standard errors."""
     z = np.asarray(layer(in_features, out_features, seed).kernel[...]) * np.sqrt(in_features)
     assert abs(np.mean(z**2) - 1) < 6 * np.sqrt(2 / z.size) + 30 / z.size
 
 
 @over_sizes_and_seeds
 def test_same_seed_same_bits(in_features: int, out_features: int, seed: int) -> None:
-    """Twice the same."""
+    """The same seed gives the same kernel twice."""
     one, other = (layer(in_features, out_features, seed) for _ in range(2))
     assert np.array_equal(one.kernel[...], other.kernel[...])
 
@@ -95,7 +95,7 @@ def test_seeds_differ(in_features: int, out_features: int, seed: int) -> None:
 
 @over_sizes_and_seeds
 def test_output_shape(in_features: int, out_features: int, seed: int) -> None:
-    """(..., out), for three ranks."""
+    """The output has shape (..., out), for three ranks."""
     dense, x = layer(in_features, out_features, seed), x_of(in_features, seed)
     assert dense(x).shape == (8, out_features)
     assert dense(x[0]).shape == (out_features,)
@@ -111,7 +111,7 @@ def test_zero_input(in_features: int, out_features: int, seed: int) -> None:
 
 @over_sizes_and_seeds
 def test_affine_value(in_features: int, out_features: int, seed: int) -> None:
-    """x @ kernel + bias, in float64."""
+    """The output is x @ kernel + bias, computed in float64."""
     dense, x = layer(in_features, out_features, seed), x_of(in_features, seed)
     dense.bias[...] = jnp.arange(out_features, dtype=jnp.float32)
     expected = x.astype(np.float64) @ np.asarray(dense.kernel[...], np.float64)
@@ -129,7 +129,7 @@ def test_additive(in_features: int, out_features: int, seed: int) -> None:
 
 @over_sizes_and_seeds
 def test_batch_independent(in_features: int, out_features: int, seed: int) -> None:
-    """A row gives what it gives alone."""
+    """A row of a batch gives the same result as the row alone."""
     dense, x = layer(in_features, out_features, seed), x_of(in_features, seed)
     assert np.abs(np.asarray(dense(x)[3]) - np.asarray(dense(x[3]))).max() < 1e-4
 
@@ -144,7 +144,8 @@ def test_jit(in_features: int, out_features: int, seed: int) -> None:
 
 @over_sizes_and_seeds
 def test_gradients(in_features: int, out_features: int, seed: int) -> None:
-    """Of sum(f(x)): the kernel's has a row of the column sums of x, the bias's is the batch."""
+    """The gradients of sum(f(x)) are the column sums of x for the kernel, the batch size for the
+    bias."""
     dense, x = layer(in_features, out_features, seed), x_of(in_features, seed)
     gradient = nnx.grad(lambda module: jnp.sum(module(x)))(dense)
     assert np.abs(np.asarray(gradient["kernel"][...]) - x.sum(0)[:, None]).max() < 1e-4

@@ -1,4 +1,4 @@
-"""The parts of the benchmark: each measures one thing, warm beside cold."""
+"""The parts of the benchmark: each measures one thing, with a warm and with a cold cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["DEFAULT", "PARTS", "Bench"]
 
 LAYER = "nnx.MyDense"
 FIVE = ("nnx.MyDense", "nnx.Linear", "linen.MyDense", "linen.Dense", "dense_forward")
-"""The layers that are compared, independent of what is installed."""
+"""The layers that the benchmark measures, independent of what is installed."""
 
 SAME = (
     "construction/kernel-shape",
@@ -37,7 +37,7 @@ SAME = (
 )
 """The requirements that the naive suite checks, in its order."""
 
-# Ten times too large, a bias of the wrong shape, and ones in it.
+# Its kernel is ten times too large; its bias has the wrong shape and is not 0.
 GROSSLY_WRONG = """
 import jax, jax.numpy as jnp
 from flax import nnx
@@ -54,14 +54,14 @@ class Wrong(nnx.Module):
 
 @dataclass
 class Bench:
-    """What the parts share: a place for caches and layers, and the raw numbers.
+    """State that the parts share: a folder for caches and layers, and the raw numbers.
 
     Parameters
     ----------
     folder
         A directory of the benchmark's own.
     naive_examples
-        On how many examples a property the naive suite is measured.
+        The number of examples for each property of the naive suite.
     raw
         What was measured, by name, as plain JSON values.
     full
@@ -74,7 +74,7 @@ class Bench:
     full: Measured | None = None
 
     def cache(self, name: str) -> Path:
-        """Return a compile cache that holds only the programs of earlier measurements with it."""
+        """Return the compile cache that earlier measurements have filled."""
         place = self.folder / f"cache-{name}"
         place.mkdir(exist_ok=True)
         return place
@@ -84,7 +84,7 @@ class Bench:
         return Path(tempfile.mkdtemp(dir=self.folder, prefix="cache-"))
 
     def keep(self, name: str, found: Measured) -> Measured:
-        """Write the numbers of a run down."""
+        """Record the numbers of a run."""
         self.raw[name] = found.record()
         return found
 
@@ -97,7 +97,7 @@ def _row(what: str, target: str, found: Measured) -> Row:
 
 
 def imports(bench: Bench) -> Iterator[Row]:
-    """Measure what every worker pays before its first check."""
+    """Measure the imports that every worker pays for before its first check."""
     for what, module in (
         ("import of jax and flax.nnx", "jax, flax.nnx"),
         (
@@ -113,7 +113,7 @@ def imports(bench: Bench) -> Iterator[Row]:
 
 
 def one(bench: Bench) -> Iterator[Row]:
-    """Measure one layer from the command to the verdict, and the first failure of a wrong one."""
+    """Measure a run of one layer, and the time to the first failure of a wrong one."""
     for state, target in (("cold", "<= 15 s"), ("warm", "<= 6 s")):
         found = bench.keep(f"one {state}", suite([LAYER], bench.cache("quick")))
         yield _row(f"one layer, quick, {state}", target, found)
@@ -128,7 +128,7 @@ def one(bench: Bench) -> Iterator[Row]:
 
 
 def five(bench: Bench) -> Iterator[Row]:
-    """Measure the five built-in layers, a worker's memory, and where the time goes."""
+    """Measure the five built-in layers, a worker's memory, and the seconds of each requirement."""
     for state, target in (("cold", "<= 45 s"), ("warm", "<= 20 s")):
         found = bench.keep(f"five {state}", suite(FIVE, bench.cache("five")))
         yield _row(f"five layers, quick, {state}", target, found)
@@ -137,7 +137,7 @@ def five(bench: Bench) -> Iterator[Row]:
 
 
 def standard(bench: Bench) -> Iterator[Row]:
-    """Measure the five built-in layers with the profile standard."""
+    """Measure the five built-in layers with the profile ``standard``."""
     for state, target in (("cold", "<= 90 s"), ("warm", "<= 45 s")):
         run = suite(FIVE, bench.cache("standard"), "--profile=standard")
         found = bench.keep(f"standard {state}", run)
@@ -146,7 +146,7 @@ def standard(bench: Bench) -> Iterator[Row]:
 
 
 def layers(bench: Bench) -> Iterator[Row]:
-    """Growth over layers: copies of one layer, all programs kept."""
+    """Measure how the cost grows with the number of layers, on copies of one, with a warm cache."""
     file = bench.folder / "copies.py"
     names = [f"Copy{i}" for i in range(8)]
     copies = "\n".join(f"class {name}(MyDense): pass" for name in names)
@@ -166,7 +166,7 @@ def layers(bench: Bench) -> Iterator[Row]:
 
 
 def examples(bench: Bench) -> Iterator[Row]:
-    """Growth over examples, for the properties of the naive suite; and the warm floor."""
+    """Measure how the cost grows with the number of examples, and the least an example can cost."""
     took: dict[int, Measured] = {}
     for count in (25, 25, 100, 400):  # the first fills the cache
         run = suite([LAYER], bench.cache("examples"), "-n1", requirements=SAME, examples=count)
@@ -175,7 +175,7 @@ def examples(bench: Bench) -> Iterator[Row]:
         bench.keep(f"{count} examples", run)
         yield _row(f"15 properties, {count} examples each, one worker, warm", "", run)
     more = took[400].examples - took[100].examples
-    # In seconds of a core, as the floor: what else the machine does is in neither.
+    # Seconds of a core, like the floor, exclude what else the machine does.
     example = 1000 * (took[400].computing - took[100].computing) / more
     yield Row("one more example of a property, warm", example, "ms", "<= 3 ms")
     command = [sys.executable, "-m", "conformance.bench.floor", "400"]
@@ -209,7 +209,7 @@ def naive(bench: Bench) -> Iterator[Row]:
 
 
 def zoo(bench: Bench) -> Iterator[Row]:
-    """Measure the kill matrix with an empty cache, and again."""
+    """Measure the kill matrix with a cold cache, then with a warm one."""
     command = [sys.executable, "-m", "conformance", "selftest"]
     for state in ("cold", "warm"):
         found = measured(command, {"XDG_CACHE_HOME": str(bench.cache("zoo"))})

@@ -1,4 +1,4 @@
-"""The table of a benchmark, and its JSON."""
+"""The rows of a benchmark's table, and their JSON."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Row:
     value, unit
         The number, and what it counts: ``s``, ``ms``, ``x``, ``MB`` or ``%``.
     target
-        What it ought to be, in words; empty where nothing is promised. For information: nothing
-        is decided by it, since times depend on the machine and on what else it does.
+        The value to aim at, in words; empty if nothing is promised. It decides nothing, because
+        times depend on the machine and its load.
     computing
-        Seconds on a core, of all processes, where that is another number.
+        Processor seconds of all processes, if they differ from the value.
     note
-        What one has to know to read it.
+        What a reader needs to know about it.
     """
 
     what: str
@@ -59,7 +59,7 @@ def line(cells: Sequence[str]) -> str:
 
 
 def text(row: Row) -> str:
-    """Return a row on a terminal, with what one has to know."""
+    """Return a row as it is shown on a terminal, with its note."""
     return line(_cells(row)) + (f"\n    {row.note}" if row.note else "")
 
 
@@ -71,7 +71,7 @@ def markdown(rows: Iterable[Row]) -> str:
 
 
 def by(key: str, cells: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return seconds in cells by ``requirement`` or ``implementation``, the most first."""
+    """Return seconds in cells by ``requirement`` or ``implementation``, the largest first."""
     found: defaultdict[str, float] = defaultdict(float)
     for cell in cells:
         found[cell[key]] += cell["seconds"]

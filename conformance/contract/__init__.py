@@ -1,1 +1,4 @@
-"""What a Dense must do: requirement records, the catalogue, and to which layers each applies."""
+"""The record of a requirement, the catalogue of all, and the layers to which each applies.
+
+The requirements themselves stand on the property tests in ``conformance.suite``.
+"""

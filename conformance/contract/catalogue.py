@@ -1,4 +1,4 @@
-"""The catalogue of requirements, which the property tests of the suite make up."""
+"""The catalogue of requirements, collected from the property tests in ``conformance.suite``."""
 
 from __future__ import annotations
 

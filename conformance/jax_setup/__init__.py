@@ -1,1 +1,1 @@
-"""How JAX is set up in a process: versions, devices, modes, compiled programs."""
+"""Sets JAX up in a process: versions, devices, modes, compiled programs."""

@@ -1,4 +1,4 @@
-"""How another Python process is started that finds the same modules as this one."""
+"""Starts other Python processes that find the same modules as this one."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def environment(*last: str, **variables: str) -> dict[str, str]:
 
 
 def _absolute(places: Iterable[str]) -> Iterable[str]:
-    # An empty entry is the working directory, which is the other process's own to choose.
+    # An empty entry is the working directory, which may differ in the other process.
     return (os.path.abspath(place) for place in places if isinstance(place, str))

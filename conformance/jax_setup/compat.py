@@ -1,6 +1,6 @@
-"""What differs between the supported versions of JAX and Flax, hidden in one place.
+"""Hides the differences between the supported versions of JAX and Flax.
 
-No check asks for a version; each question here is put to the library itself.
+No function looks at a version number; each asks the library itself.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ __all__ = [
 
 
 def _is_variable(node: Any) -> bool:
-    # Flax up to 0.10.7 puts VariableState copies into a state, later ones the Variables.
-    # Not by getattr, which warns where it is only an old name.
+    # Flax up to 0.10.7 puts VariableState copies into a state, later versions the Variables.
+    # getattr would warn where the name is deprecated.
     state_type: type = vars(nnx).get("VariableState", nnx.Variable)
     return isinstance(node, nnx.Variable | state_type)
 
@@ -63,7 +63,7 @@ def optimizer(module: nnx.Module, transformation: Any) -> Any:
 
 
 def gradient_step(optimizer: Any, module: nnx.Module, gradients: Any) -> None:
-    """One update of the module's Params; since Flax 0.11 ``update`` takes the module, too."""
+    """Update the module's Params once; since Flax 0.11 ``update`` also takes the module."""
     try:
         optimizer.update(module, gradients)
     except TypeError:
@@ -71,7 +71,8 @@ def gradient_step(optimizer: Any, module: nnx.Module, gradients: Any) -> None:
 
 
 def inside_mesh(mesh: Any) -> contextlib.AbstractContextManager[Any]:
-    """The mesh in force inside; Flax asks JAX for it since 0.12, before it was the context."""
+    """Return a context in which Flax finds the mesh: through JAX since 0.12, else the mesh
+    itself."""
     found: contextlib.AbstractContextManager[Any] = (
         jax.set_mesh(mesh) if hasattr(jax, "set_mesh") else mesh
     )
@@ -79,10 +80,9 @@ def inside_mesh(mesh: Any) -> contextlib.AbstractContextManager[Any]:
 
 
 def kept_closure(module: nnx.Module) -> str:
-    """Return the attribute of a module that holds one of JAX's functions that cannot be pickled.
+    """Return the module's attribute that holds a function of JAX that cannot be pickled, or "".
 
-    Initializers were closures in some versions, so that no layer that keeps one could be
-    pickled; the empty string if no attribute is one.
+    Initializers were closures in some versions, and a layer that keeps one cannot be pickled.
     """
     for name, value in vars(module).items():
         if not callable(value) or not str(getattr(value, "__module__", "")).startswith("jax."):
@@ -96,7 +96,7 @@ def kept_closure(module: nnx.Module) -> str:
 
 @contextlib.contextmanager
 def x64(enabled: bool) -> Iterator[None]:
-    """64-bit types inside the block, or none; ``jax.enable_x64`` exists since 0.8."""
+    """Enable or disable 64-bit types inside the block; ``jax.enable_x64`` exists since 0.8."""
     enable: Any = getattr(jax, "enable_x64", None)
     if enable is None:
         enable = importlib.import_module("jax.experimental").enable_x64

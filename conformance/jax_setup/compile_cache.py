@@ -1,7 +1,7 @@
-"""What is set before JAX starts in a process that runs the suite; where compiled programs are kept.
+"""Sets JAX up before it is imported, and keeps compiled programs between runs.
 
-Compiling is most of what a run costs, and the programs of one run are those of the next. JAX's
-key of a program has the program itself, the versions of jax and jaxlib, and the flags of XLA.
+Compiling is most of the cost of a run, and the next run needs the same programs. JAX's key of a
+program covers the program, the versions of jax and jaxlib, and the flags of XLA.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["SWITCH", "bound", "install", "location", "prepare", "trouble"]
 HOST_DEVICES = 8
 
 SWITCH = "CONFORMANCE_COMPILE_CACHE"
-"""The environment variable that turns the compile cache off: its value is then ``off``."""
+"""The environment variable that turns the compile cache off, by the value ``off``."""
 
-# The five built-in layers take 5 MB for one version of jax, and the whole zoo 70: this is room for
-# a matrix of versions. Looking at all files takes up to 0.2 s, which not every run need pay.
+# The five built-in layers take 5 MB for one version of jax, the whole zoo 70 MB: this suffices for
+# a matrix of versions. Looking at all files takes up to 0.2 s, so not every run does.
 _LIMIT = 256 * 2**20
 _INTERVAL = 3600.0
 
@@ -35,7 +35,7 @@ _INTERVAL = 3600.0
 def location() -> Path:
     """Return the directory of compiled programs, in the user's cache directory."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # to be ignored, as the XDG specification says
+    if not os.path.isabs(base):  # the XDG specification says to ignore a relative path
         base = os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "dense-conformance" / "compiled"
 
@@ -43,8 +43,7 @@ def location() -> Path:
 def directory() -> Path:
     """Return the part of :func:`location` for these versions on this kind of processor.
 
-    A home directory may be shared by machines, and a program of one of them may have
-    instructions that another does not know.
+    Machines may share a home directory, and one may lack the instructions of another's programs.
     """
     processor = hashlib.sha256(_processor().encode()).hexdigest()[:8]
     return location() / f"jax-{_version('jax')}-jaxlib-{_version('jaxlib')}-{processor}"
@@ -68,25 +67,25 @@ def _processor() -> str:
 
 
 def enabled() -> bool:
-    """Return whether the environment leaves the cache on, and there is a home to keep it in."""
+    """Return whether the environment leaves the cache on, and a home directory exists."""
     return os.environ.get(SWITCH, "on") != "off" and location().is_absolute()
 
 
 def prepare(cache: bool = True) -> None:
-    """Set the compile cache and the host devices up; does nothing once JAX is imported."""
+    """Set up the compile cache and the host devices; do nothing if JAX is imported already."""
     if "jax" in sys.modules:
         return
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={HOST_DEVICES}"
-    # Filtering the traceback of each exception takes tens of milliseconds; nobody sees it here.
+    # Filtering the traceback of each exception takes tens of milliseconds, and nobody sees it.
     os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
-    # Some versions of jaxlib (0.9.0, 0.10.0) log an error for each program that was kept.
+    # jaxlib 0.9.0 and 0.10.0 log an error for each cached program.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Several workers share a GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if not (cache and enabled()):
-        # Also not the one of the user's own programs, which is not checked when it is read.
+        # The user's own cache is not used: its entries are not checked when they are read.
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
         return
     path = directory()
@@ -94,19 +93,19 @@ def prepare(cache: bool = True) -> None:
         make_private(path, location().parent)
     except OSError:
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-        return  # without a cache, everything is as it would be, only slower
+        return  # without a cache, the run is only slower
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(path)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-    # XLA's own caches beside it are not checked when they are read.
+    # XLA's own caches are not checked when they are read.
     os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
 
 
 def install() -> None:
     """Have JAX keep its programs in a :class:`ProgramStore`; imports JAX.
 
-    JAX has no public place for that. Where a version has moved the private one, its own file
-    cache does the work, and is merely less careful.
+    JAX has no public hook for this. If a version moves the private one, JAX's own file cache is
+    used, which is only less careful.
     """
     ours = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if not enabled() or ours != str(directory()):
@@ -125,7 +124,7 @@ def install() -> None:
 
 
 def trouble() -> str:
-    """Return why nothing can be kept, in words; empty if it can, or is not meant to."""
+    """Return why programs cannot be kept, in words; empty if they can, or the cache is off."""
     if not enabled():
         return ""
     path = directory()
@@ -135,14 +134,14 @@ def trouble() -> str:
     except OSError as error:
         return (
             f"dense-conformance: compiled programs cannot be kept in {path} "
-            f"({error.strerror or error}): each run compiles anew; XDG_CACHE_HOME names another "
+            f"({error.strerror or error}): each run compiles again; XDG_CACHE_HOME names another "
             "place, --no-compile-cache none\n"
         )
     return ""
 
 
 def bound(limit: int = _LIMIT) -> None:
-    """Keep the programs of all versions within ``limit`` bytes; checked once in an hour."""
+    """Keep the programs of all versions within ``limit`` bytes; look at most once an hour."""
     mark = location() / ".bounded"
     if not enabled() or trouble() or _age(mark) < _INTERVAL:
         return

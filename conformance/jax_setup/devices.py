@@ -1,7 +1,7 @@
-"""Accelerators and the workers of a run: a few processes for each device, or one for each core.
+"""Shares devices among the workers of a run: a few for each accelerator, or one for each core.
 
-Nothing here imports JAX: the process that controls the workers never does, and which device a
-worker sees has to be settled before its JAX starts.
+Nothing here imports JAX: the controller never does, and a worker has to choose its device before
+JAX starts.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _MOST = 8
 """Workers on a CPU: each takes about 500 MB."""
 
 _MOST_FOR_A_DEVICE = 4
-"""Python keeps one core busy long before small layers keep a device busy; each takes about 1 GB."""
+"""Workers on a device: Python is the bottleneck for small layers; each takes about 1 GB."""
 
 _DEVICES = Path("/dev")
 
 
 def accelerators(device_files: Path = _DEVICES) -> list[str]:
-    """Return the numbers of the NVIDIA devices that JAX is going to use here; none on a CPU."""
+    """Return the numbers of the NVIDIA devices that JAX will use; empty on a CPU."""
     wanted = os.environ.get("JAX_PLATFORMS", "")
     if wanted and not any(name in wanted.split(",") for name in ("cuda", "gpu")):
         return []
@@ -38,7 +38,7 @@ def accelerators(device_files: Path = _DEVICES) -> list[str]:
 
 
 def workers(device_files: Path = _DEVICES) -> int:
-    """Return how many processes a run takes by default: as many for each device, or the cores."""
+    """Return how many processes a run takes by default: a few for each device, or one a core."""
     known = hasattr(os, "sched_getaffinity")
     cores = (len(os.sched_getaffinity(0)) if known else os.cpu_count()) or 1
     devices = len(accelerators(device_files))
@@ -48,9 +48,9 @@ def workers(device_files: Path = _DEVICES) -> int:
 
 
 def take_own(worker: str, device_files: Path = _DEVICES) -> None:
-    """Have this worker, such as ``gw3``, see one device only: the next in turn.
+    """Let this worker, such as ``gw3``, see one device only, chosen in turn.
 
-    Workers share devices, and JAX would take three quarters of a device's memory for the first.
+    Several workers share a device, but JAX would give three quarters of its memory to the first.
     """
     devices = accelerators(device_files)
     number = re.search(r"\d+$", worker)

@@ -1,7 +1,7 @@
 """Modules that are imported at their first use.
 
-Collecting the suite, listing its requirements and answering ``--help`` must not cost the
-import of JAX, and the process that controls the workers never needs it at all.
+Collecting the suite, listing requirements and printing ``--help`` must not import JAX, and the
+controller never needs it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ __all__ = ["jax", "jnp", "linen", "nnx"]
 
 
 class LazyModule(ModuleType):
-    """Stands for the module of that name and imports it when an attribute is read."""
+    """Stands for a module, and imports it when an attribute is read."""
 
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("_"):
-            # Asked by who looks at every name of a module, as pytest does when it collects.
+            # pytest asks for special names when it collects; they must not import the module.
             raise AttributeError(f"module {self.__name__!r} has no attribute {attribute!r}")
         return getattr(importlib.import_module(self.__name__), attribute)
 

@@ -1,6 +1,6 @@
-"""Modes: the same suite under another configuration of JAX, each a named environment.
+"""Modes run the same suite under another configuration of JAX, each a named environment.
 
-A mode is a set of environment variables that a user could set, in force before JAX is imported.
+A mode is a set of environment variables that is set before JAX is imported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from conformance.errors import UsageError
 __all__ = ["MODES", "Mode", "active", "chosen_modes", "enter", "under_mode", "variables"]
 
 VARIABLE = "CONFORMANCE_MODE"
-"""Tells the processes of a run its mode's name, which the results file shows."""
+"""The environment variable with the name of the run's mode, which the results file shows."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Mode:
     name
         The name of the environment.
     meaning
-        What is other than by default, for ``--help``.
+        How it differs from the default, for ``--help``.
     settings
-        The environment variables that make it.
+        The environment variables to set.
     devices
-        How many devices the CPU is to show; None leaves the devices as they are.
+        How many devices the CPU shows; None leaves the devices as they are.
     """
 
     name: str
@@ -85,17 +85,17 @@ def chosen_modes(names: Sequence[str]) -> tuple[Mode, ...]:
     wanted = [known for name in names for known in (MODES if name == "all" else (name,))]
     for name in wanted:
         if name not in MODES:
-            raise UsageError(f"there is no mode {name!r}; there are {', '.join(MODES)} and all")
+            raise UsageError(f"there is no mode {name!r}; the modes are {', '.join(MODES)} and all")
     return tuple(MODES[name] for name in dict.fromkeys(wanted))
 
 
 def enter(mode: Mode) -> None:
-    """Put the mode in force for JAX, which is imported later, here or in child processes."""
+    """Set the mode for JAX, which is imported later, here or in child processes."""
     os.environ.update(variables(mode))
 
 
 def variables(mode: Mode) -> dict[str, str]:
-    """Return the mode's environment variables; its flag of XLA is added to those of the user."""
+    """Return the mode's environment variables; a flag of XLA is added to the user's flags."""
     found = {VARIABLE: mode.name, **mode.settings}
     if mode.devices is not None:
         kept = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(_DEVICES)]
@@ -105,12 +105,12 @@ def variables(mode: Mode) -> dict[str, str]:
 
 
 def active() -> str:
-    """Return the name of the mode in force; empty where none was asked for."""
+    """Return the name of the active mode; empty if none was asked for."""
     return os.environ.get(VARIABLE, "")
 
 
 def under_mode(script: str) -> str:
-    """Return the script of a failure, with the mode in force put before its imports."""
+    """Return the script of a failure, which sets the active mode before its imports."""
     mode = MODES.get(active())
     found = {k: v for k, v in variables(mode).items() if k != VARIABLE} if mode else {}
     if not script or not found:

@@ -1,9 +1,8 @@
 """Compiled programs on disk: written whole, checked when read, the oldest removed.
 
-JAX's own file cache writes in place, so that another process may read half of an entry, keeps
-a broken entry for good, and trusts what it reads. This one renames files into place, keeps a
-digest with each, and takes what does not match for absent: a program is either the one that was
-compiled, or compiled again.
+JAX's own file cache writes in place, so another process may read half an entry; it keeps a broken
+entry forever, and trusts what it reads. This one renames files into place and keeps a digest with
+each. An entry that does not match its digest counts as absent, and the program is compiled again.
 
 A compiled program is code that this process runs. The digest guards against accidents only, so
 the directory must belong to the user, and nobody else may be able to write to it.
@@ -24,22 +23,22 @@ from pathlib import Path
 __all__ = ["ProgramStore", "make_private", "prune"]
 
 _SUFFIX = ".program"
-# What this store writes, and what JAX's own file cache writes in its place.
+# The suffixes that this store writes, and those of JAX's own file cache.
 _OURS = re.compile(r"\.new-.*|.*(\.program|-cache|-atime)")
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 _DIGEST_BYTES = hashlib.sha256().digest_size
-# A place that refused this often (full, read-only) is not written to again by this process.
+# After so many failed writes (disk full, read-only) this process writes no more.
 _ENOUGH_REFUSALS = 3
-# A program's time of use is kept to the hour: a write for each read would cost more than the read.
+# The time of use is kept to the hour, because a write for each read would cost more than the read.
 _USE_RESOLUTION = 3600.0
 
 
 class ProgramStore:
     """Entries of bytes by key, as JAX's compilation cache asks for them.
 
-    Nothing here raises for what is on the disk: an entry that cannot be read is absent, and one
-    that cannot be written is not kept.
+    The state of the disk raises nothing: an entry that cannot be read is absent, and one that
+    cannot be written is not kept.
 
     Parameters
     ----------
@@ -72,7 +71,7 @@ class ProgramStore:
         return value
 
     def put(self, key: str, value: bytes) -> None:
-        """Keep an entry, if the disk takes it; other processes see all of it or nothing."""
+        """Keep an entry, if the disk allows it; other processes see all of it or nothing."""
         if self._refusals >= _ENOUGH_REFUSALS:
             return
         name = None
@@ -89,12 +88,12 @@ class ProgramStore:
 
 
 def make_private(path: Path, root: Path) -> None:
-    """Make a directory that only this user can write to, and those between it and a root.
+    """Make a directory, and those between it and a root, that only this user can write to.
 
     Raises
     ------
     OSError
-        If one of them is a link, somebody else's, or open to others; ``strerror`` says which.
+        If one is a link, belongs to another user, or is open to others; ``strerror`` says which.
     """
     for each in (root, *reversed(path.relative_to(root).parents[:-1]), path):
         place = root / each
@@ -113,7 +112,7 @@ def _is_own(facts: os.stat_result) -> bool:
 
 
 def _digest(key: str, value: bytes) -> bytes:
-    # Of the key, too: a file under another's name is another program.
+    # The digest covers the key as well: a renamed file must not pass for another program.
     return hashlib.sha256(key.encode() + b"\0" + value).digest()
 
 
@@ -123,9 +122,9 @@ def _mark_used(file: Path) -> None:
 
 
 def prune(folder: Path, limit: int) -> int:
-    """Remove what was used longest ago until the files below the folder take ``limit`` bytes.
+    """Remove the oldest files below the folder until the rest takes ``limit`` bytes.
 
-    Returns the bytes that remain. Only files that a cache of programs writes count, and go.
+    Returns the remaining bytes. Only files that a cache of programs writes are counted and removed.
     """
     found: list[tuple[float, int, str]] = []
     for directory, _, names in os.walk(folder):

@@ -1,1 +1,4 @@
-"""What people look at, made from results files: page, Markdown, badge, comparison."""
+"""Reports made from results files: page, Markdown, JUnit, badge, comparison.
+
+``conformance.cli.report`` lists the formats of ``dense-conformance report``.
+"""

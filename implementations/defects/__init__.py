@@ -1,4 +1,8 @@
-"""Known-wrong layers: the proof that the suite finds faults."""
+"""Known-wrong layers: the proof that the suite finds faults.
+
+Defects are written with ``record`` (their declarations), ``base`` and ``hooks`` (correct layers to
+depart from) and ``wrong`` (a defect made of one function); each other module holds defects.
+"""
 
 import importlib
 import pkgutil
@@ -18,7 +22,7 @@ class KnownDefect:
 
 
 def all_defects() -> list[KnownDefect]:
-    """Every declared defect of this package, in the order of ids.
+    """Return every declared defect of this package, in the order of ids.
 
     Imports the layers only when called, so that looking up one layer needs neither the others nor
     their libraries.

@@ -1,4 +1,7 @@
-"""From what people write -- a class, a function, a partial of one -- to an Implementation."""
+"""Adapters make an Implementation of what people write: a class, a function, a partial of one.
+
+An adapter of a single library is a module in ``implementations/`` instead.
+"""
 
 from __future__ import annotations
 

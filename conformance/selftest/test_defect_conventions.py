@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from conformance.running.pytest_call import call, run_quietly
-from implementations.defects.otherwise import DECLARATIONS, sample
+from implementations.defects.conventions import DECLARATIONS, sample
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ MADE_RIGHT = {"X122_halved", "X403_halved"}
 
 def test_a_declaration_hides_no_fault() -> None:
     """Without bias, stored as (out, in), or in bfloat16, each defect fails its own requirement."""
-    place = "implementations.defects.otherwise"
+    place = "implementations.defects.conventions"
     wanted = {
         f"{place}:{known.defect.id}_{how}": known.defect.breaks
         for known in sample(BREAKS)

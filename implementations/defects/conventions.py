@@ -1,8 +1,8 @@
 """Known-wrong layers that declare another convention: without bias, as (out, in), in bfloat16.
 
-``otherwise:X501_transposed`` is the defect X501 whose kernel is stored as (out, in), and which
-declares so. Only defects of one hook of the correct layer can be declared otherwise: the fault is
-the same, and what is stored and declared around it is not.
+``conventions:X501_transposed`` is the defect X501 with a kernel that is stored, and declared, as
+(out, in). Only defects of one hook of the correct layer have such versions: the fault is the same,
+and the arrays and the declaration around it differ.
 """
 
 from __future__ import annotations
