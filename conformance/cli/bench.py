@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import os
 import platform
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conformance.errors import UsageError
+from conformance.jax_setup.devices import cores
 
 if TYPE_CHECKING:
     from conformance.bench.parts import Bench
@@ -22,18 +24,18 @@ __all__ = ["bench", "bench_arguments", "document"]
 FORMAT = 1
 
 # Named here because --help must not import the code that measures.
-PARTS = ("import", "one", "five", "examples", "naive", "standard", "layers", "zoo")
+PARTS = ("import", "one", "five", "examples", "naive", "standard", "growth", "zoo")
 _SHOWN = 12
 
 EPILOG = """\
 parts:
   import     import time
-  one        one layer, quick: cold, warm, without a cache; the first failure of a wrong one
+  one        one layer, quick: cold, warm, without a cache; a wrong one beside it
   five       the five built-in layers, quick: cold and warm, by layer and by requirement
   examples   growth over 25, 100 and 400 examples, and the warm floor
   naive      a naive suite of the same properties, beside the suite cold and warm
   standard   the five built-in layers, standard: cold and warm
-  layers     growth over 1, 2, 4 and 8 layers
+  growth     growth over 1 to 16 layers, and over workers
   zoo        the kill matrix of the whole zoo
   all        all of these
 Each part has compile caches of its own. Targets are shown for information; nothing fails."""
@@ -61,6 +63,12 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--markdown", metavar="PATH", help="write the table to this file (Markdown)"
+    )
+    parser.add_argument(
+        "--picture",
+        metavar="PATH",
+        help="draw how the cost grows with layers, examples and workers (SVG; needs the parts "
+        "growth and examples, and the extra report)",
     )
     parser.epilog = EPILOG
 
@@ -95,6 +103,12 @@ def bench(options: argparse.Namespace, _: Sequence[str]) -> int:
     names = chosen(options.parts)
     _writable(options.results)
     _writable(options.markdown)
+    _writable(options.picture)
+    if options.picture:
+        if not {"growth", "examples"} <= {*names}:
+            raise UsageError("--picture needs the parts growth and examples: name both, or all")
+        if importlib.util.find_spec("matplotlib") is None:
+            raise UsageError("--picture needs matplotlib: pip install 'dense-conformance[report]'")
     from conformance.bench.parts import PARTS, Bench
     from conformance.bench.table import HEADINGS, line, markdown, text
     from conformance.results.file import save, text_of
@@ -117,6 +131,10 @@ def bench(options: argparse.Namespace, _: Sequence[str]) -> int:
             f"{facts['date'][:10]}, {_machine()}, load {load} to {facts['machine']['load_after']}"
         )
         save(Path(options.markdown), f"{said}:\n\n{markdown(rows)}\n")
+    if options.picture:
+        from conformance.bench.picture import growth
+
+        save(Path(options.picture), growth(found.raw))
     return 0
 
 
@@ -147,7 +165,7 @@ def document(
         "parts": list(parts),
         "machine": {
             "platform": platform.platform(),
-            "cores": _cores(),
+            "cores": cores(),
             "python": platform.python_version(),
             **{name: version(name) for name in ("jax", "jaxlib", "flax", "hypothesis")},
             "load_before": load_before,
@@ -171,12 +189,6 @@ def _by_requirement(facts: dict[str, Any]) -> None:
                 print(f"  {name:40} {value:6.1f} s  {100 * value / total:4.0f} %")
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _load() -> str:
     return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
@@ -185,4 +197,4 @@ def _machine() -> str:
     from conformance.results.environment import version
 
     names = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax"))
-    return f"{_cores()} cores, {names}, python {platform.python_version()}"
+    return f"{cores()} cores, {names}, python {platform.python_version()}"

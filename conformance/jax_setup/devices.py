@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["accelerators", "take_own", "workers"]
+__all__ = ["accelerators", "cores", "take_own", "workers"]
 
 _MOST = 8
 """Workers on a CPU: each takes about 500 MB."""
@@ -39,12 +39,16 @@ def accelerators(device_files: Path = _DEVICES) -> list[str]:
 
 def workers(device_files: Path = _DEVICES) -> int:
     """Return how many processes a run takes by default: a few for each device, or one a core."""
-    known = hasattr(os, "sched_getaffinity")
-    cores = (len(os.sched_getaffinity(0)) if known else os.cpu_count()) or 1
     devices = len(accelerators(device_files))
     if devices:
-        return devices * max(1, min(cores // devices, _MOST_FOR_A_DEVICE))
-    return min(cores, _MOST)
+        return devices * max(1, min(cores() // devices, _MOST_FOR_A_DEVICE))
+    return min(cores(), _MOST)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    known = hasattr(os, "sched_getaffinity")
+    return (len(os.sched_getaffinity(0)) if known else os.cpu_count()) or 1
 
 
 def take_own(worker: str, device_files: Path = _DEVICES) -> None:

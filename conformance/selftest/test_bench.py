@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from conformance.cli import bench
 from conformance.cli.main import main
 from conformance.contract.catalogue import catalogue
 from conformance.errors import UsageError
+from conformance.selftest.pages import needs_extra
 from conformance.selftest.processes import python
 
 
@@ -34,6 +36,7 @@ def test_parts_are_measured_in_a_fixed_order() -> None:
         (["--naive-examples", "many"], "a number from 1 to 10000, found 'many'"),
         (["--results", "/dev/null/bench.json"], "cannot be written"),
         (["--results", "."], "cannot be written"),
+        (["one", "--picture", "growth.svg"], "--picture needs the parts growth and examples"),
     ],
 )
 def test_wrong_usage(
@@ -98,6 +101,23 @@ def test_the_table_shows_the_target_beside_what_was_measured() -> None:
         "| an example | <= 3 ms | 2.35 ms |  |",
         "| faster |  | 123 x |  |",
     ]
+
+
+def test_the_picture_has_every_run_of_its_parts() -> None:
+    """One panel each for layers, examples and workers; other runs are left out."""
+    needs_extra()
+    from conformance.bench.picture import growth
+
+    counts = {"layers": (1, 16), "examples": (25, 400), "workers": (0, 8)}
+    runs = {
+        f"{count} {over}": {"seconds": count + 1, "computing": 2 * count + 1}
+        for over, ends in counts.items()
+        for count in ends
+    }
+    drawn = growth({**runs, "five warm": {"seconds": 1, "computing": 1}})
+    words = re.findall(r">([^<>]+)</text>", drawn)
+    assert {"layers", "workers", "examples of each property"} <= {*words}
+    assert all({str(count) for count in ends} <= {*words} for ends in counts.values())
 
 
 def test_seconds_are_added_up() -> None:
