@@ -144,8 +144,7 @@ def test_jit(in_features: int, out_features: int, seed: int) -> None:
 
 @over_sizes_and_seeds
 def test_gradients(in_features: int, out_features: int, seed: int) -> None:
-    """The gradients of sum(f(x)) are the column sums of x for the kernel, the batch size for the
-    bias."""
+    """The gradients of sum(f(x)) are the column sums of x, and the batch size for the bias."""
     dense, x = layer(in_features, out_features, seed), x_of(in_features, seed)
     gradient = nnx.grad(lambda module: jnp.sum(module(x)))(dense)
     assert np.abs(np.asarray(gradient["kernel"][...]) - x.sum(0)[:, None]).max() < 1e-4

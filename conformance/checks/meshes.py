@@ -59,9 +59,7 @@ class Placement:
     x: tuple[str | None, ...] = (None, None)
 
     def of_output(self) -> Any:
-        """The sharding of f(x) that the inputs imply: rows like those of x, columns like those of
-        the kernel.
-        """
+        """Return the sharding of f(x) that the inputs imply: rows as x, columns as the kernel."""
         axes = jax.sharding.PartitionSpec(self.x[0], self.kernel[1])
         return jax.sharding.NamedSharding(mesh(self.devices), axes)
 

@@ -1,6 +1,4 @@
-"""Whether a call leaves a layer's leaves, static values, variables and input as they were, and
-whether it leaves foreign objects behind.
-"""
+"""Finds changes that a call makes to a layer, its variables and its input, and what it leaves."""
 
 from __future__ import annotations
 

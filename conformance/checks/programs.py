@@ -104,8 +104,7 @@ _HARDLY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
 
 
 def compiled_to_run_once(traced: Any) -> Any:
-    """The program of what ``jax.jit(f).trace`` returned, hardly optimized: that costs more than it
-    saves.
+    """Compile a trace with few optimizations, which would cost more than they save.
 
     For drawing numbers alone: products may come out otherwise than in a user's program.
     """

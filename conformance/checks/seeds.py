@@ -45,9 +45,7 @@ _NONE = (np.zeros(0, np.uint32), np.zeros((0, 8), np.float32))
 
 
 def _drawn(layer: Layer) -> _Drawn:
-    """That, small kernels of thousands of seeds more, and seeds and kernels of a hundred thousand
-    at the smallest size, if one program draws them all.
-    """
+    """Return numbers by seed, kernels by more seeds, and the smallest kernels of a crowd of seeds."""
 
     def draw() -> _Drawn:
         profile = profiles.active().name

@@ -71,8 +71,7 @@ def gradient_step(optimizer: Any, module: nnx.Module, gradients: Any) -> None:
 
 
 def inside_mesh(mesh: Any) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which Flax finds the mesh: through JAX since 0.12, else the mesh
-    itself."""
+    """Return a context in which Flax finds the mesh; since Flax 0.12, JAX sets it."""
     found: contextlib.AbstractContextManager[Any] = (
         jax.set_mesh(mesh) if hasattr(jax, "set_mesh") else mesh
     )

@@ -108,7 +108,7 @@ def account(
     *,
     strict: bool = False,
     stopped: str = "",
-    left: str = "it is for another shard",
+    left: str = "it belongs to another shard",
     all_ran: bool = False,
 ) -> Verdict:
     """Return the cells in order, with missing cells named and consequences separated from faults.

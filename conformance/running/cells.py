@@ -1,4 +1,4 @@
-"""Makes a cell of each pytest item, and sends it to the controller."""
+"""Makes the cell of each pytest item, and sends it to the controller."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["Exchange", "Prevented", "cell_of", "entry_of", "hold_to", "row_of", 
 
 
 def row_of(item: pytest.Item) -> Requirement | None:
-    """Return the requirement that an item checks; None for an item of somebody else's."""
+    """Return the requirement that an item checks; None if the item is not the suite's."""
     row = requirement_of(getattr(item, "function", None))
     return row if row is not None and hasattr(item, "callspec") else None
 
@@ -49,7 +49,7 @@ def entry_of(item: pytest.Item) -> Entry:
 
 
 def hold_to(expected: Expected, cell: Cell) -> Cell:
-    """Return a failure as an expected one, a pass as an unexpected one, all else as it is."""
+    """Return a cell whose failure was expected: failed as expected, passed as unexpected."""
     if cell.outcome.violated:
         return replace(cell, outcome=Outcome.EXPECTED_FAILURE, reason=expected.text)
     if cell.outcome.held:
@@ -60,12 +60,12 @@ def hold_to(expected: Expected, cell: Cell) -> Cell:
 
 
 def try_witness(item: pytest.Function, witness: Mapping[str, Any]) -> bool:
-    """Run the property on the one case; True says to pytest that it was run.
+    """Run the property test on the one case; return True, so that pytest does not run it again.
 
     Raises
     ------
     LoadError
-        If the property has no cases.
+        If the test draws no cases.
     """
     inner = getattr(getattr(item.obj, "hypothesis", None), "inner_test", None)
     if inner is None:
@@ -76,12 +76,12 @@ def try_witness(item: pytest.Function, witness: Mapping[str, Any]) -> bool:
 
 
 class Prevented(pytest.skip.Exception):  # type: ignore[name-defined,misc]  # set on a function
-    """The requirement is not checked, because another one that it rests on has failed.
+    """Raised if a requirement is not checked because one that it rests on has failed.
 
     Parameters
     ----------
     below
-        The id of that one.
+        The id of the one that failed.
     """
 
     def __init__(self, below: str) -> None:
@@ -100,7 +100,7 @@ def _violations(error: BaseException) -> Iterator[Violation]:
 def cell_of(
     row: Requirement, implementation: str, call: pytest.CallInfo[None], report: pytest.TestReport
 ) -> Cell:
-    """Return the cell that a finished phase of a test makes, in the process that ran it."""
+    """Return the cell of a finished phase of a test, in the process that ran it."""
     recorded = recording.current()
     cell = Cell(
         implementation=implementation,
@@ -119,7 +119,7 @@ def cell_of(
     if isinstance(error, Prevented):
         return blocked(cell, error.below)
     if isinstance(error, pytest.skip.Exception):
-        # What only the check itself finds out is not known where it is not run.
+        # Only the check itself finds out more, and it was not run.
         found = isinstance(error, NotApplicable)
         reason = safe_text(error.msg)
         return replace(cell, outcome=Outcome.NOT_APPLICABLE, obstacle=found, reason=reason)
@@ -129,14 +129,14 @@ def cell_of(
         return replace(
             cell,
             outcome=Outcome.ERROR,
-            # What a check stumbles over is explained by a fault in the foundation, if there is one.
+            # A fault in the foundation explains an obstacle.
             obstacle=not known and call.when == "call",
             reason=safe_text(error if known else f"{type(error).__name__}: {safe_text(error)}"),
         )
     at_times = "" if error is violation else " (on the same case it passes at other times)"
     return replace(
         cell,
-        # A MAY is reported, and never fails anything.
+        # A MAY requirement is reported, and never fails a run.
         outcome=Outcome.NOT_OFFERED if row.level is MAY else Outcome.FAILED,
         obstacle=violation.obstacle,
         declare=violation.declare,
@@ -150,12 +150,12 @@ def cell_of(
     )
 
 
-# Of what a layer prints, a report takes this many characters: it may be megabytes.
+# A layer may print megabytes; a report takes this many characters.
 _MOST_OUTPUT = 4000
 
 
 class Exchange:
-    """Attaches the cell to pytest's report, and takes it out: a plugin, in each process of a run.
+    """A plugin that attaches the cell to pytest's report, and takes it out in the controller.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ class Exchange:
         """Attach the cell to the report, which travels between processes."""
         row = row_of(item)
         if row is not None:
-            # The cell is what is shown; pytest's traceback takes 0.2 s for each failure.
+            # We show the cell; pytest's own traceback would take 0.2 s for each failure.
             vars(item)["repr_failure"] = lambda error: ""
         report = yield
         if (
@@ -209,7 +209,7 @@ class Exchange:
         if cell.outcome.violated:
             layer = self.run.layers.get(entry.id)
             cell = replace(cell, script=reproduction.script(cell, entry, layer))
-        # As text: a value that is not plain would end the whole distributed run.
+        # As text, because a value that cannot be sent would end the whole distributed run.
         report.conformance = json.dumps(  # type: ignore[attr-defined]  # travels with the report
             {
                 "cell": cell.as_dict(),
@@ -222,14 +222,14 @@ class Exchange:
             report.outcome, report.longrepr = "failed", reproduction.text_of(cell)
         spared = self._spared(entry, row, cell)
         if spared:
-            # Of pytest's own outcomes this is the one for what does not hold and fails nothing.
+            # pytest's outcome for a failure that does not fail the run.
             report.outcome, report.wasxfail = "skipped", spared
             named = word(cell, strict=self.run.strict)
             report.conformance_word = "blocked" if named == Outcome.FAILED else named  # type: ignore[attr-defined]  # travels with the report
         return report
 
     def _spared(self, entry: Entry, row: Requirement, cell: Cell) -> str:
-        """Return why a cell that does not hold fails nothing; empty if it does fail the run."""
+        """Return why a failed cell does not fail the run; empty if it does."""
         if cell.outcome == Outcome.EXPECTED_FAILURE:
             return cell.reason
         if cell.outcome == Outcome.NOT_OFFERED:
@@ -240,7 +240,7 @@ class Exchange:
         return f"rests on {below}, which is expected to fail" if below else ""
 
     def _expected_below(self, entry: Entry, row: Requirement) -> str:
-        """Return a requirement that this one rests on and whose failure is expected."""
+        """Return a requirement below this one whose failure is expected."""
         rows = {other.id: other for other in catalogue()}
         waiting, seen = [*rests_on(row, catalogue())], {row.id}
         while waiting:
@@ -256,7 +256,7 @@ class Exchange:
     def pytest_report_teststatus(
         self, report: pytest.TestReport
     ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-        """Name in pytest's own words what does not hold and fails nothing."""
+        """Return pytest's own words for a failure that does not fail the run."""
         name = getattr(report, "conformance_word", "")
         return (name, name[:1], (name.upper(), {"yellow": True})) if name else None
 
@@ -274,7 +274,7 @@ class Exchange:
         return {**library, "side_effects": effects} if effects else library
 
     def _observed(self, entry: Entry, row: Requirement, call: Any) -> dict[str, Any]:
-        """Once for each layer, where it was called anyway, if a file is to be written."""
+        """Return costs and warnings, once for each layer that was called, if a file is written."""
         layer: Any = self.run.layers.get(entry.id)
         first = row.id == "forward/output-shape" and call.when == "call"
         if not first or layer is None or not self.run.config.getoption("conformance_results"):

@@ -1,7 +1,7 @@
-"""What is worth knowing of a layer beside the contract: its warnings, and what it costs.
+"""Measures facts about a layer that the contract does not cover: its warnings and its costs.
 
-Nothing here is ever a failure. Both are written into the results file, so that a comparison of
-versions shows what an upgrade brings.
+Neither is ever a failure. The results file has both, so that a comparison of versions shows the
+effect of an upgrade.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ __all__ = ["observe"]
 
 _OUT_FEATURES = 24
 _ROWS = 8
-# The shortest of so many timings; longer ones include noise from other processes.
+# The shortest of so many timings counts; longer ones include noise from other processes.
 _REPEATS = 20
 
 
 @contextmanager
 def _all_warnings() -> Iterator[list[warnings.WarningMessage]]:
     with warnings.catch_warnings(record=True) as caught:
-        # Also what was warned of before: by default each place warns once.
+        # By default each place warns once; here every warning counts.
         warnings.simplefilter("always")
         yield caught
 
 
 def observe(layer: Layer) -> dict[str, Any]:
-    """Warnings and seconds of one construction and one call, as plain JSON values.
+    """Return warnings and seconds of one construction and one call, as plain JSON values.
 
     ``warnings`` is a list of texts. ``cost`` has, in seconds: ``compile``, the processor time of
-    the first construction and call at a size that no run has seen; ``construct`` and ``call``,
-    the shortest of those that follow. A layer that cannot be built or called has no cost: other
-    requirements are about that.
+    the first construction and call at a size that no run has used; ``construct`` and ``call``, the
+    shortest of later ones. A layer that cannot be built or called has no cost; requirements report
+    it.
     """
-    # No program of an unseen size is in the compile cache, nor in this process.
+    # Programs of a new size are neither in the compile cache nor in this process.
     case = Case(random.SystemRandom().randrange(200, 1000), _OUT_FEATURES, seed=1)
     lead = (_ROWS,) if layer.accepts((_ROWS,)) else layer.fewest
     x = np.ones((*lead, case.in_features), np.float32)
@@ -71,7 +71,7 @@ def observe(layer: Layer) -> dict[str, Any]:
 def _warm(layer: Layer, case: Case, dense: Callable[[Any], Any], x: np.ndarray) -> dict[str, float]:
     call = {"call": _shortest(lambda: jax.block_until_ready(dense(x)))}
     if PARAMETERS not in layer.provides:
-        return call  # a function constructs and calls in one
+        return call  # a function constructs and calls in one step
     return {
         "construct": _shortest(lambda: jax.block_until_ready(layer.of(case).parameters)),
         **call,
@@ -79,8 +79,7 @@ def _warm(layer: Layer, case: Case, dense: Callable[[Any], Any], x: np.ndarray) 
 
 
 def _shortest(action: Callable[[], Any]) -> float:
-    # What the processor spends does not depend on what else the machine does; an accelerator's
-    # time is no processor's.
+    # Processor time does not depend on the load of the machine, but excludes an accelerator's time.
     clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
     seconds = []
     for _ in range(_REPEATS):
@@ -92,7 +91,7 @@ def _shortest(action: Callable[[], Any]) -> float:
 
 @contextmanager
 def _no_writing_to_the_compile_cache() -> Iterator[None]:
-    """Programs of sizes that never come again would only fill it."""
+    """Keep programs of sizes that never come again out of the compile cache."""
     name = "jax_persistent_cache_min_compile_time_secs"
     before = jax.config.values[name]
     jax.config.update(name, 1e9)
@@ -103,7 +102,7 @@ def _no_writing_to_the_compile_cache() -> Iterator[None]:
 
 
 def _text(warning: warnings.WarningMessage) -> str:
-    """Category, message and place; the place without what is of this machine."""
+    """Return category, message and place of a warning, without the folders of this machine."""
     place = PurePath(warning.filename).parts
     if "site-packages" in place:
         place = place[len(place) - place[::-1].index("site-packages") :]

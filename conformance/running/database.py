@@ -1,7 +1,7 @@
 """The database of failing cases, kept between runs and shared between machines.
 
-The backends are Hypothesis's own. What is found in one run is tried first in later runs that use
-the same database; without the setting, nothing is kept, and runs are repeatable.
+The backends are Hypothesis's own. Later runs with the same database try its cases first. Without
+the setting nothing is kept, and runs are repeatable.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ FORMS = "directory:PATH, readonly:PATH, redis:URL or default, several joined by 
 
 
 def opened(spec: str) -> ExampleDatabase:
-    """Return the database of that specification.
+    """Return the database that a specification names.
 
     Parameters
     ----------
     spec
-        ``directory:PATH``; ``readonly:PATH`` for a share that others fill; ``redis:URL``, such as
+        ``directory:PATH``; ``readonly:PATH`` for a folder that others fill; ``redis:URL``, such as
         ``redis:redis://host:6379/0``; ``default`` for Hypothesis's own, which HypoFuzz uses;
         several of them, joined by commas, are used together.
 
     Raises
     ------
     UsageError
-        If its form is unknown, or it cannot be reached.
+        If its form is unknown, or the database cannot be reached.
     """
     from hypothesis.database import MultiplexedDatabase
 
@@ -54,7 +54,7 @@ def _one(spec: str) -> ExampleDatabase:
         return settings.get_profile("default").database or InMemoryExampleDatabase()
     kind, _, place = spec.partition(":")
     if not place or kind not in ("directory", "readonly", "redis"):
-        raise UsageError(f"the database {spec!r} is none of {FORMS}")
+        raise UsageError(f"the database {spec!r} has an unknown form; expected one of {FORMS}")
     if kind == "redis":
         return _redis(place)
     path = Path(place).expanduser()
@@ -65,7 +65,7 @@ def _one(spec: str) -> ExampleDatabase:
             raise UsageError(f"the database {spec!r}: {error.strerror or error}") from None
         return DirectoryBasedExampleDatabase(path)
     if not path.is_dir():
-        raise UsageError(f"the database {spec!r}: there is no directory {place!r}")
+        raise UsageError(f"the database {spec!r}: the directory {place!r} does not exist")
     return ReadOnlyDatabase(DirectoryBasedExampleDatabase(path))
 
 
@@ -86,5 +86,5 @@ def _redis(url: str) -> ExampleDatabase:
 
 
 def key(requirement: str, implementation: str) -> bytes:
-    """Return the database's key of a cell: implementations do not overwrite each other's cases."""
+    """Return a cell's key in the database; it differs between implementations."""
     return hashlib.sha256(f"{requirement}\0{implementation}".encode()).digest()

@@ -1,4 +1,4 @@
-"""Which cells have failed so far, passed between processes by files in the run's directory."""
+"""Shares the failures so far between processes, by files in the run's directory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Failures"]
 
 
 class Failures:
-    """The failures of one run; those of a worker on another machine are known there alone.
+    """The failures of one run; only a worker on another machine knows its own.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class Failures:
         return self._directory / f"failed-{digest}"
 
     def add(self, implementation: str, requirement: str, *, obstacle: bool) -> None:
-        """Note a failure, and whether the check met an obstacle."""
+        """Record a failure, and whether the check met an obstacle."""
         self._known[implementation, requirement] = obstacle
         with contextlib.suppress(OSError):
             self._file(implementation, requirement).write_text("obstacle" if obstacle else "fault")
@@ -37,7 +37,7 @@ class Failures:
         key = implementation, requirement
         if key not in self._known:
             with contextlib.suppress(OSError):
-                # Empty while another process writes it: a failure that is known a moment later.
+                # Empty while another process writes it; the failure is known a moment later.
                 text = self._file(implementation, requirement).read_text()
                 if text:
                     self._known[key] = text == "obstacle"

@@ -1,4 +1,4 @@
-"""The suite's own events, for pytest plugins that follow a run; called where it is controlled."""
+"""The suite's own events, for pytest plugins that follow a run; called in the controller."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 def pytest_conformance_cell(cell: Cell) -> None:
-    """Take a cell as soon as it is decided; one that failed may yet be blocked by another."""
+    """Receive a cell as soon as it is decided; another failure may still block a failed one."""
 
 
 def pytest_conformance_fault(cell: Cell) -> None:
-    """Take a failure that no other one explains, as soon as nothing can change that."""
+    """Receive a failure that no other one explains, as soon as that is certain."""
 
 
 def pytest_conformance_round(number: int, seed: int) -> None:
-    """Take the beginning of a further round of a run that goes on: its number and its seed."""
+    """Receive the start of a further round: its number and its seed."""

@@ -31,13 +31,13 @@ def _read() -> dict[str, list[str]]:
 
 
 def failed_last(implementations: Iterable[str]) -> frozenset[Key]:
-    """Return the cells of these implementations, by id, that did not hold when last checked."""
+    """Return the cells of these implementations, by id, that failed when last checked."""
     known = _read()
     return frozenset((id, str(row)) for id in implementations for row in known.get(id, ()))
 
 
 def remember(cells: Iterable[Cell]) -> None:
-    """Remember which of the checked cells do not hold; what was not checked stays as it was."""
+    """Remember which of the checked cells failed; others keep their state."""
     known = {id: set(rows) for id, rows in _read().items()}
     for cell in cells:
         if cell.outcome.checked:

@@ -1,7 +1,6 @@
-"""The options of a run: one table for pytest, for the command, and for the runs that these start.
+"""The options of a run: one table for pytest, the command, and the runs that they start.
 
-This module is imported in every pytest run of an environment: it imports the standard library
-alone.
+Every pytest run of an environment imports this module, so it imports the standard library only.
 """
 
 from __future__ import annotations
@@ -39,17 +38,17 @@ class Option:
     name
         Its name, with dashes.
     help
-        What it does; empty for one that is not shown.
+        What it does; empty for an option that is not shown.
     metavar
-        How help calls its value; empty for a switch.
+        The name of its value in help; empty for a switch.
     parse, text
-        Make the value of a text, and the text of a value.
+        Convert a text to the value, and the value to a text.
     default
-        The value where it is not given.
+        The value if the option is not given.
     choices
-        The values that there are; empty for any.
+        The allowed values; empty for any.
     many
-        Whether it repeatable, each time with one more value.
+        Whether it may be repeated, each time with one more value.
     """
 
     name: str
@@ -63,12 +62,12 @@ class Option:
 
     @property
     def key(self) -> str:
-        """Return the name of its value among parsed ones of the command; pytest's has a prefix."""
+        """Return the name of its value in the command's namespace; pytest's has a prefix."""
         return self.name.replace("-", "_")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return what ``add_argument`` takes."""
+        """Return the arguments of ``add_argument``."""
         shown = {"help": self.help or argparse.SUPPRESS}
         if not (self.metavar or self.choices):
             return {**shown, "action": "store_true"}
@@ -251,7 +250,7 @@ RUN = (
 )
 """The options of ``dense-conformance run``, in the order in which its help shows them."""
 
-# What a further run does not take over from the one that starts it.
+# The options that a further round does not take over from the run that starts it.
 _OF_THE_FIRST = ("impl", "results", "for", "strict", "exitfirst", "last-failed")
 
 
@@ -268,7 +267,7 @@ def add_to_command(parser: argparse.ArgumentParser, names: Iterable[str]) -> Non
 
 
 def as_arguments(values: Mapping[str, Any]) -> list[str]:
-    """Return pytest's arguments for values by the names of options; defaults are left out."""
+    """Return pytest's arguments for values by the names of options, without defaults."""
     arguments = []
     for name, value in values.items():
         option = OPTIONS[name]
@@ -281,26 +280,26 @@ def as_arguments(values: Mapping[str, Any]) -> list[str]:
 
 
 def values_of(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
-    """Return the values of those options that a subcommand has, for :func:`.pytest_call.call`."""
+    """Return the values of a subcommand's options, for :func:`.pytest_call.call`."""
     keys = [OPTIONS[name].key for name in names]
     return {key: getattr(options, key) for key in keys if hasattr(options, key)}
 
 
 def of_further_run(get: Callable[[str], Any]) -> dict[str, Any]:
-    """Return what a further run takes over from pytest's options, for the same."""
+    """Return the values that a further round takes over from pytest's options."""
     kept = [option.key for option in OPTIONS.values() if option.name not in _OF_THE_FIRST]
     return {key: get(f"conformance_{key}") for key in kept}
 
 
 def require_writable(path: str | None) -> None:
-    """Refuse a place where no file can be written, before anything is run for it.
+    """Refuse a place where no file can be written, before the run starts.
 
-    Folders that are missing are made when the file is written.
+    Missing folders are made when the file is written.
 
     Raises
     ------
     UsageError
-        If it is a folder, or it may not be written.
+        If it is a folder, or cannot be written.
     """
     from conformance.errors import UsageError
 

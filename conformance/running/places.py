@@ -1,4 +1,4 @@
-"""Where the suite is, and where pytest's configuration keeps the run; imports pytest alone."""
+"""The folder of the suite, and the run of pytest's configuration; imports only pytest."""
 
 from __future__ import annotations
 

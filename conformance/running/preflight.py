@@ -1,6 +1,6 @@
 """Uses each layer once before a run, in a process of its own: see :mod:`.first_use`.
 
-The process starts before the workers do, so that a right layer waits for nothing; only one that
+The process starts before the workers do, so that a correct layer waits for nothing, and one that
 cannot be used is known before any check of it begins.
 """
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Preflight"]
 
-# A layer that takes longer to import is left to the workers, which have limits.
+# The workers, which have limits, deal with a layer that takes longer to import.
 _PATIENCE = 30.0
 _EACH = 10.0
-# Before a line of ours: a layer may print whatever it likes.
+# Marks our lines, because a layer may print anything.
 _MARK = "\0dense-conformance\0"
 
 
 class Preflight:
-    """A pytest plugin that uses the layers once; registered where a run has workers.
+    """A pytest plugin that uses the layers once, registered in runs with workers.
 
     Parameters
     ----------
@@ -58,23 +58,23 @@ class Preflight:
             env=child_process.environment(),
             encoding="utf-8",
             errors="replace",
-            # An interrupt from the terminal is for the process that controls the run.
+            # An interrupt from the terminal is for the controller.
             start_new_session=True,
         )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """Wait while the workers start; run nothing where no layer can be used."""
+        """Wait while the workers start; run nothing if no layer can be used."""
         found = self._unusable()
         if found:
             self.run.refuse({id: why for id, why, _ in found}, found[0][2])
         return True if len(self.run.unusable) == len(self.run.entries) else None
 
     def pytest_unconfigure(self) -> None:
-        """End the process, also where the run ended before it."""
+        """End the process, even if the run ended before it."""
         if self._process is None:
             return
-        # A layer may have started processes, which hold the pipe open: all of them end.
+        # A layer may have started processes that hold the pipe open: end all of them.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if hasattr(os, "killpg"):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -85,7 +85,7 @@ class Preflight:
         self._process.wait()
 
     def _unusable(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """Return the ids that cannot be used, why, and the environment in which that was found."""
+        """Return why implementations cannot be used, by id, and the environment of the process."""
         if self._process is None:
             return []
         try:
@@ -97,7 +97,7 @@ class Preflight:
 
 
 def _examine(entry: Entry, profile: str, seed: int | None) -> None:
-    """Write down why the implementation cannot be used, if it cannot."""
+    """Print why the implementation cannot be used, if it cannot."""
     from conformance.layers.first_use import why_unusable
 
     why = why_unusable(entry)
@@ -112,10 +112,10 @@ _OUTPUT = 1
 
 
 def main(given: str) -> None:
-    """Use each of the implementations once; several of them in a fork each, where that works."""
+    """Use each of the implementations once; each of several in its own fork, if possible."""
     entries, profile, seed = json.loads(given)
     if len(entries) == 1 or not hasattr(os, "fork"):
-        # Without a fork, what the first one does to the process must not be held against others.
+        # Without a fork, try one only: what it does to the process must not affect others.
         _examine(Entry(**entries[0]), profile, seed)
         return
     import flax.nnx
@@ -131,7 +131,7 @@ def main(given: str) -> None:
 
 
 def _wait_for(child: int) -> None:
-    """Wait for a child, and end one that takes too long: the workers have limits for it."""
+    """Wait for a child, and kill it if it takes too long: the workers have limits for that."""
     until = time.monotonic() + _EACH
     while time.monotonic() < until:
         if os.waitpid(child, os.WNOHANG)[0]:
@@ -143,5 +143,5 @@ def _wait_for(child: int) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
-    # What a layer leaves running, such as threads, is not waited for.
+    # Do not wait for threads that a layer leaves running.
     os._exit(0)

@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 __all__ = ["call", "run", "run_quietly"]
 
-# Two by their entry points, the suite's own by its module: a clone need not be installed.
+# The suite's own plugin is named by its module, because a clone need not be installed.
 _PLUGINS = ("xdist", "hypothesispytest", "conformance.plugin")
 
 
 def call(
     requirement: Sequence[str] = (), *, workers: str = "auto", cells: int = 0, **values: Any
 ) -> list[str]:
-    """Return the call of pytest without the implementations.
+    """Return pytest's arguments for a run, without the implementations.
 
     Parameters
     ----------
     requirement
-        Ids, slugs, areas or globs; without any, all of them.
+        Ids, slugs, areas or globs; empty means all.
     workers
-        How many processes; ``"auto"`` is one for each accelerator, or for each core without
-        accelerators, fewer for a short run; ``"0"`` is this one.
+        How many processes; ``"auto"`` means a few for each accelerator, or one for each core, and
+        fewer for a short run; ``"0"`` means this process.
     cells
-        How many cells there are, if that is known.
+        How many cells the run has, if known.
     values
         Options of the run, by their names with underscores.
     """
@@ -52,12 +52,12 @@ def call(
         "no:cacheprovider",
         "-p",
         "no:terminal",
-        # No property is an assert statement; rewriting them costs each worker a second.
+        # The suite has no assert statements, and rewriting them would cost each worker a second.
         "--assert=plain",
-        # They collect garbage at the end, for minutes of objects that go with the process.
+        # They would collect garbage at the end, although the process ends anyway.
         "-p",
         "no:unraisableexception",
-        # Other plugins of the environment have no part in a run, and may have much to say.
+        # Other plugins of the environment could change the run or its output.
         "--disable-plugin-autoload",
         *(part for name in _PLUGINS for part in ("-p", name)),
         "-n",
@@ -74,7 +74,7 @@ def _workers(cells: int) -> str:
 
 
 class _Reporter:
-    """Registered with pytest for one run: shows progress, then the verdict."""
+    """A pytest plugin for one run that shows progress, then the verdict."""
 
     def __init__(
         self,
@@ -127,9 +127,9 @@ def run(
     progress: Callable[..., Any],
     after: Callable[[Results], None] | None = None,
 ) -> int:
-    """Run pytest with these arguments; the exit code of the verdict.
+    """Run pytest with these arguments, and return the exit code of the verdict.
 
-    Where pytest ends before there is a verdict, the exit code is that of a wrong usage.
+    If pytest ends without a verdict, the exit code is that of wrong usage.
     """
     reporter = _Reporter(progress, after)
     status = int(pytest.main(list(arguments), plugins=[reporter]))
@@ -137,7 +137,7 @@ def run(
 
 
 class _Keeper:
-    """Registered with pytest for one run: keeps its verdict."""
+    """A pytest plugin for one run that keeps its verdict."""
 
     def __init__(self) -> None:
         self.verdict: Verdict | None = None
@@ -154,13 +154,11 @@ def run_quietly(arguments: Sequence[str]) -> Verdict:
     Raises
     ------
     UsageError
-        If pytest ended before there was one; the message is what pytest said.
+        If pytest ended without a verdict; the message has pytest's output.
     """
     keeper, said = _Keeper(), io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         pytest.main(list(arguments), plugins=[keeper])
     if keeper.verdict is None:
-        raise UsageError(
-            f"the run ended before there was a verdict: {said.getvalue().strip()[-500:]}"
-        )
+        raise UsageError(f"the run ended without a verdict: {said.getvalue().strip()[-500:]}")
     return keeper.verdict

@@ -1,8 +1,8 @@
-"""Workers on other machines: those that vanish, and those that are not like the others.
+"""Handles workers on other machines that vanish, or whose environment differs.
 
 pytest-xdist starts workers wherever Python can be reached (``--tx ssh=``, ``--tx socket=``). It
-waits for ever for a machine that vanishes without a word, and ends the run when one that has
-gone cannot be started on again.
+waits forever for a machine that vanishes, and ends the run if a worker cannot be restarted on its
+machine.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 __all__ = ["notice_silence", "stay_here_if_lost", "unlike"]
 
-# A machine that is silent for so many seconds, and then to so many questions, is lost.
+# A machine is lost if it is silent for so many seconds and leaves so many probes unanswered.
 _IDLE, _INTERVAL, _QUESTIONS = 15, 5, 3
 _PATIENCE = 5.0
 
-# What makes another environment, and so other results.
+# Environments that differ in one of these give different results.
 _DECISIVE = (
     *("suite", "python", "jax", "jaxlib", "flax", "numpy", "backend"),
     *("matmul_precision", "x64", "prng", "threefry_partitionable"),
@@ -28,14 +28,14 @@ _DECISIVE = (
 
 
 def notice_silence(gateway: Any) -> None:
-    """Have the system ask a machine from time to time whether it is still there."""
-    # execnet has no public way to its socket; without it, only a closed connection is noticed.
+    """Let the system probe from time to time whether a machine still answers."""
+    # execnet's socket is private; without it, only a closed connection is noticed.
     line = getattr(getattr(gateway, "_io", None), "sock", None)
     if not isinstance(line, socket.socket):
         return
     line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     wanted = {"TCP_KEEPIDLE": _IDLE, "TCP_KEEPINTVL": _INTERVAL, "TCP_KEEPCNT": _QUESTIONS}
-    # Also where something that was sent is never acknowledged.
+    # This covers data that is sent and never acknowledged.
     wanted["TCP_USER_TIMEOUT"] = 1000 * (_IDLE + _INTERVAL * _QUESTIONS)
     for name, value in wanted.items():
         with contextlib.suppress(AttributeError, OSError):
@@ -43,17 +43,17 @@ def notice_silence(gateway: Any) -> None:
 
 
 def stay_here_if_lost(spec: Any) -> str:
-    """Return where a dead worker's machine is gone as well, have the next one start on this one.
+    """Return the machine of a dead worker if it is lost; the next worker then starts here.
 
     Parameters
     ----------
     spec
-        execnet's specification of where the worker was; changed in place.
+        execnet's specification of the worker's machine; changed in place.
 
     Returns
     -------
     str
-        The machine that is lost; empty if it answers, or was this one.
+        The lost machine; empty if it answers, or is this one.
     """
     if spec.popen or spec.via or _answers(spec):
         return ""
@@ -80,8 +80,8 @@ def _reaches(spec: Any) -> bool:
         host, _, port = str(spec.socket).rpartition(":")
         try:
             with socket.create_connection((host, int(port)), _PATIENCE) as line:
-                # A proxy on the way may accept for a machine that is gone; execnet's server runs
-                # the line that it is sent.
+                # A proxy may accept for a machine that is gone, so send a line that execnet's
+                # server runs.
                 line.sendall(b"\"clientsock.sendall(b'1')\"\n")
                 return line.recv(1) == b"1"
         except (OSError, ValueError):
@@ -102,7 +102,7 @@ def _reaches(spec: Any) -> bool:
 
 
 def unlike(known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """In what a worker's environment differs from that of the run, in words; mostly empty."""
+    """Return how a worker's environment differs from the run's, in words; usually empty."""
     differs = [
         f"{key} {found[key]} instead of {known[key]}"
         for key in _DECISIVE

@@ -1,4 +1,4 @@
-"""How a cell that does not hold is seen again: the command, the script, and a text for pytest."""
+"""Makes the command, the script and pytest's text that reproduce a failed cell."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ __all__ = ["command", "script", "text_of"]
 
 
 def command(entry: Entry, row: Requirement, like: str | None = None) -> str:
-    """Return what runs this cell alone: registered layers are named by their names.
+    """Return the command that runs only this cell; registered layers go by their names.
 
-    ``like`` is the layer whose place the requirement is about, if it is about one.
+    ``like`` is the layer that a drop-in requirement compares with, if any.
     """
-    # Quoted, as a shell would expand the brackets of a variant.
+    # Quoted, because a shell would expand the brackets of a variant.
     layer = shlex.quote(entry.name if entry.distribution else entry.spec)
     explored = profiles.active().as_options()
     mode = f" --mode {modes.active()}" if modes.active() else ""
     declared = "".join(f" --declare {shlex.quote(each)}" for each in as_options(entry.declared))
     beside = f" --like {shlex.quote(like)}" if like and row.area == DROP_IN else ""
     options = f"{beside}{declared}{explored}{mode}"
-    # The slug says which requirement it is, and the area would not fit on a line.
+    # The slug identifies the requirement, and the full id would not fit on a line.
     slug = row.id.partition("/")[2]
     return f"dense-conformance run {layer} --requirement {slug}{options}"
 
 
 def script(cell: Cell, entry: Entry, layer: Any) -> str:
-    """Return a script that shows the failure without the suite; empty if none does.
+    """Return a script that shows the failure without the suite, or an empty text.
 
-    ``layer`` is the layer as it was checked, or what kept it from being loaded.
+    ``layer`` is the layer as it was checked, or the error that kept it from being loaded.
     """
     if not hasattr(layer, "registered"):
         return ""
-    # What is about a declaration is shown against it, all else as the layer was found to be.
+    # Requirements on the declaration use the declared convention, all others the observed one.
     about_it = next((row.declared for row in catalogue() if row.id == cell.requirement), False)
     implementation = layer.registered if about_it else layer.implementation
     from conformance.scripts import script_for
 
     try:
         return modes.under_mode(script_for(cell, entry, implementation))
-    except Exception:  # an error here would end the whole run for what is a convenience
+    except Exception:  # an error here would end the whole run for a mere convenience
         return ""
 
 

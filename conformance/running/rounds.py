@@ -1,8 +1,8 @@
-"""Round after round with fresh seeds, for as long as one lets it; and how a run is stopped.
+"""Repeats a run in rounds with fresh seeds, and stops a run.
 
-The first round is the run itself. Each further one is a run in processes of its own, so that it
-has its own seed, and the sizes that the seed adds; it sends each cell as soon as that is decided,
-so that stopping at any time loses nothing.
+The first round is the run itself. Each further one runs in its own processes, with its own seed and
+the sizes that the seed adds. It sends each cell as soon as it is decided, so stopping at any time
+loses nothing.
 """
 
 from __future__ import annotations
@@ -47,26 +47,26 @@ if hasattr(signal, "SIGHUP"):
 
 
 class Stopped(KeyboardInterrupt):
-    """The run has to stop; the message says why."""
+    """Raised if the run has to stop; the message says why."""
 
 
 def leave_interrupts_to_the_controller() -> None:
-    """In a worker: a signal of the terminal goes to all processes, and the controller decides."""
-    with contextlib.suppress(ValueError):  # not the main thread, which then has the default
+    """Ignore the terminal's signals in a worker, because the controller reacts to them."""
+    with contextlib.suppress(ValueError):  # only the main thread can set a signal's handler
         for number in _BY.keys() - {signal.SIGTERM}:
             signal.signal(number, signal.SIG_IGN)
 
 
 class Stop:
-    """Turns the signals that end a process, and the end of its time, into :class:`Stopped`.
+    """Raises :class:`Stopped` for the signals that end a process and at the end of its time.
 
-    Only the first of them is raised, so that what it sets off is done in peace; a second
-    interrupt ends the process as usual.
+    Only the first one raises, so that cleaning up is not disturbed; a second interrupt ends the
+    process as usual.
 
     Parameters
     ----------
     seconds
-        The time that the run may take; None for any time.
+        The time that the run may take; None for no limit.
     """
 
     def __init__(self, seconds: float | None) -> None:
@@ -78,11 +78,11 @@ class Stop:
         self._timer: threading.Timer | None = None
 
     def begin(self) -> None:
-        """Listen from now on; only a process's main thread can."""
+        """Start listening; only a process's main thread can."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in _BY:
-            # nohup has a process ignore the end of its terminal.
+            # nohup lets a process ignore the end of its terminal.
             if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
                 self._former[number] = signal.signal(number, self._stop)
         if self.seconds is not None:
@@ -91,11 +91,11 @@ class Stop:
             self._timer.start()
 
     def disarm(self) -> None:
-        """Raise no more: what is left to do is short, and is to be done."""
+        """Stop raising, so that the short rest of the work is done."""
         self._armed = False
 
     def end(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._timer is not None:
             self._timer.cancel()
         for number, handler in self._former.items():
@@ -104,10 +104,10 @@ class Stop:
 
     def _over(self) -> None:
         self._time_is_over = True
-        if os.name == "nt":  # where os.kill would end the process at once
+        if os.name == "nt":  # on Windows, os.kill would end the process at once
             _thread.interrupt_main(signal.SIGTERM)
         else:
-            # A real signal, because it also ends the main thread's waiting.
+            # A real signal also interrupts the main thread's waiting.
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
@@ -128,19 +128,19 @@ _PATIENCE_WITH_WORKERS = 0.5
 
 
 def is_worse(new: Cell, old: Cell | None) -> bool:
-    """Return whether a cell's later round decides it."""
+    """Return whether a cell of a later round replaces the earlier one."""
     return old is None or new.outcome.precedence > old.outcome.precedence
 
 
 def combined(old: Cell | None, new: Cell, found: str) -> Cell:
-    """Return one cell of what two rounds found: the outcome that weighs more, with its case.
+    """Combine the cells of two rounds into one: the more severe outcome, with its case.
 
     Parameters
     ----------
     old, new
-        The cell so far, and that of one more round.
+        The cell so far, and the one of a further round.
     found
-        Where the new one was found, for a failure that decides; empty in the first round.
+        The round of the new one, noted if its failure is kept; empty in the first round.
     """
     if old is None:
         return new
@@ -157,14 +157,14 @@ def combined(old: Cell | None, new: Cell, found: str) -> Cell:
 
 
 class Rounds:
-    """The rounds of a run, and their end; registered where the run is controlled.
+    """A pytest plugin of the controller that runs the rounds and stops them.
 
     Parameters
     ----------
     run
         The run, which is the first round.
     seconds
-        How long the rounds go on; None for the first one alone.
+        How long to go on; None for one round.
     """
 
     def __init__(self, run: Run, seconds: float | None) -> None:
@@ -196,13 +196,13 @@ class Rounds:
         return result
 
     def pytest_conformance_fault(self, cell: Cell) -> None:
-        """Stop after the first failure, where that is asked for."""
+        """Stop after the first failure, if the user asked for that."""
         if self.run.config.getoption("conformance_exitfirst"):
             self.stop.reason = f"{cell.requirement} failed, and -x stops after the first failure"
             raise Stopped(self.stop.reason)
 
     def pytest_unconfigure(self) -> None:
-        """The results are written."""
+        """Stop listening for signals: the results are written."""
         self.stop.end()
 
     def _note_round(self, number: int, seed: int | None, cells: Any, started: float) -> None:
@@ -253,7 +253,7 @@ class Rounds:
 
 
 def _do_not_wait_for_workers(config: pytest.Config) -> None:
-    """End a round whose cells are no longer needed."""
+    """End the workers of a round whose cells are no longer needed."""
     manager = getattr(config.pluginmanager.get_plugin("dsession"), "nodemanager", None)
     if manager is not None:
         manager.EXIT_TIMEOUT = _PATIENCE_WITH_WORKERS
@@ -269,7 +269,7 @@ def _cells_of(arguments: Sequence[str]) -> Generator[Cell, None, None]:
         stderr=subprocess.DEVNULL,
         env=environment,
         text=True,
-        # An interrupt from the terminal is for us, who know what to do with it.
+        # An interrupt from the terminal is for this process, which handles it.
         start_new_session=True,
     )
     assert process.stdout is not None
@@ -281,7 +281,7 @@ def _cells_of(arguments: Sequence[str]) -> Generator[Cell, None, None]:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End a round's processes, if they have not ended, workers included."""
+    """End the remaining processes of a round, workers included."""
     for number in ("SIGTERM", "SIGKILL"):
         if process.poll() is not None:
             break
@@ -297,20 +297,20 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 class _Teller:
-    """Registered with the pytest of a further round: writes each cell down as a line."""
+    """A pytest plugin of a further round that writes each cell as a line."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
 
     def pytest_conformance_cell(self, cell: Cell) -> None:
-        """A cell is decided."""
+        """Write a cell that was decided."""
         print(json.dumps(cell.as_dict()), file=self.stream, flush=True)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one further round, and write its cells to standard output."""
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # What an implementation prints must not be taken for a cell.
+    # Output of an implementation must not pass for a cell.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return int(pytest.main(list(arguments), plugins=[_Teller(stream)]))
 

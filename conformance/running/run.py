@@ -1,7 +1,7 @@
-"""One run of the suite: what is checked, and the account of it.
+"""One run of the suite: its cells, and the account of them.
 
-Each process of a run has one; the process that controls the run takes the cells that
-:mod:`.worker` decides, here or in other processes.
+Each process of a run has one. The controller's receives the cells that :mod:`.worker` decides, here
+or in other processes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = ["Run"]
 
 
 class Run:
-    """A run, as a pytest plugin that is registered only when the suite is run.
+    """A pytest plugin that is registered only when the suite is run.
 
     Parameters
     ----------
@@ -54,11 +54,11 @@ class Run:
     entries
         The implementations.
     directory
-        Where the processes of the run leave marks for each other.
+        The folder in which the processes of the run leave marks for each other.
     expectations
-        The failures that are known.
+        The known failures.
     deaths
-        Which implementations had killed workers before this one started.
+        The implementations that had killed workers before this process started.
     """
 
     def __init__(
@@ -148,9 +148,9 @@ class Run:
         return run
 
     def _divide(self, given: Mapping[str, Any] | None) -> None:
-        """Settle which cells are this run's; a worker is given them."""
+        """Determine the cells of this run; a worker gets them from the controller."""
         shard: Shard | None = self.config.getoption("conformance_shard")
-        # An unknown requirement is an error now, not after the run.
+        # Report an unknown requirement now, not after the run.
         rows = self.rows
         if given is not None:
             self.own = given["own"] and frozenset((id, row) for id, row in given["own"])
@@ -161,9 +161,9 @@ class Run:
         if self.config.getoption("conformance_failed_first"):
             self.first = failed
         if self.config.getoption("conformance_last_failed") and failed:
-            self.own, self.left = failed, "it held in the last run"
+            self.own, self.left = failed, "it passed in the last run"
         elif shard is not None:
-            self.left = "it is for another shard"
+            self.left = "it belongs to another shard"
             measured = expected_seconds(self.config.getoption("conformance_shard_by"))
             self.own = shard.cells(self.entries, rows, measured)
 
@@ -178,12 +178,12 @@ class Run:
 
     @property
     def checks_all(self) -> bool:
-        """Return whether also that is checked which rests on a failure."""
+        """Return whether requirements are checked even if one that they rest on has failed."""
         return bool(self.config.getoption("conformance_check_all"))
 
     @property
     def controls(self) -> bool:
-        """Return whether this process is the one that the user started."""
+        """Return whether this process is the controller."""
         return self.worker is None
 
     @property
@@ -193,7 +193,7 @@ class Run:
 
     @property
     def distributes(self) -> bool:
-        """Return whether this process hands the items to workers."""
+        """Return whether this process gives the items to workers."""
         return self.controls and self.config.getoption("dist", "no") != "no"
 
     @functools.cached_property
@@ -203,7 +203,7 @@ class Run:
         return chosen(*choice, like=bool(self.config.getoption("conformance_like")))
 
     def decides(self, implementation: str, requirement: str) -> bool:
-        """Return whether the run is to decide a cell, by the ids of both."""
+        """Return whether this run decides a cell, by the ids of both."""
         return self.own is None or (implementation, requirement) in self.own
 
     @property
@@ -212,13 +212,13 @@ class Run:
         return len(self.entries) * len(self.rows) if self.own is None else len(self.own)
 
     def parameter_ids(self) -> list[str]:
-        """Return the ids of the items' parameters: unique and ASCII, whatever the names are."""
+        """Return the ids of the items' parameters, which are unique and ASCII for any names."""
         plain = [e.name.encode("ascii", "backslashreplace").decode() for e in self.entries]
         return [name if plain.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(plain)]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell a new worker what is checked, so that all of them collect the same."""
+        """Send a new worker the cells of the run, so that all workers collect the same."""
         from dataclasses import asdict
 
         node.workerinput["conformance"] = json.dumps(
@@ -234,7 +234,7 @@ class Run:
         )
 
     def workers(self) -> Workers:
-        """Return the plugin that looks after the workers of this run."""
+        """Return the plugin that handles the workers of this run."""
 
         def decided(nodeid: str) -> bool:
             entry, row = self._key(nodeid) or (None, None)
@@ -255,7 +255,7 @@ class Run:
         return {f"{row.test}[{id}]": (entry, row) for id, entry in entries for row in self.rows}
 
     def refuse(self, unusable: Mapping[str, str], environment: Mapping[str, Any]) -> None:
-        """Account for implementations that cannot be used, by id, and have no worker try them."""
+        """Record the implementations that cannot be used, by id, so that no worker tries them."""
         self.environment.update(environment)
         (self.directory / REFUSED).write_text(json.dumps(unusable), encoding="utf-8")
         for entry in self.entries:
@@ -266,22 +266,22 @@ class Run:
         self.unusable.update(unusable)
 
     def select(self, nodeids: Iterable[str]) -> None:
-        """Take the items that are to be run: what the user deselected is not missing."""
+        """Note the items to run: what the user deselected is not missing."""
         keys = filter(None, map(self._key, nodeids))
         self.selected = frozenset((entry.id, row.id) for entry, row in keys)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """The only process has collected."""
+        """Take the items of a run in one process."""
         if self.controls and self.executes:
             self.select(item.nodeid for item in session.items)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
-        """A worker has collected, as every other one does."""
+        """Take the items that a worker has collected; all workers collect the same."""
         self.select(ids)
 
     def take(self, cell: Cell, found: str = "") -> None:
-        """A cell was decided, in this round or, as ``found`` says, in a further one."""
+        """Take a decided cell; ``found`` names the round, if it is a further one."""
         key = cell.implementation, cell.requirement
         if cell.implementation in self.unusable and key in self.received:
             return
@@ -296,13 +296,13 @@ class Run:
         """Return the cells that this run decides; None for all of them."""
         if self.selected is None:
             return self.own
-        # What was found without any item, as of a layer that cannot be used, was asked for, too.
+        # Cells without an item, such as those of a layer that cannot be used, count as well.
         return self.selected | self.received.keys()
 
     def account_of(
         self, entries: Sequence[Entry], rows: Sequence[Requirement], cells: Iterable[Cell]
     ) -> Verdict:
-        """Return the account of these cells, as they are known so far."""
+        """Return the account of the cells so far."""
         return account(
             entries,
             rows,
@@ -316,7 +316,7 @@ class Run:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Account for every cell, write the results file, and make the verdict pytest's."""
+        """Account for every cell, write the results file, and set pytest's exit code."""
         if not self.controls or self.config.option.collectonly:
             return
         written = self.conclude()
@@ -327,19 +327,19 @@ class Run:
         code = self.verdict.exit_code
         none = self.selected == frozenset() and not self.received
         if none and exitstatus != pytest.ExitCode.NO_TESTS_COLLECTED:
-            pass  # only other people's items were asked for
+            pass  # the run has no items of the suite
         elif self.stopped or exitstatus in (
             pytest.ExitCode.OK,
             pytest.ExitCode.TESTS_FAILED,
             pytest.ExitCode.NO_TESTS_COLLECTED,
         ):
-            # Which of our items fail is the verdict's to say; other people's count as they do.
+            # The verdict decides for our items; other items count as usual.
             session.exitstatus = code or int(self.others_failed)
         if not written:
             session.exitstatus = 2
 
     def conclude(self) -> bool:
-        """Account for every cell, and write the results file; whether that went well."""
+        """Account for every cell and write the results file; return whether that succeeded."""
         entries, rows = self._asked_for(self.own_cells)
         self.verdict = self.account_of(entries, rows, self.received.values())
         path = self.config.getoption("conformance_results")
@@ -357,7 +357,7 @@ class Run:
     def _asked_for(
         self, own: frozenset[tuple[str, str]] | None
     ) -> tuple[Sequence[Entry], Sequence[Requirement]]:
-        """Return implementations and requirements without those that the user deselected whole."""
+        """Return implementations and requirements, without those that were deselected entirely."""
         if not own or self.config.getoption("conformance_shard") is not None:
             return self.entries, self.rows
         ids = {name for key in own for name in key}
@@ -367,7 +367,7 @@ class Run:
         )
 
     def facts(self) -> dict[str, Any]:
-        """Return what belongs into a results file beside the cells."""
+        """Return the content of a results file besides the cells."""
         return {
             "environment": self.environment,
             "versions": self.versions,
@@ -379,12 +379,12 @@ class Run:
 
     @property
     def refused(self) -> list[str]:
-        """Why nothing was checked, a message for each implementation; empty if anything was."""
+        """Return why nothing was checked, a line for each implementation; empty if anything was."""
         messages = [self.unusable.get(entry.id, "") for entry in self.entries]
         return [f"dense-conformance: {each}" for each in messages] if all(messages) else []
 
     def header(self) -> str:
-        """Return what runs, and how much of it is explored."""
+        """Return the header: what runs, and how much is explored."""
         names = ", ".join(entry.name for entry in self.entries)
         all_of_them = len(self.entries) * len(self.rows)
         cells = f"{all_of_them} cells"

@@ -1,7 +1,7 @@
-"""When and where each cell is checked: the order, the workers of a run, and the parts of one.
+"""Decides the order of the cells, the workers of a run, and its shards.
 
-The parts of a run depend on the cells that are asked for and on the seconds that they are expected
-to take, and not on the machine: the same request gives the same parts everywhere.
+The shards depend only on the cells that are asked for and their expected seconds, so the same
+request gives the same shards on every machine.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ T = TypeVar("T")
 
 __all__ = ["Shard", "dealt", "expected_seconds", "in_order", "workers_that_pay"]
 
-# A worker imports and compiles for two seconds what others do as well: as long as so many cells
-# of one layer take, once programs are compiled.
+# A worker spends two seconds on imports and programs that others load as well: the time of so many
+# cells of one layer with a warm cache.
 _PAYS = 40
 
 Key = tuple[str, str]
-"""A cell: the implementation's id, and the requirement's."""
+"""The ids of a cell's implementation and requirement."""
 
-# What the first cell of an implementation in a process pays for all of its others.
+# The seconds that the first cell of an implementation in a process pays for all others.
 _BEGINNING = 2.0
 
 
 def in_order(rows: Sequence[Requirement]) -> tuple[Requirement, ...]:
-    """Return the requirements as they are checked, each after what it rests on."""
+    """Return the requirements in the order of checking, each after those that it rests on."""
     known = prerequisites(tuple(rows))
     wanted = catalogue.in_order(rows)
     ids = dict.fromkeys(id for row in wanted for id in (*known.below[row.id], row.id))
@@ -43,18 +43,18 @@ def in_order(rows: Sequence[Requirement]) -> tuple[Requirement, ...]:
 
 
 def dealt(layers: Sequence[Sequence[T]], workers: int) -> list[T]:
-    """Return the cells in the order in which pytest-xdist is to give them to the workers.
+    """Return the cells in the order in which pytest-xdist should give them to the workers.
 
-    It cuts the cells into parts of equal length. Whole layers stay together, so that
-    their compiled programs do; a layer that does not fit is dealt out to the workers in turn, so
-    that each has some of its first requirements, on which the others rest.
+    pytest-xdist cuts the cells into parts of equal length. Whole layers stay together, because they
+    share compiled programs. A layer that does not fit is dealt to the workers in turn, so that each
+    has some of its first requirements, on which the others rest.
 
     Parameters
     ----------
     layers
         The cells of each implementation, in their order.
     workers
-        How many workers there are.
+        The number of workers.
     """
     total = sum(map(len, layers))
     # As pytest-xdist divides them.
@@ -71,7 +71,7 @@ def dealt(layers: Sequence[Sequence[T]], workers: int) -> list[T]:
 
 
 def workers_that_pay(cells: int, most: int) -> int:
-    """Return how many workers a run of so many cells is worth: each takes seconds to start."""
+    """Return how many workers pay off for so many cells: each takes seconds to start."""
     return max(1, min(most, cells // _PAYS))
 
 
@@ -90,12 +90,12 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """``2/5``, for options.
+        """Parse an option such as ``2/5``.
 
         Raises
         ------
         ArgumentTypeError
-            If it is not of that form, or there is no such part.
+            If it has another form, or the number is too large.
         """
         number, _, count = text.partition("/")
         if re.fullmatch(r"[0-9]{1,4}/[0-9]{1,4}", text) and 1 <= int(number) <= int(count):
@@ -113,10 +113,10 @@ class Shard:
         rows: Sequence[Requirement],
         seconds: Mapping[Key, float],
     ) -> frozenset[Key]:
-        """Return the cells of this part; all parts together have each cell once.
+        """Return the cells of this shard; all shards together have each cell once.
 
-        The longest cells are dealt first, each to the part that has the least to do; an
-        implementation that a part has begun is cheaper there than elsewhere.
+        The longest cells are dealt first, each to the shard with the least to do; an implementation
+        is cheaper in a shard that already has cells of it.
         """
         usual = {row.id: row.seconds for row in rows}
         costs = {(e.id, id): seconds.get((e.id, id), usual[id]) for e in entries for id in usual}
@@ -136,7 +136,7 @@ class Shard:
 
 
 def expected_seconds(path: Path | str | None) -> dict[Key, float]:
-    """Return the seconds that each cell took in the run of a results file; none without a file.
+    """Return the seconds of each cell in a results file; empty without a file.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Checks cells: the hooks of a process that runs items, which is a worker or the only one."""
+"""Checks cells: the hooks of a process that runs items, be it a worker or the only process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["REFUSED", "Worker"]
 
 REFUSED = "unusable.json"
-"""In the run's directory: the implementations that cannot be used, by id, with the message."""
+"""A file of the run's directory: the ids that cannot be used, each with the message."""
 
 
 class Worker:
@@ -58,7 +58,7 @@ class Worker:
                     layer.like = self._like()
                     self.run.expectations.add(entry, layer)
                     if self.run.controls:
-                        # No process of its own has tried it.
+                        # The preflight has not tried it.
                         require_usable(layer.implementation)
                     self.run.layers[entry.id] = layer
                 memory.freeze_imports()
@@ -71,7 +71,7 @@ class Worker:
         return found
 
     def _like(self) -> Any:
-        """Return the layer whose place the others are to take, or None."""
+        """Return the layer of ``--like``, or None."""
         from conformance.checks.layer import Layer
 
         config = self.run.config
@@ -82,7 +82,7 @@ class Worker:
         return Layer(widened(load(entry)), entry)
 
     def _require_not_refused(self, entry: Entry) -> None:
-        """Raise what the process that controls the run has left for its workers."""
+        """Raise the error that the controller has recorded for this implementation, if any."""
         with contextlib.suppress(OSError):
             text = (self.run.directory / REFUSED).read_text(encoding="utf-8")
             self.run.unusable = json.loads(text)
@@ -93,7 +93,7 @@ class Worker:
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
-        """Keep the rows that were asked for, by implementation, the telling ones first."""
+        """Keep the cells of this run, by implementation; those that failed last time come first."""
         order = {row.id: i for i, row in enumerate(in_order(self.run.rows))}
         place = {entry.id: i for i, entry in enumerate(self.run.entries)}
         ours, others, dropped = [], [], []
@@ -135,7 +135,7 @@ class Worker:
         with self.run.containment.cell(), breaker.running(entry.id, row.id, guarded=guarded):
             result = yield
         if nextitem is not None and (row_of(nextitem) is None or entry_of(nextitem) != entry):
-            # At the end of the run everything goes with the process.
+            # At the end of the run the process ends anyway.
             self.run.layers.pop(entry.id, None)
             self.run.containment.leave(entry.id)
             memory.release(len(self.run.entries))
@@ -143,20 +143,20 @@ class Worker:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """End a worker whose pytest is broken: the cell that it was in is the layer's."""
+        """End a worker whose pytest is broken; the layer of the running cell is at fault."""
         if self.run.worker is not None and self.run.containment.prepared:
             self.run.breaker.broken(f"{excinfo.typename}: {safe_text(excinfo.value)}")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Do not pay for a broken implementation more often than once or twice."""
+        """End the cell without a check if its implementation has killed enough workers."""
         row = row_of(item)
         if row is not None:
             self.run.breaker.check(entry_of(item).id)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
-        """Say why a row cannot be checked on this layer; check it in the layer's own context."""
+        """Skip a requirement that does not apply; check others in the layer's own context."""
         row, context = row_of(item), contextlib.nullcontext()
         if row is not None and isinstance(item, pytest.Function):
             layer: Any = item.funcargs["layer"]
@@ -167,7 +167,7 @@ class Worker:
             if reason is not None:
                 pytest.skip(reason)
             self._require_not_prevented(entry_of(item), row)
-            # What pytest's parameters share is one test to Hypothesis.
+            # Hypothesis takes all parameters of a test for one test.
             item.obj._hypothesis_internal_database_key = database.key(row.id, entry_of(item).id)
         with context:
             return (yield)
@@ -182,7 +182,7 @@ class Worker:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
-        """Return where a witness of an expected failure is known, it decides the cell."""
+        """Let the witness of an expected failure decide the cell, if one is known."""
         row = row_of(pyfuncitem)
         if row is None:
             return None

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Workers", "why_a_worker"]
 
-# A worker ends by itself at the time limit; one that was made deaf to that is killed then.
+# A worker ends by itself at the time limit; if a layer prevents that, it is killed later.
 _GRACE = 5.0
-# A cell whose workers die before they begin it is given to so many others.
+# A cell whose worker dies before beginning it is given to so many other workers.
 _MOST_TRIES = 10
 # Python's own option -P, as an environment variable.
 _SAFE_PATH = "PYTHONSAFEPATH"
@@ -37,10 +37,10 @@ _SILENCE = 60.0
 
 
 def why_a_worker(config: pytest.Config) -> str:
-    """Return why a run that asks for no workers gets one; empty where it needs none.
+    """Return why a run without workers gets one; empty if it needs none.
 
-    One process must not load the code of several sources: a worker that has loaded one ends
-    before it would load the next, and this process cannot.
+    One process must not load the code of several sources. A worker ends before it would load a
+    second one; this process cannot.
     """
     option = config.option
     if option.collectonly or getattr(option, "usepdb", False):
@@ -48,7 +48,7 @@ def why_a_worker(config: pytest.Config) -> str:
     try:
         entries = resolve(option.conformance_impl)
     except UsageError:
-        return ""  # reported where the run is set up
+        return ""  # reported when the run is set up
     sources = dict.fromkeys(entry.source or "the suite" for entry in entries)
     if len(sources) < 2:
         return ""
@@ -59,18 +59,18 @@ def why_a_worker(config: pytest.Config) -> str:
 
 
 class Workers:
-    """A pytest plugin, registered where pytest-xdist distributes the run.
+    """A pytest plugin, registered if pytest-xdist distributes the run.
 
     Parameters
     ----------
     breaker
         The marks of the run.
     cell_at
-        Which cell an item is, by its node id; None for other people's items.
+        Returns the cell of an item, by its node id; None for items that are not the suite's.
     decided
-        Whether the cell at a node id has come back.
+        Returns whether the cell of a node id has come back.
     receive
-        Takes the cell that a worker died of.
+        Takes the cell in which a worker died.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Workers:
         self._last_was_silent = False
 
     def pytest_configure(self) -> None:
-        """Keep the current folder off the path of workers: a file there may be named types.py."""
+        """Keep the current folder off the workers' path: a file in it may be named types.py."""
         self._safe_path = os.environ.get(_SAFE_PATH)
         os.environ[_SAFE_PATH] = "1"
 
@@ -105,7 +105,7 @@ class Workers:
             os.environ[_SAFE_PATH] = self._safe_path
 
     def pytest_sessionstart(self) -> None:
-        """Watch over workers that do not end by themselves."""
+        """Start watching for workers that do not end by themselves."""
         threading.Thread(target=self._watch, daemon=True, name="dense-conformance watch").start()
 
     def pytest_sessionfinish(self) -> None:
@@ -118,7 +118,7 @@ class Workers:
                 if is_child(pid):
                     with contextlib.suppress(OSError):
                         os.kill(pid, signal.SIGKILL)
-            # One that runs its cells, and of which nothing comes back, holds the run up for ever.
+            # A worker that sends no results would hold up the run forever.
             if time.monotonic() - self._heard > self.breaker.time_limit + _SILENCE:
                 self._heard = time.monotonic()
                 self._silent = set(self._nodes)
@@ -126,19 +126,19 @@ class Workers:
                     _end(node)
 
     def pytest_runtest_logreport(self) -> None:
-        """Something has come from a worker."""
+        """Note that a worker has sent something."""
         self._heard = time.monotonic()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodeready(self, node: Any) -> None:
-        """A worker has started."""
+        """Watch a worker that has started."""
         self._heard = time.monotonic()
         self._nodes.add(node)
         remote_workers.notice_silence(node.gateway)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
-        """A worker has ended; if it died, pytest-xdist starts another one in its place."""
+        """Note that a worker has ended; pytest-xdist replaces one that died."""
         self._heard = time.monotonic()
         self._nodes.discard(node)
         self._last_was_silent = node in self._silent
@@ -146,7 +146,7 @@ class Workers:
         if lost:
             print(
                 f"dense-conformance: the machine of a worker is lost ({lost}); "
-                "what it had to do is done here",
+                "its cells are checked on this machine",
                 file=sys.stderr,
             )
 
@@ -160,12 +160,12 @@ class Workers:
         return f"{where}: a run is of one environment" if differs else ""
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """A worker, wherever it is, begins an item."""
+        """Note that a worker begins an item."""
         self._heard = time.monotonic()
         self._begun[nodeid] = time.monotonic()
 
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
-        """A worker died with this item at the head of its queue."""
+        """Decide the cell in which a worker died, or give it to another worker."""
         found = self.cell_at(crashitem)
         if found is None:
             return
@@ -177,7 +177,7 @@ class Workers:
         retired = self.breaker.has_retired(entry.id, row.id)
         idle = begun is None and not self.breaker.has_begun(entry.id, row.id)
         if retired or (idle and self._tries[crashitem] < _MOST_TRIES):
-            # It had not begun, so that its layer has no part in that.
+            # It had not begun, so its layer is not at fault.
             self._tries[crashitem] += not retired
             report.outcome = _AGAIN  # type: ignore[assignment]  # neither passed nor failed
             sched.mark_test_pending(crashitem)
@@ -192,14 +192,14 @@ class Workers:
     def pytest_report_teststatus(
         self, report: pytest.TestReport
     ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-        """Return how an item that is given to another worker is shown by pytest's own reporter."""
+        """Return how pytest's own reporter shows an item that is given to another worker."""
         if report.outcome != _AGAIN:
             return None
         return _AGAIN, "R", ("RERUN", {"yellow": True})
 
 
 def _end(node: Any) -> None:
-    """End the process of a worker; execnet has no public way to one that does not answer."""
+    """End the process of a worker; execnet has no public way to end a silent one."""
     process = getattr(getattr(node.gateway, "_io", None), "popen", None)
     if process is not None:
         process.kill()

@@ -1,8 +1,8 @@
-"""Scripts that show a failure.
+"""Writes scripts that show a failure.
 
-For the requirements that learners and issue trackers meet, a script is put together from the
-functions of ``short_checks``: it needs jax, flax, numpy and the layer, nothing else. For every
-other requirement it calls the suite's own check on the one case.
+For common requirements a script is composed of the functions of ``short_checks``, and needs only
+jax, flax, numpy and the layer. For any other requirement it calls the suite's own check on the one
+case.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from conformance.scripts.register import CHECKS, Check
 __all__ = ["LONGEST", "checks", "kind_of", "needs_the_suite", "script_for"]
 
 LONGEST = 16_000
-"""The most characters of a script."""
+"""The maximum length of a script, in characters."""
 
 _DEFAULT_CASE = {"in_features": 3, "out_features": 10, "seed": 0, "values": 0, "lead": [8]}
 
 
 def kind_of(entry: Entry, implementation: Implementation) -> str | None:
-    """``"nnx"``, ``"linen"`` or ``"function"``; None for what a script cannot call by itself.
+    """Return ``"nnx"``, ``"linen"`` or ``"function"``, or None if a script cannot call the layer.
 
-    That is a layer which is described by an :class:`Implementation`, or declares another
-    convention than that of Flax.
+    A script cannot call a layer that is described by an :class:`Implementation`, or that declares
+    another convention than Flax's.
     """
     from flax import linen, nnx
 
@@ -65,11 +65,11 @@ def script_for(cell: Cell, entry: Entry, implementation: Implementation | None =
     Parameters
     ----------
     cell
-        A failed cell: with its smallest case, or without one where no case is drawn.
+        A failed cell, with its smallest case if the check draws cases.
     entry
-        The implementation that it is of.
+        The implementation of the cell.
     implementation
-        What the entry loads; by default it is loaded here.
+        The loaded entry; by default it is loaded here.
     """
     kind = kind_of(entry, load(entry) if implementation is None else implementation)
     check = checks().get((cell.requirement, kind or ""))
@@ -126,7 +126,7 @@ def _title(cell: Cell) -> str:
 
 
 def checks() -> dict[tuple[str, str], Check]:
-    """Return every check that needs nothing of the suite, by requirement and kind of layer."""
+    """Return every check that runs without the suite, by requirement and kind of layer."""
     importlib.import_module(f"{__name__}.short_checks")
     return CHECKS
 

@@ -1,4 +1,4 @@
-"""Puts a script together from the sources of a check and of everything that it uses."""
+"""Composes a script of the sources of a check and of everything that it uses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ print("no failure here")
 
 
 def layer_import(spec: str) -> str:
-    """The lines that import what ``module:attribute`` or ``file.py:attribute`` names as Layer."""
+    """Return the lines that import ``module:attribute`` or ``file.py:attribute`` as Layer."""
     place, _, path = spec.rpartition(":")
     first, _, rest = path.partition(".")
     file = Path(place)
@@ -74,7 +74,7 @@ def _quoted(path: object) -> str:
 
 
 def _importable(stem: str) -> bool:
-    """Return whether ``import stem`` finds the user's file, and nothing that is called alike."""
+    """Return whether ``import stem`` finds the user's file, not another module of that name."""
     return (
         stem.isidentifier() and not iskeyword(stem) and stem not in sys.stdlib_module_names
     ) and stem not in ("flax", "jax", "numpy", "optax")
@@ -92,13 +92,13 @@ def script(
     Parameters
     ----------
     title
-        What it says about itself: the text of its docstring.
+        The text of its docstring.
     layer
         The lines that define ``Layer``.
     constants
-        What it defines at its top, by name; what nothing uses is left out.
+        The values that it defines at its top, by name; unused ones are left out.
     check
-        What it checks.
+        The function that it calls.
     helpers
         The functions that the check may use, by name.
     """
@@ -129,7 +129,7 @@ def _without_decorators(function: Callable[..., object]) -> str:
 
 
 def _names(source: str) -> set[str]:
-    """Return the names that the source takes from around it."""
+    """Return the global names that the source uses."""
     tree = list(ast.walk(ast.parse(source)))
     own = {node.arg for node in tree if isinstance(node, ast.arg)}
     names = [node for node in tree if isinstance(node, ast.Name)]
@@ -146,5 +146,5 @@ def _closure(
         for name in wanted:
             sources[name] = _without_decorators(helpers[name])
             used |= _names(sources[name])
-    # In the order in which they are written, whatever asked for them first.
+    # In the order of their definitions, not of their first use.
     return used, [sources[name] for name in helpers if name in sources]

@@ -1,4 +1,4 @@
-"""What every script defines at its top; the checks of scripts are written with these names."""
+"""Values that every script defines at its top, under the names that its check uses."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ SEED = 0
 VALUES = 0
 LEAD: tuple[int, ...] = (8,)
 
-# Two seeds that give the same numbers.
+# Two seeds that give the same kernel.
 FIRST, SECOND = 0, 1

@@ -1,4 +1,4 @@
-"""The numbers of a case and the comparisons of scripts; the sources become part of them."""
+"""The numbers and comparisons of scripts, which contain the sources of these functions."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def generator(stream: str) -> np.random.Generator:
 
 
 def normal(stream: str, *shape: int, scale: float = 1.0) -> np.ndarray:
-    """Float32 normals."""
+    """Return float32 normals."""
     return (generator(stream).standard_normal(shape) * scale).astype(np.float32)
 
 
 def integers(stream: str, *shape: int, bound: int = 9) -> np.ndarray:
-    """Integer-valued float32 numbers."""
+    """Return integer-valued float32 numbers."""
     return generator(stream).integers(-bound, bound + 1, shape).astype(np.float32)
 
 
 def kernel(scale: float = 1.0) -> np.ndarray:
-    """Return a kernel (in, out) to write in."""
+    """Return a kernel (in, out) to write into the layer."""
     return normal("kernel", IN, OUT, scale=scale)
 
 
 def bias(scale: float = 1.0) -> np.ndarray:
-    """Return a bias (out,) to write in, without zeros."""
+    """Return a bias (out,) without zeros to write into the layer."""
     drawn = normal("bias", OUT, scale=scale)
     return np.where(drawn == 0, np.float32(scale), drawn)
 
@@ -55,10 +55,10 @@ def mixed(*lead: int) -> np.ndarray:
 
 
 def product(left: Any, right: Any, added: Any = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """``left @ right + added`` in float64, and the bound on the rounding error of float32.
+    """Return ``left @ right + added`` in float64, and the bound on float32's rounding error.
 
     The bound is (n + 1) u (|left| |right| + |added|) with u = 2^-24, for any order of summation;
-    the last term is for numbers so small that the platform flushes them to 0.
+    the last term covers numbers so small that the platform flushes them to 0.
     """
     kind = complex if np.iscomplexobj(left) else float
     a, b, c = (np.asarray(value, kind) for value in (left, right, added))
@@ -70,7 +70,7 @@ def product(left: Any, right: Any, added: Any = 0.0) -> tuple[np.ndarray, np.nda
 
 
 def equal(found: Any, expected: Any, what: str) -> None:
-    """Every entry is the same number; NaN equals NaN, and -0.0 equals 0.0."""
+    """Require equal entries; NaN equals NaN, and -0.0 equals 0.0."""
     found, expected = np.asarray(found), np.asarray(expected)
     assert found.shape == expected.shape, f"{what} has shape {found.shape}, not {expected.shape}"
     same = (found == expected) | ((found != found) & (expected != expected))
@@ -84,7 +84,7 @@ def equal(found: Any, expected: Any, what: str) -> None:
 
 
 def within(found: Any, reference: tuple[Any, Any], what: str) -> None:
-    """Every entry is within its bound of the float64 reference."""
+    """Require every entry to be within its bound of the float64 reference."""
     found, (value, bound) = np.asarray(found), reference
     assert found.shape == value.shape, f"{what} has shape {found.shape}, not {value.shape}"
     with np.errstate(all="ignore"):

@@ -1,6 +1,6 @@
-"""How a script calls a function ``(seed, x, features)``.
+"""How a script builds and calls a function ``(seed, x, features)``.
 
-The sources of these functions become part of scripts: they use nothing of the suite.
+Scripts contain the sources of these functions, which use nothing of the suite.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from conformance.scripts.given import IN, OUT, SEED, Layer
 
 
 def build(n: int = IN, m: int = OUT, seed: int = SEED) -> Any:
-    """Return the layer as a function of x, after one call that shows that it works."""
+    """Return the layer as a function of x, after one call."""
     Layer(seed, jnp.ones(n), m)
     return lambda x: Layer(seed, jnp.asarray(x), m)
 
 
 def parameters_of(layer: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return kernel and bias by probing: f(0) is the bias, f(e_i) - f(0) row i of the kernel."""
+    """Return kernel and bias: f(0) is the bias, f(e_i) - f(0) is row i of the kernel."""
     probes = np.eye(IN + 1, IN, dtype=np.float32)
     rows = np.stack([np.asarray(layer(row)) for row in probes])
     return rows[:-1] - rows[-1], rows[-1]
@@ -33,10 +33,10 @@ def call(layer: Any, x: Any) -> jax.Array:
 
 
 def drawn(key: Any, n: int = IN, m: int = OUT) -> Any:
-    """Return the kernel of a seed, found by probing; the bias of a new layer is 0."""
+    """Return the kernel of a seed; the bias of a new layer is 0."""
     return jnp.stack([Layer(key, row, m) for row in jnp.eye(n)])
 
 
 def forward(seed: Any, x: Any, features: Any) -> jax.Array:
-    """Construction and call in one."""
+    """Build the layer and call it."""
     return Layer(seed, x, features)

@@ -1,6 +1,6 @@
 """How a script builds, writes and calls a Linen module: a pair of the model and its variables.
 
-The sources of these functions become part of scripts: they use nothing of the suite.
+Scripts contain the sources of these functions, which use nothing of the suite.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def build(n: int = IN, m: int = OUT, seed: int = SEED) -> Any:
 
 
 def parameters_of(layer: Any) -> tuple[Any, Any]:
-    """Kernel and bias, as they are."""
+    """Return kernel and bias."""
     _, variables = layer
     return variables["params"]["kernel"], variables["params"]["bias"]
 
@@ -69,5 +69,5 @@ def drawn(key: Any, n: int = IN, m: int = OUT) -> Any:
 
 
 def forward(seed: Any, x: Any, features: Any) -> jax.Array:
-    """Construction and call in one."""
+    """Build the layer and call it."""
     return call(build(x.shape[-1], features, seed), x)

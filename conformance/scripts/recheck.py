@@ -1,4 +1,4 @@
-"""One check of the suite on one case: what a script calls that cannot do without the suite."""
+"""Runs one check of the suite on one case, for scripts that need the suite."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def recheck(
     case: Mapping[str, Any] | None = None,
     declared: Mapping[str, Any] | None = None,
 ) -> None:
-    """Check one requirement on one layer and case, and print that nothing fails there.
+    """Check one requirement on one layer and case; print a line if it passes.
 
     Parameters
     ----------
@@ -34,9 +34,9 @@ def recheck(
     requirement
         The id of the requirement.
     case
-        The case, as a results file has it; None for a requirement that draws no cases.
+        The case, as in a results file; None for a requirement that draws no cases.
     declared
-        What is declared of the layer, as in ``pyproject.toml``.
+        The declaration of the layer, as in ``pyproject.toml``.
 
     Raises
     ------

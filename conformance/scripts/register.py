@@ -1,4 +1,4 @@
-"""Which check shows which requirement."""
+"""Registers the checks of scripts by the requirements that they show."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["CHECKS", "Check", "shows"]
 
 @dataclass(frozen=True)
 class Check:
-    """A function without arguments that raises where the requirement does not hold.
+    """A function without arguments that raises if the requirement does not hold.
 
     Parameters
     ----------
     function
         Its source is the body of the script.
     kinds
-        The kinds of layers that it is written for.
+        The kinds of layers that it can check.
     sampled
-        Whether it looks at a sample of its own, and so may miss what the suite finds.
+        Whether it draws its own sample, and so may miss what the suite finds.
     """
 
     function: Callable[[], None]
@@ -28,7 +28,7 @@ class Check:
 
 
 CHECKS: dict[tuple[str, str], Check] = {}
-"""By requirement and kind of layer."""
+"""The checks, by requirement and kind of layer."""
 
 
 def shows(
@@ -37,7 +37,7 @@ def shows(
     functions: bool = False,
     sampled: bool = False,
 ) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Make the function the check of these requirements for modules, or for functions, too."""
+    """Register the function as the check of these requirements for modules or functions."""
 
     def decorate(function: Callable[[], None]) -> Callable[[], None]:
         of = (*kinds, "function") if functions else kinds

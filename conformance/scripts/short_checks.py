@@ -1,8 +1,8 @@
-"""The checks of the scripts that need nothing of the suite; one function for each requirement.
+"""The checks of scripts that run without the suite, one function for each requirement.
 
-They are those that learners and issue trackers meet: the exercise's pitfalls, shapes, values,
-dtypes, seeds, gradients and compilation. The source of a function is the body of the script: it
-uses the names of the neighbouring modules, of jax, flax and numpy, and nothing else.
+They cover the common requirements: the exercise's pitfalls, shapes, values, dtypes, seeds,
+gradients and compilation. The source of a function is the body of the script, so it uses only jax,
+flax, numpy and the names of the neighbouring modules.
 """
 
 # ruff: noqa: D103  # a check's text is the statement of its requirement
@@ -226,7 +226,7 @@ def kernel_variance() -> None:
     for n, m in ((IN, OUT), (1, 2048), (2, 2048), (4, 2048), (64, 256), (256, 64), (128, 128)):
         drawn = kernels(n, m)
         found = n * float((drawn**2).mean())
-        # Twice the variance of a square of a normal, over the number of entries: 8 deviations.
+        # The mean of so many squared normals has the variance 2 / size; this allows 8 deviations.
         slack = 8 * math.sqrt(2 / drawn.size)
         assert abs(found - 1) <= slack, (
             f"in * E[K^2] = {found:.4g} at ({n}, {m}), not within {slack:.2g} of 1: the variance "

@@ -43,9 +43,9 @@ def test_a_specification_names_backends(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("here", "the database 'here' is none of directory:PATH, readonly:PATH, redis:URL"),
-        ("directory:", "is none of"),
-        ("readonly:nowhere", "there is no directory 'nowhere'"),
+        ("here", "the database 'here' has an unknown form; expected one of directory:PATH"),
+        ("directory:", "has an unknown form"),
+        ("readonly:nowhere", "the directory 'nowhere' does not exist"),
         ("directory:/dev/null/x", "Not a directory"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Compares what the suite reported about a layer of the zoo with what it should report."""
+"""Compares the suite's result for a layer of the zoo with the layer's declaration."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ class Subject:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What came of one layer.
+    """The result of one layer of the zoo.
 
     Parameters
     ----------
     subject
         The layer.
     failed
-        The requirements that failed, a fault before its consequences.
+        The requirements that failed, faults before their consequences.
     blocked
-        The requirements that failed because one of those did.
+        The requirements that failed because one of these did.
     problems
-        What the suite did wrong, in words; empty if it did everything right.
+        The suite's errors, in words; empty if it made none.
     checked
         All requirements that were checked on it.
     """
@@ -61,19 +61,19 @@ class Judgement:
 
     @property
     def killed(self) -> bool:
-        """Return whether the suite noticed anything."""
+        """Return whether the suite found a failure."""
         return bool(self.failed)
 
     @property
     def blamed(self) -> str:
-        """Return the requirement that was reported first, or nothing."""
+        """Return the requirement that failed first, or an empty text."""
         return self.failed[0] if self.failed else ""
 
 
 def judge(subject: Subject, cells: Sequence[Cell]) -> Judgement:
-    """Hold the cells of one layer, in reading order, against its declaration.
+    """Compare the cells of one layer, in reading order, with its declaration.
 
-    A MAY row counts where the defect is declared to break or to touch it; otherwise it is only
+    A MAY requirement counts if the defect is declared to break or touch it; otherwise it is only
     reported, as for any layer.
     """
     undecided = [cell for cell in cells if not cell.outcome.decided]
@@ -87,7 +87,8 @@ def judge(subject: Subject, cells: Sequence[Cell]) -> Judgement:
         if cell.outcome == Outcome.FAILED
         or (cell.outcome.violated and declared is not None and declared.allows(cell.requirement))
     ]
-    # MAY cells come last in reading order; the one that a defect is declared to break is a fault.
+    # MAY cells come last in reading order, but the one that the defect is declared to break is a
+    # fault.
     weighing.sort(key=lambda cell: cell.outcome == Outcome.NOT_OFFERED)
     blocked = tuple(cell.requirement for cell in cells if cell.outcome == Outcome.BLOCKED)
     failed = tuple(cell.requirement for cell in weighing)
@@ -123,9 +124,10 @@ def _in_words(cell: Cell) -> str:
 
 
 def sole_killers(judgements: Iterable[Judgement]) -> dict[str, list[str]]:
-    """For each requirement, the defects that would live without it.
+    """Return for each requirement the defects that would survive without it.
 
-    A blocked requirement would fail on its own if the one that blocks it were gone, and so kills.
+    A blocked requirement also kills: it would fail on its own if the one that blocks it were
+    removed.
     """
     found: dict[str, list[str]] = {}
     for judgement in judgements:

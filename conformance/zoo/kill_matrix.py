@@ -1,4 +1,4 @@
-"""The kill matrix: defects x requirements, and what it adds up to."""
+"""The kill matrix, defects x requirements, and its sums."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def matrix(judgements: Sequence[Judgement], rows: Sequence[Requirement]) -> list
 
 
 def _header(rows: Sequence[Requirement]) -> str:
-    """Return the areas, each over its columns, cut where it has too few."""
+    """Return the areas, each above its columns, cut to their width."""
     parts = []
     for area, group in groupby(rows, key=lambda row: row.area):
         count = len(list(group))
@@ -47,7 +47,7 @@ def _mark(judgement: Judgement, requirement: str) -> str:
 
 
 def kill_rate(judgements: Sequence[Judgement]) -> dict[str, int]:
-    """Return how many defects there are, were noticed, and were blamed on the right requirement."""
+    """Return the number of defects, of those that were caught, and of those rightly blamed."""
     defects = [j for j in judgements if j.subject.defect is not None]
     correct = [j for j in judgements if j.subject.defect is None]
     return {
@@ -60,7 +60,7 @@ def kill_rate(judgements: Sequence[Judgement]) -> dict[str, int]:
 
 
 def summary(judgements: Sequence[Judgement], rows: Sequence[Requirement]) -> list[str]:
-    """Killed / total by area and subtlety, and the requirements that no defect needs."""
+    """Return killed / total by area and subtlety, and the requirements that no defect needs."""
     defects = [(j, j.subject.defect) for j in judgements if j.subject.defect is not None]
     levels = sorted({defect.subtlety for _, defect in defects})
     lines = [
@@ -80,7 +80,7 @@ def summary(judgements: Sequence[Judgement], rows: Sequence[Requirement]) -> lis
             lines.append(counted(area, members))
     lines.append(counted("all", [j for j, _ in defects]))
     if any(len(j.checked) < len(rows) for j, _ in defects):
-        # What was not checked might kill, too.
+        # A requirement that was not checked might kill as well.
         return lines
     alone = sole_killers(judgements)
     lines.append("")

@@ -1,4 +1,4 @@
-"""Is a requirement needed: which known defects would live if the suite did not have it."""
+"""Finds whether a requirement is needed: which defects would survive without it."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from conformance.zoo.run import check, subjects
 __all__ = ["candidates", "lines", "lives", "one", "without"]
 
 _MOST = 4
-"""Each candidate is checked in full, which takes ten times what the plan of the zoo takes."""
+"""Each candidate is checked in full, which takes ten times as long as the plan of the zoo."""
 
 
 def one(pattern: str) -> Requirement:
-    """Return the one requirement that is meant.
+    """Return the one requirement that a pattern names.
 
     Raises
     ------
     UsageError
-        If none or several are.
+        If it names none or several.
     """
     from conformance.errors import UsageError
 
     rows = chosen([pattern])
     if len(rows) > 1:
-        raise UsageError(f"{pattern!r} means {len(rows)} requirements; name one of them")
+        raise UsageError(f"{pattern!r} names {len(rows)} requirements; name one of them")
     return rows[0]
 
 
 def candidates(requirement: Requirement, names: Sequence[str] = ()) -> list[Subject]:
-    """The defects that could be its alone: those that break it, of few consequences first."""
+    """Return the defects that only it may catch: those that break it, of few consequences first."""
     found = [s for s in subjects(names) if s.defect and s.defect.breaks == requirement.id]
     found.sort(key=lambda s: len(s.defect.collateral) if s.defect else 0)
     return found if names else found[:_MOST]
@@ -41,12 +41,12 @@ def candidates(requirement: Requirement, names: Sequence[str] = ()) -> list[Subj
 def without(
     requirement: Requirement, arguments: Sequence[str], names: Sequence[str] = ()
 ) -> list[Judgement]:
-    """Return what the rest of the suite says about the candidates.
+    """Return how the rest of the suite judges the candidates.
 
     Parameters
     ----------
     requirement
-        The one that is left out.
+        The requirement to leave out.
     arguments
         The call of pytest, without the layers.
     names
@@ -59,7 +59,7 @@ def without(
 
 
 def lives(judgement: Judgement, requirement: Requirement) -> bool:
-    """Return whether nothing else has noticed it."""
+    """Return whether no other requirement has caught the defect."""
     return bool(judgement.checked) and not (
         {*judgement.failed, *judgement.blocked} - {requirement.id}
     )

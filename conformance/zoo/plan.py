@@ -1,9 +1,9 @@
-"""Which cells of the zoo are checked: all of them, or what blame needs and a sample of the rest.
+"""Plans the cells of the zoo: all, or those that blame needs and a sample of the rest.
 
-Every layer of the zoo times every requirement is tens of thousands of cells. Whether a defect is
-killed and rightly blamed shows in few of them: in the requirement that it breaks, in those on
-which that one rests directly, and in its collateral. Of all other cells a fixed share is checked,
-chosen by a digest, so that all runs of one version check the same.
+The zoo has tens of thousands of cells. Few of them decide whether a defect is killed and rightly
+blamed: the requirement that it breaks, those on which that one rests directly, and its collateral.
+A fixed share of the other cells is checked as well, chosen by a digest, so that all runs of a
+version check the same cells.
 
 This module is also the pytest plugin that drops the other cells, in each worker.
 """
@@ -28,7 +28,7 @@ __all__ = ["OPTION", "PLUGIN", "cells_of", "foundations", "plan"]
 PLUGIN = __name__
 OPTION = "--conformance-zoo-plan"
 
-# A defect's own cells tell most; a correct layer has none that tell more than others.
+# A defect has cells that matter most; the cells of a correct layer matter equally.
 _SHARE_OF_DEFECT = 0.005
 _SHARE_OF_CORRECT = 0.06
 
@@ -36,9 +36,9 @@ _SHARE_OF_CORRECT = 0.06
 def plan(
     zoo: Iterable[Subject], rows: Sequence[Requirement], *, full: bool, without: str = ""
 ) -> dict[str, list[str]]:
-    """For the spec of each layer, the ids of the requirements that are checked on it.
+    """Return for the spec of each layer the ids of the requirements that are checked on it.
 
-    The one of the id ``without`` is left out, as if the suite did not have it.
+    The requirement ``without`` is left out, as if the suite did not have it.
     """
     planned = {subject.spec: cells_of(subject, rows, full=full) for subject in zoo}
     return {spec: [id for id in ids if id != without] for spec, ids in planned.items()}
@@ -58,7 +58,7 @@ def cells_of(subject: Subject, rows: Sequence[Requirement], *, full: bool = Fals
 
 
 def foundations(ids: Iterable[str], rows: Sequence[Requirement]) -> set[str]:
-    """These requirements and all that they rest on, where a fault would be the one to blame."""
+    """Return these requirements and all that they rest on, which a fault there would block."""
     below = {row.id: row.rests_on for row in rows}
     found: set[str] = set()
     waiting = list(ids)
@@ -77,13 +77,13 @@ def _draw(*names: str) -> float:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The plan travels to the workers as the path of a file."""
+    """Add the option that gives workers the path of the plan."""
     parser.addoption(OPTION, dest="zoo_plan", default=None)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the cells of the plan."""
+    """Keep only the cells of the plan."""
     if config.option.zoo_plan is None:
         return
     planned = json.loads(Path(config.option.zoo_plan).read_text(encoding="utf-8"))

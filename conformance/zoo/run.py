@@ -1,8 +1,6 @@
-"""Runs the suite on the zoo: known-wrong layers, each to be caught and rightly blamed, and
-correct but unusual ones, which must all pass.
+"""Runs the suite on the zoo, where each defect must be caught and each correct layer pass.
 
-One run of pytest checks all of them: compiled programs are shared between layers that live in
-one process, and one import of jax serves them all.
+One run of pytest checks all layers, which share compiled programs and the import of jax.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ __all__ = ["Report", "check", "subjects"]
 
 @dataclass(frozen=True)
 class Report:
-    """What the suite said about the zoo.
+    """The results of the suite on the zoo.
 
     Parameters
     ----------
@@ -47,7 +45,7 @@ class Report:
     rows
         The requirements that were checked.
     cells
-        How many cells were checked; all there are is layers times requirements.
+        How many cells were checked, at most layers times requirements.
     seconds
         How long it took.
     """
@@ -59,11 +57,11 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Whether every defect was caught and rightly blamed, and no correct layer failed."""
+        """Return whether every defect was rightly blamed and every correct layer passed."""
         return not any(judgement.problems for judgement in self.judgements)
 
     def lines(self) -> list[str]:
-        """Return the report as text: the matrix, its sums, and whatever went wrong."""
+        """Return the report as text: the matrix, its sums, and the problems."""
         rate = kill_rate(self.judgements)
         wrong = [
             f"{j.subject.name} ({j.subject.spec}): {problem}"
@@ -91,7 +89,7 @@ def subjects(names: Sequence[str] = ()) -> list[Subject]:
     UsageError
         If a name is that of no layer.
     """
-    # The declarations stand beside the layers, so that reading them imports jax.
+    # The declarations are in the modules of the layers, so reading them imports jax.
     compile_cache.prepare()
     from implementations.correct import all_correct
     from implementations.defects import all_defects
@@ -109,9 +107,9 @@ def subjects(names: Sequence[str] = ()) -> list[Subject]:
 
 
 class _Observer:
-    """Registered with pytest for one run: keeps the run, and shows its progress on a terminal.
+    """A pytest plugin for one run that keeps the run and shows its progress on a terminal.
 
-    Failures are what is expected here, and so are not shown one by one.
+    Failures are expected here, so they are not shown one by one.
     """
 
     def __init__(
@@ -127,21 +125,21 @@ class _Observer:
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Plan once the requirements are known, and before the workers start."""
+        """Make the plan when the requirements are known, before the workers start."""
         self.run = config.stash.get(RUN, None)
         if self.run is not None:
             self.planned = plan(self.zoo, self.run.rows, full=self.full, without=self.without)
             self.plan_file.write_text(json.dumps(self.planned), encoding="utf-8")
 
     def pytest_conformance_cell(self, cell: Cell) -> None:
-        """A cell came back."""
+        """Count a cell."""
         self.done += 1
         if self.run is not None and sys.stderr.isatty() and self.done % 50 == 0:
             total = sum(map(len, self.planned.values()))
             print(f"\r{self.done}/{total} cells", end="", file=sys.stderr, flush=True)
 
     def pytest_unconfigure(self) -> None:
-        """The run is over: clear the line."""
+        """Clear the progress line."""
         if sys.stderr.isatty():
             print("\r" + " " * 40, end="\r", file=sys.stderr, flush=True)
 
@@ -173,7 +171,7 @@ def check(
     Raises
     ------
     UsageError
-        If the results cannot be written, or pytest ended before there was a verdict.
+        If the results cannot be written, or pytest ended without a verdict.
     """
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dense-conformance-zoo-") as directory:
@@ -184,7 +182,7 @@ def check(
         pytest.main(call, plugins=[observer])
     run = observer.run
     if run is None or run.verdict is None:
-        raise UsageError("the suite ended before it had a verdict on the zoo")
+        raise UsageError("the suite ended without a verdict on the zoo")
     cells: dict[str, list[Cell]] = defaultdict(list)
     for cell in run.verdict.cells:
         if cell.requirement in observer.planned[cell.implementation]:
@@ -209,9 +207,9 @@ def check(
 
 
 def _blocked_across_gaps(cells: Sequence[Cell], rows: Sequence[Requirement]) -> list[Cell]:
-    """Block what rests on a failure through requirements that the plan left out.
+    """Block requirements that rest on a failure through others that the plan left out.
 
-    In a full run every link of such a chain has its cell, and nothing is left to do here.
+    In a full run every requirement of such a chain has its cell, and nothing changes here.
     """
     failed = {cell.requirement for cell in cells if cell.outcome == Outcome.FAILED}
 
