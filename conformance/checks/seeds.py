@@ -45,7 +45,7 @@ _NONE = (np.zeros(0, np.uint32), np.zeros((0, 8), np.float32))
 
 
 def _drawn(layer: Layer) -> _Drawn:
-    """Return numbers by seed, kernels by more seeds, and the smallest kernels of a crowd of seeds."""
+    """Return numbers by seed, small kernels by more seeds, and the smallest of a crowd of seeds."""
 
     def draw() -> _Drawn:
         profile = profiles.active().name

@@ -1,7 +1,7 @@
 """Decides to which layers a requirement applies, by what they provide and declare.
 
-What can be said of half precision is held to the bounds of that dtype: see
-:meth:`conformance.checks.layer.Layer.value`. What a requirement presumes stands on its decorator.
+Layers of half precision have wider bounds, see :meth:`conformance.checks.layer.Layer.value`. The
+decorator of a requirement declares what it presumes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def presumption(row: Requirement, convention: Convention) -> str | None:
     presumes = row.presumes
     if "float64" in (parameters, computation):
         if Presumption.FLOAT32_THROUGHOUT in presumes:
-            return "presumes float32; with 64-bit types in force, the layer is one of float64"
+            return "presumes float32; with 64-bit types enabled, the layer is one of float64"
         return None
     if Presumption.DRAWN_KERNEL in presumes and convention.kernel.is_zero():
         return "presumes a kernel that is drawn; the layer declares one that starts at 0"

@@ -37,7 +37,7 @@ def catalogue() -> tuple[Requirement, ...]:
 
 @lru_cache(maxsize=1)
 def drop_in() -> tuple[Requirement, ...]:
-    """Return every requirement on a layer that is to take the place of another one."""
+    """Return every requirement on a drop-in replacement of another layer."""
     return tuple(_written([DROP_IN]).values())
 
 
@@ -86,14 +86,14 @@ def chosen(
     Parameters
     ----------
     patterns
-        Each an id, a slug, an area, or a glob over ids; one that begins with ``!`` leaves out
-        what it names.
+        Each is an id, a slug, an area, or a glob over ids; one that begins with ``!`` excludes the
+        requirements that it names.
     exclude
-        Patterns of what is left out.
+        Patterns of requirements to exclude.
     levels
         The levels of the requirements to keep; all if empty.
     like
-        Whether those on taking another layer's place are among them.
+        Whether to include the requirements on a drop-in replacement.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def chosen(
 
 
 def has_cases(id: str) -> bool:
-    """Return whether the check of a requirement draws cases, so that one of them can fail."""
+    """Return whether the check of a requirement draws cases."""
     row = next((row for row in catalogue() if row.id == id), None)
     if row is None:
         return False
@@ -140,7 +140,7 @@ def in_order(rows: Iterable[Requirement]) -> tuple[Requirement, ...]:
 
 
 def rests_on(row: Requirement, rows: Sequence[Requirement]) -> tuple[str, ...]:
-    """Return what a requirement rests on: as declared, and the ground of all comparisons."""
+    """Return the requirements that one rests on: those declared, and the ground of comparisons."""
     ground = tuple(other.id for other in rows if other.ground)
     if row.area not in COMPARING or row.id in _under_the_ground(tuple(rows)):
         return row.rests_on
@@ -149,7 +149,7 @@ def rests_on(row: Requirement, rows: Sequence[Requirement]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4)
 def _under_the_ground(rows: tuple[Requirement, ...]) -> frozenset[str]:
-    """Return the ground, and all that it rests on itself."""
+    """Return the ground, and all requirements that it rests on."""
     below = {row.id: row.rests_on for row in rows}
     found: set[str] = set()
     waiting = [row.id for row in rows if row.ground]

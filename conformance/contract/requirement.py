@@ -60,7 +60,7 @@ F = TypeVar("F", bound=Callable[..., None])
 
 
 class Level(enum.StrEnum):
-    """How much a requirement weighs."""
+    """How strict a requirement is: MUST, SHOULD or MAY."""
 
     MUST = "MUST"
     SHOULD = "SHOULD"
@@ -68,7 +68,7 @@ class Level(enum.StrEnum):
 
 
 class Need(enum.StrEnum):
-    """What a layer has to provide so that a requirement can be checked on it."""
+    """The kind of layer on which a requirement can be checked."""
 
     ANY = "forward"
     PARAMETERS = "parameters"
@@ -80,10 +80,10 @@ class Need(enum.StrEnum):
 class Presumption(enum.StrEnum):
     """An assumption of a requirement, which does not apply to a layer that declares otherwise.
 
-    The value is how documents put it.
+    The value is its text in documents.
     """
 
-    FLOAT32_THROUGHOUT = "float32, also where 64-bit types are in force"
+    FLOAT32_THROUGHOUT = "float32, even if 64-bit types are enabled"
     DRAWN_KERNEL = "a kernel that is drawn"
 
 
@@ -109,34 +109,34 @@ class Requirement:
     level
         MUST, SHOULD or MAY.
     needs
-        Any one of these suffices.
+        The kinds of layers on which it can be checked: one of them suffices.
     statement
         The normative sentence: the first paragraph of the test's docstring.
     rationale
-        The rest of that docstring: why, how, and the sources.
+        The rest of that docstring: reasons, method and sources.
     rests_on
         The requirements whose failure explains a failure of this one.
     declared
         Whether it is checked against the implementation's convention (``°`` in the contract).
     presumes
-        What the layer must not declare otherwise, so that the requirement applies.
+        Assumptions; the requirement does not apply to a layer that declares otherwise.
     foundation
-        Whether nearly every check does first what it requires: its failure explains an obstacle
-        on the way to any other requirement.
+        Whether nearly every check begins with what it requires, so that its failure explains an
+        obstacle in the check of any other requirement.
     ground
-        Whether nothing that compares two results can be judged where it fails: all areas of
-        :data:`COMPARING` rest on it.
+        Whether no two results can be compared if it fails: all areas of :data:`COMPARING` rest on
+        it.
     every_seed
-        Whether its failure explains why any other check could not use a seed.
+        Whether its failure explains that another check could not use a seed.
     order
-        When it is checked: negative numbers first, positive ones last, each in their order; 0 in
-        between, in the order of the contract. The outcome does not depend on it; how soon a wrong
-        layer is known to be wrong does. The first are chosen greedily over the zoo, by how many
-        defects not yet seen they see in a second; the last take most of a second or more.
+        The order of checking: negative numbers first, positive ones last, and 0 in between, in the
+        order of the contract. The outcome does not depend on it, only the time to the first
+        failure. The first ones are chosen greedily over the zoo, by the number of further defects
+        that they catch in a second; the last ones take most of a second or more.
     seconds
-        Seconds of a core that it takes where nothing is compiled yet, roughly: to divide a run.
+        Its rough cost in seconds of a core with a cold cache, used to divide a run.
     idle_because
-        Why no defect is caught by it alone, if that is so.
+        Why no defect is caught by it alone; empty if one is.
     test
         The name of the test function.
     """
@@ -184,11 +184,13 @@ def requirement(
 ) -> Callable[[F], F]:
     """Make a property test the check of a requirement; its docstring is the normative text.
 
-    The arguments are the fields of :class:`Requirement`: all that is known of a requirement
-    stands here, and tables of it elsewhere are views of the catalogue.
+    The arguments are the fields of :class:`Requirement`. All facts about a requirement stand here;
+    tables elsewhere are views of the catalogue.
     """
     if id.partition("/")[0] not in (*AREAS, DROP_IN) or not id.partition("/")[2]:
-        raise ValueError(f"a requirement's id is area/slug with an area of {AREAS}, found {id!r}")
+        raise ValueError(
+            f"a requirement's id is area/slug, with one of the areas {AREAS}; found {id!r}"
+        )
 
     def decorate(test: F) -> F:
         sentence, _, rest = inspect.cleandoc(test.__doc__ or "").partition("\n\n")
@@ -218,7 +220,7 @@ def requirement(
 
 
 def requirement_of(test: Any) -> Requirement | None:
-    """Return the requirement that a test function checks, if it is one of the suite's."""
+    """Return the requirement that a test function checks; None if it checks none."""
     # Only for a function, because a lazy module would import itself here.
     found = getattr(test, "__requirement__", None) if inspect.isfunction(test) else None
     return found if isinstance(found, Requirement) else None

@@ -1,1 +1,1 @@
-"""One layer cannot harm the run or its neighbours."""
+"""Keeps one layer from harming the run or other layers."""

@@ -1,10 +1,9 @@
-"""What keeps one broken implementation from costing a run more than its own cells.
+"""Limits the damage of a broken implementation to its own cells.
 
-Processes leave marks in the run's directory: which cell a worker is in, and which
-implementations have killed one. Marks are small files, so that they survive whatever killed
-the process that made them. A worker on another machine leaves its marks there: then it is only
-known that it died in a cell, and after how long; and which implementations are not tried again
-is passed to each worker when it starts.
+Processes leave marks in the run's directory: the cell of each worker, and the implementations that
+have killed one. Marks are small files, so they survive the death of their process. A worker on
+another machine leaves its marks there. The controller then knows only the cell in which it died,
+and after how long, and it passes each new worker the implementations that are not tried again.
 """
 
 from __future__ import annotations
@@ -41,16 +40,16 @@ class Breaker:
     memory_limit
         GiB that a worker may take.
     deaths
-        What is known when a worker starts, as :attr:`deaths` of the process that controls it.
+        The :attr:`deaths` that the controller knows when a worker starts.
 
     Attributes
     ----------
     deaths
-        By implementation: how many workers it has killed, what that was, and how.
+        By implementation: the number of workers that it has killed, the outcome, and the reason.
     """
 
     class Tripped(Exception):
-        """The implementation has broken before, and is not tried again."""
+        """Raised if the implementation has broken before, and is not tried again."""
 
         def __init__(self, message: str, outcome: Outcome) -> None:
             super().__init__(message)
@@ -75,7 +74,7 @@ class Breaker:
 
     @contextlib.contextmanager
     def loading(self, implementation: str) -> Iterator[None]:
-        """Around the import of an implementation: the mark stays if that ends the process."""
+        """Mark the import of an implementation; the mark remains if the process ends in it."""
         mark = self._mark("loading", implementation, str(os.getpid()))
         with contextlib.suppress(OSError):
             mark.write_text("")
@@ -86,7 +85,7 @@ class Breaker:
 
     @contextlib.contextmanager
     def running(self, implementation: str, requirement: str, *, guarded: bool) -> Iterator[None]:
-        """Around one cell: ends the process, if it is a worker, when that takes too long."""
+        """Mark one cell, and end a worker in which it takes too long."""
         mark = self._mark("running", implementation, requirement)
         with contextlib.suppress(OSError):
             mark.write_text(f"{time.time()} {os.getpid()}")
@@ -103,7 +102,7 @@ class Breaker:
                 mark.replace(self._mark("ended", implementation, requirement))
 
     def _traceback_file(self) -> TextIO:
-        """Return where this process says what it was doing when it ended."""
+        """Return the file to which this process writes its traceback when it ends."""
         if self._words is None or self._words.closed:
             try:
                 self._words = self._mark("words", str(os.getpid())).open("w")
@@ -112,7 +111,7 @@ class Breaker:
         return self._words
 
     def has_begun(self, implementation: str, requirement: str) -> bool:
-        """Return whether a process of this machine has begun the cell, and perhaps ended it."""
+        """Return whether a process of this machine has begun the cell."""
         marks = (self._mark(kind, implementation, requirement) for kind in ("running", "ended"))
         return any(mark.exists() for mark in marks)
 
@@ -125,18 +124,18 @@ class Breaker:
         *,
         silent: bool = False,
     ) -> tuple[Outcome, str]:
-        """Return what a worker's death in this cell means; counts it against the implementation.
+        """Return outcome and reason of a worker's death in a cell, and count it.
 
         Parameters
         ----------
         implementation, requirement
-            Which cell it was.
+            The cell.
         seconds
-            How long the process that controls the workers has waited for it.
+            How long the controller has waited for it.
         ended
-            How the process ended, where that is known: see :func:`.postmortem.ended`.
+            How the process ended, if known: see :func:`.postmortem.ended`.
         silent
-            Whether it was ended because nothing came back from it.
+            Whether it was ended because it sent nothing.
         """
         outcome, reason = Outcome.CRASHED, "the process died while checking it"
         reason += f": {ended}" if ended else ""
@@ -169,14 +168,14 @@ class Breaker:
         return outcome, reason
 
     def process_in(self, implementation: str, requirement: str) -> int | None:
-        """Return the process that is in a cell, or died there; None where that is not known."""
+        """Return the process that is in a cell, or died there; None if unknown."""
         for kind in ("running", "ended"):
             with contextlib.suppress(OSError, ValueError, IndexError):
                 return int(self._mark(kind, implementation, requirement).read_text().split()[1])
         return None
 
     def overdue(self, patience: float) -> Iterator[int]:
-        """Processes that should have ended by themselves that many seconds ago, and did not."""
+        """Return the processes that should have ended themselves that many seconds ago."""
         for mark in self.directory.glob("running-*"):
             with contextlib.suppress(OSError, ValueError):
                 started, pid = mark.read_text().split()
@@ -184,26 +183,26 @@ class Breaker:
                     yield int(pid)
 
     def broken(self, error: object) -> None:
-        """End this process after an error outside of every check, which it cannot go on from."""
+        """End this process after an error outside of every check."""
         with contextlib.suppress(OSError):
             self._mark("broken", str(os.getpid())).write_text(safe_text(error), errors="replace")
         os._exit(70)
 
     def retire(self, implementation: str, requirement: str) -> None:
-        """End this process before the cell begins, which is left to another process."""
+        """End this process before the cell begins; another process checks the cell."""
         with contextlib.suppress(OSError):
             self._mark("retired", implementation, requirement).write_text("")
         os._exit(0)
 
     def has_retired(self, implementation: str, requirement: str) -> bool:
-        """Return whether a process has just left the cell to another one."""
+        """Return whether a process has just left the cell to another process."""
         with contextlib.suppress(OSError):
             self._mark("retired", implementation, requirement).unlink()
             return True
         return False
 
     def out_of_memory(self) -> None:
-        """Mark that this process ends because it takes too much memory."""
+        """Record that this process ends because it takes too much memory."""
         with contextlib.suppress(OSError):
             self._mark("memory", str(os.getpid())).write_text("")
 

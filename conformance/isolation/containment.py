@@ -1,10 +1,9 @@
-"""What a worker does so that one implementation changes nothing for those that come after it.
+"""Undoes what an implementation changes in a worker, before the next one is checked.
 
-Each cell starts from the same state of the process. What cannot be put back -- threads that go
-on, a limit of the system, a function that may have been compiled into other programs while it
-was replaced -- ends with the worker: it retires before it would run a cell of somebody else.
-Not everything that code can change can be found, so a worker that has loaded code from elsewhere
-than the suite checks no layer of another source.
+Each cell starts from the same state of the process. Some changes cannot be undone: threads, a limit
+of the system, a replaced function that other programs may have compiled in. Then the worker retires
+before a cell of another implementation. Not every change can be found, so a worker that has loaded
+code from outside the suite checks no layer of another source.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ from conformance.layers.registry import Entry
 __all__ = ["Containment"]
 
 _FOR_ALL = "everybody"
-# Of what a layer warns, a test's report takes this much.
+# A report keeps this many warnings of a layer.
 _MOST_WARNINGS = 20
-# Of what a layer changes, a sentence names this much.
+# A sentence names this many changes of a layer.
 _MOST_CHANGES = 3
 
 
 class Containment:
-    """The state of one process that checks layers; a pytest plugin.
+    """A pytest plugin that guards the state of a process that checks layers.
 
     Parameters
     ----------
     may_retire
-        Whether the process is a worker, which another one can take the place of.
+        Whether the process is a worker, which another one can replace.
 
     Attributes
     ----------
     side_effects
-        What importing each implementation changed, by its id; all of that was put back.
+        The changes that importing an implementation made, by its id; all were undone.
     prepared
         Whether a cell has begun in this process.
     """
@@ -63,7 +62,7 @@ class Containment:
         self.prepared = False
 
     def _prepare(self) -> None:
-        """Import what all layers share, so that the first cell finds it as the last one does."""
+        """Import the modules that all layers share, so that the first cell equals later ones."""
         self.prepared = True
         import flax.linen
         import flax.nnx
@@ -81,7 +80,7 @@ class Containment:
 
     @contextlib.contextmanager
     def loading(self, entry: Entry) -> Iterator[None]:
-        """Around the import of an implementation: what it changes is reported, and put back."""
+        """Report and undo the changes that the import of an implementation makes."""
         implementation = entry.id
         if entry.source and not self._source:
             self._code = SharedCode()
@@ -92,7 +91,7 @@ class Containment:
             with open_output():
                 yield
         finally:
-            # First what everything else here may need.
+            # First restore what the rest of this function may need.
             found = _reset_recursion(before) + self._put_back(implementation)
             found += self._unregister(plugins)
             self.side_effects[implementation] = found + before.changes()
@@ -102,7 +101,7 @@ class Containment:
 
     @contextlib.contextmanager
     def cell(self) -> Iterator[None]:
-        """Around one cell: afterwards, the process is as before."""
+        """Restore the state of the process after one cell."""
         before = snapshot.take()
         try:
             with _few_warnings():
@@ -114,7 +113,7 @@ class Containment:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-        """Around the check itself: what it raises and prints is the layer's."""
+        """Attribute what the check raises and prints to the layer."""
         if requirement_of(pyfuncitem.function) is None:
             return (yield)
         plugins = self._registered()
@@ -131,7 +130,7 @@ class Containment:
         except BaseException as error:
             if by_user(error):
                 raise
-            # Anything of this kind would end the whole run.
+            # Such an exception would end the whole run.
             raise RuntimeError(f"{type(error).__name__}: {safe_text(error)}") from error
         finally:
             if sys.stdout.closed or sys.stderr.closed:
@@ -139,12 +138,12 @@ class Containment:
             self._judge_foreign_changes(plugins)
 
     def _judge_foreign_changes(self, plugins: set[object]) -> None:
-        """After a check on code from elsewhere: what it changed is named, and put back.
+        """Name and undo what code from outside the suite has changed during a check.
 
         Raises
         ------
         LoadError
-            If it changed what decides its verdict.
+            If it changed code that decides its verdict.
         """
         if not self._source:
             return
@@ -174,14 +173,14 @@ class Containment:
         return found
 
     def leave(self, implementation: str) -> None:
-        """The last cell of an implementation in a row has been run."""
+        """Check the process after the last consecutive cell of an implementation."""
         self._put_back(implementation)
         if _threads() - self._threads:
             self._spoiled_by = implementation
         self._code.learn()
 
     def must_retire(self, entry: Entry) -> bool:
-        """Return whether this process can no longer check the entry as a fresh one would."""
+        """Return whether a fresh process has to check the entry instead of this one."""
         spoiled = self._spoiled_by not in ("", entry.id)
         return self.may_retire and (spoiled or self._source not in ("", entry.source))
 
@@ -194,7 +193,7 @@ class Containment:
         replaced = self._code.put_back()
         if replaced:
             self._spoiled_by = implementation
-            # What was traced meanwhile has the replacement in it.
+            # Programs traced meanwhile contain the replacement.
             sys.modules["jax"].clear_caches()
         return replaced
 
@@ -212,7 +211,7 @@ def _reset_recursion(before: snapshot.Snapshot) -> list[str]:
 
 
 class _Open:
-    """An output that everybody may write to, and nobody close."""
+    """An output that can be written to, but not closed."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -221,12 +220,12 @@ class _Open:
         return getattr(self._stream, name)
 
     def close(self) -> None:
-        """Leave it open: what captures it needs it afterwards."""
+        """Leave it open, because pytest's capture needs it later."""
 
 
 @contextlib.contextmanager
 def open_output() -> Iterator[None]:
-    """Outputs that everybody may write to, and nobody close."""
+    """Replace the outputs by ones that a layer cannot close."""
     out, err = _Open(sys.stdout), _Open(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         yield
@@ -238,13 +237,13 @@ def _threads() -> set[int]:
 
 @contextlib.contextmanager
 def _few_warnings() -> Iterator[None]:
-    """Let warnings through as plain ones, and not all of them.
+    """Pass on a limited number of warnings, as plain ones.
 
-    The process that controls the workers would import the module of a warning's class.
+    The controller would import the module of a warning's class.
     """
     with warnings.catch_warnings(record=True) as caught:
         yield
     for each in caught[:_MOST_WARNINGS]:
         plain = next(kind for kind in each.category.__mro__ if kind.__module__ == "builtins")
-        with contextlib.suppress(Warning):  # an error where the user has chosen that
+        with contextlib.suppress(Warning):  # raises if the user turns warnings into errors
             warnings.warn_explicit(safe_text(each.message), plain, each.filename, each.lineno)

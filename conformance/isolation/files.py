@@ -1,4 +1,4 @@
-"""Which files are written while a block runs."""
+"""Finds the files that are written while a block runs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 @contextlib.contextmanager
 def written() -> Iterator[set[str]]:
-    """Yield a set that is filled with the paths of files opened to be written to.
+    """Yield a set that collects the paths of files that are opened for writing.
 
-    What opens files by Python's own functions is seen, and not what a library does in C.
+    It sees files that Python's functions open, but not those that a C library opens.
     """
     found: set[str] = set()
     plain, low = builtins.open, os.open

@@ -16,10 +16,10 @@ __all__ = ["GIB", "freeze_imports", "guard", "release", "resident"]
 
 GIB = 2**30
 
-# Above this, a worker forgets the programs of the layers that it has finished. Not sooner:
-# layers share the programs of single operations, which are most of what a new layer costs.
+# Above this, a worker drops the programs of finished layers. Not sooner, because layers share the
+# programs of single operations, which are most of the cost of a new layer.
 _COMFORTABLE = 2 * GIB // 3
-# For many layers an eighth of the machine's memory, within these.
+# For many layers: an eighth of the machine's memory, within these bounds.
 _FOR_MANY_LAYERS = (3 * GIB // 2, 4 * GIB)
 _MANY = 50
 _INTERVAL = 0.25
@@ -83,7 +83,7 @@ def _give_back() -> None:
 def guard(limit: float, before_the_end: Callable[[], None]) -> None:
     """End this process when it takes more memory than the limit, in GiB.
 
-    A process that takes all of a machine's memory takes the others with it.
+    A process that exhausts the memory of a machine would also end others.
     """
 
     def watch() -> None:

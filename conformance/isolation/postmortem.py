@@ -1,4 +1,4 @@
-"""How a process that died ended, and where in the layer's code it was."""
+"""Finds how a dead process ended, and where in the layer's code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def innermost_layer_frame(text: str) -> str:
 
     Return "" without a traceback, as after a kill or an exit.
     """
-    # The main thread is the last one, and where a fault occurred, the one that is current.
+    # The main thread comes last; after a fault, the current thread counts.
     for stack in reversed(re.split(r"^(?:Current t|T)hread ", text, flags=re.M)):
         for frame in _FRAME.finditer(stack):
             if is_layers_file(frame["file"]):
@@ -38,7 +38,7 @@ def ended(pid: int) -> str:
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
         try:
-            # Its status stays for whoever started it.
+            # Its status stays available to its parent.
             found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except OSError:
             return ""
@@ -65,5 +65,5 @@ def is_child(pid: int) -> bool:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return False
-    # The name of the program, in parentheses, may have anything in it.
+    # The program's name, in parentheses, may contain any character.
     return status.rpartition(")")[2].split()[1] == str(os.getpid())

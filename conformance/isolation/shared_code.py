@@ -1,7 +1,7 @@
-"""Find, name and undo changes of the code that all layers share.
+"""Finds, names and undoes changes of the code that all layers share.
 
-Modules, functions, classes and registries are compared by identity; functions also by their code
-and their default values, which can be changed in place.
+Modules, functions, classes and registries are compared by identity, functions also by their code
+and default values, which can be changed in place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["HARNESS", "SharedCode"]
 
-# What layers are made of, and what makes them run.
+# The packages that layers are written with, and those that run them.
 _LIBRARIES = (
     *("builtins", "math", "os", "random", "signal", "time"),
     *("numpy", "jax", "jaxlib", "flax"),
@@ -25,16 +25,16 @@ HARNESS = (
     *("contextlib", "copy", "functools", "importlib", "inspect", "json", "operator", "pickle"),
     *("traceback", "types"),
 )
-"""What decides a verdict: the suite, and what it runs on."""
+"""The packages that decide a verdict: the suite, and those that it runs on."""
 _SHARED = (*_LIBRARIES, *HARNESS)
 
 # pytest writes into this one for each test.
 _OTHERS_WRITE = ("_pytest.assertion.util",)
-# Flax writes these anew for a class whenever somebody derives a dataclass from it.
+# Flax rewrites these for a class whenever a dataclass is derived from it.
 _BOOKKEEPING = ("__dataclass_fields__", "__dataclass_params__")
 _HEAP_TYPE = 1 << 9
 """CPython's flag of a class whose attributes can be set (``Py_TPFLAGS_HEAPTYPE``)."""
-# Where JAX keeps the rules of its primitives.
+# The modules in which JAX keeps the rules of its primitives.
 _REGISTRIES = (
     ("jax._src.interpreters.mlir", "_lowerings"),
     ("jax._src.interpreters.mlir", "_platform_specific_lowerings"),
@@ -46,7 +46,7 @@ _REGISTRIES = (
 
 
 class _Function(NamedTuple):
-    """A function as it was."""
+    """The former state of a function."""
 
     name: str
     function: FunctionType
@@ -56,13 +56,13 @@ class _Function(NamedTuple):
 
 
 class SharedCode:
-    """The code that all layers share, as it was when it was learned.
+    """The recorded state of the code that all layers share.
 
     Parameters
     ----------
     modules
-        Only what is in these modules, and not in their classes and functions; by default all of
-        the shared packages.
+        The modules to record, without their classes and functions; by default all of the shared
+        packages.
     functions
         Whether to look into functions as well, which takes most of the time.
     """
@@ -115,11 +115,11 @@ class SharedCode:
         return not known
 
     def changes(self) -> list[str]:
-        """Return what is different now, in words."""
+        """Return the changes since then, in words."""
         return self._differences(None, restore=False)
 
     def put_back(self, packages: Container[str] | None = None) -> list[str]:
-        """Restore what was changed, in some packages or in all, and return it in words."""
+        """Undo the changes, in some packages or in all, and return them in words."""
         return self._differences(packages, restore=True)
 
     def _differences(self, packages: Container[str] | None, *, restore: bool) -> list[str]:
@@ -153,7 +153,7 @@ def _registries(name: str, registry: Any) -> Iterator[tuple[str, Any, dict[Any, 
 
 def _replaced(name: str, place: Any, before: Mapping[Any, Any], *, restore: bool) -> Iterator[str]:
     now = place if isinstance(place, dict) else vars(place)
-    # Without a loop in Python: this is all that happens after nearly every layer.
+    # Compared without a Python loop, because this runs after nearly every layer.
     if all(map(operator.is_, map(now.get, before), before.values())):
         return
     for key, value in before.items():
@@ -168,7 +168,7 @@ def _set(place: Any, key: Any, value: Any) -> None:
     if isinstance(place, dict):
         place[key] = value
     elif isinstance(place, type):
-        # Some metaclasses refuse what object's own way allows.
+        # Some metaclasses refuse this, but object's own method allows it.
         type.__setattr__(place, key, value)
     else:
         setattr(place, key, value)
@@ -198,13 +198,13 @@ def _same(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> bo
 
 
 def _functions_of(name: str, value: Any) -> Iterator[_Function]:
-    """Yield the Python function that is called where this is: a method, a property, or wrapped."""
+    """Yield the Python functions behind an object: a method, a property, or a wrapped function."""
     if isinstance(value, staticmethod | classmethod):
         value = value.__func__
     elif isinstance(value, property):
         value = value.fget
     elif not isinstance(value, FunctionType | type):
-        with contextlib.suppress(Exception):  # whatever an object of others says to a question
+        with contextlib.suppress(Exception):  # a foreign object may raise anything when it is asked
             value = value.__wrapped__
     if isinstance(value, FunctionType):
         keywords = value.__kwdefaults__

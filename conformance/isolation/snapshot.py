@@ -1,7 +1,7 @@
-"""Find, name and undo changes of the global state of this process.
+"""Finds, names and undoes changes of the global state of this process.
 
-A :class:`Snapshot` holds the settings of the process, and the functions of the modules that layers
-compute with; :class:`.shared_code.SharedCode` holds all code that layers share.
+A :class:`Snapshot` records the settings of the process and the functions of the modules that layers
+compute with; :class:`.shared_code.SharedCode` records all code that layers share.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from conformance.isolation.shared_code import SharedCode
 
 __all__ = ["Snapshot", "take"]
 
-# Modules that a layer computes with: these are looked at after each call, and not only at the end.
+# Modules that a layer computes with are compared after each call, not only at the end.
 _CALLED = (
     *("numpy", "numpy.random", "jax", "jax.numpy", "jax.random", "jax.lax", "jax.nn"),
     *("flax.nnx", "flax.linen", "builtins"),
@@ -38,7 +38,7 @@ def _config_values() -> dict[str, Any]:
     if jax is None or not hasattr(jax, "config"):
         return {}
     values = getattr(jax.config, "values", None)
-    # As this thread sees them: a context that was entered overrides what is set for all threads.
+    # The values of this thread: an entered context overrides the setting of all threads.
     known = values if isinstance(values, dict) else {}
     return {key: getattr(jax.config, key, value) for key, value in known.items()}
 
@@ -73,7 +73,7 @@ def _working_directory() -> str:
     try:
         return os.getcwd()
     except OSError:
-        return ""  # somebody has removed it
+        return ""  # the layer has removed it
 
 
 def _posix_settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
@@ -89,12 +89,12 @@ def _posix_settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
     }
 
 
-# The root logger, and those of what every layer is made of.
+# The root logger, and those of the libraries that every layer uses.
 _LOGGERS = ("", "jax", "flax")
 
 
 def _logging() -> tuple[Any, ...]:
-    """Level, handlers and filters of these loggers, and the level up to which none logs."""
+    """Return level, handlers and filters of these loggers, and the globally disabled level."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     return (
         *((each.level, list(each.handlers), list(each.filters)) for each in loggers),
@@ -111,7 +111,7 @@ def _log(before: tuple[Any, ...]) -> None:
 
 
 def _flax_settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
-    """Flax's configuration, once Flax has been imported."""
+    """Return Flax's configuration, once Flax has been imported."""
     config = getattr(sys.modules.get("flax"), "config", None)
     values = getattr(config, "_values", None)
     if config is None or not isinstance(values, dict):
@@ -125,7 +125,7 @@ def _flax_settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
 
 
 def _settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
-    """Settings of the process and how each is put back."""
+    """Return the settings of the process, and how each is restored."""
 
     def collect(enabled: bool) -> None:
         (gc.enable if enabled else gc.disable)()
@@ -141,7 +141,7 @@ def _settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
         warnings.filters[:] = before  # type: ignore[index]  # it is a list
 
     return {
-        # First, so that there is room for putting back the rest.
+        # First, because restoring the rest needs the recursion depth.
         "the recursion limit": (sys.getrecursionlimit(), sys.setrecursionlimit),
         **_posix_settings(),
         **_flax_settings(),
@@ -203,7 +203,7 @@ class Snapshot:
         return found
 
     def config_changes(self) -> list[str]:
-        """Return what is different now in JAX's configuration, as this thread sees it."""
+        """Return the changes of JAX's configuration that this thread sees."""
         now = _config_values()
         return [
             f"jax.config.{key} became {now[key]!r}"
@@ -226,11 +226,11 @@ class Snapshot:
         jax = sys.modules.get("jax")
         for key, before in self.config.items():
             if jax is not None and key in now and now[key] is not before and now[key] != before:
-                with contextlib.suppress(Exception):  # whatever JAX says to a value of its own
+                with contextlib.suppress(Exception):  # JAX may refuse one of its own values
                     jax.config.update(key, before)
         random.setstate(self.python_random)
         np.random.set_state(self.numpy_random)
-        # A layer may add the folder of its own modules, and nothing may go.
+        # A layer may add the folder of its own modules, but must not remove entries.
         sys.path += [place for place in self.path if place not in sys.path]
         self.code.put_back()
 

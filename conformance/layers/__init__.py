@@ -1,1 +1,1 @@
-"""What is under test: how it is named, loaded, described and adapted to pure functions."""
+"""The layers under test: named, loaded, described and adapted to pure functions."""

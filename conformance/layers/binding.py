@@ -1,7 +1,7 @@
-"""Bind sizes and sources of randomness to the arguments of a constructor, by their names.
+"""Binds sizes and sources of randomness to the arguments of a constructor, by their names.
 
-Libraries use different names and orders. Position decides only if names do not, and the binding is
-described in words, so that it can be printed.
+Libraries use different names and orders. Position decides only if names do not. A description of
+the binding can be printed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NOUNS = ("features", "feature", "dim", "dims", "size", "channels", "units", "wi
 
 
 def _spelled(side: str, short: str, *others: str) -> frozenset[str]:
-    """The usual names of the size of one side: ``in_features``, ``dim_in``, ``n_in``, ``din``."""
+    """Return usual names of one size: ``in_features``, ``dim_in``, ``n_in``, ``din``."""
     found = {f"{word}_{noun}" for word in (side, short) for noun in _NOUNS}
     found |= {f"{noun}_{short}" for noun in _NOUNS}
     found |= {f"{before}_{word}" for before in ("n", "d", "num", "dim", "fan") for word in
@@ -66,10 +66,10 @@ class Binding:
     Parameters
     ----------
     construct
-        ``construct(in_features, out_features, source)``; what the source of randomness is
-        depends on the kind of layer: an ``nnx.Rngs``, or a seed.
+        ``construct(in_features, out_features, source)``; the source of randomness is an
+        ``nnx.Rngs`` or a seed, by the kind of layer.
     description
-        The call in words, if it is not the usual one; usually empty.
+        The call in words; empty if it is the usual one.
     """
 
     construct: Callable[[Any, Any, Any], Any]
@@ -77,7 +77,7 @@ class Binding:
 
 
 def signature_of(layer: Any) -> inspect.Signature | None:
-    """Return the signature of a class's constructor or of a callable; None where it is hidden."""
+    """Return the signature of a class's constructor or of a callable; None if it has none."""
     try:
         if not isinstance(layer, type):
             return inspect.signature(layer)
@@ -89,7 +89,7 @@ def signature_of(layer: Any) -> inspect.Signature | None:
 
 
 def parameters_by_keyword(layer: Any) -> list[str]:
-    """Return the names of the arguments that a constructor takes by keyword."""
+    """Return the names of a constructor's arguments that may be given by keyword."""
     signature = signature_of(layer)
     kinds = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
     found = signature.parameters.values() if signature is not None else ()
@@ -104,7 +104,7 @@ def bind(layer: Any, arguments: Mapping[str, Any], *, is_nnx: bool) -> Binding:
     layer
         The class, or a function that returns a layer.
     arguments
-        Further arguments, which are given as they are.
+        Further arguments, which are passed on unchanged.
     is_nnx
         Whether the source of randomness is an ``nnx.Rngs``; else it is a seed.
 
@@ -153,11 +153,11 @@ def _called(layer: Any, signature: inspect.Signature, given: Mapping[str, Any]) 
 def _sizes(
     layer: Any, signature: inspect.Signature, named: Sequence[Parameter]
 ) -> tuple[Parameter, Parameter]:
-    """Return the parameters of both sizes: by name, else the first that may be sizes."""
+    """Return the parameters of both sizes, found by name, else the first that may be sizes."""
     first = next((p for p in named if p.name.lower() in _IN), None)
     second = next((p for p in named if p.name.lower() in _OUT), None)
     rest = [p for p in named if p not in (first, second) and _may_be_size(p)]
-    # What has no default comes first: the call has to give it.
+    # Arguments without a default come first, because the call has to give them.
     rest.sort(key=lambda p: p.default is not Parameter.empty)
     if first is None or second is None:
         rest = [p for p in rest if p.default is Parameter.empty or _is_int(p.default)]
@@ -230,7 +230,7 @@ def _source(parameter: Parameter, is_nnx: bool) -> str:
 
 
 def random_argument(kind: type, streams: Sequence[str]) -> tuple[str, Callable[[], Any]]:
-    """Return the argument of a layer's call that takes randomness, and what makes its value.
+    """Return the argument of a layer's call that takes randomness, and a function for its value.
 
     Raises
     ------
@@ -253,7 +253,7 @@ def random_argument(kind: type, streams: Sequence[str]) -> tuple[str, Callable[[
 
 
 def _random(into: str, source: Any) -> Any:
-    """Return the source of randomness as an argument takes it.
+    """Return the source of randomness in the form that an argument takes.
 
     An ``nnx.Rngs`` gives a key, or a seed, of its ``params`` stream.
     """
@@ -290,7 +290,7 @@ def _described(
     parts += [f"{random.name}={words[into]}"] if random is not None else []
     parts += [f"{name}={value!r}" for name, value in arguments.items()]
     call = f"{_name(layer)}({', '.join(parts)})"
-    remarks = [] if known else ["sizes by position: their names say nothing"]
+    remarks = [] if known else ["sizes by position: their names are unknown"]
     remarks += [] if random is not None else ["it takes no seed"]
     return call + (f" ({'; '.join(remarks)})" if remarks else "")
 
@@ -298,12 +298,12 @@ def _described(
 def bind_features(layer: Any, arguments: Mapping[str, Any]) -> Binding:
     """Bind the sizes of a Linen class: ``construct(in_features, out_features, None)``.
 
-    Of one size field, whatever its name, it is that of the output.
+    A single size field, under any name, is the size of the output.
 
     Raises
     ------
     NotAdaptable
-        If no field can be the size of the output, or a further one needs a value.
+        If no field can be the size of the output, or another field needs a value.
     """
     signature = signature_of(layer)
     if signature is None:
@@ -336,13 +336,13 @@ def bind_features(layer: Any, arguments: Mapping[str, Any]) -> Binding:
 
 
 def bind_forward(layer: Any) -> tuple[Callable[[Any, Any, Any], Any], str] | None:
-    """Return a function ``(seed, x, features)`` whose arguments may be in another order.
+    """Return a function as ``(seed, x, features)``; its own arguments may have another order.
 
     Returns
     -------
     tuple or None
-        The function in the suite's order and its call in words where that differs; None if
-        it cannot be called with three arguments.
+        The function in the suite's order, and its call in words if that differs; None if it cannot
+        be called with three arguments.
     """
     signature = signature_of(layer)
     if signature is None:
@@ -374,19 +374,19 @@ def bind_forward(layer: Any) -> tuple[Callable[[Any, Any, Any], Any], str] | Non
 
 
 def is_factory(layer: Any) -> bool:
-    """Return whether a function makes a layer of two sizes, and takes no ``x``."""
+    """Return whether a function takes two sizes and no ``x``, and so makes a layer."""
     signature = signature_of(layer)
     names = set() if signature is None else {p.name.lower() for p in _named(signature, {})}
     return bool(names & _IN) and bool(names & _OUT) and not names & _INPUTS
 
 
 def require_plain_call(layer: type, call: Collection[str]) -> None:
-    """Require the layer's ``__call__`` to need no other argument than ``x``.
+    """Require that the layer's ``__call__`` needs no argument besides ``x``.
 
     Raises
     ------
     NotAdaptable
-        If it does; the message names the argument, and how to declare its value.
+        If it needs one; the message names it, and says how to declare its value.
     """
     try:
         parameters = list(inspect.signature(layer.__call__).parameters.values())[1:]

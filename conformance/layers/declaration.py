@@ -1,4 +1,4 @@
-"""What a layer declares about itself, as plain values.
+"""The declaration of a layer, as plain values.
 
 The same names are keys of ``[tool.dense-conformance.layers."name"]`` in ``pyproject.toml`` and of
 the option ``--declare key=value``, and keyword arguments of ``adapt`` and ``check``.
@@ -35,15 +35,15 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a layer declares; None is not declared, and remains as it was.
+    """What a layer declares; None is not declared, and changes nothing.
 
     Parameters
     ----------
     layer
-        Where it is: ``module:attribute`` or ``path/to/file.py:attribute``; only in a table.
+        Its place, ``module:attribute`` or ``path/to/file.py:attribute``; only in a table.
     context
-        ``module:attribute`` of a function that returns a context manager, in force around import,
-        construction and calls: a mesh, axis rules, a configuration.
+        ``module:attribute`` of a function that returns a context manager, which is entered for
+        import, construction and calls: a mesh, axis rules, a configuration.
     arguments, call
         Further arguments of the constructor, and of the call. ``module:attribute`` in a text
         names an object. ``rngs`` of the call is a list of the streams that it draws from.
@@ -57,22 +57,22 @@ class Declaration:
         Their laws: the name of one of Flax's initializers, or a family and a variance, as
         ``"uniform, 2 / (fan_in + fan_out)"``.
     parameter_dtype, dtype
-        The dtypes of new parameters and of the computation, whatever that of ``x`` is.
+        The dtypes of new parameters and of the computation, independent of the dtype of ``x``.
     accumulate
         The dtype in which a product of half precision is summed.
     product_error
-        The relative error that a product promises beside its roundings: a number, or a text such
-        as ``"2**-7"``.
+        The relative error that a product may have besides rounding: a number, or a text such as
+        ``"2**-7"``.
     inputs
-        What ``x`` may consist of: ``floating``, ``integer``, ``boolean``, ``complex``.
+        The kinds of numbers in ``x``: ``floating``, ``integer``, ``boolean``, ``complex``.
     ranks
         The ranks of ``x`` that it accepts.
     checks_width
-        False if it does not refuse an ``x`` of another width.
+        False if it does not reject an ``x`` of another width.
     extra_parameters, extra_state
-        Names of parameters and of other variables that it has beside kernel and bias.
+        Names of parameters, and of other variables, that it has besides kernel and bias.
     derivatives
-        ``"both"``, or ``"reverse"`` for a ``custom_vjp`` without forward mode.
+        ``"both"``, or ``"reverse"`` for a ``custom_vjp``, which has no forward mode.
     """
 
     layer: str = ""
@@ -97,7 +97,7 @@ class Declaration:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str = "the declaration") -> Declaration:
-        """Make a declaration of plain values.
+        """Make a declaration from plain values.
 
         Raises
         ------
@@ -109,7 +109,7 @@ class Declaration:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-                raise UsageError(f"{where}: nothing is declared by {key!r}; {hint}")
+                raise UsageError(f"{where}: the key {key!r} is unknown; {hint}")
         found = {key: _checked(key, value, where) for key, value in values.items()}
         declaration = cls(**found)
         if declaration.use_bias is False and (
@@ -128,7 +128,7 @@ class Declaration:
         return declaration
 
     def convention(self, base: Convention = FLAX) -> Convention:
-        """Return the convention that `base` becomes with what is declared."""
+        """Return the convention `base` with the declared changes."""
         kernel, bias = base.parameter_names
         changes: dict[str, Any] = {
             "use_bias": self.use_bias,
@@ -240,7 +240,7 @@ def _require_kinds(value: Sequence[str], where: str) -> None:
     if unknown is not None:
         near = difflib.get_close_matches(unknown, INPUTS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(INPUTS)}"
-        raise UsageError(f"{where}: inputs names no kind of numbers by {unknown!r}; {hint}")
+        raise UsageError(f"{where}: inputs has the unknown kind {unknown!r}; {hint}")
     if "floating" not in value:
         raise UsageError(
             f"{where}: inputs lacks floating: every layer takes an x of float32, found {value!r}"
@@ -273,7 +273,7 @@ def from_options(options: Iterable[str]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """Return what TOML makes of a text; a word without quotes is a text as well."""
+    """Parse a text as TOML; a word without quotes is a text as well."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -286,14 +286,14 @@ def from_project(path: Path) -> dict[str, dict[str, Any]]:
     Raises
     ------
     UsageError
-        If one cannot be what a layer declares.
+        If a table is not a valid declaration.
     """
     if not path.is_file():
         return {}
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        return {}  # other tools report what is wrong with the file
+        return {}  # other tools report a broken file
     found = document.get("tool", {}).get("dense-conformance", {}).get("layers", {})
     if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
         raise UsageError(f'{path}: write [{TABLE}."name"], a table for each layer')
@@ -308,7 +308,7 @@ def as_json(values: Mapping[str, Any]) -> str:
     Raises
     ------
     UsageError
-        If a value is an object that no text can name.
+        If a value cannot be written as text.
     """
     if not values:
         return ""
@@ -316,12 +316,12 @@ def as_json(values: Mapping[str, Any]) -> str:
         return json.dumps(values, sort_keys=True)
     except TypeError as error:
         raise UsageError(
-            f"what is declared must be plain values, or a text 'module:attribute': {error}"
+            f"declarations must be plain values, or a text 'module:attribute': {error}"
         ) from None
 
 
 def as_options(declared: str) -> list[str]:
-    """Return what :func:`as_json` gives as arguments ``key=value`` of ``--declare``."""
+    """Return the result of :func:`as_json` as arguments ``key=value`` of ``--declare``."""
     found = []
     for key, value in (json.loads(declared) if declared else {}).items():
         inside = {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else None
@@ -330,7 +330,7 @@ def as_options(declared: str) -> list[str]:
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both declarations merged; the second wins, also inside tables."""
+    """Return both declarations merged; the second wins, even inside tables."""
     found = dict(first)
     for key, value in second.items():
         before = found.get(key)

@@ -18,16 +18,16 @@ class Expected:
     requirement
         The id of the requirement that does not hold.
     reason
-        Why that is so, and is accepted.
+        Why it fails, and why that is accepted.
     when
-        Where it does not hold: ``"flax < 0.11 and jax >= 0.5"``, ``"python < 3.12"``,
-        ``"backend == gpu"``; everywhere, if it is empty.
+        The environments in which it fails: ``"flax < 0.11 and jax >= 0.5"``, ``"python < 3.12"``,
+        ``"backend == gpu"``; empty for all.
     link
         Where to read on: an issue, a page of documentation.
     witness
-        The case that fails, as a results file has it. It alone is then tried, and decides.
+        The case that fails, as in a results file. If given, it alone is tried, and decides.
     implementation
-        Whose failure it is; empty in an implementation's own registration.
+        The implementation that fails; empty in an implementation's own registration.
     """
 
     requirement: str

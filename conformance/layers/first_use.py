@@ -26,7 +26,7 @@ __all__ = ["explained", "require_usable", "why_unusable"]
 _SIZES = (3, 4)
 _LEAD = 8
 
-# What Python says of a call whose arguments do not fit the function, and of nothing else.
+# Python's messages for a call whose arguments do not fit the function.
 _WRONG_CALL = re.compile(
     r"unexpected keyword argument|required (positional|keyword-only) argument"
     r"|takes .*positional argument|multiple values for|takes no arguments"
@@ -38,7 +38,7 @@ _SUITE = str(Path(__file__).resolve().parents[1])
 
 
 def why_unusable(entry: Entry) -> str:
-    """Return why an implementation cannot be used, with the line at fault; empty if it can."""
+    """Return why an implementation cannot be used, with the faulty line; empty if it can."""
     try:
         require_usable(load(entry))
     except LoadError as error:
@@ -47,15 +47,15 @@ def why_unusable(entry: Entry) -> str:
 
 
 def require_usable(implementation: Implementation) -> None:
-    """Build the layer once and call it once.
+    """Build the layer once, and call it once.
 
-    The checks report most exceptions of the layer's code as violations. A name that does not exist,
-    or a call that the function does not accept, shows that the code was never run.
+    The checks report most exceptions of the layer's code as violations. An unknown name, or a call
+    that does not fit the function, shows that the code was never run.
 
     Raises
     ------
     LoadError
-        If building or calling the layer raises such an exception, which is its cause.
+        If the layer raises such an exception, which is the cause of the LoadError.
     """
     try:
         with implementation.surroundings():
@@ -149,7 +149,7 @@ def _frame(error: BaseException) -> list[str]:
 
 
 def _called(error: BaseException) -> list[str]:
-    """Return the definition of the function that a call did not fit, by the name in the message."""
+    """Return the definition of the function that a call does not fit, by the message."""
     name = re.match(r"([\w.<>]+)\(\)", safe_text(error))
     tb: TracebackType | None = error.__traceback__
     while name is not None and tb is not None:
@@ -187,7 +187,7 @@ def _place_of(value: Any) -> list[str]:
 
 
 def _shown(file: str, line: int, source: str, begin: int, end: int | None) -> list[str]:
-    """The place, the line, and carets under the columns from ``begin`` up to ``end`` (1-based)."""
+    """Return place, line, and carets under the columns from ``begin`` up to ``end`` (1-based)."""
     place = os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file
     text = source.rstrip()
     bare = text.lstrip()
@@ -202,7 +202,7 @@ def _shown(file: str, line: int, source: str, begin: int, end: int | None) -> li
 def _hint(error: BaseException) -> str:
     name = str(getattr(error, "name", None) or "")
     if isinstance(error, ModuleNotFoundError):
-        return f"install it, or correct the name: there is no module {name!r}"
+        return f"install it, or correct the name: the module {name!r} does not exist"
     if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
         return _near_name(error, name)
     if isinstance(error, AttributeError):
@@ -219,7 +219,7 @@ def _attributes(value: Any) -> list[str]:
 
 
 def _near_name(error: NameError, name: str) -> str:
-    """The nearest of the names that the line could have meant, or the import that it lacks."""
+    """Return a hint: the nearest name that the line could mean, or a missing import."""
     usual = {
         "nnx": "from flax import nnx",
         "linen": "from flax import linen",
@@ -248,7 +248,7 @@ def _near_name(error: NameError, name: str) -> str:
 
 
 def _global(error: BaseException, name: str) -> Any:
-    """Return a global of the innermost code that the traceback passes and that has it."""
+    """Return a global of the innermost frame of the traceback that has it."""
     tb, found = error.__traceback__, None
     while tb is not None:
         found = tb.tb_frame.f_globals.get(name, found)
@@ -257,7 +257,7 @@ def _global(error: BaseException, name: str) -> Any:
 
 
 def _signature_hint(layer: Any) -> str:
-    """Return how the constructor of an nnx class, or a function, would fit."""
+    """Return a signature that fits, for the constructor of an nnx class or for a function."""
     signature = signature_of(layer)
     if signature is None:
         return ""
@@ -266,7 +266,7 @@ def _signature_hint(layer: Any) -> str:
     name = getattr(layer, "__name__", "")
     if not isinstance(layer, type):
         if not inspect.isroutine(layer):
-            return ""  # an instance is named in place of its class
+            return ""  # the name is that of an instance, not of its class
         return "" if len(needed) == _FORWARD else f"it is called as {name}(seed, x, features)"
     sizes = [each for each in needed if each != "rngs"]
     if len(sizes) > len(_SIZES):
@@ -275,7 +275,7 @@ def _signature_hint(layer: Any) -> str:
     takes = {p.name for p in parameters}
     if len(sizes) < len(_SIZES) and not {"in_features", "out_features"} <= takes:
         missing = "in_features" if "in_features" not in takes else "out_features"
-        return f"it takes no {missing}: def __init__(self, in_features, out_features, *, rngs)"
+        return f"it lacks {missing}: def __init__(self, in_features, out_features, *, rngs)"
     if "rngs" not in takes:
         return "it needs `rngs`: def __init__(self, in_features, out_features, *, rngs)"
     return ""

@@ -23,12 +23,12 @@ _OPERATORS: dict[type, Callable[..., float]] = {
 
 
 def _evaluated(text: str, names: Mapping[str, float]) -> float:
-    """Return the value of a formula of these names, numbers, + - * / ** and sqrt, max and min.
+    """Return the value of a formula of these names, numbers, + - * / **, sqrt, max and min.
 
     Raises
     ------
     ValueError
-        If the text has anything else in it.
+        If the text contains anything else.
     """
 
     def value(node: ast.AST) -> float:
@@ -59,7 +59,7 @@ def _evaluated(text: str, names: Mapping[str, float]) -> float:
 
 
 def number_of(value: object) -> float:
-    """Return a number that is given as one, or as text such as ``2**-7``.
+    """Return a number that is given as a number or as text such as ``2**-7``.
 
     Raises
     ------
@@ -95,7 +95,7 @@ _AVERAGED = {"glorot": "2 / (fan_in + fan_out)", "xavier": "2 / (fan_in + fan_ou
 
 
 def law_of(text: str) -> Law:
-    """Return the law that a text declares.
+    """Return the law that a text describes.
 
     ``zeros``; ``lecun``, ``he`` or ``glorot`` with ``normal`` (which Flax truncates) or
     ``uniform``, as Flax's initializers are called; or a family (``normal``, ``truncated

@@ -1,7 +1,7 @@
-"""What the suite needs to know of a layer: a functional view of it, and what it declares.
+"""A layer as the suite sees it: pure functions, and a declared convention.
 
-An :class:`Implementation` is a frozen value; nothing is inherited from. Most layers need
-none: :func:`conformance.layers.adapters` makes one from an nnx class, a Linen class or a function.
+An :class:`Implementation` is a frozen value, not a base class. Most layers need not write one,
+because :func:`conformance.layers.adapters.adapt` makes it of a class or a function.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ __all__ = [
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 INPUTS = ("floating", "integer", "boolean", "complex")
-"""The kinds of numbers that an ``x`` may consist of."""
+"""The kinds of numbers in an ``x``."""
 
 
 @dataclass(frozen=True)
 class Convention:
-    """What an implementation declares about itself, and is checked against.
+    """The convention that an implementation declares, and is checked against.
 
     Parameters
     ----------
     name
-        Whose convention it is.
+        The name of the library or layer.
     kernel, bias
         The laws of the new parameters.
     layout
@@ -52,25 +52,25 @@ class Convention:
     parameter_dtype, compute_dtype
         The dtypes of new parameters and of the product, as NumPy names.
     casts_input
-        True for a layer that computes in `compute_dtype` for every dtype of ``x``; else it computes
-        in the wider of the dtypes of ``x`` and of the parameters.
+        True if the layer computes in `compute_dtype` for every dtype of ``x``; else it computes in
+        the wider of the dtypes of ``x`` and of the parameters.
     accumulate
         The dtype in which a layer of half precision sums a product: ``"float32"``, or its own.
     product_error
-        The largest error of each operand of a product, relative to its largest entry, that the
-        layer promises beside roundings, for example by quantization. 0 if products only round.
+        The error bound of each operand of a product, relative to its largest entry, besides
+        rounding, for example by quantization. 0 if products only round.
     inputs
-        What ``x`` may consist of: kinds of :data:`INPUTS`. An ``x`` of another kind must raise.
+        The kinds of :data:`INPUTS` that ``x`` may have. An ``x`` of another kind must raise.
     checks_width
-        False where the layer documents that it does not reject an ``x`` of another width.
+        False if the layer documents that it does not reject an ``x`` of another width.
     extra_parameters, extra_state
-        Names of further parameters, and of other variables, beside kernel and bias.
+        Names of further parameters, and of other variables, besides kernel and bias.
     streams
         The streams of random numbers that a call draws from.
     forward_mode
         False for a layer with a ``custom_vjp``, which has derivatives in reverse mode only.
     fixed_result
-        True for a solution of the exercise, whose numbers are those of ``MyDense``.
+        True for a solution of the exercise, which must give the numbers of ``MyDense``.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Convention:
     fixed_result: bool = False
 
     def differences(self, other: Convention | None = None) -> tuple[str, ...]:
-        """Return how a layer of this convention differs from one of another; by default Flax's."""
+        """Return how a layer of this convention differs from another one, by default Flax's."""
         other = FLAX if other is None else other
         laws = (("kernel", self.kernel, other.kernel), ("bias", self.bias, other.bias))
         found = [f"{which}: {own.description}" for which, own, its in laws if not own.within(its)]
@@ -166,7 +166,7 @@ FLAX = Convention(name="Flax")
 
 @dataclass(frozen=True)
 class Implementation:
-    """A layer as pure functions; requirements on a function that is not given are *not applicable*.
+    """A layer as pure functions; requirements on a missing function are *not applicable*.
 
     Parameters
     ----------
@@ -190,26 +190,27 @@ class Implementation:
     forward
         ``forward(seed, x, features) -> y``: the whole layer as one function.
     leaves
-        ``leaves(parameters)``: every array with its path and kind; by default those of the pytree.
+        ``leaves(parameters)`` returns every array with its path and kind; by default those of the
+        pytree.
     context
-        ``context()`` is a context manager in which the layer is built and called; None if it needs
-        none.
+        ``context()`` returns a context manager in which the layer is built and called; None if not
+        needed.
     under
-        ``under(convention) -> Implementation``; None if its functions fit one convention only.
+        ``under(convention) -> Implementation``; None if the functions fit one convention only.
     bound
-        How it is constructed, in words, if not by the usual call.
+        The call that constructs it, in words; empty if it is the usual one.
     convention
         What the layer declares about itself.
     library
         The distribution whose version the report shows.
     options
-        The names of the arguments by which its constructor can be called.
+        The names of the constructor's arguments.
     chosen
         The names of those options that the implementation itself sets.
     configured
         ``configured(**options) -> Implementation``: the layer with these options added.
     expected_failures
-        What is known to fail, each with its reason.
+        The known failures, each with its reason.
     variants
         Other implementations that come with this one, by name: ``nnx.Linear[bf16]``.
     """
@@ -261,7 +262,7 @@ class Implementation:
         convention: Convention = FLAX,
         library: str = "",
     ) -> Implementation:
-        """Describe a layer by pure functions of its parameters, a pytree of any kind.
+        """Describe a layer by pure functions of its parameters, which may be any pytree.
 
         Parameters
         ----------
@@ -270,11 +271,11 @@ class Implementation:
         init, apply, kernel
             As for :class:`Implementation`.
         bias
-            The same, or None for a layer without one, whose convention says ``use_bias=False``.
+            The same, or None for a layer without a bias, whose convention has ``use_bias=False``.
         write
             ``write(parameters, kernel, bias) -> parameters``: see `with_parameters`.
         convention, library
-            What the layer declares, and the distribution whose version is shown.
+            The declared convention, and the distribution whose version is shown.
         """
         return cls(
             name=name,
@@ -313,7 +314,7 @@ class Implementation:
         Raises
         ------
         ValueError
-            If its parameters are read for one layout and one pair of names alone.
+            If its functions read the parameters for one layout and one pair of names only.
         """
         if self.under is not None:
             found = self.under(convention)
@@ -329,7 +330,7 @@ class Implementation:
         its = self.convention
         if (its.layout, its.parameter_names) != (convention.layout, convention.parameter_names):
             raise ValueError(
-                f"{self.name} reads its parameters itself, so that neither their names nor their "
+                f"{self.name} reads its parameters itself, so neither their names nor their "
                 "layout can be declared otherwise"
             )
         return replace(self, convention=convention)

@@ -62,12 +62,12 @@ class Law:
 
     @classmethod
     def normal(cls, variance: Variance, formula: str) -> Law:
-        """Return the normal law of this variance; `formula` says it in reports."""
+        """Return the normal law of this variance, which reports show as `formula`."""
         return cls((NORMAL,), variance, f"normal, variance {formula}")
 
     @classmethod
     def truncated_normal(cls, variance: Variance, formula: str) -> Law:
-        """Return the normal law truncated at two deviations; `variance` is that after the cut."""
+        """Return the normal law truncated at two deviations; `variance` includes the truncation."""
         return cls((TRUNCATED_NORMAL,), variance, f"truncated normal, variance {formula}")
 
     @classmethod

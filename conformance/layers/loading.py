@@ -1,4 +1,4 @@
-"""Imports the code of an implementation: from a module, or from a file and what lies beside it."""
+"""Imports the code of an implementation, from a module or from a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["attribute", "load", "named"]
 
 
 def attribute(entry: Entry) -> Any:
-    """Return what the specification of an entry names, as it stands there.
+    """Return the object that the specification of an entry names, unchanged.
 
     Raises
     ------
@@ -37,12 +37,12 @@ def attribute(entry: Entry) -> Any:
 
 
 def load(entry: Entry) -> Implementation:
-    """Import what an entry names, and adapt it.
+    """Import the object that an entry names, and adapt it.
 
     Raises
     ------
     LoadError
-        If that cannot be done; the message says what was expected, found, and to do.
+        If that fails; the message says what was expected, what was found, and what to do.
     """
     from conformance.layers.adapters import adapt
 
@@ -65,8 +65,7 @@ def load(entry: Entry) -> Implementation:
         if by_user(error):
             raise
         raise LoadError(
-            f"{entry.spec}: looking at what that is raised {type(error).__name__}: "
-            f"{safe_text(error)}"
+            f"{entry.spec}: inspecting it raised {type(error).__name__}: {safe_text(error)}"
         ) from error
     if not variant:
         return implementation
@@ -75,7 +74,7 @@ def load(entry: Entry) -> Implementation:
 
 
 def named(spec: str) -> Any:
-    """Import what ``module:attribute`` or ``file.py:attribute`` names, and return it.
+    """Return the object that ``module:attribute`` or ``file.py:attribute`` names.
 
     Raises
     ------
@@ -125,7 +124,7 @@ def _no_attribute(spec: str, place: str, attribute: str, module: Any) -> str:
 
 
 def _from_name(name: str) -> ModuleType:
-    """Return an installed module, or one that lies in the current folder."""
+    """Return an installed module, or one in the current folder."""
     if name.partition(".")[0] in sys.modules or is_installed(name):
         return importlib.import_module(name)
     with _first_on_path(Path.cwd()):
@@ -133,9 +132,9 @@ def _from_name(name: str) -> ModuleType:
 
 
 def _from_file(path: Path) -> ModuleType:
-    """Return the module of a file, registered under its name, so that its objects can be pickled.
+    """Return the module of a file, under its own name so that its objects can be pickled.
 
-    A file of a package is imported as its package's module.
+    A file of a package is imported as a module of the package.
     """
     path = path.resolve()
     root, name = _place_in_package(path)
@@ -156,7 +155,7 @@ def _from_file(path: Path) -> ModuleType:
 
 
 def _place_in_package(path: Path) -> tuple[Path, str]:
-    """Return the folder that is to be on the path, and the file's module there."""
+    """Return the folder to put on the path, and the name of the file's module."""
     root, names = path.parent, [] if path.name == "__init__.py" else [path.stem]
     while (root / "__init__.py").is_file() and root.name.isidentifier():
         names.insert(0, root.name)
@@ -166,10 +165,10 @@ def _place_in_package(path: Path) -> tuple[Path, str]:
 
 @contextlib.contextmanager
 def _first_on_path(folder: Path) -> Iterator[None]:
-    """Have a folder first on the path while a layer is imported, and last from then on.
+    """Put a folder first on the path while a layer is imported, and last afterwards.
 
-    What the layer's code imports later is still found. No file of the folder ever stands for a
-    module of Python, or for a library that the suite needs.
+    The layer's code can import from it later. No file of the folder replaces a module of Python, or
+    a library that the suite needs.
     """
     import flax.nnx
 

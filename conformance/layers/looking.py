@@ -1,7 +1,7 @@
-"""What a layer is, found by looking at it: its arrays, its layout, its dtypes, what it accepts.
+"""Looks at a layer to find its arrays, its layout, its dtypes and what it accepts.
 
-A layer that declares otherwise fails the requirement on that very point; everything else is
-checked against what was found, so that one difference is one finding.
+A layer that differs from its declaration fails the requirement on that point. All else is checked
+against what was found, so that one difference is one failure.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from conformance.layers.implementation import Convention, Implementation
 __all__ = ["SIZES", "Seen", "look"]
 
 SIZES = ((3, 10), (5, 1))
-"""Two sizes whose four sides all differ; checks compile them anyway."""
+"""Two sizes with four different sides, which checks compile anyway."""
 
 _BATCH = 8
 _TRAINED = ("Param", "params", "Array")
@@ -29,20 +29,20 @@ _NAMES = {"kernel": ("kernel", "weight", "w"), "bias": ("bias", "b")}
 
 @dataclass(frozen=True)
 class Seen:
-    """What was found.
+    """The result of looking at a layer.
 
     Parameters
     ----------
     convention
-        What the layer declares, with what it does otherwise in its place.
+        The declared convention, corrected by what was found.
     leaves
-        Its arrays at the first of the sizes, in words.
+        Its arrays at the first size, in words.
     kernel, bias
-        The paths of both; empty for what was not found.
+        Their paths; empty if not found.
     extra_parameters, extra_state
         The paths of the other parameters, and of the other arrays.
     trouble
-        What kept it from being looked at; mostly empty.
+        Why it could not be looked at; usually empty.
     """
 
     convention: Convention
@@ -55,7 +55,7 @@ class Seen:
 
 
 def look(implementation: Implementation) -> Seen:
-    """Build the layer at two sizes, and call it; what cannot be found stays as it is declared."""
+    """Build the layer at two sizes, and call it; unknown properties stay as declared."""
     declared = implementation.convention
     if implementation.init is None or implementation.apply is None:
         return Seen(declared)
@@ -84,13 +84,13 @@ def _look(implementation: Implementation) -> Seen:
     trained = tuple(path for path in others if first[path].kind in _TRAINED)
     found = _as_stored(declared, first, shapes, kernel, bias)
     if implementation.under is None and found != declared:
-        # Its functions know where its parameters are.
+        # Its own functions read its parameters.
         same = {"layout": declared.layout, "parameter_names": declared.parameter_names}
         found = replace(found, **same)  # type: ignore[arg-type]  # of both fields
     if kernel and not bias and not trained and declared.use_bias and _is_zero(apply, parameters[0]):
         found = replace(found, use_bias=False)
     found = _as_called(found, apply, parameters[0])
-    # Keys and their counts are no values that a check could compare or map.
+    # Checks cannot compare or map keys and their counts.
     state = tuple(p for p in others if p not in trained and not first[p].kind.startswith("Rng"))
     return Seen(found, tuple(map(str, leaves[0])), kernel, bias, trained, state)
 
@@ -99,7 +99,7 @@ def _kernel(
     leaves: dict[str, Leaf], shapes: dict[str, Any], declared: Convention,
     has_effect: Callable[[str], bool],
 ) -> str:  # fmt: skip
-    """The path of the kernel: by shape, by its declared name, by effect on the output, by name."""
+    """Return the kernel's path, by shape, declared name, effect on the output, or usual name."""
     flipped = tuple(size[::-1] for size in SIZES)
     found = [path for path, shape in shapes.items() if shape in (SIZES, flipped)]
     return _chosen(leaves, found, declared, "kernel", has_effect)
@@ -130,7 +130,7 @@ def _chosen(
 
 
 def _has_effect(implementation: Implementation, path: str) -> bool:
-    """Return whether the output of a new layer moves with this array."""
+    """Return whether the output of a new layer depends on this array."""
     its = implementation.held_to(
         replace(implementation.convention, parameter_names=(path, ""), use_bias=False)
     )
@@ -147,7 +147,7 @@ def _has_effect(implementation: Implementation, path: str) -> bool:
 def _as_stored(
     declared: Convention, leaves: dict[str, Leaf], shapes: dict[str, Any], kernel: str, bias: str
 ) -> Convention:
-    """Return the convention with the names, the layout and the dtypes of what is stored."""
+    """Return the convention with the names, layout and dtypes of the stored arrays."""
     if not kernel:
         return declared
     names = [
@@ -165,13 +165,13 @@ def _as_stored(
 
 
 def _name(leaves: dict[str, Leaf], path: str) -> str:
-    """Return the last part of a path where it is unique, else the whole path."""
+    """Return the last part of a path if it is unique, else the whole path."""
     name = leaves[path].name
     return name if sum(leaf.name == name for leaf in leaves.values()) == 1 else path
 
 
 def _is_zero(apply: Callable[[Any, Any], Any], parameters: Any) -> bool:
-    """Whether f(0) = 0, as of a layer without a bias; one that is hidden may be seen there."""
+    """Return whether f(0) = 0, as for a layer without a bias; a hidden bias shows here."""
     return not np.any(np.asarray(apply(parameters, _of(np.zeros, _BATCH))))
 
 
@@ -180,7 +180,7 @@ def _of(make: Callable[..., Any], *lead: int) -> Any:
 
 
 def _as_called(found: Convention, apply: Callable[[Any, Any], Any], parameters: Any) -> Convention:
-    """The convention with the ranks that it accepts, of one and of two, and its result's dtype."""
+    """Return the convention with the accepted ranks, 1 and 2, and the result's dtype."""
     results: dict[int, Any] = {}
     for rank, lead in ((1, ()), (2, (_BATCH,))):
         if rank in found.ranks:
@@ -191,7 +191,7 @@ def _as_called(found: Convention, apply: Callable[[Any, Any], Any], parameters: 
     taken = [rank for rank, y in results.items() if y is not None]
     refused = [rank for rank, y in results.items() if y is None]
     if taken and refused:
-        # What takes vectors alone takes no batch of any rank.
+        # A layer that takes only vectors takes no batch of any rank.
         ranks = (1,) if 2 in refused else tuple(r for r in found.ranks if r not in refused)
         found = replace(found, ranks=ranks)
     dtypes = {str(getattr(results[rank], "dtype", "")) for rank in taken}

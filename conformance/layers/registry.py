@@ -1,7 +1,7 @@
-"""Names of implementations.
+"""Finds implementations by their names.
 
-Naming reads metadata only; nobody's code is imported before :func:`.loading.load`, which the
-workers call, each inside of a cell of that implementation.
+Only metadata is read here. The code is first imported by :func:`.loading.load`, which a worker
+calls inside a cell of that implementation.
 """
 
 from __future__ import annotations
@@ -38,30 +38,30 @@ GROUP = "conformance.implementations"
 _OWN = "dense-conformance"
 _OWN_PACKAGE = Path(__file__).resolve().parents[2] / "implementations"
 
-# Seconds that reading the names of an implementation's variants may take.
+# The time limit for reading the variants of an implementation, in seconds.
 _PATIENCE = 300.0
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The name of an implementation, not loaded yet.
+    """The name of an implementation that is not loaded yet.
 
     Parameters
     ----------
     id
-        What results are keyed by: ``distribution:name``, or the specification as given.
+        The key of its results: ``distribution:name``, or the specification as given.
     name
-        The short form, for screens.
+        The short name that is shown.
     spec
         The entry point's value, or the specification as the user gave it.
     distribution
-        The distribution that registers it; empty for one that the user named by its place.
+        The distribution that registers it; empty if the user named its place.
     missing
-        The extra of that distribution that it needs and that is not installed; mostly empty.
+        The extra of that distribution that it needs and that is not installed; usually empty.
     fault
-        What is wrong with the registration itself; mostly empty.
+        The error in the registration itself; usually empty.
     declared
-        What is declared of it in ``pyproject.toml`` or as an option, as JSON; mostly empty.
+        Its declaration in ``pyproject.toml`` or as options, as JSON; usually empty.
     """
 
     id: str
@@ -74,9 +74,9 @@ class Entry:
 
     @property
     def source(self) -> str:
-        """Return whose code it is; empty for the suite's own, which may share a process.
+        """Return the origin of its code; empty for the suite's own, which may share a process.
 
-        Code from elsewhere is a file, a distribution, or a top-level package.
+        The origin of other code is a file, a distribution, or a top-level package.
         """
         place = split_variant(self.spec)[0].rpartition(":")[0]
         if place.endswith(".py"):
@@ -94,7 +94,7 @@ class Entry:
 
 @lru_cache
 def _is_the_suites_own() -> bool:
-    """Return whether the name of the suite's package finds that package, and no other one."""
+    """Return whether the name of the suite's package finds the suite's own package."""
     try:
         found = importlib.util.find_spec(_OWN_PACKAGE.name)
     except (ImportError, ValueError):
@@ -104,7 +104,7 @@ def _is_the_suites_own() -> bool:
 
 
 def split_variant(spec: str) -> tuple[str, str]:
-    """``nnx.Linear[bf16]`` as ``("nnx.Linear", "bf16")``; without a variant, that is empty."""
+    """Split ``nnx.Linear[bf16]`` into ``("nnx.Linear", "bf16")``; the variant may be empty."""
     base, bracket, variant = spec.rpartition("[")
     return (base, variant[:-1]) if bracket and variant.endswith("]") else (spec, "")
 
@@ -112,7 +112,7 @@ def split_variant(spec: str) -> tuple[str, str]:
 def registered() -> tuple[Entry, ...]:
     """Return every implementation that an installed distribution registers, by name.
 
-    Also those that need an extra which is not installed: they say so.
+    This includes those that need an extra which is not installed, with a note.
     """
     entries = []
     for point in importlib.metadata.entry_points(group=GROUP):
@@ -124,14 +124,14 @@ def registered() -> tuple[Entry, ...]:
         else:
             fault = f"its entry point is {point.value!r}, expected module:attribute"
             entries.append(Entry(id, point.name, point.value, distribution, fault=fault))
-    # Ours first, as they are the measure.
+    # Ours come first, for comparison.
     return tuple(
         sorted(_by_id(entries), key=lambda e: (e.distribution != "dense-conformance", e.id))
     )
 
 
 def _by_id(entries: Sequence[Entry]) -> Iterator[Entry]:
-    """Each id once: an entry point may be seen on two paths; but if it differs, it is at fault."""
+    """Return each id once; two different entry points of one id are an error."""
     for id in dict.fromkeys(entry.id for entry in entries):
         same = [entry for entry in entries if entry.id == id]
         specs = sorted({entry.spec for entry in same})
@@ -179,8 +179,8 @@ def resolve(
 ) -> tuple[Entry, ...]:
     """Return the entries that the specifications name.
 
-    With none, all that are registered and whose extras are installed, and all that the project
-    declares.
+    Without specifications, all that are registered with their extras installed, and all that the
+    project declares.
 
     Parameters
     ----------
@@ -189,19 +189,19 @@ def resolve(
         ``module:attribute`` or ``path/to/file.py:attribute``, each with ``[variant]`` after it
         for one of its variants, or ``[*]`` for the layer and all of them.
     declared
-        What is declared of each of them: ``key=value``.
+        Declarations for each of them: ``key=value``.
     project
-        The ``pyproject.toml`` whose tables ``[tool.dense-conformance.layers]`` hold.
+        The ``pyproject.toml`` with the tables ``[tool.dense-conformance.layers]``.
 
     Raises
     ------
     UsageError
-        If one names nothing, nothing is registered, or what is declared cannot be.
+        If one names nothing, nothing is registered, or a declaration is invalid.
     """
     given = declaration.from_options(declared)
     declaration.Declaration.of(given, "--declare")
     if given and not specs:
-        raise UsageError("--declare needs the layer that it is about: name it before the options")
+        raise UsageError("--declare needs a layer: name it before the options")
     if "layer" in given:
         raise UsageError("--declare layer=... belongs into a table: name the layer itself instead")
     tables = declaration.from_project(project)
@@ -219,7 +219,7 @@ def resolve(
 
 
 def _declared(tables: Mapping[str, Mapping[str, Any]]) -> list[Entry]:
-    """Return the layers that the project's tables place."""
+    """Return the layers that the project's tables name."""
     return [
         Entry(id=name, name=name, spec=values["layer"])
         for name, values in tables.items()
@@ -228,10 +228,10 @@ def _declared(tables: Mapping[str, Mapping[str, Any]]) -> list[Entry]:
 
 
 def _with(entry: Entry, tables: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> Entry:
-    """Return the entry with what its table and the options declare of it."""
+    """Return the entry with the declarations of its table and of the options."""
     own = next((tables[key] for key in (entry.name, entry.id, entry.spec) if key in tables), {})
     values = declaration.merged({k: v for k, v in own.items() if k != "layer"}, given)
-    declaration.Declaration.of(values, f"what is declared of {entry.name}")
+    declaration.Declaration.of(values, f"the declaration of {entry.name}")
     return replace(entry, declared=declaration.as_json(values)) if values else entry
 
 
@@ -250,11 +250,11 @@ def _each(spec: str, known: Sequence[Entry]) -> list[Entry]:
 
 @lru_cache
 def _variants(entry: Entry) -> tuple[str, ...]:
-    """Return the names of its variants, read in another process: it imports the implementation."""
+    """Return the names of its variants, read in another process, which imports it."""
     command = (
         "import sys; from conformance.layers import loading, registry; "
         "found = loading.load(registry.Entry('', '', sys.argv[1])); "
-        # Behind whatever the import prints.
+        # After anything that the import prints.
         "print('\\0', *found.variants, sep='\\n')"
     )
     try:
@@ -278,7 +278,7 @@ def _variants(entry: Entry) -> tuple[str, ...]:
 
 
 def _shown_apart(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Entries whose short names clash are shown by their ids."""
+    """Return the entries, with ids for names where short names clash."""
     names = [entry.name for entry in entries]
     return tuple(replace(e, name=e.id) if names.count(e.name) > 1 else e for e in entries)
 
@@ -317,7 +317,7 @@ def _require_importable(module: str, spec: str, known: Sequence[Entry]) -> None:
 
 
 def is_installed(module: str) -> bool:
-    """Return whether the top-level package of a module is found: more would import it."""
+    """Return whether the top-level package of a module exists, without importing it."""
     top = module.partition(".")[0]
     try:
         return top in sys.modules or importlib.util.find_spec(top) is not None

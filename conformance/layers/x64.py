@@ -1,8 +1,8 @@
-"""Layers under 64-bit types, where a draw without a dtype is one of float64.
+"""Adapts conventions to 64-bit types, under which a draw without a dtype is float64.
 
-That a layer stays what it is under ``jax_enable_x64`` is a MAY (``dtypes/x64-stable``): a layer
-that follows JAX's default dtype is as correct. It is then held to what it is there, a layer of
-float64, and what presumes float32 is not applicable.
+A layer that follows JAX's default dtype is correct as well: that ``jax_enable_x64`` changes nothing
+is a MAY (``dtypes/x64-stable``). Such a layer is checked as a float64 layer, and requirements that
+presume float32 are not applicable.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _WIDE = "float64"
 
 
 def widened(implementation: Implementation) -> Implementation:
-    """Return the implementation, declaring float64 where 64-bit types make it that."""
+    """Return the implementation; it declares float64 if 64-bit types change its dtype."""
     declared = implementation.convention
     if not jax.config.values["jax_enable_x64"] or declared.compute_dtype != "float32":
         return implementation
     try:
         found = _declares(implementation, declared)
-    except Exception:  # what cannot be traced or called is checked by the requirements
+    except Exception:  # requirements report a layer that cannot be traced or called
         return implementation
     return replace(implementation, convention=found)
 

@@ -66,7 +66,7 @@ def test_everything_is_declared_by_name() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"use_bais": False}, "nothing is declared by 'use_bais'; did you mean 'use_bias'?"),
+        ({"use_bais": False}, "the key 'use_bais' is unknown; did you mean 'use_bias'?"),
         ({"use_bias": "no"}, "use_bias is true or false, found 'no'"),
         ({"use_bias": False, "bias": "zeros"}, "but its law is declared as well"),
         ({"use_bias": False, "names": {"bias": "b"}}, "but its name is declared as well"),
@@ -74,7 +74,7 @@ def test_everything_is_declared_by_name() -> None:
         ({"dtype": "half"}, "dtype is one of float32, bfloat16, float16, float64"),
         ({"ranks": [0]}, "ranks is a list of ranks from 1 to 5"),
         ({"inputs": "floating"}, "inputs is a list of kinds of numbers"),
-        ({"inputs": ["floats"]}, "no kind of numbers by 'floats'; did you mean 'floating'?"),
+        ({"inputs": ["floats"]}, "unknown kind 'floats'; did you mean 'floating'?"),
         ({"inputs": ["integer"]}, "inputs lacks floating"),
         ({"product_error": "fan_in"}, "'fan_in' is not part of it"),
         ({"product_error": "2**"}, "'2**' cannot be computed"),
@@ -165,7 +165,7 @@ def test_a_table_of_the_project(tmp_path: Path) -> None:
     (own,) = resolve(["nnx.MyDense"], ["kernel=lecun_normal"], project)
     assert load(own).convention.kernel.families == ("truncated-normal",)
     assert "acme.Dense" in [each.name for each in resolve([], project=project)]
-    with pytest.raises(UsageError, match="needs the layer that it is about"):
+    with pytest.raises(UsageError, match="needs a layer"):
         resolve([], ["use_bias=false"], project)
 
 
@@ -173,7 +173,7 @@ def test_a_wrong_table_is_named(tmp_path: Path) -> None:
     project = _project(
         tmp_path, '[tool.dense-conformance.layers."acme.Dense"]\nlayer = "a:b"\nrank = [1]\n'
     )
-    with pytest.raises(UsageError, match=r"acme.Dense.*'rank'; did you mean 'ranks'"):
+    with pytest.raises(UsageError, match=r"acme.Dense.*'rank' is unknown; did you mean 'ranks'"):
         from_project(project)
 
 

@@ -39,29 +39,29 @@ def adapt(
     library: str = "",
     **declared: Any,
 ) -> Implementation:
-    """Make an implementation of a class, of a function, or of a partial of one.
+    """Make an Implementation of a class, a function, or a partial of one.
 
     Parameters
     ----------
     layer
         An nnx class, a Linen class, any other class or factory of a callable whose arrays are
-        attributes, or a forward function. Sizes and seed are bound by the names of arguments.
+        attributes, or a forward function. Arguments for sizes and seed are found by their names.
     name
-        The name on screens; by default the object's own.
+        The name shown to users; by default the object's own.
     convention
-        What the layer declares about itself, before what is declared by name.
+        The convention that the layer declares, before `declared` changes it.
     library
         The distribution whose version is shown; by default that of the object's module.
     **declared
-        What it declares, by the names of :class:`~conformance.layers.declaration.Declaration`:
+        Declarations, by the names of :class:`~conformance.layers.declaration.Declaration`:
         ``use_bias=False``, ``layout="out, in"``, ``arguments={"activation": None}``.
 
     Raises
     ------
     NotAdaptable
-        If it is something else, or cannot be called as it would have to be.
+        If it is something else, or cannot be called in one of the known ways.
     UsageError
-        If what is declared is unknown or contradicts itself.
+        If a declaration is unknown, or two contradict each other.
     """
     declaration = Declaration.of(declared, f"adapt({name or ''})")
     if isinstance(layer, Implementation):
@@ -82,7 +82,7 @@ def adapt(
 
     found = configured()
     if found.module is None and found.linen is None:
-        return found  # the names of options have Flax's meaning in Flax alone
+        return found  # names of options have Flax's meaning in Flax only
     options = frozenset(parameters_by_keyword(kind))
     return replace(found, options=options, chosen=frozenset(arguments), configured=configured)
 
@@ -149,12 +149,12 @@ _SAID = ("use_bias", "dtype", "param_dtype", "kernel_init", "bias_init")
 
 
 def _made_by(factory: Binding) -> Any:
-    """The module of Flax that a function makes; None for any other layer, or where it raises."""
+    """Return the Flax module that a function makes; None for any other layer, or if it raises."""
     from flax import linen, nnx
 
     try:
         made = factory.construct(*_SIZES, nnx.Rngs(0))
-    except Exception:  # which the requirements are about
+    except Exception:  # which the requirements report
         return None
     return made if isinstance(made, nnx.Module | linen.Module) else None
 
@@ -163,7 +163,7 @@ def _of_factory(
     factory: Binding, made: Any, label: str, convention: Convention, library: str,
     call: Mapping[str, Any],
 ) -> Implementation:  # fmt: skip
-    """The view of the modules that a function makes: as if it were their class."""
+    """Return an implementation of a function that makes Flax modules, as if it were their class."""
     from flax import nnx
 
     if call:
@@ -205,7 +205,7 @@ def _function(
         raise NotAdaptable(
             f"{label}{signature_of(function)}, which cannot be called as f(seed, x, features)"
         )
-    # The exercise's function takes a vector; its own name says that it is a solution of it.
+    # The exercise's function takes a vector; its name marks a solution of the exercise.
     if convention == FLAX:
         solves = getattr(layer, "__name__", "") == "dense_forward"
         convention = Convention(name="dense_forward", ranks=(1,), fixed_result=solves)
@@ -215,7 +215,7 @@ def _function(
 
 
 def _unwrapped(layer: Any, declared: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """A class or function without the partials around it, and the arguments that those give."""
+    """Return a class or function without the partials around it, and their arguments."""
     from conformance.layers.binding import signature_of
 
     arguments = {key: _argument(layer, key, value) for key, value in declared.items()}
@@ -228,7 +228,7 @@ def _unwrapped(layer: Any, declared: Mapping[str, Any]) -> tuple[Any, dict[str, 
 
 
 def _argument(layer: Any, name: str, value: Any) -> Any:
-    """A declared argument; the text ``none`` is None, unless the layer takes a text there."""
+    """Return a declared argument; the text ``none`` means None, unless the layer takes a text."""
     from conformance.layers.binding import signature_of
 
     if isinstance(value, str) and value.lower() == "none":
@@ -242,13 +242,13 @@ def _argument(layer: Any, name: str, value: Any) -> Any:
 
 
 def _object(value: Any) -> Any:
-    """Return what ``module:attribute`` names; any other value as it is."""
+    """Return the object that ``module:attribute`` names; any other value as it is."""
     is_place = isinstance(value, str) and ":" in value and " " not in value
     return named(value) if is_place else value
 
 
 def _further(kind: type, call: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
-    """Return what makes the further arguments of each call, its source of randomness anew."""
+    """Return a function that makes the further arguments of a call, with a new random source."""
     given = {key: value for key, value in call.items() if key != "rngs"}
     made = [random_argument(kind, call["rngs"])] if "rngs" in call else []
     require_plain_call(kind, [*given, *(name for name, _ in made)])
@@ -256,7 +256,7 @@ def _further(kind: type, call: Mapping[str, Any]) -> Callable[[], dict[str, Any]
 
 
 def _calling(kind: type, call: Mapping[str, Any]) -> type:
-    """A subclass that is called with further arguments; in this module, so that it pickles."""
+    """Return a subclass with further arguments of its call, in this module so that it pickles."""
     from flax import linen
 
     from conformance.layers.adapters.linen import give_streams
@@ -266,12 +266,12 @@ def _calling(kind: type, call: Mapping[str, Any]) -> type:
         return kind
     base: Any = kind
     body: dict[str, Any] = {"__module__": __name__, "__doc__": kind.__doc__}
-    # Streams of a Linen module belong to its scope, and are no argument of its call.
+    # Streams of a Linen module belong to its scope and are not an argument of its call.
     streams = call.get("rngs", ()) if issubclass(kind, linen.Module) else ()
     further = _further(kind, {k: v for k, v in call.items() if k != "rngs" or not streams})
 
     def __call__(self: Any, x: Any) -> Any:
-        # Its scope may have become that of its parent.
+        # Its parent may have replaced its scope.
         if streams:
             give_streams(self, streams)
         return base.__call__(self, x, **further())
@@ -281,7 +281,7 @@ def _calling(kind: type, call: Mapping[str, Any]) -> type:
         give_streams(self, streams)
 
     body |= {"__call__": __call__, **({"__post_init__": __post_init__} if streams else {})}
-    # The same in each process, so that another one can unpickle it.
+    # The name is the same in each process, so that another one can unpickle it.
     digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}{dict(call)}".encode())
     name = f"{kind.__name__}_called_with_{'_'.join(call)}_{digest.hexdigest()[:8]}"
     globals()[name] = type(name, (kind,), body)

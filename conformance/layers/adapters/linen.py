@@ -36,7 +36,7 @@ def _leaves(parameters: Parameters) -> list[Leaf]:
 
 
 def give_streams(module: Any, streams: Sequence[str]) -> None:
-    """Give the scope of a module streams of keys, beside those that it has."""
+    """Add streams of keys to the scope of a module."""
     if module.scope is None:
         return
     for name in streams:

@@ -16,7 +16,7 @@ __all__ = ["from_nnx", "split"]
 
 
 def split(module: nnx.Module) -> Parameters:
-    """``nnx.split`` as one pytree."""
+    """Split a module by ``nnx.split``, into one pytree."""
     graphdef, state = nnx.split(module)
     return Parameters(graphdef, state)
 
@@ -32,7 +32,7 @@ def _of_parameters(parameters: Parameters) -> list[Leaf]:
 def from_nnx(
     construct: Callable[[int, int, Any], Any], name: str, convention: Convention, library: str
 ) -> Implementation:
-    """An implementation of the class; ``construct(in_features, out_features, rngs)`` builds it."""
+    """Return an implementation; ``construct(in_features, out_features, rngs)`` builds the class."""
     register()
 
     def init(seed: Any, in_features: int, out_features: int) -> Parameters:

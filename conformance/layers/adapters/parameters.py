@@ -1,7 +1,7 @@
-"""The parameters of a Flax layer as one pytree, with what is static beside them.
+"""The parameters of a Flax layer as one pytree, with its static part.
 
-Kernel and bias are found among the leaves by their declared names, else by their rank: a
-layer that only calls them otherwise is still checked for everything else.
+Kernel and bias are found among the leaves by their declared names, else by their rank, so a layer
+with other names is still checked for everything else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Access", "Leaf", "Parameters", "find", "leaves_of", "register"]
 
 @dataclass(frozen=True)
 class Parameters:
-    """A pytree: ``tree`` holds the arrays, ``static`` what is needed to use them."""
+    """A pytree: ``tree`` has the arrays, ``static`` the rest of the layer."""
 
     static: Any
     tree: Any
@@ -42,7 +42,7 @@ class Leaf:
         return self.path[-1] if self.path else ""
 
     def is_called(self, name: str) -> bool:
-        """Return whether this is its name, or its whole path with dots."""
+        """Return whether the text is its name, or its whole path with dots."""
         return name in (self.name, ".".join(self.path))
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class Leaf:
 
 
 def register() -> None:
-    """Make JAX know :class:`Parameters` as a pytree."""
+    """Register :class:`Parameters` as a pytree."""
     with contextlib.suppress(ValueError):  # it is registered already
         jax.tree_util.register_pytree_node(
             Parameters,
@@ -75,7 +75,7 @@ def leaves_of(tree: Any) -> list[Leaf]:
 
 
 def _names(path: Sequence[Any]) -> tuple[str, ...]:
-    """The parts of a path; a number inside of a container that gives no names is left out."""
+    """Return the parts of a path, without numbers inside a container that has no names."""
     unnamed = jax.tree_util.FlattenedIndexKey
     named = [key for key in path if not isinstance(key, unnamed)]
     return tuple(_key_name(key) for key in named or path)
@@ -87,7 +87,7 @@ def find(leaves: Sequence[Leaf], convention: Convention, which: str) -> int:
     Raises
     ------
     Violation
-        If none, or more than one, can be it.
+        If no leaf, or more than one, can be it.
     """
     names = dict(zip(("kernel", "bias"), convention.parameter_names, strict=True))
     rank = {"kernel": 2, "bias": 1}[which]
@@ -96,7 +96,7 @@ def find(leaves: Sequence[Leaf], convention: Convention, which: str) -> int:
     if len(named) == 1 and (named[0] in of_rank or len(of_rank) != 1):
         return named[0]
     if named and len(of_rank) == 1:
-        return of_rank[0]  # the names are exchanged, which stable-names reports
+        return of_rank[0]  # the names are swapped, which stable-names reports
     others = {name for key, name in names.items() if key != which}
     candidates = named or [
         i
@@ -142,7 +142,7 @@ class Access:
         return leaves[find(leaves, self.convention, "bias")].value
 
     def with_parameters(self, parameters: Parameters, kernel: Any, bias: Any) -> Parameters:
-        """Return the parameters with these values; without a bias where it is None."""
+        """Return the parameters with these values; `bias` is None for a layer without one."""
         leaves = self.leaves(parameters.tree)
         flat, structure = jax.tree_util.tree_flatten(parameters.tree)
         flat[find(leaves, self.convention, "kernel")] = self._as_stored(kernel)

@@ -1,7 +1,7 @@
-"""The functional view of a class that belongs to no framework, or of a pytree of its own.
+"""The functional view of a class without a framework, or of a pytree class.
 
-An object that JAX knows as a pytree, such as an Equinox module, is taken apart by JAX. Of any
-other, the arrays are its attributes, and those of what it holds.
+JAX flattens an object that is registered as a pytree, such as an Equinox module. The arrays of any
+other object are its attributes, and those of the objects in them.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _DEEPEST = 6
 
 @dataclass(frozen=True, eq=False)
 class _Skeleton:
-    """What is left of an object without its arrays, and how to put them back.
+    """An object without its arrays, which can be put back.
 
-    Two are equal if their objects differ in arrays alone, so that one trace serves both.
+    Two are equal if their objects differ only in arrays, so that one trace serves both.
     """
 
     kind: Any
@@ -120,7 +120,7 @@ def _children(value: Any) -> dict[Any, Any] | None:
 
 
 def _filled(value: Any, new: Mapping[str, Any], path: str = "", depth: int = 0) -> Any:
-    """Return a copy of the object with these arrays instead of its own."""
+    """Return a copy of the object with these arrays."""
     if path in new:
         return new[path]
     inside = f"{path}." if path else ""
@@ -143,7 +143,7 @@ def _filled(value: Any, new: Mapping[str, Any], path: str = "", depth: int = 0) 
 
 
 def _leaves(tree: Mapping[str, Any]) -> list[Leaf]:
-    # In the order in which JAX flattens a dict.
+    # JAX flattens a dict in this order.
     return [Leaf(tuple(name.split(".")), "Array", tree[name]) for name in sorted(tree)]
 
 
@@ -155,9 +155,9 @@ def from_plain(
     construct: Callable[[int, int, Any], Any], name: str, convention: Convention, library: str,
     further: Callable[[], Mapping[str, Any]],
 ) -> Implementation:  # fmt: skip
-    """An implementation of the class; ``construct(in_features, out_features, seed)`` builds it.
+    """Return an implementation; ``construct(in_features, out_features, seed)`` builds the object.
 
-    ``further()`` are the arguments of a call beside ``x``.
+    ``further()`` returns the arguments of a call besides ``x``.
     """
     register()
 

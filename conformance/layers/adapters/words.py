@@ -1,7 +1,7 @@
-"""What a layer says of itself in Flax's words: ``use_bias``, ``dtype``, ``kernel_init``.
+"""Reads declarations from arguments with Flax's names: ``use_bias``, ``dtype``, ``kernel_init``.
 
-As an argument of a partial, a field of a Linen class, or a default of a constructor. What is said
-there is declared: the layer needs no second declaration of it.
+They are arguments of a partial, fields of a Linen class, or defaults of a constructor. The layer
+needs no second declaration of them.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _HALF = ("bfloat16", "float16")
 
 
 def in_flax_words(layer: Any, arguments: Mapping[str, Any], base: Convention) -> Convention:
-    """Return the convention that `base` becomes by what the layer says of itself.
+    """Return the convention `base`, changed by the layer's arguments with Flax's names.
 
     Parameters
     ----------
     layer
         The class.
     arguments
-        What a partial, or a declaration, gives to its constructor.
+        The arguments that a partial or a declaration gives to its constructor.
     base
-        The convention where it says nothing.
+        The convention without such arguments.
     """
     said = {**_defaults(layer), **arguments} if isinstance(layer, type) else dict(arguments)
     changes: dict[str, Any] = {}
     if said.get("use_bias") is False or said.get("bias") is False:
         changes["use_bias"] = False
     dtype, parameters = _name(said.get("dtype")), _name(said.get("param_dtype"))
-    # float32 by default says nothing that is not Flax's convention anyway.
+    # A default of float32 agrees with Flax's convention.
     if dtype and (dtype in _HALF or "dtype" in arguments):
         changes |= {"compute_dtype": dtype, "casts_input": True}
     if parameters and parameters != base.parameter_dtype:
@@ -55,7 +55,7 @@ def in_flax_words(layer: Any, arguments: Mapping[str, Any], base: Convention) ->
 
 
 def _defaults(layer: Any) -> dict[str, Any]:
-    """Return the defaults of a constructor's arguments; a Linen class has its fields there."""
+    """Return the defaults of a constructor's arguments, or of the fields of a Linen class."""
     signature = signature_of(layer)
     found = {} if signature is None else signature.parameters
     return {
@@ -77,7 +77,7 @@ def _name(dtype: Any) -> str:
 
 
 def law_of_initializer(initializer: Any) -> Law | None:
-    """The law of one of JAX's initializers, read from what it closes over; None if unknown."""
+    """Return the law of one of JAX's initializers, read from its closure; None if unknown."""
     place = str(getattr(initializer, "__module__", ""))
     name = str(getattr(initializer, "__qualname__", ""))
     if not place.startswith(("jax.", "jax._src")):
