@@ -1,1 +1,1 @@
-"""The command: one module for each subcommand, and the notebook's ``check``."""
+"""The command line, one module for each subcommand, and ``conformance.check``."""

@@ -23,7 +23,7 @@ __all__ = ["bench", "bench_arguments", "document"]
 
 FORMAT = 1
 
-# Named here because --help must not import the code that measures.
+# Listed here because --help must not import the code that measures.
 PARTS = ("import", "one", "five", "examples", "naive", "standard", "growth", "zoo")
 _SHOWN = 12
 
@@ -80,12 +80,12 @@ def _count(text: str) -> int:
 
 
 def chosen(parts: Sequence[str]) -> tuple[str, ...]:
-    """Return the named parts, in the order in which they are measured.
+    """Return the named parts in the order of measuring.
 
     Raises
     ------
     UsageError
-        If a name is not the name of a part.
+        If a part does not exist.
     """
     unknown = sorted(set(parts) - {*PARTS, "all"})
     if unknown:
@@ -139,7 +139,7 @@ def bench(options: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def _writable(path: str | None) -> None:
-    """Raise before minutes are spent if the output files cannot be written."""
+    """Raise at the start, not after minutes, if the output files cannot be written."""
     if path is None:
         return
     if Path(path).is_dir() or (Path(path).parent.exists() and not Path(path).parent.is_dir()):
@@ -154,7 +154,7 @@ def _writable(path: str | None) -> None:
 def document(
     parts: Sequence[str], rows: Sequence[Row], found: Bench, load_before: str
 ) -> dict[str, Any]:
-    """Return everything that was measured, as plain JSON values."""
+    """Return all measurements as plain JSON values."""
     from conformance.bench.table import by
     from conformance.results.environment import version
 
@@ -179,7 +179,7 @@ def document(
 
 
 def _by_requirement(facts: dict[str, Any]) -> None:
-    """Print where the time of the full run goes."""
+    """Print the seconds of the full run by requirement and by implementation."""
     for what in ("layer", "requirement"):
         seconds = facts[f"seconds_by_{what}"]
         total = sum(seconds.values())

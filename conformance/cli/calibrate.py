@@ -1,7 +1,7 @@
-"""``dense-conformance calibrate``: how often the statistical checks alarm, and what they detect.
+"""``dense-conformance calibrate``: measures false alarms and power of the statistical checks.
 
-A bound on a p-value is valid if it is below a level with at most that probability. The same kernels
-with a planted error show the observed power beside the stated power.
+A bound on a p-value is valid if the probability that it is below a level is at most the level. The
+same kernels with a planted error show the observed power, next to the stated one.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ __all__ = [
 
 LEVELS = (0.1, 0.01, 0.001)
 CONFIDENCE = 0.999
-"""Miss probability of each binomial interval: about a hundred rates are compared together."""
+"""The miss probability of each binomial interval, because about a hundred rates are compared."""
 
 _SIZES = ((24, 13), (6, 40))
 _SEEDS = 16
 _MISS = 0.01
-"""The miss probability of the power experiment: small enough to be a promise, and measurable."""
+"""The miss probability of the power experiment, small but measurable."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The alarms of one check: how often its bound was at or below each of `LEVELS`."""
+    """The number of times that the bound of one check was at or below each of `LEVELS`."""
 
     check: str
     groups: int
@@ -80,7 +80,7 @@ def interval(count: int, trials: int, confidence: float = CONFIDENCE) -> tuple[f
     """Return the exact binomial interval of a rate (Clopper and Pearson 1934)."""
     from scipy.special import (
         betaincinv,
-    )  # imported late because it is slow to load; JAX depends on it
+    )  # imported late because it loads slowly; JAX depends on it
 
     tail = (1 - confidence) / 2
     low = betaincinv(count, trials - count + 1, tail) if count else 0.0

@@ -42,9 +42,9 @@ def describe(layer: Any, **declared: Any) -> Description:
     Parameters
     ----------
     layer
-        What ``dense-conformance run`` takes, or a class or a function itself.
+        A specification as for ``dense-conformance run``, or a class or function.
     **declared
-        What it declares, by the names of the table: ``arguments={"activation": None}``.
+        Its declaration, by the keys of the table: ``arguments={"activation": None}``.
 
     Raises
     ------

@@ -28,7 +28,7 @@ from conformance.scripts import needs_the_suite
 __all__ = ["explain", "reproduces"]
 
 _PATIENCE = 120.0
-"""Seconds that a script may take."""
+"""The time limit for a script, in seconds."""
 
 
 def explain(
@@ -42,11 +42,11 @@ def explain(
     spec, requirement
         The cell.
     call
-        The call of pytest, without implementations and requirements.
+        The arguments of pytest, without implementations and requirements.
     output
         Where to write the script; by default it is printed.
     declared
-        What the layer declares: ``key=value``.
+        The layer's declaration: ``key=value``.
 
     Raises
     ------

@@ -29,7 +29,7 @@ NAMES = ("MyDense", "dense_forward")
 """The names that a solution defines: either, or both."""
 
 _SHOWN = 4
-"""If one cause breaks more requirements, the rest are counted."""
+"""The number of requirements to name for one cause; the rest are counted."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Pitfall:
     Parameters
     ----------
     name
-        What a right solution has instead of the fault.
+        The property of a correct solution.
     shows_in
         The requirements that a solution with this fault breaks.
     is_it
-        Whether such a broken cell is broken for this reason.
+        Whether the failure of such a cell has this cause.
     hint
-        A question to think about; it does not give the solution.
+        A question to think about, which does not reveal the solution.
     """
 
     name: str
@@ -104,14 +104,14 @@ PITFALLS = (
 
 
 def grade(file: str, call: Sequence[str], *, isolated: bool = False) -> int:
-    """Check the file's solution, and say which pitfalls it avoids; the exit code as of ``run``.
+    """Check the solution in a file, print the pitfalls, and return the exit code of ``run``.
 
     Parameters
     ----------
     file
         The solution.
     call
-        The call of pytest, without implementations.
+        The arguments of pytest, without implementations.
     isolated
         Whether to judge a second time, by outputs that another process computes.
 
@@ -159,7 +159,7 @@ def _second(verdict: Verdict, cells: Iterable[Cell]) -> list[Cell]:
 
 
 def names_in(file: str) -> list[str]:
-    """Return which of the two names the file defines, without running it.
+    """Return the names of solutions that the file defines, without running it.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def _defined(body: Iterable[ast.stmt]) -> Iterable[str]:
 
 
 def avoided(pitfall: Pitfall, cells: Iterable[Cell]) -> tuple[str, list[Cell]]:
-    """Return whether a solution falls into a pitfall, and the cells that say so.
+    """Return whether a solution avoids a pitfall, and the cells that show it.
 
     ``"no"`` if it falls into the pitfall, ``"yes"`` if it avoids it, ``"open"`` if another fault
     hides it, and ``"not shown"`` if the pitfall does not concern it.
@@ -213,14 +213,14 @@ def avoided(pitfall: Pitfall, cells: Iterable[Cell]) -> tuple[str, list[Cell]]:
 
 
 def _telling(pitfall: Pitfall) -> tuple[str, ...]:
-    """Return the requirements about the pitfall, without those broken on some versions only."""
+    """Return the requirements about the pitfall, without those that fail on some versions only."""
     return tuple(
         id for id in pitfall.shows_in if id not in ("construction/builds", "forward/output-shape")
     )
 
 
 def _write_pitfalls(console: Console, cells: Sequence[Cell]) -> list[Cell]:
-    """Write each pitfall with what was found and a hint; return the cells that one explains."""
+    """Write each pitfall with its finding and a hint; return the cells that pitfalls explain."""
     styles = {"no": "bold red", "yes": "green", "open": "yellow", "not shown": "dim"}
     explained: list[Cell] = []
     for number, pitfall in enumerate(PITFALLS, start=1):
@@ -244,7 +244,7 @@ def _write_pitfalls(console: Console, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _write_rest(console: Console, heading: str, cells: Sequence[Cell], verdict: Verdict) -> None:
-    """Write an item for each cause: what it breaks, the smallest case and the requirement."""
+    """Write an item for each cause: its requirements and the smallest case."""
     if not cells:
         return
     console.print()
@@ -259,11 +259,11 @@ def _write_rest(console: Console, heading: str, cells: Sequence[Cell], verdict: 
         rows = dict.fromkeys(f"{c.requirement} ({c.level})" for c in same)
         more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
         listed = ", ".join([*rows][:_SHOWN]) + more
-        # A file that cannot be used shows nothing about any requirement.
+        # A file that cannot be used says nothing about a requirement.
         if cell.outcome == Outcome.ERROR:
             first, *source = cause.splitlines()
             _write_bullet(console, first)
-            # As they are, because carets mark a column.
+            # Unwrapped, because carets mark a column.
             console.print(Text(printable("\n".join(source))), soft_wrap=True)
             continue
         _write_bullet(console, cause)
@@ -280,7 +280,7 @@ def _write_rest(console: Console, heading: str, cells: Sequence[Cell], verdict: 
 
 
 def _cause_of(cell: Cell) -> str:
-    """The cause in words; what keeps a file from being used is the same for both of its names."""
+    """Return the cause in words; a file that cannot be used has one cause for both names."""
     if cell.outcome == Outcome.ERROR:
         return cell.reason.partition(" cannot be used: ")[2] or cell.reason
     return cell.cause or cell.message or cell.reason

@@ -93,7 +93,7 @@ def exit_code(summary: Summary) -> int:
     """Return the worst exit code of the environments; a missing one makes the whole incomplete."""
     from conformance.results.decision import INCOMPLETE, OK, overall_word
 
-    # A failure outranks a missing environment, as in a single run.
+    # A failure takes precedence over a missing environment, as in a single run.
     code = overall_word(run.verdict.decision for run in summary.runs).exit_code
     return INCOMPLETE if code == OK and summary.missing else code
 
@@ -138,7 +138,8 @@ def collect(
 def expected_by_tox(path: Path) -> list[str]:
     """Return the environments that a tox.ini lists without their own section.
 
-    An environment with its own section does another job: it cleans up, lints, or runs this command.
+    An environment with its own section has another purpose: it cleans up, lints, or runs this
+    command.
     """
     if not path.is_file():
         return []

@@ -1,4 +1,4 @@
-"""``conformance.check``: the suite from a notebook or a program, in a process of its own."""
+"""``conformance.check``: runs the suite from a notebook or a program, in another process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Report", "check"]
 
 _PATIENCE = 10.0
 _INSIDE = "CONFORMANCE_CHECK_RUNS"
-"""Set in the processes that a check starts, so that none of them starts another."""
+"""An environment variable of the processes that a check starts, so that none starts another."""
 
 
 # An object defined in __main__ or inside a function cannot be imported from a module.
@@ -42,12 +42,12 @@ import pickle
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found; shown as text on a terminal, and as a table in a notebook.
+    """The result of a check, shown as text on a terminal and as a table in a notebook.
 
     Parameters
     ----------
     results
-        Everything, as a results file holds it.
+        The content of a results file.
 
     Examples
     --------
@@ -115,13 +115,13 @@ def check(
     time_limit: float | None = None,
     **declared: Any,
 ) -> Report:
-    """Check a layer and return the report; a layer that fails or crashes never raises here.
+    """Check a layer and return the report, even if the layer fails or crashes.
 
     Parameters
     ----------
     layer
-        What ``dense-conformance run`` takes (a registered name, ``module:attribute``,
-        ``path/to/file.py:attribute``), or a class or function, also one defined in a notebook.
+        A specification (a registered name, ``module:attribute``, ``path/to/file.py:attribute``), or
+        a class or function, which may be defined in a notebook.
     requirement
         The requirements to check: ids, slugs, areas or globs; by default all.
     profile
@@ -133,7 +133,7 @@ def check(
     time_limit
         The longest that one cell may take, in seconds.
     **declared
-        What the layer declares, as for ``--declare``: ``use_bias=False``.
+        The layer's declaration, as for ``--declare``: ``use_bias=False``.
 
     Raises
     ------
@@ -227,7 +227,7 @@ def _named(layer: Any, folder: Path) -> str:
 
 
 def _by_value(layer: Any) -> bytes:
-    """Return the pickled class or function, with everything that it uses."""
+    """Return the pickled class or function, including everything that it uses."""
     import cloudpickle
 
     try:

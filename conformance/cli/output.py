@@ -1,4 +1,4 @@
-"""Writing output: to standard output, which may be closed or full, to files and to other tools."""
+"""Writes output to standard output, which may be closed or full, to files, and for other tools."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def put(output: str | None, text: str) -> None:
 
 
 def for_other_tools_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options for what ``run`` writes for other tools."""
+    """Add the options of ``run`` for the output to other tools."""
     parser.add_argument(
         "--junit", metavar="FILE", help="write a JUnit report (XML) to this file, for CI systems"
     )

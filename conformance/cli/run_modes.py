@@ -28,7 +28,7 @@ def run_modes(modes: Sequence[Mode], arguments: Sequence[str], results: str | No
 
     Print the failures of each mode and the differences between modes, and write one results file
     with an environment for each mode. ``arguments`` are passed on without the options for modes and
-    results. An interrupted run shows the modes that have finished.
+    results. An interrupted run shows the finished modes.
     """
     arguments = _without(arguments, ("--mode", "--results"))
     runs: list[Results] = []

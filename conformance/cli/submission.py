@@ -1,8 +1,8 @@
-"""A second judgement of a submission, which could tamper with the first.
+"""Judges a submission a second time, because it could tamper with the first judgement.
 
-A check runs in the process of the layer, so the layer's code could change the check. For the second
-judgement, another process computes outputs, and this process, which never loads the submission,
-compares them.
+A check runs in the process of the layer, whose code could change the check. For the second
+judgement another process computes outputs, and this process, which never loads the submission,
+verifies them.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _ATTRIBUTES = ("modules", "_getframe", "settrace", "setprofile", "meta_path", "_
 _SIZES = ((3, 10), (5, 1), (64, 256))
 _SEEDS = (0, 7)
 _PATIENCE = 120.0
-# Standard deviations of the mean of K^2: beyond them are less than 1e-11 of all right layers.
+# Standard deviations of the mean of K^2; a correct layer exceeds them with probability 1e-11.
 _DEVIATIONS = 7.0
 
 
 def suspicious(file: str) -> list[str]:
     """Return the names in a submission that a layer does not need, with their lines.
 
-    They are only a reason to read the file: a right solution may use them.
+    They are only a reason to read the file, because a correct solution may use them.
     """
     tree = ast.parse(Path(file).read_bytes(), file)
     found = dict.fromkeys(f"{name} (line {line})" for name, line in sorted(set(_names(tree))))
@@ -60,7 +60,7 @@ def _names(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 def wrong_outputs(file: str, name: str) -> list[str]:
-    """Return what is wrong with the outputs that another process computes, or an empty string.
+    """Return why the outputs that another process computes are wrong, or an empty string.
 
     For a few sizes and seeds, the kernel and the bias are read from the outputs for unit vectors
     and for 0. Outputs for random inputs must agree with them within the rounding-error bound, the
@@ -99,7 +99,7 @@ def _faults(y: np.ndarray, x: np.ndarray, features: int) -> Iterator[str]:
         return
     bias, kernel = y[0], y[1 : 1 + in_features] - y[0]
     expected = oracle.affine(x, kernel, bias)
-    # Twice the bound, because the kernel that is read has a rounding error, too.
+    # Twice the bound, because the recovered kernel has a rounding error as well.
     if not (np.abs(y[1 + in_features :] - expected.value) <= 2 * expected.bound).all():
         yield "f(x) is not x @ K + b with the K and b of f(e_i) and f(0)"
     if bias.any():
@@ -111,7 +111,7 @@ def _faults(y: np.ndarray, x: np.ndarray, features: int) -> Iterator[str]:
 
 
 def _answers(file: str, name: str, asked: Sequence[Any]) -> list[np.ndarray] | str:
-    """Return another process's outputs, a row for each input, or why it has none."""
+    """Return the outputs of another process, a row for each input, or why it has none."""
     try:
         done = subprocess.run(
             child_process.python("-m", __name__, file, name),

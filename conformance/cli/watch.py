@@ -1,8 +1,8 @@
 """``dense-conformance watch``: checks a layer again each time one of its files is saved.
 
-The watching process imports JAX, Flax and the suite, but starts no backend and no threads. Each run
-is a fork of it, so it begins at once and in the same state. Without fork, each run is a new
-process.
+The watching process imports JAX, Flax and the suite, but starts neither a backend nor threads. Each
+run is a fork of it, so it starts at once and in the same state. Where fork is missing, each run is
+a new process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from conformance.running.options import AMOUNT, CHOICE, add_to_command, as_argum
 __all__ = ["differences", "watch", "watch_arguments"]
 
 _INTERVAL = 100
-"""Milliseconds between two looks at a run that goes on."""
+"""The interval between two looks at a running run, in milliseconds."""
 _TAKEN_OVER = (*CHOICE, *AMOUNT, "declare")
 
 
@@ -115,7 +115,7 @@ def _folders(entry: Entry) -> Iterator[str]:
 
 
 def _import_everything(*, cache: bool) -> None:
-    """Import what every run needs, and start no threads, because a fork does not inherit them."""
+    """Import the modules of every run, without starting threads, which a fork does not inherit."""
     compile_cache.prepare(cache)
     import flax.linen
     import flax.nnx
@@ -175,7 +175,7 @@ class _Process:
             with contextlib.suppress(OSError):
                 os.killpg(self._pid, signal.SIGKILL)
             with contextlib.suppress(OSError):
-                # The process may not lead its group yet.
+                # The process may not yet lead its group.
                 os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
             self._pid = 0
@@ -222,12 +222,12 @@ def _outcomes(results: Path) -> dict[str, str]:
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return lines on what a save has changed; empty for the first run.
+    """Return a line for each outcome that a save has changed; empty for the first run.
 
     Parameters
     ----------
     before, now
-        ``passed`` or ``failed`` for what was checked, by implementation and requirement.
+        ``passed`` or ``failed`` for each checked cell, by implementation and requirement.
     """
     if not before or not now:
         return []

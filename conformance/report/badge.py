@@ -1,4 +1,4 @@
-"""A badge: how many MUST requirements hold, of how many, without rounding."""
+"""A badge with the number of MUST requirements that hold, never rounded."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _COLOUR = {
     "lightgrey": "#6b7280",
 }
 
-# The advance widths of Verdana at 11 pixels, which the badges of README files are set in;
-# textLength makes a browser with another font keep to them.
+# The advance widths of Verdana at 11 pixels, the usual font of badges; textLength enforces them for
+# other fonts.
 _NARROW, _WIDE, _USUAL = 4.1, 9.6, 7.0
 
 

@@ -1,4 +1,4 @@
-"""Whether kernels of two runs have the same bits, or nearly, by ``seeding/fingerprint``."""
+"""Compares the bits of kernels of two runs, as ``seeding/fingerprint`` recorded them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def fingerprint(cell: Cell) -> str:
 
 
 def entries(cell: Cell) -> list[float]:
-    """Return the entries of the kernels that the cell recorded; none where they cannot be read."""
+    """Return the entries of the kernels that the cell recorded; empty if they are unreadable."""
     try:
         if "entries" in cell.measured:
             packed = bytes.fromhex(cell.measured["entries"])
             return [number for (number,) in struct.iter_unpack("<f", packed)]
-        # Files of older versions have some entries, one word for each.
+        # Files of older versions have fewer entries, one word for each.
         return [float.fromhex(word) for word in cell.measured.get("sample", "").split()]
     except (AttributeError, TypeError, ValueError, struct.error):
         return []
 
 
 def distant(a: Cell, b: Cell) -> list[tuple[float, float]] | None:
-    """Return the pairs of recorded entries that differ by more than what is forgiven.
+    """Return the pairs of recorded entries that differ by more than the tolerance.
 
-    None where the two cannot be compared entry by entry.
+    Return None if the two cannot be compared entry by entry.
     """
     left, right = entries(a), entries(b)
     if not left or len(left) != len(right):

@@ -1,4 +1,4 @@
-"""The contract as people read it, generated from the tests that check it."""
+"""Generates the contract as a document from the tests that check it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def as_data() -> dict[str, Any]:
 
 
 def plain_listing(width: int = 100) -> str:
-    """Implementations and requirements, for a terminal or a pipe."""
+    """Return the implementations and requirements as text for a terminal or a pipe."""
     lines = ["implementations"]
     for entry in registered():
         lines.append(f"  {entry.name:24}{library_shown(entry):28}{entry.id}")

@@ -1,4 +1,4 @@
-"""What changed from one run to another, by requirement and implementation."""
+"""Compares two runs, by requirement and implementation."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ SAME, WORSE, NOT_COMPARABLE = 0, 1, 2
 
 _FAILS = (Outcome.FAILED, Outcome.BLOCKED, Outcome.UNEXPECTED_PASS, Outcome.ERROR)
 
-# The settings that the bits of a kernel are a function of, beside the code.
+# Besides the code, these settings determine the bits of a kernel.
 _DECIDES_BITS = ("prng", "threefry_partitionable", "x64")
 _DECIDES_PRECISION = ("backend", "device", "matmul_precision", "x64")
 
 # A cell's seconds are one measurement, most of it compiling. The spread of all the cells' ratios
-# is the noise; a cell has changed where it is six standard deviations (by the median absolute
+# is the noise; a cell has changed if it is six standard deviations (by the median absolute
 # deviation) from the median ratio: for normal noise one false alarm in 5e8 cells. Below half a
 # second the clock and the compilation cache decide, and eight cells are too few for a spread.
 _SIGMAS = 6.0
 _LEAST_SECONDS = 0.5
 _LEAST_CELLS = 8
-# All cells together vary less: their median has changed where it is as far from 1 by its own
-# standard error; and by a quarter, which the clock of a processor may change.
+# All cells together vary less: their median has changed if it is as far from 1 by its own standard
+# error, and by at least a quarter, which a processor's clock alone may cause.
 _LEAST_FACTOR = 1.25
 _MAD_OF_NORMAL = 0.6745
 
@@ -45,19 +45,19 @@ class Difference:
     Parameters
     ----------
     incomparable
-        Why the two cannot be compared; nothing else is filled in then.
+        Why the two cannot be compared; everything else is then empty.
     failing, not_run
-        What is worse: held before and fails now; was decided before and did not run now.
+        Worse: cells that held before and fail now, or that were decided before and did not run now.
     passing, expected, other
-        What is better; what is declared to fail now; and outcomes that changed into something
-        neither better nor worse.
+        Cells that are better, that are now expected to fail, and that changed but are neither
+        better nor worse.
     may
-        MAY rows that changed: reported, never worse.
+        MAY requirements that changed; they never count as worse.
     laws, bits, warnings, seconds
-        Changed laws, versions and precision; kernels whose bits changed; what construction and
-        call warn of; cells that became slower or faster beyond the noise.
+        Changed laws, versions and precision; kernels with changed bits; changed warnings of
+        construction and call; cells that became slower or faster beyond the noise.
     compared
-        How many cells both runs have.
+        The number of cells that both runs have.
     """
 
     incomparable: str = ""
@@ -75,7 +75,7 @@ class Difference:
 
     @property
     def exit_code(self) -> int:
-        """0 nothing is worse, 1 something is, 2 not comparable."""
+        """Return 0 if nothing is worse, 1 if something is, 2 if the runs are not comparable."""
         if self.incomparable:
             return NOT_COMPARABLE
         return WORSE if self.failing or self.not_run else SAME
@@ -84,8 +84,8 @@ class Difference:
 def compare(old: Results, new: Results) -> Difference:
     """Compare two runs.
 
-    A cell of the old run that the new one lacks counts as not run. Other bits, another law and
-    other seconds are reported; by themselves they are not worse.
+    A cell of the old run that the new one lacks counts as not run. Changed bits, laws and seconds
+    are reported, but do not count as worse.
     """
     difference = Difference()
     before = {(c.implementation, c.requirement): c for c in old.verdict.cells}
@@ -132,7 +132,7 @@ def _implementations(difference: Difference, old: Results, new: Results) -> None
 
 
 def _not_run_at_all(difference: Difference, old: Results, new: Results) -> set[str]:
-    """Return the ids of layers that the new run lost whole; a line for each, not for each cell."""
+    """Return the ids of layers without any result in the new run, each with its line."""
     lost = set()
     for entry in new.verdict.entries:
         own = new.verdict.of(entry)
@@ -280,7 +280,7 @@ def _slower_or_faster(old: Results, common: Sequence[tuple[Cell, Cell]]) -> Iter
         return
     usual = statistics.median(ratio for *_, ratio in timed)
     spread = statistics.median(abs(ratio - usual) for *_, ratio in timed) / _MAD_OF_NORMAL
-    # The median of n has a standard error of sqrt(pi / 2) / sqrt(n) of theirs.
+    # The standard error of the median of n is sqrt(pi / 2) / sqrt(n) of their deviation.
     error = math.sqrt(math.pi / 2 / len(timed)) * spread
     if abs(usual) > max(_SIGMAS * error, math.log(_LEAST_FACTOR)):
         total = (sum(cell.seconds for cell in cells) for cells in zip(*common, strict=True))
@@ -291,7 +291,7 @@ def _slower_or_faster(old: Results, common: Sequence[tuple[Cell, Cell]]) -> Iter
         )
     for a, b, ratio in timed:
         beyond = abs(ratio - usual) > _SIGMAS * spread
-        # Against what the cell would take if it had changed as the others did.
+        # Compared with the seconds that the cell would take had it changed like the others.
         if beyond and abs(b.seconds - a.seconds * math.exp(usual)) > _LEAST_SECONDS:
             yield (
                 f"{a.requirement}   {label(old, a.implementation)}: {a.seconds:.2f} s -> "
@@ -306,7 +306,7 @@ _HEADINGS = (
     ("newly passing", "passing"),
     ("now expected", "expected"),
     ("changed otherwise", "other"),
-    ("offered or not (MAY, never worse)", "may"),
+    ("MAY requirements (never worse)", "may"),
     ("law, versions, precision", "laws"),
     ("kernels", "bits"),
     ("warnings at construction and call", "warnings"),
@@ -315,7 +315,7 @@ _HEADINGS = (
 
 
 def text(difference: Difference) -> str:
-    """The comparison for a terminal: what is worse first, and the verdict in the last line."""
+    """Return the comparison as text: worse cells first, and the verdict in the last line."""
     if difference.incomparable:
         return f"not comparable: {difference.incomparable}\n"
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""Recovers the results file from the page that was made of it."""
+"""Recovers the results file from an HTML page."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ ELEMENT = "results"
 
 
 def embedded(found: object) -> str:
-    """A document as it stands in a page: JSON in which nothing can end the script element."""
+    """Return a document as JSON for a page, in which nothing can end the script element."""
     text = json.dumps(found, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
 
 def extract(page: Path) -> str:
-    """Return the text of the results file that a page holds, the same to the byte.
+    """Return the text of the results file that a page contains, the same to the byte.
 
     Raises
     ------
     ResultsError
-        If the page cannot be read or holds no results, or what it holds is not a results file.
+        If the page cannot be read, has no results, or its results are not valid.
     """
     try:
         content = page.read_text(encoding="utf-8")

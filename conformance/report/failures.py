@@ -1,6 +1,6 @@
-"""Failures on a terminal: the first of each layer in full, all others in two lines.
+"""Writes failures to a terminal: the first of each layer in full, others in two lines.
 
-Several faults of one layer fit on a screen so; the first is to be mended first.
+So several faults of one layer fit on a screen, and the first one is to be fixed first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from conformance.results.failure import described, word
 __all__ = ["NARROWEST", "Failures", "write_failure", "write_head", "write_lines"]
 
 NARROWEST = 40
-"""The least columns of a console that lines are wrapped to."""
+"""The minimum width to which lines are wrapped, in columns."""
 
 
 def write_lines(console: Console, lines: Iterable[tuple[str, str]], wide: int = 10) -> None:
@@ -41,7 +41,7 @@ def write_lines(console: Console, lines: Iterable[tuple[str, str]], wide: int = 
 def write_head(
     console: Console, cell: Cell, title: str, *, strict: bool = False, more: str = ""
 ) -> None:
-    """Write the line that names the requirement and the layer; ``more`` follows at its end."""
+    """Write the line with the requirement and the layer; ``more`` is appended."""
     look = look_of(cell, strict=strict)
     head = Text(f"{word(cell, strict=strict).upper():8}", style=look.style)
     head.append(f"  {cell.requirement}", style="bold")
@@ -107,7 +107,7 @@ class Failures:
         self._causes: dict[tuple[str, str], str] = {}
 
     def seen(self, cell: Cell) -> str:
-        """Return the requirement of a former failure of the same cause, and keep this one."""
+        """Return the requirement of an earlier failure of the same cause, and record this one."""
         return self._causes.setdefault((cell.implementation, cell.cause), cell.requirement)
 
     def write(self, cell: Cell, title: str, statement: str, *, blocked: int = 0) -> None:
@@ -138,4 +138,4 @@ class Failures:
 
 
 _TELLING = ("cause", "found", "why")
-"""What says the most of a failure, in the order in which it is asked for."""
+"""The fields that describe a failure best, in order of preference."""

@@ -1,4 +1,4 @@
-"""How several environments differ: in outcomes, bits, warnings and costs.
+"""Finds how environments differ in outcomes, bits, warnings and costs.
 
 The newest environment is the reference, because users ask what an upgrade to it changes.
 """
@@ -32,17 +32,17 @@ __all__ = [
 ]
 
 UNCOMPARED = "?"
-"""The letter of a kernel that has no other kernel to compare with."""
+"""The letter of a kernel that cannot be compared with another one."""
 
 COSTS = {
     "compile": "first construction and call, in processor time",
-    "construct": "construction at a size seen before",
-    "call": "call at a size seen before",
+    "construct": "construction at a known size",
+    "call": "call at a known size",
 }
 
 
 def titles(runs: Sequence[Results]) -> tuple[str, ...]:
-    """Return the environments by what tells them apart."""
+    """Return the names of the environments: the properties in which they differ."""
     if len(runs) == 1:
         return (versions(runs[0]),)
     modes = [str(run.environment.get("mode", "")) for run in runs]
@@ -64,19 +64,19 @@ def titles(runs: Sequence[Results]) -> tuple[str, ...]:
 
 
 def newest(runs: Sequence[Results]) -> int:
-    """The place of the run with the newest JAX, then Flax and Python; of equals the first."""
+    """Return the index of the run with the newest JAX, then Flax and Python; the first if equal."""
     keys = [age(run) for run in runs]
     return keys.index(max(keys))
 
 
 def in_order(runs: Sequence[Results]) -> bool:
-    """Return whether every run is of newer versions than the one before it."""
+    """Return whether every run has newer versions than the one before it."""
     keys = [age(run) for run in runs]
     return all(old < new for old, new in pairwise(keys))
 
 
 def age(run: Results) -> tuple[Version, ...]:
-    """Return what environments are ordered by: the versions of JAX, Flax and Python."""
+    """Return the key by which environments are ordered: versions of JAX, Flax and Python."""
     return tuple(_version(run.environment.get(name)) for name in ("jax", "flax", "python"))
 
 
@@ -89,13 +89,13 @@ def _version(text: object) -> Version:
 
 @dataclass(frozen=True)
 class Change:
-    """Requirements whose cells did not end the same everywhere, all of them in the same way.
+    """Requirements whose outcomes differ between environments, all in the same way.
 
     Parameters
     ----------
     places
-        The environments by outcome, that of the most environments last; an outcome is empty
-        where the run does not have the cell.
+        The environments by outcome, the most common outcome last; the outcome is empty if the run
+        does not have the cell.
     rows
         The ids of the requirements by the id of the implementation.
     """
@@ -105,7 +105,7 @@ class Change:
 
 
 def changes(runs: Sequence[Results]) -> list[Change]:
-    """Return what did not end the same in every environment, the worst outcomes first."""
+    """Return the requirements whose outcomes differ, the worst outcomes first."""
     outcomes: dict[tuple[str, str], list[str | None]] = {}
     have = [{entry.id for entry in run.verdict.entries} for run in runs]
     for i, run in enumerate(runs):
@@ -132,12 +132,12 @@ def _places(ends: Sequence[str | None]) -> dict[str, tuple[int, ...]]:
 
 
 def _weight(end: str) -> int:
-    """Return the worst outcome first; what a run does not have at all is the least news."""
+    """Return a sort key: the worst outcome first, a missing cell last."""
     return -Outcome(end).severity if end else 1
 
 
 def partly(runs: Sequence[Results]) -> dict[str, tuple[int, ...]]:
-    """Return the implementations that not every environment has, each with those that do not."""
+    """Return the implementations that some environments lack, each with those environments."""
     ids = dict.fromkeys(entry.id for run in runs for entry in run.verdict.entries)
     without = {
         id: tuple(i for i, run in enumerate(runs) if all(e.id != id for e in run.verdict.entries))
@@ -156,9 +156,9 @@ class Kernels:
         Its id.
     kinds
         For each environment a letter, equal for kernels that agree within 2 ulp, ``A`` in the
-        newest; ``?`` where the newest has none to compare with, empty where nothing is recorded.
+        newest; ``?`` if the newest has no kernel to compare with, empty if nothing is recorded.
     exact
-        For each environment whether the bits are those of the first environment of its letter.
+        For each environment whether its bits equal those of the first one with its letter.
     """
 
     implementation: str
@@ -172,7 +172,7 @@ class Kernels:
 
 
 def kernels(runs: Sequence[Results]) -> list[Kernels]:
-    """For each implementation which environments give the same kernels, the newest first."""
+    """Return for each implementation the environments with equal kernels, the newest first."""
     cells: dict[str, dict[int, Cell]] = {}
     for i, run in enumerate(runs):
         for cell in run.verdict.cells:
@@ -223,9 +223,9 @@ class Warned:
     text
         Category, message and place.
     implementations
-        The ids of those that raised it.
+        The ids of the implementations that raised it.
     places
-        The environments in which.
+        The environments in which it was raised.
     """
 
     text: str
@@ -234,7 +234,7 @@ class Warned:
 
 
 def warned(runs: Sequence[Results]) -> list[Warned]:
-    """Return the warnings of construction and call, each with who raised it and where."""
+    """Return the warnings of construction and call, with their implementations and environments."""
     by_text: dict[str, dict[int, set[str]]] = {}
     for i, run in enumerate(runs):
         for entry in run.verdict.entries:
@@ -247,7 +247,7 @@ def warned(runs: Sequence[Results]) -> list[Warned]:
 
 
 def costs(runs: Sequence[Results]) -> list[tuple[str, str, list[float | None]]]:
-    """For each implementation and kind of cost its seconds in each environment, where known."""
+    """Return the seconds of each kind of cost, by implementation and environment, if known."""
     ids = dict.fromkeys(entry.id for run in runs for entry in run.verdict.entries)
     lines: list[tuple[str, str, list[float | None]]] = []
     for id in ids:

@@ -1,4 +1,4 @@
-"""Annotations that GitHub Actions shows beside a run: workflow commands on standard output."""
+"""Writes annotations for GitHub Actions, as workflow commands on standard output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["workflow_commands"]
 
 
 def workflow_commands(runs: Sequence[Results]) -> str:
-    """Return an error for each failure, a warning for each recommendation that does not hold."""
+    """Return an error for each failure, a warning for each recommendation that fails."""
     lines = []
     for run in runs:
         entries = {entry.id: entry for entry in run.verdict.entries}
@@ -40,7 +40,7 @@ def _file(entry: Entry) -> str:
 
 
 def _escaped(text: str, more: str = "") -> str:
-    # A command ends at its line: a message must not begin another one.
+    # A command ends with its line, so a message must not begin another one.
     for letter in ("%", "\r", "\n", *more):
         text = text.replace(letter, f"%{ord(letter):02X}")
     return text

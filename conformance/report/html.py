@@ -30,12 +30,12 @@ def page(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
     runs
         At least one.
     missing
-        The environments that were expected and are not there, each in a line.
+        A line for each expected environment that is missing.
 
     Raises
     ------
     ModuleNotFoundError
-        If there is something to plot, and Matplotlib is not installed.
+        If there is data to plot, and Matplotlib is not installed.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("conformance.report"),
@@ -49,7 +49,7 @@ def page(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
     found = collection([document(run.verdict, run.facts) for run in runs])
     view = View(runs, missing)
     plotted = view if len(runs) <= _FEW else View([runs[view.summary.reference]])
-    # The cards give the matrix its links, so they are made before it.
+    # The matrix links to the cards, so they are made first.
     cards = view.cards
     return environment.get_template("page.html.j2").render(
         view=view,
@@ -57,7 +57,7 @@ def page(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
         plots=_plots(plotted),
         plots_of="" if plotted is view else view.titles[view.summary.reference],
         element=ELEMENT,
-        # Escaped already so that nothing can end the element.
+        # Already escaped, so that nothing can end the element.
         results=Markup(embedded(found)),
     )
 
@@ -72,12 +72,12 @@ def _prose(text: str) -> Markup:
 
 
 def _breakable(name: str) -> Markup:
-    """Return a name such as ``package.module:Layer``, breakable after marks, not in versions."""
+    """Return a name such as ``package.module:Layer`` that may break after its punctuation."""
     return Markup("<wbr>").join(re.split(r"(?<=[.:/])(?=[^.:/\d])", name))
 
 
 def _plots(view: View) -> list[tuple[str, str, list[Picture]]]:
-    """Matplotlib takes seconds to import: only where there is something to draw."""
+    """Return the plots; Matplotlib takes seconds to import, so only if there is data."""
     runs = view.runs
     if not any(cell.plots for run in runs for cell in run.verdict.cells):
         return []

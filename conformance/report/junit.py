@@ -1,4 +1,4 @@
-"""A JUnit report: a test suite for each implementation, a test case for each requirement."""
+"""Writes a JUnit report: a suite for each implementation, a test case for each requirement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A summary in Markdown, for the page that a CI system shows of a run."""
+"""Writes a summary in Markdown, which CI systems show for a run."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _MOST_FAILURES = 100
 
 
 def markdown(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
-    """Return the verdict, the table, and each failure, of one run or of several environments.
+    """Return verdict, table and failures as Markdown, of one run or several environments.
 
-    Of several, what they differ in comes first; ``missing`` names those that are not there.
+    For several environments their differences come first; ``missing`` names absent ones.
     """
     lines: list[str] = []
     if len(runs) > 1 or missing:
@@ -165,7 +165,7 @@ def _others(run: Results) -> Iterator[str]:
 
 
 def _plain(text: object) -> str:
-    """Text in which nothing is markup, on one line: it comes from other people's layers."""
+    """Return text on one line with markup escaped, because it may come from a layer."""
     return _plain_part(" ".join(str(text).split()))
 
 
@@ -180,7 +180,7 @@ def _prose(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """Return a code span, in as many backticks as keep those of the text apart."""
+    """Return a code span, with enough backticks to contain those of the text."""
     line = " ".join(text.split())
     fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
     pad = " " if line.startswith("`") or line.endswith("`") else ""

@@ -1,4 +1,4 @@
-"""Joining results: shards of one environment become one run; environments stay apart."""
+"""Merges results: shards of one environment become one run; environments stay separate."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from conformance.results.verdict import account
 
 __all__ = ["merge"]
 
-# Shards may draw from different seeds; everything else makes another environment.
+# Shards may have different seeds; any other difference makes another environment.
 _SHOWN = 5
-"""Of more missing shards than these, the others are a number."""
+"""The number of missing shards to name; others are counted."""
 
 _NOT_THE_ENVIRONMENT = ("seed", "profile")
 
 
 def merge(found: Sequence[Results]) -> tuple[Results, ...]:
-    """Return one run for each environment, in the order in which the environments come.
+    """Return one run for each environment, in the order of their first results.
 
-    A cell that one shard decided and another one did not run counts as decided; one that no
-    shard has is *not run*, for the reason that its shard is missing, and the run is incomplete.
+    A cell that one shard decided and another did not run counts as decided. A cell that no shard
+    has is *not run*, because its shard is missing, and the run is incomplete.
 
     Raises
     ------
     ResultsError
-        If two results of one environment contradict each other: the line says which and in what.
+        If two results of one environment contradict each other; the message says where.
     """
     by_environment: dict[tuple[tuple[str, str], ...], list[Results]] = {}
     for results in found:
@@ -87,7 +87,7 @@ def _joined(shards: Sequence[Results]) -> Results:
 
 
 def _alone(cell: Cell, missing: str) -> Cell:
-    """The cell as it is without those that it was seen beside: the account sees all of them."""
+    """Return the cell as it was before blame; the account of all shards decides that again."""
     if cell.elsewhere:
         return replace(cell, elsewhere=False, reason=missing)
     if cell.outcome != Outcome.BLOCKED:
@@ -99,7 +99,7 @@ def _alone(cell: Cell, missing: str) -> Cell:
 
 
 def _missing(shards: Sequence[Results]) -> str:
-    """Return which parts of the run nobody gave, in words."""
+    """Return which shards are missing, in words."""
     given = [str(shard.facts.get("shard") or "") for shard in shards]
     counts = {text.partition("/")[2] for text in given if text}
     count = int(counts.pop()) if len(counts) == 1 else 0
@@ -107,18 +107,18 @@ def _missing(shards: Sequence[Results]) -> str:
     if not absent:
         return "none of the merged shards has it: they do not divide the same run"
     more = f" or one of {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
-    return f"it is for a shard that is missing: {' or '.join(absent[:_SHOWN])}{more}"
+    return f"it belongs to a missing shard: {' or '.join(absent[:_SHOWN])}{more}"
 
 
 def _decided(cell: Cell) -> str:
-    # Which of two rows is blocked and which failed depends on what else the shard has.
+    # Which of two requirements failed and which is blocked depends on the rest of the shard.
     return Outcome.FAILED if cell.outcome == Outcome.BLOCKED else cell.outcome
 
 
 def _take_version(
     versions: dict[str, dict[str, str]], id: str, source: Results, shard: Results
 ) -> None:
-    """A shard in which an implementation was never loaded does not know its version."""
+    """Take a version from the other shard if the implementation was never loaded in this one."""
     found = shard.facts["versions"].get(id, {})
     known = versions.get(id, {})
     if known.get("version") and found.get("version"):

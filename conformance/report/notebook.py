@@ -1,4 +1,4 @@
-"""The report of a check as a table of HTML, for a notebook."""
+"""Shows the report of a check as an HTML table in a notebook."""
 
 from __future__ import annotations
 

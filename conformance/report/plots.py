@@ -1,4 +1,4 @@
-"""Plots as SVG that takes the colours of the page: what is better looked at than read."""
+"""Draws plots as SVG in the colours of the page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from conformance.results.file import Results
 
 __all__ = ["Picture", "draw"]
 
-# Colours that nothing else uses, replaced by the page's: so a plot is light or dark as it is.
+# Unique colours, which the page's replace, so that a plot is light or dark like the page.
 _FG, _MUTED, _GRID, _OK, _BAD, _BAND, _KNOWN = (f"#0{i}0{i}0{i}" for i in range(1, 8))
 _VARIABLES = {
     _FG: "--fg",
@@ -52,18 +52,18 @@ _STYLE: Any = {
     "text.color": _FG,
     "xtick.labelcolor": _FG,
     "ytick.labelcolor": _FG,
-    # The grid marks the places already.
+    # The grid already marks the ticks.
     "xtick.bottom": False,
     "ytick.left": False,
-    # Names come from other people's layers: a dollar sign in one is no formula.
+    # A dollar sign in the name of a layer must not start a formula.
     "text.parse_math": False,
 }
 
-# A page shows at most this many pictures of a kind; the results file has all the data.
+# A page shows at most this many pictures of a kind; the results file has all data.
 _MOST = 36
 
 
-# Draws into the axes, and gives the caption.
+# Draws into the axes, and returns the caption.
 Fill = Callable[[Axes], str]
 
 
@@ -72,14 +72,14 @@ _LEAST_RATIO = 1e-4
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG element, and what it shows in words."""
+    """An SVG element with its caption."""
 
     svg: Markup
     caption: str
 
 
 def draw(runs: Sequence[Results], view: View) -> list[tuple[str, str, list[Picture]]]:
-    """Headings, what to look for, and pictures; kinds without data are left out."""
+    """Return heading, explanation and pictures of each kind of plot that has data."""
     pictures = _Pictures(runs, view)
     kinds: tuple[tuple[str, str, Sequence[tuple[Any, ...]]], ...] = (
         (
@@ -132,10 +132,10 @@ class _Pictures:
         return f"{name}, {title}" if self.view.several else name
 
     def draw(self, fill: Fill, width: float = 2.9, height: float = 2.0) -> Picture:
-        """Draw one; ``fill`` gives the caption."""
+        """Draw one picture; ``fill`` returns its caption."""
         self.count += 1
         with matplotlib.rc_context(_STYLE):
-            # The page's font is not the one that Matplotlib measures with, hence the margins.
+            # Matplotlib measures with another font than the page's, hence the margins.
             layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
             figure = Figure(figsize=(width, height), layout=layout)
             axes = figure.add_subplot()
@@ -146,7 +146,7 @@ class _Pictures:
         return Picture(svg, caption)
 
     def histograms(self) -> list[tuple[Fill]]:
-        """Counts against the numbers that the law expects."""
+        """Return a picture of the counts and the expected law for each kernel."""
         wrong = {
             self._name(title, cell)
             for title, run in zip(self.view.titles, self.runs, strict=True)
@@ -159,18 +159,18 @@ class _Pictures:
         ]
 
     def variances(self) -> list[tuple[Fill]]:
-        """Measured / declared, with the accepted band."""
+        """Return pictures of measured / declared variances, with the accepted band."""
         return [
             (partial(_variance, name=name, cell=cell, plot=plot),)
             for name, cell, plot in self._data("kernel-variance")
         ]
 
     def errors(self) -> list[tuple[Fill]]:
-        """Return one picture for each requirement, all implementations in it."""
+        """Return one picture for each requirement, with all implementations."""
         by_row: dict[str, list[tuple[str, Cell, dict[str, Any]]]] = {}
         for found in self._data("error-over-bound"):
             by_row.setdefault(found[1].requirement, []).append(found)
-        # One or two sizes need no picture.
+        # A plot needs at least three sizes.
         drawn = {
             row: lines
             for row, lines in by_row.items()
@@ -223,7 +223,7 @@ def _variance(axes: Axes, name: str, cell: Cell, plot: dict[str, Any]) -> str:
 
 
 def _logarithmic(axis: Axis, base: int) -> None:
-    """A logarithmic axis whose few labels are plain numbers: 64 and 0.01, not powers."""
+    """Make an axis logarithmic, with plain numbers as labels: 64 and 0.01, not powers."""
     scale = axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale
     scale("log", base=base)
     axis.set_major_locator(LogLocator(base=base, numticks=6))
@@ -244,7 +244,7 @@ def _errors(
             wrong.append(name)
         axes.plot(
             sizes,
-            # An exact result has no place on a logarithmic scale: it is drawn at the lower edge.
+            # A logarithmic scale has no zero, so an exact result is drawn at the lower edge.
             [max(ratio, _LEAST_RATIO) for ratio in ratios],
             color=_BAD if highest[0] > 1.0 else _MUTED,
             marker="X" if highest[0] > 1.0 else ".",
@@ -254,7 +254,7 @@ def _errors(
     axes.axhline(1.0, color=_BAD, linewidth=1, linestyle="--")
     _logarithmic(axes.xaxis, base=2)
     _logarithmic(axes.yaxis, base=10)
-    # The same scales in every picture, so that they can be compared.
+    # Every picture has the same scales, so that they can be compared.
     axes.set_xlim(0.8, 1.25 * largest)
     axes.set_ylim(_LEAST_RATIO / 2, max(3.0, 3.0 * worst[0]))
     axes.set_xlabel("in_features")
@@ -264,7 +264,7 @@ def _errors(
 
 
 def _for_page(svg: str, prefix: str, caption: str) -> Markup:
-    """Fit an SVG document into a page: its colours, ids of its own, no addresses, no metadata."""
+    """Fit an SVG document into a page: the page's colours, unique ids, no links, no metadata."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")

@@ -1,4 +1,4 @@
-"""Several environments in one table, and how they differ, as text and as Markdown."""
+"""Summarizes several environments: a table, and how they differ."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Summary:
     runs
         One for each environment.
     missing
-        What was expected and is not there, each in a line.
+        A line for each expected environment that is missing.
     """
 
     runs: tuple[Results, ...]
@@ -51,7 +51,7 @@ class Summary:
 
     @cached_property
     def reference(self) -> int:
-        """Return the place of the environment that the others are compared with."""
+        """Return the index of the environment with which the others are compared."""
         return newest(self.runs)
 
     @cached_property
@@ -61,11 +61,11 @@ class Summary:
 
     @cached_property
     def kernels(self) -> list[Kernels]:
-        """Return whose kernels are the same where."""
+        """Return for each implementation the environments with equal kernels."""
         return kernels(self.runs)
 
     def where(self, places: Sequence[int]) -> str:
-        """Environments in words, with a preposition; of those that follow each other the ends."""
+        """Return environments in words with a preposition; a range is named by its ends."""
         count = len(self.runs)
         if len(places) == count:
             return "everywhere"
@@ -110,7 +110,7 @@ class Summary:
 
     @cached_property
     def _ratios(self) -> dict[str, list[str]]:
-        """For each kind of cost the median over the implementations, times the newest's."""
+        """Return each cost relative to the newest environment, as a median over implementations."""
         by_kind: dict[str, list[list[float]]] = {}
         for _, kind, seconds in costs(self.runs):
             base = seconds[self.reference]
@@ -125,7 +125,7 @@ class Summary:
         }
 
     def explanation(self) -> list[str]:
-        """Return how to read the table, where it does not say it itself."""
+        """Return an explanation of the table's columns."""
         said = []
         if self.kernels:
             whose = ", ".join(self.names[found.implementation] for found in self.kernels)
@@ -143,7 +143,7 @@ class Summary:
 
     @property
     def sentence(self) -> str:
-        """Return the verdict on all of it in a line."""
+        """Return the verdict on all environments in a line."""
         conform = sum(run.verdict.exit_code == OK for run in self.runs)
         total = len(self.runs) + len(self.missing)
         gone = f", {len(self.missing)} missing" if self.missing else ""
@@ -153,9 +153,9 @@ class Summary:
         return f"{conform} of {total} environments conform{gone}"
 
     def sections(self) -> Iterator[tuple[str, list[tuple[str, list[str]]]]]:
-        """Yield what the environments differ in: headings, each with its entries in lines."""
+        """Yield the differences of the environments: headings, each with its lines."""
         found = (
-            ("rows that changed", list(self.changed())),
+            ("requirements that changed", list(self.changed())),
             ("kernels that changed", [(name, [said]) for name, said in self.kernel_lines()]),
             ("warnings at construction and call", [(t, [said]) for t, said in self.warned()]),
         )
@@ -163,10 +163,10 @@ class Summary:
             if entries:
                 yield heading, entries
         if len(self.runs) > 1 and not found[0][1]:
-            yield "rows that changed", [("none: every cell ended the same everywhere", [])]
+            yield "requirements that changed", [("none: all outcomes are the same", [])]
 
     def changed(self) -> Iterator[tuple[str, list[str]]]:
-        """What did not end the same everywhere: where it ended how, and which rows of whom."""
+        """Yield differing outcomes, with their environments, implementations and requirements."""
         for change in changes(self.runs):
             *rare, (usual, _) = change.places.items()
             ends = [f"{_word(end)} {self.where(places)}" for end, places in rare]
@@ -176,13 +176,13 @@ class Summary:
             yield f"{self.names[id]}: not checked {self.where(places)}", []
 
     def warned(self) -> Iterator[tuple[str, str]]:
-        """Yield the warnings of construction and call: the text, and whose and where."""
+        """Yield the warnings of construction and call: text, implementations, environments."""
         for warning in warned(self.runs):
             who = ", ".join(self.names[id] for id in warning.implementations)
             yield warning.text, f"{who} {self.where(warning.places)}"
 
     def kernel_lines(self) -> Iterator[tuple[str, str]]:
-        """Yield the implementations whose kernels changed in the same way, and which are alike."""
+        """Yield the implementations whose kernels changed in the same way, with the equal ones."""
         together: dict[str, list[str]] = {}
         for found in self.kernels:
             if found.change:

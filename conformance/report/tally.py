@@ -1,4 +1,4 @@
-"""Counts and names of outcomes, the same in every report."""
+"""Counts, names and looks of outcomes, the same in every report."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Look:
-    """How an outcome is shown: by a symbol, a word and a colour.
+    """The look of an outcome: a symbol, a word and a colour.
 
     Parameters
     ----------
     symbol
         One character.
     word
-        The outcome in as few letters as a narrow column has.
+        The outcome, short enough for a narrow column.
     meaning
-        What it says, for the legend.
+        Its meaning, for the legend.
     tone
         The class of its colour on a page.
     style
@@ -72,18 +72,18 @@ LOOK: dict[Outcome, Look] = {
     Outcome.BLOCKED: Look(
         "↳",
         "blocked",
-        "rests on one that does not hold, and could not be checked",
+        "could not be checked, because a requirement below it does not hold",
         "after",
         "yellow",
     ),
     Outcome.EXPECTED_FAILURE: Look(
-        "~", "expected", "does not hold, as somebody declared", "known", "cyan"
+        "~", "expected", "does not hold, and was expected to fail", "known", "cyan"
     ),
     Outcome.NOT_OFFERED: Look("○", "not offered", "a MAY that does not hold", "known", "cyan"),
     Outcome.PASSED: Look("✓", "passed", "holds", "ok", "green"),
     Outcome.NOT_APPLICABLE: Look("-", "n/a", "does not apply to this layer", "na", "dim"),
 }
-"""The look of each outcome, the gravest first."""
+"""The look of each outcome, the most severe first."""
 
 RECOMMENDATION = Look(
     "△", "not met", "a recommendation (SHOULD) that does not hold", "after", "yellow"
@@ -92,7 +92,7 @@ RECOMMENDATION = Look(
 _WORSE = tuple(look for outcome, look in LOOK.items() if outcome.worth_reading)
 
 LOOKS = (*_WORSE, RECOMMENDATION, *(look for look in LOOK.values() if look not in _WORSE))
-"""Every look, the gravest first."""
+"""Every look, the most severe first."""
 
 _COUNTED = {
     Outcome.PASSED: ("passed", "passed"),
@@ -106,18 +106,18 @@ _SHOWN_SEEDS = 6
 
 
 def look_of(cell: Cell, *, strict: bool = False) -> Look:
-    """Return how a cell is shown."""
+    """Return the look of a cell."""
     return RECOMMENDATION if is_recommendation(cell, strict=strict) else LOOK[cell.outcome]
 
 
 def worst_look(cells: Iterable[Cell], *, strict: bool = False) -> Look:
-    """Return how the gravest of several cells is shown."""
+    """Return the look of the most severe of several cells."""
     looks = {look_of(cell, strict=strict) for cell in cells}
     return next((look for look in LOOKS if look in looks), LOOK[Outcome.NOT_APPLICABLE])
 
 
 def denominator(verdict: Verdict, shard: str = "") -> str:
-    """Return the number of cells by outcome, those that did not run included."""
+    """Return the number of cells by outcome, including those that did not run."""
     count = Counter(
         "not met" if is_recommendation(cell, strict=verdict.strict) else str(cell.outcome)
         for cell in verdict.own
@@ -136,7 +136,7 @@ def denominator(verdict: Verdict, shard: str = "") -> str:
 
 
 def not_offered(verdict: Verdict) -> list[str]:
-    """Return the MAY that do not hold, a line for each implementation that lacks some."""
+    """Return the MAY requirements that do not hold, a line for each implementation."""
     lines = []
     for entry in verdict.entries:
         ids = [c.requirement for c in verdict.of(entry) if c.outcome == Outcome.NOT_OFFERED]
@@ -147,7 +147,7 @@ def not_offered(verdict: Verdict) -> list[str]:
 
 
 def explored(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
-    """Return a line on what a run in rounds explored, and one on what ended it early."""
+    """Return a line on the rounds of a run, and one on why it ended early."""
     rounds = facts.get("rounds") or []
     lines = []
     if rounds:
@@ -166,14 +166,14 @@ def explored(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
 
 
 def versions(results: Results) -> str:
-    """Return the versions that decide what a run finds, in a line."""
+    """Return the versions that decide the results of a run, in a line."""
     shown = ("jax", "flax", "python", "device")
     known = [f"{k} {results.environment[k]}" for k in shown if results.environment.get(k)]
-    return ", ".join(known) or "environment unknown: no cell got as far as importing JAX"
+    return ", ".join(known) or "environment unknown: no cell imported JAX"
 
 
 def label(results: Results, id: str) -> str:
-    """Return an implementation's name, with the version of its library where that is known."""
+    """Return an implementation's name, with the version of its library if known."""
     name = next(entry.name for entry in results.verdict.entries if entry.id == id)
     version = results.facts["versions"].get(id, {}).get("version", "")
     return f"{name} {version}".strip()
@@ -183,7 +183,7 @@ _WEIGHT = {MUST: 0, SHOULD: 1, MAY: 2}
 
 
 def by_area(rows: Sequence[Requirement]) -> dict[str, list[Requirement]]:
-    """Return the requirements by area, in the contract's order, in each MUST before SHOULD."""
+    """Return the requirements by area in the contract's order, MUST before SHOULD in each."""
     areas = [*AREAS, *(row.area for row in rows)]
     found = {
         area: sorted((row for row in rows if row.area == area), key=lambda row: _WEIGHT[row.level])

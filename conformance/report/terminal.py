@@ -66,7 +66,7 @@ def _areas(rows: Iterable[Requirement]) -> list[str]:
 
 
 def _summary(cells: list[Cell], *, strict: bool) -> Text:
-    """Return how many hold, of those that apply, in the colour of the worst of them."""
+    """Return the number of cells that hold, of those that apply, in the colour of the worst."""
     counted = tally(cells)
     style = worst_look(cells, strict=strict).style
     return Text(str(counted), style=style) if counted.total else Text("-", style="dim")
@@ -111,7 +111,7 @@ def _failures(
     verbose: bool,
     shown: Collection[tuple[str, str]],
 ) -> None:
-    """Write the failures that the reader has not seen, and how many follow from those seen."""
+    """Write the failures that were not printed before, and count those that follow from others."""
     statements = {row.id: row.statement for row in verdict.rows}
     failures = Failures(console, strict=verdict.strict, whole=verbose)
     failures.begun.update(implementation for implementation, _ in shown)
@@ -141,7 +141,7 @@ def _failures(
 def _write_again(
     console: Console, cells: Sequence[Cell], verdict: Verdict, title: str, *, verbose: bool
 ) -> None:
-    """Write what follows from failures that were printed before, in a line if they are many."""
+    """Write the consequences of failures that were printed before, many of them in one line."""
     several = len(cells) > 1 and not verbose
     blocked = [verdict.blocked_by(cell) for cell in cells]
     for cell, own in () if several else zip(cells, blocked, strict=True):
@@ -159,7 +159,7 @@ def _write_again(
 
 
 def _expected(verdict: Verdict) -> list[str]:
-    """Return a line for each failure that was expected, with what follows from it."""
+    """Return a line for each expected failure, with its consequences."""
     names = {entry.id: entry.name for entry in verdict.entries}
     by_key = {(cell.implementation, cell.requirement): cell for cell in verdict.own}
     lines = []
@@ -173,7 +173,7 @@ def _expected(verdict: Verdict) -> list[str]:
 
 
 def _differences(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
-    """Return how a layer is called, and how its convention differs from Flax's."""
+    """Return how a layer is constructed, and how its convention differs from Flax's."""
     found = []
     for entry in verdict.entries:
         known = facts["versions"].get(entry.id, {})
@@ -198,7 +198,7 @@ def _side_effects(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
 
 
 def _for_those_who_ask(verdict: Verdict) -> list[str]:
-    """Return the remarks of checks, and why requirements do not apply: shown with ``-v``."""
+    """Return the lines for ``-v``: remarks of checks, and why requirements do not apply."""
     names = {entry.id: entry.name for entry in verdict.entries}
     several = len(verdict.entries) > 1
     remarks: dict[str, list[Cell]] = {}
@@ -228,16 +228,16 @@ def write_verdict(
     Parameters
     ----------
     verdict, facts
-        What was found, and where and how: as a results file has it.
+        The verdict, and the facts about the run, as in a results file.
     stream
         Where to.
     verbose
-        Whether to write, too, what the run explores and can detect, the remarks of checks, and
-        each requirement that is blocked or does not apply.
+        Whether to add what the run explores and can detect, the remarks of checks, and each
+        requirement that is blocked or does not apply.
     quiet
-        Whether to write the verdict alone.
+        Whether to write only the verdict.
     shown
-        The failures, by implementation and requirement, that the reader has seen already.
+        The failures that were printed before, by implementation and requirement.
     """
     console = console_for(stream)
     if quiet:
@@ -286,7 +286,7 @@ def _write(console: Console, line: str, style: str = "") -> None:
 
 
 def _write_decisions(console: Console, verdict: Verdict) -> None:
-    """Write the verdict on each implementation where they differ, and that on the run."""
+    """Write the verdict on each implementation if they differ, and the one on the run."""
     if len(verdict.entries) > 1:
         decisions = [(entry, verdict.decision_on(entry)) for entry in verdict.entries]
         if len({decision.word for _, decision in decisions}) > 1:
@@ -302,7 +302,7 @@ def _style(decision: Decision) -> str:
 
 
 def at_once(cell: Cell, names: Mapping[str, str]) -> str:
-    """Return a failure in a line, while the run goes on: it may follow from another one."""
+    """Return a failure as one line, to show during the run."""
     why = cell.cause or cell.message
     return printable(f"{word(cell)} {cell.requirement}   {names[cell.implementation]} -- {why}")
 
@@ -338,7 +338,7 @@ class Progress:
             self.status.update(f"{self.done}/{self.total} cells, {self.names[cell.implementation]}")
 
     def pytest_conformance_fault(self, cell: Cell) -> None:
-        """Write a failure, once no other failure can explain it; a recommendation comes last."""
+        """Write a failure that no other failure can explain; recommendations come last."""
         if is_recommendation(cell, strict=self.strict):
             self.recommendations.append(cell)
         else:
@@ -349,7 +349,7 @@ class Progress:
         self.failures.write(cell, name, statement)
 
     def pytest_conformance_round(self, number: int, seed: int) -> None:
-        """Show that one more round begins."""
+        """Show that another round begins."""
         if self.status is not None:
             self.status.update(f"round {number}, seed {seed}")
 

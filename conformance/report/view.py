@@ -1,4 +1,4 @@
-"""The content of a page: plain values from results, which a template only places."""
+"""The content of the HTML page: plain values that a template lays out."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Card:
-    """One card of the page: a failure, or several cells that are lost for the same reason."""
+    """A card of the page: a failure, or several cells without results for the same reason."""
 
     id: str
     cell: Cell
@@ -92,7 +92,7 @@ class Card:
 
     @property
     def script(self) -> str:
-        """Return a script that shows the failure without the suite, where there is one."""
+        """Return a script that shows the failure without the suite; empty if it has none."""
         return self.cell.script
 
 
@@ -110,9 +110,9 @@ class View:
     Parameters
     ----------
     runs
-        What was read; at least one.
+        The runs; at least one.
     missing
-        The environments that were expected and are not there, each in a line.
+        A line for each expected environment that is missing.
     """
 
     def __init__(self, runs: Sequence[Results], missing: Sequence[str] = ()) -> None:
@@ -164,7 +164,7 @@ class View:
 
     @property
     def must(self) -> Tally:
-        """Return how many of the MUST rows hold, over all environments."""
+        """Return how many MUST requirements hold, over all environments."""
         return decide(cell for run in self.runs for cell in run.verdict.own).must
 
     @property
@@ -187,7 +187,7 @@ class View:
 
     @property
     def legend(self) -> list[tuple[Look, int]]:
-        """Return every outcome that occurs: how it looks, and how often it occurs."""
+        """Return every outcome that occurs: its look and its count."""
         count = Counter(self._look(run, cell) for (run, *_), cell in self._cells.items())
         return [(look, count[look]) for look in LOOKS if count[look]]
 
@@ -195,13 +195,13 @@ class View:
         return look_of(cell, strict=self.runs[run].verdict.strict)
 
     def label(self, id: str) -> str:
-        """An implementation with its version; by its name alone where the versions differ."""
+        """Return an implementation with its version; only its name if the versions differ."""
         known = [run for run in self.runs if any(e.id == id for e in run.verdict.entries)]
         labels = {label(run, id) for run in known}
         return labels.pop() if len(labels) == 1 else self.summary.names[id]
 
     def cell_id(self, run: int, implementation: str, requirement: str) -> str:
-        """Return the address of a cell: it does not depend on what else the page shows."""
+        """Return the address of a cell, which is independent of the rest of the page."""
         place = f"{self._anchors[implementation]}--{_anchor(requirement)}"
         return f"cell-{place}" + (f"--{run + 1}" if run else "")
 
@@ -232,7 +232,7 @@ class View:
         return self.runs[run].verdict.decision_on(entry).word
 
     def mark(self, run: int, implementation: str, requirement: str) -> Mark | None:
-        """Return a cell as the matrix shows it; None where that run does not have it."""
+        """Return a cell as the matrix shows it; None if the run does not have it."""
         cell = self._cells.get((run, implementation, requirement))
         if cell is None:
             return None
@@ -248,7 +248,7 @@ class View:
 
     @cached_property
     def cards(self) -> tuple[Card, ...]:
-        """Return what to look at, by implementation, the worst first in each."""
+        """Return the cards by implementation, the worst first in each."""
         groups: dict[tuple[str, ...], list[tuple[int, Cell]]] = {}
         order = {entry.id: i for i, entry in enumerate(self.entries)}
         for (run, _, _), cell in self._cells.items():
@@ -303,7 +303,7 @@ class View:
 
     @cached_property
     def _alike(self) -> dict[tuple[str, ...], list[tuple[int, Cell]]]:
-        """Return cells that take a line each, one for all environments where it is the same."""
+        """Return cells that take a line each, one line for all environments with equal cells."""
         alike: dict[tuple[str, ...], list[tuple[int, Cell]]] = {}
         for (i, implementation, row), cell in self._cells.items():
             if cell.outcome in _LINES:
@@ -339,7 +339,7 @@ class View:
 
     @property
     def notes(self) -> list[tuple[str, str, list[str]]]:
-        """Remarks of properties: requirement, text, and the implementations that it is about."""
+        """Return the remarks of checks: requirement, text and implementations."""
         found: dict[tuple[str, str], dict[str, None]] = {}
         for cell in self._cells.values():
             for text in cell.notes:
@@ -349,15 +349,15 @@ class View:
 
     @property
     def not_applicable(self) -> list[tuple[str, int]]:
-        """Return why cells do not apply, and how many there are for each reason."""
+        """Return the reasons why cells do not apply, with their counts."""
         reasons = (c.reason for c in self._cells.values() if c.outcome == Outcome.NOT_APPLICABLE)
         return Counter(reasons).most_common()
 
     @property
     def differences(self) -> list[tuple[list[str], list[Requirement], list[Mark | None]]]:
-        """Return what did not end the same in every environment, the worst first.
+        """Return the differing outcomes, the worst first.
 
-        Implementations and requirements that ended alike share a line.
+        Implementations and requirements with the same outcomes share a line.
         """
         found = []
         for change in changes(self.runs):
@@ -372,7 +372,7 @@ class View:
 
     @property
     def costs(self) -> list[tuple[str, str, str, list[str]]]:
-        """Implementation, what it costs, milliseconds in the newest environment, ratios to it."""
+        """Return implementation, kind, milliseconds in the newest environment, and ratios."""
         found = []
         for id, kind, seconds in costs(self.runs):
             base = seconds[self.summary.reference]
@@ -385,13 +385,13 @@ class View:
 
     @property
     def settings(self) -> list[tuple[str, list[str]]]:
-        """Return the environments side by side: name, value in each."""
+        """Return the settings side by side: name, value in each environment."""
         keys = dict.fromkeys(key for run in self.runs for key in run.environment)
         return [(key, [_shown(run.environment.get(key)) for run in self.runs]) for key in keys]
 
     @property
     def declared(self) -> list[tuple[Entry, dict[str, Any]]]:
-        """Return each implementation, with its library and what it declares."""
+        """Return each implementation with its library and its declaration."""
         names = ("library", "version", "convention", "kernel_law", "bias_law", "differences")
         found = []
         for entry in self.entries:

@@ -1,1 +1,1 @@
-"""What was found, as data: outcomes, cells, verdicts, blame, the file and its schema."""
+"""Results as data: outcomes, cells, verdicts, blame, the file and its schema."""

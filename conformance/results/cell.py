@@ -13,7 +13,7 @@ __all__ = ["Cell", "Outcome", "plain"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One requirement, checked on one implementation; frozen, and of plain JSON values alone.
+    """One requirement on one implementation; frozen, and made only of plain JSON values.
 
     Parameters
     ----------
@@ -26,11 +26,11 @@ class Cell:
     seconds
         Seconds that it took, compiling included.
     reason
-        Why it is not applicable, blocked, an error, or did not run.
+        Why it is not applicable, is blocked, is an error, or did not run.
     message
         What was found, for a failure.
     accepted
-        What would have been accepted.
+        What the requirement accepts.
     case
         The smallest case that fails.
     measured
@@ -44,7 +44,7 @@ class Cell:
     script
         A script that shows the failure without the suite; empty if it has none.
     free
-        The names of the case's fields that do not matter, if Hypothesis has determined them.
+        The names of the case's fields that do not matter, if Hypothesis has found them.
     notes
         Remarks for every outcome.
     obstacle
@@ -56,7 +56,7 @@ class Cell:
     plots
         Binned numbers for plots: see :mod:`conformance.checks.plot_data`.
     elsewhere
-        Whether another run decides the cell: it is in another shard, or was deselected.
+        Whether this run does not decide the cell: it is in another shard, or was deselected.
     """
 
     implementation: str

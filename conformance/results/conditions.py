@@ -1,4 +1,4 @@
-"""Conditions: ``flax < 0.11 and jax >= 0.5``, ``python < 3.12``, ``backend == gpu``."""
+"""Parses conditions: ``flax < 0.11 and jax >= 0.5``, ``python < 3.12``, ``backend == gpu``."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def _version(name: str) -> str:
 def require_possible(condition: str) -> None:
     """Require the condition to be readable, and not to have expired.
 
-    It has expired if it asks for versions below all that the suite supports.
+    It has expired if it asks only for versions that the suite no longer supports.
 
     Raises
     ------
     WrongCondition
-        If it is not, or has.
+        If it is unreadable, or has expired.
     """
     for clause in _clauses(condition):
         if _BACKEND.match(clause):

@@ -1,4 +1,4 @@
-"""The decision on a run: the verdict on cells, its exit code and its words."""
+"""Decides the verdict on cells, its exit code and its words."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class Word(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Tally:
-    """How many of the requirements that apply hold; never a percentage, which would round.
+    """The number of requirements that hold, of those that apply; never a rounded percentage.
 
     Parameters
     ----------
     held
-        Cells that hold as they should; an expected failure does not.
+        The number of cells that hold; an expected failure does not.
     total
-        Cells that apply, whether they ran or not.
+        The number of cells that apply, whether they ran or not.
     """
 
     held: int
@@ -78,7 +78,7 @@ class Tally:
 
 
 def tally(cells: Iterable[Cell], *levels: Level) -> Tally:
-    """Count the cells of these levels; by default of MUST and SHOULD, which make conformance."""
+    """Count the cells of these levels, by default of MUST and SHOULD."""
     counted = [c for c in cells if c.outcome.applies and c.level in (levels or (MUST, SHOULD))]
     return Tally(sum(c.outcome == Outcome.PASSED for c in counted), len(counted))
 
@@ -96,9 +96,9 @@ class Decision:
     recommendations
         How many SHOULD requirements do not hold.
     expected
-        How many failures are expected, those that follow from an expected one included.
+        How many failures are expected, including the consequences of expected ones.
     outdated
-        How many requirements hold that were expected to fail.
+        How many requirements were expected to fail, and hold.
     inapplicable
         How many MUST requirements do not apply.
     strict
@@ -116,7 +116,7 @@ class Decision:
 
     @property
     def exit_code(self) -> int:
-        """Return 0 conforms, 1 does not, 2 nothing to decide on or an error, 3 incomplete."""
+        """Return 0 conforms, 1 does not conform, 2 nothing checked or an error, 3 incomplete."""
         return self.word.exit_code
 
     @property
@@ -130,7 +130,7 @@ class Decision:
 
     @property
     def remarks(self) -> str:
-        """Return what the count does not show, or an empty string."""
+        """Return remarks that the count does not show, or an empty string."""
         parts = []
         if self.recommendations and not self.strict:
             verb = "does not hold" if self.recommendations == 1 else "do not hold"
@@ -138,7 +138,7 @@ class Decision:
         if self.recommendations and self.strict:
             parts.append("strict: a recommendation that does not hold is a failure")
         if 0 < self.must.total < self.inapplicable:
-            # A layer that is asked little must not look like one that is asked everything.
+            # A layer with few applicable requirements must not look like one with all.
             parts.append(f"{self.inapplicable} MUST requirements do not apply")
         if self.expected:
             parts.append(plural(self.expected, "expected failure"))
@@ -163,17 +163,17 @@ def plural(count: int, noun: str) -> str:
 def decide(cells: Iterable[Cell], *, strict: bool = False, stopped: bool = False) -> Decision:
     """Return the verdict on cells.
 
-    What could not be checked because of an expected failure is expected, too. A SHOULD that does
-    not hold is a recommendation; it fails the run only if ``strict``.
+    A cell that could not be checked because of an expected failure is expected, too. A SHOULD that
+    does not hold is a recommendation, and fails the run only if ``strict``.
 
     Parameters
     ----------
     cells
-        The cells that were to be decided; those that were left to another run do not count.
+        The cells; those that another run decides do not count.
     strict
         Whether a SHOULD fails the run.
     stopped
-        Whether the run was ended before its time, so that nothing may be missing.
+        Whether the run ended early, so that cells may be missing.
     """
     all_of_them = list(cells)
     own = [cell for cell in all_of_them if not cell.elsewhere]

@@ -1,4 +1,4 @@
-"""Where a run took place: versions, devices, and the settings of JAX that matter."""
+"""Describes the environment of a run: versions, devices, and relevant settings of JAX."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def describe(profile: str, seed: int | None) -> dict[str, Any]:
 
 
 def library_of(implementation: Implementation | None, entry: Entry) -> dict[str, Any]:
-    """Return the library whose layer this is, its version, and the laws that the layer declares."""
+    """Return the library of a layer, its version, and the laws that the layer declares."""
     if implementation is None:
         return _distribution("", entry)
     convention = implementation.convention
@@ -60,14 +60,14 @@ def library_of(implementation: Implementation | None, entry: Entry) -> dict[str,
         **({"bound": implementation.bound} if implementation.bound else {}),
         "kernel_law": convention.kernel.description,
         "bias_law": convention.bias.description if convention.use_bias else "no bias",
-        # A function is compared by its results alone: it is no drop-in for a layer anyway.
+        # A function is compared only by its results, because it cannot replace a layer anyway.
         "differences": list(convention.differences()) if implementation.init else [],
     }
 
 
 def _distribution(name: str, entry: Entry) -> dict[str, str]:
     known = version(name) if name else ""
-    if known:  # as for most libraries, so that nothing else has to be read
+    if known:  # most distributions are named like their package, which avoids reading them all
         return {"library": name, "version": known}
     for distribution in _providers().get(name, ()):
         if version(distribution):

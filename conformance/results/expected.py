@@ -1,4 +1,4 @@
-"""Expected failures: data with a reason, checked strictly.
+"""Expected failures, each with a reason, checked strictly.
 
 A requirement that fails as expected does not fail the run. One that holds does, so that stale
 expectations are removed. A crash is never expected.
@@ -26,12 +26,12 @@ _CASE = {"in_features", "out_features", "seed", "values", "lead"}
 
 
 def is_strict(path: Path) -> bool:
-    """Return whether the ``pyproject.toml`` there says ``strict = true``.
+    """Return whether the ``pyproject.toml`` in a folder says ``strict = true``.
 
     Raises
     ------
     UsageError
-        If it says something else than true or false.
+        If the value is neither true nor false.
     """
     found = _own(_document(path)).get("strict", False)
     if not isinstance(found, bool):
@@ -46,7 +46,7 @@ def _own(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _document(path: Path) -> dict[str, Any]:
-    """Return the TOML document there; a broken one is empty here, because other tools report it."""
+    """Return the TOML document; empty if it is broken, because other tools report that."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
@@ -54,12 +54,12 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def from_project(path: Path) -> tuple[Expected, ...]:
-    """Return what the ``pyproject.toml`` there expects; empty without the file.
+    """Return the expected failures in the ``pyproject.toml`` of a folder; empty without the file.
 
     Raises
     ------
     UsageError
-        If an entry is not what it has to be; the message begins with its place in the file.
+        If an entry is invalid; the message begins with its place in the file.
     """
     return tuple(expected for _, expected in _placed(path))
 
@@ -68,7 +68,7 @@ _HEADER = re.compile(r"\s*\[\[\s*tool\s*\.\s*[\"']?dense-conformance[\"']?\s*\.\
 
 
 def _placed(path: Path) -> list[tuple[str, Expected]]:
-    """Return each entry with its place: the file and the line, where the line is known."""
+    """Return each entry with its place: the file and, if known, the line."""
     found = _own(_document(path)).get("expect", [])
     if not isinstance(found, list):
         raise UsageError(f"{path}: write [[{TABLE}]], a table for each expected failure")
@@ -85,7 +85,7 @@ def _placed(path: Path) -> list[tuple[str, Expected]]:
 def _read(entry: Any, place: str) -> Expected:
     known = {each.name for each in fields(Expected)}
     if not isinstance(entry, dict) or not entry.get("implementation"):
-        raise UsageError(f"{place}: does not say whose failure it is: implementation = ...")
+        raise UsageError(f"{place}: has no implementation; add implementation = ...")
     if unknown := sorted(entry.keys() - known):
         raise UsageError(
             f"{place}: has the unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"
@@ -100,20 +100,20 @@ def _read(entry: Any, place: str) -> Expected:
 
 
 def require_right(expected: Sequence[Expected], where: str | Sequence[str]) -> None:
-    """Require every expectation to be about a requirement and a layer that exist.
+    """Require that the requirement and the layer of every expectation exist.
 
     Parameters
     ----------
     expected
         The expectations.
     where
-        Where they stand, for messages: one place for all, or one for each.
+        Their places, for messages: one for all, or one for each.
 
     Raises
     ------
     UsageError
-        If one names no requirement, gives no reason, stands twice, has a condition that cannot be
-        read or is never met by what the suite supports, or a case where the check draws none.
+        If one names no requirement, has no reason, stands twice, has a condition that is unreadable
+        or has expired, or has a case although the check draws none.
     """
     places = [where] * len(expected) if isinstance(where, str) else where
     seen = set()
@@ -181,12 +181,12 @@ class Expectations:
 
     @classmethod
     def of_project(cls, path: Path, entries: Sequence[Entry]) -> Expectations:
-        """Read and check those of a project, for a run of these entries.
+        """Read and validate the expectations of a project, for a run of these entries.
 
         Raises
         ------
         UsageError
-            If one is wrong, or is about an implementation that does not exist.
+            If one is invalid, or its implementation does not exist.
         """
         placed = _placed(path)
         if placed:
@@ -201,7 +201,7 @@ class Expectations:
 
     @classmethod
     def from_plain(cls, found: Iterable[Mapping[str, Any]]) -> Expectations:
-        """Return the expectations of the values that :meth:`as_plain` gives."""
+        """Return the expectations from the values of :meth:`as_plain`."""
         return cls(tuple(Expected(**each) for each in found))
 
     def add(self, entry: Entry, layer: Any) -> None:
@@ -210,7 +210,7 @@ class Expectations:
         Raises
         ------
         LoadError
-            If one is wrong, or is about a requirement that does not apply to the layer.
+            If one is invalid, or its requirement does not apply to the layer.
         """
         own = tuple(layer.registered.expected_failures)
         if not own:
@@ -233,7 +233,7 @@ class Expectations:
         self.registered[entry.id] = own
 
     def of(self, entry: Entry, requirement: str) -> Expected | None:
-        """Return what is expected of a cell here and now, the user's own word first."""
+        """Return the expectation of a cell in this environment; the user's own comes first."""
         own = [each for each in self.project if each.implementation in _names(entry)]
         for each in (*own, *self.registered.get(entry.id, ())):
             if each.requirement == requirement and holds(each.when):
@@ -249,7 +249,7 @@ def _require_known(placed: Iterable[tuple[str, Expected]], entries: Sequence[Ent
     known = set().union(*(_names(entry) for entry in (*entries, *registered())))
     for place, each in placed:
         base, _ = split_variant(each.implementation)
-        # A layer in a file or module may belong to another run.
+        # A layer that is named by its file or module may belong to another run.
         if not {each.implementation, base} & known and ":" not in base:
             near = difflib.get_close_matches(base, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""

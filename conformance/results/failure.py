@@ -1,4 +1,4 @@
-"""One failure as labelled lines, which every report lays out in its own way."""
+"""Describes a failure as labelled lines, which every report lays out."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _USUAL_LEAD = [8]
 
 
 def described(cell: Cell, statement: str = "", blocked: int = 0) -> list[tuple[str, str]]:
-    """Return a failure as pairs of a label and a text, in the order in which they are read.
+    """Return a failure as pairs of a label and a text, in reading order.
 
     Parameters
     ----------
     cell
-        What does not hold, or was lost.
+        A cell that failed, or was lost.
     statement
         The text of the requirement; it comes first, and has no label.
     blocked
@@ -42,24 +42,24 @@ def described(cell: Cell, statement: str = "", blocked: int = 0) -> list[tuple[s
 
 
 def word(cell: Cell, *, strict: bool = False) -> str:
-    """Return the outcome as a heading says it; a SHOULD that does not hold is ``not met``."""
+    """Return the outcome for a heading; a SHOULD that does not hold is ``not met``."""
     return "not met" if is_recommendation(cell, strict=strict) else cell.outcome.replace("-", " ")
 
 
 def is_recommendation(cell: Cell, *, strict: bool = False) -> bool:
-    """Return whether the cell is a recommendation that does not hold, and fails nothing."""
+    """Return whether the cell is a recommendation that does not hold, and does not fail the run."""
     return cell.outcome == Outcome.FAILED and cell.level == SHOULD and not strict
 
 
 def consequences(blocked: int) -> str:
-    """Return how many requirements could not be checked, in words; nothing for none."""
+    """Return how many requirements could not be checked, in words; empty for 0."""
     if not blocked:
         return ""
     return f"{plural(blocked, 'more requirement')} could not be checked because of this"
 
 
 def case_in_words(cell: Cell) -> str:
-    """Return the smallest case on one line, and what of it may be anything."""
+    """Return the smallest case on one line, and which of its values do not matter."""
     case = cell.case or {}
     shown = ", ".join(
         f"{name}={tuple(value) if isinstance(value, list) else value}"
@@ -70,7 +70,7 @@ def case_in_words(cell: Cell) -> str:
 
 
 def alike(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Return cells in groups that are read once: lost for one reason, or each failure alone."""
+    """Return cells in groups: those lost for the same reason together, each failure alone."""
     groups: dict[Sequence[str], list[Cell]] = {}
     for cell in cells:
         # A wrong registration gives the same message in each of its cells.

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 FORMAT = 2
-# No number that a run writes has more digits, and no value is nested deeper.
+# A run writes neither longer numbers nor deeper values.
 _MOST_DIGITS = 20
 _DEEPEST = 40
 
@@ -51,10 +51,10 @@ class Results:
     verdict
         The implementations, the requirements, and a cell for each pair of them.
     facts
-        ``environment``, ``profile``, ``seconds``, ``versions`` by implementation id; ``rounds`` of
-        a run that went on, and ``shard`` of a part of one: what :func:`write` takes.
+        ``environment``, ``profile``, ``seconds``, ``versions`` by implementation id, ``rounds`` of
+        a run in rounds, and ``shard`` of a part of a run, as for :func:`write`.
     source
-        Where it was read from.
+        The path that it was read from.
     """
 
     verdict: Verdict
@@ -63,7 +63,7 @@ class Results:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Versions, devices and settings of the run."""
+        """Return versions, devices and settings of the run."""
         found: dict[str, Any] = self.facts["environment"]
         return found
 
@@ -95,7 +95,7 @@ def document(verdict: Verdict, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-# What blame needs to know of a requirement when parts of a run are merged.
+# The fields of a requirement that blame needs when shards are merged.
 _FLAGS = ("declared", "foundation", "ground", "every_seed")
 
 
@@ -112,14 +112,14 @@ def _requirement_record(row: Requirement) -> dict[str, Any]:
 
 
 def collection(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return one document of the runs in several environments; of a single run, its own."""
+    """Return one document of runs in several environments, or the document of a single run."""
     if len(documents) == 1:
         return documents[0]
     return {"format": FORMAT, "runs": list(documents), "footer": FOOTER}
 
 
 def text_of(found: dict[str, Any]) -> str:
-    """Return a document as the text of a file; the same document always gives the same text."""
+    """Return a document as text, which is the same for the same document."""
     return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -135,10 +135,10 @@ def write(path: Path, verdict: Verdict, facts: dict[str, Any]) -> None:
 
 
 def save(path: Path, text: str) -> None:
-    """Write a file so that it is at all times either the old or the new one.
+    """Write a file atomically.
 
-    Links are followed. What exists and is not a regular file, such as a device or a pipe, is
-    written to and never replaced. A new file has the permissions that the umask leaves it.
+    Links are followed. A device or a pipe is written to, never replaced. The umask sets the
+    permissions of a new file.
 
     Raises
     ------
@@ -171,8 +171,8 @@ def read(path: Path | str) -> Results:
     Raises
     ------
     ResultsError
-        If the file cannot be read, is truncated, of another format or inconsistent, or holds
-        the runs of several environments.
+        If the file cannot be read, is truncated, of another format or inconsistent, or has the runs
+        of several environments.
     """
     found = read_all(path)
     if len(found) > 1:
@@ -263,7 +263,7 @@ def _loaded(text: str, refuse: Refusal) -> Any:
             object_pairs_hook=unique,
         )
         _require_shallow(found)
-        # An escaped half of a character passes as JSON, and no file could be written of it.
+        # An escaped half of a character is valid JSON, but cannot be written to a file.
         json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         if _cut(text, error):
@@ -279,7 +279,7 @@ def _loaded(text: str, refuse: Refusal) -> Any:
 
 
 def _require_shallow(value: Any) -> None:
-    """Require values to be nested no deeper than a results file ever is."""
+    """Require values to be nested no deeper than in any results file."""
     level, depth = [value] if isinstance(value, dict | list) else [], 0
     while level:
         if depth > _DEEPEST:
@@ -290,7 +290,7 @@ def _require_shallow(value: Any) -> None:
 
 
 def _cut(text: str, error: Exception) -> bool:
-    """Return whether text that is not JSON could be if it went on."""
+    """Return whether invalid JSON is the beginning of valid JSON."""
     ends = text.rstrip().endswith("}") and FOOTER in text[-80:]
     last = isinstance(error, json.JSONDecodeError) and error.pos >= len(text.rstrip())
     return text.lstrip().startswith("{") and (last or not ends)
@@ -366,7 +366,7 @@ def _require_consistent(
         )
 
 
-# The lists of a plot that have to have one length; a histogram has one edge more than counts.
+# The lists of a plot that must have equal lengths; a histogram has one edge more than counts.
 _TOGETHER = {
     "kernel-histogram": ("counts", "expected"),
     "kernel-variance": ("fan_in", "value", "low", "high"),

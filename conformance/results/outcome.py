@@ -8,16 +8,16 @@ __all__ = ["Outcome"]
 
 
 class Outcome(enum.StrEnum):
-    """How one cell ended; every cell ends as exactly one of these.
+    """The outcome of a cell; every cell has exactly one.
 
     Attributes
     ----------
     PASSED
         The requirement holds.
     FAILED
-        A MUST or a SHOULD does not hold; that of a SHOULD is a recommendation.
+        A MUST or a SHOULD does not hold; a failed SHOULD is a recommendation.
     NOT_OFFERED
-        A MAY does not hold: reported, never failed.
+        A MAY does not hold, which never fails a run.
     EXPECTED_FAILURE
         It does not hold, and the user declared that beforehand.
     UNEXPECTED_PASS
@@ -51,7 +51,7 @@ class Outcome(enum.StrEnum):
 
     @property
     def violated(self) -> bool:
-        """Return whether the check found the requirement not to hold."""
+        """Return whether the check found that the requirement does not hold."""
         return self in (Outcome.FAILED, Outcome.EXPECTED_FAILURE, Outcome.NOT_OFFERED)
 
     @property
@@ -61,7 +61,7 @@ class Outcome(enum.StrEnum):
 
     @property
     def lost(self) -> bool:
-        """Return whether no result came back: it crashed, timed out or did not run."""
+        """Return whether the cell has no result: it crashed, timed out or did not run."""
         return self in (Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.NOT_RUN)
 
     @property
@@ -71,7 +71,7 @@ class Outcome(enum.StrEnum):
 
     @property
     def decided(self) -> bool:
-        """Return whether the cell needs no further run to be known."""
+        """Return whether the result of the cell is final."""
         return not self.lost and self is not Outcome.ERROR
 
     @property
@@ -94,10 +94,10 @@ class Outcome(enum.StrEnum):
 
     @property
     def precedence(self) -> int:
-        """Return how much it weighs against the same cell's outcome in another round of a run.
+        """Return its rank among the outcomes of the same cell in several rounds.
 
-        The highest decides: a failure in any round is a failure, and where a failure is expected,
-        one round that shows it is enough.
+        The highest decides: a failure in any round is a failure, and one round suffices to show an
+        expected failure.
         """
         if self is Outcome.NOT_RUN:
             return 0
@@ -109,7 +109,7 @@ class Outcome(enum.StrEnum):
 
     @property
     def severity(self) -> int:
-        """Return how grave it is; reports put the gravest first."""
+        """Return its severity; reports put the most severe first."""
         return _BY_SEVERITY.index(self)
 
 

@@ -20,16 +20,16 @@ __all__ = ["Prerequisites", "prerequisites"]
 
 @dataclass(frozen=True)
 class Prerequisites:
-    """What the requirements of a run rest on, directly or not.
+    """The prerequisites of the requirements of a run, direct and indirect.
 
     Parameters
     ----------
     rows
-        The requirements by id, each after all that it rests on.
+        The requirements by id, each after its prerequisites.
     below
-        For each id, the ids of all that it rests on.
+        For each id, the ids of its prerequisites.
     telling
-        The ids that explain an obstacle, with all that these rest on.
+        The ids that explain an obstacle, with their prerequisites.
     """
 
     rows: Mapping[str, Requirement]
@@ -39,16 +39,16 @@ class Prerequisites:
     def failed(self, row: Requirement, obstacle: Callable[[str], bool | None]) -> str | None:
         """Return the first failed requirement that keeps one from being checked, or None.
 
-        A recommendation never keeps a MUST from being checked. Where a check only met an
-        obstacle, another requirement may be at fault: those that can explain it are checked.
+        A recommendation never keeps a MUST from being checked. If a check only met an obstacle,
+        another requirement may be at fault, so those that can explain it are checked.
 
         Parameters
         ----------
         row
             The requirement.
         obstacle
-            Of an id: None if its check has not failed, as far as is known; else whether it met
-            an obstacle.
+            Takes an id, and returns None if no failure of its check is known, else whether the
+            check met an obstacle.
         """
         for id in self.below[row.id]:
             if row.level == MUST != self.rows[id].level:
@@ -59,7 +59,7 @@ class Prerequisites:
         return None
 
     def stopped(self, cells: Mapping[str, Cell]) -> dict[str, str]:
-        """Return the requirements that were not to be checked, each with the one that failed."""
+        """Return the requirements that are not checked, each with the one that failed."""
         found: dict[str, str] = {}
 
         def obstacle(id: str) -> bool | None:
@@ -73,16 +73,16 @@ class Prerequisites:
         return found
 
     def settled(self, id: str, cells: Mapping[str, Cell], waiting: Callable[[str], bool]) -> bool:
-        """Return whether the cells that are still to come cannot change what is at fault.
+        """Return whether the missing cells can no longer change which requirement is at fault.
 
         Parameters
         ----------
         id
             The requirement that failed.
         cells
-            The cells of its implementation that are known, by requirement.
+            The known cells of its implementation, by requirement.
         waiting
-            Whether the cell of an id is still to come.
+            Takes an id, and returns whether its cell is still missing.
         """
         around = {id, *self.below[id]}
         if any(cells[each].obstacle for each in around if each in cells):
@@ -92,7 +92,7 @@ class Prerequisites:
 
 @lru_cache(maxsize=4)
 def prerequisites(rows: Sequence[Requirement]) -> Prerequisites:
-    """Return the prerequisites of each requirement, among these requirements only."""
+    """Return the prerequisites of each requirement within these requirements."""
     known = {row.id: row for row in rows}
     ordered: dict[str, Requirement] = {}
     below: dict[str, tuple[str, ...]] = {}

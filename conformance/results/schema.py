@@ -1,4 +1,4 @@
-"""The schema of results files, against which every file is validated."""
+"""Validates results files against their schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["fault", "results_schema"]
 
 @lru_cache(maxsize=1)
 def results_schema() -> dict[str, Any]:
-    """Return the shipped schema."""
+    """Return the schema that ships with the suite."""
     text = files("conformance.results").joinpath("results.schema.json").read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
@@ -23,17 +23,17 @@ def results_schema() -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def _validator(definition: str) -> Callable[[Any], Any]:
-    # Compiled once a process, in 20 ms: only what reads a results file pays for it.
+    # Compiled once in a process, in 20 ms, and only to read a results file.
     import fastjsonschema
 
-    # A $ref beside its siblings replaces them in older drafts; in allOf it means the same in all.
+    # In older drafts a $ref replaces its siblings; inside allOf it means the same in all drafts.
     schema = {"$defs": results_schema()["$defs"], "allOf": [{"$ref": f"#/$defs/{definition}"}]}
     validate: Callable[[Any], Any] = fastjsonschema.compile(schema, use_default=False)
     return validate
 
 
 def fault(value: Any, definition: str) -> str:
-    """Return where and how a value breaks the definition of that name, or "" if it fits."""
+    """Return where and how a value violates the definition of that name, or "" if it fits."""
     from fastjsonschema import JsonSchemaValueException
 
     try:

@@ -45,12 +45,11 @@ class Verdict:
     rows
         The requirements, in the order of the contract.
     cells
-        One for each entry and row: by implementation, and within one a fault before its
-        consequences.
+        One for each pair, by implementation, and within one a fault before its consequences.
     strict
         Whether a SHOULD that does not hold fails the run.
     stopped
-        Why the run ended before its time; empty if it did not.
+        Why the run ended early; empty if it did not.
     """
 
     entries: tuple[Entry, ...]
@@ -70,7 +69,7 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """Return the exit code of the run, which its decision has."""
+        """Return the exit code of the run."""
         return self.decision.exit_code
 
     @property
@@ -80,15 +79,15 @@ class Verdict:
 
     @property
     def own(self) -> list[Cell]:
-        """The cells that this run decides, without those of other shards and deselected ones."""
+        """Return the cells that this run decides, without other shards and deselected ones."""
         return [cell for cell in self.cells if not cell.elsewhere]
 
     def of(self, entry: Entry) -> list[Cell]:
-        """Return the cells of one implementation that this run was to decide."""
+        """Return the cells of one implementation that this run decides."""
         return [cell for cell in self.own if cell.implementation == entry.id]
 
     def failures(self) -> list[Cell]:
-        """Return what a reader has to look at, in order."""
+        """Return the cells that a reader has to look at, in order."""
         return [cell for cell in self.own if cell.outcome.worth_reading]
 
     def blocked_by(self, cell: Cell) -> list[Cell]:
@@ -111,7 +110,7 @@ def account(
     left: str = "it belongs to another shard",
     all_ran: bool = False,
 ) -> Verdict:
-    """Return the cells in order, with missing cells named and consequences separated from faults.
+    """Return the verdict: all cells in order, with consequences separated from faults.
 
     A cell is *blocked* if a requirement that it rests on has failed. The result of a worker that
     did not know of that failure is dropped, so that the verdict does not depend on how cells were
@@ -172,9 +171,9 @@ def _count_once(own: dict[str, Cell]) -> None:
 def _mark_blocked(
     own: dict[str, Cell], rows: Sequence[Requirement], stopped_by: Mapping[str, str]
 ) -> None:
-    """Block the cells that were not to be checked, and failures that others explain."""
+    """Block the cells that are not checked, and failures that others explain."""
     root = _fault_behind_obstacles(own, rows)
-    # Each follows its prerequisites, so that one pass finds whole chains.
+    # Each cell follows its prerequisites, so one pass finds whole chains.
     for row in prerequisites(tuple(rows)).rows.values():
         cell = own[row.id]
         if row.id in stopped_by:
@@ -197,16 +196,16 @@ def _mark_blocked(
 
 
 def _fault_behind_obstacles(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> Cell | None:
-    """Return the first fault in the foundation; where there are only obstacles, the first of them.
+    """Return the first fault in the foundation, or the first obstacle if it has no fault.
 
-    That may be a seed that raises, which every check may draw.
+    It may be a seed that raises, which every check may draw.
     """
     failed = [row for row in rows if own[row.id].outcome == Outcome.FAILED]
     for row in failed:
         if row.foundation and not own[row.id].obstacle and not own[row.id].declare:
             return own[row.id]
     obstacles = [row for row in failed if own[row.id].obstacle]
-    # A seed that raises makes every check fail, whatever it checks.
+    # A seed that raises makes every check fail.
     roots = sorted(
         (row for row in obstacles if row.foundation or row.every_seed), key=_first_to_blame
     )
@@ -219,12 +218,12 @@ def _first_to_blame(row: Requirement) -> tuple[bool, int, int]:
 
 
 def _origin(cell: Cell) -> str:
-    """Return the requirement to blame: what blocks what a cell rests on blocks the cell, too."""
+    """Return the requirement to blame, which blocks all that rest on it, directly or not."""
     return cell.blocked_by or cell.requirement
 
 
 def blocked(cell: Cell, root: str) -> Cell:
-    """Return the cell as one that follows from the failure of the requirement ``root``."""
+    """Return the cell as blocked by the failure of the requirement ``root``."""
     return replace(cell, outcome=Outcome.BLOCKED, blocked_by=root, reason=f"blocked by {root}")
 
 

@@ -42,7 +42,7 @@ def cell(outcome: Outcome, level: str = "MUST") -> Cell:
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ('requirement = "forward/zero-input"\nreason = "x"', "does not say whose failure"),
+        ('requirement = "forward/zero-input"\nreason = "x"', "has no implementation"),
         ('implementation = "a:B"\nreason = "x"', "has no requirement"),
         ('implementation = "a:B"\nrequirement = "forward/zero-input"', "has no reason"),
         ('implementation = "a:B"\nrequirement = "forward/zero"\nreason = "x"', "zero-input?"),

@@ -136,7 +136,7 @@ def test_a_merge_that_lacks_a_part_is_incomplete() -> None:
         (merged,) = merge(given)
         assert merged.verdict.exit_code == INCOMPLETE
         reasons = {c.reason for c in merged.verdict.cells if c.outcome == Outcome.NOT_RUN}
-        assert reasons == {f"it is for a shard that is missing: {said}"}
+        assert reasons == {f"it belongs to a missing shard: {said}"}
 
 
 def test_seconds_are_those_of_a_results_file(tmp_path: Path) -> None:
