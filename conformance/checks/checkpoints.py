@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks.layer import Built
-from conformance.jax_setup.lazy import jax, jnp, nnx
+from conformance.jax_setup.lazy import jax, nnx
 from conformance.layers.adapters.parameters import Parameters
 
 __all__ = ["are_boxed", "by_bytes", "by_orbax", "has_orbax", "of_flax", "restored", "values_of"]
@@ -46,15 +46,10 @@ def of_flax(values: dict[str, np.ndarray], like: Built) -> Any:
     return serialization.msgpack_restore(serialization.to_bytes(state))
 
 
-def restored(dense: Built, values: Any, *, as_read: bool = False) -> Built:
-    """Return another instance, whose values are replaced by these.
-
-    NumPy arrays, as files give them, become JAX arrays first, unless ``as_read``.
-    """
+def restored(dense: Built, values: Any) -> Built:
+    """Return the instance, whose values are replaced by these, which files give as NumPy arrays."""
     from flax import serialization
 
-    if not as_read:
-        values = jax.tree_util.tree_map(jnp.asarray, values)
     if dense.module is None:
         parameters = dense.parameters
         tree = serialization.from_state_dict(parameters.tree, values)

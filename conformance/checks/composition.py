@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,10 +14,12 @@ from conformance.jax_setup.lazy import jax, linen, nnx
 from conformance.layers.adapters.parameters import Leaf, Parameters
 
 __all__ = [
+    "NAMES",
     "leaves",
     "linen_leaves",
     "linen_members",
     "linen_models",
+    "linen_named",
     "linen_part",
     "linen_transformed",
     "linen_whole",
@@ -121,13 +124,17 @@ def linen_leaves(variables: Any) -> list[Leaf]:
     return collection_leaves(variables)
 
 
+def _maker(layer: Layer, case: Case) -> Callable[[], Any]:
+    """Return the function that makes a Linen module of the case's sizes."""
+    construct = layer.implementation.linen
+    assert construct is not None
+    return functools.partial(construct, *case.kernel_shape)
+
+
 def linen_models(layer: Layer, case: Case) -> dict[str, tuple[Any, list[Place]]]:
     """Return parents of the layer, each with the paths of the layers in it."""
 
-    def make() -> Any:
-        construct = layer.implementation.linen
-        assert construct is not None
-        return construct(*case.kernel_shape)
+    make = _maker(layer, case)
 
     class Named(linen.Module):
         def setup(self) -> None:
@@ -158,6 +165,26 @@ def linen_models(layer: Layer, case: Case) -> dict[str, tuple[Any, list[Place]]]
     }
 
 
+NAMES = ("head", "out", "output", "logits", "classifier", "embed", "last", "key", "Dense_0")
+"""Names that people give to layers. In some models, the last layer starts at zero."""
+
+
+def linen_named(layer: Layer, case: Case) -> Any:
+    """Return a parent of layers under each of :data:`NAMES`; it returns their outputs."""
+
+    make = _maker(layer, case)
+
+    class Named(linen.Module):
+        def setup(self) -> None:
+            for name in NAMES:
+                setattr(self, name, make())
+
+        def __call__(self, x: Any) -> Any:
+            return [getattr(self, name)(x) for name in NAMES]
+
+    return Named()
+
+
 def linen_part(flat: Built, variables: Any, place: Place) -> Parameters:
     """Return the parameters at a place of a model, as those of a flat layer."""
     tree = {collection: _at(values, place) for collection, values in variables.items()}
@@ -181,10 +208,7 @@ def linen_whole(flat: Built, places: Sequence[Place]) -> dict[str, Any]:
 def linen_transformed(layer: Layer, case: Case, x: Any) -> dict[str, tuple[Any, Any]]:
     """Return, by transform, new variables of three layers or of one, and the results."""
 
-    def make() -> Any:
-        construct = layer.implementation.linen
-        assert construct is not None
-        return construct(*case.kernel_shape)
+    make = _maker(layer, case)
 
     class One(linen.Module):
         def setup(self) -> None:

@@ -17,10 +17,10 @@ __all__ = [
     "ANNOTATION",
     "AXES",
     "Placement",
+    "annotated_axes",
     "annotated_kernel",
     "annotating",
     "devices_of",
-    "linen_annotations",
     "on_their_devices",
     "placements",
     "require_devices",
@@ -150,11 +150,12 @@ def annotating(options: Sequence[str]) -> dict[str, Any]:
     return {name: linen.with_partitioning(zeros, AXES[name]) for name in options}
 
 
-def linen_annotations(layer: Layer, case: Case) -> dict[str, tuple[Any, ...]]:
-    """Return the names of mesh axes on kernel and bias of a Linen layer; () for what has none."""
+def annotated_axes(layer: Layer, case: Case) -> dict[str, tuple[Any, ...]]:
+    """Return the names of mesh axes on kernel and bias of a Flax layer; () for what has none."""
     parameters = layer.of(case).parameters
-    with require.during("nn.get_partition_spec of the layer's variables"):
-        specs = linen.get_partition_spec(parameters.tree)
+    get: Any = linen.get_partition_spec if layer.implementation.linen else nnx.get_partition_spec
+    with require.during("get_partition_spec of the layer's parameters"):
+        specs = get(parameters.tree)
     found = jax.tree_util.tree_leaves(
         specs, is_leaf=lambda leaf: isinstance(leaf, jax.sharding.PartitionSpec)
     )

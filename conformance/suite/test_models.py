@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from conformance.contract.requirement import (
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, nnx
 from conformance.statistics.correlation import linked_seeds
+from conformance.statistics.moments import variance
 
 VALUE = "forward/affine-value"
 SQUARE = [(16, 16)]
@@ -137,8 +140,9 @@ def test_nnx_transforms(layer: Layer, case: Case) -> None:
 @over(sizes=[(3, 10)], at_most=1)
 def test_linen_submodule(layer: Layer, case: Case) -> None:
     """Used twice in a parent, in ``setup`` and in a compact call, the layers' paths start with the
-    names that the parent gives them, their initial kernels differ, and each computes with the
-    parameters at its own path; under ``nn.share_scope`` the paths are those of the layer alone.
+    names that the parent gives them, their initial kernels differ, whatever a layer is called, and
+    each computes with the parameters at its own path; under ``nn.share_scope`` the paths are those
+    of the layer alone.
     """
     x = as_jax(_x(layer, case))
     flat = layer.written(case)
@@ -170,6 +174,21 @@ def test_linen_submodule(layer: Layer, case: Case) -> None:
             y = model.apply(composition.linen_whole(flat, names), x)
         for result in y if isinstance(y, tuple) else (y,):
             require.equal(result, np.asarray(flat(x)), f"f(x) in {how}")
+    _require_same_under_names(layer, replace(case, out_features=85), flat)
+
+
+def _require_same_under_names(layer: Layer, case: Case, flat: Built) -> None:
+    """Require kernels of the declared variance under the names that people give to layers."""
+    with during(f"initializing a parent with layers called {', '.join(composition.NAMES)}"):
+        x = as_jax(np.zeros((*layer.fewest, case.in_features), np.float32))
+        variables = composition.linen_named(layer, case).init(jax.random.key(case.seed), x)
+    deviation = math.sqrt(layer.convention.kernel.variance(*case.kernel_shape)) or 1.0
+    for name in composition.NAMES:
+        kernel = layer.kernel_of(composition.linen_part(flat, variables, (name,)))
+        wide = np.asarray(kernel, np.float64)[None] / deviation
+        if np.isfinite(wide).all() and not layer.convention.kernel.is_zero():
+            cause = Cause("depends-on-name", f"a layer called {name} starts in another way")
+            judge([variance(wide)], cause)
 
 
 def _require_unrelated(

@@ -235,12 +235,12 @@ def test_linen_annotations(layer: Layer, case: Case) -> None:
 
     ``nn.get_partition_spec`` reads them to place the parameters of a large model.
     """
-    own = meshes.linen_annotations(layer, case)
+    own = meshes.annotated_axes(layer, case)
     options = ["kernel_init", "bias_init"] if layer.convention.use_bias else ["kernel_init"]
     given = own
     if set(options) <= layer.implementation.options - layer.implementation.chosen:
         annotated = layer.with_options(**meshes.annotating(options))
-        given = meshes.linen_annotations(annotated, case)
+        given = meshes.annotated_axes(annotated, case)
         for name in options:
             found = given.get(name.partition("_")[0], ())
             require.that(
@@ -251,6 +251,11 @@ def test_linen_annotations(layer: Layer, case: Case) -> None:
             )
     elif not any(own.values()):
         require.not_applicable("its parameters have no annotations, and no option brings them")
+    _require_fitting(layer, own)
+
+
+def _require_fitting(layer: Layer, own: dict[str, tuple[Any, ...]]) -> None:
+    """Require a layer's own annotations to fit the ranks, and the bias to lie along the outputs."""
     for which, rank in (("kernel", 2), ("bias", 1)):
         names = own.get(which, ())
         require.that(
@@ -266,3 +271,22 @@ def test_linen_annotations(layer: Layer, case: Case) -> None:
         accepted="for the bias, the name of the kernel's output axis",
         cause=Cause("bias-along-inputs", "the bias is annotated along the inputs"),
     )
+
+
+@requirement(
+    "sharding/nnx-annotations",
+    SHOULD,
+    NNX,
+    rests_on=["state/exact-state", "construction/kernel-shape", "construction/bias-shape"],
+)
+@over(sizes=[(3, 10)], at_most=1)
+def test_nnx_annotations(layer: Layer, case: Case) -> None:
+    """The sharding annotations of an nnx layer name one mesh axis for each array axis; the bias has
+    the kernel's output axis.
+
+    ``nnx.get_partition_spec`` reads them to place the parameters of a large model.
+    """
+    own = meshes.annotated_axes(layer, case)
+    if not any(own.values()):
+        require.not_applicable("its parameters have no annotations")
+    _require_fitting(layer, own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from conformance.checks.programs import FEW_SIZES
 from conformance.checks.require import during
 from conformance.checks.stale_values import require_fresh, values_before
 from conformance.contract.requirement import (
+    LINEN,
     MAY,
     MUST,
     NNX,
@@ -322,6 +324,7 @@ def test_call_changes_nothing(layer: Layer, case: Case) -> None:
     "state/pickles",
     SHOULD,
     NNX,
+    LINEN,
     rests_on=[
         "state/exact-state",
         "state/split-merge",
@@ -334,21 +337,27 @@ def test_call_changes_nothing(layer: Layer, case: Case) -> None:
 def test_pickles(layer: Layer, case: Case) -> None:
     """The layer computes the same after a round trip through pickle, or a deep copy.
 
-    The same holds if another process unpickles it, which shares only the bytes with this one.
+    The same holds if another process unpickles an nnx layer: it shares only the bytes with this
+    one. A Linen module is pickled without its parameters.
     """
     from conformance.jax_setup.compat import kept_closure
 
     dense, x = layer.written(case), _x(layer, case)
-    closure = kept_closure(dense.module)
+    subject = dense.module if dense.module is not None else dense.parameters.static
+    closure = kept_closure(subject)
     if closure:
         require.not_applicable(f"{closure} is a closure in this version of JAX and cannot pickle")
     plain = np.asarray(dense(x))
     with during("pickling the layer"):
         copies = {
-            "pickling": pickle.loads(pickle.dumps(dense.module)),
-            "a deep copy": copy.deepcopy(dense.module),
+            "pickling": pickle.loads(pickle.dumps(subject)),
+            "a deep copy": copy.deepcopy(subject),
         }
-    for what, module in copies.items():
-        require.equal(Built(layer, module=module)(x), plain, f"f(x) after {what}")
-    if case.kernel_shape == PICKLED.kernel_shape:
+    for what, copied in copies.items():
+        if dense.module is not None:
+            new = Built(layer, module=copied)
+        else:
+            new = Built(layer, parameters=replace(dense.parameters, static=copied))
+        require.equal(new(x), plain, f"f(x) after {what}")
+    if dense.module is not None and case.kernel_shape == PICKLED.kernel_shape:
         require_unpickled(layer)

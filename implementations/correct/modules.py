@@ -76,13 +76,16 @@ def OwnParamType(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rn
 
 @hooks.init
 def ParamMetadata(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-    """The Params carry metadata of their own."""
+    """The Params carry metadata of their own, and annotations of their axes."""
+    # Recent versions of Flax place an annotated Param at once, for which they need a mesh.
     self.kernel = nnx.Param(
         scaled_normal(rngs.params(), in_features, out_features),
         description="weights",
-        decay=0.01,
+        sharding=(None, "mlp"),
+        eager_sharding=False,
     )
-    self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32), decay=0.0)
+    zeros = jnp.zeros((out_features,), jnp.float32)
+    self.bias = nnx.Param(zeros, decay=0.0, sharding=("mlp",), eager_sharding=False)
 
 
 @hooks.built

@@ -19,6 +19,13 @@ def KeyOfTheModel(self: Any, key: Array, x: Array) -> Array:
     return scaled_normal(getattr(whole, "rng", whole), x.shape[-1], self.features)
 
 
+@wrong.linen_kernel("Y202", "models/linen-submodule", 4, cause_id="depends-on-name")
+def HeadStartsAtZero(self: Any, key: Array, x: Array) -> Array:
+    """A layer that is called logits starts at zero, as the last layer of a model."""
+    kernel = scaled_normal(key, x.shape[-1], self.features)
+    return kernel * 0 if self.name == "logits" else kernel
+
+
 @defect("X951", "models/linen-submodule", 3)
 class FixedName(CorrectLinenDense):
     """Its name is dense wherever it is, so that a parent can hold one of them."""
