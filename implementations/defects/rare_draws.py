@@ -74,6 +74,17 @@ def UniformOutsideOfJit(key: Array, n: int, m: int) -> Array:
     return jax.random.uniform(key, (n, m), jnp.float32, -largest, largest) * stddev(n)
 
 
+@defect("Y204", "seeding/siblings-differ", 5, cause_id="kernels-correlated")
+class CommonToOneRngs(CorrectDense):
+    """A fifth of the variance is common to all layers of one Rngs."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        root = jax.random.fold_in(rngs.params.key[...], 2**31)
+        common = scaled_normal(root, in_features, out_features)
+        self.kernel = nnx.Param(0.8**0.5 * self.kernel[...] + 0.2**0.5 * common)
+
+
 @defect("Y047", "seeding/siblings-differ", 5, cause_id="kernels-share-numbers")
 class WindowsOfOneStream(CorrectDense):
     """Layers of one Rngs are cut from one table, seven numbers apart."""

@@ -278,7 +278,8 @@ def FirstKeyOfTheBatch(key: Array, in_features: int, out_features: int) -> Array
 
     @jax.custom_batching.custom_vmap
     def draw(words: Array) -> Array:
-        return normal(jax.random.wrap_key_data(words), in_features, out_features)
+        own = jax.random.wrap_key_data(words, impl=jax.random.key_impl(key))
+        return normal(own, in_features, out_features)
 
     @draw.def_vmap
     def first(axis_size: int, in_batched: list[bool], words: Array) -> tuple[Array, bool]:
