@@ -171,14 +171,14 @@ OPTIONS = {
         Option("seed", "the seed of what is generated (default: fixed)", metavar="N", parse=int),
         Option(
             "results",
-            "write the results file there (JSON); of the command, - is standard output, and all "
-            "else goes to the other",
+            "write the results file (JSON) there; with the command dense-conformance, - is "
+            "standard output, and messages go to standard error",
             metavar="PATH",
         ),
         Option(
             "strict",
-            "a SHOULD that does not hold fails the run; so does strict = true in the table "
-            "tool.dense-conformance of pyproject.toml (default: it is a recommendation)",
+            "a SHOULD that does not hold fails the run (default: it is a recommendation); "
+            "strict = true in [tool.dense-conformance] of pyproject.toml does the same",
         ),
         Option(
             "last-failed",
