@@ -1,1 +1,1 @@
-"""What property tests are written with: draw, compute, require."""
+"""The vocabulary of property tests: draw, compute, require."""

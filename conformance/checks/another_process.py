@@ -1,7 +1,7 @@
 """The same construction in another process, with another hash seed, order and environment.
 
 Each worker starts one other process, which imports JAX once and forks for every question, before
-any backend of JAX is initialized: an implementation that ends its process, or never answers, loses
+any backend of JAX is initialized. An implementation that ends its process, or never answers, loses
 only its own answer. On systems other than Linux, where forking a process with threads is unsafe or
 impossible, a new process answers each question.
 """
@@ -47,7 +47,7 @@ __all__ = [
 SIZES = ((3, 10), (5, 1), (16, 16))
 SEEDS = (0, 7, 2**32 - 1)
 PICKLED = Case(3, 10)
-"""The case whose layer, with kernel and bias written, is pickled here and called there."""
+"""The case whose layer is pickled here, with kernel and bias written, and called there."""
 
 _PATIENCE = 120.0
 _BEFORE = 30
@@ -57,7 +57,7 @@ _ONCE = "once"
 
 
 def kernel_digests(layer: Any, *, backwards: bool = False) -> dict[str, str]:
-    """Return digests of the parameters for a few seeds and sizes, built in one of two orders."""
+    """Return digests of parameters for a few seeds and sizes, built in one of two orders."""
     asked = [(size, seed) for size in SIZES for seed in SEEDS]
     found = {}
     for seed in range(_BEFORE if backwards else 0):
@@ -72,7 +72,7 @@ def kernel_digests(layer: Any, *, backwards: bool = False) -> dict[str, str]:
 
 
 class _Elsewhere:
-    """The other process; answers in the order of the questions."""
+    """The other process, which answers in the order of the questions."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -132,14 +132,14 @@ def _ask(entry: Entry, changes: Sequence[str], pickled: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _started() -> _Elsewhere:
-    """Return the other process of this one; it starts at the first call, and ends with this one."""
+    """Return the other process, which starts at the first call and ends with this one."""
     started = _Elsewhere()
     atexit.register(started.close)
     return started
 
 
 def elsewhere(layer: Any, changes: Sequence[str] = disguise.CHANGES) -> dict[str, Any]:
-    """Return what the layer is in the other process, with these changes of its environment.
+    """Return the layer's numbers in the other process, with these changes of its environment.
 
     The result is ``{"digests": ..., "unpickled": ...}``: the digests of :func:`kernel_digests`, and
     kernel, bias and output of the layer of `PICKLED`, or why it cannot be unpickled. If there is no
@@ -160,7 +160,7 @@ def elsewhere(layer: Any, changes: Sequence[str] = disguise.CHANGES) -> dict[str
 
 
 def what_differs(layer: Any, here: dict[str, str]) -> str:
-    """Return the cause: what the parameters depend on, found by making each change by itself."""
+    """Return what the parameters depend on, found by making each change alone."""
 
     def digests(*changes: str, again: bool = False) -> Any:
         if again:
@@ -192,7 +192,7 @@ def what_differs(layer: Any, here: dict[str, str]) -> str:
 
 
 def _another(layer: Any) -> dict[str, Any]:
-    """Return the answer of one more child of the other process, with nothing changed."""
+    """Return the answer of another child of the other process, with nothing changed."""
     return _started().ask(layer.entry, (), _pickled(layer)) if layer.entry is not None else {}
 
 
@@ -241,7 +241,7 @@ def require_unpickled(layer: Any) -> None:
     """Require that the unpickled layer computes the same there; other checks judge the value."""
     there = elsewhere(layer).get("unpickled")
     if there is None:
-        return  # same-across-processes reports that there is no other process
+        return  # same-across-processes reports a missing process
     cause = Cause(
         "pickle-refers-here", "what is pickled refers to something that only this process has"
     )
@@ -272,7 +272,7 @@ def _called_with(layer: Any) -> np.ndarray:
 
 
 def _pickled(layer: Any) -> str:
-    """Return the module of `PICKLED`, pickled, as text; "" if it cannot be pickled."""
+    """Return the pickled module of `PICKLED` as text; "" if it cannot be pickled."""
     if layer.implementation.module is None:
         return ""
     try:
@@ -324,7 +324,7 @@ def _serve(questions: IO[str], answers: int) -> None:
         child = os.fork()
         if child == 0:
             os.close(read)
-            # Keep the output of the implementation apart from the answers.
+            # Output of the implementation must not mix with the answers.
             sink = os.open(os.devnull, os.O_WRONLY)
             os.dup2(sink, 1)
             text = json.dumps(_answer(json.loads(line)))

@@ -39,19 +39,19 @@ def is_rounded(held: np.ndarray, written: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What a layer rounds.
+    """The roundings of a layer.
 
     Parameters
     ----------
     parameters, results
         The dtypes of its parameters and of its results.
     precision
-        The error of its float32 products beside their roundings.
+        The error of its float32 products, besides rounding.
     sums
         The dtype in which it accumulates a product of half precision.
     product_error
         The error of each operand of a product, relative to its largest entry: half a step of a
-        quantization. 0 for a layer whose products only round.
+        quantization. 0 if products only round.
     """
 
     parameters: str = "float32"
@@ -93,7 +93,7 @@ class Arithmetic:
         return Bounded(found.value, found.bound + self.promised(x, kernel))
 
     def promised(self, left: np.ndarray, right: np.ndarray, *, by_row: bool = True) -> Any:
-        """Return the error of a product that the layer promises beside its roundings.
+        """Return the error of a product that the layer declares, besides rounding.
 
         With operands that err by e max abs(left) and e max abs(right), an entry errs by
         e (max abs(right) sum abs(left) + (1 + e) max abs(left) sum abs(right)), the sums over the
@@ -116,7 +116,7 @@ class Arithmetic:
     def _half(
         self, left: np.ndarray, right: np.ndarray, added: np.ndarray | float = 0.0
     ) -> Bounded:
-        """Return the product; each operand may be rounded first, or be as exact as it is."""
+        """Return the product with a bound that allows each operand to be rounded first."""
         unit, bias = oracle.unit_roundoff(self.sums), np.asarray(added)
         largest = float(jnp.finfo(self.results).max)
         ways = [

@@ -1,4 +1,4 @@
-"""Arrays on their way into a layer and out of it."""
+"""Converts arrays for a layer, and checks its outputs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["as_jax", "require_array", "require_same_shape"]
 
 
 def as_jax(x: Any, dtype: str | None = None) -> Any:
-    """Return a NumPy array as a JAX array, in that dtype if one is given; anything else as it is.
+    """Return a NumPy array as a JAX array, in `dtype` if given; any other value unchanged.
 
-    It is put on the device as it is: ``jnp.asarray`` compiles a program for each new shape.
+    It is transferred unchanged, because ``jnp.asarray`` compiles a program for each new shape.
     """
     if not isinstance(x, np.ndarray):
         return x
@@ -24,7 +24,7 @@ def as_jax(x: Any, dtype: str | None = None) -> Any:
 
 
 def require_array(y: Any) -> Any:
-    """Return an output, which has to be an array; one requirement checks that it is JAX's."""
+    """Return an output, which must be an array; another requirement checks that it is JAX's."""
     if not isinstance(y, jax.Array | np.ndarray):
         shown = "None" if y is None else f"a {type(y).__module__}.{type(y).__name__}"
         cause = "the result is computed and not returned: the return statement is missing"
@@ -37,7 +37,7 @@ def require_array(y: Any) -> Any:
 
 
 def require_same_shape(present: Any, wanted: np.ndarray, which: str) -> None:
-    """Require that a parameter has the shape of the values that are to be written in."""
+    """Require that a parameter has the shape of the values to write."""
     if np.shape(present) != wanted.shape:
         fail(
             f"the {which} has shape {np.shape(present)}, so that no {which} of shape "

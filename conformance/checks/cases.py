@@ -42,13 +42,13 @@ Shape = tuple[tuple[int, int], tuple[int, ...]]
 SEEDS = st.integers(0, 2**32 - 1)
 BATCH = (8,)
 
-# Beyond the pool: two inputs, and sizes where something may end: wide and tall ones, of primes,
-# since blocks and tiles leave a remainder of them, and a square one that is a multiple of most.
-# Properties that look there share these sizes, since each costs the construction a compilation.
+# Sizes beyond the pool: two inputs; wide and tall ones of primes, which no block or tile divides;
+# and a square one that is a multiple of most blocks. Properties share these sizes, because each
+# costs a compilation of the construction.
 SMALL, WIDE, TALL, LARGE = (2, 4), (4, 4099), (1543, 8), (128, 128)
 
-# Leading dimensions beside the plain batch, one for each size of the pool in turn: ranks 1 to 5,
-# a batch of one, of none, of as many rows as there are features, of a vector unit's width.
+# Leading dimensions besides the plain batch, one for each size of the pool in turn: ranks 1 to 5,
+# batches of one row, of none, of as many rows as features, and of a vector unit's width.
 _ODD_LEADS: tuple[tuple[int, ...], ...] = (
     (3,),
     (2, 3),
@@ -63,8 +63,8 @@ _ODD_LEADS: tuple[tuple[int, ...], ...] = (
 )
 
 
-# A vector; batches of one row, of as many as inputs or outputs, below, at and above what blocks
-# are made of; leading dimensions that are equal, to each other or to the sizes.
+# A vector; batches of one row, of as many as inputs or outputs, and of sizes near those of blocks;
+# leading dimensions that are equal to each other or to the sizes.
 MANY_LEADS: tuple[tuple[int, ...], ...] = (
     *((), (1,), (2,), (3,), (4,), (5,), (7,), (12,), (64,), (100,), (128,), (257,)),
     *((5, 5), (3, 2), (3, 3, 2)),
@@ -73,16 +73,16 @@ MANY_LEADS: tuple[tuple[int, ...], ...] = (
 
 @dataclass(frozen=True)
 class Case:
-    """One draw.
+    """One case: a draw of sizes, seeds and leading dimensions.
 
     Parameters
     ----------
     in_features, out_features
         The sizes.
     seed
-        The seed that the layer is built from, in ``[0, 2**32)``.
+        The seed of the layer, in ``[0, 2**32)``.
     values
-        The seed of the numbers that are written in and fed to the layer.
+        The seed of the kernel, the bias and ``x``.
     lead
         The leading dimensions of ``x``.
     """
@@ -100,17 +100,17 @@ class Case:
 
     @property
     def kernel_shape(self) -> tuple[int, int]:
-        """``(in_features, out_features)``."""
+        """Return the shape of the kernel, ``(in_features, out_features)``."""
         return (self.in_features, self.out_features)
 
     def generator(self, stream: str) -> np.random.Generator:
-        """Return a generator that depends on the case's values and on the stream's name."""
+        """Return a generator for the case's values and the name of a stream."""
         return np.random.default_rng([self.values, *stream.encode()])
 
     def x(self, scale: float = 1.0) -> np.ndarray:
         """Return a float32 ``x`` whose rows are of different kinds: see :func:`mixed_rows`.
 
-        Beyond the first rows, all are plain normals.
+        The rows after the first ones are plain normals.
         """
         count, generator = int(np.prod(self.lead)), self.generator("x")
         rows = mixed_rows(generator, min(count, _MIXED), self.in_features)
@@ -123,7 +123,7 @@ class Case:
         return (self.generator(stream).standard_normal(shape) * scale).astype(np.float32)
 
     def kernel(self, scale: float = 1.0) -> np.ndarray:
-        """Return a float32 kernel ``(in_features, out_features)`` to write in."""
+        """Return a float32 kernel ``(in_features, out_features)`` to write into the layer."""
         return self.normal("kernel", *self.kernel_shape, scale=scale)
 
     def bias(self, scale: float = 1.0) -> np.ndarray:
@@ -141,11 +141,11 @@ class Case:
 
 
 def mixed_rows(generator: np.random.Generator, rows: int, width: int) -> np.ndarray:
-    """Float32 rows, each of another kind, the kinds in an order that is drawn.
+    """Return float32 rows of different kinds, in a random order.
 
     Normal, integers, all negative, all positive, a scaled unit vector, large, tiny, of mixed
-    magnitude, half zeros of both signs, one constant: a layer that is wrong only for some
-    inputs meets them in every example. No entry is subnormal, and no product overflows.
+    magnitude, half zeros of both signs, one constant: so every example covers layers that are wrong
+    only for some inputs. No entry is subnormal, and no product overflows.
     """
     kinds = 10
     x = generator.standard_normal((rows, width))
@@ -168,12 +168,12 @@ def mixed_rows(generator: np.random.Generator, rows: int, width: int) -> np.ndar
         elif kind == 8:
             x[i] = np.where(generator.random(width) < 0.5, np.copysign(0.0, x[i]), x[i])
         elif kind == 9:
-            # Among the constants are those that mark padding.
+            # The constants include those that mark padding.
             x[i] = (x[i, 0], -1.0, 1.0)[int(generator.integers(3))]
     return x.astype(np.float32)
 
 
-# The number of rows of different kinds, which are made one by one.
+# The number of rows of different kinds, which are generated one by one.
 _MIXED = 256
 
 # The number of cases generated in the search for one that Hypothesis can explain.
@@ -189,22 +189,22 @@ def over(
     at_most: int | None = None,
     also: Sequence[Shape] = (),
 ) -> Callable[[F], F]:
-    """Let Hypothesis draw the property's ``case``; each size of the pool is used at least once.
+    """Let Hypothesis draw the property's ``case``, with each size of the pool at least once.
 
-    :func:`settled` chooses what is drawn, when the run's profile is known.
+    :func:`settled` applies the run's profile when it is known.
 
     Parameters
     ----------
     leads
-        Whether ``x`` takes other leading dimensions than the plain batch, too.
+        Whether ``x`` also has other leading dimensions than the plain batch.
     every_size
         False where compiling each size costs more than it finds.
     sizes
         Other sizes than the profile's pool.
     up_to
-        Draw sizes freely up to this one, beside the pool: for properties that compile nothing.
+        Draw any size up to this one besides the pool, for properties that compile nothing.
     at_most
-        The most examples that are generated, where one costs much.
+        The maximum number of generated examples, for costly properties.
     also
         Further sizes and leading dimensions, each used once.
     """
@@ -240,7 +240,7 @@ class _Settings:
         ]
 
     def strategy(self, shapes: Sequence[Shape]) -> st.SearchStrategy[Case]:
-        """Return what Hypothesis draws a case from."""
+        """Return the strategy from which Hypothesis draws a case."""
         drawn: st.SearchStrategy[Shape] = st.sampled_from(shapes)
         if self.up_to is not None:
             free = st.integers(1, self.up_to)
@@ -255,7 +255,7 @@ def _case(shape: Shape, seed: int, values: int) -> Case:
 
 
 def settled(property: Callable[..., None], profile: profiles.Profile) -> Callable[..., None]:
-    """Return the property as a test that draws its cases as the profile says.
+    """Return the property as a test that draws its cases by the profile.
 
     A property without :func:`over` is returned as it is.
     """
@@ -277,7 +277,7 @@ def settled(property: Callable[..., None], profile: profiles.Profile) -> Callabl
     wrapped = given(case=strategy)(profile.hypothesis()(recorded()))
     if profile.seed is not None:
         wrapped = fixed_seed(profile.seed)(wrapped)
-    # Hypothesis runs the last attached example first; it is the smallest.
+    # Hypothesis runs the last attached example first, so the smallest is attached last.
     for (in_features, out_features), lead in reversed([*shapes, *how.also]):
         first = Case(in_features, out_features, 0, 0, lead)
         wrapped = example(case=first)(wrapped)
@@ -286,14 +286,14 @@ def settled(property: Callable[..., None], profile: profiles.Profile) -> Callabl
         more = replace(profile, examples=max(profile.examples, how.at_most or _SEARCHED))
         searched = given(case=strategy)(more.hypothesis(explain=True)(recorded()))
         wrapped = _one_after_the_other(searched, wrapped)
-    # Hypothesis copies no attributes; the record of the requirement is one. What a property wraps
-    # is not: its signature has the case.
+    # Hypothesis does not copy attributes, such as the record of the requirement. The wrapped
+    # function is not copied, because its signature has the case.
     vars(wrapped).update({k: v for k, v in vars(property).items() if k != "__wrapped__"})
     return wrapped
 
 
 def every_case(property: Callable[..., None], layer: Any) -> None:
-    """Run a property over all cases of the run's profile, as a part of another one."""
+    """Run a property over all cases of the run's profile, inside another property."""
     settled(property, profiles.active())(layer=layer)
 
 
@@ -309,7 +309,7 @@ def _one_after_the_other(
 
 
 def free_parts(error: BaseException) -> list[str]:
-    """Return the parts of the failing case that may be anything, from Hypothesis's note."""
+    """Return the fields of the failing case that do not matter, from Hypothesis's note."""
     found = re.findall(r"(\w+)=.*# or any other generated value", "\n".join(_notes(error)))
     parts = {"case": ["size", "seed", "values"], "shape": ["size"]}
     return [part for name in found for part in parts.get(name, [name])]

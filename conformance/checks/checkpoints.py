@@ -1,4 +1,4 @@
-"""A layer's values as plain nested dictionaries, and back into another instance."""
+"""Converts a layer's values to plain nested dictionaries, and back into another instance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["are_boxed", "by_bytes", "by_orbax", "has_orbax", "of_flax", "restore
 
 
 def values_of(dense: Built) -> Any:
-    """Return everything that a checkpoint has to hold, as nested dictionaries of arrays."""
+    """Return the content of a checkpoint, as nested dictionaries of arrays."""
     from flax import serialization
 
     if dense.module is None:
@@ -47,7 +47,7 @@ def of_flax(values: dict[str, np.ndarray], like: Built) -> Any:
 
 
 def restored(dense: Built, values: Any) -> Built:
-    """Return the instance, whose values are replaced by these, which files give as NumPy arrays."""
+    """Write these values, which files give as NumPy arrays, into the instance; return it."""
     from flax import serialization
 
     if dense.module is None:

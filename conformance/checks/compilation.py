@@ -1,4 +1,4 @@
-"""How often a layer is traced and compiled, and what a trace leaves behind."""
+"""Checks how often a layer is traced and compiled, and the effects of a trace."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def require_one_trace(layer: Layer, case: Case) -> None:
                     counted(subject, x)
                 require.that(
                     counted.traces == 1,
-                    f"{how} traced the layer anew for an instance of seed {seed}",
+                    f"{how} traced the layer again for an instance of seed {seed}",
                     accepted="one trace for all instances, seeds and calls of a shape",
                     cause=differing_attributes(first, dense),
                 )
@@ -52,7 +52,7 @@ def require_one_trace(layer: Layer, case: Case) -> None:
 def require_compiled_once(layer: Layer, case: Case) -> None:
     """Require that a second call outside of jit, and another instance's, compile nothing."""
     if jaxprs.loops(programs.traced(layer, case)):
-        require.not_applicable("it has a loop, which JAX compiles anew in every call")
+        require.not_applicable("it has a loop, which JAX compiles in every call")
     x = as_jax(case.normal("x", *(BATCH if layer.accepts(BATCH) else ()), case.in_features))
     first, second = layer.of(case), layer.written(case)
     jax.block_until_ready(first(x))
@@ -66,20 +66,20 @@ def require_compiled_once(layer: Layer, case: Case) -> None:
             accepted="none",
             cause=Cause(
                 "compiled-in-call",
-                "a function is compiled anew in every call: jax.jit is applied inside of it",
+                "a function is compiled in every call: jax.jit is applied inside of it",
             ),
         )
 
 
 def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
-    """Require that what is traced first works outside of traces afterwards."""
+    """Require that a layer that was first traced works outside of traces afterwards."""
     lead = BATCH if layer.accepts(BATCH) else ()
     x = case.normal("x", *lead, case.in_features)
     programs.traced(layer, case)
     dense = layer.written(case)
     with require.during("jax.make_jaxpr of the first call"):
         if layer.kept:
-            # Flax lets no trace from outside change a variable that a call counts in.
+            # Flax does not let an outer trace change a variable in which a call counts.
             jax.make_jaxpr(layer.apply)(dense.parameters, as_jax(x))
         else:
             jax.make_jaxpr(dense.raw)(as_jax(x))
@@ -105,7 +105,7 @@ def _is_right_without_a_trace(layer: Layer, case: Case) -> bool:
         y = np.asarray(layer.written(control).raw(x))
         reference = layer.value(x, layer.kernel_for(control), layer.bias_for(control))
         require.within(y, reference.value, reference.bound, "f(x)")
-    except Exception:  # which other requirements are about
+    except Exception:  # which other requirements report
         return False
     return True
 
@@ -128,7 +128,7 @@ def require_pure_programs(layer: Layer, case: Case) -> None:
         cause = next(iter(found.values()), "")
         require.that(
             not found,
-            f"the jaxpr of {of} holds {', '.join(found)}",
+            f"the jaxpr of {of} has {', '.join(found)}",
             accepted="no callback, random primitive, effect or constant",
             cause=cause,
         )

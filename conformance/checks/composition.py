@@ -48,7 +48,7 @@ def leaves(model: nnx.Module) -> list[Leaf]:
 
 
 def nnx_models(layer: Layer, n: int, m: int) -> dict[str, tuple[Callable[[Any], Any], list[Place]]]:
-    """Return the ways to hold two layers: how a model is made of Rngs, and the layers' paths."""
+    """Return models of two layers: a function from Rngs to the model, and the layers' paths."""
 
     class Attributes(nnx.Module):
         def __init__(self, rngs: Any) -> None:
@@ -61,7 +61,7 @@ def nnx_models(layer: Layer, n: int, m: int) -> dict[str, tuple[Callable[[Any], 
     class Listed(nnx.Module):
         def __init__(self, rngs: Any) -> None:
             made = [nnx_layer(layer, n, m, rngs), nnx_layer(layer, m, n, rngs)]
-            # Flax before 0.12 takes plain lists, and has no other.
+            # Flax before 0.12 has only plain lists.
             self.parts = nnx.List(made) if hasattr(nnx, "List") else made
 
         def __call__(self, x: Any) -> Any:
@@ -80,7 +80,7 @@ def nnx_models(layer: Layer, n: int, m: int) -> dict[str, tuple[Callable[[Any], 
 
 
 def nnx_ensemble(layer: Layer, case: Case, count: int) -> Any:
-    """Return a module whose arrays are those of so many layers, stacked."""
+    """Return a module with the stacked arrays of so many layers."""
 
     @nnx.split_rngs(splits=count)
     @nnx.vmap(in_axes=0, out_axes=0)
@@ -91,7 +91,7 @@ def nnx_ensemble(layer: Layer, case: Case, count: int) -> Any:
 
 
 def members(layer: Layer, models: Any, count: int) -> list[Built]:
-    """Return the layers that are stacked in a module."""
+    """Return the layers of a stacked module."""
     graphdef, state = nnx.split(models)
 
     def member(i: int) -> Built:
@@ -149,7 +149,7 @@ def linen_models(layer: Layer, case: Case) -> dict[str, tuple[Any, list[Place]]]
             return make()(x), make()(x)
 
     class Sharing(linen.Module):
-        # A name that no part of a layer has: its scope is shared.
+        # A name that no part of a layer has, because the scope is shared.
         def setup(self) -> None:
             self.layer_that_shares = make()
             linen.share_scope(self, self.layer_that_shares)
@@ -186,7 +186,7 @@ def linen_named(layer: Layer, case: Case) -> Any:
 
 
 def linen_part(flat: Built, variables: Any, place: Place) -> Parameters:
-    """Return the parameters at a place of a model, as those of a flat layer."""
+    """Return the parameters at a place of a model, as those of a layer alone."""
     tree = {collection: _at(values, place) for collection, values in variables.items()}
     return Parameters(flat.parameters.static, tree)
 
@@ -198,7 +198,7 @@ def _at(tree: Any, place: Place) -> Any:
 
 
 def linen_whole(flat: Built, places: Sequence[Place]) -> dict[str, Any]:
-    """Return the variables of a model that has the flat layer's at each of the places."""
+    """Return the variables of a model with those of a layer at each of the places."""
     variables = dict(flat.parameters.tree)
     if list(places) == [()]:
         return variables
@@ -225,7 +225,7 @@ def linen_transformed(layer: Layer, case: Case, x: Any) -> dict[str, tuple[Any, 
             return self.dense(x), None
 
     along: dict[str, Any] = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
-    # Parameters in boxes are given the name of the new axis; here it has none.
+    # Boxed parameters get the name of the new axis, which is empty here.
     along["metadata_params"] = {linen.PARTITION_NAME: None}
     key = jax.random.key(case.seed)
     ensemble = linen.vmap(One, in_axes=None, out_axes=0, axis_size=3, **along)()
@@ -240,7 +240,7 @@ def linen_transformed(layer: Layer, case: Case, x: Any) -> dict[str, tuple[Any, 
 
 
 def linen_members(flat: Built, variables: Any, how: str) -> list[Built]:
-    """Return the layers whose parameters are in the variables of a transformed model."""
+    """Return the single layers in the variables of a transformed model."""
     part = linen_part(flat, {"params": variables["params"]}, ("dense",))
     if how == "nn.remat":
         return [Built(flat.layer, parameters=part)]

@@ -26,8 +26,8 @@ from conformance.statistics import identify_law
 
 __all__ = ["Description", "describe_layer", "law_in_words", "law_line", "table_of"]
 
-# Sizes whose sides differ, to separate fan_in from fan_out, and one of few inputs, to separate
-# 1/fan_in from 1/(fan_in - 1): 170 000 weights.
+# Different sides separate fan_in from fan_out; few inputs separate 1/fan_in from 1/(fan_in - 1).
+# These are 170 000 weights.
 _DRAWN = (((256, 64), range(4)), ((64, 256), range(4)), ((5, 2048), range(4)))
 
 _SUMMED = 256
@@ -59,14 +59,14 @@ _UNCORRECTED = ", truncation not corrected"
 
 @dataclass(frozen=True)
 class Description:
-    """What was found in one layer.
+    """The description of one layer.
 
     Parameters
     ----------
     name, kind
         Its name, and its kind: an nnx module, a Linen module, a class or a function.
     bound
-        How it is constructed, if not by the usual call.
+        The call that constructs it; empty if it is the usual one.
     arrays
         Its arrays with kinds, dtypes and shapes, at 3 inputs and 10 outputs.
     kernel, bias
@@ -80,13 +80,14 @@ class Description:
     ranks
         The ranks of ``x`` that it accepts.
     extra_parameters, extra_state
-        What it keeps beside kernel and bias.
+        Its parameters and state besides kernel and bias.
     differences
         How it differs from Flax's layer.
     declaration
-        What it has to declare, by the keys of the table.
+        Its declaration, by the keys of the table.
     branches
-        Where its programs are others than at 3 inputs and 10 outputs; or that it cannot be traced.
+        Where its programs differ from those at 3 inputs and 10 outputs, or a note that it cannot be
+        traced.
     trouble
         Why it could not be described; usually empty.
     """
@@ -115,7 +116,7 @@ class Description:
 
 
 def describe_layer(layer: Layer) -> Description:
-    """Return what is found by building, calling and drawing the layer."""
+    """Build, call and draw the layer, and return its description."""
     with layer.registered.surroundings():
         return _described(layer)
 
@@ -140,7 +141,7 @@ def _described(layer: Layer) -> Description:
     }
     found = replace(seen.convention, **extra)  # type: ignore[arg-type]  # names of its fields
     if ranks:
-        with contextlib.suppress(Exception):  # which the requirements are about
+        with contextlib.suppress(Exception):  # which the requirements report
             found = replace(found, **_promises(layer, ranks), inputs=_inputs(layer, ranks))
     sentence, text = law_in_words(layer)
     if text and not law_of(text).within(FLAX.kernel):
@@ -175,9 +176,9 @@ def _inputs(layer: Layer, ranks: Sequence[int]) -> tuple[str, ...]:
 
 
 def _promises(layer: Layer, ranks: Sequence[int]) -> dict[str, Any]:
-    """Return the declaration, of accumulation or error, that brings a product within its bounds.
+    """Return a declaration of accumulation or error under which a product is within its bounds.
 
-    The result is empty if the product is within them anyway, or if no such declaration helps.
+    The result is empty if the product is within them anyway, or if no declaration helps.
     """
     arithmetic = layer.arithmetic(_SUMMED)
     generator = np.random.default_rng(0)
@@ -192,7 +193,7 @@ def _promises(layer: Layer, ranks: Sequence[int]) -> dict[str, Any]:
         reference = arithmetic.affine(x, kernel, np.zeros(_SUMMED, np.float32))
         within = np.all(np.abs(product(x, kernel) - reference.value) <= reference.bound)
         return {} if within else {"accumulate": arithmetic.results}
-    # A kernel of ones and zeros shows how x is rounded, and such an x shows the kernel.
+    # A kernel of ones and zeros shows how x is rounded, such an x shows how the kernel is.
     eye = np.eye(_SUMMED, dtype=np.float32)
     of_x = np.abs(product(x, eye) - x) / np.abs(x).max(-1, keepdims=True)
     of_kernel = np.abs(product(eye, kernel) - kernel) / np.abs(kernel).max(0)
@@ -216,7 +217,7 @@ def _accepted(layer: Layer) -> tuple[tuple[int, ...], str, str]:
     ranks, dtype, trouble = [], "", ""
     try:
         parameters = layer.init(0, *SIZES[0])
-    except Exception as error:  # which is the layer's
+    except Exception as error:  # which the layer raised
         return (), "", f"{type(error).__name__}: {safe_text(error)}"
     for rank in range(1, 6):
         lead = (2, 3, 2, 4)[: rank - 1]
@@ -235,10 +236,10 @@ def _accepted(layer: Layer) -> tuple[tuple[int, ...], str, str]:
 
 
 def law_in_words(layer: Layer) -> tuple[str, str]:
-    """Return the law of new kernels in words, and its declaration; both "" if none is seen."""
+    """Return the law of new kernels in words, and its declaration; both "" if unknown."""
     try:
         drawn = kernels_of(layer, _DRAWN)
-    except Exception:  # whatever keeps it from being drawn, requirements report
+    except Exception:  # requirements report a kernel that cannot be drawn
         return "", ""
     found = identify_law(
         {size: np.asarray(each, np.float64) for (size, _), each in zip(_DRAWN, drawn, strict=True)}
@@ -260,13 +261,13 @@ _USUAL = ("1 / fan_in", "2 / fan_in", "2 / (fan_in + fan_out)", "1 / (3 * fan_in
 
 
 def law_line(layer: Layer) -> str:
-    """Return what declares the law of new kernels, if it is one that libraries use on purpose."""
+    """Return the line that declares the law of new kernels, if libraries use that law."""
     declared = law_in_words(layer)[1]
     return f'kernel = "{declared}"' if declared.partition(", ")[2] in _USUAL else ""
 
 
 def _declared(found: Convention, kernel: str) -> Iterator[tuple[str, Any]]:
-    """Yield the keys and values that declare how the convention differs from Flax's."""
+    """Yield the keys and values that declare the convention's differences from Flax's."""
     if not found.use_bias:
         yield "use_bias", False
     if found.layout != FLAX.layout:

@@ -27,11 +27,11 @@ TWICE = Cause("bias-twice", "the bias is added twice")
 RELU = Cause("relu", "a nonlinearity is applied: negative outputs become 0 (relu)")
 
 _FEW = 3
-"""The fewest outputs of one sign by which an activation is recognized."""
+"""The minimum number of outputs of one sign that shows an activation."""
 
 
 def of_zero_input(found: np.ndarray, bias: np.ndarray) -> str:
-    """Why f(0) is not the bias that was written in; ``found`` is ``(..., out)``."""
+    """Return why f(0) is not the written bias; ``found`` is ``(..., out)``."""
     bias = np.broadcast_to(bias, found.shape) if found.shape[-1:] == bias.shape else bias
     if found.shape != bias.shape or not bias.size or np.array_equal(found, bias):
         return ""
@@ -80,7 +80,7 @@ def of_zero_and_basis(
         return cause if found.min() >= 0 else ""
     of_bias = _explains(found, oracle.affine(eye, kernel, at_zero))
     if getattr(cause, "id", "") == "reduced-precision" and of_bias:
-        return Cause("bias-rounded", "the bias is rounded to a narrower dtype on its way")
+        return Cause("bias-rounded", "the bias is rounded to a narrower dtype")
     if getattr(cause, "id", "").startswith("bias-"):
         if of_bias:
             return cause
@@ -99,10 +99,10 @@ def of_affine(
     bias: np.ndarray,
     value: Formula = oracle.affine,
 ) -> str:
-    """Why ``found`` is not ``x @ kernel + bias``: the one wrong formula that explains all of it.
+    """Return the one wrong formula that explains all of ``found`` instead of ``x @ kernel + bias``.
 
     A formula explains the result if every entry is within its own rounding-error bound, and no
-    other candidate explains it, too. ``value`` is ``x @ kernel + bias`` with the bound of the dtype
+    other candidate also explains it. ``value`` is ``x @ kernel + bias`` with the bound of the dtype
     that the layer declares to compute in.
     """
     found = np.asarray(found)
@@ -122,16 +122,16 @@ def of_affine(
         return named[0] if len(named) == 1 else ""
     return (
         _activation(found, right.value)
-        # One weight that is wrong is a factor of the output, too.
+        # A single wrong weight also gives a factor of the output.
         or (_factor(found, right) if kernel.size > 2 else "")
         or _reduced_precision(found, x, kernel, bias, right)
     )
 
 
 def _factor(found: np.ndarray, right: oracle.Bounded) -> str:
-    """Return a cause if every entry is the same multiple of the right one, within its bound."""
+    """Return a cause if every entry is the same multiple of the correct one, within its bound."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        # Entries whose bound says nothing about the factor are left out.
+        # Entries with a bound too wide to tell the factor are left out.
         clear = np.abs(right.value) > 1e4 * right.bound
         ratios = found.astype(np.float64)[clear] / right.value[clear]
     if ratios.size < _FEW or not np.isfinite(ratios).all():
@@ -144,7 +144,7 @@ def _factor(found: np.ndarray, right: oracle.Bounded) -> str:
 
 
 def _activation(found: np.ndarray, right: np.ndarray) -> str:
-    """Whether the output keeps to a range that the right one leaves."""
+    """Return a cause if the output stays in a range that the correct output leaves."""
     if np.count_nonzero(right < 0) >= _FEW and (found >= 0).all() and (found > 0).any():
         return Cause(
             "activation",
@@ -159,7 +159,7 @@ def _activation(found: np.ndarray, right: np.ndarray) -> str:
 
 
 def of_basis(found: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> str:
-    """Why f(e_i) is not K[i] + b; ``found`` is ``(in, out)``, a row for each basis vector."""
+    """Return why f(e_i) is not K[i] + b; ``found`` is ``(in, out)``, with f(e_i) as row i."""
     eye = np.eye(len(kernel), dtype=np.float32)
     cause = of_affine(found, eye, kernel, bias)
     if cause or found.shape != kernel.shape:
@@ -168,14 +168,14 @@ def of_basis(found: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> str:
     differs = found != right
     wrong = np.flatnonzero(differs.any(axis=1))
     ignored = np.flatnonzero((found == bias).all(axis=1) & (kernel != 0).any(axis=1))
-    # Of one output, a single entry of the kernel may be what is dropped.
+    # With one output, a single entry of the kernel may be dropped.
     if ignored.size and kernel.shape[1] > 1 and np.array_equal(ignored, wrong):
         return Cause(
             "inputs-ignored", f"inputs are ignored: {_span(ignored, len(kernel))} of {len(kernel)}"
         )
     columns = np.flatnonzero(differs.any(axis=0))
     by_column = differs[:, columns].sum(axis=0)
-    # An output that is wrong for a few inputs only has single entries of the kernel wrong.
+    # If an output is wrong only for a few inputs, single entries of the kernel are wrong.
     if 0 < columns.size <= kernel.shape[1] // 2 and by_column.min() > max(1, len(kernel) // 2):
         return Cause(
             "some-outputs-wrong",
@@ -254,7 +254,7 @@ def _candidates(
             x, kernel.astype(np.float64) + np.eye(n), bias
         )
     if n == 1 or m == 1:
-        # With one input or one output several formulas agree, so none is given.
+        # With one input or one output several formulas agree, so none is returned.
         for key in [k for k in found if "order" in k or "left out" in k]:
             del found[key]
     return found
@@ -275,11 +275,11 @@ def _reduced_precision(
     bias: np.ndarray,
     right: oracle.Bounded,
 ) -> str:
-    """The usual format that explains the error: its size, and the numbers themselves.
+    """Return the usual format that explains the error, by its size and the numbers themselves.
 
-    The operands are rounded to it, or the result, or the product to which the bias is added: an
-    error of that size alone may be a factor, or a coarser kernel. Of a layer that declares such a
-    format, the bound is far above that of float32.
+    The operands are rounded to it, or the result, or the product before the bias is added. The size
+    of the error alone does not suffice: a factor or a coarser kernel may cause it. A layer that
+    declares such a format has a bound far above that of float32.
     """
     if np.any(right.bound > 2 * oracle.affine(x, kernel, bias).bound):
         return ""
@@ -313,14 +313,14 @@ def of_scale(found: np.ndarray, right: oracle.Bounded, scale: float) -> str:
 
 
 def of_saturation(found: np.ndarray, right: np.ndarray) -> str:
-    """Return a cause if large results, and only these, are too small or all of one magnitude."""
+    """Return a cause if only large results are too small, or all have one magnitude."""
     if found.shape != right.shape:
         return ""
     with np.errstate(invalid="ignore", divide="ignore"):
         short = np.abs(found.astype(np.float64)) < 0.9 * np.abs(right)
     limits = np.abs(found[short])
     if not limits.size or not short[np.abs(right) >= np.abs(right[short]).min()].all():
-        return ""  # other values as large are right, so their size is not the reason
+        return ""  # other large values are right, so their size is not the reason
     if np.all(limits == np.abs(found).max()) and np.isfinite(limits[0]) and limits[0] > 0:
         words = f"the output is clipped: it does not exceed {float(limits[0]):.4g}"
         return Cause("output-clipped", words)
@@ -328,7 +328,7 @@ def of_saturation(found: np.ndarray, right: np.ndarray) -> str:
 
 
 def of_building(error: str) -> str:
-    """Return what Flax's own message says: an array outside of Variables, or no mesh."""
+    """Return the cause in Flax's own message: an array outside of Variables, or no mesh."""
     if "mesh" in error and "out_sharding" in error:
         words = (
             "the parameters have sharding annotations, and there is no mesh: to check the layer "
@@ -342,7 +342,7 @@ def of_building(error: str) -> str:
 
 
 def of_numpy_sizes(found: np.ndarray, expected: np.ndarray) -> str:
-    """Return a cause if NumPy integers as sizes give a kernel near to that of Python integers."""
+    """Return a cause if NumPy integers as sizes give nearly the kernel of Python integers."""
     near = np.abs(found - expected) < 0.05 * np.abs(expected)
     words = "a size is computed with in its own type, and is rounded"
     return Cause("size-rounded", words) if near.all() else ""

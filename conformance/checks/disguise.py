@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["CHANGES", "change", "settle"]
 
-# A shift of the clock that changes year, month, weekday, hour, minute and second.
+# This shift of the clock changes year, month, weekday, hour, minute and second.
 _LATER = datetime.timedelta(days=400, hours=5, minutes=17, seconds=23.4).total_seconds()
 _NAME = "another-machine"
 # The environment variables that launchers set for the second of two processes.
@@ -61,7 +61,7 @@ class _Moment(datetime.datetime, metaclass=_Like):
 
 
 def _of_now(function: Callable[..., Any], place: int) -> Callable[..., Any]:
-    """Return a function of module ``time`` whose argument ``place`` defaults to the changed now."""
+    """Return a function of ``time`` whose argument ``place`` defaults to the shifted clock."""
 
     @functools.wraps(function)
     def changed(*arguments: Any) -> Any:
@@ -96,7 +96,7 @@ def _machine() -> None:
         os.uname = lambda: renamed
     socket.gethostname = lambda: _NAME
     platform.node = lambda: _NAME
-    # The processes of one computation must start from the same kernel; this is the second.
+    # This is the second process of a computation, which must start from the same kernel.
     jax.process_index = lambda backend=None: 1
 
 
@@ -105,7 +105,7 @@ def _launcher() -> None:
 
 
 def _devices() -> None:
-    """Change the number of devices and processors; XLA reads its flags when the backend starts."""
+    """Change the number of devices and processors, before XLA reads its flags."""
     count = "--xla_force_host_platform_device_count"
     kept = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(count)]
     os.environ["XLA_FLAGS"] = " ".join([*kept, f"{count}={_PROCESSORS}"])

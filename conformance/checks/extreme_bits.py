@@ -21,12 +21,12 @@ __all__ = ["RARELY_DRAWN", "require_finite_for_extreme_bits"]
 RARELY_DRAWN = Cause("rare-draw-not-finite", "a rare draw becomes infinite, as by log(0)")
 
 _SIZE = (4, 16)
-# All zeros, all ones, and the neighbours of both in the 23 bits that a float32 takes.
+# All zeros, all ones, and the neighbours of both in the 23 bits that a float32 uses.
 _WORDS = (0, 2**32 - 1, 2**9, 2**32 - 2**9 - 1, 2**31, 2**31 - 1, 2**8, 2**31 + 2**9)
 
 
 def require_finite_for_extreme_bits(layer: Layer) -> None:
-    """Require a finite kernel when the generator gives its extreme bits, in every combination.
+    """Require a finite kernel if the generator gives its extreme bits, in every combination.
 
     This covers constructions that draw by JAX outside of loops; a loop might never end.
     """
@@ -58,7 +58,7 @@ def require_finite_for_extreme_bits(layer: Layer) -> None:
     )
 
 
-# Primitives that run a part of the program more than once, or not at all.
+# These primitives run a part of the program more than once, or not at all.
 _LOOPS = ("scan", "while", "cond")
 
 

@@ -24,17 +24,17 @@ __all__ = [
     "require_scales",
 ]
 
-# Probing costs a call for each input: few sizes, and one that is wider than a vector unit.
+# Probing costs a call for each input, so these are few sizes; one is wider than a vector unit.
 _SIZES = ((3, 10), (16, 16), (33, 20))
 
 
 def is_function(layer: Layer) -> bool:
-    """Return whether the layer has no parameters that could be read or written."""
+    """Return whether the layer has no parameters to read or write."""
     return PARAMETERS not in layer.provides
 
 
 def _require(layer: Layer, case: Case, x: Any, equivalent: np.ndarray, what: str) -> None:
-    """Require f(x) to be x K + b, for the kernel and bias that probing finds."""
+    """Require f(x) to be x K + b, for the probed kernel and bias."""
     if case.kernel_shape not in _SIZES or layer.convention.compute_dtype != "float32":
         return
     kernel, bias = layer.remember(("probed", case), lambda: layer.affine(case))
@@ -55,12 +55,12 @@ def require_scales(layer: Layer, case: Case, *scales: float) -> None:
         _require(layer, case, as_jax(x), x, f"f(x) for x of {scale:g}")
 
 
-# Each row is a call, which constructs a layer.
+# Each row costs a call, which constructs a layer.
 _ROWS = 2
 
 
 def require_kinds(layer: Layer, case: Case, constants: Sequence[float]) -> None:
-    """Require f(x) for rows of every kind, and for x near the constants of its program."""
+    """Require f(x) to be right for rows of every kind, and for x near constants of its program."""
     if not is_function(layer) or case.kernel_shape not in _SIZES or case.seed:
         return
     for kind, rows in rows_by_kind(case, _ROWS):
@@ -90,7 +90,7 @@ def require_not_finite(layer: Layer, case: Case, poison: float) -> None:
 
 
 def require_dtypes(layer: Layer, case: Case, *dtypes: Any) -> None:
-    """Require x of these dtypes to give the result of the same numbers in float32 or complex64."""
+    """Require that x of these dtypes gives the result of its numbers in float32 or complex64."""
     for x in _of_dtypes(case, dtypes):
         if not input_dtypes.takes(layer, x.dtype):
             input_dtypes.require_refused(layer.at(case), as_jax(x))

@@ -1,4 +1,4 @@
-"""The three gradients of a layer against their formulas, and why they differ."""
+"""Compares the three gradients of a layer with their formulas, and finds why they differ."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Point:
     Parameters
     ----------
     where
-        The point in words, for messages.
+        A description of the point, for messages.
     kernel, bias, x
         The values, float32.
     cotangent
@@ -54,7 +54,7 @@ class Point:
     exact: bool = False
 
     def values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Kernel, bias and x."""
+        """Return kernel, bias and x."""
         return self.kernel, self.bias, self.x
 
 
@@ -69,7 +69,7 @@ def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
         f"x = 0 of shape {x.shape}", kernel, bias, np.zeros_like(x), case.normal("other", *shape)
     )
     for size, scale in (("large", 1e20), ("small", 1e-20)):
-        # Here x has its usual size, so that only the size of g can make a layer clip or drop it.
+        # x has its usual size here, so only the size of g can make a layer clip or drop it.
         g = case.normal(f"{size} cotangent", *shape, scale=scale)
         yield Point(f"a {size} g and {of}", kernel, bias, case.normal("plain x", *x.shape), g)
     yield Point(
@@ -80,8 +80,8 @@ def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
         case.integers("integer cotangent", *shape),
         exact=True,
     )
-    # Outputs of 0, rows of one entry and equal rows of g may each have a branch of their own; they
-    # occur in layers that start at zero, for tokens, and under a sum.
+    # A layer may have a branch for outputs of 0, for rows of one entry or for equal rows of g,
+    # which occur in layers that start at zero, for tokens, and under a sum.
     where = f"K = 0, b = 0, g = 1 and rows of one entry in {of}"
     inputs = case.generator("one entry").integers(x.shape[-1], size=(*lead, 1))
     one = np.where(np.arange(x.shape[-1]) == inputs, case.normal("plain x", *x.shape), 0)
@@ -89,7 +89,7 @@ def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
 
 
 def directions(layer: Layer, case: Case) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return tangents of kernel, bias and x: each alone with zeros for the others, then all."""
+    """Return tangents of kernel, bias and x: each one with zeros for the others, then all."""
     tk = case.normal("kernel tangent", *case.kernel_shape)
     tb = case.normal("bias tangent", case.out_features)
     tx = case.normal("x tangent", *case.x_shape)
@@ -126,27 +126,27 @@ def require_gradients(
     some: bool = False,
     arithmetic: Arithmetic | None = None,
 ) -> None:
-    """Require dK, db and dx, in this order, to be those of ``x @ K + b`` at the point.
+    """Require dK, db and dx, in this order, to be the gradients of ``x @ K + b`` at the point.
 
     Parameters
     ----------
     layer
-        The layer; one that declares no bias has no db.
+        The layer; it has no db if it declares no bias.
     found
         The gradients with respect to kernel, bias and x.
     point
-        Where they were taken.
+        The point at which they were taken.
     by
-        How they were taken, for the message.
+        The function that took them, for the message.
     inputs
-        False where dx was not asked for.
+        False if dx was not asked for.
     some
-        Whether those that are None were not asked for.
+        Whether gradients that are None were not asked for.
     arithmetic
-        What is rounded; by default what the layer rounds for an x of float32.
+        The roundings; by default those of the layer for a float32 x.
     """
     if layer.reparameterized and (point.exact or not point.kernel.any()):
-        return  # integers are rounded, and a column of zeros may have no direction
+        return  # integers would be rounded, and a column of zeros may have no direction
     arithmetic = arithmetic or layer.arithmetic(len(point.kernel))
     expected = {
         "kernel": arithmetic.kernel_gradient(point.x, point.cotangent),
@@ -180,7 +180,7 @@ def require_gradients(
 
 
 def require_for_integers(layer: Layer, case: Case, parameters: Any, x: np.ndarray) -> None:
-    """Require dK and db for an x of integers, which has no gradient itself."""
+    """Require dK and db to be right for an x of integers, which itself has no gradient."""
 
     def make() -> Callable[..., Any]:
         def program(p: Any, kernel: Any, bias: Any, x: Any, cotangent: Any) -> Any:
@@ -204,7 +204,7 @@ def require_second(layer: Layer, case: Case, parameters: Any) -> None:
         values = (*point.values(), point.cotangent, t)
         second = jax.device_get(programs.twice(layer)(parameters, *values))
     what = "the second derivative <dK, t> with respect to the {}"
-    if not layer.reparameterized:  # else terms cancel but for their roundings
+    if not layer.reparameterized:  # otherwise terms cancel except for their roundings
         require.equal(second[0], np.zeros_like(second[0]), what.format("kernel"))
     require.equal(second[1], np.zeros_like(second[1]), what.format("bias"))
     reference = layer.arithmetic(case.in_features).input_gradient(t, point.cotangent)
@@ -228,7 +228,7 @@ def of_state(layer: Layer, state: Any, by: str) -> tuple[Any, Any]:
     Raises
     ------
     Violation
-        If the state holds no array that can be the gradient of the kernel, or of the bias.
+        If no array of the state can be the gradient of the kernel, or of the bias.
     """
     from conformance.jax_setup.compat import state_leaves
 
@@ -262,7 +262,7 @@ def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> s
             at_zero = not np.isfinite(found[zero]).all() and bool(np.isfinite(found[~zero]).all())
         if not at_zero:
             return ""
-        # At other x, in the same batch or at the point before, the gradient is finite.
+        # At other x, in the same batch or at the previous point, the gradient is finite.
         return Cause(
             "derivative-at-zero",
             "the gradient is not finite at x = 0, although the value is: the forward pass goes "
@@ -285,7 +285,7 @@ def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> s
     rows = max(1, int(np.prod(point.x.shape[:-1])))
     one_row = _of_one_row(found, which, point)
     if one_row:
-        # Where all rows of g are equal, their mean is the first one's.
+        # If all rows of g are equal, their mean equals the first one.
         mean = rows > 1 and _holds(found, reference, 1 / rows)
         return "" if mean else one_row
     factors = {
@@ -312,7 +312,7 @@ def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> s
 
 
 def _of_one_row(found: np.ndarray, which: str, point: Point) -> str:
-    """Return a cause if the gradient is of one row alone, or one total for all outputs."""
+    """Return a cause if the gradient uses only one row, or is one total for all outputs."""
     x = point.x.reshape(-1, point.x.shape[-1])
     g = point.cotangent.reshape(-1, point.cotangent.shape[-1])
     if which == "input x" or len(g) < 2:

@@ -29,7 +29,7 @@ def require_refused(call: Callable[[Any], Any], x: Any) -> None:
 
 
 def represented(x: np.ndarray, dtype: str) -> np.ndarray:
-    """Return integers with only the leading bits that a half-precision dtype can represent."""
+    """Return integers reduced to the leading bits that a half-precision dtype can represent."""
     bits = {"bfloat16": 8, "float16": 11}.get(dtype)
     if bits is None:
         return x
@@ -52,7 +52,7 @@ def cause_of(
                 equivalent.conj(), kernel, bias
             ),
             Cause(
-                "bias-in-imaginary", "the bias is added to the imaginary part, too"
+                "bias-in-imaginary", "the bias is also added to the imaginary part"
             ): oracle.affine(equivalent, kernel, bias * np.complex64(1 + 1j)),
         }
     elif x.dtype.kind in "biu":

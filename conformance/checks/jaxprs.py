@@ -1,4 +1,4 @@
-"""What a traced layer consists of, read from its jaxpr."""
+"""Reads properties of a traced layer from its jaxpr."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = [
     "products",
 ]
 
-# Parts of the names of primitives that call out of the program, or draw random numbers.
+# Parts of the names of primitives that call Python, or draw random numbers.
 _CALLBACKS = ("callback", "infeed", "outfeed", "debug_print")
 _PRODUCTS = ("dot_general", "conv_general_dilated")
 _RANDOM = ("random_", "threefry", "rng_")
 
 
 def described(array: Any) -> str:
-    """Return dtype, shape and weak type, in words, of an array or an output of eval_shape."""
+    """Return dtype, shape and weak type of an array or an output of eval_shape, in words."""
     aval = getattr(array, "aval", array)
     weak = bool(getattr(aval, "weak_type", False))
     dtype = getattr(array, "dtype", type(array).__name__)
@@ -46,7 +46,7 @@ def inner(equation: Any) -> Iterator[Any]:
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """Yield every equation of a jaxpr and of those within it."""
+    """Yield every equation of a jaxpr and of the jaxprs within it."""
     for equation in jaxpr.eqns:
         yield equation
         for part in inner(equation):
@@ -59,17 +59,17 @@ def products(jaxpr: Any) -> list[Any]:
 
 
 def precisions(jaxpr: Any) -> set[Any]:
-    """Return the precisions of its matrix products: a pair for the operands, or None if unset."""
+    """Return the precisions of its matrix products: a pair for the operands; None if unset."""
     return {each.params["precision"] for each in products(jaxpr)}
 
 
 def loops(jaxpr: Any) -> bool:
-    """Return whether it holds a loop: a scan, or a while."""
+    """Return whether it has a loop, a scan or a while."""
     return any(each.primitive.name in ("scan", "while") for each in equations(jaxpr))
 
 
 def multiply_adds(jaxpr: Any) -> int:
-    """Return how many multiplications and additions the products of a jaxpr take, in pairs.
+    """Return the number of multiply-adds in the products of a jaxpr.
 
     The body of a loop counts once for each iteration, or once if their number is unknown; among
     several branches the most expensive one counts.
@@ -105,17 +105,17 @@ def largest_array(jaxpr: Any) -> int:
 
 
 def constants(jaxpr: Any) -> Iterator[Any]:
-    """Yield every array that a closed jaxpr, or one within it, holds as a constant."""
+    """Yield every constant array of a closed jaxpr, or of a jaxpr within it."""
     yield from getattr(jaxpr, "consts", ())
     for equation in jaxpr.eqns:
-        # A literal also holds a value.
+        # A literal also has a value.
         yield from (v.val for v in equation.invars if hasattr(v, "val"))
         for part in inner(equation):
             yield from constants(part)
 
 
 def impurities(jaxpr: Any, kernel_shape: tuple[int, int]) -> dict[str, Cause]:
-    """Return what a layer's closed jaxpr should not hold, each with its likely cause.
+    """Return the parts that a layer's closed jaxpr should not have, each with its likely cause.
 
     Parameters
     ----------

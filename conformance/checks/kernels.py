@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 _SAME = 2.0**-20
-"""The relative difference that roundings make between traced and eager construction."""
+"""The relative difference between traced and eager construction that roundings explain."""
 
 _AT_EDGES = 2**16
 """The weights drawn at each edge of a construction; at least four kernels are drawn."""
@@ -72,9 +72,9 @@ def experiment() -> Design:
 def samples(layer: Layer) -> dict[Shape, np.ndarray]:
     """Return the experiment's kernels by size, (seeds, in, out), drawn once for each layer.
 
-    They include kernels at the edges of the layer's construction. Of equal kernels from different
-    seeds only one is kept: ``seeding/seeds-differ`` reports them, and counting them twice would
-    make other requirements fail in consequence.
+    They include kernels at the edges of the layer's construction. If different seeds give equal
+    kernels, only one is kept: ``seeding/seeds-differ`` reports them, and duplicates would make
+    other requirements fail.
     """
 
     def draw() -> dict[Shape, np.ndarray]:
@@ -134,7 +134,8 @@ _RECOVERED_SEEDS = 24
 def recovered(layer: Layer) -> dict[Shape, np.ndarray]:
     """Return the kernels of a forward function by size, (seeds, in, out), found by basis vectors.
 
-    All basis vectors are probed at once if the function can be vmapped, else singly at one size.
+    All basis vectors are probed at once if the function can be vmapped, else one by one at one
+    size.
     """
 
     def probe(size: Shape, number: int) -> np.ndarray:
@@ -167,11 +168,11 @@ def _of_size(drawn: np.ndarray, size: Shape, which: str) -> np.ndarray:
 
 
 _PROBE: tuple[Shape, Sequence[int]] = ((6, 129), (0, 2**32 - 1))
-"""The size at which traced and eager construction are compared; it is in every profile's pool."""
+"""The size, in every profile's pool, at which traced and eager construction are compared."""
 
 
 class _Tracing:
-    """Whether a layer's construction can be traced, once that has been tried."""
+    """Records whether a layer's construction can be traced, once that was tried."""
 
     tried = False
     right = True
@@ -187,7 +188,7 @@ def drawn_at_once(
     *,
     again: bool = False,
 ) -> list[np.ndarray] | None:
-    """Return :func:`kernels_of` from one program, which is a third cheaper than seven small ones.
+    """Return :func:`kernels_of` from one program, a third cheaper than seven small ones.
 
     Return None if the layer cannot be traced, or if vmapped construction gives other numbers than
     eager construction, which the first program shows by additional kernels.
@@ -218,9 +219,9 @@ def drawn_at_once(
 
 
 def biases(layer: Layer) -> dict[Shape, np.ndarray]:
-    """Return new biases of a few sizes, (seeds, 1, out), drawn at the first call.
+    """Return new biases of a few sizes, (seeds, 1, out), drawn once.
 
-    No two sizes share a seed, because one bias may be a prefix of another from the same seed.
+    No two sizes share a seed, because one bias may be a prefix of another one of the same seed.
     """
 
     def draw() -> dict[Shape, np.ndarray]:
@@ -233,7 +234,7 @@ def biases(layer: Layer) -> dict[Shape, np.ndarray]:
 
 
 def bias_evidence(layer: Layer) -> list[Evidence]:
-    """Return evidence on whether new biases follow their declared law, independent of kernels."""
+    """Return evidence that new biases follow their declared law, independent of kernels."""
 
     def look() -> list[Evidence]:
         law, drawn = layer.convention.bias, biases(layer)
@@ -269,7 +270,7 @@ def _agree(traced: np.ndarray, built: np.ndarray) -> bool:
 
 
 def _distinct(kernels: np.ndarray) -> np.ndarray:
-    """Return each kernel once; all of them if they have so few weights that chance repeats some."""
+    """Return each kernel once; all of them if they are so small that chance repeats some."""
     if kernels[0].size < 4:
         return kernels
     first = {kernel.tobytes(): i for i, kernel in reversed(list(enumerate(kernels)))}
@@ -282,26 +283,27 @@ _SLACK = {"bfloat16": (0.025, 0.01), "float16": (0.004, 0.003)}
 
 @dataclass(frozen=True)
 class Declared:
-    """The experiment of a layer, in units of the law that it declares for its kernel.
+    """The experiment of a layer, in units of its declared law of kernels.
 
     Parameters
     ----------
     plan
         The experiment.
     families
-        The families that it declares; empty if it declares a variance only.
+        The declared families; empty if only a variance is declared.
     names
-        The names that `identify_law` has for them.
+        Their names in `identify_law`.
     variance
         The declared variance as a function of fan_in and fan_out.
     finite
-        The kernels as they came, of the sizes where all weights are finite.
+        The unscaled kernels of the sizes at which all weights are finite.
     mean_slack, variance_slack
-        The shifts of mean and variance by a declared half-precision dtype.
+        The shifts of mean and variance that a declared half-precision dtype causes.
     rescaled
-        The kernels divided by their declared deviation, or by the measured one if that is wrong.
+        The kernels divided by their declared deviation, or by the measured one if the declared is
+        wrong.
     centred
-        The same, less the measured mean if the mean is wrong.
+        The same, minus the measured mean if the mean is wrong.
     """
 
     plan: Design
@@ -363,9 +365,10 @@ _structures: dict[bytes, list[Evidence]] = {}
 
 
 def structure_evidence(layer: Layer) -> list[Evidence]:
-    """Return what single kernels say about independence, in any scale; computed once for two rows.
+    """Return evidence on independence within kernels, in any scale; computed once.
 
-    And once for equal kernels, which layers have that differ in their forward or their state only.
+    Two requirements share it, and so do layers with equal kernels, which differ only in forward or
+    state.
     """
 
     def look() -> list[Evidence]:
@@ -387,7 +390,7 @@ def structure_evidence(layer: Layer) -> list[Evidence]:
 
 
 def law_evidence(layer: Layer) -> list[Evidence]:
-    """Return whether the kernels follow their declared law; computed once for two rows."""
+    """Return evidence on the declared law of kernels, computed once for two requirements."""
     law = declared(layer)
     found: list[Evidence] = layer.remember(
         ("law", experiment()), lambda: by_requirement.law_row(law.rescaled, law.families)
@@ -396,11 +399,11 @@ def law_evidence(layer: Layer) -> list[Evidence]:
 
 
 LARGE_KERNEL = (1024, 1024)
-"""A size of real models, whose million weights show repetition and rounding."""
+"""A size of real models; its million weights show repetition and rounding."""
 
 
 def large_kernel(layer: Layer) -> np.ndarray:
-    """Return a new kernel of a million weights, as its user builds it; built once."""
+    """Return a new kernel of a million weights, built once, as a user builds it."""
 
     def build() -> np.ndarray:
         return layer.build(*LARGE_KERNEL, experiment().cells[-1].seeds.stop + 10_000).kernel
@@ -410,7 +413,7 @@ def large_kernel(layer: Layer) -> np.ndarray:
 
 
 def kernel_of(layer: Layer, case: Case) -> np.ndarray:
-    """Return the case's kernel as float64, from a seed that no other size shares."""
+    """Return the case's kernel as float64, from a seed that no other size uses."""
     seed = fresh_seed(case.seed, *case.kernel_shape)
     return np.asarray(layer.build(*case.kernel_shape, seed).kernel, np.float64)
 
@@ -421,11 +424,11 @@ def judge(
     drawn: Mapping[Shape, np.ndarray] | None = None,
     declaring: Callable[[], str] = str,
 ) -> None:
-    """Require that no piece of evidence is rejected; report the strongest one.
+    """Require that no piece of evidence is rejected; report the strongest rejection.
 
-    A cause that is a function is called only if evidence is rejected. Given the samples `drawn` of
-    the experiment, the recorded case is the first kernel of the rejected size.
-    `declaring` returns the line that declares what was found.
+    A cause that is a function is called only if evidence is rejected. With the samples `drawn`, the
+    recorded case is the first kernel of the rejected size. `declaring` returns the line that
+    declares what was found.
     """
     worst = strongest(evidence)
     if not worst.rejected:

@@ -1,7 +1,7 @@
-"""Rows and kernels of particular kinds, which no draw of generic numbers meets.
+"""Particular kinds of rows and kernels, which generic random numbers never form.
 
-A layer may treat by themselves rows that look like padding, time stamps, one-hot vectors or
-repeated work, and kernels that are sparse, symmetric or the identity.
+A layer may have a branch for rows that look like padding, time stamps, one-hot vectors or repeated
+work, or for kernels that are sparse, symmetric or the identity.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from conformance.checks.once import once_per_layer
 
 __all__ = ["require_kinds", "rows_by_kind"]
 
-# A width at which rows have several of each kind of entry, a square kernel, and the size at which
-# rows of many magnitudes are tried.
+# A width at which rows have several entries of each kind, the side of square kernels, and the size
+# for rows of many magnitudes.
 _ROWS, _SQUARE, _MAGNITUDES = (33, 20), (16, 16), (3, 10)
-# Magnitudes are spread over 24 powers of ten: a window of a tenth of its width meets seven rows.
+# Magnitudes are spread over 24 powers of ten, so that seven rows are between v and 1.1 v.
 _MANY, _EXPONENT = 4096, 12
 
 
@@ -43,7 +43,7 @@ def require_kinds(layer: Layer, case: Case) -> None:
 
 @once_per_layer()
 def _require_rows(layer: Layer, case: Case) -> None:
-    """Batch by batch, each of one kind."""
+    """Require f(x) to be right for batches, each of one kind of row."""
     dense, kernel, bias = layer.written(case), layer.kernel_for(case), layer.bias_for(case)
     for kind, x in rows_by_kind(case, BATCH[0]):
         reference = layer.value(x, kernel, bias)
@@ -68,7 +68,7 @@ def _require_magnitudes(layer: Layer, case: Case) -> None:
 @once_per_layer()
 def _require_kernels(layer: Layer, case: Case) -> None:
     if layer.reparameterized:
-        return  # what is written would be rounded, or has no direction
+        return  # the written values would be rounded, or have no direction
     x, bias, dense = case.normal("x", *case.x_shape), layer.bias_for(case), layer.of(case)
     for kind, kernel in _kernels_by_kind(case):
         dense.write(kernel, case.bias())
@@ -77,7 +77,7 @@ def _require_kernels(layer: Layer, case: Case) -> None:
 
 
 def rows_by_kind(case: Case, count: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield kinds of rows in words, and so many float32 rows of each."""
+    """Yield each kind of rows, in words, with float32 rows of it."""
     generator, n = case.generator("kinds"), case.in_features
     shape = (count, n)
     plain = generator.standard_normal(shape)
@@ -115,7 +115,7 @@ def rows_by_kind(case: Case, count: int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _kernels_by_kind(case: Case) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield kinds of square kernels in words, and one of each."""
+    """Yield each kind of square kernels, in words, with one such kernel."""
     generator, n = case.generator("kernels of kinds"), case.in_features
     plain, eye = generator.standard_normal((n, n)), np.eye(n)
     few = generator.random((n, n)) < 0.1

@@ -1,4 +1,4 @@
-"""Batches of many rows, and numbers of very different magnitude."""
+"""Checks batches of many rows, and numbers of very different magnitude."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def require_scales(layer: Layer, case: Case) -> None:
     if not layer.arithmetic(case.in_features).is_float32:
         return
     if layer.reparameterized:
-        return  # a computed kernel is rounded, or has another scale
+        return  # a kernel that is computed is rounded, or has another scale
     generator, (n, m) = case.generator("scales"), case.kernel_shape
     columns = generator.choice((1e-18, 1.0, 1e18), m).astype(np.float32)
     kernel, nothing = case.kernel() * columns, np.zeros(m, np.float32)
@@ -47,16 +47,16 @@ def require_tall(layer: Layer, case: Case) -> None:
         require.within(found, reference.value[:rows], reference.bound[:rows], what)
 
 
-# Near the constant and on both sides of it, and well beyond it on both.
+# Values near the constant and far from it, on both sides.
 _NEAR, _FAR = (1.0, 1.0 - 2.0**-24, 1.0 + 2.0**-23, 0.97, 1.03), (0.5, 2.0, 1.0)
 _MOST_CONSTANTS = 6
 
 
 def require_constants(layer: Layer, case: Case, constants: Sequence[float]) -> None:
-    """Require f(x) to be right where values are as large as constants of the layer's program.
+    """Require f(x) to be right for values as large as constants of the layer's program.
 
-    A program that compares with a constant may treat values at it or beyond it differently. The
-    check covers x, the parameters and the result.
+    A program that compares with a constant may treat values at or beyond it differently. The check
+    covers x, the parameters and the result.
     """
     if {layer.convention.parameter_dtype, layer.convention.compute_dtype} != {"float32"}:
         return

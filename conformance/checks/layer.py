@@ -38,12 +38,12 @@ from conformance.layers.registry import Entry
 
 __all__ = ["Built", "Layer"]
 
-# Beyond this many rows, calls of the plain batch cost more than compiling a batch of this length.
-# It is a usual length; forward/tall-batch checks long ones.
+# Beyond this many rows, calls in plain batches cost more than compiling for a batch of this length,
+# which is usual; forward/tall-batch checks long ones.
 _MANY_ROWS = 256
-# Up to this many calls of a function cost less than compiling it for all rows at once.
+# So many calls of a function cost less than compiling it for all rows at once.
 _FEW_CALLS = 40
-# A size, and how many times larger a second one is: what loops takes as many times longer for it.
+# A size, and the factor to a larger one, by which the time of a loop grows.
 _FEW, _GROWTH, _MILLION = 20, 50, 10**6
 
 
@@ -55,7 +55,7 @@ class Layer:
     implementation
         The implementation under test.
     entry
-        The name by which another process can load it again.
+        The entry by which another process can load it.
     """
 
     def __init__(self, implementation: Implementation, entry: Entry | None = None) -> None:
@@ -77,25 +77,25 @@ class Layer:
 
     @functools.cached_property
     def implementation(self) -> Implementation:
-        """Return the implementation, with kernel and bias read where inspection found them."""
+        """Return the implementation, which reads kernel and bias where inspection found them."""
         found = self.seen.convention
         return self.registered if found == self.declared else self.registered.held_to(found)
 
     @property
     def declared(self) -> Convention:
-        """Return what the implementation declares; one requirement checks each part of it."""
+        """Return the declared convention; a requirement checks each part of it."""
         return self.registered.convention
 
     @property
     def convention(self) -> Convention:
-        """Return the convention for checks: the declared one, with what inspection corrects."""
+        """Return the convention for checks: the declared one, corrected by inspection."""
         return self.implementation.convention
 
     @functools.cached_property
     def kept(self) -> tuple[str, ...]:
-        """Return the names of state beside the parameters, declared or found.
+        """Return the names of state besides the parameters, declared or found.
 
-        State beside a right kernel and a right bias is a difference to declare, not a fault.
+        State besides a correct kernel and bias is a difference to declare, not a fault.
         """
         declared, seen = self.declared.extra_state, self.seen
         whole = bool(seen.kernel) and bool(seen.bias or not seen.convention.use_bias)
@@ -103,12 +103,12 @@ class Layer:
 
     @property
     def has_no_one_kernel(self) -> bool:
-        """Return whether inspection found several arrays, none of the kernel's shape."""
+        """Return whether inspection found several arrays, but none of the kernel's shape."""
         return len(self.seen.leaves) > 1 and not (self.seen.kernel or self.seen.trouble)
 
     @functools.cached_property
     def provides(self) -> frozenset[Need]:
-        """Return the needs of requirements that it meets."""
+        """Return the needs of requirements that the layer meets."""
         its = self.registered
         provided = {ANY}
         if its.init is not None:
@@ -126,7 +126,7 @@ class Layer:
         return why_not_applicable(row, self.provides, self.convention)
 
     def with_options(self, **options: Any) -> Layer:
-        """Return the layer constructed with these options, which declares what they mean in Flax.
+        """Return the layer constructed with these options, and their convention in Flax.
 
         ``use_bias``, ``dtype`` and ``param_dtype`` change the convention; other options do not.
         """
@@ -139,39 +139,39 @@ class Layer:
             changed["parameter_dtype"] = jnp.dtype(options["param_dtype"]).name
         made = _given(self.implementation.configured)(**options)
         found = Layer(made.held_to(replace(self.convention, **changed)), self.entry)
-        # Check what the options mean, not what they are found to do.
+        # Check the meaning of the options, not their observed effect.
         found.seen = Seen(found.declared)
         return found
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Return ``make()``, computed once for the key; several checks share programs and draws."""
+        """Return ``make()``, computed once for the key, so that checks share programs and draws."""
         if key not in self._memory:
             self._memory[key] = make()
         return self._memory[key]
 
     def init(self, seed: Any, in_features: int, out_features: int) -> Any:
-        """Return new parameters; raw, for use inside of transforms."""
+        """Return new parameters; exceptions pass, so that transforms see them."""
         return _given(self.implementation.init)(seed, in_features, out_features)
 
     def apply(self, parameters: Any, x: Any) -> Any:
-        """Return the output for given parameters; raw, for use inside of transforms."""
+        """Return the output for given parameters; exceptions pass."""
         return _given(self.implementation.apply)(parameters, x)
 
     def write(self, parameters: Any, kernel: Any, bias: Any) -> Any:
-        """Return the parameters with this kernel ``(in, out)`` and bias ``(out,)``; raw."""
+        """Return the parameters with this kernel and bias; exceptions pass."""
         bias = bias if self.convention.use_bias else None
         return _given(self.implementation.with_parameters)(parameters, kernel, bias)
 
     def kernel_of(self, parameters: Any) -> Any:
-        """Return the kernel ``(in, out)`` of the parameters; raw."""
+        """Return the kernel ``(in, out)`` of the parameters; exceptions pass."""
         return _given(self.implementation.kernel)(parameters)
 
     def bias_of(self, parameters: Any) -> Any:
-        """Return the bias ``(out,)`` of the parameters; raw."""
+        """Return the bias ``(out,)`` of the parameters; exceptions pass."""
         return _given(self.implementation.bias)(parameters)
 
     def build(self, in_features: Any, out_features: Any, seed: int = 0) -> Built:
-        """Return a new layer of these sizes, as its user builds it."""
+        """Return a new layer of these sizes, built as a user builds it."""
         with on_the_way(
             f"construction with in_features={_typed(in_features)}, "
             f"out_features={_typed(out_features)}"
@@ -190,23 +190,23 @@ class Layer:
         return self.of(case).write(case.kernel(scale), case.bias(scale))
 
     def kernel_for(self, case: Case, scale: float = 1.0) -> np.ndarray:
-        """Return the kernel that :meth:`written` writes, as the parameters hold it."""
+        """Return the kernel that :meth:`written` writes, in the dtype of the parameters."""
         kernel = rounded(case.kernel(scale), self.convention.parameter_dtype)
         return self.written(case, scale).held(kernel) if self.reparameterized else kernel
 
     @functools.cached_property
     def reparameterized(self) -> bool:
-        """Return whether the kernel is computed from parameters, so that a written one rounds."""
+        """Return whether the kernel is computed from parameters, which rounds a written one."""
         case = Case(3, 10)
         try:
             held = self.written(case).kernel
-        except Exception:  # which the requirements are about
+        except Exception:  # which requirements report
             return False
         kernel = rounded(case.kernel(), self.convention.parameter_dtype)
         return not np.array_equal(held, kernel) and is_rounded(held, kernel)
 
     def precision(self, in_features: int) -> oracle.Precision:
-        """Return the error of the kernel in use, beside that of the product itself."""
+        """Return the error of the kernel, without that of the product."""
         if not self.reparameterized:
             return oracle.HIGHEST
         return oracle.reparameterized(in_features)
@@ -238,7 +238,7 @@ class Layer:
         return self.arithmetic(len(kernel)).affine(x, kernel, bias)
 
     def forward(self, seed: Any, x: Any, features: Any, *, as_given: bool = False) -> Any:
-        """Construct the layer and return its output for ``x``; works for every kind of layer."""
+        """Construct a layer of any kind, and return its output for ``x``."""
         if self.implementation.forward is None:
             return self.build(np.shape(x)[-1], features, seed)(x, as_given=as_given)
         with on_the_way(f"f(seed={seed!r}, x of shape {np.shape(x)}, features={features!r})"):
@@ -247,7 +247,7 @@ class Layer:
             )
 
     def at(self, case: Case) -> Callable[..., Any]:
-        """Return the case's new layer as a function of x; a function constructs in each call."""
+        """Return the case's new layer as a function of x; a function is built in each call."""
         if PARAMETERS in self.provides:
             return self.of(case)
         return lambda x, as_given=False: self.forward(
@@ -268,10 +268,10 @@ class Layer:
         return rows[:-1] - rows[-1], rows[-1]
 
     def _probed(self, case: Case, x: np.ndarray) -> np.ndarray:
-        """Return a function's outputs for the rows of ``x``, many at once if it can be vmapped."""
+        """Return a function's outputs for the rows of ``x``, all at once if it can be vmapped."""
         forward = self.implementation.forward
         if forward is not None and len(x) > _FEW_CALLS:
-            with contextlib.suppress(Exception):  # which a requirement of its own is about
+            with contextlib.suppress(Exception):  # which a requirement reports
                 return np.asarray(
                     jax.vmap(lambda row: forward(case.seed, row, case.out_features))(as_jax(x))
                 )
@@ -279,15 +279,15 @@ class Layer:
 
     @property
     def describable(self) -> int:
-        """Return the largest size at which ``jax.eval_shape`` of construction ends soon enough.
+        """Return the largest size at which ``jax.eval_shape`` of construction takes little time.
 
-        Tracing a construction that loops over its inputs in Python takes time in proportion to
-        them: hours for a million inputs.
+        Tracing a construction with a Python loop over its inputs takes time in proportion: hours
+        for a million inputs.
         """
 
         def seconds(size: int) -> float:
             started = time.perf_counter()
-            with contextlib.suppress(Exception):  # which the requirements are about
+            with contextlib.suppress(Exception):  # which requirements report
                 jax.eval_shape(lambda: self.init(0, size, size))
             return time.perf_counter() - started
 
@@ -300,7 +300,7 @@ class Layer:
 
     @property
     def fewest(self) -> tuple[int, ...]:
-        """Return the fewest leading dimensions of an ``x`` that the layer declares to accept."""
+        """Return the smallest number of leading dimensions that the layer declares to accept."""
         return (1,) * (min(self.convention.ranks) - 1)
 
     def accepts(self, lead: Sequence[int]) -> bool:
@@ -311,7 +311,7 @@ class Layer:
 class Built:
     """One constructed layer.
 
-    An nnx module is kept and called itself, so that changes made by a call persist.
+    An nnx module is kept and called directly, so that changes made by a call persist.
     """
 
     def __init__(self, layer: Layer, *, module: Any = None, parameters: Any = None) -> None:
@@ -321,7 +321,7 @@ class Built:
 
     @property
     def parameters(self) -> Any:
-        """Return the functional view of its present state: a pytree."""
+        """Return its current parameters as a pytree."""
         if self.module is None:
             return self._parameters
         from conformance.layers.adapters.nnx import split
@@ -342,9 +342,9 @@ class Built:
         return self.module(value)
 
     def rows(self, x: np.ndarray) -> np.ndarray:
-        """Return f of the rows of ``x``: in plain batches, or singly if it takes vectors only.
+        """Return f of the rows of ``x``, in plain batches, or one by one if it takes only vectors.
 
-        All calls have one shape, which is compiled once; the last batch is padded with zeros.
+        All calls have one shape, which is compiled once; zeros pad the last batch.
         """
         if not self.layer.accepts(BATCH):
             return np.stack([np.asarray(self(row)) for row in x])
@@ -361,7 +361,7 @@ class Built:
             return np.asarray(self.layer.kernel_of(self.parameters))
 
     def held(self, kernel: np.ndarray) -> np.ndarray:
-        """Return the kernel that the layer holds after `kernel` was written, if only rounded.
+        """Return the layer's kernel after `kernel` was written, if they differ by rounding only.
 
         Otherwise return `kernel`.
         """
@@ -372,7 +372,7 @@ class Built:
 
     @property
     def bias(self) -> np.ndarray:
-        """Return its bias ``(out,)``; zeros of that shape for a layer that declares none."""
+        """Return its bias ``(out,)``; zeros if the layer declares none."""
         if not self.layer.convention.use_bias:
             return np.zeros(self.kernel.shape[1], np.float32)
         with on_the_way("reading the bias"):
@@ -380,7 +380,7 @@ class Built:
 
     @property
     def leaves(self) -> list[Leaf]:
-        """Return every array in its state, with path and kind."""
+        """Return every array of its state, with path and kind."""
         found: list[Leaf] = (self.layer.implementation.leaves or leaves_of)(self.parameters)
         return found
 
@@ -419,11 +419,11 @@ class Built:
 
 
 def _typed(size: Any) -> str:
-    """Return a size in words, with its type where it is not Python's int."""
+    """Return a size as text, with its type if it is not a Python int."""
     return str(size) if type(size) is int else f"{type(size).__name__}({size})"
 
 
 def _given(function: Callable[..., Any] | None) -> Callable[..., Any]:
     if function is None:
-        raise TypeError("the property needs what this layer does not provide: see its needs")
+        raise TypeError("the property needs a function that this layer lacks: see its needs")
     return function

@@ -17,7 +17,7 @@ __all__ = ["compiled_draws", "cost_of_a_draw"]
 
 
 def compiled_draws(layer: Layer, draws: Sequence[tuple[Shape, str]], seeds: Sequence[Any]) -> Any:
-    """Return the compiled program of all these draws, each mapped over its seeds."""
+    """Return one compiled program of all these draws, each mapped over its seeds."""
 
     functions = [_draw(layer, *each) for each in draws]
 
@@ -34,7 +34,7 @@ def compiled_draws(layer: Layer, draws: Sequence[tuple[Shape, str]], seeds: Sequ
 
 
 _ROOM = 2**27
-"""Bytes of the largest array of a program of draws. Some arrays of the size are alive at once."""
+"""The largest array of a program of draws, in bytes; several such arrays exist at once."""
 
 
 def _draw(layer: Layer, size: Shape, which: str) -> Callable[[Any], Any]:
@@ -58,6 +58,6 @@ def cost_of_a_draw(layer: Layer, size: Shape) -> int:
 
 
 def _mapped(draw: Callable[[Any], Any], seeds: Any) -> Any:
-    """Return the draws of all seeds, mapped over as many at a time as fit into the limit."""
+    """Return the draws of all seeds, mapped over as many at a time as the limit allows."""
     of_one = jaxprs.largest_array(jax.make_jaxpr(draw)(seeds[0]))
     return jax.lax.map(draw, seeds, batch_size=max(1, min(len(seeds), _ROOM // max(of_one, 1))))

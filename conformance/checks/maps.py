@@ -1,4 +1,4 @@
-"""The layer mapped over some of kernel, bias and x."""
+"""Checks vmap over some of kernel, bias and x."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conformance.jax_setup.lazy import jax
 
 __all__ = ["require_maps_of_parts"]
 
-# Of kernel, bias and x, which are mapped; the name of the axis as data parallelism calls it.
+# Which of kernel, bias and x are mapped; the axis has the usual name of data parallelism.
 _PARTS = {
     "kernels": (0, None, None),
     "biases": (None, 0, None),
@@ -25,10 +25,10 @@ _PARTS = {
 
 
 def _program(layer: Layer) -> Any:
-    """``(parameters, stacked values, single values, cotangent)`` to the results by name.
+    """Return ``(parameters, stacked values, single values, cotangent) -> results by name``.
 
-    Values are of kernel, bias and x. With them come the gradient in the stacked kernels, and those
-    in all three for stacked cotangents, as ``jax.jacrev`` takes them.
+    Values are those of kernel, bias and x. The results include the gradient in the stacked kernels,
+    and the gradients in all three for stacked cotangents, as ``jax.jacrev`` takes them.
     """
 
     def make() -> Callable[..., Any]:
@@ -58,7 +58,7 @@ def _program(layer: Layer) -> Any:
 def require_maps_of_parts(layer: Layer, case: Case, parameters: Any) -> None:
     """Require vmap over some of kernel, bias and x, along a named axis, to equal the loop.
 
-    The number of maps equals the rows of x, the only number for which confused axes still fit.
+    The number of maps equals the number of rows of x, so that even confused axes fit.
     """
     maps = BATCH[0]
     kernels = case.normal("kernels of maps", maps, *case.kernel_shape)

@@ -1,4 +1,4 @@
-"""Arrays spread over the devices of this process."""
+"""Places arrays on several devices of this process."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = [
 ]
 
 AXIS = "model"
-# The annotation of a kernel whose outputs are sharded.
+# The annotation of a kernel with sharded outputs.
 ANNOTATION = (None, AXIS)
 
 
 def require_devices() -> None:
-    """Skip the test as not applicable if there is only one device."""
+    """Skip the test as not applicable if this process has only one device."""
     count = jax.device_count()
     if count < 2:
         require.not_applicable(f"needs at least 2 devices, this process has {count}")
@@ -45,7 +45,7 @@ def mesh(devices: int) -> Any:
 
 
 def most(dimension: int) -> int:
-    """Return the largest number of devices over which the dimension can be spread evenly."""
+    """Return the largest number of devices that divides the dimension."""
     return max(n for n in range(1, jax.device_count() + 1) if dimension % n == 0)
 
 
@@ -64,7 +64,7 @@ class Placement:
         return jax.sharding.NamedSharding(mesh(self.devices), axes)
 
     def put(self, *values: np.ndarray) -> list[Any]:
-        """Return kernel, bias and x on their devices."""
+        """Put kernel, bias and x on their devices, and return them."""
         over = mesh(self.devices)
         axes = (self.kernel, self.bias, self.x)
         return [
@@ -74,7 +74,7 @@ class Placement:
 
 
 def placements(case: Case) -> dict[str, Placement]:
-    """Return the ways to spread the case's layer over more than one device, by name."""
+    """Return the placements of the case's layer on more than one device, by name."""
     found = {
         "the kernel sharded by outputs": Placement(
             most(case.out_features), kernel=(None, AXIS), bias=(AXIS,)
@@ -88,12 +88,12 @@ def placements(case: Case) -> dict[str, Placement]:
 
 
 def sharded(layer: Layer) -> Any:
-    """``(parameters, kernel, bias, x) -> y``, compiled for wherever the arrays lie."""
+    """Return ``(parameters, kernel, bias, x) -> y``, compiled for the devices of the arrays."""
     return programs.remembered(layer, "sharded", lambda: programs.affine(layer))
 
 
 def on_their_devices(dense: Built, places: Placement, case: Case) -> Built:
-    """Return the layer with the case's kernel and bias written, each on its devices."""
+    """Return the layer with the case's kernel and bias written on their devices."""
     layer = dense.layer
     kernel, bias, _ = places.put(layer.kernel_for(case), layer.bias_for(case), case.x())
     with require.during("writing sharded parameters"):
@@ -105,12 +105,12 @@ def on_their_devices(dense: Built, places: Placement, case: Case) -> Built:
 
 
 def devices_of(tree: Any) -> set[Any]:
-    """Return every device on which an array of the pytree lies."""
+    """Return every device that has an array of the pytree."""
     return {device for leaf in jax.tree_util.tree_leaves(tree) for device in leaf.devices()}
 
 
 def annotated_kernel(layer: Layer, module: type, case: Case) -> dict[str, tuple[Any, ...]]:
-    """Build the module under ``nnx.jit`` with an annotated kernel; return where the kernel lies."""
+    """Build the module under ``nnx.jit`` with an annotated kernel; return its sharding."""
 
     def make() -> Any:
         initial = nnx.with_partitioning(nnx.initializers.lecun_normal(), ANNOTATION)
@@ -141,17 +141,17 @@ def annotated_kernel(layer: Layer, module: type, case: Case) -> dict[str, tuple[
 
 
 AXES: dict[str, tuple[str, ...]] = {"kernel_init": ("in", "out"), "bias_init": ("out",)}
-"""The names that :func:`annotating` gives to the axes of kernel and bias."""
+"""The axis names that :func:`annotating` gives to kernel and bias."""
 
 
 def annotating(options: Sequence[str]) -> dict[str, Any]:
-    """Return initializers of a Linen layer that annotate what they draw."""
+    """Return initializers of a Linen layer that annotate the arrays that they draw."""
     zeros = linen.initializers.zeros_init()
     return {name: linen.with_partitioning(zeros, AXES[name]) for name in options}
 
 
 def annotated_axes(layer: Layer, case: Case) -> dict[str, tuple[Any, ...]]:
-    """Return the names of mesh axes on kernel and bias of a Flax layer; () for what has none."""
+    """Return the names of mesh axes on kernel and bias of a Flax layer; () for none."""
     parameters = layer.of(case).parameters
     get: Any = linen.get_partition_spec if layer.implementation.linen else nnx.get_partition_spec
     with require.during("get_partition_spec of the layer's parameters"):

@@ -31,7 +31,7 @@ __all__ = [
 
 
 def require_forgotten(dense: Built, x: np.ndarray) -> None:
-    """Require that the layer keeps no reference to its input."""
+    """Require that the layer does not keep a reference to its input."""
     value = as_jax(x)
     reference = weakref.ref(value)
     jax.block_until_ready(dense(value))
@@ -77,7 +77,7 @@ def require_unchanged(
     replaced = [name for name, value in _variables(dense).items() if value is not variables[name]]
     require.that(
         not replaced,
-        f"{what} puts another object in the place of {' and '.join(replaced)}",
+        f"{what} replaces {' and '.join(replaced)} by another object",
         accepted="the same Variables, which other layers and optimizers may share",
         cause=Cause("variables-replaced", "the call puts new Variables in the place of the old"),
     )
@@ -109,7 +109,7 @@ def _bytes(dense: Built) -> dict[str, bytes]:
 
 
 def _attributes(dense: Built) -> dict[str, str]:
-    """Return the plain attributes of a module in text, by name."""
+    """Return the plain attributes of a module as text, by name."""
     plain = (int, float, str, tuple, list, dict, type(None))
     return {
         name: repr(value)
@@ -128,12 +128,12 @@ def _static(dense: Built) -> object:
 
 
 def require_unchanged_variables(dense: Built, x: np.ndarray) -> None:
-    """Require that a call of a Linen model writes no collection, though all are mutable."""
+    """Require that a call of a Linen model writes no collection, although all are mutable."""
     from flax.core import DenyList
 
     variables, model = dense.parameters.tree, dense.parameters.static
     with on_the_way("calling the layer with every collection mutable"):
-        # Sowing into intermediates is allowed: only callers that ask for them get them.
+        # Sowing into intermediates is allowed, because only callers that ask for them get them.
         mutable = DenyList("intermediates")
         y, updated = model.apply(variables, as_jax(x), mutable=mutable)
     before = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(variables)}
@@ -152,7 +152,7 @@ def require_unchanged_variables(dense: Built, x: np.ndarray) -> None:
     )
     plain = np.asarray(dense(x))
     cause = Cause(
-        "mutable-taken", "what the call computes depends on which collections it may write"
+        "mutable-taken", "the result of the call depends on the collections that it may write"
     )
     require.equal(y, plain, "f(x) with every collection mutable", cause=cause)
 
@@ -161,10 +161,10 @@ def _flat(tree: object) -> list[tuple[tuple[object, ...], object]]:
     return jax.tree_util.tree_flatten_with_path(tree)[0]
 
 
-# The search for leaks visits every object of the process.
+# The search for leaks visits every object of the process, so it runs once.
 @once_per_layer(by=lambda case: case.kernel_shape)
 def require_no_leaks(layer: Layer, case: Case) -> None:
-    """Require that no tracer is left behind, and that the layer runs without ``jit``."""
+    """Require that no tracer remains, and that the layer runs without ``jit``."""
     x = as_jax(case.x())
     dense = layer.written(case)
     reference = layer.value(case.x(), layer.kernel_for(case), layer.bias_for(case))
@@ -179,14 +179,14 @@ def require_no_leaks(layer: Layer, case: Case) -> None:
         found = jax.jit(lambda p, x: programs.call(layer, p, x))(parameters, x)
     require.within(found, reference.value, reference.bound, "f(x) under jax.checking_leaks")
     if dense.module is not None and layer.accepts(BATCH):
-        # The module itself, as in a function that a user compiles.
+        # Here the module is an argument, as in a function that a user compiles.
         with jax.checking_leaks(), require.during("nnx.jit under jax.checking_leaks", stores):
             found = nnx.jit(lambda module, x: module(x))(dense.module, x)
         require.within(found, reference.value, reference.bound, "f(x) by nnx.jit, leaks checked,")
 
 
 _OF_FLAX = ("_pytree__", "_object__")
-"""How the attributes begin that nnx gives to its modules."""
+"""The prefixes of the attributes that nnx adds to its modules."""
 
 
 def differing_attributes(first: Built, second: Built) -> str:
@@ -197,7 +197,7 @@ def differing_attributes(first: Built, second: Built) -> str:
         other = vars(another).get(name)
         if name.startswith(_OF_FLAX) or isinstance(value, nnx.Variable | nnx.Module | jax.Array):
             continue
-        with contextlib.suppress(Exception):  # whatever its comparison raises
+        with contextlib.suppress(Exception):  # its comparison may raise anything
             if not bool(value == other):
                 found.append(name)
     if not found:
@@ -207,7 +207,7 @@ def differing_attributes(first: Built, second: Built) -> str:
 
 
 def _static_part(dense: Built) -> object:
-    """Return the module or the Linen model, which should hold no arrays except Variables."""
+    """Return the module or the Linen model, whose only arrays should be Variables."""
     return getattr(dense.parameters, "static", None) if dense.module is None else dense.module
 
 
@@ -230,7 +230,7 @@ def require_donation(layer: Layer, case: Case) -> None:
     before, donor = layer.of(case), layer.of(case)
     require_own_buffers(before, donor)
     x = as_jax(case.x())
-    # Make copies: JAX does not donate an array of which NumPy has a view.
+    # Copies, because JAX does not donate an array of which NumPy has a view.
     kernel = np.asarray(jnp.copy(layer.kernel_of(before.parameters)))
     bias = np.zeros(case.out_features, np.float32)
     if layer.convention.use_bias:

@@ -1,4 +1,4 @@
-"""Checks that need running once for a layer, within properties that draw many cases."""
+"""Runs checks once for a layer, inside properties that draw many cases."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ TINY = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class Precision:
-    """The format of a float32 product on a device that does not compute it in float32.
+    """The format of float32 products on a device that does not compute them in float32.
 
     ``operand`` is the relative error of a product of two rounded operands, and ``sum`` the
     factor on the unit roundoff of the accumulation.
@@ -62,9 +62,9 @@ HIGHEST = Precision("highest")
 
 
 def reparameterized(in_features: int) -> Precision:
-    """Return the error of a kernel that is computed from other parameters, such as g v / |v|.
+    """Return the error of a kernel that is computed from parameters, such as g v / |v|.
 
-    A norm over the inputs takes ``in_features`` roundings, the rest of such formulas a dozen.
+    A norm over the inputs has ``in_features`` roundings, the rest of such formulas a dozen.
     """
     return Precision("reparameterized", operand=(in_features + 16) * F32)
 
@@ -96,7 +96,7 @@ def products(
     unit: float = F32,
     precision: Precision = HIGHEST,
 ) -> Bounded:
-    """Return ``left @ right + added`` in float64, and the bound of its computation in ``unit``.
+    """Return ``left @ right + added`` in float64, with the bound of its computation in ``unit``.
 
     The bound is ``(n + 1) u (|left| |right| + |added|)``; the last term covers results and
     operands that the platform flushes to zero (XLA on CPU flushes every subnormal).
@@ -121,12 +121,12 @@ def products(
         value = a @ b + c
         size = np.abs(a) @ np.abs(b) + np.abs(c)
         relative = (n + 1) * unit * precision.sum + precision.operand
-        # A complex product takes two real ones and an addition for each part.
+        # Each part of a complex product takes two real products and an addition.
         relative = 2 * relative if wide is np.complex128 else relative
         columns = np.abs(b).sum(-2, keepdims=b.ndim > 2)
         flushed = 2 * n + 2 + np.abs(a).sum(-1, keepdims=True) + columns
         if unit == UNIT_ROUNDOFF["float64"]:
-            # The reference itself is rounded in float64.
+            # The reference itself has float64's roundings.
             relative, flushed = 2 * relative, flushed * 0.0
         return Bounded(value, relative * size + _least(unit) * flushed)
 
@@ -147,8 +147,8 @@ def rounded_twice(exact: Bounded, dtype: DTypeLike, added: np.ndarray | float = 
     """Return the bound of a sum accumulated in float32 and rounded to a half-precision dtype.
 
     ``exact`` is the product without the bias, with its float32 bound; the product is rounded
-    once, and once more after the bias is added. The bias may be added as it is, or be rounded
-    before, which moves the sum by ``u |added|``.
+    once, and once more after the bias is added. The bias may be rounded before, which moves the sum
+    by ``u |added|``.
     """
     u = unit_roundoff(dtype)
     bias = np.asarray(added, np.float64)
@@ -163,7 +163,7 @@ def _least(unit: float) -> float:
 
 
 def either(ways: Sequence[Bounded]) -> Bounded:
-    """Return what holds all of them: each entry is within the bound of one, or between two."""
+    """Return one reference whose bounds contain all the given ones."""
     values = np.stack([way.value for way in ways])
     low, high = values.min(axis=0), values.max(axis=0)
     bound = np.stack([way.bound for way in ways]).max(axis=0)
@@ -178,11 +178,11 @@ def in_dtype(
     largest: float,
     unit: float = F32,
 ) -> Bounded:
-    """``x @ kernel + bias`` accumulated in float32, in a half-precision dtype.
+    """Return ``x @ kernel + bias`` in a half-precision dtype, accumulated in float32.
 
     ``unit`` is the unit roundoff of the accumulation.
 
-    Where the sum of magnitudes comes near `largest`, the dtype's largest number, a partial sum may
+    If the sum of magnitudes comes near `largest`, the dtype's largest number, a partial sum may
     overflow, and the bound is infinite.
     """
     found = rounded_twice(products(x, kernel, unit=unit), dtype, bias)
@@ -192,17 +192,17 @@ def in_dtype(
     return Bounded(np.where(safe, found.value, 0.0), np.where(safe, found.bound, np.inf))
 
 
-# Half the smallest number of float16, once for each rounding of a handful of products.
+# Half the smallest number of float16, for each rounding of a handful of products.
 _SUBNORMAL = 2.0**-24 * 16
 
 
 def each_rounded(
     x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, unit: float, more: int
 ) -> Bounded:
-    """``x @ kernel + bias`` where each product and each sum is rounded, to half precision.
+    """Return ``x @ kernel + bias`` with each product and each sum rounded to half precision.
 
-    Of a row of ``x``, as many products are rounded as it has entries that are not 0, and a term
-    takes part in as many sums; `more` counts the roundings beside those, `unit` is the roundoff.
+    A row of ``x`` has as many rounded products as entries that are not 0, and a term takes part in
+    as many sums. `more` counts further roundings; `unit` is the roundoff.
     """
     roundings = np.count_nonzero(x, axis=-1)[..., None] + more
     size = np.abs(x) @ np.abs(kernel) + np.abs(bias)
@@ -213,7 +213,7 @@ def each_rounded(
 def kernel_gradient(
     x: np.ndarray, cotangent: np.ndarray, precision: Precision = HIGHEST
 ) -> Bounded:
-    """dK = x^T g over all leading dimensions, ``(in, out)``.
+    """Return dK = x^T g over all leading dimensions, ``(in, out)``.
 
     Through a norm, the derivative of a column is the sum of its projections along the column and
     across it: by Cauchy's inequality, an entry errs by the norm of the whole column's error.
@@ -226,7 +226,7 @@ def kernel_gradient(
 
 
 def bias_gradient(cotangent: np.ndarray) -> Bounded:
-    """db = the sum of g over all leading dimensions, ``(out,)``."""
+    """Return db, the sum of g over all leading dimensions, ``(out,)``."""
     rows = cotangent.reshape(-1, cotangent.shape[-1])
     summed = products(np.ones((1, rows.shape[0]), np.float32), rows)
     return Bounded(summed.value[0], summed.bound[0])
@@ -235,7 +235,7 @@ def bias_gradient(cotangent: np.ndarray) -> Bounded:
 def input_gradient(
     kernel: np.ndarray, cotangent: np.ndarray, precision: Precision = HIGHEST
 ) -> Bounded:
-    """dx = g K^T, of the shape of ``x``."""
+    """Return dx = g K^T, of the shape of ``x``."""
     return products(cotangent, kernel.T, precision=precision)
 
 
@@ -247,7 +247,7 @@ def tangent(
     x_tangent: np.ndarray,
     precision: Precision = HIGHEST,
 ) -> Bounded:
-    """x tK + tx K + tb: one product of ``[x, tx]`` and ``[tK; K]``, of twice the length.
+    """Return x tK + tx K + tb, as one product of ``[x, tx]`` and ``[tK; K]``.
 
     Through a norm, a tangent of the kernel errs by the norm of its column: `kernel_gradient`.
     """

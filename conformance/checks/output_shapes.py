@@ -1,4 +1,4 @@
-"""The shapes of results, real and abstract, against the leading dimensions of x."""
+"""Checks the shapes of results, real and abstract, for leading dimensions of x."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from conformance.jax_setup.lazy import jax
 
 __all__ = ["EAGER", "require_abstract_shapes", "require_rejected", "require_shape"]
 
-# The sizes at which a real call is checked, beside the abstract evaluation at every size.
+# The sizes of real calls; abstract evaluation covers every size.
 EAGER = [(1, 1), (3, 10), (16, 16)]
 
 
@@ -39,7 +39,7 @@ def require_shape(layer: Layer, found: tuple[int, ...], lead: tuple[int, ...], c
 
 @once_per_layer(by=lambda case: case.kernel_shape)
 def require_abstract_shapes(layer: Layer, case: Case) -> None:
-    """Require the shape at every rank by abstract evaluation, which compiles nothing."""
+    """Require the right shape at every rank, by abstract evaluation, which compiles nothing."""
     n = case.in_features
     leads = [(), (0,), (1,), (2,), (n,), (case.out_features,), (2, 3), (1, 1), (3, 0)]
     leads += [(2, 3, 4), (1, n, 1), (2, 1, 2, 3)]
@@ -59,7 +59,7 @@ def require_abstract_shapes(layer: Layer, case: Case) -> None:
 
 
 def require_rejected(layer: Layer, case: Case, widths: set[int]) -> None:
-    """Require an x whose last dimension is one of these widths to raise, traced and called."""
+    """Require that an x of one of these widths raises, both traced and called."""
     if not layer.convention.checks_width:
         require.not_applicable("the layer declares that it does not check the width of x")
     n, dense = case.in_features, layer.of(case)

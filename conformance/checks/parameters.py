@@ -1,4 +1,4 @@
-"""The parameters of a new layer: their names, whether each is used, and what else is kept."""
+"""Checks the parameters of a new layer: names, use, and further arrays."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def named(layer: Layer, parameters: Any) -> dict[str, Any]:
 
 
 def declaring(layer: Layer, wrong: Sequence[Leaf]) -> str:
-    """Return the line that declares these leaves as further state, or "" if it cannot."""
+    """Return the line that declares these leaves as further state, or "" if impossible."""
     names = [".".join(leaf.path) for leaf in wrong]
     beside = bool(names) and set(names) <= set(layer.kept)
     return f"extra_state = {json.dumps(names)}" if beside else ""
 
 
 def declaring_unused(layer: Layer, dense: Built, others: Sequence[Leaf]) -> str:
-    """Return the line that declares these parameters, if no output depends on any of them."""
+    """Return the line that declares these parameters, if no output depends on them."""
     names = [".".join(leaf.path) for leaf in others]
     if not names or not layer.seen.kernel or not set(names) <= set(layer.seen.extra_parameters):
         return ""
@@ -84,7 +84,7 @@ def declaring_unused(layer: Layer, dense: Built, others: Sequence[Leaf]) -> str:
     other = jax.tree_util.tree_unflatten(structure, moved)
     try:
         plain, found = (np.asarray(layer.apply(each, x)) for each in (dense.parameters, other))
-    except Exception:  # whether it can be called is checked by forward/output-shape
+    except Exception:  # forward/output-shape checks whether it can be called
         return ""
     return f"extra_parameters = {json.dumps(names)}" if np.array_equal(plain, found) else ""
 
@@ -94,13 +94,13 @@ def why_absent(ranks: Sequence[int]) -> Cause:
     missing = "bias" if ranks == [2] else "kernel" if ranks == [1] else "parameter"
     return Cause(
         "parameter-hidden",
-        f"the state has no {missing}: the layer has none, makes it anew in each call, or keeps it "
+        f"the state has no {missing}: the layer has none, makes it in each call, or keeps it "
         "where nnx does not look, as in a closure, on the class or in a plain container",
     )
 
 
 def why_not_param(leaf: Leaf, leaves: Sequence[Leaf], use_bias: bool) -> str:
-    """Return why a leaf that is not a Param is wrong: it should be one, or should not be there."""
+    """Return why a leaf that is not a Param is wrong."""
     if all(each.kind.startswith("Rng") for each in leaves):
         return why_absent([])
     if leaf.kind.startswith("Rng"):

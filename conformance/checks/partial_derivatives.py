@@ -1,4 +1,4 @@
-"""Derivatives in some of kernel, bias and x, of second order, and with entries not finite."""
+"""Checks derivatives in some of kernel, bias and x, of second order, and for NaN."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ _HIDDEN = Cause(
     "gradient-nan-hidden", "a number replaces any entry of a gradient that is not finite"
 )
 _NAMES = ("kernel", "bias", "input x")
-# All other checks differentiate in all three at once.
+# The other checks differentiate in all three at once.
 _SUBSETS = [s for size in (1, 2) for s in itertools.combinations(range(3), size)]
 
 
 def _program(layer: Layer) -> Any:
-    """``(parameters, kernel, bias, x, cotangent, t)`` to the gradients by parts, compiled once.
+    """Return ``(parameters, kernel, bias, x, cotangent, t) -> gradients by parts``, compiled once.
 
-    For each subset in turn, then those of ``<dx, t>``, with t of the shape of x.
+    They are the gradients for each subset in turn, then those of ``<dx, t>``, with t of the shape
+    of x.
     """
 
     def make() -> Callable[..., Any]:
@@ -44,10 +45,10 @@ def _program(layer: Layer) -> Any:
 
 
 def require_parts(layer: Layer, case: Case, parameters: Any) -> None:
-    """Require the gradients by each subset of kernel, bias and x, and those of a gradient penalty.
+    """Require the gradients in each subset of kernel, bias and x, and of a gradient penalty.
 
-    Frozen layers are differentiated by some of the three. ``<dx, t>``, which a gradient penalty
-    contains, is ``<g, t @ K>``: its gradient in the kernel is t^T g, and 0 in the others.
+    Partly frozen layers are differentiated in some of the three. A gradient penalty contains ``<dx,
+    t> = <g, t @ K>``, whose gradient is t^T g in the kernel, and 0 in the others.
     """
     point, t = next(gradients.points(case, BATCH)), case.normal("t", *BATCH, case.in_features)
     with require.during("jax.grad of the layer with respect to some of kernel, bias and x"):
@@ -69,7 +70,7 @@ def require_parts(layer: Layer, case: Case, parameters: Any) -> None:
 
 
 def require_nan_passed(layer: Layer, case: Case, parameters: Any) -> None:
-    """Require a NaN in g to reach dK and db at its output, and dx at its row, and nothing else.
+    """Require that a NaN in g reaches dK and db at its output, dx at its row, and nothing else.
 
     Replacing the NaN by a number would hide that training has diverged.
     """

@@ -1,4 +1,4 @@
-"""Binned numbers for plots that a property attaches to the recording of its cell."""
+"""Attaches binned numbers for plots to the recording of a cell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["kernel_histogram", "kernel_variance"]
 
-# Beyond four standard deviations of a normal lie 6e-5 of its entries: the two outer bins have them.
+# The two outer bins take the 6e-5 of a normal's entries beyond four standard deviations.
 _EDGES = tuple(round(-4.0 + 0.2 * i, 1) for i in range(41))
 
 
@@ -31,7 +31,7 @@ def kernel_histogram(samples: Samples, variance: VarianceLaw, families: Sequence
     variance
         The declared variance of an entry.
     families
-        The laws that are declared; of several, the one that is nearest is shown.
+        The declared laws; of several, the nearest one is shown.
     """
     counts = np.zeros(len(_EDGES) - 1)
     for size, kernels in samples.items():
@@ -59,12 +59,12 @@ def _below(family: Family) -> np.ndarray:
 
 
 def kernel_variance(fan_in: Iterable[int], evidence: Iterable[Evidence]) -> None:
-    """Attach measured / declared variance against fan_in, with the interval that is accepted.
+    """Attach measured / declared variance against fan_in, with the accepted interval.
 
-    Of several sizes with the same fan_in, the one with the most weights says most.
+    Of several sizes with the same fan_in, the one with the most weights is shown.
     """
     best: dict[int, Evidence] = {}
-    # Behind the pieces of the sizes stands that of all sizes together.
+    # The last piece is that of all sizes together.
     for size, piece in zip(fan_in, evidence, strict=False):
         if size not in best or piece.count > best[size].count:
             best[size] = piece

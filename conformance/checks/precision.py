@@ -1,8 +1,8 @@
-"""What an accelerator computes products of float32 in, and what the suite asks of it.
+"""Sets and describes the precision of float32 products on accelerators.
 
-On a CPU a product of float32 is one of float32. Recent GPUs take TF32 and TPUs take bfloat16
-by default: there, everything runs under the precision "highest", and the row on precision once
-more under the default, with the bound of what that default is.
+A CPU computes products of float32 in float32. By default, recent GPUs use TF32 and TPUs bfloat16.
+There, everything runs under the precision "highest", and the requirement on precision also under
+the default, with the default's bound.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from conformance.jax_setup.lazy import jax
 
 __all__ = ["by_default", "force_float32", "restore"]
 
-# Operands keep 10 bits (TF32, truncated) or 7 (bfloat16): a product errs by twice their rounding;
-# the accumulation may truncate, which doubles its unit roundoff. Derived, not measured on a device.
+# Operands keep 10 bits (TF32, truncated) or 7 (bfloat16), so a product errs by twice their
+# rounding. The accumulation may truncate, which doubles its unit roundoff. These are derived, not
+# measured.
 _DEFAULTS = {
     "gpu": Precision("TF32", operand=2 * 2.0**-10, sum=2.0),
     "cuda": Precision("TF32", operand=2 * 2.0**-10, sum=2.0),
@@ -28,18 +29,18 @@ _DEFAULTS = {
 _FULL = ("highest", "float32")
 
 _asked: list[str] = []
-"""The precision of the user's configuration, once it is overridden."""
+"""The precision of the user's configuration, after it was overridden."""
 
 
 def force_float32() -> None:
-    """Have JAX compute products in full float32 in this process, if the backend rounds them."""
+    """Make JAX compute products in full float32 in this process, if the backend rounds them."""
     if jax.default_backend() in _DEFAULTS and not _asked:
         _asked.append(str(jax.config.values["jax_default_matmul_precision"] or "default"))
         jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def restore() -> None:
-    """Restore the user's precision, which :func:`force_float32` has replaced."""
+    """Restore the user's precision, which :func:`force_float32` replaced."""
     if _asked:
         asked = _asked.pop()
         jax.config.update("jax_default_matmul_precision", None if asked == "default" else asked)
@@ -47,10 +48,10 @@ def restore() -> None:
 
 @contextlib.contextmanager
 def by_default() -> Iterator[Precision | None]:
-    """Put the user's precision in force inside the block; yield it, or None if it is float32.
+    """Use the user's precision inside the block; yield it, or None if it is float32.
 
-    It is the backend's default, or what ``jax_default_matmul_precision`` asked for. Between
-    the default and float32 there are formats more exact than the default: its bound is theirs.
+    It is the backend's default, or the value of ``jax_default_matmul_precision``. Formats between
+    the default and float32 get the default's bound.
     """
     mode = _DEFAULTS.get(jax.default_backend())
     asked = _asked[0] if _asked else "default"

@@ -1,4 +1,4 @@
-"""How much a run explores: three profiles, and the one in force in this process."""
+"""Defines how much a run explores: three profiles, one of them active in this process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ __all__ = ["DEFAULT", "PROFILES", "Profile", "activate", "active", "named"]
 
 Size = tuple[int, int]
 
-# Edges first, in the order in which Hypothesis shrinks: one, a single row, a single column, a
-# wide and a tall one, a square power of two, sizes beside a power of two, and both sides above 128.
+# Edges first, in the order in which Hypothesis shrinks: (1, 1), a single row, a single column, a
+# wide and a tall one, a square power of two, neighbours of a power of two, and both sides above
+# 128.
 _QUICK: tuple[Size, ...] = (
     (1, 1),
     (1, 7),
@@ -34,23 +35,23 @@ _THOROUGH: tuple[Size, ...] = (*_STANDARD, (4, 4), (9, 33), (17, 2), (31, 65), (
 
 @dataclass(frozen=True)
 class Profile:
-    """What a run explores.
+    """The amount that a run explores.
 
     Parameters
     ----------
     name
         ``quick``, ``standard`` or ``thorough``.
     sizes
-        The ``(in_features, out_features)`` that Hypothesis draws from: every one of them is
-        compiled, so that they are few and rich in edges.
+        The ``(in_features, out_features)`` from which Hypothesis draws. Each one is compiled, so
+        they are few and mostly edges.
     examples
-        How many examples Hypothesis generates for a property, beside one for each size.
+        The number of examples that Hypothesis generates for a property, besides one for each size.
     seed
-        The seed of what is generated; None derives it from the tests themselves.
+        The seed of the generated cases; None derives it from the tests themselves.
     explain
-        Whether to find out what of a failing case does not matter.
+        Whether to find the fields of a failing case that do not matter.
     database
-        Where failing cases are kept; None keeps none, and makes runs without a seed repeatable.
+        The database of failing cases; None keeps none, and makes runs without a seed repeatable.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Profile:
     database: ExampleDatabase | None = None
 
     def statement(self) -> str:
-        """Return what it explores, and what it can detect, in a line."""
+        """Return a line on what it explores and what it can detect."""
         from conformance.statistics.design import design
 
         largest = max(max(size) for size in self.sizes)
@@ -76,21 +77,21 @@ class Profile:
     def rarest(self) -> int:
         """Return the n such that a fault in 1 of n cases is missed in one run of 20.
 
-        Of n independent cases, all pass with probability (1 - p)^n where a share p is wrong.
+        If a share p of the cases is wrong, n independent cases all pass with probability (1 - p)^n.
         """
         cases = len(self.sizes) + self.examples
         return int(1 / (1 - _MISSED ** (1 / cases)))
 
     def as_options(self) -> str:
-        """Return the options of the command that explore the same, with a space before each."""
+        """Return the command's options for this profile, each with a leading space."""
         profile = f" --profile {self.name}" if self.name != DEFAULT else ""
         sizes = "".join(f" --size {n}x{m}" for n, m in self.own_sizes)
         return profile + sizes + (f" --seed {self.seed}" if self.seed is not None else "")
 
     def hypothesis(self, explain: bool = False) -> settings:
-        """Settings for Hypothesis: no deadline, since compiling takes as long as it takes.
+        """Return the settings for Hypothesis, without a deadline, because compiling is slow.
 
-        With ``explain``, it also finds out what of a failing case does not matter.
+        With ``explain``, Hypothesis also finds the fields of a failing case that do not matter.
         """
         from hypothesis import HealthCheck, Phase, settings
 
@@ -118,7 +119,7 @@ PROFILES = {
 }
 DEFAULT = "quick"
 
-# With a seed, these also look beyond the pool. A fresh size is compiled by every property, which
+# With a seed, these profiles also go beyond the pool. Every property compiles a fresh size, which
 # only a long run can afford.
 _ADDS_SIZES = ("thorough",)
 _LARGEST = 600
@@ -131,7 +132,7 @@ _active = PROFILES[DEFAULT]
 def named(
     name: str, seed: int | None = None, *, explain: bool = False, examples: int | None = None
 ) -> Profile:
-    """The profile of that name with a run's seed; ``examples`` takes the place of its number."""
+    """Return the profile of that name with a run's seed; ``examples`` replaces its number."""
     found = PROFILES[name]
     found = replace(found, seed=seed, explain=explain, examples=examples or found.examples)
     if name in _ADDS_SIZES and seed is not None:
@@ -148,8 +149,8 @@ def activate(
     database: ExampleDatabase | None = None,
     own_sizes: Sequence[Size] = (),
 ) -> Profile:
-    """Put :func:`named` in force in this process, with further sizes at the end of its pool."""
-    global _active  # one process checks with one profile
+    """Activate :func:`named` in this process, with further sizes at the end of its pool."""
+    global _active  # a process checks with one profile
     found = named(name, seed, explain=explain, examples=examples)
     own = tuple(size for size in dict.fromkeys(own_sizes) if size not in found.sizes)
     _active = replace(found, sizes=(*found.sizes, *own), own_sizes=own, database=database)
@@ -157,7 +158,7 @@ def activate(
 
 
 def _fresh_sizes(seed: int) -> tuple[Size, ...]:
-    """Two sizes that depend on the seed, small ones as likely as large ones."""
+    """Return two sizes that depend on the seed, small ones as likely as large ones."""
     generator = random.Random(seed)
 
     def side() -> int:
@@ -167,5 +168,5 @@ def _fresh_sizes(seed: int) -> tuple[Size, ...]:
 
 
 def active() -> Profile:
-    """Return the profile in force."""
+    """Return the active profile."""
     return _active

@@ -1,8 +1,8 @@
-"""The layer as a pure function of its kernel, its bias and x, and compiled programs of it.
+"""The layer as a pure function of kernel, bias and x, and compiled programs of it.
 
-A program is made once for each layer and compiled once for each shape, so that a further
-example costs microseconds. Whatever is differentiated or mapped is *written in* inside of the
-program: the derivative is then one with respect to the values that the layer really uses.
+A program is made once for each layer and compiled once for each shape, so further examples cost
+microseconds. The program itself writes the values that are differentiated or mapped into the layer,
+so that derivatives are with respect to the values that the layer really uses.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ __all__ = [
 ]
 
 
-# For what goes wrong by how a layer is written, not by how large it is: each size costs
-# compiling. One output, and three different lengths of axes.
+# Few sizes, for faults that do not depend on the size, because each one is compiled: one output,
+# and three different lengths of axes.
 FEW_SIZES = ((5, 1), (3, 10))
 
 HALF = ("bfloat16", "float16")
 
 
 def call(layer: Layer, parameters: Any, x: Any) -> Any:
-    """Return the output for ``x``, mapped over leading dimensions that the layer does not declare.
+    """Return the output for ``x``, by vmap if the layer declares fewer leading dimensions.
 
-    A layer that takes vectors only is used on a batch through ``jax.vmap``.
+    A layer that takes only vectors is called on a batch through ``jax.vmap``.
     """
     if layer.accepts(x.shape[:-1]):
         return layer.apply(parameters, x)
@@ -69,13 +69,13 @@ def call(layer: Layer, parameters: Any, x: Any) -> Any:
 
 
 def affine(layer: Layer) -> Callable[[Any, Any, Any, Any], Any]:
-    """``(parameters, kernel, bias, x) -> y`` with kernel and bias written into the parameters."""
+    """Return ``(parameters, kernel, bias, x) -> y``, with kernel and bias written in."""
 
     dtype = layer.convention.parameter_dtype
 
     def f(parameters: Any, kernel: Any, bias: Any, x: Any) -> Any:
         if dtype in HALF:
-            # Derivatives pass through the cast: they are rounded as those of the parameters are.
+            # Derivatives pass through the cast, so they are rounded like those of the parameters.
             kernel, bias = kernel.astype(dtype), bias.astype(dtype)
         return call(layer, layer.write(parameters, kernel, bias), x)
 
@@ -83,7 +83,7 @@ def affine(layer: Layer) -> Callable[[Any, Any, Any, Any], Any]:
 
 
 def weighted(layer: Layer, parameters: Any, cotangent: Any) -> Callable[[Any, Any, Any], Any]:
-    """``(kernel, bias, x) -> sum(y * cotangent)``: the loss that a user differentiates."""
+    """Return ``(kernel, bias, x) -> sum(y * cotangent)``, a loss to differentiate."""
     f = affine(layer)
     return lambda kernel, bias, x: (_wide(f(parameters, kernel, bias, x)) * cotangent).sum()
 
@@ -98,7 +98,7 @@ def remembered(layer: Layer, name: str, make: Callable[[], Callable[..., Any]]) 
     return layer.remember(("program", name), lambda: jax.jit(make()))
 
 
-# Halves the compiling of a draw, and is not known to every version of XLA.
+# Halves the compilation of a draw; not every version of XLA knows the option.
 _OLD_EMITTERS: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
 _HARDLY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
 
@@ -106,14 +106,14 @@ _HARDLY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
 def compiled_to_run_once(traced: Any) -> Any:
     """Compile a trace with few optimizations, which would cost more than they save.
 
-    For drawing numbers alone: products may come out otherwise than in a user's program.
+    Use it only to draw numbers, because products may differ from those in a user's program.
     """
     lowered = traced.lower()
     try:
         return lowered.compile(compiler_options={**_HARDLY, **_OLD_EMITTERS})
     except Exception:
         program = lowered.compile(compiler_options=_HARDLY)
-        _OLD_EMITTERS.clear()  # the option it was: do not try it again
+        _OLD_EMITTERS.clear()  # the option failed: do not try it again
         return program
 
 
@@ -127,7 +127,7 @@ def compilations() -> int:
 
 @functools.lru_cache(maxsize=1)
 def _counter() -> list[int]:
-    """Return the count, which JAX keeps up to date from now on."""
+    """Return the counter, which JAX updates from now on."""
     count = [0]
 
     def listen(event: str, duration_secs: float, **details: str | int) -> None:
@@ -139,7 +139,7 @@ def _counter() -> list[int]:
 
 
 def forward(layer: Layer) -> Any:
-    """``(parameters, x) -> y``."""
+    """Return ``(parameters, x) -> y``."""
     return remembered(layer, "forward", lambda: lambda p, x: call(layer, p, x))
 
 
@@ -152,7 +152,7 @@ def traced(layer: Layer, case: Case) -> Any:
 
 
 def module_forward(layer: Layer) -> Any:
-    """``(module, x) -> y`` under ``nnx.jit``."""
+    """Return ``(module, x) -> y`` under ``nnx.jit``."""
     return layer.remember("nnx.jit", lambda: nnx.jit(lambda module, x: _call_module(module, x)))
 
 
@@ -161,7 +161,7 @@ def _call_module(module: Any, x: Any) -> Any:
 
 
 def pullback(layer: Layer) -> Any:
-    """``(parameters, kernel, bias, x, cotangent) -> (y, (dK, db, dx))``, by ``jax.vjp``."""
+    """Return ``(parameters, kernel, bias, x, cotangent) -> (y, (dK, db, dx))``, by ``jax.vjp``."""
 
     def make() -> Callable[..., Any]:
         f = affine(layer)
@@ -176,10 +176,10 @@ def pullback(layer: Layer) -> Any:
 
 
 def twice(layer: Layer) -> Any:
-    """``(parameters, kernel, bias, x, cotangent, t)``: the gradients of ``<dK, t>``.
+    """Return ``(parameters, kernel, bias, x, cotangent, t) -> gradients of <dK, t>``.
 
-    Since ``<dK, t> = <x t, cotangent>``, they are 0 for kernel and bias, and for ``x`` the
-    gradient that a layer of kernel ``t`` has.
+    Since ``<dK, t> = <x t, cotangent>``, they are 0 for kernel and bias, and for ``x`` they equal
+    the gradient of a layer with kernel ``t``.
     """
 
     def make() -> Callable[..., Any]:
@@ -193,9 +193,9 @@ def twice(layer: Layer) -> Any:
 
 
 def module_gradients(layer: Layer, dense: Built, x: Any, cotangent: Any) -> dict[str, Any]:
-    """``nnx.grad`` with respect to ``nnx.Param``, as users write it: eager and compiled.
+    """Return ``nnx.grad`` with respect to ``nnx.Param``, eager and compiled.
 
-    The keys say how, the values are states of gradients.
+    The keys name the variant, the values are states of gradients.
     """
 
     def loss(module: Any, x: Any, cotangent: Any) -> Any:
@@ -210,20 +210,21 @@ def module_gradients(layer: Layer, dense: Built, x: Any, cotangent: Any) -> dict
 
 
 def is_plain(case: Case) -> bool:
-    """Return whether the case is one at which costly ways of use are tried, too.
+    """Return whether to run the costly variants on this case as well.
 
-    Of one size and batch, the first of them and an eighth of the others. Outside of jit every
-    primitive of a derivative is compiled by itself, at a multiple of the cost of the program; what
-    goes wrong only there does not depend on the size, and hardly on the values. The sides differ,
-    so that no axis is mistaken for another.
+    They run on the first case of one size and batch, and on an eighth of the others. Outside of jit
+    every primitive of a derivative is compiled separately, at a multiple of the cost, and faults
+    that occur only there do not depend on the size, and hardly on the values. The sides differ, so
+    that axes cannot be confused.
     """
     return (case.kernel_shape, case.lead, case.values % 8) == (FEW_SIZES[-1], BATCH, 0)
 
 
 def forward_mode(layer: Layer) -> Any:
-    """``(parameters, values, tangents, cotangent)`` to the derivatives by name.
+    """Return ``(parameters, values, tangents, cotangent) -> derivatives by name``.
 
-    ``values`` and ``tangents`` are of kernel, bias and x. The Hessian is that of the first row.
+    ``values`` and ``tangents`` are those of kernel, bias and x. The Hessian is that of the first
+    row.
     """
 
     def make() -> Callable[..., Any]:
@@ -257,7 +258,7 @@ def forward_mode(layer: Layer) -> Any:
 
 
 def has_forward_mode(layer: Layer, case: Case) -> bool:
-    """Whether JAX can differentiate the layer in forward mode, which needs a rule."""
+    """Return whether JAX can differentiate the layer in forward mode."""
 
     def try_it() -> bool:
         f, values = affine(layer), (case.kernel(), case.bias(), case.x())
@@ -267,11 +268,11 @@ def has_forward_mode(layer: Layer, case: Case) -> bool:
 
         try:
             parameters = jax.eval_shape(lambda: layer.init(case.seed, *case.kernel_shape))
-            # Traced, the derivative is still there; it is missed where a program is made of it.
+            # Tracing alone does not show a missing derivative; lowering to a program does.
             jax.jit(derivative).lower(parameters, *values)
         except TypeError as error:
             return "custom_vjp" not in str(error)
-        except Exception:  # which the requirements on derivatives are about
+        except Exception:  # which the requirements on derivatives report
             return True
         return True
 
@@ -279,9 +280,9 @@ def has_forward_mode(layer: Layer, case: Case) -> bool:
 
 
 def mapped(layer: Layer) -> Any:
-    """``(parameters, stacked parameters, x, cotangent)`` to the results of vmap by name.
+    """Return ``(parameters, stacked parameters, x, cotangent) -> results of vmap by name``.
 
-    ``x`` and the cotangent are batches of rows of an even number, the first.
+    ``x`` and the cotangent are batches with an even number of rows.
     """
 
     def make() -> Callable[..., Any]:
@@ -315,7 +316,7 @@ def mapped(layer: Layer) -> Any:
 def expected_of_maps(
     layer: Layer, case: Case, kernels: Any, biases: Any, cotangent: Any
 ) -> dict[str, Bounded]:
-    """Return what :func:`mapped` has to give for the case's x, kernel and bias, by name."""
+    """Return the expected results of :func:`mapped` for the case's x, kernel and bias, by name."""
     x, arithmetic = case.x(), layer.arithmetic(case.in_features)
     one = arithmetic.affine(x, case.kernel(), layer.bias_for(case))
     each = arithmetic.affine(x, kernels, biases[:, None])
@@ -343,7 +344,7 @@ def _values(layer: Layer, parameters: Any, row: Any, cotangent: Any) -> tuple[An
 
 
 def stacked(layer: Layer, parameters: Any, kernels: Any, biases: Any) -> Any:
-    """Return the parameters with each of these kernels and biases written in, stacked."""
+    """Return stacked parameters with each of these kernels and biases written in."""
     pairs = zip(kernels, biases, strict=True)
     own = layer.convention.parameter_dtype
     dtype = own if own in HALF else None
@@ -352,14 +353,14 @@ def stacked(layer: Layer, parameters: Any, kernels: Any, biases: Any) -> Any:
 
 
 def scanned(layer: Layer) -> Any:
-    """``(stacked parameters, x)`` to the output of the layers one after another."""
+    """Return ``(stacked parameters, x) -> output of the layers in sequence``, by a scan."""
 
     def make() -> Callable[..., Any]:
         def step(x: Any, parameters: Any) -> Any:
             return call(layer, parameters, x), None
 
         dtype = layer.convention.compute_dtype
-        # What is carried keeps its dtype.
+        # The carry keeps its dtype.
         first = (lambda x: x.astype(dtype)) if dtype in HALF else (lambda x: x)
         return lambda stacked, x: jax.lax.scan(step, first(x), stacked)[0]
 
@@ -367,7 +368,7 @@ def scanned(layer: Layer) -> Any:
 
 
 def rematerialized(layer: Layer) -> Any:
-    """As :func:`pullback`, by ``jax.grad`` of the layer under ``jax.checkpoint``."""
+    """Return the program of :func:`pullback`, with the layer under ``jax.checkpoint``."""
 
     def make() -> Callable[..., Any]:
         f = jax.checkpoint(affine(layer))
@@ -391,7 +392,7 @@ class Counted:
     transform
         ``jax.jit`` or ``nnx.jit``.
     function
-        What is compiled.
+        The function to compile.
     """
 
     def __init__(self, transform: Callable[..., Any], function: Callable[..., Any]) -> None:
@@ -409,7 +410,7 @@ class Counted:
 
 
 def counted(layer: Layer, case: Case) -> tuple[Counted, Counted]:
-    """The layer under ``jax.jit`` and under ``nnx.jit``, with their counts, for one shape."""
+    """Return the layer under ``jax.jit`` and under ``nnx.jit``, with counters, for one shape."""
 
     def make() -> tuple[Counted, Counted]:
         by_jax = Counted(jax.jit, lambda parameters, x: call(layer, parameters, x))
@@ -419,7 +420,7 @@ def counted(layer: Layer, case: Case) -> tuple[Counted, Counted]:
 
 
 def donating(layer: Layer) -> Any:
-    """``(parameters, x) -> (parameters doubled, y)``; the parameters are donated."""
+    """Return ``(parameters, x) -> (doubled parameters, y)``, which donates the parameters."""
 
     def step(parameters: Any, x: Any) -> Any:
         y = call(layer, parameters, x)
@@ -429,10 +430,10 @@ def donating(layer: Layer) -> Any:
 
 
 def exported(layer: Layer, case: Case, parameters: Any) -> Any:
-    """``jax.export`` of the layer for a batch ``b``, called with the leaves of parameters and x."""
+    """Return ``jax.export`` of the layer for a batch ``b``, called with all leaves and x."""
 
     def make() -> Any:
-        # The submodule is not an attribute of jax before it is imported.
+        # The submodule becomes an attribute of jax when it is imported.
         from jax import export
 
         leaves, structure = jax.tree_util.tree_flatten(parameters)

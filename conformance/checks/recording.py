@@ -1,8 +1,9 @@
-"""What a check leaves for its cell: the case in hand, remarks, numbers and plots.
+"""Records the current case, remarks, numbers and plots of a check for its cell.
 
-One :class:`Recording` belongs to one cell. The process that runs the cell starts it, the checks
-write to the current one, and the cell reads it once. Only binned numbers are kept: a histogram is
-binned by :mod:`conformance.checks.plot_data`, and of many errors the largest for each size stays.
+One :class:`Recording` belongs to one cell. The process that runs the cell starts it, checks write
+to the current one, and the cell reads it once. Only binned numbers are kept:
+:mod:`conformance.checks.plot_data` bins histograms, and only the largest error of each size is
+kept.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ if TYPE_CHECKING:
 
 __all__ = ["Recording", "current", "start"]
 
-# What a plot shows at its edge; JSON has no infinity.
+# A plot shows this at its edge, because JSON has no infinity.
 _LARGEST = 1e9
 
 
 @dataclass
 class Recording:
-    """What is known of one cell while its check runs.
+    """The record of one cell while its check runs.
 
     Parameters
     ----------
     case
-        The case in hand; Hypothesis runs the smallest failing one last.
+        The current case; Hypothesis runs the smallest failing one last.
     examples
-        How many cases have been tried.
+        The number of cases tried.
     notes
-        Remarks for the result, whatever the outcome.
+        Remarks for the result, for any outcome.
     numbers
-        Figures for the result, whatever the outcome.
+        Figures for the result, for any outcome.
     plots
-        Binned numbers for plots, as the results file has them.
+        Binned numbers for plots, as in the results file.
     """
 
     case: Case | None = None
@@ -47,7 +48,7 @@ class Recording:
     _ratios: dict[int, float] = field(default_factory=dict)
 
     def draw(self, case: Case) -> Case:
-        """Remember the case in hand, and return it."""
+        """Record the current case, and return it."""
         self.case = case
         self.examples += 1
         return case
@@ -58,14 +59,14 @@ class Recording:
             self.notes.append(text)
 
     def error_over_bound(self, ratio: float) -> None:
-        """Keep the largest error / bound, also by the in_features of the case in hand."""
+        """Keep the largest error / bound, in total and for the current case's in_features."""
         self.numbers["ratio"] = max(ratio, float(self.numbers.get("ratio", 0.0)))
         if self.case is not None:
             size = self.case.in_features
             self._ratios[size] = max(plain(ratio), self._ratios.get(size, 0.0))
 
     def all_plots(self) -> list[dict[str, Any]]:
-        """Return the plots, that of error / bound against in_features included."""
+        """Return the plots, including that of error / bound against in_features."""
         if not self._ratios:
             return self.plots
         sizes = sorted(self._ratios)
@@ -74,7 +75,7 @@ class Recording:
 
 
 def plain(number: float) -> float:
-    """Return a finite number of four digits."""
+    """Return a finite number with four digits."""
     bounded = _LARGEST if math.isnan(number) else min(max(number, -_LARGEST), _LARGEST)
     return float(f"{bounded:.4g}")
 
@@ -85,12 +86,12 @@ _current: contextvars.ContextVar[Recording | None] = contextvars.ContextVar(
 
 
 def start() -> Recording:
-    """Begin the recording of one cell, which is the current one from now on."""
+    """Start the recording of one cell, which becomes the current one."""
     recording = Recording()
     _current.set(recording)
     return recording
 
 
 def current() -> Recording:
-    """Return the recording of the cell in hand; outside of a run, one that nobody reads."""
+    """Return the recording of the current cell; outside of a run, an unused one."""
     return _current.get() or start()

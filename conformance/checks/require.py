@@ -1,7 +1,7 @@
-"""How a property test states what must hold; what it raises carries what was found.
+"""States what must hold in a property test, and raises a violation with the finding.
 
-A :class:`Violation` says that the *layer* is wrong. Anything else that leaves a test says
-that the suite, or the registration, is.
+A :class:`Violation` means that the *layer* is wrong. Any other exception of a test means that the
+suite or the registration is.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ __all__ = [
 
 
 class NotApplicable(pytest.skip.Exception):  # type: ignore[name-defined,misc]  # set on a function
-    """The suite itself says that a check does not apply; a layer cannot skip one."""
+    """Raised by the suite if a check does not apply; a layer cannot skip a check."""
 
 
 @contextlib.contextmanager
 def during(action: str, cause: str = "") -> Iterator[None]:
-    """Run the layer's code; what it raises becomes a violation that says in which action."""
+    """Run the layer's code; an exception becomes a violation that names the action."""
     try:
         yield
     except Violation as violation:
         if raised_by_layer(violation):
             raise _raised(action, violation, cause) from violation
         if cause:
-            # This is what the check is about, so that it is no obstacle on the way to it.
+            # The check is about this, so it is not an obstacle.
             violation.cause, violation.obstacle = violation.cause or cause, False
             violation.cause_id = getattr(violation.cause, "id", "")
         raise
@@ -55,14 +55,14 @@ def during(action: str, cause: str = "") -> Iterator[None]:
             raise
         if _refused_by_configuration(error):
             not_applicable(
-                'jax_numpy_rank_promotion="raise" is in force, and refuses what the layer does: '
+                'jax_numpy_rank_promotion="raise" is set, and refuses what the layer does: '
                 "dtypes/rank-promotion"
             )
         raise _raised(action, error, cause) from error
 
 
 def _raised(action: str, error: BaseException, cause: str) -> Violation:
-    # Where JAX was asked to trace is a line of the suite, which helps nobody.
+    # The line that asked JAX to trace belongs to the suite, and does not help.
     text = safe_text(error, 2000).partition(" The error occurred while tracing ")[0]
     kind = type(error).__name__
     if "PRNG key type" in text and "RngStream" in text:
@@ -100,7 +100,7 @@ _UNDER_A_TRACE = {
         "use jnp.where or jax.lax.cond",
     ),
 }
-"""What JAX's own errors say, by their names."""
+"""The causes of JAX's own errors, by their names."""
 
 
 _about_rank_promotion = contextvars.ContextVar("about_rank_promotion", default=False)
@@ -108,7 +108,7 @@ _about_rank_promotion = contextvars.ContextVar("about_rank_promotion", default=F
 
 @contextlib.contextmanager
 def about_rank_promotion() -> Iterator[None]:
-    """Here it is the layer's failure, and no obstacle, that JAX refuses to promote ranks."""
+    """Treat JAX's refusal to promote ranks as a failure of the layer, not as an obstacle."""
     token = _about_rank_promotion.set(True)
     try:
         yield
@@ -117,7 +117,7 @@ def about_rank_promotion() -> Iterator[None]:
 
 
 def _refused_by_configuration(error: BaseException) -> bool:
-    """Whether JAX was configured to refuse what is not a fault of the layer: see the modes."""
+    """Return whether JAX was configured to refuse code that is not a fault: see the modes."""
     if _about_rank_promotion.get() or jax.config.values["jax_numpy_rank_promotion"] != "raise":
         return False
     return "jax_numpy_rank_promotion" in safe_text(error)
@@ -125,7 +125,7 @@ def _refused_by_configuration(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def on_the_way(action: str) -> Iterator[None]:
-    """As :func:`during`, for what most checks do first: a violation in it is an obstacle."""
+    """Run a first step of most checks like :func:`during`; a violation in it is an obstacle."""
     try:
         with during(action):
             yield
@@ -145,7 +145,7 @@ def that(
     holds: object, found: str, *, accepted: str = "", cause: str = "", declare: str = "",
     **measured: float | int | str,
 ) -> None:  # fmt: skip
-    """Require a truth; ``declare`` is the line by which a layer says that it is meant otherwise."""
+    """Require a condition; ``declare`` is the line that declares the opposite as intended."""
     if not holds:
         raise Violation(found, accepted=accepted, cause=cause, declare=declare, **measured)
 
@@ -153,7 +153,7 @@ def that(
 def equal(found: Any, expected: Any, what: str, *, cause: str = "") -> None:
     """Require two arrays to be equal entry by entry; -0.0 equals 0.0, and NaN equals NaN.
 
-    Reports the shape if it differs, else how many entries differ and the worst of them.
+    Reports a different shape, else the number of entries that differ and the worst of them.
     """
     found, expected = np.asarray(found), np.asarray(expected)
     if found.shape != expected.shape:
@@ -179,7 +179,7 @@ def equal(found: Any, expected: Any, what: str, *, cause: str = "") -> None:
 def within(found: Any, reference: Any, bound: Any, what: str, *, cause: str = "") -> float:
     """Require ``|found - reference| <= bound`` entry by entry; return the largest error / bound.
 
-    All three broadcast to the shape of ``reference``; the bound is a derived one.
+    All three broadcast to the shape of ``reference``; the bound must be derived.
     """
     found, reference = np.asarray(found), np.asarray(reference)
     if found.shape != reference.shape:
@@ -188,10 +188,10 @@ def within(found: Any, reference: Any, bound: Any, what: str, *, cause: str = ""
         return 0.0
     bound = np.broadcast_to(np.asarray(bound, np.float64), reference.shape)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        # Equal infinities differ by nothing, not by NaN.
+        # Equal infinities count as a difference of 0, not NaN.
         same = found == reference
         error = np.where(same, 0.0, np.abs(_wide(found) - _wide(reference)))
-        # An exact result needs no bound, also where both are zero; an infinite one says nothing.
+        # An exact result is within any bound, even 0; every result is within an infinite one.
         ratio = np.where((error == 0.0) | np.isposinf(bound), 0.0, error / bound)
     ratio = np.where(np.isnan(ratio), np.inf, ratio)
     place = _worst(ratio)
@@ -210,7 +210,7 @@ def within(found: Any, reference: Any, bound: Any, what: str, *, cause: str = ""
 
 
 def raises(call: Callable[[], Any], what: str, *, cause: Callable[[], str] = str) -> None:
-    """Require the call to raise an exception of any type; the cause is asked for if it does not."""
+    """Require the call to raise any exception; ``cause`` is called if it does not."""
     try:
         result = call()
     except Exception:
@@ -219,7 +219,7 @@ def raises(call: Callable[[], Any], what: str, *, cause: Callable[[], str] = str
 
 
 def _shown(result: Any) -> str:
-    """Return an array by its shape, a layer or its parameters by the shapes of their arrays."""
+    """Return the shape of an array, or the shapes of the arrays of a layer, as text."""
     shape = getattr(result, "shape", None)
     if shape is not None:
         return f"a result of shape {tuple(shape)}"
@@ -230,17 +230,17 @@ def _shown(result: Any) -> str:
 
 
 def not_applicable(reason: str) -> NoReturn:
-    """The requirement cannot be checked on this layer, in this environment, for this reason."""
+    """End the check, because it does not apply to this layer or environment."""
     raise NotApplicable(reason)
 
 
 def note(text: str) -> None:
-    """Keep a remark for the result of the cell in hand, whatever its outcome."""
+    """Add a remark to the result of the current cell, for any outcome."""
     recording.current().note(text)
 
 
 def record(**numbers: float | int | str) -> None:
-    """Keep figures for the result of the cell in hand, whatever its outcome."""
+    """Add figures to the result of the current cell, for any outcome."""
     recording.current().numbers.update(numbers)
 
 

@@ -1,8 +1,8 @@
-"""Where a layer runs another program: its edges on the axes of sizes, batches and dtypes.
+"""Finds where a layer runs another program: edges on the axes of sizes, batches and dtypes.
 
-JAX tells what a layer does at any shape without compiling or allocating anything. A layer that does
-not branch has one program; where it has another one, both sides of the edge become cases of the
-ordinary requirements. What branches inside of XLA is not seen so.
+JAX traces a layer at any shape without compiling or allocating anything. A layer that does not
+branch has one program. If it has another one, both sides of the edge become cases of the ordinary
+requirements. Branches inside XLA stay hidden.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CONSTRUCTION, FORWARD, GRADIENT = "construction", "call", "gradient"
 
 @dataclass(frozen=True)
 class Use:
-    """Which edges concern a requirement.
+    """The edges that concern a requirement.
 
     Parameters
     ----------
@@ -60,11 +60,11 @@ class Use:
     dtypes
         The dtypes of x.
     most
-        How many cases at edges are tried.
+        The maximum number of cases at edges.
     larger
         Whether one larger size, drawn for the run, is tried as well.
     functions
-        Whether it is about functions alone.
+        Whether it concerns only functions.
     """
 
     programs: tuple[str, ...]
@@ -83,27 +83,27 @@ NEW = Use((CONSTRUCTION,), larger=False)
 NONFINITE = Use((FORWARD,), most=4, larger=False)
 FUNCTIONS = Use((FORWARD,), most=6, functions=True)
 
-NOT_TRACED = "the layer cannot be traced, so that where its program branches is not known"
+NOT_TRACED = "the layer cannot be traced, so the branches of its program are unknown"
 _MOST_EDGES = 4
 _LARGEST_INDEX = 2**17
-# How many draws of fewer rows than a plain batch has are tried at an edge.
+# The number of draws at an edge with fewer rows than a plain batch.
 _FEW_ROWS = 12
-# A layer that writes one operation for each input is not traced at sizes beyond this one.
+# A layer with one operation for each input is not traced beyond this size.
 _UNROLLED = 130
 
 
 @dataclass(frozen=True)
 class Edge:
-    """Where a program changes on one axis.
+    """A place on one axis where a program changes.
 
     Parameters
     ----------
     program
-        Of what: construction, call, or gradient.
+        The program: construction, call, or gradient.
     where
-        From where on, in words.
+        The place, in words.
     points
-        The first point of the other program, one beyond, and the last one before.
+        The first point of the other program, one after it, and the last one before it.
     """
 
     program: str
@@ -113,16 +113,16 @@ class Edge:
 
 @dataclass(frozen=True)
 class Scan:
-    """What the programs of a layer show.
+    """The result of scanning the programs of a layer.
 
     Parameters
     ----------
     edges
-        Where they change.
+        The places where they change.
     traced
         Whether the layer could be traced at all.
     constants
-        The magnitudes with which the call compares values.
+        The constants with which the call compares values.
     """
 
     edges: tuple[Edge, ...]
@@ -130,9 +130,9 @@ class Scan:
     constants: tuple[float, ...] = ()
 
     def places(self, use: Use) -> list[tuple[str, Case]]:
-        """Where in words, and the case, of all at which a requirement should be tried."""
+        """Return the places, in words, and the cases at which a requirement should be tried."""
         edges = [edge for edge in self.edges if edge.program in use.programs]
-        # One point of each edge before a second one of any: the first of the other program.
+        # One point of each edge comes before a second one of any edge.
         in_turn = itertools.zip_longest(*(edge.points for edge in edges))
         found: dict[Case, str] = {}
         for points in in_turn:
@@ -142,7 +142,7 @@ class Scan:
         return [(where, case) for case, where in found.items()][: use.most]
 
 
-# Where a layer that cannot be traced is called instead.
+# The places at which a layer that cannot be traced is called instead.
 _CALLED = (
     Edge(FORWARD, "at a larger size", (Point(256, 100), Point(300, 500))),
     Edge(FORWARD, "with a longer batch", (Point(*BASE, (1000,)), Point(*BASE, (5, 10)))),
@@ -151,7 +151,7 @@ _CALLED = (
 
 
 def kernel_sizes(layer: Layer) -> list[Size]:
-    """The sizes at the edges of the layer's construction, of kernels that are quickly drawn."""
+    """Return the sizes at the edges of the layer's construction, of kernels that are drawn fast."""
     sizes = [case.kernel_shape for _, case in scan(layer).places(NEW)]
     return [(n, m) for n, m in sizes if n * m <= WEIGHTS]
 
@@ -170,7 +170,7 @@ def _scan(layer: Layer) -> Scan:
         return Scan(_CALLED, traced=False)
     kinds = [FORWARD] if PARAMETERS not in layer.provides else [CONSTRUCTION, FORWARD]
     tenfold = replace(base, in_features=30, out_features=100)
-    # By its length, not by the seconds that it takes: what a scan finds must not depend on these.
+    # By length, not by time, on which the result of a scan must not depend.
     unrolled = any(
         len(traces(kind, tenfold).structure) > 4 * len(traces(kind, base).structure)
         for kind in kinds
@@ -197,7 +197,7 @@ def _scan(layer: Layer) -> Scan:
         edges += _edges(traces, kind, chosen)
         if kind != CONSTRUCTION:
             edges += _edges_of_ranks(traces, kind, chosen)
-        # A number that changes with the sizes is not a constant of the program.
+        # A number that depends on the sizes is not a constant of the program.
         edges += _edges_of_indices(
             kind, base, traces(kind, base).indices & traces(kind, tenfold).indices
         )
@@ -206,7 +206,7 @@ def _scan(layer: Layer) -> Scan:
 
 
 def _edges_of_ranks(traces: _Traces, kind: str, points: Sequence[Point]) -> list[Edge]:
-    """One for each rank at which something else is computed than for a batch of that dtype."""
+    """Return an edge for each rank with another program than a batch of that dtype."""
     edges, seen = [], set()
     for point in points:
         base = replace(points[0], dtype=point.dtype)
@@ -221,7 +221,7 @@ def _edges_of_ranks(traces: _Traces, kind: str, points: Sequence[Point]) -> list
 
 
 def _edges_of_indices(kind: str, base: Point, indices: Iterable[int]) -> list[Edge]:
-    """One for each constant that an index is compared with, beyond it on every axis."""
+    """Return an edge for each constant that is compared with an index, beyond it on every axis."""
     edges = []
     for index in sorted(indices):
         if 1 < index <= _LARGEST_INDEX:
@@ -238,11 +238,11 @@ class _Traces:
         self.layer = layer
         self._known: dict[tuple[str, Point], Signature] = {}
         self._parameters: dict[Size, tuple[Signature, Any]] = {}
-        # Whether a trace holds a whole kernel, as one that NumPy draws: a larger size costs memory.
+        # Whether a trace contains a whole kernel, such as NumPy draws: larger sizes cost memory.
         self.materializes = False
 
     def __call__(self, kind: str, point: Point) -> Signature:
-        """The signature of a program; one without numbers where it cannot be traced."""
+        """Return the signature of a program; one without numbers if it cannot be traced."""
         key = (kind, point)
         if key not in self._known:
             try:
@@ -293,7 +293,7 @@ def _edges(traces: _Traces, kind: str, points: Sequence[Point]) -> list[Edge]:
         axes = point.axes[:2] if kind == CONSTRUCTION else point.axes
         classes[point.dtype, len(axes), tuple(length == 1 for length in axes)].append(point)
     found = [_edges_of_class(traces, kind, members) for members in classes.values()]
-    # In turn, so that the first edge of each class comes before the second of any.
+    # In turn, so that the first edge of each class comes before the second one of any.
     in_turn = [edge for edges in itertools.zip_longest(*found) for edge in edges if edge]
     return list({edge.points: edge for edge in in_turn}.values())
 
@@ -316,7 +316,7 @@ def _edges_of_class(traces: _Traces, kind: str, points: Sequence[Point]) -> list
     for misfit in _misfits(traces, kind, same)[:_MOST_EDGES]:
         deviating = [same[i] for i in misfit.deviating]
         if misfit.formula is None:
-            # The number follows no formula: it may be wrong anywhere.
+            # The number follows no formula, so it may be wrong anywhere.
             most = WEIGHTS if kind == CONSTRUCTION else WEIGHTS // 4
             callable_ = [p for p in same if p.fits and p.in_features * p.out_features <= most]
             chosen = sorted(callable_, key=lambda p: np.prod(p.axes))[-3:]
@@ -346,7 +346,7 @@ def _smallest(points: Iterable[Point]) -> Point:
 
 
 def _edge(kind: str, base: Point, end: Point, other: Callable[[Point], bool]) -> list[Edge]:
-    """The edge on the way from the base to a point of another program, axis by axis."""
+    """Return the edge between the base and a point of another program, axis by axis."""
     at = base
     for axis, length in enumerate(end.axes):
         moved = at.moved(axis, length)
@@ -364,7 +364,7 @@ def _edge(kind: str, base: Point, end: Point, other: Callable[[Point], bool]) ->
 def _shrunk(
     base: Point, before: Point, after: Point, axis: int, other: Callable[[Point], bool]
 ) -> tuple[Point, Point]:
-    """The same edge with the other axes as they are at the base, where it is there as well."""
+    """Return the edge with the other axes as at the base, if it exists there as well."""
     for i, length in enumerate(base.axes):
         fewer = before.moved(i, length), after.moved(i, length)
         if i != axis and not other(fewer[0]) and other(fewer[1]):
@@ -400,7 +400,7 @@ def _described(
 
 
 def _divisor(length: int, other: Callable[[int], bool]) -> int:
-    """The smallest number at whose multiples the program is another one, or 0."""
+    """Return the smallest number at whose multiples the program differs, or 0."""
     if length > 2**16 or (other(length + 1) and other(length - 1)):
         return 0
     divisors = [n for n in range(2, length + 1) if length % n == 0]
@@ -409,7 +409,7 @@ def _divisor(length: int, other: Callable[[int], bool]) -> int:
 
 
 def at_edges(use: Use) -> Callable[[F], F]:
-    """Check a property at the layer's edges, too, once it holds for the case that is drawn."""
+    """Check a property also at the layer's edges, once it holds for the drawn case."""
 
     def decorate(test: F) -> F:
         @functools.wraps(test)
@@ -423,7 +423,7 @@ def at_edges(use: Use) -> Callable[[F], F]:
 
 
 def _at_each(layer: Layer, test: Callable[..., None], use: Use) -> bool:
-    """Try the property at every edge; a failure names the edge, and so does a note of the cell."""
+    """Try the property at every edge; a failure, and a note of the cell, name the edge."""
     if use.functions and PARAMETERS in layer.provides:
         return True
     found = scan(layer)
@@ -435,7 +435,7 @@ def _at_each(layer: Layer, test: Callable[..., None], use: Use) -> bool:
     if use.larger:
         places.append(("at a larger size", larger(layer)))
     for where, case in places:
-        # A row is of one kind, large or tiny: of few rows, several are tried.
+        # Each row has one kind, large or tiny, so a batch of few rows is drawn several times.
         draws = _FEW_ROWS if use is VALUES and np.prod(case.lead) < BATCH[0] else 1
         try:
             for values in range(case.values, case.values + draws):

@@ -17,7 +17,7 @@ Size = tuple[int, int]
 
 BASE = (3, 10)
 # Odd, prime and rich in divisors; powers of two and their neighbours; multiples of 100; wide, tall
-# and square; sizes of real models; and what no memory holds.
+# and square; sizes of real models; and sizes that no memory holds.
 _SIZES: tuple[Size, ...] = (
     *(BASE, (2, 4), (16, 16), (24, 36), (33, 20), (64, 100), (63, 65), (101, 50), (127, 257)),
     *((128, 128), (144, 240), (257, 130), (256, 1000), (300, 500), (384, 77), (512, 512)),
@@ -27,7 +27,7 @@ _SIZES: tuple[Size, ...] = (
     # Few inputs and outputs, and multiples of primes: 17 * 19 * 23 and 13 * 29 * 31.
     *((7, 12), (10, 3), (7429, 11687)),
 )
-# JAX squeezes axes of one, so that they are compared with each other alone.
+# JAX squeezes axes of length 1, so these are compared only with each other.
 _ONES: tuple[Size, ...] = ((1, 7), (1, 300), (1, 1024), (5, 1), (300, 1), (4096, 1))
 # Beyond 128 on both axes: multiples of 32, 100, 128 and 256, their neighbours, and primes.
 _LARGER: tuple[Size, ...] = (
@@ -46,9 +46,9 @@ _LEADS: tuple[tuple[int, ...], ...] = (
 )
 _DTYPES = ("float16", "bfloat16", "int32", "complex64")
 
-# What is called at an edge: so many numbers of x, kernel and result each, so many products.
+# The limits of a call at an edge: numbers of x, kernel and result each, and products.
 NUMBERS, _PRODUCTS = 2**22, 2**29
-# The weights of one kernel that is looked at.
+# The maximum number of weights of a kernel that is inspected.
 WEIGHTS = 2**20
 
 
@@ -63,39 +63,39 @@ class Point:
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """In, out, and the leading axes of x."""
+        """Return in, out, and the leading axes of x."""
         return (self.in_features, self.out_features, *self.lead)
 
     def moved(self, axis: int, length: int) -> Point:
-        """The same point with another length of one axis."""
+        """Return the point with another length of one axis."""
         axes = [*self.axes]
         axes[axis] = length
         return Point(axes[0], axes[1], tuple(axes[2:]), self.dtype)
 
     def name(self, axis: int) -> str:
-        """What the axis is called."""
+        """Return the name of the axis."""
         rows = "rows" if len(self.lead) == 1 else f"x.shape[{axis - 2}]"
         return ("in_features", "out_features")[axis] if axis < 2 else rows
 
     @property
     def fits(self) -> bool:
-        """Whether a layer can be called here within the memory and the time of a check."""
+        """Return whether a call fits into the memory and the time of a check."""
         rows = int(np.prod(self.lead))
         n, m = self.in_features, self.out_features
         return max(n * m, rows * n, rows * m) <= NUMBERS and rows * n * m <= _PRODUCTS
 
     def case(self) -> Case:
-        """The case of this size and batch."""
+        """Return the case of this size and batch."""
         return Case(self.in_features, self.out_features, 0, 1, self.lead)
 
 
 def base_of(layer: Layer) -> Point:
-    """Return the point with which others are compared."""
+    """Return the point with which the others are compared."""
     return replace(Point(*BASE), lead=BATCH if layer.accepts(BATCH) else layer.fewest)
 
 
 def points_of(layer: Layer) -> list[Point]:
-    """Return every point that is traced, those of one class in order of interest."""
+    """Return every point to trace, those of one class in order of interest."""
     base = base_of(layer)
     sized = [replace(base, in_features=n, out_features=m) for n, m in (*_SIZES, *_drawn(), *_ONES)]
     some = [(n, m) for n, m in _FEWER if n in (3, 64, 300, 1000)]
@@ -109,19 +109,19 @@ def points_of(layer: Layer) -> list[Point]:
     for dtype in _DTYPES:
         points += [replace(base, in_features=n, out_features=m, dtype=dtype) for n, m in _FEWER]
         points += [Point(n, m, lead, dtype) for (n, m), lead in short]
-    # Images are of uint8.
+    # Images have dtype uint8.
     points += [replace(base, in_features=n, out_features=m, dtype="uint8") for n, m in _FEWER[::2]]
     return [p for p in dict.fromkeys(points) if layer.accepts(p.lead)]
 
 
 def larger(layer: Layer) -> Case:
-    """Return the case of a size beyond 128 on both axes that is drawn for this run."""
+    """Return the case of a size, drawn for this run, beyond 128 on both axes."""
     size = random.Random(profiles.active().seed or 0).choice(_LARGER)
     return replace(base_of(layer), in_features=size[0], out_features=size[1]).case()
 
 
 def _drawn() -> list[Size]:
-    """Sizes that are drawn for this run, small ones as likely as large ones."""
+    """Return sizes that are drawn for this run, small ones as likely as large ones."""
     generator = random.Random(profiles.active().seed or 0)
     return [
         (int(2 ** generator.uniform(5, 12)), int(2 ** generator.uniform(5, 12))) for _ in range(3)

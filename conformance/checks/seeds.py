@@ -1,4 +1,4 @@
-"""What different seeds give: numbers to compare, their collisions and their correlations."""
+"""Compares the numbers of different seeds: collisions and correlations."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from conformance.statistics.seeds import BASES, crowd, random_seeds
 __all__ = ["require_different", "require_uncorrelated"]
 
 IN_FEATURES, OUT_FEATURES = 6, 129
-"""A size of every profile's pool: a layer shows its kernel, a function its output."""
+"""A size of every profile's pool, at which kernels of layers or outputs of functions are drawn."""
 
-# Of few levels, such as signs, two kernels of this size are still never equal by chance; drawing
-# thousands of the larger ones takes a third of a second.
+# Even with few levels, such as signs, two kernels of this size are never equal by chance; thousands
+# of the larger ones take a third of a second.
 _SMALL = (4, 40)
 
 _FEWEST = (2, 4)
-"""Sizes at which a hundred thousand kernels cost as much as thousands of the larger ones."""
+"""A size at which a hundred thousand kernels cost as much as thousands of the larger ones."""
 
 _NUMBERS = 2**24
-"""How many numbers are drawn for the seeds beyond the set: a second of a processor's time."""
+"""The count of numbers drawn for seeds beyond the set, which takes a processor a second."""
 
 _PROBE = np.array([0.5, -1.25, 2.0, 0.75, -0.25, 1.5], np.float32)
 _NEGATIVE = (1, 2, 5, 1_000, 2**31 - 1)
 
 
 def _numbers(layer: Layer) -> dict[int, np.ndarray]:
-    """For each seed of the profile's set the kernel or the output that it gives, flat."""
+    """Return the flat kernel or output of each seed of the profile's set."""
     return _drawn(layer)[0]
 
 
@@ -52,7 +52,7 @@ def _drawn(layer: Layer) -> _Drawn:
         seeds, size = seed_set(profile), (IN_FEATURES, OUT_FEATURES)
         if layer.implementation.init is None:
             return {seed: _output(layer, seed) for seed in seeds}, {}, _NONE
-        # A layer that cuts its kernel from a large block makes the block for each of them.
+        # A layer that cuts its kernel from a large block draws the block for each seed.
         more = _NUMBERS // max(cost_of_a_draw(layer, _SMALL) // 4, 1)
         every = seeds + random_seeds(profile)[:more]
         most = _NUMBERS // max(cost_of_a_draw(layer, _FEWEST) // 4, 1)
@@ -76,8 +76,8 @@ def _output(layer: Layer, seed: int) -> np.ndarray:
 
 
 def require_different(layer: Layer) -> None:
-    """Fail on the first two seeds of the set that give the same numbers; say what they share."""
-    # The many tell more about what they have in common.
+    """Fail on the first two seeds of the set with the same numbers; say what they share."""
+    # All colliding seeds together show best what they have in common.
     few, more, many = _drawn(layer)
     for numbers in (more, few):
         _require_distinct(layer, numbers)
@@ -87,7 +87,7 @@ def require_different(layer: Layer) -> None:
 
 
 def _require_distinct(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
-    # Zeros of either sign are the same kernel.
+    # Zeros of both signs count as the same kernel.
     found = diagnose_seeds({seed: (values + 0.0).tobytes() for seed, values in numbers.items()})
     if found.pairs:
         first, second = found.pairs[0]
@@ -103,14 +103,14 @@ def _require_distinct(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
         _fail(first, second, f"{len(found.pairs)} of {len(numbers)} seeds repeat another", cause)
 
 
-# One false alarm in as many runs, as of every exact comparison of what is drawn.
+# The false-alarm rate of every exact comparison of drawn numbers.
 _BY_CHANCE = 1e-12
 
 
 def _require_few_collisions(seeds: np.ndarray, drawn: np.ndarray) -> None:
-    """Fail on two seeds with one kernel, unless kernels of so few levels are equal by chance.
+    """Fail on two seeds with one kernel, unless so few levels make that likely.
 
-    Of n seeds, n^2/2 pairs are equal with the chance that all their entries are.
+    Each of the n^2/2 pairs of n seeds is equal with the probability that all its entries are.
     """
     if not len(seeds):
         return
@@ -131,7 +131,7 @@ def _require_few_collisions(seeds: np.ndarray, drawn: np.ndarray) -> None:
 
 
 def _constant(layer: Layer) -> str:
-    """Return the cause of one kernel for all seeds, if it is not the seed's: a constant."""
+    """Return a cause if all seeds give one kernel because it is constant."""
     if layer.implementation.init is None:
         return ""
     drawn = identify_law(samples(layer))
@@ -141,7 +141,7 @@ def _constant(layer: Layer) -> str:
 
 
 def _require_sign(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
-    """Negative seeds are 2^32 - s to JAX; a function may refuse them, but not drop the sign."""
+    """Require that a function refuses negative seeds, or takes -s as 2^32 - s, as JAX does."""
     for seed in _NEGATIVE:
         try:
             negative = _output(layer, -seed)
@@ -166,10 +166,11 @@ def _fail(first: int, second: int, more: str, cause: str, what: str = "the numbe
 
 
 def require_uncorrelated(layer: Layer) -> None:
-    """Fail if kernels of different seeds are correlated, also when shifted against each other.
+    """Fail if kernels of different seeds are correlated, with and without a shift.
 
-    Pooled over neighbouring seeds, and over each base and its single-bit flips: both sets of pairs
-    are forests, so that the bound of `linked_seeds` holds. So is every two seeds of the set.
+    Correlations are pooled over neighbouring seeds, and over each base and its single-bit flips.
+    Both sets of pairs are forests, so the bound of `linked_seeds` holds. It also holds for any
+    single pair.
     """
     numbers = _numbers(layer)
     _require_own_rows(layer, numbers)
@@ -179,10 +180,10 @@ def require_uncorrelated(layer: Layer) -> None:
         finite = {size: w.astype(np.float64) for size, w in drawn.items() if np.isfinite(w).all()}
     within = by_requirement.centred(finite) if finite else {}
     if finite and any(piece.rejected for piece in structure_evidence(layer)):
-        return  # kernel-independence reports that; kernels of few free numbers look alike
+        return  # kernel-independence reports such kernels; those of few free numbers look alike
     values = np.stack(list(numbers.values())).astype(np.float64)[:, None, :]
     if not np.isfinite(values).all():
-        return  # construction/finite and the forward rows report that
+        return  # construction/finite and the forward requirements report that
     values = by_requirement.centred({(1, values.shape[2]): values})[1, values.shape[2]]
     place = {seed: i for i, seed in enumerate(numbers)}
     neighbours = [(place[s], place[s + 1]) for s in numbers if s + 1 in place]
@@ -196,7 +197,7 @@ def require_uncorrelated(layer: Layer) -> None:
         linked_seeds(values, neighbours, "neighbouring seeds"),
         linked_seeds(values, flips, "seeds that differ in one bit"),
         seed_shifts(values[: min(len(values), 33)]),
-        # Seeds that a reduction modulo some number takes for one another may share a part only.
+        # Seeds that are equal modulo some number may share only a part of the kernel.
         seed_pairs(values),
         linked_seeds(*_magnitudes(values, neighbours), "neighbouring seeds (magnitudes)"),
     ]
@@ -207,10 +208,10 @@ def require_uncorrelated(layer: Layer) -> None:
 def _magnitudes(
     values: np.ndarray, links: Sequence[tuple[int, int]]
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """Return differences of magnitudes, and links between them, as `linked_seeds` takes them.
+    """Return differences of magnitudes, and links between them, for `linked_seeds`.
 
-    Of two links (a, b) and (c, d) without a kernel in common, |a| - |c| and |b| - |d|: each is
-    symmetric about 0 where kernels are independent.
+    Two links (a, b) and (c, d) without a common kernel give |a| - |c| and |b| - |d|, which are
+    symmetric about 0 if kernels are independent.
     """
     apart: list[tuple[int, int]] = []
     used: set[int] = set()

@@ -1,6 +1,6 @@
-"""Why a layer has, takes or returns another shape than it should: by trying what would explain it.
+"""Finds why a layer has, takes or returns a wrong shape, by trying explanations.
 
-Every function returns a cause, or nothing where no explanation, or more than one, fits.
+Every function returns a cause, or "" unless exactly one explanation fits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REMEMBERED = Cause(
 )
 VECTORS_ONLY = Cause("vectors-only", "the layer takes vectors only: a batch of rows is refused")
 EXCHANGED = Cause(
-    "sizes-exchanged", "in_features and out_features are exchanged: the layer takes x of width out"
+    "sizes-exchanged", "in_features and out_features are swapped: the layer takes x of width out"
 )
 
 
@@ -47,7 +47,7 @@ _OF_INPUTS = Cause(
 
 
 def of_kernel(dense: Built, case: Case, shape: tuple[int, ...]) -> str:
-    """Return why the kernel is stored in this shape."""
+    """Return why the kernel has this shape."""
     n, m = case.kernel_shape
     if n != m and sorted(shape) == sorted(case.kernel_shape):
         takes = [width for width in case.kernel_shape if _takes(dense, width)]
@@ -82,7 +82,7 @@ def _takes(dense: Built, width: int) -> bool:
 
 
 def _gives(call: Callable[[], Any]) -> tuple[int, ...] | None:
-    """Return the shape of what the call returns, or None if it raises."""
+    """Return the shape of the call's result, or None if it raises."""
     try:
         return tuple(np.shape(call()))
     except Exception:
@@ -90,7 +90,7 @@ def _gives(call: Callable[[], Any]) -> tuple[int, ...] | None:
 
 
 def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
-    """Why an x with these leading dimensions is refused, by what is not: at different sizes."""
+    """Return why an x with these leading dimensions is refused, by trying others."""
     case = replace(case, in_features=3, out_features=10)
 
     def works(*lead: int) -> bool:
@@ -98,7 +98,7 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
         return _gives(lambda: layer.forward(case.seed, x, case.out_features)) is not None
 
     if works(*refused):
-        return ""  # x of that shape is accepted at another size
+        return ""  # another size accepts an x of that shape
     if not works() and not works(2):
         if PARAMETERS not in layer.provides:
             return of_inputs_bias(layer, case)
@@ -127,10 +127,10 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
 
 
 def of_inputs_bias(layer: Layer, case: Case) -> str:
-    """Whether a function adds a vector of as many entries as x has, from which sizes it takes.
+    """Return whether a function adds a vector with as many entries as x, by the sizes it accepts.
 
-    It adds to 3 outputs or to 1, the latter broadcast to 3, but not to 10; for the last two sizes,
-    it is 4 entries that fit.
+    A vector of 3 entries can be added to 3 outputs or 1, but not to 10; for the last two sizes, 4
+    entries fit.
     """
 
     def shape(width: int, outputs: int) -> tuple[int, ...] | None:
@@ -142,19 +142,19 @@ def of_inputs_bias(layer: Layer, case: Case) -> str:
 
 
 def _is_left(layer: Layer, case: Case) -> bool:
-    """Whether a square layer, which takes a vector in any case, multiplies it from the right."""
+    """Return whether a square layer, which accepts any vector, multiplies it from the right."""
     case = replace(case, out_features=case.in_features)
     x, kernel, bias = case.normal("x", case.in_features), case.kernel(), case.bias()
     try:
         found = np.asarray(layer.of(case).write(kernel, bias)(x))
-    except Exception:  # it takes no vector at all
+    except Exception:  # it refuses vectors
         return False
     reference = layer.value(x, kernel.T, bias)
     return bool(np.all(np.abs(found - reference.value) <= reference.bound))
 
 
 def of_result(found: tuple[int, ...], lead: tuple[int, ...], out_features: int) -> str:
-    """Return why the result has another shape, where it has the right number of entries."""
+    """Return why the result has a wrong shape, if it has the right number of entries."""
     expected = (*lead, out_features)
     if math.prod(found) != math.prod(expected):
         return ""
@@ -165,14 +165,14 @@ def of_result(found: tuple[int, ...], lead: tuple[int, ...], out_features: int) 
     if found == tuple(size for size in expected if size != 1):
         return Cause("axes-squeezed", "axes of length 1 are dropped from the result")
     if tuple(size for size in found if size != 1) == tuple(s for s in expected if s != 1):
-        return Cause("axes-added", "the result has axes of length 1 that x has not")
+        return Cause("axes-added", "the result has axes of length 1 that x does not have")
     return Cause(
         "axes-changed", "the result has the right entries, but its axes are moved or merged"
     )
 
 
 def of_acceptance(layer: Layer, case: Case, lead: tuple[int, ...], width: int) -> str:
-    """What becomes of an x of another width that is not rejected: seen at three inputs first."""
+    """Return what happens to an x of another width that is accepted, first at three inputs."""
     n = case.in_features
     widths = {1: 1, n - 1: 2, n + 1: 4}
     telling = replace(case, in_features=3, out_features=10)
@@ -184,7 +184,7 @@ def _of_acceptance(layer: Layer, case: Case, lead: tuple[int, ...], width: int) 
     n, x, dense = case.in_features, case.normal("other width", *lead, width), layer.of(case)
     try:
         found = np.asarray(dense.raw(x))
-    except Exception:  # it is accepted abstractly, or not here, and so nothing can be compared
+    except Exception:  # only a trace, or another size, accepts it
         return ""
     forms = {}
     if width == 1:
@@ -222,22 +222,22 @@ def of_rows(
     rows: np.ndarray,
     order: np.ndarray | None = None,
 ) -> str:
-    """Return whether rows of one call are mixed, or the output is that of another call.
+    """Return a cause if rows of one call are mixed, or the output is that of another call.
 
-    A new instance that is called for the first time knows of no other call.
+    A new instance has no earlier call.
     """
     fresh = np.asarray(layer.written(case)(x)).reshape(8, -1)
     expected = plain if order is None else plain[order]
     if np.array_equal(fresh[rows], expected[rows]):
         return REMEMBERED
-    if order is not None:  # that another row changes none of the others was seen before
-        return Cause("row-by-place", "what a row gives depends on its place in the batch")
+    if order is not None:  # an earlier check showed that a row does not change the others
+        return Cause("row-by-place", "the result for a row depends on its place in the batch")
     return Cause("rows-mixed", "rows of a batch are mixed: a statistic over the batch, or its axes")
 
 
 def of_form(f: Any, found: np.ndarray, value: np.ndarray) -> str:
-    """Return whether the array is read as if it lay in memory as other arrays do."""
+    """Return a cause if the layer reads the memory of the array and ignores its strides."""
     in_memory = value.ravel(order="K").reshape(value.shape)
     read = not np.array_equal(in_memory, value) and np.array_equal(f(in_memory), found)
-    words = "the memory of x is read in its own order, whatever the strides of x are"
+    words = "the memory of x is read in its own order, and the strides of x are ignored"
     return Cause("strides-ignored", words) if read else ""

@@ -1,4 +1,4 @@
-"""Kernels of layers that are built from one source of keys."""
+"""Compares kernels of layers that are built from one source of keys."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from conformance.statistics.correlation import linked_seeds
 __all__ = ["of_rngs", "require_unrelated"]
 
 _SIZE = (16, 16)
-# One more than four bits count. Two kernels show a correlation of .58, and neighbours together one
-# of .07; with four times as many Rngs, which take four times as long, that would be .03.
+# One more than four bits can count. The check detects a correlation of .58 between two kernels, and
+# one of .07 between all neighbours; four times as many Rngs, at four times the cost, would detect .03.
 _SIBLINGS, _SEEDS = 17, 4
 
 
 def of_rngs(layer: Layer, first_seed: int) -> np.ndarray:
-    """Return kernels (68, 16, 16): of seventeen layers of one ``Rngs``, for each of four seeds."""
+    """Return kernels (68, 16, 16), of seventeen layers of one ``Rngs`` for each of four seeds."""
     construct = layer.implementation.module
     assert construct is not None
     found = []
@@ -38,7 +38,7 @@ def of_rngs(layer: Layer, first_seed: int) -> np.ndarray:
 
 
 def require_unrelated(layer: Layer, kernels: Any, what: str) -> None:
-    """Require kernels (number, in, out) that have neither a correlation nor a run in common."""
+    """Require that kernels (number, in, out) have neither correlations nor runs in common."""
     if layer.convention.kernel.is_zero():
         return
     wide = np.asarray(kernels, np.float64)

@@ -1,8 +1,8 @@
-"""A traced program without its sizes: what has to agree where a layer does not branch.
+"""The signature of a traced program, which is the same at all sizes if a layer does not branch.
 
-The structure is the primitives, with the dtypes and ranks of their operands and whatever of their
-parameters is not a number. The numbers -- sizes, limits, literals -- follow the sizes of the layer
-by a formula where it does not branch: see :func:`misfits`.
+The structure is the primitives, with the dtypes and ranks of their operands and their parameters
+that are not numbers. The numbers (sizes, limits, literals) follow the sizes of the layer by a
+formula if it does not branch: see :func:`misfits`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from conformance.checks.thresholds import arithmetic, thresholds
 
 __all__ = ["Misfit", "Signature", "follows", "misfits", "signature"]
 
-# Parameters that name a function or a device, and say nothing about what is computed.
+# Parameters that name a function or a device, and do not affect the computation.
 _NAMES = ("name", "debug_info", "mesh", "sharding", "out_sharding", "ctx_mesh", "source_info")
-_SAME = 1e-5  # A literal is float32 here and a Python float there.
+_SAME = 1e-5  # The type of a literal varies between float32 and a Python float.
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A program's structure, equal where it is the same program, and its numbers in order.
+    """A program's structure, which is equal for equal programs, and its numbers in order.
 
-    With what it computes whatever the shapes are, and the constants that it compares with.
+    It also has the operations without shapes, and the constants that the program compares with.
     """
 
     structure: tuple[Hashable, ...]
@@ -104,12 +104,11 @@ class Misfit:
     Parameters
     ----------
     position
-        Which of the program's numbers it is.
+        The index of the number.
     formula
-        From the axes of a size to the number that most sizes have; None where no formula fits half
-        of them.
+        Maps the axes of a size to the number at most sizes; None if no formula fits half of them.
     deviating
-        The indices of the sizes at which the number is another one.
+        The indices of the sizes at which the number differs.
     """
 
     position: int
@@ -118,16 +117,16 @@ class Misfit:
 
 
 def misfits(axes: np.ndarray, numbers: np.ndarray) -> list[Misfit]:
-    """Return the numbers of one program that do not follow its sizes by one formula.
+    """Return the numbers of a program that do not follow its sizes by one formula.
 
-    A formula is a constant times a product of axes, next to it by one, or times powers of in and
-    out: what a layer that does not branch makes of its sizes.
+    A formula is a constant times a product of axes, possibly plus or minus one, or a constant times
+    powers of in and out. A layer that does not branch has only such numbers.
 
     Parameters
     ----------
     axes
-        ``(sizes, axes)``: in, out, then the leading axes. The first size is what others are
-        compared with.
+        ``(sizes, axes)``: in, out, then the leading axes. The other sizes are compared with the
+        first one.
     numbers
         ``(sizes, numbers)``.
     """

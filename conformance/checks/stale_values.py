@@ -1,4 +1,4 @@
-"""Old values of the parameters that a forward goes on using after others were written."""
+"""Finds a forward pass that uses old values of the parameters after new ones were written."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _BUILT = "from construction"
 
 
 def values_before(kernel: np.ndarray, bias: np.ndarray) -> list[Values]:
-    """Return what to write before these values, each in use once.
+    """Return the values to write and use before these ones.
 
-    Values that are written time and again may be copied at any write. Both change first; then one
-    of the two alone, or one weight: a copy may be kept for as long as the others are the same.
+    A layer may copy values at any write. First both change, then only one of them, or one weight,
+    because a layer may keep a copy as long as the others stay the same.
     """
     two, other = np.float32(2), kernel.copy()
     other[-1, -1] *= two
@@ -35,18 +35,18 @@ def values_before(kernel: np.ndarray, bias: np.ndarray) -> list[Values]:
 def require_fresh(
     layer: Layer, case: Case, x: np.ndarray, found: np.ndarray, way: str, constructed: Values
 ) -> None:
-    """Require a result of the case's kernel and bias not to be that of older values.
+    """Require that a result for the case's kernel and bias is not that of older values.
 
-    A result of no values that the layer ever had is reported by ``forward/affine-value``.
+    ``forward/affine-value`` reports a result that fits neither.
 
     Parameters
     ----------
     found
         f(x) after the values of :func:`values_before` and then the case's were written.
     way
-        How they were written, in words.
+        The way of writing, in words.
     constructed
-        The kernel and the bias that the layer was built with.
+        The kernel and the bias of the layer after construction.
     """
     last = layer.kernel_for(case), layer.bias_for(case)
     if _is(found, layer.value(x, *last)):
@@ -72,9 +72,9 @@ def require_fresh(
 
 
 def _when_copied(layer: Layer, case: Case, x: np.ndarray) -> str:
-    """When values from construction are copied, seen in an instance of another seed.
+    """Return when values from construction are copied, found by an instance of another seed.
 
-    Its own values at construction tell a copy of those from one that is kept outside of the layer.
+    Its own values at construction separate a copy in the layer from one that is kept outside of it.
     """
     fresh = layer.build(*case.kernel_shape, (case.seed + 1) % 2**32)
     kernels, biases = [fresh.kernel, layer.kernel_for(case)], [fresh.bias, layer.bias_for(case)]

@@ -1,4 +1,4 @@
-"""The kernels that streams and keys of every kind give, and what an initialization returns."""
+"""Checks construction from streams and keys of every kind, and Linen's first output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["kernel_of_streams", "require_keys_of_every_kind", "require_same_firs
 
 
 def kernel_of_streams(layer: Layer, case: Case) -> Callable[[Any], np.ndarray]:
-    """Return the function that builds the case's layer from an ``nnx.Rngs``, for its kernel."""
+    """Return a function from an ``nnx.Rngs`` to the kernel of the case's layer."""
     construct = layer.implementation.module
 
     def kernel(rngs: Any) -> np.ndarray:
@@ -34,7 +34,7 @@ def kernel_of_streams(layer: Layer, case: Case) -> Callable[[Any], np.ndarray]:
 
 
 def require_keys_of_every_kind(layer: Layer, case: Case) -> None:
-    """Require that raw keys, and keys of other generators, build the layer."""
+    """Require that raw keys, and keys of other generators, can build the layer."""
     its, (n, m) = layer.implementation, case.kernel_shape
 
     def kernel(key: jax.Array) -> np.ndarray:
@@ -55,12 +55,12 @@ def require_keys_of_every_kind(layer: Layer, case: Case) -> None:
             np.isfinite(first).all() and not np.array_equal(first, second),
             f"two keys of the generator {kind} give one kernel, or one that is not finite",
             accepted="different kernels",
-            cause=Cause("key-part-unused", "of a key, the part that differs is not used"),
+            cause=Cause("key-part-unused", "the part of a key that differs is not used"),
         )
 
 
 def require_same_first_output(layer: Layer, case: Case, x: np.ndarray) -> None:
-    """What a Linen module returns while it is initialized is what it returns afterwards."""
+    """Require that a Linen module returns the same result during and after initialization."""
     assert layer.implementation.linen is not None
     model = layer.implementation.linen(*case.kernel_shape)
     with during("init_with_output"):

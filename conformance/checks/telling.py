@@ -1,6 +1,6 @@
-"""Causes that one or two numbers do not tell apart, sought at 3 inputs and 10 outputs.
+"""Finds causes at 3 inputs and 10 outputs that one or two numbers cannot separate.
 
-Or, of a square layer, at 5 of each: there may be a branch for these.
+For a square layer it uses 5 of each, because square layers may have a branch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _larger(case: Case) -> Case:
 
 
 def of_zero_input(layer: Layer, case: Case, found: np.ndarray, bias: np.ndarray) -> str:
-    """Why ``found``, which is f(0), is not the bias; the same at other inputs is the evidence."""
+    """Return why ``found``, which is f(0), is not the bias, if other inputs give the same cause."""
     if case.out_features < 10 and not np.array_equal(found, np.broadcast_to(bias, found.shape)):
         larger = _larger(case)
         there = layer.written(larger).rows(np.zeros((8, larger.in_features), np.float32))
@@ -35,7 +35,7 @@ def of_zero_input(layer: Layer, case: Case, found: np.ndarray, bias: np.ndarray)
     cause = diagnosis.of_zero_input(found, bias)
     if not cause:
         return ""
-    # The whole output may be what is scaled or masked.
+    # The whole output may be scaled or masked.
     x = np.eye(case.in_features, dtype=np.float32)
     kernel = layer.kernel_for(case)
     images = layer.written(case).rows(x)
@@ -43,7 +43,7 @@ def of_zero_input(layer: Layer, case: Case, found: np.ndarray, bias: np.ndarray)
 
 
 def of_basis(layer: Layer, case: Case, cause: str) -> str:
-    """Why f(e_i) is not K[i] + b; ``cause`` is as of :func:`of_zero_input`."""
+    """Return why f(e_i) is not K[i] + b; ``cause`` is the one of :func:`of_zero_input`."""
     case = _larger(case)
     found = layer.written(case).rows(np.eye(case.in_features, dtype=np.float32))
     kernel, bias = layer.kernel_for(case), layer.bias_for(case)
@@ -53,7 +53,7 @@ def of_basis(layer: Layer, case: Case, cause: str) -> str:
 
 
 def of_not_finite(layer: Layer, case: Case) -> str:
-    """Return whether the kernel is finite except for one input."""
+    """Return a cause if the kernel is not finite only for one input."""
     if case.in_features != 1:
         return ""
     other = layer.of(replace(case, in_features=3)).kernel

@@ -1,4 +1,4 @@
-"""Whether a layer is right where several threads build and call it at once."""
+"""Checks layers that several threads build and call at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _THREADS = 8
 
 
 def require_same_in_threads(layer: Layer, case: Case) -> None:
-    """Require that eight threads at once get what one thread gets, bit by bit."""
+    """Require that eight threads at once get the bits that one thread gets."""
     shared = layer.written(case)
     lead = BATCH if layer.accepts(BATCH) else ()
 
@@ -38,7 +38,7 @@ def require_same_in_threads(layer: Layer, case: Case) -> None:
     alone = [work(i) for i in range(_THREADS)]
     barrier = threading.Barrier(_THREADS, timeout=60)
     in_threads = during("building and calling layers in eight threads")
-    # As often as Python can, threads take turns: in the middle of a construction or a call.
+    # Threads switch as often as possible, even in the middle of a construction or a call.
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

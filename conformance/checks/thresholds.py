@@ -1,7 +1,7 @@
-"""The constants with which a traced program compares: where it may treat values by themselves.
+"""Finds the constants with which a traced program compares values.
 
-A layer that computes ``x @ K + b`` compares nothing. One that does tells where to look: at values
-near the constant, and at sizes beyond the index.
+A layer that computes ``x @ K + b`` makes no comparisons. If a layer does, checks try values near
+the constant, and sizes beyond the index.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OF_SHAPE = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "expand_dims
 
 
 def thresholds(jaxpr: Any) -> tuple[frozenset[float], frozenset[int]]:
-    """Return the magnitudes, and the indices, that a closed jaxpr compares values with."""
+    """Return the magnitudes and the indices with which a closed jaxpr compares values."""
     values: set[float] = set()
     indices: set[int] = set()
     whole = getattr(jaxpr, "jaxpr", jaxpr)
@@ -70,7 +70,7 @@ def _number(variable: Any, known: Mapping[Any, float]) -> float | None:
 
 
 def arithmetic(jaxpr: Any) -> frozenset[tuple[str, ...]]:
-    """Return what a program computes, as primitives with their dtypes, whatever the shapes."""
+    """Return the primitives of a program with their dtypes, without shapes."""
     found: set[tuple[str, ...]] = set()
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         parts = [*jaxprs.inner(equation)]

@@ -1,4 +1,4 @@
-"""Arrays that are not in memory as they are read."""
+"""Checks arrays with an unusual order in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["require_views"]
 
 
 def require_views(layer: Layer, f: Callable[..., Any], x: np.ndarray) -> None:
-    """Require f of views of the batch ``x``, at rank 2 and 3, to be f of what they show."""
+    """Require that f of a view of the batch ``x``, at ranks 2 and 3, equals f of a plain copy."""
     for lead in ((len(x),), (2, len(x) // 2)):
         if layer.accepts(lead):
             _require_views(f, x.reshape(*lead, -1))

@@ -3,7 +3,8 @@
 `samples` maps a size (in, out) to kernels (seeds, in, out) of independent seeds; `variance` is the
 declared variance as a function of fan_in and fan_out. Requirements that do not concern the scale
 use the declared variance unless it is rejected, and then the measured one, so that a wrong scale
-fails one requirement only. With a right scale, the measured one is used with probability 1e-15.
+fails one requirement only. With a correct scale, the measured one is used with probability 1e-15 at
+most.
 """
 
 import math
@@ -80,7 +81,7 @@ def mean_row(standard: Samples, slack: float = 0.0) -> list[Evidence]:
 
 
 def centred(standard: Samples) -> dict[Shape, Array]:
-    """Return the samples, less the measured mean of each size if the mean is rejected.
+    """Return the samples, minus the measured mean of each size if the mean is rejected.
 
     The other requirements use these, so that a wrong mean fails one requirement only.
     """
@@ -89,7 +90,8 @@ def centred(standard: Samples) -> dict[Shape, Array]:
 
 
 def law_row(standard: Samples, families: Sequence[Family]) -> list[Evidence]:
-    """Check distribution function, support, symmetry and atoms; without families the last two."""
+    """Check distribution function, support, symmetry and atoms; only the last two without
+    families."""
     evidence = [shape.sign_symmetry(pooled(standard))]
     evidence += [shape.atoms(z) for z in standard.values()]
     if families:
@@ -203,7 +205,7 @@ def resolution_row(samples: Samples) -> list[Evidence]:
 
 
 def seeds_row(standard: Samples) -> list[Evidence]:
-    """Check that kernels of different seeds are uncorrelated, also when shifted."""
+    """Check that kernels of different seeds are uncorrelated, even if shifted."""
     evidence = []
     for z in standard.values():
         evidence += [correlation.seed_pairs(z), correlation.seed_shifts(z)]

@@ -37,7 +37,7 @@ def law(
     ratios = {s: float(np.mean(np.square(w))) / declared(*s) for s, w in finite.items()}
     factor = common_factor(ratios, {s: w.size for s, w in finite.items()}) if ratios else None
     remedy = (
-        f"Multiply by {1 / math.sqrt(factor):.4g} for what the layer declares." if factor else ""
+        f"Multiply by {1 / math.sqrt(factor):.4g} to get the declared variance." if factor else ""
     )
     if found.verdict == "known" or found.quantified:
         return Cause(_slug(found), f"{found.sentence} {remedy}".rstrip())
@@ -98,7 +98,7 @@ def _shared_by_seeds(w: np.ndarray) -> bool:
 
 
 def independence(samples: Samples, evidence: Evidence) -> str:
-    """Return the first that fits of copies, negatives, order, symmetry, low rank, neighbours."""
+    """Return the first cause that fits: copies, negatives, order, symmetry, rank, neighbours."""
     law = identify_law(samples)
     if law.name == "orthogonal":
         return Cause("kernel-orthogonal", law.sentence)
@@ -170,7 +170,7 @@ def _long_lines(samples: Samples, axis: int) -> Iterator[Array]:
 
 
 def _repetition(w: Array, axis: int) -> str:
-    """`equal` or `opposite` if lines of the first kernel repeat, else the empty string."""
+    """Return `equal` or `opposite` if lines of the first kernel repeat, else the empty string."""
     lines = w[0] if axis == 1 else w[0].T
     seen = {line.tobytes() for line in np.ascontiguousarray(lines) if line.any()}
     alive = sum(bool(line.any()) for line in lines)
@@ -257,7 +257,7 @@ def homogeneity(evidence: Evidence) -> str:
 
 
 def bias(samples: Samples) -> str:
-    """Return what biases (seeds, 1, out) that should be 0 are instead, as a cause."""
+    """Return a cause for biases (seeds, 1, out) that are not 0."""
     found = identify_law(samples)
     every = np.concatenate([b.ravel() for b in samples.values()])
     random = np.unique(every).size > every.size / 2

@@ -80,13 +80,14 @@ def lags(z: Array, what: str = "weights") -> Evidence:
 
 
 def _nearest(direction: int, lag: int, size: tuple[int, ...]) -> tuple[int, int]:
-    """The same lag in the direction in which it is shorter: whole rows are steps down a column."""
+    """Return the lag in the direction in which it is shorter: whole rows are steps down a
+    column."""
     line = size[1 - direction]
     return (1 - direction, lag // line) if lag % line == 0 and line > 1 else (direction, lag)
 
 
 def _autocorrelation(flat: Array) -> Array:
-    """|S_L| / sqrt(Q_L) for every lag L of the rows of `flat`, pooled over them."""
+    """Return |S_L| / sqrt(Q_L) for every lag L of the rows of `flat`, pooled over them."""
     padded = 1 << (2 * flat.shape[1] - 1).bit_length()
 
     def correlate(values: Array) -> Array:
@@ -95,7 +96,7 @@ def _autocorrelation(flat: Array) -> Array:
 
     scale = float(np.mean(np.square(flat)))
     sums, squares = correlate(flat), correlate(np.square(flat))
-    # The transform leaves a rounding error of about 1e-15 of the lag-0 value on every lag.
+    # The transform has a rounding error of about 1e-15 of the lag-0 value at every lag.
     reliable = squares > 1e-9 * squares[0]
     return self_normalised(sums, np.where(reliable & (scale > 0), squares, 0.0))
 
@@ -235,7 +236,7 @@ def seed_shifts(z: Array) -> Evidence:
 
     sums, squares = correlate(flat), correlate(np.square(flat))
     reliable = squares > 1e-9 * float(squares.max())
-    # Both signs of the lag, less those with too few products to matter.
+    # Both signs of the lag, except lags with too few products to matter.
     lag = np.minimum(np.arange(padded), padded - np.arange(padded))
     ratios = self_normalised(sums, np.where(reliable & (lag <= size - FEWEST), squares, 0.0))
     first, shift = (int(i) for i in np.unravel_index(int(np.argmax(ratios)), ratios.shape))

@@ -39,9 +39,9 @@ class Design:
         return sum(cell.count for cell in self.cells)
 
 
-# A small size with many seeds comes first: only there a single entry is seen often enough.
+# A small size with many seeds comes first, because only there each entry is drawn often enough.
 _QUICK: tuple[tuple[Shape, int], ...] = (
-    # An odd number of weights: a layer that draws in pairs has one left over.
+    # An odd number of weights leaves one over in a layer that draws in pairs.
     ((3, 11), 256),
     ((1, 1024), 16),
     ((2, 1024), 16),
@@ -69,12 +69,12 @@ _PROFILES: dict[str, tuple[float, tuple[tuple[Shape, int], ...]]] = {
 
 
 def design(profile: str, first_seed: int = FIRST_SEED) -> Design:
-    """Return the experiment of `profile` (quick, standard or thorough) from `first_seed` on.
+    """Return the experiment of `profile` (quick, standard or thorough), starting at `first_seed`.
 
-    Raises ValueError for another profile, or when the seeds would leave [0, 2**32).
+    Raises ValueError for another profile, or if the seeds would leave [0, 2**32).
     """
     if profile not in _PROFILES:
-        raise ValueError(f"no profile {profile!r}; there are {', '.join(_PROFILES)}")
+        raise ValueError(f"no profile {profile!r}; the profiles are {', '.join(_PROFILES)}")
     promised, sizes = _PROFILES[profile]
     cells = []
     start = first_seed
@@ -87,7 +87,7 @@ def design(profile: str, first_seed: int = FIRST_SEED) -> Design:
 
 
 def fresh_seed(seed: int, in_features: int, features: int, dtype: str = "float32") -> int:
-    """Return a seed for a generated case that no other size shares: a hash of everything drawn.
+    """Return a seed for a generated case that no other size uses, a hash of the whole case.
 
     Adaptive search keeps the false-alarm bound only if each kernel is independent of earlier ones;
     kernels of one seed at two sizes are not.

@@ -15,10 +15,10 @@ from conformance.statistics.evidence import LOG_ALPHA, Array, Evidence, at, noth
 from conformance.statistics.moments import AXES, chernoff, variance_limits
 
 SMALLEST_GROUP = 16
-"""Norms of fewer weights than this are not near enough to their limit law for `_NORM_DENSITY`."""
+"""The least weights of a norm that is near enough to its limit law for `_NORM_DENSITY`."""
 
 _UNIFORM_FOURTH = 0.8
-"""Var z^2 of the uniform law, the smallest (most concentrated norms) of the accepted families."""
+"""Var z^2 of the uniform law, the smallest of the accepted families."""
 
 _NORM_DENSITY = 1.25
 """Margin over the Gaussian peak for the density of ln r; the largest measured from 16 weights
@@ -29,11 +29,11 @@ _SUM_DENSITY = math.sqrt(2) / math.sqrt(2 * math.pi)
 2015): sqrt(2) times the largest density of one weight, 0.399 for the normal, less for others."""
 
 _SCALE_BUDGET = LOG_ALPHA - math.log(1000)
-"""Probability spent on the measured scale being off: a thousandth of the check's budget."""
+"""The probability budget for an error of the measured scale: a thousandth of the check's budget."""
 
 
 def log_ball(dimension: int, squared_radius: float) -> float:
-    """ln of the volume of a ball: pi^(d/2) r^d / Gamma(d/2 + 1)."""
+    """Return ln of the volume of a ball, pi^(d/2) r^d / Gamma(d/2 + 1)."""
     if squared_radius <= 0:
         return -math.inf
     half = dimension / 2
@@ -41,20 +41,20 @@ def log_ball(dimension: int, squared_radius: float) -> float:
 
 
 def _limit(dimension: int, log_density: float, extra: float) -> float:
-    """Return the squared radius at which the ball's probability bound is ALPHA."""
+    """Return the squared radius of the ball whose probability bound is ALPHA."""
     half = dimension / 2
     room = LOG_ALPHA - dimension * log_density - extra + math.lgamma(half + 1)
     return math.exp(room / half) / math.pi
 
 
 def under_dispersion(z: Array, group: str, fourth: float = 0.0) -> Evidence:
-    """Check that norms of rows, columns or seeds differ as much as chance makes them.
+    """Check that norms of rows, columns or seeds vary as much as by chance.
 
     With r_g the mean square of group g, the logarithms ln r_g are independent with a density of at
     most M = 1.25 sqrt(k / (2 pi Var z^2)). The G - 1 differences from one of them lie in a set of
     volume sqrt(G) V_(G-1) s^((G-1)/2) when sum (ln r_g - mean)^2 <= s, so
-    P <= M^(G-1) sqrt(G) V_(G-1) s^((G-1)/2). No scale enters. Heuristic constant: the 1.25.
-    `fourth` is Var z^2 of the law where that is known, else 0: the smallest one is taken.
+    P <= M^(G-1) sqrt(G) V_(G-1) s^((G-1)/2). It needs no scale. The 1.25 is a heuristic constant.
+    `fourth` is Var z^2 of the law if known; 0 means the smallest one.
     """
     check = f"{group} norms"
     squares = np.square(z).mean(axis=AXES[group] if group == "seed" else _within(group)).ravel()
@@ -80,16 +80,16 @@ def under_dispersion(z: Array, group: str, fourth: float = 0.0) -> Evidence:
 
 
 def _within(group: str) -> tuple[int, ...]:
-    """Return the axis summed over so that every seed contributes its own rows or columns."""
+    """Return the axis to sum over so that every seed contributes its own rows or columns."""
     return (2,) if group == "row" else (1,)
 
 
 def centred(z: Array, group: str) -> Evidence:
-    """Check that sums of rows, columns or kernels are as far from 0 as chance puts them.
+    """Check that sums of rows, columns or kernels are as far from 0 as by chance.
 
     The G normalised sums are independent, each with a density of at most sqrt(2) 0.399, so
-    P(sum S_g^2 <= s) <= (sqrt(2) 0.399)^G V_G s^(G/2). The measured scale replaces the true one at
-    the price of the probability that it is far off.
+    P(sum S_g^2 <= s) <= (sqrt(2) 0.399)^G V_G s^(G/2). The measured scale replaces the true one;
+    the probability that it is far off is added.
     """
     check = f"{group} sums"
     sums = z.sum(axis=AXES[group] if group == "seed" else _within(group)).ravel()
@@ -100,7 +100,7 @@ def centred(z: Array, group: str) -> Evidence:
 
 
 def orthogonality(z: Array, group: str) -> Evidence:
-    """Disjoint pairs of rows (columns) are as far from orthogonal as chance makes them.
+    """Check that disjoint pairs of rows (columns) are as far from orthogonal as by chance.
 
     Given a, the normalised product <a, b>/|a| is a weighted sum of independent weights with unit
     sum of squares: the density bound of `centred` holds for it.
@@ -117,10 +117,10 @@ def orthogonality(z: Array, group: str) -> Evidence:
 
 
 def balanced_signs(z: Array, group: str) -> Evidence:
-    """Groups with as many positive as negative weights are as rare as among fair coins.
+    """Check that groups with as many positive as negative weights are as rare as for fair coins.
 
-    Of n weights without zeros that happens with probability p = C(n, n/2) / 2^n at most, for an
-    odd n with one more of either: P(k of G groups) <= exp(-G KL(k/G || p)) (Chernoff).
+    For n weights without zeros the probability is at most p = C(n, n/2) / 2^n, for odd n with one
+    more of either: P(k of G groups) <= exp(-G KL(k/G || p)) (Chernoff).
     """
     check = f"{group} signs"
     signs = np.sign(z).sum(axis=(1, 2) if group == "seed" else _within(group)).ravel()

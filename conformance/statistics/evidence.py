@@ -1,9 +1,9 @@
-"""What one statistical check found, and the error budget that it is judged against.
+"""The result of one statistical check, and the error budget of a run.
 
 A check returns a *rigorous upper bound* on its p-value, never an estimate: it holds for every
-sample size, so small samples can only make a check weaker, not wrong. One check is allowed a
-false alarm with probability `ALPHA`; by the union bound a run of a million checks, however
-dependent, then raises one with probability at most 1e-9.
+sample size, so small samples can only make a check weaker, not wrong. One check may raise a false
+alarm with probability `ALPHA`. By the union bound, a run of a million checks, even dependent ones,
+then raises one with probability at most 1e-9.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ ALPHA = 1e-15
 LOG_ALPHA = math.log(ALPHA)
 
 FEWEST = 71
-"""Fewer products than this cannot reach the threshold: |S|/sqrt(Q) <= sqrt(count)."""
+"""The least number of products that can reach the threshold, because |S|/sqrt(Q) <= sqrt(count)."""
 MISS = 1e-6
-"""The probability of missing an error that a profile states it detects."""
+"""The probability that a run misses an error that its profile promises to detect."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One check on one sample: how unlikely the sample is if the layer is right.
+    """One check on one sample: how unlikely the sample is for a correct layer.
 
     `log_p` is the natural logarithm of an upper bound on the p-value, `accepted` the interval of
     `statistic` that a run accepts at `ALPHA`, `count` the number of weights that took part, and
@@ -49,12 +49,12 @@ class Evidence:
 
     @property
     def rejected(self) -> bool:
-        """Return whether chance produces this in at most one of 1 / ALPHA correct layers."""
+        """Return whether chance produces this for at most one of 1 / ALPHA correct layers."""
         return self.log_p <= LOG_ALPHA
 
 
 def strongest(evidence: Iterable[Evidence]) -> Evidence:
-    """Return the piece of evidence that speaks most clearly against the layer."""
+    """Return the strongest piece of evidence against the layer."""
     return min(evidence, key=lambda piece: piece.log_p)
 
 
@@ -91,16 +91,16 @@ def at(shape: tuple[int, ...] | None) -> str:
 
 
 def weights(count: int) -> str:
-    """`131 072 weights`."""
+    """Return a number of weights as text, such as `131 072 weights`."""
     return f"{count:,} weights".replace(",", " ")
 
 
 def between(low: float, high: float, digits: int = 4) -> str:
-    """`0.97 .. 1.03`, as the reports print an accepted interval."""
+    """Return an accepted interval as text, such as `0.97 .. 1.03`."""
     return f"{low:.{digits}g} .. {high:.{digits}g}"
 
 
 def self_normalised(sums: Array, squares: Array) -> Array:
-    """|S| / sqrt(Q) where Q > 0, and 0 where every term is 0."""
+    """Return |S| / sqrt(Q) for Q > 0, and 0 if every term is 0."""
     positive = squares > 0
     return np.where(positive, np.abs(sums) / np.sqrt(np.where(positive, squares, 1.0)), 0.0)

@@ -26,10 +26,10 @@ from conformance.statistics.shape import family_of
 
 CONSISTENT = math.log(1e-9)
 DECISIVE = 14.0
-"""Nats by which the best candidate has to lead: a likelihood ratio of a million."""
+"""The nats by which the best candidate must lead: a likelihood ratio of a million."""
 
 _MANY, _NEAR = 10_000, 0.01
-"""Of so many weights, the largest come as near to the end of a law that is cut."""
+"""The number of weights of which the largest come near the end of a truncated law."""
 
 Shape = tuple[int, int]
 
@@ -39,7 +39,7 @@ class LawDiagnosis:
     """`verdict` is known, ambiguous or unknown; `name` names the law; `sentence` is for people.
 
     `quantified` is true for an unknown law if all sizes agree on the numbers in the sentence.
-    `remedy` says how to make the variance 1/fan_in, if that is wanted.
+    `remedy` says how to make the variance 1/fan_in.
     """
 
     verdict: str
@@ -89,7 +89,7 @@ SCALES: tuple[Scale, ...] = (
     Scale(
         "fan_out",
         lambda i, o: 1 / o,
-        "the variance is 1/fan_out: the fans are exchanged",
+        "the variance is 1/fan_out: the fans are swapped",
         f"Scale by {_TARGET}.",
     ),
     Scale(
@@ -178,7 +178,7 @@ OWN_NAMES = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """A law that a kernel may have: a variance and a family; `corrected` as a truncation is."""
+    """A candidate law: a variance and a family; `corrected` tells how a truncation is scaled."""
 
     scale: Scale
     family: Family
@@ -235,7 +235,7 @@ def identify_law(samples: Mapping[Shape, Array]) -> LawDiagnosis:
 def declared_names(
     families: Sequence[Family], variance: Callable[[int, int], float]
 ) -> tuple[str, ...]:
-    """The names that `identify_law` gives to a declared law: these families, this variance."""
+    """Return the names that `identify_law` gives to a law with these families and this variance."""
     sizes = ((3, 7), (200, 11), (5, 1000))
     return tuple(
         candidate.diagnosis().name
@@ -278,7 +278,7 @@ def _most_likely(
 def _describe(samples: Mapping[Shape, Array]) -> tuple[str, float | None]:
     """Return the measured variance in words, and its factor to 1/fan_in.
 
-    The factor is None if the sizes do not agree on one, and 0 if the variance is constant.
+    The factor is None if the sizes disagree, and 0 if the variance is constant.
     """
     ratios = {s: float(np.mean(np.square(w))) for s, w in samples.items()}
     counts = {s: w.size for s, w in samples.items()}
@@ -300,7 +300,7 @@ def common_factor(ratios: Mapping[Shape, float], counts: Mapping[Shape, int]) ->
 
 
 def _cut(samples: Mapping[Shape, Array]) -> str:
-    """Return where the law ends, if the largest weights of all large samples agree on that."""
+    """Return where the law ends, if the largest weights of all large samples agree."""
     ends = [np.abs(w).max() * math.sqrt(s[0]) for s, w in samples.items() if w.size >= _MANY]
     if len(ends) < 2 or max(ends) > (1 + _NEAR) * min(ends):
         return ""
@@ -363,7 +363,7 @@ def _spread(values: Array) -> float:
 
 
 def _orthogonal(w: Array) -> bool:
-    """Return whether the shorter lines of every kernel are perpendicular and of one length."""
+    """Return whether the shorter lines of every kernel are perpendicular and have one length."""
     lines = w if w.shape[1] <= w.shape[2] else w.swapaxes(1, 2)
     gram = lines[:8] @ lines[:8].swapaxes(1, 2)
     length = float(np.mean(np.diagonal(gram, axis1=1, axis2=2)))

@@ -1,4 +1,4 @@
-"""The laws that initial weights are drawn from, rescaled to mean 0 and variance 1."""
+"""The laws of initial weights, rescaled to mean 0 and variance 1."""
 
 import math
 from collections.abc import Callable
@@ -12,10 +12,10 @@ _INSIDE = math.erf(math.sqrt(2.0))
 """The probability of a standard normal within two standard deviations."""
 
 TRUNCATED_VARIANCE = 1 - 4 * math.exp(-2.0) / math.sqrt(2 * math.pi) / _INSIDE
-"""Variance 0.7737 of a standard normal truncated at +-2: what an uncorrected truncation leaves."""
+"""The variance of a standard normal truncated at +-2, 0.7737."""
 
 TRUNCATED_LARGEST = 2 / math.sqrt(TRUNCATED_VARIANCE)
-"""2.2737: the largest |z| of that law once it is rescaled to variance 1."""
+"""The largest |z| of that law when it is rescaled to variance 1, 2.2737."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,6 @@ FAMILIES = (NORMAL, TRUNCATED_NORMAL, UNIFORM, LAPLACE, LOGISTIC, SIGNS)
 
 
 def family_named(name: str) -> Family | None:
-    """The family of that name (`truncated_normal` and `truncated normal` are the same), or None."""
+    """Return the family of that name, with spaces or underscores, or None."""
     wanted = name.replace("_", " ").replace("-", " ").lower()
     return next((family for family in FAMILIES if family.name.lower() == wanted), None)

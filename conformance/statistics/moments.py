@@ -1,4 +1,4 @@
-"""Means and variances: of everything, and of every row, column, entry and seed.
+"""Tests of means and variances, of all weights and of every row, column, entry and seed.
 
 `z` is a float64 array (seeds, in, out) of weights divided by the declared standard deviation; the
 global checks accept any shape.
@@ -30,7 +30,7 @@ def _size(z: Array) -> tuple[int, ...] | None:
 
 
 def chernoff(ratio: float, count: int) -> float:
-    """ln of exp(-n/2 (r - 1 - ln r)), the Chernoff bound of a chi-square mean, one-sided.
+    """Return ln of exp(-n/2 (r - 1 - ln r)), the one-sided Chernoff bound of a chi-square mean.
 
     It also holds for the truncated normal and the uniform law rescaled to variance 1: their z^2 is
     smaller in convex order than chi^2_1, so E exp(t z^2) <= (1 - 2t)^(-1/2) for t of either sign.
@@ -53,7 +53,7 @@ def _solve(count: int, log_p: float, low: float, high: float) -> float:
 
 
 def variance_limits(count: int, log_alpha: float = LOG_ALPHA) -> tuple[float, float]:
-    """Return the interval of mean(z^2) that is accepted with `count` weights, both sides together.
+    """Return the two-sided accepted interval of mean(z^2) for `count` weights.
 
     Fewer than four weights have no lower limit: the float32 lattice of the truncated normal holds
     an exact zero, so one small kernel in 2^23 is 0.
@@ -69,10 +69,10 @@ def variance_limits(count: int, log_alpha: float = LOG_ALPHA) -> tuple[float, fl
 
 
 def variance(z: Array, quantity: str = "E[K^2] / variance", slack: float = 0.0) -> Evidence:
-    """mean(z^2) is 1: p <= 2 exp(-n/2 (r - 1 - ln r)) (Chernoff; see `chernoff`).
+    """Check that mean(z^2) is 1: p <= 2 exp(-n/2 (r - 1 - ln r)) (Chernoff; see `chernoff`).
 
-    `quantity` is what a reader knows that mean as: `in * E[K^2]` where the variance is 1/fan_in.
-    `slack` is what the lattice of a half-precision dtype moves it by.
+    `quantity` names that mean for readers: `in * E[K^2]` if the variance is 1/fan_in. `slack` is
+    its shift by the lattice of a half-precision dtype.
     """
     count = z.size
     if count == 0:
@@ -100,9 +100,9 @@ def variance(z: Array, quantity: str = "E[K^2] / variance", slack: float = 0.0) 
 
 
 def mean(z: Array, slack: float = 0.0) -> Evidence:
-    """E[z] = 0 by the self-normalised sum (see `linear_log_p`); the scale of z does not matter.
+    """Check that E[z] = 0 by the self-normalised sum (see `linear_log_p`), at any scale of z.
 
-    `slack` is what the lattice of a half-precision dtype moves the mean by, in deviations.
+    `slack` is the shift of the mean by the lattice of a half-precision dtype, in deviations.
     """
     count = z.size
     scale = math.sqrt(float(np.mean(np.square(z)))) if count else 0.0
@@ -126,7 +126,7 @@ def mean(z: Array, slack: float = 0.0) -> Evidence:
 
 
 def group_mean(z: Array, group: str) -> Evidence:
-    """The mean of every row, column or entry is 0: the largest self-normalised sum of m groups."""
+    """Check that the mean of every row, column or entry is 0, by the largest of m sums."""
     check = f"{group} means"
     sums, squares = z.sum(axis=AXES[group]).ravel(), np.square(z).sum(axis=AXES[group]).ravel()
     if sums.size == 0 or not squares.any():
@@ -151,7 +151,7 @@ def group_variance(z: Array, group: str) -> Evidence:
     A group of k among n weights has the share c, expected p = k/n. For chi-square sums G and R,
     P(G >= c (G + R)) <= min_t (1 - 2t(1-c))^(-k/2) (1 + 2tc)^(-(n-k)/2) = exp(-n/2 KL(p || c)),
     the Chernoff bound of a Beta(k/2, (n-k)/2) share; by convex order it holds for truncated normal
-    and uniform weights too. No scale enters. Bonferroni over groups and sides.
+    and uniform weights too. It needs no scale. Bonferroni covers groups and sides.
     """
     check = f"{group} variances"
     squares = np.square(z).sum(axis=AXES[group]).ravel()
@@ -203,7 +203,7 @@ def _share_limits(expected: float, limit: float) -> tuple[float, float]:
 
 
 def group_magnitude(z: Array, group: str) -> Evidence:
-    """No row, column or entry is larger than the others, whatever the law: ranks of |z|.
+    """Check by ranks of |z|, for any law, that no row, column or entry is larger than others.
 
     The ranks of a group are a sample without replacement of {1..n}; its sum is smaller in convex
     order than with replacement (Hoeffding 1963, theorem 4), and a uniform variable is strictly
@@ -232,7 +232,7 @@ def group_magnitude(z: Array, group: str) -> Evidence:
 
 
 def dead(z: Array, group: str) -> Evidence:
-    """No row, column or entry is 0 in every kernel, unless zeros are everywhere.
+    """Check that no row, column or entry is 0 in every kernel, unless zeros are everywhere.
 
     Given Z zeros among n independent weights, their places are a random subset, so a given group
     of k is all 0 with probability at most (Z/n)^k; the union bound is over the groups.

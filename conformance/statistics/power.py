@@ -1,4 +1,4 @@
-"""How large an error a sample of n weights detects, and how many weights an error needs.
+"""The error that a sample of n weights detects, and the weights that an error needs.
 
 Both sides are finite-sample inequalities: the false alarm is at most `alpha` and the miss at most
 `miss`, for normal, truncated normal and uniform weights alike.
@@ -11,7 +11,7 @@ from conformance.statistics.moments import chernoff, variance_limits
 
 
 def variance_miss(count: int, error: float, alpha: float = ALPHA) -> float:
-    """ln of a bound on P(a variance of 1 + error is accepted) with `count` weights.
+    """Return ln of a bound on P(a variance of 1 + error is accepted) with `count` weights.
 
     The accepted interval is (low, high); if the variance is 1 + d, mean(z^2)/(1 + d) has to fall
     below high/(1 + d) (or above low/(1 + d)): again the Chernoff bound.
@@ -23,7 +23,7 @@ def variance_miss(count: int, error: float, alpha: float = ALPHA) -> float:
 
 
 def detectable_variance(count: int, alpha: float = ALPHA, miss: float = MISS) -> float:
-    """The smallest relative variance error d whose +d and -d are both missed with P <= `miss`.
+    """Return the smallest relative variance error d with +d and -d both missed with P <= `miss`.
 
     About sqrt(373 / n) at the default alpha and miss; `inf` if no error below 100 % qualifies.
     """
@@ -68,7 +68,7 @@ def detectable_shift(
 
 
 def statement(profile: str, count: int, promised: float) -> str:
-    """What `count` weights detect, in words, and whether that keeps the profile's promise."""
+    """Return in words what `count` weights detect, and whether the profile's promise holds."""
     error, shift = detectable_variance(count), detectable_shift(count)
     if error > promised:
         reach = "none below 100 %" if math.isinf(error) else f"only {100 * error:.2g} %"

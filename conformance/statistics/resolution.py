@@ -1,6 +1,6 @@
-"""Do the weights carry the mantissas of float32, or a few levels of a coarser grid?
+"""Tests whether weights have the mantissas of float32, or a few levels of a coarser grid.
 
-`w` is an array (seeds, in, out) of weights as they came, or times a factor: equal stays equal.
+`w` is an array (seeds, in, out) of weights, unscaled or times a factor.
 """
 
 import math
@@ -16,18 +16,17 @@ MAGNITUDE_LEVELS = 2.0**22
 """Equally likely magnitudes: the truncated lattice is mirror symmetric."""
 
 LATTICE_BITS = 3
-"""Mantissa bits that a correct draw may leave 0 everywhere."""
+"""The mantissa bits that may be 0 everywhere in a correct draw."""
 
 FEW_LEVELS = 8
-"""A law of so few magnitudes per kernel (signs, ternary) is a wrong law, not a coarse grid."""
+"""The magnitudes per kernel up to which a law (signs, ternary) is wrong, not a coarse grid."""
 
 
 def resolution(w: Array) -> Evidence:
-    """Equal magnitudes in *different* kernels: a grid of too few levels, and nothing else.
+    """Check that magnitudes of *different* kernels are not equal too often, as on a coarse grid.
 
-    Of each kernel only the distinct magnitudes enter, less 0 and the largest, so copies inside a
-    kernel, dead entries and clipping, which have their own checks, do not count. Identical
-    kernels enter once.
+    Only the distinct magnitudes of each kernel count, without 0 and the largest, because copies
+    inside a kernel, dead entries and clipping have their own checks. Identical kernels count once.
     """
     kernels: list[Array] = []
     seen: set[bytes] = set()
@@ -67,11 +66,11 @@ def _repeats(values: Array, levels: float, check: str, what: str, where: str) ->
 
 
 def trailing_zeros(w: Array) -> Evidence:
-    """No float32 weight set is stored at lower precision: the mantissa bits that are always 0.
+    """Check for weights of lower precision, by the mantissa bits that are always 0.
 
-    A full mantissa ends in j zero bits with probability 2^-j. `LATTICE_BITS` of them are the
-    lattice's: uniform draws are multiples of 2^-22. So n different magnitudes that all end in j
-    zero bits have P <= (2^(3-j))^n. bfloat16 leaves 16, float16 13.
+    A full mantissa ends in j zero bits with probability 2^-j. The lattice explains `LATTICE_BITS`
+    of them, because uniform draws are multiples of 2^-22. So n different magnitudes that all end in
+    j zero bits have P <= (2^(3-j))^n. bfloat16 gives 16 zero bits, float16 13.
     """
     bits = np.ascontiguousarray(w, np.float32).view(np.uint32)
     bits = bits[(bits & 0x7FFFFFFF) != 0]

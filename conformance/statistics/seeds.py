@@ -1,8 +1,8 @@
-"""Which seeds to compare, and what their collisions say.
+"""Chooses the seeds to compare, and explains their collisions.
 
-Two seeds that give one kernel betray a reduction of the seed. The set holds two seeds that differ
-by every m up to a limit (a difference cover), so no `seed % m` escapes; flips of every single bit
-of three bases, so no ignored bit escapes, nor a rounding, an absolute value or a clipping.
+Two seeds with one kernel show that the seed is reduced. The set has two seeds that differ by m, for
+every m up to a limit (a difference cover), so it detects every `seed % m`. It has flips of every
+single bit of three bases, so it detects ignored bits, rounding, absolute values and clipping.
 """
 
 import math
@@ -15,11 +15,11 @@ from itertools import combinations
 import numpy as np
 
 DOMAIN = 2**32
-"""Seeds are 32 bits in JAX without x64: others are aliases of these."""
+"""The range of seeds in JAX without x64, 32 bits; others are aliases of these."""
 
 BASES = (0, 0x9E3779B9, 0xFFFFFFFF)
 _DEFAULTS = (1, 42, 123, 1_234, 12_345, 1_337)
-"""Seeds that people replace a missing (or falsy) one by."""
+"""Usual replacements of a missing (or falsy) seed."""
 
 _MODULI = (
     *(9_973, 10_000, 10_007, 32_767, 65_521, 65_535, 65_537, 99_991, 100_000, 100_003),
@@ -28,13 +28,13 @@ _MODULI = (
     *(998_244_353, 999_999_937, 1_000_000_000, 1_000_000_007, 1_000_000_009, 1_073_741_789),
     *(2_000_000_000, 2_147_483_629, 2_654_435_761, 4_000_000_000, 4_294_967_291),
 )
-"""What people reduce by beyond the cover: powers of ten, and primes of hashes and of contests."""
+"""Usual moduli beyond the cover: powers of ten, and primes of hashes and of contests."""
 
 _EXTRA = (*_MODULI, *_DEFAULTS)
 
 
 def difference_cover(limit: int) -> tuple[int, ...]:
-    """{0..c} and {2c, 3c, ..., c*c}: for every m <= c^2 two members differ by exactly m."""
+    """Return {0..c} and {2c, 3c, ..., c*c}, with two members that differ by m for all m <= c^2."""
     return (*range(limit + 1), *range(2 * limit, limit * limit + 1, limit))
 
 
@@ -44,7 +44,7 @@ def single_bit_flips() -> tuple[int, ...]:
 
 
 def seed_set(profile: str) -> tuple[int, ...]:
-    """The seeds of a profile: 196 in quick and standard, 636 and 900 random ones in thorough."""
+    """Return the seeds of a profile: 196 in quick and standard, 636 and 900 random in thorough."""
     thorough = profile == "thorough"
     seeds = dict.fromkeys((*difference_cover(256 if thorough else 32), *single_bit_flips()))
     seeds.update(dict.fromkeys(_EXTRA))
@@ -57,11 +57,12 @@ def seed_set(profile: str) -> tuple[int, ...]:
 
 _RANDOM = {"thorough": 8_000}
 _RANDOM_OTHERWISE = 2_900
-"""With those of the set, two of them meet in a hash to 16 bits surely, to 20 with P = .99."""
+"""The number of random seeds; with the set, two collide in a hash to 16 bits, to 20 with P =
+.99."""
 
 
 def random_seeds(profile: str) -> tuple[int, ...]:
-    """Seeds beyond the set, for layers that draw many at once: a hash shows by its collisions."""
+    """Return seeds beyond the set, for layers that draw many at once, to detect a hash."""
     generator = random.Random(16)  # fixed: the design is data
     wanted = _RANDOM.get(profile, _RANDOM_OTHERWISE)
     drawn = dict.fromkeys(generator.randrange(DOMAIN) for _ in range(wanted))
@@ -70,7 +71,7 @@ def random_seeds(profile: str) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1)
 def crowd() -> np.ndarray:
-    """Return a hundred thousand seeds, as uint32: two of them meet in a hash to 28 bits surely."""
+    """Return a hundred thousand seeds, as uint32; two of them collide in a hash to 28 bits."""
     return np.unique(np.random.default_rng(17).integers(0, DOMAIN, 100_000, np.uint32))
 
 
@@ -85,7 +86,7 @@ _SLUGS = {
 
 @dataclass(frozen=True)
 class SeedDiagnosis:
-    """What the collisions say: `verdict` is distinct, known, ambiguous or unknown."""
+    """The diagnosis of collisions; `verdict` is distinct, known, ambiguous or unknown."""
 
     verdict: str
     name: str
@@ -94,7 +95,7 @@ class SeedDiagnosis:
 
     @property
     def slug(self) -> str:
-        """The id of the cause, whatever numbers the name holds."""
+        """Return the id of the cause, without the numbers in the name."""
         kind = self.name.partition(" ")[0]
         return f"seed-{_SLUGS.get(kind, kind)}"
 
@@ -213,7 +214,7 @@ def _reductions(ignored: int, moduli: Sequence[int]) -> list[_Reduction]:
 
 
 def diagnose_seeds(digests: Mapping[int, Hashable]) -> SeedDiagnosis:
-    """Return what the seeds whose kernels (as `digests`) are equal have in common.
+    """Return what seeds with equal kernels (given as `digests`) have in common.
 
     A reduction is named only if it predicts exactly the collisions seen, no more and no fewer; two
     different ones that both do are reported as ambiguous, none as unknown.
@@ -239,7 +240,7 @@ def diagnose_seeds(digests: Mapping[int, Hashable]) -> SeedDiagnosis:
         )
         if _partition(seeds, reduction.of) == seen
     ]
-    # Ignored bits that are all the low or all the high ones have their own, plainer, name.
+    # If all low or all high bits are ignored, the cause has a simpler name.
     plain = [reduction for reduction in fitting if not reduction.name.startswith("ignores")]
     fitting = plain or fitting
     if len(fitting) == 1:
@@ -253,13 +254,13 @@ def diagnose_seeds(digests: Mapping[int, Hashable]) -> SeedDiagnosis:
 
 
 def _partition(seeds: Sequence[int], key: Callable[[int], Hashable]) -> list[int]:
-    """For each seed the index of the first seed with the same key."""
+    """Return for each seed the index of the first seed with the same key."""
     first: dict[Hashable, int] = {}
     return [first.setdefault(key(seed), index) for index, seed in enumerate(seeds)]
 
 
 def _ignored_bits(digests: Mapping[int, Hashable]) -> int:
-    """Return the bits whose flip changes no kernel, wherever the set holds both seeds."""
+    """Return the bits whose flips change no kernel among the seeds of the set."""
     ignored = 0
     for bit in range(32):
         flips = [

@@ -1,4 +1,4 @@
-"""Does a sample follow a law: distribution function, family, sign symmetry, atoms.
+"""Tests whether a sample follows a law: distribution function, family, sign symmetry, atoms.
 
 `z` is any float64 array of weights rescaled to variance 1; its shape does not matter here.
 """
@@ -29,10 +29,10 @@ from conformance.statistics.laws import (
 )
 
 LATTICE = 2.0**-22
-"""How far the float32 lattice of `jax.random` is from the continuous law, in probability."""
+"""The distance of the float32 lattice of `jax.random` from the continuous law, in probability."""
 
 NAMED = (NORMAL, TRUNCATED_NORMAL, UNIFORM, LAPLACE)
-"""The families that a sample of a few ten thousand weights tells apart."""
+"""The families that some ten thousand weights can distinguish."""
 
 _ROUNDING = 3e-4
 """Relative slack at the ends of a support. A variance that is declared with four digits is off by
@@ -54,12 +54,12 @@ def distribution(z: Array, family: Family) -> Evidence:
         return nothing("distribution", "", "fewer than 8 weights")
     largest = max(-values[0], values[-1])
     if family.largest < largest <= family.largest * (1 + _ROUNDING):
-        # The declared scale is short by a rounding: a right one has nothing beyond the end.
+        # A declared scale may be rounded down; with the exact one, nothing is beyond the end.
         values = values * (family.largest / largest)
     expected = family.cdf(values)
     above, below = np.arange(1, count + 1) / count, np.arange(count) / count
-    # The empirical function jumps from `below` to `above` at each value; between equal values it
-    # does not, but there one of the two still is the true one-sided value.
+    # The empirical function jumps from `below` to `above` at each value. Equal values have one
+    # jump, but one of the two numbers is still the true one-sided value.
     over = np.clip(above - expected - LATTICE, 0.0, None)
     under = np.clip(expected - below - LATTICE, 0.0, None)
     distance = float(max(over.max(), under.max()))
@@ -75,7 +75,7 @@ def distribution(z: Array, family: Family) -> Evidence:
     kurtosis = float(np.mean(values**4)) / max(float(np.mean(values**2)) ** 2, 1e-300)
     shape = f"kurtosis {kurtosis:.4g}, {family.name} {family.kurtosis:.4g} ({weights(count)})"
     if distance <= limit and log_p <= LOG_ALPHA:
-        # The gap alone would be accepted: say what is not.
+        # The gap alone would be accepted, so name the part that is not.
         if support <= min(kolmogorov, berk_jones):
             return _of_support(largest, family, log_p, count, shape)
         return Evidence(
@@ -111,7 +111,7 @@ def _of_support(largest: float, family: Family, log_p: float, count: int, shape:
 
 
 def _bernoulli_kl(observed: Array, expected: Array) -> Array:
-    """KL(observed || expected) of two Bernoulli laws, finite because `expected` is kept inside."""
+    """Return KL(observed || expected) of two Bernoulli laws, with `expected` kept inside (0, 1)."""
     inside = np.clip(expected, LATTICE / 4, 1 - LATTICE / 4)
     with np.errstate(divide="ignore", invalid="ignore"):
         first = np.where(observed > 0, observed * np.log(observed / inside), 0.0)
@@ -120,11 +120,11 @@ def _bernoulli_kl(observed: Array, expected: Array) -> Array:
 
 
 def support_log_p(z: Array, family: Family) -> float:
-    """ln of a bound on P(such an extreme or such a tame sample), from the largest |z| alone.
+    """Return ln of a bound on the probability of the largest |z|, which may be too large or small.
 
-    Nothing of a bounded family exceeds its end. Of another family, n weights are all within m with
-    the probability P(|z| <= m)^n: 1 486 weights tell a normal law from one that is truncated at two
-    deviations at 1e-15.
+    No weight of a bounded family exceeds its end. For another family, n weights are all within m
+    with probability P(|z| <= m)^n: 1 486 weights distinguish a normal law from one truncated at two
+    deviations, at 1e-15.
     """
     if z.size == 0:
         return 0.0
@@ -138,14 +138,14 @@ def support_log_p(z: Array, family: Family) -> float:
 
 
 def follows(z: Array, families: Sequence[Family]) -> Evidence:
-    """Check that the sample follows a declared family; the p-value is the best family's."""
+    """Check that the sample follows one of the families; the best one gives the p-value."""
     return max((distribution(z, family) for family in families), key=lambda piece: piece.log_p)
 
 
 def family_of(
     z: Array, candidates: Sequence[Family] = NAMED, scale_count: int | None = None
 ) -> Family | None:
-    """Return the one family that the sample is consistent with, or None if not exactly one is.
+    """Return the only family that is consistent with the sample, else None.
 
     z is rescaled by its own root mean square first, so that the scale cannot mislead. If parts of
     it were rescaled before, `scale_count` is the size of the smallest part.
@@ -174,7 +174,7 @@ def _close(z: Array, family: Family) -> bool:
 
 
 def sign_symmetry(z: Array) -> Evidence:
-    """As many positive as negative weights: |sum of signs| <= T sqrt(n) (Hoeffding 1963)."""
+    """Check that both signs are equally frequent: |sum of signs| <= T sqrt(n) (Hoeffding 1963)."""
     signs = np.sign(z)
     count = int(np.count_nonzero(signs))
     if count == 0:
@@ -190,12 +190,12 @@ def sign_symmetry(z: Array) -> Evidence:
 
 
 def atoms(w: Array, levels: float = 2.0**23) -> Evidence:
-    """No single value is taken again and again, as after clipping: the largest multiplicity.
+    """Check that no value repeats too often, as after clipping, by the largest multiplicity.
 
     With M equally likely values, P(some value occurs c times) <= M (n/M)^c / c! (union bound over
-    values and c-subsets). `w` may have any scale; each kernel must be free of copies, which the
-    independence checks see. Exact zeros do not count: a dead weight is not a wrong law, and a law
-    with many zeros is far from every distribution function.
+    values and c-subsets). `w` may have any scale. Each kernel must be free of copies, which the
+    independence checks find. Exact zeros do not count, because a dead weight is not a wrong law,
+    and a law with many zeros is far from every distribution function.
     """
     values, counts = np.unique(w[w != 0], return_counts=True)
     if counts.size == 0:

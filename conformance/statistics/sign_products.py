@@ -1,4 +1,4 @@
-"""Dependence that no two weights show: products of several signs, signs that follow magnitudes."""
+"""Tests of dependence that pairs do not show: products of signs, signs that follow magnitudes."""
 
 from itertools import combinations
 
@@ -17,15 +17,16 @@ from conformance.statistics.evidence import (
 )
 
 _REACH = 4
-"""How far apart, along a line, signs are multiplied."""
+"""The distances along a line at which signs are multiplied."""
 
 
 def sign_products(z: Array) -> Evidence:
-    """The product of the signs of three or four neighbours, or of a whole line, is a fair coin.
+    """Check that products of three or four neighbouring signs, or of whole lines, are fair coins.
 
-    Given the magnitudes, the signs of independent symmetric weights are fair coins. Products over
-    windows that slide along a line are, too: each holds a sign that none before it holds. So the
-    sum of n of them exceeds T sqrt(n) with probability 2 exp(-T^2/2) at most (Hoeffding 1963).
+    Given the magnitudes, the signs of independent symmetric weights are fair coins. So are products
+    over windows that slide along a line, because each contains a sign that no earlier window has.
+    The sum of n of them therefore exceeds T sqrt(n) with probability 2 exp(-T^2/2) at most
+    (Hoeffding 1963).
     """
     check = "sign products"
     found: dict[str, tuple[float, float]] = {}
@@ -38,7 +39,7 @@ def sign_products(z: Array) -> Evidence:
         offsets |= {(1, length), (length, length + 1), (1, length, length + 1)}
         for steps in sorted(offsets):
             last = max(steps)
-            # Where lines are short, two of the steps may be one.
+            # On short lines two of the steps may be equal.
             if len({0, *steps}) <= len(steps) or last >= flat.shape[1]:
                 continue
             windows = flat[:, : flat.shape[1] - last].copy()
@@ -77,7 +78,7 @@ def _words(steps: tuple[int, ...]) -> str:
 
 
 def signs_by_magnitudes(z: Array, ranks: Array) -> Evidence:
-    """No sign follows the magnitude of another weight, at any lag, along rows or columns.
+    """Check that no sign follows another weight's magnitude, at any lag along rows or columns.
 
     ``ranks`` are the centred ranks of the magnitudes, in the shape of z. Given them, the signs are
     fair coins, and the self-normalised bound holds for their weighted sum at each lag.
@@ -101,7 +102,8 @@ def signs_by_magnitudes(z: Array, ranks: Array) -> Evidence:
     for swap in (False, True):
         sums = correlate(signs, ranks, swap)
         squares = correlate(np.square(signs), np.square(ranks), swap)
-        # The transform leaves rounding errors; lag 0, a sign and its own magnitude, is the law's.
+        # The transform has rounding errors. Lag 0, a sign and its own magnitude, belongs to the
+        # law.
         squares = np.where(squares > 1e-9 * squares.max(), squares, 0.0)
         squares[0] = 0.0
         ratios.append(self_normalised(sums, squares))

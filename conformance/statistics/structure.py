@@ -1,4 +1,4 @@
-"""Structure that correlations do not see: sorted lines, deficient rank, shared lines."""
+"""Tests of structure that correlations do not show: sorted lines, low rank, shared lines."""
 
 import math
 
@@ -17,19 +17,20 @@ from conformance.statistics.evidence import (
 )
 
 _RUN, _LONG = 16, 24
-"""The length of a run, and of a line whose order does not count: two are equal by chance as seldom
-as two rows of `shared_line`."""
+"""The length of a run, and of a line compared in any order; two are equal by chance as rarely as
+two rows of `shared_line`."""
 
 _DENSITY = 2 * math.sqrt(2)
-"""A generous bound on the density of a normalised sum: weights of density at most 2 (in units of
-1/sigma), five times the normal law's. Exact deficiencies are far below it, whatever the law."""
+"""A generous bound on the density of a normalised sum, for weights of density at most 2 (in units
+of 1/sigma), five times the normal law's. Exact deficiencies are far below it under any law."""
 
 
 def order(z: Array, along: str) -> Evidence:
-    """Neighbours go up as often as down.
+    """Check that neighbours increase as often as they decrease.
 
-    Disjoint neighbours of independent symmetric weights go up or down with equal probability, so
-    |ups - downs| <= T sqrt(pairs) (Hoeffding 1963), whatever their scales. Ties count as neither.
+    Disjoint neighbours of independent symmetric weights increase or decrease with equal
+    probability, so |ups - downs| <= T sqrt(pairs) (Hoeffding 1963) at any scales. Ties count as
+    neither.
     """
     check = f"order along the {along}s"
     lines = z if along == "row" else z.swapaxes(1, 2)
@@ -55,14 +56,14 @@ def order(z: Array, along: str) -> Evidence:
 
 
 def rank(z: Array) -> Evidence:
-    """No kernel is of lower rank than min(in, out): its smallest singular value.
+    """Check that no kernel has a rank below min(in, out), by its smallest singular value.
 
     With k = min, d = |in - out| + 1 and the density bound M of a normalised sum, the distance of
     each line from the span of the others is the norm of a d-dimensional projection, whose density
     is at most M^d (Livshyts, Paouris and Pivovarov 2016), and sigma_min >= distance / sqrt(k), so
-    P(sigma_min <= s) <= k M^d V_d (s sqrt(k))^d. As d must be 8 or more, the first three quarters
-    of the lines stand for a nearly square kernel: they are independent unless its rank is lower
-    than that. Lines that are 0 throughout are left out; other checks see them.
+    P(sigma_min <= s) <= k M^d V_d (s sqrt(k))^d. As d must be 8 or more, a nearly square kernel is
+    judged by the first three quarters of its lines, which are independent unless the rank is lower
+    than that. Lines of zeros are left out; other checks find them.
     """
     rows, columns = z.shape[1:]
     short = z if rows < columns else z.swapaxes(1, 2)
@@ -102,10 +103,10 @@ def rank(z: Array) -> Evidence:
 
 
 def permutations(z: Array) -> Evidence:
-    """No two lines of a kernel hold the same magnitudes in another order.
+    """Check that no two lines of a kernel have the same magnitudes in another order.
 
-    Of 24 weights with eight magnitudes or more, even from 128 levels, two lines do so by chance
-    with a probability below 24! 128^-24, and of float32 numbers far below.
+    For 24 weights with eight magnitudes or more, even from 128 levels, the probability for two
+    lines is below 24! 128^-24, and far lower for float32 numbers.
     """
     check, at_size = "permuted lines", at(z.shape[1:])
     for group, lines in (("row", z), ("column", z.swapaxes(1, 2))):
@@ -146,7 +147,7 @@ def shared_line(kernels: Array) -> tuple[int, int] | None:
     leading = np.argmax(rows != 0, axis=1)
     signs = np.sign(rows[np.arange(len(rows)), leading])
     seen: dict[bytes, int] = {}
-    # Adding zero makes of -0.0 what 0.0 is.
+    # Adding zero turns -0.0 into 0.0.
     for i, row in enumerate(rows * signs[:, None] + 0.0):
         index = i // kernels.shape[1]
         other = seen.setdefault(row.tobytes(), index)
@@ -156,10 +157,10 @@ def shared_line(kernels: Array) -> tuple[int, int] | None:
 
 
 def shared_run(kernels: np.ndarray) -> tuple[int, int] | None:
-    """The first two kernels (by index) that share 16 weights in a row, at any two places, or None.
+    """Return the first two kernels (by index) that share 16 weights in a row anywhere, or None.
 
-    They are windows into one stream of numbers. As in `shared_line`, a run counts that has eight
-    magnitudes; equal hashes of 64 bits are compared weight by weight.
+    They are windows into one stream of numbers. As in `shared_line`, only runs with eight
+    magnitudes count; equal hashes of 64 bits are compared weight by weight.
     """
     flat = np.ascontiguousarray(kernels.reshape(len(kernels), -1), np.float32).view(np.uint32)
     starts = flat.shape[1] - _RUN + 1

@@ -165,7 +165,7 @@ def _require_castable(layer: Layer, case: Case, half: str) -> None:
         accepted=computed,
         cause=Cause(
             "layer-casts",
-            f"the layer casts to {y.dtype} whatever the dtypes of x and of its parameters are",
+            f"the layer casts to {y.dtype} for any dtypes of x and of its parameters",
         ),
     )
     unit = max(oracle.unit_roundoff(half), oracle.unit_roundoff(computed))
@@ -365,7 +365,7 @@ def _require_wide(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None
         kernel, bias = layer.kernel_for(case), layer.bias_for(case)
         unit = oracle.unit_roundoff("float64")
         exact = oracle.products(plain, kernel, bias, unit=2 * unit)
-        cause = Cause("float64-rounded", "a float64 x is rounded to float32 on its way")
+        cause = Cause("float64-rounded", "a float64 x is rounded to float32")
         what = "f(x) for a float64 x under x64"
         require.within(y, exact.value, exact.bound, what, cause=cause)
 

@@ -237,7 +237,7 @@ def test_any_length(layer: Layer, case: Case) -> None:
     results: dict[int, np.ndarray] = {}
     n = case.in_features
     lengths = (n, n + 2, 1, n, n + 5, n + 2, n)
-    # 307 is longer than all before it: a cache that grows may be drawn anew for shorter ones.
+    # 307 is longer than all before it, because a growing cache may be drawn again for it.
     for length in (*lengths, 307, n) if n == 3 else lengths:
         x = case.normal("x", length)
         what = f"f(x) with len(x) = {length} after other lengths"
