@@ -47,7 +47,7 @@ def of_flax(values: dict[str, np.ndarray], like: Built) -> Any:
 
 
 def restored(dense: Built, values: Any) -> Built:
-    """Write these values, which files give as NumPy arrays, into the instance; return it."""
+    """Return the instance with these values, which files give as NumPy arrays."""
     from flax import serialization
 
     if dense.module is None:

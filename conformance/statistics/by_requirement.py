@@ -90,8 +90,7 @@ def centred(standard: Samples) -> dict[Shape, Array]:
 
 
 def law_row(standard: Samples, families: Sequence[Family]) -> list[Evidence]:
-    """Check distribution function, support, symmetry and atoms; only the last two without
-    families."""
+    """Check the distribution and its support, if a family is declared, symmetry and atoms."""
     evidence = [shape.sign_symmetry(pooled(standard))]
     evidence += [shape.atoms(z) for z in standard.values()]
     if families:

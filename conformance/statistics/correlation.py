@@ -80,8 +80,7 @@ def lags(z: Array, what: str = "weights") -> Evidence:
 
 
 def _nearest(direction: int, lag: int, size: tuple[int, ...]) -> tuple[int, int]:
-    """Return the lag in the direction in which it is shorter: whole rows are steps down a
-    column."""
+    """Return the lag in its shorter direction: whole rows are steps down a column."""
     line = size[1 - direction]
     return (1 - direction, lag // line) if lag % line == 0 and line > 1 else (direction, lag)
 

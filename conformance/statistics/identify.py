@@ -29,7 +29,7 @@ DECISIVE = 14.0
 """The nats by which the best candidate must lead: a likelihood ratio of a million."""
 
 _MANY, _NEAR = 10_000, 0.01
-"""The number of weights of which the largest come near the end of a truncated law."""
+"""So many weights have a largest one near the end of a truncated law."""
 
 Shape = tuple[int, int]
 
