@@ -20,7 +20,7 @@ __all__ = ["of_rngs", "require_unrelated"]
 
 _SIZE = (16, 16)
 # One more than four bits can count. The check detects a correlation of .58 between two kernels, and
-# one of .07 between all neighbours; four times as many Rngs, at four times the cost, would detect .03.
+# of .07 between all neighbours; four times as many Rngs, at four times the cost, would detect .03.
 _SIBLINGS, _SEEDS = 17, 4
 
 
