@@ -1,4 +1,4 @@
-"""What all tests of the suite itself need."""
+"""Fixtures of all tests of the suite itself."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="session")
 def signals_reach_children() -> Iterator[None]:
-    """Whoever started this process may ignore signals; its children would inherit that.
+    """Restore signals that this process may ignore, because children inherit that.
 
-    ``nohup`` ignores SIGHUP, and a shell SIGINT for what it runs in the background.
+    ``nohup`` ignores SIGHUP, and a shell ignores SIGINT for background processes.
     """
     with ExitStack() as restored:
         for name in ("SIGINT", "SIGHUP"):

@@ -1,7 +1,7 @@
-"""Plugins that do what no plugin should, and what a run has to say of each.
+"""Hostile plugins, and how a run reports each of them.
 
-Each is the text of a module that defines ``Dense``; :func:`install` registers them all, as their
-distributions would.
+Each is the text of a module that defines ``Dense``; :func:`install` registers all of them like
+distributions.
 """
 
 # ruff: noqa: E501  # a table, with a plugin on each line
@@ -19,21 +19,21 @@ _BASE = "from flax import nnx\nclass Dense(nnx.Linear):\n    pass\n"
 
 @dataclass(frozen=True)
 class Plugin:
-    """One of them.
+    """A hostile plugin.
 
     Parameters
     ----------
     name
-        Its name as an implementation.
+        The name of the implementation.
     outcome
-        What its worst cell ends as; empty where that is a matter of chance.
+        The outcome of its worst cell; empty if it depends on chance.
     said
-        What is said of it: in the reason or the message of that cell, or, where that begins
-        with ``import``, of what its import changed.
+        A part of the reason or message of that cell or, if it begins with ``import``, of the note
+        on its import.
     source
-        The text of its module; that of an ordinary layer may come before it.
+        The text of its module, which may follow that of an ordinary layer.
     distribution
-        Who registers it.
+        The distribution that registers it.
     """
 
     name: str
@@ -44,24 +44,24 @@ class Plugin:
 
     @property
     def id(self) -> str:
-        """Return what its results are keyed by."""
+        """Return the key of its results."""
         return f"{self.distribution}:{self.name}"
 
 
 def _imported(name: str, outcome: str, said: str, lines: str) -> Plugin:
-    """Return one that does it when it is imported, and is an ordinary layer otherwise."""
+    """Return a plugin that does it on import, and is otherwise an ordinary layer."""
     return Plugin(name, outcome, said, f"{textwrap.dedent(lines)}\n{_BASE}")
 
 
 def _called(name: str, outcome: str, said: str, lines: str) -> Plugin:
-    """Return one that does it in every call."""
+    """Return a plugin that does it in every call."""
     body = textwrap.indent(textwrap.dedent(lines).strip(), " " * 8)
     call = f"\n    def __call__(self, x):\n{body}\n        return super().__call__(x)\n"
     return Plugin(name, outcome, said, _BASE.replace("    pass\n", "") + call)
 
 
 def _constructed(name: str, outcome: str, said: str, lines: str) -> Plugin:
-    """Return one that does it in every construction."""
+    """Return a plugin that does it in every construction."""
     body = textwrap.indent(textwrap.dedent(lines).strip(), " " * 8)
     text = f"\n    def __init__(self, *a, **k):\n{body}\n        super().__init__(*a, **k)\n"
     return Plugin(name, outcome, said, _BASE.replace("    pass\n", "") + text)
@@ -77,7 +77,7 @@ class Lies(type(nnx.Module)):
     def __getattr__(self, name): {_RAISES}
 """
 
-# The objects of the run that are on the stack while a layer is imported.
+# These find objects of the run on the stack during an import.
 _STACK = """
 import sys
 frame, found = sys._getframe(), []
@@ -104,7 +104,7 @@ if items:
 """
 
 PLUGINS: tuple[Plugin, ...] = (
-    # What ends an import.
+    # These end an import.
     Plugin("import-error", "error", "cannot be used: ImportError: boom", "raise ImportError('boom')"),
     Plugin("syntax-error", "error", "cannot be used: SyntaxError", "def ("),
     Plugin("no-attribute", "error", "has no attribute 'Dense'", "Dens = 3"),
@@ -116,7 +116,7 @@ PLUGINS: tuple[Plugin, ...] = (
     Plugin("segfault", "crashed", "SIGSEGV, at its import", "import ctypes; ctypes.string_at(0)"),
     Plugin("endless-import", "timed-out", "at its import, in endless_import.py, line 1", "while True: pass"),
     Plugin("lying-class", "error", "RuntimeError: no such luck", f"from flax import nnx\n{_LIES}\nclass Dense(nnx.Module, metaclass=Lies): pass"),
-    # What ends a construction or a call.
+    # These end a construction or a call.
     _constructed("endless-construction", "timed-out", "in endless_construction.py, line 5, in __init__", "while True: pass"),
     _constructed("interrupt-construction", "failed", "raised KeyboardInterrupt: stop", "raise KeyboardInterrupt('stop')"),
     _called("endless-call", "timed-out", "in endless_call.py, line 5, in __call__", "while True: pass"),
@@ -131,7 +131,7 @@ PLUGINS: tuple[Plugin, ...] = (
     _called("skips", "failed", "raised Skipped: not me", "import pytest; pytest.skip('not me')"),
     _called("half-a-character", "failed", r"raised ValueError: \ud800", r"raise ValueError('\ud800')"),
     _called("silent-exception", "failed", "Silent whose text raises", f"class Silent(Exception):\n    def __str__(self): {_RAISES}\n    __repr__ = __str__\nraise Silent"),
-    # What changes the process for others.
+    # These change the process for others.
     _imported("numpy-replaced", "passed", "import numpy.dot was replaced", "import numpy; numpy.dot = lambda *a: 0; numpy.ndarray = int"),
     _imported("numpy-random-replaced", "passed", "import numpy.random.default_rng was replaced", "import numpy; numpy.random.default_rng = lambda *a: None"),
     _imported("jax-replaced", "passed", "import jax.numpy.dot was replaced", "import jax.numpy; jax.numpy.dot = jax.numpy.matmul = jax.lax.dot_general = lambda *a, **k: 0"),
@@ -153,7 +153,7 @@ PLUGINS: tuple[Plugin, ...] = (
     _imported("modules-gone", "passed", "import the module numpy was replaced", "import sys, numpy; del sys.modules['numpy'], sys.modules['jax']"),
     _imported("threads", "passed", "", "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start()"),
     _imported("time-bomb", "", "", "import threading, os; threading.Timer(3, os._exit, [9]).start()"),
-    # What is loud, or oddly named.
+    # These print much, or have odd names.
     _called("loud", "passed", "", "import os; print('x' * 10**6); os.write(1, b'y' * 10**6); os.write(2, b'z' * 10**6)"),
     _called("warns", "failed", "the warning filters changed", "import warnings\nclass Odd(UserWarning):\n    def __init__(self, a, b): super().__init__(a)\nwarnings.simplefilter('always')\nfor i in range(3000): warnings.warn(Odd(f'{i}', object()))"),
     _called("closes-its-output", "passed", "", "import os, sys; sys.stdout.close(); sys.stderr.close(); os.closerange(1, 3)"),
@@ -162,9 +162,9 @@ PLUGINS: tuple[Plugin, ...] = (
     Plugin("twin", "error", "cannot be used: ImportError: the other", "raise ImportError('the other')", "other-hostile"),
 )  # fmt: skip
 
-# Each of a distribution of its own: what it changes need not be found for the others to be safe.
+# Each has its own distribution, so the others are safe even if a change is not found.
 PLUGINS += tuple(replace(plugin, distribution=f"hostile-{plugin.name}") for plugin in (
-    # What replaces or removes what the run itself is made of.
+    # These replace or remove parts of the run itself.
     _imported("copy-replaced", "passed", "import the module copy was replaced", "import sys, types; sys.modules['copy'] = types.ModuleType('copy')"),
     _imported("functools-replaced", "passed", "import the module functools was replaced", "import sys, types; sys.modules['functools'] = types.ModuleType('functools')"),
     _imported("inspect-replaced", "passed", "import the module inspect was replaced", "import sys, types; sys.modules['inspect'] = types.ModuleType('inspect')"),
@@ -177,7 +177,7 @@ PLUGINS += tuple(replace(plugin, distribution=f"hostile-{plugin.name}") for plug
     _called("json-removed-in-a-call", "error", "the module json was replaced", "import sys; sys.modules['json'] = None"),
     _imported("deaf-channel", "passed", "import execnet.gateway_base.Channel.send was replaced", "from execnet.gateway_base import Channel; Channel.send = lambda *a: None"),
     _imported("mute", "crashed", "the process died", _MUTE),
-    # What changes a function and leaves it the same object.
+    # These change a function in place.
     _imported("defaults-changed", "passed", "import the default values of flax.nnx.nn.linear.Linear.__init__", "from flax import nnx; nnx.Linear.__init__.__kwdefaults__['use_bias'] = False"),
     _imported("signature-replaced", "error", "import inspect.signature was replaced", "import inspect; inspect.signature = lambda *a, **k: None"),
     _imported("code-replaced", "passed", "import the code of conformance.checks.require.that was replaced", "from conformance.checks import require; require.that.__code__ = (lambda *a, **k: None).__code__"),
@@ -186,21 +186,21 @@ PLUGINS += tuple(replace(plugin, distribution=f"hostile-{plugin.name}") for plug
     _imported("call-replaced", "passed", "import _pytest.runner.CallInfo was replaced", "import _pytest.runner; _pytest.runner.CallInfo = print"),
     _called("call-replaced-in-a-call", "error", "_pytest.runner.CallInfo was replaced", "import _pytest.runner; _pytest.runner.CallInfo = print"),
     _imported("pytest-plugin", "passed", "import the pytest plugin", _PLUGIN),
-    # What speaks for the suite.
+    # These pretend to be the suite.
     _called("not-applicable", "failed", "raised NotApplicable: not me", "from conformance.checks import require; raise require.NotApplicable('not me')"),
     _called("violation", "failed", "raised Violation: the bias is added twice", "from conformance.errors import Violation; raise Violation('the bias is added twice')"),
 ))  # fmt: skip
 
 
 def install(folder: Path) -> None:
-    """Write all of them into a folder that is on the path, with the metadata of distributions."""
+    """Write all plugins into a folder that is on the path, with the metadata of distributions."""
     points: dict[str, list[str]] = {}
     for number, plugin in enumerate(PLUGINS):
         stem = plugin.name.replace("-", "_") if plugin.name.isascii() else f"plugin_{number}"
         module = f"{stem}_{number}" if plugin.distribution == "other-hostile" else stem
         (folder / f"{module}.py").write_text(plugin.source, encoding="utf-8")
         points.setdefault(plugin.distribution, []).append(f"{plugin.name} = {module}:Dense")
-    # What no tool would have written: no module, no attribute, and one name twice.
+    # No tool would write such metadata: no module, no attribute, and one name twice.
     points["hostile"] += ["malformed = no module at all", "nameless = ", "= nothing:Dense"]
     points["hostile"] += ["double = loud:Dense", "double = warns:Dense"]
     for distribution, lines in points.items():

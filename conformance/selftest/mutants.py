@@ -1,4 +1,4 @@
-"""Initial kernels that are right, and kernels wrong in one way each, for the statistical tests.
+"""Correct initial kernels, and kernels with one fault each, for the statistical tests.
 
 Every draw gives (seeds, in, out) weights that should have mean 0 and variance 1.
 """
@@ -15,7 +15,7 @@ Draw = Callable[[np.random.Generator, int, int, int], np.ndarray]
 
 
 def drawn(draw: Draw, profile: str = "quick", seed: int = 0) -> dict[tuple[int, int], np.ndarray]:
-    """Kernels of the experiment of `profile`, as float32 with variance 1/fan_in if `draw` has 1."""
+    """Return float32 kernels of the experiment of `profile`, scaled from variance 1 to 1/fan_in."""
     generator = np.random.default_rng(seed)
     samples = {}
     for cell in design(profile).cells:
@@ -25,12 +25,12 @@ def drawn(draw: Draw, profile: str = "quick", seed: int = 0) -> dict[tuple[int, 
 
 
 def normal(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """Standard normal."""
+    """Draw from the standard normal law."""
     return g.standard_normal((seeds, rows_, columns)).astype(np.float32)
 
 
 def truncated(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """Normal cut at two standard deviations, rescaled to variance 1."""
+    """Draw from the normal law truncated at two standard deviations, rescaled to variance 1."""
     z = g.standard_normal((seeds, rows_, columns))
     while (np.abs(z) > 2).any():
         outside = np.abs(z) > 2
@@ -39,18 +39,18 @@ def truncated(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> n
 
 
 def bfloat16(z: np.ndarray) -> np.ndarray:
-    """Cut to the 8 mantissa bits of bfloat16."""
+    """Truncate mantissas to the 8 bits of bfloat16."""
     return (np.asarray(z, np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def standardise(z: np.ndarray) -> np.ndarray:
-    """Return each kernel with exact mean 0 and variance 1."""
+    """Give each kernel exact mean 0 and variance 1."""
     centred = z - z.mean(axis=(1, 2), keepdims=True)
     return centred / np.sqrt(np.square(centred).mean(axis=(1, 2), keepdims=True))
 
 
 def orthogonal(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """Haar orthogonal kernels of variance 1."""
+    """Draw Haar orthogonal kernels of variance 1."""
     z = g.standard_normal((seeds, max(rows_, columns), min(rows_, columns)))
     q, r = np.linalg.qr(z)
     q = q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
@@ -58,7 +58,7 @@ def orthogonal(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> 
 
 
 def autoregressive(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """Neighbours along the rows correlated by 0.1."""
+    """Correlate neighbours along the rows by 0.1."""
     z = g.standard_normal((seeds, rows_ * columns))
     for i in range(1, z.shape[1]):
         z[:, i] = 0.1 * z[:, i - 1] + math.sqrt(0.99) * z[:, i]
@@ -66,14 +66,14 @@ def autoregressive(g: np.random.Generator, seeds: int, rows_: int, columns: int)
 
 
 def paired_columns(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """Return every second column repeats the one before."""
+    """Copy each odd column to the next one."""
     z = g.standard_normal((seeds, rows_, columns))
     z[:, :, 1::2] = z[:, :, : columns // 2 * 2 : 2]
     return z
 
 
 def antithetic(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """Return the second half of the columns is minus the first."""
+    """Make the second half of the columns minus the first."""
     z = g.standard_normal((seeds, rows_, columns))
     half = columns // 2
     z[:, :, half : 2 * half] = -z[:, :, :half]
@@ -81,24 +81,24 @@ def antithetic(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> 
 
 
 def antithetic_rows(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """Return the second half of the rows is minus the first."""
+    """Make the second half of the rows minus the first."""
     return antithetic(g, seeds, columns, rows_).swapaxes(1, 2)
 
 
 def scrambled_copies(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """Return one row, copied with random signs."""
+    """Copy one row with random signs."""
     z = g.standard_normal((seeds, 1, columns)) * np.ones((1, rows_, 1))
     return np.abs(z) * g.choice([-1.0, 1.0], size=(seeds, rows_, columns))
 
 
 def low_rank(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """Rank 4."""
+    """Draw kernels of rank 4."""
     left = g.standard_normal((seeds, rows_, 4))
     return left @ g.standard_normal((seeds, 4, columns)) / 2
 
 
 def symmetric(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """Symmetric where square."""
+    """Make square kernels symmetric."""
     z = g.standard_normal((seeds, rows_, columns))
     if rows_ == columns:
         upper = np.triu(z)
@@ -107,13 +107,13 @@ def symmetric(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> n
 
 
 def stream_offset(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """Seed s starts s numbers later in one stream."""
+    """Start seed s at number s of one stream."""
     stream = g.standard_normal(rows_ * columns + seeds)
     return np.stack([stream[s : s + rows_ * columns].reshape(rows_, columns) for s in range(seeds)])
 
 
 def edited(edit: Callable[[np.ndarray], object], base: Draw = normal) -> Draw:
-    """Return a draw whose weights are then changed in place, or replaced by what `edit` returns."""
+    """Return a draw with weights that `edit` changes in place or replaces."""
 
     def draw(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
         z = base(g, seeds, rows_, columns).astype(np.float64)
@@ -124,12 +124,12 @@ def edited(edit: Callable[[np.ndarray], object], base: Draw = normal) -> Draw:
 
 
 def drawn_by(method: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]) -> Draw:
-    """Return a draw from a method of the generator."""
+    """Return a draw by a method of the generator."""
     return lambda g, seeds, rows_, columns: method(g, (seeds, rows_, columns))
 
 
 def scaled_by(variance: Callable[[int, int], float], base: Draw = normal) -> Draw:
-    """Return the draw whose variance is `variance(fan_in, fan_out)` instead of 1/fan_in."""
+    """Return a draw with variance `variance(fan_in, fan_out)` instead of 1/fan_in."""
     return lambda g, seeds, rows_, columns: (
         base(g, seeds, rows_, columns) * math.sqrt(variance(rows_, columns) * rows_)
     )
@@ -184,13 +184,13 @@ def _signs_of_magnitudes(z: np.ndarray) -> None:
 
 
 def permuted_rows(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """Return every row holds the numbers of the first, in an order of its own."""
+    """Give every row the numbers of the first one, in another order."""
     z = np.repeat(g.standard_normal((seeds, 1, columns)), rows_, axis=1)
     return g.permuted(z, axis=2)
 
 
 def balanced(g: np.random.Generator, seeds: int, rows_: int, columns: int) -> np.ndarray:
-    """As many positive as negative weights in every kernel."""
+    """Make half of the weights of every kernel positive."""
     signs = np.where(np.arange(rows_ * columns) % 2 == 0, 1.0, -1.0)
     shuffled = g.permuted(np.broadcast_to(signs, (seeds, signs.size)), axis=1)
     z = np.abs(g.standard_normal((seeds, rows_, columns)))

@@ -1,4 +1,4 @@
-"""Pages made for the tests, and what is in them."""
+"""Pages for the tests, and their elements."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ NEWER: dict[str, Any] = {"jax": "0.12.0.1", "flax": "0.12.12"}
 
 
 def loaded(*found: Document) -> tuple[Results, ...]:
-    """Return what reading such a file gives."""
+    """Return the results as if they were read from a file."""
     return parse(text_of(collection(found)), "x.json")
 
 
 def needs_extra() -> None:
-    """Skip where the extra ``report`` is not installed: summary and badge need nothing."""
+    """Skip the test if the extra ``report`` is not installed."""
     for module in ("jinja2", "matplotlib"):
         pytest.importorskip(module, reason="the page needs dense-conformance[report]")
 
 
 def page_of(*found: Document) -> str:
-    """Return the page of such results."""
+    """Return the page of some results."""
     needs_extra()
     from conformance.report.html import page
 
@@ -37,7 +37,7 @@ def page_of(*found: Document) -> str:
 
 
 class Page(HTMLParser):
-    """The elements of a page: tag, attributes and text."""
+    """The elements of a page, with tag, attributes and text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -52,21 +52,21 @@ class Page(HTMLParser):
             self._open.append(len(self.elements) - 1)
 
     def handle_endtag(self, tag: str) -> None:
-        """Close the last one, which must be of that tag."""
+        """Close the last element, which must have that tag."""
         assert self.elements[self._open[-1]][0] == tag, "elements are nested"
         self._open.pop()
 
     def handle_data(self, data: str) -> None:
-        """Text of every open element."""
+        """Add the text to every open element."""
         for i in self._open:
             self.elements[i][2].append(data)
 
     def all(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
-        """Attributes and text of the elements of that tag."""
+        """Return attributes and text of the elements with a tag."""
         return [(a, " ".join("".join(t).split())) for name, a, t in self.elements if name == tag]
 
     def ids(self) -> dict[str, tuple[dict[str, str | None], str]]:
-        """Return the addressable elements."""
+        """Return the elements that have an id."""
         found = [(a["id"], (a, "".join(t).strip())) for _, a, t in self.elements if "id" in a]
         assert not [id for id, n in Counter(id for id, _ in found).items() if n > 1]
         return {id: element for id, element in found if id}

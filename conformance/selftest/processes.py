@@ -1,4 +1,4 @@
-"""Processes that tests start, to their end: this interpreter, and the command."""
+"""Runs this interpreter and the command in processes of their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEARCHED = os.pathsep.join(filter(None, sys.path))
 def python(
     folder: Path, *arguments: str, stdin: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run this interpreter in a folder, with these environment variables beside its own."""
+    """Run this interpreter in a folder, with additional environment variables."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
@@ -29,5 +29,5 @@ def python(
 
 
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a folder, as from a shell."""
+    """Run the command in a folder, as a shell would."""
     return python(folder, "-m", "conformance", *arguments, **environment)

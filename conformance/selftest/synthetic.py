@@ -1,4 +1,4 @@
-"""Results files made up for the tests of reports: every outcome, every kind of plot."""
+"""Synthetic results files for the tests of reports, with every outcome and kind of plot."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ENVIRONMENT: dict[str, Any] = {
     "seed": None,
 }
 
-# Of made-up contracts, so that an area that is added to the real one moves nothing here.
+# A synthetic contract, so that a new area of the real one changes nothing here.
 AREAS = (
     "construction",
     "initialization",
@@ -118,13 +118,13 @@ def results(
     implementations, requirements
         The size of the matrix.
     wrong
-        The share of cells that have another outcome than *passed*.
+        The share of cells with another outcome than *passed*.
     seed
-        What those are drawn from.
+        The seed of these outcomes.
     plots
         Whether cells have plots.
     environment
-        What differs from :data:`ENVIRONMENT`.
+        The differences from :data:`ENVIRONMENT`.
     """
     random_ = random.Random(seed)
     rows = [_row(i) for i in range(requirements)]
@@ -152,7 +152,7 @@ def results(
                     ],
                 }
             ]
-    # In the order of keys in which a run writes them.
+    # The keys are in the order of a run's file.
     cells = [Cell.from_dict(cell).as_dict() for cell in cells]
     return settled(
         {
@@ -171,7 +171,7 @@ def results(
 
 
 def settled(document: dict[str, Any]) -> dict[str, Any]:
-    """Give a document the exit code and the completeness that its cells have."""
+    """Give a document the exit code and the completeness that follow from its cells."""
     cells = [Cell.from_dict(record) for record in document["cells"]]
     document["exit_code"] = decide(
         cells, strict=document.get("strict", False), stopped=bool(document.get("stopped"))
@@ -181,7 +181,7 @@ def settled(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def cell_at(document: dict[str, Any], implementation: int, requirement: int) -> dict[str, Any]:
-    """Return the cell of the matrix at that place."""
+    """Return a cell of the matrix."""
     found: dict[str, Any] = document["cells"][
         implementation * len(document["requirements"]) + requirement
     ]
@@ -260,7 +260,7 @@ def _variance(i: int) -> dict[str, Any]:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path to each value within a document."""
+    """Return the path to each value in a document."""
     yield path
     if isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
@@ -268,7 +268,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """A copy of a document with another value at that place."""
+    """Return a copy of a document with another value at a path."""
     if not path:
         return new
     value = copy.copy(value)

@@ -1,4 +1,4 @@
-"""Bounds of derivatives in half precision: right layers keep to them, wrong ones do not."""
+"""Bounds of derivatives in half precision: correct layers are within them, wrong ones are not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _numbers(*shape: int, seed: int = 0) -> np.ndarray:
 def _layer(
     parameters: str, results: str, kernel: jax.Array, bias: jax.Array, x: jax.Array
 ) -> jax.Array:
-    """A layer of these dtypes; its result is of float32, so that nothing else is rounded."""
+    """Return a layer of these dtypes with a float32 result, so that nothing else is rounded."""
     kernel, bias = kernel.astype(parameters), bias.astype(parameters)
     if results != "float32":
         x, kernel, bias = (each.astype(results) for each in (x, kernel, bias))
@@ -41,7 +41,7 @@ def _layer(
 def test_a_right_layer_keeps_to_its_bounds(
     parameters: str, results: str, n: int, m: int, rows: int
 ) -> None:
-    """Its value, its three gradients and its tangent; and they are not so wide that 10 % is."""
+    """The bounds hold for value, gradients and tangent, and are narrower than 10 %."""
     arithmetic = Arithmetic(parameters, results)
     kernel, bias, x, g = _numbers(n, m), _numbers(m), _numbers(rows, n), _numbers(rows, m, seed=1)
     tk, tb, tx = _numbers(n, m, seed=2), _numbers(m, seed=2), _numbers(rows, n, seed=2)
@@ -62,14 +62,14 @@ def test_a_right_layer_keeps_to_its_bounds(
     for number, (value, reference) in enumerate(zip(found, expected, strict=True)):
         require.within(value, reference.value, reference.bound, "it")
         if number == 2 and rows == 100:
-            continue  # a sum of as many terms in half precision may be anything
+            continue  # a sum of so many terms in half precision has no useful bound
         with pytest.raises(Violation):
             require.within(np.asarray(value) * 1.1, reference.value, reference.bound, "it")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_layers_one_after_another(dtype: str) -> None:
-    """The error of each passes through the next."""
+    """The bound of the second layer includes the error of the first."""
     arithmetic = Arithmetic(dtype, dtype)
     kernels, biases, x = _numbers(3, 16, 16) / 4, _numbers(3, 16), _numbers(8, 16)
     y = jnp.asarray(x).astype(dtype)
@@ -82,7 +82,7 @@ def test_layers_one_after_another(dtype: str) -> None:
 
 
 def test_nothing_is_said_where_a_gradient_overflows() -> None:
-    """There the bound is infinite; and it is finite where it does not."""
+    """The bound is infinite where a gradient overflows, and finite elsewhere."""
     arithmetic = Arithmetic("float16", "float16")
     x, g = np.ones((2, 3), np.float32), np.array([[1e6, 1.0], [1e6, 1.0]], np.float32)
     found = arithmetic.kernel_gradient(x, g)
@@ -93,7 +93,6 @@ def test_nothing_is_said_where_a_gradient_overflows() -> None:
 
 
 def test_float32_is_as_the_oracle_has_it() -> None:
-    """A layer of float32 loses nothing by it."""
     arithmetic, x, g = Arithmetic(), _numbers(8, 3), _numbers(8, 10)
     found, expected = arithmetic.kernel_gradient(x, g), oracle.kernel_gradient(x, g)
     assert np.array_equal(found.value, expected.value)

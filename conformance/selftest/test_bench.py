@@ -1,4 +1,4 @@
-"""The benchmark: what it takes, what it writes, and that it measures what it says; no times."""
+"""The benchmark: arguments, output and the measured commands, without any times."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_parts_are_measured_in_a_fixed_order() -> None:
 def test_wrong_usage(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One message, before anything is measured."""
+    """A wrong call gives one message before anything is measured."""
     try:
         code = main(["bench", *arguments])
     except SystemExit as error:
@@ -54,7 +54,7 @@ def test_wrong_usage(
 def test_what_it_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The rows on the screen and in the file, with the machine, and where the time goes."""
+    """The screen and the file have the rows, the machine, and the seconds by requirement."""
     cells = [
         {"implementation": "a", "requirement": "forward/x", "seconds": 1.5, "examples": 3},
         {"implementation": "b", "requirement": "forward/x", "seconds": 0.5, "examples": 2},
@@ -87,7 +87,7 @@ def test_what_it_writes(
 
 
 def test_the_table_shows_the_target_beside_what_was_measured() -> None:
-    """In columns on a terminal, and as Markdown; a number has the digits that it deserves."""
+    """A terminal gets columns, a file Markdown; numbers have few digits."""
     rows = [
         Row("one layer", 6.04, "s", "<= 6 s", 7.36),
         Row("an example", 2.345, "ms", "<= 3 ms"),
@@ -121,13 +121,12 @@ def test_the_picture_has_every_run_of_its_parts() -> None:
 
 
 def test_seconds_are_added_up() -> None:
-    """The most first."""
     cells = [{"requirement": name, "seconds": s} for name, s in (("a", 1), ("b", 3), ("a", 1))]
     assert list(by("requirement", cells).items()) == [("b", 3), ("a", 2)]
 
 
 def test_a_command_is_measured(tmp_path: Path) -> None:
-    """Its first failure, its memory and its output; one that cannot run is told."""
+    """First failure, memory and output are recorded; a command that cannot run is reported."""
     code = "print('failed forward/x   mine -- why'); x = bytearray(200_000_000)"
     found = measure.measured([sys.executable, "-c", code], {})
     assert found.first_failure is not None
@@ -141,7 +140,7 @@ def test_a_command_is_measured(tmp_path: Path) -> None:
 
 
 def test_the_naive_suite_has_the_properties_that_it_is_compared_by() -> None:
-    """One for each requirement that the suite checks beside it."""
+    """Each naive property has a requirement."""
     naive = Path(measure.__file__).with_name("naive.py")
     asked = ("-p", "no:conformance", "--collect-only", "-q", str(naive))
     done = python(Path.cwd(), "-m", "pytest", *asked)

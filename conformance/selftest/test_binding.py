@@ -1,4 +1,4 @@
-"""How constructors that people write are bound: by the names of their arguments."""
+"""Binding of constructors by the names of their arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conformance.layers.binding import bind, bind_forward
 
 
 def _class(signature: str) -> type:
-    """An nnx class whose constructor has these arguments, and keeps them."""
+    """Return an nnx class with a constructor of these arguments, which keeps them."""
     names = [part.strip(" *").partition(":")[0].partition("=")[0] for part in signature.split(",")]
     body = f"def __init__(self, {signature}):\n"
     body += "".join(f"    self.{name} = {name}\n" for name in names if name not in ("", "/"))
@@ -59,7 +59,7 @@ def test_sizes_are_bound_by_name(signature: str, first: str, second: str) -> Non
 )
 @pytest.mark.parametrize("is_nnx", [True, False])
 def test_the_source_of_randomness(signature: str, kind: str, is_nnx: bool) -> None:
-    """An Rngs, a key or a seed, by its annotation or else its name."""
+    """An Rngs, a key or a seed is recognized by annotation, else by name."""
     binding = bind(_class(signature), {}, is_nnx=is_nnx)
     found = binding.construct(3, 10, nnx.Rngs(0) if is_nnx else 0)
     given = vars(found)[signature.split(", ")[2].partition(":")[0]]
@@ -67,7 +67,7 @@ def test_the_source_of_randomness(signature: str, kind: str, is_nnx: bool) -> No
 
 
 def test_how_a_layer_was_bound_is_described() -> None:
-    """Nothing is said of the plain call."""
+    """The description of the usual call is empty."""
     assert bind(_class("in_features, out_features, rngs"), {}, is_nnx=True).description == ""
     swapped = bind(_class("units, in_units, key"), {}, is_nnx=True).description
     assert swapped == "Own(units=out_features, in_units=in_features, key=jax.random.key(seed))"
@@ -100,13 +100,13 @@ def test_what_else_is_needed_is_asked_for_by_name() -> None:
 
 
 class Sizes(linen.Module):
-    """A Linen class with both sizes, neither called as Flax calls them."""
+    """A Linen class with both sizes, under other names than Flax's."""
 
     d_in: int
     units: int
 
     def setup(self) -> None:
-        """Make the parameters, which the sizes suffice for."""
+        """Make the parameters from the two sizes."""
         self.w = self.param("w", linen.initializers.lecun_normal(), (self.d_in, self.units))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -127,7 +127,7 @@ class OneSize(linen.Module):
 
 @pytest.mark.parametrize("layer", [Sizes, OneSize, partial(linen.Dense, use_bias=False)])
 def test_linen_classes(layer: Any) -> None:
-    """With one size field of any name, or with both."""
+    """One size field of any name suffices; two are recognized by their names."""
     implementation = adapt(layer)
     assert implementation.init is not None
     assert implementation.kernel is not None
@@ -135,7 +135,7 @@ def test_linen_classes(layer: Any) -> None:
 
 
 class Plain:
-    """A class of no framework, which keeps its arrays as attributes of attributes."""
+    """A class without a framework, with arrays in attributes of attributes."""
 
     def __init__(self, in_size: int, out_size: int, key: jax.Array) -> None:
         self.inner = {"weight": jax.random.normal(key, (in_size, out_size))}
@@ -148,7 +148,7 @@ class Plain:
 
 
 def test_a_plain_class_is_read_and_written_by_path() -> None:
-    """Its arrays are found among its attributes; one trace serves all instances."""
+    """Arrays are found among attributes; one trace serves all instances."""
     its = adapt(Plain)
     assert its.init is not None
     assert its.apply is not None
@@ -168,7 +168,7 @@ def test_a_plain_class_is_read_and_written_by_path() -> None:
 
 
 def test_a_function_that_makes_a_layer() -> None:
-    """It takes two sizes and no x."""
+    """A function of two sizes, without x, makes a layer."""
 
     def make(n_in: int, n_out: int, seed: int) -> Plain:
         return Plain(n_in, n_out, jax.random.key(seed))

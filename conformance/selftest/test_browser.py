@@ -1,4 +1,4 @@
-"""The page in a real browser, where there is one: it asks for nothing, and axe finds nothing."""
+"""The page in a real browser, if installed: no requests, and no findings of axe."""
 
 import os
 import re
@@ -23,7 +23,7 @@ FLAGS = (
 
 
 def opened(page: Path, profile: Path, *flags: str) -> str:
-    """The document of a page as Chromium has it when all scripts have run."""
+    """Return the document of a page in Chromium after all scripts have run."""
     assert CHROMIUM is not None
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", *flags, "--dump-dom", page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
@@ -31,14 +31,14 @@ def opened(page: Path, profile: Path, *flags: str) -> str:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")
 def test_a_browser_shows_the_page_and_asks_for_nothing(tmp_path: Path) -> None:
-    """Chromium's own log of its network knows of no request that the page made.
+    """Chromium's network log has no request of the page.
 
-    The log has the requests of a page that does ask, which shows that it would be seen.
+    A page with a request shows that the log would have it.
     """
     page, log = tmp_path / "page.html", tmp_path / "net.json"
 
     def requests() -> list[str]:
-        # An event a line; what the browser asks for itself has no origin.
+        # Each line is an event; the browser's own requests have no origin.
         started = [line for line in log.read_text().splitlines() if '"initiator":' in line]
         own = [line for line in started if '"initiator":"not an origin"' not in line]
         return [url for line in own for url in re.findall(r'"url":"([^"]*)"', line)]
@@ -60,7 +60,7 @@ def test_a_browser_shows_the_page_and_asks_for_nothing(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("environments", [1, 2])
 def test_axe_finds_nothing(environments: int, tmp_path: Path) -> None:
-    """No violation of accessibility rules, in either colour scheme."""
+    """axe reports no violation of accessibility rules, in either colour scheme."""
     runs = [results(3, 40, wrong=0.4), results(3, 40, wrong=0.4, **NEWER)]
     text = page_of(*runs[:environments])
     axe = Path(os.environ["DENSE_CONFORMANCE_AXE"]).read_text()

@@ -19,7 +19,7 @@ from conformance.results.file import parse, text_of
 from conformance.selftest.processes import SEARCHED, python
 from conformance.selftest.synthetic import cell_at, results
 
-# As a notebook: everything is defined in __main__, and what the layer uses beside it.
+# Like a notebook, this defines the layer and everything that it uses in __main__.
 NOTEBOOK = """\
 import json
 import os
@@ -60,7 +60,7 @@ print(json.dumps([report.passed, cells, str(report), html, repr(report)]))
 
 
 def test_a_notebooks_layer_is_checked_and_may_end_its_process(tmp_path: Path) -> None:
-    """The failure is told, the crash stays in the child, and no temporary file is mentioned."""
+    """The failure is reported, and the crash stays in the child process."""
     (tmp_path / "notebook.py").write_text(NOTEBOOK, encoding="utf-8")
     ended = python(tmp_path, "-W", "ignore", "notebook.py", PYTHONPATH=SEARCHED)
     assert ended.returncode == 0, ended.stderr
@@ -78,7 +78,6 @@ def test_a_notebooks_layer_is_checked_and_may_end_its_process(tmp_path: Path) ->
 
 
 def test_what_is_shown_in_a_notebook_is_escaped() -> None:
-    """A layer's words are no markup."""
     found = results()
     cell_at(found, 0, 0).update(outcome="failed", message="<b>[red]x[/red]</b>", cause="a < b")
     report = Report(parse(text_of(found), "test")[0])
@@ -97,7 +96,7 @@ def test_what_is_shown_in_a_notebook_is_escaped() -> None:
     ],
 )
 def test_wrong_usage_is_an_error(layer: object, message: str) -> None:
-    """It says what is wrong, as the command does."""
+    """The message is that of the command."""
     with pytest.raises(UsageError) as error:
         check(layer)
     assert message in str(error.value)
@@ -106,7 +105,7 @@ def test_wrong_usage_is_an_error(layer: object, message: str) -> None:
 def test_a_file_that_checks_itself_does_not_start_itself_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The process that checks imports the file, and meets the call in it."""
+    """The checking process imports the file, and finds the call in it."""
     monkeypatch.setenv("CONFORMANCE_CHECK_RUNS", "1")
     with pytest.raises(UsageError, match="put the call under: if __name__ == '__main__':"):
         check("nnx.Linear")
@@ -143,7 +142,7 @@ def test_the_public_names_are_few_and_sorted() -> None:
 
 
 def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Neither the folder of the check nor those of the run that it started, nor a process."""
+    """Neither folders of the check and its run nor processes remain."""
     places = tmp_path / "temporary"
     places.mkdir()
     (tmp_path / "slow.py").write_text(

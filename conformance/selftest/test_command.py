@@ -39,13 +39,13 @@ class Kills(MyDense):
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
-    """A directory with the file ``mine.py``."""
+    """Return a directory with the file ``mine.py``."""
     (tmp_path / "mine.py").write_text(textwrap.dedent(GOOD), encoding="utf-8")
     return tmp_path
 
 
 def test_a_correct_layer_conforms(mine: Path) -> None:
-    """Exit code 0, a results file, and the denominator on the screen."""
+    """The run exits with 0, writes results, and prints the number of cells."""
     done = command(
         mine, "run", "mine.py:MyDense", "--requirement", "forward", "--results", "r.json"
     )
@@ -60,7 +60,7 @@ def test_a_correct_layer_conforms(mine: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_profile_is_explored_wherever_it_runs(workers: str, mine: Path) -> None:
-    """In this process, in which the requirement was looked up before, as in a worker."""
+    """A profile has the same cases in this process and in a worker."""
     chosen = ["mine.py:MyDense", "-n", workers, "--requirement", "forward/additive"]
     command(mine, "run", *chosen, "--profile", "standard", "--results", "r.json")
     (cell,) = json.loads((mine / "r.json").read_text(encoding="utf-8"))["cells"]
@@ -68,7 +68,7 @@ def test_a_profile_is_explored_wherever_it_runs(workers: str, mine: Path) -> Non
 
 
 def test_a_wrong_layer_is_named(mine: Path) -> None:
-    """Exit code 1, the fault first, its consequences blocked, the cause in words."""
+    """The run exits with 1, and shows the fault with its cause, consequences blocked."""
     done = command(
         mine, "run", "mine.py:BiasIgnored", "--requirement", "forward", "--results", "r.json"
     )
@@ -83,7 +83,7 @@ def test_a_wrong_layer_is_named(mine: Path) -> None:
 
 
 def test_a_layer_that_ends_its_process(mine: Path) -> None:
-    """Its cells crash, the others' are there, and the run is incomplete."""
+    """Its cells crash, other layers have their results, and the run is incomplete."""
     done = command(
         mine, "run", "mine.py:Kills", "mine.py:MyDense", "--requirement", "construction/finite",
         "--requirement", "forward/zero-input", "-n", "1", "--results", "r.json",
@@ -114,7 +114,7 @@ def test_a_layer_that_ends_its_process(mine: Path) -> None:
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], message: str, mine: Path) -> None:
-    """One message that says what is expected."""
+    """One message says what is expected."""
     done = command(mine, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
@@ -122,7 +122,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], message: str, mine: Path
 
 
 def test_a_wrong_registration_exits_with_2(mine: Path) -> None:
-    """It is told once, and not as a failure of the layer."""
+    """It is reported once, not as a failure of the layer."""
     done = command(mine, "run", "mine.py:nothing", "--requirement", "forward", "-n", "1")
     assert done.returncode == 2
     assert done.stdout == ""
@@ -134,7 +134,6 @@ def test_a_wrong_registration_exits_with_2(mine: Path) -> None:
     [["--help"], ["run", "--help"], ["list"], ["--version"], ["bench", "--help"]],
 )
 def test_help_and_lists_do_not_import_jax(arguments: list[str], tmp_path: Path) -> None:
-    """They answer at once."""
     code = (
         "import sys; from conformance.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
@@ -151,7 +150,7 @@ def test_help_and_lists_do_not_import_jax(arguments: list[str], tmp_path: Path) 
     [["--help"], ["--pyargs", "conformance", "--collect-only", "-q"]],
 )
 def test_pytest_does_not_import_jax_before_it_checks(arguments: list[str], tmp_path: Path) -> None:
-    """Neither for its help nor to collect all that there is to check."""
+    """Neither its help nor collection imports JAX."""
     code = (
         "import sys, pytest\n"
         "code = pytest.main([*sys.argv[1:], '-p', 'no:cacheprovider'])\n"
@@ -164,7 +163,7 @@ def test_pytest_does_not_import_jax_before_it_checks(arguments: list[str], tmp_p
 
 
 def test_other_peoples_runs_of_pytest_see_nothing_of_it(tmp_path: Path) -> None:
-    """No line of output, no import of jax, no change of options."""
+    """Their output and options are unchanged, and JAX is not imported."""
     (tmp_path / "test_own.py").write_text(
         "import sys\ndef test_own():\n"
         "    assert not {'jax', 'flax', 'conformance.running.run'} & set(sys.modules)\n",
@@ -190,7 +189,7 @@ def test_pytest_runs_the_suite_anywhere(mine: Path) -> None:
 
 
 def test_the_list_is_data_as_well(capsys: pytest.CaptureFixture[str]) -> None:
-    """Implementations, every requirement with its level, and what each profile can detect."""
+    """The JSON has implementations, requirements with levels, and the power of profiles."""
     assert main(["list", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {row["id"] for row in found["requirements"]} == {row.id for row in catalogue()}

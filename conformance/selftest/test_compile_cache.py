@@ -1,4 +1,4 @@
-"""Compiled programs that are kept: the same results with them, without them, and with rubbish."""
+"""The compile cache: the same results with it, without it, and with corrupt entries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8
 
 
 def start(cache: Path, results: Path, *options: str) -> subprocess.Popen[str]:
-    """A run that keeps its programs there."""
+    """Start a run that keeps its programs in a folder."""
     return subprocess.Popen(
         [*COMMAND, "--results", str(results), *options],
         env={**os.environ, "XDG_CACHE_HOME": str(cache)},
@@ -37,7 +37,7 @@ def start(cache: Path, results: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def found(run: subprocess.Popen[str], results: Path) -> tuple[list[dict[str, Any]], str]:
-    """What a run has measured, without its seconds, and what it said on standard error."""
+    """Return the measurements of a run without seconds, and its standard error."""
     output, errors = run.communicate()
     assert run.returncode == 0, output + errors
     cells = json.loads(results.read_text(encoding="utf-8"))["cells"]
@@ -45,13 +45,13 @@ def found(run: subprocess.Popen[str], results: Path) -> tuple[list[dict[str, Any
 
 
 def entries(cache: Path) -> list[Path]:
-    """The files of the programs."""
+    """Return the files of the programs."""
     return sorted((cache / "dense-conformance" / "compiled").rglob("*.program"))
 
 
 @pytest.fixture(scope="module")
 def normal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """A cache that a run has filled, and what that run found."""
+    """Return a cache that a run has filled, and the results of that run."""
     folder = tmp_path_factory.mktemp("cold")
     cells, errors = found(start(folder, folder / "r.json"), folder / "r.json")
     assert entries(folder)
@@ -61,7 +61,7 @@ def normal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[st
 
 
 def test_warm_is_as_cold(normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
-    """Bit for bit, in all that was measured; and nothing is compiled that was kept."""
+    """All measurements are the same bits, and no cached program is compiled."""
     cache, cells = normal
     before = entries(cache)
     assert found(start(cache, tmp_path / "r.json"), tmp_path / "r.json") == (cells, "")
@@ -69,14 +69,14 @@ def test_warm_is_as_cold(normal: tuple[Path, list[dict[str, Any]]], tmp_path: Pa
 
 
 def test_off_is_as_cold(normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
-    """The switch turns it off: the same results, and nothing is kept."""
+    """The switch keeps the results, and keeps no programs."""
     run = start(tmp_path, tmp_path / "r.json", "--no-compile-cache")
     assert found(run, tmp_path / "r.json") == (normal[1], "")
     assert not (tmp_path / "dense-conformance" / "compiled").exists()
 
 
 def test_a_cache_of_rubbish(normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
-    """Random bytes, half a program, nothing, another's program: all are compiled again."""
+    """Random bytes, half a program, empty files and other programs are compiled again."""
     cache, cells = normal
     generator = random.Random(0)
     paths = entries(cache)
@@ -93,7 +93,7 @@ def test_a_cache_of_rubbish(normal: tuple[Path, list[dict[str, Any]]], tmp_path:
 def test_two_runs_at_once_share_one(
     normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
-    """Both find what one alone finds."""
+    """Both have the results of a single run."""
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     runs = [start(tmp_path, path) for path in paths]
     for run, path in zip(runs, paths, strict=True):
@@ -104,7 +104,7 @@ def test_two_runs_at_once_share_one(
 def test_a_home_that_cannot_be_written(
     normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
-    """The same results, and one line that says what is missing."""
+    """The results are the same, and one line says what is missing."""
     (tmp_path / "home").write_text("a file")
     cells, errors = found(start(tmp_path / "home", tmp_path / "r.json"), tmp_path / "r.json")
     assert cells == normal[1]
@@ -122,7 +122,7 @@ def test_a_store_gives_what_was_put(tmp_path: Path) -> None:
 
 
 def test_a_store_on_a_full_disk(tmp_path: Path) -> None:
-    """What does not fit is not kept, and no piece of it remains."""
+    """A program that does not fit is not kept, and leaves no partial file."""
     code = (
         f"{FULL_DISK}; import sys; from pathlib import Path\n"
         "from conformance.jax_setup.program_store import ProgramStore\n"
@@ -136,7 +136,7 @@ def test_a_store_on_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_a_store_whose_directory_is_gone(tmp_path: Path) -> None:
-    """Somebody has cleaned up: nothing is raised."""
+    """A deleted directory raises nothing."""
     store = ProgramStore(tmp_path / "gone")
     for _ in range(5):
         store.put("a", b"program")
@@ -155,7 +155,7 @@ def test_the_oldest_go_first(tmp_path: Path) -> None:
 
 
 def test_a_program_that_is_used_stays(tmp_path: Path) -> None:
-    """Reading counts as use."""
+    """Reading a program counts as use."""
     store = ProgramStore(tmp_path)
     for key in ("a", "b"):
         store.put(key, bytes(100))
@@ -185,7 +185,7 @@ def test_the_bound_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.skipif(os.name != "posix", reason="about the rights of a POSIX file system")
 def test_only_the_user_can_write_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A compiled program is code: what somebody else could have put there is not run."""
+    """A compiled program is code, so a directory that others can write to is not used."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(compile_cache.SWITCH, raising=False)
     assert compile_cache.trouble() == ""
@@ -207,7 +207,7 @@ def test_only_the_user_can_write_there(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs symbolic links")
 def test_links_and_the_files_of_others_are_left_alone(tmp_path: Path) -> None:
-    """A link is no entry, and a prune removes only what the cache has written."""
+    """A link is not an entry; pruning removes only the cache's own files."""
     store = ProgramStore(tmp_path)
     store.put("a", b"program")
     (tmp_path / "b.program").symlink_to(tmp_path / "a.program")
@@ -217,8 +217,8 @@ def test_links_and_the_files_of_others_are_left_alone(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.program", "notes.txt"]
 
 
-def test_a_relative_place_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The directory that a run starts in is not filled with caches, whatever the environment."""
+def test_a_relative_place_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path never puts a cache into the working directory."""
     monkeypatch.delenv(compile_cache.SWITCH, raising=False)
     monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.setenv("XDG_CACHE_HOME", "caches")
@@ -229,7 +229,7 @@ def test_a_relative_place_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_versions_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program of one version is never offered to another."""
+    """A version never gets the programs of another."""
     here = compile_cache.directory()
     monkeypatch.setattr(compile_cache, "version", lambda name: "99.0")
     assert compile_cache.directory() != here

@@ -1,4 +1,4 @@
-"""What a layer changes in a process is found, named and put back."""
+"""Changes that a layer makes in a process are found, named and undone."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_change_is_named_and_put_back(said: str, tmp_path: Path) -> None:
 
 
 def test_functions_methods_and_modules_are_put_back() -> None:
-    """Wherever in the shared libraries they are."""
+    """Replacements anywhere in the shared libraries are undone."""
     shared = SharedCode()
     shared.learn()
     assert shared.put_back() == []
@@ -74,7 +74,7 @@ def test_functions_methods_and_modules_are_put_back() -> None:
 
 
 def test_what_a_function_is_made_of_is_put_back() -> None:
-    """Its code and its default values, and the rules by which JAX lowers a primitive."""
+    """Code, default values and JAX's lowering rules are restored."""
     from flax import nnx
     from jax._src.interpreters import mlir
 
@@ -97,7 +97,7 @@ def test_what_a_function_is_made_of_is_put_back() -> None:
     assert shared.put_back() == []
 
 
-def test_an_import_is_told_by_what_it_changed() -> None:
+def test_the_changes_of_an_import_are_named() -> None:
     containment = Containment(may_retire=False)
     for wrong in (False, True):
         with contextlib.suppress(ZeroDivisionError), containment.loading(ENTRY):
@@ -125,8 +125,8 @@ def test_a_worker_that_has_loaded_code_from_elsewhere_checks_no_other_source() -
 
 
 @pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, BaseException, pytest.skip.Exception])
-def test_whatever_a_layer_raises_is_its_failure(kind: type[BaseException]) -> None:
-    """It cannot skip a check; the suite can."""
+def test_every_exception_of_a_layer_is_its_failure(kind: type[BaseException]) -> None:
+    """A layer cannot skip a check; the suite can."""
     with pytest.raises(Violation, match="calling raised"), during("calling"):
         raise kind("no")
     with pytest.raises(NotApplicable), during("calling"):
@@ -135,7 +135,7 @@ def test_whatever_a_layer_raises_is_its_failure(kind: type[BaseException]) -> No
 
 @pytest.mark.parametrize("raised", ["NotApplicable", "Violation", "pytest.skip.Exception"])
 def test_a_layer_cannot_speak_for_the_suite(raised: str, tmp_path: Path) -> None:
-    """Whatever its type is, what comes out of a layer's code is the layer's."""
+    """Any exception type from a layer's code counts as the layer's."""
     path = tmp_path / "mine.py"
     path.write_text(
         "import pytest\nfrom conformance.checks.require import NotApplicable, Violation\n"
@@ -161,7 +161,7 @@ def test_an_interrupt_is_the_users_but_in_a_worker_the_layers(
 
 
 def test_every_text_can_be_written() -> None:
-    """Half a character, no text at all, and very much of it."""
+    """Half a character, an empty text and a very long one can all be written."""
 
     class Silent:
         def __str__(self) -> str:

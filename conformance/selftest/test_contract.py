@@ -1,4 +1,4 @@
-"""The catalogue that the tests make up, and the document that is generated from it."""
+"""The catalogue of requirements, and the document that is generated from it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ exercise: float-arguments vector-out fixed-result any-length recovered-kernel di
 
 
 def published() -> set[str]:
-    """The ids above as ``area/slug``."""
+    """Return the published ids as ``area/slug``."""
     found, area = set(), ""
     for word in PUBLISHED.split():
         if word.endswith(":"):
@@ -55,18 +55,18 @@ def published() -> set[str]:
 
 
 def test_every_published_requirement_is_there() -> None:
-    """No row is dropped silently, and none is renamed."""
+    """No requirement is dropped or renamed silently."""
     assert published() <= {row.id for row in catalogue()}
 
 
 def test_the_document_is_what_the_tests_say() -> None:
-    """A stale document is made anew by: dense-conformance list --markdown > CONTRACT.md."""
+    """Update it by: dense-conformance list --markdown > conformance/CONTRACT.md."""
     assert DOCUMENT.read_text(encoding="utf-8") == markdown()
 
 
 @pytest.mark.parametrize("area", AREAS)
 def test_every_test_is_a_requirement(area: str) -> None:
-    """A test function of the suite without an id would run, and count for nothing."""
+    """A test function without an id would run, and count for nothing."""
     module = importlib.import_module(f"conformance.suite.test_{area}")
     own = [f for name, f in inspect.getmembers(module) if name.startswith("test_")]
     assert own
@@ -82,7 +82,6 @@ def test_the_order_is_that_of_blame() -> None:
 
 
 def test_a_pattern_is_an_id_a_slug_an_area_or_a_glob() -> None:
-    """Each of them names rows."""
     assert [row.id for row in chosen(["zero-input"])] == ["forward/zero-input"]
     assert {row.area for row in chosen(["purity"])} == {"purity"}
     assert {row.id for row in chosen(["*/kernel-shape", "forward/zero-input"])} == {
@@ -93,13 +92,12 @@ def test_a_pattern_is_an_id_a_slug_an_area_or_a_glob() -> None:
 
 
 def test_an_unknown_requirement_gets_the_nearest_ones() -> None:
-    """The message names what is near."""
     with pytest.raises(UsageError, match=r"did you mean .*kernel-variance"):
         chosen(["kernel-varience"])
 
 
 def test_a_requirement_without_a_sentence_is_refused() -> None:
-    """The docstring is the normative text."""
+    """A docstring is required, because it is the normative text."""
     with pytest.raises(ValueError, match="no docstring"):
         requirement("forward/nothing", MUST)(lambda: None)
     with pytest.raises(ValueError, match="area/slug"):

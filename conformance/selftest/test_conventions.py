@@ -1,4 +1,4 @@
-"""What a convention declares, and how the suite adapts to it."""
+"""Declared conventions, and how the suite adapts to them."""
 
 from dataclasses import replace
 
@@ -56,7 +56,7 @@ def test_flax_own_convention_is_asked_everything() -> None:
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_half_precision_keeps_to_its_own_bound(dtype: str) -> None:
-    """What is computed in that dtype is within the bound, and another dtype's error is not."""
+    """A result in the declared dtype is within the bound; a larger error is not."""
     layer = Layer(VARIANTS["f16" if dtype == "float16" else "bf16"])
     generator = np.random.default_rng(0)
     sizes = ((5, 33), (33, 17), (17,))
@@ -71,7 +71,7 @@ def test_half_precision_keeps_to_its_own_bound(dtype: str) -> None:
 
 
 def test_a_promised_error_is_allowed_and_no_more() -> None:
-    """Operands that err by as much, relative to their largest numbers, are within the bound."""
+    """An error of that size, relative to the largest numbers, is within the bound."""
     layer = Layer(adapt(nnx.Linear, product_error="2**-7"))
     generator = np.random.default_rng(0)
     x, kernel = generator.standard_normal((5, 33)), generator.standard_normal((33, 17))
@@ -105,7 +105,7 @@ def test_a_sum_in_half_precision_is_allowed_where_it_is_declared() -> None:
 
 
 def test_nothing_is_said_where_half_precision_overflows() -> None:
-    """There the bound is infinite; elsewhere in the same result it is not."""
+    """The bound is infinite where a sum overflows, and finite elsewhere."""
     layer = Layer(VARIANTS["f16"])
     x = np.array([[1.0, 2.0], [1e9, 1.0]], np.float32)
     reference = layer.value(x, np.ones((2, 3), np.float32), np.zeros(3, np.float32))
@@ -123,13 +123,13 @@ def test_variants_are_named_in_brackets() -> None:
     assert len(every) == 1 + len(VARIANTS) == 1 + len(Linear.variants)
 
 
-def test_a_variant_that_is_none_is_named() -> None:
+def test_an_unknown_variant_is_named() -> None:
     with pytest.raises(LoadError, match=r"has no variant 'bf17'; it has no-bias, f32, bf16"):
         load(Entry("x", "x", "implementations.nnx_linear:Linear[bf17]"))
 
 
 def test_a_missing_extra_is_said_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for by name, in one line that says what to install; by default it is not run."""
+    """The layer is skipped by default; by name, a line says what to install."""
     from conformance.layers import registry
 
     entry = Entry("acme:acme.Dense", "acme.Dense", "acme:Dense", "acme", missing="fast")

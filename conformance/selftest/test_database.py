@@ -32,7 +32,7 @@ with_redis = pytest.mark.skipif(bool(_NEEDED), reason=f"needs {' and '.join(_NEE
 
 
 def test_a_specification_names_backends(tmp_path: Path) -> None:
-    """One, or several that are used together."""
+    """It names one backend, or several."""
     place = tmp_path / "kept"
     assert isinstance(opened(f"directory:{place}"), DirectoryBasedExampleDatabase)
     assert isinstance(opened(f"readonly:{place}"), ReadOnlyDatabase)
@@ -56,7 +56,7 @@ def test_another_specification_is_refused(spec: str, said: str) -> None:
 
 
 def test_without_a_database_runs_are_repeatable() -> None:
-    """With one, each run draws anew, so that there is something to keep."""
+    """With a database, each run draws other cases."""
     assert profiles.Profile("x", (), 1).hypothesis().derandomize
     kept = profiles.Profile("x", (), 1, database=InMemoryExampleDatabase()).hypothesis()
     assert not kept.derandomize
@@ -69,13 +69,13 @@ def test_implementations_do_not_share_a_key() -> None:
 
 
 def tried_again(spec: str) -> bool:
-    """Return whether a second run tries a case that a first run kept among its first."""
+    """Return whether a second run first tries a case that the first run kept."""
     rare: list[int] = []
     tried: list[list[int]] = []
 
     def check(layer: object, case: Case) -> None:
         tried[-1].append(case.seed)
-        # Of what is drawn, and given beforehand by no example.
+        # Drawn cases only, without explicit examples.
         if case.seed > 1000 and (not rare or case.seed == rare[0]):
             rare.append(case.seed)
             raise AssertionError
@@ -91,7 +91,7 @@ def tried_again(spec: str) -> bool:
 
 
 def test_a_directory_keeps_what_failed(tmp_path: Path) -> None:
-    """A share that is only read gives it to others."""
+    """A read-only share gives its cases to others."""
     assert tried_again(f"directory:{tmp_path}")
     before = sorted(tmp_path.rglob("*"))
     opened(f"readonly:{tmp_path}").save(b"key", b"value")
@@ -100,7 +100,7 @@ def test_a_directory_keeps_what_failed(tmp_path: Path) -> None:
 
 @pytest.fixture
 def redis_url(tmp_path: Path) -> Iterator[str]:
-    """A real Redis, for one test."""
+    """Start a Redis server for one test, and return its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
@@ -120,6 +120,6 @@ def test_redis_keeps_what_failed(redis_url: str) -> None:
 
 
 @with_redis
-def test_a_redis_that_does_not_answer_is_told_at_once() -> None:
+def test_a_redis_that_does_not_answer_is_reported_at_once() -> None:
     with pytest.raises(UsageError, match=r"no Redis answers at 'redis://127\.0\.0\.1:1'"):
         opened("redis:redis://127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""One verdict: whatever shows it shows the same, for every set of cells."""
+"""Every report shows the same verdict, for every set of cells."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FACTS: dict[str, Any] = {
 
 
 def row(id: str, level: Level = MUST, *rests_on: str) -> Requirement:
-    """A requirement that rests on others."""
+    """Return a requirement that rests on others."""
     return Requirement(
         id=id,
         level=level,
@@ -60,7 +60,7 @@ _BEFORE_BLAME = [outcome for outcome in Outcome if outcome != Outcome.BLOCKED]
 
 
 def cell(entry: Entry, of: Requirement, outcome: Outcome) -> Cell:
-    """The cell of a requirement; of a MAY, a failure is that it is not offered."""
+    """Return the cell of a requirement; a failed MAY is not offered."""
     if outcome in (Outcome.FAILED, Outcome.NOT_OFFERED):
         outcome = Outcome.NOT_OFFERED if of.level is MAY else Outcome.FAILED
     return Cell(entry.id, of.id, str(of.level), outcome, message="x", reason="why")
@@ -68,7 +68,7 @@ def cell(entry: Entry, of: Requirement, outcome: Outcome) -> Cell:
 
 @st.composite
 def verdicts(draw: st.DrawFn) -> Verdict:
-    """The account of a run that ended in any way."""
+    """Draw the account of a run that ended in any way."""
     entries = ENTRIES[: draw(st.integers(1, 2))]
     keys = [(entry, of) for entry in entries for of in ROWS]
     left = draw(st.sets(st.sampled_from([(e.id, of.id) for e, of in keys]), max_size=3))
@@ -88,8 +88,8 @@ def verdicts(draw: st.DrawFn) -> Verdict:
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )
 @given(verdicts())
-def test_whatever_shows_the_verdict_shows_the_same(verdict: Verdict) -> None:
-    """Last line, exit code, badge, Markdown, notebook, and the file that is read again."""
+def test_every_report_shows_the_same_verdict(verdict: Verdict) -> None:
+    """Last line, exit code, badge, Markdown, notebook and file agree."""
     decision = verdict.decision
     text = io.StringIO()
     write_verdict(verdict, FACTS, text)
@@ -111,7 +111,7 @@ def test_whatever_shows_the_verdict_shows_the_same(verdict: Verdict) -> None:
 
 
 def _require_right(verdict: Verdict) -> None:
-    """What the contract says of the verdict, stated apart from how it is computed."""
+    """Require the verdict that the contract demands, stated without the code under test."""
     outcomes = {(c.implementation, c.requirement): c.outcome for c in verdict.own}
     levels = {SHOULD, MUST} if verdict.strict else {MUST}
     failed = [c for c in verdict.own if c.outcome == Outcome.FAILED and c.level in levels]
@@ -155,7 +155,7 @@ def test_the_page_shows_the_same(verdict: Verdict) -> None:
 
 
 def test_an_expected_failure_conforms_with_all_that_follows_from_it() -> None:
-    """The kernel's variance is known to be off, and its law cannot be checked."""
+    """The variance is expected to fail, so the law cannot be checked."""
     cells = [cell(ENTRIES[0], of, Outcome.PASSED) for of in ROWS]
     cells[0] = cell(ENTRIES[0], ROWS[0], Outcome.EXPECTED_FAILURE)
     cells[2] = cell(ENTRIES[0], ROWS[2], Outcome.FAILED)
@@ -177,7 +177,7 @@ def test_an_expected_failure_conforms_with_all_that_follows_from_it() -> None:
     ],
 )
 def test_a_recommendation_fails_a_strict_run_only(strict: bool, sentence: str, code: int) -> None:
-    """A SHOULD that does not hold is shown in either case."""
+    """A failed SHOULD is shown in either case."""
     cells = [cell(ENTRIES[0], of, Outcome.PASSED) for of in ROWS]
     cells[1] = cell(ENTRIES[0], ROWS[1], Outcome.FAILED)
     found = decide(cells, strict=strict)
@@ -192,7 +192,7 @@ def test_nothing_checked_is_not_a_success() -> None:
 
 
 def test_an_entry_to_remove_is_no_verdict_on_the_layer() -> None:
-    """The layer holds what it was expected to break."""
+    """The layer meets a requirement that it was expected to break."""
     cells = [cell(ENTRIES[0], of, Outcome.PASSED) for of in ROWS]
     cells[4] = cell(ENTRIES[0], ROWS[4], Outcome.UNEXPECTED_PASS)
     found = decide(cells)

@@ -1,4 +1,4 @@
-"""What a layer declares without Python: in a table, as an option, as an argument."""
+"""Declarations without Python: in a table, as options, as arguments."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_everything_is_declared_by_name() -> None:
     ],
 )
 def test_what_cannot_be_declared(values: dict[str, Any], message: str) -> None:
-    """It is refused at the door, with what was expected."""
+    """The declaration is rejected at the start, with what was expected."""
     with pytest.raises(UsageError, match=re.escape(message)):
         Declaration.of(values)
 
@@ -117,7 +117,7 @@ def test_laws(text: str, family: str | None, variance: float) -> None:
 
 
 def test_options() -> None:
-    """A dot leads into a table; a word needs no quotes; what they say comes back as options."""
+    """A dot leads into a table, a word needs no quotes, and options round-trip."""
     given = ["use_bias=false", "names.kernel=weight", "ranks=[1, 2]", 'layout="out, in"']
     found = from_options(given)
     assert found == {
@@ -142,7 +142,7 @@ def _project(tmp_path: Path, text: str) -> Path:
 
 
 def test_a_table_of_the_project(tmp_path: Path) -> None:
-    """It places a layer, declares it, and is named like one that is registered."""
+    """The table names a layer and declares it."""
     project = _project(
         tmp_path,
         """
@@ -185,7 +185,7 @@ def test_an_argument_of_adapt() -> None:
 
 
 def test_flax_words_are_a_declaration() -> None:
-    """As arguments of a partial, and as fields or defaults of the class itself."""
+    """Arguments of a partial, fields, and defaults of the class count."""
     half = in_flax_words(nnx.Linear, {"dtype": jax.numpy.bfloat16, "use_bias": False}, FLAX)
     assert (half.compute_dtype, half.casts_input, half.use_bias) == ("bfloat16", True, False)
     assert in_flax_words(nnx.Linear, {}, FLAX) is FLAX
@@ -212,7 +212,7 @@ def test_flax_words_are_a_declaration() -> None:
     ],
 )
 def test_laws_of_initializers(initializer: Any, family: str, variance: float) -> None:
-    """Read from what the initializer closes over; of a stranger's nothing is said."""
+    """The law is read from the closure of JAX's initializers; others are unknown."""
     law = law_of_initializer(initializer)
     assert law is not None
     assert law.families == (family,)

@@ -1,4 +1,4 @@
-"""Known-wrong layers that declare another convention die as they do by Flax's."""
+"""Defects with another declared convention are caught like those with Flax's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BREAKS = (
     "seeding/seeds-differ",
 )
 
-# Their fault is one of float32 alone, so that a layer of bfloat16 does not have it.
+# Their fault exists only in float32, so a bfloat16 layer does not have it.
 MADE_RIGHT = {"X122_halved", "X403_halved"}
 
 

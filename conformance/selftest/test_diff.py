@@ -1,4 +1,4 @@
-"""What ``diff`` says has changed, and what ``merge`` joins and refuses."""
+"""The changes that ``diff`` reports, and the files that ``merge`` joins or rejects."""
 
 import copy
 from collections.abc import Callable
@@ -20,13 +20,13 @@ BASE = results(2, 12, wrong=0.0, plots=True)
 
 
 def loaded(found: Document, source: str = "x.json") -> Results:
-    """What reading such a file gives."""
+    """Return the results as if they were read from a file."""
     (run,) = parse(text_of(found), source)
     return run
 
 
 def changed(change: Callable[[Document], object], base: Document = BASE) -> Document:
-    """A copy with a change, whose summary fits it again."""
+    """Return a copy with a change, and with a consistent summary."""
     found = copy.deepcopy(base)
     change(found)
     return settled(found)
@@ -44,12 +44,12 @@ def become(
 
 
 def difference(old: Document, new: Document) -> Difference:
-    """The comparison of two documents."""
+    """Return the comparison of two documents."""
     return compare(loaded(old), loaded(new))
 
 
 def test_the_same_file_is_the_same() -> None:
-    """Nothing is said but how many cells were compared."""
+    """The comparison only says how many cells were compared."""
     found = difference(BASE, BASE)
     assert found.exit_code == SAME
     assert text(found) == "24 cells compared: nothing is worse\n"
@@ -85,15 +85,15 @@ def test_what_fails_now_is_worse_and_comes_with_its_cause() -> None:
     ],
 )
 def test_each_change_is_of_one_kind(before: str, after: str, kind: str, code: int) -> None:
-    """A line in the list of its kind, and in no other."""
+    """A change gives a line in the list of its kind only."""
     found = difference(changed(become(before)), changed(become(after)))
     assert found.exit_code == code
     lists = {name: value for name, value in vars(found).items() if isinstance(value, list)}
     assert {name for name, value in lists.items() if value} == {kind}
 
 
-def test_a_may_row_is_never_worse() -> None:
-    """It is reported in a list of its own."""
+def test_a_may_is_never_worse() -> None:
+    """MAY requirements have a separate list."""
     found = difference(BASE, changed(become("not-offered", requirement=4)))
     assert found.exit_code == SAME
     assert len(found.may) == 1
@@ -115,14 +115,14 @@ def test_a_layer_that_was_not_run_takes_one_line() -> None:
 
 
 def test_what_somebody_declared_is_now_expected() -> None:
-    """It is shown under its own heading, and is not worse."""
+    """It has a separate heading, and is not worse."""
     shown = text(difference(BASE, changed(become("expected-failure"))))
     assert shown.startswith("now expected:\n  initialization/zero-input   nnx.MyDense 0.12.8: ")
     assert shown.endswith("24 cells compared: nothing is worse\n")
 
 
 def test_what_the_new_run_lacks_did_not_run() -> None:
-    """An implementation in one line, a requirement in a line for each cell."""
+    """A missing implementation takes one line, a missing requirement one for each cell."""
 
     def without_one(found: Document) -> None:
         gone = found["implementations"].pop()["id"]
@@ -170,7 +170,6 @@ def test_other_bits_are_reported_and_are_not_worse() -> None:
 
 
 def test_versions_precision_and_laws_are_named() -> None:
-    """The environment's, the declared and the measured."""
     base = results(1, 30, wrong=0.0, plots=True)
 
     def change(found: Document) -> None:
@@ -189,7 +188,7 @@ def test_versions_precision_and_laws_are_named() -> None:
 
 
 def test_seconds_are_reported_beyond_the_spread_of_all_cells() -> None:
-    """A machine twice as slow changes all cells alike; one that takes ten times as long, itself."""
+    """A slow machine changes all cells; a cell that is ten times slower is named."""
 
     def slower(factors: list[float]) -> Callable[[Document], None]:
         def change(found: Document) -> None:
@@ -216,7 +215,7 @@ def test_seconds_are_reported_beyond_the_spread_of_all_cells() -> None:
 
 
 def test_what_cannot_be_compared_says_why() -> None:
-    """Another profile, or nothing in common."""
+    """The profile differs, or the runs share no cell."""
 
     def deeper(found: Document) -> None:
         found["profile"] = "thorough"
@@ -241,7 +240,6 @@ def test_what_cannot_be_compared_says_why() -> None:
 def test_the_command_gives_the_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """0, 1, and 2 for a file that is refused."""
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text(text_of(BASE))
     new.write_text(text_of(changed(become("failed"))))
@@ -257,7 +255,7 @@ def test_the_command_gives_the_exit_code(
 
 
 def part(found: Document, implementations: slice, requirements: slice) -> Document:
-    """A shard: some of the implementations, some of the requirements."""
+    """Return a shard with some of the implementations and requirements."""
     entries = found["implementations"][implementations]
     rows = found["requirements"][requirements]
     ids = {entry["id"] for entry in entries}, {row["id"] for row in rows}
@@ -297,7 +295,7 @@ def test_warnings_that_came_and_went_are_listed() -> None:
 
 
 def test_a_cell_that_no_shard_has_did_not_run() -> None:
-    """The whole is incomplete then, and says so."""
+    """The merged run is incomplete, and says so."""
     shards = [part(BASE, slice(0, 1), slice(0, 5)), part(BASE, slice(1, 2), slice(5, 12))]
     (whole,) = merge([loaded(shard) for shard in shards])
     absent = [cell for cell in whole.verdict.cells if cell.outcome == "not-run"]
@@ -348,7 +346,7 @@ def test_a_decided_cell_wins_over_one_that_did_not_run() -> None:
     ],
 )
 def test_what_contradicts_is_refused(change: Callable[[Document], object], message: str) -> None:
-    """In one line that says what, and which files."""
+    """One line names the contradiction and the files."""
     runs = [loaded(BASE, "a"), loaded(changed(change), "b")]
     with pytest.raises(ResultsError, match=r"^[^\n]*; nothing was merged$") as refusal:
         merge(runs)
@@ -357,7 +355,7 @@ def test_what_contradicts_is_refused(change: Callable[[Document], object], messa
 
 
 def test_environments_stay_apart(tmp_path: Path) -> None:
-    """One file holds them all, and it can be merged again; another random seed is no other one."""
+    """A merged file can be merged again; another seed is not another environment."""
     paths = []
     for name, environment in (("a", {}), ("b", {"jax": "0.12.0.1"}), ("c", {"seed": 7})):
         paths.append(tmp_path / f"{name}.json")

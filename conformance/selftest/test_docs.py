@@ -29,7 +29,7 @@ if not DOCUMENTS[0].exists():
 
 
 def blocks(document: Path, language: str) -> Iterator[tuple[str, str]]:
-    """Yield each fenced block of the language with the remark that stands before it."""
+    """Yield each fenced block of a language with the remark before it."""
     text = document.read_text(encoding="utf-8")
     pattern = rf"(?:<!-- ([^\n]*) -->\n)?```{language}\n(.*?)```"
     yield from re.findall(pattern, text, re.DOTALL)
@@ -103,7 +103,7 @@ class MyDense(nnx.Module):
 
 
 def test_the_readme_shows_what_the_command_prints(tmp_path: Path) -> None:
-    """Numbers are left out: they depend on the random bits of the version of JAX."""
+    """Numbers are not compared, because they depend on the version of JAX."""
     ((command, shown),) = re.findall(
         r"<!-- output: dense-conformance ([^\n]*) -->\n```\n(.*?)```",
         DOCUMENTS[0].read_text(encoding="utf-8"),
@@ -122,5 +122,5 @@ def test_the_readme_shows_what_the_command_prints(tmp_path: Path) -> None:
 
 
 def without_numbers(text: str) -> str:
-    """Return the words of a text, with each number replaced and all white space alike."""
+    """Return a text with each number replaced and white space normalized."""
     return " ".join(re.sub(r"\d[\d .e-]*", "0 ", text).split())

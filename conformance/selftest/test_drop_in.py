@@ -1,4 +1,4 @@
-"""Whether a layer can take another one's place: ``--like``, and ports with one difference each."""
+"""Drop-in checks by ``--like``, on ports with one difference each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conformance.contract.catalogue import catalogue, drop_in
 
 
 class Renamed(nnx.Linear):
-    """A port that calls the kernel otherwise."""
+    """A port with another name for the kernel."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -27,7 +27,7 @@ class Renamed(nnx.Linear):
 
 
 class OtherLaw(nnx.Linear):
-    """A port whose kernels have another variance."""
+    """A port with another variance of kernels."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         options["kernel_init"] = nnx.initializers.glorot_uniform()
@@ -35,7 +35,7 @@ class OtherLaw(nnx.Linear):
 
 
 class OutputsFirst(nnx.Linear):
-    """A port whose constructor takes the sizes in the other order."""
+    """A port with the sizes in the other order."""
 
     def __init__(self, out_features: int, in_features: int, *, rngs: nnx.Rngs) -> None:
         super().__init__(in_features, out_features, rngs=rngs)
@@ -59,12 +59,12 @@ def _failing(spec: str, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], 
 def test_ports_with_one_difference(
     spec: str, failing: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each fails in that alone; the layer itself is its own drop-in."""
+    """Each port fails only in its difference; the layer is its own drop-in."""
     assert _failing(spec, capsys)[0] == failing
 
 
 def test_my_dense(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its law is normal, not truncated; that it has no options and other bits is a MAY."""
+    """Its law is normal, not truncated; missing options and other bits are MAY."""
     failing, text = _failing("nnx.MyDense", capsys)
     assert failing == ["drop-in/same-law"]
     assert "normal, 1 / fan_in" in text
@@ -73,7 +73,7 @@ def test_my_dense(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_off_by_default(capsys: pytest.CaptureFixture[str]) -> None:
-    """The area is no part of the contract of a layer that takes nobody's place."""
+    """The area applies only with ``--like``."""
     assert not {row.id for row in drop_in()} & {row.id for row in catalogue()}
     assert main(["run", "nnx.MyDense", "--requirement=drop-in", "-n0"]) == 2
     assert main(["run", "nnx.MyDense", "--like", "nnx.Linaer", "-n0"]) == 2

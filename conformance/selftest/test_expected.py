@@ -1,4 +1,4 @@
-"""Expected failures are strict: wrong ones are refused in one line, outlived ones fail the run."""
+"""Expected failures are strict: invalid ones are rejected, stale ones fail the run."""
 
 import json
 import tomllib
@@ -35,7 +35,7 @@ class Bad(nnx.Linear):
 
 
 def cell(outcome: Outcome, level: str = "MUST") -> Cell:
-    """A cell of ``forward/zero-input``."""
+    """Return a cell of ``forward/zero-input``."""
     return Cell(ENTRY.id, "forward/zero-input", level, outcome, message="it differs")
 
 
@@ -95,14 +95,14 @@ def test_a_wrong_expectation_is_refused_in_one_line(tmp_path: Path, entry: str, 
 
 
 def test_no_expectation_stands_twice() -> None:
-    """Two conditions of one failure may."""
+    """Two conditions of one failure are allowed."""
     with pytest.raises(UsageError, match="stands twice"):
         require_right([KNOWN, KNOWN], "here")
     require_right([KNOWN, Expected(KNOWN.requirement, "r", when="flax < 99")], "here")
 
 
 def test_a_project_without_expectations_has_none(tmp_path: Path) -> None:
-    """No file, an empty one, and one that is no TOML are no expectations."""
+    """The file is missing, empty or not TOML."""
     path = tmp_path / "pyproject.toml"
     assert from_project(path) == ()
     path.write_text("")
@@ -123,7 +123,7 @@ def test_conditions() -> None:
 
 
 def test_only_a_failure_is_expected() -> None:
-    """A pass is unexpected; what crashed, timed out or is an error stays what it is."""
+    """A pass is unexpected; a crash, a timeout or an error stays what it is."""
     for before, after in (
         (Outcome.FAILED, Outcome.EXPECTED_FAILURE),
         (Outcome.PASSED, Outcome.UNEXPECTED_PASS),
@@ -136,7 +136,7 @@ def test_only_a_failure_is_expected() -> None:
 
 
 def test_the_exit_code_is_strict() -> None:
-    """An expected failure conforms; one that is none does not, of a MAY row neither."""
+    """An expected failure conforms; an unexpected pass does not, even for a MAY."""
     for outcome, level, code in (
         (Outcome.EXPECTED_FAILURE, "MUST", OK),
         (Outcome.UNEXPECTED_PASS, "MUST", NONCONFORMING),
@@ -156,7 +156,7 @@ def test_the_exit_code_is_strict() -> None:
 def test_what_follows_from_an_expected_failure_is_expected(
     level: str, known: Outcome, outcome: str
 ) -> None:
-    """It need not be declared, too; a MAY that nobody declared explains nothing."""
+    """Consequences need no declaration; a failed MAY explains nothing."""
     below = Requirement("forward/zero-input", Level(level), (), "", "", (), "")
     above = Requirement("forward/basis-input", Level.MUST, (), "", "", (below.id,), "")
     cells = [
@@ -179,7 +179,7 @@ def test_the_condition_decides_where() -> None:
 
 
 def test_a_registration_expects_nothing_that_cannot_fail() -> None:
-    """A row that does not apply to the layer cannot fail on it."""
+    """A requirement that does not apply to the layer cannot fail."""
     from dataclasses import replace
 
     from conformance import adapt
@@ -218,14 +218,14 @@ def test_a_run_from_failure_to_expectation_and_back(tmp_path: Path) -> None:
 
 
 def test_proposals_of_a_clean_run_are_none() -> None:
-    """It says so, as a comment."""
+    """A comment says so."""
     (line,) = proposals(Verdict((ENTRY,), (), (cell(Outcome.PASSED),)))
     assert line.startswith("# Every failure is expected")
 
 
 @pytest.mark.parametrize("name", ['x"\n[tool.evil]\ny = 1\n# ', "a:B\n]]", "\x1b[2Jx\u202e", "\\'"])
 def test_what_is_proposed_is_what_a_run_accepts(tmp_path: Path, name: str) -> None:
-    """Whatever the layer is called and says, and whether its requirement draws cases or not."""
+    """This holds for any name and message of a layer, with and without cases."""
     entry = Entry(name, name, f"{name}:Dense")
     case = {"in_features": 1, "out_features": 2, "seed": 0, "values": 0, "lead": [8]}
     cells = [

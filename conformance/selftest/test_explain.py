@@ -1,7 +1,7 @@
-"""The scripts of failures: each fails on the defect that it was made for, and on no right layer.
+"""The scripts of failures: each fails on its defect, and passes on a correct layer.
 
-Scripts run as programs of their own. Importing JAX is most of what each costs, so that one
-process imports it, and forks for every script before anything is computed.
+Importing JAX is most of the cost of a script, so one process imports it, and forks for every script
+before it computes anything.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CORRECT = {
     "function": "implementations.defects.base:correct_dense_forward",
 }
 
-# The defect, the requirement that it breaks, what the script says, and the size of the case.
+# The defect, the requirement that it breaks, the script's message, and the size of the case.
 FAULTS: tuple[tuple[str, str, str, tuple[int, int]], ...] = (
     ("construction:SplitWithoutInt", "construction/builds", "the layer raised TypeError", (2, 1)),
     ("construction:BiasOfInputLength", "construction/bias-shape", "not (out,) = (10,)", (3, 10)),
@@ -78,7 +78,7 @@ def _kind(spec: str) -> str:
 
 
 def _script(fault: tuple[str, str, str, tuple[int, int]]) -> tuple[str, str]:
-    """The script for the defect, and the same for a right layer."""
+    """Return the script for the defect, and the same script for a correct layer."""
     place, requirement, _, (n, m) = fault
     spec = f"implementations.defects.{place}"
     case = {"in_features": n, "out_features": m, "seed": 5, "values": 7, "lead": [8]}
@@ -95,7 +95,7 @@ Ends = Mapping[tuple[str, str], tuple[int, str]]
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
-    """How the scripts end, on the defect and on a right layer: exit code, and what they say."""
+    """Return exit code and output of each script, on the defect and on a correct layer."""
     folder = tmp_path_factory.mktemp("scripts")
     paths = {}
     for i, fault in enumerate(FAULTS):
@@ -117,7 +117,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
 def test_a_script_fails_on_the_defect_and_on_no_right_layer(
     ends: Ends, fault: tuple[str, str, str, tuple[int, int]]
 ) -> None:
-    """An AssertionError that says what is wrong, or a word that nothing is."""
+    """It ends with an AssertionError on the defect, and prints a line on others."""
     code, said = ends[fault[0], "defect"]
     assert code == 1, said
     last = said[max(said.rfind("AssertionError: "), said.rfind("Violation: ")) :]
@@ -129,7 +129,7 @@ def test_a_script_fails_on_the_defect_and_on_no_right_layer(
 def test_a_script_needs_nothing_of_the_suite(
     fault: tuple[str, str, str, tuple[int, int]],
 ) -> None:
-    """Those of the common requirements import jax, flax, numpy and the layer alone."""
+    """Scripts of common requirements import only jax, flax, numpy and the layer."""
     text, right = _script(fault)
     if fault[1] not in {requirement for requirement, _ in checks()}:
         assert len(text.splitlines()) < 25
@@ -143,7 +143,7 @@ def test_a_script_needs_nothing_of_the_suite(
 
 
 def test_a_script_runs_as_a_program_beside_the_users_file(tmp_path: Path) -> None:
-    """A layer is imported from the file in which the user has it."""
+    """It imports the layer from the user's file."""
     (tmp_path / "mine.py").write_text(
         "from implementations.defects.forward_values import BiasSubtracted as MyDense\n",
         encoding="utf-8",
@@ -170,7 +170,7 @@ def test_a_described_layer_is_checked_through_the_suite() -> None:
 
 
 def test_explain_says_everything_that_is_known(capsys: pytest.CaptureFixture[str]) -> None:
-    """Requirement, rationale, cause, smallest case, what of it is free, and a script that ran."""
+    """The output has rationale, cause, smallest case and a script that was run."""
     spec = "implementations.defects.forward_values:BiasSubtracted"
     assert main(["explain", spec, "zero-input"]) == NONCONFORMING
     said = capsys.readouterr().out
@@ -188,7 +188,7 @@ def test_explain_says_everything_that_is_known(capsys: pytest.CaptureFixture[str
 
 
 def test_explain_takes_one_requirement(capsys: pytest.CaptureFixture[str]) -> None:
-    """An area is more than one: they are listed."""
+    """An area names several, which are listed."""
     assert main(["explain", "nnx.Linear", "purity"]) == USAGE
     said = capsys.readouterr().err
     assert "'purity' names 5 requirements; choose one: purity/" in said

@@ -1,4 +1,4 @@
-"""A layer that cannot be used is one message, and nothing is checked."""
+"""A layer that cannot be used gives one message, and is not checked."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class MyDense(nnx.Module):
 """
 CALL = "return x @ self.kernel + self.bias"
 
-# What is wrong: the text that is replaced, by what, the line that is shown, what the carets mark
-# of it, and what the message says.
+# Each error: the replaced text, its replacement, the line and the marked part in the message, and
+# parts of the message.
 WRONG = {
     "syntax": (
         "rngs):\n        kernel",
@@ -56,7 +56,7 @@ WRONG = {
 
 
 def written(folder: Path, old: str = "", new: str = "") -> Entry:
-    """The entry of a file that is right but for one replacement."""
+    """Return the entry of a file that is correct except for one replacement."""
     path = folder / "mine.py"
     path.write_text(RIGHT.replace(old, new, 1) if old else RIGHT)
     return Entry(id="mine", name="mine.py:MyDense", spec=f"{path}:MyDense")
@@ -144,10 +144,10 @@ def test_layers_that_can_be_used_are_checked_beside_one_that_cannot(tmp_path: Pa
         ),
     ],
 )
-def test_what_is_no_layer_is_one_message(
+def test_what_is_not_a_layer_is_one_message(
     tmp_path: Path, line: str, says: str, not_said: str
 ) -> None:
-    """An instance, a module, an abstract class, and a class that nothing calls."""
+    """This covers an instance, a module, an abstract class, and a class without a call."""
     path = tmp_path / "odd.py"
     path.write_text(f"from flax import nnx\n{line}\n", encoding="utf-8")
     why = why_unusable(Entry("i", "odd", f"{path}:thing"))

@@ -1,4 +1,4 @@
-"""HypoFuzz collects the properties as it finds them."""
+"""HypoFuzz collects the suite's properties."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ for id, why in found.not_collected.items():
 
 
 def test_hypofuzz_collects_every_property(tmp_path: Path) -> None:
-    """Each with its layer, and none is left out."""
+    """Each property is collected with its layer."""
     arguments = ["--pyargs", "conformance.suite", "-p", "no:cacheprovider"]
     arguments += ["--conformance-impl=nnx.MyDense", "--conformance-requirement=forward"]
     done = python(tmp_path, "-c", COLLECT, *arguments, "--conformance-database=default")

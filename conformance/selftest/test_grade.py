@@ -38,7 +38,7 @@ def dense_forward(seed, x, features):
     return MyDense(x.shape[-1], int(features), rngs=nnx.Rngs(int(seed)))(x)
 """
 
-# Each solution by what is changed in the right one.
+# Each solution, by its change of the correct one.
 SOLUTIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "right": (),
     "raw": (("nnx.Param(jnp.zeros((out_features,)))", "jnp.zeros((out_features,))"),),
@@ -81,7 +81,7 @@ FOUND = {
 
 @pytest.fixture(scope="module")
 def grades(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[str, Verdict]]:
-    """What is said of each solution, from one run of all of them."""
+    """Return the grade of each solution, from one run of all."""
     folder = tmp_path_factory.mktemp("solutions")
     for name, changes in SOLUTIONS.items():
         text = RIGHT
@@ -110,7 +110,7 @@ def _graded(name: str, of_all: Verdict) -> tuple[str, Verdict]:
 
 @pytest.mark.parametrize("name", SOLUTIONS)
 def test_each_pitfall_is_named(grades: Mapping[str, tuple[str, Verdict]], name: str) -> None:
-    """A file for each pitfall falls into that one and no other; the right one into none."""
+    """Each file falls into its own pitfall only, the correct one into none."""
     text, verdict = grades[name]
     lines = text.splitlines()
     assert lines[0] == f"{name}.py: MyDense and dense_forward"
@@ -128,8 +128,8 @@ def test_a_hint_does_not_give_the_code_away() -> None:
             assert code not in pitfall.hint
 
 
-def test_what_hides_a_pitfall_is_told() -> None:
-    """A pitfall of which nothing is known is open, and one that has no part in it is not shown."""
+def test_what_hides_a_pitfall_is_shown() -> None:
+    """A hidden pitfall is open, and one that does not apply is not shown."""
     blocked = Cell(
         "f", "exercise/float-arguments", "MUST", Outcome.BLOCKED, reason="blocked by x/y"
     )
@@ -138,8 +138,7 @@ def test_what_hides_a_pitfall_is_told() -> None:
     assert avoided(PITFALLS[3], [other])[0] == "not shown"
 
 
-def test_what_keeps_a_file_from_being_loaded_is_told_once() -> None:
-    """Each of its cells has the same to say."""
+def test_what_keeps_a_file_from_being_loaded_is_shown_once() -> None:
     rows = catalogue()[:5]
     reason = "broken.py:MyDense: importing broken.py raised ModuleNotFoundError: no 'nope'"
     cells = [Cell("x:MyDense", r.id, "MUST", Outcome.ERROR, reason=reason) for r in rows]
@@ -152,7 +151,7 @@ def test_what_keeps_a_file_from_being_loaded_is_told_once() -> None:
 
 
 def test_a_function_alone_shows_its_bias() -> None:
-    """A pitfall is recognized by the id of the cause, whatever its words are."""
+    """A pitfall is recognized by the id of the cause, not by its words."""
     cell = Cell("f", "forward/output-shape", "MUST", Outcome.FAILED, cause_id="bias-of-inputs")
     assert avoided(PITFALLS[2], [cell])[0] == "no"
     other = Cell("f", "forward/output-shape", "MUST", Outcome.FAILED, cause_id="axes-added")
@@ -162,7 +161,7 @@ def test_a_function_alone_shows_its_bias() -> None:
 def test_a_file_with_neither_name_is_wrong_usage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One clear message, exit code 2, and nothing of the file is run."""
+    """One message and exit code 2, without running the file."""
     path = tmp_path / "empty.py"
     path.write_text("raise SystemExit('not to be run')\nx = 1\n", encoding="utf-8")
     assert main(["grade", str(path)]) == USAGE
@@ -176,7 +175,7 @@ def test_a_file_with_neither_name_is_wrong_usage(
 
 
 def test_names_are_read_without_running_the_file(tmp_path: Path) -> None:
-    """Defined, imported or assigned: either name, or both."""
+    """A name may be defined, imported or assigned."""
     path = tmp_path / "solution.py"
     for text, names in (
         ("from elsewhere import Layer as MyDense", ["MyDense"]),

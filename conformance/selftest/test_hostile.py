@@ -1,4 +1,4 @@
-"""Hostile plugins, all at once beside right and wrong layers: each costs its own cells alone."""
+"""Hostile plugins in one run with ordinary layers: each affects only its own cells."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Wrong(nnx.Linear):
 """
 ROWS = ("forward/zero-input", "purity/globals-untouched")
 
-# Seconds for a cell: a multiple of what one takes on a machine that is busy with other things.
+# The time limit of a cell in seconds, a multiple of its time on a busy machine.
 _TIME_LIMIT = 20
 
 
 def run(folder: Path, *plugins: Plugin) -> dict[str, Any]:
-    """The results of the layers that are no plugins, with these plugins beside them."""
+    """Return the results of ordinary layers with these plugins in the run."""
     path = folder / f"results-{len(plugins)}.json"
     names = [*BUILT_IN, *FILES, *(plugin.id for plugin in plugins)]
     asked = [f"--requirement={row}" for row in ROWS]
@@ -54,7 +54,7 @@ def run(folder: Path, *plugins: Plugin) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all of them are installed."""
+    """Return the folder in which all plugins are installed."""
     path = tmp_path_factory.mktemp("hostile")
     install(path)
     (path / "beside.py").write_text(BESIDE)
@@ -63,18 +63,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> dict[str, Any]:
-    """The results of the built-in layers alone."""
+    """Return the results of the built-in layers alone."""
     return run(folder)
 
 
 @pytest.fixture(scope="module")
 def beside(folder: Path, alone: dict[str, Any]) -> dict[str, Any]:
-    """The results of a run with all plugins; what the built-in ones need is compiled by then."""
+    """Return the results of a run with all plugins and a warm cache."""
     return run(folder, *PLUGINS)
 
 
 def cells_of(found: dict[str, Any], id: str) -> list[dict[str, Any]]:
-    """The cells of an implementation, by requirement."""
+    """Return the cells of an implementation, by requirement."""
     mine = [cell for cell in found["cells"] if cell["implementation"] == id]
     return sorted(mine, key=lambda cell: ROWS.index(cell["requirement"]))
 
@@ -84,7 +84,7 @@ def test_there_are_enough_of_them() -> None:
 
 
 def test_the_others_are_as_without_them(alone: dict[str, Any], beside: dict[str, Any]) -> None:
-    """All their cells are there, with the same outcomes, messages and measured values."""
+    """Ordinary layers have the same outcomes, messages and measured values."""
 
     def decided(cell: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in cell.items() if key != "seconds"}
@@ -98,7 +98,7 @@ def test_the_others_are_as_without_them(alone: dict[str, Any], beside: dict[str,
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: ascii(plugin.id))
 def test_each_is_reported_as_what_it_is(plugin: Plugin, beside: dict[str, Any]) -> None:
-    """Against itself, by its worst cell or by what its import changed."""
+    """The worst cell, or the note on the import, names the offence."""
     cells = cells_of(beside, plugin.id)
     assert [cell["requirement"] for cell in cells] == list(ROWS)
     (record,) = (r for r in beside["implementations"] if r["id"] == plugin.id)
@@ -112,14 +112,14 @@ def test_each_is_reported_as_what_it_is(plugin: Plugin, beside: dict[str, Any]) 
 
 
 def test_what_nobody_decided_is_named(beside: dict[str, Any]) -> None:
-    """No cell just fails to come back, and such a run is not green."""
+    """A missing cell has a reason, and such a run does not pass."""
     assert not [cell for cell in beside["cells"] if cell["outcome"] == "not-run"]
     assert not beside["complete"]
     assert beside["exit_code"] != 0
 
 
 def test_what_an_import_changes_is_shown(beside: dict[str, Any]) -> None:
-    """In a line of its own, once for each plugin."""
+    """Each plugin has one line."""
     said = " ".join(beside["said"].split())
     assert "importing x64 has side effects: jax.config.jax_enable_x64 became True" in said
     assert said.count("importing numpy-replaced has side effects") == 1
@@ -128,7 +128,7 @@ def test_what_an_import_changes_is_shown(beside: dict[str, Any]) -> None:
 def test_wrong_metadata_is_an_error_of_that_entry(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No module, no attribute, and one name twice: the others can still be listed and loaded."""
+    """Other entries can still be listed and loaded."""
     monkeypatch.syspath_prepend(str(folder))
     found = {entry.id: entry for entry in registered()}
     assert "dense-conformance:nnx.Linear" in found

@@ -1,4 +1,4 @@
-"""The law's diagnosis: the right name or an honest "unknown", never a wrong name."""
+"""The diagnosis of laws: the right name or "unknown", never a wrong name."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ BASES = {"normal": normal, "truncated normal": truncated, "uniform": uniform}
 
 
 def _samples(draw: Draw, seed: int) -> Samples:
-    """Kernels of the quick design's sizes, as the suite sees them."""
+    """Return kernels of the quick design's sizes."""
     generator = np.random.default_rng(seed)
     return {
         cell.shape: (
@@ -31,7 +31,7 @@ def _samples(draw: Draw, seed: int) -> Samples:
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("scale", SCALES, ids=lambda scale: scale.name)
 def test_every_known_law_is_named(base: str, scale: Scale) -> None:
-    """Each variance law of the table, drawn from each family."""
+    """Each variance law of the table is drawn from each family."""
     samples = {
         size: w
         for size, w in _samples(scaled_by(_finite(scale.variance), BASES[base]), 1).items()
@@ -62,7 +62,7 @@ STRUCTURAL: dict[str, Draw] = {
 
 @pytest.mark.parametrize("name", STRUCTURAL)
 def test_structure_is_named(name: str) -> None:
-    """Causes that are no matter of likelihood; and the two spellings of a truncated normal."""
+    """These causes do not come from likelihood; a truncated normal has two spellings."""
     assert identify_law(_samples(STRUCTURAL[name], 2)).name == name
 
 
@@ -77,14 +77,14 @@ UNKNOWN: dict[str, Draw] = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_is_not_known_is_not_named(name: str) -> None:
-    """The verdict is "unknown", and the sentence says what was measured."""
+    """The verdict is "unknown", and the sentence has the measured values."""
     found = identify_law(_samples(UNKNOWN[name], 3))
     assert (found.verdict, found.name) == ("unknown", "")
     assert "variance" in found.sentence or "E[K^2]" in found.sentence
 
 
 def test_square_kernels_are_ambiguous() -> None:
-    """Where fan_in is fan_out, LeCun and Glorot initialization are one law."""
+    """If fan_in equals fan_out, LeCun and Glorot initialization are one law."""
     samples = {(48, 48): normal(np.random.default_rng(0), 16, 48, 48) / math.sqrt(48)}
     found = identify_law(samples)
     assert found.verdict == "ambiguous"
@@ -92,7 +92,7 @@ def test_square_kernels_are_ambiguous() -> None:
 
 
 def test_the_sentence_says_what_to_do() -> None:
-    """In words, with the remedy."""
+    """It includes the remedy."""
     found = identify_law(_samples(scaled_by(lambda i, o: 1.0), 4))
     assert found.sentence == "the kernel is not scaled: its standard deviation is 1 at every size."
     assert found.remedy == "Multiply by 1/sqrt(in_features)."
@@ -102,7 +102,7 @@ def test_the_sentence_says_what_to_do() -> None:
 
 
 def test_the_remedy_is_that_of_the_declared_law() -> None:
-    """A layer that declares Glorot's variance is not led to 1/fan_in."""
+    """A layer that declares Glorot's variance is not advised to use 1/fan_in."""
     samples = _samples(scaled_by(lambda i, o: 2 / (3 * (i + o))), 5)
     cause = causes.law(samples, (), lambda i, o: 2 / (i + o))
     assert "in_features" not in cause

@@ -1,4 +1,4 @@
-"""The judge of the zoo: what it holds against the suite, and what it lets pass."""
+"""The judge of the zoo: which errors of the suite it reports."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ DEFECT = Defect("T001", "forward/affine-value", ("transforms/jit",), cause_id="b
 
 
 def cell(requirement: str, outcome: Outcome, cause: str = "", level: str = "MUST") -> Cell:
-    """A cell of the layer under judgement; a cause is given by its id, and its words follow."""
+    """Return a cell of the layer; a cause is given by its id."""
     words = cause.replace("-", " ")
     return Cell("zoo:Layer", requirement, level, outcome, cause=words, cause_id=cause)
 
 
 def judged(*cells: Cell, defect: Defect | None = DEFECT) -> Judgement:
-    """The judgement on these cells."""
+    """Return the judgement of these cells."""
     return judge(Subject("zoo:Layer", defect), cells)
 
 
@@ -30,7 +30,7 @@ FAULT = cell("forward/affine-value", Outcome.FAILED, "bias-twice")
 
 
 def test_right_blame_with_declared_collateral_is_no_problem() -> None:
-    """The fault first, then only what is declared or blocked."""
+    """Other failures are declared or blocked."""
     found = judged(
         FAULT,
         cell("transforms/jit", Outcome.FAILED),
@@ -59,13 +59,13 @@ def test_right_blame_with_declared_collateral_is_no_problem() -> None:
         ([], "nothing was checked"),
     ],
 )
-def test_whatever_the_suite_does_wrong_is_a_problem(cells: list[Cell], problem: str) -> None:
-    """Survival, wrong blame, undeclared collateral, a wrong cause, no decision."""
+def test_every_error_of_the_suite_is_a_problem(cells: list[Cell], problem: str) -> None:
+    """Survival, wrong blame, undeclared collateral, a wrong cause or a lost cell."""
     assert any(problem in text for text in judged(*cells).problems)
 
 
 def test_a_cause_that_is_not_declared_is_a_problem() -> None:
-    """Where the evidence excludes none, none may be printed; and each that is printed has an id."""
+    """Each printed cause has an id, and is declared by the defect."""
     plain = Defect("T003", "forward/affine-value")
     assert judged(FAULT, defect=plain).problems
     unnamed = Cell("zoo:Layer", "forward/affine-value", "MUST", Outcome.FAILED, cause="words")
@@ -74,21 +74,21 @@ def test_a_cause_that_is_not_declared_is_a_problem() -> None:
 
 
 def test_a_correct_layer_may_fail_nothing_but_a_may() -> None:
-    """A failure on a correct layer is a false alarm."""
+    """Any other failure on a correct layer is a false alarm."""
     assert judged(FAULT, defect=None).problems
     may = cell("dtypes/x64-stable", Outcome.EXPECTED_FAILURE, level="MAY")
     assert judged(may, defect=None).problems == ()
 
 
 def test_a_may_kills_the_defect_that_is_declared_to_break_it() -> None:
-    """A MAY row is reported, never failed: here that is what counts."""
+    """Elsewhere a MAY is reported only; here it counts."""
     may = cell("dtypes/x64-stable", Outcome.EXPECTED_FAILURE, level="MAY")
     assert judged(may, defect=Defect("T002", "dtypes/x64-stable")).problems == ()
     assert judged(may, defect=DEFECT).problems
 
 
 def test_a_blocked_requirement_kills_as_well() -> None:
-    """Without the row that blocks it, it would have failed."""
+    """Without the requirement that blocks it, it would have failed."""
     alone = judged(FAULT)
     helped = judged(FAULT, cell("transforms/jit", Outcome.BLOCKED))
     assert sole_killers([alone]) == {"forward/affine-value": ["T001"]}
@@ -96,7 +96,7 @@ def test_a_blocked_requirement_kills_as_well() -> None:
 
 
 def test_the_matrix_marks_blame_collateral_and_blocked() -> None:
-    """One line for a defect, one mark for a requirement."""
+    """A defect has one line, a requirement one mark."""
     rows = catalogue()[:5]
     ids = [row.id for row in rows]
     found = Judgement(
@@ -109,7 +109,7 @@ def test_the_matrix_marks_blame_collateral_and_blocked() -> None:
 
 
 def test_the_plan_holds_all_that_blame_needs_and_a_fixed_share_of_the_rest() -> None:
-    """The declared requirements with their foundations, whatever is drawn beside them."""
+    """The declared requirements are included with their foundations."""
     rows = catalogue()
     subject = Subject("zoo:Layer", DEFECT)
     planned = cells_of(subject, rows)
@@ -121,7 +121,7 @@ def test_the_plan_holds_all_that_blame_needs_and_a_fixed_share_of_the_rest() -> 
 
 
 def test_every_defect_names_requirements_of_the_contract() -> None:
-    """A misspelt id would allow nothing and demand the impossible."""
+    """A misspelt id would never be blamed."""
     known = {row.id for row in catalogue()}
     for subject in subjects():
         if subject.defect is not None:

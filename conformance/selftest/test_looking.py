@@ -1,4 +1,4 @@
-"""What is found by looking at layers as people write them: one difference is one finding."""
+"""Looking at layers as people write them: each difference is one failure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PLACE = "conformance.selftest.test_looking"
 
 
 class OutputsFirst(nnx.Module):
-    """Sizes in the other order, a key, and the weight of another framework."""
+    """A layer with sizes in the other order, a key, and another framework's names."""
 
     def __init__(self, units: int, in_units: int, *, key: jax.Array) -> None:
         self.weight = nnx.Param(jax.random.normal(key, (units, in_units)) / in_units**0.5)
@@ -34,7 +34,7 @@ class OutputsFirst(nnx.Module):
 
 
 class NoBias(nnx.Module):
-    """A layer whose author forgot the bias."""
+    """A layer without a bias."""
 
     def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (n_in, n_out)) / n_in**0.5)
@@ -45,7 +45,7 @@ class NoBias(nnx.Module):
 
 
 class Stepping(nnx.Module):
-    """A layer with a parameter that nothing depends on."""
+    """A layer with a parameter that no output depends on."""
 
     def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (n_in, n_out)) / n_in**0.5)
@@ -58,7 +58,7 @@ class Stepping(nnx.Module):
 
 
 class HiddenBias(NoBias):
-    """A layer whose bias is a constant that nobody sees: not the same as a layer without one."""
+    """A layer with a constant as a hidden bias, unlike a layer without one."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The product, and one."""
@@ -66,7 +66,7 @@ class HiddenBias(NoBias):
 
 
 class Half(nnx.Module):
-    """All in bfloat16, which nothing in its signature says."""
+    """A layer in bfloat16, although its signature does not say so."""
 
     def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
         kernel = jax.random.normal(rngs.params(), (n_in, n_out)) / n_in**0.5
@@ -79,7 +79,7 @@ class Half(nnx.Module):
 
 
 class VectorsAlone:
-    """A plain class that takes one vector."""
+    """A plain class that takes only a vector."""
 
     def __init__(self, in_size: int, out_size: int, key: jax.Array) -> None:
         self.w = jax.random.normal(key, (out_size, in_size)) / in_size**0.5
@@ -91,7 +91,7 @@ class VectorsAlone:
 
 
 class WeightNorm(linen.Module):
-    """Weight factorisation: a direction, and a length for each output."""
+    """A layer with weight normalization: a direction, and a length for each output."""
 
     units: int
 
@@ -120,7 +120,7 @@ class LowRank(nnx.Module):
 
 
 class FlatVectors(nnx.Linear):
-    """A layer that flattens its input, so that it takes vectors alone."""
+    """A layer that flattens its input, so that it takes only vectors."""
 
     def __init__(self, in_features: int, out_features: int, rngs: nnx.Rngs) -> None:
         super().__init__(in_features, out_features, rngs=rngs)
@@ -131,7 +131,7 @@ class FlatVectors(nnx.Linear):
 
 
 def half_without_bias(din: int, dout: int, rngs: nnx.Rngs) -> nnx.Linear:
-    """A function that makes a layer of Flax."""
+    """Return a layer of Flax."""
     half = jnp.bfloat16
     return nnx.Linear(din, dout, use_bias=False, dtype=half, param_dtype=half, rngs=rngs)
 
@@ -141,7 +141,7 @@ class Calls(nnx.Variable):  # type: ignore[type-arg]  # as users write it
 
 
 class Counting(nnx.Linear):
-    """A counter in the state."""
+    """A layer with a counter in its state."""
 
     def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
         super().__init__(n_in, n_out, rngs=rngs)
@@ -154,7 +154,7 @@ class Counting(nnx.Linear):
 
 
 class Adapted(nnx.Module):
-    """Two matrices of the kernel's shape, of which one is used."""
+    """A layer with two matrices of the kernel's shape, one of them unused."""
 
     def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
         draw = jax.nn.initializers.lecun_normal()
@@ -187,7 +187,7 @@ class Adapted(nnx.Module):
     ],
 )
 def test_what_is_found(layer: Any, found: dict[str, Any]) -> None:
-    """Names, layout, dtypes, ranks, and whether there is a bias; nothing where nothing differs."""
+    """Names, layout, dtypes, ranks and the bias are found, if they differ."""
     seen = look(adapt(layer)).convention
     defaults = {name: getattr(FLAX, name) for name in Convention.__dataclass_fields__}
     own = {name: getattr(seen, name) for name in defaults if name != "name"}
@@ -195,13 +195,13 @@ def test_what_is_found(layer: Any, found: dict[str, Any]) -> None:
 
 
 def test_what_is_kept_beside_both() -> None:
-    """Parameters apart from other state."""
+    """Parameters are separated from other state."""
     assert look(adapt(WeightNorm)).extra_parameters == ("g",)
     assert look(adapt(Counting)).extra_state == ("calls",)
 
 
 def test_what_cannot_be_looked_at_stays_as_it_is_declared() -> None:
-    """Requirements report what raises."""
+    """Requirements report a layer that raises."""
 
     class Raises(nnx.Module):
         def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
@@ -216,7 +216,7 @@ def test_what_cannot_be_looked_at_stays_as_it_is_declared() -> None:
 
 
 def test_a_layer_is_read_as_it_was_found() -> None:
-    """Its kernel is (in, out) whatever it stores; what it declares is unchanged."""
+    """Its kernel is read as (in, out); its declaration is unchanged."""
     layer = Layer(adapt(OutputsFirst))
     assert layer.build(3, 10).kernel.shape == (3, 10)
     assert layer.declared is FLAX
@@ -251,7 +251,7 @@ ROWS = (
 def test_one_difference_is_one_finding(
     name: str, failing: list[str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The requirement on that very point fails, with the line that declares it; no other does."""
+    """Only the requirement on that point fails, with the line that declares it."""
     spec = f"{_PLACE}:{name}"
     asked = [f"--requirement={row}" for row in ROWS]
     assert main(["run", spec, *asked, "-n0"]) == 1
@@ -265,7 +265,7 @@ def test_one_difference_is_one_finding(
 
 
 def test_what_is_declared_is_right(capsys: pytest.CaptureFixture[str]) -> None:
-    """The same layer, with its declaration, conforms."""
+    """The same layer conforms with its declaration."""
     declared = ["--declare", "layout=out, in", "--declare", "names.kernel=weight"]
     asked = [f"--requirement={row}" for row in ROWS]
     assert main(["run", f"{_PLACE}:OutputsFirst", *declared, *asked, "-n0"]) == 0
@@ -273,7 +273,7 @@ def test_what_is_declared_is_right(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_function_that_makes_a_module_is_its_class() -> None:
-    """What the module says of itself is declared, and its variables are those of an nnx layer."""
+    """The module's attributes are declarations, and it is checked as an nnx layer."""
     found = adapt(half_without_bias)
     assert found.module is not None
     its = found.convention
@@ -281,13 +281,13 @@ def test_a_function_that_makes_a_module_is_its_class() -> None:
 
 
 def test_extra_parameters_need_no_step_of_least_squares() -> None:
-    """LoRA is trained with kernel and bias, and its loss is no quadratic function of all four."""
+    """The loss of LoRA is not quadratic in all four parameters."""
     asked = ["--requirement=optimizer-sees-both", "--requirement=only-two-parameters"]
     assert main(["run", "implementations.nnx_others:LoRALinear", *asked, "-n0"]) == 0
 
 
 class OfNumpy(NoBias):
-    """A layer whose kernel is an array of NumPy."""
+    """A layer with a kernel that is a NumPy array."""
 
     def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(np.ones((n_in, n_out), np.float32))
@@ -299,7 +299,7 @@ def test_an_array_of_numpy_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_factors_of_a_kernel_are_one_finding(capsys: pytest.CaptureFixture[str]) -> None:
-    """It is what the parameters are that is wrong, and not how they are called."""
+    """The number of parameters is wrong, not their names."""
     asked = [f"--requirement={row}" for row in ROWS]
     assert main(["run", f"{_PLACE}:LowRank", *asked, "-n0"]) == 1
     text = capsys.readouterr().out
@@ -309,7 +309,7 @@ def test_factors_of_a_kernel_are_one_finding(capsys: pytest.CaptureFixture[str])
 
 
 def test_describe(capsys: pytest.CaptureFixture[str]) -> None:
-    """In one screen, with the table to paste."""
+    """The description fits on one screen, with the table to paste."""
     assert main(["describe", f"{_PLACE}:OutputsFirst"]) == 0
     text = capsys.readouterr().out
     assert len(text.splitlines()) <= 24
@@ -320,20 +320,20 @@ def test_describe(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 class Meshless(NoBias):
-    """Needs a mesh that nobody gives it."""
+    """A layer that needs a mesh."""
 
     def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
         raise ValueError("a mesh is required")
 
 
 def test_describe_says_why_a_layer_cannot_be_built(capsys: pytest.CaptureFixture[str]) -> None:
-    """In its own words, and without a traceback of the suite."""
+    """The layer's own message is shown, without a traceback of the suite."""
     assert main(["describe", f"{__name__}:Meshless"]) == 2
     assert "trouble   ValueError: a mesh is required" in capsys.readouterr().out
 
 
 def test_describe_gives_data() -> None:
-    """The same as values, for a class as well as for a name."""
+    """The values are the same for a class and for a name."""
     found = conformance.describe(VectorsAlone)
     assert (found.kernel, found.bias, found.layout) == ("w", "b", "out, in")
     assert found.ranks == (1,)
@@ -360,7 +360,7 @@ def test_describe_gives_data() -> None:
 def test_what_is_seen_of_products_and_inputs_is_proposed(
     name: str, proposed: dict[str, Any]
 ) -> None:
-    """An error of a product that no rounding explains, and kinds of numbers that raise."""
+    """An unexplained error of a product, and dtypes that raise, are proposed."""
     from implementations.correct import declared
 
     layer = getattr(declared, name)

@@ -1,4 +1,4 @@
-"""Contexts that programs share: the same programs as with one each, and none kept for long."""
+"""Shared MLIR contexts give the same programs as separate ones, and are not kept for long."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conformance.jax_setup.lazy import jax, jnp
 
 @pytest.fixture
 def unshared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each program has a context of its own until the test shares them; undone afterwards."""
+    """Use a new context for each program until the test shares them; restore that afterwards."""
     from jax._src.interpreters import mlir
 
     made = getattr(mlir.make_ir_context, "make", mlir.make_ir_context)
@@ -20,7 +20,7 @@ def unshared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lowered(size: int) -> str:
-    """A program with a loop, constants and random numbers, as text."""
+    """Return a program with a loop, constants and random numbers, as text."""
 
     def program(seed: jax.Array) -> jax.Array:
         drawn = jax.random.normal(jax.random.key(seed), (size, size))
@@ -30,14 +30,14 @@ def lowered(size: int) -> str:
 
 
 def test_programs_are_the_same(unshared: None) -> None:
-    """As text, which is what they are compiled and kept by; also after others."""
+    """They are the same text, by which they are compiled and cached."""
     alone = [lowered(size) for size in (2, 3, 2)]
     mlir_context.share_contexts()
     assert [lowered(size) for size in (2, 3, 2)] == alone
 
 
 def test_a_program_that_another_needs(unshared: None) -> None:
-    """A constant that is computed while a program is lowered, by programs of its own."""
+    """A constant that is computed while a program is lowered has its own program."""
     mlir_context.share_contexts()
     jax.clear_caches()
     with jax.ensure_compile_time_eval():
@@ -55,7 +55,7 @@ def test_a_context_serves_many_but_not_all(unshared: None) -> None:
 
 
 def test_threads_have_their_own(unshared: None) -> None:
-    """Two threads may lower at once."""
+    """Two threads may lower programs at once."""
     from jax._src.interpreters import mlir
 
     mlir_context.share_contexts()
@@ -67,7 +67,7 @@ def test_threads_have_their_own(unshared: None) -> None:
 
 
 def test_a_jax_that_has_moved_it(unshared: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the function that makes contexts, nothing is changed and nothing raised."""
+    """If the private function is missing, nothing changes or raises."""
     from jax._src.interpreters import mlir
 
     monkeypatch.delattr(mlir, "make_ir_context")

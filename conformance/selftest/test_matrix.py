@@ -1,4 +1,4 @@
-"""Many environments: what is missing is named, and what they differ in is found."""
+"""Many environments: missing ones are named, and differences are found."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from conformance.selftest.synthetic import cell_at, results
 
 
 def packed(*numbers: float) -> str:
-    """Entries of a kernel as a results file holds them."""
+    """Return entries of a kernel in the format of a results file."""
     return struct.pack(f"<{len(numbers)}f", *numbers).hex()
 
 
 def run(measured: dict[str, Any] | None = None, **environment: Any) -> Results:
-    """A run of two implementations, of which the first has recorded these kernels."""
+    """Return a run of two implementations, with recorded kernels of the first."""
     found = results(2, 12, wrong=0.0, **environment)
     for cell in found["cells"]:
         cell.pop("measured", None)
@@ -39,19 +39,19 @@ def run(measured: dict[str, Any] | None = None, **environment: Any) -> Results:
 
 
 def test_the_newest_environment_is_the_measure() -> None:
-    """Versions are compared as versions, and of equals the first is taken."""
+    """Versions are compared as versions; of equal ones the first is taken."""
     assert newest([run(jax="0.9.2"), run(jax="0.12.0.1"), run(jax="0.10.2")]) == 1
     assert newest([run(mode="default"), run(mode="x64")]) == 0
 
 
 def test_environments_are_called_by_what_tells_them_apart() -> None:
-    """Modes by their names, versions by their numbers."""
+    """Modes have their names, others their versions."""
     assert titles([run(mode="default"), run(mode="x64", x64=True)]) == ("default", "x64")
     assert titles([run(), run(**NEWER)])[1] == "flax 0.12.12, jax 0.12.0.1"
 
 
 def test_kernels_are_the_same_nearly_the_same_or_others() -> None:
-    """A is the newest; two units in the last place are forgiven, and shown."""
+    """A is the newest; kernels within two ulp share its letter, marked."""
     near = 1.0 + 2.0**-22
     runs = [
         run({"fingerprint": "old", "entries": packed(0.5, 2.0)}, jax="0.4.38"),
@@ -66,7 +66,7 @@ def test_kernels_are_the_same_nearly_the_same_or_others() -> None:
 
 
 def test_a_kernel_with_nothing_to_compare_it_with_has_no_letter() -> None:
-    """The newest environment did not record one, so that A would be the kernel of nobody."""
+    """The newest environment did not record one."""
     runs = [
         run({"fingerprint": "old", "entries": packed(0.5)}, jax="0.4.38"),
         run({"fingerprint": "new", "entries": packed(1.0)}, jax="0.7.2"),
@@ -90,7 +90,7 @@ def test_a_truncated_file_is_missing_and_ends_nothing(tmp_path: Path) -> None:
         assert "is truncated" in line
 
 
-def test_rows_that_changed_in_the_same_way_share_a_line() -> None:
+def test_requirements_that_changed_alike_share_a_line() -> None:
     """The rare outcome is named with its environments, the usual one last."""
     found = results(2, 12, wrong=0.0, **NEWER)
     for place in (0, 1):
@@ -103,7 +103,7 @@ def test_rows_that_changed_in_the_same_way_share_a_line() -> None:
     assert [len(rows) for rows in change.rows.values()] == [2, 2]
 
 
-def test_an_implementation_that_a_run_does_not_have_is_told_once() -> None:
+def test_an_implementation_that_a_run_does_not_have_is_named_once() -> None:
     (fewer,) = loaded(results(1, 12, wrong=0.0, **NEWER))
     assert changes([run(), fewer]) == []
     (line,) = Summary((run(), fewer)).changed()
@@ -111,7 +111,7 @@ def test_an_implementation_that_a_run_does_not_have_is_told_once() -> None:
 
 
 def test_warnings_and_costs_are_of_implementation_and_environment() -> None:
-    """A warning is listed once, with who raised it where; a cost that is unknown is None."""
+    """A warning is listed once; an unknown cost is None."""
     old, new = run(), run(**NEWER)
     id = new.verdict.entries[0].id
     new.facts["versions"][id].update(warnings=["DeprecationWarning: x"], cost={"call": 0.002})
@@ -120,12 +120,12 @@ def test_warnings_and_costs_are_of_implementation_and_environment() -> None:
 
 
 def written(folder: Path, name: str, found: dict[str, Any]) -> None:
-    """A results file in that folder."""
+    """Write a results file into a folder, and return its path."""
     (folder / f"{name}.json").write_text(text_of(found), encoding="utf-8")
 
 
 def test_a_missing_environment_is_named_and_makes_the_matrix_incomplete(tmp_path: Path) -> None:
-    """An interpreter that does not start is named, and so is a file that is cut off."""
+    """A missing interpreter and a truncated file are named as well."""
     written(tmp_path, "py311-a", results(2, 12, wrong=0.0))
     (tmp_path / "py311-b.json").write_text('{"format": 1', encoding="utf-8")
     runs, missing = collect(tmp_path, ["py311-a", "py311-b", "py399-c", "d"])
@@ -142,7 +142,6 @@ def test_a_missing_environment_is_named_and_makes_the_matrix_incomplete(tmp_path
 
 
 def test_a_folder_without_results_is_wrong_usage(tmp_path: Path) -> None:
-    """In one line, like every wrong usage."""
     with pytest.raises(UsageError, match="no results files"):
         collect(tmp_path, ["py311-a"])
     with pytest.raises(UsageError, match="no directory"):
@@ -175,7 +174,7 @@ def test_what_is_shown_names_verdict_differences_and_what_is_missing() -> None:
 
 
 def test_modes_are_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flags of the user's stay, but for the number of devices."""
+    """The user's flags are kept, except the number of devices."""
     monkeypatch.setenv("XLA_FLAGS", "--xla_a=1 --xla_force_host_platform_device_count=3")
     found = variables(MODES["eight-devices"])
     assert found["XLA_FLAGS"] == "--xla_a=1 --xla_force_host_platform_device_count=8"
@@ -201,7 +200,7 @@ def test_the_script_of_a_failure_has_its_mode(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_modes_are_chosen_by_name() -> None:
-    """Each once; an unknown one is wrong usage."""
+    """Each is chosen once; an unknown one is wrong usage."""
     assert [mode.name for mode in chosen_modes(["rbg", "x64", "rbg"])] == ["rbg", "x64"]
     assert len(chosen_modes(["all"])) == len(MODES)
     with pytest.raises(UsageError, match="there is no mode 'x65'"):

@@ -1,4 +1,4 @@
-"""What a mode of JAX makes of a correct layer: never a failure."""
+"""No mode of JAX makes a correct layer fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from conformance.selftest.processes import command
 
 @pytest.fixture(autouse=True)
 def _configuration_as_it_was() -> Iterator[None]:
-    """What a test sets does not outlive it."""
+    """Restore JAX's configuration after a test."""
     names = ("jax_enable_x64", "jax_numpy_rank_promotion")
     before = {name: jax.config.values[name] for name in names}
     yield
@@ -41,17 +41,17 @@ def _configuration_as_it_was() -> Iterator[None]:
         ("dense_forward", "float32", "float64"),
     ],
 )
-def test_under_64_bit_types_a_layer_is_held_to_what_it_is(
+def test_under_64_bit_types_a_layer_is_checked_as_float64(
     name: str, parameters: str, results: str
 ) -> None:
-    """A draw without a dtype is one of float64 there; what has a dtype keeps it."""
+    """A draw without a dtype is float64; other arrays keep their dtype."""
     jax.config.update("jax_enable_x64", True)
     (entry,) = resolve([name])
     found = widened(load(entry)).convention
     assert (found.parameter_dtype, found.compute_dtype) == (parameters, results)
     why = presumption(chosen(["forward/basis-input"])[0], found)
     assert ("one of float64" in (why or "")) == (results == "float64")
-    # That it is one of float64 is checked by this requirement alone.
+    # Only this requirement checks that it is float64.
     assert presumption(chosen(["dtypes/x64-stable"])[0], found) is None or results == "bfloat16"
 
 
@@ -67,7 +67,7 @@ def _promotes_ranks() -> None:
 
 
 def test_a_layer_that_promotes_ranks_is_not_blamed_where_that_is_refused() -> None:
-    """It is not applicable then, with the reason; by itself, no error is."""
+    """It is not applicable, with the reason; no other error is."""
     jax.config.update("jax_numpy_rank_promotion", "raise")
     with pytest.raises(pytest.skip.Exception, match="dtypes/rank-promotion"):
         _promotes_ranks()
@@ -78,13 +78,13 @@ def test_a_layer_that_promotes_ranks_is_not_blamed_where_that_is_refused() -> No
 
 
 def test_an_error_that_only_speaks_of_the_setting_is_a_failure() -> None:
-    """Where it is not in force, it explains nothing."""
+    """The setting explains an error only if it is active."""
     with pytest.raises(Violation), require.during("calling"):
         raise ValueError("jax_numpy_rank_promotion='raise'")
 
 
 def test_a_run_in_two_modes_is_one_file_of_two_environments(tmp_path: Path) -> None:
-    """What the mode rules out is not applicable, and the command says what they differ in."""
+    """The command prints how they differ."""
     arguments = ["nnx.MyDense", "--requirement", "zero-input", "--results", "r.json", "-n", "0"]
     modes = ["--mode", "default", "--mode", "rank-promotion"]
     done = command(tmp_path, "run", *arguments, *modes)

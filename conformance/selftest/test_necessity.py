@@ -1,4 +1,4 @@
-"""No requirement is idle: without it some known defect lives, or its text says why none does."""
+"""No requirement is idle: without it a defect survives, or its decorator says why none does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from conformance.zoo import necessity
 
 @pytest.mark.parametrize("row", catalogue(), ids=lambda row: row.id)
 def test_every_requirement_has_a_candidate_or_a_reason(row: Requirement) -> None:
-    """A defect that breaks it; the text of one that needs none says so."""
+    """A defect breaks it, or ``idle_because`` says why none does."""
     assert necessity.candidates(row) or row.idle_because
 
 
@@ -22,7 +22,7 @@ def test_every_requirement_has_a_candidate_or_a_reason(row: Requirement) -> None
     [("scalar-raises", "X081"), ("rngs-forms", "X589"), ("bad-arguments-raise", "X258")],
 )
 def test_a_defect_lives_without_its_requirement(slug: str, defect: str) -> None:
-    """The whole rest of the suite lets it pass."""
+    """All other requirements let it pass."""
     row = necessity.one(slug)
     judgements = necessity.without(row, call(workers="2"), [defect])
     assert [necessity.lives(judgement, row) for judgement in judgements] == [True]

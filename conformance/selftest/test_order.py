@@ -1,4 +1,4 @@
-"""The order in which rows are checked, and how soon a failure is told."""
+"""The order of checking, and the time to the first failure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Wrong(nnx.Module):
 """
 
 
-def test_every_row_is_checked_the_telling_ones_first() -> None:
+def test_every_requirement_is_checked_in_order() -> None:
     rows = catalogue()
     ordered = in_order(rows)
     assert sorted(row.id for row in ordered) == sorted(row.id for row in rows)
@@ -49,10 +49,10 @@ def test_a_fault_is_written_once_when_it_is_known(
     done = python(tmp_path, *command, f"-n{workers}")
     assert done.returncode == 1
     lines = [line for line in done.stdout.splitlines() if line.upper().startswith("FAILED ")]
-    # pytest names the test of each, too.
+    # pytest also names the test of each.
     heads = [line for line in lines if "::" not in line]
     assert [line.split()[1] for line in heads] == ["construction/bias-shape"] * 2
-    # pytest's own reporter gives the table and the failure in full at the end.
+    # pytest's own reporter shows the table and the failure in full at the end.
     whole = heads.index(next(line for line in heads if line.startswith("FAILED    ")))
     assert whole == (1 if "pytest" in command else 0)
     assert ("(shown above)" in heads[1]) == (whole == 0)
@@ -60,7 +60,7 @@ def test_a_fault_is_written_once_when_it_is_known(
 
 
 def test_a_profile_says_what_it_can_detect() -> None:
-    """More examples find what is rarer, and more weights a smaller error."""
+    """More examples detect rarer faults, and more weights smaller errors."""
     assert PROFILES["quick"].statement() == (
         "8 sizes up to 130, 6 more cases a property: detects what shows in 1 of 5 cases, "
         "a variance 5 % off"

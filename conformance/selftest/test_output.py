@@ -1,4 +1,4 @@
-"""Output that is closed, full or cannot encode a letter; and what other tools read of a run."""
+"""Output that is closed, full or of a narrow encoding, and output for other tools."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOUND = results(2, 30, wrong=0.4)
 
 
 def command(shell: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A line of a shell in which ``$C`` is the command."""
+    """Return a shell line in which ``$C`` is the command."""
     return subprocess.run(
         ["sh", "-c", shell],
         cwd=folder,
@@ -37,7 +37,7 @@ def command(shell: str, folder: Path, **environment: str) -> subprocess.Complete
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a results file whose texts no narrow encoding has."""
+    """Return a folder with a results file that has characters outside of narrow encodings."""
     found = results(2, 30, wrong=0.4)
     cell_at(found, 0, 0).update(outcome="failed", message="≠ ✓ 名前 \U0001f600", cause="")
     (tmp_path / "r.json").write_text(text_of(settled(found)), encoding="utf-8")
@@ -46,8 +46,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 @pytest.mark.parametrize("what", ["report r.json", "list", "diff r.json r.json", "expect r.json"])
-def test_a_full_disk_is_told_in_one_line(what: str, folder: Path) -> None:
-    """With exit code 2, and without a traceback."""
+def test_a_full_disk_is_reported_in_one_line(what: str, folder: Path) -> None:
+    """The exit code is 2, without a traceback."""
     done = command(f"$C {what} > /dev/full", folder)
     said = "dense-conformance: the output cannot be written: No space left on device\n"
     assert (done.returncode, done.stderr) == (2, said)
@@ -55,7 +55,6 @@ def test_a_full_disk_is_told_in_one_line(what: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("what", ["report r.json", "list", "diff r.json r.json", "expect r.json"])
 def test_a_closed_output_is_no_error(what: str, folder: Path) -> None:
-    """Nobody wants to read it."""
     done = command(f"$C {what} >&-", folder)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -78,7 +77,7 @@ def test_a_dash_is_standard_output(folder: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_results_on_standard_output_stand_there_alone(tmp_path: Path) -> None:
-    """What people read goes to standard error, JUnit's report to its file."""
+    """Other output goes to standard error, JUnit to its file."""
     run = "$C run nnx.Linear --requirement zero-input -n 0 --results - --junit j.xml"
     done = command(run, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -89,7 +88,7 @@ def test_results_on_standard_output_stand_there_alone(tmp_path: Path) -> None:
 
 
 def test_junit_counts_as_the_verdict_does() -> None:
-    """A failure, an error or a skip for each cell that is not passed; recommendations skip."""
+    """A cell that has not passed is a failure, an error or a skip; recommendations skip."""
     (run,) = loaded(FOUND)
     root = ElementTree.fromstring(junit([run]).encode())
     cases = list(root.iter("testcase"))
@@ -107,7 +106,7 @@ def test_junit_counts_as_the_verdict_does() -> None:
 
 
 def test_no_message_begins_a_command_of_its_own() -> None:
-    """Newlines, percent signs and marks are escaped; the last line is the verdict."""
+    """Newlines, percent signs and marks are escaped."""
     found = results(1, 3, wrong=0.0)
     hostile = "a\n::error::b\r%0A, c: d"
     cell_at(found, 0, 0).update(outcome="failed", message=hostile, cause="")
@@ -120,7 +119,7 @@ def test_no_message_begins_a_command_of_its_own() -> None:
 
 
 def test_markdown_of_a_strangers_words() -> None:
-    """What ended the run, and the names of areas, are no markup."""
+    """Names and reasons cannot contain markup."""
     found = results(1, 3, wrong=0.0)
     found["stopped"] = "<img src=x> [a](b)"
     found["requirements"][0]["id"] = found["cells"][0]["requirement"] = "<b>|x/y"
@@ -130,6 +129,6 @@ def test_markdown_of_a_strangers_words() -> None:
 
 
 def test_what_a_terminal_would_obey_is_escaped() -> None:
-    """Lines and tabs stay lines and tabs; on one line even these are spaces."""
+    """Newlines and tabs remain, except on one line, where they become spaces."""
     assert printable("a\tb\nc\x1b[2J\x9b\u202e\ud800") == "a\tb\nc\\x1b[2J\\x9b\\u202e\\ud800"
     assert safe_text("a\nb\x07") == "a b\\x07"

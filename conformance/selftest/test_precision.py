@@ -1,4 +1,4 @@
-"""What is asked of an accelerator, tried on a CPU that says that it is one."""
+"""The precision on an accelerator, tested on a CPU that pretends to be one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_an_accelerator_is_asked_for_float32(
 def test_what_the_user_asked_for_is_tried_beside(
     monkeypatch: pytest.MonkeyPatch, asked: str, given: bool
 ) -> None:
-    """Unless that is float32 anyway; also where it is settled once more, as for each layer."""
+    """It is used unless it is float32; forcing float32 twice changes nothing."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     jax.config.update("jax_default_matmul_precision", asked)
     precision.force_float32()
@@ -48,7 +48,7 @@ def test_what_the_user_asked_for_is_tried_beside(
 
 
 def test_a_cpu_is_left_alone() -> None:
-    """Its products of float32 are products of float32."""
+    """A CPU computes float32 products in float32."""
     before = jax.config.values["jax_default_matmul_precision"]
     precision.force_float32()
     assert jax.config.values["jax_default_matmul_precision"] == before

@@ -1,4 +1,4 @@
-"""What rests on a failure is not checked, and the outcome does not depend on who knew that when."""
+"""Requirements above a failure are not checked, and the outcome does not depend on timing."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ OUTCOMES = st.sampled_from(
 
 
 def cell(id: str, outcome: Outcome, obstacle: bool = False) -> Cell:
-    """A cell as a worker sends it."""
+    """Return a cell as a worker sends it."""
     return Cell("x", id, str(KNOWN.rows[id].level), outcome, obstacle=obstacle)
 
 
-# Mostly what passes: a few requirements of a layer are at fault by themselves.
+# Most pass: a few requirements of a layer fail by themselves.
 FOUND = st.dictionaries(st.sampled_from(IDS), OUTCOMES, max_size=6)
 
 
 def alone(found: dict[str, tuple[Outcome, bool]]) -> dict[str, Cell]:
-    """What each check finds if it is run, whatever else fails."""
+    """Draw the result of each check by itself."""
     return {id: cell(id, *found.get(id, (Outcome.PASSED, False))) for id in IDS}
 
 
 def run(cells: dict[str, Cell], order: list[str], late: list[int]) -> dict[str, Cell]:
-    """What a run sends where each cell sees what was known so many cells earlier."""
+    """Return the cells of a run in which workers know failures with a delay."""
     sent: dict[str, Cell] = {}
     for place, id in enumerate(order):
         seen = {earlier: sent[earlier] for earlier in order[: max(0, place - late[place])]}
@@ -151,7 +151,7 @@ def test_each_worker_begins_with_whole_layers_and_shares_the_rest(
     cells = [[(layer, i) for i in range(20)] for layer in range(layers)]
     order = dealt(cells, workers)
     assert sorted(order) == sorted(each for layer in cells for each in layer)
-    # Within what pytest-xdist gives one worker, the order of each layer is kept.
+    # pytest-xdist keeps the order of each layer within a worker.
     sizes = [(len(order) + i) // workers for i in range(workers)]
     for size in sizes:
         part, order = order[:size], order[size:]

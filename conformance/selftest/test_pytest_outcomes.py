@@ -1,4 +1,4 @@
-"""What pytest's own items, last line and exit code say is what the verdict says."""
+"""pytest's items, last line and exit code agree with the verdict."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ reason = "on purpose"
 
 
 def run(folder: Path, layer: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """pytest itself on the suite, in a folder with the layers and no other tests."""
+    """Run pytest on the suite, in a folder with layers and no other tests."""
     (folder / "layers.py").write_text(LAYERS, encoding="utf-8")
     command = ["-m", "pytest", "--pyargs", "conformance.suite", "-n", "0"]
     command += [f"--rootdir={folder}", f"--conformance-impl=layers.py:{layer}"]
@@ -43,7 +43,7 @@ def run(folder: Path, layer: str, *arguments: str) -> subprocess.CompletedProces
 
 
 def test_what_follows_from_an_expected_failure_is_expected(tmp_path: Path) -> None:
-    """No item fails, the exit code is 0, and the last line of the verdict says so."""
+    """No item fails, and the verdict says so."""
     (tmp_path / "pyproject.toml").write_text(EXPECTED, encoding="utf-8")
     done = run(tmp_path, "Loud", "-k", "kernel_variance or kernel_law")
     assert done.returncode == 0, done.stdout
@@ -71,7 +71,7 @@ def test_a_recommendation_fails_a_strict_run_only(tmp_path: Path, strict: str) -
 
 
 def test_nothing_checked_is_not_a_success(tmp_path: Path) -> None:
-    """Neither where everything is deselected, nor where nothing applies."""
+    """Everything is deselected, or nothing applies."""
     done = run(tmp_path, "Loud", "-k", "no_such_requirement")
     assert done.returncode == 2, done.stdout
     assert "nothing was checked" in done.stdout.splitlines()

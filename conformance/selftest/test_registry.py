@@ -1,4 +1,4 @@
-"""Names of implementations: what is accepted, and what is said of the rest."""
+"""Names of implementations: accepted ones, and messages for others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_one_that_is_named_twice_runs_once() -> None:
     ],
 )
 def test_what_does_not_exist(spec: str, message: str) -> None:
-    """One sentence with the nearest names."""
+    """One sentence names the nearest names."""
     with pytest.raises(UsageError, match=message):
         resolve([spec])
 
@@ -76,7 +76,7 @@ def _file(tmp_path: Path, text: str) -> Path:
     ],
 )
 def test_what_cannot_be_loaded(tmp_path: Path, text: str, message: str) -> None:
-    """What was expected, what was found, what to do; never a traceback of ours."""
+    """The message says what was expected, what was found and what to do, without a traceback."""
     (entry,) = resolve([f"{_file(tmp_path, text)}:MyDense"])
     with pytest.raises(LoadError, match=message):
         load(entry)
@@ -84,7 +84,7 @@ def test_what_cannot_be_loaded(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_a_constructor_by_keyword_alone() -> None:
-    """Sizes are given by position, or by their usual names where they have to be."""
+    """Keyword-only sizes are given by their usual names."""
     import jax
     from flax import nnx
 

@@ -19,17 +19,17 @@ FULL = results(12, 90, plots=True)
 
 @pytest.fixture(scope="module")
 def full() -> str:
-    """The page of twelve implementations and ninety requirements, with every outcome."""
+    """Return the page of twelve implementations and ninety requirements, with every outcome."""
     return page_of(FULL)
 
 
 def test_the_page_is_small_enough(full: str) -> None:
-    """Twelve implementations, ninety requirements, plots and the results themselves."""
+    """This includes plots and the results file."""
     assert len(full.encode()) < 1_500_000
 
 
 def test_each_cell_has_its_place_word_and_link(full: str) -> None:
-    """Rows are implementations, columns requirements; a cell says its outcome in a word."""
+    """Rows are implementations, columns requirements."""
     found = Page(full)
     ids = found.ids()
     cells = {id: element for id, element in ids.items() if id.startswith("cell-")}
@@ -63,7 +63,7 @@ def test_every_link_resolves(environments: int) -> None:
 
 
 def test_nothing_outside_the_page_is_asked_for(full: str) -> None:
-    """No address, and a policy that forbids to follow one."""
+    """The page has no addresses, and a policy that forbids requests."""
     found = Page(full)
     for tag, attributes, _ in found.elements:
         assert tag not in ("link", "img", "iframe", "object", "embed", "base")
@@ -78,7 +78,7 @@ def test_nothing_outside_the_page_is_asked_for(full: str) -> None:
 
 
 def test_the_page_is_complete_without_a_script(full: str) -> None:
-    """A script only shows the copy buttons, which are hidden without it."""
+    """Scripts only show the copy buttons, which are hidden otherwise."""
     found = Page(full)
     assert len(found.all("script")) == 2
     buttons = found.all("button")
@@ -89,7 +89,7 @@ def test_the_page_is_complete_without_a_script(full: str) -> None:
 
 
 def test_what_other_people_name_is_text(full: str) -> None:
-    """Names and messages with markup in them stay text, in the script element, too."""
+    """Markup in names and messages stays text, even in the script element."""
     found = Page(full)
     assert "<b>bold</b> & 'quoted' 0.12.8" in [text for _, text in found.all("h3")]
     assert "<script>alert" not in full
@@ -97,7 +97,7 @@ def test_what_other_people_name_is_text(full: str) -> None:
 
 
 def test_failures_say_all_that_is_known() -> None:
-    """Requirement, cause, found, accepted, measured, smallest case and reproduction; first."""
+    """A failure shows cause, numbers, smallest case and command."""
     found = results(1, 12, wrong=0.0)
     failed = results(1, 12, wrong=1.0)
     record = next(c for c in failed["cells"] if c["outcome"] == "failed")
@@ -123,8 +123,8 @@ def test_failures_say_all_that_is_known() -> None:
     assert "Does not conform" in Page(text).all("strong")[0][1]
 
 
-def test_a_broken_registration_is_told_once() -> None:
-    """It is the same in each of its cells, which all lead there."""
+def test_a_broken_registration_is_shown_once() -> None:
+    """All of its cells link to one card."""
     found = results(1, 12, wrong=0.0)
     for cell in found["cells"]:
         cell.update(outcome="error", reason="ImportError: no module named acme")
@@ -147,13 +147,12 @@ def test_a_page_gives_its_results_back(tmp_path: Path) -> None:
 
 
 def test_the_same_results_give_the_same_page() -> None:
-    """No clock and no chance in it."""
     found = results(1, 30, wrong=0.4, plots=True)
     assert page_of(found) == page_of(copy.deepcopy(found))
 
 
 def test_several_environments_stand_side_by_side_with_their_differences_first() -> None:
-    """A column group for each, and the cells and kernels that differ before everything else."""
+    """Each environment has a column group."""
     base = results(2, 30, wrong=0.0)
     other = results(2, 30, wrong=0.0, **NEWER)
     cell_at(other, 0, 0).update(outcome="failed", cause="the cause")
@@ -173,7 +172,7 @@ def test_several_environments_stand_side_by_side_with_their_differences_first() 
 
 
 def test_what_is_missing_is_shown_and_is_no_pass() -> None:
-    """In the first table, and in the colour and the sentence of the verdict."""
+    """The first table, the colour and the verdict show it."""
     needs_extra()
     from conformance.report.html import page
 
@@ -184,7 +183,7 @@ def test_what_is_missing_is_shown_and_is_no_pass() -> None:
 
 
 def test_plots_are_pictures_with_words(full: str) -> None:
-    """Histograms, variances and errors, in the page's own colours."""
+    """Histograms, variances and errors use the page's colours."""
     captions = [text for _, text in Page(full).all("figcaption")]
     assert len([c for c in captions if "weights against the law normal" in c]) == 12
     assert len([c for c in captions if "all inside the band" in c]) == 12
@@ -193,7 +192,7 @@ def test_plots_are_pictures_with_words(full: str) -> None:
     assert len(pictures) == len(captions)
     for picture in pictures:
         assert picture.startswith('<svg role="img" aria-label="')
-        # A colour of its own would not follow the page into the dark.
+        # A fixed colour would not follow the page's dark scheme.
         assert not re.findall(r"#0[1-7]0[1-7]0[1-7]|#[0-9a-f]{6}\b(?![\w-])", picture)
 
 
@@ -212,7 +211,7 @@ def test_what_is_missing_is_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In one line, with the command that helps; exit code 2."""
+    """One line has the command that helps; the exit code is 2."""
     needs_extra()
     path = tmp_path / "x.json"
     path.write_text(text_of(results(1, 30, plots=True)))
@@ -264,7 +263,7 @@ def test_a_page_of_something_else_is_refused(
 
 
 def test_code_in_a_requirement_looks_like_code() -> None:
-    """Double backticks mark it; everything else stays text."""
+    """Double backticks mark code; other text stays text."""
     found = results(1, 1, wrong=0.0)
     found["requirements"][0]["statement"] = "``jax.eval_shape`` <gives> it."
     assert "<code>jax.eval_shape</code> &lt;gives&gt; it." in page_of(found)

@@ -1,4 +1,4 @@
-"""A results file is read as it was written, or refused in one line that says why."""
+"""A results file is read as it was written, or rejected in one line with the reason."""
 
 import copy
 import json
@@ -19,7 +19,7 @@ VALID = results(3, 10, wrong=0.3, plots=True)
 
 
 def refused(path: Path, text: str | bytes) -> str:
-    """The one line in which a file of that content is refused."""
+    """Return the line with which a file of this content is rejected."""
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ResultsError) as refusal:
         read(path)
@@ -31,7 +31,7 @@ def refused(path: Path, text: str | bytes) -> str:
 
 
 def test_what_is_written_is_read_and_written_again_the_same(tmp_path: Path) -> None:
-    """A round trip changes no byte, and makes the folder that is missing."""
+    """A round trip changes no byte, and creates a missing folder."""
     path = tmp_path / "folder" / "results.json"
     save(path, text_of(VALID))
     found = read(path)
@@ -40,7 +40,7 @@ def test_what_is_written_is_read_and_written_again_the_same(tmp_path: Path) -> N
 
 
 def test_nothing_is_left_of_a_write_that_failed(tmp_path: Path) -> None:
-    """The file is the old one, and no temporary file stays behind."""
+    """The old file and no temporary file remain."""
     path = tmp_path / "results.json"
     save(path, "old\n")
     with pytest.raises(UnicodeEncodeError):
@@ -50,7 +50,7 @@ def test_nothing_is_left_of_a_write_that_failed(tmp_path: Path) -> None:
 
 
 def test_a_file_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
-    """Two hundred random cuts, the first two and the last two bytes."""
+    """The cuts are two hundred random ones, and those near both ends."""
     whole = text_of(VALID).encode()
     generator = random.Random(7)
     cuts = [0, 1, len(whole) - 2, len(whole) - 1, *generator.sample(range(len(whole)), 200)]
@@ -61,7 +61,7 @@ def test_a_file_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_collection_cut_behind_its_first_run_is_refused(tmp_path: Path) -> None:
-    """The footer of a run within a collection does not pass for the collection's."""
+    """The footer of a run does not count as the collection's."""
     whole = text_of(collection([VALID, results(3, 10, jax="0.12.0.1")])).encode()
     first = whole.index(b"results end here")
     for cut in (first + 18, first + 20, len(whole) // 2, len(whole) - 1):
@@ -90,7 +90,7 @@ def test_another_file_is_refused(tmp_path: Path, text: str | bytes, message: str
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    """Neither is a folder a file."""
+    """A folder is rejected as well."""
     for path in (tmp_path / "none.json", tmp_path):
         with pytest.raises(ResultsError, match=r"^[^\n]*: cannot be read: [^\n]*$"):
             read(path)
@@ -119,7 +119,7 @@ INCONSISTENT: list[tuple[Change, str]] = [
 
 @pytest.mark.parametrize(("change", "message"), INCONSISTENT)
 def test_an_inconsistent_file_is_refused(tmp_path: Path, change: Change, message: str) -> None:
-    """Cells, implementations and requirements must fit, one cell for each pair."""
+    """Each implementation and requirement must have exactly one cell."""
     found = copy.deepcopy(VALID)
     change(found)
     said = refused(tmp_path / "x.json", text_of(found))
@@ -154,7 +154,7 @@ _WRONG: tuple[Any, ...] = ("text", 1.5, -1, True, None, [], {}, ["x"], {"x": []}
 
 
 def test_reading_and_the_schema_agree_on_every_wrong_type() -> None:
-    """Our reading of the schema is that of a full validator, on every place of a file."""
+    """Our validation agrees with a full validator at every place of a file."""
     jsonschema = pytest.importorskip("jsonschema")
     small = results(1, 3, wrong=0.9, seed=3, plots=True)
     cell_at(small, 0, 0)["plots"] = [{"kind": "kernel-variance", "value": [1.0]}]
@@ -181,7 +181,7 @@ def test_keys_that_a_later_suite_adds_are_accepted(tmp_path: Path) -> None:
 
 
 def test_a_collection_holds_a_run_for_each_environment(tmp_path: Path) -> None:
-    """``read_all`` gives them all; ``read`` wants one."""
+    """``read_all`` returns all runs; ``read`` expects one."""
     jsonschema = pytest.importorskip("jsonschema")
     path = tmp_path / "x.json"
     save(path, text_of(collection([VALID, results(2, 5, jax="0.12.0.1")])))
@@ -191,8 +191,8 @@ def test_a_collection_holds_a_run_for_each_environment(tmp_path: Path) -> None:
         read(path)
 
 
-def test_a_file_that_something_else_wrote_anew_is_changed(tmp_path: Path) -> None:
-    """Its footer is there, and what is missing is the last newline."""
+def test_a_file_that_another_program_rewrote_is_changed(tmp_path: Path) -> None:
+    """Only the last newline after the footer is missing."""
     assert "was changed by another program" in refused(tmp_path / "x.json", json.dumps(VALID))
 
 
@@ -212,7 +212,7 @@ def test_a_file_that_something_else_wrote_anew_is_changed(tmp_path: Path) -> Non
     ],
 )
 def test_what_no_run_writes_is_refused(tmp_path: Path, change: Change, message: str) -> None:
-    """In one line, and at once."""
+    """One line says so, at once."""
     found = copy.deepcopy(VALID)
     change(found)
     assert message in refused(tmp_path / "x.json", text_of(found))
@@ -226,7 +226,7 @@ def test_values_nested_deeply_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_terminal_would_obey_is_escaped_when_it_is_read(tmp_path: Path) -> None:
-    """Escapes of C0 and C1, and overrides of direction, in names and in messages."""
+    """C0, C1 and direction overrides are escaped in names and messages."""
     found = copy.deepcopy(VALID)
     hostile = "\x1b[2J\x9b1m\u202eevil\u2066\r\x07"
     found["implementations"][0]["name"] = hostile
@@ -240,7 +240,7 @@ def test_what_a_terminal_would_obey_is_escaped_when_it_is_read(tmp_path: Path) -
 
 
 def test_devices_pipes_and_links_are_written_through(tmp_path: Path) -> None:
-    """None of them becomes a regular file, and a new file has what the umask leaves."""
+    """They are never replaced, and a new file follows the umask."""
     link, target, pipe = (tmp_path / name for name in ("link", "target", "pipe"))
     target.write_text("old")
     target.chmod(0o600)

@@ -1,4 +1,4 @@
-"""The rooms of the package: each imports earlier ones only, and no two files import each other."""
+"""Each room of the package imports only earlier ones, and no two files import each other."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import conformance
 
 PACKAGE = Path(conformance.__file__).parent
 
-# From the bottom up. The plugin is the door to `running`, `__main__` that to `cli`, and the package
-# itself only hands names on, when they are asked for.
+# From the bottom up. The plugin is the entry to `running`, `__main__` the one to `cli`, and the
+# package itself passes on names lazily.
 ROOMS = (
     "errors", "jax_setup", "layers", "contract", "results", "statistics", "checks", "isolation",
     "suite", "scripts", "report", "running", "zoo", "bench", "cli", "selftest",
@@ -20,9 +20,9 @@ DOORS = {"plugin": "running", "__main__": "cli"}
 
 
 def imports() -> Iterator[tuple[str, str]]:
-    """Yield each module of the package with each module of it that it imports, also inside.
+    """Yield each module of the package with each module that it imports, at any depth of the code.
 
-    What is imported for annotations alone does not count.
+    Imports for annotations only do not count.
     """
     modules = {
         ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)): path

@@ -1,4 +1,4 @@
-"""A run that goes on in rounds, and one that is stopped: nothing that was found is lost."""
+"""Runs in rounds and stopped runs lose no result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conformance.results.cell import Cell, Outcome
 from conformance.results.file import read
 from conformance.running.rounds import Stop, Stopped, combined
 
-# Wrong from the second worker on that checks it, so that a further round is the first to see it.
+# The layer is wrong from its second worker on, so a further round is the first to see it.
 TURNS = """
 import os, pathlib, sys, jax, jax.numpy as jnp
 from flax import nnx
@@ -45,7 +45,7 @@ class Slow(Turns):
 
 
 def cell(outcome: Outcome, **given: Any) -> Cell:
-    """A cell with this outcome."""
+    """Return a cell with this outcome."""
     return Cell("acme", "forward/zero-input", "MUST", outcome, **given)
 
 
@@ -65,13 +65,13 @@ def cell(outcome: Outcome, **given: Any) -> Cell:
     ],
 )
 def test_rounds_are_combined(old: str, new: str, outcome: str) -> None:
-    """A failure in any round is a failure; a failure that is expected has to show once."""
+    """A failure in any round counts; an expected failure has to occur once."""
     found = combined(cell(Outcome(old)), cell(Outcome(new)), "in round 2")
     assert found.outcome == outcome
 
 
 def test_a_failure_keeps_its_case_and_its_seed() -> None:
-    """The examples and the seconds of all rounds are told."""
+    """Examples and seconds of all rounds are added."""
     old = cell(Outcome.PASSED, examples=10, seconds=1.0, notes=["a remark"])
     wrong = cell(Outcome.FAILED, examples=3, seconds=0.5, case={"seed": 7}, message="y is 1")
     failed = combined(old, wrong, "found in round 2, with the seed 99")
@@ -83,7 +83,7 @@ def test_a_failure_keeps_its_case_and_its_seed() -> None:
 
 
 def test_a_seed_adds_sizes_to_thorough_alone() -> None:
-    """They are of the seed alone, so that what they show can be seen again."""
+    """The sizes depend only on the seed, so a failure can be repeated."""
     before = profiles.active()
     try:
         one, again = profiles.activate("thorough", 1), profiles.activate("thorough", 1)
@@ -99,7 +99,7 @@ def test_a_seed_adds_sizes_to_thorough_alone() -> None:
 
 
 def start(folder: Path, layer: str, *options: str) -> subprocess.Popen[str]:
-    """A run of a layer of the file above, which writes ``r.json``."""
+    """Start a run of a layer in the file above, which writes ``r.json``."""
     (folder / "mine.py").write_text(TURNS, encoding="utf-8")
     command = [sys.executable, "-m", "conformance", "run", f"mine.py:{layer}"]
     command += ["--requirement", "construction/bias-shape", "-n", "1", "--results", "r.json"]
@@ -114,7 +114,7 @@ def start(folder: Path, layer: str, *options: str) -> subprocess.Popen[str]:
 
 
 def test_a_later_round_finds_it_and_a_signal_ends_it(tmp_path: Path) -> None:
-    """The failure is shown when it is found, and is in the results with its seed."""
+    """The failure is shown at once, and recorded with its seed."""
     run = start(tmp_path, "Turns", "--for", "1h", "--seed", "5")
     assert run.stdout is not None
     shown = next(
@@ -143,7 +143,7 @@ SIGNALS = {
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_stopped_in_the_first_round(number: signal.Signals, tmp_path: Path) -> None:
-    """The results are complete and valid: what was not decided is not run."""
+    """The results are valid; undecided cells are not run."""
     run = start(tmp_path, "Slow", "--requirement", "purity/silent")
     while not (tmp_path / "mine.count").exists():
         assert run.poll() is None, run.communicate()
@@ -179,7 +179,7 @@ def test_only_the_first_signal_counts() -> None:
 
 
 def test_a_run_that_is_over_is_not_stopped() -> None:
-    """The results are being written: a signal changes nothing of that."""
+    """A signal does not disturb the writing of results."""
     stop = Stop(None)
     stop.begin()
     try:

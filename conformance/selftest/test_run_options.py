@@ -114,7 +114,7 @@ class MyDense(nnx.Module):
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command on the file of a folder, where another pytest plugin is installed."""
+    """Run the command on a file of a folder in which another pytest plugin is installed."""
     plugin = folder / "noisy-1.0.dist-info"
     plugin.mkdir(exist_ok=True)
     (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: noisy\nVersion: 1.0\n")

@@ -1,6 +1,6 @@
-"""The scan finds the edges of layers that branch, wherever they lie, and none of those that do not.
+"""The scan finds all edges of layers that branch, and none of layers that do not.
 
-Thresholds are drawn anew in every run; a failure shows them.
+Every run draws new thresholds; a failure shows them.
 """
 
 import random
@@ -23,7 +23,7 @@ Condition = Callable[[Array, Array], bool]
 
 
 def branching(when: Condition) -> Layer:
-    """Return a layer that doubles the bias where the condition on x and kernel holds."""
+    """Return a layer that doubles the bias where a condition on x and kernel holds."""
 
     class Branching(CorrectDense):
         def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
@@ -34,7 +34,7 @@ def branching(when: Condition) -> Layer:
 
 @pytest.mark.parametrize("subject", [MyDense, nnx.Linear, linen.Dense], ids=str)
 def test_no_edge_of_what_does_not_branch(subject: type) -> None:
-    """One program at every size, batch, rank and dtype, which compares nothing."""
+    """The layer has one program at every size, batch, rank and dtype."""
     found = scan(Layer(adapt(subject)))
     assert found.traced
     assert not found.edges
@@ -43,7 +43,7 @@ def test_no_edge_of_what_does_not_branch(subject: type) -> None:
 
 @pytest.mark.parametrize("axis", ["in_features", "out_features", "rows"])
 def test_drawn_thresholds(axis: str) -> None:
-    """The edge is found exactly, on its axis, and both sides of it become cases."""
+    """The edge is found exactly, and both sides of it become cases."""
     threshold = random.SystemRandom().randint(40, 2000)
 
     def when(x: Array, kernel: Array) -> bool:
@@ -63,7 +63,7 @@ def test_drawn_thresholds(axis: str) -> None:
 
 
 def test_drawn_divisors() -> None:
-    """A program of its own at the multiples of a number is found by that number."""
+    """A program for multiples of a number is found by that number."""
     divisor = random.SystemRandom().choice((32, 48, 64, 100, 128))
     found = scan(branching(lambda x, k: k.shape[0] % divisor == 0))
     where = [edge.where for edge in found.edges]
@@ -71,14 +71,14 @@ def test_drawn_divisors() -> None:
 
 
 def test_other_arithmetic_at_a_rank() -> None:
-    """What is computed for one rank of one dtype alone becomes a case of that rank."""
+    """Another computation at one rank and dtype becomes a case of that rank."""
     found = scan(branching(lambda x, k: x.ndim == 3 and x.dtype == jnp.bfloat16))
     assert any(len(case.lead) == 2 for _, case in found.places(HALF))
     assert not any(len(case.lead) == 2 for _, case in found.places(VALUES))
 
 
 def test_drawn_constants() -> None:
-    """The constants that values and indices are compared with, through functions within."""
+    """Constants in comparisons are found, even inside functions."""
     draw = random.SystemRandom()
     value, index = round(draw.uniform(2, 1000), 3), draw.randint(3, 10**5)
 

@@ -1,4 +1,4 @@
-"""A layer with several faults is read on one screen, of 24 lines and 80 columns."""
+"""The failures of a layer with several faults fit on a screen of 24 lines and 80 columns."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _failure(row: Requirement, cause: str) -> Cell:
 def _show(
     capsys: pytest.CaptureFixture[str], causes: list[str], *, verbose: bool = False
 ) -> list[str]:
-    """Return the lines of a whole run, as wide as the screen, whose requirements fail so."""
+    """Return the lines of a run with these failures, as wide as the screen."""
     rows = [_row(id) for id in _ROWS]
     cells = [_failure(row, cause) for row, cause in zip(rows, causes, strict=False)]
     rest = [Cell(ENTRY.id, row.id, "MUST", end) for row, end in zip(rows[5:], _ENDS, strict=True)]
@@ -96,7 +96,7 @@ CAUSES = [f"{word}: " + "the layer does what it should not do, and it does so of
 
 
 def test_five_faults_fit_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
-    """The first in full, the recommendation last, each with its cause; the verdict at the end."""
+    """The first is shown in full, recommendations come last, the verdict at the end."""
     lines = _show(capsys, CAUSES)
     assert len(lines) <= LINES, "\n".join(lines)
     heads = [line.split() for line in lines if line.startswith(("FAILED", "NOT"))]
@@ -111,14 +111,13 @@ def test_five_faults_fit_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_second_fault_of_the_same_cause_refers_to_the_first(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One cause is said once, whatever it breaks."""
     lines = _show(capsys, [CAUSES[0], CAUSES[1], CAUSES[0]])
     assert sum("cause     first: the layer" in line for line in lines) == 1
     assert f"  cause     that of {_ROWS[0]}" in lines
 
 
 def test_all_of_each_fault_is_shown_with_v(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the numbers and the command of each, and what each of them blocks."""
+    """This includes numbers, command and blocked requirements."""
     text = "\n".join(_show(capsys, CAUSES, verbose=True))
     assert text.count("  reproduce ") == 5
     assert text.count("  smallest  ") == text.count("  note      ") == 5

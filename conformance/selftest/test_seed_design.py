@@ -1,4 +1,4 @@
-"""The seed design sees every reduction of a seed, and the diagnosis names it or says it cannot."""
+"""The seed design detects every reduction of a seed; the diagnosis names it or is "unknown"."""
 
 import zlib
 from collections.abc import Callable
@@ -39,13 +39,13 @@ NAMED: dict[str, Callable[[int], object]] = {
 @pytest.mark.parametrize("profile", ["quick", "standard", "thorough"])
 @pytest.mark.parametrize("name", NAMED)
 def test_every_reduction_is_named(name: str, profile: str) -> None:
-    """Exactly, from the collisions alone."""
+    """It is identified exactly, from the collisions only."""
     found = diagnose_seeds({seed: NAMED[name](seed) for seed in seed_set(profile)})
     assert (found.verdict, found.name) == ("known", name)
 
 
 def test_the_sets_are_as_large_and_as_dense_as_stated() -> None:
-    """196 seeds that cover all moduli to 1 024; 636 and 900 random ones, to 65 536."""
+    """196 seeds cover all moduli up to 1 024; 636 and 900 random ones up to 65 536."""
     quick, thorough = seed_set("quick"), seed_set("thorough")
     assert (len(quick), len(thorough)) == (196, 636 + 900)
     assert covers(quick, 1_024)
@@ -62,7 +62,7 @@ def test_the_random_seeds_meet_in_a_hash(profile: str) -> None:
 
 
 def test_every_modulus_collides() -> None:
-    """No `seed % m` up to 1 024 escapes the quick set, and its name is right or withheld."""
+    """The quick set detects every `seed % m` up to 1 024; its name is right or withheld."""
     for modulus in range(1, 1_025):
         found = diagnose_seeds({seed: seed % modulus for seed in seed_set("quick")})
         assert found.verdict != "distinct"
@@ -71,7 +71,7 @@ def test_every_modulus_collides() -> None:
 
 
 def test_distinct_kernels_and_hashes_are_not_diagnosed() -> None:
-    """A short hash collides in no pattern that could be named."""
+    """Collisions of a short hash have no pattern to name."""
     assert diagnose_seeds({seed: seed for seed in seed_set("quick")}).verdict == "distinct"
     hashed = {seed: zlib.crc32(str(seed).encode()) % 500 for seed in seed_set("quick")}
     assert diagnose_seeds(hashed).verdict == "unknown"

@@ -1,6 +1,6 @@
-"""Twenty pairs of a right and a wrong layer that share names, files, settings or patches.
+"""Twenty pairs of a correct and a wrong layer that share names, files, settings or patches.
 
-The cells of each are those of a run alone, in whatever order and on however many workers they run.
+Each has the cells of its own run, in any order and on any number of workers.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ class Dense(nnx.Linear):
 
 @dataclass(frozen=True)
 class Pair:
-    """Two modules of one name, in folders of their own.
+    """Two modules of one name, in different folders.
 
     Parameters
     ----------
     scale
-        What both multiply their output by, if that is to be 1 in one and 2 in the other; else what
-        the right one multiplies by, as long as the wrong one has changed nothing for it.
+        The factor of both outputs, if it is 1 in one layer and 2 in the other; else the factor of
+        the right one while the wrong one has not changed it.
     top, first
-        What both do when they are imported, and first in every call.
+        The code that both run at import, and at the start of every call.
     patch
-        What the wrong one does when it is imported, so that the right one would be wrong, too.
+        The code that the wrong one runs at import, which would make the right one wrong as well.
     files
-        What lies beside each, with the scale of that layer.
+        Files beside each layer, with its scale.
     """
 
     scale: str = "1"
@@ -154,7 +154,7 @@ SPECS = [f"{side}/{name}/mine.py:Dense" for name in PAIRS for side in ("right", 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the files of all pairs are."""
+    """Return the folder with the files of all pairs."""
     path = tmp_path_factory.mktemp("pairs")
     for name, pair in PAIRS.items():
         pair.write(path / "right" / name, 1)
@@ -163,7 +163,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def cells(folder: Path, specs: Sequence[str], workers: int) -> dict[str, list[dict[str, Any]]]:
-    """The cells of each layer in one run of them all, without how long they took."""
+    """Return the cells of each layer in one run of all, without seconds."""
     path = folder / "results.json"
     path.unlink(missing_ok=True)
     command = child_process.python("-m", "conformance", "run", *specs, f"-n{workers}")
@@ -187,14 +187,14 @@ def cells(folder: Path, specs: Sequence[str], workers: int) -> dict[str, list[di
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The cells of each layer in a run of its own, filled in as they are asked for."""
+    """Return the cells of each layer in its own run, filled when they are asked for."""
     return {}
 
 
 def require_as_alone(
     folder: Path, alone: dict[str, Any], specs: Sequence[str], workers: int
 ) -> None:
-    """The cells of each are those of its run alone; the right ones hold, the wrong ones fail."""
+    """Require the cells of the layers' own runs; the right layers pass, the wrong ones fail."""
     found = cells(folder, specs, workers)
     for spec in specs:
         alone.setdefault(spec, cells(folder, [spec], 1)[spec])
@@ -217,5 +217,5 @@ def test_there_are_twenty_pairs() -> None:
 def test_all_pairs_are_as_each_alone(
     workers: int, step: int, folder: Path, alone: dict[str, Any]
 ) -> None:
-    """In both orders, on every number of workers."""
+    """This holds in both orders, on any number of workers."""
     require_as_alone(folder, alone, SPECS[::step], workers)

@@ -1,4 +1,4 @@
-"""A run in parts: each cell in one of them, balanced, and joined to what the whole run says."""
+"""Shards: each cell is in one of them, they are balanced, and they merge to the whole run."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ ENVIRONMENT = {"jax": "0.10.2", "seed": None}
 def parts(
     count: int, entries: tuple[Entry, ...] = ENTRIES, seconds: Any = None
 ) -> list[frozenset[tuple[str, str]]]:
-    """The cells of each of so many parts."""
+    """Return the cells of each of so many shards."""
     return [Shard(i, count).cells(entries, catalogue(), seconds or {}) for i in range(1, count + 1)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 11])
 def test_each_cell_is_in_one_part(count: int) -> None:
-    """All of them, and none twice."""
     dealt = Counter(key for part in parts(count) for key in part)
     assert set(dealt) == {(e.id, row.id) for e in ENTRIES for row in catalogue()}
     assert set(dealt.values()) == {1}
@@ -75,7 +74,7 @@ def test_a_part_that_there_is_not_is_refused(text: str) -> None:
 def results(
     cells: list[Cell], rows: tuple[Requirement, ...], shard: Shard | None = None
 ) -> Results:
-    """The results of a run of all entries, or of a part of it, as read from its file."""
+    """Return the results of a run of all entries, or of a shard, as read from its file."""
     own = shard.cells(ENTRIES, rows, {}) if shard is not None else None
     mine = [replace(c) for c in cells if own is None or (c.implementation, c.requirement) in own]
     verdict = account(ENTRIES, rows, mine, own)
@@ -88,7 +87,7 @@ def results(
 
 
 def cells_of(rows: tuple[Requirement, ...]) -> list[Cell]:
-    """Cells of which many fail, so that much is blocked, by rows in other parts as well."""
+    """Draw cells with many failures, which block requirements in other shards as well."""
     found = []
     for i, entry in enumerate(ENTRIES):
         for j, row in enumerate(rows):
@@ -101,7 +100,7 @@ def cells_of(rows: tuple[Requirement, ...]) -> list[Cell]:
 
 
 def test_merged_parts_are_the_whole_run() -> None:
-    """Cell by cell, also what is blocked by a row that another part has checked."""
+    """Every cell is the same, even if another shard's requirement blocks it."""
     rows = catalogue()
     cells = cells_of(rows)
     whole = results(cells, rows)
@@ -117,7 +116,7 @@ def test_merged_parts_are_the_whole_run() -> None:
 
 
 def test_a_part_is_judged_by_its_own_cells() -> None:
-    """Its file says what it is, and what is for others is no fault of it."""
+    """Its file names the shard, and cells of others are not missing."""
     rows = catalogue()
     passed = [replace(c, outcome=Outcome.PASSED, message="") for c in cells_of(rows)]
     part = results(passed, rows, Shard(2, 5))
@@ -128,7 +127,7 @@ def test_a_part_is_judged_by_its_own_cells() -> None:
 
 
 def test_a_merge_that_lacks_a_part_is_incomplete() -> None:
-    """It says which; so does one of a single part."""
+    """The missing shards are named."""
     rows = catalogue()
     passed = [replace(c, outcome=Outcome.PASSED, message="") for c in cells_of(rows)]
     shards = [results(passed, rows, Shard(i, 5)) for i in (1, 2, 4)]
@@ -140,7 +139,6 @@ def test_a_merge_that_lacks_a_part_is_incomplete() -> None:
 
 
 def test_seconds_are_those_of_a_results_file(tmp_path: Path) -> None:
-    """Without a file, there are none."""
     rows = catalogue()
     path = tmp_path / "r.json"
     whole = results(cells_of(rows), rows)
@@ -159,7 +157,7 @@ class Bad(nnx.Linear):
 
 
 def test_a_run_in_two_parts(tmp_path: Path) -> None:
-    """As in CI: each part writes its file, and the merged one has every cell."""
+    """Each shard writes its file, and the merged one has every cell."""
     (tmp_path / "layer.py").write_text(LAYER, encoding="utf-8")
     asked = ["layer.py:Bad", "-n0", "--requirement=zero-input", "--requirement=finite"]
     asked += ["--requirement=bias-zero", "--requirement=kernel-shape"]

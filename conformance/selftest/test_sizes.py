@@ -1,4 +1,4 @@
-"""Sizes of one's own: ``--size 768x3072`` looks where the pool does not."""
+"""Additional sizes: ``--size 768x3072`` checks a size outside of the pool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conformance.running.options import size
 
 
 class WrongWhenWide(nnx.Module):
-    """The last output of a wide layer is lost; the pool has no layer as wide."""
+    """A layer that loses the last output when it is wider than the pool."""
 
     def __init__(self, in_features: int, out_features: int, rngs: nnx.Rngs) -> None:
         draw = nnx.initializers.lecun_normal()
@@ -30,7 +30,7 @@ class WrongWhenWide(nnx.Module):
 
 
 def test_a_size_is_read() -> None:
-    """Inputs x outputs; anything else is refused."""
+    """Its form is inputs x outputs."""
     assert size("768x3072") == (768, 3072)
     for text in ("768", "768x", "0x3", "-1x3", "axb", "1x2x3"):
         with pytest.raises(argparse.ArgumentTypeError, match="such as 768x3072"):
@@ -48,7 +48,7 @@ def test_it_is_added_to_the_pool() -> None:
 
 
 def test_a_fault_at_a_size_of_ones_own(capsys: pytest.CaptureFixture[Any]) -> None:
-    """It is found there, and the reproduction names the size."""
+    """The fault is found, and the reproduction names the size."""
     spec = f"{__name__}:WrongWhenWide"
     assert main(["run", spec, "--requirement=zero-input", "-n0"]) == 0
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Results files from strangers, mutated at random: one line and exit code 2, or a report."""
+"""Randomly mutated results files give one line and exit code 2, or a report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HOSTILE: tuple[Any, ...] = (
 
 
 def mutated(count: int, seed: int) -> Iterator[str]:
-    """Texts of results files in which a value is another one."""
+    """Draw the text of a results file with one value changed."""
     generator = random.Random(seed)
     whole = results(2, 12, wrong=0.6, seed=seed, plots=True)
     known = list(places(whole))
@@ -52,7 +52,7 @@ def mutated(count: int, seed: int) -> Iterator[str]:
 def test_no_mutation_gets_through(
     form: str, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever a value becomes, and nothing that a terminal would obey is written."""
+    """A value is rejected in one line, or shown without control characters."""
     path, good = tmp_path / "x.json", tmp_path / "good.json"
     good.write_text(text_of(results(2, 12, wrong=0.3)), encoding="utf-8")
     for text in mutated(count, seed=3):
@@ -70,7 +70,6 @@ def test_no_mutation_gets_through(
 
 
 def test_no_mutation_adds_an_element_to_the_page(tmp_path: Path) -> None:
-    """The page has the elements that the templates have, and no others."""
     needs_extra()
     path, page = tmp_path / "x.json", tmp_path / "x.html"
     for text in mutated(12, seed=4):

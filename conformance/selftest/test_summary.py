@@ -1,4 +1,4 @@
-"""The summary in Markdown and the badge: never rosier than the run."""
+"""The Markdown summary and the badge are never better than the run."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from conformance.selftest.synthetic import AREAS, cell_at, results, settled
 
 
 def badge(*changes: tuple[int, str], level: str | None = None) -> tuple[str, str]:
-    """Message and colour of the badge of a run with some other outcomes."""
+    """Return message and colour of the badge of a run with some other outcomes."""
     found = results(1, 100, wrong=0.0)
     for place, outcome in changes:
         cell_at(found, 0, place)["outcome"] = outcome
@@ -25,7 +25,7 @@ def badge(*changes: tuple[int, str], level: str | None = None) -> tuple[str, str
 
 
 def test_the_badge_never_rounds_up() -> None:
-    """The rows at 0, 1 and 3 are MUST, that at 2 a SHOULD, that at 4 a MAY."""
+    """Requirements 0, 1 and 3 are MUST, 2 is a SHOULD, 4 a MAY."""
     assert badge() == ("MUST 60/60", "brightgreen")
     assert badge((0, "failed")) == ("MUST 59/60", "red")
     assert badge((0, "not-run")) == ("incomplete, MUST 59/60", "orange")
@@ -38,13 +38,13 @@ def test_the_badge_never_rounds_up() -> None:
 
 
 def test_the_badge_of_several_environments_counts_them_all() -> None:
-    """Green in one of them does not hide another."""
+    """A success in one does not hide a failure in another."""
     runs = loaded(results(1, 10, wrong=0.0), results(1, 10, wrong=0.0, **NEWER))
     assert message(runs) == "MUST 12/12"
 
 
 def test_markdown_shows_verdict_table_and_failures() -> None:
-    """The headline counts; a table line for each implementation; markup in names stays text."""
+    """Each implementation has a line; markup in names is escaped."""
     text = markdown(loaded(results(12, 90)))
     lines = text.splitlines()
     assert re.fullmatch(r"## Does not conform: MUST \d+/\d+; .*expected failures.*", lines[0])
@@ -59,7 +59,7 @@ def test_markdown_shows_verdict_table_and_failures() -> None:
 
 
 def test_markdown_of_code_in_a_requirement() -> None:
-    """Double backticks mark code there."""
+    """Double backticks mark code."""
     found = results(1, 1, wrong=0.0)
     found["requirements"][0]["statement"] = "``jax.eval_shape`` <gives> it."
     found["cells"][0].update(outcome="failed", message="a `tick` | here")

@@ -1,7 +1,7 @@
-"""A third party's package, built, installed beside the suite's wheel, and checked from there.
+"""A third party's package, installed with the suite's wheel, and checked in its environment.
 
-Outside of the checkout, under a pytest configuration that would hide the suite's tests and turns
-every warning into an error.
+It is outside of the checkout, under a pytest configuration that would hide the suite's tests and
+turns every warning into an error.
 """
 
 import importlib.util
@@ -36,7 +36,7 @@ pytestmark = [
 
 
 def run(command: Sequence[str | Path], where: Path) -> subprocess.CompletedProcess[str]:
-    """The command's result, in an environment that nothing of this one leaks into."""
+    """Run the command in a separate environment, and return its result."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))}
     return subprocess.run(
         [str(part) for part in command],
@@ -50,7 +50,7 @@ def run(command: Sequence[str | Path], where: Path) -> subprocess.CompletedProce
 
 @pytest.fixture(scope="module")
 def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder with an environment in it: both wheels, and what they depend on."""
+    """Return a user's folder with an environment of both wheels and their dependencies."""
     folder = tmp_path_factory.mktemp("user")
     for source in (ROOT, EXAMPLE):
         built = run(
@@ -66,8 +66,8 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [python, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", *wheels], folder
     )
     assert installed.returncode == 0, installed.stderr
-    # The dependencies are those of this environment: nothing is downloaded. Behind the wheels,
-    # so that the suite is the built one, although it may be installed here, too.
+    # The dependencies come from this environment, so nothing is downloaded. They come after the
+    # wheels, so that the built suite is used even if it is also installed here.
     (site,) = (folder / "venv").glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     (folder / "pytest.ini").write_text(HOSTILE)
@@ -75,7 +75,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(user: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """``pytest --pyargs conformance`` there."""
+    """Run ``pytest --pyargs conformance`` in that environment."""
     command = [
         "venv/bin/python",
         "-m",
@@ -89,7 +89,7 @@ def check(user: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_wheels_are_what_is_checked(user: Path) -> None:
-    """The suite comes from its wheel, and the third party's layer is among the registered."""
+    """The suite comes from its wheel, and the third party's layer is registered."""
     code = "import conformance, conformance.layers.registry as r; print(conformance.__file__); "
     code += "print([e.id for e in r.registered()])"
     found = run(["venv/bin/python", "-c", code], user)
@@ -100,7 +100,7 @@ def test_the_wheels_are_what_is_checked(user: Path) -> None:
 
 
 def test_a_registered_layer_is_checked_where_its_author_is(user: Path) -> None:
-    """The table names it with its version, and all that was asked for has run."""
+    """The table has its version, and all requested cells ran."""
     row = "--conformance-requirement=serialization/stable-names"
     found = check(user, "--conformance-impl", "acme.Dense", row, "-W", "error")
     assert found.returncode == 0, found.stdout + found.stderr
@@ -112,7 +112,7 @@ def test_a_registered_layer_is_checked_where_its_author_is(user: Path) -> None:
 
 
 def test_a_library_is_known_wherever_it_is_installed(user: Path) -> None:
-    """What the suite raises passes through the files of JAX, which lie elsewhere here."""
+    """Exceptions of the suite pass through files of JAX in another place."""
     rows = ("options/use-bias", "transforms/jit")
     chosen = [f"--conformance-requirement={row}" for row in rows]
     found = check(user, "--conformance-impl", "nnx.MyDense", *chosen)
@@ -121,7 +121,7 @@ def test_a_library_is_known_wherever_it_is_installed(user: Path) -> None:
 
 
 def test_a_broken_layer_names_itself(user: Path) -> None:
-    """It costs its own cell, is an error of its registration, and says which one."""
+    """It costs only its own cell, which is a registration error."""
     (site,) = (user / "venv").glob("lib/python*/site-packages")
     metadata = site / "broken_layers-0.1.dist-info"
     metadata.mkdir()

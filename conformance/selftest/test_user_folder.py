@@ -1,4 +1,4 @@
-"""What lies beside a layer is found by its import, and never stands for a library."""
+"""A layer can import files beside it, but they never replace a library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMAND = "import sys; from conformance.cli.main import main; sys.exit(main())"
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as its script does: the current folder is not on Python's path."""
+    """Run the command as its script does, without the current folder on the path."""
     return python(folder, "-P", "-c", COMMAND, "run", *arguments, "--requirement=builds")
 
 
@@ -77,7 +77,7 @@ WAYS = {
 
 @pytest.mark.parametrize(("way", "own", "other"), [("run", 1, 2), *((way, 2, 1) for way in WAYS)])
 def test_a_layer_finds_its_own_helper(tmp_path: Path, way: str, own: int, other: int) -> None:
-    """From within another folder that has a file and a helper of the same names."""
+    """The run starts in another folder with a file and a helper of the same names."""
     for name, scale in (("a", own), ("b", other)):
         folder = tmp_path / name
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Faults and consequences: whatever fails, at least one requirement is to blame."""
+"""Faults and consequences: any set of failures has at least one to blame."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROWS = chosen(["construction/builds", "construction/bias-shape", "forward/output
 
 
 def verdict(*failed: tuple[str, bool]) -> Verdict:
-    """The account of a run in which these rows failed, as obstacles or not."""
+    """Return the account of a run in which these requirements failed, as obstacles or not."""
     found = dict(failed)
     cells = [
         Cell("layer", r.id, "MUST", Outcome.FAILED, obstacle=found[r.id])
@@ -27,15 +27,15 @@ def verdict(*failed: tuple[str, bool]) -> Verdict:
     return account([ENTRY], ROWS, cells)
 
 
-def test_a_fault_met_at_construction_is_blamed_on_the_row_that_is_about_it() -> None:
-    """A Linen layer runs its forward when it is built, so that building meets the wrong bias."""
+def test_a_fault_met_at_construction_is_blamed_on_its_own_requirement() -> None:
+    """Linen runs the forward during construction, and meets the wrong bias there."""
     found = verdict(("construction/builds", True), ("construction/bias-shape", False))
     assert [c.requirement for c in found.failures()] == ["construction/bias-shape"]
     assert found.exit_code == NONCONFORMING
 
 
 def test_no_failure_is_ever_blocked_away() -> None:
-    """However obstacles and faults are mixed, what fails is blamed on something."""
+    """Any mix of faults and obstacles leaves a failure to blame."""
     states = (None, False, True)
     for drawn in product(states, repeat=len(ROWS)):
         failed = [(r.id, s) for r, s in zip(ROWS, drawn, strict=True) if s is not None]

@@ -17,14 +17,14 @@ from conformance.selftest.test_first_use import RIGHT
 
 pytest.importorskip("watchfiles", reason="needs the extra 'watch'")
 
-# Only ends what hangs: nothing is measured.
+# Only ends a process that hangs; nothing is measured.
 _PATIENCE = 300.0
 ROWS = ["construction/builds", "construction/bias-shape"]
 
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """The command, as it watches a file."""
+    """Start the command, which watches a file."""
     (tmp_path / "mine.py").write_text(RIGHT)
     process = subprocess.Popen(
         [sys.executable, "-m", "conformance", "watch", "mine.py:MyDense"]
@@ -46,7 +46,7 @@ def watched(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def until(process: subprocess.Popen[str], begin: str) -> str:
-    """The output up to the next line with this beginning."""
+    """Return the output up to the next line with this beginning."""
     assert process.stdout is not None
     lines = []
     for line in process.stdout:

@@ -1,4 +1,4 @@
-"""Workers that are killed, hang or are elsewhere: no cell is lost silently."""
+"""Workers that are killed, hang or are on another machine lose no cell silently."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ DECIDED = {"passed", "failed", "not-applicable", "blocked", "expected-failure"}
 
 
 class Scheduler:
-    """What a scheduler of pytest-xdist is asked for."""
+    """The part of pytest-xdist's scheduler that is used here."""
 
     def __init__(self) -> None:
         self.again: list[str] = []
 
     def mark_test_pending(self, item: str) -> None:
-        """Another worker takes it."""
+        """Record an item for another worker."""
         self.again.append(item)
 
 
 def dies(workers: Workers, scheduler: Scheduler) -> str:
-    """Return what a report says of a worker that dies with the item at the head of its queue."""
+    """Return the report for a worker that dies with the item at the head of its queue."""
     report = pytest.TestReport(ITEM, ("", None, ""), {}, "failed", "crashed", cast(Any, "???"))
     workers.pytest_handlecrashitem(ITEM, report, scheduler)
     return report.outcome
@@ -50,13 +50,13 @@ def dies(workers: Workers, scheduler: Scheduler) -> str:
 
 @pytest.fixture
 def received() -> list[Cell]:
-    """The cells that were told."""
+    """Return the cells that were decided."""
     return []
 
 
 @pytest.fixture
 def workers(tmp_path: Path, received: list[Cell]) -> Workers:
-    """Those of a run of one cell."""
+    """Return the plugin of a run of one cell."""
 
     def receive(cell: Cell, entry: Entry, row: Requirement) -> None:
         received.append(cell)
@@ -70,7 +70,7 @@ def workers(tmp_path: Path, received: list[Cell]) -> Workers:
 def test_a_cell_that_had_not_begun_is_given_to_another_worker(
     workers: Workers, received: list[Cell]
 ) -> None:
-    """Its layer has no part in the death; but not for ever."""
+    """The layer is not at fault, but the number of tries is limited."""
     scheduler = Scheduler()
     for _ in range(10):
         assert dies(workers, scheduler) == "rerun"
@@ -123,14 +123,14 @@ def test_a_traceback_names_the_layers_own_line() -> None:
 
 
 def test_another_environment_is_not_this_run() -> None:
-    """Versions decide; on which machine it is does not."""
+    """Other versions differ; another hostname does not."""
     known = {"jax": "0.10.2", "platform": "Linux-1", "x64": False}
     assert remote_workers.unlike(known, {**known, "platform": "Linux-2"}) == ""
     assert remote_workers.unlike(known, {**known, "jax": "0.9.2"}) == "jax 0.9.2 instead of 0.10.2"
 
 
 def test_a_machine_that_is_gone_is_replaced_by_this_one(tmp_path: Path) -> None:
-    """One that answers is not."""
+    """A machine that answers is not replaced."""
     import execnet
 
     with machine(tmp_path / "there") as (_, place):
@@ -144,7 +144,7 @@ def test_a_machine_that_is_gone_is_replaced_by_this_one(tmp_path: Path) -> None:
 
 
 def call(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """The suite, in processes of its own."""
+    """Run the suite in other processes."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
     return subprocess.Popen(
         [sys.executable, *arguments],
@@ -157,7 +157,7 @@ def call(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started."""
+    """Return the processes that a process has started."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(each) for each in found]
 
@@ -170,7 +170,7 @@ ROWS = (
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds workers in /proc")
 def test_no_killed_worker_loses_a_cell_silently(tmp_path: Path) -> None:
-    """SIGKILL whenever another cell is decided: each cell is decided, or named as crashed."""
+    """After random SIGKILLs each cell is decided, or named as crashed."""
     names = ("nnx.MyDense", "linen.Dense")
     run = call(
         tmp_path,
@@ -183,7 +183,7 @@ def test_no_killed_worker_loses_a_cell_silently(tmp_path: Path) -> None:
     assert run.stdout is not None
     for line in run.stdout:
         lines.append(line)
-        # At the last kill half of the cells are still to come. A worker may be gone already.
+        # At the last kill, half of the cells are still missing. A worker may already be gone.
         if "PASSED" in line and killed < 6:
             with contextlib.suppress(OSError, IndexError):
                 os.kill(generator.choice(children(run.pid)), signal.SIGKILL)
@@ -203,7 +203,7 @@ def test_no_killed_worker_loses_a_cell_silently(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def machine(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Another machine, as far as pytest-xdist can tell: its process, and where it listens."""
+    """Start a process that pytest-xdist takes for another machine; return it and its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         place = f"127.0.0.1:{free.getsockname()[1]}"
     folder.mkdir()
@@ -218,7 +218,7 @@ def machine(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def remote(place: str) -> tuple[str, ...]:
-    """The call of pytest that checks a layer there."""
+    """Return pytest's call that checks a layer on that machine."""
     return (
         *("-m", "pytest", "--pyargs", "conformance.suite", "-p", "no:cacheprovider"),
         *("--conformance-impl=nnx.MyDense", f"--tx=socket={place}", "--conformance-results=r.json"),
@@ -227,7 +227,7 @@ def remote(place: str) -> tuple[str, ...]:
 
 
 def outcomes(folder: Path) -> list[str]:
-    """Those in the results file, which has a cell for each row."""
+    """Return the outcomes in the results file, which has a cell for each requirement."""
     cells = json.loads((folder / "r.json").read_text())["cells"]
     assert len(cells) == len(ROWS)
     return [cell["outcome"] for cell in cells]
@@ -243,7 +243,7 @@ def test_a_worker_elsewhere_checks_as_one_here(tmp_path: Path) -> None:
 
 
 def test_a_machine_that_disappears_costs_one_cell(tmp_path: Path) -> None:
-    """What it was at has crashed, and the rest is done here; the loss is told."""
+    """Its current cell has crashed, and the rest is checked here."""
     with machine(tmp_path / "there") as (server, place):
         run = call(tmp_path, *remote(place), "-v")
         assert run.stdout is not None
@@ -262,8 +262,8 @@ def test_a_machine_that_disappears_costs_one_cell(tmp_path: Path) -> None:
     assert run.returncode == (3 if "crashed" in found else 0), said
 
 
-def test_a_child_is_told_from_a_stranger() -> None:
-    """Only what this process has started may be ended by it."""
+def test_a_child_is_distinguished_from_a_stranger() -> None:
+    """Only a process that this one has started may be ended."""
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         assert is_child(sleeper.pid) == sys.platform.startswith("linux")
