@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,9 +16,10 @@ from conformance.checks.layer import Layer
 from conformance.checks.scan import NOT_TRACED, scan
 from conformance.errors import safe_text
 from conformance.jax_setup.lazy import jax
+from conformance.layers import experiments
 from conformance.layers.declaration import TABLE
 from conformance.layers.formulas import law_of
-from conformance.layers.implementation import FLAX, INPUTS, Convention
+from conformance.layers.implementation import FLAX, Convention
 from conformance.layers.law import Law
 from conformance.layers.looking import SIZES
 from conformance.statistics import identify_law
@@ -142,7 +142,8 @@ def _described(layer: Layer) -> Description:
     found = replace(seen.convention, **extra)  # type: ignore[arg-type]  # names of its fields
     if ranks:
         with contextlib.suppress(Exception):  # which the requirements report
-            found = replace(found, **_promises(layer, ranks), inputs=_inputs(layer, ranks))
+            inputs = experiments.kinds_taken(layer.implementation, SIZES[0])
+            found = replace(found, **_promises(layer, ranks), inputs=inputs)
     sentence, text = law_in_words(layer)
     if text and not law_of(text).within(FLAX.kernel):
         found = replace(found, kernel=_named(law_of(text), sentence))
@@ -157,22 +158,11 @@ def _described(layer: Layer) -> Description:
         ranks=found.ranks,
         extra_parameters=found.extra_parameters,
         extra_state=found.extra_state,
-        differences=found.differences(),
-        declaration=dict(_declared(found, text)),
+        differences=(*found.differences(), *_by_default(layer)),
+        declaration=dict(_declared(found, text)) | _arguments(seen.arguments),
         branches=_branches(layer),
         trouble=trouble,
     )
-
-
-def _inputs(layer: Layer, ranks: Sequence[int]) -> tuple[str, ...]:
-    """Return the kinds of numbers that the layer takes for x."""
-    parameters, lead = layer.init(0, *SIZES[0]), (2,) * (min(ranks) - 1)
-    found = []
-    for kind, dtype in zip(INPUTS, (np.float32, np.int32, np.bool_, np.complex64), strict=True):
-        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
-            layer.apply(parameters, jax.device_put(np.ones((*lead, SIZES[0][0]), dtype)))
-            found.append(kind)
-    return tuple(found) if "floating" in found else layer.convention.inputs
 
 
 def _promises(layer: Layer, ranks: Sequence[int]) -> dict[str, Any]:
@@ -199,6 +189,17 @@ def _promises(layer: Layer, ranks: Sequence[int]) -> dict[str, Any]:
     of_kernel = np.abs(product(eye, kernel) - kernel) / np.abs(kernel).max(0)
     error = max(of_x.max(), of_kernel.max())
     return {"product_error": 2.0 ** math.ceil(math.log2(error))} if _SMALL < error < 1 / 16 else {}
+
+
+def _by_default(layer: Layer) -> tuple[str, ...]:
+    """Return what the layer does unless its constructor gets another argument, or its factors."""
+    found = [f"applies its argument {name} to the output" for name in layer.seen.arguments]
+    storage = layer.seen.storage
+    return (*found, *([str(storage)] if storage is not None and storage.of_kernel else []))
+
+
+def _arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {"arguments": dict(arguments)} if arguments else {}
 
 
 def _branches(layer: Layer) -> tuple[str, ...]:

@@ -234,6 +234,8 @@ def of_state(layer: Layer, state: Any, by: str) -> tuple[Any, Any]:
 
     leaves = [np.shape(value) for _, _, value in state_leaves(state)]
     wanted = {"kernel": 2, "bias": 1} if layer.convention.use_bias else {"kernel": 2}
+    # A bias that is stored as a row is read as a vector.
+    wanted = wanted if layer.seen.storage is None else {"kernel": 2}
     for which, rank in wanted.items():
         require.that(
             rank in map(len, leaves),

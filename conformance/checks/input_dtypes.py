@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from conformance.checks import oracle, require
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
-from conformance.checks.layer import Layer
-from conformance.errors import Cause
+from conformance.checks.layer import Built, Layer
+from conformance.errors import Cause, Violation
+from conformance.layers import experiments
+from conformance.layers.looking import SIZES
 
-__all__ = ["cause_of", "represented", "require_refused", "takes"]
+__all__ = ["cause_of", "refused", "represented", "require_refused", "require_taken", "takes"]
 
 
 def takes(layer: Layer, dtype: Any) -> bool:
     """Return whether the layer declares to take an x of this dtype."""
+    return _kind(dtype) in layer.convention.inputs
+
+
+def _kind(dtype: Any) -> str:
     kinds = {"b": "boolean", "i": "integer", "u": "integer", "c": "complex"}
-    return kinds.get(np.dtype(dtype).kind, "floating") in layer.convention.inputs
+    return kinds.get(np.dtype(dtype).kind, "floating")
+
+
+def refused(layer: Layer) -> tuple[str, ...]:
+    """Return the kinds of numbers that the layer declares to take, and that raise."""
+    taken: tuple[str, ...] = layer.remember(
+        "kinds taken", lambda: experiments.kinds_taken(layer.implementation, SIZES[0])
+    )
+    return tuple(kind for kind in layer.convention.inputs if kind not in taken)
+
+
+def require_taken(layer: Layer, dense: Built, x: np.ndarray) -> None:
+    """Require an x of a dtype that the layer declares to take not to raise."""
+    try:
+        dense(as_jax(x))
+    except Violation as violation:
+        left = [kind for kind in layer.convention.inputs if kind not in refused(layer)]
+        if _kind(x.dtype) in left:
+            raise
+        raise Violation(
+            violation.found,
+            accepted="a result for every kind of numbers",
+            cause=violation.cause,
+            declare=f"inputs = {json.dumps(left)}",
+        ) from violation
 
 
 def require_refused(call: Callable[[Any], Any], x: Any) -> None:

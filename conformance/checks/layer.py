@@ -78,8 +78,7 @@ class Layer:
     @functools.cached_property
     def implementation(self) -> Implementation:
         """Return the implementation, which reads kernel and bias where inspection found them."""
-        found = self.seen.convention
-        return self.registered if found == self.declared else self.registered.held_to(found)
+        return self.seen.of(self.registered)
 
     @property
     def declared(self) -> Convention:
@@ -104,7 +103,13 @@ class Layer:
     @property
     def has_no_one_kernel(self) -> bool:
         """Return whether inspection found several arrays, but none of the kernel's shape."""
-        return len(self.seen.leaves) > 1 and not (self.seen.kernel or self.seen.trouble)
+        found = self.seen.kernel or self.seen.storage or self.seen.trouble
+        return len(self.seen.leaves) > 1 and not found
+
+    @property
+    def is_factored(self) -> bool:
+        """Return whether inspection found a kernel that is computed from two parameters."""
+        return self.seen.storage is not None and bool(self.seen.storage.factor)
 
     @functools.cached_property
     def provides(self) -> frozenset[Need]:
@@ -140,7 +145,7 @@ class Layer:
         made = _given(self.implementation.configured)(**options)
         found = Layer(made.held_to(replace(self.convention, **changed)), self.entry)
         # Check the meaning of the options, not their observed effect.
-        found.seen = Seen(found.declared)
+        found.seen = Seen(found.declared, storage=self.seen.storage)
         return found
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -197,6 +202,8 @@ class Layer:
     @functools.cached_property
     def reparameterized(self) -> bool:
         """Return whether the kernel is computed from parameters, which rounds a written one."""
+        if self.is_factored:
+            return True
         case = Case(3, 10)
         try:
             held = self.written(case).kernel

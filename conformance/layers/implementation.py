@@ -7,6 +7,7 @@ because :func:`conformance.layers.adapters.adapt` makes it of a class or a funct
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -209,6 +210,8 @@ class Implementation:
         The names of those options that the implementation itself sets.
     configured
         ``configured(**options) -> Implementation``: the layer with these options added.
+    activations
+        The arguments of its constructor that may be activations, with their defaults.
     expected_failures
         The known failures, each with its reason.
     variants
@@ -233,6 +236,7 @@ class Implementation:
     options: frozenset[str] = frozenset()
     chosen: frozenset[str] = frozenset()
     configured: Callable[..., Implementation] | None = None
+    activations: Mapping[str, Any] = field(default_factory=dict)
     expected_failures: tuple[Expected, ...] = ()
     variants: Mapping[str, Implementation] = field(default_factory=dict)
 
@@ -308,6 +312,25 @@ class Implementation:
         """Return the same implementation under another name."""
         return replace(self, name=name)
 
+    def given(self, arguments: Mapping[str, Any]) -> Implementation:
+        """Return the same implementation with these further arguments of its constructor.
+
+        Raises
+        ------
+        ValueError
+            If its constructor is not known.
+        """
+        if self.configured is None:
+            raise ValueError(f"{self.name} is not described by a constructor")
+        return replace(
+            self.configured(**arguments),
+            name=self.name,
+            context=self.context,
+            options=self.options,
+            chosen=self.chosen | set(arguments),
+            configured=functools.partial(self.configured, **arguments),
+        )
+
     def held_to(self, convention: Convention) -> Implementation:
         """Return the same implementation, read by and checked against another convention.
 
@@ -326,6 +349,7 @@ class Implementation:
                 options=self.options,
                 chosen=self.chosen,
                 configured=self.configured,
+                activations=self.activations,
             )
         its = self.convention
         if (its.layout, its.parameter_names) != (convention.layout, convention.parameter_names):

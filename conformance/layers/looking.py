@@ -6,16 +6,18 @@ against what was found, so that one difference is one failure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from conformance.errors import by_user, safe_text
 from conformance.jax_setup.lazy import jax
+from conformance.layers import experiments
 from conformance.layers.adapters.parameters import Leaf, leaves_of
 from conformance.layers.implementation import Convention, Implementation
+from conformance.layers.storage import Storage
 
 __all__ = ["SIZES", "Seen", "look"]
 
@@ -41,6 +43,10 @@ class Seen:
         Their paths; empty if not found.
     extra_parameters, extra_state
         The paths of the other parameters, and of the other arrays.
+    arguments
+        The argument of the constructor without which the layer applies an activation.
+    storage
+        How kernel and bias are read and written, if not as one array each.
     trouble
         Why it could not be looked at; usually empty.
     """
@@ -51,7 +57,15 @@ class Seen:
     bias: str = ""
     extra_parameters: tuple[str, ...] = ()
     extra_state: tuple[str, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    storage: Storage | None = None
     trouble: str = ""
+
+    def of(self, registered: Implementation) -> Implementation:
+        """Return the implementation, with kernel and bias read where they were found."""
+        its = registered.given(self.arguments) if self.arguments else registered
+        its = its if self.convention == its.convention else its.held_to(self.convention)
+        return self.storage.seen_through(its) if self.storage is not None else its
 
 
 def look(implementation: Implementation) -> Seen:
@@ -59,11 +73,15 @@ def look(implementation: Implementation) -> Seen:
     declared = implementation.convention
     if implementation.init is None or implementation.apply is None:
         return Seen(declared)
+    seen = Seen(declared)
     try:
-        return _look(implementation)
+        seen = _look(implementation)
+        return _tried(implementation, seen)
     except BaseException as error:
         if by_user(error):
             raise
+        if seen.leaves:
+            return seen  # an experiment failed; requirements are about what it calls
         return Seen(declared, trouble=f"{type(error).__name__}: {safe_text(error, 200)}")
 
 
@@ -92,7 +110,42 @@ def _look(implementation: Implementation) -> Seen:
     found = _as_called(found, apply, parameters[0])
     # Checks cannot compare or map keys and their counts.
     state = tuple(p for p in others if p not in trained and not first[p].kind.startswith("Rng"))
-    return Seen(found, tuple(map(str, leaves[0])), kernel, bias, trained, state)
+    row = Storage(bias=bias) if bias and len(shapes[bias][0]) > 1 else None
+    if row is not None and 2 in found.ranks:
+        # A vector becomes a row: that is the same difference.
+        found = replace(found, ranks=tuple(rank for rank in found.ranks if rank > 1))
+    return Seen(found, tuple(map(str, leaves[0])), kernel, bias, trained, state, storage=row)
+
+
+def _tried(implementation: Implementation, seen: Seen) -> Seen:
+    """Return what was found, with what results show beside the arrays."""
+    its = seen.of(implementation)
+    if its.under is None or not (seen.bias or not seen.convention.use_bias):
+        return seen  # it is described by functions, or hides its bias
+    others = _shapes(its, seen.extra_parameters)
+    if not seen.kernel:
+        storage = experiments.blocks(its, others, seen.bias, SIZES)
+        return seen if storage is None else replace(seen, storage=storage, extra_parameters=())
+    error = experiments.error_of(its, SIZES[0])
+    if error > experiments.CLOSE:
+        arguments = experiments.without_activation(its, SIZES[0])
+        factor = None if arguments else experiments.factor(its, seen.kernel, others, SIZES)
+        return replace(seen, arguments=arguments, storage=factor or seen.storage)
+    plain = {its.convention.compute_dtype, its.convention.parameter_dtype} == {"float32"}
+    if error and plain and not its.convention.product_error:
+        found = experiments.quantization(its, SIZES[0])
+        seen = replace(seen, convention=replace(seen.convention, product_error=found))
+    return seen
+
+
+def _shapes(its: Implementation, paths: Sequence[str]) -> dict[str, Any]:
+    """Return the shapes of these arrays at both sizes."""
+    assert its.init is not None
+    found = [
+        {".".join(leaf.path): np.shape(leaf.value) for leaf in (its.leaves or leaves_of)(each)}
+        for each in (its.init(0, *size) for size in SIZES)
+    ]
+    return {path: (found[0][path], found[1][path]) for path in paths}
 
 
 def _kernel(
@@ -109,7 +162,9 @@ def _bias(
     leaves: dict[str, Leaf], shapes: dict[str, Any], declared: Convention, kernel: str
 ) -> str:
     wanted = tuple((size[1],) for size in SIZES)
+    rows = tuple((1, size[1]) for size in SIZES)
     found = [path for path, shape in shapes.items() if shape == wanted and path != kernel]
+    found = found or [path for path, shape in shapes.items() if shape == rows]
     return _chosen(leaves, found, declared, "bias", lambda path: True)
 
 

@@ -44,6 +44,7 @@ def script(cell: Cell, entry: Entry, layer: Any) -> str:
         return ""
     # Requirements on the declaration use the declared convention, all others the observed one.
     about_it = next((row.declared for row in catalogue() if row.id == cell.requirement), False)
+    about_it = about_it or bool(cell.declare)
     implementation = layer.registered if about_it else layer.implementation
     from conformance.scripts import script_for
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from conformance.checks import diagnosis, recording, require, shapes, telling
 from conformance.checks.cases import BATCH, Case, over
+from conformance.checks.differences import require_flat_bias, require_one_kernel
 from conformance.checks.extreme_bits import RARELY_DRAWN, require_finite_for_extreme_bits
 from conformance.checks.kernels import samples
 from conformance.checks.layer import Built, Layer
@@ -117,6 +118,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
         require_both(dense)
     except Violation as violation:
         raise violation.because(NO_ONE_KERNEL if layer.has_no_one_kernel else "") from violation
+    require_one_kernel(layer)
     leaves = dense.leaves
     if dense.module is not None:
         leaves = [leaf for leaf in leaves if leaf.kind == "Param"]
@@ -234,6 +236,7 @@ def _require_bias_shape(layer: Layer, case: Case) -> None:
         cause=Cause("bias-missing", "the layer has no bias"),
     )
     dense = layer.of(case)
+    require_flat_bias(layer, dense, case)
     shape = dense.bias.shape
     cause = "" if shape == (case.out_features,) else shapes.of_bias(dense, case)
     require.that(
@@ -344,7 +347,8 @@ def _require_finite_samples(layer: Layer) -> None:
         accepted="finite entries",
         cause=RARELY_DRAWN,
     )
-    require_finite_for_extreme_bits(layer)
+    if not layer.is_factored:  # equal bits may be a direction of zeros, which has no length
+        require_finite_for_extreme_bits(layer)
 
 
 @requirement(

@@ -212,6 +212,7 @@ def test_integer_input(layer: Layer, case: Case) -> None:
         if not input_dtypes.takes(layer, dtype):
             input_dtypes.require_refused(dense.raw, as_jax(x))
             continue
+        input_dtypes.require_taken(layer, dense, x)
         x = input_dtypes.represented(x, layer.computed_in(dtype))
         _require_value(layer, case, dense, as_jax(x), x.astype(np.float32))
         if name == "uint8" and programs.is_plain(case):
@@ -253,6 +254,9 @@ def test_complex_input(layer: Layer, case: Case) -> None:
     )
     dense = layer.written(case)
     if input_dtypes.takes(layer, x.dtype):
+        if "complex" in input_dtypes.refused(layer) and "integer" in input_dtypes.refused(layer):
+            require.not_applicable("it takes no integers either: see dtypes/integer-input")
+        input_dtypes.require_taken(layer, dense, x)
         _require_value(layer, case, dense, as_jax(x), x)
     else:
         input_dtypes.require_refused(dense.raw, as_jax(x))

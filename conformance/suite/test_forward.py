@@ -16,6 +16,7 @@ from conformance.checks import (
 )
 from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import BATCH, LARGE, MANY_LEADS, SMALL, TALL, WIDE, Case, over
+from conformance.checks.differences import require_no_activation, require_no_steps
 from conformance.checks.layer import Built, Layer
 from conformance.checks.programs import FEW_SIZES
 from conformance.checks.scan import FUNCTIONS, VALUES, at_edges, scan
@@ -76,6 +77,8 @@ def test_output_shape(layer: Layer, case: Case) -> None:
         output_shapes.require_abstract_shapes(layer, case)
     # A result of another shape is a fault; that some ranks are refused may be intended.
     refused = [rank for rank in layer.declared.ranks if rank not in layer.convention.ranks]
+    if layer.seen.storage is not None and layer.seen.storage.bias:
+        return  # construction/bias-shape reports a row that makes vectors rows
     accepted = list(layer.convention.ranks)
     require.that(
         not refused,
@@ -101,6 +104,7 @@ def test_zero_input(layer: Layer, case: Case) -> None:
     A random bias is written first: with the zero bias of a new layer, ignoring it, adding it twice
     and subtracting it all give the same.
     """
+    require_no_activation(layer)
     dense, bias = layer.written(case), layer.bias_for(case)
     x = np.zeros((8, case.in_features), np.float32)
     found = dense.rows(x)
@@ -141,6 +145,7 @@ def test_basis_input(layer: Layer, case: Case) -> None:
     All other products are exact zeros, so that only the addition of the bias rounds. A layer that
     computes in half precision must be within the bound of that dtype.
     """
+    require_no_steps(layer)
     dense, kernel, bias = layer.written(case), layer.kernel_for(case), layer.bias_for(case)
     eye = np.eye(case.in_features, dtype=np.float32)
     if not layer.arithmetic(case.in_features).is_float32:

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from conformance.checks import plot_data, require
+from conformance.checks import input_dtypes, plot_data, require
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, TALL, WIDE, Case, every_case, over
 from conformance.checks.description import law_line
@@ -119,7 +119,7 @@ def test_data_free_init(layer: Layer, case: Case) -> None:
         "a batch of 4": np.zeros((4, width), np.float32),
         "half precision": plain.astype(np.float16),
     }
-    if "integer" in layer.convention.inputs:
+    if "integer" in layer.convention.inputs and "integer" not in input_dtypes.refused(layer):
         examples["integers"] = plain.astype(np.int32)
     if layer.accepts(()):
         examples["a vector"] = plain[0]

@@ -218,7 +218,13 @@ def RemainderDropped(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, bias)
 
 
-@wrong.forward("N143", "forward/basis-input", 3, cause_id="")
+@wrong.forward(
+    "N143",
+    "forward/basis-input",
+    3,
+    cause_id="quantized",
+    collateral=("numerics/nan-confined", "dtypes/cast-parameters"),
+)
 def QuantisedKernel(x: Array, kernel: Array, bias: Array) -> Array:
     """The forward rounds the kernel to 255 levels, as int8 arithmetic would."""
     step = jnp.maximum(jnp.max(jnp.abs(kernel), initial=0.0) / 127, jnp.finfo(jnp.float32).tiny)

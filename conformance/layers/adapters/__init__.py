@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,7 @@ from conformance.layers.binding import (
     parameters_by_keyword,
     random_argument,
     require_plain_call,
+    signature_of,
 )
 from conformance.layers.declaration import Declaration
 from conformance.layers.implementation import FLAX, Convention, Implementation
@@ -76,15 +78,19 @@ def adapt(
     context = named(declaration.context) if declaration.context else None
 
     def configured(**options: Any) -> Implementation:
-        given = {**arguments, **options}
+        further = {key: _argument(kind, key, value) for key, value in options.items()}
+        given = {**arguments, **further}
         made = _adapted(kind, given, call, label, convention, library)
         return made if context is None else replace(made, context=context)
 
     found = configured()
+    if found.forward is not None:
+        return found
+    found = replace(found, configured=configured, activations=_activations(kind, arguments))
     if found.module is None and found.linen is None:
         return found  # names of options have Flax's meaning in Flax only
     options = frozenset(parameters_by_keyword(kind))
-    return replace(found, options=options, chosen=frozenset(arguments), configured=configured)
+    return replace(found, options=options, chosen=frozenset(arguments))
 
 
 def _adapted(
@@ -197,8 +203,6 @@ def _of_linen(binding: Binding, label: str, convention: Convention, library: str
 def _function(
     layer: Any, arguments: Mapping[str, Any], label: str, convention: Convention, library: str
 ) -> Implementation:
-    from conformance.layers.binding import signature_of
-
     function = functools.partial(layer, **arguments) if arguments else layer
     bound = bind_forward(function)
     if bound is None:
@@ -216,8 +220,6 @@ def _function(
 
 def _unwrapped(layer: Any, declared: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return a class or function without the partials around it, and their arguments."""
-    from conformance.layers.binding import signature_of
-
     arguments = {key: _argument(layer, key, value) for key, value in declared.items()}
     while isinstance(layer, functools.partial):
         signature = signature_of(layer.func)
@@ -227,15 +229,33 @@ def _unwrapped(layer: Any, declared: Mapping[str, Any]) -> tuple[Any, dict[str, 
     return layer, arguments
 
 
-def _argument(layer: Any, name: str, value: Any) -> Any:
-    """Return a declared argument; the text ``none`` means None, unless the layer takes a text."""
-    from conformance.layers.binding import signature_of
+_ACTIVATION = re.compile(r"act|nonlin|non_lin|func|^fn$")
 
+
+def _activations(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that may be activations, by their names, with their defaults."""
+    signature = signature_of(kind)
+    found = {} if signature is None else signature.parameters
+    return {
+        name: each.default
+        for name, each in found.items()
+        if _ACTIVATION.search(name.lower())
+        and name not in given
+        and (callable(each.default) or isinstance(each.default, str | bool))
+        and each.default is not inspect.Parameter.empty
+    }
+
+
+def _argument(layer: Any, name: str, value: Any) -> Any:
+    """Return a declared argument; ``none`` means None, unless the layer takes only a text."""
     if isinstance(value, str) and value.lower() == "none":
         signature = signature_of(layer)
         parameter = signature.parameters.get(name) if signature is not None else None
-        takes_text = parameter is not None and (
-            isinstance(parameter.default, str) or "str" in str(parameter.annotation)
+        annotation = "" if parameter is None else str(parameter.annotation)
+        takes_text = (
+            parameter is not None
+            and not re.search("None|Optional", annotation)
+            and (isinstance(parameter.default, str) or "str" in annotation)
         )
         return value if takes_text else None
     return _object(value)

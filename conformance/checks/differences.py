@@ -1,0 +1,83 @@
+"""Differences that inspection found by experiments, each reported by one requirement.
+
+Everything else is checked against the layer as it was found.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+from conformance.checks import require
+from conformance.checks.cases import Case
+from conformance.checks.layer import Built, Layer
+from conformance.errors import Cause
+from conformance.layers.storage import values_at
+
+__all__ = [
+    "require_flat_bias",
+    "require_no_activation",
+    "require_no_steps",
+    "require_one_kernel",
+]
+
+_BY_FUNCTIONS = "it by functions: see 'A description in Python' in docs/libraries.md"
+
+
+def require_no_activation(layer: Layer) -> None:
+    """Require that no argument of the constructor applies an activation by default."""
+    for name, value in layer.seen.arguments.items():
+        default = layer.registered.activations[name]
+        called = default if isinstance(default, str) else getattr(default, "__name__", default)
+        words = f"the argument {name} is {called} by default, and is applied to the output"
+        require.that(
+            False,
+            f"f(0) is not b by default, but it is with {name} = {json.dumps(value)}",
+            accepted="a bias that is not changed",
+            declare=f"arguments = {{ {name} = {json.dumps(value)} }}",
+            cause=Cause("activation-by-default", words),
+        )
+
+
+def require_no_steps(layer: Layer) -> None:
+    """Require that the operands of a product are not quantized, unless that is declared."""
+    found, declared = layer.convention.product_error, layer.declared.product_error
+    line = f'product_error = "2**{round(math.log2(found))}"' if found else ""
+    require.that(
+        found <= declared,
+        f"x or the kernel moves by up to {found:g} of its largest entry in the product",
+        accepted="f(e_i) = K[i] + b, bitwise",
+        declare=line,
+        cause=Cause(
+            "quantized", "the product is quantized: its operands lie on a grid of few steps"
+        ),
+    )
+
+
+def require_one_kernel(layer: Layer) -> None:
+    """Require the kernel to be one parameter, unless functions describe where it is."""
+    storage = layer.seen.storage
+    if storage is not None and storage.of_kernel:
+        require.that(
+            False,
+            f"{storage}; the layer's arrays are {', '.join(layer.seen.leaves)}",
+            accepted="one array of the kernel's shape, and a bias",
+            declare=_BY_FUNCTIONS,
+            cause=Cause("kernel-in-parts", str(storage)),
+        )
+
+
+def require_flat_bias(layer: Layer, dense: Built, case: Case) -> None:
+    """Require the bias to be stored as a vector."""
+    storage = layer.seen.storage
+    if storage is None or not storage.bias:
+        return
+    (stored,) = values_at(layer.implementation, dense.parameters, [storage.bias])
+    require.that(
+        stored.ndim == 1,
+        f"the bias has shape {stored.shape} for in_features={case.in_features}, "
+        f"out_features={case.out_features}",
+        accepted=f"shape {(case.out_features,)}",
+        declare=_BY_FUNCTIONS,
+        cause=Cause("bias-row", "the bias is stored as a row (1, out)"),
+    )

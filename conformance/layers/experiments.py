@@ -1,0 +1,186 @@
+"""What the results of a layer show of it: an activation, factors, quantized products, inputs.
+
+Each of these is found by an experiment that excludes the others: numbers are written into the
+parameters, and the results are those of the one difference and of nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from conformance.jax_setup.lazy import jax
+from conformance.layers.implementation import INPUTS, Implementation
+from conformance.layers.storage import Storage
+
+__all__ = [
+    "CLOSE",
+    "blocks",
+    "error_of",
+    "factor",
+    "kinds_taken",
+    "quantization",
+    "without_activation",
+]
+
+_BATCH = 8
+CLOSE = 2.0**-6
+"""An error that half precision and operands of eight bits keep to, and no activation does."""
+
+_ON_GRID = 1e-3
+"""A distance to a step, in steps, that roundings of float32 stay below."""
+
+_STEPS = (7, 8, 15, 127, 128, 255)
+"""The steps to the largest entry of operands that are held in 4, 5, 8 and 9 bits."""
+
+
+def _drawn(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def _results(its: Implementation, parameters: Any, x: np.ndarray) -> np.ndarray:
+    """Return f of the rows of x, in float64."""
+    assert its.apply is not None
+    if 2 in its.convention.ranks:
+        filled = np.zeros((_BATCH, x.shape[1]), np.float32)
+        filled[: len(x)] = x
+        rows = np.asarray(its.apply(parameters, jax.device_put(filled)))[: len(x)]
+    else:
+        rows = np.stack(
+            [np.asarray(its.apply(parameters, jax.device_put(row.astype(np.float32)))) for row in x]
+        )
+    return rows.astype(np.float64)
+
+
+def _written(its: Implementation, kernel: np.ndarray, bias: np.ndarray) -> Any:
+    """Return a new layer's parameters with this kernel, and this bias if it has one."""
+    assert its.init is not None
+    assert its.with_parameters is not None
+    arrays = [
+        jax.device_put(each).astype(its.convention.parameter_dtype) for each in (kernel, bias)
+    ]
+    new = its.init(0, *kernel.shape)
+    return its.with_parameters(new, arrays[0], arrays[1] if its.convention.use_bias else None)
+
+
+def error_of(its: Implementation, size: tuple[int, int]) -> float:
+    """Return the largest error of f(0) and f(e_i), which are b and K[i] + b; 0 if they are exact.
+
+    It is relative to an entry, or absolute for one below 1.
+    """
+    kernel, bias = _drawn(*size), _drawn(size[1])
+    bias = bias if its.convention.use_bias else np.zeros_like(bias)
+    found = _results(its, _written(its, kernel, bias), np.eye(size[0] + 1, size[0]))
+    expected = np.vstack([kernel + bias, bias])
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return math.inf
+    return float((np.abs(found - expected) / np.maximum(np.abs(expected), 1)).max())
+
+
+def without_activation(its: Implementation, size: tuple[int, int]) -> dict[str, Any]:
+    """Return the argument of the constructor, with its value, without which f is affine.
+
+    The result is empty if no argument does that, or if the constructor is unknown.
+    """
+    if its.configured is None:
+        return {}
+    for name, default in its.activations.items():
+        values: Sequence[Any] = ("none", "jax.nn:identity")
+        if isinstance(default, str):
+            values = ("none", "linear", "identity")
+        for value in (False,) if default is True else values:
+            try:
+                if error_of(its.given({name: value}).held_to(its.convention), size) < CLOSE:
+                    return {name: value}
+            except Exception:  # it does not take that value
+                continue
+    return {}
+
+
+def factor(
+    its: Implementation, direction: str, shapes: Mapping[str, Any], sizes: Sequence[tuple[int, int]]
+) -> Storage | None:
+    """Return the storage of a kernel that is computed from a direction and a factor, or None.
+
+    ``shapes`` are those of the other parameters at both sizes, by their paths.
+    """
+    wide = (
+        tuple((m,) for _, m in sizes),
+        tuple((1, m) for _, m in sizes),
+        tuple((m, 1) for _, m in sizes),
+    )
+    for path, shape in shapes.items():
+        if shape in wide:
+            found = Storage(direction=direction, factor=path)
+            if error_of(found.seen_through(its), sizes[0]) < CLOSE:
+                return found
+    return None
+
+
+def blocks(
+    its: Implementation, shapes: Mapping[str, Any], bias: str, sizes: Sequence[tuple[int, int]]
+) -> Storage | None:
+    """Return the storage of a kernel in blocks, whose order the results show, or None.
+
+    ``shapes`` are those of the other parameters at both sizes, by their paths; ``bias`` is a path.
+    """
+    if not 2 <= len(shapes) <= 4 or any(len(s) != 2 for pair in shapes.values() for s in pair):
+        return None
+    for axis in (1, 0):
+        fits = all(
+            sum(pair[i][axis] for pair in shapes.values()) == size[axis]
+            and all(pair[i][1 - axis] == size[1 - axis] for pair in shapes.values())
+            for i, size in enumerate(sizes)
+        )
+        for order in itertools.permutations(shapes) if fits else ():
+            found = Storage(blocks=order, axis=axis, bias=bias)
+            if error_of(found.seen_through(its), sizes[0]) < CLOSE:
+                return found
+    return None
+
+
+def quantization(its: Implementation, size: tuple[int, int]) -> float:
+    """Return the error of quantized operands relative to their largest entry, or 0.
+
+    Each operand must be exact, or on a grid of few steps to its largest entry: no rounding of
+    floating-point numbers and no fixed number of decimals leaves it there.
+    """
+    n, m = size
+    kernel, x, bias = _drawn(n, m), _drawn(_BATCH, n), np.zeros(m, np.float32)
+    eye = np.eye(n, m, dtype=np.float32)
+    of_kernel = _error(_results(its, _written(its, kernel, bias), eye[:, :n]), kernel)
+    of_x = _error(_results(its, _written(its, eye, bias), x)[:, :n], x)
+    return max(of_kernel, of_x) if math.isfinite(of_kernel + of_x) else 0.0
+
+
+def _error(found: np.ndarray, exact: np.ndarray) -> float:
+    """Return the error of a quantized operand: 0 if it is exact, infinite if it is on no grid."""
+    if np.array_equal(found, exact):
+        return 0.0
+    for axis, steps in itertools.product((0, 1, None), _STEPS):
+        largest = np.abs(exact).max(axis, keepdims=True)
+        places = found * steps / largest
+        error = float((np.abs(found - exact) / largest).max())
+        if np.all(np.abs(places - np.round(places)) < _ON_GRID) and error < 1.01 / steps:
+            return 2.0 ** math.ceil(math.log2(max(error, 0.5 / steps)))
+    return math.inf
+
+
+def kinds_taken(its: Implementation, size: tuple[int, int]) -> tuple[str, ...]:
+    """Return the kinds of numbers that the layer takes for x."""
+    assert its.init is not None
+    assert its.apply is not None
+    parameters, lead = its.init(0, *size), (2,) * (min(its.convention.ranks) - 1)
+    found = []
+    for kind, dtype in zip(INPUTS, (np.float32, np.int32, np.bool_, np.complex64), strict=True):
+        x = jax.device_put(np.ones((*lead, size[0]), dtype))
+        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
+            its.apply(parameters, x)
+            found.append(kind)
+    return tuple(found) if "floating" in found else its.convention.inputs

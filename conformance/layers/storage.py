@@ -1,0 +1,133 @@
+"""How kernel and bias are read and written if they are not one array each.
+
+A bias may be a row ``(1, out)``; a kernel may be stored in blocks, or be computed from a direction
+and a factor. The requirement on that very point reports it; all others see (in, out) and (out,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from conformance.jax_setup.lazy import jax, jnp
+from conformance.layers.adapters.parameters import leaves_of
+from conformance.layers.implementation import Implementation
+
+__all__ = ["Storage", "values_at", "with_values"]
+
+
+def values_at(its: Implementation, parameters: Any, paths: Sequence[str]) -> list[Any]:
+    """Return the arrays at these paths of the parameters."""
+    found = {".".join(leaf.path): leaf.value for leaf in (its.leaves or leaves_of)(parameters)}
+    return [found[path] for path in paths]
+
+
+def with_values(its: Implementation, parameters: Any, new: Mapping[str, Any]) -> Any:
+    """Return the parameters with these arrays at these paths."""
+    leaves = [".".join(leaf.path) for leaf in (its.leaves or leaves_of)(parameters)]
+    flat, structure = jax.tree_util.tree_flatten(parameters)
+    flat = [new.get(path, value) for path, value in zip(leaves, flat, strict=True)]
+    return jax.tree_util.tree_unflatten(structure, flat)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where kernel and bias are, if not in one array each.
+
+    Parameters
+    ----------
+    blocks
+        The paths of the kernel's blocks, in their order; empty for a kernel in one array.
+    axis
+        The axis of the kernel ``(in, out)`` along which its blocks follow each other.
+    direction, factor
+        The paths of an array of the kernel's shape and of the factor of its columns, from which
+        the kernel is computed: ``g v`` or ``g v / |v|``; empty for a kernel that is stored.
+    bias
+        The path of a bias that has another shape than ``(out,)``, or stands beside blocks.
+    """
+
+    blocks: tuple[str, ...] = ()
+    axis: int = 1
+    direction: str = ""
+    factor: str = ""
+    bias: str = ""
+
+    def __str__(self) -> str:
+        if self.factor:
+            return f"the kernel is computed from {self.direction} and {self.factor}"
+        return f"the kernel is stored in blocks: {', '.join(self.blocks)}"
+
+    @property
+    def of_kernel(self) -> bool:
+        """Return whether the kernel is more than one array."""
+        return bool(self.blocks or self.factor)
+
+    def seen_through(self, its: Implementation) -> Implementation:
+        """Return the implementation with kernel and bias read and written where they are."""
+        its = self._with_bias(its) if self.bias else its
+        its = self._with_blocks(its) if self.blocks else its
+        return self._with_factor(its) if self.factor else its
+
+    def _bias_of(self, its: Implementation, parameters: Any, bias: Any) -> dict[str, Any]:
+        if bias is None:
+            return {}
+        (stored,) = values_at(its, parameters, [self.bias])
+        return {self.bias: jnp.reshape(bias, stored.shape)}
+
+    def _with_bias(self, its: Implementation) -> Implementation:
+        inner = its.with_parameters
+        assert inner is not None
+
+        def write(parameters: Any, kernel: Any, bias: Any) -> Any:
+            written = inner(parameters, kernel, None)
+            return with_values(its, written, self._bias_of(its, parameters, bias))
+
+        def read(parameters: Any) -> Any:
+            return jnp.reshape(values_at(its, parameters, [self.bias])[0], -1)
+
+        return replace(its, bias=read, with_parameters=write)
+
+    def _with_blocks(self, its: Implementation) -> Implementation:
+        def write(parameters: Any, kernel: Any, bias: Any) -> Any:
+            stored = values_at(its, parameters, self.blocks)
+            ends = np.cumsum([block.shape[self.axis] for block in stored])[:-1]
+            parts = jnp.split(kernel, ends, axis=self.axis)
+            new = dict(zip(self.blocks, parts, strict=True))
+            return with_values(its, parameters, new | self._bias_of(its, parameters, bias))
+
+        def read(parameters: Any) -> Any:
+            return jnp.concatenate(values_at(its, parameters, self.blocks), self.axis)
+
+        return replace(its, kernel=read, with_parameters=write)
+
+    def _with_factor(self, its: Implementation) -> Implementation:
+        apply, inner = its.apply, its.with_parameters
+        assert apply is not None
+        assert inner is not None
+
+        def read(parameters: Any) -> Any:
+            """Return f(e_i) without the bias: every other product is an exact zero."""
+            (direction,) = values_at(its, parameters, [self.direction])
+            stored = direction.T if its.convention.layout == "out,in" else direction
+            bias = jnp.zeros(stored.shape[1:], stored.dtype) if its.convention.use_bias else None
+            return apply(inner(parameters, stored, bias), jnp.eye(len(stored), dtype=stored.dtype))
+
+        def write(parameters: Any, kernel: Any, bias: Any) -> Any:
+            (factor,) = values_at(its, parameters, [self.factor])
+            # Powers of two are exact, and the length of a direction near 1 does not overflow.
+            largest = jax.lax.stop_gradient(jnp.max(jnp.abs(kernel), axis=0))
+            scale = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1)
+            # A direction of zeros has no length: a factor of 0 makes the column.
+            none = largest == 0
+            direction = jnp.where(none, 1, kernel / scale)
+            written = inner(parameters, direction, bias)
+            of_one = read(with_values(its, written, {self.factor: jnp.ones_like(factor)}))
+            ratio = jnp.sum(direction * of_one, axis=0) / jnp.sum(of_one * of_one, axis=0)
+            new = jnp.reshape(jnp.where(none, 0, scale * ratio), factor.shape)
+            return with_values(its, written, {self.factor: new.astype(factor.dtype)})
+
+        return replace(its, kernel=read, with_parameters=write)

@@ -1,0 +1,243 @@
+"""Layers with one difference that results show: it is one finding, and all else is checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+
+import conformance
+from conformance import adapt
+from conformance.checks.layer import Layer
+from conformance.cli.main import main
+from conformance.layers.looking import look
+from conformance.layers.storage import Storage
+
+_LECUN = nnx.initializers.lecun_normal()
+
+
+class Activated(nnx.Module):
+    """A layer that applies relu unless it is given another function."""
+
+    def __init__(self, din: int, dout: int, activation: Any = nnx.relu, *, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(_LECUN(rngs.params(), (din, dout), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(dout))
+        self.activation = activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The activation of the output; it takes no None."""
+        y: jax.Array = self.activation(x @ self.kernel[...] + self.bias[...])
+        return y
+
+
+class ActivatedByName(linen.Module):
+    """A Linen layer whose activation is named."""
+
+    units: int
+    act: str | None = "gelu"
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The activation of the output."""
+        y = linen.Dense(self.units)(x)
+        return y if self.act is None else getattr(jax.nn, self.act)(y)
+
+
+class ActivatedPlain:
+    """A class of no framework."""
+
+    def __init__(
+        self, n_in: int, n_out: int, key: jax.Array, nonlinearity: Any = jax.nn.tanh
+    ) -> None:
+        self.kernel = _LECUN(key, (n_in, n_out), jnp.float32)
+        self.bias = jnp.zeros(n_out)
+        self.nonlinearity = nonlinearity
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The activation of the output."""
+        y: jax.Array = x @ self.kernel + self.bias
+        return self.nonlinearity(y) if self.nonlinearity else y
+
+
+class AlwaysActivated(Activated):
+    """A layer whose activation is no argument: a fault, and no difference to declare."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(din, dout, rngs=rngs)
+
+
+class Factorised(nnx.Module):
+    """Weight normalisation: a direction, and a length for each output."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        v = _LECUN(rngs.params(), (din, dout), jnp.float32)
+        self.v = nnx.Param(v)
+        self.g = nnx.Param(jnp.linalg.norm(v, axis=0))
+        self.bias = nnx.Param(jnp.zeros(dout))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The layer's output."""
+        v = self.v[...]
+        return x @ (self.g[...] * v / jnp.linalg.norm(v, axis=0)) + self.bias[...]
+
+
+class RandomFactors(linen.Module):
+    """Random weight factorisation: the kernel is g v, with g drawn at random."""
+
+    features: int
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The layer's output."""
+        g = self.param("g", lambda key, n: jnp.exp(jax.random.normal(key, (n,))), self.features)
+        v = self.param(
+            "v",
+            lambda key, shape: _LECUN(key, shape, jnp.float32) / g,
+            (x.shape[-1], self.features),
+        )
+        bias = self.param("bias", linen.initializers.zeros, (self.features,))
+        return x @ (g * v) + bias
+
+
+class Plain(Activated):
+    """A layer without a difference."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(din, dout, lambda y: y, rngs=rngs)
+
+
+class Row(Plain):
+    """A layer whose bias is a row."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(din, dout, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros((1, dout)))
+
+
+class Blocks(nnx.Module):
+    """A layer whose outputs are those of two kernels, in another order than their names."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        key = rngs.params()
+        some = dout // 2
+        self.b = nnx.Param(_LECUN(key, (din, dout), jnp.float32)[:, :some])
+        self.a = nnx.Param(_LECUN(key, (din, dout), jnp.float32)[:, some:])
+        self.bias = nnx.Param(jnp.zeros(dout))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The layer's output."""
+        return jnp.concatenate([x @ self.b[...], x @ self.a[...]], -1) + self.bias[...]
+
+
+class EightBits(Plain):
+    """A layer whose kernel is held in eight bits."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The output for the kernel in steps of 1/127 of its largest entry."""
+        kernel = self.kernel[...]
+        step = jnp.maximum(jnp.abs(kernel).max(initial=0.0), 1e-30) / 127
+        held = kernel + jax.lax.stop_gradient(jnp.round(kernel / step) * step - kernel)
+        return x @ held + self.bias[...]
+
+
+class Rounded(Plain):
+    """A layer whose kernel is rounded to bfloat16: a fault, and no quantization."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The layer's output."""
+        return x @ self.kernel[...].astype(jnp.bfloat16).astype(jnp.float32) + self.bias[...]
+
+
+class FloatsAlone(nnx.Linear):
+    """A layer that refuses an x of integers."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(din, dout, rngs=rngs)
+
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        """The output for an x of floating-point numbers."""
+        if not jnp.issubdtype(inputs.dtype, jnp.floating):
+            raise TypeError(f"x is of dtype {inputs.dtype}")
+        return super().__call__(inputs)
+
+
+@pytest.mark.parametrize(
+    ("layer", "arguments"),
+    [
+        (Activated, {"activation": "jax.nn:identity"}),
+        (ActivatedByName, {"act": "none"}),
+        (ActivatedPlain, {"nonlinearity": "none"}),
+        (AlwaysActivated, {}),
+        (nnx.Linear, {}),
+    ],
+)
+def test_an_activation_is_found_by_leaving_it_out(layer: Any, arguments: dict[str, str]) -> None:
+    seen = look(adapt(layer))
+    assert seen.arguments == arguments
+    assert conformance.describe(layer).declaration.get("arguments", {}) == arguments  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("layer", "storage"),
+    [
+        (Factorised, Storage(direction="v", factor="g")),
+        (RandomFactors, Storage(direction="v", factor="g")),
+        (Blocks, Storage(blocks=("b", "a"), bias="bias")),
+        (Row, Storage(bias="bias")),
+        (Activated, None),
+    ],
+)
+def test_kernel_and_bias_are_found_where_they_are(layer: Any, storage: Storage | None) -> None:
+    assert look(adapt(layer)).storage == storage
+
+
+@pytest.mark.parametrize("layer", [Factorised, RandomFactors, Blocks, Row])
+def test_what_is_written_is_what_is_read(layer: Any) -> None:
+    """At every size, to the rounding of a factor; a column of zeros stays one."""
+    dense = Layer(adapt(layer)).build(5, 7)
+    kernel = np.random.default_rng(0).standard_normal((5, 7), np.float32) * np.float32(1e30)
+    kernel[:, 3] = 0.0
+    bias = np.arange(7.0, dtype=np.float32)
+    dense.write(kernel, bias)
+    np.testing.assert_allclose(dense.kernel, kernel, rtol=1e-6, atol=0.0)
+    assert np.array_equal(dense.bias, bias)
+    assert np.array_equal(dense(np.zeros((2, 5), np.float32))[0], bias)
+
+
+def test_eight_bits_are_no_other_rounding() -> None:
+    assert look(adapt(EightBits)).convention.product_error == 2.0**-7
+    assert look(adapt(Rounded)).convention.product_error == 0.0
+
+
+ROWS = ("only-two-parameters", "bias-shape", "kernel-shape", "stable-names", "output-shape",
+        "zero-input", "basis-input", "affine-value", "integer-input", "complex-input",
+        "updates-used", "gradients")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layer", "failing", "line"),
+    [
+        (Activated, "forward/zero-input", 'arguments = { activation = "jax.nn:identity" }'),
+        (Factorised, "construction/only-two-parameters", "A description in Python"),
+        (Blocks, "construction/only-two-parameters", "A description in Python"),
+        (Row, "construction/bias-shape", "A description in Python"),
+        (EightBits, "forward/basis-input", 'product_error = "2**-7"'),
+        (FloatsAlone, "dtypes/integer-input", 'inputs = ["floating"]'),
+    ],
+)
+def test_one_difference_is_one_finding(
+    layer: Callable[..., Any], failing: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = f"{__name__}:{layer.__name__}"
+    main(["run", spec, *(f"--requirement={row}" for row in ROWS), "-n0"])
+    text = capsys.readouterr().out
+    assert set(re.findall(r"^(?:FAILED|NOT MET) +(\S+)", text, re.MULTILINE)) == {failing}
+    assert line in " ".join(text.split())
+    assert "blocked" not in text
+    assert len(text.splitlines()) <= 24
