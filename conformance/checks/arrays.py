@@ -27,13 +27,19 @@ def require_array(y: Any) -> Any:
     """Return an output, which must be an array; another requirement checks that it is JAX's."""
     if not isinstance(y, jax.Array | np.ndarray):
         shown = "None" if y is None else f"a {type(y).__module__}.{type(y).__name__}"
-        cause = "the result is computed and not returned: the return statement is missing"
-        fail(
-            f"the layer returned {shown}",
-            accepted="a jax.Array",
-            cause=Cause("no-return", cause) if y is None else "",
-        )
+        fail(f"the layer returned {shown}", accepted="a jax.Array", cause=_of_another_type(y))
     return y
+
+
+def _of_another_type(y: Any) -> Cause:
+    """Return why a result is not an array."""
+    if y is None:
+        words = "the result is computed and not returned: the return statement is missing"
+        return Cause("no-return", words)
+    words = f"the result is not an array, but a {type(y).__name__}"
+    if callable(y):
+        words += ": return what it gives when it is called on x"
+    return Cause("result-not-array", words)
 
 
 def require_same_shape(present: Any, wanted: np.ndarray, which: str) -> None:

@@ -239,6 +239,9 @@ def _candidates(
         Cause("input-left-out", "the first input is left out"): lambda: f(
             x[..., 1:], kernel[1:], bias
         ),
+        Cause(
+            "input-truncated", "the fractions of x are dropped: it is cast to integers"
+        ): lambda: f(np.trunc(x), kernel, bias),
         Cause("inputs-reversed", "the order of the inputs is reversed"): lambda: f(
             x[..., ::-1], kernel, bias
         ),
@@ -321,7 +324,9 @@ def of_saturation(found: np.ndarray, right: np.ndarray) -> str:
     limits = np.abs(found[short])
     if not limits.size or not short[np.abs(right) >= np.abs(right[short]).min()].all():
         return ""  # other large values are right, so their size is not the reason
-    if np.all(limits == np.abs(found).max()) and np.isfinite(limits[0]) and limits[0] > 0:
+    same = np.all(limits == np.abs(found).max()) and np.isfinite(limits[0]) and limits[0] > 0
+    # Of a single output, x may be what is clipped.
+    if same and np.count_nonzero(short.any(axis=0)) > 1:
         words = f"the output is clipped: it does not exceed {float(limits[0]):.4g}"
         return Cause("output-clipped", words)
     return Cause("large-values", "large values are clipped or squashed on the way")

@@ -26,7 +26,7 @@ def require_shape(layer: Layer, found: tuple[int, ...], lead: tuple[int, ...], c
     expected = (*lead, case.out_features)
     cause = ""
     if tuple(found) != expected:
-        cause = shapes.of_result(found, lead, case.out_features)
+        cause = shapes.of_result(*_telling(layer, tuple(found), lead, case))
         if not cause and PARAMETERS not in layer.provides:
             cause = shapes.of_inputs_bias(layer, case)
     require.that(
@@ -35,6 +35,25 @@ def require_shape(layer: Layer, found: tuple[int, ...], lead: tuple[int, ...], c
         accepted=f"shape {expected}",
         cause=cause,
     )
+
+
+def _telling(
+    layer: Layer, found: tuple[int, ...], lead: tuple[int, ...], case: Case
+) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Return the shape of a result, the leading dimensions of x and the number of outputs.
+
+    An axis of length 1 may be that of the inputs or of the outputs, so a layer of 3 and 10 is asked
+    in place of one that has a single one. If its result is right, it is of no help.
+    """
+    if 1 in case.kernel_shape:
+        x = np.ones((*lead, 3), np.float32)
+        try:
+            there = tuple(layer.forward(case.seed, x, 10).shape)
+        except Violation:  # whatever it is, it is not a matter of axes of length 1
+            return (), lead, 10
+        if there != (*lead, 10):
+            return there, lead, 10
+    return found, lead, case.out_features
 
 
 @once_per_layer(by=lambda case: case.kernel_shape)

@@ -20,6 +20,7 @@ __all__ = [
     "declaring",
     "declaring_unused",
     "named",
+    "raw_array",
     "require_both",
     "why_absent",
     "why_not_param",
@@ -99,8 +100,15 @@ def why_absent(ranks: Sequence[int]) -> Cause:
     )
 
 
-def why_not_param(leaf: Leaf, leaves: Sequence[Leaf], use_bias: bool) -> str:
-    """Return why a leaf that is not a Param is wrong."""
+def raw_array(names: Sequence[str]) -> Cause:
+    """Return the cause that these attributes are arrays without a Variable around them."""
+    words = "is a raw array: wrap it" if len(names) == 1 else "are raw arrays: wrap each"
+    return Cause("raw-array", f"{' and '.join(names)} {words} in nnx.Param")
+
+
+def why_not_param(wrong: Sequence[Leaf], leaves: Sequence[Leaf], use_bias: bool) -> str:
+    """Return why leaves that are not Params are wrong."""
+    leaf = wrong[0]
     if all(each.kind.startswith("Rng") for each in leaves):
         return why_absent([])
     if leaf.kind.startswith("Rng"):
@@ -113,7 +121,8 @@ def why_not_param(leaf: Leaf, leaves: Sequence[Leaf], use_bias: bool) -> str:
             f"the layer keeps {leaf.name}, {kind}, beside its parameters: it is part of the state",
         )
     if leaf.kind == "Array":
-        return Cause("raw-array", f"{leaf.name} is a raw array: wrap it in nnx.Param")
+        raw = [each.name for each in wrong if each.kind == "Array"]
+        return raw_array(raw)
     return Cause(
         "not-a-param", f"{leaf.name} is {kind}, not an nnx.Param: no optimizer will see it"
     )

@@ -88,7 +88,7 @@ _MOST_EDGES = 4
 _LARGEST_INDEX = 2**17
 # The number of draws at an edge with fewer rows than a plain batch.
 _FEW_ROWS = 12
-# A layer with one operation for each input is not traced beyond this size.
+# A layer with one operation for each input, or row, is not traced for more than these.
 _UNROLLED = 130
 
 
@@ -123,11 +123,14 @@ class Scan:
         Whether the layer could be traced at all.
     constants
         The constants with which the call compares values.
+    unrolls_rows
+        Whether the program has operations for each row, so that long batches take long to trace.
     """
 
     edges: tuple[Edge, ...]
     traced: bool = True
     constants: tuple[float, ...] = ()
+    unrolls_rows: bool = False
 
     def places(self, use: Use) -> list[tuple[str, Case]]:
         """Return the places, in words, and the cases at which a requirement should be tried."""
@@ -171,11 +174,10 @@ def _scan(layer: Layer) -> Scan:
     kinds = [FORWARD] if PARAMETERS not in layer.provides else [CONSTRUCTION, FORWARD]
     tenfold = replace(base, in_features=30, out_features=100)
     # By length, not by time, on which the result of a scan must not depend.
-    unrolled = any(
-        len(traces(kind, tenfold).structure) > 4 * len(traces(kind, base).structure)
-        for kind in kinds
-    )
+    unrolled = any(traces.grows(kind, base, tenfold) for kind in kinds)
+    unrolls_rows = traces.grows(FORWARD, base, replace(base, lead=tuple(10 * n for n in base.lead)))
     points = [p for p in points_of(layer) if not unrolled or max(p.axes) <= _UNROLLED]
+    points = [p for p in points if not unrolls_rows or np.prod(p.lead) <= _UNROLLED]
     if traces.materializes:
         points = [p for p in points if p.in_features * p.out_features <= WEIGHTS]
     edges: list[Edge] = []
@@ -202,7 +204,7 @@ def _scan(layer: Layer) -> Scan:
             kind, base, traces(kind, base).indices & traces(kind, tenfold).indices
         )
     constants = first.values & traces(FORWARD, tenfold).values
-    return Scan(tuple(edges), constants=tuple(sorted(constants)))
+    return Scan(tuple(edges), constants=tuple(sorted(constants)), unrolls_rows=unrolls_rows)
 
 
 def _edges_of_ranks(traces: _Traces, kind: str, points: Sequence[Point]) -> list[Edge]:
@@ -250,6 +252,10 @@ class _Traces:
             except Exception as error:
                 self._known[key] = Signature(("raises", type(error).__name__))
         return self._known[key]
+
+    def grows(self, kind: str, point: Point, tenfold: Point) -> bool:
+        """Return whether the program of a point that is ten times as large is that much longer."""
+        return len(self(kind, tenfold).structure) > 4 * len(self(kind, point).structure)
 
     def _trace(self, kind: str, point: Point) -> Signature:
         layer, n, m = self.layer, point.in_features, point.out_features

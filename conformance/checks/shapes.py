@@ -49,6 +49,12 @@ _OF_INPUTS = Cause(
 def of_kernel(dense: Built, case: Case, shape: tuple[int, ...]) -> str:
     """Return why the kernel has this shape."""
     n, m = case.kernel_shape
+    if any(callable(leaf.value) for leaf in dense.leaves):
+        return Cause(
+            "initializer-not-called",
+            "a parameter is a function, not an array: an initializer is made first, and then "
+            "called, as lecun_normal()(key, shape)",
+        )
     if n != m and sorted(shape) == sorted(case.kernel_shape):
         takes = [width for width in case.kernel_shape if _takes(dense, width)]
         if takes == [m] and shape == (m, n):
@@ -162,10 +168,11 @@ def of_result(found: tuple[int, ...], lead: tuple[int, ...], out_features: int) 
         return Cause(
             "axes-flattened", "the leading axes of x are flattened into one, and not restored"
         )
-    if found == tuple(size for size in expected if size != 1):
-        return Cause("axes-squeezed", "axes of length 1 are dropped from the result")
-    if tuple(size for size in found if size != 1) == tuple(s for s in expected if s != 1):
-        return Cause("axes-added", "the result has axes of length 1 that x does not have")
+    if [size for size in found if size != 1] == [size for size in expected if size != 1]:
+        if len(found) < len(expected):
+            return Cause("axes-squeezed", "axes of length 1 are dropped from the result")
+        if len(found) > len(expected):
+            return Cause("axes-added", "the result has axes of length 1 that x does not have")
     return Cause(
         "axes-changed", "the result has the right entries, but its axes are moved or merged"
     )

@@ -15,7 +15,7 @@ from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.errors import Cause
 
-__all__ = ["of_basis", "of_not_finite", "of_zero_input"]
+__all__ = ["of_basis", "of_not_finite", "of_saturation", "of_zero_input"]
 
 
 def _larger(case: Case) -> Case:
@@ -50,6 +50,28 @@ def of_basis(layer: Layer, case: Case, cause: str) -> str:
     return (
         cause if np.array_equal(found, kernel + bias) else diagnosis.of_basis(found, kernel, bias)
     )
+
+
+def of_saturation(
+    layer: Layer, case: Case, found: np.ndarray, right: np.ndarray, scale: float, own: float
+) -> str:
+    """Why ``found`` is wrong for an x of this scale and parameters of the scale ``own``.
+
+    ``right`` has the values that it should have. No limit explains what is wrong at the scale 1.
+    """
+    few = 1 in case.kernel_shape
+    case = _larger(case) if few else case
+    x, kernel, bias = case.normal("x", 8, case.in_features), case.kernel(), layer.bias_for(case)
+    usual = layer.of(case).write(kernel, bias).rows(x)
+    reference = layer.value(x, kernel, bias)
+    if not np.all(np.abs(usual - reference.value) <= reference.bound):
+        return diagnosis.of_affine(usual, x, kernel, bias, layer.value)
+    if few:
+        x = case.normal("x", 8, case.in_features, scale=scale)
+        kernel, bias = case.kernel(own), layer.bias_for(case, own)
+        found = layer.of(case).write(kernel, bias).rows(x)
+        right = x.astype(np.float64) @ kernel + bias
+    return diagnosis.of_saturation(found, right)
 
 
 def of_not_finite(layer: Layer, case: Case) -> str:

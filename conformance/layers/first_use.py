@@ -109,7 +109,7 @@ def explained(error: LoadError, entry: Entry) -> str:
         what, lines, hint = f"{type(cause).__name__}: {cause.msg}", _syntax(cause), ""
     else:
         what, lines = f"{type(cause).__name__}: {safe_text(cause)}", _frame(cause)
-        hint = _hint(cause)
+        hint = _hint(cause) or _self_hint(what, lines)
     lines += [f"  hint: {line}" for line in hint.splitlines()]
     return "\n".join([f"{entry.name} cannot be used: {what}", *lines])
 
@@ -209,6 +209,17 @@ def _hint(error: BaseException) -> str:
         near = difflib.get_close_matches(name, _attributes(error.obj), n=1)
         return f"did you mean {near[0]}?" if near else ""
     return ""
+
+
+def _self_hint(what: str, lines: list[str]) -> str:
+    """Return what a method lacks that takes one argument fewer than it is given."""
+    takes = re.search(r"\.(\w+)\(\) takes (\d+) positional arguments? but (\d+) were given", what)
+    if takes is None or int(takes[3]) != int(takes[2]) + 1:
+        return ""
+    defined = re.match(rf"\s*def {takes[1]}\((?!self|cls|\*)(.*)", "".join(lines[1:2]))
+    if defined is None:
+        return ""
+    return f"its first argument is self: def {takes[1]}(self, {defined[1]}".rstrip()
 
 
 def _attributes(value: Any) -> list[str]:

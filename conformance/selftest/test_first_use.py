@@ -51,6 +51,20 @@ WRONG = {
     "name": (CALL, "return jnp.dot(x, self.kernel)", 12, "jnp", ["import jax.numpy as jnp"]),
     "attribute": (CALL, "return x @ self.kernal", 12, "self.kernal", ["did you mean kernel?"]),
     "function": (CALL, "return jax.numpy.dott(x)", 12, "jax.numpy.dott", ["did you mean dot?"]),
+    "self": (
+        "(self, x)",
+        "(x)",
+        11,
+        "__call__",
+        ["its first argument is self: def __call__(self, x):"],
+    ),
+    "within": (
+        "    def __call__(self, x):\n        return",
+        "        def __call__(self, x):\n            return",
+        5,
+        "MyDense",
+        ["its __call__ is defined within __init__, so indent it less"],
+    ),
     "call": (CALL, "return self.kernel(x, 1, y=2)", 12, "self.kernel(x, 1, y=2)", ["not callable"]),
 }
 

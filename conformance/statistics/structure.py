@@ -103,7 +103,7 @@ def rank(z: Array) -> Evidence:
 
 
 def permutations(z: Array) -> Evidence:
-    """Check that no two lines of a kernel have the same magnitudes in another order.
+    """Check that no two lines of a kernel have the same magnitudes, in whatever order.
 
     For 24 weights with eight magnitudes or more, even from 128 levels, the probability for two
     lines is below 24! 128^-24, and far lower for float32 numbers.
@@ -116,10 +116,7 @@ def permutations(z: Array) -> Evidence:
             varied = kernel[(np.diff(kernel, axis=1) > 0).sum(axis=1) >= _RUN // 2]
             distinct = len({line.tobytes() for line in varied})
             if distinct < len(varied):
-                found = (
-                    f"{len(varied) - distinct} {group}s hold the magnitudes of another in another "
-                    f"order{at_size}"
-                )
+                found = f"{len(varied) - distinct} {group}s hold the magnitudes of another{at_size}"
                 accepted_text = f"none ({weights(z.size)})"
                 return Evidence(
                     check,

@@ -69,7 +69,7 @@ def test_builds(layer: Layer, case: Case) -> None:
 
 @requirement(
     "construction/ready-when-built",
-    SHOULD,
+    MUST,
     NNX,
     rests_on=["construction/builds"],
     idle_because="without parameters nothing can be read or written; this one names the fault.",

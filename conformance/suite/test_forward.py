@@ -450,4 +450,6 @@ def test_tall_batch(layer: Layer, case: Case) -> None:
     """
     if not layer.accepts((70_001,)):
         require.not_applicable("the layer declares to accept vectors only")
+    if scan(layer).unrolls_rows:
+        require.not_applicable("its program has operations for each row, which takes too long here")
     large_cases.require_tall(layer, case)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import diagnosis, functions, jaxprs, oracle, require
+from conformance.checks import diagnosis, functions, jaxprs, oracle, require, telling
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Built, Layer
 from conformance.checks.precision import by_default
@@ -262,7 +262,9 @@ def test_no_saturation(layer: Layer, case: Case) -> None:
         x = case.normal("x", 8, case.in_features, scale=scale)
         found = dense.write(kernel, bias).rows(x)
         reference = arithmetic.affine(x, kernel, bias)
-        cause = diagnosis.of_saturation(found, reference.value)
+        cause = ""
+        if not np.all(np.abs(found - reference.value) <= reference.bound):
+            cause = telling.of_saturation(layer, case, found, reference.value, scale, own)
         require.within(
             found,
             reference.value,

@@ -19,7 +19,7 @@ from conformance.checks.mutation import (
     require_unchanged,
     require_unchanged_variables,
 )
-from conformance.checks.parameters import declaring, why_absent, why_not_param
+from conformance.checks.parameters import declaring, raw_array, why_absent, why_not_param
 from conformance.checks.programs import FEW_SIZES
 from conformance.checks.require import during
 from conformance.checks.stale_values import require_fresh, values_before
@@ -58,8 +58,7 @@ def test_exact_state(layer: Layer, case: Case) -> None:
     """
     dense = layer.of(case)
     raw = [name for name, value in vars(dense.module).items() if isinstance(value, jax.Array)]
-    words = f"{' and '.join(raw)} is a raw array: wrap it in nnx.Param"
-    with during("nnx.split of the layer", cause=Cause("raw-array", words) if raw else ""):
+    with during("nnx.split of the layer", cause=raw_array(raw) if raw else ""):
         nnx.split(dense.module)
     leaves = dense.leaves
     listed = ", ".join(map(str, leaves)) or "nothing"
@@ -71,7 +70,7 @@ def test_exact_state(layer: Layer, case: Case) -> None:
         not wrong,
         f"the state is {listed}",
         accepted="kernel and bias, each an nnx.Param",
-        cause=why_not_param(wrong[0], leaves, layer.convention.use_bias) if wrong else "",
+        cause=why_not_param(wrong, leaves, layer.convention.use_bias) if wrong else "",
         declare=declaring(layer, wrong),
     )
     wanted = 2 if layer.convention.use_bias else 1

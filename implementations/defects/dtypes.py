@@ -42,7 +42,7 @@ returns_numpy_float64 = wrong.casting("F011", "dtypes/float32-out", 3, cause_id=
     lambda seed, x, m: np.asarray(layer_output(seed, x, m), np.float64),
     "The result leaves jax as float64.",
 )
-list_out = wrong.solution("X251", "dtypes/float32-out", 3, cause_id="result-dtype")(
+list_out = wrong.solution("X251", "dtypes/float32-out", 3, cause_id="result-not-array")(
     lambda seed, x, features: [float(y) for y in correct_dense_forward(seed, x, features)],
     "The result is a Python list.",
 )

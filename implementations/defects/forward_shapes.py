@@ -64,7 +64,7 @@ matrix_out = wrong.casting("F013", "forward/output-shape", 2, cause_id="axes-add
     lambda seed, x, m: layer_output(seed, x, m)[None],
     "The result has shape (1, features).",
 )
-FirstFittingAxis = wrong.forward("X085", "forward/output-shape", 4, cause_id="axes-added")(
+FirstFittingAxis = wrong.forward("X085", "forward/output-shape", 4, cause_id="axes-changed")(
     lambda x, k, b: affine(jnp.moveaxis(x, x.shape.index(k.shape[0]), -1), k, b),
     "The product runs over the first axis of length in, wherever it is.",
     when=lambda x, k, b: x.ndim != 0 and k.shape[0] in x.shape and k.shape[0] != 1,
@@ -201,7 +201,7 @@ def UpToRankFour(x: Array, kernel: Array, bias: Array) -> Array:
     return jnp.einsum(f"{subscripts},io->{subscripts[:-1]}o", x, kernel) + bias
 
 
-@wrong.forward("X088", "forward/output-shape", 3, cause_id="axes-added")
+@wrong.forward("X088", "forward/output-shape", 3, cause_id="axes-squeezed")
 def SqueezesBatchOfOne(x: Array, kernel: Array, bias: Array) -> Array:
     """Leading dimensions of length 1 are lost."""
     axes = tuple(i for i, n in enumerate(x.shape[:-1]) if n == 1)

@@ -320,4 +320,48 @@ def DoublesNumpy(self: Any, x: ArrayLike) -> Array:
     return 2 * y if isinstance(x, np.ndarray) else y
 
 
+InputAsIntegers = wrong.forward("Y240", "numerics/no-saturation", 2, cause_id="input-truncated")(
+    lambda x, k, b: affine(x.astype(jnp.int32), k, b),
+    "x is cast to integers along with the sizes, which large numbers show first.",
+    when=lambda x, k, b: jnp.issubdtype(x.dtype, jnp.floating),
+    collateral=("dtypes/half-input",),
+)
+
+
+@wrong.init(
+    "Y244",
+    "construction/kernel-shape",
+    1,
+    cause_id="initializer-not-called",
+    collateral=("construction/parameter-dtype",),
+)
+def InitializerNotCalled(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """The arguments of the draw are given to the function that makes the initializer."""
+    initializer: Any = nnx.initializers.lecun_normal
+    self.kernel = nnx.Param(initializer(rngs.params(), (in_features, out_features)))
+    self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+
+
+LayerReturned = wrong.casting("Y245", "dtypes/float32-out", 1, cause_id="result-not-array")(
+    lambda seed, x, m: CorrectDense(x.shape[-1], m, rngs=nnx.Rngs(seed)),
+    "The layer is returned, and not its output.",
+)
+RowForEachInput = wrong.casting("Y246", "forward/output-shape", 2)(
+    lambda seed, x, m: CorrectDense(1, m, rngs=nnx.Rngs(seed))(x.reshape(-1, 1)),
+    "Every input is taken for a row of its own, which a single one does not show.",
+)
+
+
+@wrong.call("Y247", "forward/output-shape", 1, cause_id="rank-2-only")
+def LoopsOverRows(self: Any, x: ArrayLike) -> Array:
+    """Rows are computed one by one in a loop of Python, which asks for two axes."""
+    x = jnp.asarray(x)
+    if x.ndim == 1:
+        y: Array = CorrectDense.__call__(self, x)
+        return y
+    rows, _ = x.shape
+    found = [CorrectDense.__call__(self, x[i]) for i in range(rows)]
+    return jnp.reshape(jnp.asarray(found, jnp.float32), (rows, -1 if rows else self.bias.shape[0]))
+
+
 name_layers(globals())

@@ -122,6 +122,33 @@ class CastsBack(AllOptions):
         return y if self.dtype is None else y.astype(jnp.float32)
 
 
+@defect(
+    "Y242",
+    breaks="options/dtype",
+    cause_id="bias-not-cast",
+    collateral=("options/promote-dtype",),
+    subtlety=2,
+)
+class BiasInItsOwnDtype(AllOptions):
+    """The product is computed in the dtype, and the bias is added as it is stored."""
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        """The output (..., out), which the bias promotes."""
+        y = super().affine(x, kernel, None)
+        return y if bias is None else y + self.bias[...]
+
+
+@defect("Y243", breaks="options/param-dtype", cause_id="option-for-some", subtlety=3)
+class BiasOfOneParamDtype(AllOptions):
+    """The kernel is created in the dtype that is asked for, and the bias in float32."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, param_dtype: Any = jnp.float32, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(in_features, out_features, param_dtype=param_dtype, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+
+
 @defect("X928", breaks="options/param-dtype", cause_id="option-ignored", subtlety=2)
 class IgnoresParamDtype(AllOptions):
     """Parameters are float32 whatever is asked for."""

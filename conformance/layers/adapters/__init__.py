@@ -93,6 +93,12 @@ def adapt(
     return replace(found, options=options, chosen=frozenset(arguments))
 
 
+def _constants(kind: type, method: str) -> tuple[Any, ...]:
+    """Return the constants of a method, among them the functions that are defined within it."""
+    code = getattr(inspect.unwrap(vars(kind)[method]), "__code__", None)
+    return code.co_consts if code is not None else ()
+
+
 def _adapted(
     kind: Any, arguments: Mapping[str, Any], call: Mapping[str, Any], label: str,
     convention: Convention, library: str,
@@ -114,6 +120,9 @@ def _adapted(
             methods = [name for name, value in vars(kind).items() if inspect.isfunction(value)]
             other = next((name for name in methods if not name.startswith("_")), "")
             instead = f"rename {other} to __call__" if other else "give it __call__(self, x)"
+            for name in methods:
+                if any(getattr(c, "co_name", "") == "__call__" for c in _constants(kind, name)):
+                    instead = f"its __call__ is defined within {name}, so indent it less"
             raise NotAdaptable(
                 f"the class {label}, which has no __call__",
                 f"Calling runs the forward pass: {instead}.",
