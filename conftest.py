@@ -1,3 +1,3 @@
-"""What developing this repository needs, and nothing that its users would miss."""
+"""Settings for the development of this repository, which users of the package do not need."""
 
 collect_ignore_glob = ["implementations/*", ".tox/*", "build/*"]

@@ -1,6 +1,6 @@
-"""The implementations that come with the suite, and the wrong layers that prove it."""
+"""The implementations that come with the suite, and the zoo of wrong and correct layers."""
 
-# The library of each registered implementation, so that it can be named without importing it.
+# The library of each registered implementation, which is thus known without an import.
 LIBRARIES = {
     "nnx.Linear": "flax",
     "linen.Dense": "flax",

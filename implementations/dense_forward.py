@@ -1,4 +1,4 @@
-"""The function that a solution of the exercise submits."""
+"""The function that a solution of the exercise defines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from implementations.my_dense import MyDense
 
 
 def dense_forward(seed: float, x: jax.Array, features: float) -> jax.Array:
-    """The output of a new :class:`MyDense` for ``x``.
+    """Return the output of a new :class:`MyDense` for ``x``.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Equinox's Linear, held to what Equinox documents: uniform laws, (out, in), vectors only."""
+"""Equinox's Linear, with the convention that Equinox documents: uniform laws, (out, in)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONVENTION = Convention(
     bias=_UNIFORM,
     layout="out,in",
     parameter_names=("weight", "bias"),
-    # A batch is mapped over with jax.vmap, as Equinox documents.
+    # Batches go through jax.vmap, as Equinox documents.
     ranks=(1,),
 )
 

@@ -1,4 +1,4 @@
-"""Haiku's Linear, held to what Haiku documents: a truncated normal that is not corrected."""
+"""Haiku's Linear, with the convention that Haiku documents: an uncorrected truncated normal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keras's Dense on its JAX backend, held to what Keras documents: Glorot uniform, batches only."""
+"""Keras's Dense on JAX, with the convention that Keras documents: Glorot uniform, batches only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from conformance import Convention, Expected, Implementation, Law
 
-# Keras reads its backend when it is imported; the environment is as before afterwards.
+# Keras reads its backend at import; the environment is restored afterwards.
 with mock.patch.dict(os.environ, {"KERAS_BACKEND": "jax"}):
     import keras
 
@@ -31,13 +31,13 @@ CONVENTION = Convention(
 
 
 class _Fixed(keras.random.SeedGenerator):
-    """The seed of an initializer, where it is a traced number: Keras takes Python ints."""
+    """The seed of an initializer as a traced number, because Keras takes Python ints only."""
 
     def __init__(self, seed: Any) -> None:
         self.key = jnp.stack([jnp.asarray(seed, jnp.uint32), jnp.uint32(0)])
 
     def next(self, ordered: bool = True) -> Any:
-        """What Keras makes of an integer seed."""
+        """Return the key that Keras makes of an integer seed."""
         return self.key
 
 
@@ -49,7 +49,7 @@ def _layer(in_features: int, out_features: int, initial: Any) -> keras.layers.De
 
 def _init(seed: Any, in_features: int, out_features: int) -> Any:
     source = seed if isinstance(seed, int) else _Fixed(seed)
-    # Inside of the scope, variables are pure functions of their initializers.
+    # Inside the scope, variables are pure functions of their initializers.
     with keras.StatelessScope():
         layer = _layer(in_features, out_features, keras.initializers.GlorotUniform(seed=source))
         return {"kernel": layer.kernel.value, "bias": layer.bias.value}

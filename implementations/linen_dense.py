@@ -1,4 +1,4 @@
-"""Dense in Linen: the exercise's, and Flax's own."""
+"""The Dense of the exercise in Linen, and Flax's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class MyDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output for ``x``, of shape ``(..., features)``."""
+        """Return the layer's output for ``x``, of shape ``(..., features)``."""
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))

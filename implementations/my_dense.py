@@ -25,5 +25,5 @@ class MyDense(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out_features,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output for ``x``."""
+        """Return the layer's output for ``x``."""
         return x @ self.kernel[...] + self.bias[...]

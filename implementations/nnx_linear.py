@@ -1,4 +1,4 @@
-"""Flax's own dense layer for NNX, and every option of it as a variant."""
+"""Flax's own dense layer for NNX, with every option as a variant."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Linear"]
 
 
 def _with(difference: str, convention: dict[str, Any], **options: Any) -> Implementation:
-    """``nnx.Linear`` with these options, which change Flax's convention so."""
+    """Return ``nnx.Linear`` with these options, and the convention that they imply."""
     declared: Convention = replace(FLAX, name=f"Flax, {difference}", **convention)
     return adapt(partial(nnx.Linear, **options), name="nnx.Linear", convention=declared)
 

@@ -1,4 +1,4 @@
-"""Other layers of Flax NNX that act as a Dense: more general, adapted, and wrapped ones."""
+"""Other layers of Flax NNX that act as a Dense: general, adapted, and wrapped ones."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def _einsum(in_features: int, out_features: int, rngs: nnx.Rngs) -> nnx.Module:
 
 def _to_nnx(in_features: int, out_features: int, rngs: nnx.Rngs) -> nnx.Module:
     wrapped = nnx.bridge.ToNNX(linen.Dense(out_features))
-    # Given to the call, and not to the constructor, Rngs do not become part of the state.
+    # Rngs that are given to the call do not become part of the state.
     return wrapped.lazy_init(jnp.zeros((1, in_features)), rngs=rngs)
 
 
-# An einsum broadcasts axes of length 1, so that an x of any width passes where in_features is 1.
+# An einsum broadcasts axes of length 1, so an x of any width passes if in_features is 1.
 EINSUM = replace(FLAX, name="nnx.Einsum", checks_width=False)
 
 Einsum = from_nnx(_einsum, "nnx.Einsum", EINSUM, "flax")
@@ -61,7 +61,7 @@ ToLinen = replace(
     expected_failures=(
         Expected(
             "transforms/no-side-effects-in-jaxpr",
-            "each apply constructs the wrapped nnx.Linear anew, and throws its numbers away",
+            "each apply constructs the wrapped nnx.Linear again, and discards its numbers",
         ),
     ),
 )

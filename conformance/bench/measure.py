@@ -21,7 +21,7 @@ __all__ = ["Measured", "measured", "suite"]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a command took.
+    """The cost and the output of a command.
 
     Parameters
     ----------

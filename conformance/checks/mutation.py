@@ -230,7 +230,7 @@ def require_donation(layer: Layer, case: Case) -> None:
     before, donor = layer.of(case), layer.of(case)
     require_own_buffers(before, donor)
     x = as_jax(case.x())
-    # Copies, because JAX does not donate an array of which NumPy has a view.
+    # Copies, because JAX does not donate an array that NumPy shares.
     kernel = np.asarray(jnp.copy(layer.kernel_of(before.parameters)))
     bias = np.zeros(case.out_features, np.float32)
     if layer.convention.use_bias:

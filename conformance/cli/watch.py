@@ -185,7 +185,7 @@ def _run_and_exit(arguments: Sequence[str]) -> NoReturn:
     """Run in the forked process, without the parent's exit handlers."""
     code = 1
     try:
-        # Ctrl-C is meant for the watching process.
+        # Ctrl-C is for the watching process.
         os.setsid()
         for name in ("SIGTERM", "SIGHUP"):
             signal.signal(getattr(signal, name), signal.SIG_DFL)

@@ -78,7 +78,7 @@ def prepare(cache: bool = True) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={HOST_DEVICES}"
-    # Filtering the traceback of each exception takes tens of milliseconds, and nobody sees it.
+    # Filtering the traceback of each exception takes tens of milliseconds, without any use here.
     os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
     # jaxlib 0.9.0 and 0.10.0 log an error for each cached program.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -5,7 +5,7 @@ entry forever, and trusts what it reads. This one renames files into place and k
 each. An entry that does not match its digest counts as absent, and the program is compiled again.
 
 A compiled program is code that this process runs. The digest guards against accidents only, so
-the directory must belong to the user, and nobody else may be able to write to it.
+the directory must belong to the user, and others must not be able to write to it.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a layer declares; None is not declared, and changes nothing.
+    """The declaration of a layer; None is not declared, and changes nothing.
 
     Parameters
     ----------

@@ -31,5 +31,5 @@ def test_a_defect_lives_without_its_requirement(slug: str, defect: str) -> None:
 
 def test_one_requirement_is_meant() -> None:
     """An area names several."""
-    with pytest.raises(UsageError, match=r"means \d+ requirements"):
+    with pytest.raises(UsageError, match=r"names \d+ requirements"):
         necessity.one("numerics")

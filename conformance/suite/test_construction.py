@@ -1,4 +1,4 @@
-"""What a new layer is made of, before anything is computed with it."""
+"""The parameters of a new layer: shapes, dtypes, values and sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the layer can replace another one; checked only with ``--like``.
+"""Requirements on a drop-in replacement of another layer, checked only with ``--like``.
 
 With equal parameters it gives the same results; it loads the other's checkpoints; it is built and
 called like the other; and its kernels follow the same law.
@@ -113,7 +113,7 @@ def _callables(layer: Layer, case: Case) -> dict[str, Any]:
     if its.linen is not None:
         found = its.linen(*case.kernel_shape)
     if found is None:
-        require.not_applicable("the layer is described by pure functions, which nobody constructs")
+        require.not_applicable("the layer is described by pure functions and has no constructor")
     kind: Any = type(found)
     return {"constructor": kind.__init__, "call": kind.__call__}
 

@@ -1,4 +1,4 @@
-"""What the layer computes: shapes, exact values, and values within rounding."""
+"""The forward pass: shapes, exact values, and values within rounding."""
 
 from __future__ import annotations
 

@@ -140,9 +140,9 @@ def test_nnx_transforms(layer: Layer, case: Case) -> None:
 @over(sizes=[(3, 10)], at_most=1)
 def test_linen_submodule(layer: Layer, case: Case) -> None:
     """Used twice in a parent, in ``setup`` and in a compact call, the layers' paths start with the
-    names that the parent gives them, their initial kernels differ, whatever a layer is called, and
-    each computes with the parameters at its own path; under ``nn.share_scope`` the paths are those
-    of the layer alone.
+    names that the parent gives them, their initial kernels differ for any names, and each computes
+    with the parameters at its own path; under ``nn.share_scope`` the paths are those of the layer
+    alone.
     """
     x = as_jax(_x(layer, case))
     flat = layer.written(case)

@@ -36,7 +36,7 @@ def _with(layer: Layer, **options: Any) -> Layer:
 
 
 def _takes(layer: Layer, name: str) -> bool:
-    """Whether its constructor takes the option and leaves it open."""
+    """Return whether the constructor takes the option and leaves it open."""
     return name in layer.implementation.options - layer.implementation.chosen
 
 

@@ -215,7 +215,7 @@ def test_sharding_metadata(layer: Layer, case: Case) -> None:
 def _why_elsewhere(spec: tuple[object, ...]) -> str:
     """Return the cause of an annotation that differs from that of ``kernel_init``."""
     if spec == meshes.ANNOTATION[::-1]:
-        return Cause("annotation-exchanged", "the axes of the annotation are exchanged")
+        return Cause("annotation-exchanged", "the axes of the annotation are swapped")
     if not any(spec):
         words = "the annotation of kernel_init does not reach the Param"
         return Cause("annotation-lost", words)

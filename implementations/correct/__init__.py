@@ -1,4 +1,4 @@
-"""Correct but unusual layers: whatever the suite says against one of them is a false alarm."""
+"""Correct but unusual layers, on which any failure is a false alarm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Right layers that come close to a bound, or keep the contract in a way of their own."""
+"""Correct layers that come close to a bound, or meet the contract in an unusual way."""
 
 import functools
 import math
@@ -57,7 +57,7 @@ unrounded_bias = adapt(
 
 
 class ByQuantiles(CorrectDense):
-    """Normal by the inverse distribution function: its polynomials are rounded dozens of times."""
+    """Normal by the inverse distribution function, whose polynomials round dozens of times."""
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
         """The kernel (in, out); the uniform numbers stay away from 0 and 1."""
@@ -84,7 +84,7 @@ class CompiledLinen(CorrectLinenDense):
     @nn.jit
     @nn.compact
     def __call__(self, x: ArrayLike) -> Array:
-        """The output (..., features) for x (..., in)."""
+        """Return the output (..., features) for x (..., in)."""
         x = jnp.asarray(x)
         kernel = self.param("kernel", self.draw_kernel, x)
         return self.forward(x, kernel, self.param("bias", self.draw_bias, x))
@@ -108,7 +108,7 @@ class InBlocks(CorrectDense):
     """The inputs are split into blocks of 128, whose products are added."""
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """At least one block, and a remainder."""
+        """Add the products of all blocks, at least one, and of a remainder."""
         if x.shape[-1] != kernel.shape[0]:
             raise ValueError(f"x has the width {x.shape[-1]}, and the kernel {kernel.shape[0]}")
         places = range(0, max(kernel.shape[0], 1), 128)
@@ -117,7 +117,7 @@ class InBlocks(CorrectDense):
 
 
 class Pairwise(CorrectDense):
-    """The two halves of the inputs are multiplied by themselves, and added."""
+    """The two halves of the inputs are multiplied separately, and added."""
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         """Errors grow with the logarithm of the number of halvings."""
@@ -143,7 +143,7 @@ class Named:
 
     @classmethod
     def tree_unflatten(cls, axes: tuple[str, ...], children: tuple[Array]) -> "Named":
-        """As it was."""
+        """Return the array with its names."""
         return cls(children[0], axes)
 
 

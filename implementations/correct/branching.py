@@ -1,7 +1,7 @@
-"""Layers that compute the same in several ways, chosen by the shapes that they meet.
+"""Layers that compute the same result in several ways, chosen by shapes.
 
-Paddings, tiles, chunks and fast paths: every branch gives ``x @ K + b``, so that another program
-from some size on is not a fault.
+Every branch (paddings, tiles, chunks, fast paths) gives ``x @ K + b``, so a change of the program
+at some size is not a fault.
 """
 
 from collections.abc import Callable

@@ -47,7 +47,7 @@ def _lecun_normal(key: Array, shape: tuple[int, int], dtype: Any, **options: Any
 
 
 class ConstructorDefaults(CorrectDense):
-    """More arguments, all with defaults; what they say is kept as static attributes."""
+    """More arguments, all with defaults, which are kept as static attributes."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class _AbstractLayer(nnx.Module, abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, x: ArrayLike) -> Array:
-        """The output for x."""
+        """Return the output for x."""
 
 
 class AbstractBase(_AbstractLayer):

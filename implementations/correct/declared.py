@@ -1,4 +1,4 @@
-"""Layers as people write them, with what they declare: other names, orders, dtypes."""
+"""Layers as people write them, with declarations: other names, orders, dtypes."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class KeyAndFeatures(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The layer's output."""
+        """Return the layer's output."""
         return jnp.asarray(x) @ self.kernel[...] + self.bias[...]
 
 
 class HalfByItsWords(nnx.Module):
-    """All in bfloat16, as its arguments say in Flax's words."""
+    """All in bfloat16, as arguments with Flax's names say."""
 
     def __init__(
         self, d_in: int, d_out: int, *, dtype: Any = jnp.bfloat16,
@@ -64,12 +64,12 @@ class HalfByItsWords(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The product."""
+        """Return the product."""
         return jnp.asarray(x).astype(self.dtype) @ self.kernel[...].astype(self.dtype)
 
 
 class RoundedResult(nnx.Module):
-    """The result is bfloat16, of a product of float32: more exact than of rounded operands."""
+    """The result is a product of float32, rounded to bfloat16 once."""
 
     def __init__(self, d_in: int, d_out: int, *, dtype: Any = jnp.bfloat16, rngs: nnx.Rngs) -> None:
         draw = nnx.initializers.lecun_normal()
@@ -78,12 +78,12 @@ class RoundedResult(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The output, rounded once."""
+        """Return the output, rounded once."""
         return (jnp.asarray(x) @ self.kernel[...] + self.bias[...]).astype(self.dtype)
 
 
 class PlainAttributes:
-    """A class of no framework, whose arrays are attributes of what it holds."""
+    """A class without a framework, with arrays in attributes of its parts."""
 
     def __init__(self, in_size: int, out_size: int, key: Array) -> None:
         self.parameters = {
@@ -92,7 +92,7 @@ class PlainAttributes:
         }
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The layer's output."""
+        """Return the layer's output."""
         return jnp.asarray(x) @ self.parameters["kernel"] + self.parameters["bias"]
 
 
@@ -132,7 +132,7 @@ class _BothSizes(linen.Module):
 
 
 class _Quantized(CorrectDense):
-    """Both operands are held in eight bits, and differentiated as if they were not."""
+    """Both operands are rounded to eight bits, with the derivatives of unrounded ones."""
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         return affine(quantized_to(127, x, -1), quantized_to(127, kernel, 0), bias)
@@ -146,12 +146,12 @@ class _SummedInParts(nnx.Linear):
         super().__init__(in_features, out_features, dtype=half, param_dtype=half, rngs=rngs)
 
     def get_bias(self) -> Array:
-        """The value of the bias."""
+        """Return the value of the bias."""
         bias: Any = self.bias
         return bias[...]
 
     def __call__(self, inputs: ArrayLike, out_sharding: Any = None) -> Array:
-        """The layer's output."""
+        """Return the layer's output."""
         x, kernel, bias = (
             jnp.asarray(value).astype(jnp.bfloat16)
             for value in (inputs, self.kernel[...], self.get_bias())
@@ -181,7 +181,7 @@ class _DrawingNnx(CorrectDense):
 
 
 class _DrawingLinen(CorrectLinenDense):
-    """Drops nothing, with a mask that it draws from a stream of its own."""
+    """Drops nothing, with a mask that it draws from a separate stream."""
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         y = affine(x, kernel, bias)
@@ -193,7 +193,7 @@ _SCALE: contextvars.ContextVar[float] = contextvars.ContextVar("scale")
 
 @contextlib.contextmanager
 def surroundings() -> Iterator[None]:
-    """Say how kernels are scaled, as a program's configuration does."""
+    """Set the scale of kernels, as a program's configuration does."""
     token = _SCALE.set(1.0)
     try:
         yield
@@ -202,7 +202,7 @@ def surroundings() -> Iterator[None]:
 
 
 class _InSurroundings(CorrectDense):
-    """Can be built and called only where a configuration is in force."""
+    """Can be built and called only where a configuration is active."""
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
         return scaled_normal(key, in_features, out_features) * _SCALE.get()

@@ -142,7 +142,7 @@ def _affine_rule(
 
 @hooks.forward
 def CustomJvp(x: Array, kernel: Array, bias: Array) -> Array:
-    """A derivative rule of its own, which is the right one."""
+    """A hand-written derivative rule, which is correct."""
     dtype = jnp.promote_types(x.dtype, kernel.dtype)
     return _affine_with_rule(x.astype(dtype), kernel.astype(dtype), bias.astype(dtype))
 

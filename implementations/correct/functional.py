@@ -1,4 +1,4 @@
-"""Layers that are given as an `Implementation`: pure functions, and conventions of their own."""
+"""Layers that are given as an `Implementation`: pure functions, and other conventions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def apply_dictionary(parameters: dict[str, Array], x: ArrayLike) -> Array:
 
 
 def _implementation(name: str, **others: Any) -> Implementation:
-    """Return pure functions on a dictionary of kernel and bias, for the others."""
+    """Return pure functions on a dictionary of kernel and bias, for the layers below."""
     functions: dict[str, Any] = {
         "init": dictionary,
         "apply": apply_dictionary,

@@ -16,7 +16,7 @@ from implementations.defects.base import CorrectDense, affine, layer_output, sca
 
 
 def plain_jax(seed: float, x: ArrayLike, features: float) -> Array:
-    """No module at all: a kernel, and a bias that is zero and left out."""
+    """A plain function without a module; the bias is zero, and left out."""
     x = jnp.asarray(x)
     return x @ scaled_normal(jax.random.key(int(seed)), x.shape[-1], int(features))
 
@@ -49,7 +49,7 @@ def _compiled(key: Array, x: Array, features: int) -> Array:
 
 
 def compiled_inside(seed: float, x: ArrayLike, features: float) -> Array:
-    """One _compiled program for each length and each number of features."""
+    """One compiled program for each length and each number of features."""
     return _compiled(jax.random.key(int(seed)), jnp.asarray(x), int(features))
 
 
@@ -59,7 +59,7 @@ def annotated_with_other_names(seed: float, inputs: ArrayLike, out: float) -> Ar
 
 
 def one_expression(seed: float, x: ArrayLike, features: float) -> Array:
-    """The sizes through keyword arguments, in one expression."""
+    """Sizes as keyword arguments, in one expression."""
     return CorrectDense(
         in_features=jnp.shape(x)[-1], out_features=int(features), rngs=nnx.Rngs(int(seed))
     )(x)

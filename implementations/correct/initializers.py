@@ -50,7 +50,7 @@ def VarianceScalingTruncated(key: Array, in_features: int, out_features: int) ->
 
 @hooks.kernel
 def TruncatedByHand(key: Array, in_features: int, out_features: int) -> Array:
-    """A normal truncated at two standard deviations, divided by what truncation leaves of one."""
+    """A normal truncated at two standard deviations, divided by its own deviation."""
     shape = (in_features, out_features)
     # Var = 1 - 4 phi(2) / (2 Phi(2) - 1) for a standard normal truncated to [-2, 2].
     density = math.exp(-2.0) / math.sqrt(2.0 * math.pi)

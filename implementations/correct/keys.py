@@ -1,4 +1,4 @@
-"""Other ways to come from `rngs` to the key of the kernel, all of them deterministic."""
+"""Other deterministic ways to get the key of the kernel from `rngs`."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class DenseSubclass(nn.Dense):
 
 
 class DenseWithOptions(nn.Dense):
-    """`linen.Dense` with other defaults of the same meaning."""
+    """`linen.Dense` with other defaults that have the same meaning."""
 
     param_dtype: Any = jnp.float32
     precision: Any = "highest"

@@ -16,8 +16,8 @@ from implementations.defects.base import CorrectDense, affine, scaled_normal
 def _lecun_normal(key: Array, shape: tuple[int, ...], dtype: Any, **options: Any) -> Array:
     """Flax's default initializer as a function of this module.
 
-    Flax's own is a closure made anew by every call, which old versions of `nnx.Linear` keep: it can
-    neither be pickled nor be equal to another layer's.
+    Flax's own is a new closure in every call, which old versions of `nnx.Linear` keep. It can
+    neither be pickled nor equal another layer's.
     """
     return nnx.initializers.lecun_normal()(key, shape, dtype, **options)
 
@@ -30,7 +30,7 @@ class LinearSubclass(nnx.Linear):
 
 
 class LinearWithOptions(nnx.Linear):
-    """`nnx.Linear` with every option spelled out, as the defaults have it."""
+    """`nnx.Linear` with every option written out, with its default."""
 
     def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
         super().__init__(
@@ -76,7 +76,7 @@ def OwnParamType(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rn
 
 @hooks.init
 def ParamMetadata(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-    """The Params carry metadata of their own, and annotations of their axes."""
+    """The Params have additional metadata, and annotations of their axes."""
     # Recent versions of Flax place an annotated Param at once, for which they need a mesh.
     self.kernel = nnx.Param(
         scaled_normal(rngs.params(), in_features, out_features),
@@ -106,7 +106,7 @@ class Properties(CorrectDense):
 
     @property
     def features(self) -> int:
-        """The number of outputs."""
+        """Return the number of outputs."""
         return int(self.bias.shape[0])
 
     @property
@@ -116,7 +116,7 @@ class Properties(CorrectDense):
 
 
 class ExtendedRepr(CorrectDense):
-    """A representation of its own."""
+    """A custom representation."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.kernel.shape[0]} -> {self.kernel.shape[1]})"

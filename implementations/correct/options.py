@@ -18,7 +18,7 @@ ZEROS = nnx.initializers.zeros_init()
 
 
 class AllOptions(nnx.Module):
-    """All options of `nnx.Linear`, each with the meaning that it has there."""
+    """All options of `nnx.Linear`, each with its meaning there."""
 
     def __init__(
         self,
@@ -46,20 +46,20 @@ class AllOptions(nnx.Module):
         self.promote_dtype = promote_dtype
 
     def __call__(self, x: Any) -> Array:
-        """The output (..., out) for x (..., in)."""
+        """Return the output (..., out) for x (..., in)."""
         values = (x, self.kernel[...], self.bias[...] if self.use_bias else None)
         x, kernel, bias = self.promote_dtype(values, dtype=self.dtype)
         return self.affine(x, kernel, bias)
 
     def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        """The output (..., out) from values of one dtype."""
+        """Return the output (..., out) from values of one dtype."""
         dimensions = (((x.ndim - 1,), (0,)), ((), ()))
         y = self.dot_general(x, kernel, dimensions, precision=self.precision)
         return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
 class AllOptionsLinen(nn.Module):
-    """All options of `linen.Dense`, each with the meaning that it has there."""
+    """All options of `linen.Dense`, each with its meaning there."""
 
     features: int
     use_bias: bool = True
@@ -73,7 +73,7 @@ class AllOptionsLinen(nn.Module):
 
     @nn.compact
     def __call__(self, x: Any) -> Array:
-        """The output (..., features) for x (..., in)."""
+        """Return the output (..., features) for x (..., in)."""
         shape = (jnp.shape(x)[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = None

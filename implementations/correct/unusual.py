@@ -1,4 +1,4 @@
-"""Layers that nobody would write like this, and that keep the whole contract."""
+"""Layers with an unusual structure, which meet the whole contract."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PartOfAList(nnx.Module):
 
 @hooks.kernel
 def SizesInTheKey(key: Array, in_features: int, out_features: int) -> Array:
-    """The sizes go into the key, so that kernels of one seed and two sizes have nothing in common.
+    """The sizes go into the key, so kernels of one seed and two sizes are unrelated.
 
     Sizes that are traced or huge are folded in all the same.
     """
@@ -52,7 +52,7 @@ def SizesInTheKey(key: Array, in_features: int, out_features: int) -> Array:
 
 @hooks.kernel
 def ColumnByColumn(key: Array, in_features: int, out_features: int) -> Array:
-    """Every column has a key of its own, and is drawn under vmap."""
+    """Every column has its own key, and is drawn under vmap."""
     keys = jax.random.split(key, out_features)
 
     def column(key: Array) -> Array:
@@ -73,20 +73,20 @@ DrawnBackwards = hooks.kernel(
 
 @functools.cache
 def _scale_of(in_features: int) -> float:
-    """A cache of numbers, which nothing can change."""
+    """Return the scale from a cache of numbers."""
     return stddev(in_features)
 
 
 @hooks.kernel
 def CachedScale(key: Array, in_features: int, out_features: int) -> Array:
-    """What depends on the sizes alone is computed once in a process, and logged."""
+    """The scale is computed once for each size in a process, and logged."""
     logging.getLogger(__name__).debug("a kernel of %s x %s", in_features, out_features)
     return normal(key, in_features, out_features) * _scale_of(in_features)
 
 
 @hooks.linen_call
 def Partitioned(self: Any, x: ArrayLike) -> Array:
-    """The parameters come in boxes that say how they are to be laid out."""
+    """The parameters are in boxes with sharding annotations."""
     x = jnp.asarray(x)
     kernel: Any = self.param("kernel", nn.with_partitioning(self.draw_kernel, (None, "x")), x)
     bias: Any = self.param("bias", nn.with_partitioning(self.draw_bias, ("x",)), x)
@@ -103,14 +103,14 @@ def SownForInspection(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
 
 @hooks.kernel
 def NumpySizes(key: Array, in_features: int, out_features: int) -> Array:
-    """Shapes and scales go through NumPy, and come back as what they were."""
+    """Shapes and scales go through NumPy, and come back unchanged."""
     shape = tuple(np.asarray([in_features, out_features]).tolist())
     scale = float(np.float64(1.0) / np.sqrt(max(shape[0], 1)))
     return jax.random.normal(key, shape, jnp.float32) * scale
 
 
 def by_truncation(seed: float, x: ArrayLike, features: float, *, unused: str = "") -> Array:
-    """Casts by NumPy's truncation, and has an argument that nobody gives."""
+    """Casts by NumPy's truncation, and has an unused argument."""
     return layer_output(int(np.trunc(float(seed))), x, int(np.trunc(float(features))))
 
 
@@ -145,7 +145,7 @@ def PromotedLikeFlax(x: Array, kernel: Array, bias: Array) -> Array:
 
 
 class NestedLinen(nn.Module):
-    """The parameters are those of a part of a part."""
+    """The parameters belong to a part of a part."""
 
     features: int
 
@@ -169,7 +169,7 @@ def by_a_class(seed: float, x: ArrayLike, features: float) -> Array:
     """A class is defined in every call, built, split and called."""
 
     class Layer(CorrectDense):
-        """As good as any other."""
+        """An ordinary layer."""
 
     layer = Layer(jnp.shape(x)[-1], int(features), rngs=nnx.Rngs(int(seed)))
     return nnx.merge(*nnx.split(layer))(x)

@@ -1,7 +1,7 @@
 """Correct layers with hooks, from which every defect departs in one place.
 
-They keep the whole contract, the optional rows included, so that a defect causes whatever fails on
-it.
+They meet the whole contract, including optional requirements, so that a defect causes any failure
+on it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Layers that are right by themselves, and wrong with a second option, rng, call, seed or file."""
+"""Layers that are wrong only with a second option, rng, call, seed or file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def SharedModulo1000(self: CorrectDense, in_features: int, out_features: int, *,
 
 @wrong.key("Y124", "seeding/siblings-differ", 5, cause_id="kernels-share-numbers")
 def SixteenKeys(rngs: nnx.Rngs) -> Array:
-    """Of the count of the stream, four bits go into the key."""
+    """Only four bits of the stream's count go into the key."""
     stream = rngs["params"]
     count = stream.count[...]
     stream()

@@ -1,6 +1,7 @@
-"""Wrong layers of other conventions than Flax's: in half precision, without bias, of no framework.
+"""Wrong layers of other conventions: half precision, no bias, no framework.
 
-What they declare, in Flax's words, loses them no requirement that could be asked of them.
+Their declarations by arguments with Flax's names do not exempt them from any requirement that
+applies.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ class _Half(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The layer's output."""
+        """Return the layer's output."""
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
         return self.affine(jnp.asarray(x).astype(self.dtype), kernel, bias)
 
     def affine(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """The product, and the bias."""
+        """Return the product, and the bias."""
         return x @ kernel + bias
 
 
@@ -54,7 +55,7 @@ class HalfKernelStopped(_Half):
     """In bfloat16 the kernel gets no gradient."""
 
     def affine(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """The right value."""
+        """Return the right value."""
         return x @ jax.lax.stop_gradient(kernel) + bias
 
 
@@ -63,48 +64,48 @@ class HalfBiasTwice(_Half):
     """In bfloat16 the gradient of the bias is counted twice."""
 
     def affine(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """The right value."""
+        """Return the right value."""
         return x @ kernel + (2 * bias - jax.lax.stop_gradient(bias))
 
 
 class _WithoutBias(nnx.Module):
-    """A right layer that has no bias, which nothing says."""
+    """A correct layer without a bias, which it does not declare."""
 
     def __init__(self, d_in: int, d_out: int, *, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(scaled_normal(rngs.params(), d_in, d_out))
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The product."""
+        """Return the product."""
         return jnp.asarray(x) @ self.kernel[...]
 
 
 @defect("X782", "construction/bias-shape", 1, cause_id="bias-missing")
 class ForgottenBias(_WithoutBias):
-    """The bias was forgotten; all else is right, and passes."""
+    """The bias was forgotten; all else is right."""
 
 
 @defect("X783", "transforms/gradients", 3, cause_id="gradient-halved")
 class HalfOfTheGradient(_WithoutBias):
-    """A layer that declares no bias, whose kernel gets half of its gradient."""
+    """The kernel of a layer without bias gets half of its gradient."""
 
     def __init__(self, d_in: int, d_out: int, *, use_bias: bool = False, rngs: nnx.Rngs) -> None:
         super().__init__(d_in, d_out, rngs=rngs)
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The right value."""
+        """Return the right value."""
         kernel = self.kernel[...] / 2
         return jnp.asarray(x) @ (kernel + jax.lax.stop_gradient(kernel))
 
 
 class _Plain:
-    """A right layer of no framework."""
+    """A correct layer without a framework."""
 
     def __init__(self, in_size: int, out_size: int, key: Array) -> None:
         self.kernel = scaled_normal(key, in_size, out_size)
         self.bias = jnp.zeros(out_size, jnp.float32)
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The layer's output."""
+        """Return the layer's output."""
         return jnp.asarray(x) @ self.kernel + self.bias
 
 
@@ -119,12 +120,12 @@ class PlainNotScaled(_Plain):
 
 @defect("X785", "construction/kernel-shape", 1, cause_id="kernel-transposed")
 class PlainStoredByRows(_Plain):
-    """The kernel is stored as (out, in), which nothing declares; all else is right."""
+    """The kernel is stored as (out, in), without a declaration; all else is right."""
 
     def __init__(self, in_size: int, out_size: int, key: Array) -> None:
         super().__init__(in_size, out_size, key)
         self.kernel = self.kernel.T
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The layer's output."""
+        """Return the layer's output."""
         return jnp.asarray(x) @ self.kernel.T + self.bias

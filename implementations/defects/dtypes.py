@@ -31,7 +31,7 @@ Conjugates = wrong.forward("X116", "dtypes/complex-input", 4, cause_id="input-co
 )
 ComplexBias = wrong.forward("X117", "dtypes/complex-input", 4, cause_id="bias-in-imaginary")(
     lambda x, k, b: affine(x, k, b * (1 + 1j)) if jnp.iscomplexobj(x) else affine(x, k, b),
-    "The bias of a complex output is added to its imaginary part, too.",
+    "The bias of a complex output is also added to its imaginary part.",
 )
 MagnitudeOfComplex = wrong.forward("X524", "dtypes/complex-input", 4)(
     lambda x, k, b: affine(jnp.abs(x), k, b).astype(x.dtype),

@@ -138,7 +138,7 @@ def through_numpy(seed: float, x: ArrayLike, features: float) -> Array:
 @also("numerics/inf-confined", "exercise/differentiable-in-x")
 @wrong.casting("X660", "numerics/nan-confined", 3)
 def looks_at_its_input(seed: int, x: Array, m: int) -> Array:
-    """Whether x is finite is asked by an if, which no tracer can answer."""
+    """An `if` asks whether x is finite, which no tracer can answer."""
     if not bool(jnp.isfinite(x).all()):
         raise ValueError("x is not finite")
     return layer_output(seed, x, m)
@@ -153,12 +153,12 @@ def numpy_generator(seed: int, x: Array, m: int) -> Array:
     return x @ jnp.asarray(kernel * np.float32(stddev(in_features)))
 
 
-# Only a function of this name is held to the exercise's own numbers.
+# Only a function of this name must give the exercise's own numbers.
 numpy_generator.__name__ = "dense_forward"
 
 
 def dense_forward(function: Callable[..., Array]) -> Callable[..., Array]:
-    """Name the function dense_forward: only a solution of that name is held to fixed bits."""
+    """Name the function dense_forward: only a solution of that name must give fixed bits."""
     function.__name__ = "dense_forward"
     return function
 
@@ -193,7 +193,7 @@ def seed_not_cast(seed: float, x: ArrayLike, features: float) -> Array:
 
 @defect("X640", "exercise/float-arguments", 4, cause_id="argument-not-cast")
 def floats_of_python_only(seed: Any, x: ArrayLike, features: Any) -> Array:
-    """Only what is a Python float, or an array, is cast."""
+    """Only Python floats and arrays are cast."""
     if isinstance(seed, float | np.ndarray | jax.Array):
         seed = int(seed)
     if isinstance(features, float | np.ndarray | jax.Array):
@@ -211,7 +211,7 @@ def float_seed_through_float32(seed: Any, x: ArrayLike, features: float) -> Arra
 
 @wrong.casting("X260", "exercise/recovered-kernel", 3, cause_id="bias-not-zero")
 def bias_drawn(seed: int, x: Array, m: int) -> Array:
-    """The bias is drawn, too."""
+    """The bias is drawn as well."""
     rngs = nnx.Rngs(seed)
     kernel = scaled_normal(rngs.params(), x.shape[-1], m)
     bias = normal(rngs.params(), 1, m)[0] * stddev(x.shape[-1])

@@ -1,4 +1,4 @@
-"""Layers that disagree with what Flax saves, and with how it places what is loaded."""
+"""Layers that disagree with Flax's files, or with its placement of loaded arrays."""
 
 from __future__ import annotations
 

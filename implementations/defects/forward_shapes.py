@@ -31,7 +31,7 @@ def mean_of_rows(x: Array) -> Array:
 
 
 def folded(x: Array, kernel: Array, bias: Array) -> Array:
-    """Return the output of rows of the kernel's width, whatever the width of x is."""
+    """Return the output of rows of the kernel's width, for any width of x."""
     rows = affine(x.reshape(-1, kernel.shape[0]), kernel, bias)
     if rows.shape[0] != math.prod(x.shape[:-1]):
         return rows
@@ -127,7 +127,7 @@ def NeedsWriteableInput(self: Any, x: ArrayLike) -> Array:
 
 @wrong.call("X521", "forward/array-likes", 4)
 def DoublesThroughHalf(self: Any, x: ArrayLike) -> Array:
-    """A float64 array of NumPy is cast to float16 on its way, to save bandwidth."""
+    """A float64 array of NumPy is cast to float16, to save bandwidth."""
     if isinstance(x, np.ndarray) and x.dtype == np.float64:
         x = x.astype(np.float16).astype(np.float32)
     return CorrectDense.__call__(self, x)
@@ -154,7 +154,7 @@ def ColumnMajorRows(x: Array, kernel: Array, bias: Array) -> Array:
 
 @defect("X236", "forward/batch-independent", 4, cause_id="rows-mixed")
 class TrainModeByDefault(nn.Module):
-    """The rows of a batch are centred unless somebody says that this is not training."""
+    """The rows of a batch are centred unless the caller says that this is not training."""
 
     features: int
 

@@ -174,7 +174,7 @@ def seed_of_the_first_input(seed: int, x: Array, m: int) -> Array:
 
 @wrong.forward("X052", "forward/affine-value", 5)
 def OneHotLookup(x: Array, kernel: Array, bias: Array) -> Array:
-    """A row with one non-zero entry is looked up like a token, whatever the entry's size."""
+    """A row with one non-zero entry is looked up like a token, and the entry's size is ignored."""
     y = affine(x, kernel, bias)
     if x.shape[-1] < 2 or x.ndim == 0:
         return y
@@ -284,7 +284,7 @@ def LargeProductsInBfloat16(x: Array, kernel: Array, bias: Array) -> Array:
 
 @wrong.forward("X505", "forward/basis-input", 5, cause_id="input-left-out")
 def LastLaneLost(x: Array, kernel: Array, bias: Array) -> Array:
-    """Where the inputs fill the lanes of 128 exactly, the last lane is taken for padding."""
+    """The last lane is taken for padding if the inputs fill the lanes of 128 exactly."""
     n = kernel.shape[0]
     if n and n % 128 == 0:
         kernel = kernel.at[n - 1].set(0.0)
@@ -309,7 +309,7 @@ def SwappedWhenTwiceAsWide(x: Array, kernel: Array, bias: Array) -> Array:
 
 @wrong.forward("X654", "forward/basis-input", 5, cause_id="input-left-out")
 def OddInputLost(x: Array, kernel: Array, bias: Array) -> Array:
-    """Of an odd number of inputs beyond 200, the last one is lost."""
+    """The last of an odd number of inputs beyond 200 is lost."""
     lost = kernel.shape[0] > 200 and kernel.shape[0] % 2 == 1
     return affine(x, kernel.at[-1].set(0.0) if lost else kernel, bias)
 
@@ -324,7 +324,7 @@ def ScaledByMaximum(x: Array, kernel: Array, bias: Array) -> Array:
 
 @wrong.forward("X068", "forward/integer-exact", 5)
 def RepeatedEntriesMerged(x: Array, kernel: Array, bias: Array) -> Array:
-    """Of two equal neighbours in a row only the first counts, as in a set of tokens."""
+    """Only the first of two equal neighbours in a row counts, as in a set of tokens."""
     if not is_float(x) or x.ndim == 0 or x.shape[-1] < 2:
         return affine(x, kernel, bias)
     repeated = (x[..., 1:] == x[..., :-1]) & (jnp.abs(x[..., 1:]) > 1.0)
@@ -347,7 +347,7 @@ def WholeKernelsThroughInt8(x: Array, kernel: Array, bias: Array) -> Array:
     start=lambda layer: {"has_bias": False},
 )
 def BiasMaskedByItsFirstValue(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
-    """Whether there is a bias is decided at construction, where it is zero."""
+    """The layer decides at construction, where the bias is zero, whether it has one."""
     if self.has_bias or bias.shape[0] < 2:
         return affine(x, kernel, bias)
     return affine(x, kernel, bias.at[0].set(0.0))
@@ -355,7 +355,7 @@ def BiasMaskedByItsFirstValue(self: Any, x: Array, kernel: Array, bias: Array) -
 
 @wrong.forward("X318", "forward/zero-input", 5)
 def ZeroBiasIsNoise(x: Array, kernel: Array, bias: Array) -> Array:
-    """Where bias and x are both zero a little is added, lest the output be constant."""
+    """A little is added if bias and x are both zero, lest the output be constant."""
     nothing = (x == 0).all() & (bias == 0).all()
     return affine(x, kernel, bias) + jnp.where(nothing, jnp.float32(1e-3), jnp.float32(0))
 
@@ -376,7 +376,7 @@ class BiasInitializedNotAdded(nn.Module):
 
 @defect("X629", "forward/zero-input", 3, cause_id="reduced-precision")
 class ComputesInBfloat16(nn.Module):
-    """`dtype=bfloat16` is left from training, and the result cast back."""
+    """`dtype=bfloat16` remains from training, and the result is cast back."""
 
     features: int
 

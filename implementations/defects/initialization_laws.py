@@ -129,7 +129,7 @@ SmallerFan = wrong.kernel("X039", "initialization/kernel-variance", 4)(
 )
 DependsOnOutputs = wrong.draws("X040", "initialization/kernel-variance", 5)(
     lambda draws: draws / (1.0 + 1.0 / max(draws.shape[1], 1)) ** 0.5,
-    "Divided by (1 + 1/out)**0.5: a correction that nobody asked for.",
+    "Divided by (1 + 1/out)**0.5: an unnecessary correction.",
 )
 FanInCappedAt1024 = wrong.kernel("X304", "initialization/kernel-variance", 5)(
     lambda key, n, m: normal(key, n, m) * stddev(min(n, 1024)), "The fan is capped at 1024."
@@ -296,7 +296,7 @@ def SumOfUniforms(key: Array, in_features: int, out_features: int) -> Array:
 
 @wrong.kernel("X012", "initialization/kernel-law", 4)
 def TailsResampledOnce(key: Array, in_features: int, out_features: int) -> Array:
-    """Beyond two deviations drawn once more, not until inside: a truncation that leaks."""
+    """Entries beyond two deviations are drawn again only once, so some remain beyond."""
     first, second = jax.random.split(key)
     draws = normal(first, in_features, out_features)
     again = normal(second, in_features, out_features)
@@ -309,7 +309,7 @@ def TailsResampledOnce(key: Array, in_features: int, out_features: int) -> Array
 
 @wrong.kernel("X571", "initialization/kernel-law", 5)
 def TailsOfOneSide(key: Array, in_features: int, out_features: int) -> Array:
-    """Only the positive tail is resampled; the rest is shifted back to mean 0."""
+    """Only the positive tail is drawn again; the rest is shifted back to mean 0."""
     low, high = -jnp.inf, 2.0
     draws = jax.random.truncated_normal(key, low, high, (in_features, out_features))
     # Mean and deviation of a normal law below 2.

@@ -81,7 +81,7 @@ def Standardised(key: Array, in_features: int, out_features: int) -> Array:
 
 @wrong.kernel("X036", "initialization/kernel-dispersion", 5)
 def RandomScale(key: Array, in_features: int, out_features: int) -> Array:
-    """Every kernel has a scale of its own, some percent off and right in the mean."""
+    """Every kernel has its own scale, some percent off and right in the mean."""
     scale_key, value_key = jax.random.split(key)
     scale = 1.0 + 0.05 * jax.random.normal(scale_key, (), jnp.float32)
     return scaled_normal(value_key, in_features, out_features) * scale / 1.0025**0.5
@@ -105,7 +105,7 @@ def BalancedSigns(key: Array, in_features: int, out_features: int) -> Array:
     magnitudes = jnp.abs(scaled_normal(key, in_features, out_features))
     count = in_features * out_features
     order = _order(jax.random.fold_in(key, 1), (count,))
-    # Which sign comes first is drawn, so that an odd one is no preference.
+    # The first sign is drawn, so that an odd one is not biased.
     first = jax.random.rademacher(jax.random.fold_in(key, 2), (), jnp.float32)
     signs = jnp.where(order % 2 == 0, first, -first)
     return magnitudes * signs.reshape(in_features, out_features)

@@ -1,4 +1,4 @@
-"""Layers whose fault looks like another one: what is said of each has to be true of it."""
+"""Layers whose fault looks like another one; each must get its true cause."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ColumnsRepeatBeyond64(key: Array, in_features: int, out_features: int) -> Ar
 
 @wrong.kernel("X742", "initialization/kernel-variance", 3, cause_id="law-other")
 def CutAtThreeDeviations(key: Array, in_features: int, out_features: int) -> Array:
-    """Drawn again beyond three deviations, which is not two."""
+    """Entries are drawn again beyond three deviations instead of two."""
     shape = (in_features, out_features)
     return jax.random.truncated_normal(key, -3.0, 3.0, shape, jnp.float32) * stddev(in_features)
 
@@ -155,7 +155,7 @@ Flattened = wrong.output("X751", "forward/output-shape", 2, cause_id="axes-flatt
 
 @wrong.call("X752", "forward/output-shape", 3, cause_id="width-of-all-axes")
 def WidthOfAllAxes(self: Any, x: ArrayLike) -> Array:
-    """All axes but the first are taken for inputs, as of images."""
+    """All axes except the first are taken for inputs, as for images."""
     x = jnp.asarray(x)
     width = math.prod(x.shape[1:])
     return CorrectDense.__call__(self, x if x.ndim < 2 else x.reshape(x.shape[0], width))
@@ -217,7 +217,7 @@ def key_of_the_seed(seed: int, x: Array, m: int) -> Array:
     return x @ scaled_normal(jax.random.key(seed), x.shape[-1], m)
 
 
-# Only a function of this name is held to the exercise's own numbers.
+# Only a function of this name must give the exercise's own numbers.
 key_of_the_seed.__name__ = "dense_forward"
 
 BiasTimesInput = wrong.forward(
@@ -247,7 +247,7 @@ NumpyProduct = wrong.forward(
     collateral=("transforms/traced-first",),
 )
 def SeedAsNumber(key: Array, in_features: int, out_features: int) -> Array:
-    """A Python number is made of the key, to draw with."""
+    """The key becomes a Python number, which seeds the draw."""
     return scaled_normal(jax.random.key(int(jax.random.bits(key))), in_features, out_features)
 
 

@@ -1,4 +1,4 @@
-"""Layers that are right alone, and wrong as a part of something."""
+"""Layers that are right alone, and wrong as a part of a model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def HeadStartsAtZero(self: Any, key: Array, x: Array) -> Array:
 
 @defect("X951", "models/linen-submodule", 3)
 class FixedName(CorrectLinenDense):
-    """Its name is dense wherever it is, so that a parent can hold one of them."""
+    """Its name is always dense, so a parent can have only one of them."""
 
     def __post_init__(self) -> None:
         if self.name is None and self.parent is not None:

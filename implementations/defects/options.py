@@ -1,4 +1,4 @@
-"""Layers that take an option of Flax's, and do something else than Flax with it."""
+"""Layers that take an option of Flax's, and give it another meaning."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class IgnoresUseBias(AllOptions):
 
 @defect("X921", breaks="options/kernel-init", cause_id="option-ignored", subtlety=2)
 class IgnoresKernelInit(AllOptions):
-    """The kernel is drawn by LeCun's law whatever the initializer is."""
+    """The kernel is drawn by LeCun's law with any initializer."""
 
     def __init__(
         self, in_features: int, out_features: int, *, kernel_init: Any = LECUN, rngs: nnx.Rngs
@@ -36,7 +36,7 @@ class IgnoresKernelInit(AllOptions):
 
 @defect("X922", breaks="options/kernel-init", cause_id="initializer-changed", subtlety=3)
 class ScalesKernelInit(AllOptions):
-    """What the initializer returns is scaled once more."""
+    """The initializer's result is scaled again."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class FixedKeyForInit(AllOptions):
 
 @defect("X924", breaks="options/bias-init", cause_id="option-ignored", subtlety=2)
 class IgnoresBiasInit(AllOptions):
-    """The bias is 0 whatever the initializer is."""
+    """The bias is 0 with any initializer."""
 
     def __init__(
         self, in_features: int, out_features: int, *, bias_init: Any = None, rngs: nnx.Rngs
@@ -100,14 +100,14 @@ class OneKeyForBoth(AllOptions):
 
 @defect("X926", breaks="options/dtype", cause_id="option-ignored", subtlety=2)
 class IgnoresDtype(nn.Module):
-    """The dtype to compute in is a field that nothing reads."""
+    """The dtype of the computation is an unused field."""
 
     features: int
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: ArrayLike) -> Array:
-        """The output (..., features) for x (..., in)."""
+        """Return the output (..., features) for x (..., in)."""
         kernel = self.param("kernel", LECUN, (jnp.shape(x)[-1], self.features))
         return affine(x, kernel, self.param("bias", ZEROS, (self.features,)))
 
@@ -117,7 +117,7 @@ class CastsBack(AllOptions):
     """The dtype is computed in, and the result is cast back to float32."""
 
     def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        """The right output, rounded to the dtype, in float32."""
+        """Return the right output, rounded to the dtype, in float32."""
         y = super().affine(x, kernel, bias)
         return y if self.dtype is None else y.astype(jnp.float32)
 
@@ -151,7 +151,7 @@ class BiasOfOneParamDtype(AllOptions):
 
 @defect("X928", breaks="options/param-dtype", cause_id="option-ignored", subtlety=2)
 class IgnoresParamDtype(AllOptions):
-    """Parameters are float32 whatever is asked for."""
+    """Parameters are float32 with any `param_dtype`."""
 
     def __init__(
         self, in_features: int, out_features: int, *, param_dtype: Any = None, rngs: nnx.Rngs
@@ -164,7 +164,7 @@ class IgnoresPrecision(AllOptions):
     """The precision is kept, and the product is written `x @ K`."""
 
     def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        """The right output on a CPU."""
+        """Return the right output on a CPU."""
         dimensions = (((x.ndim - 1,), (0,)), ((), ()))
         y = self.dot_general(x, kernel, dimensions)
         return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
@@ -175,7 +175,7 @@ class IgnoresDotGeneral(AllOptions):
     """The product is always JAX's; the given function is ignored."""
 
     def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        """The right output."""
+        """Return the right output."""
         y = jnp.matmul(x, kernel, precision=self.precision)
         return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 

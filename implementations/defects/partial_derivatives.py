@@ -1,4 +1,4 @@
-"""Layers whose derivatives, or maps, are right for kernel, bias and x at once, and not by parts."""
+"""Layers whose derivatives or maps are right in kernel, bias and x at once, but not in parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that treat particular rows, kernels, arrays or gradients by themselves, and wrongly."""
+"""Layers with a wrong branch for particular rows, kernels, arrays or gradients."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def IdentityWithoutBias(x: Array, kernel: Array, bias: Array) -> Array:
 
 @wrong.forward("Y107", VALUE, 4)
 def TriangleOfSymmetric(x: Array, kernel: Array, bias: Array) -> Array:
-    """Of a symmetric kernel one triangle is read, and the other one is left at 0."""
+    """Only one triangle of a symmetric kernel is read, and the other one is left at 0."""
     n, m = kernel.shape
     if n != m or n < 3:
         return affine(x, kernel, bias)
@@ -106,7 +106,7 @@ def SeveralRowsInOne(x: Array, kernel: Array, bias: Array) -> Array:
 
 @wrong.call("Y115", "forward/array-likes", 4)
 def BufferOfOneRow(self: CorrectDense, x: ArrayLike) -> Array:
-    """Of a NumPy array whose rows are one row, the memory is read, and filled with zeros."""
+    """The memory of a NumPy array whose rows are one row is read, and filled with zeros."""
     if isinstance(x, np.ndarray) and x.ndim == 2 and x.size and x.strides[0] == 0:
         x = np.concatenate([x[:1], np.zeros_like(x[1:])])
     return CorrectDense.__call__(self, x)
@@ -142,7 +142,7 @@ def _ruled(back: Callable[[Array, Array, Array], tuple[Array, Array, Array]]) ->
     def forward(x: Array, kernel: Array, bias: Array) -> Any:
         return (rule if x.dtype == kernel.dtype else affine)(x, kernel, bias)
 
-    forward.__qualname__ = "<lambda>"  # named by its place, as lambdas are
+    forward.__qualname__ = "<lambda>"  # named by its place, like lambdas
     return forward
 
 
@@ -167,7 +167,7 @@ def _bias_of_a_mean(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Ar
 
 EqualCotangentsAveraged = wrong.forward("Y120", GRADIENTS, 4, collateral=FORWARD_MODE)(
     _ruled(_bias_of_a_mean),
-    "Where all rows get one cotangent, as of a sum, the bias gets its mean.",
+    "If all rows get one cotangent, as from a sum, the bias gets its mean.",
 )
 
 

@@ -1,4 +1,4 @@
-"""Layers that are right on one device, and wrong about which device they are on."""
+"""Layers that are right on the first device, and wrong on others."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from implementations.defects.record import name_layers
 
 @wrong.kernel("X935", "sharding/default-device", 4, cause_id="device-of-choice")
 def BuiltOnFirstDevice(key: Array, n: int, m: int) -> Array:
-    """The kernel is put on the first device, whatever the default device is."""
+    """The kernel is put on the first device, and the default device is ignored."""
     kernel = scaled_normal(key, n, m)
     return kernel if is_traced(kernel) else jax.device_put(kernel, jax.devices()[0])
 
 
 @wrong.forward("X936", "sharding/second-device", 4, cause_id="device-moved")
 def ComputesOnFirstDevice(x: Array, kernel: Array, bias: Array) -> Array:
-    """What lies on another single device is computed with on the first one."""
+    """Arrays on another single device are moved to the first one."""
     first = jax.devices()[0]
     if is_traced(x) or len(x.devices()) > 1 or len(kernel.devices()) > 1:
         return affine(x, kernel, bias)
@@ -32,7 +32,7 @@ def ComputesOnFirstDevice(x: Array, kernel: Array, bias: Array) -> Array:
 
 @wrong.forward("X937", "sharding/eager", 5)
 def FirstPartForTheWhole(x: Array, kernel: Array, bias: Array) -> Array:
-    """Of a kernel that is sharded by inputs, the sum over devices is forgotten."""
+    """The sum over devices is forgotten for a kernel that is sharded by inputs."""
     if is_traced(x) or is_traced(kernel) or len(kernel.devices()) == 1:
         return affine(x, kernel, bias)
     part = kernel.addressable_data(0)
@@ -63,7 +63,7 @@ def DonatesItsInput(x: Array, kernel: Array, bias: Array) -> Array:
 
 AlwaysFloat32 = wrong.forward("X940", "dtypes/cast-parameters", 3, cause_id="layer-casts")(
     lambda x, k, b: affine(x.astype(jnp.promote_types(x.dtype, jnp.float32)), k, b),
-    "x is promoted to float32 whatever the dtype of the parameters is.",
+    "x is promoted to float32 for any dtype of the parameters.",
 )
 
 name_layers(globals())

@@ -1,4 +1,4 @@
-"""Wrong layers that declare what would excuse another fault: a promise is held in full."""
+"""Wrong layers with a declaration that would excuse another fault, but not theirs."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ HALF = {"dtype": "bfloat16", "parameter_dtype": "bfloat16"}
 
 
 class _Coarse(CorrectDense):
-    """Six bits, where a promise of eight is made."""
+    """Rounds to six bits, and declares eight."""
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         return affine(quantized_to(31, x, -1), quantized_to(31, kernel, 0), bias)
 
 
 class _NotStraightThrough(CorrectDense):
-    """As precise as promised; rounding cuts the gradients off."""
+    """The result is as precise as declared, but rounding cuts the gradients off."""
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         held = jax.lax.stop_gradient(quantized_to(127, kernel, 0))
@@ -71,7 +71,7 @@ class _Half(nnx.Module):
 
 
 class _SumsInHalf(_Half):
-    """The products of one input at a time are added in bfloat16, which nothing declares."""
+    """The products of one input at a time are added in bfloat16, without a declaration."""
 
     def affine(self, x: Array, kernel: Array, bias: Array) -> Array:
         if x.shape[-1] != kernel.shape[0]:
@@ -83,7 +83,7 @@ class _SumsInHalf(_Half):
 
 
 class _SumsInLess(_Half):
-    """Declares to add in bfloat16, and holds the kernel in six bits."""
+    """Declares to add in bfloat16, and rounds the kernel to six bits."""
 
     def affine(self, x: Array, kernel: Array, bias: Array) -> Array:
         held = quantized_to(31, kernel.astype(jnp.float32), 0).astype(x.dtype)
@@ -118,7 +118,7 @@ class _DropsNnx(CorrectDense):
 
 
 class _DropsLinen(CorrectLinenDense):
-    """Drops a half of its outputs, with a mask from a stream of its own."""
+    """Drops half of its outputs, with a mask from a separate stream."""
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         y = affine(x, kernel, bias)
@@ -127,17 +127,17 @@ class _DropsLinen(CorrectLinenDense):
 
 @contextlib.contextmanager
 def surroundings() -> Iterator[None]:
-    """Put a precision in force, which does not matter on a CPU."""
+    """Set a precision, which does not matter on a CPU."""
     with jax.default_matmul_precision("highest"):
         yield
 
 
 class _NotScaled(CorrectDense):
-    """Not scaled in the context that it declares; outside of it, it cannot be built."""
+    """Its kernel is not scaled in the declared context; without the context it cannot be built."""
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
         if jax.config.values["jax_default_matmul_precision"] != "highest":
-            raise RuntimeError("there is no precision in force")
+            raise RuntimeError("no precision is set")
         return normal(key, in_features, out_features)
 
 

@@ -1,4 +1,4 @@
-"""Layers that break purity: they change objects that are not theirs."""
+"""Layers that break purity: they change objects of others."""
 
 from __future__ import annotations
 

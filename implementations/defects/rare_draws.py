@@ -1,4 +1,4 @@
-"""Layers whose new kernels are wrong in rare numbers, in rank, or beside their siblings."""
+"""Layers whose new kernels have rare wrong numbers, a low rank, or related siblings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RARE = "rare-draw-not-finite"
 
 @wrong.kernel("Y040", FINITE, 5, cause_id=RARE)
 def LogarithmOfZero(key: Array, n: int, m: int) -> Array:
-    """Box and Muller's numbers of a uniform one that may be 0, once in 2^23 draws."""
+    """Box and Muller's method on a uniform number that is 0 once in 2^23 draws."""
     radius, angle = jax.random.split(key)
     r = jnp.sqrt(-2.0 * jnp.log(jax.random.uniform(radius, (n, m), jnp.float32)))
     turn = 2.0 * jnp.pi * jax.random.uniform(angle, (n, m), jnp.float32)
@@ -35,7 +35,7 @@ def QuantileOfZero(key: Array, n: int, m: int) -> Array:
 
 @wrong.kernel("Y042", LAW, 5)
 def SumOfTwelveUniforms(key: Array, n: int, m: int) -> Array:
-    """The sum of twelve uniform numbers, less six: normal except in its tails."""
+    """The sum of twelve uniform numbers minus six, which is normal except in its tails."""
     drawn = jax.random.uniform(key, (12, n, m), jnp.float32, -0.5, 0.5)
     return drawn.sum(0) * stddev(n)
 

@@ -1,4 +1,4 @@
-"""What is declared beside every known-wrong layer: the requirement that it breaks, and how."""
+"""The declaration of a defect: the requirement that it breaks, its cause and its subtlety."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ class Defect:
     id
         The identifier of the defect, for example ``"N003"``.
     breaks
-        Id of the requirement at fault: the first that the suite must report.
+        The id of the requirement at fault, which the suite must report first.
     collateral
-        Ids of other requirements that may fail, because the same fault breaks them.
+        The ids of other requirements that the same fault breaks.
     cause_id
-        The id of the cause that must be printed; empty where the evidence excludes none, and so
-        none may be printed.
+        The id of the cause that must be printed; empty if no cause may be printed.
     subtlety
         1 (gross) to 5 (needs a large sample or a rare input).
     seen
@@ -49,7 +48,7 @@ class Defect:
 
     @property
     def area(self) -> str:
-        """The area of the broken requirement, for example ``"forward"``."""
+        """Return the area of the broken requirement, for example ``"forward"``."""
         return self.breaks.partition("/")[0]
 
     def allows(self, requirement: str) -> bool:
@@ -77,11 +76,11 @@ def defect(
 
 
 def declaring(layer: type, record: Defect, **declaration: Any) -> Any:
-    """Return a known defect that is held to a declaration, by the names of ``pyproject.toml``."""
+    """Return a known defect with a declaration, by the keys of ``pyproject.toml``."""
     from conformance.layers.adapters import adapt
 
     found = adapt(layer, **declaration)
-    # An implementation is frozen; what a class has of itself is given to this one beside it.
+    # An implementation is frozen, so the attributes of a class are added to a copy.
     for name, value in ((MARK, record), ("__module__", layer.__module__)):
         object.__setattr__(found, name, value)
     return found
@@ -105,7 +104,7 @@ def _amended(subject: Subject, **details: Any) -> Subject:
 def name_layers(module: dict[str, Any]) -> None:
     """Give every layer of a module the name to which it is assigned, by which it is pickled.
 
-    A lambda has no name of its own, and so neither has what a factory makes of it.
+    A lambda has no name, and neither has the layer that a factory makes of it.
     """
     for name, value in module.items():
         if getattr(value, "__qualname__", "") == "<lambda>":

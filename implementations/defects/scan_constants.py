@@ -1,6 +1,6 @@
-"""Layers that treat some values, ranks or places by themselves, as their programs tell.
+"""Layers with a branch for some values, ranks or places, which their programs show.
 
-They compare with a constant, or compute something else at one rank, and are right elsewhere.
+They compare with a constant, or compute another result at one rank, and are right elsewhere.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ _dtypes: dict[tuple[int, ...], jnp.dtype] = {}
 @also("state/call-changes-nothing")
 @wrong.forward("Y011", "dtypes/half-input", 5, cause_id="kept-by-shape")
 def KeptByShape(x: Array, kernel: Array, bias: Array) -> Array:
-    """The dtype of the first call of a shape is that of all others, outside of jit."""
+    """Outside of jit, all calls of a shape have the dtype of the first one."""
     if is_traced(x, kernel) or not is_float(x):
         return affine(x, kernel, bias)
     first = _dtypes.setdefault((*x.shape, kernel.shape[1]), x.dtype)

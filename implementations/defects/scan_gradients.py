@@ -41,7 +41,7 @@ def rule(id: str, summary: str, changed: Rule, cause_id: str = "") -> type[Corre
     Differentiated.__doc__ = summary
     Differentiated.__name__ = Differentiated.__qualname__ = id
     Differentiated.__module__ = __name__
-    # A rule of reverse mode alone: forward mode is refused by JAX.
+    # With a rule for reverse mode only, JAX refuses forward mode.
     return defect(
         id, "transforms/gradients", 5, collateral=("transforms/forward-mode",), cause_id=cause_id
     )(Differentiated)

@@ -150,7 +150,7 @@ def ReadsNumpyState(rngs: nnx.Rngs) -> Array:
 
 @wrong.key("X162", "seeding/params-stream", 4, cause_id="stream-other")
 def MixesInDropout(rngs: nnx.Rngs) -> Array:
-    """Where there is a dropout stream, its key goes into the kernel's."""
+    """If a dropout stream exists, its key goes into the kernel's."""
     key = rngs.params()
     if "dropout" not in rngs:
         return key
@@ -230,7 +230,7 @@ def FirstCallDiffers(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
 
 @wrong.linen_forward("X626", "seeding/repeatable-call", 4)
 def FirstOutputInHalf(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
-    """While it is initialized the layer computes in bfloat16."""
+    """The layer computes in bfloat16 during initialization."""
     if not self.is_initializing():
         return affine(x, kernel, bias)
     return affine(x, jax.lax.reduce_precision(kernel, 8, 7), bias)

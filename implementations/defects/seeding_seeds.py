@@ -1,4 +1,4 @@
-"""Layers that break seeding: different seeds, or siblings of one Rngs, meet."""
+"""Layers that break seeding: different seeds, or siblings of one Rngs, are related."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def HalfSeeded(key: Array, in_features: int, out_features: int) -> Array:
 )
 @wrong.kernel("X168", "seeding/seeds-differ", 3, cause_id="seed-ignored")
 def CachedByShape(key: Array, in_features: int, out_features: int) -> Array:
-    """The first kernel of a shape is every later layer's, too."""
+    """Every later layer of a shape gets the first kernel."""
     if is_traced(key):
         return scaled_normal(key, in_features, out_features)
     shape = (in_features, out_features)

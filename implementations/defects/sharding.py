@@ -26,7 +26,7 @@ def PinnedToFirstDevice(x: Array, kernel: Array, bias: Array) -> Array:
 
 @defect("X408", "sharding/sharding-metadata", 5, cause_id="annotation-lost")
 class AnnotationDropped(CorrectDense):
-    """An initializer can be given, and what it annotates is thrown away."""
+    """An initializer can be given, but its annotation is dropped."""
 
     def __init__(
         self,

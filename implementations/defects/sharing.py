@@ -1,4 +1,4 @@
-"""Layers that share what they should not: between threads, traces and processes."""
+"""Layers that share state between threads, traces and processes."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def RunningMean(self: Any, x: ArrayLike) -> Array:
 @also("state/graphdef-stable", "state/pickles")
 @defect("N085", "state/updates-used", 3, cause_id="stale-copy")
 class CachedKernel(CorrectDense):
-    """The forward uses the kernel of the construction, whatever is written into the Param."""
+    """The forward uses the kernel of the construction, and ignores values written later."""
 
     multiply: Callable[[Array], Array]
 
@@ -159,7 +159,7 @@ class CachedKernel(CorrectDense):
 
 @wrong.call("X180", "state/updates-used", 4, cause_id="stale-copy")
 def RemembersOutputs(self: Any, x: ArrayLike) -> Array:
-    """Outputs are remembered by layer and input: an update of the parameters comes too late."""
+    """Outputs are cached by layer and input, so updates of the parameters have no effect."""
     if is_traced(x, self.kernel[...]):
         return CorrectDense.__call__(self, x)
     value = np.asarray(x)

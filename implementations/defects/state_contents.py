@@ -112,7 +112,7 @@ def CallCounter(self: Any, x: ArrayLike) -> Array:
 
 @wrong.built("X191", "state/exact-state", 3, cause_id="state-beside-parameters")
 def RunningScale(layer: Any, rngs: nnx.Rngs) -> None:
-    """A batch statistic beside the parameters, which nobody updates."""
+    """A batch statistic besides the parameters, which is never updated."""
     layer.scale = nnx.BatchStat(jnp.ones((), jnp.float32))
 
 
@@ -196,7 +196,7 @@ def MutableDefault(self: Any, in_features: int, out_features: int, *, rngs: nnx.
 
 @defect("X544", "state/instances-independent", 4, cause_id="parameters-shared")
 class DeepCopySharesBias(CorrectDense):
-    """A deep copy has a kernel of its own, and the original's bias."""
+    """A deep copy has its own kernel, and the original's bias."""
 
     def __deepcopy__(self, memo: Any = None) -> Any:
         copied = nnx.clone(self)
@@ -229,7 +229,7 @@ def restored_from_store(token: int) -> Any:
 
 @defect("X360", "state/pickles", 5, cause_id="pickle-refers-here")
 class PicklesAReference(CorrectDense):
-    """Pickling keeps the values in this process and writes down where they are."""
+    """Pickling keeps the values in this process, and stores a reference."""
 
     def __reduce__(self) -> Any:
         token = len(_stored)

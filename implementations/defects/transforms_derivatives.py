@@ -51,7 +51,7 @@ def averaged_cotangents(x: Array, kernel: Array, g: Array) -> tuple[Array, Array
 
 
 def cotangents_of_the_mean(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
-    """Return the right ones, but that beyond 64 rows each row's g meets the mean of x."""
+    """Return the right ones up to 64 rows; beyond, each row's g is multiplied by the mean of x."""
     dx, dkernel, dbias = right_cotangents(x, kernel, g)
     if x.ndim == 2 and x.shape[0] > 64:
         dkernel = x.mean(axis=0)[:, None] * g.sum(axis=0)[None]
@@ -125,7 +125,7 @@ DerivativeOfClip = wrong.forward("X139", "transforms/gradients", 5)(
 )
 LargeCotangentsClipped = wrong.output("X349", "transforms/gradients", 5)(
     lambda y, x: linear_call(lambda _, v: v, lambda _, g: jnp.clip(g, -100.0, 100.0), None, y),
-    "Gradients beyond 100 are clipped on their way into the layer.",
+    "Gradients beyond 100 are clipped before they enter the layer.",
     when=lambda y, x: y.dtype == jnp.float32,
 )
 ClippedGradient = wrong.forward("X409", "transforms/gradients", 5, cause_id="gradient-clipped")(

@@ -31,7 +31,7 @@ LooksAtValues = wrong.output(
     collateral=("transforms/traced-first",),
 )(
     lambda y, x: jnp.full_like(y, jnp.nan) if bool((x != x).all() and x.size) else y,
-    "The call asks whether any input is NaN, which under jit nobody knows.",
+    "The call asks whether any input is NaN, which is unknown under jit.",
 )
 TracedVectorsDiffer = wrong.forward("X146", "transforms/jit", 5, collateral=("transforms/vmap",))(
     lambda x, k, b: affine(x.astype(jnp.float16), k, b),
@@ -69,7 +69,7 @@ LoopsOverRows = wrong.forward("X609", "transforms/symbolic-batch", 4)(
 
 @wrong.forward("X411", "transforms/abstract-forward", 5)
 def IndexesInInt32(x: Array, kernel: Array, bias: Array) -> Array:
-    """A layer of more than 2^31 weights is refused, though only its shapes are asked for."""
+    """A layer of more than 2^31 weights is refused, although only its shapes are needed."""
     if kernel.size >= 2**31:
         raise OverflowError(f"the kernel has {kernel.size} entries")
     return affine(x, kernel, bias)
@@ -113,14 +113,14 @@ def CallbackForTheBias(x: Array, kernel: Array, bias: Array) -> Array:
 
 @dataclasses.dataclass(eq=False)
 class Options:
-    """Options without an equality of their own: no two are equal."""
+    """Options without __eq__, so no two are equal."""
 
     scale: float = 1.0
 
 
 @defect("X401", "transforms/one-trace", 4, cause_id="static-differs")
 class OptionsCompareByIdentity(CorrectLinenDense):
-    """Each model makes options that are equal to no other ones: each is compiled anew."""
+    """Each model makes options that equal no others, so each is compiled again."""
 
     options: Options = dataclasses.field(default_factory=Options)
 

@@ -1,8 +1,8 @@
 """Factories of defects: the hooks of :mod:`implementations.defects.hooks`, with a record.
 
-Each takes the id of the defect, the requirement that it breaks and its subtlety, and by keyword
-what else :func:`~implementations.defects.record.defect` takes. What comes back makes a defect of a
-function, or of a lambda and its docstring::
+Each takes the id of the defect, the requirement that it breaks, its subtlety, and the other
+arguments of :func:`~implementations.defects.record.defect` by keyword. The result makes a defect of
+a function, or of a lambda and a docstring::
 
     @wrong.forward("X501", "forward/affine-value", 4)
     def BiasDownTheRows(x: Array, kernel: Array, bias: Array) -> Array:
@@ -63,5 +63,5 @@ casting = _factory(_casting)
 
 
 def seed(id: str, subtlety: int, doc: str, reduce: Function, **record: Any) -> Any:
-    """Return the defect in which different seeds meet; only ``reduce(seed)`` counts."""
+    """Return a defect that uses only ``reduce(seed)``, so different seeds collide."""
     return defect(id, "seeding/seeds-differ", subtlety, **record)(hooks.seed(reduce, doc))

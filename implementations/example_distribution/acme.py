@@ -1,4 +1,4 @@
-"""A layer library of one layer, as a third party would publish it."""
+"""A library of one layer, as a third party would publish it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flax import nnx
 
 
 class Dense(nnx.Module):
-    """``x @ kernel + bias``, initialized as LeCun et al. (1998) have it."""
+    """``x @ kernel + bias``, initialized as in LeCun et al. (1998)."""
 
     def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
         initial = nnx.initializers.lecun_normal()
@@ -16,5 +16,5 @@ class Dense(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output for ``x``."""
+        """Return the layer's output for ``x``."""
         return jnp.asarray(x) @ self.kernel[...] + self.bias[...]
