@@ -125,9 +125,12 @@ class Violation(ConformanceError, AssertionError):
     obstacle
         True if the layer could not be built, called, read or written, so that the check did not
         reach its own property. Another requirement covers that step.
+    where
+        On which side of an edge of the layer's program it was found; empty if nothing says so.
     """
 
     obstacle = False
+    where = ""
 
     def __init__(
         self, found: str, *, accepted: str = "", cause: str = "", declare: str = "",
@@ -141,6 +144,16 @@ class Violation(ConformanceError, AssertionError):
         self.cause = cause
         self.cause_id: str = getattr(cause, "id", "")
         self.measured = measured
+
+    def located(self, where: str) -> Violation:
+        """Say in words where it was found, if there are any, and return the violation."""
+        if not where:
+            return self
+        self.where, self.found = where, f"{where}: {self.found}"
+        self.args = (self.found,)
+        if self.cause_id:
+            self.cause = Cause(self.cause_id, f"{where}: {self.cause}")
+        return self
 
     def because(self, cause: str) -> Violation:
         """Set the cause of a violation that was an obstacle only, and return the violation."""

@@ -435,8 +435,9 @@ def judge(
         return
     if drawn is not None:
         cells = experiment().cells
-        cell = next((c for c in cells if c.shape == worst.shape), cells[-1])
-        recording.current().draw(Case(*cell.shape, seed=cell.seeds[0]))
+        n, m = worst.shape or cells[-1].shape
+        first = next((c.seeds[0] for c in cells if c.shape == (n, m)), cells[-1].seeds.stop)
+        recording.current().draw(Case(n, m, seed=first))
     more, line = len(rejections(evidence)) - 1, declaring()
     found = worst.found + (f" (and {more} more of {len(evidence)} checks)" if more else "")
     intended = f"; if this is intended, declare {line}" if line else ""

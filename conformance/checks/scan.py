@@ -16,15 +16,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from conformance.checks import jaxprs, recording
+from conformance.checks import recording
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
-from conformance.checks.programs import call
 from conformance.checks.scan_points import BASE, WEIGHTS, Point, base_of, larger, points_of
-from conformance.checks.signatures import Misfit, Signature, follows, misfits, signature
+from conformance.checks.signatures import Misfit, follows, misfits
+from conformance.checks.traces import CONSTRUCTION, FORWARD, GRADIENT, Traces
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Violation
-from conformance.jax_setup.lazy import jax, jnp
 
 __all__ = [
     "COMPLEX",
@@ -34,19 +33,15 @@ __all__ = [
     "INTEGER",
     "NEW",
     "NONFINITE",
-    "NOT_TRACED",
     "VALUES",
-    "Edge",
-    "Scan",
     "at_edges",
+    "edge_between",
     "kernel_sizes",
     "scan",
 ]
 
 F = TypeVar("F", bound=Callable[..., None])
 Size = tuple[int, int]
-
-CONSTRUCTION, FORWARD, GRADIENT = "construction", "call", "gradient"
 
 
 @dataclass(frozen=True)
@@ -103,12 +98,15 @@ class Edge:
     where
         The place, in words.
     points
-        The first point of the other program, one after it, and the last one before it.
+        The first point of the other program, and some after it.
+    before
+        The last point of the usual program.
     """
 
     program: str
     where: str
     points: tuple[Point, ...]
+    before: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,15 +131,15 @@ class Scan:
     unrolls_rows: bool = False
 
     def places(self, use: Use) -> list[tuple[str, Case]]:
-        """Return the places, in words, and the cases at which a requirement should be tried."""
+        """Return the places, in words, and the cases to try; the usual program has no words."""
         edges = [edge for edge in self.edges if edge.program in use.programs]
         # One point of each edge comes before a second one of any edge.
-        in_turn = itertools.zip_longest(*(edge.points for edge in edges))
+        in_turn = itertools.zip_longest(*((*edge.points, *edge.before) for edge in edges))
         found: dict[Case, str] = {}
         for points in in_turn:
             for edge, point in zip(edges, points, strict=True):
                 if point is not None and point.dtype in use.dtypes and point.fits:
-                    found.setdefault(point.case(), edge.where)
+                    found.setdefault(point.case(), edge.where * (point in edge.points))
         return [(where, case) for case, where in found.items()][: use.most]
 
 
@@ -166,7 +164,7 @@ def scan(layer: Layer) -> Scan:
 
 
 def _scan(layer: Layer) -> Scan:
-    traces = _Traces(layer)
+    traces = Traces(layer)
     base = base_of(layer)
     first = traces(FORWARD, base)
     if not first.numbers:
@@ -207,7 +205,7 @@ def _scan(layer: Layer) -> Scan:
     return Scan(tuple(edges), constants=tuple(sorted(constants)), unrolls_rows=unrolls_rows)
 
 
-def _edges_of_ranks(traces: _Traces, kind: str, points: Sequence[Point]) -> list[Edge]:
+def _edges_of_ranks(traces: Traces, kind: str, points: Sequence[Point]) -> list[Edge]:
     """Return an edge for each rank with another program than a batch of that dtype."""
     edges, seen = [], set()
     for point in points:
@@ -233,67 +231,7 @@ def _edges_of_indices(kind: str, base: Point, indices: Iterable[int]) -> list[Ed
     return edges[:_MOST_EDGES]
 
 
-class _Traces:
-    """The programs of a layer by point, each traced once."""
-
-    def __init__(self, layer: Layer) -> None:
-        self.layer = layer
-        self._known: dict[tuple[str, Point], Signature] = {}
-        self._parameters: dict[Size, tuple[Signature, Any]] = {}
-        # Whether a trace contains a whole kernel, such as NumPy draws: larger sizes cost memory.
-        self.materializes = False
-
-    def __call__(self, kind: str, point: Point) -> Signature:
-        """Return the signature of a program; one without numbers if it cannot be traced."""
-        key = (kind, point)
-        if key not in self._known:
-            try:
-                self._known[key] = self._trace(kind, point)
-            except Exception as error:
-                self._known[key] = Signature(("raises", type(error).__name__))
-        return self._known[key]
-
-    def grows(self, kind: str, point: Point, tenfold: Point) -> bool:
-        """Return whether the program of a point that is ten times as large is that much longer."""
-        return len(self(kind, tenfold).structure) > 4 * len(self(kind, point).structure)
-
-    def _trace(self, kind: str, point: Point) -> Signature:
-        layer, n, m = self.layer, point.in_features, point.out_features
-        x = jax.ShapeDtypeStruct((*point.lead, n), point.dtype)
-        if PARAMETERS not in layer.provides:
-            forward = layer.implementation.forward
-            assert forward is not None
-            program = jax.make_jaxpr(lambda x: forward(0, x, m))(x)
-            self._note_constants(program, n * m)
-            return signature(program)
-        if (n, m) not in self._parameters:
-            jaxpr, new = jax.make_jaxpr(lambda s: layer.init(s, n, m), return_shape=True)(
-                jax.ShapeDtypeStruct((), jnp.uint32)
-            )
-            self._note_constants(jaxpr, n * m)
-            self._parameters[n, m] = signature(jaxpr), new
-        built, parameters = self._parameters[n, m]
-        if kind == CONSTRUCTION:
-            return built
-
-        def f(parameters: Any, x: Any) -> Any:
-            return call(layer, parameters, x)
-
-        if kind == FORWARD:
-            return signature(jax.make_jaxpr(f)(parameters, x))
-        y = jax.eval_shape(f, parameters, x)
-
-        def back(parameters: Any, x: Any, g: Any) -> Any:
-            return jax.vjp(f, parameters, x)[1](g)
-
-        return signature(jax.make_jaxpr(back)(parameters, x, y))
-
-    def _note_constants(self, program: Any, size: int) -> None:
-        held = max((int(np.size(each)) for each in jaxprs.constants(program)), default=0)
-        self.materializes |= held >= size
-
-
-def _edges(traces: _Traces, kind: str, points: Sequence[Point]) -> list[Edge]:
+def _edges(traces: Traces, kind: str, points: Sequence[Point]) -> list[Edge]:
     classes: dict[Any, list[Point]] = defaultdict(list)
     for point in points:
         axes = point.axes[:2] if kind == CONSTRUCTION else point.axes
@@ -304,7 +242,7 @@ def _edges(traces: _Traces, kind: str, points: Sequence[Point]) -> list[Edge]:
     return list({edge.points: edge for edge in in_turn}.values())
 
 
-def _edges_of_class(traces: _Traces, kind: str, points: Sequence[Point]) -> list[Edge]:
+def _edges_of_class(traces: Traces, kind: str, points: Sequence[Point]) -> list[Edge]:
     base = points[0]
     of_base = traces(kind, base).structure
     by_structure: dict[Any, list[Point]] = defaultdict(list)
@@ -318,7 +256,7 @@ def _edges_of_class(traces: _Traces, kind: str, points: Sequence[Point]) -> list
 
     for deviating in list(by_structure.values())[:_MOST_EDGES]:
         for point in dict.fromkeys((_smallest(deviating), deviating[-1])):
-            edges += _edge(kind, base, point, other)
+            edges += edge_between(kind, base, point, other)
     for misfit in _misfits(traces, kind, same)[:_MOST_EDGES]:
         deviating = [same[i] for i in misfit.deviating]
         if misfit.formula is None:
@@ -332,7 +270,7 @@ def _edges_of_class(traces: _Traces, kind: str, points: Sequence[Point]) -> list
         def misfitting(point: Point, misfit: Misfit = misfit) -> bool:
             return other(point) or not follows(traces(kind, point), misfit, _axes(kind, point))
 
-        edges += _edge(kind, base, _smallest(deviating), misfitting)
+        edges += edge_between(kind, base, _smallest(deviating), misfitting)
     return edges
 
 
@@ -340,7 +278,7 @@ def _axes(kind: str, point: Point) -> tuple[int, ...]:
     return point.axes[:2] if kind == CONSTRUCTION else point.axes
 
 
-def _misfits(traces: _Traces, kind: str, points: Sequence[Point]) -> list[Misfit]:
+def _misfits(traces: Traces, kind: str, points: Sequence[Point]) -> list[Misfit]:
     if len(points) < 4:
         return []
     axes = np.array([_axes(kind, point) for point in points])
@@ -351,7 +289,7 @@ def _smallest(points: Iterable[Point]) -> Point:
     return min(points, key=lambda point: float(np.prod([float(n) for n in point.axes])))
 
 
-def _edge(kind: str, base: Point, end: Point, other: Callable[[Point], bool]) -> list[Edge]:
+def edge_between(kind: str, base: Point, end: Point, other: Callable[[Point], bool]) -> list[Edge]:
     """Return the edge between the base and a point of another program, axis by axis."""
     at = base
     for axis, length in enumerate(end.axes):
@@ -383,7 +321,8 @@ def _described(
 ) -> Edge:
     length, step = after.axes[axis], after.axes[axis] - before.axes[axis]
     name = after.name(axis)
-    beyond = after.moved(axis, length + (length // 3 | 1))
+    further = (length // 3 | 1) * (1 if step > 0 else -1)
+    beyond = after.moved(axis, max(length + further, min(length, 2)))
     divisor = _divisor(length, lambda n: other(after.moved(axis, n)))
     if divisor:
         before, after = (after.moved(axis, n) for n in (divisor - 1, divisor))
@@ -402,7 +341,7 @@ def _described(
     where += f" with {' and '.join(others)}" if others else ""
     where += f" for x of dtype {after.dtype}" if after.dtype != "float32" else ""
     where += f" for x of rank {len(after.lead) + 1}" if len(after.lead) != 1 else ""
-    return Edge(kind, where, (after, beyond, before))
+    return Edge(kind, where, (after, beyond), (before,))
 
 
 def _divisor(length: int, other: Callable[[int], bool]) -> int:
@@ -434,10 +373,10 @@ def _at_each(layer: Layer, test: Callable[..., None], use: Use) -> bool:
         return True
     found = scan(layer)
     places = found.places(use)
-    if not found.traced:
-        recording.current().note(f"{NOT_TRACED}; it is called at a few larger sizes instead")
-    for where, _ in places if found.traced else ():
-        recording.current().note(f"another program of the layer runs {where}")
+    noted = [f"another program of the layer runs {where}" for where, _ in places if where]
+    instead = f"{NOT_TRACED}; it is called at a few larger sizes instead"
+    for text in noted if found.traced else [instead]:
+        recording.current().note(text)
     if use.larger:
         places.append(("at a larger size", larger(layer)))
     for where, case in places:
@@ -447,7 +386,6 @@ def _at_each(layer: Layer, test: Callable[..., None], use: Use) -> bool:
             for values in range(case.values, case.values + draws):
                 test(layer, recording.current().draw(replace(case, values=values)))
         except Violation as violation:
-            violation.found = f"{where}: {violation.found}"
-            violation.args = (violation.found,)
+            violation.located(where)
             raise
     return True

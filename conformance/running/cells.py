@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
@@ -150,6 +151,21 @@ def cell_of(
     )
 
 
+def _located(cell: Cell, row: Requirement, layer: Any, error: BaseException | None) -> Cell:
+    """Return a failed cell that says on which side of an edge of the layer's program it lies."""
+    violation, case = next(_violations(error), None) if error else None, recording.current().case
+    if violation is None or violation.where or violation.obstacle or case is None or not layer:
+        return cell
+    from conformance.checks.edges import edge_before
+
+    with contextlib.suppress(Exception), layer.registered.surroundings():
+        where = edge_before(layer, row, case)
+        if where:
+            words = f"{cell.message}; {where}, the layer runs another program"
+            return replace(cell, message=words)
+    return cell
+
+
 # A layer may print megabytes; a report takes this many characters.
 _MOST_OUTPUT = 4000
 
@@ -208,6 +224,7 @@ class Exchange:
             cell = replace(cell, reproduction=reproduction.command(entry, row, like))
         if cell.outcome.violated:
             layer = self.run.layers.get(entry.id)
+            cell = _located(cell, row, layer, error)
             cell = replace(cell, script=reproduction.script(cell, entry, layer))
         # As text, because a value that cannot be sent would end the whole distributed run.
         report.conformance = json.dumps(  # type: ignore[attr-defined]  # travels with the report

@@ -12,9 +12,12 @@ import pytest
 from flax import linen, nnx
 from jax import Array
 
+from conformance.checks.cases import Case
+from conformance.checks.edges import edge_before
 from conformance.checks.layer import Layer
 from conformance.checks.scan import HALF, VALUES, scan
 from conformance.checks.thresholds import thresholds
+from conformance.contract.catalogue import chosen
 from conformance.layers.adapters import adapt
 from implementations.defects.base import CorrectDense, affine
 from implementations.my_dense import MyDense
@@ -60,6 +63,21 @@ def test_drawn_thresholds(axis: str) -> None:
                      (*case.kernel_shape, *case.lead), strict=False))[axis]
             for _, case in found.places(VALUES)]  # fmt: skip
     assert {threshold - 1, threshold} <= set(axes)
+
+
+def test_the_edge_before_a_failing_case() -> None:
+    """A failure at a size of the pool names the edge; one at the usual program names none."""
+    threshold = random.SystemRandom().randint(8, 16)
+    layer, (row,) = branching(lambda x, k: k.shape[0] >= threshold), chosen(["zero-input"])
+    assert edge_before(layer, row, Case(16, 16)) == f"from in_features = {threshold} on"
+    assert edge_before(layer, row, Case(5, 16)) == ""
+
+
+def test_beyond_an_edge_is_the_other_program() -> None:
+    """Words about the other program go with cases that run it."""
+    found = scan(branching(lambda x, k: k.shape[1] < 5))
+    sides = {(bool(where), case.out_features < 5) for where, case in found.places(VALUES)}
+    assert sides == {(True, True), (False, False)}
 
 
 def test_drawn_divisors() -> None:

@@ -1,0 +1,54 @@
+"""On which side of an edge of the layer's program a failing case lies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from conformance.checks.cases import Case
+from conformance.checks.layer import Layer
+from conformance.checks.scan import edge_between, scan
+from conformance.checks.scan_points import Point, base_of
+from conformance.checks.traces import CONSTRUCTION, FORWARD, GRADIENT, Traces
+from conformance.contract.requirement import Requirement
+
+__all__ = ["edge_before"]
+
+_KINDS = {
+    "construction": (CONSTRUCTION,),
+    "initialization": (CONSTRUCTION,),
+    "seeding": (CONSTRUCTION,),
+    "transforms": (FORWARD, GRADIENT),
+}
+_LARGEST = 2**13
+"""A layer that loops over its inputs in Python is not traced beyond."""
+
+
+def edge_before(layer: Layer, row: Requirement, case: Case) -> str:
+    """Return from where on the program is the failing case's, in words; "" if it has no edge.
+
+    The program at the case is compared with that of a small layer and a plain batch.
+    """
+    point, base = Point(*case.kernel_shape, case.lead), base_of(layer)
+    # Where an axis is 1, JAX itself runs another program.
+    if len(point.axes) != len(base.axes) or min(point.axes) < 2 or max(point.axes) > _LARGEST:
+        return ""
+    traces = Traces(layer)
+    for kind in _KINDS.get(row.area, (FORWARD,)):
+        for edge in scan(layer).edges:
+            if edge.program == kind and any(_same(each, point, kind) for each in edge.points):
+                return edge.where
+        at = point if kind != CONSTRUCTION else replace(point, lead=base.lead)
+        of_base = traces(kind, base).structure
+
+        def other(point: Point, kind: str = kind, of_base: object = of_base) -> bool:
+            return traces(kind, point).structure != of_base
+
+        found = edge_between(kind, base, at, other) if other(at) else []
+        if found:
+            return found[0].where
+    return ""
+
+
+def _same(one: Point, other: Point, kind: str) -> bool:
+    """Return whether two points are of one size and, but for construction, of one batch."""
+    return one.axes[:2] == other.axes[:2] and (kind == CONSTRUCTION or one.lead == other.lead)
