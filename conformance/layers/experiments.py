@@ -110,14 +110,11 @@ def factor(
 
     ``shapes`` are those of the other parameters at both sizes, by their paths.
     """
-    wide = (
-        tuple((m,) for _, m in sizes),
-        tuple((1, m) for _, m in sizes),
-        tuple((m, 1) for _, m in sizes),
-    )
     for path, shape in shapes.items():
-        if shape in wide:
-            found = Storage(direction=direction, factor=path)
+        lengths = tuple(math.prod(each) for each in shape)
+        ways = {tuple(m for _, m in sizes): (0,), tuple(n for n, _ in sizes): (1,), (1, 1): (0, 1)}
+        if lengths in ways:
+            found = Storage(direction=direction, factor=path, over=ways[lengths])
             if error_of(found.seen_through(its), sizes[0]) < CLOSE:
                 return found
     return None

@@ -6,7 +6,7 @@ and a factor. The requirement on that very point reports it; all others see (in,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,8 +44,10 @@ class Storage:
     axis
         The axis of the kernel ``(in, out)`` along which its blocks follow each other.
     direction, factor
-        The paths of an array of the kernel's shape and of the factor of its columns, from which
-        the kernel is computed: ``g v`` or ``g v / |v|``; empty for a kernel that is stored.
+        The paths of an array of the kernel's shape and of its factor, from which the kernel is
+        computed: ``g v`` or ``g v / |v|``; empty for a kernel that is stored.
+    over
+        The axes of the kernel ``(in, out)`` over which one entry of the factor multiplies it.
     bias
         The path of a bias that has another shape than ``(out,)``, or stands beside blocks.
     """
@@ -54,6 +56,7 @@ class Storage:
     axis: int = 1
     direction: str = ""
     factor: str = ""
+    over: tuple[int, ...] = (0,)
     bias: str = ""
 
     def __str__(self) -> str:
@@ -104,6 +107,10 @@ class Storage:
 
         return replace(its, kernel=read, with_parameters=write)
 
+    def _over(self, reduce: Callable[..., Any], values: Any) -> Any:
+        """Return the values reduced over what one entry of the factor multiplies."""
+        return reduce(values, axis=self.over, keepdims=True)
+
     def _with_factor(self, its: Implementation) -> Implementation:
         apply, inner = its.apply, its.with_parameters
         assert apply is not None
@@ -119,14 +126,14 @@ class Storage:
         def write(parameters: Any, kernel: Any, bias: Any) -> Any:
             (factor,) = values_at(its, parameters, [self.factor])
             # Powers of two are exact, and the length of a direction near 1 does not overflow.
-            largest = jax.lax.stop_gradient(jnp.max(jnp.abs(kernel), axis=0))
+            largest = jax.lax.stop_gradient(self._over(jnp.max, jnp.abs(kernel)))
             scale = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1)
             # A direction of zeros has no length: a factor of 0 makes the column.
             none = largest == 0
             direction = jnp.where(none, 1, kernel / scale)
             written = inner(parameters, direction, bias)
             of_one = read(with_values(its, written, {self.factor: jnp.ones_like(factor)}))
-            ratio = jnp.sum(direction * of_one, axis=0) / jnp.sum(of_one * of_one, axis=0)
+            ratio = self._over(jnp.sum, direction * of_one) / self._over(jnp.sum, of_one * of_one)
             new = jnp.reshape(jnp.where(none, 0, scale * ratio), factor.shape)
             return with_values(its, written, {self.factor: new.astype(factor.dtype)})
 

@@ -112,6 +112,30 @@ class Plain(Activated):
         super().__init__(din, dout, lambda y: y, rngs=rngs)
 
 
+class Scaled(Plain):
+    """A layer with a learned scale, which is 1 when new."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(din, dout, rngs=rngs)
+        self.scale = nnx.Param(jnp.ones(()))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The layer's output."""
+        return self.scale[...] * (x @ self.kernel[...]) + self.bias[...]
+
+
+class InOne(nnx.Module):
+    """Kernel and bias in one array."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        self.w = nnx.Param(jnp.zeros((din + 1, dout)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The layer's output."""
+        w = self.w[...]
+        return x @ w[:-1] + w[-1]
+
+
 class Row(Plain):
     """A layer whose bias is a row."""
 
@@ -227,6 +251,7 @@ ROWS = ("only-two-parameters", "bias-shape", "kernel-shape", "stable-names", "ou
         (Factorised, "construction/only-two-parameters", "A description in Python"),
         (Blocks, "construction/only-two-parameters", "A description in Python"),
         (Row, "construction/bias-shape", "A description in Python"),
+        (Scaled, "construction/only-two-parameters", 'extra_parameters = ["scale"]'),
         (EightBits, "forward/basis-input", 'product_error = "2**-7"'),
         (FloatsAlone, "dtypes/integer-input", 'inputs = ["floating"]'),
     ],
@@ -241,3 +266,8 @@ def test_one_difference_is_one_finding(
     assert line in " ".join(text.split())
     assert "blocked" not in text
     assert len(text.splitlines()) <= 24
+
+
+def test_one_array_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", f"{__name__}:InOne", "--requirement=exact-state", "-n0"]) == 1
+    assert "cause     kernel and bias are stored in one array" in capsys.readouterr().out

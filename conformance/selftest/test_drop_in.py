@@ -41,6 +41,21 @@ class OutputsFirst(nnx.Linear):
         super().__init__(in_features, out_features, rngs=rngs)
 
 
+class ByKeyword(nnx.Linear):
+    """A port that takes its sizes by keyword only."""
+
+    def __init__(self, *, in_features: int, out_features: int, rngs: nnx.Rngs, **others: Any):
+        super().__init__(in_features, out_features, rngs=rngs, **others)
+
+
+class OtherBits(nnx.Linear):
+    """A port that draws its kernels from other keys."""
+
+    def __init__(self, *arguments: Any, rngs: nnx.Rngs, **options: Any) -> None:
+        rngs.params()
+        super().__init__(*arguments, rngs=rngs, **options)
+
+
 def _failing(spec: str, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
     main(["run", spec, "--like", "nnx.Linear", "--requirement=drop-in", "-n0", "--strict"])
     text = capsys.readouterr().out
@@ -54,6 +69,7 @@ def _failing(spec: str, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], 
         (f"{__name__}:OtherLaw", ["drop-in/same-law"]),
         (f"{__name__}:OutputsFirst", ["drop-in/same-arguments"]),
         (f"{__name__}:Renamed", ["drop-in/same-state"]),
+        (f"{__name__}:ByKeyword", ["drop-in/same-arguments"]),
     ],
 )
 def test_ports_with_one_difference(
@@ -70,6 +86,13 @@ def test_my_dense(capsys: pytest.CaptureFixture[str]) -> None:
     assert "normal, 1 / fan_in" in text
     assert "--like nnx.Linear" in " ".join(text.split())
     assert "2 not offered" in text
+
+
+def test_other_bits(capsys: pytest.CaptureFixture[str]) -> None:
+    """The law is the same, and only the numbers of a seed differ, which is a MAY."""
+    failing, text = _failing(f"{__name__}:OtherBits", capsys)
+    assert failing == []
+    assert "not offered: drop-in/same-bits" in text
 
 
 def test_off_by_default(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from conformance.checks.parameters import (
     NO_ONE_KERNEL,
     NUMPY,
     all_are_used,
-    declaring_unused,
+    declaring_beside,
     named,
     require_both,
 )
@@ -141,7 +141,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
         len(leaves) <= expected,
         f"the layer has {len(leaves)} parameters: {listed}",
         accepted="kernel and bias alone" if expected == 2 else "the kernel alone",
-        declare=declaring_unused(layer, dense, others),
+        declare=declaring_beside(layer, others),
         cause=Cause(
             "parameter-more", f"the layer has a parameter beside kernel and bias: {beside}"
         ),

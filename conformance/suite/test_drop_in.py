@@ -127,8 +127,9 @@ def _missing(own: Any, its: Any, *, optional: bool) -> list[str]:
     takes_any = inspect.Parameter.VAR_KEYWORD in kinds
     if takes_any and inspect.Parameter.VAR_POSITIONAL in kinds:
         return []
-    places = {p.name: i for i, p in enumerate(mine)}
     keyword, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+    # An argument that is passed by keyword only has no place.
+    places = {p.name: None if p.kind is keyword else i for i, p in enumerate(mine)}
     # Callers pass x by position, so that its name does not matter.
     skipped = 1 if theirs[0].default is empty and its.__name__ == "__call__" else 0
     return [

@@ -157,10 +157,12 @@ def _require_castable(layer: Layer, case: Case, half: str) -> None:
     y = dense.cast(half)(as_jax(x.astype(jnp.dtype(half))))
     what = f"f(x) of parameters and x cast to {half}"
     computed = layer.convention.compute_dtype if layer.convention.casts_input else half
+    # A layer declares to cast x; parameters of another half precision may promote the result.
+    accepted = {computed: None, str(jnp.promote_types(computed, half)): None}
     require.that(
-        str(y.dtype) == computed,
+        str(y.dtype) in accepted,
         f"{what} is {y.dtype}",
-        accepted=computed,
+        accepted=" or ".join(accepted),
         cause=Cause(
             "layer-casts",
             f"the layer casts to {y.dtype} for any dtypes of x and of its parameters",
