@@ -143,7 +143,7 @@ class Layer:
         if "param_dtype" in options:
             changed["parameter_dtype"] = jnp.dtype(options["param_dtype"]).name
         made = _given(self.implementation.configured)(**options)
-        found = Layer(made.held_to(replace(self.convention, **changed)), self.entry)
+        found = Layer(made.with_convention(replace(self.convention, **changed)), self.entry)
         # Check the meaning of the options, not their observed effect.
         found.seen = Seen(found.declared, storage=self.seen.storage)
         return found

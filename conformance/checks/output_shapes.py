@@ -26,7 +26,7 @@ def require_shape(layer: Layer, found: tuple[int, ...], lead: tuple[int, ...], c
     expected = (*lead, case.out_features)
     cause = ""
     if tuple(found) != expected:
-        cause = shapes.of_result(*_telling(layer, tuple(found), lead, case))
+        cause = shapes.of_result(*_at_distinct_sizes(layer, tuple(found), lead, case))
         if not cause and PARAMETERS not in layer.provides:
             cause = shapes.of_inputs_bias(layer, case)
     require.that(
@@ -37,19 +37,19 @@ def require_shape(layer: Layer, found: tuple[int, ...], lead: tuple[int, ...], c
     )
 
 
-def _telling(
+def _at_distinct_sizes(
     layer: Layer, found: tuple[int, ...], lead: tuple[int, ...], case: Case
 ) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     """Return the shape of a result, the leading dimensions of x and the number of outputs.
 
-    An axis of length 1 may be that of the inputs or of the outputs, so a layer of 3 and 10 is asked
-    in place of one that has a single one. If its result is right, it is of no help.
+    An axis of length 1 may belong to the inputs or to the outputs, so a layer of 3 and 10 replaces
+    one with a size of 1, unless its result is right.
     """
     if 1 in case.kernel_shape:
         x = np.ones((*lead, 3), np.float32)
         try:
             there = tuple(layer.forward(case.seed, x, 10).shape)
-        except Violation:  # whatever it is, it is not a matter of axes of length 1
+        except Violation:  # a layer that raises here does not have a fault of axes of length 1
             return (), lead, 10
         if there != (*lead, 10):
             return there, lead, 10

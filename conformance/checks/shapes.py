@@ -182,8 +182,8 @@ def of_acceptance(layer: Layer, case: Case, lead: tuple[int, ...], width: int) -
     """Return what happens to an x of another width that is accepted, first at three inputs."""
     n = case.in_features
     widths = {1: 1, n - 1: 2, n + 1: 4}
-    telling = replace(case, in_features=3, out_features=10)
-    there = (telling, (3,) if lead else (), widths.get(width, 10))
+    distinct = replace(case, in_features=3, out_features=10)
+    there = (distinct, (3,) if lead else (), widths.get(width, 10))
     return _of_acceptance(layer, *there) or _of_acceptance(layer, case, lead, width)
 
 

@@ -55,9 +55,9 @@ def of_basis(layer: Layer, case: Case, cause: str) -> str:
 def of_saturation(
     layer: Layer, case: Case, found: np.ndarray, right: np.ndarray, scale: float, own: float
 ) -> str:
-    """Why ``found`` is wrong for an x of this scale and parameters of the scale ``own``.
+    """Return why ``found`` is wrong for an x of this scale and parameters of the scale ``own``.
 
-    ``right`` has the values that it should have. No limit explains what is wrong at the scale 1.
+    ``right`` has the correct values. No limit explains a fault at the scale 1.
     """
     few = 1 in case.kernel_shape
     case = _larger(case) if few else case

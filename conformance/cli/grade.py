@@ -203,16 +203,16 @@ def avoided(pitfall: Pitfall, cells: Iterable[Cell]) -> tuple[str, list[Cell]]:
     guilty = [cell for cell in seen if _broken(cell) and pitfall.is_it(cell)]
     if guilty:
         return "no", guilty
-    telling = [cell for cell in seen if cell.requirement in _telling(pitfall)]
-    decided = [cell for cell in telling if cell.outcome == Outcome.PASSED]
+    relevant = [cell for cell in seen if cell.requirement in _relevant(pitfall)]
+    decided = [cell for cell in relevant if cell.outcome == Outcome.PASSED]
     if decided:
         return "yes", decided
-    hidden = [c for c in telling if c.outcome.applies]
+    hidden = [c for c in relevant if c.outcome.applies]
     hidden = [cell for cell in hidden if not cell.outcome.checked or _broken(cell)]
     return ("open" if hidden else "not shown"), hidden
 
 
-def _telling(pitfall: Pitfall) -> tuple[str, ...]:
+def _relevant(pitfall: Pitfall) -> tuple[str, ...]:
     """Return the requirements about the pitfall, without those that fail on some versions only."""
     return tuple(
         id for id in pitfall.shows_in if id not in ("construction/builds", "forward/output-shape")

@@ -29,7 +29,7 @@ _IN_WORDS = {
     PARAMETERS: "a layer with parameters that can be read and written",
     ANY: "a layer",
 }
-_MOST_TELLING = (EXERCISE, NNX, LINEN, PARAMETERS)
+_MOST_SPECIFIC = (EXERCISE, NNX, LINEN, PARAMETERS)
 
 
 def why_not_applicable(
@@ -39,7 +39,7 @@ def why_not_applicable(
     if set(provides) & set(row.needs):
         return presumption(row, convention)
     wanted = " or ".join(_IN_WORDS[need] for need in row.needs)
-    given = next(_IN_WORDS[need] for need in _MOST_TELLING if need in provides)
+    given = next(_IN_WORDS[need] for need in _MOST_SPECIFIC if need in provides)
     return f"needs {wanted}; this is {given}"
 
 

@@ -1,7 +1,7 @@
-"""What the results of a layer show of it: an activation, factors, quantized products, inputs.
+"""Experiments that find an activation, factors, quantized products or inputs of a layer.
 
-Each of these is found by an experiment that excludes the others: numbers are written into the
-parameters, and the results are those of the one difference and of nothing else.
+Each experiment excludes the others: it writes numbers into the parameters, and the results fit only
+the one difference.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = [
 
 _BATCH = 8
 CLOSE = 2.0**-6
-"""An error that half precision and operands of eight bits keep to, and no activation does."""
+"""An error bound of half precision and of operands of eight bits, which activations exceed."""
 
 _ON_GRID = 1e-3
-"""A distance to a step, in steps, that roundings of float32 stay below."""
+"""The distance to a step, in steps, that float32's roundings stay below."""
 
 _STEPS = (7, 8, 15, 127, 128, 255)
-"""The steps to the largest entry of operands that are held in 4, 5, 8 and 9 bits."""
+"""The steps up to the largest entry of operands in 4, 5, 8 and 9 bits."""
 
 
 def _drawn(*shape: int) -> np.ndarray:
@@ -96,9 +96,9 @@ def without_activation(its: Implementation, size: tuple[int, int]) -> dict[str, 
             values = ("none", "linear", "identity")
         for value in (False,) if default is True else values:
             try:
-                if error_of(its.given({name: value}).held_to(its.convention), size) < CLOSE:
+                if error_of(its.given({name: value}).with_convention(its.convention), size) < CLOSE:
                     return {name: value}
-            except Exception:  # it does not take that value
+            except Exception:  # the constructor refuses that value
                 continue
     return {}
 
@@ -108,7 +108,7 @@ def factor(
 ) -> Storage | None:
     """Return the storage of a kernel that is computed from a direction and a factor, or None.
 
-    ``shapes`` are those of the other parameters at both sizes, by their paths.
+    ``shapes`` has the other parameters' shapes at both sizes, by their paths.
     """
     for path, shape in shapes.items():
         lengths = tuple(math.prod(each) for each in shape)
@@ -125,7 +125,7 @@ def blocks(
 ) -> Storage | None:
     """Return the storage of a kernel in blocks, whose order the results show, or None.
 
-    ``shapes`` are those of the other parameters at both sizes, by their paths; ``bias`` is a path.
+    ``shapes`` has the other parameters' shapes at both sizes, by path; ``bias`` is a path.
     """
     if not 2 <= len(shapes) <= 4 or any(len(s) != 2 for pair in shapes.values() for s in pair):
         return None

@@ -331,7 +331,7 @@ class Implementation:
             configured=functools.partial(self.configured, **arguments),
         )
 
-    def held_to(self, convention: Convention) -> Implementation:
+    def with_convention(self, convention: Convention) -> Implementation:
         """Return the same implementation, read by and checked against another convention.
 
         Raises

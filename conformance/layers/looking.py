@@ -64,7 +64,7 @@ class Seen:
     def of(self, registered: Implementation) -> Implementation:
         """Return the implementation, with kernel and bias read where they were found."""
         its = registered.given(self.arguments) if self.arguments else registered
-        its = its if self.convention == its.convention else its.held_to(self.convention)
+        its = its if self.convention == its.convention else its.with_convention(self.convention)
         return self.storage.seen_through(its) if self.storage is not None else its
 
 
@@ -186,7 +186,7 @@ def _chosen(
 
 def _has_effect(implementation: Implementation, path: str) -> bool:
     """Return whether the output of a new layer depends on this array."""
-    its = implementation.held_to(
+    its = implementation.with_convention(
         replace(implementation.convention, parameter_names=(path, ""), use_bias=False)
     )
     assert its.init is not None

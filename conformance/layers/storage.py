@@ -1,7 +1,7 @@
-"""How kernel and bias are read and written if they are not one array each.
+"""Reads and writes a kernel and a bias that are not one array each.
 
 A bias may be a row ``(1, out)``; a kernel may be stored in blocks, or be computed from a direction
-and a factor. The requirement on that very point reports it; all others see (in, out) and (out,).
+and a factor. The requirement on that point reports it; all others see (in, out) and (out,).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def with_values(its: Implementation, parameters: Any, new: Mapping[str, Any]) ->
 
 @dataclass(frozen=True)
 class Storage:
-    """Where kernel and bias are, if not in one array each.
+    """The paths of a kernel and a bias that are not one array each.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Storage:
     over
         The axes of the kernel ``(in, out)`` over which one entry of the factor multiplies it.
     bias
-        The path of a bias that has another shape than ``(out,)``, or stands beside blocks.
+        The path of a bias that has another shape than ``(out,)``, or belongs to blocks.
     """
 
     blocks: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class Storage:
         return bool(self.blocks or self.factor)
 
     def seen_through(self, its: Implementation) -> Implementation:
-        """Return the implementation with kernel and bias read and written where they are."""
+        """Return the implementation, which reads and writes kernel and bias at these paths."""
         its = self._with_bias(its) if self.bias else its
         its = self._with_blocks(its) if self.blocks else its
         return self._with_factor(its) if self.factor else its

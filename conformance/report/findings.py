@@ -50,14 +50,14 @@ def titles(runs: Sequence[Results]) -> tuple[str, ...]:
         return tuple(modes)
     shown = ("mode", "flax", "jax", "python", "device", "matmul_precision", "x64", "platform")
     every = dict.fromkeys([*shown, *(key for run in runs for key in run.environment)])
-    telling = [
+    differing = [
         key
         for key in every
         if key not in ("seed", "jaxlib", "hypothesis", "suite")
         and len({repr(run.environment.get(key)) for run in runs}) > 1
     ][:3]
     return tuple(
-        ", ".join(f"{key} {run.environment.get(key, 'unknown')}" for key in telling)
+        ", ".join(f"{key} {run.environment.get(key, 'unknown')}" for key in differing)
         or f"environment {i + 1}"
         for i, run in enumerate(runs)
     )

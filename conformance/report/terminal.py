@@ -244,8 +244,8 @@ def write_verdict(
         _write_decisions(console, verdict)
         return
     environment = facts["environment"]
-    telling = ("jax", "flax", "python", "device")
-    versions = ", ".join(f"{key} {environment[key]}" for key in telling if environment.get(key))
+    shown_keys = ("jax", "flax", "python", "device")
+    versions = ", ".join(f"{key} {environment[key]}" for key in shown_keys if environment.get(key))
     head = f"dense-conformance, profile {facts['profile']}"
     console.print()
     whole = verbose or not _is_all_shown(verdict, shown)

@@ -28,13 +28,13 @@ class Prerequisites:
         The requirements by id, each after its prerequisites.
     below
         For each id, the ids of its prerequisites.
-    telling
+    explaining
         The ids that explain an obstacle, with their prerequisites.
     """
 
     rows: Mapping[str, Requirement]
     below: Mapping[str, tuple[str, ...]]
-    telling: frozenset[str]
+    explaining: frozenset[str]
 
     def failed(self, row: Requirement, obstacle: Callable[[str], bool | None]) -> str | None:
         """Return the first failed requirement that keeps one from being checked, or None.
@@ -54,7 +54,7 @@ class Prerequisites:
             if row.level == MUST != self.rows[id].level:
                 continue
             met = obstacle(id)
-            if met is False or (met and row.id not in self.telling):
+            if met is False or (met and row.id not in self.explaining):
                 return id
         return None
 
@@ -86,7 +86,7 @@ class Prerequisites:
         """
         around = {id, *self.below[id]}
         if any(cells[each].obstacle for each in around if each in cells):
-            around |= self.telling
+            around |= self.explaining
         return not any(waiting(each) for each in around)
 
 
@@ -109,6 +109,6 @@ def prerequisites(rows: Sequence[Requirement]) -> Prerequisites:
 
     for row in rows:
         place(row)
-    telling = {row.id for row in rows if row.foundation or row.every_seed}
-    telling.update(*(below[id] for id in telling))
-    return Prerequisites(ordered, below, frozenset(telling))
+    explaining = {row.id for row in rows if row.foundation or row.every_seed}
+    explaining.update(*(below[id] for id in explaining))
+    return Prerequisites(ordered, below, frozenset(explaining))

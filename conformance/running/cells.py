@@ -33,7 +33,15 @@ from conformance.running import reproduction
 if TYPE_CHECKING:
     from conformance.running.run import Run
 
-__all__ = ["Exchange", "Prevented", "cell_of", "entry_of", "hold_to", "row_of", "try_witness"]
+__all__ = [
+    "Exchange",
+    "Prevented",
+    "cell_of",
+    "entry_of",
+    "row_of",
+    "try_witness",
+    "with_expectation",
+]
 
 
 def row_of(item: pytest.Item) -> Requirement | None:
@@ -49,7 +57,7 @@ def entry_of(item: pytest.Item) -> Entry:
     return found
 
 
-def hold_to(expected: Expected, cell: Cell) -> Cell:
+def with_expectation(expected: Expected, cell: Cell) -> Cell:
     """Return a cell whose failure was expected: failed as expected, passed as unexpected."""
     if cell.outcome.violated:
         return replace(cell, outcome=Outcome.EXPECTED_FAILURE, reason=expected.text)
@@ -216,7 +224,7 @@ class Exchange:
             cell = replace(cell, outcome=Outcome(error.outcome), reason=str(error))
         expected = self.run.expectations.of(entry, row.id)
         if expected is not None:
-            cell = hold_to(expected, cell)
+            cell = with_expectation(expected, cell)
         if cell.outcome == Outcome.FAILED and not cell.declare:
             self.run.failures.add(entry.id, row.id, obstacle=cell.obstacle)
         if cell.outcome not in (Outcome.PASSED, Outcome.NOT_APPLICABLE, Outcome.BLOCKED):
@@ -312,7 +320,7 @@ class Exchange:
         cell = Cell.from_dict(found["cell"])
         if hasattr(report, "node"):
             looks_after: Any = self.run.config.pluginmanager.get_plugin("conformance-workers")
-            why = looks_after.stranger(report.node, self.run.environment, found["environment"])
+            why = looks_after.why_rejected(report.node, self.run.environment, found["environment"])
             if why:
                 cell = replace(cell, outcome=Outcome.ERROR, reason=why)
                 found["environment"] = {}

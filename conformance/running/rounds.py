@@ -296,7 +296,7 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-class _Teller:
+class _CellWriter:
     """A pytest plugin of a further round that writes each cell as a line."""
 
     def __init__(self, stream: IO[str]) -> None:
@@ -312,7 +312,7 @@ def main(arguments: Sequence[str]) -> int:
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # Output of an implementation must not pass for a cell.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return int(pytest.main(list(arguments), plugins=[_Teller(stream)]))
+    return int(pytest.main(list(arguments), plugins=[_CellWriter(stream)]))
 
 
 if __name__ == "__main__":

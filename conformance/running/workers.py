@@ -85,7 +85,7 @@ class Workers:
         self.decided = decided
         self.receive = receive
         self._begun: dict[str, float] = {}
-        self._strangers: dict[str, str] = {}
+        self._rejected: dict[str, str] = {}
         self._tries: Counter[str] = Counter()
         self._stop = threading.Event()
         self._nodes: set[Any] = set()
@@ -150,12 +150,12 @@ class Workers:
                 file=sys.stderr,
             )
 
-    def stranger(self, node: Any, known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    def why_rejected(self, node: Any, known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         """Return why a worker's results must be rejected, or "": its environment differs."""
         place = node.gateway.id
         if found:
-            self._strangers[place] = remote_workers.unlike(known, found)
-        differs = self._strangers.get(place, "")
+            self._rejected[place] = remote_workers.unlike(known, found)
+        differs = self._rejected.get(place, "")
         where = f"the worker {node.gateway.spec} has {differs}"
         return f"{where}: a run is of one environment" if differs else ""
 

@@ -92,7 +92,7 @@ def test_a_promised_error_is_allowed_and_no_more() -> None:
 def test_a_sum_in_half_precision_is_allowed_where_it_is_declared() -> None:
     """Adding one product at a time in bfloat16 breaks the bound of a sum in float32."""
     half = VARIANTS["bf16"].convention
-    summed = Layer(VARIANTS["bf16"].held_to(replace(half, accumulate="bfloat16")))
+    summed = Layer(VARIANTS["bf16"].with_convention(replace(half, accumulate="bfloat16")))
     x, kernel = np.ones((1, 300), np.float32), np.ones((300, 1), np.float32)
     nothing, found = np.zeros(1, np.float32), jnp.zeros((1, 1), jnp.bfloat16)
     for _ in range(300):

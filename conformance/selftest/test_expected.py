@@ -16,7 +16,7 @@ from conformance.results.cell import Cell, Outcome
 from conformance.results.conditions import holds, require_possible
 from conformance.results.expected import Expectations, from_project, require_right
 from conformance.results.verdict import NONCONFORMING, OK, Verdict, account
-from conformance.running.cells import hold_to
+from conformance.running.cells import with_expectation
 from conformance.selftest.processes import command
 
 ENTRY = Entry("acme:Dense", "acme.Dense", "acme.layers:Dense", "acme")
@@ -132,7 +132,7 @@ def test_only_a_failure_is_expected() -> None:
         (Outcome.ERROR, Outcome.ERROR),
         (Outcome.NOT_APPLICABLE, Outcome.NOT_APPLICABLE),
     ):
-        assert hold_to(KNOWN, cell(before)).outcome == after
+        assert with_expectation(KNOWN, cell(before)).outcome == after
 
 
 def test_the_exit_code_is_strict() -> None:

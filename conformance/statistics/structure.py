@@ -103,7 +103,7 @@ def rank(z: Array) -> Evidence:
 
 
 def permutations(z: Array) -> Evidence:
-    """Check that no two lines of a kernel have the same magnitudes, in whatever order.
+    """Check that no two lines of a kernel have the same magnitudes, in any order.
 
     For 24 weights with eight magnitudes or more, even from 128 levels, the probability for two
     lines is below 24! 128^-24, and far lower for float32 numbers.

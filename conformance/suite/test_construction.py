@@ -163,7 +163,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
 @over(at_most=2)
 def test_kernel_shape(layer: Layer, case: Case) -> None:
     """The kernel has the shape (in, out)."""
-    _require_telling_kernel_shape(layer)
+    _require_kernel_shape_at_distinct_sizes(layer)
     _require_kernel_shape(layer, recording.current().draw(case))
 
 
@@ -172,7 +172,7 @@ _TELLING = Case(3, 10)
 
 
 @once_per_layer()
-def _require_telling_kernel_shape(layer: Layer) -> None:
+def _require_kernel_shape_at_distinct_sizes(layer: Layer) -> None:
     _require_kernel_shape(layer, recording.current().draw(_TELLING))
 
 
@@ -213,12 +213,12 @@ def test_bias_shape(layer: Layer, case: Case) -> None:
     """The bias has the shape (out,)."""
     if not layer.declared.use_bias:
         require.not_applicable("the layer declares that it has no bias")
-    _require_telling_bias_shape(layer)
+    _require_bias_shape_at_distinct_sizes(layer)
     _require_bias_shape(layer, recording.current().draw(case))
 
 
 @once_per_layer()
-def _require_telling_bias_shape(layer: Layer) -> None:
+def _require_bias_shape_at_distinct_sizes(layer: Layer) -> None:
     try:
         _require_bias_shape(layer, recording.current().draw(_TELLING))
     except Violation as violation:

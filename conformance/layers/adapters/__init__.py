@@ -325,7 +325,7 @@ def _declared_again(layer: Implementation, declaration: Declaration) -> Implemen
             "Declare arguments of the class instead: name it as module:Class.",
         )
     convention = declaration.convention(layer.convention)
-    found = layer if convention == layer.convention else layer.held_to(convention)
+    found = layer if convention == layer.convention else layer.with_convention(convention)
     return replace(found, context=named(declaration.context)) if declaration.context else found
 
 
