@@ -224,8 +224,8 @@ def _candidates(
         ),
         Cause(
             "scaled-again",
-            "the product is divided by in: a mean is taken for the sum, or the kernel is scaled "
-            "again",
+            "the product is divided by in: the mean is taken instead of the sum, or the kernel is "
+            "scaled again",
         ): lambda: f(x / np.float32(n), kernel, bias),
         Cause(
             "scaled-again", "the kernel is scaled again in the forward pass, by 1/sqrt(in)"
@@ -329,7 +329,7 @@ def of_saturation(found: np.ndarray, right: np.ndarray) -> str:
     if same and np.count_nonzero(short.any(axis=0)) > 1:
         words = f"the output is clipped: it does not exceed {float(limits[0]):.4g}"
         return Cause("output-clipped", words)
-    return Cause("large-values", "large values are clipped or squashed on the way")
+    return Cause("large-values", "large values are clipped or squashed")
 
 
 def of_building(error: str) -> str:

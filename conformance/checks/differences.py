@@ -1,6 +1,6 @@
-"""Differences that inspection found by experiments, each reported by one requirement.
+"""Reports the differences that experiments found, each by one requirement.
 
-Everything else is checked against the layer as it was found.
+All other requirements use the observed behaviour.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def require_no_steps(layer: Layer) -> None:
 
 
 def require_one_kernel(layer: Layer) -> None:
-    """Require the kernel to be one parameter, unless functions describe where it is."""
+    """Require the kernel to be one parameter, unless functions describe the layer."""
     storage = layer.seen.storage
     if storage is not None and storage.of_kernel:
         require.that(

@@ -1,4 +1,4 @@
-"""On which side of an edge of the layer's program a failing case lies."""
+"""Finds the edge of the layer's program beyond which a failing case lies."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _KINDS = {
     "transforms": (FORWARD, GRADIENT),
 }
 _LARGEST = 2**13
-"""A layer that loops over its inputs in Python is not traced beyond."""
+"""The size up to which a layer with a Python loop over its inputs is traced."""
 
 
 def edge_before(layer: Layer, row: Requirement, case: Case) -> str:
-    """Return from where on the program is the failing case's, in words; "" if it has no edge.
+    """Return in words where the failing case's program begins; "" if no edge is before it.
 
     The program at the case is compared with that of a small layer and a plain batch.
     """
     point, base = Point(*case.kernel_shape, case.lead), base_of(layer)
-    # Where an axis is 1, JAX itself runs another program.
+    # JAX itself runs another program for an axis of 1.
     if len(point.axes) != len(base.axes) or min(point.axes) < 2 or max(point.axes) > _LARGEST:
         return ""
     traces = Traces(layer)
@@ -50,5 +50,5 @@ def edge_before(layer: Layer, row: Requirement, case: Case) -> str:
 
 
 def _same(one: Point, other: Point, kind: str) -> bool:
-    """Return whether two points are of one size and, but for construction, of one batch."""
+    """Return whether two points have one size and, except for construction, one batch."""
     return one.axes[:2] == other.axes[:2] and (kind == CONSTRUCTION or one.lead == other.lead)

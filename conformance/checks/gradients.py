@@ -108,7 +108,7 @@ def require_value(layer: Layer, found: Any, point: Point, by: str) -> None:
     """Require the value returned with the gradients to be ``x @ K + b``."""
     bias = point.bias if layer.convention.use_bias else np.zeros_like(point.bias)
     reference = layer.value(point.x, point.kernel, bias)
-    what = f"f(x) beside its gradients by {by}, {point.where},"
+    what = f"f(x) returned with its gradients by {by}, {point.where},"
     cause = Cause(
         "rule-of-another-value",
         "a rule of differentiation returns another value than the layer itself",
@@ -272,7 +272,7 @@ def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> s
         )
     if not found.any():
         if at_zero:
-            words = f"at x = 0 the {which} does not receive a gradient: 0 is treated by itself"
+            words = f"at x = 0 the {which} does not receive a gradient: 0 is a special case"
             return Cause("gradient-masked", words)
         cut = f"the {which} does not receive a gradient: stop_gradient, rounding or a rule of "
         cut += "differentiation cuts it off"
@@ -282,7 +282,7 @@ def _cause(found: np.ndarray, reference: Bounded, which: str, point: Point) -> s
         with np.errstate(invalid="ignore", over="ignore"):
             wrong = np.abs(found.astype(np.float64) - reference.value) > reference.bound
         if not point.x[wrong].any() and not found[wrong].any():
-            words = "where x is 0, the input x does not receive a gradient: 0 is treated by itself"
+            words = "where x is 0, the input x does not receive a gradient: 0 is a special case"
             return Cause("gradient-masked", words)
     rows = max(1, int(np.prod(point.x.shape[:-1])))
     one_row = _of_one_row(found, which, point)

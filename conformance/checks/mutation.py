@@ -169,9 +169,7 @@ def require_no_leaks(layer: Layer, case: Case) -> None:
     dense = layer.written(case)
     reference = layer.value(case.x(), layer.kernel_for(case), layer.bias_for(case))
     parameters = dense.parameters
-    stores = Cause(
-        "value-stored", "the call stores what it computed, or x, on the layer or in a global"
-    )
+    stores = Cause("value-stored", "the call stores its result, or x, on the layer or in a global")
     with jax.disable_jit(), require.during("the layer under jax.disable_jit"):
         found = programs.call(layer, parameters, x)
     require.within(found, reference.value, reference.bound, "f(x) under jax.disable_jit")

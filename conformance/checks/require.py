@@ -84,11 +84,11 @@ _RNGS_AS_KEY = Cause(
 _UNDER_A_TRACE = {
     "TracerArrayConversionError": Cause(
         "numpy-under-trace",
-        "an array of JAX is handed to NumPy, which no transformation allows: use jax.numpy",
+        "a JAX array is passed to NumPy, which no transformation allows: use jax.numpy",
     ),
     "ConcretizationTypeError": Cause(
         "number-under-trace",
-        "a Python number is made of an array, as by int() or float(), which no transformation "
+        "an array is converted to a Python number, as by int() or float(), which no transformation "
         "allows",
     ),
     "TracerIntegerConversionError": Cause(

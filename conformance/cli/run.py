@@ -54,8 +54,8 @@ def workers_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``-n``."""
     parser.add_argument(
         "-n", dest="workers", default="auto", metavar="N", type=_workers,
-        help="worker processes; 0 runs everything in this one (default: one for each core, but "
-        "no more than pay)",
+        help="worker processes; 0 runs everything in this process (default: up to one for each "
+        "core, as many as pay off)",
     )  # fmt: skip
 
 

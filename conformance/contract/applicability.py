@@ -49,7 +49,7 @@ def presumption(row: Requirement, convention: Convention) -> str | None:
     presumes = row.presumes
     if "float64" in (parameters, computation):
         if Presumption.FLOAT32_THROUGHOUT in presumes:
-            return "presumes float32; with 64-bit types enabled, the layer is one of float64"
+            return "presumes float32; with 64-bit types enabled, this is a float64 layer"
         return None
     if Presumption.DRAWN_KERNEL in presumes and convention.kernel.is_zero():
         return "presumes a kernel that is drawn; the layer declares one that starts at 0"

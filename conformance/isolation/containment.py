@@ -158,7 +158,8 @@ class Containment:
         if changed:
             self._spoiled_by = _FOR_ALL
             recording.current().note(
-                f"the layer's code changed what others use, which was put back: {_listed(changed)}"
+                "the layer's code changed code that other layers use, which was restored: "
+                f"{_listed(changed)}"
             )
 
     def _registered(self) -> set[object]:

@@ -285,8 +285,8 @@ def _slower_or_faster(old: Results, common: Sequence[tuple[Cell, Cell]]) -> Iter
     if abs(usual) > max(_SIGMAS * error, math.log(_LEAST_FACTOR)):
         total = (sum(cell.seconds for cell in cells) for cells in zip(*common, strict=True))
         yield (
-            f"all cells: times {math.exp(usual):.2f} in the median, {next(total):.1f} s -> "
-            f"{next(total):.1f} s in all: the cause may be the machine, its load, the compile "
+            f"all cells: a factor of {math.exp(usual):.2f} in the median, {next(total):.1f} s -> "
+            f"{next(total):.1f} s in total: the cause may be the machine, its load, the compile "
             f"cache or the layer"
         )
     for a, b, ratio in timed:
@@ -295,7 +295,7 @@ def _slower_or_faster(old: Results, common: Sequence[tuple[Cell, Cell]]) -> Iter
         if beyond and abs(b.seconds - a.seconds * math.exp(usual)) > _LEAST_SECONDS:
             yield (
                 f"{a.requirement}   {label(old, a.implementation)}: {a.seconds:.2f} s -> "
-                f"{b.seconds:.2f} s; all cells: times {math.exp(usual):.2f}, give or take "
+                f"{b.seconds:.2f} s; all cells: a factor of {math.exp(usual):.2f}, up or down by "
                 f"{math.exp(spread):.2f}"
             )
 

@@ -131,8 +131,8 @@ class Summary:
             whose = ", ".join(self.names[found.implementation] for found in self.kernels)
             said.append(
                 f"kernels: of {whose}, for fixed seeds; A is that of "
-                f"{self.titles[self.reference]}, another letter another kernel, ' the same "
-                f"within {FORGIVEN} ulp, ? a kernel with nothing to compare it with"
+                f"{self.titles[self.reference]}, another letter is another kernel, ' marks "
+                f"the same within {FORGIVEN} ulp, ? a kernel that cannot be compared"
             )
         if self._ratios:
             said.append(

@@ -224,7 +224,7 @@ def parse(text: str, source: str) -> tuple[Results, ...]:
     runs = "runs" in found
     wrong = fault(found, "collection" if runs else "run")
     if wrong:
-        refuse(f"is not what the schema of format {FORMAT} describes: {wrong}")
+        refuse(f"does not match the schema of format {FORMAT}: {wrong}")
     found = printable_values(found)
     return tuple(_results(run, source, refuse) for run in (found["runs"] if runs else [found]))
 

@@ -132,7 +132,7 @@ OPTIONS = {
         ),
         Option(
             "like",
-            "also check whether the layers can take the place of this one, such as nnx.Linear",
+            "also check whether the layers can replace this one, such as nnx.Linear",
             metavar="SPEC",
         ),
         Option(
@@ -168,7 +168,7 @@ OPTIONS = {
             choices=("quick", "standard", "thorough"),
             default="quick",
         ),
-        Option("seed", "the seed of what is generated (default: fixed)", metavar="N", parse=int),
+        Option("seed", "the seed of the generated cases (default: fixed)", metavar="N", parse=int),
         Option(
             "results",
             "write the results file (JSON) there; with the command dense-conformance, - is "
@@ -202,26 +202,25 @@ OPTIONS = {
         ),
         Option(
             "shard",
-            "check only the part I of N of the cells, such as 2/5; dense-conformance merge joins "
-            "the results files",
+            "check only shard I of N, such as 2/5; dense-conformance merge joins the results files",
             metavar="I/N",
             parse=_shard,
         ),
         Option(
             "shard-by",
-            "balance the parts by the seconds in this results file; the same for all parts",
+            "balance the shards by the seconds in this results file; the same for all shards",
             metavar="RESULTS",
         ),
         Option(
             "time-limit",
-            "the longest that one cell may take, such as 90s or 10m (default: 300s)",
+            "the time limit of one cell, such as 90s or 10m (default: 300s)",
             metavar="T",
             parse=_seconds,
             default=300.0,
         ),
         Option(
             "memory-limit",
-            "the most memory that a worker may take, in GiB (default: 8)",
+            "the memory limit of a worker, in GiB (default: 8)",
             metavar="GIB",
             parse=_gibibytes,
             default=8.0,

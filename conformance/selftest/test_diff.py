@@ -201,7 +201,7 @@ def test_seconds_are_reported_beyond_the_spread_of_all_cells() -> None:
     found = difference(BASE, changed(slower(noisy)))
     assert found.exit_code == SAME
     (line,) = found.seconds
-    assert line.startswith("all cells: times 2.05 in the median, ")
+    assert line.startswith("all cells: a factor of 2.05 in the median, ")
     assert not difference(BASE, changed(slower([0.9, 1.0, 1.1, 1.2]))).seconds
 
     def one(found: Document) -> None:

@@ -80,7 +80,7 @@ def test_a_collection_cut_behind_its_first_run_is_refused(tmp_path: Path) -> Non
         ('{"format": true}\n', "is of format True"),
         (
             '{"format": 2}\n',
-            "is not what the schema of format 2 describes: the document has no 'environment'",
+            "does not match the schema of format 2: the document has no 'environment'",
         ),
         ("[" * 100_000 + "]" * 100_000 + "\n", "is not JSON: its values are nested too deeply"),
     ],

@@ -96,7 +96,7 @@ SCALES: tuple[Scale, ...] = (
         "Glorot",
         lambda i, o: 2 / (i + o),
         "the variance is 2/(fan_in + fan_out) (Glorot, fan_avg)",
-        f"Scale by {_TARGET}: LeCun initialization uses fan_in alone.",
+        f"Scale by {_TARGET}: LeCun initialization uses only fan_in.",
     ),
     Scale(
         "1/(fan_in + fan_out)",
@@ -119,7 +119,7 @@ SCALES: tuple[Scale, ...] = (
     Scale(
         "1/(fan_in fan_out)",
         lambda i, o: 1 / (i * o),
-        "the variance is 1/(fan_in * fan_out): the number of weights is taken for fan_in",
+        "the variance is 1/(fan_in * fan_out): the number of weights is used as fan_in",
         f"Scale by {_TARGET}.",
     ),
     Scale(
@@ -215,7 +215,7 @@ def identify_law(samples: Mapping[Shape, Array]) -> LawDiagnosis:
     """
     finite = {shape: w for shape, w in samples.items() if w.size and np.isfinite(w).all()}
     if not finite:
-        return LawDiagnosis("known", "not finite", "the kernel holds NaN or infinite weights.")
+        return LawDiagnosis("known", "not finite", "the kernel has NaN or infinite weights.")
     special = _special(finite)
     if special is not None:
         return special
