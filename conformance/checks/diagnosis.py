@@ -134,7 +134,9 @@ def _factor(found: np.ndarray, right: oracle.Bounded) -> str:
         # Entries with a bound too wide to tell the factor are left out.
         clear = np.abs(right.value) > 1e4 * right.bound
         ratios = found.astype(np.float64)[clear] / right.value[clear]
-    if ratios.size < _FEW or not np.isfinite(ratios).all():
+    # A factor of a single row may depend on that row.
+    rows = np.count_nonzero(clear.any(axis=-1))
+    if ratios.size < _FEW or rows < 2 or not np.isfinite(ratios).all():
         return ""
     factor = float(np.median(ratios))
     same = np.abs(found - factor * right.value) <= 2 * max(abs(factor), 1.0) * right.bound

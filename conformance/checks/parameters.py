@@ -16,6 +16,7 @@ from conformance.layers.adapters.parameters import Leaf
 from conformance.layers.looking import SIZES
 
 __all__ = [
+    "NOT_CALLED",
     "NO_ONE_KERNEL",
     "NUMPY",
     "all_are_used",
@@ -29,6 +30,11 @@ __all__ = [
 ]
 
 NUMPY = Cause("parameter-numpy", "a parameter is an array of NumPy: make it with jax.numpy")
+NOT_CALLED = Cause(
+    "initializer-not-called",
+    "a parameter is a function, not an array: an initializer is made first, and then called, as "
+    "lecun_normal()(key, shape)",
+)
 NO_ONE_KERNEL = Cause(
     "no-one-kernel",
     "no parameter has the kernel's shape at every size: a kernel that is a product of several "

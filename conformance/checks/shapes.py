@@ -14,6 +14,7 @@ import numpy as np
 
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Built, Layer
+from conformance.checks.parameters import NOT_CALLED
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause
 
@@ -50,11 +51,7 @@ def of_kernel(dense: Built, case: Case, shape: tuple[int, ...]) -> str:
     """Return why the kernel has this shape."""
     n, m = case.kernel_shape
     if any(callable(leaf.value) for leaf in dense.leaves):
-        return Cause(
-            "initializer-not-called",
-            "a parameter is a function, not an array: an initializer is made first, and then "
-            "called, as lecun_normal()(key, shape)",
-        )
+        return NOT_CALLED
     if n != m and sorted(shape) == sorted(case.kernel_shape):
         takes = [width for width in case.kernel_shape if _takes(dense, width)]
         if takes == [m] and shape == (m, n):

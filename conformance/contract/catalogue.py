@@ -102,7 +102,8 @@ def chosen(
     """
     rows = (*catalogue(), *(drop_in() if like else ()))
     wanted = [pattern for pattern in patterns if not pattern.startswith("!")]
-    unwanted = [*exclude, *(pattern[1:] for pattern in patterns if pattern.startswith("!"))]
+    unwanted = [pattern.removeprefix("!") for pattern in exclude]
+    unwanted += [pattern[1:] for pattern in patterns if pattern.startswith("!")]
 
     def names(pattern: str, row: Requirement) -> bool:
         return pattern in (row.slug, row.area) or fnmatch.fnmatchcase(row.id, pattern)

@@ -26,6 +26,10 @@ def write_lines(console: Console, lines: Iterable[tuple[str, str]], wide: int = 
     """Write labelled lines, wrapped beside their labels; a command stays on one line."""
     for label, text in lines:
         indent = f"  {label:{wide}}" if label else "  "
+        source: list[str] = []
+        if label == "why":
+            # Carets mark a column of the layer's source line.
+            text, *source = text.splitlines() or [""]
         wrapped = textwrap.wrap(
             printable(text),
             # One line, so that users can copy it.
@@ -35,6 +39,7 @@ def write_lines(console: Console, lines: Iterable[tuple[str, str]], wide: int = 
             break_long_words=False,
             break_on_hyphens=False,
         )
+        wrapped += [printable(" " * len(indent) + line) for line in source]
         console.print(Text("\n".join(wrapped), style="" if label else "italic"), soft_wrap=True)
 
 

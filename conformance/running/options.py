@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -291,9 +292,7 @@ def of_further_run(get: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def require_writable(path: str | None) -> None:
-    """Refuse a place where no file can be written, before the run starts.
-
-    Missing folders are made when the file is written.
+    """Refuse a place where no file can be written, before the run starts; make its folders.
 
     Raises
     ------
@@ -311,7 +310,15 @@ def require_writable(path: str | None) -> None:
         reason = "it is a folder; name a file in it"
     elif not folder.is_dir():
         reason = f"{folder} is not a folder"
-    elif not os.access(place if place.exists() else folder, os.W_OK):
+    elif place.exists() and not os.access(place, os.W_OK):
         reason = "permission denied"
+    else:
+        # Permissions do not tell of read-only and virtual file systems; a file does.
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=place.parent):
+                pass
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
     if reason:
         raise UsageError(f"results cannot be written to {path}: {reason}")

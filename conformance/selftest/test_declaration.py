@@ -72,6 +72,7 @@ def test_everything_is_declared_by_name() -> None:
         ({"use_bias": False, "names": {"bias": "b"}}, "but its name is declared as well"),
         ({"layout": "in"}, 'layout is "in, out" or "out, in", found \'in\''),
         ({"dtype": "half"}, "dtype is one of float32, bfloat16, float16, float64"),
+        ({"parameter_dtype": "complex64"}, "parameter_dtype is one of float32, bfloat16, float16"),
         ({"ranks": [0]}, "ranks is a list of ranks from 1 to 5"),
         ({"inputs": "floating"}, "inputs is a list of kinds of numbers"),
         ({"inputs": ["floats"]}, "unknown kind 'floats'; did you mean 'floating'?"),

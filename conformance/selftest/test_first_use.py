@@ -134,6 +134,9 @@ def test_layers_that_can_be_used_are_checked_beside_one_that_cannot(tmp_path: Pa
     outcomes = [(c["implementation"], c["outcome"]) for c in cells]
     assert outcomes.count(("mine.py:MyDense", "passed")) == len(rows)
     assert ended.stdout.count("NameError") == 1
+    caret = next(i for i, line in enumerate(ended.stdout.splitlines()) if "^" in line)
+    source, marks = ended.stdout.splitlines()[caret - 1 : caret + 1]
+    assert source[marks.index("^") :].startswith("Module)")
 
 
 @pytest.mark.parametrize(

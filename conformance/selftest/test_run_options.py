@@ -38,6 +38,7 @@ from conformance.selftest.processes import command
         (["run", "--requirement", "!*"], "the options exclude all requirements"),
         (["run", "--results", "{folder}"], "it is a folder; name a file in it"),
         (["run", "--results", "/dev/null/r.json"], "is not a folder"),
+        (["run", "--results", "/proc/none/r.json"], "/proc/none/r.json: "),
     ],
 )
 def test_a_wrong_option_is_one_message(
@@ -77,6 +78,7 @@ def test_requirements_are_chosen_and_excluded() -> None:
     everything = {row.id for row in catalogue()}
     assert {row.id for row in chosen([], ["purity"])} == everything - purity
     assert {row.id for row in chosen(["!purity/*"])} == everything - purity
+    assert {row.id for row in chosen([], ["!purity/*"])} == everything - purity
     assert {row.id for row in chosen(["purity"], levels=["MUST"])} < purity | {""}
     assert {row.level for row in chosen([], levels=["SHOULD"])} == {"SHOULD"}
     with pytest.raises(UsageError, match="the options exclude all requirements"):

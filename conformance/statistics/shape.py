@@ -22,7 +22,6 @@ from conformance.statistics.evidence import (
 from conformance.statistics.laws import (
     LAPLACE,
     NORMAL,
-    TRUNCATED_LARGEST,
     TRUNCATED_NORMAL,
     UNIFORM,
     Family,
@@ -104,10 +103,22 @@ def _of_support(largest: float, family: Family, log_p: float, count: int, shape:
     if largest > family.largest:
         accepted, words = (0.0, family.largest), f"up to {family.largest:.4g}"
     else:
-        accepted, words = (TRUNCATED_LARGEST, sys.float_info.max), f"above {TRUNCATED_LARGEST:.4g}"
+        least = _least_largest(family, count)
+        accepted, words = (least, sys.float_info.max), f"above {least:.4g}"
     found = f"the largest weight is {largest:.4g} standard deviations"
     limit = f"{words} for a {family.name} law; {shape}"
     return Evidence("distribution", log_p, largest, accepted, count, found, limit=limit)
+
+
+def _least_largest(family: Family, count: int) -> float:
+    """Return m such that `count` weights are all within m with probability ALPHA / 3."""
+    share = math.exp((LOG_ALPHA - math.log(3)) / count)
+    low, high = 0.0, 40.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        inside = family.cdf(np.array([-middle, middle]))
+        low, high = (middle, high) if inside[1] - inside[0] < share else (low, middle)
+    return low
 
 
 def _bernoulli_kl(observed: Array, expected: Array) -> Array:

@@ -15,6 +15,7 @@ from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
 from conformance.checks.parameters import (
     NO_ONE_KERNEL,
+    NOT_CALLED,
     NUMPY,
     all_are_used,
     declaring_beside,
@@ -272,7 +273,7 @@ def test_parameter_dtype(layer: Layer, case: Case) -> None:
             isinstance(value, jax.Array),
             f"the {name} is a {kind}",
             accepted="a jax.Array",
-            cause=NUMPY if isinstance(value, np.ndarray) else "",
+            cause=NUMPY if isinstance(value, np.ndarray) else NOT_CALLED if callable(value) else "",
         )
         require.that(
             str(value.dtype) in accepted,

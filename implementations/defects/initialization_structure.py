@@ -79,7 +79,9 @@ def Standardised(key: Array, in_features: int, out_features: int) -> Array:
     return draws / jnp.sqrt((draws**2).mean()) * stddev(in_features)
 
 
-@wrong.kernel("X036", "initialization/kernel-dispersion", 5)
+@wrong.kernel(
+    "X036", "initialization/kernel-variance", 5, collateral=("initialization/kernel-dispersion",)
+)
 def RandomScale(key: Array, in_features: int, out_features: int) -> Array:
     """Every kernel has its own scale, some percent off and right in the mean."""
     scale_key, value_key = jax.random.split(key)
