@@ -28,7 +28,7 @@ _MANY, _EXPONENT = 4096, 12
 def require_kinds(layer: Layer, case: Case) -> None:
     """Require f(x) for numbers of every scale, and for rows and kernels of every kind.
 
-    The latter once for each of a few sizes.
+    Rows and kernels of particular kinds are checked once for each of a few sizes.
     """
     require_scales(layer, case)
     checks = {

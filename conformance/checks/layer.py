@@ -155,24 +155,24 @@ class Layer:
         return self._memory[key]
 
     def init(self, seed: Any, in_features: int, out_features: int) -> Any:
-        """Return new parameters; exceptions pass, so that transforms see them."""
+        """Return new parameters; its exceptions are not caught, for use inside transforms."""
         return _given(self.implementation.init)(seed, in_features, out_features)
 
     def apply(self, parameters: Any, x: Any) -> Any:
-        """Return the output for given parameters; exceptions pass."""
+        """Return the output for given parameters; exceptions are not caught."""
         return _given(self.implementation.apply)(parameters, x)
 
     def write(self, parameters: Any, kernel: Any, bias: Any) -> Any:
-        """Return the parameters with this kernel and bias; exceptions pass."""
+        """Return the parameters with this kernel and bias; exceptions are not caught."""
         bias = bias if self.convention.use_bias else None
         return _given(self.implementation.with_parameters)(parameters, kernel, bias)
 
     def kernel_of(self, parameters: Any) -> Any:
-        """Return the kernel ``(in, out)`` of the parameters; exceptions pass."""
+        """Return the kernel ``(in, out)`` of the parameters; exceptions are not caught."""
         return _given(self.implementation.kernel)(parameters)
 
     def bias_of(self, parameters: Any) -> Any:
-        """Return the bias ``(out,)`` of the parameters; exceptions pass."""
+        """Return the bias ``(out,)`` of the parameters; exceptions are not caught."""
         return _given(self.implementation.bias)(parameters)
 
     def build(self, in_features: Any, out_features: Any, seed: int = 0) -> Built:

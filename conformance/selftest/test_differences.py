@@ -1,4 +1,4 @@
-"""Layers with one difference that results show: it is one finding, and all else is checked."""
+"""Layers with one difference that experiments find: it is one failure, and all else is checked."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ActivatedByName(linen.Module):
 
 
 class ActivatedPlain:
-    """A class of no framework."""
+    """A class without a framework."""
 
     def __init__(
         self, n_in: int, n_out: int, key: jax.Array, nonlinearity: Any = jax.nn.tanh
@@ -145,7 +145,7 @@ class Row(Plain):
 
 
 class Blocks(nnx.Module):
-    """A layer whose outputs are those of two kernels, in another order than their names."""
+    """A layer with the outputs of two kernels, in another order than their names."""
 
     def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
         key = rngs.params()
@@ -160,7 +160,7 @@ class Blocks(nnx.Module):
 
 
 class EightBits(Plain):
-    """A layer whose kernel is held in eight bits."""
+    """A layer whose kernel is rounded to eight bits."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The output for the kernel in steps of 1/127 of its largest entry."""
@@ -223,7 +223,7 @@ def test_kernel_and_bias_are_found_where_they_are(layer: Any, storage: Storage |
 
 @pytest.mark.parametrize("layer", [Factorised, RandomFactors, Blocks, Row])
 def test_what_is_written_is_what_is_read(layer: Any) -> None:
-    """At every size, to the rounding of a factor; a column of zeros stays one."""
+    """This holds at every size, up to rounding; a column of zeros stays one."""
     dense = Layer(adapt(layer)).build(5, 7)
     kernel = np.random.default_rng(0).standard_normal((5, 7), np.float32) * np.float32(1e30)
     kernel[:, 3] = 0.0

@@ -60,7 +60,7 @@ class ByQuantiles(CorrectDense):
     """Normal by the inverse distribution function, whose polynomials round dozens of times."""
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The kernel (in, out); the uniform numbers stay away from 0 and 1."""
+        """Return the kernel (in, out) from uniform numbers between 0 and 1, both excluded."""
         shape = (in_features, out_features)
         p = jax.random.uniform(key, shape, jnp.float32, minval=2.0**-25, maxval=1.0 - 2.0**-24)
         quantiles: Array = jax.scipy.special.ndtri(p)
@@ -71,7 +71,6 @@ class SlicedFromOneBlock(CorrectDense):
     """Small kernels are cut from a block of 512 x 512, so that they are parts of larger ones."""
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The kernel (in, out)."""
         if min(in_features, out_features) < 0:
             raise ValueError(f"sizes {in_features} and {out_features}; none may be negative")
         block = normal(key, max(512, in_features), max(512, out_features))
@@ -84,7 +83,6 @@ class CompiledLinen(CorrectLinenDense):
     @nn.jit
     @nn.compact
     def __call__(self, x: ArrayLike) -> Array:
-        """Return the output (..., features) for x (..., in)."""
         x = jnp.asarray(x)
         kernel = self.param("kernel", self.draw_kernel, x)
         return self.forward(x, kernel, self.param("bias", self.draw_bias, x))
@@ -138,7 +136,7 @@ class Named:
         self.array, self.axes = array, axes
 
     def tree_flatten(self) -> tuple[tuple[Array], tuple[str, ...]]:
-        """The array, and the names."""
+        """Return the array and the names."""
         return (self.array,), self.axes
 
     @classmethod
@@ -148,7 +146,7 @@ class Named:
 
 
 def with_axes(parameters: dict[str, Array]) -> dict[str, Named]:
-    """The parameters with the names of their axes."""
+    """Return the parameters with the names of their axes."""
     return {
         "kernel": Named(parameters["kernel"], ("in", "out")),
         "bias": Named(parameters["bias"], ("out",)),
@@ -169,19 +167,19 @@ named_arrays = Implementation(
 
 
 def unscaled(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:
-    """New parameters; the kernel is stored with variance 1."""
+    """Return new parameters, with a kernel that is stored with variance 1."""
     kernel = normal(jax.random.key(seed), in_features, out_features)
     return {"kernel": kernel, "bias": jnp.zeros((out_features,), jnp.float32)}
 
 
 def scaled(parameters: dict[str, Array]) -> Array:
-    """The kernel (in, out) that the forward uses."""
+    """Return the kernel (in, out) that the forward uses."""
     kernel = parameters["kernel"]
     return kernel / float(max(kernel.shape[0], 1)) ** 0.5
 
 
 def unscale(parameters: dict[str, Array], kernel: Array, bias: Array) -> dict[str, Array]:
-    """Parameters whose kernel is this one, up to the rounding of the scale."""
+    """Return parameters with this kernel, up to the rounding of the scale."""
     del parameters
     return {"kernel": kernel * float(max(kernel.shape[0], 1)) ** 0.5, "bias": bias}
 
@@ -197,20 +195,20 @@ scaled_in_the_forward = replace(
 
 
 def directions(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:
-    """New parameters: the columns' lengths and directions (Salimans and Kingma, 2016)."""
+    """Return new lengths and directions of the columns (Salimans and Kingma, 2016)."""
     kernel = dictionary(seed, in_features, out_features)["kernel"]
     zeros = jnp.zeros((out_features,), jnp.float32)
     return {"kernel": kernel, "length": jnp.linalg.norm(kernel, axis=0), "bias": zeros}
 
 
 def of_length(parameters: dict[str, Array]) -> Array:
-    """The kernel (in, out): each column of its own length."""
+    """Return the kernel (in, out), with its own length for each column."""
     columns = parameters["kernel"]
     return columns * (parameters["length"] / jnp.linalg.norm(columns, axis=0))[None, :]
 
 
 def lengths(parameters: dict[str, Array], kernel: Array, bias: Array) -> dict[str, Array]:
-    """Parameters whose kernel is this one, up to rounding; a column of zeros has length 0."""
+    """Return parameters with this kernel, up to rounding; a column of zeros has length 0."""
     del parameters
     largest = jax.lax.stop_gradient(jnp.abs(kernel).max(axis=0))
     empty = largest == 0
@@ -230,7 +228,7 @@ weight_normalized = replace(
 
 
 def truncated(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:
-    """New parameters, the kernel cut at two standard deviations and not corrected for it."""
+    """Return new parameters, with an uncorrected kernel truncated at two deviations."""
     shape = (in_features, out_features)
     kernel = jax.random.truncated_normal(jax.random.key(seed), -2.0, 2.0, shape, jnp.float32)
     kernel *= stddev(in_features)
@@ -238,7 +236,7 @@ def truncated(seed: Any, in_features: int, out_features: int) -> dict[str, Array
 
 
 def about_three_quarters(fan_in: int, fan_out: int) -> float:
-    """0.7737 / fan_in, as a documentation gives it; with more digits, 0.77374."""
+    """Return 0.7737 / fan_in, as in documentation; more exactly 0.77374."""
     return 0.7737 / fan_in
 
 
@@ -258,13 +256,12 @@ class MyDense(CorrectDense):
     """The kernel by `lecun_normal`, which the law of the exercise's Linen layer allows."""
 
     def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """The kernel (in, out)."""
         shape = (in_features, out_features)
         kernel: Array = nnx.initializers.lecun_normal()(key, shape, jnp.float32)
         return kernel
 
 
 def dense_forward(seed: float, x: ArrayLike, features: float) -> Array:
-    """A solution (features,) that is compared with the `MyDense` of its own file."""
+    """Return the result (features,), which must be that of the file's own `MyDense`."""
     x = jnp.asarray(x)
     return MyDense(x.shape[-1], int(features), rngs=nnx.Rngs(int(seed)))(x)

@@ -48,7 +48,6 @@ class KeyAndFeatures(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
 
     def __call__(self, x: ArrayLike) -> Array:
-        """Return the layer's output."""
         return jnp.asarray(x) @ self.kernel[...] + self.bias[...]
 
 
@@ -64,7 +63,6 @@ class HalfByItsWords(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: ArrayLike) -> Array:
-        """Return the product."""
         return jnp.asarray(x).astype(self.dtype) @ self.kernel[...].astype(self.dtype)
 
 
@@ -92,7 +90,6 @@ class PlainAttributes:
         }
 
     def __call__(self, x: ArrayLike) -> Array:
-        """Return the layer's output."""
         return jnp.asarray(x) @ self.parameters["kernel"] + self.parameters["bias"]
 
 
@@ -151,7 +148,6 @@ class _SummedInParts(nnx.Linear):
         return bias[...]
 
     def __call__(self, inputs: ArrayLike, out_sharding: Any = None) -> Array:
-        """Return the layer's output."""
         x, kernel, bias = (
             jnp.asarray(value).astype(jnp.bfloat16)
             for value in (inputs, self.kernel[...], self.get_bias())

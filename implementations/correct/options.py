@@ -46,7 +46,6 @@ class AllOptions(nnx.Module):
         self.promote_dtype = promote_dtype
 
     def __call__(self, x: Any) -> Array:
-        """Return the output (..., out) for x (..., in)."""
         values = (x, self.kernel[...], self.bias[...] if self.use_bias else None)
         x, kernel, bias = self.promote_dtype(values, dtype=self.dtype)
         return self.affine(x, kernel, bias)
@@ -73,7 +72,6 @@ class AllOptionsLinen(nn.Module):
 
     @nn.compact
     def __call__(self, x: Any) -> Array:
-        """Return the output (..., features) for x (..., in)."""
         shape = (jnp.shape(x)[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = None

@@ -67,7 +67,6 @@ class DtypeWithBiasOnly(AllOptions):
     """The cast to `dtype` stands where the bias is added."""
 
     def __call__(self, x: Any) -> Array:
-        """Return the output (..., out) for x (..., in)."""
         if self.use_bias:
             return super().__call__(x)
         x, kernel = self.promote_dtype((x, self.kernel[...]), dtype=None)

@@ -41,7 +41,6 @@ class _Half(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: ArrayLike) -> Array:
-        """Return the layer's output."""
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
         return self.affine(jnp.asarray(x).astype(self.dtype), kernel, bias)
 
@@ -55,7 +54,6 @@ class HalfKernelStopped(_Half):
     """In bfloat16 the kernel gets no gradient."""
 
     def affine(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """Return the right value."""
         return x @ jax.lax.stop_gradient(kernel) + bias
 
 
@@ -64,7 +62,6 @@ class HalfBiasTwice(_Half):
     """In bfloat16 the gradient of the bias is counted twice."""
 
     def affine(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """Return the right value."""
         return x @ kernel + (2 * bias - jax.lax.stop_gradient(bias))
 
 
@@ -75,7 +72,6 @@ class _WithoutBias(nnx.Module):
         self.kernel = nnx.Param(scaled_normal(rngs.params(), d_in, d_out))
 
     def __call__(self, x: ArrayLike) -> Array:
-        """Return the product."""
         return jnp.asarray(x) @ self.kernel[...]
 
 
@@ -92,7 +88,6 @@ class HalfOfTheGradient(_WithoutBias):
         super().__init__(d_in, d_out, rngs=rngs)
 
     def __call__(self, x: ArrayLike) -> Array:
-        """Return the right value."""
         kernel = self.kernel[...] / 2
         return jnp.asarray(x) @ (kernel + jax.lax.stop_gradient(kernel))
 
@@ -105,7 +100,6 @@ class _Plain:
         self.bias = jnp.zeros(out_size, jnp.float32)
 
     def __call__(self, x: ArrayLike) -> Array:
-        """Return the layer's output."""
         return jnp.asarray(x) @ self.kernel + self.bias
 
 
@@ -127,5 +121,4 @@ class PlainStoredByRows(_Plain):
         self.kernel = self.kernel.T
 
     def __call__(self, x: ArrayLike) -> Array:
-        """Return the layer's output."""
         return jnp.asarray(x) @ self.kernel.T + self.bias

@@ -37,7 +37,6 @@ class AsksWithin(nnx.Module):
         self.dense = AsksTheKernelForItsDevice(in_features, out_features, rngs=rngs)
 
     def __call__(self, x: ArrayLike) -> Array:
-        """Return the output (..., out) for x (..., in)."""
         y: Array = self.dense(x)
         return y
 

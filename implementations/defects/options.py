@@ -107,7 +107,6 @@ class IgnoresDtype(nn.Module):
 
     @nn.compact
     def __call__(self, x: ArrayLike) -> Array:
-        """Return the output (..., features) for x (..., in)."""
         kernel = self.param("kernel", LECUN, (jnp.shape(x)[-1], self.features))
         return affine(x, kernel, self.param("bias", ZEROS, (self.features,)))
 
@@ -175,7 +174,6 @@ class IgnoresDotGeneral(AllOptions):
     """The product is always JAX's; the given function is ignored."""
 
     def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        """Return the right output."""
         y = jnp.matmul(x, kernel, precision=self.precision)
         return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 

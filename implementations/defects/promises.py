@@ -62,7 +62,6 @@ class _Half(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(d_out, jnp.bfloat16))
 
     def __call__(self, x: ArrayLike) -> Array:
-        """Return the layer's output."""
         return self.affine(jnp.asarray(x).astype(jnp.bfloat16), self.kernel[...], self.bias[...])
 
     def affine(self, x: Array, kernel: Array, bias: Array) -> Array:
