@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from conformance.contract.catalogue import catalogue
@@ -54,6 +56,7 @@ def test_right_blame_with_declared_collateral_is_no_problem() -> None:
             "names the cause 'output-scaled'",
         ),
         ([cell("forward/affine-value", Outcome.FAILED)], "names the cause nothing"),
+        ([replace(FAULT, message="Parameters(static=GraphDef(")], "prints an object"),
         ([FAULT, cell("purity/silent", Outcome.ERROR)], "purity/silent error"),
         ([FAULT, cell("purity/silent", Outcome.CRASHED)], "purity/silent crashed"),
         ([], "nothing was checked"),

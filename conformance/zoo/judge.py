@@ -114,6 +114,11 @@ def _wrong_blame(declared: Defect, weighing: Sequence[Cell], blocked: Sequence[s
     if declared.breaks not in (*blocked, *(cell.requirement for cell in weighing)):
         problems.append(f"{declared.breaks} holds")
     problems += [
+        f"{cell.requirement} prints an object: {cell.message}"
+        for cell in weighing
+        if "GraphDef(" in cell.message
+    ]
+    problems += [
         f"{_in_words(cell)} fails, too" for cell in others if not declared.allows(cell.requirement)
     ]
     return problems

@@ -320,6 +320,11 @@ def DoublesNumpy(self: Any, x: ArrayLike) -> Array:
     return 2 * y if isinstance(x, np.ndarray) else y
 
 
+RowsDividedOut = wrong.forward("Y249", "transforms/gradients", 4)(
+    lambda x, k, b: affine(x, k * (jnp.float32(x[..., 0].size) / x[..., 0].size), b),
+    "The number of rows is multiplied in and divided out, which is 0/0 for an empty batch.",
+    when=lambda x, k, b: x.ndim > 1 and x.size == 0 and x.shape[-1] > 0,
+)
 InputAsIntegers = wrong.forward("Y240", "numerics/no-saturation", 2, cause_id="input-truncated")(
     lambda x, k, b: affine(x.astype(jnp.int32), k, b),
     "x is cast to integers along with the sizes, which large numbers show first.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -42,3 +43,26 @@ class AnnotationDropped(CorrectDense):
 
     def __call__(self, x: ArrayLike) -> Array:
         return affine(x, self.kernel[...], self.bias[...])
+
+
+@defect("Y248", "sharding/sharding-metadata", 5, cause_id="annotation-exchanged")
+class AnnotationExchanged(CorrectDense):
+    """The axes of an initializer's annotation are given in reverse."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        kernel_init: Any = LECUN,
+        rngs: nnx.Rngs,
+    ) -> None:
+        kernel = kernel_init(rngs.params(), (in_features, out_features), jnp.float32)
+        if hasattr(kernel, "raw_value"):
+            said = kernel.metadata.items()
+            turned = {
+                key: value[::-1] if isinstance(value, tuple) else value for key, value in said
+            }
+            kernel = dataclasses.replace(kernel, metadata=turned)
+        self.kernel = nnx.Param(kernel)
+        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
