@@ -1,4 +1,4 @@
-"""dense-conformance: proves that a dense layer is a Dense, or names what is wrong with it."""
+"""dense-conformance proves that a dense layer is a Dense, or names the fault."""
 
 from __future__ import annotations
 

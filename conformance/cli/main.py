@@ -271,7 +271,7 @@ def parser() -> _Parser:
     """Return the parser of the command and of all of its subcommands."""
     parser = _Parser(
         prog="dense-conformance",
-        description="Check that a dense layer is a Dense, and name what is wrong if it is not.",
+        description="Check that a dense layer is a Dense, and name the fault if it is not.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -20,7 +20,10 @@ CODE = [
 ]
 PAGES = [
     path
-    for pattern in ("README.md", "conformance/**/*.md", "conformance/**/*.html", ".github/**/*.md")
+    for pattern in (
+        *("README.md", "tox.ini", "pyproject.toml", ".ci/gpu", ".ci/run"),
+        *("conformance/**/*.md", "conformance/*.toml", ".github/**/*.md", ".github/**/*.yml"),
+    )
     for path in sorted(ROOT.glob(pattern))
 ]
 
@@ -42,6 +45,7 @@ HABITS = {
     r"held against": "compared with",
     r"whatever": "any, independent of",
     r"since that": "because",
+    r"(?:MUST|SHOULD|MAY) rows?": "a requirement",
     r"anew\b": "again, a new",
     r"in force": "active, set",
     r"on (?:its|their) way": "before, or nothing",
