@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -20,7 +22,7 @@ if keras.backend.backend() != "jax":
         "that of its JAX backend: set KERAS_BACKEND=jax"
     )
 
-__all__ = ["CONVENTION", "Dense"]
+__all__ = ["CONVENTION", "Dense", "EinsumDense"]
 
 CONVENTION = Convention(
     name="Keras",
@@ -35,38 +37,50 @@ class _Fixed(keras.random.SeedGenerator):
 
     def __init__(self, seed: Any) -> None:
         self.key = jnp.stack([jnp.asarray(seed, jnp.uint32), jnp.uint32(0)])
+        # An EinsumDense makes a copy of its initializer, and serializes its generator.
+        self.name, self._initial_seed = "fixed", None
 
     def next(self, ordered: bool = True) -> Any:
         """Return the key that Keras makes of an integer seed."""
         return self.key
 
 
-def _layer(in_features: int, out_features: int, initial: Any) -> keras.layers.Dense:
-    layer = keras.layers.Dense(out_features, kernel_initializer=initial)
-    layer.build((None, in_features))
-    return layer
+def _dense(out_features: int, initial: Any) -> Any:
+    return keras.layers.Dense(out_features, kernel_initializer=initial)
 
 
-def _init(seed: Any, in_features: int, out_features: int) -> Any:
-    source = seed if isinstance(seed, int) else _Fixed(seed)
-    # Inside the scope, variables are pure functions of their initializers.
-    with keras.StatelessScope():
-        layer = _layer(in_features, out_features, keras.initializers.GlorotUniform(seed=source))
-        return {"kernel": layer.kernel.value, "bias": layer.bias.value}
+def _einsum_dense(out_features: int, initial: Any) -> Any:
+    """Return the einsum that Keras documents as equivalent to a Dense on sequences."""
+    return keras.layers.EinsumDense(
+        "...x,xy->...y", output_shape=out_features, bias_axes="y", kernel_initializer=initial
+    )
 
 
-def _apply(parameters: Any, x: Any) -> Any:
-    with keras.StatelessScope():
-        in_features, out_features = parameters["kernel"].shape
-        layer = _layer(in_features, out_features, "zeros")
-    y, _ = layer.stateless_call([parameters["kernel"], parameters["bias"]], [], x)
-    return y
+def _functions(make: Callable[[int, Any], Any]) -> dict[str, Any]:
+    """Return construction and call of ``make(out_features, initializer)`` as pure functions."""
+
+    def init(seed: Any, in_features: int, out_features: int) -> Any:
+        source = seed if isinstance(seed, int) else _Fixed(seed)
+        # Inside of the scope, variables are pure functions of their initializers.
+        with keras.StatelessScope():
+            layer = make(out_features, keras.initializers.GlorotUniform(seed=source))
+            layer.build((None, in_features))
+            return {"kernel": layer.kernel.value, "bias": layer.bias.value}
+
+    def apply(parameters: Any, x: Any) -> Any:
+        with keras.StatelessScope():
+            in_features, out_features = parameters["kernel"].shape
+            layer = make(out_features, "zeros")
+            layer.build((None, in_features))
+        y, _ = layer.stateless_call([parameters["kernel"], parameters["bias"]], [], x)
+        return y
+
+    return {"init": init, "apply": apply}
 
 
 Dense = Implementation(
     name="keras.layers.Dense",
-    init=_init,
-    apply=_apply,
+    **_functions(_dense),
     kernel=lambda parameters: parameters["kernel"],
     bias=lambda parameters: parameters["bias"],
     with_parameters=lambda parameters, kernel, bias: {"kernel": kernel, "bias": bias},
@@ -79,5 +93,16 @@ Dense = Implementation(
             when="keras >= 3.13",
             link="https://keras.io/api/layers/core_layers/dense",
         ),
+    ),
+)
+
+EinsumDense = replace(
+    Dense,
+    name="keras.layers.EinsumDense",
+    **_functions(_einsum_dense),
+    # An einsum broadcasts axes of length 1, and checks no input specification.
+    convention=replace(CONVENTION, name="Keras EinsumDense", checks_width=False),
+    expected_failures=(
+        Expected("construction/integral-sizes", "Keras takes a Python int, and refuses NumPy's"),
     ),
 )

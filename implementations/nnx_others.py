@@ -62,6 +62,12 @@ ToLinen = replace(
         Expected(
             "transforms/no-side-effects-in-jaxpr",
             "each apply constructs the wrapped nnx.Linear again, and discards its numbers",
+            when="flax > 0.10.2",
+        ),
+        Expected(
+            "serialization/round-trip",
+            "the graph definition is a variable, which no checkpoint takes",
+            when="flax < 0.10.3",
         ),
     ),
 )

@@ -202,25 +202,30 @@ def run(options: argparse.Namespace) -> int:
         if layer.implementation.init is None:
             print(f"{entry.name}: does not show its parameters, which calibrate measures")
             continue
-        print(f"{entry.name}: {options.runs} groups of {_SEEDS} kernels at each of {_SIZES}")
-        calibrations = calibrate(layer, options.runs, options.seed)
-        for line in _table(calibrations):
-            print(line)
-        powers = []
-        if options.scale_error is not None:
-            powers.append(variance_power(layer, options.scale_error, options.runs, options.seed))
-        if options.correlation is not None:
-            powers.append(correlation_power(layer, options.correlation, options.runs, options.seed))
-        for found in powers:
-            low, high = interval(found.found, found.runs)
-            print(
-                f"  {found.error}: found in {found.found} of {found.runs} runs of {found.weights} "
-                f"weights ({low:.3f} .. {high:.3f}); stated at least {found.stated:.2f}"
-                f"{'' if found.holds else '  BELOW'}"
-            )
-        holds = holds and all(item.holds for item in calibrations)
-        holds = holds and all(item.holds for item in powers)
+        with layer.registered.surroundings():
+            holds = _measured(entry.name, layer, options) and holds
     return 0 if holds else 1
+
+
+def _measured(name: str, layer: Layer, options: argparse.Namespace) -> bool:
+    """Print the observed rates of one layer; return whether all of them are as stated."""
+    print(f"{name}: {options.runs} groups of {_SEEDS} kernels at each of {_SIZES}")
+    calibrations = calibrate(layer, options.runs, options.seed)
+    for line in _table(calibrations):
+        print(line)
+    powers = []
+    if options.scale_error is not None:
+        powers.append(variance_power(layer, options.scale_error, options.runs, options.seed))
+    if options.correlation is not None:
+        powers.append(correlation_power(layer, options.correlation, options.runs, options.seed))
+    for found in powers:
+        low, high = interval(found.found, found.runs)
+        print(
+            f"  {found.error}: found in {found.found} of {found.runs} runs of {found.weights} "
+            f"weights ({low:.3f} .. {high:.3f}); stated at least {found.stated:.2f}"
+            f"{'' if found.holds else '  BELOW'}"
+        )
+    return all(item.holds for item in calibrations) and all(item.holds for item in powers)
 
 
 def _table(calibrations: Sequence[Calibration]) -> Iterator[str]:

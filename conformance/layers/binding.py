@@ -119,6 +119,12 @@ def bind(layer: Any, arguments: Mapping[str, Any], *, is_nnx: bool) -> Binding:
     _require_known(layer, signature, arguments)
     named = _named(signature, arguments)
     random = next((p for p in named if p.name.lower() in _RANDOM), None)
+    passes_on = any(p.kind is Parameter.VAR_POSITIONAL for p in signature.parameters.values())
+    if random is not None and passes_on and len(named) == 1:
+        name, way = random.name, _source(random, is_nnx)
+        return Binding(
+            lambda n, m, source: layer(n, m, **{name: _random(way, source)}, **arguments)
+        )
     sizes = _sizes(layer, signature, [p for p in named if p is not random])
     _require_complete(layer, signature, [p for p in named if p not in (random, *sizes)])
     into = _source(random, is_nnx) if random is not None else ""

@@ -40,6 +40,10 @@ _STEPS = (7, 8, 15, 127, 128, 255)
 """The steps up to the largest entry of operands in 4, 5, 8 and 9 bits."""
 
 
+_IDENTITIES = ("jax.nn:identity", "jax.numpy:asarray")
+"""Functions that return an array as it is; the first exists in recent versions of JAX."""
+
+
 def _drawn(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
@@ -91,7 +95,7 @@ def without_activation(its: Implementation, size: tuple[int, int]) -> dict[str, 
     if its.configured is None:
         return {}
     for name, default in its.activations.items():
-        values: Sequence[Any] = ("none", "jax.nn:identity")
+        values: Sequence[Any] = ("none", *_IDENTITIES)
         if isinstance(default, str):
             values = ("none", "linear", "identity")
         for value in (False,) if default is True else values:

@@ -19,6 +19,7 @@ from conformance.cli.main import main
 from conformance.layers.looking import look
 from conformance.layers.storage import Storage
 
+IDENTITY = "jax.nn:identity" if hasattr(jax.nn, "identity") else "jax.numpy:asarray"
 _LECUN = nnx.initializers.lecun_normal()
 
 
@@ -194,7 +195,7 @@ class FloatsAlone(nnx.Linear):
 @pytest.mark.parametrize(
     ("layer", "arguments"),
     [
-        (Activated, {"activation": "jax.nn:identity"}),
+        (Activated, {"activation": IDENTITY}),
         (ActivatedByName, {"act": "none"}),
         (ActivatedPlain, {"nonlinearity": "none"}),
         (AlwaysActivated, {}),
@@ -247,7 +248,7 @@ ROWS = ("only-two-parameters", "bias-shape", "kernel-shape", "stable-names", "ou
 @pytest.mark.parametrize(
     ("layer", "failing", "line"),
     [
-        (Activated, "forward/zero-input", 'arguments = { activation = "jax.nn:identity" }'),
+        (Activated, "forward/zero-input", f'arguments = {{ activation = "{IDENTITY}" }}'),
         (Factorised, "construction/only-two-parameters", "A description in Python"),
         (Blocks, "construction/only-two-parameters", "A description in Python"),
         (Row, "construction/bias-shape", "A description in Python"),

@@ -308,6 +308,33 @@ def test_factors_of_a_kernel_are_one_finding(capsys: pytest.CaptureFixture[str])
     assert "no parameter has the kernel's shape at every size" in text
 
 
+class SumsInHalf(Half):
+    """A layer that adds one product after the other in bfloat16."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The layer's output in bfloat16."""
+
+        def step(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+            return total + pair[0][..., None] * pair[1], None
+
+        rows = jnp.moveaxis(x.astype(jnp.bfloat16), -1, 0)
+        start = jnp.zeros((*x.shape[:-1], *self.bias[...].shape), jnp.bfloat16)
+        return jax.lax.scan(step, start, (rows, self.kernel[...]))[0] + self.bias[...]
+
+
+def test_describe_proposes_how_products_are_added() -> None:
+    found = conformance.describe(SumsInHalf).declaration
+    assert found is not None
+    assert found["accumulate"] == "bfloat16"
+    assert "accumulate" not in (conformance.describe(Half).declaration or {})
+
+
+def test_calibrate_enters_the_context() -> None:
+    """The layer cannot be built outside of it."""
+    spec = "implementations.correct.declared:in_surroundings"
+    assert main(["calibrate", spec, "--runs", "2"]) == 0
+
+
 def test_describe(capsys: pytest.CaptureFixture[str]) -> None:
     """The description fits on one screen, with the table to paste."""
     assert main(["describe", f"{_PLACE}:OutputsFirst"]) == 0

@@ -33,6 +33,7 @@ __all__ = [
     "drawing_nnx",
     "floating_alone",
     "in_surroundings",
+    "lora_around_dense",
     "outputs_first",
     "quantized",
     "summed_in_parts",
@@ -207,6 +208,20 @@ class _InSurroundings(CorrectDense):
         return affine(x, kernel * _SCALE.get(), bias)
 
 
+class _LoRA(linen.Module):
+    """A Linen Dense with an adapter of low rank, which adds nothing when new."""
+
+    features: int
+
+    @linen.compact
+    def __call__(self, x: ArrayLike) -> Array:
+        x = jnp.asarray(x)
+        y = linen.Dense(self.features)(x)
+        a = self.param("lora_a", linen.initializers.he_uniform(), (x.shape[-1], 2))
+        b = self.param("lora_b", linen.initializers.zeros, (2, self.features))
+        return y + x @ a @ b
+
+
 outputs_first = adapt(_OutputsFirst, layout="out, in", names={"kernel": "weight"})
 without_activation = adapt(_WithActivation, arguments={"activation": "none"})
 both_sizes = adapt(_BothSizes)
@@ -217,4 +232,5 @@ summed_in_parts = adapt(
 floating_alone = adapt(_FloatingAlone, inputs=["floating"])
 drawing_nnx = adapt(_DrawingNnx, call={"rngs": ["dropout"]})
 drawing_linen = adapt(_DrawingLinen, call={"rngs": ["dropout"]})
+lora_around_dense = adapt(_LoRA, extra_parameters=["lora_a", "lora_b"])
 in_surroundings = adapt(_InSurroundings, context=f"{__name__}:surroundings")
