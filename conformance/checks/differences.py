@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import math
 
-from conformance.checks import require
+from conformance.checks import require, shapes
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.errors import Cause
 from conformance.layers.storage import values_at
 
 __all__ = [
-    "require_flat_bias",
+    "require_bias_shape",
+    "require_kernel_shape",
     "require_no_activation",
     "require_no_steps",
     "require_one_kernel",
@@ -67,7 +68,7 @@ def require_one_kernel(layer: Layer) -> None:
         )
 
 
-def require_flat_bias(layer: Layer, dense: Built, case: Case) -> None:
+def _require_flat_bias(layer: Layer, dense: Built, case: Case) -> None:
     """Require the bias to be stored as a vector."""
     storage = layer.seen.storage
     if storage is None or not storage.bias:
@@ -80,4 +81,47 @@ def require_flat_bias(layer: Layer, dense: Built, case: Case) -> None:
         accepted=f"shape {(case.out_features,)}",
         declare=_BY_FUNCTIONS,
         cause=Cause("bias-row", "the bias is stored as a row (1, out)"),
+    )
+
+
+def require_kernel_shape(layer: Layer, case: Case) -> None:
+    """Require the shape (in, out), or (out, in) if the layer declares that."""
+    dense, expected = layer.of(case), case.kernel_shape
+    shape = dense.kernel.shape
+    if layer.convention.layout == "out,in":
+        shape = shape[::-1]
+    if layer.declared.layout == "out,in":
+        expected = expected[::-1]
+    cause = "" if shape == expected else shapes.of_kernel(dense, case, shape)
+    stored = layer.convention.layout.replace(",", ", ")
+    differs = layer.convention.layout != layer.declared.layout and cause != shapes.EXCHANGED
+    require.that(
+        shape == expected,
+        f"the kernel has shape {shape} for in_features={case.in_features}, "
+        f"out_features={case.out_features}",
+        accepted=f"shape {expected}",
+        cause=cause,
+        declare=f'layout = "{stored}"' if differs else "",
+    )
+
+
+def require_bias_shape(layer: Layer, case: Case) -> None:
+    """Require a bias of shape (out,)."""
+    require.that(
+        layer.convention.use_bias,
+        f"the layer has no bias: its arrays are {', '.join(layer.seen.leaves)}",
+        accepted="a bias of shape (out,)",
+        declare="use_bias = false",
+        cause=Cause("bias-missing", "the layer has no bias"),
+    )
+    dense = layer.of(case)
+    _require_flat_bias(layer, dense, case)
+    shape = dense.bias.shape
+    cause = "" if shape == (case.out_features,) else shapes.of_bias(dense, case)
+    require.that(
+        shape == (case.out_features,),
+        f"the bias has shape {shape} for in_features={case.in_features}, "
+        f"out_features={case.out_features}",
+        accepted=f"shape {(case.out_features,)}",
+        cause=cause,
     )

@@ -10,14 +10,13 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from conformance.checks import profiles, recording, require
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
-from conformance.checks.mapped_draws import compiled_draws
+from conformance.checks.mapped_draws import built, drawn_at_once
 from conformance.checks.scan import FUNCTIONS, kernel_sizes, scan
 from conformance.jax_setup.lazy import jax
 from conformance.statistics import (
@@ -41,7 +40,6 @@ __all__ = [
     "bias_evidence",
     "biases",
     "declared",
-    "drawn_at_once",
     "experiment",
     "judge",
     "kernel_of",
@@ -52,9 +50,6 @@ __all__ = [
     "samples",
     "structure_evidence",
 ]
-
-_SAME = 2.0**-20
-"""The relative difference between traced and eager construction that roundings explain."""
 
 _AT_EDGES = 2**16
 """The weights drawn at each edge of a construction; at least four kernels are drawn."""
@@ -120,9 +115,7 @@ def kernels_of(
     """
     drawn = drawn_at_once(layer, wanted, which, again=again)
     if drawn is None:
-        drawn = [
-            np.stack([_built(layer, *size, s, which) for s in seeds]) for size, seeds in wanted
-        ]
+        drawn = [np.stack([built(layer, *size, s, which) for s in seeds]) for size, seeds in wanted]
     return [_of_size(w, size, which) for w, (size, _) in zip(drawn, wanted, strict=True)]
 
 
@@ -167,57 +160,6 @@ def _of_size(drawn: np.ndarray, size: Shape, which: str) -> np.ndarray:
     return drawn
 
 
-_PROBE: tuple[Shape, Sequence[int]] = ((6, 129), (0, 2**32 - 1))
-"""The size, in every profile's pool, at which traced and eager construction are compared."""
-
-
-class _Tracing:
-    """Records whether a layer's construction can be traced, once that was tried."""
-
-    tried = False
-    right = True
-
-    def __init__(self) -> None:
-        self.programs: dict[Any, Any] = {}
-
-
-def drawn_at_once(
-    layer: Layer,
-    wanted: Sequence[tuple[Shape, Sequence[int]]],
-    which: str = "kernel",
-    *,
-    again: bool = False,
-) -> list[np.ndarray] | None:
-    """Return :func:`kernels_of` from one program, a third cheaper than seven small ones.
-
-    Return None if the layer cannot be traced, or if vmapped construction gives other numbers than
-    eager construction, which the first program shows by additional kernels.
-    """
-    tracing: _Tracing = layer.remember("traced construction", _Tracing)
-    if not tracing.right:
-        return None
-    draws = [(size, which) for size, _ in wanted]
-    seeds = [jax.device_put(np.asarray(s, np.uint32)) for _, s in wanted]
-    if not tracing.tried:
-        draws.append((_PROBE[0], "kernel"))
-        seeds.append(jax.device_put(np.asarray(_PROBE[1], np.uint32)))
-    try:
-        key = (*draws, *map(len, seeds))
-        program = tracing.programs.get(key) or compiled_draws(layer, draws, seeds)
-        drawn = [np.asarray(numbers) for numbers in program(*seeds)]
-    except Exception:
-        # Other requirements report a layer that cannot be traced.
-        tracing.right = False
-        return None
-    if again:
-        tracing.programs[key] = program
-    if not tracing.tried:
-        built = np.stack([_built(layer, *_PROBE[0], seed, "kernel") for seed in _PROBE[1]])
-        probed = drawn.pop()
-        tracing.tried, tracing.right = True, probed.shape == built.shape and _agree(probed, built)
-    return drawn if tracing.right else None
-
-
 def biases(layer: Layer) -> dict[Shape, np.ndarray]:
     """Return new biases of a few sizes, (seeds, 1, out), drawn once.
 
@@ -255,18 +197,6 @@ def bias_evidence(layer: Layer) -> list[Evidence]:
 
     found: list[Evidence] = layer.remember("bias law", look)
     return found
-
-
-def _built(layer: Layer, in_features: int, out_features: int, seed: int, which: str) -> np.ndarray:
-    dense = layer.build(in_features, out_features, seed)
-    return dense.kernel if which == "kernel" else dense.bias.reshape(1, -1)
-
-
-def _agree(traced: np.ndarray, built: np.ndarray) -> bool:
-    wide, other = traced.astype(np.float64), built.astype(np.float64)
-    same = np.isfinite(wide) == np.isfinite(other)
-    error = np.where(np.isfinite(wide - other), np.abs(wide - other), 0.0)
-    return bool(same.all() and error.max(initial=0.0) <= _SAME * np.abs(built).max(initial=0.0))
 
 
 def _distinct(kernels: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Programs that draw the kernels of many seeds at once, within a limit of memory."""
+"""Draws kernels of many seeds in one program, within a limit of memory."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from conformance.checks.programs import compiled_to_run_once
 from conformance.jax_setup.lazy import jax
 from conformance.statistics.by_requirement import Shape
 
-__all__ = ["compiled_draws", "cost_of_a_draw"]
+__all__ = ["built", "cost_of_a_draw", "drawn_at_once"]
+
+_SAME = 2.0**-20
+"""The relative difference between traced and eager construction that roundings explain."""
 
 
-def compiled_draws(layer: Layer, draws: Sequence[tuple[Shape, str]], seeds: Sequence[Any]) -> Any:
+def _compiled(layer: Layer, draws: Sequence[tuple[Shape, str]], seeds: Sequence[Any]) -> Any:
     """Return one compiled program of all these draws, each mapped over its seeds."""
 
     functions = [_draw(layer, *each) for each in draws]
@@ -61,3 +64,67 @@ def _mapped(draw: Callable[[Any], Any], seeds: Any) -> Any:
     """Return the draws of all seeds, mapped over as many at a time as the limit allows."""
     of_one = jaxprs.largest_array(jax.make_jaxpr(draw)(seeds[0]))
     return jax.lax.map(draw, seeds, batch_size=max(1, min(len(seeds), _ROOM // max(of_one, 1))))
+
+
+_PROBE: tuple[Shape, Sequence[int]] = ((6, 129), (0, 2**32 - 1))
+"""The size, in every profile's pool, at which traced and eager construction are compared."""
+
+
+class _Tracing:
+    """Records whether a layer's construction can be traced, once that was tried."""
+
+    tried = False
+    right = True
+
+    def __init__(self) -> None:
+        self.programs: dict[Any, Any] = {}
+
+
+def drawn_at_once(
+    layer: Layer,
+    wanted: Sequence[tuple[Shape, Sequence[int]]],
+    which: str = "kernel",
+    *,
+    again: bool = False,
+) -> list[np.ndarray] | None:
+    """Return kernels or biases by size and seed from one program: cheaper than one for each size.
+
+    Return None if the layer cannot be traced, or if vmapped construction gives other numbers than
+    eager construction, which the first program shows by additional kernels.
+    """
+    tracing: _Tracing = layer.remember("traced construction", _Tracing)
+    if not tracing.right:
+        return None
+    draws = [(size, which) for size, _ in wanted]
+    seeds = [jax.device_put(np.asarray(s, np.uint32)) for _, s in wanted]
+    if not tracing.tried:
+        draws.append((_PROBE[0], "kernel"))
+        seeds.append(jax.device_put(np.asarray(_PROBE[1], np.uint32)))
+    try:
+        key = (*draws, *map(len, seeds))
+        program = tracing.programs.get(key) or _compiled(layer, draws, seeds)
+        drawn = [np.asarray(numbers) for numbers in program(*seeds)]
+    except Exception:
+        # Other requirements report a layer that cannot be traced.
+        tracing.right = False
+        return None
+    if again:
+        tracing.programs[key] = program
+    if not tracing.tried:
+        eager = np.stack([built(layer, *_PROBE[0], seed, "kernel") for seed in _PROBE[1]])
+        probed = drawn.pop()
+        tracing.tried, tracing.right = True, probed.shape == eager.shape and _agree(probed, eager)
+    return drawn if tracing.right else None
+
+
+def built(layer: Layer, in_features: int, out_features: int, seed: int, which: str) -> np.ndarray:
+    """Return the kernel (in, out) or the bias (1, out) of a layer that is constructed eagerly."""
+    dense = layer.build(in_features, out_features, seed)
+    return dense.kernel if which == "kernel" else dense.bias.reshape(1, -1)
+
+
+def _agree(traced: np.ndarray, built: np.ndarray) -> bool:
+    wide, other = traced.astype(np.float64), built.astype(np.float64)
+    same = np.isfinite(wide) == np.isfinite(other)
+    error = np.where(np.isfinite(wide - other), np.abs(wide - other), 0.0)
+    return bool(same.all() and error.max(initial=0.0) <= _SAME * np.abs(built).max(initial=0.0))

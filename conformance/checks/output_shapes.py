@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from conformance.checks import require, shapes
+from conformance.checks import jaxprs, programs, require, shapes
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
@@ -15,7 +15,13 @@ from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Violation
 from conformance.jax_setup.lazy import jax
 
-__all__ = ["EAGER", "require_abstract_shapes", "require_rejected", "require_shape"]
+__all__ = [
+    "EAGER",
+    "require_abstract_at_any_size",
+    "require_abstract_shapes",
+    "require_rejected",
+    "require_shape",
+]
 
 # The sizes of real calls; abstract evaluation covers every size.
 EAGER = [(1, 1), (3, 10), (16, 16)]
@@ -75,6 +81,18 @@ def require_abstract_shapes(layer: Layer, case: Case) -> None:
                 except Violation as violation:
                     raise violation.because(shapes.of_refusal(layer, case, lead)) from violation
             require_shape(layer, getattr(found, "shape", ()), lead, case)
+
+
+def require_abstract_at_any_size(layer: Layer, case: Case) -> None:
+    """Require ``jax.eval_shape`` to describe the result of a layer that fits in no memory."""
+    huge = layer.describable
+    with require.during(f"jax.eval_shape of a layer of {huge} by {huge}"):
+        new = jax.eval_shape(lambda: layer.init(case.seed, huge, huge))
+        x = jax.ShapeDtypeStruct((*case.lead, huge), np.float32)
+        abstract = jax.eval_shape(lambda p, x: programs.call(layer, p, x), new, x)
+    described = jaxprs.described(abstract)
+    expected = f"{layer.convention.compute_dtype}{[*case.lead, huge]}, weak_type=False"
+    require.that(described == expected, f"eval_shape gives {described}", accepted=expected)
 
 
 def require_rejected(layer: Layer, case: Case, widths: set[int]) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 
 from conformance.checks import profiles, recording, require
 from conformance.checks.cases import Case
-from conformance.checks.kernels import drawn_at_once, judge, kernels, samples, structure_evidence
+from conformance.checks.kernels import judge, kernels, samples, structure_evidence
 from conformance.checks.layer import Layer
-from conformance.checks.mapped_draws import cost_of_a_draw
+from conformance.checks.mapped_draws import cost_of_a_draw, drawn_at_once
 from conformance.errors import Cause, Violation
 from conformance.statistics import by_requirement, diagnose_seeds, identify_law, seed_set, structure
 from conformance.statistics.correlation import linked_seeds, seed_pairs, seed_shifts

@@ -10,7 +10,18 @@ import numpy as np
 from conformance.checks import require, shapes
 from conformance.checks.layer import Layer
 
-__all__ = ["require_views"]
+__all__ = ["forms_of", "require_views"]
+
+
+def forms_of(x: np.ndarray) -> dict[str, np.ndarray]:
+    """Return equal arrays in other forms of memory, each by its name."""
+    return {
+        "a NumPy array": x,
+        # NumPy cannot make a view of immutable bytes writeable again.
+        "a read-only array": np.frombuffer(x.tobytes(), x.dtype).reshape(x.shape),
+        "a strided array": np.repeat(x, 2, axis=-1)[..., ::2],
+        "an array of Fortran order": np.asfortranarray(x),
+    }
 
 
 def require_views(layer: Layer, f: Callable[..., Any], x: np.ndarray) -> None:

@@ -8,7 +8,11 @@ import numpy as np
 
 from conformance.checks import diagnosis, recording, require, shapes, telling
 from conformance.checks.cases import BATCH, Case, over
-from conformance.checks.differences import require_flat_bias, require_one_kernel
+from conformance.checks.differences import (
+    require_bias_shape,
+    require_kernel_shape,
+    require_one_kernel,
+)
 from conformance.checks.extreme_bits import RARELY_DRAWN, require_finite_for_extreme_bits
 from conformance.checks.kernels import samples
 from conformance.checks.layer import Built, Layer
@@ -165,7 +169,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
 def test_kernel_shape(layer: Layer, case: Case) -> None:
     """The kernel has the shape (in, out)."""
     _require_kernel_shape_at_distinct_sizes(layer)
-    _require_kernel_shape(layer, recording.current().draw(case))
+    require_kernel_shape(layer, recording.current().draw(case))
 
 
 _TELLING = Case(3, 10)
@@ -174,27 +178,7 @@ _TELLING = Case(3, 10)
 
 @once_per_layer()
 def _require_kernel_shape_at_distinct_sizes(layer: Layer) -> None:
-    _require_kernel_shape(layer, recording.current().draw(_TELLING))
-
-
-def _require_kernel_shape(layer: Layer, case: Case) -> None:
-    dense, expected = layer.of(case), case.kernel_shape
-    shape = dense.kernel.shape
-    if layer.convention.layout == "out,in":
-        shape = shape[::-1]
-    if layer.declared.layout == "out,in":
-        expected = expected[::-1]
-    cause = "" if shape == expected else shapes.of_kernel(dense, case, shape)
-    stored = layer.convention.layout.replace(",", ", ")
-    differs = layer.convention.layout != layer.declared.layout and cause != shapes.EXCHANGED
-    require.that(
-        shape == expected,
-        f"the kernel has shape {shape} for in_features={case.in_features}, "
-        f"out_features={case.out_features}",
-        accepted=f"shape {expected}",
-        cause=cause,
-        declare=f'layout = "{stored}"' if differs else "",
-    )
+    require_kernel_shape(layer, recording.current().draw(_TELLING))
 
 
 @requirement(
@@ -215,38 +199,17 @@ def test_bias_shape(layer: Layer, case: Case) -> None:
     if not layer.declared.use_bias:
         require.not_applicable("the layer declares that it has no bias")
     _require_bias_shape_at_distinct_sizes(layer)
-    _require_bias_shape(layer, recording.current().draw(case))
+    require_bias_shape(layer, recording.current().draw(case))
 
 
 @once_per_layer()
 def _require_bias_shape_at_distinct_sizes(layer: Layer) -> None:
     try:
-        _require_bias_shape(layer, recording.current().draw(_TELLING))
+        require_bias_shape(layer, recording.current().draw(_TELLING))
     except Violation as violation:
         # A Linen layer that cannot be built there may be built at sizes that broadcast.
         if not violation.obstacle:
             raise
-
-
-def _require_bias_shape(layer: Layer, case: Case) -> None:
-    require.that(
-        layer.convention.use_bias,
-        f"the layer has no bias: its arrays are {', '.join(layer.seen.leaves)}",
-        accepted="a bias of shape (out,)",
-        declare="use_bias = false",
-        cause=Cause("bias-missing", "the layer has no bias"),
-    )
-    dense = layer.of(case)
-    require_flat_bias(layer, dense, case)
-    shape = dense.bias.shape
-    cause = "" if shape == (case.out_features,) else shapes.of_bias(dense, case)
-    require.that(
-        shape == (case.out_features,),
-        f"the bias has shape {shape} for in_features={case.in_features}, "
-        f"out_features={case.out_features}",
-        accepted=f"shape {(case.out_features,)}",
-        cause=cause,
-    )
 
 
 @requirement(

@@ -20,7 +20,7 @@ from conformance.checks.differences import require_no_activation, require_no_ste
 from conformance.checks.layer import Built, Layer
 from conformance.checks.programs import FEW_SIZES
 from conformance.checks.scan import FUNCTIONS, VALUES, at_edges, scan
-from conformance.checks.views import require_views
+from conformance.checks.views import forms_of, require_views
 from conformance.contract.requirement import (
     ANY,
     FLOAT32_THROUGHOUT,
@@ -410,15 +410,7 @@ def test_array_likes(layer: Layer, case: Case) -> None:
     x = x if batched else x[0]
     f = layer.at(case)
     plain = np.asarray(f(x))
-    # NumPy cannot make a view of immutable bytes writeable again.
-    read_only = np.frombuffer(x.tobytes(), np.float32).reshape(x.shape)
-    doubled = np.repeat(x, 2, axis=-1)
-    forms = {
-        "a NumPy array": x,
-        "a read-only array": read_only,
-        "a strided array": doubled[..., ::2],
-        "an array of Fortran order": np.asfortranarray(x),
-    }
+    forms = forms_of(x)
     if case.kernel_shape == FEW_SIZES[-1] and batched:
         require_views(layer, f, x)
     if not jax.config.values["jax_enable_x64"]:

@@ -23,6 +23,7 @@ from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer
 from conformance.checks.mutation import require_donation, require_no_leaks
 from conformance.checks.oracle import Bounded
+from conformance.checks.output_shapes import require_abstract_at_any_size
 from conformance.checks.scan import DERIVATIVES, at_edges
 from conformance.contract.requirement import (
     FLOAT32_THROUGHOUT,
@@ -301,17 +302,7 @@ def test_abstract_forward(layer: Layer, case: Case) -> None:
         expected = f"{layer.convention.compute_dtype}{list(shape)}, weak_type=False"
         require.that(described == expected, f"{what} gives {described}", accepted=expected)
     if programs.is_plain(case):
-        huge = layer.describable
-        with require.during(f"jax.eval_shape of a layer of {huge} by {huge}"):
-            new = jax.eval_shape(lambda: layer.init(case.seed, huge, huge))
-            abstract = jax.eval_shape(
-                lambda p, x: programs.call(layer, p, x),
-                new,
-                jax.ShapeDtypeStruct((*case.lead, huge), np.float32),
-            )
-        described = jaxprs.described(abstract)
-        expected = expected.replace(str(list(shape)), str([*case.lead, huge]))
-        require.that(described == expected, f"eval_shape gives {described}", accepted=expected)
+        require_abstract_at_any_size(layer, case)
 
 
 @requirement(
