@@ -194,7 +194,10 @@ def require_for_integers(layer: Layer, case: Case, parameters: Any, x: np.ndarra
     program = programs.remembered(layer, "gradients for integers", make)
     with require.during(f"jax.grad of the layer for x of dtype {x.dtype}"):
         found = program(parameters, point.kernel, point.bias, x, g)
-    require_gradients(layer, (*found, None), point, "jax.grad", inputs=False)
+    # Half-precision parameters and integers promote to half precision.
+    arithmetic = layer.arithmetic(case.in_features, x.dtype)
+    given = (*found, None)
+    require_gradients(layer, given, point, "jax.grad", inputs=False, arithmetic=arithmetic)
 
 
 def require_second(layer: Layer, case: Case, parameters: Any) -> None:
