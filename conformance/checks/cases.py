@@ -67,7 +67,7 @@ _ODD_LEADS: tuple[tuple[int, ...], ...] = (
 # leading dimensions that are equal to each other or to the sizes.
 MANY_LEADS: tuple[tuple[int, ...], ...] = (
     *((), (1,), (2,), (3,), (4,), (5,), (7,), (12,), (64,), (100,), (128,), (257,)),
-    *((5, 5), (3, 2), (3, 3, 2)),
+    *((5, 5), (3, 2), (3, 3, 2), (1, 1)),
 )
 
 

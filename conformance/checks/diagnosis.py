@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 
-NO_BIAS = Cause("bias-unused", "the bias is never used: the output does not depend on it")
+NO_BIAS = Cause("bias-unused", "the bias is not used: the output does not depend on it")
 SUBTRACTED = Cause("bias-subtracted", "the bias is subtracted instead of added")
 TWICE = Cause("bias-twice", "the bias is added twice")
 RELU = Cause("relu", "a nonlinearity is applied: negative outputs become 0 (relu)")

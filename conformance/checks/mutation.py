@@ -155,6 +155,11 @@ def require_unchanged_variables(dense: Built, x: np.ndarray) -> None:
         "mutable-taken", "the result of the call depends on the collections that it may write"
     )
     require.equal(y, plain, "f(x) with every collection mutable", cause=cause)
+    with on_the_way("calling the layer with capture_intermediates"):
+        y, _ = model.apply(
+            variables, as_jax(x), capture_intermediates=True, mutable=["intermediates"]
+        )
+    require.equal(y, plain, "f(x) with capture_intermediates", cause=cause)
 
 
 def _flat(tree: object) -> list[tuple[tuple[object, ...], object]]:

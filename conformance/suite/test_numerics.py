@@ -12,6 +12,7 @@ import numpy as np
 from conformance.checks import diagnosis, functions, jaxprs, oracle, require, telling
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Built, Layer
+from conformance.checks.once import once_per_layer
 from conformance.checks.precision import by_default
 from conformance.checks.programs import forward, is_plain, traced
 from conformance.checks.require import on_the_way
@@ -169,11 +170,27 @@ def test_nan_confined(layer: Layer, case: Case) -> None:
             _confined(dense, case, np.nan, np.isnan, "a NaN", partial(_at_lead, dense, case))
         return
     _confined(dense, case, np.nan, np.isnan, "a NaN")
+    _require_nan_times_zero(layer, case)
     _confined_to_column(dense, case, np.nan, np.isnan, "a NaN")
     if is_plain(case) and layer.accepts(BATCH):
         compiled = partial(forward(layer), dense.parameters)
         by = partial(_as_numpy, compiled)
         _confined(dense, case, np.nan, np.isnan, "under jax.jit, a NaN", by)
+
+
+@once_per_layer()
+def _require_nan_times_zero(layer: Layer, case: Case) -> None:
+    """A kernel of zeros hides no NaN, although its product with any number is 0."""
+    if layer.reparameterized:
+        return  # a column of zeros may have no direction
+    dense = layer.of(case).write(np.zeros(case.kernel_shape, np.float32), case.bias())
+    found = dense.rows(np.full((1, case.in_features), np.nan, np.float32))
+    require.that(
+        np.isnan(found).all(),
+        f"with K = 0, f(NaN) has {int((~np.isnan(found)).sum())} entries that are not NaN",
+        accepted="NaN, because NaN times 0 is NaN",
+        cause=Cause("zero-kernel-skipped", "the product is left out where the kernel is 0"),
+    )
 
 
 def _at_lead(dense: Built, case: Case, x: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ value for an option, all other requirements check it with that value.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -216,7 +217,8 @@ def test_dtype(layer: Layer, case: Case) -> None:
         ("float16", _x(layer, case)),
         ("float32", _x(layer, case).astype(jnp.bfloat16)),
     ):
-        computing = _with(layer, dtype=jnp.dtype(dtype))
+        # Users write jnp.bfloat16, a scalar type, and not a NumPy dtype.
+        computing = _with(layer, dtype=getattr(jnp, dtype))
         with during(f"construction with dtype={dtype}"):
             dense = computing.of(case)
         for leaf in dense.leaves:
@@ -283,7 +285,7 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
     the dtype that the layer computes in does not change: a float32 x still gives a float32 result.
     """
     for dtype in ("bfloat16", "float16"):
-        given = _with(layer, param_dtype=jnp.dtype(dtype))
+        given = _with(layer, param_dtype=getattr(jnp, dtype))
         with during(f"construction with param_dtype={dtype}"):
             dense = given.of(case)
         # A counter, or other state beside the parameters, has a dtype of its own.
@@ -303,10 +305,10 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
         x = _x(layer, case)
         y = dense.write(case.kernel(), case.bias())(x)
         _require_result(given, case, y, x, f"param_dtype={dtype}")
-    if _takes(layer, "kernel_init"):
-        values = case.kernel().reshape(_stored(layer, case))
-        half = jnp.dtype("bfloat16")
-        _require_initializer(layer, case, "kernel_init", values, param_dtype=half)
+    both = {"kernel_init": case.kernel().reshape(_stored(layer, case)), "bias_init": case.bias()}
+    for name, values in both.items():
+        if _takes(layer, name) and (name == "kernel_init" or layer.convention.use_bias):
+            _require_initializer(layer, case, name, values, param_dtype=jnp.bfloat16)
 
 
 @requirement(
@@ -315,14 +317,16 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
 @over(sizes=SIZES, at_most=1)
 def test_precision(layer: Layer, case: Case) -> None:
     """``precision`` sets the precision of the product, for each value of ``jax.lax.Precision`` and
-    for a name, such as ``"highest"``.
+    for a name, such as ``"highest"``; it does so for x of rank 1 to 3.
 
     The check reads the program, because a CPU computes the same in all of them.
     """
     by_name = [("highest", jax.lax.Precision.HIGHEST)]
     for chosen, precision in (*zip(jax.lax.Precision, jax.lax.Precision, strict=True), *by_name):
         given = _with(layer, precision=chosen)
-        found = jaxprs.precisions(programs.traced(given, case))
+        leads = filter(layer.accepts, ((), case.lead, (2, 4)))
+        cases = [replace(case, lead=lead) for lead in leads]
+        found = set().union(*(jaxprs.precisions(programs.traced(given, each)) for each in cases))
         require.that(
             found == {(precision, precision)},
             f"with precision={getattr(chosen, 'name', repr(chosen))}, the product has "

@@ -247,4 +247,10 @@ def WidthCheckedEagerly(x: Array, kernel: Array, bias: Array) -> Array:
     return folded(x, kernel, bias)
 
 
+@wrong.forward("Y205", "forward/affine-value", 4, cause_id="bias-unused")
+def NoBiasForOneToken(x: Array, kernel: Array, bias: Array) -> Array:
+    """One sequence of one token loses the bias."""
+    return affine(x, kernel, bias * 0 if x.shape[:-1] == (1, 1) else bias)
+
+
 name_layers(globals())

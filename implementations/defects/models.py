@@ -8,7 +8,7 @@ import jax
 from jax import Array
 
 from implementations.defects import wrong
-from implementations.defects.base import CorrectDense, CorrectLinenDense, scaled_normal
+from implementations.defects.base import CorrectDense, CorrectLinenDense, affine, scaled_normal
 from implementations.defects.record import defect
 
 
@@ -24,6 +24,20 @@ def HeadStartsAtZero(self: Any, key: Array, x: Array) -> Array:
     """A layer that is called logits starts at zero, as the last layer of a model."""
     kernel = scaled_normal(key, x.shape[-1], self.features)
     return kernel * 0 if self.name == "logits" else kernel
+
+
+@wrong.linen_kernel("Y210", "models/linen-submodule", 4, cause_id="depends-on-name")
+def SmallerAsTheSecond(self: Any, key: Array, x: Array) -> Array:
+    """The second layer of a parent, which Linen numbers, starts with half the deviation."""
+    kernel = scaled_normal(key, x.shape[-1], self.features)
+    return kernel * 0.5 if (self.name or "").endswith("_1") else kernel
+
+
+@wrong.linen_forward("Y211", "state/call-changes-nothing", 4, cause_id="mutable-taken")
+def OtherwiseWhenWatched(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The bias is left out if a caller captures intermediates."""
+    watched = self.is_mutable_collection("intermediates") and not self.is_initializing()
+    return affine(x, kernel, bias * 0 if watched else bias)
 
 
 @defect("X951", "models/linen-submodule", 3)

@@ -124,4 +124,12 @@ def LongColumnsShortened(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, jnp.where(norm > 1e4, kernel / norm * 1e4, kernel), bias)
 
 
+@wrong.forward("Y206", "numerics/nan-confined", 4, cause_id="zero-kernel-skipped")
+def NoProductOfZeros(x: Array, kernel: Array, bias: Array) -> Array:
+    """A kernel of zeros, as in a layer that starts at zero, hides a NaN in x."""
+    if not is_float(x):
+        return affine(x, kernel, bias)
+    return affine(jnp.where((kernel == 0).all(), 0, x), kernel, bias)
+
+
 name_layers(globals())

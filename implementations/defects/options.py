@@ -186,3 +186,47 @@ class IgnoresPromoteDtype(AllOptions):
         self, in_features: int, out_features: int, *, promote_dtype: Any = None, rngs: nnx.Rngs
     ) -> None:
         super().__init__(in_features, out_features, rngs=rngs)
+
+
+@defect("Y207", breaks="options/precision", cause_id="option-ignored", subtlety=5)
+class PrecisionOfBatchesOnly(AllOptions):
+    """The precision reaches the product for x of rank 1 and 2, and not beyond."""
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        dimensions = (((x.ndim - 1,), (0,)), ((), ()))
+        precision = self.precision if x.ndim < 3 else None
+        y = self.dot_general(x, kernel, dimensions, precision=precision)
+        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+
+@defect("Y208", breaks="options/param-dtype", subtlety=4)
+class BiasDrawnInFloat32(AllOptions):
+    """The initializer of the bias is always called for float32."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        param_dtype: Any = jnp.float32,
+        bias_init: Any = ZEROS,
+        rngs: nnx.Rngs,
+    ) -> None:
+        def cast(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+            drawn: Array = bias_init(key, shape, jnp.float32)
+            return drawn.astype(dtype)
+
+        super().__init__(
+            in_features, out_features, param_dtype=param_dtype, bias_init=cast, rngs=rngs
+        )
+
+
+@defect("Y209", breaks="options/dtype", cause_id="option-ignored", subtlety=4)
+class TakesNumPyDtypesOnly(AllOptions):
+    """The layer follows a NumPy dtype, and ignores the scalar type `jnp.bfloat16`."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, dtype: Any = None, rngs: nnx.Rngs
+    ) -> None:
+        known = dtype if isinstance(dtype, jnp.dtype) else None
+        super().__init__(in_features, out_features, dtype=known, rngs=rngs)
