@@ -185,7 +185,7 @@ def _require_kernel_shape_at_distinct_sizes(layer: Layer) -> None:
     "construction/bias-shape",
     MUST,
     PARAMETERS,
-    rests_on=["construction/only-two-parameters"],
+    rests_on=["construction/only-two-parameters", "construction/kernel-shape"],
     declared=True,
     foundation=True,
     order=-140,

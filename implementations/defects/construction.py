@@ -62,7 +62,7 @@ def ChecksItsValues(draws: Array) -> Array:
     return draws
 
 
-@defect("X095", "construction/bias-shape", 2, cause_id="bias-rank")
+@defect("X095", "construction/bias-shape", 2, cause_id="bias-row")
 class BiasMatrix(CorrectDense):
     """The bias is a matrix of one row."""
 
