@@ -26,6 +26,7 @@ def _larger(case: Case) -> Case:
 
 def of_zero_input(layer: Layer, case: Case, found: np.ndarray, bias: np.ndarray) -> str:
     """Return why ``found``, which is f(0), is not the bias, if other inputs give the same cause."""
+    first = found[0] / bias if found.shape[1:] == bias.shape and bias.all() else np.ones(1)
     if case.out_features < 10 and not np.array_equal(found, np.broadcast_to(bias, found.shape)):
         larger = _larger(case)
         there = layer.written(larger).rows(np.zeros((8, larger.in_features), np.float32))
@@ -39,7 +40,13 @@ def of_zero_input(layer: Layer, case: Case, found: np.ndarray, bias: np.ndarray)
     x = np.eye(case.in_features, dtype=np.float32)
     kernel = layer.kernel_for(case)
     images = layer.written(case).rows(x)
-    return diagnosis.of_zero_and_basis(cause, found[0], images, kernel, bias)
+    cause = diagnosis.of_zero_and_basis(cause, found[0], images, kernel, bias)
+    if getattr(cause, "id", "") not in ("output-scaled", "bias-scaled"):
+        return cause
+    if np.allclose(first, (found[0] / bias)[0], rtol=1e-4):
+        return cause
+    # The factor of this size is not that of the case that is shown.
+    return Cause("scaled-by-size", "the output is scaled by a factor that depends on the sizes")
 
 
 def of_basis(layer: Layer, case: Case, cause: str) -> str:

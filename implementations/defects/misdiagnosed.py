@@ -325,6 +325,10 @@ RowsDividedOut = wrong.forward("Y249", "transforms/gradients", 4)(
     "The number of rows is multiplied in and divided out, which is 0/0 for an empty batch.",
     when=lambda x, k, b: x.ndim > 1 and x.size == 0 and x.shape[-1] > 0,
 )
+DividedByRoot = wrong.forward("Y250", "forward/zero-input", 2, cause_id="scaled-by-size")(
+    lambda x, k, b: affine(x, k, b) / max(k.shape[0], 1) ** 0.5,
+    "The scale that belongs into the new kernel is applied to every output.",
+)
 InputAsIntegers = wrong.forward("Y240", "numerics/no-saturation", 2, cause_id="input-truncated")(
     lambda x, k, b: affine(x.astype(jnp.int32), k, b),
     "x is cast to integers along with the sizes, which large numbers show first.",
