@@ -296,7 +296,9 @@ def _described(
     parts += [f"{random.name}={words[into]}"] if random is not None else []
     parts += [f"{name}={value!r}" for name, value in arguments.items()]
     call = f"{_name(layer)}({', '.join(parts)})"
-    remarks = [] if known else ["sizes by position: their names are unknown"]
+    pairs = ((first, _IN), (second, _OUT))
+    unknown = [size.name for size, names in pairs if size.name.lower() not in names]
+    remarks = [] if known else [f"by position, not by name: {' and '.join(unknown)}"]
     remarks += [] if random is not None else ["it takes no seed"]
     return call + (f" ({'; '.join(remarks)})" if remarks else "")
 

@@ -71,7 +71,9 @@ def test_how_a_layer_was_bound_is_described() -> None:
     assert bind(_class("in_features, out_features, rngs"), {}, is_nnx=True).description == ""
     swapped = bind(_class("units, in_units, key"), {}, is_nnx=True).description
     assert swapped == "Own(units=out_features, in_units=in_features, key=jax.random.key(seed))"
-    assert "their names are unknown" in bind(_class("n, m, rngs"), {}, is_nnx=True).description
+    assert "not by name: n and m" in bind(_class("n, m, rngs"), {}, is_nnx=True).description
+    one = bind(_class("hidden_dim, d_model, rngs"), {}, is_nnx=True).description
+    assert "not by name: d_model" in one
     assert "it takes no seed" in bind(_class("n_in, n_out"), {}, is_nnx=True).description
 
 
