@@ -58,8 +58,9 @@ class Worker:
                     layer.like = self._like()
                     self.run.expectations.add(entry, layer)
                     if self.run.controls:
-                        # The preflight has not tried it.
-                        require_usable(layer.implementation)
+                        # The preflight has not tried it. What a use changes, no import did.
+                        with self.run.containment.cell():
+                            require_usable(layer.implementation)
                     self.run.layers[entry.id] = layer
                 memory.freeze_imports()
             except LoadError as error:

@@ -24,6 +24,7 @@ from conformance.isolation import snapshot
 from conformance.isolation.containment import Containment
 from conformance.isolation.shared_code import SharedCode
 from conformance.layers.registry import Entry
+from conformance.selftest.processes import command
 
 ENTRY = Entry("a/mine.py:Dense", "mine.py:Dense", "a/mine.py:Dense")
 
@@ -170,3 +171,25 @@ def test_every_text_can_be_written() -> None:
     assert safe_text("a\ud800b") == r"a\ud800b"
     assert safe_text(Silent()) == "<Silent whose text raises KeyError>"
     assert len(safe_text("x" * 10**6)) == 600
+
+
+LASTING = """
+import numpy as np
+from implementations.my_dense import MyDense
+
+class Dense(MyDense):
+    def __init__(self, in_features, out_features, *, rngs):
+        np.set_printoptions(precision=3)
+        super().__init__(in_features, out_features, rngs=rngs)
+"""
+
+
+def test_what_the_inspection_of_a_layer_changes_is_not_taken_as_given(tmp_path: Path) -> None:
+    """A change that every construction makes is found by the first check of a process."""
+    (tmp_path / "mine.py").write_text(LASTING)
+    for workers in ("-n0", "-n1"):
+        arguments = ("run", "mine.py:Dense", workers, "--requirement=globals-untouched")
+        done = command(tmp_path, *arguments)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "found     numpy's print options changed" in done.stdout
+        assert "importing" not in done.stdout
