@@ -23,7 +23,7 @@ from implementations.defects.base import (
     scaled_normal,
     stddev,
 )
-from implementations.defects.record import name_layers
+from implementations.defects.record import also, defect, name_layers
 
 
 @wrong.forward("X740", "purity/globals-untouched", 4, cause_id="global-changed")
@@ -45,6 +45,41 @@ def CutAtThreeDeviations(key: Array, in_features: int, out_features: int) -> Arr
     """Entries are drawn again beyond three deviations instead of two."""
     shape = (in_features, out_features)
     return jax.random.truncated_normal(key, -3.0, 3.0, shape, jnp.float32) * stddev(in_features)
+
+
+@also("serialization/stable-names")
+@defect("Y192", "seeding/params-stream", 2, cause_id="stream-not-given")
+class StreamCalledParam(CorrectDense):
+    """The stream is called param, which Rngs(params=...) does not give, and the kernel weight."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        self.weight = nnx.Param(scaled_normal(rngs.param(), in_features, out_features))
+        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return self.forward(jnp.asarray(x), self.weight[...], self.bias[...])
+
+
+@defect("Y193", "construction/kernel-shape", 2, cause_id="kernel-rank")
+class LeadingAxis(CorrectDense):
+    """The kernel has a leading axis of length 1, which a kernel of 1 by 1 hides."""
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        return scaled_normal(key, in_features, out_features)[None]
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(x, kernel[0], bias)
+
+
+@also("dtypes/integer-input", "dtypes/complex-input", "options/dtype")
+@defect("Y194", "dtypes/half-input", 2)
+class Float32Only(CorrectDense):
+    """Every other dtype raises, which a user sees at once."""
+
+    def __call__(self, x: ArrayLike) -> Array:
+        if jnp.asarray(x).dtype != jnp.float32:
+            raise TypeError(f"expected float32, found {jnp.asarray(x).dtype}")
+        return super().__call__(x)
 
 
 Softplus = wrong.output("X743", "forward/zero-input", 2, cause_id="activation")(
