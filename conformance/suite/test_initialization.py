@@ -114,8 +114,10 @@ def test_data_free_init(layer: Layer, case: Case) -> None:
     """
     width = case.in_features
     plain = np.zeros((1, width), np.float32)
+    values = case.normal("example", 1, width) + np.float32(1)
     examples: dict[str, np.ndarray] = {
-        "other values": case.normal("example", 1, width) + np.float32(1),
+        "other values": values,
+        "their negatives": -values,
         "a batch of 4": np.zeros((4, width), np.float32),
         "half precision": plain.astype(np.float16),
     }
@@ -150,7 +152,7 @@ def test_data_free_init(layer: Layer, case: Case) -> None:
 def _dependence(what: str) -> str:
     if what in ("a batch of 4", "a vector", "rank 3"):
         return "on its batch or rank, not on its width alone"
-    return "on its values" if what == "other values" else "on its dtype"
+    return "on its values" if what in ("other values", "their negatives") else "on its dtype"
 
 
 def _from_example(layer: Layer, case: Case, example: np.ndarray) -> dict[str, np.ndarray]:
