@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from conformance.checks import profiles
-from conformance.checks.cases import Case, over
+from conformance.checks import profiles, recording
+from conformance.checks.cases import Case, over, settled
 from conformance.jax_setup import compile_cache
 from implementations.my_dense import MyDense
 
@@ -21,7 +21,7 @@ __all__ = ["main"]
 
 
 def main(examples: int) -> float:
-    """Print the milliseconds of a core for an example that only builds and calls the layer."""
+    """Return the milliseconds of a core for an example that only builds and calls the layer."""
     compile_cache.prepare()
     profiles.activate(profiles.DEFAULT, examples=examples)
     tried = 0
@@ -33,10 +33,11 @@ def main(examples: int) -> float:
         x: Any = case.x()
         np.asarray(dense(x))
 
-    run: Any = over()(body)
-    run(None)  # the first pass compiles; the second draws the same examples
+    recording.start()
+    run = settled(over()(body), profiles.active())
+    run(layer=None)  # the first pass compiles; the second draws the same examples
     started, tried = time.process_time(), 0
-    run(None)
+    run(layer=None)
     return 1000 * (time.process_time() - started) / tried
 
 

@@ -120,6 +120,13 @@ def test_the_picture_has_every_run_of_its_parts() -> None:
     assert all({str(count) for count in ends} <= {*words} for ends in counts.values())
 
 
+def test_the_floor_is_a_number_of_milliseconds(tmp_path: Path) -> None:
+    """It draws its examples as a property does."""
+    done = python(tmp_path, "-m", "conformance.bench.floor", "3")
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 0
+
+
 def test_seconds_are_added_up() -> None:
     cells = [{"requirement": name, "seconds": s} for name, s in (("a", 1), ("b", 3), ("a", 1))]
     assert list(by("requirement", cells).items()) == [("b", 3), ("a", 2)]
