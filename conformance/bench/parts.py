@@ -129,7 +129,7 @@ def one(bench: Bench) -> Iterator[Row]:
     found = bench.keep("wrong warm", suite([f"{wrong}:Wrong"], bench.cache("quick")))
     yield _first("warm", "<= 3 s", found)
     times = found.seconds / right.seconds
-    yield Row("its verdict, warm, against that of a right layer", times, "x", "<= 0.7 x")
+    yield Row("its verdict, warm, against a right layer's", times, "x", "<= 0.7 x")
 
 
 def _first(state: str, target: str, found: Measured) -> Row:

@@ -26,7 +26,7 @@ _LARGEST = 2**13
 def edge_before(layer: Layer, row: Requirement, case: Case) -> str:
     """Return in words where the failing case's program begins; "" if no edge is before it.
 
-    The program at the case is compared with that of a small layer and a plain batch.
+    The program at the case is compared with the program of a small layer for a plain batch.
     """
     point, base = Point(*case.kernel_shape, case.lead), base_of(layer)
     # JAX itself runs another program for an axis of 1.

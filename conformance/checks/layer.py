@@ -213,7 +213,7 @@ class Layer:
         return not np.array_equal(held, kernel) and is_rounded(held, kernel)
 
     def precision(self, in_features: int) -> oracle.Precision:
-        """Return the error of the kernel, without that of the product."""
+        """Return the error of the kernel, without the error of the product."""
         if not self.reparameterized:
             return oracle.HIGHEST
         return oracle.reparameterized(in_features)

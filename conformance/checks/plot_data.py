@@ -64,7 +64,7 @@ def kernel_variance(fan_in: Iterable[int], evidence: Iterable[Evidence]) -> None
     Of several sizes with the same fan_in, the one with the most weights is shown.
     """
     best: dict[int, Evidence] = {}
-    # The last piece is that of all sizes together.
+    # The last piece covers all sizes together.
     for size, piece in zip(fan_in, evidence, strict=False):
         if size not in best or piece.count > best[size].count:
             best[size] = piece

@@ -66,7 +66,7 @@ class Recording:
             self._ratios[size] = max(plain(ratio), self._ratios.get(size, 0.0))
 
     def all_plots(self) -> list[dict[str, Any]]:
-        """Return the plots, including that of error / bound against in_features."""
+        """Return the plots, including one of error / bound against in_features."""
         if not self._ratios:
             return self.plots
         sizes = sorted(self._ratios)

@@ -38,31 +38,24 @@ class AnnotationDropped(CorrectDense):
         rngs: nnx.Rngs,
     ) -> None:
         kernel = kernel_init(rngs.params(), (in_features, out_features), jnp.float32)
-        self.kernel = nnx.Param(getattr(kernel, "raw_value", kernel))
+        self.kernel = nnx.Param(self.kept(kernel))
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+
+    def kept(self, kernel: Any) -> Any:
+        """Return what the layer keeps of an initializer's value, which may be annotated."""
+        return getattr(kernel, "raw_value", kernel)
 
     def __call__(self, x: ArrayLike) -> Array:
         return affine(x, self.kernel[...], self.bias[...])
 
 
 @defect("Y248", "sharding/sharding-metadata", 5, cause_id="annotation-exchanged")
-class AnnotationExchanged(CorrectDense):
+class AnnotationExchanged(AnnotationDropped):
     """The axes of an initializer's annotation are given in reverse."""
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        kernel_init: Any = LECUN,
-        rngs: nnx.Rngs,
-    ) -> None:
-        kernel = kernel_init(rngs.params(), (in_features, out_features), jnp.float32)
-        if hasattr(kernel, "raw_value"):
-            said = kernel.metadata.items()
-            turned = {
-                key: value[::-1] if isinstance(value, tuple) else value for key, value in said
-            }
-            kernel = dataclasses.replace(kernel, metadata=turned)
-        self.kernel = nnx.Param(kernel)
-        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+    def kept(self, kernel: Any) -> Any:
+        if not hasattr(kernel, "raw_value"):
+            return kernel
+        said = kernel.metadata.items()
+        turned = {key: value[::-1] if isinstance(value, tuple) else value for key, value in said}
+        return dataclasses.replace(kernel, metadata=turned)
