@@ -62,7 +62,7 @@ class Worker:
                         with self.run.containment.cell():
                             require_usable(layer.implementation)
                     self.run.layers[entry.id] = layer
-                memory.freeze_imports()
+                memory.collect_less()
             except LoadError as error:
                 self.run.unusable[entry.id] = explained(error, entry)
                 self.run.layers[entry.id] = LoadError(self.run.unusable[entry.id])
