@@ -22,7 +22,12 @@ def values_of(dense: Built) -> Any:
 
     if dense.module is None:
         return serialization.to_state_dict(dense.parameters.tree)
-    return nnx.state(dense.module).to_pure_dict()
+    return nnx.state(dense.module, _saved()).to_pure_dict()
+
+
+def _saved() -> Any:
+    """Return the filter of what goes into a file: files hold no keys."""
+    return nnx.Not(nnx.RngState)
 
 
 def are_boxed(dense: Built) -> bool:
@@ -54,7 +59,7 @@ def restored(dense: Built, values: Any) -> Built:
         parameters = dense.parameters
         tree = serialization.from_state_dict(parameters.tree, values)
         return Built(dense.layer, parameters=Parameters(parameters.static, tree))
-    state = nnx.state(dense.module)
+    state = nnx.state(dense.module, _saved())
     state.replace_by_pure_dict(values)
     nnx.update(dense.module, state)
     return dense

@@ -183,6 +183,10 @@ def of_basis(found: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> str:
             "some-outputs-wrong",
             f"only outputs {_span(columns, kernel.shape[1])} of {kernel.shape[1]} are wrong",
         )
+    dropped = differs & (found == bias)
+    if 0 < dropped.sum() < differs.size and np.array_equal(dropped, differs):
+        words = f"{dropped.sum()} of {differs.size} weights do not count: the kernel is masked"
+        return Cause("weights-masked", words)
     for decimals in (1, 2, 3, 4):
         grid = np.abs(np.round(found.astype(np.float64) - bias, decimals) - (found - bias))
         if found.size > 3 and grid.max() < 1e-6:
@@ -338,8 +342,9 @@ def of_building(error: str) -> str:
     """Return the cause in Flax's own message: an array outside of Variables, or no mesh."""
     if "mesh" in error and "out_sharding" in error:
         words = (
-            "the parameters have sharding annotations, and there is no mesh: to check the layer "
-            "without one, set FLAX_ALWAYS_SHARD_VARIABLE=0 in the environment"
+            "the parameters have sharding annotations, and there is no mesh: declare one by "
+            'context = "module:function", which returns jax.set_mesh(mesh), or check the layer '
+            "without one, with FLAX_ALWAYS_SHARD_VARIABLE=0 in the environment"
         )
         return Cause("mesh-missing", words)
     if "in static attribute" not in error:

@@ -18,6 +18,7 @@ __all__ = [
     "require_bias_shape",
     "require_kernel_shape",
     "require_no_activation",
+    "require_no_scale",
     "require_no_steps",
     "require_one_kernel",
 ]
@@ -26,17 +27,32 @@ _BY_FUNCTIONS = "it by functions: see 'A description in Python' in docs/librarie
 
 
 def require_no_activation(layer: Layer) -> None:
-    """Require that no argument of the constructor applies an activation by default."""
+    """Require that no argument of the constructor applies an activation or dropout by default."""
     for name, value in layer.seen.arguments.items():
         default = layer.registered.activations[name]
         called = default if isinstance(default, str) else getattr(default, "__name__", default)
         words = f"the argument {name} is {called} by default, and is applied to the output"
+        if isinstance(value, bool | float):
+            words = f"the argument {name} is {called} by default; f is affine if it is {value}"
         require.that(
             False,
             f"f(0) is not b by default, but it is with {name} = {json.dumps(value)}",
             accepted="a bias that is not changed",
             declare=f"arguments = {{ {name} = {json.dumps(value)} }}",
             cause=Cause("activation-by-default", words),
+        )
+
+
+def require_no_scale(layer: Layer) -> None:
+    """Require that no number which depends on the sizes multiplies the kernel."""
+    storage = layer.seen.storage
+    if storage is not None and storage.is_scaled:
+        require.that(
+            False,
+            f"f(e_i) is not K[i] + b: {storage}",
+            accepted="f(e_i) = K[i] + b, bitwise",
+            declare=_BY_FUNCTIONS,
+            cause=Cause("kernel-scaled", f"{storage}, as for an equalized learning rate"),
         )
 
 
@@ -58,7 +74,7 @@ def require_no_steps(layer: Layer) -> None:
 def require_one_kernel(layer: Layer) -> None:
     """Require the kernel to be one parameter, unless functions describe the layer."""
     storage = layer.seen.storage
-    if storage is not None and storage.of_kernel:
+    if storage is not None and storage.of_kernel and not storage.is_scaled:
         require.that(
             False,
             f"{storage}; the layer's arrays are {', '.join(layer.seen.leaves)}",

@@ -108,8 +108,9 @@ class Layer:
 
     @property
     def is_factored(self) -> bool:
-        """Return whether inspection found a kernel that is computed from two parameters."""
-        return self.seen.storage is not None and bool(self.seen.storage.factor)
+        """Return whether inspection found a kernel that is computed from its parameters."""
+        storage = self.seen.storage
+        return storage is not None and (bool(storage.factor) or storage.is_scaled)
 
     @functools.cached_property
     def provides(self) -> frozenset[Need]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks.arrays import as_jax
+from conformance.checks.arrays import as_jax, stack
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Built, Layer
 from conformance.checks.oracle import Bounded
@@ -349,7 +349,7 @@ def stacked(layer: Layer, parameters: Any, kernels: Any, biases: Any) -> Any:
     own = layer.convention.parameter_dtype
     dtype = own if own in HALF else None
     written = [layer.write(parameters, as_jax(k, dtype), as_jax(b, dtype)) for k, b in pairs]
-    return jax.tree_util.tree_map(lambda *leaves: as_jax(np.stack(leaves)), *written)
+    return jax.tree_util.tree_map(stack, *written)
 
 
 def scanned(layer: Layer) -> Any:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conformance.errors import NotAdaptable
-from conformance.jax_setup.lazy import jax, nnx
+from conformance.jax_setup.lazy import jax, jnp, nnx
 
 __all__ = [
     "Binding",
@@ -55,6 +55,8 @@ _INPUTS = frozenset(("x", "xs", "input", "inputs", "input_array", "data", "batch
 _NO_SIZE = ("str", "bool", "float", "callable", "rngs", "dtype", "array", "initializer", "mesh")
 _NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD,
           inspect.Parameter.KEYWORD_ONLY)  # fmt: skip
+
+_WAYS = {"rngs": "nnx.Rngs(seed)", "key": "jax.random.key(seed)", "seed": "seed"}
 
 Parameter = inspect.Parameter
 
@@ -175,10 +177,12 @@ def _sizes(
         missing = " and ".join(
             side for side, found in (("input", first), ("output", second)) if found is None
         )
+        makers = [name for name in vars(layer) if is_factory(getattr(layer, name))]
         raise NotAdaptable(
             f"{_name(layer)}{signature}, which cannot be called as "
             f"cls(in_features, out_features, rngs=rngs): "
-            f"no argument is the size of the {missing}"
+            f"no argument is the size of the {missing}",
+            f"Name the method that takes sizes: {_name(layer)}.{makers[0]}" if makers else "",
         )
     return first, second
 
@@ -292,8 +296,7 @@ def _described(
     parts = [f"{first.name}=in_features", f"{second.name}=out_features"]
     if order.index(first.name) > order.index(second.name):
         parts.reverse()
-    words = {"rngs": "nnx.Rngs(seed)", "key": "jax.random.key(seed)", "seed": "seed"}
-    parts += [f"{random.name}={words[into]}"] if random is not None else []
+    parts += [f"{random.name}={_WAYS[into]}"] if random is not None else []
     parts += [f"{name}={value!r}" for name, value in arguments.items()]
     call = f"{_name(layer)}({', '.join(parts)})"
     pairs = ((first, _IN), (second, _OUT))
@@ -362,18 +365,22 @@ def bind_forward(layer: Any) -> tuple[Callable[[Any, Any, Any], Any], str] | Non
     needed = [p for p in named.values() if p.default is Parameter.empty]
     order = [p for p in named.values() if p in (seed, x, features)]
     known = seed is not None and x is not None and features is not None
-    if known and order != [seed, x, features] and all(p in order for p in needed):
+    into = "seed" if seed is None else _source(seed, is_nnx=False)
+    plain = order == [seed, x, features] and into == "seed"
+    if known and not plain and all(p in order for p in needed):
         assert seed is not None
         assert x is not None
         assert features is not None
-        names = {seed.name: 0, x.name: 1, features.name: 2}
+        names = (seed.name, x.name, features.name)
 
-        def forward(*values: Any) -> Any:
-            given = {name: values[place] for name, place in names.items()}
+        def forward(seed: Any, *others: Any) -> Any:
+            whole = seed if into == "seed" or isinstance(seed, int) else jnp.uint32(seed)
+            given = dict(zip(names, (_random(into, whole), *others), strict=True))
             return _called(layer, signature, given)
 
         functools.update_wrapper(forward, layer)
-        return forward, f"{_name(layer)}({', '.join(p.name for p in order)})"
+        words = {seed.name: f"{seed.name}={_WAYS[into]}"} if into != "seed" else {}
+        return forward, f"{_name(layer)}({', '.join(words.get(p.name, p.name) for p in order)})"
     try:
         signature.bind(0, 0, 1)
     except TypeError:
@@ -383,7 +390,7 @@ def bind_forward(layer: Any) -> tuple[Callable[[Any, Any, Any], Any], str] | Non
 
 def is_factory(layer: Any) -> bool:
     """Return whether a function takes two sizes and no ``x``, and so makes a layer."""
-    signature = signature_of(layer)
+    signature = signature_of(layer) if callable(layer) else None
     names = set() if signature is None else {p.name.lower() for p in _named(signature, {})}
     return bool(names & _IN) and bool(names & _OUT) and not names & _INPUTS
 

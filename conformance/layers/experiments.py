@@ -24,8 +24,10 @@ __all__ = [
     "blocks",
     "error_of",
     "factor",
+    "joined",
     "kinds_taken",
     "quantization",
+    "scaled",
     "without_activation",
 ]
 
@@ -39,6 +41,9 @@ _ON_GRID = 1e-3
 _STEPS = (7, 8, 15, 127, 128, 255)
 """The steps up to the largest entry of operands in 4, 5, 8 and 9 bits."""
 
+
+_LARGE = (96, 16)
+"""A size of so many weights that the mean of their squares is within 1/5 of their variance."""
 
 _IDENTITIES = ("jax.nn:identity", "jax.numpy:asarray")
 """Functions that return an array as it is; the first exists in recent versions of JAX."""
@@ -88,9 +93,10 @@ def error_of(its: Implementation, size: tuple[int, int]) -> float:
 
 
 def without_activation(its: Implementation, size: tuple[int, int]) -> dict[str, Any]:
-    """Return the argument of the constructor, with its value, without which f is affine.
+    """Return the argument of the constructor, with the value that makes f affine.
 
-    The result is empty if no argument does that, or if the constructor is unknown.
+    It is an activation, or the rate of a dropout. The result is empty if no argument does that, or
+    if the constructor is unknown.
     """
     if its.configured is None:
         return {}
@@ -98,7 +104,9 @@ def without_activation(its: Implementation, size: tuple[int, int]) -> dict[str, 
         values: Sequence[Any] = ("none", *_IDENTITIES)
         if isinstance(default, str):
             values = ("none", "linear", "identity")
-        for value in (False,) if default is True else values:
+        elif isinstance(default, bool | float):
+            values = (not default,) if isinstance(default, bool) else (0.0,)
+        for value in values:
             try:
                 if error_of(its.given({name: value}).with_convention(its.convention), size) < CLOSE:
                     return {name: value}
@@ -144,6 +152,34 @@ def blocks(
             if error_of(found.seen_through(its), sizes[0]) < CLOSE:
                 return found
     return None
+
+
+def joined(its: Implementation, path: str, size: tuple[int, int]) -> Storage | None:
+    """Return the storage of kernel and bias in one array, or None."""
+    for row in (-1, 0):
+        found = Storage(direction=path, row=row)
+        if error_of(found.seen_through(its), size) < CLOSE:
+            return found
+    return None
+
+
+def scaled(its: Implementation, path: str, sizes: Sequence[tuple[int, int]]) -> Storage | None:
+    """Return the storage of a kernel that the layer multiplies by a number, or None.
+
+    The number replaces the scale of the initial law: with it, and not without it, the variance of a
+    new kernel is about 1 / fan_in. A usual kernel that is scaled again is a fault.
+    """
+    found = Storage(direction=path)
+    seen = found.seen_through(its)
+    assert its.kernel is not None
+    assert seen.init is not None
+    assert seen.kernel is not None
+    if any(error_of(seen, size) > CLOSE for size in sizes):
+        return None
+    new = seen.init(0, *_LARGE)
+    stored, used = (_LARGE[0] * np.mean(np.square(read(new))) for read in (its.kernel, seen.kernel))
+    is_usual = [0.4 < float(variance) < 2.5 for variance in (stored, used)]
+    return found if is_usual == [False, True] else None
 
 
 def quantization(its: Implementation, size: tuple[int, int]) -> float:

@@ -269,8 +269,10 @@ def _global(error: BaseException, name: str) -> Any:
 
 def _signature_hint(layer: Any) -> str:
     """Return a signature that fits, for the constructor of an nnx class or for a function."""
+    from flax import linen
+
     signature = signature_of(layer)
-    if signature is None:
+    if signature is None or (isinstance(layer, type) and issubclass(layer, linen.Module)):
         return ""
     parameters = list(signature.parameters.values())
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in _ANY_NUMBER]

@@ -211,7 +211,7 @@ class Implementation:
     configured
         ``configured(**options) -> Implementation``: the layer with these options added.
     activations
-        The arguments of its constructor that may be activations, with their defaults.
+        The arguments of its constructor that may be activations or dropout, with their defaults.
     expected_failures
         The known failures, each with its reason.
     variants

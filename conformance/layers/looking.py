@@ -44,7 +44,7 @@ class Seen:
     extra_parameters, extra_state
         The paths of the other parameters, and of the other arrays.
     arguments
-        The argument of the constructor without which the layer applies an activation.
+        The argument of the constructor that leaves out an activation, or a dropout.
     storage
         How kernel and bias are read and written, if not as one array each.
     trouble
@@ -100,7 +100,8 @@ def _look(implementation: Implementation) -> Seen:
     bias = _bias(first, shapes, declared, kernel)
     others = [path for path in first if path not in (kernel, bias)]
     trained = tuple(path for path in others if first[path].kind in _TRAINED)
-    found = _as_stored(declared, first, shapes, kernel, bias)
+    joined = "" if kernel or bias or not declared.use_bias else _joined(shapes, trained)
+    found = _as_stored(declared, first, shapes, kernel or joined, bias)
     if implementation.under is None and found != declared:
         # Its own functions read its parameters.
         same = {"layout": declared.layout, "parameter_names": declared.parameter_names}
@@ -108,8 +109,7 @@ def _look(implementation: Implementation) -> Seen:
     if kernel and not bias and not trained and declared.use_bias and _is_zero(apply, parameters[0]):
         found = replace(found, use_bias=False)
     found = _as_called(found, apply, parameters[0])
-    # Checks cannot compare or map keys and their counts.
-    state = tuple(p for p in others if p not in trained and not first[p].kind.startswith("Rng"))
+    state = tuple(path for path in others if path not in trained)
     row = Storage(bias=bias) if bias and len(shapes[bias][0]) > 1 else None
     if row is not None and 2 in found.ranks:
         # A vector becomes a row: that is the same difference.
@@ -120,17 +120,32 @@ def _look(implementation: Implementation) -> Seen:
 def _tried(implementation: Implementation, seen: Seen) -> Seen:
     """Return what was found, with what results show beside the arrays."""
     its = seen.of(implementation)
-    if its.under is None or not (seen.bias or not seen.convention.use_bias):
-        return seen  # it is described by functions, or hides its bias
+    if its.under is None:
+        return seen  # it is described by functions
     others = _shapes(its, seen.extra_parameters)
+    if not seen.kernel and seen.convention.use_bias and _joined(others, seen.extra_parameters):
+        (path,) = others
+        storage = experiments.joined(its, path, SIZES[0])
+        return seen if storage is None else replace(
+            seen, kernel=path, bias=path, storage=storage, extra_parameters=()
+        )  # fmt: skip
+    if seen.convention.use_bias and not seen.bias:
+        return seen  # it hides its bias
     if not seen.kernel:
         storage = experiments.blocks(its, others, seen.bias, SIZES)
         return seen if storage is None else replace(seen, storage=storage, extra_parameters=())
-    error = experiments.error_of(its, SIZES[0])
+    try:
+        error = experiments.error_of(its, SIZES[0])
+    except Exception:  # a dropout without its keys raises
+        error = np.inf
     if error > experiments.CLOSE:
         arguments = experiments.without_activation(its, SIZES[0])
-        factor = None if arguments else experiments.factor(its, seen.kernel, others, SIZES)
-        return replace(seen, arguments=arguments, storage=factor or seen.storage)
+        storage = seen.storage
+        if not arguments:
+            storage = experiments.factor(its, seen.kernel, others, SIZES) or storage
+        if not arguments and storage is None:
+            storage = experiments.scaled(its, seen.kernel, SIZES)
+        return replace(seen, arguments=arguments, storage=storage)
     plain = {its.convention.compute_dtype, its.convention.parameter_dtype} == {"float32"}
     if error and plain and not its.convention.product_error:
         found = experiments.quantization(its, SIZES[0])
@@ -166,6 +181,14 @@ def _bias(
     found = [path for path, shape in shapes.items() if shape == wanted and path != kernel]
     found = found or [path for path, shape in shapes.items() if shape == rows]
     return _chosen(leaves, found, declared, "bias", lambda path: True)
+
+
+def _joined(shapes: Mapping[str, Any], paths: Sequence[str]) -> str:
+    """Return the path of the only array, if it has one row or column more than a kernel."""
+    more = tuple((n + 1, m) for n, m in SIZES)
+    flipped = tuple(shape[::-1] for shape in more)
+    found = [path for path in paths if shapes[path] in (more, flipped)]
+    return found[0] if len(found) == len(paths) == 1 else ""
 
 
 def _chosen(
@@ -214,7 +237,7 @@ def _as_stored(
     return replace(
         declared,
         parameter_names=(names[0], names[1]),
-        layout="in,out" if shapes[kernel] == SIZES else "out,in",
+        layout="in,out" if shapes[kernel][0][1] == SIZES[0][1] else "out,in",
         parameter_dtype=dtype if dtype in ("bfloat16", "float16") else declared.parameter_dtype,
     )
 

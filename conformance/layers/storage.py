@@ -1,7 +1,8 @@
 """Reads and writes a kernel and a bias that are not one array each.
 
-A bias may be a row ``(1, out)``; a kernel may be stored in blocks, or be computed from a direction
-and a factor. The requirement on that point reports it; all others see (in, out) and (out,).
+A bias may be a row ``(1, out)``, or a row of the kernel's array; a kernel may be stored in blocks,
+or be computed from a direction and a factor, or from one array and the sizes. The requirement on
+that point reports it; all others see (in, out) and (out,).
 """
 
 from __future__ import annotations
@@ -45,9 +46,12 @@ class Storage:
         The axis of the kernel ``(in, out)`` along which its blocks follow each other.
     direction, factor
         The paths of an array of the kernel's shape and of its factor, from which the kernel is
-        computed: ``g v`` or ``g v / |v|``; empty for a kernel that is stored.
+        computed: ``g v`` or ``g v / |v|``; empty for a kernel that is stored. Without a factor, a
+        number that depends on the sizes multiplies the array, or the bias is one of its rows.
     over
         The axes of the kernel ``(in, out)`` over which one entry of the factor multiplies it.
+    row
+        The index of the row, 0 or -1, that is the bias; None if the bias is an array of its own.
     bias
         The path of a bias that has another shape than ``(out,)``, or belongs to blocks.
     """
@@ -57,23 +61,35 @@ class Storage:
     direction: str = ""
     factor: str = ""
     over: tuple[int, ...] = (0,)
+    row: int | None = None
     bias: str = ""
 
     def __str__(self) -> str:
         if self.factor:
             return f"the kernel is computed from {self.direction} and {self.factor}"
+        if self.row is not None:
+            return f"kernel and bias are stored in one array, {self.direction}"
+        if self.direction:
+            return f"the kernel is {self.direction} times a number that depends on the sizes"
         return f"the kernel is stored in blocks: {', '.join(self.blocks)}"
 
     @property
     def of_kernel(self) -> bool:
         """Return whether the kernel is more than one array."""
-        return bool(self.blocks or self.factor)
+        return bool(self.blocks or self.direction)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Return whether a number that is not stored multiplies the kernel."""
+        return bool(self.direction) and not self.factor and self.row is None
 
     def seen_through(self, its: Implementation) -> Implementation:
         """Return the implementation, which reads and writes kernel and bias at these paths."""
         its = self._with_bias(its) if self.bias else its
         its = self._with_blocks(its) if self.blocks else its
-        return self._with_factor(its) if self.factor else its
+        its = self._with_factor(its) if self.factor else its
+        its = self._with_row(its) if self.row is not None else its
+        return self._with_scale(its) if self.is_scaled else its
 
     def _bias_of(self, its: Implementation, parameters: Any, bias: Any) -> dict[str, Any]:
         if bias is None:
@@ -104,6 +120,48 @@ class Storage:
 
         def read(parameters: Any) -> Any:
             return jnp.concatenate(values_at(its, parameters, self.blocks), self.axis)
+
+        return replace(its, kernel=read, with_parameters=write)
+
+    def _with_row(self, its: Implementation) -> Implementation:
+        whole, inner, first = its.kernel, its.with_parameters, self.row == 0
+        assert whole is not None
+        assert inner is not None
+
+        def write(parameters: Any, kernel: Any, bias: Any) -> Any:
+            rows = [bias[None], kernel] if first else [kernel, bias[None]]
+            return inner(parameters, jnp.concatenate(rows), None)
+
+        def read(parameters: Any) -> Any:
+            return whole(parameters)[1:] if first else whole(parameters)[:-1]
+
+        def bias(parameters: Any) -> Any:
+            return whole(parameters)[self.row]
+
+        return replace(its, kernel=read, bias=bias, with_parameters=write)
+
+    def _with_scale(self, its: Implementation) -> Implementation:
+        apply, stored, inner = its.apply, its.kernel, its.with_parameters
+        assert apply is not None
+        assert stored is not None
+        assert inner is not None
+
+        def scale(parameters: Any) -> Any:
+            """Return f(e_0) of a kernel of ones without a bias."""
+            ones = jnp.ones_like(stored(parameters))
+            if not ones.size:
+                return jnp.ones((), ones.dtype)
+            bias = jnp.zeros(ones.shape[1:], ones.dtype) if its.convention.use_bias else None
+            # A layer that takes no vectors takes a batch of one row.
+            lead = (1,) * (min(its.convention.ranks) - 1)
+            first = jnp.zeros((*lead, len(ones)), ones.dtype).at[..., 0].set(1)
+            return jnp.ravel(apply(inner(parameters, ones, bias), first))[0]
+
+        def read(parameters: Any) -> Any:
+            return stored(parameters) * scale(parameters)
+
+        def write(parameters: Any, kernel: Any, bias: Any) -> Any:
+            return inner(parameters, kernel / scale(parameters), bias)
 
         return replace(its, kernel=read, with_parameters=write)
 

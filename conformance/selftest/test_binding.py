@@ -190,3 +190,13 @@ def test_a_forward_function_in_another_order() -> None:
     assert bound[0](1, "x", 3) == ("x", 3, 1)
     assert bound[1] == "forward(x, n_out, seed)"
     assert bind_forward(lambda x: x) is None
+
+
+def test_a_function_of_a_key_gets_one() -> None:
+    def forward(key: jax.Array, x: Any, features: int) -> Any:
+        return jax.random.normal(key, (features,))
+
+    bound = bind_forward(forward)
+    assert bound is not None
+    assert np.array_equal(bound[0](1, "x", 3), forward(jax.random.key(1), "x", 3))
+    assert bound[1] == "forward(key=jax.random.key(seed), x, features)"

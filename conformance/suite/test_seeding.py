@@ -20,6 +20,7 @@ from conformance.checks.require import during, on_the_way
 from conformance.checks.seeds import require_different, require_uncorrelated
 from conformance.checks.siblings import of_rngs, require_unrelated
 from conformance.checks.streams import (
+    default_stream,
     kernel_of_streams,
     require_keys_of_every_kind,
     require_same_first_output,
@@ -238,9 +239,10 @@ def test_params_stream(layer: Layer, case: Case) -> None:
     """
     module = kernel_of_streams(layer, case)
     s, other = case.seed, (case.seed + 12345) % 2**32
+    default = default_stream(layer, case)
     kernels = {
-        "params": module(nnx.Rngs(params=s)),
-        "params and dropout": module(nnx.Rngs(params=s, dropout=other)),
+        "params": module(nnx.Rngs(*default, params=s)),
+        "params and dropout": module(nnx.Rngs(*default, params=s, dropout=other)),
         "params and another default": module(nnx.Rngs(other, params=s)),
         "params, dropout and default": module(nnx.Rngs(7, params=s, dropout=11)),
     }
@@ -254,7 +256,7 @@ def test_params_stream(layer: Layer, case: Case) -> None:
                 "stream-other", f"the kernel's key comes from the stream {stream} instead of params"
             ),
         )
-    moved = module(nnx.Rngs(params=other, dropout=s))
+    moved = module(nnx.Rngs(*default, params=other, dropout=s))
     require.that(
         not np.array_equal(moved, kernels["params"]),
         "another seed of the params stream gives the same kernel",
@@ -334,7 +336,8 @@ def test_rngs_forms(layer: Layer, case: Case) -> None:
     """``Rngs(s)``, ``Rngs(params=s)`` and ``Rngs(jax.random.key(s))`` agree."""
     kernel, s = kernel_of_streams(layer, case), case.seed
     plain = kernel(nnx.Rngs(s))
-    require.equal(kernel(nnx.Rngs(params=s)), plain, "the kernel of Rngs(params=s)")
+    only = nnx.Rngs(*default_stream(layer, case), params=s)
+    require.equal(kernel(only), plain, "the kernel of Rngs(params=s)")
     require.equal(kernel(nnx.Rngs(jax.random.key(s))), plain, "the kernel of Rngs(key(s))")
 
 

@@ -40,7 +40,8 @@ def test_stable_names(layer: Layer, case: Case) -> None:
     """
     leaves = layer.of(case).leaves
     storage = layer.seen.storage
-    if layer.has_no_one_kernel or (storage is not None and storage.of_kernel):
+    is_whole = storage is None or storage.is_scaled or not storage.of_kernel
+    if layer.has_no_one_kernel or not is_whole:
         return  # construction/only-two-parameters reports that; renaming would not help
     kernel, bias = layer.declared.parameter_names
     # A declared name may be a whole path.

@@ -33,6 +33,7 @@ __all__ = [
     "drawing_nnx",
     "floating_alone",
     "in_surroundings",
+    "keeping_its_stream",
     "lora_around_dense",
     "outputs_first",
     "quantized",
@@ -177,6 +178,17 @@ class _DrawingNnx(CorrectDense):
         return jnp.where(jax.random.bernoulli(rngs.dropout(), 1.0, y.shape), y, 0)
 
 
+class _KeepingItsStream(nnx.Module):
+    """Keeps the stream of a dropout, which is active in training only."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        self.linear = CorrectDense(in_features, out_features, rngs=rngs)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
+
+    def __call__(self, x: ArrayLike, deterministic: bool = True) -> Array:
+        return self.dropout(self.linear(x), deterministic=deterministic)
+
+
 class _DrawingLinen(CorrectLinenDense):
     """Drops nothing, with a mask that it draws from a separate stream."""
 
@@ -231,6 +243,7 @@ summed_in_parts = adapt(
 )
 floating_alone = adapt(_FloatingAlone, inputs=["floating"])
 drawing_nnx = adapt(_DrawingNnx, call={"rngs": ["dropout"]})
+keeping_its_stream = adapt(_KeepingItsStream, extra_state=["count", "key"])
 drawing_linen = adapt(_DrawingLinen, call={"rngs": ["dropout"]})
 lora_around_dense = adapt(_LoRA, extra_parameters=["lora_a", "lora_b"])
 in_surroundings = adapt(_InSurroundings, context=f"{__name__}:surroundings")

@@ -56,6 +56,14 @@ ScaledAgain = wrong.forward("N051", "forward/basis-input", 2, cause_id="scaled-a
     lambda x, k, b: affine(x, k * stddev(k.shape[0]), b),
     "The forward multiplies the kernel by 1/sqrt(in) once more (the NTK parametrisation).",
 )
+ScaledByWidth = wrong.forward("Y260", "forward/basis-input", 4)(
+    lambda x, k, b: affine(x, k, jnp.zeros_like(b)) * (64 / max(k.shape[0], 1)) + b,
+    "The product is multiplied by 64/in, as if a wider model took over a narrow one's rates.",
+)
+Masked = wrong.forward("Y261", "forward/basis-input", 3, cause_id="weights-masked")(
+    lambda x, k, b: affine(x, jnp.triu(k), b),
+    "Each output sees only the inputs up to its own place, as in an autoregressive model.",
+)
 ResidualWhenSquare = wrong.output("N111", "forward/basis-input", 3, cause_id="residual")(
     lambda y, x: y + x if x.shape[-1] == y.shape[-1] else y,
     "The input is added to the output when in == out.",

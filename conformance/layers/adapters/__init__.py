@@ -239,20 +239,27 @@ def _unwrapped(layer: Any, declared: Mapping[str, Any]) -> tuple[Any, dict[str, 
 
 
 _ACTIVATION = re.compile(r"act|nonlin|non_lin|func|^fn$")
+_DROPOUT = re.compile(r"drop|rate|^p$|determin|train")
 
 
 def _activations(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that may be activations, by their names, with their defaults."""
+    """Return arguments that may be activations or dropout, by name, with their defaults."""
     signature = signature_of(kind)
     found = {} if signature is None else signature.parameters
     return {
         name: each.default
         for name, each in found.items()
-        if _ACTIVATION.search(name.lower())
-        and name not in given
-        and (callable(each.default) or isinstance(each.default, str | bool))
+        if name not in given
         and each.default is not inspect.Parameter.empty
+        and (
+            (_ACTIVATION.search(name.lower()) and _is_activation(each.default))
+            or (_DROPOUT.search(name.lower()) and isinstance(each.default, bool | float))
+        )
     }
+
+
+def _is_activation(default: Any) -> bool:
+    return callable(default) or isinstance(default, str | bool)
 
 
 def _argument(layer: Any, name: str, value: Any) -> Any:

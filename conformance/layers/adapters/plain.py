@@ -144,7 +144,12 @@ def _filled(value: Any, new: Mapping[str, Any], path: str = "", depth: int = 0) 
 
 def _leaves(tree: Mapping[str, Any]) -> list[Leaf]:
     # JAX flattens a dict in this order.
-    return [Leaf(tuple(name.split(".")), "Array", tree[name]) for name in sorted(tree)]
+    return [Leaf(tuple(name.split(".")), _kind(tree[name]), tree[name]) for name in sorted(tree)]
+
+
+def _kind(value: Any) -> str:
+    """Return the kind of a leaf, which nnx calls RngKey if it is a random key."""
+    return "RngKey" if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key) else "Array"
 
 
 def _of_parameters(parameters: Parameters) -> list[Leaf]:
