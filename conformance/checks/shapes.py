@@ -17,6 +17,7 @@ from conformance.checks.layer import Built, Layer
 from conformance.checks.parameters import NOT_CALLED
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause
+from conformance.jax_setup.lazy import jax
 
 __all__ = [
     "EXCHANGED",
@@ -24,6 +25,7 @@ __all__ = [
     "VECTORS_ONLY",
     "of_acceptance",
     "of_bias",
+    "of_first_axis",
     "of_form",
     "of_inputs_bias",
     "of_kernel",
@@ -72,7 +74,7 @@ def of_bias(dense: Built, case: Case) -> str:
         if _takes(dense, case.out_features) and not _takes(dense, case.in_features):
             return EXCHANGED
         return _OF_INPUTS
-    if shape == () and case.out_features > 1:
+    if math.prod(shape) == 1 and case.out_features > 1 and len(shape) < 2:
         return Cause("bias-scalar", "the bias is one number; every output needs its own")
     if math.prod(shape) == case.out_features:
         return Cause("bias-rank", "the bias has an axis too many: it is a vector (out_features,)")
@@ -142,6 +144,27 @@ def of_inputs_bias(layer: Layer, case: Case) -> str:
 
     found = [shape(3, 3), shape(3, 1), shape(3, 10), shape(4, 4), shape(4, 3)]
     return _OF_INPUTS if found == [(3,), (3,), None, (4,), None] else ""
+
+
+def of_first_axis(layer: Layer, case: Case) -> str:
+    """Return whether a Linen layer takes its width from the first axis of x.
+
+    A square batch and a vector hide that.
+    """
+    make = layer.implementation.linen
+    if make is None:
+        return ""
+
+    def works(*shape: int) -> bool:
+        key, x = jax.random.key(case.seed), np.ones(shape, np.float32)
+        return _gives(lambda: make(3, 10).init_with_output(key, x)[0]) is not None
+
+    if [works(3), works(3, 3), works(1, 3), works(5, 3)] != [True, True, False, False]:
+        return ""
+    return Cause(
+        "width-of-first-axis",
+        "the width of x is taken from its first axis, not from the last one: x.shape[-1]",
+    )
 
 
 def _is_left(layer: Layer, case: Case) -> bool:

@@ -13,6 +13,7 @@ from conformance.checks import diagnosis
 from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
+from conformance.checks.transformations import of_transformation
 from conformance.errors import Cause
 
 __all__ = ["of_basis", "of_not_finite", "of_saturation", "of_zero_input"]
@@ -35,7 +36,7 @@ def of_zero_input(layer: Layer, case: Case, found: np.ndarray, bias: np.ndarray)
             case, found, bias = larger, there, its
     cause = diagnosis.of_zero_input(found, bias)
     if not cause:
-        return ""
+        return of_transformation(layer, case)
     # The whole output may be scaled or masked.
     x = np.eye(case.in_features, dtype=np.float32)
     kernel = layer.kernel_for(case)
@@ -54,9 +55,9 @@ def of_basis(layer: Layer, case: Case, cause: str) -> str:
     case = _larger(case)
     found = layer.written(case).rows(np.eye(case.in_features, dtype=np.float32))
     kernel, bias = layer.kernel_for(case), layer.bias_for(case)
-    return (
-        cause if np.array_equal(found, kernel + bias) else diagnosis.of_basis(found, kernel, bias)
-    )
+    if np.array_equal(found, kernel + bias):
+        return cause
+    return diagnosis.of_basis(found, kernel, bias) or of_transformation(layer, case)
 
 
 def of_saturation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from conformance.cli.submission import suspicious, wrong_outputs
-from conformance.errors import UsageError, printable
+from conformance.errors import LoadError, UsageError, printable
+from conformance.layers.first_use import explained
+from conformance.layers.registry import Entry
 from conformance.report.failures import write_lines
 from conformance.report.terminal import console_for
 from conformance.results.cell import Cell
@@ -170,10 +173,19 @@ def names_in(file: str) -> list[str]:
         tree = ast.parse(Path(file).read_bytes(), file)
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {error.strerror or error}") from None
-    except (SyntaxError, ValueError) as error:
+    except SyntaxError as error:
+        wrong = LoadError(str(error))
+        wrong.__cause__ = error
+        raise UsageError(explained(wrong, Entry("", file, file))) from None
+    except ValueError as error:
         raise UsageError(f"{file}: is not a Python file: {error}") from None
     defined = set(_defined(tree.body))
     found = [name for name in NAMES if name in defined]
+    for name in (each for each in NAMES if each not in found):
+        near = difflib.get_close_matches(_plain(name), map(_plain, defined), n=1, cutoff=0.9)
+        meant = [each for each in defined if _plain(each) in near]
+        if meant:
+            raise UsageError(f"{file} defines {meant[0]}: rename it to {name}, which is judged")
     if not found:
         raise UsageError(
             f"{file} defines neither MyDense nor dense_forward; a solution defines a class "
@@ -181,6 +193,10 @@ def names_in(file: str) -> list[str]:
             "features), or both"
         )
     return found
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").casefold()
 
 
 def _defined(body: Iterable[ast.stmt]) -> Iterable[str]:
@@ -264,7 +280,8 @@ def _write_rest(console: Console, heading: str, cells: Sequence[Cell], verdict: 
             first, *source = cause.splitlines()
             _write_bullet(console, first)
             # Unwrapped, because carets mark a column.
-            console.print(Text(printable("\n".join(source))), soft_wrap=True)
+            for line in source:
+                console.print(Text(printable(line)), soft_wrap=True)
             continue
         _write_bullet(console, cause)
         blocked = sum(len(verdict.blocked_by(one)) for one in same)

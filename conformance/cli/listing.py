@@ -7,6 +7,8 @@ import json
 import sys
 from collections.abc import Sequence
 
+from conformance.running.options import add_to_command
+
 __all__ = ["list_arguments", "show_list"]
 
 
@@ -19,6 +21,7 @@ def list_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print implementations, requirements and profiles as JSON",
     )
+    add_to_command(parser, ["level"])
 
 
 def show_list(options: argparse.Namespace, _: Sequence[str]) -> int:
@@ -26,8 +29,11 @@ def show_list(options: argparse.Namespace, _: Sequence[str]) -> int:
     from conformance.report import contract
 
     if options.json:
-        text = json.dumps(contract.as_data(), indent=1, ensure_ascii=False) + "\n"
+        data = contract.as_data(options.level)
+        text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+    elif options.markdown:
+        text = contract.markdown(options.level)
     else:
-        text = contract.markdown() if options.markdown else contract.plain_listing()
+        text = contract.plain_listing(options.level)
     sys.stdout.write(text)
     return 0

@@ -313,7 +313,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
+    near = difflib.get_close_matches(name, set(known) - {"--help"}, n=1)
     return f"; did you mean {near[0]}?" if near else "; see: dense-conformance --help"
 
 

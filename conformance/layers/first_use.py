@@ -201,6 +201,8 @@ def _shown(file: str, line: int, source: str, begin: int, end: int | None) -> li
 
 def _hint(error: BaseException) -> str:
     name = str(getattr(error, "name", None) or "")
+    if _misuses_stream(error):
+        return "rngs.params() draws a key, and takes no argument"
     if isinstance(error, ModuleNotFoundError):
         return f"install it, or correct the name: the module {name!r} does not exist"
     if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
@@ -209,6 +211,14 @@ def _hint(error: BaseException) -> str:
         near = difflib.get_close_matches(name, _attributes(error.obj), n=1)
         return f"did you mean {near[0]}?" if near else ""
     return ""
+
+
+def _misuses_stream(error: BaseException) -> bool:
+    """Return whether a stream of keys is used in another way than by a call without arguments."""
+    if isinstance(error, AttributeError):
+        return type(error.obj).__name__ == "RngStream"
+    text = safe_text(error)
+    return text.startswith("RngStream.__call__()") or "'PRNGKeyArray' object is not call" in text
 
 
 def _self_hint(what: str, lines: list[str]) -> str:

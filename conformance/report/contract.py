@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Collection
 from itertools import groupby
 from typing import Any
 
@@ -29,14 +30,15 @@ layer that declares something else.
 """
 
 
-def _rows() -> tuple[Requirement, ...]:
-    return tuple(sorted(catalogue(), key=lambda row: AREAS.index(row.area)))
+def _rows(levels: Collection[str]) -> tuple[Requirement, ...]:
+    kept = (row for row in catalogue() if not levels or row.level in levels)
+    return tuple(sorted(kept, key=lambda row: AREAS.index(row.area)))
 
 
-def markdown() -> str:
-    """Return the whole contract as a Markdown document."""
+def markdown(levels: Collection[str] = ()) -> str:
+    """Return the contract as a Markdown document: the requirements of these levels, or all."""
     parts = [_INTRODUCTION]
-    for area, rows in groupby(_rows(), key=lambda row: row.area):
+    for area, rows in groupby(_rows(levels), key=lambda row: row.area):
         parts.append(f"## {area}\n")
         for row in rows:
             mark = " °" if row.declared else ""
@@ -65,8 +67,8 @@ def library_shown(entry: Entry) -> str:
     return f"{name} {version(name) or '(not installed)'}"
 
 
-def as_data() -> dict[str, Any]:
-    """Return implementations, requirements and profiles as JSON values."""
+def as_data(levels: Collection[str] = ()) -> dict[str, Any]:
+    """Return implementations, requirements, of all levels or of these, and profiles as JSON."""
     return {
         "implementations": [
             {
@@ -89,18 +91,18 @@ def as_data() -> dict[str, Any]:
                 "presumes": [str(presumed) for presumed in row.presumes],
                 "declared": row.declared,
             }
-            for row in _rows()
+            for row in _rows(levels)
         ],
         "profiles": {name: profile.statement() for name, profile in PROFILES.items()},
     }
 
 
-def plain_listing(width: int = 100) -> str:
-    """Return the implementations and requirements as text for a terminal or a pipe."""
+def plain_listing(levels: Collection[str] = (), width: int = 100) -> str:
+    """Return implementations and requirements, of all levels or of these, as text."""
     lines = ["implementations"]
     for entry in registered():
         lines.append(f"  {entry.name:24}{library_shown(entry):28}{entry.id}")
-    rows = _rows()
+    rows = _rows(levels)
     lines += ["", f"requirements ({len(rows)}; ° is checked against what the layer declares)"]
     for area, group in groupby(rows, key=lambda row: row.area):
         lines += ["", area]

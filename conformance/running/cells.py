@@ -140,7 +140,8 @@ def cell_of(
             outcome=Outcome.ERROR,
             # A fault in the foundation explains an obstacle.
             obstacle=not known and call.when == "call",
-            reason=safe_text(error if known else f"{type(error).__name__}: {safe_text(error)}"),
+            # The message of a LoadError shows the faulty line, with carets below it.
+            reason=str(error) if known else f"{type(error).__name__}: {safe_text(error)}",
         )
     at_times = "" if error is violation else " (on the same case it passes at other times)"
     return replace(

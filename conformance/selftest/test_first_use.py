@@ -26,7 +26,7 @@ class MyDense(nnx.Module):
         return x @ self.kernel + self.bias
 """
 CALL = "return x @ self.kernel + self.bias"
-
+STREAM = "hint: rngs.params() draws a key"
 # Each error: the replaced text, its replacement, the line and the marked part in the message, and
 # parts of the message.
 WRONG = {
@@ -50,6 +50,15 @@ WRONG = {
     "no rngs": (", *, rngs", "", 7, "rngs", ["rngs: nnx.Rngs"]),
     "name": (CALL, "return jnp.dot(x, self.kernel)", 12, "jnp", ["import jax.numpy as jnp"]),
     "attribute": (CALL, "return x @ self.kernal", 12, "self.kernal", ["did you mean kernel?"]),
+    "stream": ("rngs.params()", "rngs.params.key()", 7, "rngs.params.key()", [STREAM]),
+    "Linen's stream": (
+        "rngs.params()",
+        "rngs.make_rng('params')",
+        7,
+        "rngs.make_rng('params')",
+        [STREAM],
+    ),
+    "no such part": ("rngs.params()", "rngs.params.next()", 7, "rngs.params.next", [STREAM]),
     "function": (CALL, "return jax.numpy.dott(x)", 12, "jax.numpy.dott", ["did you mean dot?"]),
     "self": (
         "(self, x)",

@@ -171,7 +171,19 @@ def test_a_file_with_neither_name_is_wrong_usage(
     assert "cannot be read: No such file" in capsys.readouterr().err
     path.write_text("def broken(:\n", encoding="utf-8")
     assert main(["grade", str(path)]) == USAGE
-    assert "is not a Python file" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{path} cannot be used: SyntaxError: " in said
+    assert said.splitlines()[2:] == ["      def broken(:", "                 ^"]
+
+
+@pytest.mark.parametrize("wrong", ["Mydense", "my_dense", "MyDens"])
+def test_a_name_that_is_nearly_right_is_corrected(
+    wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "solution.py"
+    path.write_text(RIGHT.replace("MyDense", wrong), encoding="utf-8")
+    assert main(["grade", str(path)]) == USAGE
+    assert f"defines {wrong}: rename it to MyDense" in capsys.readouterr().err
 
 
 def test_names_are_read_without_running_the_file(tmp_path: Path) -> None:

@@ -68,7 +68,11 @@ def test_builds(layer: Layer, case: Case) -> None:
             seed = (case.seed + 1000 * case.in_features) % 2**32
             layer.forward(seed, np.ones(case.in_features, np.float32), case.out_features)
     except Violation as violation:
-        cause = diagnosis.of_building(violation.found) or shapes.of_inputs_bias(layer, case)
+        cause = (
+            diagnosis.of_building(violation.found)
+            or shapes.of_first_axis(layer, case)
+            or shapes.of_inputs_bias(layer, case)
+        )
         raise violation.because(cause) from violation
 
 
@@ -374,6 +378,7 @@ def _described(tree: object) -> list[str]:
     rests_on=[
         "construction/builds",
         "construction/kernel-shape",
+        "construction/parameter-dtype",
         "seeding/same-seed-same-bits",
     ],
 )

@@ -152,6 +152,7 @@ def _confined(
         "forward/batch-independent",
         "state/updates-used",
         "forward/affine-value",
+        "transforms/jit",
     ],
 )
 @over()
@@ -292,7 +293,10 @@ def test_no_saturation(layer: Layer, case: Case) -> None:
 
 
 @requirement(
-    "numerics/one-product", SHOULD, PARAMETERS, rests_on=["transforms/jit", "forward/affine-value"]
+    "numerics/one-product",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["transforms/jit", "forward/affine-value", "construction/parameter-dtype"],
 )
 @over(every_size=False)
 def test_one_product(layer: Layer, case: Case) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
@@ -238,6 +239,20 @@ class MadeInFirstCall(nnx.Module):
             self.bias = nnx.Param(jnp.zeros((self.sizes[1],), jnp.float32))
             self.ready = True
         return affine(x, self.kernel[...], self.bias[...])
+
+
+OneBias = wrong.bias("Y257", "construction/bias-shape", 1, cause_id="bias-scalar")(
+    lambda rngs, in_features, out_features: jnp.zeros((1,), jnp.float32),
+    "The bias is an array of one entry, which broadcasts.",
+)
+
+
+@wrong.linen_call("Y258", "construction/builds", 1, cause_id="width-of-first-axis")
+def WidthOfFirstAxis(self: Any, x: ArrayLike) -> Array:
+    """The width of x is x.shape[0], which is right for a vector."""
+    kernel = self.param("kernel", scaled_normal, jnp.shape(x)[0], self.features)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    return affine(jnp.asarray(x), kernel, bias)
 
 
 name_layers(globals())

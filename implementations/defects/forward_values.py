@@ -394,4 +394,36 @@ class ComputesInBfloat16(nn.Module):
         return y.astype(jnp.float32)
 
 
+DirectionOfInput = wrong.forward("Y251", "forward/zero-input", 2, cause_id="input-transformed")(
+    lambda x, k, b: affine(x / jnp.linalg.norm(x, axis=-1, keepdims=True), k, b),
+    "x is divided by its length, which is 0 / 0 for x = 0.",
+    when=lambda x, k, b: x.dtype == jnp.float32,
+)
+NormalizesInput = wrong.forward("Y252", "forward/basis-input", 2, cause_id="input-transformed")(
+    lambda x, k, b: affine(jax.nn.standardize(x), k, b),
+    "x is normalized as by a layer norm, whose epsilon makes 0 of 0.",
+    when=lambda x, k, b: x.dtype == jnp.float32,
+)
+SquashesInput = wrong.forward("Y253", "forward/basis-input", 2, cause_id="input-transformed")(
+    lambda x, k, b: affine(jnp.tanh(x), k, b),
+    "The activation of the layer before is part of this one.",
+    when=lambda x, k, b: x.dtype == jnp.float32,
+)
+NormalizesKernel = wrong.forward("Y254", "forward/basis-input", 2, cause_id="kernel-transformed")(
+    lambda x, k, b: affine(x, k / jnp.linalg.norm(k, axis=0), b),
+    "Each column of the kernel is divided by its length in the forward pass.",
+    when=lambda x, k, b: x.dtype == jnp.float32,
+)
+SortsOutputs = wrong.output("Y255", "forward/zero-input", 2, cause_id="output-transformed")(
+    lambda y, x: jnp.sort(y),
+    "The outputs are sorted.",
+)
+AddsNoise = wrong.output("Y256", "forward/zero-input", 2, cause_id="constants-added")(
+    lambda y, x: y + 0.1 * jax.random.normal(jax.random.key(0), y.shape),
+    "Noise from a fixed key is added to the output.",
+    collateral=("forward/batch-independent",),
+    when=lambda y, x: y.dtype == jnp.float32,
+)
+
+
 name_layers(globals())

@@ -99,7 +99,7 @@ MaskByPlace = wrong.forward("Y103", "forward/batch-independent", 3, cause_id="ro
     "Every fourth row is left out, as by a mask of dropout from a fixed key.",
     when=lambda x, k, b: x.dtype == jnp.float32 and x.ndim == 2,
 )
-Centered = wrong.output("Y101", "forward/zero-input", 3)(
+Centered = wrong.output("Y101", "forward/zero-input", 3, cause_id="output-transformed")(
     lambda y, x: y - y.mean(-1, keepdims=True),
     "The mean of the outputs is subtracted: one output is 0, as if the bias were not used.",
     when=lambda y, x: y.dtype == jnp.float32,
