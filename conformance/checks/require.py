@@ -176,10 +176,14 @@ def equal(found: Any, expected: Any, what: str, *, cause: str = "") -> None:
     )
 
 
-def within(found: Any, reference: Any, bound: Any, what: str, *, cause: str = "") -> float:
+def within(
+    found: Any, reference: Any, bound: Any, what: str, *, cause: str = "",
+    against: str = "the float64 reference",
+) -> float:  # fmt: skip
     """Require ``|found - reference| <= bound`` entry by entry; return the largest error / bound.
 
-    All three broadcast to the shape of ``reference``; the bound must be derived.
+    All three broadcast to the shape of ``reference``, which ``against`` names; the bound must be
+    derived.
     """
     found, reference = np.asarray(found), np.asarray(reference)
     if found.shape != reference.shape:
@@ -199,7 +203,7 @@ def within(found: Any, reference: Any, bound: Any, what: str, *, cause: str = ""
     if ratio[place] <= 1.0:
         return float(ratio[place])
     fail(
-        f"{what} at {_index(place)} is {found[place]!s}, the float64 reference is "
+        f"{what} at {_index(place)} is {found[place]!s}, {against} is "
         f"{reference[place]:.9g}: error / bound = {ratio[place]:.3g}",
         accepted=f"error <= {bound[place]:.3g} (rounding-error bound)",
         cause=cause,

@@ -80,8 +80,8 @@ def require_same_first_output(layer: Layer, case: Case, x: np.ndarray) -> None:
     if layer.reparameterized:  # computing the kernel from its parameters may round
         new = Built(layer, parameters=Parameters(model, variables))
         reference = layer.value(x, new.kernel, new.bias)
-        bound = 2 * reference.bound
-        require.within(found, np.asarray(again, np.float64), bound, "the output while initializing")
+        bound, what = 2 * reference.bound, "the output while initializing"
+        require.within(found, np.asarray(again, np.float64), bound, what, against="f(x)")
     else:
         require.equal(found, again, "the output while initializing")
     with during("applying the layer with the rng of another layer's dropout"):

@@ -44,6 +44,7 @@ _IN = _spelled("input", "in")
 _OUT = _spelled(
     "output", "out", "features", "units", *(f"hidden_{noun}" for noun in _NOUNS), "hidden",
     *(f"{before}_{word}" for before in ("n", "num") for word in ("features", "units", "hidden")),
+    *("vocab_size", "num_classes", "n_classes", "num_labels", "num_outputs"),
 )  # fmt: skip
 _RANDOM = frozenset(
     (
@@ -163,7 +164,13 @@ def _sizes(
 ) -> tuple[Parameter, Parameter]:
     """Return the parameters of both sizes, found by name, else the first that may be sizes."""
     first = next((p for p in named if p.name.lower() in _IN), None)
-    second = next((p for p in named if p.name.lower() in _OUT), None)
+    outputs = [p for p in named if p.name.lower() in _OUT]
+    hidden = [p for p in outputs if p.name.lower().startswith("hidden")]
+    if first is None and hidden and len(outputs) > len(hidden):
+        # A head takes the hidden size to another one.
+        first = hidden[0]
+        outputs.remove(first)
+    second = outputs[0] if outputs else None
     rest = [p for p in named if p not in (first, second) and _may_be_size(p)]
     # Arguments without a default come first, because the call has to give them.
     rest.sort(key=lambda p: p.default is not Parameter.empty)
@@ -302,7 +309,8 @@ def _described(
     pairs = ((first, _IN), (second, _OUT))
     unknown = [size.name for size, names in pairs if size.name.lower() not in names]
     remarks = [] if known else [f"by position, not by name: {' and '.join(unknown)}"]
-    remarks += [] if random is not None else ["it takes no seed"]
+    takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in signature.parameters.values())
+    remarks += [] if random is not None or takes_any else ["it takes no seed"]
     return call + (f" ({'; '.join(remarks)})" if remarks else "")
 
 

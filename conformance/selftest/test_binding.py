@@ -33,6 +33,8 @@ def _class(signature: str) -> type:
         ("units, in_units, rngs", "in_units", "units"),
         ("features, d_in, rngs", "d_in", "features"),
         ("dim, hidden_dim, rngs", "dim", "hidden_dim"),
+        ("hidden_size, vocab_size, rngs", "hidden_size", "vocab_size"),
+        ("num_classes, hidden_dim, rngs", "hidden_dim", "num_classes"),
         ("n, m, rngs", "n", "m"),
         ("name: str, n: int, m: int, rngs, ", "n", "m"),
         ("rngs, in_size, out_size", "in_size", "out_size"),
@@ -190,6 +192,28 @@ def test_a_forward_function_in_another_order() -> None:
     assert bound[0](1, "x", 3) == ("x", 3, 1)
     assert bound[1] == "forward(x, n_out, seed)"
     assert bind_forward(lambda x: x) is None
+
+
+class Made:
+    """A class whose constructor takes arrays, and a method that takes sizes."""
+
+    def __init__(self, kernel: jax.Array, bias: jax.Array) -> None:
+        self.kernel, self.bias = kernel, bias
+
+    @classmethod
+    def create(cls, key: jax.Array, in_dim: int, out_dim: int) -> Made:
+        """Return a new layer."""
+        return cls(jax.random.normal(key, (in_dim, out_dim)), jnp.zeros(out_dim))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The output."""
+        return x @ self.kernel + self.bias
+
+
+def test_the_method_that_takes_sizes_is_named() -> None:
+    with pytest.raises(NotAdaptable, match=r"Name the method that takes sizes: Made\.create"):
+        adapt(Made)
+    assert adapt(Made.create).init is not None
 
 
 def test_a_function_of_a_key_gets_one() -> None:
