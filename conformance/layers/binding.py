@@ -73,10 +73,13 @@ class Binding:
         ``nnx.Rngs`` or a seed, by the kind of layer.
     description
         The call in words; empty if it is the usual one.
+    takes_seed
+        Whether the constructor takes a seed, which an ``nnx.Rngs`` gives as a number.
     """
 
     construct: Callable[[Any, Any, Any], Any]
     description: str = ""
+    takes_seed: bool = False
 
 
 def signature_of(layer: Any) -> inspect.Signature | None:
@@ -141,7 +144,8 @@ def bind(layer: Any, arguments: Mapping[str, Any], *, is_nnx: bool) -> Binding:
             given["rngs"] = source
         return _called(layer, signature, {**given, **arguments})
 
-    return Binding(construct, _described(layer, signature, sizes, random, into, arguments))
+    words = _described(layer, signature, sizes, random, into, arguments)
+    return Binding(construct, words, into == "seed")
 
 
 def _named(signature: inspect.Signature, arguments: Mapping[str, Any]) -> list[Parameter]:

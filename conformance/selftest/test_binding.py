@@ -103,6 +103,27 @@ def test_what_else_is_needed_is_asked_for_by_name() -> None:
     assert np.array_equal(layer(jnp.ones(3)), layer.linear(jnp.ones(3)))
 
 
+def test_a_seed_is_a_number_under_a_trace_as_well() -> None:
+    """A user gives a number there, and ``nnx.Rngs`` takes no traced one."""
+
+    class Seeded(nnx.Module):
+        def __init__(self, in_features: int, out_features: int, seed: int) -> None:
+            assert type(seed) is int
+            self.linear = nnx.Linear(in_features, out_features, rngs=nnx.Rngs(seed))
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.linear(x)
+
+    its = adapt(Seeded)
+    assert its.init is not None
+    assert its.module is not None
+    init = its.init
+    shapes = jax.eval_shape(lambda: init(7, 3, 10))
+    assert sorted(leaf.shape for leaf in jax.tree_util.tree_leaves(shapes)) == [(3, 10), (10,)]
+    (*_, kernel) = jax.tree_util.tree_leaves(its.init(7, 3, 10))
+    assert np.array_equal(kernel, its.module(3, 10, nnx.Rngs(7)).linear.kernel[...])
+
+
 class Sizes(linen.Module):
     """A Linen class with both sizes, under other names than Flax's."""
 

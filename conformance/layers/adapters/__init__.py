@@ -197,7 +197,7 @@ def _of_factory(
 def _of_nnx(binding: Binding, label: str, convention: Convention, library: str) -> Implementation:
     from conformance.layers.adapters.nnx import from_nnx
 
-    found = from_nnx(binding.construct, label, convention, library)
+    found = from_nnx(binding.construct, label, convention, library, takes_seed=binding.takes_seed)
     return replace(found, bound=binding.description)
 
 

@@ -30,15 +30,29 @@ def _of_parameters(parameters: Parameters) -> list[Leaf]:
 
 
 def from_nnx(
-    construct: Callable[[int, int, Any], Any], name: str, convention: Convention, library: str
+    construct: Callable[[int, int, Any], Any],
+    name: str,
+    convention: Convention,
+    library: str,
+    *,
+    takes_seed: bool = False,
 ) -> Implementation:
-    """Return an implementation; ``construct(in_features, out_features, rngs)`` builds the class."""
+    """Return an implementation; ``construct(in_features, out_features, rngs)`` builds the class.
+
+    If the class takes a seed, ``construct`` also takes the number in place of the ``nnx.Rngs``.
+    """
     register()
 
     def init(seed: Any, in_features: int, out_features: int) -> Parameters:
-        # nnx.Rngs takes Python ints and keys, not a traced number.
-        source = seed if isinstance(seed, int) else jax.random.key(seed)
-        return split(construct(in_features, out_features, nnx.Rngs(source)))
+        source: Any
+        if takes_seed and isinstance(seed, int):
+            # A trace has no numbers of its own keys, and a user gives the seed as a number.
+            with jax.ensure_compile_time_eval():
+                source = int(jax.random.bits(nnx.Rngs(seed).params()))
+        else:
+            # nnx.Rngs takes Python ints and keys, not a traced number.
+            source = nnx.Rngs(seed if isinstance(seed, int) else jax.random.key(seed))
+        return split(construct(in_features, out_features, source))
 
     def apply(parameters: Parameters, x: Any) -> Any:
         return nnx.merge(parameters.static, parameters.tree)(x)
@@ -53,7 +67,7 @@ def from_nnx(
         with_parameters=access.with_parameters,
         module=construct,
         leaves=_of_parameters,
-        under=lambda other: from_nnx(construct, name, other, library),
+        under=lambda other: from_nnx(construct, name, other, library, takes_seed=takes_seed),
         convention=convention,
         library=library,
     )
