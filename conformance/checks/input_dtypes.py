@@ -16,7 +16,15 @@ from conformance.errors import Cause, Violation
 from conformance.layers import experiments
 from conformance.layers.looking import SIZES
 
-__all__ = ["cause_of", "refused", "represented", "require_refused", "require_taken", "takes"]
+__all__ = [
+    "casts",
+    "cause_of",
+    "refused",
+    "represented",
+    "require_refused",
+    "require_taken",
+    "takes",
+]
 
 
 def takes(layer: Layer, dtype: Any) -> bool:
@@ -27,6 +35,21 @@ def takes(layer: Layer, dtype: Any) -> bool:
 def _kind(dtype: Any) -> str:
     kinds = {"b": "boolean", "i": "integer", "u": "integer", "c": "complex"}
     return kinds.get(np.dtype(dtype).kind, "floating")
+
+
+def casts(layer: Layer) -> bool:
+    """Return whether float32 is the dtype of f(x) for an x and parameters of any dtypes.
+
+    Casting to float32 drops an imaginary part; ``dtypes/cast-parameters`` reports both at once.
+    """
+    if layer.convention.compute_dtype != "float32":
+        return False
+    x = np.ones((*layer.fewest, SIZES[0][0]), np.float32)
+    try:
+        dense = layer.build(*SIZES[0]).cast("bfloat16")
+        return {str(dense(as_jax(x, d)).dtype) for d in ("bfloat16", "complex64")} == {"float32"}
+    except Exception:  # other requirements report a dtype that raises
+        return False
 
 
 def refused(layer: Layer) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from conformance.checks import programs, require
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
+from conformance.jax_setup.compat import inside_some_mesh
 from conformance.jax_setup.lazy import jax, linen, nnx
 
 __all__ = [
@@ -33,7 +34,9 @@ ANNOTATION = (None, AXIS)
 
 
 def require_devices() -> None:
-    """Skip the test as not applicable if this process has only one device."""
+    """Skip the test as not applicable if this process has one device, or the context sets some."""
+    if inside_some_mesh():
+        require.not_applicable("the layer's context sets a mesh, whose devices hold all arrays")
     count = jax.device_count()
     if count < 2:
         require.not_applicable(f"needs at least 2 devices, this process has {count}")

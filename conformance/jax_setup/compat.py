@@ -17,6 +17,7 @@ from flax import nnx
 __all__ = [
     "gradient_step",
     "inside_mesh",
+    "inside_some_mesh",
     "kept_closure",
     "keys_drawn",
     "optimizer",
@@ -76,6 +77,12 @@ def inside_mesh(mesh: Any) -> contextlib.AbstractContextManager[Any]:
         jax.set_mesh(mesh) if hasattr(jax, "set_mesh") else mesh
     )
     return found
+
+
+def inside_some_mesh() -> bool:
+    """Return whether ``jax.set_mesh`` is active, which older versions of JAX do not have."""
+    current = getattr(jax.sharding, "get_abstract_mesh", None)
+    return current is not None and not current().empty
 
 
 def kept_closure(module: nnx.Module) -> str:

@@ -16,6 +16,7 @@ import conformance
 from conformance import adapt
 from conformance.checks.layer import Layer
 from conformance.cli.main import main
+from conformance.jax_setup.compat import inside_mesh
 from conformance.layers.looking import look
 from conformance.layers.storage import Storage
 
@@ -183,6 +184,20 @@ class Keeping(Dropping):
         return self.dropout(self.linear(x), deterministic=deterministic)
 
 
+class Annotated(Plain):
+    """A layer whose parameters are sharded by outputs: recent versions of Flax need a mesh."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(din, dout, rngs=rngs)
+        self.kernel = nnx.Param(self.kernel[...], sharding=(None, "model"))
+        self.bias = nnx.Param(self.bias[...], sharding=("model",))
+
+
+def one_device() -> Any:
+    """Return the context of a mesh of one device."""
+    return inside_mesh(jax.sharding.Mesh(np.array(jax.devices()[:1]), ("model",)))
+
+
 class Row(Plain):
     """A layer whose bias is a row."""
 
@@ -321,3 +336,10 @@ def test_one_difference_is_one_finding(
     assert line in " ".join(text.split())
     assert "blocked" not in text
     assert len(text.splitlines()) <= 24
+
+
+def test_a_layer_is_checked_within_its_mesh(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"--requirement={row}" for row in ("builds", "affine-value", "sharding")]
+    context = f"--declare=context={__name__}:one_device"
+    assert main(["run", f"{__name__}:Annotated", context, *rows, "-n0"]) == 0
+    assert "do not hold" not in capsys.readouterr().out

@@ -167,6 +167,7 @@ def _require_castable(layer: Layer, case: Case, half: str) -> None:
             "layer-casts",
             f"the layer casts to {y.dtype} for any dtypes of x and of its parameters",
         ),
+        declare='dtype = "float32"' if input_dtypes.casts(layer) else "",
     )
     unit = max(oracle.unit_roundoff(half), oracle.unit_roundoff(computed))
     more = _FEW_ROUNDINGS if layer.reparameterized else _OWN_ROUNDINGS
@@ -254,6 +255,8 @@ def test_complex_input(layer: Layer, case: Case) -> None:
     )
     dense = layer.written(case)
     if input_dtypes.takes(layer, x.dtype):
+        if input_dtypes.casts(layer):
+            require.not_applicable("it casts any x to float32: see dtypes/cast-parameters")
         if "complex" in input_dtypes.refused(layer) and "integer" in input_dtypes.refused(layer):
             require.not_applicable("it takes no integers either: see dtypes/integer-input")
         input_dtypes.require_taken(layer, dense, x)
