@@ -9,9 +9,21 @@ from pathlib import Path
 import pytest
 
 import conformance
+from conformance.contract.applicability import why_not_applicable
 from conformance.contract.catalogue import catalogue, chosen
-from conformance.contract.requirement import AREAS, MUST, requirement, requirement_of
+from conformance.contract.requirement import (
+    ANY,
+    AREAS,
+    LINEN,
+    MUST,
+    NNX,
+    PARAMETERS,
+    Need,
+    requirement,
+    requirement_of,
+)
 from conformance.errors import UsageError
+from conformance.layers.implementation import FLAX
 from conformance.report.contract import markdown
 
 DOCUMENT = Path(conformance.__file__).parent / "CONTRACT.md"
@@ -102,3 +114,19 @@ def test_a_requirement_without_a_sentence_is_refused() -> None:
         requirement("forward/nothing", MUST)(lambda: None)
     with pytest.raises(ValueError, match="area/slug"):
         requirement("nowhere/something", MUST)
+
+
+@pytest.mark.parametrize(
+    ("id", "needed", "provides", "given"),
+    [
+        ("models/linen-submodule", "a Linen module", NNX, "an nnx module"),
+        ("models/nnx-submodule", "an nnx module", LINEN, "a Linen module"),
+        ("exercise/vector-out", "a forward function", LINEN, "a Linen module"),
+    ],
+)
+def test_what_a_layer_lacks_is_said_in_words(
+    id: str, needed: str, provides: Need, given: str
+) -> None:
+    (row,) = (row for row in catalogue() if row.id == id)
+    reason = why_not_applicable(row, {ANY, PARAMETERS, provides}, FLAX)
+    assert reason == f"needs {needed}; this is {given}"

@@ -122,6 +122,16 @@ def test_each_pitfall_is_named(grades: Mapping[str, tuple[str, Verdict]], name: 
     assert verdict.exit_code == (OK if name == "right" else NONCONFORMING)
 
 
+def test_nothing_checked_is_no_right_solution() -> None:
+    text = io.StringIO()
+    entry = Entry("x", "x", "mine.py:dense_forward")
+    cells = (Cell("x", "exercise/vector-out", "MUST", Outcome.NOT_APPLICABLE),)
+    verdict = Verdict((entry,), (), cells)
+    write_grade(Console(file=text, width=100), "mine.py", verdict)
+    assert text.getvalue().splitlines()[-1] == "nothing was checked"
+    assert verdict.exit_code == USAGE
+
+
 def test_a_hint_does_not_give_the_code_away() -> None:
     for pitfall in PITFALLS:
         for code in ("nnx.Param(", "sqrt", "int(", "(out_features,)"):

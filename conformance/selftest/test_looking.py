@@ -272,6 +272,15 @@ def test_what_is_declared_is_right(capsys: pytest.CaptureFixture[str]) -> None:
     assert "kernel stored as (out, in)" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_layer_of_vectors_takes_every_dtype(capsys: pytest.CaptureFixture[str]) -> None:
+    """It raises for a batch, so no check may give it one."""
+    spec = "implementations.correct.functional:vectors_only"
+    dtypes = ("half-input", "integer-input", "complex-input", "cast-parameters", "float32-out")
+    asked = [f"--requirement=dtypes/{slug}" for slug in dtypes]
+    assert main(["run", spec, *asked, "--strict", "-n0"]) == 0
+    assert "5 passed" in capsys.readouterr().out
+
+
 def test_a_function_that_makes_a_module_is_its_class() -> None:
     """The module's attributes are declarations, and it is checked as an nnx layer."""
     found = adapt(half_without_bias)

@@ -59,6 +59,30 @@ def test_a_fault_is_written_once_when_it_is_known(
     assert "does not conform" in done.stdout
 
 
+SUBTRACTS = """
+from flax import nnx
+
+class Wrong(nnx.Linear):
+    def __call__(self, x):
+        with open("calls", "a") as log:
+            log.write("x")
+        return super().__call__(x) - 2 * self.bias[...]
+"""
+
+
+def test_what_rests_on_a_failure_is_not_run(tmp_path: Path) -> None:
+    """The layer is called as often as for the requirement that fails, alone."""
+    (tmp_path / "wrong.py").write_text(SUBTRACTS, encoding="utf-8")
+    calls = []
+    for above in ([], ["forward/integer-exact", "forward/affine-value", "numerics/inf-confined"]):
+        (tmp_path / "calls").write_text("")
+        asked = [f"--requirement={id}" for id in ("forward/zero-input", *above)]
+        done = python(tmp_path, "-m", "conformance", "run", "wrong.py:Wrong", "-n0", *asked)
+        assert done.returncode == 1, done.stdout + done.stderr
+        calls.append(len((tmp_path / "calls").read_text()))
+    assert calls[0] == calls[1] > 0
+
+
 def test_a_profile_says_what_it_can_detect() -> None:
     """More examples detect rarer faults, and more weights smaller errors."""
     assert PROFILES["quick"].statement() == (

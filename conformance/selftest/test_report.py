@@ -123,6 +123,18 @@ def test_failures_say_all_that_is_known() -> None:
     assert "Does not conform" in Page(text).all("strong")[0][1]
 
 
+def test_what_is_blocked_is_counted_and_named() -> None:
+    found = results(1, 12, wrong=0.0)
+    first, *rest = found["cells"][:4]
+    first.update(outcome="failed", message="it differs")
+    for cell in rest:
+        cell.update(outcome="blocked", blocked_by=first["requirement"])
+    found["exit_code"] = 1
+    (article,) = Page(page_of(found)).all("article")
+    assert "3 more requirements could not be checked because of this" in article[1]
+    assert all(cell["requirement"] in article[1] for cell in rest)
+
+
 def test_a_broken_registration_is_shown_once() -> None:
     """All of its cells link to one card."""
     found = results(1, 12, wrong=0.0)

@@ -106,6 +106,9 @@ def test_five_faults_fit_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None
         assert sum(f"cause     {word}: the layer" in line for line in lines) == 1
     assert "5 requirements do not hold, 1 more could not be checked; -v shows all of each" in lines
     assert lines[-1] == "does not conform: MUST 0/6; 1 recommendation does not hold"
+    # Notes, and the names of what is blocked, are for -v.
+    assert not [line for line in lines if line.startswith(("  note", "  blocked"))]
+    assert _ROWS[5] not in "\n".join(lines)
 
 
 def test_a_second_fault_of_the_same_cause_refers_to_the_first(
