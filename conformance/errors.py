@@ -31,7 +31,9 @@ __all__ = [
     "WrongCondition",
     "by_user",
     "contain_interrupts",
+    "described",
     "is_layers_file",
+    "name_of",
     "places_of_libraries",
     "printable",
     "printable_values",
@@ -170,9 +172,24 @@ def safe_text(value: object, longest: int = _LONGEST_TEXT) -> str:
     except BaseException as error:
         if by_user(error):
             raise
-        text = f"<{type(value).__name__} whose text raises  {type(error).__name__}>"
+        text = f"<{_NAME(type(value))} whose text raises {_NAME(type(error))}>"
     text = " ".join(printable(text).split())
     return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+# A metaclass may hide or invent the name of its classes.
+_NAME = type.__dict__["__name__"].__get__
+_LONGEST_NAME = 100
+
+
+def name_of(error: BaseException) -> str:
+    """Return the name of an exception's type on one line, shortened."""
+    return safe_text(_NAME(type(error)), _LONGEST_NAME)
+
+
+def described(error: BaseException, longest: int = _LONGEST_TEXT) -> str:
+    """Return the name of an exception's type and its text, on one line, shortened."""
+    return f"{name_of(error)}: {safe_text(error, longest)}"
 
 
 # A terminal or a page would obey these characters instead of showing them: the control characters
@@ -262,4 +279,4 @@ def contain_interrupts(contained: bool = True) -> bool:
 
 def by_user(error: BaseException) -> bool:
     """Return whether the user may have caused the exception, which then has to end the run."""
-    return isinstance(error, KeyboardInterrupt) and not _contained
+    return issubclass(type(error), KeyboardInterrupt) and not _contained

@@ -104,6 +104,10 @@ def pytest_configure(config: pytest.Config) -> None:
         seconds = config.getoption("conformance_for")
         config.pluginmanager.register(Rounds(run, seconds), "conformance-rounds")
         config.pluginmanager.register(_AtOnce(config, run), "conformance-at-once")
+    if run.controls and run.executes and not config.option.collectonly:
+        from conformance.running.exit_guard import ExitGuard
+
+        config.pluginmanager.register(ExitGuard(run), "conformance-exit-guard")
     if run.distributes and not config.option.collectonly:
         from conformance.running.preflight import Preflight
 

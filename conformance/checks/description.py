@@ -14,7 +14,7 @@ import numpy as np
 from conformance.checks.kernels import kernels_of
 from conformance.checks.layer import Layer
 from conformance.checks.scan import NOT_TRACED, scan
-from conformance.errors import safe_text
+from conformance.errors import described
 from conformance.jax_setup.lazy import jax
 from conformance.layers import experiments
 from conformance.layers.declaration import TABLE
@@ -219,16 +219,14 @@ def _accepted(layer: Layer) -> tuple[tuple[int, ...], str, str]:
     try:
         parameters = layer.init(0, *SIZES[0])
     except Exception as error:  # which the layer raised
-        return (), "", f"{type(error).__name__}: {safe_text(error)}"
+        return (), "", described(error)
     for rank in range(1, 6):
         lead = (2, 3, 2, 4)[: rank - 1]
         x = jax.device_put(np.ones((*lead, SIZES[0][0]), np.float32))
         try:
             y = layer.apply(parameters, x)
         except Exception as error:
-            trouble = trouble or (
-                f"{type(error).__name__}: {safe_text(error)}" if rank == 2 else ""
-            )
+            trouble = trouble or (described(error) if rank == 2 else "")
             continue
         if np.shape(y) == (*lead, SIZES[0][1]):
             ranks.append(rank)

@@ -12,6 +12,7 @@ from conformance.checks.programs import call
 from conformance.checks.scan_points import Point
 from conformance.checks.signatures import Signature, signature
 from conformance.contract.requirement import PARAMETERS
+from conformance.errors import name_of
 from conformance.jax_setup.lazy import jax, jnp
 
 __all__ = ["CONSTRUCTION", "FORWARD", "GRADIENT", "Traces"]
@@ -37,7 +38,7 @@ class Traces:
             try:
                 self._known[key] = self._trace(kind, point)
             except Exception as error:
-                self._known[key] = Signature(("raises", type(error).__name__))
+                self._known[key] = Signature(("raises", name_of(error)))
         return self._known[key]
 
     def grows(self, kind: str, point: Point, tenfold: Point) -> bool:

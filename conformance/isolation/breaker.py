@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from conformance.errors import safe_text
+from conformance.isolation.leftovers import only_here
 from conformance.isolation.postmortem import innermost_layer_frame
 from conformance.results.cell import Outcome
 
@@ -79,9 +80,11 @@ class Breaker:
         with contextlib.suppress(OSError):
             mark.write_text("")
         try:
-            yield
+            with only_here():
+                yield
         finally:
-            mark.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                mark.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def running(self, implementation: str, requirement: str, *, guarded: bool) -> Iterator[None]:
@@ -94,7 +97,8 @@ class Breaker:
             faulthandler.enable(file=words)
             faulthandler.dump_traceback_later(self.time_limit, exit=True, file=words)
         try:
-            yield
+            with only_here():
+                yield
         finally:
             if guarded:
                 faulthandler.cancel_dump_traceback_later()

@@ -19,7 +19,15 @@ import pytest
 
 from conformance.checks import precision, recording
 from conformance.contract.requirement import requirement_of
-from conformance.errors import LoadError, Violation, by_user, raised_by_layer, safe_text
+from conformance.errors import (
+    LoadError,
+    Violation,
+    by_user,
+    described,
+    name_of,
+    raised_by_layer,
+    safe_text,
+)
 from conformance.isolation import snapshot
 from conformance.isolation.shared_code import HARNESS, SharedCode
 from conformance.jax_setup import compile_cache, mlir_context
@@ -123,7 +131,7 @@ class Containment:
         except pytest.skip.Exception as skipped:
             if not raised_by_layer(skipped):
                 raise
-            said = f"the layer raised {type(skipped).__name__}: {safe_text(skipped.msg)}"
+            said = f"the layer raised {name_of(skipped)}: {safe_text(skipped.msg)}"
             raise Violation(said, accepted="no exception") from skipped
         except Exception:
             raise
@@ -131,7 +139,7 @@ class Containment:
             if by_user(error):
                 raise
             # Such an exception would end the whole run.
-            raise RuntimeError(f"{type(error).__name__}: {safe_text(error)}") from error
+            raise RuntimeError(described(error)) from error
         finally:
             if sys.stdout.closed or sys.stderr.closed:
                 self._spoiled_by = _FOR_ALL

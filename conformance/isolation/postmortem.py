@@ -11,7 +11,7 @@ from pathlib import Path
 
 from conformance.errors import is_layers_file
 
-__all__ = ["ended", "innermost_layer_frame", "is_child"]
+__all__ = ["ended", "has_ended", "innermost_layer_frame", "is_child"]
 
 _FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>.+)$', re.M)
 _PATIENCE = 1.0
@@ -48,6 +48,16 @@ def ended(pid: int) -> str:
             return f"it was ended by {_name(found.si_status)}"
         time.sleep(0.01)
     return ""
+
+
+def has_ended(pid: int) -> bool:
+    """Return whether a child of this process has ended; its status stays available."""
+    if not hasattr(os, "waitid"):
+        return False
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except OSError:
+        return True  # its status has been taken
 
 
 def _name(number: int) -> str:

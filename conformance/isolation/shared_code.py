@@ -17,7 +17,7 @@ __all__ = ["HARNESS", "SharedCode"]
 
 # The packages that layers are written with, and those that run them.
 _LIBRARIES = (
-    *("builtins", "math", "os", "random", "signal", "time"),
+    *("builtins", "math", "os", "random", "signal", "threading", "time"),
     *("numpy", "jax", "jaxlib", "flax"),
 )
 HARNESS = (

@@ -30,7 +30,10 @@ _CALLED = (
     *("flax.nnx", "flax.linen", "builtins"),
 )
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD")
-_LIMITS = ("RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_STACK", "RLIMIT_NOFILE", "RLIMIT_CPU")
+_LIMITS = (
+    *("RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_STACK", "RLIMIT_NOFILE", "RLIMIT_CPU"),
+    *("RLIMIT_FSIZE", "RLIMIT_NPROC"),
+)
 
 
 def _config_values() -> dict[str, Any]:
@@ -69,6 +72,12 @@ def _limit(before: dict[int, tuple[int, int]]) -> None:
             resource.setrlimit(each, values)
 
 
+def _umask() -> int:
+    mask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(mask)
+    return mask
+
+
 def _working_directory() -> str:
     try:
         return os.getcwd()
@@ -86,6 +95,7 @@ def _posix_settings() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
         ),
         "the handling of signals": (_handlers(), _handle),
         "the process's resource limits": (_limits(), _limit),
+        "the mask of new files' permissions (os.umask)": (_umask(), os.umask),
     }
 
 

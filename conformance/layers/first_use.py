@@ -15,7 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from conformance.errors import LoadError, NotAdaptable, by_user, is_layers_file, safe_text
+from conformance.errors import (
+    LoadError,
+    NotAdaptable,
+    by_user,
+    described,
+    is_layers_file,
+    safe_text,
+)
 from conformance.layers.binding import signature_of
 from conformance.layers.implementation import Implementation
 from conformance.layers.loading import attribute, load
@@ -62,7 +69,7 @@ def require_usable(implementation: Implementation) -> None:
             _use(implementation)
     except Exception as error:
         if _was_never_run(error):
-            raise LoadError(f"{type(error).__name__}: {safe_text(error)}") from error
+            raise LoadError(described(error)) from error
     except BaseException as error:
         if by_user(error):
             raise
@@ -108,7 +115,7 @@ def explained(error: LoadError, entry: Entry) -> str:
     elif isinstance(cause, SyntaxError):
         what, lines, hint = f"{type(cause).__name__}: {cause.msg}", _syntax(cause), ""
     else:
-        what, lines = f"{type(cause).__name__}: {safe_text(cause)}", _frame(cause)
+        what, lines = described(cause), _frame(cause)
         hint = _hint(cause) or _self_hint(what, lines)
     lines += [f"  hint: {line}" for line in hint.splitlines()]
     return "\n".join([f"{entry.name} cannot be used: {what}", *lines])

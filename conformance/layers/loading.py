@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from conformance.errors import LoadError, NotAdaptable, UsageError, by_user, safe_text
+from conformance.errors import LoadError, NotAdaptable, UsageError, by_user, described, safe_text
 from conformance.layers.implementation import Implementation
 from conformance.layers.registry import Entry, is_installed, split_variant
 
@@ -64,9 +64,7 @@ def load(entry: Entry) -> Implementation:
     except BaseException as error:
         if by_user(error):
             raise
-        raise LoadError(
-            f"{entry.spec}: inspecting it raised {type(error).__name__}: {safe_text(error)}"
-        ) from error
+        raise LoadError(f"{entry.spec}: inspecting it raised {described(error)}") from error
     if not variant:
         return implementation
     listed = ", ".join(implementation.variants) or "none"
@@ -97,14 +95,12 @@ def named(spec: str) -> Any:
         except BaseException as error:
             if by_user(error):
                 raise
-            raise LoadError(
-                f"{spec}: reading {attribute!r} raised {type(error).__name__}: {safe_text(error)}"
-            ) from error
+            raise LoadError(f"{spec}: reading {attribute!r} raised {described(error)}") from error
     return found
 
 
 def _import_failure(spec: str, place: str, error: BaseException) -> str:
-    what = f"{spec}: importing {place} raised {type(error).__name__}: {safe_text(error)}"
+    what = f"{spec}: importing {place} raised {described(error)}"
     if place.partition(".")[0] == "implementations":
         here = Path(__file__).resolve().parents[2] / "implementations"
         shadow = getattr(sys.modules.get("implementations"), "__file__", None) or "another place"

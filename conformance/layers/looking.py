@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.errors import by_user, safe_text
+from conformance.errors import by_user, described
 from conformance.jax_setup.lazy import jax
 from conformance.layers import experiments
 from conformance.layers.adapters.parameters import Leaf, leaves_of
@@ -82,7 +82,7 @@ def look(implementation: Implementation) -> Seen:
             raise
         if seen.leaves:
             return seen  # an experiment failed; requirements are about what it calls
-        return Seen(declared, trouble=f"{type(error).__name__}: {safe_text(error, 200)}")
+        return Seen(declared, trouble=described(error, 200))
 
 
 def _look(implementation: Implementation) -> Seen:

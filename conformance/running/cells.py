@@ -18,6 +18,7 @@ from conformance.contract.requirement import MAY, Requirement, requirement_of
 from conformance.errors import (
     LoadError,
     Violation,
+    described,
     places_of_libraries,
     printable_values,
     safe_text,
@@ -141,7 +142,7 @@ def cell_of(
             # A fault in the foundation explains an obstacle.
             obstacle=not known and call.when == "call",
             # The message of a LoadError shows the faulty line, with carets below it.
-            reason=str(error) if known else f"{type(error).__name__}: {safe_text(error)}",
+            reason=str(error) if known else described(error),
         )
     at_times = "" if error is violation else " (on the same case it passes at other times)"
     return replace(

@@ -14,11 +14,13 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from conformance.checks import profiles
+from conformance.isolation import leftovers
 from conformance.jax_setup import child_process
 from conformance.layers.registry import Entry
 
@@ -30,8 +32,6 @@ __all__ = ["Preflight"]
 # The workers, which have limits, deal with a layer that takes longer to import.
 _PATIENCE = 30.0
 _EACH = 10.0
-# Marks our lines, because a layer may print anything.
-_MARK = "\0dense-conformance\0"
 
 
 class Preflight:
@@ -45,19 +45,20 @@ class Preflight:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        # Not a pipe: a layer may print anything, and start processes that hold a pipe open.
+        self._answers = run.directory / "preflight"
         tried = [asdict(entry) for entry in run.entries if entry.source]
         if not tried:
             return
         active = profiles.active()
+        given = json.dumps([tried, active.name, active.seed, str(self._answers)])
         self._process = subprocess.Popen(
-            child_process.python("-m", __name__, json.dumps([tried, active.name, active.seed])),
+            child_process.python("-m", __name__, given),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=child_process.environment(),
-            encoding="utf-8",
-            errors="replace",
+            env=child_process.environment(**{leftovers.ENVIRONMENT: str(run.directory)}),
             # An interrupt from the terminal is for the controller.
             start_new_session=True,
         )
@@ -71,52 +72,44 @@ class Preflight:
         return True if len(self.run.unusable) == len(self.run.entries) else None
 
     def pytest_unconfigure(self) -> None:
-        """End the process, even if the run ended before it."""
-        if self._process is None:
-            return
-        # A layer may have started processes that hold the pipe open: end all of them.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if hasattr(os, "killpg"):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            else:
-                self._process.kill()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._process.wait()
+        """End the process, even if the run ended before it, and what layers have started in it."""
+        if self._process is not None and self._process.poll() is None:
+            leftovers.end_session(self._process.pid)
+            self._process.kill()
+            self._process.wait()
 
     def _unusable(self) -> list[tuple[str, str, dict[str, Any]]]:
         """Return why implementations cannot be used, by id, and the environment of the process."""
         if self._process is None:
             return []
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_PATIENCE)
+            leftovers.end_session(self._process.pid)
         try:
-            output, _ = self._process.communicate(timeout=_PATIENCE)
-        except subprocess.TimeoutExpired:
+            lines = self._answers.read_text(encoding="utf-8").splitlines()
+            return [tuple(json.loads(line)) for line in lines]
+        except (OSError, ValueError):  # none is unusable, or a layer has removed the file
             return []
-        lines = [line.rpartition(_MARK) for line in output.splitlines()]
-        return [tuple(json.loads(text)) for _, mark, text in lines if mark]
 
 
-def _examine(entry: Entry, profile: str, seed: int | None) -> None:
-    """Print why the implementation cannot be used, if it cannot."""
+def _examine(entry: Entry, profile: str, seed: int | None, answers: str) -> None:
+    """Write why the implementation cannot be used, if it cannot."""
     from conformance.layers.first_use import why_unusable
 
     why = why_unusable(entry)
     if why:
         from conformance.results.environment import describe
 
-        line = _MARK + json.dumps([entry.id, why, describe(profile, seed)]) + "\n"
-        os.write(_OUTPUT, line.encode())
-
-
-_OUTPUT = 1
+        with Path(answers).open("a", encoding="utf-8") as file:
+            file.write(json.dumps([entry.id, why, describe(profile, seed)]) + "\n")
 
 
 def main(given: str) -> None:
     """Use each of the implementations once; each of several in its own fork, if possible."""
-    entries, profile, seed = json.loads(given)
+    entries, *how = json.loads(given)
     if len(entries) == 1 or not hasattr(os, "fork"):
         # Without a fork, try one only: what it does to the process must not affect others.
-        _examine(Entry(**entries[0]), profile, seed)
+        _examine(Entry(**entries[0]), *how)
         return
     import flax.nnx
 
@@ -125,7 +118,7 @@ def main(given: str) -> None:
         child = os.fork()
         if child == 0:
             with contextlib.suppress(BaseException):
-                _examine(Entry(**entry), profile, seed)
+                _examine(Entry(**entry), *how)
             os._exit(0)
         _wait_for(child)
 

@@ -6,6 +6,7 @@ or in other processes.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import sys
@@ -22,7 +23,7 @@ from conformance.checks import profiles
 from conformance.contract.catalogue import chosen
 from conformance.contract.requirement import Requirement
 from conformance.errors import contain_interrupts
-from conformance.isolation import memory
+from conformance.isolation import leftovers, memory
 from conformance.isolation.breaker import Breaker
 from conformance.isolation.containment import Containment
 from conformance.jax_setup import compile_cache, devices
@@ -143,6 +144,7 @@ class Run:
         run._prepare(cache=not config.getoption("conformance_no_compile_cache"))
         if run.worker is not None:
             contain_interrupts()
+            leftovers.begin_worker()
             leave_interrupts_to_the_controller()
             memory.guard(config.getoption("conformance_memory_limit"), run.breaker.out_of_memory)
         return run
@@ -221,6 +223,8 @@ class Run:
         """Send a new worker the cells of the run, so that all workers collect the same."""
         from dataclasses import asdict
 
+        with contextlib.suppress(OSError):  # a layer may have removed it
+            self.directory.mkdir(exist_ok=True)
         node.workerinput["conformance"] = json.dumps(
             {
                 "entries": [asdict(e) for e in self.entries],
@@ -257,7 +261,8 @@ class Run:
     def refuse(self, unusable: Mapping[str, str], environment: Mapping[str, Any]) -> None:
         """Record the implementations that cannot be used, by id, so that no worker tries them."""
         self.environment.update(environment)
-        (self.directory / REFUSED).write_text(json.dumps(unusable), encoding="utf-8")
+        with contextlib.suppress(OSError):  # a worker then finds it out itself
+            (self.directory / REFUSED).write_text(json.dumps(unusable), encoding="utf-8")
         for entry in self.entries:
             for row in self.rows if entry.id in unusable else ():
                 if self.own is None or (entry.id, row.id) in self.own:

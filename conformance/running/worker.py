@@ -13,7 +13,7 @@ import pytest
 
 from conformance.checks import recording
 from conformance.contract.requirement import Requirement
-from conformance.errors import LoadError, safe_text
+from conformance.errors import LoadError, described
 from conformance.isolation import memory
 from conformance.isolation.containment import open_output
 from conformance.layers.loading import load
@@ -146,7 +146,7 @@ class Worker:
     def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """End a worker whose pytest is broken; the layer of the running cell is at fault."""
         if self.run.worker is not None and self.run.containment.prepared:
-            self.run.breaker.broken(f"{excinfo.typename}: {safe_text(excinfo.value)}")
+            self.run.breaker.broken(described(excinfo.value))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

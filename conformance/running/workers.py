@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conformance.errors import UsageError
+from conformance.isolation import leftovers
 from conformance.isolation.breaker import Breaker
-from conformance.isolation.postmortem import ended, is_child
+from conformance.isolation.postmortem import ended, has_ended, is_child
 from conformance.layers.registry import Entry, resolve
 from conformance.results.cell import Cell
 from conformance.running import remote_workers
@@ -89,31 +90,36 @@ class Workers:
         self._tries: Counter[str] = Counter()
         self._stop = threading.Event()
         self._nodes: set[Any] = set()
+        self._processes: dict[int, Any] = {}
+        self._run = str(breaker.directory)
         self._heard = time.monotonic()
         self._silent: set[Any] = set()
         self._last_was_silent = False
 
     def pytest_configure(self) -> None:
-        """Keep the current folder off the workers' path: a file in it may be named types.py."""
-        self._safe_path = os.environ.get(_SAFE_PATH)
-        os.environ[_SAFE_PATH] = "1"
+        """Set the variables that workers inherit.
+
+        The current folder stays off their path, because a file in it may be named types.py.
+        """
+        self._former = {name: os.environ.get(name) for name in (_SAFE_PATH, leftovers.ENVIRONMENT)}
+        os.environ.update({_SAFE_PATH: "1", leftovers.ENVIRONMENT: self._run})
 
     def pytest_unconfigure(self) -> None:
-        """Restore the environment of this process."""
-        os.environ.pop(_SAFE_PATH, None)
-        if self._safe_path is not None:
-            os.environ[_SAFE_PATH] = self._safe_path
+        """End what is left of the run, and restore the environment of this process."""
+        self._stop.set()
+        leftovers.end_orphans(self._run)
+        for name, value in self._former.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
     def pytest_sessionstart(self) -> None:
         """Start watching for workers that do not end by themselves."""
         threading.Thread(target=self._watch, daemon=True, name="dense-conformance watch").start()
 
-    def pytest_sessionfinish(self) -> None:
-        """Stop watching the workers."""
-        self._stop.set()
-
     def _watch(self) -> None:
         while not self._stop.wait(1.0):
+            self._end_those_who_hold_on()
             for pid in self.breaker.overdue(_GRACE):
                 if is_child(pid):
                     with contextlib.suppress(OSError):
@@ -124,6 +130,22 @@ class Workers:
                 self._silent = set(self._nodes)
                 for node in self._silent:
                     _end(node)
+
+    def _end_those_who_hold_on(self) -> None:
+        """End processes that keep the pipes of a dead worker open, so that its end is noticed."""
+        for pid, gateway in [*self._processes.items()]:
+            if has_ended(pid):
+                leftovers.end_session(pid)
+                del self._processes[pid]
+                if gateway.hasreceiver() and not self._stop.wait(1.0) and gateway.hasreceiver():
+                    leftovers.end_orphans(self._run)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_newgateway(self, gateway: Any) -> None:
+        """Note the process of a worker."""
+        process = _process_of(gateway)
+        if process is not None:
+            self._processes[process.pid] = gateway
 
     def pytest_runtest_logreport(self) -> None:
         """Note that a worker has sent something."""
@@ -198,9 +220,14 @@ class Workers:
         return _AGAIN, "R", ("RERUN", {"yellow": True})
 
 
+def _process_of(gateway: Any) -> Any:
+    """Return the local process of a worker, which execnet does not publish; None without one."""
+    return getattr(getattr(gateway, "_io", None), "popen", None)
+
+
 def _end(node: Any) -> None:
     """End the process of a worker; execnet has no public way to end a silent one."""
-    process = getattr(getattr(node.gateway, "_io", None), "popen", None)
+    process = _process_of(node.gateway)
     if process is not None:
         process.kill()
     else:

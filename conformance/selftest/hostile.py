@@ -130,6 +130,7 @@ PLUGINS: tuple[Plugin, ...] = (
     _called("recursion", "failed", "raised RecursionError", "return self(x)"),
     _called("skips", "failed", "raised Skipped: not me", "import pytest; pytest.skip('not me')"),
     _called("half-a-character", "failed", r"raised ValueError: \ud800", r"raise ValueError('\ud800')"),
+    _called("long-name", "failed", r"raised E \x1b[31mnnn", r"raise type('E\n\x1b[31m' + 'n' * 10**6, (Exception,), {})('x')"),
     _called("silent-exception", "failed", "Silent whose text raises", f"class Silent(Exception):\n    def __str__(self): {_RAISES}\n    __repr__ = __str__\nraise Silent"),
     # These change the process for others.
     _imported("numpy-replaced", "passed", "import numpy.dot was replaced", "import numpy; numpy.dot = lambda *a: 0; numpy.ndarray = int"),
@@ -151,8 +152,15 @@ PLUGINS: tuple[Plugin, ...] = (
     _imported("recursion-limit", "passed", "import the recursion limit changed", "import sys; sys.setrecursionlimit(10**6)"),
     _imported("resource-limit", "passed", "import the process's resource limits changed", "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))"),
     _imported("modules-gone", "passed", "import the module numpy was replaced", "import sys, numpy; del sys.modules['numpy'], sys.modules['jax']"),
+    _imported("umask", "passed", "import the mask of new files' permissions (os.umask) changed", "import os; os.umask(0o777)"),
     _imported("threads", "passed", "", "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start()"),
     _imported("time-bomb", "", "", "import threading, os; threading.Timer(3, os._exit, [9]).start()"),
+    # These leave processes behind, which hold the worker's pipes open or go on as copies of it.
+    _imported("forks-on-import", "passed", "", "import os; os.fork()"),
+    _called("forks", "passed", "", "import os\nif os.environ.setdefault('FORKED', '') == '': os.environ['FORKED'] = '1'; os.fork()"),
+    _imported("fork-stays", "crashed", "exit code 5", "import os, time\nif os.fork() == 0: time.sleep(3000)\nos._exit(5)"),
+    _imported("daemon-stays", "passed", "", "import subprocess; subprocess.Popen(['sleep', '3000'], close_fds=False, start_new_session=True)"),
+    _called("ends-its-group", "crashed", "ended by SIGTERM", "import os, signal; os.killpg(0, signal.SIGTERM)"),
     # These print much, or have odd names.
     _called("loud", "passed", "", "import os; print('x' * 10**6); os.write(1, b'y' * 10**6); os.write(2, b'z' * 10**6)"),
     _called("warns", "failed", "the warning filters changed", "import warnings\nclass Odd(UserWarning):\n    def __init__(self, a, b): super().__init__(a)\nwarnings.simplefilter('always')\nfor i in range(3000): warnings.warn(Odd(f'{i}', object()))"),

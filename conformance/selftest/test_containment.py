@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -20,7 +21,7 @@ import pytest
 from conformance import errors
 from conformance.checks.require import NotApplicable, during, not_applicable
 from conformance.errors import Violation, safe_text
-from conformance.isolation import snapshot
+from conformance.isolation import leftovers, snapshot
 from conformance.isolation.containment import Containment
 from conformance.isolation.shared_code import SharedCode
 from conformance.layers.registry import Entry
@@ -38,6 +39,7 @@ CHANGES: dict[str, Callable[[], object]] = {
     "the garbage collector changed": gc.disable,
     "the warning filters changed": lambda: warnings.simplefilter("error"),
     "the working directory changed": lambda: os.chdir("/"),
+    "the mask of new files' permissions (os.umask) changed": lambda: os.umask(0o777),
     "the handling of floating-point errors (numpy.seterr) changed": lambda: np.seterr(all="raise"),
     "how modules are found (sys.meta_path, sys.path_hooks) changed": sys.meta_path.clear,
     "entries of sys.path were removed": sys.path.clear,
@@ -173,6 +175,36 @@ def test_every_text_can_be_written() -> None:
     assert len(safe_text("x" * 10**6)) == 600
 
 
+def test_a_fork_does_not_go_on_as_a_copy(tmp_path: Path) -> None:
+    """It ends where it would leave the layer's code."""
+    code = (
+        "import os\nfrom conformance.isolation.leftovers import only_here\n"
+        "with only_here():\n    child = os.fork()\n"
+        "os.waitpid(child, 0)\nprint('once')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "once\n"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_orphans_are_ended_and_children_are_not(tmp_path: Path) -> None:
+    """The code of a dead worker may have started processes in other sessions."""
+    environment = {**os.environ, leftovers.ENVIRONMENT: str(tmp_path)}
+    start = "p = s.Popen(['sleep', '600'], stdout=s.DEVNULL, start_new_session=True)"
+    with subprocess.Popen(["sleep", "600"], env=environment) as child:
+        code = f"import subprocess as s; {start}; print(p.pid); p.returncode = 0"
+        orphan = subprocess.run(
+            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True
+        )
+        leftovers.end_orphans(str(tmp_path))
+        assert child.poll() is None
+        child.kill()
+    leftovers.end_orphans(str(tmp_path))
+    status = Path(f"/proc/{int(orphan.stdout)}/stat")
+    with contextlib.suppress(OSError):  # nobody may have taken its status yet
+        assert status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
 LASTING = """
 import numpy as np
 from implementations.my_dense import MyDense
@@ -193,3 +225,24 @@ def test_what_the_inspection_of_a_layer_changes_is_not_taken_as_given(tmp_path: 
         assert done.returncode == 1, done.stdout + done.stderr
         assert "found     numpy's print options changed" in done.stdout
         assert "importing" not in done.stdout
+
+
+LEAVING = """
+import os
+from flax import nnx
+
+class Dense(nnx.Linear):
+    def __call__(self, x):
+        os._exit(0)
+"""
+
+
+def test_a_layer_that_ends_the_only_process_has_not_passed(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(LEAVING)
+    path = tmp_path / "results.json"
+    rows = "--requirement=zero-input"
+    done = command(tmp_path, "run", "mine.py:Dense", "-n0", rows, f"--results={path}")
+    assert done.returncode == 3
+    assert "the layer's code ended the process of the run by os._exit(0)" in done.stderr
+    (cell,) = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    assert cell["outcome"] == "not-run"

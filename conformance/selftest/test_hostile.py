@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,16 @@ def test_what_nobody_decided_is_named(beside: dict[str, Any]) -> None:
     assert not [cell for cell in beside["cells"] if cell["outcome"] == "not-run"]
     assert not beside["complete"]
     assert beside["exit_code"] != 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_no_process_is_left(folder: Path, beside: dict[str, Any]) -> None:
+    left = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # another user's, or over
+            if str(folder).encode() in (place / "environ").read_bytes():
+                left.append((place / "cmdline").read_text())
+    assert left == []
 
 
 def test_what_an_import_changes_is_shown(beside: dict[str, Any]) -> None:
