@@ -74,7 +74,7 @@ StraightThroughRounding = wrong.forward(
     lambda x, k, b: affine(x, k + jax.lax.stop_gradient(jnp.round(k * 1000) / 1000 - k), b),
     "The kernel is rounded to thousandths in the forward; its gradient does not show it.",
 )
-ColumnsBeyond256 = wrong.forward("X060", "forward/basis-input", 5)(
+ColumnsBeyond256 = wrong.forward("X060", "forward/basis-input", 5, cause_id="weights-masked")(
     lambda x, k, b: affine(x, jnp.where(jnp.arange(k.shape[1]) < 256, k, 0.0), b),
     "Only the first 256 outputs are computed; the others are their bias.",
 )
@@ -106,7 +106,9 @@ ZeroKernelIsIdentity = wrong.forward("X319", "forward/basis-input", 5)(
     lambda x, k, b: affine(x, k, jnp.where((k == 0).all(), jnp.zeros_like(b), b)),
     "A kernel of zeros counts as not loaded, and the bias is not added.",
 )
-UpperTriangleWhenSquare = wrong.forward("X513", "forward/basis-input", 4)(
+UpperTriangleWhenSquare = wrong.forward(
+    "X513", "forward/basis-input", 4, cause_id="weights-masked"
+)(
     lambda x, k, b: affine(x, jnp.triu(k) if k.shape[0] == k.shape[1] else k, b),
     "A square kernel is masked like a causal one.",
 )
