@@ -28,6 +28,7 @@ __all__ = [
     "nnx_layer",
     "nnx_models",
     "nnx_transformed",
+    "without_streams",
 ]
 
 Place = tuple[str, ...]
@@ -45,6 +46,11 @@ def leaves(model: nnx.Module) -> list[Leaf]:
     from conformance.jax_setup.compat import state_leaves
 
     return [Leaf(*found) for found in state_leaves(nnx.state(model))]
+
+
+def without_streams(leaves: Sequence[Leaf]) -> list[Leaf]:
+    """Return the leaves without keys of random streams and their counts."""
+    return [leaf for leaf in leaves if not leaf.kind.startswith("Rng")]
 
 
 def nnx_models(layer: Layer, n: int, m: int) -> dict[str, tuple[Callable[[Any], Any], list[Place]]]:
