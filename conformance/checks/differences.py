@@ -18,9 +18,8 @@ __all__ = [
     "require_bias_shape",
     "require_kernel_shape",
     "require_no_activation",
-    "require_no_scale",
-    "require_no_steps",
     "require_one_kernel",
+    "require_plain_operands",
 ]
 
 _BY_FUNCTIONS = "it by functions: see 'A description in Python' in docs/libraries.md"
@@ -43,8 +42,9 @@ def require_no_activation(layer: Layer) -> None:
         )
 
 
-def require_no_scale(layer: Layer) -> None:
-    """Require that no number which depends on the sizes multiplies the kernel."""
+def require_plain_operands(layer: Layer) -> None:
+    """Require that the operands are not quantized, unless declared, and the kernel not scaled."""
+    _require_no_steps(layer)
     storage = layer.seen.storage
     if storage is not None and storage.is_scaled:
         require.that(
@@ -56,8 +56,7 @@ def require_no_scale(layer: Layer) -> None:
         )
 
 
-def require_no_steps(layer: Layer) -> None:
-    """Require that the operands of a product are not quantized, unless that is declared."""
+def _require_no_steps(layer: Layer) -> None:
     found, declared = layer.convention.product_error, layer.declared.product_error
     line = f'product_error = "2**{round(math.log2(found))}"' if found else ""
     require.that(

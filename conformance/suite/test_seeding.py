@@ -248,14 +248,9 @@ def test_params_stream(layer: Layer, case: Case) -> None:
     }
     for which, kernel in kernels.items():
         stream = "dropout" if which == "params and dropout" else "default"
-        require.equal(
-            kernel,
-            kernels["params"],
-            f"with the streams {which}, the kernel",
-            cause=Cause(
-                "stream-other", f"the kernel's key comes from the stream {stream} instead of params"
-            ),
-        )
+        words = f"the kernel's key comes from the stream {stream} instead of params"
+        cause, what = Cause("stream-other", words), f"with the streams {which}, the kernel"
+        require.equal(kernel, kernels["params"], what, cause=cause)
     moved = module(nnx.Rngs(*default, params=other, dropout=s))
     require.that(
         not np.array_equal(moved, kernels["params"]),
@@ -336,8 +331,8 @@ def test_rngs_forms(layer: Layer, case: Case) -> None:
     """``Rngs(s)``, ``Rngs(params=s)`` and ``Rngs(jax.random.key(s))`` agree."""
     kernel, s = kernel_of_streams(layer, case), case.seed
     plain = kernel(nnx.Rngs(s))
-    only = nnx.Rngs(*default_stream(layer, case), params=s)
-    require.equal(kernel(only), plain, "the kernel of Rngs(params=s)")
+    params = nnx.Rngs(*default_stream(layer, case), params=s)
+    require.equal(kernel(params), plain, "the kernel of Rngs(params=s)")
     require.equal(kernel(nnx.Rngs(jax.random.key(s))), plain, "the kernel of Rngs(key(s))")
 
 
