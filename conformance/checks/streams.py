@@ -30,7 +30,7 @@ def kernel_of_streams(layer: Layer, case: Case) -> Callable[[Any], np.ndarray]:
 
     def kernel(rngs: Any) -> np.ndarray:
         assert construct is not None
-        words = "construction draws from a stream that it was not given: rngs.params() draws a key"
+        words = "keys are drawn from a stream that is not given: call rngs.params()"
         cause = Cause("stream-not-given", words)
         with during(f"construction with the streams {', '.join(rngs)}", cause=cause):
             module = construct(*case.kernel_shape, rngs)
