@@ -11,7 +11,6 @@ import numpy as np
 from conformance.checks import programs, require
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
-from conformance.jax_setup.compat import inside_some_mesh
 from conformance.jax_setup.lazy import jax, linen, nnx
 
 __all__ = [
@@ -35,6 +34,8 @@ ANNOTATION = (None, AXIS)
 
 def require_devices() -> None:
     """Skip the test as not applicable if this process has one device, or the context sets some."""
+    from conformance.jax_setup.compat import inside_some_mesh
+
     if inside_some_mesh():
         require.not_applicable("the layer's context sets a mesh, whose devices hold all arrays")
     count = jax.device_count()

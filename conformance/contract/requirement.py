@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import enum
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from conformance.errors import UsageError
 
 __all__ = [
     "ANY",
@@ -194,6 +197,11 @@ def requirement(
 
     def decorate(test: F) -> F:
         sentence, _, rest = inspect.cleandoc(test.__doc__ or "").partition("\n\n")
+        if not sentence and sys.flags.optimize > 1:
+            raise UsageError(
+                "Python's option -OO (PYTHONOPTIMIZE=2) removes docstrings, which the requirements "
+                "consist of; start Python without it"
+            )
         if not sentence:
             raise ValueError(f"{test.__name__} has no docstring: it is the text of {id}")
         record = Requirement(

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from conformance.errors import safe_text
+from conformance.errors import described, safe_text
 from conformance.isolation.leftovers import only_here
 from conformance.isolation.postmortem import innermost_layer_frame
 from conformance.results.cell import Outcome
@@ -85,6 +85,31 @@ class Breaker:
         finally:
             with contextlib.suppress(OSError):
                 mark.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def starting(self, implementation: str, requirement: str) -> Iterator[None]:
+        """Mark the start of JAX before the first cell of a process; the mark remains if it fails.
+
+        No layer is at fault, because none has been loaded.
+        """
+        mark = self._mark("starting", implementation, requirement)
+        with contextlib.suppress(OSError):
+            mark.write_text("the process died")  # as XLA ends it because of an unknown flag
+        try:
+            yield
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                mark.write_text(described(error), errors="replace")
+            raise
+        with contextlib.suppress(OSError):
+            mark.unlink(missing_ok=True)
+
+    def why_not_started(self, implementation: str, requirement: str) -> str:
+        """Return why JAX has not started in the process of a cell; empty if it has."""
+        with contextlib.suppress(OSError):
+            found = self._mark("starting", implementation, requirement).read_text(errors="replace")
+            return f"JAX does not start in this environment: {found}"
+        return ""
 
     @contextlib.contextmanager
     def running(self, implementation: str, requirement: str, *, guarded: bool) -> Iterator[None]:

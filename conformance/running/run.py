@@ -248,7 +248,11 @@ class Run:
             like = self.config.getoption("conformance_like")
             self.take(replace(cell, reproduction=reproduction.command(entry, row, like)))
 
-        return Workers(self.breaker, self._key, decided, receive)
+        def end(why: str) -> None:
+            self.refuse({entry.id: why for entry in self.entries}, {})
+            self.config.pluginmanager.get_plugin("dsession").shouldstop = why  # type: ignore[union-attr]  # it is there
+
+        return Workers(self.breaker, self._key, decided, receive, end)
 
     def _key(self, nodeid: str) -> tuple[Entry, Requirement] | None:
         return self._keys.get(nodeid.partition(".py::")[2])
@@ -384,9 +388,10 @@ class Run:
 
     @property
     def refused(self) -> list[str]:
-        """Return why nothing was checked, a line for each implementation; empty if anything was."""
+        """Return why nothing was checked, a line for each reason; empty if anything was."""
         messages = [self.unusable.get(entry.id, "") for entry in self.entries]
-        return [f"dense-conformance: {each}" for each in messages] if all(messages) else []
+        lines = [f"dense-conformance: {each}" for each in dict.fromkeys(messages)]
+        return lines if all(messages) else []
 
     def header(self) -> str:
         """Return the header: what runs, and how much is explored."""

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import json
+import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from conformance.contract.requirement import Requirement
 from conformance.errors import LoadError, described
 from conformance.isolation import memory
 from conformance.isolation.containment import open_output
+from conformance.jax_setup.lazy import jax
 from conformance.layers.loading import load
 from conformance.layers.registry import Entry, resolve
 from conformance.layers.x64 import widened
@@ -119,6 +121,19 @@ class Worker:
         if dropped:
             config.hook.pytest_deselected(items=dropped)
 
+    def _start(self, entry: Entry, row: Requirement) -> None:
+        """Prepare this process for its first cell; end the run if JAX does not start."""
+        try:
+            with self.run.breaker.starting(entry.id, row.id):
+                self.run.containment.enter()
+                jax.devices()
+        except Exception:
+            if self.run.worker is not None:
+                os._exit(70)  # the controller ends the run
+            why = self.run.breaker.why_not_started(entry.id, row.id)
+            self.run.refuse({entry.id: why for entry in self.run.entries}, {})
+            raise pytest.exit.Exception(why, returncode=2) from None
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(
         self, item: pytest.Item, nextitem: pytest.Item | None
@@ -131,7 +146,8 @@ class Worker:
         entry = entry_of(item)
         if self.run.containment.must_retire(entry):
             self.run.breaker.retire(entry.id, row.id)
-        self.run.containment.enter()
+        if not self.run.containment.prepared:
+            self._start(entry, row)
         breaker, guarded = self.run.breaker, self.run.worker is not None
         with self.run.containment.cell(), breaker.running(entry.id, row.id, guarded=guarded):
             result = yield

@@ -72,6 +72,8 @@ class Workers:
         Returns whether the cell of a node id has come back.
     receive
         Takes the cell in which a worker died.
+    end
+        Ends the run, for a reason.
     """
 
     def __init__(
@@ -80,11 +82,13 @@ class Workers:
         cell_at: Callable[[str], tuple[Entry, Requirement] | None],
         decided: Callable[[str], bool],
         receive: Callable[[Cell, Entry, Requirement], None],
+        end: Callable[[str], None],
     ) -> None:
         self.breaker = breaker
         self.cell_at = cell_at
         self.decided = decided
         self.receive = receive
+        self.end = end
         self._begun: dict[str, float] = {}
         self._rejected: dict[str, str] = {}
         self._tries: Counter[str] = Counter()
@@ -196,6 +200,9 @@ class Workers:
             report.outcome = _AGAIN  # type: ignore[assignment]  # what became of it is known
             return
         entry, row = found
+        if why := self.breaker.why_not_started(entry.id, row.id):
+            self.end(why)
+            return
         retired = self.breaker.has_retired(entry.id, row.id)
         idle = begun is None and not self.breaker.has_begun(entry.id, row.id)
         if retired or (idle and self._tries[crashitem] < _MOST_TRIES):

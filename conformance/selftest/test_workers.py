@@ -64,7 +64,7 @@ def workers(tmp_path: Path, received: list[Cell]) -> Workers:
     def cell_at(item: str) -> tuple[Entry, Requirement] | None:
         return (ENTRY, ROW) if item == ITEM else None
 
-    return Workers(Breaker(tmp_path, 60.0, 8.0), cell_at, lambda _: bool(received), receive)
+    return Workers(Breaker(tmp_path, 60.0, 8.0), cell_at, lambda _: bool(received), receive, print)
 
 
 def test_a_cell_that_had_not_begun_is_given_to_another_worker(
