@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.checks.mutation import differing_attributes
+from conformance.checks.require import on_the_way
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax
 
@@ -20,6 +22,7 @@ __all__ = [
     "require_one_trace",
     "require_pure_programs",
     "require_usable_after_a_trace",
+    "traced_gradients",
 ]
 
 UNUSED = (11, 6)
@@ -108,6 +111,15 @@ def _is_right_without_a_trace(layer: Layer, case: Case) -> bool:
     except Exception:  # which other requirements report
         return False
     return True
+
+
+def traced_gradients(layer: Layer, case: Case) -> Any:
+    """Return the jaxpr of the layer and its three gradients; nothing is computed."""
+    with on_the_way("tracing the gradients of the layer"):
+        parameters = jax.eval_shape(lambda: layer.init(case.seed, *case.kernel_shape))
+        values = (case.kernel(), case.bias(), case.x())
+        g = np.ones((*case.lead, case.out_features), np.float32)
+        return jax.make_jaxpr(programs.pullback(layer))(parameters, *values, g)
 
 
 def require_pure_programs(layer: Layer, case: Case) -> None:

@@ -154,6 +154,14 @@ def linen_models(layer: Layer, case: Case) -> dict[str, tuple[Any, list[Place]]]
         def __call__(self, x: Any) -> Any:
             return make()(x), make()(x)
 
+    class Twice(linen.Module):
+        def setup(self) -> None:
+            self.tower = make()
+
+        def __call__(self, x: Any) -> Any:
+            self.tower(-x)
+            return self.tower(x)
+
     class Sharing(linen.Module):
         # A name that no part of a layer has, because the scope is shared.
         def setup(self) -> None:
@@ -167,6 +175,7 @@ def linen_models(layer: Layer, case: Case) -> dict[str, tuple[Any, list[Place]]]
     return {
         "a parent with two layers in setup": (Named(), [("query",), ("head",)]),
         "a compact parent with two layers": (Compact(), [(f"{name}_0",), (f"{name}_1",)]),
+        "a parent that calls one layer twice": (Twice(), [("tower",)]),
         "a parent under nn.share_scope": (Sharing(), [()]),
     }
 

@@ -79,11 +79,17 @@ def require_not_finite(layer: Layer, case: Case, poison: float) -> None:
         return
     x = case.normal("x", case.in_features)
     x[int(case.generator("place").integers(case.in_features))] = poison
-    found = np.asarray(layer.at(case)(x))
+    _require_shown(layer, case, x, poison)
+
+
+def _require_shown(layer: Layer, case: Case, x: np.ndarray, poison: float) -> None:
+    if jax.config.values["jax_debug_nans"]:
+        return
+    found = np.asarray(layer.at(case)(as_jax(x)))
     shows = np.isnan(found) if np.isnan(poison) else ~np.isfinite(found)
     require.that(
         shows.all(),
-        f"with {poison} in x, {int((~shows).sum())} outputs are finite numbers that hide it",
+        f"with {poison} in an x of {x.dtype}, {int((~shows).sum())} outputs hide it",
         accepted="no finite number computed from one that is not finite",
         cause=Cause("not-finite-replaced", f"{poison} is replaced by a number"),
     )
@@ -97,6 +103,9 @@ def require_dtypes(layer: Layer, case: Case, *dtypes: Any) -> None:
             continue
         wide = x if np.iscomplexobj(x) else x.astype(np.float32)
         _require(layer, case, as_jax(x), wide, f"f(x) for x of dtype {x.dtype}")
+        if np.dtype(x.dtype).kind not in "iu" and case.kernel_shape == _SIZES[0]:
+            x[0] = np.nan
+            _require_shown(layer, case, x, np.nan)
 
 
 def _of_dtypes(case: Case, dtypes: Any) -> Iterator[np.ndarray]:

@@ -25,6 +25,7 @@ __all__ = [
     "points",
     "require_for_integers",
     "require_gradients",
+    "require_of_cotangent",
     "require_second",
     "require_value",
 ]
@@ -201,7 +202,10 @@ def require_for_integers(layer: Layer, case: Case, parameters: Any, x: np.ndarra
 
 
 def require_second(layer: Layer, case: Case, parameters: Any) -> None:
-    """Require the gradients of <dK, t> = <x t, g>: g t^T for x, and none for kernel and bias."""
+    """Require the gradients of <dK, t> = <x t, g>: g t^T for x, x t for g, none for K and b.
+
+    In the second derivative of a squared error, g depends on the parameters.
+    """
     point, t = next(points(case, BATCH)), case.normal("t", *case.kernel_shape)
     with require.during("jax.grad of the layer's gradient"):
         values = (*point.values(), point.cotangent, t)
@@ -212,6 +216,23 @@ def require_second(layer: Layer, case: Case, parameters: Any) -> None:
     require.equal(second[1], np.zeros_like(second[1]), what.format("bias"))
     reference = layer.arithmetic(case.in_features).input_gradient(t, point.cotangent)
     require.within(second[2], reference.value, reference.bound, what.format("input x"))
+    if not layer.reparameterized:
+        require_of_cotangent(layer, point, second[3], what.format("cotangent g"), kernel=t)
+
+
+def require_of_cotangent(
+    layer: Layer, point: Point, found: Any, what: str, **along: np.ndarray
+) -> None:
+    """Require the derivative of <dK, t> or <dx, t> in g: that of f along ``kernel=t`` or ``x=t``.
+
+    A rule of differentiation may stop the gradient of g.
+    """
+    kernel, x = (along.get(name, getattr(point, name) * 0) for name in ("kernel", "x"))
+    arithmetic = layer.arithmetic(len(point.kernel))
+    reference = arithmetic.tangent(point.x, point.kernel, kernel, point.bias * 0, x)
+    words = "the rule of differentiation stops the gradient of the cotangent"
+    cause = "" if np.any(found) else Cause("cotangent-stopped", words)
+    require.within(found, reference.value, reference.bound, what, cause=cause)
 
 
 def of_stack(found: np.ndarray, reference: Bounded, how: str) -> str:

@@ -13,6 +13,7 @@ from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.errors import Cause, Violation
+from conformance.jax_setup.lazy import jax
 from conformance.layers import experiments
 from conformance.layers.looking import SIZES
 
@@ -21,10 +22,31 @@ __all__ = [
     "cause_of",
     "refused",
     "represented",
+    "require_not_finite",
     "require_refused",
     "require_taken",
     "takes",
 ]
+
+
+def require_not_finite(layer: Layer, dense: Built, x: np.ndarray) -> None:
+    """Require an entry of x that is not finite to show in each number of its row."""
+    if jax.config.values["jax_debug_nans"]:
+        return
+    x = x if layer.accepts(x.shape[:-1]) else x[0]
+    for value in (np.nan, np.inf):
+        strange = x.copy()
+        strange[..., 0] = value
+        y = np.asarray(dense(as_jax(strange)))
+        y = y.astype(y.dtype if np.iscomplexobj(y) else np.float32)
+        shows = np.isnan(y) if np.isnan(value) else ~np.isfinite(y)
+        require.that(
+            shows.all(),
+            f"with {value} in each row of an x of {x.dtype}, {int((~shows).sum())} numbers of f(x) "
+            "hide it",
+            accepted="no finite number computed from one that is not finite",
+            cause=Cause("not-finite-replaced", f"{value} in an x of {x.dtype} is replaced"),
+        )
 
 
 def takes(layer: Layer, dtype: Any) -> bool:

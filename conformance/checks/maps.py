@@ -14,13 +14,14 @@ from conformance.jax_setup.lazy import jax
 
 __all__ = ["require_maps_of_parts"]
 
-# Which of kernel, bias and x are mapped; the axis has the usual name of data parallelism.
+# Which of kernel, bias and x are mapped, and a name that people give to such an axis: a layer may
+# take a mean over it.
 _PARTS = {
-    "kernels": (0, None, None),
-    "biases": (None, 0, None),
-    "kernels and x": (0, None, 0),
-    "biases and x": (None, 0, 0),
-    "kernels and biases": (0, 0, None),
+    "kernels": ((0, None, None), "model"),
+    "biases": ((None, 0, None), "devices"),
+    "kernels and x": ((0, None, 0), "data"),
+    "biases and x": ((None, 0, 0), "batch"),
+    "kernels and biases": ((0, 0, None), "i"),
 }
 
 
@@ -36,10 +37,10 @@ def _program(layer: Layer) -> Any:
 
         def program(p: Any, stacked: Any, single: Any, cotangent: Any) -> Any:
             found = {}
-            for name, axes in _PARTS.items():
+            for name, (axes, axis_name) in _PARTS.items():
                 values = [many if axis == 0 else one for many, one, axis in
                           zip(stacked, single, axes, strict=True)]  # fmt: skip
-                mapped = jax.vmap(f, (None, *axes), axis_name="batch")
+                mapped = jax.vmap(f, (None, *axes), axis_name=axis_name)
                 found[name] = mapped(p, *values)
 
             def loss(kernels: Any) -> Any:
@@ -70,7 +71,7 @@ def require_maps_of_parts(layer: Layer, case: Case, parameters: Any) -> None:
         values = ((kernels, biases, xs), single, cotangent)
         found, gradient, jacobian = jax.device_get(_program(layer)(parameters, *values))
     arithmetic = layer.arithmetic(case.in_features)
-    for name, axes in _PARTS.items():
+    for name, (axes, axis_name) in _PARTS.items():
         if name.startswith("biases") and not layer.convention.use_bias:
             continue
         of = [
@@ -78,7 +79,7 @@ def require_maps_of_parts(layer: Layer, case: Case, parameters: Any) -> None:
             for many, one, axis in zip((kernels, biases, xs), single, axes, strict=True)
         ]
         reference = arithmetic.affine(of[2], of[0], of[1][:, None])
-        what = f"jax.vmap over {name} along the axis 'batch'"
+        what = f"jax.vmap over {name} along the axis '{axis_name}'"
         require.within(found[name], reference.value, reference.bound, what)
     each = [arithmetic.kernel_gradient(single[2], g) for g in cotangent]
     value, bound = (np.stack([getattr(g, part) for g in each]) for part in ("value", "bound"))

@@ -102,17 +102,25 @@ def require_rejected(layer: Layer, case: Case, widths: set[int]) -> None:
     n, dense = case.in_features, layer.of(case)
     parameters = dense.parameters
     leads = [lead for lead in ((), (n,)) if layer.accepts(lead)]
-    given = [*itertools.product(sorted(widths), leads)]
+    given: list[tuple[int, tuple[int, ...]]] = [*itertools.product(sorted(widths), leads)]
     if 1 not in widths and n % 2 == 0 and n > 2 and layer.accepts((2,)):
         given.append((n // 2, (2,)))  # as many numbers as one row has
+        given += [(n // 2, (3, 2))] if layer.accepts((3, 2)) else []  # three such images
     if 1 not in widths and n > 1:
         given += [(2 * n, lead) for lead in leads]  # as many as two rows have
-    for width, lead in given:
-        x = jax.ShapeDtypeStruct((*lead, width), np.float32)
-        what = f"x of shape {x.shape} with in_features={n}"
+    # A branch on the dtype may have another product.
+    plain = [(width, lead, "float32") for width, lead in given]
+    dtypes = ("bfloat16", "int32") if case.kernel_shape == programs.FEW_SIZES[-1] else ()
+    for width, lead, dtype in [*plain, *((*each, d) for d in dtypes for each in given)]:
+        x = jax.ShapeDtypeStruct((*lead, width), dtype)
+        what = f"x of shape {x.shape}{_of(dtype)} with in_features={n}"
         cause = partial(shapes.of_acceptance, layer, case, lead, width)
         call = partial(jax.eval_shape, layer.apply, parameters, x)
         require.raises(call, what, cause=cause)
-        if case.kernel_shape in EAGER:
+        if case.kernel_shape in EAGER and dtype == "float32":
             ones = np.ones(x.shape, np.float32)
             require.raises(partial(dense.raw, ones), what, cause=cause)
+
+
+def _of(dtype: str) -> str:
+    return f" and dtype {dtype}" if dtype != "float32" else ""

@@ -35,9 +35,12 @@ def _program(layer: Layer) -> Any:
         def program(p: Any, kernel: Any, bias: Any, x: Any, cotangent: Any, t: Any) -> Any:
             loss = programs.weighted(layer, p, cotangent)
             parts = [jax.grad(loss, subset)(kernel, bias, x) for subset in _SUBSETS]
-            down = jax.grad(loss, 2)
-            penalty = jax.grad(lambda *values: (down(*values) * t).sum(), (0, 1, 2))
-            return parts, penalty(kernel, bias, x)
+
+            def along_t(kernel: Any, bias: Any, x: Any, cotangent: Any) -> Any:
+                down = jax.grad(programs.weighted(layer, p, cotangent), 2)
+                return (down(kernel, bias, x) * t).sum()
+
+            return parts, jax.grad(along_t, (0, 1, 2, 3))(kernel, bias, x, cotangent)
 
         return program
 
@@ -48,7 +51,7 @@ def require_parts(layer: Layer, case: Case, parameters: Any) -> None:
     """Require the gradients in each subset of kernel, bias and x, and of a gradient penalty.
 
     Partly frozen layers are differentiated in some of the three. A gradient penalty contains ``<dx,
-    t> = <g, t @ K>``, whose gradient is t^T g in the kernel, and 0 in the others.
+    t> = <g, t @ K>``, whose gradient is t^T g in the kernel, t @ K in g, and 0 in the others.
     """
     point, t = next(gradients.points(case, BATCH)), case.normal("t", *BATCH, case.in_features)
     with require.during("jax.grad of the layer with respect to some of kernel, bias and x"):
@@ -67,12 +70,16 @@ def require_parts(layer: Layer, case: Case, parameters: Any) -> None:
     require.within(penalty[0], reference.value, reference.bound, what.format("kernel"))
     for i in (1, 2):
         require.equal(penalty[i], np.zeros_like(penalty[i]), what.format(_NAMES[i]))
+    if not layer.reparameterized:
+        g = what.format("cotangent g")
+        gradients.require_of_cotangent(layer, point, penalty[3], g, x=t)
 
 
 def require_nan_passed(layer: Layer, case: Case, parameters: Any) -> None:
     """Require that a NaN in g reaches dK and db at its output, dx at its row, and nothing else.
 
-    Replacing the NaN by a number would hide that training has diverged.
+    A NaN in x must reach its row of dK, and one in the kernel its column of dx. Replacing any of
+    them by a number would hide that training has diverged.
     """
     if jax.config.values["jax_debug_nans"]:
         return
@@ -100,4 +107,20 @@ def require_nan_passed(layer: Layer, case: Case, parameters: Any) -> None:
             f"{'has NaNs elsewhere' if reaches else 'hides it'}",
             accepted="NaN where g enters, and nowhere else",
             cause="" if reaches else _HIDDEN,
+        )
+    i = int(generator.integers(case.in_features))
+    x[row, i] = np.nan
+    kernel = point.kernel.copy()
+    kernel[i, column] = np.nan
+    for name, which, values, place in (
+        ("x", 0, (point.kernel, point.bias, x, point.cotangent), np.s_[i]),
+        ("the kernel", 2, (kernel, point.bias, point.x, point.cotangent), np.s_[:, i]),
+    ):
+        with require.during(f"jax.vjp of the layer for a NaN in {name}"):
+            found = jax.device_get(programs.pullback(layer)(parameters, *values)[1][which])
+        require.that(
+            not np.isfinite(found[place]).any(),
+            f"with a NaN in {name}, the gradient with respect to the {_NAMES[which]} hides it",
+            accepted="NaN where it is a factor",
+            cause=_HIDDEN,
         )

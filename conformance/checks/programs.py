@@ -178,14 +178,15 @@ def pullback(layer: Layer) -> Any:
 def twice(layer: Layer) -> Any:
     """Return ``(parameters, kernel, bias, x, cotangent, t) -> gradients of <dK, t>``.
 
-    Since ``<dK, t> = <x t, cotangent>``, they are 0 for kernel and bias, and for ``x`` they equal
-    the gradient of a layer with kernel ``t``.
+    ``<dK, t> = <x t, g>`` has none in kernel and bias, g t^T in x, and x t in the cotangent g.
     """
 
     def make() -> Callable[..., Any]:
         def program(p: Any, kernel: Any, bias: Any, x: Any, cotangent: Any, t: Any) -> Any:
-            first = jax.grad(weighted(layer, p, cotangent))
-            return jax.grad(lambda *values: (first(*values) * t).sum(), (0, 1, 2))(kernel, bias, x)
+            def along_t(*values: Any) -> Any:
+                return (jax.grad(weighted(layer, p, values[-1]))(*values[:-1]) * t).sum()
+
+            return jax.grad(along_t, (0, 1, 2, 3))(kernel, bias, x, cotangent)
 
         return program
 

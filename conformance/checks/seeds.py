@@ -142,6 +142,7 @@ def _constant(layer: Layer) -> str:
 
 def _require_sign(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
     """Require that a function refuses negative seeds, or takes -s as 2^32 - s, as JAX does."""
+    found: dict[bytes, int] = {}
     for seed in _NEGATIVE:
         try:
             negative = _output(layer, -seed)
@@ -151,6 +152,9 @@ def _require_sign(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
         if np.array_equal(negative, positive):
             words = "the sign of the seed is dropped: -s gives the kernel of s."
             _fail(seed, -seed, "", Cause("seed-sign-dropped", words))
+        other = found.setdefault(negative.tobytes(), seed)
+        if other != seed:
+            _fail(-other, -seed, "", "")
 
 
 def _fail(first: int, second: int, more: str, cause: str, what: str = "the numbers") -> None:

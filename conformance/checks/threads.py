@@ -50,7 +50,10 @@ def require_same_in_threads(layer: Layer, case: Case) -> None:
     cause = Cause(
         "threads-share", "threads share something that a construction or a call writes to"
     )
+    together.append(work(0))
+    alone.append(alone[0])
     for i, (found, expected) in enumerate(zip(together, alone, strict=True)):
+        where = f"in thread {i} of {_THREADS}" if i < _THREADS else "after all threads have ended"
         for j, (its, one) in enumerate(zip(found, expected, strict=True)):
             what = ("the kernel", "f(x)", "f(x) of a shared layer")[j % 3]
-            require.equal(its, one, f"in thread {i} of {_THREADS}, {what}", cause=cause)
+            require.equal(its, one, f"{where}, {what}", cause=cause)

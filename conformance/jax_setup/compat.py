@@ -21,6 +21,7 @@ __all__ = [
     "kept_closure",
     "keys_drawn",
     "optimizer",
+    "set_value",
     "state_leaves",
     "x64",
 ]
@@ -69,6 +70,14 @@ def gradient_step(optimizer: Any, module: nnx.Module, gradients: Any) -> None:
         optimizer.update(module, gradients)
     except TypeError:
         optimizer.update(gradients)
+
+
+def set_value(variable: Any, value: Any) -> None:
+    """Set the value of an nnx Variable; Flax 0.12.1 deprecates assignment to ``.value``."""
+    if hasattr(nnx.Variable, "set_value"):
+        variable.set_value(value)
+    else:
+        variable.value = value
 
 
 def inside_mesh(mesh: Any) -> contextlib.AbstractContextManager[Any]:

@@ -98,6 +98,8 @@ def test_half_input(layer: Layer, case: Case) -> None:
     for dtype in (jnp.float16, jnp.bfloat16):
         x = case.normal("x", *case.x_shape).astype(dtype)
         _require_value(layer, case, dense, as_jax(x), x.astype(np.float32))
+        if programs.is_plain(case):
+            input_dtypes.require_not_finite(layer, dense, x)
         if programs.is_plain(case) or case.kernel_shape not in programs.FEW_SIZES:
             _require_trained(layer, case, dense, x)
     if programs.is_plain(case) and layer.accepts((6,)):
@@ -179,6 +181,16 @@ def _require_castable(layer: Layer, case: Case, half: str) -> None:
         bound = reference.bound + layer.arithmetic(case.in_features).promised(rows, kernel)
         y = dense(as_jax(rows.astype(jnp.dtype(half))))
         require.within(np.asarray(y, np.float32), reference.value, bound, which)
+    if half == "float16" == computed:
+        dense.write(np.full_like(kernel, 4.0), bias * 0).cast(half)
+        large = dense(jnp.full(x.shape, 2.0**15, half))
+        require.that(
+            not np.isfinite(np.asarray(large)).any(),
+            f"{what}, for products beyond its range, is a finite number",
+            accepted="infinity",
+            cause=Cause("overflow-hidden", "a result that overflows is made finite"),
+        )
+        dense.write(kernel, bias)
     after = dense.cast("float32")(x)
     cause = Cause("former-dtype-kept", "the layer keeps something of the parameters' former dtype")
     require.equal(after, before, f"f(x) after casting to {half} and back", cause=cause)
@@ -261,6 +273,7 @@ def test_complex_input(layer: Layer, case: Case) -> None:
             require.not_applicable("it takes no integers either: see dtypes/integer-input")
         input_dtypes.require_taken(layer, dense, x)
         _require_value(layer, case, dense, as_jax(x), x)
+        input_dtypes.require_not_finite(layer, dense, x)
     else:
         input_dtypes.require_refused(dense.raw, as_jax(x))
 

@@ -409,12 +409,11 @@ def test_array_likes(layer: Layer, case: Case) -> None:
     float64 is left out if 64-bit types are enabled: the layer then computes in it.
     """
     batched = layer.accepts(BATCH)
-    x = case.normal("x", *BATCH, case.in_features)
-    x = x if batched else x[0]
+    x = case.normal("x", *(BATCH if batched else ()), case.in_features)
     f = layer.at(case)
     plain = np.asarray(f(x))
     forms = forms_of(x)
-    if case.kernel_shape == FEW_SIZES[-1] and batched:
+    if case.kernel_shape == FEW_SIZES[-1]:
         require_views(layer, f, x)
     if not jax.config.values["jax_enable_x64"]:
         forms["a float64 array"] = x.astype(np.float64)

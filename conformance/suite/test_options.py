@@ -11,11 +11,29 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import gradients, jaxprs, oracle, programs, require
+from conformance.checks import (
+    compilation,
+    gradients,
+    input_dtypes,
+    jaxprs,
+    oracle,
+    programs,
+    require,
+)
 from conformance.checks.arithmetic import rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Built, Layer
+from conformance.checks.options import (
+    ignored,
+    keys_given,
+    of_every_rank,
+    require_initializer,
+    require_of_one_layer,
+    takes,
+    with_and_without_bias,
+    with_options,
+)
 from conformance.checks.require import during
 from conformance.contract.requirement import MUST, PARAMETERS, SHOULD, requirement
 from conformance.errors import Cause
@@ -23,26 +41,6 @@ from conformance.jax_setup.lazy import jax, jnp, nnx
 
 SIZES = [programs.FEW_SIZES[-1]]
 VALUE = "forward/affine-value"
-
-
-def _with(layer: Layer, **options: Any) -> Layer:
-    """Return the layer with these options, unless its constructor lacks them or they are set."""
-    missing = [name for name in options if name not in layer.implementation.options]
-    if missing:
-        require.not_applicable(f"its constructor takes no argument called {missing[0]}")
-    chosen = [name for name in options if name in layer.implementation.chosen]
-    if chosen:
-        require.not_applicable(f"it is registered with a value for {chosen[0]}")
-    return layer.with_options(**options)
-
-
-def _takes(layer: Layer, name: str) -> bool:
-    """Return whether the constructor takes the option and leaves it open."""
-    return name in layer.implementation.options - layer.implementation.chosen
-
-
-def _ignored(name: str) -> Cause:
-    return Cause("option-ignored", f"the option {name} is accepted and ignored")
 
 
 def _x(layer: Layer, case: Case) -> np.ndarray:
@@ -60,7 +58,7 @@ def test_use_bias(layer: Layer, case: Case) -> None:
     """With ``use_bias=False`` the layer has only a kernel, of the same shape, f(0) is 0 and
     f(x) = x @ K.
     """
-    without = _with(layer, use_bias=False)
+    without = with_options(layer, use_bias=False)
     with during("construction with use_bias=False"):
         dense = without.of(case)
     listed = ", ".join(map(str, dense.leaves))
@@ -68,7 +66,7 @@ def test_use_bias(layer: Layer, case: Case) -> None:
         len(dense.leaves) == 1,
         f"with use_bias=False the layer has {listed}",
         accepted="the kernel alone",
-        cause=_ignored("use_bias"),
+        cause=ignored("use_bias"),
     )
     x, kernel = _x(layer, case), without.kernel_for(case)
     dense.write(kernel, case.bias())
@@ -94,7 +92,9 @@ def test_kernel_init(layer: Layer, case: Case) -> None:
 
     A layer that scales, replaces or ignores its result does not start where its user chose.
     """
-    _require_initializer(layer, case, "kernel_init", case.kernel().reshape(_stored(layer, case)))
+    values = case.kernel().reshape(_stored(layer, case))
+    for options in with_and_without_bias(layer):
+        require_initializer(layer, case, "kernel_init", values, **options)
 
 
 def _stored(layer: Layer, case: Case) -> tuple[int, int]:
@@ -118,9 +118,9 @@ def test_bias_init(layer: Layer, case: Case) -> None:
     """
     if not layer.convention.use_bias:
         require.not_applicable("the layer declares that it has no bias")
-    bias_keys = _require_initializer(layer, case, "bias_init", case.bias())
-    if _takes(layer, "kernel_init"):
-        kernel_keys = _keys(layer, case, "kernel_init", case.kernel())
+    bias_keys = require_initializer(layer, case, "bias_init", case.bias())
+    if takes(layer, "kernel_init"):
+        kernel_keys = keys_given(layer, case, "kernel_init", case.kernel())
         require.that(
             bias_keys[0] != kernel_keys[0],
             "kernel_init and bias_init get the same key",
@@ -129,68 +129,6 @@ def test_bias_init(layer: Layer, case: Case) -> None:
                 "key-shared", "one key serves for kernel and bias: draw or split it for each"
             ),
         )
-
-
-def _require_initializer(
-    layer: Layer, case: Case, name: str, values: np.ndarray, **options: Any
-) -> list[bytes]:
-    """Require that a parameter is what its initializer returns; return the keys of two seeds."""
-    which = name.partition("_")[0]
-    calls: list[tuple[Any, tuple[int, ...], str]] = []
-
-    def initializer(key: Any, shape: Any, dtype: Any = np.float32, **options: Any) -> Any:
-        del options  # recent versions of Flax pass a sharding
-        calls.append((key, tuple(map(int, shape)), jnp.dtype(dtype).name))
-        return jnp.asarray(np.resize(values, shape), dtype)
-
-    given = _with(layer, **{name: initializer}, **options)
-    dtype = given.convention.parameter_dtype
-    with during(f"construction with {name}={name}(key, shape, dtype)"):
-        dense = given.of(case)
-        found = getattr(dense, which)
-    require.that(calls, f"{name} is never called", accepted="a call", cause=_ignored(name))
-    require.that(len(calls) == 1, f"construction calls {name} {len(calls)} times", accepted="once")
-    called = f"{name} is called with the shape {calls[0][1]} and the dtype {calls[0][2]}"
-    require.that(
-        calls[0][1:] == (values.shape, dtype),
-        called,
-        accepted=f"the shape {values.shape} and the dtype {dtype}",
-    )
-    expected = getattr(given, f"{which}_for")(case)
-    cause = Cause(
-        "initializer-changed",
-        f"the {which} is not what {name} returns, or it is changed afterwards",
-    )
-    require.equal(found, expected, f"the {which} with {name}", cause=cause)
-    first, second = _keys(layer, case, name, values)
-    require.that(
-        first != second,
-        f"{name} gets the same key for the seeds {case.seed} and {case.seed + 1}",
-        accepted="different keys",
-        cause=Cause("key-fixed", f"{name} is called with a fixed key"),
-    )
-    return [first, second]
-
-
-def _keys(layer: Layer, case: Case, name: str, values: np.ndarray) -> list[bytes]:
-    """Return the bytes of the keys that the initializer gets for the case's seed and the next."""
-    keys: list[Any] = []
-
-    def initializer(key: Any, shape: Any, dtype: Any = np.float32, **options: Any) -> Any:
-        del options
-        keys.append(key)
-        return jnp.asarray(np.resize(values, shape), dtype)
-
-    given = _with(layer, **{name: initializer})
-    for seed in (case.seed, (case.seed + 1) % 2**32):
-        given.build(*case.kernel_shape, seed)
-    with during(f"reading the keys that {name} gets"):
-        return [_key_bytes(key) for key in keys]
-
-
-def _key_bytes(key: Any) -> bytes:
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(key) if typed else key).tobytes()
 
 
 @requirement(
@@ -210,15 +148,18 @@ def test_dtype(layer: Layer, case: Case) -> None:
     parameters keep their own dtype.
 
     The check uses bfloat16 and float16 for a float32 x, and float32 for a bfloat16 x, also without
-    a bias. Gradients pass through the casts.
+    a bias and with ``param_dtype``. Gradients and numbers that are not finite pass through the
+    casts. The option is that of one layer and of its copies.
     """
+    plain, values = layer.written(case), _x(layer, case)
+    before = np.asarray(plain(values))
     for dtype, x in (
         ("bfloat16", _x(layer, case)),
         ("float16", _x(layer, case)),
         ("float32", _x(layer, case).astype(jnp.bfloat16)),
     ):
         # Users write jnp.bfloat16, a scalar type, and not a NumPy dtype.
-        computing = _with(layer, dtype=getattr(jnp, dtype))
+        computing = with_options(layer, dtype=getattr(jnp, dtype))
         with during(f"construction with dtype={dtype}"):
             dense = computing.of(case)
         for leaf in dense.leaves:
@@ -232,8 +173,27 @@ def test_dtype(layer: Layer, case: Case) -> None:
         _require_result(computing, case, y, x.astype(np.float32), f"dtype={dtype}")
         if dtype == "bfloat16":
             _require_gradients(computing, case, dense, x, f"jax.vjp with dtype={dtype}")
-    if _takes(layer, "use_bias"):
-        computing = _with(layer, dtype=jnp.dtype("bfloat16"), use_bias=False)
+            for what, y in of_every_rank(computing, case):
+                require.that(
+                    str(y.dtype) == dtype,
+                    f"with dtype={dtype}, f({what}) is {y.dtype}",
+                    accepted=dtype,
+                    cause=Cause("option-by-rank", "dtype is ignored for x of some ranks"),
+                )
+            require_of_one_layer(dense, values, plain, before)
+        if dtype == "float16":
+            input_dtypes.require_not_finite(computing, dense, x)
+    if takes(layer, "param_dtype"):
+        given = with_options(layer, dtype=jnp.float32, param_dtype=jnp.bfloat16)
+        for what, y in of_every_rank(given, case):
+            require.that(
+                str(y.dtype) == "float32",
+                f"with dtype=float32 and param_dtype=bfloat16, f({what}) is {y.dtype}",
+                accepted="float32",
+                cause=Cause("option-overruled", "param_dtype overrules dtype"),
+            )
+    if takes(layer, "use_bias"):
+        computing = with_options(layer, dtype=jnp.dtype("bfloat16"), use_bias=False)
         both, x = "dtype=bfloat16 and use_bias=False", _x(layer, case)
         with during(f"construction with {both}"):
             dense = computing.of(case)
@@ -260,7 +220,7 @@ def _require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str
         # Adding the bias to a product of that dtype rounds to float32, and so does the difference.
         near = 2.0**-22 * (np.abs(found) + np.abs(bias))
         if np.all(np.abs(found.astype(np.float64) - wide.value) <= wide.bound):
-            cause = _ignored("dtype")
+            cause = ignored("dtype")
         elif np.array_equal(found, rounded(found, dtype)):
             cause = Cause("result-cast-back", "the result is cast back to float32")
         elif np.all(np.abs(product - rounded(product, dtype)) <= near):
@@ -284,15 +244,17 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
     """With ``param_dtype=d`` every parameter is created in d, initializers are called with d, and
     the dtype that the layer computes in does not change: a float32 x still gives a float32 result.
     """
-    for dtype in ("bfloat16", "float16"):
-        given = _with(layer, param_dtype=getattr(jnp, dtype))
+    chosen: list[tuple[str, dict[str, bool]]] = [("bfloat16", {}), ("float16", {})]
+    chosen += [("bfloat16", options) for options in with_and_without_bias(layer)[1:]]
+    for dtype, options in chosen:
+        given = with_options(layer, param_dtype=getattr(jnp, dtype), **options)
         with during(f"construction with param_dtype={dtype}"):
             dense = given.of(case)
         # A counter, or other state beside the parameters, has a dtype of its own.
         beside = (*layer.declared.extra_state, *layer.seen.extra_state)
         leaves = [leaf for leaf in dense.leaves if not any(map(leaf.is_called, beside))]
         others = [leaf for leaf in leaves if str(leaf.value.dtype) != dtype]
-        cause = _ignored("param_dtype")
+        cause = ignored("param_dtype", options)
         if len(others) < len(leaves):
             names = " and ".join(leaf.name for leaf in others)
             cause = Cause("option-for-some", f"the option param_dtype does not reach {names}")
@@ -307,8 +269,8 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
         _require_result(given, case, y, x, f"param_dtype={dtype}")
     both = {"kernel_init": case.kernel().reshape(_stored(layer, case)), "bias_init": case.bias()}
     for name, values in both.items():
-        if _takes(layer, name) and (name == "kernel_init" or layer.convention.use_bias):
-            _require_initializer(layer, case, name, values, param_dtype=jnp.bfloat16)
+        if takes(layer, name) and (name == "kernel_init" or layer.convention.use_bias):
+            require_initializer(layer, case, name, values, param_dtype=jnp.bfloat16)
 
 
 @requirement(
@@ -317,27 +279,37 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
 @over(sizes=SIZES, at_most=1)
 def test_precision(layer: Layer, case: Case) -> None:
     """``precision`` sets the precision of the product, for each value of ``jax.lax.Precision`` and
-    for a name, such as ``"highest"``; it does so for x of rank 1 to 3.
+    for a name, such as ``"highest"``; it does so for x of rank 1 to 3, without a bias and in the
+    gradients.
 
     The check reads the program, because a CPU computes the same in all of them.
     """
-    by_name = [("highest", jax.lax.Precision.HIGHEST)]
-    for chosen, precision in (*zip(jax.lax.Precision, jax.lax.Precision, strict=True), *by_name):
-        given = _with(layer, precision=chosen)
+    by_name = ("highest", jax.lax.Precision.HIGHEST)
+    every: list[tuple[Any, Any, dict[str, bool]]]
+    every = [(*pair, {}) for pair in zip(jax.lax.Precision, jax.lax.Precision, strict=True)]
+    every += [(*by_name, options) for options in with_and_without_bias(layer)]
+    for chosen, precision, options in every:
+        given = with_options(layer, precision=chosen, **options)
         leads = filter(layer.accepts, ((), case.lead, (2, 4)))
         cases = [replace(case, lead=lead) for lead in leads]
         found = set().union(*(jaxprs.precisions(programs.traced(given, each)) for each in cases))
+        what = f"with precision={getattr(chosen, 'name', repr(chosen))}{_and(options)}, the product"
+        right, cause = {(precision, precision)}, ignored("precision", options)
         require.that(
-            found == {(precision, precision)},
-            f"with precision={getattr(chosen, 'name', repr(chosen))}, the product has "
-            f"{_shown(found)}",
+            found == right,
+            f"{what} has {_shown(found)}",
             accepted=precision.name,
-            cause=_ignored("precision"),
+            cause=cause,
         )
-
-
-def _shown(found: set[Any]) -> str:
-    return " and ".join(sorted(map(str, found))) or "none"
+        if isinstance(chosen, str) and not options:
+            found = jaxprs.precisions(compilation.traced_gradients(given, case))
+            cause = Cause("option-of-call-only", "precision does not reach the gradients")
+            require.that(
+                found == right,
+                f"{what} and those of its gradients have {_shown(found)}",
+                accepted=precision.name,
+                cause=cause,
+            )
 
 
 @requirement(
@@ -350,17 +322,34 @@ def _shown(found: set[Any]) -> str:
 def test_dot_general(layer: Layer, case: Case) -> None:
     """``dot_general`` replaces ``jax.lax.dot_general`` in the product.
 
-    Quantized training injects its arithmetic this way; the check negates the product.
+    Quantized training injects its arithmetic this way; the check negates the product. It is called
+    for x of rank 1 to 3, and without a bias.
     """
+    calls = []
 
     def negated(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
         return -jax.lax.dot_general(*arguments, **options)
 
-    dense = _with(layer, dot_general=negated).of(case).write(case.kernel(), case.bias())
+    dense = with_options(layer, dot_general=negated).of(case).write(case.kernel(), case.bias())
     x = _x(layer, case)
     reference = layer.value(x, -layer.kernel_for(case), layer.bias_for(case))
-    what, cause = "f(x) with a dot_general that negates the product", _ignored("dot_general")
+    what, cause = "f(x) with a dot_general that negates the product", ignored("dot_general")
     require.within(dense(x), reference.value, reference.bound, what, cause=cause)
+    for options in with_and_without_bias(layer):
+        calls.clear()
+        called = of_every_rank(with_options(layer, dot_general=negated, **options), case)
+        require.that(
+            len(calls) >= len(called),
+            f"with dot_general{_and(options)}, it is called for {len(calls)} of {len(called)} ranks"
+            " of x",
+            accepted="a call for each",
+            cause=Cause("option-by-branch", "dot_general is used in one branch of the layer only"),
+        )
+
+
+def _and(options: dict[str, bool]) -> str:
+    return "".join(f" and {name}={value}" for name, value in options.items())
 
 
 @requirement("options/promote-dtype", SHOULD, PARAMETERS, rests_on=["dtypes/float32-out", VALUE])
@@ -377,11 +366,15 @@ def test_promote_dtype(layer: Layer, case: Case) -> None:
     def to_bfloat16(*values: Any, **options: Any) -> Any:
         return own.promote_dtype(*values, **{**options, "dtype": jnp.bfloat16})
 
-    dense = _with(layer, promote_dtype=to_bfloat16).of(case)
+    dense = with_options(layer, promote_dtype=to_bfloat16).of(case)
     y = dense.write(case.kernel(), case.bias())(_x(layer, case))
     require.that(
         str(y.dtype) == "bfloat16",
         f"with a promote_dtype that casts to bfloat16, f(x) is {y.dtype}",
         accepted="bfloat16",
-        cause=_ignored("promote_dtype"),
+        cause=ignored("promote_dtype"),
     )
+
+
+def _shown(found: set[Any]) -> str:
+    return " and ".join(sorted(map(str, found))) or "none"

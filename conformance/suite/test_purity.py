@@ -9,6 +9,8 @@ import gc
 import io
 import itertools
 import random
+import threading
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer
 from conformance.checks.programs import FEW_SIZES
-from conformance.contract.requirement import ANY, MAY, MUST, SHOULD, requirement
+from conformance.contract.requirement import ANY, MAY, MUST, PARAMETERS, SHOULD, requirement
 from conformance.errors import Cause, Violation
 from conformance.isolation import files, snapshot
 from conformance.jax_setup.lazy import jax, jnp
@@ -28,6 +30,16 @@ _CALLS = 20
 def _construct_and_call(layer: Layer, case: Case, x: np.ndarray, *, as_given: bool = False) -> None:
     result = layer.forward(case.seed, x, case.out_features, as_given=as_given)
     jax.block_until_ready(result)
+
+
+def _use(layer: Layer, case: Case) -> None:
+    """Construct the layer, call it, and then call it on an x that most layers reject."""
+    x = case.normal("x", *layer.fewest, case.in_features)
+    _construct_and_call(layer, case, x)
+    if PARAMETERS in layer.provides:
+        # A context that is not left in a finally stays entered.
+        with contextlib.suppress(Exception):
+            jax.block_until_ready(layer.of(case).raw(x[..., :0]))
 
 
 @requirement("purity/input-untouched", MUST, ANY, rests_on=["construction/builds"])
@@ -89,19 +101,22 @@ def test_input_kept(layer: Layer, case: Case) -> None:
 @over(every_size=False)
 def test_globals_untouched(layer: Layer, case: Case) -> None:
     """Construction and call leave ``jax.config``, ``flax.config``, ``os.environ``, logging and the
-    global random generators as they were, and write no file.
+    global random generators as they were, also if the call raises; they write no file, and no
+    thread of theirs goes on.
     """
     changes: list[str] = []
     for _ in range(2):
         # Changes made by an import in the first use do not occur in the second.
         random.seed(case.values)
         np.random.seed(case.values)
-        before = snapshot.take()
+        before, threads = snapshot.take(), set(threading.enumerate())
         try:
             with files.written() as paths:
-                _construct_and_call(layer, case, case.normal("x", *layer.fewest, case.in_features))
+                _use(layer, case)
         finally:
             found = before.changes()
+            started = set(threading.enumerate()) - threads
+            found += ["a thread that was started goes on"] * any(t.is_alive() for t in started)
             # JAX keeps compiled programs, and notes when one was used last.
             cache = str(jax.config.values["jax_compilation_cache_dir"])
             own = sorted(path for path in paths if not path.startswith(cache))
@@ -133,7 +148,7 @@ def _left_in_a_thread(layer: Layer, case: Case) -> list[str]:
     def use() -> list[str]:
         before = snapshot.take()
         with contextlib.suppress(Exception):  # the main thread has reported it
-            _construct_and_call(layer, case, case.normal("x", *layer.fewest, case.in_features))
+            _use(layer, case)
         return before.config_changes()
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
@@ -148,11 +163,20 @@ def _left_in_a_thread(layer: Layer, case: Case) -> list[str]:
 )
 @over(sizes=FEW_SIZES[-1:], at_most=1)
 def test_nothing_kept(layer: Layer, case: Case) -> None:
-    """Calls keep no array alive: twenty more calls leave as many arrays as before.
+    """Neither calls nor layers that are deleted keep an array alive: twenty more of them leave as
+    many arrays as before.
 
-    A list or a cache that grows with every call fills the memory of a server.
+    A list or a cache that grows with every call, or every layer, fills the memory of a server.
     """
-    f, values = layer.at(case), case.normal("x", *layer.fewest, case.in_features)
+    values = case.normal("x", *layer.fewest, case.in_features)
+    cause = Cause("array-kept", "every call keeps an array, as in a list or in a cache")
+    _require_none_kept(layer.at(case), values, "calls", cause)
+    if PARAMETERS in layer.provides:
+        cause = Cause("layer-kept", "every layer, or its arrays, is kept, as in a list of layers")
+        _require_none_kept(lambda _: layer.of(case).kernel, values, "layers", cause)
+
+
+def _require_none_kept(f: Any, values: np.ndarray, what: str, cause: Cause) -> None:
 
     def alive(calls: int) -> int:
         for _ in range(calls):
@@ -166,9 +190,9 @@ def test_nothing_kept(layer: Layer, case: Case) -> None:
         after = alive(0)
     require.that(
         after <= before,
-        f"after {_CALLS} more calls, {after - before} more arrays are alive",
+        f"after {_CALLS} more {what}, {after - before} more arrays are alive",
         accepted="none",
-        cause=Cause("array-kept", "every call keeps an array, as in a list or in a cache"),
+        cause=cause,
     )
 
 

@@ -185,8 +185,9 @@ def test_split_merge(layer: Layer, case: Case) -> None:
 def test_updates_used(layer: Layer, case: Case) -> None:
     """Values written into the parameters are what the forward uses, kernel and bias alike.
 
-    Values are written by ``nnx.update``, into the Params of a layer that was called before, and
-    into the functional view. A fault shows as the result of the values from construction.
+    Values are written by ``nnx.update`` and one by one into the Params of a layer that was called
+    before, and into the functional view. A fault shows as the result of the values from
+    construction.
     """
     dense, x = layer.of(case), _x(layer, case)
     kernel, bias = layer.kernel_for(case), layer.bias_for(case)
@@ -201,6 +202,30 @@ def test_updates_used(layer: Layer, case: Case) -> None:
         written = layer.write(layer.of(case).parameters, as_jax(kernel), as_jax(bias))
         found = layer.apply(written, as_jax(x))
     require_fresh(layer, case, x, np.asarray(found), "with replaced parameters", constructed)
+    if dense.module is not None and case.kernel_shape == FEW_SIZES[-1]:
+        _require_held(layer, case)
+
+
+# A kernel and a bias of this scale are beyond the usual limits of weights.
+_LARGE = 1e4
+
+
+def _require_held(layer: Layer, case: Case) -> None:
+    """Require the Params to hold the values that they are set to, one by one."""
+    from conformance.jax_setup.compat import set_value
+
+    dense, donor = layer.of(case), layer.written(case, _LARGE)
+    for leaf in donor.leaves:
+        variable = dense.module
+        for step in leaf.path:
+            variable = getattr(variable, step, None)
+        if isinstance(variable, nnx.Param):
+            with during(f"setting the value of the Param {'.'.join(leaf.path)}"):
+                set_value(variable, leaf.value)
+    cause = Cause("value-changed-when-set", "a Param changes the values that it is set to")
+    what = "of a Param that was set to a large value"
+    require.equal(dense.kernel, donor.kernel, f"the kernel {what}", cause=cause)
+    require.equal(dense.bias, donor.bias, f"the bias {what}", cause=cause)
 
 
 def _x(layer: Layer, case: Case) -> np.ndarray:
@@ -314,7 +339,10 @@ def test_call_changes_nothing(layer: Layer, case: Case) -> None:
     require_unchanged(dense, [x, strange], "a call with large parameters")
     if case.kernel_shape == (3, 10):
         wider = np.ones(case.in_features + 1, np.float32)
+        before = np.asarray(dense(x))
         require_unchanged(dense, [wider], "a call that raises", raising=True)
+        cause = Cause("left-by-a-raise", "a call that raises leaves something behind")
+        require.equal(dense(x), before, "f(x) after a call that raises", cause=cause)
         others = [x.astype(jnp.bfloat16), x.astype(np.int32)]
         require_unchanged(dense, others, "a call on another dtype", raising=True)
         require_forgotten(dense, x)

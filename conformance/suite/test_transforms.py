@@ -99,7 +99,7 @@ def test_gradients(layer: Layer, case: Case) -> None:
     The cotangents g are normal, large and small, batched and single; the points are generic floats,
     x = 0 and integers, where the result is exact. The value that comes with the gradients is f(x).
     ``jax.grad`` and ``nnx.grad`` outside of jit give the same. The second derivative follows its
-    formula: <dK, t> has the gradient g t^T in x, and none in kernel and bias.
+    formula: <dK, t> has the gradient g t^T in x, x t in g, and none in kernel and bias.
     """
     dense = layer.written(case)
     parameters = dense.parameters

@@ -1,5 +1,7 @@
 """Layers that take an option of Flax's, and give it another meaning."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
@@ -230,3 +232,143 @@ class TakesNumPyDtypesOnly(AllOptions):
     ) -> None:
         known = dtype if isinstance(dtype, jnp.dtype) else None
         super().__init__(in_features, out_features, dtype=known, rngs=rngs)
+
+
+@defect("Y230", breaks="options/dtype", cause_id="options-shared", subtlety=4)
+class DtypeOfTheClass(AllOptions):
+    """`dtype` is an attribute of the class, so that the last layer decides for all."""
+
+    computed: Any = None
+
+    def __init__(
+        self, in_features: int, out_features: int, *, dtype: Any = None, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        DtypeOfTheClass.computed = dtype
+
+    def __call__(self, x: Any) -> Array:
+        values = (x, self.kernel[...], self.bias[...])
+        x, kernel, bias = self.promote_dtype(values, dtype=DtypeOfTheClass.computed)
+        return self.affine(x, kernel, bias)
+
+
+@defect("Y231", breaks="options/dtype", cause_id="options-lost", subtlety=4)
+class CopiedWithoutOptions(AllOptions):
+    """A deep copy is a new layer of the same sizes, with the default options."""
+
+    def __deepcopy__(self, memo: Any = None) -> CopiedWithoutOptions:
+        new = type(self)(*self.kernel[...].shape, use_bias=self.use_bias, rngs=nnx.Rngs(0))
+        nnx.update(new, nnx.state(self))
+        return new
+
+
+@defect(
+    "Y232",
+    breaks="options/precision",
+    cause_id="option-by-branch",
+    subtlety=4,
+    collateral=("options/dot-general",),
+)
+class PlainProductWithoutBias(AllOptions):
+    """Without a bias the product is that of `@`."""
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        return x @ kernel if bias is None else super().affine(x, kernel, bias)
+
+
+@defect("Y233", breaks="options/kernel-init", cause_id="option-by-branch", subtlety=4)
+class InitializersWithBias(AllOptions):
+    """`kernel_init` is used in the branch with a bias."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        use_bias: bool = True,
+        kernel_init: Any = LECUN,
+        rngs: nnx.Rngs,
+    ) -> None:
+        chosen = kernel_init if use_bias else LECUN
+        super().__init__(
+            in_features, out_features, use_bias=use_bias, kernel_init=chosen, rngs=rngs
+        )
+
+
+@defect("Y234", breaks="options/param-dtype", cause_id="option-by-branch", subtlety=4)
+class ParamDtypeWithBias(AllOptions):
+    """`param_dtype` is used in the branch with a bias."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        use_bias: bool = True,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        chosen = param_dtype if use_bias else jnp.float32
+        super().__init__(
+            in_features, out_features, use_bias=use_bias, param_dtype=chosen, rngs=rngs
+        )
+
+
+@defect("Y235", breaks="options/dtype", cause_id="option-overruled", subtlety=4)
+class HalfParametersDecide(AllOptions):
+    """Parameters of half precision overrule a `dtype` of float32."""
+
+    def __call__(self, x: Any) -> Array:
+        kernel, bias = self.kernel[...], self.bias[...] if self.use_bias else None
+        dtype = kernel.dtype if self.dtype is not None and kernel.dtype != "float32" else self.dtype
+        x, kernel, bias = self.promote_dtype((x, kernel, bias), dtype=dtype)
+        return self.affine(x, kernel, bias)
+
+
+@defect("Y236", breaks="options/dot-general", cause_id="option-by-branch", subtlety=4)
+class DotGeneralOfBatches(AllOptions):
+    """`dot_general` is used for an x of rank 2 only."""
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        if x.ndim == 2:
+            return super().affine(x, kernel, bias)
+        y = jnp.matmul(x, kernel, precision=self.precision)
+        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+
+@defect("Y237", breaks="options/dtype", cause_id="option-by-rank", subtlety=4)
+class DtypeOfBatches(AllOptions):
+    """`dtype` is ignored for a single vector."""
+
+    def __call__(self, x: Any) -> Array:
+        x = jnp.asarray(x)
+        values = (x, self.kernel[...], self.bias[...] if self.use_bias else None)
+        x, kernel, bias = self.promote_dtype(values, dtype=self.dtype if x.ndim > 1 else None)
+        return self.affine(x, kernel, bias)
+
+
+@defect("Y238", breaks="options/dtype", cause_id="not-finite-replaced", subtlety=4)
+class ChosenDtypeSaturates(AllOptions):
+    """With a `dtype`, the result is clipped to its finite range."""
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        y = super().affine(x, kernel, bias)
+        if self.dtype is None:
+            return y
+        return jnp.clip(y, jnp.finfo(y.dtype).min, jnp.finfo(y.dtype).max)
+
+
+@defect("Y239", breaks="options/precision", cause_id="option-of-call-only", subtlety=5)
+class PrecisionOfTheCall(AllOptions):
+    """The rule of the derivative multiplies in the default precision."""
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        product = jax.custom_jvp(super().affine, nondiff_argnums=(2,))
+
+        def rule(_: Any, primals: Any, tangents: Any) -> Any:
+            (x, kernel), (dx, dkernel) = primals, tangents
+            return product(x, kernel, None), dx @ kernel + x @ dkernel
+
+        product.defjvp(rule)
+        y: Array = product(x, kernel, None)
+        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)

@@ -169,6 +169,18 @@ EqualCotangentsAveraged = wrong.forward("Y120", GRADIENTS, 4, collateral=FORWARD
     _ruled(_bias_of_a_mean),
     "If all rows get one cotangent, as from a sum, the bias gets its mean.",
 )
+NoCurvature = wrong.forward(
+    "Y212", GRADIENTS, 5, cause_id="cotangent-stopped", collateral=FORWARD_MODE
+)(
+    _ruled(lambda x, k, g: (g @ k.T, *_right(x, k, jax.lax.stop_gradient(g))[1:])),
+    "The rule for the kernel stops the gradient of g: a squared error has no curvature.",
+)
+CleansWhatItKeeps = wrong.forward(
+    "Y213", GRADIENTS, 4, cause_id="gradient-nan-hidden", collateral=FORWARD_MODE
+)(
+    _ruled(lambda x, k, g: _right(jnp.nan_to_num(x), k, g)),
+    "The gradient of the kernel is computed from an x without its NaNs.",
+)
 
 
 def _first_row_of_a_jacobian(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:

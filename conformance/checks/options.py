@@ -1,0 +1,155 @@
+"""Checks constructor options: what they reach, and that they are those of one layer."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from conformance.checks import require
+from conformance.checks.cases import Case
+from conformance.checks.layer import Built, Layer
+from conformance.checks.require import during
+from conformance.errors import Cause
+from conformance.jax_setup.lazy import jax, jnp, nnx
+
+__all__ = [
+    "ignored",
+    "keys_given",
+    "of_every_rank",
+    "require_initializer",
+    "require_of_one_layer",
+    "takes",
+    "with_and_without_bias",
+    "with_options",
+]
+
+
+def with_options(layer: Layer, **options: Any) -> Layer:
+    """Return the layer with these options, unless its constructor lacks them or they are set."""
+    missing = [name for name in options if name not in layer.implementation.options]
+    if missing:
+        require.not_applicable(f"its constructor takes no argument called {missing[0]}")
+    chosen = [name for name in options if name in layer.implementation.chosen]
+    if chosen:
+        require.not_applicable(f"it is registered with a value for {chosen[0]}")
+    return layer.with_options(**options)
+
+
+def takes(layer: Layer, name: str) -> bool:
+    """Return whether the constructor takes the option and leaves it open."""
+    return name in layer.implementation.options - layer.implementation.chosen
+
+
+def ignored(name: str, options: dict[str, Any] | None = None) -> Cause:
+    """Return the cause of an option without effect, among others with which it was checked last.
+
+    Without a bias, an option is checked after it had its effect with one.
+    """
+    if options and options.get("use_bias") is False:
+        return Cause("option-by-branch", f"the option {name} has an effect only with a bias")
+    return Cause("option-ignored", f"the option {name} is accepted and ignored")
+
+
+def with_and_without_bias(layer: Layer) -> list[dict[str, bool]]:
+    """Return the options with which an option is checked: none, and ``use_bias=False``.
+
+    A branch on the bias may hold the use of another option.
+    """
+    open_to_both = layer.convention.use_bias and takes(layer, "use_bias")
+    return [{}, {"use_bias": False}] if open_to_both else [{}]
+
+
+def of_every_rank(layer: Layer, case: Case) -> list[tuple[str, Any]]:
+    """Return the abstract results of the layer for x of rank 1 to 3, each with its x in words."""
+    parameters = layer.of(case).parameters
+    leads = filter(layer.accepts, ((), (2,), (2, 4)))
+    shapes = [jax.ShapeDtypeStruct((*lead, case.in_features), np.float32) for lead in leads]
+    return [(f"x of shape {x.shape}", jax.eval_shape(layer.apply, parameters, x)) for x in shapes]
+
+
+def require_initializer(
+    layer: Layer, case: Case, name: str, values: np.ndarray, **options: Any
+) -> list[bytes]:
+    """Require that a parameter is what its initializer returns; return the keys of two seeds."""
+    which = name.partition("_")[0]
+    calls: list[tuple[Any, tuple[int, ...], str]] = []
+
+    def initializer(key: Any, shape: Any, dtype: Any = np.float32, **options: Any) -> Any:
+        del options  # recent versions of Flax pass a sharding
+        calls.append((key, tuple(map(int, shape)), jnp.dtype(dtype).name))
+        return jnp.asarray(np.resize(values, shape), dtype)
+
+    given = with_options(layer, **{name: initializer}, **options)
+    dtype = given.convention.parameter_dtype
+    with during(f"construction with {name}={name}(key, shape, dtype)"):
+        dense = given.of(case)
+        found = getattr(dense, which)
+    require.that(calls, f"{name} is never called", accepted="a call", cause=ignored(name, options))
+    require.that(len(calls) == 1, f"construction calls {name} {len(calls)} times", accepted="once")
+    called = f"{name} is called with the shape {calls[0][1]} and the dtype {calls[0][2]}"
+    require.that(
+        calls[0][1:] == (values.shape, dtype),
+        called,
+        accepted=f"the shape {values.shape} and the dtype {dtype}",
+    )
+    expected = getattr(given, f"{which}_for")(case)
+    cause = Cause(
+        "initializer-changed",
+        f"the {which} is not what {name} returns, or it is changed afterwards",
+    )
+    require.equal(found, expected, f"the {which} with {name}", cause=cause)
+    first, second = keys_given(layer, case, name, values)
+    require.that(
+        first != second,
+        f"{name} gets the same key for the seeds {case.seed} and {case.seed + 1}",
+        accepted="different keys",
+        cause=Cause("key-fixed", f"{name} is called with a fixed key"),
+    )
+    return [first, second]
+
+
+def keys_given(layer: Layer, case: Case, name: str, values: np.ndarray) -> list[bytes]:
+    """Return the bytes of the keys that the initializer gets for the case's seed and the next."""
+    keys: list[Any] = []
+
+    def initializer(key: Any, shape: Any, dtype: Any = np.float32, **options: Any) -> Any:
+        del options
+        keys.append(key)
+        return jnp.asarray(np.resize(values, shape), dtype)
+
+    given = with_options(layer, **{name: initializer})
+    for seed in (case.seed, (case.seed + 1) % 2**32):
+        given.build(*case.kernel_shape, seed)
+    with during(f"reading the keys that {name} gets"):
+        return [_key_bytes(key) for key in keys]
+
+
+def _key_bytes(key: Any) -> bytes:
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(key) if typed else key).tobytes()
+
+
+def require_of_one_layer(chosen: Built, x: np.ndarray, plain: Built, before: np.ndarray) -> None:
+    """Require the options of ``chosen`` to hold for it and its copies, and not for ``plain``.
+
+    ``before`` is the result of ``plain``, of the same class, before ``chosen`` was built.
+    """
+    shared = Cause("options-shared", "layers of one class share their options")
+    y = np.asarray(chosen(x))
+    what = "after another layer was built with other options, f(x)"
+    require.equal(plain(x), before, what, cause=shared)
+    plain.layer.build(*plain.kernel.shape)
+    require.equal(chosen(x), y, what, cause=shared)
+    if chosen.module is None:
+        return
+    lost = Cause("options-lost", "a copy has not the options of the layer")
+    with during("nnx.merge of nnx.split, and copy.deepcopy, of a layer with options"):
+        copies = {
+            "merged after a split": nnx.merge(*nnx.split(chosen.module)),
+            "copied": copy.deepcopy(chosen.module),
+        }
+    for how, module in copies.items():
+        found = Built(chosen.layer, module=module)(x)
+        require.equal(found, y, f"f(x) of a layer with options that is {how}", cause=lost)
