@@ -65,6 +65,19 @@ class HalfBiasTwice(_Half):
         return x @ kernel + (2 * bias - jax.lax.stop_gradient(bias))
 
 
+@defect("Y220", "initialization/kernel-law", 4)
+class HalfUniform(_Half):
+    """In bfloat16 the kernel is uniform, of the right variance."""
+
+    def __init__(
+        self, d_in: int, d_out: int, *, dtype: Any = jnp.bfloat16,
+        param_dtype: Any = jnp.bfloat16, rngs: nnx.Rngs,
+    ) -> None:  # fmt: skip
+        super().__init__(d_in, d_out, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        drawn = jax.random.uniform(rngs.params(), (d_in, d_out), jnp.float32, -1, 1)
+        self.kernel = nnx.Param((drawn * (3 / d_in) ** 0.5).astype(param_dtype))
+
+
 class _WithoutBias(nnx.Module):
     """A correct layer without a bias, which it does not declare."""
 
