@@ -101,8 +101,9 @@ def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
 
 
 def _is_right_without_a_trace(layer: Layer, case: Case) -> bool:
-    """Return whether the layer computes x K + b at a neighbouring size that was not traced."""
-    control = replace(case, in_features=case.in_features + 1)
+    """Return whether the layer computes x K + b at neighbouring sizes that were not traced."""
+    n, m = case.kernel_shape
+    control = replace(case, in_features=n + 1, out_features=m + 1)
     x = control.normal("x", *(BATCH if layer.accepts(BATCH) else ()), control.in_features)
     try:
         y = np.asarray(layer.written(control).raw(x))

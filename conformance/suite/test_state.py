@@ -339,10 +339,11 @@ def test_call_changes_nothing(layer: Layer, case: Case) -> None:
     require_unchanged(dense, [x, strange], "a call with large parameters")
     if case.kernel_shape == (3, 10):
         wider = np.ones(case.in_features + 1, np.float32)
-        before = np.asarray(dense(x))
+        before, again = np.asarray(dense(x)), np.asarray(dense(x))
         require_unchanged(dense, [wider], "a call that raises", raising=True)
-        cause = Cause("left-by-a-raise", "a call that raises leaves something behind")
-        require.equal(dense(x), before, "f(x) after a call that raises", cause=cause)
+        if before.tobytes() == again.tobytes():
+            cause = Cause("left-by-a-raise", "a call that raises leaves something behind")
+            require.equal(dense(x), before, "f(x) after a call that raises", cause=cause)
         others = [x.astype(jnp.bfloat16), x.astype(np.int32)]
         require_unchanged(dense, others, "a call on another dtype", raising=True)
         require_forgotten(dense, x)
