@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from dataclasses import replace
 
@@ -215,10 +216,13 @@ def _require_held(layer: Layer, case: Case) -> None:
     from conformance.jax_setup.compat import set_value
 
     dense, donor = layer.of(case), layer.written(case, _LARGE)
-    for leaf in donor.leaves:
-        variable = dense.module
-        for step in leaf.path:
-            variable = getattr(variable, step, None)
+    found = [
+        (leaf, functools.reduce(lambda at, step: getattr(at, step, None), leaf.path, dense.module))
+        for leaf in donor.leaves
+    ]
+    if not all(isinstance(variable, nnx.Variable) for _, variable in found):
+        return  # one of them is in a container, not an attribute
+    for leaf, variable in found:
         if isinstance(variable, nnx.Param):
             with during(f"setting the value of the Param {'.'.join(leaf.path)}"):
                 set_value(variable, leaf.value)
