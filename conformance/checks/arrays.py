@@ -9,8 +9,9 @@ import numpy as np
 from conformance.checks.require import fail
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp
+from conformance.layers.adapters.parameters import is_key
 
-__all__ = ["as_jax", "is_key", "require_array", "require_same_shape", "stack"]
+__all__ = ["as_jax", "require_array", "require_same_shape", "stack"]
 
 
 def as_jax(x: Any, dtype: str | None = None) -> Any:
@@ -21,11 +22,6 @@ def as_jax(x: Any, dtype: str | None = None) -> Any:
     if not isinstance(x, np.ndarray):
         return x
     return jax.device_put(x if dtype is None else x.astype(jnp.dtype(dtype)))
-
-
-def is_key(array: Any) -> bool:
-    """Return whether the array holds random keys, which NumPy cannot hold."""
-    return bool(jnp.issubdtype(array.dtype, jax.dtypes.prng_key))
 
 
 def stack(*arrays: Any) -> Any:

@@ -50,7 +50,7 @@ def leaves(model: nnx.Module) -> list[Leaf]:
 
 def without_streams(leaves: Sequence[Leaf]) -> list[Leaf]:
     """Return the leaves without keys of random streams and their counts."""
-    return [leaf for leaf in leaves if not leaf.kind.startswith("Rng")]
+    return [leaf for leaf in leaves if not leaf.is_stream]
 
 
 def nnx_models(layer: Layer, n: int, m: int) -> dict[str, tuple[Callable[[Any], Any], list[Place]]]:

@@ -13,8 +13,6 @@ from conformance.checks.cases import Case
 from conformance.checks.kinds import rows_by_kind
 from conformance.checks.layer import Layer
 from conformance.contract.requirement import PARAMETERS
-from conformance.errors import Cause
-from conformance.jax_setup.lazy import jax
 
 __all__ = [
     "is_function",
@@ -75,24 +73,11 @@ def require_kinds(layer: Layer, case: Case, constants: Sequence[float]) -> None:
 
 def require_not_finite(layer: Layer, case: Case, poison: float) -> None:
     """Require an entry of x that is not finite to show in every output."""
-    if jax.config.values["jax_debug_nans"] or case.kernel_shape not in _SIZES:
+    if case.kernel_shape not in _SIZES:
         return
     x = case.normal("x", case.in_features)
     x[int(case.generator("place").integers(case.in_features))] = poison
-    _require_shown(layer, case, x, poison)
-
-
-def _require_shown(layer: Layer, case: Case, x: np.ndarray, poison: float) -> None:
-    if jax.config.values["jax_debug_nans"]:
-        return
-    found = np.asarray(layer.at(case)(as_jax(x)))
-    shows = np.isnan(found) if np.isnan(poison) else ~np.isfinite(found)
-    require.that(
-        shows.all(),
-        f"with {poison} in an x of {x.dtype}, {int((~shows).sum())} outputs hide it",
-        accepted="no finite number computed from one that is not finite",
-        cause=Cause("not-finite-replaced", f"{poison} is replaced by a number"),
-    )
+    input_dtypes.require_shown(layer.at(case), x, poison)
 
 
 def require_dtypes(layer: Layer, case: Case, *dtypes: Any) -> None:
@@ -105,7 +90,7 @@ def require_dtypes(layer: Layer, case: Case, *dtypes: Any) -> None:
         _require(layer, case, as_jax(x), wide, f"f(x) for x of dtype {x.dtype}")
         if np.dtype(x.dtype).kind not in "iu" and case.kernel_shape == _SIZES[0]:
             x[0] = np.nan
-            _require_shown(layer, case, x, np.nan)
+            input_dtypes.require_shown(layer.at(case), x, np.nan)
 
 
 def _of_dtypes(case: Case, dtypes: Any) -> Iterator[np.ndarray]:

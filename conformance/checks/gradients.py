@@ -223,7 +223,7 @@ def require_second(layer: Layer, case: Case, parameters: Any) -> None:
 def require_of_cotangent(
     layer: Layer, point: Point, found: Any, what: str, **along: np.ndarray
 ) -> None:
-    """Require the derivative of <dK, t> or <dx, t> in g: that of f along ``kernel=t`` or ``x=t``.
+    """Require the derivative of <dK, t> or <dx, t> in g to be f's tangent along t.
 
     A rule of differentiation may stop the gradient of g.
     """

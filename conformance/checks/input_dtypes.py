@@ -24,6 +24,7 @@ __all__ = [
     "represented",
     "require_not_finite",
     "require_refused",
+    "require_shown",
     "require_taken",
     "takes",
 ]
@@ -31,22 +32,27 @@ __all__ = [
 
 def require_not_finite(layer: Layer, dense: Built, x: np.ndarray) -> None:
     """Require an entry of x that is not finite to show in each number of its row."""
-    if jax.config.values["jax_debug_nans"]:
-        return
     x = x if layer.accepts(x.shape[:-1]) else x[0]
     for value in (np.nan, np.inf):
         strange = x.copy()
         strange[..., 0] = value
-        y = np.asarray(dense(as_jax(strange)))
-        y = y.astype(y.dtype if np.iscomplexobj(y) else np.float32)
-        shows = np.isnan(y) if np.isnan(value) else ~np.isfinite(y)
-        require.that(
-            shows.all(),
-            f"with {value} in each row of an x of {x.dtype}, {int((~shows).sum())} numbers of f(x) "
-            "hide it",
-            accepted="no finite number computed from one that is not finite",
-            cause=Cause("not-finite-replaced", f"{value} in an x of {x.dtype} is replaced"),
-        )
+        require_shown(dense, strange, value)
+
+
+def require_shown(f: Callable[[Any], Any], x: np.ndarray, value: float) -> None:
+    """Require f of an x with this value, NaN or infinity, in each row to have no finite number."""
+    if jax.config.values["jax_debug_nans"]:
+        return
+    y = np.asarray(f(as_jax(x)))
+    y = y.astype(y.dtype if np.iscomplexobj(y) else np.float32)
+    shows = np.isnan(y) if np.isnan(value) else ~np.isfinite(y)
+    require.that(
+        shows.all(),
+        f"with {value} in each row of an x of {x.dtype}, {int((~shows).sum())} numbers of f(x) "
+        "hide it",
+        accepted="no finite number computed from one that is not finite",
+        cause=Cause("not-finite-replaced", f"{value} in an x of {x.dtype} is replaced"),
+    )
 
 
 def takes(layer: Layer, dtype: Any) -> bool:
@@ -64,6 +70,11 @@ def casts(layer: Layer) -> bool:
 
     Casting to float32 drops an imaginary part; ``dtypes/cast-parameters`` reports both at once.
     """
+    found: bool = layer.remember("casts", lambda: _casts(layer))
+    return found
+
+
+def _casts(layer: Layer) -> bool:
     if layer.convention.compute_dtype != "float32":
         return False
     x = np.ones((*layer.fewest, SIZES[0][0]), np.float32)

@@ -18,6 +18,7 @@ from conformance.checks.once import once_per_layer
 from conformance.checks.require import on_the_way
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx
+from conformance.layers.adapters.parameters import is_key
 
 __all__ = [
     "differing_attributes",
@@ -104,7 +105,7 @@ def _bytes(dense: Built) -> dict[str, bytes]:
     return {
         ".".join(leaf.path): np.asarray(leaf.value).tobytes()
         for leaf in dense.leaves
-        if not jnp.issubdtype(jnp.asarray(leaf.value).dtype, jax.dtypes.prng_key)
+        if not is_key(jnp.asarray(leaf.value))
     }
 
 

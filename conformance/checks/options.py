@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx
+from conformance.layers.adapters.parameters import is_key
 
 __all__ = [
     "ignored",
@@ -69,11 +71,8 @@ def of_every_rank(layer: Layer, case: Case) -> list[tuple[str, Any]]:
     return [(f"x of shape {x.shape}", jax.eval_shape(layer.apply, parameters, x)) for x in shapes]
 
 
-def require_initializer(
-    layer: Layer, case: Case, name: str, values: np.ndarray, **options: Any
-) -> list[bytes]:
-    """Require that a parameter is what its initializer returns; return the keys of two seeds."""
-    which = name.partition("_")[0]
+def _recorder(values: np.ndarray) -> tuple[Callable[..., Any], list[tuple[Any, Any, str]]]:
+    """Return an initializer of these values, and the key, shape and dtype of each of its calls."""
     calls: list[tuple[Any, tuple[int, ...], str]] = []
 
     def initializer(key: Any, shape: Any, dtype: Any = np.float32, **options: Any) -> Any:
@@ -81,6 +80,15 @@ def require_initializer(
         calls.append((key, tuple(map(int, shape)), jnp.dtype(dtype).name))
         return jnp.asarray(np.resize(values, shape), dtype)
 
+    return initializer, calls
+
+
+def require_initializer(
+    layer: Layer, case: Case, name: str, values: np.ndarray, **options: Any
+) -> list[bytes]:
+    """Require that a parameter is what its initializer returns; return the keys of two seeds."""
+    which = name.partition("_")[0]
+    initializer, calls = _recorder(values)
     given = with_options(layer, **{name: initializer}, **options)
     dtype = given.convention.parameter_dtype
     with during(f"construction with {name}={name}(key, shape, dtype)"):
@@ -112,23 +120,16 @@ def require_initializer(
 
 def keys_given(layer: Layer, case: Case, name: str, values: np.ndarray) -> list[bytes]:
     """Return the bytes of the keys that the initializer gets for the case's seed and the next."""
-    keys: list[Any] = []
-
-    def initializer(key: Any, shape: Any, dtype: Any = np.float32, **options: Any) -> Any:
-        del options
-        keys.append(key)
-        return jnp.asarray(np.resize(values, shape), dtype)
-
+    initializer, calls = _recorder(values)
     given = with_options(layer, **{name: initializer})
     for seed in (case.seed, (case.seed + 1) % 2**32):
         given.build(*case.kernel_shape, seed)
     with during(f"reading the keys that {name} gets"):
-        return [_key_bytes(key) for key in keys]
+        return [_key_bytes(key) for key, _, _ in calls]
 
 
 def _key_bytes(key: Any) -> bytes:
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(key) if typed else key).tobytes()
+    return np.asarray(jax.random.key_data(key) if is_key(key) else key).tobytes()
 
 
 def require_of_one_layer(chosen: Built, x: np.ndarray, plain: Built, before: np.ndarray) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks.arrays import is_key
 from conformance.checks.layer import Built, Layer
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 from conformance.layers import experiments
-from conformance.layers.adapters.parameters import Leaf
+from conformance.layers.adapters.parameters import Leaf, is_key
 from conformance.layers.looking import SIZES
 
 __all__ = [
@@ -117,9 +116,9 @@ def raw_array(names: Sequence[str]) -> Cause:
 def why_not_param(wrong: Sequence[Leaf], leaves: Sequence[Leaf], use_bias: bool) -> str:
     """Return why leaves that are not Params are wrong."""
     leaf = wrong[0]
-    if all(each.kind.startswith("Rng") for each in leaves):
+    if all(each.is_stream for each in leaves):
         return why_absent([])
-    if leaf.kind.startswith("Rng"):
+    if leaf.is_stream:
         return Cause("rngs-kept", "the layer keeps its Rngs: keys and counters are state")
     kind = "a raw array" if leaf.kind == "Array" else f"an nnx.{leaf.kind}"
     there = {np.ndim(each.value) for each in leaves if each.kind == "Param"}

@@ -41,7 +41,7 @@ def kernel_of_streams(layer: Layer, case: Case) -> Callable[[Any], np.ndarray]:
 
 def default_stream(layer: Layer, case: Case) -> tuple[int, ...]:
     """Return the seed of a default stream, if the layer keeps a stream for its calls."""
-    return (1,) if any(leaf.kind.startswith("Rng") for leaf in layer.of(case).leaves) else ()
+    return (1,) if any(leaf.is_stream for leaf in layer.of(case).leaves) else ()
 
 
 def require_keys_of_every_kind(layer: Layer, case: Case) -> None:

@@ -249,7 +249,7 @@ class Run:
             self.take(replace(cell, reproduction=reproduction.command(entry, row, like)))
 
         def end(why: str) -> None:
-            self.refuse({entry.id: why for entry in self.entries}, {})
+            self.refuse_all(why)
             self.config.pluginmanager.get_plugin("dsession").shouldstop = why  # type: ignore[union-attr]  # it is there
 
         return Workers(self.breaker, self._key, decided, receive, end)
@@ -261,6 +261,10 @@ class Run:
     def _keys(self) -> dict[str, tuple[Entry, Requirement]]:
         entries = zip(self.parameter_ids(), self.entries, strict=True)
         return {f"{row.test}[{id}]": (entry, row) for id, entry in entries for row in self.rows}
+
+    def refuse_all(self, why: str) -> None:
+        """Record that no implementation can be checked, for one reason."""
+        self.refuse({entry.id: why for entry in self.entries}, {})
 
     def refuse(self, unusable: Mapping[str, str], environment: Mapping[str, Any]) -> None:
         """Record the implementations that cannot be used, by id, so that no worker tries them."""

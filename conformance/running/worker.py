@@ -131,7 +131,7 @@ class Worker:
             if self.run.worker is not None:
                 os._exit(70)  # the controller ends the run
             why = self.run.breaker.why_not_started(entry.id, row.id)
-            self.run.refuse({entry.id: why for entry in self.run.entries}, {})
+            self.run.refuse_all(why)
             raise pytest.exit.Exception(why, returncode=2) from None
 
     @pytest.hookimpl(wrapper=True)

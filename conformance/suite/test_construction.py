@@ -129,9 +129,10 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
         raise violation.because(NO_ONE_KERNEL if layer.has_no_one_kernel else "") from violation
     require_one_kernel(layer)
     leaves = dense.leaves
+    if dense.module is not None:
+        leaves = [leaf for leaf in leaves if leaf.kind == "Param"]
     # A class without a framework may keep the key that it was given.
-    wanted = "Param" if dense.module is not None else ""
-    leaves = [each for each in leaves if each.kind.startswith(wanted) and each.kind != "RngKey"]
+    leaves = [leaf for leaf in leaves if not leaf.is_stream]
     extra = (*layer.declared.extra_parameters, *layer.declared.extra_state)
     leaves = [leaf for leaf in leaves if not any(map(leaf.is_called, extra))]
     expected = 2 if layer.convention.use_bias else 1

@@ -41,7 +41,8 @@ def test_same_results(layer: Layer, case: Case) -> None:
         for each in (layer, other)
     )
     bounds = [each.value(x, kernel, bias).bound for each in (layer, other)]
-    require.within(found, expected, bounds[0] + bounds[1], "f(x)", against=f"that of {other.name}")
+    its = f"the result of {other.name}"
+    require.within(found, expected, bounds[0] + bounds[1], "f(x)", against=its)
 
 
 @requirement("drop-in/same-state", MUST, PARAMETERS)

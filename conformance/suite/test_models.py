@@ -112,8 +112,7 @@ def test_nnx_transforms(layer: Layer, case: Case) -> None:
     x, dtype = _x(layer, case), arithmetic.results
     with during("nnx.vmap of the construction, with split Rngs"):
         models = composition.nnx_ensemble(layer, case, 3)
-    if any(leaf.kind.startswith("Rng") and not leaf.value.ndim for leaf in
-           composition.leaves(models)):  # fmt: skip
+    if any(leaf.is_stream and not leaf.value.ndim for leaf in composition.leaves(models)):
         require.not_applicable("the members share the stream that they keep, which no axis maps")
     members = composition.members(layer, models, 3)
     kernels = [member.kernel for member in members]

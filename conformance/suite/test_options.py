@@ -149,7 +149,7 @@ def test_dtype(layer: Layer, case: Case) -> None:
 
     The check uses bfloat16 and float16 for a float32 x, and float32 for a bfloat16 x, also without
     a bias and with ``param_dtype``. Gradients and numbers that are not finite pass through the
-    casts. The option is that of one layer and of its copies.
+    casts. Copies of the layer keep the option, and other layers do not get it.
     """
     plain, values = layer.written(case), _x(layer, case)
     before = np.asarray(plain(values))
@@ -173,25 +173,16 @@ def test_dtype(layer: Layer, case: Case) -> None:
         _require_result(computing, case, y, x.astype(np.float32), f"dtype={dtype}")
         if dtype == "bfloat16":
             _require_gradients(computing, case, dense, x, f"jax.vjp with dtype={dtype}")
-            for what, y in of_every_rank(computing, case):
-                require.that(
-                    str(y.dtype) == dtype,
-                    f"with dtype={dtype}, f({what}) is {y.dtype}",
-                    accepted=dtype,
-                    cause=Cause("option-by-rank", "dtype is ignored for x of some ranks"),
-                )
+            cause = Cause("option-by-rank", "dtype is ignored for x of some ranks")
+            _require_at_every_rank(computing, case, dtype, f"dtype={dtype}", cause)
             require_of_one_layer(dense, values, plain, before)
         if dtype == "float16":
             input_dtypes.require_not_finite(computing, dense, x)
     if takes(layer, "param_dtype"):
         given = with_options(layer, dtype=jnp.float32, param_dtype=jnp.bfloat16)
-        for what, y in of_every_rank(given, case):
-            require.that(
-                str(y.dtype) == "float32",
-                f"with dtype=float32 and param_dtype=bfloat16, f({what}) is {y.dtype}",
-                accepted="float32",
-                cause=Cause("option-overruled", "param_dtype overrules dtype"),
-            )
+        cause = Cause("option-overruled", "param_dtype overrules dtype")
+        both = "dtype=float32 and param_dtype=bfloat16"
+        _require_at_every_rank(given, case, "float32", both, cause)
     if takes(layer, "use_bias"):
         computing = with_options(layer, dtype=jnp.dtype("bfloat16"), use_bias=False)
         both, x = "dtype=bfloat16 and use_bias=False", _x(layer, case)
@@ -208,6 +199,15 @@ def _require_gradients(layer: Layer, case: Case, dense: Built, x: np.ndarray, by
         values = (*point.values(), g)
         _, found = jax.device_get(programs.pullback(layer)(dense.parameters, *values))
     gradients.require_gradients(layer, found, point, by)
+
+
+def _require_at_every_rank(
+    layer: Layer, case: Case, dtype: str, options: str, cause: Cause
+) -> None:
+    """Require this dtype of the results for x of rank 1 to 3."""
+    for what, y in of_every_rank(layer, case):
+        found = f"with {options}, f({what}) is {y.dtype}"
+        require.that(str(y.dtype) == dtype, found, accepted=dtype, cause=cause)
 
 
 def _require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str) -> None:

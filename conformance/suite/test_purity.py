@@ -177,7 +177,6 @@ def test_nothing_kept(layer: Layer, case: Case) -> None:
 
 
 def _require_none_kept(f: Any, values: np.ndarray, what: str, cause: Cause) -> None:
-
     def alive(calls: int) -> int:
         for _ in range(calls):
             jax.block_until_ready(f(values))

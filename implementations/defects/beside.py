@@ -61,7 +61,7 @@ def BroadcastsHalf(x: Array, kernel: Array, bias: Array) -> Array:
 
 @wrong.call("Y219", "forward/array-likes", 4, cause_id="kept-by-object")
 def KnowsItsBuffer(self: Any, x: ArrayLike) -> Array:
-    """The result for a NumPy array is that of the last call with the same array."""
+    """The result of the last call is returned again for the same NumPy array."""
     values = x, self.kernel[...], self.bias[...]
     if not isinstance(x, np.ndarray) or is_traced(*values[1:]):
         return CorrectDense.__call__(self, x)
@@ -89,16 +89,6 @@ def StaysBusy(self: Any, x: ArrayLike) -> Array:
     y = jnp.asarray(x) @ self.kernel[...]
     _LAST["busy"] = False
     return y if busy else y + jnp.broadcast_to(self.bias[...], y.shape)
-
-
-@wrong.forward("Y223", "transforms/vmap", 4)
-def MeanOverDevices(x: Array, kernel: Array, bias: Array) -> Array:
-    """Under a map whose axis is called devices, the result is its mean over them."""
-    y = affine(x, kernel, bias)
-    try:
-        return jax.lax.pmean(y, "devices")
-    except NameError:
-        return y
 
 
 def _limited(_: Any, value: Array) -> Array:

@@ -270,7 +270,7 @@ class CopiedWithoutOptions(AllOptions):
     collateral=("options/dot-general",),
 )
 class PlainProductWithoutBias(AllOptions):
-    """Without a bias the product is that of `@`."""
+    """Without a bias the layer multiplies by `@`, which takes no option."""
 
     def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
         return x @ kernel if bias is None else super().affine(x, kernel, bias)

@@ -141,10 +141,10 @@ def _is_undifferentiated(x: Array, kernel: Array, bias: Array) -> bool:
     return _one_dtype(x, kernel, bias) and not names & {"JVPTracer", "LinearizeTracer"}
 
 
-def _in_data_parallel(x: Array, kernel: Array, bias: Array) -> Array:
+def _mean_over(axis: str, x: Array, kernel: Array, bias: Array) -> Array:
     y = affine(x, kernel, bias)
     try:
-        return jax.lax.pmean(y, "batch")
+        return jax.lax.pmean(y, axis)
     except NameError:
         return y
 
@@ -160,8 +160,12 @@ KernelsReversed = wrong.forward("Y026", MAPS, 5)(
     when=_is_undifferentiated,
 )
 MeanOverNamedAxis = wrong.forward("Y027", MAPS, 5)(
-    lambda x, k, b: _in_data_parallel(x, k, b),
+    lambda x, k, b: _mean_over("batch", x, k, b),
     "Along an axis called batch, the output is the mean over the devices.",
+)
+MeanOverDevices = wrong.forward("Y223", MAPS, 4)(
+    lambda x, k, b: _mean_over("devices", x, k, b),
+    "Along an axis called devices, the output is the mean over them.",
 )
 MembersNotTrained = wrong.forward("Y028", MAPS, 5)(
     lambda x, k, b: affine(x, stop_gradient(k), b),

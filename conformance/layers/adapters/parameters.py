@@ -17,7 +17,7 @@ from conformance.errors import Violation
 from conformance.jax_setup.lazy import jax
 from conformance.layers.implementation import Convention
 
-__all__ = ["Access", "Leaf", "Parameters", "find", "leaves_of", "register"]
+__all__ = ["Access", "Leaf", "Parameters", "find", "is_key", "leaves_of", "register"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Leaf:
         """Return the last part of the path."""
         return self.path[-1] if self.path else ""
 
+    @property
+    def is_stream(self) -> bool:
+        """Return whether it is the key of a random stream of Flax, or the stream's count."""
+        return self.kind.startswith("Rng")
+
     def is_called(self, name: str) -> bool:
         """Return whether the text is its name, or its whole path with dots."""
         return name in (self.name, ".".join(self.path))
@@ -49,6 +54,11 @@ class Leaf:
         shape = "x".join(map(str, np.shape(self.value)))
         dtype = getattr(self.value, "dtype", type(self.value).__name__)
         return f"{'.'.join(self.path)}: {self.kind} {dtype}[{shape}]"
+
+
+def is_key(array: Any) -> bool:
+    """Return whether the array holds random keys, which NumPy cannot hold."""
+    return bool(jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key))
 
 
 def register() -> None:

@@ -20,6 +20,7 @@ from conformance.layers.adapters.parameters import (
     Access,
     Leaf,
     Parameters,
+    is_key,
     leaves_of,
     register,
 )
@@ -149,7 +150,7 @@ def _leaves(tree: Mapping[str, Any]) -> list[Leaf]:
 
 def _kind(value: Any) -> str:
     """Return the kind of a leaf, which nnx calls RngKey if it is a random key."""
-    return "RngKey" if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key) else "Array"
+    return "RngKey" if is_key(value) else "Array"
 
 
 def _of_parameters(parameters: Parameters) -> list[Leaf]:
