@@ -22,6 +22,7 @@ from conformance.layers.formulas import law_of
 from conformance.layers.implementation import FLAX, Convention
 from conformance.layers.law import Law
 from conformance.layers.looking import SIZES
+from conformance.layers.storage import BiasRow
 from conformance.statistics import identify_law
 
 __all__ = ["Description", "describe_layer", "law_in_words", "law_line", "table_of"]
@@ -195,7 +196,7 @@ def _by_default(layer: Layer) -> tuple[str, ...]:
     """Return what the layer does unless its constructor gets another argument, or its factors."""
     found = [f"applies its argument {name} to the output" for name in layer.seen.arguments]
     storage = layer.seen.storage
-    return (*found, *([str(storage)] if storage is not None and storage.of_kernel else []))
+    return (*found, *([] if storage is None or isinstance(storage, BiasRow) else [str(storage)]))
 
 
 def _arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from conformance.checks import require, shapes
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.errors import Cause
-from conformance.layers.storage import values_at
+from conformance.layers.storage import BiasRow, Scaled, values_at
 
 __all__ = [
     "require_bias_shape",
@@ -46,7 +46,7 @@ def require_plain_operands(layer: Layer) -> None:
     """Require that the operands are not quantized, unless declared, and the kernel not scaled."""
     _require_no_steps(layer)
     storage = layer.seen.storage
-    if storage is not None and storage.is_scaled:
+    if isinstance(storage, Scaled):
         require.that(
             False,
             f"f(e_i) is not K[i] + b: {storage}",
@@ -73,7 +73,7 @@ def _require_no_steps(layer: Layer) -> None:
 def require_one_kernel(layer: Layer) -> None:
     """Require the kernel to be one parameter, unless functions describe the layer."""
     storage = layer.seen.storage
-    if storage is not None and storage.of_kernel and not storage.is_scaled:
+    if storage is not None and not isinstance(storage, BiasRow | Scaled):
         require.that(
             False,
             f"{storage}; the layer's arrays are {', '.join(layer.seen.leaves)}",
@@ -86,9 +86,9 @@ def require_one_kernel(layer: Layer) -> None:
 def _require_flat_bias(layer: Layer, dense: Built, case: Case) -> None:
     """Require the bias to be stored as a vector."""
     storage = layer.seen.storage
-    if storage is None or not storage.bias:
+    if not isinstance(storage, BiasRow):
         return
-    (stored,) = values_at(layer.implementation, dense.parameters, [storage.bias])
+    (stored,) = values_at(layer.implementation, dense.parameters, [storage.path])
     require.that(
         stored.ndim == 1,
         f"the bias has shape {stored.shape} for in_features={case.in_features}, "

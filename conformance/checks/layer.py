@@ -35,6 +35,7 @@ from conformance.layers.adapters.parameters import Leaf, leaves_of
 from conformance.layers.implementation import Convention, Implementation
 from conformance.layers.looking import Seen, look
 from conformance.layers.registry import Entry
+from conformance.layers.storage import Factored, Scaled
 
 __all__ = ["Built", "Layer"]
 
@@ -109,8 +110,7 @@ class Layer:
     @property
     def is_factored(self) -> bool:
         """Return whether inspection found a kernel that is computed from its parameters."""
-        storage = self.seen.storage
-        return storage is not None and (bool(storage.factor) or storage.is_scaled)
+        return isinstance(self.seen.storage, Factored | Scaled)
 
     @functools.cached_property
     def provides(self) -> frozenset[Need]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from conformance.jax_setup.lazy import jax
 from conformance.layers.implementation import INPUTS, Implementation
-from conformance.layers.storage import Storage
+from conformance.layers.storage import Blocks, Factored, Joined, Scaled
 
 __all__ = [
     "CLOSE",
@@ -117,7 +117,7 @@ def without_activation(its: Implementation, size: tuple[int, int]) -> dict[str, 
 
 def factor(
     its: Implementation, direction: str, shapes: Mapping[str, Any], sizes: Sequence[tuple[int, int]]
-) -> Storage | None:
+) -> Factored | None:
     """Return the storage of a kernel that is computed from a direction and a factor, or None.
 
     ``shapes`` has the other parameters' shapes at both sizes, by their paths.
@@ -126,7 +126,7 @@ def factor(
         lengths = tuple(math.prod(each) for each in shape)
         ways = {tuple(m for _, m in sizes): (0,), tuple(n for n, _ in sizes): (1,), (1, 1): (0, 1)}
         if lengths in ways:
-            found = Storage(direction=direction, factor=path, over=ways[lengths])
+            found = Factored(direction, path, ways[lengths])
             if error_of(found.seen_through(its), sizes[0]) < CLOSE:
                 return found
     return None
@@ -134,7 +134,7 @@ def factor(
 
 def blocks(
     its: Implementation, shapes: Mapping[str, Any], bias: str, sizes: Sequence[tuple[int, int]]
-) -> Storage | None:
+) -> Blocks | None:
     """Return the storage of a kernel in blocks, whose order the results show, or None.
 
     ``shapes`` has the other parameters' shapes at both sizes, by path; ``bias`` is a path.
@@ -148,28 +148,28 @@ def blocks(
             for i, size in enumerate(sizes)
         )
         for order in itertools.permutations(shapes) if fits else ():
-            found = Storage(blocks=order, axis=axis, bias=bias)
+            found = Blocks(order, axis, bias)
             if error_of(found.seen_through(its), sizes[0]) < CLOSE:
                 return found
     return None
 
 
-def joined(its: Implementation, path: str, size: tuple[int, int]) -> Storage | None:
+def joined(its: Implementation, path: str, size: tuple[int, int]) -> Joined | None:
     """Return the storage of kernel and bias in one array, or None."""
     for row in (-1, 0):
-        found = Storage(direction=path, row=row)
+        found = Joined(path, row)
         if error_of(found.seen_through(its), size) < CLOSE:
             return found
     return None
 
 
-def scaled(its: Implementation, path: str, sizes: Sequence[tuple[int, int]]) -> Storage | None:
+def scaled(its: Implementation, path: str, sizes: Sequence[tuple[int, int]]) -> Scaled | None:
     """Return the storage of a kernel that the layer multiplies by a number, or None.
 
     The number replaces the scale of the initial law: with it, and not without it, the variance of a
     new kernel is about 1 / fan_in. A usual kernel that is scaled again is a fault.
     """
-    found = Storage(direction=path)
+    found = Scaled(path)
     seen = found.seen_through(its)
     assert its.kernel is not None
     assert seen.init is not None

@@ -17,7 +17,7 @@ from conformance.jax_setup.lazy import jax
 from conformance.layers import experiments
 from conformance.layers.adapters.parameters import Leaf, leaves_of
 from conformance.layers.implementation import Convention, Implementation
-from conformance.layers.storage import Storage
+from conformance.layers.storage import BiasRow, Storage
 
 __all__ = ["SIZES", "Seen", "look"]
 
@@ -110,7 +110,7 @@ def _look(implementation: Implementation) -> Seen:
         found = replace(found, use_bias=False)
     found = _as_called(found, apply, parameters[0])
     state = tuple(path for path in others if path not in trained)
-    row = Storage(bias=bias) if bias and len(shapes[bias][0]) > 1 else None
+    row = BiasRow(bias) if bias and len(shapes[bias][0]) > 1 else None
     if row is not None and 2 in found.ranks:
         # A vector becomes a row: that is the same difference.
         found = replace(found, ranks=tuple(rank for rank in found.ranks if rank > 1))
@@ -123,6 +123,7 @@ def _tried(implementation: Implementation, seen: Seen) -> Seen:
     if its.under is None:
         return seen  # it is described by functions
     others = _shapes(its, seen.extra_parameters)
+    storage: Storage | None
     if not seen.kernel and seen.convention.use_bias and _joined(others, seen.extra_parameters):
         (path,) = others
         storage = experiments.joined(its, path, SIZES[0])

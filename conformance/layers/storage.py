@@ -17,7 +17,7 @@ from conformance.jax_setup.lazy import jax, jnp
 from conformance.layers.adapters.parameters import leaves_of
 from conformance.layers.implementation import Implementation
 
-__all__ = ["Storage", "values_at", "with_values"]
+__all__ = ["BiasRow", "Blocks", "Factored", "Joined", "Scaled", "Storage", "values_at"]
 
 
 def values_at(its: Implementation, parameters: Any, paths: Sequence[str]) -> list[Any]:
@@ -26,7 +26,7 @@ def values_at(its: Implementation, parameters: Any, paths: Sequence[str]) -> lis
     return [found[path] for path in paths]
 
 
-def with_values(its: Implementation, parameters: Any, new: Mapping[str, Any]) -> Any:
+def _with_values(its: Implementation, parameters: Any, new: Mapping[str, Any]) -> Any:
     """Return the parameters with these arrays at these paths."""
     leaves = [".".join(leaf.path) for leaf in (its.leaves or leaves_of)(parameters)]
     flat, structure = jax.tree_util.tree_flatten(parameters)
@@ -35,95 +35,77 @@ def with_values(its: Implementation, parameters: Any, new: Mapping[str, Any]) ->
 
 
 @dataclass(frozen=True)
-class Storage:
-    """The paths of a kernel and a bias that are not one array each.
+class BiasRow:
+    """A bias of the shape ``(1, out)`` at a path."""
 
-    Parameters
-    ----------
-    blocks
-        The paths of the kernel's blocks, in their order; empty for a kernel in one array.
-    axis
-        The axis of the kernel ``(in, out)`` along which its blocks follow each other.
-    direction, factor
-        The paths of an array of the kernel's shape and of its factor, from which the kernel is
-        computed: ``g v`` or ``g v / |v|``; empty for a kernel that is stored. Without a factor, a
-        number that depends on the sizes multiplies the array, or the bias is one of its rows.
-    over
-        The axes of the kernel ``(in, out)`` over which one entry of the factor multiplies it.
-    row
-        The index of the row, 0 or -1, that is the bias; None if the bias is an array of its own.
-    bias
-        The path of a bias that has another shape than ``(out,)``, or belongs to blocks.
-    """
+    path: str
 
-    blocks: tuple[str, ...] = ()
-    axis: int = 1
-    direction: str = ""
-    factor: str = ""
-    over: tuple[int, ...] = (0,)
-    row: int | None = None
-    bias: str = ""
-
-    def __str__(self) -> str:
-        if self.factor:
-            return f"the kernel is computed from {self.direction} and {self.factor}"
-        if self.row is not None:
-            return f"kernel and bias are stored in one array, {self.direction}"
-        if self.direction:
-            return f"the kernel is {self.direction} times a number that depends on the sizes"
-        return f"the kernel is stored in blocks: {', '.join(self.blocks)}"
-
-    @property
-    def of_kernel(self) -> bool:
-        """Return whether the kernel is more than one array."""
-        return bool(self.blocks or self.direction)
-
-    @property
-    def is_scaled(self) -> bool:
-        """Return whether a number that is not stored multiplies the kernel."""
-        return bool(self.direction) and not self.factor and self.row is None
-
-    def seen_through(self, its: Implementation) -> Implementation:
-        """Return the implementation, which reads and writes kernel and bias at these paths."""
-        its = self._with_bias(its) if self.bias else its
-        its = self._with_blocks(its) if self.blocks else its
-        its = self._with_factor(its) if self.factor else its
-        its = self._with_row(its) if self.row is not None else its
-        return self._with_scale(its) if self.is_scaled else its
-
-    def _bias_of(self, its: Implementation, parameters: Any, bias: Any) -> dict[str, Any]:
+    def bias_of(self, its: Implementation, parameters: Any, bias: Any) -> dict[str, Any]:
+        """Return a bias ``(out,)`` as it is stored, by its path; empty for None."""
         if bias is None:
             return {}
-        (stored,) = values_at(its, parameters, [self.bias])
-        return {self.bias: jnp.reshape(bias, stored.shape)}
+        (stored,) = values_at(its, parameters, [self.path])
+        return {self.path: jnp.reshape(bias, stored.shape)}
 
-    def _with_bias(self, its: Implementation) -> Implementation:
+    def seen_through(self, its: Implementation) -> Implementation:
+        """Return the implementation, which reads and writes the row as a vector."""
         inner = its.with_parameters
         assert inner is not None
 
         def write(parameters: Any, kernel: Any, bias: Any) -> Any:
             written = inner(parameters, kernel, None)
-            return with_values(its, written, self._bias_of(its, parameters, bias))
+            return _with_values(its, written, self.bias_of(its, parameters, bias))
 
         def read(parameters: Any) -> Any:
-            return jnp.reshape(values_at(its, parameters, [self.bias])[0], -1)
+            return jnp.reshape(values_at(its, parameters, [self.path])[0], -1)
 
         return replace(its, bias=read, with_parameters=write)
 
-    def _with_blocks(self, its: Implementation) -> Implementation:
+
+@dataclass(frozen=True)
+class Blocks:
+    """The paths of a kernel's blocks, in their order, and of the bias; empty without a bias.
+
+    The blocks follow each other along an axis of the kernel ``(in, out)``.
+    """
+
+    paths: tuple[str, ...]
+    axis: int = 1
+    bias: str = ""
+
+    def __str__(self) -> str:
+        return f"the kernel is stored in blocks: {', '.join(self.paths)}"
+
+    def seen_through(self, its: Implementation) -> Implementation:
+        """Return the implementation, which joins and splits the blocks."""
+        row = BiasRow(self.bias)
+
         def write(parameters: Any, kernel: Any, bias: Any) -> Any:
-            stored = values_at(its, parameters, self.blocks)
+            stored = values_at(its, parameters, self.paths)
             ends = np.cumsum([block.shape[self.axis] for block in stored])[:-1]
             parts = jnp.split(kernel, ends, axis=self.axis)
-            new = dict(zip(self.blocks, parts, strict=True))
-            return with_values(its, parameters, new | self._bias_of(its, parameters, bias))
+            new = dict(zip(self.paths, parts, strict=True))
+            return _with_values(its, parameters, new | row.bias_of(its, parameters, bias))
 
         def read(parameters: Any) -> Any:
-            return jnp.concatenate(values_at(its, parameters, self.blocks), self.axis)
+            return jnp.concatenate(values_at(its, parameters, self.paths), self.axis)
 
+        its = row.seen_through(its) if self.bias else its
         return replace(its, kernel=read, with_parameters=write)
 
-    def _with_row(self, its: Implementation) -> Implementation:
+
+@dataclass(frozen=True)
+class Joined:
+    """The path of an array of which one row, 0 or -1, is the bias and the others the kernel."""
+
+    path: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"kernel and bias are stored in one array, {self.path}"
+
+    def seen_through(self, its: Implementation) -> Implementation:
+        """Return the implementation, which takes the row for the bias."""
         whole, inner, first = its.kernel, its.with_parameters, self.row == 0
         assert whole is not None
         assert inner is not None
@@ -140,7 +122,18 @@ class Storage:
 
         return replace(its, kernel=read, bias=bias, with_parameters=write)
 
-    def _with_scale(self, its: Implementation) -> Implementation:
+
+@dataclass(frozen=True)
+class Scaled:
+    """The path of a kernel that the layer multiplies by a number that depends on the sizes."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"the kernel is {self.path} times a number that depends on the sizes"
+
+    def seen_through(self, its: Implementation) -> Implementation:
+        """Return the implementation, whose kernel has the number as a factor."""
         apply, stored, inner = its.apply, its.kernel, its.with_parameters
         assert apply is not None
         assert stored is not None
@@ -165,11 +158,28 @@ class Storage:
 
         return replace(its, kernel=read, with_parameters=write)
 
+
+@dataclass(frozen=True)
+class Factored:
+    """The paths of an array of the kernel's shape and of its factor: ``g v`` or ``g v / |v|``.
+
+    One entry of the factor multiplies all entries over the axes ``over`` of the kernel
+    ``(in, out)``.
+    """
+
+    direction: str
+    factor: str
+    over: tuple[int, ...] = (0,)
+
+    def __str__(self) -> str:
+        return f"the kernel is computed from {self.direction} and {self.factor}"
+
     def _over(self, reduce: Callable[..., Any], values: Any) -> Any:
         """Return the values reduced over what one entry of the factor multiplies."""
         return reduce(values, axis=self.over, keepdims=True)
 
-    def _with_factor(self, its: Implementation) -> Implementation:
+    def seen_through(self, its: Implementation) -> Implementation:
+        """Return the implementation, which computes the kernel, and divides one that it writes."""
         apply, inner = its.apply, its.with_parameters
         assert apply is not None
         assert inner is not None
@@ -190,9 +200,13 @@ class Storage:
             none = largest == 0
             direction = jnp.where(none, 1, kernel / scale)
             written = inner(parameters, direction, bias)
-            of_one = read(with_values(its, written, {self.factor: jnp.ones_like(factor)}))
+            of_one = read(_with_values(its, written, {self.factor: jnp.ones_like(factor)}))
             ratio = self._over(jnp.sum, direction * of_one) / self._over(jnp.sum, of_one * of_one)
             new = jnp.reshape(jnp.where(none, 0, scale * ratio), factor.shape)
-            return with_values(its, written, {self.factor: new.astype(factor.dtype)})
+            return _with_values(its, written, {self.factor: new.astype(factor.dtype)})
 
         return replace(its, kernel=read, with_parameters=write)
+
+
+Storage = BiasRow | Blocks | Joined | Scaled | Factored
+"""A way of storing a kernel and a bias other than as one array each."""

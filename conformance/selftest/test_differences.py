@@ -18,7 +18,7 @@ from conformance.checks.layer import Layer
 from conformance.cli.main import main
 from conformance.jax_setup.compat import inside_mesh
 from conformance.layers.looking import look
-from conformance.layers.storage import Storage
+from conformance.layers.storage import BiasRow, Blocks, Factored, Joined, Scaled, Storage
 
 IDENTITY = "jax.nn:identity" if hasattr(jax.nn, "identity") else "jax.numpy:asarray"
 _LECUN = nnx.initializers.lecun_normal()
@@ -114,7 +114,7 @@ class Plain(Activated):
         super().__init__(din, dout, lambda y: y, rngs=rngs)
 
 
-class Scaled(Plain):
+class WithScale(Plain):
     """A layer with a learned scale, which is 1 when new."""
 
     def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
@@ -206,7 +206,7 @@ class Row(Plain):
         self.bias = nnx.Param(jnp.zeros((1, dout)))
 
 
-class Blocks(nnx.Module):
+class InBlocks(nnx.Module):
     """A layer with the outputs of two kernels, in another order than their names."""
 
     def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
@@ -274,12 +274,12 @@ def test_an_activation_is_found_by_leaving_it_out(layer: Any, arguments: dict[st
 @pytest.mark.parametrize(
     ("layer", "storage"),
     [
-        (Factorised, Storage(direction="v", factor="g")),
-        (RandomFactors, Storage(direction="v", factor="g")),
-        (Blocks, Storage(blocks=("b", "a"), bias="bias")),
-        (Row, Storage(bias="bias")),
-        (InOne, Storage(direction="w", row=-1)),
-        (Equalized, Storage(direction="kernel")),
+        (Factorised, Factored("v", "g")),
+        (RandomFactors, Factored("v", "g")),
+        (InBlocks, Blocks(("b", "a"), bias="bias")),
+        (Row, BiasRow("bias")),
+        (InOne, Joined("w", -1)),
+        (Equalized, Scaled("kernel")),
         (ScaledAgain, None),
         (Activated, None),
     ],
@@ -288,7 +288,7 @@ def test_kernel_and_bias_are_found_where_they_are(layer: Any, storage: Storage |
     assert look(adapt(layer)).storage == storage
 
 
-@pytest.mark.parametrize("layer", [Factorised, RandomFactors, Blocks, Row, InOne, Equalized])
+@pytest.mark.parametrize("layer", [Factorised, RandomFactors, InBlocks, Row, InOne, Equalized])
 def test_what_is_written_is_what_is_read(layer: Any) -> None:
     """This holds at every size, up to rounding; a column of zeros stays one."""
     dense = Layer(adapt(layer)).build(5, 7)
@@ -316,12 +316,12 @@ ROWS = ("exact-state", "only-two-parameters", "bias-shape", "kernel-shape", "sta
     [
         (Activated, "forward/zero-input", f'arguments = {{ activation = "{IDENTITY}" }}'),
         (Factorised, "construction/only-two-parameters", "A description in Python"),
-        (Blocks, "construction/only-two-parameters", "A description in Python"),
+        (InBlocks, "construction/only-two-parameters", "A description in Python"),
         (Row, "construction/bias-shape", "A description in Python"),
         (InOne, "construction/only-two-parameters", "kernel and bias are stored in one array"),
         (Equalized, "forward/basis-input", "times a number that depends on the sizes"),
         (Keeping, "state/exact-state", "extra_state = ["),
-        (Scaled, "construction/only-two-parameters", 'extra_parameters = ["scale"]'),
+        (WithScale, "construction/only-two-parameters", 'extra_parameters = ["scale"]'),
         (EightBits, "forward/basis-input", 'product_error = "2**-7"'),
         (FloatsAlone, "dtypes/integer-input", 'inputs = ["floating"]'),
     ],

@@ -20,6 +20,7 @@ from conformance.contract.requirement import (
 )
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jnp
+from conformance.layers.storage import BiasRow, Scaled
 
 
 @requirement(
@@ -39,8 +40,7 @@ def test_stable_names(layer: Layer, case: Case) -> None:
     The areas ``state`` and ``construction`` check for a kernel or bias that is missing altogether.
     """
     leaves = layer.of(case).leaves
-    storage = layer.seen.storage
-    is_whole = storage is None or storage.is_scaled or not storage.of_kernel
+    is_whole = isinstance(layer.seen.storage, BiasRow | Scaled | None)
     if layer.has_no_one_kernel or not is_whole:
         return  # construction/only-two-parameters reports that; renaming would not help
     kernel, bias = layer.declared.parameter_names

@@ -35,6 +35,7 @@ from conformance.contract.requirement import (
 )
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx
+from conformance.layers.storage import Joined
 
 
 @requirement(
@@ -74,7 +75,7 @@ def test_exact_state(layer: Layer, case: Case) -> None:
         cause=why_not_param(wrong, leaves, layer.convention.use_bias) if wrong else "",
         declare=declaring(layer, wrong),
     )
-    joined = layer.seen.storage is not None and layer.seen.storage.row is not None
+    joined = isinstance(layer.seen.storage, Joined)
     wanted = 2 if layer.convention.use_bias and not joined else 1
     require.that(
         len(leaves) >= wanted,
