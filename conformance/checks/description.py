@@ -13,6 +13,7 @@ import numpy as np
 
 from conformance.checks.kernels import kernels_of
 from conformance.checks.layer import Layer
+from conformance.checks.parameters import NO_ONE_KERNEL
 from conformance.checks.scan import NOT_TRACED, scan
 from conformance.errors import described
 from conformance.jax_setup.lazy import jax
@@ -133,8 +134,13 @@ def _described(layer: Layer) -> Description:
     if its.init is None:
         return replace(plain, branches=_branches(layer))
     ranks, dtype, trouble = _accepted(layer)
-    if seen.trouble or not seen.kernel:
-        return replace(plain, ranks=ranks, result_dtype=dtype, trouble=seen.trouble or trouble)
+    trouble = seen.trouble or trouble
+    if seen.other:
+        trouble = f"it {seen.other}, so it is not a Dense"
+    elif layer.has_no_one_kernel or not seen.leaves:
+        trouble = trouble or (NO_ONE_KERNEL if seen.leaves else "it has no arrays that can be read")
+    if seen.trouble or seen.other or not seen.kernel:
+        return replace(plain, ranks=ranks, result_dtype=dtype, trouble=trouble)
     extra = {
         "extra_parameters": seen.extra_parameters,
         "extra_state": seen.extra_state,

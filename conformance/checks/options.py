@@ -71,13 +71,24 @@ def of_every_rank(layer: Layer, case: Case) -> list[tuple[str, Any]]:
     return [(f"x of shape {x.shape}", jax.eval_shape(layer.apply, parameters, x)) for x in shapes]
 
 
-def _recorder(values: np.ndarray) -> tuple[Callable[..., Any], list[tuple[Any, Any, str]]]:
-    """Return an initializer of these values, and the key, shape and dtype of each of its calls."""
-    calls: list[tuple[Any, tuple[int, ...], str]] = []
+def _recorder(
+    values: np.ndarray, keys: list[bytes]
+) -> tuple[Callable[..., Any], list[tuple[tuple[int, ...], str]]]:
+    """Return an initializer of these values, and the shape and dtype of each of its calls.
+
+    The bytes of the keys that it gets are added to ``keys``.
+    """
+    calls: list[tuple[tuple[int, ...], str]] = []
+
+    def record(key: Any) -> None:
+        keys.append(np.asarray(key).tobytes())
 
     def initializer(key: Any, shape: Any, dtype: Any = np.float32, **options: Any) -> Any:
         del options  # recent versions of Flax pass a sharding
-        calls.append((key, tuple(map(int, shape)), jnp.dtype(dtype).name))
+        calls.append((tuple(map(int, shape)), jnp.dtype(dtype).name))
+        data = jax.random.key_data(key) if is_key(key) else key
+        # Within nn.jit and nn.remat, a key has no value before the program runs.
+        jax.debug.callback(record, data) if isinstance(data, jax.core.Tracer) else record(data)
         return jnp.asarray(np.resize(values, shape), dtype)
 
     return initializer, calls
@@ -88,7 +99,7 @@ def require_initializer(
 ) -> list[bytes]:
     """Require that a parameter is what its initializer returns; return the keys of two seeds."""
     which = name.partition("_")[0]
-    initializer, calls = _recorder(values)
+    initializer, calls = _recorder(values, [])
     given = with_options(layer, **{name: initializer}, **options)
     dtype = given.convention.parameter_dtype
     with during(f"construction with {name}={name}(key, shape, dtype)"):
@@ -96,9 +107,9 @@ def require_initializer(
         found = getattr(dense, which)
     require.that(calls, f"{name} is never called", accepted="a call", cause=ignored(name, options))
     require.that(len(calls) == 1, f"construction calls {name} {len(calls)} times", accepted="once")
-    called = f"{name} is called with the shape {calls[0][1]} and the dtype {calls[0][2]}"
+    called = f"{name} is called with the shape {calls[0][0]} and the dtype {calls[0][1]}"
     require.that(
-        calls[0][1:] == (values.shape, dtype),
+        calls[0] == (values.shape, dtype),
         called,
         accepted=f"the shape {values.shape} and the dtype {dtype}",
     )
@@ -120,16 +131,13 @@ def require_initializer(
 
 def keys_given(layer: Layer, case: Case, name: str, values: np.ndarray) -> list[bytes]:
     """Return the bytes of the keys that the initializer gets for the case's seed and the next."""
-    initializer, calls = _recorder(values)
-    given = with_options(layer, **{name: initializer})
-    for seed in (case.seed, (case.seed + 1) % 2**32):
-        given.build(*case.kernel_shape, seed)
+    keys: list[bytes] = []
+    given = with_options(layer, **{name: _recorder(values, keys)[0]})
     with during(f"reading the keys that {name} gets"):
-        return [_key_bytes(key) for key, _, _ in calls]
-
-
-def _key_bytes(key: Any) -> bytes:
-    return np.asarray(jax.random.key_data(key) if is_key(key) else key).tobytes()
+        for seed in (case.seed, (case.seed + 1) % 2**32):
+            given.build(*case.kernel_shape, seed)
+        jax.effects_barrier()
+    return keys
 
 
 def require_of_one_layer(chosen: Built, x: np.ndarray, plain: Built, before: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,8 @@ __all__ = [
     "signature_of",
 ]
 
-_NOUNS = ("features", "feature", "dim", "dims", "size", "channels", "units", "width", "nodes")
+_NOUNS = ("features", "feature", "dim", "dims", "size", "channels", "units", "width", "nodes",
+          "axes")  # fmt: skip
 
 
 def _spelled(side: str, short: str, *others: str) -> frozenset[str]:
@@ -54,6 +56,7 @@ _RANDOM = frozenset(
 )
 _INPUTS = frozenset(("x", "xs", "input", "inputs", "input_array", "data", "batch", "arr", "array"))
 _NO_SIZE = ("str", "bool", "float", "callable", "rngs", "dtype", "array", "initializer", "mesh")
+_AXES = re.compile(r"\baxis\b|\bdict\b|\bmapping\b")
 _NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD,
           inspect.Parameter.KEYWORD_ONLY)  # fmt: skip
 
@@ -132,6 +135,13 @@ def bind(layer: Any, arguments: Mapping[str, Any], *, is_nnx: bool) -> Binding:
             lambda n, m, source: layer(n, m, **{name: _random(way, source)}, **arguments)
         )
     sizes = _sizes(layer, signature, [p for p in named if p is not random])
+    axes = [p.name for p in sizes if _AXES.search(_annotation(p))]
+    if axes:
+        raise NotAdaptable(
+            f"{_name(layer)}, whose {' and '.join(axes)} are named axes, not sizes",
+            "Describe the layer by functions, which name the axes of x: see 'A description in "
+            "Python' in docs/libraries.md.",
+        )
     _require_complete(layer, signature, [p for p in named if p not in (random, *sizes)])
     into = _source(random, is_nnx) if random is not None else ""
     takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in signature.parameters.values())
@@ -188,7 +198,7 @@ def _sizes(
         missing = " and ".join(
             side for side, found in (("input", first), ("output", second)) if found is None
         )
-        makers = [name for name in vars(layer) if is_factory(getattr(layer, name))]
+        makers = _makers(layer)
         raise NotAdaptable(
             f"{_name(layer)}{signature}, which cannot be called as "
             f"cls(in_features, out_features, rngs=rngs): "
@@ -196,6 +206,12 @@ def _sizes(
             f"Name the method that takes sizes: {_name(layer)}.{makers[0]}" if makers else "",
         )
     return first, second
+
+
+def _makers(layer: Any) -> list[str]:
+    """Return the names of a class's own methods that take two sizes."""
+    names = [name for name in getattr(layer, "__dict__", {}) if not name.startswith("_")]
+    return [name for name in names if is_factory(getattr(layer, name))]
 
 
 def _is_int(value: Any) -> bool:
@@ -211,7 +227,8 @@ def _annotation(parameter: Parameter) -> str:
     found = parameter.annotation
     if found is Parameter.empty:
         return ""
-    return str(found if isinstance(found, str) else getattr(found, "__name__", found)).lower()
+    named = isinstance(found, type) or inspect.isfunction(found)
+    return str(found.__name__ if named else found).lower()
 
 
 def _require_known(layer: Any, signature: inspect.Signature, arguments: Mapping[str, Any]) -> None:
@@ -229,6 +246,12 @@ def _require_complete(
     layer: Any, signature: inspect.Signature, others: Sequence[Parameter]
 ) -> None:
     needed = [p.name for p in others if p.default is Parameter.empty]
+    makers = _makers(layer)
+    if makers and any("array" in _annotation(p) for p in others):
+        raise NotAdaptable(
+            f"{_name(layer)}, whose constructor takes its arrays: {' and '.join(needed)}",
+            f"Name the method that takes sizes: {_name(layer)}.{makers[0]}",
+        )
     if needed:
         values = ", ".join(f"{name} = ..." for name in needed)
         raise NotAdaptable(

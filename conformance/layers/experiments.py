@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from conformance.jax_setup.lazy import jax
+from conformance.layers.adapters.parameters import leaves_of
 from conformance.layers.implementation import INPUTS, Implementation
-from conformance.layers.storage import Blocks, Factored, Joined, Scaled
+from conformance.layers.storage import Blocks, Factored, Joined, Scaled, with_values
 
 __all__ = [
     "CLOSE",
@@ -26,6 +27,7 @@ __all__ = [
     "factor",
     "joined",
     "kinds_taken",
+    "other",
     "quantization",
     "scaled",
     "without_activation",
@@ -78,15 +80,18 @@ def _written(its: Implementation, kernel: np.ndarray, bias: np.ndarray) -> Any:
     return its.with_parameters(new, arrays[0], arrays[1] if its.convention.use_bias else None)
 
 
-def error_of(its: Implementation, size: tuple[int, int]) -> float:
+def error_of(its: Implementation, size: tuple[int, int], *, summed: bool = False) -> float:
     """Return the largest error of f(0) and f(e_i), which are b and K[i] + b; 0 if they are exact.
 
-    It is relative to an entry, or absolute for one below 1.
+    It is relative to an entry, or absolute for one below 1. If it is ``summed``, it includes that
+    of f(1, 1, ...), which also is wrong if x is normalized.
     """
     kernel, bias = _drawn(*size), _drawn(size[1])
     bias = bias if its.convention.use_bias else np.zeros_like(bias)
-    found = _results(its, _written(its, kernel, bias), np.eye(size[0] + 1, size[0]))
-    expected = np.vstack([kernel + bias, bias])
+    x = np.eye(size[0] + 1, size[0])
+    x[-1] = summed
+    found = _results(its, _written(its, kernel, bias), x)
+    expected = np.vstack([kernel, summed * kernel.sum(axis=0)]) + bias
     if found.shape != expected.shape or not np.isfinite(found).all():
         return math.inf
     return float((np.abs(found - expected) / np.maximum(np.abs(expected), 1)).max())
@@ -127,7 +132,8 @@ def factor(
         ways = {tuple(m for _, m in sizes): (0,), tuple(n for n, _ in sizes): (1,), (1, 1): (0, 1)}
         if lengths in ways:
             found = Factored(direction, path, ways[lengths])
-            if error_of(found.seen_through(its), sizes[0]) < CLOSE:
+            seen = found.seen_through(its)
+            if max(error_of(seen, sizes[0]), error_of(seen, sizes[0], summed=True)) < CLOSE:
                 return found
     return None
 
@@ -180,6 +186,42 @@ def scaled(its: Implementation, path: str, sizes: Sequence[tuple[int, int]]) -> 
     stored, used = (_LARGE[0] * np.mean(np.square(read(new))) for read in (its.kernel, seen.kernel))
     is_usual = [0.4 < float(variance) < 2.5 for variance in (stored, used)]
     return found if is_usual == [False, True] else None
+
+
+def other(its: Implementation, parameters: Sequence[str], size: tuple[int, int]) -> str:
+    """Return what a layer with more arrays than kernel and bias computes besides an affine map.
+
+    ``parameters`` are the paths of its further parameters. The result is empty if it is unknown.
+    """
+    n, m = size
+    bias, square = np.zeros(m, np.float32), np.eye(n, m, dtype=np.float32)
+    kernel, x = _drawn(n, m), np.abs(_drawn(_BATCH, n)) + 1
+
+    def results(kernel: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return _results(its, _written(its, kernel, bias), x)
+
+    def same(one: np.ndarray, two: np.ndarray) -> bool:
+        return bool(one.any()) and np.allclose(one, two, rtol=_ON_GRID)
+
+    ratio = results(square, x)[:, :n] / x
+    dropped, kept = ratio == 0, ratio[ratio != 0]
+    # A mask of the kernel is the same for each row, and scales nothing.
+    by_row = bool((dropped != dropped[0]).any())
+    if by_row and kept.size and 1 + _ON_GRID < kept.min() > (1 - _ON_GRID) * kept.max():
+        return "drops numbers at random in every call"
+    # Large factors hide the constant that keeps a norm from 0.
+    few, many = np.float32(2.0**6), np.float32(2.0**12)
+    if same(results(kernel, few * x), results(kernel, many * x)):
+        return "normalizes x: f(x) does not change if x is multiplied by a number"
+    if same(results(few * kernel, x), results(many * kernel, x)):
+        return "normalizes the kernel: f(x) does not change if the kernel is multiplied by a number"
+    new = _written(its, kernel, bias)
+    leaves = {".".join(leaf.path): leaf.value for leaf in (its.leaves or leaves_of)(new)}
+    ones = {path: jax.numpy.ones_like(leaves[path]) for path in parameters}
+    found = _results(its, with_values(its, new, ones), x)
+    if same(found, x.astype(np.float64) @ kernel):
+        return f"multiplies its output by {' and '.join(parameters)}, which is not 1 when new"
+    return ""
 
 
 def quantization(its: Implementation, size: tuple[int, int]) -> float:

@@ -23,9 +23,11 @@ from conformance.errors import (
     is_layers_file,
     safe_text,
 )
+from conformance.layers.adapters.parameters import leaves_of
 from conformance.layers.binding import signature_of
 from conformance.layers.implementation import Implementation
 from conformance.layers.loading import attribute, load
+from conformance.layers.looking import look
 from conformance.layers.registry import Entry
 
 __all__ = ["explained", "require_usable", "why_unusable"]
@@ -67,6 +69,7 @@ def require_usable(implementation: Implementation) -> None:
     try:
         with implementation.surroundings():
             _use(implementation)
+            _require_affine(implementation)
     except Exception as error:
         if _was_never_run(error):
             raise LoadError(described(error)) from error
@@ -86,9 +89,40 @@ def _use(implementation: Implementation) -> None:
         built = implementation.module(n, m, nnx.Rngs(0))
         built(x)
     elif implementation.forward is not None:
-        implementation.forward(0, x, m)
+        y = implementation.forward(0, x, m)
+        if isinstance(y, tuple) and y and all(map(callable, y)):
+            raise NotAdaptable(
+                f"the function {implementation.name}, which returns {len(y)} functions",
+                "Write a function (seed, x, features) that calls them, or describe the layer by "
+                "them: see 'A description in Python' in docs/libraries.md.",
+            )
     elif implementation.init is not None and implementation.apply is not None:
         implementation.apply(implementation.init(0, n, m), x)
+
+
+_PLAIN = len(("kernel", "bias"))
+
+
+def _require_affine(implementation: Implementation) -> None:
+    """Require that a layer of more arrays than a kernel and a bias does not hide the kernel.
+
+    Raises
+    ------
+    NotAdaptable
+        If it computes something else besides, so that nothing of a Dense can be checked.
+    """
+    its = implementation
+    if its.init is None or len((its.leaves or leaves_of)(its.init(0, *_SIZES))) <= _PLAIN:
+        return
+    seen = look(its)
+    if seen.other:
+        layer = seen.kernel.rpartition(".")[0]
+        inner = f", the layer {layer} for example," if layer else ""
+        raise NotAdaptable(
+            f"a layer that {seen.other}",
+            f"A Dense computes x @ kernel + bias. Check the part that does{inner} by itself, or "
+            "give the constructor and the call arguments that leave the rest out.",
+        )
 
 
 def _was_never_run(error: Exception) -> bool:
@@ -109,7 +143,9 @@ def explained(error: LoadError, entry: Entry) -> str:
     if isinstance(cause, NotAdaptable):
         layer = _named(entry)
         what, lines = f"found {cause.found}", _place_of(layer)
-        hint = "\n".join(filter(None, (_signature_hint(layer), cause.hint)))
+        hint = cause.hint
+        if not hint or hint.startswith("Declare"):
+            hint = f"{_signature_hint(layer)}\n{hint}".strip()
     elif cause is None:
         what, lines, hint = str(error).removeprefix(f"{entry.spec}: "), [], ""
     elif isinstance(cause, SyntaxError):

@@ -47,6 +47,8 @@ class Seen:
         The argument of the constructor that leaves out an activation, or a dropout.
     storage
         How kernel and bias are read and written, if not as one array each.
+    other
+        What it computes besides an affine map; empty for a layer that can be checked.
     trouble
         Why it could not be looked at; usually empty.
     """
@@ -59,6 +61,7 @@ class Seen:
     extra_state: tuple[str, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
     storage: Storage | None = None
+    other: str = ""
     trouble: str = ""
 
     def of(self, registered: Implementation) -> Implementation:
@@ -106,9 +109,11 @@ def _look(implementation: Implementation) -> Seen:
         # Its own functions read its parameters.
         same = {"layout": declared.layout, "parameter_names": declared.parameter_names}
         found = replace(found, **same)  # type: ignore[arg-type]  # of both fields
-    if kernel and not bias and not trained and declared.use_bias and _is_zero(apply, parameters[0]):
-        found = replace(found, use_bias=False)
     found = _as_called(found, apply, parameters[0])
+    lead = (_BATCH,) if 2 in found.ranks else ()
+    hides_none = kernel and not bias and not trained and declared.use_bias
+    if hides_none and _is_zero(apply(parameters[0], _of(np.zeros, *lead))):
+        found = replace(found, use_bias=False)
     state = tuple(path for path in others if path not in trained)
     row = BiasRow(bias) if bias and len(shapes[bias][0]) > 1 else None
     if row is not None and 2 in found.ranks:
@@ -146,7 +151,11 @@ def _tried(implementation: Implementation, seen: Seen) -> Seen:
             storage = experiments.factor(its, seen.kernel, others, SIZES) or storage
         if not arguments and storage is None:
             storage = experiments.scaled(its, seen.kernel, SIZES)
-        return replace(seen, arguments=arguments, storage=storage)
+        beside = (*seen.extra_parameters, *seen.extra_state)
+        other = experiments.other(its, seen.extra_parameters, SIZES[0]) if beside else ""
+        return replace(
+            seen, arguments=arguments, storage=storage, other="" if arguments or storage else other
+        )
     plain = {its.convention.compute_dtype, its.convention.parameter_dtype} == {"float32"}
     if error and plain and not its.convention.product_error:
         found = experiments.quantization(its, SIZES[0])
@@ -230,7 +239,9 @@ def _as_stored(
     if not kernel:
         return declared
     names = [
-        own if not path or leaves[path].is_called(own) else _name(leaves, path)
+        own
+        if not path or [each for each in leaves if leaves[each].is_called(own)] == [path]
+        else _name(leaves, path)
         for own, path in zip(declared.parameter_names, (kernel, bias), strict=True)
     ]
     dtypes = {str(leaves[path].value.dtype) for path in (kernel, bias) if path}
@@ -249,9 +260,9 @@ def _name(leaves: dict[str, Leaf], path: str) -> str:
     return name if sum(leaf.name == name for leaf in leaves.values()) == 1 else path
 
 
-def _is_zero(apply: Callable[[Any, Any], Any], parameters: Any) -> bool:
+def _is_zero(y: Any) -> bool:
     """Return whether f(0) = 0, as for a layer without a bias; a hidden bias shows here."""
-    return not np.any(np.asarray(apply(parameters, _of(np.zeros, _BATCH))))
+    return not np.any(np.asarray(y))
 
 
 def _of(make: Callable[..., Any], *lead: int) -> Any:

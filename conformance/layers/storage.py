@@ -17,7 +17,16 @@ from conformance.jax_setup.lazy import jax, jnp
 from conformance.layers.adapters.parameters import leaves_of
 from conformance.layers.implementation import Implementation
 
-__all__ = ["BiasRow", "Blocks", "Factored", "Joined", "Scaled", "Storage", "values_at"]
+__all__ = [
+    "BiasRow",
+    "Blocks",
+    "Factored",
+    "Joined",
+    "Scaled",
+    "Storage",
+    "values_at",
+    "with_values",
+]
 
 
 def values_at(its: Implementation, parameters: Any, paths: Sequence[str]) -> list[Any]:
@@ -26,7 +35,7 @@ def values_at(its: Implementation, parameters: Any, paths: Sequence[str]) -> lis
     return [found[path] for path in paths]
 
 
-def _with_values(its: Implementation, parameters: Any, new: Mapping[str, Any]) -> Any:
+def with_values(its: Implementation, parameters: Any, new: Mapping[str, Any]) -> Any:
     """Return the parameters with these arrays at these paths."""
     leaves = [".".join(leaf.path) for leaf in (its.leaves or leaves_of)(parameters)]
     flat, structure = jax.tree_util.tree_flatten(parameters)
@@ -54,7 +63,7 @@ class BiasRow:
 
         def write(parameters: Any, kernel: Any, bias: Any) -> Any:
             written = inner(parameters, kernel, None)
-            return _with_values(its, written, self.bias_of(its, parameters, bias))
+            return with_values(its, written, self.bias_of(its, parameters, bias))
 
         def read(parameters: Any) -> Any:
             return jnp.reshape(values_at(its, parameters, [self.path])[0], -1)
@@ -85,7 +94,7 @@ class Blocks:
             ends = np.cumsum([block.shape[self.axis] for block in stored])[:-1]
             parts = jnp.split(kernel, ends, axis=self.axis)
             new = dict(zip(self.paths, parts, strict=True))
-            return _with_values(its, parameters, new | row.bias_of(its, parameters, bias))
+            return with_values(its, parameters, new | row.bias_of(its, parameters, bias))
 
         def read(parameters: Any) -> Any:
             return jnp.concatenate(values_at(its, parameters, self.paths), self.axis)
@@ -200,10 +209,10 @@ class Factored:
             none = largest == 0
             direction = jnp.where(none, 1, kernel / scale)
             written = inner(parameters, direction, bias)
-            of_one = read(_with_values(its, written, {self.factor: jnp.ones_like(factor)}))
+            of_one = read(with_values(its, written, {self.factor: jnp.ones_like(factor)}))
             ratio = self._over(jnp.sum, direction * of_one) / self._over(jnp.sum, of_one * of_one)
             new = jnp.reshape(jnp.where(none, 0, scale * ratio), factor.shape)
-            return _with_values(its, written, {self.factor: new.astype(factor.dtype)})
+            return with_values(its, written, {self.factor: new.astype(factor.dtype)})
 
         return replace(its, kernel=read, with_parameters=write)
 

@@ -12,6 +12,7 @@ import pytest
 from flax import linen, nnx
 
 from conformance import NotAdaptable, adapt
+from conformance.checks.layer import Layer
 from conformance.layers.binding import bind, bind_forward
 
 
@@ -202,6 +203,42 @@ def test_a_function_that_makes_a_layer() -> None:
     assert its.init is not None
     assert its.kernel is not None
     assert its.kernel(its.init(0, 3, 10)).shape == (3, 10)
+
+
+def test_a_function_in_whose_closure_the_arrays_are() -> None:
+    def make(in_dim: int, out_dim: int, *, key: jax.Array) -> Any:
+        parameters = {"W": jax.random.normal(key, (in_dim, out_dim)), "b": jnp.zeros(out_dim)}
+        return lambda x: x @ parameters["W"] + parameters["b"]
+
+    layer = Layer(adapt(make))
+    assert layer.seen.kernel == "parameters.W"
+    dense = layer.build(3, 10)
+    dense.write(np.ones((3, 10), np.float32), np.full(10, 2.0, np.float32))
+    assert np.array_equal(dense(np.ones(3, np.float32)), np.full(10, 5.0))
+    assert layer.build(3, 10).parameters.static == dense.parameters.static
+
+
+def test_named_axes_are_one_message() -> None:
+    class Named:
+        @staticmethod
+        def init(In: dict[str, int], Out: dict[str, int], *, key: jax.Array) -> None: ...
+
+    with pytest.raises(NotAdaptable, match="In and Out are named axes, not sizes"):
+        adapt(Named.init)
+
+
+def test_a_constructor_of_arrays_names_the_method_that_takes_sizes() -> None:
+    class Structure:
+        def __init__(self, weight: jax.Array, bias: jax.Array, n_in: int, n_out: int) -> None: ...
+
+        @classmethod
+        def init(cls, n_in: int, n_out: int, key: jax.Array) -> None: ...
+
+        def __call__(self, x: jax.Array) -> None: ...
+
+    with pytest.raises(NotAdaptable, match=r"takes its arrays: weight and bias") as caught:
+        adapt(Structure)
+    assert caught.value.hint == "Name the method that takes sizes: Structure.init"
 
 
 def test_a_forward_function_in_another_order() -> None:

@@ -179,3 +179,44 @@ def test_what_is_not_a_layer_is_one_message(
     why = why_unusable(Entry("i", "odd", f"{path}:thing"))
     assert says in why
     assert not_said not in why
+
+
+BESIDE = """\
+import jax.numpy as jnp
+from flax import nnx
+
+
+class Dense(nnx.Module):
+    def __init__(self, n_in, n_out, *, rngs):
+        self.inner = nnx.Linear(n_in, n_out, rngs=rngs)
+        self.other = {made}
+
+    def __call__(self, x):
+        return {called}
+"""
+SCALE = "nnx.Param(jnp.full((n_out,), {new}))"
+NORM = "self.inner.kernel[...] / jnp.sqrt((self.inner.kernel[...]**2).sum())"
+
+
+@pytest.mark.parametrize(
+    ("made", "called", "says"),
+    [
+        ("nnx.LayerNorm(n_in, rngs=rngs)", "self.inner(self.other(x))", "normalizes x"),
+        ("nnx.RMSNorm(n_in, rngs=rngs)", "self.inner(self.other(x))", "normalizes x"),
+        (SCALE.format(new=1.0), f"x @ ({NORM}) * self.other[...]", "normalizes the kernel"),
+        (SCALE.format(new=1e-5), "self.other[...] * self.inner(x)", "multiplies its output by"),
+        ("nnx.Dropout(0.5, rngs=rngs)", "self.other(self.inner(x))", "drops numbers at random"),
+        ("nnx.Dropout(0.2, rngs=rngs)", "self.inner(self.other(x))", "drops numbers at random"),
+        (SCALE.format(new=1.0), "self.other[...] * self.inner(x)", ""),
+        ("nnx.Param(jnp.zeros(3))", "self.inner(x) ** 2", ""),
+    ],
+)
+def test_what_is_more_than_a_dense_is_one_message(
+    tmp_path: Path, made: str, called: str, says: str
+) -> None:
+    """It names what hides the kernel, and the layer inside; a fault is left to the checks."""
+    path = tmp_path / "beside.py"
+    path.write_text(BESIDE.format(made=made, called=called), encoding="utf-8")
+    why = why_unusable(Entry("i", "beside", f"{path}:Dense"))
+    assert f"found a layer that {says}" in why if says else not why
+    assert not says or "the layer inner for example" in why

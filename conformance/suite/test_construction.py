@@ -22,6 +22,7 @@ from conformance.checks.parameters import (
     NOT_CALLED,
     NUMPY,
     all_are_used,
+    declaring,
     declaring_beside,
     named,
     require_both,
@@ -140,10 +141,12 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     if len(leaves) > expected and dense.module is None and all_are_used(layer, dense):
         return  # the kernel is computed from more than one of them
     astray = [leaf for leaf in leaves if leaf.kind not in ("Param", "params", "Array")]
+    # It explains other failures, because its values may depend on the example input.
+    line = declaring(layer, astray)
     require.that(
         not astray,
         f"the layer keeps {', '.join(map(str, astray))}",
-        accepted="only the collection 'params'",
+        accepted="only the collection 'params'" + (f", or {line} declared" if line else ""),
         cause=Cause("collection-other", "a variable is in another collection than 'params'"),
     )
     others = [leaf for leaf in leaves if leaf.name not in (*layer.convention.parameter_names,)]

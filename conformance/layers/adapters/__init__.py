@@ -131,6 +131,13 @@ def _adapted(
         if issubclass(kind, nnx.Module):
             return _of_nnx(bind(kind, arguments, is_nnx=True), label, convention, library)
         return _of_linen(bind_features(kind, arguments), label, convention, library)
+    others = {base.__module__.partition(".")[0] for base in getattr(kind, "__mro__", ())}
+    for library in others & _OTHERS:
+        raise NotAdaptable(
+            f"the class {label} of {library}, which only {library} itself can build and call",
+            "Write a function (seed, x, features) that does, or describe the layer by functions: "
+            "see 'A description in Python' in docs/libraries.md.",
+        )
     if isinstance(kind, type) and not _is_called(kind):
         raise NotAdaptable(
             f"the class {label}, which is neither a flax.nnx.Module nor a flax.linen.Module, "
@@ -159,6 +166,7 @@ def _is_called(kind: type) -> bool:
     return any("__call__" in vars(base) for base in kind.__mro__)
 
 
+_OTHERS = frozenset(("haiku", "keras", "tensorflow", "torch"))
 _SIZES = (3, 4)
 _SAID = ("use_bias", "dtype", "param_dtype", "kernel_init", "bias_init")
 

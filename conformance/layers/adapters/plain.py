@@ -1,7 +1,8 @@
 """The functional view of a class without a framework, or of a pytree class.
 
 JAX flattens an object that is registered as a pytree, such as an Equinox module. The arrays of any
-other object are its attributes, and those of the objects in them.
+other object are its attributes, and those of the objects in them. A function has them in its
+closure.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import FunctionType, ModuleType
+from types import CellType, FunctionType, ModuleType
 from typing import Any
 
 import jax
@@ -81,7 +82,8 @@ def _taken_apart(layer: Any) -> Parameters:
         found = dict(_attributes(layer))
         arrays = {path: value for path, value in found.items() if _is_array(value)}
         others = tuple((path, v) for path, v in found.items() if not _is_array(v))
-        skeleton = _Skeleton(type(layer), tuple(arrays), others, lambda new: _filled(layer, new))
+        made_of: Any = layer.__code__ if isinstance(layer, FunctionType) else type(layer)
+        skeleton = _Skeleton(made_of, tuple(arrays), others, lambda new: _filled(layer, new))
         return Parameters(skeleton, arrays)
     values, structure = jax.tree_util.tree_flatten(layer)
     names = [".".join(leaf.path) for leaf in leaves]
@@ -98,7 +100,7 @@ def _taken_apart(layer: Any) -> Parameters:
 
 def _attributes(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Yield the arrays and plain values below an object, by their paths."""
-    children = _children(value) if depth < _DEEPEST else None
+    children = _children(value, depth) if depth < _DEEPEST else None
     if children is None:
         yield path, value
         return
@@ -106,9 +108,12 @@ def _attributes(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[st
         yield from _attributes(child, f"{path}.{name}" if path else str(name), depth + 1)
 
 
-def _children(value: Any) -> dict[Any, Any] | None:
+def _children(value: Any, depth: int) -> dict[Any, Any] | None:
     if _is_array(value):
         return None
+    if isinstance(value, FunctionType) and not depth and value.__closure__:
+        names = value.__code__.co_freevars
+        return {n: cell.cell_contents for n, cell in zip(names, value.__closure__, strict=True)}
     if isinstance(value, dict):
         return value
     if isinstance(value, list | tuple):
@@ -127,7 +132,7 @@ def _filled(value: Any, new: Mapping[str, Any], path: str = "", depth: int = 0) 
     inside = f"{path}." if path else ""
     if depth >= _DEEPEST or not any(name.startswith(inside) for name in new):
         return value
-    children = _children(value)
+    children = _children(value, depth)
     if children is None:
         return value
     filled = {
@@ -137,6 +142,12 @@ def _filled(value: Any, new: Mapping[str, Any], path: str = "", depth: int = 0) 
         return filled
     if isinstance(value, list | tuple):
         return type(value)(filled.values())
+    if isinstance(value, FunctionType):
+        cells = tuple(map(CellType, filled.values()))
+        code, defaults = value.__code__, value.__defaults__
+        made = FunctionType(code, value.__globals__, value.__name__, defaults, cells)
+        made.__kwdefaults__ = value.__kwdefaults__
+        return made
     found = copy.copy(value)
     for name, child in filled.items():
         object.__setattr__(found, name, child)
