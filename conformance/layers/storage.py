@@ -105,7 +105,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Joined:
-    """The path of an array of which one row, 0 or -1, is the bias and the others the kernel."""
+    """The path of an array whose row 0 or -1 is the bias, and whose other rows are the kernel."""
 
     path: str
     row: int
