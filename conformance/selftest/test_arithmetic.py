@@ -92,6 +92,23 @@ def test_nothing_is_said_where_a_gradient_overflows() -> None:
     assert np.isinf(returned.bound[:, 0]).all()
 
 
+def test_partial_sums_over_several_axes_of_a_batch_may_be_rounded() -> None:
+    """Over a single axis, XLA adds in float32."""
+    arithmetic, half = Arithmetic("bfloat16", "bfloat16"), jnp.bfloat16
+    x, g = _numbers(2, 30, 3).astype(half), _numbers(2, 30, 10).astype(half)
+    rows, weights = x.reshape(60, 3), g.reshape(60, 10)
+    total = np.zeros((3, 10), half)
+    for row, weight in zip(rows, weights, strict=True):
+        total = total + row[:, None] * weight
+    x, g, rows, weights = (each.astype(np.float32) for each in (x, g, rows, weights))
+    assert _within(total, arithmetic.kernel_gradient(x, g))
+    assert not _within(total, arithmetic.kernel_gradient(rows, weights))
+
+
+def _within(found: np.ndarray, reference: Bounded) -> bool:
+    return bool(np.all(np.abs(found.astype(np.float64) - reference.value) <= reference.bound))
+
+
 def test_float32_is_as_the_oracle_has_it() -> None:
     arithmetic, x, g = Arithmetic(), _numbers(8, 3), _numbers(8, 10)
     found, expected = arithmetic.kernel_gradient(x, g), oracle.kernel_gradient(x, g)
