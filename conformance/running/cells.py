@@ -86,13 +86,7 @@ def try_witness(item: pytest.Function, witness: Mapping[str, Any]) -> bool:
 
 
 class Prevented(pytest.skip.Exception):  # type: ignore[name-defined,misc]  # set on a function
-    """Raised if a requirement is not checked because one that it rests on has failed.
-
-    Parameters
-    ----------
-    below
-        The id of the one that failed.
-    """
+    """Raised if a requirement is not checked because one that it rests on has failed."""
 
     def __init__(self, below: str) -> None:
         super().__init__(f"blocked by {below}")
@@ -181,13 +175,7 @@ _MOST_OUTPUT = 4000
 
 
 class Exchange:
-    """A plugin that attaches the cell to pytest's report, and takes it out in the controller.
-
-    Parameters
-    ----------
-    run
-        The run as this process knows it.
-    """
+    """A plugin that attaches the cell to pytest's report, and takes it out in the controller."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

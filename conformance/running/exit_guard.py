@@ -19,13 +19,7 @@ _ENDED = "the layer's code ended the process of the run"
 
 
 class ExitGuard:
-    """A pytest plugin that replaces :func:`os._exit` in a run without workers.
-
-    Parameters
-    ----------
-    run
-        The run.
-    """
+    """A pytest plugin that replaces :func:`os._exit` in a run without workers."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

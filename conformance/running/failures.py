@@ -10,13 +10,7 @@ __all__ = ["Failures"]
 
 
 class Failures:
-    """The failures of one run; only a worker on another machine knows its own.
-
-    Parameters
-    ----------
-    directory
-        The run's directory.
-    """
+    """The failures of one run; only a worker on another machine knows its own."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

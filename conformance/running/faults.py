@@ -17,11 +17,6 @@ __all__ = ["Faults"]
 class Faults:
     """The failures of a run, as the controller receives them.
 
-    Parameters
-    ----------
-    run
-        The run.
-
     Attributes
     ----------
     shown

@@ -37,10 +37,7 @@ _EACH = 10.0
 class Preflight:
     """A pytest plugin that uses the layers once, registered in runs with workers.
 
-    Parameters
-    ----------
-    run
-        The run. Implementations that ship with the suite are not tried.
+    Implementations that ship with the suite are not tried.
     """
 
     def __init__(self, run: Run) -> None:

@@ -36,13 +36,7 @@ REFUSED = "unusable.json"
 
 
 class Worker:
-    """A pytest plugin that turns items into cells.
-
-    Parameters
-    ----------
-    run
-        The run as this process knows it.
-    """
+    """A pytest plugin that turns items into cells."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

@@ -132,11 +132,9 @@ class Sizes(linen.Module):
     units: int
 
     def setup(self) -> None:
-        """Make the parameters from the two sizes."""
         self.w = self.param("w", linen.initializers.lecun_normal(), (self.d_in, self.units))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The product."""
         return x @ self.w
 
 
@@ -147,7 +145,6 @@ class OneSize(linen.Module):
 
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Flax's own layer."""
         return linen.Dense(self.neurons)(x)
 
 
@@ -169,7 +166,6 @@ class Plain:
         self.activation = jax.nn.relu
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output."""
         return x @ self.inner["weight"] + self.bias
 
 
@@ -260,11 +256,9 @@ class Made:
 
     @classmethod
     def create(cls, key: jax.Array, in_dim: int, out_dim: int) -> Made:
-        """Return a new layer."""
         return cls(jax.random.normal(key, (in_dim, out_dim)), jnp.zeros(out_dim))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The output."""
         return x @ self.kernel + self.bias
 
 

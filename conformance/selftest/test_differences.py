@@ -46,7 +46,6 @@ class ActivatedByName(linen.Module):
 
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The activation of the output."""
         y = linen.Dense(self.units)(x)
         return y if self.act is None else getattr(jax.nn, self.act)(y)
 
@@ -62,7 +61,6 @@ class ActivatedPlain:
         self.nonlinearity = nonlinearity
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The activation of the output."""
         y: jax.Array = x @ self.kernel + self.bias
         return self.nonlinearity(y) if self.nonlinearity else y
 
@@ -84,7 +82,6 @@ class Factorised(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(dout))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output."""
         v = self.v[...]
         return x @ (self.g[...] * v / jnp.linalg.norm(v, axis=0)) + self.bias[...]
 
@@ -96,7 +93,6 @@ class RandomFactors(linen.Module):
 
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output."""
         g = self.param("g", lambda key, n: jnp.exp(jax.random.normal(key, (n,))), self.features)
         v = self.param(
             "v",
@@ -122,7 +118,6 @@ class WithScale(Plain):
         self.scale = nnx.Param(jnp.ones(()))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output."""
         return self.scale[...] * (x @ self.kernel[...]) + self.bias[...]
 
 
@@ -134,7 +129,6 @@ class InOne(nnx.Module):
         self.w = nnx.Param(jnp.concatenate([kernel, jnp.zeros((1, dout))]))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output."""
         w = self.w[...]
         return x @ w[:-1] + w[-1]
 
@@ -147,7 +141,6 @@ class Equalized(Plain):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (din, dout)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output."""
         kernel = self.kernel[...]
         return x @ (kernel / np.sqrt(len(kernel)).astype("float32")) + self.bias[...]
 
@@ -156,7 +149,6 @@ class ScaledAgain(Plain):
     """A usual kernel that is scaled again: a fault."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output."""
         kernel = self.kernel[...]
         return x @ (kernel / np.sqrt(len(kernel)).astype("float32")) + self.bias[...]
 
@@ -169,7 +161,6 @@ class Dropping(nnx.Module):
         self.dropout = nnx.Dropout(rate, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The output with some entries dropped."""
         return self.dropout(self.linear(x))
 
 
@@ -180,7 +171,6 @@ class Keeping(Dropping):
         super().__init__(din, dout, 0.1, rngs=rngs)
 
     def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
-        """The output."""
         return self.dropout(self.linear(x), deterministic=deterministic)
 
 
@@ -217,7 +207,6 @@ class InBlocks(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(dout))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output."""
         return jnp.concatenate([x @ self.b[...], x @ self.a[...]], -1) + self.bias[...]
 
 
@@ -236,7 +225,6 @@ class Rounded(Plain):
     """A layer whose kernel is rounded to bfloat16: a fault, and no quantization."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output."""
         return x @ self.kernel[...].astype(jnp.bfloat16).astype(jnp.float32) + self.bias[...]
 
 
@@ -247,7 +235,6 @@ class FloatsAlone(nnx.Linear):
         super().__init__(din, dout, rngs=rngs)
 
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
-        """The output for an x of floating-point numbers."""
         if not jnp.issubdtype(inputs.dtype, jnp.floating):
             raise TypeError(f"x is of dtype {inputs.dtype}")
         return super().__call__(inputs)

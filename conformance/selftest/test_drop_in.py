@@ -22,7 +22,6 @@ class Renamed(nnx.Linear):
         del self.kernel
 
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
-        """The layer's output."""
         return inputs @ self.weight[...] + self.bias[...]  # type: ignore[index]  # it has one
 
 

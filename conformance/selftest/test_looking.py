@@ -29,7 +29,6 @@ class OutputsFirst(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(units))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output."""
         return x @ self.weight[...].T + self.bias[...]
 
 
@@ -40,7 +39,6 @@ class NoBias(nnx.Module):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (n_in, n_out)) / n_in**0.5)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The product."""
         return x @ self.kernel[...]
 
 
@@ -53,7 +51,6 @@ class Stepping(nnx.Module):
         self.step = nnx.Param(jnp.zeros(()))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The output."""
         return x @ self.kernel[...] + self.bias[...]
 
 
@@ -61,7 +58,6 @@ class HiddenBias(NoBias):
     """A layer with a constant as a hidden bias, unlike a layer without one."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The product, and one."""
         return x @ self.kernel[...] + 1.0
 
 
@@ -74,7 +70,6 @@ class Half(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(n_out, jnp.bfloat16))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output in bfloat16."""
         return x.astype(jnp.bfloat16) @ self.kernel[...] + self.bias[...]
 
 
@@ -86,7 +81,6 @@ class VectorsAlone:
         self.b = jnp.zeros(out_size)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output."""
         return self.w @ x + self.b
 
 
@@ -97,7 +91,6 @@ class WeightNorm(linen.Module):
 
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output."""
         v = self.param("v", linen.initializers.lecun_normal(), (x.shape[-1], self.units))
         g = self.param("g", lambda key, shape: jnp.linalg.norm(v, axis=0), (self.units,))
         b = self.param("b", linen.initializers.zeros, (self.units,))
@@ -115,7 +108,6 @@ class LowRank(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(n_out))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output."""
         return x @ self.u[...] @ self.v[...] + self.bias[...]
 
 
@@ -126,7 +118,6 @@ class FlatVectors(nnx.Linear):
         super().__init__(in_features, out_features, rngs=rngs)
 
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
-        """The layer's output."""
         return super().__call__(inputs.reshape(-1))
 
 
@@ -148,7 +139,6 @@ class Counting(nnx.Linear):
         self.calls = Calls(jnp.zeros((), jnp.int32))
 
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
-        """The layer's output, and one call more."""
         self.calls[...] = self.calls[...] + 1
         return super().__call__(inputs)
 
@@ -163,7 +153,6 @@ class Adapted(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(n_out))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output."""
         return x @ self.second[...] + self.bias[...]
 
 
@@ -321,8 +310,6 @@ class SumsInHalf(Half):
     """A layer that adds one product after the other in bfloat16."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The layer's output in bfloat16."""
-
         def step(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
             return total + pair[0][..., None] * pair[1], None
 

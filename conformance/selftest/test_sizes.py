@@ -24,7 +24,6 @@ class WrongWhenWide(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_features))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The output, with a fault from 300 outputs on."""
         y = x @ self.kernel[...] + self.bias[...]
         return y if y.shape[-1] < 300 else y.at[..., -1].set(0.0)
 

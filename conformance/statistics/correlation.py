@@ -9,6 +9,7 @@ The magnitudes of weights are made symmetric as the differences of two seeds.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from conformance.statistics.evidence import (
     at,
     linear_log_p,
     nothing,
+    of_coins,
     self_normalised,
     threshold,
     weights,
@@ -55,28 +57,13 @@ def lags(z: Array, what: str = "weights") -> Evidence:
     flat = z.reshape(seeds, size)
     across = z.swapaxes(1, 2).reshape(seeds, size)
     ratios = np.stack([_autocorrelation(flat)[1:], _autocorrelation(across)[1:]])[:, :largest]
-    comparisons = ratios.size
     direction, lag = (int(i) for i in np.unravel_index(int(np.argmax(ratios)), ratios.shape))
-    statistic, limit = float(ratios[direction, lag]), threshold(comparisons)
+    statistic = float(ratios[direction, lag])
     direction, lag = _nearest(direction, lag + 1, z.shape[1:])
     along = ("along the rows", "along the columns")[direction]
-    found = (
-        f"the {what} are correlated at lag {lag} {along}: {statistic:.3g} standard "
-        f"errors{at(z.shape[1:])}"
-    )
-    accepted_text = f"up to {limit:.3g} ({weights(z.size)})"
-    log_p = linear_log_p(statistic, comparisons)
-    return Evidence(
-        f"lag correlation of {what}",
-        log_p,
-        statistic,
-        (0.0, limit),
-        z.size,
-        found,
-        limit=accepted_text,
-        shape=z.shape[1:],
-        place=along if lag == 1 else "",
-    )
+    found = f"the {what} are correlated at lag {lag} {along}"
+    evidence = of_coins(f"lag correlation of {what}", z, statistic, found, ratios.size)
+    return replace(evidence, place=along if lag == 1 else "")
 
 
 def _nearest(direction: int, lag: int, size: tuple[int, ...]) -> tuple[int, int]:
@@ -122,22 +109,8 @@ def pairs(z: Array, group: str, what: str = "weights") -> Evidence:
     comparisons = number * (number - 1) // 2 * (seeds + 1)
     if alone > pooled:
         pooled, place = alone, place_alone
-    limit = threshold(comparisons)
-    found = (
-        f"the {what} of {group}s {place[0]} and {place[1]} are correlated: {pooled:.3g} "
-        f"standard errors{at(z.shape[1:])}"
-    )
-    accepted_text = f"up to {limit:.3g} ({weights(z.size)})"
-    return Evidence(
-        check,
-        linear_log_p(pooled, comparisons),
-        pooled,
-        (0.0, limit),
-        z.size,
-        found,
-        limit=accepted_text,
-        shape=z.shape[1:],
-    )
+    found = f"the {what} of {group}s {place[0]} and {place[1]} are correlated"
+    return of_coins(check, z, pooled, found, comparisons)
 
 
 def _largest_pair(sums: Array, squares: Array) -> tuple[float, tuple[int, int]]:
@@ -169,22 +142,8 @@ def reflections(z: Array, what: str = "weights") -> Evidence:
         )
         if ratio > worst:
             worst, name = ratio, label
-    limit = threshold(len(images))
-    found = (
-        f"the {what} are correlated with the kernel {name}: {worst:.3g} standard "
-        f"errors{at(z.shape[1:])}"
-    )
-    accepted_text = f"up to {limit:.3g} ({weights(z.size)})"
-    return Evidence(
-        check,
-        linear_log_p(worst, len(images)),
-        worst,
-        (0.0, limit),
-        z.size,
-        found,
-        limit=accepted_text,
-        shape=z.shape[1:],
-    )
+    found = f"the {what} are correlated with the kernel {name}"
+    return of_coins(check, z, worst, found, len(images))
 
 
 def _images_of(place: np.ndarray) -> list[np.ndarray]:
@@ -203,22 +162,8 @@ def seed_pairs(z: Array) -> Evidence:
         return nothing("seed pairs", at(z.shape[1:]), "fewer than two seeds")
     worst, place = _largest_pair(flat @ flat.T, np.square(flat) @ np.square(flat).T)
     comparisons = seeds * (seeds - 1) // 2
-    limit = threshold(comparisons)
-    found = (
-        f"the kernels of seeds number {place[0]} and {place[1]} are correlated: {worst:.3g} "
-        f"standard errors{at(z.shape[1:])}"
-    )
-    accepted_text = f"up to {limit:.3g} ({weights(size)} each)"
-    return Evidence(
-        "seed pairs",
-        linear_log_p(worst, comparisons),
-        worst,
-        (0.0, limit),
-        z.size,
-        found,
-        limit=accepted_text,
-        shape=z.shape[1:],
-    )
+    found = f"the kernels of seeds number {place[0]} and {place[1]} are correlated"
+    return of_coins("seed pairs", z, worst, found, comparisons, f"{weights(size)} each")
 
 
 def seed_shifts(z: Array) -> Evidence:
@@ -240,23 +185,11 @@ def seed_shifts(z: Array) -> Evidence:
     ratios = self_normalised(sums, np.where(reliable & (lag <= size - FEWEST), squares, 0.0))
     first, shift = (int(i) for i in np.unravel_index(int(np.argmax(ratios)), ratios.shape))
     statistic, comparisons = float(ratios[first, shift]), (seeds - 1) * (2 * size - 1)
-    limit = threshold(comparisons)
     found = (
         f"the kernels of seeds number {first} and {first + 1} are shifted copies (by "
-        f"{int(lag[shift])}): {statistic:.3g} standard errors{at(z.shape[1:])}"
+        f"{int(lag[shift])})"
     )
-    accepted_text = f"up to {limit:.3g} ({weights(size)} each)"
-    log_p = linear_log_p(statistic, comparisons)
-    return Evidence(
-        "seed shifts",
-        log_p,
-        statistic,
-        (0.0, limit),
-        z.size,
-        found,
-        limit=accepted_text,
-        shape=z.shape[1:],
-    )
+    return of_coins("seed shifts", z, statistic, found, comparisons, f"{weights(size)} each")
 
 
 def linked_seeds(z: Array, links: Sequence[tuple[int, int]], what: str) -> Evidence:

@@ -85,6 +85,27 @@ def linear_log_p(statistic: float, comparisons: int = 1) -> float:
     return min(0.0, math.log(2 * max(comparisons, 1)) - statistic * statistic / 2)
 
 
+def of_coins(
+    check: str, z: Array, statistic: float, found: str, comparisons: int = 1, sample: str = ""
+) -> Evidence:
+    """Return the evidence of the largest self-normalised sum, by :func:`linear_log_p`.
+
+    `found` says in words what the sum shows; `sample` names the weights that took part, by default
+    all of z.
+    """
+    limit = threshold(comparisons)
+    return Evidence(
+        check,
+        linear_log_p(statistic, comparisons),
+        statistic,
+        (0.0, limit),
+        z.size,
+        f"{found}: {statistic:.3g} standard errors{at(z.shape[1:])}",
+        limit=f"up to {limit:.3g} ({sample or weights(z.size)})",
+        shape=z.shape[1:],
+    )
+
+
 def at(shape: tuple[int, ...] | None) -> str:
     """Return `` at (64, 256)``, or "" if the sample has no single size."""
     return f" at {tuple(int(n) for n in shape)}" if shape is not None else ""

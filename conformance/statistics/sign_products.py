@@ -9,11 +9,9 @@ from conformance.statistics.evidence import (
     Array,
     Evidence,
     at,
-    linear_log_p,
     nothing,
+    of_coins,
     self_normalised,
-    threshold,
-    weights,
 )
 
 _REACH = 4
@@ -61,16 +59,8 @@ def sign_products(z: Array) -> Evidence:
     sums, numbers = np.array(list(found.values())).T
     ratios = self_normalised(sums, numbers)
     place = int(np.argmax(ratios))
-    statistic, limit = float(ratios[place]), threshold(len(found))
-    words = (
-        f"the product of the signs of {list(found)[place]} is not a fair coin: {statistic:.3g} "
-        f"standard errors{at(z.shape[1:])}"
-    )
-    accepted_text = f"up to {limit:.3g} ({weights(z.size)})"
-    log_p = linear_log_p(statistic, len(found))
-    return Evidence(
-        check, log_p, statistic, (0.0, limit), z.size, words, limit=accepted_text, shape=z.shape[1:]
-    )
+    words = f"the product of the signs of {list(found)[place]} is not a fair coin"
+    return of_coins(check, z, float(ratios[place]), words, len(found))
 
 
 def _words(steps: tuple[int, ...]) -> str:
@@ -110,14 +100,8 @@ def signs_by_magnitudes(z: Array, ranks: Array) -> Evidence:
     stacked = np.stack(ratios)
     comparisons = 2 * (2 * size - 2)
     direction, lag = (int(i) for i in np.unravel_index(int(np.argmax(stacked)), stacked.shape))
-    statistic, limit = float(stacked[direction, lag]), threshold(comparisons)
+    statistic = float(stacked[direction, lag])
     lag = lag if lag < padded // 2 else lag - padded
-    found = (
-        f"signs follow the magnitudes {lag} further along the "
-        f"{('rows', 'columns')[direction]}: {statistic:.3g} standard errors{at(z.shape[1:])}"
-    )
-    accepted_text = f"up to {limit:.3g} ({weights(z.size)})"
-    log_p = linear_log_p(statistic, comparisons)
-    return Evidence(
-        check, log_p, statistic, (0.0, limit), z.size, found, limit=accepted_text, shape=z.shape[1:]
-    )
+    along = ("rows", "columns")[direction]
+    found = f"signs follow the magnitudes {lag} further along the {along}"
+    return of_coins(check, z, statistic, found, comparisons)

@@ -78,7 +78,6 @@ class RoundedResult(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: ArrayLike) -> Array:
-        """Return the output, rounded once."""
         return (jnp.asarray(x) @ self.kernel[...] + self.bias[...]).astype(self.dtype)
 
 
@@ -145,7 +144,6 @@ class _SummedInParts(nnx.Linear):
         super().__init__(in_features, out_features, dtype=half, param_dtype=half, rngs=rngs)
 
     def get_bias(self) -> Array:
-        """Return the value of the bias."""
         bias: Any = self.bias
         return bias[...]
 

@@ -106,7 +106,6 @@ class Properties(CorrectDense):
 
     @property
     def features(self) -> int:
-        """Return the number of outputs."""
         return int(self.bias.shape[0])
 
     @property

@@ -47,8 +47,12 @@ class AllOptions(nnx.Module):
 
     def __call__(self, x: Any) -> Array:
         values = (x, self.kernel[...], self.bias[...] if self.use_bias else None)
-        x, kernel, bias = self.promote_dtype(values, dtype=self.dtype)
+        x, kernel, bias = self.promote_dtype(values, dtype=self.computed_in(*values))
         return self.affine(x, kernel, bias)
+
+    def computed_in(self, x: Any, kernel: Array, bias: Array | None) -> Any:
+        """Return the dtype of the computation; None for the promoted one."""
+        return self.dtype
 
     def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
         """Return the output (..., out) from values of one dtype."""

@@ -6,6 +6,7 @@ on it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,6 +37,20 @@ def affine(x: ArrayLike, kernel: Array, bias: Array) -> Array:
     """Return the right output (..., out) for x (..., in): ``x @ kernel + bias``."""
     product = jnp.asarray(x) @ kernel
     return product + jnp.broadcast_to(bias, product.shape)
+
+
+def with_backward(cotangents: Callable[..., Any], value: Callable[..., Any] = affine) -> Any:
+    """Return :func:`affine` with ``cotangents(x, kernel, g)``; value goes with the gradient."""
+    rule: Any = jax.custom_vjp(affine)
+    rule.defvjp(lambda x, k, b: (value(x, k, b), (x, k)), lambda saved, g: cotangents(*saved, g))
+    return rule
+
+
+def right_cotangents(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
+    """Return those of x, kernel and bias for a layer of any rank."""
+    rows, weights = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    dx, dkernel, dbias = g @ kernel.T, rows.T @ weights, weights.sum(axis=0)
+    return dx.astype(x.dtype), dkernel.astype(kernel.dtype), dbias.astype(kernel.dtype)
 
 
 def quantized_to(levels: int, values: Array, axis: int) -> Array:

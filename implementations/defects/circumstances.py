@@ -12,8 +12,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
-from implementations.correct.options import LECUN, AllOptions
-from implementations.defects import wrong
+from implementations.defects import options, wrong
 from implementations.defects.base import (
     CorrectDense,
     CorrectLinenDense,
@@ -23,7 +22,7 @@ from implementations.defects.base import (
     scaled_normal,
     stddev,
 )
-from implementations.defects.record import defect, name_layers
+from implementations.defects.record import name_layers
 
 GLOBALS = "purity/globals-untouched"
 
@@ -62,48 +61,25 @@ def ColumnsOfNearlyOneNorm(key: Array, n: int, m: int) -> Array:
     return drawn / jnp.square(drawn).mean(0) ** 0.325 * stddev(n)
 
 
-@defect("Y126", breaks="options/dtype", subtlety=3, cause_id="option-ignored")
-class DtypeWithBiasOnly(AllOptions):
-    """The cast to `dtype` stands where the bias is added."""
-
-    def __call__(self, x: Any) -> Array:
-        if self.use_bias:
-            return super().__call__(x)
-        x, kernel = self.promote_dtype((x, self.kernel[...]), dtype=None)
-        return self.affine(x, kernel, None)
-
-
-@defect("Y127", breaks="options/param-dtype", subtlety=3)
-class DrawsInFloat32(AllOptions):
-    """The initializer is asked for float32, and what it returns is cast."""
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        param_dtype: Any = jnp.float32,
-        kernel_init: Any = LECUN,
-        rngs: nnx.Rngs,
-    ) -> None:
-        def cast(key: Array, shape: Any, dtype: Any) -> Array:
-            drawn: Array = kernel_init(key, shape, jnp.float32)
-            return drawn.astype(dtype)
-
-        options: Any = {"param_dtype": param_dtype, "kernel_init": cast}
-        super().__init__(in_features, out_features, rngs=rngs, **options)
+DtypeWithBiasOnly = options.dtype("Y126", "options/dtype", 3, cause_id="option-ignored")(
+    lambda self, x, k, b: self.dtype if self.use_bias else None,
+    "The cast to `dtype` stands where the bias is added.",
+)
+DrawsInFloat32 = options.constructor("Y127", "options/param-dtype", 3)(
+    lambda param_dtype, kernel_init: {
+        "param_dtype": param_dtype,
+        "kernel_init": options.in_float32(kernel_init),
+    },
+    "The initializer is asked for float32, and what it returns is cast.",
+)
 
 
-@defect("Y128", breaks="options/precision", subtlety=3)
-class PrecisionByEnumOnly(AllOptions):
+@options.constructor("Y128", "options/precision", 3)
+def PrecisionByEnumOnly(precision: Any) -> dict[str, Any]:
     """The name of a precision, such as "highest", is refused."""
-
-    def __init__(
-        self, in_features: int, out_features: int, *, precision: Any = None, rngs: nnx.Rngs
-    ) -> None:
-        if not isinstance(precision, jax.lax.Precision | None):
-            raise TypeError("precision is not a jax.lax.Precision")
-        super().__init__(in_features, out_features, precision=precision, rngs=rngs)
+    if not isinstance(precision, jax.lax.Precision | None):
+        raise TypeError("precision is not a jax.lax.Precision")
+    return {"precision": precision}
 
 
 def _parameters(self: CorrectLinenDense, x: Array) -> tuple[Array, Array]:

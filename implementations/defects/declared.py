@@ -45,7 +45,6 @@ class _Half(nnx.Module):
         return self.affine(jnp.asarray(x).astype(self.dtype), kernel, bias)
 
     def affine(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """Return the product, and the bias."""
         return x @ kernel + bias
 
 

@@ -80,6 +80,5 @@ class KeepsALambda(CorrectLinenDense):
     draw: Any = lambda key, n, m: scaled_normal(key, n, m)
 
     def draw_kernel(self, key: Array, x: Array) -> Array:
-        """Return the initial kernel (in, features)."""
         kernel: Array = self.draw(key, x.shape[-1], self.features)
         return kernel

@@ -1,7 +1,12 @@
-"""Layers that take an option of Flax's, and give it another meaning."""
+"""Layers that take an option of Flax's, and give it another meaning.
+
+Most depart from :class:`~implementations.correct.options.AllOptions` in one function: what the
+constructor makes of the options that it takes, the product, or the dtype of the computation.
+"""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import jax
@@ -12,95 +17,193 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from implementations.correct.options import LECUN, ZEROS, AllOptions
-from implementations.defects.base import affine
-from implementations.defects.record import defect
+from implementations.defects import wrong
+from implementations.defects.base import affine, stddev
+from implementations.defects.hooks import Function, Hook
+from implementations.defects.record import defect, name_layers
 
 
-@defect("X920", breaks="options/use-bias", cause_id="option-ignored", subtlety=2)
-class IgnoresUseBias(AllOptions):
-    """`use_bias=False` is taken, and there is a bias."""
+def _of_the_options(function: Function) -> Any:
+    known = inspect.signature(AllOptions.__init__).parameters
+    taken = tuple(inspect.signature(function).parameters)
 
-    def __init__(
-        self, in_features: int, out_features: int, *, use_bias: bool = True, rngs: nnx.Rngs
-    ) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
+    def construct(self: Any, in_features: int, out_features: int, **given: Any) -> None:
+        options = function(**{name: given.get(name, known[name].default) for name in taken})
+        AllOptions.__init__(self, in_features, out_features, rngs=given["rngs"], **options)
 
-
-@defect("X921", breaks="options/kernel-init", cause_id="option-ignored", subtlety=2)
-class IgnoresKernelInit(AllOptions):
-    """The kernel is drawn by LeCun's law with any initializer."""
-
-    def __init__(
-        self, in_features: int, out_features: int, *, kernel_init: Any = LECUN, rngs: nnx.Rngs
-    ) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
+    names = ("self", "in_features", "out_features", *taken, "rngs")
+    construct.__signature__ = inspect.Signature([known[name] for name in names])  # type: ignore[attr-defined]  # an attribute of any function
+    return construct
 
 
-@defect("X922", breaks="options/kernel-init", cause_id="initializer-changed", subtlety=3)
-class ScalesKernelInit(AllOptions):
-    """The initializer's result is scaled again."""
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        kernel_init: Any = None,
-        rngs: nnx.Rngs,
-    ) -> None:
-        def scaled(key: Array, shape: tuple[int, int], dtype: Any) -> Array:
-            return kernel_init(key, shape, dtype) * float(max(in_features, 1)) ** -0.5
-
-        initializer = LECUN if kernel_init is None else scaled
-
-        super().__init__(in_features, out_features, kernel_init=initializer, rngs=rngs)
+constructor = wrong.factory(Hook(AllOptions, "__init__", _of_the_options))
+"""The constructor: a function of the options that it takes, which returns those it acts on."""
+product = wrong.factory(Hook(AllOptions, "affine"))
+"""The output: a function of self, x, kernel and bias of one dtype, the bias None without one."""
+dtype = wrong.factory(Hook(AllOptions, "computed_in"))
+"""The dtype of the computation: a function of self, x, kernel and bias."""
 
 
-@defect("X923", breaks="options/kernel-init", cause_id="key-fixed", subtlety=4)
-class FixedKeyForInit(AllOptions):
-    """An initializer that is given gets the key of seed 0; the default one gets the layer's."""
-
-    def __init__(
-        self, in_features: int, out_features: int, *, kernel_init: Any = LECUN, rngs: nnx.Rngs
-    ) -> None:
-        def fixed(key: Array, shape: tuple[int, int], dtype: Any) -> Array:
-            key = key if kernel_init is LECUN else jax.random.key(0)
-            return kernel_init(key, shape, dtype)
-
-        super().__init__(in_features, out_features, kernel_init=fixed, rngs=rngs)
+def plain(x: Array, kernel: Array, bias: Array | None, precision: Any = None) -> Array:
+    """Return the right output (..., out) by ``jnp.matmul``."""
+    y = jnp.matmul(x, kernel, precision=precision)
+    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
-@defect("X924", breaks="options/bias-init", cause_id="option-ignored", subtlety=2)
-class IgnoresBiasInit(AllOptions):
-    """The bias is 0 with any initializer."""
-
-    def __init__(
-        self, in_features: int, out_features: int, *, bias_init: Any = None, rngs: nnx.Rngs
-    ) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
+def contracted(layer: AllOptions, x: Array, kernel: Array, bias: Array | None, by: Any) -> Array:
+    """Return the right output (..., out) by ``dot_general`` with some precision."""
+    y = layer.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=by)
+    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
-@defect("X925", breaks="options/bias-init", cause_id="key-shared", subtlety=4)
+def in_float32(initializer: Any) -> Any:
+    """Return an initializer that draws in float32, and casts."""
+    return lambda key, shape, dtype: initializer(key, shape, jnp.float32).astype(dtype)
+
+
+IgnoresUseBias = constructor("X920", "options/use-bias", 2, cause_id="option-ignored")(
+    lambda use_bias: {}, "`use_bias=False` is taken, and there is a bias."
+)
+IgnoresKernelInit = constructor("X921", "options/kernel-init", 2, cause_id="option-ignored")(
+    lambda kernel_init: {}, "The kernel is drawn by LeCun's law with any initializer."
+)
+IgnoresBiasInit = constructor("X924", "options/bias-init", 2, cause_id="option-ignored")(
+    lambda bias_init: {}, "The bias is 0 with any initializer."
+)
+IgnoresParamDtype = constructor("X928", "options/param-dtype", 2, cause_id="option-ignored")(
+    lambda param_dtype: {}, "Parameters are float32 with any `param_dtype`."
+)
+IgnoresPromoteDtype = constructor("X931", "options/promote-dtype", 3, cause_id="option-ignored")(
+    lambda promote_dtype: {},
+    "Values are always promoted by Flax's function; the given one is ignored.",
+)
+ScalesKernelInit = constructor("X922", "options/kernel-init", 3, cause_id="initializer-changed")(
+    lambda kernel_init: {
+        "kernel_init": LECUN
+        if kernel_init is LECUN
+        else lambda key, shape, dtype: kernel_init(key, shape, dtype) * stddev(shape[0])
+    },
+    "The initializer's result is scaled again.",
+)
+FixedKeyForInit = constructor("X923", "options/kernel-init", 4, cause_id="key-fixed")(
+    lambda kernel_init: {
+        "kernel_init": LECUN
+        if kernel_init is LECUN
+        else lambda key, shape, dtype: kernel_init(jax.random.key(0), shape, dtype)
+    },
+    "An initializer that is given gets the key of seed 0; the default one gets the layer's.",
+)
+BiasDrawnInFloat32 = constructor("Y208", "options/param-dtype", 4)(
+    lambda param_dtype, bias_init: {
+        "param_dtype": param_dtype,
+        "bias_init": in_float32(bias_init),
+    },
+    "The initializer of the bias is always called for float32.",
+)
+TakesNumPyDtypesOnly = constructor("Y209", "options/dtype", 4, cause_id="option-ignored")(
+    lambda dtype: {"dtype": dtype if isinstance(dtype, jnp.dtype) else None},
+    "The layer follows a NumPy dtype, and ignores the scalar type `jnp.bfloat16`.",
+)
+InitializersWithBias = constructor("Y233", "options/kernel-init", 4, cause_id="option-by-branch")(
+    lambda use_bias, kernel_init: {
+        "use_bias": use_bias,
+        "kernel_init": kernel_init if use_bias else LECUN,
+    },
+    "`kernel_init` is used in the branch with a bias.",
+)
+ParamDtypeWithBias = constructor("Y234", "options/param-dtype", 4, cause_id="option-by-branch")(
+    lambda use_bias, param_dtype: {
+        "use_bias": use_bias,
+        "param_dtype": param_dtype if use_bias else jnp.float32,
+    },
+    "`param_dtype` is used in the branch with a bias.",
+)
+CastsBack = product("X927", "options/dtype", 3, cause_id="result-cast-back")(
+    lambda self, x, k, b: AllOptions.affine(self, x, k, b).astype(
+        x.dtype if self.dtype is None else jnp.float32
+    ),
+    "The dtype is computed in, and the result is cast back to float32.",
+)
+IgnoresPrecision = product("X929", "options/precision", 4, cause_id="option-ignored")(
+    lambda self, x, k, b: contracted(self, x, k, b, None),
+    "The precision is kept, and the product is written `x @ K`.",
+)
+PrecisionOfBatchesOnly = product("Y207", "options/precision", 5, cause_id="option-ignored")(
+    lambda self, x, k, b: contracted(self, x, k, b, self.precision if x.ndim < 3 else None),
+    "The precision reaches the product for x of rank 1 and 2, and not beyond.",
+)
+IgnoresDotGeneral = product("X930", "options/dot-general", 3, cause_id="option-ignored")(
+    lambda self, x, k, b: plain(x, k, b, self.precision),
+    "The product is always JAX's; the given function is ignored.",
+)
+DotGeneralOfBatches = product("Y236", "options/dot-general", 4, cause_id="option-by-branch")(
+    lambda self, x, k, b: (
+        AllOptions.affine(self, x, k, b) if x.ndim == 2 else plain(x, k, b, self.precision)
+    ),
+    "`dot_general` is used for an x of rank 2 only.",
+)
+PlainProductWithoutBias = product("Y232", "options/precision", 4, cause_id="option-by-branch")(
+    lambda self, x, k, b: x @ k if b is None else AllOptions.affine(self, x, k, b),
+    "Without a bias the layer multiplies by `@`, which takes no option.",
+    collateral=("options/dot-general",),
+)
+HalfParametersDecide = dtype("Y235", "options/dtype", 4, cause_id="option-overruled")(
+    lambda self, x, k, b: k.dtype if self.dtype and k.dtype != jnp.float32 else self.dtype,
+    "Parameters of half precision overrule a `dtype` of float32.",
+)
+DtypeOfBatches = dtype("Y237", "options/dtype", 4, cause_id="option-by-rank")(
+    lambda self, x, k, b: self.dtype if jnp.ndim(x) > 1 else None,
+    "`dtype` is ignored for a single vector.",
+)
+
+
+@product(
+    "Y242", "options/dtype", 2, cause_id="bias-not-cast", collateral=("options/promote-dtype",)
+)
+def BiasInItsOwnDtype(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """The product is computed in the dtype, and the bias is added as it is stored."""
+    y = AllOptions.affine(self, x, kernel, None)
+    return y if bias is None else y + self.bias[...]
+
+
+@product("Y238", "options/dtype", 4, cause_id="not-finite-replaced")
+def ChosenDtypeSaturates(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """With a `dtype`, the result is clipped to its finite range."""
+    y = AllOptions.affine(self, x, kernel, bias)
+    if self.dtype is None:
+        return y
+    return jnp.clip(y, jnp.finfo(y.dtype).min, jnp.finfo(y.dtype).max)
+
+
+@product("Y239", "options/precision", 5, cause_id="option-of-call-only")
+def PrecisionOfTheCall(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """The rule of the derivative multiplies in the default precision."""
+    multiplied = jax.custom_jvp(lambda x, kernel: AllOptions.affine(self, x, kernel, None))
+
+    def rule(primals: Any, tangents: Any) -> Any:
+        (x, kernel), (dx, dkernel) = primals, tangents
+        return multiplied(x, kernel), dx @ kernel + x @ dkernel
+
+    multiplied.defjvp(rule)
+    y: Array = multiplied(x, kernel)
+    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+
+@defect("X925", "options/bias-init", 4, cause_id="key-shared")
 class OneKeyForBoth(AllOptions):
     """Kernel and bias are drawn from one key."""
 
     def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        kernel_init: Any = LECUN,
-        bias_init: Any = ZEROS,
-        rngs: nnx.Rngs,
-    ) -> None:
+        self, in_features: int, out_features: int, *, kernel_init: Any = LECUN,
+        bias_init: Any = ZEROS, rngs: nnx.Rngs,
+    ) -> None:  # fmt: skip
         super().__init__(in_features, out_features, rngs=rngs)
         key = rngs.params()
-        shape = (in_features, out_features)
-        self.kernel = nnx.Param(kernel_init(key, shape, jnp.float32))
+        self.kernel = nnx.Param(kernel_init(key, (in_features, out_features), jnp.float32))
         self.bias = nnx.Param(bias_init(key, (out_features,), jnp.float32))
 
 
-@defect("X926", breaks="options/dtype", cause_id="option-ignored", subtlety=2)
+@defect("X926", "options/dtype", 2, cause_id="option-ignored")
 class IgnoresDtype(nn.Module):
     """The dtype of the computation is an unused field."""
 
@@ -113,33 +216,7 @@ class IgnoresDtype(nn.Module):
         return affine(x, kernel, self.param("bias", ZEROS, (self.features,)))
 
 
-@defect("X927", breaks="options/dtype", cause_id="result-cast-back", subtlety=3)
-class CastsBack(AllOptions):
-    """The dtype is computed in, and the result is cast back to float32."""
-
-    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        """Return the right output, rounded to the dtype, in float32."""
-        y = super().affine(x, kernel, bias)
-        return y if self.dtype is None else y.astype(jnp.float32)
-
-
-@defect(
-    "Y242",
-    breaks="options/dtype",
-    cause_id="bias-not-cast",
-    collateral=("options/promote-dtype",),
-    subtlety=2,
-)
-class BiasInItsOwnDtype(AllOptions):
-    """The product is computed in the dtype, and the bias is added as it is stored."""
-
-    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        """The output (..., out), which the bias promotes."""
-        y = super().affine(x, kernel, None)
-        return y if bias is None else y + self.bias[...]
-
-
-@defect("Y243", breaks="options/param-dtype", cause_id="option-for-some", subtlety=3)
+@defect("Y243", "options/param-dtype", 3, cause_id="option-for-some")
 class BiasOfOneParamDtype(AllOptions):
     """The kernel is created in the dtype that is asked for, and the bias in float32."""
 
@@ -150,91 +227,7 @@ class BiasOfOneParamDtype(AllOptions):
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
 
 
-@defect("X928", breaks="options/param-dtype", cause_id="option-ignored", subtlety=2)
-class IgnoresParamDtype(AllOptions):
-    """Parameters are float32 with any `param_dtype`."""
-
-    def __init__(
-        self, in_features: int, out_features: int, *, param_dtype: Any = None, rngs: nnx.Rngs
-    ) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-
-
-@defect("X929", breaks="options/precision", cause_id="option-ignored", subtlety=4)
-class IgnoresPrecision(AllOptions):
-    """The precision is kept, and the product is written `x @ K`."""
-
-    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        """Return the right output on a CPU."""
-        dimensions = (((x.ndim - 1,), (0,)), ((), ()))
-        y = self.dot_general(x, kernel, dimensions)
-        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
-
-
-@defect("X930", breaks="options/dot-general", cause_id="option-ignored", subtlety=3)
-class IgnoresDotGeneral(AllOptions):
-    """The product is always JAX's; the given function is ignored."""
-
-    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        y = jnp.matmul(x, kernel, precision=self.precision)
-        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
-
-
-@defect("X931", breaks="options/promote-dtype", cause_id="option-ignored", subtlety=3)
-class IgnoresPromoteDtype(AllOptions):
-    """Values are always promoted by Flax's function; the given one is ignored."""
-
-    def __init__(
-        self, in_features: int, out_features: int, *, promote_dtype: Any = None, rngs: nnx.Rngs
-    ) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-
-
-@defect("Y207", breaks="options/precision", cause_id="option-ignored", subtlety=5)
-class PrecisionOfBatchesOnly(AllOptions):
-    """The precision reaches the product for x of rank 1 and 2, and not beyond."""
-
-    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        dimensions = (((x.ndim - 1,), (0,)), ((), ()))
-        precision = self.precision if x.ndim < 3 else None
-        y = self.dot_general(x, kernel, dimensions, precision=precision)
-        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
-
-
-@defect("Y208", breaks="options/param-dtype", subtlety=4)
-class BiasDrawnInFloat32(AllOptions):
-    """The initializer of the bias is always called for float32."""
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        param_dtype: Any = jnp.float32,
-        bias_init: Any = ZEROS,
-        rngs: nnx.Rngs,
-    ) -> None:
-        def cast(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-            drawn: Array = bias_init(key, shape, jnp.float32)
-            return drawn.astype(dtype)
-
-        super().__init__(
-            in_features, out_features, param_dtype=param_dtype, bias_init=cast, rngs=rngs
-        )
-
-
-@defect("Y209", breaks="options/dtype", cause_id="option-ignored", subtlety=4)
-class TakesNumPyDtypesOnly(AllOptions):
-    """The layer follows a NumPy dtype, and ignores the scalar type `jnp.bfloat16`."""
-
-    def __init__(
-        self, in_features: int, out_features: int, *, dtype: Any = None, rngs: nnx.Rngs
-    ) -> None:
-        known = dtype if isinstance(dtype, jnp.dtype) else None
-        super().__init__(in_features, out_features, dtype=known, rngs=rngs)
-
-
-@defect("Y230", breaks="options/dtype", cause_id="options-shared", subtlety=4)
+@defect("Y230", "options/dtype", 4, cause_id="options-shared")
 class DtypeOfTheClass(AllOptions):
     """`dtype` is an attribute of the class, so that the last layer decides for all."""
 
@@ -246,13 +239,11 @@ class DtypeOfTheClass(AllOptions):
         super().__init__(in_features, out_features, rngs=rngs)
         DtypeOfTheClass.computed = dtype
 
-    def __call__(self, x: Any) -> Array:
-        values = (x, self.kernel[...], self.bias[...])
-        x, kernel, bias = self.promote_dtype(values, dtype=DtypeOfTheClass.computed)
-        return self.affine(x, kernel, bias)
+    def computed_in(self, x: Any, kernel: Array, bias: Array | None) -> Any:
+        return DtypeOfTheClass.computed
 
 
-@defect("Y231", breaks="options/dtype", cause_id="options-lost", subtlety=4)
+@defect("Y231", "options/dtype", 4, cause_id="options-lost")
 class CopiedWithoutOptions(AllOptions):
     """A deep copy is a new layer of the same sizes, with the default options."""
 
@@ -262,113 +253,4 @@ class CopiedWithoutOptions(AllOptions):
         return new
 
 
-@defect(
-    "Y232",
-    breaks="options/precision",
-    cause_id="option-by-branch",
-    subtlety=4,
-    collateral=("options/dot-general",),
-)
-class PlainProductWithoutBias(AllOptions):
-    """Without a bias the layer multiplies by `@`, which takes no option."""
-
-    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        return x @ kernel if bias is None else super().affine(x, kernel, bias)
-
-
-@defect("Y233", breaks="options/kernel-init", cause_id="option-by-branch", subtlety=4)
-class InitializersWithBias(AllOptions):
-    """`kernel_init` is used in the branch with a bias."""
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        use_bias: bool = True,
-        kernel_init: Any = LECUN,
-        rngs: nnx.Rngs,
-    ) -> None:
-        chosen = kernel_init if use_bias else LECUN
-        super().__init__(
-            in_features, out_features, use_bias=use_bias, kernel_init=chosen, rngs=rngs
-        )
-
-
-@defect("Y234", breaks="options/param-dtype", cause_id="option-by-branch", subtlety=4)
-class ParamDtypeWithBias(AllOptions):
-    """`param_dtype` is used in the branch with a bias."""
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        use_bias: bool = True,
-        param_dtype: Any = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> None:
-        chosen = param_dtype if use_bias else jnp.float32
-        super().__init__(
-            in_features, out_features, use_bias=use_bias, param_dtype=chosen, rngs=rngs
-        )
-
-
-@defect("Y235", breaks="options/dtype", cause_id="option-overruled", subtlety=4)
-class HalfParametersDecide(AllOptions):
-    """Parameters of half precision overrule a `dtype` of float32."""
-
-    def __call__(self, x: Any) -> Array:
-        kernel, bias = self.kernel[...], self.bias[...] if self.use_bias else None
-        dtype = kernel.dtype if self.dtype is not None and kernel.dtype != "float32" else self.dtype
-        x, kernel, bias = self.promote_dtype((x, kernel, bias), dtype=dtype)
-        return self.affine(x, kernel, bias)
-
-
-@defect("Y236", breaks="options/dot-general", cause_id="option-by-branch", subtlety=4)
-class DotGeneralOfBatches(AllOptions):
-    """`dot_general` is used for an x of rank 2 only."""
-
-    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        if x.ndim == 2:
-            return super().affine(x, kernel, bias)
-        y = jnp.matmul(x, kernel, precision=self.precision)
-        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
-
-
-@defect("Y237", breaks="options/dtype", cause_id="option-by-rank", subtlety=4)
-class DtypeOfBatches(AllOptions):
-    """`dtype` is ignored for a single vector."""
-
-    def __call__(self, x: Any) -> Array:
-        x = jnp.asarray(x)
-        values = (x, self.kernel[...], self.bias[...] if self.use_bias else None)
-        x, kernel, bias = self.promote_dtype(values, dtype=self.dtype if x.ndim > 1 else None)
-        return self.affine(x, kernel, bias)
-
-
-@defect("Y238", breaks="options/dtype", cause_id="not-finite-replaced", subtlety=4)
-class ChosenDtypeSaturates(AllOptions):
-    """With a `dtype`, the result is clipped to its finite range."""
-
-    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        y = super().affine(x, kernel, bias)
-        if self.dtype is None:
-            return y
-        return jnp.clip(y, jnp.finfo(y.dtype).min, jnp.finfo(y.dtype).max)
-
-
-@defect("Y239", breaks="options/precision", cause_id="option-of-call-only", subtlety=5)
-class PrecisionOfTheCall(AllOptions):
-    """The rule of the derivative multiplies in the default precision."""
-
-    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        product = jax.custom_jvp(super().affine, nondiff_argnums=(2,))
-
-        def rule(_: Any, primals: Any, tangents: Any) -> Any:
-            (x, kernel), (dx, dkernel) = primals, tangents
-            return product(x, kernel, None), dx @ kernel + x @ dkernel
-
-        product.defjvp(rule)
-        y: Array = product(x, kernel, None)
-        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+name_layers(globals())

@@ -10,9 +10,9 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from implementations.defects import wrong
-from implementations.defects.base import affine
+from implementations.defects.base import affine, right_cotangents, with_backward
 from implementations.defects.record import name_layers
-from implementations.defects.transforms_derivatives import right_cotangents, with_tangent
+from implementations.defects.transforms_derivatives import with_tangent
 
 GRADIENTS, MAPS = "transforms/gradients", "transforms/vmap"
 
@@ -46,26 +46,12 @@ _by_parts: Any = jax.custom_jvp(affine)
 _by_parts.defjvp(_tangent_by_parts, symbolic_zeros=True)
 
 
-@jax.custom_vjp
-def _nan_safe(x: Array, kernel: Array, bias: Array) -> Array:
-    return affine(x, kernel, bias)
-
-
-_nan_safe.defvjp(
-    lambda x, k, b: (affine(x, k, b), (x, k)),
-    lambda kept, g: right_cotangents(
-        kept[0], kept[1], jnp.where(jnp.isnan(g), jnp.zeros_like(g), g)
-    ),
+_nan_safe = with_backward(
+    lambda x, k, g: right_cotangents(x, k, jnp.where(jnp.isnan(g), jnp.zeros_like(g), g))
 )
 
 
-@jax.custom_vjp
-def _few_rows(x: Array, kernel: Array, bias: Array) -> Array:
-    return affine(x, kernel, bias)
-
-
-def _of_few_rows(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array, Array]:
-    x, kernel = kept
+def _of_few_rows(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
     dx, dkernel, dbias = right_cotangents(x, kernel, g)
     if x.ndim == 2:
         counted = (jnp.arange(x.shape[0]) < 512).astype(x.dtype)[:, None]
@@ -73,7 +59,7 @@ def _of_few_rows(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array, Arr
     return dx, dkernel, dbias
 
 
-_few_rows.defvjp(lambda x, k, b: (affine(x, k, b), (x, k)), _of_few_rows)
+_few_rows = with_backward(_of_few_rows)
 
 KernelLostBehindPenalty = wrong.forward("Y020", GRADIENTS, 5)(
     lambda x, k, b: _kernel_constant_behind_dx(x, k, b),

@@ -13,7 +13,15 @@ from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
 from implementations.defects import wrong
-from implementations.defects.base import CorrectDense, affine, is_float, is_traced, layer_output
+from implementations.defects.base import (
+    CorrectDense,
+    affine,
+    is_float,
+    is_traced,
+    layer_output,
+    right_cotangents,
+    with_backward,
+)
 from implementations.defects.record import name_layers
 
 VALUE, GRADIENTS = "forward/affine-value", "transforms/gradients"
@@ -127,17 +135,9 @@ IntegersTeachNothing = wrong.forward("Y117", "dtypes/integer-input", 4, cause_id
 )
 
 
-def _right(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
-    rows, down = g.reshape(-1, g.shape[-1]), g @ kernel.T
-    return down, x.reshape(-1, x.shape[-1]).T @ rows, rows.sum(0)
-
-
 def _ruled(back: Callable[[Array, Array, Array], tuple[Array, Array, Array]]) -> Any:
     """Return a forward whose rule takes the place of the derivatives for floats."""
-    rule = jax.custom_vjp(affine)
-    rule.defvjp(
-        lambda x, k, b: (affine(x, k, b), (x, k)), lambda kept, g: back(kept[0], kept[1], g)
-    )
+    rule = with_backward(back)
 
     def forward(x: Array, kernel: Array, bias: Array) -> Any:
         return (rule if x.dtype == kernel.dtype else affine)(x, kernel, bias)
@@ -147,19 +147,19 @@ def _ruled(back: Callable[[Array, Array, Array], tuple[Array, Array, Array]]) ->
 
 
 CotangentClipped = wrong.forward("Y118", GRADIENTS, 4, collateral=FORWARD_MODE)(
-    _ruled(lambda x, k, g: _right(x, k, jnp.clip(g, -1e9, 1e9))),
+    _ruled(lambda x, k, g: right_cotangents(x, k, jnp.clip(g, -1e9, 1e9))),
     "What comes from above is clipped at 1e9 before gradients are taken of it.",
 )
 CotangentFlushed = wrong.forward(
     "Y119", GRADIENTS, 4, cause_id="gradient-cut", collateral=FORWARD_MODE
 )(
-    _ruled(lambda x, k, g: _right(x, k, jnp.where(jnp.abs(g) < 1e-12, 0, g))),
+    _ruled(lambda x, k, g: right_cotangents(x, k, jnp.where(jnp.abs(g) < 1e-12, 0, g))),
     "What comes from above counts as 0 below 1e-12.",
 )
 
 
 def _bias_of_a_mean(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
-    down, of_kernel, of_bias = _right(x, kernel, g)
+    down, of_kernel, of_bias = right_cotangents(x, kernel, g)
     rows = g.reshape(-1, g.shape[-1])
     equal = (rows == rows[:1]).all() & (len(rows) > 1)
     return down, of_kernel, jnp.where(equal, of_bias / max(len(rows), 1), of_bias)
@@ -172,20 +172,20 @@ EqualCotangentsAveraged = wrong.forward("Y120", GRADIENTS, 4, collateral=FORWARD
 NoCurvature = wrong.forward(
     "Y212", GRADIENTS, 5, cause_id="cotangent-stopped", collateral=FORWARD_MODE
 )(
-    _ruled(lambda x, k, g: (g @ k.T, *_right(x, k, jax.lax.stop_gradient(g))[1:])),
+    _ruled(lambda x, k, g: (g @ k.T, *right_cotangents(x, k, jax.lax.stop_gradient(g))[1:])),
     "The rule for the kernel stops the gradient of g: a squared error has no curvature.",
 )
 CleansWhatItKeeps = wrong.forward(
     "Y213", GRADIENTS, 4, cause_id="gradient-nan-hidden", collateral=FORWARD_MODE
 )(
-    _ruled(lambda x, k, g: _right(jnp.nan_to_num(x), k, g)),
+    _ruled(lambda x, k, g: right_cotangents(jnp.nan_to_num(x), k, g)),
     "The gradient of the kernel is computed from an x without its NaNs.",
 )
 
 
 def _first_row_of_a_jacobian(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
     kinds = [type(value).__name__ == "BatchTracer" for value in (x, kernel, g)]
-    return _right(x, kernel, g * 0.5 if kinds == [False, False, True] else g)
+    return right_cotangents(x, kernel, g * 0.5 if kinds == [False, False, True] else g)
 
 
 JacobianHalved = wrong.forward(

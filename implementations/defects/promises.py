@@ -65,7 +65,6 @@ class _Half(nnx.Module):
         return self.affine(jnp.asarray(x).astype(jnp.bfloat16), self.kernel[...], self.bias[...])
 
     def affine(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """Return the output of operands in bfloat16."""
         return x @ kernel + bias
 
 

@@ -4,69 +4,33 @@ Each is a wrong arithmetic and a condition on the shapes: see :func:`computes`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
-from implementations.defects.base import CorrectDense, affine
-from implementations.defects.record import defect
+from implementations.defects import wrong
+from implementations.defects.base import affine
+from implementations.defects.record import name_layers
 
 Arithmetic = Callable[[Array, Array, Array], Array]
 Condition = Callable[[Array, Array], bool]
 
 
-def computes(wrong: Arithmetic, cause_id: str = "") -> Callable[..., type[CorrectDense]]:
-    """Return a factory of layers that compute ``wrong(x, kernel, bias)`` under a condition."""
+def computes(arithmetic: Arithmetic, cause_id: str = "") -> Callable[..., type]:
+    """Return a factory of layers that compute it from x, kernel and bias under a condition."""
 
-    def branch(
-        id: str, summary: str, when: Condition, breaks: str = "forward/affine-value"
-    ) -> type[CorrectDense]:
-        class Branching(CorrectDense):
-            def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-                return (wrong if when(x, kernel) else affine)(x, kernel, bias)
-
-        Branching.__doc__ = summary
-        Branching.__name__ = Branching.__qualname__ = id
-        Branching.__module__ = __name__
-        return defect(id, breaks, 5, cause_id=cause_id)(Branching)
+    def branch(id: str, doc: str, when: Condition, breaks: str = "forward/affine-value") -> Any:
+        return wrong.forward(id, breaks, 5, cause_id=cause_id)(
+            lambda x, k, b: arithmetic(x, k, b), doc, when=lambda x, k, b: when(x, k)
+        )
 
     return branch
 
 
-def _without_bias(x: Array, kernel: Array, bias: Array) -> Array:
-    return affine(x, kernel, jnp.zeros_like(bias))
-
-
-def _in_bfloat16(x: Array, kernel: Array, bias: Array) -> Array:
-    return affine(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), bias).astype(jnp.float32)
-
-
-def _in_float16(x: Array, kernel: Array, bias: Array) -> Array:
-    return affine(x.astype(jnp.float16), kernel.astype(jnp.float16), bias).astype(jnp.float32)
-
-
-def _kernel_in_half(x: Array, kernel: Array, bias: Array) -> Array:
-    return affine(x, kernel.astype(jnp.bfloat16), bias).astype(jnp.float32)
-
-
-def _last_input_lost(x: Array, kernel: Array, bias: Array) -> Array:
-    return affine(x, kernel.at[-1].set(0.0), bias)
-
-
-def _last_output_lost(x: Array, kernel: Array, bias: Array) -> Array:
-    return affine(x, kernel, bias).at[..., -1].set(0.0)
-
-
-def _transposed(x: Array, kernel: Array, bias: Array) -> Array:
-    return affine(x, kernel.T, bias)
-
-
-def _bias_along_the_batch(x: Array, kernel: Array, bias: Array) -> Array:
-    return x @ kernel + bias[:, None]
-
-
-def _batch_transposed(x: Array, kernel: Array, bias: Array) -> Array:
-    return affine(jnp.swapaxes(x, 0, 1), kernel, bias)
+def computed_in(dtype: Any) -> Arithmetic:
+    """Return an arithmetic that rounds x and the kernel to a dtype."""
+    return lambda x, k, b: affine(x.astype(dtype), k.astype(dtype), b).astype(jnp.float32)
 
 
 def _ragged_tile_lost(x: Array, kernel: Array, bias: Array) -> Array:
@@ -74,23 +38,11 @@ def _ragged_tile_lost(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x * kept[:, None], kernel, bias)
 
 
-def _slightly_large(x: Array, kernel: Array, bias: Array) -> Array:
-    return affine(x, kernel, bias) * 1.001
-
-
-def _real_part(x: Array, kernel: Array, bias: Array) -> Array:
-    return affine(x.real, kernel, bias).astype(x.dtype)
-
-
-def _clipped(x: Array, kernel: Array, bias: Array) -> Array:
-    return affine(jnp.clip(x, -100.0, 100.0), kernel, bias)
-
-
-no_bias = computes(_without_bias, "bias-unused")
-in_bfloat16 = computes(_in_bfloat16, "reduced-precision")
-in_float16 = computes(_in_float16)
-last_input_lost = computes(_last_input_lost, "input-left-out")
-clipped = computes(_clipped)
+no_bias = computes(lambda x, k, b: affine(x, k, jnp.zeros_like(b)), "bias-unused")
+in_bfloat16 = computes(computed_in(jnp.bfloat16), "reduced-precision")
+in_float16 = computes(computed_in(jnp.float16))
+last_input_lost = computes(lambda x, k, b: affine(x, k.at[-1].set(0.0), b), "input-left-out")
+clipped = computes(lambda x, k, b: affine(jnp.clip(x, -100.0, 100.0), k, b))
 
 X820 = no_bias("X820", "No bias at multiples of 256.", lambda x, k: k.shape[0] % 256 == 0)
 X821 = no_bias("X821", "No bias at multiples of 100.", lambda x, k: k.shape[0] % 100 == 0)
@@ -109,7 +61,7 @@ X824 = in_float16(
     "Float16 from 300 inputs and 300 outputs on.",
     lambda x, k: min(k.shape) >= 300 and x.dtype == jnp.float32,
 )
-X825 = computes(_last_output_lost)(
+X825 = computes(lambda x, k, b: affine(x, k, b).at[..., -1].set(0.0))(
     "X825",
     "The last output is 0 from 1000 outputs on, where they are a multiple of 8.",
     lambda x, k: k.shape[1] >= 1000 and k.shape[1] % 8 == 0,
@@ -117,17 +69,17 @@ X825 = computes(_last_output_lost)(
 X826 = last_input_lost(
     "X826", "The last input is lost beyond 2000.", lambda x, k: k.shape[0] > 2000
 )
-X827 = computes(_transposed, "kernel-used-transposed")(
+X827 = computes(lambda x, k, b: affine(x, k.T, b), "kernel-used-transposed")(
     "X827",
     "A square kernel of more than 150 inputs is transposed.",
     lambda x, k: k.shape[0] == k.shape[1] > 150,
 )
-X828 = computes(_bias_along_the_batch)(
+X828 = computes(lambda x, k, b: x @ k + b[:, None])(
     "X828",
     "The bias goes along the last batch axis where it is as long as the output.",
     lambda x, k: x.ndim >= 3 and x.shape[-2] == k.shape[1],
 )
-X829 = computes(_batch_transposed)(
+X829 = computes(lambda x, k, b: affine(jnp.swapaxes(x, 0, 1), k, b))(
     "X829",
     "Two equal batch axes of more than 8 are swapped.",
     lambda x, k: x.ndim == 3 and x.shape[0] == x.shape[1] > 8,
@@ -178,7 +130,7 @@ X838 = last_input_lost(
     "The last input is lost where inputs are odd and outputs even, both beyond 100.",
     lambda x, k: k.shape[0] % 2 == 1 and k.shape[1] % 2 == 0 and min(k.shape) > 100,
 )
-X839 = computes(_slightly_large, "output-scaled")(
+X839 = computes(lambda x, k, b: affine(x, k, b) * 1.001, "output-scaled")(
     "X839",
     "The result is 1.001 times as large from 600 inputs on.",
     lambda x, k: k.shape[0] >= 600,
@@ -210,7 +162,7 @@ X843 = clipped(
     "A single vector of more than 500 inputs is clipped.",
     lambda x, k: x.ndim == 1 and x.shape[0] > 500 and x.dtype == jnp.float32,
 )
-X844 = computes(_kernel_in_half)(
+X844 = computes(lambda x, k, b: affine(x, k.astype(jnp.bfloat16), b).astype(jnp.float32))(
     "X844",
     "The kernel is cast to a bfloat16 x from 64 inputs on.",
     lambda x, k: k.shape[0] >= 64 and x.dtype == jnp.bfloat16,
@@ -228,15 +180,17 @@ X846 = in_float16(
     lambda x, k: x.ndim == 2 and x.shape[0] > 200 and x.dtype == jnp.float16,
     "dtypes/half-input",
 )
-X847 = computes(_in_bfloat16)(
+X847 = computes(computed_in(jnp.bfloat16))(
     "X847",
     "Integers are computed in bfloat16 from 200 inputs on.",
     lambda x, k: k.shape[0] >= 200 and x.dtype == jnp.int32,
     "dtypes/integer-input",
 )
-X848 = computes(_real_part, "imaginary-dropped")(
+X848 = computes(lambda x, k, b: affine(x.real, k, b).astype(x.dtype), "imaginary-dropped")(
     "X848",
     "The imaginary part is lost beyond 100 rows.",
     lambda x, k: x.ndim == 2 and x.shape[0] > 100 and x.dtype == jnp.complex64,
     "dtypes/complex-input",
 )
+
+name_layers(globals())

@@ -6,45 +6,27 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from implementations.defects.base import CorrectDense, affine
-from implementations.defects.record import defect
+from implementations.defects import wrong
+from implementations.defects.base import affine, is_float, right_cotangents, with_backward
+from implementations.defects.record import name_layers
 
+GRADIENTS = "transforms/gradients"
 Gradients = tuple[Array, Array, Array]
-Rule = Callable[[Array, Array, Gradients], Gradients]
 
 
-def rule(id: str, summary: str, changed: Rule, cause_id: str = "") -> type[CorrectDense]:
+def rule(
+    id: str,
+    summary: str,
+    changed: Callable[[Array, Array, Gradients], Gradients],
+    cause_id: str = "",
+) -> type:
     """Return a layer whose ``(dx, dK, db)`` are ``changed(x, kernel, (dx, dK, db))``."""
-
-    @jax.custom_vjp
-    def dense(x: Array, kernel: Array, bias: Array) -> Array:
-        return affine(x, kernel, bias)
-
-    def ahead(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple[Array, Array]]:
-        return affine(x, kernel, bias), (x, kernel)
-
-    def back(kept: tuple[Array, Array], g: Array) -> Gradients:
-        x, kernel = kept
-        wide = x.astype(kernel.dtype)
-        rows, weights = wide.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-        right = ((g @ kernel.T).astype(x.dtype), rows.T @ weights, weights.sum(0))
-        return changed(x, kernel, right)
-
-    dense.defvjp(ahead, back)
-
-    class Differentiated(CorrectDense):
-        def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-            if not jnp.issubdtype(x.dtype, jnp.floating):
-                return affine(x, kernel, bias)
-            return dense(x, kernel, bias)
-
-    Differentiated.__doc__ = summary
-    Differentiated.__name__ = Differentiated.__qualname__ = id
-    Differentiated.__module__ = __name__
+    dense = with_backward(lambda x, k, g: changed(x, k, right_cotangents(x, k, g)))
     # With a rule for reverse mode only, JAX refuses forward mode.
-    return defect(
-        id, "transforms/gradients", 5, collateral=("transforms/forward-mode",), cause_id=cause_id
-    )(Differentiated)
+    declared = wrong.forward(
+        id, GRADIENTS, 5, cause_id=cause_id, collateral=("transforms/forward-mode",)
+    )
+    return declared(lambda x, k, b: dense(x, k, b), summary, when=lambda x, k, b: is_float(x))
 
 
 def _rows(x: Array) -> int:
@@ -110,12 +92,10 @@ X857 = rule(
 )
 
 
-@defect("X858", "transforms/gradients", 5, cause_id="gradient-cut")
-class FrozenAtMultiplesOf96(CorrectDense):
-    """The kernel is cut off from gradients where the inputs are a multiple of 96."""
+FrozenAtMultiplesOf96 = wrong.forward("X858", GRADIENTS, 5, cause_id="gradient-cut")(
+    lambda x, k, b: affine(x, jax.lax.stop_gradient(k), b),
+    "The kernel is cut off from gradients where the inputs are a multiple of 96.",
+    when=lambda x, k, b: k.shape[0] % 96 == 0,
+)
 
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """The values are right at every size."""
-        if kernel.shape[0] % 96 == 0:
-            kernel = jax.lax.stop_gradient(kernel)
-        return affine(x, kernel, bias)
+name_layers(globals())

@@ -12,7 +12,7 @@ from jax.custom_derivatives import linear_call
 from jax.lax import stop_gradient
 
 from implementations.defects import wrong
-from implementations.defects.base import affine
+from implementations.defects.base import affine, right_cotangents, with_backward
 from implementations.defects.hooks import Function
 from implementations.defects.record import also, name_layers
 
@@ -27,20 +27,6 @@ def with_tangent(value: Function, tangent: Function) -> Function:
     rule: Any = jax.custom_jvp(value)
     rule.defjvp(lambda primals, tangents: (value(*primals), tangent(*primals, *tangents)))
     return rule
-
-
-def with_backward(cotangents: Function, value: Function = affine) -> Function:
-    """Return :func:`affine` with ``cotangents(x, kernel, g)``; value goes with the gradient."""
-    rule: Any = jax.custom_vjp(affine)
-    rule.defvjp(lambda x, k, b: (value(x, k, b), (x, k)), lambda saved, g: cotangents(*saved, g))
-    return rule
-
-
-def right_cotangents(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
-    """Return those of x, kernel and bias for a layer of any rank."""
-    rows, weights = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    dx, dkernel, dbias = g @ kernel.T, rows.T @ weights, weights.sum(axis=0)
-    return dx.astype(x.dtype), dkernel.astype(kernel.dtype), dbias.astype(kernel.dtype)
 
 
 def averaged_cotangents(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:

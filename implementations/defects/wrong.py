@@ -26,7 +26,9 @@ from implementations.defects.hooks import Function
 from implementations.defects.record import defect
 
 
-def _factory(make: Function) -> Function:
+def factory(make: Function) -> Function:
+    """Return what declares defects that ``make(function, doc, when, start)`` makes."""
+
     def declare(id: str, breaks: str, subtlety: int, start: Any = None, **record: Any) -> Function:
         def of(function: Function, doc: str = "", when: Any = None, **more: Any) -> Any:
             return defect(id, breaks, subtlety, **record, **more)(make(function, doc, when, start))
@@ -50,15 +52,15 @@ def _described(function: Function, doc: str, when: None, start: None) -> Functio
     return function
 
 
-forward, output = _factory(hooks.forward), _factory(hooks.output)
-kernel, draws, bias = _factory(hooks.kernel), _factory(hooks.draws), _factory(hooks.bias)
-key, call, init, built = map(_factory, (hooks.key, hooks.call, hooks.init, hooks.built))
-when_called, when_built = _factory(hooks.when_called), _factory(hooks.when_built)
-linen_kernel, linen_bias = _factory(hooks.linen_kernel), _factory(hooks.linen_bias)
-linen_forward, linen_call = _factory(hooks.linen_forward), _factory(hooks.linen_call)
-solution = _factory(_described)
+forward, output = factory(hooks.forward), factory(hooks.output)
+kernel, draws, bias = factory(hooks.kernel), factory(hooks.draws), factory(hooks.bias)
+key, call, init, built = map(factory, (hooks.key, hooks.call, hooks.init, hooks.built))
+when_called, when_built = factory(hooks.when_called), factory(hooks.when_built)
+linen_kernel, linen_bias = factory(hooks.linen_kernel), factory(hooks.linen_bias)
+linen_forward, linen_call = factory(hooks.linen_forward), factory(hooks.linen_call)
+solution = factory(_described)
 """A wrong solution of the exercise: a lambda of seed, x and features."""
-casting = _factory(_casting)
+casting = factory(_casting)
 """One that casts its arguments: a function of two integers, seed and m, and an array x."""
 
 
