@@ -166,7 +166,10 @@ def of_basis(found: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> str:
     cause = of_affine(found, eye, kernel, bias)
     if cause or found.shape != kernel.shape:
         return cause
-    right = kernel + bias
+    right, (n, m) = kernel + bias, kernel.shape
+    if min(n, m) > 1 and np.array_equal(found, kernel.reshape(m, n).T + bias):
+        words = "the kernel is read as by reshape(out, in), which is not its transpose"
+        return Cause("kernel-reshaped", words)
     differs = found != right
     wrong = np.flatnonzero(differs.any(axis=1))
     ignored = np.flatnonzero((found == bias).all(axis=1) & (kernel != 0).any(axis=1))

@@ -7,16 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import input_dtypes, oracle, require
+from conformance.checks import input_dtypes, oracle, require, telling
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.kinds import rows_by_kind
 from conformance.checks.layer import Layer
 from conformance.contract.requirement import PARAMETERS
+from conformance.errors import Cause
 
 __all__ = [
     "is_function",
+    "require_additive",
     "require_dtypes",
+    "require_finite",
     "require_kinds",
     "require_not_finite",
     "require_scales",
@@ -36,12 +39,51 @@ def _require(layer: Layer, case: Case, x: Any, equivalent: np.ndarray, what: str
     if case.kernel_shape not in _SIZES or layer.convention.compute_dtype != "float32":
         return
     kernel, bias = layer.remember(("probed", case), lambda: layer.affine(case))
+    if not np.isfinite(kernel).all():
+        return  # forward/additive reports a function that is not finite
     found = layer.at(case)(x)
     wide = "complex64" if np.iscomplexobj(equivalent) else "float32"
     require.that(str(found.dtype) == wide, f"{what} is {found.dtype}", accepted=wide)
     reference = oracle.affine(equivalent, kernel, bias)
     # If there is a bias, the probed kernel is itself rounded.
     require.within(found, reference.value, 2 * reference.bound, what)
+
+
+def require_finite(layer: Layer, kernel: np.ndarray, bias: np.ndarray) -> None:
+    """Require the probed kernel and bias of a function to be finite."""
+    if not np.isfinite(bias).all():
+        place = int(np.argmin(np.isfinite(bias)))
+        cause = _normalized(layer)
+        require.fail(f"f(0) at [{place}] is {bias[place]}", accepted="finite", cause=cause)
+    wrong = ~np.isfinite(kernel)
+    require.that(
+        not wrong.any(),
+        f"{int(wrong.sum())} of {wrong.size} entries of f(e_i) are not finite",
+        accepted="finite outputs",
+        cause=telling.of_many_not_finite(kernel.ravel()),
+    )
+
+
+def _normalized(layer: Layer) -> str:
+    """Return a cause if twice as large an x gives the same output, but not if one entry is."""
+    case = Case(*_SIZES[0])
+    x = case.normal("x", *layer.fewest, case.in_features)
+    longer = x * np.array([2, 1, 1], np.float32)
+    found, twice, other = (np.asarray(layer.at(case)(each)) for each in (x, 2 * x, longer))
+    if not found.any() or not np.allclose(found, twice, rtol=1e-5, atol=0):
+        return ""
+    if np.allclose(found, other, rtol=1e-3, atol=0):
+        return ""  # only the signs of x count
+    return Cause("input-normalized", "x is divided by its own size: f(2x) equals f(x)")
+
+
+def require_additive(
+    layer: Layer, found: np.ndarray, expected: np.ndarray, bound: np.ndarray
+) -> None:
+    """Require f(x + y) - f(0) to be the sum of both terms, within the bound."""
+    right = np.all(np.abs(found - expected) <= bound)
+    cause = "" if right else _normalized(layer)
+    require.within(found, expected, bound, "f(x + y) - f(0)", cause=cause)
 
 
 def require_scales(layer: Layer, case: Case, *scales: float) -> None:

@@ -39,6 +39,7 @@ __all__ = [
     "Declared",
     "bias_evidence",
     "biases",
+    "case_of",
     "declared",
     "experiment",
     "judge",
@@ -348,6 +349,13 @@ def kernel_of(layer: Layer, case: Case) -> np.ndarray:
     return np.asarray(layer.build(*case.kernel_shape, seed).kernel, np.float64)
 
 
+def case_of(size: Shape) -> Case:
+    """Return the case of the experiment's first kernel of a size."""
+    cells = experiment().cells
+    first = next((c.seeds[0] for c in cells if c.shape == size), cells[-1].seeds.stop)
+    return Case(*size, seed=first)
+
+
 def judge(
     evidence: Sequence[Evidence],
     cause: str | Callable[[], str] = "",
@@ -364,10 +372,8 @@ def judge(
     if not worst.rejected:
         return
     if drawn is not None:
-        cells = experiment().cells
-        n, m = worst.shape or cells[-1].shape
-        first = next((c.seeds[0] for c in cells if c.shape == (n, m)), cells[-1].seeds.stop)
-        recording.current().draw(Case(n, m, seed=first))
+        n, m = worst.shape or experiment().cells[-1].shape
+        recording.current().draw(case_of((n, m)))
     more, line = len(rejections(evidence)) - 1, declaring()
     found = worst.found + (f" (and {more} more of {len(evidence)} checks)" if more else "")
     intended = f"; if this is intended, declare {line}" if line else ""

@@ -115,9 +115,9 @@ def raw_array(names: Sequence[str]) -> Cause:
 
 def why_not_param(wrong: Sequence[Leaf], leaves: Sequence[Leaf], use_bias: bool) -> str:
     """Return why leaves that are not Params are wrong."""
-    leaf = wrong[0]
-    if all(each.is_stream for each in leaves):
-        return why_absent([])
+    leaf, own = wrong[0], [np.shape(each.value) for each in leaves if not each.is_stream]
+    if not own or (leaf.is_stream and [len(shape) for shape in own] == [1]):
+        return why_absent(own)
     if leaf.is_stream:
         return Cause("rngs-kept", "the layer keeps its Rngs: keys and counters are state")
     kind = "a raw array" if leaf.kind == "Array" else f"an nnx.{leaf.kind}"

@@ -92,6 +92,11 @@ _UNDER_A_TRACE = {
         "an array is converted to a Python number, as by int() or float(), which no transformation "
         "allows",
     ),
+    "UnexpectedTracerError": Cause(
+        "tracer-kept",
+        "an array of a traced call is kept, in a cache, a global or an attribute, and used in a "
+        "later call",
+    ),
     "TracerIntegerConversionError": Cause(
         "number-under-trace", "an array is used as a Python integer, which no transformation allows"
     ),

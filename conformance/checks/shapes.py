@@ -38,6 +38,11 @@ REMEMBERED = Cause(
     "output-remembered", "the output depends on earlier calls: results are remembered"
 )
 VECTORS_ONLY = Cause("vectors-only", "the layer takes vectors only: a batch of rows is refused")
+LEFT = Cause(
+    "operands-exchanged",
+    "the kernel is multiplied from the left, as kernel @ x, which fits vectors only: x @ kernel, "
+    "with a kernel of shape (in, out), fits batches too",
+)
 EXCHANGED = Cause(
     "sizes-exchanged", "in_features and out_features are swapped: the layer takes x of width out"
 )
@@ -59,6 +64,8 @@ def of_kernel(dense: Built, case: Case, shape: tuple[int, ...]) -> str:
         if takes == [m] and shape == (m, n):
             return EXCHANGED
         if takes == [n]:
+            if shape == (m, n) and _is_left_only(dense, case):
+                return LEFT
             order = "(out, in)" if shape == (m, n) else "(in, out)"
             return Cause("kernel-transposed", f"the kernel is stored transposed, as {order}")
     elif len(shape) != 2 and math.prod(shape) == math.prod(case.kernel_shape):
@@ -108,16 +115,14 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
         if PARAMETERS not in layer.provides:
             return of_inputs_bias(layer, case)
         if _is_left(layer, case):
-            return Cause(
-                "operands-exchanged",
-                "the kernel is multiplied from the left: kernel @ x instead of x @ kernel",
-            )
+            return LEFT
         return ""
     if not refused:
         alone = "a vector is refused: the layer takes batches of rows only"
         return Cause("batches-only", alone) if works(2) else ""
     if works() and not works(2):
-        return VECTORS_ONLY
+        left = PARAMETERS in layer.provides and _is_left_only(layer.of(case), case)
+        return LEFT if left else VECTORS_ONLY
     if 0 in refused:
         return Cause("empty-batch", "a batch of no rows is refused") if works(2) else ""
     if len(refused) > 1 and works(2):
@@ -165,6 +170,14 @@ def of_first_axis(layer: Layer, case: Case) -> str:
         "width-of-first-axis",
         "the width of x is taken from its first axis, not from the last one: x.shape[-1]",
     )
+
+
+def _is_left_only(dense: Built, case: Case) -> bool:
+    """Return whether x may be a matrix of columns, but not of rows, as in ``kernel @ x``."""
+    n, m = case.kernel_shape
+    shapes = (n,), (n, m), (BATCH[0], n)
+    found = [_gives(lambda s=shape: dense.raw(np.ones(s, np.float32))) for shape in shapes]  # type: ignore[misc]  # bound early
+    return n != m and BATCH[0] not in (n, m) and found == [(m,), (m, m), None]
 
 
 def _is_left(layer: Layer, case: Case) -> bool:

@@ -12,7 +12,7 @@ from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.errors import Cause
 
-__all__ = ["require_fresh", "values_before"]
+__all__ = ["of_copy", "require_fresh", "values_before"]
 
 Values = tuple[np.ndarray, np.ndarray]
 """A kernel (in, out) and a bias (out,)."""
@@ -80,6 +80,16 @@ def _is_wrong_when_new(layer: Layer, case: Case) -> bool:
     x = other.normal("x", 8, other.in_features)
     right = layer.value(x, layer.kernel_for(other), layer.bias_for(other))
     return not _is(layer.written(other).rows(x), right)
+
+
+def of_copy(layer: Layer, case: Case) -> str:
+    """Return a cause if f keeps the kernel and the bias of construction after both are written."""
+    x, dense = case.normal("x", 8, case.in_features), layer.of(case)
+    built = layer.value(x, dense.kernel, dense.bias)
+    if not _is(layer.written(case).rows(x), built):
+        return ""
+    made = _when_copied(layer, case, x)
+    return Cause("stale-copy", f"the forward uses a copy of kernel and bias made {made}")
 
 
 def _when_copied(layer: Layer, case: Case, x: np.ndarray) -> str:

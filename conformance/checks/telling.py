@@ -13,10 +13,17 @@ from conformance.checks import diagnosis
 from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
+from conformance.checks.stale_values import of_copy
 from conformance.checks.transformations import of_transformation
 from conformance.errors import Cause
 
-__all__ = ["of_basis", "of_not_finite", "of_saturation", "of_zero_input"]
+__all__ = [
+    "of_basis",
+    "of_many_not_finite",
+    "of_not_finite",
+    "of_saturation",
+    "of_zero_input",
+]
 
 
 def _larger(case: Case) -> Case:
@@ -36,12 +43,17 @@ def of_zero_input(layer: Layer, case: Case, found: np.ndarray, bias: np.ndarray)
             case, found, bias = larger, there, its
     cause = diagnosis.of_zero_input(found, bias)
     if not cause:
-        return of_transformation(layer, case)
+        return of_copy(layer, case) or of_transformation(layer, case)
+    if getattr(cause, "id", "") == "bias-twice" and layer.accepts(()):
+        vector = layer.written(case)(np.zeros(case.in_features, np.float32))
+        if np.array_equal(np.asarray(vector), bias):
+            return Cause("bias-twice", f"{cause} for a batch, once for a vector")
     # The whole output may be scaled or masked.
     x = np.eye(case.in_features, dtype=np.float32)
     kernel = layer.kernel_for(case)
     images = layer.written(case).rows(x)
     cause = diagnosis.of_zero_and_basis(cause, found[0], images, kernel, bias)
+    cause = cause or of_copy(layer, case)
     if getattr(cause, "id", "") not in ("output-scaled", "bias-scaled"):
         return cause
     if np.allclose(first, (found[0] / bias)[0], rtol=1e-4):
@@ -80,6 +92,23 @@ def of_saturation(
         found = layer.of(case).write(kernel, bias).rows(x)
         right = x.astype(np.float64) @ kernel + bias
     return diagnosis.of_saturation(found, right)
+
+
+def of_many_not_finite(numbers: np.ndarray) -> str:
+    """Return a cause if about half of the numbers are NaN, and no other is negative."""
+    wrong = np.isnan(numbers)
+    rest = numbers[~wrong]
+    if numbers.size < _MANY or not 0.3 < wrong.mean() < 0.7 or not (rest >= 0).all():
+        return ""
+    words = (
+        f"{wrong.mean():.0%} of the weights are NaN, and no other is negative: a root or power of "
+        "negative numbers is taken"
+    )
+    return Cause("root-of-negative", words)
+
+
+_MANY = 100
+"""So many symmetric draws have a share of negative ones between 0.3 and 0.7 almost surely."""
 
 
 def of_not_finite(layer: Layer, case: Case) -> str:

@@ -69,6 +69,11 @@ def _scale(cell: Cell) -> bool:
     )
 
 
+def _bias(cell: Cell) -> bool:
+    of_shape = cell.requirement == "construction/bias-shape" and not cell.obstacle
+    return of_shape or cell.cause_id == "bias-of-inputs"
+
+
 def _float(cell: Cell) -> bool:
     # A failure that also occurs for integers is an obstacle.
     return cell.requirement == "exercise/float-arguments" and not cell.obstacle
@@ -92,7 +97,7 @@ PITFALLS = (
     Pitfall(
         "a bias of the right shape",
         ("construction/bias-shape", "construction/builds", "forward/output-shape"),
-        _cause_is("bias-of-inputs"),
+        _bias,
         "Write down the shape of x @ kernel. Which of the two sizes is left in it, and so what can "
         "be added to it? A layer with as many inputs as outputs hides the difference.",
     ),
@@ -142,6 +147,10 @@ def write_grade(console: Console, title: str, verdict: Verdict) -> None:
     """Print each pitfall with a hint, other failures, and the verdict in one line."""
     names = " and ".join(entry.spec.rpartition(":")[2] for entry in verdict.entries)
     console.print(Text(printable(f"{title}: {names}"), style="bold"))
+    if not any(cell.outcome.checked for cell in verdict.own):
+        _write_rest(console, "The file cannot be used:", verdict.failures(), verdict)
+        _write_sentence(console, verdict)
+        return
     explained = _write_pitfalls(console, verdict.cells)
     rest = [cell for cell in verdict.failures() if cell not in explained]
     _write_rest(console, "Other requirements that do not hold:", _first(verdict, rest), verdict)
@@ -318,9 +327,10 @@ def _write_sentence(console: Console, verdict: Verdict) -> None:
         Word.INCOMPLETE: "could not be judged completely",
         Word.WRONG_REGISTRATION: "the file could not be used",
     }
-    parts = [": ".join(filter(None, (said.get(decision.word, decision.word), decision.count)))]
-    parts += [decision.remarks] if decision.remarks else []
-    blocked = sum(cell.outcome == Outcome.BLOCKED for cell in verdict.own)
+    count = decision.count if any(cell.outcome.checked for cell in verdict.own) else ""
+    parts = [": ".join(filter(None, (said.get(decision.word, decision.word), count)))]
+    parts += [decision.remarks] if decision.remarks and count else []
+    blocked = bool(count) and sum(cell.outcome == Outcome.BLOCKED for cell in verdict.own)
     if blocked:
         parts.append(f"{plural(blocked, 'requirement')} could not be checked")
     console.print()

@@ -17,6 +17,7 @@ from typing import Any
 from conformance.errors import UsageError
 from conformance.layers.formulas import law_of, number_of
 from conformance.layers.implementation import FLAX, INPUTS, Convention
+from conformance.layers.project import own_table
 
 __all__ = [
     "TABLE",
@@ -288,13 +289,7 @@ def from_project(path: Path) -> dict[str, dict[str, Any]]:
     UsageError
         If a table is not a valid declaration.
     """
-    if not path.is_file():
-        return {}
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        return {}  # other tools report a broken file
-    found = document.get("tool", {}).get("dense-conformance", {}).get("layers", {})
+    found = own_table(path).get("layers", {})
     if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
         raise UsageError(f'{path}: write [{TABLE}."name"], a table for each layer')
     for name, values in found.items():

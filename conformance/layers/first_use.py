@@ -252,7 +252,7 @@ def _hint(error: BaseException) -> str:
         return _near_name(error, name)
     if isinstance(error, AttributeError):
         near = difflib.get_close_matches(name, _attributes(error.obj), n=1)
-        return f"did you mean {near[0]}?" if near else ""
+        return _not_kept(error.obj, name) or (f"did you mean {near[0]}?" if near else "")
     return ""
 
 
@@ -273,6 +273,16 @@ def _self_hint(what: str, lines: list[str]) -> str:
     if defined is None:
         return ""
     return f"its first argument is self: def {takes[1]}(self, {defined[1]}".rstrip()
+
+
+def _not_kept(value: Any, name: str) -> str:
+    """Return a hint if the constructor has a local variable of this name."""
+    code = getattr(getattr(type(value), "__init__", None), "__code__", None)
+    if code is None or not _is_users(code.co_filename) or name not in code.co_varnames:
+        return ""
+    given = code.co_argcount + code.co_kwonlyargcount
+    of = name if name in code.co_varnames[:given] else "..."
+    return f"__init__ does not keep {name}: self.{name} = {of}"
 
 
 def _attributes(value: Any) -> list[str]:

@@ -20,6 +20,7 @@ _OPERATORS: dict[type, Callable[..., float]] = {
     ast.Pow: operator.pow,
     ast.USub: operator.neg,
 }
+_INCOMPUTABLE = (SyntaxError, TypeError, ArithmeticError, RecursionError, MemoryError)
 
 
 def _evaluated(text: str, names: Mapping[str, float]) -> float:
@@ -70,7 +71,7 @@ def number_of(value: object) -> float:
         return float(value)
     try:
         return float(_evaluated(str(value), {}))
-    except (SyntaxError, TypeError, ZeroDivisionError, OverflowError) as error:
+    except _INCOMPUTABLE as error:
         raise ValueError(f"{value!r} cannot be computed: {error}") from None
 
 
@@ -125,7 +126,7 @@ def law_of(text: str) -> Law:
     variance = Formula(formula.strip())
     try:
         found = [variance(fan_in, fan_out) for fan_in, fan_out in ((1, 1), (3, 10), (10, 3))]
-    except (SyntaxError, TypeError, ZeroDivisionError, OverflowError) as error:
+    except _INCOMPUTABLE as error:
         raise ValueError(f"the variance {formula.strip()!r} cannot be computed: {error}") from None
     if not all(isinstance(v, float) and 0 <= v < math.inf for v in found):
         raise ValueError(f"the variance {formula.strip()!r} is not a positive number")

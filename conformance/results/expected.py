@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from conformance.errors import LoadError, UsageError, WrongCondition, safe_text
 from conformance.layers.expected_failure import Expected
+from conformance.layers.project import own_table
 from conformance.layers.registry import Entry, registered, split_variant
 from conformance.results.conditions import holds, require_possible
 
@@ -33,24 +33,10 @@ def is_strict(path: Path) -> bool:
     UsageError
         If the value is neither true nor false.
     """
-    found = _own(_document(path)).get("strict", False)
+    found = own_table(path).get("strict", False)
     if not isinstance(found, bool):
         raise UsageError(f"{path}: tool.dense-conformance.strict is true or false, found {found!r}")
     return found
-
-
-def _own(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    tool = document.get("tool", {})
-    own = tool.get("dense-conformance", {}) if isinstance(tool, dict) else {}
-    return own if isinstance(own, dict) else {}
-
-
-def _document(path: Path) -> dict[str, Any]:
-    """Return the TOML document; empty if it is broken, because other tools report that."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
-        return {}
 
 
 def from_project(path: Path) -> tuple[Expected, ...]:
@@ -69,7 +55,7 @@ _HEADER = re.compile(r"\s*\[\[\s*tool\s*\.\s*[\"']?dense-conformance[\"']?\s*\.\
 
 def _placed(path: Path) -> list[tuple[str, Expected]]:
     """Return each entry with its place: the file and, if known, the line."""
-    found = _own(_document(path)).get("expect", [])
+    found = own_table(path).get("expect", [])
     if not isinstance(found, list):
         raise UsageError(f"{path}: write [[{TABLE}]], a table for each expected failure")
     if not found:

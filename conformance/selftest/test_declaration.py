@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 import textwrap
+from dataclasses import fields
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +180,43 @@ def test_a_wrong_table_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match=r"acme.Dense.*'rank' is unknown; did you mean 'ranks'"):
         from_project(project)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tool = 3", "tool is a table, found 3"),
+        ("tool = [[[{}]]]", "tool is a table, found [[[{}]]]"),
+        ("[tool]\ndense-conformance = 'yes'", "tool.dense-conformance is a table, found 'yes'"),
+        ("[[tool.dense-conformance]]", "tool.dense-conformance is a table, found [{}]"),
+        ("[tool.dense-conformance]\nstrikt = true", "unknown key 'strikt'; did you mean 'strict'"),
+        ("[tool.dense-conformance]\nlayers = 3", 'write [tool.dense-conformance.layers."name"]'),
+        ("[tool.dense-conformance.layers]\na = 3", "a table for each layer"),
+        ("[tool.dense-conformance.layers.a]\nlayer = 3", 'layer is a text "module:attribute"'),
+        ("[tool.dense-conformance", "is not valid TOML: Expected"),
+        (f"a = {'[' * 5000}", "nested too deeply"),
+    ],
+)
+def test_a_project_of_wrong_types_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """The one line names the file, what was expected, and what was found."""
+    with pytest.raises(UsageError, match=re.escape(message)) as refusal:
+        from_project(_project(tmp_path, text))
+    assert str(refusal.value).startswith(str(tmp_path))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("key", [field.name for field in fields(Declaration)])
+def test_no_value_of_a_key_is_a_fault_of_the_suite(key: str) -> None:
+    """Whatever TOML can hold is accepted or refused in one line."""
+    nested: list[Any] = []
+    for _ in range(50):
+        nested = [nested]
+    wrong: list[Any] = [3, -1, 1.5, math.nan, True, date(2000, 1, 1), [], [[]], [{}], [3, "a"]]
+    wrong += ["", "x:", "3", "\n", "9" * 9999, "-" * 9999 + "1", nested]
+    wrong += [{}, {"": 3}, {"kernel": []}, {"rngs": 3}]
+    for value in wrong:
+        with contextlib.suppress(UsageError):
+            as_json({key: Declaration.of({key: value}).convention() and value})
 
 
 def test_an_argument_of_adapt() -> None:

@@ -1,6 +1,7 @@
 """Expected failures are strict: invalid ones are rejected, stale ones fail the run."""
 
 import json
+import re
 import tomllib
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,13 @@ from conformance.layers.expected_failure import Expected
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell, Outcome
 from conformance.results.conditions import holds, require_possible
-from conformance.results.expected import Expectations, from_project, require_right
-from conformance.results.verdict import NONCONFORMING, OK, Verdict, account
+from conformance.results.expected import (
+    Expectations,
+    from_project,
+    is_strict,
+    require_right,
+)
+from conformance.results.verdict import NONCONFORMING, OK, USAGE, Verdict, account
 from conformance.running.cells import with_expectation
 from conformance.selftest.processes import command
 
@@ -102,13 +108,39 @@ def test_no_expectation_stands_twice() -> None:
 
 
 def test_a_project_without_expectations_has_none(tmp_path: Path) -> None:
-    """The file is missing, empty or not TOML."""
+    """The file is missing or empty."""
     path = tmp_path / "pyproject.toml"
     assert from_project(path) == ()
     path.write_text("")
     assert from_project(path) == ()
-    path.write_text("= broken")
-    assert from_project(path) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("expect = 3", "write [[tool.dense-conformance.expect]]"),
+        ("expect = [3]", "has no implementation"),
+        ("expect = [[]]", "has no implementation"),
+        ("[tool.dense-conformance.expect]", "write [[tool.dense-conformance.expect]]"),
+        ("strict = 3", "strict is true or false, found 3"),
+        ("strict = {}", "strict is true or false, found {}"),
+    ],
+)
+def test_a_project_of_wrong_types_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    """Entries and ``strict`` have the types that their messages name."""
+    header = "" if text.startswith("[") else "[tool.dense-conformance]\n"
+    (tmp_path / "pyproject.toml").write_text(header + text)
+    read = is_strict if text.startswith("strict") else from_project
+    with pytest.raises(UsageError, match=re.escape(said)):
+        read(tmp_path / "pyproject.toml")
+
+
+def test_the_command_refuses_a_project_of_wrong_types(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("tool = 3")
+    done = command(tmp_path, "run", "nnx.MyDense", "-n", "0")
+    assert done.returncode == USAGE
+    assert (done.stdout + done.stderr).strip().endswith("tool is a table, found 3")
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_conditions() -> None:

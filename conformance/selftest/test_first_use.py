@@ -50,6 +50,13 @@ WRONG = {
     "no rngs": (", *, rngs", "", 7, "rngs", ["rngs: nnx.Rngs"]),
     "name": (CALL, "return jnp.dot(x, self.kernel)", 12, "jnp", ["import jax.numpy as jnp"]),
     "attribute": (CALL, "return x @ self.kernal", 12, "self.kernal", ["did you mean kernel?"]),
+    "not kept": (
+        "self.bias = nnx",
+        "bias = nnx",
+        12,
+        "self.bias",
+        ["hint: __init__ does not keep bias: self.bias = ..."],
+    ),
     "stream": ("rngs.params()", "rngs.params.key()", 7, "rngs.params.key()", [STREAM]),
     "Linen's stream": (
         "rngs.params()",

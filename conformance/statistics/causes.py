@@ -102,6 +102,11 @@ def independence(samples: Samples, evidence: Evidence) -> str:
     law = identify_law(samples)
     if law.name == "orthogonal":
         return Cause("kernel-orthogonal", law.sentence)
+    for axis, group in ((1, "column"), (2, "row")):
+        lines = [w for w in samples.values() if w.shape[axis] > 1 and w.shape[3 - axis] > 1]
+        if lines and all(_has_equal_lengths(w, axis) for w in lines):
+            words = f"every {group} of the kernel has one length: it is divided by its norm."
+            return Cause("lines-normalized", words)
     for axis, group in ((1, "row"), (2, "column")):
         repeated = [_repetition(w, axis) for w in _long_lines(samples, axis)]
         if repeated and all(repeated):
@@ -121,7 +126,8 @@ def independence(samples: Samples, evidence: Evidence) -> str:
         if steps and all((step >= 0).all() or (step <= 0).all() for step in steps):
             return Cause("lines-sorted", f"the {group}s of the kernel are sorted.")
     squares = [w for w in kernels if w.shape[1] == w.shape[2] > 1]
-    if squares and all(np.array_equal(w, w.swapaxes(1, 2)) for w in squares):
+    # A compiler may compute both halves with other roundings.
+    if squares and all(np.allclose(w, w.swapaxes(1, 2), rtol=1e-4, atol=1e-8) for w in squares):
         return Cause("kernel-symmetric", "the kernel is symmetric where it is square.")
     if any(_shared_by_seeds(w) for shape, w in samples.items() if shape == evidence.shape):
         return Cause(
@@ -154,6 +160,15 @@ def independence(samples: Samples, evidence: Evidence) -> str:
             "the signs of weights follow the magnitudes of their neighbours.",
         )
     return ""
+
+
+def _has_equal_lengths(w: Array, axis: int) -> bool:
+    """Return whether lines along the axis have one length, and not merely the same magnitudes."""
+    lengths = np.sqrt(np.square(w.astype(np.float64)).sum(axis=axis))
+    magnitudes = np.sort(np.abs(w), axis=axis)
+    return bool(
+        np.ptp(lengths) <= _EXACT * lengths.max() and np.ptp(magnitudes, axis=3 - axis).any()
+    )
 
 
 def _has_copies(w: Array, arranged: Callable[[Array], Array] = np.asarray) -> bool:

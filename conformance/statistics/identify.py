@@ -75,6 +75,12 @@ SCALES: tuple[Scale, ...] = (
         f"Multiply by {_TARGET} instead of 1/in_features.",
     ),
     Scale(
+        "standard deviation fan_in^(-3/2)",
+        lambda i, o: 1 / i**3,
+        "the variance is 1/fan_in^3: the product is divided by fan_in, as by a mean for a sum",
+        f"Scale by {_TARGET} alone.",
+    ),
+    Scale(
         "standard deviation sqrt(fan_in)",
         lambda i, o: float(i),
         "the standard deviation is sqrt(fan_in): the kernel is multiplied where it must be divided",

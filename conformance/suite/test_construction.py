@@ -14,7 +14,7 @@ from conformance.checks.differences import (
     require_one_kernel,
 )
 from conformance.checks.extreme_bits import RARELY_DRAWN, require_finite_for_extreme_bits
-from conformance.checks.kernels import samples
+from conformance.checks.kernels import case_of, samples
 from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
 from conformance.checks.parameters import (
@@ -150,6 +150,17 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
         cause=Cause("collection-other", "a variable is in another collection than 'params'"),
     )
     others = [leaf for leaf in leaves if leaf.name not in (*layer.convention.parameter_names,)]
+    whole = [leaf for leaf in others if np.asarray(leaf.value).dtype.kind in "iub"]
+    require.that(
+        not whole or layer.implementation.module is None,
+        f"the layer has {len(leaves)} parameters: {listed}",
+        accepted="kernel and bias alone; integers have no gradient",
+        cause=Cause(
+            "parameter-integer",
+            f"{', '.join('.'.join(leaf.path) for leaf in whole)} holds integers, which cannot be "
+            "trained: a plain attribute or another Variable than nnx.Param keeps them",
+        ),
+    )
     beside = ", ".join(".".join(leaf.path) for leaf in others)
     require.that(
         len(leaves) <= expected,
@@ -309,17 +320,25 @@ def test_finite(layer: Layer, case: Case) -> None:
     _require_finite_samples(layer)
 
 
+_RARE = 1e-3
+"""A value of a generator that occurs more often is not rare."""
+
+
 @once_per_layer()
 def _require_finite_samples(layer: Layer) -> None:
     drawn = samples(layer)
     wrong = {size: int((~np.isfinite(kernels)).sum()) for size, kernels in drawn.items()}
-    first = next((f", first at {size}" for size, count in wrong.items() if count), "")
-    require.that(
-        not first,
-        f"{sum(wrong.values())} entries of new kernels are not finite{first}",
-        accepted="finite entries",
-        cause=RARELY_DRAWN,
-    )
+    first = next((size for size, count in wrong.items() if count), None)
+    if first is not None:
+        count, total = sum(wrong.values()), sum(kernels.size for kernels in drawn.values())
+        recording.current().draw(case_of(first))
+        require.fail(
+            f"{count} of {total} entries of new kernels are not finite, first at {first}",
+            accepted="finite entries",
+            cause=RARELY_DRAWN
+            if count < _RARE * total
+            else telling.of_many_not_finite(drawn[first].ravel()),
+        )
     if not layer.is_factored:  # equal bits may be a direction of zeros, which has no length
         require_finite_for_extreme_bits(layer)
 
@@ -382,6 +401,7 @@ def _described(tree: object) -> list[str]:
     rests_on=[
         "construction/builds",
         "construction/kernel-shape",
+        "construction/finite",
         "construction/parameter-dtype",
         "seeding/same-seed-same-bits",
     ],

@@ -200,7 +200,10 @@ def _require_castable(layer: Layer, case: Case, half: str) -> None:
     "dtypes/integer-input",
     SHOULD,
     ANY,
-    rests_on=["numerics/precision", VALUE, "dtypes/float32-out", "transforms/jit"],
+    rests_on=[
+        *("numerics/precision", VALUE, "dtypes/float32-out"),
+        *("transforms/jit", "transforms/gradients"),
+    ],
     presumes=[FLOAT32_THROUGHOUT],
     order=90,
 )

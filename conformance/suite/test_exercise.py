@@ -158,7 +158,8 @@ def test_fixed_result(layer: Layer, case: Case) -> None:
     """The result equals that of the layer built from ``nnx.Rngs(int(seed))`` on the same x.
 
     The layer is the ``MyDense`` in the same module, if there is one, or else the exercise's own
-    formula. Only a function called ``dense_forward`` is compared.
+    formula. Only a function called ``dense_forward`` is compared; it takes its arguments in this
+    order.
     """
     if not layer.convention.fixed_result:
         require.not_applicable(
@@ -166,6 +167,7 @@ def test_fixed_result(layer: Layer, case: Case) -> None:
         )
     from implementations.my_dense import MyDense
 
+    _require_order(layer.implementation.forward)
     beside = _layer_beside(layer.implementation.forward)
     x = case.normal("x", case.in_features)
     with during("construction of the MyDense in the function's module"):
@@ -188,6 +190,21 @@ def test_fixed_result(layer: Layer, case: Case) -> None:
         accepted="x @ kernel with kernel = jax.random.normal(nnx.Rngs(int(seed)).params(), "
         "(in_features, features)) / sqrt(in_features)",
         cause=_why_other_numbers(found, x, case),
+    )
+
+
+def _require_order(function: Any) -> None:
+    """Require that the function takes its arguments in the exercise's order."""
+    expected = ["seed", "x", "features"]
+    try:
+        found = list(inspect.signature(inspect.unwrap(function)).parameters)[:3]
+    except (TypeError, ValueError):
+        return
+    require.that(
+        found == expected or sorted(found) != sorted(expected),
+        f"dense_forward takes ({', '.join(found)})",
+        accepted="(seed, x, features), which are given in this order",
+        cause=Cause("arguments-in-another-order", "the arguments of dense_forward are exchanged"),
     )
 
 

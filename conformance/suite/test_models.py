@@ -95,7 +95,10 @@ def _dotted(paths: Any) -> str:
     "models/nnx-transforms",
     SHOULD,
     NNX,
-    rests_on=["models/nnx-submodule", "seeding/vmapped-init", "transforms/scan-and-remat"],
+    rests_on=[
+        *("models/nnx-submodule", "seeding/vmapped-init", "transforms/scan-and-remat"),
+        "construction/finite",
+    ],
     idle_because=(
         "the transforms of nnx split and merge modules around those of JAX, which "
         "state/split-merge and the area transforms cover; this one combines them."

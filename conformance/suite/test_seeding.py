@@ -341,7 +341,7 @@ def test_rngs_forms(layer: Layer, case: Case) -> None:
     SHOULD,
     NNX,
     LINEN,
-    rests_on=["seeding/same-seed-same-bits", "seeding/rngs-forms"],
+    rests_on=["seeding/seeds-differ", "seeding/rngs-forms", "construction/finite"],
     presumes=[DRAWN_KERNEL],
 )
 @over(sizes=[(3, 10)], at_most=1)

@@ -91,6 +91,7 @@ def test_exact_state(layer: Layer, case: Case) -> None:
     NNX,
     rests_on=[
         "construction/only-two-parameters",
+        "construction/finite",
         "state/exact-state",
         "state/updates-used",
         "forward/affine-value",

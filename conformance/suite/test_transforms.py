@@ -81,6 +81,7 @@ def test_jit(layer: Layer, case: Case) -> None:
     PARAMETERS,
     rests_on=[
         VALUE,
+        "construction/only-two-parameters",
         "forward/tall-batch",
         "forward/zero-input",
         "numerics/precision",

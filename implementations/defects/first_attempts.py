@@ -1,0 +1,132 @@
+"""Faults of first attempts; each has a cause that no other fault has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike
+
+from implementations.defects import wrong
+from implementations.defects.base import (
+    CorrectDense,
+    affine,
+    layer_output,
+    normal,
+    scaled_normal,
+    stddev,
+)
+from implementations.defects.record import also, defect, name_layers
+
+ScaleRoundedDown = wrong.kernel("Y320", "seeding/seeds-differ", 1, cause_id="kernel-zeros")(
+    lambda key, n, m: normal(key, n, m) * (1 // jnp.sqrt(n)),
+    "1 // sqrt(in) is 0, except for a single input.",
+)
+PowerForProduct = wrong.kernel("Y321", "construction/finite", 1, cause_id="root-of-negative")(
+    lambda key, n, m: normal(key, n, m) ** (1 / jnp.sqrt(n)),
+    "The draw is taken to the power 1/sqrt(in), which is NaN for negative numbers.",
+)
+ColumnsNormalized = wrong.kernel(
+    "Y322", "initialization/kernel-independence", 3, cause_id="lines-normalized"
+)(
+    lambda key, n, m: (lambda k: k / jnp.linalg.norm(k, axis=0))(normal(key, n, m)),
+    "Every column of the new kernel is divided by its length.",
+)
+SymmetricWhereSquare = wrong.kernel(
+    "Y323", "initialization/kernel-independence", 3, cause_id="kernel-symmetric"
+)(
+    lambda key, n, m: (lambda k: jnp.tril(k) + jnp.tril(k, -1).T if n == m else k)(
+        scaled_normal(key, n, m)
+    ),
+    "A square kernel is its lower half and the mirror image of that.",
+)
+ReshapedForTransposed = wrong.forward("Y324", "forward/basis-input", 2, cause_id="kernel-reshaped")(
+    lambda x, k, b: affine(x, k.reshape(k.shape[::-1]).T, b),
+    "The kernel is reshaped to (out, in) where it should be transposed.",
+)
+
+
+@wrong.init("Y325", "construction/only-two-parameters", 1, cause_id="parameter-integer")
+def WidthInParam(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """The number of outputs is kept in an nnx.Param, and nnx.grad refuses integers."""
+    CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
+    self.features = nnx.Param(jnp.array(out_features))
+
+
+@wrong.call("Y326", "forward/zero-input", 2, cause_id="bias-twice")
+def BiasAfterVmap(self: Any, x: ArrayLike) -> Array:
+    """Each row gets the bias in vmap, and again after it."""
+    x = jnp.asarray(x)
+    if x.ndim == 1:
+        return CorrectDense.__call__(self, x)
+    y: Array = jax.vmap(lambda row: BiasAfterVmap.__call__(self, row))(x)
+    return y + self.bias[...]
+
+
+@also("state/graphdef-stable", "state/pickles")
+@wrong.init("Y327", "forward/zero-input", 2, cause_id="stale-copy")
+def ClosedOver(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """The forward closes over the arrays of construction."""
+    CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
+    kernel, bias = self.kernel[...], self.bias[...]
+    self.forward = lambda x, k, b: affine(x, kernel, bias)
+
+
+@defect("Y328", "state/exact-state", 1, cause_id="parameter-hidden")
+class DrawnInCall(nnx.Module):
+    """The layer keeps its Rngs, and draws the kernel in the call."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        self.sizes, self.rngs = (in_features, out_features), rngs
+        self.bias = nnx.Param(jnp.zeros((out_features,)))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        kernel = scaled_normal(self.rngs.params(), *self.sizes)
+        return affine(x, kernel, self.bias[...])
+
+
+@defect(
+    "Y329",
+    "construction/kernel-shape",
+    1,
+    cause_id="operands-exchanged",
+    collateral=("forward/output-shape",),
+)
+class MultipliedFromTheLeft(nnx.Module):
+    """The kernel of shape (out, in) is multiplied from the left, which takes vectors only."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        drawn = jax.random.normal(rngs.params(), (out_features, in_features))
+        self.kernel = nnx.Param(drawn * stddev(in_features))
+        self.bias = nnx.Param(jnp.zeros((out_features,)))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return self.kernel[...] @ jnp.asarray(x) + self.bias[...]
+
+
+mean_for_sum = wrong.casting(
+    "Y330", "exercise/recovered-kernel", 2, cause_id="law-normal-standard-deviation-fan-in-3-2"
+)(
+    lambda seed, x, m: layer_output(seed, x, m) / x.shape[-1],
+    "The mean of the products is taken instead of their sum.",
+)
+input_normalized = wrong.casting("Y331", "forward/additive", 1, cause_id="input-normalized")(
+    lambda seed, x, m: layer_output(seed, x / jnp.linalg.norm(x), m),
+    "x is divided by its length, which is 0/0 for x = 0.",
+)
+columns_copied = wrong.casting("Y332", "exercise/recovered-kernel", 2, cause_id="lines-copied")(
+    lambda seed, x, m: jnp.repeat(layer_output(seed, x, 1), m),
+    "Every column of the kernel is drawn with the same key.",
+)
+
+
+@wrong.solution("Y333", "exercise/fixed-result", 1, cause_id="arguments-in-another-order")
+def dense_forward(x: ArrayLike, seed: float, features: float) -> Array:
+    """The function takes x first, and the exercise gives it the seed first."""
+    return layer_output(int(seed), jnp.asarray(x), int(features))
+
+
+name_layers(globals())
