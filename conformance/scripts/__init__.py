@@ -85,9 +85,7 @@ def script_for(cell: Cell, entry: Entry, implementation: Implementation | None =
         "FIRST": cell.measured.get("first_seed", 0),
         "SECOND": cell.measured.get("second_seed", 1),
     }
-    text = script(
-        _title(cell), layer_import(entry.spec), constants, check.function, _helpers(kind, check)
-    )
+    text = script(_title(cell), layer_import(entry.spec), constants, check, _helpers(kind, check))
     return text if len(text) <= LONGEST else ""
 
 
@@ -133,7 +131,7 @@ def checks() -> dict[tuple[str, str], Check]:
 
 def _helpers(kind: str, check: Check) -> dict[str, Any]:
     modules = [importlib.import_module(f"{__name__}.{name}") for name in ("numbers", f"of_{kind}")]
-    modules.append(importlib.import_module(check.function.__module__))
+    modules.append(importlib.import_module(check.__module__))
     found: dict[str, Any] = {}
     for module in modules:
         found.update(_functions(module))
@@ -148,8 +146,4 @@ def _functions(module: ModuleType) -> dict[str, Any]:
     }
     if module.__name__.endswith(".numbers"):
         own = {"mixed_rows": module.mixed_rows, **own}
-    return {name: value for name, value in own.items() if not _is_check(value)}
-
-
-def _is_check(function: Any) -> bool:
-    return any(check.function is function for check in CHECKS.values())
+    return {name: value for name, value in own.items() if value not in CHECKS.values()}

@@ -14,25 +14,14 @@ from pathlib import Path
 __all__ = ["layer_import", "script"]
 
 _IMPORTS = {
-    "contextlib": "import contextlib",
-    "copy": "import copy",
-    "hashlib": "import hashlib",
     "importlib": "import importlib.util",
-    "io": "import io",
     "math": "import math",
-    "os": "import os",
-    "pickle": "import pickle",
-    "random": "import random",
-    "subprocess": "import subprocess",
     "sys": "import sys",
-    "threading": "import threading",
     "Any": "from typing import Any",
     "jax": "import jax",
     "jnp": "import jax.numpy as jnp",
     "np": "import numpy as np",
-    "optax": "import optax",
     "nnx": "from flax import nnx",
-    "serialization": "from flax import serialization",
 }
 
 _END = """\
@@ -120,7 +109,7 @@ def _imports(used: set[str]) -> str:
 
 
 def _third_party(line: str) -> bool:
-    return line.split()[1].partition(".")[0] in ("jax", "numpy", "flax", "optax")
+    return line.split()[1].partition(".")[0] in ("jax", "numpy", "flax")
 
 
 def _without_decorators(function: Callable[..., object]) -> str:

@@ -27,16 +27,6 @@ def parameters_of(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     return rows[:-1] - rows[-1], rows[-1]
 
 
-def call(layer: Any, x: Any) -> jax.Array:
-    """Return the output of the function."""
-    return layer(x)
-
-
-def drawn(key: Any, n: int = IN, m: int = OUT) -> Any:
-    """Return the kernel of a seed; the bias of a new layer is 0."""
-    return jnp.stack([Layer(key, row, m) for row in jnp.eye(n)])
-
-
 def forward(seed: Any, x: Any, features: Any) -> jax.Array:
     """Build the layer and call it."""
     return Layer(seed, x, features)

@@ -63,11 +63,6 @@ def arrays(layer: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
 
 
-def drawn(key: Any, n: int = IN, m: int = OUT) -> Any:
-    """Return the kernel of a layer that is built from a key, which may be traced."""
-    return Layer(features=m).init(key, jnp.zeros((1, n)))["params"]["kernel"]
-
-
 def forward(seed: Any, x: Any, features: Any) -> jax.Array:
     """Build the layer and call it."""
     return call(build(x.shape[-1], features, seed), x)

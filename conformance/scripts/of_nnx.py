@@ -62,11 +62,6 @@ def arrays(layer: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
 
 
-def drawn(key: Any, n: int = IN, m: int = OUT) -> Any:
-    """Return the kernel of a layer that is built from a key, which may be traced."""
-    return Layer(n, m, rngs=nnx.Rngs(key)).kernel[...]
-
-
 def forward(seed: Any, x: Any, features: Any) -> jax.Array:
     """Build the layer and call it."""
     return build(x.shape[-1], features, seed)(x)

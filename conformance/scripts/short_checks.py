@@ -221,7 +221,7 @@ def bias_zero() -> None:
     assert not new.any(), f"{int((new != 0).sum())} of {new.size} entries of a new bias are not 0"
 
 
-@shows("initialization/kernel-variance", sampled=True)
+@shows("initialization/kernel-variance")
 def kernel_variance() -> None:
     for n, m in ((IN, OUT), (1, 2048), (2, 2048), (4, 2048), (64, 256), (256, 64), (128, 128)):
         drawn = kernels(n, m)

@@ -74,15 +74,6 @@ def is_float(x: Array) -> bool:
     return bool(jnp.issubdtype(x.dtype, jnp.floating))
 
 
-def write(variable: nnx.Variable[Array], value: Array) -> None:
-    """Set the value of a Variable in every supported version of flax."""
-    # flax 0.12.1 deprecates ``.value``; older versions have nothing else.
-    if hasattr(nnx.Variable, "set_value"):
-        variable.set_value(value)
-    else:
-        variable.value = value
-
-
 class CorrectDense(nnx.Module):
     """A right nnx layer; a defect overrides one of its hooks."""
 

@@ -17,15 +17,6 @@ from jax.typing import ArrayLike
 from implementations.defects.base import scaled_normal
 from implementations.defects.record import defect
 
-__all__ = [
-    "ForgottenBias",
-    "HalfBiasTwice",
-    "HalfKernelStopped",
-    "HalfOfTheGradient",
-    "PlainNotScaled",
-    "PlainStoredByRows",
-]
-
 draw = nnx.initializers.lecun_normal()
 
 

@@ -12,8 +12,9 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
+from conformance.jax_setup.compat import set_value
 from implementations.defects import wrong
-from implementations.defects.base import CorrectDense, affine, is_traced, write
+from implementations.defects.base import CorrectDense, affine, is_traced
 from implementations.defects.record import also, defect, seen
 
 _inputs: list[Any] = []
@@ -30,7 +31,7 @@ _by_id: dict[int, Array] = {}
 def DecayOnCall(self: Any, x: ArrayLike) -> Array:
     """Every call shrinks the kernel by a thousandth."""
     output = CorrectDense.__call__(self, x)
-    write(self.kernel, self.kernel[...] * 0.999)
+    set_value(self.kernel, self.kernel[...] * 0.999)
     return output
 
 

@@ -14,6 +14,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
+from conformance.jax_setup.compat import set_value
 from implementations.defects import wrong
 from implementations.defects.base import (
     CorrectDense,
@@ -21,7 +22,6 @@ from implementations.defects.base import (
     is_traced,
     scaled_normal,
     stddev,
-    write,
 )
 from implementations.defects.record import also, defect, seen
 
@@ -106,7 +106,7 @@ def KeepsRngs(layer: Any, rngs: nnx.Rngs) -> None:
 )
 def CallCounter(self: Any, x: ArrayLike) -> Array:
     """A Variable counts the calls."""
-    write(self.calls, self.calls[...] + 1)
+    set_value(self.calls, self.calls[...] + 1)
     return CorrectDense.__call__(self, x)
 
 
