@@ -245,9 +245,9 @@ def _require_known(layer: Any, signature: inspect.Signature, arguments: Mapping[
 def _require_complete(
     layer: Any, signature: inspect.Signature, others: Sequence[Parameter]
 ) -> None:
-    needed = [p.name for p in others if p.default is Parameter.empty]
-    makers = _makers(layer)
-    if makers and any("array" in _annotation(p) for p in others):
+    required = [p for p in others if p.default is Parameter.empty]
+    needed, makers = [p.name for p in required], _makers(layer)
+    if makers and any(re.search(r"array\b(?!\])", _annotation(p)) for p in required):
         raise NotAdaptable(
             f"{_name(layer)}, whose constructor takes its arrays: {' and '.join(needed)}",
             f"Name the method that takes sizes: {_name(layer)}.{makers[0]}",

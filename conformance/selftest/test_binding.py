@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -235,6 +236,20 @@ def test_a_constructor_of_arrays_names_the_method_that_takes_sizes() -> None:
     with pytest.raises(NotAdaptable, match=r"takes its arrays: weight and bias") as caught:
         adapt(Structure)
     assert caught.value.hint == "Name the method that takes sizes: Structure.init"
+
+
+def test_an_initializer_that_returns_arrays_is_no_argument_for_an_array() -> None:
+    class Dense(nnx.Module):
+        def __init__(
+            self, n_in: int, n_out: int, init: Callable[..., jax.Array] = nnx.initializers.ones,
+            *, rngs: nnx.Rngs,
+        ) -> None: ...  # fmt: skip
+
+        def draw(self, n_in: int, n_out: int) -> jax.Array: ...
+
+        def __call__(self, x: jax.Array) -> jax.Array: ...
+
+    adapt(Dense)
 
 
 def test_a_forward_function_in_another_order() -> None:
