@@ -45,53 +45,43 @@ def cell(outcome: Outcome, level: str = "MUST") -> Cell:
     return Cell(ENTRY.id, "forward/zero-input", level, outcome, message="it differs")
 
 
+RIGHT = {"implementation": "'a:B'", "requirement": "'forward/zero-input'", "reason": "'x'"}
+
+
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("key", "value", "said"),
     [
-        ('requirement = "forward/zero-input"\nreason = "x"', "has no implementation"),
-        ('implementation = "a:B"\nreason = "x"', "has no requirement"),
-        ('implementation = "a:B"\nrequirement = "forward/zero-input"', "has no reason"),
-        ('implementation = "a:B"\nrequirement = "forward/zero"\nreason = "x"', "zero-input?"),
-        (
-            'implementation = "nnx.Linaer"\nrequirement = "forward/zero-input"\nreason = "x"',
-            "did you mean nnx.Linear?",
-        ),
-        (
-            'implementation = "a:B"\nrequirement = "forward/zero-input"\nreason = "x"\nif = "y"',
-            "unknown key 'if'",
-        ),
-        (
-            'implementation = "a:B"\nrequirement = "forward/zero-input"\nreason = "x"\n'
-            'when = "flax < 0.1"',
-            "has expired: the suite supports flax from",
-        ),
-        (
-            'implementation = "a:B"\nrequirement = "forward/zero-input"\nreason = "x"\n'
-            'when = "some day"',
-            "is not like 'flax < 0.11'",
-        ),
-        (
-            'implementation = "a:B"\nrequirement = "forward/zero-input"\nreason = "x"\n'
-            "witness = { size = 3 }",
-            "a witness is a case",
-        ),
-        (
-            'implementation = "a:B"\nrequirement = "forward/zero-input"\nreason = "x"\n'
-            "witness = { in_features = 1.5, out_features = 2 }",
-            "all numbers are integers",
-        ),
-        (
-            'implementation = "a:B"\nrequirement = "initialization/kernel-variance"\n'
-            'reason = "x"\nwitness = { in_features = 1, out_features = 2 }',
-            "remove the witness",
-        ),
-        ('implementation = "a:B"\nrequirement = 3\nreason = "x"', "requirement is text, found 3"),
+        ("implementation", "", "has no implementation"),
+        ("requirement", "", "has no requirement"),
+        ("reason", "", "has no reason"),
+        ("requirement", "'forward/zero'", "zero-input?"),
+        ("requirement", "3", "requirement is text, found 3"),
+        ("implementation", "'nnx.Linaer'", "did you mean nnx.Linear?"),
+        ("if", "'y'", "unknown key 'if'"),
+        ("when", "'flax < 0.1'", "has expired: the suite supports flax from"),
+        ("when", "'some day'", "is not like 'flax < 0.11'"),
+        ("witness", "{ size = 3 }", "a witness is a case"),
+        ("witness", "{ in_features = 1.5, out_features = 2 }", "all numbers are integers"),
     ],
 )
-def test_a_wrong_expectation_is_refused_in_one_line(tmp_path: Path, entry: str, said: str) -> None:
+def test_a_wrong_expectation_is_refused_in_one_line(
+    tmp_path: Path, key: str, value: str, said: str
+) -> None:
     """The line names the file, and says what is wrong."""
-    path = tmp_path / "pyproject.toml"
-    path.write_text(f"\n[[tool.dense-conformance.expect]]\n{entry}\n")
+    require_refused(tmp_path, {**RIGHT, key: value}, said)
+
+
+def test_a_check_without_cases_has_no_witness(tmp_path: Path) -> None:
+    witness = "{ in_features = 1, out_features = 2 }"
+    entry = {**RIGHT, "requirement": "'initialization/kernel-variance'", "witness": witness}
+    require_refused(tmp_path, entry, "remove the witness")
+
+
+def require_refused(folder: Path, entry: dict[str, str], said: str) -> None:
+    """Require the message about an entry of these keys and values, if they are not empty."""
+    path = folder / "pyproject.toml"
+    lines = [f"{key} = {value}\n" for key, value in entry.items() if value]
+    path.write_text(f"\n[[tool.dense-conformance.expect]]\n{''.join(lines)}")
     with pytest.raises(UsageError) as refusal:
         Expectations.of_project(path, [])
     message = str(refusal.value)

@@ -144,6 +144,13 @@ def looks_at_its_input(seed: int, x: Array, m: int) -> Array:
     return layer_output(seed, x, m)
 
 
+def dense_forward(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Name the function dense_forward: only a solution of that name must give fixed bits."""
+    function.__name__ = "dense_forward"
+    return function
+
+
+@dense_forward
 @wrong.casting("F012", "exercise/fixed-result", 4)
 def numpy_generator(seed: int, x: Array, m: int) -> Array:
     """The right law, drawn by NumPy: other numbers than those of the exercise."""
@@ -151,16 +158,6 @@ def numpy_generator(seed: int, x: Array, m: int) -> Array:
     generator = np.random.default_rng(seed % 2**32)
     kernel = generator.standard_normal((in_features, m), np.float32)
     return x @ jnp.asarray(kernel * np.float32(stddev(in_features)))
-
-
-# Only a function of this name must give the exercise's own numbers.
-numpy_generator.__name__ = "dense_forward"
-
-
-def dense_forward(function: Callable[..., Array]) -> Callable[..., Array]:
-    """Name the function dense_forward: only a solution of that name must give fixed bits."""
-    function.__name__ = "dense_forward"
-    return function
 
 
 @dense_forward
