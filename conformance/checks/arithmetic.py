@@ -2,7 +2,8 @@
 
 In half precision a product is accumulated in float32 and rounded, unless the layer declares that it
 accumulates in that dtype; a sum over several axes of a batch, or for the gradient of a bias, may be
-accumulated in the dtype itself. A layer may promise another error of its product, as a quantized
+accumulated in the dtype itself. A layer that declares a result of float32 does not round it again,
+and takes cotangents of float32. A layer may promise another error of its product, as a quantized
 one does. A gradient with respect to a parameter is rounded once more if the parameter has fewer
 bits than the product. Where an intermediate number may overflow, the bound is infinite.
 """
@@ -44,7 +45,7 @@ class Arithmetic:
     Parameters
     ----------
     parameters, results
-        The dtypes of its parameters and of its results.
+        The dtypes of its parameters and of its computation.
     precision
         The error of its float32 products, besides rounding.
     sums
@@ -52,6 +53,8 @@ class Arithmetic:
     product_error
         The error of each operand of a product, relative to its largest entry: half a step of a
         quantization. 0 if products only round.
+    returned
+        The dtype of the result, if it is not that of the computation, `results`.
     """
 
     parameters: str = "float32"
@@ -59,6 +62,12 @@ class Arithmetic:
     precision: Precision = HIGHEST
     sums: str = "float32"
     product_error: float = 0.0
+    returned: str = ""
+
+    @property
+    def is_wider(self) -> bool:
+        """Return whether it computes in half precision, and returns float32."""
+        return self.is_half and self.returned == "float32"
 
     @property
     def is_half(self) -> bool:
@@ -89,7 +98,7 @@ class Arithmetic:
             kernel = rounded(kernel, self.parameters)
             found = oracle.affine(x, kernel, bias, precision=self.precision)
         else:
-            found = self._half(x, rounded(kernel, self.parameters), bias)
+            found = self._forward(x, rounded(kernel, self.parameters), bias)
         return Bounded(found.value, found.bound + self.promised(x, kernel))
 
     def promised(self, left: np.ndarray, right: np.ndarray, *, by_row: bool = True) -> Any:
@@ -126,9 +135,29 @@ class Arithmetic:
         ]
         return oracle.either(ways)
 
+    def _forward(
+        self, left: np.ndarray, right: np.ndarray, added: np.ndarray | float = 0.0
+    ) -> Bounded:
+        """Return the product and a bias, which a result of float32 may have unrounded."""
+        if not self.is_wider:
+            return self._half(left, right, added)
+        # A layer that accumulates in half precision rounds its product to it.
+        to = replace(self, results="float32" if self.sums == "float32" else self.results)
+        ways = [
+            to._half(a, b, c)
+            for a in (left, self.operand(left))
+            for b in (right, self.operand(right))
+            for c in (np.asarray(added, np.float32), self.operand(np.asarray(added, np.float32)))
+        ]
+        return oracle.either(ways)
+
+    def _cotangent(self, values: np.ndarray) -> np.ndarray:
+        """Return a cotangent as the product takes it: one of float32 may be rounded or not."""
+        return values if self.is_wider else self.operand(values)
+
     def kernel_gradient(self, x: np.ndarray, cotangent: np.ndarray) -> Bounded:
         """Return dK = x^T g over all leading dimensions, of shape ``(in, out)``."""
-        cotangent = self.operand(cotangent)
+        cotangent = self._cotangent(cotangent)
         left, rows = x.reshape(-1, x.shape[-1]).T, cotangent.reshape(-1, cotangent.shape[-1])
         if not self.is_half:
             found = oracle.kernel_gradient(x, cotangent, self.precision)
@@ -143,7 +172,7 @@ class Arithmetic:
         """Return db, the sum of g over all leading dimensions, of shape ``(out,)``."""
         if not self.is_half:
             return self._returned(oracle.bias_gradient(cotangent))
-        rows = self.operand(cotangent).reshape(-1, cotangent.shape[-1])
+        rows = self._cotangent(cotangent).reshape(-1, cotangent.shape[-1])
         ones = np.ones((1, len(rows)), np.float32)
         # The order is arbitrary, and each partial sum may be rounded to the dtype.
         plain = oracle.products(ones, rows, unit=oracle.unit_roundoff(self.results))
@@ -157,7 +186,7 @@ class Arithmetic:
             found = oracle.input_gradient(kernel, cotangent, self.precision)
         else:
             kernel = rounded(kernel, self.parameters)
-            found = self._half(self.operand(cotangent), kernel.T)
+            found = self._half(self._cotangent(cotangent), kernel.T)
         return self._with_promised(found, cotangent, kernel.T)
 
     def _returned(self, gradient: Bounded) -> Bounded:
@@ -184,9 +213,9 @@ class Arithmetic:
             )
             plain = self._with_promised(plain, x, kernel_tangent)
             return self._with_promised(plain, x_tangent, kernel)
-        first = self._half(x, kernel_tangent)
+        first = self._forward(x, kernel_tangent)
         first = self._with_promised(first, x, kernel_tangent)
-        second = self._half(x_tangent, kernel)
+        second = self._forward(x_tangent, kernel)
         second = self._with_promised(second, x_tangent, kernel)
         added = self.held(bias_tangent).astype(np.float64)
         value, error = first.value + second.value + added, first.bound + second.bound
@@ -205,8 +234,11 @@ class Arithmetic:
         size = np.abs(kernel).astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
             largest = np.abs(layer_input.value) + layer_input.bound
-            own = self._half(largest, size, np.abs(bias))
+            own = self._forward(largest, size, np.abs(bias))
             apart = largest @ np.abs(self.operand(kernel).astype(np.float64) - kernel)
+            if self.is_wider:
+                # The next layer rounds an x of float32 first.
+                apart = apart + oracle.unit_roundoff(self.results) * (largest @ size + np.abs(bias))
             bound = own.bound + self.promised(largest, kernel) + layer_input.bound @ size + apart
             value = layer_input.value @ kernel.astype(np.float64) + bias
         return Bounded(value, np.where(np.isfinite(bound), bound, np.inf))

@@ -173,7 +173,7 @@ def _described(layer: Layer) -> Description:
 
 
 def _promises(layer: Layer, ranks: Sequence[int]) -> dict[str, Any]:
-    """Return a declaration of accumulation or error under which a product is within its bounds.
+    """Return a declaration of dtypes or error under which a product is within its bounds.
 
     The result is empty if the product is within them anyway, or if no declaration helps.
     """
@@ -190,6 +190,12 @@ def _promises(layer: Layer, ranks: Sequence[int]) -> dict[str, Any]:
         reference = arithmetic.affine(x, kernel, np.zeros(_SUMMED, np.float32))
         within = np.all(np.abs(product(x, kernel) - reference.value) <= reference.bound)
         return {} if within else {"accumulate": arithmetic.results}
+    for half in ("bfloat16", "float16"):
+        if experiments.rounds_operands(layer.implementation, half, SIZES[0]):
+            y = product(x, kernel)
+            found = {"compute_dtype": half, "casts_input": True, "result_dtype": "float32"}
+            is_rounded = np.array_equal(y, y.astype(jax.numpy.dtype(half)))
+            return found | ({"accumulate": half} if is_rounded else {})
     # A kernel of ones and zeros shows how x is rounded, such an x shows how the kernel is.
     eye = np.eye(_SUMMED, dtype=np.float32)
     of_x = np.abs(product(x, eye) - x) / np.abs(x).max(-1, keepdims=True)
@@ -289,6 +295,8 @@ def _declared(found: Convention, kernel: str) -> Iterator[tuple[str, Any]]:
         yield "parameter_dtype", found.parameter_dtype
     if found.compute_dtype != FLAX.compute_dtype:
         yield "dtype", found.compute_dtype
+    if found.result_dtype:
+        yield "result_dtype", found.result_dtype
     if found.accumulate != FLAX.accumulate:
         yield "accumulate", found.accumulate
     if found.product_error:

@@ -232,14 +232,22 @@ class Layer:
         computed = self.computed_in(dtype)
         results = computed if computed in oracle.UNIT_ROUNDOFF else "float32"
         sums = its.accumulate if results == its.compute_dtype else "float32"
-        return Arithmetic(its.parameter_dtype, results, precision, sums, its.product_error)
+        returned = its.returned if results == its.compute_dtype else results
+        return Arithmetic(
+            its.parameter_dtype, results, precision, sums, its.product_error, returned
+        )
 
     def computed_in(self, dtype: Any) -> str:
-        """Return the dtype of the result for an x of this dtype: promoted, or as declared."""
+        """Return the dtype of the product for an x of this dtype: promoted, or as declared."""
         its = self.convention
         if its.casts_input or str(dtype) == "float32":
             return its.compute_dtype
         return str(jnp.promote_types(dtype, its.parameter_dtype))
+
+    def returned_for(self, dtype: Any) -> str:
+        """Return the dtype of the result for an x of this dtype."""
+        computed = self.computed_in(dtype)
+        return self.convention.returned if self.convention.casts_input else computed
 
     def value(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> oracle.Bounded:
         """Return ``x @ kernel + bias`` in float64, with the bound of the layer's dtype."""

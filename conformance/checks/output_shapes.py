@@ -91,7 +91,7 @@ def require_abstract_at_any_size(layer: Layer, case: Case) -> None:
         x = jax.ShapeDtypeStruct((*case.lead, huge), np.float32)
         abstract = jax.eval_shape(lambda p, x: programs.call(layer, p, x), new, x)
     described = jaxprs.described(abstract)
-    expected = f"{layer.convention.compute_dtype}{[*case.lead, huge]}, weak_type=False"
+    expected = f"{layer.convention.returned}{[*case.lead, huge]}, weak_type=False"
     require.that(described == expected, f"eval_shape gives {described}", accepted=expected)
 
 

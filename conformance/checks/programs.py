@@ -360,7 +360,7 @@ def scanned(layer: Layer) -> Any:
         def step(x: Any, parameters: Any) -> Any:
             return call(layer, parameters, x), None
 
-        dtype = layer.convention.compute_dtype
+        dtype = layer.convention.returned
         # The carry keeps its dtype.
         first = (lambda x: x.astype(dtype)) if dtype in HALF else (lambda x: x)
         return lambda stacked, x: jax.lax.scan(step, first(x), stacked)[0]

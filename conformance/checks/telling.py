@@ -18,6 +18,7 @@ from conformance.checks.transformations import of_transformation
 from conformance.errors import Cause
 
 __all__ = [
+    "bias_in_result",
     "of_basis",
     "of_many_not_finite",
     "of_not_finite",
@@ -30,6 +31,15 @@ def _larger(case: Case) -> Case:
     if case.in_features == case.out_features:
         return replace(case, in_features=5, out_features=5)
     return replace(case, in_features=3, out_features=10)
+
+
+def bias_in_result(layer: Layer, found: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Return the bias that f(0), which is ``found``, should be: rounded as the product is."""
+    its = layer.convention
+    # A layer that returns float32 may add a bias that is not rounded.
+    if its.returned == "float32" and np.array_equal(found, np.broadcast_to(bias, found.shape)):
+        return bias
+    return rounded(bias, its.compute_dtype)
 
 
 def of_zero_input(layer: Layer, case: Case, found: np.ndarray, bias: np.ndarray) -> str:

@@ -59,6 +59,8 @@ class Declaration:
         ``"uniform, 2 / (fan_in + fan_out)"``.
     parameter_dtype, dtype
         The dtypes of new parameters and of the computation, independent of the dtype of ``x``.
+    result_dtype
+        ``"float32"`` if it computes in a `dtype` of half precision and returns float32.
     accumulate
         The dtype in which a product of half precision is summed.
     product_error
@@ -87,6 +89,7 @@ class Declaration:
     bias: str | None = None
     parameter_dtype: str | None = None
     dtype: str | None = None
+    result_dtype: str | None = None
     accumulate: str | None = None
     product_error: float | None = None
     inputs: tuple[str, ...] | None = None
@@ -121,11 +124,12 @@ class Declaration:
                 f"{'law' if declaration.bias is not None else 'name'} is declared as well"
             )
         allowed = (None, "float32", declaration.dtype)
-        if declaration.dtype is not None and declaration.accumulate not in allowed:
-            raise UsageError(
-                f"{where}: accumulate is float32 or the dtype, {declaration.dtype}; found "
-                f"{declaration.accumulate!r}"
-            )
+        for key in ("accumulate", "result_dtype"):
+            value = getattr(declaration, key)
+            if declaration.dtype is not None and value not in allowed:
+                raise UsageError(
+                    f"{where}: {key} is float32 or the dtype, {declaration.dtype}; found {value!r}"
+                )
         return declaration
 
     def convention(self, base: Convention = FLAX) -> Convention:
@@ -140,6 +144,7 @@ class Declaration:
             "parameter_dtype": self.parameter_dtype,
             "compute_dtype": self.dtype,
             "casts_input": None if self.dtype is None else True,
+            "result_dtype": self.result_dtype,
             "accumulate": self.accumulate,
             "product_error": self.product_error,
             "inputs": self.inputs,
@@ -186,6 +191,7 @@ _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "parameter_dtype": (lambda v: v in DTYPES, f"one of {', '.join(DTYPES)}"),
     "dtype": (lambda v: v in DTYPES, f"one of {', '.join(DTYPES)}"),
+    "result_dtype": (lambda v: v in DTYPES[:3], f"one of {', '.join(DTYPES[:3])}"),
     "accumulate": (lambda v: v in DTYPES[:3], f"one of {', '.join(DTYPES[:3])}"),
     "product_error": (
         lambda v: isinstance(v, int | float | str) and not isinstance(v, bool),

@@ -29,6 +29,7 @@ __all__ = [
     "kinds_taken",
     "other",
     "quantization",
+    "rounds_operands",
     "scaled",
     "without_activation",
 ]
@@ -236,6 +237,17 @@ def quantization(its: Implementation, size: tuple[int, int]) -> float:
     of_kernel = _error(_results(its, _written(its, kernel, bias), eye[:, :n]), kernel)
     of_x = _error(_results(its, _written(its, eye, bias), x)[:, :n], x)
     return max(of_kernel, of_x) if math.isfinite(of_kernel + of_x) else 0.0
+
+
+def rounds_operands(its: Implementation, dtype: str, size: tuple[int, int]) -> bool:
+    """Return whether x and the kernel are rounded to this dtype in the product."""
+    n, m = size
+    kernel, x, bias = _drawn(n, m), _drawn(_BATCH, n), np.zeros(m, np.float32)
+    eye = np.eye(n, m, dtype=np.float32)
+    of_kernel = _results(its, _written(its, kernel, bias), eye[:, :n])
+    of_x = _results(its, _written(its, eye, bias), x)[:, :n]
+    held = [values.astype(jax.numpy.dtype(dtype)).astype(np.float64) for values in (kernel, x)]
+    return np.array_equal(of_kernel, held[0]) and np.array_equal(of_x, held[1])
 
 
 def _error(found: np.ndarray, exact: np.ndarray) -> float:

@@ -55,6 +55,9 @@ class Convention:
     casts_input
         True if the layer computes in `compute_dtype` for every dtype of ``x``; else it computes in
         the wider of the dtypes of ``x`` and of the parameters.
+    result_dtype
+        ``"float32"`` for a layer that computes in half precision and returns float32, whose sums
+        are not rounded again; empty if the result has the dtype of the computation.
     accumulate
         The dtype in which a layer of half precision sums a product: ``"float32"``, or its own.
     product_error
@@ -84,6 +87,7 @@ class Convention:
     parameter_dtype: str = "float32"
     compute_dtype: str = "float32"
     casts_input: bool = False
+    result_dtype: str = ""
     accumulate: str = "float32"
     product_error: float = 0.0
     inputs: tuple[str, ...] = INPUTS
@@ -111,6 +115,8 @@ class Convention:
             found.append(f"parameters in {self.parameter_dtype}")
         if self.compute_dtype != other.compute_dtype or self.casts_input != other.casts_input:
             found.append(f"computes in {self.compute_dtype}")
+        if self.result_dtype != other.result_dtype:
+            found.append(f"returns {self.returned}")
         if self.accumulate != other.accumulate:
             found.append(f"accumulates in {self.accumulate}")
         if self.product_error:
@@ -129,6 +135,11 @@ class Convention:
             found.append("has no forward-mode derivatives")
         return tuple(found)
 
+    @property
+    def returned(self) -> str:
+        """Return the dtype of the result for a float32 x."""
+        return self.result_dtype or self.compute_dtype
+
     def __post_init__(self) -> None:
         if self.layout not in ("in,out", "out,in"):
             raise ValueError(
@@ -145,6 +156,11 @@ class Convention:
                     f"{', '.join(_DTYPES)}, found {dtype!r}; the bounds on rounding errors are "
                     "those of real floating-point numbers"
                 )
+        if self.result_dtype not in ("", "float32", self.compute_dtype):
+            raise ValueError(
+                f"Convention {self.name!r}: result_dtype is float32 or the dtype that the layer "
+                f"computes in, {self.compute_dtype}; found {self.result_dtype!r}"
+            )
         if self.accumulate not in ("float32", self.compute_dtype):
             raise ValueError(
                 f"Convention {self.name!r}: accumulate is float32 or the dtype that the layer "

@@ -156,6 +156,10 @@ def _tried(implementation: Implementation, seen: Seen) -> Seen:
         return replace(
             seen, arguments=arguments, storage=storage, other="" if arguments or storage else other
         )
+    half = implementation.convention.compute_dtype
+    if half != its.convention.compute_dtype and experiments.rounds_operands(its, half, SIZES[0]):
+        wider = {"compute_dtype": half, "casts_input": True, "result_dtype": "float32"}
+        return replace(seen, convention=replace(seen.convention, **wider))  # type: ignore[arg-type]  # of its fields
     plain = {its.convention.compute_dtype, its.convention.parameter_dtype} == {"float32"}
     if error and plain and not its.convention.product_error:
         found = experiments.quantization(its, SIZES[0])
@@ -286,8 +290,10 @@ def _as_called(found: Convention, apply: Callable[[Any, Any], Any], parameters: 
         found = replace(found, ranks=ranks)
     dtypes = {str(getattr(results[rank], "dtype", "")) for rank in taken}
     dtype = dtypes.pop() if len(dtypes) == 1 else ""
-    if dtype != found.compute_dtype and dtype in ("bfloat16", "float16"):
-        found = replace(found, compute_dtype=dtype, casts_input=True)
+    if dtype == found.returned:
+        return found
+    if dtype in ("bfloat16", "float16"):
+        found = replace(found, result_dtype="", compute_dtype=dtype, casts_input=True)
     elif dtype == "float32" and found.compute_dtype in ("bfloat16", "float16"):
-        found = replace(found, compute_dtype=dtype, casts_input=False)
+        found = replace(found, result_dtype="", compute_dtype=dtype, casts_input=False)
     return found

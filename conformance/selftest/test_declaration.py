@@ -35,6 +35,7 @@ EVERYTHING = {
     "kernel": "uniform, 2 / (fan_in + fan_out)",
     "parameter_dtype": "bfloat16",
     "dtype": "bfloat16",
+    "result_dtype": "float32",
     "accumulate": "bfloat16",
     "product_error": "2**-7",
     "inputs": ["floating"],
@@ -56,7 +57,7 @@ def test_everything_is_declared_by_name() -> None:
     assert found.kernel.variance(3, 10) == 2 / 13
     assert (found.parameter_dtype, found.compute_dtype) == ("bfloat16", "bfloat16")
     assert found.casts_input
-    assert found.accumulate == "bfloat16"
+    assert (found.returned, found.accumulate) == ("float32", "bfloat16")
     assert found.product_error == 2.0**-7
     assert found.inputs == ("floating",)
     assert found.ranks == (1, 2)
@@ -86,6 +87,8 @@ def test_everything_is_declared_by_name() -> None:
         ({"product_error": 7}, "product_error is a relative error from 0 to 1, found 7"),
         ({"accumulate": "float64"}, "accumulate is one of float32, bfloat16, float16"),
         ({"accumulate": "float16", "dtype": "bfloat16"}, "accumulate is float32 or the dtype"),
+        ({"result_dtype": "float64"}, "result_dtype is one of float32, bfloat16, float16"),
+        ({"result_dtype": "float16", "dtype": "bfloat16"}, "result_dtype is float32 or the dtype"),
         ({"context": "mesh"}, 'context is a text "module:attribute"'),
         ({"call": {"rngs": "dropout"}}, "of rngs a list of streams"),
         ({"names": {"weight": "w"}}, "names is a table such as"),

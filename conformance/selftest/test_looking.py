@@ -42,6 +42,27 @@ class NoBias(nnx.Module):
         return x @ self.kernel[...]
 
 
+class Logits(NoBias):
+    """A layer of bfloat16 by its word, whose result is float32."""
+
+    def __init__(self, n_in: int, n_out: int, dtype: Any = jnp.bfloat16, *, rngs: nnx.Rngs) -> None:
+        super().__init__(n_in, n_out, rngs)
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The product, which is not rounded to bfloat16."""
+        operands = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        return jnp.matmul(*operands, preferred_element_type=jnp.float32)
+
+
+class VectorsWithoutBias(NoBias):
+    """A layer without a bias that takes vectors only."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The product."""
+        return jnp.dot(self.kernel[...].T, x)
+
+
 class Stepping(nnx.Module):
     """A layer with a parameter that no output depends on."""
 
@@ -170,6 +191,16 @@ class Adapted(nnx.Module):
             {"parameter_dtype": "bfloat16", "compute_dtype": "bfloat16", "casts_input": True},
         ),
         (VectorsAlone, {"layout": "out,in", "parameter_names": ("w", "b"), "ranks": (1,)}),
+        (VectorsWithoutBias, {"use_bias": False, "ranks": (1,)}),
+        (
+            Logits,
+            {
+                "use_bias": False,
+                "compute_dtype": "bfloat16",
+                "casts_input": True,
+                "result_dtype": "float32",
+            },
+        ),
         (WeightNorm, {"parameter_names": ("v", "b")}),
         (Counting, {}),
         (Adapted, {"parameter_names": ("second", "bias")}),
@@ -377,6 +408,8 @@ def test_describe_gives_data() -> None:
     [
         ("quantized", {"product_error": "2**-7"}),
         ("floating_alone", {"inputs": ["floating"]}),
+        ("wider_result", {"dtype": "bfloat16", "result_dtype": "float32"}),
+        ("cast_result", {"result_dtype": "float32", "accumulate": "bfloat16"}),
         ("summed_in_parts", {"parameter_dtype": "bfloat16", "dtype": "bfloat16"}),
     ],
 )

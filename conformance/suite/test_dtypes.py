@@ -55,9 +55,10 @@ def test_float32_out(layer: Layer, case: Case) -> None:
             y = layer.implementation.forward(case.seed, x, case.out_features)
     else:
         y = layer.of(case)(x)
-    dtype = layer.declared.compute_dtype
-    differs = layer.convention.compute_dtype != dtype
-    line = f'dtype = "{layer.convention.compute_dtype}"' if differs else ""
+    dtype, seen = layer.declared.returned, layer.convention
+    line = f'dtype = "{seen.compute_dtype}"' if seen.returned != dtype else ""
+    if line and seen.compute_dtype == layer.declared.compute_dtype:
+        line = f'result_dtype = "{seen.returned}"'
     require_array(y)
     cause = (
         Cause("result-dtype", f"the result is computed in, or cast to, {y.dtype}")
@@ -158,9 +159,11 @@ def _require_castable(layer: Layer, case: Case, half: str) -> None:
     before = np.asarray(dense(x))
     y = dense.cast(half)(as_jax(x.astype(jnp.dtype(half))))
     what = f"f(x) of parameters and x cast to {half}"
-    computed = layer.convention.compute_dtype if layer.convention.casts_input else half
+    its = layer.convention
+    computed = its.compute_dtype if its.casts_input else half
+    result = its.returned if its.casts_input else half
     # A layer declares to cast x; parameters of another half precision may promote the result.
-    accepted = {computed: None, str(jnp.promote_types(computed, half)): None}
+    accepted = {result: None, str(jnp.promote_types(result, half)): None}
     require.that(
         str(y.dtype) in accepted,
         f"{what} is {y.dtype}",
@@ -367,9 +370,9 @@ def test_x64_stable(layer: Layer, case: Case) -> None:
         x = x if layer.accepts(case.lead) else x[0]
         y = wide.write(layer.kernel_for(case), layer.bias_for(case))(as_jax(x))
         require.that(
-            str(y.dtype) == layer.convention.compute_dtype,
+            str(y.dtype) == layer.convention.returned,
             f"a float32 x gives {y.dtype} under x64",
-            accepted=layer.convention.compute_dtype,
+            accepted=layer.convention.returned,
             cause=Cause(
                 "operand-without-dtype", f"an operand of the forward pass is {y.dtype} under x64"
             ),
@@ -401,7 +404,7 @@ def _require_value(layer: Layer, case: Case, dense: Built, x: Any, equivalent: n
     if not layer.accepts(case.lead):
         x, equivalent = x[0], equivalent[0]
     y = dense(x)
-    wide = layer.computed_in(x.dtype)
+    wide = layer.returned_for(x.dtype)
     what = f"f(x) for x of dtype {x.dtype}"
     narrower = Cause("cast-to-narrower", f"the parameters, or the result, are cast to {y.dtype}")
     if wide == "complex64":

@@ -112,7 +112,7 @@ def test_nnx_transforms(layer: Layer, case: Case) -> None:
     """
     arithmetic = layer.arithmetic(case.in_features)
     # What a scan carries keeps its dtype.
-    x, dtype = _x(layer, case), arithmetic.results
+    x, dtype = _x(layer, case), arithmetic.returned or arithmetic.results
     with during("nnx.vmap of the construction, with split Rngs"):
         models = composition.nnx_ensemble(layer, case, 3)
     if any(leaf.is_stream and not leaf.value.ndim for leaf in composition.leaves(models)):
@@ -244,7 +244,7 @@ def test_linen_transforms(layer: Layer, case: Case) -> None:
     """
     arithmetic = layer.arithmetic(case.in_features)
     # What a scan carries keeps its dtype.
-    x = as_jax(_x(layer, case), arithmetic.results)
+    x = as_jax(_x(layer, case), arithmetic.returned or arithmetic.results)
     with during("nn.vmap, nn.scan and nn.remat of the layer"):
         found = composition.linen_transformed(layer, case, x)
     flat = layer.of(case)

@@ -212,7 +212,7 @@ def _require_at_every_rank(
 
 def _require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str) -> None:
     """Require the dtype and the value of the result with an option set."""
-    dtype, kernel, bias = layer.convention.compute_dtype, case.kernel(), layer.bias_for(case)
+    dtype, kernel, bias = layer.convention.returned, case.kernel(), layer.bias_for(case)
     cause = ""
     if str(y.dtype) == "float32" != dtype:
         found = np.asarray(y)

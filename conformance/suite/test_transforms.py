@@ -300,7 +300,7 @@ def test_abstract_forward(layer: Layer, case: Case) -> None:
     shape = (*case.lead, case.out_features)
     for what, found in (("eval_shape", abstract), ("the call", real)):
         described = jaxprs.described(found)
-        expected = f"{layer.convention.compute_dtype}{list(shape)}, weak_type=False"
+        expected = f"{layer.convention.returned}{list(shape)}, weak_type=False"
         require.that(described == expected, f"{what} gives {described}", accepted=expected)
     if programs.is_plain(case):
         require_abstract_at_any_size(layer, case)

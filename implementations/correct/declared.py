@@ -29,6 +29,7 @@ __all__ = [
     "PlainAttributes",
     "RoundedResult",
     "both_sizes",
+    "cast_result",
     "drawing_linen",
     "drawing_nnx",
     "floating_alone",
@@ -38,6 +39,7 @@ __all__ = [
     "outputs_first",
     "quantized",
     "summed_in_parts",
+    "wider_result",
     "without_activation",
 ]
 
@@ -79,6 +81,28 @@ class RoundedResult(nnx.Module):
 
     def __call__(self, x: ArrayLike) -> Array:
         return (jnp.asarray(x) @ self.kernel[...] + self.bias[...]).astype(self.dtype)
+
+
+class _WiderResult(nnx.Module):
+    """The operands are bfloat16 and the result is float32, as a head's logits often are."""
+
+    def __init__(self, d_in: int, d_out: int, *, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(scaled_normal(rngs.params(), d_in, d_out))
+        self.bias = nnx.Param(jnp.zeros(d_out, jnp.float32))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        x, kernel = (jnp.asarray(each).astype(jnp.bfloat16) for each in (x, self.kernel[...]))
+        product = jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+        return product + self.bias[...]
+
+
+class _CastResult(_WiderResult):
+    """All is computed in bfloat16, and the result is cast to float32, as by a policy."""
+
+    def __call__(self, x: ArrayLike) -> Array:
+        half = (jnp.asarray(each).astype(jnp.bfloat16) for each in (x, self.kernel[...]))
+        bias = self.bias[...].astype(jnp.bfloat16)
+        return (jnp.matmul(*half) + bias).astype(jnp.float32)
 
 
 class PlainAttributes:
@@ -239,6 +263,8 @@ quantized = adapt(_Quantized, product_error="2**-7")
 summed_in_parts = adapt(
     _SummedInParts, dtype="bfloat16", parameter_dtype="bfloat16", accumulate="bfloat16"
 )
+wider_result = adapt(_WiderResult, dtype="bfloat16", result_dtype="float32")
+cast_result = adapt(_CastResult, dtype="bfloat16", result_dtype="float32", accumulate="bfloat16")
 floating_alone = adapt(_FloatingAlone, inputs=["floating"])
 drawing_nnx = adapt(_DrawingNnx, call={"rngs": ["dropout"]})
 keeping_its_stream = adapt(_KeepingItsStream, extra_state=["count", "key"])

@@ -139,6 +139,21 @@ class _NotScaled(CorrectDense):
         return normal(key, in_features, out_features)
 
 
+class _RoundedResult(CorrectDense):
+    """Declares a result of float32, and rounds it to bfloat16."""
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        half = (each.astype(jnp.bfloat16) for each in (x, kernel, bias))
+        return affine(*half).astype(jnp.float32)
+
+
+class _HalfResult(CorrectDense):
+    """Declares a result of float32, and returns bfloat16."""
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(*(each.astype(jnp.bfloat16) for each in (x, kernel, bias)))
+
+
 PROMISE = {"product_error": "2**-7"}
 FLOATING = {"inputs": ["floating"]}
 DRAWS = {"call": {"rngs": ["dropout"]}}
@@ -165,6 +180,11 @@ SumsInLess = declaring(
 )
 HalfUnderVmap = declaring(_HalfUnderVmap, Defect("Y176", "transforms/vmap"), **HALF)
 HalfOfIntegers = declaring(_HalfOfIntegers, Defect("Y177", "dtypes/integer-input"), **HALF)
+WIDER = {"dtype": "bfloat16", "result_dtype": "float32"}
+RoundedResult = declaring(_RoundedResult, Defect("Y262", "forward/basis-input"), **WIDER)
+HalfResult = declaring(
+    _HalfResult, Defect("Y263", "dtypes/float32-out", cause_id="result-dtype"), **WIDER
+)
 DropsNnx = declaring(_DropsNnx, Defect("Y178", "forward/zero-input"), **DRAWS)
 DropsLinen = declaring(_DropsLinen, Defect("Y179", "forward/zero-input"), **DRAWS)
 NotScaled = declaring(
