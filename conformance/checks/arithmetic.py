@@ -177,7 +177,9 @@ class Arithmetic:
         # The order is arbitrary, and each partial sum may be rounded to the dtype.
         plain = oracle.products(ones, rows, unit=oracle.unit_roundoff(self.results))
         held = self._half(ones, rows)
-        return self._returned(Bounded(held.value[0], np.maximum(held.bound, plain.bound)[0]))
+        # A cotangent of float32 may be rounded first, so the two values differ.
+        bound = held.bound + plain.bound if self.is_wider else np.maximum(held.bound, plain.bound)
+        return self._returned(Bounded(held.value[0], bound[0]))
 
     def input_gradient(self, kernel: np.ndarray, cotangent: np.ndarray) -> Bounded:
         """Return dx = g K^T, of the shape of ``x``."""

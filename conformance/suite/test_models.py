@@ -97,7 +97,7 @@ def _dotted(paths: Any) -> str:
     NNX,
     rests_on=[
         *("models/nnx-submodule", "seeding/vmapped-init", "transforms/scan-and-remat"),
-        "construction/finite",
+        *("construction/finite", VALUE),
     ],
     idle_because=(
         "the transforms of nnx split and merge modules around those of JAX, which "
