@@ -8,13 +8,7 @@ import importlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from conformance.contract.requirement import (
-    AREAS,
-    COMPARING,
-    DROP_IN,
-    Requirement,
-    requirement_of,
-)
+from conformance.contract.requirement import AREAS, COMPARING, DROP_IN, Requirement, requirement_of
 from conformance.errors import UsageError
 
 __all__ = ["catalogue", "chosen", "has_cases", "in_order", "rests_on"]

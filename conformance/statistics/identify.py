@@ -14,13 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from conformance.statistics.evidence import Array
-from conformance.statistics.laws import (
-    SIGNS,
-    TRUNCATED_NORMAL,
-    TRUNCATED_VARIANCE,
-    UNIFORM,
-    Family,
-)
+from conformance.statistics.laws import SIGNS, TRUNCATED_NORMAL, TRUNCATED_VARIANCE, UNIFORM, Family
 from conformance.statistics.moments import chernoff
 from conformance.statistics.shape import family_of
 

@@ -19,13 +19,7 @@ from conformance.statistics.evidence import (
     threshold,
     weights,
 )
-from conformance.statistics.laws import (
-    LAPLACE,
-    NORMAL,
-    TRUNCATED_NORMAL,
-    UNIFORM,
-    Family,
-)
+from conformance.statistics.laws import LAPLACE, NORMAL, TRUNCATED_NORMAL, UNIFORM, Family
 
 LATTICE = 2.0**-22
 """The distance of the float32 lattice of `jax.random` from the continuous law, in probability."""

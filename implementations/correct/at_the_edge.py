@@ -16,13 +16,7 @@ from conformance.layers.adapters import adapt
 from conformance.layers.implementation import Convention, Implementation
 from conformance.layers.law import Law
 from implementations.correct.functional import apply_dictionary, dictionary, pure_functions
-from implementations.defects.base import (
-    CorrectDense,
-    CorrectLinenDense,
-    affine,
-    normal,
-    stddev,
-)
+from implementations.defects.base import CorrectDense, CorrectLinenDense, affine, normal, stddev
 
 __all__ = [
     "AsAConvolution",

@@ -13,12 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from implementations.defects import wrong
-from implementations.defects.base import (
-    CorrectDense,
-    affine,
-    is_traced,
-    layer_output,
-)
+from implementations.defects.base import CorrectDense, affine, is_traced, layer_output
 from implementations.defects.record import name_layers
 
 LAYERS: list[Any] = []

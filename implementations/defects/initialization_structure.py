@@ -10,11 +10,7 @@ from jax import Array
 from jax.scipy.special import ndtri
 
 from implementations.defects import wrong
-from implementations.defects.base import (
-    normal,
-    scaled_normal,
-    stddev,
-)
+from implementations.defects.base import normal, scaled_normal, stddev
 from implementations.defects.record import also, name_layers
 
 

@@ -6,10 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from implementations.defects import wrong
-from implementations.defects.base import (
-    affine,
-    is_float,
-)
+from implementations.defects.base import affine, is_float
 from implementations.defects.record import also, name_layers
 
 InfinityClipped = wrong.forward("X065", "numerics/inf-confined", 4, cause_id="not-finite-replaced")(

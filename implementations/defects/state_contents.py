@@ -16,13 +16,7 @@ from jax.typing import ArrayLike
 
 from conformance.jax_setup.compat import set_value
 from implementations.defects import wrong
-from implementations.defects.base import (
-    CorrectDense,
-    affine,
-    is_traced,
-    scaled_normal,
-    stddev,
-)
+from implementations.defects.base import CorrectDense, affine, is_traced, scaled_normal, stddev
 from implementations.defects.record import also, defect, seen
 
 _names = [0]
