@@ -85,6 +85,29 @@ def linear_log_p(statistic: float, comparisons: int = 1) -> float:
     return min(0.0, math.log(2 * max(comparisons, 1)) - statistic * statistic / 2)
 
 
+def size_of(z: Array) -> tuple[int, ...] | None:
+    """Return the size of kernels (seeds, in, out), or None for weights of several sizes."""
+    return z.shape[-2:] if z.ndim > 1 else None
+
+
+def of_weights(
+    check: str,
+    z: Array,
+    log_p: float,
+    statistic: float,
+    accepted: tuple[float, float],
+    found: str,
+    limit: str,
+    place: str = "",
+) -> Evidence:
+    """Return the evidence of all weights of z, with their size after the words of `found`."""
+    size = size_of(z)
+    words = f"{found}{at(size)}"
+    return Evidence(
+        check, log_p, statistic, accepted, z.size, words, limit=limit, shape=size, place=place
+    )
+
+
 def of_coins(
     check: str, z: Array, statistic: float, found: str, comparisons: int = 1, sample: str = ""
 ) -> Evidence:
@@ -93,17 +116,10 @@ def of_coins(
     `found` says in words what the sum shows; `sample` names the weights that took part, by default
     all of z.
     """
-    limit = threshold(comparisons)
-    return Evidence(
-        check,
-        linear_log_p(statistic, comparisons),
-        statistic,
-        (0.0, limit),
-        z.size,
-        f"{found}: {statistic:.3g} standard errors{at(z.shape[1:])}",
-        limit=f"up to {limit:.3g} ({sample or weights(z.size)})",
-        shape=z.shape[1:],
-    )
+    limit, log_p = threshold(comparisons), linear_log_p(statistic, comparisons)
+    words = f"{found}: {statistic:.3g} standard errors"
+    accepted = f"up to {limit:.3g} ({sample or weights(z.size)})"
+    return of_weights(check, z, log_p, statistic, (0.0, limit), words, accepted)
 
 
 def at(shape: tuple[int, ...] | None) -> str:

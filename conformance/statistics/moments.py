@@ -16,17 +16,15 @@ from conformance.statistics.evidence import (
     between,
     linear_log_p,
     nothing,
+    of_weights,
     self_normalised,
+    size_of,
     threshold,
     weights,
 )
 
 AXES = {"row": (0, 2), "column": (0, 1), "entry": (0,), "seed": (1, 2)}
 """The axes that are summed over for each kind of group of a (seeds, in, out) array."""
-
-
-def _size(z: Array) -> tuple[int, ...] | None:
-    return z.shape[-2:] if z.ndim > 1 else None
 
 
 def chernoff(ratio: float, count: int) -> float:
@@ -76,7 +74,7 @@ def variance(z: Array, quantity: str = "E[K^2] / variance", slack: float = 0.0) 
     """
     count = z.size
     if count == 0:
-        return nothing("variance", at(_size(z)), "there are no weights")
+        return nothing("variance", at(size_of(z)), "there are no weights")
     with np.errstate(over="ignore"):
         ratio = float(np.mean(np.square(z)))
     low, high = variance_limits(count)
@@ -85,18 +83,9 @@ def variance(z: Array, quantity: str = "E[K^2] / variance", slack: float = 0.0) 
     log_p = math.log(2) + (chernoff(nearest, count) if math.isfinite(ratio) else -math.inf)
     if ratio < 1 and count < 4:
         log_p = 0.0
-    found = f"{quantity} = {ratio:.4g}{at(_size(z))}"
+    found = f"{quantity} = {ratio:.4g}"
     accepted_text = f"{between(low, high)} ({weights(count)})"
-    return Evidence(
-        "variance",
-        min(0.0, log_p),
-        ratio,
-        (low, high),
-        count,
-        found,
-        limit=accepted_text,
-        shape=_size(z),
-    )
+    return of_weights("variance", z, min(0.0, log_p), ratio, (low, high), found, accepted_text)
 
 
 def mean(z: Array, slack: float = 0.0) -> Evidence:
@@ -107,22 +96,14 @@ def mean(z: Array, slack: float = 0.0) -> Evidence:
     count = z.size
     scale = math.sqrt(float(np.mean(np.square(z)))) if count else 0.0
     if scale == 0.0:
-        return nothing("mean", at(_size(z)), "every weight is 0")
+        return nothing("mean", at(size_of(z)), "every weight is 0")
     shift = float(np.mean(z)) / scale
     statistic = max(0.0, abs(shift) - slack) * math.sqrt(count)
     limit = threshold() / math.sqrt(count) + slack
-    found = f"the mean is {shift:.4g} standard deviations{at(_size(z))}"
+    found = f"the mean is {shift:.4g} standard deviations"
     accepted_text = f"{between(-limit, limit)} ({weights(count)})"
-    return Evidence(
-        "mean",
-        linear_log_p(statistic),
-        shift,
-        (-limit, limit),
-        count,
-        found,
-        limit=accepted_text,
-        shape=_size(z),
-    )
+    log_p = linear_log_p(statistic)
+    return of_weights("mean", z, log_p, shift, (-limit, limit), found, accepted_text)
 
 
 def group_mean(z: Array, group: str) -> Evidence:
@@ -130,19 +111,17 @@ def group_mean(z: Array, group: str) -> Evidence:
     check = f"{group} means"
     sums, squares = z.sum(axis=AXES[group]).ravel(), np.square(z).sum(axis=AXES[group]).ravel()
     if sums.size == 0 or not squares.any():
-        return nothing(check, at(_size(z)), "every weight is 0")
+        return nothing(check, at(size_of(z)), "every weight is 0")
     ratios = self_normalised(sums, squares)
     worst = int(np.argmax(ratios))
     members, statistic, limit = z.size // ratios.size, float(ratios[worst]), threshold(ratios.size)
     found = (
         f"the mean of {_place(z, group, worst)} is {sums[worst] / members:.3g} "
-        f"({statistic:.3g} standard errors){at(_size(z))}"
+        f"({statistic:.3g} standard errors)"
     )
     accepted_text = f"up to {limit:.3g} ({ratios.size} groups of {weights(members)})"
     log_p = linear_log_p(statistic, ratios.size)
-    return Evidence(
-        check, log_p, statistic, (0.0, limit), z.size, found, limit=accepted_text, shape=_size(z)
-    )
+    return of_weights(check, z, log_p, statistic, (0.0, limit), found, accepted_text)
 
 
 def group_variance(z: Array, group: str) -> Evidence:
@@ -157,7 +136,7 @@ def group_variance(z: Array, group: str) -> Evidence:
     squares = np.square(z).sum(axis=AXES[group]).ravel()
     total, count = float(squares.sum()), z.size
     if squares.size < 2 or total == 0.0:
-        return nothing(check, at(_size(z)), "fewer than two groups")
+        return nothing(check, at(size_of(z)), "fewer than two groups")
     members = count // squares.size
     expected = members / count
     share = squares / total
@@ -174,11 +153,9 @@ def group_variance(z: Array, group: str) -> Evidence:
     ratio = float(share[worst] / expected)
     low, high = _share_limits(expected, 2 * (bonferroni - LOG_ALPHA) / count)
     low = low if members >= 4 else 0.0
-    found = f"the variance of {_place(z, group, worst)} is {ratio:.4g} of the average{at(_size(z))}"
+    found = f"the variance of {_place(z, group, worst)} is {ratio:.4g} of the average"
     accepted_text = f"{between(low, high)} ({squares.size} groups of {weights(members)})"
-    return Evidence(
-        check, log_p, ratio, (low, high), count, found, limit=accepted_text, shape=_size(z)
-    )
+    return of_weights(check, z, log_p, ratio, (low, high), found, accepted_text)
 
 
 def _share_limits(expected: float, limit: float) -> tuple[float, float]:
@@ -213,22 +190,17 @@ def group_magnitude(z: Array, group: str) -> Evidence:
     scores = magnitude_ranks(z)
     sums = scores.sum(axis=AXES[group]).ravel()
     if sums.size < 2 or not z.any():
-        return nothing(check, at(_size(z)), "fewer than two groups")
+        return nothing(check, at(size_of(z)), "fewer than two groups")
     members = z.size // sums.size
     worst = int(np.argmax(np.abs(sums)))
     limit = threshold(sums.size) / math.sqrt(12 * members)
     value = float(sums[worst]) / members
-    found = (
-        f"the magnitudes of {_place(z, group, worst)} rank at {value + 0.5:.3g} on "
-        f"average{at(_size(z))}"
-    )
+    found = f"the magnitudes of {_place(z, group, worst)} rank at {value + 0.5:.3g} on average"
     accepted_text = (
         f"{between(0.5 - limit, 0.5 + limit)} ({sums.size} groups of {weights(members)})"
     )
     log_p = linear_log_p(value * math.sqrt(12 * members), sums.size)
-    return Evidence(
-        check, log_p, value, (-limit, limit), z.size, found, limit=accepted_text, shape=_size(z)
-    )
+    return of_weights(check, z, log_p, value, (-limit, limit), found, accepted_text)
 
 
 def dead(z: Array, group: str) -> Evidence:
@@ -241,25 +213,15 @@ def dead(z: Array, group: str) -> Evidence:
     zeros = (z == 0).all(axis=AXES[group]).ravel()
     share = 1 - np.count_nonzero(z) / max(z.size, 1)
     if zeros.size < 2 or share == 1.0 or z.size == 0:
-        return nothing(check, at(_size(z)), "fewer than two groups, or every weight is 0")
+        return nothing(check, at(size_of(z)), "fewer than two groups, or every weight is 0")
     members, count = z.size // zeros.size, int(zeros.sum())
     log_p = min(0.0, math.log(zeros.size) + members * math.log(share)) if count else 0.0
     place = _place(z, group, int(np.argmax(zeros))) if count else ""
     where = f": {place}" if count else ""
     plural = {"entry": "entries"}.get(group, f"{group}s")
-    found = f"{count} of {zeros.size} {plural} are 0 in every kernel{where}{at(_size(z))}"
+    found = f"{count} of {zeros.size} {plural} are 0 in every kernel{where}"
     accepted_text = f"0 ({weights(z.size)})"
-    return Evidence(
-        check,
-        log_p,
-        float(count),
-        (0.0, 0.0),
-        z.size,
-        found,
-        limit=accepted_text,
-        shape=_size(z),
-        place=place,
-    )
+    return of_weights(check, z, log_p, float(count), (0.0, 0.0), found, accepted_text, place)
 
 
 def magnitude_ranks(z: Array) -> Array:

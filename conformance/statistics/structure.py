@@ -12,6 +12,7 @@ from conformance.statistics.evidence import (
     at,
     linear_log_p,
     nothing,
+    of_weights,
     threshold,
     weights,
 )
@@ -41,18 +42,10 @@ def order(z: Array, along: str) -> Evidence:
         return nothing(check, at(z.shape[1:]), "there are no two different neighbours")
     statistic, limit = abs(float(steps.sum())) / math.sqrt(number), threshold()
     share, slack = 50 + 50 * statistic / math.sqrt(number), 50 * limit / math.sqrt(number)
-    found = f"{share:.4g} % of the neighbours along the {along}s are ordered alike{at(z.shape[1:])}"
+    found = f"{share:.4g} % of the neighbours along the {along}s are ordered alike"
     accepted_text = f"up to {50 + slack:.4g} % ({number} pairs)"
-    return Evidence(
-        check,
-        linear_log_p(statistic),
-        statistic,
-        (0.0, limit),
-        z.size,
-        found,
-        limit=accepted_text,
-        shape=z.shape[1:],
-    )
+    log_p = linear_log_p(statistic)
+    return of_weights(check, z, log_p, statistic, (0.0, limit), found, accepted_text)
 
 
 def rank(z: Array) -> Evidence:
@@ -88,18 +81,9 @@ def rank(z: Array) -> Evidence:
     )
     log_p = min(0.0, constant + codimension * math.log(max(smallest, 1e-300)))
     limit = math.exp((LOG_ALPHA - constant) / codimension)
-    found = f"the smallest singular value is {smallest:.3g} standard deviations{at(z.shape[1:])}"
+    found = f"the smallest singular value is {smallest:.3g} standard deviations"
     accepted_text = f"from {limit:.3g} ({weights(z.size)})"
-    return Evidence(
-        "rank",
-        log_p,
-        smallest,
-        (limit, math.inf),
-        z.size,
-        found,
-        limit=accepted_text,
-        shape=z.shape[1:],
-    )
+    return of_weights("rank", z, log_p, smallest, (limit, math.inf), found, accepted_text)
 
 
 def permutations(z: Array) -> Evidence:
@@ -108,7 +92,7 @@ def permutations(z: Array) -> Evidence:
     For 24 weights with eight magnitudes or more, even from 128 levels, the probability for two
     lines is below 24! 128^-24, and far lower for float32 numbers.
     """
-    check, at_size = "permuted lines", at(z.shape[1:])
+    check = "permuted lines"
     for group, lines in (("row", z), ("column", z.swapaxes(1, 2))):
         if lines.shape[1] < 2 or lines.shape[2] < _LONG:
             continue
@@ -116,19 +100,12 @@ def permutations(z: Array) -> Evidence:
             varied = kernel[(np.diff(kernel, axis=1) > 0).sum(axis=1) >= _RUN // 2]
             distinct = len({line.tobytes() for line in varied})
             if distinct < len(varied):
-                found = f"{len(varied) - distinct} {group}s hold the magnitudes of another{at_size}"
-                accepted_text = f"none ({weights(z.size)})"
-                return Evidence(
-                    check,
-                    -math.inf,
-                    1.0,
-                    (0.0, 0.0),
-                    z.size,
-                    found,
-                    limit=accepted_text,
-                    shape=z.shape[1:],
-                )
-    return Evidence(check, 0.0, 0.0, (0.0, 0.0), z.size, f"no line is another's order{at_size}")
+                found = f"{len(varied) - distinct} {group}s hold the magnitudes of another"
+                limit = f"none ({weights(z.size)})"
+                return of_weights(check, z, -math.inf, 1.0, (0.0, 0.0), found, limit)
+    return Evidence(
+        check, 0.0, 0.0, (0.0, 0.0), z.size, f"no line is another's order{at(z.shape[1:])}"
+    )
 
 
 def shared_line(kernels: Array) -> tuple[int, int] | None:
