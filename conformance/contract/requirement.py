@@ -31,6 +31,7 @@ __all__ = [
     "Requirement",
     "requirement",
     "requirement_of",
+    "rests_on",
 ]
 
 AREAS: tuple[str, ...] = (
@@ -210,7 +211,7 @@ def requirement(
             needs=needs or (ANY,),
             statement=" ".join(sentence.split()),
             rationale=rest.strip(),
-            rests_on=tuple(rests_on),
+            rests_on=(*rests_on, *getattr(test, "__rests_on__", ())),
             declared=declared,
             test=test.__name__,
             presumes=tuple(presumes),
@@ -222,6 +223,16 @@ def requirement(
             idle_because=idle_because,
         )
         test.__requirement__ = record  # type: ignore[attr-defined]  # functions take attributes
+        return test
+
+    return decorate
+
+
+def rests_on(*ids: str) -> Callable[[F], F]:
+    """Name the requirements whose failure explains a failure of the one declared above it."""
+
+    def decorate(test: F) -> F:
+        test.__rests_on__ = ids  # type: ignore[attr-defined]  # functions take attributes
         return test
 
     return decorate

@@ -37,6 +37,7 @@ from conformance.contract.requirement import (
     PARAMETERS,
     SHOULD,
     requirement,
+    rests_on,
 )
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax
@@ -81,9 +82,9 @@ def test_builds(layer: Layer, case: Case) -> None:
     "construction/ready-when-built",
     MUST,
     NNX,
-    rests_on=["construction/builds"],
     idle_because="without parameters nothing can be read or written; this one names the fault.",
 )
+@rests_on("construction/builds")
 @over(every_size=False)
 def test_ready_when_built(layer: Layer, case: Case) -> None:
     """The parameters exist before the first call.
@@ -108,14 +109,8 @@ def _names(dense: Built, kind: str) -> list[str]:
     return [".".join(leaf.path) for leaf in dense.leaves if leaf.kind == kind]
 
 
-@requirement(
-    "construction/only-two-parameters",
-    MUST,
-    PARAMETERS,
-    rests_on=["construction/builds", "state/exact-state"],
-    foundation=True,
-    order=-160,
-)
+@requirement("construction/only-two-parameters", MUST, PARAMETERS, foundation=True, order=-160)
+@rests_on("construction/builds", "state/exact-state")
 @over(every_size=False)
 def test_only_two_parameters(layer: Layer, case: Case) -> None:
     """The parameters are exactly kernel and bias: in*out + out numbers.
@@ -177,7 +172,6 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     "construction/kernel-shape",
     MUST,
     PARAMETERS,
-    rests_on=["construction/only-two-parameters"],
     declared=True,
     foundation=True,
     order=-150,
@@ -185,6 +179,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
         "every check that writes a kernel fails on a wrong shape; this one names the fault."
     ),
 )
+@rests_on("construction/only-two-parameters")
 @over(at_most=2)
 def test_kernel_shape(layer: Layer, case: Case) -> None:
     """The kernel has the shape (in, out)."""
@@ -205,7 +200,6 @@ def _require_kernel_shape_at_distinct_sizes(layer: Layer) -> None:
     "construction/bias-shape",
     MUST,
     PARAMETERS,
-    rests_on=["construction/only-two-parameters", "construction/kernel-shape"],
     declared=True,
     foundation=True,
     order=-140,
@@ -213,6 +207,7 @@ def _require_kernel_shape_at_distinct_sizes(layer: Layer) -> None:
         "every check that adds or writes the bias fails on a wrong shape; this one names the fault."
     ),
 )
+@rests_on("construction/only-two-parameters", "construction/kernel-shape")
 @over(at_most=2)
 def test_bias_shape(layer: Layer, case: Case) -> None:
     """The bias has the shape (out,)."""
@@ -232,13 +227,8 @@ def _require_bias_shape_at_distinct_sizes(layer: Layer) -> None:
             raise
 
 
-@requirement(
-    "construction/parameter-dtype",
-    MUST,
-    PARAMETERS,
-    rests_on=["construction/only-two-parameters", "state/exact-state"],
-    order=-130,
-)
+@requirement("construction/parameter-dtype", MUST, PARAMETERS, order=-130)
+@rests_on("construction/only-two-parameters", "state/exact-state")
 @over(every_size=False)
 @at_edges(NEW)
 def test_parameter_dtype(layer: Layer, case: Case) -> None:
@@ -291,14 +281,8 @@ def _require_abstract_dtypes(layer: Layer, expected: str) -> None:
         )
 
 
-@requirement(
-    "construction/finite",
-    MUST,
-    PARAMETERS,
-    rests_on=["construction/builds", "construction/kernel-shape"],
-    order=-120,
-    seconds=0.9,
-)
+@requirement("construction/finite", MUST, PARAMETERS, order=-120, seconds=0.9)
+@rests_on("construction/builds", "construction/kernel-shape")
 @over()
 @at_edges(NEW)
 def test_finite(layer: Layer, case: Case) -> None:
@@ -347,16 +331,16 @@ def _require_finite_samples(layer: Layer) -> None:
     "construction/abstract-init",
     MUST,
     PARAMETERS,
-    rests_on=[
-        "construction/kernel-shape",
-        "construction/bias-shape",
-        "construction/parameter-dtype",
-        "state/exact-state",
-    ],
     idle_because=(
         "a construction that cannot be traced cannot be compiled either, and its forward "
         "cannot be traced; this one names the fault."
     ),
+)
+@rests_on(
+    "construction/kernel-shape",
+    "construction/bias-shape",
+    "construction/parameter-dtype",
+    "state/exact-state",
 )
 @over(up_to=10**6, every_size=False, also=[((10**6, 10**6), BATCH)])
 def test_abstract_init(layer: Layer, case: Case) -> None:
@@ -394,17 +378,13 @@ def _described(tree: object) -> list[str]:
     return [f"{jax.tree_util.keystr(p)} {v.dtype}{list(v.shape)}" for p, v in leaves]
 
 
-@requirement(
-    "construction/integral-sizes",
-    SHOULD,
-    PARAMETERS,
-    rests_on=[
-        "construction/builds",
-        "construction/kernel-shape",
-        "construction/finite",
-        "construction/parameter-dtype",
-        "seeding/same-seed-same-bits",
-    ],
+@requirement("construction/integral-sizes", SHOULD, PARAMETERS)
+@rests_on(
+    "construction/builds",
+    "construction/kernel-shape",
+    "construction/finite",
+    "construction/parameter-dtype",
+    "seeding/same-seed-same-bits",
 )
 @over(sizes=[(3, 10)])
 def test_integral_sizes(layer: Layer, case: Case) -> None:
@@ -435,7 +415,8 @@ def test_integral_sizes(layer: Layer, case: Case) -> None:
         )
 
 
-@requirement("construction/zero-sizes", MAY, PARAMETERS, rests_on=["construction/builds"])
+@requirement("construction/zero-sizes", MAY, PARAMETERS)
+@rests_on("construction/builds")
 @over(sizes=[(0, 4), (4, 0)])
 def test_zero_sizes(layer: Layer, case: Case) -> None:
     """in = 0 or out = 0 works.

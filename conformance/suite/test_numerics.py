@@ -17,13 +17,7 @@ from conformance.checks.precision import by_default
 from conformance.checks.programs import forward, is_plain, traced
 from conformance.checks.require import on_the_way
 from conformance.checks.scan import NONFINITE, at_edges
-from conformance.contract.requirement import (
-    ANY,
-    MUST,
-    PARAMETERS,
-    SHOULD,
-    requirement,
-)
+from conformance.contract.requirement import ANY, MUST, PARAMETERS, SHOULD, requirement, rests_on
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
@@ -48,15 +42,12 @@ WIDEST = 256
     "numerics/precision",
     MUST,
     ANY,
-    rests_on=[
-        "forward/zero-input",
-        "forward/basis-input",
-        "forward/integer-exact",
-        "numerics/no-saturation",
-    ],
     idle_because=(
         "values with such an error have wrong derivatives, too; this one names the precision."
     ),
+)
+@rests_on(
+    "forward/zero-input", "forward/basis-input", "forward/integer-exact", "numerics/no-saturation"
 )
 @over()
 def test_precision(layer: Layer, case: Case) -> None:
@@ -142,18 +133,14 @@ def _confined(
         )
 
 
-@requirement(
-    "numerics/nan-confined",
-    MUST,
-    ANY,
-    rests_on=[
-        "forward/zero-input",
-        "forward/basis-input",
-        "forward/batch-independent",
-        "state/updates-used",
-        "forward/affine-value",
-        "transforms/jit",
-    ],
+@requirement("numerics/nan-confined", MUST, ANY)
+@rests_on(
+    "forward/zero-input",
+    "forward/basis-input",
+    "forward/batch-independent",
+    "state/updates-used",
+    "forward/affine-value",
+    "transforms/jit",
 )
 @over()
 @at_edges(NONFINITE)
@@ -230,17 +217,13 @@ def _confined_to_column(
         )
 
 
-@requirement(
-    "numerics/inf-confined",
-    MUST,
-    ANY,
-    rests_on=[
-        "state/updates-used",
-        "forward/zero-input",
-        "forward/batch-independent",
-        "numerics/nan-confined",
-        "numerics/no-saturation",
-    ],
+@requirement("numerics/inf-confined", MUST, ANY)
+@rests_on(
+    "state/updates-used",
+    "forward/zero-input",
+    "forward/batch-independent",
+    "numerics/nan-confined",
+    "numerics/no-saturation",
 )
 @over()
 def test_inf_confined(layer: Layer, case: Case) -> None:
@@ -257,12 +240,8 @@ def test_inf_confined(layer: Layer, case: Case) -> None:
     _confined_to_column(dense, case, poison, lambda row: ~np.isfinite(row), "an infinity")
 
 
-@requirement(
-    "numerics/no-saturation",
-    MUST,
-    ANY,
-    rests_on=["forward/zero-input", "forward/basis-input", "forward/integer-exact"],
-)
+@requirement("numerics/no-saturation", MUST, ANY)
+@rests_on("forward/zero-input", "forward/basis-input", "forward/integer-exact")
 @over()
 def test_no_saturation(layer: Layer, case: Case) -> None:
     """f keeps to its bound for values of 1e34, and for parameters of 1e30.
@@ -292,12 +271,8 @@ def test_no_saturation(layer: Layer, case: Case) -> None:
         )
 
 
-@requirement(
-    "numerics/one-product",
-    SHOULD,
-    PARAMETERS,
-    rests_on=["transforms/jit", "forward/affine-value", "construction/parameter-dtype"],
-)
+@requirement("numerics/one-product", SHOULD, PARAMETERS)
+@rests_on("transforms/jit", "forward/affine-value", "construction/parameter-dtype")
 @over(every_size=False)
 def test_one_product(layer: Layer, case: Case) -> None:
     """The program's products take in * out multiplications for each row, and cast no operand down.
@@ -344,12 +319,8 @@ def _products(layer: Layer, case: Case) -> tuple[list[Any], float]:
     return jaxprs.products(program), jaxprs.multiply_adds(program) / once
 
 
-@requirement(
-    "numerics/precision-followed",
-    SHOULD,
-    PARAMETERS,
-    rests_on=["numerics/one-product", "transforms/jit"],
-)
+@requirement("numerics/precision-followed", SHOULD, PARAMETERS)
+@rests_on("numerics/one-product", "transforms/jit")
 @over(sizes=[(3, 10)], at_most=1)
 def test_precision_followed(layer: Layer, case: Case) -> None:
     """Under ``jax.default_matmul_precision(p)`` the product has the precision p or a higher one.
