@@ -19,7 +19,7 @@ from implementations.defects.base import (
     scaled_normal,
     stddev,
 )
-from implementations.defects.record import also, defect, name_layers
+from implementations.defects.record import Defect, also, declaring, defect, name_layers
 
 ScaleRoundedDown = wrong.kernel("Y320", "seeding/seeds-differ", 1, cause_id="kernel-zeros")(
     lambda key, n, m: normal(key, n, m) * (1 // jnp.sqrt(n)),
@@ -100,6 +100,21 @@ class MultipliedFromTheLeft(nnx.Module):
         return self.kernel[...] @ jnp.asarray(x) + self.bias[...]
 
 
+def _to_int8(values: Array, axis: int) -> Array:
+    step = jnp.abs(values).max(axis=axis, keepdims=True) / 127
+    return jnp.round(values / jnp.where(step == 0, 1, step)) * step
+
+
+class _RoundedToInt8(CorrectDense):
+    """Rounds x and the kernel to 255 levels, and has the gradient of the rounding."""
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(_to_int8(x, -1), _to_int8(kernel, 0), bias)
+
+
+RoundedToInt8 = declaring(
+    _RoundedToInt8, Defect("Y334", "transforms/gradients", subtlety=1), product_error="2**-4"
+)
 mean_for_sum = wrong.casting("Y330", "exercise/recovered-kernel", 2)(
     lambda seed, x, m: layer_output(seed, x, m) / x.shape[-1],
     "The mean of the products is taken instead of their sum.",
