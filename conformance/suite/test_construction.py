@@ -36,6 +36,7 @@ from conformance.contract.requirement import (
     NNX,
     PARAMETERS,
     SHOULD,
+    idle_because,
     requirement,
     rests_on,
 )
@@ -50,15 +51,8 @@ _ROUNDED_SCALE = 2.0**-20
 where the square root, the quotient and the product each round by u = 2^-24 or less."""
 
 
-@requirement(
-    "construction/builds",
-    MUST,
-    ANY,
-    foundation=True,
-    order=-190,
-    seconds=3.0,
-    idle_because="a layer that cannot be built fails every check; this one names the fault.",
-)
+@requirement("construction/builds", MUST, ANY, foundation=True, order=-190, seconds=3.0)
+@idle_because("a layer that cannot be built fails every check; this one names the fault.")
 @over(at_most=2)
 def test_builds(layer: Layer, case: Case) -> None:
     """Construction succeeds for all sizes in, out >= 1."""
@@ -78,12 +72,8 @@ def test_builds(layer: Layer, case: Case) -> None:
         raise violation.because(cause) from violation
 
 
-@requirement(
-    "construction/ready-when-built",
-    MUST,
-    NNX,
-    idle_because="without parameters nothing can be read or written; this one names the fault.",
-)
+@requirement("construction/ready-when-built", MUST, NNX)
+@idle_because("without parameters nothing can be read or written; this one names the fault.")
 @rests_on("construction/builds")
 @over(every_size=False)
 def test_ready_when_built(layer: Layer, case: Case) -> None:
@@ -169,16 +159,9 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
 
 
 @requirement(
-    "construction/kernel-shape",
-    MUST,
-    PARAMETERS,
-    declared=True,
-    foundation=True,
-    order=-150,
-    idle_because=(
-        "every check that writes a kernel fails on a wrong shape; this one names the fault."
-    ),
+    "construction/kernel-shape", MUST, PARAMETERS, declared=True, foundation=True, order=-150
 )
+@idle_because("every check that writes a kernel fails on a wrong shape; this one names the fault.")
 @rests_on("construction/only-two-parameters")
 @over(at_most=2)
 def test_kernel_shape(layer: Layer, case: Case) -> None:
@@ -197,15 +180,10 @@ def _require_kernel_shape_at_distinct_sizes(layer: Layer) -> None:
 
 
 @requirement(
-    "construction/bias-shape",
-    MUST,
-    PARAMETERS,
-    declared=True,
-    foundation=True,
-    order=-140,
-    idle_because=(
-        "every check that adds or writes the bias fails on a wrong shape; this one names the fault."
-    ),
+    "construction/bias-shape", MUST, PARAMETERS, declared=True, foundation=True, order=-140
+)
+@idle_because(
+    "every check that adds or writes the bias fails on a wrong shape; this one names the fault."
 )
 @rests_on("construction/only-two-parameters", "construction/kernel-shape")
 @over(at_most=2)
@@ -327,14 +305,10 @@ def _require_finite_samples(layer: Layer) -> None:
         require_finite_for_extreme_bits(layer)
 
 
-@requirement(
-    "construction/abstract-init",
-    MUST,
-    PARAMETERS,
-    idle_because=(
-        "a construction that cannot be traced cannot be compiled either, and its forward "
-        "cannot be traced; this one names the fault."
-    ),
+@requirement("construction/abstract-init", MUST, PARAMETERS)
+@idle_because(
+    "a construction that cannot be traced cannot be compiled either, and its forward "
+    "cannot be traced; this one names the fault."
 )
 @rests_on(
     "construction/kernel-shape",

@@ -14,7 +14,14 @@ from conformance.checks.cases import Case, over
 from conformance.checks.kernels import judge, recovered
 from conformance.checks.layer import Layer
 from conformance.checks.require import during
-from conformance.contract.requirement import EXERCISE, MUST, SHOULD, requirement, rests_on
+from conformance.contract.requirement import (
+    EXERCISE,
+    MUST,
+    SHOULD,
+    idle_because,
+    requirement,
+    rests_on,
+)
 from conformance.errors import Cause, Violation, safe_text
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.statistics import by_requirement, causes, strongest
@@ -123,15 +130,10 @@ def _require_as(layer: Layer, given: _Given, x: np.ndarray, plain: np.ndarray, c
     require.equal(found, plain, f"with {given.what}, f", cause=cause)
 
 
-@requirement(
-    "exercise/vector-out",
-    MUST,
-    EXERCISE,
-    order=-210,
-    idle_because=(
-        "``forward/output-shape`` finds wrong shapes for every kind of layer. This one "
-        "checks the exercise's own sentence, at other sizes."
-    ),
+@requirement("exercise/vector-out", MUST, EXERCISE, order=-210)
+@idle_because(
+    "``forward/output-shape`` finds wrong shapes for every kind of layer. This one "
+    "checks the exercise's own sentence, at other sizes."
 )
 @rests_on("exercise/float-arguments", "exercise/any-length", "forward/output-shape")
 @over(up_to=40, every_size=False, at_most=6)

@@ -34,7 +34,15 @@ from conformance.checks.mapped_draws import cost_of_a_draw
 from conformance.checks.once import once_per_layer
 from conformance.checks.programs import HALF
 from conformance.checks.scan import NEW, at_edges
-from conformance.contract.requirement import LINEN, MUST, PARAMETERS, SHOULD, requirement, rests_on
+from conformance.contract.requirement import (
+    LINEN,
+    MUST,
+    PARAMETERS,
+    SHOULD,
+    idle_because,
+    requirement,
+    rests_on,
+)
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 from conformance.statistics import (
@@ -224,12 +232,8 @@ def test_kernel_resolution(layer: Layer) -> None:
 MOMENTS = ("initialization/kernel-independence", "initialization/kernel-resolution", *INDEPENDENT)
 
 
-@requirement(
-    "initialization/kernel-mean",
-    MUST,
-    PARAMETERS,
-    idle_because="a wrong mean also makes the law wrong; this one names the fault.",
-)
+@requirement("initialization/kernel-mean", MUST, PARAMETERS)
+@idle_because("a wrong mean also makes the law wrong; this one names the fault.")
 @rests_on(*MOMENTS)
 def test_kernel_mean(layer: Layer) -> None:
     """The entries of a new kernel have mean 0.

@@ -19,7 +19,15 @@ from conformance.checks.kernels import judge
 from conformance.checks.layer import Built, Layer
 from conformance.checks.oracle import Bounded
 from conformance.checks.require import during
-from conformance.contract.requirement import LINEN, MUST, NNX, SHOULD, requirement, rests_on
+from conformance.contract.requirement import (
+    LINEN,
+    MUST,
+    NNX,
+    SHOULD,
+    idle_because,
+    requirement,
+    rests_on,
+)
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, nnx
 from conformance.statistics import Evidence
@@ -34,14 +42,10 @@ def _x(layer: Layer, case: Case) -> np.ndarray:
     return case.normal("x", *(BATCH if layer.accepts(BATCH) else ()), case.in_features)
 
 
-@requirement(
-    "models/nnx-submodule",
-    MUST,
-    NNX,
-    idle_because=(
-        "nnx gives a module no context, so a layer that is right alone is right within a "
-        "model; this one checks how users combine layers."
-    ),
+@requirement("models/nnx-submodule", MUST, NNX)
+@idle_because(
+    "nnx gives a module no context, so a layer that is right alone is right within a "
+    "model; this one checks how users combine layers."
 )
 @rests_on("state/exact-state", "seeding/siblings-differ", "purity/input-kept", VALUE)
 @over(sizes=SQUARE, at_most=1)
@@ -85,14 +89,10 @@ def _dotted(paths: Any) -> str:
     return ", ".join(sorted(".".join(path) for path in paths))
 
 
-@requirement(
-    "models/nnx-transforms",
-    SHOULD,
-    NNX,
-    idle_because=(
-        "the transforms of nnx split and merge modules around those of JAX, which "
-        "state/split-merge and the area transforms cover; this one combines them."
-    ),
+@requirement("models/nnx-transforms", SHOULD, NNX)
+@idle_because(
+    "the transforms of nnx split and merge modules around those of JAX, which "
+    "state/split-merge and the area transforms cover; this one combines them."
 )
 @rests_on(
     *("models/nnx-submodule", "seeding/vmapped-init", "transforms/scan-and-remat"),
@@ -216,14 +216,10 @@ _PARENTS = 8
 """240 pairs of weights: a correlation of two thirds is ten standard errors."""
 
 
-@requirement(
-    "models/linen-transforms",
-    SHOULD,
-    LINEN,
-    idle_because=(
-        "a layer that fails under one of these also fails in a parent, or under the transform of "
-        "JAX that it lifts; this one combines them."
-    ),
+@requirement("models/linen-transforms", SHOULD, LINEN)
+@idle_because(
+    "a layer that fails under one of these also fails in a parent, or under the transform of "
+    "JAX that it lifts; this one combines them."
 )
 @rests_on("models/linen-submodule", "transforms/scan-and-remat")
 @over(sizes=SQUARE, at_most=1)

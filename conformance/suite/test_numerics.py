@@ -17,7 +17,15 @@ from conformance.checks.precision import by_default
 from conformance.checks.programs import forward, is_plain, traced
 from conformance.checks.require import on_the_way
 from conformance.checks.scan import NONFINITE, at_edges
-from conformance.contract.requirement import ANY, MUST, PARAMETERS, SHOULD, requirement, rests_on
+from conformance.contract.requirement import (
+    ANY,
+    MUST,
+    PARAMETERS,
+    SHOULD,
+    idle_because,
+    requirement,
+    rests_on,
+)
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
@@ -38,13 +46,9 @@ SCALES = (
 WIDEST = 256
 
 
-@requirement(
-    "numerics/precision",
-    MUST,
-    ANY,
-    idle_because=(
-        "values with such an error have wrong derivatives, too; this one names the precision."
-    ),
+@requirement("numerics/precision", MUST, ANY)
+@idle_because(
+    "values with such an error have wrong derivatives, too; this one names the precision."
 )
 @rests_on(
     "forward/zero-input", "forward/basis-input", "forward/integer-exact", "numerics/no-saturation"

@@ -35,6 +35,7 @@ from conformance.contract.requirement import (
     NNX,
     PARAMETERS,
     SHOULD,
+    idle_because,
     requirement,
     rests_on,
 )
@@ -79,14 +80,10 @@ def _require_repeated(found: Any, first: np.ndarray, what: str) -> None:
     require.equal(np.asarray(found), first, what, cause=cause)
 
 
-@requirement(
-    "seeding/global-rng-ignored",
-    MUST,
-    ANY,
-    idle_because=(
-        "another process also has other states of the global generators; this one "
-        "names them as the cause."
-    ),
+@requirement("seeding/global-rng-ignored", MUST, ANY)
+@idle_because(
+    "another process also has other states of the global generators; this one "
+    "names them as the cause."
 )
 @rests_on("construction/builds")
 @over(every_size=False, at_most=2)
@@ -123,14 +120,9 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
     return np.array_equal(one, other, equal_nan=True)
 
 
-@requirement(
-    "seeding/same-seed-same-bits",
-    MUST,
-    ANY,
-    ground=True,
-    idle_because=(
-        "if equal seeds differ, every comparison of two layers fails; this one names the fault."
-    ),
+@requirement("seeding/same-seed-same-bits", MUST, ANY, ground=True)
+@idle_because(
+    "if equal seeds differ, every comparison of two layers fails; this one names the fault."
 )
 @rests_on("seeding/global-rng-ignored", "seeding/repeatable-call")
 @over()
@@ -369,12 +361,8 @@ def test_vmapped_init(layer: Layer, case: Case) -> None:
     require_unrelated(layer, kernels, "kernels of split keys")
 
 
-@requirement(
-    "seeding/fingerprint",
-    MAY,
-    PARAMETERS,
-    idle_because="it only records, and passes for every layer that can be built.",
-)
+@requirement("seeding/fingerprint", MAY, PARAMETERS)
+@idle_because("it only records, and passes for every layer that can be built.")
 def test_fingerprint(layer: Layer) -> None:
     """A digest of the kernels for fixed seeds and sizes is recorded, to compare versions.
 

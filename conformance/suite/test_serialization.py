@@ -11,7 +11,15 @@ from conformance.checks import checkpoints, profiles, programs, require
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
-from conformance.contract.requirement import LINEN, NNX, PARAMETERS, SHOULD, requirement, rests_on
+from conformance.contract.requirement import (
+    LINEN,
+    NNX,
+    PARAMETERS,
+    SHOULD,
+    idle_because,
+    requirement,
+    rests_on,
+)
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jnp
 from conformance.layers.storage import BiasRow, Scaled
@@ -121,15 +129,10 @@ def _require_round_trip_by_orbax(
     _require_restored(layer, case, dense, "Orbax", loaded)
 
 
-@requirement(
-    "serialization/flax-checkpoint",
-    SHOULD,
-    NNX,
-    LINEN,
-    idle_because=(
-        "a layer that loads its own file loads Flax's with the same paths and shapes; this one "
-        "reads such a file."
-    ),
+@requirement("serialization/flax-checkpoint", SHOULD, NNX, LINEN)
+@idle_because(
+    "a layer that loads its own file loads Flax's with the same paths and shapes; this one "
+    "reads such a file."
 )
 @rests_on(
     *("serialization/round-trip", "serialization/stable-names"),

@@ -31,6 +31,7 @@ from conformance.contract.requirement import (
     NNX,
     PARAMETERS,
     SHOULD,
+    idle_because,
     requirement,
     rests_on,
 )
@@ -39,17 +40,10 @@ from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.storage import Joined
 
 
-@requirement(
-    "state/exact-state",
-    MUST,
-    NNX,
-    declared=True,
-    foundation=True,
-    order=-170,
-    idle_because=(
-        "a wrong state also shows in training, in transformations or after a call; this one "
-        "names the fault."
-    ),
+@requirement("state/exact-state", MUST, NNX, declared=True, foundation=True, order=-170)
+@idle_because(
+    "a wrong state also shows in training, in transformations or after a call; this one "
+    "names the fault."
 )
 @rests_on("construction/ready-when-built")
 @over(every_size=False)
@@ -86,16 +80,11 @@ def test_exact_state(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement(
-    "state/optimizer-sees-both",
-    MUST,
-    NNX,
-    order=70,
-    idle_because=(
-        "``state/exact-state`` checks that the optimizer finds both, and "
-        "``transforms/gradients`` checks what moves them; this one combines them as users "
-        "do."
-    ),
+@requirement("state/optimizer-sees-both", MUST, NNX, order=70)
+@idle_because(
+    "``state/exact-state`` checks that the optimizer finds both, and "
+    "``transforms/gradients`` checks what moves them; this one combines them as users "
+    "do."
 )
 @rests_on(
     "construction/only-two-parameters",
@@ -157,14 +146,9 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement(
-    "state/split-merge",
-    MUST,
-    NNX,
-    idle_because=(
-        "the functional view and copies are made by splitting and merging; this one "
-        "names the fault."
-    ),
+@requirement("state/split-merge", MUST, NNX)
+@idle_because(
+    "the functional view and copies are made by splitting and merging; this one names the fault."
 )
 @rests_on("state/exact-state", "seeding/repeatable-call", "state/call-changes-nothing")
 @over(every_size=False)
@@ -177,13 +161,8 @@ def test_split_merge(layer: Layer, case: Case) -> None:
     require.equal(Built(layer, module=merged)(x), plain, "f(x) after split and merge")
 
 
-@requirement(
-    "state/updates-used",
-    MUST,
-    PARAMETERS,
-    order=-40,
-    idle_because="every check that writes values needs them used; this one names the fault.",
-)
+@requirement("state/updates-used", MUST, PARAMETERS, order=-40)
+@idle_because("every check that writes values needs them used; this one names the fault.")
 @rests_on("forward/zero-input", "state/exact-state", "state/split-merge")
 @over()
 def test_updates_used(layer: Layer, case: Case) -> None:
@@ -263,13 +242,9 @@ def test_instances_independent(layer: Layer, case: Case) -> None:
         require.equal(first(x), plain, f"after writing into {what}, f(x)", cause=cause)
 
 
-@requirement(
-    "state/graphdef-stable",
-    MUST,
-    NNX,
-    idle_because=(
-        "``transforms/one-trace`` counts compilations; this one names the graphdefs as the reason."
-    ),
+@requirement("state/graphdef-stable", MUST, NNX)
+@idle_because(
+    "``transforms/one-trace`` counts compilations; this one names the graphdefs as the reason."
 )
 @rests_on("state/exact-state", "state/call-changes-nothing")
 @over(sizes=FEW_SIZES)

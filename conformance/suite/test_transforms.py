@@ -32,6 +32,7 @@ from conformance.contract.requirement import (
     NNX,
     PARAMETERS,
     SHOULD,
+    idle_because,
     requirement,
     rests_on,
 )
@@ -44,12 +45,8 @@ VALUE = "forward/affine-value"
 LEADS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (2, 3), (2, 1, 2, 2))
 
 
-@requirement(
-    "transforms/jit",
-    MUST,
-    PARAMETERS,
-    idle_because="derivatives and maps are compiled as well; this one names compilation.",
-)
+@requirement("transforms/jit", MUST, PARAMETERS)
+@idle_because("derivatives and maps are compiled as well; this one names compilation.")
 @rests_on(VALUE, "state/split-merge")
 @over(leads=True, every_size=False)
 def test_jit(layer: Layer, case: Case) -> None:
