@@ -21,6 +21,7 @@ __all__ = [
     "require_compiled_once",
     "require_one_trace",
     "require_pure_programs",
+    "require_traced_with_symbols",
     "require_usable_after_a_trace",
     "traced_gradients",
 ]
@@ -145,3 +146,19 @@ def require_pure_programs(layer: Layer, case: Case) -> None:
             accepted="no callback, random primitive, effect or constant",
             cause=cause,
         )
+
+
+def require_traced_with_symbols(layer: Layer, case: Case, parameters: Any) -> None:
+    """Require the shape (b, c, out) for an x of shape (b, c, in), where b and c are symbols."""
+    # The submodule becomes an attribute of jax when it is imported.
+    from jax import export
+
+    lead = export.symbolic_shape("b, c")
+    x = jax.ShapeDtypeStruct((*lead, case.in_features), np.float32)
+    with require.during("tracing the layer with a symbolic batch of rank 3"):
+        y = jax.eval_shape(lambda p, x: programs.call(layer, p, x), parameters, x)
+    require.that(
+        y.shape == (*lead, case.out_features),
+        f"for an x of shape {x.shape} with symbols, the result has shape {y.shape}",
+        accepted=f"({lead[0]}, {lead[1]}, {case.out_features})",
+    )

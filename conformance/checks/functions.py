@@ -27,6 +27,8 @@ __all__ = [
 
 # Probing costs a call for each input, so these are few sizes; one is wider than a vector unit.
 _SIZES = ((3, 10), (16, 16), (33, 20))
+# Integers up to this one are float32 numbers.
+_EXACT = 2**24
 
 
 def is_function(layer: Layer) -> bool:
@@ -34,14 +36,16 @@ def is_function(layer: Layer) -> bool:
     return PARAMETERS not in layer.provides
 
 
-def _require(layer: Layer, case: Case, x: Any, equivalent: np.ndarray, what: str) -> None:
+def _require(
+    layer: Layer, case: Case, x: Any, equivalent: np.ndarray, what: str, *, as_given: bool = False
+) -> None:
     """Require f(x) to be x K + b, for the probed kernel and bias."""
     if case.kernel_shape not in _SIZES or layer.convention.compute_dtype != "float32":
         return
     kernel, bias = layer.remember(("probed", case), lambda: layer.affine(case))
     if not np.isfinite(kernel).all():
         return  # forward/additive reports a function that is not finite
-    found = layer.at(case)(x)
+    found = layer.at(case)(x, as_given=as_given)
     wide = "complex64" if np.iscomplexobj(equivalent) else "float32"
     require.that(str(found.dtype) == wide, f"{what} is {found.dtype}", accepted=wide)
     reference = oracle.affine(equivalent, kernel, bias)
@@ -130,6 +134,9 @@ def require_dtypes(layer: Layer, case: Case, *dtypes: Any) -> None:
             continue
         wide = x if np.iscomplexobj(x) else x.astype(np.float32)
         _require(layer, case, as_jax(x), wide, f"f(x) for x of dtype {x.dtype}")
+        if x.dtype == np.int32:
+            what = "f(x) for a NumPy array of int64"
+            _require(layer, case, x.astype(np.int64), wide, what, as_given=True)
         if np.dtype(x.dtype).kind not in "iu" and case.kernel_shape == _SIZES[0]:
             x[0] = np.nan
             input_dtypes.require_shown(layer.at(case), x, np.nan)
@@ -139,7 +146,8 @@ def _of_dtypes(case: Case, dtypes: Any) -> Iterator[np.ndarray]:
     plain = case.normal("x", case.in_features)
     for dtype in dtypes:
         if np.dtype(dtype).kind in "iu":
-            yield case.integers("integers", case.in_features, bound=100).astype(dtype)
+            largest = min(int(np.iinfo(dtype).max), _EXACT)
+            yield case.integers("integers", case.in_features, bound=largest).astype(dtype)
         elif np.dtype(dtype).kind == "c":
             yield (plain + 1j * case.normal("imaginary", case.in_features)).astype(dtype)
         else:

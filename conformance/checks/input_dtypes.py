@@ -22,12 +22,22 @@ __all__ = [
     "cause_of",
     "refused",
     "represented",
+    "require_as_given",
     "require_not_finite",
     "require_refused",
     "require_shown",
     "require_taken",
     "takes",
 ]
+
+
+def require_as_given(layer: Layer, dense: Built, x: np.ndarray, given: np.ndarray) -> None:
+    """Require f of a NumPy array, which need not be of x's dtype, to be f of the same numbers."""
+    if not layer.accepts(x.shape[:-1]):
+        x, given = x[0], given[0]
+    cause = Cause("numpy-dtype", f"a NumPy array of {given.dtype} is taken for other numbers")
+    found, expected = np.asarray(dense(given, as_given=True)), np.asarray(dense(as_jax(x)))
+    require.equal(found, expected, f"f of a NumPy array of {given.dtype}", cause=cause)
 
 
 def require_not_finite(layer: Layer, dense: Built, x: np.ndarray) -> None:

@@ -1,7 +1,7 @@
-"""Particular kinds of rows and kernels, which generic random numbers never form.
+"""Particular kinds of rows, kernels and biases, which generic random numbers never form.
 
 A layer may have a branch for rows that look like padding, time stamps, one-hot vectors or repeated
-work, or for kernels that are sparse, symmetric or the identity.
+work, for kernels that are sparse, symmetric or the identity, or for biases that look untrained.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _MANY, _EXPONENT = 4096, 12
 
 
 def require_kinds(layer: Layer, case: Case) -> None:
-    """Require f(x) for numbers of every scale, and for rows and kernels of every kind.
+    """Require f(x) for numbers of every scale, and for rows, kernels and biases of every kind.
 
-    Rows and kernels of particular kinds are checked once for each of a few sizes.
+    Particular kinds are checked once for each of a few sizes.
     """
     require_scales(layer, case)
     checks = {
@@ -74,6 +74,11 @@ def _require_kernels(layer: Layer, case: Case) -> None:
         dense.write(kernel, case.bias())
         reference = layer.value(x, kernel, bias)
         require.within(dense(x), reference.value, reference.bound, f"f(x) for {kind}")
+    if layer.convention.use_bias:
+        for kind, bias in _biases_by_kind(case):
+            dense.write(case.kernel(), bias)
+            reference = layer.value(x, layer.kernel_for(case), bias)
+            require.within(dense(x), reference.value, reference.bound, f"f(x) for {kind}")
 
 
 def rows_by_kind(case: Case, count: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -120,6 +125,7 @@ def _kernels_by_kind(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     plain, eye = generator.standard_normal((n, n)), np.eye(n)
     few = generator.random((n, n)) < 0.1
     row, column = np.arange(n)[:, None] == n // 2, np.arange(n) == n // 2
+    first = np.arange(n) < n // 2
     kinds = {
         "a kernel that is the identity": eye,
         "a diagonal kernel": eye * plain,
@@ -136,6 +142,29 @@ def _kernels_by_kind(case: Case) -> Iterator[tuple[str, np.ndarray]]:
         "a kernel of equal columns": np.repeat(plain[:, :1], n, axis=1),
         "a kernel of positive weights": np.abs(plain),
         "a kernel of -1, 0 and 1": np.sign(plain) * (np.abs(plain) > 0.5),
+        "a kernel of two blocks": np.where(first[:, None] == first, plain, 0),
+        "a kernel of ascending columns": np.sort(plain, axis=0),
+        "a kernel with one large weight": np.where(row & column, 1e4, plain),
     }
     for kind, kernel in kinds.items():
         yield kind, kernel.astype(np.float32)
+
+
+def _biases_by_kind(case: Case) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each kind of biases, in words, with one such bias."""
+    generator, m = case.generator("biases of kinds"), case.out_features
+    plain, half = generator.standard_normal(m), np.arange(m) % 2 == 0
+    # Detectors start with a bias of -4.6, so that an object is rare; forget gates, with ones.
+    kinds = {
+        "a bias of equal entries": np.full(m, -4.6),
+        "a bias of ones": np.ones(m),
+        "a bias of negative entries": -np.abs(plain),
+        "a bias of positive entries": np.abs(plain),
+        "a bias of ascending entries": np.sort(plain),
+        "a bias of whole numbers": np.arange(m) - m // 2,
+        "a bias with a 0 at every other entry": np.where(half, plain, 0),
+        "a bias of one entry that is not 0": np.where(np.arange(m) == m // 2, plain, 0),
+        "a bias with one large entry": np.where(np.arange(m) == m // 2, 1e4, plain),
+    }
+    for kind, bias in kinds.items():
+        yield kind, bias.astype(np.float32)

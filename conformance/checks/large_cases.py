@@ -28,6 +28,15 @@ def require_scales(layer: Layer, case: Case) -> None:
     found = np.asarray(layer.of(case).write(kernel, nothing)(x))
     what = "for x of one entry of 1e8 or 1e-8 and columns of 1e18, 1 and 1e-18, f(x)"
     require.equal(found, values[:, None] * kernel[inputs], what)
+    # The products of tiny numbers are normal in columns of 1e18 alone.
+    tiny, large = np.where(x == 0, x, np.copysign(_TINY, x)), columns > 1
+    found = np.asarray(layer.of(case).write(kernel, nothing)(tiny))[:, large]
+    expected = np.copysign(_TINY, values)[:, None] * kernel[inputs][:, large]
+    require.equal(found, expected, f"for x of one entry of {_TINY:.0g} and columns of 1e18, f(x)")
+
+
+_TINY = np.float32(1e-32)
+"""A number whose parts are normal, even if it is split into three numbers of eight bits."""
 
 
 def require_tall(layer: Layer, case: Case) -> None:

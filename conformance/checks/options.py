@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ from conformance.checks import require
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
+from conformance.checks.scan_points import base_of
+from conformance.checks.traces import FORWARD, Traces
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.adapters.parameters import is_key
 
 __all__ = [
+    "at_other_programs",
     "ignored",
     "keys_given",
     "of_every_rank",
@@ -69,6 +73,17 @@ def of_every_rank(layer: Layer, case: Case) -> list[tuple[str, Any]]:
     leads = filter(layer.accepts, ((), (2,), (2, 4)))
     shapes = [jax.ShapeDtypeStruct((*lead, case.in_features), np.float32) for lead in leads]
     return [(f"x of shape {x.shape}", jax.eval_shape(layer.apply, parameters, x)) for x in shapes]
+
+
+def at_other_programs(layer: Layer) -> list[Case]:
+    """Return cases at which a layer with options runs another program than for a small size."""
+    traces, base = Traces(layer), base_of(layer)
+    points = [replace(base, in_features=n, out_features=m) for n, m in _SIZES]
+    usual = traces(FORWARD, base).structure
+    return [point.case() for point in points if traces(FORWARD, point).structure != usual]
+
+
+_SIZES = ((16, 16), (130, 300), (300, 500), (1024, 1024))
 
 
 def _recorder(

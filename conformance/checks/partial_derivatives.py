@@ -76,38 +76,23 @@ def require_parts(layer: Layer, case: Case, parameters: Any) -> None:
 
 
 def require_nan_passed(layer: Layer, case: Case, parameters: Any) -> None:
-    """Require that a NaN in g reaches dK and db at its output, dx at its row, and nothing else.
+    """Require that a NaN or an infinity in g reaches dK and db at its output, and dx at its row.
 
-    A NaN in x must reach its row of dK, and one in the kernel its column of dx. Replacing any of
-    them by a number would hide that training has diverged.
+    It reaches nothing else. A NaN in x must reach its row of dK, and one in the kernel its column
+    of dx. Replacing any of them by a number would hide that training has diverged, or that the
+    scale of a loss is too large.
     """
     if jax.config.values["jax_debug_nans"]:
         return
     point, generator = next(gradients.points(case, BATCH)), case.generator("NaN")
     row, column = int(generator.integers(BATCH[0])), int(generator.integers(case.out_features))
-    g = point.cotangent.copy()
-    g[row, column] = np.nan
     x = case.normal("plain x", *BATCH, case.in_features)
-    with require.during("jax.vjp of the layer for a g that holds a NaN"):
-        found = programs.pullback(layer)(parameters, point.kernel, point.bias, x, g)[1]
-    kernel, bias, down = map(np.isnan, jax.device_get(found))
-    outputs = np.arange(case.out_features) == column
-    rows = np.arange(BATCH[0]) == row
-    for name, is_nan, expected in (
-        ("kernel", kernel, np.broadcast_to(outputs, kernel.shape)),
-        ("bias", bias, outputs),
-        ("input x", down, np.broadcast_to(rows[:, None], down.shape)),
-    ):
-        if name == "bias" and not layer.convention.use_bias:
-            continue
-        reaches, spreads = is_nan[expected].all(), is_nan[~expected].any()
-        require.that(
-            reaches and not spreads,
-            f"with a NaN in g[{row}, {column}], the gradient with respect to the {name} "
-            f"{'has NaNs elsewhere' if reaches else 'hides it'}",
-            accepted="NaN where g enters, and nowhere else",
-            cause="" if reaches else _HIDDEN,
-        )
+    for name, value in (("a NaN", np.nan), ("an infinity", np.inf)):
+        g = point.cotangent.copy()
+        g[row, column] = value
+        with require.during(f"jax.vjp of the layer for a g that holds {name}"):
+            found = programs.pullback(layer)(parameters, point.kernel, point.bias, x, g)[1]
+        _require_spread(layer, jax.device_get(found), row, column, f"{name} in g[{row}, {column}]")
     i = int(generator.integers(case.in_features))
     x[row, i] = np.nan
     kernel = point.kernel.copy()
@@ -123,4 +108,25 @@ def require_nan_passed(layer: Layer, case: Case, parameters: Any) -> None:
             f"with a NaN in {name}, the gradient with respect to the {_NAMES[which]} hides it",
             accepted="NaN where it is a factor",
             cause=_HIDDEN,
+        )
+
+
+def _require_spread(layer: Layer, found: Any, row: int, column: int, what: str) -> None:
+    """Require that gradients are finite except where this row and column of g enter."""
+    kernel, bias, down = (~np.isfinite(gradient) for gradient in found)
+    outputs, rows = np.arange(len(bias)) == column, np.arange(len(down)) == row
+    for name, wrong, expected in (
+        ("kernel", kernel, np.broadcast_to(outputs, kernel.shape)),
+        ("bias", bias, outputs),
+        ("input x", down, np.broadcast_to(rows[:, None], down.shape)),
+    ):
+        if name == "bias" and not layer.convention.use_bias:
+            continue
+        reaches, spreads = wrong[expected].all(), wrong[~expected].any()
+        require.that(
+            reaches and not spreads,
+            f"with {what}, the gradient with respect to the {name} "
+            f"{'is not finite elsewhere either' if reaches else 'hides it'}",
+            accepted="no finite number where g enters, and finite ones elsewhere",
+            cause="" if reaches else _HIDDEN,
         )

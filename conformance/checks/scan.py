@@ -57,7 +57,7 @@ class Use:
     most
         The maximum number of cases at edges.
     larger
-        Whether one larger size, drawn for the run, is tried as well.
+        Whether larger sizes, drawn for the run, are tried as well.
     functions
         Whether it concerns only functions.
     """
@@ -123,12 +123,15 @@ class Scan:
         The constants with which the call compares values.
     unrolls_rows
         Whether the program has operations for each row, so that long batches take long to trace.
+    own_derivative
+        Whether the program has a rule of differentiation of its own.
     """
 
     edges: tuple[Edge, ...]
     traced: bool = True
     constants: tuple[float, ...] = ()
     unrolls_rows: bool = False
+    own_derivative: bool = False
 
     def places(self, use: Use) -> list[tuple[str, Case]]:
         """Return the places, in words, and the cases to try; the usual program has no words."""
@@ -140,6 +143,9 @@ class Scan:
             for edge, point in zip(edges, points, strict=True):
                 if point is not None and point.dtype in use.dtypes and point.fits:
                     found.setdefault(point.case(), edge.where * (point in edge.points))
+        if self.own_derivative and use is DERIVATIVES:
+            # Programs of one output, or input, are compared only with each other.
+            found = {Point(5, 1).case(): "", Point(1, 7).case(): "", **found}
         return [(where, case) for case, where in found.items()][: use.most]
 
 
@@ -202,7 +208,12 @@ def _scan(layer: Layer) -> Scan:
             kind, base, traces(kind, base).indices & traces(kind, tenfold).indices
         )
     constants = first.values & traces(FORWARD, tenfold).values
-    return Scan(tuple(edges), constants=tuple(sorted(constants)), unrolls_rows=unrolls_rows)
+    return Scan(
+        tuple(edges),
+        constants=tuple(sorted(constants)),
+        unrolls_rows=unrolls_rows,
+        own_derivative=GRADIENT in kinds,
+    )
 
 
 def _edges_of_ranks(traces: Traces, kind: str, points: Sequence[Point]) -> list[Edge]:
@@ -378,7 +389,7 @@ def _at_each(layer: Layer, test: Callable[..., None], use: Use) -> bool:
     for text in noted if found.traced else [instead]:
         recording.current().note(text)
     if use.larger:
-        places.append(("at a larger size", larger(layer)))
+        places += [("at a larger size", case) for case in larger(layer, others=use is VALUES)]
     for where, case in places:
         # Each row has one kind, large or tiny, so a batch of few rows is drawn several times.
         draws = _FEW_ROWS if use is VALUES and np.prod(case.lead) < BATCH[0] else 1

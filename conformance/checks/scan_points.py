@@ -26,6 +26,8 @@ _SIZES: tuple[Size, ...] = (
     *((64, 10**5), (10**5, 64), (10**6, 10**6)),
     # Few inputs and outputs, and multiples of primes: 17 * 19 * 23 and 13 * 29 * 31.
     *((7, 12), (10, 3), (7429, 11687)),
+    # Heads of two outputs, and other small sizes.
+    *((33, 2), (5, 2), (4, 6), (6, 5), (9, 8), (11, 9)),
 )
 # JAX squeezes axes of length 1, so these are compared only with each other.
 _ONES: tuple[Size, ...] = ((1, 7), (1, 300), (1, 1024), (5, 1), (300, 1), (4096, 1))
@@ -46,7 +48,8 @@ _LEADS: tuple[tuple[int, ...], ...] = (
 )
 _DTYPES = ("float16", "bfloat16", "int32", "complex64")
 
-# The limits of a call at an edge: numbers of x, kernel and result each, and products.
+# The limits of a call at an edge: numbers of x and result each, half of those of the kernel, and
+# products.
 NUMBERS, _PRODUCTS = 2**22, 2**29
 # The maximum number of weights of a kernel that is inspected.
 WEIGHTS = 2**20
@@ -82,7 +85,8 @@ class Point:
         """Return whether a call fits into the memory and the time of a check."""
         rows = int(np.prod(self.lead))
         n, m = self.in_features, self.out_features
-        return max(n * m, rows * n, rows * m) <= NUMBERS and rows * n * m <= _PRODUCTS
+        fits = max(n * m // 2, rows * n, rows * m) <= NUMBERS
+        return fits and rows * n * m <= _PRODUCTS
 
     def case(self) -> Case:
         """Return the case of this size and batch."""
@@ -101,23 +105,33 @@ def points_of(layer: Layer) -> list[Point]:
     some = [(n, m) for n, m in _FEWER if n in (3, 64, 300, 1000)]
     batches = [(BASE, (rows,)) for rows in _ROWS] + [(BASE, lead) for lead in _LEADS]
     batches += [((64, 64), (64,)), ((64, 64), (1000,)), ((130, 300), (500,)), ((64, 48), (4096,))]
-    batches += [((n, m), lead) for n, m in some for lead in ((), (1,), (2, 3), (30, 40))]
+    batches += [((n, m), lead) for n, m in some for lead in ((), (1,), (3,), (2, 3), (30, 40))]
     batches += [((512, 512), ()), ((768, 3072), (2, 3)), ((768, 3072), (4, 128))]
-    batches += [((512, 16), (4096,)), ((512, 16), (4, 1024))]
+    batches += [((512, 16), (4096,)), ((512, 16), (4, 1024)), ((16, 16), (4, 4))]
     points = [*sized, *(Point(n, m, lead) for (n, m), lead in batches)]
     short = [(BASE, (rows,)) for rows in (100, 300, 1024, 4096)] + [(BASE, ()), (BASE, (2, 3))]
     for dtype in _DTYPES:
         points += [replace(base, in_features=n, out_features=m, dtype=dtype) for n, m in _FEWER]
         points += [Point(n, m, lead, dtype) for (n, m), lead in short]
+        points += [Point(*BASE, lead, dtype) for lead in ((2, 3, 4), (2, 3, 2, 4))]
     # Images have dtype uint8.
     points += [replace(base, in_features=n, out_features=m, dtype="uint8") for n, m in _FEWER[::2]]
     return [p for p in dict.fromkeys(points) if layer.accepts(p.lead)]
 
 
-def larger(layer: Layer) -> Case:
-    """Return the case of a size, drawn for this run, beyond 128 on both axes."""
-    size = random.Random(profiles.active().seed or 0).choice(_LARGER)
-    return replace(base_of(layer), in_features=size[0], out_features=size[1]).case()
+def larger(layer: Layer, *, others: bool = False) -> list[Case]:
+    """Return the case of a size, drawn for this run, beyond 128 on both axes.
+
+    With ``others``, there is a second one, with another batch: a branch on both that runs only
+    outside of a trace is not in the programs that the scan compares.
+    """
+    sizes = random.Random(profiles.active().seed or 0).sample(_LARGER, 2)
+    leads = (base_of(layer).lead, *((3, 100),) * others)
+    return [
+        Point(*size, lead).case()
+        for size, lead in zip(sizes, leads, strict=False)
+        if layer.accepts(lead)
+    ]
 
 
 def _drawn() -> list[Size]:

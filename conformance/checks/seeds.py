@@ -8,7 +8,7 @@ import numpy as np
 
 from conformance.checks import profiles, recording, require
 from conformance.checks.cases import Case
-from conformance.checks.kernels import judge, kernels, samples, structure_evidence
+from conformance.checks.kernels import declared, judge, kernels, samples, structure_evidence
 from conformance.checks.layer import Layer
 from conformance.checks.mapped_draws import cost_of_a_draw, drawn_at_once
 from conformance.errors import Cause, Violation
@@ -16,7 +16,7 @@ from conformance.statistics import by_requirement, diagnose_seeds, identify_law,
 from conformance.statistics.correlation import linked_seeds, seed_pairs, seed_shifts
 from conformance.statistics.seeds import BASES, crowd, random_seeds
 
-__all__ = ["require_different", "require_uncorrelated"]
+__all__ = ["require_different", "require_each_scaled", "require_uncorrelated"]
 
 IN_FEATURES, OUT_FEATURES = 6, 129
 """A size of every profile's pool, at which kernels of layers or outputs of functions are drawn."""
@@ -25,8 +25,8 @@ IN_FEATURES, OUT_FEATURES = 6, 129
 # of the larger ones take a third of a second.
 _SMALL = (4, 40)
 
-_FEWEST = (2, 4)
-"""A size at which a hundred thousand kernels cost as much as thousands of the larger ones."""
+_FEWEST = (1, 4)
+"""A size at which a quarter of a million kernels cost as much as thousands of the larger ones."""
 
 _NUMBERS = 2**24
 """The count of numbers drawn for seeds beyond the set, which takes a processor a second."""
@@ -129,11 +129,43 @@ def _require_few_collisions(seeds: np.ndarray, drawn: np.ndarray) -> None:
     again = np.flatnonzero(first[inverse] != np.arange(len(rows)))
     if not len(again):
         return
-    bits = np.log2(len(seeds) ** 2 / 2 / len(again))
     one, other = int(seeds[first[inverse][again[0]]]), int(seeds[again[0]])
     more = f"{len(again)} of {len(seeds)} seeds repeat another"
+    if not drawn[again].any():
+        share = float((~drawn.any(1)).mean())
+        words = f"every weight is 0 for {100 * share:.2g} % of the seeds, not for the others"
+        _fail(one, other, more, Cause("zero-for-some-seeds", words))
+    bits = np.log2(len(seeds) ** 2 / 2 / len(again))
     words = f"as many seeds collide as in a hash of about {bits:.0f} bits."
     _fail(one, other, more, Cause("seed-hashed", words))
+
+
+def require_each_scaled(layer: Layer) -> None:
+    """Fail if the variance of one kernel among a quarter of a million is not the declared one.
+
+    Chernoff's bound holds for each of n kernels, so that n times the smallest bounds the p-value of
+    all. It shows kernels of ten times the deviation, or of a thousandth.
+    """
+    law = declared(layer)
+    seeds, drawn = _drawn(layer)[2] if layer.implementation.init is not None else _NONE
+    if not len(seeds) or not law.families or law.mean_slack or not np.isfinite(drawn).all():
+        return
+    squares = np.square(drawn.astype(np.float64)) / law.variance(*_FEWEST)
+    ratios = squares.mean(1)
+    with np.errstate(divide="ignore"):
+        log_p = np.log(2 * len(seeds)) - drawn.shape[1] / 2 * (ratios - 1 - np.log(ratios))
+    worst = int(np.argmin(log_p))
+    rejected = int((log_p < np.log(_BY_CHANCE)).sum())
+    if not rejected:
+        return
+    recording.current().draw(Case(*_FEWEST, seed=int(seeds[worst])))
+    require.fail(
+        f"the kernels of {rejected} of {len(seeds)} seeds have another variance than the others: "
+        f"in E[K^2] = {ratios[worst] * law.variance(*_FEWEST) * _FEWEST[0]:.3g} for seed "
+        f"{int(seeds[worst])}",
+        accepted=f"the declared variance for every seed, false alarm {_BY_CHANCE:.0e}",
+        cause=Cause("scale-for-some-seeds", "a few seeds give a kernel of another scale"),
+    )
 
 
 def _constant(layer: Layer, numbers: np.ndarray) -> str:

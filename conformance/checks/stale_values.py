@@ -27,10 +27,12 @@ def values_before(kernel: np.ndarray, bias: np.ndarray) -> list[Values]:
     A layer may copy values at any write. First both change, then only one of them, or one weight,
     because a layer may keep a copy as long as the others stay the same.
     """
-    two, other = np.float32(2), kernel.copy()
-    other[-1, -1] *= two
-    both = [(kernel * np.float32(factor), bias * np.float32(factor)) for factor in (4, 3, 2)]
-    return [*both, (other, bias), (kernel, bias * two), (kernel, bias), (kernel * two, bias)]
+    # A layer that doubles or halves its result must not look like one that uses these.
+    more, other = np.float32(1.375), kernel.copy()
+    other[-1, -1] *= more
+    factors = (np.float32(factor) for factor in (1.75, 0.625, 1.375))
+    both = [(kernel * factor, bias * factor) for factor in factors]
+    return [*both, (other, bias), (kernel, bias * more), (kernel, bias), (kernel * more, bias)]
 
 
 def require_fresh(

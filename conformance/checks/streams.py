@@ -20,6 +20,7 @@ __all__ = [
     "default_stream",
     "kernel_of_streams",
     "require_keys_of_every_kind",
+    "require_others_untouched",
     "require_same_first_output",
 ]
 
@@ -42,6 +43,24 @@ def kernel_of_streams(layer: Layer, case: Case) -> Callable[[Any], np.ndarray]:
 def default_stream(layer: Layer, case: Case) -> tuple[int, ...]:
     """Return the seed of a default stream, if the layer keeps a stream for its calls."""
     return (1,) if any(leaf.is_stream for leaf in layer.of(case).leaves) else ()
+
+
+def require_others_untouched(layer: Layer, case: Case) -> None:
+    """Require that construction draws no key of a stream that belongs to other layers."""
+    from conformance.jax_setup.compat import keys_drawn
+
+    counts = []
+    for streams in ({}, {"dropout": 1, "noise": 2}):
+        rngs = nnx.Rngs(params=case.seed, **streams)
+        kernel_of_streams(layer, case)(rngs)
+        counts.append(keys_drawn(rngs))
+    require.that(
+        counts[0] == counts[1],
+        f"with the streams dropout and noise, construction draws {counts[1]} keys, and "
+        f"{counts[0]} without them",
+        accepted="keys of params alone",
+        cause=Cause("stream-drawn", "construction draws a key of a stream that it has no use for"),
+    )
 
 
 def require_keys_of_every_kind(layer: Layer, case: Case) -> None:
@@ -84,7 +103,11 @@ def require_same_first_output(layer: Layer, case: Case, x: np.ndarray) -> None:
         require.within(found, np.asarray(again, np.float64), bound, what, against="f(x)")
     else:
         require.equal(found, again, "the output while initializing")
-    with during("applying the layer with the rng of another layer's dropout"):
-        given = model.apply(variables, as_jax(x), rngs={"dropout": jax.random.key(case.seed)})
-    cause = Cause("rng-taken", "the call draws from an rng that is given for other layers")
-    require.equal(given, again, "f(x) with an rng called dropout", cause=cause)
+    rngs = {name: jax.random.key(case.seed) for name in ("dropout", "noise", "params")}
+    # A bias that gets lost shows only if it is not 0.
+    variables = layer.written(case).parameters.tree
+    with during("applying the layer with the rngs of other layers"):
+        plain = model.apply(variables, as_jax(x))
+        given = model.apply(variables, as_jax(x), rngs=rngs)
+    cause = Cause("rng-taken", "the call uses an rng that is given for other layers")
+    require.equal(given, plain, "f(x) with rngs called dropout, noise and params", cause=cause)

@@ -6,8 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import functions, gradients, input_dtypes, jaxprs, oracle, programs, require
-from conformance.checks.arithmetic import rounded
+from conformance.checks import (
+    cast_models,
+    functions,
+    gradients,
+    input_dtypes,
+    jaxprs,
+    oracle,
+    programs,
+    require,
+)
 from conformance.checks.arrays import as_jax, require_array
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Built, Layer
@@ -26,9 +34,6 @@ from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp
 
 VALUE = "forward/affine-value"
-# The sum with the bias, and the result; and the roundings of a kernel that is computed from other
-# parameters.
-_OWN_ROUNDINGS, _FEW_ROUNDINGS = 2, 8
 BASE = ["construction/abstract-init", "state/exact-state", "transforms/jit"]
 
 
@@ -101,6 +106,7 @@ def test_half_input(layer: Layer, case: Case) -> None:
         _require_value(layer, case, dense, as_jax(x), x.astype(np.float32))
         if programs.is_plain(case):
             input_dtypes.require_not_finite(layer, dense, x)
+            input_dtypes.require_as_given(layer, dense, x, x)
         if programs.is_plain(case) or case.kernel_shape not in programs.FEW_SIZES:
             _require_trained(layer, case, dense, x)
     if programs.is_plain(case) and layer.accepts((6,)):
@@ -144,59 +150,12 @@ def test_cast_parameters(layer: Layer, case: Case) -> None:
     """With all parameters cast to bfloat16, the layer gives bfloat16 for a bfloat16 x; cast back to
     float32, it gives what it gave before. The same holds for float16.
 
-    Models are cast like this for inference. The parameters are rounded to that dtype first, so that
-    casting loses nothing. A layer that declares its compute dtype keeps to it.
+    Models are cast like this for inference, and trained: gradients are checked if the layer has a
+    rule of its own. The parameters are rounded to that dtype first, so that casting loses nothing.
+    A layer that declares its compute dtype keeps to it.
     """
     for half in ("bfloat16", "float16"):
-        _require_castable(layer, case, half)
-
-
-def _require_castable(layer: Layer, case: Case, half: str) -> None:
-    x = rounded(case.normal("x", *case.x_shape), half)
-    x = x if layer.accepts(case.lead) else x[0]
-    dense = layer.written(case).cast(half).cast("float32")
-    kernel, bias = dense.kernel, dense.bias
-    before = np.asarray(dense(x))
-    y = dense.cast(half)(as_jax(x.astype(jnp.dtype(half))))
-    what = f"f(x) of parameters and x cast to {half}"
-    its = layer.convention
-    computed = its.compute_dtype if its.casts_input else half
-    result = its.returned if its.casts_input else half
-    # A layer declares to cast x; parameters of another half precision may promote the result.
-    accepted = {result: None, str(jnp.promote_types(result, half)): None}
-    require.that(
-        str(y.dtype) in accepted,
-        f"{what} is {y.dtype}",
-        accepted=" or ".join(accepted),
-        cause=Cause(
-            "layer-casts",
-            f"the layer casts to {y.dtype} for any dtypes of x and of its parameters",
-        ),
-        declare='dtype = "float32"' if input_dtypes.casts(layer) else "",
-    )
-    unit = max(oracle.unit_roundoff(half), oracle.unit_roundoff(computed))
-    more = _FEW_ROUNDINGS if layer.reparameterized else _OWN_ROUNDINGS
-    # Of one entry that is not 0 there is one product, which no coarser dtype holds.
-    place = np.arange(len(x))[:, None] if x.ndim == 2 else 0
-    alone = x * (np.arange(x.shape[-1]) == place % x.shape[-1])
-    for rows, which in ((x, what), (alone, f"{what}, for rows of one entry")):
-        reference = oracle.each_rounded(rows, kernel, bias, unit, more)
-        bound = reference.bound + layer.arithmetic(case.in_features).promised(rows, kernel)
-        y = dense(as_jax(rows.astype(jnp.dtype(half))))
-        require.within(np.asarray(y, np.float32), reference.value, bound, which)
-    if half == "float16" == computed:
-        # Another layer, because writing rounds a kernel that is computed from the parameters.
-        other = layer.of(case).write(np.full_like(kernel, 4.0), bias * 0).cast(half)
-        large = other(jnp.full(x.shape, 2.0**15, half))
-        require.that(
-            not np.isfinite(np.asarray(large)).any(),
-            f"{what}, for products beyond its range, is a finite number",
-            accepted="infinity",
-            cause=Cause("overflow-hidden", "a result that overflows is made finite"),
-        )
-    after = dense.cast("float32")(x)
-    cause = Cause("former-dtype-kept", "the layer keeps something of the parameters' former dtype")
-    require.equal(after, before, f"f(x) after casting to {half} and back", cause=cause)
+        cast_models.require_castable(layer, case, half)
 
 
 @requirement(
@@ -234,6 +193,8 @@ def test_integer_input(layer: Layer, case: Case) -> None:
         input_dtypes.require_taken(layer, dense, x)
         x = input_dtypes.represented(x, layer.computed_in(dtype))
         _require_value(layer, case, dense, as_jax(x), x.astype(np.float32))
+        if name == "int32":
+            input_dtypes.require_as_given(layer, dense, x, x.astype(np.int64))
         if name == "uint8" and programs.is_plain(case):
             gradients.require_for_integers(layer, case, dense.parameters, x)
         if name == "int32" and programs.is_plain(case):
@@ -338,7 +299,8 @@ def test_rank_promotion(layer: Layer, case: Case) -> None:
 )
 @over(sizes=[(3, 10)])
 def test_x64_stable(layer: Layer, case: Case) -> None:
-    """Under x64, parameters are float32 with the same values, and float32 in gives float32 out.
+    """Under x64, parameters are float32 with the same values, and float32 or int32 in gives float32
+    out.
 
     A draw without a dtype follows the default, and float64 numbers use other bits of the key, so
     that the same seed gives another layer. One size is checked, because changing the setting
@@ -379,8 +341,22 @@ def test_x64_stable(layer: Layer, case: Case) -> None:
         )
         reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
         require.within(y, reference.value, reference.bound, "f(x) under x64")
+        if input_dtypes.takes(layer, np.int32) and layer.convention.returned == "float32":
+            _require_narrow(layer, wide, x)
         if layer.convention.compute_dtype == "float32" == layer.convention.parameter_dtype:
             _require_wide(layer, case, wide, x)
+
+
+def _require_narrow(layer: Layer, dense: Built, x: np.ndarray) -> None:
+    """Require integers to give the dtype of the parameters under x64 as well."""
+    whole = jax.ShapeDtypeStruct(x.shape, np.int32)
+    y = jax.eval_shape(lambda p, x: programs.call(layer, p, x), dense.parameters, whole)
+    require.that(
+        str(y.dtype) == "float32",
+        f"an x of int32 gives {y.dtype} under x64",
+        accepted="float32",
+        cause=Cause("integers-to-default", "integers become numbers of JAX's default dtype"),
+    )
 
 
 def _require_wide(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None:

@@ -86,7 +86,7 @@ def test_output_shape(layer: Layer, case: Case) -> None:
         f"the layer raises for an x of rank {' and '.join(map(str, refused[:2]))}",
         accepted="every rank",
         declare=f"ranks = {accepted}",
-        cause=shapes.of_vectors_only(layer) if accepted == [1] else "",
+        cause=shapes.VECTORS_ONLY if accepted == [1] else "",
     )
 
 
@@ -231,7 +231,7 @@ def test_affine_value(layer: Layer, case: Case) -> None:
 
     abs(f(x) - reference) <= (in + 1) u (abs(x) abs(K) + abs(b)). The rows of x and the kernels are
     large, tiny, of one sign, sorted, repeated or contain zeros; kernels are also sparse, symmetric
-    or the identity.
+    or the identity, and biases equal, sparse or of one sign.
     """
     if not layer.accepts(case.lead):
         return

@@ -25,6 +25,7 @@ from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Built, Layer
 from conformance.checks.options import (
+    at_other_programs,
     ignored,
     keys_given,
     of_every_rank,
@@ -35,7 +36,7 @@ from conformance.checks.options import (
     with_options,
 )
 from conformance.checks.require import during
-from conformance.contract.requirement import MUST, PARAMETERS, SHOULD, requirement, rests_on
+from conformance.contract.requirement import MUST, PARAMETERS, SHOULD, requirement
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx
 
@@ -47,8 +48,12 @@ def _x(layer: Layer, case: Case) -> np.ndarray:
     return case.normal("x", *(BATCH if layer.accepts(BATCH) else ()), case.in_features)
 
 
-@requirement("options/use-bias", MUST, PARAMETERS)
-@rests_on("construction/only-two-parameters", "forward/zero-input", VALUE)
+@requirement(
+    "options/use-bias",
+    MUST,
+    PARAMETERS,
+    rests_on=["construction/only-two-parameters", "forward/zero-input", VALUE],
+)
 @over(sizes=SIZES, at_most=1)
 def test_use_bias(layer: Layer, case: Case) -> None:
     """With ``use_bias=False`` the layer has only a kernel, of the same shape, f(0) is 0 and
@@ -75,8 +80,12 @@ def test_use_bias(layer: Layer, case: Case) -> None:
         require.within(found, reference.value, reference.bound, what)
 
 
-@requirement("options/kernel-init", MUST, PARAMETERS)
-@rests_on("construction/kernel-shape", "seeding/seeds-differ")
+@requirement(
+    "options/kernel-init",
+    MUST,
+    PARAMETERS,
+    rests_on=["construction/kernel-shape", "seeding/seeds-differ"],
+)
 @over(sizes=SIZES, at_most=1)
 def test_kernel_init(layer: Layer, case: Case) -> None:
     """The kernel is what ``kernel_init(key, shape, dtype)`` returns. It is called once, with a key
@@ -95,8 +104,12 @@ def _stored(layer: Layer, case: Case) -> tuple[int, int]:
     return (m, n) if layer.convention.layout == "out,in" else (n, m)
 
 
-@requirement("options/bias-init", MUST, PARAMETERS)
-@rests_on("construction/bias-shape", "options/kernel-init")
+@requirement(
+    "options/bias-init",
+    MUST,
+    PARAMETERS,
+    rests_on=["construction/bias-shape", "options/kernel-init"],
+)
 @over(sizes=SIZES, at_most=1)
 def test_bias_init(layer: Layer, case: Case) -> None:
     """The bias is what ``bias_init(key, shape, dtype)`` returns. It is called once, with a key that
@@ -119,8 +132,17 @@ def test_bias_init(layer: Layer, case: Case) -> None:
         )
 
 
-@requirement("options/dtype", MUST, PARAMETERS)
-@rests_on("dtypes/float32-out", "construction/parameter-dtype", VALUE, "transforms/gradients")
+@requirement(
+    "options/dtype",
+    MUST,
+    PARAMETERS,
+    rests_on=[
+        "dtypes/float32-out",
+        "construction/parameter-dtype",
+        VALUE,
+        "transforms/gradients",
+    ],
+)
 @over(sizes=SIZES, at_most=1)
 def test_dtype(layer: Layer, case: Case) -> None:
     """With ``dtype=d`` the layer casts x and the parameters to d, computes in d and returns d; the
@@ -155,6 +177,10 @@ def test_dtype(layer: Layer, case: Case) -> None:
             cause = Cause("option-by-rank", "dtype is ignored for x of some ranks")
             _require_at_every_rank(computing, case, dtype, f"dtype={dtype}", cause)
             require_of_one_layer(dense, values, plain, before)
+            for large in at_other_programs(computing):
+                x = large.normal("x", *large.x_shape)
+                y = computing.written(large)(x)
+                _require_result(computing, large, y, x, f"dtype={dtype} at {large.kernel_shape}")
         if dtype == "float16":
             input_dtypes.require_not_finite(computing, dense, x)
     if takes(layer, "param_dtype"):
@@ -212,8 +238,12 @@ def _require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str
     require.within(y, reference.value, reference.bound, f"f(x) with {option}")
 
 
-@requirement("options/param-dtype", MUST, PARAMETERS)
-@rests_on("construction/parameter-dtype", "dtypes/half-input", VALUE)
+@requirement(
+    "options/param-dtype",
+    MUST,
+    PARAMETERS,
+    rests_on=["construction/parameter-dtype", "dtypes/half-input", VALUE],
+)
 @over(sizes=SIZES, at_most=1)
 def test_param_dtype(layer: Layer, case: Case) -> None:
     """With ``param_dtype=d`` every parameter is created in d, initializers are called with d, and
@@ -242,37 +272,54 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
         x = _x(layer, case)
         y = dense.write(case.kernel(), case.bias())(x)
         _require_result(given, case, y, x, f"param_dtype={dtype}")
+        for size in ((16, 16), (130, 300), (1024, 1024)):
+            with during(f"construction with param_dtype={dtype}"):
+                new = jax.eval_shape(lambda given=given, size=size: given.init(0, *size))
+                kernel = jax.eval_shape(given.kernel_of, new)
+            require.that(
+                str(kernel.dtype) == dtype,
+                f"with param_dtype={dtype}, the kernel of a layer of {size} is {kernel.dtype}",
+                accepted=dtype,
+                cause=Cause("option-by-size", "the option param_dtype has an effect at some sizes"),
+            )
     both = {"kernel_init": case.kernel().reshape(_stored(layer, case)), "bias_init": case.bias()}
     for name, values in both.items():
         if takes(layer, name) and (name == "kernel_init" or layer.convention.use_bias):
             require_initializer(layer, case, name, values, param_dtype=jnp.bfloat16)
 
 
-@requirement("options/precision", SHOULD, PARAMETERS)
-@rests_on("numerics/one-product", "transforms/jit")
+@requirement(
+    "options/precision", SHOULD, PARAMETERS, rests_on=["numerics/one-product", "transforms/jit"]
+)
 @over(sizes=SIZES, at_most=1)
 def test_precision(layer: Layer, case: Case) -> None:
-    """``precision`` sets the precision of the product, for each value of ``jax.lax.Precision`` and
-    for a name, such as ``"highest"``; it does so for x of rank 1 to 3, without a bias and in the
-    gradients.
+    """``precision`` sets the precision of the product, for each value of ``jax.lax.Precision``, for
+    a pair of them and for a name, such as ``"highest"``; it does so for x of rank 1 to 3, without a
+    bias and in the gradients.
 
     The check reads the program, because a CPU computes the same in all of them.
     """
-    by_name = ("highest", jax.lax.Precision.HIGHEST)
+    highest, default = jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT
     every: list[tuple[Any, Any, dict[str, bool]]]
-    every = [(*pair, {}) for pair in zip(jax.lax.Precision, jax.lax.Precision, strict=True)]
-    every += [(*by_name, options) for options in with_and_without_bias(layer)]
+    every = [(each, (each, each), {}) for each in jax.lax.Precision]
+    every += [((highest, default), (highest, default), {})]
+    every += [("highest", (highest, highest), options) for options in with_and_without_bias(layer)]
     for chosen, precision, options in every:
         given = with_options(layer, precision=chosen, **options)
         leads = filter(layer.accepts, ((), case.lead, (2, 4)))
         cases = [replace(case, lead=lead) for lead in leads]
         found = set().union(*(jaxprs.precisions(programs.traced(given, each)) for each in cases))
-        what = f"with precision={getattr(chosen, 'name', repr(chosen))}{_and(options)}, the product"
-        right, cause = {(precision, precision)}, ignored("precision", options)
+        shown = repr(chosen) if isinstance(chosen, str) else _named(precision)
+        what = f"with precision={shown}{_and(options)}, the product"
+        right: Any = {precision}
+        cause: Cause | str = ignored("precision", options)
+        if precision[0] != precision[1]:
+            words = "of a pair of precisions, one counts for both operands"
+            cause = Cause("precision-of-one", words) if len(found) == 1 else ""
         require.that(
             found == right,
             f"{what} has {_shown(found)}",
-            accepted=precision.name,
+            accepted=_named(precision),
             cause=cause,
         )
         if isinstance(chosen, str) and not options:
@@ -281,13 +328,21 @@ def test_precision(layer: Layer, case: Case) -> None:
             require.that(
                 found == right,
                 f"{what} and those of its gradients have {_shown(found)}",
-                accepted=precision.name,
+                accepted=_named(precision),
                 cause=cause,
             )
 
 
-@requirement("options/dot-general", SHOULD, PARAMETERS)
-@rests_on("numerics/one-product", "forward/zero-input", VALUE)
+def _named(precision: tuple[Any, Any]) -> str:
+    return " and ".join(dict.fromkeys(each.name for each in precision))
+
+
+@requirement(
+    "options/dot-general",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["numerics/one-product", "forward/zero-input", VALUE],
+)
 @over(sizes=SIZES, at_most=1)
 def test_dot_general(layer: Layer, case: Case) -> None:
     """``dot_general`` replaces ``jax.lax.dot_general`` in the product.
@@ -322,8 +377,7 @@ def _and(options: dict[str, bool]) -> str:
     return "".join(f" and {name}={value}" for name, value in options.items())
 
 
-@requirement("options/promote-dtype", SHOULD, PARAMETERS)
-@rests_on("dtypes/float32-out", VALUE)
+@requirement("options/promote-dtype", SHOULD, PARAMETERS, rests_on=["dtypes/float32-out", VALUE])
 @over(sizes=SIZES, at_most=1)
 def test_promote_dtype(layer: Layer, case: Case) -> None:
     """``promote_dtype`` casts x and the parameters to one dtype.

@@ -32,9 +32,7 @@ from conformance.contract.requirement import (
     NNX,
     PARAMETERS,
     SHOULD,
-    idle_because,
     requirement,
-    rests_on,
 )
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
@@ -45,9 +43,13 @@ VALUE = "forward/affine-value"
 LEADS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (2, 3), (2, 1, 2, 2))
 
 
-@requirement("transforms/jit", MUST, PARAMETERS)
-@idle_because("derivatives and maps are compiled as well; this one names compilation.")
-@rests_on(VALUE, "state/split-merge")
+@requirement(
+    "transforms/jit",
+    MUST,
+    PARAMETERS,
+    rests_on=[VALUE, "state/split-merge"],
+    idle_because="derivatives and maps are compiled as well; this one names compilation.",
+)
 @over(leads=True, every_size=False)
 def test_jit(layer: Layer, case: Case) -> None:
     """Under jit, f(x) = x @ K + b within the rounding-error bound.
@@ -73,24 +75,31 @@ def test_jit(layer: Layer, case: Case) -> None:
         require.within(found, reference.value, reference.bound, "f(x) under nnx.jit")
 
 
-@requirement("transforms/gradients", MUST, PARAMETERS, presumes=[FLOAT32_THROUGHOUT], seconds=2.0)
-@rests_on(
-    VALUE,
-    "construction/only-two-parameters",
-    "forward/tall-batch",
-    "forward/zero-input",
-    "numerics/precision",
-    "numerics/no-saturation",
-    "state/exact-state",
-    "transforms/jit",
+@requirement(
+    "transforms/gradients",
+    MUST,
+    PARAMETERS,
+    rests_on=[
+        VALUE,
+        "construction/only-two-parameters",
+        "forward/tall-batch",
+        "forward/zero-input",
+        "numerics/precision",
+        "numerics/no-saturation",
+        "state/exact-state",
+        "transforms/jit",
+    ],
+    presumes=[FLOAT32_THROUGHOUT],
+    seconds=2.0,
 )
 @over(every_size=False)
 @at_edges(DERIVATIVES)
 def test_gradients(layer: Layer, case: Case) -> None:
     """dK = x^T g, db = the sum of g, dx = g K^T, within their bounds, in float32.
 
-    The cotangents g are normal, large and small, batched and single; the points are generic floats,
-    x = 0 and integers, where the result is exact. The value that comes with the gradients is f(x).
+    The cotangents g are normal, large, small, of one row or not finite, batched and single; the
+    points are generic floats, x = 0 and integers, where the result is exact. The value that comes
+    with the gradients is f(x).
     ``jax.grad`` and ``nnx.grad`` outside of jit give the same. The second derivative follows its
     formula: <dK, t> has the gradient g t^T in x, x t in g, and none in kernel and bias.
     """
@@ -107,8 +116,8 @@ def test_gradients(layer: Layer, case: Case) -> None:
         gradients.require_second(layer, case, parameters)
         partial_derivatives.require_parts(layer, case, parameters)
         partial_derivatives.require_nan_passed(layer, case, parameters)
-        # Nothing is compiled here, so use another batch, of more rows than one block.
-        point = next(gradients.points(case, (1030,)))
+        # Nothing is compiled here, so use another batch, of more rows than any usual block.
+        point = next(gradients.points(case, (4099,)))
         with require.during("jax.grad of the layer, outside of jit,"):
             loss = programs.weighted(layer, parameters, point.cotangent)
             found = jax.grad(loss, (0, 1, 2))(*map(as_jax, point.values()))
@@ -123,8 +132,14 @@ def test_gradients(layer: Layer, case: Case) -> None:
             gradients.require_gradients(layer, found, point, by, inputs=False)
 
 
-@requirement("transforms/forward-mode", MUST, PARAMETERS, presumes=[FLOAT32_THROUGHOUT], order=60)
-@rests_on("transforms/gradients")
+@requirement(
+    "transforms/forward-mode",
+    MUST,
+    PARAMETERS,
+    rests_on=["transforms/gradients"],
+    presumes=[FLOAT32_THROUGHOUT],
+    order=60,
+)
 @over(sizes=programs.FEW_SIZES)
 def test_forward_mode(layer: Layer, case: Case) -> None:
     """jvp and linearize agree with tx @ K + x @ tK + tb; the Hessian in x is 0.
@@ -169,10 +184,10 @@ def test_forward_mode(layer: Layer, case: Case) -> None:
     "transforms/forward-mode-offered",
     SHOULD,
     PARAMETERS,
+    rests_on=["transforms/gradients"],
     presumes=[FLOAT32_THROUGHOUT],
     seconds=0.1,
 )
-@rests_on("transforms/gradients")
 @over(sizes=programs.FEW_SIZES[:1], at_most=1)
 def test_forward_mode_offered(layer: Layer, case: Case) -> None:
     """The layer can be differentiated in forward mode.
@@ -190,8 +205,13 @@ def test_forward_mode_offered(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement("transforms/vmap", MUST, PARAMETERS, order=50)
-@rests_on("state/exact-state", VALUE, "transforms/gradients")
+@requirement(
+    "transforms/vmap",
+    MUST,
+    PARAMETERS,
+    rests_on=["state/exact-state", VALUE, "transforms/gradients"],
+    order=50,
+)
 @over(sizes=programs.FEW_SIZES)
 def test_vmap(layer: Layer, case: Case) -> None:
     """vmap over x equals the batched call; over stacked parameters it equals the loop.
@@ -223,8 +243,12 @@ def test_vmap(layer: Layer, case: Case) -> None:
         maps.require_maps_of_parts(layer, case, parameters)
 
 
-@requirement("transforms/scan-and-remat", SHOULD, PARAMETERS)
-@rests_on("transforms/vmap", "transforms/gradients")
+@requirement(
+    "transforms/scan-and-remat",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["transforms/vmap", "transforms/gradients"],
+)
 @over(sizes=[(1, 1), (16, 16)])
 def test_scan_and_remat(layer: Layer, case: Case) -> None:
     """scan over stacked square layers equals the loop; remat leaves value and gradients alone.
@@ -251,8 +275,16 @@ def test_scan_and_remat(layer: Layer, case: Case) -> None:
         gradients.require_gradients(layer, found, point, "jax.grad of jax.checkpoint")
 
 
-@requirement("transforms/abstract-forward", MUST, PARAMETERS)
-@rests_on("construction/abstract-init", "transforms/jit", "transforms/no-side-effects-in-jaxpr")
+@requirement(
+    "transforms/abstract-forward",
+    MUST,
+    PARAMETERS,
+    rests_on=[
+        "construction/abstract-init",
+        "transforms/jit",
+        "transforms/no-side-effects-in-jaxpr",
+    ],
+)
 @over(leads=True)
 def test_abstract_forward(layer: Layer, case: Case) -> None:
     """eval_shape(f) gives the real shape, dtype and weak type, at any size.
@@ -275,12 +307,16 @@ def test_abstract_forward(layer: Layer, case: Case) -> None:
         require_abstract_at_any_size(layer, case)
 
 
-@requirement("transforms/one-trace", MUST, PARAMETERS)
-@rests_on(
-    "purity/globals-untouched",
-    "transforms/jit",
-    "state/call-changes-nothing",
-    "state/graphdef-stable",
+@requirement(
+    "transforms/one-trace",
+    MUST,
+    PARAMETERS,
+    rests_on=[
+        "purity/globals-untouched",
+        "transforms/jit",
+        "state/call-changes-nothing",
+        "state/graphdef-stable",
+    ],
 )
 @over(sizes=programs.FEW_SIZES)
 def test_one_trace(layer: Layer, case: Case) -> None:
@@ -293,8 +329,17 @@ def test_one_trace(layer: Layer, case: Case) -> None:
     compilation.require_one_trace(layer, case)
 
 
-@requirement("transforms/no-leaks", SHOULD, PARAMETERS)
-@rests_on("forward/zero-input", "state/split-merge", "transforms/jit", "state/call-changes-nothing")
+@requirement(
+    "transforms/no-leaks",
+    SHOULD,
+    PARAMETERS,
+    rests_on=[
+        "forward/zero-input",
+        "state/split-merge",
+        "transforms/jit",
+        "state/call-changes-nothing",
+    ],
+)
 @over(sizes=programs.FEW_SIZES[-1:])
 def test_no_leaks(layer: Layer, case: Case) -> None:
     """The layer leaks no tracer (``jax.checking_leaks``) and runs under ``disable_jit``.
@@ -305,8 +350,12 @@ def test_no_leaks(layer: Layer, case: Case) -> None:
     require_no_leaks(layer, case)
 
 
-@requirement("transforms/compiled-once", SHOULD, PARAMETERS)
-@rests_on("transforms/one-trace", "seeding/repeatable-call")
+@requirement(
+    "transforms/compiled-once",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["transforms/one-trace", "seeding/repeatable-call"],
+)
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_compiled_once(layer: Layer, case: Case) -> None:
     """Outside of jit, a second call with a shape compiles nothing, and neither does the first call
@@ -318,8 +367,13 @@ def test_compiled_once(layer: Layer, case: Case) -> None:
     compilation.require_compiled_once(layer, case)
 
 
-@requirement("transforms/traced-first", SHOULD, PARAMETERS, foundation=True)
-@rests_on("construction/builds")
+@requirement(
+    "transforms/traced-first",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["construction/builds"],
+    foundation=True,
+)
 @over(sizes=[compilation.UNUSED], at_most=1)
 def test_traced_first(layer: Layer, case: Case) -> None:
     """A layer works outside of traces after its first construction of a size, or its first call of
@@ -330,8 +384,12 @@ def test_traced_first(layer: Layer, case: Case) -> None:
     compilation.require_usable_after_a_trace(layer, case)
 
 
-@requirement("transforms/no-side-effects-in-jaxpr", SHOULD, PARAMETERS)
-@rests_on("transforms/jit")
+@requirement(
+    "transforms/no-side-effects-in-jaxpr",
+    SHOULD,
+    PARAMETERS,
+    rests_on=["transforms/jit"],
+)
 @over(leads=True)
 def test_no_side_effects_in_jaxpr(layer: Layer, case: Case) -> None:
     """The jaxpr holds no callback, random primitive, effect or parameter-sized constant.
@@ -343,12 +401,16 @@ def test_no_side_effects_in_jaxpr(layer: Layer, case: Case) -> None:
     compilation.require_pure_programs(layer, case)
 
 
-@requirement("transforms/donation", MAY, NNX)
-@rests_on(
-    "transforms/jit",
-    "state/instances-independent",
-    "construction/kernel-shape",
-    "construction/parameter-dtype",
+@requirement(
+    "transforms/donation",
+    MAY,
+    NNX,
+    rests_on=[
+        "transforms/jit",
+        "state/instances-independent",
+        "construction/kernel-shape",
+        "construction/parameter-dtype",
+    ],
 )
 @over(sizes=programs.FEW_SIZES)
 def test_donation(layer: Layer, case: Case) -> None:
@@ -360,13 +422,13 @@ def test_donation(layer: Layer, case: Case) -> None:
     require_donation(layer, case)
 
 
-@requirement("transforms/symbolic-batch", MAY, PARAMETERS)
-@rests_on("transforms/jit")
+@requirement("transforms/symbolic-batch", MAY, PARAMETERS, rests_on=["transforms/jit"])
 @over(sizes=programs.FEW_SIZES)
 def test_symbolic_batch(layer: Layer, case: Case) -> None:
     """``jax.export`` with a symbolic batch gives (b, out).
 
-    The exported program is then called with two batches, one of a single row.
+    The exported program is then called with two batches, one of a single row. A batch of two
+    symbolic axes can be traced as well.
     """
     parameters = layer.written(case).parameters
     with require.during("jax.export of the layer with a symbolic batch"):
@@ -377,6 +439,7 @@ def test_symbolic_batch(layer: Layer, case: Case) -> None:
     require.that(found == expected, f"the exported output has shape {found}", accepted=expected)
     if not programs.is_plain(case):
         return
+    compilation.require_traced_with_symbols(layer, case, parameters)
     for x in (case.x(), case.x()[:1]):
         with require.during(f"the exported layer for x of shape {x.shape}"):
             y = exported.call(*jax.tree_util.tree_leaves(parameters), x)
