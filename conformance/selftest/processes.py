@@ -5,27 +5,35 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["SEARCHED", "command", "python"]
+__all__ = ["SEARCHED", "command", "ended", "python"]
 
 SEARCHED = os.pathsep.join(filter(None, sys.path))
 """The ``PYTHONPATH`` of a process that finds what this one finds."""
+
+
+def ended(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Return a command that has ended, with its output and its exit code."""
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def python(
     folder: Path, *arguments: str, stdin: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run this interpreter in a folder, with additional environment variables."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, **environment},
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return ended([sys.executable, *arguments], folder, {**os.environ, **environment}, stdin)
 
 
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

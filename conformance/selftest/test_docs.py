@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from conformance.cli import help as pages
 from conformance.cli.main import main
 from conformance.cli.main import parser as command_parser
 from conformance.running.options import OPTIONS
+from conformance.selftest.processes import ended
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -110,13 +110,9 @@ def test_the_readme_shows_what_the_command_prints(tmp_path: Path) -> None:
         re.DOTALL,
     )
     (tmp_path / "mine.py").write_text(UNSCALED)
-    done = subprocess.run(
-        [sys.executable, "-m", "conformance", *shlex.split(command), "-n1"],
-        cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST")},
-        capture_output=True,
-        text=True,
-    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    call = [sys.executable, "-m", "conformance", *shlex.split(command), "-n1"]
+    done = ended(call, tmp_path, clean)
     assert done.returncode == 1, done.stdout + done.stderr
     assert without_numbers(shown) in without_numbers(done.stdout)
 

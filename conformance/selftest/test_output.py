@@ -18,6 +18,7 @@ from conformance.report.junit import junit
 from conformance.report.markdown import markdown
 from conformance.results.file import text_of
 from conformance.selftest.pages import loaded
+from conformance.selftest.processes import ended
 from conformance.selftest.synthetic import cell_at, results, settled
 
 FOUND = results(2, 30, wrong=0.4)
@@ -25,14 +26,8 @@ FOUND = results(2, 30, wrong=0.4)
 
 def command(shell: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Return a shell line in which ``$C`` is the command."""
-    return subprocess.run(
-        ["sh", "-c", shell],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "C": f"{sys.executable} -m conformance", **environment},
-        check=False,
-    )
+    known = {**os.environ, "C": f"{sys.executable} -m conformance", **environment}
+    return ended(["sh", "-c", shell], folder, known)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from conformance.jax_setup import child_process
+from conformance.selftest.processes import ended
 
 ROWS = ("forward/affine-value", "forward/zero-input")
 
@@ -168,14 +168,7 @@ def cells(folder: Path, specs: Sequence[str], workers: int) -> dict[str, list[di
     path.unlink(missing_ok=True)
     command = child_process.python("-m", "conformance", "run", *specs, f"-n{workers}")
     command += [*(f"--requirement={row}" for row in ROWS), f"--results={path}"]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=child_process.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = ended(command, folder, child_process.environment())
     assert path.is_file(), done.stdout + done.stderr
     found: dict[str, list[dict[str, Any]]] = {spec: [] for spec in specs}
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from conformance.selftest.processes import ended
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "implementations" / "example_distribution"
 
@@ -38,14 +40,7 @@ pytestmark = [
 def run(command: Sequence[str | Path], where: Path) -> subprocess.CompletedProcess[str]:
     """Run the command in a separate environment, and return its result."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))}
-    return subprocess.run(
-        [str(part) for part in command],
-        cwd=where,
-        env=clean,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return ended([str(part) for part in command], where, clean)
 
 
 @pytest.fixture(scope="module")
