@@ -27,7 +27,9 @@ from conformance.contract.requirement import (
     MUST,
     PARAMETERS,
     SHOULD,
+    idle_because,
     requirement,
+    rests_on,
 )
 from conformance.errors import Violation
 from conformance.jax_setup.lazy import jax
@@ -45,21 +47,14 @@ BASE = [
 ]
 
 
-@requirement(
-    "forward/output-shape",
-    MUST,
-    ANY,
-    rests_on=[
-        "construction/builds",
-        "construction/bias-shape",
-        "construction/kernel-shape",
-        "state/call-changes-nothing",
-    ],
-    declared=True,
-    foundation=True,
-    ground=True,
-    idle_because=("every comparison fails on a wrong shape; this one names the fault."),
+@requirement("forward/output-shape", MUST, ANY, declared=True, foundation=True, ground=True)
+@rests_on(
+    "construction/builds",
+    "construction/bias-shape",
+    "construction/kernel-shape",
+    "state/call-changes-nothing",
 )
+@idle_because("every comparison fails on a wrong shape; this one names the fault.")
 @over(leads=True, at_most=1)
 def test_output_shape(layer: Layer, case: Case) -> None:
     """f(x).shape = x.shape[:-1] + (out,), for ranks 1 to 5 and batches of 0, 1 and in."""
@@ -90,14 +85,9 @@ def test_output_shape(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement(
-    "forward/zero-input",
-    MUST,
-    PARAMETERS,
-    rests_on=BASE,
-    order=-90,
-    idle_because="a wrong use of the bias makes every value wrong; this one names the fault.",
-)
+@requirement("forward/zero-input", MUST, PARAMETERS, order=-90)
+@rests_on(*BASE)
+@idle_because("a wrong use of the bias makes every value wrong; this one names the fault.")
 @over()
 def test_zero_input(layer: Layer, case: Case) -> None:
     """f(0) = b, bitwise.
@@ -126,18 +116,13 @@ def test_zero_input(layer: Layer, case: Case) -> None:
 
 
 @requirement(
-    "forward/basis-input",
-    MUST,
-    PARAMETERS,
-    rests_on=[
-        "forward/zero-input",
-        "state/updates-used",
-        "seeding/repeatable-call",
-        "forward/batch-independent",
-    ],
-    presumes=[FLOAT32_THROUGHOUT],
-    order=-20,
-    seconds=0.8,
+    "forward/basis-input", MUST, PARAMETERS, presumes=[FLOAT32_THROUGHOUT], order=-20, seconds=0.8
+)
+@rests_on(
+    "forward/zero-input",
+    "state/updates-used",
+    "seeding/repeatable-call",
+    "forward/batch-independent",
 )
 @over(also=[(size, BATCH) for size in (SMALL, WIDE, TALL, LARGE)])
 def test_basis_input(layer: Layer, case: Case) -> None:
@@ -170,13 +155,8 @@ def test_basis_input(layer: Layer, case: Case) -> None:
     require.equal(found, nothing, "with K = 0 and b = 0, f(e_i)")
 
 
-@requirement(
-    "forward/integer-exact",
-    MUST,
-    PARAMETERS,
-    rests_on=["forward/batch-independent", "forward/basis-input", "forward/zero-input"],
-    order=-80,
-)
+@requirement("forward/integer-exact", MUST, PARAMETERS, order=-80)
+@rests_on("forward/batch-independent", "forward/basis-input", "forward/zero-input")
 @over()
 def test_integer_exact(layer: Layer, case: Case) -> None:
     """Integer-valued x, K and b whose sums stay below 2^24 give the exact result.
@@ -208,21 +188,15 @@ def test_integer_exact(layer: Layer, case: Case) -> None:
     require.equal(found, exact.astype(np.float32), "f(x)", cause=cause)
 
 
-@requirement(
-    "forward/affine-value",
-    MUST,
-    PARAMETERS,
-    rests_on=[
-        "numerics/no-saturation",
-        "dtypes/float32-out",
-        "forward/zero-input",
-        "forward/basis-input",
-        "forward/integer-exact",
-        "forward/batch-independent",
-        "numerics/precision",
-    ],
-    order=-70,
-    seconds=1.5,
+@requirement("forward/affine-value", MUST, PARAMETERS, order=-70, seconds=1.5)
+@rests_on(
+    "numerics/no-saturation",
+    "dtypes/float32-out",
+    "forward/zero-input",
+    "forward/basis-input",
+    "forward/integer-exact",
+    "forward/batch-independent",
+    "numerics/precision",
 )
 @over(leads=True, also=[(SMALL, lead) for lead in MANY_LEADS])
 @at_edges(VALUES)
@@ -246,22 +220,17 @@ def test_affine_value(layer: Layer, case: Case) -> None:
         large_cases.require_constants(layer, case, scan(layer).constants)
 
 
-@requirement(
-    "forward/additive",
-    MUST,
-    ANY,
-    rests_on=[
-        "forward/zero-input",
-        "forward/affine-value",
-        "construction/finite",
-        "forward/output-shape",
-        "construction/kernel-shape",
-    ],
-    order=-30,
-    idle_because=(
-        "a layer that is not additive is also not homogeneous or not differentiable. For a "
-        "function, whose parameters cannot be written, this one comes first."
-    ),
+@requirement("forward/additive", MUST, ANY, order=-30)
+@rests_on(
+    "forward/zero-input",
+    "forward/affine-value",
+    "construction/finite",
+    "forward/output-shape",
+    "construction/kernel-shape",
+)
+@idle_because(
+    "a layer that is not additive is also not homogeneous or not differentiable. For a "
+    "function, whose parameters cannot be written, this one comes first."
 )
 @over(every_size=False)
 @at_edges(FUNCTIONS)
@@ -293,12 +262,8 @@ def test_additive(layer: Layer, case: Case) -> None:
     functions.require_kinds(layer, case, scan(layer).constants)
 
 
-@requirement(
-    "forward/homogeneous",
-    MUST,
-    ANY,
-    rests_on=["forward/affine-value", "forward/additive", "exercise/recovered-kernel"],
-)
+@requirement("forward/homogeneous", MUST, ANY)
+@rests_on("forward/affine-value", "forward/additive", "exercise/recovered-kernel")
 @over(every_size=False)
 def test_homogeneous(layer: Layer, case: Case) -> None:
     """With b = 0, f(2^k x) = 2^k f(x) and f(-x) = -f(x), bitwise away from under- and overflow."""
@@ -320,13 +285,9 @@ def test_homogeneous(layer: Layer, case: Case) -> None:
         require.equal(f(scale * x), scale * plain, f"f(2^{k} x)")
 
 
-@requirement(
-    "forward/batch-independent",
-    MUST,
-    PARAMETERS,
-    rests_on=["forward/output-shape", "seeding/repeatable-call"],
-    idle_because="mixing rows also makes values wrong; this one names the fault.",
-)
+@requirement("forward/batch-independent", MUST, PARAMETERS)
+@rests_on("forward/output-shape", "seeding/repeatable-call")
+@idle_because("mixing rows also makes values wrong; this one names the fault.")
 @over()
 def test_batch_independent(layer: Layer, case: Case) -> None:
     """Row i of the result depends on row i of x alone.
@@ -362,12 +323,8 @@ def test_batch_independent(layer: Layer, case: Case) -> None:
     require.equal(found, plain[order], "f of permuted rows", cause=cause)
 
 
-@requirement(
-    "forward/wrong-width-raises",
-    MUST,
-    PARAMETERS,
-    rests_on=["construction/kernel-shape", "forward/output-shape"],
-)
+@requirement("forward/wrong-width-raises", MUST, PARAMETERS)
+@rests_on("construction/kernel-shape", "forward/output-shape")
 @over(at_most=1)
 def test_wrong_width_raises(layer: Layer, case: Case) -> None:
     """An x whose last dimension is not in raises, where neither of the two is 1.
@@ -379,9 +336,8 @@ def test_wrong_width_raises(layer: Layer, case: Case) -> None:
         output_shapes.require_rejected(layer, case, {n - 1, n + 1, case.out_features} - {n, 1})
 
 
-@requirement(
-    "forward/width-one-raises", SHOULD, PARAMETERS, rests_on=["forward/wrong-width-raises"]
-)
+@requirement("forward/width-one-raises", SHOULD, PARAMETERS)
+@rests_on("forward/wrong-width-raises")
 @over(at_most=1)
 def test_width_one_raises(layer: Layer, case: Case) -> None:
     """An x whose last dimension is not in raises, where one of the two is 1.
@@ -392,7 +348,8 @@ def test_width_one_raises(layer: Layer, case: Case) -> None:
     output_shapes.require_rejected(layer, case, {1} if n > 1 else {2, 3, case.out_features} - {1})
 
 
-@requirement("forward/scalar-raises", SHOULD, PARAMETERS, rests_on=["forward/wrong-width-raises"])
+@requirement("forward/scalar-raises", SHOULD, PARAMETERS)
+@rests_on("forward/wrong-width-raises")
 @over(every_size=False)
 def test_scalar_raises(layer: Layer, case: Case) -> None:
     """A 0-d x raises."""
@@ -400,9 +357,8 @@ def test_scalar_raises(layer: Layer, case: Case) -> None:
     require.raises(lambda: dense.raw(np.float32(1.0).reshape(())), "a scalar x")
 
 
-@requirement(
-    "forward/array-likes", SHOULD, ANY, rests_on=["seeding/seeds-differ", "transforms/jit"]
-)
+@requirement("forward/array-likes", SHOULD, ANY)
+@rests_on("seeding/seeds-differ", "transforms/jit")
 @over(sizes=FEW_SIZES)
 def test_array_likes(layer: Layer, case: Case) -> None:
     """NumPy arrays that are read-only, strided, in Fortran order or float64 give the same result.
@@ -429,13 +385,9 @@ def test_array_likes(layer: Layer, case: Case) -> None:
         require.equal(found, plain, f"f of {what}", cause=cause)
 
 
-@requirement(
-    "forward/tall-batch",
-    SHOULD,
-    PARAMETERS,
-    rests_on=["forward/affine-value", "transforms/jit"],
-    idle_because="the scan finds most edges first; this one compiles fixed lengths",
-)
+@requirement("forward/tall-batch", SHOULD, PARAMETERS)
+@rests_on("forward/affine-value", "transforms/jit")
+@idle_because("the scan finds most edges first; this one compiles fixed lengths")
 @over(sizes=[SMALL, (3, 3)], at_most=2)
 def test_tall_batch(layer: Layer, case: Case) -> None:
     """Every row of a batch of 70 000 is right, eagerly and compiled, at rank 2 and rank 3.
