@@ -119,7 +119,12 @@ def _look(implementation: Implementation) -> Seen:
     if row is not None and 2 in found.ranks:
         # A vector becomes a row: that is the same difference.
         found = replace(found, ranks=tuple(rank for rank in found.ranks if rank > 1))
-    return Seen(found, tuple(map(str, leaves[0])), kernel, bias, trained, state, storage=row)
+    several = [] if kernel else _of_kernels_shape(shapes)
+    trouble = f"several arrays have the kernel's shape: {', '.join(several)}" if several else ""
+    return Seen(
+        found, tuple(map(str, leaves[0])), kernel, bias, trained, state, storage=row,
+        trouble=trouble,
+    )  # fmt: skip
 
 
 def _tried(implementation: Implementation, seen: Seen) -> Seen:
@@ -182,9 +187,13 @@ def _kernel(
     has_effect: Callable[[str], bool],
 ) -> str:  # fmt: skip
     """Return the kernel's path, by shape, declared name, effect on the output, or usual name."""
+    return _chosen(leaves, _of_kernels_shape(shapes), declared, "kernel", has_effect)
+
+
+def _of_kernels_shape(shapes: Mapping[str, Any]) -> list[str]:
+    """Return the paths of the arrays of shape (in, out) or (out, in)."""
     flipped = tuple(size[::-1] for size in SIZES)
-    found = [path for path, shape in shapes.items() if shape in (SIZES, flipped)]
-    return _chosen(leaves, found, declared, "kernel", has_effect)
+    return [path for path, shape in shapes.items() if shape in (SIZES, flipped)]
 
 
 def _bias(

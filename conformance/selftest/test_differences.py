@@ -188,6 +188,18 @@ def one_device() -> Any:
     return inside_mesh(jax.sharding.Mesh(np.array(jax.devices()[:1]), ("model",)))
 
 
+class Fused(nnx.Module):
+    """Two projections of one x, as for queries and keys."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        self.q = nnx.Linear(din, dout, use_bias=False, rngs=rngs)
+        self.k = nnx.Linear(din, dout, use_bias=False, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Both."""
+        return self.q(x), self.k(x)
+
+
 class Row(Plain):
     """A layer whose bias is a row."""
 
@@ -286,6 +298,13 @@ def test_what_is_written_is_what_is_read(layer: Any) -> None:
     np.testing.assert_allclose(dense.kernel, kernel, rtol=1e-6, atol=0.0)
     assert np.array_equal(dense.bias, bias)
     assert np.array_equal(dense(np.zeros((2, 5), np.float32))[0], bias)
+
+
+def test_two_kernels_are_not_factors_of_one() -> None:
+    layer = Layer(adapt(Fused))
+    assert layer.seen.trouble == "several arrays have the kernel's shape: k.kernel, q.kernel"
+    assert not layer.has_no_one_kernel
+    assert conformance.describe(Fused).trouble == layer.seen.trouble
 
 
 def test_eight_bits_are_no_other_rounding() -> None:

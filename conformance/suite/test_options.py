@@ -175,7 +175,8 @@ def test_dtype(layer: Layer, case: Case) -> None:
         if dtype == "bfloat16":
             _require_gradients(computing, case, dense, x, f"jax.vjp with dtype={dtype}")
             cause = Cause("option-by-rank", "dtype is ignored for x of some ranks")
-            _require_at_every_rank(computing, case, dtype, f"dtype={dtype}", cause)
+            returned = computing.convention.returned
+            _require_at_every_rank(computing, case, returned, f"dtype={dtype}", cause)
             require_of_one_layer(dense, values, plain, before)
             for large in at_other_programs(computing):
                 x = large.normal("x", *large.x_shape)
