@@ -179,6 +179,8 @@ def safe_text(value: object, longest: int = _LONGEST_TEXT) -> str:
 
 # A metaclass may hide or invent the name of its classes.
 _NAME = type.__dict__["__name__"].__get__
+# An exception may refuse its attributes.
+_TRACEBACK = BaseException.__dict__["__traceback__"].__get__
 _LONGEST_NAME = 100
 
 
@@ -260,7 +262,7 @@ def is_layers_file(name: str) -> bool:
 
 def raised_by_layer(error: BaseException) -> bool:
     """Return whether an exception of any type has come out of the layer's own code."""
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    frames = (frame for frame, _ in traceback.walk_tb(_TRACEBACK(error)))
     return any(is_layers_file(frame.f_code.co_filename) for frame in frames)
 
 

@@ -181,6 +181,8 @@ def require_gradients(
         cause = (
             "" if _holds(value, reference) else _cause(value, reference, which, point, arithmetic)
         )
+        if getattr(cause, "id", "") == "gradient-masked" and not _holds_elsewhere(layer, which):
+            cause = ""
         if exact:
             require.equal(value, reference.value, what, cause=cause)
         else:
@@ -284,6 +286,25 @@ def _holds(found: np.ndarray, reference: Bounded, factor: float = 1.0) -> bool:
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(found.astype(np.float64) - factor * reference.value)
     return bool(np.all(error <= abs(factor) * reference.bound))
+
+
+def _holds_elsewhere(layer: Layer, which: str) -> bool:
+    """Return whether the gradient is right at generic floats of several inputs.
+
+    That of a single input may be right by chance, as where its rounding follows its scale.
+    """
+    case = Case(3, 10)
+    lead = BATCH if layer.accepts(BATCH) else ()
+    x, g = (case.normal(name, *lead, size) for name, size in (("plain x", 3), ("cotangent", 10)))
+    kernel, arithmetic = case.kernel(), layer.arithmetic(case.in_features)
+    reference = {
+        "kernel": lambda: arithmetic.kernel_gradient(x, g),
+        "bias": lambda: arithmetic.bias_gradient(g),
+        "input x": lambda: arithmetic.input_gradient(kernel, g),
+    }
+    loss = programs.weighted(layer, layer.of(case).parameters, g)
+    found = jax.grad(loss, [*reference].index(which))(kernel, case.bias(), x)
+    return _holds(np.asarray(found), reference[which]())
 
 
 def _cause(

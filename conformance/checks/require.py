@@ -71,7 +71,27 @@ def _raised(action: str, error: BaseException, cause: str) -> Violation:
     elif "PRNG key type" in text and "Rngs'" in text:
         cause = cause or _RNGS_AS_KEY
     message = f"{action} raised {kind}: {safe_text(text, 300)}"
-    return Violation(message, accepted="no exception", cause=cause or _UNDER_A_TRACE.get(kind, ""))
+    cause = cause or _UNDER_A_TRACE.get(kind, "")
+    if text in _OF_READ_ONLY:
+        cause = cause or _WRITTEN_IN_PLACE
+    kind_of_violation = Violation if _shows_its_origin(error) else _Unchained
+    return kind_of_violation(message, accepted="no exception", cause=cause)
+
+
+class _Unchained(Violation):
+    """A violation that hides the exception it comes from, because reading its attributes raises."""
+
+    __cause__ = __context__ = None
+
+
+def _shows_its_origin(error: BaseException) -> bool:
+    """Return whether others, such as Hypothesis, can follow the exception to its origin."""
+    try:
+        return hasattr(error, "__traceback__") and hasattr(error, "__context__")
+    except BaseException as refusal:
+        if by_user(refusal):
+            raise
+        return False
 
 
 _STREAM_AS_KEY = Cause(
@@ -82,6 +102,12 @@ _STREAM_AS_KEY = Cause(
 _RNGS_AS_KEY = Cause(
     "stream-as-key", "the Rngs is given where a key is needed: rngs.params() draws a key from it"
 )
+_WRITTEN_IN_PLACE = Cause(
+    "written-in-place", "an array is changed in place, and the arrays of JAX are read-only"
+)
+_OF_READ_ONLY = ("output array is read-only", "assignment destination is read-only")
+"""NumPy's own messages."""
+
 _UNDER_A_TRACE = {
     "TracerArrayConversionError": Cause(
         "numpy-under-trace",

@@ -22,7 +22,6 @@ from conformance.jax_setup.lazy import jax
 __all__ = [
     "EXCHANGED",
     "REMEMBERED",
-    "VECTORS_ONLY",
     "of_acceptance",
     "of_bias",
     "of_first_axis",
@@ -32,6 +31,7 @@ __all__ = [
     "of_refusal",
     "of_result",
     "of_rows",
+    "of_vectors_only",
 ]
 
 REMEMBERED = Cause(
@@ -121,8 +121,7 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
         alone = "a vector is refused: the layer takes batches of rows only"
         return Cause("batches-only", alone) if works(2) else ""
     if works() and not works(2):
-        left = PARAMETERS in layer.provides and _is_left_only(layer.of(case), case)
-        return LEFT if left else VECTORS_ONLY
+        return of_vectors_only(layer)
     if 0 in refused:
         return Cause("empty-batch", "a batch of no rows is refused") if works(2) else ""
     if len(refused) > 1 and works(2):
@@ -134,6 +133,13 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
         if not works(2, 1):
             return Cause("rank-2-only", "an x of more than two axes is refused")
     return ""
+
+
+def of_vectors_only(layer: Layer) -> str:
+    """Return why a layer takes vectors and refuses batches."""
+    case = Case(3, 10)
+    left = PARAMETERS in layer.provides and _is_left_only(layer.of(case), case)
+    return LEFT if left else VECTORS_ONLY
 
 
 def of_inputs_bias(layer: Layer, case: Case) -> str:

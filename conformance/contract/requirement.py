@@ -29,8 +29,10 @@ __all__ = [
     "Need",
     "Presumption",
     "Requirement",
+    "idle_because",
     "requirement",
     "requirement_of",
+    "rests_on",
 ]
 
 AREAS: tuple[str, ...] = (
@@ -204,13 +206,14 @@ def requirement(
             )
         if not sentence:
             raise ValueError(f"{test.__name__} has no docstring: it is the text of {id}")
+        more: dict[str, Any] = vars(test).get("__declares__", {})
         record = Requirement(
             id=id,
             level=level,
             needs=needs or (ANY,),
             statement=" ".join(sentence.split()),
             rationale=rest.strip(),
-            rests_on=tuple(rests_on),
+            rests_on=(*rests_on, *more.get("rests_on", ())),
             declared=declared,
             test=test.__name__,
             presumes=tuple(presumes),
@@ -219,9 +222,27 @@ def requirement(
             every_seed=every_seed,
             order=order,
             seconds=seconds,
-            idle_because=idle_because,
+            idle_because=idle_because or more.get("idle_because", ""),
         )
         test.__requirement__ = record  # type: ignore[attr-defined]  # functions take attributes
+        return test
+
+    return decorate
+
+
+def rests_on(*ids: str) -> Callable[[F], F]:
+    """Name the requirements whose failure explains a failure of the one declared above it."""
+    return _adding(rests_on=ids)
+
+
+def idle_because(why: str) -> Callable[[F], F]:
+    """Say why no defect is caught by the requirement declared above it alone."""
+    return _adding(idle_because=why)
+
+
+def _adding(**fields: Any) -> Callable[[F], F]:
+    def decorate(test: F) -> F:
+        vars(test).setdefault("__declares__", {}).update(fields)
         return test
 
     return decorate

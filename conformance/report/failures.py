@@ -1,4 +1,4 @@
-"""Writes failures to a terminal: the first of each layer in full, others in two lines.
+"""Writes failures: the first of each layer in full, on a terminal the others in two lines.
 
 So several faults of one layer fit on a screen, and the first one is to be fixed first.
 """
@@ -138,8 +138,10 @@ class Failures:
         self._write_line(label, text)
 
     def _write_line(self, label: str, text: str) -> None:
-        longest = max(self.console.width, NARROWEST) - len(f"  {label:10}")
-        write_lines(self.console, [(label, textwrap.shorten(text, longest, placeholder=" ..."))])
+        if self.console.is_terminal:  # a file or another program gets the whole text
+            longest = max(self.console.width, NARROWEST) - len(f"  {label:10}")
+            text = textwrap.shorten(text, longest, placeholder=" ...")
+        write_lines(self.console, [(label, text)])
 
 
 _TELLING = ("cause", "found", "why")

@@ -132,6 +132,7 @@ PLUGINS: tuple[Plugin, ...] = (
     _called("half-a-character", "failed", r"raised ValueError: \ud800", r"raise ValueError('\ud800')"),
     _called("long-name", "failed", r"raised E \x1b[31mnnn", r"raise type('E\n\x1b[31m' + 'n' * 10**6, (Exception,), {})('x')"),
     _called("silent-exception", "failed", "Silent whose text raises", f"class Silent(Exception):\n    def __str__(self): {_RAISES}\n    __repr__ = __str__\nraise Silent"),
+    _called("closed-exception", "failed", "raised Closed", f"class Closed(Exception):\n    def __str__(self): {_RAISES}\n    def __getattribute__(self, name): {_RAISES}\nraise Closed"),
     # These change the process for others.
     _imported("numpy-replaced", "passed", "import numpy.dot was replaced", "import numpy; numpy.dot = lambda *a: 0; numpy.ndarray = int"),
     _imported("numpy-random-replaced", "passed", "import numpy.random.default_rng was replaced", "import numpy; numpy.random.default_rng = lambda *a: None"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conformance.selftest.pages import NEWER, page_of
-from conformance.selftest.synthetic import results
+from conformance.selftest.synthetic import results, settled
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -51,6 +51,40 @@ def test_a_browser_shows_the_page_and_asks_for_nothing(tmp_path: Path) -> None:
     page.write_text("<img src='http://127.0.0.1:9/asked'>")
     opened(page, tmp_path / "profile", f"--log-net-log={log}")
     assert requests() == ["http://127.0.0.1:9/asked"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")
+@pytest.mark.parametrize("environments", [1, 2])
+def test_the_page_fits_a_telephone(environments: int, tmp_path: Path) -> None:
+    """At 420 pixels nothing reaches beyond the right edge, whatever the length of names."""
+    runs = [results(3, 40, wrong=0.4), results(3, 40, wrong=0.4, **NEWER)][:environments]
+    for run in runs:
+        for i, layer in enumerate(run["implementations"]):
+            layer["name"] = (
+                f"path/to/a_file_of_a_long_name_{i}.py:ALayerWhoseNameIsLongerThanOthers"
+            )
+        for cell in run["cells"]:
+            if cell["outcome"] == "failed":
+                cell["message"] = "a" * 300
+    scrolled, inner = _widths(page_of(*map(settled, runs)), tmp_path)
+    assert scrolled <= inner == 420
+    # A page that is too wide shows that the frame reports it.
+    assert _widths("<!doctype html><p style='width: 500px'>x", tmp_path)[0] >= 500
+
+
+def _widths(text: str, folder: Path) -> tuple[int, int]:
+    """Return the widths of a page's contents and of a frame of 420 pixels around it."""
+    (folder / "page.html").write_text(text)
+    frame = folder / "frame.html"
+    # A window has a smallest width; a frame has the width that it is given.
+    frame.write_text(
+        "<iframe src='page.html' width=420 height=900 style='border: 0'></iframe><pre></pre>"
+        "<script>onload = () => { const its = frames[0]; document.querySelector('pre').textContent"
+        " = its.document.documentElement.scrollWidth + ' of ' + its.innerWidth; }</script>"
+    )
+    dom = opened(frame, folder / "profile", "--allow-file-access-from-files")
+    ((scrolled, inner),) = re.findall(r"<pre>(\d+) of (\d+)</pre>", dom)
+    return int(scrolled), int(inner)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")

@@ -89,6 +89,9 @@ def _show(
 @pytest.fixture(autouse=True)
 def _columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
+    # A terminal without colours.
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
 
 
 CAUSES = [f"{word}: " + "the layer does what it should not do, and it does so often" * 2
@@ -117,6 +120,19 @@ def test_a_second_fault_of_the_same_cause_refers_to_the_first(
     lines = _show(capsys, [CAUSES[0], CAUSES[1], CAUSES[0]])
     assert sum("cause     first: the layer" in line for line in lines) == 1
     assert f"  cause     that of {_ROWS[0]}" in lines
+
+
+def test_nothing_is_cut_in_a_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines are wrapped at 80 columns, commands and first lines excepted, and have no colours."""
+    monkeypatch.delenv("FORCE_COLOR")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    text = "\n".join(_show(capsys, CAUSES))
+    assert "\x1b" not in text
+    assert "..." not in text
+    words = " ".join(text.split())
+    assert all(cause in words for cause in CAUSES)
 
 
 def test_all_of_each_fault_is_shown_with_v(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,9 @@ from conformance.contract.requirement import (
     NNX,
     PARAMETERS,
     SHOULD,
+    idle_because,
     requirement,
+    rests_on,
 )
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax
@@ -49,15 +51,8 @@ _ROUNDED_SCALE = 2.0**-20
 where the square root, the quotient and the product each round by u = 2^-24 or less."""
 
 
-@requirement(
-    "construction/builds",
-    MUST,
-    ANY,
-    foundation=True,
-    order=-190,
-    seconds=3.0,
-    idle_because="a layer that cannot be built fails every check; this one names the fault.",
-)
+@requirement("construction/builds", MUST, ANY, foundation=True, order=-190, seconds=3.0)
+@idle_because("a layer that cannot be built fails every check; this one names the fault.")
 @over(at_most=2)
 def test_builds(layer: Layer, case: Case) -> None:
     """Construction succeeds for all sizes in, out >= 1."""
@@ -77,13 +72,9 @@ def test_builds(layer: Layer, case: Case) -> None:
         raise violation.because(cause) from violation
 
 
-@requirement(
-    "construction/ready-when-built",
-    MUST,
-    NNX,
-    rests_on=["construction/builds"],
-    idle_because="without parameters nothing can be read or written; this one names the fault.",
-)
+@requirement("construction/ready-when-built", MUST, NNX)
+@idle_because("without parameters nothing can be read or written; this one names the fault.")
+@rests_on("construction/builds")
 @over(every_size=False)
 def test_ready_when_built(layer: Layer, case: Case) -> None:
     """The parameters exist before the first call.
@@ -108,14 +99,8 @@ def _names(dense: Built, kind: str) -> list[str]:
     return [".".join(leaf.path) for leaf in dense.leaves if leaf.kind == kind]
 
 
-@requirement(
-    "construction/only-two-parameters",
-    MUST,
-    PARAMETERS,
-    rests_on=["construction/builds", "state/exact-state"],
-    foundation=True,
-    order=-160,
-)
+@requirement("construction/only-two-parameters", MUST, PARAMETERS, foundation=True, order=-160)
+@rests_on("construction/builds", "state/exact-state")
 @over(every_size=False)
 def test_only_two_parameters(layer: Layer, case: Case) -> None:
     """The parameters are exactly kernel and bias: in*out + out numbers.
@@ -174,17 +159,10 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
 
 
 @requirement(
-    "construction/kernel-shape",
-    MUST,
-    PARAMETERS,
-    rests_on=["construction/only-two-parameters"],
-    declared=True,
-    foundation=True,
-    order=-150,
-    idle_because=(
-        "every check that writes a kernel fails on a wrong shape; this one names the fault."
-    ),
+    "construction/kernel-shape", MUST, PARAMETERS, declared=True, foundation=True, order=-150
 )
+@idle_because("every check that writes a kernel fails on a wrong shape; this one names the fault.")
+@rests_on("construction/only-two-parameters")
 @over(at_most=2)
 def test_kernel_shape(layer: Layer, case: Case) -> None:
     """The kernel has the shape (in, out)."""
@@ -202,17 +180,12 @@ def _require_kernel_shape_at_distinct_sizes(layer: Layer) -> None:
 
 
 @requirement(
-    "construction/bias-shape",
-    MUST,
-    PARAMETERS,
-    rests_on=["construction/only-two-parameters", "construction/kernel-shape"],
-    declared=True,
-    foundation=True,
-    order=-140,
-    idle_because=(
-        "every check that adds or writes the bias fails on a wrong shape; this one names the fault."
-    ),
+    "construction/bias-shape", MUST, PARAMETERS, declared=True, foundation=True, order=-140
 )
+@idle_because(
+    "every check that adds or writes the bias fails on a wrong shape; this one names the fault."
+)
+@rests_on("construction/only-two-parameters", "construction/kernel-shape")
 @over(at_most=2)
 def test_bias_shape(layer: Layer, case: Case) -> None:
     """The bias has the shape (out,)."""
@@ -232,13 +205,8 @@ def _require_bias_shape_at_distinct_sizes(layer: Layer) -> None:
             raise
 
 
-@requirement(
-    "construction/parameter-dtype",
-    MUST,
-    PARAMETERS,
-    rests_on=["construction/only-two-parameters", "state/exact-state"],
-    order=-130,
-)
+@requirement("construction/parameter-dtype", MUST, PARAMETERS, order=-130)
+@rests_on("construction/only-two-parameters", "state/exact-state")
 @over(every_size=False)
 @at_edges(NEW)
 def test_parameter_dtype(layer: Layer, case: Case) -> None:
@@ -291,14 +259,8 @@ def _require_abstract_dtypes(layer: Layer, expected: str) -> None:
         )
 
 
-@requirement(
-    "construction/finite",
-    MUST,
-    PARAMETERS,
-    rests_on=["construction/builds", "construction/kernel-shape"],
-    order=-120,
-    seconds=0.9,
-)
+@requirement("construction/finite", MUST, PARAMETERS, order=-120, seconds=0.9)
+@rests_on("construction/builds", "construction/kernel-shape")
 @over()
 @at_edges(NEW)
 def test_finite(layer: Layer, case: Case) -> None:
@@ -343,20 +305,16 @@ def _require_finite_samples(layer: Layer) -> None:
         require_finite_for_extreme_bits(layer)
 
 
-@requirement(
-    "construction/abstract-init",
-    MUST,
-    PARAMETERS,
-    rests_on=[
-        "construction/kernel-shape",
-        "construction/bias-shape",
-        "construction/parameter-dtype",
-        "state/exact-state",
-    ],
-    idle_because=(
-        "a construction that cannot be traced cannot be compiled either, and its forward "
-        "cannot be traced; this one names the fault."
-    ),
+@requirement("construction/abstract-init", MUST, PARAMETERS)
+@idle_because(
+    "a construction that cannot be traced cannot be compiled either, and its forward "
+    "cannot be traced; this one names the fault."
+)
+@rests_on(
+    "construction/kernel-shape",
+    "construction/bias-shape",
+    "construction/parameter-dtype",
+    "state/exact-state",
 )
 @over(up_to=10**6, every_size=False, also=[((10**6, 10**6), BATCH)])
 def test_abstract_init(layer: Layer, case: Case) -> None:
@@ -394,17 +352,13 @@ def _described(tree: object) -> list[str]:
     return [f"{jax.tree_util.keystr(p)} {v.dtype}{list(v.shape)}" for p, v in leaves]
 
 
-@requirement(
-    "construction/integral-sizes",
-    SHOULD,
-    PARAMETERS,
-    rests_on=[
-        "construction/builds",
-        "construction/kernel-shape",
-        "construction/finite",
-        "construction/parameter-dtype",
-        "seeding/same-seed-same-bits",
-    ],
+@requirement("construction/integral-sizes", SHOULD, PARAMETERS)
+@rests_on(
+    "construction/builds",
+    "construction/kernel-shape",
+    "construction/finite",
+    "construction/parameter-dtype",
+    "seeding/same-seed-same-bits",
 )
 @over(sizes=[(3, 10)])
 def test_integral_sizes(layer: Layer, case: Case) -> None:
@@ -435,7 +389,8 @@ def test_integral_sizes(layer: Layer, case: Case) -> None:
         )
 
 
-@requirement("construction/zero-sizes", MAY, PARAMETERS, rests_on=["construction/builds"])
+@requirement("construction/zero-sizes", MAY, PARAMETERS)
+@rests_on("construction/builds")
 @over(sizes=[(0, 4), (4, 0)])
 def test_zero_sizes(layer: Layer, case: Case) -> None:
     """in = 0 or out = 0 works.

@@ -17,7 +17,15 @@ from conformance.checks.cases import Case, over
 from conformance.checks.description import law_in_words
 from conformance.checks.layer import Built, Layer
 from conformance.checks.programs import FEW_SIZES, call
-from conformance.contract.requirement import ANY, MAY, MUST, PARAMETERS, SHOULD, requirement
+from conformance.contract.requirement import (
+    ANY,
+    MAY,
+    MUST,
+    PARAMETERS,
+    SHOULD,
+    requirement,
+    rests_on,
+)
 from conformance.layers.adapters.parameters import Parameters
 
 
@@ -79,7 +87,8 @@ def test_same_arguments(layer: Layer, case: Case) -> None:
     _require_arguments(layer, case, optional=False)
 
 
-@requirement("drop-in/same-options", MAY, ANY, rests_on=["drop-in/same-arguments"])
+@requirement("drop-in/same-options", MAY, ANY)
+@rests_on("drop-in/same-arguments")
 @over(sizes=FEW_SIZES[-1:], at_most=1)
 def test_same_options(layer: Layer, case: Case) -> None:
     """The constructor and the call take the other's options as well."""

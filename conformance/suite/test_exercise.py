@@ -14,7 +14,14 @@ from conformance.checks.cases import Case, over
 from conformance.checks.kernels import judge, recovered
 from conformance.checks.layer import Layer
 from conformance.checks.require import during
-from conformance.contract.requirement import EXERCISE, MUST, SHOULD, requirement
+from conformance.contract.requirement import (
+    EXERCISE,
+    MUST,
+    SHOULD,
+    idle_because,
+    requirement,
+    rests_on,
+)
 from conformance.errors import Cause, Violation, safe_text
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.statistics import by_requirement, causes, strongest
@@ -123,17 +130,12 @@ def _require_as(layer: Layer, given: _Given, x: np.ndarray, plain: np.ndarray, c
     require.equal(found, plain, f"with {given.what}, f", cause=cause)
 
 
-@requirement(
-    "exercise/vector-out",
-    MUST,
-    EXERCISE,
-    rests_on=["exercise/float-arguments", "exercise/any-length", "forward/output-shape"],
-    order=-210,
-    idle_because=(
-        "``forward/output-shape`` finds wrong shapes for every kind of layer. This one "
-        "checks the exercise's own sentence, at other sizes."
-    ),
+@requirement("exercise/vector-out", MUST, EXERCISE, order=-210)
+@idle_because(
+    "``forward/output-shape`` finds wrong shapes for every kind of layer. This one "
+    "checks the exercise's own sentence, at other sizes."
 )
+@rests_on("exercise/float-arguments", "exercise/any-length", "forward/output-shape")
 @over(up_to=40, every_size=False, at_most=6)
 def test_vector_out(layer: Layer, case: Case) -> None:
     """The result is a vector of length features, for in and features from 1 up."""
@@ -147,12 +149,8 @@ def test_vector_out(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement(
-    "exercise/fixed-result",
-    MUST,
-    EXERCISE,
-    rests_on=["exercise/vector-out", "exercise/recovered-kernel", "seeding/same-seed-same-bits"],
-)
+@requirement("exercise/fixed-result", MUST, EXERCISE)
+@rests_on("exercise/vector-out", "exercise/recovered-kernel", "seeding/same-seed-same-bits")
 @over()
 def test_fixed_result(layer: Layer, case: Case) -> None:
     """The result equals that of the layer built from ``nnx.Rngs(int(seed))`` on the same x.
@@ -244,13 +242,8 @@ def _why_other_numbers(found: np.ndarray, x: np.ndarray, case: Case) -> str:
     return named[0] if len(named) == 1 else ""
 
 
-@requirement(
-    "exercise/any-length",
-    MUST,
-    EXERCISE,
-    rests_on=["exercise/float-arguments"],
-    order=-200,
-)
+@requirement("exercise/any-length", MUST, EXERCISE, order=-200)
+@rests_on("exercise/float-arguments")
 @over(sizes=[(3, 4), (5, 2)], at_most=2)
 def test_any_length(layer: Layer, case: Case) -> None:
     """Changing len(x) between calls with one (seed, features) works, and changes no result."""
@@ -272,12 +265,8 @@ def test_any_length(layer: Layer, case: Case) -> None:
         require.equal(found, results.setdefault(length, found), what, cause=cached)
 
 
-@requirement(
-    "exercise/differentiable-in-x",
-    MUST,
-    EXERCISE,
-    rests_on=["exercise/vector-out", "forward/additive", "dtypes/float32-out"],
-)
+@requirement("exercise/differentiable-in-x", MUST, EXERCISE)
+@rests_on("exercise/vector-out", "forward/additive", "dtypes/float32-out")
 @over(sizes=[(3, 4), (16, 16)], at_most=2)
 def test_differentiable_in_x(layer: Layer, case: Case) -> None:
     """jit, grad and vmap over x work, with a concrete seed and features."""
@@ -303,12 +292,8 @@ def test_differentiable_in_x(layer: Layer, case: Case) -> None:
     require.within(gradient, expected.value, 2 * expected.bound, "the gradient in x")
 
 
-@requirement(
-    "exercise/bad-arguments-raise",
-    SHOULD,
-    EXERCISE,
-    rests_on=["exercise/float-arguments", "seeding/seeds-differ"],
-)
+@requirement("exercise/bad-arguments-raise", SHOULD, EXERCISE)
+@rests_on("exercise/float-arguments", "seeding/seeds-differ")
 @over(sizes=[(3, 4)])
 def test_bad_arguments_raise(layer: Layer, case: Case) -> None:
     """A seed or features that is NaN or infinite raises."""
@@ -320,19 +305,8 @@ def test_bad_arguments_raise(layer: Layer, case: Case) -> None:
         require.raises(lambda w=wrong: forward(1, x, w), f"features={wrong}")  # type: ignore[misc]  # bound early
 
 
-@requirement(
-    "exercise/recovered-kernel",
-    MUST,
-    EXERCISE,
-    rests_on=[
-        "exercise/vector-out",
-        "exercise/any-length",
-        "seeding/seeds-differ",
-        "forward/additive",
-    ],
-    order=-100,
-    seconds=1.5,
-)
+@requirement("exercise/recovered-kernel", MUST, EXERCISE, order=-100, seconds=1.5)
+@rests_on("exercise/vector-out", "exercise/any-length", "seeding/seeds-differ", "forward/additive")
 def test_recovered_kernel(layer: Layer) -> None:
     """The kernel recovered from basis vectors meets every requirement on initialization.
 

@@ -81,7 +81,7 @@ def test_output_shape(layer: Layer, case: Case) -> None:
         f"the layer raises for an x of rank {' and '.join(map(str, refused[:2]))}",
         accepted="every rank",
         declare=f"ranks = {accepted}",
-        cause=shapes.VECTORS_ONLY if accepted == [1] else "",
+        cause=shapes.of_vectors_only(layer) if accepted == [1] else "",
     )
 
 

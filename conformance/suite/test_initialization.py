@@ -36,7 +36,15 @@ from conformance.checks.once import once_per_layer
 from conformance.checks.programs import HALF
 from conformance.checks.scan import NEW, at_edges
 from conformance.checks.seeds import require_each_scaled
-from conformance.contract.requirement import LINEN, MUST, PARAMETERS, SHOULD, requirement
+from conformance.contract.requirement import (
+    LINEN,
+    MUST,
+    PARAMETERS,
+    SHOULD,
+    idle_because,
+    requirement,
+    rests_on,
+)
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 from conformance.statistics import (
@@ -60,14 +68,8 @@ INDEPENDENT = (
 )
 
 
-@requirement(
-    "initialization/bias-zero",
-    MUST,
-    PARAMETERS,
-    rests_on=["construction/bias-shape"],
-    declared=True,
-    order=-110,
-)
+@requirement("initialization/bias-zero", MUST, PARAMETERS, declared=True, order=-110)
+@rests_on("construction/bias-shape")
 @over()
 @at_edges(NEW)
 def test_bias_zero(layer: Layer, case: Case) -> None:
@@ -107,12 +109,8 @@ def _require_zero_biases(layer: Layer) -> None:
         )
 
 
-@requirement(
-    "initialization/data-free-init",
-    MUST,
-    LINEN,
-    rests_on=["construction/only-two-parameters", "construction/builds"],
-)
+@requirement("initialization/data-free-init", MUST, LINEN)
+@rests_on("construction/only-two-parameters", "construction/builds")
 @over(every_size=False)
 def test_data_free_init(layer: Layer, case: Case) -> None:
     """New parameters do not depend on the values, the batch, the rank or the dtype of the example.
@@ -171,13 +169,8 @@ def _from_example(layer: Layer, case: Case, example: np.ndarray) -> dict[str, np
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-@requirement(
-    "initialization/kernel-independence",
-    MUST,
-    PARAMETERS,
-    rests_on=INDEPENDENT,
-    seconds=0.9,
-)
+@requirement("initialization/kernel-independence", MUST, PARAMETERS, seconds=0.9)
+@rests_on(*INDEPENDENT)
 def test_kernel_independence(layer: Layer) -> None:
     """Entries, rows, columns and neighbours of a new kernel are independent.
 
@@ -228,12 +221,8 @@ def _no_column_repeats(layer: Layer) -> None:
     )
 
 
-@requirement(
-    "initialization/kernel-resolution",
-    SHOULD,
-    PARAMETERS,
-    rests_on=[*INDEPENDENT, "construction/parameter-dtype"],
-)
+@requirement("initialization/kernel-resolution", SHOULD, PARAMETERS)
+@rests_on(*INDEPENDENT, "construction/parameter-dtype")
 def test_kernel_resolution(layer: Layer) -> None:
     """The entries of a new kernel carry full float32 mantissas.
 
@@ -249,13 +238,9 @@ def test_kernel_resolution(layer: Layer) -> None:
 MOMENTS = ("initialization/kernel-independence", "initialization/kernel-resolution", *INDEPENDENT)
 
 
-@requirement(
-    "initialization/kernel-mean",
-    MUST,
-    PARAMETERS,
-    rests_on=MOMENTS,
-    idle_because="a wrong mean also makes the law wrong; this one names the fault.",
-)
+@requirement("initialization/kernel-mean", MUST, PARAMETERS)
+@idle_because("a wrong mean also makes the law wrong; this one names the fault.")
+@rests_on(*MOMENTS)
 def test_kernel_mean(layer: Layer) -> None:
     """The entries of a new kernel have mean 0.
 
@@ -275,12 +260,8 @@ def _each_mean(layer: Layer, case: Case) -> None:
         judge([mean(kernel, declared(layer).mean_slack)])
 
 
-@requirement(
-    "initialization/kernel-homogeneity",
-    MUST,
-    PARAMETERS,
-    rests_on=["initialization/kernel-independence", *INDEPENDENT],
-)
+@requirement("initialization/kernel-homogeneity", MUST, PARAMETERS)
+@rests_on("initialization/kernel-independence", *INDEPENDENT)
 def test_kernel_homogeneity(layer: Layer) -> None:
     """Every row, column and position of a new kernel has mean 0 and the same variance.
 
@@ -293,14 +274,8 @@ def test_kernel_homogeneity(layer: Layer) -> None:
     judge(evidence, lambda: causes.homogeneity(strongest(evidence)), law.finite)
 
 
-@requirement(
-    "initialization/kernel-variance",
-    MUST,
-    PARAMETERS,
-    rests_on=["initialization/kernel-homogeneity", "initialization/kernel-mean", *MOMENTS],
-    declared=True,
-    order=-60,
-)
+@requirement("initialization/kernel-variance", MUST, PARAMETERS, declared=True, order=-60)
+@rests_on("initialization/kernel-homogeneity", "initialization/kernel-mean", *MOMENTS)
 def test_kernel_variance(layer: Layer) -> None:
     """The variance of the entries of a new kernel is 1/fan_in.
 
@@ -354,18 +329,12 @@ def _each_variance(layer: Layer, case: Case) -> None:
     _require_variance(layer, kernel_of(layer, case), case.kernel_shape)
 
 
-@requirement(
-    "initialization/kernel-law",
-    MUST,
-    PARAMETERS,
-    rests_on=[
-        "initialization/kernel-homogeneity",
-        "initialization/kernel-variance",
-        "initialization/kernel-mean",
-        *MOMENTS,
-    ],
-    declared=True,
-    order=-50,
+@requirement("initialization/kernel-law", MUST, PARAMETERS, declared=True, order=-50)
+@rests_on(
+    "initialization/kernel-homogeneity",
+    "initialization/kernel-variance",
+    "initialization/kernel-mean",
+    *MOMENTS,
 )
 def test_kernel_law(layer: Layer) -> None:
     """The entries of a new kernel are normal, or normal truncated at two standard deviations.
@@ -400,12 +369,8 @@ def test_kernel_law(layer: Layer) -> None:
         judge([follows(kernel[None] / math.sqrt(law.variance(*LARGE_KERNEL)), law.families)])
 
 
-@requirement(
-    "initialization/kernel-dispersion",
-    SHOULD,
-    PARAMETERS,
-    rests_on=["initialization/kernel-law", "initialization/kernel-homogeneity", *MOMENTS],
-)
+@requirement("initialization/kernel-dispersion", SHOULD, PARAMETERS)
+@rests_on("initialization/kernel-law", "initialization/kernel-homogeneity", *MOMENTS)
 def test_kernel_dispersion(layer: Layer) -> None:
     """The sample variance of a new kernel varies from seed to seed, row and column as it should.
 

@@ -24,7 +24,9 @@ from conformance.contract.requirement import (
     MUST,
     NNX,
     SHOULD,
+    idle_because,
     requirement,
+    rests_on,
 )
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, nnx
@@ -40,16 +42,12 @@ def _x(layer: Layer, case: Case) -> np.ndarray:
     return case.normal("x", *(BATCH if layer.accepts(BATCH) else ()), case.in_features)
 
 
-@requirement(
-    "models/nnx-submodule",
-    MUST,
-    NNX,
-    rests_on=["state/exact-state", "seeding/siblings-differ", "purity/input-kept", VALUE],
-    idle_because=(
-        "nnx gives a module no context, so a layer that is right alone is right within a "
-        "model; this one checks how users combine layers."
-    ),
+@requirement("models/nnx-submodule", MUST, NNX)
+@idle_because(
+    "nnx gives a module no context, so a layer that is right alone is right within a "
+    "model; this one checks how users combine layers."
 )
+@rests_on("state/exact-state", "seeding/siblings-differ", "purity/input-kept", VALUE)
 @over(sizes=SQUARE, at_most=1)
 def test_nnx_submodule(layer: Layer, case: Case) -> None:
     """As an attribute of another module, in ``nnx.Sequential`` and in ``nnx.List``, the layer's
@@ -91,18 +89,14 @@ def _dotted(paths: Any) -> str:
     return ", ".join(sorted(".".join(path) for path in paths))
 
 
-@requirement(
-    "models/nnx-transforms",
-    SHOULD,
-    NNX,
-    rests_on=[
-        *("models/nnx-submodule", "seeding/vmapped-init", "transforms/scan-and-remat"),
-        *("construction/finite", VALUE),
-    ],
-    idle_because=(
-        "the transforms of nnx split and merge modules around those of JAX, which "
-        "state/split-merge and the area transforms cover; this one combines them."
-    ),
+@requirement("models/nnx-transforms", SHOULD, NNX)
+@idle_because(
+    "the transforms of nnx split and merge modules around those of JAX, which "
+    "state/split-merge and the area transforms cover; this one combines them."
+)
+@rests_on(
+    *("models/nnx-submodule", "seeding/vmapped-init", "transforms/scan-and-remat"),
+    *("construction/finite", VALUE),
 )
 @over(sizes=SQUARE, at_most=1)
 def test_nnx_transforms(layer: Layer, case: Case) -> None:
@@ -139,12 +133,8 @@ def test_nnx_transforms(layer: Layer, case: Case) -> None:
         require.within(found[how], each[0].value, each[0].bound, f"f(x) under {how}")
 
 
-@requirement(
-    "models/linen-submodule",
-    MUST,
-    LINEN,
-    rests_on=["state/updates-used", "seeding/repeatable-call", VALUE],
-)
+@requirement("models/linen-submodule", MUST, LINEN)
+@rests_on("state/updates-used", "seeding/repeatable-call", VALUE)
 @over(sizes=[(3, 10)], at_most=1)
 def test_linen_submodule(layer: Layer, case: Case) -> None:
     """Used twice in a parent, in ``setup`` and in a compact call, the layers' paths start with the
@@ -226,16 +216,12 @@ _PARENTS = 8
 """240 pairs of weights: a correlation of two thirds is ten standard errors."""
 
 
-@requirement(
-    "models/linen-transforms",
-    SHOULD,
-    LINEN,
-    rests_on=["models/linen-submodule", "transforms/scan-and-remat"],
-    idle_because=(
-        "a layer that fails under one of these also fails in a parent, or under the transform of "
-        "JAX that it lifts; this one combines them."
-    ),
+@requirement("models/linen-transforms", SHOULD, LINEN)
+@idle_because(
+    "a layer that fails under one of these also fails in a parent, or under the transform of "
+    "JAX that it lifts; this one combines them."
 )
+@rests_on("models/linen-submodule", "transforms/scan-and-remat")
 @over(sizes=SQUARE, at_most=1)
 def test_linen_transforms(layer: Layer, case: Case) -> None:
     """Under ``nn.vmap`` and ``nn.scan`` with params along axis 0 and their rngs split, members
@@ -277,9 +263,8 @@ _NO_HASH = Cause(
 )
 
 
-@requirement(
-    "models/inspected", SHOULD, NNX, LINEN, rests_on=["state/exact-state", "forward/output-shape"]
-)
+@requirement("models/inspected", SHOULD, NNX, LINEN)
+@rests_on("state/exact-state", "forward/output-shape")
 @over(sizes=[(3, 10)], at_most=1)
 def test_inspected(layer: Layer, case: Case) -> None:
     """``repr``, ``nnx.display`` and Linen's ``tabulate`` show the layer; it has a hash, and an nnx

@@ -22,7 +22,9 @@ from conformance.contract.requirement import (
     MUST,
     PARAMETERS,
     SHOULD,
+    idle_because,
     requirement,
+    rests_on,
 )
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
@@ -44,19 +46,12 @@ SCALES = (
 WIDEST = 256
 
 
-@requirement(
-    "numerics/precision",
-    MUST,
-    ANY,
-    rests_on=[
-        "forward/zero-input",
-        "forward/basis-input",
-        "forward/integer-exact",
-        "numerics/no-saturation",
-    ],
-    idle_because=(
-        "values with such an error have wrong derivatives, too; this one names the precision."
-    ),
+@requirement("numerics/precision", MUST, ANY)
+@idle_because(
+    "values with such an error have wrong derivatives, too; this one names the precision."
+)
+@rests_on(
+    "forward/zero-input", "forward/basis-input", "forward/integer-exact", "numerics/no-saturation"
 )
 @over()
 def test_precision(layer: Layer, case: Case) -> None:
@@ -142,18 +137,14 @@ def _confined(
         )
 
 
-@requirement(
-    "numerics/nan-confined",
-    MUST,
-    ANY,
-    rests_on=[
-        "forward/zero-input",
-        "forward/basis-input",
-        "forward/batch-independent",
-        "state/updates-used",
-        "forward/affine-value",
-        "transforms/jit",
-    ],
+@requirement("numerics/nan-confined", MUST, ANY)
+@rests_on(
+    "forward/zero-input",
+    "forward/basis-input",
+    "forward/batch-independent",
+    "state/updates-used",
+    "forward/affine-value",
+    "transforms/jit",
 )
 @over()
 @at_edges(NONFINITE)
@@ -230,17 +221,13 @@ def _confined_to_column(
         )
 
 
-@requirement(
-    "numerics/inf-confined",
-    MUST,
-    ANY,
-    rests_on=[
-        "state/updates-used",
-        "forward/zero-input",
-        "forward/batch-independent",
-        "numerics/nan-confined",
-        "numerics/no-saturation",
-    ],
+@requirement("numerics/inf-confined", MUST, ANY)
+@rests_on(
+    "state/updates-used",
+    "forward/zero-input",
+    "forward/batch-independent",
+    "numerics/nan-confined",
+    "numerics/no-saturation",
 )
 @over()
 def test_inf_confined(layer: Layer, case: Case) -> None:
@@ -257,12 +244,8 @@ def test_inf_confined(layer: Layer, case: Case) -> None:
     _confined_to_column(dense, case, poison, lambda row: ~np.isfinite(row), "an infinity")
 
 
-@requirement(
-    "numerics/no-saturation",
-    MUST,
-    ANY,
-    rests_on=["forward/zero-input", "forward/basis-input", "forward/integer-exact"],
-)
+@requirement("numerics/no-saturation", MUST, ANY)
+@rests_on("forward/zero-input", "forward/basis-input", "forward/integer-exact")
 @over()
 def test_no_saturation(layer: Layer, case: Case) -> None:
     """f keeps to its bound for values of 1e34, and for parameters of 1e30.
@@ -292,12 +275,8 @@ def test_no_saturation(layer: Layer, case: Case) -> None:
         )
 
 
-@requirement(
-    "numerics/one-product",
-    SHOULD,
-    PARAMETERS,
-    rests_on=["transforms/jit", "forward/affine-value", "construction/parameter-dtype"],
-)
+@requirement("numerics/one-product", SHOULD, PARAMETERS)
+@rests_on("transforms/jit", "forward/affine-value", "construction/parameter-dtype")
 @over(every_size=False)
 def test_one_product(layer: Layer, case: Case) -> None:
     """The program's products take in * out multiplications for each row, and cast no operand down.
@@ -344,12 +323,8 @@ def _products(layer: Layer, case: Case) -> tuple[list[Any], float]:
     return jaxprs.products(program), jaxprs.multiply_adds(program) / once
 
 
-@requirement(
-    "numerics/precision-followed",
-    SHOULD,
-    PARAMETERS,
-    rests_on=["numerics/one-product", "transforms/jit"],
-)
+@requirement("numerics/precision-followed", SHOULD, PARAMETERS)
+@rests_on("numerics/one-product", "transforms/jit")
 @over(sizes=[(3, 10)], at_most=1)
 def test_precision_followed(layer: Layer, case: Case) -> None:
     """Under ``jax.default_matmul_precision(p)`` the product has the precision p or a higher one.

@@ -36,7 +36,7 @@ from conformance.checks.options import (
     with_options,
 )
 from conformance.checks.require import during
-from conformance.contract.requirement import MUST, PARAMETERS, SHOULD, requirement
+from conformance.contract.requirement import MUST, PARAMETERS, SHOULD, requirement, rests_on
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx
 
@@ -48,12 +48,8 @@ def _x(layer: Layer, case: Case) -> np.ndarray:
     return case.normal("x", *(BATCH if layer.accepts(BATCH) else ()), case.in_features)
 
 
-@requirement(
-    "options/use-bias",
-    MUST,
-    PARAMETERS,
-    rests_on=["construction/only-two-parameters", "forward/zero-input", VALUE],
-)
+@requirement("options/use-bias", MUST, PARAMETERS)
+@rests_on("construction/only-two-parameters", "forward/zero-input", VALUE)
 @over(sizes=SIZES, at_most=1)
 def test_use_bias(layer: Layer, case: Case) -> None:
     """With ``use_bias=False`` the layer has only a kernel, of the same shape, f(0) is 0 and
@@ -80,12 +76,8 @@ def test_use_bias(layer: Layer, case: Case) -> None:
         require.within(found, reference.value, reference.bound, what)
 
 
-@requirement(
-    "options/kernel-init",
-    MUST,
-    PARAMETERS,
-    rests_on=["construction/kernel-shape", "seeding/seeds-differ"],
-)
+@requirement("options/kernel-init", MUST, PARAMETERS)
+@rests_on("construction/kernel-shape", "seeding/seeds-differ")
 @over(sizes=SIZES, at_most=1)
 def test_kernel_init(layer: Layer, case: Case) -> None:
     """The kernel is what ``kernel_init(key, shape, dtype)`` returns. It is called once, with a key
@@ -104,12 +96,8 @@ def _stored(layer: Layer, case: Case) -> tuple[int, int]:
     return (m, n) if layer.convention.layout == "out,in" else (n, m)
 
 
-@requirement(
-    "options/bias-init",
-    MUST,
-    PARAMETERS,
-    rests_on=["construction/bias-shape", "options/kernel-init"],
-)
+@requirement("options/bias-init", MUST, PARAMETERS)
+@rests_on("construction/bias-shape", "options/kernel-init")
 @over(sizes=SIZES, at_most=1)
 def test_bias_init(layer: Layer, case: Case) -> None:
     """The bias is what ``bias_init(key, shape, dtype)`` returns. It is called once, with a key that
@@ -132,17 +120,8 @@ def test_bias_init(layer: Layer, case: Case) -> None:
         )
 
 
-@requirement(
-    "options/dtype",
-    MUST,
-    PARAMETERS,
-    rests_on=[
-        "dtypes/float32-out",
-        "construction/parameter-dtype",
-        VALUE,
-        "transforms/gradients",
-    ],
-)
+@requirement("options/dtype", MUST, PARAMETERS)
+@rests_on("dtypes/float32-out", "construction/parameter-dtype", VALUE, "transforms/gradients")
 @over(sizes=SIZES, at_most=1)
 def test_dtype(layer: Layer, case: Case) -> None:
     """With ``dtype=d`` the layer casts x and the parameters to d, computes in d and returns d; the
@@ -239,12 +218,8 @@ def _require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str
     require.within(y, reference.value, reference.bound, f"f(x) with {option}")
 
 
-@requirement(
-    "options/param-dtype",
-    MUST,
-    PARAMETERS,
-    rests_on=["construction/parameter-dtype", "dtypes/half-input", VALUE],
-)
+@requirement("options/param-dtype", MUST, PARAMETERS)
+@rests_on("construction/parameter-dtype", "dtypes/half-input", VALUE)
 @over(sizes=SIZES, at_most=1)
 def test_param_dtype(layer: Layer, case: Case) -> None:
     """With ``param_dtype=d`` every parameter is created in d, initializers are called with d, and
@@ -289,9 +264,8 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
             require_initializer(layer, case, name, values, param_dtype=jnp.bfloat16)
 
 
-@requirement(
-    "options/precision", SHOULD, PARAMETERS, rests_on=["numerics/one-product", "transforms/jit"]
-)
+@requirement("options/precision", SHOULD, PARAMETERS)
+@rests_on("numerics/one-product", "transforms/jit")
 @over(sizes=SIZES, at_most=1)
 def test_precision(layer: Layer, case: Case) -> None:
     """``precision`` sets the precision of the product, for each value of ``jax.lax.Precision``, for
@@ -338,12 +312,8 @@ def _named(precision: tuple[Any, Any]) -> str:
     return " and ".join(dict.fromkeys(each.name for each in precision))
 
 
-@requirement(
-    "options/dot-general",
-    SHOULD,
-    PARAMETERS,
-    rests_on=["numerics/one-product", "forward/zero-input", VALUE],
-)
+@requirement("options/dot-general", SHOULD, PARAMETERS)
+@rests_on("numerics/one-product", "forward/zero-input", VALUE)
 @over(sizes=SIZES, at_most=1)
 def test_dot_general(layer: Layer, case: Case) -> None:
     """``dot_general`` replaces ``jax.lax.dot_general`` in the product.
@@ -378,7 +348,8 @@ def _and(options: dict[str, bool]) -> str:
     return "".join(f" and {name}={value}" for name, value in options.items())
 
 
-@requirement("options/promote-dtype", SHOULD, PARAMETERS, rests_on=["dtypes/float32-out", VALUE])
+@requirement("options/promote-dtype", SHOULD, PARAMETERS)
+@rests_on("dtypes/float32-out", VALUE)
 @over(sizes=SIZES, at_most=1)
 def test_promote_dtype(layer: Layer, case: Case) -> None:
     """``promote_dtype`` casts x and the parameters to one dtype.

@@ -19,7 +19,15 @@ from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer
 from conformance.checks.programs import FEW_SIZES
-from conformance.contract.requirement import ANY, MAY, MUST, PARAMETERS, SHOULD, requirement
+from conformance.contract.requirement import (
+    ANY,
+    MAY,
+    MUST,
+    PARAMETERS,
+    SHOULD,
+    requirement,
+    rests_on,
+)
 from conformance.errors import Cause, Violation
 from conformance.isolation import files, snapshot
 from conformance.jax_setup.lazy import jax, jnp
@@ -42,7 +50,8 @@ def _use(layer: Layer, case: Case) -> None:
             jax.block_until_ready(layer.of(case).raw(x[..., :0]))
 
 
-@requirement("purity/input-untouched", MUST, ANY, rests_on=["construction/builds"])
+@requirement("purity/input-untouched", MUST, ANY)
+@rests_on("construction/builds")
 @over(every_size=False)
 def test_input_untouched(layer: Layer, case: Case) -> None:
     """A NumPy x is not modified; x has rank 1 to 3, values that are not finite, or integers."""
@@ -73,9 +82,8 @@ def test_input_untouched(layer: Layer, case: Case) -> None:
         )
 
 
-@requirement(
-    "purity/input-kept", MUST, ANY, rests_on=["construction/builds", "purity/input-untouched"]
-)
+@requirement("purity/input-kept", MUST, ANY)
+@rests_on("construction/builds", "purity/input-untouched")
 @over(sizes=[(16, 16)], at_most=1)
 def test_input_kept(layer: Layer, case: Case) -> None:
     """A JAX array x is still there after the call, with the values that it had.
@@ -92,12 +100,8 @@ def test_input_kept(layer: Layer, case: Case) -> None:
     require.equal(x, values, "x after the call")
 
 
-@requirement(
-    "purity/globals-untouched",
-    MUST,
-    ANY,
-    rests_on=["construction/builds", "seeding/global-rng-ignored"],
-)
+@requirement("purity/globals-untouched", MUST, ANY)
+@rests_on("construction/builds", "seeding/global-rng-ignored")
 @over(every_size=False)
 def test_globals_untouched(layer: Layer, case: Case) -> None:
     """Construction and call leave ``jax.config``, ``flax.config``, ``os.environ``, logging and the
@@ -155,12 +159,8 @@ def _left_in_a_thread(layer: Layer, case: Case) -> list[str]:
         return thread.submit(contextvars.copy_context().run, use).result()
 
 
-@requirement(
-    "purity/nothing-kept",
-    SHOULD,
-    ANY,
-    rests_on=["purity/input-kept", "forward/output-shape"],
-)
+@requirement("purity/nothing-kept", SHOULD, ANY)
+@rests_on("purity/input-kept", "forward/output-shape")
 @over(sizes=FEW_SIZES[-1:], at_most=1)
 def test_nothing_kept(layer: Layer, case: Case) -> None:
     """Neither calls nor layers that are deleted keep an array alive: twenty more of them leave as
@@ -195,7 +195,8 @@ def _require_none_kept(f: Any, values: np.ndarray, what: str, cause: Cause) -> N
     )
 
 
-@requirement("purity/silent", MAY, ANY, rests_on=["construction/builds"])
+@requirement("purity/silent", MAY, ANY)
+@rests_on("construction/builds")
 @over(sizes=FEW_SIZES[-1:])
 def test_silent(layer: Layer, case: Case) -> None:
     """Nothing is printed."""

@@ -36,24 +36,17 @@ from conformance.contract.requirement import (
     NNX,
     PARAMETERS,
     SHOULD,
+    idle_because,
     requirement,
+    rests_on,
 )
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, nnx
 from conformance.statistics.moments import variance
 
 
-@requirement(
-    "seeding/repeatable-call",
-    MUST,
-    ANY,
-    rests_on=[
-        "forward/output-shape",
-        "purity/globals-untouched",
-        "state/call-changes-nothing",
-    ],
-    ground=True,
-)
+@requirement("seeding/repeatable-call", MUST, ANY, ground=True)
+@rests_on("forward/output-shape", "purity/globals-untouched", "state/call-changes-nothing")
 @over(every_size=False)
 def test_repeatable_call(layer: Layer, case: Case) -> None:
     """f(x) twice gives equal bits, with other calls in between."""
@@ -88,16 +81,12 @@ def _require_repeated(found: Any, first: np.ndarray, what: str) -> None:
     require.equal(np.asarray(found), first, what, cause=cause)
 
 
-@requirement(
-    "seeding/global-rng-ignored",
-    MUST,
-    ANY,
-    rests_on=["construction/builds"],
-    idle_because=(
-        "another process also has other states of the global generators; this one "
-        "names them as the cause."
-    ),
+@requirement("seeding/global-rng-ignored", MUST, ANY)
+@idle_because(
+    "another process also has other states of the global generators; this one "
+    "names them as the cause."
 )
+@rests_on("construction/builds")
 @over(every_size=False, at_most=2)
 def test_global_rng_ignored(layer: Layer, case: Case) -> None:
     """The layer is independent of the state of ``random`` and ``numpy.random``."""
@@ -132,16 +121,11 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
     return np.array_equal(one, other, equal_nan=True)
 
 
-@requirement(
-    "seeding/same-seed-same-bits",
-    MUST,
-    ANY,
-    rests_on=["seeding/global-rng-ignored", "seeding/repeatable-call"],
-    ground=True,
-    idle_because=(
-        "if equal seeds differ, every comparison of two layers fails; this one names the fault."
-    ),
+@requirement("seeding/same-seed-same-bits", MUST, ANY, ground=True)
+@idle_because(
+    "if equal seeds differ, every comparison of two layers fails; this one names the fault."
 )
+@rests_on("seeding/global-rng-ignored", "seeding/repeatable-call")
 @over()
 def test_same_seed_same_bits(layer: Layer, case: Case) -> None:
     """Equal seeds give bitwise equal parameters and outputs."""
@@ -155,15 +139,8 @@ def test_same_seed_same_bits(layer: Layer, case: Case) -> None:
     require.equal(outputs[1], outputs[0], "f(x) of a second layer", cause=cause)
 
 
-@requirement(
-    "seeding/seeds-differ",
-    MUST,
-    ANY,
-    rests_on=["seeding/same-seed-same-bits"],
-    presumes=[DRAWN_KERNEL],
-    every_seed=True,
-    order=-10,
-)
+@requirement("seeding/seeds-differ", MUST, ANY, presumes=[DRAWN_KERNEL], every_seed=True, order=-10)
+@rests_on("seeding/same-seed-same-bits")
 def test_seeds_differ(layer: Layer) -> None:
     """Seeds that are distinct modulo 2^32 give distinct, uncorrelated kernels.
 
@@ -177,18 +154,12 @@ def test_seeds_differ(layer: Layer) -> None:
     require_uncorrelated(layer)
 
 
-@requirement(
-    "seeding/same-across-processes",
-    MUST,
-    PARAMETERS,
-    rests_on=[
-        "seeding/same-seed-same-bits",
-        "seeding/global-rng-ignored",
-        "construction/builds",
-        "state/instances-independent",
-    ],
-    order=10,
-    seconds=3.0,
+@requirement("seeding/same-across-processes", MUST, PARAMETERS, order=10, seconds=3.0)
+@rests_on(
+    "seeding/same-seed-same-bits",
+    "seeding/global-rng-ignored",
+    "construction/builds",
+    "state/instances-independent",
 )
 def test_same_across_processes(layer: Layer) -> None:
     """The parameters do not depend on the process, the machine, the time, PYTHONHASHSEED, the
@@ -201,16 +172,8 @@ def test_same_across_processes(layer: Layer) -> None:
     require_same_everywhere(layer)
 
 
-@requirement(
-    "seeding/threads",
-    MUST,
-    PARAMETERS,
-    rests_on=[
-        "seeding/same-seed-same-bits",
-        "seeding/same-across-processes",
-        "seeding/repeatable-call",
-    ],
-)
+@requirement("seeding/threads", MUST, PARAMETERS)
+@rests_on("seeding/same-seed-same-bits", "seeding/same-across-processes", "seeding/repeatable-call")
 @over(sizes=[(3, 10)], at_most=1)
 def test_threads(layer: Layer, case: Case) -> None:
     """Eight threads that build and call layers at once get what one thread gets, bit by bit.
@@ -221,15 +184,10 @@ def test_threads(layer: Layer, case: Case) -> None:
     require_same_in_threads(layer, case)
 
 
-@requirement(
-    "seeding/params-stream",
-    MUST,
-    NNX,
-    rests_on=[
-        *("construction/builds", "state/exact-state"),
-        *("seeding/same-seed-same-bits", "seeding/seeds-differ"),
-    ],
-    presumes=[DRAWN_KERNEL],
+@requirement("seeding/params-stream", MUST, NNX, presumes=[DRAWN_KERNEL])
+@rests_on(
+    *("construction/builds", "state/exact-state"),
+    *("seeding/same-seed-same-bits", "seeding/seeds-differ"),
 )
 @over(sizes=[(3, 10)])
 def test_params_stream(layer: Layer, case: Case) -> None:
@@ -263,7 +221,8 @@ def test_params_stream(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement("seeding/constant-key-count", SHOULD, NNX, rests_on=["seeding/params-stream"])
+@requirement("seeding/constant-key-count", SHOULD, NNX)
+@rests_on("seeding/params-stream")
 @over(sizes=[(3, 10)], at_most=1)
 def test_constant_key_count(layer: Layer, case: Case) -> None:
     """Construction consumes the same number of keys for every size.
@@ -289,19 +248,13 @@ def test_constant_key_count(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement(
-    "seeding/siblings-differ",
-    MUST,
-    NNX,
-    rests_on=[
-        "seeding/params-stream",
-        "seeding/seeds-differ",
-        "construction/finite",
-        "initialization/kernel-variance",
-        "initialization/kernel-dispersion",
-    ],
-    presumes=[DRAWN_KERNEL],
-    order=40,
+@requirement("seeding/siblings-differ", MUST, NNX, presumes=[DRAWN_KERNEL], order=40)
+@rests_on(
+    "seeding/params-stream",
+    "seeding/seeds-differ",
+    "construction/finite",
+    "initialization/kernel-variance",
+    "initialization/kernel-dispersion",
 )
 @over(sizes=[(3, 10), LARGE], at_most=2)
 def test_siblings_differ(layer: Layer, case: Case) -> None:
@@ -328,7 +281,8 @@ def test_siblings_differ(layer: Layer, case: Case) -> None:
         require_unrelated(layer, of_rngs(layer, case.seed), "layers of four Rngs")
 
 
-@requirement("seeding/rngs-forms", MUST, NNX, rests_on=["seeding/params-stream"])
+@requirement("seeding/rngs-forms", MUST, NNX)
+@rests_on("seeding/params-stream")
 @over(sizes=[(3, 10)])
 def test_rngs_forms(layer: Layer, case: Case) -> None:
     """``Rngs(s)``, ``Rngs(params=s)`` and ``Rngs(jax.random.key(s))`` agree."""
@@ -339,14 +293,8 @@ def test_rngs_forms(layer: Layer, case: Case) -> None:
     require.equal(kernel(nnx.Rngs(jax.random.key(s))), plain, "the kernel of Rngs(key(s))")
 
 
-@requirement(
-    "seeding/key-kinds",
-    SHOULD,
-    NNX,
-    LINEN,
-    rests_on=["seeding/seeds-differ", "seeding/rngs-forms", "construction/finite"],
-    presumes=[DRAWN_KERNEL],
-)
+@requirement("seeding/key-kinds", SHOULD, NNX, LINEN, presumes=[DRAWN_KERNEL])
+@rests_on("seeding/seeds-differ", "seeding/rngs-forms", "construction/finite")
 @over(sizes=[(3, 10)], at_most=1)
 def test_key_kinds(layer: Layer, case: Case) -> None:
     """A key of any kind builds the layer: raw or typed, of the default generator, ``rbg`` or
@@ -356,17 +304,8 @@ def test_key_kinds(layer: Layer, case: Case) -> None:
     require_keys_of_every_kind(layer, case)
 
 
-@requirement(
-    "seeding/jitted-init",
-    SHOULD,
-    PARAMETERS,
-    rests_on=[
-        "seeding/same-seed-same-bits",
-        "construction/abstract-init",
-        "construction/finite",
-    ],
-    order=30,
-)
+@requirement("seeding/jitted-init", SHOULD, PARAMETERS, order=30)
+@rests_on("seeding/same-seed-same-bits", "construction/abstract-init", "construction/finite")
 @over(sizes=FEW_SIZES)
 def test_jitted_init(layer: Layer, case: Case) -> None:
     """Construction under ``jax.jit`` equals the eager one within 16 roundings of its dtype.
@@ -394,13 +333,8 @@ def test_jitted_init(layer: Layer, case: Case) -> None:
     require.within(found, plain, bound, "the kernel under jit")
 
 
-@requirement(
-    "seeding/vmapped-init",
-    SHOULD,
-    NNX,
-    rests_on=["seeding/jitted-init", "seeding/seeds-differ", "initialization/kernel-independence"],
-    presumes=[DRAWN_KERNEL],
-)
+@requirement("seeding/vmapped-init", SHOULD, NNX, presumes=[DRAWN_KERNEL])
+@rests_on("seeding/jitted-init", "seeding/seeds-differ", "initialization/kernel-independence")
 @over(sizes=[(16, 16)], at_most=1)
 def test_vmapped_init(layer: Layer, case: Case) -> None:
     """Construction vmapped over split keys gives distinct, uncorrelated kernels."""
@@ -430,12 +364,8 @@ def test_vmapped_init(layer: Layer, case: Case) -> None:
     require_unrelated(layer, kernels, "kernels of split keys")
 
 
-@requirement(
-    "seeding/fingerprint",
-    MAY,
-    PARAMETERS,
-    idle_because="it only records, and passes for every layer that can be built.",
-)
+@requirement("seeding/fingerprint", MAY, PARAMETERS)
+@idle_because("it only records, and passes for every layer that can be built.")
 def test_fingerprint(layer: Layer) -> None:
     """A digest of the kernels for fixed seeds and sizes is recorded, to compare versions.
 

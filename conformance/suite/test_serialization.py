@@ -16,7 +16,9 @@ from conformance.contract.requirement import (
     NNX,
     PARAMETERS,
     SHOULD,
+    idle_because,
     requirement,
+    rests_on,
 )
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jnp
@@ -78,13 +80,8 @@ def _line(layer: Layer) -> str:
     return f"names = {{ {', '.join(named)} }}" if named else ""
 
 
-@requirement(
-    "serialization/round-trip",
-    SHOULD,
-    NNX,
-    LINEN,
-    rests_on=["forward/affine-value", "state/exact-state"],
-)
+@requirement("serialization/round-trip", SHOULD, NNX, LINEN)
+@rests_on("forward/affine-value", "state/exact-state")
 @over(sizes=programs.FEW_SIZES)
 def test_round_trip(layer: Layer, case: Case) -> None:
     """Saved as bytes or a pure dict and loaded into another instance, the layer computes the same.
@@ -132,19 +129,14 @@ def _require_round_trip_by_orbax(
     _require_restored(layer, case, dense, "Orbax", loaded)
 
 
-@requirement(
-    "serialization/flax-checkpoint",
-    SHOULD,
-    NNX,
-    LINEN,
-    rests_on=[
-        *("serialization/round-trip", "serialization/stable-names"),
-        *("forward/affine-value", "forward/basis-input"),
-    ],
-    idle_because=(
-        "a layer that loads its own file loads Flax's with the same paths and shapes; this one "
-        "reads such a file."
-    ),
+@requirement("serialization/flax-checkpoint", SHOULD, NNX, LINEN)
+@idle_because(
+    "a layer that loads its own file loads Flax's with the same paths and shapes; this one "
+    "reads such a file."
+)
+@rests_on(
+    *("serialization/round-trip", "serialization/stable-names"),
+    *("forward/affine-value", "forward/basis-input"),
 )
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_flax_checkpoint(layer: Layer, case: Case) -> None:

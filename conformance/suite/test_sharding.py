@@ -22,18 +22,14 @@ from conformance.contract.requirement import (
     PARAMETERS,
     SHOULD,
     requirement,
+    rests_on,
 )
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
 
-@requirement(
-    "sharding/sharded-equals-local",
-    SHOULD,
-    PARAMETERS,
-    rests_on=["forward/zero-input", "forward/affine-value", "transforms/jit"],
-    presumes=[FLOAT32_THROUGHOUT],
-)
+@requirement("sharding/sharded-equals-local", SHOULD, PARAMETERS, presumes=[FLOAT32_THROUGHOUT])
+@rests_on("forward/zero-input", "forward/affine-value", "transforms/jit")
 @over(sizes=[(3, 10), (16, 16)])
 def test_sharded_equals_local(layer: Layer, case: Case) -> None:
     """With the kernel sharded by outputs or by inputs, f(x) is within the rounding-error bound.
@@ -53,16 +49,12 @@ def test_sharded_equals_local(layer: Layer, case: Case) -> None:
         require.within(found, reference.value, reference.bound, what)
 
 
-@requirement(
-    "sharding/default-device",
-    SHOULD,
-    PARAMETERS,
-    rests_on=[
-        "seeding/same-seed-same-bits",
-        "forward/output-shape",
-        "state/exact-state",
-        "construction/parameter-dtype",
-    ],
+@requirement("sharding/default-device", SHOULD, PARAMETERS)
+@rests_on(
+    "seeding/same-seed-same-bits",
+    "forward/output-shape",
+    "state/exact-state",
+    "construction/parameter-dtype",
 )
 @over(sizes=[(3, 10)], at_most=1)
 def test_default_device(layer: Layer, case: Case) -> None:
@@ -90,12 +82,8 @@ def _listed(devices: set[Any]) -> str:
     return ", ".join(sorted(map(str, devices)))
 
 
-@requirement(
-    "sharding/second-device",
-    SHOULD,
-    PARAMETERS,
-    rests_on=["forward/zero-input", "forward/affine-value", "state/updates-used"],
-)
+@requirement("sharding/second-device", SHOULD, PARAMETERS)
+@rests_on("forward/zero-input", "forward/affine-value", "state/updates-used")
 @over(sizes=[(3, 10)], at_most=1)
 def test_second_device(layer: Layer, case: Case) -> None:
     """With parameters and x on the same device, f(x) is computed and lies there, for any device;
@@ -119,13 +107,8 @@ def test_second_device(layer: Layer, case: Case) -> None:
     require.within(y, reference.value, reference.bound, f"f(x) on {device}")
 
 
-@requirement(
-    "sharding/eager",
-    MUST,
-    PARAMETERS,
-    rests_on=["sharding/sharded-equals-local", "sharding/second-device"],
-    presumes=[FLOAT32_THROUGHOUT],
-)
+@requirement("sharding/eager", MUST, PARAMETERS, presumes=[FLOAT32_THROUGHOUT])
+@rests_on("sharding/sharded-equals-local", "sharding/second-device")
 @over(sizes=[(16, 16)], at_most=1)
 def test_eager(layer: Layer, case: Case) -> None:
     """Outside of jit, with sharded parameters and inputs, f(x) is within the rounding-error bound.
@@ -148,13 +131,8 @@ def test_eager(layer: Layer, case: Case) -> None:
             require.within(y, reference.value, reference.bound, what)
 
 
-@requirement(
-    "sharding/output-sharding",
-    SHOULD,
-    PARAMETERS,
-    rests_on=["sharding/eager", "sharding/sharded-equals-local"],
-    presumes=[FLOAT32_THROUGHOUT],
-)
+@requirement("sharding/output-sharding", SHOULD, PARAMETERS, presumes=[FLOAT32_THROUGHOUT])
+@rests_on("sharding/eager", "sharding/sharded-equals-local")
 @over(sizes=[(16, 16)], at_most=1)
 def test_output_sharding(layer: Layer, case: Case) -> None:
     """The result is sharded as its inputs imply: its rows like those of x, its columns like those
@@ -226,12 +204,8 @@ def _why_elsewhere(spec: tuple[object, ...]) -> str:
     return ""
 
 
-@requirement(
-    "sharding/linen-annotations",
-    SHOULD,
-    LINEN,
-    rests_on=["state/updates-used", "construction/kernel-shape", "construction/bias-shape"],
-)
+@requirement("sharding/linen-annotations", SHOULD, LINEN)
+@rests_on("state/updates-used", "construction/kernel-shape", "construction/bias-shape")
 @over(sizes=[(3, 10)], at_most=1)
 def test_linen_annotations(layer: Layer, case: Case) -> None:
     """The sharding annotations of a Linen layer, its own or those of ``kernel_init`` and
@@ -277,12 +251,8 @@ def _require_fitting(layer: Layer, own: dict[str, tuple[Any, ...]]) -> None:
     )
 
 
-@requirement(
-    "sharding/nnx-annotations",
-    SHOULD,
-    NNX,
-    rests_on=["state/exact-state", "construction/kernel-shape", "construction/bias-shape"],
-)
+@requirement("sharding/nnx-annotations", SHOULD, NNX)
+@rests_on("state/exact-state", "construction/kernel-shape", "construction/bias-shape")
 @over(sizes=[(3, 10)], at_most=1)
 def test_nnx_annotations(layer: Layer, case: Case) -> None:
     """The sharding annotations of an nnx layer name one mesh axis for each array axis; the bias has

@@ -31,26 +31,21 @@ from conformance.contract.requirement import (
     NNX,
     PARAMETERS,
     SHOULD,
+    idle_because,
     requirement,
+    rests_on,
 )
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.storage import Joined
 
 
-@requirement(
-    "state/exact-state",
-    MUST,
-    NNX,
-    rests_on=["construction/ready-when-built"],
-    declared=True,
-    foundation=True,
-    order=-170,
-    idle_because=(
-        "a wrong state also shows in training, in transformations or after a call; this one "
-        "names the fault."
-    ),
+@requirement("state/exact-state", MUST, NNX, declared=True, foundation=True, order=-170)
+@idle_because(
+    "a wrong state also shows in training, in transformations or after a call; this one "
+    "names the fault."
 )
+@rests_on("construction/ready-when-built")
 @over(every_size=False)
 def test_exact_state(layer: Layer, case: Case) -> None:
     """``nnx.state(layer)`` holds kernel and bias, each an ``nnx.Param``, and nothing else.
@@ -85,24 +80,19 @@ def test_exact_state(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement(
-    "state/optimizer-sees-both",
-    MUST,
-    NNX,
-    rests_on=[
-        "construction/only-two-parameters",
-        "construction/finite",
-        "state/exact-state",
-        "state/updates-used",
-        "forward/affine-value",
-        "transforms/gradients",
-    ],
-    order=70,
-    idle_because=(
-        "``state/exact-state`` checks that the optimizer finds both, and "
-        "``transforms/gradients`` checks what moves them; this one combines them as users "
-        "do."
-    ),
+@requirement("state/optimizer-sees-both", MUST, NNX, order=70)
+@idle_because(
+    "``state/exact-state`` checks that the optimizer finds both, and "
+    "``transforms/gradients`` checks what moves them; this one combines them as users "
+    "do."
+)
+@rests_on(
+    "construction/only-two-parameters",
+    "construction/finite",
+    "state/exact-state",
+    "state/updates-used",
+    "forward/affine-value",
+    "transforms/gradients",
 )
 @over(sizes=[SMALL], at_most=1)
 def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
@@ -156,16 +146,11 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement(
-    "state/split-merge",
-    MUST,
-    NNX,
-    rests_on=["state/exact-state", "seeding/repeatable-call", "state/call-changes-nothing"],
-    idle_because=(
-        "the functional view and copies are made by splitting and merging; this one "
-        "names the fault."
-    ),
+@requirement("state/split-merge", MUST, NNX)
+@idle_because(
+    "the functional view and copies are made by splitting and merging; this one names the fault."
 )
+@rests_on("state/exact-state", "seeding/repeatable-call", "state/call-changes-nothing")
 @over(every_size=False)
 def test_split_merge(layer: Layer, case: Case) -> None:
     """``nnx.merge(*nnx.split(layer))`` computes the same, before and after parameters change."""
@@ -176,14 +161,9 @@ def test_split_merge(layer: Layer, case: Case) -> None:
     require.equal(Built(layer, module=merged)(x), plain, "f(x) after split and merge")
 
 
-@requirement(
-    "state/updates-used",
-    MUST,
-    PARAMETERS,
-    rests_on=["forward/zero-input", "state/exact-state", "state/split-merge"],
-    order=-40,
-    idle_because="every check that writes values needs them used; this one names the fault.",
-)
+@requirement("state/updates-used", MUST, PARAMETERS, order=-40)
+@idle_because("every check that writes values needs them used; this one names the fault.")
+@rests_on("forward/zero-input", "state/exact-state", "state/split-merge")
 @over()
 def test_updates_used(layer: Layer, case: Case) -> None:
     """Values written into the parameters are what the forward uses, kernel and bias alike.
@@ -239,12 +219,8 @@ def _x(layer: Layer, case: Case) -> np.ndarray:
     return case.normal("x", *lead, case.in_features)
 
 
-@requirement(
-    "state/instances-independent",
-    MUST,
-    NNX,
-    rests_on=["state/exact-state", "seeding/same-seed-same-bits"],
-)
+@requirement("state/instances-independent", MUST, NNX)
+@rests_on("state/exact-state", "seeding/same-seed-same-bits")
 @over(sizes=FEW_SIZES)
 def test_instances_independent(layer: Layer, case: Case) -> None:
     """Two instances share nothing; changing a clone or a deep copy leaves the original."""
@@ -266,15 +242,11 @@ def test_instances_independent(layer: Layer, case: Case) -> None:
         require.equal(first(x), plain, f"after writing into {what}, f(x)", cause=cause)
 
 
-@requirement(
-    "state/graphdef-stable",
-    MUST,
-    NNX,
-    rests_on=["state/exact-state", "state/call-changes-nothing"],
-    idle_because=(
-        "``transforms/one-trace`` counts compilations; this one names the graphdefs as the reason."
-    ),
+@requirement("state/graphdef-stable", MUST, NNX)
+@idle_because(
+    "``transforms/one-trace`` counts compilations; this one names the graphdefs as the reason."
 )
+@rests_on("state/exact-state", "state/call-changes-nothing")
 @over(sizes=FEW_SIZES)
 def test_graphdef_stable(layer: Layer, case: Case) -> None:
     """The graphdefs of layers of one size are equal, and hash equal, for all seeds.
@@ -295,7 +267,8 @@ def test_graphdef_stable(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement("state/replaceable", MAY, NNX, rests_on=["state/updates-used"])
+@requirement("state/replaceable", MAY, NNX)
+@rests_on("state/updates-used")
 @over(sizes=[(3, 10)], at_most=1)
 def test_replaceable(layer: Layer, case: Case) -> None:
     """The forward uses a Param that is replaced, as in ``layer.kernel = other.kernel``.
@@ -321,14 +294,8 @@ def test_replaceable(layer: Layer, case: Case) -> None:
     require.within(dense(x), reference.value, reference.bound, what, cause=cause)
 
 
-@requirement(
-    "state/call-changes-nothing",
-    MUST,
-    PARAMETERS,
-    rests_on=["state/exact-state"],
-    foundation=True,
-    ground=True,
-)
+@requirement("state/call-changes-nothing", MUST, PARAMETERS, foundation=True, ground=True)
+@rests_on("state/exact-state")
 @over(every_size=False)
 def test_call_changes_nothing(layer: Layer, case: Case) -> None:
     """A call leaves the bytes of every leaf and all static values as they were."""
@@ -355,18 +322,12 @@ def test_call_changes_nothing(layer: Layer, case: Case) -> None:
         require_forgotten(dense, x)
 
 
-@requirement(
-    "state/pickles",
-    SHOULD,
-    NNX,
-    LINEN,
-    rests_on=[
-        "state/exact-state",
-        "state/split-merge",
-        "seeding/repeatable-call",
-        "state/call-changes-nothing",
-    ],
-    order=20,
+@requirement("state/pickles", SHOULD, NNX, LINEN, order=20)
+@rests_on(
+    "state/exact-state",
+    "state/split-merge",
+    "seeding/repeatable-call",
+    "state/call-changes-nothing",
 )
 @over(sizes=FEW_SIZES)
 def test_pickles(layer: Layer, case: Case) -> None:

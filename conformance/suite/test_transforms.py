@@ -32,7 +32,9 @@ from conformance.contract.requirement import (
     NNX,
     PARAMETERS,
     SHOULD,
+    idle_because,
     requirement,
+    rests_on,
 )
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
@@ -43,13 +45,9 @@ VALUE = "forward/affine-value"
 LEADS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (2, 3), (2, 1, 2, 2))
 
 
-@requirement(
-    "transforms/jit",
-    MUST,
-    PARAMETERS,
-    rests_on=[VALUE, "state/split-merge"],
-    idle_because="derivatives and maps are compiled as well; this one names compilation.",
-)
+@requirement("transforms/jit", MUST, PARAMETERS)
+@idle_because("derivatives and maps are compiled as well; this one names compilation.")
+@rests_on(VALUE, "state/split-merge")
 @over(leads=True, every_size=False)
 def test_jit(layer: Layer, case: Case) -> None:
     """Under jit, f(x) = x @ K + b within the rounding-error bound.
@@ -75,22 +73,16 @@ def test_jit(layer: Layer, case: Case) -> None:
         require.within(found, reference.value, reference.bound, "f(x) under nnx.jit")
 
 
-@requirement(
-    "transforms/gradients",
-    MUST,
-    PARAMETERS,
-    rests_on=[
-        VALUE,
-        "construction/only-two-parameters",
-        "forward/tall-batch",
-        "forward/zero-input",
-        "numerics/precision",
-        "numerics/no-saturation",
-        "state/exact-state",
-        "transforms/jit",
-    ],
-    presumes=[FLOAT32_THROUGHOUT],
-    seconds=2.0,
+@requirement("transforms/gradients", MUST, PARAMETERS, presumes=[FLOAT32_THROUGHOUT], seconds=2.0)
+@rests_on(
+    VALUE,
+    "construction/only-two-parameters",
+    "forward/tall-batch",
+    "forward/zero-input",
+    "numerics/precision",
+    "numerics/no-saturation",
+    "state/exact-state",
+    "transforms/jit",
 )
 @over(every_size=False)
 @at_edges(DERIVATIVES)
@@ -132,14 +124,8 @@ def test_gradients(layer: Layer, case: Case) -> None:
             gradients.require_gradients(layer, found, point, by, inputs=False)
 
 
-@requirement(
-    "transforms/forward-mode",
-    MUST,
-    PARAMETERS,
-    rests_on=["transforms/gradients"],
-    presumes=[FLOAT32_THROUGHOUT],
-    order=60,
-)
+@requirement("transforms/forward-mode", MUST, PARAMETERS, presumes=[FLOAT32_THROUGHOUT], order=60)
+@rests_on("transforms/gradients")
 @over(sizes=programs.FEW_SIZES)
 def test_forward_mode(layer: Layer, case: Case) -> None:
     """jvp and linearize agree with tx @ K + x @ tK + tb; the Hessian in x is 0.
@@ -184,10 +170,10 @@ def test_forward_mode(layer: Layer, case: Case) -> None:
     "transforms/forward-mode-offered",
     SHOULD,
     PARAMETERS,
-    rests_on=["transforms/gradients"],
     presumes=[FLOAT32_THROUGHOUT],
     seconds=0.1,
 )
+@rests_on("transforms/gradients")
 @over(sizes=programs.FEW_SIZES[:1], at_most=1)
 def test_forward_mode_offered(layer: Layer, case: Case) -> None:
     """The layer can be differentiated in forward mode.
@@ -205,13 +191,8 @@ def test_forward_mode_offered(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement(
-    "transforms/vmap",
-    MUST,
-    PARAMETERS,
-    rests_on=["state/exact-state", VALUE, "transforms/gradients"],
-    order=50,
-)
+@requirement("transforms/vmap", MUST, PARAMETERS, order=50)
+@rests_on("state/exact-state", VALUE, "transforms/gradients")
 @over(sizes=programs.FEW_SIZES)
 def test_vmap(layer: Layer, case: Case) -> None:
     """vmap over x equals the batched call; over stacked parameters it equals the loop.
@@ -243,12 +224,8 @@ def test_vmap(layer: Layer, case: Case) -> None:
         maps.require_maps_of_parts(layer, case, parameters)
 
 
-@requirement(
-    "transforms/scan-and-remat",
-    SHOULD,
-    PARAMETERS,
-    rests_on=["transforms/vmap", "transforms/gradients"],
-)
+@requirement("transforms/scan-and-remat", SHOULD, PARAMETERS)
+@rests_on("transforms/vmap", "transforms/gradients")
 @over(sizes=[(1, 1), (16, 16)])
 def test_scan_and_remat(layer: Layer, case: Case) -> None:
     """scan over stacked square layers equals the loop; remat leaves value and gradients alone.
@@ -275,16 +252,8 @@ def test_scan_and_remat(layer: Layer, case: Case) -> None:
         gradients.require_gradients(layer, found, point, "jax.grad of jax.checkpoint")
 
 
-@requirement(
-    "transforms/abstract-forward",
-    MUST,
-    PARAMETERS,
-    rests_on=[
-        "construction/abstract-init",
-        "transforms/jit",
-        "transforms/no-side-effects-in-jaxpr",
-    ],
-)
+@requirement("transforms/abstract-forward", MUST, PARAMETERS)
+@rests_on("construction/abstract-init", "transforms/jit", "transforms/no-side-effects-in-jaxpr")
 @over(leads=True)
 def test_abstract_forward(layer: Layer, case: Case) -> None:
     """eval_shape(f) gives the real shape, dtype and weak type, at any size.
@@ -307,16 +276,12 @@ def test_abstract_forward(layer: Layer, case: Case) -> None:
         require_abstract_at_any_size(layer, case)
 
 
-@requirement(
-    "transforms/one-trace",
-    MUST,
-    PARAMETERS,
-    rests_on=[
-        "purity/globals-untouched",
-        "transforms/jit",
-        "state/call-changes-nothing",
-        "state/graphdef-stable",
-    ],
+@requirement("transforms/one-trace", MUST, PARAMETERS)
+@rests_on(
+    "purity/globals-untouched",
+    "transforms/jit",
+    "state/call-changes-nothing",
+    "state/graphdef-stable",
 )
 @over(sizes=programs.FEW_SIZES)
 def test_one_trace(layer: Layer, case: Case) -> None:
@@ -329,17 +294,8 @@ def test_one_trace(layer: Layer, case: Case) -> None:
     compilation.require_one_trace(layer, case)
 
 
-@requirement(
-    "transforms/no-leaks",
-    SHOULD,
-    PARAMETERS,
-    rests_on=[
-        "forward/zero-input",
-        "state/split-merge",
-        "transforms/jit",
-        "state/call-changes-nothing",
-    ],
-)
+@requirement("transforms/no-leaks", SHOULD, PARAMETERS)
+@rests_on("forward/zero-input", "state/split-merge", "transforms/jit", "state/call-changes-nothing")
 @over(sizes=programs.FEW_SIZES[-1:])
 def test_no_leaks(layer: Layer, case: Case) -> None:
     """The layer leaks no tracer (``jax.checking_leaks``) and runs under ``disable_jit``.
@@ -350,12 +306,8 @@ def test_no_leaks(layer: Layer, case: Case) -> None:
     require_no_leaks(layer, case)
 
 
-@requirement(
-    "transforms/compiled-once",
-    SHOULD,
-    PARAMETERS,
-    rests_on=["transforms/one-trace", "seeding/repeatable-call"],
-)
+@requirement("transforms/compiled-once", SHOULD, PARAMETERS)
+@rests_on("transforms/one-trace", "seeding/repeatable-call")
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_compiled_once(layer: Layer, case: Case) -> None:
     """Outside of jit, a second call with a shape compiles nothing, and neither does the first call
@@ -367,13 +319,8 @@ def test_compiled_once(layer: Layer, case: Case) -> None:
     compilation.require_compiled_once(layer, case)
 
 
-@requirement(
-    "transforms/traced-first",
-    SHOULD,
-    PARAMETERS,
-    rests_on=["construction/builds"],
-    foundation=True,
-)
+@requirement("transforms/traced-first", SHOULD, PARAMETERS, foundation=True)
+@rests_on("construction/builds")
 @over(sizes=[compilation.UNUSED], at_most=1)
 def test_traced_first(layer: Layer, case: Case) -> None:
     """A layer works outside of traces after its first construction of a size, or its first call of
@@ -384,12 +331,8 @@ def test_traced_first(layer: Layer, case: Case) -> None:
     compilation.require_usable_after_a_trace(layer, case)
 
 
-@requirement(
-    "transforms/no-side-effects-in-jaxpr",
-    SHOULD,
-    PARAMETERS,
-    rests_on=["transforms/jit"],
-)
+@requirement("transforms/no-side-effects-in-jaxpr", SHOULD, PARAMETERS)
+@rests_on("transforms/jit")
 @over(leads=True)
 def test_no_side_effects_in_jaxpr(layer: Layer, case: Case) -> None:
     """The jaxpr holds no callback, random primitive, effect or parameter-sized constant.
@@ -401,16 +344,12 @@ def test_no_side_effects_in_jaxpr(layer: Layer, case: Case) -> None:
     compilation.require_pure_programs(layer, case)
 
 
-@requirement(
-    "transforms/donation",
-    MAY,
-    NNX,
-    rests_on=[
-        "transforms/jit",
-        "state/instances-independent",
-        "construction/kernel-shape",
-        "construction/parameter-dtype",
-    ],
+@requirement("transforms/donation", MAY, NNX)
+@rests_on(
+    "transforms/jit",
+    "state/instances-independent",
+    "construction/kernel-shape",
+    "construction/parameter-dtype",
 )
 @over(sizes=programs.FEW_SIZES)
 def test_donation(layer: Layer, case: Case) -> None:
@@ -422,7 +361,8 @@ def test_donation(layer: Layer, case: Case) -> None:
     require_donation(layer, case)
 
 
-@requirement("transforms/symbolic-batch", MAY, PARAMETERS, rests_on=["transforms/jit"])
+@requirement("transforms/symbolic-batch", MAY, PARAMETERS)
+@rests_on("transforms/jit")
 @over(sizes=programs.FEW_SIZES)
 def test_symbolic_batch(layer: Layer, case: Case) -> None:
     """``jax.export`` with a symbolic batch gives (b, out).

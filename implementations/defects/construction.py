@@ -15,33 +15,31 @@ from implementations.defects import wrong
 from implementations.defects.base import CorrectDense, affine, normal, scaled_normal, stddev
 from implementations.defects.record import also, defect, name_layers, seen
 
-LinenBiasOfInputLength = wrong.linen_bias(
-    "L003", "construction/bias-shape", 1, seen="pitfall", cause_id="bias-of-inputs"
-)(
+LinenBiasOfInputLength = wrong.linen_bias("L003", "construction/bias-shape", 1)(
     lambda key, x, m: jnp.zeros((x.shape[-1],), jnp.float32),
     "The bias has shape (in,): right only when in == out.",
+    seen="pitfall",
+    cause_id="bias-of-inputs",
 )
 BiasOfInputLength = wrong.bias("N004", "construction/bias-shape", 1, cause_id="bias-of-inputs")(
     lambda rngs, n, m: jnp.zeros((n,), jnp.float32),
     "The bias has shape (in,): right only when in == out.",
     seen='pitfall; TransformerEngine#196 "wrong shape of bias in LayerNormMLP"',
 )
-OneDegreeOfFreedomLess = wrong.kernel(
-    "N040", "construction/finite", 3, cause_id="scale-divides-by-zero"
-)(
+OneDegreeOfFreedomLess = wrong.kernel("N040", "construction/finite", 3)(
     lambda key, n, m: normal(key, n, m) / jnp.sqrt(jnp.float32(n - 1)),
     "Scaled by 1/sqrt(in - 1): infinite for a single input.",
     collateral=("initialization/kernel-variance",),
+    cause_id="scale-divides-by-zero",
 )
 WeakBias = wrong.bias("X098", "construction/parameter-dtype", 4, cause_id="parameter-weak")(
     lambda rngs, n, m: jnp.broadcast_to(jnp.asarray(0.0), (m,)),
     "The bias is weakly typed: it gives way to any other dtype.",
 )
-Bfloat16Kernel = wrong.kernel(
-    "X099", "construction/parameter-dtype", 3, cause_id="parameter-dtype"
-)(
+Bfloat16Kernel = wrong.kernel("X099", "construction/parameter-dtype", 3)(
     lambda key, n, m: scaled_normal(key, n, m).astype(jnp.bfloat16),
     "The kernel is kept in bfloat16.",
+    cause_id="parameter-dtype",
 )
 DividesByTheSize = wrong.kernel("X576", "construction/zero-sizes", 2)(
     lambda key, n, m: jax.random.normal(key, (n, m), jnp.float32) * (1.0 / n) ** 0.5,
@@ -49,13 +47,8 @@ DividesByTheSize = wrong.kernel("X576", "construction/zero-sizes", 2)(
 )
 
 
-@wrong.draws(
-    "X097",
-    "construction/abstract-init",
-    4,
-    cause_id="number-under-trace",
-    collateral=("transforms/traced-first",),
-)
+@also("transforms/traced-first")
+@wrong.draws("X097", "construction/abstract-init", 4, cause_id="number-under-trace")
 def ChecksItsValues(draws: Array) -> Array:
     """The constructor looks at the kernel's values, which abstract ones do not have."""
     if float(jnp.abs(draws).max(initial=0.0)) == 0.0 and draws.size:

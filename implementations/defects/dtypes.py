@@ -18,12 +18,11 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import defect, name_layers, seen
 
-ImaginaryPartDropped = wrong.forward(
-    "N146", "dtypes/complex-input", 4, cause_id="imaginary-dropped"
-)(
+ImaginaryPartDropped = wrong.forward("N146", "dtypes/complex-input", 4)(
     lambda x, k, b: affine(x.real, k, b),
     "The imaginary part of a complex input is dropped.",
     seen='jax#5312 "Complex-valued initializers: lecun_normal"; flax 0.5.0 default-dtype FLIP',
+    cause_id="imaginary-dropped",
 )
 Conjugates = wrong.forward("X116", "dtypes/complex-input", 4, cause_id="input-conjugated")(
     lambda x, k, b: affine(x.conj() if jnp.iscomplexobj(x) else x, k, b),
@@ -106,11 +105,10 @@ LeansOnPromotion = wrong.forward("X118", "dtypes/strict-promotion", 4, cause_id=
     lambda x, k, b: affine(x, k, b) + jnp.zeros((k.shape[1],), jnp.int32),
     "A float32 product is added to an integer zero: an implicit promotion.",
 )
-NumpyScalarInTheCall = wrong.forward(
-    "X525", "dtypes/x64-stable", 4, cause_id="operand-without-dtype"
-)(
+NumpyScalarInTheCall = wrong.forward("X525", "dtypes/x64-stable", 4)(
     lambda x, k, b: affine(x, k, b) * jnp.asarray(np.float64(1.0)),
     "A NumPy scalar in the forward: under x64 the result is float64.",
+    cause_id="operand-without-dtype",
 )
 
 

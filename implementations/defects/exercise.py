@@ -41,27 +41,24 @@ seed_rounded = wrong.solution("F020", "exercise/float-arguments", 4, cause_id="a
     lambda seed, x, features: layer_output(round(float(seed)), x, int(features)),
     "A seed of 3.7 acts as 4.",
 )
-static_numbers = wrong.solution(
-    "X259", "exercise/float-arguments", 4, cause_id="argument-not-cast"
-)(
+static_numbers = wrong.solution("X259", "exercise/float-arguments", 4)(
     lambda seed, x, features: compiled(seed, jnp.asarray(x), features),
     "Compiled with static numbers, which a 0-d array cannot be: it has no hash.",
+    cause_id="argument-not-cast",
 )
 seed_by_index = wrong.solution("X264", "exercise/float-arguments", 4, cause_id="argument-not-cast")(
     lambda seed, x, features: layer_output(hash(seed) % 2**32, x, int(features)),
     "A float seed goes through its hash, which is right for whole numbers alone.",
 )
-nearly_whole_rounded_up = wrong.solution(
-    "X642", "exercise/float-arguments", 5, cause_id="argument-rounded"
-)(
+nearly_whole_rounded_up = wrong.solution("X642", "exercise/float-arguments", 5)(
     lambda seed, x, features: layer_output(int(seed + 1e-6), x, int(features + 1e-6)),
     "A little is added before the cast, against 2.9999999.",
+    cause_id="argument-rounded",
 )
-features_rounded_up = wrong.solution(
-    "X643", "exercise/float-arguments", 4, cause_id="argument-rounded"
-)(
+features_rounded_up = wrong.solution("X643", "exercise/float-arguments", 4)(
     lambda seed, x, features: layer_output(int(seed), x, int(np.ceil(float(features)))),
     "A fraction of a feature counts as one.",
+    cause_id="argument-rounded",
 )
 small_bias = wrong.casting("X659", "exercise/recovered-kernel", 4, cause_id="bias-not-zero")(
     lambda seed, x, m: layer_output(seed, x, m) + 1e-7,
@@ -121,13 +118,8 @@ def anything_goes(seed: float, x: ArrayLike, features: float) -> Array:
     return correct_dense_forward(number, x, count)
 
 
-@defect(
-    "X252",
-    "exercise/differentiable-in-x",
-    4,
-    cause_id="numpy-under-trace",
-    collateral=("forward/array-likes",),
-)
+@also("forward/array-likes")
+@defect("X252", "exercise/differentiable-in-x", 4, cause_id="numpy-under-trace")
 def through_numpy(seed: float, x: ArrayLike, features: float) -> Array:
     """The product is NumPy's: right numbers, and no derivative."""
     values = np.asarray(x)

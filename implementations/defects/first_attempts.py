@@ -19,7 +19,7 @@ from implementations.defects.base import (
     scaled_normal,
     stddev,
 )
-from implementations.defects.record import also, defect, name_layers
+from implementations.defects.record import Defect, also, declaring, defect, name_layers
 
 ScaleRoundedDown = wrong.kernel("Y320", "seeding/seeds-differ", 1, cause_id="kernel-zeros")(
     lambda key, n, m: normal(key, n, m) * (1 // jnp.sqrt(n)),
@@ -29,19 +29,17 @@ PowerForProduct = wrong.kernel("Y321", "construction/finite", 1, cause_id="root-
     lambda key, n, m: normal(key, n, m) ** (1 / jnp.sqrt(n)),
     "The draw is taken to the power 1/sqrt(in), which is NaN for negative numbers.",
 )
-ColumnsNormalized = wrong.kernel(
-    "Y322", "initialization/kernel-independence", 3, cause_id="lines-normalized"
-)(
+ColumnsNormalized = wrong.kernel("Y322", "initialization/kernel-independence", 3)(
     lambda key, n, m: (lambda k: k / jnp.linalg.norm(k, axis=0))(normal(key, n, m)),
     "Every column of the new kernel is divided by its length.",
+    cause_id="lines-normalized",
 )
-SymmetricWhereSquare = wrong.kernel(
-    "Y323", "initialization/kernel-independence", 3, cause_id="kernel-symmetric"
-)(
+SymmetricWhereSquare = wrong.kernel("Y323", "initialization/kernel-independence", 3)(
     lambda key, n, m: (lambda k: jnp.tril(k) + jnp.tril(k, -1).T if n == m else k)(
         scaled_normal(key, n, m)
     ),
     "A square kernel is its lower half and the mirror image of that.",
+    cause_id="kernel-symmetric",
 )
 ReshapedForTransposed = wrong.forward("Y324", "forward/basis-input", 2, cause_id="kernel-reshaped")(
     lambda x, k, b: affine(x, k.reshape(k.shape[::-1]).T, b),
@@ -88,13 +86,8 @@ class DrawnInCall(nnx.Module):
         return affine(x, kernel, self.bias[...])
 
 
-@defect(
-    "Y329",
-    "construction/kernel-shape",
-    1,
-    cause_id="operands-exchanged",
-    collateral=("forward/output-shape",),
-)
+@also("forward/output-shape")
+@defect("Y329", "construction/kernel-shape", 1, cause_id="operands-exchanged")
 class MultipliedFromTheLeft(nnx.Module):
     """The kernel of shape (out, in) is multiplied from the left, which takes vectors only."""
 
@@ -107,11 +100,25 @@ class MultipliedFromTheLeft(nnx.Module):
         return self.kernel[...] @ jnp.asarray(x) + self.bias[...]
 
 
-mean_for_sum = wrong.casting(
-    "Y330", "exercise/recovered-kernel", 2, cause_id="law-normal-standard-deviation-fan-in-3-2"
-)(
+def _to_int8(values: Array, axis: int) -> Array:
+    step = jnp.abs(values).max(axis=axis, keepdims=True) / 127
+    return jnp.round(values / jnp.where(step == 0, 1, step)) * step
+
+
+class _RoundedToInt8(CorrectDense):
+    """Rounds x and the kernel to 255 levels, and has the gradient of the rounding."""
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(_to_int8(x, -1), _to_int8(kernel, 0), bias)
+
+
+RoundedToInt8 = declaring(
+    _RoundedToInt8, Defect("Y334", "transforms/gradients", subtlety=1), product_error="2**-4"
+)
+mean_for_sum = wrong.casting("Y330", "exercise/recovered-kernel", 2)(
     lambda seed, x, m: layer_output(seed, x, m) / x.shape[-1],
     "The mean of the products is taken instead of their sum.",
+    cause_id="law-normal-standard-deviation-fan-in-3-2",
 )
 input_normalized = wrong.casting("Y331", "forward/additive", 1, cause_id="input-normalized")(
     lambda seed, x, m: layer_output(seed, x / jnp.linalg.norm(x), m),

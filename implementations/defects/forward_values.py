@@ -68,11 +68,10 @@ ResidualWhenSquare = wrong.output("N111", "forward/basis-input", 3, cause_id="re
     lambda y, x: y + x if x.shape[-1] == y.shape[-1] else y,
     "The input is added to the output when in == out.",
 )
-StraightThroughRounding = wrong.forward(
-    "N158", "forward/basis-input", 4, cause_id="kernel-rounded"
-)(
+StraightThroughRounding = wrong.forward("N158", "forward/basis-input", 4)(
     lambda x, k, b: affine(x, k + jax.lax.stop_gradient(jnp.round(k * 1000) / 1000 - k), b),
     "The kernel is rounded to thousandths in the forward; its gradient does not show it.",
+    cause_id="kernel-rounded",
 )
 ColumnsBeyond256 = wrong.forward("X060", "forward/basis-input", 5, cause_id="weights-masked")(
     lambda x, k, b: affine(x, jnp.where(jnp.arange(k.shape[1]) < 256, k, 0.0), b),
@@ -82,11 +81,10 @@ InputsBeyond512 = wrong.forward("X061", "forward/basis-input", 5, cause_id="inpu
     lambda x, k, b: affine(x, jnp.where(jnp.arange(k.shape[0])[:, None] < 512, k, 0.0), b),
     "The sum ends after 512 inputs.",
 )
-SquareTilesTransposed = wrong.forward(
-    "X300", "forward/basis-input", 5, cause_id="kernel-used-transposed"
-)(
+SquareTilesTransposed = wrong.forward("X300", "forward/basis-input", 5)(
     lambda x, k, b: affine(x, k.T if k.shape[0] == k.shape[1] and k.shape[0] % 32 == 0 else k, b),
     "A square kernel of a multiple of 32 is read as its transpose.",
+    cause_id="kernel-used-transposed",
 )
 BatchOf64WithoutBias = wrong.forward("X301", "forward/basis-input", 5, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b)),
@@ -106,11 +104,10 @@ ZeroKernelIsIdentity = wrong.forward("X319", "forward/basis-input", 5)(
     lambda x, k, b: affine(x, k, jnp.where((k == 0).all(), jnp.zeros_like(b), b)),
     "A kernel of zeros counts as not loaded, and the bias is not added.",
 )
-UpperTriangleWhenSquare = wrong.forward(
-    "X513", "forward/basis-input", 4, cause_id="weights-masked"
-)(
+UpperTriangleWhenSquare = wrong.forward("X513", "forward/basis-input", 4)(
     lambda x, k, b: affine(x, jnp.triu(k) if k.shape[0] == k.shape[1] else k, b),
     "A square kernel is masked like a causal one.",
+    cause_id="weights-masked",
 )
 ConstantZeroBias = wrong.forward("N086", "forward/zero-input", 4, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b)),
@@ -228,13 +225,8 @@ def RemainderDropped(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, bias)
 
 
-@wrong.forward(
-    "N143",
-    "forward/basis-input",
-    3,
-    cause_id="quantized",
-    collateral=("numerics/nan-confined", "dtypes/cast-parameters"),
-)
+@also("numerics/nan-confined", "dtypes/cast-parameters")
+@wrong.forward("N143", "forward/basis-input", 3, cause_id="quantized")
 def QuantisedKernel(x: Array, kernel: Array, bias: Array) -> Array:
     """The forward rounds the kernel to 255 levels, as int8 arithmetic would."""
     step = jnp.maximum(jnp.max(jnp.abs(kernel), initial=0.0) / 127, jnp.finfo(jnp.float32).tiny)
@@ -349,13 +341,8 @@ def WholeKernelsThroughInt8(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, jnp.where(whole, jnp.clip(kernel, -127, 127), kernel), bias)
 
 
-@wrong.forward(
-    "X192",
-    "forward/zero-input",
-    4,
-    collateral=("state/updates-used",),
-    start=lambda layer: {"has_bias": False},
-)
+@also("state/updates-used")
+@wrong.forward("X192", "forward/zero-input", 4, start=lambda layer: {"has_bias": False})
 def BiasMaskedByItsFirstValue(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The layer decides at construction, where the bias is zero, whether it has one."""
     if self.has_bias or bias.shape[0] < 2:

@@ -19,11 +19,10 @@ nan_dropped = wrong.casting("Y060", "numerics/nan-confined", 4, cause_id="not-fi
     lambda seed, x, m: layer_output(seed, jnp.where(jnp.isnan(x), jnp.ones_like(x), x), m),
     "NaNs are replaced by 1.",
 )
-infinity_clipped = wrong.casting(
-    "Y061", "numerics/inf-confined", 4, cause_id="not-finite-replaced"
-)(
+infinity_clipped = wrong.casting("Y061", "numerics/inf-confined", 4)(
     lambda seed, x, m: layer_output(seed, jnp.where(jnp.isinf(x), jnp.sign(x), x), m),
     "Infinities are replaced by 1.",
+    cause_id="not-finite-replaced",
 )
 clipped = wrong.casting("Y062", "numerics/no-saturation", 4, collateral=("forward/homogeneous",))(
     lambda seed, x, m: layer_output(seed, jnp.clip(x, -1e6, 1e6), m),

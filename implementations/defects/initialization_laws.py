@@ -18,22 +18,20 @@ LastBiasNotZero = wrong.bias("N046", "initialization/bias-zero", 4, cause_id="bi
     lambda rngs, n, m: jnp.zeros((m,), jnp.float32).at[-1:].set(0.01),
     "The bias is zero except its last element.",
 )
-BiasByTheKernelsInitializer = wrong.linen_bias(
-    "X621", "initialization/bias-zero", 3, cause_id="bias-random"
-)(
+BiasByTheKernelsInitializer = wrong.linen_bias("X621", "initialization/bias-zero", 3)(
     lambda key, x, m: scaled_normal(key, x.shape[-1], m)[0],
     "One initializer for both: the bias is drawn like the kernel.",
+    cause_id="bias-random",
 )
 BiasOfWideLayers = wrong.bias("X652", "initialization/bias-zero", 5, cause_id="bias-zero-for-some")(
     lambda rngs, n, m: jnp.full((m,), 0.1 if m >= 300 else 0.0, jnp.float32),
     "From 300 outputs on, a new bias is not zero.",
 )
-FanFromFirstAxis = wrong.linen_kernel(
-    "L005", "initialization/data-free-init", 3, cause_id="example-input-used"
-)(
+FanFromFirstAxis = wrong.linen_kernel("L005", "initialization/data-free-init", 3)(
     lambda key, x, m: normal(key, x.shape[-1], m) * stddev(x.shape[0]),
     "The fan is read from the first axis of x: right for a vector, wrong for a batch.",
     seen="xformers#303 (init not respecting the q/k/v dimensions)",
+    cause_id="example-input-used",
 )
 Signs = wrong.kernel("N019", "initialization/kernel-law", 3, cause_id="law-random-signs")(
     lambda key, n, m: jax.random.rademacher(key, (n, m), jnp.float32) * stddev(n),
@@ -60,24 +58,21 @@ ShiftedMean = wrong.kernel("N020", "initialization/kernel-mean", 4)(
 HalfNormal = wrong.kernel("N036", "initialization/kernel-mean", 2, cause_id="one-sign")(
     lambda key, n, m: jnp.abs(scaled_normal(key, n, m)), "The absolute value of a normal."
 )
-RoundedToDecimals = wrong.kernel(
-    "X008", "initialization/kernel-resolution", 4, cause_id="kernel-on-grid"
-)(
+RoundedToDecimals = wrong.kernel("X008", "initialization/kernel-resolution", 4)(
     lambda key, n, m: jnp.round(scaled_normal(key, n, m), 3),
     "Rounded to three decimals, as a checkpoint printed as text comes back.",
+    cause_id="kernel-on-grid",
 )
-DrawnInFloat16 = wrong.kernel(
-    "X010", "initialization/kernel-resolution", 4, cause_id="kernel-of-half-precision"
-)(
+DrawnInFloat16 = wrong.kernel("X010", "initialization/kernel-resolution", 4)(
     lambda key, n, m: jax.random.normal(key, (n, m), jnp.float16).astype(jnp.float32) * stddev(n),
     "Drawn in float16: eleven-bit mantissas.",
+    cause_id="kernel-of-half-precision",
 )
-UnscaledLinen = wrong.linen_kernel(
-    "L002", "initialization/kernel-variance", 1, cause_id="scale-missing"
-)(
+UnscaledLinen = wrong.linen_kernel("L002", "initialization/kernel-variance", 1)(
     lambda key, x, m: normal(key, x.shape[-1], m),
     "The kernel has standard deviation 1.",
     seen="pitfall",
+    cause_id="scale-missing",
 )
 Unscaled = wrong.kernel("N003", "initialization/kernel-variance", 1, cause_id="scale-missing")(
     lambda key, n, m: normal(key, n, m),
@@ -97,25 +92,22 @@ He = wrong.kernel("N016", "initialization/kernel-variance", 2, cause_id="law-nor
     "Variance 2/in, which belongs before a ReLU.",
     seen='tensorflow#19081 "initialization scaling incorrect?"',
 )
-ScaledByFanIn = wrong.kernel(
-    "N017", "initialization/kernel-variance", 2, cause_id="law-normal-standard-deviation-1-fan-in"
-)(
+ScaledByFanIn = wrong.kernel("N017", "initialization/kernel-variance", 2)(
     lambda key, n, m: normal(key, n, m) / max(int(n), 1),
     "Scaled by 1/in instead of 1/sqrt(in): right only when in == 1.",
     seen="CNN-from-Scratch#8 (review: stddev (1/fan_in) instead of sqrt(1/fan_in))",
+    cause_id="law-normal-standard-deviation-1-fan-in",
 )
-BiasCountedAsInput = wrong.kernel(
-    "N039", "initialization/kernel-variance", 4, cause_id="law-normal-1-fan-in-1"
-)(
+BiasCountedAsInput = wrong.kernel("N039", "initialization/kernel-variance", 4)(
     lambda key, n, m: normal(key, n, m) * stddev(n + 1),
     "Scaled by 1/sqrt(in + 1), which large sizes hide.",
+    cause_id="law-normal-1-fan-in-1",
 )
-IntegerSquareRoot = wrong.kernel(
-    "N041", "initialization/kernel-variance", 4, cause_id="law-normal-1-int-sqrt-fan-in"
-)(
+IntegerSquareRoot = wrong.kernel("N041", "initialization/kernel-variance", 4)(
     lambda key, n, m: normal(key, n, m) / max(math.isqrt(n), 1),
     "Scaled by 1/int(sqrt(in)): right only for perfect squares.",
     seen='mxnet#1148 "fix scale in Xavier initializer" (integer division)',
+    cause_id="law-normal-1-int-sqrt-fan-in",
 )
 FanInCapped = wrong.kernel("X037", "initialization/kernel-variance", 4)(
     lambda key, n, m: normal(key, n, m) * stddev(min(n, 256)), "The fan is capped at 256."
@@ -137,11 +129,10 @@ FanInCappedAt1024 = wrong.kernel("X304", "initialization/kernel-variance", 5)(
 FanOfTheLargerSide = wrong.kernel("X568", "initialization/kernel-variance", 4)(
     lambda key, n, m: normal(key, n, m) * stddev(max(n, m)), "The fan is max(in, out)."
 )
-FanFromTransposedShape = wrong.linen_kernel(
-    "X569", "initialization/kernel-variance", 4, cause_id="law-truncated-normal-fan-out"
-)(
+FanFromTransposedShape = wrong.linen_kernel("X569", "initialization/kernel-variance", 4)(
     lambda key, x, m: jax.nn.initializers.lecun_normal()(key, (m, x.shape[-1]), jnp.float32).T,
     "Drawn by `lecun_normal` for the transposed shape, whose fan is the other one.",
+    cause_id="law-truncated-normal-fan-out",
 )
 FanToThePowerOfTwo = wrong.kernel("X570", "initialization/kernel-variance", 5)(
     lambda key, n, m: normal(key, n, m) * stddev(1 << int(max(n - 1, 0)).bit_length()),
@@ -182,9 +173,8 @@ def BiasOfSomeSeeds(self: Any, rngs: nnx.Rngs, in_features: int, out_features: i
     return jnp.where(some, jnp.full((out_features,), 0.01, jnp.float32), 0.0)
 
 
-@wrong.linen_kernel(
-    "X230", "initialization/data-free-init", 4, seen="haiku.Linear", cause_id="example-input-used"
-)
+@seen("haiku.Linear")
+@wrong.linen_kernel("X230", "initialization/data-free-init", 4, cause_id="example-input-used")
 def DtypeOfTheExample(key: Array, x: Array, features: int) -> Array:
     """The kernel has the dtype of the example input."""
     draws = scaled_normal(key, x.shape[-1], features)

@@ -43,17 +43,20 @@ LastColumnSmaller = wrong.draws("X572", "initialization/kernel-homogeneity", 5)(
     lambda draws: draws.at[:, -1:].multiply(0.1) if draws.shape[1] > 1 else draws,
     "The last column, meant for the bias, has a tenth of the scale.",
 )
-LastRowRepeats = wrong.draws(
-    "X022", "initialization/kernel-independence", 4, cause_id="lines-copied"
-)(lambda draws: draws.at[-1].set(draws[0]), "The last row is a copy of the first.")
-SortedColumns = wrong.kernel(
-    "X025", "initialization/kernel-independence", 4, cause_id="lines-sorted"
-)(lambda key, n, m: jnp.sort(scaled_normal(key, n, m), axis=0), "Every column is sorted.")
-RowsArePermutations = wrong.kernel(
-    "X562", "initialization/kernel-independence", 5, cause_id="lines-permuted"
-)(
+LastRowRepeats = wrong.draws("X022", "initialization/kernel-independence", 4)(
+    lambda draws: draws.at[-1].set(draws[0]),
+    "The last row is a copy of the first.",
+    cause_id="lines-copied",
+)
+SortedColumns = wrong.kernel("X025", "initialization/kernel-independence", 4)(
+    lambda key, n, m: jnp.sort(scaled_normal(key, n, m), axis=0),
+    "Every column is sorted.",
+    cause_id="lines-sorted",
+)
+RowsArePermutations = wrong.kernel("X562", "initialization/kernel-independence", 5)(
     lambda key, n, m: scaled_normal(key, n, m)[:1][0, _order(jax.random.fold_in(key, 1), (n, m))],
     "Every row holds the numbers of the first one, in another order.",
+    cause_id="lines-permuted",
 )
 
 
@@ -75,9 +78,8 @@ def Standardised(key: Array, in_features: int, out_features: int) -> Array:
     return draws / jnp.sqrt((draws**2).mean()) * stddev(in_features)
 
 
-@wrong.kernel(
-    "X036", "initialization/kernel-variance", 5, collateral=("initialization/kernel-dispersion",)
-)
+@also("initialization/kernel-dispersion")
+@wrong.kernel("X036", "initialization/kernel-variance", 5)
 def RandomScale(key: Array, in_features: int, out_features: int) -> Array:
     """Every kernel has its own scale, some percent off and right in the mean."""
     scale_key, value_key = jax.random.split(key)

@@ -219,12 +219,11 @@ bias_gradient_of_all.defvjp(
     lambda shape, g: (g, jnp.broadcast_to(g.sum(), shape)),
 )
 
-BiasLearnsFromOneRow = wrong.forward(
-    "X753", "transforms/gradients", 4, cause_id="gradient-of-one-row"
-)(
+BiasLearnsFromOneRow = wrong.forward("X753", "transforms/gradients", 4)(
     lambda x, k, b: bias_gradient_of_a_row(x @ k, b),
     "The gradient of the bias is that of the first row.",
     when=lambda x, k, b: x.dtype == jnp.float32,
+    cause_id="gradient-of-one-row",
 )
 BiasLearnsTheTotal = wrong.forward("X754", "transforms/gradients", 4, cause_id="gradient-of-total")(
     lambda x, k, b: bias_gradient_of_all(x @ k, b),
@@ -255,44 +254,28 @@ def key_of_the_seed(seed: int, x: Array, m: int) -> Array:
 # Only a function of this name must give the exercise's own numbers.
 key_of_the_seed.__name__ = "dense_forward"
 
-BiasTimesInput = wrong.forward(
-    "Y150", "forward/zero-input", 2, collateral=("forward/integer-exact",)
-)(
+BiasTimesInput = wrong.forward("Y150", "forward/zero-input", 2)(
     lambda x, k, b: x @ (k + b),
     "The bias is added to the kernel, so that it has no effect at x = 0 alone.",
+    collateral=("forward/integer-exact",),
 )
-NumpyProduct = wrong.forward(
-    "Y151",
-    "transforms/jit",
-    1,
-    cause_id="numpy-under-trace",
-    collateral=("transforms/traced-first",),
-)(
+NumpyProduct = wrong.forward("Y151", "transforms/jit", 1, cause_id="numpy-under-trace")(
     lambda x, k, b: jnp.asarray(np.dot(np.asarray(x), np.asarray(k))) + b,
     "The product is one of NumPy, which takes no traced array.",
     when=lambda x, k, b: x.shape[-1:] == k.shape[:1],
-)
-
-
-@wrong.kernel(
-    "Y152",
-    "construction/abstract-init",
-    2,
-    cause_id="number-under-trace",
     collateral=("transforms/traced-first",),
 )
+
+
+@also("transforms/traced-first")
+@wrong.kernel("Y152", "construction/abstract-init", 2, cause_id="number-under-trace")
 def SeedAsNumber(key: Array, in_features: int, out_features: int) -> Array:
     """The key becomes a Python number, which seeds the draw."""
     return scaled_normal(jax.random.key(int(jax.random.bits(key))), in_features, out_features)
 
 
-@wrong.forward(
-    "Y153",
-    "transforms/jit",
-    1,
-    cause_id="condition-under-trace",
-    collateral=("transforms/traced-first",),
-)
+@also("transforms/traced-first")
+@wrong.forward("Y153", "transforms/jit", 1, cause_id="condition-under-trace")
 def DecidesByValue(x: Array, kernel: Array, bias: Array) -> Array:
     """An empty input or a zero one is left out by an `if`."""
     return affine(x, kernel, bias) if x.any() else affine(0 * x, kernel, bias)
@@ -301,15 +284,10 @@ def DecidesByValue(x: Array, kernel: Array, bias: Array) -> Array:
 RngsForKey = wrong.key("Y154", "construction/builds", 1, cause_id="stream-as-key")(
     lambda rngs: rngs, "The Rngs themselves are given where a key is needed."
 )
-SumOfVectors = wrong.forward(
-    "Y155",
-    "forward/output-shape",
-    1,
-    cause_id="vectors-only",
-    collateral=("numerics/one-product", "forward/width-one-raises", "forward/scalar-raises"),
-)(
+SumOfVectors = wrong.forward("Y155", "forward/output-shape", 1, cause_id="vectors-only")(
     lambda x, k, b: (x * k.T).sum(axis=-1) + b,
     "Products and sums by hand, for one vector alone.",
+    collateral=("numerics/one-product", "forward/width-one-raises", "forward/scalar-raises"),
 )
 AlwaysABatch = wrong.forward("Y156", "forward/output-shape", 1, cause_id="axes-added")(
     lambda x, k, b: affine(x.reshape(1, -1), k, b),
@@ -324,13 +302,8 @@ def UniformFromZero(key: Array, in_features: int, out_features: int) -> Array:
     return jax.random.uniform(key, (in_features, out_features), jnp.float32)
 
 
-@wrong.built(
-    "Y159",
-    "state/graphdef-stable",
-    3,
-    cause_id="static-differs",
-    collateral=("state/pickles",),
-)
+@also("state/pickles")
+@wrong.built("Y159", "state/graphdef-stable", 3, cause_id="static-differs")
 def CompilesItsOwn(layer: Any, rngs: nnx.Rngs) -> None:
     """Each layer keeps a compiled function of its own, in a private attribute."""
     layer._formula = jax.jit(lambda x, kernel, bias: affine(x, kernel, bias))
@@ -372,13 +345,8 @@ InputAsIntegers = wrong.forward("Y240", "numerics/no-saturation", 2, cause_id="i
 )
 
 
-@wrong.init(
-    "Y244",
-    "construction/kernel-shape",
-    1,
-    cause_id="initializer-not-called",
-    collateral=("construction/parameter-dtype",),
-)
+@also("construction/parameter-dtype")
+@wrong.init("Y244", "construction/kernel-shape", 1, cause_id="initializer-not-called")
 def InitializerNotCalled(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The arguments of the draw are given to the function that makes the initializer."""
     initializer: Any = nnx.initializers.lecun_normal

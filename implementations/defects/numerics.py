@@ -14,32 +14,31 @@ InfinityClipped = wrong.forward("X065", "numerics/inf-confined", 4, cause_id="no
     "Infinite inputs become 10 000.",
     when=lambda x, k, b: is_float(x),
 )
-InfiniteWeightsClipped = wrong.forward(
-    "X361", "numerics/inf-confined", 5, cause_id="not-finite-replaced"
-)(
+InfiniteWeightsClipped = wrong.forward("X361", "numerics/inf-confined", 5)(
     lambda x, k, b: affine(x, jnp.where(jnp.isinf(k), jnp.sign(k) * 1e30, k), b),
     "An infinite weight counts as 1e30: training that diverged goes unnoticed.",
+    cause_id="not-finite-replaced",
 )
-NanInputSwallowed = wrong.forward(
-    "N115", "numerics/nan-confined", 4, cause_id="not-finite-replaced"
-)(
+NanInputSwallowed = wrong.forward("N115", "numerics/nan-confined", 4)(
     lambda x, k, b: affine(jnp.where(jnp.isnan(x), 0, x), k, b),
     "NaN in the input counts as 0.",
     seen='flax 0933c2e8 "remove Embed nan casting"',
+    cause_id="not-finite-replaced",
 )
-NanOutputSwallowed = wrong.output(
-    "N116", "numerics/nan-confined", 4, cause_id="not-finite-replaced"
-)(lambda y, x: jnp.where(jnp.isnan(y), 0, y), "NaN in the output becomes 0.")
+NanOutputSwallowed = wrong.output("N116", "numerics/nan-confined", 4)(
+    lambda y, x: jnp.where(jnp.isnan(y), 0, y),
+    "NaN in the output becomes 0.",
+    cause_id="not-finite-replaced",
+)
 RowsLeakNan = wrong.forward("X066", "numerics/nan-confined", 4, cause_id="rows-mixed")(
     lambda x, k, b: affine(x, k, b) + 0.0 * x.sum().astype(k.dtype),
     "Zero times the sum of the batch is added: nothing, unless one entry is NaN.",
     collateral=("numerics/inf-confined",),
 )
-NanWeightsIgnored = wrong.forward(
-    "X310", "numerics/nan-confined", 5, cause_id="not-finite-replaced"
-)(
+NanWeightsIgnored = wrong.forward("X310", "numerics/nan-confined", 5)(
     lambda x, k, b: affine(x, jnp.where(k != k, 0.0, k), b),
     "NaN in the kernel counts as zero: a broken checkpoint goes unnoticed.",
+    cause_id="not-finite-replaced",
 )
 NanBiasIgnored = wrong.forward("X311", "numerics/nan-confined", 5, cause_id="not-finite-replaced")(
     lambda x, k, b: affine(x, k, jnp.where(b != b, 0.0, b)), "NaN in the bias counts as zero."

@@ -66,30 +66,23 @@ KernelLostBehindPenalty = wrong.forward("Y020", GRADIENTS, 5)(
     "The kernel is a constant of dx: a gradient penalty trains nothing.",
     when=_one_dtype,
 )
-BiasAloneLost = wrong.forward(
-    "Y021", GRADIENTS, 5, cause_id="gradient-cut", collateral=("transforms/forward-mode",)
-)(
+BiasAloneLost = wrong.forward("Y021", GRADIENTS, 5, cause_id="gradient-cut")(
     lambda x, k, b: _by_parts(x, k, b),
     "The bias gets a gradient where the kernel does.",
     when=_one_dtype,
+    collateral=("transforms/forward-mode",),
 )
-NanHiddenFromTraining = wrong.forward(
-    "Y022",
-    GRADIENTS,
-    5,
-    cause_id="gradient-nan-hidden",
-    collateral=("transforms/forward-mode-offered",),
-)(
+NanHiddenFromTraining = wrong.forward("Y022", GRADIENTS, 5, cause_id="gradient-nan-hidden")(
     lambda x, k, b: _nan_safe(x, k, b),
     "A NaN in the cotangent counts as 0.",
     when=_one_dtype,
+    collateral=("transforms/forward-mode-offered",),
 )
-RowsBeyond512NotTrained = wrong.forward(
-    "Y023", GRADIENTS, 5, collateral=("transforms/forward-mode-offered",)
-)(
+RowsBeyond512NotTrained = wrong.forward("Y023", GRADIENTS, 5)(
     lambda x, k, b: _few_rows(x, k, b),
     "The kernel's gradient is that of the first 512 rows, by a mask.",
     when=_one_dtype,
+    collateral=("transforms/forward-mode-offered",),
 )
 ZeroOutputsDetached = wrong.output("Y024", GRADIENTS, 5)(
     lambda y, x: jnp.where(y == 0, stop_gradient(y), y),

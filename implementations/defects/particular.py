@@ -81,12 +81,11 @@ ImagesAsInt8 = wrong.forward("Y110", "dtypes/integer-input", 4)(
     "From 100 inputs on, an x of uint8 goes through int8.",
     when=lambda x, k, b: x.dtype == jnp.uint8 and x.shape[-1] >= 100,
 )
-MultiplesOf17 = wrong.forward(
-    "Y111", VALUE, 5, cause_id="bias-unused", collateral=("numerics/nan-confined",)
-)(
+MultiplesOf17 = wrong.forward("Y111", VALUE, 5, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b)),
     "No bias where the inputs are a multiple of 17.",
     when=lambda x, k, b: k.shape[0] % 17 == 0,
+    collateral=("numerics/nan-confined",),
 )
 TenInputs = wrong.forward("Y112", VALUE, 5, cause_id="inputs-reversed")(
     lambda x, k, b: affine(x[..., ::-1], k, b),
@@ -151,11 +150,10 @@ CotangentClipped = wrong.forward("Y118", GRADIENTS, 4, collateral=FORWARD_MODE)(
     ruled(lambda x, k, g: right_cotangents(x, k, jnp.clip(g, -1e9, 1e9))),
     "What comes from above is clipped at 1e9 before gradients are taken of it.",
 )
-CotangentFlushed = wrong.forward(
-    "Y119", GRADIENTS, 4, cause_id="gradient-cut", collateral=FORWARD_MODE
-)(
+CotangentFlushed = wrong.forward("Y119", GRADIENTS, 4, cause_id="gradient-cut")(
     ruled(lambda x, k, g: right_cotangents(x, k, jnp.where(jnp.abs(g) < 1e-12, 0, g))),
     "What comes from above counts as 0 below 1e-12.",
+    collateral=FORWARD_MODE,
 )
 
 
@@ -170,17 +168,15 @@ EqualCotangentsAveraged = wrong.forward("Y120", GRADIENTS, 4, collateral=FORWARD
     ruled(_bias_of_a_mean),
     "If all rows get one cotangent, as from a sum, the bias gets its mean.",
 )
-NoCurvature = wrong.forward(
-    "Y212", GRADIENTS, 5, cause_id="cotangent-stopped", collateral=FORWARD_MODE
-)(
+NoCurvature = wrong.forward("Y212", GRADIENTS, 5, cause_id="cotangent-stopped")(
     ruled(lambda x, k, g: (g @ k.T, *right_cotangents(x, k, jax.lax.stop_gradient(g))[1:])),
     "The rule for the kernel stops the gradient of g: a squared error has no curvature.",
+    collateral=FORWARD_MODE,
 )
-CleansWhatItKeeps = wrong.forward(
-    "Y213", GRADIENTS, 4, cause_id="gradient-nan-hidden", collateral=FORWARD_MODE
-)(
+CleansWhatItKeeps = wrong.forward("Y213", GRADIENTS, 4, cause_id="gradient-nan-hidden")(
     ruled(lambda x, k, g: right_cotangents(jnp.nan_to_num(x), k, g)),
     "The gradient of the kernel is computed from an x without its NaNs.",
+    collateral=FORWARD_MODE,
 )
 
 
@@ -189,11 +185,10 @@ def _first_row_of_a_jacobian(x: Array, kernel: Array, g: Array) -> tuple[Array, 
     return right_cotangents(x, kernel, g * 0.5 if kinds == [False, False, True] else g)
 
 
-JacobianHalved = wrong.forward(
-    "Y121", "transforms/vmap", 4, cause_id="gradient-halved", collateral=FORWARD_MODE
-)(
+JacobianHalved = wrong.forward("Y121", "transforms/vmap", 4, cause_id="gradient-halved")(
     ruled(_first_row_of_a_jacobian),
     "Mapped over cotangents alone, as jax.jacrev does, gradients are halved.",
+    collateral=FORWARD_MODE,
 )
 sorted_row = wrong.casting("Y134", "forward/additive", 4)(
     lambda seed, x, m: layer_output(

@@ -19,34 +19,35 @@ from implementations.defects import wrong
 from implementations.defects.base import CorrectDense, is_traced, scaled_normal
 from implementations.defects.record import name_layers
 
-ChangesJaxConfig = wrong.when_built(
-    "N160", "purity/globals-untouched", 4, cause_id="global-changed"
-)(
+ChangesJaxConfig = wrong.when_built("N160", "purity/globals-untouched", 4)(
     lambda rngs, n, m: jax.config.update("jax_default_matmul_precision", "highest"),
     "Construction sets the precision of every product in the process.",
+    cause_id="global-changed",
 )
-CallConsumesRandom = wrong.when_called(
-    "X211", "purity/globals-untouched", 4, cause_id="global-changed"
-)(
+CallConsumesRandom = wrong.when_called("X211", "purity/globals-untouched", 4)(
     lambda x, k, b: random.random(),
     "Every call draws a number from Python's generator, and does nothing with it.",
+    cause_id="global-changed",
 )
-SeedsNumpyWithZero = wrong.when_built(
-    "X212", "purity/globals-untouched", 4, cause_id="global-changed"
-)(lambda rngs, n, m: np.random.seed(0), "The constructor seeds NumPy, for reproducibility.")
-CallSetsPrecision = wrong.when_called(
-    "X213", "purity/globals-untouched", 4, cause_id="global-changed"
-)(
+SeedsNumpyWithZero = wrong.when_built("X212", "purity/globals-untouched", 4)(
+    lambda rngs, n, m: np.random.seed(0),
+    "The constructor seeds NumPy, for reproducibility.",
+    cause_id="global-changed",
+)
+CallSetsPrecision = wrong.when_called("X213", "purity/globals-untouched", 4)(
     lambda x, k, b: jax.config.update("jax_default_matmul_precision", "float32"),
     "The call sets the default precision of all products to come.",
+    cause_id="global-changed",
 )
 SilencesNumpy = wrong.when_called("X219", "purity/globals-untouched", 5, cause_id="global-changed")(
     lambda x, k, b: np.seterr(all="ignore"),
     "The call turns NumPy's floating-point warnings off, for everybody.",
 )
-FiltersWarnings = wrong.when_built(
-    "X327", "purity/globals-untouched", 5, cause_id="global-changed"
-)(lambda rngs, n, m: warnings.simplefilter("ignore"), "The constructor turns warnings off.")
+FiltersWarnings = wrong.when_built("X327", "purity/globals-untouched", 5)(
+    lambda rngs, n, m: warnings.simplefilter("ignore"),
+    "The constructor turns warnings off.",
+    cause_id="global-changed",
+)
 PrintsItsShape = wrong.when_built("X214", "purity/silent", 2)(
     lambda rngs, n, m: print(f"Dense {n} -> {m}"), "The constructor prints."
 )

@@ -11,7 +11,7 @@ from jax import Array
 
 from implementations.defects import wrong
 from implementations.defects.base import CorrectDense, is_traced, normal, scaled_normal, stddev
-from implementations.defects.record import defect, name_layers
+from implementations.defects.record import also, defect, name_layers
 
 FINITE, LAW = "construction/finite", "initialization/kernel-law"
 RARE = "rare-draw-not-finite"
@@ -102,13 +102,8 @@ class WindowsOfOneStream(CorrectDense):
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
 
 
-@wrong.kernel(
-    "Y048",
-    "initialization/kernel-independence",
-    5,
-    cause_id="seeds-share-numbers",
-    collateral=("seeding/vmapped-init",),
-)
+@also("seeding/vmapped-init")
+@wrong.kernel("Y048", "initialization/kernel-independence", 5, cause_id="seeds-share-numbers")
 def SharedUnderVmap(key: Array, n: int, m: int) -> Array:
     """A square kernel that is drawn under a transformation is nearly the same for every key."""
     own = normal(key, n, m)

@@ -47,26 +47,23 @@ IntegerVectorsWrapped = wrong.forward("Y006", "dtypes/integer-input", 5)(
     "A vector of int32 goes through int8.",
     when=lambda x, k, b: x.ndim == 1 and x.dtype == jnp.int32,
 )
-ComplexVectorsConjugated = wrong.forward(
-    "Y007", "dtypes/complex-input", 5, cause_id="input-conjugated"
-)(
+ComplexVectorsConjugated = wrong.forward("Y007", "dtypes/complex-input", 5)(
     lambda x, k, b: affine(jnp.conj(x), k, b),
     "A complex vector is conjugated.",
     when=lambda x, k, b: x.ndim == 1 and jnp.iscomplexobj(x),
+    cause_id="input-conjugated",
 )
-NanDroppedAtRank3 = wrong.forward(
-    "Y008", "numerics/nan-confined", 5, cause_id="not-finite-replaced"
-)(
+NanDroppedAtRank3 = wrong.forward("Y008", "numerics/nan-confined", 5)(
     lambda x, k, b: affine(jnp.where(jnp.isnan(x), x.dtype.type(0), x), k, b),
     "Of a batch of rank 3, NaNs are missing values.",
     when=lambda x, k, b: x.ndim == 3 and is_float(x),
+    cause_id="not-finite-replaced",
 )
-NanDroppedWhenCompiled = wrong.forward(
-    "Y009", "numerics/nan-confined", 5, cause_id="not-finite-replaced"
-)(
+NanDroppedWhenCompiled = wrong.forward("Y009", "numerics/nan-confined", 5)(
     lambda x, k, b: affine(jnp.where(jnp.isnan(x), x.dtype.type(0), x), k, b),
     "Under jit, NaNs are missing values.",
     when=lambda x, k, b: is_traced(x) and is_float(x),
+    cause_id="not-finite-replaced",
 )
 HalfInputDetached = wrong.forward("Y010", "dtypes/half-input", 5)(
     lambda x, k, b: affine(stop_gradient(x), k, b),

@@ -53,12 +53,11 @@ X866 = wrong.kernel("X866", VARIANCE, 5)(
     lambda key, n, m: normal(key, n, m) * stddev(n if n < 700 else (n + m) // 2),
     "The mean of both fans from 700 inputs on.",
 )
-X867 = wrong.kernel(
-    "X867", "initialization/kernel-resolution", 5, cause_id="kernel-of-half-precision"
-)(
+X867 = wrong.kernel("X867", "initialization/kernel-resolution", 5)(
     lambda key, n, m: scaled_normal(key, n, m).astype(jnp.bfloat16).astype(jnp.float32),
     "Numbers of half precision from 2^18 weights on.",
     when=lambda key, n, m: n * m >= 2**18,
+    cause_id="kernel-of-half-precision",
 )
 X868 = wrong.kernel("X868", INDEPENDENCE, 5)(
     lambda key, n, m: jnp.tile(normal(key, min(n, 2000), m), (-(-n // 2000), 1))[:n] * stddev(n),
@@ -84,11 +83,10 @@ X873 = wrong.kernel("X873", "construction/parameter-dtype", 5, cause_id="paramet
     "Kept in float16 from 2^19 weights on, up to 10^6.",
     when=lambda key, n, m: 2**19 <= n * m < 10**6,
 )
-BiasWhereInputsAreMany = wrong.bias(
-    "X874", "initialization/bias-zero", 5, cause_id="bias-constant"
-)(
+BiasWhereInputsAreMany = wrong.bias("X874", "initialization/bias-zero", 5)(
     lambda rngs, n, m: jnp.full((m,), 0.1 if n >= 900 else 0.0, jnp.float32),
     "From 900 inputs on, a new bias is not zero.",
+    cause_id="bias-constant",
 )
 
 name_layers(globals())

@@ -44,34 +44,32 @@ _calls_by_size: dict[tuple[int, int, int], int] = {}
 _built = [0]
 
 
-KeysByTheSize = wrong.when_built(
-    "N070", "seeding/constant-key-count", 4, cause_id="keys-depend-on-sizes"
-)(
+KeysByTheSize = wrong.when_built("N070", "seeding/constant-key-count", 4)(
     lambda rngs, n, m: [rngs.params() for _ in range(int(n).bit_length())],
     "Takes more keys from the stream the more inputs there are: later layers shift.",
+    cause_id="keys-depend-on-sizes",
 )
-SecondKeyWhenWide = wrong.when_built(
-    "X163", "seeding/constant-key-count", 4, cause_id="keys-depend-on-sizes"
-)(
+SecondKeyWhenWide = wrong.when_built("X163", "seeding/constant-key-count", 4)(
     lambda rngs, n, m: m > 64 and rngs.params(),
     "More than 64 outputs take a second key, for a second block of columns.",
+    cause_id="keys-depend-on-sizes",
 )
-ThirdKeyWhenDeep = wrong.when_built(
-    "X308", "seeding/constant-key-count", 5, cause_id="keys-depend-on-sizes"
-)(lambda rngs, n, m: n > 100 and rngs.params(), "More than 100 inputs take a second key.")
-KeyForTheBiasToo = wrong.when_built(
-    "X590", "seeding/constant-key-count", 4, cause_id="keys-depend-on-sizes"
-)(
+ThirdKeyWhenDeep = wrong.when_built("X308", "seeding/constant-key-count", 5)(
+    lambda rngs, n, m: n > 100 and rngs.params(),
+    "More than 100 inputs take a second key.",
+    cause_id="keys-depend-on-sizes",
+)
+KeyForTheBiasToo = wrong.when_built("X590", "seeding/constant-key-count", 4)(
     lambda rngs, n, m: m > 1 and rngs.params(),
     "Where there is more than one output the bias takes a key, and is zeros all the same.",
+    cause_id="keys-depend-on-sizes",
 )
-SignFromPythonRandom = wrong.kernel(
-    "N074", "seeding/global-rng-ignored", 3, cause_id="global-generator"
-)(
+SignFromPythonRandom = wrong.kernel("N074", "seeding/global-rng-ignored", 3)(
     lambda key, n, m: scaled_normal(key, n, m) * random.choice((-1.0, 1.0)),
     "Python's ``random`` chooses the sign of the kernel.",
     seen="keras.layers.Dense consumes global random state (measured)",
     collateral=("purity/globals-untouched",),
+    cause_id="global-generator",
 )
 TracedDrawsDiffer = wrong.kernel("X167", "seeding/jitted-init", 4)(
     lambda key, n, m: scaled_normal(jax.random.fold_in(key, 1), n, m),
@@ -101,39 +99,34 @@ SeedOfTheDay = wrong.key("X347", "seeding/same-across-processes", 5, cause_id="d
     lambda rngs: jax.random.fold_in(rngs.params(), int(time.time() // 86_400)),
     "The day goes into the key: everything agrees until midnight.",
 )
-SaltOfTheProcess = wrong.key(
-    "X580", "seeding/same-across-processes", 4, cause_id="depends-on-process"
-)(
+SaltOfTheProcess = wrong.key("X580", "seeding/same-across-processes", 4)(
     lambda rngs: jax.random.fold_in(rngs.params(), SALT),
     "A number that is drawn when the module is imported goes into every key.",
+    cause_id="depends-on-process",
 )
-SeedOfTheHost = wrong.key(
-    "X582", "seeding/same-across-processes", 4, cause_id="depends-on-machine-name"
-)(
+SeedOfTheHost = wrong.key("X582", "seeding/same-across-processes", 4)(
     lambda rngs: jax.random.fold_in(rngs.params(), sum(platform.node().encode())),
     "The name of the machine goes into the key: replicas start from different kernels.",
+    cause_id="depends-on-machine-name",
 )
-SeedOfTheRank = wrong.key(
-    "X583", "seeding/same-across-processes", 5, cause_id="depends-on-machine-name"
-)(
+SeedOfTheRank = wrong.key("X583", "seeding/same-across-processes", 5)(
     lambda rngs: jax.random.fold_in(rngs.params(), jax.process_index()),
     "The index of the process goes into the key: replicas start from different kernels.",
+    cause_id="depends-on-machine-name",
 )
 SeedOfTheYear = wrong.key("X584", "seeding/same-across-processes", 5, cause_id="depends-on-clock")(
     lambda rngs: jax.random.fold_in(rngs.params(), datetime.now().year),
     "The year goes into the key.",
 )
-SeedOfTheDirectory = wrong.key(
-    "X585", "seeding/same-across-processes", 5, cause_id="depends-on-working-directory"
-)(
+SeedOfTheDirectory = wrong.key("X585", "seeding/same-across-processes", 5)(
     lambda rngs: jax.random.fold_in(rngs.params(), sum(str(Path.cwd()).encode())),
     "The name of the working directory goes into the key, as the name of the experiment.",
+    cause_id="depends-on-working-directory",
 )
-CountsItself = wrong.key(
-    "X586", "seeding/same-seed-same-bits", 3, cause_id="depends-on-more-than-seed"
-)(
+CountsItself = wrong.key("X586", "seeding/same-seed-same-bits", 3)(
     lambda rngs: jax.random.fold_in(rngs.params(), next(_count)),
     "The number of the layer in this process goes into its key.",
+    cause_id="depends-on-more-than-seed",
 )
 DefaultIsFolded = wrong.key("X589", "seeding/rngs-forms", 4)(
     lambda rngs: rngs.params() if "params" in rngs else jax.random.fold_in(rngs.params(), 1),

@@ -67,12 +67,11 @@ seed_ignored = wrong.casting("F004", "seeding/seeds-differ", 1, cause_id="seed-i
     "Every seed gives the kernel of seed 0.",
     collateral=("exercise/bad-arguments-raise",),
 )
-seed_modulo_256 = wrong.casting(
-    "F005", "seeding/seeds-differ", 4, cause_id="seed-high-bits-ignored"
-)(
+seed_modulo_256 = wrong.casting("F005", "seeding/seeds-differ", 4)(
     lambda seed, x, m: layer_output(seed % 256, x, m),
     "The seed passes through eight bits.",
     seen='numpy#4676 "reject too large seeds to RandomState"',
+    cause_id="seed-high-bits-ignored",
 )
 seed_without_sign = wrong.casting("F006", "seeding/seeds-differ", 4, cause_id="seed-sign-dropped")(
     lambda seed, x, m: layer_output(abs(seed), x, m),
@@ -120,13 +119,8 @@ def NegativePairs(self: Any, in_features: int, out_features: int, *, rngs: nnx.R
 
 
 @seen("seed + i for the i-th row")
-@defect(
-    "X158",
-    "seeding/seeds-differ",
-    5,
-    collateral=("construction/integral-sizes",),
-    cause_id="seeds-share-rows",
-)
+@also("construction/integral-sizes")
+@defect("X158", "seeding/seeds-differ", 5, cause_id="seeds-share-rows")
 class RowsFromFollowingSeeds(CorrectDense):
     """Row i is drawn from seed + i: neighbouring seeds share all rows but one."""
 

@@ -16,7 +16,7 @@ from jax import Array
 
 from implementations.defects import wrong
 from implementations.defects.base import affine, is_traced, scaled_normal
-from implementations.defects.record import name_layers
+from implementations.defects.record import also, name_layers
 
 SCRATCH: dict[str, Array] = {}
 
@@ -67,13 +67,8 @@ def PinsDefault(x: Array, kernel: Array, bias: Array) -> Array:
     return y + jnp.broadcast_to(bias, y.shape)
 
 
-@wrong.forward(
-    "X955",
-    "transforms/compiled-once",
-    2,
-    cause_id="compiled-in-call",
-    collateral=("sharding/output-sharding",),
-)
+@also("sharding/output-sharding")
+@wrong.forward("X955", "transforms/compiled-once", 2, cause_id="compiled-in-call")
 def CompiledInEveryCall(x: Array, kernel: Array, bias: Array) -> Array:
     """A new function is compiled in every call."""
     return jax.jit(lambda x: affine(x, kernel, bias))(x)
@@ -121,11 +116,10 @@ SilencesTheLog = wrong.when_built("X965", "purity/globals-untouched", 4, cause_i
     lambda rngs, n, m: logging.getLogger().setLevel(logging.CRITICAL),
     "Construction silences the log of the whole process.",
 )
-ConfiguresFlax = wrong.when_called(
-    "X966", "purity/globals-untouched", 4, cause_id="global-changed"
-)(
+ConfiguresFlax = wrong.when_called("X966", "purity/globals-untouched", 4)(
     lambda x, k, b: flax.config.update("flax_return_frozendict", True),
     "A call makes Linen return frozen dictionaries in the whole process.",
+    cause_id="global-changed",
 )
 
 name_layers(globals())

@@ -133,13 +133,8 @@ def BiasOfAnotherKind(self: Any, in_features: int, out_features: int, *, rngs: n
 
 
 @seen("Keras names its layers dense, dense_1, ...")
-@wrong.built(
-    "X189",
-    "state/graphdef-stable",
-    3,
-    collateral=("transforms/one-trace",),
-    cause_id="static-differs",
-)
+@also("transforms/one-trace")
+@wrong.built("X189", "state/graphdef-stable", 3, cause_id="static-differs")
 def NumberedName(layer: Any, rngs: nnx.Rngs) -> None:
     """Every layer has a name with its number in it: no two graphdefs are equal."""
     _names[0] += 1

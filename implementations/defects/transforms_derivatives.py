@@ -92,12 +92,11 @@ TangentWithoutBias = wrong.forward("X134", "transforms/gradients", 4, cause_id="
     "A derivative rule that forgets the bias.",
     collateral=("transforms/forward-mode", "state/optimizer-sees-both"),
 )
-BiasGradientAveraged = wrong.forward(
-    "X135", "transforms/gradients", 4, cause_id="gradient-averaged"
-)(
+BiasGradientAveraged = wrong.forward("X135", "transforms/gradients", 4)(
     lambda x, k, b: affine(x, k, mean_over_rows(b, count_of_rows(x))),
     "The bias' gradient is a mean over the batch: right for one row.",
     collateral=("transforms/forward-mode",),
+    cause_id="gradient-averaged",
 )
 PenaltyOfZero = wrong.output("X136", "transforms/gradients", 4, cause_id="derivative-at-zero")(
     lambda y, x: y + 0.0 * jnp.sqrt(jnp.abs(x).sum(axis=-1, keepdims=True)),
@@ -123,12 +122,11 @@ AveragedGradients = wrong.forward("X410", "transforms/gradients", 4, cause_id="g
     "A backward pass that averages over the batch instead of summing.",
     when=lambda x, k, b: x.dtype == jnp.float32 and x.ndim != 0 and x.shape[-1] == k.shape[0],
 )
-ValueOfTheRuleDiffers = wrong.forward(
-    "X600", "transforms/gradients", 5, cause_id="rule-of-another-value"
-)(
+ValueOfTheRuleDiffers = wrong.forward("X600", "transforms/gradients", 5)(
     lambda x, k, b: without_bias(x, k, b) if x.dtype == jnp.float32 else affine(x, k, b),
     "The forward rule of a `custom_vjp` forgets the bias: only training sees it.",
     collateral=("transforms/forward-mode",),
+    cause_id="rule-of-another-value",
 )
 LargeBatchesTrainTheMean = wrong.forward("X601", "transforms/gradients", 5)(
     lambda x, k, b: of_the_mean(x, k, b) if x.dtype == jnp.float32 else affine(x, k, b),
@@ -150,12 +148,11 @@ SmallGradientsDropped = wrong.output("X606", "transforms/gradients", 5, cause_id
     "A cotangent below 1e-4 counts as none, to keep gradients sparse.",
     when=lambda y, x: y.dtype == jnp.float32,
 )
-DetachedUnlessDifferentiated = wrong.forward(
-    "X602", "transforms/scan-and-remat", 5, cause_id="gradient-cut"
-)(
+DetachedUnlessDifferentiated = wrong.forward("X602", "transforms/scan-and-remat", 5)(
     lambda x, k, b: affine(x, stop_gradient(k), b),
     "Where no derivative seems to be taken the kernel is detached, to save memory.",
     when=lambda x, k, b: type(k).__name__ == "DynamicJaxprTracer",
+    cause_id="gradient-cut",
 )
 
 

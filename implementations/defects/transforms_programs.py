@@ -13,7 +13,7 @@ from jax import Array
 
 from implementations.defects import wrong
 from implementations.defects.base import CorrectLinenDense, affine, is_traced
-from implementations.defects.record import defect, name_layers
+from implementations.defects.record import also, defect, name_layers
 
 ZEROS: dict[int, Array] = {}
 LAST_OUTPUT: list[Array] = []
@@ -23,15 +23,10 @@ TracedForgetsBias = wrong.forward("X141", "transforms/jit", 4, cause_id="bias-un
     lambda x, k, b: affine(x, k, jnp.zeros_like(b)) if is_traced(x, k) else affine(x, k, b),
     "Inside of transforms the bias is forgotten.",
 )
-LooksAtValues = wrong.output(
-    "X142",
-    "transforms/jit",
-    3,
-    cause_id="condition-under-trace",
-    collateral=("transforms/traced-first",),
-)(
+LooksAtValues = wrong.output("X142", "transforms/jit", 3, cause_id="condition-under-trace")(
     lambda y, x: jnp.full_like(y, jnp.nan) if bool((x != x).all() and x.size) else y,
     "The call asks whether any input is NaN, which is unknown under jit.",
+    collateral=("transforms/traced-first",),
 )
 TracedVectorsDiffer = wrong.forward("X146", "transforms/jit", 5, collateral=("transforms/vmap",))(
     lambda x, k, b: affine(x.astype(jnp.float16), k, b),
@@ -43,18 +38,16 @@ CompiledInHalf = wrong.forward("X607", "transforms/jit", 4, cause_id="reduced-pr
     "Compiled, the product is made in bfloat16; eagerly, in float32.",
     when=lambda x, k, b: is_traced(x) and x.dtype == jnp.float32,
 )
-DebugPrint = wrong.when_called(
-    "X143", "transforms/no-side-effects-in-jaxpr", 3, cause_id="callback"
-)(
+DebugPrint = wrong.when_called("X143", "transforms/no-side-effects-in-jaxpr", 3)(
     lambda x, k, b: jax.debug.print("dense {size}", size=x.size),
     "A debug print stayed in the call.",
     collateral=("purity/silent",),
+    cause_id="callback",
 )
-MaskConstant = wrong.forward(
-    "X144", "transforms/no-side-effects-in-jaxpr", 5, cause_id="constant-parameter"
-)(
+MaskConstant = wrong.forward("X144", "transforms/no-side-effects-in-jaxpr", 5)(
     lambda x, k, b: affine(x, k * np.ones(k.shape, np.float32), b),
     "A mask of ones, as large as the kernel, is a constant of every program.",
+    cause_id="constant-parameter",
 )
 CountsRows = wrong.forward("X404", "transforms/symbolic-batch", 5)(
     lambda x, k, b: affine(x, k, b).reshape(*[int(size) for size in x.shape[:-1]], k.shape[1]),
@@ -143,9 +136,8 @@ def first_of_stacked(
     return jax.vmap(affine, (0, None, None))(x, kernel, bias), True
 
 
-@wrong.forward(
-    "X403", "transforms/vmap", 5, collateral=("numerics/one-product",), cause_id="first-of-stack"
-)
+@also("numerics/one-product")
+@wrong.forward("X403", "transforms/vmap", 5, cause_id="first-of-stack")
 def FirstOfStacked(x: Array, kernel: Array, bias: Array) -> Array:
     """Mapped over stacked layers, all compute what the first one does."""
     y = affine(x, kernel, bias)
