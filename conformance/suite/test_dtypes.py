@@ -28,7 +28,9 @@ from conformance.contract.requirement import (
     MUST,
     PARAMETERS,
     SHOULD,
+    idle_because,
     requirement,
+    rests_on,
 )
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp
@@ -37,14 +39,9 @@ VALUE = "forward/affine-value"
 BASE = ["construction/abstract-init", "state/exact-state", "transforms/jit"]
 
 
-@requirement(
-    "dtypes/float32-out",
-    MUST,
-    ANY,
-    foundation=True,
-    idle_because=(
-        "a result of another dtype also changes values or derivatives; this one names the fault."
-    ),
+@requirement("dtypes/float32-out", MUST, ANY, foundation=True)
+@idle_because(
+    "a result of another dtype also changes values or derivatives; this one names the fault."
 )
 @over(leads=True)
 def test_float32_out(layer: Layer, case: Case) -> None:
@@ -80,14 +77,8 @@ def test_float32_out(layer: Layer, case: Case) -> None:
     )
 
 
-@requirement(
-    "dtypes/half-input",
-    SHOULD,
-    ANY,
-    rests_on=["numerics/precision", VALUE, "dtypes/float32-out", "transforms/gradients"],
-    presumes=[FLOAT32_THROUGHOUT],
-    order=80,
-)
+@requirement("dtypes/half-input", SHOULD, ANY, presumes=[FLOAT32_THROUGHOUT], order=80)
+@rests_on("numerics/precision", VALUE, "dtypes/float32-out", "transforms/gradients")
 @over(sizes=programs.FEW_SIZES)
 @at_edges(HALF)
 def test_half_input(layer: Layer, case: Case) -> None:
@@ -139,12 +130,8 @@ def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> N
     require.within(np.asarray(down, np.float32), half.value, half.bound + parts, what)
 
 
-@requirement(
-    "dtypes/cast-parameters",
-    SHOULD,
-    PARAMETERS,
-    rests_on=["dtypes/half-input", "state/updates-used", VALUE],
-)
+@requirement("dtypes/cast-parameters", SHOULD, PARAMETERS)
+@rests_on("dtypes/half-input", "state/updates-used", VALUE)
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_cast_parameters(layer: Layer, case: Case) -> None:
     """With all parameters cast to bfloat16, the layer gives bfloat16 for a bfloat16 x; cast back to
@@ -158,16 +145,10 @@ def test_cast_parameters(layer: Layer, case: Case) -> None:
         cast_models.require_castable(layer, case, half)
 
 
-@requirement(
-    "dtypes/integer-input",
-    SHOULD,
-    ANY,
-    rests_on=[
-        *("numerics/precision", VALUE, "dtypes/float32-out"),
-        *("transforms/jit", "transforms/gradients"),
-    ],
-    presumes=[FLOAT32_THROUGHOUT],
-    order=90,
+@requirement("dtypes/integer-input", SHOULD, ANY, presumes=[FLOAT32_THROUGHOUT], order=90)
+@rests_on(
+    *("numerics/precision", VALUE, "dtypes/float32-out"),
+    *("transforms/jit", "transforms/gradients"),
 )
 @over(sizes=programs.FEW_SIZES)
 @at_edges(INTEGER)
@@ -207,13 +188,8 @@ def test_integer_input(layer: Layer, case: Case) -> None:
             require.within(y, reference.value, reference.bound, what)
 
 
-@requirement(
-    "dtypes/complex-input",
-    SHOULD,
-    ANY,
-    rests_on=["numerics/precision", VALUE, "dtypes/float32-out"],
-    presumes=[FLOAT32_THROUGHOUT],
-)
+@requirement("dtypes/complex-input", SHOULD, ANY, presumes=[FLOAT32_THROUGHOUT])
+@rests_on("numerics/precision", VALUE, "dtypes/float32-out")
 @over(sizes=programs.FEW_SIZES)
 @at_edges(COMPLEX)
 def test_complex_input(layer: Layer, case: Case) -> None:
@@ -245,13 +221,8 @@ def test_complex_input(layer: Layer, case: Case) -> None:
         input_dtypes.require_refused(dense.raw, as_jax(x))
 
 
-@requirement(
-    "dtypes/strict-promotion",
-    SHOULD,
-    PARAMETERS,
-    rests_on=[*BASE, "construction/parameter-dtype"],
-    presumes=[FLOAT32_THROUGHOUT],
-)
+@requirement("dtypes/strict-promotion", SHOULD, PARAMETERS, presumes=[FLOAT32_THROUGHOUT])
+@rests_on(*BASE, "construction/parameter-dtype")
 @over(leads=True, every_size=False)
 def test_strict_promotion(layer: Layer, case: Case) -> None:
     """The layer works under ``jax_numpy_dtype_promotion="strict"`` with float32.
@@ -268,12 +239,8 @@ def test_strict_promotion(layer: Layer, case: Case) -> None:
         _require_runs_under(layer, case, setting, cause)
 
 
-@requirement(
-    "dtypes/rank-promotion",
-    MAY,
-    PARAMETERS,
-    rests_on=BASE,
-)
+@requirement("dtypes/rank-promotion", MAY, PARAMETERS)
+@rests_on(*BASE)
 @over(leads=True, every_size=False)
 def test_rank_promotion(layer: Layer, case: Case) -> None:
     """The layer works under ``jax_numpy_rank_promotion="raise"``.
@@ -289,14 +256,8 @@ def test_rank_promotion(layer: Layer, case: Case) -> None:
         _require_runs_under(layer, case, setting, cause)
 
 
-@requirement(
-    "dtypes/x64-stable",
-    MAY,
-    PARAMETERS,
-    rests_on=[VALUE],
-    order=100,
-    seconds=1.0,
-)
+@requirement("dtypes/x64-stable", MAY, PARAMETERS, order=100, seconds=1.0)
+@rests_on(VALUE)
 @over(sizes=[(3, 10)])
 def test_x64_stable(layer: Layer, case: Case) -> None:
     """Under x64, parameters are float32 with the same values, and float32 or int32 in gives float32
