@@ -53,7 +53,7 @@ def test_float32_out(layer: Layer, case: Case) -> None:
     lead = case.lead if layer.accepts(case.lead) else ()
     x = as_jax(case.normal("x", *lead, case.in_features))
     if layer.implementation.forward is not None:
-        with require.during(f"f(seed, x of shape {x.shape}, features={case.out_features})"):
+        with require.on_the_way(f"f(seed, x of shape {x.shape}, features={case.out_features})"):
             y = layer.implementation.forward(case.seed, x, case.out_features)
     else:
         y = layer.of(case)(x)
