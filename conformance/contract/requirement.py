@@ -177,7 +177,6 @@ def requirement(
     id: str,
     level: Level,
     *needs: Need,
-    rests_on: Sequence[str] = (),
     declared: bool = False,
     presumes: Sequence[Presumption] = (),
     foundation: bool = False,
@@ -185,12 +184,12 @@ def requirement(
     every_seed: bool = False,
     order: int = 0,
     seconds: float = USUAL_SECONDS,
-    idle_because: str = "",
 ) -> Callable[[F], F]:
     """Make a property test the check of a requirement; its docstring is the normative text.
 
-    The arguments are the fields of :class:`Requirement`. All facts about a requirement stand here;
-    tables elsewhere are views of the catalogue.
+    The arguments are fields of :class:`Requirement`; :func:`rests_on` and :func:`idle_because`,
+    below it, give two more. All facts about a requirement stand there; tables elsewhere are views
+    of the catalogue.
     """
     if id.partition("/")[0] not in (*AREAS, DROP_IN) or not id.partition("/")[2]:
         raise ValueError(
@@ -213,7 +212,7 @@ def requirement(
             needs=needs or (ANY,),
             statement=" ".join(sentence.split()),
             rationale=rest.strip(),
-            rests_on=(*rests_on, *more.get("rests_on", ())),
+            rests_on=more.get("rests_on", ()),
             declared=declared,
             test=test.__name__,
             presumes=tuple(presumes),
@@ -222,7 +221,7 @@ def requirement(
             every_seed=every_seed,
             order=order,
             seconds=seconds,
-            idle_because=idle_because or more.get("idle_because", ""),
+            idle_because=more.get("idle_because", ""),
         )
         test.__requirement__ = record  # type: ignore[attr-defined]  # functions take attributes
         return test
