@@ -39,25 +39,22 @@ TinyIsZero = wrong.forward("Y284", VALUE, 4)(
     "Numbers below 1e-31 count as 0.",
     when=lambda x, k, b: x.dtype == jnp.float32,
 )
-OfOneOutput = wrong.forward(
-    "Y285", GRADIENTS, 4, cause_id="gradient-halved", collateral=FORWARD_MODE
-)(
+OfOneOutput = wrong.forward("Y285", GRADIENTS, 4, cause_id="gradient-halved")(
     ruled(lambda x, k, g: _scaled(right_cotangents(x, k, g), 1, 0.5 if k.shape[1] == 1 else 1.0)),
     "With one output, as in logistic regression, the kernel gets half of its gradient.",
+    collateral=FORWARD_MODE,
 )
-InfinityDropped = wrong.forward(
-    "Y286", GRADIENTS, 4, cause_id="gradient-nan-hidden", collateral=FORWARD_MODE
-)(
+InfinityDropped = wrong.forward("Y286", GRADIENTS, 4, cause_id="gradient-nan-hidden")(
     ruled(lambda x, k, g: right_cotangents(x, k, jnp.where(jnp.isinf(g), 0, g))),
     "Infinities of g count as 0, so that the scale of a loss never falls.",
+    collateral=FORWARD_MODE,
 )
-OneRowDropped = wrong.forward(
-    "Y287", GRADIENTS, 4, cause_id="gradient-cut", collateral=FORWARD_MODE
-)(
+OneRowDropped = wrong.forward("Y287", GRADIENTS, 4, cause_id="gradient-cut")(
     ruled(
         lambda x, k, g: right_cotangents(x, k, jnp.where(5 * jnp.count_nonzero(g) < g.size, 0, g))
     ),
     "A g of mostly zeros, as from one row of a batch, is taken for none.",
+    collateral=FORWARD_MODE,
 )
 
 
@@ -66,11 +63,10 @@ def _of_long_batches(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, A
     return _scaled(right_cotangents(x, kernel, g), 2, 0.5 if is_long else 1.0)
 
 
-LongOutsideOfJit = wrong.forward(
-    "Y288", GRADIENTS, 5, cause_id="gradient-halved", collateral=FORWARD_MODE
-)(
+LongOutsideOfJit = wrong.forward("Y288", GRADIENTS, 5, cause_id="gradient-halved")(
     ruled(_of_long_batches),
     "Outside of jit, the bias gets half of its gradient for more than 2048 rows.",
+    collateral=FORWARD_MODE,
 )
 
 
