@@ -84,10 +84,10 @@ def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
     # A layer may have a branch for outputs of 0, for rows of one entry or for equal rows of g,
     # which occur in layers that start at zero, for tokens, and under a sum.
     if lead and 0 not in lead:
-        # In a batch, only one row may have an error.
-        g = case.normal("g of one row", *shape)
-        g.reshape(-1, shape[-1])[1:] = 0
-        yield Point(f"a g of one row and {of}", kernel, bias, case.normal("plain x", *x.shape), g)
+        # In a batch, only one output of one row may have an error.
+        g = case.normal("g of one entry", *shape)
+        g.reshape(-1)[1:] = 0
+        yield Point(f"a g of one entry and {of}", kernel, bias, case.normal("plain x", *x.shape), g)
     where = f"K = 0, b = 0, g = 1 and rows of one entry in {of}"
     inputs = case.generator("one entry").integers(x.shape[-1], size=(*lead, 1))
     one = np.where(np.arange(x.shape[-1]) == inputs, case.normal("plain x", *x.shape), 0)

@@ -89,7 +89,7 @@ def test_jit(layer: Layer, case: Case) -> None:
 def test_gradients(layer: Layer, case: Case) -> None:
     """dK = x^T g, db = the sum of g, dx = g K^T, within their bounds, in float32.
 
-    The cotangents g are normal, large, small, of one row or not finite, batched and single; the
+    The cotangents g are normal, large, small, of one entry or not finite, batched and single; the
     points are generic floats, x = 0 and integers, where the result is exact. The value that comes
     with the gradients is f(x).
     ``jax.grad`` and ``nnx.grad`` outside of jit give the same. The second derivative follows its
