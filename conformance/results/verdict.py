@@ -126,9 +126,11 @@ def account(
             row.id: by_key.get((entry.id, row.id)) or _missing(entry, row, shard, stopped, left)
             for row in rows
         }
-        stopped_by = {} if all_ran else prerequisites(tuple(rows)).stopped(own)
+        above = prerequisites(tuple(rows)).stopped(own)
+        stopped_by = {} if all_ran else above
         own.update({id: _dropped(own[id]) for id in stopped_by})
-        _mark_blocked(own, rows, stopped_by)
+        roots = [row for row in rows if row.id not in above]
+        _mark_blocked(own, rows, stopped_by, _fault_behind_obstacles(own, roots))
         _count_once(own)
         cells.extend(sorted(own.values(), key=_reading_order))
     return Verdict(tuple(entries), tuple(rows), tuple(cells), strict, stopped)
@@ -169,10 +171,12 @@ def _count_once(own: dict[str, Cell]) -> None:
 
 
 def _mark_blocked(
-    own: dict[str, Cell], rows: Sequence[Requirement], stopped_by: Mapping[str, str]
+    own: dict[str, Cell],
+    rows: Sequence[Requirement],
+    stopped_by: Mapping[str, str],
+    root: Cell | None,
 ) -> None:
-    """Block the cells that are not checked, and failures that others explain."""
-    root = _fault_behind_obstacles(own, rows)
+    """Block the cells that are not checked, failures that others explain, and obstacles."""
     # Each cell follows its prerequisites, so one pass finds whole chains.
     for row in prerequisites(tuple(rows)).rows.values():
         cell = own[row.id]
@@ -186,6 +190,9 @@ def _mark_blocked(
             continue
         below = [own[id] for id in rests_on(row, rows) if id in own]
         below = [other for other in below if other.outcome.explains and not other.declare]
+        if row.level == MUST:
+            # A recommendation never hides a MUST, not even through another requirement.
+            below = [other for other in below if own[_origin(other)].level == MUST]
         if cell is root:
             # An obstacle is blocked by this failure, and never blocks it.
             below = [other for other in below if not other.obstacle]
