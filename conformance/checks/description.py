@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks.kernels import kernels_of
+from conformance.checks.areas.kernels import kernels_of
+from conformance.checks.diagnosis.parameters import NO_ONE_KERNEL
 from conformance.checks.layer import Layer
-from conformance.checks.parameters import NO_ONE_KERNEL
-from conformance.checks.scan import NOT_TRACED, scan
+from conformance.checks.scan.edges import NOT_TRACED, scan
 from conformance.errors import described
 from conformance.jax_setup.lazy import jax
 from conformance.layers import experiments

@@ -1,9 +1,8 @@
 """Records the current case, remarks, numbers and plots of a check for its cell.
 
 One :class:`Recording` belongs to one cell. The process that runs the cell starts it, checks write
-to the current one, and the cell reads it once. Only binned numbers are kept:
-:mod:`conformance.checks.plot_data` bins histograms, and only the largest error of each size is
-kept.
+to the current one, and the cell reads it once. Only binned numbers are kept, which
+:mod:`conformance.checks.areas.plot_data` makes, and only the largest error of each size.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conformance.checks.kernels import kernels
+from conformance.checks.areas.kernels import kernels
 from conformance.checks.layer import Layer
 from conformance.errors import UsageError
 from conformance.layers.loading import load

@@ -54,7 +54,7 @@ class Cell:
     blocked_by
         The id of the requirement whose failure explains a blocked cell.
     plots
-        Binned numbers for plots: see :mod:`conformance.checks.plot_data`.
+        Binned numbers for plots: see :mod:`conformance.checks.areas.plot_data`.
     elsewhere
         Whether this run does not decide the cell: it is in another shard, or was deselected.
     """

@@ -160,7 +160,7 @@ def _located(cell: Cell, row: Requirement, layer: Any, error: BaseException | No
     violation, case = next(_violations(error), None) if error else None, recording.current().case
     if violation is None or violation.where or violation.obstacle or case is None or not layer:
         return cell
-    from conformance.checks.edges import edge_before
+    from conformance.checks.scan.nearest import edge_before
 
     with contextlib.suppress(Exception), layer.registered.surroundings():
         where = edge_before(layer, row, case)

@@ -65,6 +65,24 @@ def test_no_room_imports_a_later_one() -> None:
     assert upwards == []
 
 
+def test_the_vocabulary_of_checks_does_not_know_the_areas() -> None:
+    inner = ("scan", "diagnosis", "areas")  # from the bottom up
+    upwards = [
+        f"{importer} imports {imported}"
+        for importer, imported in imports()
+        if (own := _inner(importer)) in inner
+        and (other := _inner(imported)) in inner
+        and inner.index(other) > inner.index(own)
+    ]
+    assert upwards == []
+
+
+def _inner(module: str) -> str:
+    """Return the folder of a module within ``checks``, "" for any other module."""
+    parts = module.split(".")
+    return parts[2] if parts[1:2] == ["checks"] and len(parts) > 3 else ""
+
+
 def test_no_two_files_import_each_other() -> None:
     below: dict[str, set[str]] = {}
     for importer, imported in imports():

@@ -13,10 +13,10 @@ from flax import linen, nnx
 from jax import Array
 
 from conformance.checks.cases import Case
-from conformance.checks.edges import edge_before
 from conformance.checks.layer import Layer
-from conformance.checks.scan import HALF, VALUES, scan
-from conformance.checks.thresholds import thresholds
+from conformance.checks.scan.edges import HALF, VALUES, scan
+from conformance.checks.scan.nearest import edge_before
+from conformance.checks.scan.thresholds import thresholds
 from conformance.contract.catalogue import chosen
 from conformance.layers.adapters import adapt
 from implementations.defects.base import CorrectDense, affine

@@ -6,18 +6,17 @@ import contextlib
 
 import numpy as np
 
-from conformance.checks import diagnosis, recording, require, shapes, telling
+from conformance.checks import recording, require
+from conformance.checks.areas.extreme_bits import RARELY_DRAWN, require_finite_for_extreme_bits
+from conformance.checks.areas.kernels import case_of, samples
 from conformance.checks.cases import BATCH, Case, over
-from conformance.checks.differences import (
+from conformance.checks.diagnosis import shapes, telling, wrong_values
+from conformance.checks.diagnosis.differences import (
     require_bias_shape,
     require_kernel_shape,
     require_one_kernel,
 )
-from conformance.checks.extreme_bits import RARELY_DRAWN, require_finite_for_extreme_bits
-from conformance.checks.kernels import case_of, samples
-from conformance.checks.layer import Built, Layer
-from conformance.checks.once import once_per_layer
-from conformance.checks.parameters import (
+from conformance.checks.diagnosis.parameters import (
     NO_ONE_KERNEL,
     NOT_CALLED,
     NUMPY,
@@ -27,8 +26,10 @@ from conformance.checks.parameters import (
     named,
     require_both,
 )
+from conformance.checks.layer import Built, Layer
+from conformance.checks.once import once_per_layer
 from conformance.checks.require import during
-from conformance.checks.scan import NEW, at_edges
+from conformance.checks.scan.edges import NEW, at_edges
 from conformance.contract.requirement import (
     ANY,
     MAY,
@@ -65,7 +66,7 @@ def test_builds(layer: Layer, case: Case) -> None:
             layer.forward(seed, np.ones(case.in_features, np.float32), case.out_features)
     except Violation as violation:
         cause = (
-            diagnosis.of_building(violation.found)
+            wrong_values.of_building(violation.found)
             or shapes.of_first_axis(layer, case)
             or shapes.of_inputs_bias(layer, case)
         )
@@ -375,7 +376,7 @@ def test_integral_sizes(layer: Layer, case: Case) -> None:
             same,
             _ROUNDED_SCALE * np.abs(same),
             f"the kernel for {kind.__name__} sizes",
-            cause=diagnosis.of_numpy_sizes(kernel, same),
+            cause=wrong_values.of_numpy_sizes(kernel, same),
         )
     # No other check builds these sizes: a cache of compiled calls would take 10.0 for 10.
     wrong: list[tuple[object, object]] = [(n, float(m + 13)), (n, m + 0.5), (n, -m)]

@@ -6,21 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import (
-    cast_models,
-    functions,
-    gradients,
-    input_dtypes,
-    jaxprs,
-    oracle,
-    programs,
-    require,
-)
+from conformance.checks import jaxprs, oracle, programs, require
+from conformance.checks.areas import cast_models, functions, gradients, input_dtypes
 from conformance.checks.arrays import as_jax, require_array
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
-from conformance.checks.scan import COMPLEX, HALF, INTEGER, at_edges
+from conformance.checks.scan.edges import COMPLEX, HALF, INTEGER, at_edges
 from conformance.contract.requirement import (
     ANY,
     FLOAT32_THROUGHOUT,

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from conformance.checks import oracle, require
+from conformance.checks.areas.kernels import judge, recovered
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case, over
-from conformance.checks.kernels import judge, recovered
 from conformance.checks.layer import Layer
 from conformance.checks.require import during
 from conformance.contract.requirement import (

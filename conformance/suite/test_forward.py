@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from conformance.checks import (
-    diagnosis,
-    functions,
-    kinds,
-    large_cases,
-    output_shapes,
-    require,
-    shapes,
-    telling,
-)
+from conformance.checks import require
+from conformance.checks.areas import functions, kinds, large_cases, output_shapes
+from conformance.checks.areas.views import forms_of, require_views
 from conformance.checks.cases import BATCH, LARGE, MANY_LEADS, SMALL, TALL, WIDE, Case, over
-from conformance.checks.differences import require_no_activation, require_plain_operands
+from conformance.checks.diagnosis import shapes, telling, wrong_values
+from conformance.checks.diagnosis.differences import require_no_activation, require_plain_operands
+from conformance.checks.diagnosis.transformations import of_transformation
 from conformance.checks.layer import Built, Layer
 from conformance.checks.programs import FEW_SIZES
-from conformance.checks.scan import FUNCTIONS, VALUES, at_edges, scan
-from conformance.checks.transformations import of_transformation
-from conformance.checks.views import forms_of, require_views
+from conformance.checks.scan.edges import FUNCTIONS, VALUES, at_edges, scan
 from conformance.contract.requirement import (
     ANY,
     FLOAT32_THROUGHOUT,
@@ -140,7 +133,7 @@ def test_basis_input(layer: Layer, case: Case) -> None:
         require.within(dense.rows(eye), reference.value, reference.bound, "f(e_i)")
         return
     found = dense.rows(eye)
-    cause = diagnosis.of_basis(found, kernel, bias)
+    cause = wrong_values.of_basis(found, kernel, bias)
     if not np.array_equal(found, kernel + bias) and (found.size < 10 or not cause):
         cause = telling.of_basis(layer, case, cause)
     if layer.reparameterized:
@@ -178,7 +171,7 @@ def test_integer_exact(layer: Layer, case: Case) -> None:
         bias = np.zeros_like(bias)
     found = dense.rows(x)
     exact = x.astype(np.float64) @ kernel + bias
-    cause = diagnosis.of_affine(found, x, kernel, bias)
+    cause = wrong_values.of_affine(found, x, kernel, bias)
     if its.product_error:
         reference = layer.value(x, kernel, bias)
         require.within(found, reference.value, reference.bound, "f(x)", cause=cause)
@@ -212,7 +205,7 @@ def test_affine_value(layer: Layer, case: Case) -> None:
     x, kernel, bias = case.x(), layer.kernel_for(case), layer.bias_for(case)
     found = np.asarray(layer.written(case)(x))
     reference = layer.value(x, kernel, bias)
-    cause = diagnosis.of_affine(found, x, kernel, bias, layer.value)
+    cause = wrong_values.of_affine(found, x, kernel, bias, layer.value)
     require.within(found, reference.value, reference.bound, "f(x)", cause=cause)
     if case.lead == BATCH:
         kinds.require_kinds(layer, case)
@@ -380,7 +373,7 @@ def test_array_likes(layer: Layer, case: Case) -> None:
         cause = ""
         if not np.array_equal(found, plain):
             own = layer.affine(case)
-            cause = shapes.of_form(f, found, value) or diagnosis.of_affine(
+            cause = shapes.of_form(f, found, value) or wrong_values.of_affine(
                 found, x, *own, layer.value
             )
         require.equal(found, plain, f"f of {what}", cause=cause)

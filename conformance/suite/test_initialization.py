@@ -12,11 +12,9 @@ import math
 
 import numpy as np
 
-from conformance.checks import input_dtypes, plot_data, require
-from conformance.checks.arrays import as_jax
-from conformance.checks.cases import BATCH, TALL, WIDE, Case, every_case, over
-from conformance.checks.description import law_line
-from conformance.checks.kernels import (
+from conformance.checks import require
+from conformance.checks.areas import input_dtypes, plot_data
+from conformance.checks.areas.kernels import (
     LARGE_KERNEL,
     bias_evidence,
     biases,
@@ -29,13 +27,16 @@ from conformance.checks.kernels import (
     samples,
     structure_evidence,
 )
+from conformance.checks.areas.levels import require_levels, require_resolution_at_edges
+from conformance.checks.areas.mapped_draws import cost_of_a_draw, drawn_at_once
+from conformance.checks.areas.seeds import require_each_scaled
+from conformance.checks.arrays import as_jax
+from conformance.checks.cases import BATCH, TALL, WIDE, Case, every_case, over
+from conformance.checks.description import law_line
 from conformance.checks.layer import Layer
-from conformance.checks.levels import require_levels, require_resolution_at_edges
-from conformance.checks.mapped_draws import cost_of_a_draw, drawn_at_once
 from conformance.checks.once import once_per_layer
 from conformance.checks.programs import HALF
-from conformance.checks.scan import NEW, at_edges
-from conformance.checks.seeds import require_each_scaled
+from conformance.checks.scan.edges import NEW, at_edges
 from conformance.contract.requirement import (
     LINEN,
     MUST,

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import composition, require
+from conformance.checks import require
+from conformance.checks.areas import composition
+from conformance.checks.areas.kernels import judge
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
-from conformance.checks.kernels import judge
 from conformance.checks.layer import Built, Layer
 from conformance.checks.oracle import Bounded
 from conformance.checks.require import during

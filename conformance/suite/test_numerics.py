@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import diagnosis, functions, jaxprs, oracle, require, telling
+from conformance.checks import jaxprs, oracle, require
+from conformance.checks.areas import functions
 from conformance.checks.cases import BATCH, Case, over
+from conformance.checks.diagnosis import telling, wrong_values
 from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
 from conformance.checks.precision import by_default
 from conformance.checks.programs import forward, is_plain, traced
 from conformance.checks.require import on_the_way
-from conformance.checks.scan import NONFINITE, at_edges
+from conformance.checks.scan.edges import NONFINITE, at_edges
 from conformance.contract.requirement import (
     ANY,
     MUST,
@@ -86,9 +88,9 @@ def _precise(layer: Layer, case: Case, precision: oracle.Precision) -> None:
         x = (x * scale).astype(np.float32)
         found = dense.rows(x)
         reference = arithmetic.affine(x, kernel, bias)
-        cause = diagnosis.of_scale(found, reference, scale)
+        cause = wrong_values.of_scale(found, reference, scale)
         if scale == own == 1.0:  # the cause is looked for at this scale only
-            cause = diagnosis.of_affine(found, x, kernel, bias)
+            cause = wrong_values.of_affine(found, x, kernel, bias)
         require.within(
             found,
             reference.value,

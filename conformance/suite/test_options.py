@@ -11,20 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import (
-    compilation,
-    gradients,
-    input_dtypes,
-    jaxprs,
-    oracle,
-    programs,
-    require,
-)
-from conformance.checks.arithmetic import rounded
-from conformance.checks.arrays import as_jax
-from conformance.checks.cases import BATCH, Case, over
-from conformance.checks.layer import Built, Layer
-from conformance.checks.options import (
+from conformance.checks import jaxprs, oracle, programs, require
+from conformance.checks.areas import compilation, gradients, input_dtypes
+from conformance.checks.areas.options import (
     at_other_programs,
     ignored,
     keys_given,
@@ -35,6 +24,10 @@ from conformance.checks.options import (
     with_and_without_bias,
     with_options,
 )
+from conformance.checks.arithmetic import rounded
+from conformance.checks.arrays import as_jax
+from conformance.checks.cases import BATCH, Case, over
+from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
 from conformance.contract.requirement import MUST, PARAMETERS, SHOULD, requirement, rests_on
 from conformance.errors import Cause

@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import oracle, require
-from conformance.checks.another_process import require_same_everywhere
-from conformance.checks.cases import BATCH, LARGE, TALL, WIDE, Case, over
-from conformance.checks.kernels import judge
-from conformance.checks.layer import Layer
-from conformance.checks.programs import FEW_SIZES, compiled_to_run_once
-from conformance.checks.require import during, on_the_way
-from conformance.checks.seeds import require_different, require_uncorrelated
-from conformance.checks.siblings import of_rngs, require_unrelated
-from conformance.checks.streams import (
+from conformance.checks.areas.another_process import require_same_everywhere
+from conformance.checks.areas.kernels import judge
+from conformance.checks.areas.seeds import require_different, require_uncorrelated
+from conformance.checks.areas.siblings import of_rngs, require_unrelated
+from conformance.checks.areas.streams import (
     default_stream,
     kernel_of_streams,
     require_keys_of_every_kind,
     require_others_untouched,
     require_same_first_output,
 )
-from conformance.checks.threads import require_same_in_threads
+from conformance.checks.areas.threads import require_same_in_threads
+from conformance.checks.cases import BATCH, LARGE, TALL, WIDE, Case, over
+from conformance.checks.layer import Layer
+from conformance.checks.programs import FEW_SIZES, compiled_to_run_once
+from conformance.checks.require import during, on_the_way
 from conformance.contract.requirement import (
     ANY,
     DRAWN_KERNEL,

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import checkpoints, profiles, programs, require
+from conformance.checks import profiles, programs, require
+from conformance.checks.areas import checkpoints
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer

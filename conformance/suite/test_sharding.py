@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import jaxprs, meshes, programs, require
+from conformance.checks import jaxprs, programs, require
+from conformance.checks.areas import meshes
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer
 from conformance.contract.requirement import (

@@ -10,20 +10,20 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.checks import require
-from conformance.checks.another_process import PICKLED, require_unpickled
-from conformance.checks.arrays import as_jax
-from conformance.checks.cases import BATCH, SMALL, Case, over
-from conformance.checks.layer import Built, Layer
-from conformance.checks.mutation import (
+from conformance.checks.areas.another_process import PICKLED, require_unpickled
+from conformance.checks.areas.mutation import (
     differing_attributes,
     require_forgotten,
     require_unchanged,
     require_unchanged_variables,
 )
-from conformance.checks.parameters import declaring, raw_array, why_absent, why_not_param
+from conformance.checks.arrays import as_jax
+from conformance.checks.cases import BATCH, SMALL, Case, over
+from conformance.checks.diagnosis.parameters import declaring, raw_array, why_absent, why_not_param
+from conformance.checks.diagnosis.stale_values import require_fresh, values_before
+from conformance.checks.layer import Built, Layer
 from conformance.checks.programs import FEW_SIZES
 from conformance.checks.require import during
-from conformance.checks.stale_values import require_fresh, values_before
 from conformance.contract.requirement import (
     LINEN,
     MAY,

@@ -8,23 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from conformance.checks import (
-    compilation,
-    diagnosis,
-    gradients,
-    jaxprs,
-    maps,
-    partial_derivatives,
-    programs,
-    require,
-)
+from conformance.checks import jaxprs, programs, require
+from conformance.checks.areas import compilation, gradients, maps, partial_derivatives
+from conformance.checks.areas.mutation import require_donation, require_no_leaks
+from conformance.checks.areas.output_shapes import require_abstract_at_any_size
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
+from conformance.checks.diagnosis import wrong_values
 from conformance.checks.layer import Layer
-from conformance.checks.mutation import require_donation, require_no_leaks
 from conformance.checks.oracle import Bounded
-from conformance.checks.output_shapes import require_abstract_at_any_size
-from conformance.checks.scan import DERIVATIVES, at_edges
+from conformance.checks.scan.edges import DERIVATIVES, at_edges
 from conformance.contract.requirement import (
     FLOAT32_THROUGHOUT,
     MAY,
@@ -64,7 +57,7 @@ def test_jit(layer: Layer, case: Case) -> None:
         with require.during(f"jax.jit of the layer for x of shape {value.shape}"):
             found = np.asarray(programs.forward(layer)(parameters, value))
         reference = layer.value(value, layer.kernel_for(case), bias)
-        cause = diagnosis.of_affine(found, value, layer.kernel_for(case), bias, layer.value)
+        cause = wrong_values.of_affine(found, value, layer.kernel_for(case), bias, layer.value)
         require.within(found, reference.value, reference.bound, "f(x) under jax.jit", cause=cause)
     if dense.module is not None and programs.is_plain(case) and layer.accepts(BATCH):
         with require.during("nnx.jit of the module"):

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import require, shapes
+from conformance.checks import require
+from conformance.checks.diagnosis import shapes
 from conformance.checks.layer import Layer
 from conformance.errors import Cause
 

@@ -9,8 +9,8 @@ import numpy as np
 from conformance.checks import jaxprs
 from conformance.checks.layer import Layer
 from conformance.checks.programs import call
-from conformance.checks.scan_points import Point
-from conformance.checks.signatures import Signature, signature
+from conformance.checks.scan.points import Point
+from conformance.checks.scan.signatures import Signature, signature
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import name_of
 from conformance.jax_setup.lazy import jax, jnp

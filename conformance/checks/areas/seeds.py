@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from conformance.checks import profiles, recording, require
+from conformance.checks.areas.kernels import declared, judge, kernels, samples, structure_evidence
+from conformance.checks.areas.mapped_draws import cost_of_a_draw, drawn_at_once
 from conformance.checks.cases import Case
-from conformance.checks.kernels import declared, judge, kernels, samples, structure_evidence
 from conformance.checks.layer import Layer
-from conformance.checks.mapped_draws import cost_of_a_draw, drawn_at_once
 from conformance.errors import Cause, Violation
 from conformance.statistics import by_requirement, diagnose_seeds, identify_law, seed_set, structure
 from conformance.statistics.correlation import linked_seeds, seed_pairs, seed_shifts

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from conformance.checks import require
+from conformance.checks.areas.large_cases import require_scales
 from conformance.checks.cases import BATCH, Case
-from conformance.checks.large_cases import require_scales
 from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
 

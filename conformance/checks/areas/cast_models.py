@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import gradients, input_dtypes, jaxprs, oracle, programs, require
+from conformance.checks import jaxprs, oracle, programs, require
+from conformance.checks.areas import gradients, input_dtypes
 from conformance.checks.arithmetic import rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Built, Layer
-from conformance.checks.scan_points import larger
+from conformance.checks.scan.points import larger
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp
 

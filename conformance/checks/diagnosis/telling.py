@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.checks import diagnosis
 from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import Case
+from conformance.checks.diagnosis import wrong_values
+from conformance.checks.diagnosis.stale_values import of_copy
+from conformance.checks.diagnosis.transformations import of_transformation
 from conformance.checks.layer import Layer
-from conformance.checks.stale_values import of_copy
-from conformance.checks.transformations import of_transformation
 from conformance.errors import Cause
 
 __all__ = [
@@ -51,7 +51,7 @@ def of_zero_input(layer: Layer, case: Case, found: np.ndarray, bias: np.ndarray)
         its = rounded(layer.bias_for(larger), layer.convention.compute_dtype)
         if not np.array_equal(there, np.broadcast_to(its, there.shape)):
             case, found, bias = larger, there, its
-    cause = diagnosis.of_zero_input(found, bias)
+    cause = wrong_values.of_zero_input(found, bias)
     if not cause:
         return of_copy(layer, case) or of_transformation(layer, case)
     if getattr(cause, "id", "") == "bias-twice" and layer.accepts(()):
@@ -62,7 +62,7 @@ def of_zero_input(layer: Layer, case: Case, found: np.ndarray, bias: np.ndarray)
     x = np.eye(case.in_features, dtype=np.float32)
     kernel = layer.kernel_for(case)
     images = layer.written(case).rows(x)
-    cause = diagnosis.of_zero_and_basis(cause, found[0], images, kernel, bias)
+    cause = wrong_values.of_zero_and_basis(cause, found[0], images, kernel, bias)
     cause = cause or of_copy(layer, case)
     if getattr(cause, "id", "") not in ("output-scaled", "bias-scaled"):
         return cause
@@ -79,7 +79,7 @@ def of_basis(layer: Layer, case: Case, cause: str) -> str:
     kernel, bias = layer.kernel_for(case), layer.bias_for(case)
     if np.array_equal(found, kernel + bias):
         return cause
-    return diagnosis.of_basis(found, kernel, bias) or of_transformation(layer, case)
+    return wrong_values.of_basis(found, kernel, bias) or of_transformation(layer, case)
 
 
 def of_saturation(
@@ -95,13 +95,13 @@ def of_saturation(
     usual = layer.of(case).write(kernel, bias).rows(x)
     reference = layer.value(x, kernel, bias)
     if not np.all(np.abs(usual - reference.value) <= reference.bound):
-        return diagnosis.of_affine(usual, x, kernel, bias, layer.value)
+        return wrong_values.of_affine(usual, x, kernel, bias, layer.value)
     if few:
         x = case.normal("x", 8, case.in_features, scale=scale)
         kernel, bias = case.kernel(own), layer.bias_for(case, own)
         found = layer.of(case).write(kernel, bias).rows(x)
         right = x.astype(np.float64) @ kernel + bias
-    return diagnosis.of_saturation(found, right)
+    return wrong_values.of_saturation(found, right)
 
 
 def of_many_not_finite(numbers: np.ndarray) -> str:

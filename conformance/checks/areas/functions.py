@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import input_dtypes, oracle, require, telling
+from conformance.checks import oracle, require
+from conformance.checks.areas import input_dtypes
+from conformance.checks.areas.kinds import rows_by_kind
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
-from conformance.checks.kinds import rows_by_kind
+from conformance.checks.diagnosis import telling
 from conformance.checks.layer import Layer
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks.thresholds import arithmetic, thresholds
+from conformance.checks.scan.thresholds import arithmetic, thresholds
 
 __all__ = ["Misfit", "Signature", "follows", "misfits", "signature"]
 

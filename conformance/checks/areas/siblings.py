@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import require
-from conformance.checks.kernels import judge
+from conformance.checks.areas.kernels import judge
 from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
 from conformance.errors import Cause

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import gradients, jaxprs, programs, require
+from conformance.checks import jaxprs, programs, require
+from conformance.checks.areas import gradients
+from conformance.checks.areas.mutation import differing_attributes
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
-from conformance.checks.mutation import differing_attributes
 from conformance.checks.require import on_the_way
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax

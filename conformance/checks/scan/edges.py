@@ -19,9 +19,9 @@ import numpy as np
 from conformance.checks import recording
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
-from conformance.checks.scan_points import BASE, WEIGHTS, Point, base_of, larger, points_of
-from conformance.checks.signatures import Misfit, follows, misfits
-from conformance.checks.traces import CONSTRUCTION, FORWARD, GRADIENT, Traces
+from conformance.checks.scan.points import BASE, WEIGHTS, Point, base_of, larger, points_of
+from conformance.checks.scan.signatures import Misfit, follows, misfits
+from conformance.checks.scan.traces import CONSTRUCTION, FORWARD, GRADIENT, Traces
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Violation
 

@@ -7,8 +7,9 @@ from functools import partial
 
 import numpy as np
 
-from conformance.checks import jaxprs, programs, require, shapes
+from conformance.checks import jaxprs, programs, require
 from conformance.checks.cases import Case
+from conformance.checks.diagnosis import shapes
 from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
 from conformance.contract.requirement import PARAMETERS

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
-from conformance.checks.scan import edge_between, scan
-from conformance.checks.scan_points import Point, base_of
-from conformance.checks.traces import CONSTRUCTION, FORWARD, GRADIENT, Traces
+from conformance.checks.scan.edges import edge_between, scan
+from conformance.checks.scan.points import Point, base_of
+from conformance.checks.scan.traces import CONSTRUCTION, FORWARD, GRADIENT, Traces
 from conformance.contract.requirement import Requirement
 
 __all__ = ["edge_before"]

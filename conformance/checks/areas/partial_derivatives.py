@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import gradients, programs, require
+from conformance.checks import programs, require
+from conformance.checks.areas import gradients
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.errors import Cause

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import math
 
-from conformance.checks import require, shapes
+from conformance.checks import require
 from conformance.checks.cases import Case
+from conformance.checks.diagnosis import shapes
 from conformance.checks.layer import Built, Layer
 from conformance.errors import Cause
 from conformance.layers.storage import BiasRow, Scaled, values_at

@@ -28,7 +28,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from conformance.checks import disguise, require
+from conformance.checks import require
+from conformance.checks.areas import disguise
 from conformance.checks.cases import Case
 from conformance.errors import Cause
 from conformance.jax_setup import child_process

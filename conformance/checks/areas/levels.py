@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from conformance.checks import require
-from conformance.checks.kernels import judge, large_kernel
+from conformance.checks.areas.kernels import judge, large_kernel
 from conformance.checks.layer import Layer
-from conformance.checks.scan import NEW, scan
-from conformance.checks.scan_points import WEIGHTS
+from conformance.checks.scan.edges import NEW, scan
+from conformance.checks.scan.points import WEIGHTS
 from conformance.errors import Cause
 from conformance.statistics import by_requirement, causes, fresh_seed
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from conformance.checks import profiles, recording, require
+from conformance.checks.areas.mapped_draws import built, drawn_at_once
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
-from conformance.checks.mapped_draws import built, drawn_at_once
-from conformance.checks.scan import FUNCTIONS, kernel_sizes, scan
+from conformance.checks.scan.edges import FUNCTIONS, kernel_sizes, scan
 from conformance.jax_setup.lazy import jax
 from conformance.statistics import (
     ALPHA,

@@ -13,8 +13,8 @@ from conformance.checks import require
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
-from conformance.checks.scan_points import base_of
-from conformance.checks.traces import FORWARD, Traces
+from conformance.checks.scan.points import base_of
+from conformance.checks.scan.traces import FORWARD, Traces
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.adapters.parameters import is_key

@@ -1,0 +1,1 @@
+"""What the requirements of one area of the contract check with, beside the vocabulary."""
