@@ -256,6 +256,12 @@ def SeedOfTheUser(rngs: nnx.Rngs) -> Array:
     return jax.random.fold_in(rngs.params(), sum(name.encode()))
 
 
+@wrong.key("Y195", "seeding/same-across-processes", 5, cause_id="depends-on-user-environment")
+def SeedOfTheLanguage(rngs: nnx.Rngs) -> Array:
+    """The user's language goes into the key."""
+    return jax.random.fold_in(rngs.params(), len(os.environ.get("LANG", "")))
+
+
 @also("seeding/same-across-processes", "seeding/jitted-init", "seeding/rngs-forms")
 @wrong.key("X165", "seeding/same-seed-same-bits", 5, cause_id="depends-on-more-than-seed")
 def HundredthDiffers(rngs: nnx.Rngs) -> Array:

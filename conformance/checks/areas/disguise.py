@@ -30,7 +30,14 @@ _LAUNCHER = {
     "PMI_RANK": "1",
 }
 _PROCESSORS = 3
-_VARIABLES = {"USER": "somebody", "LOGNAME": "somebody", "HOSTNAME": _NAME, "TZ": "Asia/Tokyo"}
+_VARIABLES = {
+    "USER": "somebody",
+    "LOGNAME": "somebody",
+    "HOSTNAME": _NAME,
+    "TZ": "Asia/Tokyo",
+    "LANG": "tr_TR.UTF-8",
+    "LANGUAGE": "tr",
+}
 
 
 class _Like(type):
