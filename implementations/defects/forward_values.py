@@ -150,7 +150,7 @@ ZeroOutputsAvoided = wrong.output("X316", "forward/zero-input", 5)(
 BiasBeyondAHundred = wrong.forward("X655", "forward/zero-input", 5)(
     lambda x, k, b: affine(x, k, jnp.clip(b, -100.0, 100.0)), "A bias beyond 100 counts as 100."
 )
-input_normalised = wrong.casting("F010", "forward/additive", 2)(
+input_normalised = wrong.casting("F010", "forward/additive", 2, cause_id="input-normalized")(
     lambda seed, x, m: layer_output(seed, x / jnp.sqrt(jnp.maximum(jnp.sum(x * x), 1e-12)), m),
     "The input is scaled to length 1 first.",
     collateral=("forward/homogeneous",),

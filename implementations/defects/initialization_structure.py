@@ -142,7 +142,7 @@ def CorrelatedNeighbours(key: Array, in_features: int, out_features: int) -> Arr
     return jnp.concatenate([noise[:1], rest]).T
 
 
-@wrong.draws("X020", "initialization/kernel-independence", 3)
+@wrong.draws("X020", "initialization/kernel-independence", 3, cause_id="kernel-symmetric")
 def SymmetricWhenSquare(draws: Array) -> Array:
     """When in == out the kernel is its own transpose."""
     if draws.shape[0] != draws.shape[1]:

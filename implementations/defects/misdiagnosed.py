@@ -313,6 +313,7 @@ def CompilesItsOwn(layer: Any, rngs: nnx.Rngs) -> None:
     "Y160",
     "forward/zero-input",
     2,
+    cause_id="stale-copy",
     collateral=("state/graphdef-stable", "state/pickles"),
 )
 def CompilesItsValues(layer: Any, rngs: nnx.Rngs) -> None:

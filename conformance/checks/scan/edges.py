@@ -143,10 +143,12 @@ class Scan:
             for edge, point in zip(edges, points, strict=True):
                 if point is not None and point.dtype in use.dtypes and point.fits:
                     found.setdefault(point.case(), edge.where * (point in edge.points))
+        places = [(where, case) for case, where in found.items()][: use.most]
         if self.own_derivative and use is DERIVATIVES:
             # Programs of one output, or input, are compared only with each other.
-            found = {Point(5, 1).case(): "", Point(1, 7).case(): "", **found}
-        return [(where, case) for case, where in found.items()][: use.most]
+            narrow = (Point(5, 1).case(), Point(1, 7).case())
+            places = [*(("", case) for case in narrow if case not in found), *places]
+        return places
 
 
 # The places at which a layer that cannot be traced is called instead.
