@@ -291,3 +291,11 @@ def test_a_function_of_a_key_gets_one() -> None:
     assert bound is not None
     assert np.array_equal(bound[0](1, "x", 3), forward(jax.random.key(1), "x", 3))
     assert bound[1] == "forward(key=jax.random.key(seed), x, features)"
+
+
+@pytest.mark.parametrize("library", ["haiku", "keras", "tensorflow", "torch"])
+def test_a_class_that_only_its_library_builds_is_one_message(library: str) -> None:
+    base = type("Module", (), {"__module__": f"{library}.nn"})
+    with pytest.raises(NotAdaptable, match=f"the class Dense of {library}, which only") as caught:
+        adapt(type("Dense", (base,), {}))
+    assert "Write a function (seed, x, features)" in caught.value.hint
