@@ -191,8 +191,9 @@ def _mark_blocked(
         below = [own[id] for id in rests_on(row, rows) if id in own]
         below = [other for other in below if other.outcome.explains and not other.declare]
         if row.level == MUST:
-            # A recommendation never hides a MUST, not even through another requirement.
-            below = [other for other in below if own[_origin(other)].level == MUST]
+            # A recommendation never hides a MUST, not even through another requirement. What
+            # follows from an expected failure is expected.
+            below = [other for other in below if _hides_a_must(own[_origin(other)])]
         if cell is root:
             # An obstacle is blocked by this failure, and never blocks it.
             below = [other for other in below if not other.obstacle]
@@ -200,6 +201,10 @@ def _mark_blocked(
             own[row.id] = blocked(cell, _origin(own[root.requirement]))
         elif below:
             own[row.id] = blocked(cell, _origin(below[0]))
+
+
+def _hides_a_must(root: Cell) -> bool:
+    return root.level == MUST or root.outcome == Outcome.EXPECTED_FAILURE
 
 
 def _fault_behind_obstacles(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> Cell | None:
