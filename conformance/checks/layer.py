@@ -217,7 +217,9 @@ class Layer:
         """Return the error of the kernel, without the error of the product."""
         if not self.reparameterized:
             return oracle.HIGHEST
-        return oracle.reparameterized(in_features)
+        storage = self.seen.storage
+        over = storage.over if isinstance(storage, Factored) else (0,)
+        return oracle.reparameterized(in_features, over)
 
     def bias_for(self, case: Case, scale: float = 1.0) -> np.ndarray:
         """Return the bias that :meth:`written` writes; zeros for a layer without one."""

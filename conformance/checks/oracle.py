@@ -50,23 +50,30 @@ class Precision:
     """The format of float32 products on a device that does not compute them in float32.
 
     ``operand`` is the relative error of a product of two rounded operands, and ``sum`` the
-    factor on the unit roundoff of the accumulation.
+    factor on the unit roundoff of the accumulation. A kernel may be computed through a norm over
+    its axes ``over``.
     """
 
     name: str
     operand: float = 0.0
     sum: float = 1.0
+    over: tuple[int, ...] = (0,)
+
+    def spread(self, size: np.ndarray) -> np.ndarray:
+        """Return the errors of entries of a kernel, (in, out), each of which a norm spreads."""
+        norm = np.sqrt(np.square(size).sum(axis=self.over, keepdims=True))
+        return self.operand * np.broadcast_to(norm, size.shape)
 
 
 HIGHEST = Precision("highest")
 
 
-def reparameterized(in_features: int) -> Precision:
+def reparameterized(in_features: int, over: tuple[int, ...] = (0,)) -> Precision:
     """Return the error of a kernel that is computed from parameters, such as g v / |v|.
 
     A norm over the inputs has ``in_features`` roundings, the rest of such formulas a dozen.
     """
-    return Precision("reparameterized", operand=(in_features + 16) * F32)
+    return Precision("reparameterized", operand=(in_features + 16) * F32, over=over)
 
 
 @dataclass(frozen=True)
@@ -215,14 +222,14 @@ def kernel_gradient(
 ) -> Bounded:
     """Return dK = x^T g over all leading dimensions, ``(in, out)``.
 
-    Through a norm, the derivative of a column is the sum of its projections along the column and
+    Through the norm of a column, its derivative is the sum of the projections along the column and
     across it: by Cauchy's inequality, an entry errs by the norm of the whole column's error.
     """
     left = x.reshape(-1, x.shape[-1]).T
     right = cotangent.reshape(-1, cotangent.shape[-1])
     plain = products(left, right)
     size = np.abs(left).astype(np.float64) @ np.abs(right).astype(np.float64)
-    return Bounded(plain.value, plain.bound + precision.operand * np.linalg.norm(size, axis=0))
+    return Bounded(plain.value, plain.bound + precision.spread(size))
 
 
 def bias_gradient(cotangent: np.ndarray) -> Bounded:
@@ -254,9 +261,8 @@ def tangent(
     left = np.concatenate([x, x_tangent], axis=-1)
     right = np.concatenate([kernel_tangent, kernel])
     plain = products(left, right, bias_tangent, precision=precision)
-    columns = np.linalg.norm(kernel_tangent.astype(np.float64), axis=0)
-    rows = np.abs(x).astype(np.float64).sum(-1, keepdims=True)
-    return Bounded(plain.value, plain.bound + precision.operand * rows * columns)
+    errors = precision.spread(kernel_tangent.astype(np.float64))
+    return Bounded(plain.value, plain.bound + np.abs(x).astype(np.float64) @ errors)
 
 
 def after(

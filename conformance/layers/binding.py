@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NewType
 
 from conformance.errors import NotAdaptable
 from conformance.jax_setup.lazy import jax, jnp, nnx
@@ -227,8 +227,10 @@ def _annotation(parameter: Parameter) -> str:
     found = parameter.annotation
     if found is Parameter.empty:
         return ""
-    named = isinstance(found, type) or inspect.isfunction(found)
-    return str(found.__name__ if named else found).lower()
+    named = isinstance(found, type | NewType) or inspect.isfunction(found)
+    text = str(found.__name__ if named else found).lower()
+    annotated = re.search(r"\bannotated\[([^,]+),", text)
+    return annotated[1] if annotated else text
 
 
 def _require_known(layer: Any, signature: inspect.Signature, arguments: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -246,6 +246,17 @@ def test_an_initializer_that_returns_arrays_is_no_argument_for_an_array() -> Non
         ) -> None: ...  # fmt: skip
 
         def draw(self, n_in: int, n_out: int) -> None: ...
+
+        def __call__(self, x: jax.Array) -> None: ...
+
+    adapt(Dense)
+
+
+def test_words_beside_a_type_say_nothing_about_the_type() -> None:
+    class Dense(nnx.Module):
+        def __init__(
+            self, n_in: Annotated[int, "the last axis"], n_out: int, *, rngs: nnx.Rngs
+        ) -> None: ...
 
         def __call__(self, x: jax.Array) -> None: ...
 

@@ -86,6 +86,20 @@ class Factorised(nnx.Module):
         return x @ (self.g[...] * v / jnp.linalg.norm(v, axis=0)) + self.bias[...]
 
 
+class LengthOfInputs(nnx.Module):
+    """Weight normalisation with a length for each input: its norm is over the outputs."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        v = _LECUN(rngs.params(), (din, dout), jnp.float32)
+        self.v, self.g = nnx.Param(v), nnx.Param(jnp.linalg.norm(v, axis=1))
+        self.bias = nnx.Param(jnp.zeros(dout))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        v = self.v[...]
+        kernel = v * (self.g[...] / jnp.linalg.norm(v, axis=1))[:, None]
+        return x @ kernel + self.bias[...]
+
+
 class RandomFactors(linen.Module):
     """Random weight factorisation: the kernel is g v, with g drawn at random."""
 
@@ -322,6 +336,7 @@ ROWS = ("exact-state", "only-two-parameters", "bias-shape", "kernel-shape", "sta
     [
         (Activated, "forward/zero-input", f'arguments = {{ activation = "{IDENTITY}" }}'),
         (Factorised, "construction/only-two-parameters", "A description in Python"),
+        (LengthOfInputs, "construction/only-two-parameters", "A description in Python"),
         (InBlocks, "construction/only-two-parameters", "A description in Python"),
         (Row, "construction/bias-shape", "A description in Python"),
         (InOne, "construction/only-two-parameters", "kernel and bias are stored in one array"),

@@ -204,7 +204,10 @@ def _confined_to_column(
     generator = case.generator("place")
     i, j = int(generator.integers(case.in_features)), int(generator.integers(case.out_features))
     rest = np.arange(case.out_features) != j
-    for name in ("kernel", "bias") if dense.layer.convention.use_bias else ("kernel",):
+    # Through a norm over the outputs, an entry of the kernel moves other columns.
+    by_column = 1 not in dense.layer.precision(case.in_features).over
+    names = ("kernel",) * by_column + ("bias",) * dense.layer.convention.use_bias
+    for name in names:
         kernel, bias = case.kernel(), case.bias()
         if name == "kernel":
             kernel[i, j] = poison

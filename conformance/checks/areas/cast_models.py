@@ -100,8 +100,8 @@ def _require_gradients(layer: Layer, case: Case, half: str) -> None:
     plain = dtypes == {"float32"} and not its.casts_input
     if not plain or its.product_error or layer.reparameterized or not layer.accepts(BATCH):
         return
-    # The same layer, expected to compute in half precision.
-    changed = replace(its, parameter_dtype=half, compute_dtype=half)
+    # The same layer, expected to compute in half precision. Its own rule may add in it, too.
+    changed = replace(its, parameter_dtype=half, compute_dtype=half, accumulate=half)
     view = Layer(layer.implementation.with_convention(changed), layer.entry)
     view.seen = replace(layer.seen, convention=changed)
     parameters = layer.written(case).cast(half).parameters
