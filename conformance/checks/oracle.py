@@ -60,7 +60,7 @@ class Precision:
     over: tuple[int, ...] = (0,)
 
     def spread(self, size: np.ndarray) -> np.ndarray:
-        """Return the errors of entries of a kernel, (in, out), each of which a norm spreads."""
+        """Return the errors of a kernel, (in, out): a norm spreads the error of each entry."""
         norm = np.sqrt(np.square(size).sum(axis=self.over, keepdims=True))
         return self.operand * np.broadcast_to(norm, size.shape)
 
