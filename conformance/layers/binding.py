@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NewType
 
@@ -24,7 +24,6 @@ __all__ = [
     "is_factory",
     "parameters_by_keyword",
     "random_argument",
-    "require_plain_call",
     "signature_of",
 ]
 
@@ -430,33 +429,6 @@ def is_factory(layer: Any) -> bool:
     signature = signature_of(layer) if callable(layer) else None
     names = set() if signature is None else {p.name.lower() for p in _named(signature, {})}
     return bool(names & _IN) and bool(names & _OUT) and not names & _INPUTS
-
-
-def require_plain_call(layer: type, call: Collection[str]) -> None:
-    """Require that the layer's ``__call__`` needs no argument besides ``x``.
-
-    Raises
-    ------
-    NotAdaptable
-        If it needs one; the message names it, and says how to declare its value.
-    """
-    try:
-        parameters = list(inspect.signature(layer.__call__).parameters.values())[1:]
-    except (AttributeError, TypeError, ValueError):
-        return
-    named = [p for p in parameters if p.kind in _NAMED]
-    takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
-    unknown = [n for n in call if not takes_any and n not in [p.name for p in named]]
-    if unknown:
-        raise NotAdaptable(f"{layer.__name__}, whose call has no argument {unknown[0]!r}")
-    needed = [p.name for p in named[1:] if p.default is Parameter.empty and p.name not in call]
-    if needed:
-        values = ", ".join(f"{name} = ..." for name in needed)
-        raise NotAdaptable(
-            f"{layer.__name__}, whose call also needs {' and '.join(map(repr, needed))}",
-            f"Declare what to give: call = {{ {values} }}\n"
-            f"or on the command line: --declare call.{needed[0]}=...",
-        )
 
 
 def _name(layer: Any) -> str:

@@ -23,9 +23,9 @@ from conformance.layers.binding import (
     is_factory,
     parameters_by_keyword,
     random_argument,
-    require_plain_call,
     signature_of,
 )
+from conformance.layers.calls import require_plain_call
 from conformance.layers.declaration import Declaration
 from conformance.layers.implementation import FLAX, Convention, Implementation
 from conformance.layers.loading import named

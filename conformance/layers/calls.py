@@ -1,0 +1,37 @@
+"""Checks that a layer can be called with ``x`` alone, and the arguments that are declared."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection
+
+from conformance.errors import NotAdaptable
+
+__all__ = ["require_plain_call"]
+
+
+def require_plain_call(layer: type, call: Collection[str]) -> None:
+    """Require that the layer's ``__call__`` needs no argument besides ``x``.
+
+    Raises
+    ------
+    NotAdaptable
+        If it needs one; the message names it, and says how to declare its value.
+    """
+    try:
+        parameters = list(inspect.signature(layer.__call__).parameters.values())[1:]
+    except (AttributeError, TypeError, ValueError):
+        return
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    unknown = [n for n in call if not takes_any and n not in [p.name for p in named]]
+    if unknown:
+        raise NotAdaptable(f"{layer.__name__}, whose call has no argument {unknown[0]!r}")
+    needed = [p.name for p in named[1:] if p.default is p.empty and p.name not in call]
+    if needed:
+        values = ", ".join(f"{name} = ..." for name in needed)
+        raise NotAdaptable(
+            f"{layer.__name__}, whose call also needs {' and '.join(map(repr, needed))}",
+            f"Declare what to give: call = {{ {values} }}\n"
+            f"or on the command line: --declare call.{needed[0]}=...",
+        )
