@@ -103,6 +103,11 @@ class Cause(str):
         return cause
 
 
+def id_of(cause: str) -> str:
+    """Return the id of a cause; empty if it is no :class:`Cause`."""
+    return getattr(cause, "id", "")
+
+
 class Violation(ConformanceError, AssertionError):
     """The layer does not meet the requirement.
 
@@ -144,7 +149,7 @@ class Violation(ConformanceError, AssertionError):
         self.accepted = accepted + otherwise
         self.declare = declare
         self.cause = cause
-        self.cause_id: str = getattr(cause, "id", "")
+        self.cause_id: str = id_of(cause)
         self.measured = measured
 
     def located(self, where: str) -> Violation:
@@ -160,7 +165,7 @@ class Violation(ConformanceError, AssertionError):
     def because(self, cause: str) -> Violation:
         """Set the cause of a violation that was an obstacle only, and return the violation."""
         if cause:
-            self.cause, self.cause_id = cause, getattr(cause, "id", "")
+            self.cause, self.cause_id = cause, id_of(cause)
             self.obstacle = False
         return self
 

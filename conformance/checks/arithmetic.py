@@ -54,7 +54,7 @@ class Arithmetic:
         The error of each operand of a product, relative to its largest entry: half a step of a
         quantization. 0 if products only round.
     returned
-        The dtype of the result, if it is not that of the computation, `results`.
+        The dtype of the result; empty if it is `results`, the dtype of the computation.
     """
 
     parameters: str = "float32"

@@ -31,7 +31,7 @@ from conformance.contract.requirement import (
     Requirement,
 )
 from conformance.jax_setup.lazy import jax, jnp, nnx
-from conformance.layers.adapters.parameters import Leaf, leaves_of
+from conformance.layers.adapters.parameters import Leaf, leaves_in
 from conformance.layers.implementation import Convention, Implementation
 from conformance.layers.looking import Seen, look
 from conformance.layers.registry import Entry
@@ -399,7 +399,7 @@ class Built:
     @property
     def leaves(self) -> list[Leaf]:
         """Return every array of its state, with path and kind."""
-        found: list[Leaf] = (self.layer.implementation.leaves or leaves_of)(self.parameters)
+        found: list[Leaf] = leaves_in(self.layer.implementation, self.parameters)
         return found
 
     def write(self, kernel: np.ndarray, bias: np.ndarray) -> Built:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from conformance.checks import recording
-from conformance.errors import Cause, Violation, by_user, name_of, raised_by_layer, safe_text
+from conformance.errors import Cause, Violation, by_user, id_of, name_of, raised_by_layer, safe_text
 from conformance.jax_setup.lazy import jax
 
 __all__ = [
@@ -48,7 +48,7 @@ def during(action: str, cause: str = "") -> Iterator[None]:
         if cause:
             # The check is about this, so it is not an obstacle.
             violation.cause, violation.obstacle = violation.cause or cause, False
-            violation.cause_id = getattr(violation.cause, "id", "")
+            violation.cause_id = id_of(violation.cause)
         raise
     except BaseException as error:
         known = issubclass(type(error), NotApplicable)  # an instance may lie about its class

@@ -15,6 +15,7 @@ from typing import Any, NewType
 
 from conformance.errors import NotAdaptable
 from conformance.jax_setup.lazy import jax, jnp, nnx
+from conformance.layers.calls import how_to_declare
 
 __all__ = [
     "Binding",
@@ -254,11 +255,9 @@ def _require_complete(
             f"Name the method that takes sizes: {_name(layer)}.{makers[0]}",
         )
     if needed:
-        values = ", ".join(f"{name} = ..." for name in needed)
         raise NotAdaptable(
             f"{_name(layer)}{signature}, which also needs {' and '.join(map(repr, needed))}",
-            f"Declare what to give: arguments = {{ {values} }}\n"
-            f"or on the command line: --declare arguments.{needed[0]}=...",
+            how_to_declare("arguments", needed),
         )
 
 

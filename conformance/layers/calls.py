@@ -1,13 +1,13 @@
-"""Checks that a layer can be called with ``x`` alone, and the arguments that are declared."""
+"""Requires that a layer is called with ``x`` alone, and says how to declare more arguments."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from conformance.errors import NotAdaptable
 
-__all__ = ["require_plain_call"]
+__all__ = ["how_to_declare", "require_plain_call"]
 
 
 def require_plain_call(layer: type, call: Collection[str]) -> None:
@@ -29,9 +29,16 @@ def require_plain_call(layer: type, call: Collection[str]) -> None:
         raise NotAdaptable(f"{layer.__name__}, whose call has no argument {unknown[0]!r}")
     needed = [p.name for p in named[1:] if p.default is p.empty and p.name not in call]
     if needed:
-        values = ", ".join(f"{name} = ..." for name in needed)
         raise NotAdaptable(
             f"{layer.__name__}, whose call also needs {' and '.join(map(repr, needed))}",
-            f"Declare what to give: call = {{ {values} }}\n"
-            f"or on the command line: --declare call.{needed[0]}=...",
+            how_to_declare("call", needed),
         )
+
+
+def how_to_declare(table: str, names: Sequence[str]) -> str:
+    """Return how to declare arguments of these names: ``table`` is ``call`` or ``arguments``."""
+    values = ", ".join(f"{name} = ..." for name in names)
+    return (
+        f"Declare what to give: {table} = {{ {values} }}\n"
+        f"or on the command line: --declare {table}.{names[0]}=..."
+    )

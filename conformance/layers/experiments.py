@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from conformance.jax_setup.lazy import jax
-from conformance.layers.adapters.parameters import leaves_of
 from conformance.layers.implementation import INPUTS, Implementation
-from conformance.layers.storage import Blocks, Factored, Joined, Scaled, with_values
+from conformance.layers.storage import Blocks, Factored, Joined, Scaled, values_at, with_values
 
 __all__ = [
     "CLOSE",
@@ -217,8 +216,8 @@ def other(its: Implementation, parameters: Sequence[str], size: tuple[int, int])
     if same(results(few * kernel, x), results(many * kernel, x)):
         return "normalizes the kernel: f(x) does not change if the kernel is multiplied by a number"
     new = _written(its, kernel, bias)
-    leaves = {".".join(leaf.path): leaf.value for leaf in (its.leaves or leaves_of)(new)}
-    ones = {path: jax.numpy.ones_like(leaves[path]) for path in parameters}
+    values = values_at(its, new, parameters)
+    ones = dict(zip(parameters, map(jax.numpy.ones_like, values), strict=True))
     found = _results(its, with_values(its, new, ones), x)
     if same(found, x.astype(np.float64) @ kernel):
         return f"multiplies its output by {' and '.join(parameters)}, which is not 1 when new"
@@ -231,23 +230,29 @@ def quantization(its: Implementation, size: tuple[int, int]) -> float:
     Each operand must be exact, or on a grid of few steps to its largest entry: no rounding of
     floating-point numbers and no fixed number of decimals leaves it there.
     """
-    n, m = size
-    kernel, x, bias = _drawn(n, m), _drawn(_BATCH, n), np.zeros(m, np.float32)
-    eye = np.eye(n, m, dtype=np.float32)
-    of_kernel = _error(_results(its, _written(its, kernel, bias), eye[:, :n]), kernel)
-    of_x = _error(_results(its, _written(its, eye, bias), x)[:, :n], x)
+    of_kernel, of_x = (_error(found, exact) for found, exact in _operands(its, size))
     return max(of_kernel, of_x) if math.isfinite(of_kernel + of_x) else 0.0
 
 
 def rounds_operands(its: Implementation, dtype: str, size: tuple[int, int]) -> bool:
     """Return whether x and the kernel are rounded to this dtype in the product."""
+    to = jax.numpy.dtype(dtype)
+    return all(
+        np.array_equal(found, exact.astype(to).astype(np.float64))
+        for found, exact in _operands(its, size)
+    )
+
+
+def _operands(
+    its: Implementation, size: tuple[int, int]
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return the kernel and x as a product with ones and zeros shows them, each with its values."""
     n, m = size
     kernel, x, bias = _drawn(n, m), _drawn(_BATCH, n), np.zeros(m, np.float32)
     eye = np.eye(n, m, dtype=np.float32)
     of_kernel = _results(its, _written(its, kernel, bias), eye[:, :n])
     of_x = _results(its, _written(its, eye, bias), x)[:, :n]
-    held = [values.astype(jax.numpy.dtype(dtype)).astype(np.float64) for values in (kernel, x)]
-    return np.array_equal(of_kernel, held[0]) and np.array_equal(of_x, held[1])
+    return (of_kernel, kernel), (of_x, x)
 
 
 def _error(found: np.ndarray, exact: np.ndarray) -> float:

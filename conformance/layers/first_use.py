@@ -23,7 +23,7 @@ from conformance.errors import (
     is_layers_file,
     safe_text,
 )
-from conformance.layers.adapters.parameters import leaves_of
+from conformance.layers.adapters.parameters import leaves_in
 from conformance.layers.binding import signature_of
 from conformance.layers.implementation import Implementation
 from conformance.layers.loading import attribute, load
@@ -112,7 +112,7 @@ def _require_affine(implementation: Implementation) -> None:
         If it computes something else besides, so that nothing of a Dense can be checked.
     """
     its = implementation
-    if its.init is None or len((its.leaves or leaves_of)(its.init(0, *_SIZES))) <= _PLAIN:
+    if its.init is None or len(leaves_in(its, its.init(0, *_SIZES))) <= _PLAIN:
         return
     seen = look(its)
     if seen.other:

@@ -15,7 +15,7 @@ import numpy as np
 from conformance.errors import by_user, described
 from conformance.jax_setup.lazy import jax
 from conformance.layers import experiments
-from conformance.layers.adapters.parameters import Leaf, leaves_of
+from conformance.layers.adapters.parameters import Leaf, leaves_in
 from conformance.layers.implementation import Convention, Implementation
 from conformance.layers.storage import BiasRow, Storage
 
@@ -93,7 +93,7 @@ def _look(implementation: Implementation) -> Seen:
     assert init is not None
     assert apply is not None
     parameters = [init(0, *size) for size in SIZES]
-    leaves = [(implementation.leaves or leaves_of)(each) for each in parameters]
+    leaves = [leaves_in(implementation, each) for each in parameters]
     first = {".".join(leaf.path): leaf for leaf in leaves[0]}
     second = {".".join(leaf.path): leaf for leaf in leaves[1]}
     if len(first) != len(leaves[0]) or first.keys() != second.keys():
@@ -176,7 +176,7 @@ def _shapes(its: Implementation, paths: Sequence[str]) -> dict[str, Any]:
     """Return the shapes of these arrays at both sizes."""
     assert its.init is not None
     found = [
-        {".".join(leaf.path): np.shape(leaf.value) for leaf in (its.leaves or leaves_of)(each)}
+        {".".join(leaf.path): np.shape(leaf.value) for leaf in leaves_in(its, each)}
         for each in (its.init(0, *size) for size in SIZES)
     ]
     return {path: (found[0][path], found[1][path]) for path in paths}

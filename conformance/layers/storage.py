@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from conformance.jax_setup.lazy import jax, jnp
-from conformance.layers.adapters.parameters import leaves_of
+from conformance.layers.adapters.parameters import leaves_in
 from conformance.layers.implementation import Implementation
 
 __all__ = [
@@ -31,13 +31,13 @@ __all__ = [
 
 def values_at(its: Implementation, parameters: Any, paths: Sequence[str]) -> list[Any]:
     """Return the arrays at these paths of the parameters."""
-    found = {".".join(leaf.path): leaf.value for leaf in (its.leaves or leaves_of)(parameters)}
+    found = {".".join(leaf.path): leaf.value for leaf in leaves_in(its, parameters)}
     return [found[path] for path in paths]
 
 
 def with_values(its: Implementation, parameters: Any, new: Mapping[str, Any]) -> Any:
     """Return the parameters with these arrays at these paths."""
-    leaves = [".".join(leaf.path) for leaf in (its.leaves or leaves_of)(parameters)]
+    leaves = [".".join(leaf.path) for leaf in leaves_in(its, parameters)]
     flat, structure = jax.tree_util.tree_flatten(parameters)
     flat = [new.get(path, value) for path, value in zip(leaves, flat, strict=True)]
     return jax.tree_util.tree_unflatten(structure, flat)

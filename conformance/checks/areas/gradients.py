@@ -13,7 +13,7 @@ from conformance.checks.arithmetic import Arithmetic
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.checks.oracle import Bounded
-from conformance.errors import Cause
+from conformance.errors import Cause, id_of
 from conformance.jax_setup.lazy import jax
 from conformance.layers.adapters.parameters import Parameters
 
@@ -181,7 +181,7 @@ def require_gradients(
         cause = (
             "" if _holds(value, reference) else _cause(value, reference, which, point, arithmetic)
         )
-        if getattr(cause, "id", "") == "gradient-masked" and not _holds_elsewhere(layer, which):
+        if id_of(cause) == "gradient-masked" and not _holds_elsewhere(layer, which):
             cause = ""
         if exact:
             require.equal(value, reference.value, what, cause=cause)
@@ -291,7 +291,7 @@ def _holds(found: np.ndarray, reference: Bounded, factor: float = 1.0) -> bool:
 def _holds_elsewhere(layer: Layer, which: str) -> bool:
     """Return whether the gradient is right at generic floats of several inputs.
 
-    That of a single input may be right by chance, as where its rounding follows its scale.
+    With a single input it may be right by chance: there, the rounding follows the scale of x.
     """
     case = Case(3, 10)
     lead = BATCH if layer.accepts(BATCH) else ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -182,7 +183,7 @@ def _is_left_only(dense: Built, case: Case) -> bool:
     """Return whether x may be a matrix of columns, but not of rows, as in ``kernel @ x``."""
     n, m = case.kernel_shape
     shapes = (n,), (n, m), (BATCH[0], n)
-    found = [_gives(lambda s=shape: dense.raw(np.ones(s, np.float32))) for shape in shapes]  # type: ignore[misc]  # bound early
+    found = [_gives(partial(dense.raw, np.ones(shape, np.float32))) for shape in shapes]
     return n != m and BATCH[0] not in (n, m) and found == [(m,), (m, m), None]
 
 

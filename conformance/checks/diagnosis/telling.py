@@ -15,7 +15,7 @@ from conformance.checks.diagnosis import wrong_values
 from conformance.checks.diagnosis.stale_values import of_copy
 from conformance.checks.diagnosis.transformations import of_transformation
 from conformance.checks.layer import Layer
-from conformance.errors import Cause
+from conformance.errors import Cause, id_of
 
 __all__ = [
     "bias_in_result",
@@ -54,7 +54,7 @@ def of_zero_input(layer: Layer, case: Case, found: np.ndarray, bias: np.ndarray)
     cause = wrong_values.of_zero_input(found, bias)
     if not cause:
         return of_copy(layer, case) or of_transformation(layer, case)
-    if getattr(cause, "id", "") == "bias-twice" and layer.accepts(()):
+    if id_of(cause) == "bias-twice" and layer.accepts(()):
         vector = layer.written(case)(np.zeros(case.in_features, np.float32))
         if np.array_equal(np.asarray(vector), bias):
             return Cause("bias-twice", f"{cause} for a batch, once for a vector")
@@ -64,7 +64,7 @@ def of_zero_input(layer: Layer, case: Case, found: np.ndarray, bias: np.ndarray)
     images = layer.written(case).rows(x)
     cause = wrong_values.of_zero_and_basis(cause, found[0], images, kernel, bias)
     cause = cause or of_copy(layer, case)
-    if getattr(cause, "id", "") not in ("output-scaled", "bias-scaled"):
+    if id_of(cause) not in ("output-scaled", "bias-scaled"):
         return cause
     if np.allclose(first, (found[0] / bias)[0], rtol=1e-4):
         return cause

@@ -8,7 +8,7 @@ import numpy as np
 
 from conformance.checks import oracle
 from conformance.checks.arithmetic import rounded
-from conformance.errors import Cause
+from conformance.errors import Cause, id_of
 
 __all__ = [
     "of_affine",
@@ -79,9 +79,9 @@ def of_zero_and_basis(
     if cause == RELU:
         return cause if found.min() >= 0 else ""
     of_bias = _explains(found, oracle.affine(eye, kernel, at_zero))
-    if getattr(cause, "id", "") == "reduced-precision" and of_bias:
+    if id_of(cause) == "reduced-precision" and of_bias:
         return Cause("bias-rounded", "the bias is rounded to a narrower dtype")
-    if getattr(cause, "id", "").startswith("bias-"):
+    if id_of(cause).startswith("bias-"):
         if of_bias:
             return cause
         right = oracle.affine(eye, kernel, bias)

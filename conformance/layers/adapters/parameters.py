@@ -15,9 +15,9 @@ import numpy as np
 
 from conformance.errors import Violation
 from conformance.jax_setup.lazy import jax
-from conformance.layers.implementation import Convention
+from conformance.layers.implementation import Convention, Implementation
 
-__all__ = ["Access", "Leaf", "Parameters", "find", "is_key", "leaves_of", "register"]
+__all__ = ["Access", "Leaf", "Parameters", "find", "is_key", "leaves_in", "leaves_of", "register"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,11 @@ def leaves_of(tree: Any) -> list[Leaf]:
     """Return the array leaves of any pytree, in its own order."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [Leaf(_names(path), "Array", value) for path, value in paths]
+
+
+def leaves_in(its: Implementation, parameters: Any) -> list[Leaf]:
+    """Return the leaves of the parameters, by the implementation's own way if it has one."""
+    return (its.leaves or leaves_of)(parameters)
 
 
 def _names(path: Sequence[Any]) -> tuple[str, ...]:
