@@ -19,28 +19,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "ACCEPTED",
-    "Cause",
-    "ConformanceError",
-    "LoadError",
-    "NotAdaptable",
-    "ResultsError",
-    "UsageError",
-    "Violation",
-    "WrongCondition",
-    "by_user",
-    "contain_interrupts",
-    "described",
-    "is_layers_file",
-    "name_of",
-    "places_of_libraries",
-    "printable",
-    "printable_values",
-    "raised_by_layer",
-    "safe_text",
-]
-
 _LONGEST_TEXT = 600
 
 ACCEPTED = """\

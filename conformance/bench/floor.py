@@ -17,8 +17,6 @@ from conformance.checks.cases import Case, over, settled
 from conformance.jax_setup import compile_cache
 from implementations.my_dense import MyDense
 
-__all__ = ["main"]
-
 
 def main(examples: int) -> float:
     """Return the milliseconds of a core for an example that only builds and calls the layer."""

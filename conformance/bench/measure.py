@@ -16,8 +16,6 @@ from typing import Any
 from conformance.errors import UsageError
 from conformance.isolation.memory import GIB
 
-__all__ = ["Measured", "measured", "suite"]
-
 
 @dataclass(frozen=True)
 class Measured:

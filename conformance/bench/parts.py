@@ -13,8 +13,6 @@ from conformance.bench.measure import Measured, measured, suite
 from conformance.bench.table import Row
 from conformance.jax_setup.devices import cores
 
-__all__ = ["DEFAULT", "PARTS", "Bench"]
-
 LAYER = "nnx.MyDense"
 FIVE = ("nnx.MyDense", "nnx.Linear", "linen.MyDense", "linen.Dense", "dense_forward")
 """The layers that the benchmark measures, independent of what is installed."""

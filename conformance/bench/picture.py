@@ -10,8 +10,6 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-__all__ = ["growth"]
-
 _AXES = ("layers", "examples", "workers")
 _STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "dense-conformance", "font.size": 8}
 

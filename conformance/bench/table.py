@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["HEADINGS", "Row", "by", "line", "markdown"]
-
 
 @dataclass(frozen=True)
 class Row:

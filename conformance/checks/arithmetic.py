@@ -19,8 +19,6 @@ from conformance.checks import oracle
 from conformance.checks.oracle import HIGHEST, Bounded, Precision
 from conformance.jax_setup.lazy import jnp
 
-__all__ = ["Arithmetic", "is_rounded", "rounded"]
-
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
     """Return float32 numbers rounded to a dtype, as float32."""

@@ -11,8 +11,6 @@ from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp
 from conformance.layers.adapters.parameters import is_key
 
-__all__ = ["as_jax", "require_array", "require_same_shape", "stack"]
-
 
 def as_jax(x: Any, dtype: str | None = None) -> Any:
     """Return a NumPy array as a JAX array, in `dtype` if given; any other value unchanged.

@@ -20,20 +20,6 @@ from hypothesis import strategies as st
 
 from conformance.checks import profiles, recording
 
-__all__ = [
-    "BATCH",
-    "LARGE",
-    "MANY_LEADS",
-    "SEEDS",
-    "SMALL",
-    "TALL",
-    "WIDE",
-    "Case",
-    "every_case",
-    "over",
-    "settled",
-]
-
 F = TypeVar("F", bound=Callable[..., None])
 
 Shape = tuple[tuple[int, int], tuple[int, ...]]

@@ -26,8 +26,6 @@ from conformance.layers.looking import SIZES
 from conformance.layers.storage import BiasRow
 from conformance.statistics import identify_law
 
-__all__ = ["Description", "describe_layer", "law_in_words", "law_line", "table_of"]
-
 # Different sides separate fan_in from fan_out; few inputs separate 1/fan_in from 1/(fan_in - 1).
 # These are 170 000 weights.
 _DRAWN = (((256, 64), range(4)), ((64, 256), range(4)), ((5, 2048), range(4)))

@@ -10,19 +10,6 @@ import numpy as np
 
 from conformance.errors import Cause
 
-__all__ = [
-    "constants",
-    "described",
-    "equations",
-    "impurities",
-    "inner",
-    "largest_array",
-    "loops",
-    "multiply_adds",
-    "precisions",
-    "products",
-]
-
 # Parts of the names of primitives that call Python, or draw random numbers.
 _CALLBACKS = ("callback", "infeed", "outfeed", "debug_print")
 _PRODUCTS = ("dot_general", "conv_general_dilated")

@@ -37,8 +37,6 @@ from conformance.layers.looking import Seen, look
 from conformance.layers.registry import Entry
 from conformance.layers.storage import Factored, Scaled
 
-__all__ = ["Built", "Layer"]
-
 # Beyond this many rows, calls in plain batches cost more than compiling for a batch of this length,
 # which is usual; forward/tall-batch checks long ones.
 _MANY_ROWS = 256

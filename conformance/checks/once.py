@@ -8,8 +8,6 @@ from typing import Any, TypeVar, cast
 
 from conformance.checks.layer import Layer
 
-__all__ = ["once_per_layer"]
-
 F = TypeVar("F", bound=Callable[..., None])
 
 

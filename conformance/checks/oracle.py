@@ -13,28 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike
 
-__all__ = [
-    "F32",
-    "HIGHEST",
-    "TINY",
-    "UNIT_ROUNDOFF",
-    "Bounded",
-    "Precision",
-    "affine",
-    "after",
-    "bias_gradient",
-    "each_rounded",
-    "either",
-    "in_dtype",
-    "input_gradient",
-    "kernel_gradient",
-    "products",
-    "reparameterized",
-    "rounded_twice",
-    "tangent",
-    "unit_roundoff",
-]
-
 UNIT_ROUNDOFF = {
     "float64": 2.0**-53,
     "float32": 2.0**-24,

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from conformance.checks.oracle import Precision
 from conformance.jax_setup.lazy import jax
 
-__all__ = ["by_default", "force_float32", "restore"]
-
 # Operands keep 10 bits (TF32, truncated) or 7 (bfloat16), so a product errs by twice their
 # rounding. The accumulation may truncate, which doubles its unit roundoff. These are derived, not
 # measured.

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from hypothesis import settings
     from hypothesis.database import ExampleDatabase
 
-__all__ = ["DEFAULT", "PROFILES", "Profile", "activate", "active", "named"]
-
 Size = tuple[int, int]
 
 # Edges first, in the order in which Hypothesis shrinks: (1, 1), a single row, a single column, a

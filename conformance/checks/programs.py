@@ -20,35 +20,6 @@ from conformance.checks.oracle import Bounded
 from conformance.checks.require import on_the_way
 from conformance.jax_setup.lazy import jax, jnp, nnx
 
-__all__ = [
-    "FEW_SIZES",
-    "Counted",
-    "affine",
-    "call",
-    "compilations",
-    "compiled_to_run_once",
-    "counted",
-    "donating",
-    "expected_of_maps",
-    "exported",
-    "forward",
-    "forward_mode",
-    "has_forward_mode",
-    "is_plain",
-    "mapped",
-    "module_forward",
-    "module_gradients",
-    "pullback",
-    "rematerialized",
-    "remembered",
-    "scanned",
-    "stacked",
-    "traced",
-    "twice",
-    "weighted",
-]
-
-
 # Few sizes, for faults that do not depend on the size, because each one is compiled: one output,
 # and three different lengths of axes.
 FEW_SIZES = ((5, 1), (3, 10))

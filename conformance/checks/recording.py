@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conformance.checks.cases import Case
 
-__all__ = ["Recording", "current", "start"]
-
 # A plot shows this at its edge, because JSON has no infinity.
 _LARGEST = 1e9
 

@@ -18,20 +18,6 @@ from conformance.checks import recording
 from conformance.errors import Cause, Violation, by_user, id_of, name_of, raised_by_layer, safe_text
 from conformance.jax_setup.lazy import jax
 
-__all__ = [
-    "about_rank_promotion",
-    "during",
-    "equal",
-    "fail",
-    "not_applicable",
-    "note",
-    "on_the_way",
-    "raises",
-    "record",
-    "that",
-    "within",
-]
-
 
 class NotApplicable(pytest.skip.Exception):  # type: ignore[name-defined,misc]  # set on a function
     """Raised by the suite if a check does not apply; a layer cannot skip a check."""

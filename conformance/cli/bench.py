@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from conformance.bench.parts import Bench
     from conformance.bench.table import Row
 
-__all__ = ["bench", "bench_arguments", "document"]
-
 FORMAT = 1
 
 # Listed here because --help must not import the code that measures.

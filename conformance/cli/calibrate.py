@@ -22,16 +22,6 @@ from conformance.statistics import Evidence, by_requirement, correlation, power
 from conformance.statistics.laws import family_named
 from conformance.statistics.moments import variance, variance_limits
 
-__all__ = [
-    "Calibration",
-    "Power",
-    "calibrate",
-    "correlation_power",
-    "interval",
-    "run",
-    "variance_power",
-]
-
 LEVELS = (0.1, 0.01, 0.001)
 CONFIDENCE = 0.999
 """The miss probability of each binomial interval, because about a hundred rates are compared."""
@@ -78,9 +68,7 @@ class Power:
 
 def interval(count: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return the exact binomial interval of a rate (Clopper and Pearson 1934)."""
-    from scipy.special import (
-        betaincinv,
-    )  # imported late because it loads slowly; JAX depends on it
+    from scipy.special import betaincinv  # imported late because it loads slowly; JAX depends on it
 
     tail = (1 - confidence) / 2
     low = betaincinv(count, trials - count + 1, tail) if count else 0.0

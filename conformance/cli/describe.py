@@ -15,8 +15,6 @@ from conformance.running.options import add_to_command
 if TYPE_CHECKING:
     from conformance.checks.description import Description
 
-__all__ = ["arguments", "describe", "run"]
-
 _WIDTH = 100
 
 

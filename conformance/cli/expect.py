@@ -17,8 +17,6 @@ from conformance.results.file import read
 from conformance.results.outcome import Outcome
 from conformance.results.verdict import Verdict
 
-__all__ = ["proposals", "propose"]
-
 
 def propose(path: Path | str) -> int:
     """Print the entries of ``pyproject.toml`` with which this run would pass; return 0.

@@ -25,8 +25,6 @@ from conformance.results.outcome import Outcome
 from conformance.running.pytest_call import run_quietly
 from conformance.scripts import needs_the_suite
 
-__all__ = ["explain", "reproduces"]
-
 _PATIENCE = 120.0
 """The time limit for a script, in seconds."""
 

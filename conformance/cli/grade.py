@@ -26,8 +26,6 @@ from conformance.results.outcome import Outcome
 from conformance.results.verdict import Verdict
 from conformance.running.pytest_call import run_quietly
 
-__all__ = ["NAMES", "PITFALLS", "Pitfall", "avoided", "grade", "names_in", "write_grade"]
-
 NAMES = ("MyDense", "dense_forward")
 """The names that a solution defines: either, or both."""
 

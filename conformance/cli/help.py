@@ -10,8 +10,6 @@ from importlib.resources import files
 
 from conformance.errors import UsageError
 
-__all__ = ["help_arguments", "show_help", "topics"]
-
 
 def topics() -> dict[str, str]:
     """Return the title of each page, by topic."""

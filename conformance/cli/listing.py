@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 from conformance.running.options import add_to_command
 
-__all__ = ["list_arguments", "show_list"]
-
 
 def list_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``list``."""

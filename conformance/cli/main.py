@@ -12,18 +12,12 @@ from conformance.cli import describe, matrix, report
 from conformance.cli.bench import bench, bench_arguments
 from conformance.cli.help import help_arguments, show_help
 from conformance.cli.listing import list_arguments, show_list
-from conformance.cli.output import (
-    open_streams,
-    silence,
-    why_not_written,
-)
+from conformance.cli.output import open_streams, silence, why_not_written
 from conformance.cli.run import run, run_arguments, workers_argument
 from conformance.cli.watch import watch, watch_arguments
 from conformance.errors import UsageError, printable
 from conformance.results.environment import version
 from conformance.running.options import AMOUNT, CHOICE, LIMITS, add_to_command, values_of
-
-__all__ = ["main"]
 
 EXIT_CODES = """\
 exit codes:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from conformance.report.summary import Summary
     from conformance.results.file import Results
 
-__all__ = ["collect", "exit_code", "expected_by_tox", "matrix", "matrix_arguments", "show"]
-
 _EXIT_CODES = """\
 exit codes:
   0  every environment has results, and conforms

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from conformance.results.cell import Cell
     from conformance.results.file import Results
 
-__all__ = ["Report", "check"]
-
 _PATIENCE = 10.0
 _INSIDE = "CONFORMANCE_CHECK_RUNS"
 """An environment variable of the processes that a check starts, so that none starts another."""

@@ -16,17 +16,6 @@ from conformance.errors import UsageError
 if TYPE_CHECKING:
     from conformance.results.file import Results
 
-__all__ = [
-    "STANDARD_OUTPUT",
-    "for_other_tools",
-    "for_other_tools_arguments",
-    "open_streams",
-    "put",
-    "results_apart",
-    "silence",
-    "why_not_written",
-]
-
 STANDARD_OUTPUT = "-"
 """The file name that means standard output."""
 

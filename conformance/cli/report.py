@@ -14,16 +14,6 @@ from conformance.errors import UsageError
 if TYPE_CHECKING:
     from conformance.results.file import Results
 
-__all__ = [
-    "diff",
-    "diff_arguments",
-    "merge",
-    "merge_arguments",
-    "report",
-    "report_arguments",
-    "write",
-]
-
 _DIFF_EXIT_CODES = """\
 exit codes:
   0  nothing is worse (other bits, laws and seconds are reported, and do not count as worse)

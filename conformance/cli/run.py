@@ -17,8 +17,6 @@ from conformance.jax_setup.modes import MODES, chosen_modes, enter
 from conformance.layers.registry import resolve
 from conformance.running.options import CHOICE, RUN, add_to_command, require_writable, values_of
 
-__all__ = ["run", "run_arguments", "workers_argument"]
-
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the subcommand."""

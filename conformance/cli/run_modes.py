@@ -20,8 +20,6 @@ from conformance.report.tally import denominator
 from conformance.report.terminal import console_for
 from conformance.results.file import Results, collection, document, read, text_of
 
-__all__ = ["run_modes"]
-
 
 def run_modes(modes: Sequence[Mode], arguments: Sequence[str], results: str | None) -> int:
     """Run ``dense-conformance run`` in every mode, and return the worst exit code.

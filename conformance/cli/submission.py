@@ -24,8 +24,6 @@ from conformance.checks import oracle
 from conformance.jax_setup import child_process
 from conformance.layers.registry import Entry
 
-__all__ = ["main", "suspicious", "wrong_outputs"]
-
 _MODULES = ("conformance", "pytest", "_pytest", "pluggy", "xdist", "execnet", "hypothesis")
 _REACHES = ("gc", "inspect", "ctypes", "importlib", "atexit", "signal", "subprocess")
 _ATTRIBUTES = ("modules", "_getframe", "settrace", "setprofile", "meta_path", "__code__")

@@ -25,8 +25,6 @@ from conformance.jax_setup import child_process, compile_cache
 from conformance.layers.registry import Entry, resolve, split_variant
 from conformance.running.options import AMOUNT, CHOICE, add_to_command, as_arguments, values_of
 
-__all__ = ["differences", "watch", "watch_arguments"]
-
 _INTERVAL = 100
 """The interval between two looks at a running run, in milliseconds."""
 _TAKEN_OVER = (*CHOICE, *AMOUNT, "declare")

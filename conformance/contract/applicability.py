@@ -20,8 +20,6 @@ from conformance.contract.requirement import (
 )
 from conformance.layers.implementation import Convention
 
-__all__ = ["presumption", "why_not_applicable"]
-
 _IN_WORDS = {
     EXERCISE: "a forward function",
     NNX: "an nnx module",

@@ -11,8 +11,6 @@ from functools import lru_cache
 from conformance.contract.requirement import AREAS, COMPARING, DROP_IN, Requirement, requirement_of
 from conformance.errors import UsageError
 
-__all__ = ["catalogue", "chosen", "has_cases", "in_order", "rests_on"]
-
 
 @lru_cache(maxsize=1)
 def catalogue() -> tuple[Requirement, ...]:

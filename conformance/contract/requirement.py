@@ -11,30 +11,6 @@ from typing import Any, TypeVar
 
 from conformance.errors import UsageError
 
-__all__ = [
-    "ANY",
-    "AREAS",
-    "COMPARING",
-    "DRAWN_KERNEL",
-    "DROP_IN",
-    "EXERCISE",
-    "FLOAT32_THROUGHOUT",
-    "LINEN",
-    "MAY",
-    "MUST",
-    "NNX",
-    "PARAMETERS",
-    "SHOULD",
-    "Level",
-    "Need",
-    "Presumption",
-    "Requirement",
-    "idle_because",
-    "requirement",
-    "requirement_of",
-    "rests_on",
-]
-
 AREAS: tuple[str, ...] = (
     "construction",
     "options",

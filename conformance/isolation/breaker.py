@@ -21,9 +21,7 @@ from typing import TextIO
 from conformance.errors import described, safe_text
 from conformance.isolation.leftovers import only_here
 from conformance.isolation.postmortem import innermost_layer_frame
-from conformance.results.cell import Outcome
-
-__all__ = ["Breaker"]
+from conformance.results.outcome import Outcome
 
 # An implementation that killed this many workers is not tried again in this run.
 _ENOUGH = 3

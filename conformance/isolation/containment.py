@@ -33,8 +33,6 @@ from conformance.isolation.shared_code import HARNESS, SharedCode
 from conformance.jax_setup import compile_cache, mlir_context
 from conformance.layers.registry import Entry
 
-__all__ = ["Containment"]
-
 _FOR_ALL = "everybody"
 # A report keeps this many warnings of a layer.
 _MOST_WARNINGS = 20

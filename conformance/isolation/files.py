@@ -9,8 +9,6 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["written"]
-
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 

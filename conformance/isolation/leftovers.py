@@ -15,8 +15,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["ENVIRONMENT", "begin_worker", "end_orphans", "end_session", "only_here"]
-
 ENVIRONMENT = "DENSE_CONFORMANCE_RUN"
 """The variable whose value, the run's directory, all processes of a run inherit."""
 

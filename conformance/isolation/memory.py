@@ -12,8 +12,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["GIB", "collect_less", "guard", "release", "resident"]
-
 GIB = 2**30
 
 # Above this, a worker drops the programs of finished layers. Not sooner, because layers share the

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from conformance.errors import is_layers_file
 
-__all__ = ["ended", "has_ended", "innermost_layer_frame", "is_child"]
-
 _FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>.+)$', re.M)
 _PATIENCE = 1.0
 

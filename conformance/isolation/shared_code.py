@@ -13,8 +13,6 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-__all__ = ["HARNESS", "SharedCode"]
-
 # The packages that layers are written with, and those that run them.
 _LIBRARIES = (
     *("builtins", "math", "os", "random", "signal", "threading", "time"),

@@ -22,8 +22,6 @@ import numpy as np
 
 from conformance.isolation.shared_code import SharedCode
 
-__all__ = ["Snapshot", "take"]
-
 # Modules that a layer computes with are compared after each call, not only at the end.
 _CALLED = (
     *("numpy", "numpy.random", "jax", "jax.numpy", "jax.random", "jax.lax", "jax.nn"),

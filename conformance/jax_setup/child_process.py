@@ -6,8 +6,6 @@ import os
 import sys
 from collections.abc import Iterable
 
-__all__ = ["environment", "python"]
-
 
 def python(*arguments: str) -> list[str]:
     """Return the command of another Python process.

@@ -14,18 +14,6 @@ from typing import Any
 import jax
 from flax import nnx
 
-__all__ = [
-    "gradient_step",
-    "inside_mesh",
-    "inside_some_mesh",
-    "kept_closure",
-    "keys_drawn",
-    "optimizer",
-    "set_value",
-    "state_leaves",
-    "x64",
-]
-
 
 def _is_variable(node: Any) -> bool:
     # Flax up to 0.10.7 puts VariableState copies into a state, later versions the Variables.

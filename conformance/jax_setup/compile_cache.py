@@ -19,8 +19,6 @@ from pathlib import Path
 
 from conformance.jax_setup.program_store import ProgramStore, make_private, prune
 
-__all__ = ["SWITCH", "bound", "install", "location", "prepare", "trouble"]
-
 HOST_DEVICES = 8
 
 SWITCH = "CONFORMANCE_COMPILE_CACHE"

@@ -11,8 +11,6 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["accelerators", "cores", "take_own", "workers"]
-
 _MOST = 8
 """Workers on a CPU: each takes about 500 MB."""
 

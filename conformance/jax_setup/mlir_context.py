@@ -12,8 +12,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["share_contexts"]
-
 # A context keeps the constants of every program, so each serves this many and no more.
 _PROGRAMS = 200
 

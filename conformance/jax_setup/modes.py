@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 
 from conformance.errors import UsageError
 
-__all__ = ["MODES", "Mode", "active", "chosen_modes", "enter", "under_mode", "variables"]
-
 VARIABLE = "CONFORMANCE_MODE"
 """The environment variable with the name of the run's mode, which the results file shows."""
 

@@ -20,8 +20,6 @@ import tempfile
 import time
 from pathlib import Path
 
-__all__ = ["ProgramStore", "make_private", "prune"]
-
 _SUFFIX = ".program"
 # The suffixes that this store writes, and those of JAX's own file cache.
 _OURS = re.compile(r"\.new-.*|.*(\.program|-cache|-atime)")

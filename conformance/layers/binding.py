@@ -17,17 +17,6 @@ from conformance.errors import NotAdaptable
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.calls import how_to_declare
 
-__all__ = [
-    "Binding",
-    "bind",
-    "bind_features",
-    "bind_forward",
-    "is_factory",
-    "parameters_by_keyword",
-    "random_argument",
-    "signature_of",
-]
-
 _NOUNS = ("features", "feature", "dim", "dims", "size", "channels", "units", "width", "nodes",
           "axes")  # fmt: skip
 

@@ -7,8 +7,6 @@ from collections.abc import Collection, Sequence
 
 from conformance.errors import NotAdaptable
 
-__all__ = ["how_to_declare", "require_plain_call"]
-
 
 def require_plain_call(layer: type, call: Collection[str]) -> None:
     """Require that the layer's ``__call__`` needs no argument besides ``x``.

@@ -19,16 +19,6 @@ from conformance.layers.formulas import law_of, number_of
 from conformance.layers.implementation import FLAX, INPUTS, Convention
 from conformance.layers.project import own_table
 
-__all__ = [
-    "TABLE",
-    "Declaration",
-    "as_json",
-    "as_options",
-    "from_options",
-    "from_project",
-    "merged",
-]
-
 TABLE = "tool.dense-conformance.layers"
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")

@@ -19,20 +19,6 @@ from conformance.jax_setup.lazy import jax
 from conformance.layers.implementation import INPUTS, Implementation
 from conformance.layers.storage import Blocks, Factored, Joined, Scaled, values_at, with_values
 
-__all__ = [
-    "CLOSE",
-    "blocks",
-    "error_of",
-    "factor",
-    "joined",
-    "kinds_taken",
-    "other",
-    "quantization",
-    "rounds_operands",
-    "scaled",
-    "without_activation",
-]
-
 _BATCH = 8
 CLOSE = 2.0**-6
 """An error bound of half precision and of operands of eight bits, which activations exceed."""

@@ -30,8 +30,6 @@ from conformance.layers.loading import attribute, load
 from conformance.layers.looking import look
 from conformance.layers.registry import Entry
 
-__all__ = ["explained", "require_usable", "why_unusable"]
-
 _SIZES = (3, 4)
 _LEAD = 8
 

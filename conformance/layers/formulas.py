@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from conformance.layers.law import NORMAL, TRUNCATED_NORMAL, UNIFORM, Law
 
-__all__ = ["law_of", "number_of"]
-
 _OPERATORS: dict[type, Callable[..., float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,

@@ -18,13 +18,6 @@ from conformance.layers.law import Law
 if TYPE_CHECKING:
     from conformance.layers.expected_failure import Expected
 
-__all__ = [
-    "FLAX",
-    "INPUTS",
-    "Convention",
-    "Implementation",
-]
-
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 INPUTS = ("floating", "integer", "boolean", "complex")

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["NORMAL", "TRUNCATED_NORMAL", "UNIFORM", "Law"]
-
 NORMAL = "normal"
 TRUNCATED_NORMAL = "truncated-normal"
 UNIFORM = "uniform"

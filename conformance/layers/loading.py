@@ -20,8 +20,6 @@ from conformance.errors import LoadError, NotAdaptable, UsageError, by_user, des
 from conformance.layers.implementation import Implementation
 from conformance.layers.registry import Entry, is_installed, split_variant
 
-__all__ = ["attribute", "load", "named"]
-
 
 def attribute(entry: Entry) -> Any:
     """Return the object that the specification of an entry names, unchanged.

@@ -19,8 +19,6 @@ from conformance.layers.adapters.parameters import Leaf, leaves_in
 from conformance.layers.implementation import Convention, Implementation
 from conformance.layers.storage import BiasRow, Storage
 
-__all__ = ["SIZES", "Seen", "look"]
-
 SIZES = ((3, 10), (5, 1))
 """Two sizes with four different sides, which checks compile anyway."""
 

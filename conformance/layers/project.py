@@ -9,8 +9,6 @@ from typing import Any
 
 from conformance.errors import UsageError, safe_text
 
-__all__ = ["own_table"]
-
 _TOOL, _OWN = "tool", "dense-conformance"
 _KEYS = ("expect", "layers", "strict")
 

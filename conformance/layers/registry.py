@@ -24,15 +24,6 @@ from conformance.errors import UsageError
 from conformance.jax_setup import child_process
 from conformance.layers import declaration
 
-__all__ = [
-    "GROUP",
-    "Entry",
-    "is_installed",
-    "registered",
-    "resolve",
-    "split_variant",
-]
-
 GROUP = "conformance.implementations"
 
 _OWN = "dense-conformance"

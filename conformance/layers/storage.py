@@ -17,17 +17,6 @@ from conformance.jax_setup.lazy import jax, jnp
 from conformance.layers.adapters.parameters import leaves_in
 from conformance.layers.implementation import Implementation
 
-__all__ = [
-    "BiasRow",
-    "Blocks",
-    "Factored",
-    "Joined",
-    "Scaled",
-    "Storage",
-    "values_at",
-    "with_values",
-]
-
 
 def values_at(its: Implementation, parameters: Any, paths: Sequence[str]) -> list[Any]:
     """Return the arrays at these paths of the parameters."""

@@ -12,8 +12,6 @@ from dataclasses import replace
 from conformance.jax_setup.lazy import jax, jnp
 from conformance.layers.implementation import Convention, Implementation
 
-__all__ = ["widened"]
-
 _WIDE = "float64"
 
 

@@ -11,8 +11,6 @@ from conformance.contract.requirement import MUST, SHOULD
 from conformance.results.decision import NONCONFORMING, Word, overall_word, tally
 from conformance.results.file import Results
 
-__all__ = ["endpoint", "message", "svg"]
-
 LABEL = "dense conformance"
 
 _COLOUR = {

@@ -13,8 +13,6 @@ from conformance.contract.requirement import AREAS, Requirement
 from conformance.layers.registry import Entry, registered
 from conformance.results.environment import version
 
-__all__ = ["markdown", "plain_listing"]
-
 _INTRODUCTION = """\
 # The Dense contract
 

@@ -15,8 +15,6 @@ from conformance.results.decision import plural
 from conformance.results.file import Results
 from conformance.results.outcome import Outcome
 
-__all__ = ["NOT_COMPARABLE", "SAME", "WORSE", "Difference", "compare", "text"]
-
 SAME, WORSE, NOT_COMPARABLE = 0, 1, 2
 
 _FAILS = (Outcome.FAILED, Outcome.BLOCKED, Outcome.UNEXPECTED_PASS, Outcome.ERROR)

@@ -9,8 +9,6 @@ from pathlib import Path
 from conformance.errors import ResultsError
 from conformance.results.file import parse, text_of
 
-__all__ = ["ELEMENT", "embedded", "extract"]
-
 ELEMENT = "results"
 
 

@@ -16,8 +16,6 @@ from conformance.report.tally import look_of
 from conformance.results.cell import Cell
 from conformance.results.failure import described, word
 
-__all__ = ["NARROWEST", "Failures", "write_failure", "write_head", "write_lines"]
-
 NARROWEST = 40
 """The minimum width to which lines are wrapped, in columns."""
 

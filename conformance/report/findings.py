@@ -17,20 +17,6 @@ from conformance.results.cell import Cell
 from conformance.results.file import Results
 from conformance.results.outcome import Outcome
 
-__all__ = [
-    "Change",
-    "Kernels",
-    "Warned",
-    "age",
-    "changes",
-    "costs",
-    "kernels",
-    "newest",
-    "partly",
-    "titles",
-    "warned",
-]
-
 UNCOMPARED = "?"
 """The letter of a kernel that cannot be compared with another one."""
 

@@ -9,8 +9,6 @@ from conformance.report.tally import label
 from conformance.results.failure import alike, described, is_recommendation, word
 from conformance.results.file import Results
 
-__all__ = ["workflow_commands"]
-
 
 def workflow_commands(runs: Sequence[Results]) -> str:
     """Return an error for each failure, a warning for each recommendation that fails."""

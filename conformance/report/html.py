@@ -16,8 +16,6 @@ from conformance.results.file import Results, collection, document
 if TYPE_CHECKING:
     from conformance.report.plots import Picture
 
-__all__ = ["page"]
-
 _FEW = 3
 """With more environments than this, only the newest one's plots are drawn."""
 

@@ -11,8 +11,6 @@ from conformance.results.failure import described, is_recommendation, word
 from conformance.results.file import Results
 from conformance.results.outcome import Outcome
 
-__all__ = ["junit"]
-
 
 def junit(runs: Sequence[Results]) -> str:
     """Return the XML; a failure that does not fail the run is ``skipped``, with the reason."""

@@ -23,8 +23,6 @@ from conformance.results.failure import alike, described, word
 from conformance.results.file import Results
 from conformance.results.outcome import Outcome
 
-__all__ = ["markdown"]
-
 # CI systems silently cut summaries that are too long (GitHub: at 1 MiB).
 _MOST_FAILURES = 100
 

@@ -9,11 +9,10 @@ from typing import Any
 from conformance.contract.requirement import MAY, Requirement
 from conformance.errors import ResultsError, safe_text
 from conformance.layers.registry import Entry
-from conformance.results.cell import Cell, Outcome
+from conformance.results.cell import Cell
 from conformance.results.file import Results
+from conformance.results.outcome import Outcome
 from conformance.results.verdict import account
-
-__all__ = ["merge"]
 
 # Shards may have different seeds; any other difference makes another environment.
 _SHOWN = 5

@@ -9,8 +9,6 @@ from conformance.results.cell import Cell
 from conformance.results.failure import alike, described, word
 from conformance.results.file import Results
 
-__all__ = ["table"]
-
 _LEFT = "style='text-align:left;vertical-align:top'"
 
 

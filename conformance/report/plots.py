@@ -19,10 +19,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from conformance.report.view import View
-from conformance.results.cell import Cell, Outcome
+from conformance.results.cell import Cell
 from conformance.results.file import Results
-
-__all__ = ["Picture", "draw"]
+from conformance.results.outcome import Outcome
 
 # Unique colours, which the page's replace, so that a plot is light or dark like the page.
 _FG, _MUTED, _GRID, _OK, _BAD, _BAND, _KNOWN = (f"#0{i}0{i}0{i}" for i in range(1, 8))

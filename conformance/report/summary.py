@@ -26,8 +26,6 @@ from conformance.results.decision import OK, Word, tally
 from conformance.results.file import Results
 from conformance.results.outcome import Outcome
 
-__all__ = ["Summary"]
-
 
 @dataclass(frozen=True)
 class Summary:

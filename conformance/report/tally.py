@@ -15,21 +15,6 @@ from conformance.results.file import Results
 from conformance.results.outcome import Outcome
 from conformance.results.verdict import Verdict
 
-__all__ = [
-    "LOOK",
-    "LOOKS",
-    "RECOMMENDATION",
-    "Look",
-    "by_area",
-    "denominator",
-    "explored",
-    "label",
-    "look_of",
-    "not_offered",
-    "versions",
-    "worst_look",
-]
-
 
 @dataclass(frozen=True)
 class Look:

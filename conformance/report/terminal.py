@@ -17,20 +17,13 @@ from conformance.checks.profiles import PROFILES, named
 from conformance.contract.requirement import Requirement
 from conformance.errors import printable
 from conformance.layers.registry import Entry
-from conformance.report.failures import (
-    NARROWEST,
-    Failures,
-    write_head,
-    write_lines,
-)
+from conformance.report.failures import NARROWEST, Failures, write_head, write_lines
 from conformance.report.tally import denominator, explored, not_offered, worst_look
 from conformance.results.cell import Cell
 from conformance.results.decision import Decision, Word, expectedly_blocked, plural, tally
 from conformance.results.failure import alike, consequences, is_recommendation, word
 from conformance.results.outcome import Outcome
 from conformance.results.verdict import Verdict
-
-__all__ = ["Progress", "at_once", "console_for", "write_verdict"]
 
 _SHOWN_EFFECTS = 4
 

@@ -27,20 +27,10 @@ from conformance.report.tally import (
     worst_look,
 )
 from conformance.results.cell import Cell
-from conformance.results.decision import (
-    NONCONFORMING,
-    OK,
-    Tally,
-    Word,
-    decide,
-    overall_word,
-    tally,
-)
+from conformance.results.decision import NONCONFORMING, OK, Tally, Word, decide, overall_word, tally
 from conformance.results.failure import described, word
 from conformance.results.file import Results
 from conformance.results.outcome import Outcome
-
-__all__ = ["Card", "Mark", "Share", "View"]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from typing import Any
 from conformance.errors import safe_text
 from conformance.results.outcome import Outcome
 
-__all__ = ["Cell", "Outcome", "plain"]
-
 
 @dataclass(frozen=True)
 class Cell:

@@ -11,8 +11,6 @@ from packaging.version import Version
 
 from conformance.errors import WrongCondition
 
-__all__ = ["holds", "require_possible"]
-
 _BACKEND = re.compile(r"backend\s*(==|!=)\s*(\w+)$")
 
 

@@ -10,22 +10,6 @@ from conformance.contract.requirement import MAY, MUST, SHOULD, Level
 from conformance.results.cell import Cell
 from conformance.results.outcome import Outcome
 
-__all__ = [
-    "ERROR",
-    "INCOMPLETE",
-    "NONCONFORMING",
-    "OK",
-    "USAGE",
-    "Decision",
-    "Tally",
-    "Word",
-    "decide",
-    "expectedly_blocked",
-    "overall_word",
-    "plural",
-    "tally",
-]
-
 OK, NONCONFORMING, USAGE, INCOMPLETE = 0, 1, 2, 3
 ERROR = USAGE
 

@@ -12,8 +12,6 @@ from conformance.jax_setup import modes
 from conformance.layers.implementation import Implementation
 from conformance.layers.registry import Entry
 
-__all__ = ["describe", "library_of", "version"]
-
 
 def version(distribution: str) -> str:
     """Return the version of an installed distribution, or the empty string."""

@@ -19,8 +19,6 @@ from conformance.layers.project import own_table
 from conformance.layers.registry import Entry, registered, split_variant
 from conformance.results.conditions import holds, require_possible
 
-__all__ = ["Expectations", "Expected", "from_project", "is_strict", "require_right"]
-
 TABLE = "tool.dense-conformance.expect"
 _CASE = {"in_features", "out_features", "seed", "values", "lead"}
 

@@ -9,8 +9,6 @@ from conformance.results.cell import Cell
 from conformance.results.decision import plural
 from conformance.results.outcome import Outcome
 
-__all__ = ["alike", "case_in_words", "consequences", "described", "is_recommendation", "word"]
-
 # The default batch of a case, which reports omit.
 _USUAL_LEAD = [8]
 

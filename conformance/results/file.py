@@ -17,22 +17,9 @@ from conformance.contract.requirement import Level, Need, Requirement
 from conformance.errors import ResultsError, printable_values, safe_text
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell
+from conformance.results.decision import OK
 from conformance.results.schema import fault
-from conformance.results.verdict import OK, Verdict
-
-__all__ = [
-    "FOOTER",
-    "FORMAT",
-    "Results",
-    "collection",
-    "document",
-    "parse",
-    "read",
-    "read_all",
-    "save",
-    "text_of",
-    "write",
-]
+from conformance.results.verdict import Verdict
 
 FORMAT = 2
 # A run writes neither longer numbers nor deeper values.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["Outcome"]
-
 
 class Outcome(enum.StrEnum):
     """The outcome of a cell; every cell has exactly one.

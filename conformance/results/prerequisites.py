@@ -15,8 +15,6 @@ from conformance.contract.requirement import MUST, Requirement
 from conformance.results.cell import Cell
 from conformance.results.outcome import Outcome
 
-__all__ = ["Prerequisites", "prerequisites"]
-
 
 @dataclass(frozen=True)
 class Prerequisites:

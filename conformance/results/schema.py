@@ -10,8 +10,6 @@ from typing import Any
 
 from conformance.errors import safe_text
 
-__all__ = ["fault", "results_schema"]
-
 
 @lru_cache(maxsize=1)
 def results_schema() -> dict[str, Any]:

@@ -10,28 +10,9 @@ from conformance.contract.catalogue import rests_on
 from conformance.contract.requirement import AREAS, MUST, Requirement
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell
-from conformance.results.decision import (
-    ERROR,
-    INCOMPLETE,
-    NONCONFORMING,
-    OK,
-    USAGE,
-    Decision,
-    decide,
-)
+from conformance.results.decision import Decision, decide
 from conformance.results.outcome import Outcome
 from conformance.results.prerequisites import prerequisites
-
-__all__ = [
-    "ERROR",
-    "INCOMPLETE",
-    "NONCONFORMING",
-    "OK",
-    "USAGE",
-    "Verdict",
-    "account",
-    "blocked",
-]
 
 
 @dataclass(frozen=True)

@@ -34,16 +34,6 @@ from conformance.running import reproduction
 if TYPE_CHECKING:
     from conformance.running.run import Run
 
-__all__ = [
-    "Exchange",
-    "Prevented",
-    "cell_of",
-    "entry_of",
-    "row_of",
-    "try_witness",
-    "with_expectation",
-]
-
 
 def row_of(item: pytest.Item) -> Requirement | None:
     """Return the requirement that an item checks; None if the item is not the suite's."""

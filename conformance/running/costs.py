@@ -23,8 +23,6 @@ from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Violation, safe_text
 from conformance.jax_setup.lazy import jax
 
-__all__ = ["observe"]
-
 _OUT_FEATURES = 24
 _ROWS = 8
 # The shortest of so many timings counts; longer ones include noise from other processes.

@@ -15,8 +15,6 @@ from conformance.errors import UsageError
 if TYPE_CHECKING:
     from hypothesis.database import ExampleDatabase
 
-__all__ = ["FORMS", "key", "opened"]
-
 FORMS = "directory:PATH, readonly:PATH, redis:URL or default, several joined by commas"
 
 

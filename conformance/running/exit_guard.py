@@ -12,8 +12,6 @@ import pytest
 if TYPE_CHECKING:
     from conformance.running.run import Run
 
-__all__ = ["ExitGuard"]
-
 _INCOMPLETE = 3
 _ENDED = "the layer's code ended the process of the run"
 

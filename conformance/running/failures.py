@@ -6,8 +6,6 @@ import contextlib
 import hashlib
 from pathlib import Path
 
-__all__ = ["Failures"]
-
 
 class Failures:
     """The failures of one run; only a worker on another machine knows its own."""

@@ -11,8 +11,6 @@ from conformance.results.prerequisites import prerequisites
 if TYPE_CHECKING:
     from conformance.running.run import Run
 
-__all__ = ["Faults"]
-
 
 class Faults:
     """The failures of a run, as the controller receives them.

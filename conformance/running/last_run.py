@@ -12,8 +12,6 @@ from pathlib import Path
 from conformance.jax_setup import compile_cache
 from conformance.results.cell import Cell
 
-__all__ = ["failed_last", "remember"]
-
 Key = tuple[str, str]
 
 

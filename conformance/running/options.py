@@ -13,22 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "AMOUNT",
-    "CHOICE",
-    "LIMITS",
-    "OPTIONS",
-    "RUN",
-    "Option",
-    "add_to_command",
-    "add_to_pytest",
-    "as_arguments",
-    "of_further_run",
-    "require_writable",
-    "size",
-    "values_of",
-]
-
 
 @dataclass(frozen=True)
 class Option:

@@ -10,8 +10,6 @@ import pytest
 if TYPE_CHECKING:
     from conformance.running.run import Run
 
-__all__ = ["PACKAGE", "RUN", "SELFTEST", "SUITE"]
-
 PACKAGE = Path(__file__).resolve().parents[1]
 SUITE = PACKAGE / "suite"
 SELFTEST = PACKAGE / "selftest"

@@ -27,8 +27,6 @@ from conformance.layers.registry import Entry
 if TYPE_CHECKING:
     from conformance.running.run import Run
 
-__all__ = ["Preflight"]
-
 # The workers, which have limits, deal with a layer that takes longer to import.
 _PATIENCE = 30.0
 _EACH = 10.0

@@ -12,15 +12,14 @@ import pytest
 
 from conformance.errors import UsageError
 from conformance.jax_setup import devices
-from conformance.results.verdict import USAGE, Verdict
+from conformance.results.decision import USAGE
+from conformance.results.verdict import Verdict
 from conformance.running.options import as_arguments
 from conformance.running.places import PACKAGE, RUN, SUITE
 from conformance.running.schedule import workers_that_pay
 
 if TYPE_CHECKING:
     from conformance.results.file import Results
-
-__all__ = ["call", "run", "run_quietly"]
 
 # The suite's own plugin is named by its module, because a clone need not be installed.
 _PLUGINS = ("xdist", "hypothesispytest", "conformance.plugin")

@@ -14,8 +14,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["notice_silence", "stay_here_if_lost", "unlike"]
-
 # A machine is lost if it is silent for so many seconds and leaves so many probes unanswered.
 _IDLE, _INTERVAL, _QUESTIONS = 15, 5, 3
 _PATIENCE = 5.0

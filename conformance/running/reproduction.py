@@ -15,8 +15,6 @@ from conformance.layers.registry import Entry
 from conformance.results.cell import Cell
 from conformance.results.failure import described
 
-__all__ = ["command", "script", "text_of"]
-
 
 def command(entry: Entry, row: Requirement, like: str | None = None) -> str:
     """Return the command that runs only this cell; registered layers go by their names.

@@ -26,20 +26,12 @@ import pytest
 
 from conformance.checks import profiles
 from conformance.jax_setup import child_process
-from conformance.results.cell import Cell, Outcome
+from conformance.results.cell import Cell
+from conformance.results.outcome import Outcome
 from conformance.running.options import of_further_run
 
 if TYPE_CHECKING:
     from conformance.running.run import Run
-
-__all__ = [
-    "Rounds",
-    "Stop",
-    "Stopped",
-    "combined",
-    "is_worse",
-    "leave_interrupts_to_the_controller",
-]
 
 _BY = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 if hasattr(signal, "SIGHUP"):

@@ -42,8 +42,6 @@ from conformance.running.schedule import Shard, expected_seconds
 from conformance.running.worker import REFUSED
 from conformance.running.workers import Workers
 
-__all__ = ["Run"]
-
 
 class Run:
     """A pytest plugin that is registered only when the suite is run.

@@ -21,8 +21,6 @@ from conformance.results.prerequisites import prerequisites
 
 T = TypeVar("T")
 
-__all__ = ["Shard", "dealt", "expected_seconds", "in_order", "workers_that_pay"]
-
 # A worker spends two seconds on imports and programs that others load as well: the time of so many
 # cells of one layer with a warm cache.
 _PAYS = 40

@@ -29,8 +29,6 @@ from conformance.running.schedule import dealt, in_order
 if TYPE_CHECKING:
     from conformance.running.run import Run
 
-__all__ = ["REFUSED", "Worker"]
-
 REFUSED = "unusable.json"
 """A file of the run's directory: the ids that cannot be used, each with the message."""
 

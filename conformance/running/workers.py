@@ -25,8 +25,6 @@ from conformance.running import remote_workers
 if TYPE_CHECKING:
     from conformance.contract.requirement import Requirement
 
-__all__ = ["Workers", "why_a_worker"]
-
 # A worker ends by itself at the time limit; if a layer prevents that, it is killed later.
 _GRACE = 5.0
 # A cell whose worker dies before beginning it is given to so many other workers.

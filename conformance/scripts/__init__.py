@@ -23,8 +23,6 @@ from conformance.results.failure import described
 from conformance.scripts.compose import layer_import, script
 from conformance.scripts.register import CHECKS, Check
 
-__all__ = ["LONGEST", "checks", "kind_of", "needs_the_suite", "script_for"]
-
 LONGEST = 16_000
 """The maximum length of a script, in characters."""
 

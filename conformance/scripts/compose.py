@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from keyword import iskeyword
 from pathlib import Path
 
-__all__ = ["layer_import", "script"]
-
 _IMPORTS = {
     "importlib": "import importlib.util",
     "math": "import math",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["FIRST", "IN", "LEAD", "OUT", "SECOND", "SEED", "VALUES", "Layer"]
-
 Layer: Any = None
 IN, OUT = 3, 10
 SEED = 0

@@ -9,19 +9,6 @@ import numpy as np
 from conformance.checks.cases import mixed_rows
 from conformance.scripts.given import IN, OUT, VALUES
 
-__all__ = [
-    "bias",
-    "equal",
-    "generator",
-    "integers",
-    "kernel",
-    "mixed",
-    "mixed_rows",
-    "normal",
-    "product",
-    "within",
-]
-
 
 def generator(stream: str) -> np.random.Generator:
     """Return the generator of the case's numbers for one use."""

@@ -16,8 +16,6 @@ from conformance.layers.loading import load
 from conformance.layers.registry import resolve
 from conformance.layers.x64 import widened
 
-__all__ = ["recheck"]
-
 
 def recheck(
     spec: str,

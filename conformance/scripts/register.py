@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["CHECKS", "Check", "shows"]
-
 Check = Callable[[], None]
 """It raises if the requirement does not hold; its source is the body of the script."""
 

@@ -12,8 +12,6 @@ import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-__all__ = ["PLUGINS", "Plugin", "install"]
-
 _BASE = "from flax import nnx\nclass Dense(nnx.Linear):\n    pass\n"
 
 

@@ -10,8 +10,6 @@ import pytest
 
 from conformance.results.file import Results, collection, parse, text_of
 
-__all__ = ["NEWER", "Page", "loaded", "needs_extra", "page_of"]
-
 Document = dict[str, Any]
 
 NEWER: dict[str, Any] = {"jax": "0.12.0.1", "flax": "0.12.12"}

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["SEARCHED", "command", "ended", "python"]
-
 SEARCHED = os.pathsep.join(filter(None, sys.path))
 """The ``PYTHONPATH`` of a process that finds what this one finds."""
 

@@ -12,8 +12,6 @@ from conformance.results.cell import Cell
 from conformance.results.decision import decide
 from conformance.results.file import FOOTER, FORMAT
 
-__all__ = ["AREAS", "ENVIRONMENT", "cell_at", "places", "put", "results", "settled"]
-
 ENVIRONMENT: dict[str, Any] = {
     "suite": "1.0.0",
     "python": "3.11.7",

@@ -13,10 +13,12 @@ from conformance.contract.requirement import Level, Requirement
 from conformance.errors import LoadError, UsageError, WrongCondition
 from conformance.layers.expected_failure import Expected
 from conformance.layers.registry import Entry
-from conformance.results.cell import Cell, Outcome
+from conformance.results.cell import Cell
 from conformance.results.conditions import holds, require_possible
+from conformance.results.decision import NONCONFORMING, OK, USAGE
 from conformance.results.expected import Expectations, from_project, is_strict, require_right
-from conformance.results.verdict import NONCONFORMING, OK, USAGE, Verdict, account
+from conformance.results.outcome import Outcome
+from conformance.results.verdict import Verdict, account
 from conformance.running.cells import with_expectation
 from conformance.selftest.processes import command
 

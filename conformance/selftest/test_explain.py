@@ -15,8 +15,9 @@ import pytest
 from conformance.cli.main import main
 from conformance.contract.catalogue import catalogue
 from conformance.layers.registry import Entry
-from conformance.results.cell import Cell, Outcome
-from conformance.results.verdict import NONCONFORMING, USAGE
+from conformance.results.cell import Cell
+from conformance.results.decision import NONCONFORMING, USAGE
+from conformance.results.outcome import Outcome
 from conformance.scripts import LONGEST, checks, needs_the_suite, script_for
 from conformance.scripts.compose import layer_import
 from conformance.selftest.processes import SEARCHED, python

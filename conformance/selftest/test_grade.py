@@ -14,8 +14,10 @@ from conformance.cli.main import main
 from conformance.cli.submission import suspicious, wrong_outputs
 from conformance.contract.catalogue import catalogue
 from conformance.layers.registry import Entry
-from conformance.results.cell import Cell, Outcome
-from conformance.results.verdict import NONCONFORMING, OK, USAGE, Verdict
+from conformance.results.cell import Cell
+from conformance.results.decision import NONCONFORMING, OK, USAGE
+from conformance.results.outcome import Outcome
+from conformance.results.verdict import Verdict
 from conformance.running.pytest_call import call, run_quietly
 
 RIGHT = """\

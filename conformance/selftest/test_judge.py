@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from conformance.contract.catalogue import catalogue
-from conformance.results.cell import Cell, Outcome
+from conformance.results.cell import Cell
+from conformance.results.outcome import Outcome
 from conformance.zoo.judge import Judgement, Subject, judge, sole_killers
 from conformance.zoo.kill_matrix import kill_rate, matrix, summary
 from conformance.zoo.plan import cells_of

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from conformance.checks import profiles
-from conformance.results.cell import Cell, Outcome
+from conformance.results.cell import Cell
 from conformance.results.file import read
+from conformance.results.outcome import Outcome
 from conformance.running.rounds import Stop, Stopped, combined
 
 # The layer is wrong from its second worker on, so a further round is the first to see it.

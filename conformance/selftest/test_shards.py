@@ -15,9 +15,11 @@ from conformance.contract.catalogue import catalogue
 from conformance.contract.requirement import Requirement
 from conformance.layers.registry import Entry
 from conformance.report.merge import merge
-from conformance.results.cell import Cell, Outcome
+from conformance.results.cell import Cell
+from conformance.results.decision import INCOMPLETE, OK
 from conformance.results.file import Results, document, parse, text_of
-from conformance.results.verdict import INCOMPLETE, OK, account
+from conformance.results.outcome import Outcome
+from conformance.results.verdict import account
 from conformance.running.schedule import Shard, expected_seconds
 from conformance.selftest.processes import SEARCHED, command, python
 

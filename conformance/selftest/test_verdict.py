@@ -6,8 +6,10 @@ from itertools import product
 
 from conformance.contract.catalogue import chosen
 from conformance.layers.registry import Entry
-from conformance.results.cell import Cell, Outcome
-from conformance.results.verdict import NONCONFORMING, Verdict, account
+from conformance.results.cell import Cell
+from conformance.results.decision import NONCONFORMING
+from conformance.results.outcome import Outcome
+from conformance.results.verdict import Verdict, account
 
 ENTRY = Entry(id="layer", name="layer", spec="module:Layer")
 

@@ -20,7 +20,8 @@ from conformance.contract.requirement import Level, Requirement
 from conformance.isolation.breaker import Breaker
 from conformance.isolation.postmortem import innermost_layer_frame, is_child
 from conformance.layers.registry import Entry
-from conformance.results.cell import Cell, Outcome
+from conformance.results.cell import Cell
+from conformance.results.outcome import Outcome
 from conformance.running import remote_workers
 from conformance.running.workers import Workers
 

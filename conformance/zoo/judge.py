@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from conformance.results.cell import Cell, Outcome
+from conformance.results.cell import Cell
+from conformance.results.outcome import Outcome
 
 if TYPE_CHECKING:
     from implementations.defects.record import Defect
-
-__all__ = ["Judgement", "Subject", "judge", "sole_killers"]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from itertools import groupby
 from conformance.contract.requirement import AREAS, Requirement
 from conformance.zoo.judge import Judgement, sole_killers
 
-__all__ = ["LEGEND", "kill_rate", "matrix", "summary"]
-
 _SHOWN = 6
 
 LEGEND = "# blamed first   x failed, too   o blocked   . holds   (blank) not checked"

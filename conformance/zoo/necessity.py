@@ -9,8 +9,6 @@ from conformance.contract.requirement import Requirement
 from conformance.zoo.judge import Judgement, Subject
 from conformance.zoo.run import check, subjects
 
-__all__ = ["candidates", "lines", "lives", "one", "without"]
-
 _MOST = 4
 """Each candidate is checked in full, which takes ten times as long as the plan of the zoo."""
 

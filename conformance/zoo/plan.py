@@ -23,8 +23,6 @@ from conformance.contract.requirement import Requirement, requirement_of
 if TYPE_CHECKING:
     from conformance.zoo.judge import Subject
 
-__all__ = ["OPTION", "PLUGIN", "cells_of", "foundations", "plan"]
-
 PLUGIN = __name__
 OPTION = "--conformance-zoo-plan"
 

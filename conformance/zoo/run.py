@@ -20,8 +20,9 @@ import pytest
 from conformance.contract.requirement import Requirement
 from conformance.errors import UsageError
 from conformance.jax_setup import compile_cache
-from conformance.results.cell import Cell, Outcome
+from conformance.results.cell import Cell
 from conformance.results.file import save
+from conformance.results.outcome import Outcome
 from conformance.results.verdict import blocked
 from conformance.running.places import RUN
 from conformance.zoo.judge import Judgement, Subject, judge
@@ -30,8 +31,6 @@ from conformance.zoo.plan import OPTION, PLUGIN, foundations, plan
 
 if TYPE_CHECKING:
     from conformance.running.run import Run
-
-__all__ = ["Report", "check", "subjects"]
 
 
 @dataclass(frozen=True)

@@ -36,15 +36,6 @@ from conformance.jax_setup import child_process
 from conformance.layers.loading import load
 from conformance.layers.registry import Entry
 
-__all__ = [
-    "PICKLED",
-    "elsewhere",
-    "kernel_digests",
-    "require_same_everywhere",
-    "require_unpickled",
-    "what_differs",
-]
-
 SIZES = ((3, 10), (5, 1), (16, 16))
 SEEDS = (0, 7, 2**32 - 1)
 PICKLED = Case(3, 10)

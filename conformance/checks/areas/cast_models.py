@@ -17,8 +17,6 @@ from conformance.checks.scan.points import larger
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp
 
-__all__ = ["require_castable"]
-
 # The sum with the bias, and the result; and the roundings of a kernel that is computed from other
 # parameters.
 _OWN_ROUNDINGS, _FEW_ROUNDINGS = 2, 8

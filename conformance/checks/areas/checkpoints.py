@@ -13,8 +13,6 @@ from conformance.checks.layer import Built
 from conformance.jax_setup.lazy import jax, nnx
 from conformance.layers.adapters.parameters import Parameters
 
-__all__ = ["are_boxed", "by_bytes", "by_orbax", "has_orbax", "of_flax", "restored", "values_of"]
-
 
 def values_of(dense: Built) -> Any:
     """Return the content of a checkpoint, as nested dictionaries of arrays."""

@@ -17,16 +17,6 @@ from conformance.checks.require import on_the_way
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax
 
-__all__ = [
-    "UNUSED",
-    "require_compiled_once",
-    "require_one_trace",
-    "require_pure_programs",
-    "require_traced_with_symbols",
-    "require_usable_after_a_trace",
-    "traced_gradients",
-]
-
 UNUSED = (11, 6)
 """A size that no other check uses."""
 

@@ -13,24 +13,6 @@ from conformance.checks.layer import Built, Layer
 from conformance.jax_setup.lazy import jax, linen, nnx
 from conformance.layers.adapters.parameters import Leaf, Parameters
 
-__all__ = [
-    "NAMES",
-    "leaves",
-    "linen_leaves",
-    "linen_members",
-    "linen_models",
-    "linen_named",
-    "linen_part",
-    "linen_transformed",
-    "linen_whole",
-    "members",
-    "nnx_ensemble",
-    "nnx_layer",
-    "nnx_models",
-    "nnx_transformed",
-    "without_streams",
-]
-
 Place = tuple[str, ...]
 
 

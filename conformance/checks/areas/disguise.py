@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["CHANGES", "change", "settle"]
-
 # This shift of the clock changes year, month, weekday, hour, minute and second.
 _LATER = datetime.timedelta(days=400, hours=5, minutes=17, seconds=23.4).total_seconds()
 _NAME = "another-machine"

@@ -16,8 +16,6 @@ from conformance.checks.layer import Layer
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp
 
-__all__ = ["RARELY_DRAWN", "require_finite_for_extreme_bits"]
-
 RARELY_DRAWN = Cause("rare-draw-not-finite", "a rare draw becomes infinite, as by log(0)")
 
 _SIZE = (4, 16)

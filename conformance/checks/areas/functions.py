@@ -17,16 +17,6 @@ from conformance.checks.layer import Layer
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause
 
-__all__ = [
-    "is_function",
-    "require_additive",
-    "require_dtypes",
-    "require_finite",
-    "require_kinds",
-    "require_not_finite",
-    "require_scales",
-]
-
 # Probing costs a call for each input, so these are few sizes; one is wider than a vector unit.
 _SIZES = ((3, 10), (16, 16), (33, 20))
 # Integers up to this one are float32 numbers.

@@ -17,19 +17,6 @@ from conformance.errors import Cause, id_of
 from conformance.jax_setup.lazy import jax
 from conformance.layers.adapters.parameters import Parameters
 
-__all__ = [
-    "Point",
-    "directions",
-    "of_stack",
-    "of_state",
-    "points",
-    "require_for_integers",
-    "require_gradients",
-    "require_of_cotangent",
-    "require_second",
-    "require_value",
-]
-
 
 @dataclass(frozen=True)
 class Point:

@@ -17,19 +17,6 @@ from conformance.jax_setup.lazy import jax
 from conformance.layers import experiments
 from conformance.layers.looking import SIZES
 
-__all__ = [
-    "casts",
-    "cause_of",
-    "refused",
-    "represented",
-    "require_as_given",
-    "require_not_finite",
-    "require_refused",
-    "require_shown",
-    "require_taken",
-    "takes",
-]
-
 
 def require_as_given(layer: Layer, dense: Built, x: np.ndarray, given: np.ndarray) -> None:
     """Require f of a NumPy array, which need not be of x's dtype, to be f of the same numbers."""

@@ -34,24 +34,6 @@ from conformance.statistics.correlation import linked_seeds
 from conformance.statistics.identify import declared_names
 from conformance.statistics.laws import Family, family_named
 
-__all__ = [
-    "LARGE_KERNEL",
-    "Declared",
-    "bias_evidence",
-    "biases",
-    "case_of",
-    "declared",
-    "experiment",
-    "judge",
-    "kernel_of",
-    "kernels",
-    "kernels_of",
-    "large_kernel",
-    "law_evidence",
-    "samples",
-    "structure_evidence",
-]
-
 _AT_EDGES = 2**16
 """The weights drawn at each edge of a construction; at least four kernels are drawn."""
 

@@ -16,8 +16,6 @@ from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
 
-__all__ = ["require_kinds", "rows_by_kind"]
-
 # A width at which rows have several entries of each kind, the side of square kernels, and the size
 # for rows of many magnitudes.
 _ROWS, _SQUARE, _MAGNITUDES = (33, 20), (16, 16), (3, 10)

@@ -10,8 +10,6 @@ from conformance.checks import programs, require
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 
-__all__ = ["require_constants", "require_scales", "require_tall"]
-
 
 def require_scales(layer: Layer, case: Case) -> None:
     """Require f(v e_i) = v K[i], bitwise, for v and columns of K of very different magnitude."""

@@ -14,8 +14,6 @@ from conformance.checks.scan.points import WEIGHTS
 from conformance.errors import Cause
 from conformance.statistics import by_requirement, causes, fresh_seed
 
-__all__ = ["require_levels", "require_resolution_at_edges"]
-
 _MOST_AT_THE_END, _FEWEST_LEVELS = 0.02, 16
 _PART = 2**18
 """The number of weights of a kernel that are inspected."""

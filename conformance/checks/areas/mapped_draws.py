@@ -13,8 +13,6 @@ from conformance.checks.programs import compiled_to_run_once
 from conformance.jax_setup.lazy import jax
 from conformance.statistics.by_requirement import Shape
 
-__all__ = ["built", "cost_of_a_draw", "drawn_at_once"]
-
 _SAME = 2.0**-20
 """The relative difference between traced and eager construction that roundings explain."""
 

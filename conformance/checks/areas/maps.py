@@ -13,8 +13,6 @@ from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.jax_setup.lazy import jax
 
-__all__ = ["require_maps_of_parts"]
-
 # Which of kernel, bias and x are mapped, and a name that people give to such an axis: a layer may
 # take a mean over it.
 _PARTS = {

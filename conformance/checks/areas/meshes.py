@@ -13,20 +13,6 @@ from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.jax_setup.lazy import jax, linen, nnx
 
-__all__ = [
-    "ANNOTATION",
-    "AXES",
-    "Placement",
-    "annotated_axes",
-    "annotated_kernel",
-    "annotating",
-    "devices_of",
-    "on_their_devices",
-    "placements",
-    "require_devices",
-    "sharded",
-]
-
 AXIS = "model"
 # The annotation of a kernel with sharded outputs.
 ANNOTATION = (None, AXIS)

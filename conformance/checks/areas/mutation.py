@@ -20,16 +20,6 @@ from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.adapters.parameters import is_key
 
-__all__ = [
-    "differing_attributes",
-    "require_donation",
-    "require_forgotten",
-    "require_no_leaks",
-    "require_own_buffers",
-    "require_unchanged",
-    "require_unchanged_variables",
-]
-
 
 def require_forgotten(dense: Built, x: np.ndarray) -> None:
     """Require that the layer does not keep a reference to its input."""

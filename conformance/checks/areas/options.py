@@ -19,18 +19,6 @@ from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.adapters.parameters import is_key
 
-__all__ = [
-    "at_other_programs",
-    "ignored",
-    "keys_given",
-    "of_every_rank",
-    "require_initializer",
-    "require_of_one_layer",
-    "takes",
-    "with_and_without_bias",
-    "with_options",
-]
-
 
 def with_options(layer: Layer, **options: Any) -> Layer:
     """Return the layer with these options, unless its constructor lacks them or they are set."""

@@ -16,14 +16,6 @@ from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Violation
 from conformance.jax_setup.lazy import jax
 
-__all__ = [
-    "EAGER",
-    "require_abstract_at_any_size",
-    "require_abstract_shapes",
-    "require_rejected",
-    "require_shape",
-]
-
 # The sizes of real calls; abstract evaluation covers every size.
 EAGER = [(1, 1), (3, 10), (16, 16)]
 

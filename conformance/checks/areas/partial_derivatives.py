@@ -15,8 +15,6 @@ from conformance.checks.layer import Layer
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
-__all__ = ["require_nan_passed", "require_parts"]
-
 _HIDDEN = Cause(
     "gradient-nan-hidden", "a number replaces any entry of a gradient that is not finite"
 )

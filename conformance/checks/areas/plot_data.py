@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from conformance.statistics.by_requirement import Samples, VarianceLaw
     from conformance.statistics.laws import Family
 
-__all__ = ["kernel_histogram", "kernel_variance"]
-
 # The two outer bins take the 6e-5 of a normal's entries beyond four standard deviations.
 _EDGES = tuple(round(-4.0 + 0.2 * i, 1) for i in range(41))
 

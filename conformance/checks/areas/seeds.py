@@ -23,8 +23,6 @@ from conformance.statistics import by_requirement, diagnose_seeds, identify_law,
 from conformance.statistics.correlation import linked_seeds, seed_pairs, seed_shifts
 from conformance.statistics.seeds import BASES, crowd, random_seeds
 
-__all__ = ["require_different", "require_each_scaled", "require_uncorrelated"]
-
 IN_FEATURES, OUT_FEATURES = 6, 129
 """A size of every profile's pool, at which kernels of layers or outputs of functions are drawn."""
 

@@ -16,8 +16,6 @@ from conformance.jax_setup.lazy import nnx
 from conformance.statistics import by_requirement, structure
 from conformance.statistics.correlation import linked_seeds
 
-__all__ = ["of_rngs", "require_unrelated"]
-
 _SIZE = (16, 16)
 # One more than four bits can count. The check detects a correlation of .58 between two kernels, and
 # of .07 between all neighbours; four times as many Rngs, at four times the cost, would detect .03.

@@ -16,14 +16,6 @@ from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, nnx
 from conformance.layers.adapters.parameters import Parameters
 
-__all__ = [
-    "default_stream",
-    "kernel_of_streams",
-    "require_keys_of_every_kind",
-    "require_others_untouched",
-    "require_same_first_output",
-]
-
 
 def kernel_of_streams(layer: Layer, case: Case) -> Callable[[Any], np.ndarray]:
     """Return a function from an ``nnx.Rngs`` to the kernel of the case's layer."""

@@ -15,8 +15,6 @@ from conformance.checks.layer import Layer
 from conformance.checks.require import during
 from conformance.errors import Cause
 
-__all__ = ["require_same_in_threads"]
-
 _THREADS = 8
 
 

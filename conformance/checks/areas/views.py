@@ -12,8 +12,6 @@ from conformance.checks.diagnosis import shapes
 from conformance.checks.layer import Layer
 from conformance.errors import Cause
 
-__all__ = ["forms_of", "require_views"]
-
 
 def forms_of(x: np.ndarray) -> dict[str, np.ndarray]:
     """Return equal arrays in other forms of memory, each by its name."""

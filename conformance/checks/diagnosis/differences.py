@@ -15,14 +15,6 @@ from conformance.checks.layer import Built, Layer
 from conformance.errors import Cause
 from conformance.layers.storage import BiasRow, Scaled, values_at
 
-__all__ = [
-    "require_bias_shape",
-    "require_kernel_shape",
-    "require_no_activation",
-    "require_one_kernel",
-    "require_plain_operands",
-]
-
 _BY_FUNCTIONS = "it by functions: see 'A description in Python' in docs/libraries.md"
 
 

@@ -15,20 +15,6 @@ from conformance.layers import experiments
 from conformance.layers.adapters.parameters import Leaf, is_key
 from conformance.layers.looking import SIZES
 
-__all__ = [
-    "NOT_CALLED",
-    "NO_ONE_KERNEL",
-    "NUMPY",
-    "all_are_used",
-    "declaring",
-    "declaring_beside",
-    "named",
-    "raw_array",
-    "require_both",
-    "why_absent",
-    "why_not_param",
-]
-
 NUMPY = Cause("parameter-numpy", "a parameter is an array of NumPy: make it with jax.numpy")
 NOT_CALLED = Cause(
     "initializer-not-called",

@@ -20,21 +20,6 @@ from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
-__all__ = [
-    "EXCHANGED",
-    "REMEMBERED",
-    "of_acceptance",
-    "of_bias",
-    "of_first_axis",
-    "of_form",
-    "of_inputs_bias",
-    "of_kernel",
-    "of_refusal",
-    "of_result",
-    "of_rows",
-    "of_vectors_only",
-]
-
 REMEMBERED = Cause(
     "output-remembered", "the output depends on earlier calls: results are remembered"
 )

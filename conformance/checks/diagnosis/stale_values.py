@@ -12,8 +12,6 @@ from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.errors import Cause
 
-__all__ = ["of_copy", "require_fresh", "values_before"]
-
 Values = tuple[np.ndarray, np.ndarray]
 """A kernel (in, out) and a bias (out,)."""
 

@@ -17,15 +17,6 @@ from conformance.checks.diagnosis.transformations import of_transformation
 from conformance.checks.layer import Layer
 from conformance.errors import Cause, id_of
 
-__all__ = [
-    "bias_in_result",
-    "of_basis",
-    "of_many_not_finite",
-    "of_not_finite",
-    "of_saturation",
-    "of_zero_input",
-]
-
 
 def _larger(case: Case) -> Case:
     if case.in_features == case.out_features:

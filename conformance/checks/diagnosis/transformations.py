@@ -12,8 +12,6 @@ from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.errors import Cause
 
-__all__ = ["of_transformation"]
-
 Function = Callable[[np.ndarray], np.ndarray]
 
 _NEAR = 1e-3

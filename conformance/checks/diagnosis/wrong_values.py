@@ -10,17 +10,6 @@ from conformance.checks import oracle
 from conformance.checks.arithmetic import rounded
 from conformance.errors import Cause, id_of
 
-__all__ = [
-    "of_affine",
-    "of_basis",
-    "of_building",
-    "of_numpy_sizes",
-    "of_saturation",
-    "of_scale",
-    "of_zero_input",
-]
-
-
 NO_BIAS = Cause("bias-unused", "the bias is not used: the output does not depend on it")
 SUBTRACTED = Cause("bias-subtracted", "the bias is subtracted instead of added")
 TWICE = Cause("bias-twice", "the bias is added twice")

@@ -25,21 +25,6 @@ from conformance.checks.scan.traces import CONSTRUCTION, FORWARD, GRADIENT, Trac
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Violation
 
-__all__ = [
-    "COMPLEX",
-    "DERIVATIVES",
-    "FUNCTIONS",
-    "HALF",
-    "INTEGER",
-    "NEW",
-    "NONFINITE",
-    "VALUES",
-    "at_edges",
-    "edge_between",
-    "kernel_sizes",
-    "scan",
-]
-
 F = TypeVar("F", bound=Callable[..., None])
 Size = tuple[int, int]
 

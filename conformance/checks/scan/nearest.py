@@ -11,8 +11,6 @@ from conformance.checks.scan.points import Point, base_of
 from conformance.checks.scan.traces import CONSTRUCTION, FORWARD, GRADIENT, Traces
 from conformance.contract.requirement import Requirement
 
-__all__ = ["edge_before"]
-
 _KINDS = {
     "construction": (CONSTRUCTION,),
     "initialization": (CONSTRUCTION,),

@@ -11,8 +11,6 @@ from conformance.checks import profiles
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 
-__all__ = ["BASE", "NUMBERS", "WEIGHTS", "Point", "base_of", "larger", "points_of"]
-
 Size = tuple[int, int]
 
 BASE = (3, 10)

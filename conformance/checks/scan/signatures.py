@@ -17,8 +17,6 @@ import numpy as np
 
 from conformance.checks.scan.thresholds import arithmetic, thresholds
 
-__all__ = ["Misfit", "Signature", "follows", "misfits", "signature"]
-
 # Parameters that name a function or a device, and do not affect the computation.
 _NAMES = ("name", "debug_info", "mesh", "sharding", "out_sharding", "ctx_mesh", "source_info")
 _SAME = 1e-5  # The type of a literal varies between float32 and a Python float.

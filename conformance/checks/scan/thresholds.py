@@ -14,8 +14,6 @@ import numpy as np
 
 from conformance.checks import jaxprs
 
-__all__ = ["arithmetic", "thresholds"]
-
 _COMPARING = {"eq", "ne", "lt", "le", "gt", "ge", "max", "min", "clamp", "rem"}
 _PASSING = {"convert_element_type", "broadcast_in_dim", "copy", "copy_p", "neg", "reshape"}
 _OF_SHAPE = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "expand_dims", "copy", "copy_p"}

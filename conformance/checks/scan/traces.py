@@ -15,8 +15,6 @@ from conformance.contract.requirement import PARAMETERS
 from conformance.errors import name_of
 from conformance.jax_setup.lazy import jax, jnp
 
-__all__ = ["CONSTRUCTION", "FORWARD", "GRADIENT", "Traces"]
-
 Size = tuple[int, int]
 CONSTRUCTION, FORWARD, GRADIENT = "construction", "call", "gradient"
 

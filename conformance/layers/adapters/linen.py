@@ -10,16 +10,8 @@ import jax.numpy as jnp
 from flax.core import meta
 from flax.core.scope import LazyRng
 
-from conformance.layers.adapters.parameters import (
-    Access,
-    Leaf,
-    Parameters,
-    leaves_of,
-    register,
-)
+from conformance.layers.adapters.parameters import Access, Leaf, Parameters, leaves_of, register
 from conformance.layers.implementation import Convention, Implementation
-
-__all__ = ["collection_leaves", "from_linen", "give_streams"]
 
 
 def collection_leaves(variables: Any) -> list[Leaf]:

@@ -12,8 +12,6 @@ from conformance.jax_setup.compat import state_leaves
 from conformance.layers.adapters.parameters import Access, Leaf, Parameters, register
 from conformance.layers.implementation import Convention, Implementation
 
-__all__ = ["from_nnx", "split"]
-
 
 def split(module: nnx.Module) -> Parameters:
     """Split a module by ``nnx.split``, into one pytree."""

@@ -17,8 +17,6 @@ from conformance.errors import Violation
 from conformance.jax_setup.lazy import jax
 from conformance.layers.implementation import Convention, Implementation
 
-__all__ = ["Access", "Leaf", "Parameters", "find", "is_key", "leaves_in", "leaves_of", "register"]
-
 
 @dataclass(frozen=True)
 class Parameters:

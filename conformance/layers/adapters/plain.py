@@ -27,8 +27,6 @@ from conformance.layers.adapters.parameters import (
 )
 from conformance.layers.implementation import Convention, Implementation
 
-__all__ = ["from_plain"]
-
 _DEEPEST = 6
 
 

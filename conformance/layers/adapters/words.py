@@ -15,8 +15,6 @@ from conformance.layers.binding import signature_of
 from conformance.layers.implementation import Convention
 from conformance.layers.law import NORMAL, TRUNCATED_NORMAL, UNIFORM, Law
 
-__all__ = ["in_flax_words", "law_of_initializer"]
-
 _HALF = ("bfloat16", "float16")
 
 
