@@ -93,7 +93,7 @@ class Case:
         """Return a generator for the case's values and the name of a stream."""
         return np.random.default_rng([self.values, *stream.encode()])
 
-    def x(self, scale: float = 1.0) -> np.ndarray:
+    def x(self) -> np.ndarray:
         """Return a float32 ``x`` whose rows are of different kinds: see :func:`mixed_rows`.
 
         The rows after the first ones are plain normals.
@@ -101,8 +101,7 @@ class Case:
         count, generator = int(np.prod(self.lead)), self.generator("x")
         rows = mixed_rows(generator, min(count, _MIXED), self.in_features)
         more = generator.standard_normal((count - len(rows), self.in_features), np.float32)
-        rows = np.concatenate([rows, more])
-        return (rows * np.float32(scale)).reshape(self.x_shape)
+        return np.concatenate([rows, more]).reshape(self.x_shape)
 
     def normal(self, stream: str, *shape: int, scale: float = 1.0) -> np.ndarray:
         """Return float32 normals of the given shape, well away from under- and overflow."""

@@ -262,7 +262,7 @@ def mapped(layer: Layer) -> Any:
             return call(layer, parameters, x)
 
         def row_gradient(parameters: Any, row: Any, cotangent: Any) -> Any:
-            kernel, bias = _values(layer, parameters, row, cotangent)
+            kernel, bias = _values(layer, parameters, cotangent)
             return jax.grad(weighted(layer, parameters, cotangent))(kernel, bias, row)
 
         def program(parameters: Any, stacked: Any, x: Any, cotangent: Any) -> Any:
@@ -310,7 +310,7 @@ def expected_of_maps(
     }
 
 
-def _values(layer: Layer, parameters: Any, row: Any, cotangent: Any) -> tuple[Any, Any]:
+def _values(layer: Layer, parameters: Any, cotangent: Any) -> tuple[Any, Any]:
     bias = layer.bias_of(parameters) if layer.convention.use_bias else jnp.zeros_like(cotangent)
     return layer.kernel_of(parameters), bias
 

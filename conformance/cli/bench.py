@@ -10,31 +10,24 @@ import platform
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from conformance.bench.parts import DEFAULT, PARTS, Bench
+from conformance.bench.table import HEADINGS, Row, by, line, markdown, text
 from conformance.errors import UsageError
 from conformance.jax_setup.devices import cores
-
-if TYPE_CHECKING:
-    from conformance.bench.parts import Bench
-    from conformance.bench.table import Row
+from conformance.results.environment import version
+from conformance.results.file import save, text_of
+from conformance.running.options import require_writable
 
 FORMAT = 1
 
-# Listed here because --help must not import the code that measures.
-PARTS = ("import", "one", "five", "examples", "naive", "standard", "growth", "zoo")
 _SHOWN = 12
 
-EPILOG = """\
+_LISTED = "\n".join(f"  {name:10} {what}" for name, (what, _) in PARTS.items())
+EPILOG = f"""\
 parts:
-  import     import time
-  one        one layer, quick: cold, warm, without a cache; a wrong one beside it
-  five       the five built-in layers, quick: cold and warm, by layer and by requirement
-  examples   growth over 25, 100 and 400 examples, and the warm floor
-  naive      a naive suite of the same properties, beside the suite cold and warm
-  standard   the five built-in layers, standard: cold and warm
-  growth     growth over 1 to 16 layers, and over workers
-  zoo        the kill matrix of the whole zoo
+{_LISTED}
   all        all of these
 Each part has compile caches of its own. Targets are shown for information; nothing fails."""
 
@@ -90,8 +83,6 @@ def chosen(parts: Sequence[str]) -> tuple[str, ...]:
         raise UsageError(
             f"bench has no part {unknown[0]!r}; the parts are {', '.join(PARTS)} and all"
         )
-    from conformance.bench.parts import DEFAULT
-
     named = PARTS if "all" in parts else parts or DEFAULT
     return tuple(part for part in PARTS if part in named)
 
@@ -99,18 +90,13 @@ def chosen(parts: Sequence[str]) -> tuple[str, ...]:
 def bench(options: argparse.Namespace, _: Sequence[str]) -> int:
     """Measure the parts, and print each row as soon as it is known."""
     names = chosen(options.parts)
-    _writable(options.results)
-    _writable(options.markdown)
-    _writable(options.picture)
+    for path in (options.results, options.markdown, options.picture):
+        require_writable(path)
     if options.picture:
         if not {"growth", "examples"} <= {*names}:
             raise UsageError("--picture needs the parts growth and examples: name both, or all")
         if importlib.util.find_spec("matplotlib") is None:
             raise UsageError("--picture needs matplotlib: pip install 'dense-conformance[report]'")
-    from conformance.bench.parts import PARTS, Bench
-    from conformance.bench.table import HEADINGS, line, markdown, text
-    from conformance.results.file import save, text_of
-
     load = _load()
     print(f"{_machine()}; load before: {load}", line(HEADINGS), sep="\n", flush=True)
     rows: list[Row] = []
@@ -136,26 +122,10 @@ def bench(options: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
-def _writable(path: str | None) -> None:
-    """Raise at the start, not after minutes, if the output files cannot be written."""
-    if path is None:
-        return
-    if Path(path).is_dir() or (Path(path).parent.exists() and not Path(path).parent.is_dir()):
-        raise UsageError(f"{path}: cannot be written: give a file in a directory")
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=Path(path).parent).close()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
 def document(
     parts: Sequence[str], rows: Sequence[Row], found: Bench, load_before: str
 ) -> dict[str, Any]:
     """Return all measurements as plain JSON values."""
-    from conformance.bench.table import by
-    from conformance.results.environment import version
-
     cells = found.full.cells if found.full is not None else []
     return {
         "format": FORMAT,
@@ -192,7 +162,5 @@ def _load() -> str:
 
 
 def _machine() -> str:
-    from conformance.results.environment import version
-
     names = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax"))
     return f"{cores()} cores, {names}, python {platform.python_version()}"

@@ -65,7 +65,7 @@ def library_shown(entry: Entry) -> str:
     return f"{name} {version(name) or '(not installed)'}"
 
 
-def as_data(levels: Collection[str] = ()) -> dict[str, Any]:
+def as_data(levels: Collection[str]) -> dict[str, Any]:
     """Return implementations, requirements, of all levels or of these, and profiles as JSON."""
     return {
         "implementations": [
@@ -95,7 +95,7 @@ def as_data(levels: Collection[str] = ()) -> dict[str, Any]:
     }
 
 
-def plain_listing(levels: Collection[str] = (), width: int = 100) -> str:
+def plain_listing(levels: Collection[str]) -> str:
     """Return implementations and requirements, of all levels or of these, as text."""
     lines = ["implementations"]
     for entry in registered():
@@ -107,14 +107,14 @@ def plain_listing(levels: Collection[str] = (), width: int = 100) -> str:
         for row in group:
             name = f"{row.slug}{' °' if row.declared else ''}"
             needs = "/".join(row.needs)
-            head = f"  {name:26}{row.level:7}{needs:14}"
-            lines += textwrap.wrap(
-                row.statement, width, initial_indent=head, subsequent_indent=" " * len(head)
-            )
+            lines += _beside(f"  {name:26}{row.level:7}{needs:14}", row.statement)
     lines += ["", "profiles"]
     for name, profile in PROFILES.items():
-        head = f"  {name:10}"
-        lines += textwrap.wrap(
-            profile.statement(), width, initial_indent=head, subsequent_indent=" " * len(head)
-        )
+        lines += _beside(f"  {name:10}", profile.statement())
     return "\n".join(lines) + "\n"
+
+
+def _beside(head: str, text: str) -> list[str]:
+    """Return a text wrapped beside its heading."""
+    indent = " " * len(head)
+    return textwrap.wrap(text, 100, initial_indent=head, subsequent_indent=indent)

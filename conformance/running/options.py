@@ -305,4 +305,4 @@ def require_writable(path: str | None) -> None:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
     if reason:
-        raise UsageError(f"results cannot be written to {path}: {reason}")
+        raise UsageError(f"{path}: cannot be written: {reason}")

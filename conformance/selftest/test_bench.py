@@ -23,9 +23,7 @@ from conformance.selftest.processes import python
 def test_parts_are_measured_in_a_fixed_order() -> None:
     assert bench.chosen(()) == parts.DEFAULT
     assert bench.chosen(["naive", "one"]) == ("one", "naive")
-    assert bench.chosen(["all"]) == bench.PARTS == tuple(parts.PARTS)
-    for name, (what, _) in parts.PARTS.items():
-        assert f"  {name:10} {what}" in bench.EPILOG
+    assert bench.chosen(["all"]) == tuple(parts.PARTS)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def _largest_pair(sums: Array, squares: Array) -> tuple[float, tuple[int, int]]:
     return float(ratios[first, second]), (int(first), int(second))
 
 
-def reflections(z: Array, what: str = "weights") -> Evidence:
+def reflections(z: Array, what: str) -> Evidence:
     """Test the correlation of a kernel with its mirror images and, if square, its transposes."""
     check = f"reflections of {what}"
     images = {

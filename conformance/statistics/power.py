@@ -1,36 +1,36 @@
 """The error that a sample of n weights detects, and the weights that an error needs.
 
-Both sides are finite-sample inequalities: the false alarm is at most `alpha` and the miss at most
+Both sides are finite-sample inequalities: the false alarm is at most ALPHA and the miss at most
 `miss`, for normal, truncated normal and uniform weights alike.
 """
 
 import math
 
-from conformance.statistics.evidence import ALPHA, LOG_ALPHA, MISS
+from conformance.statistics.evidence import LOG_ALPHA, MISS
 from conformance.statistics.moments import chernoff, variance_limits
 
 
-def variance_miss(count: int, error: float, alpha: float = ALPHA) -> float:
+def variance_miss(count: int, error: float) -> float:
     """Return ln of a bound on P(a variance of 1 + error is accepted) with `count` weights.
 
     The accepted interval is (low, high); if the variance is 1 + d, mean(z^2)/(1 + d) has to fall
     below high/(1 + d) (or above low/(1 + d)): again the Chernoff bound.
     """
-    low, high = variance_limits(count, math.log(alpha))
+    low, high = variance_limits(count)
     edge = (high if error > 0 else low) / (1 + error)
     undetected = edge >= 1 if error > 0 else edge <= 1
     return 0.0 if undetected else chernoff(edge, count)
 
 
-def detectable_variance(count: int, alpha: float = ALPHA, miss: float = MISS) -> float:
+def detectable_variance(count: int, miss: float = MISS) -> float:
     """Return the smallest relative variance error d with +d and -d both missed with P <= `miss`.
 
-    About sqrt(373 / n) at the default alpha and miss; `inf` if no error below 100 % qualifies.
+    About sqrt(373 / n) at the default miss; `inf` if no error below 100 % qualifies.
     """
     log_miss = math.log(miss)
 
     def found(error: float) -> bool:
-        return all(variance_miss(count, sign * error, alpha) <= log_miss for sign in (1, -1))
+        return all(variance_miss(count, sign * error) <= log_miss for sign in (1, -1))
 
     low, high = 0.0, 0.999
     if count < 4 or not found(high):
@@ -41,29 +41,27 @@ def detectable_variance(count: int, alpha: float = ALPHA, miss: float = MISS) ->
     return high
 
 
-def weights_for_variance(error: float, alpha: float = ALPHA, miss: float = MISS) -> int:
+def weights_for_variance(error: float, miss: float = MISS) -> int:
     """Return the number of weights that detects a relative variance error: about 373 / error^2."""
     low, high = 4, 8
-    while detectable_variance(high, alpha, miss) > error:
+    while detectable_variance(high, miss) > error:
         high *= 2
     while high - low > max(1, low // 1000):
         middle = (low + high) // 2
-        if detectable_variance(middle, alpha, miss) > error:
+        if detectable_variance(middle, miss) > error:
             low = middle
         else:
             high = middle
     return high
 
 
-def detectable_shift(
-    count: int, alpha: float = ALPHA, miss: float = MISS, comparisons: int = 1
-) -> float:
+def detectable_shift(count: int, miss: float = MISS, comparisons: int = 1) -> float:
     """Return the smallest mean (in standard deviations) or correlation that `count` weights detect.
 
-    The sum is sub-Gaussian about n d as well, so d sqrt(n) = T(alpha) + sqrt(2 ln(1/miss)): about
+    The sum is sub-Gaussian about n d as well, so d sqrt(n) = T + sqrt(2 ln(1/miss)): about
     sqrt(186 / n). (The exact normal tail instead of the bound gives 173.)
     """
-    limit = math.sqrt(2 * (math.log(2 * comparisons) - math.log(alpha)))
+    limit = math.sqrt(2 * (math.log(2 * comparisons) - LOG_ALPHA))
     return (limit + math.sqrt(-2 * math.log(miss))) / math.sqrt(count)
 
 

@@ -175,9 +175,7 @@ def coarsely_follows(z: Array, families: Sequence[Family]) -> Evidence:
     return max(map(of, families), key=lambda piece: piece.log_p)
 
 
-def family_of(
-    z: Array, candidates: Sequence[Family] = NAMED, scale_count: int | None = None
-) -> Family | None:
+def family_of(z: Array, scale_count: int | None = None) -> Family | None:
     """Return the only family that is consistent with the sample, else None.
 
     z is rescaled by its own root mean square first, so that the scale cannot mislead. If parts of
@@ -190,7 +188,7 @@ def family_of(
     # The measured scale moves the end of a bounded support by the error of a variance.
     slack = 1 + 6 / math.sqrt(scale_count or z.size)
     accepted = []
-    for family in candidates:
+    for family in NAMED:
         shrunk = rescaled / slack if math.isfinite(family.largest) else rescaled
         inside = support_log_p(shrunk, family) > LOG_ALPHA
         if inside and _close(rescaled, family):
@@ -222,13 +220,17 @@ def sign_symmetry(z: Array) -> Evidence:
     )
 
 
-def atoms(w: Array, levels: float = 2.0**23) -> Evidence:
+# JAX draws float32 numbers from as many values.
+_VALUES = 2.0**23
+
+
+def atoms(w: Array) -> Evidence:
     """Check that no value repeats too often, as after clipping, by the largest multiplicity.
 
-    With M equally likely values, P(some value occurs c times) <= M (n/M)^c / c! (union bound over
-    values and c-subsets). `w` may have any scale. Each kernel must be free of copies, which the
-    independence checks find. Exact zeros do not count, because a dead weight is not a wrong law,
-    and a law with many zeros is far from every distribution function.
+    With M = 2^23 equally likely values, P(some value occurs c times) <= M (n/M)^c / c! (union
+    bound over values and c-subsets). `w` may have any scale. Each kernel must be free of copies,
+    which the independence checks find. Exact zeros do not count, because a dead weight is not a
+    wrong law, and a law with many zeros is far from every distribution function.
     """
     values, counts = np.unique(w[w != 0], return_counts=True)
     if counts.size == 0:
@@ -237,7 +239,7 @@ def atoms(w: Array, levels: float = 2.0**23) -> Evidence:
     repeats, count = int(counts[worst]), w.size
 
     def log_p(times: int) -> float:
-        return math.log(levels) + times * math.log(count / levels) - math.lgamma(times + 1)
+        return math.log(_VALUES) + times * math.log(count / _VALUES) - math.lgamma(times + 1)
 
     limit = 1
     while log_p(limit) > LOG_ALPHA:

@@ -63,7 +63,7 @@ def require_unchanged(
         not changed,
         f"{what} changes {', '.join(changed)}",
         accepted="the same bytes",
-        cause=_why_changed(changed, before, after),
+        cause=_why_changed(changed, before),
     )
     replaced = [name for name, value in _variables(dense).items() if value is not variables[name]]
     require.that(
@@ -84,7 +84,7 @@ def require_unchanged(
     )
 
 
-def _why_changed(changed: list[str], before: dict[str, bytes], after: dict[str, bytes]) -> str:
+def _why_changed(changed: list[str], before: dict[str, bytes]) -> str:
     new = [key for key in changed if key not in before]
     if new:
         return Cause("call-stores", f"the call stores {', '.join(new)} on the layer")
