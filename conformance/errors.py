@@ -11,10 +11,12 @@ ConformanceError            the root: catch this one
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import os
 import re
 import traceback
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,14 @@ def safe_text(value: object, longest: int = _LONGEST_TEXT) -> str:
         text = f"<{_NAME(type(value))} whose text raises {_NAME(type(error))}>"
     text = " ".join(printable(text).split())
     return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def did_you_mean(
+    name: str, known: Iterable[str], otherwise: str = "", shown: Callable[[str], str] = str
+) -> str:
+    """Return a hint at the known name that an unknown one resembles, else the other hint."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {shown(near[0])}?" if near else otherwise
 
 
 # A metaclass may hide or invent the name of its classes.

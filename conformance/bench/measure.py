@@ -89,6 +89,7 @@ def measured(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="backslashreplace",
     )
     assert process.stdout is not None
     for line in process.stdout:

@@ -74,14 +74,7 @@ def reproduces(script: str) -> bool:
         path = Path(folder) / "script.py"
         path.write_text(script, encoding="utf-8")
         try:
-            ended = subprocess.run(
-                child_process.python(str(path)),
-                capture_output=True,
-                text=True,
-                timeout=_PATIENCE,
-                env=child_process.environment(),
-                check=False,
-            )
+            ended = child_process.ended(str(path), timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
             return False
     last = ended.stderr.strip().rpartition("\nAssertionError")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
 
-from conformance.errors import UsageError
+from conformance.errors import UsageError, did_you_mean
 
 
 def topics() -> dict[str, str]:
@@ -43,9 +42,8 @@ def show_help(options: argparse.Namespace, _: Sequence[str]) -> int:
         print("\n".join(f"  {topic:{width}}  {title}" for topic, title in known.items()))
         return 0
     if options.topic not in known:
-        near = difflib.get_close_matches(options.topic, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"topics are {', '.join(known)}"
-        raise UsageError(f"{options.topic!r} is not a page;  {hint}")
+        hint = did_you_mean(options.topic, known, f"topics are {', '.join(known)}", repr)
+        raise UsageError(f"{options.topic!r} is not a page; {hint}")
     page = files("conformance").joinpath("docs", f"{options.topic}.md")
     text = page.read_text(encoding="utf-8")
     if not sys.stdout.isatty():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
@@ -15,7 +14,7 @@ from conformance.cli.listing import list_arguments, show_list
 from conformance.cli.output import open_streams, silence, why_not_written
 from conformance.cli.run import run, run_arguments, workers_argument
 from conformance.cli.watch import watch, watch_arguments
-from conformance.errors import UsageError, printable
+from conformance.errors import UsageError, did_you_mean, printable
 from conformance.results.environment import version
 from conformance.running.options import AMOUNT, CHOICE, LIMITS, add_to_command, values_of
 
@@ -307,8 +306,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, set(known) - {"--help"}, n=1)
-    return f"; did you mean {near[0]}?" if near else "; see: dense-conformance --help"
+    return f"; {did_you_mean(name, set(known) - {'--help'}, 'see: dense-conformance --help')}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -179,6 +179,7 @@ def _run(spec: str, options: Sequence[str], results: Path) -> Results:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        errors="backslashreplace",
         env=child_process.environment(os.getcwd(), **{_INSIDE: "1"}, **folder),
     )
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -77,14 +76,8 @@ def _without(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
 
 
 def _run(mode: Mode, arguments: Sequence[str], path: Path) -> Results:
-    command = child_process.python("-m", "conformance", "run", f"--results={path}")
-    ended = subprocess.run(
-        [*command, *arguments],
-        env=child_process.environment(**variables(mode)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ("-m", "conformance", "run", f"--results={path}", *arguments)
+    ended = child_process.ended(*command, variables=variables(mode))
     if not path.exists():
         last = (ended.stderr.strip() or ended.stdout.strip()).splitlines()[-3:]
         said = " ".join(last).removeprefix("dense-conformance: ")

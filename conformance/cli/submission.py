@@ -111,15 +111,8 @@ def _faults(y: np.ndarray, x: np.ndarray, features: int) -> Iterator[str]:
 def _answers(file: str, name: str, asked: Sequence[Any]) -> list[np.ndarray] | str:
     """Return the outputs of another process, a row for each input, or why it has none."""
     try:
-        done = subprocess.run(
-            child_process.python("-m", __name__, file, name),
-            input=json.dumps(asked),
-            capture_output=True,
-            env=child_process.environment(),
-            timeout=_PATIENCE,
-            text=True,
-            check=False,
-        )
+        call = ("-m", __name__, file, name)
+        done = child_process.ended(*call, stdin=json.dumps(asked), timeout=_PATIENCE)
     except subprocess.TimeoutExpired:
         return f"no outputs within {_PATIENCE:g} s"
     with contextlib.suppress(ValueError, TypeError):

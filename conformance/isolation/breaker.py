@@ -71,18 +71,28 @@ class Breaker:
         digest = hashlib.sha256("\0".join(names).encode()).hexdigest()[:24]
         return self.directory / f"{kind}-{digest}"
 
+    def _leave(self, text: str, kind: str, *names: str) -> None:
+        """Leave a mark, if the directory still exists; a layer's words may be of any characters."""
+        with contextlib.suppress(OSError):
+            self._mark(kind, *names).write_text(text, encoding="utf-8", errors="replace")
+
+    def _read(self, kind: str, *names: str) -> str | None:
+        """Return the text of a mark; None if there is none."""
+        with contextlib.suppress(OSError):
+            return self._mark(kind, *names).read_text(encoding="utf-8", errors="replace")
+        return None
+
     @contextlib.contextmanager
     def loading(self, implementation: str) -> Iterator[None]:
         """Mark the import of an implementation; the mark remains if the process ends in it."""
-        mark = self._mark("loading", implementation, str(os.getpid()))
-        with contextlib.suppress(OSError):
-            mark.write_text("")
+        mark = "loading", implementation, str(os.getpid())
+        self._leave("", *mark)
         try:
             with only_here():
                 yield
         finally:
             with contextlib.suppress(OSError):
-                mark.unlink(missing_ok=True)
+                self._mark(*mark).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def starting(self, implementation: str, requirement: str) -> Iterator[None]:
@@ -90,31 +100,26 @@ class Breaker:
 
         No layer is at fault, because none has been loaded.
         """
-        mark = self._mark("starting", implementation, requirement)
-        with contextlib.suppress(OSError):
-            mark.write_text("the process died")  # as XLA ends it because of an unknown flag
+        mark = "starting", implementation, requirement
+        self._leave("the process died", *mark)  # as XLA ends it because of an unknown flag
         try:
             yield
         except Exception as error:
-            with contextlib.suppress(OSError):
-                mark.write_text(described(error), errors="replace")
+            self._leave(described(error), *mark)
             raise
         with contextlib.suppress(OSError):
-            mark.unlink(missing_ok=True)
+            self._mark(*mark).unlink(missing_ok=True)
 
     def why_not_started(self, implementation: str, requirement: str) -> str:
         """Return why JAX has not started in the process of a cell; empty if it has."""
-        with contextlib.suppress(OSError):
-            found = self._mark("starting", implementation, requirement).read_text(errors="replace")
-            return f"JAX does not start in this environment: {found}"
-        return ""
+        found = self._read("starting", implementation, requirement)
+        return "" if found is None else f"JAX does not start in this environment: {found}"
 
     @contextlib.contextmanager
     def running(self, implementation: str, requirement: str, *, guarded: bool) -> Iterator[None]:
         """Mark one cell, and end a worker in which it takes too long."""
-        mark = self._mark("running", implementation, requirement)
-        with contextlib.suppress(OSError):
-            mark.write_text(f"{time.time()} {os.getpid()}")
+        cell = implementation, requirement
+        self._leave(f"{time.time()} {os.getpid()}", "running", *cell)
         if guarded:
             words = self._traceback_file()
             faulthandler.enable(file=words)
@@ -126,7 +131,7 @@ class Breaker:
             if guarded:
                 faulthandler.cancel_dump_traceback_later()
             with contextlib.suppress(OSError):
-                mark.replace(self._mark("ended", implementation, requirement))
+                self._mark("running", *cell).replace(self._mark("ended", *cell))
 
     def _traceback_file(self) -> TextIO:
         """Return the file to which this process writes its traceback when it ends."""
@@ -166,11 +171,9 @@ class Breaker:
         """
         outcome, reason = Outcome.CRASHED, "the process died while checking it"
         reason += f": {ended}" if ended else ""
-        pid, words, place = self.process_in(implementation, requirement), "", ""
-        if pid is not None:
-            with contextlib.suppress(OSError):
-                words = self._mark("words", str(pid)).read_text(errors="replace")
-            place = innermost_layer_frame(words)
+        pid = self.process_in(implementation, requirement)
+        words = (self._read("words", str(pid)) or "") if pid is not None else ""
+        place = innermost_layer_frame(words)
         if "Timeout" in words or seconds >= self.time_limit:
             outcome = Outcome.TIMED_OUT
             reason = f"it took longer than the limit of {self.time_limit:g} s"
@@ -183,22 +186,21 @@ class Breaker:
                 outcome = Outcome.CRASHED
                 reason = f"it took more memory than the limit of {self.memory_limit:g} GiB"
             at_import = self._mark("loading", implementation, str(pid)).exists()
-            with contextlib.suppress(OSError):
-                error = self._mark("broken", str(pid)).read_text(errors="replace")
+            error = self._read("broken", str(pid))
+            if error is not None:
                 reason = f"its code breaks what runs the checks: {error}"
         reason += (", at its import" if at_import else "") + (f", in {place}" if place else "")
         count, *_ = self.deaths.get(implementation, (0,))
         count += _ENOUGH if at_import or outcome == Outcome.TIMED_OUT else 1
         self.deaths[implementation] = (count, str(outcome), reason)
-        with contextlib.suppress(OSError):
-            self._mark("deaths", implementation).write_text(f"{count} {outcome} {reason}")
+        self._leave(f"{count} {outcome} {reason}", "deaths", implementation)
         return outcome, reason
 
     def process_in(self, implementation: str, requirement: str) -> int | None:
         """Return the process that is in a cell, or died there; None if unknown."""
         for kind in ("running", "ended"):
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                return int(self._mark(kind, implementation, requirement).read_text().split()[1])
+            with contextlib.suppress(ValueError, IndexError):
+                return int((self._read(kind, implementation, requirement) or "").split()[1])
         return None
 
     def overdue(self, patience: float) -> Iterator[int]:
@@ -211,14 +213,12 @@ class Breaker:
 
     def broken(self, error: object) -> None:
         """End this process after an error outside of every check."""
-        with contextlib.suppress(OSError):
-            self._mark("broken", str(os.getpid())).write_text(safe_text(error), errors="replace")
+        self._leave(safe_text(error), "broken", str(os.getpid()))
         os._exit(70)
 
     def retire(self, implementation: str, requirement: str) -> None:
         """End this process before the cell begins; another process checks the cell."""
-        with contextlib.suppress(OSError):
-            self._mark("retired", implementation, requirement).write_text("")
+        self._leave("", "retired", implementation, requirement)
         os._exit(0)
 
     def has_retired(self, implementation: str, requirement: str) -> bool:
@@ -230,14 +230,13 @@ class Breaker:
 
     def out_of_memory(self) -> None:
         """Record that this process ends because it takes too much memory."""
-        with contextlib.suppress(OSError):
-            self._mark("memory", str(os.getpid())).write_text("")
+        self._leave("", "memory", str(os.getpid()))
 
     def check(self, implementation: str) -> None:
         """Raise :class:`Breaker.Tripped` if the implementation has killed enough workers."""
         count, outcome, reason = self.deaths.get(implementation, (0, "", ""))
-        with contextlib.suppress(OSError, ValueError):
-            text, outcome_, reason_ = self._mark("deaths", implementation).read_text().split(" ", 2)
+        with contextlib.suppress(ValueError):
+            text, outcome_, reason_ = (self._read("deaths", implementation) or "").split(" ", 2)
             if int(text) > count:
                 count, outcome, reason = int(text), outcome_, reason_
         if count >= _ENOUGH:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 def python(*arguments: str) -> list[str]:
@@ -28,6 +29,33 @@ def environment(*last: str, **variables: str) -> dict[str, str]:
     """
     path = os.pathsep.join(dict.fromkeys(_absolute([*sys.path, *last])))
     return {**os.environ, "PYTHONPATH": path, **variables}
+
+
+def ended(
+    *arguments: str,
+    stdin: str | None = None,
+    timeout: float | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Return another Python process that has ended, with its exit code and its output.
+
+    Bytes that are not text are escaped, because a layer may print anything.
+
+    Raises
+    ------
+    TimeoutExpired
+        If it takes longer than that many seconds.
+    """
+    return subprocess.run(
+        python(*arguments),
+        env=environment(**(variables or {})),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",
+        timeout=timeout,
+        check=False,
+    )
 
 
 def _absolute(places: Iterable[str]) -> Iterable[str]:

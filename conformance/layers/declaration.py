@@ -6,7 +6,6 @@ the option ``--declare key=value``, and keyword arguments of ``adapt`` and ``che
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from conformance.errors import UsageError
+from conformance.errors import UsageError, did_you_mean
 from conformance.layers.formulas import law_of, number_of
 from conformance.layers.implementation import FLAX, INPUTS, Convention
 from conformance.layers.project import own_table
@@ -101,8 +100,7 @@ class Declaration:
         known = [each.name for each in fields(cls)]
         for key in values:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+                hint = did_you_mean(key, known, f"known are {', '.join(known)}", repr)
                 raise UsageError(f"{where}: the key {key!r} is unknown; {hint}")
         found = {key: _checked(key, value, where) for key, value in values.items()}
         declaration = cls(**found)
@@ -235,8 +233,7 @@ def _product_error(value: Any, where: str) -> float:
 def _require_kinds(value: Sequence[str], where: str) -> None:
     unknown = next((kind for kind in value if kind not in INPUTS), None)
     if unknown is not None:
-        near = difflib.get_close_matches(unknown, INPUTS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(INPUTS)}"
+        hint = did_you_mean(unknown, INPUTS, f"known are {', '.join(INPUTS)}", repr)
         raise UsageError(f"{where}: inputs has the unknown kind {unknown!r}; {hint}")
     if "floating" not in value:
         raise UsageError(

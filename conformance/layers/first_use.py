@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import difflib
 import inspect
 import linecache
 import os
@@ -20,6 +19,7 @@ from conformance.errors import (
     NotAdaptable,
     by_user,
     described,
+    did_you_mean,
     is_layers_file,
     safe_text,
 )
@@ -249,8 +249,7 @@ def _hint(error: BaseException) -> str:
     if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
         return _near_name(error, name)
     if isinstance(error, AttributeError):
-        near = difflib.get_close_matches(name, _attributes(error.obj), n=1)
-        return _not_kept(error.obj, name) or (f"did you mean {near[0]}?" if near else "")
+        return _not_kept(error.obj, name) or did_you_mean(name, _attributes(error.obj))
     return ""
 
 
@@ -315,8 +314,7 @@ def _near_name(error: NameError, name: str) -> str:
     for module in ("nnx", "linen", "nn", "jnp"):
         if name in _attributes(_global(error, module)):
             return f"did you mean {module}.{name}?"
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]}?" if near else ""
+    return did_you_mean(name, names)
 
 
 def _global(error: BaseException, name: str) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from conformance.errors import UsageError, safe_text
+from conformance.errors import UsageError, did_you_mean, safe_text
 
 _TOOL, _OWN = "tool", "dense-conformance"
 _KEYS = ("expect", "layers", "strict")
@@ -23,7 +23,7 @@ def own_table(path: Path) -> dict[str, Any]:
         not a table, or has an unknown key.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return _own_table(path.read_text(encoding="utf-8-sig"), path)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
@@ -34,12 +34,17 @@ def own_table(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {safe_text(error, 200)}") from None
     except RecursionError:
         raise UsageError(f"{path} is not read: its values are nested too deeply") from None
+
+
+@lru_cache(maxsize=1)
+def _own_table(text: str, path: Path) -> dict[str, Any]:
+    # A run asks for layers, for expected failures and for strictness.
+    document = tomllib.loads(text)
     tool = _table(document.get(_TOOL, {}), _TOOL, path)
     own = _table(tool.get(_OWN, {}), f"{_TOOL}.{_OWN}", path)
     for key in own:
         if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_KEYS)}"
+            hint = did_you_mean(key, _KEYS, f"known are {', '.join(_KEYS)}", repr)
             raise UsageError(f"{path}: [{_TOOL}.{_OWN}] has the unknown key {key!r}; {hint}")
     return own
 

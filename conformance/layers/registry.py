@@ -249,14 +249,7 @@ def _variants(entry: Entry) -> tuple[str, ...]:
         "print('\\0', *found.variants, sep='\\n')"
     )
     try:
-        done = subprocess.run(
-            child_process.python("-c", command, entry.spec),
-            capture_output=True,
-            text=True,
-            check=False,
-            env=child_process.environment(),
-            timeout=_PATIENCE,
-        )
+        done = child_process.ended("-c", command, entry.spec, timeout=_PATIENCE)
     except subprocess.TimeoutExpired:
         raise UsageError(
             f"the variants of {entry.name} cannot be read: its import takes more than "

@@ -6,20 +6,20 @@ expectations are removed. A crash is never expected.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from conformance.errors import LoadError, UsageError, WrongCondition, safe_text
+from conformance.errors import LoadError, UsageError, WrongCondition, did_you_mean, safe_text
 from conformance.layers.expected_failure import Expected
 from conformance.layers.project import own_table
 from conformance.layers.registry import Entry, registered, split_variant
 from conformance.results.conditions import holds, require_possible
 
 TABLE = "tool.dense-conformance.expect"
+_SEE = "see: dense-conformance list"
 _CASE = {"in_features", "out_features", "seed", "values", "lead"}
 
 
@@ -115,9 +115,8 @@ def _require_right(each: Expected, place: str) -> None:
 
     known = [row.id for row in catalogue()]
     if each.requirement not in known:
-        near = difflib.get_close_matches(each.requirement, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"{place}: that is not a requirement{hint}")
+        hint = did_you_mean(each.requirement, known, _SEE)
+        raise UsageError(f"{place}: that is not a requirement; {hint}")
     if not each.reason.strip():
         raise UsageError(f"{place} has no reason")
     try:
@@ -235,9 +234,8 @@ def _require_known(placed: Iterable[tuple[str, Expected]], entries: Sequence[Ent
         base, _ = split_variant(each.implementation)
         # A layer that is named by its file or module may belong to another run.
         if not {each.implementation, base} & known and ":" not in base:
-            near = difflib.get_close_matches(base, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(
                 f"{place}: the expected failure of {each.requirement} is of "
-                f"{each.implementation!r}, which is not an implementation{hint}"
+                f"{each.implementation!r}, which is not an implementation; "
+                f"{did_you_mean(base, known, _SEE)}"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -202,13 +202,38 @@ def test_a_function_that_makes_a_layer() -> None:
     assert its.kernel(its.init(0, 3, 10)).shape == (3, 10)
 
 
-def test_a_function_in_whose_closure_the_arrays_are() -> None:
-    def make(in_dim: int, out_dim: int, *, key: jax.Array) -> Any:
-        parameters = {"W": jax.random.normal(key, (in_dim, out_dim)), "b": jnp.zeros(out_dim)}
-        return lambda x: x @ parameters["W"] + parameters["b"]
+def in_a_closure(in_dim: int, out_dim: int, *, key: jax.Array) -> Any:
+    """Return a function with its arrays in its closure, in which another name is still empty."""
+    parameters = {"W": jax.random.normal(key, (in_dim, out_dim)), "b": jnp.zeros(out_dim)}
+    later: Any = None
+    layer = lambda x: later(x) if x is None else x @ parameters["W"] + parameters["b"]  # noqa: E731, F821  # empty
+    del later
+    return layer
 
+
+class Pair(NamedTuple):
+    """A kernel and a bias."""
+
+    W: jax.Array
+    b: jax.Array
+
+
+class OfPair:
+    """A class without a framework, with a named tuple of its arrays."""
+
+    def __init__(self, in_dim: int, out_dim: int, *, key: jax.Array) -> None:
+        self.parameters = Pair(jax.random.normal(key, (in_dim, out_dim)), jnp.zeros(out_dim))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x @ self.parameters.W + self.parameters.b
+
+
+@pytest.mark.parametrize(
+    ("make", "kernel"), [(in_a_closure, "parameters.W"), (OfPair, "parameters.0")]
+)
+def test_arrays_are_found_in_closures_and_named_tuples(make: Any, kernel: str) -> None:
     layer = Layer(adapt(make))
-    assert layer.seen.kernel == "parameters.W"
+    assert layer.seen.kernel == kernel
     dense = layer.build(3, 10)
     dense.write(np.ones((3, 10), np.float32), np.full(10, 2.0, np.float32))
     assert np.array_equal(dense(np.ones(3, np.float32)), np.full(10, 5.0))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.core import meta
 from flax.core.scope import LazyRng
 
-from conformance.layers.adapters.parameters import Access, Leaf, Parameters, leaves_of, register
+from conformance.layers.adapters.parameters import Leaf, Parameters, implementation_of, leaves_of
 from conformance.layers.implementation import Convention, Implementation
 
 
@@ -21,10 +21,6 @@ def collection_leaves(variables: Any) -> list[Leaf]:
     """
     leaves = leaves_of(meta.unbox(variables))
     return [Leaf(leaf.path[1:] or leaf.path, leaf.path[0], leaf.value) for leaf in leaves]
-
-
-def _leaves(parameters: Parameters) -> list[Leaf]:
-    return collection_leaves(parameters.tree)
 
 
 def give_streams(module: Any, streams: Sequence[str]) -> None:
@@ -41,7 +37,6 @@ def from_linen(
     construct: Callable[[int, int], Any], name: str, convention: Convention, library: str
 ) -> Implementation:
     """Return an implementation of the class; ``construct(in_features, out_features)`` builds it."""
-    register()
 
     def init(seed: Any, in_features: int, out_features: int) -> Parameters:
         model = construct(in_features, out_features)
@@ -52,16 +47,12 @@ def from_linen(
     def apply(parameters: Parameters, x: Any) -> Any:
         return parameters.static.apply(parameters.tree, x)
 
-    access = Access(collection_leaves, convention)
-    return Implementation(
+    return implementation_of(
+        collection_leaves,
         name=name,
         init=init,
         apply=apply,
-        kernel=access.kernel,
-        bias=access.bias,
-        with_parameters=access.with_parameters,
         linen=construct,
-        leaves=_leaves,
         under=lambda other: from_linen(construct, name, other, library),
         convention=convention,
         library=library,

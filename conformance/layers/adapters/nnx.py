@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 
 from conformance.jax_setup.compat import state_leaves
-from conformance.layers.adapters.parameters import Access, Leaf, Parameters, register
+from conformance.layers.adapters.parameters import Leaf, Parameters, implementation_of
 from conformance.layers.implementation import Convention, Implementation
 
 
@@ -21,10 +21,6 @@ def split(module: nnx.Module) -> Parameters:
 
 def _leaves(state: Any) -> list[Leaf]:
     return [Leaf(path, kind, value) for path, kind, value in state_leaves(state)]
-
-
-def _of_parameters(parameters: Parameters) -> list[Leaf]:
-    return _leaves(parameters.tree)
 
 
 def from_nnx(
@@ -39,7 +35,6 @@ def from_nnx(
 
     If the class takes a seed, ``construct`` also takes the number in place of the ``nnx.Rngs``.
     """
-    register()
 
     def init(seed: Any, in_features: int, out_features: int) -> Parameters:
         source: Any
@@ -55,16 +50,12 @@ def from_nnx(
     def apply(parameters: Parameters, x: Any) -> Any:
         return nnx.merge(parameters.static, parameters.tree)(x)
 
-    access = Access(_leaves, convention)
-    return Implementation(
+    return implementation_of(
+        _leaves,
         name=name,
         init=init,
         apply=apply,
-        kernel=access.kernel,
-        bias=access.bias,
-        with_parameters=access.with_parameters,
         module=construct,
-        leaves=_of_parameters,
         under=lambda other: from_nnx(construct, name, other, library, takes_seed=takes_seed),
         convention=convention,
         library=library,

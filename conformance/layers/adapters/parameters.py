@@ -144,19 +144,23 @@ class Access:
     leaves: Callable[[Any], list[Leaf]]
     convention: Convention
 
+    def every(self, parameters: Parameters) -> list[Leaf]:
+        """Return all leaves."""
+        return self.leaves(parameters.tree)
+
     def kernel(self, parameters: Parameters) -> Any:
         """Return the kernel ``(in, out)``."""
-        leaves = self.leaves(parameters.tree)
+        leaves = self.every(parameters)
         return self._as_stored(leaves[find(leaves, self.convention, "kernel")].value)
 
     def bias(self, parameters: Parameters) -> Any:
         """Return the bias ``(out,)``."""
-        leaves = self.leaves(parameters.tree)
+        leaves = self.every(parameters)
         return leaves[find(leaves, self.convention, "bias")].value
 
     def with_parameters(self, parameters: Parameters, kernel: Any, bias: Any) -> Parameters:
         """Return the parameters with these values; `bias` is None for a layer without one."""
-        leaves = self.leaves(parameters.tree)
+        leaves = self.every(parameters)
         flat, structure = jax.tree_util.tree_flatten(parameters.tree)
         flat[find(leaves, self.convention, "kernel")] = self._as_stored(kernel)
         if bias is not None:
@@ -165,3 +169,22 @@ class Access:
 
     def _as_stored(self, kernel: Any) -> Any:
         return kernel.T if self.convention.layout == "out,in" else kernel
+
+
+def implementation_of(
+    leaves: Callable[[Any], list[Leaf]], *, convention: Convention, **more: Any
+) -> Implementation:
+    """Return an implementation whose parameters are :class:`Parameters`, with further fields.
+
+    ``leaves`` is that of :class:`Access`.
+    """
+    register()
+    access = Access(leaves, convention)
+    return Implementation(
+        kernel=access.kernel,
+        bias=access.bias,
+        with_parameters=access.with_parameters,
+        leaves=access.every,
+        convention=convention,
+        **more,
+    )

@@ -18,12 +18,11 @@ import numpy as np
 from flax import nnx
 
 from conformance.layers.adapters.parameters import (
-    Access,
     Leaf,
     Parameters,
+    implementation_of,
     is_key,
     leaves_of,
-    register,
 )
 from conformance.layers.implementation import Convention, Implementation
 
@@ -110,8 +109,7 @@ def _children(value: Any, depth: int) -> dict[Any, Any] | None:
     if _is_array(value):
         return None
     if isinstance(value, FunctionType) and not depth and value.__closure__:
-        names = value.__code__.co_freevars
-        return {n: cell.cell_contents for n, cell in zip(names, value.__closure__, strict=True)}
+        return {name: cell.cell_contents for name, cell in _cells(value) if cell != CellType()}
     if isinstance(value, dict):
         return value
     if isinstance(value, list | tuple):
@@ -121,6 +119,11 @@ def _children(value: Any, depth: int) -> dict[Any, Any] | None:
     if foreign or not own or type(value).__module__.partition(".")[0] in ("builtins", "jax"):
         return None
     return dict(own)
+
+
+def _cells(function: FunctionType) -> Iterator[tuple[str, CellType]]:
+    """Return the cells of a closure by name; one is empty until its name has a value."""
+    return zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
 
 
 def _filled(value: Any, new: Mapping[str, Any], path: str = "", depth: int = 0) -> Any:
@@ -139,9 +142,10 @@ def _filled(value: Any, new: Mapping[str, Any], path: str = "", depth: int = 0) 
     if isinstance(value, dict):
         return filled
     if isinstance(value, list | tuple):
-        return type(value)(filled.values())
+        make = getattr(value, "_make", type(value))  # that of a named tuple
+        return make(filled.values())
     if isinstance(value, FunctionType):
-        cells = tuple(map(CellType, filled.values()))
+        cells = tuple(CellType(filled[n]) if n in filled else cell for n, cell in _cells(value))
         code, defaults = value.__code__, value.__defaults__
         made = FunctionType(code, value.__globals__, value.__name__, defaults, cells)
         made.__kwdefaults__ = value.__kwdefaults__
@@ -162,10 +166,6 @@ def _kind(value: Any) -> str:
     return "RngKey" if is_key(value) else "Array"
 
 
-def _of_parameters(parameters: Parameters) -> list[Leaf]:
-    return _leaves(parameters.tree)
-
-
 def from_plain(
     construct: Callable[[int, int, Any], Any], name: str, convention: Convention, library: str,
     further: Callable[[], Mapping[str, Any]],
@@ -174,7 +174,6 @@ def from_plain(
 
     ``further()`` returns the arguments of a call besides ``x``.
     """
-    register()
 
     def init(seed: Any, in_features: int, out_features: int) -> Parameters:
         return _taken_apart(construct(in_features, out_features, seed))
@@ -182,15 +181,11 @@ def from_plain(
     def apply(parameters: Parameters, x: Any) -> Any:
         return parameters.static.rebuild(parameters.tree)(x, **further())
 
-    access = Access(_leaves, convention)
-    return Implementation(
+    return implementation_of(
+        _leaves,
         name=name,
         init=init,
         apply=apply,
-        kernel=access.kernel,
-        bias=access.bias,
-        with_parameters=access.with_parameters,
-        leaves=_of_parameters,
         under=lambda other: from_plain(construct, name, other, library, further),
         convention=convention,
         library=library,
