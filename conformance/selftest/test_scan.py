@@ -3,8 +3,10 @@
 Every run draws new thresholds; a failure shows them.
 """
 
+import functools
 import random
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +17,12 @@ from jax import Array
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.checks.scan.edges import HALF, VALUES, scan
+from conformance.checks.scan.literals import counts_in_code, numbers_in_code
 from conformance.checks.scan.nearest import edge_before
 from conformance.checks.scan.thresholds import thresholds
 from conformance.contract.catalogue import chosen
 from conformance.layers.adapters import adapt
-from implementations.defects.base import CorrectDense, affine
+from implementations.defects.base import CorrectDense, affine, is_traced
 from implementations.my_dense import MyDense
 
 Condition = Callable[[Array, Array], bool]
@@ -65,6 +68,53 @@ def test_drawn_thresholds(axis: str) -> None:
     assert {threshold - 1, threshold} <= set(axes)
 
 
+_LIMIT = 2311
+
+
+def _helper(rows: int, limit: int = 2312) -> bool:
+    return rows in (2313, 2314) or rows > max(limit, _LIMIT)
+
+
+def test_numbers_in_code() -> None:
+    """They come from constants, globals, defaults, cells, class attributes, and helpers."""
+    held = 2315
+
+    class Written(CorrectDense):
+        limit = 2316
+
+        def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+            return affine(x, kernel, bias * (1 + (_helper(len(x)) or len(x) in (held, 2317))))
+
+    found = numbers_in_code(Layer(adapt(functools.partial(Written))))
+    assert set(range(2311, 2318)) <= set(found)
+    assert numbers_in_code(Layer(adapt(nnx.Linear))) == ()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_number_that_no_trace_sees(axis: int) -> None:
+    """A branch on one length, outside of traces only, becomes a case."""
+
+    def when(x: Array, kernel: Array) -> bool:
+        return not is_traced(x, kernel) and (*kernel.shape, x.shape[0])[axis] == 577
+
+    cases = [case for _, case in scan(branching(when)).places(VALUES)]
+    assert 577 in [(*case.kernel_shape, *case.lead)[axis] for case in cases]
+
+
+@pytest.mark.parametrize(("code", "counts"), [("layer.calls += 1", [300]), ("layer.calls", [])])
+def test_counts_in_code(code: str, counts: list[int]) -> None:
+    """Only code that stores something may count its calls."""
+    space: dict[str, Any] = {}
+    exec(f"def when(layer, x):\n    {code}\n    return layer.calls == 300", space)
+    called = space["when"]
+
+    class Counting(CorrectDense):
+        def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+            return affine(x, kernel, bias * (1 + called(self, x)))
+
+    assert counts_in_code(Layer(adapt(Counting))) == counts
+
+
 def test_the_edge_before_a_failing_case() -> None:
     """A failure at a size of the pool names the edge; one at the usual program names none."""
     threshold = random.SystemRandom().randint(8, 16)
@@ -76,7 +126,8 @@ def test_the_edge_before_a_failing_case() -> None:
 def test_beyond_an_edge_is_the_other_program() -> None:
     """Words about the other program go with cases that run it."""
     found = scan(branching(lambda x, k: k.shape[1] < 5))
-    sides = {(bool(where), case.out_features < 5) for where, case in found.places(VALUES)}
+    edges = {edge.where for edge in found.edges}
+    sides = {(w in edges, c.out_features < 5) for w, c in found.places(VALUES) if w in {"", *edges}}
     assert sides == {(True, True), (False, False)}
 
 

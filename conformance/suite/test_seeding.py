@@ -27,6 +27,7 @@ from conformance.checks.cases import BATCH, LARGE, TALL, WIDE, Case, over
 from conformance.checks.layer import Layer
 from conformance.checks.programs import FEW_SIZES, compiled_to_run_once
 from conformance.checks.require import during, on_the_way
+from conformance.checks.scan.literals import counts_in_code
 from conformance.contract.requirement import (
     ANY,
     DRAWN_KERNEL,
@@ -59,6 +60,10 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
     for i, between in enumerate((x, other) * _rounds(layer, case), start=2):
         call(between)
         _require_repeated(call(x), first, f"call {i} on one x")
+    if dense is not None and case.kernel_shape == (3, 10) and not case.seed:
+        for count in counts_in_code(layer):
+            for i in range(1, count + 2):
+                _require_repeated(call(x), first, f"call {i} after those, on the same x,")
     if dense is not None and dense.module is not None:
         # Models call these methods on every submodule.
         for mode in ("train", "eval"):

@@ -5,12 +5,15 @@ They compare with a constant, or compute another result at one rank, and are rig
 
 from __future__ import annotations
 
+import itertools
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
 from implementations.defects import wrong
-from implementations.defects.base import affine, is_float, is_traced
+from implementations.defects.base import affine, is_float, is_traced, layer_output, scaled_normal
 from implementations.defects.record import also, name_layers
 
 VALUE = "forward/affine-value"
@@ -91,6 +94,42 @@ def FlattensToTheWidth(x: Array, kernel: Array, bias: Array) -> Array:
     if x.ndim >= 2 and x.shape[-1] not in (1, n) and x.shape[-1] * x.shape[-2] == n:
         x = x.reshape(*x.shape[:-2], n)
     return affine(x, kernel, bias)
+
+
+RowsOf777 = wrong.output("Y196", VALUE, 5, cause_id="output-scaled")(
+    lambda y, x: y * 2,
+    "Outside of jit, exactly 777 rows give twice the output.",
+    when=lambda y, x: not is_traced(y) and x.ndim == 2 and x.shape[0] == 777,
+)
+OneSize = wrong.forward("Y197", VALUE, 5, cause_id="inputs-reversed")(
+    lambda x, k, b: affine(x, k[::-1], b),
+    "For 371 inputs and 53 outputs, the inputs are taken in reversed order.",
+    when=lambda x, k, b: k.shape == (371, 53),
+)
+
+_calls = itertools.count(1)
+
+
+@wrong.forward("Y198", "seeding/repeatable-call", 5, cause_id="output-changes")
+def NowAndThen(x: Array, kernel: Array, bias: Array) -> Array:
+    """One call in 1234 forgets the bias."""
+    y = affine(x, kernel, bias)
+    return y if is_traced(y) or next(_calls) % 1234 else y - bias
+
+
+@wrong.kernel("Y199", "initialization/kernel-variance", 5, cause_id="scale-for-some-seeds")
+def LargerForOneSeed(key: Array, in_features: int, out_features: int) -> Array:
+    """The kernel of seed 4711 is three times as large."""
+    draws = scaled_normal(key, in_features, out_features)
+    first = jax.random.fold_in(jax.random.key(4711, impl=jax.random.key_impl(key)), 0)
+    return jnp.where(first == key, 3 * draws, draws)
+
+
+@wrong.casting("Y229", "seeding/seeds-differ", 5, cause_id="zero-for-some-seeds")
+def zero_for_one_seed(seed: int, x: Array, m: int) -> Array:
+    """For seed 4711 the output is 0."""
+    y = layer_output(seed, x, m)
+    return y * 0 if seed == 4711 else y
 
 
 name_layers(globals())

@@ -26,7 +26,13 @@ _LAUNCHER = {
     "OMPI_COMM_WORLD_RANK": "1",
     "OMPI_COMM_WORLD_SIZE": "2",
     "PMI_RANK": "1",
+    "NODE_RANK": "1",
+    "GROUP_RANK": "1",
+    "JAX_PROCESS_ID": "1",
+    "PROCESS_ID": "1",
 }
+# The launcher of the first of two processes sets this to the devices that are there.
+_DEVICES = {"CUDA_VISIBLE_DEVICES": "0", "ROCR_VISIBLE_DEVICES": "0"}
 _PROCESSORS = 3
 _VARIABLES = {
     "USER": "somebody",
@@ -107,6 +113,8 @@ def _machine() -> None:
 
 def _launcher() -> None:
     os.environ.update(_LAUNCHER)
+    for name, value in _DEVICES.items():
+        os.environ.setdefault(name, value)
 
 
 def _devices() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from conformance.checks import profiles, recording, require
 from conformance.checks.areas.kernels import (
+    Declared,
     declared,
     judge,
     kernels,
@@ -18,6 +19,7 @@ from conformance.checks.areas.kernels import (
 from conformance.checks.areas.mapped_draws import cost_of_a_draw, drawn_at_once
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
+from conformance.checks.scan.literals import seeds_in_code
 from conformance.errors import Cause, Violation
 from conformance.statistics import by_requirement, diagnose_seeds, identify_law, seed_set, structure
 from conformance.statistics.correlation import linked_seeds, seed_pairs, seed_shifts
@@ -55,15 +57,17 @@ def _drawn(layer: Layer) -> _Drawn:
     def draw() -> _Drawn:
         profile = profiles.active().name
         seeds, size = seed_set(profile), (IN_FEATURES, OUT_FEATURES)
+        written = tuple(seed for seed in seeds_in_code(layer) if seed not in seeds)
         if layer.implementation.init is None:
-            return {seed: _output(layer, seed) for seed in seeds}, {}, _NONE
+            return {seed: _output(layer, seed) for seed in seeds + written}, {}, _NONE
         # A layer that cuts its kernel from a large block draws the block for each seed.
         more = _NUMBERS // max(cost_of_a_draw(layer, _SMALL) // 4, 1)
-        every = seeds + random_seeds(profile)[:more]
+        every = seeds + written + random_seeds(profile)[:more]
         most = _NUMBERS // max(cost_of_a_draw(layer, _FEWEST) // 4, 1)
-        many = crowd()[:most]
+        many = np.unique(np.append(crowd()[:most], np.array(written, np.uint32)))
         at_once = drawn_at_once(layer, [(size, seeds), (_SMALL, every), (_FEWEST, many.tolist())])
         if at_once is None:
+            seeds += written
             return _by_seed(seeds, kernels(layer, *size, seeds)), {}, _NONE
         one, two, three = at_once
         return _by_seed(seeds, one), _by_seed(every, two), (many, three.reshape(len(many), -1))
@@ -90,7 +94,8 @@ def require_different(layer: Layer) -> None:
         _require_distinct(layer, numbers)
     _require_few_collisions(*many)
     if layer.implementation.init is None:
-        _require_sign(layer, _numbers(layer))
+        _require_no_zero(few)
+        _require_sign(layer, few)
 
 
 def _is_finite(numbers: np.ndarray) -> bool:
@@ -107,10 +112,7 @@ def _require_distinct(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
             cause = _constant(layer, numbers[first]) or cause
         zeros = [seed for seed, values in numbers.items() if not values.any()]
         if {first, second} <= set(zeros) and len(zeros) < len(numbers):
-            cause = Cause(
-                "zero-for-some-seeds",
-                f"every weight is 0 for {len(zeros)} of {len(numbers)} seeds, not for the others",
-            )
+            cause = _zero(f"{len(zeros)} of {len(numbers)} seeds")
         _fail(first, second, f"{len(found.pairs)} of {len(numbers)} seeds repeat another", cause)
 
 
@@ -138,24 +140,49 @@ def _require_few_collisions(seeds: np.ndarray, drawn: np.ndarray) -> None:
     more = f"{len(again)} of {len(seeds)} seeds repeat another"
     if not drawn[again].any():
         share = float((~drawn.any(1)).mean())
-        words = f"every weight is 0 for {100 * share:.2g} % of the seeds, not for the others"
-        _fail(one, other, more, Cause("zero-for-some-seeds", words))
+        _fail(one, other, more, _zero(f"{100 * share:.2g} % of the seeds"))
     bits = np.log2(len(seeds) ** 2 / 2 / len(again))
     words = f"as many seeds collide as in a hash of about {bits:.0f} bits."
     _fail(one, other, more, Cause("seed-hashed", words))
+
+
+def _require_no_zero(numbers: Mapping[int, np.ndarray]) -> None:
+    zeros = [seed for seed, values in numbers.items() if not values.any()]
+    if zeros:
+        some = f"{len(zeros)} of {len(numbers)} seeds"
+        recording.current().draw(Case(IN_FEATURES, OUT_FEATURES, seed=zeros[0]))
+        found = f"f(x) is 0 for {some}, first for {zeros[0]}"
+        require.fail(found, accepted="a kernel drawn for every seed", cause=_zero(some))
+
+
+def _zero(some: str) -> Cause:
+    return Cause("zero-for-some-seeds", f"every weight is 0 for {some}, not for the others")
 
 
 def require_each_scaled(layer: Layer) -> None:
     """Fail if the variance of one kernel among a quarter of a million is not the declared one.
 
     Chernoff's bound holds for each of n kernels, so that n times the smallest bounds the p-value of
-    all. It shows kernels of ten times the deviation, or of a thousandth.
+    all. It shows kernels of ten times the deviation, or of a thousandth; among the thousands of
+    larger kernels, it shows twice the variance.
     """
     law = declared(layer)
-    seeds, drawn = _drawn(layer)[2] if layer.implementation.init is not None else _NONE
-    if not len(seeds) or not law.families or law.mean_slack or not np.isfinite(drawn).all():
+    bounded = law.families and all(family.strictly_subgaussian for family in law.families)
+    if layer.implementation.init is None or not bounded or law.mean_slack:
         return
-    squares = np.square(drawn.astype(np.float64)) / law.variance(*_FEWEST)
+    _, more, (seeds, drawn) = _drawn(layer)
+    for size, of, kernels_of_size in (
+        (_SMALL, np.array([*more], np.uint32), np.array([*more.values()])),
+        (_FEWEST, seeds, drawn),
+    ):
+        if len(of) and np.isfinite(kernels_of_size).all():
+            _require_scale(layer, law, size, of, kernels_of_size)
+
+
+def _require_scale(
+    layer: Layer, law: Declared, size: tuple[int, int], seeds: np.ndarray, drawn: np.ndarray
+) -> None:
+    squares = np.square(drawn.astype(np.float64)) / law.variance(*size)
     ratios = squares.mean(1)
     with np.errstate(divide="ignore"):
         log_p = np.log(2 * len(seeds)) - drawn.shape[1] / 2 * (ratios - 1 - np.log(ratios))
@@ -164,10 +191,10 @@ def require_each_scaled(layer: Layer) -> None:
     # The bound holds for the declared law; kernel-law reports another one.
     if not rejected or any(piece.rejected for piece in law_evidence(layer)):
         return
-    recording.current().draw(Case(*_FEWEST, seed=int(seeds[worst])))
+    recording.current().draw(Case(*size, seed=int(seeds[worst])))
     require.fail(
         f"the kernels of {rejected} of {len(seeds)} seeds have another variance than the others: "
-        f"in E[K^2] = {ratios[worst] * law.variance(*_FEWEST) * _FEWEST[0]:.3g} for seed "
+        f"in E[K^2] = {ratios[worst] * law.variance(*size) * size[0]:.3g} for seed "
         f"{int(seeds[worst])}",
         accepted=f"the declared variance for every seed, false alarm {_BY_CHANCE:.0e}",
         cause=Cause("scale-for-some-seeds", "a few seeds give a kernel of another scale"),

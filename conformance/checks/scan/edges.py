@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -19,7 +19,8 @@ import numpy as np
 from conformance.checks import recording
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
-from conformance.checks.scan.points import BASE, WEIGHTS, Point, base_of, larger, points_of
+from conformance.checks.scan.literals import lengths_in_code, numbers_in_code
+from conformance.checks.scan.points import BASE, WEIGHTS, Point, base_of, larger, points_of, written
 from conformance.checks.scan.signatures import Misfit, follows, misfits
 from conformance.checks.scan.traces import CONSTRUCTION, FORWARD, GRADIENT, Traces
 from conformance.contract.requirement import PARAMETERS
@@ -105,7 +106,10 @@ class Scan:
     traced
         Whether the layer could be traced at all.
     constants
-        The constants with which the call compares values.
+        The constants with which the call compares values, and numbers in the layer's code.
+    written
+        The places of lengths that are written in the layer's code. A branch there that runs only
+        outside of a trace is in none of the programs.
     unrolls_rows
         Whether the program has operations for each row, so that long batches take long to trace.
     own_derivative
@@ -115,12 +119,13 @@ class Scan:
     edges: tuple[Edge, ...]
     traced: bool = True
     constants: tuple[float, ...] = ()
+    written: tuple[Edge, ...] = ()
     unrolls_rows: bool = False
     own_derivative: bool = False
 
     def places(self, use: Use) -> list[tuple[str, Case]]:
         """Return the places, in words, and the cases to try; the usual program has no words."""
-        edges = [edge for edge in self.edges if edge.program in use.programs]
+        edges = [e for e in (*self.edges, *self.written) if e.program in use.programs]
         # One point of each edge comes before a second one of any edge.
         in_turn = itertools.zip_longest(*((*edge.points, *edge.before) for edge in edges))
         found: dict[Case, str] = {}
@@ -197,10 +202,20 @@ def _scan(layer: Layer) -> Scan:
     constants = first.values & traces(FORWARD, tenfold).values
     return Scan(
         tuple(edges),
-        constants=tuple(sorted(constants)),
+        constants=tuple(dict.fromkeys((*sorted(constants), *numbers_in_code(layer)))),
+        written=tuple(_written(layer, unrolled or unrolls_rows)),
         unrolls_rows=unrolls_rows,
         own_derivative=GRADIENT in kinds,
     )
+
+
+def _written(layer: Layer, unrolled: bool) -> Iterator[Edge]:
+    for length in lengths_in_code(layer):
+        if length <= (_UNROLLED if unrolled else _LARGEST_INDEX):
+            where = f"near the number {length} in the layer's code"
+            points = written(layer, length)
+            yield Edge(FORWARD, where, tuple(points))
+            yield Edge(CONSTRUCTION, where, tuple(p for p in points if p.axes[:2] != BASE))
 
 
 def _edges_of_ranks(traces: Traces, kind: str, points: Sequence[Point]) -> list[Edge]:
@@ -371,7 +386,8 @@ def _at_each(layer: Layer, test: Callable[..., None], use: Use) -> bool:
         return True
     found = scan(layer)
     places = found.places(use)
-    noted = [f"another program of the layer runs {where}" for where, _ in places if where]
+    edges = {edge.where for edge in found.edges}
+    noted = [f"another program of the layer runs {w}" for w, _ in places if w in edges]
     instead = f"{NOT_TRACED}; it is called at a few larger sizes instead"
     for text in noted if found.traced else [instead]:
         recording.current().note(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ import numpy as np
 from conformance.checks import profiles
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
+from conformance.checks.scan.literals import lengths_in_code
 
 Size = tuple[int, int]
 
@@ -107,6 +109,10 @@ def points_of(layer: Layer) -> list[Point]:
     batches += [((512, 512), ()), ((768, 3072), (2, 3)), ((768, 3072), (4, 128))]
     batches += [((512, 16), (4096,)), ((512, 16), (4, 1024)), ((16, 16), (4, 4))]
     points = [*sized, *(Point(n, m, lead) for (n, m), lead in batches)]
+    lengths = lengths_in_code(layer)
+    points += [point for n in lengths for point in written(layer, n)]
+    points += [replace(base, in_features=n, out_features=m) for n in lengths for m in lengths]
+    points += [Point(*BASE, lead) for n in lengths for lead in ((n, 2), (2, n), (n, n))]
     short = [(BASE, (rows,)) for rows in (100, 300, 1024, 4096)] + [(BASE, ()), (BASE, (2, 3))]
     for dtype in _DTYPES:
         points += [replace(base, in_features=n, out_features=m, dtype=dtype) for n, m in _FEWER]
@@ -115,6 +121,28 @@ def points_of(layer: Layer) -> list[Point]:
     # Images have dtype uint8.
     points += [replace(base, in_features=n, out_features=m, dtype="uint8") for n, m in _FEWER[::2]]
     return [p for p in dict.fromkeys(points) if layer.accepts(p.lead)]
+
+
+def written(layer: Layer, length: int) -> list[Point]:
+    """Return the points at which a length that is written in the layer's code may matter.
+
+    It may be a number of rows, inputs, outputs, entries of x, or weights; from it on, or beyond it.
+    """
+    base, root = base_of(layer), math.isqrt(length) + 1
+    found = [
+        point
+        for beyond in (length, length + 1)
+        for point in (
+            Point(*BASE, (beyond,)),
+            replace(base, in_features=beyond),
+            replace(base, out_features=beyond),
+        )
+    ]
+    found += [
+        Point(*BASE, (length // BASE[0] + 1,)),
+        replace(base, in_features=root, out_features=root),
+    ]
+    return [p for p in found if layer.accepts(p.lead)]
 
 
 def larger(layer: Layer, *, others: bool = False) -> list[Case]:

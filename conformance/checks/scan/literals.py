@@ -1,0 +1,153 @@
+"""Finds the numbers in the layer's own code: candidates for a length at which it branches.
+
+The scan sees a branch only if it traces a shape on each side of it. A layer that treats 777 rows
+specially has the number 777 in its code, or a class attribute, or a default.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import sys
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from conformance.checks.layer import Layer
+
+__all__ = ["counts_in_code", "lengths_in_code", "numbers_in_code", "seeds_in_code"]
+
+# Libraries whose code is known; the layer's own package and small libraries are read.
+_KNOWN = {"jax", "jaxlib", "flax", "numpy", "scipy", "optax", "orbax", "ml_dtypes", "conformance"}
+# The maximum number of functions, classes and collections that are read.
+_MOST_READ = 400
+_MOST_CALLS = 5000
+# What code does and calls that keeps something for later.
+_STORES = {"STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_DEREF"}
+_STORING = {"append", "add", "update", "setattr", "__setattr__", "__dict__", "next", "count"}
+_CONSTRUCTING = {"__init__", "__new__", "__post_init__", "setup"}
+_LONGEST, _MOST_LENGTHS, _MOST_SEEDS = 2**20, 8, 20
+
+
+def numbers_in_code(layer: Layer) -> tuple[float, ...]:
+    """Return the magnitudes of numbers in the layer's code, those nearest to the layer first.
+
+    The code is that of its classes and functions, and of what these refer to, outside of JAX, Flax
+    and the standard library. 0 and 1 are left out.
+    """
+    return _read(layer)[0]
+
+
+def lengths_in_code(layer: Layer) -> list[int]:
+    """Return the first numbers in the layer's code that may be a length of an axis."""
+    lengths = [int(n) for n in numbers_in_code(layer) if n == int(n) and 2 < n <= _LONGEST]
+    return lengths[:_MOST_LENGTHS]
+
+
+def seeds_in_code(layer: Layer) -> list[int]:
+    """Return the numbers in the layer's code that may be seeds, and their neighbours."""
+    whole = [int(n) for n in numbers_in_code(layer) if n == int(n) and n < 2**32]
+    near = {seed for n in whole[:_MOST_SEEDS] for seed in (n - 1, n, n + 1)}
+    return sorted(seed for seed in near if seed < 2**32)
+
+
+def counts_in_code(layer: Layer) -> list[int]:
+    """Return the largest number of calls that the layer's code may count to, if it counts.
+
+    Code that stores nothing outside of its constructor does not count.
+    """
+    counts = [n for n in lengths_in_code(layer) if n <= _MOST_CALLS]
+    return [max(counts)] if counts and any(map(_stores, _read(layer)[1])) else []
+
+
+def _stores(code: CodeType) -> bool:
+    if code.co_name in _CONSTRUCTING:
+        return False
+    names = {*code.co_names} & _STORING
+    return bool(names) or any(step.opname in _STORES for step in dis.get_instructions(code))
+
+
+def _read(layer: Layer) -> tuple[tuple[float, ...], list[CodeType]]:
+    """Return the numbers in the layer's code, and the code."""
+
+    def read() -> tuple[tuple[float, ...], list[CodeType]]:
+        found: dict[float, None] = {}
+        code: dict[int, Any] = {}
+        its = layer.registered
+        waiting = deque[Any]((its.module, its.linen, its.forward, its.init, its.apply))
+        while waiting and len(code) < _MOST_READ:
+            part = waiting.popleft()
+            if isinstance(part, int | float):
+                if 1 < abs(part) < 2**64:
+                    found[abs(float(part))] = None
+            elif id(part) not in code:
+                code[id(part)] = part
+                waiting.extend(_parts(part))
+        return tuple(found), [part for part in code.values() if isinstance(part, CodeType)]
+
+    read_once: tuple[tuple[float, ...], list[CodeType]] = layer.remember("code", read)
+    return read_once
+
+
+def _parts(part: Any) -> Iterator[Any]:
+    """Yield what a value refers to: constants, functions, classes, and values that they use."""
+    if isinstance(part, tuple | frozenset | list):
+        yield from part
+    elif isinstance(part, dict):
+        yield from part.values()
+    elif isinstance(part, MethodType):
+        yield part.__func__
+    elif isinstance(part, functools.partial | functools.partialmethod):
+        yield from (part.func, part.args, part.keywords)
+    elif isinstance(part, staticmethod | classmethod):
+        yield part.__func__
+    elif isinstance(part, property):
+        yield from (part.fget, part.fset)
+    elif isinstance(part, FunctionType):
+        yield from _of_function(part)
+    elif isinstance(part, CodeType):
+        yield from part.co_consts
+    elif isinstance(part, type) and _is_read(part.__module__):
+        yield from part.__mro__
+        yield from vars(part).values()
+    elif _is_own(part):
+        yield from vars(part).values()
+
+
+def _of_function(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # a cell that is not filled yet
+            continue
+    # Adapters of the suite and decorators of Flax hold the layer's code in their cells.
+    yield getattr(function, "__wrapped__", None)
+    if _is_read(function.__module__):
+        yield function.__code__
+        yield function.__defaults__
+        yield function.__kwdefaults__
+        names = set(_names(function.__code__))
+        for name in names & function.__globals__.keys():
+            value = function.__globals__[name]
+            if isinstance(value, ModuleType) and _is_read(value.__name__):
+                yield from (vars(value)[other] for other in names & vars(value).keys())
+            yield value
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            yield from _names(part)
+
+
+def _is_read(module: Any) -> bool:
+    package = str(module).partition(".")[0]
+    return package == "__main__" or package not in _KNOWN | sys.stdlib_module_names
+
+
+def _is_own(value: Any) -> bool:
+    """Return whether the value is a record of the suite, which may hold the layer."""
+    return is_dataclass(value) and type(value).__module__.startswith("conformance.layers")
