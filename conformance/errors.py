@@ -11,6 +11,7 @@ ConformanceError            the root: catch this one
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
 import os
@@ -19,7 +20,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 _LONGEST_TEXT = 600
 
@@ -192,6 +193,12 @@ def described(error: BaseException, longest: int = _LONGEST_TEXT) -> str:
 _OBEYED = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+
+
+def silence(stream: TextIO) -> None:
+    """Discard further writes to a stream's file, after one has failed."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def printable(text: str) -> str:

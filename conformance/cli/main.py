@@ -11,10 +11,10 @@ from conformance.cli import describe, matrix, report
 from conformance.cli.bench import bench, bench_arguments
 from conformance.cli.help import help_arguments, show_help
 from conformance.cli.listing import list_arguments, show_list
-from conformance.cli.output import open_streams, silence, why_not_written
+from conformance.cli.output import open_streams, why_not_written
 from conformance.cli.run import run, run_arguments, workers_argument
 from conformance.cli.watch import watch, watch_arguments
-from conformance.errors import UsageError, did_you_mean, printable
+from conformance.errors import UsageError, did_you_mean, printable, silence
 from conformance.results.environment import version
 from conformance.running.options import AMOUNT, CHOICE, LIMITS, add_to_command, values_of
 
@@ -324,13 +324,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         # The reader of the output has closed the pipe.
-        silence()
+        silence(sys.stdout)
         return 141
     except OSError as error:
         why = why_not_written(error)
         if not why:
             raise
-        silence()
+        silence(sys.stdout)
         print(f"dense-conformance: {why}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

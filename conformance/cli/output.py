@@ -40,12 +40,6 @@ def why_not_written(error: OSError) -> str:
     return f"the output cannot be written: {error.strerror}" if known else ""
 
 
-def silence() -> None:
-    """Discard further writes to standard output, after one has failed."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def put(output: str | None, text: str) -> None:
     """Write a text to that file, or to standard output for None or ``-``.
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from conformance.checks.profiles import PROFILES, named
 from conformance.contract.requirement import Requirement
-from conformance.errors import printable
+from conformance.errors import printable, silence
 from conformance.layers.registry import Entry
 from conformance.report.failures import NARROWEST, Failures, write_head, write_lines
 from conformance.report.tally import denominator, explored, not_offered, worst_look
@@ -39,9 +39,16 @@ def console_for(stream: TextIO) -> Console:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]  # of files
     width = None if stream.isatty() else _columns()
     # Markup is off: the brackets of nnx.Linear[bf16] are not a style.
-    return Console(
+    return _Console(
         file=stream, width=width, highlight=False, markup=False, soft_wrap=False, emoji=False
     )
+
+
+class _Console(Console):
+    """A console whose reader may leave, as ``head`` does; the run goes on and writes its files."""
+
+    def on_broken_pipe(self) -> None:
+        silence(self.file)  # type: ignore[arg-type]  # a text file, as given
 
 
 def _columns() -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 
 from conformance.contract.requirement import MUST, SHOULD, Requirement
 from conformance.layers.registry import Entry
-from conformance.report.terminal import Progress, write_verdict
+from conformance.report.terminal import Progress, console_for, write_verdict
 from conformance.results.cell import Cell
 from conformance.results.outcome import Outcome
 from conformance.results.verdict import account
@@ -133,6 +134,16 @@ def test_nothing_is_cut_in_a_pipe(
     assert "..." not in text
     words = " ".join(text.split())
     assert all(cause in words for cause in CAUSES)
+
+
+def test_a_reader_that_leaves_ends_nothing() -> None:
+    """The rest of the output is discarded, as after ``head``; the run goes on."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as stream:
+        for line in ("one", "two"):
+            console_for(stream).print(line)
+            stream.flush()
 
 
 def test_all_of_each_fault_is_shown_with_v(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,8 +17,6 @@ from typing import Any
 
 from conformance.checks.layer import Layer
 
-__all__ = ["counts_in_code", "lengths_in_code", "numbers_in_code", "seeds_in_code"]
-
 # Libraries whose code is known; the layer's own package and small libraries are read.
 _KNOWN = {"jax", "jaxlib", "flax", "numpy", "scipy", "optax", "orbax", "ml_dtypes", "conformance"}
 # The maximum number of functions, classes and collections that are read.
