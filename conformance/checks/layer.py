@@ -93,9 +93,12 @@ class Layer:
     def kept(self) -> tuple[str, ...]:
         """Return the names of state besides the parameters, declared or found.
 
-        State besides a correct kernel and bias is a difference to declare, not a fault.
+        State besides a correct kernel and bias is a difference to declare, not a fault. A frozen
+        kernel or bias is declared as such state as well, but a call may not change it.
         """
-        declared, seen = self.declared.extra_state, self.seen
+        seen = self.seen
+        names = {*seen.frozen, *(path.rpartition(".")[2] for path in seen.frozen)}
+        declared = tuple(name for name in self.declared.extra_state if name not in names)
         whole = bool(seen.kernel) and bool(seen.bias or not seen.convention.use_bias)
         return (*declared, *seen.extra_state) if whole else declared
 

@@ -41,6 +41,8 @@ class Seen:
         Their paths; empty if not found.
     extra_parameters, extra_state
         The paths of the other parameters, and of the other arrays.
+    frozen
+        The paths of those of kernel and bias that are not parameters: no optimizer moves them.
     arguments
         The argument of the constructor that leaves out an activation, or a dropout.
     storage
@@ -57,6 +59,7 @@ class Seen:
     bias: str = ""
     extra_parameters: tuple[str, ...] = ()
     extra_state: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
     storage: Storage | None = None
     other: str = ""
@@ -113,6 +116,7 @@ def _look(implementation: Implementation) -> Seen:
     if hides_none and _is_zero(apply(parameters[0], _of(np.zeros, *lead))):
         found = replace(found, use_bias=False)
     state = tuple(path for path in others if path not in trained)
+    frozen = tuple(p for p in (kernel, bias) if p and first[p].kind not in _TRAINED)
     row = BiasRow(bias) if bias and len(shapes[bias][0]) > 1 else None
     if row is not None and 2 in found.ranks:
         # A vector becomes a row: that is the same difference.
@@ -120,7 +124,7 @@ def _look(implementation: Implementation) -> Seen:
     several = [] if kernel else _of_kernels_shape(shapes)
     trouble = f"several arrays have the kernel's shape: {', '.join(several)}" if several else ""
     return Seen(
-        found, tuple(map(str, leaves[0])), kernel, bias, trained, state, storage=row,
+        found, tuple(map(str, leaves[0])), kernel, bias, trained, state, frozen, storage=row,
         trouble=trouble,
     )  # fmt: skip
 

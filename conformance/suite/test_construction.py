@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from conformance.checks import recording, require
+from conformance.checks.areas import composition
 from conformance.checks.areas.extreme_bits import RARELY_DRAWN, require_finite_for_extreme_bits
 from conformance.checks.areas.kernels import case_of, samples
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.diagnosis import shapes, telling, wrong_values
 from conformance.checks.diagnosis.differences import (
@@ -43,6 +46,7 @@ from conformance.contract.requirement import (
 )
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax
+from conformance.layers.adapters.parameters import Leaf
 
 _HUGE = (2048, 2048)
 """A size too large to build here; a construction that loops in Python is traced in seconds."""
@@ -127,14 +131,14 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     if len(leaves) > expected and dense.module is None and all_are_used(layer, dense):
         return  # the kernel is computed from more than one of them
     astray = [leaf for leaf in leaves if leaf.kind not in ("Param", "params", "Array")]
-    # It explains other failures, because its values may depend on the example input.
-    line = declaring(layer, astray)
     require.that(
         not astray,
         f"the layer keeps {', '.join(map(str, astray))}",
-        accepted="only the collection 'params'" + (f", or {line} declared" if line else ""),
+        accepted="only the collection 'params'",
         cause=Cause("collection-other", "a variable is in another collection than 'params'"),
+        declare=declaring(layer, astray) if astray and _are_data_free(layer, case, astray) else "",
     )
+    expected -= len(layer.seen.frozen)
     others = [leaf for leaf in leaves if leaf.name not in (*layer.convention.parameter_names,)]
     whole = [leaf for leaf in others if np.asarray(leaf.value).dtype.kind in "iub"]
     require.that(
@@ -151,7 +155,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     require.that(
         len(leaves) <= expected,
         f"the layer has {len(leaves)} parameters: {listed}",
-        accepted="kernel and bias alone" if expected == 2 else "the kernel alone",
+        accepted=f"{' and '.join(('kernel', 'bias')[:expected]) or 'no other'} alone",
         declare=declaring_beside(layer, others),
         cause=Cause(
             "parameter-more", f"the layer has a parameter beside kernel and bias: {beside}"
@@ -169,6 +173,19 @@ def test_kernel_shape(layer: Layer, case: Case) -> None:
     """The kernel has the shape (in, out)."""
     _require_kernel_shape_at_distinct_sizes(layer)
     require_kernel_shape(layer, recording.current().draw(case))
+
+
+def _are_data_free(layer: Layer, case: Case, leaves: Sequence[Leaf]) -> bool:
+    """Return whether these leaves of a Linen layer are the same for another example input."""
+    construct = layer.implementation.linen
+    assert construct is not None
+    example = np.full((*layer.fewest, case.in_features), 3, np.float32)
+    with during("init with an example input of threes"):
+        found = construct(*case.kernel_shape).init(jax.random.key(case.seed), as_jax(example))
+    values = {leaf.path: leaf.value for leaf in composition.linen_leaves(found)}
+    return all(
+        leaf.path in values and np.array_equal(values[leaf.path], leaf.value) for leaf in leaves
+    )
 
 
 _TELLING = Case(3, 10)

@@ -102,6 +102,8 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
     In least squares with condition number c, gradient descent with the step 1/L multiplies the
     error by 1 - 1/c: c steps leave less than exp(-2) of a loss whose minimum is 0.
     """
+    if layer.seen.frozen:
+        require.not_applicable(f"it does not train {' and '.join(layer.seen.frozen)}")
     import optax
 
     from conformance.jax_setup.compat import gradient_step, optimizer
@@ -205,7 +207,7 @@ def _require_held(layer: Layer, case: Case) -> None:
     if not all(isinstance(variable, nnx.Variable) for _, variable in found):
         return  # one of them is in a container, not an attribute
     for leaf, variable in found:
-        if isinstance(variable, nnx.Param):
+        if isinstance(variable, nnx.Param) or ".".join(leaf.path) in layer.seen.frozen:
             with during(f"setting the value of the Param {'.'.join(leaf.path)}"):
                 set_value(variable, leaf.value)
     cause = Cause("value-changed-when-set", "a Param changes the values that it is set to")

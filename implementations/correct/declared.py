@@ -29,10 +29,13 @@ __all__ = [
     "PlainAttributes",
     "RoundedResult",
     "both_sizes",
+    "calls_counted",
     "cast_result",
     "drawing_linen",
     "drawing_nnx",
     "floating_alone",
+    "frozen_linen",
+    "frozen_nnx",
     "in_surroundings",
     "keeping_its_stream",
     "lora_around_dense",
@@ -256,6 +259,58 @@ class _LoRA(linen.Module):
         return y + x @ a @ b
 
 
+class _Frozen(nnx.Variable):
+    """A value that is not trained."""
+
+
+class _FrozenNnx(nnx.Module):
+    """A frozen layer with an adapter of low rank, which is trained."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        self.kernel = _Frozen(scaled_normal(rngs.params(), in_features, out_features))
+        self.bias = _Frozen(jnp.zeros((out_features,), jnp.float32))
+        self.lora_a = nnx.Param(scaled_normal(rngs.params(), in_features, 2))
+        self.lora_b = nnx.Param(jnp.zeros((2, out_features), jnp.float32))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        y = affine(x, self.kernel[...], self.bias[...])
+        return y + jnp.asarray(x) @ self.lora_a[...] @ self.lora_b[...]
+
+
+class _FrozenLinen(linen.Module):
+    """The same in Linen, where another collection has what is frozen."""
+
+    features: int
+
+    @linen.compact
+    def __call__(self, x: ArrayLike) -> Array:
+        x = jnp.asarray(x)
+        n, m = x.shape[-1], self.features
+        kernel = self.variable(
+            "frozen", "kernel", lambda: scaled_normal(self.make_rng("params"), n, m)
+        )
+        bias = self.variable("frozen", "bias", lambda: jnp.zeros((m,), jnp.float32))
+        a = self.param("lora_a", lambda key: scaled_normal(key, n, 2))
+        b = self.param("lora_b", lambda key: jnp.zeros((2, m), jnp.float32))
+        return affine(x, kernel.value, bias.value) + x @ a @ b
+
+
+class _CallsCounted(linen.Module):
+    """Counts its calls in a collection, if it may write to that."""
+
+    features: int
+
+    @linen.compact
+    def __call__(self, x: ArrayLike) -> Array:
+        calls = self.variable("counters", "calls", lambda: jnp.zeros((), jnp.int32))
+        if self.is_mutable_collection("counters") and not self.is_initializing():
+            calls.value = calls.value + 1
+        y: Array = CorrectLinenDense(self.features)(x)
+        return y
+
+
+_LORA = ["lora_a", "lora_b"]
+
 outputs_first = adapt(_OutputsFirst, layout="out, in", names={"kernel": "weight"})
 without_activation = adapt(_WithActivation, arguments={"activation": "none"})
 both_sizes = adapt(_BothSizes)
@@ -269,5 +324,8 @@ floating_alone = adapt(_FloatingAlone, inputs=["floating"])
 drawing_nnx = adapt(_DrawingNnx, call={"rngs": ["dropout"]})
 keeping_its_stream = adapt(_KeepingItsStream, extra_state=["count", "key"])
 drawing_linen = adapt(_DrawingLinen, call={"rngs": ["dropout"]})
-lora_around_dense = adapt(_LoRA, extra_parameters=["lora_a", "lora_b"])
+lora_around_dense = adapt(_LoRA, extra_parameters=_LORA)
+frozen_nnx = adapt(_FrozenNnx, extra_parameters=_LORA, extra_state=["kernel", "bias"])
+frozen_linen = adapt(_FrozenLinen, extra_parameters=_LORA, extra_state=["kernel", "bias"])
+calls_counted = adapt(_CallsCounted, extra_state=["calls"])
 in_surroundings = adapt(_InSurroundings, context=f"{__name__}:surroundings")

@@ -221,7 +221,8 @@ def linen_transformed(layer: Layer, case: Case, x: Any) -> dict[str, tuple[Any, 
         def __call__(self, x: Any, _: Any) -> Any:
             return self.dense(x), None
 
-    along: dict[str, Any] = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+    collections = dict.fromkeys(layer.of(case).parameters.tree, 0)
+    along: dict[str, Any] = {"variable_axes": collections, "split_rngs": {"params": True}}
     # Boxed parameters get the name of the new axis, which is empty here.
     along["metadata_params"] = {linen.PARTITION_NAME: None}
     key = jax.random.key(case.seed)
@@ -238,7 +239,8 @@ def linen_transformed(layer: Layer, case: Case, x: Any) -> dict[str, tuple[Any, 
 
 def linen_members(flat: Built, variables: Any, how: str) -> list[Built]:
     """Return the single layers in the variables of a transformed model."""
-    part = linen_part(flat, {"params": variables["params"]}, ("dense",))
+    own = {collection: variables[collection] for collection in flat.parameters.tree}
+    part = linen_part(flat, own, ("dense",))
     if how == "nn.remat":
         return [Built(flat.layer, parameters=part)]
     return [

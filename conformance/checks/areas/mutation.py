@@ -122,13 +122,21 @@ def require_unchanged_variables(dense: Built, x: np.ndarray) -> None:
     """Require that a call of a Linen model writes no collection, although all are mutable."""
     from flax.core import DenyList
 
+    from conformance.layers.adapters.linen import collection_leaves
+
     variables, model = dense.parameters.tree, dense.parameters.static
     with on_the_way("calling the layer with every collection mutable"):
         # Sowing into intermediates is allowed, because only callers that ask for them get them.
         mutable = DenyList("intermediates")
         y, updated = model.apply(variables, as_jax(x), mutable=mutable)
-    before = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(variables)}
-    after = {jax.tree_util.keystr(p): np.asarray(v).tobytes() for p, v in _flat(updated)}
+    before, after = (
+        {
+            ".".join((leaf.kind, *leaf.path)): np.asarray(leaf.value).tobytes()
+            for leaf in collection_leaves(tree)
+            if not any(map(leaf.is_called, dense.layer.kept))
+        }
+        for tree in (variables, updated)
+    )
     changed = sorted(
         key for key in before.keys() | after.keys() if before.get(key) != after.get(key)
     )
@@ -151,10 +159,6 @@ def require_unchanged_variables(dense: Built, x: np.ndarray) -> None:
             variables, as_jax(x), capture_intermediates=True, mutable=["intermediates"]
         )
     require.equal(y, plain, "f(x) with capture_intermediates", cause=cause)
-
-
-def _flat(tree: object) -> list[tuple[tuple[object, ...], object]]:
-    return jax.tree_util.tree_flatten_with_path(tree)[0]
 
 
 # The search for leaks visits every object of the process, so it runs once.

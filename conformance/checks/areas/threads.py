@@ -34,15 +34,28 @@ def require_same_in_threads(layer: Layer, case: Case) -> None:
         return found
 
     alone = [work(i) for i in range(_THREADS)]
-    barrier = threading.Barrier(_THREADS, timeout=60)
+    barrier = threading.Barrier(_THREADS)
+
+    def in_a_thread(i: int) -> list[np.ndarray]:
+        try:
+            return work(i, at_once=barrier.wait)
+        except BaseException:
+            # The others would wait for this thread forever.
+            barrier.abort()
+            raise
+
     in_threads = during("building and calling layers in eight threads")
     # Threads switch as often as possible, even in the middle of a construction or a call.
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         with in_threads, ThreadPoolExecutor(_THREADS) as threads:
-            waiting = [threads.submit(work, i, at_once=barrier.wait) for i in range(_THREADS)]
-            together = [each.result() for each in waiting]
+            waiting = [threads.submit(in_a_thread, i) for i in range(_THREADS)]
+            # An exception of the layer comes before those of the threads that waited for it.
+            broken = threading.BrokenBarrierError
+            waiting.sort(key=lambda each: isinstance(each.exception(), broken))
+            failed = [each for each in waiting if each.exception()]
+            together = [each.result() for each in failed or waiting]
     finally:
         sys.setswitchinterval(interval)
     cause = Cause(

@@ -61,9 +61,13 @@ def named(layer: Layer, parameters: Any) -> dict[str, Any]:
 
 
 def declaring(layer: Layer, wrong: Sequence[Leaf]) -> str:
-    """Return the line that declares these leaves as further state, or "" if impossible."""
+    """Return the line that declares these leaves as further state, or "" if impossible.
+
+    A frozen kernel or bias is a fault, unless the layer has other parameters that are trained.
+    """
     names = [".".join(leaf.path) for leaf in wrong]
-    beside = bool(names) and set(names) <= set(layer.kept)
+    frozen = layer.seen.frozen if layer.seen.extra_parameters else ()
+    beside = bool(names) and set(names) <= {*layer.kept, *frozen}
     return f"extra_state = {json.dumps(names)}" if beside else ""
 
 
