@@ -113,7 +113,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
         config.pluginmanager.register(Preflight(run), "conformance-preflight")
     if run.distributes:
-        config.pluginmanager.register(run.workers(), "conformance-workers")
+        from conformance.running.workers import Workers
+
+        config.pluginmanager.register(Workers(run), "conformance-workers")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -32,7 +32,7 @@ from conformance.results.cell import Cell
 from conformance.results.expected import Expectations, is_strict
 from conformance.results.outcome import Outcome
 from conformance.results.verdict import Verdict, account
-from conformance.running import database, reproduction
+from conformance.running import database
 from conformance.running.failures import Failures
 from conformance.running.faults import Faults
 from conformance.running.last_run import failed_last, remember
@@ -40,7 +40,6 @@ from conformance.running.options import CHOICE, require_writable
 from conformance.running.rounds import combined, is_worse, leave_interrupts_to_the_controller
 from conformance.running.schedule import Shard, expected_seconds
 from conformance.running.worker import REFUSED
-from conformance.running.workers import Workers
 
 
 class Run:
@@ -235,24 +234,8 @@ class Run:
             }
         )
 
-    def workers(self) -> Workers:
-        """Return the plugin that handles the workers of this run."""
-
-        def decided(nodeid: str) -> bool:
-            entry, row = self._key(nodeid) or (None, None)
-            return entry is not None and row is not None and (entry.id, row.id) in self.received
-
-        def receive(cell: Cell, entry: Entry, row: Requirement) -> None:
-            like = self.config.getoption("conformance_like")
-            self.take(replace(cell, reproduction=reproduction.command(entry, row, like)))
-
-        def end(why: str) -> None:
-            self.refuse_all(why)
-            self.config.pluginmanager.get_plugin("dsession").shouldstop = why  # type: ignore[union-attr]  # it is there
-
-        return Workers(self.breaker, self._key, decided, receive, end)
-
-    def _key(self, nodeid: str) -> tuple[Entry, Requirement] | None:
+    def cell_at(self, nodeid: str) -> tuple[Entry, Requirement] | None:
+        """Return the cell of an item; None if the item is not the suite's."""
         return self._keys.get(nodeid.partition(".py::")[2])
 
     @functools.cached_property
@@ -278,7 +261,7 @@ class Run:
 
     def select(self, nodeids: Iterable[str]) -> None:
         """Note the items to run: what the user deselected is not missing."""
-        keys = filter(None, map(self._key, nodeids))
+        keys = filter(None, map(self.cell_at, nodeids))
         self.selected = frozenset((entry.id, row.id) for entry, row in keys)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:

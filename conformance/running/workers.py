@@ -9,21 +9,21 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from conformance.errors import UsageError
 from conformance.isolation import leftovers
-from conformance.isolation.breaker import Breaker
 from conformance.isolation.postmortem import ended, has_ended, is_child
-from conformance.layers.registry import Entry, resolve
+from conformance.layers.registry import resolve
 from conformance.results.cell import Cell
-from conformance.running import remote_workers
+from conformance.running import remote_workers, reproduction
 
 if TYPE_CHECKING:
-    from conformance.contract.requirement import Requirement
+    from conformance.running.run import Run
 
 # A worker ends by itself at the time limit; if a layer prevents that, it is killed later.
 _GRACE = 5.0
@@ -58,42 +58,18 @@ def why_a_worker(config: pytest.Config) -> str:
 
 
 class Workers:
-    """A pytest plugin, registered if pytest-xdist distributes the run.
+    """A pytest plugin, registered if pytest-xdist distributes the run."""
 
-    Parameters
-    ----------
-    breaker
-        The marks of the run.
-    cell_at
-        Returns the cell of an item, by its node id; None for items that are not the suite's.
-    decided
-        Returns whether the cell of a node id has come back.
-    receive
-        Takes the cell in which a worker died.
-    end
-        Ends the run, for a reason.
-    """
-
-    def __init__(
-        self,
-        breaker: Breaker,
-        cell_at: Callable[[str], tuple[Entry, Requirement] | None],
-        decided: Callable[[str], bool],
-        receive: Callable[[Cell, Entry, Requirement], None],
-        end: Callable[[str], None],
-    ) -> None:
-        self.breaker = breaker
-        self.cell_at = cell_at
-        self.decided = decided
-        self.receive = receive
-        self.end = end
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.breaker = run.breaker
         self._begun: dict[str, float] = {}
         self._rejected: dict[str, str] = {}
         self._tries: Counter[str] = Counter()
         self._stop = threading.Event()
         self._nodes: set[Any] = set()
         self._processes: dict[int, Any] = {}
-        self._run = str(breaker.directory)
+        self._mark = str(run.breaker.directory)
         self._heard = time.monotonic()
         self._silent: set[Any] = set()
         self._last_was_silent = False
@@ -104,12 +80,12 @@ class Workers:
         The current folder stays off their path, because a file in it may be named types.py.
         """
         self._former = {name: os.environ.get(name) for name in (_SAFE_PATH, leftovers.ENVIRONMENT)}
-        os.environ.update({_SAFE_PATH: "1", leftovers.ENVIRONMENT: self._run})
+        os.environ.update({_SAFE_PATH: "1", leftovers.ENVIRONMENT: self._mark})
 
     def pytest_unconfigure(self) -> None:
         """End what is left of the run, and restore the environment of this process."""
         self._stop.set()
-        leftovers.end_orphans(self._run)
+        leftovers.end_orphans(self._mark)
         for name, value in self._former.items():
             os.environ.pop(name, None)
             if value is not None:
@@ -140,7 +116,7 @@ class Workers:
                 leftovers.end_session(pid)
                 del self._processes[pid]
                 if gateway.hasreceiver() and not self._stop.wait(1.0) and gateway.hasreceiver():
-                    leftovers.end_orphans(self._run)
+                    leftovers.end_orphans(self._mark)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_newgateway(self, gateway: Any) -> None:
@@ -190,16 +166,17 @@ class Workers:
 
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
         """Decide the cell in which a worker died, or give it to another worker."""
-        found = self.cell_at(crashitem)
+        found = self.run.cell_at(crashitem)
         if found is None:
             return
         begun = self._begun.pop(crashitem, None)
-        if self.decided(crashitem):
+        entry, row = found
+        if (entry.id, row.id) in self.run.received:
             report.outcome = _AGAIN  # type: ignore[assignment]  # what became of it is known
             return
-        entry, row = found
         if why := self.breaker.why_not_started(entry.id, row.id):
-            self.end(why)
+            self.run.refuse_all(why)
+            self.run.config.pluginmanager.get_plugin("dsession").shouldstop = why  # type: ignore[union-attr]  # it is there
             return
         retired = self.breaker.has_retired(entry.id, row.id)
         idle = begun is None and not self.breaker.has_begun(entry.id, row.id)
@@ -214,7 +191,9 @@ class Workers:
         how = ended(pid) if pid is not None else ""
         silent = self._last_was_silent
         outcome, reason = self.breaker.died(entry.id, row.id, seconds, how, silent=silent)
-        self.receive(Cell(entry.id, row.id, str(row.level), outcome, reason=reason), entry, row)
+        cell = Cell(entry.id, row.id, str(row.level), outcome, reason=reason)
+        like = self.run.config.getoption("conformance_like")
+        self.run.take(replace(cell, reproduction=reproduction.command(entry, row, like)))
 
     def pytest_report_teststatus(
         self, report: pytest.TestReport

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -37,3 +38,8 @@ def python(
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a folder, as a shell would."""
     return python(folder, "-m", "conformance", *arguments, **environment)
+
+
+def failing(output: str) -> set[str]:
+    """Return the requirements that a run shows as failed, or as not met."""
+    return set(re.findall(r"^(?:FAILED|NOT MET) +(\S+)", output, re.MULTILINE))

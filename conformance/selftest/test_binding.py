@@ -191,7 +191,6 @@ def test_a_plain_class_is_read_and_written_by_path() -> None:
 
 
 def test_a_function_that_makes_a_layer() -> None:
-    """A function of two sizes, without x, makes a layer."""
 
     def make(n_in: int, n_out: int, seed: int) -> Plain:
         return Plain(n_in, n_out, jax.random.key(seed))

@@ -114,7 +114,6 @@ def test_a_layer_that_ends_its_process(mine: Path) -> None:
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], message: str, mine: Path) -> None:
-    """One message says what is expected."""
     done = command(mine, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
@@ -150,7 +149,6 @@ def test_help_and_lists_do_not_import_jax(arguments: list[str], tmp_path: Path) 
     [["--help"], ["--pyargs", "conformance", "--collect-only", "-q"]],
 )
 def test_pytest_does_not_import_jax_before_it_checks(arguments: list[str], tmp_path: Path) -> None:
-    """Neither its help nor collection imports JAX."""
     code = (
         "import sys, pytest\n"
         "code = pytest.main([*sys.argv[1:], '-p', 'no:cacheprovider'])\n"

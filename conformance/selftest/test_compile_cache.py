@@ -136,7 +136,6 @@ def test_a_store_on_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_a_store_whose_directory_is_gone(tmp_path: Path) -> None:
-    """A deleted directory raises nothing."""
     store = ProgramStore(tmp_path / "gone")
     for _ in range(5):
         store.put("a", b"program")
@@ -229,7 +228,6 @@ def test_a_relative_place_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_versions_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A version never gets the programs of another."""
     here = compile_cache.directory()
     monkeypatch.setattr(compile_cache, "version", lambda name: "99.0")
     assert compile_cache.directory() != here

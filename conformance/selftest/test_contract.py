@@ -86,7 +86,6 @@ def test_every_test_is_a_requirement(area: str) -> None:
 
 
 def test_the_order_is_that_of_blame() -> None:
-    """A requirement comes after all that it rests on."""
     seen: set[str] = set()
     for row in catalogue():
         assert set(row.rests_on) <= seen, row.id

@@ -56,7 +56,6 @@ def test_flax_own_convention_is_asked_everything() -> None:
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_half_precision_keeps_to_its_own_bound(dtype: str) -> None:
-    """A result in the declared dtype is within the bound; a larger error is not."""
     layer = Layer(VARIANTS["f16" if dtype == "float16" else "bf16"])
     generator = np.random.default_rng(0)
     sizes = ((5, 33), (33, 17), (17,))

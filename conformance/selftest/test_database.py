@@ -32,7 +32,6 @@ with_redis = pytest.mark.skipif(bool(_NEEDED), reason=f"needs {' and '.join(_NEE
 
 
 def test_a_specification_names_backends(tmp_path: Path) -> None:
-    """It names one backend, or several."""
     place = tmp_path / "kept"
     assert isinstance(opened(f"directory:{place}"), DirectoryBasedExampleDatabase)
     assert isinstance(opened(f"readonly:{place}"), ReadOnlyDatabase)

@@ -150,7 +150,6 @@ def _project(tmp_path: Path, text: str) -> Path:
 
 
 def test_a_table_of_the_project(tmp_path: Path) -> None:
-    """The table names a layer and declares it."""
     project = _project(
         tmp_path,
         """

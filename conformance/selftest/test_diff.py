@@ -215,7 +215,6 @@ def test_seconds_are_reported_beyond_the_spread_of_all_cells() -> None:
 
 
 def test_what_cannot_be_compared_says_why() -> None:
-    """The profile differs, or the runs share no cell."""
 
     def deeper(found: Document) -> None:
         found["profile"] = "thorough"
@@ -346,7 +345,6 @@ def test_a_decided_cell_wins_over_one_that_did_not_run() -> None:
     ],
 )
 def test_what_contradicts_is_refused(change: Callable[[Document], object], message: str) -> None:
-    """One line names the contradiction and the files."""
     runs = [loaded(BASE, "a"), loaded(changed(change), "b")]
     with pytest.raises(ResultsError, match=r"^[^\n]*; nothing was merged$") as refusal:
         merge(runs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ from flax import nnx
 
 from conformance.cli.main import main
 from conformance.contract.catalogue import catalogue, drop_in
+from conformance.selftest.processes import failing
 
 
 class Renamed(nnx.Linear):
@@ -58,11 +58,11 @@ class OtherBits(nnx.Linear):
 def _failing(spec: str, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
     main(["run", spec, "--like", "nnx.Linear", "--requirement=drop-in", "-n0", "--strict"])
     text = capsys.readouterr().out
-    return sorted(set(re.findall(r"^(?:FAILED|NOT MET) +(\S+)", text, re.MULTILINE))), text
+    return sorted(failing(text)), text
 
 
 @pytest.mark.parametrize(
-    ("spec", "failing"),
+    ("spec", "failed"),
     [
         ("nnx.Linear", []),
         (f"{__name__}:OtherLaw", ["drop-in/same-law"]),
@@ -72,16 +72,16 @@ def _failing(spec: str, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], 
     ],
 )
 def test_ports_with_one_difference(
-    spec: str, failing: list[str], capsys: pytest.CaptureFixture[str]
+    spec: str, failed: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each port fails only in its difference; the layer is its own drop-in."""
-    assert _failing(spec, capsys)[0] == failing
+    assert _failing(spec, capsys)[0] == failed
 
 
 def test_my_dense(capsys: pytest.CaptureFixture[str]) -> None:
     """Its law is normal, not truncated; missing options and other bits are MAY."""
-    failing, text = _failing("nnx.MyDense", capsys)
-    assert failing == ["drop-in/same-law"]
+    failed, text = _failing("nnx.MyDense", capsys)
+    assert failed == ["drop-in/same-law"]
     assert "normal, 1 / fan_in" in text
     assert "--like nnx.Linear" in " ".join(text.split())
     assert "2 not offered" in text
@@ -89,13 +89,12 @@ def test_my_dense(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_other_bits(capsys: pytest.CaptureFixture[str]) -> None:
     """The law is the same, and only the numbers of a seed differ, which is a MAY."""
-    failing, text = _failing(f"{__name__}:OtherBits", capsys)
-    assert failing == []
+    failed, text = _failing(f"{__name__}:OtherBits", capsys)
+    assert failed == []
     assert "not offered: drop-in/same-bits" in text
 
 
 def test_off_by_default(capsys: pytest.CaptureFixture[str]) -> None:
-    """The area applies only with ``--like``."""
     assert not {row.id for row in drop_in()} & {row.id for row in catalogue()}
     assert main(["run", "nnx.MyDense", "--requirement=drop-in", "-n0"]) == 2
     assert main(["run", "nnx.MyDense", "--like", "nnx.Linaer", "-n0"]) == 2

@@ -109,7 +109,6 @@ def test_texts_are_in_plain_english() -> None:
 
 
 def test_docstrings_are_whole_sentences() -> None:
-    """No docstring is the second half of its function's name."""
     found = [
         f"{path.relative_to(ROOT)}: {node.name}: {text}"
         for path in CODE

@@ -64,7 +64,6 @@ RIGHT = {"implementation": "'a:B'", "requirement": "'forward/zero-input'", "reas
 def test_a_wrong_expectation_is_refused_in_one_line(
     tmp_path: Path, key: str, value: str, said: str
 ) -> None:
-    """The line names the file, and says what is wrong."""
     require_refused(tmp_path, {**RIGHT, key: value}, said)
 
 
@@ -198,7 +197,6 @@ def test_the_condition_decides_where() -> None:
 
 
 def test_a_registration_expects_nothing_that_cannot_fail() -> None:
-    """A requirement that does not apply to the layer cannot fail."""
     from dataclasses import replace
 
     from conformance import adapt
@@ -237,7 +235,6 @@ def test_a_run_from_failure_to_expectation_and_back(tmp_path: Path) -> None:
 
 
 def test_proposals_of_a_clean_run_are_none() -> None:
-    """A comment says so."""
     (line,) = proposals(Verdict((ENTRY,), (), (cell(Outcome.PASSED),)))
     assert line.startswith("# Every failure is expected")
 

@@ -189,7 +189,6 @@ def test_explain_says_everything_that_is_known(capsys: pytest.CaptureFixture[str
 
 
 def test_explain_takes_one_requirement(capsys: pytest.CaptureFixture[str]) -> None:
-    """An area names several, which are listed."""
     assert main(["explain", "nnx.Linear", "purity"]) == USAGE
     said = capsys.readouterr().err
     assert "'purity' names 5 requirements; choose one: purity/" in said

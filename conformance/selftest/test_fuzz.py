@@ -23,7 +23,6 @@ for id, why in found.not_collected.items():
 
 
 def test_hypofuzz_collects_every_property(tmp_path: Path) -> None:
-    """Each property is collected with its layer."""
     arguments = ["--pyargs", "conformance.suite", "-p", "no:cacheprovider"]
     arguments += ["--conformance-impl=nnx.MyDense", "--conformance-requirement=forward"]
     done = python(tmp_path, "-c", COLLECT, *arguments, "--conformance-database=default")

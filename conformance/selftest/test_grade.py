@@ -207,7 +207,6 @@ def test_a_name_that_is_nearly_right_is_corrected(
 
 
 def test_names_are_read_without_running_the_file(tmp_path: Path) -> None:
-    """A name may be defined, imported or assigned."""
     path = tmp_path / "solution.py"
     for text, names in (
         ("from elsewhere import Layer as MyDense", ["MyDense"]),

@@ -31,7 +31,6 @@ def _samples(draw: Draw, seed: int) -> Samples:
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("scale", SCALES, ids=lambda scale: scale.name)
 def test_every_known_law_is_named(base: str, scale: Scale) -> None:
-    """Each variance law of the table is drawn from each family."""
     samples = {
         size: w
         for size, w in _samples(scaled_by(_finite(scale.variance), BASES[base]), 1).items()
@@ -92,7 +91,6 @@ def test_square_kernels_are_ambiguous() -> None:
 
 
 def test_the_sentence_says_what_to_do() -> None:
-    """It includes the remedy."""
     found = identify_law(_samples(scaled_by(lambda i, o: 1.0), 4))
     assert found.sentence == "the kernel is not scaled: its standard deviation is 1 at every size."
     assert found.remedy == "Multiply by 1/sqrt(in_features)."

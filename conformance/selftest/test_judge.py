@@ -100,7 +100,6 @@ def test_a_blocked_requirement_kills_as_well() -> None:
 
 
 def test_the_matrix_marks_blame_collateral_and_blocked() -> None:
-    """A defect has one line, a requirement one mark."""
     rows = catalogue()[:5]
     ids = [row.id for row in rows]
     found = Judgement(

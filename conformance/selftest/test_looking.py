@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ from conformance import FLAX, Convention, adapt
 from conformance.checks.layer import Layer
 from conformance.cli.main import main
 from conformance.layers.looking import look
+from conformance.selftest.processes import failing
 
 _PLACE = "conformance.selftest.test_looking"
 
@@ -250,7 +250,7 @@ ROWS = (
 
 
 @pytest.mark.parametrize(
-    ("name", "failing", "line"),
+    ("name", "failed", "line"),
     [
         ("NoBias", ["construction/bias-shape"], "use_bias = false"),
         (
@@ -269,15 +269,14 @@ ROWS = (
     ],
 )
 def test_one_difference_is_one_finding(
-    name: str, failing: list[str], line: str, capsys: pytest.CaptureFixture[str]
+    name: str, failed: list[str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Only the requirement on that point fails, with the line that declares it."""
     spec = f"{_PLACE}:{name}"
     asked = [f"--requirement={row}" for row in ROWS]
     assert main(["run", spec, *asked, "-n0"]) == 1
     text = capsys.readouterr().out
-    failed = set(re.findall(r"^(?:FAILED|NOT MET) +(\S+)", text, re.MULTILINE))
-    assert sorted(failed) == failing
+    assert failing(text) == set(failed)
     assert line in " ".join(text.split())
     assert "blocked" not in text.lower()
     assert "\narea " not in text  # a table would push the failure off the screen
@@ -332,8 +331,7 @@ def test_factors_of_a_kernel_are_one_finding(capsys: pytest.CaptureFixture[str])
     asked = [f"--requirement={row}" for row in ROWS]
     assert main(["run", f"{_PLACE}:LowRank", *asked, "-n0"]) == 1
     text = capsys.readouterr().out
-    failed = set(re.findall(r"^(?:FAILED|NOT MET) +(\S+)", text, re.MULTILINE))
-    assert failed == {"construction/only-two-parameters"}
+    assert failing(text) == {"construction/only-two-parameters"}
     assert "no parameter has the kernel's shape at every size" in text
 
 

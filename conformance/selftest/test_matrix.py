@@ -198,7 +198,6 @@ def test_the_script_of_a_failure_has_its_mode(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_modes_are_chosen_by_name() -> None:
-    """Each is chosen once; an unknown one is wrong usage."""
     assert [mode.name for mode in chosen_modes(["rbg", "x64", "rbg"])] == ["rbg", "x64"]
     assert len(chosen_modes(["all"])) == len(MODES)
     with pytest.raises(UsageError, match="there is no mode 'x65'"):

@@ -13,7 +13,6 @@ from conformance.zoo import necessity
 
 @pytest.mark.parametrize("row", catalogue(), ids=lambda row: row.id)
 def test_every_requirement_has_a_candidate_or_a_reason(row: Requirement) -> None:
-    """A defect breaks it, or ``idle_because`` says why none does."""
     assert necessity.candidates(row) or row.idle_because
 
 

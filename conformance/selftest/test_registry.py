@@ -39,7 +39,6 @@ def test_one_that_is_named_twice_runs_once() -> None:
     ],
 )
 def test_what_does_not_exist(spec: str, message: str) -> None:
-    """One sentence names the nearest names."""
     with pytest.raises(UsageError, match=message):
         resolve([spec])
 
@@ -101,7 +100,6 @@ def test_a_constructor_by_keyword_alone() -> None:
 
 
 def test_an_instance_is_not_a_class() -> None:
-    """The message says to name the class."""
     from flax import linen
 
     with pytest.raises(NotAdaptable, match="Name the class itself"):

@@ -132,7 +132,6 @@ def test_beyond_an_edge_is_the_other_program() -> None:
 
 
 def test_drawn_divisors() -> None:
-    """A program for multiples of a number is found by that number."""
     divisor = random.SystemRandom().choice((32, 48, 64, 100, 128))
     found = scan(branching(lambda x, k: k.shape[0] % divisor == 0))
     where = [edge.where for edge in found.edges]

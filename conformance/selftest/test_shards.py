@@ -68,7 +68,6 @@ def test_parts_are_balanced_by_measured_seconds() -> None:
 
 @pytest.mark.parametrize("text", ["0/5", "6/5", "2", "a/b", "2/5/1", "-1/5", ""])
 def test_a_part_that_there_is_not_is_refused(text: str) -> None:
-    """The message shows the form."""
     with pytest.raises(argparse.ArgumentTypeError, match="a shard such as 2/5"):
         Shard.parse(text)
 
@@ -129,7 +128,6 @@ def test_a_part_is_judged_by_its_own_cells() -> None:
 
 
 def test_a_merge_that_lacks_a_part_is_incomplete() -> None:
-    """The missing shards are named."""
     rows = catalogue()
     passed = [replace(c, outcome=Outcome.PASSED, message="") for c in cells_of(rows)]
     shards = [results(passed, rows, Shard(i, 5)) for i in (1, 2, 4)]

@@ -29,7 +29,6 @@ class WrongWhenWide(nnx.Module):
 
 
 def test_a_size_is_read() -> None:
-    """Its form is inputs x outputs."""
     assert size("768x3072") == (768, 3072)
     for text in ("768", "768x", "0x3", "-1x3", "axb", "1x2x3"):
         with pytest.raises(argparse.ArgumentTypeError, match="such as 768x3072"):

@@ -100,7 +100,6 @@ def test_the_right_laws_pass(draw: Draw) -> None:
 
 @pytest.mark.parametrize("profile", ["quick", "standard", "thorough"])
 def test_a_profile_keeps_its_promise(profile: str) -> None:
-    """Its experiment has the weights that its promised variance error needs."""
     experiment = design(profile)
     assert power.detectable_variance(experiment.count) <= experiment.promised
     assert experiment.count >= power.weights_for_variance(experiment.promised)
@@ -221,6 +220,5 @@ def test_the_family_is_recognised_at_any_scale(family: Family) -> None:
 
 
 def test_mutants_are_wrong_by_their_edit_alone() -> None:
-    """The helpers leave a correct kernel correct."""
     for draw in (edited(lambda z: None), scaled_by(lambda i, o: 1 / i)):
         assert not strongest(_evidence(drawn(draw), "variance")).rejected

@@ -59,7 +59,6 @@ def test_markdown_shows_verdict_table_and_failures() -> None:
 
 
 def test_markdown_of_code_in_a_requirement() -> None:
-    """Double backticks mark code."""
     found = results(1, 1, wrong=0.0)
     found["requirements"][0]["statement"] = "``jax.eval_shape`` <gives> it."
     found["cells"][0].update(outcome="failed", message="a `tick` | here")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -49,54 +50,56 @@ def dies(workers: Workers, scheduler: Scheduler) -> str:
     return report.outcome
 
 
-@pytest.fixture
-def received() -> list[Cell]:
-    """Return the cells that were decided."""
-    return []
+class OneCell:
+    """The part of a run of one cell that is used here."""
 
+    def __init__(self, folder: Path) -> None:
+        self.breaker = Breaker(folder, 60.0, 8.0)
+        self.received: dict[tuple[str, str], Cell] = {}
+        self.config = SimpleNamespace(getoption=lambda name: None)
 
-@pytest.fixture
-def workers(tmp_path: Path, received: list[Cell]) -> Workers:
-    """Return the plugin of a run of one cell."""
-
-    def receive(cell: Cell, entry: Entry, row: Requirement) -> None:
-        received.append(cell)
-
-    def cell_at(item: str) -> tuple[Entry, Requirement] | None:
+    def cell_at(self, item: str) -> tuple[Entry, Requirement] | None:
+        """Return the cell of an item."""
         return (ENTRY, ROW) if item == ITEM else None
 
-    return Workers(Breaker(tmp_path, 60.0, 8.0), cell_at, lambda _: bool(received), receive, print)
+    def take(self, cell: Cell) -> None:
+        """Take a decided cell."""
+        self.received[cell.implementation, cell.requirement] = cell
 
 
-def test_a_cell_that_had_not_begun_is_given_to_another_worker(
-    workers: Workers, received: list[Cell]
-) -> None:
+@pytest.fixture
+def workers(tmp_path: Path) -> Workers:
+    """Return the plugin of a run of one cell."""
+    return Workers(cast(Any, OneCell(tmp_path)))
+
+
+def test_a_cell_that_had_not_begun_is_given_to_another_worker(workers: Workers) -> None:
     """The layer is not at fault, but the number of tries is limited."""
     scheduler = Scheduler()
     for _ in range(10):
         assert dies(workers, scheduler) == "rerun"
     assert scheduler.again == [ITEM] * 10
-    assert not received
+    assert not workers.run.received
     assert dies(workers, scheduler) == "failed"
-    assert [cell.outcome for cell in received] == [Outcome.CRASHED]
+    assert [cell.outcome for cell in workers.run.received.values()] == [Outcome.CRASHED]
 
 
-def test_a_cell_that_had_begun_has_crashed(workers: Workers, received: list[Cell]) -> None:
+def test_a_cell_that_had_begun_has_crashed(workers: Workers) -> None:
     scheduler = Scheduler()
     workers.pytest_runtest_logstart(ITEM)
     dies(workers, scheduler)
     assert not scheduler.again
-    assert [(c.outcome, c.reason) for c in received] == [
+    assert [(c.outcome, c.reason) for c in workers.run.received.values()] == [
         (Outcome.CRASHED, "the process died while checking it")
     ]
 
 
-def test_a_cell_that_had_been_decided_stays_so(workers: Workers, received: list[Cell]) -> None:
+def test_a_cell_that_had_been_decided_stays_so(workers: Workers) -> None:
     """The worker died between the result and the next cell."""
-    received.append(Cell(ENTRY.id, ROW.id, "MUST", Outcome.PASSED))
+    workers.run.take(Cell(ENTRY.id, ROW.id, "MUST", Outcome.PASSED))
     workers.pytest_runtest_logstart(ITEM)
     assert dies(workers, Scheduler()) == "rerun"
-    assert [cell.outcome for cell in received] == [Outcome.PASSED]
+    assert [cell.outcome for cell in workers.run.received.values()] == [Outcome.PASSED]
 
 
 def test_a_worker_that_starts_later_knows_what_has_died(tmp_path: Path) -> None:
@@ -171,7 +174,6 @@ ROWS = (
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds workers in /proc")
 def test_no_killed_worker_loses_a_cell_silently(tmp_path: Path) -> None:
-    """After random SIGKILLs each cell is decided, or named as crashed."""
     names = ("nnx.MyDense", "linen.Dense")
     run = call(
         tmp_path,

@@ -31,7 +31,7 @@ import numpy as np
 from conformance.checks import require
 from conformance.checks.areas import disguise
 from conformance.checks.cases import Case
-from conformance.errors import Cause
+from conformance.errors import Cause, described
 from conformance.jax_setup import child_process
 from conformance.layers.loading import load
 from conformance.layers.registry import Entry
@@ -282,7 +282,7 @@ def _unpickled(layer: Any, pickled: str) -> dict[str, Any]:
         values = {"kernel": dense.kernel, "bias": dense.bias, "f(x)": np.asarray(dense(x))}
         return {name: value.astype(np.float64).tolist() for name, value in values.items()}
     except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
+        return {"error": described(error)}
 
 
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
@@ -299,7 +299,7 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
                 answer["unpickled"] = _unpickled(layer, question["pickled"])
         return answer
     except BaseException as error:  # any exception is an answer
-        return {"error": f"{type(error).__name__}: {error}"}
+        return {"error": described(error)}
 
 
 def _serve(questions: IO[str], answers: int) -> None:
