@@ -118,7 +118,6 @@ def suite(
     *options: str,
     requirements: Sequence[str] = (),
     examples: int | None = None,
-    environment: Mapping[str, str] | None = None,
 ) -> Measured:
     """Return a run of the suite that keeps its compiled programs in this place."""
     with tempfile.TemporaryDirectory(prefix="dense-conformance-") as folder:
@@ -127,4 +126,4 @@ def suite(
         command += [f"--requirement={id}" for id in requirements]
         command += [f"--results={results}", *options]
         command += ["--", f"--conformance-examples={examples}"] if examples else []
-        return measured(command, {"XDG_CACHE_HOME": str(cache), **(environment or {})}, results)
+        return measured(command, {"XDG_CACHE_HOME": str(cache)}, results)

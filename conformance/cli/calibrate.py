@@ -66,11 +66,11 @@ class Power:
         return interval(self.found, self.runs)[1] >= self.stated
 
 
-def interval(count: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def interval(count: int, trials: int) -> tuple[float, float]:
     """Return the exact binomial interval of a rate (Clopper and Pearson 1934)."""
     from scipy.special import betaincinv  # imported late because it loads slowly; JAX depends on it
 
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     low = betaincinv(count, trials - count + 1, tail) if count else 0.0
     high = betaincinv(count + 1, trials - count, 1 - tail) if count < trials else 1.0
     return float(low), float(high)
@@ -111,7 +111,7 @@ def _evidence(
     return found
 
 
-def calibrate(layer: Layer, runs: int, first_seed: int = 0) -> list[Calibration]:
+def calibrate(layer: Layer, runs: int, first_seed: int) -> list[Calibration]:
     """Run every statistical check on `runs` groups of each size, from fresh seeds."""
     bounds: dict[str, list[float]] = {}
     for samples in _groups(layer, runs, first_seed):
@@ -145,7 +145,7 @@ def _repeated(
     return total
 
 
-def variance_power(layer: Layer, error: float, runs: int, first_seed: int = 0) -> Power:
+def variance_power(layer: Layer, error: float, runs: int, first_seed: int) -> Power:
     """Measure how often a relative variance error is found, at a stated miss rate of 1 %."""
     weights = power.weights_for_variance(abs(error), miss=_MISS)
 
@@ -156,7 +156,7 @@ def variance_power(layer: Layer, error: float, runs: int, first_seed: int = 0) -
     return Power(f"variance {error:+.3g}", weights, runs, count, 1 - _MISS)
 
 
-def correlation_power(layer: Layer, error: float, runs: int, first_seed: int = 0) -> Power:
+def correlation_power(layer: Layer, error: float, runs: int, first_seed: int) -> Power:
     """Measure how often the lag check finds a correlation of neighbours along the rows.
 
     The products of neighbours have variance 1 + error^2 at most, and the scale is measured; both

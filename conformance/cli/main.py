@@ -314,9 +314,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     open_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = _parsed(_cut(given, "--")[0])
-        options.given, rest = given[1:], _cut(given, "--")[2]
-        code = COMMANDS[options.command][2](options, rest)
+        own, of_pytest = _parted(given)
+        options = _parsed(own)
+        options.given = given[1:]
+        code = COMMANDS[options.command][2](options, of_pytest)
         sys.stdout.flush()
         return code
     except UsageError as error:
@@ -338,11 +339,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _cut(arguments: list[str], mark: str) -> tuple[list[str], str, list[str]]:
-    if mark not in arguments:
-        return arguments, "", []
-    place = arguments.index(mark)
-    return arguments[:place], mark, arguments[place + 1 :]
+def _parted(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments before ``--``, and those after it, which are pytest's."""
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:place], arguments[place + 1 :]
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from conformance.report.tally import denominator
 from conformance.report.terminal import console_for
 from conformance.results.file import Results, collection, document, read, text_of
 
+_OF_MODES = ("--mode", "--results")
+
 
 def run_modes(modes: Sequence[Mode], arguments: Sequence[str], results: str | None) -> int:
     """Run ``dense-conformance run`` in every mode, and return the worst exit code.
@@ -27,7 +29,7 @@ def run_modes(modes: Sequence[Mode], arguments: Sequence[str], results: str | No
     with an environment for each mode. ``arguments`` are passed on without the options for modes and
     results. An interrupted run shows the finished modes.
     """
-    arguments = _without(arguments, ("--mode", "--results"))
+    arguments = _without_modes(arguments)
     runs: list[Results] = []
     missing: list[str] = []
     stopped = False
@@ -63,14 +65,14 @@ def run_modes(modes: Sequence[Mode], arguments: Sequence[str], results: str | No
     return exit_code(summary)
 
 
-def _without(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Return the arguments without these options and their values."""
+def _without_modes(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments without modes and results, which each mode has of its own."""
     kept: list[str] = []
     rest = iter(arguments)
     for argument in rest:
-        if argument in options:
+        if argument in _OF_MODES:
             next(rest, None)
-        elif argument.partition("=")[0] not in options:
+        elif argument.partition("=")[0] not in _OF_MODES:
             kept.append(argument)
     return kept
 

@@ -191,16 +191,16 @@ class Snapshot:
     code: SharedCode
     path: tuple[str, ...]
 
-    def changes(self, *, generators: bool = True) -> list[str]:
+    def changes(self) -> list[str]:
         """Return what is different now, in words."""
         found = []
         for key in sorted(self.environ.keys() | os.environ.keys()):
             if self.environ.get(key) != os.environ.get(key):
                 found.append(f"os.environ[{key!r}] became {os.environ.get(key)!r}")
         found += self.config_changes()
-        if generators and random.getstate() != self.python_random:
+        if random.getstate() != self.python_random:
             found.append("the state of Python's global random generator changed")
-        if generators and not _same_numpy_state(np.random.get_state(), self.numpy_random):
+        if not _same_numpy_state(np.random.get_state(), self.numpy_random):
             found.append("the state of numpy.random's global generator changed")
         for name, (value, _) in _settings().items():
             if value != self.settings.get(name, value):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from conformance.cli.matrix import collect, expected_by_tox, matrix, show
-from conformance.cli.run_modes import _without
+from conformance.cli.run_modes import _without_modes
 from conformance.errors import UsageError
 from conformance.jax_setup.modes import MODES, chosen_modes, under_mode, variables
 from conformance.report.findings import changes, costs, kernels, newest, titles, warned
@@ -206,4 +206,4 @@ def test_modes_are_chosen_by_name() -> None:
 
 def test_the_run_of_a_mode_gets_the_other_arguments() -> None:
     given = ["a.py:B", "--mode", "x64", "--mode=rbg", "-n", "2", "--results", "r.json"]
-    assert _without(given, ("--mode", "--results")) == ["a.py:B", "-n", "2"]
+    assert _without_modes(given) == ["a.py:B", "-n", "2"]

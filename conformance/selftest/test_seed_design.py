@@ -1,13 +1,14 @@
 """The seed design detects every reduction of a seed; the diagnosis names it or is "unknown"."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import numpy as np
 import pytest
 
 from conformance.statistics import diagnose_seeds, seed_set
-from conformance.statistics.seeds import DOMAIN, covers, random_seeds
+from conformance.statistics.seeds import DOMAIN, random_seeds
 
 
 def _signed(seed: int) -> int:
@@ -42,6 +43,12 @@ def test_every_reduction_is_named(name: str, profile: str) -> None:
     """It is identified exactly, from the collisions only."""
     found = diagnose_seeds({seed: NAMED[name](seed) for seed in seed_set(profile)})
     assert (found.verdict, found.name) == ("known", name)
+
+
+def covers(seeds: Sequence[int], limit: int) -> bool:
+    """Return whether some two seeds differ by every m up to `limit`."""
+    differences = {abs(a - b) for a, b in combinations(seeds, 2)}
+    return differences.issuperset(range(1, limit + 1))
 
 
 def test_the_sets_are_as_large_and_as_dense_as_stated() -> None:

@@ -86,11 +86,11 @@ def design(profile: str, first_seed: int = FIRST_SEED) -> Design:
     return Design(profile, promised, tuple(cells))
 
 
-def fresh_seed(seed: int, in_features: int, features: int, dtype: str = "float32") -> int:
+def fresh_seed(seed: int, in_features: int, features: int) -> int:
     """Return a seed for a generated case that no other size uses, a hash of the whole case.
 
     Adaptive search keeps the false-alarm bound only if each kernel is independent of earlier ones;
     kernels of one seed at two sizes are not.
     """
-    text = f"{seed}|{in_features}|{features}|{dtype}"
+    text = f"{seed}|{in_features}|{features}|float32"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")

@@ -132,9 +132,9 @@ def weights(count: int) -> str:
     return f"{count:,} weights".replace(",", " ")
 
 
-def between(low: float, high: float, digits: int = 4) -> str:
+def between(low: float, high: float) -> str:
     """Return an accepted interval as text, such as `0.97 .. 1.03`."""
-    return f"{low:.{digits}g} .. {high:.{digits}g}"
+    return f"{low:.4g} .. {high:.4g}"
 
 
 def self_normalised(sums: Array, squares: Array) -> Array:

@@ -9,9 +9,6 @@ import numpy as np
 
 from conformance.statistics.evidence import LOG_ALPHA, Array, Evidence, at, nothing, weights
 
-LEVELS = 2.0**23
-"""Equally likely values of a float32 normal from `jax.random`."""
-
 MAGNITUDE_LEVELS = 2.0**22
 """Equally likely magnitudes: the truncated lattice is mirror symmetric."""
 

@@ -10,7 +10,6 @@ import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations
 
 import numpy as np
 
@@ -281,9 +280,3 @@ def _moduli(pairs: Sequence[tuple[int, int]]) -> list[int]:
     common = math.gcd(*(second - first for first, second in pairs))
     small = [m for m in range(2, math.isqrt(common) + 1) if common % m == 0]
     return sorted({*small, *(common // m for m in small), common} - {1})
-
-
-def covers(seeds: Sequence[int], limit: int) -> bool:
-    """Return whether some two seeds differ by every m up to `limit`."""
-    differences = {abs(a - b) for a, b in combinations(seeds, 2)}
-    return differences.issuperset(range(1, limit + 1))

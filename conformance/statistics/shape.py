@@ -220,8 +220,8 @@ def sign_symmetry(z: Array) -> Evidence:
     )
 
 
-# JAX draws float32 numbers from as many values.
 _VALUES = 2.0**23
+"""Equally likely values of a float32 normal from `jax.random`."""
 
 
 def atoms(w: Array) -> Evidence:

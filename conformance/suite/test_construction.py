@@ -87,11 +87,11 @@ def test_ready_when_built(layer: Layer, case: Case) -> None:
     An optimizer that is made before the first call does not see parameters created by that call.
     """
     dense = layer.of(case)
-    before = _names(dense, "Param")
+    before = _params(dense)
     lead = BATCH if layer.accepts(BATCH) else ()
     with contextlib.suppress(Violation):  # other requirements check whether it can be called
         dense(np.ones((*lead, case.in_features), np.float32))
-    late = [name for name in _names(dense, "Param") if name not in before]
+    late = [name for name in _params(dense) if name not in before]
     require.that(
         not late,
         f"the first call creates {', '.join(late)}",
@@ -100,8 +100,8 @@ def test_ready_when_built(layer: Layer, case: Case) -> None:
     )
 
 
-def _names(dense: Built, kind: str) -> list[str]:
-    return [".".join(leaf.path) for leaf in dense.leaves if leaf.kind == kind]
+def _params(dense: Built) -> list[str]:
+    return [".".join(leaf.path) for leaf in dense.leaves if leaf.kind == "Param"]
 
 
 @requirement("construction/only-two-parameters", MUST, PARAMETERS, foundation=True, order=-160)
