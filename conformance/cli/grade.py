@@ -151,21 +151,15 @@ def write_grade(console: Console, title: str, verdict: Verdict) -> None:
         return
     explained = _write_pitfalls(console, verdict.cells)
     rest = [cell for cell in verdict.failures() if cell not in explained]
-    _write_rest(console, "Other requirements that do not hold:", _first(verdict, rest), verdict)
-    _write_rest(console, "Recommendations that do not hold:", _second(verdict, rest), verdict)
+    advice = [cell for cell in rest if is_recommendation(cell, strict=verdict.strict)]
+    faults = [cell for cell in rest if cell not in advice]
+    _write_rest(console, "Other requirements that do not hold:", faults, verdict)
+    _write_rest(console, "Recommendations that do not hold:", advice, verdict)
     _write_sentence(console, verdict)
 
 
 def _broken(cell: Cell) -> bool:
     return cell.outcome.violated or cell.outcome in (Outcome.CRASHED, Outcome.TIMED_OUT)
-
-
-def _first(verdict: Verdict, cells: Iterable[Cell]) -> list[Cell]:
-    return [cell for cell in cells if not is_recommendation(cell, strict=verdict.strict)]
-
-
-def _second(verdict: Verdict, cells: Iterable[Cell]) -> list[Cell]:
-    return [cell for cell in cells if is_recommendation(cell, strict=verdict.strict)]
 
 
 def names_in(file: str) -> list[str]:

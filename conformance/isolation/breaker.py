@@ -77,7 +77,7 @@ class Breaker:
             self._mark(kind, *names).write_text(text, encoding="utf-8", errors="replace")
 
     def _read(self, kind: str, *names: str) -> str | None:
-        """Return the text of a mark; None if there is none."""
+        """Return the text of a mark, or None without the mark."""
         with contextlib.suppress(OSError):
             return self._mark(kind, *names).read_text(encoding="utf-8", errors="replace")
         return None

@@ -56,11 +56,11 @@ def release(layers: int) -> None:
         return
     # The programs of the layer alone go with it.
     gc.collect()
-    _give_back()
+    _return_freed_memory()
     if resident() > limit:
         jax.clear_caches()
         gc.collect()
-        _give_back()
+        _return_freed_memory()
 
 
 def _comfortable(layers: int) -> int:
@@ -74,7 +74,7 @@ def _comfortable(layers: int) -> int:
     return min(max(least, eighth), most)
 
 
-def _give_back() -> None:
+def _return_freed_memory() -> None:
     """Return freed memory to the system, which the C library may keep.
 
     Otherwise the process would seem full from then on, and clear the caches after every layer.

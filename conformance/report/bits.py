@@ -7,7 +7,7 @@ import struct
 
 from conformance.results.cell import Cell
 
-FORGIVEN = 2
+TOLERATED_ULP = 2
 """Units in the last place by which the same normals may differ between versions of JAX."""
 
 
@@ -28,7 +28,7 @@ def entries(cell: Cell) -> list[float]:
         return []
 
 
-def distant(a: Cell, b: Cell) -> list[tuple[float, float]] | None:
+def beyond_tolerance(a: Cell, b: Cell) -> list[tuple[float, float]] | None:
     """Return the pairs of recorded entries that differ by more than the tolerance.
 
     Return None if the two cannot be compared entry by entry.
@@ -39,7 +39,7 @@ def distant(a: Cell, b: Cell) -> list[tuple[float, float]] | None:
     return [
         (x, y)
         for x, y in zip(left, right, strict=True)
-        if not abs(x - y) <= FORGIVEN * _ulp(max(abs(x), abs(y)))
+        if not abs(x - y) <= TOLERATED_ULP * _ulp(max(abs(x), abs(y)))
     ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from conformance.contract.requirement import MAY
-from conformance.report.bits import FORGIVEN, distant, entries, fingerprint
+from conformance.report.bits import TOLERATED_ULP, beyond_tolerance, entries, fingerprint
 from conformance.report.tally import label
 from conformance.results.cell import Cell
 from conformance.results.decision import plural
@@ -256,14 +256,14 @@ def _bits(
 
 
 def _how_far(a: Cell, b: Cell) -> str:
-    far = distant(a, b)
+    far = beyond_tolerance(a, b)
     if far is None:
         return "how far they are apart is not recorded"
     count = len(entries(a))
     if not far:
-        return f"the {count} recorded entries agree within {FORGIVEN} ulp"
+        return f"the {count} recorded entries agree within {TOLERATED_ULP} ulp"
     return (
-        f"{len(far)} of {count} recorded entries differ by more than {FORGIVEN} ulp, "
+        f"{len(far)} of {count} recorded entries differ by more than {TOLERATED_ULP} ulp, "
         f"the first {far[0][0]:.9g} -> {far[0][1]:.9g}"
     )
 

@@ -131,7 +131,7 @@ class Failures:
             return
         write_head(self.console, cell, title, strict=self.strict)
         same = f"that of {first}" if cell.cause and first != cell.requirement else ""
-        lines = [(label, text) for label, text in described(cell) if label in _TELLING]
+        lines = [(label, text) for label, text in described(cell) if label in _BY_PREFERENCE]
         label, text = ("cause", same) if same else lines[0] if lines else ("", statement)
         self._write_line(label, text)
 
@@ -142,5 +142,5 @@ class Failures:
         write_lines(self.console, [(label, text)])
 
 
-_TELLING = ("cause", "found", "why")
+_BY_PREFERENCE = ("cause", "found", "why")
 """The fields that describe a failure best, in order of preference."""

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from packaging.version import InvalidVersion, Version
 
-from conformance.report.bits import FORGIVEN, distant, fingerprint
+from conformance.report.bits import TOLERATED_ULP, beyond_tolerance, fingerprint
 from conformance.report.tally import versions
 from conformance.results.cell import Cell
 from conformance.results.file import Results
@@ -187,7 +187,7 @@ def _kernels(id: str, cells: dict[int, Cell], count: int, first: int) -> Kernels
 
 
 def _alike(a: Cell, b: Cell) -> bool:
-    return fingerprint(a) == fingerprint(b) or distant(a, b) == []
+    return fingerprint(a) == fingerprint(b) or beyond_tolerance(a, b) == []
 
 
 def kernels_in_words(found: Kernels, place: int) -> str:
@@ -197,7 +197,7 @@ def kernels_in_words(found: Kernels, place: int) -> str:
         return "not recorded"
     if kind == UNCOMPARED:
         return "not comparable"
-    return kind if found.exact[place] else f"{kind}, within {FORGIVEN} ulp"
+    return kind if found.exact[place] else f"{kind}, within {TOLERATED_ULP} ulp"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from functools import cached_property
 from statistics import median
 
 from conformance.contract.requirement import MUST, SHOULD
-from conformance.report.bits import FORGIVEN
+from conformance.report.bits import TOLERATED_ULP
 from conformance.report.findings import (
     COSTS,
     Kernels,
@@ -130,7 +130,7 @@ class Summary:
             said.append(
                 f"kernels: of {whose}, for fixed seeds; A is that of "
                 f"{self.titles[self.reference]}, another letter is another kernel, ' marks "
-                f"the same within {FORGIVEN} ulp, ? a kernel that cannot be compared"
+                f"the same within {TOLERATED_ULP} ulp, ? a kernel that cannot be compared"
             )
         if self._ratios:
             said.append(

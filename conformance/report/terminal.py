@@ -120,7 +120,7 @@ def _failures(
         seen = [cell for cell in own if (cell.implementation, cell.requirement) in shown]
         for cell in seen:
             failures.seen(cell)
-        _write_again(console, seen, verdict, _name(entry, facts), verbose=verbose)
+        _write_consequences(console, seen, verdict, _name(entry, facts), verbose=verbose)
         for same in alike([cell for cell in own if cell not in seen]):
             cell, others = same[0], same[1:]
             blocked = [c for one in same for c in verdict.blocked_by(one)]
@@ -138,7 +138,7 @@ def _failures(
                 write_lines(console, [("blocked", ", ".join(c.requirement for c in blocked))])
 
 
-def _write_again(
+def _write_consequences(
     console: Console, cells: Sequence[Cell], verdict: Verdict, title: str, *, verbose: bool
 ) -> None:
     """Write the consequences of failures that were printed before, many of them in one line."""
@@ -197,7 +197,7 @@ def _side_effects(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _for_those_who_ask(verdict: Verdict) -> list[str]:
+def _verbose_lines(verdict: Verdict) -> list[str]:
     """Return the lines for ``-v``: remarks of checks, and why requirements do not apply."""
     names = {entry.id: entry.name for entry in verdict.entries}
     several = len(verdict.entries) > 1
@@ -266,7 +266,7 @@ def write_verdict(
         _write(console, line, "cyan")
     for line in not_offered(verdict) if whole else ():
         _write(console, line)
-    for line in _for_those_who_ask(verdict) if verbose else ():
+    for line in _verbose_lines(verdict) if verbose else ():
         _write(console, line, "dim")
     for line in explored(verdict, facts):
         _write(console, line)

@@ -299,8 +299,8 @@ class Exchange:
         found = printable_values(json.loads(found))
         cell = Cell.from_dict(found["cell"])
         if hasattr(report, "node"):
-            looks_after: Any = self.run.config.pluginmanager.get_plugin("conformance-workers")
-            why = looks_after.why_rejected(report.node, self.run.environment, found["environment"])
+            workers: Any = self.run.config.pluginmanager.get_plugin("conformance-workers")
+            why = workers.why_rejected(report.node, self.run.environment, found["environment"])
             if why:
                 cell = replace(cell, outcome=Outcome.ERROR, reason=why)
                 found["environment"] = {}

@@ -44,9 +44,9 @@ class Faults:
         known = prerequisites(self.run.rows)
         settled = [id for id in waiting if known.settled(id, cells, is_to_come)]
         if settled:
-            self._tell(implementation, settled, list(cells.values()))
+            self._show(implementation, settled, list(cells.values()))
 
-    def _tell(self, implementation: str, settled: list[str], cells: list[Cell]) -> None:
+    def _show(self, implementation: str, settled: list[str], cells: list[Cell]) -> None:
         entries = [entry for entry in self.run.entries if entry.id == implementation]
         for cell in self.run.account_of(entries, self.run.rows, cells).cells:
             if cell.requirement in settled:

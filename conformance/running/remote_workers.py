@@ -25,7 +25,7 @@ _DECISIVE = (
 )
 
 
-def notice_silence(gateway: Any) -> None:
+def enable_keepalive(gateway: Any) -> None:
     """Let the system probe from time to time whether a machine still answers."""
     # execnet's socket is private; without it, only a closed connection is noticed.
     line = getattr(getattr(gateway, "_io", None), "sock", None)
@@ -40,7 +40,7 @@ def notice_silence(gateway: Any) -> None:
             line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def stay_here_if_lost(spec: Any) -> str:
+def replace_lost_machine(spec: Any) -> str:
     """Return the machine of a dead worker if it is lost; the next worker then starts here.
 
     Parameters
@@ -99,7 +99,7 @@ def _reaches(spec: Any) -> bool:
     return done.returncode == 0
 
 
-def unlike(known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def environment_difference(known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """Return how a worker's environment differs from the run's, in words; usually empty."""
     differs = [
         f"{key} {found[key]} instead of {known[key]}"

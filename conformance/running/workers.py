@@ -97,7 +97,7 @@ class Workers:
 
     def _watch(self) -> None:
         while not self._stop.wait(1.0):
-            self._end_those_who_hold_on()
+            self._end_holders_of_pipes()
             for pid in self.breaker.overdue(_GRACE):
                 if is_child(pid):
                     with contextlib.suppress(OSError):
@@ -109,7 +109,7 @@ class Workers:
                 for node in self._silent:
                     _end(node)
 
-    def _end_those_who_hold_on(self) -> None:
+    def _end_holders_of_pipes(self) -> None:
         """End processes that keep the pipes of a dead worker open, so that its end is noticed."""
         for pid, gateway in [*self._processes.items()]:
             if has_ended(pid):
@@ -134,7 +134,7 @@ class Workers:
         """Watch a worker that has started."""
         self._heard = time.monotonic()
         self._nodes.add(node)
-        remote_workers.notice_silence(node.gateway)
+        remote_workers.enable_keepalive(node.gateway)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
@@ -142,7 +142,7 @@ class Workers:
         self._heard = time.monotonic()
         self._nodes.discard(node)
         self._last_was_silent = node in self._silent
-        lost = remote_workers.stay_here_if_lost(node.gateway.spec) if error else ""
+        lost = remote_workers.replace_lost_machine(node.gateway.spec) if error else ""
         if lost:
             print(
                 f"dense-conformance: the machine of a worker is lost ({lost}); "
@@ -154,7 +154,7 @@ class Workers:
         """Return why a worker's results must be rejected, or "": its environment differs."""
         place = node.gateway.id
         if found:
-            self._rejected[place] = remote_workers.unlike(known, found)
+            self._rejected[place] = remote_workers.environment_difference(known, found)
         differs = self._rejected.get(place, "")
         where = f"the worker {node.gateway.spec} has {differs}"
         return f"{where}: a run is of one environment" if differs else ""

@@ -129,8 +129,11 @@ def test_a_traceback_names_the_layers_own_line() -> None:
 def test_another_environment_is_not_this_run() -> None:
     """Other versions differ; another hostname does not."""
     known = {"jax": "0.10.2", "platform": "Linux-1", "x64": False}
-    assert remote_workers.unlike(known, {**known, "platform": "Linux-2"}) == ""
-    assert remote_workers.unlike(known, {**known, "jax": "0.9.2"}) == "jax 0.9.2 instead of 0.10.2"
+    assert remote_workers.environment_difference(known, {**known, "platform": "Linux-2"}) == ""
+    assert (
+        remote_workers.environment_difference(known, {**known, "jax": "0.9.2"})
+        == "jax 0.9.2 instead of 0.10.2"
+    )
 
 
 def test_a_machine_that_is_gone_is_replaced_by_this_one(tmp_path: Path) -> None:
@@ -139,9 +142,9 @@ def test_a_machine_that_is_gone_is_replaced_by_this_one(tmp_path: Path) -> None:
 
     with machine(tmp_path / "there") as (_, place):
         there = execnet.XSpec(f"socket={place}//chdir=x")
-        assert remote_workers.stay_here_if_lost(there) == ""
+        assert remote_workers.replace_lost_machine(there) == ""
         assert there.socket
-    assert remote_workers.stay_here_if_lost(there) == f"socket={place}//chdir=x"
+    assert remote_workers.replace_lost_machine(there) == f"socket={place}//chdir=x"
     assert there.popen
     assert not there.socket
     assert not there.chdir
