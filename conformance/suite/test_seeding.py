@@ -27,7 +27,7 @@ from conformance.checks.cases import BATCH, LARGE, TALL, WIDE, Case, over
 from conformance.checks.layer import Layer
 from conformance.checks.programs import FEW_SIZES, compiled_to_run_once
 from conformance.checks.require import during, on_the_way
-from conformance.checks.scan.literals import counts_in_code
+from conformance.checks.scan.literals import constructions_in_code, counts_in_code
 from conformance.contract.requirement import (
     ANY,
     DRAWN_KERNEL,
@@ -60,7 +60,7 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
     for i, between in enumerate((x, other) * _rounds(layer, case), start=2):
         call(between)
         _require_repeated(call(x), first, f"call {i} on one x")
-    if dense is not None and case.kernel_shape == (3, 10) and not case.seed:
+    if dense is not None and _is_thorough(case):
         for count in counts_in_code(layer):
             for i in range(1, count + 2):
                 _require_repeated(call(x), first, f"call {i} after those, on the same x,")
@@ -78,7 +78,12 @@ def _rounds(layer: Layer, case: Case) -> int:
     """Return how often to call: many times at one case, for a counter or a cache of any period."""
     # A function constructs its layer in each call, which is slow.
     many, few = (50, 2) if PARAMETERS in layer.provides else (12, 1)
-    return many if case.kernel_shape == (3, 10) and not case.seed else few
+    return many if _is_thorough(case) else few
+
+
+def _is_thorough(case: Case) -> bool:
+    """Return whether the case is the one at which calls and constructions are repeated often."""
+    return case.kernel_shape == (3, 10) and not case.seed
 
 
 def _require_repeated(found: Any, first: np.ndarray, what: str) -> None:
@@ -108,7 +113,7 @@ def test_global_rng_ignored(layer: Layer, case: Case) -> None:
         results = {state: under(state) for state in range(6)}
         differ = [state for state, result in results.items() if not _same(result, results[0])]
         # same-seed-same-bits reports changes that occur without a change of the state.
-        control = differ and all(_same(under(0), results[0]) for _ in range(2 * len(results)))
+        control = differ and all(_same(under(s), results[s]) for s in (*results, *results))
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
@@ -136,9 +141,11 @@ def test_same_seed_same_bits(layer: Layer, case: Case) -> None:
     """Equal seeds give bitwise equal parameters and outputs."""
     cause = Cause("depends-on-more-than-seed", "construction depends on more than the seed")
     if PARAMETERS in layer.provides:
-        first, second = layer.of(case), layer.of(case)
-        require.equal(second.kernel, first.kernel, "the kernel of a second layer", cause=cause)
-        require.equal(second.bias, first.bias, "the bias of a second layer", cause=cause)
+        first = layer.of(case)
+        for _ in range(1 + (constructions_in_code(layer) if _is_thorough(case) else 0)):
+            again = layer.of(case)
+            require.equal(again.kernel, first.kernel, "the kernel of a second layer", cause=cause)
+            require.equal(again.bias, first.bias, "the bias of a second layer", cause=cause)
     x = case.normal("x", *layer.fewest, case.in_features)
     outputs = [np.asarray(layer.forward(case.seed, x, case.out_features)) for _ in range(2)]
     require.equal(outputs[1], outputs[0], "f(x) of a second layer", cause=cause)

@@ -107,7 +107,7 @@ OneSize = wrong.forward("Y197", VALUE, 5, cause_id="inputs-reversed")(
     when=lambda x, k, b: k.shape == (371, 53),
 )
 
-_calls = itertools.count(1)
+_calls, _drawn = itertools.count(1), itertools.count(1)
 
 
 @wrong.forward("Y198", "seeding/repeatable-call", 5, cause_id="output-changes")
@@ -115,6 +115,13 @@ def NowAndThen(x: Array, kernel: Array, bias: Array) -> Array:
     """One call in 1234 forgets the bias."""
     y = affine(x, kernel, bias)
     return y if is_traced(y) or next(_calls) % 1234 else y - bias
+
+
+@wrong.kernel("Y259", "seeding/same-seed-same-bits", 5, cause_id="depends-on-more-than-seed")
+def EachHundredth(key: Array, in_features: int, out_features: int) -> Array:
+    """Each 103rd kernel is drawn in another order."""
+    draws = scaled_normal(key, in_features, out_features)
+    return draws if is_traced(key) or next(_drawn) % 103 else draws[::-1]
 
 
 @wrong.kernel("Y199", "initialization/kernel-variance", 5, cause_id="scale-for-some-seeds")

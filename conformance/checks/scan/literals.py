@@ -21,7 +21,7 @@ from conformance.checks.layer import Layer
 _KNOWN = {"jax", "jaxlib", "flax", "numpy", "scipy", "optax", "orbax", "ml_dtypes", "conformance"}
 # The maximum number of functions, classes and collections that are read.
 _MOST_READ = 400
-_MOST_CALLS = 5000
+_MOST_CALLS, _MOST_CONSTRUCTIONS = 5000, 300
 # What code does and calls that keeps something for later.
 _STORES = {"STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_DEREF"}
 _STORING = {"append", "add", "update", "setattr", "__setattr__", "__dict__", "next", "count"}
@@ -58,6 +58,11 @@ def counts_in_code(layer: Layer) -> list[int]:
     """
     counts = [n for n in lengths_in_code(layer) if n <= _MOST_CALLS]
     return [max(counts)] if counts and any(map(_stores, _read(layer)[1])) else []
+
+
+def constructions_in_code(layer: Layer) -> int:
+    """Return the largest number of layers that the layer's code may count to, or 0."""
+    return max((n for n in lengths_in_code(layer) if n <= _MOST_CONSTRUCTIONS), default=0)
 
 
 def _stores(code: CodeType) -> bool:
