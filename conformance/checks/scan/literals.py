@@ -6,12 +6,13 @@ specially has the number 777 in its code, or a class attribute, or a default.
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
+import itertools
 import sys
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import is_dataclass
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -19,8 +20,10 @@ from conformance.checks.layer import Layer
 
 # Libraries whose code is known; the layer's own package and small libraries are read.
 _KNOWN = {"jax", "jaxlib", "flax", "numpy", "scipy", "optax", "orbax", "ml_dtypes", "conformance"}
-# The maximum number of functions, classes and collections that are read.
-_MOST_READ = 400
+# Objects of these packages may hold the layer: its description, and transformed functions.
+_HOLDING = ("conformance.layers", "jax", "flax")
+# The maximum number of functions, classes and collections that are read, and of parts of each.
+_MOST_READ, _MOST_PARTS = 400, 1000
 _MOST_CALLS, _MOST_CONSTRUCTIONS = 5000, 300
 # What code does and calls that keeps something for later.
 _STORES = {"STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_DEREF"}
@@ -82,12 +85,14 @@ def _read(layer: Layer) -> tuple[tuple[float, ...], list[CodeType]]:
         waiting = deque[Any]((its.module, its.linen, its.forward, its.init, its.apply))
         while waiting and len(code) < _MOST_READ:
             part = waiting.popleft()
-            if isinstance(part, int | float):
+            if type(part) in (int, float):
                 if 1 < abs(part) < 2**64:
                     found[abs(float(part))] = None
             elif id(part) not in code:
                 code[id(part)] = part
-                waiting.extend(_parts(part))
+                # What a user's class or metaclass raises when it is looked at is no fault.
+                with contextlib.suppress(Exception):
+                    waiting.extend(itertools.islice(_parts(part), _MOST_PARTS))
         return tuple(found), [part for part in code.values() if isinstance(part, CodeType)]
 
     read_once: tuple[tuple[float, ...], list[CodeType]] = layer.remember("code", read)
@@ -96,9 +101,11 @@ def _read(layer: Layer) -> tuple[tuple[float, ...], list[CodeType]]:
 
 def _parts(part: Any) -> Iterator[Any]:
     """Yield what a value refers to: constants, functions, classes, and values that they use."""
-    if isinstance(part, tuple | frozenset | list):
+    if type(part) in (tuple, list):
         yield from part
-    elif isinstance(part, dict):
+    elif type(part) is frozenset:
+        yield from sorted(part, key=repr)
+    elif type(part) is dict:
         yield from part.values()
     elif isinstance(part, MethodType):
         yield part.__func__
@@ -115,8 +122,9 @@ def _parts(part: Any) -> Iterator[Any]:
     elif isinstance(part, type) and _is_read(part.__module__):
         yield from part.__mro__
         yield from vars(part).values()
-    elif _is_own(part):
-        yield from vars(part).values()
+    elif type(part).__module__.startswith(_HOLDING):
+        yield getattr(part, "__wrapped__", None)
+        yield from getattr(part, "__dict__", {}).values()
 
 
 def _of_function(function: FunctionType) -> Iterator[Any]:
@@ -131,11 +139,10 @@ def _of_function(function: FunctionType) -> Iterator[Any]:
         yield function.__code__
         yield function.__defaults__
         yield function.__kwdefaults__
-        names = set(_names(function.__code__))
-        for name in names & function.__globals__.keys():
-            value = function.__globals__[name]
+        names = list(dict.fromkeys(_names(function.__code__)))
+        for value in map(function.__globals__.get, names):
             if isinstance(value, ModuleType) and _is_read(value.__name__):
-                yield from (vars(value)[other] for other in names & vars(value).keys())
+                yield from map(vars(value).get, names)
             yield value
 
 
@@ -149,8 +156,3 @@ def _names(code: CodeType) -> Iterator[str]:
 def _is_read(module: Any) -> bool:
     package = str(module).partition(".")[0]
     return package == "__main__" or package not in _KNOWN | sys.stdlib_module_names
-
-
-def _is_own(value: Any) -> bool:
-    """Return whether the value is a record of the suite, which may hold the layer."""
-    return is_dataclass(value) and type(value).__module__.startswith("conformance.layers")
