@@ -35,7 +35,7 @@ def open_streams() -> None:
 
 
 def why_not_written(error: OSError) -> str:
-    """Return why standard output cannot be written to, or None for any other error."""
+    """Return why standard output cannot be written to; empty for any other error."""
     known = error.errno in _OF_OUTPUT and error.filename is None
     return f"the output cannot be written: {error.strerror}" if known else ""
 

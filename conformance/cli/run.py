@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from conformance.checks.profiles import PROFILES
@@ -13,7 +14,7 @@ from conformance.cli.output import (
     results_apart,
 )
 from conformance.errors import UsageError
-from conformance.jax_setup.modes import MODES, chosen_modes, enter
+from conformance.jax_setup.modes import MODES, chosen_modes, variables
 from conformance.layers.registry import resolve
 from conformance.running.options import CHOICE, RUN, add_to_command, require_writable, values_of
 
@@ -86,7 +87,8 @@ def run(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
 
         return run_modes(modes, options.given, options.results)
     if modes:
-        enter(modes[0])
+        # JAX is imported later, here or in child processes.
+        os.environ.update(variables(modes[0]))
     given = values_of(options, RUN)
     to_stdout = options.results == STANDARD_OUTPUT
     if to_stdout:

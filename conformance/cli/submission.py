@@ -58,7 +58,7 @@ def _names(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 def wrong_outputs(file: str, name: str) -> list[str]:
-    """Return why the outputs that another process computes are wrong, or an empty string.
+    """Return why the outputs that another process computes are wrong; empty if they are right.
 
     For a few sizes and seeds, the kernel and the bias are read from the outputs for unit vectors
     and for 0. Outputs for random inputs must agree with them within the rounding-error bound, the

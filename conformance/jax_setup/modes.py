@@ -87,11 +87,6 @@ def chosen_modes(names: Sequence[str]) -> tuple[Mode, ...]:
     return tuple(MODES[name] for name in dict.fromkeys(wanted))
 
 
-def enter(mode: Mode) -> None:
-    """Set the mode for JAX, which is imported later, here or in child processes."""
-    os.environ.update(variables(mode))
-
-
 def variables(mode: Mode) -> dict[str, str]:
     """Return the mode's environment variables; a flag of XLA is added to the user's flags."""
     found = {VARIABLE: mode.name, **mode.settings}

@@ -117,7 +117,7 @@ def compare(old: Results, new: Results) -> Difference:
 
 
 def _implementations(difference: Difference, old: Results, new: Results) -> None:
-    """Yield a line for each implementation that only one of the runs has."""
+    """Add a line for each implementation that only one of the runs has."""
     for run, other, lines, said in (
         (old, new, difference.not_run, "the new run does not have it"),
         (new, old, difference.other, "not in the old run"),

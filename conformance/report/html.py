@@ -1,4 +1,4 @@
-"""The HTML page: one file without scripts or network access, made from results files."""
+"""The HTML page: one file that works without scripts and network, made from results files."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ from conformance.results.file import Results
 from conformance.results.outcome import Outcome
 from conformance.results.verdict import account
 
-# Shards may have different seeds; any other difference makes another environment.
 _SHOWN = 5
 """The number of missing shards to name; others are counted."""
 
+# Shards may have different seeds; any other difference makes another environment.
 _NOT_THE_ENVIRONMENT = ("seed", "profile")
 
 

@@ -80,11 +80,6 @@ class Card:
         }
         return list(shown.items())
 
-    @property
-    def script(self) -> str:
-        """Return a script that shows the failure without the suite; empty if it has none."""
-        return self.cell.script
-
 
 # Outcomes that take one line each on the page; a failure takes a card.
 _LINES = (Outcome.BLOCKED, Outcome.EXPECTED_FAILURE, Outcome.NOT_OFFERED)

@@ -11,7 +11,6 @@ from conformance.results.cell import Cell
 from conformance.results.outcome import Outcome
 
 OK, NONCONFORMING, USAGE, INCOMPLETE = 0, 1, 2, 3
-ERROR = USAGE
 
 
 class Word(enum.StrEnum):
@@ -31,7 +30,7 @@ class Word(enum.StrEnum):
             Word.CONFORMS: OK,
             Word.DOES_NOT_CONFORM: NONCONFORMING,
             Word.OUTDATED: NONCONFORMING,
-            Word.WRONG_REGISTRATION: ERROR,
+            Word.WRONG_REGISTRATION: USAGE,
             Word.INCOMPLETE: INCOMPLETE,
             Word.NOTHING: USAGE,
         }[self]

@@ -118,7 +118,7 @@ def test_warnings_and_costs_are_of_implementation_and_environment() -> None:
 
 
 def written(folder: Path, name: str, found: dict[str, Any]) -> None:
-    """Write a results file into a folder, and return its path."""
+    """Write a results file into a folder."""
     (folder / f"{name}.json").write_text(text_of(found), encoding="utf-8")
 
 

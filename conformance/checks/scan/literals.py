@@ -90,7 +90,7 @@ def _read(layer: Layer) -> tuple[tuple[float, ...], list[CodeType]]:
                     found[abs(float(part))] = None
             elif id(part) not in code:
                 code[id(part)] = part
-                # What a user's class or metaclass raises when it is looked at is no fault.
+                # What a user's class or metaclass raises when it is looked at is not a fault.
                 with contextlib.suppress(Exception):
                     waiting.extend(itertools.islice(_parts(part), _MOST_PARTS))
         return tuple(found), [part for part in code.values() if isinstance(part, CodeType)]
