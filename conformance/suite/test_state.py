@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.checks import require
+from conformance.checks import profiles, recording, require
 from conformance.checks.areas.another_process import PICKLED, require_unpickled
 from conformance.checks.areas.mutation import (
     differing_attributes,
@@ -17,6 +17,7 @@ from conformance.checks.areas.mutation import (
     require_unchanged,
     require_unchanged_variables,
 )
+from conformance.checks.areas.sequences import require_in_any_order
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, SMALL, Case, over
 from conformance.checks.diagnosis.parameters import declaring, raw_array, why_absent, why_not_param
@@ -219,6 +220,28 @@ def _require_held(layer: Layer, case: Case) -> None:
 def _x(layer: Layer, case: Case) -> np.ndarray:
     lead = BATCH if layer.accepts(BATCH) else ()
     return case.normal("x", *lead, case.in_features)
+
+
+@requirement("state/any-order", MUST, PARAMETERS, order=110)
+@idle_because("others check each use alone; this one finds what a use leaves for a later one.")
+@rests_on(
+    *("state/updates-used", "state/call-changes-nothing", "state/split-merge", "state/exact-state"),
+    *("forward/affine-value", "forward/array-likes", "seeding/repeatable-call"),
+    *("dtypes/half-input", "dtypes/integer-input", "dtypes/cast-parameters"),
+    *("transforms/jit", "transforms/gradients", "transforms/no-leaks", "transforms/vmap"),
+    *("construction/abstract-init", "numerics/precision-followed", "purity/globals-untouched"),
+)
+def test_any_order(layer: Layer) -> None:
+    """In any order of ordinary uses, each f(x) is that of the layer's present kernel and bias.
+
+    Random sequences change three layers, of two sizes, between calls of every kind: new values for
+    both parameters or one of them, steps of training, ``train()`` and ``eval()``, copies, casts,
+    calls that raise, models made under a trace. Calls are eager and traced, with and without
+    gradients, for x of rank 1 to 3 and several dtypes. A sequence that fails is shortened.
+    """
+    profile = profiles.active()
+    case = recording.current().draw(Case(3, 10, 0, profile.seed or 0))
+    require_in_any_order(layer, case, times=max(1, min(profile.examples, 100) // 10))
 
 
 @requirement("state/instances-independent", MUST, NNX)

@@ -1,0 +1,221 @@
+"""Layers in which each use is right alone, and one use leaves something wrong for a later one."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike
+
+from implementations.defects import wrong
+from implementations.defects.base import (
+    CorrectDense,
+    affine,
+    is_traced,
+    right_cotangents,
+    with_backward,
+)
+from implementations.defects.record import defect, name_layers
+
+ORDER = "state/any-order"
+BFLOAT16 = jnp.bfloat16
+
+
+def _keeping(when: Callable[..., bool]) -> Any:
+    """Return a forward that keeps the kernel and the bias of a layer's first such call."""
+    kept: weakref.WeakKeyDictionary[Any, tuple[Array, ...]] = weakref.WeakKeyDictionary()
+
+    def values(layer: Any, x: Array, *present: Array) -> tuple[Array, ...]:
+        return kept.setdefault(layer, present) if when(x, present[0]) else present
+
+    return lambda self, x, k, b: affine(x, *((k, b) if is_traced(k) else values(self, x, k, b)))
+
+
+HalfKernelKept = wrong.forward("Y335", ORDER, 4)(
+    _keeping(lambda x, k: x.dtype == BFLOAT16 and k.dtype == jnp.float32),
+    "The parameters of the first call on a bfloat16 x are kept for such calls.",
+)
+SequencesKept = wrong.forward("Y336", ORDER, 4)(
+    _keeping(lambda x, k: x.ndim == 3 and not is_traced(x)),
+    "The parameters of the first call on an x of rank 3 are kept for such calls.",
+)
+SaliencyKept = wrong.forward("Y337", ORDER, 4)(
+    _keeping(lambda x, k: is_traced(x)),
+    "The parameters of the first gradient in x alone are kept for such gradients.",
+)
+TokensKept = wrong.forward("Y338", ORDER, 4)(
+    _keeping(lambda x, k: x.ndim == 1 and not is_traced(x)),
+    "The parameters of the first call on a vector are kept for such calls.",
+)
+_fused: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
+
+
+@defect("Y339", ORDER, 4)
+class FusedInEval(CorrectDense):
+    """``eval()`` fixes the kernel for serving; an update that follows is not seen."""
+
+    def eval(self, **attributes: Any) -> None:
+        """Fix the kernel."""
+        super().eval(**attributes)
+        _fused[self] = self.kernel[...]
+
+    def train(self, **attributes: Any) -> None:
+        """Use the Param again."""
+        super().train(**attributes)
+        _fused.pop(self, None)
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(x, _fused.get(self, kernel), bias)
+
+
+_origins: weakref.WeakKeyDictionary[Any, tuple[Any, Array]] = weakref.WeakKeyDictionary()
+
+
+@defect("Y340", ORDER, 5)
+class LazyCopy(CorrectDense):
+    """A deep copy reads the parameters of its original until its own kernel is written."""
+
+    def __deepcopy__(self, memo: Any = None) -> Any:
+        copied = nnx.clone(self)
+        _origins[copied] = self, copied.kernel[...]
+        return copied
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        origin, copied = _origins.get(self, (None, None))
+        if origin is not None and copied is kernel:
+            kernel, bias = origin.kernel[...], origin.bias[...]
+        return affine(x, kernel, bias)
+
+
+@defect("Y341", ORDER, 4)
+class CopiedInFloat32(CorrectDense):
+    """A deep copy of a model that was cast to bfloat16 is float32 again."""
+
+    def __deepcopy__(self, memo: Any = None) -> Any:
+        copied = nnx.clone(self)
+        copied.kernel = nnx.Param(self.kernel[...].astype(jnp.float32))
+        copied.bias = nnx.Param(self.bias[...].astype(jnp.float32))
+        return copied
+
+
+@defect("Y342", ORDER, 4)
+class BornInATrace(CorrectDense):
+    """A layer that is constructed under a trace, as by ``nnx.jit``, adds no bias afterwards."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        self.is_ready = not is_traced(self.kernel[...])
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(x, kernel, bias if self.is_ready else bias * 0)
+
+
+def _half_of_the_bias(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
+    dx, dkernel, dbias = right_cotangents(x, kernel, g)
+    return dx, dkernel, dbias * 0.5
+
+
+_slow_bias = with_backward(_half_of_the_bias)
+
+
+@defect("Y343", ORDER, 4, cause_id="gradient-halved")
+class SlowBiasAfterTrain(CorrectDense):
+    """After ``train()``, the bias gets half of its gradient."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        self.training = False
+
+    def train(self, **attributes: Any) -> None:
+        """Start to train."""
+        super().train(**attributes)
+        self.training = True
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Any:
+        plain = not self.training or x.dtype != kernel.dtype
+        return affine(x, kernel, bias) if plain else _slow_bias(x, kernel, bias)
+
+
+_busy: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@wrong.forward("Y344", ORDER, 5)
+def BusyAfterATrace(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """A trace that raises leaves the layer busy, and a busy layer adds no bias."""
+    if not is_traced(x):
+        return affine(x, kernel, bias * 0 if self in _busy else bias)
+    _busy.add(self)
+    y = affine(x, kernel, bias)
+    _busy.discard(self)
+    return y
+
+
+BiasOfAnotherDtype = wrong.forward("Y345", ORDER, 4)(
+    lambda x, k, b: affine(x, k, b * 0),
+    "The bias is lost if it is float32 and the kernel alone was cast to bfloat16.",
+    when=lambda x, k, b: k.dtype == BFLOAT16 and b.dtype == jnp.float32,
+)
+_precisions: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+@wrong.forward("Y346", ORDER, 5)
+def PrecisionOfTheFirstCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The precision that the user has set is read when a layer is first called."""
+    if is_traced(kernel):
+        return affine(x, kernel, bias)
+    asked = _precisions.setdefault(self, jax.config.values["jax_default_matmul_precision"])
+    product = jnp.matmul(x, kernel, precision=asked or "default")
+    return product + jnp.broadcast_to(bias, product.shape)
+
+
+@wrong.call("Y347", ORDER, 4)
+def CountsTracesOfSequences(self: Any, x: ArrayLike) -> Array:
+    """Traced calls on an x of rank 3 are counted in a static attribute."""
+    kernel = self.kernel[...]
+    if jnp.ndim(x) == 3 and is_traced(kernel):
+        self.traces = getattr(self, "traces", 0) + 1
+    return affine(x, kernel, self.bias[...])
+
+
+IdsOf16Bits = wrong.forward("Y349", ORDER, 4)(
+    lambda x, k, b: affine(x.astype(jnp.int16), k, b),
+    "Outside of jit, integers of rank 3 are kept in 16 bits.",
+    when=lambda x, k, b: not is_traced(x, k, b) and x.dtype == jnp.int32 and x.ndim == 3,
+)
+VectorsWithoutJit = wrong.forward("Y350", ORDER, 5)(
+    lambda x, k, b: affine(x, k, b * 0),
+    "Under ``jax.disable_jit``, a vector gets no bias.",
+    when=lambda x, k, b: jax.config.values["jax_disable_jit"] and x.ndim == 1,
+)
+
+
+@wrong.call("Y351", ORDER, 5)
+def NumpyVectorsInHalf(self: Any, x: ArrayLike) -> Array:
+    """A NumPy vector of more than 32 numbers is read through float16."""
+    if isinstance(x, np.ndarray) and x.ndim == 1 and x.size > 32 and x.dtype == np.float32:
+        x = x.astype(np.float16).astype(np.float32)
+    return CorrectDense.__call__(self, x)
+
+
+_steps: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
+
+
+@wrong.forward("Y348", ORDER, 5)
+def SmallStepsUnseen(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """A kernel that has changed by less than 1 % since the last call is taken for the same."""
+    if is_traced(x, kernel, bias) or not kernel.size:
+        return affine(x, kernel, bias)
+    last = _steps.get(self)
+    moved = np.inf if last is None else np.abs(kernel - last).max() / np.abs(last).max()
+    if last is None or last.dtype != kernel.dtype or not moved <= 0.01:
+        last = _steps[self] = kernel
+    return affine(x, last, bias)
+
+
+name_layers(globals())
