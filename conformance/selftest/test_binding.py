@@ -149,15 +149,6 @@ class OneSize(linen.Module):
         return linen.Dense(self.neurons)(x)
 
 
-@pytest.mark.parametrize("layer", [Sizes, OneSize, partial(linen.Dense, use_bias=False)])
-def test_linen_classes(layer: Any) -> None:
-    """One size field of any name suffices; two are recognized by their names."""
-    implementation = adapt(layer)
-    assert implementation.init is not None
-    assert implementation.kernel is not None
-    assert implementation.kernel(implementation.init(0, 3, 10)).shape == (3, 10)
-
-
 class Plain:
     """A class without a framework, with arrays in attributes of attributes."""
 
@@ -190,12 +181,15 @@ def test_a_plain_class_is_read_and_written_by_path() -> None:
     assert its.kernel(jax.tree_util.tree_map(lambda a: a[0], stacked)).shape == (3, 10)
 
 
-def test_a_function_that_makes_a_layer() -> None:
+def made(n_in: int, n_out: int, seed: int) -> Plain:
+    """Return a layer: a function of two sizes, without x."""
+    return Plain(n_in, n_out, jax.random.key(seed))
 
-    def make(n_in: int, n_out: int, seed: int) -> Plain:
-        return Plain(n_in, n_out, jax.random.key(seed))
 
-    its = adapt(make)
+@pytest.mark.parametrize("layer", [Sizes, OneSize, partial(linen.Dense, use_bias=False), made])
+def test_sizes_of_any_names_are_given(layer: Any) -> None:
+    """One size field of a Linen class suffices; two are recognized by their names."""
+    its = adapt(layer)
     assert its.init is not None
     assert its.kernel is not None
     assert its.kernel(its.init(0, 3, 10)).shape == (3, 10)
