@@ -63,6 +63,7 @@ def test_use_bias(layer: Layer, case: Case) -> None:
     reference = without.value(x, kernel, np.zeros(case.out_features, np.float32))
     require.equal(dense(x * 0), np.zeros_like(reference.value), "f(0) with use_bias=False")
     require.within(dense(x), reference.value, reference.bound, "f(x) with use_bias=False")
+    _require_gradients(without, case, dense, x, "jax.vjp with use_bias=False")
     if layer.accepts((2, 4)) and layer.accepts(BATCH):
         found = np.asarray(dense(x.reshape(2, 4, -1))).reshape(8, -1)
         what = "f(x) with use_bias=False for an x of rank 3"
@@ -268,10 +269,10 @@ def test_precision(layer: Layer, case: Case) -> None:
     The check reads the program, because a CPU computes the same in all of them.
     """
     highest, default = jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT
-    every: list[tuple[Any, Any, dict[str, bool]]]
+    every: list[tuple[Any, Any, dict[str, Any]]]
     every = [(each, (each, each), {}) for each in jax.lax.Precision]
     every += [((highest, default), (highest, default), {})]
-    every += [("highest", (highest, highest), options) for options in with_and_without_bias(layer)]
+    every += [("highest", (highest, highest), options) for options in _beside(layer)]
     for chosen, precision, options in every:
         leads = filter(layer.accepts, ((), case.lead, (2, 4)))
         cases = [replace(case, lead=lead) for lead in leads]
@@ -286,7 +287,7 @@ def test_precision(layer: Layer, case: Case) -> None:
         shown = repr(chosen) if isinstance(chosen, str) else _named(precision)
         what = f"with precision={shown}{_and(options)}, the product"
         right: Any = {precision}
-        cause: Cause | str = ignored("precision", options)
+        cause: Cause | str = "" if "dtype" in options else ignored("precision", options)
         if precision[0] != precision[1]:
             words = "of a pair of precisions, one counts for both operands"
             cause = Cause("precision-of-one", words) if len(found) == 1 else ""
@@ -331,7 +332,7 @@ def test_dot_general(layer: Layer, case: Case) -> None:
     reference = layer.value(x, -layer.kernel_for(case), layer.bias_for(case))
     what, cause = "f(x) with a dot_general that negates the product", ignored("dot_general")
     require.within(dense(x), reference.value, reference.bound, what, cause=cause)
-    for options in with_and_without_bias(layer):
+    for options in _beside(layer):
         calls.clear()
         called = of_every_rank(with_options(layer, dot_general=negated, **options), case)
         require.that(
@@ -343,7 +344,13 @@ def test_dot_general(layer: Layer, case: Case) -> None:
         )
 
 
-def _and(options: dict[str, bool]) -> str:
+def _beside(layer: Layer) -> list[dict[str, Any]]:
+    """Return the options beside which another one is checked, as two branches may use it."""
+    half = [{"dtype": jnp.dtype("bfloat16")}] if takes(layer, "dtype") else []
+    return [*with_and_without_bias(layer), *half]
+
+
+def _and(options: dict[str, Any]) -> str:
     return "".join(f" and {name}={value}" for name, value in options.items())
 
 

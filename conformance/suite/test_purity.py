@@ -33,6 +33,7 @@ from conformance.isolation import files, snapshot
 from conformance.jax_setup.lazy import jax, jnp
 
 _CALLS = 20
+_OTHERS = ((BATCH, True, np.int32), (BATCH, True, np.float16))
 
 
 def _construct_and_call(layer: Layer, case: Case, x: np.ndarray, *, as_given: bool = False) -> None:
@@ -41,11 +42,13 @@ def _construct_and_call(layer: Layer, case: Case, x: np.ndarray, *, as_given: bo
 
 
 def _use(layer: Layer, case: Case) -> None:
-    """Construct the layer, call it, and then call it on an x that most layers reject."""
+    """Construct the layer, call it, and then call it on an x that most layers cast or reject."""
     x = case.normal("x", *layer.fewest, case.in_features)
     _construct_and_call(layer, case, x)
     if PARAMETERS in layer.provides:
         # A context that is not left in a finally stays entered.
+        with contextlib.suppress(Exception):
+            jax.block_until_ready(layer.of(case).raw(x.astype(jnp.bfloat16)))
         with contextlib.suppress(Exception):
             jax.block_until_ready(layer.of(case).raw(x[..., :0]))
 
@@ -54,13 +57,15 @@ def _use(layer: Layer, case: Case) -> None:
 @rests_on("construction/builds")
 @over(every_size=False)
 def test_input_untouched(layer: Layer, case: Case) -> None:
-    """A NumPy x is not modified; x has rank 1 to 3, values that are not finite, or integers."""
+    """A NumPy x is not modified; x has rank 1 to 3, values that are not finite, integers or half precision."""
     # jax_debug_nans raises at values that are not finite.
     kinds = (True,) if jax.config.values["jax_debug_nans"] else (True, False)
     plain = case.kernel_shape == FEW_SIZES[-1]
     leads = (layer.fewest, (4,), (2, 4)) if plain else (layer.fewest, (4,))
-    tried = [(lead, finite, np.float32) for lead, finite in itertools.product(leads, kinds)]
-    for lead, finite, dtype in [*tried, (BATCH, True, np.int32)] if plain else tried:
+    tried: list[Any] = [
+        (lead, finite, np.float32) for lead, finite in itertools.product(leads, kinds)
+    ]
+    for lead, finite, dtype in [*tried, *_OTHERS] if plain else tried:
         if not layer.accepts(lead):
             continue
         x = (case.normal("x", *lead, case.in_features) * 1000).astype(dtype)
@@ -91,13 +96,15 @@ def test_input_kept(layer: Layer, case: Case) -> None:
     A call that donates the memory of x to its result deletes an array that its caller may still
     use. This shows only if x and the result have the same shape.
     """
-    values = case.normal("x", *(BATCH if layer.accepts(BATCH) else layer.fewest), case.in_features)
-    # Make a copy: JAX never donates memory that belongs to NumPy.
-    x = jnp.copy(as_jax(values))
-    jax.block_until_ready(layer.forward(case.seed, x, case.out_features))
     cause = Cause("input-donated", "the call donates x, so that its memory is given to the result")
-    require.that(not x.is_deleted(), "after the call, x is deleted", accepted="x", cause=cause)
-    require.equal(x, values, "x after the call")
+    leads: tuple[tuple[int, ...], ...] = (BATCH, (2, 4))
+    for lead in [*filter(layer.accepts, leads)] or [layer.fewest]:
+        values = case.normal("x", *lead, case.in_features)
+        # Make a copy: JAX never donates memory that belongs to NumPy.
+        x = jnp.copy(as_jax(values))
+        jax.block_until_ready(layer.forward(case.seed, x, case.out_features))
+        require.that(not x.is_deleted(), "after the call, x is deleted", accepted="x", cause=cause)
+        require.equal(x, values, "x after the call")
 
 
 @requirement("purity/globals-untouched", MUST, ANY)
@@ -168,15 +175,19 @@ def test_nothing_kept(layer: Layer, case: Case) -> None:
 
     A list or a cache that grows with every call, or every layer, fills the memory of a server.
     """
-    values = case.normal("x", *layer.fewest, case.in_features)
-    cause = Cause("array-kept", "every call keeps an array, as in a list or in a cache")
-    _require_none_kept(layer.at(case), values, "calls", cause)
+    leads = [layer.fewest] + [(2, 4)] * layer.accepts((2, 4))
+    values = [case.normal("x", *lead, case.in_features) for lead in leads]
+    cause, f = (
+        Cause("array-kept", "every call keeps an array, as in a list or in a cache"),
+        layer.at(case),
+    )
+    _require_none_kept(lambda xs: [f(x) for x in xs], values, "calls", cause)
     if PARAMETERS in layer.provides:
         cause = Cause("layer-kept", "every layer, or its arrays, is kept, as in a list of layers")
         _require_none_kept(lambda _: layer.of(case).kernel, values, "layers", cause)
 
 
-def _require_none_kept(f: Any, values: np.ndarray, what: str, cause: Cause) -> None:
+def _require_none_kept(f: Any, values: list[np.ndarray], what: str, cause: Cause) -> None:
     def alive(calls: int) -> int:
         for _ in range(calls):
             jax.block_until_ready(f(values))

@@ -46,9 +46,17 @@ def require_one_trace(layer: Layer, case: Case) -> None:
 
 def require_compiled_once(layer: Layer, case: Case) -> None:
     """Require that a second call outside of jit, and another instance's, compile nothing."""
-    if jaxprs.loops(programs.traced(layer, case)):
+    leads: tuple[tuple[int, ...], ...] = (BATCH, (2, 4))
+    cases = [replace(case, lead=lead) for lead in [*filter(layer.accepts, leads)] or [()]]
+    cases = [each for each in cases if not jaxprs.loops(programs.traced(layer, each))]
+    if not cases:
         require.not_applicable("it has a loop, which JAX compiles in every call")
-    x = as_jax(case.normal("x", *(BATCH if layer.accepts(BATCH) else ()), case.in_features))
+    for each in cases:
+        _require_compiled_once(layer, each)
+
+
+def _require_compiled_once(layer: Layer, case: Case) -> None:
+    x = as_jax(case.normal("x", *case.x_shape))
     first, second = layer.of(case), layer.written(case)
     jax.block_until_ready(first(x))
     for which, dense in (("the second call", first), ("a call of another instance", second)):
@@ -57,7 +65,7 @@ def require_compiled_once(layer: Layer, case: Case) -> None:
         found = programs.compilations() - before
         require.that(
             found == 0,
-            f"{which} compiles {found} program{'s' if found > 1 else ''}",
+            f"{which} on x of shape {x.shape} compiles {found} program{'s' if found > 1 else ''}",
             accepted="none",
             cause=Cause(
                 "compiled-in-call",

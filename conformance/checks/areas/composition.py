@@ -124,6 +124,10 @@ def linen_models(layer: Layer, case: Case) -> dict[str, tuple[Any, list[Place]]]
 
     make = _maker(layer, case)
 
+    def deeper(x: Any) -> Any:
+        """Return x with one axis more, if the layer takes such an x."""
+        return x[None] if layer.accepts((1, *x.shape[:-1])) else x
+
     class Named(linen.Module):
         def setup(self) -> None:
             self.query, self.head = make(), make()
@@ -141,6 +145,7 @@ def linen_models(layer: Layer, case: Case) -> dict[str, tuple[Any, list[Place]]]
             self.tower = make()
 
         def __call__(self, x: Any) -> Any:
+            self.tower(deeper(-x))
             self.tower(-x)
             return self.tower(x)
 
