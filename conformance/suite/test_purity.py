@@ -57,7 +57,7 @@ def _use(layer: Layer, case: Case) -> None:
 @rests_on("construction/builds")
 @over(every_size=False)
 def test_input_untouched(layer: Layer, case: Case) -> None:
-    """A NumPy x is not modified; x has rank 1 to 3, values that are not finite, integers or half precision."""
+    """A NumPy x is not modified; it has rank 1 to 3, integers, halves, or numbers not finite."""
     # jax_debug_nans raises at values that are not finite.
     kinds = (True,) if jax.config.values["jax_debug_nans"] else (True, False)
     plain = case.kernel_shape == FEW_SIZES[-1]
