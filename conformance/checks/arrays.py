@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,3 +55,23 @@ def require_same_shape(present: Any, wanted: np.ndarray, which: str) -> None:
             f"{wanted.shape} can be written in",
             accepted=f"shape {wanted.shape}",
         )
+
+
+def require_kept(layer: Any, old: Any, new: Any, written: Mapping[str, np.ndarray]) -> None:
+    """Require once, of kernel and bias, that a description's `write` changes what is read."""
+    kept = layer.remember("kept", set)
+    for which, read in (("kernel", layer.kernel_of), ("bias", layer.bias_of)):
+        if which in kept or (which == "bias" and not layer.convention.use_bias):
+            continue
+        before = np.asarray(read(old))
+        if np.array_equal(before, written[which]):
+            continue
+        if np.array_equal(before, np.asarray(read(new))):
+            fail(
+                f"after write(parameters, kernel, bias), the {which} that is read is the old one",
+                accepted=f"the {which} that was written",
+                cause=Cause(
+                    "not-written", f"the description's function `write` leaves the {which} as it is"
+                ),
+            )
+        kept.add(which)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks.areas.kernels import kernels_of
+from conformance.checks.areas.kernels import biases, kernels_of
 from conformance.checks.diagnosis.parameters import NO_ONE_KERNEL
 from conformance.checks.layer import Layer
 from conformance.checks.scan.edges import NOT_TRACED, scan
@@ -25,6 +25,7 @@ from conformance.layers.law import Law
 from conformance.layers.looking import SIZES
 from conformance.layers.storage import BiasRow
 from conformance.statistics import identify_law
+from conformance.statistics.by_requirement import Shape
 
 # Different sides separate fan_in from fan_out; few inputs separate 1/fan_in from 1/(fan_in - 1).
 # These are 170 000 weights.
@@ -251,9 +252,14 @@ def law_in_words(layer: Layer) -> tuple[str, str]:
         drawn = kernels_of(layer, _DRAWN)
     except Exception:  # requirements report a kernel that cannot be drawn
         return "", ""
-    found = identify_law(
+    return _in_words(
         {size: np.asarray(each, np.float64) for (size, _), each in zip(_DRAWN, drawn, strict=True)}
     )
+
+
+def _in_words(samples: Mapping[Shape, np.ndarray]) -> tuple[str, str]:
+    """Return the law of these draws in words, and its declaration; that is "" if unknown."""
+    found = identify_law(samples)
     sentence = found.sentence.partition(". ")[0].rstrip(".")
     if found.verdict != "known":
         return sentence, ""
@@ -274,6 +280,12 @@ def law_line(layer: Layer) -> str:
     """Return the line that declares the law of new kernels, if libraries use that law."""
     declared = law_in_words(layer)[1]
     return f'kernel = "{declared}"' if declared.partition(", ")[2] in _USUAL else ""
+
+
+def bias_law_line(layer: Layer) -> str:
+    """Return the line that declares the law of new biases, if libraries use that law."""
+    declared = _in_words(biases(layer))[1]
+    return f'bias = "{declared}"' if declared.partition(", ")[2] in _USUAL else ""
 
 
 def _declared(found: Convention, kernel: str) -> Iterator[tuple[str, Any]]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from conformance.checks import oracle
 from conformance.checks.arithmetic import Arithmetic, is_rounded, rounded
-from conformance.checks.arrays import as_jax, require_array, require_same_shape
+from conformance.checks.arrays import as_jax, require_array, require_kept, require_same_shape
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.require import on_the_way
 from conformance.contract.applicability import why_not_applicable
@@ -413,6 +413,7 @@ class Built:
                 require_same_shape(self.layer.bias_of(old), bias, "bias")
             new = self.layer.write(old, as_jax(kernel, dtype), as_jax(bias, dtype))
             if self.module is None:
+                require_kept(self.layer, old, new, {"kernel": kernel, "bias": bias})
                 self._parameters = new
             else:
                 nnx.update(self.module, new.tree)

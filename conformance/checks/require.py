@@ -168,7 +168,7 @@ def that(
         raise Violation(found, accepted=accepted, cause=cause, declare=declare, **measured)
 
 
-def equal(found: Any, expected: Any, what: str, *, cause: str = "") -> None:
+def equal(found: Any, expected: Any, what: str, *, cause: str = "", declare: str = "") -> None:
     """Require two arrays to be equal entry by entry; -0.0 equals 0.0, and NaN equals NaN.
 
     Reports a different shape, else the number of entries that differ and the worst of them.
@@ -185,11 +185,12 @@ def equal(found: Any, expected: Any, what: str, *, cause: str = "") -> None:
     with np.errstate(invalid="ignore", over="ignore"):
         distance = np.abs(_wide(found) - _wide(expected))
     place = _worst(np.where(differs, distance, -1.0))
-    fail(
+    raise Violation(
         f"{what} differs in {int(differs.sum())} of {found.size} entries; "
         f"at {_index(place)} it is {found[place]!s}, not {expected[place]!s}",
         accepted="bitwise equality",
         cause=cause,
+        declare=declare,
         error=float(distance[place]),
     )
 

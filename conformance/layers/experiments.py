@@ -229,6 +229,14 @@ def rounds_operands(its: Implementation, dtype: str, size: tuple[int, int]) -> b
     )
 
 
+def rounds_product(its: Implementation, dtype: str, size: tuple[int, int]) -> bool:
+    """Return whether the product is rounded to this dtype before a bias is added."""
+    n, m = size
+    written = _written(its, _drawn(n, m), np.zeros(m, np.float32))
+    found = _results(its, written, _drawn(_BATCH, n))
+    return np.array_equal(found, found.astype(jax.numpy.dtype(dtype)).astype(np.float64))
+
+
 def _operands(
     its: Implementation, size: tuple[int, int]
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:

@@ -165,8 +165,11 @@ def _tried(implementation: Implementation, seen: Seen) -> Seen:
         )
     half = implementation.convention.compute_dtype
     if half != its.convention.compute_dtype and experiments.rounds_operands(its, half, SIZES[0]):
-        wider = {"compute_dtype": half, "casts_input": True, "result_dtype": "float32"}
-        return replace(seen, convention=replace(seen.convention, **wider))  # type: ignore[arg-type]  # of its fields
+        wider: dict[str, Any] = {"compute_dtype": half, "casts_input": True}
+        wider["result_dtype"] = "float32"
+        if experiments.rounds_product(its, half, SIZES[0]):
+            wider["accumulate"] = half
+        return replace(seen, convention=replace(seen.convention, **wider))
     plain = {its.convention.compute_dtype, its.convention.parameter_dtype} == {"float32"}
     if error and plain and not its.convention.product_error:
         found = experiments.quantization(its, SIZES[0])

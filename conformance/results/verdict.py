@@ -191,13 +191,15 @@ def _hides_a_must(root: Cell) -> bool:
 def _fault_behind_obstacles(own: Mapping[str, Cell], rows: Sequence[Requirement]) -> Cell | None:
     """Return the first fault in the foundation, or the first obstacle if it has no fault.
 
-    It may be a seed that raises, which every check may draw.
+    It may be a seed that raises, which every check may draw. A recommendation hides no obstacle.
     """
     failed = [row for row in rows if own[row.id].outcome == Outcome.FAILED]
     for row in failed:
-        if row.foundation and not own[row.id].obstacle and not own[row.id].declare:
+        fault = row.foundation and not own[row.id].obstacle and not own[row.id].declare
+        if fault and row.level == MUST:
             return own[row.id]
     obstacles = [row for row in failed if own[row.id].obstacle]
+    obstacles = [row for row in obstacles if row.level == MUST] or obstacles
     # A seed that raises makes every check fail.
     roots = sorted(
         (row for row in obstacles if row.foundation or row.every_seed), key=_first_to_blame

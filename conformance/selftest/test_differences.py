@@ -359,6 +359,68 @@ def test_one_difference_is_one_finding(
     assert len(text.splitlines()) <= 24
 
 
+class DrawnBias(nnx.Module):
+    """The bias is drawn by the usual law of another library."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(_LECUN(rngs.params(), (din, dout), jnp.float32))
+        end = din**-0.5
+        self.bias = nnx.Param(jax.random.uniform(rngs.params(), (dout,), minval=-end, maxval=end))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The affine map."""
+        return x @ self.kernel[...] + self.bias[...]
+
+
+class MadeInTheCall(nnx.Module):
+    """The constructor puts None where the first call puts the parameters."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        self.sizes, self.rngs = (din, dout), rngs
+        self.kernel: nnx.Param[jax.Array] | None = None
+        self.bias = nnx.Param(jnp.zeros(dout))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The affine map."""
+        if self.kernel is None:
+            self.kernel = nnx.Param(_LECUN(self.rngs.params(), self.sizes, jnp.float32))
+        return x @ self.kernel[...] + self.bias[...]
+
+
+KEEPS_ITS_BIAS = conformance.Implementation.of_functions(
+    "acme.Dense",
+    init=lambda seed, n, m: {
+        "kernel": jax.random.normal(jax.random.key(seed), (n, m)) / jnp.sqrt(n),
+        "bias": jnp.zeros(m),
+    },
+    apply=lambda parameters, x: x @ parameters["kernel"] + parameters["bias"],
+    kernel=lambda parameters: parameters["kernel"],
+    bias=lambda parameters: parameters["bias"],
+    write=lambda parameters, kernel, bias: {**parameters, "kernel": kernel},
+    convention=conformance.Convention(name="Acme"),
+)
+
+
+@pytest.mark.parametrize(
+    ("layer", "row", "words"),
+    [
+        ("DrawnBias", "initialization/bias-zero", 'declare bias = "uniform, 1 / (3 * fan_in)"'),
+        ("MadeInTheCall", "", "the parameters are created lazily, in the first call"),
+        ("KEEPS_ITS_BIAS", "construction/only-two-parameters", "`write` leaves the bias as it is"),
+    ],
+)
+def test_the_first_failure_says_what_to_do(
+    layer: str, row: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ("builds", "ready-when-built", "bias-zero", *ROWS)
+    main(["run", f"{__name__}:{layer}", *(f"--requirement={each}" for each in rows), "-n0"])
+    text = capsys.readouterr().out
+    # The version of Flax decides whether such a call is refused.
+    assert len(failing(text)) == 1
+    assert not row or failing(text) == {row}
+    assert words in " ".join(text.split())
+
+
 def test_a_layer_is_checked_within_its_mesh(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [f"--requirement={row}" for row in ("builds", "affine-value", "sharding")]
     context = f"--declare=context={__name__}:one_device"

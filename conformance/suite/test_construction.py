@@ -20,6 +20,7 @@ from conformance.checks.diagnosis.differences import (
     require_one_kernel,
 )
 from conformance.checks.diagnosis.parameters import (
+    LAZY,
     NO_ONE_KERNEL,
     NOT_CALLED,
     NUMPY,
@@ -96,7 +97,7 @@ def test_ready_when_built(layer: Layer, case: Case) -> None:
         not late,
         f"the first call creates {', '.join(late)}",
         accepted="all parameters exist after construction",
-        cause=Cause("parameters-lazy", "the parameters are created lazily, in the first call"),
+        cause=LAZY,
     )
 
 
@@ -111,13 +112,19 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     """The parameters are exactly kernel and bias: in*out + out numbers.
 
     The check counts every Param of an nnx module, every variable of a Linen module and every array
-    of a pure function. ``state/exact-state`` checks the leaves that are not Params.
+    of a pure function. ``state/exact-state`` checks the leaves that are not Params. What the
+    functions of a description write is what they read.
     """
     dense = layer.of(case)
     try:
         require_both(dense)
     except Violation as violation:
         raise violation.because(NO_ONE_KERNEL if layer.has_no_one_kernel else "") from violation
+    try:
+        layer.written(case)
+    except Violation as violation:
+        if violation.cause_id == "not-written":
+            raise violation.because(violation.cause) from violation
     require_one_kernel(layer)
     leaves = dense.leaves
     if dense.module is not None:

@@ -129,8 +129,9 @@ def test_basis_input(layer: Layer, case: Case) -> None:
     eye = np.eye(case.in_features, dtype=np.float32)
     if not layer.arithmetic(case.in_features).is_float32:
         # Rounding the product is right, and so is rounding only the sum.
-        reference = layer.value(eye, kernel, bias)
-        require.within(dense.rows(eye), reference.value, reference.bound, "f(e_i)")
+        reference, found = layer.value(eye, kernel, bias), dense.rows(eye)
+        cause = wrong_values.of_wide_result(found, eye, kernel, bias, layer.arithmetic(len(eye)))
+        require.within(found, reference.value, reference.bound, "f(e_i)", cause=cause)
         return
     found = dense.rows(eye)
     cause = wrong_values.of_basis(found, kernel, bias)

@@ -32,7 +32,7 @@ from conformance.checks.areas.mapped_draws import cost_of_a_draw, drawn_at_once
 from conformance.checks.areas.seeds import require_each_scaled
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, TALL, WIDE, Case, every_case, over
-from conformance.checks.description import law_line
+from conformance.checks.description import bias_law_line, law_line
 from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
 from conformance.checks.programs import HALF
@@ -89,7 +89,8 @@ def test_bias_zero(layer: Layer, case: Case) -> None:
         return
     if bias.any():
         cause = causes.bias(biases(layer))
-        require.equal(bias, np.zeros_like(bias), "the new bias", cause=cause)
+        line = bias_law_line(layer)
+        require.equal(bias, np.zeros_like(bias), "the new bias", cause=cause, declare=line)
     _require_zero_biases(layer)
 
 

@@ -178,22 +178,28 @@ def test_linen_submodule(layer: Layer, case: Case) -> None:
 
 def _require_same_under_names(layer: Layer, case: Case) -> None:
     """Require kernels of the declared variance under the names that people give to layers."""
-    alone = layer.of(case)
+    seeds = range(case.seed, case.seed + _ALONE)
+    alone = [layer.build(*case.kernel_shape, seed=seed) for seed in seeds]
     deviation = math.sqrt(layer.convention.kernel.variance(*case.kernel_shape)) or 1.0
 
-    def of(kernel: Any) -> Evidence:
-        return variance(np.asarray(kernel, np.float64)[None] / deviation)
+    def of(*kernels: Any) -> Evidence:
+        return variance(np.asarray(kernels, np.float64) / deviation)
 
-    if not np.isfinite(alone.kernel).all() or of(alone.kernel).rejected:
+    drawn = [each.kernel for each in alone]
+    if not np.isfinite(drawn).all() or of(*drawn).rejected:
         return  # other requirements report a kernel that is not as declared without a name, too
     with during(f"initializing a parent with layers called {', '.join(composition.NAMES)}"):
         x = as_jax(np.zeros((*layer.fewest, case.in_features), np.float32))
         variables = composition.linen_named(layer, case).init(jax.random.key(case.seed), x)
     for name in composition.NAMES:
-        kernel = layer.kernel_of(composition.linen_part(alone, variables, (name,)))
+        kernel = layer.kernel_of(composition.linen_part(alone[0], variables, (name,)))
         if np.isfinite(kernel).all() and not layer.convention.kernel.is_zero():
             cause = Cause("depends-on-name", f"a layer called {name} starts in another way")
             judge([of(kernel)], cause)
+
+
+_ALONE = 8
+"""So many layers without a name show a law that a single one hides in the noise."""
 
 
 def _require_unrelated(

@@ -36,11 +36,13 @@ __all__ = [
     "floating_alone",
     "frozen_linen",
     "frozen_nnx",
+    "half_weights",
     "in_surroundings",
     "keeping_its_stream",
     "lora_around_dense",
     "outputs_first",
     "quantized",
+    "quantized_at_once",
     "summed_in_parts",
     "wider_result",
     "without_activation",
@@ -161,6 +163,26 @@ class _Quantized(CorrectDense):
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         return affine(quantized_to(127, x, -1), quantized_to(127, kernel, 0), bias)
+
+
+class _QuantizedAtOnce(CorrectDense):
+    """The kernel is rounded to eight bits with one step for all of its entries."""
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(x, quantized_to(127, kernel.ravel(), 0).reshape(kernel.shape), bias)
+
+
+class _HalfWeights(CorrectDense):
+    """Parameters of float16, in a product that takes them as they are."""
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        return scaled_normal(key, in_features, out_features).astype(jnp.float16)
+
+    def draw_bias(self, rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
+        return jnp.zeros(out_features, jnp.float16)
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return x @ kernel + bias
 
 
 class _SummedInParts(nnx.Linear):
@@ -315,6 +337,8 @@ outputs_first = adapt(_OutputsFirst, layout="out, in", names={"kernel": "weight"
 without_activation = adapt(_WithActivation, arguments={"activation": "none"})
 both_sizes = adapt(_BothSizes)
 quantized = adapt(_Quantized, product_error="2**-7")
+quantized_at_once = adapt(_QuantizedAtOnce, product_error="2**-7")
+half_weights = adapt(_HalfWeights, parameter_dtype="float16")
 summed_in_parts = adapt(
     _SummedInParts, dtype="bfloat16", parameter_dtype="bfloat16", accumulate="bfloat16"
 )

@@ -73,7 +73,7 @@ class BiasAlongTheInputs(CorrectDense):
         self.bias = nnx.Param(self.bias[...], sharding=("embed",), eager_sharding=False)
 
 
-@defect("Y203", "state/pickles", 4)
+@defect("Y203", "state/pickles", 4, cause_id="unpicklable")
 class KeepsALambda(CorrectLinenDense):
     """A field holds a function without a name, so that the module cannot be sent to a worker."""
 

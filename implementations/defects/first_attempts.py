@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
@@ -98,6 +99,54 @@ class MultipliedFromTheLeft(nnx.Module):
 
     def __call__(self, x: ArrayLike) -> Array:
         return self.kernel[...] @ jnp.asarray(x) + self.bias[...]
+
+
+@defect("Y375", "construction/kernel-shape", 1, cause_id="kernel-made-transposed")
+class MadeTransposed(nnx.Module):
+    """The kernel has the shape (out, in), and is used as if it were (in, out)."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        drawn = jax.random.normal(rngs.params(), (out_features, in_features))
+        self.kernel = nnx.Param(drawn * stddev(in_features))
+        self.bias = nnx.Param(jnp.zeros((out_features,)))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return jnp.asarray(x) @ self.kernel[...] + self.bias[...]
+
+
+@wrong.call("Y376", "forward/output-shape", 1, cause_id="rank-2-only")
+def SumOverTheMiddle(self: Any, x: ArrayLike) -> Array:
+    """Axes are counted from the front, as they are in a matrix."""
+    x = jnp.asarray(x)
+    if x.ndim == 1:
+        return CorrectDense.__call__(self, x)
+    return jnp.sum(x[:, :, None] * self.kernel[...][None], axis=1) + self.bias[...]
+
+
+@wrong.call("Y377", "forward/output-shape", 1, cause_id="axes-flattened")
+def AlwaysAMatrix(self: Any, x: ArrayLike) -> Array:
+    """Every x becomes a matrix of rows, and so does a vector."""
+    return CorrectDense.__call__(self, jnp.reshape(x, (-1, self.kernel.shape[0])))
+
+
+WidthMultiplier = wrong.forward("Y378", "forward/basis-input", 2, cause_id="product-scaled")(
+    lambda x, k, b: x @ k * (64 / k.shape[0]) + b,
+    "The product has a multiplier 64 / in, as in parametrizations for width transfer.",
+)
+
+
+@defect("Y379", "initialization/kernel-variance", 1, cause_id="law-truncated-normal-he")
+class LinenByHe(nn.Module):
+    """He's law, whose variance of few weights chance may hide."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: ArrayLike) -> Array:
+        x = jnp.asarray(x)
+        kernel = self.param("kernel", nn.initializers.he_normal(), (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return jnp.dot(x, kernel) + bias
 
 
 def _to_int8(values: Array, axis: int) -> Array:

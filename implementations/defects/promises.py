@@ -147,6 +147,13 @@ class _RoundedResult(CorrectDense):
         return affine(*half).astype(jnp.float32)
 
 
+class _WideBias(CorrectDense):
+    """Casts x and the kernel, and forgets the bias."""
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), bias)
+
+
 class _HalfResult(CorrectDense):
     """Declares a result of float32, and returns bfloat16."""
 
@@ -181,9 +188,14 @@ SumsInLess = declaring(
 HalfUnderVmap = declaring(_HalfUnderVmap, Defect("Y176", "transforms/vmap"), **HALF)
 HalfOfIntegers = declaring(_HalfOfIntegers, Defect("Y177", "dtypes/integer-input"), **HALF)
 WIDER = {"dtype": "bfloat16", "result_dtype": "float32"}
-RoundedResult = declaring(_RoundedResult, Defect("Y262", "forward/basis-input"), **WIDER)
+RoundedResult = declaring(
+    _RoundedResult, Defect("Y262", "forward/basis-input", cause_id="result-rounded"), **WIDER
+)
 HalfResult = declaring(
     _HalfResult, Defect("Y263", "dtypes/float32-out", cause_id="result-dtype"), **WIDER
+)
+WideBias = declaring(
+    _WideBias, Defect("Y380", "dtypes/float32-out", cause_id="bias-not-cast"), dtype="bfloat16"
 )
 DropsNnx = declaring(_DropsNnx, Defect("Y178", "forward/zero-input"), **DRAWS)
 DropsLinen = declaring(_DropsLinen, Defect("Y179", "forward/zero-input"), **DRAWS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import pickle
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -201,7 +202,24 @@ def differing_attributes(first: Built, second: Built) -> str:
     if not found:
         return ""
     words = "is a static attribute that differs" if len(found) == 1 else "are such attributes"
-    return Cause("static-differs", f"{' and '.join(found)} {words} between instances of one size")
+    words = f"{' and '.join(found)} {words} between instances of one size"
+    if all(callable(vars(one)[name]) for name in found):
+        words += ": use functions that the module defines, and not new ones for each layer"
+    return Cause("static-differs", words)
+
+
+def unpicklable_attributes(dense: Built) -> str:
+    """Return a cause that names the attributes that pickle refuses, or "" if it takes each."""
+    found = []
+    for name, value in getattr(_static_part(dense), "__dict__", {}).items():
+        try:
+            pickle.dumps(value)
+        except Exception:  # of any kind, as by __reduce__
+            found.append(name)
+    if not found:
+        return ""
+    words = f"pickle refuses the value of {' and '.join(found)}"
+    return Cause("unpicklable", f"{words}: functions must have a name in their module")
 
 
 def _static_part(dense: Built) -> object:

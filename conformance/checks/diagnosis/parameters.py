@@ -21,6 +21,10 @@ NOT_CALLED = Cause(
     "a parameter is a function, not an array: an initializer is made first, and then called, as "
     "lecun_normal()(key, shape)",
 )
+LAZY = Cause(
+    "parameters-lazy",
+    "the parameters are created lazily, in the first call: create them in __init__",
+)
 NO_ONE_KERNEL = Cause(
     "no-one-kernel",
     "no parameter has the kernel's shape at every size: a kernel that is a product of several "
@@ -95,6 +99,17 @@ def why_absent(shapes: Sequence[tuple[int, ...]], in_features: int = 0) -> Cause
         f"the state has no {missing}: the layer has none, makes it in each call, or keeps it "
         "where nnx does not look, as in a closure, on the class or in a plain container",
     )
+
+
+def are_refused_in_a_call(dense: Built, x: np.ndarray) -> bool:
+    """Return whether Flax refuses a Param that the call puts where the constructor put None."""
+    try:
+        dense.raw(x)
+    except ValueError as error:
+        return "Cannot assign data value" in str(error) and "Param" in str(error)
+    except Exception:  # other requirements check whether it can be called
+        return False
+    return False
 
 
 def raw_array(names: Sequence[str]) -> Cause:

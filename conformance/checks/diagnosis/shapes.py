@@ -29,6 +29,10 @@ LEFT = Cause(
     "the kernel is multiplied from the left, as kernel @ x, which fits vectors only: x @ kernel, "
     "with a kernel of shape (in, out), fits batches too",
 )
+MADE_TRANSPOSED = Cause(
+    "kernel-made-transposed",
+    "the kernel is made with the shape (out, in), and x @ kernel needs (in, out)",
+)
 EXCHANGED = Cause(
     "sizes-exchanged", "in_features and out_features are swapped: the layer takes x of width out"
 )
@@ -49,6 +53,8 @@ def of_kernel(dense: Built, case: Case, shape: tuple[int, ...]) -> str:
         takes = [width for width in case.kernel_shape if _takes(dense, width)]
         if takes == [m] and shape == (m, n):
             return EXCHANGED
+        if not takes and shape == (m, n) and _is_left(dense.layer, case):
+            return MADE_TRANSPOSED
         if takes == [n]:
             if shape == (m, n) and _is_left_only(dense, case):
                 return LEFT
@@ -101,7 +107,8 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
         if PARAMETERS not in layer.provides:
             return of_inputs_bias(layer, case)
         if _is_left(layer, case):
-            return LEFT
+            # The kernel is read transposed from a layer that stores (out, in).
+            return MADE_TRANSPOSED if layer.convention.layout == "out,in" else LEFT
         return ""
     if not refused:
         alone = "a vector is refused: the layer takes batches of rows only"
@@ -119,6 +126,29 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
         if not works(2, 1):
             return Cause("rank-2-only", "an x of more than two axes is refused")
     return ""
+
+
+def _shape(layer: Layer, case: Case, *lead: int) -> tuple[int, ...] | None:
+    """Return the shape of the result at 3 inputs and 10 outputs, or None if x is refused."""
+    x = np.ones((*lead, 3), np.float32)
+    return _gives(lambda: layer.forward(case.seed, x, 10)) if layer.accepts(lead) else None
+
+
+def of_flattening(layer: Layer, case: Case) -> str:
+    """Return whether every x becomes a matrix of rows, which the result still is."""
+    found = [_shape(layer, case), _shape(layer, case, 2), _shape(layer, case, 2, 4)]
+    if found[1] != (2, 10) or found[2] != (8, 10) or found[0] not in ((10,), (1, 10), None):
+        return ""
+    return Cause("axes-flattened", "the leading axes of x are flattened into one, and not restored")
+
+
+def of_rank(layer: Layer, case: Case, lead: tuple[int, ...]) -> str:
+    """Return whether an x of more than two axes fits at sizes of 1 only."""
+    if len(lead) < 2 or not layer.accepts((2, 4)) or _shape(layer, case, 2) != (2, 10):
+        return ""
+    if any(_shape(layer, case, *each) is not None for each in ((2, 4), (2, 3), (10, 3), (3, 10))):
+        return ""
+    return Cause("rank-2-only", "the code fits an x of two axes only")
 
 
 def of_vectors_only(layer: Layer) -> str:
@@ -189,10 +219,6 @@ def of_result(found: tuple[int, ...], lead: tuple[int, ...], out_features: int) 
     expected = (*lead, out_features)
     if math.prod(found) != math.prod(expected):
         return ""
-    if len(lead) > 1 and found == (math.prod(lead), out_features):
-        return Cause(
-            "axes-flattened", "the leading axes of x are flattened into one, and not restored"
-        )
     if [size for size in found if size != 1] == [size for size in expected if size != 1]:
         if len(found) < len(expected):
             return Cause("axes-squeezed", "axes of length 1 are dropped from the result")

@@ -70,7 +70,43 @@ def of_basis(layer: Layer, case: Case, cause: str) -> str:
     kernel, bias = layer.kernel_for(case), layer.bias_for(case)
     if np.array_equal(found, kernel + bias):
         return cause
-    return wrong_values.of_basis(found, kernel, bias) or of_transformation(layer, case)
+    return (
+        wrong_values.of_basis(found, kernel, bias)
+        or _of_product_factor(layer, case)
+        or of_transformation(layer, case)
+    )
+
+
+def _of_product_factor(layer: Layer, case: Case) -> str:
+    """Return the factor of the product, the bias left out, as a function of in_features."""
+    factors = {n: _factor_of(layer, replace(case, in_features=n)) for n in (3, 12, 48)}
+    if None in factors.values():
+        return ""
+    for power, words in ((0.0, ""), (1.0, " / in_features"), (0.5, " / sqrt(in_features)")):
+        scaled = np.array([(found or 0.0) * n**power for n, found in factors.items()])
+        if np.ptp(scaled) < _SAME * np.abs(scaled).max():
+            what = f"{scaled[0]:.4g}{words}"
+            return Cause(
+                "product-scaled", f"x @ kernel is multiplied by {what} before the bias is added"
+            )
+    return Cause("scaled-by-size", "x @ kernel is multiplied by a factor that depends on the sizes")
+
+
+_SAME = 1e-4
+"""The relative difference that rounding leaves between two factors."""
+
+
+def _factor_of(layer: Layer, case: Case) -> float | None:
+    """Return the one factor of every f(e_i) without a bias, or None if there is no other than 1."""
+    kernel = layer.kernel_for(case)
+    dense = layer.of(case).write(kernel, np.zeros(case.out_features, np.float32))
+    found = dense.rows(np.eye(case.in_features, dtype=np.float32))
+    if found.shape != kernel.shape or not kernel.all() or not np.isfinite(found).all():
+        return None
+    ratios = found.astype(np.float64) / kernel
+    middle = float(np.median(ratios))
+    same = np.abs(ratios - middle).max() < _SAME * abs(middle)
+    return middle if same and abs(middle - 1) > _SAME else None
 
 
 def of_saturation(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from conformance.checks import oracle
-from conformance.checks.arithmetic import rounded
+from conformance.checks.arithmetic import Arithmetic, rounded
 from conformance.errors import Cause, id_of
 
 NO_BIAS = Cause("bias-unused", "the bias is not used: the output does not depend on it")
@@ -304,6 +305,24 @@ def _reduced_precision(
                 words = f"the product is computed in reduced precision: errors are those of {words}"
                 return Cause("reduced-precision", words)
     return ""
+
+
+def of_wide_result(
+    found: np.ndarray, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, its: Arithmetic
+) -> str:
+    """Return whether a result that is declared to be wider is rounded as if it were not."""
+    if not its.is_wider or its.sums == its.results or not np.array_equal(
+        found, rounded(found, its.results)
+    ):  # fmt: skip
+        return ""
+    if _explains(found, its.affine(x, kernel, bias)):
+        return ""
+    if not _explains(found, replace(its, sums=its.results).affine(x, kernel, bias)):
+        return ""
+    words = f"the result is rounded to {its.results}, and then cast to float32"
+    return Cause(
+        "result-rounded", f'{words}: if this is intended, declare accumulate = "{its.results}"'
+    )
 
 
 def of_scale(found: np.ndarray, right: oracle.Bounded, scale: float) -> str:
