@@ -171,6 +171,8 @@ class Arithmetic:
         if not self.is_half:
             return self._returned(oracle.bias_gradient(cotangent))
         rows = self._cotangent(cotangent).reshape(-1, cotangent.shape[-1])
+        # Adding a row of zeros rounds nothing, so only the others count.
+        rows = rows[rows.any(axis=1)]
         ones = np.ones((1, len(rows)), np.float32)
         # The order is arbitrary, and each partial sum may be rounded to the dtype.
         plain = oracle.products(ones, rows, unit=oracle.unit_roundoff(self.results))

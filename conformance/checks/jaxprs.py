@@ -55,6 +55,11 @@ def loops(jaxpr: Any) -> bool:
     return any(each.primitive.name in ("scan", "while") for each in equations(jaxpr))
 
 
+def conditions(jaxpr: Any) -> bool:
+    """Return whether it has branches that a number chooses, as of `jax.lax.cond`."""
+    return any(each.primitive.name == "cond" for each in equations(jaxpr))
+
+
 def multiply_adds(jaxpr: Any) -> int:
     """Return the number of multiply-adds in the products of a jaxpr.
 

@@ -126,12 +126,15 @@ def test_basis_input(layer: Layer, case: Case) -> None:
     """
     require_plain_operands(layer)
     dense, kernel, bias = layer.written(case), layer.kernel_for(case), layer.bias_for(case)
+    nothing = np.zeros_like(kernel)
     eye = np.eye(case.in_features, dtype=np.float32)
     if not layer.arithmetic(case.in_features).is_float32:
         # Rounding the product is right, and so is rounding only the sum.
         reference, found = layer.value(eye, kernel, bias), dense.rows(eye)
         cause = wrong_values.of_wide_result(found, eye, kernel, bias, layer.arithmetic(len(eye)))
         require.within(found, reference.value, reference.bound, "f(e_i)", cause=cause)
+        reference, found = layer.value(eye, nothing, bias), dense.write(nothing, bias).rows(eye)
+        require.within(found, reference.value, reference.bound, "with K = 0, f(e_i)")
         return
     found = dense.rows(eye)
     cause = wrong_values.of_basis(found, kernel, bias)
@@ -142,7 +145,6 @@ def test_basis_input(layer: Layer, case: Case) -> None:
         require.within(found, reference.value, reference.bound, "f(e_i)", cause=cause)
     else:
         require.equal(found, kernel + bias, "f(e_i)", cause=cause)
-    nothing = np.zeros_like(kernel)
     found = dense.write(nothing, bias).rows(eye)
     require.equal(found, np.broadcast_to(bias, found.shape), "with K = 0, f(e_i)")
     found = dense.write(nothing, np.zeros_like(bias)).rows(eye)

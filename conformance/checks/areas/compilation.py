@@ -69,7 +69,9 @@ def _require_compiled_once(layer: Layer, case: Case) -> None:
             accepted="none",
             cause=Cause(
                 "compiled-in-call",
-                "a function is compiled in every call: jax.jit is applied inside of it",
+                "a branch of jax.lax.cond is made in every call, and compiled again"
+                if jaxprs.conditions(programs.traced(layer, case))
+                else "a function is compiled in every call: jax.jit is applied inside of it",
             ),
         )
 

@@ -168,7 +168,7 @@ def require_each_scaled(layer: Layer) -> None:
     """
     law = declared(layer)
     bounded = law.families and all(family.strictly_subgaussian for family in law.families)
-    if layer.implementation.init is None or not bounded or law.mean_slack:
+    if layer.implementation.init is None or not bounded:
         return
     _, more, (seeds, drawn) = _drawn(layer)
     for size, of, kernels_of_size in (
@@ -183,9 +183,10 @@ def _require_scale(
     layer: Layer, law: Declared, size: tuple[int, int], seeds: np.ndarray, drawn: np.ndarray
 ) -> None:
     squares = np.square(drawn.astype(np.float64)) / law.variance(*size)
-    ratios = squares.mean(1)
+    ratios, slack = squares.mean(1), law.variance_slack
     with np.errstate(divide="ignore"):
-        log_p = np.log(2 * len(seeds)) - drawn.shape[1] / 2 * (ratios - 1 - np.log(ratios))
+        nearest = np.clip(1.0, ratios - slack, ratios + slack)
+        log_p = np.log(2 * len(seeds)) - drawn.shape[1] / 2 * (nearest - 1 - np.log(nearest))
     worst = int(np.argmin(log_p))
     rejected = int((log_p < np.log(_BY_CHANCE)).sum())
     # The bound holds for the declared law; kernel-law reports another one.

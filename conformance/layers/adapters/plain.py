@@ -114,11 +114,18 @@ def _children(value: Any, depth: int) -> dict[Any, Any] | None:
         return value
     if isinstance(value, list | tuple):
         return dict(enumerate(value))
-    own = getattr(value, "__dict__", None)
+    own = {**_slots(value), **getattr(value, "__dict__", {})}
     foreign = isinstance(value, type | FunctionType | ModuleType)
     if foreign or not own or type(value).__module__.partition(".")[0] in ("builtins", "jax"):
         return None
-    return dict(own)
+    return own
+
+
+def _slots(value: Any) -> dict[str, Any]:
+    """Return the attributes that the class of an object keeps in slots, as far as they are set."""
+    declared = (vars(base).get("__slots__", ()) for base in type(value).__mro__)
+    names = [name for slots in declared for name in ((slots,) if isinstance(slots, str) else slots)]
+    return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
 def _cells(function: FunctionType) -> Iterator[tuple[str, CellType]]:
