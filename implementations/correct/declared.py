@@ -27,6 +27,7 @@ __all__ = [
     "HalfByItsWords",
     "KeyAndFeatures",
     "PlainAttributes",
+    "InSlots",
     "RoundedResult",
     "both_sizes",
     "calls_counted",
@@ -121,6 +122,19 @@ class PlainAttributes:
 
     def __call__(self, x: ArrayLike) -> Array:
         return jnp.asarray(x) @ self.parameters["kernel"] + self.parameters["bias"]
+
+
+class InSlots:
+    """A class without a framework, with its arrays in slots."""
+
+    __slots__ = ("bias", "kernel")
+
+    def __init__(self, in_size: int, out_size: int, key: Array) -> None:
+        self.kernel = scaled_normal(key, in_size, out_size)
+        self.bias = jnp.zeros(out_size, jnp.float32)
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return jnp.asarray(x) @ self.kernel + self.bias
 
 
 class _OutputsFirst(nnx.Module):
