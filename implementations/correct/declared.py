@@ -25,9 +25,9 @@ from implementations.defects.base import (
 
 __all__ = [
     "HalfByItsWords",
+    "InSlots",
     "KeyAndFeatures",
     "PlainAttributes",
-    "InSlots",
     "RoundedResult",
     "both_sizes",
     "calls_counted",

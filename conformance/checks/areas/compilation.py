@@ -78,10 +78,10 @@ def _require_compiled_once(layer: Layer, case: Case) -> None:
 
 def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
     """Require that a layer that was first traced works outside of traces afterwards."""
-    lead = BATCH if layer.accepts(BATCH) else ()
-    x = case.normal("x", *lead, case.in_features)
     from flax.errors import TraceContextError
 
+    lead = BATCH if layer.accepts(BATCH) else ()
+    x = case.normal("x", *lead, case.in_features)
     programs.traced(layer, case)
     dense = layer.written(case)
     with require.during("jax.make_jaxpr of the first call"):
