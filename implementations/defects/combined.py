@@ -127,4 +127,15 @@ class RankOfTheFirstCall(CorrectLinenDense):
         return affine(x, kernel, bias if x.ndim == first else bias * 0)
 
 
+ImagesScaled = wrong.forward("Y361", "dtypes/integer-input", 3)(
+    lambda x, k, b: affine(x / 255, k, b),
+    "An x of uint8 and rank 4 is taken for images, and scaled to numbers from 0 to 1.",
+    when=lambda x, k, b: x.dtype == jnp.uint8 and x.ndim == 4,
+)
+HalfSequencesRound = wrong.forward("Y362", "dtypes/half-input", 4)(
+    lambda x, k, b: affine(x, k.astype(x.dtype), b).astype(jnp.float32),
+    "For an x of float16 and rank 3, a kernel of 64 inputs or more is rounded.",
+    when=lambda x, k, b: x.dtype == jnp.float16 and x.ndim == 3 and len(k) >= 64,
+)
+
 name_layers(globals())

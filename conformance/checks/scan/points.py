@@ -118,7 +118,9 @@ def points_of(layer: Layer) -> list[Point]:
         points += [replace(base, in_features=n, out_features=m, dtype=dtype) for n, m in _FEWER]
         points += [Point(n, m, lead, dtype) for (n, m), lead in short]
         points += [Point(*BASE, lead, dtype) for lead in ((2, 3, 4), (2, 3, 2, 4))]
+        points += [Point(64, 100, lead, dtype) for lead in ((2, 3), (2, 3, 4))]
     # Images have dtype uint8.
+    points += [Point(*BASE, lead, "uint8") for lead in ((2, 3), (2, 3, 4))]
     points += [replace(base, in_features=n, out_features=m, dtype="uint8") for n, m in _FEWER[::2]]
     return [p for p in dict.fromkeys(points) if layer.accepts(p.lead)]
 
