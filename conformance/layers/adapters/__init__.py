@@ -9,6 +9,7 @@ import functools
 import hashlib
 import inspect
 import re
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -243,7 +244,8 @@ def _unwrapped(layer: Any, declared: Mapping[str, Any]) -> tuple[Any, dict[str, 
         names = list(signature.parameters) if signature is not None else []
         arguments = {**dict(zip(names, layer.args, strict=False)), **layer.keywords, **arguments}
         layer = layer.func
-    return layer, arguments
+    # A generic class with its arguments, as in Dense[int], is built as the class.
+    return typing.get_origin(layer) or layer, arguments
 
 
 _ACTIVATION = re.compile(r"act|nonlin|non_lin|func|^fn$")
