@@ -20,6 +20,7 @@ from conformance.checks.areas.options import (
     of_every_rank,
     require_initializer,
     require_of_one_layer,
+    require_same_law,
     takes,
     with_and_without_bias,
     with_options,
@@ -58,6 +59,7 @@ def test_use_bias(layer: Layer, case: Case) -> None:
         accepted="the kernel alone",
         cause=ignored("use_bias"),
     )
+    require_same_law(layer, without, "use_bias=False")
     x, kernel = _x(layer, case), without.kernel_for(case)
     dense.write(kernel, case.bias())
     reference = without.value(x, kernel, np.zeros(case.out_features, np.float32))
@@ -143,6 +145,7 @@ def test_dtype(layer: Layer, case: Case) -> None:
                 accepted=f"parameters of {layer.convention.parameter_dtype}",
                 cause=Cause("dtype-for-param-dtype", "dtype is taken for param_dtype"),
             )
+        require_same_law(layer, computing, f"dtype={dtype}")
         y = dense.write(case.kernel(), case.bias())(as_jax(x))
         _require_result(computing, case, y, x.astype(np.float32), f"dtype={dtype}")
         if dtype == "bfloat16":
@@ -239,6 +242,7 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
             accepted=dtype,
             cause=cause,
         )
+        require_same_law(layer, given, f"param_dtype={dtype}{_and(options)}")
         x = _x(layer, case)
         y = dense.write(case.kernel(), case.bias())(x)
         _require_result(given, case, y, x, f"param_dtype={dtype}")

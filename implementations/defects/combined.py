@@ -113,6 +113,18 @@ class SlowWithoutBias(AllOptions):
         return super().affine(x, kernel, bias)
 
 
+@defect("Y363", "options/use-bias", 4, cause_id="law-by-option")
+class AnotherLawWithoutBias(AllOptions):
+    """Without a bias, kernels are drawn for a ReLU."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, use_bias: bool = True, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(in_features, out_features, use_bias=use_bias, rngs=rngs)
+        if not use_bias:
+            self.kernel = nnx.Param(self.kernel[...] * 2**0.5)
+
+
 @defect("Y360", "models/linen-submodule", 4)
 class RankOfTheFirstCall(CorrectLinenDense):
     """Used twice in one model, the layer adds no bias to an x of another rank than the first."""

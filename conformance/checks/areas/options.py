@@ -165,3 +165,27 @@ def require_of_one_layer(chosen: Built, x: np.ndarray, plain: Built, before: np.
     for how, module in copies.items():
         found = Built(chosen.layer, module=module)(x)
         require.equal(found, y, f"f(x) of a layer with options that is {how}", cause=lost)
+
+
+# A size whose construction other requirements have compiled.
+_LAW = (128, 128)
+_OFF = 0.15
+"""The mean square of 2^14 draws of kurtosis 3 has a relative deviation of 1.1 %, so the ratio of
+two of them leaves 1 +- 0.15 once in 10^20 times; for the kurtosis 6 of a Laplace law, in 10^9."""
+
+
+def require_same_law(layer: Layer, given: Layer, option: str) -> None:
+    """Require that the mean square of a new kernel is with an option what it is without."""
+    with during(f"construction with {option}"):
+        with_it, without = (
+            float(np.square(each.build(*_LAW, 0).kernel.astype(np.float64)).mean())
+            for each in (given, layer)
+        )
+    if without:
+        require.that(
+            abs(with_it / without - 1) <= _OFF,
+            f"with {option}, the mean square of a new kernel is {with_it / without:.3g} times "
+            "that without",
+            accepted=f"1 +- {_OFF}",
+            cause=Cause("law-by-option", f"with {option}, kernels are drawn from another law"),
+        )
