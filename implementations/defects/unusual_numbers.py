@@ -20,6 +20,17 @@ EqualBiasLeftOut = wrong.forward("Y280", VALUE, 4)(
     "A bias of equal entries, such as a prior, is taken for one that was not trained.",
     when=lambda x, k, b: k.shape[1] > 1,
 )
+PixelsScaled = wrong.forward("Y364", VALUE, 4)(
+    lambda x, k, b: affine(
+        jnp.where(
+            ((x >= 0) & (x <= 255) & (x == jnp.round(x))).all() & (x.max() >= 128), x / 255, x
+        ),
+        k,
+        b,
+    ),
+    "Whole numbers from 0 to 255 are taken for pixels, and scaled.",
+    when=lambda x, k, b: x.dtype == jnp.float32 and x.size > 0,
+)
 NegativeBiasLeftOut = wrong.forward("Y282", VALUE, 4)(
     lambda x, k, b: affine(x, k, jnp.where((b < 0).all(), 0, b)),
     "A bias of negative entries alone is left out.",

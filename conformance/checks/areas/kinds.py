@@ -108,6 +108,8 @@ def rows_by_kind(case: Case, count: int) -> Iterator[tuple[str, np.ndarray]]:
         "zeros and ones": (chance < 0.5) * 1.0,
         "ones and minus ones": np.sign(plain),
         "whole numbers from 0 on": np.abs(whole),
+        "whole numbers from 0 to 255": generator.integers(0, 256, shape).astype(float),
+        "whole numbers from 0 to 999": generator.integers(0, 1000, shape).astype(float),
         "alternating signs": np.abs(plain) * (-1.0) ** np.arange(n),
         "mirrored halves": mirrored,
         "powers of two": powers * np.sign(plain),
