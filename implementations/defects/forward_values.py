@@ -56,7 +56,7 @@ ScaledAgain = wrong.forward("N051", "forward/basis-input", 2, cause_id="scaled-a
     lambda x, k, b: affine(x, k * stddev(k.shape[0]), b),
     "The forward multiplies the kernel by 1/sqrt(in) once more (the NTK parametrisation).",
 )
-ScaledByWidth = wrong.forward("Y260", "forward/basis-input", 4)(
+ScaledByWidth = wrong.forward("Y260", "forward/basis-input", 4, cause_id="product-scaled")(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b)) * (64 / max(k.shape[0], 1)) + b,
     "The product is multiplied by 64/in, as if a wider model took over a narrow one's rates.",
 )

@@ -97,11 +97,12 @@ _SAME = 1e-4
 
 
 def _factor_of(layer: Layer, case: Case) -> float | None:
-    """Return the one factor of every f(e_i) without a bias, or None if there is no other than 1."""
-    kernel = layer.kernel_for(case)
+    """Return the one factor of every f(c e_i) without a bias, or None if there is none but 1."""
+    kernel, eye = layer.kernel_for(case), np.eye(case.in_features, dtype=np.float32)
     dense = layer.of(case).write(kernel, np.zeros(case.out_features, np.float32))
-    found = dense.rows(np.eye(case.in_features, dtype=np.float32))
-    if found.shape != kernel.shape or not kernel.all() or not np.isfinite(found).all():
+    # Of several magnitudes, because a function of x is a factor at a single one.
+    found = np.stack([dense.rows(c * eye) / c for c in np.array([1, -0.5, 4], np.float32)])
+    if found.shape[1:] != kernel.shape or not kernel.all() or not np.isfinite(found).all():
         return None
     ratios = found.astype(np.float64) / kernel
     middle = float(np.median(ratios))

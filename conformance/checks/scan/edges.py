@@ -41,7 +41,7 @@ class Use:
     dtypes
         The dtypes of x.
     most
-        The maximum number of cases at edges.
+        The maximum number of cases at edges; half as many follow for numbers in the code.
     larger
         Whether larger sizes, drawn for the run, are tried as well.
     functions
@@ -71,6 +71,8 @@ _LARGEST_INDEX = 2**17
 _FEW_ROWS = 12
 # A layer with one operation for each input, or row, is not traced for more than these.
 _UNROLLED = 130
+# The experiment with new kernels has sizes up to this one, and more of them would blur it.
+_SMALL = 16
 
 
 @dataclass(frozen=True)
@@ -125,15 +127,17 @@ class Scan:
 
     def places(self, use: Use) -> list[tuple[str, Case]]:
         """Return the places, in words, and the cases to try; the usual program has no words."""
-        edges = [e for e in (*self.edges, *self.written) if e.program in use.programs]
-        # One point of each edge comes before a second one of any edge.
-        in_turn = itertools.zip_longest(*((*edge.points, *edge.before) for edge in edges))
         found: dict[Case, str] = {}
-        for points in in_turn:
-            for edge, point in zip(edges, points, strict=True):
-                if point is not None and point.dtype in use.dtypes and point.fits:
-                    found.setdefault(point.case(), edge.where * (point in edge.points))
-        places = [(where, case) for case, where in found.items()][: use.most]
+        for edges, most in ((self.edges, use.most), (self.written, use.most + use.most // 2)):
+            concerned = [edge for edge in edges if edge.program in use.programs]
+            # One point of each edge comes before a second one of any edge.
+            in_turn = itertools.zip_longest(*((*e.points, *e.before) for e in concerned))
+            for points in in_turn:
+                for edge, point in zip(concerned, points, strict=True):
+                    fits = point is not None and point.dtype in use.dtypes and point.fits
+                    if fits and len(found) < most:
+                        found.setdefault(point.case(), edge.where * (point in edge.points))
+        places = [(where, case) for case, where in found.items()]
         if self.own_derivative and use is DERIVATIVES:
             # Programs of one output, or input, are compared only with each other.
             narrow = (Point(5, 1).case(), Point(1, 7).case())
@@ -215,7 +219,8 @@ def _written(layer: Layer, unrolled: bool) -> Iterator[Edge]:
             where = f"near the number {length} in the layer's code"
             points = written(layer, length)
             yield Edge(FORWARD, where, tuple(points))
-            yield Edge(CONSTRUCTION, where, tuple(p for p in points if p.axes[:2] != BASE))
+            if length > _SMALL:
+                yield Edge(CONSTRUCTION, where, tuple(p for p in points if p.axes[:2] != BASE))
 
 
 def _edges_of_ranks(traces: Traces, kind: str, points: Sequence[Point]) -> list[Edge]:
