@@ -97,7 +97,7 @@ _SAME = 1e-4
 
 
 def _factor_of(layer: Layer, case: Case) -> float | None:
-    """Return the one factor of every f(c e_i) without a bias, or None if there is none but 1."""
+    """Return the one factor of every f(c e_i) without a bias, or None for several, or 1."""
     kernel, eye = layer.kernel_for(case), np.eye(case.in_features, dtype=np.float32)
     dense = layer.of(case).write(kernel, np.zeros(case.out_features, np.float32))
     # Of several magnitudes, because a function of x is a factor at a single one.
