@@ -110,9 +110,7 @@ def test_gradients(layer: Layer, case: Case) -> None:
                 loss = programs.weighted(layer, parameters, point.cotangent)
                 found = jax.grad(loss, (0, 1, 2))(*map(as_jax, point.values()))
             gradients.require_gradients(layer, found, point, "jax.grad outside of jit")
-    # No gradient of factors is one of the kernel.
-    own = dense.module is not None and not layer.is_factored and not layer.seen.frozen
-    if programs.is_plain(case) and own and layer.accepts(BATCH):
+    if programs.is_plain(case) and gradients.has_states(dense) and layer.accepts(BATCH):
         with require.during("nnx.grad of the module"):
             states = programs.module_gradients(layer, dense, point.x, point.cotangent)
         for by, state in states.items():

@@ -11,7 +11,7 @@ import numpy as np
 from conformance.checks import oracle, programs, require
 from conformance.checks.arithmetic import Arithmetic
 from conformance.checks.cases import BATCH, Case
-from conformance.checks.layer import Layer
+from conformance.checks.layer import Built, Layer
 from conformance.checks.oracle import Bounded
 from conformance.errors import Cause, id_of
 from conformance.jax_setup.lazy import jax
@@ -240,6 +240,15 @@ def of_stack(found: np.ndarray, reference: Bounded, how: str) -> str:
         words = "every layer of the stack uses the parameters of the first one"
         return Cause("first-of-stack", words)
     return ""
+
+
+def has_states(dense: Built) -> bool:
+    """Return whether ``nnx.grad`` of the layer returns the gradients of its kernel and bias.
+
+    The gradients of factors are none of the kernel, and frozen arrays have none.
+    """
+    layer = dense.layer
+    return dense.module is not None and not layer.is_factored and not layer.seen.frozen
 
 
 def of_state(layer: Layer, state: Any, by: str) -> tuple[Any, Any]:

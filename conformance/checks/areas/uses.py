@@ -180,7 +180,7 @@ def _gradients(world: World, held: Held, step: Step) -> None:
     x = world.x(held, replace(step, values=len(world.leads) - 1))
     g = replace(world.case, values=step.values).normal("g", *x.shape[:-1], held.kernel.shape[1])
     point = gradients.Point(f"x of shape {x.shape}", held.kernel, held.bias, x, g)
-    if dense.module is None or layer.is_factored:
+    if not gradients.has_states(dense):
         with require.during("jax.grad of the layer"):
             loss = programs.weighted(layer, dense.parameters, g)
             found = jax.grad(loss, (0, 1, 2))(*map(as_jax, point.values()))
