@@ -28,6 +28,11 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
         return np.asarray(values).astype(jnp.dtype(dtype)).astype(np.float32)
 
 
+def is_exact(values: np.ndarray, dtype: str) -> bool:
+    """Return whether a dtype represents all of these numbers."""
+    return np.array_equal(values, rounded(values, dtype))
+
+
 def is_rounded(held: np.ndarray, written: np.ndarray) -> bool:
     """Return whether two kernels differ only by the roundings of a reparameterization."""
     if held.shape != written.shape:

@@ -278,14 +278,16 @@ _USUAL = ("1 / fan_in", "2 / fan_in", "2 / (fan_in + fan_out)", "1 / (3 * fan_in
 
 def law_line(layer: Layer) -> str:
     """Return the line that declares the law of new kernels, if libraries use that law."""
-    declared = law_in_words(layer)[1]
-    return f'kernel = "{declared}"' if declared.partition(", ")[2] in _USUAL else ""
+    return _usual_line("kernel", law_in_words(layer)[1])
 
 
 def bias_law_line(layer: Layer) -> str:
     """Return the line that declares the law of new biases, if libraries use that law."""
-    declared = _in_words(biases(layer))[1]
-    return f'bias = "{declared}"' if declared.partition(", ")[2] in _USUAL else ""
+    return _usual_line("bias", _in_words(biases(layer))[1])
+
+
+def _usual_line(key: str, declared: str) -> str:
+    return f'{key} = "{declared}"' if declared.partition(", ")[2] in _USUAL else ""
 
 
 def _declared(found: Convention, kernel: str) -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from conformance.checks import jaxprs, oracle, programs, require
 from conformance.checks.areas import cast_models, functions, gradients, input_dtypes
-from conformance.checks.arithmetic import rounded
+from conformance.checks.arithmetic import is_exact
 from conformance.checks.arrays import as_jax, require_array
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Built, Layer
@@ -78,7 +78,7 @@ def _adds_a_wide_bias(layer: Layer) -> str:
         return ""
     bias = layer.bias_for(case)
     found = layer.written(case).rows(np.zeros((1, 3), np.float32))[0]
-    if not np.array_equal(found, bias) or np.array_equal(bias, rounded(bias, its.compute_dtype)):
+    if not np.array_equal(found, bias) or is_exact(bias, its.compute_dtype):
         return ""
     words = f"the product is {its.compute_dtype}, and a bias of float32 is added to it"
     return Cause("bias-not-cast", f"{words}: cast the bias as well")

@@ -25,7 +25,7 @@ from conformance.checks.areas.options import (
     with_and_without_bias,
     with_options,
 )
-from conformance.checks.arithmetic import rounded
+from conformance.checks.arithmetic import is_exact, rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Built, Layer
@@ -203,7 +203,7 @@ def _require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str
         near = 2.0**-22 * (np.abs(found) + np.abs(bias))
         if np.all(np.abs(found.astype(np.float64) - wide.value) <= wide.bound):
             cause = ignored("dtype")
-        elif np.array_equal(found, rounded(found, dtype)):
+        elif is_exact(found, dtype):
             cause = Cause("result-cast-back", "the result is cast back to float32")
         elif np.all(np.abs(product - rounded(product, dtype)) <= near):
             words = f"the product is {dtype}, and a bias that is not cast is added to it"

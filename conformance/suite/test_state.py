@@ -243,7 +243,7 @@ def _x(layer: Layer, case: Case) -> np.ndarray:
     *("construction/abstract-init", "numerics/precision-followed", "purity/globals-untouched"),
 )
 def test_any_order(layer: Layer) -> None:
-    """In any order of ordinary uses, each f(x) is that of the layer's present kernel and bias.
+    """In any order of ordinary uses, f(x) follows from the layer's present kernel and bias.
 
     Random sequences change three layers, of two sizes, between calls of every kind: new values for
     both parameters or one of them, steps of training, ``train()`` and ``eval()``, copies, casts,

@@ -75,7 +75,7 @@ class PrecisionWithoutDtype(AllOptions):
 
 @defect("Y358", "options/dot-general", 4, cause_id="option-by-branch")
 class DotGeneralWithoutDtype(AllOptions):
-    """With ``dtype``, the product is not that of ``dot_general``."""
+    """With ``dtype``, ``dot_general`` does not compute the product."""
 
     def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
         if self.dtype is None:

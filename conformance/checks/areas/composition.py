@@ -106,7 +106,7 @@ def nnx_transformed(models: Any, one: Any, x: Any) -> dict[str, Any]:
 
 
 def linen_leaves(variables: Any) -> list[Leaf]:
-    """Return every array of a variable dict, without the name of its collection."""
+    """Return every array of a variable dict; its name does not begin with its collection."""
     from conformance.layers.adapters.linen import collection_leaves
 
     return collection_leaves(variables)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import programs, require
+from conformance.checks.areas.composition import linen_leaves
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Built, Layer
@@ -123,8 +124,6 @@ def require_unchanged_variables(dense: Built, x: np.ndarray) -> None:
     """Require that a call of a Linen model writes no collection, although all are mutable."""
     from flax.core import DenyList
 
-    from conformance.layers.adapters.linen import collection_leaves
-
     variables, model = dense.parameters.tree, dense.parameters.static
     with on_the_way("calling the layer with every collection mutable"):
         # Sowing into intermediates is allowed, because only callers that ask for them get them.
@@ -133,7 +132,7 @@ def require_unchanged_variables(dense: Built, x: np.ndarray) -> None:
     before, after = (
         {
             ".".join((leaf.kind, *leaf.path)): np.asarray(leaf.value).tobytes()
-            for leaf in collection_leaves(tree)
+            for leaf in linen_leaves(tree)
             if not any(map(leaf.is_called, dense.layer.kept))
         }
         for tree in (variables, updated)

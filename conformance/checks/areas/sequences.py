@@ -76,7 +76,7 @@ def _failure(layer: Layer, case: Case, steps: Sequence[Step]) -> Violation | Non
 
 
 def require_in_any_order(layer: Layer, case: Case, times: int) -> None:
-    """Require each result of random sequences of uses to be that of the present values.
+    """Require every result in random sequences of uses to follow from the present values.
 
     Parameters
     ----------

@@ -275,7 +275,7 @@ def _mode(name: str) -> Use:
 
 
 def _another(world: World, held: Held, step: Step) -> None:
-    """Build another layer of the size, which takes the place of the third."""
+    """Build another layer of the size, and drop it."""
     n, m = held.kernel.shape
     world.layer.build(n, m, step.values % 1000)
 

@@ -35,8 +35,8 @@ _LONGEST, _MOST_LENGTHS, _MOST_SEEDS = 2**20, 8, 20
 def numbers_in_code(layer: Layer) -> tuple[float, ...]:
     """Return the magnitudes of numbers in the layer's code, those nearest to the layer first.
 
-    The code is that of its classes and functions, and of what these refer to, outside of JAX, Flax
-    and the standard library. 0 and 1 are left out.
+    Its classes and functions are read, and what these refer to, but not JAX, Flax and the standard
+    library. 0 and 1 are left out.
     """
     return _read(layer)[0]
 

@@ -176,7 +176,7 @@ def implementation_of(
 ) -> Implementation:
     """Return an implementation whose parameters are :class:`Parameters`, with further fields.
 
-    ``leaves`` is that of :class:`Access`.
+    ``leaves`` is the argument of :class:`Access`.
     """
     register()
     access = Access(leaves, convention)

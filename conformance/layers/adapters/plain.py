@@ -149,7 +149,7 @@ def _filled(value: Any, new: Mapping[str, Any], path: str = "", depth: int = 0) 
     if isinstance(value, dict):
         return filled
     if isinstance(value, list | tuple):
-        make = getattr(value, "_make", type(value))  # that of a named tuple
+        make = getattr(value, "_make", type(value))  # a named tuple takes its fields apart
         return make(filled.values())
     if isinstance(value, FunctionType):
         cells = tuple(CellType(filled[n]) if n in filled else cell for n, cell in _cells(value))
