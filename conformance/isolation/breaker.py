@@ -20,7 +20,7 @@ from typing import TextIO
 
 from conformance.errors import described, safe_text
 from conformance.isolation.leftovers import only_here
-from conformance.isolation.postmortem import innermost_layer_frame
+from conformance.isolation.postmortem import innermost_layer_frame, was_killed
 from conformance.results.outcome import Outcome
 
 # An implementation that killed this many workers is not tried again in this run.
@@ -101,19 +101,27 @@ class Breaker:
         No layer is at fault, because none has been loaded.
         """
         mark = "starting", implementation, requirement
-        self._leave("the process died", *mark)  # as XLA ends it because of an unknown flag
+        own = os.getpid()
+        # As XLA ends it because of an unknown flag.
+        self._leave(f"{own} the process died", *mark)
         try:
             yield
         except Exception as error:
-            self._leave(described(error), *mark)
+            self._leave(f"{own} {described(error)}", *mark)
             raise
         with contextlib.suppress(OSError):
             self._mark(*mark).unlink(missing_ok=True)
 
     def why_not_started(self, implementation: str, requirement: str) -> str:
-        """Return why JAX has not started in the process of a cell; empty if it has."""
-        found = self._read("starting", implementation, requirement)
-        return "" if found is None else f"JAX does not start in this environment: {found}"
+        """Return why JAX has not started in the process of a cell; empty if it has.
+
+        A process that was killed meanwhile, as for want of memory, says nothing about JAX.
+        """
+        with contextlib.suppress(ValueError):
+            pid, why = (self._read("starting", implementation, requirement) or "").split(" ", 1)
+            if not was_killed(int(pid)):
+                return f"JAX does not start in this environment: {why}"
+        return ""
 
     @contextlib.contextmanager
     def running(self, implementation: str, requirement: str, *, guarded: bool) -> Iterator[None]:

@@ -48,6 +48,11 @@ def ended(pid: int) -> str:
     return ""
 
 
+def was_killed(pid: int) -> bool:
+    """Return whether a child of this process was ended by SIGKILL, which comes from outside."""
+    return ended(pid).endswith("SIGKILL")
+
+
 def has_ended(pid: int) -> bool:
     """Return whether a child of this process has ended; its status stays available."""
     if not hasattr(os, "waitid"):

@@ -84,6 +84,28 @@ def test_a_cell_that_had_not_begun_is_given_to_another_worker(workers: Workers) 
     assert [cell.outcome for cell in workers.run.received.values()] == [Outcome.CRASHED]
 
 
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="asks how a child ended")
+@pytest.mark.parametrize(("end", "refused"), [(signal.SIGKILL, ""), (signal.SIGABRT, "JAX does")])
+def test_only_a_death_of_its_own_while_jax_starts_refuses_the_run(
+    end: signal.Signals, refused: str, workers: Workers
+) -> None:
+    """XLA aborts because of an unknown flag; a process may be killed at any time."""
+    code = (
+        "import os, pathlib, sys; from conformance.isolation.breaker import Breaker\n"
+        "with Breaker(pathlib.Path(sys.argv[1]), 60.0, 8.0).starting(*sys.argv[3:]):\n"
+        "    os.kill(os.getpid(), int(sys.argv[2]))\n"
+    )
+    folder = workers.breaker.directory
+    child = call(folder, "-c", code, str(folder), str(int(end)), ENTRY.id, ROW.id)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    found = workers.breaker.why_not_started(ENTRY.id, ROW.id)
+    assert found.startswith(refused)
+    assert bool(found) == bool(refused)
+    if not refused:
+        assert dies(workers, Scheduler()) == "rerun"
+    child.communicate()
+
+
 def test_a_cell_that_had_begun_has_crashed(workers: Workers) -> None:
     scheduler = Scheduler()
     workers.pytest_runtest_logstart(ITEM)
