@@ -84,6 +84,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set up the run, in the controller and in each worker."""
     if not _is_ours(config):
         return
+    from conformance.jax_setup import devices
+
+    devices.limit_threads()  # The next lines import NumPy.
     from conformance.errors import UsageError
     from conformance.running.cells import Exchange
     from conformance.running.run import Run

@@ -15,6 +15,7 @@ from conformance.cli.output import open_streams, why_not_written
 from conformance.cli.run import run, run_arguments, workers_argument
 from conformance.cli.watch import watch, watch_arguments
 from conformance.errors import UsageError, did_you_mean, printable, silence
+from conformance.jax_setup import devices
 from conformance.results.environment import version
 from conformance.running.options import AMOUNT, CHOICE, LIMITS, add_to_command, values_of
 
@@ -312,6 +313,7 @@ def _near(name: str, known: Iterable[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     open_streams()
+    devices.limit_threads()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         own, of_pytest = _parted(given)

@@ -49,6 +49,15 @@ def cores() -> int:
     return (len(os.sched_getaffinity(0)) if known else os.cpu_count()) or 1
 
 
+def limit_threads() -> None:
+    """Have NumPy multiply matrices in one thread, in this process and those that it starts.
+
+    It must be called before NumPy is imported. Its other threads wait by spinning: beside a second
+    worker they took a fifth of a run's seconds of a core, and nothing here is large enough to gain.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def take_own(worker: str, device_files: Path = _DEVICES) -> None:
     """Let this worker, such as ``gw3``, see one device only, chosen in turn.
 
