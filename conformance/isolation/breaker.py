@@ -115,7 +115,7 @@ class Breaker:
     def why_not_started(self, implementation: str, requirement: str) -> str:
         """Return why JAX has not started in the process of a cell; empty if it has.
 
-        A process that was killed meanwhile, as for want of memory, says nothing about JAX.
+        JAX is not at fault if the process was killed, as by a system without memory.
         """
         with contextlib.suppress(ValueError):
             pid, why = (self._read("starting", implementation, requirement) or "").split(" ", 1)
