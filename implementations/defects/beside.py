@@ -86,14 +86,15 @@ def StaysBusy(self: Any, x: ArrayLike) -> Array:
     return y if busy else y + jnp.broadcast_to(self.bias[...], y.shape)
 
 
-def _limited(_: Any, value: Array) -> Array:
-    return jnp.clip(value, -50.0, 50.0)
+class _Limited(nnx.Param[Array]):
+    def on_set_value(self, value: Array) -> Array:
+        return jnp.clip(value, -50.0, 50.0)
 
 
 @wrong.built("Y224", "state/updates-used", 4, cause_id="value-changed-when-set")
 def LimitsWeights(layer: Any, rngs: nnx.Rngs) -> None:
     """A hook of the kernel's Param clips each value that it is set to."""
-    layer.kernel = nnx.Param(layer.kernel[...], on_set_value=_limited)
+    layer.kernel = _Limited(layer.kernel[...])
 
 
 @wrong.when_built("Y225", "purity/globals-untouched", 4, cause_id="global-changed")
