@@ -6,5 +6,6 @@ LIBRARIES = {
     "linen.Dense": "flax",
     "equinox.nn.Linear": "equinox",
     "haiku.Linear": "dm-haiku",
+    "haliax.nn.Linear": "haliax",
     "keras.layers.Dense": "keras",
 }

@@ -15,7 +15,7 @@ from typing import Any, NewType
 
 from conformance.errors import NotAdaptable
 from conformance.jax_setup.lazy import jax, jnp, nnx
-from conformance.layers.calls import how_to_declare
+from conformance.layers.calls import INPUTS, how_to_declare
 
 _NOUNS = ("features", "feature", "dim", "dims", "size", "channels", "units", "width", "nodes",
           "axes")  # fmt: skip
@@ -43,8 +43,8 @@ _RANDOM = frozenset(
         *("random_seed", "rng_seed"),
     )
 )
-_INPUTS = frozenset(("x", "xs", "input", "inputs", "input_array", "data", "batch", "arr", "array"))
 _NO_SIZE = ("str", "bool", "float", "callable", "rngs", "dtype", "array", "initializer", "mesh")
+_SHAPE = re.compile(r"(typing\.)?(sequence|tuple|list|shape)\b")
 _AXES = re.compile(r"\baxis\b|\bdict\b|\bmapping\b")
 _NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD,
           inspect.Parameter.KEYWORD_ONLY)  # fmt: skip
@@ -192,9 +192,18 @@ def _sizes(
             f"{_name(layer)}{signature}, which cannot be called as "
             f"cls(in_features, out_features, rngs=rngs): "
             f"no argument is the size of the {missing}",
-            f"Name the method that takes sizes: {_name(layer)}.{makers[0]}" if makers else "",
+            f"Name the method that takes sizes: {_name(layer)}.{makers[0]}"
+            if makers
+            else _by_function(named),
         )
     return first, second
+
+
+def _by_function(named: Sequence[Parameter]) -> str:
+    """Return a hint if an argument is a shape, which no size can be bound to."""
+    shape = next((p.name for p in named if _SHAPE.match(_annotation(p))), "")
+    of = f"Name a function of in_features and out_features that makes it, and gives it a {shape}."
+    return of if shape else ""
 
 
 def _makers(layer: Any) -> list[str]:
@@ -209,7 +218,7 @@ def _is_int(value: Any) -> bool:
 
 def _may_be_size(parameter: Parameter) -> bool:
     text = _annotation(parameter)
-    return not any(word in text for word in _NO_SIZE)
+    return not _SHAPE.match(text) and not any(word in text for word in _NO_SIZE)
 
 
 def _annotation(parameter: Parameter) -> str:
@@ -353,7 +362,8 @@ def bind_features(layer: Any, arguments: Mapping[str, Any]) -> Binding:
     if second is None:
         raise NotAdaptable(
             f"{_name(layer)}{signature}, which cannot be called as cls(features=out_features): "
-            "no field is the size of the output"
+            "no field is the size of the output",
+            _by_function(fields),
         )
     _require_complete(layer, signature, [p for p in fields if p not in (first, second)])
 
@@ -384,7 +394,7 @@ def bind_forward(layer: Any) -> tuple[Callable[[Any, Any, Any], Any], str] | Non
         return layer, ""
     named = {p.name.lower(): p for p in _named(signature, {})}
     seed = next((p for name, p in named.items() if name in _RANDOM), None)
-    x = next((p for name, p in named.items() if name in _INPUTS), None)
+    x = next((p for name, p in named.items() if name in INPUTS), None)
     features = next((p for name, p in named.items() if name in _OUT), None)
     needed = [p for p in named.values() if p.default is Parameter.empty]
     order = [p for p in named.values() if p in (seed, x, features)]
@@ -416,7 +426,7 @@ def is_factory(layer: Any) -> bool:
     """Return whether a function takes two sizes and no ``x``, and so makes a layer."""
     signature = signature_of(layer) if callable(layer) else None
     names = set() if signature is None else {p.name.lower() for p in _named(signature, {})}
-    return bool(names & _IN) and bool(names & _OUT) and not names & _INPUTS
+    return bool(names & _IN) and bool(names & _OUT) and not names & INPUTS
 
 
 def _name(layer: Any) -> str:

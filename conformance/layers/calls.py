@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from conformance.errors import NotAdaptable
+
+INPUTS = frozenset(("x", "xs", "input", "inputs", "input_array", "data", "batch", "arr", "array"))
+"""The usual names of an argument for ``x``."""
 
 
 def require_plain_call(layer: type, call: Collection[str]) -> None:
@@ -21,6 +25,7 @@ def require_plain_call(layer: type, call: Collection[str]) -> None:
     except (AttributeError, TypeError, ValueError):
         return
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    named.sort(key=lambda p: p.name != name_of_input(layer))
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     unknown = [n for n in call if not takes_any and n not in [p.name for p in named]]
     if unknown:
@@ -31,6 +36,21 @@ def require_plain_call(layer: type, call: Collection[str]) -> None:
             f"{layer.__name__}, whose call also needs {' and '.join(map(repr, needed))}",
             how_to_declare("call", needed),
         )
+
+
+def name_of_input(layer: type) -> str:
+    """Return the name of a call's argument for ``x``, if another one comes first; else nothing."""
+    try:
+        names = list(inspect.signature(layer.__call__).parameters)[1:]
+    except (AttributeError, TypeError, ValueError):
+        return ""
+    found = next((name for name in names if name.lower() in INPUTS), "")
+    return "" if names[:1] == [found] else found
+
+
+def called(call: Callable[..., Any], name: str, x: Any, further: Mapping[str, Any]) -> Any:
+    """Return the result of a call that takes ``x`` by this name, or first if that is empty."""
+    return call(**{name: x}, **further) if name else call(x, **further)
 
 
 def how_to_declare(table: str, names: Sequence[str]) -> str:

@@ -328,3 +328,32 @@ def test_a_class_that_only_its_library_builds_is_one_message(library: str) -> No
     with pytest.raises(NotAdaptable, match=f"the class Dense of {library}, which only") as caught:
         adapt(type("Dense", (base,), {}))
     assert "Write a function (seed, x, features)" in caught.value.hint
+
+
+class Equation(linen.Module):
+    """A Linen class with a shape, whose call takes another argument before x."""
+
+    shape: tuple[int, ...]
+
+    @linen.compact
+    def __call__(self, equation: str, x: jax.Array) -> jax.Array:
+        w = self.param("w", linen.initializers.ones, self.shape)
+        return jnp.einsum(equation, x, w)
+
+
+def test_what_a_call_takes_before_x_is_asked_for_and_given() -> None:
+    with pytest.raises(NotAdaptable, match="whose call also needs 'equation'") as caught:
+        adapt(Equation)
+    assert "call.equation" in caught.value.hint
+    call = {"equation": "...i,io->...o"}
+    with pytest.raises(NotAdaptable, match="no field is the size") as caught:
+        adapt(Equation, call=call)
+    assert "a function of in_features and out_features" in caught.value.hint
+
+    def factory(in_features: int, out_features: int) -> linen.Module:
+        return Equation((in_features, out_features))
+
+    layer = adapt(factory, call=call)
+    assert layer.init is not None
+    assert layer.apply is not None
+    assert layer.apply(layer.init(0, 3, 4), jnp.ones((2, 3))).shape == (2, 4)

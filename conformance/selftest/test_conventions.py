@@ -137,3 +137,26 @@ def test_a_missing_extra_is_said_and_left_out(monkeypatch: pytest.MonkeyPatch) -
     assert resolve([]) == (here,)
     with pytest.raises(UsageError, match=r"needs the extra 'fast': pip install 'acme\[fast\]'"):
         resolve(["acme.Dense"])
+
+
+@pytest.mark.parametrize("library", ["equinox", "haiku", "haliax", "keras", "stax"])
+def test_an_adapter_writes_what_its_layer_uses(library: str) -> None:
+    """It runs for the libraries that are installed."""
+    pytest.importorskip(library if library != "stax" else "jax", exc_type=ImportError)
+    names = {"keras": "keras_dense:Dense", "stax": "stax_dense:Dense"}
+    place = names.get(library, f"{library}_linear:Linear")
+    layer = load(Entry(library, library, f"implementations.{place}"))
+    for its in (layer, *layer.variants.values()):
+        assert its.init is not None
+        assert its.apply is not None
+        assert its.kernel is not None
+        assert its.with_parameters is not None
+        kernel, bias = np.arange(12.0, dtype=np.float32).reshape(3, 4), np.ones(4, np.float32)
+        new = its.init(0, 3, 4)
+        assert its.kernel(new).shape == (3, 4)
+        given = bias if its.convention.use_bias else None
+        written = its.with_parameters(new, jnp.asarray(kernel), given)
+        expected = kernel[0] + (bias if its.convention.use_bias else 0)
+        lead = (1,) * (min(its.convention.ranks) - 1)
+        x = jnp.zeros((*lead, 3)).at[..., 0].set(1)
+        assert np.array_equal(np.ravel(its.apply(written, x)), expected)

@@ -1,21 +1,27 @@
-"""Layers that are given as an `Implementation`: pure functions, and other conventions."""
+"""Layers that are pure functions, or that a factory makes of arrays."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen
 from jax import Array
 from jax.typing import ArrayLike
 
+from conformance.layers.adapters import adapt
 from conformance.layers.implementation import Convention, Implementation
 from conformance.layers.law import Law
 from implementations.defects.base import affine, scaled_normal, stddev
 
 __all__ = [
+    "by_an_equation",
+    "numbered_leaves",
+    "partial_of_arrays",
     "pure_functions",
     "stored_transposed",
     "tuple_of_parameters",
@@ -82,6 +88,64 @@ def _ninth_of_fan_in_variance(fan_in: int, fan_out: int) -> float:
     return 1 / fan_in / 9.0
 
 
+@jax.tree_util.register_pytree_node_class
+class _NumberedLeaves:
+    """A pytree whose leaves JAX numbers, because it gives them no names."""
+
+    def __init__(self, weight: Array, bias: Array) -> None:
+        self.weight, self.bias = weight, bias
+
+    @classmethod
+    def create(cls, in_size: int, out_size: int, *, key: Array) -> _NumberedLeaves:
+        """Return a new layer, by the first of two keys."""
+        first, _ = jax.random.split(key)
+        bias = jnp.zeros((out_size,), jnp.float32)
+        return cls(scaled_normal(first, in_size, out_size).T, bias)
+
+    def tree_flatten(self) -> tuple[tuple[Array, Array], None]:
+        """Return the arrays."""
+        return (self.weight, self.bias), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: tuple[Array, Array]) -> _NumberedLeaves:
+        """Return the layer with these arrays."""
+        return cls(*children)
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return affine(x, self.weight.T, self.bias)
+
+
+def _partial(in_dim: int, out_dim: int, key: Array) -> Callable[..., Array]:
+    """Return a function whose parameters are an argument of a partial."""
+    kernel = scaled_normal(key, in_dim, out_dim)
+    return functools.partial(apply_dictionary, {"kernel": kernel, "bias": jnp.zeros(out_dim)})
+
+
+class _Einsum(linen.Module):
+    """A product by an equation, which is the first argument of the call."""
+
+    shape: tuple[int, ...]
+
+    @linen.compact
+    def __call__(self, equation: str, x: ArrayLike) -> Array:
+        w = self.param("w", linen.initializers.lecun_normal(), self.shape, jnp.float32)
+        return jnp.einsum(equation, x, w)
+
+
+def _einsum(in_features: int, out_features: int) -> _Einsum:
+    """Return the product of an x and a kernel (in, out)."""
+    return _Einsum((in_features, out_features))
+
+
+numbered_leaves = adapt(_NumberedLeaves.create, layout="out, in", names={"kernel": "weight"})
+partial_of_arrays = adapt(_partial)
+by_an_equation = adapt(
+    _einsum,
+    call={"equation": "...i,io->...o"},
+    use_bias=False,
+    names={"kernel": "w"},
+    checks_width=False,
+)
 pure_functions = _implementation("pure functions")
 tuple_of_parameters = _implementation(
     "tuple of parameters",

@@ -26,7 +26,7 @@ from conformance.layers.binding import (
     random_argument,
     signature_of,
 )
-from conformance.layers.calls import require_plain_call
+from conformance.layers.calls import called, name_of_input, require_plain_call
 from conformance.layers.declaration import Declaration
 from conformance.layers.implementation import FLAX, Convention, Implementation
 from conformance.layers.loading import named
@@ -154,8 +154,12 @@ def _adapted(
         from conformance.layers.adapters.plain import from_plain
 
         further = _further(kind, call) if isinstance(kind, type) else lambda: dict(call)
+        name = name_of_input(kind) if isinstance(kind, type) else ""
         binding = bind(kind, arguments, is_nnx=False)
-        found = from_plain(binding.construct, label, convention, library, further)
+        found = from_plain(
+            binding.construct, label, convention, library,
+            lambda layer, x: called(layer, name, x, further()),
+        )  # fmt: skip
         return replace(found, bound=binding.description)
     if callable(kind):
         return _function(kind, arguments, label, convention, library)
@@ -190,17 +194,21 @@ def _of_factory(
     """Return an implementation of a function that makes Flax modules, as if it were their class."""
     from flax import nnx
 
-    if call:
-        raise NotAdaptable(
-            f"the function {label}, which makes a {type(made).__name__}",
-            "Name the class itself, to declare further arguments of its call.",
-        )
-    require_plain_call(type(made), ())
+    calling = _calling(type(made), call)
     if convention == FLAX and type(made).__module__.startswith("flax."):
         said = {key: getattr(made, key) for key in _SAID if hasattr(made, key)}
         convention = in_flax_words(type(made), said, FLAX)
     of = _of_nnx if isinstance(made, nnx.Module) else _of_linen
-    return of(factory, label, convention, library)
+
+    def construct(in_features: Any, out_features: Any, source: Any) -> Any:
+        found = factory.construct(in_features, out_features, source)
+        if type(found) is type(made):
+            object.__setattr__(found, "__class__", calling)
+        return found
+
+    return of(
+        replace(factory, construct=construct) if call else factory, label, convention, library
+    )
 
 
 def _of_nnx(binding: Binding, label: str, convention: Convention, library: str) -> Implementation:
@@ -311,6 +319,7 @@ def _calling(kind: type, call: Mapping[str, Any]) -> type:
         require_plain_call(kind, ())
         return kind
     base: Any = kind
+    name_of_x = name_of_input(kind)
     body: dict[str, Any] = {"__module__": __name__, "__doc__": kind.__doc__}
     # Streams of a Linen module belong to its scope and are not an argument of its call.
     streams = call.get("rngs", ()) if issubclass(kind, linen.Module) else ()
@@ -320,7 +329,7 @@ def _calling(kind: type, call: Mapping[str, Any]) -> type:
         # Its parent may have replaced its scope.
         if streams:
             give_streams(self, streams)
-        return base.__call__(self, x, **further())
+        return called(functools.partial(base.__call__, self), name_of_x, x, further())
 
     def __post_init__(self: Any) -> None:
         base.__post_init__(self)

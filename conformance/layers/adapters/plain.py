@@ -2,13 +2,14 @@
 
 JAX flattens an object that is registered as a pytree, such as an Equinox module. The arrays of any
 other object are its attributes, and those of the objects in them. A function has them in its
-closure.
+closure, and a partial among its arguments.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import CellType, FunctionType, ModuleType
 from typing import Any
@@ -83,7 +84,7 @@ def _taken_apart(layer: Any) -> Parameters:
         skeleton = _Skeleton(made_of, tuple(arrays), others, lambda new: _filled(layer, new))
         return Parameters(skeleton, arrays)
     values, structure = jax.tree_util.tree_flatten(layer)
-    names = [".".join(leaf.path) for leaf in leaves]
+    names = _named(layer, leaves)
     arrays = {n: v for n, v in zip(names, values, strict=True) if _is_array(v)}
     others = tuple((n, v) for n, v in zip(names, values, strict=True) if not _is_array(v))
     rest = dict(others)
@@ -93,6 +94,15 @@ def _taken_apart(layer: Any) -> Parameters:
         return jax.tree_util.tree_unflatten(structure, flat)
 
     return Parameters(_Skeleton(structure, tuple(arrays), others, rebuild), arrays)
+
+
+def _named(layer: Any, leaves: Sequence[Leaf]) -> list[str]:
+    """Return the paths of the leaves; one that JAX numbers has the name of its attribute."""
+    paths = [".".join(leaf.path) for leaf in leaves]
+    own = {id(value): path for path, value in _attributes(layer) if _is_array(value)}
+    pairs = zip(paths, leaves, strict=True)
+    names = [own.get(id(leaf.value), path) if leaf.name.isdigit() else path for path, leaf in pairs]
+    return names if len(set(names)) == len(names) else paths
 
 
 def _attributes(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
@@ -110,6 +120,8 @@ def _children(value: Any, depth: int) -> dict[Any, Any] | None:
         return None
     if isinstance(value, FunctionType) and not depth and value.__closure__:
         return {name: cell.cell_contents for name, cell in _cells(value) if cell != CellType()}
+    if isinstance(value, functools.partial):
+        return {"func": value.func, **dict(enumerate(value.args)), **value.keywords}
     if isinstance(value, dict):
         return value
     if isinstance(value, list | tuple):
@@ -146,6 +158,9 @@ def _filled(value: Any, new: Mapping[str, Any], path: str = "", depth: int = 0) 
     filled = {
         name: _filled(child, new, f"{inside}{name}", depth + 1) for name, child in children.items()
     }
+    if isinstance(value, functools.partial):
+        made, args = filled.pop("func"), [filled.pop(i) for i in range(len(value.args))]
+        return functools.partial(made, *args, **filled)
     if isinstance(value, dict):
         return filled
     if isinstance(value, list | tuple):
@@ -175,25 +190,25 @@ def _kind(value: Any) -> str:
 
 def from_plain(
     construct: Callable[[int, int, Any], Any], name: str, convention: Convention, library: str,
-    further: Callable[[], Mapping[str, Any]],
+    call: Callable[[Any, Any], Any],
 ) -> Implementation:  # fmt: skip
     """Return an implementation; ``construct(in_features, out_features, seed)`` builds the object.
 
-    ``further()`` returns the arguments of a call besides ``x``.
+    ``call(layer, x)`` returns the result of the object.
     """
 
     def init(seed: Any, in_features: int, out_features: int) -> Parameters:
         return _taken_apart(construct(in_features, out_features, seed))
 
     def apply(parameters: Parameters, x: Any) -> Any:
-        return parameters.static.rebuild(parameters.tree)(x, **further())
+        return call(parameters.static.rebuild(parameters.tree), x)
 
     return implementation_of(
         _leaves,
         name=name,
         init=init,
         apply=apply,
-        under=lambda other: from_plain(construct, name, other, library, further),
+        under=lambda other: from_plain(construct, name, other, library, call),
         convention=convention,
         library=library,
     )
