@@ -336,11 +336,12 @@ def _calling(kind: type, call: Mapping[str, Any]) -> type:
         give_streams(self, streams)
 
     body |= {"__call__": __call__, **({"__post_init__": __post_init__} if streams else {})}
-    # The name is the same in each process, so that another one can unpickle it.
+    # The qualified name is the same in each process, so that another one can unpickle it; Linen
+    # names a submodule by the other one.
     digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}{dict(call)}".encode())
     name = f"{kind.__name__}_called_with_{'_'.join(call)}_{digest.hexdigest()[:8]}"
-    globals()[name] = type(name, (kind,), body)
-    found: type = globals()[name]
+    found = type(kind.__name__, (kind,), body | {"__qualname__": name})
+    globals()[name] = found
     return found
 
 
