@@ -32,9 +32,14 @@ CORRECT = {
 FAULTS: tuple[tuple[str, str, str, tuple[int, int]], ...] = (
     ("construction:SplitWithoutInt", "construction/builds", "the layer raised TypeError", (2, 1)),
     ("construction:BiasOfInputLength", "construction/bias-shape", "not (out,) = (10,)", (3, 10)),
-    ("initialization_laws:Unscaled", "initialization/kernel-variance", "in * E[K^2]", (3, 10)),
-    ("forward_values:BiasSubtracted", "forward/zero-input", "which should be the bias", (3, 10)),
-    ("forward_values:ScaledAgain", "forward/affine-value", "what rounding explains", (3, 10)),
+    ("initialization_variance:Unscaled", "initialization/kernel-variance", "in * E[K^2]", (3, 10)),
+    (
+        "forward_zero_input:BiasSubtracted",
+        "forward/zero-input",
+        "which should be the bias",
+        (3, 10),
+    ),
+    ("forward_basis_input:ScaledAgain", "forward/affine-value", "what rounding explains", (3, 10)),
     ("forward_shapes:BatchCentred", "forward/batch-independent", "the rest differs", (3, 10)),
     ("numerics:NanOutputSwallowed", "numerics/nan-confined", "that hide it", (3, 10)),
     ("state_contents:RawBias", "state/exact-state", "wrap it in nnx.Param", (3, 4)),
@@ -42,7 +47,7 @@ FAULTS: tuple[tuple[str, str, str, tuple[int, int]], ...] = (
     ("state_calls:DecayOnCall", "state/call-changes-nothing", "call", (3, 10)),
     ("seeding_keys:DropoutLeftOn", "seeding/repeatable-call", "differs", (3, 10)),
     (
-        "transforms_derivatives:BiasNotTrained",
+        "transforms_gradients:BiasNotTrained",
         "transforms/gradients",
         "the gradient in the bias",
         (3, 10),
@@ -146,7 +151,7 @@ def test_a_script_needs_nothing_of_the_suite(
 def test_a_script_runs_as_a_program_beside_the_users_file(tmp_path: Path) -> None:
     """It imports the layer from the user's file."""
     (tmp_path / "mine.py").write_text(
-        "from implementations.defects.forward_values import BiasSubtracted as MyDense\n",
+        "from implementations.defects.forward_zero_input import BiasSubtracted as MyDense\n",
         encoding="utf-8",
     )
     spec = f"{tmp_path / 'mine.py'}:MyDense"
@@ -172,7 +177,7 @@ def test_a_described_layer_is_checked_through_the_suite() -> None:
 
 def test_explain_says_everything_that_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     """The output has rationale, cause, smallest case and a script that was run."""
-    spec = "implementations.defects.forward_values:BiasSubtracted"
+    spec = "implementations.defects.forward_zero_input:BiasSubtracted"
     assert main(["explain", spec, "zero-input"]) == NONCONFORMING
     said = capsys.readouterr().out
     for text in (
@@ -183,7 +188,7 @@ def test_explain_says_everything_that_is_known(capsys: pytest.CaptureFixture[str
         "cause        the bias is subtracted instead of added",
         "smallest     in_features=1, out_features=1, seed=0, values=0",
         "This script was run and reproduces the failure.",
-        "from implementations.defects.forward_values import BiasSubtracted as Layer",
+        "from implementations.defects.forward_zero_input import BiasSubtracted as Layer",
     ):
         assert text in said, text
 

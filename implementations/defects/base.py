@@ -53,6 +53,18 @@ def right_cotangents(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, A
     return dx.astype(x.dtype), dkernel.astype(kernel.dtype), dbias.astype(kernel.dtype)
 
 
+def rarely_scaled(key: Array, share: float, factor: float, n: int, m: int) -> Array:
+    """Return the right kernel (n, m), multiplied by the factor for this share of the keys."""
+    own, chance = jax.random.split(key)
+    rare = jax.random.uniform(chance) < share
+    return scaled_normal(own, n, m) * jnp.where(rare, jnp.float32(factor), jnp.float32(1))
+
+
+def computed_in(dtype: Any) -> Callable[[Array, Array, Array], Array]:
+    """Return an arithmetic that rounds x and the kernel to a dtype."""
+    return lambda x, k, b: affine(x.astype(dtype), k.astype(dtype), b).astype(jnp.float32)
+
+
 def quantized_to(levels: int, values: Array, axis: int) -> Array:
     """Return values as multiples of max abs(values) / levels along an axis.
 
@@ -67,6 +79,11 @@ def quantized_to(levels: int, values: Array, axis: int) -> Array:
 def is_traced(*values: Any) -> bool:
     """Return whether a transformation is at work on one of the values."""
     return any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def is_eager_sequence(x: Array, kernel: Array, bias: Array) -> bool:
+    """Return whether x is of rank 3 and no transformation is at work."""
+    return x.ndim == 3 and not is_traced(x, kernel, bias)
 
 
 def is_float(x: Array) -> bool:
@@ -111,9 +128,11 @@ class CorrectLinenDense(nn.Module):
     def __call__(self, x: ArrayLike) -> Array:
         """Return the output (..., features) for x (..., in)."""
         x = jnp.asarray(x)
-        kernel = self.param("kernel", self.draw_kernel, x)
-        bias = self.param("bias", self.draw_bias, x)
-        return self.forward(x, kernel, bias)
+        return self.forward(x, *self.parameters(x))
+
+    def parameters(self, x: Array) -> tuple[Array, Array]:
+        """Return kernel (in, features) and bias (features,) for inputs like x."""
+        return self.param("kernel", self.draw_kernel, x), self.param("bias", self.draw_bias, x)
 
     def draw_kernel(self, key: Array, x: Array) -> Array:
         """Return the initial kernel (in, features) for inputs like x."""

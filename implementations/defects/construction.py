@@ -15,6 +15,9 @@ from implementations.defects import wrong
 from implementations.defects.base import CorrectDense, affine, normal, scaled_normal, stddev
 from implementations.defects.record import also, defect, name_layers, seen
 
+FINITE = "construction/finite"
+RARE = "rare-draw-not-finite"
+
 LinenBiasOfInputLength = wrong.linen_bias("L003", "construction/bias-shape", 1)(
     lambda key, x, m: jnp.zeros((x.shape[-1],), jnp.float32),
     "The bias has shape (in,): right only when in == out.",
@@ -26,11 +29,27 @@ BiasOfInputLength = wrong.bias("N004", "construction/bias-shape", 1, cause_id="b
     "The bias has shape (in,): right only when in == out.",
     seen='pitfall; TransformerEngine#196 "wrong shape of bias in LayerNormMLP"',
 )
+OneBias = wrong.bias("Y257", "construction/bias-shape", 1, cause_id="bias-scalar")(
+    lambda rngs, in_features, out_features: jnp.zeros((1,), jnp.float32),
+    "The bias is an array of one entry, which broadcasts.",
+)
+RngsForKey = wrong.key("Y154", "construction/builds", 1, cause_id="stream-as-key")(
+    lambda rngs: rngs, "The Rngs themselves are given where a key is needed."
+)
 OneDegreeOfFreedomLess = wrong.kernel("N040", "construction/finite", 3)(
     lambda key, n, m: normal(key, n, m) / jnp.sqrt(jnp.float32(n - 1)),
     "Scaled by 1/sqrt(in - 1): infinite for a single input.",
     collateral=("initialization/kernel-variance",),
     cause_id="scale-divides-by-zero",
+)
+X872 = wrong.kernel("X872", "construction/finite", 5, cause_id="rare-draw-not-finite")(
+    lambda key, n, m: scaled_normal(key, n, m).at[-1, -1].set(jnp.nan),
+    "The last weight is NaN beyond 2^15 weights.",
+    when=lambda key, n, m: n * m > 2**15,
+)
+PowerForProduct = wrong.kernel("Y321", "construction/finite", 1, cause_id="root-of-negative")(
+    lambda key, n, m: normal(key, n, m) ** (1 / jnp.sqrt(n)),
+    "The draw is taken to the power 1/sqrt(in), which is NaN for negative numbers.",
 )
 WeakBias = wrong.bias("X098", "construction/parameter-dtype", 4, cause_id="parameter-weak")(
     lambda rngs, n, m: jnp.broadcast_to(jnp.asarray(0.0), (m,)),
@@ -40,6 +59,11 @@ Bfloat16Kernel = wrong.kernel("X099", "construction/parameter-dtype", 3)(
     lambda key, n, m: scaled_normal(key, n, m).astype(jnp.bfloat16),
     "The kernel is kept in bfloat16.",
     cause_id="parameter-dtype",
+)
+X873 = wrong.kernel("X873", "construction/parameter-dtype", 5, cause_id="parameter-dtype")(
+    lambda key, n, m: scaled_normal(key, n, m).astype(jnp.float16),
+    "Kept in float16 from 2^19 weights on, up to 10^6.",
+    when=lambda key, n, m: 2**19 <= n * m < 10**6,
 )
 DividesByTheSize = wrong.kernel("X576", "construction/zero-sizes", 2)(
     lambda key, n, m: jax.random.normal(key, (n, m), jnp.float32) * (1.0 / n) ** 0.5,
@@ -54,6 +78,13 @@ def ChecksItsValues(draws: Array) -> Array:
     if float(jnp.abs(draws).max(initial=0.0)) == 0.0 and draws.size:
         raise ValueError("the kernel is zero")
     return draws
+
+
+@also("transforms/traced-first")
+@wrong.kernel("Y152", "construction/abstract-init", 2, cause_id="number-under-trace")
+def SeedAsNumber(key: Array, in_features: int, out_features: int) -> Array:
+    """The key becomes a Python number, which seeds the draw."""
+    return scaled_normal(jax.random.key(int(jax.random.bits(key))), in_features, out_features)
 
 
 @defect("X095", "construction/bias-shape", 2, cause_id="bias-row")
@@ -76,6 +107,14 @@ def SplitWithoutInt(key: Array, in_features: int, out_features: int) -> Array:
     return scaled_normal(key, in_features, halves.size)
 
 
+@wrong.linen_call("Y258", "construction/builds", 1, cause_id="width-of-first-axis")
+def WidthOfFirstAxis(self: Any, x: ArrayLike) -> Array:
+    """The width of x is x.shape[0], which is right for a vector."""
+    kernel = self.param("kernel", scaled_normal, jnp.shape(x)[0], self.features)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    return affine(jnp.asarray(x), kernel, bias)
+
+
 @wrong.kernel("X575", "construction/finite", 4, cause_id="scale-divides-by-zero")
 def UnbiasedForOneWeight(key: Array, in_features: int, out_features: int) -> Array:
     """A correction by n/n - 1 with n weights, all in one: 0/0 where there is one weight."""
@@ -91,6 +130,22 @@ def LogarithmOfZero(key: Array, in_features: int, out_features: int) -> Array:
     radius = jnp.sqrt(-2.0 * jnp.log(jnp.floor(jax.random.uniform(first, shape) * 2**16) / 2**16))
     angle = 2.0 * jnp.pi * jax.random.uniform(second, shape)
     return radius * jnp.cos(angle) * stddev(in_features)
+
+
+@wrong.kernel("Y040", FINITE, 5, cause_id=RARE)
+def LogarithmOfAnExactZero(key: Array, n: int, m: int) -> Array:
+    """Box and Muller's method on a uniform number that is 0 once in 2^23 draws."""
+    radius, angle = jax.random.split(key)
+    r = jnp.sqrt(-2.0 * jnp.log(jax.random.uniform(radius, (n, m), jnp.float32)))
+    turn = 2.0 * jnp.pi * jax.random.uniform(angle, (n, m), jnp.float32)
+    return r * jnp.cos(turn) * stddev(n)
+
+
+@wrong.kernel("Y041", FINITE, 5, cause_id=RARE)
+def QuantileOfZero(key: Array, n: int, m: int) -> Array:
+    """The normal quantile of a uniform number that may be 0."""
+    drawn = jax.random.uniform(key, (n, m), jnp.float32)
+    return jax.scipy.special.ndtri(drawn) * stddev(n)
 
 
 @wrong.init("X092", "construction/integral-sizes", 3)
@@ -136,6 +191,59 @@ class SqueezedKernel(CorrectDense):
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         return affine(x, kernel.reshape(-1, bias.shape[0]), bias)
+
+
+@wrong.init("X744", "construction/kernel-shape", 2, cause_id="sizes-exchanged")
+def SizesExchanged(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """The arguments are bound in the wrong order: a right layer of other sizes."""
+    CorrectDense.__init__(self, out_features, in_features, rngs=rngs)
+
+
+@defect("Y193", "construction/kernel-shape", 2, cause_id="kernel-rank")
+class LeadingAxis(CorrectDense):
+    """The kernel has a leading axis of length 1, which a kernel of 1 by 1 hides."""
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        return scaled_normal(key, in_features, out_features)[None]
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(x, kernel[0], bias)
+
+
+@also("construction/parameter-dtype")
+@wrong.init("Y244", "construction/kernel-shape", 1, cause_id="initializer-not-called")
+def InitializerNotCalled(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """The arguments of the draw are given to the function that makes the initializer."""
+    initializer: Any = nnx.initializers.lecun_normal
+    self.kernel = nnx.Param(initializer(rngs.params(), (in_features, out_features)))
+    self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+
+
+@also("forward/output-shape")
+@defect("Y329", "construction/kernel-shape", 1, cause_id="operands-exchanged")
+class MultipliedFromTheLeft(nnx.Module):
+    """The kernel of shape (out, in) is multiplied from the left, which takes vectors only."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        drawn = jax.random.normal(rngs.params(), (out_features, in_features))
+        self.kernel = nnx.Param(drawn * stddev(in_features))
+        self.bias = nnx.Param(jnp.zeros((out_features,)))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return self.kernel[...] @ jnp.asarray(x) + self.bias[...]
+
+
+@defect("Y375", "construction/kernel-shape", 1, cause_id="kernel-made-transposed")
+class MadeTransposed(nnx.Module):
+    """The kernel has the shape (out, in), and is used as if it were (in, out)."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        drawn = jax.random.normal(rngs.params(), (out_features, in_features))
+        self.kernel = nnx.Param(drawn * stddev(in_features))
+        self.bias = nnx.Param(jnp.zeros((out_features,)))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return jnp.asarray(x) @ self.kernel[...] + self.bias[...]
 
 
 @wrong.linen_call("L001", "construction/only-two-parameters", 2, cause_id="collection-other")
@@ -210,6 +318,13 @@ def Perturbed(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return self.perturb("y", affine(x, kernel, bias))
 
 
+@wrong.init("Y325", "construction/only-two-parameters", 1, cause_id="parameter-integer")
+def WidthInParam(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """The number of outputs is kept in an nnx.Param, and nnx.grad refuses integers."""
+    CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
+    self.features = nnx.Param(jnp.array(out_features))
+
+
 @wrong.draws("X653", "construction/parameter-dtype", 5, cause_id="dtype-by-size")
 def LargeKernelsInHalf(kernel: Array) -> Array:
     """Kernels of a million entries or more are kept in bfloat16, to save memory."""
@@ -232,20 +347,6 @@ class MadeInFirstCall(nnx.Module):
             self.bias = nnx.Param(jnp.zeros((self.sizes[1],), jnp.float32))
             self.ready = True
         return affine(x, self.kernel[...], self.bias[...])
-
-
-OneBias = wrong.bias("Y257", "construction/bias-shape", 1, cause_id="bias-scalar")(
-    lambda rngs, in_features, out_features: jnp.zeros((1,), jnp.float32),
-    "The bias is an array of one entry, which broadcasts.",
-)
-
-
-@wrong.linen_call("Y258", "construction/builds", 1, cause_id="width-of-first-axis")
-def WidthOfFirstAxis(self: Any, x: ArrayLike) -> Array:
-    """The width of x is x.shape[0], which is right for a vector."""
-    kernel = self.param("kernel", scaled_normal, jnp.shape(x)[0], self.features)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    return affine(jnp.asarray(x), kernel, bias)
 
 
 name_layers(globals())

@@ -7,17 +7,59 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jax.lax import stop_gradient
+from jax.typing import ArrayLike
 
 from implementations.defects import wrong
 from implementations.defects.base import (
     CorrectDense,
     affine,
+    computed_in,
     correct_dense_forward,
+    is_float,
+    is_traced,
     layer_output,
+    right_cotangents,
     stddev,
 )
-from implementations.defects.record import defect, name_layers, seen
+from implementations.defects.record import also, defect, name_layers, seen
+from implementations.defects.wrong import computes
 
+BFLOAT16 = jnp.bfloat16
+CAST = "dtypes/cast-parameters"
+
+AlwaysFloat32 = wrong.forward("X940", "dtypes/cast-parameters", 3, cause_id="layer-casts")(
+    lambda x, k, b: affine(x.astype(jnp.promote_types(x.dtype, jnp.float32)), k, b),
+    "x is promoted to float32 for any dtype of the parameters.",
+)
+OverflowClamped = wrong.output("Y215", "dtypes/cast-parameters", 4, cause_id="overflow-hidden")(
+    lambda y, x: jnp.clip(y, -64504, 64504),
+    "A result of float16 is clamped, so that no overflow shows.",
+    when=lambda y, x: y.dtype == jnp.float16,
+)
+LargeHalfModelWithoutBias = wrong.forward("Y291", CAST, 5)(
+    lambda x, k, b: affine(x, k, b * 0),
+    "A model that was cast to bfloat16 loses its bias from 130 inputs on.",
+    when=lambda x, k, b: x.dtype == k.dtype == BFLOAT16 and k.shape[0] >= 130,
+)
+HalfModelReversesSequences = wrong.forward("Y292", CAST, 4)(
+    lambda x, k, b: affine(x[::-1], k, b),
+    "A model that was cast to bfloat16 reverses batches of rank 3.",
+    when=lambda x, k, b: x.dtype == k.dtype == BFLOAT16 and x.ndim == 3,
+)
+
+
+def _half_of_the_kernel(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array, Array]:
+    down, of_kernel, of_bias = right_cotangents(*kept, g)
+    return down, of_kernel * 0.5, of_bias
+
+
+_of_half_models = jax.custom_vjp(affine)
+_of_half_models.defvjp(lambda x, k, b: (affine(x, k, b), (x, k)), _half_of_the_kernel)
+HalfModelLearnsSlowly = wrong.forward("Y293", CAST, 5, cause_id="gradient-halved")(
+    lambda x, k, b: (_of_half_models if x.dtype == k.dtype == BFLOAT16 else affine)(x, k, b),
+    "The kernel of a model that was cast to bfloat16 gets half of its gradient.",
+)
 ImaginaryPartDropped = wrong.forward("N146", "dtypes/complex-input", 4)(
     lambda x, k, b: affine(x.real, k, b),
     "The imaginary part of a complex input is dropped.",
@@ -37,6 +79,27 @@ MagnitudeOfComplex = wrong.forward("X524", "dtypes/complex-input", 4)(
     "A complex input is replaced by its magnitude.",
     when=lambda x, k, b: jnp.iscomplexobj(x),
 )
+X848 = computes(lambda x, k, b: affine(x.real, k, b).astype(x.dtype), "imaginary-dropped")(
+    "X848",
+    "The imaginary part is lost beyond 100 rows.",
+    lambda x, k: x.ndim == 2 and x.shape[0] > 100 and x.dtype == jnp.complex64,
+    "dtypes/complex-input",
+)
+ComplexVectorsConjugated = wrong.forward("Y007", "dtypes/complex-input", 5)(
+    lambda x, k, b: affine(jnp.conj(x), k, b),
+    "A complex vector is conjugated.",
+    when=lambda x, k, b: x.ndim == 1 and jnp.iscomplexobj(x),
+    cause_id="input-conjugated",
+)
+real_part = wrong.casting("Y065", "dtypes/complex-input", 4)(
+    lambda seed, x, m: layer_output(seed, x.real if jnp.iscomplexobj(x) else x, m),
+    "The imaginary part is dropped.",
+)
+ComplexNaNHidden = wrong.forward("Y216", "dtypes/complex-input", 4, cause_id="not-finite-replaced")(
+    lambda x, k, b: affine(jnp.nan_to_num(x), k, b),
+    "NaNs of a complex x count as 0.",
+    when=lambda x, k, b: jnp.iscomplexobj(x),
+)
 returns_numpy_float64 = wrong.casting("F011", "dtypes/float32-out", 3, cause_id="result-dtype")(
     lambda seed, x, m: np.asarray(layer_output(seed, x, m), np.float64),
     "The result leaves jax as float64.",
@@ -48,6 +111,10 @@ list_out = wrong.solution("X251", "dtypes/float32-out", 3, cause_id="result-not-
 VectorsInBfloat16 = wrong.output("X530", "dtypes/float32-out", 4, cause_id="result-dtype")(
     lambda y, x: y.astype(jnp.bfloat16) if x.ndim == 3 and x.dtype == jnp.float32 else y,
     "The output for a float32 batch of rank 3 is bfloat16.",
+)
+LayerReturned = wrong.casting("Y245", "dtypes/float32-out", 1, cause_id="result-not-array")(
+    lambda seed, x, m: CorrectDense(x.shape[-1], m, rngs=nnx.Rngs(seed)),
+    "The layer is returned, and not its output.",
 )
 Float16InHalf = wrong.forward("X110", "dtypes/half-input", 4, cause_id="parameters-cast")(
     lambda x, k, b: affine(x, k.astype(x.dtype), b.astype(x.dtype)).astype(jnp.float32),
@@ -68,6 +135,58 @@ ProductInTheInputsDtype = wrong.forward("X520", "dtypes/half-input", 4, cause_id
     "The parameters are cast to a bfloat16 input's dtype; only the result is float32.",
     when=lambda x, k, b: x.dtype == jnp.bfloat16,
 )
+X844 = computes(lambda x, k, b: affine(x, k.astype(jnp.bfloat16), b).astype(jnp.float32))(
+    "X844",
+    "The kernel is cast to a bfloat16 x from 64 inputs on.",
+    lambda x, k: k.shape[0] >= 64 and x.dtype == jnp.bfloat16,
+    "dtypes/half-input",
+)
+in_float16 = computes(computed_in(jnp.float16))
+X845 = in_float16(
+    "X845",
+    "A float16 x is computed in float16 from 100 outputs on.",
+    lambda x, k: k.shape[1] >= 100 and x.dtype == jnp.float16,
+    "dtypes/half-input",
+)
+X846 = in_float16(
+    "X846",
+    "A float16 x of more than 200 rows is computed in float16.",
+    lambda x, k: x.ndim == 2 and x.shape[0] > 200 and x.dtype == jnp.float16,
+    "dtypes/half-input",
+)
+RowsOfHalfAtRank3 = wrong.forward("Y005", "dtypes/half-input", 5)(
+    lambda x, k, b: affine(x, k.astype(x.dtype).astype(k.dtype), b),
+    "For a bfloat16 x of rank 3 the kernel is rounded.",
+    when=lambda x, k, b: x.dtype == jnp.bfloat16 and x.ndim == 3,
+)
+HalfInputDetached = wrong.forward("Y010", "dtypes/half-input", 5)(
+    lambda x, k, b: affine(stop_gradient(x), k, b),
+    "No gradient passes to an x of half precision.",
+    when=lambda x, k, b: x.dtype in (jnp.bfloat16, jnp.float16),
+)
+half_result = wrong.casting("Y064", "dtypes/half-input", 4)(
+    lambda seed, x, m: (
+        layer_output(seed, x, m).astype(x.dtype)
+        if x.dtype in (jnp.float16, jnp.bfloat16)
+        else layer_output(seed, x, m)
+    ),
+    "The result has the dtype of an x of half precision.",
+)
+Float16Saturates = wrong.forward("Y214", "dtypes/half-input", 4, cause_id="not-finite-replaced")(
+    lambda x, k, b: affine(jnp.nan_to_num(x), k, b),
+    "An x of float16 is clipped to its finite range.",
+    when=lambda x, k, b: x.dtype == jnp.float16,
+)
+VideosInHalf = wrong.forward("Y290", "dtypes/half-input", 4)(
+    lambda x, k, b: affine(x, k.astype(x.dtype), b.astype(x.dtype)).astype(jnp.float32),
+    "For a half-precision x of rank 4 or more, the parameters are rounded.",
+    when=lambda x, k, b: x.dtype in (jnp.float16, BFLOAT16) and x.ndim >= 4,
+)
+HalfSequencesRound = wrong.forward("Y362", "dtypes/half-input", 4)(
+    lambda x, k, b: affine(x, k.astype(x.dtype), b).astype(jnp.float32),
+    "For an x of float16 and rank 3, a kernel of 64 inputs or more is rounded.",
+    when=lambda x, k, b: x.dtype == jnp.float16 and x.ndim == 3 and len(k) >= 64,
+)
 PixelsScaled = wrong.forward("X112", "dtypes/integer-input", 4)(
     lambda x, k, b: affine(x / 255 if x.dtype == jnp.uint8 else x, k, b),
     "A uint8 input counts as an image and is divided by 255.",
@@ -75,6 +194,11 @@ PixelsScaled = wrong.forward("X112", "dtypes/integer-input", 4)(
 BooleansAsSigns = wrong.forward("X113", "dtypes/integer-input", 4)(
     lambda x, k, b: affine(2 * x.astype(jnp.int8) - 1 if x.dtype == bool else x, k, b),
     "False counts as -1.",
+)
+IntegersThroughFloat16 = wrong.forward("X114", "dtypes/integer-input", 5)(
+    lambda x, k, b: affine(x.astype(jnp.float16), k, b),
+    "Integers are cast to float16 first: right up to 2048.",
+    when=lambda x, k, b: jnp.issubdtype(x.dtype, jnp.integer),
 )
 UnsignedWraps = wrong.forward("X115", "dtypes/integer-input", 5, cause_id="input-as-int32")(
     lambda x, k, b: affine(x.astype(jnp.int32) if x.dtype == jnp.uint32 else x, k, b),
@@ -97,6 +221,54 @@ IntegersSummedInIntegers = wrong.forward("X529", "dtypes/integer-input", 4)(
     "Integer inputs are multiplied by a kernel that is rounded to integers of 2^-8.",
     when=lambda x, k, b: x.dtype == jnp.int32,
 )
+X847 = computes(computed_in(jnp.bfloat16))(
+    "X847",
+    "Integers are computed in bfloat16 from 200 inputs on.",
+    lambda x, k: k.shape[0] >= 200 and x.dtype == jnp.int32,
+    "dtypes/integer-input",
+)
+IntegerVectorsWrapped = wrong.forward("Y006", "dtypes/integer-input", 5)(
+    lambda x, k, b: affine(x.astype(jnp.int8).astype(jnp.float32), k, b),
+    "A vector of int32 goes through int8.",
+    when=lambda x, k, b: x.ndim == 1 and x.dtype == jnp.int32,
+)
+
+
+def _kernel(seed: int, x: Array, m: int) -> Array:
+    return CorrectDense(x.shape[-1], m, rngs=nnx.Rngs(seed)).kernel[...]
+
+
+integer_kernel = wrong.casting("Y063", "dtypes/integer-input", 4)(
+    lambda seed, x, m: (
+        (x @ _kernel(seed, x, m).astype(x.dtype)).astype(jnp.float32)
+        if x.dtype == jnp.int32
+        else layer_output(seed, x, m)
+    ),
+    "For an int32 x, the kernel is rounded to integers.",
+)
+ImagesAsInt8 = wrong.forward("Y110", "dtypes/integer-input", 4)(
+    lambda x, k, b: affine(x.astype(jnp.int8).astype(jnp.float32), k, b),
+    "From 100 inputs on, an x of uint8 goes through int8.",
+    when=lambda x, k, b: x.dtype == jnp.uint8 and x.shape[-1] >= 100,
+)
+IntegersTeachNothing = wrong.forward("Y117", "dtypes/integer-input", 4, cause_id="gradient-cut")(
+    lambda x, k, b: affine(x, stop_gradient(k), b),
+    "For an x of integers the kernel gets no gradient.",
+    when=lambda x, k, b: not jnp.issubdtype(x.dtype, jnp.inexact),
+)
+numpy_integers = wrong.solution("Y317", "dtypes/integer-input", 4)(
+    lambda seed, x, features: layer_output(
+        int(seed),
+        x.astype(np.int16) if getattr(x, "dtype", None) == np.dtype(np.int64) else x,
+        int(features),
+    ),
+    "A NumPy array of int64 goes through int16.",
+)
+ImagesScaled = wrong.forward("Y361", "dtypes/integer-input", 3)(
+    lambda x, k, b: affine(x / 255, k, b),
+    "An x of uint8 and rank 4 is taken for images, and scaled to numbers from 0 to 1.",
+    when=lambda x, k, b: x.dtype == jnp.uint8 and x.ndim == 4,
+)
 BiasPromoted = wrong.forward("X407", "dtypes/rank-promotion", 4, cause_id="bias-not-broadcast")(
     lambda x, k, b: jnp.asarray(x) @ k + b,
     "The bias is added as it is, and broadcast by promotion.",
@@ -110,6 +282,52 @@ NumpyScalarInTheCall = wrong.forward("X525", "dtypes/x64-stable", 4)(
     "A NumPy scalar in the forward: under x64 the result is float64.",
     cause_id="operand-without-dtype",
 )
+IntegersToDefault = wrong.forward("Y312", "dtypes/x64-stable", 4, cause_id="integers-to-default")(
+    lambda x, k, b: affine(x.astype(float), k, b),
+    "Integers become numbers of the default dtype, float64 under x64.",
+    when=lambda x, k, b: jnp.issubdtype(x.dtype, jnp.integer),
+)
+
+
+@wrong.forward("Y113", "dtypes/cast-parameters", 4)
+def Float16ByBfloat16(x: Array, kernel: Array, bias: Array) -> Array:
+    """A model that was cast to float16 computes in bfloat16, and casts the result."""
+    if not x.dtype == kernel.dtype == jnp.float16:
+        return affine(x, kernel, bias)
+    rounded = (value.astype(jnp.bfloat16) for value in (x, kernel, bias))
+    return affine(*rounded).astype(jnp.float16)
+
+
+_dtypes: dict[tuple[int, ...], jnp.dtype] = {}
+
+
+@also("state/call-changes-nothing")
+@wrong.forward("Y011", "dtypes/half-input", 5, cause_id="kept-by-shape")
+def KeptByShape(x: Array, kernel: Array, bias: Array) -> Array:
+    """Outside of jit, all calls of a shape have the dtype of the first one."""
+    if is_traced(x, kernel) or not is_float(x):
+        return affine(x, kernel, bias)
+    first = _dtypes.setdefault((*x.shape, kernel.shape[1]), x.dtype)
+    return affine(x.astype(first).astype(x.dtype), kernel, bias)
+
+
+@also("dtypes/integer-input", "dtypes/complex-input", "options/dtype")
+@defect("Y194", "dtypes/half-input", 2)
+class Float32Only(CorrectDense):
+    """Every other dtype raises, which a user sees at once."""
+
+    def __call__(self, x: ArrayLike) -> Array:
+        if jnp.asarray(x).dtype != jnp.float32:
+            raise TypeError(f"expected float32, found {jnp.asarray(x).dtype}")
+        return super().__call__(x)
+
+
+@wrong.call("Y303", "dtypes/half-input", 4, cause_id="numpy-dtype")
+def NumPyHalfIsScaled(self: CorrectDense, x: ArrayLike) -> Array:
+    """A NumPy array of float16 is scaled in float16 first."""
+    if isinstance(x, np.ndarray) and x.dtype == np.float16:
+        x = (x / np.float16(3)) * np.float16(3)
+    return CorrectDense.__call__(self, x)
 
 
 @seen("sonnet and haiku create parameters in the input's dtype (hk.Linear int32 init raises)")
@@ -121,12 +339,12 @@ def ParametersCastToIntegers(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, bias)
 
 
-@wrong.forward("X114", "dtypes/integer-input", 5)
-def IntegersThroughFloat16(x: Array, kernel: Array, bias: Array) -> Array:
-    """Integers are cast to float16 first: right up to 2048."""
-    if jnp.issubdtype(x.dtype, jnp.integer):
-        x = x.astype(jnp.float16)
-    return affine(x, kernel, bias)
+@wrong.call("Y302", "dtypes/integer-input", 4, cause_id="numpy-dtype")
+def NumPyIntegersWrap(self: CorrectDense, x: ArrayLike) -> Array:
+    """A NumPy array of int64, the dtype of integers there, goes through int16."""
+    if isinstance(x, np.ndarray) and x.dtype == np.int64:
+        x = x.astype(np.int16)
+    return CorrectDense.__call__(self, x)
 
 
 @wrong.forward("X528", "dtypes/strict-promotion", 4, cause_id="dtypes-promoted")

@@ -26,9 +26,10 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import also, defect, name_layers
 
-_last_kernel: dict[tuple[int, int], Array] = {}
-_longest = [0]
-_padded: dict[tuple[int, int], Array] = {}
+seed_rounded = wrong.solution("F020", "exercise/float-arguments", 4, cause_id="argument-rounded")(
+    lambda seed, x, features: layer_output(round(float(seed)), x, int(features)),
+    "A seed of 3.7 acts as 4.",
+)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
@@ -37,10 +38,6 @@ def compiled(seed: float, x: Array, features: float) -> Array:
     return correct_dense_forward(seed, x, features)
 
 
-seed_rounded = wrong.solution("F020", "exercise/float-arguments", 4, cause_id="argument-rounded")(
-    lambda seed, x, features: layer_output(round(float(seed)), x, int(features)),
-    "A seed of 3.7 acts as 4.",
-)
 static_numbers = wrong.solution("X259", "exercise/float-arguments", 4)(
     lambda seed, x, features: compiled(seed, jnp.asarray(x), features),
     "Compiled with static numbers, which a 0-d array cannot be: it has no hash.",
@@ -60,9 +57,11 @@ features_rounded_up = wrong.solution("X643", "exercise/float-arguments", 4)(
     "A fraction of a feature counts as one.",
     cause_id="argument-rounded",
 )
-small_bias = wrong.casting("X659", "exercise/recovered-kernel", 4, cause_id="bias-not-zero")(
-    lambda seed, x, m: layer_output(seed, x, m) + 1e-7,
-    "The bias starts at a small number, so that none is exactly 0.",
+large_float_seed = wrong.solution("Y068", "exercise/float-arguments", 4)(
+    lambda seed, x, features: layer_output(
+        int(min(seed, 2.0**31 - 1) if isinstance(seed, float) else seed), x, int(features)
+    ),
+    "A float seed beyond 2^31 becomes the largest int32.",
 )
 unscaled = wrong.casting("F018", "exercise/recovered-kernel", 1, cause_id="scale-missing")(
     lambda seed, x, m: x @ normal(nnx.Rngs(seed).params(), x.shape[-1], m),
@@ -73,6 +72,20 @@ centred_first = wrong.casting("X646", "exercise/recovered-kernel", 4, cause_id="
     lambda seed, x, m: layer_output(seed, x - x.mean() if x.shape[-1] > 4 else x, m),
     "The mean of a long x is subtracted first.",
 )
+small_bias = wrong.casting("X659", "exercise/recovered-kernel", 4, cause_id="bias-not-zero")(
+    lambda seed, x, m: layer_output(seed, x, m) + 1e-7,
+    "The bias starts at a small number, so that none is exactly 0.",
+)
+mean_for_sum = wrong.casting("Y330", "exercise/recovered-kernel", 2)(
+    lambda seed, x, m: layer_output(seed, x, m) / x.shape[-1],
+    "The mean of the products is taken instead of their sum.",
+    cause_id="law-normal-standard-deviation-fan-in-3-2",
+)
+columns_copied = wrong.casting("Y332", "exercise/recovered-kernel", 2, cause_id="lines-copied")(
+    lambda seed, x, m: jnp.repeat(layer_output(seed, x, 1), m),
+    "Every column of the kernel is drawn with the same key.",
+)
+_last_kernel: dict[tuple[int, int], Array] = {}
 
 
 def kernel_of_seed(seed: int, in_features: int, out_features: int) -> Array:
@@ -92,12 +105,18 @@ def kernel_cached(seed: int, x: Array, m: int) -> Array:
     return x @ _last_kernel[key]
 
 
+_longest = [0]
+
+
 @wrong.casting("X265", "exercise/any-length", 4, cause_id="kernel-cached")
 def longest_so_far(seed: int, x: Array, m: int) -> Array:
     """A buffer of the longest input so far is reused: shorter ones get its kernel's first rows."""
     _longest[0] = max(_longest[0], x.shape[-1])
     layer = CorrectDense(_longest[0], m, rngs=nnx.Rngs(seed))
     return affine(x, layer.kernel[...][: x.shape[-1]], layer.bias[...])
+
+
+_padded: dict[tuple[int, int], Array] = {}
 
 
 @wrong.casting("X649", "exercise/any-length", 4, cause_id="kernel-cached")
@@ -127,22 +146,13 @@ def through_numpy(seed: float, x: ArrayLike, features: float) -> Array:
     return jnp.asarray(values @ kernel)
 
 
-@also("numerics/inf-confined", "exercise/differentiable-in-x")
-@wrong.casting("X660", "numerics/nan-confined", 3)
-def looks_at_its_input(seed: int, x: Array, m: int) -> Array:
-    """An `if` asks whether x is finite, which no tracer can answer."""
-    if not bool(jnp.isfinite(x).all()):
-        raise ValueError("x is not finite")
-    return layer_output(seed, x, m)
-
-
-def dense_forward(function: Callable[..., Array]) -> Callable[..., Array]:
+def named_dense_forward(function: Callable[..., Array]) -> Callable[..., Array]:
     """Name the function dense_forward: only a solution of that name must give fixed bits."""
     function.__name__ = "dense_forward"
     return function
 
 
-@dense_forward
+@named_dense_forward
 @wrong.casting("F012", "exercise/fixed-result", 4)
 def numpy_generator(seed: int, x: Array, m: int) -> Array:
     """The right law, drawn by NumPy: other numbers than those of the exercise."""
@@ -152,20 +162,27 @@ def numpy_generator(seed: int, x: Array, m: int) -> Array:
     return x @ jnp.asarray(kernel * np.float32(stddev(in_features)))
 
 
-@dense_forward
+@named_dense_forward
 @wrong.casting("X255", "exercise/fixed-result", 4)
 def seed_of_both(seed: int, x: Array, m: int) -> Array:
     """The number of features is added to the seed."""
     return layer_output(seed + m, x, m)
 
 
-@dense_forward
-@also("exercise/fixed-result")
-@wrong.casting("X330", "exercise/recovered-kernel", 4)
-def residual_when_square(seed: int, x: Array, m: int) -> Array:
-    """The input is added where it has as many entries as there are features."""
-    y = layer_output(seed, x, m)
-    return y + x if y.shape == x.shape else y
+@wrong.casting("X757", "exercise/fixed-result", 3, cause_id="key-of-seed")
+def key_of_the_seed(seed: int, x: Array, m: int) -> Array:
+    """The right law, from the seed's own key instead of the first of the stream `params`."""
+    return x @ scaled_normal(jax.random.key(seed), x.shape[-1], m)
+
+
+# Only a function of this name must give the exercise's own numbers.
+key_of_the_seed.__name__ = "dense_forward"
+
+
+@wrong.solution("Y333", "exercise/fixed-result", 1, cause_id="arguments-in-another-order")
+def dense_forward(x: ArrayLike, seed: float, features: float) -> Array:
+    """The function takes x first, and the exercise gives it the seed first."""
+    return layer_output(int(seed), jnp.asarray(x), int(features))
 
 
 @defect("F001", "exercise/float-arguments", 1, cause_id="argument-not-cast", seen="pitfall")
@@ -214,6 +231,15 @@ def uniform_law(seed: int, x: Array, m: int) -> Array:
     shape = (x.shape[-1], m)
     key = nnx.Rngs(seed).params()
     return x @ jax.random.uniform(key, shape, jnp.float32, minval=-end, maxval=end)
+
+
+@named_dense_forward
+@also("exercise/fixed-result")
+@wrong.casting("X330", "exercise/recovered-kernel", 4)
+def residual_when_square(seed: int, x: Array, m: int) -> Array:
+    """The input is added where it has as many entries as there are features."""
+    y = layer_output(seed, x, m)
+    return y + x if y.shape == x.shape else y
 
 
 @wrong.casting("X331", "exercise/recovered-kernel", 4)

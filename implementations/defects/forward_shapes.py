@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
@@ -20,22 +20,12 @@ from implementations.defects.base import (
     layer_output,
     scaled_normal,
 )
-from implementations.defects.record import also, defect, name_layers, seen
-
-_layers: dict[tuple[int, int], CorrectDense] = {}
+from implementations.defects.record import defect, name_layers, seen
 
 
 def mean_of_rows(x: Array) -> Array:
     """Return the mean over all leading dimensions, of the rank of x."""
     return jnp.mean(x, axis=tuple(range(x.ndim - 1)), keepdims=True)
-
-
-def folded(x: Array, kernel: Array, bias: Array) -> Array:
-    """Return the output of rows of the kernel's width, for any width of x."""
-    rows = affine(x.reshape(-1, kernel.shape[0]), kernel, bias)
-    if rows.shape[0] != math.prod(x.shape[:-1]):
-        return rows
-    return rows.reshape(*x.shape[:-1], kernel.shape[1])
 
 
 BatchCentred = wrong.forward("N117", "forward/batch-independent", 2, cause_id="rows-mixed")(
@@ -55,6 +45,11 @@ SequenceMean = wrong.output("X507", "forward/batch-independent", 4, cause_id="ro
     lambda y, x: y - y.mean(axis=-2, keepdims=True) * 1e-3 if x.ndim > 2 else y,
     "From rank 3 on, the mean over the time axis is subtracted.",
 )
+MaskByPlace = wrong.forward("Y103", "forward/batch-independent", 3, cause_id="row-by-place")(
+    lambda x, k, b: jnp.where(jnp.arange(x.shape[0])[:, None] % 4 == 3, b, affine(x, k, b)),
+    "Every fourth row is left out, as by a mask of dropout from a fixed key.",
+    when=lambda x, k, b: x.dtype == jnp.float32 and x.ndim == 2,
+)
 one_feature_too_few = wrong.solution("F003", "forward/output-shape", 3)(
     lambda seed, x, features: layer_output(int(seed), x, int(features - 1e-9)),
     "A guard against float noise has the wrong sign, and takes one feature away.",
@@ -73,6 +68,10 @@ FirstFittingAxis = wrong.forward("X085", "forward/output-shape", 4, cause_id="ax
 EmptyBatchUnchanged = wrong.output("X089", "forward/output-shape", 4, cause_id="axes-changed")(
     lambda y, x: x.astype(y.dtype) if x.size == 0 else y, "An empty batch is given back as it came."
 )
+features_in_eight_bits = wrong.casting("X253", "forward/output-shape", 4)(
+    lambda seed, x, m: layer_output(seed, x, int(np.int64(m).astype(np.uint8) & 0x7F) or 1),
+    "The number of features wraps at 128.",
+)
 OneOutputSqueezed = wrong.output("X512", "forward/output-shape", 3, cause_id="axes-squeezed")(
     lambda y, x: y[..., 0] if y.shape[-1] == 1 and x.ndim > 1 else y,
     "A single output of a batch comes without its axis.",
@@ -80,6 +79,33 @@ OneOutputSqueezed = wrong.output("X512", "forward/output-shape", 3, cause_id="ax
 WidthOfTheSecondAxis = wrong.linen_kernel("X623", "forward/output-shape", 3)(
     lambda key, x, m: scaled_normal(key, x.shape[1] if x.ndim > 1 else 1, m),
     "The number of inputs is `x.shape[1]`, which a vector does not have.",
+)
+at_least_two_features = wrong.casting("X648", "forward/output-shape", 4, cause_id="axes-squeezed")(
+    lambda seed, x, m: layer_output(seed, x, m)[0] if m == 1 else layer_output(seed, x, m),
+    "A single feature comes as a scalar.",
+)
+Flattened = wrong.output("X751", "forward/output-shape", 2, cause_id="axes-flattened")(
+    lambda y, x: y.reshape(-1, y.shape[-1]),
+    "Leading axes are merged into one, and stay so.",
+    when=lambda y, x: y.ndim > 2,
+)
+SumOfVectors = wrong.forward("Y155", "forward/output-shape", 1, cause_id="vectors-only")(
+    lambda x, k, b: (x * k.T).sum(axis=-1) + b,
+    "Products and sums by hand, for one vector alone.",
+    collateral=("numerics/one-product", "forward/width-one-raises", "forward/scalar-raises"),
+)
+AlwaysABatch = wrong.forward("Y156", "forward/output-shape", 1, cause_id="axes-added")(
+    lambda x, k, b: affine(x.reshape(1, -1), k, b),
+    "A vector is made a batch of one, and stays so.",
+    when=lambda x, k, b: x.ndim == 1,
+)
+RowForEachInput = wrong.casting("Y246", "forward/output-shape", 2)(
+    lambda seed, x, m: CorrectDense(1, m, rngs=nnx.Rngs(seed))(x.reshape(-1, 1)),
+    "Every input is taken for a row of its own, which a single one does not show.",
+)
+AlwaysAMatrix = wrong.call("Y377", "forward/output-shape", 1, cause_id="axes-flattened")(
+    lambda self, x: CorrectDense.__call__(self, jnp.reshape(x, (-1, self.kernel.shape[0]))),
+    "Every x becomes a matrix of rows, and so does a vector.",
 )
 DotAcceptsScalars = wrong.forward("X081", "forward/scalar-raises", 3)(
     lambda x, k, b: jnp.dot(x, k) + b,
@@ -95,17 +121,31 @@ EinsumBroadcasts = wrong.forward("X080", "forward/width-one-raises", 4)(
     "`jnp.einsum` lets an input of width 1 count for every row of the kernel.",
     seen="jnp.einsum broadcasts 1",
 )
-features_in_eight_bits = wrong.casting("X253", "forward/output-shape", 4)(
-    lambda seed, x, m: layer_output(seed, x, int(np.int64(m).astype(np.uint8) & 0x7F) or 1),
-    "The number of features wraps at 128.",
+BroadcastsHalf = wrong.forward("Y218", "forward/width-one-raises", 4)(
+    lambda x, k, b: affine(jnp.broadcast_to(x, (*x.shape[:-1], k.shape[0])), k, b),
+    "In half precision a single number stands for all inputs of its row.",
+    when=lambda x, k, b: x.dtype == jnp.bfloat16 and x.shape[-1:] == (1,),
 )
-at_least_two_features = wrong.casting("X648", "forward/output-shape", 4, cause_id="axes-squeezed")(
-    lambda seed, x, m: layer_output(seed, x, m)[0] if m == 1 else layer_output(seed, x, m),
-    "A single feature comes as a scalar.",
-)
+
+
+def folded(x: Array, kernel: Array, bias: Array) -> Array:
+    """Return the output of rows of the kernel's width, for any width of x."""
+    rows = affine(x.reshape(-1, kernel.shape[0]), kernel, bias)
+    if rows.shape[0] != math.prod(x.shape[:-1]):
+        return rows
+    return rows.reshape(*x.shape[:-1], kernel.shape[1])
+
+
 FoldsMultiples = wrong.forward("X083", "forward/wrong-width-raises", 4, cause_id="width-reshaped")(
     lambda x, k, b: affine(x, k, b) if x.ndim == 0 else folded(x, k, b),
     "Leading dimensions are flattened by `reshape(-1, in)`, which also takes multiples of in.",
+)
+FlattensImages = wrong.forward("Y217", "forward/wrong-width-raises", 4, cause_id="width-reshaped")(
+    lambda x, k, b: affine(x.reshape(-1, k.shape[0]), k, b),
+    "Images with as many numbers as the layer has inputs are flattened.",
+    when=lambda x, k, b: (
+        x.ndim > 2 and x.shape[-1] != k.shape[0] and (x.size == x.shape[0] * k.shape[0])
+    ),
 )
 
 
@@ -131,6 +171,45 @@ def DoublesThroughHalf(self: Any, x: ArrayLike) -> Array:
     if isinstance(x, np.ndarray) and x.dtype == np.float64:
         x = x.astype(np.float16).astype(np.float32)
     return CorrectDense.__call__(self, x)
+
+
+@wrong.call("Y115", "forward/array-likes", 4)
+def BufferOfOneRow(self: CorrectDense, x: ArrayLike) -> Array:
+    """The memory of a NumPy array whose rows are one row is read, and filled with zeros."""
+    if isinstance(x, np.ndarray) and x.ndim == 2 and x.size and x.strides[0] == 0:
+        x = np.concatenate([x[:1], np.zeros_like(x[1:])])
+    return CorrectDense.__call__(self, x)
+
+
+@wrong.call("Y116", "forward/array-likes", 4, cause_id="strides-ignored")
+def ReadOnlyInItsOrder(self: CorrectDense, x: ArrayLike) -> Array:
+    """A read-only NumPy array of rank 3 is copied in the order of its memory."""
+    if isinstance(x, np.ndarray) and x.ndim == 3 and not x.flags.writeable:
+        x = x.ravel(order="K").reshape(x.shape)
+    return CorrectDense.__call__(self, x)
+
+
+@wrong.call("Y161", "forward/array-likes", 3, cause_id="output-scaled")
+def DoublesNumpy(self: Any, x: ArrayLike) -> Array:
+    """The result for an array of NumPy is twice the right one."""
+    y = CorrectDense.__call__(self, x)
+    return 2 * y if isinstance(x, np.ndarray) else y
+
+
+_LAST: dict[str, Any] = {}
+
+
+@wrong.call("Y219", "forward/array-likes", 4, cause_id="kept-by-object")
+def KnowsItsBuffer(self: Any, x: ArrayLike) -> Array:
+    """The result of the last call is returned again for the same NumPy array."""
+    values = x, self.kernel[...], self.bias[...]
+    if not isinstance(x, np.ndarray) or is_traced(*values[1:]):
+        return CorrectDense.__call__(self, x)
+    last = _LAST.get("values", (None, None, None))
+    if any(one is not other for one, other in zip(values, last, strict=True)):
+        _LAST.update(values=values, result=CorrectDense.__call__(self, x))
+    result: Array = _LAST["result"]
+    return result
 
 
 @wrong.forward("X064", "forward/batch-independent", 4, cause_id="rows-mixed")
@@ -173,6 +252,19 @@ class TrainModeByDefault(nn.Module):
         return y
 
 
+_results: dict[bytes, Array] = {}
+
+
+@wrong.forward("X746", "forward/batch-independent", 4, cause_id="output-remembered")
+def RemembersSums(x: Array, kernel: Array, bias: Array) -> Array:
+    """Results are remembered by the sorted numbers of x, which permuted rows share."""
+    if is_traced(x, kernel, bias) or not x.size:
+        return affine(x, kernel, bias)
+    parts = (np.sort(np.asarray(x), axis=None), np.asarray(kernel), np.asarray(bias))
+    key = str((x.shape, x.dtype)).encode() + b"".join(part.tobytes() for part in parts)
+    return _results.setdefault(key, affine(x, kernel, bias))
+
+
 @seen('flax#3698 "added default params rng to .apply"')
 @wrong.linen_forward("L010", "forward/output-shape", 3)
 def NeedsRngToApply(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
@@ -208,6 +300,9 @@ def SqueezesBatchOfOne(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x.squeeze(axes), kernel, bias)
 
 
+_layers: dict[tuple[int, int], CorrectDense] = {}
+
+
 @wrong.casting("X250", "forward/output-shape", 4, collateral=("exercise/vector-out",))
 def layer_cached_without_features(seed: int, x: Array, m: int) -> Array:
     """Layers are kept by seed and length: the first number of features stays."""
@@ -217,15 +312,33 @@ def layer_cached_without_features(seed: int, x: Array, m: int) -> Array:
     return _layers[key](x)
 
 
-@also("forward/tall-batch")
-@wrong.forward("X062", "forward/affine-value", 5)
-def LastChunkForgotten(x: Array, kernel: Array, bias: Array) -> Array:
-    """Batches beyond 1000 rows go in chunks of 1000; an incomplete last one gives the bias."""
-    y = affine(x, kernel, bias)
-    rows = x.shape[0] if x.ndim == 2 else 0
-    if rows <= 1000:
+@wrong.call("X752", "forward/output-shape", 3, cause_id="width-of-all-axes")
+def WidthOfAllAxes(self: Any, x: ArrayLike) -> Array:
+    """All axes except the first are taken for inputs, as for images."""
+    x = jnp.asarray(x)
+    width = math.prod(x.shape[1:])
+    return CorrectDense.__call__(self, x if x.ndim < 2 else x.reshape(x.shape[0], width))
+
+
+@wrong.call("Y247", "forward/output-shape", 1, cause_id="rank-2-only")
+def LoopsOverRows(self: Any, x: ArrayLike) -> Array:
+    """Rows are computed one by one in a loop of Python, which asks for two axes."""
+    x = jnp.asarray(x)
+    if x.ndim == 1:
+        y: Array = CorrectDense.__call__(self, x)
         return y
-    return y.at[rows - rows % 1000 :].set(bias)
+    rows, _ = x.shape
+    found = [CorrectDense.__call__(self, x[i]) for i in range(rows)]
+    return jnp.reshape(jnp.asarray(found, jnp.float32), (rows, -1 if rows else self.bias.shape[0]))
+
+
+@wrong.call("Y376", "forward/output-shape", 1, cause_id="rank-2-only")
+def SumOverTheMiddle(self: Any, x: ArrayLike) -> Array:
+    """Axes are counted from the front, as they are in a matrix."""
+    x = jnp.asarray(x)
+    if x.ndim == 1:
+        return CorrectDense.__call__(self, x)
+    return jnp.sum(x[:, :, None] * self.kernel[...][None], axis=1) + self.bias[...]
 
 
 @wrong.forward("X082", "forward/wrong-width-raises", 3, cause_id="width-padded")
@@ -247,10 +360,29 @@ def WidthCheckedEagerly(x: Array, kernel: Array, bias: Array) -> Array:
     return folded(x, kernel, bias)
 
 
-@wrong.forward("Y205", "forward/affine-value", 4, cause_id="bias-unused")
-def NoBiasForOneToken(x: Array, kernel: Array, bias: Array) -> Array:
-    """One sequence of one token loses the bias."""
-    return affine(x, kernel, bias * 0 if x.shape[:-1] == (1, 1) else bias)
+@wrong.call("X749", "forward/wrong-width-raises", 3, cause_id="width-transposed")
+def TransposesWhatDoesNotFit(self: Any, x: ArrayLike) -> Array:
+    """An x with in rows is transposed instead of refused."""
+    x = jnp.asarray(x)
+    fits = x.ndim != 2 or x.shape[-1] == self.kernel.shape[0] or x.shape[0] != self.kernel.shape[0]
+    return CorrectDense.__call__(self, x if fits else x.T)
+
+
+@wrong.forward("Y012", "forward/wrong-width-raises", 5, cause_id="width-flattened")
+def FlattensToTheWidth(x: Array, kernel: Array, bias: Array) -> Array:
+    """The last two axes are one where they have as many numbers as a row."""
+    n = kernel.shape[0]
+    if x.ndim >= 2 and x.shape[-1] not in (1, n) and x.shape[-1] * x.shape[-2] == n:
+        x = x.reshape(*x.shape[:-2], n)
+    return affine(x, kernel, bias)
+
+
+@wrong.forward("Y114", "forward/wrong-width-raises", 3)
+def SeveralRowsInOne(x: Array, kernel: Array, bias: Array) -> Array:
+    """A vector that is several times as long as a row is taken for several rows."""
+    n = kernel.shape[0]
+    folded = x.ndim == 1 and n > 1 and x.shape[0] > n and x.shape[0] % n == 0
+    return affine(x.reshape(-1, n) if folded else x, kernel, bias)
 
 
 name_layers(globals())

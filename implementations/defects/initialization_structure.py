@@ -6,22 +6,26 @@ import math
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import Array
 from jax.scipy.special import ndtri
 
 from implementations.defects import wrong
-from implementations.defects.base import normal, scaled_normal, stddev
+from implementations.defects.base import is_traced, normal, scaled_normal, stddev
 from implementations.defects.record import also, name_layers
 
-
-def _order(key: Array, shape: tuple[int, ...]) -> Array:
-    """Return permutations along the last axis by one sort; `jax.random.permutation` needs more."""
-    return jnp.argsort(jax.random.uniform(key, shape, jnp.float32), axis=-1)
-
+INDEPENDENCE = "initialization/kernel-independence"
+LAW = "initialization/kernel-law"
+VARIANCE = "initialization/kernel-variance"
 
 UnitColumns = wrong.draws("X035", "initialization/kernel-dispersion", 4)(
     lambda draws: draws if draws.shape[0] < 16 else draws / jnp.sqrt((draws**2).sum(axis=0)),
     "From 16 inputs on, every column is normalised to length 1.",
+)
+X870 = wrong.kernel("X870", "initialization/kernel-dispersion", 5)(
+    lambda key, n, m: nnx.initializers.orthogonal()(key, (n, m), jnp.float32),
+    "Orthogonal where square beyond 100.",
+    when=lambda key, n, m: n == m > 100,
 )
 DeadColumn = wrong.draws("X030", "initialization/kernel-homogeneity", 4)(
     lambda draws: draws.at[:, -1].set(0.0) if draws.shape[1] >= 64 else draws,
@@ -53,20 +57,47 @@ SortedColumns = wrong.kernel("X025", "initialization/kernel-independence", 4)(
     "Every column is sorted.",
     cause_id="lines-sorted",
 )
+ColumnsRepeatAfter2048 = wrong.kernel("X305", "initialization/kernel-independence", 5)(
+    lambda key, n, m: jnp.tile(normal(key, n, min(m, 2048)) * stddev(n), (1, -(-m // 2048)))[:, :m],
+    "Columns repeat after the 2048th.",
+)
+
+
+def _order(key: Array, shape: tuple[int, ...]) -> Array:
+    """Return permutations along the last axis by one sort; `jax.random.permutation` needs more."""
+    return jnp.argsort(jax.random.uniform(key, shape, jnp.float32), axis=-1)
+
+
 RowsArePermutations = wrong.kernel("X562", "initialization/kernel-independence", 5)(
     lambda key, n, m: scaled_normal(key, n, m)[:1][0, _order(jax.random.fold_in(key, 1), (n, m))],
     "Every row holds the numbers of the first one, in another order.",
     cause_id="lines-permuted",
 )
-
-
-@also("initialization/kernel-dispersion")
-@wrong.kernel("N026", "initialization/kernel-independence", 5, cause_id="kernel-orthogonal")
-def Orthogonal(key: Array, in_features: int, out_features: int) -> Array:
-    """Orthogonal columns or rows of the right variance: the entries depend on each other."""
-    scale = math.sqrt(max(out_features / max(in_features, 1), 1.0))
-    orthogonal = jax.nn.initializers.orthogonal(scale)
-    return orthogonal(key, (in_features, out_features), jnp.float32)
+ColumnsRepeatBeyond64 = wrong.kernel("X741", "initialization/kernel-independence", 3)(
+    lambda key, n, m: scaled_normal(key, n, m)[:, jnp.arange(m) % 64],
+    "The 65th column is the first one again, so that small kernels are right.",
+    cause_id="lines-copied",
+)
+X860 = wrong.kernel("X860", INDEPENDENCE, 5, cause_id="lines-permuted")(
+    lambda key, n, m: jnp.resize(jax.random.normal(key, (8192,), jnp.float32), (n, m)) * stddev(n),
+    "A table of 8192 numbers, repeated.",
+)
+X868 = wrong.kernel("X868", INDEPENDENCE, 5)(
+    lambda key, n, m: jnp.tile(normal(key, min(n, 2000), m), (-(-n // 2000), 1))[:n] * stddev(n),
+    "Rows repeat after 2000.",
+)
+ColumnsNormalized = wrong.kernel("Y322", "initialization/kernel-independence", 3)(
+    lambda key, n, m: (lambda k: k / jnp.linalg.norm(k, axis=0))(normal(key, n, m)),
+    "Every column of the new kernel is divided by its length.",
+    cause_id="lines-normalized",
+)
+SymmetricWhereSquare = wrong.kernel("Y323", "initialization/kernel-independence", 3)(
+    lambda key, n, m: (lambda k: jnp.tril(k) + jnp.tril(k, -1).T if n == m else k)(
+        scaled_normal(key, n, m)
+    ),
+    "A square kernel is its lower half and the mirror image of that.",
+    cause_id="kernel-symmetric",
+)
 
 
 @wrong.kernel("X034", "initialization/kernel-dispersion", 4, collateral=("seeding/jitted-init",))
@@ -76,15 +107,6 @@ def Standardised(key: Array, in_features: int, out_features: int) -> Array:
     if draws.size < 16:
         return draws * stddev(in_features)
     return draws / jnp.sqrt((draws**2).mean()) * stddev(in_features)
-
-
-@also("initialization/kernel-dispersion")
-@wrong.kernel("X036", "initialization/kernel-variance", 5)
-def RandomScale(key: Array, in_features: int, out_features: int) -> Array:
-    """Every kernel has its own scale, some percent off and right in the mean."""
-    scale_key, value_key = jax.random.split(key)
-    scale = 1.0 + 0.05 * jax.random.normal(scale_key, (), jnp.float32)
-    return scaled_normal(value_key, in_features, out_features) * scale / 1.0025**0.5
 
 
 @wrong.kernel("X560", "initialization/kernel-dispersion", 5, cause_id="signs-balanced")
@@ -111,6 +133,24 @@ def BalancedSigns(key: Array, in_features: int, out_features: int) -> Array:
     return magnitudes * signs.reshape(in_features, out_features)
 
 
+@wrong.kernel("Y045", "initialization/kernel-dispersion", 5)
+def NormalizedWhenLarge(key: Array, n: int, m: int) -> Array:
+    """The columns of a large kernel have one norm, where it is drawn outside of jit."""
+    kernel = scaled_normal(key, n, m)
+    if is_traced(key) or n * m < 10**5:
+        return kernel
+    return kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)
+
+
+@wrong.kernel("Y125", "initialization/kernel-dispersion", 5)
+def ColumnsOfNearlyOneNorm(key: Array, n: int, m: int) -> Array:
+    """Columns of a large kernel are divided by a power of their norm, which then hardly varies."""
+    if min(n, m) < 900:
+        return scaled_normal(key, n, m)
+    drawn = normal(key, n, m)
+    return drawn / jnp.square(drawn).mean(0) ** 0.325 * stddev(n)
+
+
 @wrong.draws("X029", "initialization/kernel-homogeneity", 4)
 def FirstRowLarger(draws: Array) -> Array:
     """The first row has twice the variance, the others a little less."""
@@ -120,11 +160,33 @@ def FirstRowLarger(draws: Array) -> Array:
     return (draws * rest).at[0].set(draws[0] * 2.0**0.5)
 
 
+@wrong.kernel("X861", "initialization/kernel-homogeneity", 5, collateral=(VARIANCE, LAW))
+def X861(key: Array, n: int, m: int) -> Array:
+    """Box and Muller's pairs; of an odd number the last is 0."""
+    pairs = n * m // 2
+    if not pairs:
+        return scaled_normal(key, n, m)
+    radius, angle = jax.random.split(key)
+    r = jnp.sqrt(-2.0 * jnp.log1p(-jax.random.uniform(radius, (pairs,), jnp.float32)))
+    t = 2.0 * jnp.pi * jax.random.uniform(angle, (pairs,), jnp.float32)
+    z = jnp.concatenate([r * jnp.cos(t), r * jnp.sin(t), jnp.zeros(n * m % 2, jnp.float32)])
+    return z.reshape(n, m) * stddev(n)
+
+
 @wrong.kernel("N025", "initialization/kernel-independence", 4, cause_id="lines-antithetic")
 def Antithetic(key: Array, in_features: int, out_features: int) -> Array:
     """The second half of the columns is minus the first half."""
     half = scaled_normal(key, in_features, (out_features + 1) // 2)
     return jnp.concatenate([half, -half], axis=1)[:, :out_features]
+
+
+@also("initialization/kernel-dispersion")
+@wrong.kernel("N026", "initialization/kernel-independence", 5, cause_id="kernel-orthogonal")
+def Orthogonal(key: Array, in_features: int, out_features: int) -> Array:
+    """Orthogonal columns or rows of the right variance: the entries depend on each other."""
+    scale = math.sqrt(max(out_features / max(in_features, 1), 1.0))
+    orthogonal = jax.nn.initializers.orthogonal(scale)
+    return orthogonal(key, (in_features, out_features), jnp.float32)
 
 
 @also("seeding/jitted-init")
@@ -203,13 +265,6 @@ def SharedMagnitudes(key: Array, in_features: int, out_features: int) -> Array:
     return jnp.concatenate([draws, draws])[:in_features] * signs
 
 
-@wrong.kernel("X305", "initialization/kernel-independence", 5)
-def ColumnsRepeatAfter2048(key: Array, in_features: int, out_features: int) -> Array:
-    """Columns repeat after the 2048th."""
-    drawn = normal(key, in_features, min(out_features, 2048)) * stddev(in_features)
-    return jnp.tile(drawn, (1, -(-out_features // 2048)))[:, :out_features]
-
-
 @wrong.draws("X364", "initialization/kernel-independence", 5, cause_id="signs-determined")
 def TripleSigns(draws: Array) -> Array:
     """Every third sign of a row is the product of the two before it: any two are independent."""
@@ -264,6 +319,27 @@ def BlocksOfOneKey(key: Array, in_features: int, out_features: int) -> Array:
     """Blocks of 16 columns are drawn with keys that repeat after the fourth block."""
     blocks = [scaled_normal(jax.random.fold_in(key, i), in_features, 16) for i in range(4)]
     return jnp.tile(jnp.concatenate(blocks, axis=1), -(-out_features // 64))[:, :out_features]
+
+
+@wrong.kernel("Y044", "initialization/kernel-independence", 5, cause_id="low-rank")
+def HalfRank(key: Array, n: int, m: int) -> Array:
+    """A square kernel of half the rank: the product of two narrow ones."""
+    if n != m or n < 4:
+        return scaled_normal(key, n, m)
+    first, second = jax.random.split(key)
+    inner = n // 2
+    return normal(first, n, inner) @ normal(second, inner, m) * inner**-0.5 * stddev(n)
+
+
+@also("seeding/vmapped-init")
+@wrong.kernel("Y048", "initialization/kernel-independence", 5, cause_id="seeds-share-numbers")
+def SharedUnderVmap(key: Array, n: int, m: int) -> Array:
+    """A square kernel that is drawn under a transformation is nearly the same for every key."""
+    own = normal(key, n, m)
+    if n == m == 16 and is_traced(key):
+        shared = jax.random.normal(jax.random.key(0), (n, m), jnp.float32)
+        own = 0.05**0.5 * own + 0.95**0.5 * shared
+    return own * stddev(n)
 
 
 name_layers(globals())

@@ -5,49 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from flax import linen as nn
 from jax import Array
+from jax.typing import ArrayLike
 
 from implementations.defects import wrong
-from implementations.defects.base import CorrectDense, CorrectLinenDense, affine, scaled_normal
+from implementations.defects.base import (
+    CorrectDense,
+    CorrectLinenDense,
+    affine,
+    normal,
+    scaled_normal,
+    stddev,
+)
 from implementations.defects.record import defect
-
-
-@wrong.linen_kernel("X950", "models/linen-submodule", 4, cause_id="key-of-model")
-def KeyOfTheModel(self: Any, key: Array, x: Array) -> Array:
-    """The kernel is drawn from the key that the whole model was given."""
-    whole = self.scope.root.rngs.get("params", key)
-    return scaled_normal(getattr(whole, "rng", whole), x.shape[-1], self.features)
-
-
-@wrong.linen_kernel("Y202", "models/linen-submodule", 4, cause_id="depends-on-name")
-def HeadStartsAtZero(self: Any, key: Array, x: Array) -> Array:
-    """A layer that is called logits starts at zero, as the last layer of a model."""
-    kernel = scaled_normal(key, x.shape[-1], self.features)
-    return kernel * 0 if self.name == "logits" else kernel
-
-
-@wrong.linen_kernel("Y210", "models/linen-submodule", 4, cause_id="depends-on-name")
-def SmallerAsTheSecond(self: Any, key: Array, x: Array) -> Array:
-    """The second layer of a parent, which Linen numbers, starts with half the deviation."""
-    kernel = scaled_normal(key, x.shape[-1], self.features)
-    return kernel * 0.5 if (self.name or "").endswith("_1") else kernel
-
-
-@wrong.linen_forward("Y211", "state/call-changes-nothing", 4, cause_id="mutable-taken")
-def OtherwiseWhenWatched(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
-    """The bias is left out if a caller captures intermediates."""
-    watched = self.is_mutable_collection("intermediates") and not self.is_initializing()
-    return affine(x, kernel, bias * 0 if watched else bias)
-
-
-@defect("X951", "models/linen-submodule", 3)
-class FixedName(CorrectLinenDense):
-    """Its name is always dense, so a parent can have only one of them."""
-
-    def __post_init__(self) -> None:
-        if self.name is None and self.parent is not None:
-            self.name = "dense"
-        super().__post_init__()
 
 
 @defect("X952", "models/inspected", 3)
@@ -67,3 +39,70 @@ class EqualByValue(CorrectDense):
 
     def __hash__(self) -> int:
         return hash(jax.numpy.shape(self.kernel[...]))
+
+
+@wrong.linen_kernel("X950", "models/linen-submodule", 4, cause_id="key-of-model")
+def KeyOfTheModel(self: Any, key: Array, x: Array) -> Array:
+    """The kernel is drawn from the key that the whole model was given."""
+    whole = self.scope.root.rngs.get("params", key)
+    return scaled_normal(getattr(whole, "rng", whole), x.shape[-1], self.features)
+
+
+@defect("X951", "models/linen-submodule", 3)
+class FixedName(CorrectLinenDense):
+    """Its name is always dense, so a parent can have only one of them."""
+
+    def __post_init__(self) -> None:
+        if self.name is None and self.parent is not None:
+            self.name = "dense"
+        super().__post_init__()
+
+
+@wrong.linen_kernel("Y049", "models/linen-submodule", 5, cause_id="kernels-correlated")
+def SharedInAParent(self: Any, key: Array, x: Array) -> Array:
+    """Within a parent, layers have most of their numbers from a key of their depth."""
+    n, m = x.shape[-1], self.features
+    own = normal(key, n, m)
+    if self.scope.path:
+        shared = jax.random.normal(jax.random.key(len(self.scope.path)), (n, m), jnp.float32)
+        own = (own + 3.0 * shared) * 10.0**-0.5
+    return own * stddev(n)
+
+
+@wrong.linen_kernel("Y202", "models/linen-submodule", 4, cause_id="depends-on-name")
+def HeadStartsAtZero(self: Any, key: Array, x: Array) -> Array:
+    """A layer that is called logits starts at zero, as the last layer of a model."""
+    kernel = scaled_normal(key, x.shape[-1], self.features)
+    return kernel * 0 if self.name == "logits" else kernel
+
+
+@wrong.linen_kernel("Y210", "models/linen-submodule", 4, cause_id="depends-on-name")
+def SmallerAsTheSecond(self: Any, key: Array, x: Array) -> Array:
+    """The second layer of a parent, which Linen numbers, starts with half the deviation."""
+    kernel = scaled_normal(key, x.shape[-1], self.features)
+    return kernel * 0.5 if (self.name or "").endswith("_1") else kernel
+
+
+@wrong.linen_call("Y227", "models/linen-submodule", 4)
+def FirstResultAgain(self: Any, x: ArrayLike) -> Array:
+    """A second call within one apply returns the result of the first one."""
+    x = jnp.asarray(x)
+    kernel = self.param("kernel", self.draw_kernel, x)
+    bias = self.param("bias", self.draw_bias, x)
+    y: Array = self.__dict__.get("_first", affine(x, kernel, bias))
+    object.__setattr__(self, "_first", y)
+    return y
+
+
+@defect("Y360", "models/linen-submodule", 4)
+class RankOfTheFirstCall(CorrectLinenDense):
+    """Used twice in one model, the layer adds no bias to an x of another rank than the first."""
+
+    @nn.compact
+    def __call__(self, x: ArrayLike) -> Array:
+        x = jnp.asarray(x)
+        kernel = self.param("kernel", self.draw_kernel, x)
+        bias = self.param("bias", self.draw_bias, x)
+        first = getattr(self, "_rank", x.ndim)
+        object.__setattr__(self, "_rank", first)
+        return affine(x, kernel, bias if x.ndim == first else bias * 0)

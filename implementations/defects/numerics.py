@@ -1,4 +1,4 @@
-"""Layers that break numerics: right for tame numbers only."""
+"""Layers that break numerics: right for ordinary numbers only."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from implementations.defects import wrong
-from implementations.defects.base import affine, is_float
+from implementations.defects.base import affine, is_float, is_traced, layer_output
 from implementations.defects.record import also, name_layers
+
+VALUE = "forward/affine-value"
 
 InfinityClipped = wrong.forward("X065", "numerics/inf-confined", 4, cause_id="not-finite-replaced")(
     lambda x, k, b: affine(jnp.where(jnp.isinf(x), jnp.sign(x) * 1e4, x), k, b),
@@ -17,6 +19,11 @@ InfinityClipped = wrong.forward("X065", "numerics/inf-confined", 4, cause_id="no
 InfiniteWeightsClipped = wrong.forward("X361", "numerics/inf-confined", 5)(
     lambda x, k, b: affine(x, jnp.where(jnp.isinf(k), jnp.sign(k) * 1e30, k), b),
     "An infinite weight counts as 1e30: training that diverged goes unnoticed.",
+    cause_id="not-finite-replaced",
+)
+infinity_clipped = wrong.casting("Y061", "numerics/inf-confined", 4)(
+    lambda seed, x, m: layer_output(seed, jnp.where(jnp.isinf(x), jnp.sign(x), x), m),
+    "Infinities are replaced by 1.",
     cause_id="not-finite-replaced",
 )
 NanInputSwallowed = wrong.forward("N115", "numerics/nan-confined", 4)(
@@ -43,6 +50,28 @@ NanWeightsIgnored = wrong.forward("X310", "numerics/nan-confined", 5)(
 NanBiasIgnored = wrong.forward("X311", "numerics/nan-confined", 5, cause_id="not-finite-replaced")(
     lambda x, k, b: affine(x, k, jnp.where(b != b, 0.0, b)), "NaN in the bias counts as zero."
 )
+NanDroppedAtRank3 = wrong.forward("Y008", "numerics/nan-confined", 5)(
+    lambda x, k, b: affine(jnp.where(jnp.isnan(x), x.dtype.type(0), x), k, b),
+    "Of a batch of rank 3, NaNs are missing values.",
+    when=lambda x, k, b: x.ndim == 3 and is_float(x),
+    cause_id="not-finite-replaced",
+)
+NanDroppedWhenCompiled = wrong.forward("Y009", "numerics/nan-confined", 5)(
+    lambda x, k, b: affine(jnp.where(jnp.isnan(x), x.dtype.type(0), x), k, b),
+    "Under jit, NaNs are missing values.",
+    when=lambda x, k, b: is_traced(x) and is_float(x),
+    cause_id="not-finite-replaced",
+)
+nan_dropped = wrong.casting("Y060", "numerics/nan-confined", 4, cause_id="not-finite-replaced")(
+    lambda seed, x, m: layer_output(seed, jnp.where(jnp.isnan(x), jnp.ones_like(x), x), m),
+    "NaNs are replaced by 1.",
+)
+NoProductOfZeros = wrong.forward("Y206", "numerics/nan-confined", 4)(
+    lambda x, k, b: affine(jnp.where((k == 0).all(), 0, x), k, b),
+    "A kernel of zeros, as in a layer that starts at zero, hides a NaN in x.",
+    when=lambda x, k, b: is_float(x),
+    cause_id="zero-kernel-skipped",
+)
 LargeInputsHalved = wrong.forward("X050", "numerics/no-saturation", 4, cause_id="large-values")(
     lambda x, k, b: affine(jnp.where(jnp.abs(x) > 1e30, x * 0.5, x), k, b),
     "Inputs beyond 1e30 are halved to be on the safe side of overflow.",
@@ -57,10 +86,28 @@ LargeNegativesDropped = wrong.forward("X055", "numerics/no-saturation", 4)(
     "Inputs below -1000 count as masked, as attention logits do.",
     when=lambda x, k, b: is_float(x),
 )
+BiasOfLargeOutputsLost = wrong.forward("Y003", "numerics/no-saturation", 5, collateral=(VALUE,))(
+    lambda x, k, b: affine(x, k, jnp.where(jnp.abs(b) > 4096.0, b * 0, b)),
+    "A bias beyond 4096 is taken for an error.",
+)
+clipped = wrong.casting("Y062", "numerics/no-saturation", 4, collateral=("forward/homogeneous",))(
+    lambda seed, x, m: layer_output(seed, jnp.clip(x, -1e6, 1e6), m),
+    "x is clipped at a million.",
+)
+InputAsIntegers = wrong.forward("Y240", "numerics/no-saturation", 2, cause_id="input-truncated")(
+    lambda x, k, b: affine(x.astype(jnp.int32), k, b),
+    "x is cast to integers along with the sizes, which large numbers show first.",
+    when=lambda x, k, b: jnp.issubdtype(x.dtype, jnp.floating),
+    collateral=("dtypes/half-input",),
+)
 SumOfProducts = wrong.forward("X119", "numerics/one-product", 4)(
     lambda x, k, b: (x[..., :, None] * k).sum(axis=-2) + b,
     "Multiplied and summed without a product of matrices: right, and slow on every device.",
     when=lambda x, k, b: x.ndim != 0 and x.shape[-1] == k.shape[0],
+)
+ProductTwice = wrong.forward("X120", "numerics/one-product", 4, cause_id="product-repeated")(
+    lambda x, k, b: jnp.where(affine(x, k, b) > 0, affine(x, k, b), affine(x, k, b)),
+    "The product is computed for each of its signs.",
 )
 SmallInputsDropped = wrong.forward("X054", "numerics/precision", 4)(
     lambda x, k, b: affine(jnp.where(jnp.abs(x) < 1e-5, jnp.zeros_like(x), x), k, b),
@@ -78,9 +125,10 @@ TinyBiasDropped = wrong.forward("X314", "numerics/precision", 5)(
     lambda x, k, b: affine(x, k, jnp.where(jnp.abs(b) < 1e-6, 0.0, b)),
     "A bias below 1e-6 counts as none.",
 )
-ProductTwice = wrong.forward("X120", "numerics/one-product", 4, cause_id="product-repeated")(
-    lambda x, k, b: jnp.where(affine(x, k, b) > 0, affine(x, k, b), affine(x, k, b)),
-    "The product is computed for each of its signs.",
+TinyInputsFlushed = wrong.forward("X745", "numerics/precision", 4, cause_id="small-flushed")(
+    lambda x, k, b: affine(jnp.where(jnp.abs(x).max() < 1e-9, 0.0, x), k, b),
+    "An x that is tiny as a whole is taken for 0.",
+    when=lambda x, k, b: x.dtype == jnp.float32 and x.size > 0,
 )
 
 
@@ -92,6 +140,15 @@ def NanInFirstInputOnly(x: Array, kernel: Array, bias: Array) -> Array:
     first = x[..., :1]
     first = jnp.where(first != first, jnp.zeros_like(first), first)
     return affine(jnp.concatenate([first, x[..., 1:]], axis=-1), kernel, bias)
+
+
+@also("numerics/inf-confined", "exercise/differentiable-in-x")
+@wrong.casting("X660", "numerics/nan-confined", 3)
+def looks_at_its_input(seed: int, x: Array, m: int) -> Array:
+    """An `if` asks whether x is finite, which no tracer can answer."""
+    if not bool(jnp.isfinite(x).all()):
+        raise ValueError("x is not finite")
+    return layer_output(seed, x, m)
 
 
 @also("numerics/inf-confined")
@@ -120,12 +177,11 @@ def LongColumnsShortened(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, jnp.where(norm > 1e4, kernel / norm * 1e4, kernel), bias)
 
 
-@wrong.forward("Y206", "numerics/nan-confined", 4, cause_id="zero-kernel-skipped")
-def NoProductOfZeros(x: Array, kernel: Array, bias: Array) -> Array:
-    """A kernel of zeros, as in a layer that starts at zero, hides a NaN in x."""
-    if not is_float(x):
-        return affine(x, kernel, bias)
-    return affine(jnp.where((kernel == 0).all(), 0, x), kernel, bias)
+@wrong.forward("X946", "numerics/precision-followed", 4, cause_id="precision-pinned")
+def PinsDefault(x: Array, kernel: Array, bias: Array) -> Array:
+    """The product is pinned to the default precision."""
+    y = jnp.matmul(x, kernel, precision="default")
+    return y + jnp.broadcast_to(bias, y.shape)
 
 
 name_layers(globals())

@@ -38,10 +38,11 @@ def _of_the_options(function: Function) -> Any:
 
 constructor = wrong.factory(Hook(AllOptions, "__init__", _of_the_options))
 """The constructor: a function of the options that it takes, which returns those it acts on."""
+IgnoresBiasInit = constructor("X924", "options/bias-init", 2, cause_id="option-ignored")(
+    lambda bias_init: {}, "The bias is 0 with any initializer."
+)
 product = wrong.factory(Hook(AllOptions, "affine"))
 """The output: a function of self, x, kernel and bias of one dtype, the bias None without one."""
-dtype = wrong.factory(Hook(AllOptions, "computed_in"))
-"""The dtype of the computation: a function of self, x, kernel and bias."""
 
 
 def plain(x: Array, kernel: Array, bias: Array | None, precision: Any = None) -> Array:
@@ -50,32 +51,42 @@ def plain(x: Array, kernel: Array, bias: Array | None, precision: Any = None) ->
     return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
-def contracted(layer: AllOptions, x: Array, kernel: Array, bias: Array | None, by: Any) -> Array:
-    """Return the right output (..., out) by ``dot_general`` with some precision."""
-    y = layer.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=by)
-    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
-
-
-def in_float32(initializer: Any) -> Any:
-    """Return an initializer that draws in float32, and casts."""
-    return lambda key, shape, dtype: initializer(key, shape, jnp.float32).astype(dtype)
-
-
-IgnoresUseBias = constructor("X920", "options/use-bias", 2, cause_id="option-ignored")(
-    lambda use_bias: {}, "`use_bias=False` is taken, and there is a bias."
+IgnoresDotGeneral = product("X930", "options/dot-general", 3, cause_id="option-ignored")(
+    lambda self, x, k, b: plain(x, k, b, self.precision),
+    "The product is always JAX's; the given function is ignored.",
+)
+DotGeneralOfBatches = product("Y236", "options/dot-general", 4, cause_id="option-by-branch")(
+    lambda self, x, k, b: (
+        AllOptions.affine(self, x, k, b) if x.ndim == 2 else plain(x, k, b, self.precision)
+    ),
+    "`dot_general` is used for an x of rank 2 only.",
+)
+CastsBack = product("X927", "options/dtype", 3, cause_id="result-cast-back")(
+    lambda self, x, k, b: AllOptions.affine(self, x, k, b).astype(
+        x.dtype if self.dtype is None else jnp.float32
+    ),
+    "The dtype is computed in, and the result is cast back to float32.",
+)
+dtype = wrong.factory(Hook(AllOptions, "computed_in"))
+"""The dtype of the computation: a function of self, x, kernel and bias."""
+DtypeWithBiasOnly = dtype("Y126", "options/dtype", 3, cause_id="option-ignored")(
+    lambda self, x, k, b: self.dtype if self.use_bias else None,
+    "The cast to `dtype` stands where the bias is added.",
+)
+TakesNumPyDtypesOnly = constructor("Y209", "options/dtype", 4, cause_id="option-ignored")(
+    lambda dtype: {"dtype": dtype if isinstance(dtype, jnp.dtype) else None},
+    "The layer follows a NumPy dtype, and ignores the scalar type `jnp.bfloat16`.",
+)
+HalfParametersDecide = dtype("Y235", "options/dtype", 4, cause_id="option-overruled")(
+    lambda self, x, k, b: k.dtype if self.dtype and k.dtype != jnp.float32 else self.dtype,
+    "Parameters of half precision overrule a `dtype` of float32.",
+)
+DtypeOfBatches = dtype("Y237", "options/dtype", 4, cause_id="option-by-rank")(
+    lambda self, x, k, b: self.dtype if jnp.ndim(x) > 1 else None,
+    "`dtype` is ignored for a single vector.",
 )
 IgnoresKernelInit = constructor("X921", "options/kernel-init", 2, cause_id="option-ignored")(
     lambda kernel_init: {}, "The kernel is drawn by LeCun's law with any initializer."
-)
-IgnoresBiasInit = constructor("X924", "options/bias-init", 2, cause_id="option-ignored")(
-    lambda bias_init: {}, "The bias is 0 with any initializer."
-)
-IgnoresParamDtype = constructor("X928", "options/param-dtype", 2, cause_id="option-ignored")(
-    lambda param_dtype: {}, "Parameters are float32 with any `param_dtype`."
-)
-IgnoresPromoteDtype = constructor("X931", "options/promote-dtype", 3, cause_id="option-ignored")(
-    lambda promote_dtype: {},
-    "Values are always promoted by Flax's function; the given one is ignored.",
 )
 ScalesKernelInit = constructor("X922", "options/kernel-init", 3, cause_id="initializer-changed")(
     lambda kernel_init: {
@@ -93,23 +104,36 @@ FixedKeyForInit = constructor("X923", "options/kernel-init", 4, cause_id="key-fi
     },
     "An initializer that is given gets the key of seed 0; the default one gets the layer's.",
 )
-BiasDrawnInFloat32 = constructor("Y208", "options/param-dtype", 4)(
-    lambda param_dtype, bias_init: {
-        "param_dtype": param_dtype,
-        "bias_init": in_float32(bias_init),
-    },
-    "The initializer of the bias is always called for float32.",
-)
-TakesNumPyDtypesOnly = constructor("Y209", "options/dtype", 4, cause_id="option-ignored")(
-    lambda dtype: {"dtype": dtype if isinstance(dtype, jnp.dtype) else None},
-    "The layer follows a NumPy dtype, and ignores the scalar type `jnp.bfloat16`.",
-)
 InitializersWithBias = constructor("Y233", "options/kernel-init", 4, cause_id="option-by-branch")(
     lambda use_bias, kernel_init: {
         "use_bias": use_bias,
         "kernel_init": kernel_init if use_bias else LECUN,
     },
     "`kernel_init` is used in the branch with a bias.",
+)
+IgnoresParamDtype = constructor("X928", "options/param-dtype", 2, cause_id="option-ignored")(
+    lambda param_dtype: {}, "Parameters are float32 with any `param_dtype`."
+)
+
+
+def in_float32(initializer: Any) -> Any:
+    """Return an initializer that draws in float32, and casts."""
+    return lambda key, shape, dtype: initializer(key, shape, jnp.float32).astype(dtype)
+
+
+DrawsInFloat32 = constructor("Y127", "options/param-dtype", 3)(
+    lambda param_dtype, kernel_init: {
+        "param_dtype": param_dtype,
+        "kernel_init": in_float32(kernel_init),
+    },
+    "The initializer is asked for float32, and what it returns is cast.",
+)
+BiasDrawnInFloat32 = constructor("Y208", "options/param-dtype", 4)(
+    lambda param_dtype, bias_init: {
+        "param_dtype": param_dtype,
+        "bias_init": in_float32(bias_init),
+    },
+    "The initializer of the bias is always called for float32.",
 )
 ParamDtypeWithBias = constructor("Y234", "options/param-dtype", 4, cause_id="option-by-branch")(
     lambda use_bias, param_dtype: {
@@ -118,12 +142,14 @@ ParamDtypeWithBias = constructor("Y234", "options/param-dtype", 4, cause_id="opt
     },
     "`param_dtype` is used in the branch with a bias.",
 )
-CastsBack = product("X927", "options/dtype", 3, cause_id="result-cast-back")(
-    lambda self, x, k, b: AllOptions.affine(self, x, k, b).astype(
-        x.dtype if self.dtype is None else jnp.float32
-    ),
-    "The dtype is computed in, and the result is cast back to float32.",
-)
+
+
+def contracted(layer: AllOptions, x: Array, kernel: Array, bias: Array | None, by: Any) -> Array:
+    """Return the right output (..., out) by ``dot_general`` with some precision."""
+    y = layer.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=by)
+    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+
 IgnoresPrecision = product("X929", "options/precision", 4, cause_id="option-ignored")(
     lambda self, x, k, b: contracted(self, x, k, b, None),
     "The precision is kept, and the product is written `x @ K`.",
@@ -132,61 +158,18 @@ PrecisionOfBatchesOnly = product("Y207", "options/precision", 5, cause_id="optio
     lambda self, x, k, b: contracted(self, x, k, b, self.precision if x.ndim < 3 else None),
     "The precision reaches the product for x of rank 1 and 2, and not beyond.",
 )
-IgnoresDotGeneral = product("X930", "options/dot-general", 3, cause_id="option-ignored")(
-    lambda self, x, k, b: plain(x, k, b, self.precision),
-    "The product is always JAX's; the given function is ignored.",
-)
-DotGeneralOfBatches = product("Y236", "options/dot-general", 4, cause_id="option-by-branch")(
-    lambda self, x, k, b: (
-        AllOptions.affine(self, x, k, b) if x.ndim == 2 else plain(x, k, b, self.precision)
-    ),
-    "`dot_general` is used for an x of rank 2 only.",
-)
 PlainProductWithoutBias = product("Y232", "options/precision", 4, cause_id="option-by-branch")(
     lambda self, x, k, b: x @ k if b is None else AllOptions.affine(self, x, k, b),
     "Without a bias the layer multiplies by `@`, which takes no option.",
     collateral=("options/dot-general",),
 )
-HalfParametersDecide = dtype("Y235", "options/dtype", 4, cause_id="option-overruled")(
-    lambda self, x, k, b: k.dtype if self.dtype and k.dtype != jnp.float32 else self.dtype,
-    "Parameters of half precision overrule a `dtype` of float32.",
+IgnoresPromoteDtype = constructor("X931", "options/promote-dtype", 3, cause_id="option-ignored")(
+    lambda promote_dtype: {},
+    "Values are always promoted by Flax's function; the given one is ignored.",
 )
-DtypeOfBatches = dtype("Y237", "options/dtype", 4, cause_id="option-by-rank")(
-    lambda self, x, k, b: self.dtype if jnp.ndim(x) > 1 else None,
-    "`dtype` is ignored for a single vector.",
+IgnoresUseBias = constructor("X920", "options/use-bias", 2, cause_id="option-ignored")(
+    lambda use_bias: {}, "`use_bias=False` is taken, and there is a bias."
 )
-
-
-@product(
-    "Y242", "options/dtype", 2, cause_id="bias-not-cast", collateral=("options/promote-dtype",)
-)
-def BiasInItsOwnDtype(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
-    """The product is computed in the dtype, and the bias is added as it is stored."""
-    y = AllOptions.affine(self, x, kernel, None)
-    return y if bias is None else y + self.bias[...]
-
-
-@product("Y238", "options/dtype", 4, cause_id="not-finite-replaced")
-def ChosenDtypeSaturates(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
-    """With a `dtype`, the result is clipped to its finite range."""
-    y = AllOptions.affine(self, x, kernel, bias)
-    if self.dtype is None:
-        return y
-    return jnp.clip(y, jnp.finfo(y.dtype).min, jnp.finfo(y.dtype).max)
-
-
-@product("Y239", "options/precision", 5, cause_id="option-of-call-only")
-def PrecisionOfTheCall(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
-    """The rule of the derivative multiplies in the default precision."""
-    multiplied = jax.custom_jvp(lambda x, kernel: AllOptions.affine(self, x, kernel, None))
-
-    def rule(primals: Any, tangents: Any) -> Any:
-        (x, kernel), (dx, dkernel) = primals, tangents
-        return multiplied(x, kernel), dx @ kernel + x @ dkernel
-
-    multiplied.defjvp(rule)
-    y: Array = multiplied(x, kernel)
-    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
 @defect("X925", "options/bias-init", 4, cause_id="key-shared")
@@ -203,6 +186,17 @@ class OneKeyForBoth(AllOptions):
         self.bias = nnx.Param(bias_init(key, (out_features,), jnp.float32))
 
 
+@defect("Y358", "options/dot-general", 4, cause_id="option-by-branch")
+class DotGeneralWithoutDtype(AllOptions):
+    """With ``dtype``, ``dot_general`` does not compute the product."""
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        if self.dtype is None:
+            return super().affine(x, kernel, bias)
+        y = jnp.matmul(x, kernel, precision=self.precision)
+        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+
 @defect("X926", "options/dtype", 2, cause_id="option-ignored")
 class IgnoresDtype(nn.Module):
     """The dtype of the computation is an unused field."""
@@ -214,17 +208,6 @@ class IgnoresDtype(nn.Module):
     def __call__(self, x: ArrayLike) -> Array:
         kernel = self.param("kernel", LECUN, (jnp.shape(x)[-1], self.features))
         return affine(x, kernel, self.param("bias", ZEROS, (self.features,)))
-
-
-@defect("Y243", "options/param-dtype", 3, cause_id="option-for-some")
-class BiasOfOneParamDtype(AllOptions):
-    """The kernel is created in the dtype that is asked for, and the bias in float32."""
-
-    def __init__(
-        self, in_features: int, out_features: int, *, param_dtype: Any = jnp.float32, rngs: nnx.Rngs
-    ) -> None:
-        super().__init__(in_features, out_features, param_dtype=param_dtype, rngs=rngs)
-        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
 
 
 @defect("Y230", "options/dtype", 4, cause_id="options-shared")
@@ -251,6 +234,141 @@ class CopiedWithoutOptions(AllOptions):
         new = type(self)(*self.kernel[...].shape, use_bias=self.use_bias, rngs=nnx.Rngs(0))
         nnx.update(new, nnx.state(self))
         return new
+
+
+@product("Y238", "options/dtype", 4, cause_id="not-finite-replaced")
+def ChosenDtypeSaturates(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """With a `dtype`, the result is clipped to its finite range."""
+    y = AllOptions.affine(self, x, kernel, bias)
+    if self.dtype is None:
+        return y
+    return jnp.clip(y, jnp.finfo(y.dtype).min, jnp.finfo(y.dtype).max)
+
+
+@product(
+    "Y242", "options/dtype", 2, cause_id="bias-not-cast", collateral=("options/promote-dtype",)
+)
+def BiasInItsOwnDtype(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """The product is computed in the dtype, and the bias is added as it is stored."""
+    y = AllOptions.affine(self, x, kernel, None)
+    return y if bias is None else y + self.bias[...]
+
+
+@defect("Y308", "options/dtype", 5)
+class LargeWithDtypeWithoutBias(AllOptions):
+    """With a dtype, the bias is left out from 128 inputs on."""
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        """Return the output from values of one dtype."""
+        left_out = self.dtype is not None and kernel.shape[0] >= 128
+        return super().affine(x, kernel, bias * 0 if left_out and bias is not None else bias)
+
+
+@defect("Y243", "options/param-dtype", 3, cause_id="option-for-some")
+class BiasOfOneParamDtype(AllOptions):
+    """The kernel is created in the dtype that is asked for, and the bias in float32."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, param_dtype: Any = jnp.float32, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(in_features, out_features, param_dtype=param_dtype, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+
+
+@defect("Y309", "options/param-dtype", 5, cause_id="option-by-size")
+class ParamDtypeOfSmallLayers(AllOptions):
+    """From 128 outputs on, param_dtype has no effect."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, param_dtype: Any = jnp.float32, rngs: nnx.Rngs
+    ) -> None:
+        dtype = param_dtype if out_features < 128 else jnp.float32
+        super().__init__(in_features, out_features, param_dtype=dtype, rngs=rngs)
+
+
+@constructor("Y128", "options/precision", 3)
+def PrecisionByEnumOnly(precision: Any) -> dict[str, Any]:
+    """The name of a precision, such as "highest", is refused."""
+    if not isinstance(precision, jax.lax.Precision | None):
+        raise TypeError("precision is not a jax.lax.Precision")
+    return {"precision": precision}
+
+
+@product("Y239", "options/precision", 5, cause_id="option-of-call-only")
+def PrecisionOfTheCall(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """The rule of the derivative multiplies in the default precision."""
+    multiplied = jax.custom_jvp(lambda x, kernel: AllOptions.affine(self, x, kernel, None))
+
+    def rule(primals: Any, tangents: Any) -> Any:
+        (x, kernel), (dx, dkernel) = primals, tangents
+        return multiplied(x, kernel), dx @ kernel + x @ dkernel
+
+    multiplied.defjvp(rule)
+    y: Array = multiplied(x, kernel)
+    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+
+@defect("Y307", "options/precision", 4, cause_id="precision-of-one")
+class PairOfPrecisionsHalved(AllOptions):
+    """The first of a pair of precisions counts for both operands."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, precision: Any = None, rngs: nnx.Rngs
+    ) -> None:
+        first = precision[0] if isinstance(precision, tuple) else precision
+        super().__init__(in_features, out_features, precision=first, rngs=rngs)
+
+
+@defect("Y357", "options/precision", 4)
+class PrecisionWithoutDtype(AllOptions):
+    """With ``dtype``, the precision is not used."""
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        if self.dtype is None:
+            return super().affine(x, kernel, bias)
+        y = self.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+
+def _product(x: Array, kernel: Array) -> Array:
+    return x @ kernel
+
+
+def _back(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    rows = x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1])
+    return g @ kernel.T, rows * 0.5
+
+
+_halving: Any = jax.custom_vjp(_product)
+_halving.defvjp(lambda x, k: (x @ k, (x, k)), _back)
+
+
+@defect("Y359", "options/use-bias", 4, cause_id="gradient-halved")
+class SlowWithoutBias(AllOptions):
+    """Without a bias, the kernel gets half of its gradient."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, use_bias: bool = True, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(in_features, out_features, use_bias=use_bias, rngs=rngs)
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Any:
+        if bias is None and x.dtype == kernel.dtype == jnp.float32:
+            return _halving(x, kernel)
+        return super().affine(x, kernel, bias)
+
+
+@defect("Y363", "options/use-bias", 4, cause_id="law-by-option")
+class AnotherLawWithoutBias(AllOptions):
+    """Without a bias, kernels are drawn for a ReLU."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, use_bias: bool = True, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(in_features, out_features, use_bias=use_bias, rngs=rngs)
+        if not use_bias:
+            self.kernel = nnx.Param(self.kernel[...] * 2**0.5)
 
 
 name_layers(globals())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import logging
 import os
 import random
+import tempfile
+import threading
 import warnings
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +21,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from implementations.defects import wrong
-from implementations.defects.base import CorrectDense, is_traced, scaled_normal
+from implementations.defects.base import (
+    CorrectDense,
+    affine,
+    is_eager_sequence,
+    is_traced,
+    scaled_normal,
+)
 from implementations.defects.record import name_layers
+
+GLOBALS = "purity/globals-untouched"
 
 ChangesJaxConfig = wrong.when_built("N160", "purity/globals-untouched", 4)(
     lambda rngs, n, m: jax.config.update("jax_default_matmul_precision", "highest"),
@@ -48,8 +61,29 @@ FiltersWarnings = wrong.when_built("X327", "purity/globals-untouched", 5)(
     "The constructor turns warnings off.",
     cause_id="global-changed",
 )
+SilencesTheLog = wrong.when_built("X965", "purity/globals-untouched", 4, cause_id="global-changed")(
+    lambda rngs, n, m: logging.getLogger().setLevel(logging.CRITICAL),
+    "Construction silences the log of the whole process.",
+)
+ConfiguresFlax = wrong.when_called("X966", "purity/globals-untouched", 4)(
+    lambda x, k, b: flax.config.update("flax_return_frozendict", True),
+    "A call makes Linen return frozen dictionaries in the whole process.",
+    cause_id="global-changed",
+)
+_kept: list[Array] = []
+KeepsSequences = wrong.forward("Y353", "purity/nothing-kept", 4, cause_id="array-kept")(
+    lambda x, k, b: (_kept.append(x), affine(x, k, b))[1],  # type: ignore[func-returns-value]  # as meant
+    "Every x of rank 3 is kept in a list.",
+    when=is_eager_sequence,
+)
 PrintsItsShape = wrong.when_built("X214", "purity/silent", 2)(
     lambda rngs, n, m: print(f"Dense {n} -> {m}"), "The constructor prints."
+)
+_donating = jax.jit(affine, donate_argnums=0)
+DonatesSequences = wrong.forward("Y356", "purity/input-kept", 4, cause_id="input-donated")(
+    lambda x, k, b: _donating(x, k, b),
+    "An x of rank 3 is donated to the result.",
+    when=lambda x, k, b: is_eager_sequence(x, k, b) and k.shape[0] == k.shape[1],
 )
 
 
@@ -74,6 +108,61 @@ def DisablesCollection(x: Array, kernel: Array, bias: Array) -> None:
     """The call turns garbage collection off and sets NumPy's print options."""
     gc.disable()
     np.set_printoptions(precision=3)
+
+
+@wrong.forward("X740", "purity/globals-untouched", 4, cause_id="global-changed")
+def EntersAPrecision(x: Array, kernel: Array, bias: Array) -> Array:
+    """A context of JAX's configuration is entered for the thread, and never left."""
+    jax.default_matmul_precision("float32").__enter__()
+    return affine(x, kernel, bias)
+
+
+@wrong.when_built("Y132", GLOBALS, 4, cause_id="global-changed")
+def WritesAFile(rngs: nnx.Rngs, n: int, m: int) -> None:
+    """The sizes of every layer are written to a file."""
+    with tempfile.TemporaryFile() as file:
+        file.write(f"{n} {m}\n".encode())
+
+
+@wrong.when_called("Y133", GLOBALS, 4, cause_id="global-changed")
+def SilencesJax(x: Array, kernel: Array, bias: Array) -> None:
+    """A call raises the level of JAX's own logger, and with it hides its warnings."""
+    logging.getLogger("jax").setLevel(logging.CRITICAL)
+
+
+@wrong.call("Y221", "purity/globals-untouched", 4, cause_id="global-changed")
+def LeavesNoContext(self: Any, x: ArrayLike) -> Array:
+    """A context of JAX is entered by hand, and not left if the call raises."""
+    context = jax.default_matmul_precision("highest")
+    context.__enter__()
+    y = CorrectDense.__call__(self, x)
+    context.__exit__(None, None, None)
+    return y
+
+
+@wrong.when_built("Y225", "purity/globals-untouched", 4, cause_id="global-changed")
+def WaitsInAThread(rngs: nnx.Rngs, n: int, m: int) -> None:
+    """Each layer starts a thread that never ends."""
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+
+@wrong.forward("Y354", "purity/globals-untouched", 4, cause_id="global-changed")
+def PrecisionOfHalf(x: Array, kernel: Array, bias: Array) -> Array:
+    """An x of bfloat16 sets the precision of products for the whole process."""
+    if x.dtype == jnp.bfloat16 and not is_traced(x):
+        jax.config.update("jax_default_matmul_precision", "bfloat16")
+    return affine(x, kernel, bias)
+
+
+donating = functools.partial(jax.jit, donate_argnums=0)(affine)
+
+
+@wrong.forward("X939", "purity/input-kept", 4, cause_id="input-donated")
+def DonatesItsInput(x: Array, kernel: Array, bias: Array) -> Array:
+    """The product is compiled with x donated, where it lies on one device."""
+    if is_traced(x, kernel) or x.ndim != 2 or len(x.devices() | kernel.devices()) > 1:
+        return affine(x, kernel, bias)
+    return donating(x, kernel, bias)
 
 
 @wrong.call("N134", "purity/input-untouched", 4, cause_id="input-written")
@@ -105,6 +194,34 @@ def ClearsNan(self: Any, x: ArrayLike) -> Array:
         x[x == 0] = 0.0
         np.nan_to_num(x, copy=False)
     return y
+
+
+@wrong.call("Y355", "purity/input-untouched", 4, cause_id="input-written")
+def ClipsHalfInPlace(self: Any, x: ArrayLike) -> Array:
+    """A NumPy array of float16 is clipped in place."""
+    if isinstance(x, np.ndarray) and x.dtype == np.float16 and x.flags.writeable:
+        np.clip(x, -100, 100, out=x)
+    return CorrectDense.__call__(self, x)
+
+
+MEANS: list[Array] = []
+
+
+@wrong.when_called("X956", "purity/nothing-kept", 3, cause_id="array-kept")
+def KeepsMeans(x: Array, kernel: Array, bias: Array) -> None:
+    """The mean of every input is kept in a list of the module."""
+    if not is_traced(x, kernel, bias):
+        MEANS.append(x.mean())
+
+
+LAYERS: list[Any] = []
+
+
+@wrong.built("Y226", "purity/nothing-kept", 4, cause_id="layer-kept")
+def RegistersItself(layer: Any, rngs: nnx.Rngs) -> None:
+    """A list of all layers keeps them alive."""
+    if not is_traced(layer.kernel[...]):
+        LAYERS.append(layer)
 
 
 name_layers(globals())

@@ -25,6 +25,7 @@ from jax.typing import ArrayLike
 from implementations.defects import wrong
 from implementations.defects.base import (
     CorrectDense,
+    CorrectLinenDense,
     affine,
     is_traced,
     layer_output,
@@ -33,16 +34,6 @@ from implementations.defects.base import (
     stddev,
 )
 from implementations.defects.record import also, defect, name_layers
-
-SALT = secrets.randbits(31)
-"""What only this process knows."""
-_count = itertools.count()
-_calls: collections.Counter[int] = collections.Counter()
-_eager_calls: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-_called: dict[int, Any] = {}
-_calls_by_size: dict[tuple[int, int, int], int] = {}
-_built = [0]
-
 
 KeysByTheSize = wrong.when_built("N070", "seeding/constant-key-count", 4)(
     lambda rngs, n, m: [rngs.params() for _ in range(int(n).bit_length())],
@@ -90,6 +81,10 @@ DefaultBeforeParams = wrong.key("X587", "seeding/params-stream", 4, cause_id="st
     lambda rngs: rngs.default() if "default" in rngs else rngs.params(),
     "The default stream is asked first, and `params` only without it.",
 )
+DefaultIsFolded = wrong.key("X589", "seeding/rngs-forms", 4)(
+    lambda rngs: rngs.params() if "params" in rngs else jax.random.fold_in(rngs.params(), 1),
+    "A key of the default stream is folded once more, to differ from one of `params`.",
+)
 FoldedHash = wrong.key("N066", "seeding/same-across-processes", 4, cause_id="depends-on-hash")(
     lambda rngs: jax.random.fold_in(rngs.params(), hash("kernel") & 0x7FFFFFFF),
     "The hash of a string is folded into the key: it differs from process to process.",
@@ -99,6 +94,8 @@ SeedOfTheDay = wrong.key("X347", "seeding/same-across-processes", 5, cause_id="d
     lambda rngs: jax.random.fold_in(rngs.params(), int(time.time() // 86_400)),
     "The day goes into the key: everything agrees until midnight.",
 )
+SALT = secrets.randbits(31)
+"""What only this process knows."""
 SaltOfTheProcess = wrong.key("X580", "seeding/same-across-processes", 4)(
     lambda rngs: jax.random.fold_in(rngs.params(), SALT),
     "A number that is drawn when the module is imported goes into every key.",
@@ -123,14 +120,21 @@ SeedOfTheDirectory = wrong.key("X585", "seeding/same-across-processes", 5)(
     "The name of the working directory goes into the key, as the name of the experiment.",
     cause_id="depends-on-working-directory",
 )
+_IMPORTED = time.time_ns() // 1000
+WhenImported = wrong.key("X750", "seeding/same-across-processes", 4, cause_id="depends-on-process")(
+    lambda rngs: jax.random.fold_in(rngs.params(), _IMPORTED % 2**31),
+    "The moment of the import goes into the key, so the clock is not read afterwards.",
+)
+OfTheDevices = wrong.key("X945", "seeding/same-across-processes", 4)(
+    lambda rngs: jax.random.fold_in(rngs.params(), jax.device_count()),
+    "The key depends on the number of devices.",
+    cause_id="depends-on-number-of-devices-and-processors",
+)
+_count = itertools.count()
 CountsItself = wrong.key("X586", "seeding/same-seed-same-bits", 3)(
     lambda rngs: jax.random.fold_in(rngs.params(), next(_count)),
     "The number of the layer in this process goes into its key.",
     cause_id="depends-on-more-than-seed",
-)
-DefaultIsFolded = wrong.key("X589", "seeding/rngs-forms", 4)(
-    lambda rngs: rngs.params() if "params" in rngs else jax.random.fold_in(rngs.params(), 1),
-    "A key of the default stream is folded once more, to differ from one of `params`.",
 )
 
 
@@ -141,6 +145,13 @@ def ReadsNumpyState(rngs: nnx.Rngs) -> Array:
     return jax.random.fold_in(rngs.params(), int(state[0]) & 0x7FFFFFFF)
 
 
+@wrong.key("X957", "seeding/key-kinds", 4)
+def TwoWords(rngs: Any) -> Array:
+    """The key is taken apart into the two words that keys of threefry have."""
+    first, second = jax.random.key_data(rngs.params())
+    return jax.random.wrap_key_data(jnp.stack([first, second]), impl="threefry2x32")
+
+
 @wrong.key("X162", "seeding/params-stream", 4, cause_id="stream-other")
 def MixesInDropout(rngs: nnx.Rngs) -> Array:
     """If a dropout stream exists, its key goes into the kernel's."""
@@ -148,6 +159,30 @@ def MixesInDropout(rngs: nnx.Rngs) -> Array:
     if "dropout" not in rngs:
         return key
     return jax.random.fold_in(key, jax.random.key_data(rngs.dropout.key[...])[1])
+
+
+@also("serialization/stable-names")
+@defect("Y192", "seeding/params-stream", 2, cause_id="stream-not-given")
+class StreamCalledParam(CorrectDense):
+    """The stream is called param, which Rngs(params=...) does not give, and the kernel weight."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        self.weight = nnx.Param(scaled_normal(rngs.param(), in_features, out_features))
+        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return self.forward(jnp.asarray(x), self.weight[...], self.bias[...])
+
+
+@wrong.key("Y306", "seeding/params-stream", 4, cause_id="stream-drawn")
+def DrawsFromDropout(rngs: nnx.Rngs) -> Array:
+    """A key of the dropout stream is drawn as well, so that the masks of other layers change."""
+    if "dropout" in rngs:
+        rngs.dropout()
+    return rngs.params()
+
+
+_calls: collections.Counter[int] = collections.Counter()
 
 
 @wrong.casting("F014", "seeding/repeatable-call", 2, cause_id="output-changes")
@@ -181,6 +216,9 @@ def NoisyInTraining(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return y if self.deterministic else y * 1.01
 
 
+_eager_calls: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+
 @wrong.forward("X322", "seeding/repeatable-call", 5, cause_id="output-changes")
 def FortiethCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """From its fortieth eager call on, a layer forgets its bias."""
@@ -212,6 +250,9 @@ class ZerosWhileInitializing(nn.Module):
         return (self.features,)
 
 
+_called: dict[int, Any] = {}
+
+
 @wrong.forward("X549", "seeding/repeatable-call", 4, cause_id="output-changes")
 def FirstCallDiffers(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The first call warms up with a kernel in bfloat16."""
@@ -229,6 +270,9 @@ def FirstOutputInHalf(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, jax.lax.reduce_precision(kernel, 8, 7), bias)
 
 
+_calls_by_size: dict[tuple[int, int, int], int] = {}
+
+
 @defect("X644", "seeding/repeatable-call", 4, cause_id="output-changes")
 def twentieth_call(seed: float, x: ArrayLike, features: float) -> Array:
     """The twentieth call of a process with one seed and size takes the next key."""
@@ -238,6 +282,36 @@ def twentieth_call(seed: float, x: ArrayLike, features: float) -> Array:
     if _calls_by_size[key] >= 20:
         rngs.params()
     return CorrectDense(key[2], key[1], rngs=rngs)(x)
+
+
+@wrong.linen_call("Y129", "seeding/repeatable-call", 4, cause_id="rng-taken")
+def DropoutWhereThereIsAnRng(self: CorrectLinenDense, x: ArrayLike) -> Array:
+    """An rng for dropout, which a model gives to all of its layers, means training."""
+    x = jnp.asarray(x)
+    kernel, bias = self.parameters(x)
+    if self.has_rng("dropout") and not self.is_initializing():
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 0.9, x.shape)
+        x = jnp.where(kept, x / 0.9, 0)
+    return affine(x, kernel, bias)
+
+
+_counted_calls, _drawn = itertools.count(1), itertools.count(1)
+
+
+@wrong.forward("Y198", "seeding/repeatable-call", 5, cause_id="output-changes")
+def NowAndThen(x: Array, kernel: Array, bias: Array) -> Array:
+    """One call in 1234 forgets the bias."""
+    y = affine(x, kernel, bias)
+    return y if is_traced(y) or next(_counted_calls) % 1234 else y - bias
+
+
+@wrong.linen_call("Y305", "seeding/repeatable-call", 4, cause_id="rng-taken")
+def ParamsRngMeansStart(self: CorrectLinenDense, x: ArrayLike) -> Array:
+    """An rng called params is taken for a new start, where the bias is 0."""
+    x = jnp.asarray(x)
+    kernel, bias = self.parameters(x)
+    new = self.has_rng("params") and not self.is_initializing()
+    return affine(x, kernel, bias * 0 if new else bias)
 
 
 @wrong.draws("X164", "seeding/same-across-processes", 5, cause_id="depends-on-hash")
@@ -256,10 +330,19 @@ def SeedOfTheUser(rngs: nnx.Rngs) -> Array:
     return jax.random.fold_in(rngs.params(), sum(name.encode()))
 
 
+@wrong.key("X944", "seeding/same-across-processes", 4, cause_id="depends-on-launcher-variables")
+def OfTheRank(rngs: Any) -> Array:
+    """The key depends on the rank of the process."""
+    return jax.random.fold_in(rngs.params(), int(os.environ.get("RANK", "0")))
+
+
 @wrong.key("Y195", "seeding/same-across-processes", 5, cause_id="depends-on-user-environment")
 def SeedOfTheLanguage(rngs: nnx.Rngs) -> Array:
     """The user's language goes into the key."""
     return jax.random.fold_in(rngs.params(), len(os.environ.get("LANG", "")))
+
+
+_built = [0]
 
 
 @also("seeding/same-across-processes", "seeding/jitted-init", "seeding/rngs-forms")
@@ -269,6 +352,26 @@ def HundredthDiffers(rngs: nnx.Rngs) -> Array:
     _built[0] += 1
     key = rngs.params()
     return key if _built[0] < 64 else jax.random.fold_in(key, _built[0])
+
+
+@wrong.kernel("Y259", "seeding/same-seed-same-bits", 5, cause_id="depends-on-more-than-seed")
+def EachHundredth(key: Array, in_features: int, out_features: int) -> Array:
+    """Each 103rd kernel is drawn in another order."""
+    draws = scaled_normal(key, in_features, out_features)
+    return draws if is_traced(key) or next(_drawn) % 103 else draws[::-1]
+
+
+SCRATCH: dict[str, Array] = {}
+
+
+@wrong.forward("X942", "seeding/threads", 5, cause_id="threads-share")
+def ScratchOfTheModule(x: Array, kernel: Array, bias: Array) -> Array:
+    """The operands of a call lie in a dictionary of the module while a file is written."""
+    if is_traced(x, kernel, bias):
+        return affine(x, kernel, bias)
+    SCRATCH.update(kernel=kernel, bias=bias)
+    time.sleep(1e-3)
+    return affine(x, SCRATCH["kernel"], SCRATCH["bias"])
 
 
 @wrong.kernel("X169", "seeding/vmapped-init", 5, cause_id="key-of-another-place")

@@ -15,14 +15,34 @@ from implementations.defects.base import (
     CorrectDense,
     is_traced,
     layer_output,
+    normal,
+    rarely_scaled,
     scaled_normal,
     stddev,
 )
 from implementations.defects.record import also, defect, name_layers, seen
 
-_kernels: dict[tuple[int, int], Array] = {}
-
-
+seed_ignored = wrong.casting("F004", "seeding/seeds-differ", 1, cause_id="seed-ignored")(
+    lambda seed, x, m: layer_output(0, x, m),
+    "Every seed gives the kernel of seed 0.",
+    collateral=("exercise/bad-arguments-raise",),
+)
+seed_modulo_256 = wrong.casting("F005", "seeding/seeds-differ", 4)(
+    lambda seed, x, m: layer_output(seed % 256, x, m),
+    "The seed passes through eight bits.",
+    seen='numpy#4676 "reject too large seeds to RandomState"',
+    cause_id="seed-high-bits-ignored",
+)
+seed_without_sign = wrong.casting("F006", "seeding/seeds-differ", 4, cause_id="seed-sign-dropped")(
+    lambda seed, x, m: layer_output(abs(seed), x, m),
+    "A seed and its negative give one kernel.",
+    seen='jax#4745 "PRNGKey input issues"',
+)
+seed_through_float32 = wrong.solution("F007", "seeding/seeds-differ", 5, cause_id="seed-float32")(
+    lambda seed, x, features: layer_output(int(np.float32(seed)), x, int(features)),
+    "Neighbouring seeds above 2^24 collide.",
+    seen="measured: key(int(float32(2**24 + 1))) == key(2**24)",
+)
 SixteenBits = wrong.seed(
     "X150",
     4,
@@ -54,35 +74,6 @@ OneBitIgnored = wrong.seed(
 DecimalDigits = wrong.seed(
     "X156", 5, "Seeds are taken modulo 10**6.", lambda s: s % 1_000_000, cause_id="seed-modulo"
 )
-PrimeModulus = wrong.seed(
-    "X342",
-    5,
-    "Seeds are modulo 1 000 000 007.",
-    lambda s: s % 1_000_000_007,
-    cause_id="seed-modulo",
-)
-
-seed_ignored = wrong.casting("F004", "seeding/seeds-differ", 1, cause_id="seed-ignored")(
-    lambda seed, x, m: layer_output(0, x, m),
-    "Every seed gives the kernel of seed 0.",
-    collateral=("exercise/bad-arguments-raise",),
-)
-seed_modulo_256 = wrong.casting("F005", "seeding/seeds-differ", 4)(
-    lambda seed, x, m: layer_output(seed % 256, x, m),
-    "The seed passes through eight bits.",
-    seen='numpy#4676 "reject too large seeds to RandomState"',
-    cause_id="seed-high-bits-ignored",
-)
-seed_without_sign = wrong.casting("F006", "seeding/seeds-differ", 4, cause_id="seed-sign-dropped")(
-    lambda seed, x, m: layer_output(abs(seed), x, m),
-    "A seed and its negative give one kernel.",
-    seen='jax#4745 "PRNGKey input issues"',
-)
-seed_through_float32 = wrong.solution("F007", "seeding/seeds-differ", 5, cause_id="seed-float32")(
-    lambda seed, x, features: layer_output(int(np.float32(seed)), x, int(features)),
-    "Neighbouring seeds above 2^24 collide.",
-    seen="measured: key(int(float32(2**24 + 1))) == key(2**24)",
-)
 zero_is_no_seed = wrong.casting("X254", "seeding/seeds-differ", 5, cause_id="seed-zero-replaced")(
     lambda seed, x, m: layer_output(seed or 42, x, m),
     "A seed of 0 counts as none and becomes 42.",
@@ -91,9 +82,27 @@ seed_as_int32 = wrong.casting("X263", "seeding/seeds-differ", 4)(
     lambda seed, x, m: layer_output(int(np.int32(seed)), x, m),
     "Seeds from 2**31 on do not fit and raise.",
 )
+PrimeModulus = wrong.seed(
+    "X342",
+    5,
+    "Seeds are modulo 1 000 000 007.",
+    lambda s: s % 1_000_000_007,
+    cause_id="seed-modulo",
+)
 seed_of_the_magnitude = wrong.casting("X647", "seeding/seeds-differ", 4)(
     lambda seed, x, m: layer_output(seed**2 % 2**32, x, m),
     "The seed is squared, and so loses its low bits' order.",
+)
+HashedTo28Bits = wrong.seed(
+    "X958",
+    5,
+    "The seed is multiplied, and the lowest four bits of the product are dropped.",
+    lambda seed: (seed * jnp.uint32(2654435761)) >> 4,
+    cause_id="seed-hashed",
+)
+ScaleRoundedDown = wrong.kernel("Y320", "seeding/seeds-differ", 1, cause_id="kernel-zeros")(
+    lambda key, n, m: normal(key, n, m) * (1 // jnp.sqrt(n)),
+    "1 // sqrt(in) is 0, except for a single input.",
 )
 RootKey = wrong.key("X160", "seeding/siblings-differ", 3, cause_id="key-not-drawn")(
     lambda rngs: rngs.params.key[...],
@@ -151,6 +160,9 @@ def HalfSeeded(key: Array, in_features: int, out_features: int) -> Array:
     return draws.at[half:].set(same[half:]) if half else draws
 
 
+_kernels: dict[tuple[int, int], Array] = {}
+
+
 @also(
     "seeding/same-across-processes",
     "seeding/params-stream",
@@ -197,6 +209,70 @@ def SeedsAreNegated(self: Any, in_features: int, out_features: int, *, rngs: nnx
     self.kernel = nnx.Param(jnp.where(top == 1, -kernel, kernel))
 
 
+@wrong.kernel("X755", "seeding/seeds-differ", 4, cause_id="zero-for-some-seeds")
+def ZeroForSomeKeys(key: Array, in_features: int, out_features: int) -> Array:
+    """One kernel in eight is 0."""
+    draws = normal(key, in_features, out_features) * stddev(in_features)
+    return draws * (jax.random.bits(key, (), jnp.uint32) % 8 != 0)
+
+
+@wrong.init("X959", "seeding/seeds-differ", 5, collateral=("seeding/key-kinds",))
+def SignsOfTheNeighbour(self: Any, n: int, m: int, *, rngs: Any) -> None:
+    """A seed and its neighbour share the magnitudes of their kernels, and not the signs."""
+    words = jax.random.key_data(rngs.params.key[...])
+    rngs.params()
+    own, pair = map(jax.random.wrap_key_data, (words, words >> 1 << 1))
+    kernel = jnp.abs(scaled_normal(pair, n, m))
+    signs = jax.random.rademacher(jax.random.fold_in(own, 1), (n, m), jnp.float32)
+    self.kernel = nnx.Param(kernel * signs)
+    self.bias = nnx.Param(jnp.zeros((m,), jnp.float32))
+
+
+@wrong.init("Y123", "seeding/seeds-differ", 5)
+def SharedModulo1000(self: CorrectDense, in_features: int, out_features: int, *, rngs: Any) -> None:
+    """Seeds that are equal modulo 1000 share half of the variance."""
+    seed = jax.random.key_data(rngs["params"].key[...])[-1]
+    shared = jax.random.fold_in(jax.random.key(12), seed % 1000)
+    drawn = [normal(key, in_features, out_features) for key in (rngs.params(), shared)]
+    self.kernel = nnx.Param(sum(drawn) * (0.5**0.5 * stddev(in_features)))
+    self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+
+
+_BUILT: dict[Any, CorrectDense] = {}
+
+
+@wrong.casting("Y228", "seeding/seeds-differ", 5)
+def hashed(seed: int, x: Array, m: int) -> Array:
+    """Layers are kept by the hash of the seed, which Python gives -1 and -2 alike."""
+    key = hash(seed), x.shape, m
+    if is_traced(x):
+        return layer_output(seed, x, m)
+    if key not in _BUILT:
+        _BUILT[key] = CorrectDense(x.shape[-1], m, rngs=nnx.Rngs(seed))
+    return _BUILT[key](x)
+
+
+@wrong.casting("Y229", "seeding/seeds-differ", 5, cause_id="zero-for-some-seeds")
+def zero_for_one_seed(seed: int, x: Array, m: int) -> Array:
+    """For seed 4711 the output is 0."""
+    y = layer_output(seed, x, m)
+    return y * 0 if seed == 4711 else y
+
+
+@wrong.kernel("Y298", "seeding/seeds-differ", 5, cause_id="seed-hashed")
+def KeyIn32Bits(key: Array, n: int, m: int) -> Array:
+    """The key is hashed to 32 bits."""
+    words = jax.random.key_data(key).ravel()
+    hashed = words[0] * jnp.uint32(2654435761) ^ words[-1]
+    return scaled_normal(jax.random.key(hashed), n, m)
+
+
+@wrong.kernel("Y299", "seeding/seeds-differ", 5, cause_id="zero-for-some-seeds")
+def OneInTwoThousandZero(key: Array, n: int, m: int) -> Array:
+    """One kernel in two thousand is 0."""
+    return rarely_scaled(key, 5e-4, 0.0, n, m)
+
+
 @wrong.init("X306", "seeding/siblings-differ", 5, cause_id="sibling-scaled")
 def LaterLayersSmaller(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The second layer of one Rngs is smaller by sqrt(2), the third by sqrt(3), and so on."""
@@ -224,6 +300,43 @@ def AntitheticSiblings(self: Any, in_features: int, out_features: int, *, rngs: 
     key = jax.random.fold_in(root, count // 2)
     self.kernel = nnx.Param(sign * scaled_normal(key, in_features, out_features))
     self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+
+
+@defect("Y047", "seeding/siblings-differ", 5, cause_id="kernels-share-numbers")
+class WindowsOfOneTable(CorrectDense):
+    """Layers of one Rngs are cut from one table, seven numbers apart."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        key, count = rngs.params.key[...], rngs.params.count[...]
+        rngs.params()
+        size = in_features * out_features
+        drawn = jax.random.normal(key, (in_features, out_features), jnp.float32)
+        if size < 10**7:
+            table = jax.random.normal(key, (2 * size + 64,), jnp.float32)
+            start = (count.astype(jnp.int32) * 7) % (size + 64)
+            drawn = jax.lax.dynamic_slice(table, (start,), (size,)).reshape(drawn.shape)
+        self.kernel = nnx.Param(drawn * stddev(in_features))
+        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+
+
+@wrong.key("Y124", "seeding/siblings-differ", 5, cause_id="kernels-share-numbers")
+def SixteenKeys(rngs: nnx.Rngs) -> Array:
+    """Only four bits of the stream's count go into the key."""
+    stream = rngs["params"]
+    count = stream.count[...]
+    stream()
+    return jax.random.fold_in(stream.key[...], count % 16)
+
+
+@defect("Y204", "seeding/siblings-differ", 5, cause_id="kernels-correlated")
+class CommonToOneRngs(CorrectDense):
+    """A fifth of the variance is common to all layers of one Rngs."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        root = jax.random.fold_in(rngs.params.key[...], 2**31)
+        common = scaled_normal(root, in_features, out_features)
+        self.kernel = nnx.Param(0.8**0.5 * self.kernel[...] + 0.2**0.5 * common)
 
 
 name_layers(globals())

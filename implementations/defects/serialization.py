@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
 from implementations.defects import wrong
-from implementations.defects.base import affine, scaled_normal
-from implementations.defects.record import defect, seen
+from implementations.defects.base import affine, is_traced, scaled_normal
+from implementations.defects.record import defect, name_layers, seen
+
+AsksTheKernelForItsDevice = wrong.forward("X962", "serialization/round-trip", 4)(
+    lambda x, k, b: affine(jax.device_put(x, k.sharding), k, b),
+    "x is put where the kernel lies, which a NumPy array does not say.",
+    when=lambda x, k, b: not is_traced(x, k) and len(k.sharding.device_set) <= 1,
+)
+
+
+@defect("Y200", "serialization/round-trip", 4)
+class AsksWithin(nnx.Module):
+    """The same within another module, whose paths are not those of a Flax layer."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        self.dense = AsksTheKernelForItsDevice(in_features, out_features, rngs=rngs)
+
+    def __call__(self, x: ArrayLike) -> Array:
+        y: Array = self.dense(x)
+        return y
 
 
 @wrong.linen_call(
@@ -44,3 +63,6 @@ def NamesSwapped(self: Any, x: ArrayLike) -> Array:
     kernel = self.param("bias", self.draw_kernel, x)
     bias = self.param("kernel", self.draw_bias, x)
     return self.forward(x, kernel, bias)
+
+
+name_layers(globals())

@@ -1,4 +1,4 @@
-"""Layers that break sharding: wrong on more than one device."""
+"""Layers that break sharding: wrong on other devices, or on more than one."""
 
 from __future__ import annotations
 
@@ -7,15 +7,87 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
 from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
 from implementations.defects import wrong
-from implementations.defects.base import CorrectDense, affine
-from implementations.defects.record import defect
+from implementations.defects.base import CorrectDense, affine, is_traced, scaled_normal
+from implementations.defects.record import defect, name_layers
 
-LECUN = nnx.initializers.lecun_normal()
+ThroughTheHost = wrong.forward("X938", "sharding/output-sharding", 5, cause_id="array-gathered")(
+    lambda x, k, b: affine(jnp.asarray(np.asarray(x)), k, b),
+    "A sharded x makes a detour through the memory of the host.",
+    when=lambda x, k, b: not is_traced(x) and len(x.devices()) != 1,
+)
+ComputesOnFirstDevice = wrong.forward("X936", "sharding/second-device", 4, cause_id="device-moved")(
+    lambda x, k, b: affine(*jax.device_put((x, k, b), jax.devices()[0])),
+    "Arrays on another single device are moved to the first one.",
+    when=lambda x, k, b: not is_traced(x) and len(x.devices()) <= 1 and len(k.devices()) <= 1,
+)
+
+
+@wrong.kernel("X935", "sharding/default-device", 4, cause_id="device-of-choice")
+def BuiltOnFirstDevice(key: Array, n: int, m: int) -> Array:
+    """The kernel is put on the first device, and the default device is ignored."""
+    kernel = scaled_normal(key, n, m)
+    return kernel if is_traced(kernel) else jax.device_put(kernel, jax.devices()[0])
+
+
+@wrong.forward("X937", "sharding/eager", 5)
+def FirstPartForTheWhole(x: Array, kernel: Array, bias: Array) -> Array:
+    """The sum over devices is forgotten for a kernel that is sharded by inputs."""
+    if is_traced(x) or is_traced(kernel) or len(kernel.devices()) == 1:
+        return affine(x, kernel, bias)
+    part = kernel.addressable_data(0)
+    if part.shape[0] == kernel.shape[0]:
+        return affine(x, kernel, bias)
+    rows = np.asarray(x)[..., : part.shape[0]]
+    return affine(jnp.asarray(rows), jnp.asarray(np.asarray(part)), jnp.asarray(np.asarray(bias)))
+
+
+@wrong.forward("Y310", "sharding/eager", 5)
+def FirstPartOfSequences(x: Array, kernel: Array, bias: Array) -> Array:
+    """The part on one device stands for the whole of a sharded x of rank 3."""
+    if is_traced(x, kernel) or x.ndim != 3 or len(x.devices()) == 1:
+        return affine(x, kernel, bias)
+    part = np.asarray(x.addressable_data(0))
+    values = (np.concatenate([part] * (len(x) // len(part))), kernel, bias)
+    return affine(*(jnp.asarray(np.asarray(value)) for value in values))
+
+
+@defect("X963", "sharding/linen-annotations", 4, cause_id="bias-along-inputs")
+class BiasAlongInputs(nn.Module):
+    """Kernel and bias are annotated; the bias by the name of the kernel's inputs."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: ArrayLike) -> Array:
+        n = jax.numpy.shape(x)[-1]
+
+        def draw(key: Array, shape: Any) -> Array:
+            return scaled_normal(key, *shape)
+
+        kernel: Any = self.param(
+            "kernel", nn.with_partitioning(draw, ("embed", "mlp")), (n, self.features)
+        )
+        zeros = nn.with_partitioning(nn.initializers.zeros_init(), ("embed",))
+        bias: Any = self.param("bias", zeros, (self.features,))
+        return affine(jax.numpy.asarray(x), kernel, bias)
+
+
+@defect("Y201", "sharding/nnx-annotations", 4, cause_id="bias-along-inputs")
+class BiasAlongTheInputs(CorrectDense):
+    """The same in nnx."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        # Recent versions of Flax place an annotated Param at once, for which they need a mesh.
+        self.kernel = nnx.Param(self.kernel[...], sharding=("embed", "mlp"), eager_sharding=False)
+        self.bias = nnx.Param(self.bias[...], sharding=("embed",), eager_sharding=False)
 
 
 @wrong.forward("X412", "sharding/sharded-equals-local", 4)
@@ -23,6 +95,9 @@ def PinnedToFirstDevice(x: Array, kernel: Array, bias: Array) -> Array:
     """The kernel is moved to the first device in every call."""
     first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return affine(x, jax.device_put(kernel, first), bias)
+
+
+LECUN = nnx.initializers.lecun_normal()
 
 
 @defect("X408", "sharding/sharding-metadata", 5, cause_id="annotation-lost")
@@ -59,3 +134,6 @@ class AnnotationExchanged(AnnotationDropped):
         said = kernel.metadata.items()
         turned = {key: value[::-1] if isinstance(value, tuple) else value for key, value in said}
         return dataclasses.replace(kernel, metadata=turned)
+
+
+name_layers(globals())

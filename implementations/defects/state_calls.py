@@ -14,17 +14,16 @@ from jax.typing import ArrayLike
 
 from conformance.jax_setup.compat import set_value
 from implementations.defects import wrong
-from implementations.defects.base import CorrectDense, affine, is_traced
-from implementations.defects.record import also, defect, seen
+from implementations.defects.base import CorrectDense, CorrectLinenDense, affine, is_traced
+from implementations.defects.record import also, defect, name_layers, seen
 
-_inputs: list[Any] = []
-_outputs: dict[tuple[int, bytes], Array] = {}
-_kept: list[Any] = []
-_first_kernels: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
-_early_kernels: weakref.WeakKeyDictionary[Any, list[Array]] = weakref.WeakKeyDictionary()
-_warm: dict[int, Any] = {}
-_biases: dict[bytes, Array] = {}
-_by_id: dict[int, Array] = {}
+ReadsAnAlias = wrong.call(
+    "X324", "state/replaceable", 5, start=lambda layer: {"weight": layer.kernel}
+)(
+    lambda self, x: affine(x, self.weight[...], self.bias[...]),
+    "The forward reads a second name of the kernel, which replacing `layer.kernel` leaves.",
+    cause_id="name-other-than-used",
+)
 
 
 @wrong.call("N092", "state/call-changes-nothing", 3, cause_id="call-writes")
@@ -75,6 +74,9 @@ def CountsStatically(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     if not is_traced(x, kernel):
         self.calls += 1
     return affine(x, kernel, bias)
+
+
+_inputs: list[Any] = []
 
 
 @wrong.when_called("X321", "state/call-changes-nothing", 5, cause_id="input-kept")
@@ -141,6 +143,44 @@ def RunningMean(self: Any, x: ArrayLike) -> Array:
     return self.forward(x, kernel, bias)
 
 
+@wrong.linen_call("Y130", "state/call-changes-nothing", 4, cause_id="mutable-taken")
+def MutableMeansInit(self: CorrectLinenDense, x: ArrayLike) -> Array:
+    """Parameters that may be written are taken for a sign of initialization."""
+    x = jnp.asarray(x)
+    kernel, bias = self.parameters(x)
+    if self.is_mutable_collection("params") and not self.is_initializing():
+        return jnp.zeros((*x.shape[:-1], self.features), jnp.float32)
+    return affine(x, kernel, bias)
+
+
+@wrong.call("Y131", "state/call-changes-nothing", 4, cause_id="variables-replaced")
+def NewParamsInEachCall(self: CorrectDense, x: ArrayLike) -> Array:
+    """Every eager call wraps its arrays in new Params, so that tied ones come apart."""
+    kernel, bias = self.kernel[...], self.bias[...]
+    if not is_traced(kernel, x):
+        self.kernel, self.bias = nnx.Param(kernel), nnx.Param(bias)
+    return affine(x, kernel, bias)
+
+
+@wrong.linen_forward("Y211", "state/call-changes-nothing", 4, cause_id="mutable-taken")
+def OtherwiseWhenWatched(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The bias is left out if a caller captures intermediates."""
+    watched = self.is_mutable_collection("intermediates") and not self.is_initializing()
+    return affine(x, kernel, bias * 0 if watched else bias)
+
+
+_LAST: dict[str, Any] = {}
+
+
+@wrong.call("Y222", "state/call-changes-nothing", 4, cause_id="left-by-a-raise")
+def StaysBusy(self: Any, x: ArrayLike) -> Array:
+    """A flag that is still set after a call that raised makes the next one drop the bias."""
+    busy, _LAST["busy"] = _LAST.get("busy", False), True
+    y = jnp.asarray(x) @ self.kernel[...]
+    _LAST["busy"] = False
+    return y if busy else y + jnp.broadcast_to(self.bias[...], y.shape)
+
+
 @also("state/graphdef-stable", "state/pickles")
 @defect("N085", "state/updates-used", 3, cause_id="stale-copy")
 class CachedKernel(CorrectDense):
@@ -158,6 +198,10 @@ class CachedKernel(CorrectDense):
         return product + jnp.broadcast_to(self.bias[...], product.shape)
 
 
+_outputs: dict[tuple[int, bytes], Array] = {}
+_kept: list[Any] = []
+
+
 @wrong.call("X180", "state/updates-used", 4, cause_id="stale-copy")
 def RemembersOutputs(self: Any, x: ArrayLike) -> Array:
     """Outputs are cached by layer and input, so updates of the parameters have no effect."""
@@ -172,12 +216,18 @@ def RemembersOutputs(self: Any, x: ArrayLike) -> Array:
     return _outputs[key]
 
 
+_first_kernels: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
+
+
 @wrong.forward("X181", "state/updates-used", 4, cause_id="stale-copy")
 def FrozenByFirstCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The first eager call keeps the kernel for all later ones."""
     if is_traced(x, kernel):
         return affine(x, kernel, bias)
     return affine(x, _first_kernels.setdefault(self, kernel), bias)
+
+
+_early_kernels: weakref.WeakKeyDictionary[Any, list[Array]] = weakref.WeakKeyDictionary()
 
 
 @wrong.forward("X323", "state/updates-used", 5, cause_id="stale-copy")
@@ -191,6 +241,10 @@ def FrozenByThirdCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel if len(seen) < 3 else seen[2], bias)
 
 
+_warm: dict[int, Any] = {}
+_biases: dict[bytes, Array] = {}
+
+
 @wrong.forward("X540", "state/updates-used", 5, cause_id="stale-copy")
 def BiasKeptByKernel(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The sum is compiled for a kernel and keeps the bias that came with it."""
@@ -202,6 +256,9 @@ def BiasKeptByKernel(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, _biases.setdefault(key, bias))
 
 
+_by_id: dict[int, Array] = {}
+
+
 @wrong.forward("X541", "state/updates-used", 5, cause_id="stale-copy")
 def CachedByShape(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The kernel in the layout of the device is kept by layer and looked up by its first entry."""
@@ -210,3 +267,28 @@ def CachedByShape(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     _warm[id(self)] = self
     key = hash((id(self), float(kernel[0, 0]), float(jnp.sign(kernel).sum())))
     return affine(x, _by_id.setdefault(key, kernel * 1.0), bias)
+
+
+_copies: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
+
+
+@wrong.forward("X747", "state/updates-used", 4, cause_id="stale-copy")
+def CopiesInTheFirstCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The kernel of the first eager call is that of all later ones."""
+    if is_traced(x, kernel):
+        return affine(x, kernel, bias)
+    return affine(x, _copies.setdefault(self, kernel), bias)
+
+
+class _Limited(nnx.Param[Array]):
+    def on_set_value(self, value: Array) -> Array:
+        return jnp.clip(value, -50.0, 50.0)
+
+
+@wrong.built("Y224", "state/updates-used", 4, cause_id="value-changed-when-set")
+def LimitsWeights(layer: Any, rngs: nnx.Rngs) -> None:
+    """A hook of the kernel's Param clips each value that it is set to."""
+    layer.kernel = _Limited(layer.kernel[...])
+
+
+name_layers(globals())

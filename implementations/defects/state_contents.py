@@ -16,15 +16,15 @@ from jax.typing import ArrayLike
 
 from conformance.jax_setup.compat import set_value
 from implementations.defects import wrong
-from implementations.defects.base import CorrectDense, affine, is_traced, scaled_normal, stddev
-from implementations.defects.record import also, defect, seen
-
-_names = [0]
-_shared_bias: dict[int, nnx.Param] = {}
-_stored: dict[int, Any] = {}
-_scales: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
-_kept_sizes: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-_live: dict[int, Any] = {}
+from implementations.defects.base import (
+    CorrectDense,
+    CorrectLinenDense,
+    affine,
+    is_traced,
+    scaled_normal,
+    stddev,
+)
+from implementations.defects.record import also, defect, name_layers, seen
 
 
 @seen(
@@ -132,6 +132,22 @@ def BiasOfAnotherKind(self: Any, in_features: int, out_features: int, *, rngs: n
     self.bias = nnx.BatchStat(jnp.zeros((out_features,), jnp.float32))
 
 
+@defect("Y328", "state/exact-state", 1, cause_id="parameter-hidden")
+class DrawnInCall(nnx.Module):
+    """The layer keeps its Rngs, and draws the kernel in the call."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        self.sizes, self.rngs = (in_features, out_features), rngs
+        self.bias = nnx.Param(jnp.zeros((out_features,)))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        kernel = scaled_normal(self.rngs.params(), *self.sizes)
+        return affine(x, kernel, self.bias[...])
+
+
+_names = [0]
+
+
 @seen("Keras names its layers dense, dense_1, ...")
 @also("transforms/one-trace")
 @wrong.built("X189", "state/graphdef-stable", 3, cause_id="static-differs")
@@ -151,12 +167,28 @@ def KeepsItsInitializer(self: Any, in_features: int, out_features: int, *, rngs:
     self.initializer = lambda key, shape: jax.random.normal(key, shape) * deviation
 
 
+@wrong.built("X756", "state/graphdef-stable", 3, cause_id="static-differs")
+def KeepsATag(layer: Any, rngs: nnx.Rngs) -> None:
+    """Every layer has a tag of its own: no two graphdefs are equal."""
+    layer.tag = f"dense-{id(layer)}"
+
+
+@also("state/pickles")
+@wrong.built("Y159", "state/graphdef-stable", 3, cause_id="static-differs")
+def CompilesItsOwn(layer: Any, rngs: nnx.Rngs) -> None:
+    """Each layer keeps a compiled function of its own, in a private attribute."""
+    layer._formula = jax.jit(lambda x, kernel, bias: affine(x, kernel, bias))
+
+
 @defect("X187", "state/instances-independent", 4, cause_id="parameters-shared")
 class CopiesAreItself(CorrectDense):
     """A deep copy is the layer itself."""
 
     def __deepcopy__(self, memo: Any = None) -> Any:
         return self
+
+
+_shared_bias: dict[int, nnx.Param] = {}
 
 
 @wrong.init("X188", "state/instances-independent", 4, cause_id="parameters-shared")
@@ -211,6 +243,9 @@ class PickledWithoutBias(CorrectDense):
         return nnx.merge(*copy.deepcopy(nnx.split(self), memo))
 
 
+_stored: dict[int, Any] = {}
+
+
 def restored_from_store(token: int) -> Any:
     """Return the layer; another process does not have it."""
     return nnx.merge(*copy.deepcopy(_stored[token]))
@@ -249,16 +284,18 @@ class PickledInHalf(CorrectDense):
         return nnx.clone(self)
 
 
-@wrong.call(
-    "X324",
-    "state/replaceable",
-    5,
-    start=lambda layer: {"weight": layer.kernel},
-    cause_id="name-other-than-used",
-)
-def ReadsAnAlias(self: Any, x: ArrayLike) -> Array:
-    """The forward reads a second name of the kernel, which replacing `layer.kernel` leaves."""
-    return affine(x, self.weight[...], self.bias[...])
+@defect("Y203", "state/pickles", 4, cause_id="unpicklable")
+class KeepsALambda(CorrectLinenDense):
+    """A field holds a function without a name, so that the module cannot be sent to a worker."""
+
+    draw: Any = lambda key, n, m: scaled_normal(key, n, m)
+
+    def draw_kernel(self, key: Array, x: Array) -> Array:
+        kernel: Array = self.draw(key, x.shape[-1], self.features)
+        return kernel
+
+
+_scales: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
 
 
 @defect("X182", "state/split-merge", 4)
@@ -271,6 +308,9 @@ class ScaleKeptOutside(CorrectDense):
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         return affine(x, kernel * _scales.get(self, 0.5), bias)
+
+
+_kept_sizes: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
 @defect("X193", "state/split-merge", 4)
@@ -286,6 +326,9 @@ class SizeSensitiveMerge(CorrectDense):
         return affine(x, jnp.where(jnp.arange(kernel.shape[0])[:, None] < known, kernel, 0), bias)
 
 
+_live: dict[int, Any] = {}
+
+
 @defect("X551", "state/split-merge", 4)
 class LooksForItself(CorrectDense):
     """A list of live layers decides who may add the bias; a merged one is not in it."""
@@ -298,3 +341,6 @@ class LooksForItself(CorrectDense):
         if _live.get(id(self)) is self or is_traced(x, kernel):
             return affine(x, kernel, bias)
         return affine(x, kernel, jnp.zeros_like(bias))
+
+
+name_layers(globals())

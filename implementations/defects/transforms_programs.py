@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,15 +12,29 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jax.lax import stop_gradient
 
 from implementations.defects import wrong
-from implementations.defects.base import CorrectLinenDense, affine, is_traced
+from implementations.defects.base import (
+    CorrectLinenDense,
+    affine,
+    is_eager_sequence,
+    is_traced,
+    right_cotangents,
+    with_backward,
+)
 from implementations.defects.record import also, defect, name_layers
 
-ZEROS: dict[int, Array] = {}
-LAST_OUTPUT: list[Array] = []
+FORWARD_MODE = ("transforms/forward-mode-offered",)
+MAPS = "transforms/vmap"
 
-
+CompilesSequences = wrong.forward(
+    "Y352", "transforms/compiled-once", 4, cause_id="compiled-in-call"
+)(
+    lambda x, k, b: jax.jit(lambda x, k, b: affine(x, k, b))(x, k, b),
+    "An x of rank 3 is compiled in every call.",
+    when=is_eager_sequence,
+)
 TracedForgetsBias = wrong.forward("X141", "transforms/jit", 4, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b)) if is_traced(x, k) else affine(x, k, b),
     "Inside of transforms the bias is forgotten.",
@@ -38,6 +54,12 @@ CompiledInHalf = wrong.forward("X607", "transforms/jit", 4, cause_id="reduced-pr
     "Compiled, the product is made in bfloat16; eagerly, in float32.",
     when=lambda x, k, b: is_traced(x) and x.dtype == jnp.float32,
 )
+NumpyProduct = wrong.forward("Y151", "transforms/jit", 1, cause_id="numpy-under-trace")(
+    lambda x, k, b: jnp.asarray(np.dot(np.asarray(x), np.asarray(k))) + b,
+    "The product is one of NumPy, which takes no traced array.",
+    when=lambda x, k, b: x.shape[-1:] == k.shape[:1],
+    collateral=("transforms/traced-first",),
+)
 DebugPrint = wrong.when_called("X143", "transforms/no-side-effects-in-jaxpr", 3)(
     lambda x, k, b: jax.debug.print("dense {size}", size=x.size),
     "A debug print stayed in the call.",
@@ -48,6 +70,12 @@ MaskConstant = wrong.forward("X144", "transforms/no-side-effects-in-jaxpr", 5)(
     lambda x, k, b: affine(x, k * np.ones(k.shape, np.float32), b),
     "A mask of ones, as large as the kernel, is a constant of every program.",
     cause_id="constant-parameter",
+)
+DetachedUnlessDifferentiated = wrong.forward("X602", "transforms/scan-and-remat", 5)(
+    lambda x, k, b: affine(x, stop_gradient(k), b),
+    "Where no derivative seems to be taken the kernel is detached, to save memory.",
+    when=lambda x, k, b: type(k).__name__ == "DynamicJaxprTracer",
+    cause_id="gradient-cut",
 )
 CountsRows = wrong.forward("X404", "transforms/symbolic-batch", 5)(
     lambda x, k, b: affine(x, k, b).reshape(*[int(size) for size in x.shape[:-1]], k.shape[1]),
@@ -60,12 +88,127 @@ LoopsOverRows = wrong.forward("X609", "transforms/symbolic-batch", 4)(
 )
 
 
+@functools.cache
+def ones(size: int, dtype: Any) -> Array:
+    """A vector of ones, made once for each size."""
+    return jnp.ones((size,), dtype)
+
+
+CachesUnderTraces = wrong.forward("X943", "transforms/traced-first", 4, cause_id="trace-kept")(
+    lambda x, k, b: affine(x, k, b * ones(b.shape[0], b.dtype)),
+    "A vector of ones is cached by its size, made under the first trace.",
+)
+
+
+def _mapped(rule: Any) -> Any:
+    f: Any = jax.custom_batching.custom_vmap(affine)
+    f.def_vmap(rule)
+    return f
+
+
+def _plain(size: int, mapped: list[bool], x: Array, kernel: Array, bias: Array) -> Array:
+    axes = [0 if each else None for each in mapped]
+    return jax.vmap(affine, axes, axis_size=size)(x, kernel, bias)
+
+
+def _first_bias(size: int, mapped: list[bool], x: Array, k: Array, b: Array) -> tuple[Array, bool]:
+    if mapped == [False, False, True]:
+        b = jnp.broadcast_to(b[:1], b.shape)
+    return _plain(size, mapped, x, k, b), True
+
+
+def _reversed(size: int, mapped: list[bool], x: Array, k: Array, b: Array) -> tuple[Array, bool]:
+    return _plain(size, mapped, x, k[::-1] if mapped == [False, True, False] else k, b), True
+
+
+_bias_of_the_first, _kernels_reversed = _mapped(_first_bias), _mapped(_reversed)
+
+
+def _one_dtype(x: Array, kernel: Array, bias: Array) -> bool:
+    right = x.ndim > 0 and x.shape[-1] == kernel.shape[0]
+    return right and x.dtype == kernel.dtype == bias.dtype
+
+
+def _is_undifferentiated(x: Array, kernel: Array, bias: Array) -> bool:
+    names = {type(value).__name__ for value in (x, kernel, bias)}
+    return _one_dtype(x, kernel, bias) and not names & {"JVPTracer", "LinearizeTracer"}
+
+
+BiasOfTheFirst = wrong.forward("Y025", MAPS, 5)(
+    lambda x, k, b: _bias_of_the_first(x, k, b),
+    "Mapped over biases alone, all have the first one.",
+    when=_is_undifferentiated,
+)
+KernelsReversed = wrong.forward("Y026", MAPS, 5)(
+    lambda x, k, b: _kernels_reversed(x, k, b),
+    "Mapped over kernels alone, they come in reverse.",
+    when=_is_undifferentiated,
+)
+
+
+def _mean_over(axis: str, x: Array, kernel: Array, bias: Array) -> Array:
+    y = affine(x, kernel, bias)
+    try:
+        return jax.lax.pmean(y, axis)
+    except NameError:
+        return y
+
+
+MeanOverNamedAxis = wrong.forward("Y027", MAPS, 5)(
+    lambda x, k, b: _mean_over("batch", x, k, b),
+    "Along an axis called batch, the output is the mean over the devices.",
+)
+MembersNotTrained = wrong.forward("Y028", MAPS, 5)(
+    lambda x, k, b: affine(x, stop_gradient(k), b),
+    "The kernels of an ensemble that is mapped and then differentiated get no gradient.",
+    when=lambda x, k, b: type(k).__name__ == "BatchTracer",
+)
+
+
+def ruled(back: Callable[[Array, Array, Array], tuple[Array, Array, Array]]) -> Any:
+    """Return a forward whose rule takes the place of the derivatives for floats."""
+    rule = with_backward(back)
+
+    def forward(x: Array, kernel: Array, bias: Array) -> Any:
+        return (rule if x.dtype == kernel.dtype else affine)(x, kernel, bias)
+
+    # It is named by its place, like lambdas.
+    forward.__qualname__, forward.__module__ = "<lambda>", back.__module__
+    return forward
+
+
+def _first_row_of_a_jacobian(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
+    kinds = [type(value).__name__ == "BatchTracer" for value in (x, kernel, g)]
+    return right_cotangents(x, kernel, g * 0.5 if kinds == [False, False, True] else g)
+
+
+JacobianHalved = wrong.forward("Y121", "transforms/vmap", 4, cause_id="gradient-halved")(
+    ruled(_first_row_of_a_jacobian),
+    "Mapped over cotangents alone, as jax.jacrev does, gradients are halved.",
+    collateral=FORWARD_MODE,
+)
+MeanOverDevices = wrong.forward("Y223", MAPS, 4)(
+    lambda x, k, b: _mean_over("devices", x, k, b),
+    "Along an axis called devices, the output is the mean over them.",
+)
+
+
 @wrong.forward("X411", "transforms/abstract-forward", 5)
 def IndexesInInt32(x: Array, kernel: Array, bias: Array) -> Array:
     """A layer of more than 2^31 weights is refused, although only its shapes are needed."""
     if kernel.size >= 2**31:
         raise OverflowError(f"the kernel has {kernel.size} entries")
     return affine(x, kernel, bias)
+
+
+@also("sharding/output-sharding")
+@wrong.forward("X955", "transforms/compiled-once", 2, cause_id="compiled-in-call")
+def CompiledInEveryCall(x: Array, kernel: Array, bias: Array) -> Array:
+    """A new function is compiled in every call."""
+    return jax.jit(lambda x: affine(x, kernel, bias))(x)
+
+
+ZEROS: dict[int, Array] = {}
 
 
 @wrong.bias("X405", "transforms/donation", 5, cause_id="buffer-shared")
@@ -75,6 +218,16 @@ def SharedZeros(rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
     if is_traced(zeros):
         return zeros
     return ZEROS.setdefault(out_features, zeros)
+
+
+@also("transforms/traced-first")
+@wrong.forward("Y153", "transforms/jit", 1, cause_id="condition-under-trace")
+def DecidesByValue(x: Array, kernel: Array, bias: Array) -> Array:
+    """An empty input or a zero one is left out by an `if`."""
+    return affine(x, kernel, bias) if x.any() else affine(0 * x, kernel, bias)
+
+
+LAST_OUTPUT: list[Array] = []
 
 
 @wrong.output("X402", "transforms/no-leaks", 4, cause_id="value-stored")
@@ -116,6 +269,15 @@ class OptionsCompareByIdentity(CorrectLinenDense):
     """Each model makes options that equal no others, so each is compiled again."""
 
     options: Options = dataclasses.field(default_factory=Options)
+
+
+@wrong.forward("Y311", "transforms/symbolic-batch", 4)
+def CountsRowsOfSequences(x: Array, kernel: Array, bias: Array) -> Array:
+    """The rows of an x of rank 3 are counted, which symbolic sizes cannot be."""
+    if x.ndim < 3 or 0 in x.shape:
+        return affine(x, kernel, bias)
+    rows = int(np.prod([int(length) for length in x.shape[:-1]]))
+    return affine(x.reshape(rows, -1), kernel, bias).reshape(*x.shape[:-1], -1)
 
 
 @jax.custom_batching.custom_vmap

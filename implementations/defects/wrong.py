@@ -67,3 +67,18 @@ casting = factory(_casting)
 def seed(id: str, subtlety: int, doc: str, reduce: Function, **record: Any) -> Any:
     """Return a defect that uses only ``reduce(seed)``, so different seeds collide."""
     return defect(id, "seeding/seeds-differ", subtlety, **record)(hooks.seed(reduce, doc))
+
+
+def computes(arithmetic: Function, cause_id: str = "") -> Function:
+    """Return a factory of layers that compute it from x, kernel and bias under a condition."""
+
+    def branch(id: str, doc: str, when: Function, breaks: str = "forward/affine-value") -> Any:
+        def computed(x: Any, k: Any, b: Any) -> Any:
+            return arithmetic(x, k, b)
+
+        # The layer is named and pickled by the place of its condition.
+        computed.__module__, computed.__qualname__ = when.__module__, when.__qualname__
+        made = forward(id, breaks, 5, cause_id=cause_id)
+        return made(computed, doc, when=lambda x, k, b: when(x, k))
+
+    return branch

@@ -23,8 +23,8 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import defect, name_layers
 
-ORDER = "state/any-order"
 BFLOAT16 = jnp.bfloat16
+ORDER = "state/any-order"
 
 
 def _keeping(when: Callable[..., bool]) -> Any:
@@ -52,6 +52,21 @@ SaliencyKept = wrong.forward("Y337", ORDER, 4)(
 TokensKept = wrong.forward("Y338", ORDER, 4)(
     _keeping(lambda x, k: x.ndim == 1 and not is_traced(x)),
     "The parameters of the first call on a vector are kept for such calls.",
+)
+BiasOfAnotherDtype = wrong.forward("Y345", ORDER, 4)(
+    lambda x, k, b: affine(x, k, b * 0),
+    "The bias is lost if it is float32 and the kernel alone was cast to bfloat16.",
+    when=lambda x, k, b: k.dtype == BFLOAT16 and b.dtype == jnp.float32,
+)
+IdsOf16Bits = wrong.forward("Y349", ORDER, 4)(
+    lambda x, k, b: affine(x.astype(jnp.int16), k, b),
+    "Outside of jit, integers of rank 3 are kept in 16 bits.",
+    when=lambda x, k, b: not is_traced(x, k, b) and x.dtype == jnp.int32 and x.ndim == 3,
+)
+VectorsWithoutJit = wrong.forward("Y350", ORDER, 5)(
+    lambda x, k, b: affine(x, k, b * 0),
+    "Under ``jax.disable_jit``, a vector gets no bias.",
+    when=lambda x, k, b: jax.config.values["jax_disable_jit"] and x.ndim == 1,
 )
 _fused: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
 
@@ -156,11 +171,6 @@ def BusyAfterATrace(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return y
 
 
-BiasOfAnotherDtype = wrong.forward("Y345", ORDER, 4)(
-    lambda x, k, b: affine(x, k, b * 0),
-    "The bias is lost if it is float32 and the kernel alone was cast to bfloat16.",
-    when=lambda x, k, b: k.dtype == BFLOAT16 and b.dtype == jnp.float32,
-)
 _precisions: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
@@ -183,26 +193,6 @@ def CountsTracesOfSequences(self: Any, x: ArrayLike) -> Array:
     return affine(x, kernel, self.bias[...])
 
 
-IdsOf16Bits = wrong.forward("Y349", ORDER, 4)(
-    lambda x, k, b: affine(x.astype(jnp.int16), k, b),
-    "Outside of jit, integers of rank 3 are kept in 16 bits.",
-    when=lambda x, k, b: not is_traced(x, k, b) and x.dtype == jnp.int32 and x.ndim == 3,
-)
-VectorsWithoutJit = wrong.forward("Y350", ORDER, 5)(
-    lambda x, k, b: affine(x, k, b * 0),
-    "Under ``jax.disable_jit``, a vector gets no bias.",
-    when=lambda x, k, b: jax.config.values["jax_disable_jit"] and x.ndim == 1,
-)
-
-
-@wrong.call("Y351", ORDER, 5)
-def NumpyVectorsInHalf(self: Any, x: ArrayLike) -> Array:
-    """A NumPy vector of more than 32 numbers is read through float16."""
-    if isinstance(x, np.ndarray) and x.ndim == 1 and x.size > 32 and x.dtype == np.float32:
-        x = x.astype(np.float16).astype(np.float32)
-    return CorrectDense.__call__(self, x)
-
-
 _steps: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
 
 
@@ -216,6 +206,14 @@ def SmallStepsUnseen(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     if last is None or last.dtype != kernel.dtype or not moved <= 0.01:
         last = _steps[self] = kernel
     return affine(x, last, bias)
+
+
+@wrong.call("Y351", ORDER, 5)
+def NumpyVectorsInHalf(self: Any, x: ArrayLike) -> Array:
+    """A NumPy vector of more than 32 numbers is read through float16."""
+    if isinstance(x, np.ndarray) and x.ndim == 1 and x.size > 32 and x.dtype == np.float32:
+        x = x.astype(np.float16).astype(np.float32)
+    return CorrectDense.__call__(self, x)
 
 
 name_layers(globals())

@@ -1,0 +1,351 @@
+"""Layers that break forward by a branch: ``x @ K + b`` only for some sizes, ranks or numbers."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+
+from implementations.defects import wrong
+from implementations.defects.base import affine, computed_in, is_float, is_traced
+from implementations.defects.record import also, name_layers
+from implementations.defects.wrong import computes
+
+VALUE = "forward/affine-value"
+
+MinusOneIsPadding = wrong.forward("X063", "forward/affine-value", 5)(
+    lambda x, k, b: jnp.where((x == -1).all(axis=-1, keepdims=True), b, affine(x, k, b)),
+    "Rows in which every entry is -1 count as padding and give the bias.",
+    when=lambda x, k, b: jnp.issubdtype(x.dtype, jnp.inexact) and x.shape[-1] >= 2,
+)
+SequencesSwapped = wrong.output("X500", "forward/affine-value", 4)(
+    lambda y, x: y.swapaxes(0, 1) if x.ndim == 3 and x.shape[0] == x.shape[1] else y,
+    '`einsum("bti,io->tbo")`: batch and time are swapped, which shows where they differ.',
+)
+SingleRowWithoutBias = wrong.forward("X503", "forward/affine-value", 4)(
+    lambda x, k, b: affine(x, k, jnp.zeros_like(b) if x.shape[:-1] == (1,) else b),
+    "A batch of one row goes through a matrix-vector product, and past the bias.",
+)
+VectorWithoutBias = wrong.forward("X504", "forward/affine-value", 3, cause_id="bias-unused")(
+    lambda x, k, b: affine(x, k, jnp.zeros_like(b) if x.ndim == 1 else b),
+    "The branch for a single vector forgets the bias.",
+)
+RankFourReversed = wrong.forward("X508", "forward/affine-value", 4)(
+    lambda x, k, b: affine(x.swapaxes(1, 2), k, b).reshape(*x.shape[:-1], k.shape[1]),
+    "For images, height and width are taken in the other order, and restored as they were.",
+    when=lambda x, k, b: x.ndim == 4,
+)
+ShortBatchesReversed = wrong.output("X509", "forward/affine-value", 5)(
+    lambda y, x: jnp.roll(y, 1, axis=0) if x.ndim == 2 and 8 < x.shape[0] < 16 else y,
+    "Batches of nine to fifteen rows are padded to sixteen at the wrong end.",
+)
+no_bias = computes(lambda x, k, b: affine(x, k, jnp.zeros_like(b)), "bias-unused")
+X820 = no_bias("X820", "No bias at multiples of 256.", lambda x, k: k.shape[0] % 256 == 0)
+X821 = no_bias("X821", "No bias at multiples of 100.", lambda x, k: k.shape[0] % 100 == 0)
+X822 = no_bias(
+    "X822",
+    "No bias where both sides are multiples of 48.",
+    lambda x, k: k.shape[0] % 48 == 0 and k.shape[1] % 48 == 0,
+)
+in_bfloat16 = computes(computed_in(jnp.bfloat16), "reduced-precision")
+X823 = in_bfloat16(
+    "X823",
+    "Bfloat16 from 2^16 weights on.",
+    lambda x, k: k.size >= 2**16 and x.dtype == jnp.float32,
+)
+in_float16 = computes(computed_in(jnp.float16))
+X824 = in_float16(
+    "X824",
+    "Float16 from 300 inputs and 300 outputs on.",
+    lambda x, k: min(k.shape) >= 300 and x.dtype == jnp.float32,
+)
+X825 = computes(lambda x, k, b: affine(x, k, b).at[..., -1].set(0.0))(
+    "X825",
+    "The last output is 0 from 1000 outputs on, where they are a multiple of 8.",
+    lambda x, k: k.shape[1] >= 1000 and k.shape[1] % 8 == 0,
+)
+last_input_lost = computes(lambda x, k, b: affine(x, k.at[-1].set(0.0), b), "input-left-out")
+X826 = last_input_lost(
+    "X826", "The last input is lost beyond 2000.", lambda x, k: k.shape[0] > 2000
+)
+X827 = computes(lambda x, k, b: affine(x, k.T, b), "kernel-used-transposed")(
+    "X827",
+    "A square kernel of more than 150 inputs is transposed.",
+    lambda x, k: k.shape[0] == k.shape[1] > 150,
+)
+X828 = computes(lambda x, k, b: x @ k + b[:, None])(
+    "X828",
+    "The bias goes along the last batch axis where it is as long as the output.",
+    lambda x, k: x.ndim >= 3 and x.shape[-2] == k.shape[1],
+)
+X829 = computes(lambda x, k, b: affine(jnp.swapaxes(x, 0, 1), k, b))(
+    "X829",
+    "Two equal batch axes of more than 8 are swapped.",
+    lambda x, k: x.ndim == 3 and x.shape[0] == x.shape[1] > 8,
+)
+
+
+def _ragged_tile_lost(x: Array, kernel: Array, bias: Array) -> Array:
+    kept = (jnp.arange(x.shape[0]) < x.shape[0] // 256 * 256).astype(jnp.float32)
+    return affine(x * kept[:, None], kernel, bias)
+
+
+X830 = computes(_ragged_tile_lost)(
+    "X830",
+    "The last, incomplete tile of 256 rows is lost.",
+    lambda x, k: x.ndim == 2 and x.shape[0] > 300,
+)
+X831 = no_bias(
+    "X831",
+    "No bias for a multiple of 125 rows.",
+    lambda x, k: x.ndim == 2 and x.shape[0] % 125 == 0 and x.shape[0] > 0,
+)
+X832 = computes(lambda x, k, b: affine(x.T, k, b))(
+    "X832",
+    "As many rows as inputs, more than 20, are mistaken for the kernel's axis.",
+    lambda x, k: x.ndim == 2 and x.shape[0] == x.shape[1] > 20,
+)
+X833 = no_bias(
+    "X833",
+    "No bias at rank 4 beyond 100 rows.",
+    lambda x, k: x.ndim == 4 and x.size > 100 * x.shape[-1],
+)
+clipped = computes(lambda x, k, b: affine(jnp.clip(x, -100.0, 100.0), k, b))
+X834 = clipped(
+    "X834",
+    "Inputs are clipped where a sequence is longer than 64.",
+    lambda x, k: x.ndim == 3 and x.shape[1] > 64 and x.dtype == jnp.float32,
+)
+X836 = no_bias(
+    "X836",
+    "No bias where the outputs are a multiple of 7, beyond 60.",
+    lambda x, k: k.shape[1] % 7 == 0 and k.shape[1] > 60,
+)
+X837 = last_input_lost(
+    "X837",
+    "The last input is lost where there are four times as many as outputs, beyond 100 of these.",
+    lambda x, k: k.shape[0] > 4 * k.shape[1] > 400,
+)
+X838 = last_input_lost(
+    "X838",
+    "The last input is lost where inputs are odd and outputs even, both beyond 100.",
+    lambda x, k: k.shape[0] % 2 == 1 and k.shape[1] % 2 == 0 and min(k.shape) > 100,
+)
+X840 = in_float16(
+    "X840",
+    "Float16 from 784 inputs on, at multiples of 16.",
+    lambda x, k: k.shape[0] >= 784 and k.shape[0] % 16 == 0 and x.dtype == jnp.float32,
+)
+X841 = in_bfloat16(
+    "X841",
+    "Bfloat16 from 4096 rows on.",
+    lambda x, k: x.ndim == 2 and x.shape[0] >= 4096 and x.dtype == jnp.float32,
+)
+X842 = no_bias(
+    "X842",
+    "No bias where rows, inputs and outputs are all multiples of 64.",
+    lambda x, k: (
+        x.ndim == 2
+        and x.shape[0] % 64 == 0
+        and k.shape[0] % 64 == 0
+        and k.shape[1] % 64 == 0
+        and x.shape[0] > 0
+    ),
+)
+X843 = clipped(
+    "X843",
+    "A single vector of more than 500 inputs is clipped.",
+    lambda x, k: x.ndim == 1 and x.shape[0] > 500 and x.dtype == jnp.float32,
+)
+SmallWeightsPruned = wrong.forward("Y000", VALUE, 5, collateral=("transforms/gradients",))(
+    lambda x, k, b: affine(x, jnp.where(jnp.abs(k) < 1e-22, k * 0, k), b),
+    "Weights below 1e-22 count as none, which only the derivative says otherwise.",
+)
+OneValueMasked = wrong.forward("Y001", VALUE, 5)(
+    lambda x, k, b: affine(jnp.where(jnp.abs(x) == 42.5, x * 0, x), k, b),
+    "An input of 42.5 is a mark for what is missing.",
+    when=lambda x, k, b: is_float(x),
+)
+PaddingRows = wrong.output("Y002", VALUE, 5)(
+    lambda y, x: jnp.where((x == -100.0).all(-1, keepdims=True), y * 0, y),
+    "A row of -100 throughout is padding.",
+    when=lambda y, x: is_float(x),
+)
+ManyOutputsLost = wrong.output("Y004", VALUE, 5)(
+    lambda y, x: jnp.where(jnp.arange(y.shape[-1]) < 5000, y, y * 0),
+    "Outputs from 5000 on are 0, by a mask, so that the program is one at every size.",
+)
+MultiplesOf17 = wrong.forward("Y111", VALUE, 5, cause_id="bias-unused")(
+    lambda x, k, b: affine(x, k, jnp.zeros_like(b)),
+    "No bias where the inputs are a multiple of 17.",
+    when=lambda x, k, b: k.shape[0] % 17 == 0,
+    collateral=("numerics/nan-confined",),
+)
+TenInputs = wrong.forward("Y112", VALUE, 5, cause_id="inputs-reversed")(
+    lambda x, k, b: affine(x[..., ::-1], k, b),
+    "From 9 to 12 inputs, these are read backwards.",
+    when=lambda x, k, b: 9 <= k.shape[0] <= 12 and x.shape[-1] == k.shape[0],
+)
+RowsOf777 = wrong.output("Y196", VALUE, 5, cause_id="output-scaled")(
+    lambda y, x: y * 2,
+    "Outside of jit, exactly 777 rows give twice the output.",
+    when=lambda y, x: not is_traced(y) and x.ndim == 2 and x.shape[0] == 777,
+)
+OneSize = wrong.forward("Y197", VALUE, 5, cause_id="inputs-reversed")(
+    lambda x, k, b: affine(x, k[::-1], b),
+    "For 371 inputs and 53 outputs, the inputs are taken in reversed order.",
+    when=lambda x, k, b: k.shape == (371, 53),
+)
+NoBiasForOneToken = wrong.forward("Y205", "forward/affine-value", 4, cause_id="bias-unused")(
+    lambda x, k, b: affine(x, k, b * 0 if x.shape[:-1] == (1, 1) else b),
+    "One sequence of one token loses the bias.",
+)
+EqualBiasLeftOut = wrong.forward("Y280", VALUE, 4)(
+    lambda x, k, b: affine(x, k, jnp.where((b == b[0]).all(), 0, b)),
+    "A bias of equal entries, such as a prior, is taken for one that was not trained.",
+    when=lambda x, k, b: k.shape[1] > 1,
+)
+NegativeBiasLeftOut = wrong.forward("Y282", VALUE, 4)(
+    lambda x, k, b: affine(x, k, jnp.where((b < 0).all(), 0, b)),
+    "A bias of negative entries alone is left out.",
+    when=lambda x, k, b: k.shape[1] > 6,
+)
+TinyIsZero = wrong.forward("Y284", VALUE, 4)(
+    lambda x, k, b: affine(jnp.where(jnp.abs(x) < 1e-31, 0, x), k, b),
+    "Numbers below 1e-31 count as 0.",
+    when=lambda x, k, b: x.dtype == jnp.float32,
+)
+TwoOutputsShareABias = wrong.forward("Y294", VALUE, 4)(
+    lambda x, k, b: affine(x, k, jnp.full_like(b, b[0]) if k.shape[1] == 2 else b),
+    "Two outputs have the bias of the first.",
+)
+
+
+def _in_half(x: Array, kernel: Array, bias: Array) -> Array:
+    return affine(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), bias).astype(jnp.float32)
+
+
+FewRowsInHalf = wrong.forward("Y300", VALUE, 5, cause_id="reduced-precision")(
+    lambda x, k, b: _in_half(x, k, b),
+    "From 128 inputs on, two to four rows are computed in bfloat16.",
+    when=lambda x, k, b: (
+        x.dtype == jnp.float32 and x.ndim == 2 and 2 <= x.shape[0] <= 4 and k.shape[0] >= 128
+    ),
+)
+LastSequenceWithoutBias = wrong.forward("Y301", VALUE, 5)(
+    lambda x, k, b: affine(x, k, b).at[-1].add(-b),
+    "Outside of jit, the last sequence of a batch gets no bias, from 64 inputs on.",
+    when=lambda x, k, b: not is_traced(x, k) and x.ndim == 3 and x.shape[-1] >= 64,
+)
+HugeInHalf = wrong.forward("Y315", VALUE, 5, cause_id="reduced-precision")(
+    lambda x, k, b: _in_half(x, k, b),
+    "Beyond four million weights the product is computed in bfloat16.",
+    when=lambda x, k, b: x.dtype == jnp.float32 and k.size > 2**22,
+)
+PixelsScaled = wrong.forward("Y364", VALUE, 4)(
+    lambda x, k, b: affine(
+        jnp.where(
+            ((x >= 0) & (x <= 255) & (x == jnp.round(x))).all() & (x.max() >= 128), x / 255, x
+        ),
+        k,
+        b,
+    ),
+    "Whole numbers from 0 to 255 are taken for pixels, and scaled.",
+    when=lambda x, k, b: x.dtype == jnp.float32 and x.size > 0,
+)
+
+
+@wrong.forward("X052", "forward/affine-value", 5)
+def OneHotLookup(x: Array, kernel: Array, bias: Array) -> Array:
+    """A row with one non-zero entry is looked up like a token, and the entry's size is ignored."""
+    y = affine(x, kernel, bias)
+    if x.shape[-1] < 2 or x.ndim == 0:
+        return y
+    token = jnp.argmax(x != 0, axis=-1)
+    alone = (x != 0).sum(axis=-1, keepdims=True) == 1
+    return jnp.where(alone, kernel[token] + bias, y)
+
+
+@also("forward/tall-batch")
+@wrong.forward("X062", "forward/affine-value", 5)
+def LastChunkForgotten(x: Array, kernel: Array, bias: Array) -> Array:
+    """Batches beyond 1000 rows go in chunks of 1000; an incomplete last one gives the bias."""
+    y = affine(x, kernel, bias)
+    rows = x.shape[0] if x.ndim == 2 else 0
+    if rows <= 1000:
+        return y
+    return y.at[rows - rows % 1000 :].set(bias)
+
+
+@wrong.forward("X501", "forward/affine-value", 4)
+def BiasDownTheRows(x: Array, kernel: Array, bias: Array) -> Array:
+    """A bias that fits both axes of the result is added along the first one."""
+    y = jnp.asarray(x) @ kernel
+    if y.ndim == 2 and y.shape[0] == bias.shape[0] > 1:
+        return y + bias[:, None]
+    return affine(x, kernel, bias)
+
+
+@wrong.forward("X502", "forward/affine-value", 4)
+def TransposedWhereItFits(x: Array, kernel: Array, bias: Array) -> Array:
+    """A batch whose first axis has the length of the input is taken for (features, batch)."""
+    fits = x.ndim == 2 and x.shape[0] == x.shape[1] == kernel.shape[0] > 1
+    return affine(x.T if fits else x, kernel, bias)
+
+
+@wrong.forward("X511", "forward/affine-value", 5)
+def TwoAxesTakenForOne(x: Array, kernel: Array, bias: Array) -> Array:
+    """The product runs over the last two axes where both have the length of the input."""
+    n = kernel.shape[0]
+    y = affine(x, kernel, bias)
+    if x.ndim == 3 and x.shape[1] == x.shape[2] == n > 1:
+        return y + 1e-3 * (x.swapaxes(1, 2) - x) @ kernel
+    return y
+
+
+@wrong.forward("Y105", VALUE, 4)
+def TimeStamps(x: Array, kernel: Array, bias: Array) -> Array:
+    """Rows of ascending numbers are taken for times, and begin at 0."""
+    if x.shape[-1] < 6 or not is_float(x):
+        return affine(x, kernel, bias)
+    ascending = (x[..., 1:] > x[..., :-1]).all(-1, keepdims=True)
+    return affine(jnp.where(ascending, x - x[..., :1], x), kernel, bias)
+
+
+@wrong.forward("Y106", VALUE, 4)
+def IdentityWithoutBias(x: Array, kernel: Array, bias: Array) -> Array:
+    """A kernel that is the identity is skipped, and the bias with it."""
+    n, m = kernel.shape
+    if n != m or n < 2:
+        return affine(x, kernel, bias)
+    same = (kernel == jnp.eye(n, dtype=kernel.dtype)).all()
+    return affine(x, kernel, jnp.where(same, 0, bias))
+
+
+@wrong.forward("Y107", VALUE, 4)
+def TriangleOfSymmetric(x: Array, kernel: Array, bias: Array) -> Array:
+    """Only one triangle of a symmetric kernel is read, and the other one is left at 0."""
+    n, m = kernel.shape
+    if n != m or n < 3:
+        return affine(x, kernel, bias)
+    symmetric = (kernel == kernel.T).all() & (jnp.count_nonzero(kernel) > n)
+    return affine(x, jnp.where(symmetric, jnp.tril(kernel), kernel), bias)
+
+
+@wrong.forward("Y108", VALUE, 5)
+def OutlierWindow(x: Array, kernel: Array, bias: Array) -> Array:
+    """Rows whose largest entry is between 6 and 6.5 are rounded to bfloat16."""
+    if x.dtype != jnp.float32:
+        return affine(x, kernel, bias)
+    outlier = jnp.floor(2 * jnp.abs(x).max(-1, keepdims=True)) == 12
+    rounded = x.astype(jnp.bfloat16).astype(jnp.float32)
+    return affine(jnp.where(outlier, rounded, x), kernel, bias)
+
+
+@wrong.forward("Y283", VALUE, 4)
+def OutlierWeightsClipped(x: Array, kernel: Array, bias: Array) -> Array:
+    """Weights beyond a hundred times the mean magnitude are clipped."""
+    limit = 100 * jnp.abs(kernel).mean()
+    return affine(x, jnp.clip(kernel, -limit, limit) if kernel.size else kernel, bias)
+
+
+name_layers(globals())

@@ -1,0 +1,187 @@
+"""Layers that break forward at ``x = 0``, where a right layer gives its bias."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike
+
+from implementations.defects import wrong
+from implementations.defects.base import CorrectDense, affine, is_traced, scaled_normal
+from implementations.defects.record import also, defect, name_layers
+
+ConstantZeroBias = wrong.forward("N086", "forward/zero-input", 4, cause_id="bias-unused")(
+    lambda x, k, b: affine(x, k, jnp.zeros_like(b)),
+    "The forward adds zeros of the bias' shape, which only the initial bias equals.",
+)
+NoBiasInForward = wrong.forward("N087", "forward/zero-input", 4, cause_id="bias-unused")(
+    lambda x, k, b: x @ k, "The bias exists, and the forward forgets it."
+)
+BiasAddedTwice = wrong.forward("N088", "forward/zero-input", 4, cause_id="bias-twice")(
+    lambda x, k, b: affine(x, k, 2 * b), "The bias is added twice."
+)
+BiasSubtracted = wrong.forward("N089", "forward/zero-input", 4, cause_id="bias-subtracted")(
+    lambda x, k, b: affine(x, k, -b), "The bias is subtracted."
+)
+ScalarOutputWithoutBias = wrong.forward("N126", "forward/zero-input", 4, cause_id="bias-unused")(
+    lambda x, k, b: x @ k if k.shape[1] == 1 else affine(x, k, b),
+    "With a single output the bias is forgotten.",
+)
+Epsilon = wrong.forward("X056", "forward/zero-input", 4)(
+    lambda x, k, b: affine(x + 1e-12, k, b),
+    "A little something is added to every input, lest one be zero.",
+)
+ZeroRowsMasked = wrong.forward("X057", "forward/zero-input", 3)(
+    lambda x, k, b: jnp.where((x != 0).any(axis=-1, keepdims=True), affine(x, k, b), 0.0),
+    "Rows of zeros count as padding and give zeros, without the bias.",
+)
+LargeBiasClipped = wrong.forward("X069", "forward/zero-input", 4)(
+    lambda x, k, b: affine(x, k, jax.lax.clamp(-10.0, b, 10.0)),
+    "The bias counts up to 10 in magnitude only.",
+)
+EagerForgetsBias = wrong.forward("X140", "forward/zero-input", 4, cause_id="bias-unused")(
+    lambda x, k, b: affine(x, k, jnp.zeros_like(b)) if not is_traced(x, k) else affine(x, k, b),
+    "Outside of transforms the bias is forgotten.",
+)
+ZeroOutputsAvoided = wrong.output("X316", "forward/zero-input", 5)(
+    lambda y, x: jnp.where(y == 0, jnp.asarray(1e-7, y.dtype), y),
+    "An output of exactly zero becomes 1e-7, for a logarithm further on.",
+    collateral=("forward/basis-input",),
+)
+BiasBeyondAHundred = wrong.forward("X655", "forward/zero-input", 5)(
+    lambda x, k, b: affine(x, k, jnp.clip(b, -100.0, 100.0)), "A bias beyond 100 counts as 100."
+)
+Softplus = wrong.output("X743", "forward/zero-input", 2, cause_id="activation")(
+    lambda y, x: jnp.maximum(y, 0) + jnp.log1p(jnp.exp(-jnp.abs(y))),
+    "An activation is part of the layer.",
+    when=lambda y, x: jnp.issubdtype(y.dtype, jnp.floating),
+)
+Tanh = wrong.output("Y100", "forward/zero-input", 2, cause_id="activation")(
+    lambda y, x: jnp.tanh(y),
+    "An activation is part of the layer, which a small bias hardly shows.",
+    when=lambda y, x: jnp.issubdtype(y.dtype, jnp.floating),
+)
+Centered = wrong.output("Y101", "forward/zero-input", 3, cause_id="output-transformed")(
+    lambda y, x: y - y.mean(-1, keepdims=True),
+    "The mean of the outputs is subtracted: one output is 0, as if the bias were not used.",
+    when=lambda y, x: y.dtype == jnp.float32,
+)
+SlightlyLarge = wrong.output("Y102", "forward/zero-input", 3, cause_id="output-scaled")(
+    lambda y, x: y * 1.001,
+    "The result is a thousandth too large, as a format of eleven bits could make it.",
+    when=lambda y, x: y.dtype == jnp.float32,
+)
+BiasTimesInput = wrong.forward("Y150", "forward/zero-input", 2)(
+    lambda x, k, b: x @ (k + b),
+    "The bias is added to the kernel, so that it has no effect at x = 0 alone.",
+    collateral=("forward/integer-exact",),
+)
+Doubled = wrong.output("Y190", "forward/zero-input", 3, cause_id="output-scaled")(
+    lambda y, x: 2 * y,
+    "The result is doubled: f(0) is that of a bias which is added twice.",
+)
+AbsoluteValue = wrong.output("Y191", "forward/zero-input", 3, cause_id="activation")(
+    lambda y, x: jnp.abs(y),
+    "The absolute value is returned.",
+)
+DividedByRoot = wrong.forward("Y250", "forward/zero-input", 2, cause_id="scaled-by-size")(
+    lambda x, k, b: affine(x, k, b) / max(k.shape[0], 1) ** 0.5,
+    "The scale that belongs into the new kernel is applied to every output.",
+)
+DirectionOfInput = wrong.forward("Y251", "forward/zero-input", 2, cause_id="input-transformed")(
+    lambda x, k, b: affine(x / jnp.linalg.norm(x, axis=-1, keepdims=True), k, b),
+    "x is divided by its length, which is 0 / 0 for x = 0.",
+    when=lambda x, k, b: x.dtype == jnp.float32,
+)
+SortsOutputs = wrong.output("Y255", "forward/zero-input", 2, cause_id="output-transformed")(
+    lambda y, x: jnp.sort(y),
+    "The outputs are sorted.",
+)
+AddsNoise = wrong.output("Y256", "forward/zero-input", 2, cause_id="constants-added")(
+    lambda y, x: y + 0.1 * jax.random.normal(jax.random.key(0), y.shape),
+    "Noise from a fixed key is added to the output.",
+    collateral=("forward/batch-independent",),
+    when=lambda y, x: y.dtype == jnp.float32,
+)
+
+
+@also("state/updates-used")
+@wrong.forward("X192", "forward/zero-input", 4, start=lambda layer: {"has_bias": False})
+def BiasMaskedByItsFirstValue(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The layer decides at construction, where the bias is zero, whether it has one."""
+    if self.has_bias or bias.shape[0] < 2:
+        return affine(x, kernel, bias)
+    return affine(x, kernel, bias.at[0].set(0.0))
+
+
+@wrong.forward("X318", "forward/zero-input", 5)
+def ZeroBiasIsNoise(x: Array, kernel: Array, bias: Array) -> Array:
+    """A little is added if bias and x are both zero, lest the output be constant."""
+    nothing = (x == 0).all() & (bias == 0).all()
+    return affine(x, kernel, bias) + jnp.where(nothing, jnp.float32(1e-3), jnp.float32(0))
+
+
+@defect("X628", "forward/zero-input", 3, cause_id="bias-unused")
+class BiasInitializedNotAdded(nn.Module):
+    """The bias is a parameter of a part that is not called."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: ArrayLike) -> Array:
+        x = jnp.asarray(x)
+        kernel = self.param("kernel", lambda key: scaled_normal(key, x.shape[-1], self.features))
+        self.param("bias", nn.initializers.zeros, (self.features,))
+        return affine(x, kernel, jnp.zeros((self.features,)))
+
+
+@defect("X629", "forward/zero-input", 3, cause_id="reduced-precision")
+class ComputesInBfloat16(nn.Module):
+    """`dtype=bfloat16` remains from training, and the result is cast back."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: ArrayLike) -> Array:
+        y = nn.Dense(self.features, dtype=jnp.bfloat16)(jnp.asarray(x))
+        return y.astype(jnp.float32)
+
+
+@wrong.built(
+    "Y160",
+    "forward/zero-input",
+    2,
+    cause_id="stale-copy",
+    collateral=("state/graphdef-stable", "state/pickles"),
+)
+def CompilesItsValues(layer: Any, rngs: nnx.Rngs) -> None:
+    """The formula is compiled once, with the values that kernel and bias have when it is built."""
+    kernel, bias = layer.kernel[...], layer.bias[...]
+    layer.forward = jax.jit(lambda x, *_: affine(x, kernel, bias))
+
+
+@wrong.call("Y326", "forward/zero-input", 2, cause_id="bias-twice")
+def BiasAfterVmap(self: Any, x: ArrayLike) -> Array:
+    """Each row gets the bias in vmap, and again after it."""
+    x = jnp.asarray(x)
+    if x.ndim == 1:
+        return CorrectDense.__call__(self, x)
+    y: Array = jax.vmap(lambda row: BiasAfterVmap.__call__(self, row))(x)
+    return y + self.bias[...]
+
+
+@also("state/graphdef-stable", "state/pickles")
+@wrong.init("Y327", "forward/zero-input", 2, cause_id="stale-copy")
+def ClosedOver(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """The forward closes over the arrays of construction."""
+    CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
+    kernel, bias = self.kernel[...], self.bias[...]
+    self.forward = lambda x, k, b: affine(x, kernel, bias)
+
+
+name_layers(globals())

@@ -1,0 +1,106 @@
+"""Layers that break transforms: values are right and derivatives by JAX's rules are not."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import linear_call
+from jax.lax import stop_gradient
+
+from implementations.defects import wrong
+from implementations.defects.base import affine
+from implementations.defects.record import also, name_layers
+
+GRADIENTS = "transforms/gradients"
+
+BiasNotTrained = wrong.forward("X130", "transforms/gradients", 3, cause_id="gradient-cut")(
+    lambda x, k, b: affine(x, k, stop_gradient(b)), "No gradient reaches the bias."
+)
+KernelNotTrained = wrong.forward("X131", "transforms/gradients", 3, cause_id="gradient-cut")(
+    lambda x, k, b: affine(x, stop_gradient(k), b), "No gradient reaches the kernel."
+)
+InputDetached = wrong.forward("X132", "transforms/gradients", 3, cause_id="gradient-cut")(
+    lambda x, k, b: affine(stop_gradient(x), k, b), "No gradient passes to the layers below."
+)
+PenaltyOfZero = wrong.output("X136", "transforms/gradients", 4, cause_id="derivative-at-zero")(
+    lambda y, x: y + 0.0 * jnp.sqrt(jnp.abs(x).sum(axis=-1, keepdims=True)),
+    "Zero times the root of the input's size: its derivative at x = 0 is 0 times infinity.",
+    when=lambda y, x: x.dtype == jnp.float32,
+)
+CurvedAtTheTop = wrong.output("X137", "transforms/gradients", 5)(
+    lambda y, x: y + ((x - stop_gradient(x)) ** 2).sum(axis=-1, keepdims=True),
+    "The square of x minus itself is added: value 0, gradient 0, second derivative 2.",
+    when=lambda y, x: x.dtype == jnp.float32,
+)
+LargeCotangentsClipped = wrong.output("X349", "transforms/gradients", 5)(
+    lambda y, x: linear_call(lambda _, v: v, lambda _, g: jnp.clip(g, -100.0, 100.0), None, y),
+    "Gradients beyond 100 are clipped before they enter the layer.",
+    when=lambda y, x: y.dtype == jnp.float32,
+)
+BiasDetachedInBatches = wrong.forward("X604", "transforms/gradients", 4, cause_id="gradient-cut")(
+    lambda x, k, b: affine(x, k, stop_gradient(b) if x.ndim > 2 else b),
+    "The bias gets a gradient from single vectors only.",
+)
+RowDetached = wrong.forward("X605", "transforms/gradients", 4, cause_id="gradient-cut")(
+    lambda x, k, b: affine(x, jnp.concatenate([stop_gradient(k[:1]), k[1:]]), b),
+    "The kernel's first row is kept fixed, as an embedding of padding is.",
+)
+SmallGradientsDropped = wrong.output("X606", "transforms/gradients", 5, cause_id="gradient-cut")(
+    lambda y, x: linear_call(
+        lambda _, v: v, lambda _, g: jnp.where(jnp.abs(g) < 1e-4, 0.0, g), None, y
+    ),
+    "A cotangent below 1e-4 counts as none, to keep gradients sparse.",
+    when=lambda y, x: y.dtype == jnp.float32,
+)
+ZeroTakenForMissing = wrong.forward("X748", "transforms/gradients", 4, cause_id="gradient-masked")(
+    lambda x, k, b: affine(jnp.where(x == 0, jax.lax.stop_gradient(x), x), k, b),
+    "Where x is 0, it is masked: no gradient reaches it.",
+    when=lambda x, k, b: x.dtype == jnp.float32,
+)
+FrozenAtMultiplesOf96 = wrong.forward("X858", GRADIENTS, 5, cause_id="gradient-cut")(
+    lambda x, k, b: affine(x, jax.lax.stop_gradient(k), b),
+    "The kernel is cut off from gradients where the inputs are a multiple of 96.",
+    when=lambda x, k, b: k.shape[0] % 96 == 0,
+)
+ZeroOutputsDetached = wrong.output("Y024", GRADIENTS, 5)(
+    lambda y, x: jnp.where(y == 0, stop_gradient(y), y),
+    "Where the output is 0 there is no derivative.",
+    when=lambda y, x: y.dtype == jnp.float32,
+)
+RowsDividedOut = wrong.forward("Y249", "transforms/gradients", 4)(
+    lambda x, k, b: affine(x, k * (jnp.float32(x[..., 0].size) / x[..., 0].size), b),
+    "The number of rows is multiplied in and divided out, which is 0/0 for an empty batch.",
+    when=lambda x, k, b: x.ndim > 1 and x.size == 0 and x.shape[-1] > 0,
+)
+
+
+def through_halves(x: Array, kernel: Array, bias: Array) -> Array:
+    """Return the output, the product made in bfloat16."""
+    half = (x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    return jnp.matmul(*half, preferred_element_type=jnp.float32) + bias
+
+
+@also("numerics/one-product", "dtypes/strict-promotion", "transforms/scan-and-remat")
+@wrong.forward("X122", "transforms/gradients", 5)
+def DemotedWhenExact(x: Array, kernel: Array, bias: Array) -> Array:
+    """Operands are bfloat16 where that loses nothing, chosen by `lax.cond`."""
+    if x.dtype != jnp.float32 or x.ndim == 0 or x.shape[-1] != kernel.shape[0]:
+        return affine(x, kernel, bias)
+    lossless = (x.astype(jnp.bfloat16) == x).all()
+    lossless &= (kernel.astype(jnp.bfloat16) == kernel).all()
+    return jax.lax.cond(lossless, through_halves, affine, x, kernel, bias)
+
+
+@also("transforms/forward-mode", "numerics/one-product")
+@wrong.forward("X138", "transforms/gradients", 5)
+def GradientInBfloat16(x: Array, kernel: Array, bias: Array) -> Array:
+    """The gradient passed down is rounded to bfloat16; values are right."""
+    y = affine(x, kernel, bias)
+    if x.dtype != jnp.float32:
+        return y
+    coarse = kernel.astype(jnp.bfloat16).astype(kernel.dtype)
+    return y + (x - stop_gradient(x)) @ stop_gradient(coarse - kernel)
+
+
+name_layers(globals())
