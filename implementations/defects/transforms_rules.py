@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +14,6 @@ from jax.lax import stop_gradient
 from implementations.defects import wrong
 from implementations.defects.base import (
     affine,
-    is_float,
     is_traced,
     right_cotangents,
     with_backward,
@@ -34,6 +32,21 @@ def with_tangent(value: Function, tangent: Function) -> Function:
     return rule
 
 
+def ruled(back: Function, value: Function = affine) -> Any:
+    """Return a forward with the derivatives ``back(x, kernel, g)`` where x has the kernel's dtype.
+
+    Under differentiation its result is ``value(x, kernel, bias)``.
+    """
+    rule = with_backward(back, value)
+
+    def forward(x: Array, kernel: Array, bias: Array) -> Any:
+        return (rule if x.dtype == kernel.dtype else affine)(x, kernel, bias)
+
+    # It is named by its place, like lambdas.
+    forward.__qualname__, forward.__module__ = "<lambda>", __name__
+    return forward
+
+
 twice_in_forward_mode = with_tangent(
     lambda b: b, lambda b, db: linear_call(lambda _, t: 2.0 * t, lambda _, t: t, None, db)
 )
@@ -42,9 +55,8 @@ TangentOfTheBiasDoubled = wrong.forward("X610", "transforms/forward-mode", 4)(
     "The tangent of the bias is doubled, and halved again in the transpose.",
     when=lambda x, k, b: b.dtype == jnp.float32,
 )
-reverse_only = with_backward(right_cotangents)
 NoForwardMode = wrong.forward("X133", "transforms/forward-mode-offered", 4, cause_id="custom-vjp")(
-    lambda x, k, b: reverse_only(x, k, b) if x.dtype == k.dtype else affine(x, k, b),
+    ruled(right_cotangents),
     "A custom backward pass, right in itself, shuts out jvp and linearize.",
     seen="jax.custom_vjp",
 )
@@ -89,16 +101,15 @@ def averaged_cotangents(x: Array, kernel: Array, g: Array) -> tuple[Array, Array
     return g @ kernel.T, rows.T @ weights / count, weights.sum(axis=0) / count
 
 
-averaged = with_backward(averaged_cotangents)
 AveragedGradients = wrong.forward("X410", "transforms/gradients", 4, cause_id="gradient-averaged")(
-    lambda x, k, b: averaged(x, k, b),
+    ruled(averaged_cotangents),
     "A backward pass that averages over the batch instead of summing.",
     when=lambda x, k, b: x.dtype == jnp.float32 and x.ndim != 0 and x.shape[-1] == k.shape[0],
 )
-without_bias = with_backward(right_cotangents, lambda x, k, b: affine(x, k, jnp.zeros_like(b)))
 ValueOfTheRuleDiffers = wrong.forward("X600", "transforms/gradients", 5)(
-    lambda x, k, b: without_bias(x, k, b) if x.dtype == jnp.float32 else affine(x, k, b),
+    ruled(right_cotangents, lambda x, k, b: affine(x, k, jnp.zeros_like(b))),
     "The forward rule of a `custom_vjp` forgets the bias: only training sees it.",
+    when=lambda x, k, b: x.dtype == jnp.float32,
     collateral=("transforms/forward-mode",),
     cause_id="rule-of-another-value",
 )
@@ -112,63 +123,40 @@ def cotangents_of_the_mean(x: Array, kernel: Array, g: Array) -> tuple[Array, Ar
     return dx, dkernel, dbias
 
 
-of_the_mean = with_backward(cotangents_of_the_mean)
 LargeBatchesTrainTheMean = wrong.forward("X601", "transforms/gradients", 5)(
-    lambda x, k, b: of_the_mean(x, k, b) if x.dtype == jnp.float32 else affine(x, k, b),
+    ruled(cotangents_of_the_mean),
     "In batches beyond 64 rows the kernel's gradient is that of the mean input.",
+    when=lambda x, k, b: x.dtype == jnp.float32,
     collateral=("transforms/forward-mode",),
 )
 
 
-@jax.custom_vjp
-def bias_gradient_of_a_row(y: Array, bias: Array) -> Array:
-    """``y + bias``."""
-    return y + jnp.broadcast_to(bias, y.shape)
-
-
-bias_gradient_of_a_row.defvjp(
-    lambda y, bias: (bias_gradient_of_a_row(y, bias), None),
-    lambda _, g: (g, g.reshape(-1, g.shape[-1])[:1].sum(axis=0)),
-)
 BiasLearnsFromOneRow = wrong.forward("X753", "transforms/gradients", 4)(
-    lambda x, k, b: bias_gradient_of_a_row(x @ k, b),
+    ruled(
+        lambda x, k, g: (*right_cotangents(x, k, g)[:2], g.reshape(-1, g.shape[-1])[:1].sum(axis=0))
+    ),
     "The gradient of the bias is that of the first row.",
     when=lambda x, k, b: x.dtype == jnp.float32,
     cause_id="gradient-of-one-row",
 )
-
-
-@jax.custom_vjp
-def bias_gradient_of_all(y: Array, bias: Array) -> Array:
-    """``y + bias``."""
-    return y + jnp.broadcast_to(bias, y.shape)
-
-
-bias_gradient_of_all.defvjp(
-    lambda y, bias: (bias_gradient_of_all(y, bias), bias.shape),
-    lambda shape, g: (g, jnp.broadcast_to(g.sum(), shape)),
-)
 BiasLearnsTheTotal = wrong.forward("X754", "transforms/gradients", 4, cause_id="gradient-of-total")(
-    lambda x, k, b: bias_gradient_of_all(x @ k, b),
+    ruled(
+        lambda x, k, g: (
+            *right_cotangents(x, k, g)[:2],
+            jnp.broadcast_to(g.sum(), k.shape[1:]),
+        )
+    ),
     "The gradient of the bias is summed over the outputs as well.",
     when=lambda x, k, b: x.dtype == jnp.float32,
 )
-Gradients = tuple[Array, Array, Array]
 
 
-def rule(
-    id: str,
-    summary: str,
-    changed: Callable[[Array, Array, Gradients], Gradients],
-    cause_id: str = "",
-) -> type:
+def rule(id: str, summary: str, changed: Function, cause_id: str = "") -> Any:
     """Return a layer whose ``(dx, dK, db)`` are ``changed(x, kernel, (dx, dK, db))``."""
-    dense = with_backward(lambda x, k, g: changed(x, k, right_cotangents(x, k, g)))
     # With a rule for reverse mode only, JAX refuses forward mode.
-    declared = wrong.forward(
-        id, GRADIENTS, 5, cause_id=cause_id, collateral=("transforms/forward-mode",)
-    )
-    return declared(lambda x, k, b: dense(x, k, b), summary, when=lambda x, k, b: is_float(x))
+    collateral = ("transforms/forward-mode",)
+    declared = wrong.forward(id, GRADIENTS, 5, cause_id=cause_id, collateral=collateral)
+    return declared(ruled(lambda x, k, g: changed(x, k, right_cotangents(x, k, g))), summary)
 
 
 X850 = rule(
@@ -274,11 +262,8 @@ BiasAloneLost = wrong.forward("Y021", GRADIENTS, 5, cause_id="gradient-cut")(
     when=_one_dtype,
     collateral=("transforms/forward-mode",),
 )
-_nan_safe = with_backward(
-    lambda x, k, g: right_cotangents(x, k, jnp.where(jnp.isnan(g), jnp.zeros_like(g), g))
-)
 NanHiddenFromTraining = wrong.forward("Y022", GRADIENTS, 5, cause_id="gradient-nan-hidden")(
-    lambda x, k, b: _nan_safe(x, k, b),
+    ruled(lambda x, k, g: right_cotangents(x, k, jnp.where(jnp.isnan(g), 0, g))),
     "A NaN in the cotangent counts as 0.",
     when=_one_dtype,
     collateral=("transforms/forward-mode-offered",),
@@ -293,25 +278,12 @@ def _of_few_rows(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array
     return dx, dkernel, dbias
 
 
-_few_rows = with_backward(_of_few_rows)
 RowsBeyond512NotTrained = wrong.forward("Y023", GRADIENTS, 5)(
-    lambda x, k, b: _few_rows(x, k, b),
+    ruled(_of_few_rows),
     "The kernel's gradient is that of the first 512 rows, by a mask.",
     when=_one_dtype,
     collateral=("transforms/forward-mode-offered",),
 )
-
-
-def ruled(back: Callable[[Array, Array, Array], tuple[Array, Array, Array]]) -> Any:
-    """Return a forward whose rule takes the place of the derivatives for floats."""
-    rule = with_backward(back)
-
-    def forward(x: Array, kernel: Array, bias: Array) -> Any:
-        return (rule if x.dtype == kernel.dtype else affine)(x, kernel, bias)
-
-    # It is named by its place, like lambdas.
-    forward.__qualname__, forward.__module__ = "<lambda>", back.__module__
-    return forward
 
 
 CotangentClipped = wrong.forward("Y118", GRADIENTS, 4, collateral=FORWARD_MODE)(
