@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import jax
 import numpy as np
 import pytest
 
@@ -197,6 +198,33 @@ def test_the_density_of_norms_is_within_its_margin(draw: Draw) -> None:
     density = np.histogram(logarithms, bins=60, density=True)[0].max()
     assert density <= 1.25 * math.sqrt(16 / (2 * math.pi * 0.8))
     assert not under_dispersion(z, "row").rejected
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [("bfloat16", 2.0**-8), ("float16", 2.0**-10)])
+@pytest.mark.parametrize("family", ["normal", "truncated_normal", "uniform"])
+def test_what_jax_draws_in_half_precision_is_within_the_density(
+    family: str, dtype: str, rounding: float
+) -> None:
+    """Norms and sums of 16 weights, within the distance by which rounding moves them."""
+    ends = {"truncated_normal": (-2, 2)}.get(family, ())
+    draw = getattr(jax.random, family)
+    key, shape = jax.random.key(3), (100_000, 16)
+    z = np.asarray(draw(key, *ends, shape=shape, dtype=dtype)).astype(np.float64)
+    z /= z.std()
+
+    def density(values: np.ndarray, moved: float) -> float:
+        ordered = np.sort(values)
+        inside = np.searchsorted(ordered, ordered + 2 * moved) - np.arange(len(ordered))
+        return float(inside.max()) / len(ordered) / (2 * moved)
+
+    norms, sums = np.log(np.square(z).mean(axis=1)), z.sum(axis=1) / 4
+    assert density(norms, 2 * rounding) <= 1.25 * math.sqrt(16 / (2 * math.pi * 0.8))
+    assert density(sums, 4 * rounding) <= math.sqrt(2) * 0.399
+    assert not strongest(
+        by_requirement.dispersion_row({(16, 100_000): z.T[None]}, rounding)
+    ).rejected
+    even = (z.T / np.sqrt(np.square(z).mean(axis=1)))[None].astype(dtype).astype(np.float64)
+    assert under_dispersion(even, "column", rounding=rounding).rejected
 
 
 def test_rank_needs_a_long_side_and_sees_one_missing_dimension() -> None:

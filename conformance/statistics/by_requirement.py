@@ -182,16 +182,21 @@ def homogeneity_row(standard: Samples, law_accepted: bool) -> list[Evidence]:
     return evidence
 
 
-def dispersion_row(standard: Samples) -> list[Evidence]:
-    """Check that norms, sums and products vary neither too much nor too little."""
+def dispersion_row(standard: Samples, rounding: float = 0.0) -> list[Evidence]:
+    """Check that norms, sums and products vary neither too much nor too little.
+
+    Too much is not checked of weights that are rounded, whose law has levels.
+    """
     evidence = []
     for z in standard.values():
-        evidence.append(moments.group_variance(z, "seed"))
+        if not rounding:
+            evidence.append(moments.group_variance(z, "seed"))
         for group in ("row", "column", "seed"):
-            evidence.append(dispersion.under_dispersion(z, group))
-            evidence.append(dispersion.centred(z, group))
+            evidence.append(dispersion.under_dispersion(z, group, rounding=rounding))
+            evidence.append(dispersion.centred(z, group, rounding))
             evidence.append(dispersion.balanced_signs(z, group))
-        evidence += [dispersion.orthogonality(z, group) for group in ("row", "column")]
+        for group in ("row", "column"):
+            evidence.append(dispersion.orthogonality(z, group, rounding))
     return evidence
 
 

@@ -4,7 +4,11 @@ Each check bounds the probability that many independent numbers, each with a bou
 into a small ball: P <= (density bound)^G x (volume of the ball). It therefore sees kernels that are
 *too good*, whose every mean and variance is right.
 
-`z` is a float64 array (seeds, in, out) of weights divided by their standard deviation.
+`z` is a float64 array (seeds, in, out) of weights divided by their standard deviation. Where the
+weights are rounded by at most `rounding`, relative to each, the ball has that much larger a radius,
+and the density is that within the distance that rounding moves a norm or sum. From 16 weights on,
+it keeps to the same bounds, for numbers that JAX draws in half precision as well
+(`selftest/test_statistics.py`).
 """
 
 import math
@@ -47,14 +51,15 @@ def _limit(dimension: int, log_density: float, extra: float) -> float:
     return math.exp(room / half) / math.pi
 
 
-def under_dispersion(z: Array, group: str, fourth: float = 0.0) -> Evidence:
+def under_dispersion(z: Array, group: str, fourth: float = 0.0, rounding: float = 0.0) -> Evidence:
     """Check that norms of rows, columns or seeds vary as much as by chance.
 
     With r_g the mean square of group g, the logarithms ln r_g are independent with a density of at
     most M = 1.25 sqrt(k / (2 pi Var z^2)). The G - 1 differences from one of them lie in a set of
     volume sqrt(G) V_(G-1) s^((G-1)/2) when sum (ln r_g - mean)^2 <= s, so
     P <= M^(G-1) sqrt(G) V_(G-1) s^((G-1)/2). It needs no scale. The 1.25 is a heuristic constant.
-    `fourth` is Var z^2 of the law if known; 0 means the smallest one.
+    `fourth` is Var z^2 of the law if known; 0 means the smallest one. Rounding moves each ln r_g by
+    at most twice its relative error, and so the root of the sum by sqrt(G) times that.
     """
     check = f"{group} norms"
     squares = np.square(z).mean(axis=AXES[group] if group == "seed" else _within(group)).ravel()
@@ -63,8 +68,10 @@ def under_dispersion(z: Array, group: str, fourth: float = 0.0) -> Evidence:
         return nothing(check, at(z.shape[1:]), "too few or too small groups")
     if not (squares > 0).all():
         return nothing(check, at(z.shape[1:]), "a group is 0")
-    spread = float(np.sum(np.square(np.log(squares) - np.log(squares).mean())))
     free = squares.size - 1
+    moved = 2 * math.log1p(rounding) * math.sqrt(squares.size)
+    root = math.sqrt(np.sum(np.square(np.log(squares) - np.log(squares).mean()))) + moved
+    spread = root * root
     spread_of_squares = fourth or _UNIFORM_FOURTH
     density = math.log(_NORM_DENSITY * math.sqrt(members / (2 * math.pi * spread_of_squares)))
     extra = math.log(squares.size) / 2
@@ -84,26 +91,29 @@ def _within(group: str) -> tuple[int, ...]:
     return (2,) if group == "row" else (1,)
 
 
-def centred(z: Array, group: str) -> Evidence:
+def centred(z: Array, group: str, rounding: float = 0.0) -> Evidence:
     """Check that sums of rows, columns or kernels are as far from 0 as by chance.
 
     The G normalised sums are independent, each with a density of at most sqrt(2) 0.399, so
     P(sum S_g^2 <= s) <= (sqrt(2) 0.399)^G V_G s^(G/2). The measured scale replaces the true one;
-    the probability that it is far off is added.
+    the probability that it is far off is added. Rounding moves a sum by `rounding` sum |z| at most,
+    and so the root of the sum of squares by `rounding` sqrt(members G) scales (Cauchy, Schwarz).
     """
     check = f"{group} sums"
     sums = z.sum(axis=AXES[group] if group == "seed" else _within(group)).ravel()
     members = z.size // max(sums.size, 1)
-    if members < 2:
+    if members < (SMALLEST_GROUP if rounding else 2):
         return nothing(check, at(z.shape[1:]), "too small groups")
-    return _near_zero(z, sums / math.sqrt(members), check, f"the sums of the {group}s")
+    moved = rounding * math.sqrt(members)
+    return _near_zero(z, sums / math.sqrt(members), check, f"the sums of the {group}s", moved)
 
 
-def orthogonality(z: Array, group: str) -> Evidence:
+def orthogonality(z: Array, group: str, rounding: float = 0.0) -> Evidence:
     """Check that disjoint pairs of rows (columns) are as far from orthogonal as by chance.
 
     Given a, the normalised product <a, b>/|a| is a weighted sum of independent weights with unit
-    sum of squares: the density bound of `centred` holds for it.
+    sum of squares: the density bound of `centred` holds for it. Rounding of both moves it by three
+    times as much.
     """
     check = f"{group} orthogonality"
     lines = z if group == "row" else z.swapaxes(1, 2)
@@ -111,9 +121,11 @@ def orthogonality(z: Array, group: str) -> Evidence:
     first, second = lines[:, : 2 * pairs : 2], lines[:, 1 : 2 * pairs : 2]
     norms = np.sqrt(np.square(first).sum(axis=2))
     products = (first * second).sum(axis=2)[norms > 0] / norms[norms > 0]
-    if lines.shape[2] < 2 or products.size == 0:
+    if lines.shape[2] < (SMALLEST_GROUP if rounding else 2) or products.size == 0:
         return nothing(check, at(z.shape[1:]), "there are no pairs")
-    return _near_zero(z, products.ravel(), check, f"the products of neighbouring {group}s")
+    moved = 3 * rounding * math.sqrt(lines.shape[2])
+    what = f"the products of neighbouring {group}s"
+    return _near_zero(z, products.ravel(), check, what, moved)
 
 
 def balanced_signs(z: Array, group: str) -> Evidence:
@@ -149,14 +161,15 @@ def balanced_signs(z: Array, group: str) -> Evidence:
     return Evidence(check, log_p(share), share, (0.0, high), z.size, found, shape=z.shape[1:])
 
 
-def _near_zero(z: Array, normalised: Array, check: str, what: str) -> Evidence:
+def _near_zero(z: Array, normalised: Array, check: str, what: str, moved: float = 0.0) -> Evidence:
     scale = float(np.mean(np.square(z)))
     groups = normalised.size
     if scale == 0.0 or groups < 8:
         return nothing(check, at(z.shape[1:]), "fewer than 8 groups, or every weight is 0")
     # With probability 1 - 1e-18 the mean square of the sample is below `largest` times the truth.
     largest = variance_limits(z.size, _SCALE_BUDGET)[1]
-    squared = float(np.sum(np.square(normalised))) / scale
+    root = math.sqrt(np.sum(np.square(normalised)) / scale) + moved * math.sqrt(groups)
+    squared = root * root
     density = math.log(_SUM_DENSITY)
     volume = groups * density + log_ball(groups, squared * largest)
     log_p = min(0.0, float(np.logaddexp(volume, chernoff(largest, z.size))))

@@ -231,7 +231,11 @@ def test_kernel_resolution(layer: Layer) -> None:
     They are neither drawn in half precision nor rounded. float32 draws repeat by chance, but not
     more often than their 2^22 equally likely magnitudes explain (Chernoff bound).
     """
-    _full_precision(layer)
+    dtype = layer.convention.parameter_dtype
+    if dtype not in ("float32", "float64"):
+        require.not_applicable(
+            f"the layer declares {dtype} parameters, whose few levels have a law of their own"
+        )
     drawn = declared(layer).finite
     judge(by_requirement.resolution_row(drawn), lambda: causes.resolution(drawn), drawn)
     require_resolution_at_edges(layer)
@@ -354,7 +358,6 @@ def test_kernel_law(layer: Layer) -> None:
         judge([coarsely_follows(pooled(law.rescaled), law.families)])
         require_levels(layer)
         return
-    _full_precision(layer)
     found = identify_law(law.finite)
     if found.verdict == "known":
         require.note(f"the law found: {found.name}")
@@ -378,11 +381,10 @@ def test_kernel_dispersion(layer: Layer) -> None:
 
     The norms, sums or products of standardised, orthogonalised or centred kernels spread less than
     those of random ones. The probability that many independent numbers of bounded density lie in a
-    small ball bounds the p-value.
+    small ball bounds the p-value. In half precision the ball is larger by the error of rounding.
     """
-    _full_precision(layer)
     law = declared(layer)
-    evidence = by_requirement.dispersion_row(law.centred)
+    evidence = by_requirement.dispersion_row(law.centred, law.rounding)
     judge(evidence, lambda: causes.dispersion(law.finite), law.finite)
     kernel = large_kernel(layer).astype(np.float64)
     if np.isfinite(kernel).all() and kernel.any():
@@ -392,12 +394,4 @@ def test_kernel_dispersion(layer: Layer) -> None:
         if strongest(law_evidence(layer)).rejected:
             fourth = 0.0
         groups = ("row", "column", "seed")
-        judge([under_dispersion(scaled, group, fourth) for group in groups])
-
-
-def _full_precision(layer: Layer) -> None:
-    dtype = layer.convention.parameter_dtype
-    if dtype not in ("float32", "float64"):
-        require.not_applicable(
-            f"the layer declares {dtype} parameters, whose few levels have a law of their own"
-        )
+        judge([under_dispersion(scaled, group, fourth, law.rounding) for group in groups])

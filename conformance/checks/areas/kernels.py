@@ -190,8 +190,9 @@ def _distinct(kernels: np.ndarray) -> np.ndarray:
     return kernels[sorted(first.values())]
 
 
-_SLACK = {"bfloat16": (0.025, 0.01), "float16": (0.004, 0.003)}
-"""The shift of the mean (in deviations) and of the variance by the lattice of half precision."""
+_SLACK = {"bfloat16": (0.025, 0.01, 2.0**-8), "float16": (0.004, 0.003, 2.0**-10)}
+"""The shift of the mean (in deviations) and of the variance by the lattice of half precision, and a
+bound of the relative error of a weight; that of float16 has room for subnormal numbers."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,8 @@ class Declared:
         The unscaled kernels of the sizes at which all weights are finite.
     mean_slack, variance_slack
         The shifts of mean and variance that a declared half-precision dtype causes.
+    rounding
+        The bound of the relative error of a weight of half precision; 0 in full precision.
     rescaled
         The kernels divided by their declared deviation, or by the measured one if the declared is
         wrong.
@@ -226,6 +229,7 @@ class Declared:
     finite: dict[Shape, np.ndarray]
     mean_slack: float
     variance_slack: float
+    rounding: float
     rescaled: dict[Shape, np.ndarray]
     centred: dict[Shape, np.ndarray]
 
@@ -256,7 +260,7 @@ def declared(layer: Layer) -> Declared:
             require.fail("no kernel of the experiment is finite", accepted="finite kernels")
         rescaled = by_requirement.rescaled(finite, law.variance)
         families = tuple(filter(None, (family_named(name) for name in law.families)))
-        slack = _SLACK.get(layer.convention.parameter_dtype, (0.0, 0.0))
+        slack = _SLACK.get(layer.convention.parameter_dtype, (0.0, 0.0, 0.0))
         return Declared(
             plan=experiment(),
             families=families,
@@ -265,6 +269,7 @@ def declared(layer: Layer) -> Declared:
             finite=finite,
             mean_slack=slack[0],
             variance_slack=slack[1],
+            rounding=slack[2],
             rescaled=rescaled,
             centred=by_requirement.centred(rescaled),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -37,6 +38,9 @@ _SMALL = (4, 40)
 _FEWEST = (1, 4)
 """A size at which a quarter of a million kernels cost as much as thousands of the larger ones."""
 
+_FEWEST_HALF = (1, 8)
+"""The same in half precision, whose few levels repeat in four weights of so many kernels."""
+
 _NUMBERS = 2**24
 """The count of numbers drawn for seeds beyond the set, which takes a processor a second."""
 
@@ -65,9 +69,10 @@ def _drawn(layer: Layer) -> _Drawn:
         # A layer that cuts its kernel from a large block draws the block for each seed.
         more = _NUMBERS // max(cost_of_a_draw(layer, _SMALL) // 4, 1)
         every = seeds + written + random_seeds(profile)[:more]
-        most = _NUMBERS // max(cost_of_a_draw(layer, _FEWEST) // 4, 1)
+        fewest = _fewest(layer)
+        most = _NUMBERS // max(cost_of_a_draw(layer, fewest) // 4, 1)
         many = np.unique(np.append(crowd()[:most], np.array(written, np.uint32)))
-        at_once = drawn_at_once(layer, [(size, seeds), (_SMALL, every), (_FEWEST, many.tolist())])
+        at_once = drawn_at_once(layer, [(size, seeds), (_SMALL, every), (fewest, many.tolist())])
         if at_once is None:
             seeds += written
             return _by_seed(seeds, kernels(layer, *size, seeds)), {}, _NONE
@@ -76,6 +81,11 @@ def _drawn(layer: Layer) -> _Drawn:
 
     found: _Drawn = layer.remember("numbers of seeds", draw)
     return found
+
+
+def _fewest(layer: Layer) -> tuple[int, int]:
+    half = layer.convention.parameter_dtype in ("bfloat16", "float16")
+    return _FEWEST_HALF if half else _FEWEST
 
 
 def _by_seed(seeds: Sequence[int], drawn: np.ndarray) -> dict[int, np.ndarray]:
@@ -123,20 +133,23 @@ _BY_CHANCE = 1e-12
 
 
 def _require_few_collisions(seeds: np.ndarray, drawn: np.ndarray) -> None:
-    """Fail on two seeds with one kernel, unless so few levels make that likely.
+    """Fail on seeds with one kernel, unless so few levels make that likely.
 
-    Each of the n^2/2 pairs of n seeds is equal with the probability that all its entries are.
+    Each of the n^2/2 pairs of n seeds is equal with the probability q that all its entries are.
+    Pairs without a common seed are independent, so that k such pairs are equal with a probability
+    of at most (q n^2/2)^k / k!.
     """
     if not len(seeds):
         return
     _, counts = np.unique(drawn, return_counts=True)
     equal = float(np.square(counts / drawn.size).sum())
-    if len(seeds) ** 2 / 2 * equal ** drawn.shape[1] > _BY_CHANCE:
-        return
     rows = np.ascontiguousarray(drawn).view(np.dtype((np.void, drawn[0].nbytes))).ravel()
     _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
     again = np.flatnonzero(first[inverse] != np.arange(len(rows)))
-    if not len(again):
+    # Each kernel that repeats gives a pair of its own.
+    pairs = len(np.unique(inverse[again]))
+    expected = len(seeds) ** 2 / 2 * equal ** drawn.shape[1]
+    if not pairs or pairs * np.log(expected) - math.lgamma(pairs + 1) > np.log(_BY_CHANCE):
         return
     one, other = int(seeds[first[inverse][again[0]]]), int(seeds[again[0]])
     more = f"{len(again)} of {len(seeds)} seeds repeat another"
@@ -175,7 +188,7 @@ def require_each_scaled(layer: Layer) -> None:
     _, more, (seeds, drawn) = _drawn(layer)
     for size, of, kernels_of_size in (
         (_SMALL, np.array([*more], np.uint32), np.array([*more.values()])),
-        (_FEWEST, seeds, drawn),
+        (_fewest(layer), seeds, drawn),
     ):
         if len(of) and np.isfinite(kernels_of_size).all():
             _require_scale(layer, law, size, of, kernels_of_size)
