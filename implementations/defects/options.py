@@ -28,21 +28,28 @@ def _of_the_options(function: Function) -> Any:
     taken = tuple(inspect.signature(function).parameters)
 
     def construct(self: Any, in_features: int, out_features: int, **given: Any) -> None:
+        given |= {"in_features": in_features, "out_features": out_features}
         options = function(**{name: given.get(name, known[name].default) for name in taken})
         AllOptions.__init__(self, in_features, out_features, rngs=given["rngs"], **options)
 
-    names = ("self", "in_features", "out_features", *taken, "rngs")
+    names = dict.fromkeys(("self", "in_features", "out_features", *taken, "rngs"))
     construct.__signature__ = inspect.Signature([known[name] for name in names])  # type: ignore[attr-defined]  # an attribute of any function
     return construct
 
 
 constructor = wrong.factory(Hook(AllOptions, "__init__", _of_the_options))
-"""The constructor: a function of the options that it takes, which returns those it acts on."""
+"""The constructor: a function of the options that it takes, which returns those it acts on.
+
+It may take the sizes as well.
+"""
+product = wrong.factory(Hook(AllOptions, "affine"))
+"""The output: a function of self, x, kernel and bias of one dtype, the bias None without one."""
+dtype = wrong.factory(Hook(AllOptions, "computed_in"))
+"""The dtype of the computation: a function of self, x, kernel and bias."""
+
 IgnoresBiasInit = constructor("X924", "options/bias-init", 2, cause_id="option-ignored")(
     lambda bias_init: {}, "The bias is 0 with any initializer."
 )
-product = wrong.factory(Hook(AllOptions, "affine"))
-"""The output: a function of self, x, kernel and bias of one dtype, the bias None without one."""
 
 
 def plain(x: Array, kernel: Array, bias: Array | None, precision: Any = None) -> Array:
@@ -67,8 +74,6 @@ CastsBack = product("X927", "options/dtype", 3, cause_id="result-cast-back")(
     ),
     "The dtype is computed in, and the result is cast back to float32.",
 )
-dtype = wrong.factory(Hook(AllOptions, "computed_in"))
-"""The dtype of the computation: a function of self, x, kernel and bias."""
 DtypeWithBiasOnly = dtype("Y126", "options/dtype", 3, cause_id="option-ignored")(
     lambda self, x, k, b: self.dtype if self.use_bias else None,
     "The cast to `dtype` stands where the bias is added.",
@@ -170,6 +175,46 @@ IgnoresPromoteDtype = constructor("X931", "options/promote-dtype", 3, cause_id="
 IgnoresUseBias = constructor("X920", "options/use-bias", 2, cause_id="option-ignored")(
     lambda use_bias: {}, "`use_bias=False` is taken, and there is a bias."
 )
+LargeWithDtypeWithoutBias = product("Y308", "options/dtype", 5)(
+    lambda self, x, k, b: AllOptions.affine(
+        self, x, k, b * 0 if b is not None and self.dtype and k.shape[0] >= 128 else b
+    ),
+    "With a dtype, the bias is left out from 128 inputs on.",
+)
+BiasOfOneParamDtype = constructor("Y243", "options/param-dtype", 3, cause_id="option-for-some")(
+    lambda param_dtype: {
+        "param_dtype": param_dtype,
+        "bias_init": lambda key, shape, dtype: jnp.zeros(shape, jnp.float32),
+    },
+    "The kernel is created in the dtype that is asked for, and the bias in float32.",
+)
+ParamDtypeOfSmallLayers = constructor("Y309", "options/param-dtype", 5, cause_id="option-by-size")(
+    lambda out_features, param_dtype: {
+        "param_dtype": param_dtype if out_features < 128 else jnp.float32
+    },
+    "From 128 outputs on, param_dtype has no effect.",
+)
+PairOfPrecisionsHalved = constructor("Y307", "options/precision", 4, cause_id="precision-of-one")(
+    lambda precision: {"precision": precision[0] if isinstance(precision, tuple) else precision},
+    "The first of a pair of precisions counts for both operands.",
+)
+PrecisionWithoutDtype = product("Y357", "options/precision", 4)(
+    lambda self, x, k, b: contracted(self, x, k, b, self.precision if self.dtype is None else None),
+    "With ``dtype``, the precision is not used.",
+)
+DotGeneralWithoutDtype = product("Y358", "options/dot-general", 4, cause_id="option-by-branch")(
+    lambda self, x, k, b: (
+        AllOptions.affine(self, x, k, b) if self.dtype is None else plain(x, k, b, self.precision)
+    ),
+    "With ``dtype``, ``dot_general`` does not compute the product.",
+)
+AnotherLawWithoutBias = constructor("Y363", "options/use-bias", 4, cause_id="law-by-option")(
+    lambda use_bias: {
+        "use_bias": use_bias,
+        "kernel_init": LECUN if use_bias else lambda *shape: LECUN(*shape) * 2**0.5,
+    },
+    "Without a bias, kernels are drawn for a ReLU.",
+)
 
 
 @defect("X925", "options/bias-init", 4, cause_id="key-shared")
@@ -184,17 +229,6 @@ class OneKeyForBoth(AllOptions):
         key = rngs.params()
         self.kernel = nnx.Param(kernel_init(key, (in_features, out_features), jnp.float32))
         self.bias = nnx.Param(bias_init(key, (out_features,), jnp.float32))
-
-
-@defect("Y358", "options/dot-general", 4, cause_id="option-by-branch")
-class DotGeneralWithoutDtype(AllOptions):
-    """With ``dtype``, ``dot_general`` does not compute the product."""
-
-    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        if self.dtype is None:
-            return super().affine(x, kernel, bias)
-        y = jnp.matmul(x, kernel, precision=self.precision)
-        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
 @defect("X926", "options/dtype", 2, cause_id="option-ignored")
@@ -254,38 +288,6 @@ def BiasInItsOwnDtype(self: Any, x: Array, kernel: Array, bias: Array | None) ->
     return y if bias is None else y + self.bias[...]
 
 
-@defect("Y308", "options/dtype", 5)
-class LargeWithDtypeWithoutBias(AllOptions):
-    """With a dtype, the bias is left out from 128 inputs on."""
-
-    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        """Return the output from values of one dtype."""
-        left_out = self.dtype is not None and kernel.shape[0] >= 128
-        return super().affine(x, kernel, bias * 0 if left_out and bias is not None else bias)
-
-
-@defect("Y243", "options/param-dtype", 3, cause_id="option-for-some")
-class BiasOfOneParamDtype(AllOptions):
-    """The kernel is created in the dtype that is asked for, and the bias in float32."""
-
-    def __init__(
-        self, in_features: int, out_features: int, *, param_dtype: Any = jnp.float32, rngs: nnx.Rngs
-    ) -> None:
-        super().__init__(in_features, out_features, param_dtype=param_dtype, rngs=rngs)
-        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
-
-
-@defect("Y309", "options/param-dtype", 5, cause_id="option-by-size")
-class ParamDtypeOfSmallLayers(AllOptions):
-    """From 128 outputs on, param_dtype has no effect."""
-
-    def __init__(
-        self, in_features: int, out_features: int, *, param_dtype: Any = jnp.float32, rngs: nnx.Rngs
-    ) -> None:
-        dtype = param_dtype if out_features < 128 else jnp.float32
-        super().__init__(in_features, out_features, param_dtype=dtype, rngs=rngs)
-
-
 @constructor("Y128", "options/precision", 3)
 def PrecisionByEnumOnly(precision: Any) -> dict[str, Any]:
     """The name of a precision, such as "highest", is refused."""
@@ -308,42 +310,6 @@ def PrecisionOfTheCall(self: Any, x: Array, kernel: Array, bias: Array | None) -
     return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
-@defect("Y307", "options/precision", 4, cause_id="precision-of-one")
-class PairOfPrecisionsHalved(AllOptions):
-    """The first of a pair of precisions counts for both operands."""
-
-    def __init__(
-        self, in_features: int, out_features: int, *, precision: Any = None, rngs: nnx.Rngs
-    ) -> None:
-        first = precision[0] if isinstance(precision, tuple) else precision
-        super().__init__(in_features, out_features, precision=first, rngs=rngs)
-
-
-@defect("Y357", "options/precision", 4)
-class PrecisionWithoutDtype(AllOptions):
-    """With ``dtype``, the precision is not used."""
-
-    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        if self.dtype is None:
-            return super().affine(x, kernel, bias)
-        y = self.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
-        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
-
-
-def _product(x: Array, kernel: Array) -> Array:
-    return x @ kernel
-
-
-def _back(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = kept
-    rows = x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1])
-    return g @ kernel.T, rows * 0.5
-
-
-_halving: Any = jax.custom_vjp(_product)
-_halving.defvjp(lambda x, k: (x @ k, (x, k)), _back)
-
-
 @defect("Y359", "options/use-bias", 4, cause_id="gradient-halved")
 class SlowWithoutBias(AllOptions):
     """Without a bias, the kernel gets half of its gradient."""
@@ -355,20 +321,8 @@ class SlowWithoutBias(AllOptions):
 
     def affine(self, x: Array, kernel: Array, bias: Array | None) -> Any:
         if bias is None and x.dtype == kernel.dtype == jnp.float32:
-            return _halving(x, kernel)
+            kernel = kernel / 2 + jax.lax.stop_gradient(kernel / 2)
         return super().affine(x, kernel, bias)
-
-
-@defect("Y363", "options/use-bias", 4, cause_id="law-by-option")
-class AnotherLawWithoutBias(AllOptions):
-    """Without a bias, kernels are drawn for a ReLU."""
-
-    def __init__(
-        self, in_features: int, out_features: int, *, use_bias: bool = True, rngs: nnx.Rngs
-    ) -> None:
-        super().__init__(in_features, out_features, use_bias=use_bias, rngs=rngs)
-        if not use_bias:
-            self.kernel = nnx.Param(self.kernel[...] * 2**0.5)
 
 
 name_layers(globals())
