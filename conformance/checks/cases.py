@@ -56,6 +56,12 @@ MANY_LEADS: tuple[tuple[int, ...], ...] = (
     *((5, 5), (3, 2), (3, 3, 2), (1, 1)),
 )
 
+# One input or one output, for a vector and for sequences; as many tokens as features.
+NARROW: tuple[Shape, ...] = (
+    *(((1, 7), ()), ((5, 1), ()), ((1, 7), (2, 3)), ((5, 1), (2, 3))),
+    ((16, 16), (2, 16)),
+)
+
 
 @dataclass(frozen=True)
 class Case:

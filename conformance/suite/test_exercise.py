@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from conformance.checks import oracle, require
+from conformance.checks import oracle, recording, require
+from conformance.checks.areas import input_dtypes
 from conformance.checks.areas.kernels import judge, recovered
+from conformance.checks.arithmetic import is_exact
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Layer
@@ -263,15 +266,58 @@ def test_any_length(layer: Layer, case: Case) -> None:
                 layer.forward(case.seed ^ 1, x, 4)
                 raise Violation(f"{what} raised {safe_text(error)}", cause=cached) from error
         require.equal(found, results.setdefault(length, found), what, cause=cached)
+    _require_any_order(layer, case)
+
+
+# Calls in a random order, and the numbers of features and dtypes among which they choose.
+_CALLS, _FEATURES, _DTYPES = 32, (4, 7, 5), ("float32", "bfloat16", "int32")
+
+
+def _require_any_order(layer: Layer, case: Case) -> None:
+    """Require equal calls to give equal results when other calls come between them.
+
+    The calls use two seeds, two lengths of x, three numbers of features and three dtypes.
+    """
+    generator = case.generator("order")
+    cause = Cause("call-history", "a result depends on the calls before it")
+    results: dict[tuple[int, int, int, str], np.ndarray] = {}
+    for _ in range(_CALLS):
+        seed, n = (start + int(generator.integers(2)) for start in (7, case.in_features))
+        m = _FEATURES[generator.integers(3)]
+        dtype = _DTYPES[generator.integers(3)]
+        if not input_dtypes.takes(layer, dtype):
+            continue
+        with during("calls of other seeds, lengths, features and dtypes in turn"):
+            y = layer.forward(seed, as_jax(np.arange(n, dtype=np.float32) - 1, dtype), m)
+        found = np.asarray(y, np.float32)
+        what = f"f(seed={seed}, x of shape ({n},) and {dtype}, features={m}) after other calls"
+        first = results.setdefault((seed, n, m, dtype), found)
+        require.equal(found, first, what, cause=cause)
+    # Of two seeds, only one is called on half precision before its kernel is probed.
+    plain, later = (replace(case, seed=seed) for seed in (9, 10))
+    if is_exact(layer.affine(plain)[0], "bfloat16"):
+        return
+    layer.forward(later.seed, as_jax(case.normal("x", case.in_features), "bfloat16"), 4)
+    require.that(
+        not is_exact(layer.affine(later)[0], "bfloat16"),
+        "after a call on bfloat16, every weight of that seed is a bfloat16 number",
+        accepted="the weights of a first call on float32",
+        cause=Cause("kernel-of-first-dtype", "the kernel is kept in the dtype of the first x"),
+    )
+
+
+_LARGE_SEED = 0x9E3779B1
 
 
 @requirement("exercise/differentiable-in-x", MUST, EXERCISE)
 @rests_on("exercise/vector-out", "forward/additive", "dtypes/float32-out")
-@over(sizes=[(3, 4), (16, 16)], at_most=2)
+@over(sizes=[(3, 4), (130, 4)], at_most=2)
 def test_differentiable_in_x(layer: Layer, case: Case) -> None:
     """jit, grad and vmap over x work, with a concrete seed and features."""
     forward = layer.implementation.forward
     assert forward is not None
+    # An odd seed of 32 bits, which float32 cannot hold: a rule may keep the seed for later.
+    case = recording.current().draw(replace(case, seed=case.seed ^ _LARGE_SEED))
     kernel, bias = layer.affine(case)
     x = case.normal("x", 4, case.in_features)
     g = case.normal("g", case.out_features)

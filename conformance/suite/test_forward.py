@@ -7,7 +7,7 @@ import numpy as np
 from conformance.checks import require
 from conformance.checks.areas import functions, kinds, large_cases, output_shapes
 from conformance.checks.areas.views import forms_of, require_views
-from conformance.checks.cases import BATCH, LARGE, MANY_LEADS, SMALL, TALL, WIDE, Case, over
+from conformance.checks.cases import BATCH, LARGE, MANY_LEADS, NARROW, SMALL, TALL, WIDE, Case, over
 from conformance.checks.diagnosis import shapes, telling, wrong_values
 from conformance.checks.diagnosis.differences import require_no_activation, require_plain_operands
 from conformance.checks.diagnosis.transformations import of_transformation
@@ -24,7 +24,7 @@ from conformance.contract.requirement import (
     requirement,
     rests_on,
 )
-from conformance.errors import Violation
+from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax
 from conformance.layers.storage import BiasRow
 
@@ -194,7 +194,7 @@ def test_integer_exact(layer: Layer, case: Case) -> None:
     "forward/batch-independent",
     "numerics/precision",
 )
-@over(leads=True, also=[(SMALL, lead) for lead in MANY_LEADS])
+@over(leads=True, also=[*((SMALL, lead) for lead in MANY_LEADS), *NARROW])
 @at_edges(VALUES)
 def test_affine_value(layer: Layer, case: Case) -> None:
     """f(x) = x @ K + b within the rounding-error bound, for arbitrary K and b.
@@ -372,7 +372,13 @@ def test_array_likes(layer: Layer, case: Case) -> None:
     if not jax.config.values["jax_enable_x64"]:
         forms["a float64 array"] = x.astype(np.float64)
     for what, value in forms.items():
-        found = np.asarray(f(value, as_given=True))
+        y = f(value, as_given=True)
+        kind = f"f of {what} is a {type(y).__module__.partition('.')[0]} array"
+        own_type = Cause("array-of-input", "the result is an array of the kind of x")
+        require.that(
+            isinstance(y, jax.Array), kind, accepted="a jax.Array for any x", cause=own_type
+        )
+        found = np.asarray(y)
         cause = ""
         if not np.array_equal(found, plain):
             own = layer.affine(case)

@@ -14,10 +14,13 @@ import numpy as np
 from conformance.checks import jaxprs, oracle, programs, require
 from conformance.checks.areas import compilation, gradients, input_dtypes
 from conformance.checks.areas.options import (
+    LOST,
     at_other_programs,
+    copies_of,
     ignored,
     keys_given,
     of_every_rank,
+    require_as_zero_bias,
     require_initializer,
     require_of_one_layer,
     require_same_law,
@@ -70,6 +73,7 @@ def test_use_bias(layer: Layer, case: Case) -> None:
         found = np.asarray(dense(x.reshape(2, 4, -1))).reshape(8, -1)
         what = "f(x) with use_bias=False for an x of rank 3"
         require.within(found, reference.value, reference.bound, what)
+    require_as_zero_bias(layer, dense, case, x)
 
 
 @requirement("options/kernel-init", MUST, PARAMETERS)
@@ -138,13 +142,7 @@ def test_dtype(layer: Layer, case: Case) -> None:
         computing = with_options(layer, dtype=getattr(jnp, dtype))
         with during(f"construction with dtype={dtype}"):
             dense = computing.of(case)
-        for leaf in dense.leaves:
-            require.that(
-                str(leaf.value.dtype) == layer.convention.parameter_dtype,
-                f"with dtype={dtype}, the layer has {leaf}",
-                accepted=f"parameters of {layer.convention.parameter_dtype}",
-                cause=Cause("dtype-for-param-dtype", "dtype is taken for param_dtype"),
-            )
+        _require_own_dtype(layer, dense, f"dtype={dtype}")
         require_same_law(layer, computing, f"dtype={dtype}")
         y = dense.write(case.kernel(), case.bias())(as_jax(x))
         _require_result(computing, case, y, x.astype(np.float32), f"dtype={dtype}")
@@ -170,7 +168,19 @@ def test_dtype(layer: Layer, case: Case) -> None:
         both, x = "dtype=bfloat16 and use_bias=False", _x(layer, case)
         with during(f"construction with {both}"):
             dense = computing.of(case)
+        _require_own_dtype(layer, dense, both)
         _require_result(computing, case, dense.write(case.kernel(), case.bias())(x), x, both)
+
+
+def _require_own_dtype(layer: Layer, dense: Built, options: str) -> None:
+    """Require the parameters to be of the dtype that they have without the option ``dtype``."""
+    for leaf in dense.leaves:
+        require.that(
+            str(leaf.value.dtype) == layer.convention.parameter_dtype,
+            f"with {options}, the layer has {leaf}",
+            accepted=f"parameters of {layer.convention.parameter_dtype}",
+            cause=Cause("dtype-for-param-dtype", "dtype is taken for param_dtype"),
+        )
 
 
 def _require_gradients(layer: Layer, case: Case, dense: Built, x: np.ndarray, by: str) -> None:
@@ -302,6 +312,13 @@ def test_precision(layer: Layer, case: Case) -> None:
             cause=cause,
         )
         if isinstance(chosen, str) and not options:
+            x = as_jax(_x(layer, case))
+            for how, each in copies_of(given.of(case)).items():
+                with during(f"tracing a layer that is {how}"):
+                    found = jaxprs.precisions(jax.make_jaxpr(each.raw)(x))
+                what_copied = f"with precision={shown}, the product of a layer that is {how}"
+                found_copied = f"{what_copied} has {_shown(found)}"
+                require.that(found == right, found_copied, accepted=_named(precision), cause=LOST)
             found = jaxprs.precisions(compilation.traced_gradients(given, case))
             cause = Cause("option-of-call-only", "precision does not reach the gradients")
             require.that(
@@ -336,6 +353,9 @@ def test_dot_general(layer: Layer, case: Case) -> None:
     reference = layer.value(x, -layer.kernel_for(case), layer.bias_for(case))
     what, cause = "f(x) with a dot_general that negates the product", ignored("dot_general")
     require.within(dense(x), reference.value, reference.bound, what, cause=cause)
+    for how, each in copies_of(dense).items():
+        copied = f"{what}, of a layer that is {how},"
+        require.within(each(x), reference.value, reference.bound, copied, cause=LOST)
     for options in _beside(layer):
         calls.clear()
         called = of_every_rank(with_options(layer, dot_general=negated, **options), case)
@@ -364,7 +384,8 @@ def _and(options: dict[str, Any]) -> str:
 def test_promote_dtype(layer: Layer, case: Case) -> None:
     """``promote_dtype`` casts x and the parameters to one dtype.
 
-    In the check it casts all of them to bfloat16, and the result must be bfloat16.
+    In the check it casts all of them to bfloat16, and the result must be bfloat16. It gets the
+    layer's ``dtype``, or values of that dtype.
     """
     from flax import linen
 
@@ -380,6 +401,23 @@ def test_promote_dtype(layer: Layer, case: Case) -> None:
         f"with a promote_dtype that casts to bfloat16, f(x) is {y.dtype}",
         accepted="bfloat16",
         cause=ignored("promote_dtype"),
+    )
+    if not takes(layer, "dtype"):
+        return
+    promoted: list[str] = []
+
+    def recorded(*values: Any, **options: Any) -> Any:
+        found = own.promote_dtype(*values, **options)
+        promoted.extend(str(each.dtype) for each in found if each is not None)
+        return found
+
+    both = with_options(layer, promote_dtype=recorded, dtype=jnp.dtype("float16"))
+    both.of(case)(_x(layer, case))
+    require.that(
+        set(promoted) <= {"float16"},
+        f"with dtype=float16, promote_dtype is asked for {' and '.join(sorted({*promoted}))}",
+        accepted="float16",
+        cause=Cause("promoted-without-dtype", "promote_dtype does not get the layer's dtype"),
     )
 
 

@@ -167,7 +167,10 @@ def linen_models(layer: Layer, case: Case) -> dict[str, tuple[Any, list[Place]]]
     }
 
 
-NAMES = ("head", "out", "output", "logits", "classifier", "embed", "last", "key", "Dense_1")
+NAMES = (
+    *("head", "out", "output", "logits", "classifier", "embed", "last", "key", "Dense_1"),
+    *("out_proj", "gate"),
+)
 """Names that people give to layers. In some models, the last layer starts at zero."""
 
 

@@ -219,13 +219,15 @@ def require_second(layer: Layer, case: Case, parameters: Any) -> None:
 def require_of_cotangent(
     layer: Layer, point: Point, found: Any, what: str, **along: np.ndarray
 ) -> None:
-    """Require the derivative of <dK, t> or <dx, t> in g to be f's tangent along t.
+    """Require the derivative of <dK, t>, <db, t> or <dx, t> in g to be f's tangent along t.
 
     A rule of differentiation may stop the gradient of g.
     """
-    kernel, x = (along.get(name, getattr(point, name) * 0) for name in ("kernel", "x"))
+    kernel, bias, x = (
+        along.get(name, getattr(point, name) * 0) for name in ("kernel", "bias", "x")
+    )
     arithmetic = layer.arithmetic(len(point.kernel))
-    reference = arithmetic.tangent(point.x, point.kernel, kernel, point.bias * 0, x)
+    reference = arithmetic.tangent(point.x, point.kernel, kernel, bias, x)
     words = "the rule of differentiation stops the gradient of the cotangent"
     cause = "" if np.any(found) else Cause("cotangent-stopped", words)
     require.within(found, reference.value, reference.bound, what, cause=cause)

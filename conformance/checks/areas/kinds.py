@@ -114,6 +114,7 @@ def rows_by_kind(case: Case, count: int) -> Iterator[tuple[str, np.ndarray]]:
         "mirrored halves": mirrored,
         "powers of two": powers * np.sign(plain),
         "the same numbers as the row before": np.repeat(plain[:1], count, axis=0),
+        "zeros before the last one": np.where(np.arange(count)[:, None] == count - 1, plain, 0),
     }
     for kind, rows in kinds.items():
         yield kind, rows.astype(np.float32)

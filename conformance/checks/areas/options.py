@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import require
+from conformance.checks.areas import input_dtypes
+from conformance.checks.arithmetic import rounded
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
@@ -100,11 +103,15 @@ def _recorder(
 def require_initializer(
     layer: Layer, case: Case, name: str, values: np.ndarray, **options: Any
 ) -> list[bytes]:
-    """Require that a parameter is what its initializer returns; return the keys of two seeds."""
+    """Require that a parameter is what its initializer returns; return the keys of two seeds.
+
+    The initializer is that of one layer, and may return numbers of any scale.
+    """
     which = name.partition("_")[0]
     initializer, calls = _recorder(values, [])
     given = with_options(layer, **{name: initializer}, **options)
     dtype = given.convention.parameter_dtype
+    before = getattr(layer.of(case), which)
     with during(f"construction with {name}={name}(key, shape, dtype)"):
         dense = given.of(case)
         found = getattr(dense, which)
@@ -122,6 +129,14 @@ def require_initializer(
         f"the {which} is not what {name} returns, or it is changed afterwards",
     )
     require.equal(found, expected, f"the {which} with {name}", cause=cause)
+    what = f"after another layer was built with {name}, the {which} of one without"
+    require.equal(getattr(layer.of(case), which), before, what, cause=_SHARED)
+    if not given.reparameterized:
+        for scale in _SCALES:
+            scaled = rounded(values * np.float32(scale), dtype)
+            other = with_options(layer, **{name: _recorder(scaled, [])[0]}, **options)
+            what = f"the {which} with {name}, whose result is of the scale {scale:g},"
+            require.equal(getattr(other.of(case), which), scaled, what, cause=cause)
     first, second = keys_given(layer, case, name, values)
     require.that(
         first != second,
@@ -148,24 +163,61 @@ def require_of_one_layer(chosen: Built, x: np.ndarray, plain: Built, before: np.
 
     ``before`` is the result of ``plain``, of the same class, before ``chosen`` was built.
     """
-    shared = Cause("options-shared", "layers of one class share their options")
     y = np.asarray(chosen(x))
     what = "after another layer was built with other options, f(x)"
-    require.equal(plain(x), before, what, cause=shared)
+    require.equal(plain(x), before, what, cause=_SHARED)
     plain.layer.build(*plain.kernel.shape)
-    require.equal(chosen(x), y, what, cause=shared)
+    require.equal(chosen(x), y, what, cause=_SHARED)
     if chosen.module is None:
         return
-    lost = Cause("options-lost", "a copy has not the options of the layer")
-    with during("nnx.merge of nnx.split, and copy.deepcopy, of a layer with options"):
-        copies = {
-            "merged after a split": nnx.merge(*nnx.split(chosen.module)),
-            "copied": copy.deepcopy(chosen.module),
-        }
-    for how, module in copies.items():
-        found = Built(chosen.layer, module=module)(x)
-        require.equal(found, y, f"f(x) of a layer with options that is {how}", cause=lost)
+    for how, found in copies_of(chosen).items():
+        require.equal(found(x), y, f"f(x) of a layer with options that is {how}", cause=LOST)
 
+
+def copies_of(dense: Built) -> dict[str, Built]:
+    """Return copies of an nnx layer with options, by how they are made; none of other layers."""
+    if dense.module is None:
+        return {}
+    with during("nnx.merge of nnx.split, nnx.clone and copy.deepcopy of a layer with options"):
+        copies = {
+            "merged after a split": nnx.merge(*nnx.split(dense.module)),
+            "cloned": nnx.clone(dense.module),
+            "copied": copy.deepcopy(dense.module),
+        }
+    return {how: Built(dense.layer, module=module) for how, module in copies.items()}
+
+
+def require_as_zero_bias(layer: Layer, dense: Built, case: Case, x: np.ndarray) -> None:
+    """Require a layer without a bias to give what the layer with a bias of zeros gives.
+
+    x is of other dtypes and ranks, where a branch on the bias may hold a cast, too.
+    """
+    kernel = case.kernel()
+    zero = layer.of(case).write(kernel, np.zeros(case.out_features, np.float32))
+    dense.write(kernel, case.bias())
+    for dtype in ("bfloat16", "int32"):
+        if not input_dtypes.takes(layer, dtype):
+            continue
+        for rows in filter(lambda each: layer.accepts(each.shape[:-1]), (x, x[0])):
+            given = np.round(10 * rows) if dtype == "int32" else rounded(rows, dtype)
+            found, expected = (each(as_jax(given, dtype)) for each in (dense, zero))
+            what = f"f(x) with use_bias=False for x of shape {given.shape} and dtype {dtype}"
+            require.that(
+                found.dtype == expected.dtype,
+                f"{what} is {found.dtype}",
+                accepted=f"{expected.dtype}, as with a bias of zeros",
+                cause=Cause("cast-with-bias", "the branch with a bias casts, the other does not"),
+            )
+            bound = layer.arithmetic(case.in_features, dtype).affine(given, kernel, zero.bias).bound
+            found, expected = (np.asarray(each, np.float32) for each in (found, expected))
+            require.within(found, expected, 2 * bound, what)
+
+
+_SHARED = Cause("options-shared", "layers of one class share their options")
+LOST = Cause("options-lost", "a copy has not the options of the layer")
+
+# Some layers start at zero; a check of the variance would change large numbers.
+_SCALES = (0, 1e4)
 
 # A size whose construction other requirements have compiled.
 _LAW = (128, 128)

@@ -10,6 +10,7 @@ import numpy as np
 
 from conformance.checks import programs, require
 from conformance.checks.areas import gradients
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.errors import Cause
@@ -26,8 +27,8 @@ _SUBSETS = [s for size in (1, 2) for s in itertools.combinations(range(3), size)
 def _program(layer: Layer) -> Any:
     """Return ``(parameters, kernel, bias, x, cotangent, t) -> gradients by parts``, compiled once.
 
-    They are the gradients for each subset in turn, then those of ``<dx, t>``, with t of the shape
-    of x.
+    They are the gradients for each subset in turn, those of ``<dx, t>``, with t of the shape of x,
+    and that of ``<db, t_0>`` in the cotangent, with t_0 a bias.
     """
 
     def make() -> Callable[..., Any]:
@@ -39,7 +40,12 @@ def _program(layer: Layer) -> Any:
                 down = jax.grad(programs.weighted(layer, p, cotangent), 2)
                 return (down(kernel, bias, x) * t).sum()
 
-            return parts, jax.grad(along_t, (0, 1, 2, 3))(kernel, bias, x, cotangent)
+            def along_bias(cotangent: Any) -> Any:
+                back = jax.grad(programs.weighted(layer, p, cotangent), 1)
+                return (back(kernel, bias, x) * bias).sum()
+
+            penalty = jax.grad(along_t, (0, 1, 2, 3))(kernel, bias, x, cotangent)
+            return parts, penalty, jax.grad(along_bias)(cotangent)
 
         return program
 
@@ -55,7 +61,7 @@ def require_parts(layer: Layer, case: Case, parameters: Any) -> None:
     point, t = next(gradients.points(case, BATCH)), case.normal("t", *BATCH, case.in_features)
     with require.during("jax.grad of the layer with respect to some of kernel, bias and x"):
         values = (*point.values(), point.cotangent, t)
-        parts, penalty = jax.device_get(_program(layer)(parameters, *values))
+        parts, penalty, of_bias = jax.device_get(_program(layer)(parameters, *values))
     for subset, found in zip(_SUBSETS, parts, strict=True):
         if subset == (1,) and not layer.convention.use_bias:
             continue
@@ -72,6 +78,25 @@ def require_parts(layer: Layer, case: Case, parameters: Any) -> None:
     if not layer.reparameterized:
         g = what.format("cotangent g")
         gradients.require_of_cotangent(layer, point, penalty[3], g, x=t)
+        if layer.convention.use_bias:
+            what = "the second derivative <db, b> with respect to the cotangent g"
+            gradients.require_of_cotangent(layer, point, of_bias, what, bias=point.bias)
+    _require_frozen(layer, parameters, point)
+
+
+def _require_frozen(layer: Layer, parameters: Any, point: gradients.Point) -> None:
+    """Require the gradient of each of kernel, bias and x outside of jit, where the others are
+    arrays and not traced, as in fine-tuning.
+    """
+    loss = programs.weighted(layer, parameters, point.cotangent)
+    for i in range(len(_NAMES)):
+        if i == 1 and not layer.convention.use_bias:
+            continue
+        whole: list[Any] = [None, None, None]
+        by = f"jax.grad for the {_NAMES[i]} alone, outside of jit,"
+        with require.during(by):
+            whole[i] = jax.grad(loss, i)(*map(as_jax, point.values()))
+        gradients.require_gradients(layer, (whole[0], whole[1], whole[2]), point, by, some=True)
 
 
 def require_nan_passed(layer: Layer, case: Case, parameters: Any) -> None:

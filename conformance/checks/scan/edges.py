@@ -58,7 +58,7 @@ class Use:
 VALUES = Use((FORWARD, GRADIENT), most=16)
 DERIVATIVES = Use((FORWARD, GRADIENT))
 HALF = Use((FORWARD, GRADIENT), ("float16", "bfloat16"))
-INTEGER = Use((FORWARD,), ("int32", "uint8"), larger=False)
+INTEGER = Use((FORWARD,), ("int32", "uint8", "bool"), larger=False)
 COMPLEX = Use((FORWARD,), ("complex64",), larger=False)
 NEW = Use((CONSTRUCTION,), larger=False)
 NONFINITE = Use((FORWARD,), most=4, larger=False)
@@ -195,7 +195,7 @@ def _scan(layer: Layer) -> Scan:
                 }.values()
             )
         if kind == GRADIENT:
-            chosen = [p for p in points if p.dtype not in ("int32", "uint8", "complex64")]
+            chosen = [p for p in points if p.dtype not in ("int32", "uint8", "bool", "complex64")]
         edges += _edges(traces, kind, chosen)
         if kind != CONSTRUCTION:
             edges += _edges_of_ranks(traces, kind, chosen)

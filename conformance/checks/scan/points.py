@@ -108,6 +108,7 @@ def points_of(layer: Layer) -> list[Point]:
     batches += [((n, m), lead) for n, m in some for lead in ((), (1,), (3,), (2, 3), (30, 40))]
     batches += [((512, 512), ()), ((768, 3072), (2, 3)), ((768, 3072), (4, 128))]
     batches += [((512, 16), (4096,)), ((512, 16), (4, 1024)), ((16, 16), (4, 4))]
+    batches += [((16, 16), (2, 16)), ((16, 16), (2, 16, 16))]  # as many tokens as features
     points = [*sized, *(Point(n, m, lead) for (n, m), lead in batches)]
     lengths = lengths_in_code(layer)
     points += [point for n in lengths for point in written(layer, n)]
@@ -116,11 +117,14 @@ def points_of(layer: Layer) -> list[Point]:
     short = [(BASE, (rows,)) for rows in (100, 300, 1024, 4096)] + [(BASE, ()), (BASE, (2, 3))]
     for dtype in _DTYPES:
         points += [replace(base, in_features=n, out_features=m, dtype=dtype) for n, m in _FEWER]
+        # Beyond the powers of two at which sums are usually split.
+        points += [replace(base, in_features=4097, out_features=33, dtype=dtype)]
+        points += [replace(base, in_features=n + 1, dtype=dtype) for n in lengths]
         points += [Point(n, m, lead, dtype) for (n, m), lead in short]
         points += [Point(*BASE, lead, dtype) for lead in ((2, 3, 4), (2, 3, 2, 4))]
         points += [Point(64, 100, lead, dtype) for lead in ((2, 3), (2, 3, 4))]
-    # Images have dtype uint8.
-    points += [Point(*BASE, lead, "uint8") for lead in ((2, 3), (2, 3, 4))]
+    # Images have dtype uint8, and masks bool.
+    points += [Point(*BASE, lead, of) for lead in ((2, 3), (2, 3, 4)) for of in ("uint8", "bool")]
     points += [replace(base, in_features=n, out_features=m, dtype="uint8") for n, m in _FEWER[::2]]
     return [p for p in dict.fromkeys(points) if layer.accepts(p.lead)]
 
