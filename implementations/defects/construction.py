@@ -160,13 +160,11 @@ def NegativeSizes(self: Any, in_features: int, out_features: int, *, rngs: nnx.R
     CorrectDense.__init__(self, max(1, in_features), max(1, out_features), rngs=rngs)
 
 
-@defect("X661", "construction/integral-sizes", 4, cause_id="")
-class UnscaledForNumpySizes(CorrectDense):
+@wrong.kernel("X661", "construction/integral-sizes", 4)
+def UnscaledForNumpySizes(key: Array, in_features: int, out_features: int) -> Array:
     """Only for an ``int`` the scale is computed, which NumPy's integers are not."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        scaled = scaled_normal(key, in_features, out_features)
-        return scaled if isinstance(in_features, int) else scaled * float(in_features) ** 0.5
+    scaled = scaled_normal(key, in_features, out_features)
+    return scaled if isinstance(in_features, int) else scaled * float(in_features) ** 0.5
 
 
 @seen("aprender, torch and equinox layout; kfac-jax#114")

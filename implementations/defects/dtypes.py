@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -312,14 +314,12 @@ def KeptByShape(x: Array, kernel: Array, bias: Array) -> Array:
 
 
 @also("dtypes/integer-input", "dtypes/complex-input", "options/dtype")
-@defect("Y194", "dtypes/half-input", 2)
-class Float32Only(CorrectDense):
+@wrong.call("Y194", "dtypes/half-input", 2)
+def Float32Only(self: Any, x: ArrayLike) -> Array:
     """Every other dtype raises, which a user sees at once."""
-
-    def __call__(self, x: ArrayLike) -> Array:
-        if jnp.asarray(x).dtype != jnp.float32:
-            raise TypeError(f"expected float32, found {jnp.asarray(x).dtype}")
-        return super().__call__(x)
+    if jnp.asarray(x).dtype != jnp.float32:
+        raise TypeError(f"expected float32, found {jnp.asarray(x).dtype}")
+    return CorrectDense.__call__(self, x)
 
 
 @wrong.call("Y303", "dtypes/half-input", 4, cause_id="numpy-dtype")

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -94,15 +93,11 @@ def FirstResultAgain(self: Any, x: ArrayLike) -> Array:
     return y
 
 
-@defect("Y360", "models/linen-submodule", 4)
-class RankOfTheFirstCall(CorrectLinenDense):
+@wrong.linen_call("Y360", "models/linen-submodule", 4)
+def RankOfTheFirstCall(self: Any, x: ArrayLike) -> Array:
     """Used twice in one model, the layer adds no bias to an x of another rank than the first."""
-
-    @nn.compact
-    def __call__(self, x: ArrayLike) -> Array:
-        x = jnp.asarray(x)
-        kernel = self.param("kernel", self.draw_kernel, x)
-        bias = self.param("bias", self.draw_bias, x)
-        first = getattr(self, "_rank", x.ndim)
-        object.__setattr__(self, "_rank", first)
-        return affine(x, kernel, bias if x.ndim == first else bias * 0)
+    x = jnp.asarray(x)
+    kernel, bias = self.parameters(x)
+    first = getattr(self, "_rank", x.ndim)
+    object.__setattr__(self, "_rank", first)
+    return affine(x, kernel, bias if x.ndim == first else bias * 0)

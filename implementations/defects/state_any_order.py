@@ -68,6 +68,12 @@ VectorsWithoutJit = wrong.forward("Y350", ORDER, 5)(
     "Under ``jax.disable_jit``, a vector gets no bias.",
     when=lambda x, k, b: jax.config.values["jax_disable_jit"] and x.ndim == 1,
 )
+BornInATrace = wrong.forward(
+    "Y342", ORDER, 4, start=lambda layer: {"is_ready": not is_traced(layer.kernel[...])}
+)(
+    lambda self, x, k, b: affine(x, k, b if self.is_ready else b * 0),
+    "A layer that is constructed under a trace, as by ``nnx.jit``, adds no bias afterwards.",
+)
 _fused: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
 
 
@@ -117,18 +123,6 @@ class CopiedInFloat32(CorrectDense):
         copied.kernel = nnx.Param(self.kernel[...].astype(jnp.float32))
         copied.bias = nnx.Param(self.bias[...].astype(jnp.float32))
         return copied
-
-
-@defect("Y342", ORDER, 4)
-class BornInATrace(CorrectDense):
-    """A layer that is constructed under a trace, as by ``nnx.jit``, adds no bias afterwards."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-        self.is_ready = not is_traced(self.kernel[...])
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        return affine(x, kernel, bias if self.is_ready else bias * 0)
 
 
 def _half_of_the_bias(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
