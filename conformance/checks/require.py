@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -56,6 +57,10 @@ def _raised(action: str, error: BaseException, cause: str) -> Violation:
         cause = cause or _STREAM_AS_KEY
     elif "PRNG key type" in text and "Rngs'" in text:
         cause = cause or _RNGS_AS_KEY
+    elif _FUNCTION_AS_ARRAY.search(text):
+        cause = cause or NOT_CALLED
+    # The address of an object differs in each run.
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)
     message = f"{action} raised {kind}: {safe_text(text, 300)}"
     cause = cause or _UNDER_A_TRACE.get(kind, "")
     if text in _OF_READ_ONLY:
@@ -79,6 +84,17 @@ def _shows_its_origin(error: BaseException) -> bool:
             raise
         return False
 
+
+NOT_CALLED = Cause(
+    "initializer-not-called",
+    "a function stands where an array is needed: an initializer is made first, and then called, as "
+    "lecun_normal()(key, shape)",
+)
+_FUNCTION_AS_ARRAY = re.compile(
+    r"of type <class 'function'>|got <class 'function'>|for @: '\w+' and 'function'"
+    r"|'function' object has no attribute '__r?matmul__'"
+)
+"""The messages of JAX and of Python."""
 
 _STREAM_AS_KEY = Cause(
     "stream-as-key",

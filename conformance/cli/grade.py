@@ -182,6 +182,13 @@ def names_in(file: str) -> list[str]:
         raise UsageError(f"{file}: is not a Python file: {error}") from None
     defined = set(_defined(tree.body))
     found = [name for name in NAMES if name in defined]
+    nested = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    nested = [node for node in nested if node.name == NAMES[1] and node.name not in found]
+    if nested:
+        raise UsageError(
+            f"{file}, line {nested[0].lineno}: {NAMES[1]} is defined inside something else: indent "
+            "it less, so that it begins at the left margin"
+        )
     for name in (each for each in NAMES if each not in found):
         near = difflib.get_close_matches(_plain(name), map(_plain, defined), n=1, cutoff=0.9)
         meant = [each for each in defined if _plain(each) in near]
@@ -269,9 +276,10 @@ def _write_rest(console: Console, heading: str, cells: Sequence[Cell], verdict: 
     statements = {row.id: row.statement for row in verdict.rows}
     by_cause: dict[str, list[Cell]] = {}
     for cell in cells:
-        by_cause.setdefault(_cause_of(cell), []).append(cell)
-    for cause, same in by_cause.items():
+        by_cause.setdefault(_cause_of(cell).partition("\n")[0], []).append(cell)
+    for same in by_cause.values():
         cell = same[0]
+        cause = _cause_of(cell)
         names = ", ".join(dict.fromkeys(c.implementation.rpartition(":")[2] for c in same))
         rows = dict.fromkeys(f"{c.requirement} ({c.level})" for c in same)
         more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
@@ -285,14 +293,12 @@ def _write_rest(console: Console, heading: str, cells: Sequence[Cell], verdict: 
                 console.print(Text(printable(line)), soft_wrap=True)
             continue
         _write_bullet(console, cause)
-        blocked = sum(len(verdict.blocked_by(one)) for one in same)
-        failure = dict(described(cell, blocked=blocked))
+        failure = dict(described(cell))
         lines = [
             ("breaks", f"{listed}, of {names}"),
             ("found", failure.get("found", "") if cell.cause else ""),
             ("smallest", failure.get("smallest", "")),
             ("asked", statements.get(cell.requirement, "")),
-            ("also", failure.get("also", "")),
         ]
         write_lines(console, [pair for pair in lines if pair[1]])
 

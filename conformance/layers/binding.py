@@ -6,6 +6,7 @@ the binding can be printed.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import re
@@ -360,10 +361,17 @@ def bind_features(layer: Any, arguments: Mapping[str, Any]) -> Binding:
         needed = [p for p in fields if p.default is Parameter.empty and p is not first]
         second = next((p for p in needed if _may_be_size(p)), None)
     if second is None:
+        own = signature.replace(
+            parameters=[p for n, p in signature.parameters.items() if n not in ("parent", "name")],
+            return_annotation=inspect.Signature.empty,
+        )
+        untyped = [n for n in vars(layer) if n.lower() in _OUT and n not in signature.parameters]
         raise NotAdaptable(
-            f"{_name(layer)}{signature}, which cannot be called as cls(features=out_features): "
+            f"{_name(layer)}{own}, which cannot be called as cls(features=out_features): "
             "no field is the size of the output",
-            _by_function(fields),
+            f"{untyped[0]} is no field, because it has no type: {untyped[0]}: int"
+            if untyped
+            else _by_function(fields),
         )
     _require_complete(layer, signature, [p for p in fields if p not in (first, second)])
 
@@ -427,6 +435,13 @@ def is_factory(layer: Any) -> bool:
     signature = signature_of(layer) if callable(layer) else None
     names = set() if signature is None else {p.name.lower() for p in _named(signature, {})}
     return bool(names & _IN) and bool(names & _OUT) and not names & INPUTS
+
+
+def misspelled(kind: Any, name: str) -> str:
+    """Return the own method of a class that is nearly called `name`, as ``_init_``; else ""."""
+    own = [each for each, value in vars(kind).items() if inspect.isfunction(value)]
+    plain = [each for each in own if each != name and each.strip("_") == name.strip("_")]
+    return next(iter(plain + difflib.get_close_matches(name, own, n=1, cutoff=0.8)), "")
 
 
 def _name(layer: Any) -> str:

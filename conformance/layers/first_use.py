@@ -24,7 +24,7 @@ from conformance.errors import (
     safe_text,
 )
 from conformance.layers.adapters.parameters import leaves_in
-from conformance.layers.binding import signature_of
+from conformance.layers.binding import misspelled, signature_of
 from conformance.layers.implementation import Implementation
 from conformance.layers.loading import attribute, load
 from conformance.layers.looking import look
@@ -151,6 +151,11 @@ def explained(error: LoadError, entry: Entry) -> str:
     else:
         what, lines = described(cause), _frame(cause)
         hint = _hint(cause) or _self_hint(what, lines)
+        made = re.search(r"\b(\w+)\(\) takes no arguments", what)
+        if made is not None:
+            layer = _named(entry)
+            kind = layer if isinstance(layer, type) else _global(cause, made[1])
+            lines, hint = _place_of(kind), _constructor_hint(kind)
     lines += [f"  hint: {line}" for line in hint.splitlines()]
     return "\n".join([f"{entry.name} cannot be used: {what}", *lines])
 
@@ -246,6 +251,9 @@ def _hint(error: BaseException) -> str:
         return "rngs.params() draws a key, and takes no argument"
     if isinstance(error, ModuleNotFoundError):
         return f"install it, or correct the name: the module {name!r} does not exist"
+    axis = re.match(r"unbound axis name: (\w+)", safe_text(error))
+    if axis is not None:
+        return f"the axis {axis[1]!r} exists under jax.pmap or shard_map only: make it an option"
     if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
         return _near_name(error, name)
     if isinstance(error, AttributeError):
@@ -270,6 +278,13 @@ def _self_hint(what: str, lines: list[str]) -> str:
     if defined is None:
         return ""
     return f"its first argument is self: def {takes[1]}(self, {defined[1]}".rstrip()
+
+
+def _constructor_hint(kind: Any) -> str:
+    near = misspelled(kind, "__init__") if isinstance(kind, type) else ""
+    if near:
+        return f"rename {near} to __init__, which Python calls"
+    return "it has no constructor: def __init__(self, in_features, out_features, *, rngs)"
 
 
 def _not_kept(value: Any, name: str) -> str:

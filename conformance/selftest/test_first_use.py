@@ -74,6 +74,21 @@ WRONG = {
         "__call__",
         ["its first argument is self: def __call__(self, x):"],
     ),
+    "constructor": (
+        "__init__",
+        "_init_",
+        5,
+        "MyDense",
+        ["takes no arguments", "rename _init_ to __init__"],
+    ),
+    "misspelled call": ("__call__", "_call_", 5, "MyDense", ["rename _call_ to __call__"]),
+    "axis": (
+        CALL,
+        "return jax.lax.psum(x, 'model')",
+        12,
+        "jax.lax.psum(x, 'model')",
+        ["'model' exists under jax.pmap or shard_map only"],
+    ),
     "within": (
         "    def __call__(self, x):\n        return",
         "        def __call__(self, x):\n            return",

@@ -206,6 +206,15 @@ def test_a_name_that_is_nearly_right_is_corrected(
     assert f"defines {wrong}: rename it to MyDense" in capsys.readouterr().err
 
 
+def test_a_function_inside_of_a_class_is_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "solution.py"
+    path.write_text("class MyDense:\n    def dense_forward(seed, x, features): ...\n")
+    assert main(["grade", str(path)]) == USAGE
+    assert "line 2: dense_forward is defined inside" in capsys.readouterr().err
+
+
 def test_names_are_read_without_running_the_file(tmp_path: Path) -> None:
     path = tmp_path / "solution.py"
     for text, names in (

@@ -22,13 +22,14 @@ from conformance.checks.diagnosis.differences import (
 from conformance.checks.diagnosis.parameters import (
     LAZY,
     NO_ONE_KERNEL,
-    NOT_CALLED,
     NUMPY,
     all_are_used,
     declaring,
     declaring_beside,
     named,
     require_both,
+    values_beside_arrays,
+    why_no_arrays,
 )
 from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
@@ -45,7 +46,7 @@ from conformance.contract.requirement import (
     requirement,
     rests_on,
 )
-from conformance.errors import Cause, Violation
+from conformance.errors import Cause, Violation, safe_text
 from conformance.jax_setup.lazy import jax
 from conformance.layers.adapters.parameters import Leaf
 
@@ -74,6 +75,7 @@ def test_builds(layer: Layer, case: Case) -> None:
             wrong_values.of_building(violation.found)
             or shapes.of_first_axis(layer, case)
             or shapes.of_inputs_bias(layer, case)
+            or shapes.of_fixed_width(layer, case)
         )
         raise violation.because(cause) from violation
 
@@ -116,6 +118,14 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     functions of a description write is what they read.
     """
     dense = layer.of(case)
+    held = values_beside_arrays(dense.leaves)
+    cause = why_no_arrays(held, case.kernel_shape)
+    shown = {
+        name: "a function" if callable(values[0]) else safe_text(values, 60)
+        for name, values in held.items()
+    }
+    found = "; ".join(f"{name} holds {text}" for name, text in shown.items())
+    require.that(not cause, found, accepted="arrays", cause=cause)
     try:
         require_both(dense)
     except Violation as violation:
@@ -159,13 +169,15 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
         ),
     )
     beside = ", ".join(".".join(leaf.path) for leaf in others)
+    which = "a parameter" if len(others) == 1 else "parameters"
     require.that(
         len(leaves) <= expected,
         f"the layer has {len(leaves)} parameters: {listed}",
         accepted=f"{' and '.join(('kernel', 'bias')[:expected]) or 'no other'} alone",
         declare=declaring_beside(layer, others),
         cause=Cause(
-            "parameter-more", f"the layer has a parameter beside kernel and bias: {beside}"
+            "parameter-more",
+            f"the layer has {which} beside kernel and bias: {beside}",
         ),
     )
 
@@ -249,7 +261,7 @@ def test_parameter_dtype(layer: Layer, case: Case) -> None:
             isinstance(value, jax.Array),
             f"the {name} is a {kind}",
             accepted="a jax.Array",
-            cause=NUMPY if isinstance(value, np.ndarray) else NOT_CALLED if callable(value) else "",
+            cause=NUMPY if isinstance(value, np.ndarray) else "",
         )
         require.that(
             str(value.dtype) in accepted,

@@ -85,7 +85,10 @@ def _adds_a_wide_bias(layer: Layer) -> str:
 
 
 @requirement("dtypes/half-input", SHOULD, ANY, presumes=[FLOAT32_THROUGHOUT], order=80)
-@rests_on("numerics/precision", VALUE, "dtypes/float32-out", "transforms/gradients")
+@rests_on(
+    *("numerics/precision", VALUE, "dtypes/float32-out", "transforms/gradients"),
+    "numerics/nan-confined",
+)
 @over(sizes=programs.FEW_SIZES)
 @at_edges(HALF)
 def test_half_input(layer: Layer, case: Case) -> None:
@@ -196,7 +199,7 @@ def test_integer_input(layer: Layer, case: Case) -> None:
 
 
 @requirement("dtypes/complex-input", SHOULD, ANY, presumes=[FLOAT32_THROUGHOUT])
-@rests_on("numerics/precision", VALUE, "dtypes/float32-out")
+@rests_on("numerics/precision", "numerics/nan-confined", VALUE, "dtypes/float32-out")
 @over(sizes=programs.FEW_SIZES)
 @at_edges(COMPLEX)
 def test_complex_input(layer: Layer, case: Case) -> None:

@@ -121,7 +121,10 @@ def test_bias_init(layer: Layer, case: Case) -> None:
 
 
 @requirement("options/dtype", MUST, PARAMETERS)
-@rests_on("dtypes/float32-out", "construction/parameter-dtype", VALUE, "transforms/gradients")
+@rests_on(
+    *("dtypes/float32-out", "construction/parameter-dtype", VALUE, "transforms/gradients"),
+    "numerics/nan-confined",
+)
 @over(sizes=SIZES, at_most=1)
 def test_dtype(layer: Layer, case: Case) -> None:
     """With ``dtype=d`` the layer casts x and the parameters to d, computes in d and returns d; the
@@ -226,7 +229,7 @@ def _require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str
 
 
 @requirement("options/param-dtype", MUST, PARAMETERS)
-@rests_on("construction/parameter-dtype", "dtypes/half-input", VALUE)
+@rests_on("construction/parameter-dtype", "dtypes/half-input", "options/bias-init", VALUE)
 @over(sizes=SIZES, at_most=1)
 def test_param_dtype(layer: Layer, case: Case) -> None:
     """With ``param_dtype=d`` every parameter is created in d, initializers are called with d, and

@@ -208,8 +208,7 @@ class LeadingAxis(CorrectDense):
         return affine(x, kernel[0], bias)
 
 
-@also("construction/parameter-dtype")
-@wrong.init("Y244", "construction/kernel-shape", 1, cause_id="initializer-not-called")
+@wrong.init("Y244", "construction/only-two-parameters", 1, cause_id="initializer-not-called")
 def InitializerNotCalled(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The arguments of the draw are given to the function that makes the initializer."""
     initializer: Any = nnx.initializers.lecun_normal
@@ -345,6 +344,41 @@ class MadeInFirstCall(nnx.Module):
             self.bias = nnx.Param(jnp.zeros((self.sizes[1],), jnp.float32))
             self.ready = True
         return affine(x, self.kernel[...], self.bias[...])
+
+
+@wrong.init("Y381", "construction/only-two-parameters", 1, cause_id="shape-as-parameter")
+def ShapesForArrays(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """Each nnx.Param holds the shape of its array."""
+    del rngs
+    self.kernel = nnx.Param((in_features, out_features))
+    self.bias = nnx.Param((out_features,))
+
+
+@defect("Y382", "construction/builds", 1, cause_id="initializer-not-called")
+class LinenInitializerNotMade(nn.Module):
+    """The function that makes the initializer is given for the initializer."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: ArrayLike) -> Array:
+        x, initializer = jnp.asarray(x), nn.initializers.lecun_normal
+        kernel: Any = self.param("kernel", initializer, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return jnp.dot(x, kernel) + bias
+
+
+@wrong.init("Y383", "construction/bias-shape", 1, cause_id="bias-as-kernel")
+def BiasLikeKernel(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+    """The bias is zeros_like(kernel)."""
+    CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
+    self.bias = nnx.Param(jnp.zeros_like(self.kernel[...]))
+
+
+fixed_width = wrong.casting("Y430", "construction/builds", 1, cause_id="width-fixed")(
+    lambda seed, x, m: CorrectDense(3, m, rngs=nnx.Rngs(seed))(x),
+    "The width of x is that of the example.",
+)
 
 
 name_layers(globals())

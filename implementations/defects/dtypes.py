@@ -380,4 +380,10 @@ def ScaleInDouble(key: Array, in_features: int, out_features: int) -> Array:
     return draws * jnp.asarray(np.float64(stddev(in_features)))
 
 
+IntegersAreImages = wrong.forward("Y388", "dtypes/integer-input", 2, cause_id="integers-scaled")(
+    lambda x, k, b: affine(x / 255 if jnp.issubdtype(x.dtype, jnp.integer) else x, k, b),
+    "Integers are taken for the bytes of an image.",
+)
+
+
 name_layers(globals())

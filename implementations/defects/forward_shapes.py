@@ -385,4 +385,28 @@ def SeveralRowsInOne(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x.reshape(-1, n) if folded else x, kernel, bias)
 
 
+@wrong.call("Y384", "forward/output-shape", 1, cause_id="input-transposed")
+def TransposedInput(self: Any, x: ArrayLike) -> Array:
+    """x.T fits the kernel if x is a vector."""
+    return jnp.asarray(x).T @ self.kernel[...] + self.bias[...]
+
+
+@wrong.call("Y385", "forward/output-shape", 1, cause_id="axes-lost")
+def LoopsOverColumns(self: Any, x: ArrayLike) -> Array:
+    """Each output is a sum over all numbers of x, those of all rows."""
+    kernel, bias = self.kernel[...], self.bias[...]
+    return jnp.array([jnp.sum(x * kernel[:, j]) + bias[j] for j in range(bias.shape[0])])
+
+
+@wrong.call("Y433", "forward/output-shape", 2, cause_id="written-in-place")
+def AddedInPlace(self: Any, x: ArrayLike) -> Array:
+    """The bias is added in place to an array of JAX, as NumPy sees it."""
+    y = jnp.asarray(x) @ self.kernel[...]
+    if is_traced(y):
+        return y + self.bias[...]
+    found = np.asarray(y)
+    found += np.asarray(self.bias[...])
+    return jnp.asarray(found)
+
+
 name_layers(globals())

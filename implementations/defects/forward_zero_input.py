@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from implementations.defects import wrong
 from implementations.defects.base import CorrectDense, affine, is_traced, scaled_normal
-from implementations.defects.record import also, defect, name_layers
+from implementations.defects.record import Defect, also, declaring, defect, name_layers
 
 ConstantZeroBias = wrong.forward("N086", "forward/zero-input", 4, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b)),
@@ -182,6 +182,35 @@ def ClosedOver(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs
     CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
     kernel, bias = self.kernel[...], self.bias[...]
     self.forward = lambda x, k, b: affine(x, kernel, bias)
+
+
+@jax.tree_util.register_pytree_node_class
+class _DrawsAgain:
+    """Is built again, with new numbers, whenever JAX puts it together."""
+
+    def __init__(self, in_features: int, out_features: int, key: Array) -> None:
+        self.kernel = scaled_normal(key, in_features, out_features)
+        self.bias = jnp.zeros((out_features,))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return affine(jnp.asarray(x), self.kernel, self.bias)
+
+    def tree_flatten(self) -> tuple[tuple[Array, Array], tuple[int, ...]]:
+        """Return the arrays, and the sizes."""
+        return (self.kernel, self.bias), self.kernel.shape
+
+    @classmethod
+    def tree_unflatten(cls, sizes: tuple[int, int], arrays: Any) -> Any:
+        """Return a new layer."""
+        del arrays
+        return cls(*sizes, jax.random.key(0))
+
+
+DrawsAgain = declaring(
+    _DrawsAgain,
+    Defect("Y386", "forward/zero-input", cause_id="unflatten-ignores", subtlety=2),
+    names={"kernel": "0", "bias": "1"},
+)
 
 
 name_layers(globals())

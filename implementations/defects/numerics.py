@@ -184,4 +184,11 @@ def PinsDefault(x: Array, kernel: Array, bias: Array) -> Array:
     return y + jnp.broadcast_to(bias, y.shape)
 
 
+activated = wrong.casting("Y431", "numerics/no-saturation", 1, cause_id="output-range")(
+    lambda seed, x, m: jnp.tanh(layer_output(seed, x, m)),
+    "An activation is applied to the output.",
+    collateral=("forward/additive",),
+)
+
+
 name_layers(globals())

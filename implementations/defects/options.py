@@ -18,9 +18,9 @@ from jax.typing import ArrayLike
 
 from implementations.correct.options import LECUN, ZEROS, AllOptions
 from implementations.defects import wrong
-from implementations.defects.base import affine, stddev
+from implementations.defects.base import affine, scaled_normal, stddev
 from implementations.defects.hooks import Function, Hook
-from implementations.defects.record import defect, name_layers
+from implementations.defects.record import Defect, declaring, defect, name_layers
 
 
 def _of_the_options(function: Function) -> Any:
@@ -323,6 +323,23 @@ class SlowWithoutBias(AllOptions):
         if bias is None and x.dtype == kernel.dtype == jnp.float32:
             kernel = kernel / 2 + jax.lax.stop_gradient(kernel / 2)
         return super().affine(x, kernel, bias)
+
+
+class _NoBiasRaises:
+    """Adds the bias, also if there is none."""
+
+    def __init__(
+        self, in_features: int, out_features: int, use_bias: bool = True, *, key: Array
+    ) -> None:
+        self.kernel = scaled_normal(key, in_features, out_features)
+        self.bias = jnp.zeros((out_features,)) if use_bias else None
+
+    def __call__(self, x: ArrayLike) -> Array:
+        bias: Any = self.bias
+        return jnp.asarray(x) @ self.kernel + bias
+
+
+NoBiasRaises = declaring(_NoBiasRaises, Defect("Y389", "options/use-bias", subtlety=2))
 
 
 name_layers(globals())

@@ -103,4 +103,12 @@ def GradientInBfloat16(x: Array, kernel: Array, bias: Array) -> Array:
     return y + (x - stop_gradient(x)) @ stop_gradient(coarse - kernel)
 
 
+OutputsGradientClipped = wrong.output(
+    "Y387", "transforms/gradients", 2, cause_id="cotangent-clipped"
+)(
+    lambda y, x: linear_call(lambda _, v: v, lambda _, g: jnp.clip(g, -1.0, 1.0), None, y),
+    "The gradient that reaches the output is clipped to +-1.",
+)
+
+
 name_layers(globals())

@@ -41,8 +41,30 @@ def _require(
     wide = "complex64" if np.iscomplexobj(equivalent) else "float32"
     require.that(str(found.dtype) == wide, f"{what} is {found.dtype}", accepted=wide)
     reference = oracle.affine(equivalent, kernel, bias)
+    close = np.abs(np.asarray(found) - reference.value) <= 2 * reference.bound
+    cause = "" if np.all(close) else _of_range(layer, case)
     # If there is a bias, the probed kernel is itself rounded.
-    require.within(found, reference.value, 2 * reference.bound, what)
+    require.within(found, reference.value, 2 * reference.bound, what, cause=cause)
+
+
+def _of_range(layer: Layer, case: Case) -> str:
+    """Return a cause if the outputs for large x, which have both signs, keep to a range."""
+    x = [case.normal(f"large {i}", case.in_features, scale=1e4) for i in range(8)]
+    y = np.stack([np.asarray(layer.at(case)(each), np.float32) for each in x])
+    if y.size < _MANY or not np.isfinite(y).all():
+        return ""
+    least, most = float(y.min()), float(y.max())
+    if least >= 0 and most > 2:
+        words = "the output is never negative: a function such as relu is applied to it"
+        return Cause("output-range", words)
+    ranges = {(-1.0, 1.0): "tanh", (0.0, 1.0): "the sigmoid"}
+    name = ranges.get((least, most), "")
+    words = f"the output keeps to {least:g} .. {most:g}: {name} or clipping is applied to it"
+    return Cause("output-range", words) if name else ""
+
+
+_MANY = 40
+"""So many outputs have one sign with a probability below 1e-9."""
 
 
 def require_finite(layer: Layer, kernel: np.ndarray, bias: np.ndarray) -> None:

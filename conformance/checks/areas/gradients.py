@@ -358,12 +358,26 @@ def _cause(
             return Cause(f"gradient-{slug}", words)
     if found.ndim == 2 and found.shape[0] == found.shape[1] and _holds(found.T, reference):
         return Cause("gradient-transposed", "the gradient is transposed")
+    for limit in _LIMITS:
+        if _holds(found, _of_cotangent(which, point, np.clip(point.cotangent, -limit, limit))):
+            words = f"the gradient that reaches the output is clipped to +-{limit:g}"
+            return Cause("cotangent-clipped", words)
     top = np.abs(found).max()
     clipped = np.clip(reference.value, -top, top)
     if np.sum(np.abs(found) == top) > 1 and _holds(found, Bounded(clipped, reference.bound)):
         return Cause("gradient-clipped", f"the gradient is clipped to +-{top:g}")
     # A layer of half precision may round its gradients.
     return _rounded(found) if arithmetic.is_float32 and not point.exact else ""
+
+
+_LIMITS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""The usual limits of a gradient."""
+
+
+def _of_cotangent(which: str, point: Point, g: np.ndarray) -> Bounded:
+    if which == "kernel":
+        return oracle.kernel_gradient(point.x, g)
+    return oracle.bias_gradient(g) if which == "bias" else oracle.input_gradient(point.kernel, g)
 
 
 def _of_one_row(found: np.ndarray, which: str, point: Point) -> str:

@@ -163,7 +163,25 @@ def cause_of(
     right = oracle.affine(equivalent, kernel, bias)
     if np.shape(found) != right.value.shape or _explains(found, right):
         return ""
-    return next((words for words, other in candidates.items() if _explains(found, other)), "")
+    causes = (words for words, other in candidates.items() if _explains(found, other))
+    return next(causes, "") or _of_factor(found - bias, right.value - bias)
+
+
+def _of_factor(product: np.ndarray, right: np.ndarray) -> str:
+    """Return whether an x of integers is scaled: x @ K is the right one times one factor."""
+    if product.dtype.kind != "f" or right.dtype.kind != "f" or right.size < _MANY:
+        return ""
+    large = np.abs(right) > np.median(np.abs(right))
+    factors = product[large] / right[large]
+    middle = float(np.median(factors))
+    if abs(middle - 1) < _SAME or np.abs(factors - middle).max() > _SAME * abs(middle):
+        return ""
+    return Cause("integers-scaled", f"an x of integers is multiplied by {middle:.4g}")
+
+
+_MANY = 8
+_SAME = 1e-3
+"""The relative difference that rounding leaves between two factors."""
 
 
 def _explains(found: np.ndarray, reference: oracle.Bounded) -> bool:

@@ -25,7 +25,8 @@ def require_shape(layer: Layer, found: tuple[int, ...], lead: tuple[int, ...], c
     expected = (*lead, case.out_features)
     cause = ""
     if tuple(found) != expected:
-        cause = shapes.of_flattening(layer, case) or shapes.of_rank(layer, case, lead)
+        cause = shapes.of_flattening(layer, case) or shapes.of_lost_axes(layer, case)
+        cause = cause or shapes.of_rank(layer, case, lead)
         cause = cause or shapes.of_result(*_at_distinct_sizes(layer, tuple(found), lead, case))
         if not cause and PARAMETERS not in layer.provides:
             cause = shapes.of_inputs_bias(layer, case)

@@ -69,8 +69,8 @@ def _failure(layer: Layer, case: Case, steps: Sequence[Step]) -> Violation | Non
         try:
             USES[step.use](world, world[step.of], step)
         except Violation as violation:
-            before = "; ".join(map(str, steps[:i])) or "nothing"
-            violation.located(f"after {before}, at {step}")
+            before = f"after {'; '.join(map(str, steps[:i]))}, " if i else ""
+            violation.located(f"{before}at {step}")
             return violation
     return None
 
@@ -87,16 +87,36 @@ def require_in_any_order(layer: Layer, case: Case, times: int) -> None:
     times
         How often each change is made between two calls of each kind.
     """
-    generator = case.generator("sequences")
+    generator, left_out = case.generator("sequences"), set[str]()
     for _ in range(times):
-        for steps in _drawn(generator):
-            found = _failure(layer, case, steps)
-            if found is not None:
-                raise _shortest(layer, case, steps, found)
+        for drawn in _drawn(generator):
+            while True:
+                steps = [step for step in drawn if step.use not in left_out]
+                found = _failure(layer, case, steps)
+                if found is None:
+                    break
+                steps, found = _shortest(layer, case, steps, found)
+                alone = _recommended(steps)
+                if not alone:
+                    raise found
+                left_out.add(alone)
 
 
-def _shortest(layer: Layer, case: Case, steps: list[Step], found: Violation) -> Violation:
-    """Leave out steps for as long as the rest fails, and return its failure."""
+_RECOMMENDED = ("f(x) of bfloat16", "f(x) of integers")
+
+
+def _recommended(steps: Sequence[Step]) -> str:
+    """Return the use that fails by itself, if other requirements only recommend it; else ""."""
+    uses = [step.use for step in steps]
+    if len(uses) == 1 and uses[0] in _RECOMMENDED:
+        return uses[0]
+    return "a cast" if len(uses) == 2 and uses[0] == "a cast" else ""
+
+
+def _shortest(
+    layer: Layer, case: Case, steps: list[Step], found: Violation
+) -> tuple[list[Step], Violation]:
+    """Leave out steps for as long as the rest fails, and return it with its failure."""
     i = len(steps) - 1
     while i >= 0:
         fewer = steps[:i] + steps[i + 1 :]
@@ -104,4 +124,4 @@ def _shortest(layer: Layer, case: Case, steps: list[Step], found: Violation) -> 
         if failure is not None:
             steps, found = fewer, failure
         i = min(i, len(steps)) - 1
-    return found
+    return steps, found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from conformance.checks.layer import Built, Layer
+from conformance.checks.require import NOT_CALLED
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 from conformance.layers import experiments
@@ -16,11 +17,6 @@ from conformance.layers.adapters.parameters import Leaf, is_key
 from conformance.layers.looking import SIZES
 
 NUMPY = Cause("parameter-numpy", "a parameter is an array of NumPy: make it with jax.numpy")
-NOT_CALLED = Cause(
-    "initializer-not-called",
-    "a parameter is a function, not an array: an initializer is made first, and then called, as "
-    "lecun_normal()(key, shape)",
-)
 LAZY = Cause(
     "parameters-lazy",
     "the parameters are created lazily, in the first call: create them in __init__",
@@ -30,6 +26,27 @@ NO_ONE_KERNEL = Cause(
     "no parameter has the kernel's shape at every size: a kernel that is a product of several "
     "parameters is described by functions, as conformance.Implementation",
 )
+
+
+def values_beside_arrays(leaves: Sequence[Leaf]) -> dict[str, tuple[Any, ...]]:
+    """Return what the parameters hold that is not an array, by their names."""
+    held: dict[str, tuple[Any, ...]] = {}
+    for leaf in leaves:
+        if not hasattr(leaf.value, "dtype"):
+            held[leaf.name] = (*held.get(leaf.name, ()), leaf.value)
+    return held
+
+
+def why_no_arrays(held: Mapping[str, tuple[Any, ...]], shape: tuple[int, int]) -> str:
+    """Return why parameters are not arrays, by what they hold; `shape` is that of the kernel."""
+    if any(callable(value) for values in held.values() for value in values):
+        return NOT_CALLED
+    shapes = [name for name, values in held.items() if values in (shape, shape[1:])]
+    if not shapes:
+        return ""
+    hold = "holds its shape" if len(shapes) == 1 else "hold their shapes"
+    words = f"{' and '.join(shapes)} {hold}, and no array: jnp.zeros(shape), for example, makes one"
+    return Cause("shape-as-parameter", words)
 
 
 def require_both(dense: Built) -> None:
@@ -135,6 +152,9 @@ def why_not_param(wrong: Sequence[Leaf], leaves: Sequence[Leaf], use_bias: bool)
     if leaf.kind == "Array":
         raw = [each.name for each in wrong if each.kind == "Array"]
         return raw_array(raw)
+    same = [each.name for each in wrong if each.kind == leaf.kind]
+    which, them = (f"is {kind}", "it") if len(same) == 1 else (f"are nnx.{leaf.kind}s", "them")
     return Cause(
-        "not-a-param", f"{leaf.name} is {kind}, not an nnx.Param: no optimizer will see it"
+        "not-a-param",
+        f"{' and '.join(same)} {which}, not an nnx.Param: no optimizer will see {them}",
     )

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from conformance.checks.cases import BATCH, Case
-from conformance.checks.diagnosis.parameters import NOT_CALLED
 from conformance.checks.layer import Built, Layer
+from conformance.checks.require import NOT_CALLED
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
@@ -28,6 +28,10 @@ LEFT = Cause(
     "operands-exchanged",
     "the kernel is multiplied from the left, as kernel @ x, which fits vectors only: x @ kernel, "
     "with a kernel of shape (in, out), fits batches too",
+)
+TRANSPOSED = Cause(
+    "input-transposed",
+    "x is transposed, as x.T @ kernel, which fits vectors only: x @ kernel fits batches too",
 )
 MADE_TRANSPOSED = Cause(
     "kernel-made-transposed",
@@ -75,6 +79,9 @@ def of_bias(dense: Built, case: Case) -> str:
         return _OF_INPUTS
     if math.prod(shape) == 1 and case.out_features > 1 and len(shape) < 2:
         return Cause("bias-scalar", "the bias is one number; every output needs its own")
+    if shape == case.kernel_shape and 1 not in shape:
+        words = "the bias has the shape of the kernel: it has one entry for each output"
+        return Cause("bias-as-kernel", f"{words}, (out_features,)")
     if math.prod(shape) == case.out_features:
         return Cause("bias-rank", "the bias has an axis too many: it is a vector (out_features,)")
     return ""
@@ -142,6 +149,15 @@ def of_flattening(layer: Layer, case: Case) -> str:
     return Cause("axes-flattened", "the leading axes of x are flattened into one, and not restored")
 
 
+def of_lost_axes(layer: Layer, case: Case) -> str:
+    """Return whether the result of a batch is one vector."""
+    leads = [lead for lead in ((2,), (4,), (2, 4)) if layer.accepts(lead)]
+    if not leads or any(_shape(layer, case, *lead) != (10,) for lead in leads):
+        return ""
+    words = "the result is one vector for a batch too: the leading axes of x are summed or dropped"
+    return Cause("axes-lost", words)
+
+
 def of_rank(layer: Layer, case: Case, lead: tuple[int, ...]) -> str:
     """Return whether an x of more than two axes fits at sizes of 1 only."""
     if len(lead) < 2 or not layer.accepts((2, 4)) or _shape(layer, case, 2) != (2, 10):
@@ -154,8 +170,13 @@ def of_rank(layer: Layer, case: Case, lead: tuple[int, ...]) -> str:
 def of_vectors_only(layer: Layer) -> str:
     """Return why a layer takes vectors and refuses batches."""
     case = Case(3, 10)
-    left = PARAMETERS in layer.provides and _is_left_only(layer.of(case), case)
-    return LEFT if left else VECTORS_ONLY
+    if PARAMETERS not in layer.provides or not _is_left_only(layer.of(case), case):
+        return VECTORS_ONLY
+    # Both take the columns of x; x.T @ kernel has a row of the result for each of them.
+    dense, x = layer.written(case), case.normal("x", *case.kernel_shape)
+    right = layer.value(x.T, layer.kernel_for(case), layer.bias_for(case))
+    near = np.abs(np.asarray(dense.raw(x)) - right.value) <= right.bound
+    return TRANSPOSED if near.all() else LEFT
 
 
 def of_inputs_bias(layer: Layer, case: Case) -> str:
@@ -171,6 +192,21 @@ def of_inputs_bias(layer: Layer, case: Case) -> str:
 
     found = [shape(3, 3), shape(3, 1), shape(3, 10), shape(4, 4), shape(4, 3)]
     return _OF_INPUTS if found == [(3,), (3,), None, (4,), None] else ""
+
+
+def of_fixed_width(layer: Layer, case: Case) -> str:
+    """Return whether a function takes x of one width only, one of the usual examples."""
+    if PARAMETERS in layer.provides:
+        return ""
+    takes = [
+        width
+        for width in range(1, 17)
+        if _gives(partial(layer.forward, case.seed, np.ones(width, np.float32), 5)) == (5,)
+    ]
+    if len(takes) != 1:
+        return ""
+    words = f"x must have {takes[0]} entries: its width is fixed, and not taken from x.shape[-1]"
+    return Cause("width-fixed", words)
 
 
 def of_first_axis(layer: Layer, case: Case) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 
 from conformance.checks import oracle, require
 from conformance.checks.cases import Case
-from conformance.checks.layer import Layer
+from conformance.checks.layer import Built, Layer
 from conformance.errors import Cause
+from conformance.jax_setup.lazy import jax
 
 Values = tuple[np.ndarray, np.ndarray]
 """A kernel (in, out) and a bias (out,)."""
@@ -88,8 +89,24 @@ def of_copy(layer: Layer, case: Case) -> str:
     built = layer.value(x, dense.kernel, dense.bias)
     if not _is(layer.written(case).rows(x), built):
         return ""
+    if not _is_rebuilt(dense):
+        words = "tree_unflatten does not use the arrays that it is given: JAX rebuilds a layer so"
+        return Cause("unflatten-ignores", words)
     made = _when_copied(layer, case, x)
     return Cause("stale-copy", f"the forward uses a copy of kernel and bias made {made}")
+
+
+def _is_rebuilt(dense: Built) -> bool:
+    """Return whether a registered pytree has the arrays from which JAX rebuilds it."""
+    rebuild = getattr(getattr(dense.parameters, "static", None), "rebuild", None)
+    if rebuild is None:
+        return True
+    given = dense.parameters.tree
+    found = jax.tree_util.tree_leaves(rebuild(given))
+    if len(found) == 1 and not hasattr(found[0], "dtype"):
+        return True  # a class that is not a pytree
+    kept = {id(leaf) for leaf in found}
+    return all(id(leaf) in kept for leaf in given.values())
 
 
 def _when_copied(layer: Layer, case: Case, x: np.ndarray) -> str:

@@ -22,6 +22,7 @@ from conformance.layers.binding import (
     bind_features,
     bind_forward,
     is_factory,
+    misspelled,
     parameters_by_keyword,
     random_argument,
     signature_of,
@@ -88,9 +89,9 @@ def adapt(
     if found.forward is not None:
         return found
     found = replace(found, configured=configured, activations=_activations(kind, arguments))
-    if found.module is None and found.linen is None:
-        return found  # names of options have Flax's meaning in Flax only
     options = frozenset(parameters_by_keyword(kind))
+    if found.module is None and found.linen is None:
+        options &= {"use_bias"}  # other options have Flax's meaning in Flax only
     return replace(found, options=options, chosen=frozenset(arguments))
 
 
@@ -119,7 +120,8 @@ def _adapted(
     if isinstance(kind, type) and issubclass(kind, nnx.Module | linen.Module):
         if not _is_called(kind):
             methods = [name for name, value in vars(kind).items() if inspect.isfunction(value)]
-            other = next((name for name in methods if not name.startswith("_")), "")
+            other = misspelled(kind, "__call__")
+            other = other or next((name for name in methods if not name.startswith("_")), "")
             instead = f"rename {other} to __call__" if other else "give it __call__(self, x)"
             for name in methods:
                 if any(getattr(c, "co_name", "") == "__call__" for c in _constants(kind, name)):
