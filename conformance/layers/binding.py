@@ -369,7 +369,7 @@ def bind_features(layer: Any, arguments: Mapping[str, Any]) -> Binding:
         raise NotAdaptable(
             f"{_name(layer)}{own}, which cannot be called as cls(features=out_features): "
             "no field is the size of the output",
-            f"{untyped[0]} is no field, because it has no type: {untyped[0]}: int"
+            f"{untyped[0]} has no type, so it does not become a field: {untyped[0]}: int"
             if untyped
             else _by_function(fields),
         )

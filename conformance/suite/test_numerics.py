@@ -123,8 +123,8 @@ def _confined(
         found = by(x)
         require.that(
             is_poisoned(found[row]).all(),
-            f"with {what} in {where}, row {row} of the result has "
-            f"{int((~is_poisoned(found[row])).sum())} entries that hide it",
+            f"with {what} in {where}, row {row} of the result hides it in "
+            f"{int((~is_poisoned(found[row])).sum())} of {found[row].size} entries",
             accepted="no finite number computed from one that is not finite",
             cause=Cause(
                 "not-finite-replaced",

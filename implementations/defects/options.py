@@ -326,7 +326,7 @@ class SlowWithoutBias(AllOptions):
 
 
 class _NoBiasRaises:
-    """Adds the bias, also if there is none."""
+    """Adds the bias even without one."""
 
     def __init__(
         self, in_features: int, out_features: int, use_bias: bool = True, *, key: Array
