@@ -141,14 +141,19 @@ def rests_on(row: Requirement, rows: Sequence[Requirement]) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4)
-def _under_the_ground(rows: tuple[Requirement, ...]) -> frozenset[str]:
+def _under_the_ground(rows: tuple[Requirement, ...]) -> set[str]:
     """Return the ground, and all requirements that it rests on."""
+    return foundations((row.id for row in rows if row.ground), rows)
+
+
+def foundations(ids: Iterable[str], rows: Sequence[Requirement]) -> set[str]:
+    """Return these requirements and all that they rest on, which a fault there would block."""
     below = {row.id: row.rests_on for row in rows}
     found: set[str] = set()
-    waiting = [row.id for row in rows if row.ground]
+    waiting = list(ids)
     while waiting:
         id = waiting.pop()
         if id not in found:
             found.add(id)
-            waiting.extend(below.get(id, ()))
-    return frozenset(found)
+            waiting += below.get(id, ())
+    return found

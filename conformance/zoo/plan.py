@@ -55,19 +55,6 @@ def cells_of(subject: Subject, rows: Sequence[Requirement], *, full: bool = Fals
     return [row.id for row in rows if row.id in wanted]
 
 
-def foundations(ids: Iterable[str], rows: Sequence[Requirement]) -> set[str]:
-    """Return these requirements and all that they rest on, which a fault there would block."""
-    below = {row.id: row.rests_on for row in rows}
-    found: set[str] = set()
-    waiting = list(ids)
-    while waiting:
-        id = waiting.pop()
-        if id not in found:
-            found.add(id)
-            waiting += below.get(id, ())
-    return found
-
-
 def _draw(*names: str) -> float:
     """Return a number in [0, 1) that is the same in every process."""
     digest = hashlib.sha256("\0".join(names).encode()).digest()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from conformance.contract.catalogue import foundations
 from conformance.contract.requirement import Requirement
 from conformance.errors import UsageError
 from conformance.jax_setup import compile_cache
@@ -27,7 +28,7 @@ from conformance.results.verdict import blocked
 from conformance.running.places import RUN
 from conformance.zoo.judge import Judgement, Subject, judge
 from conformance.zoo.kill_matrix import kill_rate, matrix, summary
-from conformance.zoo.plan import OPTION, PLUGIN, foundations, plan
+from conformance.zoo.plan import OPTION, PLUGIN, plan
 
 if TYPE_CHECKING:
     from conformance.running.run import Run
