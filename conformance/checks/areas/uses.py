@@ -148,11 +148,32 @@ def _call_numpy(world: World, held: Held, step: Step) -> None:
     _require(world, held, x, held.dense(x, as_given=True))
 
 
+def _traced(world: World, held: Held, trace: Callable[[Callable[[Any], Any]], Any]) -> Any:
+    """Return what a trace of the layer as a function of x gives.
+
+    Flax lets no outer trace change a variable, as ``nnx.jit`` of a call does. The trace then makes
+    the variables, and a new module replaces the one that raised, which may be incomplete.
+    """
+    from flax.errors import TraceContextError
+
+    leaves, structure = jax.tree_util.tree_flatten(held.dense.parameters)
+
+    def made_again() -> Any:
+        return jax.tree_util.tree_unflatten(structure, leaves)
+
+    try:
+        return trace(held.dense.raw)
+    except TraceContextError:
+        new = made_again()
+        held.dense = Built(world.layer, module=nnx.merge(new.static, new.tree))
+        return trace(lambda x: world.layer.apply(made_again(), x))
+
+
 def _closed_over(world: World, held: Held, step: Step) -> None:
     """Call it while x is traced and the parameters are not, as for saliency maps."""
-    x, dense = world.x(held, step), held.dense
+    x = world.x(held, step)
     with require.during("jax.linearize of the layer in x"):
-        y, _ = jax.vjp(dense.raw, as_jax(x))
+        y, _ = _traced(world, held, lambda f: jax.vjp(f, as_jax(x)))
     _require(world, held, x, y)
 
 
@@ -199,11 +220,11 @@ def _within_a_precision(world: World, held: Held, step: Step) -> None:
     """Trace it under another precision of products, which the first call must not have fixed."""
     x = as_jax(world.x(held, step))
 
-    def precisions(f: Any) -> set[Any]:
+    def precisions(of: Held) -> set[Any]:
         with jax.default_matmul_precision("highest"), require.during("tracing the layer"):
-            return jaxprs.precisions(jax.make_jaxpr(f)(x))
+            return jaxprs.precisions(_traced(world, of, lambda f: jax.make_jaxpr(f)(x)))
 
-    found, expected = precisions(held.dense.raw), precisions(world.new(step.of, 0).dense.raw)
+    found, expected = precisions(held), precisions(world.new(step.of, 0))
     what = "under jax.default_matmul_precision('highest'), the products have "
     require.that(found == expected, f"{what}{found}", accepted=f"{expected}, as in a new layer")
 
