@@ -146,3 +146,11 @@ class TypeAnnotated(nnx.Module):
 
     def __call__(self, x: ArrayLike) -> Array:
         return affine(x, self.kernel[...], self.bias[...] if self.use_bias else jnp.float32(0))
+
+
+class JittedCall(CorrectDense):
+    """Its call is compiled by Flax."""
+
+    @nnx.jit
+    def __call__(self, x: ArrayLike) -> Array:
+        return affine(x, self.kernel[...], self.bias[...])
