@@ -209,7 +209,6 @@ class _DrawsAgain:
 DrawsAgain = declaring(
     _DrawsAgain,
     Defect("Y386", "forward/zero-input", cause_id="unflatten-ignores", subtlety=2),
-    names={"kernel": "0", "bias": "1"},
 )
 
 
