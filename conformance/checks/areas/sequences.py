@@ -96,7 +96,7 @@ def require_in_any_order(layer: Layer, case: Case, times: int) -> None:
                 if found is None:
                     break
                 steps, found = _shortest(layer, case, steps, found)
-                alone = _recommended(steps)
+                alone = _recommended(layer, case, steps)
                 if not alone:
                     raise found
                 left_out.add(alone)
@@ -105,12 +105,17 @@ def require_in_any_order(layer: Layer, case: Case, times: int) -> None:
 _RECOMMENDED = ("f(x) of bfloat16", "f(x) of integers")
 
 
-def _recommended(steps: Sequence[Step]) -> str:
-    """Return the use that fails by itself, if other requirements only recommend it; else ""."""
+def _recommended(layer: Layer, case: Case, steps: Sequence[Step]) -> str:
+    """Return the use that fails by itself, if other requirements only recommend it; else "".
+
+    They try it on a plain batch.
+    """
     uses = [step.use for step in steps]
-    if len(uses) == 1 and uses[0] in _RECOMMENDED:
-        return uses[0]
-    return "a cast" if len(uses) == 2 and uses[0] == "a cast" else ""
+    alone = len(uses) == 1 and uses[0] in _RECOMMENDED
+    if not (alone or (len(uses) == 2 and uses[0] == "a cast")):
+        return ""
+    plain = [replace(step, of=0, values=0) for step in steps]
+    return uses[0] if _failure(layer, case, plain) else ""
 
 
 def _shortest(

@@ -333,13 +333,10 @@ def _copied(how: str) -> Use:
 
 def _filled(world: World, held: Held) -> Any:
     """Return a module made under a trace, as a large model is, with the arrays of another."""
-    construct = world.layer.implementation.module
-    assert construct is not None
-    n, m = held.kernel.shape
-    abstract = nnx.eval_shape(lambda: construct(n, m, nnx.Rngs(0)))
+    abstract = jax.eval_shape(lambda: world.layer.init(0, *held.kernel.shape))
     # A merged module may share the Variables of a state, so these are new ones.
     state = jax.tree_util.tree_map(lambda value: value, nnx.split(held.dense.module)[1])
-    return nnx.merge(nnx.split(abstract)[0], state)
+    return nnx.merge(abstract.static, state)
 
 
 def _cast(world: World, held: Held, step: Step) -> None:
@@ -379,7 +376,7 @@ BEFORE_GRADIENTS = ("copy.deepcopy", "a new kernel", "eval()", "train()")
 COPIES: dict[str, Use] = {
     "copy.deepcopy": _copied("copy.deepcopy"),
     "nnx.clone": _copied("nnx.clone"),
-    "a model made by nnx.eval_shape with the arrays": _copied("nnx.eval_shape"),
+    "a model made by jax.eval_shape with the arrays": _copied("jax.eval_shape"),
 }
 CHANGES: dict[str, Use] = {
     "new values": _write,
