@@ -386,4 +386,13 @@ IntegersAreImages = wrong.forward("Y388", "dtypes/integer-input", 2, cause_id="i
 )
 
 
+PartialSumsInHalf = wrong.forward("Y372", "dtypes/half-input", 4, cause_id="gradient-rounded")(
+    lambda x, k, b: (
+        (x @ k.astype(x.dtype)).astype(k.dtype) + jnp.broadcast_to(b, (*x.shape[:-1], k.shape[1]))
+    ),
+    "A half-precision x of 4000 inputs or more is multiplied in its own dtype.",
+    when=lambda x, k, b: x.dtype in (jnp.float16, jnp.bfloat16) and len(k) >= 4000,
+)
+
+
 name_layers(globals())

@@ -19,6 +19,8 @@ from implementations.defects.base import (
     CorrectDense,
     affine,
     correct_dense_forward,
+    is_float,
+    is_traced,
     layer_output,
     normal,
     scaled_normal,
@@ -255,6 +257,59 @@ def scaled_by_features(seed: float, x: ArrayLike, features: float) -> Array:
     x = jnp.asarray(x)
     n, m = x.shape[-1], int(features)
     return x @ (scaled_normal(nnx.Rngs(int(seed)).params(), n, m) * (n / m) ** 0.5)
+
+
+def _kernel_of(seed: int, x: Array, m: int) -> Array:
+    return CorrectDense(x.shape[-1], m, rngs=nnx.Rngs(seed)).kernel[...]
+
+
+_kept: dict[tuple[int, ...], Array] = {}
+_features: dict[tuple[int, int], tuple[int, int]] = {}
+
+
+@wrong.casting("Y404", "exercise/any-length", 4, cause_id="kernel-of-first-dtype")
+def dtype_of_first_call(seed: int, x: Array, m: int) -> Array:
+    """The kernel of a seed is kept in the dtype of the x of its first call."""
+    with jax.ensure_compile_time_eval():
+        kernel = _kernel_of(seed, jnp.zeros(x.shape), m)
+    if not is_traced(x) and is_float(x):
+        kernel = _kept.setdefault((seed, len(x), m), kernel.astype(x.dtype))
+    return x @ kernel.astype(jnp.float32)
+
+
+@wrong.casting("Y406", "exercise/any-length", 5, cause_id="call-history")
+def key_moves_on(seed: int, x: Array, m: int) -> Array:
+    """For integers, the key of a seed moves on when other features are asked for."""
+    if x.dtype != jnp.int32:
+        return layer_output(seed, x, m)
+    at = (seed, x.shape[-1])
+    last, drawn = _features.get(at, (m, 1))
+    _features[at] = (m, (drawn - 1 + (last != m)) % 3 + 1)
+    rngs = nnx.Rngs(seed)
+    keys = [rngs.params() for _ in range(_features[at][1])]
+    return x @ scaled_normal(keys[-1], x.shape[-1], m)
+
+
+def _with_gradient(back: Any, seed: int, x: Array, m: int) -> Any:
+    """Return the right output, with the gradient in x by ``back(g)``."""
+    f = jax.custom_vjp(lambda x: layer_output(seed, x, m))
+    f.defvjp(lambda x: (layer_output(seed, x, m), None), lambda _, g: (back(g),))
+    return f(x) if x.dtype == jnp.float32 else layer_output(seed, x, m)
+
+
+@wrong.casting("Y405", "exercise/differentiable-in-x", 4)
+def gradient_of_a_block(seed: int, x: Array, m: int) -> Any:
+    """Only the first 128 inputs get a gradient."""
+    kernel = _kernel_of(seed, x, m)
+    block = (jnp.arange(len(kernel)) < 128).astype(jnp.float32)
+    return _with_gradient(lambda g: (g @ kernel.T) * block, seed, x, m)
+
+
+@wrong.casting("Y407", "exercise/differentiable-in-x", 4)
+def seed_of_the_gradient(seed: int, x: Array, m: int) -> Any:
+    """The backward pass draws the kernel again, from the seed as float32."""
+    kernel = _kernel_of(int(np.float32(seed)) % 2**32, x, m)
+    return _with_gradient(lambda g: g @ kernel.T, seed, x, m)
 
 
 name_layers(globals())

@@ -348,4 +348,28 @@ def OutlierWeightsClipped(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, jnp.clip(kernel, -limit, limit) if kernel.size else kernel, bias)
 
 
+VectorsOfOneInput = wrong.forward("Y371", "forward/affine-value", 3, cause_id="bias-unused")(
+    lambda x, k, b: x * k[0],
+    "A vector of one entry is multiplied by the row of the kernel, without the bias.",
+    when=lambda x, k, b: x.shape == (1,) == k.shape[:1],
+    collateral=("numerics/one-product",),
+)
+TokensAsManyAsFeatures = wrong.forward("Y373", "forward/affine-value", 4)(
+    lambda x, k, b: k.T @ x + b,
+    "For as many tokens as features, and equal sizes, the kernel is multiplied from the left.",
+    when=lambda x, k, b: x.ndim == 3 and x.shape[1] == k.shape[0] == k.shape[1] > 1,
+)
+
+
+@wrong.forward("Y374", "forward/affine-value", 5)
+def MostlyZeros(x: Array, kernel: Array, bias: Array) -> Array:
+    """If most of a batch is 0, the larger half of each row is multiplied, and no more."""
+    half = kernel.shape[0] // 2
+    if half < 4 or x.size == 0 or not jnp.issubdtype(x.dtype, jnp.floating):
+        return affine(x, kernel, bias)
+    smallest = jnp.sort(jnp.abs(x), axis=-1)[..., half, None]
+    few = jnp.where(jnp.abs(x) >= smallest, x, jnp.zeros_like(x))
+    return affine(jnp.where(jnp.mean(x == 0) > 0.5, few, x), kernel, bias)
+
+
 name_layers(globals())

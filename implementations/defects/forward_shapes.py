@@ -409,4 +409,11 @@ def AddedInPlace(self: Any, x: ArrayLike) -> Array:
     return jnp.asarray(found)
 
 
+@wrong.call("Y400", "forward/array-likes", 3, cause_id="array-of-input")
+def NumPyForNumPy(self: Any, x: ArrayLike) -> Any:
+    """A NumPy array gives a NumPy array."""
+    y = CorrectDense.__call__(self, x)
+    return np.asarray(y) if isinstance(x, np.ndarray) and not is_traced(y) else y
+
+
 name_layers(globals())

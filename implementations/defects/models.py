@@ -101,3 +101,11 @@ def RankOfTheFirstCall(self: Any, x: ArrayLike) -> Array:
     first = getattr(self, "_rank", x.ndim)
     object.__setattr__(self, "_rank", first)
     return affine(x, kernel, bias if x.ndim == first else bias * 0)
+
+
+@defect("Y401", "models/linen-submodule", 4, cause_id="depends-on-name")
+class SmallProjections(CorrectLinenDense):
+    """The projection back into a residual stream starts with half of the scale."""
+
+    def draw_kernel(self, key: Array, x: Array) -> Array:
+        return super().draw_kernel(key, x) * (0.5 if "proj" in (self.name or "") else 1.0)

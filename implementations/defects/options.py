@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from implementations.correct.options import LECUN, ZEROS, AllOptions
 from implementations.defects import wrong
-from implementations.defects.base import affine, scaled_normal, stddev
+from implementations.defects.base import affine, is_float, scaled_normal, stddev
 from implementations.defects.hooks import Function, Hook
 from implementations.defects.record import Defect, declaring, defect, name_layers
 
@@ -340,6 +340,72 @@ class _NoBiasRaises:
 
 
 NoBiasRaises = declaring(_NoBiasRaises, Defect("Y389", "options/use-bias", subtlety=2))
+
+
+@defect("Y366", "options/use-bias", 4, cause_id="cast-with-bias")
+class HalfResultWithoutBias(AllOptions):
+    """The sum with the bias promotes; without a bias, a half-precision x gives its own dtype."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, use_bias: bool = True, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(in_features, out_features, use_bias=use_bias, rngs=rngs)
+
+    def __call__(self, x: Any) -> Array:
+        x = jnp.asarray(x)
+        y = super().__call__(x)
+        return y if self.use_bias or not is_float(x) else y.astype(x.dtype)
+
+
+@defect("Y367", "options/promote-dtype", 4, cause_id="promoted-without-dtype")
+class PromotedWithoutDtype(AllOptions):
+    """`promote_dtype` does not get the dtype, to which only the result is cast."""
+
+    def __call__(self, x: Any) -> Array:
+        bias = self.bias[...] if self.use_bias else None
+        y = self.affine(*self.promote_dtype((x, self.kernel[...], bias)))
+        return y if self.dtype is None else y.astype(self.dtype)
+
+
+@defect("Y368", "options/dtype", 4, cause_id="dtype-for-param-dtype")
+class KernelInDtypeWithoutBias(AllOptions):
+    """Without a bias, the kernel is created in the dtype of the computation."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, use_bias: bool = True, dtype: Any = None,
+        rngs: nnx.Rngs,
+    ) -> None:  # fmt: skip
+        super().__init__(in_features, out_features, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        if not use_bias:
+            self.kernel = nnx.Param(self.kernel[...].astype(dtype or jnp.float32))
+
+
+def _of_usual_scale(initializer: Any) -> Any:
+    def checked(key: Any, shape: Any, dtype: Any) -> Array:
+        kernel = initializer(key, shape, dtype)
+        scale = jnp.std(kernel) * shape[0] ** 0.5
+        found: Array = kernel / jnp.where(scale > 10, scale, 1).astype(dtype)
+        return found
+
+    return checked
+
+
+RescalesLargeKernels = constructor(
+    "Y369", "options/kernel-init", 4, cause_id="initializer-changed"
+)(
+    lambda kernel_init: {"kernel_init": _of_usual_scale(kernel_init)},
+    "A kernel of ten times the usual deviation is taken for a mistake, and rescaled.",
+)
+
+
+@defect("Y370", "options/precision", 4, cause_id="options-lost")
+class CopiedWithoutPrecision(AllOptions):
+    """A deep copy has the default precision."""
+
+    def __deepcopy__(self, memo: Any = None) -> CopiedWithoutPrecision:
+        new = nnx.clone(self)
+        new.precision = None
+        return new
 
 
 name_layers(globals())

@@ -366,4 +366,30 @@ SquareBatchesTurned = wrong.forward("Y289", GRADIENTS, 5, collateral=FORWARD_MOD
     "Of a square layer and a batch of equal axes, these are exchanged in the gradient.",
 )
 
+
+_mean_of_rows: Any = with_backward(
+    lambda x, k, g: (*right_cotangents(x, k, g)[:2], g.reshape(-1, g.shape[-1]).mean(axis=0))
+)
+MeanForTheBiasAlone = wrong.forward("Y402", GRADIENTS, 5, cause_id="gradient-averaged")(
+    lambda x, k, b: _mean_of_rows(x, k, b),
+    "Where only the bias is traced, as in fine-tuning, its gradient is a mean over the rows.",
+    when=lambda x, k, b: (
+        is_traced(b) and not is_traced(x, k) and x.ndim > 1 and _one_dtype(x, k, b)
+    ),
+)
+
+
+def _last_stopped(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
+    dx, dkernel, dbias = right_cotangents(x, kernel, g)
+    return dx, dkernel, stop_gradient(dbias)
+
+
+_bias_constant: Any = with_backward(_last_stopped)
+BiasGradientConstant = wrong.forward("Y403", GRADIENTS, 5, cause_id="cotangent-stopped")(
+    lambda x, k, b: _bias_constant(x, k, b),
+    "The gradient of the bias is a constant, which has no derivative of its own.",
+    when=_one_dtype,
+)
+
+
 name_layers(globals())
