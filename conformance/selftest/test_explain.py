@@ -41,7 +41,7 @@ FAULTS: tuple[tuple[str, str, str, tuple[int, int]], ...] = (
     ),
     ("forward_basis_input:ScaledAgain", "forward/affine-value", "what rounding explains", (3, 10)),
     ("forward_shapes:BatchCentred", "forward/batch-independent", "the rest differs", (3, 10)),
-    ("numerics:NanOutputSwallowed", "numerics/nan-confined", "that hide it", (3, 10)),
+    ("numerics:NanOutputSwallowed", "numerics/nan-confined", "hides it in", (3, 10)),
     ("state_contents:RawBias", "state/exact-state", "wrap it in nnx.Param", (3, 4)),
     ("state_calls:CachedKernel", "state/updates-used", "values written in", (3, 10)),
     ("state_calls:DecayOnCall", "state/call-changes-nothing", "call", (3, 10)),
