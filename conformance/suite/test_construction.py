@@ -145,7 +145,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
     leaves = [leaf for leaf in leaves if not any(map(leaf.is_called, extra))]
     expected = 2 if layer.convention.use_bias else 1
     listed = ", ".join(map(str, leaves))
-    if len(leaves) > expected and dense.module is None and all_are_used(layer, dense):
+    if len(leaves) > expected and dense.module is None and all_are_used(layer):
         return  # the kernel is computed from more than one of them
     astray = [leaf for leaf in leaves if leaf.kind not in ("Param", "params", "Array")]
     require.that(

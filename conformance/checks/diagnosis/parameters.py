@@ -55,9 +55,12 @@ def require_both(dense: Built) -> None:
         read()
 
 
-def all_are_used(layer: Layer, dense: Built) -> bool:
-    """Return whether kernel and bias depend on every array among the parameters."""
-    leaves, structure = jax.tree_util.tree_flatten(dense.parameters)
+def all_are_used(layer: Layer) -> bool:
+    """Return whether kernel and bias depend on every array among the parameters.
+
+    With one input, a normalized kernel has only a sign, which hardly any change reaches.
+    """
+    leaves, structure = jax.tree_util.tree_flatten(layer.build(*SIZES[0]).parameters)
 
     def read(values: list[Any]) -> list[np.ndarray]:
         parameters = jax.tree_util.tree_unflatten(structure, values)
