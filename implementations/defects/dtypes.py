@@ -189,7 +189,7 @@ HalfSequencesRound = wrong.forward("Y362", "dtypes/half-input", 4)(
     "For an x of float16 and rank 3, a kernel of 64 inputs or more is rounded.",
     when=lambda x, k, b: x.dtype == jnp.float16 and x.ndim == 3 and len(k) >= 64,
 )
-PixelsScaled = wrong.forward("X112", "dtypes/integer-input", 4)(
+PixelsScaled = wrong.forward("X112", "dtypes/integer-input", 4, cause_id="integers-scaled")(
     lambda x, k, b: affine(x / 255 if x.dtype == jnp.uint8 else x, k, b),
     "A uint8 input counts as an image and is divided by 255.",
 )

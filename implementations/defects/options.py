@@ -260,7 +260,10 @@ class DtypeOfTheClass(AllOptions):
         return DtypeOfTheClass.computed
 
 
-@defect("Y231", "options/dtype", 4, cause_id="options-lost")
+@defect(
+    "Y231", "options/dtype", 4, cause_id="options-lost",
+    collateral=("options/precision", "options/dot-general"),
+)  # fmt: skip
 class CopiedWithoutOptions(AllOptions):
     """A deep copy is a new layer of the same sizes, with the default options."""
 

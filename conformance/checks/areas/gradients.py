@@ -359,7 +359,9 @@ def _cause(
     if found.ndim == 2 and found.shape[0] == found.shape[1] and _holds(found.T, reference):
         return Cause("gradient-transposed", "the gradient is transposed")
     for limit in _LIMITS:
-        if _holds(found, _of_cotangent(which, point, np.clip(point.cotangent, -limit, limit))):
+        clipped = np.clip(point.cotangent, -limit, limit)
+        cuts = not np.array_equal(clipped, point.cotangent)
+        if cuts and _holds(found, _of_cotangent(which, point, clipped)):
             words = f"the gradient that reaches the output is clipped to +-{limit:g}"
             return Cause("cotangent-clipped", words)
     top = np.abs(found).max()
