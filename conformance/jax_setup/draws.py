@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from conformance.jax_setup import private
+
 DRAWS = frozenset({"jit__normal", "jit__normal_real", "jit__truncated_normal", "jit__uniform"})
 """The names of the programs of ``jax.random``."""
 
@@ -48,15 +50,5 @@ def _name(program: Any) -> str:
 
 
 def compile_quickly() -> None:
-    """Let JAX compile its draws on a CPU with fewer optimizations; imports JAX.
-
-    JAX has no public hook for this. If a version moves the private one, runs are only slower.
-    """
-    try:
-        from jax._src import compiler
-
-        compile_program = compiler.compile_or_get_cached
-    except (ImportError, AttributeError):
-        return
-    if not isinstance(compile_program, _Compiler):
-        compiler.compile_or_get_cached = _Compiler(compile_program)  # type: ignore[assignment]  # it asks no more
+    """Let JAX compile its draws on a CPU with fewer optimizations; imports JAX."""
+    private.wrap("jax._src.compiler", "compile_or_get_cached", _Compiler, _Compiler)

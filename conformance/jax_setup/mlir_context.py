@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from conformance.jax_setup import private
+
 # A context keeps the constants of every program, so each serves this many and no more.
 _PROGRAMS = 200
 
@@ -49,15 +51,8 @@ def _is_lowering() -> bool:
 
 
 def share_contexts(programs: int = _PROGRAMS) -> None:
-    """Let JAX lower that many programs in each context; imports JAX.
-
-    JAX has no public hook for this. If a version moves the private one, runs are only slower.
-    """
-    try:
-        from jax._src.interpreters import mlir
-
-        make = mlir.make_ir_context
-    except (ImportError, AttributeError):
-        return
-    if not isinstance(make, _Contexts):
-        mlir.make_ir_context = _Contexts(make, programs)
+    """Let JAX lower that many programs in each context; imports JAX."""
+    private.wrap(
+        "jax._src.interpreters.mlir", "make_ir_context", _Contexts,
+        lambda make: _Contexts(make, programs),
+    )  # fmt: skip

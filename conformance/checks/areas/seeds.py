@@ -20,6 +20,7 @@ from conformance.checks.areas.kernels import (
 from conformance.checks.areas.mapped_draws import cost_of_a_draw, drawn_at_once
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
+from conformance.checks.programs import HALF
 from conformance.checks.scan.literals import seeds_in_code
 from conformance.errors import Cause, Violation
 from conformance.statistics import by_requirement, diagnose_seeds, identify_law, seed_set, structure
@@ -84,8 +85,7 @@ def _drawn(layer: Layer) -> _Drawn:
 
 
 def _fewest(layer: Layer) -> tuple[int, int]:
-    half = layer.convention.parameter_dtype in ("bfloat16", "float16")
-    return _FEWEST_HALF if half else _FEWEST
+    return _FEWEST_HALF if layer.convention.parameter_dtype in HALF else _FEWEST
 
 
 def _by_seed(seeds: Sequence[int], drawn: np.ndarray) -> dict[int, np.ndarray]:
