@@ -30,7 +30,7 @@ from conformance.errors import (
 )
 from conformance.isolation import snapshot
 from conformance.isolation.shared_code import HARNESS, SharedCode
-from conformance.jax_setup import compile_cache, draws, mlir_context
+from conformance.jax_setup import compile_less
 from conformance.layers.registry import Entry
 
 _FOR_ALL = "everybody"
@@ -74,9 +74,7 @@ class Containment:
         import flax.nnx
 
         del flax
-        compile_cache.install()
-        mlir_context.share_contexts()
-        draws.compile_quickly()
+        compile_less()
         precision.force_float32()
         self._code.learn()
         self._threads |= _threads()

@@ -306,11 +306,9 @@ def _serve(questions: IO[str], answers: int) -> None:
     import flax.nnx
     import jax.numpy
 
-    from conformance.jax_setup import compile_cache, draws, mlir_context
+    from conformance.jax_setup import compile_less
 
-    compile_cache.install()
-    mlir_context.share_contexts()
-    draws.compile_quickly()
+    compile_less()
     del flax, jax
     for line in questions:
         read, write = os.pipe()
