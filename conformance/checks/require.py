@@ -62,6 +62,10 @@ def _raised(action: str, error: BaseException, cause: str) -> Violation:
     # The address of an object differs in each run.
     text = re.sub(r" at 0x[0-9a-f]+", "", text)
     message = f"{action} raised {kind}: {safe_text(text, 300)}"
+    asked = re.search(r"The (\w+)\(\) method was called on", text)
+    if asked is not None and kind == "ConcretizationTypeError":
+        words = f"{asked[1]}() is asked of an array under a trace, which has no device yet"
+        cause = cause or Cause("device-under-trace", words)
     cause = cause or _UNDER_A_TRACE.get(kind, "")
     if text in _OF_READ_ONLY:
         cause = cause or _WRITTEN_IN_PLACE
@@ -105,7 +109,7 @@ _RNGS_AS_KEY = Cause(
     "stream-as-key", "the Rngs is given where a key is needed: rngs.params() draws a key from it"
 )
 _WRITTEN_IN_PLACE = Cause(
-    "written-in-place", "an array is changed in place, and the arrays of JAX are read-only"
+    "written-in-place", "an array is changed in place, and it is read-only, as those of JAX are"
 )
 _OF_READ_ONLY = ("output array is read-only", "assignment destination is read-only")
 """NumPy's own messages."""

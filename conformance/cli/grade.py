@@ -129,7 +129,7 @@ def grade(file: str, call: Sequence[str], *, isolated: bool = False) -> int:
     specs = [f"{file}:{name}" for name in names_in(file)]
     verdict = run_quietly([*call, *(f"--conformance-impl={spec}" for spec in specs)])
     console = console_for(sys.stdout)
-    write_grade(console, Path(file).name, verdict)
+    write_grade(console, Path(file).name, verdict, of_class=_calls_class(file))
     names = suspicious(file)
     if names:
         note = f"note: it names {', '.join(names)}, which a layer does not need; read the file"
@@ -141,21 +141,57 @@ def grade(file: str, call: Sequence[str], *, isolated: bool = False) -> int:
     return verdict.exit_code or (NONCONFORMING if wrong else OK)
 
 
-def write_grade(console: Console, title: str, verdict: Verdict) -> None:
-    """Print each pitfall with a hint, other failures, and the verdict in one line."""
+def _calls_class(file: str) -> bool:
+    """Return whether dense_forward uses the MyDense of its file."""
+    tree = ast.parse(Path(file).read_bytes(), file)
+    functions = [node for node in ast.walk(tree) if getattr(node, "name", "") == NAMES[1]]
+    inside = [node for function in functions for node in ast.walk(function)]
+    return any(isinstance(node, ast.Name) and node.id == NAMES[0] for node in inside)
+
+
+def _of_class(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the failures of the function that a fault of its class, MyDense, may cause."""
+    failed: dict[str, list[Cell]] = {name: [] for name in NAMES}
+    for cell in cells:
+        name = cell.implementation.rpartition(":")[2]
+        if name in failed and _broken(cell):
+            failed[name].append(cell)
+    of_class, of_function = failed.values()
+    if not any(cell.level == "MUST" for cell in of_class):
+        return []
+    return [cell for cell in of_function if cell.requirement not in _OWN]
+
+
+_OWN = (
+    "construction/builds",
+    "exercise/any-length",
+    "exercise/bad-arguments-raise",
+    "exercise/float-arguments",
+    "seeding/seeds-differ",
+)
+"""These show how the function uses its arguments, and not what its class computes."""
+
+
+def write_grade(console: Console, title: str, verdict: Verdict, *, of_class: bool = False) -> None:
+    """Print each pitfall with a hint, other failures, and the verdict in one line.
+
+    ``of_class`` says that the function uses the class. If the class is wrong, what the function
+    gives is judged afterwards.
+    """
     names = " and ".join(entry.spec.rpartition(":")[2] for entry in verdict.entries)
     console.print(Text(printable(f"{title}: {names}"), style="bold"))
     if not any(cell.outcome.checked for cell in verdict.own):
         _write_rest(console, "The file cannot be used:", verdict.failures(), verdict)
         _write_sentence(console, verdict)
         return
-    explained = _write_pitfalls(console, verdict.cells)
-    rest = [cell for cell in verdict.failures() if cell not in explained]
+    later = _of_class(verdict.cells) if of_class else []
+    explained = _write_pitfalls(console, [cell for cell in verdict.cells if cell not in later])
+    rest = [cell for cell in verdict.failures() if cell not in (*explained, *later)]
     advice = [cell for cell in rest if is_recommendation(cell, strict=verdict.strict)]
     faults = [cell for cell in rest if cell not in advice]
     _write_rest(console, "Other requirements that do not hold:", faults, verdict)
     _write_rest(console, "Recommendations that do not hold:", advice, verdict)
-    _write_sentence(console, verdict)
+    _write_sentence(console, verdict, later=len(later))
 
 
 def _broken(cell: Cell) -> bool:
@@ -317,7 +353,7 @@ def _write_bullet(console: Console, text: str) -> None:
     console.print(Text("\n".join(wrapped)), soft_wrap=True)
 
 
-def _write_sentence(console: Console, verdict: Verdict) -> None:
+def _write_sentence(console: Console, verdict: Verdict, later: int = 0) -> None:
     decision = verdict.decision
     said = {
         Word.CONFORMS: "a right solution",
@@ -328,7 +364,7 @@ def _write_sentence(console: Console, verdict: Verdict) -> None:
     count = decision.count if any(cell.outcome.checked for cell in verdict.own) else ""
     parts = [": ".join(filter(None, (said.get(decision.word, decision.word), count)))]
     parts += [decision.remarks] if decision.remarks and count else []
-    blocked = bool(count) and sum(cell.outcome == Outcome.BLOCKED for cell in verdict.own)
+    blocked = sum(cell.outcome == Outcome.BLOCKED for cell in verdict.own) + later if count else 0
     if blocked:
         parts.append(f"{plural(blocked, 'requirement')} could not be checked")
     console.print()

@@ -199,7 +199,8 @@ def other(its: Implementation, parameters: Sequence[str], size: tuple[int, int])
     few, many = np.float32(2.0**6), np.float32(2.0**12)
     if same(results(kernel, few * x), results(kernel, many * x)):
         return "normalizes x: f(x) does not change if x is multiplied by a number"
-    if same(results(few * kernel, x), results(many * kernel, x)):
+    used = not same(results(few * kernel, x), results(few * kernel[::-1], x))
+    if used and same(results(few * kernel, x), results(many * kernel, x)):
         return "normalizes the kernel: f(x) does not change if the kernel is multiplied by a number"
     new = _written(its, kernel, bias)
     values = values_at(its, new, parameters)

@@ -150,7 +150,7 @@ def explained(error: LoadError, entry: Entry) -> str:
         what, lines, hint = f"{type(cause).__name__}: {cause.msg}", _syntax(cause), ""
     else:
         what, lines = described(cause), _frame(cause)
-        hint = _hint(cause) or _self_hint(what, lines)
+        hint = _hint(cause) or _self_hint(what, lines) or _dataclass_hint(_named(entry), what)
         made = re.search(r"\b(\w+)\(\) takes no arguments", what)
         if made is not None:
             layer = _named(entry)
@@ -257,6 +257,9 @@ def _hint(error: BaseException) -> str:
     if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
         return _near_name(error, name)
     if isinstance(error, AttributeError):
+        if name == "params":
+            kind = type(error.obj).__name__
+            return f"give rngs as nnx.Rngs(seed): it has the stream params, and this {kind} has not"
         return _not_kept(error.obj, name) or did_you_mean(name, _attributes(error.obj))
     return ""
 
@@ -278,6 +281,19 @@ def _self_hint(what: str, lines: list[str]) -> str:
     if defined is None:
         return ""
     return f"its first argument is self: def {takes[1]}(self, {defined[1]}".rstrip()
+
+
+def _dataclass_hint(layer: Any, what: str) -> str:
+    """Return a hint if JAX cannot rebuild a dataclass, whose own constructor lacks its fields."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", what)
+    fields = getattr(layer, "__dataclass_fields__", {})
+    if unknown is None or unknown[1] not in fields:
+        return ""
+    given = ", ".join(f"{name}=..." for name in fields)
+    return (
+        f"register_dataclass rebuilds the layer as {layer.__name__}({given}): make new layers in a "
+        "class method instead of __init__, or register the class by register_pytree_node"
+    )
 
 
 def _constructor_hint(kind: Any) -> str:

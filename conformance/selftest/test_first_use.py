@@ -58,6 +58,13 @@ WRONG = {
         ["hint: __init__ does not keep bias: self.bias = ..."],
     ),
     "stream": ("rngs.params()", "rngs.params.key()", 7, "rngs.params.key()", [STREAM]),
+    "no streams": (
+        "rngs.params()",
+        "(3).params()",
+        7,
+        "(3).params",
+        ["give rngs as nnx.Rngs(seed)", "this int has not"],
+    ),
     "Linen's stream": (
         "rngs.params()",
         "rngs.make_rng('params')",

@@ -49,6 +49,8 @@ SOLUTIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "floats": (("int(features)", "features"),),
     "both floats": (("int(features)", "features"), ("int(seed)", "seed")),
     "no return": (("return x @", "x @"),),
+    "scaled": (("return x @", "return (x / 255) @"),),
+    "exchanged": (("MyDense(x.shape[-1], int(features)", "MyDense(int(features), x.shape[-1]"),),
 }
 
 ROWS = (
@@ -58,6 +60,8 @@ ROWS = (
     "initialization/kernel-variance",
     "exercise/float-arguments",
     "forward/output-shape",
+    "forward/basis-input",
+    "exercise/recovered-kernel",
 )
 
 STATES = {
@@ -68,6 +72,8 @@ STATES = {
     "floats": ("yes", "yes", "yes", "no"),
     "both floats": ("yes", "yes", "yes", "no"),
     "no return": ("yes", "yes", "yes", "open"),
+    "scaled": ("yes", "yes", "yes", "yes"),
+    "exchanged": ("yes", "yes", "yes", "open"),
 }
 
 FOUND = {
@@ -77,6 +83,8 @@ FOUND = {
     "bias_in": "  found     the bias has shape (",
     "floats": "raised TypeError: Shapes must be 1D",
     "both floats": "; and f(seed=",
+    "scaled": "- x @ kernel is multiplied by 0.003922 before the bias is added",
+    "exchanged": "- the sizes of the layer are exchanged",
     "no return": "- the result is computed and not returned: the return statement is missing",
 }
 
@@ -106,7 +114,8 @@ def _graded(name: str, of_all: Verdict) -> tuple[str, Verdict]:
     cells = tuple(cell for cell in of_all.cells if cell.implementation in ids)
     verdict = Verdict(entries, of_all.rows, cells)
     text = io.StringIO()
-    write_grade(Console(file=text, width=100, highlight=False), f"{name}.py", verdict)
+    console = Console(file=text, width=100, highlight=False)
+    write_grade(console, f"{name}.py", verdict, of_class=True)
     return text.getvalue(), verdict
 
 
@@ -121,6 +130,7 @@ def test_each_pitfall_is_named(grades: Mapping[str, tuple[str, Verdict]], name: 
         words = " ".join(text.split())
         assert (pitfall.hint in words) == (state == "no")
     assert any(FOUND[name] in line for line in lines), text
+    assert len(lines) <= 24
     assert verdict.exit_code == (OK if name == "right" else NONCONFORMING)
 
 

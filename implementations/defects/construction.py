@@ -379,6 +379,10 @@ fixed_width = wrong.casting("Y430", "construction/builds", 1, cause_id="width-fi
     lambda seed, x, m: CorrectDense(3, m, rngs=nnx.Rngs(seed))(x),
     "The width of x is that of the example.",
 )
+exchanged = wrong.casting("Y504", "construction/builds", 1, cause_id="sizes-exchanged")(
+    lambda seed, x, m: CorrectDense(m, x.shape[-1], rngs=nnx.Rngs(seed))(x),
+    "The function builds its layer with the sizes exchanged.",
+)
 
 
 name_layers(globals())

@@ -398,6 +398,19 @@ def LoopsOverColumns(self: Any, x: ArrayLike) -> Array:
     return jnp.array([jnp.sum(x * kernel[:, j]) + bias[j] for j in range(bias.shape[0])])
 
 
+@wrong.call("Y502", "forward/output-shape", 1, cause_id="axes-lost")
+def AveragesRows(self: Any, x: ArrayLike) -> Array:
+    """The mean over the first axis of a batch is returned."""
+    y = CorrectDense.__call__(self, x)
+    return y.mean(axis=0) if y.ndim > 1 else y
+
+
+@wrong.call("Y503", "forward/output-shape", 1, cause_id="multiplied-by-entries")
+def MultipliesEntries(self: Any, x: ArrayLike) -> Array:
+    """x is multiplied by the kernel entry by entry, with * instead of @."""
+    return jnp.asarray(x) * self.kernel[...] + self.bias[...]
+
+
 @wrong.call("Y433", "forward/output-shape", 2, cause_id="written-in-place")
 def AddedInPlace(self: Any, x: ArrayLike) -> Array:
     """The bias is added in place to an array of JAX, as NumPy sees it."""

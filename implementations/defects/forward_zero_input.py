@@ -66,6 +66,15 @@ Tanh = wrong.output("Y100", "forward/zero-input", 2, cause_id="activation")(
     "An activation is part of the layer, which a small bias hardly shows.",
     when=lambda y, x: jnp.issubdtype(y.dtype, jnp.floating),
 )
+Gelu = wrong.output("Y500", "forward/zero-input", 2, cause_id="activation")(
+    lambda y, x: nnx.gelu(y),
+    "An activation is part of the layer, which gives small negative numbers as well.",
+    when=lambda y, x: jnp.issubdtype(y.dtype, jnp.floating),
+)
+MeanOfBias = wrong.forward("Y501", "forward/zero-input", 2, cause_id="bias-reduced")(
+    lambda x, k, b: affine(x, k, jnp.broadcast_to(b.mean(), b.shape)),
+    "The mean of the bias is added to every output.",
+)
 Centered = wrong.output("Y101", "forward/zero-input", 3, cause_id="output-transformed")(
     lambda y, x: y - y.mean(-1, keepdims=True),
     "The mean of the outputs is subtracted: one output is 0, as if the bias were not used.",

@@ -25,7 +25,9 @@ ThroughTheHost = wrong.forward("X938", "sharding/output-sharding", 5, cause_id="
 ComputesOnFirstDevice = wrong.forward("X936", "sharding/second-device", 4, cause_id="device-moved")(
     lambda x, k, b: affine(*jax.device_put((x, k, b), jax.devices()[0])),
     "Arrays on another single device are moved to the first one.",
-    when=lambda x, k, b: not is_traced(x) and len(x.devices()) <= 1 and len(k.devices()) <= 1,
+    when=lambda x, k, b: (
+        not is_traced(x, k) and all(len(jnp.asarray(v).devices()) == 1 for v in (x, k))
+    ),
 )
 
 

@@ -150,12 +150,34 @@ def of_flattening(layer: Layer, case: Case) -> str:
 
 
 def of_lost_axes(layer: Layer, case: Case) -> str:
-    """Return whether the result of a batch is one vector."""
+    """Return whether the result of a batch is one vector, or lacks the first axis."""
     leads = [lead for lead in ((2,), (4,), (2, 4)) if layer.accepts(lead)]
-    if not leads or any(_shape(layer, case, *lead) != (10,) for lead in leads):
+    found = {lead: _shape(layer, case, *lead) for lead in leads}
+    if len(leads) == 3 and all(shape == (*lead[1:], 10) for lead, shape in found.items()):
+        words = "the first axis of a batch is missing: it is averaged, summed or dropped"
+        return Cause("axes-lost", words)
+    if not leads or any(shape != (10,) for shape in found.values()):
         return ""
     words = "the result is one vector for a batch too: the leading axes of x are summed or dropped"
     return Cause("axes-lost", words)
+
+
+def of_entries(layer: Layer, case: Case) -> str:
+    """Return whether x and the kernel of a square layer are multiplied entry by entry."""
+    square = replace(case, in_features=3, out_features=3)
+    x = square.normal("x", 3)
+    if PARAMETERS not in layer.provides or not layer.accepts(()):
+        return ""
+    try:
+        found = np.asarray(layer.written(square).raw(x))
+    except Exception:
+        return ""
+    kernel, bias = layer.kernel_for(square), layer.bias_for(square)
+    for product in (x * kernel, x[:, None] * kernel):
+        if found.shape == product.shape and np.allclose(found, product + bias, rtol=1e-5):
+            words = "x and the kernel are multiplied entry by entry: the product is x @ kernel"
+            return Cause("multiplied-by-entries", words)
+    return ""
 
 
 def of_rank(layer: Layer, case: Case, lead: tuple[int, ...]) -> str:
@@ -195,14 +217,24 @@ def of_inputs_bias(layer: Layer, case: Case) -> str:
 
 
 def of_fixed_width(layer: Layer, case: Case) -> str:
-    """Return whether a function takes x of one width only, one of the usual examples."""
+    """Return whether a function takes x of one width only, one of the usual examples.
+
+    A function that exchanges its sizes takes as many inputs as features.
+    """
     if PARAMETERS in layer.provides:
         return ""
-    takes = [
-        width
-        for width in range(1, 17)
-        if _gives(partial(layer.forward, case.seed, np.ones(width, np.float32), 5)) == (5,)
-    ]
+
+    def taken(features: int) -> list[int]:
+        calls = {
+            width: partial(layer.forward, case.seed, np.ones(width, np.float32), features)
+            for width in range(1, 17)
+        }
+        return [width for width, call in calls.items() if _gives(call) == (features,)]
+
+    takes = taken(5)
+    if takes == [5] and taken(7) == [7]:
+        words = "the sizes of the layer are exchanged: x.shape[-1] is in_features, and features"
+        return Cause("sizes-exchanged", f"{words} is out_features")
     if len(takes) != 1:
         return ""
     words = f"x must have {takes[0]} entries: its width is fixed, and not taken from x.shape[-1]"

@@ -10,11 +10,19 @@ import numpy as np
 from conformance.checks import oracle
 from conformance.checks.arithmetic import Arithmetic, is_exact, rounded
 from conformance.errors import Cause, id_of
+from conformance.jax_setup.lazy import jax
 
 NO_BIAS = Cause("bias-unused", "the bias is not used: the output does not depend on it")
 SUBTRACTED = Cause("bias-subtracted", "the bias is subtracted instead of added")
 TWICE = Cause("bias-twice", "the bias is added twice")
 RELU = Cause("relu", "a nonlinearity is applied: negative outputs become 0 (relu)")
+
+_REDUCTIONS: Mapping[str, Callable[[np.ndarray], np.floating]] = {
+    "the mean of the bias": np.mean,
+    "the sum of the bias": np.sum,
+    "the largest entry of the bias": np.max,
+    "the first entry of the bias": lambda bias: bias[0],
+}
 
 _FEW = 3
 """The minimum number of outputs of one sign that shows an activation."""
@@ -40,8 +48,10 @@ def of_zero_input(found: np.ndarray, bias: np.ndarray) -> str:
                 "reduced-precision",
                 f"the layer computes or returns in reduced precision: f(0) is the bias in {name}",
             )
-    if bias.shape[-1] > 1 and np.allclose(found, np.tanh(bias), rtol=1e-5, atol=1e-7):
-        return Cause("activation", "an activation is applied to the output: f(0) is tanh(b)")
+    reduced = [words for words, of in _REDUCTIONS.items() if np.allclose(found, of(bias[0]))]
+    if bias.shape[-1] >= _FEW and len(reduced) == 1:
+        words = f"{reduced[0]} is added to every output, where each has its own entry of it"
+        return Cause("bias-reduced", words)
     activation = _activation(found, bias)
     if activation:
         return activation
@@ -136,8 +146,16 @@ def _factor(found: np.ndarray, right: oracle.Bounded) -> str:
 
 
 def _activation(found: np.ndarray, right: np.ndarray) -> str:
-    """Return a cause if the output stays in a range that the correct output leaves."""
-    if np.count_nonzero(right < 0) >= _FEW and (found >= 0).all() and (found > 0).any():
+    """Return a cause if a usual function gives the output, or if it stays in a range of one.
+
+    ``right`` is the correct output.
+    """
+    known = "" if np.unique(right).size < _FEW else _function_of(found, right)
+    if known:
+        return Cause("activation", f"an activation is applied to the output: {known}(x @ K + b)")
+    # A single value may be a statistic over the bias.
+    several = np.unique(found).size > 1
+    if np.count_nonzero(right < 0) >= _FEW and (found >= 0).all() and several:
         return Cause(
             "activation",
             "the output is never negative, where x @ K + b is: an activation is applied to it",
@@ -148,6 +166,22 @@ def _activation(found: np.ndarray, right: np.ndarray) -> str:
             "the output stays within -1 .. 1, where x @ K + b does not: an activation is applied",
         )
     return ""
+
+
+def _function_of(found: np.ndarray, right: np.ndarray) -> str:
+    """Return the name of the one usual activation that gives every entry, or ""."""
+    if found.dtype != np.float32 or not np.isfinite(right).all():
+        return ""
+    z = right.astype(np.float32)
+    usual = "tanh sigmoid gelu silu softplus elu selu leaky_relu relu6 softmax log_softmax"
+    values = {name: np.asarray(getattr(jax.nn, name)(z)) for name in usual.split()}
+    values["gelu"] = np.where(
+        np.isclose(found, values["gelu"], rtol=1e-4, atol=1e-6),
+        values["gelu"],
+        np.asarray(jax.nn.gelu(z, approximate=False)),
+    )
+    named = [n for n, value in values.items() if np.allclose(found, value, rtol=1e-4, atol=1e-6)]
+    return f"jax.nn.{named[0]}" if len(named) == 1 else ""
 
 
 def of_basis(found: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> str:
