@@ -53,6 +53,8 @@ class Entry:
         The error in the registration itself; usually empty.
     declared
         Its declaration in ``pyproject.toml`` or as options, as JSON; usually empty.
+    given
+        The part of the declaration that options give, as JSON; usually empty.
     """
 
     id: str
@@ -62,6 +64,7 @@ class Entry:
     missing: str = ""
     fault: str = ""
     declared: str = ""
+    given: str = ""
 
     @property
     def source(self) -> str:
@@ -223,7 +226,7 @@ def _with(entry: Entry, tables: Mapping[str, Mapping[str, Any]], given: Mapping[
     own = next((tables[key] for key in (entry.name, entry.id, entry.spec) if key in tables), {})
     values = declaration.merged({k: v for k, v in own.items() if k != "layer"}, given)
     declaration.Declaration.of(values, f"the declaration of {entry.name}")
-    return replace(entry, declared=declaration.as_json(values)) if values else entry
+    return replace(entry, declared=declaration.as_json(values), given=declaration.as_json(given))
 
 
 def _each(spec: str, known: Sequence[Entry]) -> list[Entry]:

@@ -17,15 +17,18 @@ from conformance.results.failure import described
 
 
 def command(entry: Entry, row: Requirement, like: str | None = None) -> str:
-    """Return the command that runs only this cell; registered layers go by their names.
+    """Return the command that runs only this cell.
+
+    Registered layers and those of the project's tables go by their names, and a table declares
+    again what it has declared.
 
     ``like`` is the layer that a drop-in requirement compares with, if any.
     """
     # Quoted, because a shell would expand the brackets of a variant.
-    layer = shlex.quote(entry.name if entry.distribution else entry.spec)
+    layer = shlex.quote(entry.spec if entry.id == entry.spec else entry.name)
     explored = profiles.active().as_options()
     mode = f" --mode {modes.active()}" if modes.active() else ""
-    declared = "".join(f" --declare {shlex.quote(each)}" for each in as_options(entry.declared))
+    declared = "".join(f" --declare {shlex.quote(each)}" for each in as_options(entry.given))
     beside = f" --like {shlex.quote(like)}" if like and row.area == DROP_IN else ""
     options = f"{beside}{declared}{explored}{mode}"
     # The slug identifies the requirement, and the full id would not fit on a line.

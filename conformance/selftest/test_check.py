@@ -80,10 +80,14 @@ def test_a_notebooks_layer_is_checked_and_may_end_its_process(tmp_path: Path) ->
 def test_what_is_shown_in_a_notebook_is_escaped() -> None:
     found = results()
     cell_at(found, 0, 0).update(outcome="failed", message="<b>[red]x[/red]</b>", cause="a < b")
+    cell_at(found, 0, 0).update(case={"in_features": 3, "out_features": 10, "seed": 0, "values": 0})
     report = Report(parse(text_of(found), "test")[0])
     assert not report.passed
     assert "<b>[red]" not in report._repr_html_()
     assert "&lt;b&gt;[red]x" in report._repr_html_()
+    for shown in (report._repr_html_(), str(report)):
+        for part in ("MUST", "cause", "smallest", "in_features=3, out_features=10"):
+            assert part in shown
     assert "\\[red]x" in report.__rich__()
 
 

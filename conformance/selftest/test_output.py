@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from conformance.cli.main import main
+from conformance.cli.output import for_other_tools_arguments
 from conformance.errors import printable, safe_text
 from conformance.report.github import workflow_commands
 from conformance.report.junit import junit
@@ -127,3 +129,14 @@ def test_what_a_terminal_would_obey_is_escaped() -> None:
     """Newlines and tabs remain, except on one line, where they become spaces."""
     assert printable("a\tb\nc\x1b[2J\x9b\u202e\ud800") == "a\tb\nc\\x1b[2J\\x9b\\u202e\\ud800"
     assert safe_text("a\nb\x07") == "a b\\x07"
+
+
+@pytest.mark.parametrize(("value", "format"), [("true", "github"), ("", "text")])
+def test_annotations_are_printed_by_themselves_in_github_actions(
+    value: str, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", value)
+    parser = argparse.ArgumentParser()
+    for_other_tools_arguments(parser)
+    assert parser.parse_args([]).format == format
+    assert parser.parse_args(["--format=text"]).format == "text"

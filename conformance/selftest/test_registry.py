@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from conformance import NotAdaptable, adapt
+from conformance.contract.catalogue import catalogue
 from conformance.errors import LoadError, UsageError
 from conformance.layers.loading import load
 from conformance.layers.registry import registered, resolve
+from conformance.running.reproduction import command
 
 
 def test_the_built_in_ones_are_registered() -> None:
@@ -104,3 +106,19 @@ def test_an_instance_is_not_a_class() -> None:
 
     with pytest.raises(NotAdaptable, match="Name the class itself"):
         adapt(linen.Dense(3))
+
+
+def test_a_command_names_the_layer_of_a_table(tmp_path: Path) -> None:
+    """The table has its declaration; what the options declare is repeated."""
+    project = tmp_path / "pyproject.toml"
+    project.write_text(
+        "[tool.dense-conformance.layers.Wide]\n"
+        'layer = "acme.layers:Dense"\nkernel = "glorot_uniform"\n'
+    )
+    row = catalogue()[0]
+    (entry,) = resolve(["Wide"], project=project)
+    assert command(entry, row).startswith("dense-conformance run Wide --requirement ")
+    assert "--declare" not in command(entry, row)
+    (entry,) = resolve(["Wide"], ["use_bias=false"], project=project)
+    assert "--declare use_bias=false" in command(entry, row)
+    assert "glorot" not in command(entry, row)

@@ -175,7 +175,7 @@ def of_entries(layer: Layer, case: Case) -> str:
     kernel, bias = layer.kernel_for(square), layer.bias_for(square)
     for product in (x * kernel, x[:, None] * kernel):
         if found.shape == product.shape and np.allclose(found, product + bias, rtol=1e-5):
-            words = "x and the kernel are multiplied entry by entry: the product is x @ kernel"
+            words = "x and the kernel are multiplied entry by entry: write x @ kernel"
             return Cause("multiplied-by-entries", words)
     return ""
 
