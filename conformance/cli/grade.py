@@ -363,7 +363,8 @@ def _write_sentence(console: Console, verdict: Verdict, later: int = 0) -> None:
     }
     count = decision.count if any(cell.outcome.checked for cell in verdict.own) else ""
     parts = [": ".join(filter(None, (said.get(decision.word, decision.word), count)))]
-    parts += [decision.remarks] if decision.remarks and count else []
+    # What is judged later is not counted among the recommendations.
+    parts += [decision.remarks] if decision.remarks and count and not later else []
     blocked = sum(cell.outcome == Outcome.BLOCKED for cell in verdict.own) + later if count else 0
     if blocked:
         parts.append(f"{plural(blocked, 'requirement')} could not be checked")

@@ -277,7 +277,9 @@ def write_verdict(
 
 def _is_all_shown(verdict: Verdict, shown: Collection[tuple[str, str]]) -> bool:
     """Return whether a table would push the failures of the one layer off a screen of 24 lines."""
-    failures = {(c.implementation, c.requirement) for c in verdict.own if c.outcome.worth_reading}
+    # A line says what was not run because of -x.
+    found = (c for c in verdict.own if c.outcome.worth_reading and c.outcome != Outcome.NOT_RUN)
+    failures = {(c.implementation, c.requirement) for c in found}
     return len(verdict.entries) == 1 and bool(failures) and failures <= set(shown)
 
 

@@ -138,6 +138,7 @@ def test_a_run_stops_at_the_first_failure_and_begins_with_the_last(
     first = run(tmp_path, "-x", "-n", workers)
     assert first.returncode == 1, first.stdout + first.stderr
     assert "-x stops after the first failure" in " ".join(first.stdout.split())
+    assert len(first.stdout.splitlines()) <= 24
     whole = run(tmp_path, "-n", workers)
     assert "3 cells: 1 passed, 2 failed" in whole.stdout
     again = run(tmp_path, "--last-failed", "-n", workers)
