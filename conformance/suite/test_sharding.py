@@ -46,7 +46,7 @@ def test_sharded_equals_local(layer: Layer, case: Case) -> None:
         with require.during(f"the layer with {how}"):
             found = meshes.sharded(layer)(parameters, *places.put(kernel, bias, x))
             found = np.asarray(found)
-        what = f"f(x) with {how} on {places.devices} devices"
+        what = f"f(x) with {how} on {places.devices * places.second} devices"
         require.within(found, reference.value, reference.bound, what)
 
 

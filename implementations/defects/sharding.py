@@ -99,6 +99,13 @@ def PinnedToFirstDevice(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, jax.device_put(kernel, first), bias)
 
 
+@wrong.output("Y436", "sharding/eager", 4)
+def SummedOverBothAxes(y: Array, x: Array) -> Array:
+    """Outside of jit, a batch that is sharded over two axes of a mesh is counted twice."""
+    spec = getattr(getattr(x, "sharding", None), "spec", ())
+    return 2 * y if any(isinstance(names, tuple) and len(names) > 1 for names in spec) else y
+
+
 LECUN = nnx.initializers.lecun_normal()
 
 

@@ -13,7 +13,8 @@ from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.jax_setup.lazy import jax, linen, nnx
 
-AXIS = "model"
+AXIS, SECOND = "model", "data"
+Axes = tuple[str | tuple[str, ...] | None, ...]
 # The annotation of a kernel with sharded outputs.
 ANNOTATION = (None, AXIS)
 
@@ -29,9 +30,12 @@ def require_devices() -> None:
         require.not_applicable(f"needs at least 2 devices, this process has {count}")
 
 
-def mesh(devices: int) -> Any:
-    """Return a mesh of one axis over the first devices."""
-    return jax.sharding.Mesh(np.array(jax.devices()[:devices]), (AXIS,))
+def mesh(devices: int, second: int = 1) -> Any:
+    """Return a mesh of one axis over the first devices, or of two if the second one is longer."""
+    found = np.array(jax.devices()[: devices * second])
+    if second == 1:
+        return jax.sharding.Mesh(found, (AXIS,))
+    return jax.sharding.Mesh(found.reshape(second, devices), (SECOND, AXIS))
 
 
 def most(dimension: int) -> int:
@@ -41,21 +45,25 @@ def most(dimension: int) -> int:
 
 @dataclass(frozen=True)
 class Placement:
-    """The sharding of kernel, bias and x: for each axis, the name of a mesh axis or None."""
+    """The sharding of kernel, bias and x: for each axis, the name of a mesh axis or None.
+
+    ``devices`` and ``second`` are the lengths of the mesh's axes.
+    """
 
     devices: int
-    kernel: tuple[str | None, ...] = (None, None)
-    bias: tuple[str | None, ...] = (None,)
-    x: tuple[str | None, ...] = (None, None)
+    kernel: Axes = (None, None)
+    bias: Axes = (None,)
+    x: Axes = (None, None)
+    second: int = 1
 
     def of_output(self) -> Any:
         """Return the sharding of f(x) that the inputs imply: rows as x, columns as the kernel."""
         axes = jax.sharding.PartitionSpec(self.x[0], self.kernel[1])
-        return jax.sharding.NamedSharding(mesh(self.devices), axes)
+        return jax.sharding.NamedSharding(mesh(self.devices, self.second), axes)
 
     def put(self, *values: np.ndarray) -> list[Any]:
         """Put kernel, bias and x on their devices, and return them."""
-        over = mesh(self.devices)
+        over = mesh(self.devices, self.second)
         axes = (self.kernel, self.bias, self.x)
         return [
             jax.device_put(value, jax.sharding.NamedSharding(over, jax.sharding.PartitionSpec(*a)))
@@ -74,7 +82,16 @@ def placements(case: Case) -> dict[str, Placement]:
         ),
         "the batch sharded": Placement(most(case.lead[0]), x=(AXIS, None)),
     }
-    return {how: placement for how, placement in found.items() if placement.devices > 1}
+    found = {how: placement for how, placement in found.items() if placement.devices > 1}
+    half = most(case.out_features) // 2
+    if half > 1 and most(case.lead[0]) == 2 * half:
+        found["the batch sharded over both axes of a mesh"] = Placement(
+            half, x=((SECOND, AXIS), None), second=2
+        )
+        found["the batch and the outputs sharded over an axis of a mesh each"] = Placement(
+            half, kernel=(None, AXIS), bias=(AXIS,), x=(SECOND, None), second=2
+        )
+    return found
 
 
 def sharded(layer: Layer) -> Any:
