@@ -32,7 +32,7 @@ from conformance.contract.requirement import (
 )
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.adapters.parameters import Leaf, leaves_in
-from conformance.layers.implementation import Convention, Implementation
+from conformance.layers.implementation import FLAX, Convention, Implementation
 from conformance.layers.looking import Seen, look
 from conformance.layers.registry import Entry
 from conformance.layers.storage import Factored, Scaled
@@ -323,8 +323,11 @@ class Layer:
         return (1,) * (min(self.convention.ranks) - 1)
 
     def accepts(self, lead: Sequence[int]) -> bool:
-        """Return whether the layer declares to accept an ``x`` with these leading dimensions."""
-        return len(lead) + 1 in self.convention.ranks
+        """Return whether the layer declares to accept an ``x`` with these leading dimensions.
+
+        The highest rank that can be declared stands for the higher ones as well.
+        """
+        return min(len(lead) + 1, FLAX.ranks[-1]) in self.convention.ranks
 
 
 class Built:

@@ -192,7 +192,7 @@ _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
             and bool(v)
             and all(isinstance(r, int) and 1 <= r <= 5 for r in v)
         ),
-        "a list of ranks from 1 to 5, such as [1, 2]",
+        "a list of ranks from 1 to 5, where 5 stands for 5 and more, such as [1, 2]",
     ),
     "extra_parameters": (_is_names, "a list of names"),
     "extra_state": (_is_names, "a list of names"),

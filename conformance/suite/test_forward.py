@@ -50,7 +50,7 @@ BASE = [
 @idle_because("every comparison fails on a wrong shape; this one names the fault.")
 @over(leads=True, at_most=1)
 def test_output_shape(layer: Layer, case: Case) -> None:
-    """f(x).shape = x.shape[:-1] + (out,), for ranks 1 to 5 and batches of 0, 1 and in."""
+    """f(x).shape = x.shape[:-1] + (out,), for any rank and batches of 0, 1 and in."""
     # Each shape compiles, so a single x is tried at some sizes only.
     single = case.kernel_shape in output_shapes.EAGER or PARAMETERS not in layer.provides
     leads = {(), case.lead} if single else {case.lead}

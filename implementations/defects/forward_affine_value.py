@@ -372,4 +372,11 @@ def MostlyZeros(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(jnp.where(jnp.mean(x == 0) > 0.5, few, x), kernel, bias)
 
 
+BackwardsFromRank6 = wrong.forward("Y434", "forward/affine-value", 3)(
+    lambda x, k, b: affine(x[::-1], k, b),
+    "From rank 6 on, the first axis of the result is reversed.",
+    when=lambda x, k, b: x.ndim >= 6,
+)
+
+
 name_layers(globals())

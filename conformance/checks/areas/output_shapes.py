@@ -62,7 +62,7 @@ def require_abstract_shapes(layer: Layer, case: Case) -> None:
     """Require the right shape at every rank, by abstract evaluation, which compiles nothing."""
     n = case.in_features
     leads = [(), (0,), (1,), (2,), (n,), (case.out_features,), (2, 3), (1, 1), (3, 0)]
-    leads += [(2, 3, 4), (1, n, 1), (2, 1, 2, 3)]
+    leads += [(2, 3, 4), (1, n, 1), (2, 1, 2, 3), (2, 1, 3, 1, 2), (1, 2, 1, 3, 1, 2)]
     parameters = layer.of(case).parameters
     for lead in leads:
         if layer.accepts(lead):
