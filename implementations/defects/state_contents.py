@@ -188,6 +188,16 @@ class CopiesAreItself(CorrectDense):
         return self
 
 
+@defect("Y437", "state/pickles", 4)
+class CopiesWithoutBias(CorrectDense):
+    """``copy.copy`` of the layer takes the first attribute and makes the others new."""
+
+    def __copy__(self) -> Any:
+        new = type(self)(*self.kernel[...].shape, rngs=nnx.Rngs(0))
+        new.kernel = self.kernel
+        return new
+
+
 _shared_bias: dict[int, nnx.Param] = {}
 
 
