@@ -199,13 +199,17 @@ def test_integer_input(layer: Layer, case: Case) -> None:
 
 
 @requirement("dtypes/complex-input", SHOULD, ANY, presumes=[FLOAT32_THROUGHOUT])
-@rests_on("numerics/precision", "numerics/nan-confined", VALUE, "dtypes/float32-out")
+@rests_on(
+    *("numerics/precision", "numerics/nan-confined", VALUE, "dtypes/float32-out"),
+    "transforms/gradients",
+)
 @over(sizes=programs.FEW_SIZES)
 @at_edges(COMPLEX)
 def test_complex_input(layer: Layer, case: Case) -> None:
     """A complex x gives complex64: the real part Re(x) @ K + b, the imaginary part Im(x) @ K.
 
-    If the layer declares that it does not take complex numbers, it raises.
+    Its gradients are g K^T, and the real parts of x^T g and of the sum of g. If the layer declares
+    that it does not take complex numbers, it raises.
     """
     if layer.convention.casts_input and input_dtypes.takes(layer, np.complex64):
         require.not_applicable(
@@ -227,6 +231,8 @@ def test_complex_input(layer: Layer, case: Case) -> None:
         input_dtypes.require_taken(layer, dense, x)
         _require_value(layer, case, dense, as_jax(x), x)
         input_dtypes.require_not_finite(layer, dense, x)
+        if programs.is_plain(case):
+            input_dtypes.require_complex_gradients(layer, case, dense, x)
     else:
         input_dtypes.require_refused(dense.raw, as_jax(x))
 

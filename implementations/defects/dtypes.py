@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jax.custom_derivatives import linear_call
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
@@ -92,6 +93,13 @@ ComplexVectorsConjugated = wrong.forward("Y007", "dtypes/complex-input", 5)(
     "A complex vector is conjugated.",
     when=lambda x, k, b: x.ndim == 1 and jnp.iscomplexobj(x),
     cause_id="input-conjugated",
+)
+ComplexGradientConjugated = wrong.forward(
+    "Y435", "dtypes/complex-input", 4, cause_id="gradient-conjugated"
+)(
+    lambda x, k, b: affine(linear_call(lambda _, t: t, lambda _, g: g.conj(), (), x), k, b),
+    "The gradient of a complex x is conjugated, as in other libraries.",
+    when=lambda x, k, b: jnp.iscomplexobj(x),
 )
 real_part = wrong.casting("Y065", "dtypes/complex-input", 4)(
     lambda seed, x, m: layer_output(seed, x.real if jnp.iscomplexobj(x) else x, m),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import oracle, require
+from conformance.checks import oracle, programs, require
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
@@ -50,6 +50,41 @@ def require_shown(f: Callable[[Any], Any], x: np.ndarray, value: float) -> None:
         accepted="no finite number computed from one that is not finite",
         cause=Cause("not-finite-replaced", f"{value} in an x of {x.dtype} is replaced"),
     )
+
+
+def require_complex_gradients(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None:
+    """Require dx = g K^T, dK = Re(x^T g) and db = Re(sum of g), where nothing is conjugated."""
+    g = np.empty((*case.lead, case.out_features), np.complex64)
+    g.real, g.imag = (case.normal(f"{part} cotangent", *g.shape) for part in ("real", "imaginary"))
+    with require.during("jax.vjp of the layer for a complex x"):
+        values = (dense.parameters, case.kernel(), case.bias(), x, g)
+        found = [np.asarray(each) for each in programs.pullback(layer)(*values)[1]]
+    arithmetic = layer.arithmetic(case.in_features)
+    references = {
+        "kernel": arithmetic.kernel_gradient(x, g),
+        "bias": arithmetic.bias_gradient(g),
+        "input x": arithmetic.input_gradient(case.kernel(), g),
+    }
+    for (which, reference), gradient in zip(references.items(), found, strict=True):
+        if which == "bias" and not layer.convention.use_bias:
+            continue
+        value = reference.value if which == "input x" else reference.value.real
+        right, conjugate = (
+            bool(np.all(np.abs(gradient - each) <= reference.bound))
+            for each in (value, _of_conjugates(which, x, case.kernel(), g))
+        )
+        words = f"the gradient with respect to the {which} is taken of, or for, conjugates"
+        cause = Cause("gradient-conjugated", words) if conjugate and not right else ""
+        what = f"the gradient with respect to the {which} for a complex x"
+        require.within(gradient, value, reference.bound, what, cause=cause)
+
+
+def _of_conjugates(which: str, x: np.ndarray, kernel: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """Return the gradient with the conjugate of x, or of g, in the place of x or g."""
+    if which == "input x":
+        return g.conj() @ kernel.T
+    rows = g.reshape(-1, g.shape[-1])
+    return (x.reshape(-1, x.shape[-1]).T.conj() @ rows).real if which == "kernel" else rows.sum(0)
 
 
 def takes(layer: Layer, dtype: Any) -> bool:
