@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Collection
 from itertools import groupby
@@ -97,9 +98,12 @@ def as_data(levels: Collection[str]) -> dict[str, Any]:
 
 def plain_listing(levels: Collection[str]) -> str:
     """Return implementations and requirements, of all levels or of these, as text."""
-    lines = ["implementations"]
-    for entry in registered():
-        lines.append(f"  {entry.name:24}{library_shown(entry):28}{entry.id}")
+    lines, entries = ["implementations"], registered()
+    width = max((len(entry.name) for entry in entries), default=0) + 2
+    for entry in entries:
+        ours = entry.distribution == "dense-conformance"
+        source = "" if ours else f", registered by {entry.distribution}"
+        lines.append(f"  {entry.name:{width}}{library_shown(entry)}{source}")
     rows = _rows(levels)
     lines += ["", f"requirements ({len(rows)}; ° is checked against what the layer declares)"]
     for area, group in groupby(rows, key=lambda row: row.area):
@@ -116,5 +120,5 @@ def plain_listing(levels: Collection[str]) -> str:
 
 def _beside(head: str, text: str) -> list[str]:
     """Return a text wrapped beside its heading."""
-    indent = " " * len(head)
-    return textwrap.wrap(text, 100, initial_indent=head, subsequent_indent=indent)
+    indent, width = " " * len(head), min(100, shutil.get_terminal_size((100, 24)).columns)
+    return textwrap.wrap(text, max(width, 70), initial_indent=head, subsequent_indent=indent)

@@ -153,8 +153,9 @@ def _others(run: Results) -> Iterator[str]:
             yield "</details>"
             yield ""
     notes: dict[str, dict[str, None]] = {}
+    failures = run.verdict.failures()
     for cell in run.verdict.cells:
-        for text in cell.notes:
+        for text in () if cell in failures else cell.notes:
             names = notes.setdefault(f"{_plain(cell.requirement)}: {_plain(text)}", {})
             names[_plain(label(run, cell.implementation))] = None
     for text, names in notes.items():

@@ -196,3 +196,14 @@ def test_the_list_is_data_as_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found["profiles"]) == set(PROFILES)
     assert main(["list"]) == 0
     assert found["profiles"]["quick"] in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_list_fits_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No line is longer than the terminal is wide, and no columns touch."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert "keras.layers.EinsumDense  " in text

@@ -6,7 +6,7 @@ Both sides are finite-sample inequalities: the false alarm is at most ALPHA and 
 
 import math
 
-from conformance.statistics.evidence import LOG_ALPHA, MISS
+from conformance.statistics.evidence import LOG_ALPHA, MISS, weights
 from conformance.statistics.moments import chernoff, variance_limits
 
 
@@ -71,11 +71,11 @@ def statement(profile: str, count: int, promised: float) -> str:
     if error > promised:
         reach = "none below 100 %" if math.isinf(error) else f"only {100 * error:.2g} %"
         return (
-            f"{profile}: a variance error of {100 * promised:.2g} % was promised, but {count} "
-            f"weights detect {reach} with a miss probability of {MISS:.0e}"
+            f"{profile}: a variance error of {100 * promised:.2g} % was promised, but "
+            f"{weights(count)} detect {reach} with a miss probability of {MISS:.0e}"
         )
     return (
         f"{profile}: a variance error of {100 * promised:.2g} % is missed with probability "
-        f"<= {MISS:.0e} (alpha {math.exp(LOG_ALPHA):.0e}); {count} weights detect "
+        f"<= {MISS:.0e} (alpha {math.exp(LOG_ALPHA):.0e}); {weights(count)} detect "
         f"{100 * error:.2g} % and a mean shift of {shift:.2g} standard deviations"
     )
