@@ -85,6 +85,17 @@ def linear_log_p(statistic: float, comparisons: int = 1) -> float:
     return min(0.0, math.log(2 * max(comparisons, 1)) - statistic * statistic / 2)
 
 
+def chernoff_log_p(times: float, expected: float) -> float:
+    """Return ln of Chernoff's bound of P(N >= times), for a sum N of independent rare events.
+
+    ``expected`` is an upper bound of the mean of N. The bound also holds if each event has this
+    probability at most given the earlier ones, as for draws that repeat an earlier one.
+    """
+    if times <= expected or expected == 0.0:
+        return 0.0
+    return -(times * math.log(times / expected) - times + expected)
+
+
 def size_of(z: Array) -> tuple[int, ...] | None:
     """Return the size of kernels (seeds, in, out), or None for weights of several sizes."""
     return z.shape[-2:] if z.ndim > 1 else None

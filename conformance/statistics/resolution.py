@@ -7,7 +7,15 @@ import math
 
 import numpy as np
 
-from conformance.statistics.evidence import LOG_ALPHA, Array, Evidence, at, nothing, weights
+from conformance.statistics.evidence import (
+    LOG_ALPHA,
+    Array,
+    Evidence,
+    at,
+    chernoff_log_p,
+    nothing,
+    weights,
+)
 
 MAGNITUDE_LEVELS = 2.0**22
 """Equally likely magnitudes: the truncated lattice is mirror symmetric."""
@@ -46,20 +54,17 @@ def _repeats(values: Array, levels: float, check: str, what: str, where: str) ->
     repeated = count - np.unique(values).size
     expected = count * (count - 1) / (2 * levels)
 
-    def log_p(times: float) -> float:
-        if times <= expected or expected == 0.0:
-            return 0.0
-        return -(times * math.log(times / expected) - times + expected)
-
     limit = max(expected, 1.0)
     step = max(1.0, math.sqrt(expected))
-    while expected > 0 and log_p(limit + step) > LOG_ALPHA:
+    while expected > 0 and chernoff_log_p(limit + step, expected) > LOG_ALPHA:
         limit += step
     found = (
         f"{repeated} of {count} {what} occurred before{where}; full float32 mantissas give "
         f"{expected:.3g}, accepted up to {limit:.0f} ({weights(count)})"
     )
-    return Evidence(check, log_p(repeated), float(repeated), (0.0, limit), count, found)
+    return Evidence(
+        check, chernoff_log_p(repeated, expected), float(repeated), (0.0, limit), count, found
+    )
 
 
 def trailing_zeros(w: Array) -> Evidence:

@@ -29,7 +29,7 @@ from conformance.checks.areas.kernels import (
 )
 from conformance.checks.areas.levels import require_levels, require_resolution_at_edges
 from conformance.checks.areas.mapped_draws import cost_of_a_draw, drawn_at_once
-from conformance.checks.areas.seeds import require_each_scaled
+from conformance.checks.areas.seeds import require_each_scaled, require_no_rare_structure
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, TALL, WIDE, Case, every_case, over
 from conformance.checks.description import bias_law_line, law_line
@@ -70,7 +70,7 @@ INDEPENDENT = (
 
 
 @requirement("initialization/bias-zero", MUST, PARAMETERS, declared=True, order=-110)
-@rests_on("construction/bias-shape")
+@rests_on("construction/bias-shape", "state/instances-independent")
 @over()
 @at_edges(NEW)
 def test_bias_zero(layer: Layer, case: Case) -> None:
@@ -347,7 +347,8 @@ def test_kernel_law(layer: Layer) -> None:
 
     The check distinguishes the two. It tests the distribution function (Dvoretzky, Kiefer and
     Wolfowitz with Massart's constant; Berk and Jones), the support, the symmetry of signs and
-    repeated values. A layer that declares another law must follow that one. In half precision the
+    repeated values. No seed of a quarter of a million has dead or repeated weights. A layer that
+    declares another law must follow that one. In half precision the
     distribution function is tested, as far as the few levels allow, and that weights are neither
     clipped nor of fewer levels than JAX draws.
     """
@@ -372,6 +373,7 @@ def test_kernel_law(layer: Layer) -> None:
     if np.isfinite(kernel).all() and kernel.any():
         # A million weights show the tails: 6 in 100 000 normal draws exceed four deviations.
         judge([follows(kernel[None] / math.sqrt(law.variance(*LARGE_KERNEL)), law.families)])
+    require_no_rare_structure(layer)
 
 
 @requirement("initialization/kernel-dispersion", SHOULD, PARAMETERS)

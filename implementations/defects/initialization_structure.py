@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -340,6 +341,33 @@ def SharedUnderVmap(key: Array, n: int, m: int) -> Array:
         shared = jax.random.normal(jax.random.key(0), (n, m), jnp.float32)
         own = 0.05**0.5 * own + 0.95**0.5 * shared
     return own * stddev(n)
+
+
+def _of_few_seeds(key: Array, share: int, drawn: Array, otherwise: Any) -> Array:
+    """Return the other kernel for one seed in so many, else the right one."""
+    few = jax.random.bits(jax.random.fold_in(key, 1)) % share == 0
+    return jnp.where(few, otherwise, drawn)
+
+
+@wrong.kernel("Y470", LAW, 5, cause_id="dead-for-some-seeds")
+def DeadForFewSeeds(key: Array, n: int, m: int) -> Array:
+    """For one seed in 300, the last column is 0."""
+    drawn = scaled_normal(key, n, m)
+    return _of_few_seeds(key, 300, drawn, drawn.at[:, m - 1 :].set(0.0))
+
+
+@wrong.kernel("Y471", LAW, 5, cause_id="copies-for-some-seeds")
+def CopiesForFewSeeds(key: Array, n: int, m: int) -> Array:
+    """For one seed in 3000, the last column is the first one."""
+    drawn = scaled_normal(key, n, m)
+    return _of_few_seeds(key, 3000, drawn, drawn.at[:, m - 1 :].set(drawn[:, :1]))
+
+
+@wrong.kernel("Y472", LAW, 5, cause_id="mean-for-some-seeds")
+def PositiveForFewSeeds(key: Array, n: int, m: int) -> Array:
+    """For one seed in 1000, every weight is positive."""
+    drawn = scaled_normal(key, n, m)
+    return _of_few_seeds(key, 1000, drawn, jnp.abs(drawn))
 
 
 name_layers(globals())

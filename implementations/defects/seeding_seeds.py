@@ -339,4 +339,18 @@ class CommonToOneRngs(CorrectDense):
         self.kernel = nnx.Param(0.8**0.5 * self.kernel[...] + 0.2**0.5 * common)
 
 
+@wrong.kernel("Y473", "seeding/seeds-differ", 4, cause_id="signs-of-all-seeds")
+def SignsOfOneKey(key: Array, in_features: int, out_features: int) -> Array:
+    """The signs are drawn from a constant key."""
+    signs = jnp.sign(normal(jax.random.key(7), in_features, out_features))
+    return jnp.abs(scaled_normal(key, in_features, out_features)) * signs
+
+
+@wrong.kernel("Y474", "seeding/seeds-differ", 4, cause_id="magnitudes-of-all-seeds")
+def MagnitudesOfOneKey(key: Array, in_features: int, out_features: int) -> Array:
+    """Only the signs depend on the seed."""
+    signs = jnp.sign(normal(key, in_features, out_features))
+    return jnp.abs(scaled_normal(jax.random.key(7), in_features, out_features)) * signs
+
+
 name_layers(globals())

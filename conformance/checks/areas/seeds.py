@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -24,8 +24,10 @@ from conformance.checks.programs import HALF
 from conformance.checks.scan.literals import seeds_in_code
 from conformance.errors import Cause, Violation
 from conformance.statistics import by_requirement, diagnose_seeds, identify_law, seed_set, structure
-from conformance.statistics.by_requirement import pooled
+from conformance.statistics.by_requirement import Shape, pooled
 from conformance.statistics.correlation import linked_seeds, seed_pairs, seed_shifts
+from conformance.statistics.evidence import chernoff_log_p, linear_log_p, self_normalised
+from conformance.statistics.resolution import MAGNITUDE_LEVELS
 from conformance.statistics.seeds import BASES, crowd, random_seeds
 from conformance.statistics.shape import coarsely_follows
 
@@ -182,8 +184,14 @@ def require_each_scaled(layer: Layer) -> None:
     larger kernels, it shows twice the variance.
     """
     law = declared(layer)
-    bounded = law.families and all(family.strictly_subgaussian for family in law.families)
-    if layer.implementation.init is None or not bounded:
+    if all(family.strictly_subgaussian for family in law.families):
+        for size, seeds, drawn in _crowds(layer):
+            _require_scale(layer, law, size, seeds, drawn)
+
+
+def _crowds(layer: Layer) -> Iterator[tuple[Shape, np.ndarray, np.ndarray]]:
+    """Yield a size, thousands of seeds and their flat kernels, if all weights are finite."""
+    if layer.implementation.init is None or not declared(layer).families:
         return
     _, more, (seeds, drawn) = _drawn(layer)
     for size, of, kernels_of_size in (
@@ -191,7 +199,51 @@ def require_each_scaled(layer: Layer) -> None:
         (_fewest(layer), seeds, drawn),
     ):
         if len(of) and np.isfinite(kernels_of_size).all():
-            _require_scale(layer, law, size, of, kernels_of_size)
+            yield size, of, kernels_of_size
+
+
+_ZERO = 2.0**-20
+"""A bound of the probability that a weight is 0; the 2^23 levels of `jax.random` include one."""
+
+
+def require_no_rare_structure(layer: Layer) -> None:
+    """Fail if a few seeds of a quarter of a million give dead or repeated weights, or one sign.
+
+    Weights of float32 are 0, or repeat another one of their kernel, so rarely that Chernoff's bound
+    of their number judges all seeds together, and each seed by itself.
+    """
+    for size, seeds, drawn in _crowds(layer):
+        n, k = drawn.shape
+        magnitudes = np.sort(np.abs(drawn), axis=1)
+        again = (np.diff(magnitudes) == 0) & (magnitudes[:, 1:] > 0)
+        for odd, expected, slug, what in (
+            (drawn == 0, k * _ZERO, "dead-for-some-seeds", "are 0"),
+            (again, k * k / 2 / MAGNITUDE_LEVELS, "copies-for-some-seeds", "repeat another one"),
+        ):
+            counts = odd.sum(1)
+            log_p = min(
+                chernoff_log_p(int(counts.sum()), n * expected),
+                chernoff_log_p(int(counts.max()), expected) + math.log(n),
+            )
+            some, words = int(np.count_nonzero(counts)), f"a few seeds give weights that {what}"
+            found = f"for {some} of {n} seeds, up to {counts.max()} of {k} weights {what}"
+            _require_usual(size, seeds, counts, log_p, found, Cause(slug, words))
+        norms = np.sqrt(np.square(drawn, dtype=np.float64).sum(1))
+        sums = self_normalised(drawn.sum(1, dtype=np.float64), np.square(norms))
+        found = f"the sum of the weights of a seed is {sums.max():.3g} standard errors"
+        cause = Cause("mean-for-some-seeds", "a few seeds give a kernel whose mean is not 0")
+        _require_usual(size, seeds, sums, linear_log_p(float(sums.max()), n), found, cause)
+
+
+def _require_usual(
+    size: Shape, seeds: np.ndarray, values: np.ndarray, log_p: float, found: str, cause: Cause
+) -> None:
+    """Fail if chance gives values by seed with a probability that is too small."""
+    if log_p <= np.log(_BY_CHANCE):
+        worst = int(seeds[int(np.argmax(values))])
+        recording.current().draw(Case(*size, seed=worst))
+        accepted = f"what chance gives, false alarm {_BY_CHANCE:.0e}"
+        require.fail(f"{found}, most for seed {worst}", accepted=accepted, cause=cause)
 
 
 def _follows_its_law(layer: Layer) -> bool:
@@ -275,6 +327,7 @@ def require_uncorrelated(layer: Layer) -> None:
     single pair.
     """
     numbers = _numbers(layer)
+    _require_own_parts(numbers)
     _require_own_rows(layer, numbers)
     finite = {}
     if layer.implementation.init is not None:
@@ -327,6 +380,23 @@ def _magnitudes(
     pairs = list(zip(apart[::2], apart[1::2], strict=False))
     rows = [size[one[side]] - size[two[side]] for one, two in pairs for side in (0, 1)]
     return np.stack(rows or [values[0]]), [(2 * i, 2 * i + 1) for i in range(len(pairs))]
+
+
+def _require_own_parts(numbers: Mapping[int, np.ndarray]) -> None:
+    """Fail if all seeds, with different kernels, have the signs or the magnitudes of one.
+
+    Two kernels of 774 weights never have the same signs by chance, even if they are as dependent as
+    those of low rank. Kernels of equal magnitudes, such as signs alone, have them in common.
+    """
+    values = np.stack(list(numbers.values()))
+    if not values.all() or not np.isfinite(values).all():
+        return
+    magnitudes = np.abs(values)
+    for part, what in ((np.sign(values), "signs"), (magnitudes, "magnitudes")):
+        if (part == part[0]).all() and np.unique(part[0]).size > 1:
+            words = f"the {what} of the weights are the same for every seed"
+            first, second = [*numbers][:2]
+            _fail(first, second, "", Cause(f"{what}-of-all-seeds", words), f"the {what}")
 
 
 def _require_own_rows(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
