@@ -48,7 +48,10 @@ def _x(layer: Layer, case: Case) -> np.ndarray:
     "nnx gives a module no context, so a layer that is right alone is right within a "
     "model; this one checks how users combine layers."
 )
-@rests_on("state/exact-state", "seeding/siblings-differ", "purity/input-kept", VALUE)
+@rests_on(
+    *("state/exact-state", "state/instances-independent", "seeding/siblings-differ"),
+    *("purity/input-kept", VALUE),
+)
 @over(sizes=SQUARE, at_most=1)
 def test_nnx_submodule(layer: Layer, case: Case) -> None:
     """As an attribute of another module, in ``nnx.Sequential`` and in ``nnx.List``, the layer's
@@ -271,14 +274,15 @@ _NO_HASH = Cause(
 
 
 @requirement("models/inspected", SHOULD, NNX, LINEN)
-@rests_on("state/exact-state", "forward/output-shape")
+@rests_on("state/exact-state", "forward/output-shape", "construction/abstract-init")
 @over(sizes=[(3, 10)], at_most=1)
 def test_inspected(layer: Layer, case: Case) -> None:
-    """``repr``, ``nnx.display`` and Linen's ``tabulate`` show the layer; it has a hash, and an nnx
-    layer is equal only to itself.
+    """``repr``, ``nnx.display`` and Linen's ``tabulate`` show the layer; it has a hash, which
+    training does not change, and an nnx layer is equal only to itself.
 
-    Notebooks, debuggers and containers rely on this. ``nnx.tabulate`` is left out: in Flax 0.12 it
-    replaces the static methods of a class and does not restore them.
+    A layer that ``nnx.eval_shape`` makes, which has no values yet, is shown as well. Notebooks,
+    debuggers and containers rely on this. ``nnx.tabulate`` is left out: in Flax 0.12 it replaces
+    the static methods of a class and does not restore them.
     """
     x = as_jax(_x(layer, case))
     dense = layer.of(case)
@@ -301,6 +305,23 @@ def test_inspected(layer: Layer, case: Case) -> None:
         accepted="equality by identity",
         cause=Cause("eq-compares-contents", "__eq__ compares what layers hold"),
     )
+    before = hash(subject)
+    dense.write(case.kernel(), case.bias())
+    require.that(
+        hash(subject) == before and subject in {subject},
+        "after new values are written, the hash of the layer is another one",
+        accepted="a hash that does not depend on the parameters",
+        cause=Cause("hash-of-values", "__hash__ is computed from the values of the parameters"),
+    )
+    construct = layer.implementation.module
+    assert construct is not None
+    abstract = nnx.eval_shape(lambda: construct(*case.kernel_shape, nnx.Rngs(case.seed)))
+    what = "repr and nnx.display of a layer that nnx.eval_shape makes"
+    with during(what, _NEEDS_VALUES), _quiet():
+        repr(abstract), str(abstract), nnx.display(abstract)
+
+
+_NEEDS_VALUES = Cause("shown-by-values", "showing the layer needs the values of its parameters")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -109,3 +110,19 @@ class SmallProjections(CorrectLinenDense):
 
     def draw_kernel(self, key: Array, x: Array) -> Array:
         return super().draw_kernel(key, x) * (0.5 if "proj" in (self.name or "") else 1.0)
+
+
+@defect("Y476", "models/inspected", 4, cause_id="shown-by-values")
+class ReprOfItsDeviation(CorrectDense):
+    """The representation has the deviation of the kernel, which an abstract one does not have."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(deviation={float(self.kernel[...].std()):.3f})"
+
+
+@defect("Y477", "models/inspected", 4, cause_id="hash-of-values")
+class HashOfItsValues(CorrectDense):
+    """A step of training changes the hash, so that a dictionary does not find the layer again."""
+
+    def __hash__(self) -> int:
+        return hash(np.asarray(self.kernel[...]).tobytes())

@@ -224,4 +224,14 @@ def RegistersItself(layer: Any, rngs: nnx.Rngs) -> None:
         LAYERS.append(layer)
 
 
+_history: list[np.ndarray] = []
+
+
+@wrong.built("Y475", "purity/nothing-kept", 4, cause_id="layer-kept")
+def RemembersItsStart(layer: Any, rngs: nnx.Rngs) -> None:
+    """A NumPy copy of every new kernel is kept, to compare with after training."""
+    if not is_traced(layer.kernel[...]):
+        _history.append(np.array(layer.kernel[...]))
+
+
 name_layers(globals())
