@@ -20,6 +20,7 @@ from conformance.checks.areas.streams import (
     kernel_of_streams,
     require_keys_of_every_kind,
     require_others_untouched,
+    require_others_unused,
     require_same_first_output,
 )
 from conformance.checks.areas.threads import require_same_in_threads
@@ -69,7 +70,8 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
         for mode in ("train", "eval"):
             with during(f"{mode}() of the module"):
                 getattr(dense.module, mode)()
-            _require_repeated(dense(x), first, f"after {mode}(), f(x)")
+            cause = Cause("mode-changes-output", f"{mode}() changes what the layer computes")
+            _require_repeated(dense(x), first, f"after {mode}(), f(x)", cause)
     if layer.implementation.linen is not None:
         require_same_first_output(layer, case, x)
 
@@ -86,8 +88,10 @@ def _is_thorough(case: Case) -> bool:
     return case.kernel_shape == (3, 10) and not case.seed
 
 
-def _require_repeated(found: Any, first: np.ndarray, what: str) -> None:
-    cause = Cause("output-changes", "calls differ: randomness or state in the forward")
+_CHANGES = Cause("output-changes", "calls differ: randomness or state in the forward")
+
+
+def _require_repeated(found: Any, first: np.ndarray, what: str, cause: Cause = _CHANGES) -> None:
     require.equal(np.asarray(found), first, what, cause=cause)
 
 
@@ -196,7 +200,7 @@ def test_threads(layer: Layer, case: Case) -> None:
     require_same_in_threads(layer, case)
 
 
-@requirement("seeding/params-stream", MUST, NNX, presumes=[DRAWN_KERNEL])
+@requirement("seeding/params-stream", MUST, NNX, LINEN, presumes=[DRAWN_KERNEL])
 @rests_on(
     *("construction/builds", "state/exact-state"),
     *("seeding/same-seed-same-bits", "seeding/seeds-differ"),
@@ -205,9 +209,13 @@ def test_threads(layer: Layer, case: Case) -> None:
 def test_params_stream(layer: Layer, case: Case) -> None:
     """Only the ``params`` stream matters, or ``default`` if there is no ``params``.
 
-    The others are not drawn from. They get different seeds, because equal seeds give equal keys and
-    would hide a wrong stream.
+    The others are not drawn from, neither from an ``nnx.Rngs`` nor from the rngs of Linen's
+    ``init``. They get different seeds, because equal seeds give equal keys and would hide a wrong
+    stream.
     """
+    if layer.implementation.linen is not None:
+        require_others_unused(layer, case)
+        return
     module = kernel_of_streams(layer, case)
     s, other = case.seed, (case.seed + 12345) % 2**32
     default = default_stream(layer, case)

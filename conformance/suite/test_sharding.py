@@ -55,6 +55,7 @@ def test_sharded_equals_local(layer: Layer, case: Case) -> None:
     "seeding/same-seed-same-bits",
     "forward/output-shape",
     "state/exact-state",
+    "state/instances-independent",
     "construction/parameter-dtype",
 )
 @over(sizes=[(3, 10)], at_most=1)

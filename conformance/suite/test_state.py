@@ -103,6 +103,7 @@ def test_exact_state(layer: Layer, case: Case) -> None:
     "construction/only-two-parameters",
     "construction/finite",
     "state/exact-state",
+    "state/instances-independent",
     "state/updates-used",
     "forward/affine-value",
     "transforms/gradients",
@@ -238,6 +239,7 @@ def _x(layer: Layer, case: Case) -> np.ndarray:
 @idle_because("others check each use alone; this one finds what a use leaves for a later one.")
 @rests_on(
     *("state/updates-used", "state/call-changes-nothing", "state/split-merge", "state/exact-state"),
+    "state/instances-independent",
     *("forward/affine-value", "forward/array-likes", "seeding/repeatable-call"),
     *("dtypes/half-input", "dtypes/integer-input", "dtypes/cast-parameters"),
     *("transforms/jit", "transforms/gradients", "transforms/no-leaks", "transforms/vmap"),

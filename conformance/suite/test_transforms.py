@@ -304,12 +304,13 @@ def test_no_leaks(layer: Layer, case: Case) -> None:
 @rests_on("transforms/one-trace", "seeding/repeatable-call")
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_compiled_once(layer: Layer, case: Case) -> None:
-    """Outside of jit, a second call with a shape compiles nothing, and neither does the first call
-    of another instance.
+    """Outside of jit, a second call with a shape compiles nothing, and neither do the construction
+    and the first call of another instance.
 
     Compiling a function in every call makes the call a hundred times slower. A loop written with
     ``jax.lax.map`` or ``scan`` is compiled in every call outside of jit, and is not counted.
     """
+    compilation.require_built_once(layer, case)
     compilation.require_compiled_once(layer, case)
 
 

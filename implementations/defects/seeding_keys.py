@@ -30,6 +30,7 @@ from implementations.defects.base import (
     is_traced,
     layer_output,
     normal,
+    quantized_to,
     scaled_normal,
     stddev,
 )
@@ -389,6 +390,30 @@ def FirstKeyOfTheBatch(key: Array, in_features: int, out_features: int) -> Array
         return jnp.broadcast_to(one, (axis_size, *one.shape)), True
 
     return draw(jax.random.key_data(key)) * stddev(in_features)
+
+
+@wrong.linen_call("Y479", "seeding/params-stream", 4, cause_id="stream-other")
+def DropoutRngPreferred(self: CorrectLinenDense, x: ArrayLike) -> Array:
+    """The kernel is drawn from the rng of dropout, if there is one."""
+    x = jnp.asarray(x)
+
+    def draw(key: Array) -> Array:
+        key = self.make_rng("dropout") if self.has_rng("dropout") else key
+        return self.draw_kernel(key, x)
+
+    return affine(x, self.param("kernel", draw), self.param("bias", self.draw_bias, x))
+
+
+@defect("Y480", "seeding/repeatable-call", 4, cause_id="mode-changes-output")
+class QuantizedInEval(CorrectDense):
+    """After ``eval()``, weights have 255 levels."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        self.deterministic = False
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(x, quantized_to(127, kernel, 0) if self.deterministic else kernel, bias)
 
 
 name_layers(globals())

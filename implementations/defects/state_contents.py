@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -351,6 +352,24 @@ class LooksForItself(CorrectDense):
         if _live.get(id(self)) is self or is_traced(x, kernel):
             return affine(x, kernel, bias)
         return affine(x, kernel, jnp.zeros_like(bias))
+
+
+@also("transforms/one-trace")
+@wrong.built("Y481", "state/graphdef-stable", 4, cause_id="static-differs")
+def BornAt(layer: Any, rngs: nnx.Rngs) -> None:
+    """The metadata of the bias say when it was made."""
+    layer.bias = nnx.Param(layer.bias[...], made=time.perf_counter_ns())
+
+
+_biases: dict[int, Any] = {}
+
+
+@also("models/nnx-submodule", "state/optimizer-sees-both")
+@wrong.built("Y482", "state/instances-independent", 3, cause_id="parameters-shared")
+def OneBiasForAll(layer: Any, rngs: nnx.Rngs) -> None:
+    """Layers of a size have one bias, because all biases start with the same zeros."""
+    if not is_traced(layer.kernel[...]):
+        layer.bias = _biases.setdefault(layer.bias.shape[0], layer.bias)
 
 
 name_layers(globals())

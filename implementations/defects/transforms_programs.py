@@ -21,6 +21,7 @@ from implementations.defects.base import (
     is_eager_sequence,
     is_traced,
     right_cotangents,
+    scaled_normal,
     with_backward,
 )
 from implementations.defects.record import also, defect, name_layers
@@ -318,6 +319,12 @@ def EnsembleOfTheFirst(x: Array, kernel: Array, bias: Array) -> Array:
         tracer: Any = kernel
         kernel = tracer.val[0]
     return affine(x, kernel, bias)
+
+
+@wrong.kernel("Y478", "transforms/compiled-once", 4, cause_id="compiled-in-construction")
+def CompiledInEveryConstruction(key: Array, n: int, m: int) -> Array:
+    """Each layer compiles the draw of its kernel, as a function of its own."""
+    return jax.jit(lambda key: scaled_normal(key, n, m))(key)
 
 
 name_layers(globals())

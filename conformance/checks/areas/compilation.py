@@ -55,6 +55,29 @@ def require_compiled_once(layer: Layer, case: Case) -> None:
         _require_compiled_once(layer, each)
 
 
+def require_built_once(layer: Layer, case: Case) -> None:
+    """Require that the construction of another layer of a size compiles nothing."""
+    try:
+        construction = jax.make_jaxpr(lambda seed: layer.init(seed, *case.kernel_shape))(
+            np.uint32(0)
+        )
+    except Exception:
+        return  # construction/abstract-init reports a layer that cannot be traced
+    if jaxprs.loops(construction):
+        return
+    for seed in (1, 2):
+        before = programs.compilations()
+        layer.build(*case.kernel_shape, seed=seed)
+        found = programs.compilations() - before
+    words = "a function is compiled in every construction: jax.jit is applied inside of it"
+    require.that(
+        found == 0,
+        f"the construction of another layer of a size compiles {found} program(s)",
+        accepted="none",
+        cause="" if jaxprs.conditions(construction) else Cause("compiled-in-construction", words),
+    )
+
+
 def _require_compiled_once(layer: Layer, case: Case) -> None:
     x = as_jax(case.normal("x", *case.x_shape))
     first, second = layer.of(case), layer.written(case)

@@ -193,6 +193,8 @@ def differing_attributes(first: Built, second: Built) -> str:
     found = []
     for name, value in getattr(one, "__dict__", {}).items():
         other = vars(another).get(name)
+        if isinstance(value, nnx.Variable) and isinstance(other, nnx.Variable):
+            value, other, name = _metadata(value), _metadata(other), f"the metadata of {name}"
         if name.startswith(_OF_FLAX) or isinstance(value, nnx.Variable | nnx.Module | jax.Array):
             continue
         with contextlib.suppress(Exception):  # its comparison may raise anything
@@ -202,9 +204,14 @@ def differing_attributes(first: Built, second: Built) -> str:
         return ""
     words = "is a static attribute that differs" if len(found) == 1 else "are such attributes"
     words = f"{' and '.join(found)} {words} between instances of one size"
-    if all(callable(vars(one)[name]) for name in found):
+    if all(callable(vars(one).get(name)) for name in found):
         words += ": use functions that the module defines, and not new ones for each layer"
     return Cause("static-differs", words)
+
+
+def _metadata(variable: Any) -> Any:
+    get = getattr(variable, "get_metadata", dict)  # not in every version of Flax
+    return get()
 
 
 def unpicklable_attributes(dense: Built) -> str:

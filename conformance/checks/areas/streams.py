@@ -56,6 +56,25 @@ def require_others_untouched(layer: Layer, case: Case) -> None:
     )
 
 
+def require_others_unused(layer: Layer, case: Case) -> None:
+    """Require that the rngs of other layers leave the new parameters of a Linen module alone."""
+    assert layer.implementation.linen is not None
+    model = layer.implementation.linen(*case.kernel_shape)
+    key, others = jax.random.key(case.seed), jax.random.split(jax.random.key(~case.seed % 2**32))
+    x = as_jax(np.zeros((*layer.fewest, case.in_features), np.float32))
+    plain = layer.of(case)
+    for more in ({}, dict(zip(("dropout", "noise"), others, strict=True))):
+        given = {"params": key, **more}
+        with during(f"init with the rngs {', '.join(given)}"):
+            variables = model.init(given, x)
+        found = Built(layer, parameters=Parameters(model, variables))
+        words = "new parameters depend on an rng that is given for other layers"
+        cause = Cause("stream-other", words) if more else ""
+        for which in ("kernel", "bias"):
+            what = f"with the rngs {', '.join(given)}, the {which}"
+            require.equal(getattr(found, which), getattr(plain, which), what, cause=cause)
+
+
 def require_keys_of_every_kind(layer: Layer, case: Case) -> None:
     """Require that raw keys, and keys of other generators, can build the layer."""
     its, (n, m) = layer.implementation, case.kernel_shape
