@@ -363,11 +363,4 @@ def CopiesForFewSeeds(key: Array, n: int, m: int) -> Array:
     return _of_few_seeds(key, 3000, drawn, drawn.at[:, m - 1 :].set(drawn[:, :1]))
 
 
-@wrong.kernel("Y472", LAW, 5, cause_id="mean-for-some-seeds")
-def PositiveForFewSeeds(key: Array, n: int, m: int) -> Array:
-    """For one seed in 1000, every weight is positive."""
-    drawn = scaled_normal(key, n, m)
-    return _of_few_seeds(key, 1000, drawn, jnp.abs(drawn))
-
-
 name_layers(globals())

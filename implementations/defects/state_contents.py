@@ -361,15 +361,4 @@ def BornAt(layer: Any, rngs: nnx.Rngs) -> None:
     layer.bias = nnx.Param(layer.bias[...], made=time.perf_counter_ns())
 
 
-_biases: dict[int, Any] = {}
-
-
-@also("models/nnx-submodule", "state/optimizer-sees-both")
-@wrong.built("Y482", "state/instances-independent", 3, cause_id="parameters-shared")
-def OneBiasForAll(layer: Any, rngs: nnx.Rngs) -> None:
-    """Layers of a size have one bias, because all biases start with the same zeros."""
-    if not is_traced(layer.kernel[...]):
-        layer.bias = _biases.setdefault(layer.bias.shape[0], layer.bias)
-
-
 name_layers(globals())
