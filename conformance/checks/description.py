@@ -85,7 +85,7 @@ class Description:
     differences
         How it differs from Flax's layer.
     declaration
-        Its declaration, by the keys of the table.
+        Its declaration, by the keys of the table; None if only functions could describe it.
     branches
         Where its programs differ from those at 3 inputs and 10 outputs, or a note that it cannot be
         traced.
@@ -165,7 +165,10 @@ def _described(layer: Layer) -> Description:
         extra_parameters=found.extra_parameters,
         extra_state=found.extra_state,
         differences=(*found.differences(), *_by_default(layer)),
-        declaration=dict(_declared(found, text)) | _arguments(seen.arguments),
+        # Keys of the table describe one array for each parameter.
+        declaration=None
+        if seen.storage
+        else dict(_declared(found, text)) | _arguments(seen.arguments),
         branches=_branches(layer),
         trouble=trouble,
     )

@@ -95,15 +95,19 @@ def lines(found: Description, entry: Entry) -> Iterator[str]:
             yield from textwrap.wrap(
                 text, _WIDTH, initial_indent=indent, subsequent_indent=" " * len(indent)
             )
-    if found.declaration is None:
+    if found.declaration is None and not found.differences:
         return
     yield ""
-    if not found.declaration:
+    if found.declaration == {}:
         yield "It follows Flax's convention; no declaration is needed."
         return
     yield "It differs from Flax's convention:"
     yield from (f"  {difference}" for difference in found.differences)
     yield ""
+    if found.declaration is None:
+        yield "If this is intended, describe it by functions: see 'A description in Python' in"
+        yield "docs/libraries.md (dense-conformance help libraries)."
+        return
     yield "If this is intended, declare it in pyproject.toml:"
     from conformance.checks.description import table_of
 

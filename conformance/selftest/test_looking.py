@@ -371,6 +371,17 @@ def test_describe(capsys: pytest.CaptureFixture[str]) -> None:
     assert f'layer = "{_PLACE}:OutputsFirst"' in text
 
 
+def test_describe_proposes_no_table_that_does_not_suffice(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A kernel that is computed from two arrays needs functions, as a run says as well."""
+    assert main(["describe", f"{_PLACE}:WeightNorm"]) == 0
+    text = capsys.readouterr().out
+    assert "the kernel is computed from v and g" in text
+    assert "describe it by functions" in text
+    assert "tool.dense-conformance" not in text
+
+
 class Meshless(NoBias):
     """A layer that needs a mesh."""
 
