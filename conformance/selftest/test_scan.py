@@ -47,6 +47,21 @@ def test_no_edge_of_what_does_not_branch(subject: type) -> None:
     assert not found.constants
 
 
+@pytest.mark.parametrize(("size", "least", "most"), [(1, 130, 130), (16, 1e3, 4e3), (64, 4e3, 2e4)])
+def test_programs_of_many_blocks_are_traced_as_far_as_they_are_short(
+    size: int, least: float, most: float
+) -> None:
+    """Tracing a sum of as many products as there are blocks takes time in proportion."""
+
+    class Blocks(CorrectDense):
+        def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+            for i in range(0, kernel.shape[0], size):
+                bias = bias + x[..., i : i + size] @ kernel[i : i + size]
+            return bias
+
+    assert least <= scan(Layer(adapt(Blocks))).longest <= most
+
+
 @pytest.mark.parametrize("axis", ["in_features", "out_features", "rows"])
 def test_drawn_thresholds(axis: str) -> None:
     """The edge is found exactly, and both sides of it become cases."""

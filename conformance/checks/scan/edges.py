@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -69,8 +70,9 @@ _MOST_EDGES = 4
 _LARGEST_INDEX = 2**17
 # The number of draws at an edge with fewer rows than a plain batch.
 _FEW_ROWS = 12
-# A layer with one operation for each input, or row, is not traced for more than these.
-_UNROLLED = 130
+# A layer with one operation for each input, or row, is not traced for more than these, and one with
+# an operation for each block of inputs not for longer programs than that.
+_UNROLLED, _PARTS = 130, 5000
 # The experiment with new kernels has sizes up to this one, and more of them would blur it.
 _SMALL = 16
 
@@ -114,6 +116,8 @@ class Scan:
         outside of a trace is in none of the programs.
     unrolls_rows
         Whether the program has operations for each row, so that long batches take long to trace.
+    longest
+        The largest size at which tracing takes little time.
     own_derivative
         Whether the program has a rule of differentiation of its own.
     """
@@ -123,6 +127,7 @@ class Scan:
     constants: tuple[float, ...] = ()
     written: tuple[Edge, ...] = ()
     unrolls_rows: bool = False
+    longest: float = math.inf
     own_derivative: bool = False
 
     def places(self, use: Use) -> list[tuple[str, Case]]:
@@ -175,8 +180,10 @@ def _scan(layer: Layer) -> Scan:
     tenfold = replace(base, in_features=30, out_features=100)
     # By length, not by time, on which the result of a scan must not depend.
     unrolled = any(traces.grows(kind, base, tenfold) for kind in kinds)
+    longest = _UNROLLED if unrolled else _longest(traces, tenfold)
     unrolls_rows = traces.grows(FORWARD, base, replace(base, lead=tuple(10 * n for n in base.lead)))
     points = [p for p in points_of(layer) if not unrolled or max(p.axes) <= _UNROLLED]
+    points = [p for p in points if max(p.axes[:2]) <= longest]
     points = [p for p in points if not unrolls_rows or np.prod(p.lead) <= _UNROLLED]
     if traces.materializes:
         points = [p for p in points if p.in_features * p.out_features <= WEIGHTS]
@@ -207,15 +214,30 @@ def _scan(layer: Layer) -> Scan:
     return Scan(
         tuple(edges),
         constants=tuple(dict.fromkeys((*sorted(constants), *numbers_in_code(layer)))),
-        written=tuple(_written(layer, unrolled or unrolls_rows)),
+        written=tuple(_written(layer, _UNROLLED if unrolls_rows else longest)),
         unrolls_rows=unrolls_rows,
+        longest=longest,
         own_derivative=GRADIENT in kinds,
     )
 
 
-def _written(layer: Layer, unrolled: bool) -> Iterator[Edge]:
+def _longest(traces: Traces, tenfold: Point) -> float:
+    """Return the largest size at which a program with operations for each block is short."""
+    few, many = (
+        replace(tenfold, in_features=n, out_features=m) for n, m in ((300, 1000), (3000, 10_000))
+    )
+    if traces.materializes:
+        return math.inf  # other limits hold, and such sizes cost memory
+    lengths = [len(traces(FORWARD, point).structure) for point in (tenfold, few)]
+    if lengths[1] <= lengths[0] or not traces.grows(FORWARD, few, many):
+        return math.inf
+    more = len(traces(FORWARD, many).structure) - lengths[1]
+    return max(_UNROLLED, _PARTS * (many.in_features - few.in_features) / more)
+
+
+def _written(layer: Layer, longest: float) -> Iterator[Edge]:
     for length in lengths_in_code(layer):
-        if length <= (_UNROLLED if unrolled else _LARGEST_INDEX):
+        if length <= min(longest, _LARGEST_INDEX):
             where = f"near the number {length} in the layer's code"
             points = written(layer, length)
             yield Edge(FORWARD, where, tuple(points))
