@@ -214,7 +214,7 @@ UnsignedWraps = wrong.forward("X115", "dtypes/integer-input", 5, cause_id="input
     lambda x, k, b: affine(x.astype(jnp.int32) if x.dtype == jnp.uint32 else x, k, b),
     "uint32 goes through int32: negative from 2**31 on.",
 )
-SixteenBitPixels = wrong.forward("X317", "dtypes/integer-input", 5)(
+SixteenBitPixels = wrong.forward("X317", "dtypes/integer-input", 5, cause_id="integers-scaled")(
     lambda x, k, b: affine(x / 65535 if x.dtype == jnp.uint16 else x, k, b),
     "A uint16 input counts as an image and is divided by 65535.",
 )
@@ -274,7 +274,7 @@ numpy_integers = wrong.solution("Y317", "dtypes/integer-input", 4)(
     ),
     "A NumPy array of int64 goes through int16.",
 )
-ImagesScaled = wrong.forward("Y361", "dtypes/integer-input", 3)(
+ImagesScaled = wrong.forward("Y361", "dtypes/integer-input", 3, cause_id="integers-scaled")(
     lambda x, k, b: affine(x / 255, k, b),
     "An x of uint8 and rank 4 is taken for images, and scaled to numbers from 0 to 1.",
     when=lambda x, k, b: x.dtype == jnp.uint8 and x.ndim == 4,

@@ -241,8 +241,10 @@ def TiledBlock(key: Array, in_features: int, out_features: int) -> Array:
 
 @wrong.kernel("X026", "initialization/kernel-independence", 4, cause_id="signs-determined")
 def ChessboardSigns(key: Array, in_features: int, out_features: int) -> Array:
-    """The sign of an entry is that of a black or a white square."""
-    draws = jnp.abs(scaled_normal(key, in_features, out_features))
+    """The sign of an entry is that of a black or a white square, whose colors are drawn."""
+    own, colors = jax.random.split(key)
+    draws = jnp.abs(scaled_normal(own, in_features, out_features))
+    draws *= jax.random.rademacher(colors, (), jnp.float32)
     rows = jnp.arange(in_features)[:, None]
     return jnp.where((rows + jnp.arange(out_features)) % 2 == 0, draws, -draws)
 

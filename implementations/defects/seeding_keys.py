@@ -209,7 +209,7 @@ class DropoutLeftOn(CorrectDense):
     "seeding/repeatable-call",
     5,
     start=lambda layer: {"deterministic": True},
-    cause_id="output-changes",
+    cause_id="mode-changes-output",
 )
 def NoisyInTraining(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """After `layer.train()`, which models call on all their layers, the output is scaled."""

@@ -50,9 +50,10 @@ def ruled(back: Function, value: Function = affine) -> Any:
 twice_in_forward_mode = with_tangent(
     lambda b: b, lambda b, db: linear_call(lambda _, t: 2.0 * t, lambda _, t: t, None, db)
 )
-TangentOfTheBiasDoubled = wrong.forward("X610", "transforms/forward-mode", 4)(
+TangentOfTheBiasDoubled = wrong.forward("X610", "transforms/gradients", 4)(
     lambda x, k, b: affine(x, k, twice_in_forward_mode(b)),
     "The tangent of the bias is doubled, and halved again in the transpose.",
+    collateral=("transforms/forward-mode",),
     when=lambda x, k, b: b.dtype == jnp.float32,
 )
 NoForwardMode = wrong.forward("X133", "transforms/forward-mode-offered", 4, cause_id="custom-vjp")(
