@@ -323,10 +323,7 @@ class Layer:
         return (1,) * (min(self.convention.ranks) - 1)
 
     def accepts(self, lead: Sequence[int]) -> bool:
-        """Return whether the layer declares to accept an ``x`` with these leading dimensions.
-
-        The highest rank that can be declared stands for the higher ones as well.
-        """
+        """Return whether the layer accepts these leading axes; rank 5 stands for 5 and more."""
         return min(len(lead) + 1, FLAX.ranks[-1]) in self.convention.ranks
 
 
