@@ -348,9 +348,9 @@ def test_kernel_law(layer: Layer) -> None:
     The check distinguishes the two. It tests the distribution function (Dvoretzky, Kiefer and
     Wolfowitz with Massart's constant; Berk and Jones), the support, the symmetry of signs and
     repeated values. No seed of a quarter of a million has dead or repeated weights. A layer that
-    declares another law must follow that one. In half precision the
-    distribution function is tested, as far as the few levels allow, and that weights are neither
-    clipped nor of fewer levels than JAX draws.
+    declares another law must follow that one. In half precision the distribution function is
+    tested, as far as the few levels allow, and that weights are neither clipped nor of fewer levels
+    than JAX draws.
     """
     law = declared(layer)
     if not law.families:

@@ -241,7 +241,7 @@ def TiledBlock(key: Array, in_features: int, out_features: int) -> Array:
 
 @wrong.kernel("X026", "initialization/kernel-independence", 4, cause_id="signs-determined")
 def ChessboardSigns(key: Array, in_features: int, out_features: int) -> Array:
-    """The sign of an entry is that of a black or a white square, whose colors are drawn."""
+    """The signs alternate as the squares of a chessboard; the seed decides the first one."""
     own, colors = jax.random.split(key)
     draws = jnp.abs(scaled_normal(own, in_features, out_features))
     draws *= jax.random.rademacher(colors, (), jnp.float32)
