@@ -65,11 +65,7 @@ VARIANTS = {
     "glorot-normal": _drawn(Law.glorot_normal(), _INITIAL.glorot_normal()),
     "glorot-uniform": _drawn(Law.glorot_uniform(), _INITIAL.glorot_uniform()),
     "normal": _drawn(_SMALL, _INITIAL.normal(0.01)),
-    "zeros": _with(
-        "kernel 0",
-        {"kernel": Law.zero()},
-        kernel_init=_INITIAL.zeros_init(),
-    ),
+    "zeros": _with("kernel 0", {"kernel": Law.zero()}, kernel_init=_INITIAL.zeros_init()),
     "bias-normal": _with("normal bias", {"bias": _SMALL}, bias_init=_INITIAL.normal(0.01)),
 }
 

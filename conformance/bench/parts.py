@@ -99,10 +99,7 @@ def imports(bench: Bench) -> Iterator[Row]:
     """Measure the imports that every worker pays for before its first check."""
     for what, module in (
         ("import of jax and flax.nnx", "jax, flax.nnx"),
-        (
-            "import of the suite, without jax",
-            "conformance.contract.catalogue as r; r.catalogue()",
-        ),
+        ("import of the suite, without jax", "conformance.contract.catalogue as r; r.catalogue()"),
     ):
         command = [sys.executable, "-c", f"import {module}"]
         best = min((measured(command, {}) for _ in range(3)), key=lambda found: found.computing)

@@ -17,16 +17,7 @@ Size = tuple[int, int]
 # Edges first, in the order in which Hypothesis shrinks: (1, 1), a single row, a single column, a
 # wide and a tall one, a square power of two, neighbours of a power of two, and both sides above
 # 128.
-_QUICK: tuple[Size, ...] = (
-    (1, 1),
-    (1, 7),
-    (5, 1),
-    (3, 10),
-    (16, 16),
-    (33, 20),
-    (6, 129),
-    (130, 4),
-)
+_QUICK: tuple[Size, ...] = ((1, 1), (1, 7), (5, 1), (3, 10), (16, 16), (33, 20), (6, 129), (130, 4))
 _STANDARD: tuple[Size, ...] = (*_QUICK, (2, 3), (7, 8), (64, 15), (257, 9))
 _THOROUGH: tuple[Size, ...] = (*_STANDARD, (4, 4), (9, 33), (17, 2), (31, 65), (128, 64), (500, 12))
 

@@ -44,11 +44,7 @@ MODES = {
     for mode in (
         Mode("default", "nothing changed"),
         Mode("x64", "64-bit types", {"JAX_ENABLE_X64": "1"}),
-        Mode(
-            "threefry-legacy",
-            "the bits of JAX before 0.5",
-            {"JAX_THREEFRY_PARTITIONABLE": "0"},
-        ),
+        Mode("threefry-legacy", "the bits of JAX before 0.5", {"JAX_THREEFRY_PARTITIONABLE": "0"}),
         Mode("rbg", "the hardware's random generator", {"JAX_DEFAULT_PRNG_IMPL": "rbg"}),
         Mode(
             "matmul-bfloat16",

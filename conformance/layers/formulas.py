@@ -84,11 +84,7 @@ class Formula:
         return _evaluated(self.text, {"fan_in": fan_in, "fan_out": fan_out})
 
 
-_FAMILIES = {
-    "normal": NORMAL,
-    "truncated normal": TRUNCATED_NORMAL,
-    "uniform": UNIFORM,
-}
+_FAMILIES = {"normal": NORMAL, "truncated normal": TRUNCATED_NORMAL, "uniform": UNIFORM}
 _SCALES = {"lecun": "1 / fan_in", "he": "2 / fan_in", "kaiming": "2 / fan_in"}
 _AVERAGED = {"glorot": "2 / (fan_in + fan_out)", "xavier": "2 / (fan_in + fan_out)"}
 

@@ -167,9 +167,7 @@ def _is_installed(requirement: Any) -> bool:
 
 
 def resolve(
-    specs: Sequence[str],
-    declared: Sequence[str] = (),
-    project: Path = Path("pyproject.toml"),
+    specs: Sequence[str], declared: Sequence[str] = (), project: Path = Path("pyproject.toml")
 ) -> tuple[Entry, ...]:
     """Return the entries that the specifications name.
 

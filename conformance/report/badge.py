@@ -56,12 +56,7 @@ def _colour(runs: Sequence[Results]) -> str:
 
 def endpoint(runs: Sequence[Results]) -> str:
     """Return the JSON that shields.io's endpoint badge reads (schema version 1)."""
-    found = {
-        "schemaVersion": 1,
-        "label": LABEL,
-        "message": message(runs),
-        "color": _colour(runs),
-    }
+    found = {"schemaVersion": 1, "label": LABEL, "message": message(runs), "color": _colour(runs)}
     return json.dumps(found, indent=1) + "\n"
 
 

@@ -246,11 +246,7 @@ class View:
         cards = [self._card(group) for group in groups.values()]
         return tuple(
             sorted(
-                cards,
-                key=lambda card: (
-                    order[card.cell.implementation],
-                    LOOKS.index(card.look),
-                ),
+                cards, key=lambda card: (order[card.cell.implementation], LOOKS.index(card.look))
             )
         )
 

@@ -76,9 +76,7 @@ class _Reporter:
     """A pytest plugin for one run that shows progress, then the verdict."""
 
     def __init__(
-        self,
-        progress: Callable[..., Any],
-        after: Callable[[Results], None] | None = None,
+        self, progress: Callable[..., Any], after: Callable[[Results], None] | None = None
     ) -> None:
         self.progress = progress
         self.after = after

@@ -106,10 +106,7 @@ class Shard:
         return f"{self.number}/{self.count}"
 
     def cells(
-        self,
-        entries: Sequence[Entry],
-        rows: Sequence[Requirement],
-        seconds: Mapping[Key, float],
+        self, entries: Sequence[Entry], rows: Sequence[Requirement], seconds: Mapping[Key, float]
     ) -> frozenset[Key]:
         """Return the cells of this shard; all shards together have each cell once.
 

@@ -129,8 +129,7 @@ def test_a_wrong_registration_exits_with_2(mine: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["run", "--help"], ["list"], ["--version"], ["bench", "--help"]],
+    "arguments", [["--help"], ["run", "--help"], ["list"], ["--version"], ["bench", "--help"]]
 )
 def test_help_and_lists_do_not_import_jax(arguments: list[str], tmp_path: Path) -> None:
     code = (
@@ -145,8 +144,7 @@ def test_help_and_lists_do_not_import_jax(arguments: list[str], tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["--pyargs", "conformance", "--collect-only", "-q"]],
+    "arguments", [["--help"], ["--pyargs", "conformance", "--collect-only", "-q"]]
 )
 def test_pytest_does_not_import_jax_before_it_checks(arguments: list[str], tmp_path: Path) -> None:
     code = (

@@ -129,10 +129,7 @@ def _require_right(verdict: Verdict) -> None:
 
 @pytest.mark.parametrize(
     ("outcomes", "sentence"),
-    [
-        ("pnn", "conforms: MUST 1/1; 2 MUST requirements do not apply"),
-        ("pn", "conforms: MUST 1/1"),
-    ],
+    [("pnn", "conforms: MUST 1/1; 2 MUST requirements do not apply"), ("pn", "conforms: MUST 1/1")],
 )
 def test_a_layer_that_is_asked_little_does_not_conform_plainly(
     outcomes: str, sentence: str

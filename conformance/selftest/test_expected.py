@@ -177,10 +177,7 @@ def test_what_follows_from_an_expected_failure_is_expected(
     """Consequences need no declaration; a failed MAY explains nothing."""
     below = Requirement("forward/zero-input", Level(level), (), "", "", (), "")
     above = Requirement("forward/basis-input", Level.MUST, (), "", "", (below.id,), "")
-    cells = [
-        cell(known, level),
-        Cell(ENTRY.id, above.id, "MUST", Outcome.FAILED),
-    ]
+    cells = [cell(known, level), Cell(ENTRY.id, above.id, "MUST", Outcome.FAILED)]
     found = account([ENTRY], (below, above), cells)
     assert {c.outcome for c in found.cells} == {known, outcome}
     assert found.exit_code == (OK if outcome == "blocked" else NONCONFORMING)

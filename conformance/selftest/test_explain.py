@@ -132,9 +132,7 @@ def test_a_script_fails_on_the_defect_and_on_no_right_layer(
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault[0])
-def test_a_script_needs_nothing_of_the_suite(
-    fault: tuple[str, str, str, tuple[int, int]],
-) -> None:
+def test_a_script_needs_nothing_of_the_suite(fault: tuple[str, str, str, tuple[int, int]]) -> None:
     """Scripts of common requirements import only jax, flax, numpy and the layer."""
     text, right = _script(fault)
     if fault[1] not in {requirement for requirement, _ in checks()}:

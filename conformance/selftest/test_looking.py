@@ -186,10 +186,7 @@ class Adapted(nnx.Module):
         (OutputsFirst, {"layout": "out,in", "parameter_names": ("weight", "bias")}),
         (NoBias, {"use_bias": False}),
         (HiddenBias, {}),
-        (
-            Half,
-            {"parameter_dtype": "bfloat16", "compute_dtype": "bfloat16", "casts_input": True},
-        ),
+        (Half, {"parameter_dtype": "bfloat16", "compute_dtype": "bfloat16", "casts_input": True}),
         (VectorsAlone, {"layout": "out,in", "parameter_names": ("w", "b"), "ranks": (1,)}),
         (VectorsWithoutBias, {"use_bias": False, "ranks": (1,)}),
         (

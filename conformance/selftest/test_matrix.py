@@ -185,13 +185,7 @@ def test_the_script_of_a_failure_has_its_mode(monkeypatch: pytest.MonkeyPatch) -
     assert under_mode(script) == script
     monkeypatch.setenv("CONFORMANCE_MODE", "x64")
     lines = under_mode(script).splitlines()
-    assert lines[3:8] == [
-        '"""',
-        "",
-        "import os",
-        "",
-        "os.environ.update({'JAX_ENABLE_X64': '1'})",
-    ]
+    assert lines[3:8] == ['"""', "", "import os", "", "os.environ.update({'JAX_ENABLE_X64': '1'})"]
     assert lines[-1] == "import jax"
     monkeypatch.setenv("CONFORMANCE_MODE", "default")
     assert under_mode(script) == script

@@ -92,7 +92,4 @@ def test_a_run_in_two_modes_is_one_file_of_two_environments(tmp_path: Path) -> N
     assert "2 of 2 environments conform" in done.stdout
     runs = read_all(tmp_path / "r.json")
     assert [run.environment["mode"] for run in runs] == ["default", "rank-promotion"]
-    assert [cell.outcome for run in runs for cell in run.verdict.cells] == [
-        "passed",
-        "passed",
-    ]
+    assert [cell.outcome for run in runs for cell in run.verdict.cells] == ["passed", "passed"]

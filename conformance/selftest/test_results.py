@@ -134,11 +134,7 @@ def test_an_inconsistent_file_is_refused(tmp_path: Path, change: Change, message
         ('"seconds": 12.5', '"seconds": NaN', "is not JSON: NaN is not a finite number"),
         ('"seconds": 12.5', '"seconds": 1, "seconds": 1', "the key 'seconds' comes twice"),
         ('"profile": "quick"', '"profile": "\\ud800"', "is not JSON: "),
-        (
-            '"seconds": 12.5',
-            '"seconds": -1',
-            "bigger than or equal to 0, found '-1'",
-        ),
+        ('"seconds": 12.5', '"seconds": -1', "bigger than or equal to 0, found '-1'"),
         ('"seconds": 12.5', '"seconds": true', "seconds must be number, found true"),
     ],
 )

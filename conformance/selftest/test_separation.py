@@ -133,9 +133,7 @@ PAIRS: dict[str, Pair] = {
         patch="decimal.getcontext().prec = decimal.DefaultContext.prec = 1",
     ),
     "warnings-are-errors": Pair(
-        first="warnings.warn('slow')",
-        top="import warnings",
-        patch="warnings.simplefilter('error')",
+        first="warnings.warn('slow')", top="import warnings", patch="warnings.simplefilter('error')"
     ),
     "x64": Pair(patch="import jax\njax.config.update('jax_enable_x64', True)"),
     "precision": Pair(

@@ -167,9 +167,7 @@ def _reductions(ignored: int, moduli: Sequence[int]) -> list[_Reduction]:
             lambda s: max(_signed(s), 0),
         ),
         _Reduction(
-            "modulo 2^31 - 1",
-            "the seed is reduced modulo 2^31 - 1.",
-            lambda s: s % (2**31 - 1),
+            "modulo 2^31 - 1", "the seed is reduced modulo 2^31 - 1.", lambda s: s % (2**31 - 1)
         ),
     ]
     for bits in range(1, 32):

@@ -175,10 +175,7 @@ def test_only_two_parameters(layer: Layer, case: Case) -> None:
         f"the layer has {len(leaves)} parameters: {listed}",
         accepted=f"{' and '.join(('kernel', 'bias')[:expected]) or 'no other'} alone",
         declare=declaring_beside(layer, others),
-        cause=Cause(
-            "parameter-more",
-            f"the layer has {which} beside kernel and bias: {beside}",
-        ),
+        cause=Cause("parameter-more", f"the layer has {which} beside kernel and bias: {beside}"),
     )
 
 

@@ -32,13 +32,7 @@ from conformance.statistics.identify import declared_names
 from conformance.statistics.laws import family_named
 
 
-@requirement(
-    "exercise/float-arguments",
-    MUST,
-    EXERCISE,
-    foundation=True,
-    order=-189,
-)
+@requirement("exercise/float-arguments", MUST, EXERCISE, foundation=True, order=-189)
 @rests_on("construction/builds")
 @over()
 def test_float_arguments(layer: Layer, case: Case) -> None:

@@ -154,9 +154,7 @@ def test_linen_submodule(layer: Layer, case: Case) -> None:
         found = {leaf.path for leaf in composition.linen_leaves(variables)}
         wanted = {(*place, *leaf.path) for place in names for leaf in flat.leaves}
         require.that(
-            found == wanted,
-            f"in {how}, the paths are {_dotted(found)}",
-            accepted=_dotted(wanted),
+            found == wanted, f"in {how}, the paths are {_dotted(found)}", accepted=_dotted(wanted)
         )
         if len(names) == 2 and np.ptp(layer.of(case).kernel) > 0:
             first, second = (

@@ -309,10 +309,7 @@ def test_precision(layer: Layer, case: Case) -> None:
             words = "of a pair of precisions, one counts for both operands"
             cause = Cause("precision-of-one", words) if len(found) == 1 else ""
         require.that(
-            found == right,
-            f"{what} has {_shown(found)}",
-            accepted=_named(precision),
-            cause=cause,
+            found == right, f"{what} has {_shown(found)}", accepted=_named(precision), cause=cause
         )
         if isinstance(chosen, str) and not options:
             x = as_jax(_x(layer, case))

@@ -27,12 +27,7 @@ from conformance.layers.storage import BiasRow, Scaled
 
 
 @requirement(
-    "serialization/stable-names",
-    SHOULD,
-    PARAMETERS,
-    declared=True,
-    foundation=True,
-    order=-180,
+    "serialization/stable-names", SHOULD, PARAMETERS, declared=True, foundation=True, order=-180
 )
 @over(sizes=programs.FEW_SIZES)
 def test_stable_names(layer: Layer, case: Case) -> None:

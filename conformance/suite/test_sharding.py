@@ -167,13 +167,7 @@ def test_output_sharding(layer: Layer, case: Case) -> None:
             )
 
 
-@requirement(
-    "sharding/sharding-metadata",
-    MAY,
-    NNX,
-    order=110,
-    seconds=0.8,
-)
+@requirement("sharding/sharding-metadata", MAY, NNX, order=110, seconds=0.8)
 @over(sizes=[(16, 16)])
 def test_sharding_metadata(layer: Layer, case: Case) -> None:
     """A sharding annotation survives on the Param and under jit init.

@@ -45,8 +45,7 @@ class UnroundedBias(CorrectDense):
 
 
 unrounded_bias = adapt(
-    UnroundedBias,
-    convention=Convention("bfloat16", compute_dtype="bfloat16", casts_input=True),
+    UnroundedBias, convention=Convention("bfloat16", compute_dtype="bfloat16", casts_input=True)
 )
 
 
@@ -240,8 +239,7 @@ roughly_declared = replace(
     init=truncated,
     apply=apply_dictionary,
     convention=Convention(
-        "truncated",
-        kernel=Law.truncated_normal(about_three_quarters, "0.7737/fan_in"),
+        "truncated", kernel=Law.truncated_normal(about_three_quarters, "0.7737/fan_in")
     ),
 )
 

@@ -102,9 +102,7 @@ PaddedToMultiplesOf128 = _choosing(
     _padded(128),
 )
 OddInputsPadded = _choosing(
-    "An odd number of inputs is padded by one.",
-    lambda x, k: k.shape[0] % 2 == 1,
-    _padded(2),
+    "An odd number of inputs is padded by one.", lambda x, k: k.shape[0] % 2 == 1, _padded(2)
 )
 BatchesPaddedToPowersOfTwo = _choosing(
     "A batch of more than 16 rows is padded to a power of two.",
@@ -162,9 +160,7 @@ EinsumBeyondRankTwo = _choosing(
     lambda x, k, b: jnp.einsum("...i,io->...o", x, k) + b,
 )
 FlattenedBeyondRankThree = _choosing(
-    "From rank 4 on, leading axes are merged.",
-    lambda x, k: x.ndim > 3 and x.size > 0,
-    _flattened,
+    "From rank 4 on, leading axes are merged.", lambda x, k: x.ndim > 3 and x.size > 0, _flattened
 )
 FoldedBatchOfEqualAxes = _choosing(
     "Two equal leading axes are merged.",

@@ -173,9 +173,7 @@ without_bias = _implementation(
     convention=Convention(name="no bias", use_bias=False),
 )
 vectors_only = _implementation(
-    "vectors only",
-    apply=_to_a_vector,
-    convention=Convention(name="vectors only", ranks=(1,)),
+    "vectors only", apply=_to_a_vector, convention=Convention(name="vectors only", ranks=(1,))
 )
 uniform_by_declaration = _implementation(
     "uniform by declaration",

@@ -294,9 +294,7 @@ FLOATING = {"inputs": ["floating"]}
 DRAWS = {"call": {"rngs": ["dropout"]}}
 CoarserThanPromised = declaring(_Coarse, Defect("Y170", "forward/integer-exact"), **PROMISE)
 PromisedAndCut = declaring(
-    _NotStraightThrough,
-    Defect("Y171", "transforms/gradients", cause_id="gradient-cut"),
-    **PROMISE,
+    _NotStraightThrough, Defect("Y171", "transforms/gradients", cause_id="gradient-cut"), **PROMISE
 )
 TakesIntegers = declaring(
     _TakesIntegers,
@@ -304,9 +302,7 @@ TakesIntegers = declaring(
     inputs=["floating", "complex"],
 )
 TakesComplex = declaring(
-    _TakesComplex,
-    Defect("Y173", "dtypes/complex-input", cause_id="input-not-refused"),
-    **FLOATING,
+    _TakesComplex, Defect("Y173", "dtypes/complex-input", cause_id="input-not-refused"), **FLOATING
 )
 SumsInHalf = declaring(_SumsInHalf, Defect("Y174", "numerics/no-saturation"), **HALF)
 SumsInLess = declaring(

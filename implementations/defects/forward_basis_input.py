@@ -37,9 +37,7 @@ input_in_bfloat16 = wrong.casting("X257", "forward/additive", 4)(
 )
 sorted_row = wrong.casting("Y134", "forward/additive", 4)(
     lambda seed, x, m: layer_output(
-        seed,
-        jnp.where((x[1:] > x[:-1]).all() & (x.shape[0] > 5), x - x[0], x),
-        m,
+        seed, jnp.where((x[1:] > x[:-1]).all() & (x.shape[0] > 5), x - x[0], x), m
     ),
     "Ascending numbers begin at 0.",
 )

@@ -56,8 +56,7 @@ one_feature_too_few = wrong.solution("F003", "forward/output-shape", 3)(
     collateral=("exercise/float-arguments",),
 )
 matrix_out = wrong.casting("F013", "forward/output-shape", 2, cause_id="axes-added")(
-    lambda seed, x, m: layer_output(seed, x, m)[None],
-    "The result has shape (1, features).",
+    lambda seed, x, m: layer_output(seed, x, m)[None], "The result has shape (1, features)."
 )
 FirstFittingAxis = wrong.forward("X085", "forward/output-shape", 4, cause_id="axes-changed")(
     lambda x, k, b: affine(jnp.moveaxis(x, x.shape.index(k.shape[0]), -1), k, b),

@@ -91,12 +91,10 @@ BiasTimesInput = wrong.forward("Y150", "forward/zero-input", 2)(
     collateral=("forward/integer-exact",),
 )
 Doubled = wrong.output("Y190", "forward/zero-input", 3, cause_id="output-scaled")(
-    lambda y, x: 2 * y,
-    "The result is doubled: f(0) is that of a bias which is added twice.",
+    lambda y, x: 2 * y, "The result is doubled: f(0) is that of a bias which is added twice."
 )
 AbsoluteValue = wrong.output("Y191", "forward/zero-input", 3, cause_id="activation")(
-    lambda y, x: jnp.abs(y),
-    "The absolute value is returned.",
+    lambda y, x: jnp.abs(y), "The absolute value is returned."
 )
 DividedByRoot = wrong.forward("Y250", "forward/zero-input", 2, cause_id="scaled-by-size")(
     lambda x, k, b: affine(x, k, b) / max(k.shape[0], 1) ** 0.5,
@@ -108,8 +106,7 @@ DirectionOfInput = wrong.forward("Y251", "forward/zero-input", 2, cause_id="inpu
     when=lambda x, k, b: x.dtype == jnp.float32,
 )
 SortsOutputs = wrong.output("Y255", "forward/zero-input", 2, cause_id="output-transformed")(
-    lambda y, x: jnp.sort(y),
-    "The outputs are sorted.",
+    lambda y, x: jnp.sort(y), "The outputs are sorted."
 )
 AddsNoise = wrong.output("Y256", "forward/zero-input", 2, cause_id="constants-added")(
     lambda y, x: y + 0.1 * jax.random.normal(jax.random.key(0), y.shape),
@@ -216,8 +213,7 @@ class _DrawsAgain:
 
 
 DrawsAgain = declaring(
-    _DrawsAgain,
-    Defect("Y386", "forward/zero-input", cause_id="unflatten-ignores", subtlety=2),
+    _DrawsAgain, Defect("Y386", "forward/zero-input", cause_id="unflatten-ignores", subtlety=2)
 )
 
 

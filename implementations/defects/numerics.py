@@ -91,8 +91,7 @@ BiasOfLargeOutputsLost = wrong.forward("Y003", "numerics/no-saturation", 5, coll
     "A bias beyond 4096 is taken for an error.",
 )
 clipped = wrong.casting("Y062", "numerics/no-saturation", 4, collateral=("forward/homogeneous",))(
-    lambda seed, x, m: layer_output(seed, jnp.clip(x, -1e6, 1e6), m),
-    "x is clipped at a million.",
+    lambda seed, x, m: layer_output(seed, jnp.clip(x, -1e6, 1e6), m), "x is clipped at a million."
 )
 InputAsIntegers = wrong.forward("Y240", "numerics/no-saturation", 2, cause_id="input-truncated")(
     lambda x, k, b: affine(x.astype(jnp.int32), k, b),

@@ -134,10 +134,7 @@ DrawsInFloat32 = constructor("Y127", "options/param-dtype", 3)(
     "The initializer is asked for float32, and what it returns is cast.",
 )
 BiasDrawnInFloat32 = constructor("Y208", "options/param-dtype", 4)(
-    lambda param_dtype, bias_init: {
-        "param_dtype": param_dtype,
-        "bias_init": in_float32(bias_init),
-    },
+    lambda param_dtype, bias_init: {"param_dtype": param_dtype, "bias_init": in_float32(bias_init)},
     "The initializer of the bias is always called for float32.",
 )
 ParamDtypeWithBias = constructor("Y234", "options/param-dtype", 4, cause_id="option-by-branch")(

@@ -75,8 +75,7 @@ DecimalDigits = wrong.seed(
     "X156", 5, "Seeds are taken modulo 10**6.", lambda s: s % 1_000_000, cause_id="seed-modulo"
 )
 zero_is_no_seed = wrong.casting("X254", "seeding/seeds-differ", 5, cause_id="seed-zero-replaced")(
-    lambda seed, x, m: layer_output(seed or 42, x, m),
-    "A seed of 0 counts as none and becomes 42.",
+    lambda seed, x, m: layer_output(seed or 42, x, m), "A seed of 0 counts as none and becomes 42."
 )
 seed_as_int32 = wrong.casting("X263", "seeding/seeds-differ", 4)(
     lambda seed, x, m: layer_output(int(np.int32(seed)), x, m),

@@ -114,12 +114,7 @@ class AnnotationDropped(CorrectDense):
     """An initializer can be given, but its annotation is dropped."""
 
     def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        kernel_init: Any = LECUN,
-        rngs: nnx.Rngs,
+        self, in_features: int, out_features: int, *, kernel_init: Any = LECUN, rngs: nnx.Rngs
     ) -> None:
         kernel = kernel_init(rngs.params(), (in_features, out_features), jnp.float32)
         self.kernel = nnx.Param(self.kept(kernel))

@@ -12,12 +12,7 @@ from jax.custom_derivatives import linear_call
 from jax.lax import stop_gradient
 
 from implementations.defects import wrong
-from implementations.defects.base import (
-    affine,
-    is_traced,
-    right_cotangents,
-    with_backward,
-)
+from implementations.defects.base import affine, is_traced, right_cotangents, with_backward
 from implementations.defects.hooks import Function
 from implementations.defects.record import name_layers
 
@@ -141,12 +136,7 @@ BiasLearnsFromOneRow = wrong.forward("X753", "transforms/gradients", 4)(
     cause_id="gradient-of-one-row",
 )
 BiasLearnsTheTotal = wrong.forward("X754", "transforms/gradients", 4, cause_id="gradient-of-total")(
-    ruled(
-        lambda x, k, g: (
-            *right_cotangents(x, k, g)[:2],
-            jnp.broadcast_to(g.sum(), k.shape[1:]),
-        )
-    ),
+    ruled(lambda x, k, g: (*right_cotangents(x, k, g)[:2], jnp.broadcast_to(g.sum(), k.shape[1:]))),
     "The gradient of the bias is summed over the outputs as well.",
     when=lambda x, k, b: x.dtype == jnp.float32,
 )
@@ -306,8 +296,7 @@ def _bias_of_a_mean(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Ar
 
 
 EqualCotangentsAveraged = wrong.forward("Y120", GRADIENTS, 4, collateral=FORWARD_MODE)(
-    ruled(_bias_of_a_mean),
-    "If all rows get one cotangent, as from a sum, the bias gets its mean.",
+    ruled(_bias_of_a_mean), "If all rows get one cotangent, as from a sum, the bias gets its mean."
 )
 NoCurvature = wrong.forward("Y212", GRADIENTS, 5, cause_id="cotangent-stopped")(
     ruled(lambda x, k, g: (g @ k.T, *right_cotangents(x, k, jax.lax.stop_gradient(g))[1:])),

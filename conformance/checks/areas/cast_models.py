@@ -46,8 +46,7 @@ def require_castable(layer: Layer, case: Case, half: str) -> None:
         f"{what} is {y.dtype}",
         accepted=" or ".join(accepted),
         cause=Cause(
-            "layer-casts",
-            f"the layer casts to {y.dtype} for any dtypes of x and of its parameters",
+            "layer-casts", f"the layer casts to {y.dtype} for any dtypes of x and of its parameters"
         ),
         declare='dtype = "float32"' if input_dtypes.casts(layer) else "",
     )

@@ -29,11 +29,7 @@ def require_kinds(layer: Layer, case: Case) -> None:
     Particular kinds are checked once for each of a few sizes.
     """
     require_scales(layer, case)
-    checks = {
-        _ROWS: _require_rows,
-        _SQUARE: _require_kernels,
-        _MAGNITUDES: _require_magnitudes,
-    }
+    checks = {_ROWS: _require_rows, _SQUARE: _require_kernels, _MAGNITUDES: _require_magnitudes}
     check = checks.get(case.kernel_shape)
     if check is not None and case.lead == BATCH and layer.accepts(BATCH):
         check(layer, case)

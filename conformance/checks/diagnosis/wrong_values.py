@@ -305,11 +305,7 @@ _FORMATS = {"bfloat16": ("bfloat16", 2.0**-8), "float16": ("TF32 or float16", 2.
 
 
 def _reduced_precision(
-    found: np.ndarray,
-    x: np.ndarray,
-    kernel: np.ndarray,
-    bias: np.ndarray,
-    right: oracle.Bounded,
+    found: np.ndarray, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, right: oracle.Bounded
 ) -> str:
     """Return the usual format that explains the error, by its size and the numbers themselves.
 

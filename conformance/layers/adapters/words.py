@@ -96,16 +96,8 @@ def law_of_initializer(initializer: Any) -> Law | None:
     return None
 
 
-_FAMILIES = {
-    "truncated_normal": TRUNCATED_NORMAL,
-    "normal": NORMAL,
-    "uniform": UNIFORM,
-}
-_FANS = {
-    "fan_in": lambda i, o: i,
-    "fan_out": lambda i, o: o,
-    "fan_avg": lambda i, o: (i + o) / 2,
-}
+_FAMILIES = {"truncated_normal": TRUNCATED_NORMAL, "normal": NORMAL, "uniform": UNIFORM}
+_FANS = {"fan_in": lambda i, o: i, "fan_out": lambda i, o: o, "fan_avg": lambda i, o: (i + o) / 2}
 
 
 def _scaled(inside: Mapping[str, Any]) -> Law | None:
