@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from conformance.checks import require
+from conformance.checks import recording, require
 from conformance.checks.areas import input_dtypes, plot_data
 from conformance.checks.areas.kernels import (
     LARGE_KERNEL,
@@ -51,7 +51,6 @@ from conformance.jax_setup.lazy import jax
 from conformance.statistics import (
     by_requirement,
     causes,
-    fresh_seed,
     identify_law,
     power,
     strongest,
@@ -317,7 +316,8 @@ def _require_variance_of_very_tall(layer: Layer) -> None:
         # What loops over its inputs in Python is not traced: that would take hours.
         affordable = size[0] <= layer.describable and cost_of_a_draw(layer, size) <= _ROOM
         if affordable and declared(layer).variance(*size):
-            _require_variance(layer, layer.build(*size, fresh_seed(0, *size)).kernel, size)
+            case = recording.current().draw(Case(*size))
+            _require_variance(layer, kernel_of(layer, case), size)
 
 
 def _require_variance(layer: Layer, kernel: np.ndarray, size: tuple[int, int]) -> None:

@@ -110,7 +110,8 @@ def test_second_device(layer: Layer, case: Case) -> None:
 
 
 @requirement("sharding/eager", MUST, PARAMETERS, presumes=[FLOAT32_THROUGHOUT])
-@rests_on("sharding/sharded-equals-local", "sharding/second-device")
+# JAX may crash on an array of several devices that a call has donated.
+@rests_on("sharding/sharded-equals-local", "sharding/second-device", "purity/input-kept")
 @over(sizes=[(16, 16)], at_most=1)
 def test_eager(layer: Layer, case: Case) -> None:
     """Outside of jit, with sharded parameters and inputs, f(x) is within the rounding-error bound.

@@ -93,7 +93,7 @@ def DemotedWhenExact(x: Array, kernel: Array, bias: Array) -> Array:
 
 
 @also("transforms/forward-mode", "numerics/one-product")
-@wrong.forward("X138", "transforms/gradients", 5)
+@wrong.forward("X138", "transforms/gradients", 5, cause_id="factors-rounded")
 def GradientInBfloat16(x: Array, kernel: Array, bias: Array) -> Array:
     """The gradient passed down is rounded to bfloat16; values are right."""
     y = affine(x, kernel, bias)

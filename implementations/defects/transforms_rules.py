@@ -345,6 +345,21 @@ LongOutsideOfJit = wrong.forward("Y288", GRADIENTS, 5, cause_id="gradient-halved
 )
 
 
+def _in_bfloat16(*factors: Array) -> list[Array]:
+    return [factor.astype(jnp.bfloat16).astype(jnp.float32) for factor in factors]
+
+
+FactorsInBfloat16 = wrong.forward("Y264", GRADIENTS, 4, cause_id="factors-rounded")(
+    ruled(
+        lambda x, k, g: (
+            *right_cotangents(*_in_bfloat16(x, k, g))[:2],
+            right_cotangents(x, k, g)[2],
+        )
+    ),
+    "The products of the backward pass round their factors to bfloat16.",
+)
+
+
 def _turned(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
     down, of_kernel, of_bias = right_cotangents(x, kernel, g)
     square = g.ndim == 3 and g.shape[0] == g.shape[1] and kernel.shape[0] == kernel.shape[1]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import oracle, programs, require
-from conformance.checks.arithmetic import Arithmetic
+from conformance.checks.arithmetic import Arithmetic, rounded
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Built, Layer
 from conformance.checks.oracle import Bounded
@@ -369,7 +369,7 @@ def _cause(
     if np.sum(np.abs(found) == top) > 1 and _holds(found, Bounded(clipped, reference.bound)):
         return Cause("gradient-clipped", f"the gradient is clipped to +-{top:g}")
     # A layer of half precision may round its gradients.
-    return _rounded(found) if arithmetic.is_float32 and not point.exact else ""
+    return _rounded(found, which, point) if arithmetic.is_float32 and not point.exact else ""
 
 
 _LIMITS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -401,10 +401,15 @@ def _of_one_row(found: np.ndarray, which: str, point: Point) -> str:
     return ""
 
 
-def _rounded(found: np.ndarray) -> str:
-    """Return whether every number has the short significand of a half-precision dtype."""
+def _rounded(found: np.ndarray, which: str, point: Point) -> str:
+    """Return a cause if the gradient, or what is multiplied for it, has a short significand."""
     for bits, name in ((8, "bfloat16"), (11, "float16 or TF32")):
         significand, _ = np.frexp(found.astype(np.float64))
         if np.all(np.ldexp(significand, bits) % 1.0 == 0.0) and found.size > 1:
             return Cause("gradient-rounded", f"the gradient is rounded to {name}")
+    if which != "bias":
+        kernel, x, g = (rounded(v, "bfloat16") for v in (point.kernel, point.x, point.cotangent))
+        for kept in (point.cotangent, g):
+            if _holds(found, _of_cotangent(which, replace(point, kernel=kernel, x=x), kept)):
+                return Cause("factors-rounded", "it is a product of numbers rounded to bfloat16")
     return ""

@@ -321,12 +321,10 @@ LARGE_KERNEL = (1024, 1024)
 
 
 def large_kernel(layer: Layer) -> np.ndarray:
-    """Return a new kernel of a million weights, built once, as a user builds it."""
-
-    def build() -> np.ndarray:
-        return layer.build(*LARGE_KERNEL, experiment().cells[-1].seeds.stop + 10_000).kernel
-
-    found: np.ndarray = layer.remember("large kernel", build)
+    """Return a new kernel of a million weights, built once; record its case."""
+    case = Case(*LARGE_KERNEL, seed=experiment().cells[-1].seeds.stop + 10_000)
+    recording.current().draw(case)
+    found: np.ndarray = layer.remember("large kernel", lambda: layer.of(case).kernel)
     return found
 
 
