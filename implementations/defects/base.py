@@ -33,6 +33,12 @@ def scaled_normal(key: Array, in_features: int, out_features: int) -> Array:
     return normal(key, in_features, out_features) * stddev(in_features)
 
 
+def scaled_uniform(key: Array, in_features: int, out_features: int) -> Array:
+    """Return a kernel (in, out), uniform with variance 1/in."""
+    shape, end = (in_features, out_features), 3.0**0.5 * stddev(in_features)
+    return jax.random.uniform(key, shape, jnp.float32, minval=-end, maxval=end)
+
+
 def affine(x: ArrayLike, kernel: Array, bias: Array) -> Array:
     """Return the right output (..., out) for x (..., in): ``x @ kernel + bias``."""
     product = jnp.asarray(x) @ kernel
@@ -53,6 +59,17 @@ def right_cotangents(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, A
     return dx.astype(x.dtype), dkernel.astype(kernel.dtype), dbias.astype(kernel.dtype)
 
 
+def scaled(cotangents: tuple[Array, Array, Array], which: int, factor: Any) -> Any:
+    """Return cotangents of x, kernel and bias, the one at this place multiplied by the factor."""
+    return tuple(value * factor if i == which else value for i, value in enumerate(cotangents))
+
+
+def one_dtype(x: Array, kernel: Array, bias: Array) -> bool:
+    """Return whether the three have one dtype, and x has the width of the kernel."""
+    right = x.ndim > 0 and x.shape[-1] == kernel.shape[0]
+    return right and x.dtype == kernel.dtype == bias.dtype
+
+
 def rarely_scaled(key: Array, share: float, factor: float, n: int, m: int) -> Array:
     """Return the right kernel (n, m), multiplied by the factor for this share of the keys."""
     own, chance = jax.random.split(key)
@@ -63,6 +80,12 @@ def rarely_scaled(key: Array, share: float, factor: float, n: int, m: int) -> Ar
 def computed_in(dtype: Any) -> Callable[[Array, Array, Array], Array]:
     """Return an arithmetic that rounds x and the kernel to a dtype."""
     return lambda x, k, b: affine(x.astype(dtype), k.astype(dtype), b).astype(jnp.float32)
+
+
+def through_halves(x: Array, kernel: Array, bias: Array) -> Array:
+    """Return the output, the product made in bfloat16 and accumulated in float32."""
+    half = (x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    return jnp.matmul(*half, preferred_element_type=jnp.float32) + bias
 
 
 def quantized_to(levels: int, values: Array, axis: int) -> Array:
@@ -151,6 +174,11 @@ def layer_output(seed: int, x: ArrayLike, features: int) -> Array:
     """Return the exercise's result (features,): the right layer of this seed, applied to x."""
     x = jnp.asarray(x)
     return CorrectDense(x.shape[-1], features, rngs=nnx.Rngs(seed))(x)
+
+
+def layer_kernel(seed: int, x: Array, features: int) -> Array:
+    """Return the kernel (in, features) of the right layer of this seed."""
+    return CorrectDense(x.shape[-1], features, rngs=nnx.Rngs(seed)).kernel[...]
 
 
 def correct_dense_forward(seed: float, x: ArrayLike, features: float) -> Array:

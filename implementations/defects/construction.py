@@ -69,6 +69,15 @@ DividesByTheSize = wrong.kernel("X576", "construction/zero-sizes", 2)(
     lambda key, n, m: jax.random.normal(key, (n, m), jnp.float32) * (1.0 / n) ** 0.5,
     "The scale is 1/sqrt(in), in Python: without inputs it raises.",
 )
+QuantileOfZero = wrong.kernel("Y041", FINITE, 5, cause_id=RARE)(
+    lambda key, n, m: jax.scipy.special.ndtri(jax.random.uniform(key, (n, m))) * stddev(n),
+    "The normal quantile of a uniform number that may be 0.",
+)
+UnscaledForNumpySizes = wrong.kernel("X661", "construction/integral-sizes", 4)(
+    lambda key, n, m: scaled_normal(key, n, m) * float(n) ** 0.5,
+    "Only for an ``int`` the scale is computed, which NumPy's integers are not.",
+    when=lambda key, n, m: not isinstance(n, int),
+)
 
 
 @also("transforms/traced-first")
@@ -141,13 +150,6 @@ def LogarithmOfAnExactZero(key: Array, n: int, m: int) -> Array:
     return r * jnp.cos(turn) * stddev(n)
 
 
-@wrong.kernel("Y041", FINITE, 5, cause_id=RARE)
-def QuantileOfZero(key: Array, n: int, m: int) -> Array:
-    """The normal quantile of a uniform number that may be 0."""
-    drawn = jax.random.uniform(key, (n, m), jnp.float32)
-    return jax.scipy.special.ndtri(drawn) * stddev(n)
-
-
 @wrong.init("X092", "construction/integral-sizes", 3)
 def SizesCastToInt(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """Sizes go through int(): 4.7 inputs make a kernel of 4 rows."""
@@ -158,13 +160,6 @@ def SizesCastToInt(self: Any, in_features: int, out_features: int, *, rngs: nnx.
 def NegativeSizes(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """A size below one counts as one."""
     CorrectDense.__init__(self, max(1, in_features), max(1, out_features), rngs=rngs)
-
-
-@wrong.kernel("X661", "construction/integral-sizes", 4)
-def UnscaledForNumpySizes(key: Array, in_features: int, out_features: int) -> Array:
-    """Only for an ``int`` the scale is computed, which NumPy's integers are not."""
-    scaled = scaled_normal(key, in_features, out_features)
-    return scaled if isinstance(in_features, int) else scaled * float(in_features) ** 0.5
 
 
 @seen("aprender, torch and equinox layout; kfac-jax#114")
@@ -231,13 +226,8 @@ class MultipliedFromTheLeft(nnx.Module):
 
 
 @defect("Y375", "construction/kernel-shape", 1, cause_id="kernel-made-transposed")
-class MadeTransposed(nnx.Module):
+class MadeTransposed(MultipliedFromTheLeft):
     """The kernel has the shape (out, in), and is used as if it were (in, out)."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        drawn = jax.random.normal(rngs.params(), (out_features, in_features))
-        self.kernel = nnx.Param(drawn * stddev(in_features))
-        self.bias = nnx.Param(jnp.zeros((out_features,)))
 
     def __call__(self, x: ArrayLike) -> Array:
         return jnp.asarray(x) @ self.kernel[...] + self.bias[...]
@@ -269,12 +259,11 @@ def KernelFromFixedKey(self: Any, x: ArrayLike) -> Array:
 @wrong.linen_call("L009", "construction/only-two-parameters", 3, cause_id="collection-other")
 def CountsInStats(self: Any, x: ArrayLike) -> Array:
     """A second collection counts the calls."""
-    x = jnp.asarray(x)
     calls = self.variable("stats", "calls", jnp.zeros, (), jnp.int32)
     if self.is_mutable_collection("stats"):
         calls.value = calls.value + 1
-    kernel = self.param("kernel", self.draw_kernel, x)
-    return affine(x, kernel, self.param("bias", self.draw_bias, x))
+    x = jnp.asarray(x)
+    return affine(x, *self.parameters(x))
 
 
 @wrong.forward(
@@ -354,18 +343,12 @@ def ShapesForArrays(self: Any, in_features: int, out_features: int, *, rngs: nnx
     self.bias = nnx.Param((out_features,))
 
 
-@defect("Y382", "construction/builds", 1, cause_id="initializer-not-called")
-class LinenInitializerNotMade(nn.Module):
+@wrong.linen_call("Y382", "construction/builds", 1, cause_id="initializer-not-called")
+def LinenInitializerNotMade(self: Any, x: ArrayLike) -> Array:
     """The function that makes the initializer is given for the initializer."""
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: ArrayLike) -> Array:
-        x, initializer = jnp.asarray(x), nn.initializers.lecun_normal
-        kernel: Any = self.param("kernel", initializer, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return jnp.dot(x, kernel) + bias
+    x, initializer = jnp.asarray(x), nn.initializers.lecun_normal
+    kernel: Any = self.param("kernel", initializer, (x.shape[-1], self.features))
+    return jnp.dot(x, kernel) + self.param("bias", self.draw_bias, x)
 
 
 @wrong.init("Y383", "construction/bias-shape", 1, cause_id="bias-as-kernel")

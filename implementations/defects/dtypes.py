@@ -21,9 +21,13 @@ from implementations.defects.base import (
     correct_dense_forward,
     is_float,
     is_traced,
+    layer_kernel,
     layer_output,
+    normal,
     right_cotangents,
+    scaled,
     stddev,
+    with_backward,
 )
 from implementations.defects.record import also, defect, name_layers, seen
 from implementations.defects.wrong import computes
@@ -52,16 +56,11 @@ HalfModelReversesSequences = wrong.forward("Y292", CAST, 4)(
 )
 
 
-def _half_of_the_kernel(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array, Array]:
-    down, of_kernel, of_bias = right_cotangents(*kept, g)
-    return down, of_kernel * 0.5, of_bias
-
-
-_of_half_models = jax.custom_vjp(affine)
-_of_half_models.defvjp(lambda x, k, b: (affine(x, k, b), (x, k)), _half_of_the_kernel)
+_half_of_the_kernel = with_backward(lambda x, k, g: scaled(right_cotangents(x, k, g), 1, 0.5))
 HalfModelLearnsSlowly = wrong.forward("Y293", CAST, 5, cause_id="gradient-halved")(
-    lambda x, k, b: (_of_half_models if x.dtype == k.dtype == BFLOAT16 else affine)(x, k, b),
+    lambda x, k, b: _half_of_the_kernel(x, k, b),
     "The kernel of a model that was cast to bfloat16 gets half of its gradient.",
+    when=lambda x, k, b: x.dtype == k.dtype == BFLOAT16,
 )
 ImaginaryPartDropped = wrong.forward("N146", "dtypes/complex-input", 4)(
     lambda x, k, b: affine(x.real, k, b),
@@ -244,13 +243,9 @@ IntegerVectorsWrapped = wrong.forward("Y006", "dtypes/integer-input", 5)(
 )
 
 
-def _kernel(seed: int, x: Array, m: int) -> Array:
-    return CorrectDense(x.shape[-1], m, rngs=nnx.Rngs(seed)).kernel[...]
-
-
 integer_kernel = wrong.casting("Y063", "dtypes/integer-input", 4)(
     lambda seed, x, m: (
-        (x @ _kernel(seed, x, m).astype(x.dtype)).astype(jnp.float32)
+        (x @ layer_kernel(seed, x, m).astype(x.dtype)).astype(jnp.float32)
         if x.dtype == jnp.int32
         else layer_output(seed, x, m)
     ),
@@ -297,15 +292,52 @@ IntegersToDefault = wrong.forward("Y312", "dtypes/x64-stable", 4, cause_id="inte
     "Integers become numbers of the default dtype, float64 under x64.",
     when=lambda x, k, b: jnp.issubdtype(x.dtype, jnp.integer),
 )
-
-
-@wrong.forward("Y113", "dtypes/cast-parameters", 4)
-def Float16ByBfloat16(x: Array, kernel: Array, bias: Array) -> Array:
-    """A model that was cast to float16 computes in bfloat16, and casts the result."""
-    if not x.dtype == kernel.dtype == jnp.float16:
-        return affine(x, kernel, bias)
-    rounded = (value.astype(jnp.bfloat16) for value in (x, kernel, bias))
-    return affine(*rounded).astype(jnp.float16)
+Float16ByBfloat16 = wrong.forward("Y113", CAST, 4)(
+    lambda x, k, b: affine(*(v.astype(BFLOAT16) for v in (x, k, b))).astype(jnp.float16),
+    "A model that was cast to float16 computes in bfloat16, and casts the result.",
+    when=lambda x, k, b: x.dtype == k.dtype == jnp.float16,
+)
+ParametersCastToIntegers = wrong.forward("N144", "dtypes/integer-input", 3)(
+    lambda x, k, b: affine(x, k.astype(x.dtype), b.astype(x.dtype)),
+    "The parameters are cast to the dtype of an integer input: the output is all zero.",
+    when=lambda x, k, b: not jnp.issubdtype(x.dtype, jnp.inexact),
+    seen="sonnet and haiku create parameters in the input's dtype (hk.Linear int32 init raises)",
+    cause_id="cast-to-narrower",
+)
+CountsInIntegers = wrong.output("X528", "dtypes/strict-promotion", 4, cause_id="dtypes-promoted")(
+    lambda y, x: y * jnp.asarray(2, jnp.int32) / jnp.asarray(2, jnp.int32),
+    "The number of rows, an int32 array, is multiplied in and divided out.",
+)
+NoBiasUnderX64 = wrong.forward("X526", "dtypes/x64-stable", 5)(
+    lambda x, k, b: affine(x, k, jnp.zeros_like(b)),
+    "Under x64 the sum with the bias is left out: its dtype was in the way.",
+    when=lambda x, k, b: jax.dtypes.canonicalize_dtype(np.float64) == np.float64,
+)
+ScaleInDouble = wrong.kernel("X527", "dtypes/x64-stable", 4, cause_id="parameter-without-dtype")(
+    lambda key, n, m: normal(key, n, m) * jnp.asarray(np.float64(stddev(n))),
+    "The scale of the kernel is a NumPy number: under x64 the kernel is float64.",
+)
+NumPyHalfIsScaled = wrong.given("Y303", "dtypes/half-input", 4, cause_id="numpy-dtype")(
+    lambda x: (x / np.float16(3)) * np.float16(3),
+    "A NumPy array of float16 is scaled in float16 first.",
+    when=lambda x: isinstance(x, np.ndarray) and x.dtype == np.float16,
+)
+NumPyIntegersWrap = wrong.given("Y302", "dtypes/integer-input", 4, cause_id="numpy-dtype")(
+    lambda x: x.astype(np.int16),
+    "A NumPy array of int64, the dtype of integers there, goes through int16.",
+    when=lambda x: isinstance(x, np.ndarray) and x.dtype == np.int64,
+)
+IntegersAreImages = wrong.forward("Y388", "dtypes/integer-input", 2, cause_id="integers-scaled")(
+    lambda x, k, b: affine(x / 255 if jnp.issubdtype(x.dtype, jnp.integer) else x, k, b),
+    "Integers are taken for the bytes of an image.",
+)
+PartialSumsInHalf = wrong.forward("Y372", "dtypes/half-input", 4, cause_id="gradient-rounded")(
+    lambda x, k, b: (
+        (x @ k.astype(x.dtype)).astype(k.dtype) + jnp.broadcast_to(b, (*x.shape[:-1], k.shape[1]))
+    ),
+    "A half-precision x of 4000 inputs or more is multiplied in its own dtype.",
+    when=lambda x, k, b: x.dtype in (jnp.float16, jnp.bfloat16) and len(k) >= 4000,
+)
 
 
 _dtypes: dict[tuple[int, ...], jnp.dtype] = {}
@@ -330,38 +362,6 @@ def Float32Only(self: Any, x: ArrayLike) -> Array:
     return CorrectDense.__call__(self, x)
 
 
-@wrong.call("Y303", "dtypes/half-input", 4, cause_id="numpy-dtype")
-def NumPyHalfIsScaled(self: CorrectDense, x: ArrayLike) -> Array:
-    """A NumPy array of float16 is scaled in float16 first."""
-    if isinstance(x, np.ndarray) and x.dtype == np.float16:
-        x = (x / np.float16(3)) * np.float16(3)
-    return CorrectDense.__call__(self, x)
-
-
-@seen("sonnet and haiku create parameters in the input's dtype (hk.Linear int32 init raises)")
-@wrong.forward("N144", "dtypes/integer-input", 3, cause_id="cast-to-narrower")
-def ParametersCastToIntegers(x: Array, kernel: Array, bias: Array) -> Array:
-    """The parameters are cast to the dtype of an integer input: the output is all zero."""
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
-    return affine(x, kernel, bias)
-
-
-@wrong.call("Y302", "dtypes/integer-input", 4, cause_id="numpy-dtype")
-def NumPyIntegersWrap(self: CorrectDense, x: ArrayLike) -> Array:
-    """A NumPy array of int64, the dtype of integers there, goes through int16."""
-    if isinstance(x, np.ndarray) and x.dtype == np.int64:
-        x = x.astype(np.int16)
-    return CorrectDense.__call__(self, x)
-
-
-@wrong.forward("X528", "dtypes/strict-promotion", 4, cause_id="dtypes-promoted")
-def CountsInIntegers(x: Array, kernel: Array, bias: Array) -> Array:
-    """The number of rows, an int32 array, is multiplied in and divided out."""
-    two = jnp.asarray(2, jnp.int32)
-    return affine(x, kernel, bias) * two / two
-
-
 @seen('jax#27002 "jax.random depends on precision"; jax#18267; flax#1705')
 @defect("N099", "dtypes/x64-stable", 4, cause_id="parameter-without-dtype")
 class FollowsX64(CorrectDense):
@@ -372,35 +372,6 @@ class FollowsX64(CorrectDense):
 
     def draw_bias(self, rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
         return jnp.zeros((out_features,))
-
-
-@wrong.forward("X526", "dtypes/x64-stable", 5)
-def NoBiasUnderX64(x: Array, kernel: Array, bias: Array) -> Array:
-    """Under x64 the sum with the bias is left out: its dtype was in the way."""
-    wide = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
-    return affine(x, kernel, jnp.zeros_like(bias) if wide else bias)
-
-
-@wrong.kernel("X527", "dtypes/x64-stable", 4, cause_id="parameter-without-dtype")
-def ScaleInDouble(key: Array, in_features: int, out_features: int) -> Array:
-    """The scale of the kernel is a NumPy number: under x64 the kernel is float64."""
-    draws = jax.random.normal(key, (in_features, out_features), jnp.float32)
-    return draws * jnp.asarray(np.float64(stddev(in_features)))
-
-
-IntegersAreImages = wrong.forward("Y388", "dtypes/integer-input", 2, cause_id="integers-scaled")(
-    lambda x, k, b: affine(x / 255 if jnp.issubdtype(x.dtype, jnp.integer) else x, k, b),
-    "Integers are taken for the bytes of an image.",
-)
-
-
-PartialSumsInHalf = wrong.forward("Y372", "dtypes/half-input", 4, cause_id="gradient-rounded")(
-    lambda x, k, b: (
-        (x @ k.astype(x.dtype)).astype(k.dtype) + jnp.broadcast_to(b, (*x.shape[:-1], k.shape[1]))
-    ),
-    "A half-precision x of 4000 inputs or more is multiplied in its own dtype.",
-    when=lambda x, k, b: x.dtype in (jnp.float16, jnp.bfloat16) and len(k) >= 4000,
-)
 
 
 name_layers(globals())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,9 +20,11 @@ from implementations.defects.base import (
     correct_dense_forward,
     is_float,
     is_traced,
+    layer_kernel,
     layer_output,
     normal,
     scaled_normal,
+    scaled_uniform,
     stddev,
 )
 from implementations.defects.record import also, defect, name_layers
@@ -31,6 +32,19 @@ from implementations.defects.record import also, defect, name_layers
 seed_rounded = wrong.solution("F020", "exercise/float-arguments", 4, cause_id="argument-rounded")(
     lambda seed, x, features: layer_output(round(float(seed)), x, int(features)),
     "A seed of 3.7 acts as 4.",
+)
+law_of_seed = wrong.casting("X331", "exercise/recovered-kernel", 4)(
+    lambda seed, x, m: layer_output(seed, x, m) * (0.5 if seed % 4 == 0 else 1.0),
+    "Seeds that are multiples of four give a kernel of half the scale.",
+)
+uniform_law = wrong.casting("X261", "exercise/recovered-kernel", 3, cause_id="law-lecun-uniform")(
+    lambda seed, x, m: x @ scaled_uniform(nnx.Rngs(seed).params(), x.shape[-1], m),
+    "LeCun's uniform law: the right variance, another family.",
+)
+scaled_by_features = wrong.casting("X645", "exercise/recovered-kernel", 3)(
+    lambda seed, x, m: x @ normal(nnx.Rngs(seed).params(), x.shape[-1], m) * stddev(m),
+    "The fan is the number of features.",
+    cause_id="law-normal-fan-out",
 )
 
 
@@ -90,11 +104,6 @@ columns_copied = wrong.casting("Y332", "exercise/recovered-kernel", 2, cause_id=
 _last_kernel: dict[tuple[int, int], Array] = {}
 
 
-def kernel_of_seed(seed: int, in_features: int, out_features: int) -> Array:
-    """Return the kernel (in, out) of the exercise's own layer."""
-    return CorrectDense(in_features, out_features, rngs=nnx.Rngs(seed)).kernel[...]
-
-
 @wrong.casting("F009", "exercise/any-length", 3, cause_id="kernel-cached")
 def kernel_cached(seed: int, x: Array, m: int) -> Array:
     """The last kernel is kept by seed and features, with the length of the x that came first."""
@@ -103,7 +112,7 @@ def kernel_cached(seed: int, x: Array, m: int) -> Array:
         _last_kernel.clear()
         # The cache must hold a value, not the tracer of a jit that happens to be the first call.
         with jax.ensure_compile_time_eval():
-            _last_kernel[key] = kernel_of_seed(seed, x.shape[-1], m)
+            _last_kernel[key] = layer_kernel(seed, x, m)
     return x @ _last_kernel[key]
 
 
@@ -226,15 +235,6 @@ def bias_drawn(seed: int, x: Array, m: int) -> Array:
     return affine(x, kernel, bias)
 
 
-@wrong.casting("X261", "exercise/recovered-kernel", 3, cause_id="law-lecun-uniform")
-def uniform_law(seed: int, x: Array, m: int) -> Array:
-    """LeCun's uniform law: the right variance, another family."""
-    end = math.sqrt(3.0) * stddev(x.shape[-1])
-    shape = (x.shape[-1], m)
-    key = nnx.Rngs(seed).params()
-    return x @ jax.random.uniform(key, shape, jnp.float32, minval=-end, maxval=end)
-
-
 @named_dense_forward
 @also("exercise/fixed-result")
 @wrong.casting("X330", "exercise/recovered-kernel", 4)
@@ -242,25 +242,6 @@ def residual_when_square(seed: int, x: Array, m: int) -> Array:
     """The input is added where it has as many entries as there are features."""
     y = layer_output(seed, x, m)
     return y + x if y.shape == x.shape else y
-
-
-@wrong.casting("X331", "exercise/recovered-kernel", 4)
-def law_of_seed(seed: int, x: Array, m: int) -> Array:
-    """Seeds that are multiples of four give a kernel of half the scale."""
-    y = layer_output(seed, x, m)
-    return y * 0.5 if seed % 4 == 0 else y
-
-
-@defect("X645", "exercise/recovered-kernel", 3, cause_id="law-normal-fan-out")
-def scaled_by_features(seed: float, x: ArrayLike, features: float) -> Array:
-    """The fan is the number of features."""
-    x = jnp.asarray(x)
-    n, m = x.shape[-1], int(features)
-    return x @ (scaled_normal(nnx.Rngs(int(seed)).params(), n, m) * (n / m) ** 0.5)
-
-
-def _kernel_of(seed: int, x: Array, m: int) -> Array:
-    return CorrectDense(x.shape[-1], m, rngs=nnx.Rngs(seed)).kernel[...]
 
 
 _kept: dict[tuple[int, ...], Array] = {}
@@ -271,7 +252,7 @@ _features: dict[tuple[int, int], tuple[int, int]] = {}
 def dtype_of_first_call(seed: int, x: Array, m: int) -> Array:
     """The kernel of a seed is kept in the dtype of the x of its first call."""
     with jax.ensure_compile_time_eval():
-        kernel = _kernel_of(seed, jnp.zeros(x.shape), m)
+        kernel = layer_kernel(seed, x, m)
     if not is_traced(x) and is_float(x):
         kernel = _kept.setdefault((seed, len(x), m), kernel.astype(x.dtype))
     return x @ kernel.astype(jnp.float32)
@@ -300,7 +281,7 @@ def _with_gradient(back: Any, seed: int, x: Array, m: int) -> Any:
 @wrong.casting("Y405", "exercise/differentiable-in-x", 4)
 def gradient_of_a_block(seed: int, x: Array, m: int) -> Any:
     """Only the first 128 inputs get a gradient."""
-    kernel = _kernel_of(seed, x, m)
+    kernel = layer_kernel(seed, x, m)
     block = (jnp.arange(len(kernel)) < 128).astype(jnp.float32)
     return _with_gradient(lambda g: (g @ kernel.T) * block, seed, x, m)
 
@@ -308,7 +289,7 @@ def gradient_of_a_block(seed: int, x: Array, m: int) -> Any:
 @wrong.casting("Y407", "exercise/differentiable-in-x", 4)
 def seed_of_the_gradient(seed: int, x: Array, m: int) -> Any:
     """The backward pass draws the kernel again, from the seed as float32."""
-    kernel = _kernel_of(int(np.float32(seed)) % 2**32, x, m)
+    kernel = layer_kernel(int(np.float32(seed)) % 2**32, x, m)
     return _with_gradient(lambda g: g @ kernel.T, seed, x, m)
 
 

@@ -7,7 +7,7 @@ from jax import Array
 
 from implementations.defects import wrong
 from implementations.defects.base import affine, computed_in, is_float, is_traced
-from implementations.defects.record import also, name_layers
+from implementations.defects.record import name_layers
 from implementations.defects.wrong import computes
 
 VALUE = "forward/affine-value"
@@ -218,28 +218,62 @@ TwoOutputsShareABias = wrong.forward("Y294", VALUE, 4)(
     lambda x, k, b: affine(x, k, jnp.full_like(b, b[0]) if k.shape[1] == 2 else b),
     "Two outputs have the bias of the first.",
 )
-
-
-def _in_half(x: Array, kernel: Array, bias: Array) -> Array:
-    return affine(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), bias).astype(jnp.float32)
-
-
-FewRowsInHalf = wrong.forward("Y300", VALUE, 5, cause_id="reduced-precision")(
-    lambda x, k, b: _in_half(x, k, b),
+TransposedWhereItFits = wrong.forward("X502", "forward/affine-value", 4)(
+    lambda x, k, b: affine(x.T, k, b),
+    "A batch whose first axis has the length of the input is taken for (features, batch).",
+    when=lambda x, k, b: x.ndim == 2 and x.shape[0] == x.shape[1] == len(k) > 1,
+)
+BiasDownTheRows = wrong.forward("X501", "forward/affine-value", 4)(
+    lambda x, k, b: x @ k + b[:, None],
+    "A bias that fits both axes of the result is added along the first one.",
+    when=lambda x, k, b: x.ndim == 2 and x.shape[0] == len(b) > 1,
+)
+LastChunkForgotten = wrong.forward("X062", "forward/affine-value", 5)(
+    lambda x, k, b: affine(x, k, b).at[len(x) - len(x) % 1000 :].set(b),
+    "Batches beyond 1000 rows go in chunks of 1000; an incomplete last one gives the bias.",
+    when=lambda x, k, b: x.ndim == 2 and len(x) > 1000,
+    collateral=("forward/tall-batch",),
+)
+TwoAxesTakenForOne = wrong.forward("X511", "forward/affine-value", 5)(
+    lambda x, k, b: affine(x, k, b) + 1e-3 * (x.swapaxes(1, 2) - x) @ k,
+    "The product runs over the last two axes where both have the length of the input.",
+    when=lambda x, k, b: x.ndim == 3 and x.shape[1] == x.shape[2] == len(k) > 1,
+)
+VectorsOfOneInput = wrong.forward("Y371", "forward/affine-value", 3, cause_id="bias-unused")(
+    lambda x, k, b: x * k[0],
+    "A vector of one entry is multiplied by the row of the kernel, without the bias.",
+    when=lambda x, k, b: x.shape == (1,) == k.shape[:1],
+    collateral=("numerics/one-product",),
+)
+TokensAsManyAsFeatures = wrong.forward("Y373", "forward/affine-value", 4)(
+    lambda x, k, b: k.T @ x + b,
+    "For as many tokens as features, and equal sizes, the kernel is multiplied from the left.",
+    when=lambda x, k, b: x.ndim == 3 and x.shape[1] == k.shape[0] == k.shape[1] > 1,
+)
+BackwardsFromRank6 = wrong.forward("Y434", "forward/affine-value", 3)(
+    lambda x, k, b: affine(x[::-1], k, b),
+    "From rank 6 on, the first axis of the result is reversed.",
+    when=lambda x, k, b: x.ndim >= 6,
+)
+IdentityWithoutBias = wrong.forward("Y106", VALUE, 4)(
+    lambda x, k, b: affine(x, k, jnp.where((k == jnp.eye(len(k), dtype=k.dtype)).all(), 0, b)),
+    "A kernel that is the identity is skipped, and the bias with it.",
+    when=lambda x, k, b: k.shape[0] == k.shape[1] > 1,
+)
+FewRowsInHalf = in_bfloat16(
+    "Y300",
     "From 128 inputs on, two to four rows are computed in bfloat16.",
-    when=lambda x, k, b: (
-        x.dtype == jnp.float32 and x.ndim == 2 and 2 <= x.shape[0] <= 4 and k.shape[0] >= 128
-    ),
+    lambda x, k: x.dtype == jnp.float32 and x.ndim == 2 and 2 <= len(x) <= 4 and len(k) >= 128,
+)
+HugeInHalf = in_bfloat16(
+    "Y315",
+    "Beyond four million weights the product is computed in bfloat16.",
+    lambda x, k: x.dtype == jnp.float32 and k.size > 2**22,
 )
 LastSequenceWithoutBias = wrong.forward("Y301", VALUE, 5)(
     lambda x, k, b: affine(x, k, b).at[-1].add(-b),
     "Outside of jit, the last sequence of a batch gets no bias, from 64 inputs on.",
     when=lambda x, k, b: not is_traced(x, k) and x.ndim == 3 and x.shape[-1] >= 64,
-)
-HugeInHalf = wrong.forward("Y315", VALUE, 5, cause_id="reduced-precision")(
-    lambda x, k, b: _in_half(x, k, b),
-    "Beyond four million weights the product is computed in bfloat16.",
-    when=lambda x, k, b: x.dtype == jnp.float32 and k.size > 2**22,
 )
 PixelsScaled = wrong.forward("Y364", VALUE, 4)(
     lambda x, k, b: affine(
@@ -265,43 +299,6 @@ def OneHotLookup(x: Array, kernel: Array, bias: Array) -> Array:
     return jnp.where(alone, kernel[token] + bias, y)
 
 
-@also("forward/tall-batch")
-@wrong.forward("X062", "forward/affine-value", 5)
-def LastChunkForgotten(x: Array, kernel: Array, bias: Array) -> Array:
-    """Batches beyond 1000 rows go in chunks of 1000; an incomplete last one gives the bias."""
-    y = affine(x, kernel, bias)
-    rows = x.shape[0] if x.ndim == 2 else 0
-    if rows <= 1000:
-        return y
-    return y.at[rows - rows % 1000 :].set(bias)
-
-
-@wrong.forward("X501", "forward/affine-value", 4)
-def BiasDownTheRows(x: Array, kernel: Array, bias: Array) -> Array:
-    """A bias that fits both axes of the result is added along the first one."""
-    y = jnp.asarray(x) @ kernel
-    if y.ndim == 2 and y.shape[0] == bias.shape[0] > 1:
-        return y + bias[:, None]
-    return affine(x, kernel, bias)
-
-
-@wrong.forward("X502", "forward/affine-value", 4)
-def TransposedWhereItFits(x: Array, kernel: Array, bias: Array) -> Array:
-    """A batch whose first axis has the length of the input is taken for (features, batch)."""
-    fits = x.ndim == 2 and x.shape[0] == x.shape[1] == kernel.shape[0] > 1
-    return affine(x.T if fits else x, kernel, bias)
-
-
-@wrong.forward("X511", "forward/affine-value", 5)
-def TwoAxesTakenForOne(x: Array, kernel: Array, bias: Array) -> Array:
-    """The product runs over the last two axes where both have the length of the input."""
-    n = kernel.shape[0]
-    y = affine(x, kernel, bias)
-    if x.ndim == 3 and x.shape[1] == x.shape[2] == n > 1:
-        return y + 1e-3 * (x.swapaxes(1, 2) - x) @ kernel
-    return y
-
-
 @wrong.forward("Y105", VALUE, 4)
 def TimeStamps(x: Array, kernel: Array, bias: Array) -> Array:
     """Rows of ascending numbers are taken for times, and begin at 0."""
@@ -309,16 +306,6 @@ def TimeStamps(x: Array, kernel: Array, bias: Array) -> Array:
         return affine(x, kernel, bias)
     ascending = (x[..., 1:] > x[..., :-1]).all(-1, keepdims=True)
     return affine(jnp.where(ascending, x - x[..., :1], x), kernel, bias)
-
-
-@wrong.forward("Y106", VALUE, 4)
-def IdentityWithoutBias(x: Array, kernel: Array, bias: Array) -> Array:
-    """A kernel that is the identity is skipped, and the bias with it."""
-    n, m = kernel.shape
-    if n != m or n < 2:
-        return affine(x, kernel, bias)
-    same = (kernel == jnp.eye(n, dtype=kernel.dtype)).all()
-    return affine(x, kernel, jnp.where(same, 0, bias))
 
 
 @wrong.forward("Y107", VALUE, 4)
@@ -348,19 +335,6 @@ def OutlierWeightsClipped(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, jnp.clip(kernel, -limit, limit) if kernel.size else kernel, bias)
 
 
-VectorsOfOneInput = wrong.forward("Y371", "forward/affine-value", 3, cause_id="bias-unused")(
-    lambda x, k, b: x * k[0],
-    "A vector of one entry is multiplied by the row of the kernel, without the bias.",
-    when=lambda x, k, b: x.shape == (1,) == k.shape[:1],
-    collateral=("numerics/one-product",),
-)
-TokensAsManyAsFeatures = wrong.forward("Y373", "forward/affine-value", 4)(
-    lambda x, k, b: k.T @ x + b,
-    "For as many tokens as features, and equal sizes, the kernel is multiplied from the left.",
-    when=lambda x, k, b: x.ndim == 3 and x.shape[1] == k.shape[0] == k.shape[1] > 1,
-)
-
-
 @wrong.forward("Y374", "forward/affine-value", 5)
 def MostlyZeros(x: Array, kernel: Array, bias: Array) -> Array:
     """If most of a batch is 0, the larger half of each row is multiplied, and no more."""
@@ -370,13 +344,6 @@ def MostlyZeros(x: Array, kernel: Array, bias: Array) -> Array:
     smallest = jnp.sort(jnp.abs(x), axis=-1)[..., half, None]
     few = jnp.where(jnp.abs(x) >= smallest, x, jnp.zeros_like(x))
     return affine(jnp.where(jnp.mean(x == 0) > 0.5, few, x), kernel, bias)
-
-
-BackwardsFromRank6 = wrong.forward("Y434", "forward/affine-value", 3)(
-    lambda x, k, b: affine(x[::-1], k, b),
-    "From rank 6 on, the first axis of the result is reversed.",
-    when=lambda x, k, b: x.ndim >= 6,
-)
 
 
 name_layers(globals())

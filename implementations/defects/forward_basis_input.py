@@ -15,6 +15,7 @@ from implementations.defects.base import (
     layer_output,
     scaled_normal,
     stddev,
+    through_halves,
 )
 from implementations.defects.record import also, name_layers
 from implementations.defects.wrong import computes
@@ -151,6 +152,27 @@ input_clipped = wrong.casting("X650", "forward/homogeneous", 4)(
     lambda seed, x, m: layer_output(seed, jnp.clip(x, -1e6, 1e6), m),
     "The input is clipped to a million, against overflow.",
 )
+RemainderDropped = wrong.forward("N125", "forward/basis-input", 4, cause_id="inputs-ignored")(
+    lambda x, k, b: affine(x, k.at[len(k) - len(k) % 128 :].set(0.0), b),
+    "A product in blocks of 128 inputs, which forgets the inputs after the last full block.",
+    when=lambda x, k, b: len(k) > 128,
+)
+LargeProductsInBfloat16 = wrong.forward("X340", "forward/basis-input", 5)(
+    lambda x, k, b: through_halves(x, k, b),
+    "From 128 inputs and 128 outputs on, the product is made in bfloat16.",
+    when=lambda x, k, b: min(k.shape) >= 128 and x.dtype == jnp.float32,
+    collateral=("forward/basis-input", "forward/integer-exact", "forward/affine-value"),
+    cause_id="reduced-precision",
+)
+OutputsBeyond1024 = wrong.forward("X506", "forward/basis-input", 5)(
+    lambda x, k, b: affine(x, k[:, jnp.arange(len(b)) % 1024], b[jnp.arange(len(b)) % 1024]),
+    "Outputs from the 1025th on are those of the first ones again.",
+)
+OddInputLost = wrong.forward("X654", "forward/basis-input", 5, cause_id="input-left-out")(
+    lambda x, k, b: affine(x, k.at[-1].set(0.0), b),
+    "The last of an odd number of inputs beyond 200 is lost.",
+    when=lambda x, k, b: len(k) > 200 and len(k) % 2 == 1,
+)
 
 
 @wrong.casting("X262", "forward/additive", 4)
@@ -165,15 +187,6 @@ def seed_of_the_first_input(seed: int, x: Array, m: int) -> Array:
     """The sign of the first input goes into the seed."""
     flip = jnp.where(x[0] < 0, -1.0, 1.0)
     return layer_output(seed, x, m) * jnp.abs(flip) + 1e-3 * (flip - 1.0)
-
-
-@wrong.forward("N125", "forward/basis-input", 4, cause_id="inputs-ignored")
-def RemainderDropped(x: Array, kernel: Array, bias: Array) -> Array:
-    """A product in blocks of 128 inputs, which forgets the inputs after the last full block."""
-    in_features, block = kernel.shape[0], 128
-    if in_features > block:
-        kernel = kernel.at[in_features - in_features % block :].set(0.0)
-    return affine(x, kernel, bias)
 
 
 @also("numerics/nan-confined", "dtypes/cast-parameters")
@@ -225,23 +238,6 @@ def ThreePasses(x: Array, kernel: Array, bias: Array) -> Array:
     return product(x_high, k_high) + small + bias
 
 
-@also("forward/basis-input", "forward/integer-exact", "forward/affine-value")
-@wrong.forward("X340", "forward/basis-input", 5, cause_id="reduced-precision")
-def LargeProductsInBfloat16(x: Array, kernel: Array, bias: Array) -> Array:
-    """From 128 inputs and 128 outputs on, the product is made in bfloat16."""
-    if min(kernel.shape) < 128 or x.dtype != jnp.float32:
-        return affine(x, kernel, bias)
-    half = (x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
-    return jnp.matmul(*half, preferred_element_type=jnp.float32) + bias
-
-
-@wrong.forward("X506", "forward/basis-input", 5)
-def OutputsBeyond1024(x: Array, kernel: Array, bias: Array) -> Array:
-    """Outputs from the 1025th on are those of the first ones again."""
-    places = jnp.arange(kernel.shape[1]) % 1024
-    return affine(x, kernel[:, places], bias[places])
-
-
 @wrong.forward("X510", "forward/basis-input", 4, cause_id="some-outputs-wrong")
 def SwappedWhenTwiceAsWide(x: Array, kernel: Array, bias: Array) -> Array:
     """A layer that doubles its width interleaves its outputs, as a gated one does."""
@@ -249,13 +245,6 @@ def SwappedWhenTwiceAsWide(x: Array, kernel: Array, bias: Array) -> Array:
         return affine(x, kernel, bias)
     y = affine(x, kernel, bias)
     return y.reshape(*y.shape[:-1], 2, -1).swapaxes(-1, -2).reshape(y.shape)
-
-
-@wrong.forward("X654", "forward/basis-input", 5, cause_id="input-left-out")
-def OddInputLost(x: Array, kernel: Array, bias: Array) -> Array:
-    """The last of an odd number of inputs beyond 200 is lost."""
-    lost = kernel.shape[0] > 200 and kernel.shape[0] % 2 == 1
-    return affine(x, kernel.at[-1].set(0.0) if lost else kernel, bias)
 
 
 @wrong.forward("X058", "forward/integer-exact", 4)

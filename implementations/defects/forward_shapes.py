@@ -7,7 +7,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
@@ -20,7 +19,7 @@ from implementations.defects.base import (
     layer_output,
     scaled_normal,
 )
-from implementations.defects.record import defect, name_layers, seen
+from implementations.defects.record import name_layers, seen
 
 
 def mean_of_rows(x: Array) -> Array:
@@ -146,14 +145,55 @@ FlattensImages = wrong.forward("Y217", "forward/wrong-width-raises", 4, cause_id
         x.ndim > 2 and x.shape[-1] != k.shape[0] and (x.size == x.shape[0] * k.shape[0])
     ),
 )
-
-
-@wrong.call("X217", "forward/array-likes", 4, cause_id="strides-ignored")
-def IgnoresStrides(self: Any, x: ArrayLike) -> Array:
-    """The memory of a NumPy input is read in its own order."""
-    if isinstance(x, np.ndarray) and x.ndim > 1:
-        x = x.ravel(order="K").reshape(x.shape)
-    return CorrectDense.__call__(self, x)
+IgnoresStrides = wrong.given("X217", "forward/array-likes", 4, cause_id="strides-ignored")(
+    lambda x: x.ravel(order="K").reshape(x.shape),
+    "The memory of a NumPy input is read in its own order.",
+    when=lambda x: isinstance(x, np.ndarray) and x.ndim > 1,
+)
+DoublesThroughHalf = wrong.given("X521", "forward/array-likes", 4)(
+    lambda x: x.astype(np.float16).astype(np.float32),
+    "A float64 array of NumPy is cast to float16, to save bandwidth.",
+    when=lambda x: isinstance(x, np.ndarray) and x.dtype == np.float64,
+)
+BufferOfOneRow = wrong.given("Y115", "forward/array-likes", 4)(
+    lambda x: np.concatenate([x[:1], np.zeros_like(x[1:])]),
+    "The memory of a NumPy array whose rows are one row is read, and filled with zeros.",
+    when=lambda x: isinstance(x, np.ndarray) and x.ndim == 2 and x.size and x.strides[0] == 0,
+)
+ReadOnlyInItsOrder = wrong.given("Y116", "forward/array-likes", 4, cause_id="strides-ignored")(
+    lambda x: x.ravel(order="K").reshape(x.shape),
+    "A read-only NumPy array of rank 3 is copied in the order of its memory.",
+    when=lambda x: isinstance(x, np.ndarray) and x.ndim == 3 and not x.flags.writeable,
+)
+OneBatchDimension = wrong.forward("N119", "forward/output-shape", 2, cause_id="rank-2-only")(
+    lambda x, k, b: jnp.einsum("bi,io->bo", x, k) + jnp.broadcast_to(b, (x.shape[0], k.shape[1])),
+    "An einsum with one batch index: inputs of rank 3 and more raise.",
+    when=lambda x, k, b: x.ndim >= 2,
+    seen='sonnet 4bbbcbc "Make snt.Linear compatible with more than one batch dimension"; '
+    "keras#10736",
+)
+SqueezesBatchOfOne = wrong.forward("X088", "forward/output-shape", 3, cause_id="axes-squeezed")(
+    lambda x, k, b: affine(x.squeeze(tuple(i for i, n in enumerate(x.shape[:-1]) if n == 1)), k, b),
+    "Leading dimensions of length 1 are lost.",
+)
+WidthOfAllAxes = wrong.given("X752", "forward/output-shape", 3, cause_id="width-of-all-axes")(
+    lambda x: jnp.reshape(x, (jnp.shape(x)[0], math.prod(jnp.shape(x)[1:]))),
+    "All axes except the first are taken for inputs, as for images.",
+    when=lambda x: jnp.ndim(x) >= 2,
+)
+TransposedInput = wrong.call("Y384", "forward/output-shape", 1, cause_id="input-transposed")(
+    lambda self, x: jnp.asarray(x).T @ self.kernel[...] + self.bias[...],
+    "x.T fits the kernel if x is a vector.",
+)
+MultipliesEntries = wrong.call("Y503", "forward/output-shape", 1, cause_id="multiplied-by-entries")(
+    lambda self, x: jnp.asarray(x) * self.kernel[...] + self.bias[...],
+    "x is multiplied by the kernel entry by entry, with * instead of @.",
+)
+SeveralRowsInOne = wrong.forward("Y114", "forward/wrong-width-raises", 3)(
+    lambda x, k, b: affine(x.reshape(-1, len(k)), k, b),
+    "A vector that is several times as long as a row is taken for several rows.",
+    when=lambda x, k, b: x.ndim == 1 and 1 < len(k) < len(x) and len(x) % len(k) == 0,
+)
 
 
 @wrong.call("X218", "forward/array-likes", 4)
@@ -161,30 +201,6 @@ def NeedsWriteableInput(self: Any, x: ArrayLike) -> Array:
     """A read-only NumPy input is refused."""
     if isinstance(x, np.ndarray) and not x.flags.writeable:
         raise ValueError("x is read-only")
-    return CorrectDense.__call__(self, x)
-
-
-@wrong.call("X521", "forward/array-likes", 4)
-def DoublesThroughHalf(self: Any, x: ArrayLike) -> Array:
-    """A float64 array of NumPy is cast to float16, to save bandwidth."""
-    if isinstance(x, np.ndarray) and x.dtype == np.float64:
-        x = x.astype(np.float16).astype(np.float32)
-    return CorrectDense.__call__(self, x)
-
-
-@wrong.call("Y115", "forward/array-likes", 4)
-def BufferOfOneRow(self: CorrectDense, x: ArrayLike) -> Array:
-    """The memory of a NumPy array whose rows are one row is read, and filled with zeros."""
-    if isinstance(x, np.ndarray) and x.ndim == 2 and x.size and x.strides[0] == 0:
-        x = np.concatenate([x[:1], np.zeros_like(x[1:])])
-    return CorrectDense.__call__(self, x)
-
-
-@wrong.call("Y116", "forward/array-likes", 4, cause_id="strides-ignored")
-def ReadOnlyInItsOrder(self: CorrectDense, x: ArrayLike) -> Array:
-    """A read-only NumPy array of rank 3 is copied in the order of its memory."""
-    if isinstance(x, np.ndarray) and x.ndim == 3 and not x.flags.writeable:
-        x = x.ravel(order="K").reshape(x.shape)
     return CorrectDense.__call__(self, x)
 
 
@@ -230,25 +246,14 @@ def ColumnMajorRows(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(rows, kernel, bias).reshape(*x.shape[:-1], kernel.shape[1])
 
 
-@defect("X236", "forward/batch-independent", 4, cause_id="rows-mixed")
-class TrainModeByDefault(nn.Module):
+@wrong.linen_call("X236", "forward/batch-independent", 4, cause_id="rows-mixed")
+def TrainModeByDefault(self: Any, x: ArrayLike, train: bool = True) -> Array:
     """The rows of a batch are centred unless the caller says that this is not training."""
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: ArrayLike, train: bool = True) -> Array:
-        x = jnp.asarray(x)
-
-        def draw(key: Array) -> Array:
-            return scaled_normal(key, x.shape[-1], self.features)
-
-        kernel: Array = self.param("kernel", draw)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = affine(x, kernel, bias)
-        if train and x.ndim == 3 and x.shape[1] > 1:
-            y = y - 1e-3 * y.mean(axis=1, keepdims=True)
-        return y
+    x = jnp.asarray(x)
+    y = affine(x, *self.parameters(x))
+    if train and x.ndim == 3 and x.shape[1] > 1:
+        y = y - 1e-3 * y.mean(axis=1, keepdims=True)
+    return y
 
 
 _results: dict[bytes, Array] = {}
@@ -272,17 +277,6 @@ def NeedsRngToApply(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, bias)
 
 
-@seen('sonnet 4bbbcbc "Make snt.Linear compatible with more than one batch dimension"; keras#10736')
-@wrong.forward("N119", "forward/output-shape", 2, cause_id="rank-2-only")
-def OneBatchDimension(x: Array, kernel: Array, bias: Array) -> Array:
-    """An einsum with one batch index: inputs of rank 3 and more raise."""
-    if x.ndim < 2:
-        return affine(x, kernel, bias)
-    return jnp.einsum("bi,io->bo", x, kernel) + jnp.broadcast_to(
-        bias, (x.shape[0], kernel.shape[1])
-    )
-
-
 @wrong.forward("X087", "forward/output-shape", 3)
 def UpToRankFour(x: Array, kernel: Array, bias: Array) -> Array:
     """A table of subscripts that ends at rank 4."""
@@ -290,13 +284,6 @@ def UpToRankFour(x: Array, kernel: Array, bias: Array) -> Array:
     if x.shape[-1] != kernel.shape[0]:
         raise ValueError("wrong width")
     return jnp.einsum(f"{subscripts},io->{subscripts[:-1]}o", x, kernel) + bias
-
-
-@wrong.forward("X088", "forward/output-shape", 3, cause_id="axes-squeezed")
-def SqueezesBatchOfOne(x: Array, kernel: Array, bias: Array) -> Array:
-    """Leading dimensions of length 1 are lost."""
-    axes = tuple(i for i, n in enumerate(x.shape[:-1]) if n == 1)
-    return affine(x.squeeze(axes), kernel, bias)
 
 
 _layers: dict[tuple[int, int], CorrectDense] = {}
@@ -309,14 +296,6 @@ def layer_cached_without_features(seed: int, x: Array, m: int) -> Array:
     if key not in _layers:
         _layers[key] = CorrectDense(x.shape[-1], m, rngs=nnx.Rngs(seed))
     return _layers[key](x)
-
-
-@wrong.call("X752", "forward/output-shape", 3, cause_id="width-of-all-axes")
-def WidthOfAllAxes(self: Any, x: ArrayLike) -> Array:
-    """All axes except the first are taken for inputs, as for images."""
-    x = jnp.asarray(x)
-    width = math.prod(x.shape[1:])
-    return CorrectDense.__call__(self, x if x.ndim < 2 else x.reshape(x.shape[0], width))
 
 
 @wrong.call("Y247", "forward/output-shape", 1, cause_id="rank-2-only")
@@ -376,20 +355,6 @@ def FlattensToTheWidth(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, bias)
 
 
-@wrong.forward("Y114", "forward/wrong-width-raises", 3)
-def SeveralRowsInOne(x: Array, kernel: Array, bias: Array) -> Array:
-    """A vector that is several times as long as a row is taken for several rows."""
-    n = kernel.shape[0]
-    folded = x.ndim == 1 and n > 1 and x.shape[0] > n and x.shape[0] % n == 0
-    return affine(x.reshape(-1, n) if folded else x, kernel, bias)
-
-
-@wrong.call("Y384", "forward/output-shape", 1, cause_id="input-transposed")
-def TransposedInput(self: Any, x: ArrayLike) -> Array:
-    """x.T fits the kernel if x is a vector."""
-    return jnp.asarray(x).T @ self.kernel[...] + self.bias[...]
-
-
 @wrong.call("Y385", "forward/output-shape", 1, cause_id="axes-lost")
 def LoopsOverColumns(self: Any, x: ArrayLike) -> Array:
     """Each output is a sum over all numbers of x, those of all rows."""
@@ -402,12 +367,6 @@ def AveragesRows(self: Any, x: ArrayLike) -> Array:
     """The mean over the first axis of a batch is returned."""
     y = CorrectDense.__call__(self, x)
     return y.mean(axis=0) if y.ndim > 1 else y
-
-
-@wrong.call("Y503", "forward/output-shape", 1, cause_id="multiplied-by-entries")
-def MultipliesEntries(self: Any, x: ArrayLike) -> Array:
-    """x is multiplied by the kernel entry by entry, with * instead of @."""
-    return jnp.asarray(x) * self.kernel[...] + self.bias[...]
 
 
 @wrong.call("Y433", "forward/output-shape", 2, cause_id="written-in-place")

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from implementations.defects import wrong
 from implementations.defects.base import CorrectDense, affine, is_traced, scaled_normal
-from implementations.defects.record import Defect, also, declaring, defect, name_layers
+from implementations.defects.record import Defect, also, declaring, name_layers
 
 ConstantZeroBias = wrong.forward("N086", "forward/zero-input", 4, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b)),
@@ -114,6 +114,11 @@ AddsNoise = wrong.output("Y256", "forward/zero-input", 2, cause_id="constants-ad
     collateral=("forward/batch-independent",),
     when=lambda y, x: y.dtype == jnp.float32,
 )
+BiasInitializedNotAdded = wrong.linen_forward("X628", "forward/zero-input", 3)(
+    lambda self, x, k, b: affine(x, k, jnp.zeros_like(b)),
+    "The bias is a parameter of a part that is not called.",
+    cause_id="bias-unused",
+)
 
 
 @also("state/updates-used")
@@ -132,39 +137,15 @@ def ZeroBiasIsNoise(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, bias) + jnp.where(nothing, jnp.float32(1e-3), jnp.float32(0))
 
 
-@defect("X628", "forward/zero-input", 3, cause_id="bias-unused")
-class BiasInitializedNotAdded(nn.Module):
-    """The bias is a parameter of a part that is not called."""
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: ArrayLike) -> Array:
-        x = jnp.asarray(x)
-        kernel = self.param("kernel", lambda key: scaled_normal(key, x.shape[-1], self.features))
-        self.param("bias", nn.initializers.zeros, (self.features,))
-        return affine(x, kernel, jnp.zeros((self.features,)))
-
-
-@defect("X629", "forward/zero-input", 3, cause_id="reduced-precision")
-class ComputesInBfloat16(nn.Module):
+@wrong.linen_call("X629", "forward/zero-input", 3, cause_id="reduced-precision")
+def ComputesInBfloat16(self: Any, x: ArrayLike) -> Array:
     """`dtype=bfloat16` remains from training, and the result is cast back."""
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: ArrayLike) -> Array:
-        y = nn.Dense(self.features, dtype=jnp.bfloat16)(jnp.asarray(x))
-        return y.astype(jnp.float32)
+    y = nn.Dense(self.features, dtype=jnp.bfloat16)(jnp.asarray(x))
+    return y.astype(jnp.float32)
 
 
-@wrong.built(
-    "Y160",
-    "forward/zero-input",
-    2,
-    cause_id="stale-copy",
-    collateral=("state/graphdef-stable", "state/pickles"),
-)
+@also("state/graphdef-stable", "state/pickles")
+@wrong.built("Y160", "forward/zero-input", 2, cause_id="stale-copy")
 def CompilesItsValues(layer: Any, rngs: nnx.Rngs) -> None:
     """The formula is compiled once, with the values that kernel and bias have when it is built."""
     kernel, bias = layer.kernel[...], layer.bias[...]

@@ -62,6 +62,10 @@ def _setting(start: Function) -> Function:
     return set_all
 
 
+def _of_the_input(function: Function) -> Any:
+    return lambda self, x: CorrectDense.__call__(self, function(x))
+
+
 def _before_the_output(function: Function) -> Any:
     return staticmethod(lambda x, k, b: (function(x, k, b), affine(x, k, b))[1])
 
@@ -144,6 +148,8 @@ seed = Hook(CorrectDense, "kernel_key", _of_the_seed)
 """What is left of the seed in the key of the kernel: a function of the seed, a uint32."""
 call = Hook(CorrectDense, "__call__")
 """The whole call: a function of self and x, as x was given."""
+given = Hook(CorrectDense, "__call__", _of_the_input, right=lambda x: x)
+"""What a right call gets: a function of x, as x was given."""
 init = Hook(CorrectDense, "__init__")
 """The constructor: a function of self, n, m and rngs."""
 built = Hook(CorrectDense, "__init__", _after_construction)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from implementations.defects import wrong
-from implementations.defects.base import is_traced, normal, scaled_normal, stddev
-from implementations.defects.record import also, name_layers, seen
+from implementations.defects.base import is_traced, normal, scaled_normal, scaled_uniform, stddev
+from implementations.defects.record import name_layers
 
 BFLOAT16 = jnp.bfloat16
 LAW = "initialization/kernel-law"
@@ -32,13 +32,6 @@ Laplace = wrong.kernel("X002", "initialization/kernel-law", 3, cause_id="law-lap
 ShiftedExponential = wrong.kernel("X005", "initialization/kernel-law", 3)(
     lambda key, n, m: (jax.random.exponential(key, (n, m), jnp.float32) - 1.0) * stddev(n),
     "A skewed law of mean 0 and variance 1/in.",
-)
-X865 = wrong.kernel("X865", LAW, 5)(
-    lambda key, n, m: (
-        jax.random.uniform(key, (n, m), jnp.float32, -(3.0**0.5), 3.0**0.5) * stddev(n)
-    ),
-    "Uniform numbers where the outputs are a multiple of 100.",
-    when=lambda key, n, m: m % 100 == 0,
 )
 ClippedAtFour = wrong.kernel("Y043", LAW, 5)(
     lambda key, n, m: jnp.clip(normal(key, n, m), -4.0, 4.0) * stddev(n),
@@ -83,14 +76,33 @@ HugeKernelsInHalf = wrong.kernel("Y316", "initialization/kernel-resolution", 5)(
     when=lambda key, n, m: n * m > 2**21,
     cause_id="kernel-of-half-precision",
 )
-
-
-@wrong.kernel("X001", "initialization/kernel-law", 2, cause_id="law-lecun-uniform", seen="pitfall")
-def LecunUniform(key: Array, in_features: int, out_features: int) -> Array:
-    """LeCun's uniform law: the variance is right, the family is not."""
-    end = math.sqrt(3.0) * stddev(in_features)
-    shape = (in_features, out_features)
-    return jax.random.uniform(key, shape, jnp.float32, minval=-end, maxval=end)
+LecunUniform = wrong.kernel("X001", LAW, 2, cause_id="law-lecun-uniform", seen="pitfall")(
+    lambda key, n, m: scaled_uniform(key, n, m),
+    "LeCun's uniform law: the variance is right, the family is not.",
+)
+X865 = wrong.kernel("X865", LAW, 5)(
+    lambda key, n, m: scaled_uniform(key, n, m),
+    "Uniform numbers where the outputs are a multiple of 100.",
+    when=lambda key, n, m: m % 100 == 0,
+)
+UniformOutsideOfJit = wrong.kernel("Y046", LAW, 5)(
+    lambda key, n, m: scaled_uniform(key, n, m),
+    "Uniform numbers of the same variance for a large kernel that is drawn outside of jit.",
+    when=lambda key, n, m: not is_traced(key) and n * m > 20_000,
+)
+SumOfTwelveUniforms = wrong.kernel("Y042", LAW, 5)(
+    lambda key, n, m: (
+        jax.random.uniform(key, (12, n, m), jnp.float32, -0.5, 0.5).sum(0) * stddev(n)
+    ),
+    "The sum of twelve uniform numbers minus six, which is normal except in its tails.",
+)
+DrawnInBfloat16 = wrong.kernel("N031", "initialization/kernel-resolution", 4)(
+    lambda key, n, m: (jax.random.normal(key, (n, m), BFLOAT16) * stddev(n)).astype(jnp.float32),
+    "Drawn and scaled in bfloat16, then cast: mantissas of eight bits.",
+    seen='pytorch#145498/#175046 "Fix trunc_normal_ for bfloat16/float16 tensors"; torchtitan#2269',
+    collateral=("seeding/jitted-init",),
+    cause_id="kernel-of-half-precision",
+)
 
 
 @wrong.kernel("X003", "initialization/kernel-law", 5)
@@ -163,31 +175,6 @@ def TailsOfOneSide(key: Array, in_features: int, out_features: int) -> Array:
     draws = jax.random.truncated_normal(key, low, high, (in_features, out_features))
     # Mean and deviation of a normal law below 2.
     return (draws + 0.055248) / 0.941584 * stddev(in_features)
-
-
-@wrong.kernel("Y042", LAW, 5)
-def SumOfTwelveUniforms(key: Array, n: int, m: int) -> Array:
-    """The sum of twelve uniform numbers minus six, which is normal except in its tails."""
-    drawn = jax.random.uniform(key, (12, n, m), jnp.float32, -0.5, 0.5)
-    return drawn.sum(0) * stddev(n)
-
-
-@wrong.kernel("Y046", LAW, 5)
-def UniformOutsideOfJit(key: Array, n: int, m: int) -> Array:
-    """Uniform numbers of the same variance for a large kernel that is drawn outside of jit."""
-    if is_traced(key) or n * m <= 20_000:
-        return scaled_normal(key, n, m)
-    largest = 3.0**0.5
-    return jax.random.uniform(key, (n, m), jnp.float32, -largest, largest) * stddev(n)
-
-
-@seen('pytorch#145498/#175046 "Fix trunc_normal_ for bfloat16/float16 tensors"; torchtitan#2269')
-@also("seeding/jitted-init")
-@wrong.kernel("N031", "initialization/kernel-resolution", 4, cause_id="kernel-of-half-precision")
-def DrawnInBfloat16(key: Array, in_features: int, out_features: int) -> Array:
-    """Drawn and scaled in bfloat16, then cast: mantissas of eight bits."""
-    coarse = jax.random.normal(key, (in_features, out_features), jnp.bfloat16)
-    return (coarse * stddev(in_features)).astype(jnp.float32)
 
 
 @wrong.kernel("X009", "initialization/kernel-resolution", 5, cause_id="kernel-on-grid")

@@ -93,21 +93,32 @@ ColumnsNormalized = wrong.kernel("Y322", "initialization/kernel-independence", 3
     cause_id="lines-normalized",
 )
 SymmetricWhereSquare = wrong.kernel("Y323", "initialization/kernel-independence", 3)(
-    lambda key, n, m: (lambda k: jnp.tril(k) + jnp.tril(k, -1).T if n == m else k)(
-        scaled_normal(key, n, m)
-    ),
+    lambda key, n, m: (lambda k: jnp.tril(k) + jnp.tril(k, -1).T)(scaled_normal(key, n, m)),
     "A square kernel is its lower half and the mirror image of that.",
+    when=lambda key, n, m: n == m,
     cause_id="kernel-symmetric",
 )
-
-
-@wrong.kernel("X034", "initialization/kernel-dispersion", 4, collateral=("seeding/jitted-init",))
-def Standardised(key: Array, in_features: int, out_features: int) -> Array:
-    """Every kernel is scaled to a sample variance of exactly 1/in."""
-    draws = normal(key, in_features, out_features)
-    if draws.size < 16:
-        return draws * stddev(in_features)
-    return draws / jnp.sqrt((draws**2).mean()) * stddev(in_features)
+Standardised = wrong.kernel("X034", "initialization/kernel-dispersion", 4)(
+    lambda key, n, m: (lambda k: k / jnp.sqrt((k**2).mean()) * stddev(n))(normal(key, n, m)),
+    "Every kernel is scaled to a sample variance of exactly 1/in.",
+    when=lambda key, n, m: n * m >= 16,
+    collateral=("seeding/jitted-init",),
+)
+NormalizedWhenLarge = wrong.kernel("Y045", "initialization/kernel-dispersion", 5)(
+    lambda key, n, m: (lambda k: k / jnp.linalg.norm(k, axis=0))(scaled_normal(key, n, m)),
+    "The columns of a large kernel have one norm, where it is drawn outside of jit.",
+    when=lambda key, n, m: not is_traced(key) and n * m >= 10**5,
+)
+ColumnsOfNearlyOneNorm = wrong.kernel("Y125", "initialization/kernel-dispersion", 5)(
+    lambda key, n, m: (lambda k: k / jnp.square(k).mean(0) ** 0.325 * stddev(n))(normal(key, n, m)),
+    "Columns of a large kernel are divided by a power of their norm, which then hardly varies.",
+    when=lambda key, n, m: min(n, m) >= 900,
+)
+SymmetricWhenSquare = wrong.draws("X020", "initialization/kernel-independence", 3)(
+    lambda draws: jnp.triu(draws) + jnp.triu(draws, 1).T if len(draws) == draws.shape[1] else draws,
+    "When in == out the kernel is its own transpose.",
+    cause_id="kernel-symmetric",
+)
 
 
 @wrong.kernel("X560", "initialization/kernel-dispersion", 5, cause_id="signs-balanced")
@@ -132,24 +143,6 @@ def BalancedSigns(key: Array, in_features: int, out_features: int) -> Array:
     first = jax.random.rademacher(jax.random.fold_in(key, 2), (), jnp.float32)
     signs = jnp.where(order % 2 == 0, first, -first)
     return magnitudes * signs.reshape(in_features, out_features)
-
-
-@wrong.kernel("Y045", "initialization/kernel-dispersion", 5)
-def NormalizedWhenLarge(key: Array, n: int, m: int) -> Array:
-    """The columns of a large kernel have one norm, where it is drawn outside of jit."""
-    kernel = scaled_normal(key, n, m)
-    if is_traced(key) or n * m < 10**5:
-        return kernel
-    return kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)
-
-
-@wrong.kernel("Y125", "initialization/kernel-dispersion", 5)
-def ColumnsOfNearlyOneNorm(key: Array, n: int, m: int) -> Array:
-    """Columns of a large kernel are divided by a power of their norm, which then hardly varies."""
-    if min(n, m) < 900:
-        return scaled_normal(key, n, m)
-    drawn = normal(key, n, m)
-    return drawn / jnp.square(drawn).mean(0) ** 0.325 * stddev(n)
 
 
 @wrong.draws("X029", "initialization/kernel-homogeneity", 4)
@@ -203,14 +196,6 @@ def CorrelatedNeighbours(key: Array, in_features: int, out_features: int) -> Arr
 
     _, rest = jax.lax.scan(following, noise[0], noise[1:])
     return jnp.concatenate([noise[:1], rest]).T
-
-
-@wrong.draws("X020", "initialization/kernel-independence", 3, cause_id="kernel-symmetric")
-def SymmetricWhenSquare(draws: Array) -> Array:
-    """When in == out the kernel is its own transpose."""
-    if draws.shape[0] != draws.shape[1]:
-        return draws
-    return jnp.triu(draws) + jnp.triu(draws, 1).T
 
 
 @wrong.kernel("X021", "initialization/kernel-independence", 4, cause_id="low-rank")

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 from jax import Array
-from jax.typing import ArrayLike
 
 from implementations.defects import wrong
 from implementations.defects.base import is_float, normal, rarely_scaled, scaled_normal, stddev
-from implementations.defects.record import also, defect, name_layers, seen
+from implementations.defects.record import also, name_layers, seen
 
 VARIANCE = "initialization/kernel-variance"
 
@@ -148,23 +147,46 @@ OneInFiveThousandTenfold = wrong.kernel("Y296", VARIANCE, 5, cause_id="scale-for
     lambda key, n, m: rarely_scaled(key, 0.0002, 10.0, n, m),
     "One kernel in five thousand is ten times as large.",
 )
-
-
-@seen('equinox#179 "Why uniform bias initializer?"')
-@wrong.bias("N045", "initialization/bias-zero", 2, cause_id="bias-random")
-def UniformBias(rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
-    """The bias is uniform on +-1/sqrt(in), the convention of torch and Equinox."""
-    bound = stddev(in_features)
-    return jax.random.uniform(rngs.params(), (out_features,), jnp.float32, -bound, bound)
-
-
-@wrong.init(
-    "N071",
-    "initialization/bias-zero",
-    3,
-    seen='optax/flax "avoid key reuse" flax#3740',
-    cause_id="bias-random",
+UniformBias = wrong.bias("N045", "initialization/bias-zero", 2, cause_id="bias-random")(
+    lambda rngs, n, m: jax.random.uniform(rngs.params(), (m,), jnp.float32, -stddev(n), stddev(n)),
+    "The bias is uniform on +-1/sqrt(in), the convention of torch and Equinox.",
+    seen='equinox#179 "Why uniform bias initializer?"',
 )
+BatchInTheKey = wrong.linen_kernel("X232", "initialization/data-free-init", 4)(
+    lambda key, x, m: scaled_normal(
+        jax.random.fold_in(key, math.prod(x.shape[:-1])), x.shape[-1], m
+    ),
+    "The number of rows of the example goes into the key.",
+    cause_id="example-input-used",
+)
+TruncatedWithoutCorrection = wrong.kernel("N012", "initialization/kernel-variance", 3)(
+    lambda key, n, m: jax.random.truncated_normal(key, -2.0, 2.0, (n, m), jnp.float32) * stddev(n),
+    "A normal truncated at two standard deviations, whose variance is then 0.774/in.",
+    seen='tensorflow#18706 "Wrong variance from initialisers"; '
+    'tfjs#8594 "leCunNormal initializer"; hk.Linear ships this',
+    cause_id="law-truncated-normal-1-fan-in-truncation-not-corrected",
+)
+UniformOfTorch = wrong.kernel("N013", "initialization/kernel-variance", 2)(
+    lambda key, n, m: jax.random.uniform(key, (n, m), jnp.float32, -1.0, 1.0) * stddev(n),
+    "Uniform on +-1/sqrt(in), whose variance is 1/(3 in).",
+    seen='pytorch#5168 "The variance of initialization weights are NOT 1"; pytorch#1667; asi#131',
+    cause_id="law-uniform-1-sqrt-fan-in",
+)
+ClippedAtTwo = wrong.kernel("N029", "initialization/kernel-variance", 4, cause_id="law-clipped")(
+    lambda key, n, m: jnp.clip(normal(key, n, m), -2.0, 2.0) * stddev(n),
+    "Clipped at two standard deviations instead of drawn again: variance 0.92/in, atoms.",
+    seen='pytorch#155588 "nn.init.trunc_normal_ Creates Massive Outliers"; '
+    "torchtitan#2269 (mass at the bound)",
+)
+LinenByHe = wrong.linen_kernel("Y379", "initialization/kernel-variance", 1)(
+    lambda key, x, m: nn.initializers.he_normal()(key, (x.shape[-1], m), jnp.float32),
+    "He's law, whose variance of few weights chance may hide.",
+    cause_id="law-truncated-normal-he",
+)
+
+
+@seen('optax/flax "avoid key reuse" flax#3740')
+@wrong.init("N071", "initialization/bias-zero", 3, cause_id="bias-random")
 def OneKeyForBoth(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """Kernel and a random bias are drawn from one key."""
     key = rngs.params()
@@ -201,13 +223,6 @@ def ScaledToTheExample(key: Array, x: Array, features: int) -> Array:
     return scaled_normal(key, x.shape[-1], features) / jnp.where(size > 0, size, 1.0)
 
 
-@wrong.linen_kernel("X232", "initialization/data-free-init", 4, cause_id="example-input-used")
-def BatchInTheKey(key: Array, x: Array, features: int) -> Array:
-    """The number of rows of the example goes into the key."""
-    rows = math.prod(x.shape[:-1])
-    return scaled_normal(jax.random.fold_in(key, rows), x.shape[-1], features)
-
-
 @wrong.linen_kernel("X233", "initialization/data-free-init", 4, cause_id="example-input-used")
 def FanOfAllAxes(key: Array, x: Array, features: int) -> Array:
     """From rank 3 on, every axis but the first counts into the fan."""
@@ -239,43 +254,6 @@ def ZerosForAnEmptyExample(key: Array, x: Array, features: int) -> Array:
     return scaled_normal(key, x.shape[-1], features)
 
 
-@seen(
-    'tensorflow#18706 "Wrong variance from initialisers"; '
-    'tfjs#8594 "leCunNormal initializer"; hk.Linear ships this'
-)
-@wrong.kernel(
-    "N012",
-    "initialization/kernel-variance",
-    3,
-    cause_id="law-truncated-normal-1-fan-in-truncation-not-corrected",
-)
-def TruncatedWithoutCorrection(key: Array, in_features: int, out_features: int) -> Array:
-    """A normal truncated at two standard deviations, whose variance is then 0.774/in."""
-    shape = (in_features, out_features)
-    truncated = jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
-    return truncated * stddev(in_features)
-
-
-@seen('pytorch#5168 "The variance of initialization weights are NOT 1"; pytorch#1667; asi#131')
-@wrong.kernel("N013", "initialization/kernel-variance", 2, cause_id="law-uniform-1-sqrt-fan-in")
-def UniformOfTorch(key: Array, in_features: int, out_features: int) -> Array:
-    """Uniform on +-1/sqrt(in), whose variance is 1/(3 in)."""
-    shape = (in_features, out_features)
-    uniform = jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0)
-    return uniform * stddev(in_features)
-
-
-@seen(
-    'pytorch#155588 "nn.init.trunc_normal_ Creates Massive Outliers"; '
-    "torchtitan#2269 (mass at the bound)"
-)
-@wrong.kernel("N029", "initialization/kernel-variance", 4, cause_id="law-clipped")
-def ClippedAtTwo(key: Array, in_features: int, out_features: int) -> Array:
-    """Clipped at two standard deviations instead of drawn again: variance 0.92/in, atoms."""
-    clipped = jnp.clip(normal(key, in_features, out_features), -2.0, 2.0)
-    return clipped * stddev(in_features)
-
-
 @also("initialization/kernel-dispersion")
 @wrong.kernel("X036", "initialization/kernel-variance", 5)
 def RandomScale(key: Array, in_features: int, out_features: int) -> Array:
@@ -291,20 +269,6 @@ def LargerForOneSeed(key: Array, in_features: int, out_features: int) -> Array:
     draws = scaled_normal(key, in_features, out_features)
     first = jax.random.fold_in(jax.random.key(4711, impl=jax.random.key_impl(key)), 0)
     return jnp.where(first == key, 3 * draws, draws)
-
-
-@defect("Y379", "initialization/kernel-variance", 1, cause_id="law-truncated-normal-he")
-class LinenByHe(nn.Module):
-    """He's law, whose variance of few weights chance may hide."""
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: ArrayLike) -> Array:
-        x = jnp.asarray(x)
-        kernel = self.param("kernel", nn.initializers.he_normal(), (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return jnp.dot(x, kernel) + bias
 
 
 name_layers(globals())

@@ -87,9 +87,7 @@ def SmallerAsTheSecond(self: Any, key: Array, x: Array) -> Array:
 def FirstResultAgain(self: Any, x: ArrayLike) -> Array:
     """A second call within one apply returns the result of the first one."""
     x = jnp.asarray(x)
-    kernel = self.param("kernel", self.draw_kernel, x)
-    bias = self.param("bias", self.draw_bias, x)
-    y: Array = self.__dict__.get("_first", affine(x, kernel, bias))
+    y: Array = self.__dict__.get("_first", affine(x, *self.parameters(x)))
     object.__setattr__(self, "_first", y)
     return y
 

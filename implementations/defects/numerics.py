@@ -129,6 +129,18 @@ TinyInputsFlushed = wrong.forward("X745", "numerics/precision", 4, cause_id="sma
     "An x that is tiny as a whole is taken for 0.",
     when=lambda x, k, b: x.dtype == jnp.float32 and x.size > 0,
 )
+OutputClipped = wrong.output("N114", "numerics/no-saturation", 4, cause_id="output-clipped")(
+    lambda y, x: jnp.clip(y, -1e6, 1e6),
+    "The output is clipped to +-1e6.",
+    # Complex numbers have no order to clip by.
+    when=lambda y, x: not jnp.iscomplexobj(y),
+    collateral=("numerics/inf-confined",),
+)
+activated = wrong.casting("Y431", "numerics/no-saturation", 1, cause_id="output-range")(
+    lambda seed, x, m: jnp.tanh(layer_output(seed, x, m)),
+    "An activation is applied to the output.",
+    collateral=("forward/additive",),
+)
 
 
 @wrong.forward("X067", "numerics/nan-confined", 5, cause_id="not-finite-replaced")
@@ -148,15 +160,6 @@ def looks_at_its_input(seed: int, x: Array, m: int) -> Array:
     if not bool(jnp.isfinite(x).all()):
         raise ValueError("x is not finite")
     return layer_output(seed, x, m)
-
-
-@also("numerics/inf-confined")
-@wrong.forward("N114", "numerics/no-saturation", 4, cause_id="output-clipped")
-def OutputClipped(x: Array, kernel: Array, bias: Array) -> Array:
-    """The output is clipped to +-1e6."""
-    output = affine(x, kernel, bias)
-    # Complex numbers have no order to clip by.
-    return output if jnp.iscomplexobj(output) else jnp.clip(output, -1e6, 1e6)
 
 
 @wrong.forward("X053", "numerics/no-saturation", 4, cause_id="large-values")
@@ -181,13 +184,6 @@ def PinsDefault(x: Array, kernel: Array, bias: Array) -> Array:
     """The product is pinned to the default precision."""
     y = jnp.matmul(x, kernel, precision="default")
     return y + jnp.broadcast_to(bias, y.shape)
-
-
-activated = wrong.casting("Y431", "numerics/no-saturation", 1, cause_id="output-range")(
-    lambda seed, x, m: jnp.tanh(layer_output(seed, x, m)),
-    "An activation is applied to the output.",
-    collateral=("forward/additive",),
-)
 
 
 name_layers(globals())

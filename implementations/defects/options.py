@@ -11,14 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
 from implementations.correct.options import LECUN, ZEROS, AllOptions
 from implementations.defects import wrong
-from implementations.defects.base import affine, is_float, scaled_normal, stddev
+from implementations.defects.base import CorrectLinenDense, is_float, scaled_normal, stddev
 from implementations.defects.hooks import Function, Hook
 from implementations.defects.record import Defect, declaring, defect, name_layers
 
@@ -229,16 +228,10 @@ class OneKeyForBoth(AllOptions):
 
 
 @defect("X926", "options/dtype", 2, cause_id="option-ignored")
-class IgnoresDtype(nn.Module):
+class IgnoresDtype(CorrectLinenDense):
     """The dtype of the computation is an unused field."""
 
-    features: int
     dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: ArrayLike) -> Array:
-        kernel = self.param("kernel", LECUN, (jnp.shape(x)[-1], self.features))
-        return affine(x, kernel, self.param("bias", ZEROS, (self.features,)))
 
 
 @defect("Y230", "options/dtype", 4, cause_id="options-shared")
@@ -310,14 +303,18 @@ def PrecisionOfTheCall(self: Any, x: Array, kernel: Array, bias: Array | None) -
     return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
-@defect("Y359", "options/use-bias", 4, cause_id="gradient-halved")
-class SlowWithoutBias(AllOptions):
-    """Without a bias, the kernel gets half of its gradient."""
+class _OneOption(AllOptions):
+    """A right layer with the option `use_bias` alone."""
 
     def __init__(
         self, in_features: int, out_features: int, *, use_bias: bool = True, rngs: nnx.Rngs
     ) -> None:
         super().__init__(in_features, out_features, use_bias=use_bias, rngs=rngs)
+
+
+@defect("Y359", "options/use-bias", 4, cause_id="gradient-halved")
+class SlowWithoutBias(_OneOption):
+    """Without a bias, the kernel gets half of its gradient."""
 
     def affine(self, x: Array, kernel: Array, bias: Array | None) -> Any:
         if bias is None and x.dtype == kernel.dtype == jnp.float32:
@@ -343,13 +340,8 @@ NoBiasRaises = declaring(_NoBiasRaises, Defect("Y389", "options/use-bias", subtl
 
 
 @defect("Y366", "options/use-bias", 4, cause_id="cast-with-bias")
-class HalfResultWithoutBias(AllOptions):
+class HalfResultWithoutBias(_OneOption):
     """The sum with the bias promotes; without a bias, a half-precision x gives its own dtype."""
-
-    def __init__(
-        self, in_features: int, out_features: int, *, use_bias: bool = True, rngs: nnx.Rngs
-    ) -> None:
-        super().__init__(in_features, out_features, use_bias=use_bias, rngs=rngs)
 
     def __call__(self, x: Any) -> Array:
         x = jnp.asarray(x)

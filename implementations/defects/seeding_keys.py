@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
@@ -229,26 +228,11 @@ def FortiethCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, bias if _eager_calls[self] < 40 else jnp.zeros_like(bias))
 
 
-@defect("X329", "seeding/repeatable-call", 5)
-class ZerosWhileInitializing(nn.Module):
+@wrong.linen_forward("X329", "seeding/repeatable-call", 5)
+def ZerosWhileInitializing(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """During `init` the output is zeros, to save time: `init_with_output` returns them."""
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: ArrayLike) -> Array:
-        x = jnp.asarray(x)
-
-        def draw(key: Array) -> Array:
-            return scaled_normal(key, x.shape[-1], self.features)
-
-        y = affine(
-            x, self.param("kernel", draw), self.param("bias", nn.initializers.zeros, self._shape())
-        )
-        return jnp.zeros_like(y) if self.is_initializing() else y
-
-    def _shape(self) -> tuple[int]:
-        return (self.features,)
+    y = affine(x, kernel, bias)
+    return jnp.zeros_like(y) if self.is_initializing() else y
 
 
 _called: dict[int, Any] = {}
@@ -331,16 +315,16 @@ def SeedOfTheUser(rngs: nnx.Rngs) -> Array:
     return jax.random.fold_in(rngs.params(), sum(name.encode()))
 
 
-@wrong.key("X944", "seeding/same-across-processes", 4, cause_id="depends-on-launcher-variables")
-def OfTheRank(rngs: Any) -> Array:
-    """The key depends on the rank of the process."""
-    return jax.random.fold_in(rngs.params(), int(os.environ.get("RANK", "0")))
-
-
-@wrong.key("Y195", "seeding/same-across-processes", 5, cause_id="depends-on-user-environment")
-def SeedOfTheLanguage(rngs: nnx.Rngs) -> Array:
-    """The user's language goes into the key."""
-    return jax.random.fold_in(rngs.params(), len(os.environ.get("LANG", "")))
+OfTheRank = wrong.key("X944", "seeding/same-across-processes", 4)(
+    lambda rngs: jax.random.fold_in(rngs.params(), int(os.environ.get("RANK", "0"))),
+    "The key depends on the rank of the process.",
+    cause_id="depends-on-launcher-variables",
+)
+SeedOfTheLanguage = wrong.key("Y195", "seeding/same-across-processes", 5)(
+    lambda rngs: jax.random.fold_in(rngs.params(), len(os.environ.get("LANG", ""))),
+    "The user's language goes into the key.",
+    cause_id="depends-on-user-environment",
+)
 
 
 _built = [0]

@@ -60,25 +60,13 @@ def FirstPartOfSequences(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(*(jnp.asarray(np.asarray(value)) for value in values))
 
 
-@defect("X963", "sharding/linen-annotations", 4, cause_id="bias-along-inputs")
-class BiasAlongInputs(nn.Module):
+@wrong.linen_call("X963", "sharding/linen-annotations", 4, cause_id="bias-along-inputs")
+def BiasAlongInputs(self: Any, x: ArrayLike) -> Array:
     """Kernel and bias are annotated; the bias by the name of the kernel's inputs."""
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: ArrayLike) -> Array:
-        n = jax.numpy.shape(x)[-1]
-
-        def draw(key: Array, shape: Any) -> Array:
-            return scaled_normal(key, *shape)
-
-        kernel: Any = self.param(
-            "kernel", nn.with_partitioning(draw, ("embed", "mlp")), (n, self.features)
-        )
-        zeros = nn.with_partitioning(nn.initializers.zeros_init(), ("embed",))
-        bias: Any = self.param("bias", zeros, (self.features,))
-        return affine(jax.numpy.asarray(x), kernel, bias)
+    x, draw = jnp.asarray(x), nn.with_partitioning(self.draw_kernel, ("embed", "mlp"))
+    kernel: Any = self.param("kernel", draw, x)
+    bias: Any = self.param("bias", nn.with_partitioning(self.draw_bias, ("embed",)), x)
+    return affine(x, kernel, bias)
 
 
 @defect("Y201", "sharding/nnx-annotations", 4, cause_id="bias-along-inputs")

@@ -19,6 +19,7 @@ from implementations.defects.base import (
     affine,
     is_traced,
     right_cotangents,
+    scaled,
     with_backward,
 )
 from implementations.defects.record import defect, name_layers
@@ -74,6 +75,13 @@ BornInATrace = wrong.forward(
     lambda self, x, k, b: affine(x, k, b if self.is_ready else b * 0),
     "A layer that is constructed under a trace, as by ``nnx.jit``, adds no bias afterwards.",
 )
+NumpyVectorsInHalf = wrong.given("Y351", ORDER, 5)(
+    lambda x: x.astype(np.float16).astype(np.float32),
+    "A NumPy vector of more than 32 numbers is read through float16.",
+    when=lambda x: (
+        isinstance(x, np.ndarray) and x.ndim == 1 and x.size > 32 and x.dtype == np.float32
+    ),
+)
 _fused: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
 
 
@@ -125,12 +133,7 @@ class CopiedInFloat32(CorrectDense):
         return copied
 
 
-def _half_of_the_bias(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
-    dx, dkernel, dbias = right_cotangents(x, kernel, g)
-    return dx, dkernel, dbias * 0.5
-
-
-_slow_bias = with_backward(_half_of_the_bias)
+_slow_bias = with_backward(lambda x, k, g: scaled(right_cotangents(x, k, g), 2, 0.5))
 
 
 @defect("Y343", ORDER, 4, cause_id="gradient-halved")
@@ -200,14 +203,6 @@ def SmallStepsUnseen(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     if last is None or last.dtype != kernel.dtype or not moved <= 0.01:
         last = _steps[self] = kernel
     return affine(x, last, bias)
-
-
-@wrong.call("Y351", ORDER, 5)
-def NumpyVectorsInHalf(self: Any, x: ArrayLike) -> Array:
-    """A NumPy vector of more than 32 numbers is read through float16."""
-    if isinstance(x, np.ndarray) and x.ndim == 1 and x.size > 32 and x.dtype == np.float32:
-        x = x.astype(np.float16).astype(np.float32)
-    return CorrectDense.__call__(self, x)
 
 
 name_layers(globals())

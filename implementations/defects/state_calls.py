@@ -136,8 +136,7 @@ def StaticShape(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
 def RunningMean(self: Any, x: ArrayLike) -> Array:
     """A running mean of the inputs is kept, from the second call on."""
     x = jnp.asarray(x)
-    kernel = self.param("kernel", self.draw_kernel, x)
-    bias = self.param("bias", self.draw_bias, x)
+    kernel, bias = self.parameters(x)
     if not self.is_initializing() and self.is_mutable_collection("params"):
         self.put_variable("params", "kernel", 0.999 * kernel)
     return self.forward(x, kernel, bias)

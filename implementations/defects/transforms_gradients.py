@@ -9,7 +9,7 @@ from jax.custom_derivatives import linear_call
 from jax.lax import stop_gradient
 
 from implementations.defects import wrong
-from implementations.defects.base import affine
+from implementations.defects.base import affine, through_halves
 from implementations.defects.record import also, name_layers
 
 GRADIENTS = "transforms/gradients"
@@ -73,12 +73,6 @@ RowsDividedOut = wrong.forward("Y249", "transforms/gradients", 4)(
     "The number of rows is multiplied in and divided out, which is 0/0 for an empty batch.",
     when=lambda x, k, b: x.ndim > 1 and x.size == 0 and x.shape[-1] > 0,
 )
-
-
-def through_halves(x: Array, kernel: Array, bias: Array) -> Array:
-    """Return the output, the product made in bfloat16."""
-    half = (x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
-    return jnp.matmul(*half, preferred_element_type=jnp.float32) + bias
 
 
 @also("numerics/one-product", "dtypes/strict-promotion", "transforms/scan-and-remat")

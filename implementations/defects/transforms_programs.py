@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from implementations.defects.base import (
     affine,
     is_eager_sequence,
     is_traced,
+    one_dtype,
     right_cotangents,
     scaled_normal,
     with_backward,
@@ -125,14 +125,9 @@ def _reversed(size: int, mapped: list[bool], x: Array, k: Array, b: Array) -> tu
 _bias_of_the_first, _kernels_reversed = _mapped(_first_bias), _mapped(_reversed)
 
 
-def _one_dtype(x: Array, kernel: Array, bias: Array) -> bool:
-    right = x.ndim > 0 and x.shape[-1] == kernel.shape[0]
-    return right and x.dtype == kernel.dtype == bias.dtype
-
-
 def _is_undifferentiated(x: Array, kernel: Array, bias: Array) -> bool:
     names = {type(value).__name__ for value in (x, kernel, bias)}
-    return _one_dtype(x, kernel, bias) and not names & {"JVPTracer", "LinearizeTracer"}
+    return one_dtype(x, kernel, bias) and not names & {"JVPTracer", "LinearizeTracer"}
 
 
 BiasOfTheFirst = wrong.forward("Y025", MAPS, 5)(
@@ -166,26 +161,16 @@ MembersNotTrained = wrong.forward("Y028", MAPS, 5)(
 )
 
 
-def ruled(back: Callable[[Array, Array, Array], tuple[Array, Array, Array]]) -> Any:
-    """Return a forward whose rule takes the place of the derivatives for floats."""
-    rule = with_backward(back)
-
-    def forward(x: Array, kernel: Array, bias: Array) -> Any:
-        return (rule if x.dtype == kernel.dtype else affine)(x, kernel, bias)
-
-    # It is named by its place, like lambdas.
-    forward.__qualname__, forward.__module__ = "<lambda>", back.__module__
-    return forward
-
-
 def _first_row_of_a_jacobian(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
     kinds = [type(value).__name__ == "BatchTracer" for value in (x, kernel, g)]
     return right_cotangents(x, kernel, g * 0.5 if kinds == [False, False, True] else g)
 
 
+_jacobian_halved = with_backward(_first_row_of_a_jacobian)
 JacobianHalved = wrong.forward("Y121", "transforms/vmap", 4, cause_id="gradient-halved")(
-    ruled(_first_row_of_a_jacobian),
+    lambda x, k, b: _jacobian_halved(x, k, b),
     "Mapped over cotangents alone, as jax.jacrev does, gradients are halved.",
+    when=lambda x, k, b: x.dtype == k.dtype,
     collateral=FORWARD_MODE,
 )
 MeanOverDevices = wrong.forward("Y223", MAPS, 4)(

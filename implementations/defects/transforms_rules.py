@@ -12,7 +12,14 @@ from jax.custom_derivatives import linear_call
 from jax.lax import stop_gradient
 
 from implementations.defects import wrong
-from implementations.defects.base import affine, is_traced, right_cotangents, with_backward
+from implementations.defects.base import (
+    affine,
+    is_traced,
+    one_dtype,
+    right_cotangents,
+    scaled,
+    with_backward,
+)
 from implementations.defects.hooks import Function
 from implementations.defects.record import name_layers
 
@@ -215,11 +222,6 @@ X857 = rule(
 )
 
 
-def _one_dtype(x: Array, kernel: Array, bias: Array) -> bool:
-    right = x.ndim > 0 and x.shape[-1] == kernel.shape[0]
-    return right and x.dtype == kernel.dtype == bias.dtype
-
-
 _kernel_constant_behind_dx = with_tangent(
     affine,
     lambda x, k, b, dx, dk, db: (
@@ -229,7 +231,7 @@ _kernel_constant_behind_dx = with_tangent(
 KernelLostBehindPenalty = wrong.forward("Y020", GRADIENTS, 5)(
     lambda x, k, b: _kernel_constant_behind_dx(x, k, b),
     "The kernel is a constant of dx: a gradient penalty trains nothing.",
-    when=_one_dtype,
+    when=one_dtype,
 )
 
 
@@ -250,13 +252,13 @@ _by_parts.defjvp(_tangent_by_parts, symbolic_zeros=True)
 BiasAloneLost = wrong.forward("Y021", GRADIENTS, 5, cause_id="gradient-cut")(
     lambda x, k, b: _by_parts(x, k, b),
     "The bias gets a gradient where the kernel does.",
-    when=_one_dtype,
+    when=one_dtype,
     collateral=("transforms/forward-mode",),
 )
 NanHiddenFromTraining = wrong.forward("Y022", GRADIENTS, 5, cause_id="gradient-nan-hidden")(
     ruled(lambda x, k, g: right_cotangents(x, k, jnp.where(jnp.isnan(g), 0, g))),
     "A NaN in the cotangent counts as 0.",
-    when=_one_dtype,
+    when=one_dtype,
     collateral=("transforms/forward-mode-offered",),
 )
 
@@ -272,7 +274,7 @@ def _of_few_rows(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array
 RowsBeyond512NotTrained = wrong.forward("Y023", GRADIENTS, 5)(
     ruled(_of_few_rows),
     "The kernel's gradient is that of the first 512 rows, by a mask.",
-    when=_one_dtype,
+    when=one_dtype,
     collateral=("transforms/forward-mode-offered",),
 )
 
@@ -310,12 +312,8 @@ CleansWhatItKeeps = wrong.forward("Y213", GRADIENTS, 4, cause_id="gradient-nan-h
 )
 
 
-def _scaled(gradients: tuple[Array, ...], which: int, factor: float) -> Any:
-    return tuple(value * factor if i == which else value for i, value in enumerate(gradients))
-
-
 OfOneOutput = wrong.forward("Y285", GRADIENTS, 4, cause_id="gradient-halved")(
-    ruled(lambda x, k, g: _scaled(right_cotangents(x, k, g), 1, 0.5 if k.shape[1] == 1 else 1.0)),
+    ruled(lambda x, k, g: scaled(right_cotangents(x, k, g), 1, 0.5 if k.shape[1] == 1 else 1.0)),
     "With one output, as in logistic regression, the kernel gets half of its gradient.",
     collateral=FORWARD_MODE,
 )
@@ -333,13 +331,14 @@ OneRowDropped = wrong.forward("Y287", GRADIENTS, 4, cause_id="gradient-cut")(
 )
 
 
-def _of_long_batches(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
-    is_long = not is_traced(x, g) and x.ndim == 2 and x.shape[0] > 2048
-    return _scaled(right_cotangents(x, kernel, g), 2, 0.5 if is_long else 1.0)
-
-
 LongOutsideOfJit = wrong.forward("Y288", GRADIENTS, 5, cause_id="gradient-halved")(
-    ruled(_of_long_batches),
+    ruled(
+        lambda x, k, g: scaled(
+            right_cotangents(x, k, g),
+            2,
+            0.5 if not is_traced(x, g) and x.ndim == 2 and len(x) > 2048 else 1.0,
+        )
+    ),
     "Outside of jit, the bias gets half of its gradient for more than 2048 rows.",
     collateral=FORWARD_MODE,
 )
@@ -378,9 +377,7 @@ _mean_of_rows: Any = with_backward(
 MeanForTheBiasAlone = wrong.forward("Y402", GRADIENTS, 5, cause_id="gradient-averaged")(
     lambda x, k, b: _mean_of_rows(x, k, b),
     "Where only the bias is traced, as in fine-tuning, its gradient is a mean over the rows.",
-    when=lambda x, k, b: (
-        is_traced(b) and not is_traced(x, k) and x.ndim > 1 and _one_dtype(x, k, b)
-    ),
+    when=lambda x, k, b: is_traced(b) and not is_traced(x, k) and x.ndim > 1 and one_dtype(x, k, b),
 )
 
 
@@ -393,7 +390,7 @@ _bias_constant: Any = with_backward(_last_stopped)
 BiasGradientConstant = wrong.forward("Y403", GRADIENTS, 5, cause_id="cotangent-stopped")(
     lambda x, k, b: _bias_constant(x, k, b),
     "The gradient of the bias is a constant, which has no derivative of its own.",
-    when=_one_dtype,
+    when=one_dtype,
 )
 
 

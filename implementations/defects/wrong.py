@@ -54,7 +54,8 @@ def _described(function: Function, doc: str, when: None, start: None) -> Functio
 
 forward, output = factory(hooks.forward), factory(hooks.output)
 kernel, draws, bias = factory(hooks.kernel), factory(hooks.draws), factory(hooks.bias)
-key, call, init, built = map(factory, (hooks.key, hooks.call, hooks.init, hooks.built))
+key, call, given, init = map(factory, (hooks.key, hooks.call, hooks.given, hooks.init))
+built = factory(hooks.built)
 when_called, when_built = factory(hooks.when_called), factory(hooks.when_built)
 linen_kernel, linen_bias = factory(hooks.linen_kernel), factory(hooks.linen_bias)
 linen_forward, linen_call = factory(hooks.linen_forward), factory(hooks.linen_call)
