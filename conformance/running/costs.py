@@ -20,7 +20,7 @@ import pytest
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.contract.requirement import PARAMETERS
-from conformance.errors import Violation, safe_text
+from conformance.errors import safe_text
 from conformance.jax_setup.lazy import jax
 
 _OUT_FEATURES = 24
@@ -59,7 +59,7 @@ def observe(layer: Layer) -> dict[str, Any]:
             compiling = time.process_time() - before
             found["warnings"] = list(dict.fromkeys(map(_text, caught)))
             found["cost"] = {"compile": compiling, **_warm(layer, case, dense, x)}
-        except (Violation, pytest.skip.Exception):
+        except (Exception, pytest.skip.Exception):  # as of a result that is deleted meanwhile
             found["warnings"] = list(dict.fromkeys(map(_text, caught)))
     if "cost" in found:
         found["cost"] = {k: float(f"{seconds:.3g}") for k, seconds in found["cost"].items()}
