@@ -109,7 +109,7 @@ SeedOfTheHost = wrong.key("X582", "seeding/same-across-processes", 4)(
 SeedOfTheRank = wrong.key("X583", "seeding/same-across-processes", 5)(
     lambda rngs: jax.random.fold_in(rngs.params(), jax.process_index()),
     "The index of the process goes into the key: replicas start from different kernels.",
-    cause_id="depends-on-machine-name",
+    cause_id="depends-on-index-of-the-process",
 )
 SeedOfTheYear = wrong.key("X584", "seeding/same-across-processes", 5, cause_id="depends-on-clock")(
     lambda rngs: jax.random.fold_in(rngs.params(), datetime.now().year),
@@ -398,6 +398,15 @@ class QuantizedInEval(CorrectDense):
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
         return affine(x, quantized_to(127, kernel, 0) if self.deterministic else kernel, bias)
+
+
+@wrong.key("Y445", "seeding/siblings-differ", 5, cause_id="kernels-share-numbers")
+def KeysOfSixBits(rngs: nnx.Rngs) -> Array:
+    """The key depends on six bits of the stream's count: the 65th layer is the first again."""
+    stream = rngs.params
+    root, count = stream.key[...], stream.count[...]
+    stream()
+    return jax.random.fold_in(root, count % 64)
 
 
 name_layers(globals())

@@ -99,15 +99,18 @@ def _clock() -> None:
 
 
 def _machine() -> None:
-    import jax
-
     if hasattr(os, "uname"):
         names = os.uname()
         renamed = os.uname_result((names.sysname, _NAME, *names[2:]))
         os.uname = lambda: renamed
     socket.gethostname = lambda: _NAME
     platform.node = lambda: _NAME
-    # This is the second process of a computation, which must start from the same kernel.
+
+
+def _process() -> None:
+    """Make this the second process of a computation, which must start from the same kernel."""
+    import jax
+
     jax.process_index = lambda backend=None: 1
 
 
@@ -141,16 +144,18 @@ def _directory() -> None:
 CHANGES = (
     "the clock",
     "the machine's name",
+    "the index of the process",
     "the launcher's variables",
     "the number of devices and processors",
     "the user's environment",
     "the working directory",
 )
-"""The first four are made before the implementation is imported, the others afterwards, so that its
+"""The first five are made before the implementation is imported, the others afterwards, so that its
 files and settings are found as usual."""
 
-_MADE = dict(zip(CHANGES, (_clock, _machine, _launcher, _devices, _user, _directory), strict=True))
-_BEFORE_IMPORT = CHANGES[:4]
+_MAKING = (_clock, _machine, _process, _launcher, _devices, _user, _directory)
+_MADE = dict(zip(CHANGES, _MAKING, strict=True))
+_BEFORE_IMPORT = CHANGES[:5]
 
 
 def change(changes: Sequence[str]) -> None:
