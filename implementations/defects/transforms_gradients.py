@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -9,7 +11,13 @@ from jax.custom_derivatives import linear_call
 from jax.lax import stop_gradient
 
 from implementations.defects import wrong
-from implementations.defects.base import affine, through_halves
+from implementations.defects.base import (
+    affine,
+    is_traced,
+    right_cotangents,
+    through_halves,
+    with_backward,
+)
 from implementations.defects.record import also, name_layers
 
 GRADIENTS = "transforms/gradients"
@@ -103,6 +111,26 @@ OutputsGradientClipped = wrong.output(
     lambda y, x: linear_call(lambda _, v: v, lambda _, g: jnp.clip(g, -1.0, 1.0), None, y),
     "The gradient that reaches the output is clipped to +-1.",
 )
+
+_no_sum: Any = with_backward(
+    lambda x, k, g: right_cotangents(x, k, jnp.where(g.sum(axis=-1, keepdims=True) == 0, 0, g))
+)
+RowsThatAddToZeroSkipped = wrong.forward("Y439", "transforms/gradients", 5)(
+    lambda x, k, b: _no_sum(x, k, b),
+    "A row of cotangents that add to 0, as those of a cross-entropy do, counts as padding.",
+    when=lambda x, k, b: x.dtype == jnp.float32,
+)
+
+
+@wrong.forward("Y438", "transforms/gradients", 5)
+def SquareFrozenKernelNotTransposed(x: Array, kernel: Array, bias: Array) -> Array:
+    """dx is g K in place of g K^T for a square kernel that is frozen, and so a constant."""
+    if not is_traced(x) or is_traced(kernel) or not 40 < kernel.shape[0] == kernel.shape[1]:
+        return affine(x, kernel, bias)
+    product: Any = jax.custom_vjp(lambda x: x @ kernel)
+    product.defvjp(lambda x: (x @ kernel, None), lambda _, g: (g @ kernel,))
+    y: Array = product(x) + bias
+    return y
 
 
 name_layers(globals())

@@ -60,12 +60,15 @@ def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
         # x has its usual size here, so only the size of g can make a layer clip or drop it.
         g = case.normal(f"{size} cotangent", *shape, scale=scale)
         yield Point(f"a {size} g and {of}", kernel, bias, case.normal("plain x", *x.shape), g)
+    whole = case.integers("integer cotangent", *shape).reshape(-1, shape[-1])
+    # The gradient of a cross-entropy adds to 0 in each row; here every second row does.
+    whole[::2, -1] -= whole[::2].sum(axis=1) * (shape[-1] > 1)
     yield Point(
         f"integer-valued {of}",
         case.integers("integer kernel", *kernel.shape),
         case.integers("integer bias", *bias.shape),
         case.integers("integer x", *x.shape),
-        case.integers("integer cotangent", *shape),
+        whole.reshape(shape),
         exact=True,
     )
     # A layer may have a branch for outputs of 0, for rows of one entry or for equal rows of g,

@@ -11,7 +11,7 @@ import numpy as np
 from conformance.checks import programs, require
 from conformance.checks.areas import gradients
 from conformance.checks.arrays import as_jax
-from conformance.checks.cases import BATCH, Case
+from conformance.checks.cases import BATCH, LARGE, Case
 from conformance.checks.layer import Layer
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
@@ -81,19 +81,23 @@ def require_parts(layer: Layer, case: Case, parameters: Any) -> None:
         if layer.convention.use_bias:
             what = "the second derivative <db, b> with respect to the cotangent g"
             gradients.require_of_cotangent(layer, point, of_bias, what, bias=point.bias)
-    _require_frozen(layer, parameters, point)
+    _require_frozen(layer)
 
 
-def _require_frozen(layer: Layer, parameters: Any, point: gradients.Point) -> None:
+def _require_frozen(layer: Layer) -> None:
     """Require the gradient of each of kernel, bias and x outside of jit, where the others are
     arrays and not traced, as in fine-tuning.
+
+    The scan of programs does not see a branch that needs values, so the size is a large one.
     """
+    case = Case(*LARGE)
+    point, parameters = next(gradients.points(case, BATCH)), layer.of(case).parameters
     loss = programs.weighted(layer, parameters, point.cotangent)
     for i in range(len(_NAMES)):
         if i == 1 and not layer.convention.use_bias:
             continue
         whole: list[Any] = [None, None, None]
-        by = f"jax.grad for the {_NAMES[i]} alone, outside of jit,"
+        by = f"jax.grad for the {_NAMES[i]} alone, outside of jit"
         with require.during(by):
             whole[i] = jax.grad(loss, i)(*map(as_jax, point.values()))
         gradients.require_gradients(layer, (whole[0], whole[1], whole[2]), point, by, some=True)
