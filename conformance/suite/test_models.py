@@ -192,11 +192,16 @@ def _require_same_under_names(layer: Layer, case: Case) -> None:
     with during(f"initializing a parent with layers called {', '.join(composition.NAMES)}"):
         x = as_jax(np.zeros((*layer.fewest, case.in_features), np.float32))
         variables = composition.linen_named(layer, case).init(jax.random.key(case.seed), x)
+    nested = []
     for name in composition.NAMES:
         kernel = layer.kernel_of(composition.linen_part(alone[0], variables, (name,)))
         if np.isfinite(kernel).all() and not layer.convention.kernel.is_zero():
             cause = Cause("depends-on-name", f"a layer called {name} starts in another way")
             judge([of(kernel)], cause)
+            nested.append(kernel)
+    # Each may be too small to show a scale of its depth, as in some models of language.
+    if nested:
+        judge([of(*nested)], Cause("depends-on-depth", "a layer in a parent starts in another way"))
 
 
 _ALONE = 8

@@ -124,3 +124,10 @@ class HashOfItsValues(CorrectDense):
 
     def __hash__(self) -> int:
         return hash(np.asarray(self.kernel[...]).tobytes())
+
+
+@wrong.linen_kernel("Y446", "models/linen-submodule", 5, cause_id="depends-on-depth")
+def SmallerWhereDeeper(self: Any, key: Array, x: Array) -> Array:
+    """The deviation falls with the depth in the model, as in some models of language."""
+    depth = len(self.scope.path)
+    return scaled_normal(key, x.shape[-1], self.features) * jnp.float32((1 + depth) ** -0.5)
