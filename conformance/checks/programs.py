@@ -114,10 +114,14 @@ def forward(layer: Layer) -> Any:
     return remembered(layer, "forward", lambda: lambda p, x: call(layer, p, x))
 
 
-def traced(layer: Layer, case: Case) -> Any:
-    """Return the jaxpr of the layer for an ``x`` of the case's shape; nothing is computed."""
+def traced(layer: Layer, case: Case, parameters: Any = None) -> Any:
+    """Return the jaxpr of the layer for an ``x`` of the case's shape; nothing is computed.
+
+    Without parameters, a new layer is traced.
+    """
     with on_the_way("tracing the layer"):
-        parameters = jax.eval_shape(lambda: layer.init(case.seed, *case.kernel_shape))
+        if parameters is None:
+            parameters = jax.eval_shape(lambda: layer.init(case.seed, *case.kernel_shape))
         x = jax.ShapeDtypeStruct(case.x_shape, np.float32)
         return jax.make_jaxpr(lambda p, x: call(layer, p, x))(parameters, x)
 

@@ -350,9 +350,11 @@ def test_precision_followed(layer: Layer, case: Case) -> None:
     if "precision" in layer.implementation.chosen:
         require.not_applicable("it is registered with a precision of its own")
     highest = jax.lax.Precision.HIGHEST
+    # A model is often built before the setting is made.
+    parameters = layer.of(case).parameters
     for name, precision in (("tensorfloat32", jax.lax.Precision.HIGH), ("highest", highest)):
         with jax.default_matmul_precision(name):
-            found = jaxprs.precisions(traced(layer, case))
+            found = jaxprs.precisions(traced(layer, case, parameters))
         shown = " and ".join(sorted(map(str, found))) or "none"
         require.that(
             found <= {(precision, precision), (highest, highest)},

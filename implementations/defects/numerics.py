@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -183,6 +186,19 @@ def LongColumnsShortened(x: Array, kernel: Array, bias: Array) -> Array:
 def PinsDefault(x: Array, kernel: Array, bias: Array) -> Array:
     """The product is pinned to the default precision."""
     y = jnp.matmul(x, kernel, precision="default")
+    return y + jnp.broadcast_to(bias, y.shape)
+
+
+def _precision(layer: Any) -> dict[str, str]:
+    return {"precision": jax.config.values["jax_default_matmul_precision"] or "default"}
+
+
+@wrong.forward(
+    "Y447", "numerics/precision-followed", 4, cause_id="precision-pinned", start=_precision
+)
+def PrecisionOfItsConstruction(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The default precision is read when the layer is built, and later settings are ignored."""
+    y = jnp.matmul(x, kernel, precision=self.precision)
     return y + jnp.broadcast_to(bias, y.shape)
 
 
