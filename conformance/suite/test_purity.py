@@ -21,6 +21,7 @@ from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer
 from conformance.checks.programs import FEW_SIZES
+from conformance.checks.scan.literals import entries_held
 from conformance.contract.requirement import (
     ANY,
     MAY,
@@ -173,7 +174,8 @@ def _left_in_a_thread(layer: Layer, case: Case) -> list[str]:
 @over(sizes=FEW_SIZES[-1:], at_most=1)
 def test_nothing_kept(layer: Layer, case: Case) -> None:
     """Neither calls nor layers that are deleted keep an array alive: twenty more of them leave as
-    many arrays of JAX and of NumPy as before.
+    many arrays of JAX and of NumPy as before. No list, dictionary or set of the layer's code gets
+    an entry from each call.
 
     A list or a cache that grows with every call, or every layer, fills the memory of a server.
     """
@@ -183,7 +185,15 @@ def test_nothing_kept(layer: Layer, case: Case) -> None:
         Cause("array-kept", "every call keeps an array, as in a list or in a cache"),
         layer.at(case),
     )
+    before = entries_held(layer)
     _require_none_kept(lambda xs: [f(x) for x in xs], values, "calls", cause)
+    more = entries_held(layer) - before
+    require.that(
+        more < _CALLS,
+        f"{_CALLS} calls add {more} entries to the collections that the layer's code refers to",
+        accepted=f"fewer than {_CALLS}",
+        cause=Cause("entry-kept", "every call adds an entry to a list, a dictionary or a set"),
+    )
     if PARAMETERS in layer.provides:
         cause = Cause("layer-kept", "every layer, or its arrays, is kept, as in a list of layers")
         _require_none_kept(lambda _: layer.of(case).kernel, values, "layers", cause)

@@ -79,24 +79,44 @@ def _read(layer: Layer) -> tuple[tuple[float, ...], list[CodeType]]:
     """Return the numbers in the layer's code, and the code."""
 
     def read() -> tuple[tuple[float, ...], list[CodeType]]:
-        found: dict[float, None] = {}
-        code: dict[int, Any] = {}
-        its = layer.registered
-        waiting = deque[Any]((its.module, its.linen, its.forward, its.init, its.apply))
-        while waiting and len(code) < _MOST_READ:
-            part = waiting.popleft()
-            if type(part) in (int, float):
-                if 1 < abs(part) < 2**64:
-                    found[abs(float(part))] = None
-            elif id(part) not in code:
-                code[id(part)] = part
-                # What a user's class or metaclass raises when it is looked at is not a fault.
-                with contextlib.suppress(Exception):
-                    waiting.extend(itertools.islice(_parts(part), _MOST_PARTS))
-        return tuple(found), [part for part in code.values() if isinstance(part, CodeType)]
+        found, parts = _walk(layer)
+        return tuple(found), [part for part in parts if isinstance(part, CodeType)]
 
     read_once: tuple[tuple[float, ...], list[CodeType]] = layer.remember("code", read)
     return read_once
+
+
+def _walk(layer: Layer) -> tuple[dict[float, None], list[Any]]:
+    """Return the numbers to which the layer's code refers, and everything else."""
+    found: dict[float, None] = {}
+    parts: dict[int, Any] = {}
+    its = layer.registered
+    waiting = deque[Any]((its.module, its.linen, its.forward, its.init, its.apply))
+    while waiting and len(parts) < _MOST_READ:
+        part = waiting.popleft()
+        if type(part) in (int, float):
+            if 1 < abs(part) < 2**64:
+                found[abs(float(part))] = None
+        elif id(part) not in parts:
+            parts[id(part)] = part
+            # What a user's class or metaclass raises when it is looked at is not a fault.
+            with contextlib.suppress(Exception):
+                waiting.extend(itertools.islice(_parts(part), _MOST_PARTS))
+    return found, [*parts.values()]
+
+
+def entries_held(layer: Layer) -> int:
+    """Return how many entries the collections have to which the layer's code refers.
+
+    They are globals, attributes of classes and values in closures. A deque with a maximum length
+    does not count, because it does not grow for ever.
+    """
+    _, parts = _walk(layer)
+    return sum(
+        len(part)
+        for part in parts
+        if isinstance(part, list | dict | set | deque) and getattr(part, "maxlen", None) is None
+    )
 
 
 def _parts(part: Any) -> Iterator[Any]:
