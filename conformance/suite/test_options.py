@@ -86,7 +86,7 @@ def test_kernel_init(layer: Layer, case: Case) -> None:
     A layer that scales, replaces or ignores its result does not start where its user chose.
     """
     values = case.kernel().reshape(_stored(layer, case))
-    for options in with_and_without_bias(layer):
+    for options in _beside(layer):
         require_initializer(layer, case, "kernel_init", values, **options)
 
 
@@ -107,7 +107,9 @@ def test_bias_init(layer: Layer, case: Case) -> None:
     """
     if not layer.convention.use_bias:
         require.not_applicable("the layer declares that it has no bias")
-    bias_keys = require_initializer(layer, case, "bias_init", case.bias())
+    for options in _beside(layer):
+        if "use_bias" not in options:
+            bias_keys = require_initializer(layer, case, "bias_init", case.bias(), **options)
     if takes(layer, "kernel_init"):
         kernel_keys = keys_given(layer, case, "kernel_init", case.kernel())
         require.that(
@@ -141,8 +143,9 @@ def test_dtype(layer: Layer, case: Case) -> None:
         ("float16", _x(layer, case)),
         ("float32", _x(layer, case).astype(jnp.bfloat16)),
     ):
-        # Users write jnp.bfloat16, a scalar type, and not a NumPy dtype.
-        computing = with_options(layer, dtype=getattr(jnp, dtype))
+        # Users write jnp.bfloat16, a scalar type, and some a NumPy dtype.
+        as_written = getattr(jnp, dtype) if dtype != "float16" else jnp.dtype(dtype)
+        computing = with_options(layer, dtype=as_written)
         with during(f"construction with dtype={dtype}"):
             dense = computing.of(case)
         _require_own_dtype(layer, dense, f"dtype={dtype}")
@@ -365,6 +368,16 @@ def test_dot_general(layer: Layer, case: Case) -> None:
             " of x",
             accepted="a call for each",
             cause=Cause("option-by-branch", "dot_general is used in one branch of the layer only"),
+        )
+    if takes(layer, "precision"):
+        highest = jax.lax.Precision.HIGHEST
+        both = with_options(layer, dot_general=negated, precision=highest)
+        found = jaxprs.precisions(programs.traced(both, case))
+        require.that(
+            found == {(highest, highest)},
+            f"with dot_general and precision=HIGHEST, the product has {_shown(found)}",
+            accepted="HIGHEST",
+            cause=Cause("precision-not-passed", "dot_general does not get the layer's precision"),
         )
 
 

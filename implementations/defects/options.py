@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
@@ -398,6 +399,44 @@ class CopiedWithoutPrecision(AllOptions):
         new = nnx.clone(self)
         new.precision = None
         return new
+
+
+@defect("Y441", "options/dtype", 4, cause_id="options-lost")
+class PickledWithoutDtype(AllOptions):
+    """A pickle loses the dtype."""
+
+    def __getstate__(self) -> Any:
+        return {**vars(self), "dtype": None}
+
+
+UsualKernelWithDtype = constructor("Y442", "options/kernel-init", 4, cause_id="option-by-branch")(
+    lambda kernel_init, dtype: {"kernel_init": LECUN if dtype else kernel_init, "dtype": dtype},
+    "With a dtype, the kernel is drawn by the usual initializer.",
+)
+TakesScalarTypesOnly = constructor("Y443", "options/dtype", 4, cause_id="option-ignored")(
+    lambda dtype: {"dtype": None if isinstance(dtype, np.dtype) else dtype},
+    "`dtype` has an effect only as `jnp.float16`, and not as a NumPy dtype.",
+)
+
+
+@product("Y444", "options/dot-general", 4, cause_id="precision-not-passed")
+def ProductWithoutPrecision(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """A `dot_general` that was given does not get the precision."""
+    if self.dot_general is jax.lax.dot_general:
+        return plain(x, kernel, bias, self.precision)
+    y: Array = self.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+    return y if bias is None else y + bias
+
+
+_first: dict[str, Any] = {}
+InitializerOfTheClass = constructor("Y450", "options/kernel-init", 4, cause_id="options-shared")(
+    lambda kernel_init: {
+        "kernel_init": _first.get("init", LECUN)
+        if kernel_init is LECUN
+        else _first.setdefault("init", kernel_init)
+    },
+    "An initializer that was given stays, for layers that are built without one.",
+)
 
 
 name_layers(globals())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -42,8 +44,10 @@ def takes(layer: Layer, name: str) -> bool:
 def ignored(name: str, options: dict[str, Any] | None = None) -> Cause:
     """Return the cause of an option without effect, among others with which it was checked last.
 
-    Without a bias, an option is checked after it had its effect with one.
+    Without a bias, or with a dtype, an option is checked after it had its effect alone.
     """
+    if options and "dtype" in options:
+        return Cause("option-by-branch", f"the option {name} has no effect together with dtype")
     if options and options.get("use_bias") is False:
         return Cause("option-by-branch", f"the option {name} has an effect only with a bias")
     return Cause("option-ignored", f"the option {name} is accepted and ignored")
@@ -184,6 +188,8 @@ def copies_of(dense: Built) -> dict[str, Built]:
             "cloned": nnx.clone(dense.module),
             "copied": copy.deepcopy(dense.module),
         }
+    with contextlib.suppress(Exception):  # state/pickles reports a layer that is not pickled
+        copies["pickled and loaded"] = pickle.loads(pickle.dumps(dense.module))
     return {how: Built(dense.layer, module=module) for how, module in copies.items()}
 
 

@@ -20,7 +20,7 @@ _SIZE = (16, 16)
 # One more than four bits can count. The check detects a correlation of .58 between two kernels, and
 # of .07 between all neighbours; four times as many Rngs, at four times the cost, would detect .03.
 _SIBLINGS, _SEEDS = 17, 4
-# If the count of keys is reduced modulo a power of two or of ten, it starts anew here; if it has a
+# If the count of keys is reduced modulo a power of two or of ten, it begins again here; if it has a
 # maximum, or is rounded to float32, keys repeat from here on.
 _MANY_KEYS = 2**16 * 1000
 

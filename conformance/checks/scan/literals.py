@@ -109,7 +109,7 @@ def entries_held(layer: Layer) -> int:
     """Return how many entries the collections have to which the layer's code refers.
 
     They are globals, attributes of classes and values in closures. A deque with a maximum length
-    does not count, because it does not grow for ever.
+    does not count, because it stops growing.
     """
     _, parts = _walk(layer)
     return sum(
