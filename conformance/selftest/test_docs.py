@@ -17,6 +17,7 @@ from conformance.cli.main import main
 from conformance.cli.main import parser as command_parser
 from conformance.running.options import OPTIONS
 from conformance.selftest.processes import ended
+from conformance.selftest.test_first_use import RIGHT
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -86,20 +87,7 @@ def test_pytest_has_the_options_of_run_except_those_that_the_page_names() -> Non
     assert command - ours == set(re.findall(r"`(--[a-z]+)`", exceptions))
 
 
-UNSCALED = """
-import jax
-from flax import nnx
-
-
-class MyDense(nnx.Module):
-    def __init__(self, in_features, out_features, *, rngs):
-        shape = (in_features, out_features)
-        self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape))
-        self.bias = nnx.Param(jax.numpy.zeros(out_features))
-
-    def __call__(self, x):
-        return x @ self.kernel + self.bias
-"""
+UNSCALED = RIGHT.replace("kernel / in_features**0.5", "kernel")
 
 
 def test_the_readme_shows_what_the_command_prints(tmp_path: Path) -> None:

@@ -9,19 +9,9 @@ import pytest
 from conformance.checks.profiles import PROFILES
 from conformance.contract.catalogue import catalogue, in_order
 from conformance.selftest.processes import python
+from conformance.selftest.test_first_use import RIGHT
 
-WRONG = """
-import jax.numpy as jnp
-from flax import nnx
-
-class Wrong(nnx.Module):
-    def __init__(self, in_features, out_features, *, rngs):
-        self.kernel = nnx.Param(jnp.ones((in_features, out_features)))
-        self.bias = nnx.Param(jnp.ones((in_features,)))
-
-    def __call__(self, x):
-        return x @ self.kernel[...] + self.bias[...]
-"""
+WRONG = RIGHT.replace("zeros((out_", "ones((in_")
 
 
 def test_every_requirement_is_checked_in_order() -> None:
@@ -36,8 +26,8 @@ def test_every_requirement_is_checked_in_order() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ["-m", "conformance", "run", "wrong.py:Wrong"],
-        ["-m", "pytest", "--pyargs", "conformance", "--conformance-impl=wrong.py:Wrong",
+        ["-m", "conformance", "run", "wrong.py:MyDense"],
+        ["-m", "pytest", "--pyargs", "conformance", "--conformance-impl=wrong.py:MyDense",
          "-p", "no:cacheprovider"],
     ],
 )  # fmt: skip

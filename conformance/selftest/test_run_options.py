@@ -24,6 +24,7 @@ from conformance.running.options import (
     values_of,
 )
 from conformance.selftest.processes import command
+from conformance.selftest.test_first_use import RIGHT
 
 
 @pytest.mark.parametrize(
@@ -101,21 +102,7 @@ def test_what_failed_last_is_kept_until_it_holds(
     assert failed_last(["x"]) == frozenset()
 
 
-TWO_FAULTS = """\
-import jax
-import jax.numpy as jnp
-from flax import nnx
-
-
-class MyDense(nnx.Module):
-    def __init__(self, in_features, out_features, *, rngs):
-        kernel = jax.random.normal(rngs.params(), (in_features, out_features))
-        self.kernel = nnx.Param(kernel)
-        self.bias = nnx.Param(jnp.ones((out_features,)))
-
-    def __call__(self, x):
-        return x @ self.kernel[...] + self.bias[...]
-"""
+TWO_FAULTS = RIGHT.replace("kernel / in_features**0.5", "kernel").replace("zeros", "ones")
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
