@@ -99,8 +99,7 @@ def test_what_else_is_needed_is_asked_for_by_name() -> None:
 
     with pytest.raises(NotAdaptable, match="whose call also needs 'deterministic'"):
         adapt(Called)
-    implementation = adapt(Called, call={"deterministic": True})
-    assert implementation.module is not None
+    implementation: Any = adapt(Called, call={"deterministic": True})
     layer = implementation.module(3, 10, nnx.Rngs(0))
     assert np.array_equal(layer(jnp.ones(3)), layer.linear(jnp.ones(3)))
 
@@ -116,11 +115,8 @@ def test_a_seed_is_a_number_under_a_trace_as_well() -> None:
         def __call__(self, x: jax.Array) -> jax.Array:
             return self.linear(x)
 
-    its = adapt(Seeded)
-    assert its.init is not None
-    assert its.module is not None
-    init = its.init
-    shapes = jax.eval_shape(lambda: init(7, 3, 10))
+    its: Any = adapt(Seeded)
+    shapes = jax.eval_shape(lambda: its.init(7, 3, 10))
     assert sorted(leaf.shape for leaf in jax.tree_util.tree_leaves(shapes)) == [(3, 10), (10,)]
     (*_, kernel) = jax.tree_util.tree_leaves(its.init(7, 3, 10))
     assert np.array_equal(kernel, its.module(3, 10, nnx.Rngs(7)).linear.kernel[...])
@@ -163,12 +159,7 @@ class Plain:
 
 def test_a_plain_class_is_read_and_written_by_path() -> None:
     """Arrays are found among attributes; one trace serves all instances."""
-    its = adapt(Plain)
-    assert its.init is not None
-    assert its.apply is not None
-    assert its.kernel is not None
-    assert its.with_parameters is not None
-    assert its.leaves is not None
+    its: Any = adapt(Plain)
     structure: Any = jax.tree_util.tree_structure
     parameters = its.init(0, 3, 10)
     assert [".".join(leaf.path) for leaf in its.leaves(parameters)] == ["bias", "inner.weight"]
@@ -176,8 +167,7 @@ def test_a_plain_class_is_read_and_written_by_path() -> None:
     written = its.with_parameters(parameters, jnp.ones((3, 10)), jnp.ones(10))
     assert np.array_equal(its.apply(written, jnp.ones(3)), np.full(10, 4.0))
     assert structure(parameters) == structure(written) == structure(its.init(1, 3, 10))
-    init: Any = its.init
-    stacked = jax.vmap(lambda seed: init(seed, 3, 10))(np.arange(4, dtype=np.uint32))
+    stacked = jax.vmap(lambda seed: its.init(seed, 3, 10))(np.arange(4, dtype=np.uint32))
     assert its.kernel(jax.tree_util.tree_map(lambda a: a[0], stacked)).shape == (3, 10)
 
 
@@ -189,9 +179,7 @@ def made(n_in: int, n_out: int, seed: int) -> Plain:
 @pytest.mark.parametrize("layer", [Sizes, OneSize, partial(linen.Dense, use_bias=False), made])
 def test_sizes_of_any_names_are_given(layer: Any) -> None:
     """One size field of a Linen class suffices; two are recognized by their names."""
-    its = adapt(layer)
-    assert its.init is not None
-    assert its.kernel is not None
+    its: Any = adapt(layer)
     assert its.kernel(its.init(0, 3, 10)).shape == (3, 10)
 
 
@@ -353,7 +341,5 @@ def test_what_a_call_takes_before_x_is_asked_for_and_given() -> None:
     def factory(in_features: int, out_features: int) -> linen.Module:
         return Equation((in_features, out_features))
 
-    layer = adapt(factory, call=call)
-    assert layer.init is not None
-    assert layer.apply is not None
+    layer: Any = adapt(factory, call=call)
     assert layer.apply(layer.init(0, 3, 4), jnp.ones((2, 3))).shape == (2, 4)
