@@ -113,7 +113,8 @@ def _look(implementation: Implementation) -> Seen:
     found = _as_called(found, apply, parameters[0])
     lead = (_BATCH,) if 2 in found.ranks else ()
     hides_none = kernel and not bias and not trained and declared.use_bias
-    if hides_none and _is_zero(apply(parameters[0], _of(np.zeros, *lead))):
+    # A hidden bias shows at x = 0.
+    if hides_none and not np.any(np.asarray(apply(parameters[0], _of(np.zeros, *lead)))):
         found = replace(found, use_bias=False)
     state = tuple(path for path in others if path not in trained)
     frozen = tuple(p for p in (kernel, bias) if p and first[p].kind not in _TRAINED)
@@ -276,11 +277,6 @@ def _name(leaves: dict[str, Leaf], path: str) -> str:
     """Return the last part of a path if it is unique, else the whole path."""
     name = leaves[path].name
     return name if sum(leaf.name == name for leaf in leaves.values()) == 1 else path
-
-
-def _is_zero(y: Any) -> bool:
-    """Return whether f(0) = 0, as for a layer without a bias; a hidden bias shows here."""
-    return not np.any(np.asarray(y))
 
 
 def _of(make: Callable[..., Any], *lead: int) -> Any:

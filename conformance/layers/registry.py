@@ -206,7 +206,8 @@ def resolve(
             )
         found: Iterable[Entry] = [entry for entry in known if not entry.missing]
     else:
-        found = _unique(entry for spec in specs for entry in _each(spec, known))
+        each = (entry for spec in specs for entry in _each(spec, known))
+        found = {entry.id: entry for entry in each}.values()
     return _shown_apart([_with(entry, tables, given) for entry in found])
 
 
@@ -266,10 +267,6 @@ def _shown_apart(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     """Return the entries, with ids for names where short names clash."""
     names = [entry.name for entry in entries]
     return tuple(replace(e, name=e.id) if names.count(e.name) > 1 else e for e in entries)
-
-
-def _unique(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    return tuple({entry.id: entry for entry in entries}.values())
 
 
 def _resolve(spec: str, known: Sequence[Entry]) -> Entry:

@@ -325,7 +325,7 @@ def _special(samples: Mapping[Shape, Array]) -> LawDiagnosis | None:
         return LawDiagnosis("known", "constant", "all weights of the kernel are the same number.")
     if all(_clipped(w) for w in samples.values()):
         return LawDiagnosis("known", "clipped", _clipping(samples))
-    if all(_spread(np.abs(w)) < 1e-5 for w in samples.values()):
+    if all(np.ptp(m) / m.mean() < 1e-5 for m in map(np.abs, samples.values())):
         return LawDiagnosis(
             "known", SIGNS.name, "the weights are one number with random signs, not a normal law."
         )
@@ -356,10 +356,6 @@ def _clipping(samples: Mapping[Shape, Array]) -> str:
         f"the weights are clipped: {100 * share:.3g} % of them are exactly "
         f"+-{end:.4g}/sqrt(fan_in) at {shape}. Draw outliers again instead of moving them."
     )
-
-
-def _spread(values: Array) -> float:
-    return float(np.ptp(values) / np.mean(values))
 
 
 def _orthogonal(w: Array) -> bool:

@@ -18,10 +18,6 @@ _NEAR = 1e-3
 """Relative to the terms of a sum: an epsilon, or half precision, moves no entry further."""
 
 
-def _length(values: np.ndarray, axis: int) -> np.ndarray:
-    return np.sqrt(np.square(values).sum(axis=axis, keepdims=True))
-
-
 def _standardized(values: np.ndarray, axis: int) -> np.ndarray:
     return (values - values.mean(axis, keepdims=True)) / values.std(axis, keepdims=True)
 
@@ -53,7 +49,9 @@ _OF_NUMBERS: Mapping[str, Function] = {
 def _along(axis: int, line: str) -> Mapping[str, Function]:
     """Return the functions of whole lines of an array: vectors along `axis`."""
     return {
-        f"division of each {line} by its length": lambda v: v / _length(v, axis),
+        f"division of each {line} by its length": lambda v: (
+            v / np.linalg.norm(v, axis=axis, keepdims=True)
+        ),
         f"standardization of each {line} (layer norm)": lambda v: _standardized(v, axis),
         f"division of each {line} by its root mean square (RMS norm)": lambda v: (
             v / np.sqrt(np.square(v).mean(axis, keepdims=True))
