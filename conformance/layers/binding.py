@@ -303,16 +303,18 @@ def _random(into: str, source: Any) -> Any:
     if isinstance(source, nnx.Rngs):
         if into == "rngs":
             return source
-        key = source.params()
-        return key if into == "key" else _as_int(jax.random.bits(key))
+        return source.params() if into == "key" else _number(source.params)
     if into == "seed":
         return source
     key = jax.random.key(source)
     return key if into == "key" else nnx.Rngs(source if isinstance(source, int) else key)
 
 
-def _as_int(bits: Any) -> Any:
-    return bits if isinstance(bits, jax.core.Tracer) else int(bits)
+def _number(stream: Any) -> Any:
+    """Return the seed of a new stream, because drawn bits may collide; later, the bits it draws."""
+    is_new, seed = stream.count[...] == 0, jax.random.key_data(stream.key[...])[..., -1]
+    number = jnp.where(is_new, seed, jax.random.bits(stream()))
+    return number if isinstance(number, jax.core.Tracer) else int(number)
 
 
 def _described(

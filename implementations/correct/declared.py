@@ -29,6 +29,7 @@ __all__ = [
     "KeyAndFeatures",
     "PlainAttributes",
     "RoundedResult",
+    "SeedAsNumber",
     "both_sizes",
     "calls_counted",
     "cast_result",
@@ -59,6 +60,13 @@ class KeyAndFeatures(nnx.Module):
 
     def __call__(self, x: ArrayLike) -> Array:
         return jnp.asarray(x) @ self.kernel[...] + self.bias[...]
+
+
+class SeedAsNumber(KeyAndFeatures):
+    """A seed, of which it makes its key itself."""
+
+    def __init__(self, features: int, d_in: int, seed: int = 0) -> None:
+        super().__init__(features, d_in, jax.random.key(seed))
 
 
 class HalfByItsWords(nnx.Module):

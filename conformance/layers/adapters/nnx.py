@@ -39,9 +39,7 @@ def from_nnx(
     def init(seed: Any, in_features: int, out_features: int) -> Parameters:
         source: Any
         if takes_seed and isinstance(seed, int):
-            # A trace has no numbers of its own keys, and a user gives the seed as a number.
-            with jax.ensure_compile_time_eval():
-                source = int(jax.random.bits(nnx.Rngs(seed).params()))
+            source = seed % 2**32
         else:
             # nnx.Rngs takes Python ints and keys, not a traced number.
             source = nnx.Rngs(seed if isinstance(seed, int) else jax.random.key(seed))
