@@ -341,6 +341,8 @@ def _near_name(error: NameError, name: str) -> str:
     while tb is not None:
         if _is_users(tb.tb_frame.f_code.co_filename):
             names += [*tb.tb_frame.f_locals, *tb.tb_frame.f_globals]
+            if name in _attributes(tb.tb_frame.f_locals.get("self")):
+                return f"did you mean self.{name}?"
         tb = tb.tb_next
     for module in ("nnx", "linen", "nn", "jnp"):
         if name in _attributes(_global(error, module)):

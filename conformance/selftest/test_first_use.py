@@ -49,6 +49,7 @@ WRONG = {
     "one size": ("in_features, out_features, *", "features, *", 5, "MyDense", ["in_features: def"]),
     "no rngs": (", *, rngs", "", 7, "rngs", ["rngs: nnx.Rngs"]),
     "name": (CALL, "return jnp.dot(x, self.kernel)", 12, "jnp", ["import jax.numpy as jnp"]),
+    "no self": (CALL, "return x @ kernel", 12, "kernel", ["did you mean self.kernel?"]),
     "attribute": (CALL, "return x @ self.kernal", 12, "self.kernal", ["did you mean kernel?"]),
     "not kept": (
         "self.bias = nnx",
