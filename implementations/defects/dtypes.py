@@ -100,6 +100,16 @@ ComplexGradientConjugated = wrong.forward(
     "The gradient of a complex x is conjugated, as in other libraries.",
     when=lambda x, k, b: jnp.iscomplexobj(x),
 )
+_bias_kept_complex: Any = with_backward(
+    lambda x, k, g: (*right_cotangents(x, k, g)[:2], g.reshape(-1, g.shape[-1]).sum(axis=0))
+)
+ComplexGradientOfBias = wrong.forward(
+    "Y505", "dtypes/complex-input", 4, cause_id="gradient-complex"
+)(
+    lambda x, k, b: _bias_kept_complex(x, k, b),
+    "The rule of a `custom_vjp` gives the real bias a complex gradient.",
+    when=lambda x, k, b: jnp.iscomplexobj(x),
+)
 real_part = wrong.casting("Y065", "dtypes/complex-input", 4)(
     lambda seed, x, m: layer_output(seed, x.real if jnp.iscomplexobj(x) else x, m),
     "The imaginary part is dropped.",

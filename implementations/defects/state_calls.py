@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -130,6 +131,21 @@ def StaticShape(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The shape of the last input is kept, for a summary."""
     self.seen = x.shape
     return affine(x, kernel, bias)
+
+
+@defect("Y506", "state/call-changes-nothing", 4, cause_id="cached-property")
+class CachesAProperty(CorrectDense):
+    """A `functools.cached_property` is stored by the first call: another graphdef."""
+
+    @functools.cached_property
+    def equation(self) -> str:
+        """Return the product as `jnp.einsum` takes it."""
+        return "...i,io->...o"
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        """Look the equation up, which stores it."""
+        assert self.equation
+        return affine(x, kernel, bias)
 
 
 @wrong.linen_call("X624", "state/call-changes-nothing", 4, cause_id="call-writes-collection")

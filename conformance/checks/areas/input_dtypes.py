@@ -69,22 +69,39 @@ def require_complex_gradients(layer: Layer, case: Case, dense: Built, x: np.ndar
         if which == "bias" and not layer.convention.use_bias:
             continue
         value = reference.value if which == "input x" else reference.value.real
-        right, conjugate = (
-            bool(np.all(np.abs(gradient - each) <= reference.bound))
-            for each in (value, _of_conjugates(which, x, case.kernel(), g))
-        )
-        words = f"the gradient with respect to the {which} is taken of, or for, conjugates"
-        cause = Cause("gradient-conjugated", words) if conjugate and not right else ""
+        cause = _why_complex(which, gradient, reference, x, case.kernel(), g)
         what = f"the gradient with respect to the {which} for a complex x"
         require.within(gradient, value, reference.bound, what, cause=cause)
 
 
-def _of_conjugates(which: str, x: np.ndarray, kernel: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """Return the gradient with the conjugate of x, or of g, in the place of x or g."""
+def _why_complex(
+    which: str,
+    gradient: np.ndarray,
+    reference: oracle.Bounded,
+    x: np.ndarray,
+    kernel: np.ndarray,
+    g: np.ndarray,
+) -> str:
+    """Return whether the gradient of a real parameter is complex, or that of conjugates."""
+
+    def near(value: np.ndarray) -> bool:
+        return bool(np.all(np.abs(gradient - value) <= reference.bound))
+
     if which == "input x":
-        return g.conj() @ kernel.T
-    rows = g.reshape(-1, g.shape[-1])
-    return (x.reshape(-1, x.shape[-1]).T.conj() @ rows).real if which == "kernel" else rows.sum(0)
+        conjugate = g.conj() @ kernel.T
+    elif np.iscomplexobj(gradient):
+        words = (
+            f"the rule for the {which}, which is real, gives a complex number: take its real part"
+        )
+        return Cause("gradient-complex", words) if near(reference.value) else ""
+    elif which == "kernel":
+        rows = g.reshape(-1, g.shape[-1])
+        conjugate = (x.reshape(-1, x.shape[-1]).T.conj() @ rows).real
+    else:
+        return ""
+    words = f"the gradient with respect to the {which} is taken of, or for, conjugates"
+    right = near(reference.value if which == "input x" else reference.value.real)
+    return Cause("gradient-conjugated", words) if near(conjugate) and not right else ""
 
 
 def takes(layer: Layer, dtype: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import pickle
 import weakref
@@ -80,10 +81,18 @@ def require_unchanged(
         static == static_after,
         f"{what} changes a static attribute of the layer",
         accepted="the same graphdef",
-        cause=Cause("static-changed", f"the call changes the attribute {kept[0]}")
-        if len(kept) == 1
-        else "",
+        cause=_why_static(dense, kept),
     )
+
+
+def _why_static(dense: Built, kept: list[str]) -> str:
+    if len(kept) != 1:
+        return ""
+    changes = f"the call changes the attribute {kept[0]}"
+    if isinstance(getattr(type(dense.module), kept[0], None), functools.cached_property):
+        words = "a functools.cached_property, which the first call stores: write @property"
+        return Cause("cached-property", f"{changes}, {words}")
+    return Cause("static-changed", changes)
 
 
 def _why_changed(changed: list[str], before: dict[str, bytes]) -> str:
