@@ -63,7 +63,7 @@ class KeyAndFeatures(nnx.Module):
 
 
 class SeedAsNumber(KeyAndFeatures):
-    """A seed, of which it makes its key itself."""
+    """A seed instead of the key."""
 
     def __init__(self, features: int, d_in: int, seed: int = 0) -> None:
         super().__init__(features, d_in, jax.random.key(seed))
