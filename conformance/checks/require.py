@@ -59,6 +59,10 @@ def _raised(action: str, error: BaseException, cause: str) -> Violation:
         cause = cause or _RNGS_AS_KEY
     elif _FUNCTION_AS_ARRAY.search(text):
         cause = cause or NOT_CALLED
+    elif "Leaked tracer" in text:  # by jax.checking_leaks
+        cause = cause or _STORED
+    elif "has been deleted" in text:
+        cause = cause or _DELETED
     # The address of an object differs in each run.
     text = re.sub(r" at 0x[0-9a-f]+", "", text)
     message = f"{action} raised {kind}: {safe_text(text, 300)}"
@@ -114,6 +118,10 @@ _WRITTEN_IN_PLACE = Cause(
 _OF_READ_ONLY = ("output array is read-only", "assignment destination is read-only")
 """NumPy's own messages."""
 
+_STORED = Cause("value-stored", "the call stores its result, or x, on the layer or in a global")
+_DELETED = Cause(
+    "array-deleted", "an array is used after it was deleted: by delete(), or because it was donated"
+)
 _UNDER_A_TRACE = {
     "TracerArrayConversionError": Cause(
         "numpy-under-trace",

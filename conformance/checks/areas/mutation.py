@@ -178,16 +178,15 @@ def require_no_leaks(layer: Layer, case: Case) -> None:
     dense = layer.written(case)
     reference = layer.value(case.x(), layer.kernel_for(case), layer.bias_for(case))
     parameters = dense.parameters
-    stores = Cause("value-stored", "the call stores its result, or x, on the layer or in a global")
     with jax.disable_jit(), require.during("the layer under jax.disable_jit"):
         found = programs.call(layer, parameters, x)
     require.within(found, reference.value, reference.bound, "f(x) under jax.disable_jit")
-    with jax.checking_leaks(), require.during("jax.jit under jax.checking_leaks", stores):
+    with jax.checking_leaks(), require.during("jax.jit under jax.checking_leaks"):
         found = jax.jit(lambda p, x: programs.call(layer, p, x))(parameters, x)
     require.within(found, reference.value, reference.bound, "f(x) under jax.checking_leaks")
     if dense.module is not None and layer.accepts(BATCH):
         # Here the module is an argument, as in a function that a user compiles.
-        with jax.checking_leaks(), require.during("nnx.jit under jax.checking_leaks", stores):
+        with jax.checking_leaks(), require.during("nnx.jit under jax.checking_leaks"):
             found = nnx.jit(lambda module, x: module(x))(dense.module, x)
         require.within(found, reference.value, reference.bound, "f(x) by nnx.jit, leaks checked,")
 
