@@ -15,6 +15,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
+from implementations.defects import hooks
 from implementations.defects.base import (
     CorrectDense,
     CorrectLinenDense,
@@ -24,7 +25,7 @@ from implementations.defects.base import (
     scaled_normal,
     stddev,
 )
-from implementations.defects.record import Defect, declaring, defect
+from implementations.defects.record import Defect, declaring, defect, name_layers
 
 BFLOAT16 = jnp.bfloat16
 
@@ -143,32 +144,20 @@ def _to_int8(values: Array, axis: int) -> Array:
     return jnp.round(values / jnp.where(step == 0, 1, step)) * step
 
 
-class _RoundedToInt8(CorrectDense):
-    """Rounds x and the kernel to 255 levels, and has the gradient of the rounding."""
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        return affine(_to_int8(x, -1), _to_int8(kernel, 0), bias)
-
-
-RoundedToInt8 = declaring(
-    _RoundedToInt8, Defect("Y334", "transforms/gradients", subtlety=1), product_error="2**-4"
+_RoundedToInt8 = hooks.forward(
+    lambda x, k, b: affine(_to_int8(x, -1), _to_int8(k, 0), b),
+    "Rounds x and the kernel to 255 levels, and has the gradient of the rounding.",
 )
-HALF = {"dtype": "bfloat16", "parameter_dtype": "bfloat16"}
-
-
-class _Coarse(CorrectDense):
-    """Rounds to six bits, and declares eight."""
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        return affine(quantized_to(31, x, -1), quantized_to(31, kernel, 0), bias)
-
-
-class _NotStraightThrough(CorrectDense):
-    """The result is as precise as declared, but rounding cuts the gradients off."""
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        held = jax.lax.stop_gradient(quantized_to(127, kernel, 0))
-        return affine(quantized_to(127, x, -1), held, bias)
+_Coarse = hooks.forward(
+    lambda x, k, b: affine(quantized_to(31, x, -1), quantized_to(31, k, 0), b),
+    "Rounds to six bits, and declares eight.",
+)
+_NotStraightThrough = hooks.forward(
+    lambda x, k, b: affine(
+        quantized_to(127, x, -1), jax.lax.stop_gradient(quantized_to(127, k, 0)), b
+    ),
+    "The result is as precise as declared, but rounding cuts the gradients off.",
+)
 
 
 class _TakesIntegers(CorrectDense):
@@ -208,12 +197,20 @@ class _SumsInHalf(_AllHalf):
         return y + bias
 
 
-class _SumsInLess(_AllHalf):
-    """Declares to add in bfloat16, and rounds the kernel to six bits."""
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        held = quantized_to(31, kernel.astype(jnp.float32), 0).astype(x.dtype)
-        return x @ held + bias
+_half = hooks.Hook(_AllHalf, "forward")
+_half_kernel = hooks.Hook(_AllHalf, "draw_kernel")
+_Clipped = _half_kernel(
+    lambda key, n, m: jnp.clip(normal(key, n, m), -2, 2) / 0.9594 * stddev(n),
+    "In bfloat16, weights are clipped at two deviations.",
+)
+_OfFewBits = _half_kernel(
+    lambda key, n, m: normal(key, n, m).astype(jnp.float8_e4m3fn).astype(jnp.float32) * stddev(n),
+    "In bfloat16, weights are drawn in eight bits.",
+)
+_SumsInLess = _half(
+    lambda x, k, b: x @ quantized_to(31, k.astype(jnp.float32), 0).astype(x.dtype) + b,
+    "Declares to add in bfloat16, and rounds the kernel to six bits.",
+)
 
 
 class _HalfUnderVmap(_AllHalf):
@@ -267,28 +264,24 @@ class _NotScaled(CorrectDense):
         return normal(key, in_features, out_features)
 
 
-class _RoundedResult(CorrectDense):
-    """Declares a result of float32, and rounds it to bfloat16."""
+_RoundedResult = hooks.forward(
+    lambda x, k, b: affine(*(v.astype(BFLOAT16) for v in (x, k, b))).astype(jnp.float32),
+    "Declares a result of float32, and rounds it to bfloat16.",
+)
+_WideBias = hooks.forward(
+    lambda x, k, b: affine(x.astype(BFLOAT16), k.astype(BFLOAT16), b),
+    "Casts x and the kernel, and forgets the bias.",
+)
+_HalfResult = hooks.forward(
+    lambda x, k, b: affine(*(v.astype(BFLOAT16) for v in (x, k, b))),
+    "Declares a result of float32, and returns bfloat16.",
+)
+name_layers(globals())
 
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        half = (each.astype(jnp.bfloat16) for each in (x, kernel, bias))
-        return affine(*half).astype(jnp.float32)
-
-
-class _WideBias(CorrectDense):
-    """Casts x and the kernel, and forgets the bias."""
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        return affine(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), bias)
-
-
-class _HalfResult(CorrectDense):
-    """Declares a result of float32, and returns bfloat16."""
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        return affine(*(each.astype(jnp.bfloat16) for each in (x, kernel, bias)))
-
-
+RoundedToInt8 = declaring(
+    _RoundedToInt8, Defect("Y334", "transforms/gradients", subtlety=1), product_error="2**-4"
+)
+HALF = {"dtype": "bfloat16", "parameter_dtype": "bfloat16"}
 PROMISE = {"product_error": "2**-7"}
 FLOATING = {"inputs": ["floating"]}
 DRAWS = {"call": {"rngs": ["dropout"]}}
@@ -327,22 +320,6 @@ NotScaled = declaring(
     Defect("Y180", "initialization/kernel-variance", cause_id="scale-missing"),
     context=f"{__name__}:surroundings",
 )
-
-
-class _Clipped(_AllHalf):
-    """In bfloat16, weights are clipped at two deviations."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        drawn = jnp.clip(normal(key, in_features, out_features), -2, 2)
-        return drawn / 0.9594 * stddev(in_features)
-
-
-class _OfFewBits(_AllHalf):
-    """In bfloat16, weights are drawn in eight bits."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        drawn = normal(key, in_features, out_features).astype(jnp.float8_e4m3fn)
-        return drawn.astype(jnp.float32) * stddev(in_features)
 
 
 LAW = "initialization/kernel-law"
