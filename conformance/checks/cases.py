@@ -261,7 +261,10 @@ def settled(property: Callable[..., None], profile: profiles.Profile) -> Callabl
     def recorded() -> Callable[..., None]:
         @functools.wraps(property)
         def run(layer: Any, case: Case) -> None:
-            property(layer, recording.current().draw(case))
+            # Hypothesis generates the simplest case first, which is the first attached example.
+            layer.remember(
+                (property, case), lambda: property(layer, recording.current().draw(case))
+            )
 
         return run
 
