@@ -13,7 +13,6 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
-from conformance.jax_setup.compat import inside_some_mesh
 from implementations.defects import wrong
 from implementations.defects.base import CorrectDense, affine, is_traced, scaled_normal
 from implementations.defects.record import defect, name_layers
@@ -127,15 +126,6 @@ class AnnotationExchanged(AnnotationDropped):
         said = kernel.metadata.items()
         turned = {key: value[::-1] if isinstance(value, tuple) else value for key, value in said}
         return dataclasses.replace(kernel, metadata=turned)
-
-
-@wrong.forward("Y449", "sharding/sharded-equals-local", 4)
-def ConstrainedAsRankTwo(x: Array, kernel: Array, bias: Array) -> Array:
-    """Within a mesh, the result is constrained as if it were a batch of vectors."""
-    y = affine(x, kernel, bias)
-    if not is_traced(y) or not inside_some_mesh():
-        return y
-    return jax.lax.with_sharding_constraint(y, jax.sharding.PartitionSpec(None, "model"))
 
 
 name_layers(globals())

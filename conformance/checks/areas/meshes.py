@@ -99,22 +99,6 @@ def sharded(layer: Layer) -> Any:
     return programs.remembered(layer, "sharded", lambda: programs.affine(layer))
 
 
-def require_traced_within_mesh(layer: Layer, case: Case) -> None:
-    """Require that x of rank 1 to 3 can be traced where a mesh of both axes is set.
-
-    A layer that constrains its result there must do so for its rank.
-    """
-    from conformance.jax_setup.compat import inside_mesh
-
-    parameters = layer.of(case).parameters
-    second = 2 if jax.device_count() >= 4 else 1
-    for lead in filter(layer.accepts, ((), (8,), (2, 4))):
-        x = jax.ShapeDtypeStruct((*lead, case.in_features), np.float32)
-        what = f"tracing the layer for x of shape {x.shape} within a mesh"
-        with inside_mesh(mesh(2, second)), require.during(what):
-            jax.eval_shape(layer.apply, parameters, x)
-
-
 def on_their_devices(dense: Built, places: Placement, case: Case) -> Built:
     """Return the layer with the case's kernel and bias written on their devices."""
     layer = dense.layer
