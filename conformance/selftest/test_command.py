@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -12,19 +11,9 @@ from conformance.checks.profiles import PROFILES
 from conformance.cli.main import main
 from conformance.contract.catalogue import catalogue, chosen
 from conformance.selftest.processes import command, python
+from conformance.selftest.test_first_use import RIGHT
 
-GOOD = """
-import jax, jax.numpy as jnp
-from flax import nnx
-
-class MyDense(nnx.Module):
-    def __init__(self, in_features, out_features, *, rngs):
-        kernel = jax.random.normal(rngs.params(), (in_features, out_features))
-        self.kernel = nnx.Param(kernel * (1 / jnp.sqrt(in_features)))
-        self.bias = nnx.Param(jnp.zeros((out_features,)))
-
-    def __call__(self, x):
-        return x @ self.kernel[...] + self.bias[...]
+LAYERS = f"""{RIGHT}
 
 class BiasIgnored(MyDense):
     def __call__(self, x):
@@ -40,7 +29,7 @@ class Kills(MyDense):
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
     """Return a directory with the file ``mine.py``."""
-    (tmp_path / "mine.py").write_text(textwrap.dedent(GOOD), encoding="utf-8")
+    (tmp_path / "mine.py").write_text(LAYERS, encoding="utf-8")
     return tmp_path
 
 

@@ -359,17 +359,13 @@ def test_one_difference_is_one_finding(
     assert len(text.splitlines()) <= 24
 
 
-class DrawnBias(nnx.Module):
+class DrawnBias(Plain):
     """The bias is drawn by the usual law of another library."""
 
     def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
-        self.kernel = nnx.Param(_LECUN(rngs.params(), (din, dout), jnp.float32))
+        super().__init__(din, dout, rngs=rngs)
         end = din**-0.5
         self.bias = nnx.Param(jax.random.uniform(rngs.params(), (dout,), minval=-end, maxval=end))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The affine map."""
-        return x @ self.kernel[...] + self.bias[...]
 
 
 class MadeInTheCall(nnx.Module):

@@ -22,6 +22,7 @@ from conformance.results.outcome import Outcome
 from conformance.results.verdict import account
 from conformance.running.schedule import Shard, expected_seconds
 from conformance.selftest.processes import SEARCHED, command, python
+from conformance.selftest.test_expected import LAYERS
 
 ENTRIES = tuple(Entry(f"acme:{name}", name, f"acme:{name}", "acme") for name in "ABCDEFG")
 ENVIRONMENT = {"jax": "0.10.2", "seed": None}
@@ -147,18 +148,9 @@ def test_seconds_are_those_of_a_results_file(tmp_path: Path) -> None:
     assert expected_seconds(None) == {}
 
 
-LAYER = """
-from flax import nnx
-
-class Bad(nnx.Linear):
-    def __call__(self, x):
-        return super().__call__(x) - 2 * self.bias[...]
-"""
-
-
 def test_a_run_in_two_parts(tmp_path: Path) -> None:
     """Each shard writes its file, and the merged one has every cell."""
-    (tmp_path / "layer.py").write_text(LAYER, encoding="utf-8")
+    (tmp_path / "layer.py").write_text(LAYERS, encoding="utf-8")
     asked = ["layer.py:Bad", "-n0", "--requirement=zero-input", "--requirement=finite"]
     asked += ["--requirement=bias-zero", "--requirement=kernel-shape"]
     codes = []
