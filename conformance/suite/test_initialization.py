@@ -202,7 +202,9 @@ def _no_value_repeats(layer: Layer) -> None:
         distinct > len(words) / 2,
         f"of {len(words)} runs of four weights of a kernel of {kernel.shape}, {distinct} differ",
         accepted=f"more than {len(words) // 2} different runs",
-        cause=Cause("runs-repeat", "runs of weights repeat in large kernels"),
+        cause=Cause("runs-repeat", "runs of weights repeat in large kernels")
+        if kernel.any()
+        else Cause("large-kernel-zero", "every weight of a large kernel is 0"),
     )
 
 

@@ -28,6 +28,11 @@ X870 = wrong.kernel("X870", "initialization/kernel-dispersion", 5)(
     "Orthogonal where square beyond 100.",
     when=lambda key, n, m: n == m > 100,
 )
+ZeroWhereLarge = wrong.kernel("Y507", INDEPENDENCE, 4, cause_id="large-kernel-zero")(
+    lambda key, n, m: normal(key, n, m) * round(stddev(n)),
+    "The scale is rounded to 0 from 1000 inputs on.",
+    when=lambda key, n, m: n >= 1000,
+)
 DeadColumn = wrong.draws("X030", "initialization/kernel-homogeneity", 4)(
     lambda draws: draws.at[:, -1].set(0.0) if draws.shape[1] >= 64 else draws,
     "The last column is zero from 64 columns on.",
