@@ -33,7 +33,7 @@ BATCH = (8,)
 # costs a compilation of the construction.
 SMALL, WIDE, TALL, LARGE = (2, 4), (4, 4099), (1543, 8), (128, 128)
 
-# Leading dimensions besides the plain batch, one for each size of the pool in turn: ranks 1 to 5,
+# Leading dimensions besides the plain batch, one for each size of the pool in turn: ranks 2 to 5,
 # batches of one row, of none, of as many rows as features, and of a vector unit's width.
 _ODD_LEADS: tuple[tuple[int, ...], ...] = (
     (3,),

@@ -36,7 +36,7 @@ BASE = ["construction/abstract-init", "state/exact-state", "transforms/jit"]
 @idle_because(
     "a result of another dtype also changes values or derivatives; this one names the fault."
 )
-@over(leads=True)
+@over(leads=True, also=[((3, 10), ())])
 def test_float32_out(layer: Layer, case: Case) -> None:
     """A float32 x gives a float32 result that is not weakly typed.
 

@@ -135,6 +135,10 @@ LayerReturned = wrong.casting("Y245", "dtypes/float32-out", 1, cause_id="result-
     lambda seed, x, m: CorrectDense(x.shape[-1], m, rngs=nnx.Rngs(seed)),
     "The layer is returned, and not its output.",
 )
+vectors_as_numpy = wrong.output("Y265", "dtypes/float32-out", 3)(
+    lambda y, x: y if isinstance(y, jax.core.Tracer) or x.ndim != 1 else np.asarray(y),
+    "A vector gives a NumPy array.",
+)
 Float16InHalf = wrong.forward("X110", "dtypes/half-input", 4, cause_id="parameters-cast")(
     lambda x, k, b: affine(x, k.astype(x.dtype), b.astype(x.dtype)).astype(jnp.float32),
     "A float16 input is multiplied in float16.",

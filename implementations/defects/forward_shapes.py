@@ -63,7 +63,7 @@ FirstFittingAxis = wrong.forward("X085", "forward/output-shape", 4, cause_id="ax
     when=lambda x, k, b: x.ndim != 0 and k.shape[0] in x.shape and k.shape[0] != 1,
     collateral=("forward/batch-independent", "forward/wrong-width-raises"),
 )
-EmptyBatchUnchanged = wrong.output("X089", "forward/output-shape", 4, cause_id="axes-changed")(
+EmptyBatchUnchanged = wrong.output("X089", "forward/output-shape", 4, cause_id="no-rows")(
     lambda y, x: x.astype(y.dtype) if x.size == 0 else y, "An empty batch is given back as it came."
 )
 features_in_eight_bits = wrong.casting("X253", "forward/output-shape", 4)(

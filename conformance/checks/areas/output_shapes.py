@@ -29,6 +29,7 @@ def require_shape(layer: Layer, found: tuple[int, ...], lead: tuple[int, ...], c
         cause = shapes.of_flattening(layer, case) or shapes.of_lost_axes(layer, case)
         cause = cause or shapes.of_rank(layer, case, lead) or shapes.of_entries(layer, case)
         cause = cause or shapes.of_result(*_at_distinct_sizes(layer, tuple(found), lead, case))
+        cause = cause or (shapes.of_no_rows(layer, case, lead) if 0 in lead else "")
         if not cause and PARAMETERS not in layer.provides:
             cause = shapes.of_inputs_bias(layer, case)
     require.that(

@@ -189,6 +189,14 @@ def of_rank(layer: Layer, case: Case, lead: tuple[int, ...]) -> str:
     return Cause("rank-2-only", "the code fits an x of two axes only")
 
 
+def of_no_rows(layer: Layer, case: Case, lead: tuple[int, ...]) -> str:
+    """Return whether a batch of no rows alone gives another shape than a batch of some."""
+    some = [size or 2 for size in lead]
+    if _shape(layer, case, *some) != (*some, 10):
+        return ""
+    return Cause("no-rows", "a batch of no rows is a special case: other batches have their shape")
+
+
 def of_vectors_only(layer: Layer) -> str:
     """Return why a layer takes vectors and refuses batches."""
     case = Case(3, 10)
@@ -285,7 +293,7 @@ def _is_left(layer: Layer, case: Case) -> bool:
 def of_result(found: tuple[int, ...], lead: tuple[int, ...], out_features: int) -> str:
     """Return why the result has a wrong shape, if it has the right number of entries."""
     expected = (*lead, out_features)
-    if math.prod(found) != math.prod(expected):
+    if math.prod(found) != math.prod(expected) or not math.prod(expected):
         return ""
     if [size for size in found if size != 1] == [size for size in expected if size != 1]:
         if len(found) < len(expected):
