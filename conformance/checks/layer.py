@@ -260,7 +260,8 @@ class Layer:
         """Construct a layer of any kind, and return its output for ``x``."""
         if self.implementation.forward is None:
             return self.build(np.shape(x)[-1], features, seed)(x, as_given=as_given)
-        with on_the_way(f"f(seed={seed!r}, x of shape {np.shape(x)}, features={features!r})"):
+        given = f"{'a NumPy ' * as_given}x of shape {np.shape(x)}"
+        with on_the_way(f"f(seed={seed!r}, {given}, features={features!r})"):
             return require_array(
                 self.implementation.forward(seed, x if as_given else as_jax(x), features)
             )
@@ -350,7 +351,7 @@ class Built:
 
     def __call__(self, x: Any, *, as_given: bool = False) -> Any:
         """Return f(x); a NumPy array becomes a JAX array first, unless ``as_given``."""
-        with on_the_way(f"calling the layer on x of shape {np.shape(x)}"):
+        with on_the_way(f"calling the layer on {'a NumPy ' * as_given}x of shape {np.shape(x)}"):
             return require_array(self.raw(x, as_given=as_given))
 
     def raw(self, x: Any, *, as_given: bool = False) -> Any:

@@ -77,12 +77,14 @@ def require_usable(implementation: Implementation) -> None:
 
 
 def _use(implementation: Implementation) -> None:
+    import jax
     import numpy as np
     from flax import nnx
 
     n, m = _SIZES
     ranks = implementation.convention.ranks
-    x = np.ones((n,) if 2 not in ranks else (_LEAD, n), np.float32)
+    # A layer may use what only an array of JAX has, such as x.at.
+    x = jax.device_put(np.ones((n,) if 2 not in ranks else (_LEAD, n), np.float32))
     if implementation.module is not None:
         built = implementation.module(n, m, nnx.Rngs(0))
         built(x)

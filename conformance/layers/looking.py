@@ -245,7 +245,7 @@ def _has_effect(implementation: Implementation, path: str) -> bool:
     assert its.apply is not None
     assert its.kernel is not None
     assert its.with_parameters is not None
-    x = np.ones((_BATCH, SIZES[0][0]), np.float32)
+    x = _of(np.ones, _BATCH)
     parameters = its.init(0, *SIZES[0])
     other = its.with_parameters(parameters, its.kernel(parameters) + 1, None)
     return not np.array_equal(its.apply(parameters, x), its.apply(other, x))

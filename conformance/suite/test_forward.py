@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from conformance.checks import require
-from conformance.checks.areas import functions, kinds, large_cases, output_shapes
+from conformance.checks.areas import functions, input_dtypes, kinds, large_cases, output_shapes
 from conformance.checks.areas.views import forms_of, require_views
 from conformance.checks.cases import BATCH, LARGE, MANY_LEADS, NARROW, SMALL, TALL, WIDE, Case, over
 from conformance.checks.diagnosis import shapes, telling, wrong_values
@@ -372,7 +372,10 @@ def test_array_likes(layer: Layer, case: Case) -> None:
     if not jax.config.values["jax_enable_x64"]:
         forms["a float64 array"] = x.astype(np.float64)
     for what, value in forms.items():
-        y = f(value, as_given=True)
+        try:
+            y = f(value, as_given=True)
+        except Violation as violation:
+            raise violation.because(input_dtypes.of_numpy(layer)) from violation
         kind = f"f of {what} is a {type(y).__module__.partition('.')[0]} array"
         own_type = Cause("array-of-input", "the result is an array of the kind of x")
         require.that(

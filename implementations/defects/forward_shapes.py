@@ -380,6 +380,11 @@ def AddedInPlace(self: Any, x: ArrayLike) -> Array:
     return jnp.asarray(found)
 
 
+JaxArraysAlone = wrong.given("Y266", "forward/array-likes", 3, cause_id="jax-arrays-only")(
+    lambda x: x.at[...].get(), "The layer uses what only an array of JAX has."
+)
+
+
 @wrong.call("Y400", "forward/array-likes", 3, cause_id="array-of-input")
 def NumPyForNumPy(self: Any, x: ArrayLike) -> Any:
     """A NumPy array gives a NumPy array."""

@@ -148,7 +148,7 @@ def require_dtypes(layer: Layer, case: Case, *dtypes: Any) -> None:
             continue
         wide = x if np.iscomplexobj(x) else x.astype(np.float32)
         _require(layer, case, as_jax(x), wide, f"f(x) for x of dtype {x.dtype}")
-        if x.dtype == np.int32:
+        if x.dtype == np.int32 and input_dtypes.takes_numpy(layer):
             what = "f(x) for a NumPy array of int64"
             _require(layer, case, x.astype(np.int64), wide, what, as_given=True)
         if np.dtype(x.dtype).kind not in "iu" and case.kernel_shape == _SIZES[0]:

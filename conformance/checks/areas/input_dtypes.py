@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +19,30 @@ from conformance.layers import experiments
 from conformance.layers.looking import SIZES
 
 
+def takes_numpy(layer: Layer) -> bool:
+    """Return whether the layer takes NumPy arrays; ``forward/array-likes`` reports if not."""
+
+    def called() -> bool:
+        n, m = SIZES[0]
+        with contextlib.suppress(Violation):
+            layer.forward(0, np.ones((*layer.fewest, n), np.float32), m, as_given=True)
+            return True
+        return False
+
+    found: bool = layer.remember("takes NumPy", called)
+    return found
+
+
+def of_numpy(layer: Layer) -> str:
+    """Return a cause if the layer, which takes an array of JAX, takes no NumPy array at all."""
+    words = "the layer takes arrays of JAX alone: begin with x = jnp.asarray(x)"
+    return "" if takes_numpy(layer) else Cause("jax-arrays-only", words)
+
+
 def require_as_given(layer: Layer, dense: Built, x: np.ndarray, given: np.ndarray) -> None:
     """Require f of a NumPy array, which need not be of x's dtype, to be f of the same numbers."""
+    if not takes_numpy(layer):
+        return
     if not layer.accepts(x.shape[:-1]):
         x, given = x[0], given[0]
     cause = Cause("numpy-dtype", f"a NumPy array of {given.dtype} is taken for other numbers")
