@@ -68,6 +68,12 @@ def test_every_error_of_the_suite_is_a_problem(cells: list[Cell], problem: str) 
     assert any(problem in text for text in judged(*cells).problems)
 
 
+def test_what_was_not_run_did_not_survive() -> None:
+    rows = ("forward/affine-value", "forward/zero-input")
+    stopped = [replace(cell(row, Outcome.NOT_RUN), reason="it was stopped") for row in rows]
+    assert judged(*stopped).problems == ("2 requirements not-run: it was stopped",)
+
+
 def test_a_cause_that_is_not_declared_is_a_problem() -> None:
     """Each printed cause has an id, and is declared by the defect."""
     plain = Defect("T003", "forward/affine-value")

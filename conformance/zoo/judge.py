@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -75,8 +76,14 @@ def judge(subject: Subject, cells: Sequence[Cell]) -> Judgement:
     A MAY requirement counts if the defect is declared to break or touch it; otherwise it is only
     reported, as for any layer.
     """
-    undecided = [cell for cell in cells if not cell.outcome.decided]
-    problems = [f"{c.requirement} {c.outcome}: {c.reason}" for c in undecided]
+    undecided: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for cell in cells:
+        if not cell.outcome.decided:
+            undecided[cell.outcome, cell.reason].append(cell.requirement)
+    problems = [
+        f"{ids[0] if len(ids) == 1 else f'{len(ids)} requirements'} {outcome}: {reason}"
+        for (outcome, reason), ids in undecided.items()
+    ]
     if not cells:
         problems.append("nothing was checked on it")
     declared = subject.defect
@@ -93,7 +100,7 @@ def judge(subject: Subject, cells: Sequence[Cell]) -> Judgement:
     failed = tuple(cell.requirement for cell in weighing)
     if declared is None:
         problems += [f"false alarm: {_in_words(cell)}" for cell in weighing]
-    else:
+    elif weighing or not any(declared.breaks in ids for ids in undecided.values()):
         problems += _wrong_blame(declared, weighing, blocked)
     checked = frozenset(cell.requirement for cell in cells)
     return Judgement(subject, failed, blocked, tuple(problems), checked)

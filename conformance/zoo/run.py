@@ -194,7 +194,7 @@ def check(
     report = Report(
         judgements,
         run.verdict.rows,
-        sum(map(len, observer.planned.values())),
+        sum(cell.outcome != Outcome.NOT_RUN for own in cells.values() for cell in own),
         time.monotonic() - started,
     )
     if results is not None:

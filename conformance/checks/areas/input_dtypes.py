@@ -46,7 +46,7 @@ def require_as_given(layer: Layer, dense: Built, x: np.ndarray, given: np.ndarra
     if not layer.accepts(x.shape[:-1]):
         x, given = x[0], given[0]
     cause = Cause("numpy-dtype", f"a NumPy array of {given.dtype} is taken for other numbers")
-    found, expected = np.asarray(dense(given, as_given=True)), np.asarray(dense(as_jax(x)))
+    found, expected = np.asarray(dense(given.copy(), as_given=True)), np.asarray(dense(as_jax(x)))
     require.equal(found, expected, f"f of a NumPy array of {given.dtype}", cause=cause)
 
 

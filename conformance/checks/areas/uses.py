@@ -146,7 +146,8 @@ def _call_on(dtype: str) -> Use:
 def _call_numpy(world: World, held: Held, step: Step) -> None:
     x = world.x(held, step)
     if input_dtypes.takes_numpy(held.dense.layer):
-        _require(world, held, x, held.dense(x, as_given=True))
+        # purity/input-untouched reports a layer that writes into it.
+        _require(world, held, x, held.dense(x.copy(), as_given=True))
 
 
 def _traced(world: World, held: Held, trace: Callable[[Callable[[Any], Any]], Any]) -> Any:
