@@ -144,6 +144,11 @@ def _write_consequences(
     """Write the consequences of failures that were printed before, many of them in one line."""
     several = len(cells) > 1 and not verbose
     blocked = [verdict.blocked_by(cell) for cell in cells]
+    if len(cells) == 1 == len(verdict.entries) and not verbose:
+        # The failure is all that stands above.
+        if blocked[0]:
+            _write(console, consequences(len(blocked[0])))
+        return
     for cell, own in () if several else zip(cells, blocked, strict=True):
         write_head(console, cell, title, strict=verdict.strict, more="   (shown above)")
         if own:
