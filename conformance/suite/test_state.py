@@ -102,6 +102,7 @@ def test_exact_state(layer: Layer, case: Case) -> None:
 @rests_on(
     "construction/only-two-parameters",
     "construction/finite",
+    "construction/parameter-dtype",
     "state/exact-state",
     "state/instances-independent",
     "state/updates-used",
