@@ -138,6 +138,14 @@ def raw_array(names: Sequence[str]) -> Cause:
     return Cause("raw-array", f"{' and '.join(names)} {words} in nnx.Param")
 
 
+def _is_copy(leaf: Leaf, parameter: Leaf) -> bool:
+    """Return whether a leaf has the numbers of a new parameter, or of its transpose."""
+    if is_key(leaf.value) or is_key(parameter.value):
+        return False
+    value, own = np.asarray(leaf.value), np.asarray(parameter.value)
+    return bool(own.any()) and (np.array_equal(value, own) or np.array_equal(value, own.T))
+
+
 def why_not_param(wrong: Sequence[Leaf], leaves: Sequence[Leaf], use_bias: bool) -> str:
     """Return why leaves that are not Params are wrong."""
     leaf, own = wrong[0], [np.shape(each.value) for each in leaves if not each.is_stream]
@@ -148,10 +156,14 @@ def why_not_param(wrong: Sequence[Leaf], leaves: Sequence[Leaf], use_bias: bool)
     kind = "a raw array" if leaf.kind == "Array" else f"an nnx.{leaf.kind}"
     there = {np.ndim(each.value) for each in leaves if each.kind == "Param"}
     if {2, 1} <= there or (2 in there and not use_bias):
-        return Cause(
-            "state-beside-parameters",
-            f"the layer keeps {leaf.name}, {kind}, beside its parameters: it is part of the state",
+        words = f"the layer keeps {leaf.name}, {kind}, beside its parameters: "
+        copied = [each.name for each in leaves if each.kind == "Param" and _is_copy(leaf, each)]
+        words += (
+            f"a copy of {copied[0]}, which does not follow it"
+            if copied
+            else ("it is part of the state")
         )
+        return Cause("state-beside-parameters", words)
     if leaf.kind == "Array":
         raw = [each.name for each in wrong if each.kind == "Array"]
         return raw_array(raw)
