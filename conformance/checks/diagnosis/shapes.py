@@ -191,8 +191,9 @@ def of_rank(layer: Layer, case: Case, lead: tuple[int, ...]) -> str:
 
 def of_no_rows(layer: Layer, case: Case, lead: tuple[int, ...]) -> str:
     """Return whether a batch of no rows alone gives another shape than a batch of some."""
-    some = [size or 2 for size in lead]
-    if _shape(layer, case, *some) != (*some, 10):
+    some = tuple(size or 2 for size in lead)
+    x = np.ones((*some, case.in_features), np.float32)
+    if _gives(lambda: layer.forward(case.seed, x, case.out_features)) != (*some, case.out_features):
         return ""
     return Cause("no-rows", "a batch of no rows is a special case: other batches have their shape")
 
@@ -293,13 +294,15 @@ def _is_left(layer: Layer, case: Case) -> bool:
 def of_result(found: tuple[int, ...], lead: tuple[int, ...], out_features: int) -> str:
     """Return why the result has a wrong shape, if it has the right number of entries."""
     expected = (*lead, out_features)
-    if math.prod(found) != math.prod(expected) or not math.prod(expected):
+    if math.prod(found) != math.prod(expected):
         return ""
     if [size for size in found if size != 1] == [size for size in expected if size != 1]:
         if len(found) < len(expected):
             return Cause("axes-squeezed", "axes of length 1 are dropped from the result")
         if len(found) > len(expected):
             return Cause("axes-added", "the result has axes of length 1 that x does not have")
+    if not math.prod(expected):
+        return ""  # any two empty results have the same entries
     return Cause(
         "axes-changed", "the result has the right entries, but its axes are moved or merged"
     )
