@@ -158,12 +158,8 @@ def why_not_param(wrong: Sequence[Leaf], leaves: Sequence[Leaf], use_bias: bool)
     if {2, 1} <= there or (2 in there and not use_bias):
         words = f"the layer keeps {leaf.name}, {kind}, beside its parameters: "
         copied = [each.name for each in leaves if each.kind == "Param" and _is_copy(leaf, each)]
-        words += (
-            f"a copy of {copied[0]}, which does not follow it"
-            if copied
-            else ("it is part of the state")
-        )
-        return Cause("state-beside-parameters", words)
+        more = f"a copy of {copied[0]}, which does not follow it" if copied else ""
+        return Cause("state-beside-parameters", words + (more or "it is part of the state"))
     if leaf.kind == "Array":
         raw = [each.name for each in wrong if each.kind == "Array"]
         return raw_array(raw)
