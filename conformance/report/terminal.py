@@ -142,25 +142,24 @@ def _write_consequences(
     console: Console, cells: Sequence[Cell], verdict: Verdict, title: str, *, verbose: bool
 ) -> None:
     """Write the consequences of failures that were printed before, many of them in one line."""
-    several = len(cells) > 1 and not verbose
     blocked = [verdict.blocked_by(cell) for cell in cells]
+    number = sum(map(len, blocked))
     if len(cells) == 1 == len(verdict.entries) and not verbose:
         # The failure is all that stands above.
-        if blocked[0]:
-            _write(console, consequences(len(blocked[0])))
-        return
-    for cell, own in () if several else zip(cells, blocked, strict=True):
-        write_head(console, cell, title, strict=verdict.strict, more="   (shown above)")
-        if own:
-            write_lines(console, [("also", consequences(len(own)))])
-        if own and verbose:
-            write_lines(console, [("blocked", ", ".join(each.requirement for each in own))])
-    if several:
-        number = sum(map(len, blocked))
+        if number:
+            _write(console, consequences(number))
+    elif len(cells) > 1 and not verbose:
         whose = f"{title}: " if len(verdict.entries) > 1 else ""
         more = f", {number} more could not be checked" if number else ""
         text = f"{whose}{len(cells)} requirements do not hold{more}"
         _write(console, f"{text}; -v shows all of each")
+    else:
+        for cell, own in zip(cells, blocked, strict=True):
+            write_head(console, cell, title, strict=verdict.strict, more="   (shown above)")
+            if own:
+                write_lines(console, [("also", consequences(len(own)))])
+            if own and verbose:
+                write_lines(console, [("blocked", ", ".join(each.requirement for each in own))])
 
 
 def _expected(verdict: Verdict) -> list[str]:

@@ -12,6 +12,22 @@ from pathlib import Path
 SEARCHED = os.pathsep.join(filter(None, sys.path))
 """The ``PYTHONPATH`` of a process that finds what this one finds."""
 
+RIGHT = """\
+import jax
+from flax import nnx
+
+
+class MyDense(nnx.Module):
+    def __init__(self, in_features, out_features, *, rngs):
+        kernel = jax.random.normal(rngs.params(), (in_features, out_features))
+        self.kernel = nnx.Param(kernel / in_features**0.5)
+        self.bias = nnx.Param(jax.numpy.zeros((out_features,)))
+
+    def __call__(self, x):
+        return x @ self.kernel + self.bias
+"""
+"""A user's file with a right layer."""
+
 
 def ended(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], stdin: str | None = None

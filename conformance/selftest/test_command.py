@@ -10,8 +10,7 @@ import pytest
 from conformance.checks.profiles import PROFILES
 from conformance.cli.main import main
 from conformance.contract.catalogue import catalogue, chosen
-from conformance.selftest.processes import command, python
-from conformance.selftest.test_first_use import RIGHT
+from conformance.selftest.processes import RIGHT, command, python
 
 LAYERS = f"""{RIGHT}
 

@@ -16,8 +16,7 @@ from conformance.cli import help as pages
 from conformance.cli.main import main
 from conformance.cli.main import parser as command_parser
 from conformance.running.options import OPTIONS
-from conformance.selftest.processes import ended
-from conformance.selftest.test_first_use import RIGHT
+from conformance.selftest.processes import RIGHT, ended
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [

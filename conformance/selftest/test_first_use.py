@@ -9,22 +9,8 @@ import pytest
 
 from conformance.layers.first_use import why_unusable
 from conformance.layers.registry import Entry
-from conformance.selftest.processes import command
+from conformance.selftest.processes import RIGHT, command
 
-RIGHT = """\
-import jax
-from flax import nnx
-
-
-class MyDense(nnx.Module):
-    def __init__(self, in_features, out_features, *, rngs):
-        kernel = jax.random.normal(rngs.params(), (in_features, out_features))
-        self.kernel = nnx.Param(kernel / in_features**0.5)
-        self.bias = nnx.Param(jax.numpy.zeros((out_features,)))
-
-    def __call__(self, x):
-        return x @ self.kernel + self.bias
-"""
 CALL = "return x @ self.kernel + self.bias"
 STREAM = "hint: rngs.params() draws a key"
 # Each error: the replaced text, its replacement, the line and the marked part in the message, and

@@ -8,8 +8,7 @@ import pytest
 
 from conformance.checks.profiles import PROFILES
 from conformance.contract.catalogue import catalogue, in_order
-from conformance.selftest.processes import python
-from conformance.selftest.test_first_use import RIGHT
+from conformance.selftest.processes import RIGHT, python
 
 WRONG = RIGHT.replace("zeros((out_", "ones((in_")
 

@@ -23,8 +23,7 @@ from conformance.running.options import (
     as_arguments,
     values_of,
 )
-from conformance.selftest.processes import command
-from conformance.selftest.test_first_use import RIGHT
+from conformance.selftest.processes import RIGHT, command
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.selftest.processes import python
-from conformance.selftest.test_first_use import RIGHT
+from conformance.selftest.processes import RIGHT, python
 
 SHADOWS = ("types", "random", "token", "pytest", "calendar", "queue", "numpy", "jax", "flax")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conformance.cli.watch import differences
-from conformance.selftest.test_first_use import RIGHT
+from conformance.selftest.processes import RIGHT
 
 pytest.importorskip("watchfiles", reason="needs the extra 'watch'")
 

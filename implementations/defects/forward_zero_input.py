@@ -91,7 +91,7 @@ BiasTimesInput = wrong.forward("Y150", "forward/zero-input", 2)(
     collateral=("forward/integer-exact",),
 )
 Doubled = wrong.output("Y190", "forward/zero-input", 3, cause_id="output-scaled")(
-    lambda y, x: 2 * y, "The result is doubled: f(0) is that of a bias which is added twice."
+    lambda y, x: 2 * y, "The result is doubled, so that f(0) is twice the bias."
 )
 AbsoluteValue = wrong.output("Y191", "forward/zero-input", 3, cause_id="activation")(
     lambda y, x: jnp.abs(y), "The absolute value is returned."
