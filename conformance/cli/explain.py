@@ -84,7 +84,7 @@ def reproduces(script: str) -> bool:
 def _write(console: Console, cell: Cell, entry: Entry, row: Requirement) -> None:
     head = Text(f"{word(cell).upper()}  ")
     head.append(row.id, style="bold")
-    console.print(head.append(f"   {entry.name}   {row.level}"), soft_wrap=True)
+    console.print(head.append(f"   {entry.name}   {cell.level}"), soft_wrap=True)
     lines = [("requirement", row.statement)]
     lines += [("", text) for text in _paragraphs(row.rationale)]
     lines += [("rests on", ", ".join(row.rests_on))] if row.rests_on else []

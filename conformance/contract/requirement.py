@@ -114,6 +114,9 @@ class Requirement:
         order of the contract. The outcome does not depend on it, only the time to the first
         failure. The first ones are chosen greedily over the zoo, by the number of further defects
         that they catch in a second; the last ones take most of a second or more.
+    wrong_numbers
+        The level of a failure by wrong numbers, if it differs. A layer that raises does not meet a
+        recommendation; a layer that gives wrong numbers without a word breaks a MUST.
     seconds
         Its rough cost in seconds of a core with a cold cache, used to divide a run.
     idle_because
@@ -135,6 +138,7 @@ class Requirement:
     ground: bool = False
     every_seed: bool = False
     order: int = 0
+    wrong_numbers: Level | None = None
     seconds: float = USUAL_SECONDS
     idle_because: str = ""
 
@@ -159,6 +163,7 @@ def requirement(
     ground: bool = False,
     every_seed: bool = False,
     order: int = 0,
+    wrong_numbers: Level | None = None,
     seconds: float = USUAL_SECONDS,
 ) -> Callable[[F], F]:
     """Make a property test the check of a requirement; its docstring is the normative text.
@@ -196,6 +201,7 @@ def requirement(
             ground=ground,
             every_seed=every_seed,
             order=order,
+            wrong_numbers=wrong_numbers,
             seconds=seconds,
             idle_because=more.get("idle_because", ""),
         )

@@ -20,12 +20,13 @@ _INTRODUCTION = """\
 Generated from the property tests by `dense-conformance list --markdown`; do not edit.
 
 `K` is the kernel `(in, out)`, `b` the bias `(out,)`, and `f(x) = x @ K + b`. **MUST**: it is not
-a Dense without it. **SHOULD**: users rely on it. **MAY**: reported, never failed. *Needs* says
-what a layer has to provide: a forward function, parameters that can be read and written, an nnx
-module, a Linen module, or the exercise's `dense_forward`. What is marked ° is checked against
-what the implementation declares; by default that is Flax's convention. A failure of a
-requirement that one *rests on* explains its own; one that *presumes* something is not asked of a
-layer that declares something else.
+a Dense without it. **SHOULD**: users rely on it; what is marked * fails as a **MUST** if the layer
+gives wrong numbers without a word. **MAY**: reported, never failed. *Needs* says what a layer has
+to provide: a forward function, parameters that can be read and written, an nnx module, a Linen
+module, or the exercise's `dense_forward`. What is marked ° is checked against what the
+implementation declares; by default that is Flax's convention. A failure of a requirement that one
+*rests on* explains its own; one that *presumes* something is not asked of a layer that declares
+something else.
 """
 
 
@@ -34,15 +35,18 @@ def _rows(levels: Collection[str]) -> tuple[Requirement, ...]:
     return tuple(sorted(kept, key=lambda row: AREAS.index(row.area)))
 
 
+def _mark(row: Requirement) -> str:
+    return (" °" if row.declared else "") + (" *" if row.wrong_numbers else "")
+
+
 def markdown(levels: Collection[str] = ()) -> str:
     """Return the contract as a Markdown document: the requirements of these levels, or all."""
     parts = [_INTRODUCTION]
     for area, rows in groupby(_rows(levels), key=lambda row: row.area):
         parts.append(f"## {area}\n")
         for row in rows:
-            mark = " °" if row.declared else ""
             needs = " or ".join(row.needs)
-            parts.append(f"### {row.id}{mark}\n")
+            parts.append(f"### {row.id}{_mark(row)}\n")
             parts.append(f"**{row.level}**, needs {needs}. {row.statement}\n")
             if row.rationale:
                 parts.append(f"{row.rationale}\n")
@@ -89,6 +93,7 @@ def as_data(levels: Collection[str]) -> dict[str, Any]:
                 "rests_on": list(rests_on(row, catalogue())),
                 "presumes": [str(presumed) for presumed in row.presumes],
                 "declared": row.declared,
+                "wrong_numbers": str(row.wrong_numbers or row.level),
             }
             for row in _rows(levels)
         ],
@@ -105,13 +110,14 @@ def plain_listing(levels: Collection[str]) -> str:
         source = "" if ours else f", registered by {entry.distribution}"
         lines.append(f"  {entry.name:{width}}{library_shown(entry)}{source}")
     rows = _rows(levels)
-    lines += ["", f"requirements ({len(rows)}; ° is checked against what the layer declares)"]
+    lines += ["", f"requirements ({len(rows)}; ° is checked against what the layer declares;"]
+    lines += ["* fails as a MUST if the layer gives wrong numbers without a word)"]
     for area, group in groupby(rows, key=lambda row: row.area):
         lines += ["", area]
         for row in group:
-            name = f"{row.slug}{' °' if row.declared else ''}"
-            needs = "/".join(row.needs)
-            lines += _beside(f"  {name:26}{row.level:7}{needs:14}", row.statement)
+            # A module is an nnx or Linen module, where the requirement takes both.
+            needs = str(row.needs[0]) if len(row.needs) == 1 else "module"
+            lines += _beside(f"  {row.slug + _mark(row):26}{row.level:7}{needs:14}", row.statement)
     lines += ["", "profiles"]
     for name, profile in PROFILES.items():
         lines += _beside(f"  {name:10}", profile.statement())

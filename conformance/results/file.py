@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from conformance.contract.requirement import Level, Need, Requirement
+from conformance.contract.requirement import MUST, Level, Need, Requirement
 from conformance.errors import ResultsError, printable_values, safe_text
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell
@@ -336,7 +336,7 @@ def _require_consistent(
             refuse(f"is inconsistent: the cell of {place} is of an implementation not listed")
         if cell["requirement"] not in levels:
             refuse(f"is inconsistent: the cell of {place} is of a requirement not listed")
-        if cell["level"] != levels[cell["requirement"]]:
+        if cell["level"] not in (levels[cell["requirement"]], MUST):
             refuse(
                 f"is inconsistent: the cell of {place} is a {cell['level']}, the requirement a "
                 f"{levels[cell['requirement']]}"

@@ -21,6 +21,7 @@ from conformance.errors import (
     described,
     places_of_libraries,
     printable_values,
+    raised_by_layer,
     safe_text,
 )
 from conformance.layers.expected_failure import Expected
@@ -118,6 +119,11 @@ def cell_of(
         reason = safe_text(error.msg)
         return replace(cell, outcome=Outcome.NOT_APPLICABLE, obstacle=found, reason=reason)
     violation = next(_violations(error), None)
+    flaky = violation is not None and violation is not error
+    at_times = " (on the same case it passes at other times)" if flaky else ""
+    if violation is None and call.when == "call" and raised_by_layer(error):
+        violation = Violation(f"the layer raised {described(error)}", accepted="no exception")
+        violation.obstacle = True
     if violation is None:
         known = isinstance(error, LoadError)
         return replace(
@@ -128,7 +134,9 @@ def cell_of(
             # The message of a LoadError shows the faulty line, with carets below it.
             reason=str(error) if known else described(error),
         )
-    at_times = "" if error is violation else " (on the same case it passes at other times)"
+    level = row.wrong_numbers if violation.wrong_numbers else None
+    if level is not None:
+        cell = replace(cell, level=str(level), notes=[*cell.notes, _LEVEL_OF_WRONG_NUMBERS])
     return replace(
         cell,
         # A MAY requirement is reported, and never fails a run.
@@ -143,6 +151,9 @@ def cell_of(
         case=recorded.case.as_dict() if recorded.case is not None else None,
         free=free_parts(error),
     )
+
+
+_LEVEL_OF_WRONG_NUMBERS = "a MUST, because the numbers are wrong without a word"
 
 
 def _located(cell: Cell, row: Requirement, layer: Any, error: BaseException | None) -> Cell:

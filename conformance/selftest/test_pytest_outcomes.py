@@ -24,6 +24,19 @@ class Loud(nnx.Linear):
 class Unpicklable(nnx.Linear):
     def __reduce_ex__(self, protocol):
         raise TypeError("this layer cannot be pickled")
+
+
+class Forgetful(nnx.Linear):
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self.bias = nnx.Param(0 * self.bias[...])
+
+
+class FloatsOnly(nnx.Linear):
+    def __call__(self, x):
+        if x.dtype.kind not in "fV":
+            raise TypeError("floats only")
+        return super().__call__(x)
 """
 
 EXPECTED = """
@@ -68,6 +81,21 @@ def test_a_recommendation_fails_a_strict_run_only(tmp_path: Path, strict: str) -
     assert ("NOT MET   state/pickles" in done.stdout) == (not strict)
     sentence = "does not conform: MUST 1/1, SHOULD 0/1" if strict else "conforms: MUST 1/1; 1 recom"
     assert sentence in done.stdout
+
+
+def test_wrong_numbers_without_a_word_are_a_must(tmp_path: Path) -> None:
+    """A layer that cannot be pickled raises; one that comes back as another is wrong in silence."""
+    done = run(tmp_path, "Forgetful", "-k", "pickles or zero_input")
+    assert done.returncode == 1, done.stdout
+    assert "FAILED    state/pickles   layers.py:Forgetful   MUST" in done.stdout
+    assert "does not conform: MUST 1/2" in done.stdout.splitlines()
+
+
+def test_what_the_layer_raises_is_no_wrong_registration(tmp_path: Path) -> None:
+    done = run(tmp_path, "FloatsOnly", "-k", "x64 or integer_input")
+    assert done.returncode == 0, done.stdout
+    assert "ERROR" not in done.stdout
+    assert "conforms: SHOULD 0/1; 1 recommendation does not hold" in done.stdout.splitlines()
 
 
 def test_nothing_checked_is_not_a_success(tmp_path: Path) -> None:

@@ -354,7 +354,7 @@ def test_scalar_raises(layer: Layer, case: Case) -> None:
     require.raises(lambda: dense.raw(np.float32(1.0).reshape(())), "a scalar x")
 
 
-@requirement("forward/array-likes", SHOULD, ANY)
+@requirement("forward/array-likes", SHOULD, ANY, wrong_numbers=MUST)
 @rests_on("seeding/seeds-differ", "transforms/jit", "dtypes/float32-out")
 @over(sizes=FEW_SIZES)
 def test_array_likes(layer: Layer, case: Case) -> None:
@@ -391,7 +391,7 @@ def test_array_likes(layer: Layer, case: Case) -> None:
         require.equal(found, plain, f"f of {what}", cause=cause)
 
 
-@requirement("forward/tall-batch", SHOULD, PARAMETERS)
+@requirement("forward/tall-batch", SHOULD, PARAMETERS, wrong_numbers=MUST)
 @rests_on("forward/affine-value", "transforms/jit")
 @idle_because("the scan finds most edges first; this one compiles fixed lengths")
 @over(sizes=[SMALL, (3, 3)], at_most=2)

@@ -93,7 +93,7 @@ def _dotted(paths: Any) -> str:
     return ", ".join(sorted(".".join(path) for path in paths))
 
 
-@requirement("models/nnx-transforms", SHOULD, NNX)
+@requirement("models/nnx-transforms", SHOULD, NNX, wrong_numbers=MUST)
 @idle_because(
     "the transforms of nnx split and merge modules around those of JAX, which "
     "state/split-merge and the area transforms cover; this one combines them."
@@ -229,7 +229,7 @@ _PARENTS = 8
 """240 pairs of weights: a correlation of two thirds is ten standard errors."""
 
 
-@requirement("models/linen-transforms", SHOULD, LINEN)
+@requirement("models/linen-transforms", SHOULD, LINEN, wrong_numbers=MUST)
 @idle_because(
     "a layer that fails under one of these also fails in a parent, or under the transform of "
     "JAX that it lifts; this one combines them."

@@ -14,6 +14,7 @@ from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
 from conformance.contract.requirement import (
     LINEN,
+    MUST,
     NNX,
     PARAMETERS,
     SHOULD,
@@ -82,7 +83,7 @@ def _line(layer: Layer) -> str:
     return f"names = {{ {', '.join(named)} }}" if named else ""
 
 
-@requirement("serialization/round-trip", SHOULD, NNX, LINEN)
+@requirement("serialization/round-trip", SHOULD, NNX, LINEN, wrong_numbers=MUST)
 @rests_on("forward/affine-value", "state/exact-state")
 @over(sizes=programs.FEW_SIZES)
 def test_round_trip(layer: Layer, case: Case) -> None:
@@ -131,7 +132,7 @@ def _require_round_trip_by_orbax(
     _require_restored(layer, case, dense, "Orbax", loaded)
 
 
-@requirement("serialization/flax-checkpoint", SHOULD, NNX, LINEN)
+@requirement("serialization/flax-checkpoint", SHOULD, NNX, LINEN, wrong_numbers=MUST)
 @idle_because(
     "a layer that loads its own file loads Flax's with the same paths and shapes; this one "
     "reads such a file."

@@ -29,7 +29,13 @@ from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
 
-@requirement("sharding/sharded-equals-local", SHOULD, PARAMETERS, presumes=[FLOAT32_THROUGHOUT])
+@requirement(
+    "sharding/sharded-equals-local",
+    SHOULD,
+    PARAMETERS,
+    wrong_numbers=MUST,
+    presumes=[FLOAT32_THROUGHOUT],
+)
 @rests_on("forward/zero-input", "forward/affine-value", "transforms/jit")
 @over(sizes=[(3, 10), (16, 16)])
 def test_sharded_equals_local(layer: Layer, case: Case) -> None:
@@ -50,7 +56,7 @@ def test_sharded_equals_local(layer: Layer, case: Case) -> None:
         require.within(found, reference.value, reference.bound, what)
 
 
-@requirement("sharding/default-device", SHOULD, PARAMETERS)
+@requirement("sharding/default-device", SHOULD, PARAMETERS, wrong_numbers=MUST)
 @rests_on(
     "seeding/same-seed-same-bits",
     "forward/output-shape",
@@ -84,7 +90,7 @@ def _listed(devices: set[Any]) -> str:
     return ", ".join(sorted(map(str, devices)))
 
 
-@requirement("sharding/second-device", SHOULD, PARAMETERS)
+@requirement("sharding/second-device", SHOULD, PARAMETERS, wrong_numbers=MUST)
 @rests_on("forward/zero-input", "forward/affine-value", "state/updates-used")
 @over(sizes=[(3, 10)], at_most=1)
 def test_second_device(layer: Layer, case: Case) -> None:

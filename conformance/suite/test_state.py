@@ -379,7 +379,7 @@ def _recurs(layer: Layer, case: Case, x: np.ndarray, wrong: np.ndarray) -> bool:
     return found == [False, True]
 
 
-@requirement("state/pickles", SHOULD, NNX, LINEN, order=20)
+@requirement("state/pickles", SHOULD, NNX, LINEN, wrong_numbers=MUST, order=20)
 @rests_on(
     "state/exact-state",
     "state/split-merge",

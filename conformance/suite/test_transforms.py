@@ -219,7 +219,7 @@ def test_vmap(layer: Layer, case: Case) -> None:
         maps.require_maps_of_parts(layer, case, parameters)
 
 
-@requirement("transforms/scan-and-remat", SHOULD, PARAMETERS)
+@requirement("transforms/scan-and-remat", SHOULD, PARAMETERS, wrong_numbers=MUST)
 @rests_on("transforms/vmap", "transforms/gradients")
 @over(sizes=[(1, 1), (16, 16)])
 def test_scan_and_remat(layer: Layer, case: Case) -> None:
@@ -289,7 +289,7 @@ def test_one_trace(layer: Layer, case: Case) -> None:
     compilation.require_one_trace(layer, case)
 
 
-@requirement("transforms/no-leaks", SHOULD, PARAMETERS)
+@requirement("transforms/no-leaks", SHOULD, PARAMETERS, wrong_numbers=MUST)
 @rests_on("forward/zero-input", "state/split-merge", "transforms/jit", "state/call-changes-nothing")
 @over(sizes=programs.FEW_SIZES[-1:])
 def test_no_leaks(layer: Layer, case: Case) -> None:
@@ -315,7 +315,7 @@ def test_compiled_once(layer: Layer, case: Case) -> None:
     compilation.require_compiled_once(layer, case)
 
 
-@requirement("transforms/traced-first", SHOULD, PARAMETERS, foundation=True)
+@requirement("transforms/traced-first", SHOULD, PARAMETERS, wrong_numbers=MUST, foundation=True)
 @rests_on("construction/builds")
 @over(sizes=[compilation.UNUSED], at_most=1)
 def test_traced_first(layer: Layer, case: Case) -> None:
