@@ -34,17 +34,17 @@ BATCH = (8,)
 SMALL, WIDE, TALL, LARGE = (2, 4), (4, 4099), (1543, 8), (128, 128)
 
 # Leading dimensions besides the plain batch, one for each size of the pool in turn: ranks 2 to 5,
-# batches of one row, of none, of as many rows as features, and of a vector unit's width.
+# batches of one row, of as many rows as features, and of a vector unit's width.
 _ODD_LEADS: tuple[tuple[int, ...], ...] = (
     (3,),
     (2, 3),
     (1,),
     (2, 1, 2, 2),
     (16,),
-    (0,),
+    (24,),
     (1, 1, 2),
     (32,),
-    (2, 0),
+    (2, 2),
     (1, 2),
 )
 

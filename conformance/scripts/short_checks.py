@@ -77,7 +77,6 @@ def output_shapes() -> None:
     for lead in (
         (),
         LEAD,
-        (0,),
         (1,),
         (2,),
         (IN,),
@@ -90,6 +89,12 @@ def output_shapes() -> None:
         found = call(build(), jnp.ones((*lead, IN))).shape
         wanted = (*lead, OUT)
         assert found == wanted, f"x of shape {(*lead, IN)} gives {found}, not {wanted}"
+
+
+@shows("forward/empty-batch")
+def empty_batch() -> None:
+    found = call(build(), jnp.ones((0, IN))).shape
+    assert found == (0, OUT), f"x of shape {(0, IN)} gives {found}, not {(0, OUT)}"
 
 
 @shows("forward/zero-input")

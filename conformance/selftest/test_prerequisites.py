@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jax import Array
 
+from conformance.cli.main import main
 from conformance.contract.catalogue import catalogue
 from conformance.contract.requirement import MUST
 from conformance.layers.registry import Entry
@@ -16,6 +18,8 @@ from conformance.results.outcome import Outcome
 from conformance.results.prerequisites import prerequisites
 from conformance.results.verdict import account
 from conformance.running.schedule import dealt, in_order, workers_that_pay
+from conformance.selftest.processes import failing
+from implementations.defects.base import CorrectDense
 
 ENTRY = Entry("x", "x", "x")
 ROWS = catalogue()
@@ -136,6 +140,35 @@ def test_a_recommendation_keeps_no_must_from_being_checked() -> None:
     cells = [cell(row.id, Outcome.PASSED if row.level == MUST else Outcome.FAILED) for row in ROWS]
     verdict = account([ENTRY], ROWS, cells)
     assert {c.outcome for c in verdict.cells if c.level == MUST} == {Outcome.PASSED}
+
+
+def test_a_refused_empty_batch_hides_nothing() -> None:
+    found = {"forward/empty-batch": (Outcome.FAILED, False)}
+    cells = account([ENTRY], ROWS, alone(found).values()).cells
+    assert [c.outcome for c in cells].count(Outcome.PASSED) == len(IDS) - 1
+
+
+class RefusedAndTooWide(CorrectDense):
+    """Two faults: a batch of no rows is refused, and the variance is twice as large."""
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        return 2**0.5 * super().draw_kernel(key, in_features, out_features)
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        if not x.size:
+            raise ValueError("there are no rows")
+        return super().forward(x, kernel, bias)
+
+
+def test_a_refused_empty_batch_and_a_wrong_variance_are_two_findings(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ["output-shape", "empty-batch", "kernel-variance", "affine-value", "gradients"]
+    options = [f"--requirement={row}" for row in asked]
+    assert main(["run", f"{__name__}:RefusedAndTooWide", *options, "-n0"]) == 1
+    text = capsys.readouterr().out
+    assert failing(text) == {"forward/empty-batch", "initialization/kernel-variance"}
+    assert "5 cells: 3 passed, 2 failed" in text
 
 
 def test_nothing_of_a_blocked_cell_is_kept_but_that_it_is_blocked() -> None:

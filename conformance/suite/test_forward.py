@@ -50,7 +50,7 @@ BASE = [
 @idle_because("every comparison fails on a wrong shape; this one names the fault.")
 @over(leads=True, at_most=1)
 def test_output_shape(layer: Layer, case: Case) -> None:
-    """f(x).shape = x.shape[:-1] + (out,), for any rank and batches of 0, 1 and in."""
+    """f(x).shape = x.shape[:-1] + (out,), for any rank and batches of 1 and in."""
     # Each shape compiles, so a single x is tried at some sizes only.
     single = case.kernel_shape in output_shapes.EAGER or PARAMETERS not in layer.provides
     leads = {(), case.lead} if single else {case.lead}
@@ -76,6 +76,22 @@ def test_output_shape(layer: Layer, case: Case) -> None:
         declare=f"ranks = {accepted}",
         cause=shapes.of_vectors_only(layer) if accepted == [1] else "",
     )
+
+
+@requirement("forward/empty-batch", MUST, ANY)
+@rests_on("forward/output-shape", "dtypes/float32-out")
+@over(sizes=FEW_SIZES, at_most=1)
+def test_empty_batch(layer: Layer, case: Case) -> None:
+    """A batch of no rows gives a result of no rows: f(x).shape = x.shape[:-1] + (out,).
+
+    A filter or the last part of a data set may leave no rows. No other check has an empty batch, so
+    that a layer that refuses it is judged on everything else.
+    """
+    leads = [lead for lead in ((0,), (2, 0), (3, 0, 2)) if layer.accepts(lead)]
+    if not leads:
+        require.not_applicable("the layer takes vectors only")
+    for lead in leads:
+        output_shapes.require_no_rows(layer, case, lead)
 
 
 @requirement("forward/zero-input", MUST, PARAMETERS, order=-90)

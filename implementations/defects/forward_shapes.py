@@ -63,8 +63,15 @@ FirstFittingAxis = wrong.forward("X085", "forward/output-shape", 4, cause_id="ax
     when=lambda x, k, b: x.ndim != 0 and k.shape[0] in x.shape and k.shape[0] != 1,
     collateral=("forward/batch-independent", "forward/wrong-width-raises"),
 )
-EmptyBatchUnchanged = wrong.output("X089", "forward/output-shape", 4, cause_id="no-rows")(
+EmptyBatchUnchanged = wrong.output("X089", "forward/empty-batch", 4, cause_id="no-rows")(
     lambda y, x: x.astype(y.dtype) if x.size == 0 else y, "An empty batch is given back as it came."
+)
+RowsInBlocks = wrong.forward("Y508", "forward/empty-batch", 3, cause_id="empty-batch")(
+    lambda x, k, b: jnp.concatenate(
+        [affine(x[i : i + 2**18], k, b) for i in range(0, len(x), 2**18)]
+    ),
+    "Rows are computed in blocks, which are concatenated: without rows there is no block.",
+    when=lambda x, k, b: x.ndim > 1,
 )
 features_in_eight_bits = wrong.casting("X253", "forward/output-shape", 4)(
     lambda seed, x, m: layer_output(seed, x, int(np.int64(m).astype(np.uint8) & 0x7F) or 1),

@@ -23,6 +23,10 @@ from conformance.jax_setup.lazy import jax
 REMEMBERED = Cause(
     "output-remembered", "the output depends on earlier calls: results are remembered"
 )
+NO_ROWS_REFUSED = Cause("empty-batch", "a batch of no rows is refused")
+NO_ROWS = Cause(
+    "no-rows", "a batch of no rows is a special case: other batches have their shape and dtype"
+)
 VECTORS_ONLY = Cause("vectors-only", "the layer takes vectors only: a batch of rows is refused")
 LEFT = Cause(
     "operands-exchanged",
@@ -122,8 +126,6 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
         return Cause("batches-only", alone) if works(2) else ""
     if works() and not works(2):
         return of_vectors_only(layer)
-    if 0 in refused:
-        return Cause("empty-batch", "a batch of no rows is refused") if works(2) else ""
     if len(refused) > 1 and works(2):
         if works(2, 1) and not works(2, 3):
             return Cause(
@@ -187,15 +189,6 @@ def of_rank(layer: Layer, case: Case, lead: tuple[int, ...]) -> str:
     if any(_shape(layer, case, *each) is not None for each in ((2, 4), (2, 3), (10, 3), (3, 10))):
         return ""
     return Cause("rank-2-only", "the code fits an x of two axes only")
-
-
-def of_no_rows(layer: Layer, case: Case, lead: tuple[int, ...]) -> str:
-    """Return whether a batch of no rows alone gives another shape than a batch of some."""
-    some = tuple(size or 2 for size in lead)
-    x = np.ones((*some, case.in_features), np.float32)
-    if _gives(lambda: layer.forward(case.seed, x, case.out_features)) != (*some, case.out_features):
-        return ""
-    return Cause("no-rows", "a batch of no rows is a special case: other batches have their shape")
 
 
 def of_vectors_only(layer: Layer) -> str:
