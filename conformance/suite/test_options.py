@@ -133,11 +133,13 @@ def test_dtype(layer: Layer, case: Case) -> None:
     parameters keep their own dtype.
 
     The check uses bfloat16 and float16 for a float32 x, and float32 for a bfloat16 x, also without
-    a bias and with ``param_dtype``. Gradients and numbers that are not finite pass through the
-    casts. Copies of the layer keep the option, and other layers do not get it.
+    a bias and with ``param_dtype``. Integers are cast as well. Gradients and numbers that are not
+    finite pass through the casts. Copies of the layer keep the option, and other layers do not get
+    it.
     """
     plain, values = layer.written(case), _x(layer, case)
     before = np.asarray(plain(values))
+    raising = ("int32",) if "integer" in input_dtypes.refused(layer) else ()
     for dtype, x in (
         ("bfloat16", _x(layer, case)),
         ("float16", _x(layer, case)),
@@ -157,6 +159,12 @@ def test_dtype(layer: Layer, case: Case) -> None:
             cause = Cause("option-by-rank", "dtype is ignored for x of some ranks")
             returned = computing.convention.returned
             _require_at_every_rank(computing, case, returned, f"dtype={dtype}", cause)
+            # The cast may stand in a branch for numbers of float32, or for floats.
+            for of in ("int32", "float16"):
+                if input_dtypes.takes(layer, of) and of not in raising:
+                    cause = Cause("option-by-dtype", f"dtype is ignored for x of {of}")
+                    both = f"dtype={dtype} and x of {of}"
+                    _require_at_every_rank(computing, case, returned, both, cause, of)
             for large in at_other_programs(computing):
                 x = large.normal("x", *large.x_shape)
                 y = computing.written(large)(x)
@@ -200,10 +208,10 @@ def _require_gradients(layer: Layer, case: Case, dense: Built, x: np.ndarray, by
 
 
 def _require_at_every_rank(
-    layer: Layer, case: Case, dtype: str, options: str, cause: Cause
+    layer: Layer, case: Case, dtype: str, options: str, cause: Cause, given: str = "float32"
 ) -> None:
-    """Require this dtype of the results for x of rank 1 to 3."""
-    for what, y in of_every_rank(layer, case):
+    """Require this dtype of the results for x of rank 1 to 3, and of the dtype ``given``."""
+    for what, y in of_every_rank(layer, case, given):
         found = f"with {options}, f({what}) is {y.dtype}"
         require.that(str(y.dtype) == dtype, found, accepted=dtype, cause=cause)
 
@@ -397,8 +405,8 @@ def _and(options: dict[str, Any]) -> str:
 def test_promote_dtype(layer: Layer, case: Case) -> None:
     """``promote_dtype`` casts x and the parameters to one dtype.
 
-    In the check it casts all of them to bfloat16, and the result must be bfloat16. It gets the
-    layer's ``dtype``, or values of that dtype.
+    In the check it casts all of them to bfloat16, and the result must be bfloat16, for x of rank 1
+    to 3, and without a bias. It gets the layer's ``dtype``, or values of that dtype.
     """
     from flax import linen
 
@@ -407,14 +415,15 @@ def test_promote_dtype(layer: Layer, case: Case) -> None:
     def to_bfloat16(*values: Any, **options: Any) -> Any:
         return own.promote_dtype(*values, **{**options, "dtype": jnp.bfloat16})
 
-    dense = with_options(layer, promote_dtype=to_bfloat16).of(case)
-    y = dense.write(case.kernel(), case.bias())(_x(layer, case))
-    require.that(
-        str(y.dtype) == "bfloat16",
-        f"with a promote_dtype that casts to bfloat16, f(x) is {y.dtype}",
-        accepted="bfloat16",
-        cause=ignored("promote_dtype"),
-    )
+    for options in with_and_without_bias(layer):
+        given = with_options(layer, promote_dtype=to_bfloat16, **options)
+        for x, y in of_every_rank(given, case):
+            require.that(
+                str(y.dtype) == "bfloat16",
+                f"with a promote_dtype that casts to bfloat16{_and(options)}, f({x}) is {y.dtype}",
+                accepted="bfloat16",
+                cause=ignored("promote_dtype", options),
+            )
     if not takes(layer, "dtype"):
         return
     promoted: list[str] = []

@@ -38,10 +38,7 @@ def _of_the_options(function: Function) -> Any:
 
 
 constructor = wrong.factory(Hook(AllOptions, "__init__", _of_the_options))
-"""The constructor: a function of the options that it takes, which returns those it acts on.
-
-It may take the sizes as well.
-"""
+"""The constructor: a function of options, or sizes, which returns the options that it acts on."""
 product = wrong.factory(Hook(AllOptions, "affine"))
 """The output: a function of self, x, kernel and bias of one dtype, the bias None without one."""
 dtype = wrong.factory(Hook(AllOptions, "computed_in"))
@@ -436,6 +433,16 @@ InitializerOfTheClass = constructor("Y450", "options/kernel-init", 4, cause_id="
         else _first.setdefault("init", kernel_init)
     },
     "An initializer that was given stays, for layers that are built without one.",
+)
+FloatsInDtype = dtype("Y451", "options/dtype", 4, cause_id="option-by-dtype")(
+    lambda self, x, k, b: self.dtype if is_float(jnp.asarray(x)) else None,
+    "`dtype` is ignored for an x of integers.",
+)
+PromoteWithBias = constructor("Y452", "options/promote-dtype", 4, cause_id="option-by-branch")(
+    lambda use_bias, promote_dtype: (
+        {"promote_dtype": promote_dtype} if use_bias else {"use_bias": 0}
+    ),
+    "`promote_dtype` is used in the branch with a bias.",
 )
 
 

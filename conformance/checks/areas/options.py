@@ -62,11 +62,11 @@ def with_and_without_bias(layer: Layer) -> list[dict[str, bool]]:
     return [{}, {"use_bias": False}] if open_to_both else [{}]
 
 
-def of_every_rank(layer: Layer, case: Case) -> list[tuple[str, Any]]:
+def of_every_rank(layer: Layer, case: Case, dtype: str = "float32") -> list[tuple[str, Any]]:
     """Return the abstract results of the layer for x of rank 1 to 3, each with its x in words."""
     parameters = layer.of(case).parameters
     leads = filter(layer.accepts, ((), (2,), (2, 4)))
-    shapes = [jax.ShapeDtypeStruct((*lead, case.in_features), np.float32) for lead in leads]
+    shapes = [jax.ShapeDtypeStruct((*lead, case.in_features), dtype) for lead in leads]
     return [(f"x of shape {x.shape}", jax.eval_shape(layer.apply, parameters, x)) for x in shapes]
 
 
