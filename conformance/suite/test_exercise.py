@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from conformance.checks.arithmetic import is_exact
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Layer
+from conformance.checks.once import once_per_layer
 from conformance.checks.require import during
 from conformance.contract.requirement import (
     EXERCISE,
@@ -38,7 +40,8 @@ from conformance.statistics.laws import family_named
 def test_float_arguments(layer: Layer, case: Case) -> None:
     """float, NumPy number and 0-d array ``seed`` and ``features`` act as their integer value.
 
-    A fraction is cut off, as ``int`` does, and no digit of a large seed is lost.
+    A fraction is cut off, as ``int`` does, also of a negative seed, and no digit of a large seed is
+    lost.
     """
     if layer.registered.bound:
         require.not_applicable(f"it is called as {layer.registered.bound}, unlike the exercise's")
@@ -66,6 +69,36 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
         words = f"{given.cast} is rounded, where int() cuts off its fraction"
         why = Cause("argument-rounded", words) if np.array_equal(found, rounded) else ""
         require.equal(found, plain, f"with {given.what}, f", cause=why)
+    _require_of_unusual_seeds(layer, x, features)
+
+
+@once_per_layer()
+def _require_of_unusual_seeds(layer: Layer, x: np.ndarray, features: int) -> None:
+    """Require f to cut off the fraction of a negative seed, and to make no float of an int.
+
+    A function may refuse such seeds.
+    """
+
+    def of(seed: float) -> np.ndarray | None:
+        with contextlib.suppress(Violation):
+            return np.asarray(layer.forward(seed, x, features))
+        return None
+
+    cut, found, below = of(-2), of(-2.3), of(-3)
+    if cut is not None and found is not None:
+        words = "seed is rounded down, where int() cuts off its fraction"
+        is_floor = below is not None and np.array_equal(found, below)
+        cause = Cause("argument-rounded", words) if is_floor else ""
+        require.equal(found, cut, "with the seed -2.3, f", cause=cause)
+    even, odd, following = (of(2**53 + i) for i in range(3))
+    if even is None or odd is None or following is None or np.array_equal(even, following):
+        return  # it refuses them, or has a largest seed
+    require.that(
+        not np.array_equal(even, odd),
+        "f is the same with the seeds 2**53 and 2**53 + 1",
+        accepted="another result, as these integers differ in the last of the 32 bits of a seed",
+        cause=Cause("seed-float64", "a seed that is an int goes through a float, of 53 bits"),
+    )
 
 
 class _Given(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -291,6 +292,16 @@ def seed_of_the_gradient(seed: int, x: Array, m: int) -> Any:
     """The backward pass draws the kernel again, from the seed as float32."""
     kernel = layer_kernel(int(np.float32(seed)) % 2**32, x, m)
     return _with_gradient(lambda g: g @ kernel.T, seed, x, m)
+
+
+seed_through_float = wrong.solution("Y453", "exercise/float-arguments", 5, cause_id="seed-float64")(
+    lambda seed, x, features: layer_output(int(float(seed)), x, int(features)),
+    "An int goes through float, and loses the last digit of a large seed.",
+)
+seed_floored = wrong.solution("Y454", "exercise/float-arguments", 4, cause_id="argument-rounded")(
+    lambda seed, x, features: layer_output(math.floor(seed), x, int(features)),
+    "A seed of -2.3 acts as -3.",
+)
 
 
 name_layers(globals())
