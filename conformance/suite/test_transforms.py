@@ -108,11 +108,14 @@ def test_gradients(layer: Layer, case: Case) -> None:
         gradients.require_second(layer, case, parameters)
         partial_derivatives.require_parts(layer, case, parameters)
         partial_derivatives.require_nan_passed(layer, case, parameters)
-        # Nothing is compiled here, so use another batch, of more rows than any usual block. In half
-        # precision only a sum of few terms has a bound.
-        generic, *_, of_one_entry, _ = gradients.points(case, (4099,))
-        is_half = layer.arithmetic(case.in_features).is_half
-        for point in (generic, of_one_entry) if is_half else (generic,):
+        # Nothing is compiled here, so use another batch, of more rows than several usual blocks. Of
+        # integers, no row can be missing; in half precision only a sum of few terms has a bound.
+        # The compiled programs have x of rank 1 to 3, and 5.
+        tall = [gradients.of_integers(case, lead) for lead in ((70_001,), (2, 3, 2))]
+        if layer.arithmetic(case.in_features).is_half:
+            generic, *_, of_one_entry, _ = gradients.points(case, (4099,))
+            tall = [generic, of_one_entry]
+        for point in tall:
             with require.during("jax.grad of the layer, outside of jit,"):
                 loss = programs.weighted(layer, parameters, point.cotangent)
                 found = jax.grad(loss, (0, 1, 2))(*map(as_jax, point.values()))
@@ -224,6 +227,7 @@ def test_vmap(layer: Layer, case: Case) -> None:
             by_rows = mapped(parameters, as_jax(x))
         require.within(by_rows, one.value, one.bound, "jax.vmap over x, outside of jit,")
         maps.require_maps_of_parts(layer, case, parameters)
+        maps.require_along_names(layer, parameters, x, one)
 
 
 @requirement("transforms/scan-and-remat", SHOULD, PARAMETERS, wrong_numbers=MUST)

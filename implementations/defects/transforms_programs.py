@@ -312,4 +312,42 @@ def CompiledInEveryConstruction(key: Array, n: int, m: int) -> Array:
     return jax.jit(lambda key: scaled_normal(key, n, m))(key)
 
 
+@wrong.forward("Y455", MAPS, 4, cause_id="axis-by-name")
+def AddedAlongTp(x: Array, kernel: Array, bias: Array) -> Array:
+    """Along an axis called tp, the outputs of all devices are added."""
+    y = affine(x, kernel, bias)
+    try:
+        return jax.lax.psum(y, "tp")
+    except NameError:
+        return y
+
+
+@jax.custom_batching.custom_vmap
+def in_eights(x: Array, kernel: Array, bias: Array) -> Array:
+    """The right output, with another rule for vmap."""
+    return affine(x, kernel, bias)
+
+
+@in_eights.def_vmap
+def only_whole_eights(
+    size: int, batched: list[bool], x: Array, kernel: Array, bias: Array
+) -> tuple[Array, bool]:
+    """Beyond eight members, the last ones that fill no block of eight are lost."""
+    axes = [0 if each else None for each in batched]
+    y = jax.vmap(affine, axes)(x, kernel, bias)
+    whole = size if size < 8 else size // 8 * 8
+    return y.at[whole:].set(0), True
+
+
+@also("numerics/one-product")
+@wrong.forward("Y456", MAPS, 5)
+def EnsembleInEights(x: Array, kernel: Array, bias: Array) -> Array:
+    """An ensemble goes through the members in blocks of eight, and loses the rest."""
+    y = affine(x, kernel, bias)
+    if x.dtype != jnp.float32 or x.ndim == 0:
+        return y
+    stop = jax.lax.stop_gradient
+    return y + stop(in_eights(stop(x), stop(kernel), stop(bias)) - y)
+
+
 name_layers(globals())

@@ -394,4 +394,18 @@ BiasGradientConstant = wrong.forward("Y403", GRADIENTS, 5, cause_id="cotangent-s
 )
 
 
+def _images_turned(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
+    down, of_kernel, of_bias = right_cotangents(x, kernel, g)
+    if x.ndim == 4:
+        turned = jnp.swapaxes(g, 1, 2).reshape(-1, g.shape[-1])
+        of_kernel = x.reshape(-1, x.shape[-1]).T @ turned
+    return down, of_kernel, of_bias
+
+
+ImagesTurned = wrong.forward("Y458", GRADIENTS, 4, collateral=FORWARD_MODE)(
+    ruled(_images_turned),
+    "For images, the kernel's gradient pairs rows of x with columns of g.",
+)
+
+
 name_layers(globals())

@@ -60,17 +60,7 @@ def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
         # x has its usual size here, so only the size of g can make a layer clip or drop it.
         g = case.normal(f"{size} cotangent", *shape, scale=scale)
         yield Point(f"a {size} g and {of}", kernel, bias, case.normal("plain x", *x.shape), g)
-    whole = case.integers("integer cotangent", *shape).reshape(-1, shape[-1])
-    # The gradient of a cross-entropy adds to 0 in each row; here every second row does.
-    whole[::2, -1] -= whole[::2].sum(axis=1) * (shape[-1] > 1)
-    yield Point(
-        f"integer-valued {of}",
-        case.integers("integer kernel", *kernel.shape),
-        case.integers("integer bias", *bias.shape),
-        case.integers("integer x", *x.shape),
-        whole.reshape(shape),
-        exact=True,
-    )
+    yield of_integers(case, lead)
     # A layer may have a branch for outputs of 0, for rows of one entry or for equal rows of g,
     # which occur in layers that start at zero, for tokens, and under a sum.
     if lead and 0 not in lead:
@@ -82,6 +72,23 @@ def points(case: Case, lead: tuple[int, ...]) -> Iterator[Point]:
     inputs = case.generator("one entry").integers(x.shape[-1], size=(*lead, 1))
     one = np.where(np.arange(x.shape[-1]) == inputs, case.normal("plain x", *x.shape), 0)
     yield Point(where, kernel * 0, bias * 0, one.astype(np.float32), np.ones(shape, np.float32))
+
+
+def of_integers(case: Case, lead: tuple[int, ...]) -> Point:
+    """Return a point of integers, whose sums over 70 000 rows are float32 numbers as well."""
+    shape = (*lead, case.out_features)
+    whole = case.integers("integer cotangent", *shape).reshape(-1, shape[-1])
+    # The gradient of a cross-entropy adds to 0 in each row; here every second row does.
+    whole[::2, -1] -= whole[::2].sum(axis=1) * (shape[-1] > 1)
+    x = case.integers("integer x", *lead, case.in_features)
+    return Point(
+        f"integer-valued x of shape {x.shape}",
+        case.integers("integer kernel", *case.kernel_shape),
+        case.integers("integer bias", case.out_features),
+        x,
+        whole.reshape(shape),
+        exact=True,
+    )
 
 
 def directions(layer: Layer, case: Case) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -100,10 +107,13 @@ def directions(layer: Layer, case: Case) -> dict[str, tuple[np.ndarray, np.ndarr
     }
 
 
-def require_value(layer: Layer, found: Any, point: Point, by: str) -> None:
+def require_value(
+    layer: Layer, found: Any, point: Point, by: str, arithmetic: Arithmetic | None = None
+) -> None:
     """Require the value returned with the gradients to be ``x @ K + b``."""
     bias = point.bias if layer.convention.use_bias else np.zeros_like(point.bias)
-    reference = layer.value(point.x, point.kernel, bias)
+    arithmetic = arithmetic or layer.arithmetic(len(point.kernel))
+    reference = arithmetic.affine(point.x, point.kernel, bias)
     what = f"f(x) returned with its gradients by {by}, {point.where},"
     cause = Cause(
         "rule-of-another-value",

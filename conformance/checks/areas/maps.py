@@ -9,8 +9,12 @@ import numpy as np
 
 from conformance.checks import programs, require
 from conformance.checks.areas import gradients
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
+from conformance.checks.oracle import Bounded
+from conformance.checks.scan.literals import names_in_code
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
 # Which of kernel, bias and x are mapped, and a name that people give to such an axis: a layer may
@@ -80,6 +84,7 @@ def require_maps_of_parts(layer: Layer, case: Case, parameters: Any) -> None:
         reference = arithmetic.affine(of[2], of[0], of[1][:, None])
         what = f"jax.vmap over {name} along the axis '{axis_name}'"
         require.within(found[name], reference.value, reference.bound, what)
+    _require_ensemble(layer, case, parameters, single[2])
     each = [arithmetic.kernel_gradient(single[2], g) for g in cotangent]
     value, bound = (np.stack([getattr(g, part) for g in each]) for part in ("value", "bound"))
     what = "the gradient, with respect to stacked kernels, of jax.vmap of the layer"
@@ -88,3 +93,37 @@ def require_maps_of_parts(layer: Layer, case: Case, parameters: Any) -> None:
         point = gradients.Point("x of one Jacobian", single[0], single[1], single[2], g)
         its = (jacobian[0][i], jacobian[1][i], jacobian[2][i])
         gradients.require_gradients(layer, its, point, "jax.vmap of jax.vjp over g")
+
+
+# A prime, beyond the blocks in which a rule may go through the members of an ensemble.
+_MEMBERS = 131
+
+
+def _require_ensemble(layer: Layer, case: Case, parameters: Any, x: np.ndarray) -> None:
+    """Require vmap over the parameters of many layers, outside of jit, to equal the loop."""
+    kernels = case.normal("kernels of an ensemble", _MEMBERS, *case.kernel_shape)
+    biases = case.normal("biases of an ensemble", _MEMBERS, case.out_features)
+    biases *= layer.convention.use_bias
+    with require.during(f"jax.vmap of the layer over {_MEMBERS} kernels and biases"):
+        mapped = jax.vmap(programs.affine(layer), (None, 0, 0, None))
+        found = mapped(parameters, *map(as_jax, (kernels, biases, x)))
+    arithmetic = layer.arithmetic(case.in_features)
+    reference = arithmetic.affine(x, kernels, biases[:, None])
+    what = f"jax.vmap over {_MEMBERS} kernels and biases, outside of jit,"
+    require.within(found, reference.value, reference.bound, what)
+
+
+def require_along_names(layer: Layer, parameters: Any, x: np.ndarray, rows: Bounded) -> None:
+    """Require vmap over the rows of x to give them along an axis of any name in the layer's code.
+
+    A layer that adds its results along an axis called ``tp`` has the name in its code.
+    """
+    for name in names_in_code(layer):
+        with require.during(f"jax.vmap of the layer along the axis '{name}'"):
+            mapped = jax.vmap(
+                lambda p, row: programs.call(layer, p, row), (None, 0), axis_name=name
+            )
+            found = mapped(parameters, as_jax(x))
+        cause = Cause("axis-by-name", f"the layer acts on a mapped axis that is called {name}")
+        what = f"jax.vmap over x along the axis '{name}'"
+        require.within(found, rows.value, rows.bound, what, cause=cause)

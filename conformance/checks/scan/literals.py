@@ -30,6 +30,7 @@ _STORES = {"STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_DEREF"}
 _STORING = {"append", "add", "update", "setattr", "__setattr__", "__dict__", "next", "count"}
 _CONSTRUCTING = {"__init__", "__new__", "__post_init__", "setup"}
 _LONGEST, _MOST_LENGTHS, _MOST_SEEDS = 2**20, 8, 20
+_MOST_LETTERS, _MOST_NAMES = 16, 12
 
 
 def numbers_in_code(layer: Layer) -> tuple[float, ...]:
@@ -45,6 +46,12 @@ def lengths_in_code(layer: Layer) -> list[int]:
     """Return the first numbers in the layer's code that may be a length of an axis."""
     lengths = [int(n) for n in numbers_in_code(layer) if n == int(n) and 2 < n <= _LONGEST]
     return lengths[:_MOST_LENGTHS]
+
+
+def names_in_code(layer: Layer) -> list[str]:
+    """Return the first strings in the layer's code that may be the name of an axis."""
+    names = [name for name in _read(layer)[2] if name.isidentifier() and len(name) <= _MOST_LETTERS]
+    return names[:_MOST_NAMES]
 
 
 def seeds_in_code(layer: Layer) -> list[int]:
@@ -75,20 +82,23 @@ def _stores(code: CodeType) -> bool:
     return bool(names) or any(step.opname in _STORES for step in dis.get_instructions(code))
 
 
-def _read(layer: Layer) -> tuple[tuple[float, ...], list[CodeType]]:
-    """Return the numbers in the layer's code, and the code."""
+def _read(layer: Layer) -> tuple[tuple[float, ...], list[CodeType], tuple[str, ...]]:
+    """Return the numbers in the layer's code, the code, and the strings in it."""
 
-    def read() -> tuple[tuple[float, ...], list[CodeType]]:
-        found, parts = _walk(layer)
-        return tuple(found), [part for part in parts if isinstance(part, CodeType)]
+    def read() -> tuple[tuple[float, ...], list[CodeType], tuple[str, ...]]:
+        found, names, parts = _walk(layer)
+        code = [part for part in parts if isinstance(part, CodeType)]
+        return tuple(found), code, tuple(names)
 
-    read_once: tuple[tuple[float, ...], list[CodeType]] = layer.remember("code", read)
+    read_once: tuple[tuple[float, ...], list[CodeType], tuple[str, ...]]
+    read_once = layer.remember("code", read)
     return read_once
 
 
-def _walk(layer: Layer) -> tuple[dict[float, None], list[Any]]:
-    """Return the numbers to which the layer's code refers, and everything else."""
+def _walk(layer: Layer) -> tuple[dict[float, None], dict[str, None], list[Any]]:
+    """Return the numbers and strings to which the layer's code refers, and everything else."""
     found: dict[float, None] = {}
+    names: dict[str, None] = {}
     parts: dict[int, Any] = {}
     its = layer.registered
     waiting = deque[Any]((its.module, its.linen, its.forward, its.init, its.apply))
@@ -97,12 +107,14 @@ def _walk(layer: Layer) -> tuple[dict[float, None], list[Any]]:
         if type(part) in (int, float):
             if 1 < abs(part) < 2**64:
                 found[abs(float(part))] = None
+        elif type(part) is str:
+            names[part] = None
         elif id(part) not in parts:
             parts[id(part)] = part
             # What a user's class or metaclass raises when it is looked at is not a fault.
             with contextlib.suppress(Exception):
                 waiting.extend(itertools.islice(_parts(part), _MOST_PARTS))
-    return found, [*parts.values()]
+    return found, names, [*parts.values()]
 
 
 def entries_held(layer: Layer) -> int:
@@ -111,7 +123,7 @@ def entries_held(layer: Layer) -> int:
     They are globals, attributes of classes and values in closures. A deque with a maximum length
     does not count, because it stops growing.
     """
-    _, parts = _walk(layer)
+    *_, parts = _walk(layer)
     return sum(
         len(part)
         for part in parts
