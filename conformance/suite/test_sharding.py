@@ -117,13 +117,16 @@ def test_second_device(layer: Layer, case: Case) -> None:
 
 @requirement("sharding/eager", MUST, PARAMETERS, presumes=[FLOAT32_THROUGHOUT])
 # JAX may crash on an array of several devices that a call has donated.
-@rests_on("sharding/sharded-equals-local", "sharding/second-device", "purity/input-kept")
+@rests_on(
+    *("sharding/sharded-equals-local", "sharding/second-device", "purity/input-kept"),
+    "transforms/gradients",
+)
 @over(sizes=[(16, 16)], at_most=1)
 def test_eager(layer: Layer, case: Case) -> None:
     """Outside of jit, with sharded parameters and inputs, f(x) is within the rounding-error bound.
 
-    Under jit a layer sees whole arrays; outside of it, a layer that inspects arrays may take the
-    part on one device for the whole.
+    The same holds for the gradients, with the batch sharded. Under jit a layer sees whole arrays;
+    outside of it, a layer that inspects arrays may take the part on one device for the whole.
     """
     meshes.require_devices()
     if not layer.accepts(case.lead):
@@ -138,6 +141,8 @@ def test_eager(layer: Layer, case: Case) -> None:
             y = np.asarray(dense(places.put(kernel, bias, x[:, None])[2]))[:, 0]
             what = f"f(x) outside of jit with {how}, for an x of rank 3"
             require.within(y, reference.value, reference.bound, what)
+        if how == meshes.BY_ROWS:
+            meshes.require_gradients(layer, places, case, how)
 
 
 @requirement("sharding/output-sharding", SHOULD, PARAMETERS, presumes=[FLOAT32_THROUGHOUT])
@@ -145,7 +150,7 @@ def test_eager(layer: Layer, case: Case) -> None:
 @over(sizes=[(16, 16)], at_most=1)
 def test_output_sharding(layer: Layer, case: Case) -> None:
     """The result is sharded as its inputs imply: its rows like those of x, its columns like those
-    of the kernel, both outside of jit and under it.
+    of the kernel, both outside of jit and under it. Within the mesh of x, no device has all rows.
 
     In a large model, an array that is gathered on one device or on each of them does not fit there.
     """
@@ -168,10 +173,19 @@ def test_output_sharding(layer: Layer, case: Case) -> None:
                 y.sharding.is_equivalent_to(places.of_output(), y.ndim),
                 f"with {how}, f(x) {when} has the sharding {y.sharding}",
                 accepted=str(places.of_output()),
-                cause=Cause(
-                    "array-gathered", "the layer gathers x, or its result, from all devices"
-                ),
+                cause=_GATHERED,
             )
+        if how == meshes.BY_ROWS:
+            y = meshes.result_within_mesh(dense, places, values[2])
+            require.that(
+                y is None or not y.sharding.is_fully_replicated,
+                f"with {how}, and within its mesh, each device has all of f(x)",
+                accepted=str(places.of_output()),
+                cause=_GATHERED,
+            )
+
+
+_GATHERED = Cause("array-gathered", "the layer gathers x, or its result, from all devices")
 
 
 @requirement("sharding/sharding-metadata", MAY, NNX, order=110, seconds=0.8)

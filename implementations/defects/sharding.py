@@ -13,9 +13,20 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
+from conformance.jax_setup.compat import inside_some_mesh
 from implementations.defects import wrong
-from implementations.defects.base import CorrectDense, affine, is_traced, scaled_normal
+from implementations.defects.base import (
+    CorrectDense,
+    affine,
+    is_traced,
+    one_dtype,
+    right_cotangents,
+    scaled_normal,
+    with_backward,
+)
 from implementations.defects.record import defect, name_layers
+
+FORWARD_MODE = ("transforms/forward-mode-offered",)
 
 ThroughTheHost = wrong.forward("X938", "sharding/output-sharding", 5, cause_id="array-gathered")(
     lambda x, k, b: affine(jnp.asarray(np.asarray(x)), k, b),
@@ -126,6 +137,27 @@ class AnnotationExchanged(AnnotationDropped):
         said = kernel.metadata.items()
         turned = {key: value[::-1] if isinstance(value, tuple) else value for key, value in said}
         return dataclasses.replace(kernel, metadata=turned)
+
+
+def _of_own_rows(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
+    down, of_kernel, of_bias = right_cotangents(x, kernel, g)
+    if is_traced(g) or g.is_fully_replicated:
+        return down, of_kernel, of_bias
+    part = np.asarray(g.addressable_data(0))
+    return down, of_kernel, jnp.asarray(part.reshape(-1, part.shape[-1]).sum(axis=0))
+
+
+_own_rows: Any = with_backward(_of_own_rows)
+LearnsFromOwnRows = wrong.forward("Y459", "sharding/eager", 5, collateral=FORWARD_MODE)(
+    lambda x, k, b: _own_rows(x, k, b),
+    "Outside of jit, the gradient of the bias adds the rows of the first device alone.",
+    when=one_dtype,
+)
+KeptByEachDevice = wrong.output("Y462", "sharding/output-sharding", 4, cause_id="array-gathered")(
+    lambda y, x: jax.lax.with_sharding_constraint(y, jax.sharding.PartitionSpec()),
+    "Within a mesh, the result is copied to every device.",
+    when=lambda y, x: inside_some_mesh(),
+)
 
 
 name_layers(globals())

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from conformance.checks import programs, require
+from conformance.checks.areas import gradients
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.jax_setup.lazy import jax, linen, nnx
 
 AXIS, SECOND = "model", "data"
+BY_ROWS = "the batch sharded"
 Axes = tuple[str | tuple[str, ...] | None, ...]
 # The annotation of a kernel with sharded outputs.
 ANNOTATION = (None, AXIS)
@@ -80,7 +83,7 @@ def placements(case: Case) -> dict[str, Placement]:
         "the kernel sharded by inputs": Placement(
             most(case.in_features), kernel=(AXIS, None), x=(None, AXIS)
         ),
-        "the batch sharded": Placement(most(case.lead[0]), x=(AXIS, None)),
+        BY_ROWS: Placement(most(case.lead[0]), x=(AXIS, None)),
     }
     found = {how: placement for how, placement in found.items() if placement.devices > 1}
     half = most(case.out_features) // 2
@@ -109,6 +112,33 @@ def on_their_devices(dense: Built, places: Placement, case: Case) -> Built:
             return Built(layer, parameters=new)
         nnx.update(dense.module, new.tree)
         return dense
+
+
+def require_gradients(layer: Layer, places: Placement, case: Case, how: str) -> None:
+    """Require the gradients outside of jit, where kernel, bias, x and g are on their devices."""
+    # At least two rows are on each device, so that they are not taken for a single one.
+    places = replace(places, devices=min(places.devices, case.lead[0] // 2))
+    g = case.normal("cotangent", *case.lead, case.out_features)
+    point = gradients.Point(f"with {how}", case.kernel(), case.bias(), case.x(), g)
+    values, spread = places.put(*point.values()), jax.device_put(g, places.of_output())
+    loss = programs.weighted(layer, layer.of(case).parameters, spread)
+    by = "jax.grad outside of jit"
+    with require.during(f"{by}, with {how}"):
+        found = jax.grad(loss, (0, 1, 2))(*values)
+    arithmetic = layer.arithmetic(case.in_features).in_parts()
+    gradients.require_gradients(layer, found, point, by, arithmetic=arithmetic)
+
+
+def result_within_mesh(dense: Built, places: Placement, x: Any) -> Any:
+    """Return f(x) where a mesh is set; None if the layer does not work within it.
+
+    There, a layer may constrain its result, or its parameters to axes that this mesh does not have.
+    """
+    from conformance.jax_setup.compat import inside_mesh
+
+    with inside_mesh(mesh(places.devices, places.second)), contextlib.suppress(Exception):
+        return dense(x)
+    return None
 
 
 def devices_of(tree: Any) -> set[Any]:
