@@ -11,6 +11,7 @@ import numpy as np
 
 from conformance.checks import jaxprs, oracle, require
 from conformance.checks.areas import functions
+from conformance.checks.areas.compilation import traced_gradients
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.diagnosis import telling, wrong_values
 from conformance.checks.layer import Built, Layer
@@ -338,14 +339,15 @@ def _products(layer: Layer, case: Case) -> tuple[list[Any], float]:
 
 
 @requirement("numerics/precision-followed", SHOULD, PARAMETERS)
-@rests_on("numerics/one-product", "transforms/jit")
+@rests_on("numerics/one-product", "transforms/gradients", "transforms/jit")
 @over(sizes=[(3, 10)], at_most=1)
 def test_precision_followed(layer: Layer, case: Case) -> None:
     """Under ``jax.default_matmul_precision(p)`` the product has the precision p or a higher one.
 
-    The user of a layer chooses how exact products are on an accelerator. The check reads the
-    program, because a CPU computes the same in all precisions. It does not apply to a layer that is
-    registered with a precision, because that was its user's choice.
+    So have those of the gradients. The user of a layer chooses how exact products are on an
+    accelerator. The check reads the program, because a CPU computes the same in all precisions. It
+    does not apply to a layer that is registered with a precision, because that was its user's
+    choice.
     """
     if "precision" in layer.implementation.chosen:
         require.not_applicable("it is registered with a precision of its own")
@@ -355,12 +357,20 @@ def test_precision_followed(layer: Layer, case: Case) -> None:
     for name, precision in (("tensorfloat32", jax.lax.Precision.HIGH), ("highest", highest)):
         with jax.default_matmul_precision(name):
             found = jaxprs.precisions(traced(layer, case, parameters))
+            backward = jaxprs.precisions(traced_gradients(layer, case))
         shown = " and ".join(sorted(map(str, found))) or "none"
         require.that(
             found <= {(precision, precision), (highest, highest)},
             f"under jax.default_matmul_precision({name!r}), the product has {shown}",
             accepted=f"{precision} or a higher one",
             cause=Cause("precision-pinned", "the layer pins the precision of its product"),
+        )
+        require.that(
+            backward <= {(precision, precision), (highest, highest)},
+            f"under jax.default_matmul_precision({name!r}), a product of the gradients has "
+            f"{' and '.join(sorted(map(str, backward - found)))}",
+            accepted=f"{precision} or a higher one",
+            cause=Cause("precision-of-gradients", "a rule of differentiation pins the precision"),
         )
         if found and found != {(precision, precision)}:
             require.note(f"the layer pins the precision {shown} of its product")

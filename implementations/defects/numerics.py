@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from implementations.defects import wrong
-from implementations.defects.base import affine, is_float, is_traced, layer_output
+from implementations.defects.base import (
+    affine,
+    is_float,
+    is_traced,
+    layer_output,
+    one_dtype,
+    with_backward,
+)
 from implementations.defects.record import also, name_layers
 
 VALUE = "forward/affine-value"
@@ -200,6 +207,23 @@ def PrecisionOfItsConstruction(self: Any, x: Array, kernel: Array, bias: Array) 
     """The default precision is read when the layer is built, and later settings are ignored."""
     y = jnp.matmul(x, kernel, precision=self.precision)
     return y + jnp.broadcast_to(bias, y.shape)
+
+
+def _pinned(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
+    rows, weights = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    down = jnp.matmul(g, kernel.T, precision="default")
+    return down, jnp.matmul(rows.T, weights, precision="default"), weights.sum(axis=0)
+
+
+_backward_pinned: Any = with_backward(_pinned)
+PinsBackward = wrong.forward(
+    "Y460", "numerics/precision-followed", 4, cause_id="precision-of-gradients"
+)(
+    lambda x, k, b: _backward_pinned(x, k, b),
+    "A rule of differentiation pins its products to the default precision.",
+    when=one_dtype,
+    collateral=("transforms/forward-mode-offered",),
+)
 
 
 name_layers(globals())
