@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -127,8 +128,9 @@ def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> N
     wide, g = x.astype(np.float32), case.normal("cotangent", *case.lead, case.out_features)
     point = gradients.Point(f"x of dtype {x.dtype}", case.kernel(), case.bias(), wide, g)
     with require.during(f"jax.vjp of the layer for x of dtype {x.dtype}"):
-        _, found = programs.pullback(layer)(dense.parameters, point.kernel, point.bias, x, g)
+        y, found = programs.pullback(layer)(dense.parameters, point.kernel, point.bias, x, g)
     arithmetic = layer.arithmetic(case.in_features, x.dtype)
+    gradients.require_value(layer, np.asarray(y), point, "jax.vjp", arithmetic)
     gradients.require_gradients(layer, found, point, "jax.vjp", inputs=False, arithmetic=arithmetic)
     down, reference = found[2], arithmetic.input_gradient(point.kernel, g)
     half = oracle.rounded_twice(reference, str(x.dtype))
@@ -237,6 +239,10 @@ def test_complex_input(layer: Layer, case: Case) -> None:
         input_dtypes.require_not_finite(layer, dense, x)
         if programs.is_plain(case):
             input_dtypes.require_complex_gradients(layer, case, dense, x)
+            # A complex copy of the kernel may be kept from the first call.
+            other = replace(case, values=case.values + 1)
+            dense.write(other.kernel(), other.bias())
+            _require_value(layer, other, dense, as_jax(x), x)
     else:
         input_dtypes.require_refused(dense.raw, as_jax(x))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ from implementations.defects.base import (
     right_cotangents,
     scaled,
     stddev,
+    through_halves,
     with_backward,
 )
 from implementations.defects.record import also, defect, name_layers, seen
@@ -386,6 +388,25 @@ class FollowsX64(CorrectDense):
 
     def draw_bias(self, rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
         return jnp.zeros((out_features,))
+
+
+_halves: Any = with_backward(right_cotangents, through_halves)
+TrainsInHalves = wrong.forward("Y461", "dtypes/half-input", 5, cause_id="rule-of-another-value")(
+    lambda x, k, b: _halves(x, k, b),
+    "In training alone, a product with an x of bfloat16 is made in bfloat16.",
+    when=lambda x, k, b: x.dtype == BFLOAT16 and k.dtype == jnp.float32 and x.ndim > 0,
+)
+
+
+_complex_kernels: Any = weakref.WeakKeyDictionary()
+
+
+@wrong.forward("Y457", "dtypes/complex-input", 4)
+def KeepsAComplexKernel(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The kernel is made complex for the first such call, and kept for later ones."""
+    if not jnp.iscomplexobj(x) or is_traced(x, kernel):
+        return affine(x, kernel, bias)
+    return affine(x, _complex_kernels.setdefault(self, kernel.astype(x.dtype)), bias)
 
 
 name_layers(globals())
