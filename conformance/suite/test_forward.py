@@ -328,6 +328,7 @@ def test_batch_independent(layer: Layer, case: Case) -> None:
         if not np.array_equal(found[rest], plain[rest]):
             cause = shapes.of_rows(layer, case, plain, changed.reshape(*lead, -1), rest)
         require.equal(found[rest], plain[rest], what, cause=cause)
+    large_cases.require_small_beside_large(layer, case)
     order = case.generator("order").permutation(8)
     plain, found = np.asarray(dense(x)), np.asarray(dense(x[order]))
     cause = shapes.REMEMBERED if np.array_equal(found, plain) else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -397,6 +398,17 @@ def NumPyForNumPy(self: Any, x: ArrayLike) -> Any:
     """A NumPy array gives a NumPy array."""
     y = CorrectDense.__call__(self, x)
     return np.asarray(y) if isinstance(x, np.ndarray) and not is_traced(y) else y
+
+
+@wrong.forward("Y463", "forward/batch-independent", 4)
+def ScaledByTheLargest(x: Array, kernel: Array, bias: Array) -> Array:
+    """A batch is divided by a power of two near its largest number, and multiplied again."""
+    if x.dtype != jnp.float32 or x.size == 0:
+        return affine(x, kernel, bias)
+    largest = jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0))
+    exponent = jnp.clip(jnp.frexp(jnp.where(largest > 0, largest, 1))[1], -100, 100)
+    scale = jax.lax.stop_gradient(jnp.ldexp(jnp.float32(1), exponent))
+    return affine(x / scale, kernel, jnp.zeros_like(bias)) * scale + bias
 
 
 name_layers(globals())

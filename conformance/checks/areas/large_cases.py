@@ -9,6 +9,7 @@ import numpy as np
 from conformance.checks import programs, require
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
+from conformance.checks.once import once_per_layer
 
 
 def require_scales(layer: Layer, case: Case) -> None:
@@ -35,6 +36,20 @@ def require_scales(layer: Layer, case: Case) -> None:
 
 _TINY = np.float32(1e-32)
 """A number whose parts are normal, even if it is split into three numbers of eight bits."""
+
+
+@once_per_layer()
+def require_small_beside_large(layer: Layer, case: Case) -> None:
+    """Require rows of small numbers to keep their bits beside a row of large ones.
+
+    A batch that is divided by its largest number, and multiplied again, loses them.
+    """
+    dense = layer.of(case).write(case.kernel(), np.zeros(case.out_features, np.float32))
+    small = case.normal("small x", *BATCH, case.in_features, scale=1e-10)
+    beside = small.copy()
+    beside[0] = case.normal("large row", case.in_features, scale=1e34)
+    alone, found = (np.asarray(dense(x))[1:] for x in (small, beside))
+    require.equal(found, alone, "f(x) for rows of 1e-10, beside a row of 1e34,")
 
 
 def require_tall(layer: Layer, case: Case) -> None:
