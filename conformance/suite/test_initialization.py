@@ -208,18 +208,25 @@ def _no_value_repeats(layer: Layer) -> None:
     )
 
 
+VOCABULARY = (4, 65_600)
+
+
 def _no_column_repeats(layer: Layer) -> None:
-    """Require distinct columns of four weights: among 4 100, two are equal with P < 1e-19."""
+    """Require distinct columns of four weights: among 65 600, two are equal with P < 1e-17.
+
+    A vocabulary has as many outputs, whose numbers a type of 16 bits does not hold.
+    """
     if layer.convention.parameter_dtype != "float32":
         return
-    kernel = layer.build(*WIDE).kernel
+    size = VOCABULARY if layer.describable > max(VOCABULARY) else WIDE
+    kernel = layer.build(*size).kernel
     if np.unique(np.abs(kernel)).size < kernel.size / 4:
         return  # kernel-resolution and kernel-law report a kernel of few magnitudes
     distinct = len({column.tobytes() for column in kernel.T})
     require.that(
-        distinct == WIDE[1],
-        f"{WIDE[1] - distinct} of the {WIDE[1]} columns of a kernel of {WIDE} repeat another",
-        accepted=f"{WIDE[1]} different columns",
+        distinct == size[1],
+        f"{size[1] - distinct} of the {size[1]} columns of a kernel of {size} repeat another",
+        accepted=f"{size[1]} different columns",
         cause=Cause("lines-copied", "columns repeat in wide kernels"),
     )
 

@@ -355,4 +355,12 @@ def CopiesForFewSeeds(key: Array, n: int, m: int) -> Array:
     return _of_few_seeds(key, 3000, drawn, drawn.at[:, m - 1 :].set(drawn[:, :1]))
 
 
+@wrong.kernel("Y464", INDEPENDENCE, 5, cause_id="lines-copied")
+def ColumnsByNumber(key: Array, n: int, m: int) -> Array:
+    """Each column has a key of its number, which is held in 16 bits."""
+    numbers = jnp.arange(m).astype(jnp.uint16)
+    columns = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (n,), jnp.float32))
+    return columns(numbers).T * stddev(n)
+
+
 name_layers(globals())
