@@ -409,4 +409,19 @@ def KeepsAComplexKernel(self: Any, x: Array, kernel: Array, bias: Array) -> Arra
     return affine(x, _complex_kernels.setdefault(self, kernel.astype(x.dtype)), bias)
 
 
+def _of_complex(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
+    rows, weights = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    return g @ kernel.T, (rows.T @ weights).real, weights.sum(axis=0).real
+
+
+_conjugated_in_training: Any = with_backward(_of_complex, lambda x, k, b: affine(x.conj(), k, b))
+ConjugatedInTraining = wrong.forward(
+    "Y465", "dtypes/complex-input", 5, cause_id="rule-of-another-value"
+)(
+    lambda x, k, b: _conjugated_in_training(x, k, b),
+    "In training alone, a complex x is conjugated.",
+    when=lambda x, k, b: jnp.iscomplexobj(x) and k.dtype == jnp.float32 and x.ndim > 0,
+)
+
+
 name_layers(globals())

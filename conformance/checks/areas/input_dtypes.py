@@ -81,8 +81,13 @@ def require_complex_gradients(layer: Layer, case: Case, dense: Built, x: np.ndar
     g.real, g.imag = (case.normal(f"{part} cotangent", *g.shape) for part in ("real", "imaginary"))
     with require.during("jax.vjp of the layer for a complex x"):
         values = (dense.parameters, case.kernel(), case.bias(), x, g)
-        found = [np.asarray(each) for each in programs.pullback(layer)(*values)[1]]
+        y, found = jax.device_get(programs.pullback(layer)(*values))
     arithmetic = layer.arithmetic(case.in_features)
+    in_its_dtype = layer.arithmetic(case.in_features, x.dtype)
+    its = in_its_dtype.affine(x, case.kernel(), layer.bias_for(case))
+    of_rule = Cause("rule-of-another-value", "a rule of differentiation returns another value")
+    what = "f(x) returned with its gradients for a complex x"
+    require.within(y, its.value, its.bound, what, cause=of_rule)
     references = {
         "kernel": arithmetic.kernel_gradient(x, g),
         "bias": arithmetic.bias_gradient(g),
