@@ -210,20 +210,23 @@ def _measured(name: str, layer: Layer, options: argparse.Namespace) -> bool:
         low, high = interval(found.found, found.runs)
         print(
             f"  {found.error}: found in {found.found} of {found.runs} runs of {found.weights} "
-            f"weights ({low:.3f} .. {high:.3f}); stated at least {found.stated:.2f}"
+            f"weights\n    ({low:.3f} .. {high:.3f}); stated at least {found.stated:.2f}"
             f"{'' if found.holds else '  BELOW'}"
         )
     return all(item.holds for item in calibrations) and all(item.holds for item in powers)
 
 
 def _table(calibrations: Sequence[Calibration]) -> Iterator[str]:
+    """Yield the share of groups at or below each level, and intervals that lie above theirs."""
     width = max(len(item.check) for item in calibrations)
-    heads = "".join(f"{f'rate at p <= {level:g}':>27}" for level in LEVELS)
-    yield f"  {'check':{width}}{heads}  smallest ln p"
+    yield f"  {'':{width}}" + "".join(f"{f'p<={level:g}':>8}" for level in LEVELS)
     for item in calibrations:
-        rates = ""
-        for alarms in item.alarms:
+        rates = "".join(f"{alarms / item.groups:8.4f}" for alarms in item.alarms)
+        yield f"  {item.check:{width}}{rates}"
+        for alarms, level in zip(item.alarms, LEVELS, strict=True):
             low, high = interval(alarms, item.groups)
-            rates += f"{alarms / item.groups:.4f} ({low:.4f} .. {high:.4f})".rjust(27)
-        above = "" if item.holds else "  ABOVE"
-        yield f"  {item.check:{width}}{rates}  {item.smallest_log_p:8.2f}{above}"
+            if low > level:
+                yield (
+                    f"    ABOVE {level:g}: the interval is {low:.4f} .. {high:.4f}; "
+                    f"the smallest ln p is {item.smallest_log_p:.2f}"
+                )

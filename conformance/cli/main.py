@@ -301,13 +301,13 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     options, unknown = whole.parse_known_args(arguments)
     if unknown:
         sub = whole.subcommands[options.command]
-        hint = _near(unknown[0].partition("=")[0], sub.spellings)
-        raise UsageError(f"{sub.prog} does not take {unknown[0]!r}{hint}")
+        hint = _near(unknown[0].partition("=")[0], sub.spellings, sub.prog)
+        raise UsageError(f"{options.command} does not take {unknown[0]!r}{hint}")
     return options
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    return f"; {did_you_mean(name, set(known) - {'--help'}, 'see: dense-conformance --help')}"
+def _near(name: str, known: Iterable[str], program: str = "dense-conformance") -> str:
+    return f"; {did_you_mean(name, set(known) - {'--help'}, f'see: {program} --help')}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

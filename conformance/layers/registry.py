@@ -286,7 +286,9 @@ def _resolve(spec: str, known: Sequence[Entry]) -> Entry:
     if colon and place and attribute:
         _require_importable(place, spec, known)
         return Entry(id=spec, name=spec, spec=spec)
-    if spec.endswith(".py") and Path(spec).is_file():
+    if spec.endswith(".py"):
+        if not Path(spec).is_file():
+            raise UsageError(f"there is no file {spec!r}")
         raise UsageError(f"{spec!r} names a file; say which layer in it: {spec}:MyDense")
     raise UsageError(_unknown(spec, known))
 
