@@ -184,12 +184,23 @@ def test_layers_that_can_be_used_are_checked_beside_one_that_cannot(tmp_path: Pa
             "rename forward to __call__",
             "TypeError",
         ),
+        (
+            "import dataclasses, jax\n"
+            "@jax.tree_util.register_dataclass\n@dataclasses.dataclass\n"
+            "class thing:\n    kernel: jax.Array\n    bias: jax.Array\n"
+            "    def __init__(self, in_features, out_features, *, rngs):\n"
+            "        self.kernel = jax.random.normal(rngs.params(), (in_features, out_features))\n"
+            "        self.bias = jax.numpy.zeros(out_features)\n"
+            "    def __call__(self, x): return x @ self.kernel + self.bias",
+            "register_dataclass rebuilds the layer as thing(kernel=..., bias=...)",
+            "did you mean",
+        ),
     ],
 )
 def test_what_is_not_a_layer_is_one_message(
     tmp_path: Path, line: str, says: str, not_said: str
 ) -> None:
-    """This covers an instance, a module, an abstract class, and a class without a call."""
+    """This covers an instance, a module, a class that is abstract, has no call or no way back."""
     path = tmp_path / "odd.py"
     path.write_text(f"from flax import nnx\n{line}\n", encoding="utf-8")
     why = why_unusable(Entry("i", "odd", f"{path}:thing"))
@@ -224,6 +235,8 @@ NORM = "self.inner.kernel[...] / jnp.sqrt((self.inner.kernel[...]**2).sum())"
         ("nnx.Dropout(0.5, rngs=rngs)", "self.other(self.inner(x))", "drops numbers at random"),
         ("nnx.Dropout(0.2, rngs=rngs)", "self.inner(self.other(x))", "drops numbers at random"),
         (SCALE.format(new=1.0), "self.other[...] * self.inner(x)", ""),
+        # A kernel that is not used changes nothing either, and is left to the checks.
+        (SCALE.format(new=1.0), "x.sum(-1, keepdims=True) * self.other[...]", ""),
         ("nnx.Param(jnp.zeros(3))", "self.inner(x) ** 2", ""),
     ],
 )
