@@ -17,6 +17,7 @@ from conformance.checks.areas.mutation import (
     require_forgotten,
     require_unchanged,
     require_unchanged_variables,
+    unhashable_attributes,
     unpicklable_attributes,
 )
 from conformance.checks.areas.sequences import require_in_any_order
@@ -293,12 +294,17 @@ def test_graphdef_stable(layer: Layer, case: Case) -> None:
 
     ``nnx.jit`` compiles again for every new graphdef.
     """
-    with during("nnx.split and the hash of the graphdef"):
-        seeds = (case.seed, (case.seed + 1) % 2**32, 7)
-        instances = [layer.build(*case.kernel_shape, seed=seed) for seed in seeds]
-        graphdefs = [nnx.split(instance.module)[0] for instance in instances]
-        hashes = {hash(graphdef) for graphdef in graphdefs}
-        same = all(graphdef == graphdefs[0] for graphdef in graphdefs)
+    seeds = (case.seed, (case.seed + 1) % 2**32, 7)
+    instances = [layer.build(*case.kernel_shape, seed=seed) for seed in seeds]
+    try:
+        with during("nnx.split and the hash of the graphdef"):
+            graphdefs = [nnx.split(instance.module)[0] for instance in instances]
+            hashes = {hash(graphdef) for graphdef in graphdefs}
+            same = all(graphdef == graphdefs[0] for graphdef in graphdefs)
+    except Violation as violation:
+        if "unhashable type" in str(violation):
+            violation.because(unhashable_attributes(instances[0]))
+        raise
     require.that(
         same and len(hashes) == 1,
         "layers of one size and different seeds have different graphdefs",

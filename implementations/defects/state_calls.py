@@ -67,14 +67,28 @@ def SowsItsOutput(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     "X185",
     "state/call-changes-nothing",
     4,
-    start=lambda layer: {"calls": 0},
+    start=lambda layer: {"_calls": 0},
     cause_id="static-changed",
 )
 def CountsStatically(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """A Python number counts the calls: another graphdef, and so another compilation, each time."""
     if not is_traced(x, kernel):
-        self.calls += 1
+        self._calls += 1
     return affine(x, kernel, bias)
+
+
+@wrong.forward(
+    "Y509",
+    "state/call-changes-nothing",
+    3,
+    start=lambda layer: {"_cast": None},
+    cause_id="call-stores",
+)
+def KeepsTheKernelOfTheFirstCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The first call keeps its kernel in a private attribute, which later updates do not reach."""
+    if self._cast is None and not is_traced(x, kernel):
+        self._cast = kernel
+    return affine(x, kernel if self._cast is None else self._cast, bias)
 
 
 _inputs: list[Any] = []

@@ -181,6 +181,25 @@ def CompilesItsOwn(layer: Any, rngs: nnx.Rngs) -> None:
     layer._formula = jax.jit(lambda x, kernel, bias: affine(x, kernel, bias))
 
 
+class _Formula(nnx.Module):
+    def __init__(self) -> None:
+        self.activation = lambda x: x
+
+
+@also("transforms/one-trace", "state/pickles")
+@wrong.built("Y510", "state/graphdef-stable", 3, cause_id="static-differs")
+def HasAFormulaOfItsOwn(layer: Any, rngs: nnx.Rngs) -> None:
+    """A submodule of each layer keeps a new function."""
+    layer.formula = _Formula()
+
+
+@also("transforms/one-trace")
+@wrong.built("Y511", "state/graphdef-stable", 2, cause_id="static-unhashable")
+def HasAList(layer: Any, rngs: nnx.Rngs) -> None:
+    """Each layer keeps a list, which has no hash."""
+    layer._seen = []
+
+
 @defect("X187", "state/instances-independent", 4, cause_id="parameters-shared")
 class CopiesAreItself(CorrectDense):
     """A deep copy is the layer itself."""

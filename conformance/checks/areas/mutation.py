@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import pickle
+import re
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -19,9 +20,12 @@ from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
 from conformance.checks.require import on_the_way
-from conformance.errors import Cause
+from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.adapters.parameters import is_key
+
+_OF_FLAX = ("_pytree__", "_object__")
+"""The prefixes of the attributes that nnx adds to its modules."""
 
 
 def require_forgotten(dense: Built, x: np.ndarray) -> None:
@@ -53,8 +57,11 @@ def require_unchanged(
         if raising:
             with contextlib.suppress(Exception):
                 dense.raw(x)
-        else:
+            continue
+        try:
             dense(x)
+        except Violation as violation:
+            raise violation.because(_why_refused(violation)) from violation
     after, static_after = _bytes(dense), _static(dense)
     allowed = dense.layer.kept
     changed = sorted(
@@ -83,6 +90,14 @@ def require_unchanged(
         accepted="the same graphdef",
         cause=_why_static(dense, kept),
     )
+
+
+def _why_refused(violation: Violation) -> str:
+    """Return the attribute in which a call stores an array, if nnx refuses that."""
+    refused = re.search(r"Cannot assign data value .* static attribute '(\w+)'", str(violation))
+    if refused is None:
+        return ""
+    return Cause("call-stores", f"the call stores an array on the layer, as {refused[1]}")
 
 
 def _why_static(dense: Built, kept: list[str]) -> str:
@@ -116,7 +131,7 @@ def _attributes(dense: Built) -> dict[str, str]:
     return {
         name: repr(value)
         for name, value in getattr(dense.module, "__dict__", {}).items()
-        if not name.startswith("_") and isinstance(value, plain)
+        if not name.startswith(_OF_FLAX) and isinstance(value, plain)
     }
 
 
@@ -191,30 +206,45 @@ def require_no_leaks(layer: Layer, case: Case) -> None:
         require.within(found, reference.value, reference.bound, "f(x) by nnx.jit, leaks checked,")
 
 
-_OF_FLAX = ("_pytree__", "_object__")
-"""The prefixes of the attributes that nnx adds to its modules."""
-
-
 def differing_attributes(first: Built, second: Built) -> str:
     """Return a cause that names the static attributes in which two layers of one size differ."""
-    one, another = map(_static_part, (first, second))
-    found = []
-    for name, value in getattr(one, "__dict__", {}).items():
-        other = vars(another).get(name)
-        if isinstance(value, nnx.Variable) and isinstance(other, nnx.Variable):
-            value, other, name = _metadata(value), _metadata(other), f"the metadata of {name}"
-        if name.startswith(_OF_FLAX) or isinstance(value, nnx.Variable | nnx.Module | jax.Array):
-            continue
-        with contextlib.suppress(Exception):  # its comparison may raise anything
-            if not bool(value == other):
-                found.append(name)
+    found = _differing(_static_part(first), _static_part(second))
     if not found:
         return ""
     words = "is a static attribute that differs" if len(found) == 1 else "are such attributes"
     words = f"{' and '.join(found)} {words} between instances of one size"
-    if all(callable(vars(one).get(name)) for name in found):
+    if all(callable(value) for value in found.values()):
         words += ": use functions that the module defines, and not new ones for each layer"
     return Cause("static-differs", words)
+
+
+def _differing(one: object, another: object, place: str = "") -> dict[str, Any]:
+    """Return the static attributes of a module and its submodules that differ, by path."""
+    found: dict[str, Any] = {}
+    for name, value in getattr(one, "__dict__", {}).items():
+        other, path = getattr(another, "__dict__", {}).get(name), place + name
+        if isinstance(value, nnx.Variable) and isinstance(other, nnx.Variable):
+            value, other, path = _metadata(value), _metadata(other), f"the metadata of {path}"
+        if isinstance(value, nnx.Module):
+            found |= _differing(value, other, f"{path}.")
+        if name.startswith(_OF_FLAX) or isinstance(value, nnx.Variable | nnx.Module | jax.Array):
+            continue
+        with contextlib.suppress(Exception):  # its comparison may raise anything
+            if not bool(value == other):
+                found[path] = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    return found
+
+
+def unhashable_attributes(dense: Built) -> str:
+    """Return a cause that names the static attributes that have no hash."""
+    found = []
+    for name, value in getattr(dense.module, "__dict__", {}).items():
+        if isinstance(value, list | dict | set) and not name.startswith(_OF_FLAX):
+            found.append(f"{name}, a {type(value).__name__}")
+    if not found:
+        return ""
+    words = f"{' and '.join(found)}, has no hash, which a static attribute needs"
+    return Cause("static-unhashable", words)
 
 
 def _metadata(variable: Any) -> Any:
