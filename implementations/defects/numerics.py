@@ -103,9 +103,9 @@ BiasOfLargeOutputsLost = wrong.forward("Y003", "numerics/no-saturation", 5, coll
 clipped = wrong.casting("Y062", "numerics/no-saturation", 4, collateral=("forward/homogeneous",))(
     lambda seed, x, m: layer_output(seed, jnp.clip(x, -1e6, 1e6), m), "x is clipped at a million."
 )
-InputAsIntegers = wrong.forward("Y240", "numerics/no-saturation", 2, cause_id="input-truncated")(
+InputAsIntegers = wrong.forward("Y240", "numerics/precision", 2, cause_id="input-truncated")(
     lambda x, k, b: affine(x.astype(jnp.int32), k, b),
-    "x is cast to integers along with the sizes, which large numbers show first.",
+    "x is cast to integers along with the sizes.",
     when=lambda x, k, b: jnp.issubdtype(x.dtype, jnp.floating),
     collateral=("dtypes/half-input",),
 )

@@ -110,6 +110,14 @@ def _factor_of(layer: Layer, case: Case) -> float | None:
     return middle if same and abs(middle - 1) > _SAME else None
 
 
+def of_usual(layer: Layer, case: Case) -> str:
+    """Return why values of the scale 1 are wrong, at a size that separates explanations."""
+    case = _larger(case)
+    x, kernel, bias = case.normal("x", 8, case.in_features), case.kernel(), layer.bias_for(case)
+    found = layer.of(case).write(kernel, bias).rows(x)
+    return wrong_values.of_affine(found, x, kernel, bias, layer.value)
+
+
 def of_saturation(
     layer: Layer, case: Case, found: np.ndarray, right: np.ndarray, scale: float, own: float
 ) -> str:

@@ -275,6 +275,7 @@ def _candidates(
         Cause(
             "input-truncated", "the fractions of x are dropped: it is cast to integers"
         ): lambda: f(np.trunc(x), kernel, bias),
+        Cause("input-rounded", "x is rounded to integers"): lambda: f(np.round(x), kernel, bias),
         Cause("inputs-reversed", "the order of the inputs is reversed"): lambda: f(
             x[..., ::-1], kernel, bias
         ),
