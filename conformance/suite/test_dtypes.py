@@ -163,7 +163,7 @@ def test_cast_parameters(layer: Layer, case: Case) -> None:
     "dtypes/integer-input", SHOULD, ANY, wrong_numbers=MUST, presumes=[FLOAT32_THROUGHOUT], order=90
 )
 @rests_on(
-    *("numerics/precision", VALUE, "dtypes/float32-out"),
+    *("numerics/precision", VALUE, "dtypes/float32-out", "initialization/data-free-init"),
     *("transforms/jit", "transforms/gradients"),
 )
 @over(sizes=programs.FEW_SIZES)
@@ -285,7 +285,7 @@ def test_rank_promotion(layer: Layer, case: Case) -> None:
 
 
 @requirement("dtypes/x64-stable", MAY, PARAMETERS, order=100, seconds=1.0)
-@rests_on(VALUE)
+@rests_on(VALUE, "initialization/data-free-init")
 @over(sizes=[(3, 10)])
 def test_x64_stable(layer: Layer, case: Case) -> None:
     """Under x64, parameters are float32 with the same values, and float32 or int32 in gives float32
