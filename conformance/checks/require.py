@@ -99,7 +99,7 @@ NOT_CALLED = Cause(
     "lecun_normal()(key, shape)",
 )
 _FUNCTION_AS_ARRAY = re.compile(
-    r"of type <class 'function'>|got <class 'function'>|for @: '\w+' and 'function'"
+    r"of type <class 'function'>|got <class 'function'>|for @: '[\w.]+' and 'function'"
     r"|'function' object has no attribute '__r?matmul__'"
 )
 """The messages of JAX and of Python."""

@@ -348,7 +348,7 @@ def LinenInitializerNotMade(self: Any, x: ArrayLike) -> Array:
     """The function that makes the initializer is given for the initializer."""
     x, initializer = jnp.asarray(x), nn.initializers.lecun_normal
     kernel: Any = self.param("kernel", initializer, (x.shape[-1], self.features))
-    return jnp.dot(x, kernel) + self.param("bias", self.draw_bias, x)
+    return x @ kernel + self.param("bias", self.draw_bias, x)
 
 
 @wrong.init("Y383", "construction/bias-shape", 1, cause_id="bias-as-kernel")
