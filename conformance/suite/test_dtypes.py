@@ -113,6 +113,8 @@ def test_half_input(layer: Layer, case: Case) -> None:
             input_dtypes.require_as_given(layer, dense, x, x)
         if programs.is_plain(case) or case.kernel_shape not in programs.FEW_SIZES:
             _require_trained(layer, case, dense, x)
+        for other in _at_other_ranks(layer, case, str(x.dtype)):
+            _require_trained(layer, other, dense, other.normal("x", *other.x_shape).astype(dtype))
     if programs.is_plain(case) and layer.accepts((6,)):
         # No other check uses this shape, so that no program is kept for it.
         x = case.normal("x of another shape", 6, case.in_features)
@@ -121,6 +123,22 @@ def test_half_input(layer: Layer, case: Case) -> None:
         what = "after a call on bfloat16 of the same shape, f(x)"
         cause = Cause("kept-by-shape", "what is kept of a call depends on the shape of x alone")
         require.within(dense(x), reference.value, reference.bound, what, cause=cause)
+
+
+_TRAINED = {
+    "bfloat16": ((), (2, 3, 2)),
+    "float16": ((2, 3),),
+    "int8": ((),),
+    "int32": ((2, 3),),
+    "complex64": ((2, 3),),
+}
+"""The leading axes, besides a plain batch, at which an x of each dtype is differentiated."""
+
+
+def _at_other_ranks(layer: Layer, case: Case, dtype: str) -> list[Case]:
+    """Return the case with other leading axes, where the costly variants run."""
+    leads = _TRAINED.get(dtype, ()) if programs.is_plain(case) else ()
+    return [replace(case, lead=lead) for lead in leads if layer.accepts(lead)]
 
 
 def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None:
@@ -194,6 +212,9 @@ def test_integer_input(layer: Layer, case: Case) -> None:
             input_dtypes.require_as_given(layer, dense, x, x.astype(np.int64))
         if name == "uint8" and programs.is_plain(case):
             gradients.require_for_integers(layer, case, dense.parameters, x)
+        for other in _at_other_ranks(layer, case, name):
+            x_of = generator.integers(-9, 9, other.x_shape, np.int64, endpoint=True).astype(dtype)
+            gradients.require_for_integers(layer, other, dense.parameters, x_of)
         if name == "int32" and programs.is_plain(case):
             with require.during("jax.jit of the layer for an x of int32"):
                 y = programs.forward(layer)(dense.parameters, x)
@@ -225,9 +246,7 @@ def test_complex_input(layer: Layer, case: Case) -> None:
     if functions.is_function(layer):
         functions.require_dtypes(layer, case, np.complex64)
         return
-    x = (case.normal("real", *case.x_shape) + 1j * case.normal("imaginary", *case.x_shape)).astype(
-        np.complex64
-    )
+    x = _complex(case)
     dense = layer.written(case)
     if input_dtypes.takes(layer, x.dtype):
         if input_dtypes.casts(layer):
@@ -238,13 +257,19 @@ def test_complex_input(layer: Layer, case: Case) -> None:
         _require_value(layer, case, dense, as_jax(x), x)
         input_dtypes.require_not_finite(layer, dense, x)
         if programs.is_plain(case):
-            input_dtypes.require_complex_gradients(layer, case, dense, x)
+            for at in (case, *_at_other_ranks(layer, case, "complex64")):
+                input_dtypes.require_complex_gradients(layer, at, dense, _complex(at))
             # A complex copy of the kernel may be kept from the first call.
             other = replace(case, values=case.values + 1)
             dense.write(other.kernel(), other.bias())
             _require_value(layer, other, dense, as_jax(x), x)
     else:
         input_dtypes.require_refused(dense.raw, as_jax(x))
+
+
+def _complex(case: Case) -> np.ndarray:
+    x = case.normal("real", *case.x_shape) + 1j * case.normal("imaginary", *case.x_shape)
+    return x.astype(np.complex64)
 
 
 @requirement(

@@ -398,6 +398,20 @@ TrainsInHalves = wrong.forward("Y461", "dtypes/half-input", 5, cause_id="rule-of
 )
 
 
+def _exchanged(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
+    dx, dk, db = right_cotangents(x, kernel, g)
+    if x.ndim == 3:
+        dk = x.reshape(-1, x.shape[-1]).T @ jnp.swapaxes(g, 0, 1).reshape(-1, g.shape[-1])
+    return dx, dk.astype(kernel.dtype), db
+
+
+_half_sequences: Any = with_backward(_exchanged)
+TrainsOnHalfSequences = wrong.forward("Y466", "dtypes/half-input", 5)(
+    lambda x, k, b: _half_sequences(x, k, b),
+    "The kernel's gradient pairs sequences of float16 with those of other positions.",
+    when=lambda x, k, b: x.dtype == jnp.float16 and x.ndim > 0,
+)
+
 _complex_kernels: Any = weakref.WeakKeyDictionary()
 
 
