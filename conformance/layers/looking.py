@@ -284,21 +284,20 @@ def _of(make: Callable[..., Any], *lead: int) -> Any:
 
 
 def _as_called(found: Convention, apply: Callable[[Any, Any], Any], parameters: Any) -> Convention:
-    """Return the convention with the accepted ranks, 1 and 2, and the result's dtype."""
+    """Return the convention with the accepted ranks, and the dtype of the result."""
     results: dict[int, Any] = {}
-    for rank, lead in ((1, ()), (2, (_BATCH,))):
-        if rank in found.ranks:
-            try:
-                results[rank] = apply(parameters, _of(np.ones, *lead))
-            except Exception:
-                results[rank] = None
-    taken = [rank for rank, y in results.items() if y is not None]
-    refused = [rank for rank, y in results.items() if y is None]
-    if taken and refused:
-        # A layer that takes only vectors takes no batch of any rank.
-        ranks = (1,) if 2 in refused else tuple(r for r in found.ranks if r not in refused)
-        found = replace(found, ranks=ranks)
-    dtypes = {str(getattr(results[rank], "dtype", "")) for rank in taken}
+    for rank in found.ranks:
+        if rank > 2 and results.get(2) is None:
+            break  # a layer that takes only vectors takes no batch of any rank
+        lead = (_BATCH, 3, 2, 4)[: rank - 1]
+        try:
+            results[rank] = apply(parameters, _of(np.ones, *lead))
+        except Exception:
+            results[rank] = None
+    taken = [rank for rank in found.ranks if results.get(rank) is not None]
+    if taken:
+        found = replace(found, ranks=tuple(taken))
+    dtypes = {str(getattr(results[rank], "dtype", "")) for rank in taken if rank <= 2}
     dtype = dtypes.pop() if len(dtypes) == 1 else ""
     if dtype == found.returned:
         return found

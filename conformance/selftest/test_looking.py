@@ -142,6 +142,14 @@ class FlatVectors(nnx.Linear):
         return super().__call__(inputs.reshape(-1))
 
 
+class OneBatchAxis(FlatVectors):
+    """A layer whose subscripts name one axis of the batch."""
+
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        assert self.bias is not None
+        return jnp.einsum("bi,io->bo", inputs, self.kernel[...]) + self.bias[...]
+
+
 def half_without_bias(din: int, dout: int, rngs: nnx.Rngs) -> nnx.Linear:
     """Return a layer of Flax."""
     half = jnp.bfloat16
@@ -189,6 +197,7 @@ class Adapted(nnx.Module):
         (Half, {"parameter_dtype": "bfloat16", "compute_dtype": "bfloat16", "casts_input": True}),
         (VectorsAlone, {"layout": "out,in", "parameter_names": ("w", "b"), "ranks": (1,)}),
         (VectorsWithoutBias, {"use_bias": False, "ranks": (1,)}),
+        (OneBatchAxis, {"ranks": (2,)}),
         (
             Logits,
             {
@@ -263,6 +272,7 @@ ROWS = (
         ("Counting", ["state/exact-state"], 'extra_state = ["calls"]'),
         ("Stepping", ["construction/only-two-parameters"], 'extra_parameters = ["step"]'),
         ("FlatVectors", ["forward/output-shape"], "ranks = [1]"),
+        ("OneBatchAxis", ["forward/output-shape"], "ranks = [2]"),
     ],
 )
 def test_one_difference_is_one_finding(

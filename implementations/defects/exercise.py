@@ -144,7 +144,9 @@ def padded_to_eight(seed: int, x: Array, m: int) -> Array:
 @defect("X258", "exercise/bad-arguments-raise", 3)
 def anything_goes(seed: float, x: ArrayLike, features: float) -> Array:
     """NaN counts as 0 and infinity as a large number."""
-    number = float(np.nan_to_num(float(seed), posinf=1.0, neginf=0.0))
+    number = seed
+    if not isinstance(seed, int):
+        number = float(np.nan_to_num(float(seed), posinf=1.0, neginf=0.0))
     count = float(np.nan_to_num(float(features), nan=1.0, posinf=1.0, neginf=1.0))
     return correct_dense_forward(number, x, count)
 

@@ -82,7 +82,9 @@ OneOutputSqueezed = wrong.output("X512", "forward/output-shape", 3, cause_id="ax
     lambda y, x: y[..., 0] if y.shape[-1] == 1 and x.ndim > 1 else y,
     "A single output of a batch comes without its axis.",
 )
-WidthOfTheSecondAxis = wrong.linen_kernel("X623", "forward/output-shape", 3)(
+WidthOfTheSecondAxis = wrong.linen_kernel(
+    "X623", "forward/output-shape", 3, collateral=("initialization/data-free-init",)
+)(
     lambda key, x, m: scaled_normal(key, x.shape[1] if x.ndim > 1 else 1, m),
     "The number of inputs is `x.shape[1]`, which a vector does not have.",
 )
@@ -173,7 +175,14 @@ ReadOnlyInItsOrder = wrong.given("Y116", "forward/array-likes", 4, cause_id="str
     "A read-only NumPy array of rank 3 is copied in the order of its memory.",
     when=lambda x: isinstance(x, np.ndarray) and x.ndim == 3 and not x.flags.writeable,
 )
-OneBatchDimension = wrong.forward("N119", "forward/output-shape", 2, cause_id="rank-2-only")(
+OneBatchDimension = wrong.forward(
+    "N119",
+    "forward/output-shape",
+    2,
+    cause_id="rank-2-only",
+    # An einsum takes an axis of length 1 for any length.
+    collateral=("forward/width-one-raises",),
+)(
     lambda x, k, b: jnp.einsum("bi,io->bo", x, k) + jnp.broadcast_to(b, (x.shape[0], k.shape[1])),
     "An einsum with one batch index: inputs of rank 3 and more raise.",
     when=lambda x, k, b: x.ndim >= 2,
@@ -318,7 +327,13 @@ def LoopsOverRows(self: Any, x: ArrayLike) -> Array:
     return jnp.reshape(jnp.asarray(found, jnp.float32), (rows, -1 if rows else self.bias.shape[0]))
 
 
-@wrong.call("Y376", "forward/output-shape", 1, cause_id="rank-2-only")
+@wrong.call(
+    "Y376",
+    "forward/output-shape",
+    1,
+    cause_id="rank-2-only",
+    collateral=("forward/width-one-raises", "numerics/one-product"),
+)
 def SumOverTheMiddle(self: Any, x: ArrayLike) -> Array:
     """Axes are counted from the front, as they are in a matrix."""
     x = jnp.asarray(x)
@@ -400,7 +415,7 @@ def NumPyForNumPy(self: Any, x: ArrayLike) -> Any:
     return np.asarray(y) if isinstance(x, np.ndarray) and not is_traced(y) else y
 
 
-@wrong.forward("Y463", "forward/batch-independent", 4)
+@wrong.forward("Y463", "forward/batch-independent", 4, cause_id="rows-mixed")
 def ScaledByTheLargest(x: Array, kernel: Array, bias: Array) -> Array:
     """A batch is divided by a power of two near its largest number, and multiplied again."""
     if x.dtype != jnp.float32 or x.size == 0:

@@ -331,7 +331,7 @@ OneRowDropped = wrong.forward("Y287", GRADIENTS, 4, cause_id="gradient-cut")(
 )
 
 
-LongOutsideOfJit = wrong.forward("Y288", GRADIENTS, 5, cause_id="gradient-halved")(
+LongOutsideOfJit = wrong.forward("Y288", GRADIENTS, 5)(
     ruled(
         lambda x, k, g: scaled(
             right_cotangents(x, k, g),

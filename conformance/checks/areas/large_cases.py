@@ -8,6 +8,7 @@ import numpy as np
 
 from conformance.checks import programs, require
 from conformance.checks.cases import BATCH, Case
+from conformance.checks.diagnosis import shapes
 from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
 
@@ -44,12 +45,17 @@ def require_small_beside_large(layer: Layer, case: Case) -> None:
 
     A batch that is divided by its largest number, and multiplied again, loses them.
     """
-    dense = layer.of(case).write(case.kernel(), np.zeros(case.out_features, np.float32))
+
+    def rows(x: np.ndarray) -> np.ndarray:
+        dense = layer.of(case).write(case.kernel(), np.zeros(case.out_features, np.float32))
+        return np.asarray(dense(x))[1:]
+
     small = case.normal("small x", *BATCH, case.in_features, scale=1e-10)
     beside = small.copy()
     beside[0] = case.normal("large row", case.in_features, scale=1e34)
-    alone, found = (np.asarray(dense(x))[1:] for x in (small, beside))
-    require.equal(found, alone, "f(x) for rows of 1e-10, beside a row of 1e34,")
+    what = "f(x) for rows of 1e-10, beside a row of 1e34,"
+    # The layers are new, so that none remembers another x.
+    require.equal(rows(beside), rows(small), what, cause=shapes.ROWS_MIXED)
 
 
 def require_tall(layer: Layer, case: Case) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from typing import NoReturn
 
 import numpy as np
 
@@ -77,6 +80,24 @@ def require_abstract_shapes(layer: Layer, case: Case) -> None:
                 except Violation as violation:
                     raise violation.because(shapes.of_refusal(layer, case, lead)) from violation
             require_shape(layer, getattr(found, "shape", ()), lead, case)
+
+
+def fail_for_ranks(layer: Layer, case: Case, refused: Sequence[int]) -> NoReturn:
+    """Fail because the layer refuses an x of these ranks, with what it raises for one of them."""
+    # What refuses three axes says more than what refuses a vector.
+    rank = next((rank for rank in refused if rank > 2), refused[0])
+    lead, case = (2, 3, 2, 4)[: rank - 1], replace(case, in_features=3, out_features=10)
+    found = f"the layer raises for an x of rank {', '.join(map(str, refused))}"
+    try:
+        layer.forward(case.seed, np.ones((*lead, case.in_features), np.float32), case.out_features)
+    except Violation as violation:
+        found += f": {violation.found}"
+    raise Violation(
+        found,
+        accepted="every rank",
+        cause=shapes.of_refusal(layer, case, lead),
+        declare=f"ranks = {list(layer.convention.ranks)}",
+    )
 
 
 def require_no_rows(layer: Layer, case: Case, lead: tuple[int, ...]) -> None:

@@ -27,6 +27,9 @@ NO_ROWS_REFUSED = Cause("empty-batch", "a batch of no rows is refused")
 NO_ROWS = Cause(
     "no-rows", "a batch of no rows is a special case: other batches have their shape and dtype"
 )
+ROWS_MIXED = Cause(
+    "rows-mixed", "rows of a batch are mixed: a statistic over the batch, or its axes"
+)
 VECTORS_ONLY = Cause("vectors-only", "the layer takes vectors only: a batch of rows is refused")
 LEFT = Cause(
     "operands-exchanged",
@@ -362,7 +365,7 @@ def of_rows(
         return REMEMBERED
     if order is not None:  # an earlier check showed that a row does not change the others
         return Cause("row-by-place", "the result for a row depends on its place in the batch")
-    return Cause("rows-mixed", "rows of a batch are mixed: a statistic over the batch, or its axes")
+    return ROWS_MIXED
 
 
 def of_form(f: Any, found: np.ndarray, value: np.ndarray) -> str:
