@@ -222,7 +222,7 @@ def _no_column_repeats(layer: Layer) -> None:
     kernel = layer.build(*size).kernel
     if np.unique(np.abs(kernel)).size < kernel.size / 4:
         return  # kernel-resolution and kernel-law report a kernel of few magnitudes
-    # kernel-law reports weights of 0, of which a column may have no other.
+    # Columns of zeros are equal; kernel-law reports them.
     columns = [column.tobytes() for column in kernel.T if column.all()]
     repeated = len(columns) - len({*columns})
     require.that(
