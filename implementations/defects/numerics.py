@@ -107,7 +107,7 @@ InputAsIntegers = wrong.forward("Y240", "numerics/precision", 2, cause_id="input
     lambda x, k, b: affine(x.astype(jnp.int32), k, b),
     "x is cast to integers along with the sizes.",
     when=lambda x, k, b: jnp.issubdtype(x.dtype, jnp.floating),
-    collateral=("dtypes/half-input",),
+    collateral=("dtypes/half-input", "dtypes/strict-promotion"),
 )
 SumOfProducts = wrong.forward("X119", "numerics/one-product", 4)(
     lambda x, k, b: (x[..., :, None] * k).sum(axis=-2) + b,
