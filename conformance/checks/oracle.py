@@ -56,6 +56,14 @@ class Bounded:
     value: np.ndarray
     bound: np.ndarray
 
+    def admits(self, found: np.ndarray, times: float = 1.0) -> bool:
+        """Return whether an array has the value's shape, and errors of so many bounds at most."""
+        if np.shape(found) != np.shape(self.value):
+            return False
+        wide = found if np.iscomplexobj(found) else np.asarray(found, np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            return bool(np.all(np.abs(wide - self.value) <= times * self.bound))
+
 
 def unit_roundoff(dtype: DTypeLike) -> float:
     """Return the unit roundoff of a dtype, by its name.

@@ -98,7 +98,7 @@ def _faults(y: np.ndarray, x: np.ndarray, features: int) -> Iterator[str]:
     bias, kernel = y[0], y[1 : 1 + in_features] - y[0]
     expected = oracle.affine(x, kernel, bias)
     # Twice the bound, because the recovered kernel has a rounding error as well.
-    if not (np.abs(y[1 + in_features :] - expected.value) <= 2 * expected.bound).all():
+    if not expected.admits(y[1 + in_features :], times=2):
         yield "f(x) is not x @ K + b with the K and b of f(e_i) and f(0)"
     if bias.any():
         yield "f(0) is not 0: the bias does not start at 0"

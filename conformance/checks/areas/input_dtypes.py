@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import oracle, programs, require
+from conformance.checks.areas import gradients
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
@@ -83,11 +84,9 @@ def require_complex_gradients(layer: Layer, case: Case, dense: Built, x: np.ndar
         values = (dense.parameters, case.kernel(), case.bias(), x, g)
         y, found = jax.device_get(programs.pullback(layer)(*values))
     arithmetic = layer.arithmetic(case.in_features)
+    point = gradients.Point("x of complex64", case.kernel(), layer.bias_for(case), x, g)
     in_its_dtype = layer.arithmetic(case.in_features, x.dtype)
-    its = in_its_dtype.affine(x, case.kernel(), layer.bias_for(case))
-    of_rule = Cause("rule-of-another-value", "a rule of differentiation returns another value")
-    what = "f(x) returned with its gradients for a complex x"
-    require.within(y, its.value, its.bound, what, cause=of_rule)
+    gradients.require_value(layer, y, point, "jax.vjp", in_its_dtype)
     references = {
         "kernel": arithmetic.kernel_gradient(x, g),
         "bias": arithmetic.bias_gradient(g),
@@ -169,6 +168,11 @@ def refused(layer: Layer) -> tuple[str, ...]:
     return tuple(kind for kind in layer.convention.inputs if kind not in taken)
 
 
+def works_with(layer: Layer, dtype: Any) -> bool:
+    """Return whether the layer declares to take an x of this dtype, and does not raise for it."""
+    return takes(layer, dtype) and _kind(dtype) not in refused(layer)
+
+
 def require_taken(layer: Layer, dense: Built, x: np.ndarray) -> None:
     """Require an x of a dtype that the layer declares to take not to raise."""
     x = x if layer.accepts(x.shape[:-1]) else x[0]
@@ -240,9 +244,9 @@ def cause_of(
             ): oracle.rounded_twice(oracle.affine(equivalent, *rounded), str(x.dtype))
         }
     right = oracle.affine(equivalent, kernel, bias)
-    if np.shape(found) != right.value.shape or _explains(found, right):
+    if np.shape(found) != right.value.shape or right.admits(found):
         return ""
-    causes = (words for words, other in candidates.items() if _explains(found, other))
+    causes = (words for words, other in candidates.items() if other.admits(found))
     return next(causes, "") or _of_factor(found - bias, right.value - bias)
 
 
@@ -261,9 +265,3 @@ def _of_factor(product: np.ndarray, right: np.ndarray) -> str:
 _MANY = 8
 _SAME = 1e-3
 """The relative difference that rounding leaves between two factors."""
-
-
-def _explains(found: np.ndarray, reference: oracle.Bounded) -> bool:
-    with np.errstate(invalid="ignore", over="ignore"):
-        error = np.abs(found.astype(reference.value.dtype) - reference.value)
-        return bool(np.all(error <= reference.bound))

@@ -283,8 +283,7 @@ def _is_left(layer: Layer, case: Case) -> bool:
         found = np.asarray(layer.of(case).write(kernel, bias)(x))
     except Exception:  # it refuses vectors
         return False
-    reference = layer.value(x, kernel.T, bias)
-    return bool(np.all(np.abs(found - reference.value) <= reference.bound))
+    return layer.value(x, kernel.T, bias).admits(found)
 
 
 def of_result(found: tuple[int, ...], lead: tuple[int, ...], out_features: int) -> str:
@@ -341,10 +340,7 @@ def _of_acceptance(layer: Layer, case: Case, lead: tuple[int, ...], width: int) 
 
 
 def _is_output(dense: Built, found: np.ndarray, x: np.ndarray) -> bool:
-    reference = dense.layer.value(x, dense.kernel, dense.bias)
-    if found.shape != reference.value.shape:
-        return False
-    return bool(np.all(np.abs(found.astype(np.float64) - reference.value) <= reference.bound))
+    return dense.layer.value(x, dense.kernel, dense.bias).admits(found)
 
 
 def of_rows(

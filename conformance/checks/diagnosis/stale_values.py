@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.checks import oracle, require
+from conformance.checks import require
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.errors import Cause
@@ -51,7 +51,7 @@ def require_fresh(
         The kernel and the bias of the layer after construction.
     """
     last = layer.kernel_for(case), layer.bias_for(case)
-    if _is(found, layer.value(x, *last)):
+    if layer.value(x, *last).admits(found):
         return
     earlier = values_before(*last)
     kernels, biases = (
@@ -62,7 +62,7 @@ def require_fresh(
     for (of_kernel, kernel), (of_bias, bias) in itertools.product(kernels, biases):
         stale = {"kernel": of_kernel, "bias": of_bias}
         old = {name: when for name, when in stale.items() if when != _LAST}
-        if old and _is(found, layer.value(x, kernel, bias)):
+        if old and layer.value(x, kernel, bias).admits(found):
             if _BUILT not in old.values() and _is_wrong_when_new(layer, case):
                 return  # the value is wrong without an earlier write, too
             made = _when_copied(layer, case, x) if _BUILT in old.values() else "in a call"
@@ -80,14 +80,14 @@ def _is_wrong_when_new(layer: Layer, case: Case) -> bool:
     other = replace(case, in_features=case.in_features + 1)
     x = other.normal("x", 8, other.in_features)
     right = layer.value(x, layer.kernel_for(other), layer.bias_for(other))
-    return not _is(layer.written(other).rows(x), right)
+    return not right.admits(layer.written(other).rows(x))
 
 
 def of_copy(layer: Layer, case: Case) -> str:
     """Return a cause if f keeps the kernel and the bias of construction after both are written."""
     x, dense = case.normal("x", 8, case.in_features), layer.of(case)
     built = layer.value(x, dense.kernel, dense.bias)
-    if not _is(layer.written(case).rows(x), built):
+    if not built.admits(layer.written(case).rows(x)):
         return ""
     if not _is_rebuilt(dense):
         words = "tree_unflatten does not use the arrays that it is given: JAX rebuilds a layer so"
@@ -117,13 +117,7 @@ def _when_copied(layer: Layer, case: Case, x: np.ndarray) -> str:
     fresh = layer.build(*case.kernel_shape, (case.seed + 1) % 2**32)
     kernels, biases = [fresh.kernel, layer.kernel_for(case)], [fresh.bias, layer.bias_for(case)]
     found = np.asarray(fresh.write(kernels[1], biases[1])(x))
-    if _is(found, layer.value(x, kernels[1], biases[1])):
+    if layer.value(x, kernels[1], biases[1]).admits(found):
         return "in the first call"
-    own = any(_is(found, layer.value(x, *pair)) for pair in itertools.product(kernels, biases))
+    own = any(layer.value(x, *pair).admits(found) for pair in itertools.product(kernels, biases))
     return "at construction" if own else "for another instance"
-
-
-def _is(found: np.ndarray, formula: oracle.Bounded) -> bool:
-    return found.shape == formula.value.shape and bool(
-        np.all(np.abs(found.astype(np.float64) - formula.value) <= formula.bound)
-    )

@@ -110,12 +110,15 @@ def _factor_of(layer: Layer, case: Case) -> float | None:
     return middle if same and abs(middle - 1) > _SAME else None
 
 
+def at_usual(layer: Layer, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return f(x) with x, kernel and bias of the scale 1, for 8 rows of x."""
+    x, kernel, bias = case.normal("x", 8, case.in_features), case.kernel(), layer.bias_for(case)
+    return layer.of(case).write(kernel, bias).rows(x), x, kernel, bias
+
+
 def of_usual(layer: Layer, case: Case) -> str:
     """Return why values of the scale 1 are wrong, at a size that separates explanations."""
-    case = _larger(case)
-    x, kernel, bias = case.normal("x", 8, case.in_features), case.kernel(), layer.bias_for(case)
-    found = layer.of(case).write(kernel, bias).rows(x)
-    return wrong_values.of_affine(found, x, kernel, bias, layer.value)
+    return wrong_values.of_affine(*at_usual(layer, _larger(case)), layer.value)
 
 
 def of_saturation(
@@ -127,10 +130,8 @@ def of_saturation(
     """
     few = 1 in case.kernel_shape
     case = _larger(case) if few else case
-    x, kernel, bias = case.normal("x", 8, case.in_features), case.kernel(), layer.bias_for(case)
-    usual = layer.of(case).write(kernel, bias).rows(x)
-    reference = layer.value(x, kernel, bias)
-    if not np.all(np.abs(usual - reference.value) <= reference.bound):
+    usual, x, kernel, bias = at_usual(layer, case)
+    if not layer.value(x, kernel, bias).admits(usual):
         return wrong_values.of_affine(usual, x, kernel, bias, layer.value)
     if few:
         x = case.normal("x", 8, case.in_features, scale=scale)

@@ -78,14 +78,14 @@ def of_zero_and_basis(
         return ""
     if cause == RELU:
         return cause if found.min() >= 0 else ""
-    of_bias = _explains(found, oracle.affine(eye, kernel, at_zero))
+    of_bias = oracle.affine(eye, kernel, at_zero).admits(found)
     if id_of(cause) == "reduced-precision" and of_bias:
         return Cause("bias-rounded", "the bias is rounded to a narrower dtype")
     if id_of(cause).startswith("bias-"):
         if of_bias:
             return cause
         right = oracle.affine(eye, kernel, bias)
-        return "" if _explains(found, right) else _factor(found, right)
+        return "" if right.admits(found) else _factor(found, right)
     return cause
 
 
@@ -111,12 +111,12 @@ def of_affine(
     right = value(x, kernel, bias)
     if not np.all(np.isfinite(right.value)):
         return ""
-    if _explains(found, right):
+    if right.admits(found):
         return ""
     named = [
         cause
         for cause, formula in _candidates(x, kernel, bias, value).items()
-        if _explains(found, formula())
+        if formula().admits(found)
     ]
     if named:
         return named[0] if len(named) == 1 else ""
@@ -232,13 +232,6 @@ def _span(places: np.ndarray, total: int) -> str:
     return ", ".join(map(str, places[:5])) + (", ..." if places.size > 5 else "")
 
 
-def _explains(found: np.ndarray, formula: oracle.Bounded) -> bool:
-    if found.shape != formula.value.shape:
-        return False
-    with np.errstate(invalid="ignore"):
-        return bool(np.all(np.abs(found.astype(np.float64) - formula.value) <= formula.bound))
-
-
 def _candidates(
     x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, f: Formula
 ) -> Mapping[str, Callable[[], oracle.Bounded]]:
@@ -329,7 +322,7 @@ def _reduced_precision(
             product = found.astype(np.float64) - bias
             held_product = rounded(product.astype(np.float32), name)
             if (
-                any(_explains(found, each) for each in operands)
+                any(each.admits(found) for each in operands)
                 or np.array_equal(held, found)
                 or bool(np.all(np.abs(product - held_product) <= right.bound))
             ):
@@ -344,9 +337,9 @@ def of_wide_result(
     """Return whether a result that is declared to be wider is rounded as if it were not."""
     if not its.is_wider or its.sums == its.results or not is_exact(found, its.results):
         return ""
-    if _explains(found, its.affine(x, kernel, bias)):
+    if its.affine(x, kernel, bias).admits(found):
         return ""
-    if not _explains(found, replace(its, sums=its.results).affine(x, kernel, bias)):
+    if not replace(its, sums=its.results).affine(x, kernel, bias).admits(found):
         return ""
     words = f"the result is rounded to {its.results}, and then cast to float32"
     return Cause(
