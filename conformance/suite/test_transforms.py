@@ -10,6 +10,7 @@ import numpy as np
 
 from conformance.checks import jaxprs, programs, require
 from conformance.checks.areas import (
+    combinations,
     compilation,
     gradients,
     maps,
@@ -230,6 +231,20 @@ def test_vmap(layer: Layer, case: Case) -> None:
         require.within(by_rows, one.value, one.bound, "jax.vmap over x, outside of jit,")
         maps.require_maps_of_parts(layer, case, parameters)
         maps.require_along_names(layer, parameters, x, one)
+
+
+@requirement("transforms/combined", SHOULD, PARAMETERS, wrong_numbers=MUST)
+@rests_on(VALUE, "transforms/gradients", "forward/tall-batch", "state/instances-independent")
+@over(sizes=programs.FEW_SIZES[-1:], at_most=1)
+def test_combined(layer: Layer, case: Case) -> None:
+    """Value and derivatives are right in each pair of circumstances that are right alone.
+
+    The factors are how the layer is made (new, copied, called before, with ``use_bias``, ``dtype``
+    or ``param_dtype``, cast to bfloat16), the dtype and the leading axes of x, the size, and how it
+    is called (``jax.vjp``, ``jax.jvp``, ``jax.checkpoint``, ``jax.vmap`` over x or over layers).
+    Programs with the same operations are computed once.
+    """
+    combinations.require_pairs(layer, case)
 
 
 @requirement("transforms/scan-and-remat", SHOULD, PARAMETERS, wrong_numbers=MUST)

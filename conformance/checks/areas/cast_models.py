@@ -90,17 +90,28 @@ def _require_values(layer: Layer, dense: Built, x: np.ndarray, half: str, what: 
         require.within(np.asarray(y, np.float32), reference.value, bound, which)
 
 
-def _require_gradients(layer: Layer, case: Case, half: str) -> None:
-    """Require the gradients of parameters and x in half precision, if the layer has a rule."""
+def in_half(layer: Layer, half: str) -> Layer | None:
+    """Return the layer as one of half precision, as which it is judged once it is cast to it.
+
+    None if the layer declares a dtype, or another kernel than its parameter. Its own rule of
+    differentiation may add in half precision, too.
+    """
     its = layer.convention
     dtypes = {its.parameter_dtype, its.compute_dtype, its.returned}
     plain = dtypes == {"float32"} and not its.casts_input
-    if not plain or its.product_error or layer.reparameterized or not layer.accepts(BATCH):
-        return
-    # The same layer, expected to compute in half precision. Its own rule may add in it, too.
+    if not plain or its.product_error or layer.reparameterized:
+        return None
     changed = replace(its, parameter_dtype=half, compute_dtype=half, accumulate=half)
     view = Layer(layer.implementation.with_convention(changed), layer.entry)
     view.seen = replace(layer.seen, convention=changed)
+    return view
+
+
+def _require_gradients(layer: Layer, case: Case, half: str) -> None:
+    """Require the gradients of parameters and x in half precision, if the layer has a rule."""
+    view = in_half(layer, half)
+    if view is None or not layer.accepts(BATCH):
+        return
     parameters = layer.written(case).cast(half).parameters
     point = next(gradients.points(case, BATCH))
     x, g = (case.normal(name, *shape) for name, shape in

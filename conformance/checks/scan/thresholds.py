@@ -16,7 +16,7 @@ from conformance.checks import jaxprs
 
 _COMPARING = {"eq", "ne", "lt", "le", "gt", "ge", "max", "min", "clamp", "rem"}
 _PASSING = {"convert_element_type", "broadcast_in_dim", "copy", "copy_p", "neg", "reshape"}
-_OF_SHAPE = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "expand_dims", "copy", "copy_p"}
+OF_SHAPE = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "expand_dims", "copy", "copy_p"}
 
 
 def thresholds(jaxpr: Any) -> tuple[frozenset[float], frozenset[int]]:
@@ -74,7 +74,7 @@ def arithmetic(jaxpr: Any) -> frozenset[tuple[str, ...]]:
         parts = [*jaxprs.inner(equation)]
         for part in parts:
             found |= arithmetic(part)
-        if not parts and equation.primitive.name not in _OF_SHAPE:
+        if not parts and equation.primitive.name not in OF_SHAPE:
             variables = (*equation.invars, *equation.outvars)
             dtypes = [str(getattr(v.aval, "dtype", type(v.aval).__name__)) for v in variables]
             found.add((equation.primitive.name, *dtypes))

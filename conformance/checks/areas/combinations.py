@@ -1,0 +1,304 @@
+"""Checks circumstances in pairs: each may be right alone, and two of them meet in one branch.
+
+The rows are a covering array of strength two: each pair of levels of two factors is in one of them,
+as in pairwise testing of configurations. Each row is traced, which costs milliseconds. Only a row
+whose program has other operations than those before it is compiled and computed.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import copy
+import itertools
+import pickle
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from conformance.checks import jaxprs, oracle, programs, require
+from conformance.checks.areas import cast_models, gradients, input_dtypes, options
+from conformance.checks.arithmetic import rounded
+from conformance.checks.arrays import as_jax
+from conformance.checks.cases import BATCH, Case
+from conformance.checks.layer import Built, Layer
+from conformance.checks.scan.points import larger
+from conformance.checks.scan.thresholds import OF_SHAPE
+from conformance.errors import Cause, Violation
+from conformance.jax_setup.lazy import jax, jnp
+
+# A layer as the checks see it, with its parameters for a case.
+Made = Callable[[Case], tuple[Layer, Any]]
+
+
+class Row(NamedTuple):
+    """One level of each factor: how the layer is made, x, the size, and how it is called."""
+
+    made: str
+    dtype: str
+    lead: tuple[int, ...]
+    size: tuple[int, int]
+    called: str
+
+    def in_words(self, base: Row) -> list[str]:
+        """Return the levels that differ from those of the base, in words."""
+        words = {
+            "made": self.made,
+            "dtype": f"x of dtype {self.dtype}",
+            "lead": f"x of shape {(*self.lead, self.size[0])}",
+            "size": f"in_features={self.size[0]} and out_features={self.size[1]}",
+            "called": self.called,
+        }
+        return [words[name] for name in self._fields if getattr(self, name) != getattr(base, name)]
+
+
+_BASE = Row("a new layer", "float32", BATCH, (3, 10), "jax.vjp")
+_DTYPES = ("float32", "bfloat16", "float16", "int32")
+_LEADS: tuple[tuple[int, ...], ...] = (BATCH, (), (300,), (2, 3), (2, 3, 2))
+_CALLED = ("jax.vjp", "jax.vmap over x", "jax.vmap over layers", "jax.checkpoint", "jax.jvp")
+_MEMBERS = 3
+
+
+def pairwise(factors: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
+    """Yield combinations of one level for each factor, so that each pair of levels is in one.
+
+    This is the greedy algorithm of AETG: a row starts with a pair that is missing, and takes for
+    each other factor the level with the most missing pairs.
+    """
+    places = [(i, level) for i, levels in enumerate(factors) for level in range(len(levels))]
+    missing = {pair for pair in itertools.combinations(places, 2) if pair[0][0] != pair[1][0]}
+    generator = random.Random(0)
+    while missing:
+        row = dict(min(missing))
+        others = [i for i in range(len(factors)) if i not in row]
+        for i in generator.sample(others, len(others)):
+            gained = [
+                sum(tuple(sorted(((i, level), at))) in missing for at in row.items())
+                for level in range(len(factors[i]))
+            ]
+            row[i] = gained.index(max(gained))
+        missing -= {*itertools.combinations(sorted(row.items()), 2)}
+        yield tuple(factors[i][row[i]] for i in range(len(factors)))
+
+
+def require_pairs(layer: Layer, case: Case) -> None:
+    """Require values and derivatives in each pair of circumstances that are right alone."""
+    made = {way: _once(way, make) for way, make in _ways(layer).items()}
+    # Small, of one output, and beyond 128: sizes whose construction is compiled anyway.
+    sizes = [(3, 10), (5, 1), *(each.kernel_shape for each in larger(layer)[:1])]
+    leads = [lead for lead in _LEADS if layer.accepts(lead)]
+    factors: list[Sequence[Any]] = [
+        [*made],
+        [dtype for dtype in _DTYPES if input_dtypes.works_with(layer, dtype)],
+        leads,
+        sizes,
+        [how for how in _CALLED if how != "jax.jvp" or programs.has_forward_mode(layer, case)],
+    ]
+    base = Row(*(levels[0] for levels in factors))
+    known: set[Any] = set()
+
+    def is_right(row: Row) -> bool:
+        with contextlib.suppress(Violation):
+            _require(made, row, case, known)
+            return True
+        return False
+
+    # Other requirements report a level that is wrong alone.
+    factors = [
+        [each for each in levels if is_right(base._replace(**{name: each}))]
+        for name, levels in zip(Row._fields, factors, strict=True)
+    ]
+    if not all(factors):
+        require.not_applicable("it is wrong without any of the circumstances that are combined")
+    for levels in pairwise(factors):
+        row = Row(*levels)
+        if not is_right(row):
+            _report(made, row, base, case)
+
+
+def _report(made: dict[str, Made], row: Row, base: Row, case: Case) -> None:
+    """Raise the violation of the fewest circumstances of a row that are wrong together."""
+    for name in Row._fields:
+        simpler = row._replace(**{name: getattr(base, name)})
+        try:
+            _require(made, simpler, case, set())
+        except Violation:
+            row = simpler
+    words = " and ".join(row.in_words(base))
+    cause = Cause("wrong-together", "each of these is right alone, and they are not together")
+    try:
+        _require(made, row, case, set())
+    except Violation as violation:
+        raise violation.because(violation.cause or cause).located(words) from violation.__cause__
+
+
+def _require(made: dict[str, Made], row: Row, case: Case, known: set[Any]) -> None:
+    """Require the value and the derivatives in a row, unless its program is one of the known."""
+    case = replace(case, in_features=row.size[0], out_features=row.size[1], lead=row.lead, values=1)
+    layer, parameters = made[row.made](case)
+    x, g = _numbers(row, case)
+    given = (case.kernel(), case.bias(), as_jax(x, row.dtype), g)
+    program = _program(layer, row)
+    with require.during(f"tracing {row.called} of the layer"):
+        traced = jax.jit(program).trace(parameters, *given)
+    key = _operations(traced.jaxpr)
+    if key in known:
+        return
+    known.add(key)
+    with require.during(f"{row.called} of the layer"):
+        y, found = jax.device_get(programs.compiled_to_run_once(traced)(parameters, *given))
+    _compare(layer, row, case, x, g, y, found)
+
+
+def _numbers(row: Row, case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Return x, as float32 numbers that its dtype represents, and the cotangent."""
+    members = (_MEMBERS,) if row.called == "jax.vmap over layers" else ()
+    shape = (*members, *case.x_shape)
+    whole = row.dtype == "int32"
+    x = case.integers("x", *shape) if whole else rounded(case.normal("x", *shape), row.dtype)
+    return x, case.normal("cotangent", *shape[:-1], case.out_features)
+
+
+def _program(layer: Layer, row: Row) -> Callable[..., Any]:
+    """Return ``(parameters, kernel, bias, x, g) -> (y, derivatives)`` of the row's call."""
+    f = programs.affine(layer)
+
+    def program(parameters: Any, kernel: Any, bias: Any, x: Any, g: Any) -> Any:
+        def y(kernel: Any, bias: Any, x: Any) -> Any:
+            if row.called == "jax.vmap over layers":
+                return jax.vmap(f, (None, 0, 0, 0))(parameters, kernel, bias, x)
+            if row.called == "jax.vmap over x" and row.lead:
+                return jax.vmap(f, (None, None, None, 0))(parameters, kernel, bias, x)
+            called = jax.checkpoint(f) if row.called == "jax.checkpoint" else f
+            return called(parameters, kernel, bias, x)
+
+        if row.called == "jax.vmap over layers":
+            kernel, bias = (jnp.stack([each * (i + 1) for i in range(_MEMBERS)])
+                            for each in (kernel, bias))  # fmt: skip
+        # An integer has no derivative.
+        values = (kernel, bias) if row.dtype == "int32" else (kernel, bias, x)
+
+        def of(*given: Any) -> Any:
+            return y(*given, *(kernel, bias, x)[len(given) :])
+
+        if row.called == "jax.jvp":
+            return jax.jvp(of, values, values)
+        result, back = jax.vjp(of, *values)
+        return result, back(g.astype(result.dtype))
+
+    return program
+
+
+def _operations(jaxpr: Any) -> Any:
+    """Return the operations of a program with their dtypes and numbers, without its shapes."""
+    counted: collections.Counter[Any] = collections.Counter()
+    for equation in jaxprs.equations(jaxpr.jaxpr):
+        if equation.primitive.name not in OF_SHAPE and not [*jaxprs.inner(equation)]:
+            variables = (*equation.invars, *equation.outvars)
+            numbers = [float(v.val) for v in variables if np.ndim(getattr(v, "val", [])) == 0]
+            dtypes = [str(getattr(v.aval, "dtype", "")) for v in variables]
+            counted[equation.primitive.name, *dtypes, *numbers] += 1
+    return frozenset(counted.items())
+
+
+def _compare(
+    layer: Layer, row: Row, case: Case, x: np.ndarray, g: np.ndarray, y: Any, found: Any
+) -> None:
+    """Require the results of the row's program to be those of the formula, within its bounds."""
+    kernel, bias = case.kernel(), case.bias() * layer.convention.use_bias
+    if row.called != "jax.vmap over layers":
+        _compare_one(layer, row, (kernel, bias), x, g, y, found)
+        return
+    for i in range(_MEMBERS):
+        scaled = (np.float32(i + 1) * kernel, np.float32(i + 1) * bias)
+        _compare_one(layer, row, scaled, x[i], g[i], y[i], [each[i] for each in found])
+
+
+def _compare_one(
+    layer: Layer, row: Row, values: tuple[np.ndarray, np.ndarray], x: np.ndarray, g: np.ndarray,
+    y: Any, found: Any,
+) -> None:  # fmt: skip
+    kernel, bias = values
+    arithmetic = layer.arithmetic(len(kernel), row.dtype)
+    what = f"f(x) by {row.called}"
+    if row.made != _CAST:  # whose parameters and x may be promoted
+        expected = layer.returned_for(row.dtype)
+        require.that(str(y.dtype) == expected, f"{what} is {y.dtype}", accepted=expected)
+    reference = arithmetic.affine(x, kernel, bias)
+    require.within(_wide(y), reference.value, reference.bound, what)
+    if row.called == "jax.jvp":
+        tx = x * (row.dtype != "int32")
+        reference = arithmetic.tangent(x, kernel, kernel, bias, tx)
+        require.within(_wide(found), reference.value, reference.bound, "the tangent by jax.jvp")
+        return
+    its = tuple(map(_wide, found))
+    point = gradients.Point("", kernel, bias, x, g)
+    given: Any = (*its[:2], None)
+    gradients.require_gradients(
+        layer, given, point, row.called, inputs=False, arithmetic=arithmetic
+    )
+    if len(its) > 2:
+        reference = oracle.rounded_twice(arithmetic.input_gradient(kernel, g), row.dtype)
+        parts = oracle.unit_roundoff(row.dtype) * g.shape[-1] * (np.abs(g) @ np.abs(kernel).T)
+        what = f"the gradient with respect to the input x by {row.called}"
+        require.within(its[2], reference.value, reference.bound + parts, what)
+
+
+def _wide(values: Any) -> np.ndarray:
+    return np.asarray(values, np.float32)
+
+
+_CAST = "parameters cast to bfloat16"
+
+
+def _ways(layer: Layer) -> dict[str, Made]:
+    """Return the ways to make the layer, by their names: new, copied, with options, and cast."""
+
+    def copied(case: Case) -> tuple[Layer, Any]:
+        dense = layer.of(case)
+        for lead in filter(layer.accepts, ((), (4,), (2, 2))):
+            dense(np.ones((*lead, case.in_features), np.float32))
+        if dense.module is None:
+            return layer, copy.deepcopy(dense.parameters)
+        module = copy.deepcopy(dense.module)
+        with contextlib.suppress(Exception):  # state/pickles reports a layer that is not pickled
+            module = pickle.loads(pickle.dumps(module))
+        return layer, Built(layer, module=module).parameters
+
+    ways: dict[str, Made] = {
+        _BASE.made: _new(layer),
+        "a copy of a layer that was called before": copied,
+    }
+    if layer.reparameterized:
+        return ways
+    half = jnp.dtype("bfloat16")
+    open_options: dict[str, Any] = {"dtype": half, "param_dtype": half}
+    if layer.convention.use_bias:
+        open_options["use_bias"] = False
+    for name, value in open_options.items():
+        if options.takes(layer, name):
+            ways[f"{name}={value}"] = _new(layer.with_options(**{name: value}))
+    view = cast_models.in_half(layer, str(half))
+    if view is not None:
+        ways[_CAST] = lambda case: (view, layer.of(case).cast(str(half)).parameters)
+    return ways
+
+
+def _new(layer: Layer) -> Made:
+    return lambda case: (layer, layer.of(case).parameters)
+
+
+def _once(way: str, made: Made) -> Made:
+    """Return the same, made once for each size, whatever the batch."""
+    known: dict[tuple[int, int], tuple[Layer, Any]] = {}
+
+    def make(case: Case) -> tuple[Layer, Any]:
+        if case.kernel_shape not in known:
+            with require.during(f"construction: {way}"):
+                known[case.kernel_shape] = made(case)
+        return known[case.kernel_shape]
+
+    return make
