@@ -174,7 +174,13 @@ class Arithmetic:
     def bias_gradient(self, cotangent: np.ndarray) -> Bounded:
         """Return db, the sum of g over all leading dimensions, of shape ``(out,)``."""
         if not self.is_half:
-            return self._returned(oracle.bias_gradient(cotangent))
+            plain = self._returned(oracle.bias_gradient(cotangent))
+            if self.parameters not in ("float16", "bfloat16"):
+                return plain
+            # A bias that is broadcast before it is promoted has a gradient summed in its own dtype.
+            rows = np.abs(cotangent.reshape(-1, cotangent.shape[-1])).astype(np.float64)
+            partial = len(rows) * oracle.unit_roundoff(self.parameters) * rows.sum(axis=0)
+            return Bounded(plain.value, plain.bound + partial)
         rows = self._cotangent(cotangent).reshape(-1, cotangent.shape[-1])
         # Adding a row of zeros rounds nothing, so only the others count.
         rows = rows[rows.any(axis=1)]

@@ -125,8 +125,9 @@ def test_second_device(layer: Layer, case: Case) -> None:
 def test_eager(layer: Layer, case: Case) -> None:
     """Outside of jit, with sharded parameters and inputs, f(x) is within the rounding-error bound.
 
-    The same holds for the gradients, with the batch sharded. Under jit a layer sees whole arrays;
-    outside of it, a layer that inspects arrays may take the part on one device for the whole.
+    The same holds for the gradients, with the batch or the outputs sharded. Under jit a layer sees
+    whole arrays; outside of it, a layer that inspects arrays may take the part on one device for
+    the whole.
     """
     meshes.require_devices()
     if not layer.accepts(case.lead):
@@ -141,7 +142,7 @@ def test_eager(layer: Layer, case: Case) -> None:
             y = np.asarray(dense(places.put(kernel, bias, x[:, None])[2]))[:, 0]
             what = f"f(x) outside of jit with {how}, for an x of rank 3"
             require.within(y, reference.value, reference.bound, what)
-        if how == meshes.BY_ROWS:
+        if how in (meshes.BY_ROWS, meshes.BY_OUTPUTS):
             meshes.require_gradients(layer, places, case, how)
 
 

@@ -234,14 +234,18 @@ def test_vmap(layer: Layer, case: Case) -> None:
 
 
 @requirement("transforms/combined", SHOULD, PARAMETERS, wrong_numbers=MUST)
-@rests_on(VALUE, "transforms/gradients", "forward/tall-batch", "state/instances-independent")
+@rests_on(
+    *(VALUE, "forward/tall-batch", "transforms/gradients", "transforms/forward-mode"),
+    *("transforms/vmap", "dtypes/half-input", "dtypes/integer-input", "dtypes/cast-parameters"),
+    *("options/use-bias", "options/dtype", "options/param-dtype", "state/pickles"),
+)
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_combined(layer: Layer, case: Case) -> None:
-    """Value and derivatives are right in each pair of circumstances that are right alone.
+    """Value and derivatives are right in every pair of circumstances, under jit.
 
-    The factors are how the layer is made (new, copied, called before, with ``use_bias``, ``dtype``
-    or ``param_dtype``, cast to bfloat16), the dtype and the leading axes of x, the size, and how it
-    is called (``jax.vjp``, ``jax.jvp``, ``jax.checkpoint``, ``jax.vmap`` over x or over layers).
+    They are how the layer is made (with ``use_bias``, ``dtype`` or ``param_dtype``, or cast to
+    bfloat16), whether it is a copy, the dtype and the leading axes of x, the size, and how it is
+    called (``jax.vjp``, ``jax.jvp``, ``jax.checkpoint``, ``jax.vmap`` over x or over layers).
     Programs with the same operations are computed once.
     """
     combinations.require_pairs(layer, case)

@@ -30,14 +30,15 @@ from conformance.checks.scan.thresholds import OF_SHAPE
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax, jnp
 
-# A layer as the checks see it, with its parameters for a case.
-Made = Callable[[Case], tuple[Layer, Any]]
+Way = Callable[[Case], Built]
+"""Makes the layer of a case in one way; the layer of the result has the convention of this way."""
 
 
 class Row(NamedTuple):
     """One level of each factor: how the layer is made, x, the size, and how it is called."""
 
     made: str
+    copied: bool
     dtype: str
     lead: tuple[int, ...]
     size: tuple[int, int]
@@ -47,6 +48,7 @@ class Row(NamedTuple):
         """Return the levels that differ from those of the base, in words."""
         words = {
             "made": self.made,
+            "copied": "a copy of a layer that was called before",
             "dtype": f"x of dtype {self.dtype}",
             "lead": f"x of shape {(*self.lead, self.size[0])}",
             "size": f"in_features={self.size[0]} and out_features={self.size[1]}",
@@ -55,9 +57,8 @@ class Row(NamedTuple):
         return [words[name] for name in self._fields if getattr(self, name) != getattr(base, name)]
 
 
-_BASE = Row("a new layer", "float32", BATCH, (3, 10), "jax.vjp")
 _DTYPES = ("float32", "bfloat16", "float16", "int32")
-_LEADS: tuple[tuple[int, ...], ...] = (BATCH, (), (300,), (2, 3), (2, 3, 2))
+_LEADS: tuple[tuple[int, ...], ...] = (BATCH, (), (300,), (2, 3), (2, 3, 2), (2, 1, 2, 1, 2))
 _CALLED = ("jax.vjp", "jax.vmap over x", "jax.vmap over layers", "jax.checkpoint", "jax.jvp")
 _MEMBERS = 3
 
@@ -86,12 +87,13 @@ def pairwise(factors: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
 
 def require_pairs(layer: Layer, case: Case) -> None:
     """Require values and derivatives in each pair of circumstances that are right alone."""
-    made = {way: _once(way, make) for way, make in _ways(layer).items()}
+    ways = {way: _once(way, make) for way, make in _ways(layer).items()}
     # Small, of one output, and beyond 128: sizes whose construction is compiled anyway.
     sizes = [(3, 10), (5, 1), *(each.kernel_shape for each in larger(layer)[:1])]
     leads = [lead for lead in _LEADS if layer.accepts(lead)]
     factors: list[Sequence[Any]] = [
-        [*made],
+        [*ways],
+        (False, True),
         [dtype for dtype in _DTYPES if input_dtypes.works_with(layer, dtype)],
         leads,
         sizes,
@@ -99,46 +101,40 @@ def require_pairs(layer: Layer, case: Case) -> None:
     ]
     base = Row(*(levels[0] for levels in factors))
     known: set[Any] = set()
-
-    def is_right(row: Row) -> bool:
-        with contextlib.suppress(Violation):
-            _require(made, row, case, known)
-            return True
-        return False
-
-    # Other requirements report a level that is wrong alone.
-    factors = [
-        [each for each in levels if is_right(base._replace(**{name: each}))]
-        for name, levels in zip(Row._fields, factors, strict=True)
-    ]
-    if not all(factors):
-        require.not_applicable("it is wrong without any of the circumstances that are combined")
     for levels in pairwise(factors):
         row = Row(*levels)
-        if not is_right(row):
-            _report(made, row, base, case)
+        try:
+            _require(ways, row, case, known)
+        except Violation:
+            _report(ways, row, base, case)
+            raise
 
 
-def _report(made: dict[str, Made], row: Row, base: Row, case: Case) -> None:
-    """Raise the violation of the fewest circumstances of a row that are wrong together."""
+def _report(ways: dict[str, Way], row: Row, base: Row, case: Case) -> None:
+    """Raise the violation of the fewest circumstances of a wrong row that are wrong together."""
     for name in Row._fields:
         simpler = row._replace(**{name: getattr(base, name)})
         try:
-            _require(made, simpler, case, set())
+            _require(ways, simpler, case, set())
         except Violation:
             row = simpler
-    words = " and ".join(row.in_words(base))
-    cause = Cause("wrong-together", "each of these is right alone, and they are not together")
+    levels = row.in_words(base)
+    together = "each of these is right alone, and they are not together"
+    cause = Cause("wrong-together", together) if len(levels) > 1 else ""
     try:
-        _require(made, row, case, set())
+        _require(ways, row, case, set())
     except Violation as violation:
-        raise violation.because(violation.cause or cause).located(words) from violation.__cause__
+        raise violation.because(violation.cause or cause).located(
+            " and ".join(levels)
+        ) from violation.__cause__
 
 
-def _require(made: dict[str, Made], row: Row, case: Case, known: set[Any]) -> None:
+def _require(ways: dict[str, Way], row: Row, case: Case, known: set[Any]) -> None:
     """Require the value and the derivatives in a row, unless its program is one of the known."""
     case = replace(case, in_features=row.size[0], out_features=row.size[1], lead=row.lead, values=1)
-    layer, parameters = made[row.made](case)
+    dense = ways[row.made](case)
+    dense = _copied(dense, row.made) if row.copied else dense
+    layer, parameters = dense.layer, dense.parameters
     x, g = _numbers(row, case)
     given = (case.kernel(), case.bias(), as_jax(x, row.dtype), g)
     program = _program(layer, row)
@@ -155,7 +151,7 @@ def _require(made: dict[str, Made], row: Row, case: Case, known: set[Any]) -> No
 
 def _numbers(row: Row, case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Return x, as float32 numbers that its dtype represents, and the cotangent."""
-    members = (_MEMBERS,) if row.called == "jax.vmap over layers" else ()
+    members = (_MEMBERS,) * row.called.startswith("jax.vmap")
     shape = (*members, *case.x_shape)
     whole = row.dtype == "int32"
     x = case.integers("x", *shape) if whole else rounded(case.normal("x", *shape), row.dtype)
@@ -170,7 +166,7 @@ def _program(layer: Layer, row: Row) -> Callable[..., Any]:
         def y(kernel: Any, bias: Any, x: Any) -> Any:
             if row.called == "jax.vmap over layers":
                 return jax.vmap(f, (None, 0, 0, 0))(parameters, kernel, bias, x)
-            if row.called == "jax.vmap over x" and row.lead:
+            if row.called == "jax.vmap over x":
                 return jax.vmap(f, (None, None, None, 0))(parameters, kernel, bias, x)
             called = jax.checkpoint(f) if row.called == "jax.checkpoint" else f
             return called(parameters, kernel, bias, x)
@@ -235,7 +231,7 @@ def _compare_one(
         require.within(_wide(found), reference.value, reference.bound, "the tangent by jax.jvp")
         return
     its = tuple(map(_wide, found))
-    point = gradients.Point("", kernel, bias, x, g)
+    point = gradients.Point(f"x of shape {x.shape}", kernel, bias, x, g)
     given: Any = (*its[:2], None)
     gradients.require_gradients(
         layer, given, point, row.called, inputs=False, arithmetic=arithmetic
@@ -254,51 +250,60 @@ def _wide(values: Any) -> np.ndarray:
 _CAST = "parameters cast to bfloat16"
 
 
-def _ways(layer: Layer) -> dict[str, Made]:
-    """Return the ways to make the layer, by their names: new, copied, with options, and cast."""
-
-    def copied(case: Case) -> tuple[Layer, Any]:
-        dense = layer.of(case)
-        for lead in filter(layer.accepts, ((), (4,), (2, 2))):
-            dense(np.ones((*lead, case.in_features), np.float32))
-        if dense.module is None:
-            return layer, copy.deepcopy(dense.parameters)
-        module = copy.deepcopy(dense.module)
-        with contextlib.suppress(Exception):  # state/pickles reports a layer that is not pickled
-            module = pickle.loads(pickle.dumps(module))
-        return layer, Built(layer, module=module).parameters
-
-    ways: dict[str, Made] = {
-        _BASE.made: _new(layer),
-        "a copy of a layer that was called before": copied,
-    }
+def _ways(layer: Layer) -> dict[str, Way]:
+    """Return the ways to make the layer, by their names: plain, with an option, and cast."""
+    ways: dict[str, Way] = {"no options": layer.of}
     if layer.reparameterized:
         return ways
     half = jnp.dtype("bfloat16")
-    open_options: dict[str, Any] = {"dtype": half, "param_dtype": half}
+    given: dict[str, Any] = {"dtype": half, "param_dtype": half}
     if layer.convention.use_bias:
-        open_options["use_bias"] = False
-    for name, value in open_options.items():
+        given["use_bias"] = False
+    for name, value in given.items():
         if options.takes(layer, name):
-            ways[f"{name}={value}"] = _new(layer.with_options(**{name: value}))
+            ways[f"{name}={value}"] = layer.with_options(**{name: value}).of
     view = cast_models.in_half(layer, str(half))
     if view is not None:
-        ways[_CAST] = lambda case: (view, layer.of(case).cast(str(half)).parameters)
+
+        def cast(case: Case) -> Built:
+            dense = layer.of(case).cast(str(half))
+            dense.layer = view
+            return dense
+
+        ways[_CAST] = cast
     return ways
 
 
-def _new(layer: Layer) -> Made:
-    return lambda case: (layer, layer.of(case).parameters)
+def _once(way: str, make: Way) -> Way:
+    """Return the same way, which makes one layer of each size, whatever the batch."""
+    known: dict[tuple[int, int], Built] = {}
 
-
-def _once(way: str, made: Made) -> Made:
-    """Return the same, made once for each size, whatever the batch."""
-    known: dict[tuple[int, int], tuple[Layer, Any]] = {}
-
-    def make(case: Case) -> tuple[Layer, Any]:
+    def made(case: Case) -> Built:
         if case.kernel_shape not in known:
             with require.during(f"construction: {way}"):
-                known[case.kernel_shape] = made(case)
+                known[case.kernel_shape] = make(case)
         return known[case.kernel_shape]
 
-    return make
+    return made
+
+
+def _copied(dense: Built, way: str) -> Built:
+    """Return a copy, by ``copy.deepcopy`` and pickle, of a layer that was called before.
+
+    It has the same arrays, of the same dtypes.
+    """
+    with require.during(f"calling and copying: {way}"):
+        width = dense.kernel.shape[0]
+        for lead in filter(dense.layer.accepts, ((), (4,), (2, 2))):
+            dense(np.ones((*lead, width), np.float32))
+        if dense.module is None:
+            return Built(dense.layer, parameters=copy.deepcopy(dense.parameters))
+        module = copy.deepcopy(dense.module)
+        with contextlib.suppress(Exception):  # state/pickles reports a layer that is not pickled
+            module = pickle.loads(pickle.dumps(module))
+        found = Built(dense.layer, module=module)
+        kinds, expected = ([f"{leaf}" for leaf in each.leaves] for each in (found, dense))
+    cause = Cause("copied-otherwise", "a copy of the layer has other arrays")
+    shown, accepted = (", ".join(each) for each in (kinds, expected))
+    require.that(kinds == expected, f"a copy has {shown}", accepted=accepted, cause=cause)
+    return found

@@ -16,7 +16,7 @@ from conformance.checks.layer import Built, Layer
 from conformance.jax_setup.lazy import jax, linen, nnx
 
 AXIS, SECOND = "model", "data"
-BY_ROWS = "the batch sharded"
+BY_ROWS, BY_OUTPUTS = "the batch sharded", "the kernel sharded by outputs"
 Axes = tuple[str | tuple[str, ...] | None, ...]
 # The annotation of a kernel with sharded outputs.
 ANNOTATION = (None, AXIS)
@@ -77,9 +77,7 @@ class Placement:
 def placements(case: Case) -> dict[str, Placement]:
     """Return the placements of the case's layer on more than one device, by name."""
     found = {
-        "the kernel sharded by outputs": Placement(
-            most(case.out_features), kernel=(None, AXIS), bias=(AXIS,)
-        ),
+        BY_OUTPUTS: Placement(most(case.out_features), kernel=(None, AXIS), bias=(AXIS,)),
         "the kernel sharded by inputs": Placement(
             most(case.in_features), kernel=(AXIS, None), x=(None, AXIS)
         ),
