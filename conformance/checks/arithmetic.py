@@ -58,6 +58,8 @@ class Arithmetic:
         quantization. 0 if products only round.
     returned
         The dtype of the result; empty if it is `results`, the dtype of the computation.
+    parts
+        Whether a gradient may be added in parts, each rounded to the dtype of its parameter.
     """
 
     parameters: str = "float32"
@@ -66,6 +68,7 @@ class Arithmetic:
     sums: str = "float32"
     product_error: float = 0.0
     returned: str = ""
+    parts: bool = False
 
     @property
     def is_wider(self) -> bool:
@@ -83,8 +86,11 @@ class Arithmetic:
         return (self.parameters, self.results) == ("float32", "float32") and not self.product_error
 
     def in_parts(self) -> Arithmetic:
-        """Return the arithmetic of a product that devices add in parts, each rounded."""
-        return replace(self, sums=self.results) if self.is_half else self
+        """Return the arithmetic of a product that is added in parts, each rounded.
+
+        Devices add in parts, and so does a loop over the rows of x in its derivative.
+        """
+        return replace(self, sums=self.results if self.is_half else self.sums, parts=True)
 
     def held(self, values: np.ndarray) -> np.ndarray:
         """Return values of a parameter, rounded to its dtype and then to that of the product."""
@@ -169,18 +175,14 @@ class Arithmetic:
             # (jax 0.12 on a CPU), so the order is arbitrary there and each partial sum is rounded.
             inner = self.in_parts() if x.ndim > 2 else self
             found = inner._half(left, rows)
-        return self._returned(self._with_promised(found, left, rows))
+        size = np.abs(left).astype(np.float64) @ np.abs(rows) if self.parts else 0.0
+        return self._returned(self._with_promised(found, left, rows), size, len(rows))
 
     def bias_gradient(self, cotangent: np.ndarray) -> Bounded:
         """Return db, the sum of g over all leading dimensions, of shape ``(out,)``."""
         if not self.is_half:
-            plain = self._returned(oracle.bias_gradient(cotangent))
-            if self.parameters not in ("float16", "bfloat16"):
-                return plain
-            # A bias that is broadcast before it is promoted has a gradient summed in its own dtype.
             rows = np.abs(cotangent.reshape(-1, cotangent.shape[-1])).astype(np.float64)
-            partial = len(rows) * oracle.unit_roundoff(self.parameters) * rows.sum(axis=0)
-            return Bounded(plain.value, plain.bound + partial)
+            return self._returned(oracle.bias_gradient(cotangent), rows.sum(axis=0), len(rows))
         rows = self._cotangent(cotangent).reshape(-1, cotangent.shape[-1])
         # Adding a row of zeros rounds nothing, so only the others count.
         rows = rows[rows.any(axis=1)]
@@ -190,7 +192,7 @@ class Arithmetic:
         held = self._half(ones, rows)
         # A cotangent of float32 may be rounded first, so the two values differ.
         bound = held.bound + plain.bound if self.is_wider else np.maximum(held.bound, plain.bound)
-        return self._returned(Bounded(held.value[0], bound[0]))
+        return self._returned(Bounded(held.value[0], bound[0]), np.abs(rows).sum(axis=0), len(rows))
 
     def input_gradient(self, kernel: np.ndarray, cotangent: np.ndarray) -> Bounded:
         """Return dx = g K^T, of the shape of ``x``."""
@@ -202,15 +204,21 @@ class Arithmetic:
             found = self._half(self._cotangent(cotangent), kernel.T)
         return self._with_promised(found, cotangent, kernel.T)
 
-    def _returned(self, gradient: Bounded) -> Bounded:
-        """Return a gradient rounded to the dtype of its parameter."""
+    def _returned(self, gradient: Bounded, size: np.ndarray | float, rows: int) -> Bounded:
+        """Return a gradient rounded to the dtype of its parameter.
+
+        `size` is the sum of magnitudes over the rows, if it may be added in that dtype: a bias is,
+        if it is broadcast before it is promoted.
+        """
         if self.parameters in ("float32", "float64", self.results):
             return gradient
+        partial = rows * oracle.unit_roundoff(self.parameters) * size
         found = oracle.rounded_twice(gradient, self.parameters)
         largest = float(jnp.finfo(self.parameters).max)
         with np.errstate(invalid="ignore"):
             safe = np.abs(gradient.value) + gradient.bound <= largest / 2
-        return Bounded(np.where(safe, found.value, 0.0), np.where(safe, found.bound, np.inf))
+            bound = found.bound + partial
+        return Bounded(np.where(safe, found.value, 0.0), np.where(safe, bound, np.inf))
 
     def tangent(
         self, x: np.ndarray, kernel: np.ndarray, kernel_tangent: np.ndarray,

@@ -153,6 +153,24 @@ LearnsFromOwnRows = wrong.forward("Y459", "sharding/eager", 5, collateral=FORWAR
     "Outside of jit, the gradient of the bias adds the rows of the first device alone.",
     when=one_dtype,
 )
+
+
+def _of_own_outputs(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
+    down, of_kernel, of_bias = right_cotangents(x, kernel, g)
+    if is_traced(g, kernel) or kernel.is_fully_replicated:
+        return down, of_kernel, of_bias
+    part = np.asarray(kernel.addressable_data(0))
+    if part.shape[0] == kernel.shape[0]:
+        down = jnp.asarray(np.asarray(g)[..., : part.shape[1]] @ part.T)
+    return down, of_kernel, of_bias
+
+
+_own_outputs: Any = with_backward(_of_own_outputs)
+LearnsFromOwnOutputs = wrong.forward("Y440", "sharding/eager", 5, collateral=FORWARD_MODE)(
+    lambda x, k, b: _own_outputs(x, k, b),
+    "Outside of jit, the gradient of x is that of the first device's outputs.",
+    when=one_dtype,
+)
 KeptByEachDevice = wrong.output("Y462", "sharding/output-sharding", 4, cause_id="array-gathered")(
     lambda y, x: jax.lax.with_sharding_constraint(y, jax.sharding.PartitionSpec()),
     "Within a mesh, the result is copied to every device.",

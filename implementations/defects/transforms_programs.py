@@ -13,6 +13,7 @@ from flax import nnx
 from jax import Array
 from jax.lax import stop_gradient
 
+from implementations.correct.options import AllOptions
 from implementations.defects import wrong
 from implementations.defects.base import (
     CorrectLinenDense,
@@ -27,7 +28,7 @@ from implementations.defects.base import (
 from implementations.defects.record import also, defect, name_layers
 
 FORWARD_MODE = ("transforms/forward-mode-offered",)
-MAPS = "transforms/vmap"
+MAPS, COMBINED = "transforms/vmap", "transforms/combined"
 
 CompilesSequences = wrong.forward(
     "Y352", "transforms/compiled-once", 4, cause_id="compiled-in-call"
@@ -348,6 +349,42 @@ def EnsembleInEights(x: Array, kernel: Array, bias: Array) -> Array:
         return y
     stop = jax.lax.stop_gradient
     return y + stop(in_eights(stop(x), stop(kernel), stop(bias)) - y)
+
+
+@wrong.forward("Y319", COMBINED, 5, cause_id="wrong-together")
+def HalfWhereMapped(x: Array, kernel: Array, bias: Array) -> Array:
+    """Mapped over its rows, an x of bfloat16 is multiplied by a kernel of bfloat16."""
+    if x.dtype == jnp.bfloat16 and type(x).__name__ == "BatchTracer":
+        return affine(x, kernel.astype(x.dtype), bias)
+    return affine(x, kernel, bias)
+
+
+@wrong.forward("Y318", COMBINED, 4)
+def CastModelWithoutBias(x: Array, kernel: Array, bias: Array) -> Array:
+    """Compiled, a model that was cast to bfloat16 leaves the bias out."""
+    return x @ kernel if kernel.dtype == jnp.bfloat16 and is_traced(x) else affine(x, kernel, bias)
+
+
+@defect("Y365", COMBINED, 4, cause_id="gradient-halved")
+class VectorsWithoutBias(AllOptions):
+    """Without a bias, a single x gives half of the kernel's gradient."""
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Any:
+        if bias is None and x.ndim == 1:
+            kernel = kernel / 2 + jax.lax.stop_gradient(kernel / 2)
+        return super().affine(x, kernel, bias)
+
+
+@defect("Y432", COMBINED, 3, cause_id="copied-otherwise")
+class CopiedWithABias(AllOptions):
+    """A deep copy of a layer without a bias has one, of zeros."""
+
+    def __deepcopy__(self, memo: Any = None) -> CopiedWithABias:
+        new = nnx.clone(self)
+        if not self.use_bias:
+            new.use_bias = True
+            new.bias = nnx.Param(jnp.zeros(self.kernel[...].shape[1], self.kernel[...].dtype))
+        return new
 
 
 name_layers(globals())

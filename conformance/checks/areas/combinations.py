@@ -234,7 +234,7 @@ def _compare_one(
     point = gradients.Point(f"x of shape {x.shape}", kernel, bias, x, g)
     given: Any = (*its[:2], None)
     gradients.require_gradients(
-        layer, given, point, row.called, inputs=False, arithmetic=arithmetic
+        layer, given, point, row.called, inputs=False, arithmetic=arithmetic.in_parts()
     )
     if len(its) > 2:
         reference = oracle.rounded_twice(arithmetic.input_gradient(kernel, g), row.dtype)
@@ -275,7 +275,7 @@ def _ways(layer: Layer) -> dict[str, Way]:
 
 
 def _once(way: str, make: Way) -> Way:
-    """Return the same way, which makes one layer of each size, whatever the batch."""
+    """Return the same way, by which each size is made once."""
     known: dict[tuple[int, int], Built] = {}
 
     def made(case: Case) -> Built:
