@@ -46,7 +46,9 @@ def _x(layer: Layer, case: Case) -> np.ndarray:
 
 
 @requirement("options/use-bias", MUST, PARAMETERS)
-@rests_on("construction/only-two-parameters", "forward/zero-input", VALUE)
+@rests_on(
+    *("construction/only-two-parameters", "forward/zero-input", VALUE, "transforms/gradients")
+)
 @over(sizes=SIZES, at_most=1)
 def test_use_bias(layer: Layer, case: Case) -> None:
     """With ``use_bias=False`` the layer has only a kernel, of the same shape, f(0) is 0 and
@@ -83,17 +85,11 @@ def test_kernel_init(layer: Layer, case: Case) -> None:
     """The kernel is what ``kernel_init(key, shape, dtype)`` returns. It is called once, with a key
     that depends on the seed, the kernel's shape and the dtype of the parameters.
 
-    A layer that scales, replaces or ignores its result does not start where its user chose.
+    A layer that scales, replaces or ignores its result does not start where its user chose. One
+    that declares ``layout = "out, in"`` may ask for either shape, and turn what it gets.
     """
-    values = case.kernel().reshape(_stored(layer, case))
     for options in _beside(layer):
-        require_initializer(layer, case, "kernel_init", values, **options)
-
-
-def _stored(layer: Layer, case: Case) -> tuple[int, int]:
-    """The shape of the kernel as it is stored."""
-    n, m = case.kernel_shape
-    return (m, n) if layer.convention.layout == "out,in" else (n, m)
+        require_initializer(layer, case, "kernel_init", case.kernel(), **options)
 
 
 @requirement("options/bias-init", MUST, PARAMETERS)
@@ -279,7 +275,7 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
                 accepted=dtype,
                 cause=Cause("option-by-size", "the option param_dtype has an effect at some sizes"),
             )
-    both = {"kernel_init": case.kernel().reshape(_stored(layer, case)), "bias_init": case.bias()}
+    both = {"kernel_init": case.kernel(), "bias_init": case.bias()}
     for name, values in both.items():
         if takes(layer, name) and (name == "kernel_init" or layer.convention.use_bias):
             require_initializer(layer, case, name, values, param_dtype=jnp.bfloat16)

@@ -35,6 +35,7 @@ __all__ = [
     "cast_result",
     "drawing_linen",
     "drawing_nnx",
+    "drawn_and_turned",
     "floating_alone",
     "frozen_linen",
     "frozen_nnx",
@@ -146,12 +147,34 @@ class InSlots:
 
 
 class _OutputsFirst(nnx.Module):
-    def __init__(self, units: int, in_units: int, *, rng: nnx.Rngs) -> None:
-        self.weight = nnx.Param(scaled_normal(rng.params(), in_units, units).T)
+    _OF_ROWS = nnx.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+
+    def __init__(
+        self, units: int, in_units: int, *, kernel_init: Any = _OF_ROWS, rng: nnx.Rngs
+    ) -> None:
+        self.weight = nnx.Param(kernel_init(rng.params(), (units, in_units), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(units, jnp.float32))
 
     def __call__(self, x: ArrayLike) -> Array:
         return jnp.asarray(x) @ self.weight[...].T + self.bias[...]
+
+
+_LECUN = nnx.initializers.lecun_normal()
+
+
+class _DrawnAndTurned(_OutputsFirst):
+    def __init__(
+        self,
+        units: int,
+        in_units: int,
+        *,
+        kernel_init: Any = _LECUN,
+        rng: nnx.Rngs,
+    ) -> None:
+        def turned(key: Array, shape: tuple[int, int], dtype: Any) -> Array:
+            return kernel_init(key, shape[::-1], dtype).T
+
+        super().__init__(units, in_units, kernel_init=turned, rng=rng)
 
 
 class _WithActivation(nnx.Module):
@@ -356,6 +379,7 @@ class _CallsCounted(linen.Module):
 _LORA = ["lora_a", "lora_b"]
 
 outputs_first = adapt(_OutputsFirst, layout="out, in", names={"kernel": "weight"})
+drawn_and_turned = adapt(_DrawnAndTurned, layout="out, in", names={"kernel": "weight"})
 without_activation = adapt(_WithActivation, arguments={"activation": "none"})
 both_sizes = adapt(_BothSizes)
 quantized = adapt(_Quantized, product_error="2**-7")

@@ -99,7 +99,8 @@ def _recorder(
         data = jax.random.key_data(key) if is_key(key) else key
         # Within nn.jit and nn.remat, a key has no value before the program runs.
         jax.debug.callback(record, data) if isinstance(data, jax.core.Tracer) else record(data)
-        return jnp.asarray(np.resize(values, shape), dtype)
+        turned = tuple(shape) == values.shape[::-1]
+        return jnp.asarray(values.T if turned else np.resize(values, shape), dtype)
 
     return initializer, calls
 
@@ -122,10 +123,13 @@ def require_initializer(
     require.that(calls, f"{name} is never called", accepted="a call", cause=ignored(name, options))
     require.that(len(calls) == 1, f"construction calls {name} {len(calls)} times", accepted="once")
     called = f"{name} is called with the shape {calls[0][0]} and the dtype {calls[0][1]}"
+    shapes = [values.shape]
+    if which == "kernel" and given.convention.layout == "out,in":
+        shapes.insert(0, values.shape[::-1])
     require.that(
-        calls[0] == (values.shape, dtype),
+        calls[0][0] in shapes and calls[0][1] == dtype,
         called,
-        accepted=f"the shape {values.shape} and the dtype {dtype}",
+        accepted=f"the shape {' or '.join(map(str, shapes))} and the dtype {dtype}",
     )
     expected = getattr(given, f"{which}_for")(case)
     cause = Cause(
