@@ -11,7 +11,7 @@ from flax.linen import dtypes as linen_dtypes
 from flax.nnx.nn import dtypes as nnx_dtypes
 from jax import Array
 
-__all__ = ["AllOptions", "AllOptionsLinen"]
+__all__ = ["AllOptions", "AllOptionsLinen", "NamesItsAxes"]
 
 LECUN = nnx.initializers.lecun_normal()
 ZEROS = nnx.initializers.zeros_init()
@@ -77,11 +77,24 @@ class AllOptionsLinen(nn.Module):
     @nn.compact
     def __call__(self, x: Any) -> Array:
         shape = (jnp.shape(x)[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        kernel = self.made("kernel", self.kernel_init, shape)
         bias = None
         if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+            bias = self.made("bias", self.bias_init, (self.features,))
         x, kernel, bias = self.promote_dtype(x, kernel, bias, dtype=self.dtype)
         dimensions = (((x.ndim - 1,), (0,)), ((), ()))
         y = self.dot_general(x, kernel, dimensions, precision=self.precision)
         return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+    def made(self, name: str, initializer: Any, shape: tuple[int, ...]) -> Any:
+        """Return a parameter by its initializer."""
+        return self.param(name, initializer, shape, self.param_dtype)
+
+
+class NamesItsAxes(AllOptionsLinen):
+    """The same, and the layer itself names the axes of what its initializers draw."""
+
+    def made(self, name: str, initializer: Any, shape: tuple[int, ...]) -> Any:
+        """Return a parameter, annotated from its last axis on."""
+        axes = ("embed", "mlp")[-len(shape) :]
+        return super().made(name, nn.with_partitioning(initializer, axes), shape)
