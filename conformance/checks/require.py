@@ -63,6 +63,8 @@ def _raised(action: str, error: BaseException, cause: str) -> Violation:
         cause = cause or _STORED
     elif "has been deleted" in text:
         cause = cause or _DELETED
+    elif text.startswith("Unable to allocate"):  # by NumPy
+        cause = cause or _ALLOCATED
     # The address of an object differs in each run.
     text = re.sub(r" at 0x[0-9a-f]+", "", text)
     message = f"{action} raised {kind}: {safe_text(text, 300)}"
@@ -121,6 +123,10 @@ _OF_READ_ONLY = ("output array is read-only", "assignment destination is read-on
 _STORED = Cause("value-stored", "the call stores its result, or x, on the layer or in a global")
 _DELETED = Cause(
     "array-deleted", "an array is used after it was deleted: by delete(), or because it was donated"
+)
+_ALLOCATED = Cause(
+    "allocated-by-numpy",
+    "NumPy makes the array, also where JAX only describes it: make it by jax.numpy or jax.random",
 )
 _UNDER_A_TRACE = {
     "TracerArrayConversionError": Cause(

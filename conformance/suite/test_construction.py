@@ -349,6 +349,7 @@ def _require_finite_samples(layer: Layer) -> None:
     "construction/bias-shape",
     "construction/parameter-dtype",
     "state/exact-state",
+    "seeding/global-rng-ignored",
 )
 @over(up_to=10**6, every_size=False, also=[((10**6, 10**6), BATCH)])
 def test_abstract_init(layer: Layer, case: Case) -> None:
