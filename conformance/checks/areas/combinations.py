@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from conformance.checks import jaxprs, oracle, programs, require
-from conformance.checks.areas import cast_models, gradients, input_dtypes, options
+from conformance.checks.areas import cast_models, gradients, input_dtypes, meshes, options
 from conformance.checks.arithmetic import rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
@@ -57,9 +57,10 @@ class Row(NamedTuple):
         return [words[name] for name in self._fields if getattr(self, name) != getattr(base, name)]
 
 
-_DTYPES = ("float32", "bfloat16", "float16", "int32")
+_DTYPES = ("float32", "bfloat16", "float16", "int32", "complex64")
 _LEADS: tuple[tuple[int, ...], ...] = (BATCH, (), (300,), (2, 3), (2, 3, 2), (2, 1, 2, 1, 2))
 _CALLED = ("jax.vjp", "jax.vmap over x", "jax.vmap over layers", "jax.checkpoint", "jax.jvp")
+_ON_NUMPY, _SHARDED = "a NumPy array, outside of jit", "x sharded by rows, outside of jit"
 _MEMBERS = 3
 
 
@@ -94,10 +95,10 @@ def require_pairs(layer: Layer, case: Case) -> None:
     factors: list[Sequence[Any]] = [
         [*ways],
         (False, True),
-        [dtype for dtype in _DTYPES if input_dtypes.works_with(layer, dtype)],
+        [dtype for dtype in _DTYPES if _takes(layer, dtype)],
         leads,
         sizes,
-        [how for how in _CALLED if how != "jax.jvp" or programs.has_forward_mode(layer, case)],
+        _calls(layer, case),
     ]
     base = Row(*(levels[0] for levels in factors))
     known: set[Any] = set()
@@ -108,6 +109,23 @@ def require_pairs(layer: Layer, case: Case) -> None:
         except Violation:
             _report(ways, row, base, case)
             raise
+
+
+def _takes(layer: Layer, dtype: str) -> bool:
+    if dtype == "complex64" and input_dtypes.casts(layer):
+        return False  # see dtypes/cast-parameters
+    return input_dtypes.works_with(layer, dtype)
+
+
+def _calls(layer: Layer, case: Case) -> list[str]:
+    from conformance.jax_setup.compat import inside_some_mesh
+
+    found = [how for how in _CALLED if how != "jax.jvp" or programs.has_forward_mode(layer, case)]
+    if input_dtypes.takes_numpy(layer):
+        found.append(_ON_NUMPY)
+    if jax.device_count() > 1 and not inside_some_mesh():
+        found.append(_SHARDED)
+    return found
 
 
 def _report(ways: dict[str, Way], row: Row, base: Row, case: Case) -> None:
@@ -133,9 +151,16 @@ def _require(ways: dict[str, Way], row: Row, case: Case, known: set[Any]) -> Non
     """Require the value and the derivatives in a row, unless its program is one of the known."""
     case = replace(case, in_features=row.size[0], out_features=row.size[1], lead=row.lead, values=1)
     dense = ways[row.made](case)
+    if row.dtype == "complex64" and dense.layer.convention.casts_input:
+        return  # the imaginary part is lost: see dtypes/complex-input
     dense = _copied(dense, row.made) if row.copied else dense
     layer, parameters = dense.layer, dense.parameters
     x, g = _numbers(row, case)
+    if row.called in (_ON_NUMPY, _SHARDED):
+        dense.write(case.kernel(), case.bias())
+        y = dense(_placed(row, x.astype(jnp.dtype(row.dtype))), as_given=True)
+        _compare(layer, row, case, x, g, y, None)
+        return
     given = (case.kernel(), case.bias(), as_jax(x, row.dtype), g)
     program = _program(layer, row)
     with require.during(f"tracing {row.called} of the layer"):
@@ -149,12 +174,24 @@ def _require(ways: dict[str, Way], row: Row, case: Case, known: set[Any]) -> Non
     _compare(layer, row, case, x, g, y, found)
 
 
+def _placed(row: Row, x: np.ndarray) -> Any:
+    if row.called == _ON_NUMPY:
+        return x
+    devices = meshes.most(x.shape[0]) if x.ndim > 1 else 1
+    axes = jax.sharding.PartitionSpec(meshes.AXIS if devices > 1 else None)
+    return jax.device_put(x, jax.sharding.NamedSharding(meshes.mesh(devices), axes))
+
+
 def _numbers(row: Row, case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Return x, as float32 numbers that its dtype represents, and the cotangent."""
+    """Return x, as numbers of float32 or complex64 that its dtype has, and the cotangent."""
     members = (_MEMBERS,) * row.called.startswith("jax.vmap")
     shape = (*members, *case.x_shape)
-    whole = row.dtype == "int32"
-    x = case.integers("x", *shape) if whole else rounded(case.normal("x", *shape), row.dtype)
+    if row.dtype == "int32":
+        x = case.integers("x", *shape)
+    elif row.dtype == "complex64":
+        x = case.normal("x", *shape) + np.complex64(1j) * case.normal("imaginary", *shape)
+    else:
+        x = rounded(case.normal("x", *shape), row.dtype)
     return x, case.normal("cotangent", *shape[:-1], case.out_features)
 
 
@@ -174,6 +211,8 @@ def _program(layer: Layer, row: Row) -> Callable[..., Any]:
         if row.called == "jax.vmap over layers":
             kernel, bias = (jnp.stack([each * (i + 1) for i in range(_MEMBERS)])
                             for each in (kernel, bias))  # fmt: skip
+        if row.dtype == "complex64":  # dtypes/complex-input says what derivatives are right
+            return y(kernel, bias, x), None
         # An integer has no derivative.
         values = (kernel, bias) if row.dtype == "int32" else (kernel, bias, x)
 
@@ -194,7 +233,7 @@ def _operations(jaxpr: Any) -> Any:
     for equation in jaxprs.equations(jaxpr.jaxpr):
         if equation.primitive.name not in OF_SHAPE and not [*jaxprs.inner(equation)]:
             variables = (*equation.invars, *equation.outvars)
-            numbers = [float(v.val) for v in variables if np.ndim(getattr(v, "val", [])) == 0]
+            numbers = [str(v.val) for v in variables if np.ndim(getattr(v, "val", [])) == 0]
             dtypes = [str(getattr(v.aval, "dtype", "")) for v in variables]
             counted[equation.primitive.name, *dtypes, *numbers] += 1
     return frozenset(counted.items())
@@ -210,7 +249,8 @@ def _compare(
         return
     for i in range(_MEMBERS):
         scaled = (np.float32(i + 1) * kernel, np.float32(i + 1) * bias)
-        _compare_one(layer, row, scaled, x[i], g[i], y[i], [each[i] for each in found])
+        its = found and [each[i] for each in found]
+        _compare_one(layer, row, scaled, x[i], g[i], y[i], its)
 
 
 def _compare_one(
@@ -219,12 +259,14 @@ def _compare_one(
 ) -> None:  # fmt: skip
     kernel, bias = values
     arithmetic = layer.arithmetic(len(kernel), row.dtype)
-    what = f"f(x) by {row.called}"
+    what = f"f(x) by {row.called}" if row.called in _CALLED else f"f of {row.called},"
     if row.made != _CAST:  # whose parameters and x may be promoted
         expected = layer.returned_for(row.dtype)
         require.that(str(y.dtype) == expected, f"{what} is {y.dtype}", accepted=expected)
     reference = arithmetic.affine(x, kernel, bias)
     require.within(_wide(y), reference.value, reference.bound, what)
+    if found is None:
+        return
     if row.called == "jax.jvp":
         tx = x * (row.dtype != "int32")
         reference = arithmetic.tangent(x, kernel, kernel, bias, tx)
@@ -244,7 +286,8 @@ def _compare_one(
 
 
 def _wide(values: Any) -> np.ndarray:
-    return np.asarray(values, np.float32)
+    values = np.asarray(values)
+    return values if np.iscomplexobj(values) else values.astype(np.float32)
 
 
 _CAST = "parameters cast to bfloat16"
