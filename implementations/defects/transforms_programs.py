@@ -365,6 +365,14 @@ def CastModelWithoutBias(x: Array, kernel: Array, bias: Array) -> Array:
     return x @ kernel if kernel.dtype == jnp.bfloat16 and is_traced(x) else affine(x, kernel, bias)
 
 
+@wrong.forward("Y449", COMBINED, 4, cause_id="wrong-together")
+def HalfOnSeveralDevices(x: Array, kernel: Array, bias: Array) -> Array:
+    """An x of half precision on several devices is multiplied by a kernel of its dtype."""
+    if x.dtype.itemsize == 2 and not is_traced(x, kernel) and len(x.devices()) > 1:
+        return (x @ kernel.astype(x.dtype)).astype(kernel.dtype) + bias
+    return affine(x, kernel, bias)
+
+
 @defect("Y365", COMBINED, 4, cause_id="gradient-halved")
 class VectorsWithoutBias(AllOptions):
     """Without a bias, a single x gives half of the kernel's gradient."""
