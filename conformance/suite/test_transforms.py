@@ -241,12 +241,13 @@ def test_vmap(layer: Layer, case: Case) -> None:
 )
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_combined(layer: Layer, case: Case) -> None:
-    """Value and derivatives are right in every pair of circumstances, under jit.
+    """Value and derivatives are right in every pair of circumstances.
 
     They are how the layer is made (with ``use_bias``, ``dtype`` or ``param_dtype``, or cast to
     bfloat16), whether it is a copy, the dtype and the leading axes of x, the size, and how it is
-    called (``jax.vjp``, ``jax.jvp``, ``jax.checkpoint``, ``jax.vmap`` over x or over layers).
-    Programs with the same operations are computed once.
+    called: under jit by ``jax.vjp``, ``jax.jvp`` and ``jax.vmap`` over x or over layers; outside of
+    it on a NumPy array, or on an x that is sharded. Programs with the same operations are computed
+    once.
     """
     combinations.require_pairs(layer, case)
 
