@@ -16,6 +16,9 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
+FORWARD_MODE = ("transforms/forward-mode-offered",)
+"""What a layer with a custom_vjp fails besides."""
+
 
 def stddev(in_features: int) -> float:
     """Return 1/sqrt(in), the standard deviation of a kernel entry; 1 for in = 0."""

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from conformance.jax_setup.compat import inside_some_mesh
 from implementations.defects import wrong
 from implementations.defects.base import (
+    FORWARD_MODE,
     CorrectDense,
     affine,
     is_traced,
@@ -25,8 +26,6 @@ from implementations.defects.base import (
     with_backward,
 )
 from implementations.defects.record import defect, name_layers
-
-FORWARD_MODE = ("transforms/forward-mode-offered",)
 
 ThroughTheHost = wrong.forward("X938", "sharding/output-sharding", 5, cause_id="array-gathered")(
     lambda x, k, b: affine(jnp.asarray(np.asarray(x)), k, b),

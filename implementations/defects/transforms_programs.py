@@ -16,6 +16,7 @@ from jax.lax import stop_gradient
 from implementations.correct.options import AllOptions
 from implementations.defects import wrong
 from implementations.defects.base import (
+    FORWARD_MODE,
     CorrectLinenDense,
     affine,
     is_eager_sequence,
@@ -27,7 +28,6 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import also, defect, name_layers
 
-FORWARD_MODE = ("transforms/forward-mode-offered",)
 MAPS, COMBINED = "transforms/vmap", "transforms/combined"
 
 CompilesSequences = wrong.forward(

@@ -13,6 +13,7 @@ from jax.lax import stop_gradient
 
 from implementations.defects import wrong
 from implementations.defects.base import (
+    FORWARD_MODE,
     affine,
     is_traced,
     one_dtype,
@@ -23,7 +24,6 @@ from implementations.defects.base import (
 from implementations.defects.hooks import Function
 from implementations.defects.record import name_layers
 
-FORWARD_MODE = ("transforms/forward-mode-offered",)
 GRADIENTS = "transforms/gradients"
 
 

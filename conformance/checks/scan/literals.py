@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from conformance.checks.layer import Layer
 
@@ -39,7 +39,7 @@ def numbers_in_code(layer: Layer) -> tuple[float, ...]:
     Its classes and functions are read, and what these refer to, but not JAX, Flax and the standard
     library. 0 and 1 are left out.
     """
-    return _read(layer)[0]
+    return _read(layer).numbers
 
 
 def lengths_in_code(layer: Layer) -> list[int]:
@@ -50,7 +50,9 @@ def lengths_in_code(layer: Layer) -> list[int]:
 
 def names_in_code(layer: Layer) -> list[str]:
     """Return the first strings in the layer's code that may be the name of an axis."""
-    names = [name for name in _read(layer)[2] if name.isidentifier() and len(name) <= _MOST_LETTERS]
+    names = [
+        name for name in _read(layer).texts if name.isidentifier() and len(name) <= _MOST_LETTERS
+    ]
     return names[:_MOST_NAMES]
 
 
@@ -67,7 +69,7 @@ def counts_in_code(layer: Layer) -> list[int]:
     Code that stores nothing outside of its constructor does not count.
     """
     counts = [n for n in lengths_in_code(layer) if n <= _MOST_CALLS]
-    return [max(counts)] if counts and any(map(_stores, _read(layer)[1])) else []
+    return [max(counts)] if counts and any(map(_stores, _read(layer).code)) else []
 
 
 def constructions_in_code(layer: Layer) -> int:
@@ -82,17 +84,22 @@ def _stores(code: CodeType) -> bool:
     return bool(names) or any(step.opname in _STORES for step in dis.get_instructions(code))
 
 
-def _read(layer: Layer) -> tuple[tuple[float, ...], list[CodeType], tuple[str, ...]]:
-    """Return the numbers in the layer's code, the code, and the strings in it."""
+class _Code(NamedTuple):
+    """The code of a layer, and the numbers and the strings in it."""
 
-    def read() -> tuple[tuple[float, ...], list[CodeType], tuple[str, ...]]:
-        found, names, parts = _walk(layer)
+    numbers: tuple[float, ...]
+    code: list[CodeType]
+    texts: tuple[str, ...]
+
+
+def _read(layer: Layer) -> _Code:
+    def read() -> _Code:
+        numbers, texts, parts = _walk(layer)
         code = [part for part in parts if isinstance(part, CodeType)]
-        return tuple(found), code, tuple(names)
+        return _Code(tuple(numbers), code, tuple(texts))
 
-    read_once: tuple[tuple[float, ...], list[CodeType], tuple[str, ...]]
-    read_once = layer.remember("code", read)
-    return read_once
+    found: _Code = layer.remember("code", read)
+    return found
 
 
 def _walk(layer: Layer) -> tuple[dict[float, None], dict[str, None], list[Any]]:
