@@ -41,6 +41,8 @@ _FORMULAS = {
     "1/fan_in": "1 / fan_in",
     "not scaled": "1",
     "standard deviation 1/fan_in": "1 / fan_in ** 2",
+    "standard deviation 2/fan_in": "4 / fan_in ** 2",
+    "standard deviation 1/(2 fan_in)": "1 / (4 * fan_in ** 2)",
     "fan_out": "1 / fan_out",
     "Glorot": "2 / (fan_in + fan_out)",
     "1/(fan_in + fan_out)": "1 / (fan_in + fan_out)",

@@ -69,6 +69,20 @@ SCALES: tuple[Scale, ...] = (
         f"Multiply by {_TARGET} instead of 1/in_features.",
     ),
     Scale(
+        "standard deviation 2/fan_in",
+        lambda i, o: 4 / i**2,
+        "the standard deviation is 2/fan_in, as after a division by in_features ** 1/2, which is "
+        "in_features / 2",
+        "Divide by sqrt(in_features).",
+    ),
+    Scale(
+        "standard deviation 1/(2 fan_in)",
+        lambda i, o: 1 / (4 * i**2),
+        "the standard deviation is 1/(2 fan_in), as of in_features ** -1/2, which is "
+        "1 / in_features / 2",
+        f"Multiply by {_TARGET}.",
+    ),
+    Scale(
         "standard deviation fan_in^(-3/2)",
         lambda i, o: 1 / i**3,
         "the variance is 1/fan_in^3: the product is divided by fan_in, as by a mean for a sum",

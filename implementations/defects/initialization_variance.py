@@ -71,6 +71,16 @@ ScaledByFanIn = wrong.kernel("N017", "initialization/kernel-variance", 2)(
     seen="CNN-from-Scratch#8 (review: stddev (1/fan_in) instead of sqrt(1/fan_in))",
     cause_id="law-normal-standard-deviation-1-fan-in",
 )
+HalfOfTheFan = wrong.kernel("Y482", "initialization/kernel-variance", 2)(
+    lambda key, n, m: normal(key, n, m) / (n**1 / 2),
+    "Scaled by 1/(in ** 1/2), which is 2/in: the power comes first.",
+    cause_id="law-normal-standard-deviation-2-fan-in",
+)
+HalfOfTheInverse = wrong.kernel("Y483", "initialization/kernel-variance", 2)(
+    lambda key, n, m: normal(key, n, m) * n**-1 / 2,
+    "Scaled by in ** -1/2, which is 1/(2 in).",
+    cause_id="law-normal-standard-deviation-1-2-fan-in",
+)
 BiasCountedAsInput = wrong.kernel("N039", "initialization/kernel-variance", 4)(
     lambda key, n, m: normal(key, n, m) * stddev(n + 1),
     "Scaled by 1/sqrt(in + 1), which large sizes hide.",

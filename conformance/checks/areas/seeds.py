@@ -275,9 +275,15 @@ def _require_scale(
 def _constant(layer: Layer, numbers: np.ndarray) -> str:
     """Return a cause if all seeds give these numbers because they are all equal."""
     if layer.implementation.init is not None:
-        drawn = identify_law(samples(layer))
-        if drawn.name in ("zeros", "constant"):
-            return Cause(f"kernel-{drawn.name}", drawn.sentence)
+        law = identify_law(samples(layer))
+        if law.name in ("zeros", "constant"):
+            return Cause(f"kernel-{law.name}", law.sentence)
+        if all(n == 1 for (n, _), kernels in samples(layer).items() if kernels.any()):
+            words = (
+                "every weight is 0, for every seed, unless in_features is 1: so is a scale of "
+                "1 // sqrt(in_features), which is rounded down"
+            )
+            return Cause("kernel-zeros", words)
     if np.ptp(numbers):
         return ""
     what = "output" if layer.implementation.init is None else "weight of some sizes"
