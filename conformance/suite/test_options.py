@@ -220,8 +220,14 @@ def _require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str
         wide, product = oracle.affine(x, kernel, bias), found - bias
         # Adding the bias to a product of that dtype rounds to float32, and so does the difference.
         near = 2.0**-22 * (np.abs(found) + np.abs(bias))
+        x_alone = oracle.affine(rounded(x, dtype), kernel, bias)
+        parameters_alone = oracle.affine(x, rounded(kernel, dtype), rounded(bias, dtype))
         if wide.admits(found):
             cause = ignored("dtype")
+        elif x_alone.admits(found):
+            cause = Cause("dtype-for-x-alone", "x is cast to dtype, and the kernel is not")
+        elif parameters_alone.admits(found):
+            cause = Cause("dtype-for-parameters-alone", "the kernel is cast to dtype, and x is not")
         elif is_exact(found, dtype):
             cause = Cause("result-cast-back", "the result is cast back to float32")
         elif np.all(np.abs(product - rounded(product, dtype)) <= near):
