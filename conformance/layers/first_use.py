@@ -6,7 +6,9 @@ import builtins
 import inspect
 import linecache
 import os
+import pkgutil
 import re
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -253,6 +255,11 @@ def _hint(error: BaseException) -> str:
         return "rngs.params() draws a key, and takes no argument"
     if isinstance(error, ModuleNotFoundError):
         return f"install it, or correct the name: the module {name!r} does not exist"
+    wanted = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", safe_text(error))
+    if wanted is not None:
+        module = sys.modules.get(wanted[2])
+        parts = [each.name for each in pkgutil.iter_modules(getattr(module, "__path__", []))]
+        return did_you_mean(wanted[1], [*_attributes(module), *parts])
     axis = re.match(r"unbound axis name: (\w+)", safe_text(error))
     if axis is not None:
         return f"the axis {axis[1]!r} exists under jax.pmap or shard_map only: make it an option"
@@ -262,7 +269,9 @@ def _hint(error: BaseException) -> str:
         if name == "params":
             kind = type(error.obj).__name__
             return f"give rngs as nnx.Rngs(seed): it has the stream params, and this {kind} has not"
-        return _not_kept(error.obj, name) or did_you_mean(name, _attributes(error.obj))
+        elsewhere = _elsewhere(name) if inspect.ismodule(error.obj) else ""
+        near = elsewhere or did_you_mean(name, _attributes(error.obj))
+        return _not_kept(error.obj, name) or near
     return ""
 
 
@@ -313,6 +322,14 @@ def _not_kept(value: Any, name: str) -> str:
     given = code.co_argcount + code.co_kwonlyargcount
     of = name if name in code.co_varnames[:given] else "..."
     return f"__init__ does not keep {name}: self.{name} = {of}"
+
+
+def _elsewhere(name: str) -> str:
+    """Return a hint if a usual module has exactly the name that another module lacks."""
+    for place in ("jax", "jax.numpy", "jax.random", "jax.nn", "jax.lax", "flax.nnx", "math"):
+        if name in _attributes(sys.modules.get(place)):
+            return f"did you mean {place}.{name}?"
+    return ""
 
 
 def _attributes(value: Any) -> list[str]:

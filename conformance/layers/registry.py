@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib.machinery
 import importlib.metadata
 import importlib.util
 import os
@@ -17,6 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -279,23 +279,29 @@ def _resolve(spec: str, known: Sequence[Entry]) -> Entry:
             + ", ".join(entry.id for entry in named)
         )
     place, colon, attribute = spec.rpartition(":")
-    if place.endswith(".py"):
-        if not Path(place).is_file():
-            raise UsageError(f"{spec!r}: there is no file {place!r}")
-        return Entry(id=spec, name=f"{Path(place).name}:{attribute}", spec=spec)
+    path = place if colon else spec
+    if path.endswith(".py"):
+        if not Path(path).is_file():
+            raise UsageError(f"{spec!r}: there is no file {path!r}")
+        if not (colon and attribute):
+            raise UsageError(f"{spec!r} names a file; say which layer in it: {path}:MyDense")
+        return Entry(id=spec, name=f"{Path(path).name}:{attribute}", spec=spec)
+    if path.endswith(".ipynb"):
+        words = "use conformance.check(MyDense) in the notebook, or move the layer to a .py file"
+        raise UsageError(f"{spec!r} names a notebook: {words}")
+    # A folder may have the name of an installed module.
+    if Path(path).is_dir() and not getattr(PathFinder.find_spec(path), "origin", None):
+        words = f"say which file in it: {path.rstrip('/')}/FILE.py:MyDense"
+        raise UsageError(f"{spec!r} names a folder; {words}")
     if colon and place and attribute:
         _require_importable(place, spec, known)
         return Entry(id=spec, name=spec, spec=spec)
-    if spec.endswith(".py"):
-        if not Path(spec).is_file():
-            raise UsageError(f"there is no file {spec!r}")
-        raise UsageError(f"{spec!r} names a file; say which layer in it: {spec}:MyDense")
     raise UsageError(_unknown(spec, known))
 
 
 def _require_importable(module: str, spec: str, known: Sequence[Entry]) -> None:
     top = module.partition(".")[0]
-    here = importlib.machinery.PathFinder.find_spec(top, [os.getcwd()])
+    here = PathFinder.find_spec(top, [os.getcwd()])
     if not is_installed(module) and here is None:
         raise UsageError(f"{_unknown(spec, known)} There is no module {top!r} either.")
 

@@ -128,7 +128,7 @@ class Scaled:
     path: str
 
     def __str__(self) -> str:
-        return f"the kernel is {self.path} times a number that depends on the sizes"
+        return f"x is multiplied by {self.path} times a number that depends on the sizes"
 
     def seen_through(self, its: Implementation) -> Implementation:
         """Return the implementation, whose kernel has the number as a factor."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
+from flax import nnx
 
+from conformance.checks.diagnosis import wrong_values
 from conformance.layers.first_use import why_unusable
 from conformance.layers.registry import Entry
 from conformance.selftest.processes import RIGHT, command
@@ -61,6 +64,14 @@ WRONG = {
     ),
     "no such part": ("rngs.params()", "rngs.params.next()", 7, "rngs.params.next", [STREAM]),
     "function": (CALL, "return jax.numpy.dott(x)", 12, "jax.numpy.dott", ["did you mean dot?"]),
+    "of another module": (
+        CALL,
+        "return jax.numpy.normal(x)",
+        12,
+        "jax.numpy.normal",
+        ["did you mean jax.random.normal?"],
+    ),
+    "library": ("from flax import nnx", "from flax import nxx", 2, "", ["did you mean nnx?"]),
     "self": (
         "(self, x)",
         "(x)",
@@ -249,3 +260,19 @@ def test_what_is_more_than_a_dense_is_one_message(
     why = why_unusable(Entry("i", "beside", f"{path}:Dense"))
     assert f"found a layer that {says}" in why if says else not why
     assert not says or "the layer inner for example" in why
+
+
+def test_a_list_of_params_is_named_as_the_cause() -> None:
+    """Since 0.12, Flax refuses it by a long message, whose end is cut off."""
+
+    class Listed(nnx.Module):
+        def __init__(self) -> None:
+            self.layers = [nnx.Param(jnp.zeros(3))]
+
+    try:
+        Listed()
+    except ValueError as error:
+        message = str(error)
+    else:
+        pytest.skip("this version of Flax takes it")
+    assert "layers is a plain list" in wrong_values.of_building(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -380,10 +381,23 @@ def of_building(error: str) -> str:
             "without one, with FLAX_ALWAYS_SHARD_VARIABLE=0 in the environment"
         )
         return Cause("mesh-missing", words)
+    held = _PLAIN_CONTAINER.search(error)
+    if held is not None:
+        kind, name = held.groups()
+        words = (
+            f"{name} is a plain {kind} that holds arrays, and nnx does not look in it: give each "
+            "array an attribute of its own"
+        )
+        return Cause("array-static", words)
     if "in static attribute" not in error:
         return ""
     words = "an array is kept where nnx does not look for one: wrap it in nnx.Param"
     return Cause("array-static", words)
+
+
+_PLAIN_CONTAINER = re.compile(
+    r"Found data on value of type '<class '(list|dict|set)'>' assigned to static attribute '(\w+)'"
+)
 
 
 def of_numpy_sizes(found: np.ndarray, expected: np.ndarray) -> str:
