@@ -1,7 +1,7 @@
 """Constructor options with the names of Flax's options mean what they mean in Flax.
 
-An option is checked if the constructor's signature has its name. If a layer is registered with a
-value for an option, all other requirements check it with that value.
+An option is checked if the constructor has its name, or passes it on. If a layer is registered with
+a value for an option, all other requirements check it with that value.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from conformance.checks.areas import compilation, gradients, input_dtypes
 from conformance.checks.areas.options import (
     LOST,
     at_other_programs,
+    beside,
     copies_of,
     ignored,
     keys_given,
     of_every_rank,
     require_as_zero_bias,
     require_initializer,
+    require_negated_gradients,
     require_of_one_layer,
     require_same_law,
     takes,
@@ -88,7 +90,7 @@ def test_kernel_init(layer: Layer, case: Case) -> None:
     A layer that scales, replaces or ignores its result does not start where its user chose. One
     that declares ``layout = "out, in"`` may ask for either shape, and turn what it gets.
     """
-    for options in _beside(layer):
+    for options in beside(layer):
         require_initializer(layer, case, "kernel_init", case.kernel(), **options)
 
 
@@ -103,7 +105,7 @@ def test_bias_init(layer: Layer, case: Case) -> None:
     """
     if not layer.convention.use_bias:
         require.not_applicable("the layer declares that it has no bias")
-    for options in _beside(layer):
+    for options in beside(layer):
         if "use_bias" not in options:
             bias_keys = require_initializer(layer, case, "bias_init", case.bias(), **options)
     if takes(layer, "kernel_init"):
@@ -301,7 +303,7 @@ def test_precision(layer: Layer, case: Case) -> None:
     every: list[tuple[Any, Any, dict[str, Any]]]
     every = [(each, (each, each), {}) for each in jax.lax.Precision]
     every += [((highest, default), (highest, default), {})]
-    every += [("highest", (highest, highest), options) for options in _beside(layer)]
+    every += [("highest", (highest, highest), options) for options in beside(layer)]
     for chosen, precision, options in every:
         leads = filter(layer.accepts, ((), case.lead, (2, 4)))
         cases = [replace(case, lead=lead) for lead in leads]
@@ -352,7 +354,7 @@ def test_dot_general(layer: Layer, case: Case) -> None:
     """``dot_general`` replaces ``jax.lax.dot_general`` in the product.
 
     Quantized training injects its arithmetic this way; the check negates the product. It is called
-    for x of rank 1 to 3, and without a bias.
+    for x of rank 1 to 3, and without a bias. The gradients are those of its product.
     """
     calls = []
 
@@ -365,10 +367,11 @@ def test_dot_general(layer: Layer, case: Case) -> None:
     reference = layer.value(x, -layer.kernel_for(case), layer.bias_for(case))
     what, cause = "f(x) with a dot_general that negates the product", ignored("dot_general")
     require.within(dense(x), reference.value, reference.bound, what, cause=cause)
+    require_negated_gradients(dense, case)
     for how, each in copies_of(dense).items():
         copied = f"{what}, of a layer that is {how},"
         require.within(each(x), reference.value, reference.bound, copied, cause=LOST)
-    for options in _beside(layer):
+    for options in beside(layer):
         calls.clear()
         called = of_every_rank(with_options(layer, dot_general=negated, **options), case)
         require.that(
@@ -390,12 +393,6 @@ def test_dot_general(layer: Layer, case: Case) -> None:
         )
 
 
-def _beside(layer: Layer) -> list[dict[str, Any]]:
-    """Return the options beside which another one is checked, as two branches may use it."""
-    half = [{"dtype": jnp.dtype("bfloat16")}] if takes(layer, "dtype") else []
-    return [*with_and_without_bias(layer), *half]
-
-
 def _and(options: dict[str, Any]) -> str:
     return "".join(f" and {name}={value}" for name, value in options.items())
 
@@ -413,26 +410,33 @@ def test_promote_dtype(layer: Layer, case: Case) -> None:
 
     own: Any = nnx.nn.dtypes if layer.implementation.linen is None else linen.dtypes
 
+    calls: list[int] = []
+
     def to_bfloat16(*values: Any, **options: Any) -> Any:
+        calls.append(len(values))
         return own.promote_dtype(*values, **{**options, "dtype": jnp.bfloat16})
 
     for options in with_and_without_bias(layer):
-        given = with_options(layer, promote_dtype=to_bfloat16, **options)
-        for x, y in of_every_rank(given, case):
+        calls.clear()
+        found = of_every_rank(with_options(layer, promote_dtype=to_bfloat16, **options), case)
+        cause: Cause | str = "" if calls else ignored("promote_dtype", options)
+        if 0 < len(calls) < len(found):
+            cause = Cause("option-by-branch", "promote_dtype is used in one branch only")
+        for x, y in found:
             require.that(
                 str(y.dtype) == "bfloat16",
                 f"with a promote_dtype that casts to bfloat16{_and(options)}, f({x}) is {y.dtype}",
                 accepted="bfloat16",
-                cause=ignored("promote_dtype", options),
+                cause=cause,
             )
     if not takes(layer, "dtype"):
         return
     promoted: list[str] = []
 
     def recorded(*values: Any, **options: Any) -> Any:
-        found = own.promote_dtype(*values, **options)
-        promoted.extend(str(each.dtype) for each in found if each is not None)
-        return found
+        cast = own.promote_dtype(*values, **options)
+        promoted.extend(str(each.dtype) for each in cast if each is not None)
+        return cast
 
     both = with_options(layer, promote_dtype=recorded, dtype=jnp.dtype("float16"))
     both.of(case)(_x(layer, case))

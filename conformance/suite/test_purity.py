@@ -100,16 +100,18 @@ def test_input_kept(layer: Layer, case: Case) -> None:
     """A JAX array x is still there after the call, with the values that it had.
 
     A call that donates the memory of x to its result deletes an array that its caller may still
-    use. This shows only if x and the result have the same shape.
+    use. This shows only if x and the result have the same shape. An x of a million numbers is
+    checked as well.
     """
     cause = Cause("input-donated", "the call donates x, so that its memory is given to the result")
-    leads: tuple[tuple[int, ...], ...] = (BATCH, (2, 4))
-    for lead in [*filter(layer.accepts, leads)] or [layer.fewest]:
-        values = case.normal("x", *lead, case.in_features)
+    leads = [(16, BATCH), (16, (2, 4)), (512, (2048,))]
+    for width, lead in [each for each in leads if layer.accepts(each[1])] or [(16, layer.fewest)]:
+        values = case.normal("x", *lead, width)
         # Make a copy: JAX never donates memory that belongs to NumPy.
         x = jnp.copy(as_jax(values))
-        jax.block_until_ready(layer.forward(case.seed, x, case.out_features))
-        require.that(not x.is_deleted(), "after the call, x is deleted", accepted="x", cause=cause)
+        jax.block_until_ready(layer.forward(case.seed, x, width))
+        found = f"after the call, x of shape {x.shape} is deleted"
+        require.that(not x.is_deleted(), found, accepted="x", cause=cause)
         require.equal(x, values, "x after the call")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import jaxprs, programs, require
-from conformance.checks.areas import meshes
+from conformance.checks.areas import input_dtypes, meshes
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer
 from conformance.contract.requirement import (
@@ -64,10 +64,10 @@ def test_sharded_equals_local(layer: Layer, case: Case) -> None:
     "state/instances-independent",
     "construction/parameter-dtype",
 )
-@over(sizes=[(3, 10)], at_most=1)
+@over(sizes=[(16, 16)], at_most=1)
 def test_default_device(layer: Layer, case: Case) -> None:
     """Parameters that are built under ``jax.default_device(d)`` lie on d, and have the same values
-    for every d.
+    for every d. They have them within a mesh as well.
     """
     meshes.require_devices()
     device, here = jax.devices()[1], layer.of(case).kernel
@@ -84,6 +84,12 @@ def test_default_device(layer: Layer, case: Case) -> None:
         ),
     )
     require.equal(kernel, here, "the kernel on another device")
+    within = meshes.kernel_within_mesh(layer, case)
+    cause = Cause("mesh-in-draw", "the kernel that is drawn depends on the mesh")
+    if within is not None:
+        require.equal(
+            within, here, "the kernel of a layer that is built within a mesh", cause=cause
+        )
 
 
 def _listed(devices: set[Any]) -> str:
@@ -119,13 +125,14 @@ def test_second_device(layer: Layer, case: Case) -> None:
 # JAX may crash on an array of several devices that a call has donated.
 @rests_on(
     *("sharding/sharded-equals-local", "sharding/second-device", "purity/input-kept"),
-    "transforms/gradients",
+    *("transforms/gradients", "dtypes/half-input"),
 )
 @over(sizes=[(16, 16)], at_most=1)
 def test_eager(layer: Layer, case: Case) -> None:
     """Outside of jit, with sharded parameters and inputs, f(x) is within the rounding-error bound.
 
-    The same holds for the gradients, with the batch or the outputs sharded. Under jit a layer sees
+    The same holds for the gradients, with the batch or the outputs sharded, and for an x of
+    bfloat16. Under jit a layer sees
     whole arrays; outside of it, a layer that inspects arrays may take the part on one device for
     the whole.
     """
@@ -138,6 +145,8 @@ def test_eager(layer: Layer, case: Case) -> None:
         dense = meshes.on_their_devices(layer.of(case), places, case)
         y = dense(places.put(case.kernel(), case.bias(), x)[2])
         require.within(y, reference.value, reference.bound, f"f(x) outside of jit with {how}")
+        if how == meshes.BY_ROWS and input_dtypes.works_with(layer, "bfloat16"):
+            meshes.require_half(dense, places, case)
         if places.x[0] and layer.accepts((8, 1)):
             y = np.asarray(dense(places.put(kernel, bias, x[:, None])[2]))[:, 0]
             what = f"f(x) outside of jit with {how}, for an x of rank 3"

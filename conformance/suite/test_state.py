@@ -395,7 +395,8 @@ def _recurs(layer: Layer, case: Case, x: np.ndarray, wrong: np.ndarray) -> bool:
 )
 @over(sizes=FEW_SIZES)
 def test_pickles(layer: Layer, case: Case) -> None:
-    """The layer computes the same after a round trip through pickle, or a deep or shallow copy.
+    """The layer computes the same after a round trip through pickle, or a deep or shallow copy, and
+    its parameters are still parameters.
 
     The same holds if another process unpickles an nnx layer: it shares only the bytes with this
     one. A Linen module is pickled without its parameters.
@@ -423,5 +424,13 @@ def test_pickles(layer: Layer, case: Case) -> None:
         else:
             new = Built(layer, parameters=replace(dense.parameters, static=copied))
         require.equal(new(x), plain, f"f(x) after {what}")
+        found, accepted = (", ".join(sorted(map(str, each.leaves))) for each in (new, dense))
+        words = f"after {what}, the layer has other arrays"
+        require.that(
+            found == accepted,
+            f"after {what}, the layer has {found}",
+            accepted=accepted,
+            cause=Cause("copied-otherwise", words),
+        )
     if dense.module is not None and case.kernel_shape == PICKLED.kernel_shape:
         require_unpickled(layer)

@@ -47,6 +47,11 @@ OverflowClamped = wrong.output("Y215", "dtypes/cast-parameters", 4, cause_id="ov
     "A result of float16 is clamped, so that no overflow shows.",
     when=lambda y, x: y.dtype == jnp.float16,
 )
+HalfModelOfOneVector = wrong.forward("Y414", CAST, 5, cause_id="layer-casts-by-rank")(
+    lambda x, k, b: affine(x.astype(jnp.float32), k, b),
+    "In a model that was cast to bfloat16, a single x is multiplied in float32.",
+    when=lambda x, k, b: x.dtype == k.dtype == BFLOAT16 and x.ndim == 1,
+)
 LargeHalfModelWithoutBias = wrong.forward("Y291", CAST, 5)(
     lambda x, k, b: affine(x, k, b * 0),
     "A model that was cast to bfloat16 loses its bias from 130 inputs on.",

@@ -287,20 +287,6 @@ def PrecisionByEnumOnly(precision: Any) -> dict[str, Any]:
     return {"precision": precision}
 
 
-@product("Y239", "options/precision", 5, cause_id="option-of-call-only")
-def PrecisionOfTheCall(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
-    """The rule of the derivative multiplies in the default precision."""
-    multiplied = jax.custom_jvp(lambda x, kernel: AllOptions.affine(self, x, kernel, None))
-
-    def rule(primals: Any, tangents: Any) -> Any:
-        (x, kernel), (dx, dkernel) = primals, tangents
-        return multiplied(x, kernel), dx @ kernel + x @ dkernel
-
-    multiplied.defjvp(rule)
-    y: Array = multiplied(x, kernel)
-    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
-
-
 class _OneOption(AllOptions):
     """A right layer with the option `use_bias` alone."""
 

@@ -86,6 +86,14 @@ DonatesSequences = wrong.forward("Y356", "purity/input-kept", 4, cause_id="input
     when=lambda x, k, b: is_eager_sequence(x, k, b) and k.shape[0] == k.shape[1],
 )
 
+DonatesManyNumbers = wrong.forward("Y408", "purity/input-kept", 5, cause_id="input-donated")(
+    lambda x, k, b: _donating(x, k, b),
+    "A batch of 2^18 numbers and more is donated to the result.",
+    when=lambda x, k, b: (
+        not is_traced(x, k) and x.size >= 2**18 and x.shape[-1:] == b.shape and x.ndim == 2
+    ),
+)
+
 
 @wrong.kernel("N064", "purity/globals-untouched", 4, cause_id="global-changed", seen="keras#12259")
 def SeedsNumpy(key: Array, in_features: int, out_features: int) -> Array:

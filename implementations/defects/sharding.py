@@ -176,5 +176,19 @@ KeptByEachDevice = wrong.output("Y462", "sharding/output-sharding", 4, cause_id=
     when=lambda y, x: inside_some_mesh(),
 )
 
+HalvesWhereSharded = wrong.forward("Y409", "sharding/eager", 5)(
+    lambda x, k, b: (x @ k.astype(x.dtype)).astype(k.dtype) + b,
+    "A sharded x of bfloat16 is multiplied by a kernel that is cast to it.",
+    when=lambda x, k, b: not is_traced(x, k) and len(x.devices()) > 1 and x.dtype == jnp.bfloat16,
+)
+
+
+@wrong.kernel("Y410", "sharding/default-device", 5, cause_id="mesh-in-draw")
+def DrawnOncePerDevice(key: Array, in_features: int, out_features: int) -> Array:
+    """Within a mesh, each device draws its columns, all of them from one key."""
+    parts = jax.sharding.get_abstract_mesh().size if inside_some_mesh() else 1
+    parts = parts if parts and out_features % parts == 0 else 1
+    return jnp.tile(scaled_normal(key, in_features, out_features // parts), (1, parts))
+
 
 name_layers(globals())

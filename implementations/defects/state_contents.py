@@ -294,6 +294,24 @@ class PicklesAReference(CorrectDense):
         return nnx.merge(*copy.deepcopy(nnx.split(self), memo))
 
 
+def _with_variables(kernel: np.ndarray, bias: np.ndarray) -> Any:
+    layer = PickledAsVariables(*kernel.shape, rngs=nnx.Rngs(0))
+    for name, value in (("kernel", kernel), ("bias", bias)):
+        setattr(layer, name, nnx.Variable(jnp.asarray(value)))
+    return layer
+
+
+@defect("Y413", "state/pickles", 5, cause_id="copied-otherwise")
+class PickledAsVariables(CorrectDense):
+    """After pickling, kernel and bias are other Variables than Params, so that no optimizer finds them."""
+
+    def __reduce__(self) -> Any:
+        return _with_variables, (np.asarray(self.kernel[...]), np.asarray(self.bias[...]))
+
+    def __deepcopy__(self, memo: Any = None) -> Any:
+        return nnx.merge(*copy.deepcopy(nnx.split(self), memo))
+
+
 def _from_half(cls: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
     layer = cls(*kernel.shape, rngs=nnx.Rngs(0))
     values = {"kernel": kernel, "bias": bias}

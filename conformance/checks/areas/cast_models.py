@@ -24,6 +24,10 @@ _OWN_ROUNDINGS, _FEW_ROUNDINGS = 2, 8
 _OWN_DERIVATIVES = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "stop_gradient")
 
 
+# The last one has more rows than other checks give, so that no call with it went before.
+_LEADS: tuple[tuple[int, ...], ...] = ((), (2,), (2, 4), (37,))
+
+
 def require_castable(layer: Layer, case: Case, half: str) -> None:
     """Require f and its gradients in a half precision, and f as before if cast back to float32.
 
@@ -41,13 +45,26 @@ def require_castable(layer: Layer, case: Case, half: str) -> None:
     result = its.returned if its.casts_input else half
     # A layer declares to cast x; parameters of another half precision may promote the result.
     accepted = {result: None, str(jnp.promote_types(result, half)): None}
+    returned = {x.shape[:-1]: str(y.dtype)} | {
+        lead: str(jax.eval_shape(layer.apply, dense.parameters, abstract).dtype)
+        for lead in filter(layer.accepts, _LEADS)
+        for abstract in [jax.ShapeDtypeStruct((*lead, x.shape[-1]), half)]
+    }
+    wrong = {lead: dtype for lead, dtype in returned.items() if dtype not in accepted}
+    cause: Cause | str = ""
+    if len({*returned.values()}) == 1:
+        words = f"the layer casts to {y.dtype} for any dtypes of x and of its parameters"
+        cause = Cause("layer-casts", words)
+    elif not {*map(len, wrong)} & {len(lead) for lead in returned if lead not in wrong}:
+        words = "the result is cast to another dtype for x of some ranks"
+        cause = Cause("layer-casts-by-rank", words)
     require.that(
-        str(y.dtype) in accepted,
-        f"{what} is {y.dtype}",
-        accepted=" or ".join(accepted),
-        cause=Cause(
-            "layer-casts", f"the layer casts to {y.dtype} for any dtypes of x and of its parameters"
+        not wrong,
+        "".join(
+            f"{what} of shape {(*lead, x.shape[-1])} is {wrong[lead]}" for lead in [*wrong][:1]
         ),
+        accepted=" or ".join(accepted),
+        cause=cause,
         declare='dtype = "float32"' if input_dtypes.casts(layer) else "",
     )
     _require_values(layer, dense, x, half, what)

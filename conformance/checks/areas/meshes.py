@@ -11,6 +11,8 @@ import numpy as np
 
 from conformance.checks import programs, require
 from conformance.checks.areas import gradients
+from conformance.checks.arithmetic import rounded
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.jax_setup.lazy import jax, linen, nnx
@@ -112,6 +114,17 @@ def on_their_devices(dense: Built, places: Placement, case: Case) -> Built:
         return dense
 
 
+def require_half(dense: Built, places: Placement, case: Case) -> None:
+    """Require the result outside of jit for an x of bfloat16 on its devices."""
+    x, layer = rounded(case.x(), "bfloat16"), dense.layer
+    given = places.put(case.kernel(), case.bias(), as_jax(x, "bfloat16"))[2]
+    arithmetic = layer.arithmetic(case.in_features, "bfloat16").in_parts()
+    reference = arithmetic.affine(x, case.kernel(), layer.bias_for(case))
+    what = f"f(x) outside of jit with {BY_ROWS}, for an x of bfloat16"
+    y = np.asarray(dense(given), np.float32)
+    require.within(y, reference.value, reference.bound, what)
+
+
 def require_gradients(layer: Layer, places: Placement, case: Case, how: str) -> None:
     """Require the gradients outside of jit, where kernel, bias, x and g are on their devices."""
     # At least two rows are on each device, so that they are not taken for a single one.
@@ -136,6 +149,15 @@ def result_within_mesh(dense: Built, places: Placement, x: Any) -> Any:
 
     with inside_mesh(mesh(places.devices, places.second)), contextlib.suppress(Exception):
         return dense(x)
+    return None
+
+
+def kernel_within_mesh(layer: Layer, case: Case) -> np.ndarray | None:
+    """Return the kernel of a layer that is built where a mesh is set; None if it is not built."""
+    from conformance.jax_setup.compat import inside_mesh
+
+    with contextlib.suppress(Exception), inside_mesh(mesh(most(case.out_features))):
+        return layer.of(case).kernel
     return None
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import require
-from conformance.checks.areas import input_dtypes
+from conformance.checks import programs, require
+from conformance.checks.areas import gradients, input_dtypes
 from conformance.checks.arithmetic import rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
@@ -20,7 +20,7 @@ from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
 from conformance.checks.scan.points import base_of
 from conformance.checks.scan.traces import FORWARD, Traces
-from conformance.errors import Cause
+from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.adapters.parameters import is_key
 
@@ -251,3 +251,31 @@ def require_same_law(layer: Layer, given: Layer, option: str) -> None:
             accepted=f"1 +- {_OFF}",
             cause=Cause("law-by-option", f"with {option}, kernels are drawn from another law"),
         )
+
+
+def require_negated_gradients(dense: Built, case: Case) -> None:
+    """Require the gradients of a layer whose ``dot_general`` negates the product.
+
+    At -K and -x, such a layer has the gradients that ``x @ K + b`` has at K and x.
+    """
+    layer, lead = dense.layer, case.lead if dense.layer.accepts(case.lead) else ()
+    x, g = case.normal("x", *lead, case.in_features), case.normal("g", *lead, case.out_features)
+    by = "jax.vjp with a dot_general that negates the product"
+    point = gradients.Point(f"x of shape {x.shape}", case.kernel(), case.bias(), x, g)
+    with during(by):
+        values = -point.kernel, point.bias, -x, g
+        _, found = jax.device_get(programs.pullback(layer)(dense.parameters, *values))
+    try:
+        gradients.require_gradients(layer, found, point, by)
+    except Violation as violation:
+        with contextlib.suppress(Violation):
+            usual = -found[0], found[1], -found[2]
+            gradients.require_gradients(layer, usual, point, by)
+            violation.because(Cause("option-of-call-only", "dot_general does not reach gradients"))
+        raise
+
+
+def beside(layer: Layer) -> list[dict[str, Any]]:
+    """Return the options beside which another one is checked, as two branches may use it."""
+    half = [{"dtype": jnp.dtype("bfloat16")}] if takes(layer, "dtype") else []
+    return [*with_and_without_bias(layer), *half]

@@ -90,9 +90,40 @@ def adapt(
         return found
     found = replace(found, configured=configured, activations=_activations(kind, arguments))
     options = frozenset(parameters_by_keyword(kind))
+    if found.module is not None:
+        options |= _passed_on(kind, arguments)
     if found.module is None and found.linen is None:
         options &= {"use_bias"}  # other options have Flax's meaning in Flax only
     return replace(found, options=options, chosen=frozenset(arguments))
+
+
+def _passed_on(kind: Any, arguments: Mapping[str, Any]) -> set[str]:
+    """Return the options of ``nnx.Linear`` that a constructor takes as ``**options``.
+
+    It passes them on to another constructor if it refuses a name that has no meaning.
+    """
+    from flax import nnx
+
+    signature, theirs = signature_of(kind), signature_of(nnx.Linear)
+    kinds = [p.kind for p in signature.parameters.values()] if signature is not None else []
+    if inspect.Parameter.VAR_KEYWORD not in kinds or theirs is None:
+        return set()
+
+    def is_built(**option: Any) -> bool:
+        try:
+            bind(kind, {**arguments, **option}, is_nnx=True).construct(*_SIZES, nnx.Rngs(0))
+        except Exception:  # which the requirements report, if it is not of the option
+            return False
+        return True
+
+    if is_built(an_option_without_meaning=None):
+        return set()
+    parameters = theirs.parameters
+    return {name for name in _PASSED_ON if is_built(**{name: parameters[name].default})}
+
+
+_PASSED_ON = ("use_bias", "dtype", "param_dtype", "precision", "kernel_init", "bias_init",
+              "dot_general", "promote_dtype")  # fmt: skip
 
 
 def _constants(kind: type, method: str) -> tuple[Any, ...]:
