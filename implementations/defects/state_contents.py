@@ -303,7 +303,7 @@ def _with_variables(kernel: np.ndarray, bias: np.ndarray) -> Any:
 
 @defect("Y413", "state/pickles", 5, cause_id="copied-otherwise")
 class PickledAsVariables(CorrectDense):
-    """After pickling, kernel and bias are other Variables than Params, so that no optimizer finds them."""
+    """After pickling, kernel and bias are Variables and not Params, so no optimizer finds them."""
 
     def __reduce__(self) -> Any:
         return _with_variables, (np.asarray(self.kernel[...]), np.asarray(self.bias[...]))
