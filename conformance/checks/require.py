@@ -63,6 +63,8 @@ def _raised(action: str, error: BaseException, cause: str) -> Violation:
         cause = cause or _STORED
     elif "has been deleted" in text:
         cause = cause or _DELETED
+    elif "float0" in text:
+        cause = cause or _OF_INTEGERS
     elif text.startswith("Unable to allocate"):  # by NumPy
         cause = cause or _ALLOCATED
     # The address of an object differs in each run.
@@ -127,6 +129,11 @@ _DELETED = Cause(
 _ALLOCATED = Cause(
     "allocated-by-numpy",
     "NumPy makes the array, also where JAX only describes it: make it by jax.numpy or jax.random",
+)
+_OF_INTEGERS = Cause(
+    "derivative-of-integers",
+    "a rule of differentiation computes with the derivative of integers, of JAX's dtype float0, "
+    "which has no numbers: cast x before the function that has the rule",
 )
 _UNDER_A_TRACE = {
     "TracerArrayConversionError": Cause(

@@ -9,6 +9,7 @@ look at each kernel of the sizes and seeds that Hypothesis draws.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -192,8 +193,8 @@ def _no_value_repeats(layer: Layer) -> None:
     if layer.convention.parameter_dtype != "float32" or layer.convention.kernel.is_zero():
         return
     small, kernel = layer.build(*WIDE).kernel, large_kernel(layer)
-    if np.unique(small).size < small.size / 2:
-        return  # kernel-resolution and kernel-law report a kernel of few values
+    if np.unique(small).size < small.size / 2 or not kernel.any():
+        return  # kernel-resolution, kernel-law and kernel-variance report these
     # A rounded kernel repeats single values, but not runs of neighbours. Signs are ignored, because
     # a row that repeats with the other sign is the same row.
     words = np.abs(kernel, dtype=np.float32).view(np.uint64).reshape(-1, 2)
@@ -202,9 +203,7 @@ def _no_value_repeats(layer: Layer) -> None:
         distinct > len(words) / 2,
         f"of {len(words)} runs of four weights of a kernel of {kernel.shape}, {distinct} differ",
         accepted=f"more than {len(words) // 2} different runs",
-        cause=Cause("runs-repeat", "runs of weights repeat in large kernels")
-        if kernel.any()
-        else Cause("large-kernel-zero", "every weight of a large kernel is 0"),
+        cause=Cause("runs-repeat", "runs of weights repeat in large kernels"),
     )
 
 
@@ -306,7 +305,7 @@ def test_kernel_variance(layer: Layer) -> None:
     plot_data.kernel_variance((in_features for in_features, _ in law.finite), evidence)
     judge(
         evidence,
-        lambda: causes.law(law.finite, law.names, law.variance),
+        lambda: _of_zeros(law.finite) or causes.law(law.finite, law.names, law.variance),
         law.finite,
         lambda: law_line(layer),
     )
@@ -336,7 +335,16 @@ def _require_variance(layer: Layer, kernel: np.ndarray, size: tuple[int, int]) -
     law = declared(layer)
     if np.isfinite(kernel).all():
         deviation = math.sqrt(law.variance(*size))
-        judge([variance(kernel.astype(np.float64) / deviation, slack=law.variance_slack)])
+        evidence = [variance(kernel.astype(np.float64) / deviation, slack=law.variance_slack)]
+        judge(evidence, lambda: _of_zeros({size: kernel}))
+
+
+def _of_zeros(kernels: Mapping[tuple[int, int], np.ndarray]) -> str:
+    """Return a cause if every weight is 0 at some of the sizes."""
+    for size, drawn in kernels.items():
+        if drawn.size and not drawn.any():
+            return Cause("large-kernel-zero", f"every weight is 0 at some sizes, such as {size}")
+    return ""
 
 
 # A fan_in that is capped at some size is wrong beyond it.

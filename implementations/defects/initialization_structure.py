@@ -28,7 +28,7 @@ X870 = wrong.kernel("X870", "initialization/kernel-dispersion", 5)(
     "Orthogonal where square beyond 100.",
     when=lambda key, n, m: n == m > 100,
 )
-ZeroWhereLarge = wrong.kernel("Y507", INDEPENDENCE, 4, cause_id="large-kernel-zero")(
+ZeroWhereLarge = wrong.kernel("Y507", VARIANCE, 4, cause_id="large-kernel-zero")(
     lambda key, n, m: normal(key, n, m) * round(stddev(n)),
     "The scale is rounded to 0 from 1000 inputs on.",
     when=lambda key, n, m: n >= 1000,

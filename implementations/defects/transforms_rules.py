@@ -407,5 +407,11 @@ ImagesTurned = wrong.forward("Y458", GRADIENTS, 4, collateral=FORWARD_MODE)(
     "For images, the kernel's gradient pairs rows of x with columns of g.",
 )
 
+_for_floats = with_tangent(affine, lambda x, k, b, dx, dk, db: dx @ k + x @ dk + db)
+RuleForFloats = wrong.forward("Y531", "dtypes/integer-input", 3, cause_id="derivative-of-integers")(
+    lambda x, k, b: _for_floats(x, k, b),
+    "The rule of differentiation computes with the tangent of x, which integers do not have.",
+)
+
 
 name_layers(globals())
