@@ -220,7 +220,7 @@ def of_basis(found: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> str:
         if found.size > 3 and grid.max() < 1e-6:
             return Cause(
                 "kernel-rounded",
-                f"the kernel is rounded to {decimals} decimals in the forward pass",
+                f"the kernel, or its product with x, is rounded to {decimals} decimals",
             )
     return ""
 
