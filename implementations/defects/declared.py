@@ -232,6 +232,14 @@ class _HalfOfIntegers(_AllHalf):
         return super().__call__(x.astype(jnp.int8) if x.dtype.kind in "iu" else x)
 
 
+class _PaddingInHalf(_AllHalf):
+    """In bfloat16, a row of -100 throughout is padding, whose output is 0."""
+
+    def __call__(self, x: ArrayLike) -> Array:
+        padding = (jnp.asarray(x) == -100.0).all(-1, keepdims=True)
+        return jnp.where(padding, 0, super().__call__(x))
+
+
 class _DropsNnx(CorrectDense):
     """Given a stream for its mask, drops a half of its outputs."""
 
@@ -303,6 +311,7 @@ SumsInLess = declaring(
 )
 HalfUnderVmap = declaring(_HalfUnderVmap, Defect("Y176", "transforms/vmap"), **HALF)
 HalfOfIntegers = declaring(_HalfOfIntegers, Defect("Y177", "dtypes/integer-input"), **HALF)
+PaddingInHalf = declaring(_PaddingInHalf, Defect("Y532", "forward/affine-value"), **HALF)
 WIDER = {"dtype": "bfloat16", "result_dtype": "float32"}
 RoundedResult = declaring(
     _RoundedResult, Defect("Y262", "forward/basis-input", cause_id="result-rounded"), **WIDER

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from conformance.checks import programs, require
+from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.diagnosis import shapes
 from conformance.checks.layer import Layer
@@ -86,18 +87,21 @@ def require_constants(layer: Layer, case: Case, constants: Sequence[float]) -> N
     A program that compares with a constant may treat values at or beyond it differently. The check
     covers x, the parameters and the result.
     """
-    if {layer.convention.parameter_dtype, layer.convention.compute_dtype} != {"float32"}:
+    computed = layer.convention.compute_dtype
+    if "float64" in (layer.convention.parameter_dtype, computed):
         return
     generator, (n, m) = case.generator("constants"), case.kernel_shape
 
     def around(constant: float, multiples: Sequence[float], *shape: int) -> np.ndarray:
         signs = generator.choice((-1.0, 1.0), shape)
-        return (signs * constant * generator.choice(multiples, shape)).astype(np.float32)
+        values = signs * constant * generator.choice(multiples, shape)
+        return rounded(values.astype(np.float32), computed)
 
     for constant in [c for c in constants if _LEAST < c < _GREATEST][:_MOST_CONSTANTS]:
         for multiples in (_NEAR, _FAR):
             x = around(constant, multiples, *BATCH, n)
-            x[0], x[1] = np.float32(constant), -np.float32(constant)
+            x[0] = rounded(np.full(n, constant, np.float32), computed)
+            x[1] = -x[0]
             plain = case.normal("x", *BATCH, n)
             large = around(constant, multiples, n, m)
             drawn = [(x, case.kernel(), case.bias())]
