@@ -23,7 +23,7 @@ from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.diagnosis import wrong_values
 from conformance.checks.layer import Layer
 from conformance.checks.oracle import Bounded
-from conformance.checks.scan.edges import DERIVATIVES, at_edges
+from conformance.checks.scan.edges import COMPILED, DERIVATIVES, at_edges
 from conformance.contract.requirement import (
     FLOAT32_THROUGHOUT,
     MAY,
@@ -48,6 +48,7 @@ LEADS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (2, 3), (2, 1, 2, 2))
 @idle_because("derivatives and maps are compiled as well; this one names compilation.")
 @rests_on(VALUE, "state/split-merge")
 @over(leads=True, every_size=False)
+@at_edges(COMPILED)
 def test_jit(layer: Layer, case: Case) -> None:
     """Under jit, f(x) = x @ K + b within the rounding-error bound.
 

@@ -41,6 +41,11 @@ TracedForgetsBias = wrong.forward("X141", "transforms/jit", 4, cause_id="bias-un
     lambda x, k, b: affine(x, k, jnp.zeros_like(b)) if is_traced(x, k) else affine(x, k, b),
     "Inside of transforms the bias is forgotten.",
 )
+TracedInBlocks = wrong.forward("Y415", "transforms/jit", 5, cause_id="input-left-out")(
+    lambda x, k, b: affine(x[..., : len(k) // 512 * 512], k[: len(k) // 512 * 512], b),
+    "Inside of transforms, more than 512 inputs are cut to a multiple of 512.",
+    when=lambda x, k, b: is_traced(x, k) and len(k) > 512 and x.shape[-1] == len(k),
+)
 LooksAtValues = wrong.output("X142", "transforms/jit", 3, cause_id="condition-under-trace")(
     lambda y, x: jnp.full_like(y, jnp.nan) if bool((x != x).all() and x.size) else y,
     "The call asks whether any input is NaN, which is unknown under jit.",

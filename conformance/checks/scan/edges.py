@@ -59,6 +59,7 @@ class Use:
 VALUES = Use((FORWARD, GRADIENT), most=16)
 DERIVATIVES = Use((FORWARD, GRADIENT))
 HALF = Use((FORWARD, GRADIENT), ("float16", "bfloat16"))
+COMPILED = Use((FORWARD,), larger=False)
 INTEGER = Use((FORWARD,), ("int32", "uint8", "bool"), larger=False)
 COMPLEX = Use((FORWARD,), ("complex64",), larger=False)
 NEW = Use((CONSTRUCTION,), larger=False)
