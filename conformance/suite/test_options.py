@@ -26,6 +26,7 @@ from conformance.checks.areas.options import (
     require_negated_gradients,
     require_of_one_layer,
     require_same_law,
+    shown,
     takes,
     with_and_without_bias,
     with_options,
@@ -323,7 +324,7 @@ def test_precision(layer: Layer, case: Case) -> None:
             words = "of a pair of precisions, one counts for both operands"
             cause = Cause("precision-of-one", words) if len(found) == 1 else ""
         require.that(
-            found == right, f"{what} has {_shown(found)}", accepted=_named(precision), cause=cause
+            found == right, f"{what} has {shown(found)}", accepted=_named(precision), cause=cause
         )
         if isinstance(chosen, str) and not options:
             x = as_jax(_x(layer, case))
@@ -331,13 +332,13 @@ def test_precision(layer: Layer, case: Case) -> None:
                 with during(f"tracing a layer that is {how}"):
                     found = jaxprs.precisions(jax.make_jaxpr(each.raw)(x))
                 what_copied = f"with precision={shown}, the product of a layer that is {how}"
-                found_copied = f"{what_copied} has {_shown(found)}"
+                found_copied = f"{what_copied} has {shown(found)}"
                 require.that(found == right, found_copied, accepted=_named(precision), cause=LOST)
             found = jaxprs.precisions(compilation.traced_gradients(given, case))
             cause = Cause("option-of-call-only", "precision does not reach the gradients")
             require.that(
                 found == right,
-                f"{what} and those of its gradients have {_shown(found)}",
+                f"{what} and those of its gradients have {shown(found)}",
                 accepted=_named(precision),
                 cause=cause,
             )
@@ -387,7 +388,7 @@ def test_dot_general(layer: Layer, case: Case) -> None:
         found = jaxprs.precisions(programs.traced(both, case))
         require.that(
             found == {(highest, highest)},
-            f"with dot_general and precision=HIGHEST, the product has {_shown(found)}",
+            f"with dot_general and precision=HIGHEST, the product has {shown(found)}",
             accepted="HIGHEST",
             cause=Cause("precision-not-passed", "dot_general does not get the layer's precision"),
         )
@@ -446,7 +447,3 @@ def test_promote_dtype(layer: Layer, case: Case) -> None:
         accepted="float16",
         cause=Cause("promoted-without-dtype", "promote_dtype does not get the layer's dtype"),
     )
-
-
-def _shown(found: set[Any]) -> str:
-    return " and ".join(sorted(map(str, found))) or "none"

@@ -279,3 +279,8 @@ def beside(layer: Layer) -> list[dict[str, Any]]:
     """Return the options beside which another one is checked, as two branches may use it."""
     half = [{"dtype": jnp.dtype("bfloat16")}] if takes(layer, "dtype") else []
     return [*with_and_without_bias(layer), *half]
+
+
+def shown(found: set[Any]) -> str:
+    """Return the values in words."""
+    return " and ".join(sorted(map(str, found))) or "none"
