@@ -19,6 +19,7 @@ from conformance.checks.areas.options import (
     beside,
     copies_of,
     ignored,
+    in_words,
     keys_given,
     of_every_rank,
     require_as_zero_bias,
@@ -26,7 +27,6 @@ from conformance.checks.areas.options import (
     require_negated_gradients,
     require_of_one_layer,
     require_same_law,
-    shown,
     takes,
     with_and_without_bias,
     with_options,
@@ -324,7 +324,7 @@ def test_precision(layer: Layer, case: Case) -> None:
             words = "of a pair of precisions, one counts for both operands"
             cause = Cause("precision-of-one", words) if len(found) == 1 else ""
         require.that(
-            found == right, f"{what} has {shown(found)}", accepted=_named(precision), cause=cause
+            found == right, f"{what} has {in_words(found)}", accepted=_named(precision), cause=cause
         )
         if isinstance(chosen, str) and not options:
             x = as_jax(_x(layer, case))
@@ -332,13 +332,13 @@ def test_precision(layer: Layer, case: Case) -> None:
                 with during(f"tracing a layer that is {how}"):
                     found = jaxprs.precisions(jax.make_jaxpr(each.raw)(x))
                 what_copied = f"with precision={shown}, the product of a layer that is {how}"
-                found_copied = f"{what_copied} has {shown(found)}"
+                found_copied = f"{what_copied} has {in_words(found)}"
                 require.that(found == right, found_copied, accepted=_named(precision), cause=LOST)
             found = jaxprs.precisions(compilation.traced_gradients(given, case))
             cause = Cause("option-of-call-only", "precision does not reach the gradients")
             require.that(
                 found == right,
-                f"{what} and those of its gradients have {shown(found)}",
+                f"{what} and those of its gradients have {in_words(found)}",
                 accepted=_named(precision),
                 cause=cause,
             )
@@ -388,7 +388,7 @@ def test_dot_general(layer: Layer, case: Case) -> None:
         found = jaxprs.precisions(programs.traced(both, case))
         require.that(
             found == {(highest, highest)},
-            f"with dot_general and precision=HIGHEST, the product has {shown(found)}",
+            f"with dot_general and precision=HIGHEST, the product has {in_words(found)}",
             accepted="HIGHEST",
             cause=Cause("precision-not-passed", "dot_general does not get the layer's precision"),
         )

@@ -281,6 +281,6 @@ def beside(layer: Layer) -> list[dict[str, Any]]:
     return [*with_and_without_bias(layer), *half]
 
 
-def shown(found: set[Any]) -> str:
+def in_words(found: set[Any]) -> str:
     """Return the values in words."""
     return " and ".join(sorted(map(str, found))) or "none"
