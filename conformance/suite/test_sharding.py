@@ -132,9 +132,8 @@ def test_eager(layer: Layer, case: Case) -> None:
     """Outside of jit, with sharded parameters and inputs, f(x) is within the rounding-error bound.
 
     The same holds for the gradients, with the batch or the outputs sharded, and for an x of
-    bfloat16. Under jit a layer sees
-    whole arrays; outside of it, a layer that inspects arrays may take the part on one device for
-    the whole.
+    bfloat16. Under jit a layer sees whole arrays; outside of it, a layer that inspects arrays may
+    take the part on one device for the whole.
     """
     meshes.require_devices()
     if not layer.accepts(case.lead):

@@ -99,7 +99,7 @@ def require_pairs(layer: Layer, case: Case) -> None:
     leads = [lead for lead in _LEADS if layer.accepts(lead)]
     factors: list[Sequence[Any]] = [
         [*ways],
-        (False, True),
+        (False, True) if _is_copied_right(layer, case) else (False,),
         [dtype for dtype in _DTYPES if _takes(layer, dtype)],
         leads,
         sizes,
@@ -338,6 +338,13 @@ def _once(way: str, make: Way) -> Way:
         return known[case.kernel_shape]
 
     return made
+
+
+def _is_copied_right(layer: Layer, case: Case) -> bool:
+    with contextlib.suppress(Violation):  # state/pickles reports a layer that is not
+        _copied(layer.of(case), "no options")
+        return True
+    return False
 
 
 def _copied(dense: Built, way: str) -> Built:

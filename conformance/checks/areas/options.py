@@ -99,7 +99,7 @@ def _recorder(
         data = jax.random.key_data(key) if is_key(key) else key
         # Within nn.jit and nn.remat, a key has no value before the program runs.
         jax.debug.callback(record, data) if isinstance(data, jax.core.Tracer) else record(data)
-        turned = tuple(shape) == values.shape[::-1]
+        turned = values.shape != tuple(shape) == values.shape[::-1]
         return jnp.asarray(values.T if turned else np.resize(values, shape), dtype)
 
     return initializer, calls
