@@ -50,6 +50,10 @@ SOLUTIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "both floats": (("int(features)", "features"), ("int(seed)", "seed")),
     "no return": (("return x @", "x @"),),
     "scaled": (("return x @", "return (x / 255) @"),),
+    "outputs first": (
+        ("self, in_features, out_features", "self, out_features, in_features"),
+        ("MyDense(x.shape[-1], int(features)", "MyDense(int(features), x.shape[-1]"),
+    ),
     "exchanged": (("MyDense(x.shape[-1], int(features)", "MyDense(int(features), x.shape[-1]"),),
 }
 
@@ -62,6 +66,7 @@ ROWS = (
     "forward/output-shape",
     "forward/basis-input",
     "exercise/recovered-kernel",
+    "exercise/fixed-result",
 )
 
 STATES = {
@@ -73,6 +78,7 @@ STATES = {
     "both floats": ("yes", "yes", "yes", "no"),
     "no return": ("yes", "yes", "yes", "open"),
     "scaled": ("yes", "yes", "yes", "yes"),
+    "outputs first": ("yes", "yes", "yes", "yes"),
     "exchanged": ("yes", "yes", "yes", "open"),
 }
 
@@ -84,6 +90,7 @@ FOUND = {
     "floats": "raised TypeError: Shapes must be 1D",
     "both floats": "; and f(seed=",
     "scaled": "- x @ kernel is multiplied by 0.003922 before the bias is added",
+    "outputs first": "- MyDense takes out_features first",
     "exchanged": "- the sizes of the layer are exchanged",
     "no return": "- the result is computed and not returned: the return statement is missing",
 }

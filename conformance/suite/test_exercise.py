@@ -29,6 +29,7 @@ from conformance.contract.requirement import (
 )
 from conformance.errors import Cause, Violation, safe_text
 from conformance.jax_setup.lazy import jax, jnp, nnx
+from conformance.layers.binding import signature_of
 from conformance.statistics import by_requirement, causes, strongest
 from conformance.statistics.identify import declared_names
 from conformance.statistics.laws import family_named
@@ -199,11 +200,12 @@ def test_fixed_result(layer: Layer, case: Case) -> None:
     _require_order(layer.implementation.forward)
     beside = _layer_beside(layer.implementation.forward)
     x = case.normal("x", case.in_features)
-    with during("construction of the MyDense in the function's module"):
+    cause = _why_exchanged(beside)
+    with during("construction of the MyDense in the function's module", cause):
         model = (beside or MyDense)(*case.kernel_shape, rngs=nnx.Rngs(case.seed))
     found = np.asarray(layer.forward(case.seed, x, case.out_features))
     if beside is not None:
-        with during("calling the MyDense in the function's module"):
+        with during("calling the MyDense in the function's module", cause):
             expected = np.asarray(model(as_jax(x)))
         kernel, bias = layer.affine(case)
         bound = 2 * oracle.affine(x, kernel, bias).bound
@@ -244,6 +246,16 @@ def _layer_beside(function: Any) -> Any:
     if not (isinstance(found, type) and issubclass(found, nnx.Module)):
         return None
     return found if any("__call__" in vars(each) for each in found.__mro__) else None
+
+
+def _why_exchanged(layer: Any) -> str:
+    """Return a cause if the layer's signature takes the outputs first."""
+    signature = signature_of(layer) if layer is not None else None
+    names = [*signature.parameters][:1] if signature is not None else []
+    if not any("out" in name for name in names):
+        return ""
+    words = f"MyDense takes {names[0]} first, where the exercise asks for in_features first"
+    return Cause("outputs-first", words)
 
 
 def _why_other_numbers(found: np.ndarray, x: np.ndarray, case: Case) -> str:
