@@ -301,13 +301,13 @@ def test_precision(layer: Layer, case: Case) -> None:
     The check reads the program, because a CPU computes the same in all of them.
     """
     highest, default = jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT
-    every: list[tuple[Any, Any, dict[str, Any]]]
-    every = [(each, (each, each), {}) for each in jax.lax.Precision]
+    every: list[Any] = [(each, (each, each), {}) for each in jax.lax.Precision]
     every += [((highest, default), (highest, default), {})]
     every += [("highest", (highest, highest), options) for options in beside(layer)]
     for chosen, precision, options in every:
+        # A large product may be split into parts, each with its own precision.
         leads = filter(layer.accepts, ((), case.lead, (2, 4)))
-        cases = [replace(case, lead=lead) for lead in leads]
+        cases = [*(replace(case, lead=lead) for lead in leads), Case(1024, 1024, lead=layer.fewest)]
         try:
             given = with_options(layer, precision=chosen, **options)
             each_of = [jaxprs.precisions(programs.traced(given, each)) for each in cases]
@@ -320,6 +320,8 @@ def test_precision(layer: Layer, case: Case) -> None:
         what = f"with precision={shown}{_and(options)}, the product"
         right: Any = {precision}
         cause: Cause | str = "" if "dtype" in options else ignored("precision", options)
+        if precision in found:
+            cause = Cause("option-by-branch", "precision is used in one branch of the layer only")
         if precision[0] != precision[1]:
             words = "of a pair of precisions, one counts for both operands"
             cause = Cause("precision-of-one", words) if len(found) == 1 else ""
@@ -410,7 +412,6 @@ def test_promote_dtype(layer: Layer, case: Case) -> None:
     from flax import linen
 
     own: Any = nnx.nn.dtypes if layer.implementation.linen is None else linen.dtypes
-
     calls: list[int] = []
 
     def to_bfloat16(*values: Any, **options: Any) -> Any:

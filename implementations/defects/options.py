@@ -153,7 +153,7 @@ IgnoresPrecision = product("X929", "options/precision", 4, cause_id="option-igno
     lambda self, x, k, b: contracted(self, x, k, b, None),
     "The precision is kept, and the product is written `x @ K`.",
 )
-PrecisionOfBatchesOnly = product("Y207", "options/precision", 5, cause_id="option-ignored")(
+PrecisionOfBatchesOnly = product("Y207", "options/precision", 5, cause_id="option-by-branch")(
     lambda self, x, k, b: contracted(self, x, k, b, self.precision if x.ndim < 3 else None),
     "The precision reaches the product for x of rank 1 and 2, and not beyond.",
 )

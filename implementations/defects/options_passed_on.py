@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from implementations.correct.options import LECUN
+from implementations.correct.options import LECUN, AllOptions
 from implementations.defects.options import product
 from implementations.defects.record import defect, name_layers
 
@@ -65,6 +65,19 @@ class HalfWithoutCorrection(nnx.Linear):
 
     def __init__(self, in_features: int, out_features: int, **options: Any) -> None:
         super().__init__(in_features, out_features, **{"kernel_init": _of_one_deviation, **options})
+
+
+@product("Y416", "options/precision", 4, cause_id="option-by-branch")
+def PrecisionOfHalvesForgotten(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """From 1024 inputs on, the product is split in two, which do not get the precision."""
+    if kernel.shape[0] < 1024 or x.shape[-1] != kernel.shape[0]:
+        return AllOptions.affine(self, x, kernel, bias)
+    half = kernel.shape[0] // 2
+    parts = ((x[..., :half], kernel[:half]), (x[..., half:], kernel[half:]))
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    first, second = (jnp.matmul(*part, preferred_element_type=wide) for part in parts)
+    y = (first + second).astype(x.dtype)
+    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
 name_layers(globals())
