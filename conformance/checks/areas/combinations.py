@@ -134,22 +134,29 @@ def _calls(layer: Layer, case: Case) -> list[str]:
 
 
 def _report(ways: dict[str, Way], row: Row, base: Row, case: Case) -> None:
-    """Raise the violation of the fewest circumstances of a wrong row that are wrong together."""
-    for name in Row._fields:
-        simpler = row._replace(**{name: getattr(base, name)})
+    """Raise the violation of a wrong row, with no level but the base's that is not needed."""
+
+    def is_wrong(row: Row) -> bool:
         try:
-            _require(ways, simpler, case, set())
+            _require(ways, row, case, set())
         except Violation:
-            row = simpler
+            return True
+        return False
+
+    before = base
+    while row != before:  # a level that is needed beside others may not be needed without them
+        before = row
+        for name in Row._fields:
+            simpler = row._replace(**{name: getattr(base, name)})
+            row = simpler if simpler != row and is_wrong(simpler) else row
     levels = row.in_words(base)
-    together = "each of these is right alone, and they are not together"
-    cause = Cause("wrong-together", together) if len(levels) > 1 else ""
+    words = "each of these is needed: without any one of them, the result is right"
+    cause = Cause("wrong-together", words) if len(levels) > 1 else ""
     try:
         _require(ways, row, case, set())
     except Violation as violation:
-        raise violation.because(violation.cause or cause).located(
-            " and ".join(levels)
-        ) from violation.__cause__
+        violation.because(violation.cause or cause).located(" and ".join(levels))
+        raise
 
 
 def _require(ways: dict[str, Way], row: Row, case: Case, known: set[Any]) -> None:
