@@ -74,9 +74,17 @@ DebugPrint = wrong.when_called("X143", "transforms/no-side-effects-in-jaxpr", 3)
     cause_id="callback",
 )
 MaskConstant = wrong.forward("X144", "transforms/no-side-effects-in-jaxpr", 5)(
-    lambda x, k, b: affine(x, k * np.ones(k.shape, np.float32), b),
-    "A mask of ones, as large as the kernel, is a constant of every program.",
+    lambda x, k, b: affine(x, k * np.ones(k.shape, k.dtype), b),
+    "A mask of ones, as large as a small kernel, is a constant of every program.",
+    when=lambda x, k, b: k.size < 10**6,
     cause_id="constant-parameter",
+)
+MaskOfAnySize = wrong.forward(
+    "Y533", "transforms/abstract-forward", 4, cause_id="allocated-by-numpy"
+)(
+    lambda x, k, b: affine(x, k * np.ones(k.shape, k.dtype), b),
+    "A mask of ones, as large as the kernel, is made by NumPy, and may fit in no memory.",
+    collateral=("transforms/no-side-effects-in-jaxpr",),
 )
 DetachedUnlessDifferentiated = wrong.forward("X602", "transforms/scan-and-remat", 5)(
     lambda x, k, b: affine(x, stop_gradient(k), b),

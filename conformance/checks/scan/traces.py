@@ -18,6 +18,9 @@ from conformance.jax_setup.lazy import jax, jnp
 Size = tuple[int, int]
 CONSTRUCTION, FORWARD, GRADIENT = "construction", "call", "gradient"
 
+# A constant of fewer numbers may be a table of one size.
+_TABLE = 1000
+
 
 class Traces:
     """The programs of a layer by point, each traced once."""
@@ -26,7 +29,8 @@ class Traces:
         self.layer = layer
         self._known: dict[tuple[str, Point], Signature] = {}
         self._parameters: dict[Size, tuple[Signature, Any]] = {}
-        # Whether a trace contains a whole kernel, such as NumPy draws: larger sizes cost memory.
+        # Whether a trace contains an array of the kernel's size, such as NumPy draws, or a mask:
+        # larger sizes cost memory.
         self.materializes = False
 
     def __call__(self, kind: str, point: Point) -> Signature:
@@ -66,7 +70,9 @@ class Traces:
             return call(layer, parameters, x)
 
         if kind == FORWARD:
-            return signature(jax.make_jaxpr(f)(parameters, x))
+            program = jax.make_jaxpr(f)(parameters, x)
+            self._note_constants(program, n * m)
+            return signature(program)
         y = jax.eval_shape(f, parameters, x)
 
         def back(parameters: Any, x: Any, g: Any) -> Any:
@@ -76,4 +82,4 @@ class Traces:
 
     def _note_constants(self, program: Any, size: int) -> None:
         held = max((int(np.size(each)) for each in jaxprs.constants(program)), default=0)
-        self.materializes |= held >= size
+        self.materializes |= held >= max(size, _TABLE)
