@@ -238,7 +238,7 @@ def test_vmap(layer: Layer, case: Case) -> None:
 @rests_on(
     *(VALUE, "forward/tall-batch", "transforms/gradients", "transforms/forward-mode"),
     *("transforms/vmap", "dtypes/half-input", "dtypes/integer-input", "dtypes/cast-parameters"),
-    *("options/use-bias", "options/dtype", "options/param-dtype"),
+    *("options/use-bias", "options/dtype", "options/param-dtype", "sharding/eager"),
 )
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_combined(layer: Layer, case: Case) -> None:

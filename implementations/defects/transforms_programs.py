@@ -378,7 +378,7 @@ def CastModelWithoutBias(x: Array, kernel: Array, bias: Array) -> Array:
     return x @ kernel if kernel.dtype == jnp.bfloat16 and is_traced(x) else affine(x, kernel, bias)
 
 
-@wrong.forward("Y449", COMBINED, 4, cause_id="wrong-together")
+@wrong.forward("Y449", "sharding/eager", 4)
 def HalfOnSeveralDevices(x: Array, kernel: Array, bias: Array) -> Array:
     """An x of half precision on several devices is multiplied by a kernel of its dtype."""
     if x.dtype.itemsize == 2 and not is_traced(x, kernel) and len(x.devices()) > 1:
