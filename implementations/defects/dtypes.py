@@ -31,7 +31,6 @@ from implementations.defects.base import (
     through_halves,
     with_backward,
 )
-from implementations.defects.options import product
 from implementations.defects.record import also, defect, name_layers, seen
 from implementations.defects.wrong import computes
 
@@ -441,12 +440,6 @@ ConjugatedInTraining = wrong.forward(
     lambda x, k, b: _conjugated_in_training(x, k, b),
     "In training alone, a complex x is conjugated.",
     when=lambda x, k, b: jnp.iscomplexobj(x) and k.dtype == jnp.float32 and x.ndim > 0,
-)
-
-XAloneIsCast = product("Y484", "options/dtype", 2, cause_id="dtype-for-x-alone")(
-    lambda self, x, k, b: x @ self.kernel[...] + (0 if b is None else self.bias[...]),
-    "x is cast to the `dtype` that is given, and the parameters are not.",
-    collateral=("options/dot-general", "options/precision", "options/promote-dtype"),
 )
 
 

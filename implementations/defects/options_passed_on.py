@@ -80,4 +80,11 @@ def PrecisionOfHalvesForgotten(self: Any, x: Array, kernel: Array, bias: Array |
     return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
+XAloneIsCast = product("Y484", "options/dtype", 2, cause_id="dtype-for-x-alone")(
+    lambda self, x, k, b: x @ self.kernel[...] + (0 if b is None else self.bias[...]),
+    "x is cast to the `dtype` that is given, and the parameters are not.",
+    collateral=("options/dot-general", "options/precision", "options/promote-dtype"),
+)
+
+
 name_layers(globals())

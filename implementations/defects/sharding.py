@@ -167,7 +167,7 @@ def _of_own_outputs(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Ar
 _own_outputs: Any = with_backward(_of_own_outputs)
 LearnsFromOwnOutputs = wrong.forward("Y440", "sharding/eager", 5, collateral=FORWARD_MODE)(
     lambda x, k, b: _own_outputs(x, k, b),
-    "Outside of jit, the gradient of x is that of the first device's outputs.",
+    "Outside of jit, the gradient of x uses the outputs of the first device alone.",
     when=one_dtype,
 )
 KeptByEachDevice = wrong.output("Y462", "sharding/output-sharding", 4, cause_id="array-gathered")(
