@@ -150,16 +150,12 @@ def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> N
     arithmetic = layer.arithmetic(case.in_features, x.dtype)
     gradients.require_value(layer, np.asarray(y), point, "jax.vjp", arithmetic)
     gradients.require_gradients(layer, found, point, "jax.vjp", inputs=False, arithmetic=arithmetic)
-    down, reference = found[2], arithmetic.input_gradient(point.kernel, g)
-    half = oracle.rounded_twice(reference, str(x.dtype))
-    # A layer that uses x several times, once for each block of outputs, rounds each contribution.
-    size = np.abs(g) @ np.abs(point.kernel).T
-    parts = case.out_features * oracle.unit_roundoff(str(x.dtype)) * size
+    down = found[2]
     what = f"the gradient with respect to x by jax.vjp, {point.where},"
     require.that(
         down.dtype == x.dtype, f"{what} is of dtype {down.dtype}", accepted=f"{x.dtype}, as x is"
     )
-    require.within(np.asarray(down, np.float32), half.value, half.bound + parts, what)
+    gradients.require_of_input(arithmetic, down, point, str(x.dtype), what)
 
 
 @requirement("dtypes/cast-parameters", SHOULD, PARAMETERS, wrong_numbers=MUST)

@@ -45,12 +45,12 @@ def require_castable(layer: Layer, case: Case, half: str) -> None:
     result = its.returned if its.casts_input else half
     # A layer declares to cast x; parameters of another half precision may promote the result.
     accepted = {result: None, str(jnp.promote_types(result, half)): None}
-    returned = {x.shape[:-1]: str(y.dtype)} | {
-        lead: str(jax.eval_shape(layer.apply, dense.parameters, abstract).dtype)
-        for lead in filter(layer.accepts, _LEADS)
-        for abstract in [jax.ShapeDtypeStruct((*lead, x.shape[-1]), half)]
-    }
+    returned = {x.shape[:-1]: str(y.dtype)}
+    for lead in filter(layer.accepts, _LEADS):
+        abstract = jax.ShapeDtypeStruct((*lead, x.shape[-1]), half)
+        returned[lead] = str(jax.eval_shape(layer.apply, dense.parameters, abstract).dtype)
     wrong = {lead: dtype for lead, dtype in returned.items() if dtype not in accepted}
+    first = next(iter(wrong), x.shape[:-1])
     cause: Cause | str = ""
     if len({*returned.values()}) == 1:
         words = f"the layer casts to {y.dtype} for any dtypes of x and of its parameters"
@@ -60,9 +60,7 @@ def require_castable(layer: Layer, case: Case, half: str) -> None:
         cause = Cause("layer-casts-by-rank", words)
     require.that(
         not wrong,
-        "".join(
-            f"{what} of shape {(*lead, x.shape[-1])} is {wrong[lead]}" for lead in [*wrong][:1]
-        ),
+        f"{what} of shape {(*first, x.shape[-1])} is {returned[first]}",
         accepted=" or ".join(accepted),
         cause=cause,
         declare='dtype = "float32"' if input_dtypes.casts(layer) else "",

@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from conformance.checks import jaxprs, oracle, profiles, programs, require
-from conformance.checks.areas import cast_models, gradients, input_dtypes, meshes, options
+from conformance.checks import profiles, programs, require
+from conformance.checks.areas import cast_models, gradients, input_dtypes, meshes, mutation, options
 from conformance.checks.arithmetic import rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Built, Layer
 from conformance.checks.scan.points import larger
-from conformance.checks.scan.thresholds import OF_SHAPE
+from conformance.checks.scan.thresholds import operations
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax, jnp
 
@@ -248,12 +248,10 @@ def _program(layer: Layer, row: Row) -> Callable[..., Any]:
 def _operations(jaxpr: Any) -> Any:
     """Return the operations of a program with their dtypes and numbers, without its shapes."""
     counted: collections.Counter[Any] = collections.Counter()
-    for equation in jaxprs.equations(jaxpr.jaxpr):
-        if equation.primitive.name not in OF_SHAPE and not [*jaxprs.inner(equation)]:
-            variables = (*equation.invars, *equation.outvars)
-            numbers = [str(v.val) for v in variables if np.ndim(getattr(v, "val", [])) == 0]
-            dtypes = [str(getattr(v.aval, "dtype", "")) for v in variables]
-            counted[equation.primitive.name, *dtypes, *numbers] += 1
+    for equation, operation in operations(jaxpr):
+        variables = (*equation.invars, *equation.outvars)
+        numbers = [str(v.val) for v in variables if np.ndim(getattr(v, "val", [])) == 0]
+        counted[*operation, *numbers] += 1
     return frozenset(counted.items())
 
 
@@ -296,10 +294,8 @@ def _compare_one(
         layer, given, point, row.called, inputs=False, arithmetic=arithmetic.in_parts()
     )
     if len(its) > 2:
-        reference = oracle.rounded_twice(arithmetic.input_gradient(kernel, g), row.dtype)
-        parts = oracle.unit_roundoff(row.dtype) * g.shape[-1] * (np.abs(g) @ np.abs(kernel).T)
         what = f"the gradient with respect to the input x by {row.called}"
-        require.within(its[2], reference.value, reference.bound + parts, what)
+        gradients.require_of_input(arithmetic, its[2], point, row.dtype, what)
 
 
 def _wide(values: Any) -> np.ndarray:
@@ -369,8 +365,5 @@ def _copied(dense: Built, way: str) -> Built:
         with contextlib.suppress(Exception):  # state/pickles reports a layer that is not pickled
             module = pickle.loads(pickle.dumps(module))
         found = Built(dense.layer, module=module)
-        kinds, expected = ([f"{leaf}" for leaf in each.leaves] for each in (found, dense))
-    cause = Cause("copied-otherwise", "a copy of the layer has other arrays")
-    shown, accepted = (", ".join(each) for each in (kinds, expected))
-    require.that(kinds == expected, f"a copy has {shown}", accepted=accepted, cause=cause)
+        mutation.require_same_arrays(found, dense, "a copy")
     return found

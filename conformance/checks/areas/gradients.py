@@ -200,6 +200,17 @@ def require_gradients(
             require.within(value, reference.value, reference.bound, what, cause=cause)
 
 
+def require_of_input(
+    arithmetic: Arithmetic, found: Any, point: Point, dtype: str, what: str
+) -> None:
+    """Require dx = g K^T for an x of this dtype, to which dx is rounded."""
+    half = oracle.rounded_twice(arithmetic.input_gradient(point.kernel, point.cotangent), dtype)
+    # A layer that uses x several times, once for each block of outputs, rounds each contribution.
+    size = np.abs(point.cotangent) @ np.abs(point.kernel).T
+    parts = point.kernel.shape[1] * oracle.unit_roundoff(dtype) * size
+    require.within(np.asarray(found, np.float32), half.value, half.bound + parts, what)
+
+
 def require_for_integers(layer: Layer, case: Case, parameters: Any, x: np.ndarray) -> None:
     """Require dK and db to be right for an x of integers, which itself has no gradient."""
 

@@ -252,6 +252,13 @@ def _metadata(variable: Any) -> Any:
     return get()
 
 
+def require_same_arrays(found: Built, expected: Built, what: str) -> None:
+    """Require a copy to have the same kinds of arrays, of the same names, shapes and dtypes."""
+    has, accepted = (", ".join(sorted(map(str, each.leaves))) for each in (found, expected))
+    cause = Cause("copied-otherwise", f"{what} has other arrays")
+    require.that(has == accepted, f"{what} has {has}", accepted=accepted, cause=cause)
+
+
 def unpicklable_attributes(dense: Built) -> str:
     """Return a cause that names the attributes that pickle refuses, or "" if it takes each."""
     found = []

@@ -7,7 +7,7 @@ the constant, and sizes beyond the index.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from conformance.checks import jaxprs
 
 _COMPARING = {"eq", "ne", "lt", "le", "gt", "ge", "max", "min", "clamp", "rem"}
 _PASSING = {"convert_element_type", "broadcast_in_dim", "copy", "copy_p", "neg", "reshape"}
-OF_SHAPE = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "expand_dims", "copy", "copy_p"}
+_OF_SHAPE = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "expand_dims", "copy", "copy_p"}
 
 
 def thresholds(jaxpr: Any) -> tuple[frozenset[float], frozenset[int]]:
@@ -67,15 +67,15 @@ def _number(variable: Any, known: Mapping[Any, float]) -> float | None:
     return known.get(variable)
 
 
-def arithmetic(jaxpr: Any) -> frozenset[tuple[str, ...]]:
-    """Return the primitives of a program with their dtypes, without shapes."""
-    found: set[tuple[str, ...]] = set()
-    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        parts = [*jaxprs.inner(equation)]
-        for part in parts:
-            found |= arithmetic(part)
-        if not parts and equation.primitive.name not in OF_SHAPE:
+def operations(jaxpr: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """Yield each equation that computes, with its primitive and its dtypes, without shapes."""
+    for equation in jaxprs.equations(jaxpr):
+        if equation.primitive.name not in _OF_SHAPE and not [*jaxprs.inner(equation)]:
             variables = (*equation.invars, *equation.outvars)
             dtypes = [str(getattr(v.aval, "dtype", type(v.aval).__name__)) for v in variables]
-            found.add((equation.primitive.name, *dtypes))
-    return frozenset(found)
+            yield equation, (equation.primitive.name, *dtypes)
+
+
+def arithmetic(jaxpr: Any) -> frozenset[tuple[str, ...]]:
+    """Return the primitives of a program with their dtypes, without shapes."""
+    return frozenset(operation for _, operation in operations(jaxpr))
