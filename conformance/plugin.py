@@ -220,10 +220,11 @@ def pytest_terminal_summary(
     run = config.stash.get(RUN, None)
     if run is not None and run.controls and run.verdict is not None:
         from conformance.report.terminal import write_verdict
+        from conformance.results.file import Results
 
         terminalreporter.ensure_newline()
         if run.refused:
             terminalreporter.write_line("\n\n".join(run.refused))
             return
         verbose = config.get_verbosity() > 0
-        write_verdict(run.verdict, run.facts(), sys.stdout, verbose=verbose)
+        write_verdict(Results(run.verdict, run.facts()), sys.stdout, verbose=verbose)

@@ -35,8 +35,7 @@ def proposals(verdict: Verdict) -> Iterator[str]:
 
     Every entry is one that a run accepts.
     """
-    names = {entry.id: entry.name for entry in verdict.entries}
-    found = False
+    names, found = verdict.names, False
     for cell in verdict.own:
         name = names[cell.implementation]
         if cell.outcome == Outcome.FAILED:

@@ -309,7 +309,6 @@ def _write_rest(console: Console, heading: str, cells: Sequence[Cell], verdict: 
         return
     console.print()
     console.print(Text(heading, style="bold"))
-    statements = {row.id: row.statement for row in verdict.rows}
     by_cause: dict[str, list[Cell]] = {}
     for cell in cells:
         by_cause.setdefault(_cause_of(cell).partition("\n")[0], []).append(cell)
@@ -334,7 +333,7 @@ def _write_rest(console: Console, heading: str, cells: Sequence[Cell], verdict: 
             ("breaks", f"{listed}, of {names}"),
             ("found", failure.get("found", "") if cell.cause else ""),
             ("smallest", failure.get("smallest", "")),
-            ("asked", statements.get(cell.requirement, "")),
+            ("asked", verdict.statements.get(cell.requirement, "")),
         ]
         write_lines(console, [pair for pair in lines if pair[1]])
 

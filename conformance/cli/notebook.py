@@ -82,7 +82,7 @@ class Report:
         from conformance.report.terminal import write_verdict
 
         text = io.StringIO()
-        write_verdict(self.results.verdict, self.results.facts, text)
+        write_verdict(self.results, text)
         return text.getvalue().strip()
 
     def __repr__(self) -> str:
@@ -163,8 +163,7 @@ def _renamed(results: Results, name: str) -> Results:
         replace(c, implementation=name, reproduction="", script="") for c in verdict.cells
     )
     named = Entry(id=name, name=name, spec=name, distribution=entry.distribution)
-    versions = {name: results.facts["versions"].get(entry.id, {})}
-    facts = {**results.facts, "versions": versions}
+    facts = {**results.facts, "versions": {name: results.about(entry.id)}}
     return replace(results, verdict=replace(verdict, entries=(named,), cells=cells), facts=facts)
 
 

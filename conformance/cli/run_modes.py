@@ -88,17 +88,9 @@ def _run(mode: Mode, arguments: Sequence[str], path: Path) -> Results:
 
 
 def _write_failures(found: Results) -> None:
-    console = console_for(sys.stdout)
-    names = {entry.id: entry.name for entry in found.verdict.entries}
-    statements = {row.id: row.statement for row in found.verdict.rows}
-    for cell in found.verdict.failures():
-        title = f"{names[cell.implementation]} under {found.environment.get('mode', '')}"
+    console, verdict = console_for(sys.stdout), found.verdict
+    for cell in verdict.failures():
+        title = f"{verdict.names[cell.implementation]} under {found.environment.get('mode', '')}"
+        statement, blocked = verdict.statements[cell.requirement], len(verdict.blocked_by(cell))
         console.print()
-        write_failure(
-            console,
-            cell,
-            title,
-            statements[cell.requirement],
-            blocked=len(found.verdict.blocked_by(cell)),
-            strict=found.verdict.strict,
-        )
+        write_failure(console, cell, title, statement, blocked=blocked, strict=verdict.strict)

@@ -86,8 +86,8 @@ def compare(old: Results, new: Results) -> Difference:
     are reported, but do not count as worse.
     """
     difference = Difference()
-    before = {(c.implementation, c.requirement): c for c in old.verdict.cells}
-    after = {(c.implementation, c.requirement): c for c in new.verdict.cells}
+    before = {c.key: c for c in old.verdict.cells}
+    after = {c.key: c for c in new.verdict.cells}
     if old.facts["profile"] != new.facts["profile"]:
         difference.incomparable = (
             f"the profiles differ ({old.facts['profile']}, {new.facts['profile']}): a deeper one "
@@ -192,7 +192,7 @@ def _settings(difference: Difference, old: Results, new: Results) -> None:
             kind = "precision" if key in _DECIDES_PRECISION else "environment"
             difference.laws.append(f"{kind}: {key} {_said(a)} -> {_said(b)}")
     for entry in new.verdict.entries:
-        a, b = (run.facts["versions"].get(entry.id, {}) for run in (old, new))
+        a, b = (run.about(entry.id) for run in (old, new))
         for key in ("library", "version", "convention", "kernel_law", "bias_law"):
             if a and b and a.get(key) != b.get(key):
                 word = key.replace("_", " ")
@@ -216,7 +216,7 @@ def _measured_laws(difference: Difference, old: Results, new: Results) -> None:
 
 def _warnings(difference: Difference, old: Results, new: Results) -> None:
     for entry in new.verdict.entries:
-        a, b = (run.facts["versions"].get(entry.id, {}).get("warnings") for run in (old, new))
+        a, b = (run.about(entry.id).get("warnings") for run in (old, new))
         # A run without a results file, or of an older suite, has not recorded warnings.
         if a is None or b is None:
             continue

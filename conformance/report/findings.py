@@ -12,7 +12,7 @@ from itertools import pairwise
 from packaging.version import InvalidVersion, Version
 
 from conformance.report.bits import TOLERATED_ULP, beyond_tolerance, fingerprint
-from conformance.report.tally import versions
+from conformance.report.tally import LOOK, versions
 from conformance.results.cell import Cell
 from conformance.results.file import Results
 from conformance.results.outcome import Outcome
@@ -98,8 +98,7 @@ def changes(runs: Sequence[Results]) -> list[Change]:
         for cell in run.verdict.cells:
             # None if the run does not have the implementation, which is shown once elsewhere.
             nothing = ["" if cell.implementation in own else None for own in have]
-            key = cell.implementation, cell.requirement
-            outcomes.setdefault(key, list(nothing))[i] = str(cell.outcome)
+            outcomes.setdefault(cell.key, list(nothing))[i] = str(cell.outcome)
     alike: dict[tuple[str | None, ...], dict[str, list[str]]] = {}
     for (implementation, row), ends in outcomes.items():
         if len(set(ends) - {None}) > 1:
@@ -119,7 +118,7 @@ def _places(ends: Sequence[str | None]) -> dict[str, tuple[int, ...]]:
 
 def _weight(end: str) -> int:
     """Return a sort key: the worst outcome first, a missing cell last."""
-    return -Outcome(end).severity if end else 1
+    return [*LOOK].index(Outcome(end)) if end else len(LOOK)
 
 
 def partly(runs: Sequence[Results]) -> dict[str, tuple[int, ...]]:
@@ -224,7 +223,7 @@ def warned(runs: Sequence[Results]) -> list[Warned]:
     by_text: dict[str, dict[int, set[str]]] = {}
     for i, run in enumerate(runs):
         for entry in run.verdict.entries:
-            for text in run.facts["versions"].get(entry.id, {}).get("warnings", ()):
+            for text in run.about(entry.id).get("warnings", ()):
                 by_text.setdefault(text, {}).setdefault(i, set()).add(entry.id)
     return [
         Warned(text, tuple(sorted(set().union(*who.values()))), tuple(who))
@@ -237,7 +236,7 @@ def costs(runs: Sequence[Results]) -> list[tuple[str, str, list[float | None]]]:
     ids = dict.fromkeys(entry.id for run in runs for entry in run.verdict.entries)
     lines: list[tuple[str, str, list[float | None]]] = []
     for id in ids:
-        known = [run.facts["versions"].get(id, {}).get("cost", {}) for run in runs]
+        known = [run.about(id).get("cost", {}) for run in runs]
         for kind in COSTS:
             seconds = [cost.get(kind) for cost in known]
             if any(value is not None for value in seconds):

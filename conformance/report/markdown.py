@@ -83,9 +83,8 @@ def _table(run: Results) -> Iterator[str]:
     yield "| implementation | verdict | all | " + " | ".join(map(_plain, areas)) + " |"
     yield "|---|---|" + "--:|" * (len(areas) + 1)
     for entry in run.verdict.entries:
-        own = run.verdict.of(entry)
-        shares = [[c for c in own if c.requirement.startswith(f"{area}/")] for area in areas]
-        counts = [_count(share, strict=run.verdict.strict) for share in (own, *shares)]
+        shares = [run.verdict.of(entry, area) for area in ("", *areas)]
+        counts = [_count(share, strict=run.verdict.strict) for share in shares]
         decision = run.verdict.decision_on(entry)
         name = _plain(label(run, entry.id))
         yield f"| {name} | {decision.word} | " + " | ".join(counts) + " |"
@@ -101,7 +100,6 @@ def _count(cells: Sequence[Cell], *, strict: bool) -> str:
 
 
 def _failures(run: Results) -> Iterator[str]:
-    statements = {row.id: row.statement for row in run.verdict.rows}
     groups = alike(run.verdict.failures())
     for same in groups[:_MOST_FAILURES]:
         cell = same[0]
@@ -112,7 +110,7 @@ def _failures(run: Results) -> Iterator[str]:
             f"({cell.level})"
         )
         yield ""
-        yield _prose(statements[cell.requirement])
+        yield _prose(run.verdict.statements[cell.requirement])
         yield ""
         blocked = sum(len(run.verdict.blocked_by(one)) for one in same)
         for name, text in described(cell, blocked=blocked):

@@ -61,10 +61,9 @@ def _joined(shards: Sequence[Results]) -> Results:
             _same(f"the level of {row.id}", str(known.level), source, str(row.level), shard)
             _same(f"the text of {row.id}", known.statement, source, row.statement, shard)
         for cell in shard.verdict.cells:
-            key = cell.implementation, cell.requirement
-            earlier = cells.get(key)
+            earlier = cells.get(cell.key)
             if earlier is None or earlier[0].outcome == Outcome.NOT_RUN:
-                cells[key] = cell, shard
+                cells[cell.key] = cell, shard
             elif cell.outcome != Outcome.NOT_RUN:
                 what = f"{cell.requirement} on {cell.implementation}"
                 _same(what, _decided(earlier[0]), earlier[1], _decided(cell), shard)
@@ -118,7 +117,7 @@ def _take_version(
     versions: dict[str, dict[str, str]], id: str, source: Results, shard: Results
 ) -> None:
     """Take a version from the other shard if the implementation was never loaded in this one."""
-    found = shard.facts["versions"].get(id, {})
+    found = shard.about(id)
     known = versions.get(id, {})
     if known.get("version") and found.get("version"):
         for key in ("library", "version"):

@@ -150,18 +150,20 @@ def explored(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def known_versions(results: Results) -> str:
+    """Return the versions that decide the results of a run; empty if no cell imported JAX."""
+    shown = ("jax", "flax", "python", "device")
+    return ", ".join(f"{k} {results.environment[k]}" for k in shown if results.environment.get(k))
+
+
 def versions(results: Results) -> str:
     """Return the versions that decide the results of a run, in a line."""
-    shown = ("jax", "flax", "python", "device")
-    known = [f"{k} {results.environment[k]}" for k in shown if results.environment.get(k)]
-    return ", ".join(known) or "environment unknown: no cell imported JAX"
+    return known_versions(results) or "environment unknown: no cell imported JAX"
 
 
 def label(results: Results, id: str) -> str:
     """Return an implementation's name, with the version of its library if known."""
-    name = next(entry.name for entry in results.verdict.entries if entry.id == id)
-    version = results.facts["versions"].get(id, {}).get("version", "")
-    return f"{name} {version}".strip()
+    return f"{results.verdict.names[id]} {results.about(id).get('version', '')}".strip()
 
 
 _WEIGHT = {MUST: 0, SHOULD: 1, MAY: 2}

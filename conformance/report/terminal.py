@@ -6,22 +6,28 @@ import contextlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Collection, Mapping, Sequence
+from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from conformance.checks.profiles import PROFILES, named
-from conformance.contract.requirement import Requirement
 from conformance.errors import printable, silence
-from conformance.layers.registry import Entry
 from conformance.report.failures import NARROWEST, Failures, write_head, write_lines
-from conformance.report.tally import denominator, explored, not_offered, worst_look
+from conformance.report.tally import (
+    denominator,
+    explored,
+    known_versions,
+    label,
+    not_offered,
+    worst_look,
+)
 from conformance.results.cell import Cell
 from conformance.results.decision import Decision, Word, expectedly_blocked, plural, tally
 from conformance.results.failure import alike, consequences, is_recommendation, word
+from conformance.results.file import Results
 from conformance.results.outcome import Outcome
 from conformance.results.verdict import Verdict
 
@@ -56,15 +62,6 @@ def _columns() -> int:
     return max(int(given), NARROWEST) if given.isdecimal() and given.isascii() else 100
 
 
-def _name(entry: Entry, facts: Mapping[str, Any]) -> str:
-    version = facts["versions"].get(entry.id, {}).get("version", "")
-    return printable(f"{entry.name} {version}".strip())
-
-
-def _areas(rows: Iterable[Requirement]) -> list[str]:
-    return list(dict.fromkeys(row.area for row in rows))
-
-
 def _summary(cells: list[Cell], *, strict: bool) -> Text:
     """Return the number of cells that hold, of those that apply, in the colour of the worst."""
     counted = tally(cells)
@@ -72,10 +69,11 @@ def _summary(cells: list[Cell], *, strict: bool) -> Text:
     return Text(str(counted), style=style) if counted.total else Text("-", style="dim")
 
 
-def _table(verdict: Verdict, facts: Mapping[str, Any], width: int) -> Table:
-    areas = _areas(verdict.rows)
+def _table(results: Results, width: int) -> Table:
+    verdict = results.verdict
+    areas = list(dict.fromkeys(row.area for row in verdict.rows))
     strict = verdict.strict
-    columns = [(entry, _name(entry, facts)) for entry in verdict.entries]
+    columns = [(entry, printable(label(results, entry.id))) for entry in verdict.entries]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     needed = 16 + sum(max(len(name), 7) + 2 for _, name in columns)
     if needed <= width:
@@ -83,7 +81,7 @@ def _table(verdict: Verdict, facts: Mapping[str, Any], width: int) -> Table:
         for _, name in columns:
             table.add_column(name, justify="right", no_wrap=True)
         for area in areas:
-            shares = (_cells_in(verdict, entry, area) for entry, _ in columns)
+            shares = (verdict.of(entry, area) for entry, _ in columns)
             table.add_row(area, *(_summary(cells, strict=strict) for cells in shares))
         whole = (_summary(verdict.of(entry), strict=strict) for entry, _ in columns)
         table.add_row("all", *whole, style="bold")
@@ -99,38 +97,26 @@ def _table(verdict: Verdict, facts: Mapping[str, Any], width: int) -> Table:
     return table
 
 
-def _cells_in(verdict: Verdict, entry: Entry, area: str) -> list[Cell]:
-    return [c for c in verdict.of(entry) if c.requirement.startswith(f"{area}/")]
-
-
 def _failures(
-    console: Console,
-    verdict: Verdict,
-    facts: Mapping[str, Any],
-    *,
-    verbose: bool,
-    shown: Collection[tuple[str, str]],
+    console: Console, results: Results, *, verbose: bool, shown: Collection[tuple[str, str]]
 ) -> None:
     """Write the failures that were not printed before, and count those that follow from others."""
-    statements = {row.id: row.statement for row in verdict.rows}
+    verdict = results.verdict
     failures = Failures(console, strict=verdict.strict, whole=verbose)
     failures.begun.update(implementation for implementation, _ in shown)
     for entry in verdict.entries:
+        name = printable(label(results, entry.id))
         own = [cell for cell in verdict.of(entry) if cell.outcome.worth_reading]
-        seen = [cell for cell in own if (cell.implementation, cell.requirement) in shown]
+        seen = [cell for cell in own if cell.key in shown]
         for cell in seen:
             failures.seen(cell)
-        _write_consequences(console, seen, verdict, _name(entry, facts), verbose=verbose)
+        _write_consequences(console, seen, verdict, name, verbose=verbose)
         for same in alike([cell for cell in own if cell not in seen]):
             cell, others = same[0], same[1:]
             blocked = [c for one in same for c in verdict.blocked_by(one)]
-            statement = statements.get(cell.requirement, "")
-            failures.write(
-                cell,
-                _name(entry, facts),
-                statement if cell.outcome == Outcome.FAILED else "",
-                blocked=len(blocked),
-            )
+            failed = cell.outcome == Outcome.FAILED
+            statement = verdict.statements.get(cell.requirement, "") if failed else ""
+            failures.write(cell, name, statement, blocked=len(blocked))
             if others:
                 verb = "is" if len(others) == 1 else "are"
                 console.print(f"  and so {verb} {plural(len(others), 'more requirement')}")
@@ -164,23 +150,22 @@ def _write_consequences(
 
 def _expected(verdict: Verdict) -> list[str]:
     """Return a line for each expected failure, with its consequences."""
-    names = {entry.id: entry.name for entry in verdict.entries}
-    by_key = {(cell.implementation, cell.requirement): cell for cell in verdict.own}
+    by_key = {cell.key: cell for cell in verdict.own}
     lines = []
     for cell in verdict.own:
         if cell.outcome == Outcome.EXPECTED_FAILURE:
             blocked = [c for c in verdict.blocked_by(cell) if expectedly_blocked(c, by_key)]
             more = f" ({consequences(len(blocked))})" if blocked else ""
-            who = f"{names[cell.implementation]} {cell.requirement}"
+            who = f"{verdict.names[cell.implementation]} {cell.requirement}"
             lines.append(f"fails as expected: {who}: {cell.reason}{more}")
     return lines
 
 
-def _differences(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
+def _differences(results: Results) -> list[str]:
     """Return how a layer is constructed, and how its convention differs from Flax's."""
     found = []
-    for entry in verdict.entries:
-        known = facts["versions"].get(entry.id, {})
+    for entry in results.verdict.entries:
+        known = results.about(entry.id)
         if known.get("bound"):
             found.append(f"{entry.name} is constructed as {known['bound']}")
         differs = known.get("differences", ())
@@ -189,11 +174,11 @@ def _differences(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _side_effects(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
+def _side_effects(results: Results) -> list[str]:
     """Return the layers whose import changed global state, which the suite restored."""
     found = []
-    for entry in verdict.entries:
-        effects = facts["versions"].get(entry.id, {}).get("side_effects", ())
+    for entry in results.verdict.entries:
+        effects = results.about(entry.id).get("side_effects", ())
         if effects:
             listed = "; ".join(effects[:_SHOWN_EFFECTS])
             more = f"; and {len(effects) - _SHOWN_EFFECTS} more" * (len(effects) > _SHOWN_EFFECTS)
@@ -203,8 +188,7 @@ def _side_effects(verdict: Verdict, facts: Mapping[str, Any]) -> list[str]:
 
 def _verbose_lines(verdict: Verdict) -> list[str]:
     """Return the lines for ``-v``: remarks of checks, and why requirements do not apply."""
-    names = {entry.id: entry.name for entry in verdict.entries}
-    several = len(verdict.entries) > 1
+    names, several = verdict.names, len(verdict.entries) > 1
     remarks: dict[str, list[Cell]] = {}
     for cell in verdict.own:
         # The remarks of a failure are shown with it.
@@ -219,8 +203,7 @@ def _verbose_lines(verdict: Verdict) -> list[str]:
 
 
 def write_verdict(
-    verdict: Verdict,
-    facts: Mapping[str, Any],
+    results: Results,
     stream: TextIO,
     *,
     verbose: bool = False,
@@ -231,8 +214,8 @@ def write_verdict(
 
     Parameters
     ----------
-    verdict, facts
-        The verdict, and the facts about the run, as in a results file.
+    results
+        What a results file has.
     stream
         Where to.
     verbose
@@ -244,26 +227,25 @@ def write_verdict(
         The failures that were printed before, by implementation and requirement.
     """
     console = console_for(stream)
+    verdict, facts = results.verdict, results.facts
     if quiet:
         _write_decisions(console, verdict)
         return
-    environment = facts["environment"]
-    shown_keys = ("jax", "flax", "python", "device")
-    versions = ", ".join(f"{key} {environment[key]}" for key in shown_keys if environment.get(key))
     head = f"dense-conformance, profile {facts['profile']}"
     console.print()
     whole = verbose or not _is_all_shown(verdict, shown)
     if whole:
-        _write(console, "; ".join(filter(None, (head, versions))), "dim")
+        _write(console, "; ".join(filter(None, (head, known_versions(results)))), "dim")
     if verbose and facts["profile"] in PROFILES:
-        _write(console, named(facts["profile"], environment.get("seed")).statement(), "dim")
+        seed = results.environment.get("seed")
+        _write(console, named(facts["profile"], seed).statement(), "dim")
     if whole:
-        console.print(_table(verdict, facts, console.width))
-    for line in _differences(verdict, facts):
+        console.print(_table(results, console.width))
+    for line in _differences(results):
         _write(console, line, "dim")
-    for line in _side_effects(verdict, facts):
+    for line in _side_effects(results):
         _write(console, line, "yellow")
-    _failures(console, verdict, facts, verbose=verbose, shown=shown)
+    _failures(console, results, verbose=verbose, shown=shown)
     if whole:
         console.print()
     for line in _expected(verdict):
@@ -283,7 +265,7 @@ def _is_all_shown(verdict: Verdict, shown: Collection[tuple[str, str]]) -> bool:
     """Return whether a table would push the failures of the one layer off a screen of 24 lines."""
     # A line says what was not run because of -x.
     found = (c for c in verdict.own if c.outcome.worth_reading and c.outcome != Outcome.NOT_RUN)
-    failures = {(c.implementation, c.requirement) for c in found}
+    failures = {c.key for c in found}
     return len(verdict.entries) == 1 and bool(failures) and failures <= set(shown)
 
 

@@ -111,9 +111,7 @@ class View:
         self.areas = by_area(list(rows.values()))
         self.rows = rows
         self._cells = {
-            (i, cell.implementation, cell.requirement): cell
-            for i, run in enumerate(self.runs)
-            for cell in run.verdict.cells
+            (i, *cell.key): cell for i, run in enumerate(self.runs) for cell in run.verdict.cells
         }
         taken: Counter[str] = Counter()
         self._anchors: dict[str, str] = {}
@@ -378,7 +376,7 @@ class View:
         for entry in self.entries:
             known: dict[str, Any] = {}
             for run in self.runs:
-                known = {**run.facts["versions"].get(entry.id, {}), **known}
+                known = {**run.about(entry.id), **known}
             found.append((entry, {name: known.get(name, "") for name in names}))
         return found
 

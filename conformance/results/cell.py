@@ -83,6 +83,11 @@ class Cell:
     def __post_init__(self) -> None:
         object.__setattr__(self, "outcome", Outcome(self.outcome))
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Return the ids of its implementation and its requirement."""
+        return self.implementation, self.requirement
+
     def as_dict(self) -> dict[str, Any]:
         """Return the cell without its empty fields; the first six are always there."""
         always = {"implementation", "requirement", "level", "outcome", "examples", "seconds"}

@@ -10,6 +10,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import Version
 
 from conformance.errors import WrongCondition
+from conformance.results.environment import version
 
 _BACKEND = re.compile(r"backend\s*(==|!=)\s*(\w+)$")
 
@@ -47,12 +48,7 @@ def _clause_holds(clause: str) -> bool:
 
 
 def _version(name: str) -> str:
-    if name == "python":
-        return platform.python_version()
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "0"
+    return platform.python_version() if name == "python" else version(name) or "0"
 
 
 def require_possible(condition: str) -> None:

@@ -160,7 +160,7 @@ def decide(cells: Iterable[Cell], *, strict: bool = False, stopped: bool = False
     """
     all_of_them = list(cells)
     own = [cell for cell in all_of_them if not cell.elsewhere]
-    by_key = {(cell.implementation, cell.requirement): cell for cell in own}
+    by_key = {cell.key: cell for cell in own}
     expected = [c for c in own if c.outcome == Outcome.EXPECTED_FAILURE]
     expected += [c for c in own if expectedly_blocked(c, by_key)]
     weighing = {MUST, SHOULD} if strict else {MUST}

@@ -54,6 +54,11 @@ class Results:
         found: dict[str, Any] = self.facts["environment"]
         return found
 
+    def about(self, id: str) -> dict[str, Any]:
+        """Return what is known of an implementation: library, version, laws, warnings, costs."""
+        found: dict[str, Any] = self.facts["versions"].get(id, {})
+        return found
+
 
 def document(verdict: Verdict, facts: dict[str, Any]) -> dict[str, Any]:
     """Return the document of a run, as plain JSON values."""

@@ -104,23 +104,3 @@ class Outcome(enum.StrEnum):
         if self is Outcome.UNEXPECTED_PASS:
             return 2
         return 3 if self in (Outcome.EXPECTED_FAILURE, Outcome.NOT_OFFERED) else 4
-
-    @property
-    def severity(self) -> int:
-        """Return its severity; reports put the most severe first."""
-        return _BY_SEVERITY.index(self)
-
-
-_BY_SEVERITY = (
-    Outcome.NOT_APPLICABLE,
-    Outcome.PASSED,
-    Outcome.NOT_OFFERED,
-    Outcome.EXPECTED_FAILURE,
-    Outcome.BLOCKED,
-    Outcome.NOT_RUN,
-    Outcome.ERROR,
-    Outcome.TIMED_OUT,
-    Outcome.CRASHED,
-    Outcome.UNEXPECTED_PASS,
-    Outcome.FAILED,
-)

@@ -58,14 +58,25 @@ class Verdict:
         """Return whether every MUST cell was decided."""
         return not any(c.level == MUST and c.outcome.lost for c in self.own)
 
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Return the names of the implementations by id."""
+        return {entry.id: entry.name for entry in self.entries}
+
+    @cached_property
+    def statements(self) -> dict[str, str]:
+        """Return the texts of the requirements by id."""
+        return {row.id: row.statement for row in self.rows}
+
     @property
     def own(self) -> list[Cell]:
         """Return the cells that this run decides, without other shards and deselected ones."""
         return [cell for cell in self.cells if not cell.elsewhere]
 
-    def of(self, entry: Entry) -> list[Cell]:
-        """Return the cells of one implementation that this run decides."""
-        return [cell for cell in self.own if cell.implementation == entry.id]
+    def of(self, entry: Entry, area: str = "") -> list[Cell]:
+        """Return the cells of one implementation, of an area or all, that this run decides."""
+        own = [cell for cell in self.own if cell.implementation == entry.id]
+        return [cell for cell in own if cell.requirement.startswith(f"{area}/")] if area else own
 
     def failures(self) -> list[Cell]:
         """Return the cells that a reader has to look at, in order."""
@@ -100,7 +111,7 @@ def account(
     ``shard`` has the cells of this part of the run, by implementation and requirement; ``left`` is
     the reason given for all others. ``strict`` and ``stopped`` are those of the :class:`Verdict`.
     """
-    by_key = {(cell.implementation, cell.requirement): cell for cell in received}
+    by_key = {cell.key: cell for cell in received}
     cells: list[Cell] = []
     for entry in entries:
         own = {

@@ -98,6 +98,7 @@ class _Reporter:
         import sys
 
         from conformance.report.terminal import write_verdict
+        from conformance.results.file import Results
 
         found = config.stash.get(RUN, None)
         if found is not None and found.controls and found.verdict is not None:
@@ -105,18 +106,12 @@ class _Reporter:
             if found.refused:
                 print(*found.refused, sep="\n\n", file=sys.stderr)
                 return
-            write_verdict(
-                found.verdict,
-                found.facts(),
-                sys.stdout,
-                verbose=config.getoption("conformance_verbose"),
-                quiet=config.getoption("conformance_quiet"),
-                shown=found.faults.shown,
-            )
+            results = Results(found.verdict, found.facts())
+            verbose, quiet = (config.getoption(f"conformance_{n}") for n in ("verbose", "quiet"))
+            shown = found.faults.shown
+            write_verdict(results, sys.stdout, verbose=verbose, quiet=quiet, shown=shown)
             if self.after is not None:
-                from conformance.results.file import Results
-
-                self.after(Results(found.verdict, found.facts()))
+                self.after(results)
 
 
 def run(

@@ -254,7 +254,7 @@ class Run:
             (self.directory / REFUSED).write_text(json.dumps(unusable), encoding="utf-8")
         for entry in self.entries:
             for row in self.rows if entry.id in unusable else ():
-                if self.own is None or (entry.id, row.id) in self.own:
+                if self.decides(entry.id, row.id):
                     cell = Cell(entry.id, row.id, str(row.level), Outcome.ERROR)
                     self.take(replace(cell, reason=unusable[entry.id]))
         self.unusable.update(unusable)
@@ -276,12 +276,11 @@ class Run:
 
     def take(self, cell: Cell, found: str = "") -> None:
         """Take a decided cell; ``found`` names the round, if it is a further one."""
-        key = cell.implementation, cell.requirement
-        if cell.implementation in self.unusable and key in self.received:
+        earlier = self.received.get(cell.key)
+        if cell.implementation in self.unusable and earlier is not None:
             return
-        news = is_worse(cell, self.received.get(key))
-        self.received[key] = combined(self.received.get(key), cell, found)
-        if news:
+        self.received[cell.key] = combined(earlier, cell, found)
+        if is_worse(cell, earlier):
             self.config.hook.pytest_conformance_cell(cell=cell)
         self.faults.take(cell)
 

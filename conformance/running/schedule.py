@@ -143,4 +143,4 @@ def expected_seconds(path: Path | str | None) -> dict[Key, float]:
     from conformance.results.file import read_all
 
     cells = [cell for run in read_all(path) for cell in run.verdict.cells]
-    return {(c.implementation, c.requirement): c.seconds for c in cells if c.seconds > 0}
+    return {c.key: c.seconds for c in cells if c.seconds > 0}

@@ -92,9 +92,9 @@ def test_every_report_shows_the_same_verdict(verdict: Verdict) -> None:
     """Last line, exit code, badge, Markdown, notebook and file agree."""
     decision = verdict.decision
     text = io.StringIO()
-    write_verdict(verdict, FACTS, text)
-    assert text.getvalue().splitlines()[-1] == decision.sentence
     results = Results(verdict, FACTS)
+    write_verdict(results, text)
+    assert text.getvalue().splitlines()[-1] == decision.sentence
     first = markdown([results]).splitlines()[0]
     assert first.lower() == f"## {decision.sentence}".lower()
     assert decision.sentence in table(results)

@@ -11,6 +11,7 @@ from conformance.contract.requirement import MUST, SHOULD, Requirement
 from conformance.layers.registry import Entry
 from conformance.report.terminal import Progress, console_for, write_verdict
 from conformance.results.cell import Cell
+from conformance.results.file import Results
 from conformance.results.outcome import Outcome
 from conformance.results.verdict import account
 from conformance.selftest.synthetic import ENVIRONMENT
@@ -79,10 +80,10 @@ def _show(
     for cell in cells:
         progress.pytest_conformance_fault(cell)
     progress.pytest_sessionfinish()
-    shown = {(cell.implementation, cell.requirement) for cell in cells}
+    shown = {cell.key for cell in cells}
     import sys
 
-    write_verdict(verdict, FACTS, sys.stdout, verbose=verbose, shown=shown)
+    write_verdict(Results(verdict, FACTS), sys.stdout, verbose=verbose, shown=shown)
     lines = capsys.readouterr().out.splitlines()
     return [line[i : i + COLUMNS] for line in lines for i in range(0, max(len(line), 1), COLUMNS)]
 
