@@ -254,7 +254,7 @@ def test_any_order(layer: Layer) -> None:
     Random sequences change three layers, of two sizes, between calls of every kind: new values for
     both parameters or one of them, steps of training, ``train()`` and ``eval()``, copies, casts,
     calls that raise, models made under a trace. Calls are eager and traced, with and without
-    gradients, for x of rank 1 to 3 and several dtypes. A sequence that fails is shortened.
+    gradients, for x of rank 1 to 4 and several dtypes. A sequence that fails is shortened.
     """
     profile = profiles.active()
     case = recording.current().draw(Case(3, 10, 0, profile.seed or 0))

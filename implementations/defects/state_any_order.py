@@ -46,6 +46,10 @@ SequencesKept = wrong.forward("Y336", ORDER, 4)(
     _keeping(lambda x, k: x.ndim == 3 and not is_traced(x)),
     "The parameters of the first call on an x of rank 3 are kept for such calls.",
 )
+ImagesKept = wrong.forward("Y472", ORDER, 4)(
+    _keeping(lambda x, k: x.ndim == 4 and not is_traced(x)),
+    "The parameters of the first call on an x of rank 4 are kept for such calls.",
+)
 SaliencyKept = wrong.forward("Y337", ORDER, 4)(
     _keeping(lambda x, k: is_traced(x)),
     "The parameters of the first gradient in x alone are kept for such gradients.",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import cycle, product
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from conformance.checks.areas.uses import (
     CHANGES,
     COPIES,
     GRADIENTS,
+    LEADS,
     USES,
     Step,
     World,
@@ -24,30 +26,35 @@ from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.errors import Violation
 
-# The number of changes in a sequence.
-_PAIRS = 5
+# The number of changes in a sequence: each call is in as many sequences as x has ranks.
+_PAIRS = -(-len(CHANGES) // len(LEADS))
 
 
 def _drawn(generator: np.random.Generator) -> list[list[Step]]:
     """Return sequences in which each change is made once between two calls of each kind.
 
-    A layer that keeps something of a call uses it in the next call of that kind, rank and dtype. In
-    half of the sequences the call after a copy is one of the copy, and changes go to the original.
+    A layer that keeps something of a call uses it in the next call of that kind, rank and dtype, so
+    each sequence repeats one call, and the sequences of a kind go through the ranks. The calls
+    between them are of every kind and rank, for layers of both sizes. In half of the sequences the
+    call after a copy is one of the copy, and changes go to the original.
     """
-    calls, found = [*CALLS], []
+    found, ranks = [], range(len(LEADS))
+    others = [cycle(generator.permutation([*product(CALLS, ranks)])) for _ in range(2)]
     for use in (*CALLS, *GRADIENTS):
         of_this = CHANGES if use in CALLS else BEFORE_GRADIENTS
         changes = [str(name) for name in generator.permutation([*of_this])]
-        for i in range(0, len(changes), _PAIRS):
+        for rank, i in zip(ranks, range(0, len(changes), _PAIRS), strict=False):
             to_copy = generator.random() < 0.5
-            of = int(generator.integers(2 if to_copy else 3))
-            call = Step(use, of, _seed(generator))
+            # A copy takes the place of the other small layer.
+            of = int(generator.integers(2)) if to_copy or generator.random() < 1 / 3 else 2
+            call = Step(use, of, _of_rank(rank, generator))
             called, steps = call, [call]
             # Copies come first, so that changes follow them, and a cast to half precision last.
             for change in sorted(changes[i : i + _PAIRS], key=_place):
                 if to_copy and change in COPIES:
                     called = replace(call, of=1 - of)
-                more = Step(calls[generator.integers(len(calls))], of, _seed(generator))
+                other, its_rank = next(others[of == 2])
+                more = Step(str(other), of, _of_rank(int(its_rank), generator))
                 steps += [Step(change, of, _seed(generator)), called]
                 steps += [call] * (called != call) or [more]
             found.append(steps)
@@ -60,6 +67,11 @@ def _place(change: str) -> int:
 
 def _seed(generator: np.random.Generator) -> int:
     return int(generator.integers(2**20))
+
+
+def _of_rank(rank: int, generator: np.random.Generator) -> int:
+    """Return the seed of a call's numbers, for an x of this rank: see :meth:`World.x`."""
+    return len(LEADS) * _seed(generator) + rank
 
 
 def _failure(layer: Layer, case: Case, steps: Sequence[Step]) -> Violation | None:

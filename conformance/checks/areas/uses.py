@@ -24,7 +24,7 @@ from conformance.jax_setup.lazy import jax, nnx
 
 # Two layers of one size, and one of more inputs than usual thresholds of a fast path for tokens.
 _SIZES = ((3, 10), (3, 10), (130, 4))
-_LEADS: tuple[tuple[int, ...], ...] = (BATCH, (), (2, 4))
+LEADS: tuple[tuple[int, ...], ...] = (BATCH, (), (2, 4), (2, 1, 3))
 _HALF, _OWN_ROUNDINGS = "bfloat16", 2
 # Integers of this scale need more than 16 bits, and float32 represents them.
 _WHOLE = 1e5
@@ -61,7 +61,7 @@ class World:
         plain = {its.parameter_dtype, its.compute_dtype, its.returned} == {"float32"}
         self.plain = plain and not (its.casts_input or its.product_error or layer.reparameterized)
         self.casts = input_dtypes.casts(layer)
-        leads = tuple(lead for lead in _LEADS if layer.accepts(lead))
+        leads = tuple(lead for lead in LEADS if layer.accepts(lead))
         self.leads = leads or (layer.fewest,)
         self._held: dict[int, Held] = {}
 
@@ -200,7 +200,7 @@ def _gradients(world: World, held: Held, step: Step) -> None:
     if not world.plain or held.dtype:
         return
     layer, dense = world.layer, held.dense
-    x = world.x(held, replace(step, values=len(world.leads) - 1))
+    x = world.x(held, replace(step, values=LEADS.index((2, 4))))
     g = replace(world.case, values=step.values).normal("g", *x.shape[:-1], held.kernel.shape[1])
     point = gradients.Point(f"x of shape {x.shape}", held.kernel, held.bias, x, g)
     if not gradients.has_states(dense):
