@@ -65,14 +65,11 @@ def for_other_tools_arguments(parser: argparse.ArgumentParser) -> None:
         "--junit", metavar="FILE", help="write a JUnit report (XML) to this file, for CI systems"
     )
     parser.add_argument(
-        "--format", choices=("text", "github"), default=_usual_format(),
+        "--format", choices=("text", "github"),
+        default="github" if os.environ.get("GITHUB_ACTIONS") == "true" else "text",
         help="github: also print an annotation for each failure (default: github in GitHub "
              "Actions, else text)",
     )  # fmt: skip
-
-
-def _usual_format() -> str:
-    return "github" if os.environ.get("GITHUB_ACTIONS") == "true" else "text"
 
 
 @contextlib.contextmanager

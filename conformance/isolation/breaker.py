@@ -1,9 +1,10 @@
 """Limits the damage of a broken implementation to its own cells.
 
-Processes leave marks in the run's directory: the cell of each worker, and the implementations that
-have killed one. Marks are small files, so they survive the death of their process. A worker on
-another machine leaves its marks there. The controller then knows only the cell in which it died,
-and after how long, and it passes each new worker the implementations that are not tried again.
+Processes leave marks in the run's directory: the cell of each worker, what has failed, and the
+implementations that have killed one. Marks are small files, so they survive the death of their
+process. A worker on another machine leaves its marks there. The controller then knows only the cell
+in which it died, and after how long, and it passes each new worker the implementations that are not
+tried again.
 """
 
 from __future__ import annotations
@@ -235,6 +236,16 @@ class Breaker:
             self._mark("retired", implementation, requirement).unlink()
             return True
         return False
+
+    def failed(self, implementation: str, requirement: str, *, obstacle: bool) -> None:
+        """Record that a check failed, and whether it met an obstacle."""
+        self._leave("obstacle" if obstacle else "fault", "failed", implementation, requirement)
+
+    def obstacle(self, implementation: str, requirement: str) -> bool | None:
+        """Return whether a failed check met an obstacle; None if no failure is known."""
+        # Empty while another process writes it; the failure is known a moment later.
+        text = self._read("failed", implementation, requirement)
+        return text == "obstacle" if text else None
 
     def out_of_memory(self) -> None:
         """Record that this process ends because it takes too much memory."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 
 def python(*arguments: str) -> list[str]:
@@ -27,7 +27,9 @@ def environment(*last: str, **variables: str) -> dict[str, str]:
     variables
         Environment variables to set.
     """
-    path = os.pathsep.join(dict.fromkeys(_absolute([*sys.path, *last])))
+    # An empty entry is the working directory, which may differ in the other process.
+    places = (os.path.abspath(place) for place in (*sys.path, *last) if isinstance(place, str))
+    path = os.pathsep.join(dict.fromkeys(places))
     return {**os.environ, "PYTHONPATH": path, **variables}
 
 
@@ -56,8 +58,3 @@ def ended(
         timeout=timeout,
         check=False,
     )
-
-
-def _absolute(places: Iterable[str]) -> Iterable[str]:
-    # An empty entry is the working directory, which may differ in the other process.
-    return (os.path.abspath(place) for place in places if isinstance(place, str))

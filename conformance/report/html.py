@@ -47,11 +47,8 @@ def page(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
     found = collection([document(run.verdict, run.facts) for run in runs])
     view = View(runs, missing)
     plotted = view if len(runs) <= _FEW else View([runs[view.summary.reference]])
-    # The matrix links to the cards, so they are made first.
-    cards = view.cards
     return environment.get_template("page.html.j2").render(
         view=view,
-        cards=cards,
         plots=_plots(plotted),
         plots_of="" if plotted is view else view.titles[view.summary.reference],
         element=ELEMENT,

@@ -80,7 +80,7 @@ class Picture:
 def draw(runs: Sequence[Results], view: View) -> list[tuple[str, str, list[Picture]]]:
     """Return heading, explanation and pictures of each kind of plot that has data."""
     pictures = _Pictures(runs, view)
-    kinds: tuple[tuple[str, str, Sequence[tuple[Any, ...]]], ...] = (
+    kinds: tuple[tuple[str, str, Sequence[Fill]], ...] = (
         (
             "Kernel against the declared law",
             "Entries of new kernels in units of the declared standard deviation. "
@@ -102,7 +102,11 @@ def draw(runs: Sequence[Results], view: View) -> list[tuple[str, str, list[Pictu
         ),
     )
     return [
-        (heading, f"{said} {_left_out(fills)}".strip(), [pictures.draw(*f) for f in fills[:_MOST]])
+        (
+            heading,
+            f"{said} {_left_out(fills)}".strip(),
+            [pictures.draw(fill) for fill in fills[:_MOST]],
+        )
         for heading, said, fills in kinds
         if fills
     ]
@@ -130,13 +134,13 @@ class _Pictures:
         name = self.view.label(cell.implementation)
         return f"{name}, {title}" if self.view.several else name
 
-    def draw(self, fill: Fill, width: float = 2.9, height: float = 2.0) -> Picture:
+    def draw(self, fill: Fill) -> Picture:
         """Draw one picture; ``fill`` returns its caption."""
         self.count += 1
         with matplotlib.rc_context(_STYLE):
             # Matplotlib measures with another font than the page's, hence the margins.
             layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-            figure = Figure(figsize=(width, height), layout=layout)
+            figure = Figure(figsize=(2.9, 2.0), layout=layout)
             axes = figure.add_subplot()
             caption = fill(axes)
             stream = io.StringIO()
@@ -144,7 +148,7 @@ class _Pictures:
         svg = _for_page(stream.getvalue(), f"plot{self.count}", caption)
         return Picture(svg, caption)
 
-    def histograms(self) -> list[tuple[Fill]]:
+    def histograms(self) -> list[Fill]:
         """Return a picture of the counts and the expected law for each kernel."""
         wrong = {
             self._name(title, cell)
@@ -153,18 +157,18 @@ class _Pictures:
             if cell.requirement.startswith("initialization/") and cell.outcome == Outcome.FAILED
         }
         return [
-            (partial(_histogram, name=name, cell=cell, plot=plot, wrong=name in wrong),)
+            partial(_histogram, name=name, cell=cell, plot=plot, wrong=name in wrong)
             for name, cell, plot in self._data("kernel-histogram")
         ]
 
-    def variances(self) -> list[tuple[Fill]]:
+    def variances(self) -> list[Fill]:
         """Return pictures of measured / declared variances, with the accepted band."""
         return [
-            (partial(_variance, name=name, cell=cell, plot=plot),)
+            partial(_variance, name=name, cell=cell, plot=plot)
             for name, cell, plot in self._data("kernel-variance")
         ]
 
-    def errors(self) -> list[tuple[Fill]]:
+    def errors(self) -> list[Fill]:
         """Return one picture for each requirement, with all implementations."""
         by_row: dict[str, list[tuple[str, Cell, dict[str, Any]]]] = {}
         for found in self._data("error-over-bound"):
@@ -178,8 +182,7 @@ class _Pictures:
         every = [n for _, _, plot in chain(*drawn.values()) for n in plot["in_features"]]
         largest = max(every, default=1)
         return [
-            (partial(_errors, row=row, lines=lines, largest=largest),)
-            for row, lines in drawn.items()
+            partial(_errors, row=row, lines=lines, largest=largest) for row, lines in drawn.items()
         ]
 
 
@@ -214,10 +217,8 @@ def _variance(axes: Axes, name: str, cell: Cell, plot: dict[str, Any]) -> str:
     axes.set_xlabel("fan_in")
     if all(v > 0 for v in values) and max(values) / min(values) > 4:
         _logarithmic(axes.yaxis, base=10)
-    said = (
-        f"outside at fan_in {', '.join(f'{sizes[i]:g}' for i in range(len(sizes)) if outside[i])}"
-    )
-    said = said if any(outside) else "all inside the band"
+    places = ", ".join(f"{n:g}" for n, wrong in zip(sizes, outside, strict=True) if wrong)
+    said = f"outside at fan_in {places}" if places else "all inside the band"
     return f"{name}: {min(values):.4g} to {max(values):.4g}, {said} ({cell.requirement})"
 
 

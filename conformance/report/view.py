@@ -81,6 +81,9 @@ class Card:
         return list(shown.items())
 
 
+_Group = list[tuple[int, Cell]]
+"""Cells of runs, by their index, that are shown together."""
+
 # Outcomes that take one line each on the page; a failure takes a card.
 _LINES = (Outcome.BLOCKED, Outcome.EXPECTED_FAILURE, Outcome.NOT_OFFERED)
 
@@ -220,20 +223,17 @@ class View:
         if cell is None:
             return None
         id = self.cell_id(run, implementation, requirement)
-        card = self._card_of.get((run, implementation, requirement))
-        href = card or self._line_of.get((run, implementation, requirement))
-        href = href or self.row_id(requirement)
-        return Mark(id, f"#{href}", self._look(run, cell))
+        why = self._why.get((run, implementation, requirement)) or self.row_id(requirement)
+        return Mark(id, f"#{why}", self._look(run, cell))
 
     def levels(self, area: str) -> list[tuple[str, int]]:
         """Return the levels of an area's columns, and how many columns each has."""
         return list(Counter(str(row.level) for row in self.areas[area]).items())
 
     @cached_property
-    def cards(self) -> tuple[Card, ...]:
-        """Return the cards by implementation, the worst first in each."""
-        groups: dict[tuple[str, ...], list[tuple[int, Cell]]] = {}
-        order = {entry.id: i for i, entry in enumerate(self.entries)}
+    def _failures(self) -> list[_Group]:
+        """Return the cells that take a card each, those without results for one reason together."""
+        groups: dict[tuple[str, ...], _Group] = {}
         for (run, _, _), cell in self._cells.items():
             if cell.outcome.worth_reading and not cell.elsewhere:
                 # A wrong registration gives the same message in each of its cells.
@@ -241,11 +241,15 @@ class View:
                 own = found if cell.outcome == Outcome.FAILED else (cell.reason,)
                 key = (cell.implementation, cell.outcome, *own)
                 groups.setdefault(key, []).append((run, cell))
-        cards = [self._card(group) for group in groups.values()]
-        return tuple(
-            sorted(
-                cards, key=lambda card: (order[card.cell.implementation], LOOKS.index(card.look))
-            )
+        return list(groups.values())
+
+    @cached_property
+    def cards(self) -> list[Card]:
+        """Return the cards by implementation, the worst first in each."""
+        order = [entry.id for entry in self.entries]
+        return sorted(
+            map(self._card, self._failures),
+            key=lambda card: (order.index(card.cell.implementation), LOOKS.index(card.look)),
         )
 
     @property
@@ -256,16 +260,13 @@ class View:
             for id, own in groupby(self.cards, key=lambda card: card.cell.implementation)
         ]
 
-    def _card(self, group: Sequence[tuple[int, Cell]]) -> Card:
+    def _card(self, group: _Group) -> Card:
         run, cell = group[0]
         requirements = dict.fromkeys(member.requirement for _, member in group)
         environments = dict.fromkeys(self.titles[i] for i, _ in group) if self.several else {}
         verdict = self.runs[run].verdict
-        id = f"why-{self.cell_id(run, cell.implementation, cell.requirement)}"
-        for i, member in group:
-            self._card_of[i, member.implementation, member.requirement] = id
         return Card(
-            id=id,
+            id=self._address(group),
             cell=cell,
             look=self._look(run, cell),
             word=word(cell, strict=verdict.strict),
@@ -277,13 +278,9 @@ class View:
         )
 
     @cached_property
-    def _card_of(self) -> dict[tuple[int, str, str], str]:
-        return {}
-
-    @cached_property
-    def _alike(self) -> dict[tuple[str, ...], list[tuple[int, Cell]]]:
+    def _alike(self) -> dict[tuple[str, ...], _Group]:
         """Return cells that take a line each, one line for all environments with equal cells."""
-        alike: dict[tuple[str, ...], list[tuple[int, Cell]]] = {}
+        alike: dict[tuple[str, ...], _Group] = {}
         for (i, implementation, row), cell in self._cells.items():
             if cell.outcome in _LINES:
                 key = (cell.outcome, implementation, row, cell.reason, cell.message)
@@ -291,17 +288,14 @@ class View:
         return alike
 
     @cached_property
-    def _line_of(self) -> dict[tuple[int, str, str], str]:
-        """Return the addresses of those lines."""
-        return {
-            (i, cell.implementation, cell.requirement): self._address(same)
-            for same in self._alike.values()
-            for i, cell in same
-        }
+    def _why(self) -> dict[tuple[int, str, str], str]:
+        """Return the address of the card or the line that explains a cell."""
+        groups = (*self._failures, *self._alike.values())
+        return {(i, *cell.key): self._address(same) for same in groups for i, cell in same}
 
-    def _address(self, same: Sequence[tuple[int, Cell]]) -> str:
+    def _address(self, same: _Group) -> str:
         run, cell = same[0]
-        return f"why-{self.cell_id(run, cell.implementation, cell.requirement)}"
+        return f"why-{self.cell_id(run, *cell.key)}"
 
     def listed(self, outcome: str) -> list[tuple[str, str, Cell, str]]:
         """Return the lines of an outcome: address, implementation, cell, environments."""

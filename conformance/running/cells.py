@@ -217,7 +217,7 @@ class Exchange:
         if expected is not None:
             cell = with_expectation(expected, cell)
         if cell.outcome == Outcome.FAILED and not cell.declare:
-            self.run.failures.add(entry.id, row.id, obstacle=cell.obstacle)
+            self.run.breaker.failed(entry.id, row.id, obstacle=cell.obstacle)
         if cell.outcome not in (Outcome.PASSED, Outcome.NOT_APPLICABLE, Outcome.BLOCKED):
             like = self.run.config.getoption("conformance_like")
             cell = replace(cell, reproduction=reproduction.command(entry, row, like))

@@ -33,7 +33,6 @@ from conformance.results.expected import Expectations, is_strict
 from conformance.results.outcome import Outcome
 from conformance.results.verdict import Verdict, account
 from conformance.running import database
-from conformance.running.failures import Failures
 from conformance.running.faults import Faults
 from conformance.running.last_run import failed_last, remember
 from conformance.running.options import CHOICE, require_writable
@@ -79,7 +78,6 @@ class Run:
             deaths,
         )
         self.containment = Containment(may_retire=self.worker is not None)
-        self.failures = Failures(directory)
         self.received: dict[tuple[str, str], Cell] = {}
         self.environment: dict[str, Any] = {}
         self.versions: dict[str, dict[str, str]] = {}

@@ -186,7 +186,7 @@ class Worker:
     def _require_not_prevented(self, entry: Entry, row: Requirement) -> None:
         """Raise :class:`Prevented` if a requirement that this one rests on has failed."""
         if not self.run.checks_all:
-            known = functools.partial(self.run.failures.obstacle, entry.id)
+            known = functools.partial(self.run.breaker.obstacle, entry.id)
             below = prerequisites(self.run.rows).failed(row, known)
             if below is not None:
                 raise Prevented(below)
