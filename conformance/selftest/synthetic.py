@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from conformance.contract.requirement import MUST, Level, Requirement
 from conformance.results.cell import Cell
 from conformance.results.decision import decide
 from conformance.results.file import FOOTER, FORMAT
@@ -31,6 +32,14 @@ ENVIRONMENT: dict[str, Any] = {
     "profile": "quick",
     "seed": None,
 }
+
+FACTS: dict[str, Any] = {
+    "environment": ENVIRONMENT,
+    "profile": "quick",
+    "seconds": 1.0,
+    "versions": {},
+}
+"""What a run knows besides its cells."""
 
 # A synthetic contract, so that a new area of the real one changes nothing here.
 AREAS = (
@@ -166,6 +175,13 @@ def results(
             "footer": FOOTER,
         }
     )
+
+
+def requirement(
+    id: str, level: Level = MUST, *rests_on: str, statement: str = "It holds."
+) -> Requirement:
+    """Return a requirement that rests on others."""
+    return Requirement(id, level, (), statement, "", rests_on, "test")
 
 
 def settled(document: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,10 @@ import pytest
 
 from conformance.jax_setup import compile_cache
 from conformance.jax_setup.program_store import ProgramStore, prune
-from conformance.selftest.processes import python
+from conformance.selftest.processes import cells_in, python, started
 
 COMMAND = [
-    sys.executable, "-m", "conformance", "run", "nnx.Linear", "-n", "1",
+    "-m", "conformance", "run", "nnx.Linear", "-n", "1",
     "--requirement", "seeding/fingerprint",
     "--requirement", "numerics/precision",
     "--requirement", "initialization/kernel-variance",
@@ -27,21 +25,16 @@ FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8
 
 def start(cache: Path, results: Path, *options: str) -> subprocess.Popen[str]:
     """Start a run that keeps its programs in a folder."""
-    return subprocess.Popen(
-        [*COMMAND, "--results", str(results), *options],
-        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    arguments = (*COMMAND, "--results", str(results), *options)
+    return started(results.parent, *arguments, XDG_CACHE_HOME=str(cache))
 
 
 def found(run: subprocess.Popen[str], results: Path) -> tuple[list[dict[str, Any]], str]:
     """Return the measurements of a run without seconds, and its standard error."""
     output, errors = run.communicate()
     assert run.returncode == 0, output + errors
-    cells = json.loads(results.read_text(encoding="utf-8"))["cells"]
-    return [{k: v for k, v in cell.items() if k != "seconds"} for cell in cells], errors
+    kept = [{k: v for k, v in cell.items() if k != "seconds"} for cell in cells_in(results)]
+    return kept, errors
 
 
 def entries(cache: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from conformance.isolation import leftovers, snapshot
 from conformance.isolation.containment import Containment
 from conformance.isolation.shared_code import SharedCode
 from conformance.layers.registry import Entry
-from conformance.selftest.processes import command
+from conformance.selftest.processes import cells_in, command
 
 ENTRY = Entry("a/mine.py:Dense", "mine.py:Dense", "a/mine.py:Dense")
 
@@ -244,5 +244,5 @@ def test_a_layer_that_ends_the_only_process_has_not_passed(tmp_path: Path) -> No
     done = command(tmp_path, "run", "mine.py:Dense", "-n0", rows, f"--results={path}")
     assert done.returncode == 3
     assert "the layer's code ended the process of the run by os._exit(0)" in done.stderr
-    (cell,) = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    (cell,) = cells_in(path)
     assert cell["outcome"] == "not-run"

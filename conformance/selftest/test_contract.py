@@ -10,7 +10,7 @@ import pytest
 
 import conformance
 from conformance.contract.applicability import why_not_applicable
-from conformance.contract.catalogue import catalogue, chosen
+from conformance.contract.catalogue import catalogue
 from conformance.contract.requirement import (
     ANY,
     AREAS,
@@ -22,7 +22,6 @@ from conformance.contract.requirement import (
     requirement,
     requirement_of,
 )
-from conformance.errors import UsageError
 from conformance.layers.implementation import FLAX
 from conformance.report.contract import markdown
 
@@ -90,21 +89,6 @@ def test_the_order_is_that_of_blame() -> None:
     for row in catalogue():
         assert set(row.rests_on) <= seen, row.id
         seen.add(row.id)
-
-
-def test_a_pattern_is_an_id_a_slug_an_area_or_a_glob() -> None:
-    assert [row.id for row in chosen(["zero-input"])] == ["forward/zero-input"]
-    assert {row.area for row in chosen(["purity"])} == {"purity"}
-    assert {row.id for row in chosen(["*/kernel-shape", "forward/zero-input"])} == {
-        "construction/kernel-shape",
-        "forward/zero-input",
-    }
-    assert chosen([]) == catalogue()
-
-
-def test_an_unknown_requirement_gets_the_nearest_ones() -> None:
-    with pytest.raises(UsageError, match=r"did you mean .*kernel-variance"):
-        chosen(["kernel-varience"])
 
 
 def test_a_requirement_without_a_sentence_is_refused() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,11 +13,10 @@ from flax import linen, nnx
 import conformance
 from conformance import adapt
 from conformance.checks.layer import Layer
-from conformance.cli.main import main
 from conformance.jax_setup.compat import inside_mesh
 from conformance.layers.looking import look
 from conformance.layers.storage import BiasRow, Blocks, Factored, Joined, Scaled, Storage
-from conformance.selftest.processes import failing
+from conformance.selftest.processes import Checked, failing
 
 IDENTITY = "jax.nn:identity" if hasattr(jax.nn, "identity") else "jax.numpy:asarray"
 _LECUN = nnx.initializers.lecun_normal()
@@ -348,11 +346,9 @@ ROWS = ("exact-state", "only-two-parameters", "bias-shape", "kernel-shape", "sta
     ],
 )
 def test_one_difference_is_one_finding(
-    layer: Callable[..., Any], failed: str, line: str, capsys: pytest.CaptureFixture[str]
+    layer: type, failed: str, line: str, checked: Checked
 ) -> None:
-    spec = f"{__name__}:{layer.__name__}"
-    main(["run", spec, *(f"--requirement={row}" for row in ROWS), "-n0"])
-    text = capsys.readouterr().out
+    _, text = checked(layer, rows=ROWS)
     assert failing(text) == {failed}
     assert line in " ".join(text.split())
     assert "blocked" not in text
@@ -406,19 +402,18 @@ KEEPS_ITS_BIAS = conformance.Implementation.of_functions(
     ],
 )
 def test_the_first_failure_says_what_to_do(
-    layer: str, row: str, words: str, capsys: pytest.CaptureFixture[str]
+    layer: str, row: str, words: str, checked: Checked
 ) -> None:
     rows = ("builds", "ready-when-built", "bias-zero", *ROWS)
-    main(["run", f"{__name__}:{layer}", *(f"--requirement={each}" for each in rows), "-n0"])
-    text = capsys.readouterr().out
+    _, text = checked(f"{__name__}:{layer}", rows=rows)
     # The version of Flax decides whether such a call is refused.
     assert len(failing(text)) == 1
     assert not row or failing(text) == {row}
     assert words in " ".join(text.split())
 
 
-def test_a_layer_is_checked_within_its_mesh(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [f"--requirement={row}" for row in ("builds", "affine-value", "sharding")]
+def test_a_layer_is_checked_within_its_mesh(checked: Checked) -> None:
     context = f"--declare=context={__name__}:one_device"
-    assert main(["run", f"{__name__}:Annotated", context, *rows, "-n0"]) == 0
-    assert "do not hold" not in capsys.readouterr().out
+    code, text = checked(Annotated, context, rows=("builds", "affine-value", "sharding"))
+    assert code == 0
+    assert "do not hold" not in text

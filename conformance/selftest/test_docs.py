@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +14,7 @@ from conformance.cli import help as pages
 from conformance.cli.main import main
 from conformance.cli.main import parser as command_parser
 from conformance.running.options import OPTIONS
-from conformance.selftest.processes import RIGHT, ended
+from conformance.selftest.processes import RIGHT, command
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -91,15 +89,13 @@ UNSCALED = RIGHT.replace("kernel / in_features**0.5", "kernel")
 
 def test_the_readme_shows_what_the_command_prints(tmp_path: Path) -> None:
     """Numbers are not compared, because they depend on the version of JAX."""
-    ((command, shown),) = re.findall(
+    ((call, shown),) = re.findall(
         r"<!-- output: dense-conformance ([^\n]*) -->\n```\n(.*?)```",
         DOCUMENTS[0].read_text(encoding="utf-8"),
         re.DOTALL,
     )
     (tmp_path / "mine.py").write_text(UNSCALED)
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    call = [sys.executable, "-m", "conformance", *shlex.split(command), "-n1"]
-    done = ended(call, tmp_path, clean)
+    done = command(tmp_path, *shlex.split(call), "-n1")
     assert done.returncode == 1, done.stdout + done.stderr
     assert without_numbers(shown) in without_numbers(done.stdout)
 

@@ -1,6 +1,5 @@
 """Expected failures are strict: invalid ones are rejected, stale ones fail the run."""
 
-import json
 import re
 import tomllib
 from functools import partial
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conformance.cli.expect import proposals
-from conformance.contract.requirement import Level, Requirement
+from conformance.contract.requirement import Level
 from conformance.errors import LoadError, UsageError, WrongCondition
 from conformance.layers.expected_failure import Expected
 from conformance.layers.registry import Entry
@@ -20,7 +19,8 @@ from conformance.results.expected import Expectations, from_project, is_strict, 
 from conformance.results.outcome import Outcome
 from conformance.results.verdict import Verdict, account
 from conformance.running.cells import with_expectation
-from conformance.selftest.processes import command
+from conformance.selftest.processes import cells_in, command
+from conformance.selftest.synthetic import requirement
 
 ENTRY = Entry("acme:Dense", "acme.Dense", "acme.layers:Dense", "acme")
 KNOWN = Expected("forward/zero-input", "known", implementation="acme.Dense")
@@ -175,8 +175,8 @@ def test_what_follows_from_an_expected_failure_is_expected(
     level: str, known: Outcome, outcome: str
 ) -> None:
     """Consequences need no declaration; a failed MAY explains nothing."""
-    below = Requirement("forward/zero-input", Level(level), (), "", "", (), "")
-    above = Requirement("forward/basis-input", Level.MUST, (), "", "", (below.id,), "")
+    below = requirement("forward/zero-input", Level(level))
+    above = requirement("forward/basis-input", Level.MUST, below.id)
     cells = [cell(known, level), Cell(ENTRY.id, above.id, "MUST", Outcome.FAILED)]
     found = account([ENTRY], (below, above), cells)
     assert {c.outcome for c in found.cells} == {known, outcome}
@@ -200,8 +200,8 @@ def test_a_registration_expects_nothing_that_cannot_fail() -> None:
     from conformance.checks.layer import Layer
     from implementations.dense_forward import dense_forward
 
-    for requirement, said in (("state/pickles", "not applicable"), ("state/pickle", "did you")):
-        layer = replace(adapt(dense_forward), expected_failures=(Expected(requirement, "x"),))
+    for row, said in (("state/pickles", "not applicable"), ("state/pickle", "did you")):
+        layer = replace(adapt(dense_forward), expected_failures=(Expected(row, "x"),))
         with pytest.raises(LoadError, match=said):
             Expectations().add(ENTRY, Layer(layer, ENTRY))
 
@@ -221,7 +221,7 @@ def test_a_run_from_failure_to_expectation_and_back(tmp_path: Path) -> None:
     )
     both = run("run", "layers.py:Bad", "layers.py:Good", *row)
     assert both.returncode == NONCONFORMING, both.stderr
-    outcomes = [c["outcome"] for c in json.loads((tmp_path / "r.json").read_text())["cells"]]
+    outcomes = [c["outcome"] for c in cells_in(tmp_path / "r.json")]
     assert outcomes == ["expected-failure", "unexpected-pass"]
     assert "the witness passes now: remove the expectation" in " ".join(both.stdout.split())
     assert "fails as expected: layers.py:Bad" in both.stdout

@@ -33,12 +33,8 @@ FAULTS: tuple[tuple[str, str, str, tuple[int, int]], ...] = (
     ("construction:SplitWithoutInt", "construction/builds", "the layer raised TypeError", (2, 1)),
     ("construction:BiasOfInputLength", "construction/bias-shape", "not (out,) = (10,)", (3, 10)),
     ("initialization_variance:Unscaled", "initialization/kernel-variance", "in * E[K^2]", (3, 10)),
-    (
-        "forward_zero_input:BiasSubtracted",
-        "forward/zero-input",
-        "which should be the bias",
-        (3, 10),
-    ),
+    ("forward_zero_input:BiasSubtracted", "forward/zero-input", "which should be the bias",
+     (3, 10)),
     ("forward_basis_input:ScaledAgain", "forward/affine-value", "what rounding explains", (3, 10)),
     ("forward_shapes:BatchCentred", "forward/batch-independent", "the rest differs", (3, 10)),
     ("numerics:NanOutputSwallowed", "numerics/nan-confined", "hides it in", (3, 10)),
@@ -46,18 +42,13 @@ FAULTS: tuple[tuple[str, str, str, tuple[int, int]], ...] = (
     ("state_calls:CachedKernel", "state/updates-used", "values written in", (3, 10)),
     ("state_calls:DecayOnCall", "state/call-changes-nothing", "call", (3, 10)),
     ("seeding_keys:DropoutLeftOn", "seeding/repeatable-call", "differs", (3, 10)),
-    (
-        "transforms_gradients:BiasNotTrained",
-        "transforms/gradients",
-        "the gradient in the bias",
-        (3, 10),
-    ),
+    ("transforms_gradients:BiasNotTrained", "transforms/gradients", "the gradient in the bias",
+     (3, 10)),
     ("transforms_programs:TracedForgetsBias", "transforms/jit", "under jax.jit", (3, 10)),
     ("construction:KernelInStats", "construction/only-two-parameters", "stats", (3, 10)),
     ("exercise:features_not_cast", "exercise/float-arguments", "features as a float", (3, 10)),
     ("seeding_seeds:seed_ignored", "seeding/seeds-differ", "give the same f(x)", (3, 10)),
-)
-
+)  # fmt: skip
 RUNNER = """\
 import contextlib, json, os, runpy, sys, traceback
 import flax.linen, flax.nnx, jax.numpy, numpy

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import pytest
@@ -12,97 +12,48 @@ from flax import nnx
 from conformance.checks.diagnosis import wrong_values
 from conformance.layers.first_use import why_unusable
 from conformance.layers.registry import Entry
-from conformance.selftest.processes import RIGHT, command
+from conformance.selftest.processes import RIGHT, cells_in, command
 
 CALL = "return x @ self.kernel + self.bias"
 STREAM = "hint: rngs.params() draws a key"
 # Each error: the replaced text, its replacement, the line and the marked part in the message, and
 # parts of the message.
-WRONG = {
-    "syntax": (
-        "rngs):\n        kernel",
-        "rngs)\n        kernel",
-        6,
-        "",
-        ["SyntaxError: expected ':'"],
-    ),
-    "import": ("import jax\n", "import jaxx\n", 1, "import jaxx", ["'jaxx' does not exist"]),
-    "base": ("(nnx.Module)", "(Module)", 5, "Module", ["did you mean nnx.Module?"]),
-    "argument": (
-        "out_features, *,",
-        "out_features, activation, *,",
-        5,
-        "MyDense",
-        ["give `activation` a default", "functools.partial(MyDense, activation=...)"],
-    ),
-    "one size": ("in_features, out_features, *", "features, *", 5, "MyDense", ["in_features: def"]),
-    "no rngs": (", *, rngs", "", 7, "rngs", ["rngs: nnx.Rngs"]),
-    "name": (CALL, "return jnp.dot(x, self.kernel)", 12, "jnp", ["import jax.numpy as jnp"]),
-    "no self": (CALL, "return x @ kernel", 12, "kernel", ["did you mean self.kernel?"]),
-    "attribute": (CALL, "return x @ self.kernal", 12, "self.kernal", ["did you mean kernel?"]),
-    "not kept": (
-        "self.bias = nnx",
-        "bias = nnx",
-        12,
-        "self.bias",
-        ["hint: __init__ does not keep bias: self.bias = ..."],
-    ),
-    "stream": ("rngs.params()", "rngs.params.key()", 7, "rngs.params.key()", [STREAM]),
-    "no streams": (
-        "rngs.params()",
-        "(3).params()",
-        7,
-        "(3).params",
-        ["give rngs as nnx.Rngs(seed)", "this int has not"],
-    ),
-    "Linen's stream": (
-        "rngs.params()",
-        "rngs.make_rng('params')",
-        7,
-        "rngs.make_rng('params')",
-        [STREAM],
-    ),
-    "no such part": ("rngs.params()", "rngs.params.next()", 7, "rngs.params.next", [STREAM]),
-    "function": (CALL, "return jax.numpy.dott(x)", 12, "jax.numpy.dott", ["did you mean dot?"]),
-    "of another module": (
-        CALL,
-        "return jax.numpy.normal(x)",
-        12,
-        "jax.numpy.normal",
-        ["did you mean jax.random.normal?"],
-    ),
-    "library": ("from flax import nnx", "from flax import nxx", 2, "", ["did you mean nnx?"]),
-    "self": (
-        "(self, x)",
-        "(x)",
-        11,
-        "__call__",
-        ["its first argument is self: def __call__(self, x):"],
-    ),
-    "constructor": (
-        "__init__",
-        "_init_",
-        5,
-        "MyDense",
-        ["takes no arguments", "rename _init_ to __init__"],
-    ),
-    "misspelled call": ("__call__", "_call_", 5, "MyDense", ["rename _call_ to __call__"]),
-    "axis": (
-        CALL,
-        "return jax.lax.psum(x, 'model')",
-        12,
-        "jax.lax.psum(x, 'model')",
-        ["'model' exists under jax.pmap or shard_map only"],
-    ),
-    "within": (
-        "    def __call__(self, x):\n        return",
-        "        def __call__(self, x):\n            return",
-        5,
-        "MyDense",
-        ["its __call__ is defined within __init__, so indent it less"],
-    ),
-    "call": (CALL, "return self.kernel(x, 1, y=2)", 12, "self.kernel(x, 1, y=2)", ["not callable"]),
-}
+WRONG: dict[str, tuple[Any, ...]] = {
+    "syntax": ("rngs):\n        kernel", "rngs)\n        kernel", 6, "",
+               "SyntaxError: expected ':'"),
+    "import": ("import jax\n", "import jaxx\n", 1, "import jaxx", "'jaxx' does not exist"),
+    "base": ("(nnx.Module)", "(Module)", 5, "Module", "did you mean nnx.Module?"),
+    "argument": ("out_features, *,", "out_features, activation, *,", 5, "MyDense",
+                 "give `activation` a default", "functools.partial(MyDense, activation=...)"),
+    "one size": ("in_features, out_features, *", "features, *", 5, "MyDense", "in_features: def"),
+    "no rngs": (", *, rngs", "", 7, "rngs", "rngs: nnx.Rngs"),
+    "name": (CALL, "return jnp.dot(x, self.kernel)", 12, "jnp", "import jax.numpy as jnp"),
+    "no self": (CALL, "return x @ kernel", 12, "kernel", "did you mean self.kernel?"),
+    "attribute": (CALL, "return x @ self.kernal", 12, "self.kernal", "did you mean kernel?"),
+    "not kept": ("self.bias = nnx", "bias = nnx", 12, "self.bias",
+                 "hint: __init__ does not keep bias: self.bias = ..."),
+    "stream": ("rngs.params()", "rngs.params.key()", 7, "rngs.params.key()", STREAM),
+    "no streams": ("rngs.params()", "(3).params()", 7, "(3).params",
+                   "give rngs as nnx.Rngs(seed)", "this int has not"),
+    "Linen's stream": ("rngs.params()", "rngs.make_rng('params')", 7, "rngs.make_rng('params')",
+                       STREAM),
+    "no such part": ("rngs.params()", "rngs.params.next()", 7, "rngs.params.next", STREAM),
+    "function": (CALL, "return jax.numpy.dott(x)", 12, "jax.numpy.dott", "did you mean dot?"),
+    "of another module": (CALL, "return jax.numpy.normal(x)", 12, "jax.numpy.normal",
+                          "did you mean jax.random.normal?"),
+    "library": ("from flax import nnx", "from flax import nxx", 2, "", "did you mean nnx?"),
+    "self": ("(self, x)", "(x)", 11, "__call__",
+             "its first argument is self: def __call__(self, x):"),
+    "constructor": ("__init__", "_init_", 5, "MyDense", "takes no arguments",
+                    "rename _init_ to __init__"),
+    "misspelled call": ("__call__", "_call_", 5, "MyDense", "rename _call_ to __call__"),
+    "axis": (CALL, "return jax.lax.psum(x, 'model')", 12, "jax.lax.psum(x, 'model')",
+             "'model' exists under jax.pmap or shard_map only"),
+    "within": ("    def __call__(self, x):\n        return",
+               "        def __call__(self, x):\n            return", 5, "MyDense",
+               "its __call__ is defined within __init__, so indent it less"),
+    "call": (CALL, "return self.kernel(x, 1, y=2)", 12, "self.kernel(x, 1, y=2)", "not callable"),
+}  # fmt: skip
 
 
 def written(folder: Path, old: str = "", new: str = "") -> Entry:
@@ -114,7 +65,7 @@ def written(folder: Path, old: str = "", new: str = "") -> Entry:
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_layer_that_cannot_be_used_is_shown_with_its_line(tmp_path: Path, name: str) -> None:
-    old, new, line, marked, texts = WRONG[name]
+    old, new, line, marked, *texts = WRONG[name]
     assert old in RIGHT
     message = why_unusable(written(tmp_path, old, new))
     shown = message.splitlines()
@@ -166,8 +117,7 @@ def test_layers_that_can_be_used_are_checked_beside_one_that_cannot(tmp_path: Pa
     specs = ["wrong.py:MyDense", "mine.py:MyDense"]
     ended = command(tmp_path, "run", *specs, *rows, f"--results={results}", "-n", "2")
     assert ended.returncode == 2
-    cells = json.loads(results.read_text())["cells"]
-    outcomes = [(c["implementation"], c["outcome"]) for c in cells]
+    outcomes = [(c["implementation"], c["outcome"]) for c in cells_in(results)]
     assert outcomes.count(("mine.py:MyDense", "passed")) == len(rows)
     assert ended.stdout.count("NameError") == 1
     caret = next(i for i, line in enumerate(ended.stdout.splitlines()) if "^" in line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from rich.console import Console
@@ -40,23 +41,52 @@ def dense_forward(seed, x, features):
     return MyDense(x.shape[-1], int(features), rngs=nnx.Rngs(int(seed)))(x)
 """
 
-# Each solution, by its change of the correct one.
-SOLUTIONS: dict[str, tuple[tuple[str, str], ...]] = {
-    "right": (),
-    "raw": (("nnx.Param(jnp.zeros((out_features,)))", "jnp.zeros((out_features,))"),),
-    "unscaled": ((" * (1 / jnp.sqrt(in_features))", ""),),
-    "bias_in": (("jnp.zeros((out_features,))", "jnp.zeros((in_features,))"),),
-    "floats": (("int(features)", "features"),),
-    "both floats": (("int(features)", "features"), ("int(seed)", "seed")),
-    "no return": (("return x @", "x @"),),
-    "scaled": (("return x @", "return (x / 255) @"),),
-    "outputs first": (
-        ("self, in_features, out_features", "self, out_features, in_features"),
-        ("MyDense(x.shape[-1], int(features)", "MyDense(int(features), x.shape[-1]"),
-    ),
-    "exchanged": (("MyDense(x.shape[-1], int(features)", "MyDense(int(features), x.shape[-1]"),),
-}
 
+class Solution(NamedTuple):
+    """The changes of the right solution, the states of the pitfalls, and a line of the grade."""
+
+    changes: tuple[tuple[str, str], ...]
+    states: str
+    found: str
+
+
+ZEROS = "jnp.zeros((out_features,))"
+SIZES = ("MyDense(x.shape[-1], int(features)", "MyDense(int(features), x.shape[-1]")
+FLOAT = ("int(features)", "features")
+SOLUTIONS = {
+    "right": Solution((), "yes yes yes yes", "a right solution: "),
+    "raw": Solution(
+        ((f"nnx.Param({ZEROS})", ZEROS),),
+        "no yes yes yes",
+        "  found     the state is bias: Array float32[7], kernel: Param float32[1x7]",
+    ),
+    "unscaled": Solution(
+        ((" * (1 / jnp.sqrt(in_features))", ""),), "yes no yes yes", "  found     in * E[K^2] = 1"
+    ),
+    "bias_in": Solution(
+        ((ZEROS, "jnp.zeros((in_features,))"),),
+        "open yes no open",
+        "  found     the bias has shape (",
+    ),
+    "floats": Solution((FLOAT,), "yes yes yes no", "raised TypeError: Shapes must be 1D"),
+    "both floats": Solution((FLOAT, ("int(seed)", "seed")), "yes yes yes no", "; and f(seed="),
+    "no return": Solution(
+        (("return x @", "x @"),),
+        "yes yes yes open",
+        "- the result is computed and not returned: the return statement is missing",
+    ),
+    "scaled": Solution(
+        (("return x @", "return (x / 255) @"),),
+        "yes yes yes yes",
+        "- x @ kernel is multiplied by 0.003922 before the bias is added",
+    ),
+    "outputs first": Solution(
+        (("self, in_features, out_features", "self, out_features, in_features"), SIZES),
+        "yes yes yes yes",
+        "- MyDense takes out_features first",
+    ),
+    "exchanged": Solution((SIZES,), "yes yes yes open", "- the sizes of the layer are exchanged"),
+}
 ROWS = (
     "state/exact-state",
     "construction/builds",
@@ -69,40 +99,14 @@ ROWS = (
     "exercise/fixed-result",
 )
 
-STATES = {
-    "right": ("yes", "yes", "yes", "yes"),
-    "raw": ("no", "yes", "yes", "yes"),
-    "unscaled": ("yes", "no", "yes", "yes"),
-    "bias_in": ("open", "yes", "no", "open"),
-    "floats": ("yes", "yes", "yes", "no"),
-    "both floats": ("yes", "yes", "yes", "no"),
-    "no return": ("yes", "yes", "yes", "open"),
-    "scaled": ("yes", "yes", "yes", "yes"),
-    "outputs first": ("yes", "yes", "yes", "yes"),
-    "exchanged": ("yes", "yes", "yes", "open"),
-}
-
-FOUND = {
-    "right": "a right solution: ",
-    "raw": "  found     the state is bias: Array float32[7], kernel: Param float32[1x7]",
-    "unscaled": "  found     in * E[K^2] = 1",
-    "bias_in": "  found     the bias has shape (",
-    "floats": "raised TypeError: Shapes must be 1D",
-    "both floats": "; and f(seed=",
-    "scaled": "- x @ kernel is multiplied by 0.003922 before the bias is added",
-    "outputs first": "- MyDense takes out_features first",
-    "exchanged": "- the sizes of the layer are exchanged",
-    "no return": "- the result is computed and not returned: the return statement is missing",
-}
-
 
 @pytest.fixture(scope="module")
 def grades(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[str, Verdict]]:
     """Return the grade of each solution, from one run of all."""
     folder = tmp_path_factory.mktemp("solutions")
-    for name, changes in SOLUTIONS.items():
+    for name, solution in SOLUTIONS.items():
         text = RIGHT
-        for old, new in changes:
+        for old, new in solution.changes:
             assert old in text
             text = text.replace(old, new)
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
@@ -132,11 +136,12 @@ def test_each_pitfall_is_named(grades: Mapping[str, tuple[str, Verdict]], name: 
     text, verdict = grades[name]
     lines = text.splitlines()
     assert lines[0] == f"{name}.py: MyDense and dense_forward"
-    for number, (pitfall, state) in enumerate(zip(PITFALLS, STATES[name], strict=True), start=1):
+    states = SOLUTIONS[name].states.split()
+    for number, (pitfall, state) in enumerate(zip(PITFALLS, states, strict=True), start=1):
         assert f"{number}. {pitfall.name}: {state}" in lines
         words = " ".join(text.split())
         assert (pitfall.hint in words) == (state == "no")
-    assert any(FOUND[name] in line for line in lines), text
+    assert any(SOLUTIONS[name].found in line for line in lines), text
     assert len(lines) <= 24
     assert verdict.exit_code == (OK if name == "right" else NONCONFORMING)
 

@@ -1,4 +1,4 @@
-"""The judge of the zoo: which errors of the suite it reports."""
+"""The zoo reports the suite's errors, and requirements that are idle."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from dataclasses import replace
 import pytest
 
 from conformance.contract.catalogue import catalogue
+from conformance.contract.requirement import Requirement
+from conformance.errors import UsageError
 from conformance.results.cell import Cell
 from conformance.results.outcome import Outcome
+from conformance.running.pytest_call import call
+from conformance.zoo import necessity
 from conformance.zoo.judge import Judgement, Subject, judge, sole_killers
 from conformance.zoo.kill_matrix import kill_rate, matrix, summary
 from conformance.zoo.plan import cells_of
@@ -135,3 +139,26 @@ def test_every_defect_names_requirements_of_the_contract() -> None:
     for subject in subjects():
         if subject.defect is not None:
             assert {subject.defect.breaks, *subject.defect.collateral} <= known, subject.name
+
+
+@pytest.mark.parametrize("row", catalogue(), ids=lambda row: row.id)
+def test_every_requirement_has_a_candidate_or_a_reason(row: Requirement) -> None:
+    assert necessity.candidates(row) or row.idle_because
+
+
+@pytest.mark.parametrize(
+    ("slug", "defect"),
+    [("scalar-raises", "X081"), ("rngs-forms", "X589"), ("bad-arguments-raise", "X258")],
+)
+def test_a_defect_lives_without_its_requirement(slug: str, defect: str) -> None:
+    """All other requirements let it pass."""
+    row = necessity.one(slug)
+    judgements = necessity.without(row, call(workers="2"), [defect])
+    assert [necessity.lives(judgement, row) for judgement in judgements] == [True]
+    assert necessity.lines(row, judgements)[-1].startswith(f"{row.id} is needed: 1 of 1")
+
+
+def test_one_requirement_is_meant() -> None:
+    """An area names several."""
+    with pytest.raises(UsageError, match=r"names \d+ requirements"):
+        necessity.one("numerics")

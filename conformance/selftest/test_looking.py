@@ -16,9 +16,7 @@ from conformance import FLAX, Convention, adapt
 from conformance.checks.layer import Layer
 from conformance.cli.main import main
 from conformance.layers.looking import look
-from conformance.selftest.processes import failing
-
-_PLACE = "conformance.selftest.test_looking"
+from conformance.selftest.processes import Checked, failing
 
 
 class OutputsFirst(nnx.Module):
@@ -63,11 +61,11 @@ class VectorsWithoutBias(NoBias):
         return jnp.dot(self.kernel[...].T, x)
 
 
-class Stepping(nnx.Module):
+class Stepping(NoBias):
     """A layer with a parameter that no output depends on."""
 
     def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs) -> None:
-        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (n_in, n_out)) / n_in**0.5)
+        super().__init__(n_in, n_out, rngs)
         self.bias = nnx.Param(jnp.zeros(n_out))
         self.step = nnx.Param(jnp.zeros(()))
 
@@ -256,55 +254,52 @@ ROWS = (
 
 
 @pytest.mark.parametrize(
-    ("name", "failed", "line"),
+    ("layer", "failed", "line"),
     [
-        ("NoBias", ["construction/bias-shape"], "use_bias = false"),
+        (NoBias, {"construction/bias-shape"}, "use_bias = false"),
         (
-            "OutputsFirst",
-            ["construction/kernel-shape", "serialization/stable-names"],
+            OutputsFirst,
+            {"construction/kernel-shape", "serialization/stable-names"},
             'layout = "out, in"',
         ),
         (
-            "Half",
-            ["construction/parameter-dtype", "dtypes/float32-out"],
+            Half,
+            {"construction/parameter-dtype", "dtypes/float32-out"},
             'parameter_dtype = "bfloat16"',
         ),
-        ("Counting", ["state/exact-state"], 'extra_state = ["calls"]'),
-        ("Stepping", ["construction/only-two-parameters"], 'extra_parameters = ["step"]'),
-        ("FlatVectors", ["forward/output-shape"], "ranks = [1]"),
-        ("OneBatchAxis", ["forward/output-shape"], "ranks = [2]"),
+        (Counting, {"state/exact-state"}, 'extra_state = ["calls"]'),
+        (Stepping, {"construction/only-two-parameters"}, 'extra_parameters = ["step"]'),
+        (FlatVectors, {"forward/output-shape"}, "ranks = [1]"),
+        (OneBatchAxis, {"forward/output-shape"}, "ranks = [2]"),
     ],
 )
 def test_one_difference_is_one_finding(
-    name: str, failed: list[str], line: str, capsys: pytest.CaptureFixture[str]
+    layer: type, failed: set[str], line: str, checked: Checked
 ) -> None:
     """Only the requirement on that point fails, with the line that declares it."""
-    spec = f"{_PLACE}:{name}"
-    asked = [f"--requirement={row}" for row in ROWS]
-    assert main(["run", spec, *asked, "-n0"]) == 1
-    text = capsys.readouterr().out
-    assert failing(text) == set(failed)
+    code, text = checked(layer, rows=ROWS)
+    assert code == 1
+    assert failing(text) == failed
     assert line in " ".join(text.split())
     assert "blocked" not in text.lower()
     assert "\narea " not in text  # a table would push the failure off the screen
     assert "could not be checked" not in text
 
 
-def test_what_is_declared_is_right(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_declared_is_right(checked: Checked) -> None:
     """The same layer conforms with its declaration."""
     declared = ["--declare", "layout=out, in", "--declare", "names.kernel=weight"]
-    asked = [f"--requirement={row}" for row in ROWS]
-    assert main(["run", f"{_PLACE}:OutputsFirst", *declared, *asked, "-n0"]) == 0
-    assert "kernel stored as (out, in)" in " ".join(capsys.readouterr().out.split())
+    code, text = checked(OutputsFirst, *declared, rows=ROWS)
+    assert code == 0
+    assert "kernel stored as (out, in)" in " ".join(text.split())
 
 
-def test_a_layer_of_vectors_takes_every_dtype(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_layer_of_vectors_takes_every_dtype(checked: Checked) -> None:
     """It raises for a batch, so no check may give it one."""
-    spec = "implementations.correct.functional:vectors_only"
     dtypes = ("half-input", "integer-input", "complex-input", "cast-parameters", "float32-out")
-    asked = [f"--requirement=dtypes/{slug}" for slug in dtypes]
-    assert main(["run", spec, *asked, "--strict", "-n0"]) == 0
-    assert "5 passed" in capsys.readouterr().out
+    code, text = checked("implementations.correct.functional:vectors_only", "--strict", rows=dtypes)
+    assert code == 0
+    assert "5 passed" in text
 
 
 def test_a_function_that_makes_a_module_is_its_class() -> None:
@@ -315,10 +310,10 @@ def test_a_function_that_makes_a_module_is_its_class() -> None:
     assert (its.use_bias, its.parameter_dtype, its.compute_dtype) == (False, *["bfloat16"] * 2)
 
 
-def test_extra_parameters_need_no_step_of_least_squares() -> None:
+def test_extra_parameters_need_no_step_of_least_squares(checked: Checked) -> None:
     """The loss of LoRA is not quadratic in all four parameters."""
-    asked = ["--requirement=optimizer-sees-both", "--requirement=only-two-parameters"]
-    assert main(["run", "implementations.nnx_others:LoRALinear", *asked, "-n0"]) == 0
+    rows = ("optimizer-sees-both", "only-two-parameters")
+    assert checked("implementations.nnx_others:LoRALinear", rows=rows)[0] == 0
 
 
 class OfNumpy(NoBias):
@@ -328,16 +323,14 @@ class OfNumpy(NoBias):
         self.kernel = nnx.Param(np.ones((n_in, n_out), np.float32))
 
 
-def test_an_array_of_numpy_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", f"{__name__}:OfNumpy", "--requirement=parameter-dtype", "-n0"]) == 1
-    assert "cause     a parameter is an array of NumPy: make it with jax" in capsys.readouterr().out
+def test_an_array_of_numpy_is_named(checked: Checked) -> None:
+    _, text = checked(OfNumpy, rows=["parameter-dtype"])
+    assert "cause     a parameter is an array of NumPy: make it with jax" in text
 
 
-def test_factors_of_a_kernel_are_one_finding(capsys: pytest.CaptureFixture[str]) -> None:
+def test_factors_of_a_kernel_are_one_finding(checked: Checked) -> None:
     """The number of parameters is wrong, not their names."""
-    asked = [f"--requirement={row}" for row in ROWS]
-    assert main(["run", f"{_PLACE}:LowRank", *asked, "-n0"]) == 1
-    text = capsys.readouterr().out
+    _, text = checked(LowRank, rows=ROWS)
     assert failing(text) == {"construction/only-two-parameters"}
     assert "no parameter has the kernel's shape at every size" in text
 
@@ -369,20 +362,20 @@ def test_calibrate_enters_the_context() -> None:
 
 def test_describe(capsys: pytest.CaptureFixture[str]) -> None:
     """The description fits on one screen, with the table to paste."""
-    assert main(["describe", f"{_PLACE}:OutputsFirst"]) == 0
+    assert main(["describe", f"{__name__}:OutputsFirst"]) == 0
     text = capsys.readouterr().out
     assert len(text.splitlines()) <= 24
     assert "built as  OutputsFirst(units=out_features, in_units=in_features" in text
     assert 'layout = "out, in"' in text
     assert 'names = { kernel = "weight" }' in text
-    assert f'layer = "{_PLACE}:OutputsFirst"' in text
+    assert f'layer = "{__name__}:OutputsFirst"' in text
 
 
 def test_describe_proposes_no_table_that_does_not_suffice(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A kernel that is computed from two arrays needs functions, as a run says as well."""
-    assert main(["describe", f"{_PLACE}:WeightNorm"]) == 0
+    assert main(["describe", f"{__name__}:WeightNorm"]) == 0
     text = capsys.readouterr().out
     assert "the kernel is computed from v and g" in text
     assert "describe it by functions" in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -9,16 +11,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax import Array
 
-from conformance.cli.main import main
-from conformance.contract.catalogue import catalogue
+from conformance.contract.catalogue import catalogue, chosen
 from conformance.contract.requirement import MUST
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell
+from conformance.results.decision import NONCONFORMING
 from conformance.results.outcome import Outcome
 from conformance.results.prerequisites import prerequisites
-from conformance.results.verdict import account
+from conformance.results.verdict import Verdict, account
 from conformance.running.schedule import dealt, in_order, workers_that_pay
-from conformance.selftest.processes import failing
+from conformance.selftest.processes import Checked, failing
 from implementations.defects.base import CorrectDense
 
 ENTRY = Entry("x", "x", "x")
@@ -161,12 +163,10 @@ class RefusedAndTooWide(CorrectDense):
 
 
 def test_a_refused_empty_batch_and_a_wrong_variance_are_two_findings(
-    capsys: pytest.CaptureFixture[str],
+    checked: Checked,
 ) -> None:
-    asked = ["output-shape", "empty-batch", "kernel-variance", "affine-value", "gradients"]
-    options = [f"--requirement={row}" for row in asked]
-    assert main(["run", f"{__name__}:RefusedAndTooWide", *options, "-n0"]) == 1
-    text = capsys.readouterr().out
+    rows = ["output-shape", "empty-batch", "kernel-variance", "affine-value", "gradients"]
+    _, text = checked(RefusedAndTooWide, rows=rows)
     assert failing(text) == {"forward/empty-batch", "initialization/kernel-variance"}
     assert "5 cells: 3 passed, 2 failed" in text
 
@@ -225,3 +225,27 @@ def test_what_is_not_among_the_requirements_of_a_run_does_not_count() -> None:
     rows = ROWS[:5]
     for below in prerequisites(rows).below.values():
         assert set(below) <= {row.id for row in rows}
+
+
+FEW = chosen(["construction/builds", "construction/bias-shape", "forward/output-shape"])
+
+
+def verdict(failed: Mapping[str, bool]) -> Verdict:
+    """Return the account of a run in which these requirements failed, as obstacles or not."""
+    ended = {True: Outcome.FAILED, False: Outcome.PASSED}
+    cells = [cell(row.id, ended[row.id in failed], failed.get(row.id, False)) for row in FEW]
+    return account([ENTRY], FEW, cells)
+
+
+def test_a_fault_met_at_construction_is_blamed_on_its_own_requirement() -> None:
+    """Linen runs the forward during construction, and meets the wrong bias there."""
+    found = verdict({"construction/builds": True, "construction/bias-shape": False})
+    assert [c.requirement for c in found.failures()] == ["construction/bias-shape"]
+    assert found.exit_code == NONCONFORMING
+
+
+@pytest.mark.parametrize("drawn", itertools.product((None, False, True), repeat=len(FEW)))
+def test_no_failure_is_ever_blocked_away(drawn: tuple[bool | None, ...]) -> None:
+    """Any mix of faults and obstacles leaves a failure to blame."""
+    failed = {row.id: state for row, state in zip(FEW, drawn, strict=True) if state is not None}
+    assert bool(failed) == (verdict(failed).exit_code == NONCONFORMING)

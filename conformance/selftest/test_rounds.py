@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from conformance.results.cell import Cell
 from conformance.results.file import read
 from conformance.results.outcome import Outcome
 from conformance.running.rounds import Stop, Stopped, combined
+from conformance.selftest.processes import cells_in, started
 
 # The layer is wrong from its second worker on, so a further round is the first to see it.
 TURNS = """
@@ -102,16 +101,8 @@ def test_a_seed_adds_sizes_to_thorough_alone() -> None:
 def start(folder: Path, layer: str, *options: str) -> subprocess.Popen[str]:
     """Start a run of a layer in the file above, which writes ``r.json``."""
     (folder / "mine.py").write_text(TURNS, encoding="utf-8")
-    command = [sys.executable, "-m", "conformance", "run", f"mine.py:{layer}"]
-    command += ["--requirement", "construction/bias-shape", "-n", "1", "--results", "r.json"]
-    return subprocess.Popen(
-        [*command, *options],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    )
+    asked = ["--requirement", "construction/bias-shape", "-n", "1", "--results", "r.json"]
+    return started(folder, "-m", "conformance", "run", f"mine.py:{layer}", *asked, *options)
 
 
 def test_a_later_round_finds_it_and_a_signal_ends_it(tmp_path: Path) -> None:
@@ -152,8 +143,7 @@ def test_stopped_in_the_first_round(number: signal.Signals, tmp_path: Path) -> N
     output, errors = run.communicate(timeout=120)
     assert run.returncode == 3, output + errors
     assert "Traceback" not in output + errors
-    document = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
-    assert {found["outcome"] for found in document["cells"]} == {"not-run"}
+    assert {found["outcome"] for found in cells_in(tmp_path / "r.json")} == {"not-run"}
     assert read(tmp_path / "r.json").verdict.stopped == SIGNALS[number]
 
 

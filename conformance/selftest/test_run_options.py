@@ -6,8 +6,12 @@ import argparse
 import subprocess
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
+from flax import nnx
 
+from conformance.checks import profiles
 from conformance.cli.main import main
 from conformance.contract.catalogue import catalogue, chosen
 from conformance.errors import UsageError
@@ -21,9 +25,10 @@ from conformance.running.options import (
     OPTIONS,
     add_to_command,
     as_arguments,
+    size,
     values_of,
 )
-from conformance.selftest.processes import RIGHT, command
+from conformance.selftest.processes import RIGHT, Checked, command
 
 
 @pytest.mark.parametrize(
@@ -80,6 +85,11 @@ def test_an_option_is_the_same_for_the_command_and_for_pytest() -> None:
 def test_requirements_are_chosen_and_excluded() -> None:
     purity = {row.id for row in catalogue() if row.area == "purity"}
     everything = {row.id for row in catalogue()}
+    assert chosen([]) == catalogue()
+    assert [row.id for row in chosen(["zero-input"])] == ["forward/zero-input"]
+    two = ["construction/kernel-shape", "forward/zero-input"]
+    assert [row.id for row in chosen(["*/kernel-shape", "forward/zero-input"])] == two
+    assert {row.id for row in chosen(["purity"])} == purity
     assert {row.id for row in chosen([], ["purity"])} == everything - purity
     assert {row.id for row in chosen(["!purity/*"])} == everything - purity
     assert {row.id for row in chosen([], ["!purity/*"])} == everything - purity
@@ -132,3 +142,43 @@ def test_a_run_stops_at_the_first_failure_and_begins_with_the_last(
     assert "2 cells: 0 passed, 2 failed" in again.stdout
     quiet = run(tmp_path, "-q", "--exclude=bias-zero", "--exclude=kernel-variance", "-n", workers)
     assert quiet.stdout == "conforms: MUST 1/1\n"
+
+
+class WrongWhenWide(nnx.Module):
+    """A layer that loses the last output when it is wider than the pool."""
+
+    def __init__(self, in_features: int, out_features: int, rngs: nnx.Rngs) -> None:
+        draw = nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(draw(rngs.params(), (in_features, out_features), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(out_features))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x @ self.kernel[...] + self.bias[...]
+        return y if y.shape[-1] < 300 else y.at[..., -1].set(0.0)
+
+
+def test_a_size_is_read() -> None:
+    assert size("768x3072") == (768, 3072)
+    for text in ("768", "768x", "0x3", "-1x3", "axb", "1x2x3"):
+        with pytest.raises(argparse.ArgumentTypeError, match="such as 768x3072"):
+            size(text)
+
+
+def test_it_is_added_to_the_pool() -> None:
+    try:
+        found = profiles.activate("quick", own_sizes=[(768, 3072), (768, 3072), (1, 1)])
+        assert found.sizes[-1] == (768, 3072)
+        assert found.sizes.count((768, 3072)) == 1
+        assert "--size 768x3072" in found.as_options()
+    finally:
+        profiles.activate("quick")
+
+
+def test_a_fault_at_a_size_of_ones_own(checked: Checked) -> None:
+    """The fault is found, and the reproduction names the size."""
+    assert checked(WrongWhenWide, rows=["zero-input"])[0] == 0
+    code, text = checked(WrongWhenWide, "--size=7x301", rows=["zero-input"])
+    assert code == 1
+    text = " ".join(text.split())
+    assert "in_features=7, out_features=301" in text
+    assert "--size 7x301" in text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import pytest
 
@@ -14,17 +13,11 @@ from conformance.results.cell import Cell
 from conformance.results.file import Results
 from conformance.results.outcome import Outcome
 from conformance.results.verdict import account
-from conformance.selftest.synthetic import ENVIRONMENT
+from conformance.selftest.synthetic import FACTS, requirement
 
 LINES, COLUMNS = 24, 80
 
 ENTRY = Entry("acme:mine.py:MyDense", "mine.py:MyDense", "mine.py:MyDense")
-FACTS: dict[str, Any] = {
-    "environment": ENVIRONMENT,
-    "profile": "quick",
-    "seconds": 12.3,
-    "versions": {},
-}
 _FAULTS = (
     "state/exact-state",
     "purity/globals-untouched",
@@ -37,16 +30,10 @@ _ENDS = (Outcome.FAILED, Outcome.NOT_OFFERED, Outcome.NOT_APPLICABLE)
 
 
 def _row(id: str) -> Requirement:
-    return Requirement(
-        id=id,
-        level=SHOULD if id.startswith("models") else MUST,
-        needs=(),
-        statement="The random generators, the environment and logging are as before, after the "
-        "construction and the call alike.",
-        rationale="",
-        rests_on=("state/exact-state",) if id == "dtypes/half-precision" else (),
-        test="test",
-    )
+    level = SHOULD if id.startswith("models") else MUST
+    below = ("state/exact-state",) if id == "dtypes/half-precision" else ()
+    text = "The random generators, the environment and logging are as before, after the "
+    return requirement(id, level, *below, statement=f"{text}construction and the call alike.")
 
 
 def _failure(row: Requirement, cause: str) -> Cell:

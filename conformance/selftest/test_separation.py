@@ -6,7 +6,6 @@ Each has the cells of its own run, in any order and on any number of workers.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from conformance.jax_setup import child_process
-from conformance.selftest.processes import ended
+from conformance.selftest.processes import cells_in, ended
 
 ROWS = ("forward/affine-value", "forward/zero-input")
 
@@ -169,7 +168,7 @@ def cells(folder: Path, specs: Sequence[str], workers: int) -> dict[str, list[di
     done = ended(command, folder, child_process.environment())
     assert path.is_file(), done.stdout + done.stderr
     found: dict[str, list[dict[str, Any]]] = {spec: [] for spec in specs}
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+    for cell in cells_in(path):
         found[cell["implementation"]].append({k: v for k, v in cell.items() if k != "seconds"})
     return {
         spec: sorted(mine, key=lambda cell: cell["requirement"]) for spec, mine in found.items()

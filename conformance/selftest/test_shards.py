@@ -22,10 +22,10 @@ from conformance.results.outcome import Outcome
 from conformance.results.verdict import account
 from conformance.running.schedule import Shard, expected_seconds
 from conformance.selftest.processes import SEARCHED, command, python
+from conformance.selftest.synthetic import FACTS
 from conformance.selftest.test_expected import LAYERS
 
 ENTRIES = tuple(Entry(f"acme:{name}", name, f"acme:{name}", "acme") for name in "ABCDEFG")
-ENVIRONMENT = {"jax": "0.10.2", "seed": None}
 
 
 def parts(
@@ -80,10 +80,7 @@ def results(
     own = shard.cells(ENTRIES, rows, {}) if shard is not None else None
     mine = [replace(c) for c in cells if own is None or (c.implementation, c.requirement) in own]
     verdict = account(ENTRIES, rows, mine, own)
-    facts: dict[str, Any] = {
-        "environment": ENVIRONMENT, "profile": "quick", "seconds": 1.0, "versions": {},
-        "shard": str(shard or ""),
-    }  # fmt: skip
+    facts = {**FACTS, "shard": str(shard or "")}
     (read,) = parse(text_of(document(verdict, facts)), f"shard {shard}")
     return read
 
@@ -167,8 +164,3 @@ def test_a_run_in_two_parts(tmp_path: Path) -> None:
     outcomes = {cell["requirement"]: cell["outcome"] for cell in found["cells"]}
     assert outcomes.pop("forward/zero-input") == "failed"
     assert set(outcomes.values()) == {"passed"}
-    wrong = command(tmp_path, "run", *asked, "--shard=3/2")
-    assert wrong.returncode == 2
-    assert (
-        "a shard such as 2/5, the second of five and of at most 9999, found '3/2'" in wrong.stderr
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conformance.cli.watch import differences
-from conformance.selftest.processes import RIGHT
+from conformance.selftest.processes import RIGHT, started
 
 pytest.importorskip("watchfiles", reason="needs the extra 'watch'")
 
@@ -26,15 +25,9 @@ ROWS = ["construction/builds", "construction/bias-shape"]
 def watched(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Start the command, which watches a file."""
     (tmp_path / "mine.py").write_text(RIGHT)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "conformance", "watch", "mine.py:MyDense"]
-        + [f"--requirement={row}" for row in ROWS],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        bufsize=1,
-    )
+    rows = [f"--requirement={row}" for row in ROWS]
+    arguments = ("-m", "conformance", "watch", "mine.py:MyDense", *rows)
+    process = started(tmp_path, *arguments, stderr=subprocess.STDOUT)
     timer = threading.Timer(_PATIENCE, process.kill)
     timer.start()
     yield process

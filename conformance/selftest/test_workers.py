@@ -25,6 +25,7 @@ from conformance.results.cell import Cell
 from conformance.results.outcome import Outcome
 from conformance.running import remote_workers
 from conformance.running.workers import Workers
+from conformance.selftest.processes import cells_in, started
 
 ENTRY = Entry("acme:Dense", "acme.Dense", "acme:Dense", "acme")
 ROW = Requirement("forward/zero-input", Level.MUST, (), "", "", (), "test_zero_input")
@@ -174,15 +175,7 @@ def test_a_machine_that_is_gone_is_replaced_by_this_one(tmp_path: Path) -> None:
 
 def call(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Run the suite in other processes."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=clean,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return started(folder, *arguments, stderr=subprocess.STDOUT)
 
 
 def children(pid: int) -> list[int]:
@@ -256,7 +249,7 @@ def remote(place: str) -> tuple[str, ...]:
 
 def outcomes(folder: Path) -> list[str]:
     """Return the outcomes in the results file, which has a cell for each requirement."""
-    cells = json.loads((folder / "r.json").read_text())["cells"]
+    cells = cells_in(folder / "r.json")
     assert len(cells) == len(ROWS)
     return [cell["outcome"] for cell in cells]
 
