@@ -136,11 +136,6 @@ def independence(samples: Samples, evidence: Evidence) -> str:
         )
     if evidence.check.startswith("lag") and evidence.place:
         return Cause("neighbors-correlated", f"neighbours {evidence.place} are correlated.")
-    if evidence.check == "rank":
-        return Cause(
-            "low-rank",
-            "the kernel is of low rank: its rows depend on fewer draws than it has entries.",
-        )
     if evidence.check == "permuted lines":
         kernels = [w for shape, w in samples.items() if shape == evidence.shape]
         if any(map(_has_copies, kernels)):
@@ -152,14 +147,19 @@ def independence(samples: Samples, evidence: Evidence) -> str:
         what = "numbers in another order" if permuted else "magnitudes, with other signs"
         words = f"lines of the kernel hold the same {what}: each needs its own."
         return Cause("lines-permuted" if permuted else "magnitudes-shared", words)
-    if evidence.check == "sign products":
-        return Cause("signs-determined", "signs of the kernel determine each other.")
-    if evidence.check == "signs and magnitudes":
-        return Cause(
-            "signs-follow-magnitudes",
-            "the signs of weights follow the magnitudes of their neighbours.",
-        )
-    return ""
+    return _OF_CHECKS.get(evidence.check, "")
+
+
+_OF_CHECKS = {
+    "rank": Cause(
+        "low-rank", "the kernel is of low rank: its rows depend on fewer draws than it has entries."
+    ),
+    "sign products": Cause("signs-determined", "signs of the kernel determine each other."),
+    "signs and magnitudes": Cause(
+        "signs-follow-magnitudes", "the signs of weights follow the magnitudes of their neighbours."
+    ),
+}
+"""The causes that a check shows by itself."""
 
 
 def _has_equal_lengths(w: Array, axis: int) -> bool:

@@ -8,7 +8,7 @@ The magnitudes of weights are made symmetric as the differences of two seeds.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -120,38 +120,31 @@ def _largest_pair(sums: Array, squares: Array) -> tuple[float, tuple[int, int]]:
     return float(ratios[first, second]), (int(first), int(second))
 
 
+_IMAGES: dict[str, Callable[[Array], Array]] = {
+    "upside down": lambda z: z[:, ::-1],
+    "left to right": lambda z: z[:, :, ::-1],
+    "turned by 180 degrees": lambda z: z[:, ::-1, ::-1],
+    "transposed": lambda z: z.swapaxes(1, 2),
+    "transposed about the other diagonal": lambda z: z[:, ::-1, ::-1].swapaxes(1, 2),
+}
+"""The mirror images of kernels (seeds, in, out); only square ones have the last two."""
+
+
 def reflections(z: Array, what: str) -> Evidence:
     """Test the correlation of a kernel with its mirror images and, if square, its transposes."""
-    check = f"reflections of {what}"
-    images = {
-        "upside down": z[:, ::-1, :],
-        "left to right": z[:, :, ::-1],
-        "turned by 180 degrees": z[:, ::-1, ::-1],
-    }
-    if z.shape[1] == z.shape[2]:
-        images["transposed"] = z.swapaxes(1, 2)
-        images["transposed about the other diagonal"] = z[:, ::-1, ::-1].swapaxes(1, 2)
-    place = np.arange(z.shape[1] * z.shape[2]).reshape(z.shape[1:])
-    partners = [image[0] for image in _images_of(place)]
+    images = [*_IMAGES.items()][: 5 if z.shape[1] == z.shape[2] else 3]
+    place = np.arange(z.shape[1] * z.shape[2]).reshape(1, *z.shape[1:])
     worst, name = 0.0, "upside down"
-    for (label, image), partner in zip(images.items(), partners, strict=False):
-        once = place < partner
-        product = (z * image)[:, once]
+    for label, image in images:
+        once = (place < image(place))[0]
+        product = (z * image(z))[:, once]
         ratio = float(
             self_normalised(np.asarray(product.sum()), np.asarray(np.square(product).sum()))
         )
         if ratio > worst:
             worst, name = ratio, label
     found = f"the {what} are correlated with the kernel {name}"
-    return of_coins(check, z, worst, found, len(images))
-
-
-def _images_of(place: np.ndarray) -> list[np.ndarray]:
-    """Return the positions that `reflections` pairs, in its order."""
-    images = [place[None, ::-1, :], place[None, :, ::-1], place[None, ::-1, ::-1]]
-    if place.shape[0] == place.shape[1]:
-        images += [place.T[None], place[::-1, ::-1].T[None]]
-    return images
+    return of_coins(f"reflections of {what}", z, worst, found, len(images))
 
 
 def seed_pairs(z: Array) -> Evidence:

@@ -43,19 +43,21 @@ class LawDiagnosis:
     remedy: str = ""
 
 
+_TARGET = "1/sqrt(in_features)"
+
+
 @dataclass(frozen=True)
 class Scale:
-    """A variance law, its description, and the remedy (None for the right law)."""
+    """A variance law, its description, and the remedy (empty for the right law)."""
 
     name: str
     variance: Callable[[int, int], float]
     words: str
-    remedy: str | None
+    remedy: str = f"Scale by {_TARGET}."
 
 
-_TARGET = "1/sqrt(in_features)"
 SCALES: tuple[Scale, ...] = (
-    Scale("1/fan_in", lambda i, o: 1 / i, "the variance is 1/fan_in", None),
+    Scale("1/fan_in", lambda i, o: 1 / i, "the variance is 1/fan_in", ""),
     Scale(
         "not scaled",
         lambda i, o: 1.0,
@@ -100,41 +102,28 @@ SCALES: tuple[Scale, ...] = (
         "the variance is 1/sqrt(fan_in): the square root is taken twice",
         f"Multiply by {_TARGET}.",
     ),
-    Scale(
-        "fan_out",
-        lambda i, o: 1 / o,
-        "the variance is 1/fan_out: the fans are swapped",
-        f"Scale by {_TARGET}.",
-    ),
+    Scale("fan_out", lambda i, o: 1 / o, "the variance is 1/fan_out: the fans are swapped"),
     Scale(
         "Glorot",
         lambda i, o: 2 / (i + o),
         "the variance is 2/(fan_in + fan_out) (Glorot, fan_avg)",
         f"Scale by {_TARGET}: LeCun initialization uses only fan_in.",
     ),
-    Scale(
-        "1/(fan_in + fan_out)",
-        lambda i, o: 1 / (i + o),
-        "the variance is 1/(fan_in + fan_out)",
-        f"Scale by {_TARGET}.",
-    ),
+    Scale("1/(fan_in + fan_out)", lambda i, o: 1 / (i + o), "the variance is 1/(fan_in + fan_out)"),
     Scale(
         "1/(fan_in + 1)",
         lambda i, o: 1 / (i + 1),
         "the variance is 1/(fan_in + 1): the bias is counted as an input",
-        f"Scale by {_TARGET}.",
     ),
     Scale(
         "1/(fan_in - 1)",
         lambda i, o: 1 / (i - 1) if i > 1 else math.inf,
         "the variance is 1/(fan_in - 1), as for a sample variance",
-        f"Scale by {_TARGET}.",
     ),
     Scale(
         "1/(fan_in fan_out)",
         lambda i, o: 1 / (i * o),
         "the variance is 1/(fan_in * fan_out): the number of weights is used as fan_in",
-        f"Scale by {_TARGET}.",
     ),
     Scale(
         "1/int(sqrt(fan_in))",
@@ -148,12 +137,7 @@ SCALES: tuple[Scale, ...] = (
         "the variance is 2/fan_in (He, Kaiming)",
         "Multiply by sqrt(1/in_features) instead of sqrt(2/in_features).",
     ),
-    Scale(
-        "He fan_out",
-        lambda i, o: 2 / o,
-        "the variance is 2/fan_out (He, fan_out)",
-        f"Scale by {_TARGET}.",
-    ),
+    Scale("He fan_out", lambda i, o: 2 / o, "the variance is 2/fan_out (He, fan_out)"),
     Scale(
         "1/(3 fan_in)",
         lambda i, o: 1 / (3 * i),
@@ -165,7 +149,6 @@ SCALES: tuple[Scale, ...] = (
             f"constant {deviation}",
             lambda i, o, deviation=deviation: deviation**2,  # type: ignore[misc]
             f"the standard deviation is {deviation} at every size",
-            f"Scale by {_TARGET}.",
         )
         for deviation in (0.01, 0.02, 0.05, 0.1)
     ),
@@ -209,7 +192,7 @@ class Candidate:
             name, sentence, remedy = own
             return LawDiagnosis("known", name, sentence, remedy=remedy)
         name, sentence = f"{self.family.name}, {self.scale.name}", self.scale.words
-        remedy = self.scale.remedy or ""
+        remedy = self.scale.remedy
         if not self.corrected:
             name += ", truncation not corrected"
             sentence += (

@@ -119,11 +119,58 @@ def _bfloat16(seed: int) -> int:
 
 
 def _default(seed: int) -> _Reduction:
-    return _Reduction(
-        "zero is not a seed",
-        f"seed 0 counts as no seed and is replaced by {seed}.",
-        lambda s: s or seed,
-    )
+    words = f"seed 0 counts as no seed and is replaced by {seed}."
+    return _Reduction("zero is not a seed", words, lambda s: s or seed)
+
+
+def _modulo(modulus: int) -> _Reduction:
+    words = f"the seed is reduced modulo {modulus}. Use all of its bits."
+    return _Reduction(f"modulo {modulus}", words, lambda s: s % modulus)
+
+
+def _of_bits(bits: int) -> list[_Reduction]:
+    low = f"only the low {bits} bits of the seed are used (seed modulo {2**bits})."
+    high = f"the low {bits} bits of the seed are ignored."
+    clipped = f"the seed is clipped: all seeds from {2**bits} on give the same kernel."
+    return [
+        _Reduction(f"low {bits} bits", low, lambda s: s % 2**bits),
+        _Reduction(f"high {32 - bits} bits", high, lambda s: s >> bits),
+        _Reduction(f"clipped at {2**bits}", clipped, lambda s: min(s, 2**bits)),
+    ]
+
+
+_ROUNDED = "the seed passes through float32: it is rounded above 2^24. Keep it an integer."
+_KNOWN = [
+    _Reduction("ignored", "the seed is ignored: every seed gives the same kernel.", lambda s: 0),
+    _Reduction("float32", _ROUNDED, lambda s: float(np.float32(s))),
+    _Reduction("float32", _ROUNDED, lambda s: int(np.float32(s)) % DOMAIN),
+    _Reduction(
+        "float16",
+        "the seed passes through float16. Keep it an integer.",
+        lambda s: float(np.float16(s)) if s < 65_520 else math.inf,
+    ),
+    _Reduction("bfloat16", "the seed passes through bfloat16. Keep it an integer.", _bfloat16),
+    _Reduction(
+        "absolute value",
+        "the absolute value of the 32-bit signed seed is used: s and 2^32 - s collide.",
+        lambda s: abs(_signed(s)),
+    ),
+    _Reduction(
+        "clipped at 2^31 - 1",
+        "the seed is clipped at 2^31 - 1: all larger seeds give the same kernel.",
+        lambda s: min(s, 2**31 - 1),
+    ),
+    _Reduction(
+        "clipped below 0",
+        "negative 32-bit seeds are clipped to 0: all seeds from 2^31 on give one kernel.",
+        lambda s: max(_signed(s), 0),
+    ),
+    _Reduction(
+        "modulo 2^31 - 1", "the seed is reduced modulo 2^31 - 1.", lambda s: s % (2**31 - 1)
+    ),
+    *(reduction for bits in range(1, 32) for reduction in _of_bits(bits)),
+]
+"""The reductions that do not depend on the collisions; the first one is of every seed to one."""
 
 
 def _reductions(ignored: int, moduli: Sequence[int]) -> list[_Reduction]:
@@ -131,86 +178,12 @@ def _reductions(ignored: int, moduli: Sequence[int]) -> list[_Reduction]:
 
     `ignored` masks the bits that no collision distinguishes, `moduli` are the candidates for m.
     """
-    known = [
-        _Reduction(
-            "ignored", "the seed is ignored: every seed gives the same kernel.", lambda s: 0
-        ),
-        _Reduction(
-            "float32",
-            "the seed passes through float32: it is rounded above 2^24. Keep it an integer.",
-            lambda s: float(np.float32(s)),
-        ),
-        _Reduction(
-            "float32",
-            "the seed passes through float32: it is rounded above 2^24. Keep it an integer.",
-            lambda s: int(np.float32(s)) % DOMAIN,
-        ),
-        _Reduction(
-            "float16",
-            "the seed passes through float16. Keep it an integer.",
-            lambda s: float(np.float16(s)) if s < 65_520 else math.inf,
-        ),
-        _Reduction("bfloat16", "the seed passes through bfloat16. Keep it an integer.", _bfloat16),
-        _Reduction(
-            "absolute value",
-            "the absolute value of the 32-bit signed seed is used: s and 2^32 - s collide.",
-            lambda s: abs(_signed(s)),
-        ),
-        _Reduction(
-            "clipped at 2^31 - 1",
-            "the seed is clipped at 2^31 - 1: all larger seeds give the same kernel.",
-            lambda s: min(s, 2**31 - 1),
-        ),
-        _Reduction(
-            "clipped below 0",
-            "negative 32-bit seeds are clipped to 0: all seeds from 2^31 on give one kernel.",
-            lambda s: max(_signed(s), 0),
-        ),
-        _Reduction(
-            "modulo 2^31 - 1", "the seed is reduced modulo 2^31 - 1.", lambda s: s % (2**31 - 1)
-        ),
-    ]
-    for bits in range(1, 32):
-        known.append(
-            _Reduction(
-                f"low {bits} bits",
-                f"only the low {bits} bits of the seed are used (seed modulo {2**bits}).",
-                lambda s, bits=bits: s % 2**bits,  # type: ignore[misc]
-            )
-        )
-        known.append(
-            _Reduction(
-                f"high {32 - bits} bits",
-                f"the low {bits} bits of the seed are ignored.",
-                lambda s, bits=bits: s >> bits,  # type: ignore[misc]
-            )
-        )
-        known.append(
-            _Reduction(
-                f"clipped at {2**bits}",
-                f"the seed is clipped: all seeds from {2**bits} on give the same kernel.",
-                lambda s, bits=bits: min(s, 2**bits),  # type: ignore[misc]
-            )
-        )
+    known = [*_KNOWN]
     if ignored:
-        bits_words = ", ".join(str(bit) for bit in range(32) if ignored >> bit & 1)
-        known.append(
-            _Reduction(
-                f"ignores bits {bits_words}",
-                f"the seed's bits {bits_words} are ignored.",
-                lambda s: s & ~ignored,
-            )
-        )
-    for modulus in moduli:
-        if modulus & (modulus - 1):
-            known.append(
-                _Reduction(
-                    f"modulo {modulus}",
-                    f"the seed is reduced modulo {modulus}. Use all of its bits.",
-                    lambda s, modulus=modulus: s % modulus,  # type: ignore[misc]
-                )
-            )
-    return known
+        bits = ", ".join(str(bit) for bit in range(32) if ignored >> bit & 1)
+        words = f"the seed's bits {bits} are ignored."
+        known.append(_Reduction(f"ignores bits {bits}", words, lambda s: s & ~ignored))
+    return known + [_modulo(modulus) for modulus in moduli if modulus & (modulus - 1)]
 
 
 def diagnose_seeds(digests: Mapping[int, Hashable]) -> SeedDiagnosis:
@@ -229,8 +202,7 @@ def diagnose_seeds(digests: Mapping[int, Hashable]) -> SeedDiagnosis:
         return SeedDiagnosis("distinct", "", f"all {len(seeds)} seeds give different kernels.", ())
     first = f"seeds {pairs[0][0]} and {pairs[0][1]} give the same kernel"
     if len(groups) == 1:
-        reduction = _reductions(0, ())[0]
-        return SeedDiagnosis("known", reduction.name, reduction.sentence, pairs)
+        return SeedDiagnosis("known", _KNOWN[0].name, _KNOWN[0].sentence, pairs)
     seen = _partition(seeds, digests.__getitem__)
     fitting = [
         reduction
