@@ -14,10 +14,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib.util
+import linecache
 import os
 import re
+import sysconfig
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO
@@ -270,6 +272,39 @@ def raised_by_layer(error: BaseException) -> bool:
     return any(is_layers_file(frame.f_code.co_filename) for frame in frames)
 
 
+@lru_cache
+def is_users_file(name: str) -> bool:
+    """Return whether a file belongs to the layer and was not installed."""
+    if name.startswith("<"):
+        return False
+    path = os.path.realpath(name)
+    inside = any(path.startswith(place + os.sep) for place in _installed())
+    return not inside and is_layers_file(name)
+
+
+@lru_cache
+def _installed() -> tuple[str, ...]:
+    return tuple(map(os.path.realpath, sysconfig.get_paths().values()))
+
+
+def users_frames(error: BaseException) -> Iterator[traceback.FrameSummary]:
+    """Yield the frames of the layer's own code, the innermost first."""
+    found = traceback.extract_tb(_TRACEBACK(error))
+    yield from (frame for frame in reversed(found) if is_users_file(frame.filename))
+
+
+def users_line(error: BaseException) -> str:
+    """Return the layer's line that an exception comes from, as text; empty if none is known."""
+    frame = next(users_frames(error), None)
+    if frame is None:
+        return ""
+    # The folder differs on each machine.
+    place = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
+    source = safe_text(linecache.getline(frame.filename, frame.lineno or 0), _LONGEST_LINE)
+    return f"{place}, `{source}`" if source else place
+
+
+_LONGEST_LINE = 80
 _contained = False
 
 

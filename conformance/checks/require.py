@@ -16,7 +16,16 @@ import numpy as np
 import pytest
 
 from conformance.checks import recording
-from conformance.errors import Cause, Violation, by_user, id_of, name_of, raised_by_layer, safe_text
+from conformance.errors import (
+    Cause,
+    Violation,
+    by_user,
+    id_of,
+    name_of,
+    raised_by_layer,
+    safe_text,
+    users_line,
+)
 from conformance.jax_setup.lazy import jax
 
 
@@ -55,8 +64,10 @@ def _raised(action: str, error: BaseException, cause: str) -> Violation:
     kind = name_of(error)
     if "PRNG key type" in text and "RngStream" in text:
         cause = cause or _STREAM_AS_KEY
-    elif "PRNG key type" in text and "Rngs'" in text:
+    elif _RNGS_AS_OTHER.search(text):
         cause = cause or _RNGS_AS_KEY
+    elif "scalar seed, but was given a PRNG key" in text:
+        cause = cause or _KEY_AS_SEED
     elif _FUNCTION_AS_ARRAY.search(text):
         cause = cause or NOT_CALLED
     elif "Leaked tracer" in text:  # by jax.checking_leaks
@@ -69,6 +80,8 @@ def _raised(action: str, error: BaseException, cause: str) -> Violation:
         cause = cause or _ALLOCATED
     # The address of an object differs in each run.
     text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    line = users_line(error)
+    action = f"{action}: {line}" if line else action
     message = f"{action} raised {kind}: {safe_text(text, 300)}"
     asked = re.search(r"The (\w+)\(\) method was called on", text)
     if asked is not None and kind == "ConcretizationTypeError":
@@ -114,7 +127,16 @@ _STREAM_AS_KEY = Cause(
     "draws a key from it",
 )
 _RNGS_AS_KEY = Cause(
-    "stream-as-key", "the Rngs is given where a key is needed: rngs.params() draws a key from it"
+    "stream-as-key",
+    "the Rngs, or a stream of it, is given in the place of a key or a seed: rngs.params() draws a "
+    "key",
+)
+_RNGS_AS_OTHER = re.compile(
+    r"PRNG key type .*Rngs'|(interpret|Value) '?RngStream\(|number, not '(Rngs|RngStream)'"
+)
+"""The messages of JAX, which may show the Rngs as their default stream, and of Python."""
+_KEY_AS_SEED = Cause(
+    "key-as-seed", "a key is given where a seed is needed: rngs.params() already is a key"
 )
 _WRITTEN_IN_PLACE = Cause(
     "written-in-place", "an array is changed in place, and it is read-only, as those of JAX are"

@@ -9,10 +9,6 @@ import os
 import pkgutil
 import re
 import sys
-import sysconfig
-import traceback
-from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -22,8 +18,9 @@ from conformance.errors import (
     by_user,
     described,
     did_you_mean,
-    is_layers_file,
+    is_users_file,
     safe_text,
+    users_frames,
 )
 from conformance.layers.adapters.parameters import leaves_in
 from conformance.layers.binding import misspelled, signature_of
@@ -43,7 +40,6 @@ _WRONG_CALL = re.compile(
 )
 _ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _FORWARD = len(("seed", "x", "features"))
-_SUITE = str(Path(__file__).resolve().parents[1])
 
 
 def why_unusable(entry: Entry) -> str:
@@ -133,7 +129,7 @@ def _was_never_run(error: Exception) -> bool:
     if isinstance(error, TypeError):
         return _WRONG_CALL.search(safe_text(error)) is not None
     if isinstance(error, AttributeError):
-        return next(_users(error), None) is not None
+        return next(users_frames(error), None) is not None
     return isinstance(error, NameError | ImportError | SyntaxError)
 
 
@@ -147,7 +143,7 @@ def explained(error: LoadError, entry: Entry) -> str:
         what, lines = f"found {cause.found}", _place_of(layer)
         hint = cause.hint
         if not hint or hint.startswith("Declare"):
-            hint = f"{_signature_hint(layer)}\n{hint}".strip()
+            hint = _base_hint(layer) or f"{_signature_hint(layer)}\n{hint}".strip()
     elif cause is None:
         what, lines, hint = str(error).removeprefix(f"{entry.spec}: "), [], ""
     elif isinstance(cause, SyntaxError):
@@ -171,23 +167,8 @@ def _syntax(error: SyntaxError) -> list[str]:
     return _shown(error.filename, error.lineno, source, (error.offset or 1) - 1, error.end_offset)
 
 
-def _users(error: BaseException) -> Iterator[traceback.FrameSummary]:
-    """Yield the frames of the layer's own code, the innermost first."""
-    found = traceback.extract_tb(error.__traceback__)
-    yield from (frame for frame in reversed(found) if _is_users(frame.filename))
-
-
-def _is_users(file: str) -> bool:
-    if file.startswith("<"):
-        return False
-    path = os.path.realpath(file)
-    libraries = [_SUITE, *map(os.path.realpath, sysconfig.get_paths().values())]
-    inside = any(path.startswith(place + os.sep) for place in libraries)
-    return not inside and is_layers_file(file)
-
-
 def _frame(error: BaseException) -> list[str]:
-    frame = next(_users(error), None)
+    frame = next(users_frames(error), None)
     if frame is None:
         return _called(error)
     source = linecache.getline(frame.filename, frame.lineno or 0)
@@ -317,7 +298,7 @@ def _constructor_hint(kind: Any) -> str:
 def _not_kept(value: Any, name: str) -> str:
     """Return a hint if the constructor has a local variable of this name."""
     code = getattr(getattr(type(value), "__init__", None), "__code__", None)
-    if code is None or not _is_users(code.co_filename) or name not in code.co_varnames:
+    if code is None or not is_users_file(code.co_filename) or name not in code.co_varnames:
         return ""
     given = code.co_argcount + code.co_kwonlyargcount
     of = name if name in code.co_varnames[:given] else "..."
@@ -358,7 +339,7 @@ def _near_name(error: NameError, name: str) -> str:
     names = list(vars(builtins))
     tb: TracebackType | None = error.__traceback__
     while tb is not None:
-        if _is_users(tb.tb_frame.f_code.co_filename):
+        if is_users_file(tb.tb_frame.f_code.co_filename):
             names += [*tb.tb_frame.f_locals, *tb.tb_frame.f_globals]
             if name in _attributes(tb.tb_frame.f_locals.get("self")):
                 return f"did you mean self.{name}?"
@@ -376,6 +357,17 @@ def _global(error: BaseException, name: str) -> Any:
         found = tb.tb_frame.f_globals.get(name, found)
         tb = tb.tb_next
     return found
+
+
+def _base_hint(layer: Any) -> str:
+    """Return a hint if a Linen class has a constructor as an nnx one has."""
+    from flax import linen
+
+    its = vars(layer).get("__init__") if isinstance(layer, type) else None
+    if its is None or not issubclass(layer, linen.Module):
+        return ""
+    takes = getattr(signature_of(layer), "parameters", ())
+    return "its base is linen.Module: a layer that takes rngs is an nnx.Module" * ("rngs" in takes)
 
 
 def _signature_hint(layer: Any) -> str:

@@ -147,7 +147,10 @@ def test_a_layer_cannot_speak_for_the_suite(raised: str, tmp_path: Path) -> None
     found: dict[str, Any] = {}
     exec(compile(path.read_text(), str(path), "exec"), found)
     name = raised.replace("pytest.skip.Exception", "Skipped")
-    with pytest.raises(Violation, match=f"calling raised {name}: not me"), during("calling"):
+    with (
+        pytest.raises(Violation, match=f"calling: mine.py.*raised {name}: not me"),
+        during("calling"),
+    ):
         found["call"]()
 
 

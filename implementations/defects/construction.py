@@ -36,6 +36,12 @@ OneBias = wrong.bias("Y257", "construction/bias-shape", 1, cause_id="bias-scalar
 RngsForKey = wrong.key("Y154", "construction/builds", 1, cause_id="stream-as-key")(
     lambda rngs: rngs, "The Rngs themselves are given where a key is needed."
 )
+RngsForSeed = wrong.key("Y572", "construction/builds", 1, cause_id="stream-as-key")(
+    lambda rngs: jax.random.key(rngs), "The Rngs themselves are given where a seed is needed."
+)
+KeyForSeed = wrong.key("Y573", "construction/builds", 1, cause_id="key-as-seed")(
+    lambda rngs: jax.random.key(rngs.params()), "A key is made from a key, as if it were a seed."
+)
 OneDegreeOfFreedomLess = wrong.kernel("N040", "construction/finite", 3)(
     lambda key, n, m: normal(key, n, m) / jnp.sqrt(jnp.float32(n - 1)),
     "Scaled by 1/sqrt(in - 1): infinite for a single input.",
