@@ -189,6 +189,21 @@ OneBatchDimension = wrong.forward(
     seen='sonnet 4bbbcbc "Make snt.Linear compatible with more than one batch dimension"; '
     "keras#10736",
 )
+MatricesOnly = wrong.forward(
+    "Y570",
+    "forward/output-shape",
+    1,
+    cause_id="rank-2-only",
+    collateral=("forward/width-one-raises",),
+)(
+    lambda x, k, b: jnp.einsum("bi,io->bo", x, k) + b,
+    "An einsum with one batch index, which refuses vectors too.",
+)
+SecondAxis = wrong.forward("Y571", "forward/output-shape", 2, cause_id="axis-of-input")(
+    lambda x, k, b: jnp.tensordot(x, k, axes=([1], [0])) + b,
+    "Axis 1 of x is multiplied, which is the last one of a matrix only.",
+    when=lambda x, k, b: x.ndim > 2,
+)
 SqueezesBatchOfOne = wrong.forward("X088", "forward/output-shape", 3, cause_id="axes-squeezed")(
     lambda x, k, b: affine(x.squeeze(tuple(i for i, n in enumerate(x.shape[:-1]) if n == 1)), k, b),
     "Leading dimensions of length 1 are lost.",

@@ -115,8 +115,8 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
         x = np.ones((*lead, case.in_features), np.float32)
         return _gives(lambda: layer.forward(case.seed, x, case.out_features)) is not None
 
-    if works(*refused):
-        return ""  # another size accepts an x of that shape
+    if works(*refused):  # this size accepts an x of that shape
+        return _of_axis(layer, case, works)
     if not works() and not works(2):
         if PARAMETERS not in layer.provides:
             return of_inputs_bias(layer, case)
@@ -136,8 +136,27 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
                 "the width of x is taken from all of its axes but the first, not from the last one",
             )
         if not works(2, 1):
-            return Cause("rank-2-only", "an x of more than two axes is refused")
+            words = "an x of more than two axes is refused"
+            return Cause("rank-2-only", words if works() else _MATRICES_ONLY)
+        return _of_axis(layer, case, works)
     return ""
+
+
+_MATRICES_ONLY = "only a batch of rows, an x of two axes, is taken: a vector is refused too"
+
+
+def _of_axis(layer: Layer, case: Case, works: Callable[..., bool]) -> str:
+    """Return whether the second of three axes of x, and not the last one, is multiplied."""
+    n = case.in_features
+    if PARAMETERS not in layer.provides or not works(2, n) or works(2, n + 1) or works(2, n - 1):
+        return ""
+    x = case.normal("x", 2, n, n)
+    found = np.asarray(layer.written(case).raw(x))
+    kernel, bias = layer.kernel_for(case), layer.bias_for(case)
+    if not layer.value(np.swapaxes(x, 1, 2), kernel, bias).admits(found):
+        return ""
+    words = "the kernel is multiplied with the second of three axes of x, not with the last one"
+    return Cause("axis-of-input", words)
 
 
 def _shape(layer: Layer, case: Case, *lead: int) -> tuple[int, ...] | None:
