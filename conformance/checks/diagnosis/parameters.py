@@ -135,7 +135,9 @@ def are_refused_in_a_call(dense: Built, x: np.ndarray) -> bool:
 def raw_array(names: Sequence[str]) -> Cause:
     """Return the cause that these attributes are arrays without a Variable around them."""
     words = "is a raw array: wrap it" if len(names) == 1 else "are raw arrays: wrap each"
-    return Cause("raw-array", f"{' and '.join(names)} {words} in nnx.Param")
+    # A product of a Param is what a scale behind the parenthesis leaves.
+    words += " in nnx.Param, around the whole value: a Param times a number is a raw array"
+    return Cause("raw-array", f"{' and '.join(names)} {words}")
 
 
 def _is_copy(leaf: Leaf, parameter: Leaf) -> bool:
