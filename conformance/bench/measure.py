@@ -93,7 +93,7 @@ def measured(
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if first is None and line.startswith("failed "):
+        if first is None and line.startswith("FAILED "):
             first = time.monotonic() - started
         lines.append(line)
     # This counts the process and its workers, for which it has waited.
