@@ -16,6 +16,7 @@ from conformance.layers.adapters import adapt
 from conformance.layers.implementation import Convention, Implementation
 from conformance.layers.law import Law
 from implementations.correct.functional import apply_dictionary, dictionary, pure_functions
+from implementations.defects import hooks
 from implementations.defects.base import CorrectDense, CorrectLinenDense, affine, normal, stddev
 
 __all__ = [
@@ -49,25 +50,22 @@ unrounded_bias = adapt(
 )
 
 
-class ByQuantiles(CorrectDense):
+@hooks.kernel
+def ByQuantiles(key: Array, in_features: int, out_features: int) -> Array:
     """Normal by the inverse distribution function, whose polynomials round dozens of times."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        """Return the kernel (in, out) from uniform numbers between 0 and 1, both excluded."""
-        shape = (in_features, out_features)
-        p = jax.random.uniform(key, shape, jnp.float32, minval=2.0**-25, maxval=1.0 - 2.0**-24)
-        quantiles: Array = jax.scipy.special.ndtri(p)
-        return quantiles * stddev(in_features)
+    shape = (in_features, out_features)
+    p = jax.random.uniform(key, shape, jnp.float32, minval=2.0**-25, maxval=1.0 - 2.0**-24)
+    quantiles: Array = jax.scipy.special.ndtri(p)
+    return quantiles * stddev(in_features)
 
 
-class SlicedFromOneBlock(CorrectDense):
+@hooks.kernel
+def SlicedFromOneBlock(key: Array, in_features: int, out_features: int) -> Array:
     """Small kernels are cut from a block of 512 x 512, so that they are parts of larger ones."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        if min(in_features, out_features) < 0:
-            raise ValueError(f"sizes {in_features} and {out_features}; none may be negative")
-        block = normal(key, max(512, in_features), max(512, out_features))
-        return block[:in_features, :out_features] * stddev(in_features)
+    if min(in_features, out_features) < 0:
+        raise ValueError(f"sizes {in_features} and {out_features}; none may be negative")
+    block = normal(key, max(512, in_features), max(512, out_features))
+    return block[:in_features, :out_features] * stddev(in_features)
 
 
 class CompiledLinen(CorrectLinenDense):
@@ -81,44 +79,38 @@ class CompiledLinen(CorrectLinenDense):
         return self.forward(x, kernel, self.param("bias", self.draw_bias, x))
 
 
-class AsAConvolution(CorrectDense):
+@hooks.forward
+def AsAConvolution(x: Array, kernel: Array, bias: Array) -> Array:
     """The product is a convolution of width 1."""
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """All leading dimensions are the batch of the convolution."""
-        dtype = jnp.result_type(x, kernel)
-        rows = x.reshape(math.prod(x.shape[:-1]), 1, x.shape[-1]).astype(dtype)
-        y = jax.lax.conv_general_dilated(
-            rows, kernel[None].astype(dtype), (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
-        )
-        product = y.reshape(*x.shape[:-1], kernel.shape[1])
-        return product + jnp.broadcast_to(bias, product.shape)
+    dtype = jnp.result_type(x, kernel)
+    rows = x.reshape(math.prod(x.shape[:-1]), 1, x.shape[-1]).astype(dtype)
+    y = jax.lax.conv_general_dilated(
+        rows, kernel[None].astype(dtype), (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
+    )
+    product = y.reshape(*x.shape[:-1], kernel.shape[1])
+    return product + jnp.broadcast_to(bias, product.shape)
 
 
-class InBlocks(CorrectDense):
+@hooks.forward
+def InBlocks(x: Array, kernel: Array, bias: Array) -> Array:
     """The inputs are split into blocks of 128, whose products are added."""
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """Add the products of all blocks, at least one, and of a remainder."""
-        if x.shape[-1] != kernel.shape[0]:
-            raise ValueError(f"x has the width {x.shape[-1]}, and the kernel {kernel.shape[0]}")
-        places = range(0, max(kernel.shape[0], 1), 128)
-        blocks = [x[..., i : i + 128] @ kernel[i : i + 128] for i in places]
-        return functools.reduce(jnp.add, blocks) + jnp.broadcast_to(bias, blocks[0].shape)
+    if x.shape[-1] != kernel.shape[0]:
+        raise ValueError(f"x has the width {x.shape[-1]}, and the kernel {kernel.shape[0]}")
+    places = range(0, max(kernel.shape[0], 1), 128)
+    blocks = [x[..., i : i + 128] @ kernel[i : i + 128] for i in places]
+    return functools.reduce(jnp.add, blocks) + jnp.broadcast_to(bias, blocks[0].shape)
 
 
-class Pairwise(CorrectDense):
+@hooks.forward
+def Pairwise(x: Array, kernel: Array, bias: Array) -> Array:
     """The two halves of the inputs are multiplied separately, and added."""
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """Errors grow with the logarithm of the number of halvings."""
-        if x.shape[-1] != kernel.shape[0]:
-            raise ValueError(f"x has the width {x.shape[-1]}, and the kernel {kernel.shape[0]}")
-        half = kernel.shape[0] // 2
-        if not half:
-            return affine(x, kernel, bias)
-        product = x[..., :half] @ kernel[:half] + x[..., half:] @ kernel[half:]
-        return product + jnp.broadcast_to(bias, product.shape)
+    if x.shape[-1] != kernel.shape[0]:
+        raise ValueError(f"x has the width {x.shape[-1]}, and the kernel {kernel.shape[0]}")
+    half = kernel.shape[0] // 2
+    if not half:
+        return affine(x, kernel, bias)
+    product = x[..., :half] @ kernel[:half] + x[..., half:] @ kernel[half:]
+    return product + jnp.broadcast_to(bias, product.shape)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -159,6 +151,18 @@ named_arrays = Implementation(
 )
 
 
+def _computed(name: str, new: Any, kernel: Any, write: Any) -> Implementation:
+    """Return functions of a dictionary from which the kernel is computed."""
+    return replace(
+        pure_functions,
+        name=name,
+        init=new,
+        apply=lambda parameters, x: affine(x, kernel(parameters), parameters["bias"]),
+        kernel=kernel,
+        with_parameters=write,
+    )
+
+
 def unscaled(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:
     """Return new parameters, with a kernel that is stored with variance 1."""
     kernel = normal(jax.random.key(seed), in_features, out_features)
@@ -177,14 +181,7 @@ def unscale(parameters: dict[str, Array], kernel: Array, bias: Array) -> dict[st
     return {"kernel": kernel * float(max(kernel.shape[0], 1)) ** 0.5, "bias": bias}
 
 
-scaled_in_the_forward = replace(
-    pure_functions,
-    name="scaled in the forward",
-    init=unscaled,
-    apply=lambda parameters, x: affine(x, scaled(parameters), parameters["bias"]),
-    kernel=scaled,
-    with_parameters=unscale,
-)
+scaled_in_the_forward = _computed("scaled in the forward", unscaled, scaled, unscale)
 
 
 def directions(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:
@@ -210,14 +207,7 @@ def lengths(parameters: dict[str, Array], kernel: Array, bias: Array) -> dict[st
     return {"kernel": columns, "length": length, "bias": bias}
 
 
-weight_normalized = replace(
-    pure_functions,
-    name="weight normalized",
-    init=directions,
-    apply=lambda parameters, x: affine(x, of_length(parameters), parameters["bias"]),
-    kernel=of_length,
-    with_parameters=lengths,
-)
+weight_normalized = _computed("weight normalized", directions, of_length, lengths)
 
 
 def truncated(seed: Any, in_features: int, out_features: int) -> dict[str, Array]:

@@ -14,6 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from conformance.layers.adapters import adapt
+from implementations.defects import hooks
 from implementations.defects.base import (
     CorrectDense,
     CorrectLinenDense,
@@ -203,18 +204,16 @@ class _BothSizes(linen.Module):
         return jnp.asarray(x) @ self.kernel + self.bias
 
 
-class _Quantized(CorrectDense):
+@hooks.forward
+def _Quantized(x: Array, kernel: Array, bias: Array) -> Array:
     """Both operands are rounded to eight bits, with the derivatives of unrounded ones."""
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        return affine(quantized_to(127, x, -1), quantized_to(127, kernel, 0), bias)
+    return affine(quantized_to(127, x, -1), quantized_to(127, kernel, 0), bias)
 
 
-class _QuantizedAtOnce(CorrectDense):
+@hooks.forward
+def _QuantizedAtOnce(x: Array, kernel: Array, bias: Array) -> Array:
     """The kernel is rounded to eight bits with one step for all of its entries."""
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        return affine(x, quantized_to(127, kernel.ravel(), 0).reshape(kernel.shape), bias)
+    return affine(x, quantized_to(127, kernel.ravel(), 0).reshape(kernel.shape), bias)
 
 
 class _HalfWeights(CorrectDense):
@@ -253,13 +252,12 @@ class _SummedInParts(nnx.Linear):
         return first + second + bias
 
 
-class _FloatingAlone(CorrectDense):
+@hooks.forward
+def _FloatingAlone(x: Array, kernel: Array, bias: Array) -> Array:
     """Refuses numbers that are not real and floating-point."""
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        if not is_float(x):
-            raise TypeError(f"x is of dtype {x.dtype}, expected one of floating-point numbers")
-        return affine(x, kernel, bias)
+    if not is_float(x):
+        raise TypeError(f"x is of dtype {x.dtype}, expected one of floating-point numbers")
+    return affine(x, kernel, bias)
 
 
 class _DrawingNnx(CorrectDense):
