@@ -35,16 +35,8 @@ def explain(
 ) -> int:  # fmt: skip
     """Rerun the cell, print all details, and show a script that reproduces the failure.
 
-    Parameters
-    ----------
-    spec, requirement
-        The cell.
-    call
-        The arguments of pytest, without implementations and requirements.
-    output
-        Where to write the script; by default it is printed.
-    declared
-        The layer's declaration: ``key=value``.
+    ``call`` has the arguments of pytest, without implementations and requirements, and ``declared``
+    the layer's declaration. The script is written to ``output``; by default it is printed.
 
     Raises
     ------

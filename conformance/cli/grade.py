@@ -112,14 +112,8 @@ PITFALLS = (
 def grade(file: str, call: Sequence[str], *, isolated: bool = False) -> int:
     """Check the solution in a file, print the pitfalls, and return the exit code of ``run``.
 
-    Parameters
-    ----------
-    file
-        The solution.
-    call
-        The arguments of pytest, without implementations.
-    isolated
-        Whether to judge a second time, by outputs that another process computes.
+    ``call`` has the arguments of pytest, without implementations; ``isolated`` adds a second
+    judgement, by outputs that another process computes.
 
     Raises
     ------

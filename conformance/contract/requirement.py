@@ -12,20 +12,8 @@ from typing import Any, TypeVar
 from conformance.errors import UsageError
 
 AREAS: tuple[str, ...] = (
-    "construction",
-    "options",
-    "initialization",
-    "forward",
-    "numerics",
-    "dtypes",
-    "seeding",
-    "state",
-    "transforms",
-    "models",
-    "serialization",
-    "sharding",
-    "purity",
-    "exercise",
+    *("construction", "options", "initialization", "forward", "numerics", "dtypes", "seeding"),
+    *("state", "transforms", "models", "serialization", "sharding", "purity", "exercise"),
 )
 """The areas of the contract, in reading order."""
 
@@ -68,14 +56,8 @@ class Presumption(enum.StrEnum):
     DRAWN_KERNEL = "a kernel that is drawn"
 
 
-MUST, SHOULD, MAY = Level.MUST, Level.SHOULD, Level.MAY
-ANY, PARAMETERS, NNX, LINEN, EXERCISE = (
-    Need.ANY,
-    Need.PARAMETERS,
-    Need.NNX,
-    Need.LINEN,
-    Need.EXERCISE,
-)
+MUST, SHOULD, MAY = Level
+ANY, PARAMETERS, NNX, LINEN, EXERCISE = Need
 FLOAT32_THROUGHOUT, DRAWN_KERNEL = Presumption
 
 
@@ -154,17 +136,7 @@ class Requirement:
 
 
 def requirement(
-    id: str,
-    level: Level,
-    *needs: Need,
-    declared: bool = False,
-    presumes: Sequence[Presumption] = (),
-    foundation: bool = False,
-    ground: bool = False,
-    every_seed: bool = False,
-    order: int = 0,
-    wrong_numbers: Level | None = None,
-    seconds: float = USUAL_SECONDS,
+    id: str, level: Level, *needs: Need, presumes: Sequence[Presumption] = (), **fields: Any
 ) -> Callable[[F], F]:
     """Make a property test the check of a requirement; its docstring is the normative text.
 
@@ -186,24 +158,15 @@ def requirement(
             )
         if not sentence:
             raise ValueError(f"{test.__name__} has no docstring: it is the text of {id}")
-        more: dict[str, Any] = vars(test).get("__declares__", {})
         record = Requirement(
             id=id,
             level=level,
             needs=needs or (ANY,),
             statement=" ".join(sentence.split()),
             rationale=rest.strip(),
-            rests_on=more.get("rests_on", ()),
-            declared=declared,
             test=test.__name__,
             presumes=tuple(presumes),
-            foundation=foundation,
-            ground=ground,
-            every_seed=every_seed,
-            order=order,
-            wrong_numbers=wrong_numbers,
-            seconds=seconds,
-            idle_because=more.get("idle_because", ""),
+            **{"rests_on": (), **fields, **vars(test).get("__declares__", {})},
         )
         test.__requirement__ = record  # type: ignore[attr-defined]  # functions take attributes
         return test

@@ -72,13 +72,7 @@ def end_session(leader: int) -> None:
 
 
 def end_orphans(run: str) -> None:
-    """End the processes of a run that have lost the worker that started them, on Linux.
-
-    Parameters
-    ----------
-    run
-        The value of :data:`ENVIRONMENT`.
-    """
+    """End those with ``run`` as their :data:`ENVIRONMENT` that have lost their worker, on Linux."""
     until = time.monotonic() + _PATIENCE
     while orphans := list(_orphans(run)):
         if time.monotonic() > until:
@@ -89,15 +83,26 @@ def end_orphans(run: str) -> None:
         time.sleep(0.02)
 
 
+def parent_of(pid: int) -> int:
+    """Return the parent of a process, on Linux.
+
+    Raises
+    ------
+    OSError, ValueError, IndexError
+        If the system does not report it, because the process is over or another user's.
+    """
+    # The program's name, in parentheses, may contain any character.
+    status = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
+    return int(status.rpartition(")")[2].split()[1])
+
+
 def _orphans(run: str) -> Iterator[int]:
     """Yield the processes of the run whose chain of parents does not lead to this process."""
     parents, mark = {}, f"{ENVIRONMENT}={run}".encode()
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):  # it is another user's, or over
             if mark in (place / "environ").read_bytes().split(b"\0"):
-                # The program's name, in parentheses, may contain any character.
-                status = (place / "stat").read_text("ascii", "replace").rpartition(")")[2].split()
-                parents[int(place.name)] = int(status[1])
+                parents[int(place.name)] = parent_of(int(place.name))
     for pid in parents:
         above = pid
         while above in parents and above != os.getpid():

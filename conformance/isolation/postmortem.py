@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
-import sys
 import time
 from pathlib import Path
 
 from conformance.errors import is_layers_file
+from conformance.isolation.leftovers import parent_of
 
 _FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>.+)$', re.M)
 _PATIENCE = 1.0
@@ -72,11 +73,6 @@ def _name(number: int) -> str:
 
 def is_child(pid: int) -> bool:
     """Return whether this process has started that one; False if the system does not report it."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    # The program's name, in parentheses, may contain any character.
-    return status.rpartition(")")[2].split()[1] == str(os.getpid())
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return parent_of(pid) == os.getpid()
+    return False

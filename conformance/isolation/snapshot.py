@@ -14,7 +14,7 @@ import random
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,12 +212,14 @@ class Snapshot:
 
     def config_changes(self) -> list[str]:
         """Return the changes of JAX's configuration that this thread sees."""
+        return [f"jax.config.{key} became {now!r}" for key, _, now in self._changed_config()]
+
+    def _changed_config(self) -> Iterator[tuple[str, Any, Any]]:
+        """Yield the settings of JAX that changed, each with its former and its present value."""
         now = _config_values()
-        return [
-            f"jax.config.{key} became {now[key]!r}"
-            for key, before in self.config.items()
-            if key in now and now[key] is not before and now[key] != before
-        ]
+        for key, before in self.config.items():
+            if key in now and now[key] is not before and now[key] != before:
+                yield key, before, now[key]
 
     def restore(self) -> None:
         """Restore what can be restored; :meth:`changes` still reports the rest."""
@@ -230,12 +232,9 @@ class Snapshot:
         for key, value in self.environ.items():
             if os.environ.get(key) != value:
                 os.environ[key] = value
-        now = _config_values()
-        jax = sys.modules.get("jax")
-        for key, before in self.config.items():
-            if jax is not None and key in now and now[key] is not before and now[key] != before:
-                with contextlib.suppress(Exception):  # JAX may refuse one of its own values
-                    jax.config.update(key, before)
+        for key, before, _ in self._changed_config():
+            with contextlib.suppress(Exception):  # JAX may refuse one of its own values
+                sys.modules["jax"].config.update(key, before)
         random.setstate(self.python_random)
         np.random.set_state(self.numpy_random)
         # A layer may add the folder of its own modules, but must not remove entries.

@@ -64,20 +64,9 @@ def write_failure(
 ) -> None:
     """Write one failure: the layer, the cause, the numbers, the smallest case, the command.
 
-    Parameters
-    ----------
-    console
-        Where to.
-    cell
-        The failure.
-    title, statement
-        The name of the implementation, and the text of the requirement.
-    blocked
-        How many requirements could not be checked because of it.
-    strict
-        Whether a SHOULD counts as a failure.
-    notes
-        Whether to write the remarks of the check, too.
+    ``title`` is the name of the implementation, ``statement`` the text of the requirement, and
+    ``blocked`` the number of requirements that could not be checked because of it. With
+    ``strict`` a SHOULD counts as a failure; ``notes`` adds the remarks of the check.
     """
     write_head(console, cell, title, strict=strict)
     lines = described(cell, statement, blocked)

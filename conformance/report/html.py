@@ -23,12 +23,7 @@ _FEW = 3
 def page(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
     """Return the page of one run, or of one run for each environment.
 
-    Parameters
-    ----------
-    runs
-        At least one.
-    missing
-        A line for each expected environment that is missing.
+    ``missing`` has a line for each expected environment that is missing.
 
     Raises
     ------

@@ -202,10 +202,7 @@ def overall_word(decisions: Iterable[Decision]) -> Word:
 
 
 _WORST_FIRST = (
-    Word.DOES_NOT_CONFORM,
-    Word.OUTDATED,
-    Word.WRONG_REGISTRATION,
-    Word.INCOMPLETE,
+    *(Word.DOES_NOT_CONFORM, Word.OUTDATED, Word.WRONG_REGISTRATION, Word.INCOMPLETE),
     Word.CONFORMS,
 )
 

@@ -39,7 +39,7 @@ class Results:
         The implementations, the requirements, and a cell for each pair of them.
     facts
         ``environment``, ``profile``, ``seconds``, ``versions`` by implementation id, ``rounds`` of
-        a run in rounds, and ``shard`` of a part of a run, as for :func:`write`.
+        a run in rounds, and ``shard`` of a part of a run.
     source
         The path that it was read from.
     """
@@ -113,17 +113,6 @@ def collection(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def text_of(found: dict[str, Any]) -> str:
     """Return a document as text, which is the same for the same document."""
     return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def write(path: Path, verdict: Verdict, facts: dict[str, Any]) -> None:
-    """Write the results of a run.
-
-    Raises
-    ------
-    OSError
-        If that place cannot be written to.
-    """
-    save(path, text_of(document(verdict, facts)))
 
 
 def save(path: Path, text: str) -> None:

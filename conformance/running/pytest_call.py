@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from conformance.results.file import Results
 
 # The suite's own plugin is named by its module, because a clone need not be installed.
-_PLUGINS = ("xdist", "hypothesispytest", "conformance.plugin")
+# The third that is left out would collect garbage at the end, although the process ends anyway.
+_PLUGINS = (
+    *("no:cacheprovider", "no:terminal", "no:unraisableexception"),
+    *("xdist", "hypothesispytest", "conformance.plugin"),
+)
 
 
 def call(
@@ -43,24 +47,13 @@ def call(
         Options of the run, by their names with underscores.
     """
     arguments = [
-        str(SUITE),
-        "-c",
-        str(PACKAGE / "pytest.toml"),
-        f"--rootdir={os.getcwd()}",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:terminal",
+        *(str(SUITE), "-c", str(PACKAGE / "pytest.toml"), f"--rootdir={os.getcwd()}"),
         # The suite has no assert statements, and rewriting them would cost each worker a second.
         "--assert=plain",
-        # They would collect garbage at the end, although the process ends anyway.
-        "-p",
-        "no:unraisableexception",
         # Other plugins of the environment could change the run or its output.
         "--disable-plugin-autoload",
         *(part for name in _PLUGINS for part in ("-p", name)),
-        "-n",
-        _workers(cells) if workers == "auto" else workers,
+        *("-n", _workers(cells) if workers == "auto" else workers),
     ]
     named = {name.replace("_", "-"): value for name, value in values.items()}
     return [*arguments, *as_arguments({**named, "requirement": [*requirement]})]

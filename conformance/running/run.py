@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -216,8 +216,6 @@ class Run:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Send a new worker the cells of the run, so that all workers collect the same."""
-        from dataclasses import asdict
-
         with contextlib.suppress(OSError):  # a layer may have removed it
             self.directory.mkdir(exist_ok=True)
         node.workerinput["conformance"] = json.dumps(
@@ -336,10 +334,10 @@ class Run:
         path = self.config.getoption("conformance_results")
         if path is None:
             return True
-        from conformance.results.file import write
+        from conformance.results.file import document, save, text_of
 
         try:
-            write(Path(path), self.verdict, self.facts())
+            save(Path(path), text_of(document(self.verdict, self.facts())))
         except OSError as error:
             print(f"results could not be written to {path}: {error}", file=sys.stderr)
             return False

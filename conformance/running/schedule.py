@@ -47,12 +47,7 @@ def dealt(layers: Sequence[Sequence[T]], workers: int) -> list[T]:
     share compiled programs. A layer that does not fit is dealt to the workers in turn, so that each
     has some of its first requirements, on which the others rest.
 
-    Parameters
-    ----------
-    layers
-        The cells of each implementation, in their order.
-    workers
-        The number of workers.
+    ``layers`` has the cells of each implementation, in their order.
     """
     total = sum(map(len, layers))
     # As pytest-xdist divides them.

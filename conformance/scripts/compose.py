@@ -76,18 +76,9 @@ def script(
 ) -> str:
     """Return the text of a script.
 
-    Parameters
-    ----------
-    title
-        The text of its docstring.
-    layer
-        The lines that define ``Layer``.
-    constants
-        The values that it defines at its top, by name; unused ones are left out.
-    check
-        The function that it calls.
-    helpers
-        The functions that the check may use, by name.
+    ``title`` is its docstring, ``layer`` the lines that define ``Layer``, and ``check`` what it
+    calls. Of the ``constants``, which stand at its top, and of the ``helpers`` of the check it has
+    those that are used.
     """
     body = _without_decorators(check).replace(f"def {check.__name__}(", "def check(", 1)
     used, sources = _closure(body, helpers)

@@ -41,14 +41,8 @@ def without(
 ) -> list[Judgement]:
     """Return how the rest of the suite judges the candidates.
 
-    Parameters
-    ----------
-    requirement
-        The requirement to leave out.
-    arguments
-        The call of pytest, without the layers.
-    names
-        Candidates by id or class; by default up to four.
+    ``arguments`` is the call of pytest, without the layers; ``names`` are candidates by id or
+    class, by default up to four.
     """
     zoo = candidates(requirement, names)
     if not zoo:

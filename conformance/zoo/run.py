@@ -154,19 +154,9 @@ def check(
 ) -> Report:
     """Run the suite on these layers.
 
-    Parameters
-    ----------
-    zoo
-        The layers.
-    arguments
-        The call of pytest, without the layers.
-    results
-        Where to write the kill rate and every judgement, as JSON.
-    full
-        Whether every requirement is checked on every layer; otherwise see
-        :mod:`conformance.zoo.plan`.
-    without
-        The id of a requirement that is left out.
+    ``arguments`` is the call of pytest, without the layers. The kill rate and every judgement are
+    written to ``results``, as JSON. With ``full`` every requirement is checked on every layer;
+    otherwise see :mod:`conformance.zoo.plan`. The requirement of the id ``without`` is left out.
 
     Raises
     ------
