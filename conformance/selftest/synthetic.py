@@ -43,49 +43,21 @@ FACTS: dict[str, Any] = {
 
 # A synthetic contract, so that a new area of the real one changes nothing here.
 AREAS = (
-    "construction",
-    "initialization",
-    "forward",
-    "numerics",
-    "dtypes",
-    "seeding",
-    "state",
-    "transforms",
-    "serialization",
-    "sharding",
-    "purity",
-    "exercise",
+    *("construction", "initialization", "forward", "numerics", "dtypes", "seeding", "state"),
+    *("transforms", "serialization", "sharding", "purity", "exercise"),
 )
 
 _NAMES = (
-    "nnx.MyDense",
-    "nnx.Linear",
-    "linen.MyDense",
-    "linen.Dense",
-    "dense_forward",
-    "acme.Dense",
-    "equinox.Linear",
-    "haiku.Linear",
-    "keras.Dense",
-    "stax.Dense",
-    "<b>bold</b> & 'quoted'",
+    *("nnx.MyDense", "nnx.Linear", "linen.MyDense", "linen.Dense", "dense_forward", "acme.Dense"),
+    *("equinox.Linear", "haiku.Linear", "keras.Dense", "stax.Dense", "<b>bold</b> & 'quoted'"),
     "acme.layers.experimental:LowRankDense",
 )
 
 _SLUGS = ("zero-input", "affine-value", "kernel-variance", "wrong-width-raises", "bias-zero")
 
 _OTHERS = (
-    "failed",
-    "failed",
-    "blocked",
-    "not-applicable",
-    "not-applicable",
-    "expected-failure",
-    "unexpected-pass",
-    "error",
-    "crashed",
-    "timed-out",
-    "not-run",
+    *("failed", "failed", "blocked", "not-applicable", "not-applicable", "expected-failure"),
+    *("unexpected-pass", "error", "crashed", "timed-out", "not-run"),
 )
 
 _DETAILS: dict[str, dict[str, Any]] = {

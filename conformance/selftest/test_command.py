@@ -88,25 +88,6 @@ def test_a_layer_that_ends_its_process(mine: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["run", "nnx.Linaer"], "did you mean 'nnx.Linear'"),
-        (["run", "--requirement", "forward/zero-inptu"], "did you mean forward/zero-input"),
-        (["run", "--time-limit", "soon"], "a time such as 90, 90s or 10m, found 'soon'"),
-        (["run", "--memory-limit", "-1"], "an amount of memory in GiB such as 4, found '-1'"),
-        (["run", "--shard", "3/2"], "a shard such as 2/5, the second of five and of at most 9999"),
-        (["run", "mine.py"], "say which layer in it: mine.py:MyDense"),
-        (["dance"], "'dance' is not a subcommand"),
-    ],
-)
-def test_wrong_usage_exits_with_2(arguments: list[str], message: str, mine: Path) -> None:
-    done = command(mine, *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
-
-
 def test_a_wrong_registration_exits_with_2(mine: Path) -> None:
     """It is reported once, not as a failure of the layer."""
     done = command(mine, "run", "mine.py:nothing", "--requirement", "forward", "-n", "1")

@@ -73,29 +73,23 @@ class AlwaysActivated(Activated):
 class Factorised(nnx.Module):
     """Weight normalisation: a direction, and a length for each output."""
 
+    axis = 0
+
     def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
         v = _LECUN(rngs.params(), (din, dout), jnp.float32)
-        self.v = nnx.Param(v)
-        self.g = nnx.Param(jnp.linalg.norm(v, axis=0))
+        self.v, self.g = nnx.Param(v), nnx.Param(jnp.linalg.norm(v, axis=self.axis))
         self.bias = nnx.Param(jnp.zeros(dout))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         v = self.v[...]
-        return x @ (self.g[...] * v / jnp.linalg.norm(v, axis=0)) + self.bias[...]
+        lengths = self.g[...] / jnp.linalg.norm(v, axis=self.axis)
+        return x @ (v * jnp.expand_dims(lengths, self.axis)) + self.bias[...]
 
 
-class LengthOfInputs(nnx.Module):
+class LengthOfInputs(Factorised):
     """Weight normalisation with a length for each input: its norm is over the outputs."""
 
-    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
-        v = _LECUN(rngs.params(), (din, dout), jnp.float32)
-        self.v, self.g = nnx.Param(v), nnx.Param(jnp.linalg.norm(v, axis=1))
-        self.bias = nnx.Param(jnp.zeros(dout))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        v = self.v[...]
-        kernel = v * (self.g[...] / jnp.linalg.norm(v, axis=1))[:, None]
-        return x @ kernel + self.bias[...]
+    axis = 1
 
 
 class RandomFactors(linen.Module):
@@ -145,24 +139,20 @@ class InOne(nnx.Module):
         return x @ w[:-1] + w[-1]
 
 
-class Equalized(Plain):
-    """A learning rate that is equal for all sizes: the forward pass scales a standard normal."""
-
-    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(din, dout, rngs=rngs)
-        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (din, dout)))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.kernel[...]
-        return x @ (kernel / np.sqrt(len(kernel)).astype("float32")) + self.bias[...]
-
-
 class ScaledAgain(Plain):
     """A usual kernel that is scaled again: a fault."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...]
         return x @ (kernel / np.sqrt(len(kernel)).astype("float32")) + self.bias[...]
+
+
+class Equalized(ScaledAgain):
+    """A learning rate that is equal for all sizes: the forward pass scales a standard normal."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(din, dout, rngs=rngs)
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (din, dout)))
 
 
 class Dropping(nnx.Module):
@@ -224,10 +214,8 @@ class InBlocks(nnx.Module):
     """A layer with the outputs of two kernels, in another order than their names."""
 
     def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
-        key = rngs.params()
-        some = dout // 2
-        self.b = nnx.Param(_LECUN(key, (din, dout), jnp.float32)[:, :some])
-        self.a = nnx.Param(_LECUN(key, (din, dout), jnp.float32)[:, some:])
+        kernel, some = _LECUN(rngs.params(), (din, dout), jnp.float32), dout // 2
+        self.b, self.a = nnx.Param(kernel[:, :some]), nnx.Param(kernel[:, some:])
         self.bias = nnx.Param(jnp.zeros(dout))
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from conformance.cli.main import main
 from conformance.contract.catalogue import catalogue
 from conformance.layers.registry import Entry
 from conformance.results.cell import Cell
-from conformance.results.decision import NONCONFORMING, USAGE
+from conformance.results.decision import NONCONFORMING
 from conformance.results.outcome import Outcome
 from conformance.scripts import LONGEST, checks, needs_the_suite, script_for
 from conformance.scripts.compose import layer_import
@@ -180,11 +180,3 @@ def test_explain_says_everything_that_is_known(capsys: pytest.CaptureFixture[str
         "from implementations.defects.forward_zero_input import BiasSubtracted as Layer",
     ):
         assert text in said, text
-
-
-def test_explain_takes_one_requirement(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", "nnx.Linear", "purity"]) == USAGE
-    said = capsys.readouterr().err
-    assert "'purity' names 5 requirements; choose one: purity/" in said
-    assert main(["explain", "nnx.Linear", "zero-imput"]) == USAGE
-    assert "did you mean zero-input" in capsys.readouterr().err

@@ -1,16 +1,20 @@
-"""No mode of JAX makes a correct layer fail."""
+"""No mode of JAX makes a correct layer fail, nor the precision of an accelerator.
+
+The accelerator is a CPU that pretends to be one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conformance.checks import require
+from conformance.checks import precision, require
 from conformance.contract.applicability import presumption
 from conformance.contract.catalogue import chosen
 from conformance.errors import Violation
@@ -24,9 +28,11 @@ from conformance.selftest.processes import command
 @pytest.fixture(autouse=True)
 def _configuration_as_it_was() -> Iterator[None]:
     """Restore JAX's configuration after a test."""
-    names = ("jax_enable_x64", "jax_numpy_rank_promotion")
+    names = ("jax_enable_x64", "jax_numpy_rank_promotion", "jax_default_matmul_precision")
+    precision.restore()
     before = {name: jax.config.values[name] for name in names}
     yield
+    precision.restore()
     for name, value in before.items():
         jax.config.update(name, value)
 
@@ -93,3 +99,39 @@ def test_a_run_in_two_modes_is_one_file_of_two_environments(tmp_path: Path) -> N
     runs = read_all(tmp_path / "r.json")
     assert [run.environment["mode"] for run in runs] == ["default", "rank-promotion"]
     assert [cell.outcome for run in runs for cell in run.verdict.cells] == ["passed", "passed"]
+
+
+@pytest.mark.parametrize(("backend", "name"), [("gpu", "TF32"), ("tpu", "bfloat16")])
+def test_an_accelerator_is_asked_for_float32(
+    monkeypatch: pytest.MonkeyPatch, backend: str, name: str
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    precision.force_float32()
+    assert jax.config.values["jax_default_matmul_precision"] == "highest"
+    with precision.by_default() as mode:
+        assert mode is not None
+        assert mode.name == name
+
+
+@pytest.mark.parametrize(("asked", "given"), [("highest", False), ("tensorfloat32", True)])
+def test_what_the_user_asked_for_is_tried_beside(
+    monkeypatch: pytest.MonkeyPatch, asked: str, given: bool
+) -> None:
+    """It is used unless it is float32; forcing float32 twice changes nothing."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jax.config.update("jax_default_matmul_precision", asked)
+    precision.force_float32()
+    precision.force_float32()
+    with precision.by_default() as mode:
+        assert (mode is not None) == given
+        config: Any = jax.config
+        assert config.jax_default_matmul_precision == (asked if given else "highest")
+
+
+def test_a_cpu_is_left_alone() -> None:
+    """A CPU computes float32 products in float32."""
+    before = jax.config.values["jax_default_matmul_precision"]
+    precision.force_float32()
+    assert jax.config.values["jax_default_matmul_precision"] == before
+    with precision.by_default() as mode:
+        assert mode is None

@@ -88,32 +88,30 @@ def test_a_recommendation_fails_a_strict_run_only(tmp_path: Path, strict: str) -
     assert sentence in done.stdout.splitlines()
 
 
-def test_wrong_numbers_without_a_word_are_a_must(tmp_path: Path) -> None:
-    """A layer that cannot be pickled raises; one that comes back as another is wrong in silence."""
-    done = run(tmp_path, "Forgetful", "-k", "pickles or zero_input")
-    assert done.returncode == 1, done.stdout
-    assert "FAILED    state/pickles   layers.py:Forgetful   MUST" in done.stdout
-    assert "does not conform: MUST 1/2" in done.stdout.splitlines()
-
-
-def test_what_the_layer_raises_is_no_wrong_registration(tmp_path: Path) -> None:
-    done = run(tmp_path, "FloatsOnly", "-k", "x64 or integer_input")
-    assert done.returncode == 0, done.stdout
+@pytest.mark.parametrize(
+    ("layer", "chosen", "code", "sentence"),
+    [
+        # A layer that cannot be pickled raises; one that comes back as another is wrong in silence.
+        ("Forgetful", "-kpickles or zero_input", 1, "does not conform: MUST 1/2"),
+        # What the layer raises is not a wrong registration.
+        (
+            "FloatsOnly",
+            "-kx64 or integer_input",
+            0,
+            "conforms: SHOULD 0/1; 1 recommendation does not hold",
+        ),
+        # Everything is deselected, or nothing applies.
+        ("Loud", "-kno_such_requirement", 2, "nothing was checked"),
+        ("Loud", "--conformance-requirement=exercise/vector-out", 2, "nothing was checked"),
+        # What is deselected is not missing.
+        ("Loud", "-kzero_input", 0, "conforms: MUST 1/1"),
+    ],
+)
+def test_the_last_line_and_the_exit_code_agree(
+    layer: str, chosen: str, code: int, sentence: str, tmp_path: Path
+) -> None:
+    done = run(tmp_path, layer, chosen)
+    assert done.returncode == code, done.stdout
+    assert sentence in done.stdout.splitlines()
     assert "ERROR" not in done.stdout
-    assert "conforms: SHOULD 0/1; 1 recommendation does not hold" in done.stdout.splitlines()
-
-
-def test_nothing_checked_is_not_a_success(tmp_path: Path) -> None:
-    """Everything is deselected, or nothing applies."""
-    done = run(tmp_path, "Loud", "-k", "no_such_requirement")
-    assert done.returncode == 2, done.stdout
-    assert "nothing was checked" in done.stdout.splitlines()
-    done = run(tmp_path, "Loud", "--conformance-requirement=exercise/vector-out")
-    assert done.returncode == 2, done.stdout
-    assert "nothing was checked" in done.stdout.splitlines()
-
-
-def test_what_is_deselected_is_not_missing(tmp_path: Path) -> None:
-    done = run(tmp_path, "Loud", "-k", "zero_input")
-    assert done.returncode == 0, done.stdout
-    assert "conforms: MUST 1/1" in done.stdout.splitlines()
+    assert ("FAILED    state/pickles   layers.py:Forgetful   MUST" in done.stdout) == (code == 1)

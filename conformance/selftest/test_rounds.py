@@ -14,12 +14,11 @@ from conformance.results.cell import Cell
 from conformance.results.file import read
 from conformance.results.outcome import Outcome
 from conformance.running.rounds import Stop, Stopped, combined
-from conformance.selftest.processes import cells_in, started
+from conformance.selftest.processes import RIGHT, cells_in, started
 
 # The layer is wrong from its second worker on, so a further round is the first to see it.
-TURNS = """
-import os, pathlib, sys, jax, jax.numpy as jnp
-from flax import nnx
+TURNS = f"""
+import os, pathlib, sys
 
 checked = pathlib.Path(__file__).with_suffix(".count")
 if "PYTEST_XDIST_WORKER" in os.environ and "conformance.running.preflight" not in sys.orig_argv:
@@ -27,16 +26,9 @@ if "PYTEST_XDIST_WORKER" in os.environ and "conformance.running.preflight" not i
         stream.write("x")
 WRONG = checked.exists() and len(checked.read_text()) > 1
 
-class Turns(nnx.Module):
-    def __init__(self, in_features, out_features, *, rngs):
-        kernel = jax.random.normal(rngs.params(), (in_features, out_features))
-        self.kernel = nnx.Param(kernel / jnp.sqrt(in_features))
-        self.bias = nnx.Param(jnp.zeros((out_features + WRONG,)))
+{RIGHT.replace("(out_features,)", "(out_features + WRONG,)")}
 
-    def __call__(self, x):
-        return x @ self.kernel[...] + self.bias[...]
-
-class Slow(Turns):
+class Slow(MyDense):
     def __init__(self, in_features, out_features, *, rngs):
         import time
         print("started", flush=True)
@@ -107,7 +99,7 @@ def start(folder: Path, layer: str, *options: str) -> subprocess.Popen[str]:
 
 def test_a_later_round_finds_it_and_a_signal_ends_it(tmp_path: Path) -> None:
     """The failure is shown at once, and recorded with its seed."""
-    run = start(tmp_path, "Turns", "--for", "1h", "--seed", "5")
+    run = start(tmp_path, "MyDense", "--for", "1h", "--seed", "5")
     assert run.stdout is not None
     shown = next(
         line for line in run.stdout if line.startswith("FAILED    construction/bias-shape")

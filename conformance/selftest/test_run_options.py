@@ -48,11 +48,29 @@ from conformance.selftest.processes import RIGHT, Checked, command
         (["run", "--results", "{folder}"], "it is a folder; name a file in it"),
         (["run", "--results", "/dev/null/r.json"], "is not a folder"),
         (["run", "--results", "/proc/none/r.json"], "/proc/none/r.json: "),
+        (["run", "nnx.Linaer"], "did you mean 'nnx.Linear'"),
+        (["run", "--requirement", "forward/zero-inptu"], "did you mean forward/zero-input"),
+        (["run", "--time-limit", "soon"], "a time such as 90, 90s or 10m, found 'soon'"),
+        (["run", "--memory-limit", "-1"], "an amount of memory in GiB such as 4, found '-1'"),
+        (["run", "--shard", "3/2"], "a shard such as 2/5, the second of five and of at most 9999"),
+        (["run", "{folder}/mine.py"], "say which layer in it: "),
+        (["run", "nnx.MyDense", "--requirement=drop-in"], "no requirement matches 'drop-in'"),
+        (["run", "nnx.MyDense", "--like", "nnx.Linaer"], "did you mean 'nnx.Linear'"),
+        (["explain", "nnx.Linear", "purity"], "'purity' names 5 requirements; choose one: purity/"),
+        (["explain", "nnx.Linear", "zero-imput"], "did you mean zero-input"),
+        (["help", "glosary"], "did you mean 'glossary'?"),
+        (["bench", "cold"], "bench has no part 'cold'; the parts are import, one,"),
+        (["bench", "--naive-examples", "0"], "a number from 1 to 10000, found '0'"),
+        (["bench", "--naive-examples", "many"], "a number from 1 to 10000, found 'many'"),
+        (["bench", "--results", "/dev/null/bench.json"], "cannot be written"),
+        (["bench", "--results", "."], "cannot be written"),
+        (["bench", "one", "--picture", "growth.svg"], "needs the parts growth and examples"),
     ],
 )
 def test_a_wrong_option_is_one_message(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "mine.py").write_text(RIGHT)
     code = main([each.format(folder=tmp_path) for each in arguments])
     output, error = capsys.readouterr()
     assert code == 2

@@ -71,16 +71,8 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def check(user: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``pytest --pyargs conformance`` in that environment."""
-    command = [
-        "venv/bin/python",
-        "-m",
-        "pytest",
-        "--pyargs",
-        "conformance",
-        "-p",
-        "no:cacheprovider",
-    ]
-    return run([*command, *arguments], user)
+    pytest = ("venv/bin/python", "-m", "pytest", "-p", "no:cacheprovider")
+    return run([*pytest, "--pyargs", "conformance", *arguments], user)
 
 
 def test_the_wheels_are_what_is_checked(user: Path) -> None:
