@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import jaxprs, oracle, programs, require
-from conformance.checks.areas import compilation, gradients, input_dtypes
+from conformance.checks import jaxprs, programs, require
+from conformance.checks.areas import compilation, input_dtypes
 from conformance.checks.areas.options import (
     LOST,
-    at_other_programs,
     beside,
     copies_of,
     ignored,
@@ -23,15 +22,17 @@ from conformance.checks.areas.options import (
     keys_given,
     of_every_rank,
     require_as_zero_bias,
+    require_branches,
+    require_gradients,
     require_initializer,
     require_negated_gradients,
     require_of_one_layer,
+    require_result,
     require_same_law,
     takes,
     with_and_without_bias,
     with_options,
 )
-from conformance.checks.arithmetic import is_exact, rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Built, Layer
@@ -65,7 +66,7 @@ def test_use_bias(layer: Layer, case: Case) -> None:
         len(dense.leaves) == 1,
         f"with use_bias=False the layer has {listed}",
         accepted="the kernel alone",
-        cause=ignored("use_bias"),
+        cause=ignored("use_bias") if any(np.ndim(leaf.value) == 1 for leaf in dense.leaves) else "",
     )
     require_same_law(layer, without, "use_bias=False")
     x, kernel = _x(layer, case), without.kernel_for(case)
@@ -73,12 +74,13 @@ def test_use_bias(layer: Layer, case: Case) -> None:
     reference = without.value(x, kernel, np.zeros(case.out_features, np.float32))
     require.equal(dense(x * 0), np.zeros_like(reference.value), "f(0) with use_bias=False")
     require.within(dense(x), reference.value, reference.bound, "f(x) with use_bias=False")
-    _require_gradients(without, case, dense, x, "jax.vjp with use_bias=False")
+    require_gradients(without, case, dense, x, "jax.vjp with use_bias=False")
     if layer.accepts((2, 4)) and layer.accepts(BATCH):
         found = np.asarray(dense(x.reshape(2, 4, -1))).reshape(8, -1)
         what = "f(x) with use_bias=False for an x of rank 3"
         require.within(found, reference.value, reference.bound, what)
     require_as_zero_bias(layer, dense, case, x)
+    require_branches(layer, without, "use_bias=False")
 
 
 @requirement("options/kernel-init", MUST, PARAMETERS)
@@ -132,9 +134,9 @@ def test_dtype(layer: Layer, case: Case) -> None:
     parameters keep their own dtype.
 
     The check uses bfloat16 and float16 for a float32 x, and float32 for a bfloat16 x, also without
-    a bias and with ``param_dtype``. Integers are cast as well. Gradients and numbers that are not
-    finite pass through the casts. Copies of the layer keep the option, and other layers do not get
-    it.
+    a bias and with ``param_dtype``. Integers are cast as well, and not scaled. Gradients and
+    numbers that are not finite pass through the casts. Copies of the layer keep the option, and
+    other layers do not get it.
     """
     plain, values = layer.written(case), _x(layer, case)
     before = np.asarray(plain(values))
@@ -150,10 +152,10 @@ def test_dtype(layer: Layer, case: Case) -> None:
             dense = computing.of(case)
         _require_own_dtype(layer, dense, f"dtype={dtype}")
         y = dense.write(case.kernel(), case.bias())(as_jax(x))
-        _require_result(computing, case, y, x.astype(np.float32), f"dtype={dtype}")
+        require_result(computing, case, y, x.astype(np.float32), f"dtype={dtype}")
         if dtype == "bfloat16":
             require_of_one_layer(dense, values, plain, before)
-            _require_gradients(computing, case, dense, x, f"jax.vjp with dtype={dtype}")
+            require_gradients(computing, case, dense, x, f"jax.vjp with dtype={dtype}")
             cause = Cause("option-by-rank", "dtype is ignored for x of some ranks")
             returned = computing.convention.returned
             _require_at_every_rank(computing, case, returned, f"dtype={dtype}", cause)
@@ -163,10 +165,12 @@ def test_dtype(layer: Layer, case: Case) -> None:
                     cause = Cause("option-by-dtype", f"dtype is ignored for x of {of}")
                     both = f"dtype={dtype} and x of {of}"
                     _require_at_every_rank(computing, case, returned, both, cause, of)
-            for large in at_other_programs(computing):
-                x = large.normal("x", *large.x_shape)
-                y = computing.written(large)(x)
-                _require_result(computing, large, y, x, f"dtype={dtype} at {large.kernel_shape}")
+            require_branches(layer, computing, f"dtype={dtype}")
+            if input_dtypes.works_with(layer, "uint8"):  # as images are
+                images = case.generator("images").integers(256, size=x.shape).astype(np.uint8)
+                both = f"dtype={dtype} and x of uint8"
+                wide = images.astype(np.float32)
+                require_result(computing, case, dense(as_jax(images)), wide, both)
         if dtype == "float16":
             input_dtypes.require_not_finite(computing, dense, x)
         require_same_law(layer, computing, f"dtype={dtype}")
@@ -175,34 +179,27 @@ def test_dtype(layer: Layer, case: Case) -> None:
         cause = Cause("option-overruled", "param_dtype overrules dtype")
         both = "dtype=float32 and param_dtype=bfloat16"
         _require_at_every_rank(given, case, "float32", both, cause)
+        y = given.written(case)(values)
+        require_result(given, case, y, values, both)
     if takes(layer, "use_bias"):
         computing = with_options(layer, dtype=jnp.dtype("bfloat16"), use_bias=False)
         both, x = "dtype=bfloat16 and use_bias=False", _x(layer, case)
         with during(f"construction with {both}"):
             dense = computing.of(case)
         _require_own_dtype(layer, dense, both)
-        _require_result(computing, case, dense.write(case.kernel(), case.bias())(x), x, both)
+        require_result(computing, case, dense.write(case.kernel(), case.bias())(x), x, both)
 
 
 def _require_own_dtype(layer: Layer, dense: Built, options: str) -> None:
     """Require the parameters to be of the dtype that they have without the option ``dtype``."""
+    cause = Cause("dtype-for-param-dtype", "dtype is taken for param_dtype")
     for leaf in dense.leaves:
         require.that(
             str(leaf.value.dtype) == layer.convention.parameter_dtype,
             f"with {options}, the layer has {leaf}",
             accepted=f"parameters of {layer.convention.parameter_dtype}",
-            cause=Cause("dtype-for-param-dtype", "dtype is taken for param_dtype"),
+            cause=cause if str(leaf.value.dtype) in options else "",
         )
-
-
-def _require_gradients(layer: Layer, case: Case, dense: Built, x: np.ndarray, by: str) -> None:
-    """Require the gradients of the layer with an option set."""
-    g = case.normal("cotangent", *x.shape[:-1], case.out_features)
-    point = gradients.Point(f"x of shape {x.shape}", case.kernel(), case.bias(), x, g)
-    with during(by):
-        values = (*point.values(), g)
-        _, found = jax.device_get(programs.pullback(layer)(dense.parameters, *values))
-    gradients.require_gradients(layer, found, point, by)
 
 
 def _require_at_every_rank(
@@ -214,41 +211,14 @@ def _require_at_every_rank(
         require.that(str(y.dtype) == dtype, found, accepted=dtype, cause=cause)
 
 
-def _require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str) -> None:
-    """Require the dtype and the value of the result with an option set."""
-    dtype, kernel, bias = layer.convention.returned, case.kernel(), layer.bias_for(case)
-    cause = ""
-    if str(y.dtype) == "float32" != dtype:
-        found = np.asarray(y)
-        wide, product = oracle.affine(x, kernel, bias), found - bias
-        # Adding the bias to a product of that dtype rounds to float32, and so does the difference.
-        near = 2.0**-22 * (np.abs(found) + np.abs(bias))
-        x_alone = oracle.affine(rounded(x, dtype), kernel, bias)
-        parameters_alone = oracle.affine(x, rounded(kernel, dtype), rounded(bias, dtype))
-        if wide.admits(found):
-            cause = ignored("dtype")
-        elif x_alone.admits(found):
-            cause = Cause("dtype-for-x-alone", "x is cast to dtype, and the kernel is not")
-        elif parameters_alone.admits(found):
-            cause = Cause("dtype-for-parameters-alone", "the kernel is cast to dtype, and x is not")
-        elif is_exact(found, dtype):
-            cause = Cause("result-cast-back", "the result is cast back to float32")
-        elif np.all(np.abs(product - rounded(product, dtype)) <= near):
-            words = f"the product is {dtype}, and a bias that is not cast is added to it"
-            cause = Cause("bias-not-cast", words)
-    require.that(
-        str(y.dtype) == dtype, f"with {option}, f(x) is {y.dtype}", accepted=dtype, cause=cause
-    )
-    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
-    require.within(y, reference.value, reference.bound, f"f(x) with {option}")
-
-
 @requirement("options/param-dtype", MUST, PARAMETERS)
 @rests_on("construction/parameter-dtype", "dtypes/half-input", "options/bias-init", VALUE)
 @over(sizes=SIZES, at_most=1)
 def test_param_dtype(layer: Layer, case: Case) -> None:
     """With ``param_dtype=d`` every parameter is created in d, initializers are called with d, and
     the dtype that the layer computes in does not change: a float32 x still gives a float32 result.
+
+    New kernels follow the law that they follow without it.
     """
     chosen: list[tuple[str, dict[str, bool]]] = [("bfloat16", {}), ("float16", {})]
     chosen += [("bfloat16", options) for options in with_and_without_bias(layer)[1:]]
@@ -273,7 +243,9 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
         require_same_law(layer, given, f"param_dtype={dtype}{_and(options)}")
         x = _x(layer, case)
         y = dense.write(case.kernel(), case.bias())(x)
-        _require_result(given, case, y, x, f"param_dtype={dtype}")
+        require_result(given, case, y, x, f"param_dtype={dtype}{_and(options)}")
+        if dtype == "bfloat16":
+            require_branches(layer, given, f"param_dtype={dtype}{_and(options)}")
         for size in ((16, 16), (130, 300), (1024, 1024)):
             with during(f"construction with param_dtype={dtype}"):
                 new = jax.eval_shape(lambda given=given, size=size: given.init(0, *size))
@@ -290,7 +262,7 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
             require_initializer(layer, case, name, values, param_dtype=jnp.bfloat16)
 
 
-@requirement("options/precision", SHOULD, PARAMETERS)
+@requirement("options/precision", SHOULD, PARAMETERS, wrong_numbers=MUST)
 @rests_on("numerics/one-product", "transforms/jit")
 @over(sizes=SIZES, at_most=1)
 def test_precision(layer: Layer, case: Case) -> None:
@@ -298,7 +270,8 @@ def test_precision(layer: Layer, case: Case) -> None:
     a pair of them and for a name, such as ``"highest"``; it does so for x of rank 1 to 3, without a
     bias and in the gradients.
 
-    The check reads the program, because a CPU computes the same in all of them.
+    The check reads the program, because a CPU computes the same in all of them. Where it has other
+    operations than without the option, f(x) is checked.
     """
     highest, default = jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT
     every: list[Any] = [(each, (each, each), {}) for each in jax.lax.Precision]
@@ -328,6 +301,9 @@ def test_precision(layer: Layer, case: Case) -> None:
         require.that(
             found == right, f"{what} has {in_words(found)}", accepted=_named(precision), cause=cause
         )
+        if isinstance(chosen, str) and "dtype" not in options:
+            plain = layer.with_options(**options) if options else layer
+            require_branches(layer, given, f"precision={shown}{_and(options)}", plain)
         if isinstance(chosen, str) and not options:
             x = as_jax(_x(layer, case))
             for how, each in copies_of(given.of(case)).items():
@@ -365,6 +341,9 @@ def test_dot_general(layer: Layer, case: Case) -> None:
         calls.append(arguments)
         return -jax.lax.dot_general(*arguments, **options)
 
+    def unchanged(*arguments: Any, **options: Any) -> Any:
+        return jax.lax.dot_general(*arguments, **options)
+
     dense = with_options(layer, dot_general=negated).of(case).write(case.kernel(), case.bias())
     x = _x(layer, case)
     reference = layer.value(x, -layer.kernel_for(case), layer.bias_for(case))
@@ -376,7 +355,8 @@ def test_dot_general(layer: Layer, case: Case) -> None:
         require.within(each(x), reference.value, reference.bound, copied, cause=LOST)
     for options in beside(layer):
         calls.clear()
-        called = of_every_rank(with_options(layer, dot_general=negated, **options), case)
+        given = with_options(layer, dot_general=negated, **options)
+        called = of_every_rank(given, case)
         require.that(
             len(calls) >= len(called),
             f"with dot_general{_and(options)}, it is called for {len(calls)} of {len(called)} ranks"
@@ -384,6 +364,10 @@ def test_dot_general(layer: Layer, case: Case) -> None:
             accepted="a call for each",
             cause=Cause("option-by-branch", "dot_general is used in one branch of the layer only"),
         )
+        if "dtype" not in options:
+            plain = layer.with_options(**options) if options else layer
+            given = with_options(layer, dot_general=unchanged, **options)
+            require_branches(layer, given, f"dot_general{_and(options)}", plain)
     if takes(layer, "precision"):
         highest = jax.lax.Precision.HIGHEST
         both = with_options(layer, dot_general=negated, precision=highest)
@@ -400,7 +384,7 @@ def _and(options: dict[str, Any]) -> str:
     return "".join(f" and {name}={value}" for name, value in options.items())
 
 
-@requirement("options/promote-dtype", SHOULD, PARAMETERS)
+@requirement("options/promote-dtype", SHOULD, PARAMETERS, wrong_numbers=MUST)
 @rests_on("dtypes/float32-out", VALUE)
 @over(sizes=SIZES, at_most=1)
 def test_promote_dtype(layer: Layer, case: Case) -> None:
@@ -431,6 +415,8 @@ def test_promote_dtype(layer: Layer, case: Case) -> None:
                 accepted="bfloat16",
                 cause=cause,
             )
+    given = with_options(layer, promote_dtype=own.promote_dtype)
+    require_branches(layer, given, "promote_dtype", layer)
     if not takes(layer, "dtype"):
         return
     promoted: list[str] = []

@@ -71,7 +71,7 @@ CastsBack = product("X927", "options/dtype", 3, cause_id="result-cast-back")(
     ),
     "The dtype is computed in, and the result is cast back to float32.",
 )
-DtypeWithBiasOnly = dtype("Y126", "options/dtype", 3, cause_id="option-ignored")(
+DtypeWithBiasOnly = dtype("Y126", "options/dtype", 3, cause_id="option-by-branch")(
     lambda self, x, k, b: self.dtype if self.use_bias else None,
     "The cast to `dtype` stands where the bias is added.",
 )
@@ -169,7 +169,7 @@ IgnoresPromoteDtype = constructor("X931", "options/promote-dtype", 3, cause_id="
 IgnoresUseBias = constructor("X920", "options/use-bias", 2, cause_id="option-ignored")(
     lambda use_bias: {}, "`use_bias=False` is taken, and there is a bias."
 )
-LargeWithDtypeWithoutBias = product("Y308", "options/dtype", 5)(
+LargeWithDtypeWithoutBias = product("Y308", "options/dtype", 5, cause_id="bias-not-added")(
     lambda self, x, k, b: AllOptions.affine(
         self, x, k, b * 0 if b is not None and self.dtype and k.shape[0] >= 128 else b
     ),

@@ -1,4 +1,4 @@
-"""Layers that pass an option on to some of its places only."""
+"""Layers that pass an option on to some of its places only, or go wrong beside one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.typing import ArrayLike
 
 from implementations.correct.options import LECUN, AllOptions
-from implementations.defects.options import product
+from implementations.defects.options import constructor, product
 from implementations.defects.record import defect, name_layers
 
 Product = tuple[Callable[..., Array], Any]
@@ -85,6 +86,62 @@ XAloneIsCast = product("Y484", "options/dtype", 2, cause_id="dtype-for-x-alone")
     "x is cast to the `dtype` that is given, and the parameters are not.",
     collateral=("options/dot-general", "options/precision", "options/promote-dtype"),
 )
+
+
+NoBiasWithPrecision = product("Y534", "options/precision", 3, cause_id="bias-not-added")(
+    lambda self, x, k, b: AllOptions.affine(self, x, k, b if self.precision is None else None),
+    "The branch for a given precision returns the product.",
+)
+
+
+LATER = ("options/param-dtype", "options/precision", "options/dot-general")
+
+
+@product("Y535", "options/use-bias", 4, collateral=LATER)
+def WholeBlocksWithoutBias(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """Without a bias, long batches go in blocks of 1024 rows, and the rest stays 0."""
+    if bias is not None or x.ndim != 2 or len(x) <= 1024:
+        return AllOptions.affine(self, x, kernel, bias)
+    whole = len(x) // 1024 * 1024
+    blocks = x[:whole].reshape(-1, 1024, x.shape[1])
+    y = jax.lax.map(lambda block: AllOptions.affine(self, block, kernel, None), blocks)
+    return jnp.zeros((len(x), kernel.shape[1]), y.dtype).at[:whole].set(y.reshape(whole, -1))
+
+
+@product("Y536", "options/dtype", 4)
+def ComputesInTheirDtype(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """With a dtype, the product has the precision of parameters of half precision."""
+    own = self.kernel[...].dtype if self.dtype else x.dtype
+    x, kernel = (each.astype(own).astype(each.dtype) for each in (x, kernel))
+    return AllOptions.affine(self, x, kernel, bias)
+
+
+UNIFORM = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")
+HalfKernelsUniform = constructor("Y537", "options/param-dtype", 4, cause_id="law-by-option")(
+    lambda param_dtype, kernel_init: {
+        "param_dtype": param_dtype,
+        "kernel_init": UNIFORM
+        if kernel_init is LECUN and param_dtype != jnp.float32
+        else kernel_init,
+    },
+    "Kernels of half precision are drawn from a uniform law.",
+)
+
+
+@product("Y538", "options/dot-general", 3, cause_id="option-by-rank")
+def FlatForDotGeneral(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """A `dot_general` that was given gets all rows at once, and the result keeps that shape."""
+    given = self.dot_general is not jax.lax.dot_general and x.ndim > 2
+    return AllOptions.affine(self, x.reshape(-1, x.shape[-1]) if given else x, kernel, bias)
+
+
+@defect("Y539", "options/dtype", 4)
+class ImagesScaledWithDtype(AllOptions):
+    """With a dtype, an image of uint8 is scaled to 0..1."""
+
+    def __call__(self, x: ArrayLike) -> Array:
+        x = jnp.asarray(x)
+        return super().__call__(x / 255 if self.dtype and x.dtype == jnp.uint8 else x)
 
 
 name_layers(globals())

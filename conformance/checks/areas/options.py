@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import pickle
@@ -11,15 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import programs, require
+from conformance.checks import oracle, programs, require
 from conformance.checks.areas import gradients, input_dtypes
-from conformance.checks.arithmetic import rounded
+from conformance.checks.arithmetic import is_exact, rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
+from conformance.checks.scan.edges import scan
+from conformance.checks.scan.literals import lengths_in_code
 from conformance.checks.scan.points import base_of
-from conformance.checks.scan.traces import FORWARD, Traces
+from conformance.checks.scan.thresholds import operations
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.adapters.parameters import is_key
@@ -64,21 +67,105 @@ def with_and_without_bias(layer: Layer) -> list[dict[str, bool]]:
 
 def of_every_rank(layer: Layer, case: Case, dtype: str = "float32") -> list[tuple[str, Any]]:
     """Return the abstract results of the layer for x of rank 1 to 3, each with its x in words."""
-    parameters = layer.of(case).parameters
-    leads = filter(layer.accepts, ((), (2,), (2, 4)))
-    shapes = [jax.ShapeDtypeStruct((*lead, case.in_features), dtype) for lead in leads]
-    return [(f"x of shape {x.shape}", jax.eval_shape(layer.apply, parameters, x)) for x in shapes]
+    parameters, found = layer.of(case).parameters, []
+    for lead in filter(layer.accepts, ((), (2,), (2, 4))):
+        x = jax.ShapeDtypeStruct((*lead, case.in_features), dtype)
+        y, what = jax.eval_shape(layer.apply, parameters, x), f"x of shape {x.shape}"
+        right = (*lead, case.out_features)
+        cause = Cause("option-by-rank", "with the option, the shape is wrong for x of some ranks")
+        shown = f"with the option, f({what}) has shape {y.shape}"
+        require.that(y.shape == right, shown, accepted=f"shape {right}", cause=cause)
+        found.append((what, y))
+    return found
 
 
-def at_other_programs(layer: Layer) -> list[Case]:
-    """Return cases at which a layer with options runs another program than for a small size."""
-    traces, base = Traces(layer), base_of(layer)
-    points = [replace(base, in_features=n, out_features=m) for n, m in _SIZES]
-    usual = traces(FORWARD, base).structure
-    return [point.case() for point in points if traces(FORWARD, point).structure != usual]
+def require_gradients(layer: Layer, case: Case, dense: Built, x: np.ndarray, by: str) -> None:
+    """Require the gradients of the layer with an option set."""
+    g = case.normal("cotangent", *x.shape[:-1], case.out_features)
+    point = gradients.Point(f"x of shape {x.shape}", case.kernel(), case.bias(), x, g)
+    with during(by):
+        values = (*point.values(), g)
+        _, found = jax.device_get(programs.pullback(layer)(dense.parameters, *values))
+    gradients.require_gradients(layer, found, point, by)
 
 
-_SIZES = ((16, 16), (130, 300), (300, 500), (1024, 1024))
+def require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str) -> None:
+    """Require the dtype and the value of the result with an option set."""
+    dtype, kernel, bias = layer.convention.returned, case.kernel(), layer.bias_for(case)
+    cause = ""
+    if str(y.dtype) == "float32" != dtype:
+        found = np.asarray(y)
+        wide, product = oracle.affine(x, kernel, bias), found - bias
+        # Adding the bias to a product of that dtype rounds to float32, and so does the difference.
+        near = 2.0**-22 * (np.abs(found) + np.abs(bias))
+        x_alone = oracle.affine(rounded(x, dtype), kernel, bias)
+        parameters_alone = oracle.affine(x, rounded(kernel, dtype), rounded(bias, dtype))
+        if wide.admits(found):
+            without = {"use_bias": False} if "use_bias=False" in option else None
+            cause = ignored("dtype", without)
+        elif x_alone.admits(found):
+            cause = Cause("dtype-for-x-alone", "x is cast to dtype, and the kernel is not")
+        elif parameters_alone.admits(found):
+            cause = Cause("dtype-for-parameters-alone", "the kernel is cast to dtype, and x is not")
+        elif is_exact(found, dtype):
+            cause = Cause("result-cast-back", "the result is cast back to float32")
+        elif np.all(np.abs(product - rounded(product, dtype)) <= near):
+            words = f"the product is {dtype}, and a bias that is not cast is added to it"
+            cause = Cause("bias-not-cast", words)
+    require.that(
+        str(y.dtype) == dtype, f"with {option}, f(x) is {y.dtype}", accepted=dtype, cause=cause
+    )
+    kernel, bias = layer.kernel_for(case), layer.bias_for(case)
+    reference = layer.value(x, kernel, bias)
+    if not reference.admits(y) and layer.value(x, kernel, bias * 0).admits(y):
+        cause = Cause("bias-not-added", f"with {option.partition(' for x')[0]}, no bias is added")
+    require.within(y, reference.value, reference.bound, f"f(x) with {option}", cause=cause)
+
+
+def require_branches(layer: Layer, given: Layer, option: str, same: Layer | None = None) -> None:
+    """Require f(x) of a layer ``given`` an option where it has other operations.
+
+    They are compared with its own for a small size and batch, and at ranks 1 to 3 with those of the
+    layer that must be the ``same`` function.
+    """
+    base = base_of(given).case()
+    rows = [4099, *(n + 1 for n in lengths_in_code(layer))]
+    others = [replace(base, in_features=n, out_features=m) for n, m in _SIZES]
+    if len(base.lead) == 1 and not scan(layer).unrolls_rows:
+        others += [replace(base, lead=(n,)) for n in rows if n < _MANY_ROWS]
+    usual = _operations(given, base)
+    found = [case for case in others if _operations(given, case) != usual]
+    if same is not None:
+        cases = [
+            replace(base, lead=lead) for lead in ((), base.lead, (2, 4)) if given.accepts(lead)
+        ]
+        found = [c for c in cases if _operations(given, c) != _operations(same, c)] + found
+    for case in found[:_MOST_BRANCHES]:
+        x = case.normal("x", *case.x_shape)
+        y, where = given.written(case)(x), f"{option} for x of shape {x.shape}"
+        require_result(given, case, y, x, where)
+
+
+def _operations(layer: Layer, case: Case) -> Any:
+    """Return how often a layer's program has each operation, without its shapes."""
+
+    def make() -> Any:
+        parameters = layer.remember(
+            ("abstract", case.kernel_shape),
+            lambda: jax.eval_shape(lambda: layer.init(0, *case.kernel_shape)),
+        )
+        try:
+            program = programs.traced(layer, case, parameters)
+        except Violation as violation:  # transforms/abstract-forward reports it
+            return violation.found
+        return collections.Counter(operation for _, operation in operations(program))
+
+    return layer.remember(("operations", case), make)
+
+
+_SIZES = ((130, 300), (1024, 1024))
+_MANY_ROWS = 2**16
+_MOST_BRANCHES = 6
 
 
 def _recorder(
@@ -229,28 +316,63 @@ LOST = Cause("options-lost", "a copy has not the options of the layer")
 # Some layers start at zero; a check of the variance would change large numbers.
 _SCALES = (0, 1e4)
 
-# A size whose construction other requirements have compiled.
-_LAW = (128, 128)
+# A size whose construction other requirements have compiled, and how often it is drawn.
+_LAW, _DRAWS = (128, 128), 4
 _OFF = 0.15
 """The mean square of 2^14 draws of kurtosis 3 has a relative deviation of 1.1 %, so the ratio of
 two of them leaves 1 +- 0.15 once in 10^20 times; for the kurtosis 6 of a Laplace law, in 10^9."""
+_APART, _NEAR = 0.045, 2.0**-5
+"""The distribution functions of 2^16 draws of one law are 0.033 apart with P < 1e-15 (Dvoretzky,
+Kiefer, Wolfowitz and Massart), and JAX draws 2^7 magnitudes in bfloat16, which adds 2^-7. A scale
+that is computed in half precision moves each magnitude by a few roundings."""
 
 
 def require_same_law(layer: Layer, given: Layer, option: str) -> None:
-    """Require that the mean square of a new kernel is with an option what it is without."""
+    """Require that new kernels have with an option the law that they have without.
+
+    Their mean squares, signs, magnitudes, and numbers of different rows and columns are compared.
+    """
+
+    def drawn(layer: Layer) -> np.ndarray:
+        kernels = [layer.build(*_LAW, seed).kernel for seed in range(_DRAWS)]
+        return np.stack(kernels).astype(np.float32)
+
+    without = layer.remember("law without options", lambda: drawn(layer))
     with during(f"construction with {option}"):
-        with_it, without = (
-            float(np.square(each.build(*_LAW, 0).kernel.astype(np.float64)).mean())
-            for each in (given, layer)
+        if np.array_equal(given.build(*_LAW, 0).kernel, without[0]) or not without.any():
+            return
+        with_it = drawn(given)
+    without = rounded(without, given.convention.parameter_dtype)
+    ratio = float(
+        np.square(with_it, dtype=np.float64).mean() / np.square(without, dtype=np.float64).mean()
+    )
+    at, sizes = np.quantile(np.abs(without), _SHARES), np.sort(np.abs(with_it), axis=None)
+    low, high = (np.searchsorted(sizes, (1 + s) * at) / sizes.size for s in (-_NEAR, _NEAR))
+    found = {
+        f"the mean square of a new kernel is {ratio:.3g} times that without": abs(ratio - 1)
+        <= _OFF,
+        "more, or fewer, weights are positive than without": abs(
+            np.mean(with_it > 0) - np.mean(without > 0)
         )
-    if without:
-        require.that(
-            abs(with_it / without - 1) <= _OFF,
-            f"with {option}, the mean square of a new kernel is {with_it / without:.3g} times "
-            "that without",
-            accepted=f"1 +- {_OFF}",
-            cause=Cause("law-by-option", f"with {option}, kernels are drawn from another law"),
-        )
+        <= _APART,
+        "the magnitudes of weights have another distribution than without": np.all(
+            (low - _APART <= _SHARES) & (high + _APART >= _SHARES)
+        ),
+        "rows or columns of a new kernel repeat": all(
+            _lines(new) > 0.75 * _lines(old)
+            for new, old in ((with_it[0], without[0]), (with_it[0].T, without[0].T))
+        ),
+    }
+    cause = Cause("law-by-option", f"with {option}, kernels are drawn from another law")
+    for what, right in found.items():
+        require.that(right, f"with {option}, {what}", accepted="the same law", cause=cause)
+
+
+_SHARES = np.linspace(1 / 16, 15 / 16, 15)
+
+
+def _lines(kernel: np.ndarray) -> int:
+    return len({line.tobytes() for line in np.abs(kernel)})
 
 
 def require_negated_gradients(dense: Built, case: Case) -> None:
