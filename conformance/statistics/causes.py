@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from conformance.errors import Cause
+from conformance.statistics import resolution as precision
 from conformance.statistics.by_requirement import Samples, VarianceLaw
 from conformance.statistics.evidence import Array, Evidence
 from conformance.statistics.identify import LawDiagnosis, common_factor, identify_law
@@ -223,6 +224,8 @@ def dispersion(samples: Samples) -> str:
 def resolution(samples: Samples) -> str:
     """Return the precision in which the values were stored or drawn, as a cause."""
     kernel = max((w for w in samples.values()), key=lambda w: w[0].size)
+    if not (precision.resolution(kernel).rejected or precision.trailing_zeros(kernel).rejected):
+        return ""  # only smaller kernels are of few values, such as those of one normalized row
     bits = np.ascontiguousarray(kernel, np.float32).view(np.uint32)
     together = int(np.bitwise_or.reduce(bits[bits << 1 != 0] & 0x7FFFFF)) | 0x800000
     zeros = (together & -together).bit_length() - 1
