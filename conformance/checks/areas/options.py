@@ -62,7 +62,21 @@ def with_and_without_bias(layer: Layer) -> list[dict[str, bool]]:
     A branch on the bias may hold the use of another option.
     """
     open_to_both = layer.convention.use_bias and takes(layer, "use_bias")
-    return [{}, {"use_bias": False}] if open_to_both else [{}]
+    return [{}, {"use_bias": False}] if open_to_both and _works_without_bias(layer) else [{}]
+
+
+def _works_without_bias(layer: Layer) -> bool:
+    """Return whether it can be built and called without a bias: if not, see options/use-bias."""
+
+    def works() -> bool:
+        try:
+            x = np.ones((*layer.fewest, 3), np.float32)
+            layer.with_options(use_bias=False).of(Case(3, 10)).raw(x)
+        except Exception:
+            return False
+        return True
+
+    return bool(layer.remember("works without a bias", works))
 
 
 def of_every_rank(layer: Layer, case: Case, dtype: str = "float32") -> list[tuple[str, Any]]:
