@@ -52,11 +52,9 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
     x = case.normal("x", case.in_features)
     plain = np.asarray(layer.forward(seed, x, features))
     _require_both_cast(layer, seed, x, features)
-    for given in _whole(seed, features):
-        cause = Cause(
-            "argument-not-cast", f"cast {given.cast} with int(): it may arrive as a {given.kind}"
-        )
-        _require_as(layer, given, x, plain, cause)
+    plainly, otherwise = _whole(seed, features)
+    for given in plainly:
+        _require_as(layer, given, x, plain, _not_cast(given))
     # float32 cannot hold the first, an odd number of 31 bits; int32 cannot hold the second.
     large = own | 2**30 | 1
     words = "a float seed is rounded, as by float32; int() keeps all of its digits"
@@ -70,6 +68,9 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
         words = f"{given.cast} is rounded, where int() cuts off its fraction"
         why = Cause("argument-rounded", words) if np.array_equal(found, rounded) else ""
         require.equal(found, plain, f"with {given.what}, f", cause=why)
+    # After the fractions, because round() takes no array of NumPy.
+    for given in otherwise:
+        _require_as(layer, given, x, plain, _not_cast(given))
     _require_of_unusual_seeds(layer, x, features)
 
 
@@ -112,13 +113,19 @@ class _Given(NamedTuple):
     kind: str = "float"
 
 
-def _whole(seed: int, features: int) -> list[_Given]:
-    """Return these integers in every other type in which they may arrive."""
+def _not_cast(given: _Given) -> Cause:
+    words = f"cast {given.cast} with int(): it may arrive as a {given.kind}"
+    return Cause("argument-not-cast", words)
+
+
+def _whole(seed: int, features: int) -> tuple[list[_Given], list[_Given]]:
+    """Return these integers as floats, and in every other type in which they may arrive."""
     one, two = float(seed), float(features)
     return [
         _Given("seed as a float", one, features),
         _Given("features as a float", seed, two, "features"),
         _Given("both as floats", one, two, "them"),
+    ], [
         _Given("both as np.float64", np.float64(seed), np.float64(features), "them"),
         _Given("both as 0-d arrays", np.asarray(one), np.asarray(two), "them"),
         _Given("both as 0-d JAX arrays", jnp.float32(seed), jnp.float32(features), "them"),
