@@ -105,7 +105,7 @@ def _faults(y: np.ndarray, x: np.ndarray, features: int) -> Iterator[str]:
     mean, weights = in_features * float(np.mean(np.square(kernel))), kernel.size
     # The variance of a square is at most 2 for the normal law, which has the largest.
     if abs(mean - 1) > _DEVIATIONS * math.sqrt(2 / weights) and weights > 10_000:
-        yield f"in_features * E[K^2] = {mean:.3g}, expected 1"
+        yield f"in_features * mean(K**2) = {mean:.3g}, expected 1"
 
 
 def _answers(file: str, name: str, asked: Sequence[Any]) -> list[np.ndarray] | str:

@@ -9,8 +9,8 @@ from conformance.results.cell import Cell
 from conformance.results.decision import plural
 from conformance.results.outcome import Outcome
 
-# The default batch of a case, which reports omit.
-_USUAL_LEAD = [8]
+# The default batch of a case, and the default source of its numbers, which reports omit.
+_USUAL = (("lead", [8]), ("values", 0))
 
 
 def described(cell: Cell, statement: str = "", blocked: int = 0) -> list[tuple[str, str]]:
@@ -56,13 +56,17 @@ def consequences(blocked: int) -> str:
     return f"{plural(blocked, 'more requirement')} could not be checked because of this"
 
 
+_NAMES = {"values": "seed of x and of written parameters"}
+"""The words for fields of a case that a reader cannot guess."""
+
+
 def case_in_words(cell: Cell) -> str:
     """Return the smallest case on one line, and which of its values do not matter."""
     case = cell.case or {}
     shown = ", ".join(
-        f"{name}={tuple(value) if isinstance(value, list) else value}"
+        f"{_NAMES.get(name, name)}={tuple(value) if isinstance(value, list) else value}"
         for name, value in case.items()
-        if (name, value) != ("lead", _USUAL_LEAD)
+        if (name, value) not in _USUAL
     )
     return f"{shown}; any {' and any '.join(cell.free)} will do" if shown and cell.free else shown
 

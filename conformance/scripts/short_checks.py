@@ -234,8 +234,8 @@ def kernel_variance() -> None:
         # The mean of so many squared normals has the variance 2 / size; this allows 8 deviations.
         slack = 8 * math.sqrt(2 / drawn.size)
         assert abs(found - 1) <= slack, (
-            f"in * E[K^2] = {found:.4g} at ({n}, {m}), not within {slack:.2g} of 1: the variance "
-            f"of the kernel is not 1/in"
+            f"in_features * mean(K**2) = {found:.4g} at ({n}, {m}), not within {slack:.2g} of "
+            f"1: the variance of the kernel is not 1/in"
         )
 
 

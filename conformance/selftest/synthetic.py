@@ -62,7 +62,7 @@ _OTHERS = (
 
 _DETAILS: dict[str, dict[str, Any]] = {
     "failed": {
-        "message": "in * E[K^2] = 64.1 at (64, 256)",
+        "message": "in_features * mean(K**2) = 64.1 at (64, 256)",
         "accepted": "0.97 .. 1.03 (131 072 weights, false alarm 1e-15)",
         "cause": "the kernel is not scaled: its standard deviation is 1 at every size. "
         "Multiply by 1/sqrt(in_features).",

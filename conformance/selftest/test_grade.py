@@ -48,7 +48,9 @@ SOLUTIONS = {
         "  found     the state is bias: Array float32[7], kernel: Param float32[1x7]",
     ),
     "unscaled": Solution(
-        (("kernel / in_features**0.5", "kernel"),), "yes no yes yes", "  found     in * E[K^2] = 1"
+        (("kernel / in_features**0.5", "kernel"),),
+        "yes no yes yes",
+        "  found     in_features * mean(K**2) = 1",
     ),
     "bias_in": Solution(
         ((ZEROS, "jax.numpy.zeros((in_features,))"),),

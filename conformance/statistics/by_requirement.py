@@ -58,7 +58,7 @@ def variance_row(samples: Samples, variance: VarianceLaw, slack: float = 0.0) ->
     """Check the second moment of each size, and of all sizes together."""
     standard = standardised(samples, variance)
     by_fan_in = all(math.isclose(variance(*size) * size[0], 1.0) for size in samples)
-    quantity = "in * E[K^2]" if by_fan_in else "E[K^2] / variance"
+    quantity = "in_features * mean(K**2)" if by_fan_in else moments.DECLARED
     return [
         *(moments.variance(z, quantity, slack) for z in standard.values()),
         _over_all(moments.variance(pooled(standard), quantity, slack), standard),

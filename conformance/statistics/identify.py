@@ -285,7 +285,7 @@ def _describe(samples: Mapping[Shape, Array]) -> tuple[str, float | None]:
             found = f"the variance is {words.format(factor)} measured"
             return found, factor if exponent else 0.0
     sizes = ", ".join(f"{ratio * s[0]:.4g} at {s}" for s, ratio in list(ratios.items())[:4])
-    return f"in * E[K^2] is {sizes}", None
+    return f"in_features * mean(K**2) is {sizes}", None
 
 
 def common_factor(ratios: Mapping[Shape, float], counts: Mapping[Shape, int]) -> float | None:

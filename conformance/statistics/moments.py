@@ -66,11 +66,14 @@ def variance_limits(count: int, log_alpha: float = LOG_ALPHA) -> tuple[float, fl
     return low, _solve(count, one_sided, 1.0, high)
 
 
-def variance(z: Array, quantity: str = "E[K^2] / variance", slack: float = 0.0) -> Evidence:
+DECLARED = "mean(K**2) / declared variance"
+
+
+def variance(z: Array, quantity: str = DECLARED, slack: float = 0.0) -> Evidence:
     """Check that mean(z^2) is 1: p <= 2 exp(-n/2 (r - 1 - ln r)) (Chernoff; see `chernoff`).
 
-    `quantity` names that mean for readers: `in * E[K^2]` if the variance is 1/fan_in. `slack` is
-    its shift by the lattice of a half-precision dtype.
+    `quantity` names that mean for readers, as `in_features * mean(K**2)` if the variance is
+    1/fan_in. `slack` is its shift by the lattice of a half-precision dtype.
     """
     count = z.size
     if count == 0:

@@ -294,7 +294,8 @@ def test_kernel_homogeneity(layer: Layer) -> None:
 def test_kernel_variance(layer: Layer) -> None:
     """The variance of the entries of a new kernel is 1/fan_in.
 
-    in * E[K^2] = 1 at wide, tall and square sizes and at in = 1, 2, 3: it depends on in alone.
+    in_features * mean(K**2) = 1 at wide, tall and square sizes and at in = 1, 2, 3: it depends on
+    in alone.
     P <= 2 exp(-n/2 (r - 1 - ln r)) bounds the p-value of the mean r of n squares (Chernoff) for
     normal, truncated normal and uniform entries. No seed of a quarter of a million has a kernel of
     another scale. A layer that declares another variance must have that one.

@@ -265,7 +265,7 @@ def _require_scale(
     recording.current().draw(Case(*size, seed=int(seeds[worst])))
     require.fail(
         f"the kernels of {rejected} of {len(seeds)} seeds have another variance than the others: "
-        f"in E[K^2] = {ratios[worst] * law.variance(*size) * size[0]:.3g} for seed "
+        f"in_features * mean(K**2) = {ratios[worst] * law.variance(*size) * size[0]:.3g} for seed "
         f"{int(seeds[worst])}",
         accepted=f"the declared variance for every seed, false alarm {_BY_CHANCE:.0e}",
         cause=Cause("scale-for-some-seeds", "a few seeds give a kernel of another scale"),
