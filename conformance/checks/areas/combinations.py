@@ -150,7 +150,7 @@ def _report(ways: dict[str, Way], row: Row, base: Row, case: Case) -> None:
             simpler = row._replace(**{name: getattr(base, name)})
             row = simpler if simpler != row and is_wrong(simpler) else row
     levels = row.in_words(base)
-    words = "each of these is needed: without any one of them, the result is right"
+    words = "only together: where one of them is missing, the result is right"
     cause = Cause("wrong-together", words) if len(levels) > 1 else ""
     try:
         _require(ways, row, case, set())
@@ -162,8 +162,9 @@ def _report(ways: dict[str, Way], row: Row, base: Row, case: Case) -> None:
 def _require(ways: dict[str, Way], row: Row, case: Case, known: set[Any]) -> None:
     """Require the value and the derivatives in a row, unless its program is one of the known."""
     case = replace(case, in_features=row.size[0], out_features=row.size[1], lead=row.lead, values=1)
-    if row.made == _CAST and row.dtype == "float32":
-        row = row._replace(dtype="bfloat16")  # as such models are called
+    if row.made == _CAST and row.dtype in ("float32", "float16"):
+        # As such models are called: two half precisions are not mixed.
+        row = row._replace(dtype="bfloat16")
     dense = ways[row.made](case)
     if row.dtype == "complex64" and dense.layer.convention.casts_input:
         return  # the imaginary part is lost: see dtypes/complex-input
