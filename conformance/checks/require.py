@@ -82,7 +82,7 @@ def _raised(action: str, error: BaseException, cause: str) -> Violation:
     text = re.sub(r" at 0x[0-9a-f]+", "", text)
     line = users_line(error)
     action = f"{action}: {line}" if line else action
-    message = f"{action} raised {kind}: {safe_text(text, 300)}"
+    message = f"{action} raised {kind}: {_shortened(text)}"
     asked = re.search(r"The (\w+)\(\) method was called on", text)
     if asked is not None and kind == "ConcretizationTypeError":
         words = f"{asked[1]}() is asked of an array under a trace, which has no device yet"
@@ -92,6 +92,19 @@ def _raised(action: str, error: BaseException, cause: str) -> Violation:
         cause = cause or _WRITTEN_IN_PLACE
     kind_of_violation = Violation if _shows_its_origin(error) else _Unchained
     return kind_of_violation(message, accepted="no exception", cause=cause)
+
+
+def _shortened(text: str) -> str:
+    """Return the beginning and the end of a message, without references to JAX's pages.
+
+    What is wrong is often last, after the text of an array or of a layer.
+    """
+    text = re.sub(r" ?(For more \w+, )?[Ss]ee https?://\S+", "", text)
+    short = len(text) <= _BEGINNING + _END
+    return text if short else f"{text[:_BEGINNING]} ... {text[-_END:]}"
+
+
+_BEGINNING, _END = 200, 100
 
 
 class _Unchained(Violation):
