@@ -74,6 +74,11 @@ SOLUTIONS = {
         "yes yes yes yes",
         "- MyDense takes out_features first",
     ),
+    "another key": Solution(
+        (("nnx.Rngs(int(seed))", "nnx.Rngs(jax.random.split(jax.random.key(int(seed)))[1])"),),
+        "yes yes yes yes",
+        "- the layer is built from the second half of jax.random.split(key)",
+    ),
     "exchanged": Solution((SIZES,), "yes yes yes open", "- the sizes of the layer are exchanged"),
 }
 ROWS = (
