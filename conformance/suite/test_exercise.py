@@ -66,10 +66,10 @@ def test_float_arguments(layer: Layer, case: Case) -> None:
             found = np.asarray(layer.forward(given.seed, x, given.features))
         rounded = layer.forward(round(given.seed), x, round(given.features))
         words = f"{given.cast} is rounded, where int() cuts off its fraction"
-        why = Cause("argument-rounded", words) if np.array_equal(found, rounded) else ""
+        is_rounded = np.array_equal(found, rounded)
+        why = Cause("argument-rounded", words) if is_rounded else _not_cast(given)
         require.equal(found, plain, f"with {given.what}, f", cause=why)
-    # After the fractions, because round() takes no array of NumPy.
-    for given in otherwise:
+    for given in otherwise:  # round() takes no array of NumPy
         _require_as(layer, given, x, plain, _not_cast(given))
     _require_of_unusual_seeds(layer, x, features)
 
