@@ -199,6 +199,9 @@ MatricesOnly = wrong.forward(
     lambda x, k, b: jnp.einsum("bi,io->bo", x, k) + b,
     "An einsum with one batch index, which refuses vectors too.",
 )
+TransposedKernel = wrong.forward("Y574", "forward/output-shape", 1, cause_id="kernel-turned")(
+    lambda x, k, b: x @ k.T + b, "The kernel is transposed in the call, which fits a square one."
+)
 SecondAxis = wrong.forward("Y571", "forward/output-shape", 2, cause_id="axis-of-input")(
     lambda x, k, b: jnp.tensordot(x, k, axes=([1], [0])) + b,
     "Axis 1 of x is multiplied, which is the last one of a matrix only.",

@@ -36,6 +36,9 @@ LEFT = Cause(
     "the kernel is multiplied from the left, as kernel @ x, which fits vectors only: x @ kernel, "
     "with a kernel of shape (in, out), fits batches too",
 )
+TURNED = Cause(
+    "kernel-turned", "x is multiplied by the transposed kernel, as x @ kernel.T: drop the .T"
+)
 TRANSPOSED = Cause(
     "input-transposed",
     "x is transposed, as x.T @ kernel, which fits vectors only: x @ kernel fits batches too",
@@ -122,7 +125,10 @@ def of_refusal(layer: Layer, case: Case, refused: tuple[int, ...]) -> str:
             return of_inputs_bias(layer, case)
         if _is_left(layer, case):
             # The kernel is read transposed from a layer that stores (out, in).
-            return MADE_TRANSPOSED if layer.convention.layout == "out,in" else LEFT
+            if layer.convention.layout == "out,in":
+                return MADE_TRANSPOSED
+            square = layer.of(replace(case, out_features=3))
+            return LEFT if _gives(lambda: square.raw(np.ones((8, 3)))) is None else TURNED
         return ""
     if not refused:
         alone = "a vector is refused: the layer takes batches of rows only"
