@@ -247,6 +247,8 @@ def _hint(error: BaseException) -> str:
     if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
         return _near_name(error, name)
     if isinstance(error, AttributeError):
+        if name.endswith("matmul__") and inspect.isroutine(error.obj):
+            return "a function: an initializer is made, then called: lecun_normal()(key, shape)"
         if name == "params":
             kind = type(error.obj).__name__
             return f"give rngs as nnx.Rngs(seed): it has the stream params, and this {kind} has not"

@@ -52,6 +52,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "within": ("    def __call__(self, x):\n        return",
                "        def __call__(self, x):\n            return", 5, "MyDense",
                "its __call__ is defined within __init__, so indent it less"),
+    "initializer": (CALL, "return x @ nnx.initializers.lecun_normal()", 12,
+                 "x @ nnx.initializers.lecun_normal()", "an initializer is made, then called"),
     "linen base": ("(nnx.Module)", "(__import__('flax.linen').linen.Module)", 5, "MyDense",
                    "its base is linen.Module: a layer that takes rngs is an nnx.Module"),
     "call": (CALL, "return self.kernel(x, 1, y=2)", 12, "self.kernel(x, 1, y=2)", "not callable"),
