@@ -414,4 +414,16 @@ RuleForFloats = wrong.forward("Y531", "dtypes/integer-input", 3, cause_id="deriv
 )
 
 
+_of_finite_gradients: Any = with_backward(
+    lambda x, k, g: tuple(map(jnp.nan_to_num, right_cotangents(x, k, g)))
+)
+FiniteGradientsOfHalf = wrong.forward(
+    "Y540", "dtypes/cast-parameters", 4, cause_id="gradient-nan-hidden"
+)(
+    lambda x, k, b: _of_finite_gradients(x, k, b),
+    "In float16, gradients that overflow are made finite, so that no scale of a loss is lowered.",
+    when=lambda x, k, b: one_dtype(x, k, b) and x.dtype == jnp.float16,
+)
+
+
 name_layers(globals())

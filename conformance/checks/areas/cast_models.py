@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import jaxprs, oracle, programs, require
-from conformance.checks.areas import gradients, input_dtypes
+from conformance.checks.areas import gradients, input_dtypes, partial_derivatives
 from conformance.checks.arithmetic import rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
@@ -142,6 +142,19 @@ def _require_gradients(layer: Layer, case: Case, half: str) -> None:
         _, found = program(parameters, point.kernel, point.bias, *values)
     wide: Any = [np.asarray(each, np.float32) for each in jax.device_get(found)]
     gradients.require_gradients(view, tuple(wide), point, "jax.vjp")
+    if jax.config.values["jax_debug_nans"]:
+        return
+    # The scale of a loss is lowered when a gradient of half precision overflows.
+    g[..., 0] = np.inf
+    _, found = program(parameters, point.kernel, point.bias, values[0], as_jax(g, half))
+    down, dkernel = np.asarray(found[2], np.float32), np.asarray(found[0], np.float32)[:, 0]
+    for which, value in (("kernel", dkernel), ("input x", down)):
+        require.that(
+            not np.isfinite(value).any(),
+            f"with an infinity in g of {half}, the gradient with respect to the {which} hides it",
+            accepted="no finite number where it is a factor",
+            cause=partial_derivatives.HIDDEN,
+        )
 
 
 def _primitives(layer: Layer, parameters: Any, x: Any) -> set[str]:

@@ -16,7 +16,7 @@ from conformance.checks.layer import Layer
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
-_HIDDEN = Cause(
+HIDDEN = Cause(
     "gradient-nan-hidden", "a number replaces any entry of a gradient that is not finite"
 )
 _NAMES = ("kernel", "bias", "input x")
@@ -135,7 +135,7 @@ def require_nan_passed(layer: Layer, case: Case, parameters: Any) -> None:
             not np.isfinite(found[place]).any(),
             f"with a NaN in {name}, the gradient with respect to the {_NAMES[which]} hides it",
             accepted="NaN where it is a factor",
-            cause=_HIDDEN,
+            cause=HIDDEN,
         )
 
 
@@ -158,5 +158,5 @@ def _require_spread(layer: Layer, found: Any, row: int, column: int, what: str) 
             f"with {what}, the gradient with respect to the {name} "
             f"{'is not finite elsewhere either' if reaches else 'hides it'}",
             accepted="no finite number where g enters, and finite ones elsewhere",
-            cause="" if reaches else _HIDDEN,
+            cause="" if reaches else HIDDEN,
         )
