@@ -17,6 +17,7 @@ from conformance.checks import recording, require
 from conformance.checks.areas import input_dtypes, plot_data
 from conformance.checks.areas.kernels import (
     LARGE_KERNEL,
+    beyond_the_experiment,
     bias_evidence,
     biases,
     declared,
@@ -25,6 +26,7 @@ from conformance.checks.areas.kernels import (
     kernels_of,
     large_kernel,
     law_evidence,
+    repeated_lines,
     samples,
     structure_evidence,
 )
@@ -205,6 +207,13 @@ def _no_value_repeats(layer: Layer) -> None:
         accepted=f"more than {len(words) // 2} different runs",
         cause=Cause("runs-repeat", "runs of weights repeat in large kernels"),
     )
+    for size, beyond in beyond_the_experiment(layer):
+        require.that(
+            not beyond.repeated,
+            f"{beyond.repeated} rows and columns of a kernel of {size} repeat another",
+            accepted="different rows and columns",
+            cause=Cause("lines-copied", "lines repeat in large kernels"),
+        )
 
 
 VOCABULARY = (4, 65_600)
@@ -222,8 +231,7 @@ def _no_column_repeats(layer: Layer) -> None:
     if np.unique(np.abs(kernel)).size < kernel.size / 4:
         return  # kernel-resolution and kernel-law report a kernel of few magnitudes
     # Columns of zeros are equal; kernel-law reports them.
-    columns = [column.tobytes() for column in kernel.T if column.all()]
-    repeated = len(columns) - len({*columns})
+    repeated = repeated_lines(kernel.T)
     require.that(
         not repeated,
         f"{repeated} of the {size[1]} columns of a kernel of {size} repeat another",
@@ -393,6 +401,10 @@ def test_kernel_law(layer: Layer) -> None:
     if np.isfinite(kernel).all() and kernel.any():
         # A million weights show the tails: 6 in 100 000 normal draws exceed four deviations.
         judge([follows(kernel[None] / math.sqrt(law.variance(*LARGE_KERNEL)), law.families)])
+    for size, beyond in beyond_the_experiment(layer):
+        if np.isfinite(beyond.rows).all():
+            weights = by_requirement.rescaled({size: beyond.rows[:1]}, law.variance)
+            judge(by_requirement.law_row(weights, law.families))
     require_no_rare_structure(layer)
 
 

@@ -21,6 +21,11 @@ Signs = wrong.kernel("N019", "initialization/kernel-law", 3, cause_id="law-rando
     "Random signs times 1/sqrt(in): right mean and variance, wrong law.",
     collateral=("seeding/siblings-differ",),
 )
+UniformWhereLarge = wrong.kernel("Y513", "initialization/kernel-law", 3)(
+    lambda key, n, m: scaled_uniform(key, n, m),
+    "A kernel of more than 2^21 weights is uniform.",
+    when=lambda key, n, m: n * m > 2**21,
+)
 ClippedAtThree = wrong.kernel("N030", "initialization/kernel-law", 5, cause_id="law-clipped")(
     lambda key, n, m: jnp.clip(normal(key, n, m), -3.0, 3.0) * stddev(n),
     "Clipped at three standard deviations: the variance loses half a percent.",

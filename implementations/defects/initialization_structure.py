@@ -33,6 +33,11 @@ ZeroWhereLarge = wrong.kernel("Y507", VARIANCE, 4, cause_id="large-kernel-zero")
     "The scale is rounded to 0 from 1000 inputs on.",
     when=lambda key, n, m: n >= 1000,
 )
+BlocksOfOneKeyWhereLarge = wrong.kernel("Y512", INDEPENDENCE, 3, cause_id="lines-copied")(
+    lambda key, n, m: scaled_normal(key, n, m)[jnp.arange(n) % (2**22 // m)],
+    "A kernel of more than 2^22 weights is drawn in blocks of rows, each with the same key.",
+    when=lambda key, n, m: n * m > 2**22 >= 4 * m,
+)
 DeadColumn = wrong.draws("X030", "initialization/kernel-homogeneity", 4)(
     lambda draws: draws.at[:, -1].set(0.0) if draws.shape[1] >= 64 else draws,
     "The last column is zero from 64 columns on.",

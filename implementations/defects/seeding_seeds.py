@@ -99,6 +99,11 @@ HashedTo28Bits = wrong.seed(
     lambda seed: (seed * jnp.uint32(2654435761)) >> 4,
     cause_id="seed-hashed",
 )
+OneKeyWhereLarge = wrong.kernel("Y514", "seeding/seeds-differ", 3, cause_id="large-kernels-equal")(
+    lambda key, n, m: scaled_normal(jax.random.key(7), n, m),
+    "A kernel of more than 2^22 weights is drawn from a fixed key.",
+    when=lambda key, n, m: n * m > 2**22,
+)
 ScaleRoundedDown = wrong.kernel("Y320", "seeding/seeds-differ", 1, cause_id="kernel-zeros")(
     lambda key, n, m: normal(key, n, m) * (1 // jnp.sqrt(n)),
     "1 // sqrt(in) is 0, except for a single input.",

@@ -6,10 +6,12 @@ for each size. If it cannot, or if tracing gives other numbers, layers are built
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +19,8 @@ from conformance.checks import profiles, recording, require
 from conformance.checks.areas.mapped_draws import built, drawn_at_once
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
-from conformance.checks.scan.edges import FUNCTIONS, kernel_sizes, scan
+from conformance.checks.scan.edges import FUNCTIONS, NEW, kernel_sizes, scan
+from conformance.checks.scan.points import WEIGHTS
 from conformance.jax_setup.lazy import jax
 from conformance.statistics import (
     ALPHA,
@@ -373,3 +376,43 @@ def judge(
         weights=worst.count,
         log_p=worst.log_p,
     )
+
+
+class Beyond(NamedTuple):
+    """Parts of the kernels of two seeds, of a size beyond the experiment."""
+
+    rows: np.ndarray
+    """Some rows of each kernel, (2, rows, out)."""
+    repeated: int
+    """The number of rows and columns of the first kernel that repeat another."""
+
+
+def beyond_the_experiment(layer: Layer) -> Iterator[tuple[Shape, Beyond]]:
+    """Yield kernels that are too large for the experiment, each with its size; record its case.
+
+    They are drawn once, and only where the construction has an edge at such a size.
+    """
+    for size in dict.fromkeys(case.kernel_shape for _, case in scan(layer).places(NEW)):
+        if math.prod(size) > WEIGHTS:
+            recording.current().draw(Case(*size, seed=fresh_seed(0, *size)))
+            key = "beyond the experiment", size
+            yield size, layer.remember(key, functools.partial(_beyond, layer, size))
+
+
+def _beyond(layer: Layer, size: Shape) -> Beyond:
+    first, second = (layer.build(*size, fresh_seed(seed, *size)).kernel for seed in (0, 1))
+    chosen = np.linspace(0, size[0] - 1, min(size[0], 1 + _KEPT // size[1]), dtype=int)
+    sizes = np.abs(first)
+    repeated = sum(repeated_lines(each) for each in (sizes, sizes.T) if each.shape[1] >= _LONG)
+    return Beyond(np.stack([first[chosen], second[chosen]]), repeated)
+
+
+_KEPT = 2**18
+_LONG = 16
+"""Among 2^23 lines of as many bfloat16 weights, two are equal with P < 1e-15."""
+
+
+def repeated_lines(kernel: np.ndarray) -> int:
+    """Return how many rows repeat another; rows with zeros do not count."""
+    rows = [row.tobytes() for row in kernel if row.all()]
+    return len(rows) - len({*rows})

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from conformance.checks import require
-from conformance.checks.areas.kernels import judge, large_kernel
+from conformance.checks.areas.kernels import beyond_the_experiment, judge, large_kernel
 from conformance.checks.layer import Layer
-from conformance.checks.scan.edges import NEW, scan
-from conformance.checks.scan.points import WEIGHTS
 from conformance.errors import Cause
-from conformance.statistics import by_requirement, causes, fresh_seed
+from conformance.statistics import by_requirement, causes
 
 _MOST_AT_THE_END, _FEWEST_LEVELS = 0.02, 16
-_PART = 2**18
-"""The number of weights of a kernel that are inspected."""
 
 
 def require_levels(layer: Layer) -> None:
@@ -46,14 +40,8 @@ def require_levels(layer: Layer) -> None:
 
 
 def require_resolution_at_edges(layer: Layer) -> None:
-    """Require full mantissas of kernels that are too large for the experiment.
-
-    They are drawn only where the construction has an edge at such a size.
-    """
-    for size in {case.kernel_shape for _, case in scan(layer).places(NEW)}:
-        if math.prod(size) <= WEIGHTS:
-            continue
-        kernel = layer.build(*size, fresh_seed(0, *size)).kernel
-        part = {size: kernel[None, : 1 + _PART // size[1]]}
-        if np.isfinite(part[size]).all():
+    """Require full mantissas of kernels that are too large for the experiment."""
+    for size, found in beyond_the_experiment(layer):
+        part = {size: found.rows[:1]}
+        if np.isfinite(found.rows).all():
             judge(by_requirement.resolution_row(part), causes.resolution(part))

@@ -10,6 +10,7 @@ import numpy as np
 from conformance.checks import profiles, recording, require
 from conformance.checks.areas.kernels import (
     Declared,
+    beyond_the_experiment,
     declared,
     judge,
     kernels,
@@ -23,7 +24,14 @@ from conformance.checks.layer import Layer
 from conformance.checks.programs import HALF
 from conformance.checks.scan.literals import seeds_in_code
 from conformance.errors import Cause, Violation
-from conformance.statistics import by_requirement, diagnose_seeds, identify_law, seed_set, structure
+from conformance.statistics import (
+    by_requirement,
+    diagnose_seeds,
+    fresh_seed,
+    identify_law,
+    seed_set,
+    structure,
+)
 from conformance.statistics.by_requirement import Shape, pooled
 from conformance.statistics.correlation import linked_seeds, seed_pairs, seed_shifts
 from conformance.statistics.evidence import chernoff_log_p
@@ -107,6 +115,12 @@ def require_different(layer: Layer) -> None:
     for numbers in (more, few):
         _require_distinct(layer, numbers)
     _require_few_collisions(*many)
+    if layer.implementation.init is not None:
+        for size, found in beyond_the_experiment(layer):
+            first, second = (fresh_seed(seed, *size) for seed in (0, 1))
+            if np.array_equal(*found.rows) and found.rows.any():
+                cause = Cause("large-kernels-equal", "large kernels do not depend on the seed")
+                _fail(first, second, f"of size {size}", cause, "the kernel", size)
     if layer.implementation.init is None:
         _require_no_zero(few)
         _require_sign(layer, few)
@@ -308,8 +322,11 @@ def _require_sign(layer: Layer, numbers: Mapping[int, np.ndarray]) -> None:
             _fail(-other, -seed, "", "")
 
 
-def _fail(first: int, second: int, more: str, cause: str, what: str = "the numbers") -> None:
-    recording.current().draw(Case(IN_FEATURES, OUT_FEATURES, seed=second % 2**32))
+def _fail(
+    first: int, second: int, more: str, cause: str, what: str = "the numbers",
+    size: Shape = (IN_FEATURES, OUT_FEATURES),
+) -> None:  # fmt: skip
+    recording.current().draw(Case(*size, seed=second % 2**32))
     more = f" ({more})" if more else ""
     require.fail(
         f"seeds {first} and {second} share {what}{more}",
