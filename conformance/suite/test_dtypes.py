@@ -58,16 +58,16 @@ def test_float32_out(layer: Layer, case: Case) -> None:
     require_array(y)
     cause = ""
     if str(y.dtype) != dtype:
-        cause = _adds_a_wide_bias(layer) or Cause(
-            "result-dtype", f"the result is computed in, or cast to, {y.dtype}"
-        )
+        words = f"the result is computed in, or cast to, {y.dtype}"
+        cause = _adds_a_wide_bias(layer) or input_dtypes.why_of_dtype(layer)
+        cause = cause or Cause("result-dtype", words)
     found = f"{type(y).__module__.partition('.')[0]} array {jaxprs.described(y)}"
     require.that(
         isinstance(y, jax.Array) and str(y.dtype) == dtype and not y.aval.weak_type,
         f"a float32 x gives a {found}",
         accepted=f"a jax.Array of dtype {dtype}, not weakly typed",
         # A forgotten cast is not intended.
-        declare="" if id_of(cause) == "bias-not-cast" else line,
+        declare="" if id_of(cause) in ("bias-not-cast", "dtype-of-x") else line,
         cause=cause,
     )
 
@@ -393,7 +393,10 @@ def _require_value(layer: Layer, case: Case, dense: Built, x: Any, equivalent: n
     y = dense(x)
     wide = layer.returned_for(x.dtype)
     what = f"f(x) for x of dtype {x.dtype}"
-    narrower = Cause("cast-to-narrower", f"the parameters, or the result, are cast to {y.dtype}")
+    narrower: str = Cause(
+        "cast-to-narrower", f"the parameters, or the result, are cast to {y.dtype}"
+    )
+    narrower = input_dtypes.why_of_dtype(layer) or narrower
     if wide == "complex64":
         narrower = Cause("imaginary-dropped", "the imaginary part of x is dropped")
     require.that(str(y.dtype) == wide, f"{what} is {y.dtype}", accepted=wide, cause=narrower)

@@ -280,6 +280,10 @@ _WideBias = hooks.forward(
     lambda x, k, b: affine(x.astype(BFLOAT16), k.astype(BFLOAT16), b),
     "Casts x and the kernel, and forgets the bias.",
 )
+_DtypeOfX = hooks.forward(
+    lambda x, k, b: affine(*(v.astype(BFLOAT16) for v in (x, k, b))).astype(x.dtype),
+    "Computes in bfloat16, and returns the dtype of x.",
+)
 _HalfResult = hooks.forward(
     lambda x, k, b: affine(*(v.astype(BFLOAT16) for v in (x, k, b))),
     "Declares a result of float32, and returns bfloat16.",
@@ -318,6 +322,9 @@ RoundedResult = declaring(
 )
 HalfResult = declaring(
     _HalfResult, Defect("Y263", "dtypes/float32-out", cause_id="result-dtype"), **WIDER
+)
+DtypeOfX = declaring(
+    _DtypeOfX, Defect("Y515", "dtypes/float32-out", cause_id="dtype-of-x"), dtype="bfloat16"
 )
 WideBias = declaring(
     _WideBias, Defect("Y380", "dtypes/float32-out", cause_id="bias-not-cast"), dtype="bfloat16"

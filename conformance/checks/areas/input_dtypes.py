@@ -51,6 +51,25 @@ def require_as_given(layer: Layer, dense: Built, x: np.ndarray, given: np.ndarra
     require.equal(found, expected, f"f of a NumPy array of {given.dtype}", cause=cause)
 
 
+def why_of_dtype(layer: Layer) -> str:
+    """Return a cause if f(x) has the dtype of each x, also of integers; else ""."""
+
+    def follows() -> bool:
+        n, m = SIZES[0]
+        for dtype in ("float32", "bfloat16", "float16", "int32"):
+            x = jax.ShapeDtypeStruct((*layer.fewest, n), dtype)
+            try:
+                y = jax.eval_shape(lambda x: layer.forward(0, x, m, as_given=True), x)
+            except Exception:  # another requirement reports that it raises
+                return False
+            if str(y.dtype) != dtype:
+                return False
+        return True
+
+    words = "the parameters, or the result, are cast to the dtype of x"
+    return Cause("dtype-of-x", words) if layer.remember("dtype of x", follows) else ""
+
+
 def require_not_finite(layer: Layer, dense: Built, x: np.ndarray) -> None:
     """Require an entry of x that is not finite to show in each number of its row."""
     x = x if layer.accepts(x.shape[:-1]) else x[0]
