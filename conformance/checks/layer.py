@@ -306,7 +306,7 @@ class Layer:
         """
 
         def seconds(size: int) -> float:
-            started = time.thread_time()  # whatever else the machine runs
+            started = time.thread_time()  # other processes do not count
             with contextlib.suppress(Exception):  # which requirements report
                 jax.eval_shape(lambda: self.init(0, size, size))
             return time.thread_time() - started
