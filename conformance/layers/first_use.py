@@ -368,8 +368,9 @@ def _base_hint(layer: Any) -> str:
     its = vars(layer).get("__init__") if isinstance(layer, type) else None
     if its is None or not issubclass(layer, linen.Module):
         return ""
-    takes = getattr(signature_of(layer), "parameters", ())
-    return "its base is linen.Module: a layer that takes rngs is an nnx.Module" * ("rngs" in takes)
+    if "rngs" not in getattr(signature_of(layer), "parameters", ()):
+        return ""
+    return "its base is linen.Module: a layer that takes rngs is an nnx.Module"
 
 
 def _signature_hint(layer: Any) -> str:

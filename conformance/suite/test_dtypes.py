@@ -393,13 +393,12 @@ def _require_value(layer: Layer, case: Case, dense: Built, x: Any, equivalent: n
     y = dense(x)
     wide = layer.returned_for(x.dtype)
     what = f"f(x) for x of dtype {x.dtype}"
-    narrower: str = Cause(
-        "cast-to-narrower", f"the parameters, or the result, are cast to {y.dtype}"
-    )
-    narrower = input_dtypes.why_of_dtype(layer) or narrower
-    if wide == "complex64":
-        narrower = Cause("imaginary-dropped", "the imaginary part of x is dropped")
-    require.that(str(y.dtype) == wide, f"{what} is {y.dtype}", accepted=wide, cause=narrower)
+    if str(y.dtype) != wide:
+        words = f"the parameters, or the result, are cast to {y.dtype}"
+        cause = input_dtypes.why_of_dtype(layer) or Cause("cast-to-narrower", words)
+        if wide == "complex64":
+            cause = Cause("imaginary-dropped", "the imaginary part of x is dropped")
+        require.fail(f"{what} is {y.dtype}", accepted=wide, cause=cause)
     require.that(not y.aval.weak_type, f"{what} is weakly typed", accepted="not weakly typed")
     arithmetic = layer.arithmetic(case.in_features, x.dtype)
     reference = arithmetic.affine(equivalent, case.kernel(), layer.bias_for(case))
