@@ -153,7 +153,7 @@ def cell_of(
     )
 
 
-_LEVEL_OF_WRONG_NUMBERS = "a MUST, because the numbers are wrong without a word"
+_LEVEL_OF_WRONG_NUMBERS = "a MUST, because the result is wrong without a word"
 
 
 def _located(cell: Cell, row: Requirement, layer: Any, error: BaseException | None) -> Cell:

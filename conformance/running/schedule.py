@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -40,27 +40,56 @@ def in_order(rows: Sequence[Requirement]) -> tuple[Requirement, ...]:
     return tuple(known.rows[id] for id in ids)
 
 
-def dealt(layers: Sequence[Sequence[T]], workers: int) -> list[T]:
+_FIRST = 12
+"""So many requirements come first, because most others rest on them."""
+
+_OF_NEW_LAYERS = frozenset(
+    {"construction", "initialization", "seeding", "state", "models", "serialization", "exercise"}
+)
+"""The areas that share new kernels and the other process; the others share compiled programs."""
+
+
+def dealt(layers: Sequence[Sequence[T]], workers: int, area: Callable[[T], str]) -> list[T]:
     """Return the cells in the order in which pytest-xdist should give them to the workers.
 
     pytest-xdist cuts the cells into parts of equal length. Whole layers stay together, because they
-    share compiled programs. A layer that does not fit is dealt to the workers in turn, so that each
-    has some of its first requirements, on which the others rest.
+    share compiled programs. Of a layer that does not fit, each worker has some of the first
+    requirements, on which the others rest, and then areas that share what they make.
 
-    ``layers`` has the cells of each implementation, in their order.
+    ``layers`` has the cells of each implementation, in their order, and ``area`` returns that of a
+    cell.
     """
     total = sum(map(len, layers))
     # As pytest-xdist divides them.
     room = [(total + i) // workers for i in range(workers)]
     parts: list[list[T]] = [[] for _ in room]
-    shared: list[T] = []
+    divided: list[Sequence[T]] = []
     for layer in layers:
         fits = [i for i, part in enumerate(parts) if len(layer) <= room[i] - len(part)]
-        (parts[fits[0]] if fits else shared).extend(layer)
-    turn = itertools.cycle(range(workers))
-    for cell in shared:
-        parts[next(i for i in turn if len(parts[i]) < room[i])].append(cell)
+        if fits:
+            parts[fits[0]].extend(layer)
+        else:
+            divided.append(layer)
+    for layer in divided:
+        left, shares = len(layer), []
+        for part, size in zip(parts, room, strict=True):
+            shares.append(min(left, size - len(part)))
+            left -= shares[-1]
+        for part, places in zip(parts, _divided([*map(area, layer)], shares), strict=True):
+            part.extend(layer[place] for place in places)
     return [cell for part in parts for cell in part]
+
+
+def _divided(areas: Sequence[str], shares: Sequence[int]) -> list[list[int]]:
+    """Return the places of the cells of a layer that each worker gets, as many as its share."""
+    found: list[list[int]] = [[] for _ in shares]
+    turn = itertools.cycle(range(len(shares)))
+    first, rest = range(len(areas))[:_FIRST], range(len(areas))[_FIRST:]
+    for place in first:
+        found[next(i for i in turn if len(found[i]) < shares[i])].append(place)
+    for place in sorted(rest, key=lambda place: areas[place] not in _OF_NEW_LAYERS):
+        found[next(i for i, own in enumerate(found) if len(own) < shares[i])].append(place)
+    return [*map(sorted, found)]
 
 
 def workers_that_pay(cells: int, most: int) -> int:

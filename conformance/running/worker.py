@@ -109,7 +109,7 @@ class Worker:
             for _, cells in itertools.groupby(ours, key=lambda found: found[0])
         ]
         workers = getattr(config, "workerinput", {}).get("workercount", 1)
-        items[:] = dealt(layers, workers) + others
+        items[:] = dealt(layers, workers, _area_of) + others
         if dropped:
             config.hook.pytest_deselected(items=dropped)
 
@@ -201,3 +201,8 @@ class Worker:
         if expected is None or expected.witness is None:
             return None
         return try_witness(pyfuncitem, expected.witness)
+
+
+def _area_of(item: pytest.Item) -> str:
+    row = row_of(item)
+    return row.area if row is not None else ""

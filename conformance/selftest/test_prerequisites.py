@@ -202,7 +202,7 @@ def test_each_worker_begins_with_whole_layers_and_shares_the_rest(
     layers: int, workers: int
 ) -> None:
     cells = [[(layer, i) for i in range(20)] for layer in range(layers)]
-    order = dealt(cells, workers)
+    order = dealt(cells, workers, lambda cell: "state" if cell[1] % 2 else "forward")
     assert sorted(order) == sorted(each for layer in cells for each in layer)
     # pytest-xdist keeps the order of each layer within a worker.
     sizes = [(len(order) + i) // workers for i in range(workers)]
@@ -211,8 +211,11 @@ def test_each_worker_begins_with_whole_layers_and_shares_the_rest(
         for layer in range(layers):
             places = [i for which, i in part if which == layer]
             assert places == sorted(places)
-            if layers < workers:
+            if layers < workers and places:
                 assert places[0] < workers
+        if layers == 1 and workers == 2:
+            late = [i for _, i in part if i >= 12]
+            assert len({i % 2 for i in late}) == 1  # whole areas
 
 
 def test_few_cells_are_not_worth_a_second_worker() -> None:
