@@ -116,8 +116,8 @@ class Violation(ConformanceError, AssertionError):
         True if the layer could not be built, called, read or written, so that the check did not
         reach its own property. Another requirement covers that step.
     wrong_numbers
-        True if the layer gave a result whose numbers differ by more than rounding explains, also
-        rounding to half precision.
+        True if the layer gave a result of a wrong shape, or one whose numbers differ by more than
+        rounding explains, also rounding to half precision.
     where
         On which side of an edge of the layer's program it was found; empty if nothing says so.
     """

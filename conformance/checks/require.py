@@ -244,14 +244,24 @@ def that(
         raise Violation(found, accepted=accepted, cause=cause, declare=declare, **measured)
 
 
+def same_shape(
+    found: Sequence[int], expected: Sequence[int], what: str, *, cause: str = ""
+) -> None:
+    """Require a shape; a result of another shape counts as wrong numbers."""
+    if tuple(found) != tuple(expected):
+        shown = f"{what} has shape {tuple(found)}"
+        violation = Violation(shown, accepted=f"shape {tuple(expected)}", cause=cause)
+        violation.wrong_numbers = True
+        raise violation
+
+
 def equal(found: Any, expected: Any, what: str, *, cause: str = "", declare: str = "") -> None:
     """Require two arrays to be equal entry by entry; -0.0 equals 0.0, and NaN equals NaN.
 
     Reports a different shape, else the number of entries that differ and the worst of them.
     """
     found, expected = np.asarray(found), np.asarray(expected)
-    if found.shape != expected.shape:
-        fail(f"{what} has shape {found.shape}", accepted=f"shape {expected.shape}", cause=cause)
+    same_shape(found.shape, expected.shape, what, cause=cause)
     same = found == expected
     if found.dtype.kind not in "biu" and expected.dtype.kind not in "biu":
         same = same | (np.isnan(found) & np.isnan(expected))
@@ -285,8 +295,7 @@ def within(
     derived.
     """
     found, reference = np.asarray(found), np.asarray(reference)
-    if found.shape != reference.shape:
-        fail(f"{what} has shape {found.shape}", accepted=f"shape {reference.shape}", cause=cause)
+    same_shape(found.shape, reference.shape, what, cause=cause)
     if found.size == 0:
         return 0.0
     bound = np.broadcast_to(np.asarray(bound, np.float64), reference.shape)

@@ -67,6 +67,21 @@ def test_a_right_layer_keeps_to_its_bounds(
             require.within(np.asarray(value) * 1.1, reference.value, reference.bound, "it")
 
 
+@pytest.mark.parametrize(
+    ("found", "wrong"),
+    [(np.ones((1, 3)), True), (np.full(3, 2.0), True), (np.full(3, 1.0001, np.float32), False)],
+)
+def test_a_wrong_shape_is_as_wrong_as_wrong_numbers(found: np.ndarray, wrong: bool) -> None:
+    """More than rounding, that is; it raises the level of a failure."""
+    for how in (
+        lambda: require.equal(found, np.ones(3), "it"),
+        lambda: require.within(found, np.ones(3), 1e-6, "it"),
+    ):
+        with pytest.raises(Violation) as caught:
+            how()
+        assert caught.value.wrong_numbers is wrong
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_layers_one_after_another(dtype: str) -> None:
     """The bound of the second layer includes the error of the first."""

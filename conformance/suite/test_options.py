@@ -326,7 +326,7 @@ def _named(precision: tuple[Any, Any]) -> str:
     return " and ".join(dict.fromkeys(each.name for each in precision))
 
 
-@requirement("options/dot-general", SHOULD, PARAMETERS)
+@requirement("options/dot-general", SHOULD, PARAMETERS, wrong_numbers=MUST)
 @rests_on("numerics/one-product", "forward/zero-input", VALUE)
 @over(sizes=SIZES, at_most=1)
 def test_dot_general(layer: Layer, case: Case) -> None:
@@ -347,8 +347,10 @@ def test_dot_general(layer: Layer, case: Case) -> None:
     dense = with_options(layer, dot_general=negated).of(case).write(case.kernel(), case.bias())
     x = _x(layer, case)
     reference = layer.value(x, -layer.kernel_for(case), layer.bias_for(case))
-    what, cause = "f(x) with a dot_general that negates the product", ignored("dot_general")
-    require.within(dense(x), reference.value, reference.bound, what, cause=cause)
+    what, y = "f(x) with a dot_general that negates the product", dense(x)
+    unused = "f(x) with a dot_general does not call it"
+    require.that(calls, unused, accepted="a call", cause=ignored("dot_general"))
+    require.within(y, reference.value, reference.bound, what)
     require_negated_gradients(dense, case)
     for how, each in copies_of(dense).items():
         copied = f"{what}, of a layer that is {how},"

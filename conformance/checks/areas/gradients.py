@@ -181,11 +181,7 @@ def require_gradients(
         what = f"the gradient with respect to the {which} by {by}, {point.where},"
         dtype = str(getattr(value, "dtype", type(value).__name__))
         shape = reference.value.shape
-        require.that(
-            np.shape(value) == shape,
-            f"{what} has shape {np.shape(value)}",
-            accepted=f"shape {shape}",
-        )
+        require.same_shape(np.shape(value), shape, what)
         right = dtype in accepted
         require.that(right, f"{what} is of dtype {dtype}", accepted=" or ".join({*accepted}))
         value = np.asarray(value)

@@ -87,8 +87,7 @@ def of_every_rank(layer: Layer, case: Case, dtype: str = "float32") -> list[tupl
         y, what = jax.eval_shape(layer.apply, parameters, x), f"x of shape {x.shape}"
         right = (*lead, case.out_features)
         cause = Cause("option-by-rank", "with the option, the shape is wrong for x of some ranks")
-        shown = f"with the option, f({what}) has shape {y.shape}"
-        require.that(y.shape == right, shown, accepted=f"shape {right}", cause=cause)
+        require.same_shape(y.shape, right, f"with the option, f({what})", cause=cause)
         found.append((what, y))
     return found
 
