@@ -108,13 +108,13 @@ def _require_values(layer: Layer, dense: Built, x: np.ndarray, half: str, what: 
 def in_half(layer: Layer, half: str) -> Layer | None:
     """Return the layer as one of half precision, as which it is judged once it is cast to it.
 
-    None if the layer declares a dtype, or another kernel than its parameter. Its own rule of
-    differentiation may add in half precision, too.
+    None if the layer declares a dtype, casts to one, or declares another kernel than its parameter.
+    Its own rule of differentiation may add in half precision, too.
     """
     its = layer.convention
     dtypes = {its.parameter_dtype, its.compute_dtype, its.returned}
     plain = dtypes == {"float32"} and not its.casts_input
-    if not plain or its.product_error or layer.reparameterized:
+    if not plain or its.product_error or layer.reparameterized or input_dtypes.casts(layer):
         return None
     changed = replace(its, parameter_dtype=half, compute_dtype=half, accumulate=half)
     view = Layer(layer.implementation.with_convention(changed), layer.entry)
