@@ -44,6 +44,8 @@ def _of_another_type(y: Any) -> Cause:
     words = f"the result is not an array, but a {type(y).__name__}"
     if callable(y):
         words += ": return what it gives when it is called on x"
+    elif isinstance(y, tuple | list | dict):
+        words += ": return the output alone"
     return Cause("result-not-array", words)
 
 

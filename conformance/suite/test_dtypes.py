@@ -48,14 +48,13 @@ def test_float32_out(layer: Layer, case: Case) -> None:
     x = as_jax(case.normal("x", *lead, case.in_features))
     if layer.implementation.forward is not None:
         with require.on_the_way(f"f(seed, x of shape {x.shape}, features={case.out_features})"):
-            y = layer.implementation.forward(case.seed, x, case.out_features)
+            y = require_array(layer.implementation.forward(case.seed, x, case.out_features))
     else:
         y = layer.of(case)(x)
     dtype, seen = layer.declared.returned, layer.convention
     line = f'dtype = "{seen.compute_dtype}"' if seen.returned != dtype else ""
     if line and seen.compute_dtype == layer.declared.compute_dtype:
         line = f'result_dtype = "{seen.returned}"'
-    require_array(y)
     cause = ""
     if str(y.dtype) != dtype:
         words = f"the result is computed in, or cast to, {y.dtype}"

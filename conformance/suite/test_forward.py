@@ -60,7 +60,7 @@ def test_output_shape(layer: Layer, case: Case) -> None:
             try:
                 found = layer.forward(case.seed, x, case.out_features).shape
             except Violation as violation:
-                raise violation.because(shapes.of_refusal(layer, case, lead)) from violation
+                raise output_shapes.explained(violation, layer, case, lead) from violation
             output_shapes.require_shape(layer, found, lead, case)
     if PARAMETERS in layer.provides:
         output_shapes.require_abstract_shapes(layer, case)

@@ -19,7 +19,6 @@ from implementations.defects.base import (
     CorrectDense,
     affine,
     computed_in,
-    correct_dense_forward,
     is_float,
     is_traced,
     layer_kernel,
@@ -40,6 +39,10 @@ CAST = "dtypes/cast-parameters"
 AlwaysFloat32 = wrong.forward("X940", "dtypes/cast-parameters", 3, cause_id="layer-casts")(
     lambda x, k, b: affine(x.astype(jnp.promote_types(x.dtype, jnp.float32)), k, b),
     "x is promoted to float32 for any dtype of the parameters.",
+)
+AllInFloat32 = wrong.forward("Y582", CAST, 3, cause_id="layer-casts")(
+    lambda x, k, b: affine(*(value.astype(jnp.float32) for value in (x, k, b))),
+    "x and the parameters are cast to float32, whatever their dtypes.",
 )
 OverflowClamped = wrong.output("Y215", "dtypes/cast-parameters", 4, cause_id="overflow-hidden")(
     lambda y, x: jnp.clip(y, -64504, 64504),
@@ -130,17 +133,9 @@ returns_numpy_float64 = wrong.casting("F011", "dtypes/float32-out", 3, cause_id=
     lambda seed, x, m: np.asarray(layer_output(seed, x, m), np.float64),
     "The result leaves jax as float64.",
 )
-list_out = wrong.solution("X251", "dtypes/float32-out", 3, cause_id="result-not-array")(
-    lambda seed, x, features: [float(y) for y in correct_dense_forward(seed, x, features)],
-    "The result is a Python list.",
-)
 VectorsInBfloat16 = wrong.output("X530", "dtypes/float32-out", 4, cause_id="result-dtype")(
     lambda y, x: y.astype(jnp.bfloat16) if x.ndim == 3 and x.dtype == jnp.float32 else y,
     "The output for a float32 batch of rank 3 is bfloat16.",
-)
-LayerReturned = wrong.casting("Y245", "dtypes/float32-out", 1, cause_id="result-not-array")(
-    lambda seed, x, m: CorrectDense(x.shape[-1], m, rngs=nnx.Rngs(seed)),
-    "The layer is returned, and not its output.",
 )
 vectors_as_numpy = wrong.output("Y265", "dtypes/float32-out", 3)(
     lambda y, x: y if isinstance(y, jax.core.Tracer) or x.ndim != 1 else np.asarray(y),

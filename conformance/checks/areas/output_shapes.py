@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,6 +32,7 @@ def require_shape(layer: Layer, found: tuple[int, ...], lead: tuple[int, ...], c
     if tuple(found) != expected:
         cause = shapes.of_flattening(layer, case) or shapes.of_lost_axes(layer, case)
         cause = cause or shapes.of_rank(layer, case, lead) or shapes.of_entries(layer, case)
+        cause = cause or shapes.of_whole_parts(layer, case)
         cause = cause or shapes.of_result(*_at_distinct_sizes(layer, tuple(found), lead, case))
         if not cause and PARAMETERS not in layer.provides:
             cause = shapes.of_inputs_bias(layer, case)
@@ -71,15 +73,24 @@ def require_abstract_shapes(layer: Layer, case: Case) -> None:
     for lead in leads:
         if layer.accepts(lead):
             x = jax.ShapeDtypeStruct((*lead, n), np.float32)
-            try:
+            found = None
+            with contextlib.suppress(Exception):  # transforms/jit checks whether it can be traced
                 found = jax.eval_shape(layer.apply, parameters, x)
-            except Exception:
-                # transforms/jit checks whether it can be traced.
+            if not hasattr(found, "shape"):
                 try:
                     found = layer.of(case)(np.ones(x.shape, np.float32))
                 except Violation as violation:
-                    raise violation.because(shapes.of_refusal(layer, case, lead)) from violation
-            require_shape(layer, getattr(found, "shape", ()), lead, case)
+                    raise explained(violation, layer, case, lead) from violation
+            require_shape(layer, found.shape, lead, case)
+
+
+def explained(
+    violation: Violation, layer: Layer, case: Case, refused: tuple[int, ...]
+) -> Violation:
+    """Return the violation of a call that gave no array, with its cause if one is known."""
+    of_result = violation.cause_id in ("no-return", "result-not-array")
+    why = violation.cause if of_result else shapes.of_refusal(layer, case, refused)
+    return violation.because(why)
 
 
 def fail_for_ranks(layer: Layer, case: Case, refused: Sequence[int]) -> NoReturn:

@@ -192,6 +192,20 @@ def of_lost_axes(layer: Layer, case: Case) -> str:
     return Cause("axes-lost", words)
 
 
+def of_whole_parts(layer: Layer, case: Case) -> str:
+    """Return whether the result has the largest multiple of a number of outputs."""
+    x = np.ones((*layer.fewest, 3), np.float32)
+    widths = {m: (_gives(partial(layer.forward, case.seed, x, m)) or ())[-1:] for m in _OUTPUTS}
+    parts = [k for k in _OUTPUTS[1:] if all(w == (m // k * k,) for m, w in widths.items())]
+    if len(parts) != 1:
+        return ""
+    words = f"out_features are computed in {parts[0]} equal parts, and the rest of them is dropped"
+    return Cause("outputs-dropped", words)
+
+
+_OUTPUTS = range(1, 10)
+
+
 def of_entries(layer: Layer, case: Case) -> str:
     """Return whether x and the kernel of a square layer are multiplied entry by entry."""
     square = replace(case, in_features=3, out_features=3)
@@ -267,7 +281,7 @@ def of_fixed_width(layer: Layer, case: Case) -> str:
         return Cause("sizes-exchanged", f"{words} is out_features")
     if len(takes) != 1:
         return ""
-    words = f"x must have {takes[0]} entries: its width is fixed, and not taken from x.shape[-1]"
+    words = f"in_features is {takes[0]} for every x: take the length of its last axis, x.shape[-1]"
     return Cause("width-fixed", words)
 
 
