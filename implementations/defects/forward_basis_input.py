@@ -54,6 +54,10 @@ ScaledAgain = wrong.forward("N051", "forward/basis-input", 2, cause_id="scaled-a
     lambda x, k, b: affine(x, k * stddev(k.shape[0]), b),
     "The forward multiplies the kernel by 1/sqrt(in) once more (the NTK parametrisation).",
 )
+ColumnsNormalized = wrong.forward("Y576", "forward/basis-input", 2, cause_id="kernel-normalized")(
+    lambda x, k, b: affine(x, k / (jnp.linalg.norm(k, axis=0) + 1e-6), b),
+    "Each column of the kernel is divided by its length, and no factor gives it back.",
+)
 ResidualWhenSquare = wrong.output("N111", "forward/basis-input", 3, cause_id="residual")(
     lambda y, x: y + x if x.shape[-1] == y.shape[-1] else y,
     "The input is added to the output when in == out.",

@@ -28,6 +28,9 @@ BiasAddedTwice = wrong.forward("N088", "forward/zero-input", 4, cause_id="bias-t
 BiasSubtracted = wrong.forward("N089", "forward/zero-input", 4, cause_id="bias-subtracted")(
     lambda x, k, b: affine(x, k, -b), "The bias is subtracted."
 )
+BiasInTheKernel = wrong.forward("Y575", "forward/zero-input", 3, cause_id="bias-in-kernel")(
+    lambda x, k, b: x @ (k + b), "The bias is added to each row of the kernel."
+)
 ScalarOutputWithoutBias = wrong.forward("N126", "forward/zero-input", 4, cause_id="bias-unused")(
     lambda x, k, b: x @ k if k.shape[1] == 1 else affine(x, k, b),
     "With a single output the bias is forgotten.",

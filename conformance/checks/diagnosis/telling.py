@@ -54,7 +54,7 @@ def of_zero_input(layer: Layer, case: Case, found: np.ndarray, bias: np.ndarray)
     kernel = layer.kernel_for(case)
     images = layer.written(case).rows(x)
     cause = wrong_values.of_zero_and_basis(cause, found[0], images, kernel, bias)
-    cause = cause or of_copy(layer, case)
+    cause = cause or of_copy(layer, case) or of_usual(layer, case)
     if id_of(cause) not in ("output-scaled", "bias-scaled"):
         return cause
     if np.allclose(first, (found[0] / bias)[0], rtol=1e-4):
@@ -71,10 +71,41 @@ def of_basis(layer: Layer, case: Case, cause: str) -> str:
     if np.array_equal(found, kernel + bias):
         return cause
     return (
-        wrong_values.of_basis(found, kernel, bias)
+        _of_normalization(layer, case)
+        or wrong_values.of_basis(found, kernel, bias)
         or _of_product_factor(layer, case)
         or of_transformation(layer, case)
     )
+
+
+def _of_normalization(layer: Layer, case: Case) -> str:
+    """Return a cause if a kernel, and not another one, gives the f(x) of its quadruple."""
+    kernel, eye = layer.kernel_for(case), np.eye(case.in_features, dtype=np.float32)
+
+    def images(kernel: np.ndarray) -> np.ndarray:
+        none = np.zeros(case.out_features, np.float32)
+        return layer.of(case).write(kernel, none).rows(eye).astype(np.float64)
+
+    found = images(kernel)
+    same = found.shape == kernel.shape and np.allclose(images(4 * kernel), found, rtol=_NORMED)
+    # Signs, and a kernel that is never used, are the same for every scale too.
+    if not same or np.unique(np.abs(found)).size < _LEVELS:
+        return ""
+    if np.allclose(images(kernel[::-1].copy()), found, rtol=_NORMED):
+        return ""
+    done = "the kernel is normalized"
+    for axis, part in ((None, "the kernel"), (0, "each column of the kernel")):
+        for shift, how in ((0.0, "divided by its size"), (kernel.mean(axis), "standardized")):
+            ratio = np.median(found / (kernel - shift), axis, keepdims=True)
+            if np.allclose(found, ratio * (kernel - shift), rtol=_NORMED):
+                done = f"{part} is {how}"
+    words = f"{done} in each call: 4 times the kernel gives the same f(x)"
+    return Cause("kernel-normalized", words)
+
+
+_NORMED, _LEVELS = 1e-3, 4
+"""The relative difference that a constant beside a norm leaves, and the magnitudes of a kernel that
+is more than its signs."""
 
 
 def _of_product_factor(layer: Layer, case: Case) -> str:

@@ -243,6 +243,9 @@ def _candidates(
         NO_BIAS: lambda: f(x, kernel, none),
         SUBTRACTED: lambda: f(x, kernel, -bias),
         TWICE: lambda: f(x, kernel, 2 * bias),
+        Cause("bias-in-kernel", "the bias is added to the kernel, not to the product"): lambda: f(
+            x, kernel + bias, none
+        ),
         Cause("kernel-unused", "the kernel is never used"): lambda: f(
             x, np.zeros_like(kernel), bias
         ),
@@ -280,6 +283,8 @@ def _candidates(
     if n == m and n > 1:
         transposed = Cause("kernel-used-transposed", "the kernel is used transposed: x @ K.T")
         found[transposed] = lambda: f(x, kernel.T, bias)
+        early = Cause("bias-in-input", "the bias is added to x, not to the product")
+        found[early] = lambda: f(x + bias, kernel, none)
         residual = "the input is added to the output when in equals out (residual)"
         found[Cause("residual", residual)] = lambda: f(
             x, kernel.astype(np.float64) + np.eye(n), bias
@@ -384,6 +389,9 @@ def of_building(error: str) -> str:
     held = _PLAIN_CONTAINER.search(error)
     if held is not None:
         kind, name = held.groups()
+        if kind == "tuple":
+            words = f"{name} is a tuple: a comma after the value, at the end of the line, makes one"
+            return Cause("array-in-tuple", words)
         words = (
             f"{name} is a plain {kind} that holds arrays, and nnx does not look in it: give each "
             "array an attribute of its own"
@@ -396,7 +404,8 @@ def of_building(error: str) -> str:
 
 
 _PLAIN_CONTAINER = re.compile(
-    r"Found data on value of type '<class '(list|dict|set)'>' assigned to static attribute '(\w+)'"
+    r"Found data on value of type '<class '(list|dict|set|tuple)'>' "
+    r"assigned to static attribute '(\w+)'"
 )
 
 
