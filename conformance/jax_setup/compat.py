@@ -11,6 +11,7 @@ import pickle
 from collections.abc import Iterator
 from typing import Any
 
+import flax
 import jax
 from flax import nnx
 
@@ -80,6 +81,15 @@ def inside_some_mesh() -> bool:
     """Return whether ``jax.set_mesh`` is active, which older versions of JAX do not have."""
     current = getattr(jax.sharding, "get_abstract_mesh", None)
     return current is not None and not current().empty
+
+
+def without_placing() -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which Flax places no annotated Param, for which it needs a mesh."""
+    flag = "always_shard_variable"  # since Flax 0.12
+    if not hasattr(flax.config, f"flax_{flag}"):
+        return contextlib.nullcontext()
+    found: contextlib.AbstractContextManager[Any] = flax.config.temp_flip_flag(flag, False)
+    return found
 
 
 def kept_closure(module: nnx.Module) -> str:

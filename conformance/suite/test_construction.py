@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from conformance.checks import recording, require
-from conformance.checks.areas import composition
+from conformance.checks.areas import composition, meshes
 from conformance.checks.areas.extreme_bits import RARELY_DRAWN, require_finite_for_extreme_bits
 from conformance.checks.areas.kernels import case_of, samples
 from conformance.checks.arrays import as_jax
@@ -72,7 +72,8 @@ def test_builds(layer: Layer, case: Case) -> None:
             layer.forward(seed, np.ones(case.in_features, np.float32), case.out_features)
     except Violation as violation:
         cause = (
-            wrong_values.of_building(violation.found)
+            ("shard" in violation.found and meshes.of_annotations(layer, case))
+            or wrong_values.of_building(violation.found)
             or shapes.of_first_axis(layer, case)
             or shapes.of_inputs_bias(layer, case)
             or shapes.of_fixed_width(layer, case)

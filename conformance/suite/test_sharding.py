@@ -261,12 +261,13 @@ def test_linen_annotations(layer: Layer, case: Case) -> None:
 
 def _require_fitting(layer: Layer, own: dict[str, tuple[Any, ...]]) -> None:
     """Require a layer's own annotations to fit the ranks, and the bias to lie along the outputs."""
-    for which, rank in (("kernel", 2), ("bias", 1)):
+    for which, rank in meshes.RANKS.items():
         names = own.get(which, ())
         require.that(
             len(names) in (0, rank),
             f"the annotation of the {which} is {names}",
             accepted=f"{rank} names",
+            cause=meshes.annotation_too_long(which, names) if len(names) > rank else "",
         )
     kernel, bias = own.get("kernel", ()), own.get("bias", ())
     inputs, outputs = kernel[:: -1 if layer.convention.layout == "out,in" else 1] or ((), ())

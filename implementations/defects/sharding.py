@@ -90,6 +90,17 @@ class BiasAlongTheInputs(CorrectDense):
         self.bias = nnx.Param(self.bias[...], sharding=("embed",), eager_sharding=False)
 
 
+@defect("Y579", "sharding/nnx-annotations", 3, cause_id="annotation-too-long")
+class BiasAnnotatedAsTheKernel(CorrectDense):
+    """The bias has the kernel's annotation, of two axes."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        axes = ("embed", "mlp")
+        self.kernel = nnx.Param(self.kernel[...], sharding=axes, eager_sharding=False)
+        self.bias = nnx.Param(self.bias[...], sharding=axes, eager_sharding=False)
+
+
 @wrong.forward("X412", "sharding/sharded-equals-local", 4)
 def PinnedToFirstDevice(x: Array, kernel: Array, bias: Array) -> Array:
     """The kernel is moved to the first device in every call."""

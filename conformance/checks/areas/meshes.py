@@ -15,6 +15,7 @@ from conformance.checks.arithmetic import rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, linen, nnx
 
 AXIS, SECOND = "model", "data"
@@ -207,6 +208,27 @@ def annotating(options: Sequence[str]) -> dict[str, Any]:
     return {name: linen.with_partitioning(zeros, AXES[name]) for name in options}
 
 
+RANKS = {"kernel": 2, "bias": 1}
+
+
+def of_annotations(layer: Layer, case: Case) -> str:
+    """Return which annotation does not fit its array: one that no mesh mends."""
+    from conformance.jax_setup.compat import without_placing
+
+    with contextlib.suppress(Exception), without_placing():
+        for which, names in annotated_axes(layer, case).items():
+            if len(names) > RANKS[which]:
+                return annotation_too_long(which, names)
+    return ""
+
+
+def annotation_too_long(which: str, names: tuple[Any, ...]) -> Cause:
+    """Return the cause that the annotation of the kernel or the bias has more names than axes."""
+    rank = RANKS[which]
+    words = f"the sharding annotation of the {which}, {names}, has {len(names)} names for {rank}"
+    return Cause("annotation-too-long", f"{words} {'axis' if rank == 1 else 'axes'}")
+
+
 def annotated_axes(layer: Layer, case: Case) -> dict[str, tuple[Any, ...]]:
     """Return the names of mesh axes on kernel and bias of a Flax layer; () for none."""
     parameters = layer.of(case).parameters
@@ -217,7 +239,7 @@ def annotated_axes(layer: Layer, case: Case) -> dict[str, tuple[Any, ...]]:
         specs, is_leaf=lambda leaf: isinstance(leaf, jax.sharding.PartitionSpec)
     )
     leaves = Built(layer, parameters=parameters).leaves
-    ranks = {2: "kernel", 1: "bias"}
+    ranks = {rank: which for which, rank in RANKS.items()}
     return {
         ranks[np.ndim(leaf.value)]: tuple(spec)
         for leaf, spec in zip(leaves, found, strict=True)
