@@ -11,6 +11,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -120,8 +121,20 @@ def factor(
             found = Factored(direction, path, ways[lengths])
             seen = found.seen_through(its)
             if max(error_of(seen, sizes[0]), error_of(seen, sizes[0], summed=True)) < CLOSE:
-                return found
+                return replace(found, is_normalized=_is_normalized(its, seen, direction, sizes[0]))
     return None
+
+
+def _is_normalized(
+    its: Implementation, seen: Implementation, path: str, size: tuple[int, int]
+) -> bool:
+    """Return whether the kernel stays the same if the array at the path is doubled."""
+    assert seen.init is not None
+    assert seen.kernel is not None
+    new = seen.init(0, *size)
+    (direction,) = values_at(its, new, [path])
+    doubled = seen.kernel(with_values(its, new, {path: 2 * direction}))
+    return bool(np.allclose(doubled, seen.kernel(new), rtol=_ON_GRID))
 
 
 def blocks(

@@ -116,11 +116,20 @@ def _require_affine(implementation: Implementation) -> None:
     if seen.other:
         layer = seen.kernel.rpartition(".")[0]
         inner = f", the layer {layer} for example," if layer else ""
+        names = " and ".join(_dropouts(its)) if "at random" in seen.other else ""
         raise NotAdaptable(
-            f"a layer that {seen.other}",
+            f"a layer that {seen.other}{names and f', by its {names}'}",
             f"A Dense computes x @ kernel + bias. Check the part that does{inner} by itself, or "
             "give the constructor and the call arguments that leave the rest out.",
         )
+
+
+def _dropouts(its: Implementation) -> list[str]:
+    """Return the names of the attributes of an nnx layer that are dropouts."""
+    from flax import nnx
+
+    built = {} if its.module is None else vars(its.module(*_SIZES, nnx.Rngs(0)))
+    return [name for name, value in built.items() if isinstance(value, nnx.Dropout)]
 
 
 def _was_never_run(error: Exception) -> bool:

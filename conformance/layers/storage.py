@@ -168,9 +168,11 @@ class Factored:
     direction: str
     factor: str
     over: tuple[int, ...] = (0,)
+    is_normalized: bool = False
 
     def __str__(self) -> str:
-        return f"the kernel is computed from {self.direction} and {self.factor}"
+        used = f"{self.direction} / |{self.direction}|" if self.is_normalized else self.direction
+        return f"no array is the kernel: x is multiplied by {self.factor} * {used}"
 
     def _over(self, reduce: Callable[..., Any], values: Any) -> Any:
         """Return the values reduced over what one entry of the factor multiplies."""

@@ -215,6 +215,7 @@ def test_what_is_more_than_a_dense_is_one_message(
     why = why_unusable(Entry("i", "beside", f"{path}:Dense"))
     assert f"found a layer that {says}" in why if says else not why
     assert not says or "the layer inner for example" in why
+    assert ("by its other" in why) == ("Dropout" in made)
 
 
 def test_a_list_of_params_is_named_as_the_cause() -> None:
@@ -231,3 +232,5 @@ def test_a_list_of_params_is_named_as_the_cause() -> None:
     else:
         pytest.skip("this version of Flax takes it")
     assert "layers is a plain list" in wrong_values.of_building(message)
+    of_tuple = wrong_values.of_building(message.replace("'list'", "'tuple'"))
+    assert "a comma after the value" in of_tuple

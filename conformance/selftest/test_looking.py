@@ -377,7 +377,7 @@ def test_describe_proposes_no_table_that_does_not_suffice(
     """A kernel that is computed from two arrays needs functions, as a run says as well."""
     assert main(["describe", f"{__name__}:WeightNorm"]) == 0
     text = capsys.readouterr().out
-    assert "the kernel is computed from v and g" in text
+    assert "x is multiplied by g * v / |v|" in text
     assert "describe it by functions" in text
     assert "tool.dense-conformance" not in text
 
