@@ -18,6 +18,7 @@ from conformance.checks.areas.siblings import of_rngs, require_unrelated
 from conformance.checks.areas.streams import (
     default_stream,
     kernel_of_streams,
+    of_shared_rngs,
     require_keys_of_every_kind,
     require_others_untouched,
     require_others_unused,
@@ -42,7 +43,7 @@ from conformance.contract.requirement import (
     requirement,
     rests_on,
 )
-from conformance.errors import Cause
+from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax, nnx
 from conformance.statistics.moments import variance
 
@@ -60,7 +61,10 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
     first = np.asarray(call(x))
     for i, between in enumerate((x, other) * _rounds(layer, case), start=2):
         call(between)
-        _require_repeated(call(x), first, f"call {i} on one x")
+        again = np.asarray(call(x))
+        same = np.array_equal(again, first, equal_nan=True)
+        cause = _CHANGES if same else of_shared_rngs(layer, case) or _CHANGES
+        _require_repeated(again, first, f"call {i} on one x", cause)
     if dense is not None and _is_thorough(case):
         for count in counts_in_code(layer):
             for i in range(1, count + 2):
@@ -91,7 +95,7 @@ def _is_thorough(case: Case) -> bool:
 _CHANGES = Cause("output-changes", "calls differ: randomness or state in the forward")
 
 
-def _require_repeated(found: Any, first: np.ndarray, what: str, cause: Cause = _CHANGES) -> None:
+def _require_repeated(found: Any, first: np.ndarray, what: str, cause: str = _CHANGES) -> None:
     require.equal(np.asarray(found), first, what, cause=cause)
 
 
@@ -143,6 +147,14 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
 @over()
 def test_same_seed_same_bits(layer: Layer, case: Case) -> None:
     """Equal seeds give bitwise equal parameters and outputs."""
+    try:
+        _require_same_layers(layer, case)
+    except Violation as violation:
+        why = "" if violation.obstacle else of_shared_rngs(layer, case)
+        raise violation.because(why) from violation
+
+
+def _require_same_layers(layer: Layer, case: Case) -> None:
     cause = Cause("depends-on-more-than-seed", "construction depends on more than the seed")
     if PARAMETERS in layer.provides:
         first = layer.of(case)

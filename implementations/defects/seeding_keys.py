@@ -35,6 +35,11 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import also, defect, name_layers
 
+_ONCE = nnx.Rngs(0)
+shared_rngs = wrong.casting("Y578", "seeding/repeatable-call", 2, cause_id="rngs-shared")(
+    lambda seed, x, m: CorrectDense(x.shape[-1], m, rngs=_ONCE)(x),
+    "Every layer is built from one nnx.Rngs, as from a default argument.",
+)
 KeysByTheSize = wrong.when_built("N070", "seeding/constant-key-count", 4)(
     lambda rngs, n, m: [rngs.params() for _ in range(int(n).bit_length())],
     "Takes more keys from the stream the more inputs there are: later layers shift.",

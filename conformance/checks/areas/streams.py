@@ -12,6 +12,7 @@ from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
+from conformance.checks.scan.literals import rngs_in_code
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, nnx
 from conformance.layers.adapters.parameters import Parameters
@@ -30,6 +31,20 @@ def kernel_of_streams(layer: Layer, case: Case) -> Callable[[Any], np.ndarray]:
         return Built(layer, module=module).kernel
 
     return kernel
+
+
+def of_shared_rngs(layer: Layer, case: Case) -> str:
+    """Return a cause if a call draws from an ``nnx.Rngs`` to which the layer's code refers."""
+    from conformance.jax_setup.compat import keys_drawn
+
+    shared = rngs_in_code(layer)
+    before = [keys_drawn(rngs) for rngs in shared]
+    x = np.ones((*layer.fewest, case.in_features), np.float32)
+    layer.forward(case.seed, x, case.out_features)
+    if [keys_drawn(rngs) for rngs in shared] == before:
+        return ""
+    words = "keys come from an nnx.Rngs that is made once, as a default or a global, and is shared"
+    return Cause("rngs-shared", f"{words} by all layers: give each layer its own nnx.Rngs(seed)")
 
 
 def default_stream(layer: Layer, case: Case) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from conformance.checks.layer import Layer
+from conformance.jax_setup.lazy import nnx
 
 # Libraries whose code is known; the layer's own package and small libraries are read.
 _KNOWN = {"jax", "jaxlib", "flax", "numpy", "scipy", "optax", "orbax", "ml_dtypes", "conformance"}
@@ -122,6 +123,12 @@ def _walk(layer: Layer) -> tuple[dict[float, None], dict[str, None], list[Any]]:
             with contextlib.suppress(Exception):
                 waiting.extend(itertools.islice(_parts(part), _MOST_PARTS))
     return found, names, [*parts.values()]
+
+
+def rngs_in_code(layer: Layer) -> list[Any]:
+    """Return the ``nnx.Rngs`` to which the layer's code refers, as a default or a global."""
+    *_, parts = _walk(layer)
+    return [part for part in parts if isinstance(part, nnx.Rngs)]
 
 
 def entries_held(layer: Layer) -> int:
