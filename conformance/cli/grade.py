@@ -153,7 +153,11 @@ def _of_class(cells: Iterable[Cell]) -> list[Cell]:
     of_class, of_function = failed.values()
     if not any(cell.level == "MUST" for cell in of_class):
         return []
-    return [cell for cell in of_function if cell.requirement not in _OWN]
+    wrong = {cell.requirement for cell in of_class}
+    if "construction/builds" in wrong:
+        return of_function
+    # What the class does with its seed shows in the function as well.
+    return [cell for cell in of_function if cell.requirement not in set(_OWN) - wrong]
 
 
 _OWN = (
@@ -175,7 +179,11 @@ def write_grade(console: Console, title: str, verdict: Verdict, *, of_class: boo
     names = " and ".join(entry.spec.rpartition(":")[2] for entry in verdict.entries)
     console.print(Text(printable(f"{title}: {names}"), style="bold"))
     if not any(cell.outcome.checked for cell in verdict.own):
-        _write_rest(console, "The file cannot be used:", verdict.failures(), verdict)
+        failures = verdict.failures()
+        own = [c for c in failures if c.implementation.rpartition(":")[2] == NAMES[0]]
+        _write_rest(
+            console, "The file cannot be used:", own if of_class and own else failures, verdict
+        )
         _write_sentence(console, verdict)
         return
     later = _of_class(verdict.cells) if of_class else []
