@@ -70,6 +70,10 @@ def _raised(action: str, error: BaseException, cause: str) -> Violation:
         cause = cause or _KEY_AS_SEED
     elif _FUNCTION_AS_ARRAY.search(text):
         cause = cause or NOT_CALLED
+    elif "-dimensional weights tensor" in text:  # by the initializers of jax.nn
+        cause = cause or _OF_VECTOR
+    elif "wrapped in `@compact`" in text:  # by Linen
+        cause = cause or _NOT_COMPACT
     elif "Leaked tracer" in text:  # by jax.checking_leaks
         cause = cause or _STORED
     elif "has been deleted" in text:
@@ -134,6 +138,14 @@ _FUNCTION_AS_ARRAY = re.compile(
 )
 """The messages of JAX and of Python."""
 
+_NOT_COMPACT = Cause(
+    "compact-missing", "the call makes parameters: write @nn.compact in the line above its def"
+)
+_OF_VECTOR = Cause(
+    "initializer-of-vector",
+    "an initializer of kernels, such as lecun_normal, is given a shape of one axis: a bias starts "
+    "at zeros",
+)
 _STREAM_AS_KEY = Cause(
     "stream-as-key",
     "a stream of keys is given where a key is needed: rngs.params is the stream, and rngs.params() "

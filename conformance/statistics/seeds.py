@@ -141,7 +141,11 @@ def _of_bits(bits: int) -> list[_Reduction]:
 
 _ROUNDED = "the seed passes through float32: it is rounded above 2^24. Keep it an integer."
 _KNOWN = [
-    _Reduction("ignored", "the seed is ignored: every seed gives the same kernel.", lambda s: 0),
+    _Reduction(
+        "ignored",
+        "the seed is ignored: every seed gives the same kernel. Draw it from the given key.",
+        lambda s: 0,
+    ),
     _Reduction("float32", _ROUNDED, lambda s: float(np.float32(s))),
     _Reduction("float32", _ROUNDED, lambda s: int(np.float32(s)) % DOMAIN),
     _Reduction(

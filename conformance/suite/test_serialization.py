@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -57,6 +59,9 @@ def test_stable_names(layer: Layer, case: Case) -> None:
         if layer.of(case).module is not None:
             words = "keep each as an attribute, not in a list"
         cause = Cause("names-none", f"numbers stand for the names of the parameters: {words}")
+    for name, wrong in itertools.product(sorted(wanted - {*names}), names):
+        if difflib.get_close_matches(wrong, [name], cutoff=0.8):
+            cause = Cause("name-misspelled", f"{wrong} is a misspelling of {name}: rename it")
     swapped = {(leaf.name, np.ndim(leaf.value)) for leaf in leaves} >= {(kernel, 1), (bias, 2)}
     require.that(
         not swapped,

@@ -12,7 +12,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from implementations.defects import wrong
-from implementations.defects.base import CorrectDense, affine, normal, scaled_normal, stddev
+from implementations.defects.base import (
+    CorrectDense,
+    CorrectLinenDense,
+    affine,
+    normal,
+    scaled_normal,
+    stddev,
+)
 from implementations.defects.record import also, defect, name_layers, seen
 
 FINITE = "construction/finite"
@@ -42,6 +49,21 @@ RngsForSeed = wrong.key("Y572", "construction/builds", 1, cause_id="stream-as-ke
 KeyForSeed = wrong.key("Y573", "construction/builds", 1, cause_id="key-as-seed")(
     lambda rngs: jax.random.key(rngs.params()), "A key is made from a key, as if it were a seed."
 )
+BiasByLecun = wrong.bias("Y581", "construction/builds", 1, cause_id="initializer-of-vector")(
+    lambda rngs, n, m: nnx.initializers.lecun_normal()(rngs.params(), (m,)),
+    "The kernel's initializer draws the bias as well.",
+)
+
+
+@defect("Y584", "construction/builds", 1, cause_id="compact-missing")
+class NotCompact(CorrectLinenDense):
+    """The decorator @nn.compact is missing."""
+
+    def __call__(self, x: ArrayLike) -> Array:
+        x = jnp.asarray(x)
+        return self.forward(x, *self.parameters(x))
+
+
 OneDegreeOfFreedomLess = wrong.kernel("N040", "construction/finite", 3)(
     lambda key, n, m: normal(key, n, m) / jnp.sqrt(jnp.float32(n - 1)),
     "Scaled by 1/sqrt(in - 1): infinite for a single input.",

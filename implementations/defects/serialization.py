@@ -56,6 +56,14 @@ class WeightAndB(nnx.Module):
         return affine(x, self.weight[...], self.b[...])
 
 
+@wrong.linen_call("Y583", "serialization/stable-names", 1, cause_id="name-misspelled")
+def Kernal(self: Any, x: ArrayLike) -> Array:
+    """The kernel is named kernal."""
+    x = jnp.asarray(x)
+    kernel = self.param("kernal", self.draw_kernel, x)
+    return self.forward(x, kernel, self.param("bias", self.draw_bias, x))
+
+
 @wrong.linen_call("X622", "serialization/stable-names", 3, cause_id="names-exchanged")
 def NamesSwapped(self: Any, x: ArrayLike) -> Array:
     """The kernel is called bias, and the bias kernel."""

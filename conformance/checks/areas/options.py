@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import oracle, programs, require
+from conformance.checks import jaxprs, oracle, programs, require
 from conformance.checks.areas import gradients, input_dtypes
 from conformance.checks.arithmetic import is_exact, rounded
 from conformance.checks.arrays import as_jax
@@ -125,14 +125,31 @@ def require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str)
         elif np.all(np.abs(product - rounded(product, dtype)) <= near):
             words = f"the product is {dtype}, and a bias that is not cast is added to it"
             cause = Cause("bias-not-cast", words)
+    if str(y.dtype) != dtype:
+        cause = _of_preferred(layer, case, x) or cause
     require.that(
         str(y.dtype) == dtype, f"with {option}, f(x) is {y.dtype}", accepted=dtype, cause=cause
     )
     kernel, bias = layer.kernel_for(case), layer.bias_for(case)
     reference = layer.value(x, kernel, bias)
-    if not reference.admits(y) and layer.value(x, kernel, bias * 0).admits(y):
-        cause = Cause("bias-not-added", f"with {option.partition(' for x')[0]}, no bias is added")
+    if not reference.admits(y):
+        cause = _of_preferred(layer, case, x)
+        if layer.value(x, kernel, bias * 0).admits(y):
+            words = f"with {option.partition(' for x')[0]}, no bias is added"
+            cause = Cause("bias-not-added", words)
     require.within(y, reference.value, reference.bound, f"f(x) with {option}", cause=cause)
+
+
+def _of_preferred(layer: Layer, case: Case, x: np.ndarray) -> str:
+    """Return whether the product is asked for in another dtype than that of its operands."""
+    program = jax.make_jaxpr(layer.apply)(layer.of(case).parameters, as_jax(x))
+    for product in jaxprs.products(program):
+        given = {str(operand.aval.dtype) for operand in product.invars[:2]}
+        made = str(product.outvars[0].aval.dtype)
+        if len(given) == 1 and given != {made}:
+            words = f"the operands of the product are {given.pop()}, and its preferred_element_type"
+            return Cause("preferred-element-type", f"{words} is {made}")
+    return ""
 
 
 def require_branches(layer: Layer, given: Layer, option: str, same: Layer | None = None) -> None:
