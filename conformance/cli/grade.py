@@ -218,7 +218,7 @@ def names_in(file: str) -> list[str]:
         raise UsageError(explained(wrong, Entry("", file, file))) from None
     except ValueError as error:
         raise UsageError(f"{file}: is not a Python file: {error}") from None
-    defined = set(_defined(tree.body))
+    defined = set(_defined(tree.body, Path(file)))
     found = [name for name in NAMES if name in defined]
     nested = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     nested = [node for node in nested if node.name == NAMES[1] and node.name not in found]
@@ -245,10 +245,15 @@ def _plain(name: str) -> str:
     return name.replace("_", "").casefold()
 
 
-def _defined(body: Iterable[ast.stmt]) -> Iterable[str]:
+def _defined(body: Iterable[ast.stmt], file: Path) -> Iterable[str]:
     for node in body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             yield node.name
+        elif isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            place = file.parents[max(node.level - 1, 0)].joinpath(*(node.module or "").split("."))
+            for other in (place.with_suffix(".py"), place / "__init__.py"):
+                if other.is_file() and other != file:
+                    yield from _defined(ast.parse(other.read_bytes(), str(other)).body, other)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             yield from (alias.asname or alias.name for alias in node.names)
         elif isinstance(node, ast.Assign):

@@ -228,6 +228,15 @@ def test_names_are_read_without_running_the_file(tmp_path: Path) -> None:
         assert names_in(str(path)) == names
 
 
+def test_a_star_import_of_a_sibling_defines_its_names(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "__init__.py").write_text("from ._layer import *\n")
+    (tmp_path / "inner" / "_layer.py").write_text("class MyDense: ...\n")
+    path = tmp_path / "__init__.py"
+    path.write_text("from math import *\nfrom .inner import *\n")
+    assert names_in(str(path)) == ["MyDense"]
+
+
 def test_names_that_a_layer_has_no_need_of_are_noted(tmp_path: Path) -> None:
     path = tmp_path / "solution.py"
     path.write_text(

@@ -66,7 +66,7 @@ def test_use_bias(layer: Layer, case: Case) -> None:
         len(dense.leaves) == 1,
         f"with use_bias=False the layer has {listed}",
         accepted="the kernel alone",
-        cause=ignored("use_bias") if any(np.ndim(leaf.value) == 1 for leaf in dense.leaves) else "",
+        cause=_why_kept(layer, dense, case),
     )
     require_same_law(layer, without, "use_bias=False")
     x, kernel = _x(layer, case), without.kernel_for(case)
@@ -81,6 +81,15 @@ def test_use_bias(layer: Layer, case: Case) -> None:
         require.within(found, reference.value, reference.bound, what)
     require_as_zero_bias(layer, dense, case, x)
     require_branches(layer, without, "use_bias=False")
+
+
+def _why_kept(layer: Layer, dense: Built, case: Case) -> str:
+    """Return whether a bias in spite of ``use_bias=False`` is added as well, or only created."""
+    if not any(np.ndim(leaf.value) == 1 for leaf in dense.leaves):
+        return ""
+    if np.asarray(dense.replaced(lambda value: value + 1)(0 * _x(layer, case))).any():
+        return ignored("use_bias")
+    return Cause("bias-kept", "with use_bias=False the bias is not added, but it is created")
 
 
 @requirement("options/kernel-init", MUST, PARAMETERS)

@@ -169,6 +169,23 @@ IgnoresPromoteDtype = constructor("X931", "options/promote-dtype", 3, cause_id="
 IgnoresUseBias = constructor("X920", "options/use-bias", 2, cause_id="option-ignored")(
     lambda use_bias: {}, "`use_bias=False` is taken, and there is a bias."
 )
+
+
+@defect("Y585", "options/use-bias", 3, cause_id="bias-kept")
+class BiasIsKept(AllOptions):
+    """`use_bias=False` leaves the bias out of the sum, and it is still a parameter."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, use_bias: bool = True, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        self.adds = use_bias
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        """Return the output, to which the bias is added unless the option says otherwise."""
+        return super().affine(x, kernel, bias if self.adds else None)
+
+
 LargeWithDtypeWithoutBias = product("Y308", "options/dtype", 5, cause_id="bias-not-added")(
     lambda self, x, k, b: AllOptions.affine(
         self, x, k, b * 0 if b is not None and self.dtype and k.shape[0] >= 128 else b

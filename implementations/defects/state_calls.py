@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -145,6 +146,15 @@ def StaticShape(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The shape of the last input is kept, for a summary."""
     self.seen = x.shape
     return affine(x, kernel, bias)
+
+
+@wrong.call("Y586", "state/call-changes-nothing", 3, cause_id="function-stored")
+def CompiledByTheFirstCall(self: Any, x: ArrayLike) -> Array:
+    """The first call compiles the layer with its parameters, and keeps the program."""
+    if not hasattr(self, "compiled"):
+        self.compiled = jax.jit(functools.partial(CorrectDense.__call__, self))
+    y: Array = self.compiled(x)
+    return y
 
 
 @defect("Y506", "state/call-changes-nothing", 4, cause_id="cached-property")

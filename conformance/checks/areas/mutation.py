@@ -107,6 +107,9 @@ def _why_static(dense: Built, kept: list[str]) -> str:
     if isinstance(getattr(type(dense.module), kept[0], None), functools.cached_property):
         words = "a functools.cached_property, which the first call stores: write @property"
         return Cause("cached-property", f"{changes}, {words}")
+    if callable(getattr(dense.module, kept[0], None)):
+        words = f"the call stores a function in the attribute {kept[0]}"
+        return Cause("function-stored", f"{words}: compile outside of the layer, by nnx.jit")
     return Cause("static-changed", changes)
 
 
@@ -126,12 +129,12 @@ def _bytes(dense: Built) -> dict[str, bytes]:
 
 
 def _attributes(dense: Built) -> dict[str, str]:
-    """Return the plain attributes of a module as text, by name."""
+    """Return the static attributes of a module by name: plain ones as text, functions by place."""
     plain = (int, float, str, tuple, list, dict, type(None))
     return {
-        name: repr(value)
+        name: repr(value) if isinstance(value, plain) else str(id(value))
         for name, value in getattr(dense.module, "__dict__", {}).items()
-        if not name.startswith(_OF_FLAX) and isinstance(value, plain)
+        if not name.startswith(_OF_FLAX) and (isinstance(value, plain) or callable(value))
     }
 
 
