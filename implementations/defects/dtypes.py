@@ -42,7 +42,7 @@ AlwaysFloat32 = wrong.forward("X940", "dtypes/cast-parameters", 3, cause_id="lay
 )
 AllInFloat32 = wrong.forward("Y582", CAST, 3, cause_id="layer-casts")(
     lambda x, k, b: affine(*(value.astype(jnp.float32) for value in (x, k, b))),
-    "x and the parameters are cast to float32, whatever their dtypes.",
+    "x and the parameters are cast to float32, for any dtypes.",
 )
 OverflowClamped = wrong.output("Y215", "dtypes/cast-parameters", 4, cause_id="overflow-hidden")(
     lambda y, x: jnp.clip(y, -64504, 64504),

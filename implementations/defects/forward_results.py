@@ -1,4 +1,4 @@
-"""Layers that break forward by what a call returns, which is no array or lacks a part."""
+"""Layers that break forward by what a call returns: None, a list or a part of the outputs."""
 
 from __future__ import annotations
 
