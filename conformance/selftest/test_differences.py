@@ -12,6 +12,8 @@ from flax import linen, nnx
 
 import conformance
 from conformance import adapt
+from conformance.checks.areas.meshes import of_annotations
+from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.jax_setup.compat import inside_mesh
 from conformance.layers.looking import look
@@ -273,7 +275,7 @@ def test_an_activation_is_found_by_leaving_it_out(layer: Any, arguments: dict[st
 @pytest.mark.parametrize(
     ("layer", "storage"),
     [
-        (Factorised, Factored("v", "g")),
+        (Factorised, Factored("v", "g", is_normalized=True)),
         (RandomFactors, Factored("v", "g")),
         (InBlocks, Blocks(("b", "a"), bias="bias")),
         (Row, BiasRow("bias")),
@@ -398,6 +400,21 @@ def test_the_first_failure_says_what_to_do(
     assert len(failing(text)) == 1
     assert not row or failing(text) == {row}
     assert words in " ".join(text.split())
+
+
+class AnnotatedAsTheKernel(Annotated):
+    """The same, whose bias has two names for its one axis."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(din, dout, rngs=rngs)
+        self.bias = nnx.Param(self.bias[...], sharding=(None, "model"))
+
+
+def test_an_annotation_that_no_mesh_mends_is_named() -> None:
+    """Recent versions of Flax ask for a mesh before they look at the annotation."""
+    layer = Layer(adapt(AnnotatedAsTheKernel))
+    assert "the bias, (None, 'model'), has 2 names for 1 axis" in of_annotations(layer, Case(3, 10))
+    assert not of_annotations(Layer(adapt(Annotated)), Case(3, 10))
 
 
 def test_a_layer_is_checked_within_its_mesh(checked: Checked) -> None:

@@ -38,6 +38,8 @@ def of_shared_rngs(layer: Layer, case: Case) -> str:
     from conformance.jax_setup.compat import keys_drawn
 
     shared = rngs_in_code(layer)
+    if not shared:
+        return ""
     before = [keys_drawn(rngs) for rngs in shared]
     x = np.ones((*layer.fewest, case.in_features), np.float32)
     layer.forward(case.seed, x, case.out_features)
