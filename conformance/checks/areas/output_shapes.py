@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def require_abstract_shapes(layer: Layer, case: Case) -> None:
     for lead in leads:
         if layer.accepts(lead):
             x = jax.ShapeDtypeStruct((*lead, n), np.float32)
-            found = None
+            found: Any = None
             with contextlib.suppress(Exception):  # transforms/jit checks whether it can be traced
                 found = jax.eval_shape(layer.apply, parameters, x)
             if not hasattr(found, "shape"):
