@@ -59,6 +59,12 @@ UniformFromZero = wrong.kernel("Y157", "initialization/kernel-mean", 1, cause_id
     lambda key, n, m: jax.random.uniform(key, (n, m), jnp.float32),
     "`jax.random.uniform` as it draws by default, from 0 to 1.",
 )
+ScaledUniformFromZero = wrong.kernel(
+    "Y587", "initialization/kernel-mean", 1, cause_id="uniform-unit"
+)(
+    lambda key, n, m: jax.random.uniform(key, (n, m), jnp.float32) * stddev(n),
+    "The same, multiplied by 1/sqrt(in).",
+)
 RoundedToDecimals = wrong.kernel("X008", "initialization/kernel-resolution", 4)(
     lambda key, n, m: jnp.round(scaled_normal(key, n, m), 3),
     "Rounded to three decimals, as a checkpoint printed as text comes back.",

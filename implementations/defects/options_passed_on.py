@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from implementations.correct.options import LECUN, AllOptions
 from implementations.defects.options import constructor, product
-from implementations.defects.record import defect, name_layers
+from implementations.defects.record import also, defect, name_layers
 
 Product = tuple[Callable[..., Array], Any]
 """A function such as ``jax.lax.dot_general``, and the precision that it gets."""
@@ -142,6 +142,14 @@ class ImagesScaledWithDtype(AllOptions):
     def __call__(self, x: ArrayLike) -> Array:
         x = jnp.asarray(x)
         return super().__call__(x / 255 if self.dtype and x.dtype == jnp.uint8 else x)
+
+
+@also("options/param-dtype", "dtypes/complex-input")
+@product("Y588", "options/dtype", 3, cause_id="preferred-element-type")
+def AddsInTheDtypeOfParameters(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """The product has the dtype of the parameters, by `preferred_element_type`."""
+    y = jnp.matmul(x, kernel, preferred_element_type=self.kernel.dtype)
+    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
 name_layers(globals())

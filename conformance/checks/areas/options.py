@@ -126,7 +126,7 @@ def require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str)
             words = f"the product is {dtype}, and a bias that is not cast is added to it"
             cause = Cause("bias-not-cast", words)
     if str(y.dtype) != dtype:
-        cause = _of_preferred(layer, case, x) or cause
+        cause = _of_preferred(layer, case, x, str(y.dtype)) or cause
     require.that(
         str(y.dtype) == dtype, f"with {option}, f(x) is {y.dtype}", accepted=dtype, cause=cause
     )
@@ -140,14 +140,19 @@ def require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str)
     require.within(y, reference.value, reference.bound, f"f(x) with {option}", cause=cause)
 
 
-def _of_preferred(layer: Layer, case: Case, x: np.ndarray) -> str:
-    """Return whether the product is asked for in another dtype than that of its operands."""
+def _of_preferred(layer: Layer, case: Case, x: np.ndarray, wrong: str = "") -> str:
+    """Return whether the product is made in the `wrong` dtype, or a narrower one than its operands.
+
+    A product that is added in a wider dtype may be cast back.
+    """
     program = jax.make_jaxpr(layer.apply)(layer.of(case).parameters, as_jax(x))
     for product in jaxprs.products(program):
         given = {str(operand.aval.dtype) for operand in product.invars[:2]}
         made = str(product.outvars[0].aval.dtype)
-        if len(given) == 1 and given != {made}:
-            words = f"the operands of the product are {given.pop()}, and its preferred_element_type"
+        own = given.pop()
+        narrower = jnp.promote_types(own, made) == jnp.dtype(own) != jnp.dtype(made)
+        if not given and own != made and (made == wrong or narrower):
+            words = f"the operands of the product are {own}, and its preferred_element_type"
             return Cause("preferred-element-type", f"{words} is {made}")
     return ""
 
