@@ -145,11 +145,25 @@ class ImagesScaledWithDtype(AllOptions):
 
 
 @also("options/param-dtype", "dtypes/complex-input")
-@product("Y588", "options/dtype", 3, cause_id="preferred-element-type")
-def AddsInTheDtypeOfParameters(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+@defect("Y588", "options/dtype", 3, cause_id="preferred-element-type")
+class AddsInTheDtypeOfParameters(AllOptions):
     """The product has the dtype of the parameters, by `preferred_element_type`."""
-    y = jnp.matmul(x, kernel, preferred_element_type=self.kernel.dtype)
-    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(in_features, out_features, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        """Return the output, whose product has the dtype of the stored kernel."""
+        y = jnp.matmul(x, kernel, preferred_element_type=self.kernel.dtype)
+        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
 name_layers(globals())
