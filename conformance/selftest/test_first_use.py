@@ -232,5 +232,7 @@ def test_a_list_of_params_is_named_as_the_cause() -> None:
     else:
         pytest.skip("this version of Flax takes it")
     assert "layers is a plain list" in wrong_values.of_building(message)
-    of_tuple = wrong_values.of_building(message.replace("'list'", "'tuple'"))
-    assert "a comma after the value" in of_tuple
+    message = message.replace("'list'", "'tuple'")
+    assert "layers is a plain tuple" in wrong_values.of_building(message)
+    found = f"a.py, line 1, `self.layers = nnx.Param(1),` raised ValueError: {message}"
+    assert "because of the comma" in wrong_values.of_building(found)

@@ -389,8 +389,8 @@ def of_building(error: str) -> str:
     held = _PLAIN_CONTAINER.search(error)
     if held is not None:
         kind, name = held.groups()
-        if kind == "tuple":
-            words = f"{name} is a tuple: a comma after the value, at the end of the line, makes one"
+        if kind == "tuple" and ",` raised" in error:  # the line that is shown
+            words = f"{name} is a tuple, because of the comma at the end of the line: remove it"
             return Cause("array-in-tuple", words)
         words = (
             f"{name} is a plain {kind} that holds arrays, and nnx does not look in it: give each "
