@@ -82,7 +82,8 @@ SOLUTIONS = {
     "exchanged": Solution((SIZES,), "yes yes yes open", "- the sizes of the layer are exchanged"),
 }
 ROWS = (
-    *("state/exact-state", "construction/builds", "construction/bias-shape"),
+    *("state/exact-state", "state/call-changes-nothing"),
+    *("construction/builds", "construction/bias-shape"),
     *("initialization/kernel-variance", "exercise/float-arguments", "forward/output-shape"),
     *("forward/basis-input", "exercise/recovered-kernel", "exercise/fixed-result"),
 )
