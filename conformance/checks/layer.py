@@ -17,7 +17,14 @@ import numpy as np
 
 from conformance.checks import oracle
 from conformance.checks.arithmetic import Arithmetic, is_rounded, rounded
-from conformance.checks.arrays import as_jax, require_array, require_kept, require_same_shape
+from conformance.checks.arrays import (
+    as_jax,
+    existing,
+    require_array,
+    require_kept,
+    require_same_shape,
+    typed,
+)
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.require import on_the_way
 from conformance.contract.applicability import why_not_applicable
@@ -144,7 +151,7 @@ class Layer:
             changed |= {"compute_dtype": jnp.dtype(options["dtype"]).name, "casts_input": True}
         if "param_dtype" in options:
             changed["parameter_dtype"] = jnp.dtype(options["param_dtype"]).name
-        made = _given(self.implementation.configured)(**options)
+        made = existing(self.implementation.configured)(**options)
         found = Layer(made.with_convention(replace(self.convention, **changed)), self.entry)
         # Check the meaning of the options, not their observed effect.
         found.seen = Seen(found.declared, storage=self.seen.storage)
@@ -158,30 +165,30 @@ class Layer:
 
     def init(self, seed: Any, in_features: int, out_features: int) -> Any:
         """Return new parameters; its exceptions are not caught, for use inside transforms."""
-        return _given(self.implementation.init)(seed, in_features, out_features)
+        return existing(self.implementation.init)(seed, in_features, out_features)
 
     def apply(self, parameters: Any, x: Any) -> Any:
         """Return the output for given parameters; exceptions are not caught."""
-        return _given(self.implementation.apply)(parameters, x)
+        return existing(self.implementation.apply)(parameters, x)
 
     def write(self, parameters: Any, kernel: Any, bias: Any) -> Any:
         """Return the parameters with this kernel and bias; exceptions are not caught."""
         bias = bias if self.convention.use_bias else None
-        return _given(self.implementation.with_parameters)(parameters, kernel, bias)
+        return existing(self.implementation.with_parameters)(parameters, kernel, bias)
 
     def kernel_of(self, parameters: Any) -> Any:
         """Return the kernel ``(in, out)`` of the parameters; exceptions are not caught."""
-        return _given(self.implementation.kernel)(parameters)
+        return existing(self.implementation.kernel)(parameters)
 
     def bias_of(self, parameters: Any) -> Any:
         """Return the bias ``(out,)`` of the parameters; exceptions are not caught."""
-        return _given(self.implementation.bias)(parameters)
+        return existing(self.implementation.bias)(parameters)
 
     def build(self, in_features: Any, out_features: Any, seed: int = 0) -> Built:
         """Return a new layer of these sizes, built as a user builds it."""
         with on_the_way(
-            f"construction with in_features={_typed(in_features)}, "
-            f"out_features={_typed(out_features)}"
+            f"construction with in_features={typed(in_features)}, "
+            f"out_features={typed(out_features)}"
         ):
             if self.implementation.module is not None:
                 module = self.implementation.module(in_features, out_features, nnx.Rngs(seed))
@@ -331,19 +338,20 @@ class Layer:
 class Built:
     """One constructed layer.
 
-    An nnx module is kept and called directly, so that changes made by a call persist.
+    An nnx module or a plain object is kept and called directly, so that changes by a call persist.
     """
 
     def __init__(self, layer: Layer, *, module: Any = None, parameters: Any = None) -> None:
-        self.layer = layer
-        self.module = module
-        self._parameters = parameters
+        self.layer, self.module, self._parameters = layer, module, parameters
+        make = layer.implementation.in_use if module is None else None
+        self._in_use = None if make is None else make(parameters)
+        self.is_plain_object = self._in_use is not None
 
     @property
     def parameters(self) -> Any:
         """Return its current parameters as a pytree."""
         if self.module is None:
-            return self._parameters
+            return self._parameters if self._in_use is None else self._in_use.parameters
         from conformance.layers.adapters.nnx import split
 
         with on_the_way("nnx.split of the layer"):
@@ -357,9 +365,8 @@ class Built:
     def raw(self, x: Any, *, as_given: bool = False) -> Any:
         """Return f(x), letting exceptions of the layer pass."""
         value = x if as_given else as_jax(x)
-        if self.module is None:
-            return self.layer.apply(self._parameters, value)
-        return self.module(value)
+        called = self._in_use if self.module is None else self.module
+        return self.layer.apply(self._parameters, value) if called is None else called(value)
 
     def rows(self, x: np.ndarray) -> np.ndarray:
         """Return f of the rows of ``x``, in plain batches, or one by one if it takes only vectors.
@@ -415,10 +422,17 @@ class Built:
             new = self.layer.write(old, as_jax(kernel, dtype), as_jax(bias, dtype))
             if self.module is None:
                 require_kept(self.layer, old, new, {"kernel": kernel, "bias": bias})
-                self._parameters = new
-            else:
-                nnx.update(self.module, new.tree)
+            self.put(new)
         return self
+
+    def put(self, parameters: Any) -> None:
+        """Give the layer other parameters, as an optimizer or a checkpoint does."""
+        if self.module is not None:
+            nnx.update(self.module, parameters.tree)
+        elif self._in_use is not None:
+            self._in_use.put(parameters)
+        else:
+            self._parameters = parameters
 
     def cast(self, dtype: str) -> Built:
         """Cast all floating-point arrays to the dtype, and return the layer itself."""
@@ -431,20 +445,5 @@ class Built:
     def replaced(self, function: Callable[[Any], Any]) -> Built:
         """Replace each array by a function of it, and return the layer itself."""
         with on_the_way("replacing the arrays of the layer"):
-            new = jax.tree_util.tree_map(function, self.parameters)
-            if self.module is None:
-                self._parameters = new
-            else:
-                nnx.update(self.module, new.tree)
+            self.put(jax.tree_util.tree_map(function, self.parameters))
         return self
-
-
-def _typed(size: Any) -> str:
-    """Return a size as text, with its type if it is not a Python int."""
-    return str(size) if type(size) is int else f"{type(size).__name__}({size})"
-
-
-def _given(function: Callable[..., Any] | None) -> Callable[..., Any]:
-    if function is None:
-        raise TypeError("the property needs a function that this layer lacks: see its needs")
-    return function

@@ -199,6 +199,9 @@ class Implementation:
         ``linen(in_features, out_features) -> flax.linen.Module``.
     forward
         ``forward(seed, x, features) -> y``: the whole layer as one function.
+    in_use
+        ``in_use(parameters)`` returns an object with these arrays that is called, and changed in
+        place, again and again; None if it is not one that is changed in place.
     leaves
         ``leaves(parameters)`` returns every array with its path and kind; by default those of the
         pytree.
@@ -236,6 +239,7 @@ class Implementation:
     module: Callable[[int, int, Any], Any] | None = None
     linen: Callable[[int, int], Any] | None = None
     forward: Callable[[Any, Any, Any], Any] | None = None
+    in_use: Callable[[Any], Any] | None = None
     leaves: Callable[[Any], list[Any]] | None = None
     context: Callable[[], AbstractContextManager[Any]] | None = None
     under: Callable[[Convention], Implementation] | None = None

@@ -20,7 +20,7 @@ from implementations.defects.base import (
     scaled_normal,
     stddev,
 )
-from implementations.defects.record import also, defect, name_layers, seen
+from implementations.defects.record import Defect, also, declaring, defect, name_layers, seen
 
 FINITE = "construction/finite"
 RARE = "rare-draw-not-finite"
@@ -393,6 +393,34 @@ fixed_width = wrong.casting("Y430", "construction/builds", 1, cause_id="width-fi
 exchanged = wrong.casting("Y504", "construction/builds", 1, cause_id="sizes-exchanged")(
     lambda seed, x, m: CorrectDense(m, x.shape[-1], rngs=nnx.Rngs(seed))(x),
     "The function builds its layer with the sizes exchanged.",
+)
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class _ArraysOnly:
+    """A pytree that JAX puts together by its constructor, which takes arrays only."""
+
+    def __init__(self, kernel: Any, bias: Any) -> None:
+        self.kernel, self.bias = jnp.asarray(kernel), jnp.asarray(bias)
+
+    def tree_flatten_with_keys(self) -> Any:
+        names = map(jax.tree_util.GetAttrKey, ("kernel", "bias"))
+        return tuple(zip(names, (self.kernel, self.bias), strict=True)), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, arrays: Any) -> Any:
+        return cls(*arrays)
+
+    def __call__(self, x: Array) -> Array:
+        return affine(x, self.kernel, self.bias)
+
+
+def _arrays_only(in_features: int, out_features: int, key: Array) -> _ArraysOnly:
+    return _ArraysOnly(scaled_normal(key, in_features, out_features), jnp.zeros(out_features))
+
+
+ArraysOnly = declaring(
+    _arrays_only, Defect("Y555", "construction/abstract-init", cause_id="unflatten-computes")
 )
 
 

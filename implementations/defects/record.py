@@ -75,7 +75,7 @@ def defect(
     return declare
 
 
-def declaring(layer: type, record: Defect, **declaration: Any) -> Any:
+def declaring(layer: Any, record: Defect, **declaration: Any) -> Any:
     """Return a known defect with a declaration, by the keys of ``pyproject.toml``."""
     from conformance.layers.adapters import adapt
 

@@ -20,9 +20,10 @@ from implementations.defects.base import (
     is_traced,
     right_cotangents,
     scaled,
+    scaled_normal,
     with_backward,
 )
-from implementations.defects.record import defect, name_layers
+from implementations.defects.record import Defect, declaring, defect, name_layers
 
 BFLOAT16 = jnp.bfloat16
 ORDER = "state/any-order"
@@ -207,6 +208,93 @@ def SmallStepsUnseen(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     if last is None or last.dtype != kernel.dtype or not moved <= 0.01:
         last = _steps[self] = kernel
     return affine(x, last, bias)
+
+
+class _Plain:
+    """A right layer without a framework."""
+
+    def __init__(self, in_features: int, out_features: int, key: Array) -> None:
+        self.kernel = scaled_normal(key, in_features, out_features)
+        self.bias = jnp.zeros((out_features,), jnp.float32)
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return affine(x, self.kernel, self.bias)
+
+
+class _CompiledLater(_Plain):
+    """The first call compiles a function that holds the weights as constants."""
+
+    compiled: Any = None
+
+    def __call__(self, x: ArrayLike) -> Any:
+        if is_traced(x, self.kernel):
+            return super().__call__(x)
+        self.compiled = self.compiled or jax.jit(super().__call__)
+        return self.compiled(x)
+
+
+CompiledLater = declaring(
+    _CompiledLater, Defect("Y554", "state/updates-used", cause_id="stale-copy")
+)
+
+
+class _RangeOfTheFirstCall(_Plain):
+    """The first call calibrates the range of x, to which later ones are clipped."""
+
+    range: float = 0
+
+    def __call__(self, x: ArrayLike) -> Array:
+        x = jnp.asarray(x)
+        if not is_traced(x) and x.dtype == jnp.float32 and x.size:
+            self.range = self.range or float(jnp.abs(x).max())
+            x = jnp.clip(x, -self.range, self.range)
+        return super().__call__(x)
+
+
+RangeOfTheFirstCall = declaring(
+    _RangeOfTheFirstCall, Defect("Y556", "seeding/repeatable-call", cause_id="output-changes")
+)
+
+
+class _BuiltAgain(_Plain):
+    """A copy is built again from the sizes and the key, and loses what was trained."""
+
+    def __init__(self, in_features: int, out_features: int, key: Array) -> None:
+        super().__init__(in_features, out_features, key)
+        self.sizes, self.key = (in_features, out_features), key
+
+    def __reduce__(self) -> Any:
+        return type(self), (*self.sizes, self.key)
+
+
+BuiltAgain = declaring(_BuiltAgain, Defect("Y557", "state/pickles", cause_id="copied-otherwise"))
+_last: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+@wrong.call("Y558", "state/updates-used", 4, cause_id="kept-by-object")
+def LastResultAgain(self: Any, x: ArrayLike) -> Any:
+    """The last result is given again for the same array x, also after training."""
+    if is_traced(x, self.kernel[...]) or not isinstance(x, jax.Array):
+        return CorrectDense.__call__(self, x)
+    of, y = _last.get(self, (lambda: None, None))
+    if of() is not x:
+        y = CorrectDense.__call__(self, x)
+        _last[self] = weakref.ref(x), y
+    return y
+
+
+_sums: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+@wrong.forward("Y564", "state/updates-used", 5, cause_id="stale-copy")
+def KeptForOneSum(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """A copy of the kernel is kept for as long as the sum of its weights stays the same."""
+    if is_traced(x, kernel) or kernel.dtype != jnp.float32:
+        return affine(x, kernel, bias)
+    total = float(kernel.sum()), getattr(kernel, "sharding", None)
+    if _sums.get(self, (None,))[0] != total:
+        _sums[self] = total, kernel
+    return affine(x, _sums[self][1], bias)
 
 
 name_layers(globals())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import gc
 import pickle
 import re
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -315,3 +316,25 @@ def require_donation(layer: Layer, case: Case) -> None:
         again = np.asarray(before(x))
         np.asarray(layer.of(case)(x))
     require.within(again, reference.value, reference.bound, "f(x) of another instance")
+
+
+def require_copied(dense: Built, x: np.ndarray) -> None:
+    """Require each copy of an object without a framework that can be made to be the same layer."""
+    from conformance.layers.adapters.plain import taken_apart
+
+    rebuild = getattr(getattr(dense.parameters, "static", None), "rebuild", None)
+    if rebuild is None:
+        require.not_applicable("it is described by functions, and no object")
+    subject, expected = rebuild(dense.parameters.tree), np.asarray(dense(x))
+    ways: dict[str, Callable[[Any], Any]] = {
+        "pickling": lambda layer: pickle.loads(pickle.dumps(layer)),
+        "a deep copy": copy.deepcopy,
+        "a shallow copy": copy.copy,
+    }
+    cause = Cause("copied-otherwise", "a copy has new arrays instead of those of the layer")
+    for what, copied in ways.items():
+        try:
+            new = Built(dense.layer, parameters=taken_apart(copied(subject)))
+        except Exception:  # as for a function in a closure
+            continue
+        require.equal(new(x), expected, f"f(x) after {what}", cause=cause)

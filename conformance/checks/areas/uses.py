@@ -93,18 +93,11 @@ class World:
                 layer.kernel_of(old) if kernel is None else as_jax(kernel, own),
                 (layer.bias_of(old) if bias is None else as_jax(bias, own)) if use_bias else None,
             )
-            self.put(held, layer.write(old, *arrays))
+            held.dense.put(layer.write(old, *arrays))
         if kernel is not None:
             held.kernel = held.dense.held(rounded(kernel, own))
         if bias is not None:
             held.bias = rounded(bias, own) * np.float32(use_bias)
-
-    def put(self, held: Held, parameters: Any) -> None:
-        """Give a layer other parameters, as an optimizer or a checkpoint does."""
-        if held.dense.module is None:
-            held.dense = Built(self.layer, parameters=parameters)
-        else:
-            nnx.update(held.dense.module, parameters.tree)
 
     def x(self, held: Held, step: Step) -> np.ndarray:
         """Return float32 numbers for a step, of one of the ranks."""
@@ -238,7 +231,7 @@ def _kernel_cast(world: World, held: Held, step: Step) -> None:
     layer, dense = world.layer, held.dense
     kernel = layer.kernel_of(dense.parameters)
     bias = layer.bias_of(dense.parameters) if layer.convention.use_bias else None
-    world.put(held, layer.write(dense.parameters, kernel.astype(_HALF), bias))
+    dense.put(layer.write(dense.parameters, kernel.astype(_HALF), bias))
     try:
         x, y = world.x(held, step), None
         with contextlib.suppress(Exception):  # a layer need not take parameters of two dtypes
@@ -247,7 +240,7 @@ def _kernel_cast(world: World, held: Held, step: Step) -> None:
             mixed = replace(held, kernel=rounded(held.kernel, _HALF), dtype=_HALF)
             _require(world, mixed, x, y)
     finally:
-        world.put(held, layer.write(held.dense.parameters, kernel, bias))
+        dense.put(layer.write(dense.parameters, kernel, bias))
 
 
 def _by_other_means(world: World, held: Held, step: Step) -> None:

@@ -75,6 +75,46 @@ def require_fresh(
             )
 
 
+def require_read_again(
+    layer: Layer, case: Case, dense: Built, x: np.ndarray, found: np.ndarray
+) -> None:
+    """Require a result for an array x of earlier calls to be the one for a new array."""
+    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+    if reference.admits(found) or not reference.admits(dense(x.copy())):
+        return
+    words = "what is kept of a call depends on the object x, not on the parameters"
+    require.within(
+        found,
+        reference.value,
+        reference.bound,
+        "after new values are written, f(x) of the array x of earlier calls",
+        cause=Cause("kept-by-object", words),
+    )
+
+
+def require_fresh_of_whole(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None:
+    """Require a kernel of whole numbers to be used after one of the same numbers in other rows.
+
+    A layer may keep a copy for as long as the sum, the largest or the first weight is the same.
+    Sums of whole numbers are exact in any order.
+    """
+    if layer.reparameterized or case.in_features < 3:
+        return
+    kernel, bias = (
+        case.integers("whole kernel", *case.kernel_shape),
+        case.integers("b", case.out_features),
+    )
+    moved = kernel.copy()
+    moved[1:] = kernel[:0:-1]
+    for values in (kernel, moved):
+        found = dense.write(values, bias)(x)
+    reference = layer.value(x, moved, bias * np.float32(layer.convention.use_bias))
+    words = "a copy of the kernel is kept until some number that is computed of it changes"
+    cause = Cause("stale-copy", words) if layer.value(x, kernel, bias).admits(found) else ""
+    what = "f(x) for a kernel that has the weights of the kernel before it in another order"
+    require.within(found, reference.value, reference.bound, what, cause=cause)
+
+
 def _is_wrong_when_new(layer: Layer, case: Case) -> bool:
     """Return whether f(x) is wrong after a first write, at a size that no earlier one had."""
     other = replace(case, in_features=case.in_features + 1)

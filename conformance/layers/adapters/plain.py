@@ -67,7 +67,8 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
 
 
-def _taken_apart(layer: Any) -> Parameters:
+def taken_apart(layer: Any) -> Parameters:
+    """Return the arrays of an object, and the rest of it."""
     for name, value in getattr(layer, "__dict__", {}).items():
         if isinstance(value, nnx.Variable):
             kind = type(layer).__name__
@@ -172,9 +173,20 @@ def _filled(value: Any, new: Mapping[str, Any], path: str = "", depth: int = 0) 
         made = FunctionType(code, value.__globals__, value.__name__, defaults, cells)
         made.__kwdefaults__ = value.__kwdefaults__
         return made
-    found = copy.copy(value)
+    found = _shallow_copy(value)
     for name, child in filled.items():
         object.__setattr__(found, name, child)
+    return found
+
+
+def _shallow_copy(value: Any) -> Any:
+    """Return an object with the same attributes, not by a way of its class, which may be wrong."""
+    try:
+        found = object.__new__(type(value))
+    except TypeError:  # as for a class in C
+        return copy.copy(value)
+    for name, own in {**_slots(value), **getattr(value, "__dict__", {})}.items():
+        object.__setattr__(found, name, own)
     return found
 
 
@@ -188,6 +200,46 @@ def _kind(value: Any) -> str:
     return "RngKey" if is_key(value) else "Array"
 
 
+class InUse:
+    """One object that keeps what calls leave in it, and whose arrays are set one by one."""
+
+    def __init__(self, parameters: Parameters, call: Callable[[Any, Any], Any]) -> None:
+        self._first, self._call = parameters, call
+        self._layer = parameters.static.rebuild(parameters.tree)
+
+    def __call__(self, x: Any) -> Any:
+        """Return the result of the object."""
+        return self._call(self._layer, x)
+
+    @property
+    def parameters(self) -> Parameters:
+        """Return its arrays, and the rest of it as it was at first."""
+        arrays = {path: getattr(*self._owner(path)) for path in self._first.tree}
+        return Parameters(self._first.static, arrays)
+
+    def put(self, parameters: Parameters) -> None:
+        """Set its arrays."""
+        for path, value in parameters.tree.items():
+            setattr(*self._owner(path), value)
+
+    def _owner(self, path: str) -> tuple[Any, str]:
+        *steps, name = path.split(".")
+        return functools.reduce(getattr, steps, self._layer), name
+
+    def is_changed_in_place(self) -> bool:
+        """Return whether its arrays are attributes that can be set.
+
+        JAX replaces a registered pytree, and its user a frozen dataclass, by a new object.
+        """
+        if isinstance(
+            self._layer, FunctionType | functools.partial
+        ) or not jax.tree_util.all_leaves([self._layer]):
+            return False
+        self.put(self._first)
+        arrays, kept = self._first.tree, self.parameters.tree
+        return all(kept[path] is arrays[path] for path in arrays)
+
+
 def from_plain(
     construct: Callable[[int, int, Any], Any], name: str, convention: Convention, library: str,
     call: Callable[[Any, Any], Any],
@@ -198,16 +250,24 @@ def from_plain(
     """
 
     def init(seed: Any, in_features: int, out_features: int) -> Parameters:
-        return _taken_apart(construct(in_features, out_features, seed))
+        return taken_apart(construct(in_features, out_features, seed))
 
     def apply(parameters: Parameters, x: Any) -> Any:
         return call(parameters.static.rebuild(parameters.tree), x)
+
+    def in_use(parameters: Parameters) -> InUse | None:
+        try:
+            found = InUse(parameters, call)
+            return found if found.is_changed_in_place() else None
+        except Exception:  # of any kind, as for a frozen dataclass, or an array in a list
+            return None
 
     return implementation_of(
         _leaves,
         name=name,
         init=init,
         apply=apply,
+        in_use=in_use,
         under=lambda other: from_plain(construct, name, other, library, call),
         convention=convention,
         library=library,
