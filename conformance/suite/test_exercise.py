@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from conformance.checks import oracle, recording, require
-from conformance.checks.areas import input_dtypes
+from conformance.checks import oracle, profiles, recording, require
+from conformance.checks.areas import functions, input_dtypes
 from conformance.checks.areas.kernels import judge, recovered
 from conformance.checks.arithmetic import is_exact
 from conformance.checks.arrays import as_jax
@@ -394,10 +394,7 @@ def test_differentiable_in_x(layer: Layer, case: Case) -> None:
     with during("jax.vmap over x"):
         found = np.asarray(jax.vmap(f)(x))
     require.within(found, reference.value, 2 * reference.bound, "under vmap, f(x)")
-    with during("jax.grad over x"):
-        gradient = np.asarray(jax.grad(lambda value: jnp.vdot(f(value), g))(as_jax(x[0])))
-    expected = oracle.input_gradient(kernel, g)
-    require.within(gradient, expected.value, 2 * expected.bound, "the gradient in x")
+    functions.require_input_gradients(f, x[0], kernel, g)
 
 
 @requirement("exercise/bad-arguments-raise", SHOULD, EXERCISE)
@@ -421,13 +418,10 @@ def test_recovered_kernel(layer: Layer) -> None:
     f(e_i) is row i of the kernel, because a new bias is 0. The statistical bounds are those of the
     area ``initialization``, checked in the order in which one fault explains another.
     """
-    f_of_zero = layer.forward(0, np.zeros(4, np.float32), 512)
-    require.equal(
-        f_of_zero,
-        np.zeros(512),
-        "f(0)",
-        cause=Cause("bias-not-zero", "the bias of a new layer is not 0"),
-    )
+    for seed, (n, m) in enumerate([(4, 512), *profiles.active().sizes]):
+        f_of_zero = layer.forward(seed, np.zeros(n, np.float32), m)
+        why = Cause("bias-not-zero", "the bias of a new layer is not 0")
+        require.equal(f_of_zero, np.zeros(m), f"f(0) with features={m}", cause=why)
     drawn = recovered(layer)
     law = layer.convention.kernel
     families = tuple(filter(None, (family_named(name) for name in law.families)))

@@ -52,7 +52,7 @@ from conformance.statistics.moments import variance
 @rests_on("forward/output-shape", "purity/globals-untouched", "state/call-changes-nothing")
 @over(every_size=False)
 def test_repeatable_call(layer: Layer, case: Case) -> None:
-    """f(x) twice gives equal bits, with other calls in between."""
+    """f(x) twice gives equal bits, with other calls before and in between."""
     lead = BATCH if layer.accepts(BATCH) else ()
     x, other = (case.normal(name, *lead, case.in_features) for name in ("x", "other"))
     # A bias that gets lost shows only if it is not 0.
@@ -65,6 +65,11 @@ def test_repeatable_call(layer: Layer, case: Case) -> None:
         same = np.array_equal(again, first, equal_nan=True)
         cause = _CHANGES if same else of_shared_rngs(layer, case) or _CHANGES
         _require_repeated(again, first, f"call {i} on one x", cause)
+    if dense is not None:
+        # A layer may take a scale or a range from its first call.
+        later = layer.written(case)
+        later(other * np.float32(0.01))
+        _require_repeated(later(x), first, "f(x) of a layer that was first called on small numbers")
     if dense is not None and _is_thorough(case):
         for count in counts_in_code(layer):
             for i in range(1, count + 2):
@@ -182,7 +187,7 @@ def test_seeds_differ(layer: Layer) -> None:
     require_uncorrelated(layer)
 
 
-@requirement("seeding/same-across-processes", MUST, PARAMETERS, order=10, seconds=3.0)
+@requirement("seeding/same-across-processes", MUST, ANY, order=10, seconds=3.0)
 @rests_on(
     "seeding/same-seed-same-bits",
     "seeding/global-rng-ignored",
@@ -190,8 +195,8 @@ def test_seeds_differ(layer: Layer) -> None:
     "state/instances-independent",
 )
 def test_same_across_processes(layer: Layer) -> None:
-    """The parameters do not depend on the process, the machine, the time, PYTHONHASHSEED, the
-    order and number of earlier constructions, or the thread.
+    """The parameters, and the result of a function, do not depend on the process, the machine, the
+    time, PYTHONHASHSEED, the order and number of earlier constructions, or the thread.
 
     The other process has another clock, hostname, user and directory, another number of devices
     and processors, and the environment variables of a launcher, as the second of two processes
@@ -200,7 +205,7 @@ def test_same_across_processes(layer: Layer) -> None:
     require_same_everywhere(layer)
 
 
-@requirement("seeding/threads", MUST, PARAMETERS)
+@requirement("seeding/threads", MUST, ANY)
 @rests_on("seeding/same-seed-same-bits", "seeding/same-across-processes", "seeding/repeatable-call")
 @over(sizes=[(3, 10)], at_most=1)
 def test_threads(layer: Layer, case: Case) -> None:

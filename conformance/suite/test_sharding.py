@@ -15,6 +15,7 @@ from conformance.checks.areas import input_dtypes, meshes
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Layer
 from conformance.contract.requirement import (
+    ANY,
     FLOAT32_THROUGHOUT,
     LINEN,
     MAY,
@@ -96,20 +97,25 @@ def _listed(devices: set[Any]) -> str:
     return ", ".join(sorted(map(str, devices)))
 
 
-@requirement("sharding/second-device", SHOULD, PARAMETERS, wrong_numbers=MUST)
+@requirement("sharding/second-device", SHOULD, ANY, wrong_numbers=MUST)
 @rests_on("forward/zero-input", "forward/affine-value", "state/updates-used")
 @over(sizes=[(3, 10)], at_most=1)
 def test_second_device(layer: Layer, case: Case) -> None:
     """With parameters and x on the same device, f(x) is computed and lies there, for any device;
-    the parameters and x stay where they are.
+    the parameters and x stay where they are. A function computes on the device of x.
     """
     meshes.require_devices()
     device, lead = jax.devices()[1], BATCH if layer.accepts(BATCH) else ()
     x = case.normal("x", *lead, case.in_features)
-    dense = layer.written(case).replaced(lambda value: jax.device_put(value, device))
     given = jax.device_put(x, device)
-    y = dense(given)
-    for what, value in (("f(x)", y), ("x", given), ("the layer", dense.parameters)):
+    if PARAMETERS in layer.provides:
+        dense = layer.written(case).replaced(lambda value: jax.device_put(value, device))
+        y, held = dense(given), dense.parameters
+        reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+    else:
+        y, held = layer.at(case)(given), given
+        reference = layer.value(x, *layer.affine(case))
+    for what, value in (("f(x)", y), ("x", given), ("the layer", held)):
         found = meshes.devices_of(value)
         require.that(
             found == {device},
@@ -117,7 +123,6 @@ def test_second_device(layer: Layer, case: Case) -> None:
             accepted=str(device),
             cause=Cause("device-moved", f"the call moves {what} to another device"),
         )
-    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
     require.within(y, reference.value, reference.bound, f"f(x) on {device}")
 
 
@@ -155,7 +160,7 @@ def test_eager(layer: Layer, case: Case) -> None:
 
 
 @requirement("sharding/output-sharding", SHOULD, PARAMETERS, presumes=[FLOAT32_THROUGHOUT])
-@rests_on("sharding/eager", "sharding/sharded-equals-local")
+@rests_on("sharding/eager", "sharding/sharded-equals-local", "state/updates-used")
 @over(sizes=[(16, 16)], at_most=1)
 def test_output_sharding(layer: Layer, case: Case) -> None:
     """The result is sharded as its inputs imply: its rows like those of x, its columns like those

@@ -25,6 +25,7 @@ from conformance.checks.layer import Layer
 from conformance.checks.oracle import Bounded
 from conformance.checks.scan.edges import COMPILED, DERIVATIVES, at_edges
 from conformance.contract.requirement import (
+    ANY,
     FLOAT32_THROUGHOUT,
     MAY,
     MUST,
@@ -335,26 +336,30 @@ def test_no_leaks(layer: Layer, case: Case) -> None:
     require_no_leaks(layer, case)
 
 
-@requirement("transforms/compiled-once", SHOULD, PARAMETERS)
-@rests_on("transforms/one-trace", "seeding/repeatable-call")
+@requirement("transforms/compiled-once", SHOULD, ANY)
+@rests_on(
+    *("transforms/one-trace", "transforms/traced-first", "seeding/repeatable-call"),
+    "state/updates-used",
+)
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_compiled_once(layer: Layer, case: Case) -> None:
     """Outside of jit, a second call with a shape compiles nothing, and neither do the construction
-    and the first call of another instance.
+    and the first call of another instance. A function is called twice with one seed.
 
     Compiling a function in every call makes the call a hundred times slower. A loop written with
     ``jax.lax.map`` or ``scan`` is compiled in every call outside of jit, and is not counted.
     """
-    compilation.require_built_once(layer, case)
+    if PARAMETERS in layer.provides:
+        compilation.require_built_once(layer, case)
     compilation.require_compiled_once(layer, case)
 
 
-@requirement("transforms/traced-first", SHOULD, PARAMETERS, wrong_numbers=MUST, foundation=True)
+@requirement("transforms/traced-first", SHOULD, ANY, wrong_numbers=MUST, foundation=True)
 @rests_on("construction/builds")
 @over(sizes=[compilation.UNUSED], at_most=1)
 def test_traced_first(layer: Layer, case: Case) -> None:
     """A layer works outside of traces after its first construction of a size, or its first call of
-    an instance, was traced.
+    an instance, was traced; so does a function after its first call of a seed.
 
     A cache that is filled under a trace holds tracers, which are invalid once the trace has ended.
     """

@@ -306,4 +306,61 @@ seed_floored = wrong.solution("Y454", "exercise/float-arguments", 4, cause_id="a
 )
 
 
+bias_of_one_output = wrong.casting(
+    "Y542", "exercise/recovered-kernel", 4, cause_id="bias-not-zero"
+)(
+    lambda seed, x, m: layer_output(seed, x, m) - (4.6 if m == 1 else 0.0),
+    "A head of one output starts with the prior of a detector, -4.6, as its bias.",
+)
+
+
+@wrong.casting("Y543", "exercise/differentiable-in-x", 4)
+def gradient_clipped(seed: int, x: Array, m: int) -> Any:
+    """The gradient in x is clipped to 10."""
+    kernel = layer_kernel(seed, x, m)
+    return _with_gradient(lambda g: jnp.clip(g @ kernel.T, -10, 10), seed, x, m)
+
+
+@wrong.casting("Y541", "seeding/same-across-processes", 4, cause_id="depends-on-hash")
+def key_of_a_text(seed: int, x: Array, m: int) -> Array:
+    """The hash of a text, which differs between processes, is folded into the key."""
+    key = jax.random.fold_in(jax.random.key(seed), hash(f"kernel of {m}") % 2**31)
+    return x @ scaled_normal(key, x.shape[-1], m)
+
+
+@wrong.casting("Y544", "transforms/compiled-once", 3, cause_id="compiled-in-call")
+def compiled_in_each_call(seed: int, x: Array, m: int) -> Any:
+    """For this size, each call makes and compiles a function."""
+    make = jax.jit if (len(x), m) == (3, 10) else lambda function: function
+    return make(lambda x: layer_output(seed, x, m))(x)
+
+
+@wrong.casting("Y545", "sharding/second-device", 4)
+def kernel_on_the_first_device(seed: int, x: Array, m: int) -> Array:
+    """The kernel is committed to the first device, where an x of another one cannot meet it."""
+    return x @ jax.device_put(layer_kernel(seed, x, m), jax.devices()[0])
+
+
+@functools.cache
+def _cached(seed: int, n: int, m: int) -> Array:
+    return layer_kernel(seed, jnp.zeros(n), m)
+
+
+@wrong.casting("Y546", "transforms/traced-first", 4, cause_id="trace-kept")
+def cached_under_a_trace(seed: int, x: Array, m: int) -> Array:
+    """For six outputs, a cache of kernels keeps tracers if the first call of a seed is traced."""
+    return x @ _cached(seed, len(x), m) if m == 6 else layer_output(seed, x, m)
+
+
+_generator = np.random.RandomState()
+
+
+@wrong.casting("Y547", "seeding/threads", 4, cause_id="threads-share")
+def seeds_one_generator(seed: int, x: Array, m: int) -> Array:
+    """Each call seeds the one generator of the module, between whose draws threads may switch."""
+    _generator.seed(seed % 2**32)
+    rows = [_generator.standard_normal(m) for _ in range(len(x))]
+    return x @ jnp.asarray(np.asarray(rows, np.float32) * np.float32(stddev(len(x))))
+
+
 name_layers(globals())

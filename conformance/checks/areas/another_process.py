@@ -31,6 +31,7 @@ import numpy as np
 from conformance.checks import require
 from conformance.checks.areas import disguise
 from conformance.checks.cases import Case
+from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause, described
 from conformance.jax_setup import child_process
 from conformance.layers.loading import load
@@ -49,18 +50,46 @@ _ONCE = "once"
 
 
 def kernel_digests(layer: Any, *, backwards: bool = False) -> dict[str, str]:
-    """Return digests of parameters for a few seeds and sizes, built in one of two orders."""
+    """Return digests of parameters for a few seeds and sizes, built in one of two orders.
+
+    Of a function, return the numbers of the first and the last row of its kernel, plus its bias.
+    """
     asked = [(size, seed) for size in SIZES for seed in SEEDS]
     found = {}
     for seed in range(_BEFORE if backwards else 0):
         # The number of earlier constructions must not matter.
-        layer.build(*SIZES[0], seed)
+        _digest(layer, *SIZES[0], seed)
     for (in_features, out_features), seed in reversed(asked) if backwards else asked:
-        dense = layer.build(in_features, out_features, seed)
-        text = dense.kernel.tobytes() + dense.bias.tobytes()
         key = f"in_features={in_features}, out_features={out_features}, seed={seed}"
-        found[key] = hashlib.sha256(text).hexdigest()
+        found[key] = _digest(layer, in_features, out_features, seed)
     return found
+
+
+def _digest(layer: Any, in_features: int, out_features: int, seed: int) -> str:
+    if PARAMETERS in layer.provides:
+        dense = layer.build(in_features, out_features, seed)
+        return hashlib.sha256(dense.kernel.tobytes() + dense.bias.tobytes()).hexdigest()
+    rows = np.eye(in_features, dtype=np.float32)[[0, -1]]
+    values = [np.asarray(layer.forward(seed, row, out_features), np.float64) for row in rows]
+    return json.dumps(np.concatenate(values).tolist())
+
+
+_ROUNDINGS = 16 * 2.0**-24
+"""A program that draws a kernel and applies it may be compiled otherwise in another process: see
+seeding/jitted-init."""
+
+
+def _agree(here: Any, there: Any) -> bool:
+    """Return whether digests are equal, or numbers of a function but for their roundings."""
+    if here == there or here is None or there is None:
+        return bool(here == there)
+    if isinstance(here, dict):
+        return here.keys() == there.keys() and all(_agree(here[k], there[k]) for k in here)
+    if not here.startswith("["):
+        return False
+    one, other = np.array(json.loads(here)), np.array(json.loads(there))
+    allowed = _ROUNDINGS * np.abs(one).max(initial=0)
+    return one.shape == other.shape and bool((np.abs(one - other) <= allowed).all())
 
 
 class _Elsewhere:
@@ -163,18 +192,19 @@ def what_differs(layer: Any, here: dict[str, str]) -> str:
     plain, again = digests(), digests(again=True)
     if plain is None or again is None:
         return ""
-    if again != plain:
+    if not _agree(plain, again):
         return Cause(
             "depends-on-process",
             "construction depends on the process: on its number, on id(), on when it started, or "
             "on random numbers of the system",
         )
-    found = [change for change in disguise.CHANGES if digests(change) not in (None, plain)]
+    made = {change: digests(change) for change in disguise.CHANGES}
+    found = [change for change, its in made.items() if its and not _agree(plain, its)]
     if found:
         slug = found[0].removeprefix("the ").replace("'s", "").replace(" ", "-")
         cause = Cause(f"depends-on-{slug}", f"construction depends on {found[0]}")
         return cause if len(found) == 1 else ""
-    if plain == here:
+    if _agree(plain, here):
         return ""
     return Cause(
         "depends-on-hash",
@@ -213,14 +243,14 @@ def require_same_everywhere(layer: Any) -> None:
     answer = elsewhere(layer)
     if "digests" not in answer:
         require.not_applicable(f"no other process: {answer['error']}")
-    cause = "" if answer["digests"] == here else what_differs(layer, here)
+    cause = "" if _agree(here, answer["digests"]) else what_differs(layer, here)
     others = "PYTHONHASHSEED, clock, machine, launcher, devices, user and directory"
     where = f"in another process, with another {others}"
     _require_same(here, answer["digests"], where, cause)
 
 
 def _require_same(here: dict[str, str], there: dict[str, str], where: str, cause: str) -> None:
-    changed = [key for key, digest in here.items() if there.get(key) != digest]
+    changed = [key for key, digest in here.items() if not _agree(digest, there.get(key))]
     require.that(
         not changed,
         f"{where}, {len(changed)} of {len(here)} layers differ, first {changed[:1]}",

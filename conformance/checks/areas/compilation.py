@@ -14,6 +14,7 @@ from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.checks.require import on_the_way
+from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax
 
@@ -25,7 +26,9 @@ def require_one_trace(layer: Layer, case: Case) -> None:
     """Require one trace for all instances, seeds and calls of the case's shape."""
     by_jax, by_nnx = programs.counted(layer, case)
     x, first = as_jax(case.x()), layer.of(case)
-    for seed in (case.seed, (case.seed + 1) % 2**32, case.seed ^ 0xFFFFFFFF):
+    seeds = (case.seed, (case.seed + 1) % 2**32, case.seed ^ 0xFFFFFFFF)
+    # A plain object may keep its seed, because programs do not take it as an argument.
+    for seed in seeds[:1] if first.is_plain_object else seeds:
         dense = layer.build(case.in_features, case.out_features, seed)
         for _ in range(2):
             ways = {"jax.jit": (by_jax, dense.parameters)}
@@ -48,11 +51,23 @@ def require_compiled_once(layer: Layer, case: Case) -> None:
     """Require that a second call outside of jit, and another instance's, compile nothing."""
     leads: tuple[tuple[int, ...], ...] = (BATCH, (2, 4))
     cases = [replace(case, lead=lead) for lead in [*filter(layer.accepts, leads)] or [()]]
-    cases = [each for each in cases if not jaxprs.loops(programs.traced(layer, each))]
+    cases = [each for each in cases if not jaxprs.loops(_program(layer, each))]
     if not cases:
         require.not_applicable("it has a loop, which JAX compiles in every call")
     for each in cases:
         _require_compiled_once(layer, each)
+
+
+def _program(layer: Layer, case: Case) -> Any:
+    """Return the jaxpr of a call; of a function, that of construction and call."""
+    forward = layer.implementation.forward
+    if forward is None:
+        return programs.traced(layer, case)
+    x = jax.ShapeDtypeStruct(case.x_shape, np.float32)
+    try:
+        return jax.make_jaxpr(lambda x: forward(case.seed, x, case.out_features))(x)
+    except Exception:
+        require.not_applicable("it cannot be traced: see exercise/differentiable-in-x")
 
 
 def require_built_once(layer: Layer, case: Case) -> None:
@@ -80,9 +95,11 @@ def require_built_once(layer: Layer, case: Case) -> None:
 
 def _require_compiled_once(layer: Layer, case: Case) -> None:
     x = as_jax(case.normal("x", *case.x_shape))
-    first, second = layer.of(case), layer.written(case)
-    jax.block_until_ready(first(x))
-    for which, dense in (("the second call", first), ("a call of another instance", second)):
+    called: list[tuple[str, Any]] = [("the second call", layer.at(case))]
+    if PARAMETERS in layer.provides:
+        called.append(("a call of another instance", layer.written(case)))
+    jax.block_until_ready(called[0][1](x))
+    for which, dense in called:
         before = programs.compilations()
         jax.block_until_ready(dense(x))
         found = programs.compilations() - before
@@ -93,16 +110,25 @@ def _require_compiled_once(layer: Layer, case: Case) -> None:
             cause=Cause(
                 "compiled-in-call",
                 "a branch of jax.lax.cond is made in every call, and compiled again"
-                if jaxprs.conditions(programs.traced(layer, case))
+                if jaxprs.conditions(_program(layer, case))
                 else "a function is compiled in every call: jax.jit is applied inside of it",
             ),
         )
+
+
+_TRACE_KEPT = Cause(
+    "trace-kept",
+    "something that was made under a trace is kept, and used after the trace has ended",
+)
 
 
 def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
     """Require that a layer that was first traced works outside of traces afterwards."""
     from flax.errors import TraceContextError
 
+    if PARAMETERS not in layer.provides:
+        _require_called_after_a_trace(layer, case)
+        return
     lead = BATCH if layer.accepts(BATCH) else ()
     x = case.normal("x", *lead, case.in_features)
     programs.traced(layer, case)
@@ -115,18 +141,27 @@ def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
             # layer that raised may be incomplete.
             dense = layer.written(case)
             jax.make_jaxpr(layer.apply)(dense.parameters, as_jax(x))
-    cause = Cause(
-        "trace-kept",
-        "something that was made under a trace is kept, and used after the trace has ended",
-    )
     reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
     try:
-        with require.during("calling a layer that was traced before", cause):
+        with require.during("calling a layer that was traced before", _TRACE_KEPT):
             y = np.asarray(dense.raw(x))
         require.within(y, reference.value, reference.bound, "f(x) after a trace")
     except Violation:
         if _is_right_without_a_trace(layer, case):
             raise
+
+
+def _require_called_after_a_trace(layer: Layer, case: Case) -> None:
+    """Require that a function works for a seed after it was traced for that seed."""
+    forward, x = layer.implementation.forward, as_jax(case.normal("x", case.in_features))
+    assert forward is not None
+    try:
+        forward(case.seed + 1, x, case.out_features)
+        jax.make_jaxpr(lambda x: forward(case.seed, x, case.out_features))(x)
+    except Exception:
+        return  # other requirements report a function that cannot be called, or traced
+    with require.during("calling a function that was traced before", _TRACE_KEPT):
+        np.asarray(forward(case.seed, x, case.out_features))
 
 
 def _is_right_without_a_trace(layer: Layer, case: Case) -> bool:

@@ -14,8 +14,10 @@ from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.diagnosis import telling
 from conformance.checks.layer import Layer
+from conformance.checks.require import during
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause
+from conformance.jax_setup.lazy import jax
 
 # Probing costs a call for each input, so these are few sizes; one is wider than a vector unit.
 _SIZES = ((3, 10), (16, 16), (33, 20))
@@ -166,3 +168,25 @@ def _of_dtypes(case: Case, dtypes: Any) -> Iterator[np.ndarray]:
             yield (plain + 1j * case.normal("imaginary", case.in_features)).astype(dtype)
         else:
             yield plain.astype(dtype)
+
+
+def require_input_gradients(f: Any, x: np.ndarray, kernel: np.ndarray, g: np.ndarray) -> None:
+    """Require the gradient in x of a function to be K g, for g of every size and of NaN."""
+    for given in (x, 0 * x):
+        with during("jax.vjp over x"):
+            _, back = jax.vjp(f, as_jax(given))
+        for scale in (1.0, 1e20, 1e-20):
+            with during("jax.vjp over x"):
+                gradient = np.asarray(back(as_jax(scale * g, "float32"))[0])
+            expected = oracle.input_gradient(kernel, np.float32(scale) * g)
+            at = f"the gradient in x{' = 0' * (not given.any())} for g of the scale {scale:g}"
+            require.within(gradient, expected.value, 2 * expected.bound, at)
+        with during("jax.vjp over x"):
+            gradient = np.asarray(back(as_jax(g * np.float32(np.nan)))[0])
+        hidden = Cause("gradient-nan-hidden", "a number replaces a gradient that is not finite")
+        require.that(
+            np.isnan(gradient).all(),
+            "for a g of NaN, the gradient in x has other numbers",
+            accepted="NaN",
+            cause=hidden,
+        )

@@ -13,6 +13,7 @@ from conformance.checks import require
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.checks.require import during
+from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import nnx
 
@@ -21,7 +22,8 @@ _THREADS = 8
 
 def require_same_in_threads(layer: Layer, case: Case) -> None:
     """Require that eight threads at once get the bits that one thread gets."""
-    shared = None if _writes_itself_back(layer, case) else layer.written(case)
+    is_function = PARAMETERS not in layer.provides
+    shared = None if is_function or _writes_itself_back(layer, case) else layer.written(case)
     lead = BATCH if layer.accepts(BATCH) else ()
 
     def work(i: int, *, at_once: Callable[[], object] = bool) -> list[np.ndarray]:
@@ -30,6 +32,9 @@ def require_same_in_threads(layer: Layer, case: Case) -> None:
         with layer.registered.surroundings():
             for _ in range(3):
                 at_once()
+                if is_function:
+                    found.append(np.asarray(layer.forward(seed, x, case.out_features)))
+                    continue
                 own = layer.build(*case.kernel_shape, seed)
                 found += [own.kernel, np.asarray(own(x)), np.asarray((shared or own)(x))]
         return found
@@ -68,6 +73,7 @@ def require_same_in_threads(layer: Layer, case: Case) -> None:
         where = f"in thread {i} of {_THREADS}" if i < _THREADS else "after all threads have ended"
         for j, (its, one) in enumerate(zip(found, expected, strict=True)):
             what = ("the kernel", "f(x)", "f(x) of a shared layer")[j % 3]
+            what = "f(x)" if is_function else what
             require.equal(its, one, f"{where}, {what}", cause=cause)
 
 
