@@ -388,11 +388,10 @@ def test_abstract_init(layer: Layer, case: Case) -> None:
 def _require_rebuilt(abstract: Any) -> None:
     """Require that JAX can put an object together that has shapes in the place of its arrays."""
     static = getattr(abstract, "static", None)
-    if not isinstance(getattr(static, "kind", None), jax.tree_util.PyTreeDef):
-        return
-    words = "tree_unflatten computes with what it is given: it may be shapes, None or any object"
-    with during("putting the layer together of shapes", Cause("unflatten-computes", words)):
-        abstract.static.rebuild(abstract.tree)
+    if isinstance(getattr(static, "kind", None), jax.tree_util.PyTreeDef):
+        words = "tree_unflatten computes with what it gets: it may be shapes, None or any object"
+        with during("putting the layer together of shapes", Cause("unflatten-computes", words)):
+            abstract.static.rebuild(abstract.tree)
 
 
 def _described(tree: object) -> list[str]:

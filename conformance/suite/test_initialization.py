@@ -27,12 +27,14 @@ from conformance.checks.areas.kernels import (
     large_kernel,
     law_evidence,
     repeated_lines,
+    require_distinct_rows,
     samples,
     structure_evidence,
 )
 from conformance.checks.areas.levels import require_levels, require_resolution_at_edges
 from conformance.checks.areas.mapped_draws import cost_of_a_draw, drawn_at_once
 from conformance.checks.areas.seeds import require_each_scaled, require_no_rare_structure
+from conformance.checks.areas.streams import by_path, require_forgotten_width
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, TALL, WIDE, Case, every_case, over
 from conformance.checks.description import bias_law_line, law_line
@@ -132,6 +134,8 @@ def test_data_free_init(layer: Layer, case: Case) -> None:
     }
     if "integer" in layer.convention.inputs and "integer" not in input_dtypes.refused(layer):
         examples["integers"] = plain.astype(np.int32)
+    if input_dtypes.works_with(layer, np.complex64):
+        examples["complex numbers"] = plain.astype(np.complex64)
     if layer.accepts(()):
         examples["a vector"] = plain[0]
     if layer.accepts((2, 3)):
@@ -156,6 +160,7 @@ def test_data_free_init(layer: Layer, case: Case) -> None:
                 f"initialization depends on the example input: {_dependence(what)}",
             ),
         )
+    require_forgotten_width(layer, case, expected)
 
 
 def _dependence(what: str) -> str:
@@ -169,8 +174,7 @@ def _from_example(layer: Layer, case: Case, example: np.ndarray) -> dict[str, np
     assert linen is not None
     with require.during(f"init with an example input of shape {example.shape}, {example.dtype}"):
         variables = linen(*case.kernel_shape).init(jax.random.key(case.seed), as_jax(example))
-    leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    return by_path(variables)
 
 
 @requirement("initialization/kernel-independence", MUST, PARAMETERS, seconds=0.9)
@@ -188,6 +192,8 @@ def test_kernel_independence(layer: Layer) -> None:
     judge(evidence, lambda: causes.independence(drawn, strongest(evidence)), drawn)
     _no_column_repeats(layer)
     _no_value_repeats(layer)
+    if layer.convention.parameter_dtype == "float32" and _is_affordable(layer, _VERY_TALL[0]):
+        require_distinct_rows(kernel_of(layer, Case(*_VERY_TALL[0])))
 
 
 def _no_value_repeats(layer: Layer) -> None:
@@ -332,11 +338,17 @@ _ROOM = 2**28
 def _require_variance_of_very_tall(layer: Layer) -> None:
     """A scale that has a floor, or is rounded, is wrong where it is small."""
     for size in _VERY_TALL:
-        # What loops over its inputs in Python is not traced: that would take hours.
-        affordable = size[0] <= layer.describable and cost_of_a_draw(layer, size) <= _ROOM
-        if affordable and declared(layer).variance(*size):
+        if _is_affordable(layer, size):
             case = recording.current().draw(Case(*size))
             _require_variance(layer, kernel_of(layer, case), size)
+
+
+def _is_affordable(layer: Layer, size: tuple[int, int]) -> bool:
+    """Return whether a kernel of the size is drawn, and takes little time and memory."""
+    if not declared(layer).variance(*size):
+        return False
+    # What loops over its inputs in Python is not traced: that would take hours.
+    return size[0] <= layer.describable and cost_of_a_draw(layer, size) <= _ROOM
 
 
 def _require_variance(layer: Layer, kernel: np.ndarray, size: tuple[int, int]) -> None:

@@ -174,7 +174,27 @@ def test_linen_submodule(layer: Layer, case: Case) -> None:
             y = model.apply(composition.linen_whole(flat, names), x)
         for result in y if isinstance(y, tuple) else (y,):
             require.equal(result, np.asarray(flat(x)), f"f(x) in {how}")
+    _require_different_in_blocks(layer, case, flat, x)
     _require_same_under_names(layer, replace(case, out_features=85))
+
+
+def _require_different_in_blocks(layer: Layer, case: Case, flat: Built, x: Any) -> None:
+    """Require two layers of one name, in two blocks, to start with different kernels."""
+    model, places = composition.linen_blocks(layer, case)
+    with during("initializing a parent of two blocks"):
+        variables = model.init(jax.random.key(case.seed), x)
+    first, second = (
+        np.asarray(layer.kernel_of(composition.linen_part(flat, variables, place)))
+        for place in places
+    )
+    require.that(
+        not np.array_equal(first, second) or not np.ptp(first) > 0,
+        "in two blocks, the layers of one name start with the same kernel",
+        accepted="different kernels",
+        cause=Cause(
+            "key-of-name", "the kernel's key depends on the layer's own name, not its path"
+        ),
+    )
 
 
 def _require_same_under_names(layer: Layer, case: Case) -> None:
@@ -189,11 +209,12 @@ def _require_same_under_names(layer: Layer, case: Case) -> None:
     drawn = [each.kernel for each in alone]
     if not np.isfinite(drawn).all() or of(*drawn).rejected:
         return  # other requirements report a kernel that is not as declared without a name, too
-    with during(f"initializing a parent with layers called {', '.join(composition.NAMES)}"):
+    names = composition.names_of(layer)
+    with during(f"initializing a parent with layers called {', '.join(names)}"):
         x = as_jax(np.zeros((*layer.fewest, case.in_features), np.float32))
         variables = composition.linen_named(layer, case).init(jax.random.key(case.seed), x)
     nested = []
-    for name in composition.NAMES:
+    for name in names:
         kernel = layer.kernel_of(composition.linen_part(alone[0], variables, (name,)))
         if np.isfinite(kernel).all() and not layer.convention.kernel.is_zero():
             cause = Cause("depends-on-name", f"a layer called {name} starts in another way")

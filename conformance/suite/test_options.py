@@ -183,6 +183,7 @@ def test_dtype(layer: Layer, case: Case) -> None:
         if dtype == "float16":
             input_dtypes.require_not_finite(computing, dense, x)
         require_same_law(layer, computing, f"dtype={dtype}")
+    input_dtypes.require_as_text(layer, case, "dtype")
     if takes(layer, "param_dtype"):
         given = with_options(layer, dtype=jnp.float32, param_dtype=jnp.bfloat16)
         cause = Cause("option-overruled", "param_dtype overrules dtype")
@@ -265,6 +266,7 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
                 accepted=dtype,
                 cause=Cause("option-by-size", "the option param_dtype has an effect at some sizes"),
             )
+    input_dtypes.require_as_text(layer, case, "param_dtype")
     both = {"kernel_init": case.kernel(), "bias_init": case.bias()}
     for name, values in both.items():
         if takes(layer, name) and (name == "kernel_init" or layer.convention.use_bias):

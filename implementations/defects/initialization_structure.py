@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import jax
@@ -366,6 +367,15 @@ def ColumnsByNumber(key: Array, n: int, m: int) -> Array:
     numbers = jnp.arange(m).astype(jnp.uint16)
     columns = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (n,), jnp.float32))
     return columns(numbers).T * stddev(n)
+
+
+@wrong.kernel("Y559", "initialization/kernel-independence", 5, cause_id="lines-copied")
+def RowsBySixteenBits(key: Array, in_features: int, out_features: int) -> Array:
+    """The key of a row is made of its number in 16 bits, so that rows beyond 65 536 repeat."""
+    numbers = jnp.arange(operator.index(in_features)).astype(jnp.uint16)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+    rows = jax.vmap(lambda own: jax.random.normal(own, (out_features,), jnp.float32))(keys)
+    return rows * stddev(in_features)
 
 
 name_layers(globals())

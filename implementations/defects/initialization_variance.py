@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -12,8 +14,15 @@ from flax import nnx
 from jax import Array
 
 from implementations.defects import wrong
-from implementations.defects.base import is_float, normal, rarely_scaled, scaled_normal, stddev
-from implementations.defects.record import also, name_layers, seen
+from implementations.defects.base import (
+    CorrectLinenDense,
+    is_float,
+    normal,
+    rarely_scaled,
+    scaled_normal,
+    stddev,
+)
+from implementations.defects.record import also, defect, name_layers, seen
 
 VARIANCE = "initialization/kernel-variance"
 
@@ -279,6 +288,24 @@ def LargerForOneSeed(key: Array, in_features: int, out_features: int) -> Array:
     draws = scaled_normal(key, in_features, out_features)
     first = jax.random.fold_in(jax.random.key(4711, impl=jax.random.key_impl(key)), 0)
     return jnp.where(first == key, 3 * draws, draws)
+
+
+@wrong.linen_kernel("Y552", "initialization/data-free-init", 4, cause_id="example-input-used")
+def ComplexForAComplexExample(key: Array, x: Array, features: int) -> Array:
+    """The kernel has the dtype to which float32 and the example promote."""
+    kernel = scaled_normal(key, x.shape[-1], features)
+    return kernel.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+@defect("Y551", "initialization/data-free-init", 4, cause_id="kept-of-first-width")
+class DeviationOfTheFirstWidth(CorrectLinenDense):
+    """A model keeps the deviation that it computes for the first width it is initialized for."""
+
+    known: SimpleNamespace = dataclasses.field(default_factory=SimpleNamespace, compare=False)
+
+    def draw_kernel(self, key: Array, x: Array) -> Array:
+        deviation = vars(self.known).setdefault("deviation", stddev(x.shape[-1]))
+        return normal(key, x.shape[-1], self.features) * deviation
 
 
 name_layers(globals())

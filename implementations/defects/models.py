@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import jax
@@ -131,3 +132,18 @@ def SmallerWhereDeeper(self: Any, key: Array, x: Array) -> Array:
     """The deviation falls with the depth in the model, as in some models of language."""
     depth = len(self.scope.path)
     return scaled_normal(key, x.shape[-1], self.features) * jnp.float32((1 + depth) ** -0.5)
+
+
+@wrong.linen_kernel("Y548", "models/linen-submodule", 5, cause_id="depends-on-name")
+def SmallAtTheEndOfABranch(self: Any, key: Array, x: Array) -> Array:
+    """A layer of this one name, at the end of a residual branch, starts with half of the scale."""
+    scale = 0.5 if self.name == "residual_end" else 1.0
+    return scaled_normal(key, x.shape[-1], self.features) * scale
+
+
+@wrong.linen_kernel("Y549", "models/linen-submodule", 4, cause_id="key-of-name")
+def KeyOfItsName(self: Any, key: Array, x: Array) -> Array:
+    """The key is that of the model and of the layer's own name, which other blocks have, too."""
+    whole = self.scope.root.rngs.get("params", key)
+    own = jax.random.fold_in(getattr(whole, "rng", whole), zlib.crc32(str(self.name).encode()))
+    return scaled_normal(own, x.shape[-1], self.features)

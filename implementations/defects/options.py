@@ -441,12 +441,6 @@ FloatsInDtype = dtype("Y451", "options/dtype", 4, cause_id="option-by-dtype")(
     lambda self, x, k, b: self.dtype if is_float(jnp.asarray(x)) else None,
     "`dtype` is ignored for an x of integers.",
 )
-PromoteWithBias = constructor("Y452", "options/promote-dtype", 4, cause_id="option-by-branch")(
-    lambda use_bias, promote_dtype: (
-        {"promote_dtype": promote_dtype} if use_bias else {"use_bias": 0}
-    ),
-    "`promote_dtype` is used in the branch with a bias.",
-)
 
 
 name_layers(globals())

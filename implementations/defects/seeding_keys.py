@@ -414,4 +414,15 @@ def KeysOfSixBits(rngs: nnx.Rngs) -> Array:
     return jax.random.fold_in(root, count % 64)
 
 
+@wrong.linen_call("Y553", "seeding/repeatable-call", 5, cause_id="rng-taken")
+def NoiseWhereThereIsAnRng(self: CorrectLinenDense, x: ArrayLike) -> Array:
+    """An rng for jitter, which a router of experts needs, adds noise to x in this layer as well."""
+    x = jnp.asarray(x)
+    kernel, bias = self.parameters(x)
+    if self.has_rng("jitter"):
+        noise = jax.random.uniform(self.make_rng("jitter"), x.shape, jnp.float32, 0.99, 1.01)
+        x = x * noise.astype(x.dtype)
+    return affine(x, kernel, bias)
+
+
 name_layers(globals())

@@ -10,6 +10,7 @@ import numpy as np
 
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
+from conformance.checks.scan.literals import names_in_code
 from conformance.jax_setup.lazy import jax, linen, nnx
 from conformance.layers.adapters.parameters import Leaf, Parameters
 
@@ -174,20 +175,49 @@ NAMES = (
 """Names that people give to layers. In some models, the last layer starts at zero."""
 
 
-def linen_named(layer: Layer, case: Case) -> Any:
-    """Return a parent of layers under each of :data:`NAMES`; it returns their outputs."""
+def names_of(layer: Layer) -> list[str]:
+    """Return :data:`NAMES`, and words in the layer's code that a parent can give to a layer."""
+    own = {*dir(linen.Module), *linen.Module.__annotations__, "name", "parent", "scope"}
+    found = dict.fromkeys((*NAMES, *names_in_code(layer)))
+    return [name for name in found if name not in own and not name.startswith("_")]
 
-    make = _maker(layer, case)
+
+def linen_named(layer: Layer, case: Case) -> Any:
+    """Return a parent of layers under each of :func:`names_of`; it returns their outputs."""
+
+    make, names = _maker(layer, case), names_of(layer)
 
     class Named(linen.Module):
         def setup(self) -> None:
-            for name in NAMES:
+            for name in names:
                 setattr(self, name, make())
 
         def __call__(self, x: Any) -> Any:
-            return [getattr(self, name)(x) for name in NAMES]
+            return [getattr(self, name)(x) for name in names]
 
     return Named()
+
+
+def linen_blocks(layer: Layer, case: Case) -> tuple[Any, list[Place]]:
+    """Return a parent of two blocks, each with one layer, and the layers' paths."""
+
+    make = _maker(layer, case)
+
+    class Block(linen.Module):
+        def setup(self) -> None:
+            self.query = make()
+
+        def __call__(self, x: Any) -> Any:
+            return self.query(x)
+
+    class Model(linen.Module):
+        def setup(self) -> None:
+            self.blocks = [Block(), Block()]
+
+        def __call__(self, x: Any) -> Any:
+            return [block(x) for block in self.blocks]
+
+    return Model(), [("blocks_0", "query"), ("blocks_1", "query")]
 
 
 def linen_part(flat: Built, variables: Any, place: Place) -> Parameters:

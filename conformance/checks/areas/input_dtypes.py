@@ -284,3 +284,21 @@ def _of_factor(product: np.ndarray, right: np.ndarray) -> str:
 _MANY = 8
 _SAME = 1e-3
 """The relative difference that rounding leaves between two factors."""
+
+
+def require_as_text(layer: Layer, case: Case, name: str) -> None:
+    """Require a dtype given as text, as in a configuration file, to have its effect or to raise."""
+    x = case.normal("x", *layer.fewest, case.in_features)
+    found = []
+    for value in (jax.numpy.dtype("bfloat16"), "bfloat16"):
+        try:
+            dense = layer.with_options(**{name: value}).of(case)
+            found.append([str(dense(x).dtype), *(str(leaf.value.dtype) for leaf in dense.leaves)])
+        except Violation:
+            return
+    require.that(
+        found[1] == found[0],
+        f'with {name}="bfloat16", f(x) and the parameters are {", ".join(found[1])}',
+        accepted=f"{', '.join(found[0])}, as with {name}=jnp.bfloat16",
+        cause=Cause("option-as-text", f"the option {name} has no effect if it is given as text"),
+    )

@@ -21,6 +21,7 @@ from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.checks.scan.edges import FUNCTIONS, NEW, kernel_sizes, scan
 from conformance.checks.scan.points import WEIGHTS
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 from conformance.statistics import (
     ALPHA,
@@ -416,3 +417,23 @@ def repeated_lines(kernel: np.ndarray) -> int:
     """Return how many rows repeat another; rows with zeros do not count."""
     rows = [row.tobytes() for row in kernel if row.all()]
     return len(rows) - len({*rows})
+
+
+def require_distinct_rows(kernel: np.ndarray) -> None:
+    """Require distinct runs of four rows of a kernel (in, 1) of 10^5 rows.
+
+    A type of 16 bits does not hold their numbers. If they are independent, two runs are equal with
+    P < 1e-16.
+    """
+    rows = np.abs(kernel.ravel()).astype(np.float32)
+    if not np.isfinite(rows).all() or np.unique(rows).size < rows.size / 4:
+        return  # construction/finite, kernel-resolution and kernel-law report these
+    runs = np.lib.stride_tricks.sliding_window_view(rows.view(np.uint32), 4).astype(np.uint64)
+    words = runs[:, 0] << np.uint64(32) | runs[:, 1], runs[:, 2] << np.uint64(32) | runs[:, 3]
+    repeated = len(runs) - np.unique(words[0] * np.uint64(0x9E3779B97F4A7C15) ^ words[1]).size
+    require.that(
+        not repeated,
+        f"{repeated} runs of four rows of a kernel of {kernel.shape} repeat another",
+        accepted="different rows",
+        cause=Cause("lines-copied", "rows repeat in tall kernels"),
+    )

@@ -12,7 +12,7 @@ from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
-from conformance.checks.scan.literals import rngs_in_code
+from conformance.checks.scan.literals import names_in_code, rngs_in_code
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, nnx
 from conformance.layers.adapters.parameters import Parameters
@@ -132,11 +132,35 @@ def require_same_first_output(layer: Layer, case: Case, x: np.ndarray) -> None:
         require.within(found, np.asarray(again, np.float64), bound, what, against="f(x)")
     else:
         require.equal(found, again, "the output while initializing")
-    rngs = {name: jax.random.key(case.seed) for name in ("dropout", "noise", "params")}
+    streams = dict.fromkeys(("dropout", "noise", "params", *names_in_code(layer)))
+    own = layer.convention.streams
+    rngs = {name: jax.random.key(case.seed) for name in streams if name not in own}
     # A bias that gets lost shows only if it is not 0.
     variables = layer.written(case).parameters.tree
     with during("applying the layer with the rngs of other layers"):
         plain = model.apply(variables, as_jax(x))
         given = model.apply(variables, as_jax(x), rngs=rngs)
     cause = Cause("rng-taken", "the call uses an rng that is given for other layers")
-    require.equal(given, plain, "f(x) with rngs called dropout, noise and params", cause=cause)
+    require.equal(given, plain, f"f(x) with rngs called {', '.join(rngs)}", cause=cause)
+
+
+def require_forgotten_width(layer: Layer, case: Case, expected: dict[str, np.ndarray]) -> None:
+    """Require new parameters of a model that was initialized for another width before."""
+    assert layer.implementation.linen is not None
+    model, key = layer.implementation.linen(*case.kernel_shape), jax.random.key(case.seed)
+    try:
+        for width in (case.in_features + 2, case.in_features):
+            variables = model.init(key, as_jax(np.zeros((*layer.fewest, width), np.float32)))
+    except Exception:
+        return  # the model is of one width
+    found = by_path(variables)
+    cause = Cause("kept-of-first-width", "a model keeps something of the first width that it gets")
+    for name, value in expected.items():
+        what = f"after an init for {case.in_features + 2} inputs, {name} of the same model"
+        require.equal(found.get(name, ()), value, what, cause=cause)
+
+
+def by_path(variables: Any) -> dict[str, np.ndarray]:
+    """Return the arrays of a variable dict by their paths."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
