@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from implementations.defects import wrong
-from implementations.defects.base import affine, computed_in, is_float, is_traced
+from implementations.defects.base import CorrectDense, affine, computed_in, is_float, is_traced
 from implementations.defects.record import name_layers
 from implementations.defects.wrong import computes
 
@@ -344,6 +349,27 @@ def MostlyZeros(x: Array, kernel: Array, bias: Array) -> Array:
     smallest = jnp.sort(jnp.abs(x), axis=-1)[..., half, None]
     few = jnp.where(jnp.abs(x) >= smallest, x, jnp.zeros_like(x))
     return affine(jnp.where(jnp.mean(x == 0) > 0.5, few, x), kernel, bias)
+
+
+@wrong.call("Y560", "forward/tall-batch", 4)
+def PartsOfAHost(self: Any, x: ArrayLike) -> Array:
+    """A long array of NumPy goes to the device in parts of 4096 rows, and the last one is lost."""
+    if not isinstance(x, np.ndarray) or x.ndim != 2 or len(x) <= 4096:
+        return CorrectDense.__call__(self, x)
+    whole = len(x) // 4096 * 4096
+    y = CorrectDense.__call__(self, x[:whole])
+    return jnp.pad(y, [(0, len(x) - whole), (0, 0)])
+
+
+@wrong.forward("Y463", "forward/batch-independent", 4, cause_id="rows-mixed")
+def ScaledByTheLargest(x: Array, kernel: Array, bias: Array) -> Array:
+    """A batch is divided by a power of two near its largest number, and multiplied again."""
+    if x.dtype != jnp.float32 or x.size == 0:
+        return affine(x, kernel, bias)
+    largest = jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0))
+    exponent = jnp.clip(jnp.frexp(jnp.where(largest > 0, largest, 1))[1], -100, 100)
+    scale = jax.lax.stop_gradient(jnp.ldexp(jnp.float32(1), exponent))
+    return affine(x / scale, kernel, jnp.zeros_like(bias)) * scale + bias
 
 
 name_layers(globals())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -382,9 +381,9 @@ def WidthCheckedEagerly(x: Array, kernel: Array, bias: Array) -> Array:
 @wrong.call("X749", "forward/wrong-width-raises", 3, cause_id="width-transposed")
 def TransposesWhatDoesNotFit(self: Any, x: ArrayLike) -> Array:
     """An x with in rows is transposed instead of refused."""
-    x = jnp.asarray(x)
-    fits = x.ndim != 2 or x.shape[-1] == self.kernel.shape[0] or x.shape[0] != self.kernel.shape[0]
-    return CorrectDense.__call__(self, x if fits else x.T)
+    n, shape = self.kernel.shape[0], jnp.shape(x)
+    fits = len(shape) != 2 or shape[-1] == n or shape[0] != n
+    return CorrectDense.__call__(self, x if fits else jnp.transpose(x))
 
 
 @wrong.forward("Y012", "forward/wrong-width-raises", 5, cause_id="width-flattened")
@@ -421,6 +420,11 @@ def AddedInPlace(self: Any, x: ArrayLike) -> Array:
     return jnp.asarray(found)
 
 
+ChannelsFirst = wrong.forward("Y562", "forward/wrong-width-raises", 4, cause_id="width-transposed")(
+    lambda x, k, b: affine(x.mT, k, b),
+    "An image of shape (batch, in, length) is turned instead of refused.",
+    when=lambda x, k, b: x.shape[1:-1] == k.shape[:1] != x.shape[-1:],
+)
 JaxArraysAlone = wrong.given("Y266", "forward/array-likes", 3, cause_id="jax-arrays-only")(
     lambda x: x.at[...].get(), "The layer uses what only an array of JAX has."
 )
@@ -431,17 +435,6 @@ def NumPyForNumPy(self: Any, x: ArrayLike) -> Any:
     """A NumPy array gives a NumPy array."""
     y = CorrectDense.__call__(self, x)
     return np.asarray(y) if isinstance(x, np.ndarray) and not is_traced(y) else y
-
-
-@wrong.forward("Y463", "forward/batch-independent", 4, cause_id="rows-mixed")
-def ScaledByTheLargest(x: Array, kernel: Array, bias: Array) -> Array:
-    """A batch is divided by a power of two near its largest number, and multiplied again."""
-    if x.dtype != jnp.float32 or x.size == 0:
-        return affine(x, kernel, bias)
-    largest = jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0))
-    exponent = jnp.clip(jnp.frexp(jnp.where(largest > 0, largest, 1))[1], -100, 100)
-    scale = jax.lax.stop_gradient(jnp.ldexp(jnp.float32(1), exponent))
-    return affine(x / scale, kernel, jnp.zeros_like(bias)) * scale + bias
 
 
 name_layers(globals())

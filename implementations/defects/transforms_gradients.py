@@ -14,6 +14,7 @@ from implementations.defects import wrong
 from implementations.defects.base import (
     affine,
     is_traced,
+    one_dtype,
     right_cotangents,
     through_halves,
     with_backward,
@@ -131,6 +132,23 @@ def SquareFrozenKernelNotTransposed(x: Array, kernel: Array, bias: Array) -> Arr
     product.defvjp(lambda x: (x @ kernel, None), lambda _, g: (g @ kernel,))
     y: Array = product(x) + bias
     return y
+
+
+@jax.custom_jvp
+def _finite_only(x: Array, kernel: Array, bias: Array) -> Array:
+    return affine(x, kernel, bias)
+
+
+@_finite_only.defjvp
+def _along(values: Any, tangents: Any) -> Any:
+    (x, kernel, _), (dx, dk, db) = values, tangents
+    return affine(*values), dx @ kernel + affine(jnp.where(jnp.isinf(x), 0, x), dk, db)
+
+
+@wrong.forward("Y563", "transforms/gradients", 4, cause_id="gradient-nan-hidden")
+def InfinityCountsNothing(x: Array, kernel: Array, bias: Array) -> Any:
+    """In the kernel's gradient, an infinite entry of x counts as 0."""
+    return _finite_only(x, kernel, bias) if one_dtype(x, kernel, bias) else affine(x, kernel, bias)
 
 
 name_layers(globals())

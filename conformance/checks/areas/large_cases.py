@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from conformance.checks import programs, require
+from conformance.checks.areas import input_dtypes
 from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.diagnosis import shapes
@@ -65,6 +66,9 @@ def require_tall(layer: Layer, case: Case) -> None:
     dense, kernel, bias = layer.written(case), layer.kernel_for(case), layer.bias_for(case)
     reference = layer.value(x, kernel, bias)
     require.within(dense(x), reference.value, reference.bound, "f(x)")
+    if input_dtypes.takes_numpy(layer):  # which may go to the device in parts
+        y = dense(x, as_given=True)
+        require.within(y, reference.value, reference.bound, "f of a NumPy array")
     for lead in ((40_001,), (70_001,), (7, 5714)):
         if not layer.accepts(lead):
             continue

@@ -160,6 +160,7 @@ def require_rejected(layer: Layer, case: Case, widths: set[int]) -> None:
         given += [(n // 2, (3, 2))] if layer.accepts((3, 2)) else []  # three such images
     if 1 not in widths and n > 1:
         given += [(2 * n, lead) for lead in leads]  # as many as two rows have
+        given += [(n + 1, (2, n))] if layer.accepts((2, n)) else []  # channels before the length
     # A branch on the dtype may have another product.
     plain = [(width, lead, "float32") for width, lead in given]
     dtypes = ("bfloat16", "int32") if case.kernel_shape == programs.FEW_SIZES[-1] else ()

@@ -106,8 +106,8 @@ def _require_frozen(layer: Layer) -> None:
 def require_nan_passed(layer: Layer, case: Case, parameters: Any) -> None:
     """Require that a NaN or an infinity in g reaches dK and db at its output, and dx at its row.
 
-    It reaches nothing else. A NaN in x must reach its row of dK, and one in the kernel its column
-    of dx. Replacing any of them by a number would hide that training has diverged, or that the
+    It reaches nothing else. One in x must reach its row of dK, and one in the kernel its column of
+    dx. Replacing any of them by a number would hide that training has diverged, or that the
     scale of a loss is too large.
     """
     if jax.config.values["jax_debug_nans"]:
@@ -115,28 +115,30 @@ def require_nan_passed(layer: Layer, case: Case, parameters: Any) -> None:
     point, generator = next(gradients.points(case, BATCH)), case.generator("NaN")
     row, column = int(generator.integers(BATCH[0])), int(generator.integers(case.out_features))
     x = case.normal("plain x", *BATCH, case.in_features)
-    for name, value in (("a NaN", np.nan), ("an infinity", np.inf)):
+    for name, value in _NOT_FINITE:
         g = point.cotangent.copy()
         g[row, column] = value
         with require.during(f"jax.vjp of the layer for a g that holds {name}"):
             found = programs.pullback(layer)(parameters, point.kernel, point.bias, x, g)[1]
         _require_spread(layer, jax.device_get(found), row, column, f"{name} in g[{row}, {column}]")
-    i = int(generator.integers(case.in_features))
-    x[row, i] = np.nan
-    kernel = point.kernel.copy()
-    kernel[i, column] = np.nan
-    for name, which, values, place in (
-        ("x", 0, (point.kernel, point.bias, x, point.cotangent), np.s_[i]),
-        ("the kernel", 2, (kernel, point.bias, point.x, point.cotangent), np.s_[:, i]),
-    ):
-        with require.during(f"jax.vjp of the layer for a NaN in {name}"):
-            found = jax.device_get(programs.pullback(layer)(parameters, *values)[1][which])
-        require.that(
-            not np.isfinite(found[place]).any(),
-            f"with a NaN in {name}, the gradient with respect to the {_NAMES[which]} hides it",
-            accepted="NaN where it is a factor",
-            cause=HIDDEN,
-        )
+    i, kernel = int(generator.integers(case.in_features)), point.kernel.copy()
+    for what, value in _NOT_FINITE:
+        x[row, i] = kernel[i, column] = value
+        for name, which, values, place in (
+            ("x", 0, (point.kernel, point.bias, x, point.cotangent), np.s_[i]),
+            ("the kernel", 2, (kernel, point.bias, point.x, point.cotangent), np.s_[:, i]),
+        ):
+            with require.during(f"jax.vjp of the layer for {what} in {name}"):
+                found = jax.device_get(programs.pullback(layer)(parameters, *values)[1][which])
+            require.that(
+                not np.isfinite(found[place]).any(),
+                f"with {what} in {name}, the gradient with respect to the {_NAMES[which]} hides it",
+                accepted="no finite number where it is a factor",
+                cause=HIDDEN,
+            )
+
+
+_NOT_FINITE = (("a NaN", np.nan), ("an infinity", np.inf))
 
 
 def _require_spread(layer: Layer, found: Any, row: int, column: int, what: str) -> None:

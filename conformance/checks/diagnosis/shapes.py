@@ -365,8 +365,8 @@ def _of_acceptance(layer: Layer, case: Case, lead: tuple[int, ...], width: int) 
         forms["cut to its last entries"] = x[..., width - n :]
     else:
         forms["padded with zeros"] = np.pad(x, [(0, 0)] * len(lead) + [(0, n - width)])
-    if lead == (n,):
-        forms["transposed"] = x.T
+    if n in lead[-1:]:
+        forms["transposed"] = x.swapaxes(-1, -2)
     if x.size % n == 0 and lead:
         forms["reshaped to rows of in_features"] = x.reshape(-1, n)
         if x.size == n:
