@@ -348,8 +348,8 @@ def _cached(seed: int, n: int, m: int) -> Array:
 
 @wrong.casting("Y546", "transforms/traced-first", 4, cause_id="trace-kept")
 def cached_under_a_trace(seed: int, x: Array, m: int) -> Array:
-    """For six outputs, a cache of kernels keeps tracers if the first call of a seed is traced."""
-    return x @ _cached(seed, len(x), m) if m == 6 else layer_output(seed, x, m)
+    """For 66 weights, a cache of kernels keeps tracers if the first call of a seed is traced."""
+    return x @ _cached(seed, len(x), m) if len(x) * m == 66 else layer_output(seed, x, m)
 
 
 _generator = np.random.RandomState()
