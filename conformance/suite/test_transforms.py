@@ -337,10 +337,7 @@ def test_no_leaks(layer: Layer, case: Case) -> None:
 
 
 @requirement("transforms/compiled-once", SHOULD, ANY)
-@rests_on(
-    *("transforms/one-trace", "transforms/traced-first", "seeding/repeatable-call"),
-    "state/updates-used",
-)
+@rests_on("transforms/one-trace", "seeding/repeatable-call", "state/updates-used")
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_compiled_once(layer: Layer, case: Case) -> None:
     """Outside of jit, a second call with a shape compiles nothing, and neither do the construction
@@ -354,12 +351,12 @@ def test_compiled_once(layer: Layer, case: Case) -> None:
     compilation.require_compiled_once(layer, case)
 
 
-@requirement("transforms/traced-first", SHOULD, ANY, wrong_numbers=MUST, foundation=True)
+@requirement("transforms/traced-first", SHOULD, PARAMETERS, wrong_numbers=MUST, foundation=True)
 @rests_on("construction/builds")
 @over(sizes=[compilation.UNUSED], at_most=1)
 def test_traced_first(layer: Layer, case: Case) -> None:
     """A layer works outside of traces after its first construction of a size, or its first call of
-    an instance, was traced; so does a function after its first call of a seed.
+    an instance, was traced.
 
     A cache that is filled under a trace holds tracers, which are invalid once the trace has ended.
     """

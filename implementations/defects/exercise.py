@@ -341,17 +341,6 @@ def kernel_on_the_first_device(seed: int, x: Array, m: int) -> Array:
     return x @ jax.device_put(layer_kernel(seed, x, m), jax.devices()[0])
 
 
-@functools.cache
-def _cached(seed: int, n: int, m: int) -> Array:
-    return layer_kernel(seed, jnp.zeros(n), m)
-
-
-@wrong.casting("Y546", "transforms/traced-first", 4, cause_id="trace-kept")
-def cached_under_a_trace(seed: int, x: Array, m: int) -> Array:
-    """For 66 weights, a cache of kernels keeps tracers if the first call of a seed is traced."""
-    return x @ _cached(seed, len(x), m) if len(x) * m == 66 else layer_output(seed, x, m)
-
-
 _generator = np.random.RandomState()
 
 

@@ -116,19 +116,10 @@ def _require_compiled_once(layer: Layer, case: Case) -> None:
         )
 
 
-_TRACE_KEPT = Cause(
-    "trace-kept",
-    "something that was made under a trace is kept, and used after the trace has ended",
-)
-
-
 def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
     """Require that a layer that was first traced works outside of traces afterwards."""
     from flax.errors import TraceContextError
 
-    if PARAMETERS not in layer.provides:
-        _require_called_after_a_trace(layer, case)
-        return
     lead = BATCH if layer.accepts(BATCH) else ()
     x = case.normal("x", *lead, case.in_features)
     programs.traced(layer, case)
@@ -141,27 +132,18 @@ def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
             # layer that raised may be incomplete.
             dense = layer.written(case)
             jax.make_jaxpr(layer.apply)(dense.parameters, as_jax(x))
+    cause = Cause(
+        "trace-kept",
+        "something that was made under a trace is kept, and used after the trace has ended",
+    )
     reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
     try:
-        with require.during("calling a layer that was traced before", _TRACE_KEPT):
+        with require.during("calling a layer that was traced before", cause):
             y = np.asarray(dense.raw(x))
         require.within(y, reference.value, reference.bound, "f(x) after a trace")
     except Violation:
         if _is_right_without_a_trace(layer, case):
             raise
-
-
-def _require_called_after_a_trace(layer: Layer, case: Case) -> None:
-    """Require that a function works for a seed after it was traced for that seed."""
-    forward, x = layer.implementation.forward, as_jax(case.normal("x", case.in_features))
-    assert forward is not None
-    try:
-        forward(case.seed + 1, x, case.out_features)
-        jax.make_jaxpr(lambda x: forward(case.seed, x, case.out_features))(x)
-    except Exception:
-        return  # other requirements report a function that cannot be called, or traced
-    with require.during("calling a function that was traced before", _TRACE_KEPT):
-        np.asarray(forward(case.seed, x, case.out_features))
 
 
 def _is_right_without_a_trace(layer: Layer, case: Case) -> bool:
