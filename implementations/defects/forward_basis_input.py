@@ -54,9 +54,9 @@ ScaledAgain = wrong.forward("N051", "forward/basis-input", 2, cause_id="scaled-a
     lambda x, k, b: affine(x, k * stddev(k.shape[0]), b),
     "The forward multiplies the kernel by 1/sqrt(in) once more (the NTK parametrisation).",
 )
-ColumnsNormalized = wrong.forward("Y576", "forward/basis-input", 2, cause_id="kernel-normalized")(
-    lambda x, k, b: affine(x, k / (jnp.linalg.norm(k, axis=0) + 1e-6), b),
-    "Each column of the kernel is divided by its length, and no factor gives it back.",
+ColumnsStandardized = wrong.forward("Y576", "forward/basis-input", 2, cause_id="kernel-normalized")(
+    lambda x, k, b: affine(x, (k - k.mean(axis=0)) / (k.std(axis=0) + 1e-6), b),
+    "Each column of the kernel gets the mean 0 and the deviation 1.",
 )
 ResidualWhenSquare = wrong.output("N111", "forward/basis-input", 3, cause_id="residual")(
     lambda y, x: y + x if x.shape[-1] == y.shape[-1] else y,
@@ -131,7 +131,7 @@ SquashesInput = wrong.forward("Y253", "forward/basis-input", 2, cause_id="input-
     "The activation of the layer before is part of this one.",
     when=lambda x, k, b: x.dtype == jnp.float32,
 )
-NormalizesKernel = wrong.forward("Y254", "forward/basis-input", 2, cause_id="kernel-transformed")(
+NormalizesKernel = wrong.forward("Y254", "forward/basis-input", 2, cause_id="kernel-normalized")(
     lambda x, k, b: affine(x, k / jnp.linalg.norm(k, axis=0), b),
     "Each column of the kernel is divided by its length in the forward pass.",
     when=lambda x, k, b: x.dtype == jnp.float32,

@@ -28,9 +28,6 @@ BiasAddedTwice = wrong.forward("N088", "forward/zero-input", 4, cause_id="bias-t
 BiasSubtracted = wrong.forward("N089", "forward/zero-input", 4, cause_id="bias-subtracted")(
     lambda x, k, b: affine(x, k, -b), "The bias is subtracted."
 )
-BiasInTheKernel = wrong.forward("Y575", "forward/zero-input", 3, cause_id="bias-in-kernel")(
-    lambda x, k, b: x @ (k + b), "The bias is added to each row of the kernel."
-)
 ScalarOutputWithoutBias = wrong.forward("N126", "forward/zero-input", 4, cause_id="bias-unused")(
     lambda x, k, b: x @ k if k.shape[1] == 1 else affine(x, k, b),
     "With a single output the bias is forgotten.",
@@ -88,7 +85,7 @@ SlightlyLarge = wrong.output("Y102", "forward/zero-input", 3, cause_id="output-s
     "The result is a thousandth too large, as a format of eleven bits could make it.",
     when=lambda y, x: y.dtype == jnp.float32,
 )
-BiasTimesInput = wrong.forward("Y150", "forward/zero-input", 2)(
+BiasTimesInput = wrong.forward("Y150", "forward/zero-input", 2, cause_id="bias-in-kernel")(
     lambda x, k, b: x @ (k + b),
     "The bias is added to the kernel, so that it has no effect at x = 0 alone.",
     collateral=("forward/integer-exact",),
