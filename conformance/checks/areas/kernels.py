@@ -428,9 +428,8 @@ def require_distinct_rows(kernel: np.ndarray) -> None:
     rows = np.abs(kernel.ravel()).astype(np.float32)
     if not np.isfinite(rows).all() or np.unique(rows).size < rows.size / 4:
         return  # construction/finite, kernel-resolution and kernel-law report these
-    runs = np.lib.stride_tricks.sliding_window_view(rows.view(np.uint32), 4).astype(np.uint64)
-    words = runs[:, 0] << np.uint64(32) | runs[:, 1], runs[:, 2] << np.uint64(32) | runs[:, 3]
-    repeated = len(runs) - np.unique(words[0] * np.uint64(0x9E3779B97F4A7C15) ^ words[1]).size
+    runs = np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(rows, 4)).tobytes()
+    repeated = len(runs) // 16 - len({runs[i : i + 16] for i in range(0, len(runs), 16)})
     require.that(
         not repeated,
         f"{repeated} runs of four rows of a kernel of {kernel.shape} repeat another",
