@@ -54,7 +54,7 @@ SOLUTIONS = {
     ),
     "bias_in": Solution(
         ((ZEROS, "jax.numpy.zeros((in_features,))"),),
-        "open yes no open",
+        "yes yes no open",
         "  found     the bias has shape (",
     ),
     "floats": Solution((FLOAT,), "yes yes yes no", "TypeError"),
