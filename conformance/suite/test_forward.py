@@ -218,7 +218,7 @@ def test_affine_value(layer: Layer, case: Case) -> None:
     x, kernel, bias = case.x(), layer.kernel_for(case), layer.bias_for(case)
     found = np.asarray(layer.written(case)(x))
     reference = layer.value(x, kernel, bias)
-    cause = wrong_values.of_affine(found, x, kernel, bias, layer.value)
+    cause = "" if reference.admits(found) else telling.of_value(layer, case, x, found)
     require.within(found, reference.value, reference.bound, "f(x)", cause=cause)
     if case.lead == BATCH:
         kinds.require_kinds(layer, case)

@@ -147,6 +147,18 @@ def at_usual(layer: Layer, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return layer.of(case).write(kernel, bias).rows(x), x, kernel, bias
 
 
+def of_value(layer: Layer, case: Case, x: np.ndarray, found: np.ndarray) -> str:
+    """Return why ``found``, which is f(x), is wrong; if x is 0, why that of another x is.
+
+    For an x of 0, a bias that is not used gives what one gives that is added to the kernel.
+    """
+    if not x.any():
+        x = case.normal("another x", *x.shape)
+        found = np.asarray(layer.written(case)(x))
+    kernel, bias = layer.kernel_for(case), layer.bias_for(case)
+    return wrong_values.of_affine(found, x, kernel, bias, layer.value)
+
+
 def of_usual(layer: Layer, case: Case) -> str:
     """Return why values of the scale 1 are wrong, at a size that separates explanations."""
     return wrong_values.of_affine(*at_usual(layer, _larger(case)), layer.value)
