@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import sys
 import textwrap
@@ -218,7 +219,7 @@ def names_in(file: str) -> list[str]:
         raise UsageError(explained(wrong, Entry("", file, file))) from None
     except ValueError as error:
         raise UsageError(f"{file}: is not a Python file: {error}") from None
-    defined = set(_defined(tree.body, Path(file)))
+    defined = set(_defined(tree.body, Path(file).resolve()))
     found = [name for name in NAMES if name in defined]
     nested = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     nested = [node for node in nested if node.name == NAMES[1] and node.name not in found]
@@ -245,19 +246,29 @@ def _plain(name: str) -> str:
     return name.replace("_", "").casefold()
 
 
-def _defined(body: Iterable[ast.stmt], file: Path) -> Iterable[str]:
+def _defined(body: Iterable[ast.stmt], *files: Path) -> Iterable[str]:
+    """Return the names that a module defines; each of the ``files`` imports all of the next."""
     for node in body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             yield node.name
         elif isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
-            place = file.parents[max(node.level - 1, 0)].joinpath(*(node.module or "").split("."))
-            for other in (place.with_suffix(".py"), place / "__init__.py"):
-                if other.is_file() and other != file:
-                    yield from _defined(ast.parse(other.read_bytes(), str(other)).body, other)
+            for other in _sources(node, files[-1]):
+                if other not in files:
+                    # Its import will report a file that cannot be read.
+                    with contextlib.suppress(OSError, SyntaxError, ValueError):
+                        tree = ast.parse(other.read_bytes(), str(other))
+                        yield from _defined(tree.body, *files, other)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             yield from (alias.asname or alias.name for alias in node.names)
         elif isinstance(node, ast.Assign):
             yield from (name.id for name in node.targets if isinstance(name, ast.Name))
+
+
+def _sources(node: ast.ImportFrom, file: Path) -> list[Path]:
+    """Return the files that may be the module of an import, if it is beside the file's own."""
+    folders = file.parents[max(node.level - 1, 0) :][:1]
+    places = [folder.joinpath(*(node.module or "").split(".")) for folder in folders]
+    return [each for place in places for each in (place.with_suffix(".py"), place / "__init__.py")]
 
 
 def avoided(pitfall: Pitfall, cells: Iterable[Cell]) -> tuple[str, list[Cell]]:

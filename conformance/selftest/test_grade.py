@@ -238,6 +238,17 @@ def test_a_star_import_of_a_sibling_defines_its_names(tmp_path: Path) -> None:
     assert names_in(str(path)) == ["MyDense"]
 
 
+def test_a_star_import_that_leads_nowhere_ends(tmp_path: Path) -> None:
+    """In a circle, to a file with an error, or out of every package: its import reports it."""
+    (tmp_path / "circle.py").write_text("from .solution import *\n")
+    (tmp_path / "broken.py").write_text("class Other(:\n")
+    path = tmp_path / "solution.py"
+    above = "." * 99
+    for module in (".circle", ".broken", f"{above}z"):
+        path.write_text(f"from {module} import *\nclass MyDense: ...\n")
+        assert names_in(str(path)) == ["MyDense"]
+
+
 def test_names_that_a_layer_has_no_need_of_are_noted(tmp_path: Path) -> None:
     path = tmp_path / "solution.py"
     path.write_text(
