@@ -56,7 +56,7 @@ def dealt(layers: Sequence[Sequence[T]], workers: int, area: Callable[[T], str])
     share compiled programs. Of a layer that does not fit, each worker has some of the first
     requirements, on which the others rest, and then areas that share what they make.
 
-    ``layers`` has the cells of each implementation, in their order, and ``area`` returns that of a
+    ``layers`` has the cells of each implementation, in their order; ``area`` returns the area of a
     cell.
     """
     total = sum(map(len, layers))

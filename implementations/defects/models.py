@@ -143,7 +143,7 @@ def SmallAtTheEndOfABranch(self: Any, key: Array, x: Array) -> Array:
 
 @wrong.linen_kernel("Y549", "models/linen-submodule", 4, cause_id="key-of-name")
 def KeyOfItsName(self: Any, key: Array, x: Array) -> Array:
-    """The key is that of the model and of the layer's own name, which other blocks have, too."""
+    """The key is made of the model's key and the layer's name, which other blocks share."""
     whole = self.scope.root.rngs.get("params", key)
     own = jax.random.fold_in(getattr(whole, "rng", whole), zlib.crc32(str(self.name).encode()))
     return scaled_normal(own, x.shape[-1], self.features)

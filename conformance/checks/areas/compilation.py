@@ -59,7 +59,7 @@ def require_compiled_once(layer: Layer, case: Case) -> None:
 
 
 def _program(layer: Layer, case: Case) -> Any:
-    """Return the jaxpr of a call; of a function, that of construction and call."""
+    """Return the jaxpr of a call; that of a function includes the construction."""
     forward = layer.implementation.forward
     if forward is None:
         return programs.traced(layer, case)

@@ -415,8 +415,9 @@ _LONG = 16
 
 def repeated_lines(kernel: np.ndarray) -> int:
     """Return how many rows repeat another; rows with zeros do not count."""
-    rows = [row.tobytes() for row in kernel if row.all()]
-    return len(rows) - len({*rows})
+    rows = kernel[kernel.all(axis=1)]
+    numbers, width = rows.tobytes(), rows.itemsize * rows.shape[1]
+    return len(rows) - len({numbers[i : i + width] for i in range(0, len(numbers), width)})
 
 
 def require_distinct_rows(kernel: np.ndarray) -> None:
@@ -428,9 +429,7 @@ def require_distinct_rows(kernel: np.ndarray) -> None:
     rows = np.abs(kernel.ravel()).astype(np.float32)
     if not np.isfinite(rows).all() or np.unique(rows).size < rows.size / 4:
         return  # construction/finite, kernel-resolution and kernel-law report these
-    windows = np.lib.stride_tricks.sliding_window_view(rows, 4)
-    runs = windows[windows.all(axis=1)].tobytes()
-    repeated = len(runs) // 16 - len({runs[i : i + 16] for i in range(0, len(runs), 16)})
+    repeated = repeated_lines(np.lib.stride_tricks.sliding_window_view(rows, 4))
     require.that(
         not repeated,
         f"{repeated} runs of four rows of a kernel of {kernel.shape} repeat another",

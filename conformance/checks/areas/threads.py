@@ -26,23 +26,24 @@ def require_same_in_threads(layer: Layer, case: Case) -> None:
     shared = None if is_function or _writes_itself_back(layer, case) else layer.written(case)
     lead = BATCH if layer.accepts(BATCH) else ()
 
-    def work(i: int, *, at_once: Callable[[], object] = bool) -> list[np.ndarray]:
+    def work(i: int, *, at_once: Callable[[], object] = bool) -> list[tuple[str, np.ndarray]]:
         x, seed = case.normal(f"x{i}", *lead, case.in_features), (case.seed + i) % 2**32
         found = []
         with layer.registered.surroundings():
             for _ in range(3):
                 at_once()
                 if is_function:
-                    found.append(np.asarray(layer.forward(seed, x, case.out_features)))
-                    continue
-                own = layer.build(*case.kernel_shape, seed)
-                found += [own.kernel, np.asarray(own(x)), np.asarray((shared or own)(x))]
+                    found.append(("f(x)", np.asarray(layer.forward(seed, x, case.out_features))))
+                else:
+                    own = layer.build(*case.kernel_shape, seed)
+                    found += [("the kernel", own.kernel), ("f(x)", np.asarray(own(x)))]
+                    found.append(("f(x) of a shared layer", np.asarray((shared or own)(x))))
         return found
 
     alone = [work(i) for i in range(_THREADS)]
     barrier = threading.Barrier(_THREADS)
 
-    def in_a_thread(i: int) -> list[np.ndarray]:
+    def in_a_thread(i: int) -> list[tuple[str, np.ndarray]]:
         try:
             return work(i, at_once=barrier.wait)
         except BaseException:
@@ -71,9 +72,7 @@ def require_same_in_threads(layer: Layer, case: Case) -> None:
     alone.append(alone[0])
     for i, (found, expected) in enumerate(zip(together, alone, strict=True)):
         where = f"in thread {i} of {_THREADS}" if i < _THREADS else "after all threads have ended"
-        for j, (its, one) in enumerate(zip(found, expected, strict=True)):
-            what = ("the kernel", "f(x)", "f(x) of a shared layer")[j % 3]
-            what = "f(x)" if is_function else what
+        for (what, its), (_, one) in zip(found, expected, strict=True):
             require.equal(its, one, f"{where}, {what}", cause=cause)
 
 
