@@ -150,7 +150,7 @@ def at_usual(layer: Layer, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def of_value(layer: Layer, case: Case, x: np.ndarray, found: np.ndarray) -> str:
     """Return why ``found``, which is f(x), is wrong; for an x of 0, another x is used instead.
 
-    At 0, a bias that is not used cannot be told from one that is added to the kernel.
+    At 0, a bias that is not used gives the same result as one that is added to the kernel.
     """
     if not x.any():
         x = case.normal("another x", *x.shape)
