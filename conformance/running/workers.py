@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 # A worker ends by itself at the time limit; if a layer prevents that, it is killed later.
 _GRACE = 5.0
-# A cell whose worker dies before beginning it is given to so many other workers.
+# A cell whose worker dies before beginning it is given to so many other workers, and a worker that
+# dies before it answers is started so many times more.
 _MOST_TRIES = 10
 # Python's own option -P, as an environment variable.
 _SAFE_PATH = "PYTHONSAFEPATH"
@@ -117,6 +118,23 @@ class Workers:
                 del self._processes[pid]
                 if gateway.hasreceiver() and not self._stop.wait(1.0) and gateway.hasreceiver():
                     leftovers.end_orphans(self._mark)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_setupnodes(self, config: pytest.Config) -> None:
+        """Let a worker that dies while it starts be started again; pytest-xdist ends the run."""
+        manager: Any = config.pluginmanager.get_plugin("dsession").nodemanager  # type: ignore[union-attr]  # it is there
+        once = manager.setup_node
+
+        def setup_node(spec: Any, put: Any) -> Any:
+            for _ in range(_MOST_TRIES):
+                # Its pipe ends before it answers, or is closed before it has its orders.
+                with contextlib.suppress(EOFError, OSError):
+                    return once(spec, put)
+                spec.id = None  # the former process may still be known by it
+                manager.group.allocate_id(spec)
+            return once(spec, put)
+
+        manager.setup_node = setup_node
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_newgateway(self, gateway: Any) -> None:

@@ -85,6 +85,25 @@ def test_a_cell_that_had_not_begun_is_given_to_another_worker(workers: Workers) 
     assert [cell.outcome for cell in workers.run.received.values()] == [Outcome.CRASHED]
 
 
+def test_a_worker_that_dies_before_it_answers_is_started_again(workers: Workers) -> None:
+    """As a system without memory ends it; pytest-xdist would end the run."""
+    left = [EOFError("expected 1 bytes, got 0"), OSError("cannot send (already closed?)")]
+    given = []
+
+    def setup_node(spec: SimpleNamespace, put: object) -> str:
+        given.append(spec.id)
+        if left:
+            raise left.pop()
+        return "a worker"
+
+    group = SimpleNamespace(allocate_id=lambda spec: setattr(spec, "id", f"gw{len(given)}"))
+    manager = SimpleNamespace(setup_node=setup_node, group=group)
+    plugins = SimpleNamespace(get_plugin=lambda name: SimpleNamespace(nodemanager=manager))
+    workers.pytest_xdist_setupnodes(cast(Any, SimpleNamespace(pluginmanager=plugins)))
+    assert manager.setup_node(SimpleNamespace(id="gw0"), None) == "a worker"
+    assert given == ["gw0", "gw1", "gw2"]
+
+
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="asks how a child ended")
 @pytest.mark.parametrize(("end", "refused"), [(signal.SIGKILL, ""), (signal.SIGABRT, "JAX does")])
 def test_only_a_death_of_its_own_while_jax_starts_refuses_the_run(
