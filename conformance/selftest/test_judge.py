@@ -16,7 +16,7 @@ from conformance.zoo import necessity
 from conformance.zoo.judge import Judgement, Subject, judge, sole_killers
 from conformance.zoo.kill_matrix import kill_rate, matrix, summary
 from conformance.zoo.plan import cells_of
-from conformance.zoo.run import subjects
+from conformance.zoo.run import blocked_across_gaps, subjects
 from implementations.defects import Defect
 
 DEFECT = Defect("T001", "forward/affine-value", ("transforms/jit",), cause_id="bias-twice")
@@ -131,6 +131,18 @@ def test_the_plan_holds_all_that_blame_needs_and_a_fixed_share_of_the_rest() -> 
     assert len(planned) < len(rows)
     assert planned == cells_of(subject, rows)
     assert cells_of(subject, rows, full=True) == [row.id for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"), [("SHOULD", Outcome.FAILED), ("MUST", Outcome.BLOCKED)]
+)
+def test_only_a_must_hides_a_must_beyond_what_the_plan_left_out(
+    level: str, expected: Outcome
+) -> None:
+    below = cell("transforms/no-side-effects-in-jaxpr", Outcome.FAILED, level=level)
+    above = cell("transforms/abstract-forward", Outcome.FAILED)
+    found = blocked_across_gaps([below, above], catalogue())
+    assert [each.outcome for each in found] == [Outcome.FAILED, expected]
 
 
 def test_every_defect_names_requirements_of_the_contract() -> None:

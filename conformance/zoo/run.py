@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conformance.contract.catalogue import foundations
-from conformance.contract.requirement import Requirement
+from conformance.contract.requirement import MUST, Requirement
 from conformance.errors import UsageError
 from conformance.jax_setup import compile_cache
 from conformance.results.cell import Cell
@@ -179,7 +179,7 @@ def check(
             cells[cell.implementation].append(cell)
     if not full:
         for spec, own in cells.items():
-            cells[spec] = _blocked_across_gaps(own, run.verdict.rows)
+            cells[spec] = blocked_across_gaps(own, run.verdict.rows)
     judgements = tuple(judge(subject, cells[subject.spec]) for subject in zoo)
     report = Report(
         judgements,
@@ -196,15 +196,18 @@ def check(
     return report
 
 
-def _blocked_across_gaps(cells: Sequence[Cell], rows: Sequence[Requirement]) -> list[Cell]:
+def blocked_across_gaps(cells: Sequence[Cell], rows: Sequence[Requirement]) -> list[Cell]:
     """Block requirements that rest on a failure through others that the plan left out.
 
-    In a full run every requirement of such a chain has its cell, and nothing changes here.
+    In a full run every requirement of such a chain has its cell, and nothing changes here. As
+    there, a recommendation never hides a MUST.
     """
-    failed = {cell.requirement for cell in cells if cell.outcome == Outcome.FAILED}
+    failed = {cell.requirement: cell for cell in cells if cell.outcome == Outcome.FAILED}
+    musts = {id for id, cell in failed.items() if cell.level == MUST}
 
     def settled(cell: Cell) -> Cell:
-        below = (foundations([cell.requirement], rows) - {cell.requirement}) & failed
+        explaining = musts if cell.level == MUST else set(failed)
+        below = (foundations([cell.requirement], rows) - {cell.requirement}) & explaining
         return blocked(cell, min(below)) if below and cell.outcome == Outcome.FAILED else cell
 
     return [settled(cell) for cell in cells]
