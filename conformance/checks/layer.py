@@ -345,7 +345,7 @@ class Built:
         self.layer, self.module, self._parameters = layer, module, parameters
         make = layer.implementation.in_use if module is None else None
         self._in_use = None if make is None else make(parameters)
-        self.is_plain_object = self._in_use is not None
+        self.plain_object: Any = None if self._in_use is None else self._in_use.layer
 
     @property
     def parameters(self) -> Any:

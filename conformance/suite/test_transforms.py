@@ -54,8 +54,8 @@ def test_jit(layer: Layer, case: Case) -> None:
     """Under jit, f(x) = x @ K + b within the rounding-error bound.
 
     This is checked for batches and a single x, by ``jax.jit`` over parameters and x and, for a
-    module, by ``nnx.jit``. Bitwise equality with the eager result is not required: a compiled
-    program may fuse the sum with the bias.
+    module, by ``nnx.jit``; for a plain object, by ``jax.jit`` of two such objects. Bitwise equality
+    with the eager result is not required: a compiled program may fuse the sum with the bias.
     """
     x = case.x()
     dense = layer.written(case)
@@ -72,6 +72,8 @@ def test_jit(layer: Layer, case: Case) -> None:
             found = np.asarray(programs.module_forward(layer)(dense.module, x))
         reference = layer.value(x, layer.kernel_for(case), bias)
         require.within(found, reference.value, reference.bound, "f(x) under nnx.jit")
+    if dense.plain_object is not None and programs.is_plain(case):
+        compilation.require_program_of_its_own(layer, case)
 
 
 @requirement("transforms/gradients", MUST, PARAMETERS, presumes=[FLOAT32_THROUGHOUT], seconds=2.0)

@@ -268,6 +268,23 @@ class _BuiltAgain(_Plain):
 
 
 BuiltAgain = declaring(_BuiltAgain, Defect("Y557", "state/pickles", cause_id="copied-otherwise"))
+
+
+class _EqualBySizes(_Plain):
+    """Layers of one size are equal, so JAX runs the program that it compiled for another one."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _EqualBySizes) and self.kernel.shape == other.kernel.shape
+
+    def __hash__(self) -> int:
+        return hash(self.kernel.shape)
+
+
+EqualBySizes = declaring(
+    _EqualBySizes, Defect("Y589", "transforms/jit", 4, cause_id="equal-with-other-values")
+)
+
+
 _last: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 

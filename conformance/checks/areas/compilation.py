@@ -12,7 +12,7 @@ from conformance.checks.areas import gradients
 from conformance.checks.areas.mutation import differing_attributes
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
-from conformance.checks.layer import Layer
+from conformance.checks.layer import Built, Layer
 from conformance.checks.require import on_the_way
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause, Violation
@@ -28,7 +28,7 @@ def require_one_trace(layer: Layer, case: Case) -> None:
     x, first = as_jax(case.x()), layer.of(case)
     seeds = (case.seed, (case.seed + 1) % 2**32, case.seed ^ 0xFFFFFFFF)
     # A plain object may keep its seed, because programs do not take it as an argument.
-    for seed in seeds[:1] if first.is_plain_object else seeds:
+    for seed in seeds[:1] if first.plain_object is not None else seeds:
         dense = layer.build(case.in_features, case.out_features, seed)
         for _ in range(2):
             ways = {"jax.jit": (by_jax, dense.parameters)}
@@ -45,6 +45,26 @@ def require_one_trace(layer: Layer, case: Case) -> None:
                 )
             dense(x if layer.accepts(BATCH) else x[0])
         dense.write(case.kernel(), case.bias())
+
+
+def require_program_of_its_own(layer: Layer, case: Case) -> None:
+    """Require ``jax.jit`` of each of two plain objects to call that one."""
+    x = case.normal("x", *(BATCH if layer.accepts(BATCH) else ()), case.in_features)
+    kept: list[Built] = []  # a program is forgotten with its object
+    former = np.empty(0)
+    for which in ("an object", "another object of its size"):
+        kernel, bias = case.kernel() * (-1) ** len(kept), layer.bias_for(case)
+        kept.append(layer.build(*case.kernel_shape, case.seed).write(kernel, case.bias()))
+        try:
+            y = np.asarray(jax.jit(kept[-1].plain_object)(as_jax(x)))
+        except Exception:
+            return  # it has no hash, or is called in another way
+        reference = layer.value(x, kernel, bias)
+        words = "__eq__ and __hash__ leave the parameters out, by which JAX finds a program"
+        cause = Cause("equal-with-other-values", words) if np.array_equal(y, former) else ""
+        what = f"f(x) under jax.jit of {which}"
+        require.within(y, reference.value, reference.bound, what, cause=cause)
+        former = y
 
 
 def require_compiled_once(layer: Layer, case: Case) -> None:

@@ -205,11 +205,11 @@ class InUse:
 
     def __init__(self, parameters: Parameters, call: Callable[[Any, Any], Any]) -> None:
         self._first, self._call = parameters, call
-        self._layer = parameters.static.rebuild(parameters.tree)
+        self.layer = parameters.static.rebuild(parameters.tree)
 
     def __call__(self, x: Any) -> Any:
         """Return the result of the object."""
-        return self._call(self._layer, x)
+        return self._call(self.layer, x)
 
     @property
     def parameters(self) -> Parameters:
@@ -224,16 +224,16 @@ class InUse:
 
     def _owner(self, path: str) -> tuple[Any, str]:
         *steps, name = path.split(".")
-        return functools.reduce(getattr, steps, self._layer), name
+        return functools.reduce(getattr, steps, self.layer), name
 
     def is_changed_in_place(self) -> bool:
         """Return whether its arrays are attributes that can be set.
 
         JAX replaces a registered pytree, and its user a frozen dataclass, by a new object.
         """
-        if isinstance(
-            self._layer, FunctionType | functools.partial
-        ) or not jax.tree_util.all_leaves([self._layer]):
+        if isinstance(self.layer, FunctionType | functools.partial) or not jax.tree_util.all_leaves(
+            [self.layer]
+        ):
             return False
         self.put(self._first)
         arrays, kept = self._first.tree, self.parameters.tree
