@@ -100,7 +100,7 @@ def require_pairs(layer: Layer, case: Case) -> None:
     factors: list[Sequence[Any]] = [
         [*ways],
         (False, True) if _is_copied_right(layer, case) else (False,),
-        [dtype for dtype in _DTYPES if _takes(layer, dtype)],
+        [dtype for dtype in _DTYPES if _takes(layer, case, dtype)],
         leads,
         sizes,
         _calls(layer, case),
@@ -116,10 +116,12 @@ def require_pairs(layer: Layer, case: Case) -> None:
             raise
 
 
-def _takes(layer: Layer, dtype: str) -> bool:
-    if dtype == "complex64" and input_dtypes.casts(layer):
-        return False  # see dtypes/cast-parameters
-    return input_dtypes.works_with(layer, dtype)
+def _takes(layer: Layer, case: Case, dtype: str) -> bool:
+    if not input_dtypes.works_with(layer, dtype):
+        return False
+    # See dtypes/complex-input and dtypes/cast-parameters.
+    x = as_jax(np.ones(case.x_shape), dtype)
+    return dtype != "complex64" or np.iscomplexobj(layer.of(case)(x))
 
 
 def _calls(layer: Layer, case: Case) -> list[str]:
