@@ -281,7 +281,7 @@ class _EqualBySizes(_Plain):
 
 
 EqualBySizes = declaring(
-    _EqualBySizes, Defect("Y589", "transforms/jit", 4, cause_id="equal-with-other-values")
+    _EqualBySizes, Defect("Y589", "transforms/jit", cause_id="equal-with-other-values", subtlety=4)
 )
 
 
