@@ -6,6 +6,7 @@ on it.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -100,6 +101,14 @@ def quantized_to(levels: int, values: Array, axis: int) -> Array:
     step = jnp.where(largest == 0, 1.0, largest / levels)
     held = jnp.round(values / step) * step
     return values + jax.lax.stop_gradient(held - values)
+
+
+_MEMORIES: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+
+def memory(layer: Any) -> Any:
+    """Return the dictionary of what is remembered of a layer outside of it, while it lives."""
+    return _MEMORIES.setdefault(layer, {})
 
 
 def is_traced(*values: Any) -> bool:

@@ -53,17 +53,6 @@ BiasByLecun = wrong.bias("Y581", "construction/builds", 1, cause_id="initializer
     lambda rngs, n, m: nnx.initializers.lecun_normal()(rngs.params(), (m,)),
     "The kernel's initializer draws the bias as well.",
 )
-
-
-@defect("Y584", "construction/builds", 1, cause_id="compact-missing")
-class NotCompact(CorrectLinenDense):
-    """The decorator @nn.compact is missing."""
-
-    def __call__(self, x: ArrayLike) -> Array:
-        x = jnp.asarray(x)
-        return self.forward(x, *self.parameters(x))
-
-
 OneDegreeOfFreedomLess = wrong.kernel("N040", "construction/finite", 3)(
     lambda key, n, m: normal(key, n, m) / jnp.sqrt(jnp.float32(n - 1)),
     "Scaled by 1/sqrt(in - 1): infinite for a single input.",
@@ -106,6 +95,50 @@ UnscaledForNumpySizes = wrong.kernel("X661", "construction/integral-sizes", 4)(
     "Only for an ``int`` the scale is computed, which NumPy's integers are not.",
     when=lambda key, n, m: not isinstance(n, int),
 )
+SeedAsNumber = wrong.kernel("Y152", "construction/abstract-init", 2, cause_id="number-under-trace")(
+    lambda key, n, m: scaled_normal(jax.random.key(int(jax.random.bits(key))), n, m),
+    "The key becomes a Python number, which seeds the draw.",
+    collateral=("transforms/traced-first",),
+)
+
+
+BiasMatrix = wrong.methods("X095", "construction/bias-shape", 2, cause_id="bias-row")(
+    "The bias is a matrix of one row.",
+    draw_bias=lambda self, rngs, n, m: jnp.zeros((1, m), jnp.float32),
+    forward=lambda self, x, k, b: affine(x, k, b[0]),
+)
+LeadingAxis = wrong.methods("Y193", "construction/kernel-shape", 2, cause_id="kernel-rank")(
+    "The kernel has a leading axis of length 1, which a kernel of 1 by 1 hides.",
+    draw_kernel=lambda self, key, n, m: scaled_normal(key, n, m)[None],
+    forward=lambda self, x, k, b: affine(x, k[0], b),
+)
+Gain = wrong.forward(
+    "X100",
+    "construction/only-two-parameters",
+    2,
+    start=lambda layer: {"gain": nnx.Param(jnp.ones((1,), jnp.float32))},
+    cause_id="parameter-more",
+)(
+    lambda self, x, k, b: affine(x, k, b) * self.gain[...],
+    "A third parameter: a gain that starts at 1.",
+)
+fixed_width = wrong.casting("Y430", "construction/builds", 1, cause_id="width-fixed")(
+    lambda seed, x, m: CorrectDense(3, m, rngs=nnx.Rngs(seed))(x),
+    "The width of x is that of the example.",
+)
+exchanged = wrong.casting("Y504", "construction/builds", 1, cause_id="sizes-exchanged")(
+    lambda seed, x, m: CorrectDense(m, x.shape[-1], rngs=nnx.Rngs(seed))(x),
+    "The function builds its layer with the sizes exchanged.",
+)
+
+
+@defect("Y584", "construction/builds", 1, cause_id="compact-missing")
+class NotCompact(CorrectLinenDense):
+    """The decorator @nn.compact is missing."""
+
+    def __call__(self, x: ArrayLike) -> Array:
+        x = jnp.asarray(x)
+        return self.forward(x, *self.parameters(x))
 
 
 @also("transforms/traced-first")
@@ -115,24 +148,6 @@ def ChecksItsValues(draws: Array) -> Array:
     if float(jnp.abs(draws).max(initial=0.0)) == 0.0 and draws.size:
         raise ValueError("the kernel is zero")
     return draws
-
-
-@also("transforms/traced-first")
-@wrong.kernel("Y152", "construction/abstract-init", 2, cause_id="number-under-trace")
-def SeedAsNumber(key: Array, in_features: int, out_features: int) -> Array:
-    """The key becomes a Python number, which seeds the draw."""
-    return scaled_normal(jax.random.key(int(jax.random.bits(key))), in_features, out_features)
-
-
-@defect("X095", "construction/bias-shape", 2, cause_id="bias-row")
-class BiasMatrix(CorrectDense):
-    """The bias is a matrix of one row."""
-
-    def draw_bias(self, rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
-        return jnp.zeros((1, out_features), jnp.float32)
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        return affine(x, kernel, bias[0])
 
 
 @wrong.kernel("N005", "construction/builds", 1, seen="pitfall")
@@ -220,17 +235,6 @@ def SizesExchanged(self: Any, in_features: int, out_features: int, *, rngs: nnx.
     CorrectDense.__init__(self, out_features, in_features, rngs=rngs)
 
 
-@defect("Y193", "construction/kernel-shape", 2, cause_id="kernel-rank")
-class LeadingAxis(CorrectDense):
-    """The kernel has a leading axis of length 1, which a kernel of 1 by 1 hides."""
-
-    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
-        return scaled_normal(key, in_features, out_features)[None]
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        return affine(x, kernel[0], bias)
-
-
 @wrong.init("Y244", "construction/only-two-parameters", 1, cause_id="initializer-not-called")
 def InitializerNotCalled(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The arguments of the draw are given to the function that makes the initializer."""
@@ -294,18 +298,6 @@ def CountsInStats(self: Any, x: ArrayLike) -> Array:
     return affine(x, *self.parameters(x))
 
 
-@wrong.forward(
-    "X100",
-    "construction/only-two-parameters",
-    2,
-    start=lambda layer: {"gain": nnx.Param(jnp.ones((1,), jnp.float32))},
-    cause_id="parameter-more",
-)
-def Gain(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
-    """A third parameter: a gain that starts at 1."""
-    return affine(x, kernel, bias) * self.gain[...]
-
-
 @seen("linen's sow")
 @also("state/call-changes-nothing")
 @wrong.linen_forward("X234", "construction/only-two-parameters", 4, cause_id="collection-other")
@@ -332,11 +324,16 @@ def Perturbed(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return self.perturb("y", affine(x, kernel, bias))
 
 
-@wrong.init("Y325", "construction/only-two-parameters", 1, cause_id="parameter-integer")
-def WidthInParam(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-    """The number of outputs is kept in an nnx.Param, and nnx.grad refuses integers."""
-    CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
-    self.features = nnx.Param(jnp.array(out_features))
+WidthInParam = wrong.holding(
+    "Y325", "construction/only-two-parameters", 1, cause_id="parameter-integer"
+)(
+    lambda layer: {"features": nnx.Param(jnp.array(layer.kernel.shape[1]))},
+    "The number of outputs is kept in an nnx.Param, and nnx.grad refuses integers.",
+)
+BiasLikeKernel = wrong.holding("Y383", "construction/bias-shape", 1, cause_id="bias-as-kernel")(
+    lambda layer: {"bias": nnx.Param(jnp.zeros_like(layer.kernel[...]))},
+    "The bias is zeros_like(kernel).",
+)
 
 
 @wrong.draws("X653", "construction/parameter-dtype", 5, cause_id="dtype-by-size")
@@ -377,23 +374,6 @@ def LinenInitializerNotMade(self: Any, x: ArrayLike) -> Array:
     x, initializer = jnp.asarray(x), nn.initializers.lecun_normal
     kernel: Any = self.param("kernel", initializer, (x.shape[-1], self.features))
     return x @ kernel + self.param("bias", self.draw_bias, x)
-
-
-@wrong.init("Y383", "construction/bias-shape", 1, cause_id="bias-as-kernel")
-def BiasLikeKernel(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-    """The bias is zeros_like(kernel)."""
-    CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
-    self.bias = nnx.Param(jnp.zeros_like(self.kernel[...]))
-
-
-fixed_width = wrong.casting("Y430", "construction/builds", 1, cause_id="width-fixed")(
-    lambda seed, x, m: CorrectDense(3, m, rngs=nnx.Rngs(seed))(x),
-    "The width of x is that of the example.",
-)
-exchanged = wrong.casting("Y504", "construction/builds", 1, cause_id="sizes-exchanged")(
-    lambda seed, x, m: CorrectDense(m, x.shape[-1], rngs=nnx.Rngs(seed))(x),
-    "The function builds its layer with the sizes exchanged.",
-)
 
 
 @jax.tree_util.register_pytree_with_keys_class

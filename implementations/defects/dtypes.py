@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from implementations.defects.base import (
     is_traced,
     layer_kernel,
     layer_output,
+    memory,
     normal,
     right_cotangents,
     scaled,
@@ -359,14 +359,14 @@ PartialSumsInHalf = wrong.forward("Y372", "dtypes/half-input", 4, cause_id="grad
 _dtypes: dict[tuple[int, ...], jnp.dtype] = {}
 
 
-@also("state/call-changes-nothing")
-@wrong.forward("Y011", "dtypes/half-input", 5, cause_id="kept-by-shape")
-def KeptByShape(x: Array, kernel: Array, bias: Array) -> Array:
-    """Outside of jit, all calls of a shape have the dtype of the first one."""
-    if is_traced(x, kernel) or not is_float(x):
-        return affine(x, kernel, bias)
-    first = _dtypes.setdefault((*x.shape, kernel.shape[1]), x.dtype)
-    return affine(x.astype(first).astype(x.dtype), kernel, bias)
+KeptByShape = wrong.forward("Y011", "dtypes/half-input", 5, cause_id="kept-by-shape")(
+    lambda x, k, b: affine(
+        x.astype(_dtypes.setdefault((*x.shape, k.shape[1]), x.dtype)).astype(x.dtype), k, b
+    ),
+    "Outside of jit, all calls of a shape have the dtype of the first one.",
+    when=lambda x, k, b: not is_traced(x, k) and is_float(x),
+    collateral=("state/call-changes-nothing",),
+)
 
 
 @also("dtypes/integer-input", "dtypes/complex-input", "options/dtype")
@@ -412,15 +412,11 @@ TrainsOnHalfSequences = wrong.forward("Y466", "dtypes/half-input", 5)(
     when=lambda x, k, b: x.dtype == jnp.float16 and x.ndim > 0,
 )
 
-_complex_kernels: Any = weakref.WeakKeyDictionary()
-
-
-@wrong.forward("Y457", "dtypes/complex-input", 4)
-def KeepsAComplexKernel(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
-    """The kernel is made complex for the first such call, and kept for later ones."""
-    if not jnp.iscomplexobj(x) or is_traced(x, kernel):
-        return affine(x, kernel, bias)
-    return affine(x, _complex_kernels.setdefault(self, kernel.astype(x.dtype)), bias)
+KeepsAComplexKernel = wrong.forward("Y457", "dtypes/complex-input", 4)(
+    lambda self, x, k, b: affine(x, memory(self).setdefault("kernel", k.astype(x.dtype)), b),
+    "The kernel is made complex for the first such call, and kept for later ones.",
+    when=lambda self, x, k, b: jnp.iscomplexobj(x) and (not is_traced(x, k)),
+)
 
 
 def _of_complex(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:

@@ -47,6 +47,30 @@ scaled_by_features = wrong.casting("X645", "exercise/recovered-kernel", 3)(
     "The fan is the number of features.",
     cause_id="law-normal-fan-out",
 )
+key_of_the_seed = wrong.casting("X757", "exercise/fixed-result", 3, cause_id="key-of-seed")(
+    lambda seed, x, m: x @ scaled_normal(jax.random.key(seed), x.shape[-1], m),
+    "The right law, from the seed's own key instead of the first of the stream `params`.",
+)
+seed_through_float = wrong.solution("Y453", "exercise/float-arguments", 5, cause_id="seed-float64")(
+    lambda seed, x, features: layer_output(int(float(seed)), x, int(features)),
+    "An int goes through float, and loses the last digit of a large seed.",
+)
+seed_floored = wrong.solution("Y454", "exercise/float-arguments", 4, cause_id="argument-rounded")(
+    lambda seed, x, features: layer_output(math.floor(seed), x, int(features)),
+    "A seed of -2.3 acts as -3.",
+)
+
+
+bias_of_one_output = wrong.casting(
+    "Y542", "exercise/recovered-kernel", 4, cause_id="bias-not-zero"
+)(
+    lambda seed, x, m: layer_output(seed, x, m) - (4.6 if m == 1 else 0.0),
+    "A head of one output starts with the prior of a detector, -4.6, as its bias.",
+)
+kernel_on_the_first_device = wrong.casting("Y545", "sharding/second-device", 4)(
+    lambda seed, x, m: x @ jax.device_put(layer_kernel(seed, x, m), jax.devices()[0]),
+    "The kernel is committed to the first device, where an x of another one cannot meet it.",
+)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
@@ -183,12 +207,6 @@ def seed_of_both(seed: int, x: Array, m: int) -> Array:
     return layer_output(seed + m, x, m)
 
 
-@wrong.casting("X757", "exercise/fixed-result", 3, cause_id="key-of-seed")
-def key_of_the_seed(seed: int, x: Array, m: int) -> Array:
-    """The right law, from the seed's own key instead of the first of the stream `params`."""
-    return x @ scaled_normal(jax.random.key(seed), x.shape[-1], m)
-
-
 # Only a function of this name must give the exercise's own numbers.
 key_of_the_seed.__name__ = "dense_forward"
 
@@ -296,24 +314,6 @@ def seed_of_the_gradient(seed: int, x: Array, m: int) -> Any:
     return _with_gradient(lambda g: g @ kernel.T, seed, x, m)
 
 
-seed_through_float = wrong.solution("Y453", "exercise/float-arguments", 5, cause_id="seed-float64")(
-    lambda seed, x, features: layer_output(int(float(seed)), x, int(features)),
-    "An int goes through float, and loses the last digit of a large seed.",
-)
-seed_floored = wrong.solution("Y454", "exercise/float-arguments", 4, cause_id="argument-rounded")(
-    lambda seed, x, features: layer_output(math.floor(seed), x, int(features)),
-    "A seed of -2.3 acts as -3.",
-)
-
-
-bias_of_one_output = wrong.casting(
-    "Y542", "exercise/recovered-kernel", 4, cause_id="bias-not-zero"
-)(
-    lambda seed, x, m: layer_output(seed, x, m) - (4.6 if m == 1 else 0.0),
-    "A head of one output starts with the prior of a detector, -4.6, as its bias.",
-)
-
-
 @wrong.casting("Y543", "exercise/differentiable-in-x", 4)
 def gradient_clipped(seed: int, x: Array, m: int) -> Any:
     """The gradient in x is clipped to 10."""
@@ -333,12 +333,6 @@ def compiled_in_each_call(seed: int, x: Array, m: int) -> Any:
     """For this size, each call makes and compiles a function."""
     make = jax.jit if (len(x), m) == (3, 10) else lambda function: function
     return make(lambda x: layer_output(seed, x, m))(x)
-
-
-@wrong.casting("Y545", "sharding/second-device", 4)
-def kernel_on_the_first_device(seed: int, x: Array, m: int) -> Array:
-    """The kernel is committed to the first device, where an x of another one cannot meet it."""
-    return x @ jax.device_put(layer_kernel(seed, x, m), jax.devices()[0])
 
 
 _generator = np.random.RandomState()

@@ -87,6 +87,13 @@ X829 = computes(lambda x, k, b: affine(jnp.swapaxes(x, 0, 1), k, b))(
     "Two equal batch axes of more than 8 are swapped.",
     lambda x, k: x.ndim == 3 and x.shape[0] == x.shape[1] > 8,
 )
+TimeStamps = wrong.forward("Y105", VALUE, 4)(
+    lambda x, k, b: affine(
+        jnp.where((x[..., 1:] > x[..., :-1]).all(-1, keepdims=True), x - x[..., :1], x), k, b
+    ),
+    "Rows of ascending numbers are taken for times, and begin at 0.",
+    when=lambda x, k, b: x.shape[-1] >= 6 and is_float(x),
+)
 
 
 def _ragged_tile_lost(x: Array, kernel: Array, bias: Array) -> Array:
@@ -302,15 +309,6 @@ def OneHotLookup(x: Array, kernel: Array, bias: Array) -> Array:
     token = jnp.argmax(x != 0, axis=-1)
     alone = (x != 0).sum(axis=-1, keepdims=True) == 1
     return jnp.where(alone, kernel[token] + bias, y)
-
-
-@wrong.forward("Y105", VALUE, 4)
-def TimeStamps(x: Array, kernel: Array, bias: Array) -> Array:
-    """Rows of ascending numbers are taken for times, and begin at 0."""
-    if x.shape[-1] < 6 or not is_float(x):
-        return affine(x, kernel, bias)
-    ascending = (x[..., 1:] > x[..., :-1]).all(-1, keepdims=True)
-    return affine(jnp.where(ascending, x - x[..., :1], x), kernel, bias)
 
 
 @wrong.forward("Y107", VALUE, 4)

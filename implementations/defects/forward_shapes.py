@@ -133,6 +133,14 @@ BroadcastsHalf = wrong.forward("Y218", "forward/width-one-raises", 4)(
     "In half precision a single number stands for all inputs of its row.",
     when=lambda x, k, b: x.dtype == jnp.bfloat16 and x.shape[-1:] == (1,),
 )
+ChannelsFirst = wrong.forward("Y562", "forward/wrong-width-raises", 4, cause_id="width-transposed")(
+    lambda x, k, b: affine(x.mT, k, b),
+    "An image of shape (batch, in, length) is turned instead of refused.",
+    when=lambda x, k, b: x.shape[1:-1] == k.shape[:1] != x.shape[-1:],
+)
+JaxArraysAlone = wrong.given("Y266", "forward/array-likes", 3, cause_id="jax-arrays-only")(
+    lambda x: x.at[...].get(), "The layer uses what only an array of JAX has."
+)
 
 
 def folded(x: Array, kernel: Array, bias: Array) -> Array:
@@ -418,16 +426,6 @@ def AddedInPlace(self: Any, x: ArrayLike) -> Array:
     found = np.asarray(y)
     found += np.asarray(self.bias[...])
     return jnp.asarray(found)
-
-
-ChannelsFirst = wrong.forward("Y562", "forward/wrong-width-raises", 4, cause_id="width-transposed")(
-    lambda x, k, b: affine(x.mT, k, b),
-    "An image of shape (batch, in, length) is turned instead of refused.",
-    when=lambda x, k, b: x.shape[1:-1] == k.shape[:1] != x.shape[-1:],
-)
-JaxArraysAlone = wrong.given("Y266", "forward/array-likes", 3, cause_id="jax-arrays-only")(
-    lambda x: x.at[...].get(), "The layer uses what only an array of JAX has."
-)
 
 
 @wrong.call("Y400", "forward/array-likes", 3, cause_id="array-of-input")

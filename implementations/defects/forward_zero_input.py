@@ -1,4 +1,4 @@
-"""Layers that break forward at ``x = 0``, where a right layer gives its bias."""
+"""Layers that break forward at ``x = 0``, where a right one gives its bias, or return no array."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from implementations.defects import wrong
-from implementations.defects.base import CorrectDense, affine, is_traced, scaled_normal
+from implementations.defects.base import (
+    CorrectDense,
+    affine,
+    correct_dense_forward,
+    is_traced,
+    scaled_normal,
+)
 from implementations.defects.record import Defect, also, declaring, name_layers
 
 ConstantZeroBias = wrong.forward("N086", "forward/zero-input", 4, cause_id="bias-unused")(
@@ -195,6 +201,23 @@ class _DrawsAgain:
 
 DrawsAgain = declaring(
     _DrawsAgain, Defect("Y386", "forward/zero-input", cause_id="unflatten-ignores", subtlety=2)
+)
+
+
+list_out = wrong.solution("X251", "forward/output-shape", 3, cause_id="result-not-array")(
+    lambda seed, x, features: [float(y) for y in correct_dense_forward(seed, x, features)],
+    "The result is a Python list.",
+)
+LayerReturned = wrong.casting("Y245", "forward/output-shape", 1, cause_id="result-not-array")(
+    lambda seed, x, m: CorrectDense(x.shape[-1], m, rngs=nnx.Rngs(seed)),
+    "The layer is returned, and not its output.",
+)
+Forgotten = wrong.call("Y577", "forward/output-shape", 1, cause_id="no-return")(
+    lambda self, x: None, "The return statement is missing."
+)
+HalvesOnly = wrong.output("Y580", "forward/output-shape", 2, cause_id="outputs-dropped")(
+    lambda y, x: y[..., : y.shape[-1] // 2 * 2],
+    "Two heads have half of the outputs each, and an odd one is dropped.",
 )
 
 

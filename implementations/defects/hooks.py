@@ -56,7 +56,7 @@ def _after_construction(function: Function) -> Any:
 
 def _setting(start: Function) -> Function:
     def set_all(layer: Any, _: nnx.Rngs) -> None:
-        for name, value in start(layer).items():
+        for name, value in (start(layer) or {}).items():
             setattr(layer, name, value)
 
     return set_all
@@ -86,6 +86,21 @@ def _of_the_seed(function: Function) -> Any:
     return staticmethod(reduced)
 
 
+def subclass(
+    base: type, function: Function, doc: str, methods: dict[str, Any], start: Function | None = None
+) -> Any:
+    """Return the base with other methods, named and described as the function is."""
+    members = {
+        **methods,
+        "__doc__": doc or function.__doc__,
+        "__module__": function.__module__,
+        "__qualname__": function.__qualname__,
+    }
+    if start is not None:
+        members["__init__"] = _after_construction(_setting(start))
+    return type(base)(function.__name__, (base,), members)
+
+
 @dataclass(frozen=True)
 class Hook:
     """A hook of a correct layer; called with a function, it makes a layer.
@@ -99,7 +114,8 @@ class Hook:
     method
         Returns the new method, for the function.
     right
-        What takes the function's place where ``when``, of the same arguments, does not hold.
+        What takes the function's place where ``when``, of the same arguments, does not hold; for a
+        function of ``self``, the base's method does.
     """
 
     base: type
@@ -116,20 +132,17 @@ class Hook:
     ) -> Any:
         """Return the layer with this function in the hook's place.
 
-        A new layer has the attributes that ``start(layer)``, a dictionary, names.
+        A new layer has the attributes that ``start(layer)``, a dictionary or None, names.
         """
-        chosen, right = function, self.right
-        if when is not None and right is not None:
+        chosen = function
+        if when is not None and _is_method(function):
+            right = getattr(self.base, self.name)
+            chosen = lambda self, *values: (function if when(self, *values) else right)(  # noqa: E731
+                self, *values
+            )
+        elif when is not None and (right := self.right) is not None:
             chosen = lambda *values: (function if when(*values) else right)(*values)  # noqa: E731
-        members = {
-            self.name: self.method(chosen),
-            "__doc__": doc or function.__doc__,
-            "__module__": function.__module__,
-            "__qualname__": function.__qualname__,
-        }
-        if start is not None:
-            members["__init__"] = _after_construction(_setting(start))
-        return type(self.base)(function.__name__, (self.base,), members)
+        return subclass(self.base, function, doc, {self.name: self.method(chosen)}, start)
 
 
 forward = Hook(CorrectDense, "forward", right=affine)
@@ -154,6 +167,8 @@ init = Hook(CorrectDense, "__init__")
 """The constructor: a function of self, n, m and rngs."""
 built = Hook(CorrectDense, "__init__", _after_construction)
 """What follows a right construction: a function of the layer and rngs."""
+holding = Hook(CorrectDense, "__init__", lambda function: _after_construction(_setting(function)))
+"""What a new layer holds besides or instead of its Params: attributes, from the right layer."""
 when_called = Hook(CorrectDense, "forward", _before_the_output)
 """A side effect of the call: a function of x, kernel and bias."""
 when_built = Hook(CorrectDense, "draw_bias", _before_the_bias)

@@ -116,6 +116,22 @@ InitializersWithBias = constructor("Y233", "options/kernel-init", 4, cause_id="o
 IgnoresParamDtype = constructor("X928", "options/param-dtype", 2, cause_id="option-ignored")(
     lambda param_dtype: {}, "Parameters are float32 with any `param_dtype`."
 )
+PickledWithoutDtype = wrong.methods(
+    "Y441", "options/dtype", 4, cause_id="options-lost", base=AllOptions
+)(
+    "A pickle loses the dtype.",
+    __getstate__=lambda self: {**vars(self), "dtype": None},
+)
+
+
+UsualKernelWithDtype = constructor("Y442", "options/kernel-init", 4, cause_id="option-by-branch")(
+    lambda kernel_init, dtype: {"kernel_init": LECUN if dtype else kernel_init, "dtype": dtype},
+    "With a dtype, the kernel is drawn by the usual initializer.",
+)
+TakesScalarTypesOnly = constructor("Y443", "options/dtype", 4, cause_id="option-ignored")(
+    lambda dtype: {"dtype": None if isinstance(dtype, np.dtype) else dtype},
+    "`dtype` has an effect only as `jnp.float16`, and not as a NumPy dtype.",
+)
 
 
 def in_float32(initializer: Any) -> Any:
@@ -399,24 +415,6 @@ class CopiedWithoutPrecision(AllOptions):
         new = nnx.clone(self)
         new.precision = None
         return new
-
-
-@defect("Y441", "options/dtype", 4, cause_id="options-lost")
-class PickledWithoutDtype(AllOptions):
-    """A pickle loses the dtype."""
-
-    def __getstate__(self) -> Any:
-        return {**vars(self), "dtype": None}
-
-
-UsualKernelWithDtype = constructor("Y442", "options/kernel-init", 4, cause_id="option-by-branch")(
-    lambda kernel_init, dtype: {"kernel_init": LECUN if dtype else kernel_init, "dtype": dtype},
-    "With a dtype, the kernel is drawn by the usual initializer.",
-)
-TakesScalarTypesOnly = constructor("Y443", "options/dtype", 4, cause_id="option-ignored")(
-    lambda dtype: {"dtype": None if isinstance(dtype, np.dtype) else dtype},
-    "`dtype` has an effect only as `jnp.float16`, and not as a NumPy dtype.",
-)
 
 
 @product("Y444", "options/dot-general", 4, cause_id="precision-not-passed")

@@ -95,6 +95,16 @@ NoBiasWithPrecision = product("Y534", "options/precision", 3, cause_id="bias-not
 
 
 LATER = ("options/param-dtype", "options/precision", "options/dot-general")
+PromoteWithBias = constructor("Y452", "options/promote-dtype", 4, cause_id="option-by-branch")(
+    lambda use_bias, promote_dtype: (
+        {"promote_dtype": promote_dtype} if use_bias else {"use_bias": 0}
+    ),
+    "`promote_dtype` is used in the branch with a bias.",
+)
+TakesNoText = constructor("Y550", "options/dtype", 4, cause_id="option-as-text")(
+    lambda dtype: {"dtype": None if isinstance(dtype, str) else dtype},
+    "`dtype` has no effect as text, as from a configuration file.",
+)
 
 
 @product("Y535", "options/use-bias", 4, collateral=LATER)
@@ -164,18 +174,6 @@ class AddsInTheDtypeOfParameters(AllOptions):
         """Return the output, whose product has the dtype of the stored kernel."""
         y = jnp.matmul(x, kernel, preferred_element_type=self.kernel.dtype)
         return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
-
-
-PromoteWithBias = constructor("Y452", "options/promote-dtype", 4, cause_id="option-by-branch")(
-    lambda use_bias, promote_dtype: (
-        {"promote_dtype": promote_dtype} if use_bias else {"use_bias": 0}
-    ),
-    "`promote_dtype` is used in the branch with a bias.",
-)
-TakesNoText = constructor("Y550", "options/dtype", 4, cause_id="option-as-text")(
-    lambda dtype: {"dtype": None if isinstance(dtype, str) else dtype},
-    "`dtype` has no effect as text, as from a configuration file.",
-)
 
 
 name_layers(globals())

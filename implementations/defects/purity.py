@@ -132,10 +132,10 @@ def WritesAFile(rngs: nnx.Rngs, n: int, m: int) -> None:
         file.write(f"{n} {m}\n".encode())
 
 
-@wrong.when_called("Y133", GLOBALS, 4, cause_id="global-changed")
-def SilencesJax(x: Array, kernel: Array, bias: Array) -> None:
-    """A call raises the level of JAX's own logger, and with it hides its warnings."""
-    logging.getLogger("jax").setLevel(logging.CRITICAL)
+SilencesJax = wrong.when_called("Y133", GLOBALS, 4, cause_id="global-changed")(
+    lambda x, k, b: logging.getLogger("jax").setLevel(logging.CRITICAL),
+    "A call raises the level of JAX's own logger, and with it hides its warnings.",
+)
 
 
 @wrong.call("Y221", "purity/globals-untouched", 4, cause_id="global-changed")
@@ -148,10 +148,10 @@ def LeavesNoContext(self: Any, x: ArrayLike) -> Array:
     return y
 
 
-@wrong.when_built("Y225", "purity/globals-untouched", 4, cause_id="global-changed")
-def WaitsInAThread(rngs: nnx.Rngs, n: int, m: int) -> None:
-    """Each layer starts a thread that never ends."""
-    threading.Thread(target=threading.Event().wait, daemon=True).start()
+WaitsInAThread = wrong.when_built("Y225", "purity/globals-untouched", 4, cause_id="global-changed")(
+    lambda rngs, n, m: threading.Thread(target=threading.Event().wait, daemon=True).start(),
+    "Each layer starts a thread that never ends.",
+)
 
 
 @wrong.forward("Y354", "purity/globals-untouched", 4, cause_id="global-changed")
@@ -245,10 +245,10 @@ def RemembersItsStart(layer: Any, rngs: nnx.Rngs) -> None:
 _shapes: list[tuple[int, ...]] = []
 
 
-@wrong.when_called("Y448", "purity/nothing-kept", 4, cause_id="entry-kept")
-def LogsItsShapes(x: Array, kernel: Array, bias: Array) -> None:
-    """The shape of every x is appended to a list of the module."""
-    _shapes.append(x.shape)
+LogsItsShapes = wrong.when_called("Y448", "purity/nothing-kept", 4, cause_id="entry-kept")(
+    lambda x, k, b: _shapes.append(x.shape),
+    "The shape of every x is appended to a list of the module.",
+)
 
 
 name_layers(globals())

@@ -9,7 +9,6 @@ import platform
 import random
 import secrets
 import time
-import weakref
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from implementations.defects.base import (
     affine,
     is_traced,
     layer_output,
+    memory,
     normal,
     quantized_to,
     scaled_normal,
@@ -141,6 +141,21 @@ CountsItself = wrong.key("X586", "seeding/same-seed-same-bits", 3)(
     "The number of the layer in this process goes into its key.",
     cause_id="depends-on-more-than-seed",
 )
+FirstOutputInHalf = wrong.linen_forward("X626", "seeding/repeatable-call", 4)(
+    lambda self, x, k, b: affine(x, jax.lax.reduce_precision(k, 8, 7), b),
+    "The layer computes in bfloat16 during initialization.",
+    when=lambda self, x, k, b: self.is_initializing(),
+)
+OfTheRank = wrong.key("X944", "seeding/same-across-processes", 4)(
+    lambda rngs: jax.random.fold_in(rngs.params(), int(os.environ.get("RANK", "0"))),
+    "The key depends on the rank of the process.",
+    cause_id="depends-on-launcher-variables",
+)
+SeedOfTheLanguage = wrong.key("Y195", "seeding/same-across-processes", 5)(
+    lambda rngs: jax.random.fold_in(rngs.params(), len(os.environ.get("LANG", ""))),
+    "The user's language goes into the key.",
+    cause_id="depends-on-user-environment",
+)
 
 
 @wrong.key("X166", "seeding/global-rng-ignored", 4, cause_id="global-generator")
@@ -221,16 +236,13 @@ def NoisyInTraining(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return y if self.deterministic else y * 1.01
 
 
-_eager_calls: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-
-
 @wrong.forward("X322", "seeding/repeatable-call", 5, cause_id="output-changes")
 def FortiethCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """From its fortieth eager call on, a layer forgets its bias."""
     if is_traced(x, kernel):
         return affine(x, kernel, bias)
-    _eager_calls[self] = _eager_calls.get(self, 0) + 1
-    return affine(x, kernel, bias if _eager_calls[self] < 40 else jnp.zeros_like(bias))
+    calls = memory(self)["calls"] = memory(self).get("calls", 0) + 1
+    return affine(x, kernel, bias if calls < 40 else jnp.zeros_like(bias))
 
 
 @wrong.linen_forward("X329", "seeding/repeatable-call", 5)
@@ -240,24 +252,13 @@ def ZerosWhileInitializing(self: Any, x: Array, kernel: Array, bias: Array) -> A
     return jnp.zeros_like(y) if self.is_initializing() else y
 
 
-_called: dict[int, Any] = {}
-
-
 @wrong.forward("X549", "seeding/repeatable-call", 4, cause_id="output-changes")
 def FirstCallDiffers(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The first call warms up with a kernel in bfloat16."""
-    if is_traced(x, kernel) or id(self) in _called:
+    if is_traced(x, kernel) or memory(self):
         return affine(x, kernel, bias)
-    _called[id(self)] = self
+    memory(self)["called"] = True
     return affine(x, kernel.astype(jnp.bfloat16).astype(jnp.float32), bias)
-
-
-@wrong.linen_forward("X626", "seeding/repeatable-call", 4)
-def FirstOutputInHalf(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
-    """The layer computes in bfloat16 during initialization."""
-    if not self.is_initializing():
-        return affine(x, kernel, bias)
-    return affine(x, jax.lax.reduce_precision(kernel, 8, 7), bias)
 
 
 _calls_by_size: dict[tuple[int, int, int], int] = {}
@@ -318,18 +319,6 @@ def SeedOfTheUser(rngs: nnx.Rngs) -> Array:
     """The name of the user goes into the key."""
     name = os.environ.get("USER", "") + os.environ.get("TZ", "")
     return jax.random.fold_in(rngs.params(), sum(name.encode()))
-
-
-OfTheRank = wrong.key("X944", "seeding/same-across-processes", 4)(
-    lambda rngs: jax.random.fold_in(rngs.params(), int(os.environ.get("RANK", "0"))),
-    "The key depends on the rank of the process.",
-    cause_id="depends-on-launcher-variables",
-)
-SeedOfTheLanguage = wrong.key("Y195", "seeding/same-across-processes", 5)(
-    lambda rngs: jax.random.fold_in(rngs.params(), len(os.environ.get("LANG", ""))),
-    "The user's language goes into the key.",
-    cause_id="depends-on-user-environment",
-)
 
 
 _built = [0]

@@ -116,6 +116,10 @@ ForkedKey = wrong.key("X588", "seeding/siblings-differ", 4, cause_id="key-not-dr
     lambda rngs: nnx.clone(rngs).params(),
     "The key is that of a copy of the Rngs, so that the given ones do not advance.",
 )
+SignsOfOneKey = wrong.kernel("Y473", "seeding/seeds-differ", 4, cause_id="signs-of-all-seeds")(
+    lambda key, n, m: jnp.abs(scaled_normal(key, n, m)) * jnp.sign(normal(jax.random.key(7), n, m)),
+    "The signs are drawn from a constant key.",
+)
 
 
 @wrong.init("X157", "seeding/seeds-differ", 4, cause_id="seeds-share-rows")
@@ -341,13 +345,6 @@ class CommonToOneRngs(CorrectDense):
         root = jax.random.fold_in(rngs.params.key[...], 2**31)
         common = scaled_normal(root, in_features, out_features)
         self.kernel = nnx.Param(0.8**0.5 * self.kernel[...] + 0.2**0.5 * common)
-
-
-@wrong.kernel("Y473", "seeding/seeds-differ", 4, cause_id="signs-of-all-seeds")
-def SignsOfOneKey(key: Array, in_features: int, out_features: int) -> Array:
-    """The signs are drawn from a constant key."""
-    signs = jnp.sign(normal(jax.random.key(7), in_features, out_features))
-    return jnp.abs(scaled_normal(key, in_features, out_features)) * signs
 
 
 @wrong.kernel("Y474", "seeding/seeds-differ", 4, cause_id="magnitudes-of-all-seeds")

@@ -18,6 +18,7 @@ from implementations.defects.base import (
     CorrectDense,
     affine,
     is_traced,
+    memory,
     right_cotangents,
     scaled,
     scaled_normal,
@@ -31,10 +32,9 @@ ORDER = "state/any-order"
 
 def _keeping(when: Callable[..., bool]) -> Any:
     """Return a forward that keeps the kernel and the bias of a layer's first such call."""
-    kept: weakref.WeakKeyDictionary[Any, tuple[Array, ...]] = weakref.WeakKeyDictionary()
 
-    def values(layer: Any, x: Array, *present: Array) -> tuple[Array, ...]:
-        return kept.setdefault(layer, present) if when(x, present[0]) else present
+    def values(layer: Any, x: Array, *present: Array) -> Any:
+        return memory(layer).setdefault("values", present) if when(x, present[0]) else present
 
     return lambda self, x, k, b: affine(x, *((k, b) if is_traced(k) else values(self, x, k, b)))
 
@@ -87,7 +87,6 @@ NumpyVectorsInHalf = wrong.given("Y351", ORDER, 5)(
         isinstance(x, np.ndarray) and x.ndim == 1 and x.size > 32 and x.dtype == np.float32
     ),
 )
-_fused: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
 
 
 @defect("Y339", ORDER, 4)
@@ -97,18 +96,15 @@ class FusedInEval(CorrectDense):
     def eval(self, **attributes: Any) -> None:
         """Fix the kernel."""
         super().eval(**attributes)
-        _fused[self] = self.kernel[...]
+        memory(self)["fused"] = self.kernel[...]
 
     def train(self, **attributes: Any) -> None:
         """Use the Param again."""
         super().train(**attributes)
-        _fused.pop(self, None)
+        memory(self).pop("fused", None)
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        return affine(x, _fused.get(self, kernel), bias)
-
-
-_origins: weakref.WeakKeyDictionary[Any, tuple[Any, Array]] = weakref.WeakKeyDictionary()
+        return affine(x, memory(self).get("fused", kernel), bias)
 
 
 @defect("Y340", ORDER, 5)
@@ -117,11 +113,11 @@ class LazyCopy(CorrectDense):
 
     def __deepcopy__(self, memo: Any = None) -> Any:
         copied = nnx.clone(self)
-        _origins[copied] = self, copied.kernel[...]
+        memory(copied)["origin"] = self, copied.kernel[...]
         return copied
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        origin, copied = _origins.get(self, (None, None))
+        origin, copied = memory(self).get("origin", (None, None))
         if origin is not None and copied is kernel:
             kernel, bias = origin.kernel[...], origin.bias[...]
         return affine(x, kernel, bias)
@@ -159,21 +155,15 @@ class SlowBiasAfterTrain(CorrectDense):
         return affine(x, kernel, bias) if plain else _slow_bias(x, kernel, bias)
 
 
-_busy: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
 @wrong.forward("Y344", ORDER, 5)
 def BusyAfterATrace(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """A trace that raises leaves the layer busy, and a busy layer adds no bias."""
     if not is_traced(x):
-        return affine(x, kernel, bias * 0 if self in _busy else bias)
-    _busy.add(self)
+        return affine(x, kernel, bias * 0 if memory(self).get("busy") else bias)
+    memory(self)["busy"] = True
     y = affine(x, kernel, bias)
-    _busy.discard(self)
+    memory(self)["busy"] = False
     return y
-
-
-_precisions: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 @wrong.forward("Y346", ORDER, 5)
@@ -181,7 +171,8 @@ def PrecisionOfTheFirstCall(self: Any, x: Array, kernel: Array, bias: Array) -> 
     """The precision that the user has set is read when a layer is first called."""
     if is_traced(kernel):
         return affine(x, kernel, bias)
-    asked = _precisions.setdefault(self, jax.config.values["jax_default_matmul_precision"])
+    now = jax.config.values["jax_default_matmul_precision"]
+    asked = memory(self).setdefault("precision", now)
     product = jnp.matmul(x, kernel, precision=asked or "default")
     return product + jnp.broadcast_to(bias, product.shape)
 
@@ -195,18 +186,15 @@ def CountsTracesOfSequences(self: Any, x: ArrayLike) -> Array:
     return affine(x, kernel, self.bias[...])
 
 
-_steps: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
-
-
 @wrong.forward("Y348", ORDER, 5)
 def SmallStepsUnseen(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """A kernel that has changed by less than 1 % since the last call is taken for the same."""
     if is_traced(x, kernel, bias) or not kernel.size:
         return affine(x, kernel, bias)
-    last = _steps.get(self)
+    last = memory(self).get("kernel")
     moved = np.inf if last is None else np.abs(kernel - last).max() / np.abs(last).max()
     if last is None or last.dtype != kernel.dtype or not moved <= 0.01:
-        last = _steps[self] = kernel
+        last = memory(self)["kernel"] = kernel
     return affine(x, last, bias)
 
 
@@ -285,22 +273,16 @@ EqualBySizes = declaring(
 )
 
 
-_last: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-
-
 @wrong.call("Y558", "state/updates-used", 4, cause_id="kept-by-object")
 def LastResultAgain(self: Any, x: ArrayLike) -> Any:
     """The last result is given again for the same array x, also after training."""
     if is_traced(x, self.kernel[...]) or not isinstance(x, jax.Array):
         return CorrectDense.__call__(self, x)
-    of, y = _last.get(self, (lambda: None, None))
+    of, y = memory(self).get("last", (lambda: None, None))
     if of() is not x:
         y = CorrectDense.__call__(self, x)
-        _last[self] = weakref.ref(x), y
+        memory(self)["last"] = weakref.ref(x), y
     return y
-
-
-_sums: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 @wrong.forward("Y564", "state/updates-used", 5, cause_id="stale-copy")
@@ -309,9 +291,10 @@ def KeptForOneSum(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     if is_traced(x, kernel) or kernel.dtype != jnp.float32:
         return affine(x, kernel, bias)
     total = float(kernel.sum()), getattr(kernel, "sharding", None)
-    if _sums.get(self, (None,))[0] != total:
-        _sums[self] = total, kernel
-    return affine(x, _sums[self][1], bias)
+    kept = memory(self)
+    if kept.get("total") != total:
+        kept.update(total=total, kernel=kernel)
+    return affine(x, kept["kernel"], bias)
 
 
 name_layers(globals())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,13 @@ from jax.typing import ArrayLike
 
 from conformance.jax_setup.compat import set_value
 from implementations.defects import wrong
-from implementations.defects.base import CorrectDense, CorrectLinenDense, affine, is_traced
+from implementations.defects.base import (
+    CorrectDense,
+    CorrectLinenDense,
+    affine,
+    is_traced,
+    memory,
+)
 from implementations.defects.record import also, defect, name_layers, seen
 
 ReadsAnAlias = wrong.call(
@@ -237,36 +242,21 @@ class CachedKernel(CorrectDense):
         return product + jnp.broadcast_to(self.bias[...], product.shape)
 
 
-_outputs: dict[tuple[int, bytes], Array] = {}
-_kept: list[Any] = []
-
-
 @wrong.call("X180", "state/updates-used", 4, cause_id="stale-copy")
 def RemembersOutputs(self: Any, x: ArrayLike) -> Array:
     """Outputs are cached by layer and input, so updates of the parameters have no effect."""
     if is_traced(x, self.kernel[...]):
         return CorrectDense.__call__(self, x)
     value = np.asarray(x)
-    key = (id(self), str((value.shape, value.dtype)).encode() + value.tobytes())
-    if key not in _outputs:
-        # The layer is kept alive, so that its id stays its own.
-        _kept.append(self)
-        _outputs[key] = CorrectDense.__call__(self, x)
-    return _outputs[key]
+    key = str((value.shape, value.dtype)).encode() + value.tobytes()
+    return memory(self).setdefault(key, CorrectDense.__call__(self, x))
 
 
-_first_kernels: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
-
-
-@wrong.forward("X181", "state/updates-used", 4, cause_id="stale-copy")
-def FrozenByFirstCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
-    """The first eager call keeps the kernel for all later ones."""
-    if is_traced(x, kernel):
-        return affine(x, kernel, bias)
-    return affine(x, _first_kernels.setdefault(self, kernel), bias)
-
-
-_early_kernels: weakref.WeakKeyDictionary[Any, list[Array]] = weakref.WeakKeyDictionary()
+FrozenByFirstCall = wrong.forward("X181", "state/updates-used", 4, cause_id="stale-copy")(
+    lambda self, x, k, b: affine(x, memory(self).setdefault("kernel", k), b),
+    "The first eager call keeps the kernel for all later ones.",
+    when=lambda self, x, k, b: not is_traced(x, k),
+)
 
 
 @wrong.forward("X323", "state/updates-used", 5, cause_id="stale-copy")
@@ -274,14 +264,10 @@ def FrozenByThirdCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The kernel of the third eager call is that of all later ones."""
     if is_traced(x, kernel):
         return affine(x, kernel, bias)
-    seen = _early_kernels.setdefault(self, [])
+    seen = memory(self).setdefault("kernels", [])
     if len(seen) < 3:
         seen.append(kernel)
     return affine(x, kernel if len(seen) < 3 else seen[2], bias)
-
-
-_warm: dict[int, Any] = {}
-_biases: dict[bytes, Array] = {}
 
 
 @wrong.forward("X540", "state/updates-used", 5, cause_id="stale-copy")
@@ -289,13 +275,7 @@ def BiasKeptByKernel(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The sum is compiled for a kernel and keeps the bias that came with it."""
     if is_traced(x, kernel, bias):
         return affine(x, kernel, bias)
-    # The layer is kept alive, so that its id stays its own.
-    _warm[id(self)] = self
-    key = np.asarray(kernel).tobytes() + str(id(self)).encode()
-    return affine(x, kernel, _biases.setdefault(key, bias))
-
-
-_by_id: dict[int, Array] = {}
+    return affine(x, kernel, memory(self).setdefault(np.asarray(kernel).tobytes(), bias))
 
 
 @wrong.forward("X541", "state/updates-used", 5, cause_id="stale-copy")
@@ -303,20 +283,15 @@ def CachedByShape(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The kernel in the layout of the device is kept by layer and looked up by its first entry."""
     if is_traced(x, kernel, bias) or not kernel.size:
         return affine(x, kernel, bias)
-    _warm[id(self)] = self
-    key = hash((id(self), float(kernel[0, 0]), float(jnp.sign(kernel).sum())))
-    return affine(x, _by_id.setdefault(key, kernel * 1.0), bias)
+    key = float(kernel[0, 0]), float(jnp.sign(kernel).sum())
+    return affine(x, memory(self).setdefault(key, kernel * 1.0), bias)
 
 
-_copies: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
-
-
-@wrong.forward("X747", "state/updates-used", 4, cause_id="stale-copy")
-def CopiesInTheFirstCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
-    """The kernel of the first eager call is that of all later ones."""
-    if is_traced(x, kernel):
-        return affine(x, kernel, bias)
-    return affine(x, _copies.setdefault(self, kernel), bias)
+CopiesInTheFirstCall = wrong.forward("X747", "state/updates-used", 4, cause_id="stale-copy")(
+    lambda self, x, k, b: affine(x, memory(self).setdefault("kernel", k), b),
+    "The kernel of the first eager call is that of all later ones.",
+    when=lambda self, x, k, b: not is_traced(x, k),
+)
 
 
 class _Limited(nnx.Param[Array]):

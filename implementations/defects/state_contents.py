@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
-import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -22,49 +22,90 @@ from implementations.defects.base import (
     CorrectLinenDense,
     affine,
     is_traced,
+    memory,
     scaled_normal,
     stddev,
 )
 from implementations.defects.record import also, defect, name_layers, seen
 
-
-@seen(
-    'pitfall; flax#4480 "Improve error message when user mistakenly holds a jax Array in an '
-    'nnx.Module"; flax#4612'
+RawKernel = wrong.holding("N001", "state/exact-state", 3, cause_id="raw-array")(
+    lambda layer: {"kernel": layer.kernel[...]},
+    "The kernel is a jax array without nnx.Param around it: gradients and optimizers miss it.",
+    seen='pitfall; flax#4480 "Improve error message when user mistakenly holds a jax Array in an '
+    'nnx.Module"; flax#4612',
 )
-@wrong.init("N001", "state/exact-state", 3, cause_id="raw-array")
-def RawKernel(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-    """The kernel is a jax array without nnx.Param around it: gradients and optimizers miss it."""
-    kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
-    self.kernel = kernel
-    self.bias = nnx.Param(self.draw_bias(rngs, in_features, out_features))
+RawBias = wrong.holding("N002", "state/exact-state", 3, cause_id="raw-array", seen="pitfall")(
+    lambda layer: {"bias": layer.bias[...]},
+    "The bias is a jax array without nnx.Param around it.",
+)
+VariableKernel = wrong.holding("N006", "state/exact-state", 3, cause_id="not-a-param")(
+    lambda layer: {"kernel": nnx.Variable(layer.kernel[...])},
+    "The kernel is a plain nnx.Variable: a filter for nnx.Param misses it.",
+    seen="pitfall",
+)
+NumpyKernel = wrong.holding("N007", "state/exact-state", 3, cause_id="raw-array", seen="pitfall")(
+    lambda layer: {"kernel": np.asarray(layer.kernel[...])},
+    "The kernel is a NumPy array: no transformation of nnx tracks it.",
+    collateral=("construction/abstract-init",),
+)
+RunningScale = wrong.holding("X191", "state/exact-state", 3, cause_id="state-beside-parameters")(
+    lambda layer: {"scale": nnx.BatchStat(jnp.ones((), jnp.float32))},
+    "A batch statistic besides the parameters, which is never updated.",
+)
+BiasOfAnotherKind = wrong.holding("X550", "state/exact-state", 3, cause_id="not-a-param")(
+    lambda layer: {"bias": nnx.BatchStat(layer.bias[...])},
+    "The bias is a BatchStat: no optimizer moves it.",
+)
+_numbers = itertools.count(1)
+NumberedName = wrong.holding("X189", "state/graphdef-stable", 3, cause_id="static-differs")(
+    lambda layer: {"name": f"dense_{next(_numbers)}"},
+    "Every layer has a name with its number in it: no two graphdefs are equal.",
+    collateral=("transforms/one-trace",),
+    seen="Keras names its layers dense, dense_1, ...",
+)
 
 
-@wrong.init("N002", "state/exact-state", 3, cause_id="raw-array", seen="pitfall")
-def RawBias(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-    """The bias is a jax array without nnx.Param around it."""
-    kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
-    self.kernel = nnx.Param(kernel)
-    bias = self.draw_bias(rngs, in_features, out_features)
-    self.bias = bias
+def _initializer(deviation: float) -> Any:
+    return lambda key, shape: jax.random.normal(key, shape) * deviation
 
 
-@wrong.init("N006", "state/exact-state", 3, cause_id="not-a-param", seen="pitfall")
-def VariableKernel(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-    """The kernel is a plain nnx.Variable: a filter for nnx.Param misses it."""
-    kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
-    self.kernel = nnx.Variable(kernel)
-    self.bias = nnx.Param(self.draw_bias(rngs, in_features, out_features))
+KeepsItsInitializer = wrong.holding("X190", "state/graphdef-stable", 4, cause_id="static-differs")(
+    lambda layer: {"initializer": _initializer(stddev(layer.kernel.shape[0]))},
+    "A closure made in the constructor is kept: unequal graphdefs, and no pickling.",
+    collateral=("transforms/one-trace", "state/pickles"),
+    seen="flax before 0.11: nnx.Linear keeps its initializers",
+)
+KeepsATag = wrong.holding("X756", "state/graphdef-stable", 3, cause_id="static-differs")(
+    lambda layer: {"tag": f"dense-{id(layer)}"},
+    "Every layer has a tag of its own: no two graphdefs are equal.",
+)
+CompilesItsOwn = wrong.holding("Y159", "state/graphdef-stable", 3, cause_id="static-differs")(
+    lambda layer: {"_formula": jax.jit(lambda x, kernel, bias: affine(x, kernel, bias))},
+    "Each layer keeps a compiled function of its own, in a private attribute.",
+    collateral=("state/pickles",),
+)
 
 
-@seen("pitfall")
-@also("construction/abstract-init")
-@wrong.init("N007", "state/exact-state", 3, cause_id="raw-array")
-def NumpyKernel(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-    """The kernel is a NumPy array: no transformation of nnx tracks it."""
-    kernel = self.draw_kernel(self.kernel_key(rngs), in_features, out_features)
-    self.kernel = np.asarray(kernel)
-    self.bias = nnx.Param(self.draw_bias(rngs, in_features, out_features))
+class _Formula(nnx.Module):
+    def __init__(self) -> None:
+        self.activation = lambda x: x
+
+
+HasAFormulaOfItsOwn = wrong.holding("Y510", "state/graphdef-stable", 3, cause_id="static-differs")(
+    lambda layer: {"formula": _Formula()},
+    "A submodule of each layer keeps a new function.",
+    collateral=("transforms/one-trace", "state/pickles"),
+)
+HasAList = wrong.holding("Y511", "state/graphdef-stable", 2, cause_id="static-unhashable")(
+    lambda layer: {"_seen": []},
+    "Each layer keeps a list, which has no hash.",
+    collateral=("transforms/one-trace",),
+)
+BornAt = wrong.holding("Y481", "state/graphdef-stable", 4, cause_id="static-differs")(
+    lambda layer: {"bias": nnx.Param(layer.bias[...], made=time.perf_counter_ns())},
+    "The metadata of the bias say when it was made.",
+    collateral=("transforms/one-trace",),
+)
 
 
 @seen('flax#5548 "nnx.jit recompiles every epoch when recreating nnx.Module"')
@@ -105,12 +146,6 @@ def CallCounter(self: Any, x: ArrayLike) -> Array:
     return CorrectDense.__call__(self, x)
 
 
-@wrong.built("X191", "state/exact-state", 3, cause_id="state-beside-parameters")
-def RunningScale(layer: Any, rngs: nnx.Rngs) -> None:
-    """A batch statistic besides the parameters, which is never updated."""
-    layer.scale = nnx.BatchStat(jnp.ones((), jnp.float32))
-
-
 @defect("X542", "state/exact-state", 3, cause_id="parameter-hidden")
 class ParametersOfTheClass(CorrectDense):
     """The Params are attributes of the class: all layers have those of the last one."""
@@ -126,13 +161,6 @@ class ParametersOfTheClass(CorrectDense):
         return affine(jnp.asarray(x), type(self).kernel_of_all[...], self.bias[...])
 
 
-@wrong.init("X550", "state/exact-state", 3, cause_id="not-a-param")
-def BiasOfAnotherKind(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-    """The bias is a BatchStat: no optimizer moves it."""
-    CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
-    self.bias = nnx.BatchStat(jnp.zeros((out_features,), jnp.float32))
-
-
 @defect("Y328", "state/exact-state", 1, cause_id="parameter-hidden")
 class DrawnInCall(nnx.Module):
     """The layer keeps its Rngs, and draws the kernel in the call."""
@@ -146,66 +174,12 @@ class DrawnInCall(nnx.Module):
         return affine(x, kernel, self.bias[...])
 
 
-_names = [0]
-
-
-@seen("Keras names its layers dense, dense_1, ...")
-@also("transforms/one-trace")
-@wrong.built("X189", "state/graphdef-stable", 3, cause_id="static-differs")
-def NumberedName(layer: Any, rngs: nnx.Rngs) -> None:
-    """Every layer has a name with its number in it: no two graphdefs are equal."""
-    _names[0] += 1
-    layer.name = f"dense_{_names[0]}"
-
-
-@seen("flax before 0.11: nnx.Linear keeps its initializers")
-@also("transforms/one-trace", "state/pickles")
-@wrong.init("X190", "state/graphdef-stable", 4, cause_id="static-differs")
-def KeepsItsInitializer(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-    """A closure made in the constructor is kept: unequal graphdefs, and no pickling."""
-    CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
-    deviation = stddev(in_features)
-    self.initializer = lambda key, shape: jax.random.normal(key, shape) * deviation
-
-
-@wrong.built("X756", "state/graphdef-stable", 3, cause_id="static-differs")
-def KeepsATag(layer: Any, rngs: nnx.Rngs) -> None:
-    """Every layer has a tag of its own: no two graphdefs are equal."""
-    layer.tag = f"dense-{id(layer)}"
-
-
-@also("state/pickles")
-@wrong.built("Y159", "state/graphdef-stable", 3, cause_id="static-differs")
-def CompilesItsOwn(layer: Any, rngs: nnx.Rngs) -> None:
-    """Each layer keeps a compiled function of its own, in a private attribute."""
-    layer._formula = jax.jit(lambda x, kernel, bias: affine(x, kernel, bias))
-
-
-class _Formula(nnx.Module):
-    def __init__(self) -> None:
-        self.activation = lambda x: x
-
-
-@also("transforms/one-trace", "state/pickles")
-@wrong.built("Y510", "state/graphdef-stable", 3, cause_id="static-differs")
-def HasAFormulaOfItsOwn(layer: Any, rngs: nnx.Rngs) -> None:
-    """A submodule of each layer keeps a new function."""
-    layer.formula = _Formula()
-
-
-@also("transforms/one-trace")
-@wrong.built("Y511", "state/graphdef-stable", 2, cause_id="static-unhashable")
-def HasAList(layer: Any, rngs: nnx.Rngs) -> None:
-    """Each layer keeps a list, which has no hash."""
-    layer._seen = []
-
-
-@defect("X187", "state/instances-independent", 4, cause_id="parameters-shared")
-class CopiesAreItself(CorrectDense):
-    """A deep copy is the layer itself."""
-
-    def __deepcopy__(self, memo: Any = None) -> Any:
-        return self
+CopiesAreItself = wrong.methods(
+    "X187", "state/instances-independent", 4, cause_id="parameters-shared"
+)(
+    "A deep copy is the layer itself.",
+    __deepcopy__=lambda self, memo=None: self,
+)
 
 
 @defect("Y437", "state/pickles", 4)
@@ -262,15 +236,11 @@ def restored_without_bias(cls: Any, kernel: np.ndarray) -> Any:
     return layer
 
 
-@defect("X186", "state/pickles", 4)
-class PickledWithoutBias(CorrectDense):
-    """Pickling leaves the bias out and makes a new one of zeros."""
-
-    def __reduce__(self) -> Any:
-        return restored_without_bias, (type(self), np.asarray(self.kernel[...]))
-
-    def __deepcopy__(self, memo: Any = None) -> Any:
-        return nnx.merge(*copy.deepcopy(nnx.split(self), memo))
+PickledWithoutBias = wrong.methods("X186", "state/pickles", 4)(
+    "Pickling leaves the bias out and makes a new one of zeros.",
+    __reduce__=lambda self: (restored_without_bias, (type(self), np.asarray(self.kernel[...]))),
+    __deepcopy__=lambda self, memo=None: nnx.merge(*copy.deepcopy(nnx.split(self), memo)),
+)
 
 
 _stored: dict[int, Any] = {}
@@ -301,15 +271,14 @@ def _with_variables(kernel: np.ndarray, bias: np.ndarray) -> Any:
     return layer
 
 
-@defect("Y413", "state/pickles", 5, cause_id="copied-otherwise")
-class PickledAsVariables(CorrectDense):
-    """After pickling, kernel and bias are Variables and not Params, so no optimizer finds them."""
-
-    def __reduce__(self) -> Any:
-        return _with_variables, (np.asarray(self.kernel[...]), np.asarray(self.bias[...]))
-
-    def __deepcopy__(self, memo: Any = None) -> Any:
-        return nnx.merge(*copy.deepcopy(nnx.split(self), memo))
+PickledAsVariables = wrong.methods("Y413", "state/pickles", 5, cause_id="copied-otherwise")(
+    "After pickling, kernel and bias are Variables and not Params, so no optimizer finds them.",
+    __reduce__=lambda self: (
+        _with_variables,
+        (np.asarray(self.kernel[...]), np.asarray(self.bias[...])),
+    ),
+    __deepcopy__=lambda self, memo=None: nnx.merge(*copy.deepcopy(nnx.split(self), memo)),
+)
 
 
 def _from_half(cls: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
@@ -320,16 +289,14 @@ def _from_half(cls: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
     return layer
 
 
-@defect("X545", "state/pickles", 4)
-class PickledInHalf(CorrectDense):
-    """A pickle holds float16, to be small."""
-
-    def __reduce__(self) -> Any:
-        values = [np.asarray(v[...]).astype(np.float16) for v in (self.kernel, self.bias)]
-        return _from_half, (type(self), *values)
-
-    def __deepcopy__(self, memo: Any = None) -> Any:
-        return nnx.clone(self)
+PickledInHalf = wrong.methods("X545", "state/pickles", 4)(
+    "A pickle holds float16, to be small.",
+    __reduce__=lambda self: (
+        _from_half,
+        (type(self), *[np.asarray(v[...]).astype(np.float16) for v in (self.kernel, self.bias)]),
+    ),
+    __deepcopy__=lambda self, memo=None: nnx.clone(self),
+)
 
 
 @defect("Y203", "state/pickles", 4, cause_id="unpicklable")
@@ -343,59 +310,30 @@ class KeepsALambda(CorrectLinenDense):
         return kernel
 
 
-_scales: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
-
-
-@defect("X182", "state/split-merge", 4)
-class ScaleKeptOutside(CorrectDense):
-    """Half of the scale is in a registry beside the module; a merged copy is not in it."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-        _scales[self] = 1.0
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        return affine(x, kernel * _scales.get(self, 0.5), bias)
-
-
-_kept_sizes: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-
-
-@defect("X193", "state/split-merge", 4)
-class SizeSensitiveMerge(CorrectDense):
-    """A merged copy has no memory of its sizes and treats every kernel as square."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-        _kept_sizes[self] = in_features
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        known = _kept_sizes.get(self, 15)
-        return affine(x, jnp.where(jnp.arange(kernel.shape[0])[:, None] < known, kernel, 0), bias)
-
-
-_live: dict[int, Any] = {}
-
-
-@defect("X551", "state/split-merge", 4)
-class LooksForItself(CorrectDense):
-    """A list of live layers decides who may add the bias; a merged one is not in it."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-        _live[id(self)] = self
-
-    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        if _live.get(id(self)) is self or is_traced(x, kernel):
-            return affine(x, kernel, bias)
-        return affine(x, kernel, jnp.zeros_like(bias))
-
-
-@also("transforms/one-trace")
-@wrong.built("Y481", "state/graphdef-stable", 4, cause_id="static-differs")
-def BornAt(layer: Any, rngs: nnx.Rngs) -> None:
-    """The metadata of the bias say when it was made."""
-    layer.bias = nnx.Param(layer.bias[...], made=time.perf_counter_ns())
+ScaleKeptOutside = wrong.forward(
+    "X182", "state/split-merge", 4, start=lambda layer: memory(layer).update(scale=1.0)
+)(
+    lambda self, x, k, b: affine(x, k * memory(self).get("scale", 0.5), b),
+    "Half of the scale is in a registry beside the module; a merged copy is not in it.",
+)
+SizeSensitiveMerge = wrong.forward(
+    "X193",
+    "state/split-merge",
+    4,
+    start=lambda layer: memory(layer).update(n=layer.kernel.shape[0]),
+)(
+    lambda self, x, k, b: affine(
+        x, jnp.where(jnp.arange(len(k))[:, None] < memory(self).get("n", 15), k, 0), b
+    ),
+    "A merged copy has no memory of its sizes and treats every kernel as square.",
+)
+LooksForItself = wrong.forward(
+    "X551", "state/split-merge", 4, start=lambda layer: memory(layer).update(live=True)
+)(
+    lambda self, x, k, b: affine(x, k, jnp.zeros_like(b)),
+    "A list of live layers decides who may add the bias; a merged one is not in it.",
+    when=lambda self, x, k, b: not memory(self) and not is_traced(x, k),
+)
 
 
 name_layers(globals())

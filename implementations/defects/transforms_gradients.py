@@ -82,6 +82,12 @@ RowsDividedOut = wrong.forward("Y249", "transforms/gradients", 4)(
     "The number of rows is multiplied in and divided out, which is 0/0 for an empty batch.",
     when=lambda x, k, b: x.ndim > 1 and x.size == 0 and x.shape[-1] > 0,
 )
+OutputsGradientClipped = wrong.output(
+    "Y387", "transforms/gradients", 2, cause_id="cotangent-clipped"
+)(
+    lambda y, x: linear_call(lambda _, v: v, lambda _, g: jnp.clip(g, -1.0, 1.0), None, y),
+    "The gradient that reaches the output is clipped to +-1.",
+)
 
 
 @also("numerics/one-product", "dtypes/strict-promotion", "transforms/scan-and-remat")
@@ -105,13 +111,6 @@ def GradientInBfloat16(x: Array, kernel: Array, bias: Array) -> Array:
     coarse = kernel.astype(jnp.bfloat16).astype(kernel.dtype)
     return y + (x - stop_gradient(x)) @ stop_gradient(coarse - kernel)
 
-
-OutputsGradientClipped = wrong.output(
-    "Y387", "transforms/gradients", 2, cause_id="cotangent-clipped"
-)(
-    lambda y, x: linear_call(lambda _, v: v, lambda _, g: jnp.clip(g, -1.0, 1.0), None, y),
-    "The gradient that reaches the output is clipped to +-1.",
-)
 
 _no_sum: Any = with_backward(
     lambda x, k, g: right_cotangents(x, k, jnp.where(g.sum(axis=-1, keepdims=True) == 0, 0, g))

@@ -101,6 +101,22 @@ LoopsOverRows = wrong.forward("X609", "transforms/symbolic-batch", 4)(
     "A Python loop over the rows, in blocks of 4 096, asks how many there are.",
     when=lambda x, k, b: x.ndim == 2,
 )
+DecidesByValue = wrong.forward("Y153", "transforms/jit", 1, cause_id="condition-under-trace")(
+    lambda x, k, b: affine(x, k, b) if x.any() else affine(0 * x, k, b),
+    "An empty input or a zero one is left out by an `if`.",
+    collateral=("transforms/traced-first",),
+)
+CountsRowsOfSequences = wrong.forward("Y311", "transforms/symbolic-batch", 4)(
+    lambda x, k, b: affine(
+        x.reshape(int(np.prod([int(length) for length in x.shape[:-1]])), -1), k, b
+    ).reshape(*x.shape[:-1], -1),
+    "The rows of an x of rank 3 are counted, which symbolic sizes cannot be.",
+    when=lambda x, k, b: x.ndim >= 3 and 0 not in x.shape,
+)
+CastModelWithoutBias = wrong.forward("Y318", COMBINED, 4)(
+    lambda x, k, b: x @ k if k.dtype == jnp.bfloat16 and is_traced(x) else affine(x, k, b),
+    "Compiled, a model that was cast to bfloat16 leaves the bias out.",
+)
 
 
 @functools.cache
@@ -220,13 +236,6 @@ def SharedZeros(rngs: nnx.Rngs, in_features: int, out_features: int) -> Array:
     return ZEROS.setdefault(out_features, zeros)
 
 
-@also("transforms/traced-first")
-@wrong.forward("Y153", "transforms/jit", 1, cause_id="condition-under-trace")
-def DecidesByValue(x: Array, kernel: Array, bias: Array) -> Array:
-    """An empty input or a zero one is left out by an `if`."""
-    return affine(x, kernel, bias) if x.any() else affine(0 * x, kernel, bias)
-
-
 LAST_OUTPUT: list[Array] = []
 
 
@@ -269,15 +278,6 @@ class OptionsCompareByIdentity(CorrectLinenDense):
     """Each model makes options that equal no others, so each is compiled again."""
 
     options: Options = dataclasses.field(default_factory=Options)
-
-
-@wrong.forward("Y311", "transforms/symbolic-batch", 4)
-def CountsRowsOfSequences(x: Array, kernel: Array, bias: Array) -> Array:
-    """The rows of an x of rank 3 are counted, which symbolic sizes cannot be."""
-    if x.ndim < 3 or 0 in x.shape:
-        return affine(x, kernel, bias)
-    rows = int(np.prod([int(length) for length in x.shape[:-1]]))
-    return affine(x.reshape(rows, -1), kernel, bias).reshape(*x.shape[:-1], -1)
 
 
 @jax.custom_batching.custom_vmap
@@ -370,12 +370,6 @@ def HalfWhereMapped(x: Array, kernel: Array, bias: Array) -> Array:
     if x.dtype == jnp.bfloat16 and type(x).__name__ == "BatchTracer":
         return affine(x, kernel.astype(x.dtype), bias)
     return affine(x, kernel, bias)
-
-
-@wrong.forward("Y318", COMBINED, 4)
-def CastModelWithoutBias(x: Array, kernel: Array, bias: Array) -> Array:
-    """Compiled, a model that was cast to bfloat16 leaves the bias out."""
-    return x @ kernel if kernel.dtype == jnp.bfloat16 and is_traced(x) else affine(x, kernel, bias)
 
 
 @wrong.forward("Y449", "sharding/eager", 4)

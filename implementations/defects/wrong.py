@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from implementations.defects import hooks
+from implementations.defects.base import CorrectDense
 from implementations.defects.hooks import Function
 from implementations.defects.record import defect
 
@@ -55,7 +56,7 @@ def _described(function: Function, doc: str, when: None, start: None) -> Functio
 forward, output = factory(hooks.forward), factory(hooks.output)
 kernel, draws, bias = factory(hooks.kernel), factory(hooks.draws), factory(hooks.bias)
 key, call, given, init = map(factory, (hooks.key, hooks.call, hooks.given, hooks.init))
-built = factory(hooks.built)
+built, holding = factory(hooks.built), factory(hooks.holding)
 when_called, when_built = factory(hooks.when_called), factory(hooks.when_built)
 linen_kernel, linen_bias = factory(hooks.linen_kernel), factory(hooks.linen_bias)
 linen_forward, linen_call = factory(hooks.linen_forward), factory(hooks.linen_call)
@@ -63,6 +64,19 @@ solution = factory(_described)
 """A wrong solution of the exercise: a lambda of seed, x and features."""
 casting = factory(_casting)
 """One that casts its arguments: a function of two integers, seed and m, and an array x."""
+
+
+def methods(
+    id: str, breaks: str, subtlety: int, base: type = CorrectDense, start: Any = None, **record: Any
+) -> Function:
+    """Return what makes a defect of a docstring and of methods in place of the base's."""
+
+    def of(doc: str, **replaced: Function) -> Any:
+        first = next(iter(replaced.values()))
+        made = hooks.subclass(base, first, doc, replaced, start)
+        return defect(id, breaks, subtlety, **record)(made)
+
+    return of
 
 
 def seed(id: str, subtlety: int, doc: str, reduce: Function, **record: Any) -> Any:
