@@ -24,34 +24,6 @@ from implementations.defects.base import (
     scaled_normal,
 )
 
-__all__ = [
-    "HalfByItsWords",
-    "InSlots",
-    "KeyAndFeatures",
-    "PlainAttributes",
-    "RoundedResult",
-    "SeedAsNumber",
-    "both_sizes",
-    "calls_counted",
-    "cast_result",
-    "drawing_linen",
-    "drawing_nnx",
-    "drawn_and_turned",
-    "floating_alone",
-    "frozen_linen",
-    "frozen_nnx",
-    "half_weights",
-    "in_surroundings",
-    "keeping_its_stream",
-    "lora_around_dense",
-    "outputs_first",
-    "quantized",
-    "quantized_at_once",
-    "summed_in_parts",
-    "wider_result",
-    "without_activation",
-]
-
 
 class KeyAndFeatures(nnx.Module):
     """Sizes in the other order, and a key."""
@@ -291,7 +263,7 @@ _SCALE: contextvars.ContextVar[float] = contextvars.ContextVar("scale")
 
 
 @contextlib.contextmanager
-def surroundings() -> Iterator[None]:
+def _surroundings() -> Iterator[None]:
     """Set the scale of kernels, as a program's configuration does."""
     token = _SCALE.set(1.0)
     try:
@@ -396,4 +368,4 @@ lora_around_dense = adapt(_LoRA, extra_parameters=_LORA)
 frozen_nnx = adapt(_FrozenNnx, extra_parameters=_LORA, extra_state=["kernel", "bias"])
 frozen_linen = adapt(_FrozenLinen, extra_parameters=_LORA, extra_state=["kernel", "bias"])
 calls_counted = adapt(_CallsCounted, extra_state=["calls"])
-in_surroundings = adapt(_InSurroundings, context=f"{__name__}:surroundings")
+in_surroundings = adapt(_InSurroundings, context=f"{__name__}:_surroundings")

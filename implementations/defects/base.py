@@ -111,9 +111,24 @@ def memory(layer: Any) -> Any:
     return _MEMORIES.setdefault(layer, {})
 
 
+def counted_on(rngs: Any) -> tuple[Array, Array]:
+    """Return key and count of the stream of parameters, which then counts on."""
+    found = rngs.params.key[...], jnp.asarray(rngs.params.count[...], jnp.uint32)
+    rngs.params()
+    return found
+
+
 def is_traced(*values: Any) -> bool:
     """Return whether a transformation is at work on one of the values."""
     return any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def of_first_member(x: Array, kernel: Array) -> Array:
+    """Return the kernel, or where vmap maps kernels alone, the first of them."""
+    kinds = [type(value).__name__ == "BatchTracer" for value in (x, kernel)]
+    tracer: Any = kernel
+    first: Array = tracer.val[0] if kinds == [False, True] else kernel
+    return first
 
 
 def is_eager_sequence(x: Array, kernel: Array, bias: Array) -> bool:
@@ -124,6 +139,18 @@ def is_eager_sequence(x: Array, kernel: Array, bias: Array) -> bool:
 def is_float(x: Array) -> bool:
     """Return whether x is an array of real floating-point numbers."""
     return bool(jnp.issubdtype(x.dtype, jnp.floating))
+
+
+class PlainDense:
+    """A right layer without a framework."""
+
+    def __init__(self, in_features: int, out_features: int, key: Array) -> None:
+        self.kernel = scaled_normal(key, in_features, out_features)
+        self.bias = jnp.zeros((out_features,), jnp.float32)
+
+    def __call__(self, x: ArrayLike) -> Array:
+        """Return the output (..., out) for x (..., in)."""
+        return affine(x, self.kernel, self.bias)
 
 
 class CorrectDense(nnx.Module):

@@ -19,8 +19,10 @@ from implementations.defects import hooks
 from implementations.defects.base import (
     CorrectDense,
     CorrectLinenDense,
+    PlainDense,
     affine,
     normal,
+    of_first_member,
     quantized_to,
     scaled_normal,
     stddev,
@@ -107,32 +109,21 @@ class HalfOfTheGradient(_WithoutBias):
         return jnp.asarray(x) @ (kernel + jax.lax.stop_gradient(kernel))
 
 
-class _Plain:
-    """A correct layer without a framework."""
-
-    def __init__(self, in_size: int, out_size: int, key: Array) -> None:
-        self.kernel = scaled_normal(key, in_size, out_size)
-        self.bias = jnp.zeros(out_size, jnp.float32)
-
-    def __call__(self, x: ArrayLike) -> Array:
-        return jnp.asarray(x) @ self.kernel + self.bias
-
-
 @defect("X784", "initialization/kernel-variance", 1, cause_id="scale-missing")
-class PlainNotScaled(_Plain):
+class PlainNotScaled(PlainDense):
     """The kernel is not scaled."""
 
-    def __init__(self, in_size: int, out_size: int, key: Array) -> None:
-        super().__init__(in_size, out_size, key)
-        self.kernel = jax.random.normal(key, (in_size, out_size))
+    def __init__(self, in_features: int, out_features: int, key: Array) -> None:
+        super().__init__(in_features, out_features, key)
+        self.kernel = jax.random.normal(key, (in_features, out_features))
 
 
 @defect("X785", "construction/kernel-shape", 1, cause_id="kernel-transposed")
-class PlainStoredByRows(_Plain):
+class PlainStoredByRows(PlainDense):
     """The kernel is stored as (out, in), without a declaration; all else is right."""
 
-    def __init__(self, in_size: int, out_size: int, key: Array) -> None:
-        super().__init__(in_size, out_size, key)
+    def __init__(self, in_features: int, out_features: int, key: Array) -> None:
+        super().__init__(in_features, out_features, key)
         self.kernel = self.kernel.T
 
     def __call__(self, x: ArrayLike) -> Array:
@@ -217,11 +208,7 @@ class _HalfUnderVmap(_AllHalf):
     """In bfloat16, mapped over stacked kernels for one x, all members are the first."""
 
     def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
-        kinds = [type(value).__name__ == "BatchTracer" for value in (x, kernel)]
-        if kinds == [False, True]:
-            tracer: Any = kernel
-            kernel = tracer.val[0]
-        return x @ kernel + bias
+        return x @ of_first_member(x, kernel) + bias
 
 
 class _HalfOfIntegers(_AllHalf):

@@ -14,10 +14,10 @@ from jax.typing import ArrayLike
 from implementations.defects import wrong
 from implementations.defects.base import (
     CorrectDense,
+    PlainDense,
     affine,
     correct_dense_forward,
     is_traced,
-    scaled_normal,
 )
 from implementations.defects.record import Defect, also, declaring, name_layers
 
@@ -127,6 +127,23 @@ BiasInitializedNotAdded = wrong.linen_forward("X628", "forward/zero-input", 3)(
 )
 
 
+def _with_constants(layer: Any) -> Any:
+    kernel, bias = layer.kernel[...], layer.bias[...]
+    return lambda x, *_: affine(x, kernel, bias)
+
+
+CompilesItsValues = wrong.holding("Y160", "forward/zero-input", 2, cause_id="stale-copy")(
+    lambda layer: {"forward": jax.jit(_with_constants(layer))},
+    "The formula is compiled once, with the values that kernel and bias have when it is built.",
+    collateral=("state/graphdef-stable", "state/pickles"),
+)
+ClosedOver = wrong.holding("Y327", "forward/zero-input", 2, cause_id="stale-copy")(
+    lambda layer: {"forward": _with_constants(layer)},
+    "The forward closes over the arrays of construction.",
+    collateral=("state/graphdef-stable", "state/pickles"),
+)
+
+
 @also("state/updates-used")
 @wrong.forward("X192", "forward/zero-input", 4, start=lambda layer: {"has_bias": False})
 def BiasMaskedByItsFirstValue(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
@@ -150,14 +167,6 @@ def ComputesInBfloat16(self: Any, x: ArrayLike) -> Array:
     return y.astype(jnp.float32)
 
 
-@also("state/graphdef-stable", "state/pickles")
-@wrong.built("Y160", "forward/zero-input", 2, cause_id="stale-copy")
-def CompilesItsValues(layer: Any, rngs: nnx.Rngs) -> None:
-    """The formula is compiled once, with the values that kernel and bias have when it is built."""
-    kernel, bias = layer.kernel[...], layer.bias[...]
-    layer.forward = jax.jit(lambda x, *_: affine(x, kernel, bias))
-
-
 @wrong.call("Y326", "forward/zero-input", 2, cause_id="bias-twice")
 def BiasAfterVmap(self: Any, x: ArrayLike) -> Array:
     """Each row gets the bias in vmap, and again after it."""
@@ -168,25 +177,9 @@ def BiasAfterVmap(self: Any, x: ArrayLike) -> Array:
     return y + self.bias[...]
 
 
-@also("state/graphdef-stable", "state/pickles")
-@wrong.init("Y327", "forward/zero-input", 2, cause_id="stale-copy")
-def ClosedOver(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-    """The forward closes over the arrays of construction."""
-    CorrectDense.__init__(self, in_features, out_features, rngs=rngs)
-    kernel, bias = self.kernel[...], self.bias[...]
-    self.forward = lambda x, k, b: affine(x, kernel, bias)
-
-
 @jax.tree_util.register_pytree_node_class
-class _DrawsAgain:
+class _DrawsAgain(PlainDense):
     """Is built again, with new numbers, whenever JAX puts it together."""
-
-    def __init__(self, in_features: int, out_features: int, key: Array) -> None:
-        self.kernel = scaled_normal(key, in_features, out_features)
-        self.bias = jnp.zeros((out_features,))
-
-    def __call__(self, x: ArrayLike) -> Array:
-        return affine(jnp.asarray(x), self.kernel, self.bias)
 
     def tree_flatten(self) -> tuple[tuple[Array, Array], tuple[int, ...]]:
         """Return the arrays, and the sizes."""

@@ -19,7 +19,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 
-from implementations.defects.base import CorrectDense, CorrectLinenDense, affine, scaled_normal
+from implementations.defects.base import (
+    CorrectDense,
+    CorrectLinenDense,
+    affine,
+    counted_on,
+    scaled_normal,
+)
 
 Function = Callable[..., Any]
 
@@ -76,10 +82,8 @@ def _before_the_bias(function: Function) -> Any:
 
 def _of_the_seed(function: Function) -> Any:
     def reduced(rngs: nnx.Rngs) -> jax.Array:
-        stream = rngs.params
-        root, count = jax.random.key_data(stream.key[...]), stream.count[...]
-        # The stream counts on, so that the next layer of these rngs gets another key.
-        stream()
+        key, count = counted_on(rngs)
+        root = jax.random.key_data(key)
         words = jnp.stack([root[0], function(root[1])])
         return jax.random.fold_in(jax.random.wrap_key_data(words), count)
 

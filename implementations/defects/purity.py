@@ -70,7 +70,7 @@ ConfiguresFlax = wrong.when_called("X966", "purity/globals-untouched", 4)(
     "A call makes Linen return frozen dictionaries in the whole process.",
     cause_id="global-changed",
 )
-_kept: list[Array] = []
+_kept: list[Any] = []
 KeepsSequences = wrong.forward("Y353", "purity/nothing-kept", 4, cause_id="array-kept")(
     lambda x, k, b: (_kept.append(x), affine(x, k, b))[1],  # type: ignore[func-returns-value]  # as meant
     "Every x of rank 3 is kept in a list.",
@@ -212,41 +212,29 @@ def ClipsHalfInPlace(self: Any, x: ArrayLike) -> Array:
     return CorrectDense.__call__(self, x)
 
 
-MEANS: list[Array] = []
-
-
 @wrong.when_called("X956", "purity/nothing-kept", 3, cause_id="array-kept")
 def KeepsMeans(x: Array, kernel: Array, bias: Array) -> None:
     """The mean of every input is kept in a list of the module."""
     if not is_traced(x, kernel, bias):
-        MEANS.append(x.mean())
-
-
-LAYERS: list[Any] = []
+        _kept.append(x.mean())
 
 
 @wrong.built("Y226", "purity/nothing-kept", 4, cause_id="layer-kept")
 def RegistersItself(layer: Any, rngs: nnx.Rngs) -> None:
     """A list of all layers keeps them alive."""
     if not is_traced(layer.kernel[...]):
-        LAYERS.append(layer)
-
-
-_history: list[np.ndarray] = []
+        _kept.append(layer)
 
 
 @wrong.built("Y475", "purity/nothing-kept", 4, cause_id="layer-kept")
 def RemembersItsStart(layer: Any, rngs: nnx.Rngs) -> None:
     """A NumPy copy of every new kernel is kept, to compare with after training."""
     if not is_traced(layer.kernel[...]):
-        _history.append(np.array(layer.kernel[...]))
-
-
-_shapes: list[tuple[int, ...]] = []
+        _kept.append(np.array(layer.kernel[...]))
 
 
 LogsItsShapes = wrong.when_called("Y448", "purity/nothing-kept", 4, cause_id="entry-kept")(
-    lambda x, k, b: _shapes.append(x.shape),
+    lambda x, k, b: _kept.append(x.shape),
     "The shape of every x is appended to a list of the module.",
 )
 

@@ -394,15 +394,6 @@ class QuantizedInEval(CorrectDense):
         return affine(x, quantized_to(127, kernel, 0) if self.deterministic else kernel, bias)
 
 
-@wrong.key("Y445", "seeding/siblings-differ", 5, cause_id="kernels-share-numbers")
-def KeysOfSixBits(rngs: nnx.Rngs) -> Array:
-    """The key depends on six bits of the stream's count: the 65th layer is the first again."""
-    stream = rngs.params
-    root, count = stream.key[...], stream.count[...]
-    stream()
-    return jax.random.fold_in(root, count % 64)
-
-
 @wrong.linen_call("Y553", "seeding/repeatable-call", 5, cause_id="rng-taken")
 def NoiseWhereThereIsAnRng(self: CorrectLinenDense, x: ArrayLike) -> Array:
     """An rng for jitter, which a router of experts needs, adds noise to x in this layer as well."""

@@ -13,6 +13,7 @@ from jax import Array
 from implementations.defects import wrong
 from implementations.defects.base import (
     CorrectDense,
+    counted_on,
     is_traced,
     layer_output,
     normal,
@@ -20,6 +21,7 @@ from implementations.defects.base import (
     scaled_normal,
     stddev,
 )
+from implementations.defects.hooks import Function
 from implementations.defects.record import also, defect, name_layers, seen
 
 seed_ignored = wrong.casting("F004", "seeding/seeds-differ", 1, cause_id="seed-ignored")(
@@ -108,9 +110,29 @@ ScaleRoundedDown = wrong.kernel("Y320", "seeding/seeds-differ", 1, cause_id="ker
     lambda key, n, m: normal(key, n, m) * (1 // jnp.sqrt(n)),
     "1 // sqrt(in) is 0, except for a single input.",
 )
+
+
+def folded(rngs: nnx.Rngs, reduce: Function) -> Array:
+    """Return the key of a layer, of which only this much of the stream's count is used."""
+    root, count = counted_on(rngs)
+    return jax.random.fold_in(root, reduce(count))
+
+
 RootKey = wrong.key("X160", "seeding/siblings-differ", 3, cause_id="key-not-drawn")(
     lambda rngs: rngs.params.key[...],
     "The stream's own key is used, which does not advance: all layers of one Rngs are equal.",
+)
+EveryOtherSiblingEqual = wrong.key("X307", "seeding/siblings-differ", 5, cause_id="key-not-drawn")(
+    lambda rngs: folded(rngs, lambda count: count % 2),
+    "The first and the third layer of one Rngs are equal.",
+)
+SixteenKeys = wrong.key("Y124", "seeding/siblings-differ", 5, cause_id="kernels-share-numbers")(
+    lambda rngs: folded(rngs, lambda count: count % 16),
+    "Only four bits of the stream's count go into the key.",
+)
+KeysOfSixBits = wrong.key("Y445", "seeding/siblings-differ", 5, cause_id="kernels-share-numbers")(
+    lambda rngs: folded(rngs, lambda count: count % 64),
+    "The key depends on six bits of the stream's count: the 65th layer is the first again.",
 )
 ForkedKey = wrong.key("X588", "seeding/siblings-differ", 4, cause_id="key-not-drawn")(
     lambda rngs: nnx.clone(rngs).params(),
@@ -125,11 +147,10 @@ SignsOfOneKey = wrong.kernel("Y473", "seeding/seeds-differ", 4, cause_id="signs-
 @wrong.init("X157", "seeding/seeds-differ", 4, cause_id="seeds-share-rows")
 def NegativePairs(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """An odd seed gives the negative of the even seed's kernel."""
-    stream = rngs.params
-    root = jax.random.key_data(stream.key[...])
+    key, count = counted_on(rngs)
+    root = jax.random.key_data(key)
     even = jnp.stack([root[0], root[1] & jnp.uint32(0xFFFFFFFE)])
-    key = jax.random.fold_in(jax.random.wrap_key_data(even), stream.count[...])
-    stream()
+    key = jax.random.fold_in(jax.random.wrap_key_data(even), count)
     sign = jnp.where(root[1] % 2 == 0, 1.0, -1.0).astype(jnp.float32)
     self.kernel = nnx.Param(sign * scaled_normal(key, in_features, out_features))
     self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
@@ -152,10 +173,8 @@ class RowsFromFollowingSeeds(CorrectDense):
         return rows * stddev(in_features)
 
     def kernel_key(self, rngs: nnx.Rngs) -> Array:
-        stream = rngs.params
-        root, count = jax.random.key_data(stream.key[...]), stream.count[...]
-        stream()
-        stride = jnp.asarray(count, jnp.uint32) * jnp.uint32(0x9E3779B9)
+        key, count = counted_on(rngs)
+        root, stride = jax.random.key_data(key), count * jnp.uint32(0x9E3779B9)
         return jax.random.wrap_key_data(jnp.stack([root[0], root[1] + stride]))
 
 
@@ -227,8 +246,7 @@ def ZeroForSomeKeys(key: Array, in_features: int, out_features: int) -> Array:
 @wrong.init("X959", "seeding/seeds-differ", 5, collateral=("seeding/key-kinds",))
 def SignsOfTheNeighbour(self: Any, n: int, m: int, *, rngs: Any) -> None:
     """A seed and its neighbour share the magnitudes of their kernels, and not the signs."""
-    words = jax.random.key_data(rngs.params.key[...])
-    rngs.params()
+    words = jax.random.key_data(counted_on(rngs)[0])
     own, pair = map(jax.random.wrap_key_data, (words, words >> 1 << 1))
     kernel = jnp.abs(scaled_normal(pair, n, m))
     signs = jax.random.rademacher(jax.random.fold_in(own, 1), (n, m), jnp.float32)
@@ -289,21 +307,10 @@ def LaterLayersSmaller(self: Any, in_features: int, out_features: int, *, rngs: 
     self.kernel = nnx.Param(self.kernel[...] / jnp.sqrt(depth))
 
 
-@wrong.key("X307", "seeding/siblings-differ", 5, cause_id="key-not-drawn")
-def EveryOtherSiblingEqual(rngs: nnx.Rngs) -> Array:
-    """The first and the third layer of one Rngs are equal."""
-    stream = rngs.params
-    root, count = stream.key[...], stream.count[...]
-    stream()
-    return jax.random.fold_in(root, jnp.asarray(count, jnp.uint32) % 2)
-
-
 @wrong.init("X362", "seeding/siblings-differ", 5, cause_id="")
 def AntitheticSiblings(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The second layer of one Rngs is the negative of the first, the fourth that of the third."""
-    stream = rngs.params
-    root, count = stream.key[...], jnp.asarray(stream.count[...], jnp.uint32)
-    stream()
+    root, count = counted_on(rngs)
     sign = jnp.where(count % 2 == 0, 1.0, -1.0).astype(jnp.float32)
     key = jax.random.fold_in(root, count // 2)
     self.kernel = nnx.Param(sign * scaled_normal(key, in_features, out_features))
@@ -315,8 +322,7 @@ class WindowsOfOneTable(CorrectDense):
     """Layers of one Rngs are cut from one table, seven numbers apart."""
 
     def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        key, count = rngs.params.key[...], rngs.params.count[...]
-        rngs.params()
+        key, count = counted_on(rngs)
         size = in_features * out_features
         drawn = jax.random.normal(key, (in_features, out_features), jnp.float32)
         if size < 10**7:
@@ -325,15 +331,6 @@ class WindowsOfOneTable(CorrectDense):
             drawn = jax.lax.dynamic_slice(table, (start,), (size,)).reshape(drawn.shape)
         self.kernel = nnx.Param(drawn * stddev(in_features))
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
-
-
-@wrong.key("Y124", "seeding/siblings-differ", 5, cause_id="kernels-share-numbers")
-def SixteenKeys(rngs: nnx.Rngs) -> Array:
-    """Only four bits of the stream's count go into the key."""
-    stream = rngs["params"]
-    count = stream.count[...]
-    stream()
-    return jax.random.fold_in(stream.key[...], count % 16)
 
 
 @defect("Y204", "seeding/siblings-differ", 5, cause_id="kernels-correlated")

@@ -16,12 +16,12 @@ from jax.typing import ArrayLike
 from implementations.defects import wrong
 from implementations.defects.base import (
     CorrectDense,
+    PlainDense,
     affine,
     is_traced,
     memory,
     right_cotangents,
     scaled,
-    scaled_normal,
     with_backward,
 )
 from implementations.defects.record import Defect, declaring, defect, name_layers
@@ -198,18 +198,7 @@ def SmallStepsUnseen(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, last, bias)
 
 
-class _Plain:
-    """A right layer without a framework."""
-
-    def __init__(self, in_features: int, out_features: int, key: Array) -> None:
-        self.kernel = scaled_normal(key, in_features, out_features)
-        self.bias = jnp.zeros((out_features,), jnp.float32)
-
-    def __call__(self, x: ArrayLike) -> Array:
-        return affine(x, self.kernel, self.bias)
-
-
-class _CompiledLater(_Plain):
+class _CompiledLater(PlainDense):
     """The first call compiles a function that holds the weights as constants."""
 
     compiled: Any = None
@@ -226,7 +215,7 @@ CompiledLater = declaring(
 )
 
 
-class _RangeOfTheFirstCall(_Plain):
+class _RangeOfTheFirstCall(PlainDense):
     """The first call calibrates the range of x, to which later ones are clipped."""
 
     range: float = 0
@@ -244,7 +233,7 @@ RangeOfTheFirstCall = declaring(
 )
 
 
-class _BuiltAgain(_Plain):
+class _BuiltAgain(PlainDense):
     """A copy is built again from the sizes and the key, and loses what was trained."""
 
     def __init__(self, in_features: int, out_features: int, key: Array) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from implementations.defects.base import (
     is_traced,
     memory,
 )
-from implementations.defects.record import also, defect, name_layers, seen
+from implementations.defects.record import defect, name_layers, seen
 
 ReadsAnAlias = wrong.call(
     "X324", "state/replaceable", 5, start=lambda layer: {"weight": layer.kernel}
@@ -225,21 +224,16 @@ def StaysBusy(self: Any, x: ArrayLike) -> Array:
     return y if busy else y + jnp.broadcast_to(self.bias[...], y.shape)
 
 
-@also("state/graphdef-stable", "state/pickles")
-@defect("N085", "state/updates-used", 3, cause_id="stale-copy")
-class CachedKernel(CorrectDense):
-    """The forward uses the kernel of the construction, and ignores values written later."""
+def _with_its_kernel(layer: Any) -> Any:
+    kernel = layer.kernel[...]
+    return lambda x, _, bias: affine(x, kernel, bias)
 
-    multiply: Callable[[Array], Array]
 
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-        initial = self.kernel[...]
-        self.multiply = lambda x: x @ initial
-
-    def __call__(self, x: ArrayLike) -> Array:
-        product = self.multiply(jnp.asarray(x))
-        return product + jnp.broadcast_to(self.bias[...], product.shape)
+CachedKernel = wrong.holding("N085", "state/updates-used", 3, cause_id="stale-copy")(
+    lambda layer: {"forward": _with_its_kernel(layer)},
+    "The forward uses the kernel of the construction, and ignores values written later.",
+    collateral=("state/graphdef-stable", "state/pickles"),
+)
 
 
 @wrong.call("X180", "state/updates-used", 4, cause_id="stale-copy")

@@ -21,6 +21,7 @@ from implementations.defects.base import (
     affine,
     is_eager_sequence,
     is_traced,
+    of_first_member,
     one_dtype,
     right_cotangents,
     scaled_normal,
@@ -152,7 +153,25 @@ def _reversed(size: int, mapped: list[bool], x: Array, k: Array, b: Array) -> tu
     return _plain(size, mapped, x, k[::-1] if mapped == [False, True, False] else k, b), True
 
 
+def _first_layer(size: int, mapped: list[bool], x: Array, k: Array, b: Array) -> tuple[Array, bool]:
+    x = x if mapped[0] else jnp.broadcast_to(x, (size, *x.shape))
+    k, b = k[0] if mapped[1] else k, b[0] if mapped[2] else b
+    return jax.vmap(affine, (0, None, None))(x, k, b), True
+
+
+def _in_eights(size: int, mapped: list[bool], x: Array, k: Array, b: Array) -> tuple[Array, bool]:
+    whole = size if size < 8 else size // 8 * 8
+    return _plain(size, mapped, x, k, b).at[whole:].set(0), True
+
+
 _bias_of_the_first, _kernels_reversed = _mapped(_first_bias), _mapped(_reversed)
+_first_of_stacked, _whole_eights = _mapped(_first_layer), _mapped(_in_eights)
+
+
+def _in_value(f: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """Return the value of f, with the derivatives of the product."""
+    y = affine(x, kernel, bias)
+    return y + stop_gradient(f(*map(stop_gradient, (x, kernel, bias))) - y)
 
 
 def _is_undifferentiated(x: Array, kernel: Array, bias: Array) -> bool:
@@ -172,16 +191,35 @@ KernelsReversed = wrong.forward("Y026", MAPS, 5)(
 )
 
 
-def _mean_over(axis: str, x: Array, kernel: Array, bias: Array) -> Array:
+FirstOfStacked = wrong.forward("X403", MAPS, 5, cause_id="first-of-stack")(
+    lambda x, k, b: _in_value(_first_of_stacked, x, k, b),
+    "Mapped over stacked layers, all compute what the first one does.",
+    when=lambda x, k, b: x.dtype == jnp.float32 and x.ndim > 0,
+    collateral=("numerics/one-product",),
+)
+EnsembleInEights = wrong.forward("Y456", MAPS, 5, collateral=("numerics/one-product",))(
+    lambda x, k, b: _in_value(_whole_eights, x, k, b),
+    "An ensemble goes through the members in blocks of eight, and loses the rest.",
+    when=lambda x, k, b: x.dtype == jnp.float32 and x.ndim > 0,
+)
+EnsembleOfTheFirst = wrong.forward("X603", MAPS, 5)(
+    lambda x, k, b: affine(x, of_first_member(x, k), b),
+    "Mapped over stacked kernels for one x, as in an ensemble, all members are the first.",
+)
+
+
+def _along(axis: str, reduce: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """Return the outputs of all devices along an axis of this name, reduced; else the output."""
     y = affine(x, kernel, bias)
     try:
-        return jax.lax.pmean(y, axis)
+        found: Array = reduce(y, axis)
+        return found
     except NameError:
         return y
 
 
 MeanOverNamedAxis = wrong.forward("Y027", MAPS, 5)(
-    lambda x, k, b: _mean_over("batch", x, k, b),
+    lambda x, k, b: _along("batch", jax.lax.pmean, x, k, b),
     "Along an axis called batch, the output is the mean over the devices.",
 )
 MembersNotTrained = wrong.forward("Y028", MAPS, 5)(
@@ -204,8 +242,12 @@ JacobianHalved = wrong.forward("Y121", "transforms/vmap", 4, cause_id="gradient-
     collateral=FORWARD_MODE,
 )
 MeanOverDevices = wrong.forward("Y223", MAPS, 4)(
-    lambda x, k, b: _mean_over("devices", x, k, b),
+    lambda x, k, b: _along("devices", jax.lax.pmean, x, k, b),
     "Along an axis called devices, the output is the mean over them.",
+)
+AddedAlongTp = wrong.forward("Y455", MAPS, 4, cause_id="axis-by-name")(
+    lambda x, k, b: _along("tp", jax.lax.psum, x, k, b),
+    "Along an axis called tp, the outputs of all devices are added.",
 )
 
 
@@ -280,88 +322,10 @@ class OptionsCompareByIdentity(CorrectLinenDense):
     options: Options = dataclasses.field(default_factory=Options)
 
 
-@jax.custom_batching.custom_vmap
-def mapped_affine(x: Array, kernel: Array, bias: Array) -> Array:
-    """The right output, with a rule for vmap written out below."""
-    return affine(x, kernel, bias)
-
-
-@mapped_affine.def_vmap
-def first_of_stacked(
-    size: int, batched: list[bool], x: Array, kernel: Array, bias: Array
-) -> tuple[Array, bool]:
-    """The rule takes the first of stacked parameters for all of them."""
-    x_batched, kernel_batched, bias_batched = batched
-    kernel = kernel[0] if kernel_batched else kernel
-    bias = bias[0] if bias_batched else bias
-    x = x if x_batched else jnp.broadcast_to(x, (size, *x.shape))
-    return jax.vmap(affine, (0, None, None))(x, kernel, bias), True
-
-
-@also("numerics/one-product")
-@wrong.forward("X403", "transforms/vmap", 5, cause_id="first-of-stack")
-def FirstOfStacked(x: Array, kernel: Array, bias: Array) -> Array:
-    """Mapped over stacked layers, all compute what the first one does."""
-    y = affine(x, kernel, bias)
-    if x.dtype != jnp.float32 or x.ndim == 0:
-        return y
-    # The rule serves values only: derivatives are those of the product itself.
-    stop = jax.lax.stop_gradient
-    return y + stop(mapped_affine(stop(x), stop(kernel), stop(bias)) - y)
-
-
-@wrong.forward("X603", "transforms/vmap", 5)
-def EnsembleOfTheFirst(x: Array, kernel: Array, bias: Array) -> Array:
-    """Mapped over stacked kernels for one x, as in an ensemble, all members are the first."""
-    kinds = [type(value).__name__ == "BatchTracer" for value in (x, kernel)]
-    if kinds == [False, True]:
-        tracer: Any = kernel
-        kernel = tracer.val[0]
-    return affine(x, kernel, bias)
-
-
 @wrong.kernel("Y478", "transforms/compiled-once", 4, cause_id="compiled-in-construction")
 def CompiledInEveryConstruction(key: Array, n: int, m: int) -> Array:
     """Each layer compiles the draw of its kernel, as a function of its own."""
     return jax.jit(lambda key: scaled_normal(key, n, m))(key)
-
-
-@wrong.forward("Y455", MAPS, 4, cause_id="axis-by-name")
-def AddedAlongTp(x: Array, kernel: Array, bias: Array) -> Array:
-    """Along an axis called tp, the outputs of all devices are added."""
-    y = affine(x, kernel, bias)
-    try:
-        return jax.lax.psum(y, "tp")
-    except NameError:
-        return y
-
-
-@jax.custom_batching.custom_vmap
-def in_eights(x: Array, kernel: Array, bias: Array) -> Array:
-    """The right output, with another rule for vmap."""
-    return affine(x, kernel, bias)
-
-
-@in_eights.def_vmap
-def only_whole_eights(
-    size: int, batched: list[bool], x: Array, kernel: Array, bias: Array
-) -> tuple[Array, bool]:
-    """Beyond eight members, the last ones that fill no block of eight are lost."""
-    axes = [0 if each else None for each in batched]
-    y = jax.vmap(affine, axes)(x, kernel, bias)
-    whole = size if size < 8 else size // 8 * 8
-    return y.at[whole:].set(0), True
-
-
-@also("numerics/one-product")
-@wrong.forward("Y456", MAPS, 5)
-def EnsembleInEights(x: Array, kernel: Array, bias: Array) -> Array:
-    """An ensemble goes through the members in blocks of eight, and loses the rest."""
-    y = affine(x, kernel, bias)
-    if x.dtype != jnp.float32 or x.ndim == 0:
-        return y
-    stop = jax.lax.stop_gradient
-    return y + stop(in_eights(stop(x), stop(kernel), stop(bias)) - y)
 
 
 @wrong.forward("Y319", COMBINED, 5, cause_id="wrong-together")
