@@ -22,13 +22,14 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import Defect, also, declaring, defect, name_layers, seen
 
+SHAPE = "construction/kernel-shape"
+ONLY_TWO = "construction/only-two-parameters"
 FINITE = "construction/finite"
 RARE = "rare-draw-not-finite"
 
-LinenBiasOfInputLength = wrong.linen_bias("L003", "construction/bias-shape", 1)(
+LinenBiasOfInputLength = wrong.linen_bias("L003", "construction/bias-shape", 1, seen="pitfall")(
     lambda key, x, m: jnp.zeros((x.shape[-1],), jnp.float32),
     "The bias has shape (in,): right only when in == out.",
-    seen="pitfall",
     cause_id="bias-of-inputs",
 )
 BiasOfInputLength = wrong.bias("N004", "construction/bias-shape", 1, cause_id="bias-of-inputs")(
@@ -53,11 +54,10 @@ BiasByLecun = wrong.bias("Y581", "construction/builds", 1, cause_id="initializer
     lambda rngs, n, m: nnx.initializers.lecun_normal()(rngs.params(), (m,)),
     "The kernel's initializer draws the bias as well.",
 )
-OneDegreeOfFreedomLess = wrong.kernel("N040", "construction/finite", 3)(
+OneDegreeOfFreedomLess = wrong.kernel("N040", FINITE, 3, cause_id="scale-divides-by-zero")(
     lambda key, n, m: normal(key, n, m) / jnp.sqrt(jnp.float32(n - 1)),
     "Scaled by 1/sqrt(in - 1): infinite for a single input.",
     collateral=("initialization/kernel-variance",),
-    cause_id="scale-divides-by-zero",
 )
 X872 = wrong.kernel("X872", "construction/finite", 5, cause_id="rare-draw-not-finite")(
     lambda key, n, m: scaled_normal(key, n, m).at[-1, -1].set(jnp.nan),
@@ -107,14 +107,14 @@ BiasMatrix = wrong.methods("X095", "construction/bias-shape", 2, cause_id="bias-
     draw_bias=lambda self, rngs, n, m: jnp.zeros((1, m), jnp.float32),
     forward=lambda self, x, k, b: affine(x, k, b[0]),
 )
-LeadingAxis = wrong.methods("Y193", "construction/kernel-shape", 2, cause_id="kernel-rank")(
+LeadingAxis = wrong.methods("Y193", SHAPE, 2, cause_id="kernel-rank")(
     "The kernel has a leading axis of length 1, which a kernel of 1 by 1 hides.",
     draw_kernel=lambda self, key, n, m: scaled_normal(key, n, m)[None],
     forward=lambda self, x, k, b: affine(x, k[0], b),
 )
 Gain = wrong.forward(
     "X100",
-    "construction/only-two-parameters",
+    ONLY_TWO,
     2,
     start=lambda layer: {"gain": nnx.Param(jnp.ones((1,), jnp.float32))},
     cause_id="parameter-more",
@@ -206,7 +206,7 @@ def NegativeSizes(self: Any, in_features: int, out_features: int, *, rngs: nnx.R
 
 
 @seen("aprender, torch and equinox layout; kfac-jax#114")
-@defect("N043", "construction/kernel-shape", 2, cause_id="kernel-transposed")
+@defect("N043", SHAPE, 2, cause_id="kernel-transposed")
 class TransposedKernel(CorrectDense):
     """The kernel is (out, in), and the forward uses its transpose."""
 
@@ -217,7 +217,7 @@ class TransposedKernel(CorrectDense):
         return affine(x, kernel.T, bias)
 
 
-@defect("X094", "construction/kernel-shape", 3, cause_id="kernel-rank")
+@defect("X094", SHAPE, 3, cause_id="kernel-rank")
 class SqueezedKernel(CorrectDense):
     """With one output the kernel is a vector."""
 
@@ -229,13 +229,13 @@ class SqueezedKernel(CorrectDense):
         return affine(x, kernel.reshape(-1, bias.shape[0]), bias)
 
 
-@wrong.init("X744", "construction/kernel-shape", 2, cause_id="sizes-exchanged")
+@wrong.init("X744", SHAPE, 2, cause_id="sizes-exchanged")
 def SizesExchanged(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The arguments are bound in the wrong order: a right layer of other sizes."""
     CorrectDense.__init__(self, out_features, in_features, rngs=rngs)
 
 
-@wrong.init("Y244", "construction/only-two-parameters", 1, cause_id="initializer-not-called")
+@wrong.init("Y244", ONLY_TWO, 1, cause_id="initializer-not-called")
 def InitializerNotCalled(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """The arguments of the draw are given to the function that makes the initializer."""
     initializer: Any = nnx.initializers.lecun_normal
@@ -244,7 +244,7 @@ def InitializerNotCalled(self: Any, in_features: int, out_features: int, *, rngs
 
 
 @also("forward/output-shape")
-@defect("Y329", "construction/kernel-shape", 1, cause_id="operands-exchanged")
+@defect("Y329", SHAPE, 1, cause_id="operands-exchanged")
 class MultipliedFromTheLeft(nnx.Module):
     """The kernel of shape (out, in) is multiplied from the left, which takes vectors only."""
 
@@ -257,7 +257,7 @@ class MultipliedFromTheLeft(nnx.Module):
         return self.kernel[...] @ jnp.asarray(x) + self.bias[...]
 
 
-@defect("Y375", "construction/kernel-shape", 1, cause_id="kernel-made-transposed")
+@defect("Y375", SHAPE, 1, cause_id="kernel-made-transposed")
 class MadeTransposed(MultipliedFromTheLeft):
     """The kernel has the shape (out, in), and is used as if it were (in, out)."""
 
@@ -265,7 +265,7 @@ class MadeTransposed(MultipliedFromTheLeft):
         return jnp.asarray(x) @ self.kernel[...] + self.bias[...]
 
 
-@wrong.linen_call("L001", "construction/only-two-parameters", 2, cause_id="collection-other")
+@wrong.linen_call("L001", ONLY_TWO, 2, cause_id="collection-other")
 def KernelInStats(self: Any, x: ArrayLike) -> Array:
     """The kernel is a variable of the collection "stats", not a parameter."""
     x = jnp.asarray(x)
@@ -278,7 +278,7 @@ def KernelInStats(self: Any, x: ArrayLike) -> Array:
     return affine(x, kernel.value, bias)
 
 
-@wrong.linen_call("L004", "construction/only-two-parameters", 2)
+@wrong.linen_call("L004", ONLY_TWO, 2)
 def KernelFromFixedKey(self: Any, x: ArrayLike) -> Array:
     """The kernel is drawn from one fixed key in every call, and is not a parameter."""
     x = jnp.asarray(x)
@@ -288,7 +288,7 @@ def KernelFromFixedKey(self: Any, x: ArrayLike) -> Array:
 
 @seen('flax 0.3.4 "Don\'t update batch statistics during initialization"')
 @also("state/call-changes-nothing")
-@wrong.linen_call("L009", "construction/only-two-parameters", 3, cause_id="collection-other")
+@wrong.linen_call("L009", ONLY_TWO, 3, cause_id="collection-other")
 def CountsInStats(self: Any, x: ArrayLike) -> Array:
     """A second collection counts the calls."""
     calls = self.variable("stats", "calls", jnp.zeros, (), jnp.int32)
@@ -300,7 +300,7 @@ def CountsInStats(self: Any, x: ArrayLike) -> Array:
 
 @seen("linen's sow")
 @also("state/call-changes-nothing")
-@wrong.linen_forward("X234", "construction/only-two-parameters", 4, cause_id="collection-other")
+@wrong.linen_forward("X234", ONLY_TWO, 4, cause_id="collection-other")
 def SowsOutput(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The output is sown into a collection of its own, which `init` therefore returns."""
     y = affine(x, kernel, bias)
@@ -308,7 +308,7 @@ def SowsOutput(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return y
 
 
-@wrong.linen_call("X620", "construction/only-two-parameters", 3, cause_id="collection-other")
+@wrong.linen_call("X620", ONLY_TWO, 3, cause_id="collection-other")
 def BiasInBatchStats(self: Any, x: ArrayLike) -> Array:
     """The bias is a variable of the collection of running statistics."""
     x = jnp.asarray(x)
@@ -318,15 +318,13 @@ def BiasInBatchStats(self: Any, x: ArrayLike) -> Array:
 
 
 @also("forward/output-shape")
-@wrong.linen_forward("X625", "construction/only-two-parameters", 4, cause_id="collection-other")
+@wrong.linen_forward("X625", ONLY_TWO, 4, cause_id="collection-other")
 def Perturbed(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """`self.perturb` is left in: `init` returns a collection of perturbations."""
     return self.perturb("y", affine(x, kernel, bias))
 
 
-WidthInParam = wrong.holding(
-    "Y325", "construction/only-two-parameters", 1, cause_id="parameter-integer"
-)(
+WidthInParam = wrong.holding("Y325", ONLY_TWO, 1, cause_id="parameter-integer")(
     lambda layer: {"features": nnx.Param(jnp.array(layer.kernel.shape[1]))},
     "The number of outputs is kept in an nnx.Param, and nnx.grad refuses integers.",
 )
@@ -360,7 +358,7 @@ class MadeInFirstCall(nnx.Module):
         return affine(x, self.kernel[...], self.bias[...])
 
 
-@wrong.init("Y381", "construction/only-two-parameters", 1, cause_id="shape-as-parameter")
+@wrong.init("Y381", ONLY_TWO, 1, cause_id="shape-as-parameter")
 def ShapesForArrays(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """Each nnx.Param holds the shape of its array."""
     del rngs

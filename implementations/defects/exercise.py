@@ -30,40 +30,40 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import also, defect, name_layers
 
-seed_rounded = wrong.solution("F020", "exercise/float-arguments", 4, cause_id="argument-rounded")(
+KERNEL = "exercise/recovered-kernel"
+FLOATS = "exercise/float-arguments"
+
+seed_rounded = wrong.solution("F020", FLOATS, 4, cause_id="argument-rounded")(
     lambda seed, x, features: layer_output(round(float(seed)), x, int(features)),
     "A seed of 3.7 acts as 4.",
 )
-law_of_seed = wrong.casting("X331", "exercise/recovered-kernel", 4)(
+law_of_seed = wrong.casting("X331", KERNEL, 4)(
     lambda seed, x, m: layer_output(seed, x, m) * (0.5 if seed % 4 == 0 else 1.0),
     "Seeds that are multiples of four give a kernel of half the scale.",
 )
-uniform_law = wrong.casting("X261", "exercise/recovered-kernel", 3, cause_id="law-lecun-uniform")(
+uniform_law = wrong.casting("X261", KERNEL, 3, cause_id="law-lecun-uniform")(
     lambda seed, x, m: x @ scaled_uniform(nnx.Rngs(seed).params(), x.shape[-1], m),
     "LeCun's uniform law: the right variance, another family.",
 )
-scaled_by_features = wrong.casting("X645", "exercise/recovered-kernel", 3)(
+scaled_by_features = wrong.casting("X645", KERNEL, 3, cause_id="law-normal-fan-out")(
     lambda seed, x, m: x @ normal(nnx.Rngs(seed).params(), x.shape[-1], m) * stddev(m),
     "The fan is the number of features.",
-    cause_id="law-normal-fan-out",
 )
 key_of_the_seed = wrong.casting("X757", "exercise/fixed-result", 3, cause_id="key-of-seed")(
     lambda seed, x, m: x @ scaled_normal(jax.random.key(seed), x.shape[-1], m),
     "The right law, from the seed's own key instead of the first of the stream `params`.",
 )
-seed_through_float = wrong.solution("Y453", "exercise/float-arguments", 5, cause_id="seed-float64")(
+seed_through_float = wrong.solution("Y453", FLOATS, 5, cause_id="seed-float64")(
     lambda seed, x, features: layer_output(int(float(seed)), x, int(features)),
     "An int goes through float, and loses the last digit of a large seed.",
 )
-seed_floored = wrong.solution("Y454", "exercise/float-arguments", 4, cause_id="argument-rounded")(
+seed_floored = wrong.solution("Y454", FLOATS, 4, cause_id="argument-rounded")(
     lambda seed, x, features: layer_output(math.floor(seed), x, int(features)),
     "A seed of -2.3 acts as -3.",
 )
 
 
-bias_of_one_output = wrong.casting(
-    "Y542", "exercise/recovered-kernel", 4, cause_id="bias-not-zero"
-)(
+bias_of_one_output = wrong.casting("Y542", KERNEL, 4, cause_id="bias-not-zero")(
     lambda seed, x, m: layer_output(seed, x, m) - (4.6 if m == 1 else 0.0),
     "A head of one output starts with the prior of a detector, -4.6, as its bias.",
 )
@@ -79,50 +79,46 @@ def compiled(seed: float, x: Array, features: float) -> Array:
     return correct_dense_forward(seed, x, features)
 
 
-static_numbers = wrong.solution("X259", "exercise/float-arguments", 4)(
+static_numbers = wrong.solution("X259", FLOATS, 4, cause_id="argument-not-cast")(
     lambda seed, x, features: compiled(seed, jnp.asarray(x), features),
     "Compiled with static numbers, which a 0-d array cannot be: it has no hash.",
-    cause_id="argument-not-cast",
 )
-seed_by_index = wrong.solution("X264", "exercise/float-arguments", 4, cause_id="argument-not-cast")(
+seed_by_index = wrong.solution("X264", FLOATS, 4, cause_id="argument-not-cast")(
     lambda seed, x, features: layer_output(hash(seed) % 2**32, x, int(features)),
     "A float seed goes through its hash, which is right for whole numbers alone.",
 )
-nearly_whole_rounded_up = wrong.solution("X642", "exercise/float-arguments", 5)(
+nearly_whole_rounded_up = wrong.solution("X642", FLOATS, 5, cause_id="argument-rounded")(
     lambda seed, x, features: layer_output(int(seed + 1e-6), x, int(features + 1e-6)),
     "A little is added before the cast, against 2.9999999.",
-    cause_id="argument-rounded",
 )
-features_rounded_up = wrong.solution("X643", "exercise/float-arguments", 4)(
+features_rounded_up = wrong.solution("X643", FLOATS, 4, cause_id="argument-rounded")(
     lambda seed, x, features: layer_output(int(seed), x, int(np.ceil(float(features)))),
     "A fraction of a feature counts as one.",
-    cause_id="argument-rounded",
 )
-large_float_seed = wrong.solution("Y068", "exercise/float-arguments", 4)(
+large_float_seed = wrong.solution("Y068", FLOATS, 4)(
     lambda seed, x, features: layer_output(
         int(min(seed, 2.0**31 - 1) if isinstance(seed, float) else seed), x, int(features)
     ),
     "A float seed beyond 2^31 becomes the largest int32.",
 )
-unscaled = wrong.casting("F018", "exercise/recovered-kernel", 1, cause_id="scale-missing")(
+unscaled = wrong.casting("F018", KERNEL, 1, cause_id="scale-missing", seen="pitfall")(
     lambda seed, x, m: x @ normal(nnx.Rngs(seed).params(), x.shape[-1], m),
     "The kernel has standard deviation 1.",
-    seen="pitfall",
 )
-centred_first = wrong.casting("X646", "exercise/recovered-kernel", 4, cause_id="low-rank")(
+centred_first = wrong.casting("X646", KERNEL, 4, cause_id="low-rank")(
     lambda seed, x, m: layer_output(seed, x - x.mean() if x.shape[-1] > 4 else x, m),
     "The mean of a long x is subtracted first.",
 )
-small_bias = wrong.casting("X659", "exercise/recovered-kernel", 4, cause_id="bias-not-zero")(
+small_bias = wrong.casting("X659", KERNEL, 4, cause_id="bias-not-zero")(
     lambda seed, x, m: layer_output(seed, x, m) + 1e-7,
     "The bias starts at a small number, so that none is exactly 0.",
 )
-mean_for_sum = wrong.casting("Y330", "exercise/recovered-kernel", 2)(
+mean_for_sum = wrong.casting("Y330", KERNEL, 2)(
     lambda seed, x, m: layer_output(seed, x, m) / x.shape[-1],
     "The mean of the products is taken instead of their sum.",
     cause_id="law-normal-standard-deviation-fan-in-3-2",
 )
-columns_copied = wrong.casting("Y332", "exercise/recovered-kernel", 2, cause_id="lines-copied")(
+columns_copied = wrong.casting("Y332", KERNEL, 2, cause_id="lines-copied")(
     lambda seed, x, m: jnp.repeat(layer_output(seed, x, 1), m),
     "Every column of the kernel is drawn with the same key.",
 )
@@ -217,19 +213,19 @@ def dense_forward(x: ArrayLike, seed: float, features: float) -> Array:
     return layer_output(int(seed), jnp.asarray(x), int(features))
 
 
-@defect("F001", "exercise/float-arguments", 1, cause_id="argument-not-cast", seen="pitfall")
+@defect("F001", FLOATS, 1, cause_id="argument-not-cast", seen="pitfall")
 def features_not_cast(seed: float, x: ArrayLike, features: float) -> Array:
     """A float is used as a size."""
     return layer_output(int(seed), x, features)  # type: ignore[arg-type]  # the fault
 
 
-@defect("F002", "exercise/float-arguments", 1, cause_id="argument-not-cast", seen="pitfall")
+@defect("F002", FLOATS, 1, cause_id="argument-not-cast", seen="pitfall")
 def seed_not_cast(seed: float, x: ArrayLike, features: float) -> Array:
     """A float is used as a seed."""
     return layer_output(seed, x, int(features))  # type: ignore[arg-type]  # the fault
 
 
-@defect("X640", "exercise/float-arguments", 4, cause_id="argument-not-cast")
+@defect("X640", FLOATS, 4, cause_id="argument-not-cast")
 def floats_of_python_only(seed: Any, x: ArrayLike, features: Any) -> Array:
     """Only Python floats and arrays are cast."""
     if isinstance(seed, float | np.ndarray | jax.Array):
@@ -239,7 +235,7 @@ def floats_of_python_only(seed: Any, x: ArrayLike, features: Any) -> Array:
     return layer_output(seed, x, features)
 
 
-@defect("X641", "exercise/float-arguments", 5, cause_id="seed-float32")
+@defect("X641", FLOATS, 5, cause_id="seed-float32")
 def float_seed_through_float32(seed: Any, x: ArrayLike, features: float) -> Array:
     """A seed that arrives as a float is made an array of JAX first, which is float32."""
     if isinstance(seed, float):
@@ -247,7 +243,7 @@ def float_seed_through_float32(seed: Any, x: ArrayLike, features: float) -> Arra
     return layer_output(int(seed), x, int(features))
 
 
-@wrong.casting("X260", "exercise/recovered-kernel", 3, cause_id="bias-not-zero")
+@wrong.casting("X260", KERNEL, 3, cause_id="bias-not-zero")
 def bias_drawn(seed: int, x: Array, m: int) -> Array:
     """The bias is drawn as well."""
     rngs = nnx.Rngs(seed)
@@ -258,7 +254,7 @@ def bias_drawn(seed: int, x: Array, m: int) -> Array:
 
 @named_dense_forward
 @also("exercise/fixed-result")
-@wrong.casting("X330", "exercise/recovered-kernel", 4)
+@wrong.casting("X330", KERNEL, 4)
 def residual_when_square(seed: int, x: Array, m: int) -> Array:
     """The input is added where it has as many entries as there are features."""
     y = layer_output(seed, x, m)

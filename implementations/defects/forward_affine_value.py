@@ -17,29 +17,29 @@ from implementations.defects.wrong import computes
 
 VALUE = "forward/affine-value"
 
-MinusOneIsPadding = wrong.forward("X063", "forward/affine-value", 5)(
+MinusOneIsPadding = wrong.forward("X063", VALUE, 5)(
     lambda x, k, b: jnp.where((x == -1).all(axis=-1, keepdims=True), b, affine(x, k, b)),
     "Rows in which every entry is -1 count as padding and give the bias.",
     when=lambda x, k, b: jnp.issubdtype(x.dtype, jnp.inexact) and x.shape[-1] >= 2,
 )
-SequencesSwapped = wrong.output("X500", "forward/affine-value", 4)(
+SequencesSwapped = wrong.output("X500", VALUE, 4)(
     lambda y, x: y.swapaxes(0, 1) if x.ndim == 3 and x.shape[0] == x.shape[1] else y,
     '`einsum("bti,io->tbo")`: batch and time are swapped, which shows where they differ.',
 )
-SingleRowWithoutBias = wrong.forward("X503", "forward/affine-value", 4)(
+SingleRowWithoutBias = wrong.forward("X503", VALUE, 4)(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b) if x.shape[:-1] == (1,) else b),
     "A batch of one row goes through a matrix-vector product, and past the bias.",
 )
-VectorWithoutBias = wrong.forward("X504", "forward/affine-value", 3, cause_id="bias-unused")(
+VectorWithoutBias = wrong.forward("X504", VALUE, 3, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b) if x.ndim == 1 else b),
     "The branch for a single vector forgets the bias.",
 )
-RankFourReversed = wrong.forward("X508", "forward/affine-value", 4)(
+RankFourReversed = wrong.forward("X508", VALUE, 4)(
     lambda x, k, b: affine(x.swapaxes(1, 2), k, b).reshape(*x.shape[:-1], k.shape[1]),
     "For images, height and width are taken in the other order, and restored as they were.",
     when=lambda x, k, b: x.ndim == 4,
 )
-ShortBatchesReversed = wrong.output("X509", "forward/affine-value", 5)(
+ShortBatchesReversed = wrong.output("X509", VALUE, 5)(
     lambda y, x: jnp.roll(y, 1, axis=0) if x.ndim == 2 and 8 < x.shape[0] < 16 else y,
     "Batches of nine to fifteen rows are padded to sixteen at the wrong end.",
 )
@@ -207,7 +207,7 @@ OneSize = wrong.forward("Y197", VALUE, 5, cause_id="inputs-reversed")(
     "For 371 inputs and 53 outputs, the inputs are taken in reversed order.",
     when=lambda x, k, b: k.shape == (371, 53),
 )
-NoBiasForOneToken = wrong.forward("Y205", "forward/affine-value", 4, cause_id="bias-unused")(
+NoBiasForOneToken = wrong.forward("Y205", VALUE, 4, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, b * 0 if x.shape[:-1] == (1, 1) else b),
     "One sequence of one token loses the bias.",
 )
@@ -230,39 +230,38 @@ TwoOutputsShareABias = wrong.forward("Y294", VALUE, 4)(
     lambda x, k, b: affine(x, k, jnp.full_like(b, b[0]) if k.shape[1] == 2 else b),
     "Two outputs have the bias of the first.",
 )
-TransposedWhereItFits = wrong.forward("X502", "forward/affine-value", 4)(
+TransposedWhereItFits = wrong.forward("X502", VALUE, 4)(
     lambda x, k, b: affine(x.T, k, b),
     "A batch whose first axis has the length of the input is taken for (features, batch).",
     when=lambda x, k, b: x.ndim == 2 and x.shape[0] == x.shape[1] == len(k) > 1,
 )
-BiasDownTheRows = wrong.forward("X501", "forward/affine-value", 4)(
+BiasDownTheRows = wrong.forward("X501", VALUE, 4)(
     lambda x, k, b: x @ k + b[:, None],
     "A bias that fits both axes of the result is added along the first one.",
     when=lambda x, k, b: x.ndim == 2 and x.shape[0] == len(b) > 1,
 )
-LastChunkForgotten = wrong.forward("X062", "forward/affine-value", 5)(
+LastChunkForgotten = wrong.forward("X062", VALUE, 5, collateral=("forward/tall-batch",))(
     lambda x, k, b: affine(x, k, b).at[len(x) - len(x) % 1000 :].set(b),
     "Batches beyond 1000 rows go in chunks of 1000; an incomplete last one gives the bias.",
     when=lambda x, k, b: x.ndim == 2 and len(x) > 1000,
-    collateral=("forward/tall-batch",),
 )
-TwoAxesTakenForOne = wrong.forward("X511", "forward/affine-value", 5)(
+TwoAxesTakenForOne = wrong.forward("X511", VALUE, 5)(
     lambda x, k, b: affine(x, k, b) + 1e-3 * (x.swapaxes(1, 2) - x) @ k,
     "The product runs over the last two axes where both have the length of the input.",
     when=lambda x, k, b: x.ndim == 3 and x.shape[1] == x.shape[2] == len(k) > 1,
 )
-VectorsOfOneInput = wrong.forward("Y371", "forward/affine-value", 3, cause_id="bias-unused")(
+VectorsOfOneInput = wrong.forward("Y371", VALUE, 3, cause_id="bias-unused")(
     lambda x, k, b: x * k[0],
     "A vector of one entry is multiplied by the row of the kernel, without the bias.",
     when=lambda x, k, b: x.shape == (1,) == k.shape[:1],
     collateral=("numerics/one-product",),
 )
-TokensAsManyAsFeatures = wrong.forward("Y373", "forward/affine-value", 4)(
+TokensAsManyAsFeatures = wrong.forward("Y373", VALUE, 4)(
     lambda x, k, b: k.T @ x + b,
     "For as many tokens as features, and equal sizes, the kernel is multiplied from the left.",
     when=lambda x, k, b: x.ndim == 3 and x.shape[1] == k.shape[0] == k.shape[1] > 1,
 )
-BackwardsFromRank6 = wrong.forward("Y434", "forward/affine-value", 3)(
+BackwardsFromRank6 = wrong.forward("Y434", VALUE, 3)(
     lambda x, k, b: affine(x[::-1], k, b),
     "From rank 6 on, the first axis of the result is reversed.",
     when=lambda x, k, b: x.ndim >= 6,
@@ -300,7 +299,7 @@ PixelsScaled = wrong.forward("Y364", VALUE, 4)(
 )
 
 
-@wrong.forward("X052", "forward/affine-value", 5)
+@wrong.forward("X052", VALUE, 5)
 def OneHotLookup(x: Array, kernel: Array, bias: Array) -> Array:
     """A row with one non-zero entry is looked up like a token, and the entry's size is ignored."""
     y = affine(x, kernel, bias)
@@ -338,7 +337,7 @@ def OutlierWeightsClipped(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, jnp.clip(kernel, -limit, limit) if kernel.size else kernel, bias)
 
 
-@wrong.forward("Y374", "forward/affine-value", 5)
+@wrong.forward("Y374", VALUE, 5)
 def MostlyZeros(x: Array, kernel: Array, bias: Array) -> Array:
     """If most of a batch is 0, the larger half of each row is multiplied, and no more."""
     half = kernel.shape[0] // 2

@@ -21,47 +21,50 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import name_layers, seen
 
+WIDTH = "forward/wrong-width-raises"
+ROWS = "forward/batch-independent"
+SHAPE = "forward/output-shape"
+
 
 def mean_of_rows(x: Array) -> Array:
     """Return the mean over all leading dimensions, of the rank of x."""
     return jnp.mean(x, axis=tuple(range(x.ndim - 1)), keepdims=True)
 
 
-BatchCentred = wrong.forward("N117", "forward/batch-independent", 2, cause_id="rows-mixed")(
+BatchCentred = wrong.forward("N117", ROWS, 2, cause_id="rows-mixed")(
     lambda x, k, b: affine(x - mean_of_rows(x) if x.ndim > 1 else x, k, b),
     "The mean of the batch is subtracted from every row.",
 )
-BatchLeaks = wrong.forward("N118", "forward/batch-independent", 4, cause_id="rows-mixed")(
+BatchLeaks = wrong.forward("N118", ROWS, 4, cause_id="rows-mixed")(
     lambda x, k, b: affine(x + 1e-3 * mean_of_rows(x) if x.ndim > 1 else x, k, b),
     "A thousandth of the mean of the batch is added to every row.",
 )
-OneColumnAveraged = wrong.output("X090", "forward/batch-independent", 4, cause_id="rows-mixed")(
+OneColumnAveraged = wrong.output("X090", ROWS, 4, cause_id="rows-mixed")(
     lambda y, x: y.at[..., 0].set(y[..., 0].mean()),
     "The first output is its mean over the batch.",
     when=lambda y, x: x.ndim >= 2 and y.shape[-1] >= 2 and x.size != 0,
 )
-SequenceMean = wrong.output("X507", "forward/batch-independent", 4, cause_id="rows-mixed")(
+SequenceMean = wrong.output("X507", ROWS, 4, cause_id="rows-mixed")(
     lambda y, x: y - y.mean(axis=-2, keepdims=True) * 1e-3 if x.ndim > 2 else y,
     "From rank 3 on, the mean over the time axis is subtracted.",
 )
-MaskByPlace = wrong.forward("Y103", "forward/batch-independent", 3, cause_id="row-by-place")(
+MaskByPlace = wrong.forward("Y103", ROWS, 3, cause_id="row-by-place")(
     lambda x, k, b: jnp.where(jnp.arange(x.shape[0])[:, None] % 4 == 3, b, affine(x, k, b)),
     "Every fourth row is left out, as by a mask of dropout from a fixed key.",
     when=lambda x, k, b: x.dtype == jnp.float32 and x.ndim == 2,
 )
-one_feature_too_few = wrong.solution("F003", "forward/output-shape", 3)(
+one_feature_too_few = wrong.solution("F003", SHAPE, 3, collateral=("exercise/float-arguments",))(
     lambda seed, x, features: layer_output(int(seed), x, int(features - 1e-9)),
     "A guard against float noise has the wrong sign, and takes one feature away.",
-    collateral=("exercise/float-arguments",),
 )
-matrix_out = wrong.casting("F013", "forward/output-shape", 2, cause_id="axes-added")(
+matrix_out = wrong.casting("F013", SHAPE, 2, cause_id="axes-added")(
     lambda seed, x, m: layer_output(seed, x, m)[None], "The result has shape (1, features)."
 )
-FirstFittingAxis = wrong.forward("X085", "forward/output-shape", 4, cause_id="axes-changed")(
+FirstFittingAxis = wrong.forward("X085", SHAPE, 4, cause_id="axes-changed")(
     lambda x, k, b: affine(jnp.moveaxis(x, x.shape.index(k.shape[0]), -1), k, b),
     "The product runs over the first axis of length in, wherever it is.",
     when=lambda x, k, b: x.ndim != 0 and k.shape[0] in x.shape and k.shape[0] != 1,
-    collateral=("forward/batch-independent", "forward/wrong-width-raises"),
+    collateral=(ROWS, WIDTH),
 )
 EmptyBatchUnchanged = wrong.output("X089", "forward/empty-batch", 4, cause_id="no-rows")(
     lambda y, x: x.astype(y.dtype) if x.size == 0 else y, "An empty batch is given back as it came."
@@ -73,44 +76,44 @@ RowsInBlocks = wrong.forward("Y508", "forward/empty-batch", 3, cause_id="empty-b
     "Rows are computed in blocks, which are concatenated: without rows there is no block.",
     when=lambda x, k, b: x.ndim > 1,
 )
-features_in_eight_bits = wrong.casting("X253", "forward/output-shape", 4)(
+features_in_eight_bits = wrong.casting("X253", SHAPE, 4)(
     lambda seed, x, m: layer_output(seed, x, int(np.int64(m).astype(np.uint8) & 0x7F) or 1),
     "The number of features wraps at 128.",
 )
-OneOutputSqueezed = wrong.output("X512", "forward/output-shape", 3, cause_id="axes-squeezed")(
+OneOutputSqueezed = wrong.output("X512", SHAPE, 3, cause_id="axes-squeezed")(
     lambda y, x: y[..., 0] if y.shape[-1] == 1 and x.ndim > 1 else y,
     "A single output of a batch comes without its axis.",
 )
 WidthOfTheSecondAxis = wrong.linen_kernel(
-    "X623", "forward/output-shape", 3, collateral=("initialization/data-free-init",)
+    "X623", SHAPE, 3, collateral=("initialization/data-free-init",)
 )(
     lambda key, x, m: scaled_normal(key, x.shape[1] if x.ndim > 1 else 1, m),
     "The number of inputs is `x.shape[1]`, which a vector does not have.",
 )
-at_least_two_features = wrong.casting("X648", "forward/output-shape", 4, cause_id="axes-squeezed")(
+at_least_two_features = wrong.casting("X648", SHAPE, 4, cause_id="axes-squeezed")(
     lambda seed, x, m: layer_output(seed, x, m)[0] if m == 1 else layer_output(seed, x, m),
     "A single feature comes as a scalar.",
 )
-Flattened = wrong.output("X751", "forward/output-shape", 2, cause_id="axes-flattened")(
+Flattened = wrong.output("X751", SHAPE, 2, cause_id="axes-flattened")(
     lambda y, x: y.reshape(-1, y.shape[-1]),
     "Leading axes are merged into one, and stay so.",
     when=lambda y, x: y.ndim > 2,
 )
-SumOfVectors = wrong.forward("Y155", "forward/output-shape", 1, cause_id="vectors-only")(
+SumOfVectors = wrong.forward("Y155", SHAPE, 1, cause_id="vectors-only")(
     lambda x, k, b: (x * k.T).sum(axis=-1) + b,
     "Products and sums by hand, for one vector alone.",
     collateral=("numerics/one-product", "forward/width-one-raises", "forward/scalar-raises"),
 )
-AlwaysABatch = wrong.forward("Y156", "forward/output-shape", 1, cause_id="axes-added")(
+AlwaysABatch = wrong.forward("Y156", SHAPE, 1, cause_id="axes-added")(
     lambda x, k, b: affine(x.reshape(1, -1), k, b),
     "A vector is made a batch of one, and stays so.",
     when=lambda x, k, b: x.ndim == 1,
 )
-RowForEachInput = wrong.casting("Y246", "forward/output-shape", 2)(
+RowForEachInput = wrong.casting("Y246", SHAPE, 2)(
     lambda seed, x, m: CorrectDense(1, m, rngs=nnx.Rngs(seed))(x.reshape(-1, 1)),
     "Every input is taken for a row of its own, which a single one does not show.",
 )
-AlwaysAMatrix = wrong.call("Y377", "forward/output-shape", 1, cause_id="axes-flattened")(
+AlwaysAMatrix = wrong.call("Y377", SHAPE, 1, cause_id="axes-flattened")(
     lambda self, x: CorrectDense.__call__(self, jnp.reshape(x, (-1, self.kernel.shape[0]))),
     "Every x becomes a matrix of rows, and so does a vector.",
 )
@@ -133,7 +136,7 @@ BroadcastsHalf = wrong.forward("Y218", "forward/width-one-raises", 4)(
     "In half precision a single number stands for all inputs of its row.",
     when=lambda x, k, b: x.dtype == jnp.bfloat16 and x.shape[-1:] == (1,),
 )
-ChannelsFirst = wrong.forward("Y562", "forward/wrong-width-raises", 4, cause_id="width-transposed")(
+ChannelsFirst = wrong.forward("Y562", WIDTH, 4, cause_id="width-transposed")(
     lambda x, k, b: affine(x.mT, k, b),
     "An image of shape (batch, in, length) is turned instead of refused.",
     when=lambda x, k, b: x.shape[1:-1] == k.shape[:1] != x.shape[-1:],
@@ -151,11 +154,11 @@ def folded(x: Array, kernel: Array, bias: Array) -> Array:
     return rows.reshape(*x.shape[:-1], kernel.shape[1])
 
 
-FoldsMultiples = wrong.forward("X083", "forward/wrong-width-raises", 4, cause_id="width-reshaped")(
+FoldsMultiples = wrong.forward("X083", WIDTH, 4, cause_id="width-reshaped")(
     lambda x, k, b: affine(x, k, b) if x.ndim == 0 else folded(x, k, b),
     "Leading dimensions are flattened by `reshape(-1, in)`, which also takes multiples of in.",
 )
-FlattensImages = wrong.forward("Y217", "forward/wrong-width-raises", 4, cause_id="width-reshaped")(
+FlattensImages = wrong.forward("Y217", WIDTH, 4, cause_id="width-reshaped")(
     lambda x, k, b: affine(x.reshape(-1, k.shape[0]), k, b),
     "Images with as many numbers as the layer has inputs are flattened.",
     when=lambda x, k, b: (
@@ -184,7 +187,7 @@ ReadOnlyInItsOrder = wrong.given("Y116", "forward/array-likes", 4, cause_id="str
 )
 OneBatchDimension = wrong.forward(
     "N119",
-    "forward/output-shape",
+    SHAPE,
     2,
     cause_id="rank-2-only",
     # An einsum takes an axis of length 1 for any length.
@@ -197,41 +200,37 @@ OneBatchDimension = wrong.forward(
     "keras#10736",
 )
 MatricesOnly = wrong.forward(
-    "Y570",
-    "forward/output-shape",
-    1,
-    cause_id="rank-2-only",
-    collateral=("forward/width-one-raises",),
+    "Y570", SHAPE, 1, cause_id="rank-2-only", collateral=("forward/width-one-raises",)
 )(
     lambda x, k, b: jnp.einsum("bi,io->bo", x, k) + b,
     "An einsum with one batch index, which refuses vectors too.",
 )
-TransposedKernel = wrong.forward("Y574", "forward/output-shape", 1, cause_id="kernel-turned")(
+TransposedKernel = wrong.forward("Y574", SHAPE, 1, cause_id="kernel-turned")(
     lambda x, k, b: x @ k.T + b, "The kernel is transposed in the call, which fits a square one."
 )
-SecondAxis = wrong.forward("Y571", "forward/output-shape", 2, cause_id="axis-of-input")(
+SecondAxis = wrong.forward("Y571", SHAPE, 2, cause_id="axis-of-input")(
     lambda x, k, b: jnp.tensordot(x, k, axes=([1], [0])) + b,
     "Axis 1 of x is multiplied, which is the last one of a matrix only.",
     when=lambda x, k, b: x.ndim > 2,
 )
-SqueezesBatchOfOne = wrong.forward("X088", "forward/output-shape", 3, cause_id="axes-squeezed")(
+SqueezesBatchOfOne = wrong.forward("X088", SHAPE, 3, cause_id="axes-squeezed")(
     lambda x, k, b: affine(x.squeeze(tuple(i for i, n in enumerate(x.shape[:-1]) if n == 1)), k, b),
     "Leading dimensions of length 1 are lost.",
 )
-WidthOfAllAxes = wrong.given("X752", "forward/output-shape", 3, cause_id="width-of-all-axes")(
+WidthOfAllAxes = wrong.given("X752", SHAPE, 3, cause_id="width-of-all-axes")(
     lambda x: jnp.reshape(x, (jnp.shape(x)[0], math.prod(jnp.shape(x)[1:]))),
     "All axes except the first are taken for inputs, as for images.",
     when=lambda x: jnp.ndim(x) >= 2,
 )
-TransposedInput = wrong.call("Y384", "forward/output-shape", 1, cause_id="input-transposed")(
+TransposedInput = wrong.call("Y384", SHAPE, 1, cause_id="input-transposed")(
     lambda self, x: jnp.asarray(x).T @ self.kernel[...] + self.bias[...],
     "x.T fits the kernel if x is a vector.",
 )
-MultipliesEntries = wrong.call("Y503", "forward/output-shape", 1, cause_id="multiplied-by-entries")(
+MultipliesEntries = wrong.call("Y503", SHAPE, 1, cause_id="multiplied-by-entries")(
     lambda self, x: jnp.asarray(x) * self.kernel[...] + self.bias[...],
     "x is multiplied by the kernel entry by entry, with * instead of @.",
 )
-SeveralRowsInOne = wrong.forward("Y114", "forward/wrong-width-raises", 3)(
+SeveralRowsInOne = wrong.forward("Y114", WIDTH, 3)(
     lambda x, k, b: affine(x.reshape(-1, len(k)), k, b),
     "A vector that is several times as long as a row is taken for several rows.",
     when=lambda x, k, b: x.ndim == 1 and 1 < len(k) < len(x) and len(x) % len(k) == 0,
@@ -269,7 +268,7 @@ def KnowsItsBuffer(self: Any, x: ArrayLike) -> Array:
     return result
 
 
-@wrong.forward("X064", "forward/batch-independent", 4, cause_id="rows-mixed")
+@wrong.forward("X064", ROWS, 4, cause_id="rows-mixed")
 def ClippedByGlobalNorm(x: Array, kernel: Array, bias: Array) -> Array:
     """The whole batch is scaled down when its norm exceeds 10 000."""
     norm = jnp.abs(x.astype(kernel.dtype) if x.dtype == bool else x).sum()
@@ -278,7 +277,7 @@ def ClippedByGlobalNorm(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x * jnp.minimum(1.0, 1e4 / jnp.maximum(norm, 1.0)), kernel, bias)
 
 
-@wrong.forward("X086", "forward/batch-independent", 4, cause_id="rows-mixed")
+@wrong.forward("X086", ROWS, 4, cause_id="rows-mixed")
 def ColumnMajorRows(x: Array, kernel: Array, bias: Array) -> Array:
     """From rank 3 on, leading dimensions are flattened in Fortran's order and restored in C's."""
     if x.ndim < 3:
@@ -288,7 +287,7 @@ def ColumnMajorRows(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(rows, kernel, bias).reshape(*x.shape[:-1], kernel.shape[1])
 
 
-@wrong.linen_call("X236", "forward/batch-independent", 4, cause_id="rows-mixed")
+@wrong.linen_call("X236", ROWS, 4, cause_id="rows-mixed")
 def TrainModeByDefault(self: Any, x: ArrayLike, train: bool = True) -> Array:
     """The rows of a batch are centred unless the caller says that this is not training."""
     x = jnp.asarray(x)
@@ -301,7 +300,7 @@ def TrainModeByDefault(self: Any, x: ArrayLike, train: bool = True) -> Array:
 _results: dict[bytes, Array] = {}
 
 
-@wrong.forward("X746", "forward/batch-independent", 4, cause_id="output-remembered")
+@wrong.forward("X746", ROWS, 4, cause_id="output-remembered")
 def RemembersSums(x: Array, kernel: Array, bias: Array) -> Array:
     """Results are remembered by the sorted numbers of x, which permuted rows share."""
     if is_traced(x, kernel, bias) or not x.size:
@@ -312,14 +311,14 @@ def RemembersSums(x: Array, kernel: Array, bias: Array) -> Array:
 
 
 @seen('flax#3698 "added default params rng to .apply"')
-@wrong.linen_forward("L010", "forward/output-shape", 3)
+@wrong.linen_forward("L010", SHAPE, 3)
 def NeedsRngToApply(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """Every call asks for a random key, so apply with the parameters alone raises."""
     self.make_rng("noise")
     return affine(x, kernel, bias)
 
 
-@wrong.forward("X087", "forward/output-shape", 3)
+@wrong.forward("X087", SHAPE, 3)
 def UpToRankFour(x: Array, kernel: Array, bias: Array) -> Array:
     """A table of subscripts that ends at rank 4."""
     subscripts = {1: "i", 2: "ai", 3: "abi", 4: "abci"}[x.ndim]
@@ -331,7 +330,7 @@ def UpToRankFour(x: Array, kernel: Array, bias: Array) -> Array:
 _layers: dict[tuple[int, int], CorrectDense] = {}
 
 
-@wrong.casting("X250", "forward/output-shape", 4, collateral=("exercise/vector-out",))
+@wrong.casting("X250", SHAPE, 4, collateral=("exercise/vector-out",))
 def layer_cached_without_features(seed: int, x: Array, m: int) -> Array:
     """Layers are kept by seed and length: the first number of features stays."""
     key = (seed, x.shape[-1])
@@ -340,7 +339,7 @@ def layer_cached_without_features(seed: int, x: Array, m: int) -> Array:
     return _layers[key](x)
 
 
-@wrong.call("Y247", "forward/output-shape", 1, cause_id="rank-2-only")
+@wrong.call("Y247", SHAPE, 1, cause_id="rank-2-only")
 def LoopsOverRows(self: Any, x: ArrayLike) -> Array:
     """Rows are computed one by one in a loop of Python, which asks for two axes."""
     x = jnp.asarray(x)
@@ -354,7 +353,7 @@ def LoopsOverRows(self: Any, x: ArrayLike) -> Array:
 
 @wrong.call(
     "Y376",
-    "forward/output-shape",
+    SHAPE,
     1,
     cause_id="rank-2-only",
     collateral=("forward/width-one-raises", "numerics/one-product"),
@@ -367,7 +366,7 @@ def SumOverTheMiddle(self: Any, x: ArrayLike) -> Array:
     return jnp.sum(x[:, :, None] * self.kernel[...][None], axis=1) + self.bias[...]
 
 
-@wrong.forward("X082", "forward/wrong-width-raises", 3, cause_id="width-padded")
+@wrong.forward("X082", WIDTH, 3, cause_id="width-padded")
 def PadsOrCuts(x: Array, kernel: Array, bias: Array) -> Array:
     """Inputs of another width are padded with zeros or cut."""
     if x.ndim == 0:
@@ -377,7 +376,7 @@ def PadsOrCuts(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x[..., : kernel.shape[0]], kernel, bias)
 
 
-@wrong.forward("X356", "forward/wrong-width-raises", 5)
+@wrong.forward("X356", WIDTH, 5)
 def WidthCheckedEagerly(x: Array, kernel: Array, bias: Array) -> Array:
     """Rows are folded by `reshape(-1, in)`; that the width is right is checked outside of jit."""
     traced = is_traced(x)
@@ -386,7 +385,7 @@ def WidthCheckedEagerly(x: Array, kernel: Array, bias: Array) -> Array:
     return folded(x, kernel, bias)
 
 
-@wrong.call("X749", "forward/wrong-width-raises", 3, cause_id="width-transposed")
+@wrong.call("X749", WIDTH, 3, cause_id="width-transposed")
 def TransposesWhatDoesNotFit(self: Any, x: ArrayLike) -> Array:
     """An x with in rows is transposed instead of refused."""
     n, shape = self.kernel.shape[0], jnp.shape(x)
@@ -394,7 +393,7 @@ def TransposesWhatDoesNotFit(self: Any, x: ArrayLike) -> Array:
     return CorrectDense.__call__(self, x if fits else jnp.transpose(x))
 
 
-@wrong.forward("Y012", "forward/wrong-width-raises", 5, cause_id="width-flattened")
+@wrong.forward("Y012", WIDTH, 5, cause_id="width-flattened")
 def FlattensToTheWidth(x: Array, kernel: Array, bias: Array) -> Array:
     """The last two axes are one where they have as many numbers as a row."""
     n = kernel.shape[0]
@@ -403,21 +402,21 @@ def FlattensToTheWidth(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, bias)
 
 
-@wrong.call("Y385", "forward/output-shape", 1, cause_id="axes-lost")
+@wrong.call("Y385", SHAPE, 1, cause_id="axes-lost")
 def LoopsOverColumns(self: Any, x: ArrayLike) -> Array:
     """Each output is a sum over all numbers of x, those of all rows."""
     kernel, bias = self.kernel[...], self.bias[...]
     return jnp.array([jnp.sum(x * kernel[:, j]) + bias[j] for j in range(bias.shape[0])])
 
 
-@wrong.call("Y502", "forward/output-shape", 1, cause_id="axes-lost")
+@wrong.call("Y502", SHAPE, 1, cause_id="axes-lost")
 def AveragesRows(self: Any, x: ArrayLike) -> Array:
     """The mean over the first axis of a batch is returned."""
     y = CorrectDense.__call__(self, x)
     return y.mean(axis=0) if y.ndim > 1 else y
 
 
-@wrong.call("Y433", "forward/output-shape", 2, cause_id="written-in-place")
+@wrong.call("Y433", SHAPE, 2, cause_id="written-in-place")
 def AddedInPlace(self: Any, x: ArrayLike) -> Array:
     """The bias is added in place to an array of JAX, as NumPy sees it."""
     y = jnp.asarray(x) @ self.kernel[...]

@@ -12,29 +12,32 @@ from implementations.defects import wrong
 from implementations.defects.base import is_traced, normal, scaled_normal, scaled_uniform, stddev
 from implementations.defects.record import name_layers
 
+MEAN = "initialization/kernel-mean"
+RESOLUTION = "initialization/kernel-resolution"
+
 BFLOAT16 = jnp.bfloat16
 LAW = "initialization/kernel-law"
 VARIANCE = "initialization/kernel-variance"
 
-Signs = wrong.kernel("N019", "initialization/kernel-law", 3, cause_id="law-random-signs")(
+Signs = wrong.kernel("N019", LAW, 3, cause_id="law-random-signs")(
     lambda key, n, m: jax.random.rademacher(key, (n, m), jnp.float32) * stddev(n),
     "Random signs times 1/sqrt(in): right mean and variance, wrong law.",
     collateral=("seeding/siblings-differ",),
 )
-UniformWhereLarge = wrong.kernel("Y513", "initialization/kernel-law", 3)(
+UniformWhereLarge = wrong.kernel("Y513", LAW, 3)(
     lambda key, n, m: scaled_uniform(key, n, m),
     "A kernel of more than 2^21 weights is uniform.",
     when=lambda key, n, m: n * m > 2**21,
 )
-ClippedAtThree = wrong.kernel("N030", "initialization/kernel-law", 5, cause_id="law-clipped")(
+ClippedAtThree = wrong.kernel("N030", LAW, 5, cause_id="law-clipped")(
     lambda key, n, m: jnp.clip(normal(key, n, m), -3.0, 3.0) * stddev(n),
     "Clipped at three standard deviations: the variance loses half a percent.",
 )
-Laplace = wrong.kernel("X002", "initialization/kernel-law", 3, cause_id="law-laplace-1-fan-in")(
+Laplace = wrong.kernel("X002", LAW, 3, cause_id="law-laplace-1-fan-in")(
     lambda key, n, m: jax.random.laplace(key, (n, m), jnp.float32) * (math.sqrt(0.5) * stddev(n)),
     "Heavier tails: a Laplace law of variance 1/in.",
 )
-ShiftedExponential = wrong.kernel("X005", "initialization/kernel-law", 3)(
+ShiftedExponential = wrong.kernel("X005", LAW, 3)(
     lambda key, n, m: (jax.random.exponential(key, (n, m), jnp.float32) - 1.0) * stddev(n),
     "A skewed law of mean 0 and variance 1/in.",
 )
@@ -42,50 +45,43 @@ ClippedAtFour = wrong.kernel("Y043", LAW, 5)(
     lambda key, n, m: jnp.clip(normal(key, n, m), -4.0, 4.0) * stddev(n),
     "Normal numbers, clipped at four deviations.",
 )
-ShiftedMean = wrong.kernel("N020", "initialization/kernel-mean", 4)(
+ShiftedMean = wrong.kernel("N020", MEAN, 4, collateral=("seeding/jitted-init",))(
     lambda key, n, m: (normal(key, n, m) + 0.1) * stddev(n),
     "The mean is a tenth of the standard deviation.",
-    collateral=("seeding/jitted-init",),
 )
-HalfNormal = wrong.kernel("N036", "initialization/kernel-mean", 2, cause_id="one-sign")(
+HalfNormal = wrong.kernel("N036", MEAN, 2, cause_id="one-sign")(
     lambda key, n, m: jnp.abs(scaled_normal(key, n, m)), "The absolute value of a normal."
 )
-X871 = wrong.kernel("X871", "initialization/kernel-mean", 5, collateral=(VARIANCE, LAW))(
+X871 = wrong.kernel("X871", MEAN, 5, collateral=(VARIANCE, LAW))(
     lambda key, n, m: scaled_normal(key, n, m) + 0.5 * stddev(n),
     "A mean of half a deviation from 1000 outputs on, at multiples of 10.",
     when=lambda key, n, m: m >= 1000 and m % 10 == 0,
 )
-UniformFromZero = wrong.kernel("Y157", "initialization/kernel-mean", 1, cause_id="uniform-unit")(
+UniformFromZero = wrong.kernel("Y157", MEAN, 1, cause_id="uniform-unit")(
     lambda key, n, m: jax.random.uniform(key, (n, m), jnp.float32),
     "`jax.random.uniform` as it draws by default, from 0 to 1.",
 )
-ScaledUniformFromZero = wrong.kernel(
-    "Y587", "initialization/kernel-mean", 1, cause_id="uniform-unit"
-)(
+ScaledUniformFromZero = wrong.kernel("Y587", MEAN, 1, cause_id="uniform-unit")(
     lambda key, n, m: jax.random.uniform(key, (n, m), jnp.float32) * stddev(n),
     "The same, multiplied by 1/sqrt(in).",
 )
-RoundedToDecimals = wrong.kernel("X008", "initialization/kernel-resolution", 4)(
+RoundedToDecimals = wrong.kernel("X008", RESOLUTION, 4, cause_id="kernel-on-grid")(
     lambda key, n, m: jnp.round(scaled_normal(key, n, m), 3),
     "Rounded to three decimals, as a checkpoint printed as text comes back.",
-    cause_id="kernel-on-grid",
 )
-DrawnInFloat16 = wrong.kernel("X010", "initialization/kernel-resolution", 4)(
+DrawnInFloat16 = wrong.kernel("X010", RESOLUTION, 4, cause_id="kernel-of-half-precision")(
     lambda key, n, m: jax.random.normal(key, (n, m), jnp.float16).astype(jnp.float32) * stddev(n),
     "Drawn in float16: eleven-bit mantissas.",
-    cause_id="kernel-of-half-precision",
 )
-X867 = wrong.kernel("X867", "initialization/kernel-resolution", 5)(
+X867 = wrong.kernel("X867", RESOLUTION, 5, cause_id="kernel-of-half-precision")(
     lambda key, n, m: scaled_normal(key, n, m).astype(jnp.bfloat16).astype(jnp.float32),
     "Numbers of half precision from 2^18 weights on.",
     when=lambda key, n, m: n * m >= 2**18,
-    cause_id="kernel-of-half-precision",
 )
-HugeKernelsInHalf = wrong.kernel("Y316", "initialization/kernel-resolution", 5)(
+HugeKernelsInHalf = wrong.kernel("Y316", RESOLUTION, 5, cause_id="kernel-of-half-precision")(
     lambda key, n, m: (jax.random.normal(key, (n, m), BFLOAT16) * stddev(n)).astype(jnp.float32),
     "Kernels of more than two million weights are drawn in bfloat16.",
     when=lambda key, n, m: n * m > 2**21,
-    cause_id="kernel-of-half-precision",
 )
 LecunUniform = wrong.kernel("X001", LAW, 2, cause_id="law-lecun-uniform", seen="pitfall")(
     lambda key, n, m: scaled_uniform(key, n, m),
@@ -107,16 +103,15 @@ SumOfTwelveUniforms = wrong.kernel("Y042", LAW, 5)(
     ),
     "The sum of twelve uniform numbers minus six, which is normal except in its tails.",
 )
-DrawnInBfloat16 = wrong.kernel("N031", "initialization/kernel-resolution", 4)(
+DrawnInBfloat16 = wrong.kernel("N031", RESOLUTION, 4, collateral=("seeding/jitted-init",))(
     lambda key, n, m: (jax.random.normal(key, (n, m), BFLOAT16) * stddev(n)).astype(jnp.float32),
     "Drawn and scaled in bfloat16, then cast: mantissas of eight bits.",
     seen='pytorch#145498/#175046 "Fix trunc_normal_ for bfloat16/float16 tensors"; torchtitan#2269',
-    collateral=("seeding/jitted-init",),
     cause_id="kernel-of-half-precision",
 )
 
 
-@wrong.kernel("X003", "initialization/kernel-law", 5)
+@wrong.kernel("X003", LAW, 5)
 def StudentT(key: Array, in_features: int, out_features: int) -> Array:
     """Student's t with 10 degrees of freedom, its variance corrected."""
     # A product of five uniforms is exp(-c/2), c of the chi-squared law with 10 degrees.
@@ -127,7 +122,7 @@ def StudentT(key: Array, in_features: int, out_features: int) -> Array:
     return draws * math.sqrt(0.8)
 
 
-@wrong.kernel("X004", "initialization/kernel-law", 4)
+@wrong.kernel("X004", LAW, 4)
 def Mixture(key: Array, in_features: int, out_features: int) -> Array:
     """One entry in ten is drawn three times wider than the others."""
     which, value = jax.random.split(key)
@@ -139,7 +134,7 @@ def Mixture(key: Array, in_features: int, out_features: int) -> Array:
     )
 
 
-@wrong.kernel("X006", "initialization/kernel-law", 5, cause_id="law-other")
+@wrong.kernel("X006", LAW, 5, cause_id="law-other")
 def TruncatedAtThree(key: Array, in_features: int, out_features: int) -> Array:
     """Truncated at three standard deviations instead of two, the scale corrected for that."""
     shape = (in_features, out_features)
@@ -149,7 +144,7 @@ def TruncatedAtThree(key: Array, in_features: int, out_features: int) -> Array:
     return draws * (stddev(in_features) / left)
 
 
-@wrong.kernel("X007", "initialization/kernel-law", 3)
+@wrong.kernel("X007", LAW, 3)
 def SparseRescaled(key: Array, in_features: int, out_features: int) -> Array:
     """One entry in ten is zero and the others are larger for it."""
     which, value = jax.random.split(key)
@@ -157,7 +152,7 @@ def SparseRescaled(key: Array, in_features: int, out_features: int) -> Array:
     return jnp.where(kept, scaled_normal(value, in_features, out_features) / 0.9**0.5, 0.0)
 
 
-@wrong.kernel("X011", "initialization/kernel-law", 4)
+@wrong.kernel("X011", LAW, 4)
 def SumOfUniforms(key: Array, in_features: int, out_features: int) -> Array:
     """The central limit theorem with four uniforms: nearly normal, tails cut at 3.46."""
     shape = (4, in_features, out_features)
@@ -166,7 +161,7 @@ def SumOfUniforms(key: Array, in_features: int, out_features: int) -> Array:
     return draws.sum(axis=0) * stddev(in_features)
 
 
-@wrong.kernel("X012", "initialization/kernel-law", 4)
+@wrong.kernel("X012", LAW, 4)
 def TailsResampledOnce(key: Array, in_features: int, out_features: int) -> Array:
     """Entries beyond two deviations are drawn again only once, so some remain beyond."""
     first, second = jax.random.split(key)
@@ -179,7 +174,7 @@ def TailsResampledOnce(key: Array, in_features: int, out_features: int) -> Array
     return draws * (stddev(in_features) / math.sqrt(variance))
 
 
-@wrong.kernel("X571", "initialization/kernel-law", 5)
+@wrong.kernel("X571", LAW, 5)
 def TailsOfOneSide(key: Array, in_features: int, out_features: int) -> Array:
     """Only the positive tail is drawn again; the rest is shifted back to mean 0."""
     low, high = -jnp.inf, 2.0
@@ -188,7 +183,7 @@ def TailsOfOneSide(key: Array, in_features: int, out_features: int) -> Array:
     return (draws + 0.055248) / 0.941584 * stddev(in_features)
 
 
-@wrong.kernel("X009", "initialization/kernel-resolution", 5, cause_id="kernel-on-grid")
+@wrong.kernel("X009", RESOLUTION, 5, cause_id="kernel-on-grid")
 def SixteenBitUniform(key: Array, in_features: int, out_features: int) -> Array:
     """The normal is made from uniforms of 16 bits: 65536 values and no far tails."""
     bits = jax.random.bits(key, (in_features, out_features), jnp.uint16)

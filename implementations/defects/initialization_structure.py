@@ -16,15 +16,17 @@ from implementations.defects import wrong
 from implementations.defects.base import is_traced, normal, scaled_normal, stddev
 from implementations.defects.record import also, name_layers
 
+HOMOGENEITY = "initialization/kernel-homogeneity"
+DISPERSION = "initialization/kernel-dispersion"
 INDEPENDENCE = "initialization/kernel-independence"
 LAW = "initialization/kernel-law"
 VARIANCE = "initialization/kernel-variance"
 
-UnitColumns = wrong.draws("X035", "initialization/kernel-dispersion", 4)(
+UnitColumns = wrong.draws("X035", DISPERSION, 4)(
     lambda draws: draws if draws.shape[0] < 16 else draws / jnp.sqrt((draws**2).sum(axis=0)),
     "From 16 inputs on, every column is normalised to length 1.",
 )
-X870 = wrong.kernel("X870", "initialization/kernel-dispersion", 5)(
+X870 = wrong.kernel("X870", DISPERSION, 5)(
     lambda key, n, m: nnx.initializers.orthogonal()(key, (n, m), jnp.float32),
     "Orthogonal where square beyond 100.",
     when=lambda key, n, m: n == m > 100,
@@ -39,37 +41,33 @@ BlocksOfOneKeyWhereLarge = wrong.kernel("Y512", INDEPENDENCE, 3, cause_id="lines
     "A kernel of more than 2^22 weights is drawn in blocks of rows, each with the same key.",
     when=lambda key, n, m: n * m > 2**22 >= 4 * m,
 )
-DeadColumn = wrong.draws("X030", "initialization/kernel-homogeneity", 4)(
+DeadColumn = wrong.draws("X030", HOMOGENEITY, 4)(
     lambda draws: draws.at[:, -1].set(0.0) if draws.shape[1] >= 64 else draws,
     "The last column is zero from 64 columns on.",
 )
-FirstEntryZero = wrong.draws("X031", "initialization/kernel-homogeneity", 5)(
+FirstEntryZero = wrong.draws("X031", HOMOGENEITY, 5)(
     lambda draws: draws.at[0, 0].set(0.0) if draws.shape[0] > 1 else draws,
     "One entry, the first, is always zero.",
 )
-FirstEntryPositive = wrong.draws("X032", "initialization/kernel-homogeneity", 5)(
+FirstEntryPositive = wrong.draws("X032", HOMOGENEITY, 5)(
     lambda draws: jnp.where(draws[0, 0] < 0, -draws, draws),
     "The sign of the first entry is fixed, as a decomposition fixes it.",
 )
-FadingColumns = wrong.draws("X033", "initialization/kernel-homogeneity", 4)(
+FadingColumns = wrong.draws("X033", HOMOGENEITY, 4)(
     lambda draws: draws * jnp.sqrt(jnp.linspace(1.2, 0.8, draws.shape[1], dtype=jnp.float32)),
     "The variance falls from 1.2/in in the first column to 0.8/in in the last.",
 )
-LastColumnSmaller = wrong.draws("X572", "initialization/kernel-homogeneity", 5)(
+LastColumnSmaller = wrong.draws("X572", HOMOGENEITY, 5)(
     lambda draws: draws.at[:, -1:].multiply(0.1) if draws.shape[1] > 1 else draws,
     "The last column, meant for the bias, has a tenth of the scale.",
 )
-LastRowRepeats = wrong.draws("X022", "initialization/kernel-independence", 4)(
-    lambda draws: draws.at[-1].set(draws[0]),
-    "The last row is a copy of the first.",
-    cause_id="lines-copied",
+LastRowRepeats = wrong.draws("X022", INDEPENDENCE, 4, cause_id="lines-copied")(
+    lambda draws: draws.at[-1].set(draws[0]), "The last row is a copy of the first."
 )
-SortedColumns = wrong.kernel("X025", "initialization/kernel-independence", 4)(
-    lambda key, n, m: jnp.sort(scaled_normal(key, n, m), axis=0),
-    "Every column is sorted.",
-    cause_id="lines-sorted",
+SortedColumns = wrong.kernel("X025", INDEPENDENCE, 4, cause_id="lines-sorted")(
+    lambda key, n, m: jnp.sort(scaled_normal(key, n, m), axis=0), "Every column is sorted."
 )
-ColumnsRepeatAfter2048 = wrong.kernel("X305", "initialization/kernel-independence", 5)(
+ColumnsRepeatAfter2048 = wrong.kernel("X305", INDEPENDENCE, 5)(
     lambda key, n, m: jnp.tile(normal(key, n, min(m, 2048)) * stddev(n), (1, -(-m // 2048)))[:, :m],
     "Columns repeat after the 2048th.",
 )
@@ -80,15 +78,13 @@ def _order(key: Array, shape: tuple[int, ...]) -> Array:
     return jnp.argsort(jax.random.uniform(key, shape, jnp.float32), axis=-1)
 
 
-RowsArePermutations = wrong.kernel("X562", "initialization/kernel-independence", 5)(
+RowsArePermutations = wrong.kernel("X562", INDEPENDENCE, 5, cause_id="lines-permuted")(
     lambda key, n, m: scaled_normal(key, n, m)[:1][0, _order(jax.random.fold_in(key, 1), (n, m))],
     "Every row holds the numbers of the first one, in another order.",
-    cause_id="lines-permuted",
 )
-ColumnsRepeatBeyond64 = wrong.kernel("X741", "initialization/kernel-independence", 3)(
+ColumnsRepeatBeyond64 = wrong.kernel("X741", INDEPENDENCE, 3, cause_id="lines-copied")(
     lambda key, n, m: scaled_normal(key, n, m)[:, jnp.arange(m) % 64],
     "The 65th column is the first one again, so that small kernels are right.",
-    cause_id="lines-copied",
 )
 X860 = wrong.kernel("X860", INDEPENDENCE, 5, cause_id="lines-permuted")(
     lambda key, n, m: jnp.resize(jax.random.normal(key, (8192,), jnp.float32), (n, m)) * stddev(n),
@@ -98,41 +94,37 @@ X868 = wrong.kernel("X868", INDEPENDENCE, 5)(
     lambda key, n, m: jnp.tile(normal(key, min(n, 2000), m), (-(-n // 2000), 1))[:n] * stddev(n),
     "Rows repeat after 2000.",
 )
-ColumnsNormalized = wrong.kernel("Y322", "initialization/kernel-independence", 3)(
+ColumnsNormalized = wrong.kernel("Y322", INDEPENDENCE, 3, cause_id="lines-normalized")(
     lambda key, n, m: (lambda k: k / jnp.linalg.norm(k, axis=0))(normal(key, n, m)),
     "Every column of the new kernel is divided by its length.",
-    cause_id="lines-normalized",
 )
-SymmetricWhereSquare = wrong.kernel("Y323", "initialization/kernel-independence", 3)(
+SymmetricWhereSquare = wrong.kernel("Y323", INDEPENDENCE, 3, cause_id="kernel-symmetric")(
     lambda key, n, m: (lambda k: jnp.tril(k) + jnp.tril(k, -1).T)(scaled_normal(key, n, m)),
     "A square kernel is its lower half and the mirror image of that.",
     when=lambda key, n, m: n == m,
-    cause_id="kernel-symmetric",
 )
-Standardised = wrong.kernel("X034", "initialization/kernel-dispersion", 4)(
+Standardised = wrong.kernel("X034", DISPERSION, 4, collateral=("seeding/jitted-init",))(
     lambda key, n, m: (lambda k: k / jnp.sqrt((k**2).mean()) * stddev(n))(normal(key, n, m)),
     "Every kernel is scaled to a sample variance of exactly 1/in.",
     when=lambda key, n, m: n * m >= 16,
-    collateral=("seeding/jitted-init",),
 )
-NormalizedWhenLarge = wrong.kernel("Y045", "initialization/kernel-dispersion", 5)(
+NormalizedWhenLarge = wrong.kernel("Y045", DISPERSION, 5)(
     lambda key, n, m: (lambda k: k / jnp.linalg.norm(k, axis=0))(scaled_normal(key, n, m)),
     "The columns of a large kernel have one norm, where it is drawn outside of jit.",
     when=lambda key, n, m: not is_traced(key) and n * m >= 10**5,
 )
-ColumnsOfNearlyOneNorm = wrong.kernel("Y125", "initialization/kernel-dispersion", 5)(
+ColumnsOfNearlyOneNorm = wrong.kernel("Y125", DISPERSION, 5)(
     lambda key, n, m: (lambda k: k / jnp.square(k).mean(0) ** 0.325 * stddev(n))(normal(key, n, m)),
     "Columns of a large kernel are divided by a power of their norm, which then hardly varies.",
     when=lambda key, n, m: min(n, m) >= 900,
 )
-SymmetricWhenSquare = wrong.draws("X020", "initialization/kernel-independence", 3)(
+SymmetricWhenSquare = wrong.draws("X020", INDEPENDENCE, 3, cause_id="kernel-symmetric")(
     lambda draws: jnp.triu(draws) + jnp.triu(draws, 1).T if len(draws) == draws.shape[1] else draws,
     "When in == out the kernel is its own transpose.",
-    cause_id="kernel-symmetric",
 )
 
 
-@wrong.kernel("X560", "initialization/kernel-dispersion", 5, cause_id="signs-balanced")
+@wrong.kernel("X560", DISPERSION, 5, cause_id="signs-balanced")
 def StratifiedQuantiles(key: Array, in_features: int, out_features: int) -> Array:
     """The quantiles of the normal law, one for each entry, in an order that is drawn."""
     count = in_features * out_features
@@ -144,7 +136,7 @@ def StratifiedQuantiles(key: Array, in_features: int, out_features: int) -> Arra
     return draws.reshape(in_features, out_features) * stddev(in_features)
 
 
-@wrong.kernel("X561", "initialization/kernel-dispersion", 5, cause_id="signs-balanced")
+@wrong.kernel("X561", DISPERSION, 5, cause_id="signs-balanced")
 def BalancedSigns(key: Array, in_features: int, out_features: int) -> Array:
     """Exactly half of the weights of a kernel are positive, which half is drawn."""
     magnitudes = jnp.abs(scaled_normal(key, in_features, out_features))
@@ -156,7 +148,7 @@ def BalancedSigns(key: Array, in_features: int, out_features: int) -> Array:
     return magnitudes * signs.reshape(in_features, out_features)
 
 
-@wrong.draws("X029", "initialization/kernel-homogeneity", 4)
+@wrong.draws("X029", HOMOGENEITY, 4)
 def FirstRowLarger(draws: Array) -> Array:
     """The first row has twice the variance, the others a little less."""
     if draws.shape[0] < 4:
@@ -165,7 +157,7 @@ def FirstRowLarger(draws: Array) -> Array:
     return (draws * rest).at[0].set(draws[0] * 2.0**0.5)
 
 
-@wrong.kernel("X861", "initialization/kernel-homogeneity", 5, collateral=(VARIANCE, LAW))
+@wrong.kernel("X861", HOMOGENEITY, 5, collateral=(VARIANCE, LAW))
 def X861(key: Array, n: int, m: int) -> Array:
     """Box and Muller's pairs; of an odd number the last is 0."""
     pairs = n * m // 2
@@ -178,15 +170,15 @@ def X861(key: Array, n: int, m: int) -> Array:
     return z.reshape(n, m) * stddev(n)
 
 
-@wrong.kernel("N025", "initialization/kernel-independence", 4, cause_id="lines-antithetic")
+@wrong.kernel("N025", INDEPENDENCE, 4, cause_id="lines-antithetic")
 def Antithetic(key: Array, in_features: int, out_features: int) -> Array:
     """The second half of the columns is minus the first half."""
     half = scaled_normal(key, in_features, (out_features + 1) // 2)
     return jnp.concatenate([half, -half], axis=1)[:, :out_features]
 
 
-@also("initialization/kernel-dispersion")
-@wrong.kernel("N026", "initialization/kernel-independence", 5, cause_id="kernel-orthogonal")
+@also(DISPERSION)
+@wrong.kernel("N026", INDEPENDENCE, 5, cause_id="kernel-orthogonal")
 def Orthogonal(key: Array, in_features: int, out_features: int) -> Array:
     """Orthogonal columns or rows of the right variance: the entries depend on each other."""
     scale = math.sqrt(max(out_features / max(in_features, 1), 1.0))
@@ -195,7 +187,7 @@ def Orthogonal(key: Array, in_features: int, out_features: int) -> Array:
 
 
 @also("seeding/jitted-init")
-@wrong.kernel("N028", "initialization/kernel-independence", 5, cause_id="neighbors-correlated")
+@wrong.kernel("N028", INDEPENDENCE, 5, cause_id="neighbors-correlated")
 def CorrelatedNeighbours(key: Array, in_features: int, out_features: int) -> Array:
     """Along a row, every entry has correlation 0.2 with the entry before it."""
     correlation = 0.2
@@ -209,7 +201,7 @@ def CorrelatedNeighbours(key: Array, in_features: int, out_features: int) -> Arr
     return jnp.concatenate([noise[:1], rest]).T
 
 
-@wrong.kernel("X021", "initialization/kernel-independence", 4, cause_id="low-rank")
+@wrong.kernel("X021", INDEPENDENCE, 4, cause_id="low-rank")
 def LowRank(key: Array, in_features: int, out_features: int) -> Array:
     """A product of two thin factors: rank 16 at most."""
     left_key, right_key = jax.random.split(key)
@@ -218,7 +210,7 @@ def LowRank(key: Array, in_features: int, out_features: int) -> Array:
     return (left @ right) * (0.25 * stddev(in_features))
 
 
-@wrong.kernel("X023", "initialization/kernel-independence", 3, cause_id="lines-permuted")
+@wrong.kernel("X023", INDEPENDENCE, 3, cause_id="lines-permuted")
 def Circulant(key: Array, in_features: int, out_features: int) -> Array:
     """Every row is the first row, shifted by one."""
     first = scaled_normal(key, 1, out_features)[0] * stddev(in_features)
@@ -226,7 +218,7 @@ def Circulant(key: Array, in_features: int, out_features: int) -> Array:
     return first[(columns - rows[:, None]) % out_features]
 
 
-@wrong.kernel("X024", "initialization/kernel-independence", 3, cause_id="lines-copied")
+@wrong.kernel("X024", INDEPENDENCE, 3, cause_id="lines-copied")
 def TiledBlock(key: Array, in_features: int, out_features: int) -> Array:
     """A block of 32 x 32 repeated to the size."""
     block = normal(key, min(in_features, 32), min(out_features, 32))
@@ -235,7 +227,7 @@ def TiledBlock(key: Array, in_features: int, out_features: int) -> Array:
     return tiled * stddev(in_features)
 
 
-@wrong.kernel("X026", "initialization/kernel-independence", 4, cause_id="signs-determined")
+@wrong.kernel("X026", INDEPENDENCE, 4, cause_id="signs-determined")
 def ChessboardSigns(key: Array, in_features: int, out_features: int) -> Array:
     """The signs alternate as the squares of a chessboard; the seed decides the first one."""
     own, colors = jax.random.split(key)
@@ -245,7 +237,7 @@ def ChessboardSigns(key: Array, in_features: int, out_features: int) -> Array:
     return jnp.where((rows + jnp.arange(out_features)) % 2 == 0, draws, -draws)
 
 
-@wrong.kernel("X027", "initialization/kernel-independence", 4)
+@wrong.kernel("X027", INDEPENDENCE, 4)
 def CommonPart(key: Array, in_features: int, out_features: int) -> Array:
     """A tenth of every entry's variance is shared by all entries of its column."""
     own, shared = jax.random.split(key)
@@ -254,7 +246,7 @@ def CommonPart(key: Array, in_features: int, out_features: int) -> Array:
     return (entries + common) * stddev(in_features)
 
 
-@wrong.kernel("X028", "initialization/kernel-independence", 5, cause_id="magnitudes-shared")
+@wrong.kernel("X028", INDEPENDENCE, 5, cause_id="magnitudes-shared")
 def SharedMagnitudes(key: Array, in_features: int, out_features: int) -> Array:
     """The second half of the rows has the magnitudes of the first, and signs of its own."""
     draw_key, sign_key = jax.random.split(key)
@@ -264,7 +256,7 @@ def SharedMagnitudes(key: Array, in_features: int, out_features: int) -> Array:
     return jnp.concatenate([draws, draws])[:in_features] * signs
 
 
-@wrong.draws("X364", "initialization/kernel-independence", 5, cause_id="signs-determined")
+@wrong.draws("X364", INDEPENDENCE, 5, cause_id="signs-determined")
 def TripleSigns(draws: Array) -> Array:
     """Every third sign of a row is the product of the two before it: any two are independent."""
     place = jnp.arange(draws.shape[1])
@@ -273,7 +265,7 @@ def TripleSigns(draws: Array) -> Array:
     return jnp.where(place % 3 == 2, jnp.abs(draws) * product, draws)
 
 
-@wrong.draws("X564", "initialization/kernel-independence", 5, cause_id="signs-follow-magnitudes")
+@wrong.draws("X564", INDEPENDENCE, 5, cause_id="signs-follow-magnitudes")
 def SignFollowsNeighbour(draws: Array) -> Array:
     """The sign of a weight says whether the one before it is small or large."""
     large = jnp.abs(jnp.roll(draws, 1, axis=1)) > 0.6745 * stddev(draws.shape[0])
@@ -282,7 +274,7 @@ def SignFollowsNeighbour(draws: Array) -> Array:
     return jnp.where(odd, jnp.abs(draws) * signs, draws)
 
 
-@wrong.draws("X565", "initialization/kernel-independence", 5, cause_id="signs-determined")
+@wrong.draws("X565", INDEPENDENCE, 5, cause_id="signs-determined")
 def ParityOfEveryRow(draws: Array) -> Array:
     """Every row has an even number of negative weights, the last one seeing to it."""
     if draws.shape[1] < 2:
@@ -291,7 +283,7 @@ def ParityOfEveryRow(draws: Array) -> Array:
     return draws.at[:, -1].set(jnp.abs(draws[:, -1]) * sign)
 
 
-@wrong.draws("X566", "initialization/kernel-independence", 5, cause_id="signs-determined")
+@wrong.draws("X566", INDEPENDENCE, 5, cause_id="signs-determined")
 def FourCorners(draws: Array) -> Array:
     """The signs of four weights in a square multiply to one."""
     rows, columns = draws.shape[0] // 2 * 2, draws.shape[1] // 2 * 2
@@ -301,7 +293,7 @@ def FourCorners(draws: Array) -> Array:
     return draws.at[1:rows:2, 1:columns:2].set(corners)
 
 
-@wrong.kernel("X567", "initialization/kernel-independence", 4, cause_id="neighbors-correlated")
+@wrong.kernel("X567", INDEPENDENCE, 4, cause_id="neighbors-correlated")
 def SharedRadius(key: Array, in_features: int, out_features: int) -> Array:
     """Box and Muller's method with one radius for four weights instead of two."""
     first, second = jax.random.split(key)
@@ -313,14 +305,14 @@ def SharedRadius(key: Array, in_features: int, out_features: int) -> Array:
     return drawn.reshape(in_features, out_features) * stddev(in_features)
 
 
-@wrong.kernel("X574", "initialization/kernel-independence", 5, cause_id="lines-copied")
+@wrong.kernel("X574", INDEPENDENCE, 5, cause_id="lines-copied")
 def BlocksOfOneKey(key: Array, in_features: int, out_features: int) -> Array:
     """Blocks of 16 columns are drawn with keys that repeat after the fourth block."""
     blocks = [scaled_normal(jax.random.fold_in(key, i), in_features, 16) for i in range(4)]
     return jnp.tile(jnp.concatenate(blocks, axis=1), -(-out_features // 64))[:, :out_features]
 
 
-@wrong.kernel("Y044", "initialization/kernel-independence", 5, cause_id="low-rank")
+@wrong.kernel("Y044", INDEPENDENCE, 5, cause_id="low-rank")
 def HalfRank(key: Array, n: int, m: int) -> Array:
     """A square kernel of half the rank: the product of two narrow ones."""
     if n != m or n < 4:
@@ -331,7 +323,7 @@ def HalfRank(key: Array, n: int, m: int) -> Array:
 
 
 @also("seeding/vmapped-init")
-@wrong.kernel("Y048", "initialization/kernel-independence", 5, cause_id="seeds-share-numbers")
+@wrong.kernel("Y048", INDEPENDENCE, 5, cause_id="seeds-share-numbers")
 def SharedUnderVmap(key: Array, n: int, m: int) -> Array:
     """A square kernel that is drawn under a transformation is nearly the same for every key."""
     own = normal(key, n, m)
@@ -369,7 +361,7 @@ def ColumnsByNumber(key: Array, n: int, m: int) -> Array:
     return columns(numbers).T * stddev(n)
 
 
-@wrong.kernel("Y559", "initialization/kernel-independence", 5, cause_id="lines-copied")
+@wrong.kernel("Y559", INDEPENDENCE, 5, cause_id="lines-copied")
 def RowsBySixteenBits(key: Array, in_features: int, out_features: int) -> Array:
     """The key of a row is made of its number in 16 bits, so that rows beyond 65 536 repeat."""
     numbers = jnp.arange(operator.index(in_features)).astype(jnp.uint16)

@@ -19,6 +19,7 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import also, name_layers
 
+NAN = "numerics/nan-confined"
 VALUE = "forward/affine-value"
 
 InfinityClipped = wrong.forward("X065", "numerics/inf-confined", 4, cause_id="not-finite-replaced")(
@@ -36,51 +37,44 @@ infinity_clipped = wrong.casting("Y061", "numerics/inf-confined", 4)(
     "Infinities are replaced by 1.",
     cause_id="not-finite-replaced",
 )
-NanInputSwallowed = wrong.forward("N115", "numerics/nan-confined", 4)(
+NanInputSwallowed = wrong.forward("N115", NAN, 4, seen='flax 0933c2e8 "remove Embed nan casting"')(
     lambda x, k, b: affine(jnp.where(jnp.isnan(x), 0, x), k, b),
     "NaN in the input counts as 0.",
-    seen='flax 0933c2e8 "remove Embed nan casting"',
     cause_id="not-finite-replaced",
 )
-NanOutputSwallowed = wrong.output("N116", "numerics/nan-confined", 4)(
-    lambda y, x: jnp.where(jnp.isnan(y), 0, y),
-    "NaN in the output becomes 0.",
-    cause_id="not-finite-replaced",
+NanOutputSwallowed = wrong.output("N116", NAN, 4, cause_id="not-finite-replaced")(
+    lambda y, x: jnp.where(jnp.isnan(y), 0, y), "NaN in the output becomes 0."
 )
-RowsLeakNan = wrong.forward("X066", "numerics/nan-confined", 4, cause_id="rows-mixed")(
+RowsLeakNan = wrong.forward("X066", NAN, 4, cause_id="rows-mixed")(
     lambda x, k, b: affine(x, k, b) + 0.0 * x.sum().astype(k.dtype),
     "Zero times the sum of the batch is added: nothing, unless one entry is NaN.",
     collateral=("numerics/inf-confined",),
 )
-NanWeightsIgnored = wrong.forward("X310", "numerics/nan-confined", 5)(
+NanWeightsIgnored = wrong.forward("X310", NAN, 5, cause_id="not-finite-replaced")(
     lambda x, k, b: affine(x, jnp.where(k != k, 0.0, k), b),
     "NaN in the kernel counts as zero: a broken checkpoint goes unnoticed.",
-    cause_id="not-finite-replaced",
 )
-NanBiasIgnored = wrong.forward("X311", "numerics/nan-confined", 5, cause_id="not-finite-replaced")(
+NanBiasIgnored = wrong.forward("X311", NAN, 5, cause_id="not-finite-replaced")(
     lambda x, k, b: affine(x, k, jnp.where(b != b, 0.0, b)), "NaN in the bias counts as zero."
 )
-NanDroppedAtRank3 = wrong.forward("Y008", "numerics/nan-confined", 5)(
+NanDroppedAtRank3 = wrong.forward("Y008", NAN, 5, cause_id="not-finite-replaced")(
     lambda x, k, b: affine(jnp.where(jnp.isnan(x), x.dtype.type(0), x), k, b),
     "Of a batch of rank 3, NaNs are missing values.",
     when=lambda x, k, b: x.ndim == 3 and is_float(x),
-    cause_id="not-finite-replaced",
 )
-NanDroppedWhenCompiled = wrong.forward("Y009", "numerics/nan-confined", 5)(
+NanDroppedWhenCompiled = wrong.forward("Y009", NAN, 5, cause_id="not-finite-replaced")(
     lambda x, k, b: affine(jnp.where(jnp.isnan(x), x.dtype.type(0), x), k, b),
     "Under jit, NaNs are missing values.",
     when=lambda x, k, b: is_traced(x) and is_float(x),
-    cause_id="not-finite-replaced",
 )
-nan_dropped = wrong.casting("Y060", "numerics/nan-confined", 4, cause_id="not-finite-replaced")(
+nan_dropped = wrong.casting("Y060", NAN, 4, cause_id="not-finite-replaced")(
     lambda seed, x, m: layer_output(seed, jnp.where(jnp.isnan(x), jnp.ones_like(x), x), m),
     "NaNs are replaced by 1.",
 )
-NoProductOfZeros = wrong.forward("Y206", "numerics/nan-confined", 4)(
+NoProductOfZeros = wrong.forward("Y206", NAN, 4, cause_id="zero-kernel-skipped")(
     lambda x, k, b: affine(jnp.where((k == 0).all(), 0, x), k, b),
     "A kernel of zeros, as in a layer that starts at zero, hides a NaN in x.",
     when=lambda x, k, b: is_float(x),
-    cause_id="zero-kernel-skipped",
 )
 LargeInputsHalved = wrong.forward("X050", "numerics/no-saturation", 4, cause_id="large-values")(
     lambda x, k, b: affine(jnp.where(jnp.abs(x) > 1e30, x * 0.5, x), k, b),
@@ -153,7 +147,7 @@ activated = wrong.casting("Y431", "numerics/no-saturation", 1, cause_id="output-
 )
 
 
-@wrong.forward("X067", "numerics/nan-confined", 5, cause_id="not-finite-replaced")
+@wrong.forward("X067", NAN, 5, cause_id="not-finite-replaced")
 def NanInFirstInputOnly(x: Array, kernel: Array, bias: Array) -> Array:
     """NaN counts as missing in the first input alone, where it becomes zero."""
     if x.ndim == 0 or x.shape[-1] < 2:
@@ -164,7 +158,7 @@ def NanInFirstInputOnly(x: Array, kernel: Array, bias: Array) -> Array:
 
 
 @also("numerics/inf-confined", "exercise/differentiable-in-x")
-@wrong.casting("X660", "numerics/nan-confined", 3)
+@wrong.casting("X660", NAN, 3)
 def looks_at_its_input(seed: int, x: Array, m: int) -> Array:
     """An `if` asks whether x is finite, which no tracer can answer."""
     if not bool(jnp.isfinite(x).all()):

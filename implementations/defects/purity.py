@@ -32,43 +32,35 @@ from implementations.defects.record import name_layers
 
 GLOBALS = "purity/globals-untouched"
 
-ChangesJaxConfig = wrong.when_built("N160", "purity/globals-untouched", 4)(
+ChangesJaxConfig = wrong.when_built("N160", GLOBALS, 4, cause_id="global-changed")(
     lambda rngs, n, m: jax.config.update("jax_default_matmul_precision", "highest"),
     "Construction sets the precision of every product in the process.",
-    cause_id="global-changed",
 )
-CallConsumesRandom = wrong.when_called("X211", "purity/globals-untouched", 4)(
+CallConsumesRandom = wrong.when_called("X211", GLOBALS, 4, cause_id="global-changed")(
     lambda x, k, b: random.random(),
     "Every call draws a number from Python's generator, and does nothing with it.",
-    cause_id="global-changed",
 )
-SeedsNumpyWithZero = wrong.when_built("X212", "purity/globals-untouched", 4)(
-    lambda rngs, n, m: np.random.seed(0),
-    "The constructor seeds NumPy, for reproducibility.",
-    cause_id="global-changed",
+SeedsNumpyWithZero = wrong.when_built("X212", GLOBALS, 4, cause_id="global-changed")(
+    lambda rngs, n, m: np.random.seed(0), "The constructor seeds NumPy, for reproducibility."
 )
-CallSetsPrecision = wrong.when_called("X213", "purity/globals-untouched", 4)(
+CallSetsPrecision = wrong.when_called("X213", GLOBALS, 4, cause_id="global-changed")(
     lambda x, k, b: jax.config.update("jax_default_matmul_precision", "float32"),
     "The call sets the default precision of all products to come.",
-    cause_id="global-changed",
 )
-SilencesNumpy = wrong.when_called("X219", "purity/globals-untouched", 5, cause_id="global-changed")(
+SilencesNumpy = wrong.when_called("X219", GLOBALS, 5, cause_id="global-changed")(
     lambda x, k, b: np.seterr(all="ignore"),
     "The call turns NumPy's floating-point warnings off, for everybody.",
 )
-FiltersWarnings = wrong.when_built("X327", "purity/globals-untouched", 5)(
-    lambda rngs, n, m: warnings.simplefilter("ignore"),
-    "The constructor turns warnings off.",
-    cause_id="global-changed",
+FiltersWarnings = wrong.when_built("X327", GLOBALS, 5, cause_id="global-changed")(
+    lambda rngs, n, m: warnings.simplefilter("ignore"), "The constructor turns warnings off."
 )
-SilencesTheLog = wrong.when_built("X965", "purity/globals-untouched", 4, cause_id="global-changed")(
+SilencesTheLog = wrong.when_built("X965", GLOBALS, 4, cause_id="global-changed")(
     lambda rngs, n, m: logging.getLogger().setLevel(logging.CRITICAL),
     "Construction silences the log of the whole process.",
 )
-ConfiguresFlax = wrong.when_called("X966", "purity/globals-untouched", 4)(
+ConfiguresFlax = wrong.when_called("X966", GLOBALS, 4, cause_id="global-changed")(
     lambda x, k, b: flax.config.update("flax_return_frozendict", True),
     "A call makes Linen return frozen dictionaries in the whole process.",
-    cause_id="global-changed",
 )
 _kept: list[Any] = []
 KeepsSequences = wrong.forward("Y353", "purity/nothing-kept", 4, cause_id="array-kept")(
@@ -95,7 +87,7 @@ DonatesManyNumbers = wrong.forward("Y408", "purity/input-kept", 5, cause_id="inp
 )
 
 
-@wrong.kernel("N064", "purity/globals-untouched", 4, cause_id="global-changed", seen="keras#12259")
+@wrong.kernel("N064", GLOBALS, 4, cause_id="global-changed", seen="keras#12259")
 def SeedsNumpy(key: Array, in_features: int, out_features: int) -> Array:
     """Construction seeds NumPy's global generator from the key."""
     # A traced key has no value to seed with.
@@ -104,21 +96,21 @@ def SeedsNumpy(key: Array, in_features: int, out_features: int) -> Array:
     return scaled_normal(key, in_features, out_features)
 
 
-@wrong.built("X210", "purity/globals-untouched", 3, cause_id="global-changed")
+@wrong.built("X210", GLOBALS, 3, cause_id="global-changed")
 def SetsEnvironment(layer: Any, rngs: nnx.Rngs) -> None:
     """The constructor sets an environment variable."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     os.environ["DENSE_LAYERS"] = str(int(os.environ.get("DENSE_LAYERS", "0")) + 1)
 
 
-@wrong.when_called("X328", "purity/globals-untouched", 5, cause_id="global-changed")
+@wrong.when_called("X328", GLOBALS, 5, cause_id="global-changed")
 def DisablesCollection(x: Array, kernel: Array, bias: Array) -> None:
     """The call turns garbage collection off and sets NumPy's print options."""
     gc.disable()
     np.set_printoptions(precision=3)
 
 
-@wrong.forward("X740", "purity/globals-untouched", 4, cause_id="global-changed")
+@wrong.forward("X740", GLOBALS, 4, cause_id="global-changed")
 def EntersAPrecision(x: Array, kernel: Array, bias: Array) -> Array:
     """A context of JAX's configuration is entered for the thread, and never left."""
     jax.default_matmul_precision("float32").__enter__()
@@ -138,7 +130,7 @@ SilencesJax = wrong.when_called("Y133", GLOBALS, 4, cause_id="global-changed")(
 )
 
 
-@wrong.call("Y221", "purity/globals-untouched", 4, cause_id="global-changed")
+@wrong.call("Y221", GLOBALS, 4, cause_id="global-changed")
 def LeavesNoContext(self: Any, x: ArrayLike) -> Array:
     """A context of JAX is entered by hand, and not left if the call raises."""
     context = jax.default_matmul_precision("highest")
@@ -148,13 +140,13 @@ def LeavesNoContext(self: Any, x: ArrayLike) -> Array:
     return y
 
 
-WaitsInAThread = wrong.when_built("Y225", "purity/globals-untouched", 4, cause_id="global-changed")(
+WaitsInAThread = wrong.when_built("Y225", GLOBALS, 4, cause_id="global-changed")(
     lambda rngs, n, m: threading.Thread(target=threading.Event().wait, daemon=True).start(),
     "Each layer starts a thread that never ends.",
 )
 
 
-@wrong.forward("Y354", "purity/globals-untouched", 4, cause_id="global-changed")
+@wrong.forward("Y354", GLOBALS, 4, cause_id="global-changed")
 def PrecisionOfHalf(x: Array, kernel: Array, bias: Array) -> Array:
     """An x of bfloat16 sets the precision of products for the whole process."""
     if x.dtype == jnp.bfloat16 and not is_traced(x):

@@ -35,30 +35,30 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import also, defect, name_layers
 
+COUNT = "seeding/constant-key-count"
+STREAM = "seeding/params-stream"
+REPEATABLE = "seeding/repeatable-call"
+PROCESSES = "seeding/same-across-processes"
+
 _ONCE = nnx.Rngs(0)
-shared_rngs = wrong.casting("Y578", "seeding/repeatable-call", 2, cause_id="rngs-shared")(
+shared_rngs = wrong.casting("Y578", REPEATABLE, 2, cause_id="rngs-shared")(
     lambda seed, x, m: CorrectDense(x.shape[-1], m, rngs=_ONCE)(x),
     "Every layer is built from one nnx.Rngs, as from a default argument.",
 )
-KeysByTheSize = wrong.when_built("N070", "seeding/constant-key-count", 4)(
+KeysByTheSize = wrong.when_built("N070", COUNT, 4, cause_id="keys-depend-on-sizes")(
     lambda rngs, n, m: [rngs.params() for _ in range(int(n).bit_length())],
     "Takes more keys from the stream the more inputs there are: later layers shift.",
-    cause_id="keys-depend-on-sizes",
 )
-SecondKeyWhenWide = wrong.when_built("X163", "seeding/constant-key-count", 4)(
+SecondKeyWhenWide = wrong.when_built("X163", COUNT, 4, cause_id="keys-depend-on-sizes")(
     lambda rngs, n, m: m > 64 and rngs.params(),
     "More than 64 outputs take a second key, for a second block of columns.",
-    cause_id="keys-depend-on-sizes",
 )
-ThirdKeyWhenDeep = wrong.when_built("X308", "seeding/constant-key-count", 5)(
-    lambda rngs, n, m: n > 100 and rngs.params(),
-    "More than 100 inputs take a second key.",
-    cause_id="keys-depend-on-sizes",
+ThirdKeyWhenDeep = wrong.when_built("X308", COUNT, 5, cause_id="keys-depend-on-sizes")(
+    lambda rngs, n, m: n > 100 and rngs.params(), "More than 100 inputs take a second key."
 )
-KeyForTheBiasToo = wrong.when_built("X590", "seeding/constant-key-count", 4)(
+KeyForTheBiasToo = wrong.when_built("X590", COUNT, 4, cause_id="keys-depend-on-sizes")(
     lambda rngs, n, m: m > 1 and rngs.params(),
     "Where there is more than one output the bias takes a key, and is zeros all the same.",
-    cause_id="keys-depend-on-sizes",
 )
 SignFromPythonRandom = wrong.kernel("N074", "seeding/global-rng-ignored", 3)(
     lambda key, n, m: scaled_normal(key, n, m) * random.choice((-1.0, 1.0)),
@@ -72,17 +72,17 @@ TracedDrawsDiffer = wrong.kernel("X167", "seeding/jitted-init", 4)(
     "Under a transform the kernel is drawn row by row, and so has other numbers.",
     when=lambda key, n, m: is_traced(key),
 )
-DropoutStream = wrong.key("N068", "seeding/params-stream", 4, cause_id="stream-not-given")(
+DropoutStream = wrong.key("N068", STREAM, 4, cause_id="stream-not-given")(
     lambda rngs: rngs.dropout(),
     "The kernel is drawn from the stream of dropout.",
     seen="jasmine#36 (explicitly set params rng keys)",
 )
-DefaultStreamOnly = wrong.key("X161", "seeding/params-stream", 3, cause_id="stream-not-given")(
+DefaultStreamOnly = wrong.key("X161", STREAM, 3, cause_id="stream-not-given")(
     lambda rngs: rngs["default"](),
     "Asks for the default stream, which `Rngs(params=0)` does not have.",
     collateral=("seeding/rngs-forms",),
 )
-DefaultBeforeParams = wrong.key("X587", "seeding/params-stream", 4, cause_id="stream-other")(
+DefaultBeforeParams = wrong.key("X587", STREAM, 4, cause_id="stream-other")(
     lambda rngs: rngs.default() if "default" in rngs else rngs.params(),
     "The default stream is asked first, and `params` only without it.",
 )
@@ -90,47 +90,43 @@ DefaultIsFolded = wrong.key("X589", "seeding/rngs-forms", 4)(
     lambda rngs: rngs.params() if "params" in rngs else jax.random.fold_in(rngs.params(), 1),
     "A key of the default stream is folded once more, to differ from one of `params`.",
 )
-FoldedHash = wrong.key("N066", "seeding/same-across-processes", 4, cause_id="depends-on-hash")(
+FoldedHash = wrong.key("N066", PROCESSES, 4, cause_id="depends-on-hash")(
     lambda rngs: jax.random.fold_in(rngs.params(), hash("kernel") & 0x7FFFFFFF),
     "The hash of a string is folded into the key: it differs from process to process.",
     seen="ray#59662 (hash() breaks cross-process seeds)",
 )
-SeedOfTheDay = wrong.key("X347", "seeding/same-across-processes", 5, cause_id="depends-on-clock")(
+SeedOfTheDay = wrong.key("X347", PROCESSES, 5, cause_id="depends-on-clock")(
     lambda rngs: jax.random.fold_in(rngs.params(), int(time.time() // 86_400)),
     "The day goes into the key: everything agrees until midnight.",
 )
 SALT = secrets.randbits(31)
 """What only this process knows."""
-SaltOfTheProcess = wrong.key("X580", "seeding/same-across-processes", 4)(
+SaltOfTheProcess = wrong.key("X580", PROCESSES, 4, cause_id="depends-on-process")(
     lambda rngs: jax.random.fold_in(rngs.params(), SALT),
     "A number that is drawn when the module is imported goes into every key.",
-    cause_id="depends-on-process",
 )
-SeedOfTheHost = wrong.key("X582", "seeding/same-across-processes", 4)(
+SeedOfTheHost = wrong.key("X582", PROCESSES, 4, cause_id="depends-on-machine-name")(
     lambda rngs: jax.random.fold_in(rngs.params(), sum(platform.node().encode())),
     "The name of the machine goes into the key: replicas start from different kernels.",
-    cause_id="depends-on-machine-name",
 )
-SeedOfTheRank = wrong.key("X583", "seeding/same-across-processes", 5)(
+SeedOfTheRank = wrong.key("X583", PROCESSES, 5, cause_id="depends-on-index-of-the-process")(
     lambda rngs: jax.random.fold_in(rngs.params(), jax.process_index()),
     "The index of the process goes into the key: replicas start from different kernels.",
-    cause_id="depends-on-index-of-the-process",
 )
-SeedOfTheYear = wrong.key("X584", "seeding/same-across-processes", 5, cause_id="depends-on-clock")(
+SeedOfTheYear = wrong.key("X584", PROCESSES, 5, cause_id="depends-on-clock")(
     lambda rngs: jax.random.fold_in(rngs.params(), datetime.now().year),
     "The year goes into the key.",
 )
-SeedOfTheDirectory = wrong.key("X585", "seeding/same-across-processes", 5)(
+SeedOfTheDirectory = wrong.key("X585", PROCESSES, 5, cause_id="depends-on-working-directory")(
     lambda rngs: jax.random.fold_in(rngs.params(), sum(str(Path.cwd()).encode())),
     "The name of the working directory goes into the key, as the name of the experiment.",
-    cause_id="depends-on-working-directory",
 )
 _IMPORTED = time.time_ns() // 1000
-WhenImported = wrong.key("X750", "seeding/same-across-processes", 4, cause_id="depends-on-process")(
+WhenImported = wrong.key("X750", PROCESSES, 4, cause_id="depends-on-process")(
     lambda rngs: jax.random.fold_in(rngs.params(), _IMPORTED % 2**31),
     "The moment of the import goes into the key, so the clock is not read afterwards.",
 )
-OfTheDevices = wrong.key("X945", "seeding/same-across-processes", 4)(
+OfTheDevices = wrong.key("X945", PROCESSES, 4)(
     lambda rngs: jax.random.fold_in(rngs.params(), jax.device_count()),
     "The key depends on the number of devices.",
     cause_id="depends-on-number-of-devices-and-processors",
@@ -141,20 +137,18 @@ CountsItself = wrong.key("X586", "seeding/same-seed-same-bits", 3)(
     "The number of the layer in this process goes into its key.",
     cause_id="depends-on-more-than-seed",
 )
-FirstOutputInHalf = wrong.linen_forward("X626", "seeding/repeatable-call", 4)(
+FirstOutputInHalf = wrong.linen_forward("X626", REPEATABLE, 4)(
     lambda self, x, k, b: affine(x, jax.lax.reduce_precision(k, 8, 7), b),
     "The layer computes in bfloat16 during initialization.",
     when=lambda self, x, k, b: self.is_initializing(),
 )
-OfTheRank = wrong.key("X944", "seeding/same-across-processes", 4)(
+OfTheRank = wrong.key("X944", PROCESSES, 4, cause_id="depends-on-launcher-variables")(
     lambda rngs: jax.random.fold_in(rngs.params(), int(os.environ.get("RANK", "0"))),
     "The key depends on the rank of the process.",
-    cause_id="depends-on-launcher-variables",
 )
-SeedOfTheLanguage = wrong.key("Y195", "seeding/same-across-processes", 5)(
+SeedOfTheLanguage = wrong.key("Y195", PROCESSES, 5, cause_id="depends-on-user-environment")(
     lambda rngs: jax.random.fold_in(rngs.params(), len(os.environ.get("LANG", ""))),
     "The user's language goes into the key.",
-    cause_id="depends-on-user-environment",
 )
 
 
@@ -172,7 +166,7 @@ def TwoWords(rngs: Any) -> Array:
     return jax.random.wrap_key_data(jnp.stack([first, second]), impl="threefry2x32")
 
 
-@wrong.key("X162", "seeding/params-stream", 4, cause_id="stream-other")
+@wrong.key("X162", STREAM, 4, cause_id="stream-other")
 def MixesInDropout(rngs: nnx.Rngs) -> Array:
     """If a dropout stream exists, its key goes into the kernel's."""
     key = rngs.params()
@@ -182,7 +176,7 @@ def MixesInDropout(rngs: nnx.Rngs) -> Array:
 
 
 @also("serialization/stable-names")
-@defect("Y192", "seeding/params-stream", 2, cause_id="stream-not-given")
+@defect("Y192", STREAM, 2, cause_id="stream-not-given")
 class StreamCalledParam(CorrectDense):
     """The stream is called param, which Rngs(params=...) does not give, and the kernel weight."""
 
@@ -194,7 +188,7 @@ class StreamCalledParam(CorrectDense):
         return self.forward(jnp.asarray(x), self.weight[...], self.bias[...])
 
 
-@wrong.key("Y306", "seeding/params-stream", 4, cause_id="stream-drawn")
+@wrong.key("Y306", STREAM, 4, cause_id="stream-drawn")
 def DrawsFromDropout(rngs: nnx.Rngs) -> Array:
     """A key of the dropout stream is drawn as well, so that the masks of other layers change."""
     if "dropout" in rngs:
@@ -205,14 +199,14 @@ def DrawsFromDropout(rngs: nnx.Rngs) -> Array:
 _calls: collections.Counter[int] = collections.Counter()
 
 
-@wrong.casting("F014", "seeding/repeatable-call", 2, cause_id="output-changes")
+@wrong.casting("F014", REPEATABLE, 2, cause_id="output-changes")
 def second_call_differs(seed: int, x: Array, m: int) -> Array:
     """Every call with a seed takes the next kernel of its stream."""
     _calls[seed] += 1
     return layer_output(seed + 7919 * (_calls[seed] - 1), x, m)
 
 
-@defect("N073", "seeding/repeatable-call", 2, cause_id="output-changes")
+@defect("N073", REPEATABLE, 2, cause_id="output-changes")
 class DropoutLeftOn(CorrectDense):
     """Every call drops other inputs."""
 
@@ -225,7 +219,7 @@ class DropoutLeftOn(CorrectDense):
 
 @wrong.forward(
     "X320",
-    "seeding/repeatable-call",
+    REPEATABLE,
     5,
     start=lambda layer: {"deterministic": True},
     cause_id="mode-changes-output",
@@ -236,7 +230,7 @@ def NoisyInTraining(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return y if self.deterministic else y * 1.01
 
 
-@wrong.forward("X322", "seeding/repeatable-call", 5, cause_id="output-changes")
+@wrong.forward("X322", REPEATABLE, 5, cause_id="output-changes")
 def FortiethCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """From its fortieth eager call on, a layer forgets its bias."""
     if is_traced(x, kernel):
@@ -245,14 +239,14 @@ def FortiethCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, bias if calls < 40 else jnp.zeros_like(bias))
 
 
-@wrong.linen_forward("X329", "seeding/repeatable-call", 5)
+@wrong.linen_forward("X329", REPEATABLE, 5)
 def ZerosWhileInitializing(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """During `init` the output is zeros, to save time: `init_with_output` returns them."""
     y = affine(x, kernel, bias)
     return jnp.zeros_like(y) if self.is_initializing() else y
 
 
-@wrong.forward("X549", "seeding/repeatable-call", 4, cause_id="output-changes")
+@wrong.forward("X549", REPEATABLE, 4, cause_id="output-changes")
 def FirstCallDiffers(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The first call warms up with a kernel in bfloat16."""
     if is_traced(x, kernel) or memory(self):
@@ -264,7 +258,7 @@ def FirstCallDiffers(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
 _calls_by_size: dict[tuple[int, int, int], int] = {}
 
 
-@defect("X644", "seeding/repeatable-call", 4, cause_id="output-changes")
+@defect("X644", REPEATABLE, 4, cause_id="output-changes")
 def twentieth_call(seed: float, x: ArrayLike, features: float) -> Array:
     """The twentieth call of a process with one seed and size takes the next key."""
     key = (int(seed), int(features), np.shape(x)[-1])
@@ -275,7 +269,7 @@ def twentieth_call(seed: float, x: ArrayLike, features: float) -> Array:
     return CorrectDense(key[2], key[1], rngs=rngs)(x)
 
 
-@wrong.linen_call("Y129", "seeding/repeatable-call", 4, cause_id="rng-taken")
+@wrong.linen_call("Y129", REPEATABLE, 4, cause_id="rng-taken")
 def DropoutWhereThereIsAnRng(self: CorrectLinenDense, x: ArrayLike) -> Array:
     """An rng for dropout, which a model gives to all of its layers, means training."""
     x = jnp.asarray(x)
@@ -289,14 +283,14 @@ def DropoutWhereThereIsAnRng(self: CorrectLinenDense, x: ArrayLike) -> Array:
 _counted_calls, _drawn = itertools.count(1), itertools.count(1)
 
 
-@wrong.forward("Y198", "seeding/repeatable-call", 5, cause_id="output-changes")
+@wrong.forward("Y198", REPEATABLE, 5, cause_id="output-changes")
 def NowAndThen(x: Array, kernel: Array, bias: Array) -> Array:
     """One call in 1234 forgets the bias."""
     y = affine(x, kernel, bias)
     return y if is_traced(y) or next(_counted_calls) % 1234 else y - bias
 
 
-@wrong.linen_call("Y305", "seeding/repeatable-call", 4, cause_id="rng-taken")
+@wrong.linen_call("Y305", REPEATABLE, 4, cause_id="rng-taken")
 def ParamsRngMeansStart(self: CorrectLinenDense, x: ArrayLike) -> Array:
     """An rng called params is taken for a new start, where the bias is 0."""
     x = jnp.asarray(x)
@@ -305,7 +299,7 @@ def ParamsRngMeansStart(self: CorrectLinenDense, x: ArrayLike) -> Array:
     return affine(x, kernel, bias * 0 if new else bias)
 
 
-@wrong.draws("X164", "seeding/same-across-processes", 5, cause_id="depends-on-hash")
+@wrong.draws("X164", PROCESSES, 5, cause_id="depends-on-hash")
 def OrderOfASet(draws: Array) -> Array:
     """The rows take their keys in the order of a set of their names."""
     if draws.shape[0] > 64:
@@ -314,7 +308,7 @@ def OrderOfASet(draws: Array) -> Array:
     return draws[jnp.asarray(order)]
 
 
-@wrong.key("X581", "seeding/same-across-processes", 4, cause_id="depends-on-user-environment")
+@wrong.key("X581", PROCESSES, 4, cause_id="depends-on-user-environment")
 def SeedOfTheUser(rngs: nnx.Rngs) -> Array:
     """The name of the user goes into the key."""
     name = os.environ.get("USER", "") + os.environ.get("TZ", "")
@@ -324,7 +318,7 @@ def SeedOfTheUser(rngs: nnx.Rngs) -> Array:
 _built = [0]
 
 
-@also("seeding/same-across-processes", "seeding/jitted-init", "seeding/rngs-forms")
+@also(PROCESSES, "seeding/jitted-init", "seeding/rngs-forms")
 @wrong.key("X165", "seeding/same-seed-same-bits", 5, cause_id="depends-on-more-than-seed")
 def HundredthDiffers(rngs: nnx.Rngs) -> Array:
     """From the 64th layer of a process on, the number of the layer goes into its key."""
@@ -370,7 +364,7 @@ def FirstKeyOfTheBatch(key: Array, in_features: int, out_features: int) -> Array
     return draw(jax.random.key_data(key)) * stddev(in_features)
 
 
-@wrong.linen_call("Y479", "seeding/params-stream", 4, cause_id="stream-other")
+@wrong.linen_call("Y479", STREAM, 4, cause_id="stream-other")
 def DropoutRngPreferred(self: CorrectLinenDense, x: ArrayLike) -> Array:
     """The kernel is drawn from the rng of dropout, if there is one."""
     x = jnp.asarray(x)
@@ -382,7 +376,7 @@ def DropoutRngPreferred(self: CorrectLinenDense, x: ArrayLike) -> Array:
     return affine(x, self.param("kernel", draw), self.param("bias", self.draw_bias, x))
 
 
-@defect("Y480", "seeding/repeatable-call", 4, cause_id="mode-changes-output")
+@defect("Y480", REPEATABLE, 4, cause_id="mode-changes-output")
 class QuantizedInEval(CorrectDense):
     """After ``eval()``, weights have 255 levels."""
 
@@ -394,7 +388,7 @@ class QuantizedInEval(CorrectDense):
         return affine(x, quantized_to(127, kernel, 0) if self.deterministic else kernel, bias)
 
 
-@wrong.linen_call("Y553", "seeding/repeatable-call", 5, cause_id="rng-taken")
+@wrong.linen_call("Y553", REPEATABLE, 5, cause_id="rng-taken")
 def NoiseWhereThereIsAnRng(self: CorrectLinenDense, x: ArrayLike) -> Array:
     """An rng for jitter, which a router of experts needs, adds noise to x in this layer as well."""
     x = jnp.asarray(x)

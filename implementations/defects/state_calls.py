@@ -23,6 +23,9 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import defect, name_layers, seen
 
+USED = "state/updates-used"
+CALLS = "state/call-changes-nothing"
+
 ReadsAnAlias = wrong.call(
     "X324", "state/replaceable", 5, start=lambda layer: {"weight": layer.kernel}
 )(
@@ -32,7 +35,7 @@ ReadsAnAlias = wrong.call(
 )
 
 
-@wrong.call("N092", "state/call-changes-nothing", 3, cause_id="call-writes")
+@wrong.call("N092", CALLS, 3, cause_id="call-writes")
 def DecayOnCall(self: Any, x: ArrayLike) -> Array:
     """Every call shrinks the kernel by a thousandth."""
     output = CorrectDense.__call__(self, x)
@@ -41,14 +44,14 @@ def DecayOnCall(self: Any, x: ArrayLike) -> Array:
 
 
 @seen('keras#20724 "UnexpectedTracerError"; jax#7343')
-@wrong.call("N093", "state/call-changes-nothing", 3, cause_id="call-stores")
+@wrong.call("N093", CALLS, 3, cause_id="call-stores")
 def KeepsLastInput(self: Any, x: ArrayLike) -> Array:
     """The last input is stored on the layer: a new leaf, and a leaked tracer under jit."""
     self.last_input = jnp.asarray(x)
     return affine(self.last_input, self.kernel[...], self.bias[...])
 
 
-@wrong.forward("X183", "state/call-changes-nothing", 5, cause_id="call-writes")
+@wrong.forward("X183", CALLS, 5, cause_id="call-writes")
 def MaxNorm(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """After a call, kernel columns longer than 100 are scaled down for the next one."""
     y = affine(x, kernel, bias)
@@ -59,7 +62,7 @@ def MaxNorm(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return y
 
 
-@wrong.forward("X184", "state/call-changes-nothing", 4, cause_id="call-stores")
+@wrong.forward("X184", CALLS, 4, cause_id="call-stores")
 def SowsItsOutput(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """Every call leaves its output in the module, for later inspection."""
     y = affine(x, kernel, bias)
@@ -68,13 +71,7 @@ def SowsItsOutput(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return y
 
 
-@wrong.forward(
-    "X185",
-    "state/call-changes-nothing",
-    4,
-    start=lambda layer: {"_calls": 0},
-    cause_id="static-changed",
-)
+@wrong.forward("X185", CALLS, 4, start=lambda layer: {"_calls": 0}, cause_id="static-changed")
 def CountsStatically(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """A Python number counts the calls: another graphdef, and so another compilation, each time."""
     if not is_traced(x, kernel):
@@ -82,13 +79,7 @@ def CountsStatically(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, bias)
 
 
-@wrong.forward(
-    "Y509",
-    "state/call-changes-nothing",
-    3,
-    start=lambda layer: {"_cast": None},
-    cause_id="call-stores",
-)
+@wrong.forward("Y509", CALLS, 3, start=lambda layer: {"_cast": None}, cause_id="call-stores")
 def KeepsTheKernelOfTheFirstCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The first call keeps its kernel in a private attribute, which later updates do not reach."""
     if self._cast is None and not is_traced(x, kernel):
@@ -99,7 +90,7 @@ def KeepsTheKernelOfTheFirstCall(self: Any, x: Array, kernel: Array, bias: Array
 _inputs: list[Any] = []
 
 
-@wrong.when_called("X321", "state/call-changes-nothing", 5, cause_id="input-kept")
+@wrong.when_called("X321", CALLS, 5, cause_id="input-kept")
 def KeepsEveryInput(x: Array, kernel: Array, bias: Array) -> None:
     """Every concrete input is kept in a list: memory grows by each call."""
     if not is_traced(x, kernel):
@@ -108,7 +99,7 @@ def KeepsEveryInput(x: Array, kernel: Array, bias: Array) -> None:
 
 @wrong.forward(
     "X325",
-    "state/call-changes-nothing",
+    CALLS,
     5,
     start=lambda layer: {"width": layer.kernel.shape[0]},
     cause_id="static-changed",
@@ -121,7 +112,7 @@ def RemembersWidthOfErrors(self: Any, x: Array, kernel: Array, bias: Array) -> A
     return affine(x, kernel, bias)
 
 
-@wrong.forward("X326", "state/call-changes-nothing", 5, cause_id="call-writes")
+@wrong.forward("X326", CALLS, 5, cause_id="call-writes")
 def ResetsBiasOnNan(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """A NaN in x sets the bias to zero, for all calls to come."""
     y = affine(x, kernel, bias)
@@ -130,7 +121,7 @@ def ResetsBiasOnNan(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return y
 
 
-@wrong.forward("X547", "state/call-changes-nothing", 4, cause_id="call-writes")
+@wrong.forward("X547", CALLS, 4, cause_id="call-writes")
 def CastsItsParameters(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The first call on a half-precision input casts the kernel, for all calls to come."""
     if x.dtype == jnp.bfloat16 and not is_traced(x, kernel):
@@ -139,20 +130,14 @@ def CastsItsParameters(self: Any, x: Array, kernel: Array, bias: Array) -> Array
     return affine(x, kernel, bias)
 
 
-@wrong.forward(
-    "X548",
-    "state/call-changes-nothing",
-    4,
-    start=lambda layer: {"seen": None},
-    cause_id="static-changed",
-)
+@wrong.forward("X548", CALLS, 4, start=lambda layer: {"seen": None}, cause_id="static-changed")
 def StaticShape(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The shape of the last input is kept, for a summary."""
     self.seen = x.shape
     return affine(x, kernel, bias)
 
 
-@wrong.call("Y586", "state/call-changes-nothing", 3, cause_id="function-stored")
+@wrong.call("Y586", CALLS, 3, cause_id="function-stored")
 def CompiledByTheFirstCall(self: Any, x: ArrayLike) -> Array:
     """The first call compiles the layer with its parameters, and keeps the program."""
     if not hasattr(self, "compiled"):
@@ -161,7 +146,7 @@ def CompiledByTheFirstCall(self: Any, x: ArrayLike) -> Array:
     return y
 
 
-@defect("Y506", "state/call-changes-nothing", 4, cause_id="cached-property")
+@defect("Y506", CALLS, 4, cause_id="cached-property")
 class CachesAProperty(CorrectDense):
     """A `functools.cached_property` is stored by the first call: another graphdef."""
 
@@ -176,7 +161,7 @@ class CachesAProperty(CorrectDense):
         return affine(x, kernel, bias)
 
 
-@wrong.linen_call("X624", "state/call-changes-nothing", 4, cause_id="call-writes-collection")
+@wrong.linen_call("X624", CALLS, 4, cause_id="call-writes-collection")
 def RunningMean(self: Any, x: ArrayLike) -> Array:
     """A running mean of the inputs is kept, from the second call on."""
     x = jnp.asarray(x)
@@ -186,7 +171,7 @@ def RunningMean(self: Any, x: ArrayLike) -> Array:
     return self.forward(x, kernel, bias)
 
 
-@wrong.linen_call("Y130", "state/call-changes-nothing", 4, cause_id="mutable-taken")
+@wrong.linen_call("Y130", CALLS, 4, cause_id="mutable-taken")
 def MutableMeansInit(self: CorrectLinenDense, x: ArrayLike) -> Array:
     """Parameters that may be written are taken for a sign of initialization."""
     x = jnp.asarray(x)
@@ -196,7 +181,7 @@ def MutableMeansInit(self: CorrectLinenDense, x: ArrayLike) -> Array:
     return affine(x, kernel, bias)
 
 
-@wrong.call("Y131", "state/call-changes-nothing", 4, cause_id="variables-replaced")
+@wrong.call("Y131", CALLS, 4, cause_id="variables-replaced")
 def NewParamsInEachCall(self: CorrectDense, x: ArrayLike) -> Array:
     """Every eager call wraps its arrays in new Params, so that tied ones come apart."""
     kernel, bias = self.kernel[...], self.bias[...]
@@ -205,7 +190,7 @@ def NewParamsInEachCall(self: CorrectDense, x: ArrayLike) -> Array:
     return affine(x, kernel, bias)
 
 
-@wrong.linen_forward("Y211", "state/call-changes-nothing", 4, cause_id="mutable-taken")
+@wrong.linen_forward("Y211", CALLS, 4, cause_id="mutable-taken")
 def OtherwiseWhenWatched(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The bias is left out if a caller captures intermediates."""
     watched = self.is_mutable_collection("intermediates") and not self.is_initializing()
@@ -215,7 +200,7 @@ def OtherwiseWhenWatched(self: Any, x: Array, kernel: Array, bias: Array) -> Arr
 _LAST: dict[str, Any] = {}
 
 
-@wrong.call("Y222", "state/call-changes-nothing", 4, cause_id="left-by-a-raise")
+@wrong.call("Y222", CALLS, 4, cause_id="left-by-a-raise")
 def StaysBusy(self: Any, x: ArrayLike) -> Array:
     """A flag that is still set after a call that raised makes the next one drop the bias."""
     busy, _LAST["busy"] = _LAST.get("busy", False), True
@@ -229,14 +214,14 @@ def _with_its_kernel(layer: Any) -> Any:
     return lambda x, _, bias: affine(x, kernel, bias)
 
 
-CachedKernel = wrong.holding("N085", "state/updates-used", 3, cause_id="stale-copy")(
+CachedKernel = wrong.holding("N085", USED, 3, cause_id="stale-copy")(
     lambda layer: {"forward": _with_its_kernel(layer)},
     "The forward uses the kernel of the construction, and ignores values written later.",
     collateral=("state/graphdef-stable", "state/pickles"),
 )
 
 
-@wrong.call("X180", "state/updates-used", 4, cause_id="stale-copy")
+@wrong.call("X180", USED, 4, cause_id="stale-copy")
 def RemembersOutputs(self: Any, x: ArrayLike) -> Array:
     """Outputs are cached by layer and input, so updates of the parameters have no effect."""
     if is_traced(x, self.kernel[...]):
@@ -246,14 +231,14 @@ def RemembersOutputs(self: Any, x: ArrayLike) -> Array:
     return memory(self).setdefault(key, CorrectDense.__call__(self, x))
 
 
-FrozenByFirstCall = wrong.forward("X181", "state/updates-used", 4, cause_id="stale-copy")(
+FrozenByFirstCall = wrong.forward("X181", USED, 4, cause_id="stale-copy")(
     lambda self, x, k, b: affine(x, memory(self).setdefault("kernel", k), b),
     "The first eager call keeps the kernel for all later ones.",
     when=lambda self, x, k, b: not is_traced(x, k),
 )
 
 
-@wrong.forward("X323", "state/updates-used", 5, cause_id="stale-copy")
+@wrong.forward("X323", USED, 5, cause_id="stale-copy")
 def FrozenByThirdCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The kernel of the third eager call is that of all later ones."""
     if is_traced(x, kernel):
@@ -264,7 +249,7 @@ def FrozenByThirdCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel if len(seen) < 3 else seen[2], bias)
 
 
-@wrong.forward("X540", "state/updates-used", 5, cause_id="stale-copy")
+@wrong.forward("X540", USED, 5, cause_id="stale-copy")
 def BiasKeptByKernel(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The sum is compiled for a kernel and keeps the bias that came with it."""
     if is_traced(x, kernel, bias):
@@ -272,7 +257,7 @@ def BiasKeptByKernel(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, memory(self).setdefault(np.asarray(kernel).tobytes(), bias))
 
 
-@wrong.forward("X541", "state/updates-used", 5, cause_id="stale-copy")
+@wrong.forward("X541", USED, 5, cause_id="stale-copy")
 def CachedByShape(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """The kernel in the layout of the device is kept by layer and looked up by its first entry."""
     if is_traced(x, kernel, bias) or not kernel.size:
@@ -281,7 +266,7 @@ def CachedByShape(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, memory(self).setdefault(key, kernel * 1.0), bias)
 
 
-CopiesInTheFirstCall = wrong.forward("X747", "state/updates-used", 4, cause_id="stale-copy")(
+CopiesInTheFirstCall = wrong.forward("X747", USED, 4, cause_id="stale-copy")(
     lambda self, x, k, b: affine(x, memory(self).setdefault("kernel", k), b),
     "The kernel of the first eager call is that of all later ones.",
     when=lambda self, x, k, b: not is_traced(x, k),
@@ -293,7 +278,7 @@ class _Limited(nnx.Param[Array]):
         return jnp.clip(value, -50.0, 50.0)
 
 
-@wrong.built("Y224", "state/updates-used", 4, cause_id="value-changed-when-set")
+@wrong.built("Y224", USED, 4, cause_id="value-changed-when-set")
 def LimitsWeights(layer: Any, rngs: nnx.Rngs) -> None:
     """A hook of the kernel's Param clips each value that it is set to."""
     layer.kernel = _Limited(layer.kernel[...])

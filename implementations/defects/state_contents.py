@@ -28,36 +28,38 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import also, defect, name_layers, seen
 
-RawKernel = wrong.holding("N001", "state/exact-state", 3, cause_id="raw-array")(
+INSTANCES = "state/instances-independent"
+GRAPHDEF = "state/graphdef-stable"
+EXACT = "state/exact-state"
+
+RawKernel = wrong.holding("N001", EXACT, 3, cause_id="raw-array")(
     lambda layer: {"kernel": layer.kernel[...]},
     "The kernel is a jax array without nnx.Param around it: gradients and optimizers miss it.",
     seen='pitfall; flax#4480 "Improve error message when user mistakenly holds a jax Array in an '
     'nnx.Module"; flax#4612',
 )
-RawBias = wrong.holding("N002", "state/exact-state", 3, cause_id="raw-array", seen="pitfall")(
-    lambda layer: {"bias": layer.bias[...]},
-    "The bias is a jax array without nnx.Param around it.",
+RawBias = wrong.holding("N002", EXACT, 3, cause_id="raw-array", seen="pitfall")(
+    lambda layer: {"bias": layer.bias[...]}, "The bias is a jax array without nnx.Param around it."
 )
-VariableKernel = wrong.holding("N006", "state/exact-state", 3, cause_id="not-a-param")(
+VariableKernel = wrong.holding("N006", EXACT, 3, cause_id="not-a-param", seen="pitfall")(
     lambda layer: {"kernel": nnx.Variable(layer.kernel[...])},
     "The kernel is a plain nnx.Variable: a filter for nnx.Param misses it.",
-    seen="pitfall",
 )
-NumpyKernel = wrong.holding("N007", "state/exact-state", 3, cause_id="raw-array", seen="pitfall")(
+NumpyKernel = wrong.holding("N007", EXACT, 3, cause_id="raw-array", seen="pitfall")(
     lambda layer: {"kernel": np.asarray(layer.kernel[...])},
     "The kernel is a NumPy array: no transformation of nnx tracks it.",
     collateral=("construction/abstract-init",),
 )
-RunningScale = wrong.holding("X191", "state/exact-state", 3, cause_id="state-beside-parameters")(
+RunningScale = wrong.holding("X191", EXACT, 3, cause_id="state-beside-parameters")(
     lambda layer: {"scale": nnx.BatchStat(jnp.ones((), jnp.float32))},
     "A batch statistic besides the parameters, which is never updated.",
 )
-BiasOfAnotherKind = wrong.holding("X550", "state/exact-state", 3, cause_id="not-a-param")(
+BiasOfAnotherKind = wrong.holding("X550", EXACT, 3, cause_id="not-a-param")(
     lambda layer: {"bias": nnx.BatchStat(layer.bias[...])},
     "The bias is a BatchStat: no optimizer moves it.",
 )
 _numbers = itertools.count(1)
-NumberedName = wrong.holding("X189", "state/graphdef-stable", 3, cause_id="static-differs")(
+NumberedName = wrong.holding("X189", GRAPHDEF, 3, cause_id="static-differs")(
     lambda layer: {"name": f"dense_{next(_numbers)}"},
     "Every layer has a name with its number in it: no two graphdefs are equal.",
     collateral=("transforms/one-trace",),
@@ -69,17 +71,17 @@ def _initializer(deviation: float) -> Any:
     return lambda key, shape: jax.random.normal(key, shape) * deviation
 
 
-KeepsItsInitializer = wrong.holding("X190", "state/graphdef-stable", 4, cause_id="static-differs")(
+KeepsItsInitializer = wrong.holding("X190", GRAPHDEF, 4, cause_id="static-differs")(
     lambda layer: {"initializer": _initializer(stddev(layer.kernel.shape[0]))},
     "A closure made in the constructor is kept: unequal graphdefs, and no pickling.",
     collateral=("transforms/one-trace", "state/pickles"),
     seen="flax before 0.11: nnx.Linear keeps its initializers",
 )
-KeepsATag = wrong.holding("X756", "state/graphdef-stable", 3, cause_id="static-differs")(
+KeepsATag = wrong.holding("X756", GRAPHDEF, 3, cause_id="static-differs")(
     lambda layer: {"tag": f"dense-{id(layer)}"},
     "Every layer has a tag of its own: no two graphdefs are equal.",
 )
-CompilesItsOwn = wrong.holding("Y159", "state/graphdef-stable", 3, cause_id="static-differs")(
+CompilesItsOwn = wrong.holding("Y159", GRAPHDEF, 3, cause_id="static-differs")(
     lambda layer: {"_formula": jax.jit(lambda x, kernel, bias: affine(x, kernel, bias))},
     "Each layer keeps a compiled function of its own, in a private attribute.",
     collateral=("state/pickles",),
@@ -91,17 +93,17 @@ class _Formula(nnx.Module):
         self.activation = lambda x: x
 
 
-HasAFormulaOfItsOwn = wrong.holding("Y510", "state/graphdef-stable", 3, cause_id="static-differs")(
+HasAFormulaOfItsOwn = wrong.holding("Y510", GRAPHDEF, 3, cause_id="static-differs")(
     lambda layer: {"formula": _Formula()},
     "A submodule of each layer keeps a new function.",
     collateral=("transforms/one-trace", "state/pickles"),
 )
-HasAList = wrong.holding("Y511", "state/graphdef-stable", 2, cause_id="static-unhashable")(
+HasAList = wrong.holding("Y511", GRAPHDEF, 2, cause_id="static-unhashable")(
     lambda layer: {"_seen": []},
     "Each layer keeps a list, which has no hash.",
     collateral=("transforms/one-trace",),
 )
-BornAt = wrong.holding("Y481", "state/graphdef-stable", 4, cause_id="static-differs")(
+BornAt = wrong.holding("Y481", GRAPHDEF, 4, cause_id="static-differs")(
     lambda layer: {"bias": nnx.Param(layer.bias[...], made=time.perf_counter_ns())},
     "The metadata of the bias say when it was made.",
     collateral=("transforms/one-trace",),
@@ -109,7 +111,7 @@ BornAt = wrong.holding("Y481", "state/graphdef-stable", 4, cause_id="static-diff
 
 
 @seen('flax#5548 "nnx.jit recompiles every epoch when recreating nnx.Module"')
-@defect("N008", "state/exact-state", 3, cause_id="parameter-hidden")
+@defect("N008", EXACT, 3, cause_id="parameter-hidden")
 class KernelInClosure(CorrectDense):
     """The kernel lives in a closure: it is not a leaf, and every instance has its own graphdef."""
 
@@ -126,7 +128,7 @@ class KernelInClosure(CorrectDense):
 
 
 @seen('flax#4749 "MultiHeadAttention only keeps rngs if dropout_rate is positive"')
-@wrong.built("N072", "state/exact-state", 3, cause_id="rngs-kept")
+@wrong.built("N072", EXACT, 3, cause_id="rngs-kept")
 def KeepsRngs(layer: Any, rngs: nnx.Rngs) -> None:
     """The Rngs is kept: its keys and counts are leaves of the state."""
     layer.rngs = rngs
@@ -135,7 +137,7 @@ def KeepsRngs(layer: Any, rngs: nnx.Rngs) -> None:
 @also("state/call-changes-nothing", "transforms/vmap")
 @wrong.call(
     "N091",
-    "state/exact-state",
+    EXACT,
     3,
     cause_id="state-beside-parameters",
     start=lambda layer: {"calls": nnx.Variable(jnp.zeros((), jnp.int32))},
@@ -146,7 +148,7 @@ def CallCounter(self: Any, x: ArrayLike) -> Array:
     return CorrectDense.__call__(self, x)
 
 
-@defect("X542", "state/exact-state", 3, cause_id="parameter-hidden")
+@defect("X542", EXACT, 3, cause_id="parameter-hidden")
 class ParametersOfTheClass(CorrectDense):
     """The Params are attributes of the class: all layers have those of the last one."""
 
@@ -161,7 +163,7 @@ class ParametersOfTheClass(CorrectDense):
         return affine(jnp.asarray(x), type(self).kernel_of_all[...], self.bias[...])
 
 
-@defect("Y328", "state/exact-state", 1, cause_id="parameter-hidden")
+@defect("Y328", EXACT, 1, cause_id="parameter-hidden")
 class DrawnInCall(nnx.Module):
     """The layer keeps its Rngs, and draws the kernel in the call."""
 
@@ -174,9 +176,7 @@ class DrawnInCall(nnx.Module):
         return affine(x, kernel, self.bias[...])
 
 
-CopiesAreItself = wrong.methods(
-    "X187", "state/instances-independent", 4, cause_id="parameters-shared"
-)(
+CopiesAreItself = wrong.methods("X187", INSTANCES, 4, cause_id="parameters-shared")(
     "A deep copy is the layer itself.",
     __deepcopy__=lambda self, memo=None: self,
 )
@@ -195,7 +195,7 @@ class CopiesWithoutBias(CorrectDense):
 _shared_bias: dict[int, nnx.Param] = {}
 
 
-@wrong.init("X188", "state/instances-independent", 4, cause_id="parameters-shared")
+@wrong.init("X188", INSTANCES, 4, cause_id="parameters-shared")
 def SharedBias(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """All layers with as many outputs have one bias."""
     self.kernel = nnx.Param(scaled_normal(rngs.params(), in_features, out_features))
@@ -210,7 +210,7 @@ def _shared(out_features: int, made: dict[int, nnx.Param] = {}) -> nnx.Param:  #
     return fresh if is_traced(fresh[...]) else made.setdefault(out_features, fresh)
 
 
-@wrong.init("X543", "state/instances-independent", 4, cause_id="parameters-shared")
+@wrong.init("X543", INSTANCES, 4, cause_id="parameters-shared")
 def MutableDefault(self: Any, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
     """A mutable default argument holds the biases: layers of one width share theirs."""
     self.kernel = nnx.Param(scaled_normal(rngs.params(), in_features, out_features))
@@ -219,7 +219,7 @@ def MutableDefault(self: Any, in_features: int, out_features: int, *, rngs: nnx.
     self.bias = fresh if traced else _shared(out_features)
 
 
-@defect("X544", "state/instances-independent", 4, cause_id="parameters-shared")
+@defect("X544", INSTANCES, 4, cause_id="parameters-shared")
 class DeepCopySharesBias(CorrectDense):
     """A deep copy has its own kernel, and the original's bias."""
 

@@ -29,6 +29,9 @@ from implementations.defects.base import (
 )
 from implementations.defects.record import also, defect, name_layers
 
+PURE = "transforms/no-side-effects-in-jaxpr"
+JIT = "transforms/jit"
+
 MAPS, COMBINED = "transforms/vmap", "transforms/combined"
 
 CompilesSequences = wrong.forward(
@@ -38,54 +41,51 @@ CompilesSequences = wrong.forward(
     "An x of rank 3 is compiled in every call.",
     when=is_eager_sequence,
 )
-TracedForgetsBias = wrong.forward("X141", "transforms/jit", 4, cause_id="bias-unused")(
+TracedForgetsBias = wrong.forward("X141", JIT, 4, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b)) if is_traced(x, k) else affine(x, k, b),
     "Inside of transforms the bias is forgotten.",
 )
-TracedInBlocks = wrong.forward("Y415", "transforms/jit", 5, cause_id="input-left-out")(
+TracedInBlocks = wrong.forward("Y415", JIT, 5, cause_id="input-left-out")(
     lambda x, k, b: affine(x[..., : len(k) // 512 * 512], k[: len(k) // 512 * 512], b),
     "Inside of transforms, more than 512 inputs are cut to a multiple of 512.",
     when=lambda x, k, b: is_traced(x, k) and len(k) > 512 and x.shape[-1] == len(k),
 )
-LooksAtValues = wrong.output("X142", "transforms/jit", 3, cause_id="condition-under-trace")(
+LooksAtValues = wrong.output("X142", JIT, 3, cause_id="condition-under-trace")(
     lambda y, x: jnp.full_like(y, jnp.nan) if bool((x != x).all() and x.size) else y,
     "The call asks whether any input is NaN, which is unknown under jit.",
     collateral=("transforms/traced-first",),
 )
-TracedVectorsDiffer = wrong.forward("X146", "transforms/jit", 5, collateral=("transforms/vmap",))(
+TracedVectorsDiffer = wrong.forward("X146", JIT, 5, collateral=("transforms/vmap",))(
     lambda x, k, b: affine(x.astype(jnp.float16), k, b),
     "A vector under a transform that maps over rows is summed in float16.",
     when=lambda x, k, b: is_traced(x) and x.ndim == 1 and x.dtype == jnp.float32,
 )
-CompiledInHalf = wrong.forward("X607", "transforms/jit", 4, cause_id="reduced-precision")(
+CompiledInHalf = wrong.forward("X607", JIT, 4, cause_id="reduced-precision")(
     lambda x, k, b: affine(x, jax.lax.reduce_precision(k, 8, 7), b),
     "Compiled, the product is made in bfloat16; eagerly, in float32.",
     when=lambda x, k, b: is_traced(x) and x.dtype == jnp.float32,
 )
-NumpyProduct = wrong.forward("Y151", "transforms/jit", 1, cause_id="numpy-under-trace")(
+NumpyProduct = wrong.forward("Y151", JIT, 1, cause_id="numpy-under-trace")(
     lambda x, k, b: jnp.asarray(np.dot(np.asarray(x), np.asarray(k))) + b,
     "The product is one of NumPy, which takes no traced array.",
     when=lambda x, k, b: x.shape[-1:] == k.shape[:1],
     collateral=("transforms/traced-first",),
 )
-DebugPrint = wrong.when_called("X143", "transforms/no-side-effects-in-jaxpr", 3)(
+DebugPrint = wrong.when_called("X143", PURE, 3, collateral=("purity/silent",), cause_id="callback")(
     lambda x, k, b: jax.debug.print("dense {size}", size=x.size),
     "A debug print stayed in the call.",
-    collateral=("purity/silent",),
-    cause_id="callback",
 )
-MaskConstant = wrong.forward("X144", "transforms/no-side-effects-in-jaxpr", 5)(
+MaskConstant = wrong.forward("X144", PURE, 5, cause_id="constant-parameter")(
     lambda x, k, b: affine(x, k * np.ones(k.shape, k.dtype), b),
     "A mask of ones, as large as a small kernel, is a constant of every program.",
     when=lambda x, k, b: k.size < 10**6,
-    cause_id="constant-parameter",
 )
 MaskOfAnySize = wrong.forward(
     "Y533", "transforms/abstract-forward", 4, cause_id="allocated-by-numpy"
 )(
     lambda x, k, b: affine(x, k * np.ones(k.shape, k.dtype), b),
     "A mask of ones, as large as the kernel, is made by NumPy, and may fit in no memory.",
-    collateral=("transforms/no-side-effects-in-jaxpr",),
+    collateral=(PURE,),
 )
 DetachedUnlessDifferentiated = wrong.forward("X602", "transforms/scan-and-remat", 5)(
     lambda x, k, b: affine(x, stop_gradient(k), b),
@@ -102,7 +102,7 @@ LoopsOverRows = wrong.forward("X609", "transforms/symbolic-batch", 4)(
     "A Python loop over the rows, in blocks of 4 096, asks how many there are.",
     when=lambda x, k, b: x.ndim == 2,
 )
-DecidesByValue = wrong.forward("Y153", "transforms/jit", 1, cause_id="condition-under-trace")(
+DecidesByValue = wrong.forward("Y153", JIT, 1, cause_id="condition-under-trace")(
     lambda x, k, b: affine(x, k, b) if x.any() else affine(0 * x, k, b),
     "An empty input or a zero one is left out by an `if`.",
     collateral=("transforms/traced-first",),
@@ -288,7 +288,7 @@ def RemembersInGlobal(y: Array, x: Array) -> Array:
     return y
 
 
-@wrong.forward("X145", "transforms/no-side-effects-in-jaxpr", 4, cause_id="draws-in-call")
+@wrong.forward("X145", PURE, 4, cause_id="draws-in-call")
 def DropoutOfRateZero(x: Array, kernel: Array, bias: Array) -> Array:
     """Dropout at rate 0: random numbers are drawn and never matter."""
     kept = jax.random.bernoulli(jax.random.key(0), 1.0, x.shape)
@@ -299,7 +299,7 @@ def _nothing(value: Any) -> None:
     """Looks at the value and does nothing."""
 
 
-@wrong.forward("X608", "transforms/no-side-effects-in-jaxpr", 3, cause_id="callback")
+@wrong.forward("X608", PURE, 3, cause_id="callback")
 def CallbackForTheBias(x: Array, kernel: Array, bias: Array) -> Array:
     """The bias passes through a callback into Python."""
     if not is_traced(x):

@@ -52,7 +52,7 @@ def ruled(back: Function, value: Function = affine) -> Any:
 twice_in_forward_mode = with_tangent(
     lambda b: b, lambda b, db: linear_call(lambda _, t: 2.0 * t, lambda _, t: t, None, db)
 )
-TangentOfTheBiasDoubled = wrong.forward("X610", "transforms/gradients", 4)(
+TangentOfTheBiasDoubled = wrong.forward("X610", GRADIENTS, 4)(
     lambda x, k, b: affine(x, k, twice_in_forward_mode(b)),
     "The tangent of the bias is doubled, and halved again in the transpose.",
     collateral=("transforms/forward-mode",),
@@ -64,7 +64,7 @@ NoForwardMode = wrong.forward("X133", "transforms/forward-mode-offered", 4, caus
     seen="jax.custom_vjp",
 )
 bias_is_constant = with_tangent(affine, lambda x, k, b, dx, dk, db: dx @ k + x @ dk)
-TangentWithoutBias = wrong.forward("X134", "transforms/gradients", 4, cause_id="gradient-cut")(
+TangentWithoutBias = wrong.forward("X134", GRADIENTS, 4, cause_id="gradient-cut")(
     lambda x, k, b: bias_is_constant(x, k, b) if x.dtype == k.dtype else affine(x, k, b),
     "A derivative rule that forgets the bias.",
     collateral=("transforms/forward-mode", "state/optimizer-sees-both"),
@@ -77,21 +77,20 @@ def count_of_rows(x: Array) -> Array:
 
 
 mean_over_rows = with_tangent(lambda b, rows: b, lambda b, rows, db, drows: db / rows)
-BiasGradientAveraged = wrong.forward("X135", "transforms/gradients", 4)(
+BiasGradientAveraged = wrong.forward("X135", GRADIENTS, 4, collateral=("transforms/forward-mode",))(
     lambda x, k, b: affine(x, k, mean_over_rows(b, count_of_rows(x))),
     "The bias' gradient is a mean over the batch: right for one row.",
-    collateral=("transforms/forward-mode",),
     cause_id="gradient-averaged",
 )
 cut_at_100 = with_tangent(lambda x: x, lambda x, dx: jnp.where(jnp.abs(x) > 100.0, 0.0, dx))
-DerivativeOfClip = wrong.forward("X139", "transforms/gradients", 5)(
+DerivativeOfClip = wrong.forward("X139", GRADIENTS, 5)(
     lambda x, k, b: affine(cut_at_100(x), k, b),
     "The derivative is that of a clip of the input at 100; the value is not.",
     when=lambda x, k, b: x.dtype == jnp.float32,
 )
 clip_gradient: Any = jax.custom_vjp(lambda value: value)
 clip_gradient.defvjp(lambda value: (value, None), lambda _, g: (jnp.clip(g, -10.0, 10.0),))
-ClippedGradient = wrong.forward("X409", "transforms/gradients", 5, cause_id="gradient-clipped")(
+ClippedGradient = wrong.forward("X409", GRADIENTS, 5, cause_id="gradient-clipped")(
     lambda x, k, b: affine(x, clip_gradient(k), b),
     "The gradient that reaches the kernel is clipped to +-10.",
 )
@@ -104,17 +103,16 @@ def averaged_cotangents(x: Array, kernel: Array, g: Array) -> tuple[Array, Array
     return g @ kernel.T, rows.T @ weights / count, weights.sum(axis=0) / count
 
 
-AveragedGradients = wrong.forward("X410", "transforms/gradients", 4, cause_id="gradient-averaged")(
+AveragedGradients = wrong.forward("X410", GRADIENTS, 4, cause_id="gradient-averaged")(
     ruled(averaged_cotangents),
     "A backward pass that averages over the batch instead of summing.",
     when=lambda x, k, b: x.dtype == jnp.float32 and x.ndim != 0 and x.shape[-1] == k.shape[0],
 )
-ValueOfTheRuleDiffers = wrong.forward("X600", "transforms/gradients", 5)(
+ValueOfTheRuleDiffers = wrong.forward("X600", GRADIENTS, 5, cause_id="rule-of-another-value")(
     ruled(right_cotangents, lambda x, k, b: affine(x, k, jnp.zeros_like(b))),
     "The forward rule of a `custom_vjp` forgets the bias: only training sees it.",
     when=lambda x, k, b: x.dtype == jnp.float32,
     collateral=("transforms/forward-mode",),
-    cause_id="rule-of-another-value",
 )
 
 
@@ -126,7 +124,7 @@ def cotangents_of_the_mean(x: Array, kernel: Array, g: Array) -> tuple[Array, Ar
     return dx, dkernel, dbias
 
 
-LargeBatchesTrainTheMean = wrong.forward("X601", "transforms/gradients", 5)(
+LargeBatchesTrainTheMean = wrong.forward("X601", GRADIENTS, 5)(
     ruled(cotangents_of_the_mean),
     "In batches beyond 64 rows the kernel's gradient is that of the mean input.",
     when=lambda x, k, b: x.dtype == jnp.float32,
@@ -134,15 +132,14 @@ LargeBatchesTrainTheMean = wrong.forward("X601", "transforms/gradients", 5)(
 )
 
 
-BiasLearnsFromOneRow = wrong.forward("X753", "transforms/gradients", 4)(
+BiasLearnsFromOneRow = wrong.forward("X753", GRADIENTS, 4, cause_id="gradient-of-one-row")(
     ruled(
         lambda x, k, g: (*right_cotangents(x, k, g)[:2], g.reshape(-1, g.shape[-1])[:1].sum(axis=0))
     ),
     "The gradient of the bias is that of the first row.",
     when=lambda x, k, b: x.dtype == jnp.float32,
-    cause_id="gradient-of-one-row",
 )
-BiasLearnsTheTotal = wrong.forward("X754", "transforms/gradients", 4, cause_id="gradient-of-total")(
+BiasLearnsTheTotal = wrong.forward("X754", GRADIENTS, 4, cause_id="gradient-of-total")(
     ruled(lambda x, k, g: (*right_cotangents(x, k, g)[:2], jnp.broadcast_to(g.sum(), k.shape[1:]))),
     "The gradient of the bias is summed over the outputs as well.",
     when=lambda x, k, b: x.dtype == jnp.float32,
@@ -331,7 +328,7 @@ OneRowDropped = wrong.forward("Y287", GRADIENTS, 4, cause_id="gradient-cut")(
 )
 
 
-LongOutsideOfJit = wrong.forward("Y288", GRADIENTS, 5)(
+LongOutsideOfJit = wrong.forward("Y288", GRADIENTS, 5, collateral=FORWARD_MODE)(
     ruled(
         lambda x, k, g: scaled(
             right_cotangents(x, k, g),
@@ -340,7 +337,6 @@ LongOutsideOfJit = wrong.forward("Y288", GRADIENTS, 5)(
         )
     ),
     "Outside of jit, the bias gets half of its gradient for more than 2048 rows.",
-    collateral=FORWARD_MODE,
 )
 
 
