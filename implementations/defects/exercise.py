@@ -49,10 +49,6 @@ scaled_by_features = wrong.casting("X645", KERNEL, 3, cause_id="law-normal-fan-o
     lambda seed, x, m: x @ normal(nnx.Rngs(seed).params(), x.shape[-1], m) * stddev(m),
     "The fan is the number of features.",
 )
-key_of_the_seed = wrong.casting("X757", "exercise/fixed-result", 3, cause_id="key-of-seed")(
-    lambda seed, x, m: x @ scaled_normal(jax.random.key(seed), x.shape[-1], m),
-    "The right law, from the seed's own key instead of the first of the stream `params`.",
-)
 seed_through_float = wrong.solution("Y453", FLOATS, 5, cause_id="seed-float64")(
     lambda seed, x, features: layer_output(int(float(seed)), x, int(features)),
     "An int goes through float, and loses the last digit of a large seed.",
@@ -203,8 +199,11 @@ def seed_of_both(seed: int, x: Array, m: int) -> Array:
     return layer_output(seed + m, x, m)
 
 
-# Only a function of this name must give the exercise's own numbers.
-key_of_the_seed.__name__ = "dense_forward"
+@named_dense_forward
+@wrong.casting("X757", "exercise/fixed-result", 3, cause_id="key-of-seed")
+def key_of_the_seed(seed: int, x: Array, m: int) -> Array:
+    """The right law, from the seed's own key instead of the first of the stream `params`."""
+    return x @ scaled_normal(jax.random.key(seed), x.shape[-1], m)
 
 
 @wrong.solution("Y333", "exercise/fixed-result", 1, cause_id="arguments-in-another-order")
