@@ -247,7 +247,7 @@ class _BuiltAgain(PlainDense):
 BuiltAgain = declaring(_BuiltAgain, Defect("Y557", "state/pickles", cause_id="copied-otherwise"))
 
 
-class _EqualBySizes(_Plain):
+class _EqualBySizes(PlainDense):
     """Layers of one size are equal, so JAX runs the program that it compiled for another one."""
 
     def __eq__(self, other: object) -> bool:
