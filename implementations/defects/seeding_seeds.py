@@ -115,7 +115,7 @@ ScaleRoundedDown = wrong.kernel("Y320", SEEDS, 1, cause_id="kernel-zeros")(
 
 
 def folded(rngs: nnx.Rngs, reduce: Function) -> Array:
-    """Return the key of a layer, of which only this much of the stream's count is used."""
+    """Return the key of a layer that uses only ``reduce(count)`` of the count of the stream."""
     root, count = counted_on(rngs)
     return jax.random.fold_in(root, reduce(count))
 
