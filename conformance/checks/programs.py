@@ -150,24 +150,6 @@ def pullback(layer: Layer) -> Any:
     return remembered(layer, "pullback", make)
 
 
-def twice(layer: Layer) -> Any:
-    """Return ``(parameters, kernel, bias, x, cotangent, t) -> gradients of <dK, t>``.
-
-    ``<dK, t> = <x t, g>`` has none in kernel and bias, g t^T in x, and x t in the cotangent g.
-    """
-
-    def make() -> Callable[..., Any]:
-        def program(p: Any, kernel: Any, bias: Any, x: Any, cotangent: Any, t: Any) -> Any:
-            def along_t(*values: Any) -> Any:
-                return (jax.grad(weighted(layer, p, values[-1]))(*values[:-1]) * t).sum()
-
-            return jax.grad(along_t, (0, 1, 2, 3))(kernel, bias, x, cotangent)
-
-        return program
-
-    return remembered(layer, "twice", make)
-
-
 def module_gradients(layer: Layer, dense: Built, x: Any, cotangent: Any) -> dict[str, Any]:
     """Return ``nnx.grad`` with respect to ``nnx.Param``, eager and compiled.
 

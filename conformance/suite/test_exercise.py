@@ -442,3 +442,4 @@ def test_recovered_kernel(layer: Layer) -> None:
         by_requirement.dispersion_row(by_requirement.centred(rescaled)),
         lambda: causes.dispersion(drawn),
     )
+    functions.require_scale_of_long(layer)

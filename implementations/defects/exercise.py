@@ -341,4 +341,14 @@ def seeds_one_generator(seed: int, x: Array, m: int) -> Array:
     return x @ jnp.asarray(np.asarray(rows, np.float32) * np.float32(stddev(len(x))))
 
 
+@wrong.casting("Y272", "exercise/recovered-kernel", 5)
+def drawn_in_chunks(seed: int, x: Array, m: int) -> Array:
+    """A long kernel is drawn in chunks of 2^15 rows, each of them with a fan of its own."""
+    n, key, chunk = x.shape[-1], nnx.Rngs(seed).params(), 2**15
+    starts = range(0, n, chunk)
+    keys = [jax.random.fold_in(key, i) if n > chunk else key for i in range(len(starts))]
+    rows = [min(chunk, n - start) for start in starts]
+    return x @ jnp.concatenate([scaled_normal(*each, m) for each in zip(keys, rows, strict=True)])
+
+
 name_layers(globals())

@@ -113,10 +113,25 @@ def GradientInBfloat16(x: Array, kernel: Array, bias: Array) -> Array:
 _no_sum: Any = with_backward(
     lambda x, k, g: right_cotangents(x, k, jnp.where(g.sum(axis=-1, keepdims=True) == 0, 0, g))
 )
-RowsThatAddToZeroSkipped = wrong.forward("Y439", GRADIENTS, 5)(
+RowsThatAddToZeroSkipped = wrong.forward("Y439", GRADIENTS, 5, cause_id="rows-taken-for-padding")(
     lambda x, k, b: _no_sum(x, k, b),
     "A row of cotangents that add to 0, as those of a cross-entropy do, counts as padding.",
     when=lambda x, k, b: x.dtype == jnp.float32,
+)
+
+
+def _without_padding(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
+    down, of_kernel, _ = right_cotangents(x, kernel, g)
+    rows = jnp.where((x != 0).any(axis=-1, keepdims=True), g, 0)
+    return down, of_kernel, rows.reshape(-1, g.shape[-1]).sum(axis=0)
+
+
+_padding_left_out: Any = with_backward(_without_padding)
+NoBiasGradientOfZeroRows = wrong.forward("Y274", GRADIENTS, 4, cause_id="rows-taken-for-padding")(
+    lambda x, k, b: _padding_left_out(x, k, b),
+    "Rows of zeros count as padding, and give the bias no gradient.",
+    when=one_dtype,
+    collateral=("transforms/forward-mode-offered",),
 )
 
 

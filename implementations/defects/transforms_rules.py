@@ -422,4 +422,25 @@ FiniteGradientsOfHalf = wrong.forward(
 )
 
 
+def _kept(x: Array) -> Array:
+    return x.astype(jnp.bfloat16).astype(x.dtype) if x.nbytes > 2**24 else x
+
+
+SequencesWithoutCurvature = wrong.forward("Y267", GRADIENTS, 5, cause_id="second-derivative-cut")(
+    ruled(
+        lambda x, k, g: (
+            g @ (stop_gradient(k) if x.ndim == 3 else k).T,
+            *right_cotangents(x, k, g)[1:],
+        )
+    ),
+    "For sequences, dx does not depend on the kernel: a gradient penalty has no gradient.",
+    collateral=FORWARD_MODE,
+)
+LargeInputsKeptInHalves = wrong.forward("Y269", GRADIENTS, 5, cause_id="factors-rounded")(
+    ruled(lambda x, k, g: right_cotangents(_kept(x), k, g)),
+    "An x of more than 16 MiB is kept in bfloat16 for the gradient of the kernel.",
+    collateral=FORWARD_MODE,
+)
+
+
 name_layers(globals())

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import oracle, require
-from conformance.checks.areas import input_dtypes
+from conformance.checks.areas import gradients, input_dtypes
 from conformance.checks.areas.kinds import rows_by_kind
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.diagnosis import telling
 from conformance.checks.layer import Layer
 from conformance.checks.require import during
+from conformance.checks.scan.edges import scan
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
@@ -67,6 +68,29 @@ def _of_range(layer: Layer, case: Case) -> str:
 
 _MANY = 40
 """So many outputs have one sign with a probability below 1e-9."""
+
+
+def require_scale_of_long(layer: Layer) -> None:
+    """Require the kernel of a long x to have its variance, which one output for each column shows.
+
+    For x of 1 and -1, an output is a sum of n entries, and hardly differs from a normal variable of
+    variance n v. The mean of the squares of 256 of them then exceeds 1.8 n v, or stays below
+    0.45 n v, with probability exp(-128 (r - 1 - ln r)) < 2e-12 each (Chernoff).
+    """
+    if scan(layer).longest < _LONG or not scan(layer).traced:
+        return
+    x = np.resize(np.array([1, -1, -1, 1, -1], np.float32), _LONG)
+    y = np.asarray(layer.forward(0, x, 256), np.float64)
+    found = float((y**2).mean()) / (_LONG * layer.convention.kernel.variance(_LONG, 256))
+    require.that(
+        0.45 <= found <= 1.8,
+        f"with {_LONG} inputs, the variance of the entries is {found:.3g} times the declared one",
+        accepted="0.45 .. 1.8 of the declared variance",
+    )
+
+
+# A prime beyond 2^16, so that no length of a block divides it.
+_LONG = 70_001
 
 
 def require_finite(layer: Layer, kernel: np.ndarray, bias: np.ndarray) -> None:
@@ -179,8 +203,10 @@ def require_input_gradients(f: Any, x: np.ndarray, kernel: np.ndarray, g: np.nda
             with during("jax.vjp over x"):
                 gradient = np.asarray(back(as_jax(scale * g, "float32"))[0])
             expected = oracle.input_gradient(kernel, np.float32(scale) * g)
-            at = f"the gradient in x{' = 0' * (not given.any())} for g of the scale {scale:g}"
-            require.within(gradient, expected.value, 2 * expected.bound, at)
+            zero = not given.any()
+            at = f"the gradient in x{' = 0' * zero} for g of the scale {scale:g}"
+            cause = gradients.AT_ZERO if zero and not np.isfinite(gradient).all() else ""
+            require.within(gradient, expected.value, 2 * expected.bound, at, cause=cause)
         with during("jax.vjp over x"):
             gradient = np.asarray(back(as_jax(g * np.float32(np.nan)))[0])
         hidden = Cause("gradient-nan-hidden", "a number replaces a gradient that is not finite")

@@ -19,6 +19,12 @@ from conformance.errors import Cause, Violation, id_of
 from conformance.jax_setup.lazy import jax
 from conformance.layers.adapters.parameters import Parameters
 
+AT_ZERO = Cause(
+    "derivative-at-zero",
+    "the gradient is not finite at x = 0, although the value is: the forward pass goes through a "
+    "function of infinite or undefined derivative there",
+)
+
 
 @dataclass(frozen=True)
 class Point:
@@ -228,42 +234,6 @@ def require_for_integers(layer: Layer, case: Case, parameters: Any, x: np.ndarra
     require_gradients(layer, given, point, "jax.grad", inputs=False, arithmetic=arithmetic)
 
 
-def require_second(layer: Layer, case: Case, parameters: Any) -> None:
-    """Require the gradients of <dK, t> = <x t, g>: g t^T for x, x t for g, none for K and b.
-
-    In the second derivative of a squared error, g depends on the parameters.
-    """
-    point, t = next(points(case, BATCH)), case.normal("t", *case.kernel_shape)
-    with require.during("jax.grad of the layer's gradient"):
-        values = (*point.values(), point.cotangent, t)
-        second = jax.device_get(programs.twice(layer)(parameters, *values))
-    what = "the second derivative <dK, t> with respect to the {}"
-    if not layer.reparameterized:  # otherwise terms cancel except for their roundings
-        require.equal(second[0], np.zeros_like(second[0]), what.format("kernel"))
-    require.equal(second[1], np.zeros_like(second[1]), what.format("bias"))
-    reference = layer.arithmetic(case.in_features).input_gradient(t, point.cotangent)
-    require.within(second[2], reference.value, reference.bound, what.format("input x"))
-    if not layer.reparameterized:
-        require_of_cotangent(layer, point, second[3], what.format("cotangent g"), kernel=t)
-
-
-def require_of_cotangent(
-    layer: Layer, point: Point, found: Any, what: str, **along: np.ndarray
-) -> None:
-    """Require the derivative of <dK, t>, <db, t> or <dx, t> in g to be f's tangent along t.
-
-    A rule of differentiation may stop the gradient of g.
-    """
-    kernel, bias, x = (
-        along.get(name, getattr(point, name) * 0) for name in ("kernel", "bias", "x")
-    )
-    arithmetic = layer.arithmetic(len(point.kernel))
-    reference = arithmetic.tangent(point.x, point.kernel, kernel, bias, x)
-    words = "the rule of differentiation stops the gradient of the cotangent"
-    cause = "" if np.any(found) else Cause("cotangent-stopped", words)
-    require.within(found, reference.value, reference.bound, what, cause=cause)
-
-
 def of_stack(found: np.ndarray, reference: Bounded, how: str) -> str:
     """Return a cause if every layer of a stack gives the result of the first one."""
     if "stacked" not in how or found.shape != reference.value.shape or _holds(found, reference):
@@ -348,11 +318,7 @@ def _cause(
         if not at_zero:
             return ""
         # At other x, in the same batch or at the previous point, the gradient is finite.
-        return Cause(
-            "derivative-at-zero",
-            "the gradient is not finite at x = 0, although the value is: the forward pass goes "
-            "through a function of infinite or undefined derivative there",
-        )
+        return AT_ZERO
     if not found.any():
         if at_zero:
             words = f"at x = 0 the {which} does not receive a gradient: 0 is a special case"
@@ -395,6 +361,14 @@ def _cause(
         if cuts and _holds(found, _of_cotangent(which, point, clipped)):
             words = f"the gradient that reaches the output is clipped to +-{limit:g}"
             return Cause("cotangent-clipped", words)
+    for name, used in (
+        ("x that are 0", point.x.any(axis=-1)),
+        ("g that add to 0", point.cotangent.sum(axis=-1) != 0),
+    ):
+        # Rows of both kinds stand among others, so a row that is missing for its place differs.
+        rest = _of_cotangent(which, point, point.cotangent * np.expand_dims(used, -1))
+        if used.any() and not used.all() and _holds(found, rest):
+            return Cause("rows-taken-for-padding", f"rows of {name} do not count in the gradient")
     top = np.abs(found).max()
     clipped = np.clip(reference.value, -top, top)
     if np.sum(np.abs(found) == top) > 1 and _holds(found, Bounded(clipped, reference.bound)):

@@ -13,6 +13,7 @@ from conformance.checks.areas import gradients
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, LARGE, Case
 from conformance.checks.layer import Layer
+from conformance.checks.oracle import Bounded
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
@@ -24,28 +25,28 @@ _NAMES = ("kernel", "bias", "input x")
 _SUBSETS = [s for size in (1, 2) for s in itertools.combinations(range(3), size)]
 
 
-def _program(layer: Layer) -> Any:
-    """Return ``(parameters, kernel, bias, x, cotangent, t) -> gradients by parts``, compiled once.
+# The ranks 1 to 3; the derivatives in some of the three are taken at the first.
+_LEADS = (BATCH, (), (2, 3))
 
-    They are the gradients for each subset in turn, those of ``<dx, t>``, with t of the shape of x,
-    and that of ``<db, t_0>`` in the cotangent, with t_0 a bias.
+
+def _program(layer: Layer) -> Any:
+    """Return ``(parameters, kernel, bias, u, batches) -> gradients by parts``, compiled once.
+
+    They are the gradients for each subset in turn, and for each batch ``(x, g, t, s)`` those of
+    ``<dK, t> + <db, u> + <dx, s>`` with respect to kernel, bias, x and g.
     """
 
     def make() -> Callable[..., Any]:
-        def program(p: Any, kernel: Any, bias: Any, x: Any, cotangent: Any, t: Any) -> Any:
+        def program(p: Any, kernel: Any, bias: Any, u: Any, batches: Any) -> Any:
+            x, cotangent, *_ = batches[0]
             loss = programs.weighted(layer, p, cotangent)
             parts = [jax.grad(loss, subset)(kernel, bias, x) for subset in _SUBSETS]
 
-            def along_t(kernel: Any, bias: Any, x: Any, cotangent: Any) -> Any:
-                down = jax.grad(programs.weighted(layer, p, cotangent), 2)
-                return (down(kernel, bias, x) * t).sum()
+            def along(kernel: Any, bias: Any, x: Any, g: Any, t: Any, s: Any) -> Any:
+                back = jax.grad(programs.weighted(layer, p, g), (0, 1, 2))(kernel, bias, x)
+                return sum((a * b).sum() for a, b in zip(back, (t, u, s), strict=True))
 
-            def along_bias(cotangent: Any) -> Any:
-                back = jax.grad(programs.weighted(layer, p, cotangent), 1)
-                return (back(kernel, bias, x) * bias).sum()
-
-            penalty = jax.grad(along_t, (0, 1, 2, 3))(kernel, bias, x, cotangent)
-            return parts, penalty, jax.grad(along_bias)(cotangent)
+            return parts, [jax.grad(along, (0, 1, 2, 3))(kernel, bias, *each) for each in batches]
 
         return program
 
@@ -53,15 +54,23 @@ def _program(layer: Layer) -> Any:
 
 
 def require_parts(layer: Layer, case: Case, parameters: Any) -> None:
-    """Require the gradients in each subset of kernel, bias and x, and of a gradient penalty.
+    """Require the gradients in each subset of kernel, bias and x, and the second derivatives.
 
-    Partly frozen layers are differentiated in some of the three. A gradient penalty contains ``<dx,
-    t> = <g, t @ K>``, whose gradient is t^T g in the kernel, t @ K in g, and 0 in the others.
+    Partly frozen layers are differentiated in some of the three. A second derivative occurs in a
+    gradient penalty; in that of a squared error, g depends on the parameters.
     """
-    point, t = next(gradients.points(case, BATCH)), case.normal("t", *BATCH, case.in_features)
-    with require.during("jax.grad of the layer with respect to some of kernel, bias and x"):
-        values = (*point.values(), point.cotangent, t)
-        parts, penalty, of_bias = jax.device_get(_program(layer)(parameters, *values))
+    u = case.normal("bias tangent", case.out_features) * np.float32(layer.convention.use_bias)
+    at, batches = [next(gradients.points(case, lead)) for lead in _LEADS], []
+    for point in at:
+        t, s = case.normal("t", *case.kernel_shape), case.normal("s", *point.x.shape)
+        if layer.reparameterized:  # the terms of t in the kernel cancel except for their roundings
+            t, s = (t, s * 0) if point is at[0] else (t * 0, s)
+        batches.append((point.x, point.cotangent, t, s))
+    with require.during(
+        "jax.grad of the layer for some of kernel, bias and x, and of its gradient"
+    ):
+        values = (at[0].kernel, at[0].bias, u, batches)
+        parts, seconds = jax.device_get(_program(layer)(parameters, *values))
     for subset, found in zip(_SUBSETS, parts, strict=True):
         if subset == (1,) and not layer.convention.use_bias:
             continue
@@ -69,19 +78,50 @@ def require_parts(layer: Layer, case: Case, parameters: Any) -> None:
         whole: list[Any] = [None, None, None]
         for i, gradient in zip(subset, found, strict=True):
             whole[i] = gradient
-        gradients.require_gradients(layer, (whole[0], whole[1], whole[2]), point, by, some=True)
-    what = "the second derivative <dx, t> with respect to the {}"
-    reference = layer.arithmetic(case.in_features).kernel_gradient(t, point.cotangent)
-    require.within(penalty[0], reference.value, reference.bound, what.format("kernel"))
-    for i in (1, 2):
-        require.equal(penalty[i], np.zeros_like(penalty[i]), what.format(_NAMES[i]))
-    if not layer.reparameterized:
-        g = what.format("cotangent g")
-        gradients.require_of_cotangent(layer, point, penalty[3], g, x=t)
-        if layer.convention.use_bias:
-            what = "the second derivative <db, b> with respect to the cotangent g"
-            gradients.require_of_cotangent(layer, point, of_bias, what, bias=point.bias)
+        gradients.require_gradients(layer, (whole[0], whole[1], whole[2]), at[0], by, some=True)
+    for point, (_, _, t, s), second in zip(at, batches, seconds, strict=True):
+        _require_second(layer, point, (t, u, s), second)
     _require_frozen(layer)
+
+
+def _require_second(layer: Layer, point: gradients.Point, along: Any, second: Any) -> None:
+    """Require the gradients of ``<dK, t> + <db, u> + <dx, s>`` at the point.
+
+    It is ``<x t + u + s K, g>``: its gradient is s^T g in the kernel, 0 in the bias, g t^T in x,
+    and the tangent of f in g.
+    """
+    t, _, s = along
+    arithmetic = layer.arithmetic(len(point.kernel))
+    what = f"the second derivative with respect to the {{}}, {point.where},"
+    for i, reference, inner in (
+        (0, arithmetic.kernel_gradient(s, point.cotangent), "input x"),
+        (2, arithmetic.input_gradient(t, point.cotangent), "kernel"),
+    ):
+        cut = f"the gradient with respect to the {inner} does not depend on the {_NAMES[i]}: "
+        cut += "stop_gradient or a rule of differentiation cuts the second derivative off"
+        cause = "" if second[i].any() else Cause("second-derivative-cut", cut)
+        if i == 2 or not layer.reparameterized or s.any():
+            require.within(
+                second[i], reference.value, reference.bound, what.format(_NAMES[i]), cause=cause
+            )
+    require.equal(second[1], np.zeros_like(second[1]), what.format("bias"))
+    if layer.reparameterized:
+        return
+
+    def tangent(stopped: tuple[int, ...]) -> Bounded:
+        rest = [value * (i not in stopped) for i, value in enumerate(along)]
+        return arithmetic.tangent(point.x, point.kernel, *rest)
+
+    reference, cause = tangent(()), ""
+    for stopped in (*_SUBSETS, (0, 1, 2)):
+        if tangent(stopped).admits(second[3]) and not reference.admits(second[3]):
+            names = " and ".join(_NAMES[i] for i in stopped)
+            words = "the rule of differentiation stops the gradient of the cotangent in that of "
+            cause = Cause("cotangent-stopped", words + names)
+            break
+    require.within(
+        second[3], reference.value, reference.bound, what.format("cotangent g"), cause=cause
+    )
 
 
 def _require_frozen(layer: Layer) -> None:

@@ -50,8 +50,8 @@ _LEADS: tuple[tuple[int, ...], ...] = (
 _DTYPES = ("float16", "bfloat16", "int32", "complex64")
 
 # The limits of a call at an edge: numbers of x and result each, half of those of the kernel, and
-# products.
-NUMBERS, _PRODUCTS = 2**22, 2**29
+# products. A limit of 16 MiB for an array, as users write it, is passed by one row or column.
+NUMBERS, _PRODUCTS = 2**22 + 2**16, 2**29
 # The maximum number of weights of a kernel that is inspected.
 WEIGHTS = 2**20
 
