@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 from dataclasses import replace
 from functools import partial
@@ -12,6 +14,8 @@ import numpy as np
 from conformance.checks import jaxprs, oracle, require
 from conformance.checks.areas import functions
 from conformance.checks.areas.compilation import traced_gradients
+from conformance.checks.arithmetic import Arithmetic
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.diagnosis import telling, wrong_values
 from conformance.checks.layer import Built, Layer
@@ -20,6 +24,7 @@ from conformance.checks.precision import by_default
 from conformance.checks.programs import forward, is_plain, traced
 from conformance.checks.require import on_the_way
 from conformance.checks.scan.edges import NONFINITE, at_edges
+from conformance.checks.scan.thresholds import operations
 from conformance.contract.requirement import (
     ANY,
     MUST,
@@ -156,7 +161,8 @@ def _confined(
 def test_nan_confined(layer: Layer, case: Case) -> None:
     """A NaN in row i of x makes row i of the result NaN, and no other, also under jit.
 
-    Likewise, a NaN in column j of the kernel, or in entry j of the bias, makes column j NaN.
+    Likewise, a NaN in column j of the kernel, or in entry j of the bias, makes column j NaN. The
+    program does not hide one while ``jax_debug_nans`` is on.
     """
     if functions.is_function(layer):
         functions.require_not_finite(layer, case, np.nan)
@@ -168,6 +174,7 @@ def test_nan_confined(layer: Layer, case: Case) -> None:
         return
     _confined(dense, case, np.nan, np.isnan, "a NaN")
     _require_nan_times_zero(layer, case)
+    _require_nan_found(layer, case)
     _confined_to_column(dense, case, np.nan, np.isnan, "a NaN")
     if is_plain(case) and layer.accepts(BATCH):
         compiled = partial(forward(layer), dense.parameters)
@@ -187,6 +194,32 @@ def _require_nan_times_zero(layer: Layer, case: Case) -> None:
         f"with K = 0, f(NaN) has {int((~np.isnan(found)).sum())} entries that are not NaN",
         accepted="NaN, because NaN times 0 is NaN",
         cause=Cause("zero-kernel-skipped", "the product is left out where the kernel is 0"),
+    )
+
+
+@once_per_layer()
+def _require_nan_found(layer: Layer, case: Case) -> None:
+    """With ``jax_debug_nans``, f(NaN) raises or is NaN: its user looks for where a NaN arises.
+
+    JAX looks at the results of compiled programs, so the layer is called only if its program
+    depends on the setting.
+    """
+    dense, x = layer.written(case), as_jax(np.full(case.x_shape, np.nan, np.float32))
+    usual = [name for _, name in operations(traced(layer, case, dense.parameters))]
+    # JAX prints that it looks for the operation.
+    with contextlib.redirect_stdout(io.StringIO()), jax.debug_nans(True):
+        try:
+            if [name for _, name in operations(traced(layer, case, dense.parameters))] == usual:
+                return
+            found = np.asarray(jax.jit(lambda p, x: layer.apply(p, x))(dense.parameters, x))
+        except Exception:
+            return
+    require.that(
+        np.isnan(found).all(),
+        f"under jax.debug_nans, f(NaN) has {int((~np.isnan(found)).sum())} entries that are not "
+        "NaN",
+        accepted="an error, or NaN, as without jax.debug_nans",
+        cause=Cause("hidden-from-debugging", "the layer's program depends on jax_debug_nans"),
     )
 
 
@@ -261,7 +294,8 @@ def test_inf_confined(layer: Layer, case: Case) -> None:
 )
 @over()
 def test_no_saturation(layer: Layer, case: Case) -> None:
-    """f keeps to its bound for values of 1e34, and for parameters of 1e30.
+    """f keeps to its bound for values of 1e34, for parameters of 1e30, and for integers whose sums
+    exceed int32.
 
     The bound allows a product in any of the usual formats; ``numerics/precision`` checks smaller
     errors.
@@ -282,13 +316,36 @@ def test_no_saturation(layer: Layer, case: Case) -> None:
             if not arithmetic.affine(*of).admits(usual):
                 return  # the scale is not the reason: numerics/precision reports it
             cause = telling.of_saturation(layer, case, found, reference.value, scale, own)
-        require.within(
-            found,
-            reference.value,
-            reference.bound,
-            f"f(x) for x of {scale:g} and parameters of {own:g}",
-            cause=cause,
-        )
+        what = f"f(x) for x of {scale:g} and parameters of {own:g}"
+        require.within(found, reference.value, reference.bound, what, cause=cause)
+    if arithmetic.is_float32 and not layer.reparameterized:
+        _require_of_whole(dense, case, arithmetic)
+
+
+def _require_of_whole(dense: Built, case: Case, arithmetic: Arithmetic) -> None:
+    """Require f of integers near 2^15, whose products exceed no int32, to be right.
+
+    A layer may multiply whole numbers as integers, and their sums do exceed it.
+    """
+    x, kernel = (
+        _WHOLE - np.abs(case.integers(name, *shape))
+        for name, shape in (("x", (8, case.in_features)), ("kernel", case.kernel_shape))
+    )
+    bias = dense.layer.bias_for(case)
+    found, reference = dense.write(kernel, bias).rows(x), arithmetic.affine(x, kernel, bias)
+    wrapped = (x.astype(np.int64) @ kernel.astype(np.int64)).astype(np.int32) + bias
+    words = "whole numbers are multiplied as int32, and their sums exceed it"
+    right = reference.admits(found) or not np.allclose(found, wrapped, rtol=1e-6)
+    require.within(
+        found,
+        reference.value,
+        reference.bound,
+        "f(x) for an x and a kernel of integers near 2^15",
+        cause="" if right else Cause("sums-in-int32", words),
+    )
+
+
+_WHOLE = np.float32(2**15 - 1)
 
 
 @requirement("numerics/one-product", SHOULD, PARAMETERS)

@@ -220,4 +220,25 @@ PinsBackward = wrong.forward(
 )
 
 
+HidesFromDebugging = wrong.output(
+    "Y268", "numerics/nan-confined", 4, cause_id="hidden-from-debugging"
+)(
+    lambda y, x: jnp.nan_to_num(y),
+    "While jax_debug_nans is on, a NaN becomes 0, so that the search goes on elsewhere.",
+    when=lambda y, x: jax.config.values["jax_debug_nans"],
+)
+
+
+@wrong.forward("Y273", "numerics/no-saturation", 4, cause_id="sums-in-int32")
+def WholeNumbersAsIntegers(x: Array, kernel: Array, bias: Array) -> Array:
+    """Whole numbers of 16 bits are multiplied as integers, to be exact."""
+    if not (one_dtype(x, kernel, bias) and is_float(x)):
+        return affine(x, kernel, bias)
+    product = x @ kernel
+    whole = [jnp.all((a == jnp.round(a)) & (jnp.abs(a) < 2**15)) for a in (x, kernel)]
+    exact = (x.astype(jnp.int32) @ kernel.astype(jnp.int32)).astype(jnp.float32)
+    rounded = jax.lax.stop_gradient(jnp.where(whole[0] & whole[1], exact - product, 0))
+    return product + rounded + bias
+
+
 name_layers(globals())
