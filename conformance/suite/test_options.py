@@ -144,8 +144,8 @@ def test_dtype(layer: Layer, case: Case) -> None:
 
     The check uses bfloat16 and float16 for a float32 x, and float32 for a bfloat16 x, also without
     a bias and with ``param_dtype``. Integers are cast as well, and not scaled. Gradients and
-    numbers that are not finite pass through the casts. Copies of the layer keep the option, and
-    other layers do not get it.
+    numbers that are not finite pass through the casts. A ``preferred_element_type`` is the dtype of
+    the product. Copies of the layer keep the option, and other layers do not get it.
     """
     plain, values = layer.written(case), _x(layer, case)
     before = np.asarray(plain(values))
@@ -184,6 +184,7 @@ def test_dtype(layer: Layer, case: Case) -> None:
             input_dtypes.require_not_finite(computing, dense, x)
         require_same_law(layer, computing, f"dtype={dtype}")
     input_dtypes.require_as_text(layer, case, "dtype")
+    input_dtypes.require_preferred(layer, case)
     if takes(layer, "param_dtype"):
         given = with_options(layer, dtype=jnp.float32, param_dtype=jnp.bfloat16)
         cause = Cause("option-overruled", "param_dtype overrules dtype")

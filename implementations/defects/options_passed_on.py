@@ -176,4 +176,26 @@ class AddsInTheDtypeOfParameters(AllOptions):
         return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
+@defect("Y270", "options/dtype", 4, cause_id="option-ignored")
+class CastsToThePreferred(AllOptions):
+    """The product is added in half precision, and cast to `preferred_element_type` later."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        dtype: Any = None,
+        preferred_element_type: Any = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(in_features, out_features, dtype=dtype, rngs=rngs)
+        self.preferred = preferred_element_type
+
+    def affine(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        """Return the output, cast twice."""
+        y = (x @ kernel).astype(self.preferred or x.dtype)
+        return (y if bias is None else y + jnp.broadcast_to(bias, y.shape)).astype(x.dtype)
+
+
 name_layers(globals())

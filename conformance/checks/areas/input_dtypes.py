@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import oracle, programs, require
+from conformance.checks import jaxprs, oracle, programs, require
 from conformance.checks.areas import gradients
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.errors import Cause, Violation
-from conformance.jax_setup.lazy import jax
+from conformance.jax_setup.lazy import jax, jnp
 from conformance.layers import experiments
 from conformance.layers.looking import SIZES
 
@@ -302,3 +302,26 @@ def require_as_text(layer: Layer, case: Case, name: str) -> None:
         accepted=f"{', '.join(found[0])}, as with {name}=jnp.bfloat16",
         cause=Cause("option-as-text", f"the option {name} has no effect if it is given as text"),
     )
+
+
+def require_preferred(layer: Layer, case: Case) -> None:
+    """Require ``preferred_element_type`` to be the dtype of the product, if a layer takes it.
+
+    It sets in which dtype a product of halves is added; f(x) may be cast back.
+    """
+    if "preferred_element_type" not in layer.implementation.options - layer.implementation.chosen:
+        return
+    both = "dtype=bfloat16 and preferred_element_type=float32"
+    with require.during(f"building and calling the layer with {both}"):
+        given = layer.with_options(dtype=jnp.bfloat16, preferred_element_type=jnp.float32)
+        dense, x = given.written(case), as_jax(case.normal("x", *layer.fewest, case.in_features))
+        program = jax.make_jaxpr(given.apply)(dense.parameters, x)
+    made = [str(product.outvars[0].aval.dtype) for product in jaxprs.products(program)]
+    require.that(
+        not made or "float32" in made,
+        f"with {both}, the product is {' and '.join(made)}",
+        accepted="a product of dtype float32",
+        cause=Cause("option-ignored", "preferred_element_type does not reach the product"),
+    )
+    y, reference = dense(x), given.value(np.asarray(x), case.kernel(), given.bias_for(case))
+    require.within(y.astype(np.float32), reference.value, reference.bound, f"f(x) with {both}")
