@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import require
-from conformance.checks.areas import composition
+from conformance.checks.areas import composition, input_dtypes
 from conformance.checks.areas.kernels import judge
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
@@ -29,7 +29,7 @@ from conformance.contract.requirement import (
     requirement,
     rests_on,
 )
-from conformance.errors import Cause
+from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax, nnx
 from conformance.statistics import Evidence
 from conformance.statistics.correlation import linked_seeds
@@ -143,8 +143,8 @@ def test_nnx_transforms(layer: Layer, case: Case) -> None:
 def test_linen_submodule(layer: Layer, case: Case) -> None:
     """Used twice in a parent, in ``setup`` and in a compact call, the layers' paths start with the
     names that the parent gives them, their initial kernels differ for any names, and each computes
-    with the parameters at its own path; under ``nn.share_scope`` the paths are those of the layer
-    alone.
+    with the parameters at its own path, also after other calls; under
+    ``nn.share_scope`` the paths are those of the layer alone.
     """
     x = as_jax(_x(layer, case))
     flat = layer.written(case)
@@ -174,8 +174,32 @@ def test_linen_submodule(layer: Layer, case: Case) -> None:
             y = model.apply(composition.linen_whole(flat, names), x)
         for result in y if isinstance(y, tuple) else (y,):
             require.equal(result, np.asarray(flat(x)), f"f(x) in {how}")
+        if how == composition.CALLS_TWICE and input_dtypes.works_with(layer, "bfloat16"):
+            _require_of_own_dtype(flat, model, names, x)
     _require_different_in_blocks(layer, case, flat, x)
     _require_same_under_names(layer, replace(case, out_features=85))
+
+
+def _require_of_own_dtype(flat: Built, model: Any, names: Any, x: Any) -> None:
+    """Require a second call of one layer not to depend on the dtype of the first one's x.
+
+    The layer of the parent is one object for both, and may keep its cast kernel between them.
+    """
+    for dtype, other in (("bfloat16", "float32"), ("float32", "bfloat16")):
+        cast, own = flat.cast(dtype), x.astype(dtype)
+        try:
+            expected = cast(own)
+        except Violation:  # dtypes/cast-parameters reports it
+            continue
+        with during("applying a parent that calls one layer for two dtypes"):
+            y = model.apply(composition.linen_whole(cast, names), own, -x.astype(other))
+        what = f"f(x) of {dtype} after a call with an x of {other} in the same apply"
+        words = "within one apply, the layer keeps something of the dtype of the first x"
+        cause = Cause("kept-of-first-dtype", words)
+        accepted = str(expected.dtype)
+        right = str(y.dtype) == accepted
+        require.that(right, f"{what} is {y.dtype}", accepted=accepted, cause=cause)
+        require.equal(y, np.asarray(expected), what, cause=cause)
 
 
 def _require_different_in_blocks(layer: Layer, case: Case, flat: Built, x: Any) -> None:

@@ -142,6 +142,15 @@ def KeyOfItsName(self: Any, key: Array, x: Array) -> Array:
     return _right(self, own, x)
 
 
+@wrong.linen_call("Y271", "models/linen-submodule", 5, cause_id="kept-of-first-dtype")
+def KeepsThePromotedKernel(self: CorrectLinenDense, x: ArrayLike) -> Array:
+    """The kernel, promoted for the first x of an apply, is kept for the calls after it."""
+    x = jnp.asarray(x)
+    kernel, bias = self.parameters(x)
+    held = vars(self).setdefault("held", kernel.astype(jnp.result_type(x, kernel)))
+    return affine(x, held, bias)
+
+
 AsksTheKernelForItsDevice = wrong.forward("X962", "serialization/round-trip", 4)(
     lambda x, k, b: affine(jax.device_put(x, k.sharding), k, b),
     "x is put where the kernel lies, which a NumPy array does not say.",

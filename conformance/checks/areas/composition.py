@@ -120,6 +120,9 @@ def _maker(layer: Layer, case: Case) -> Callable[[], Any]:
     return functools.partial(construct, *case.kernel_shape)
 
 
+CALLS_TWICE = "a parent that calls one layer twice"
+
+
 def linen_models(layer: Layer, case: Case) -> dict[str, tuple[Any, list[Place]]]:
     """Return parents of the layer, each with the paths of the layers in it."""
 
@@ -145,9 +148,9 @@ def linen_models(layer: Layer, case: Case) -> dict[str, tuple[Any, list[Place]]]
         def setup(self) -> None:
             self.tower = make()
 
-        def __call__(self, x: Any) -> Any:
-            self.tower(deeper(-x))
-            self.tower(-x)
+        def __call__(self, x: Any, *before: Any) -> Any:
+            for other in before or (deeper(-x), -x):
+                self.tower(other)
             return self.tower(x)
 
     class Sharing(linen.Module):
@@ -163,7 +166,7 @@ def linen_models(layer: Layer, case: Case) -> dict[str, tuple[Any, list[Place]]]
     return {
         "a parent with two layers in setup": (Named(), [("query",), ("head",)]),
         "a compact parent with two layers": (Compact(), [(f"{name}_0",), (f"{name}_1",)]),
-        "a parent that calls one layer twice": (Twice(), [("tower",)]),
+        CALLS_TWICE: (Twice(), [("tower",)]),
         "a parent under nn.share_scope": (Sharing(), [()]),
     }
 
