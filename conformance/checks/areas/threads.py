@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +17,7 @@ from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.checks.require import during
 from conformance.contract.requirement import PARAMETERS
-from conformance.errors import Cause
+from conformance.errors import Cause, is_layers_file
 from conformance.jax_setup.lazy import nnx
 
 _THREADS = 8
@@ -44,15 +47,18 @@ def require_same_in_threads(layer: Layer, case: Case) -> None:
     barrier = threading.Barrier(_THREADS)
 
     def in_a_thread(i: int) -> list[tuple[str, np.ndarray]]:
+        sys.settrace(_pausing)
         try:
             return work(i, at_once=barrier.wait)
         except BaseException:
             # The others would wait for this thread forever.
             barrier.abort()
             raise
+        finally:
+            sys.settrace(None)  # of this thread
 
     in_threads = during("building and calling layers in eight threads")
-    # Threads switch as often as possible, even in the middle of a construction or a call.
+    # Threads switch as often as possible, also in the middle of a line.
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -74,6 +80,21 @@ def require_same_in_threads(layer: Layer, case: Case) -> None:
         where = f"in thread {i} of {_THREADS}" if i < _THREADS else "after all threads have ended"
         for (what, its), (_, one) in zip(found, expected, strict=True):
             require.equal(its, one, f"{where}, {what}", cause=cause)
+
+
+def _pausing(frame: FrameType, event: str, argument: object) -> Any:
+    """Let other threads go on at each line of the layer's own code, however busy the machine is.
+
+    This is a trace function: see :func:`sys.settrace`.
+    """
+    if not is_layers_file(frame.f_code.co_filename):
+        return None
+    if event == "line":
+        time.sleep(_PAUSE)
+    return _pausing
+
+
+_PAUSE = 1e-4
 
 
 def _writes_itself_back(layer: Layer, case: Case) -> bool:
