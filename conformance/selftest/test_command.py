@@ -64,7 +64,7 @@ def test_a_wrong_layer_is_named(mine: Path) -> None:
     cells = cells_in(mine / "r.json")
     assert cells[0]["requirement"] == "forward/zero-input"
     assert cells[0]["outcome"] == "failed"
-    assert cells[0]["cause"] == "the bias is not used: the output does not depend on it"
+    assert cells[0]["cause"] == "the bias is not added: f(x) is x @ K"
     assert {cell["outcome"] for cell in cells} <= {"failed", "blocked", "passed", "not-applicable"}
     assert [cell["outcome"] for cell in cells].count("failed") == 1
     assert "more requirements could not be checked because of this" in done.stdout

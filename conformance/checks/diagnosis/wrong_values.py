@@ -13,7 +13,7 @@ from conformance.checks.arithmetic import Arithmetic, is_exact, rounded
 from conformance.errors import Cause, id_of
 from conformance.jax_setup.lazy import jax
 
-NO_BIAS = Cause("bias-unused", "the bias is not used: the output does not depend on it")
+NO_BIAS = Cause("bias-unused", "the bias is not added: f(x) is x @ K")
 SUBTRACTED = Cause("bias-subtracted", "the bias is subtracted instead of added")
 TWICE = Cause("bias-twice", "the bias is added twice")
 RELU = Cause("relu", "a nonlinearity is applied: negative outputs become 0 (relu)")
@@ -246,7 +246,7 @@ def _candidates(
         Cause("bias-in-kernel", "the bias is added to the kernel, not to the product"): lambda: f(
             x, kernel + bias, none
         ),
-        Cause("kernel-unused", "the kernel is never used"): lambda: f(
+        Cause("kernel-unused", "the kernel is not used: f(x) is the bias"): lambda: f(
             x, np.zeros_like(kernel), bias
         ),
         Cause("kernel-negated", "the kernel is used with its sign reversed"): lambda: f(
@@ -389,7 +389,8 @@ def of_building(error: str) -> str:
     held = _PLAIN_CONTAINER.search(error)
     if held is not None:
         kind, name = held.groups()
-        if kind == "tuple" and ",` raised" in error:  # the line that is shown
+        # The line that is shown ends with a comma, and perhaps a comment.
+        if kind == "tuple" and re.search(r",\s*(#.*)?` raised", error):
             words = f"{name} is a tuple, because of the comma at the end of the line: remove it"
             return Cause("array-in-tuple", words)
         words = (
