@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import conformance
 from conformance.contract.catalogue import catalogue
 from conformance.contract.requirement import Requirement
 from conformance.errors import UsageError
@@ -17,7 +20,7 @@ from conformance.zoo.judge import Judgement, Subject, judge, sole_killers
 from conformance.zoo.kill_matrix import kill_rate, matrix, summary
 from conformance.zoo.plan import cells_of
 from conformance.zoo.run import blocked_across_gaps, subjects
-from implementations.defects import Defect
+from implementations.defects import Defect, all_defects
 
 DEFECT = Defect("T001", "forward/affine-value", ("transforms/jit",), cause_id="bias-twice")
 
@@ -151,6 +154,27 @@ def test_every_defect_names_requirements_of_the_contract() -> None:
     for subject in subjects():
         if subject.defect is not None:
             assert {subject.defect.breaks, *subject.defect.collateral} <= known, subject.name
+
+
+# With the reasons why no defect has it as the cause of its first failure.
+_OF_NO_DEFECT = {
+    "another-key": "the file of the function needs a MyDense, as in test_grade",
+    "outputs-first": "the file of the function needs a MyDense, as in test_grade",
+    "depends-on-thread-or-order": "a process that has built other layers differs as well",
+    "effect-in-call": "every effect that JAX has now is a callback's",
+    "not-trained": "a gradient is wrong as well",
+    "parameter-numpy": "the state is wrong as well",
+}
+
+
+def test_every_cause_that_the_checks_name_has_a_defect() -> None:
+    """A cause that nobody has seen may be a false one."""
+    folder, named = Path(conformance.__file__).parent, set()
+    for path in (*folder.glob("checks/**/*.py"), *folder.glob("suite/*.py")):
+        named |= set(re.findall(r'\bCause\(\s*"([^"]+)"', path.read_text(encoding="utf-8")))
+    assert len(named) > 250
+    declared = {known.defect.cause_id for known in all_defects()}
+    assert named - declared == set(_OF_NO_DEFECT)
 
 
 @pytest.mark.parametrize("row", catalogue(), ids=lambda row: row.id)

@@ -206,6 +206,23 @@ def key_of_the_seed(seed: int, x: Array, m: int) -> Array:
     return x @ scaled_normal(jax.random.key(seed), x.shape[-1], m)
 
 
+@named_dense_forward
+@wrong.casting("Y517", "exercise/fixed-result", 3, cause_id="second-key")
+def second_key(seed: int, x: Array, m: int) -> Array:
+    """The right law, from the second key of the stream `params`."""
+    rngs = nnx.Rngs(seed)
+    rngs.params()
+    return x @ scaled_normal(rngs.params(), x.shape[-1], m)
+
+
+@named_dense_forward
+@wrong.casting("Y518", "exercise/fixed-result", 3, cause_id="law-lecun")
+def lecun_of_the_seed(seed: int, x: Array, m: int) -> Array:
+    """Another law of the same variance."""
+    shape = x.shape[-1], m
+    return x @ nnx.initializers.lecun_normal()(nnx.Rngs(seed).params(), shape, jnp.float32)
+
+
 @wrong.solution("Y333", "exercise/fixed-result", 1, cause_id="arguments-in-another-order")
 def dense_forward(x: ArrayLike, seed: float, features: float) -> Array:
     """The function takes x first, and the exercise gives it the seed first."""

@@ -107,12 +107,9 @@ def declaring_beside(layer: Layer, others: Sequence[Leaf]) -> str:
     return f"extra_parameters = {json.dumps(names)}" if error < experiments.CLOSE else ""
 
 
-def why_absent(shapes: Sequence[tuple[int, ...]], in_features: int = 0) -> Cause:
+def why_absent(shapes: Sequence[tuple[int, ...]]) -> Cause:
     """Return why the state has no kernel, no bias or neither, by the shapes of its arrays."""
     ranks = [len(shape) for shape in shapes]
-    if ranks == [2] and in_features + 1 in shapes[0]:
-        words = "kernel and bias are stored in one array, of in_features + 1 rows or columns"
-        return Cause("kernel-and-bias-in-one", words)
     missing = "bias" if ranks == [2] else "kernel" if ranks == [1] else "parameter"
     return Cause(
         "parameter-hidden",

@@ -44,7 +44,7 @@ def of_zero_input(layer: Layer, case: Case, found: np.ndarray, bias: np.ndarray)
             case, found, bias = larger, there, its
     cause = wrong_values.of_zero_input(found, bias)
     if not cause:
-        return of_copy(layer, case) or of_transformation(layer, case)
+        return of_copy(layer, case) or of_transformation(layer, case) or of_usual(layer, case)
     if id_of(cause) == "bias-twice" and layer.accepts(()):
         vector = layer.written(case)(np.zeros(case.in_features, np.float32))
         if np.array_equal(np.asarray(vector), bias):
