@@ -120,7 +120,7 @@ def _takes(layer: Layer, case: Case, dtype: str) -> bool:
     if not input_dtypes.works_with(layer, dtype):
         return False
     # See dtypes/complex-input and dtypes/cast-parameters.
-    x = as_jax(np.ones(case.x_shape), dtype)
+    x = as_jax(np.ones((*layer.fewest, case.in_features)), dtype)
     return dtype != "complex64" or np.iscomplexobj(layer.of(case)(x))
 
 
