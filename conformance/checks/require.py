@@ -241,10 +241,11 @@ def on_the_way(action: str) -> Iterator[None]:
 
 
 def fail(
-    found: str, *, accepted: str = "", cause: str = "", **measured: float | int | str
-) -> NoReturn:
-    """Raise because the requirement does not hold."""
-    raise Violation(found, accepted=accepted, cause=cause, declare="", **measured)
+    found: str, *, accepted: str = "", cause: str = "", declare: str = "",
+    **measured: float | int | str,
+) -> NoReturn:  # fmt: skip
+    """Raise because the requirement does not hold; ``declare`` is as for :func:`that`."""
+    raise Violation(found, accepted=accepted, cause=cause, declare=declare, **measured)
 
 
 def that(

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from conformance.checks import recording, require
-from conformance.checks.areas import input_dtypes, plot_data
+from conformance.checks.areas import composition, input_dtypes, plot_data
 from conformance.checks.areas.kernels import (
     LARGE_KERNEL,
     beyond_the_experiment,
@@ -34,7 +34,6 @@ from conformance.checks.areas.kernels import (
 from conformance.checks.areas.levels import require_levels, require_resolution_at_edges
 from conformance.checks.areas.mapped_draws import cost_of_a_draw, drawn_at_once
 from conformance.checks.areas.seeds import require_each_scaled, require_no_rare_structure
-from conformance.checks.areas.streams import by_path, require_forgotten_width
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, TALL, WIDE, Case, every_case, over
 from conformance.checks.description import bias_law_line, law_line
@@ -160,7 +159,7 @@ def test_data_free_init(layer: Layer, case: Case) -> None:
                 f"initialization depends on the example input: {_dependence(what)}",
             ),
         )
-    require_forgotten_width(layer, case, expected)
+    composition.require_forgotten_width(layer, case, expected)
 
 
 def _dependence(what: str) -> str:
@@ -174,7 +173,7 @@ def _from_example(layer: Layer, case: Case, example: np.ndarray) -> dict[str, np
     assert linen is not None
     with require.during(f"init with an example input of shape {example.shape}, {example.dtype}"):
         variables = linen(*case.kernel_shape).init(jax.random.key(case.seed), as_jax(example))
-    return by_path(variables)
+    return composition.by_path(variables)
 
 
 @requirement("initialization/kernel-independence", MUST, PARAMETERS, seconds=0.9)

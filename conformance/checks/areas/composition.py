@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from conformance.checks import require
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.checks.scan.literals import names_in_code
+from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, linen, nnx
 from conformance.layers.adapters.parameters import Leaf, Parameters
 
@@ -288,3 +291,25 @@ def linen_members(flat: Built, variables: Any, how: str) -> list[Built]:
         Built(flat.layer, parameters=jax.tree_util.tree_map(lambda v: np.asarray(v)[i], part))  # noqa: B023  # used at once
         for i in range(3)
     ]
+
+
+def require_forgotten_width(layer: Layer, case: Case, expected: dict[str, np.ndarray]) -> None:
+    """Require new parameters of a model that was initialized for another width before."""
+    assert layer.implementation.linen is not None
+    model, key = layer.implementation.linen(*case.kernel_shape), jax.random.key(case.seed)
+    try:
+        for width in (case.in_features + 2, case.in_features):
+            variables = model.init(key, as_jax(np.zeros((*layer.fewest, width), np.float32)))
+    except Exception:
+        return  # the model is of one width
+    found = by_path(variables)
+    cause = Cause("kept-of-first-width", "a model keeps something of the first width that it gets")
+    for name, value in expected.items():
+        what = f"after an init for {case.in_features + 2} inputs, {name} of the same model"
+        require.equal(found.get(name, ()), value, what, cause=cause)
+
+
+def by_path(variables: Any) -> dict[str, np.ndarray]:
+    """Return the arrays of a variable dict by their paths."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}

@@ -142,25 +142,3 @@ def require_same_first_output(layer: Layer, case: Case, x: np.ndarray) -> None:
         given = model.apply(variables, as_jax(x), rngs=rngs)
     cause = Cause("rng-taken", "the call uses an rng that is given for other layers")
     require.equal(given, plain, f"f(x) with rngs called {', '.join(rngs)}", cause=cause)
-
-
-def require_forgotten_width(layer: Layer, case: Case, expected: dict[str, np.ndarray]) -> None:
-    """Require new parameters of a model that was initialized for another width before."""
-    assert layer.implementation.linen is not None
-    model, key = layer.implementation.linen(*case.kernel_shape), jax.random.key(case.seed)
-    try:
-        for width in (case.in_features + 2, case.in_features):
-            variables = model.init(key, as_jax(np.zeros((*layer.fewest, width), np.float32)))
-    except Exception:
-        return  # the model is of one width
-    found = by_path(variables)
-    cause = Cause("kept-of-first-width", "a model keeps something of the first width that it gets")
-    for name, value in expected.items():
-        what = f"after an init for {case.in_features + 2} inputs, {name} of the same model"
-        require.equal(found.get(name, ()), value, what, cause=cause)
-
-
-def by_path(variables: Any) -> dict[str, np.ndarray]:
-    """Return the arrays of a variable dict by their paths."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}

@@ -26,8 +26,7 @@ def require_no_activation(layer: Layer) -> None:
         words = f"the argument {name} is {called} by default, and is applied to the output"
         if isinstance(value, bool | float):
             words = f"the argument {name} is {called} by default; f is affine if it is {value}"
-        require.that(
-            False,
+        require.fail(
             f"f(0) is not b by default, but it is with {name} = {json.dumps(value)}",
             accepted="a bias that is not changed",
             declare=f"arguments = {{ {name} = {json.dumps(value)} }}",
@@ -40,8 +39,7 @@ def require_plain_operands(layer: Layer) -> None:
     _require_no_steps(layer)
     storage = layer.seen.storage
     if isinstance(storage, Scaled):
-        require.that(
-            False,
+        require.fail(
             f"f(e_i) is not K[i] + b: {storage}",
             accepted="f(e_i) = K[i] + b, bitwise",
             declare=_BY_FUNCTIONS,
@@ -67,8 +65,7 @@ def require_one_kernel(layer: Layer) -> None:
     """Require the kernel to be one parameter, unless functions describe the layer."""
     storage = layer.seen.storage
     if storage is not None and not isinstance(storage, BiasRow | Scaled):
-        require.that(
-            False,
+        require.fail(
             f"{storage}; the layer's arrays are {', '.join(layer.seen.leaves)}",
             accepted="one array of the kernel's shape, and a bias",
             declare=_BY_FUNCTIONS,
