@@ -38,6 +38,7 @@ from conformance.contract.requirement import (
     Requirement,
 )
 from conformance.jax_setup.lazy import jax, jnp, nnx
+from conformance.layers import experiments
 from conformance.layers.adapters.parameters import Leaf, leaves_in
 from conformance.layers.implementation import FLAX, Convention, Implementation
 from conformance.layers.looking import Seen, look
@@ -47,8 +48,6 @@ from conformance.layers.storage import Factored, Scaled
 # Beyond this many rows, calls in plain batches cost more than compiling for a batch of this length,
 # which is usual; forward/tall-batch checks long ones.
 _MANY_ROWS = 256
-# So many calls of a function cost less than compiling it for all rows at once.
-_FEW_CALLS = 40
 # A size, and the factor to a larger one, by which the time of a loop grows.
 _FEW, _GROWTH, _MILLION = 20, 50, 10**6
 
@@ -290,19 +289,13 @@ class Layer:
         if PARAMETERS in self.provides:
             dense = self.of(case)
             return dense.kernel, dense.bias
-        x = np.eye(case.in_features + 1, case.in_features, dtype=np.float32)
-        rows = self._probed(case, x)
+        forward, m = self.implementation.forward, case.out_features
+        rows = experiments.of_basis(
+            None if forward is None else lambda row: forward(case.seed, row, m),
+            lambda row: self.forward(case.seed, row, m),
+            case.in_features,
+        )
         return rows[:-1] - rows[-1], rows[-1]
-
-    def _probed(self, case: Case, x: np.ndarray) -> np.ndarray:
-        """Return a function's outputs for the rows of ``x``, all at once if it can be vmapped."""
-        forward = self.implementation.forward
-        if forward is not None and len(x) > _FEW_CALLS:
-            with contextlib.suppress(Exception):  # which a requirement reports
-                return np.asarray(
-                    jax.vmap(lambda row: forward(case.seed, row, case.out_features))(as_jax(x))
-                )
-        return np.stack([np.asarray(self.forward(case.seed, row, case.out_features)) for row in x])
 
     @property
     def describable(self) -> int:

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -82,6 +82,31 @@ def error_of(its: Implementation, size: tuple[int, int], *, summed: bool = False
     if found.shape != expected.shape or not np.isfinite(found).all():
         return math.inf
     return float((np.abs(found - expected) / np.maximum(np.abs(expected), 1)).max())
+
+
+def of_basis(
+    mapped: Callable[[Any], Any] | None, single: Callable[[Any], Any], n: int
+) -> np.ndarray:
+    """Return f(e_i) of each of n inputs, and f(0) as the last row.
+
+    ``mapped`` is f as :func:`jax.vmap` takes it, and ``single`` f as it is called otherwise.
+    """
+    some = min(n + 1, max(1, _AT_ONCE // n))
+
+    def part(x: np.ndarray) -> np.ndarray:
+        if mapped is not None and len(x) > _FEW_CALLS:
+            with contextlib.suppress(Exception):  # which a requirement reports
+                return np.asarray(jax.vmap(mapped)(jax.device_put(x)))
+        return np.stack([np.asarray(single(row)) for row in x])
+
+    # Every part is of one shape, which is compiled once; the rows beyond the last are 0.
+    parts = [part(np.eye(some, n, i, dtype=np.float32)) for i in range(0, n + 1, some)]
+    return np.concatenate(parts)[: n + 1]
+
+
+# The numbers of x that are given at once, and the number of calls that cost less than compiling f
+# for all rows.
+_AT_ONCE, _FEW_CALLS = 2**24, 40
 
 
 def without_activation(its: Implementation, size: tuple[int, int]) -> dict[str, Any]:

@@ -225,7 +225,7 @@ _kernel_constant_behind_dx = with_tangent(
         dx @ stop_gradient(k) + x @ dk + jnp.broadcast_to(db, (x @ k).shape)
     ),
 )
-KernelLostBehindPenalty = wrong.forward("Y020", GRADIENTS, 5)(
+KernelLostBehindPenalty = wrong.forward("Y020", GRADIENTS, 5, cause_id="second-derivative-cut")(
     lambda x, k, b: _kernel_constant_behind_dx(x, k, b),
     "The kernel is a constant of dx: a gradient penalty trains nothing.",
     when=one_dtype,

@@ -68,6 +68,8 @@ FUNCTIONS = Use((FORWARD,), most=6, functions=True)
 
 NOT_TRACED = "the layer cannot be traced, so the branches of its program are unknown"
 _MOST_EDGES = 4
+# A function is probed up to so many inputs: the calls for all of them get their square in numbers.
+_PROBED = 40_000
 _LARGEST_INDEX = 2**17
 # The number of draws at an edge with fewer rows than a plain batch.
 _FEW_ROWS = 12
@@ -141,7 +143,9 @@ class Scan:
             for points in in_turn:
                 for edge, point in zip(concerned, points, strict=True):
                     fits = point is not None and point.dtype in use.dtypes and point.fits
-                    if fits and len(found) < most:
+                    # The kernel of a function is found by a call for each input.
+                    probed = use.functions and point is not None and point.in_features > _PROBED
+                    if fits and not probed and len(found) < most:
                         found.setdefault(point.case(), edge.where * (point in edge.points))
         places = [(where, case) for case, where in found.items()]
         if self.own_derivative and use is DERIVATIVES:
