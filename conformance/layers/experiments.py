@@ -91,7 +91,7 @@ def of_basis(
 
     ``mapped`` is f as :func:`jax.vmap` takes it, and ``single`` f as it is called otherwise.
     """
-    some = min(n + 1, max(1, _AT_ONCE // n))
+    some = min(n + 1, max(1, AT_ONCE // n))
 
     def part(x: np.ndarray) -> np.ndarray:
         if mapped is not None and len(x) > _FEW_CALLS:
@@ -106,7 +106,7 @@ def of_basis(
 
 # The numbers of x that are given at once, and the number of calls that cost less than compiling f
 # for all rows.
-_AT_ONCE, _FEW_CALLS = 2**24, 40
+AT_ONCE, _FEW_CALLS = 2**24, 40
 
 
 def without_activation(its: Implementation, size: tuple[int, int]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from conformance.checks.scan.edges import FUNCTIONS, NEW, kernel_sizes, scan
 from conformance.checks.scan.points import WEIGHTS
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
+from conformance.layers import experiments
 from conformance.statistics import (
     ALPHA,
     Design,
@@ -107,7 +108,6 @@ def kernels_of(
 
 
 _RECOVERED: tuple[Shape, ...] = ((1, 1024), (4, 512), (64, 80), (200, 24))
-_BASIS = 2**24
 _RECOVERED_SEEDS = 24
 """312 000 weights: a variance error of 5 % is missed with a probability below 1e-6."""
 
@@ -125,7 +125,7 @@ def recovered(layer: Layer) -> dict[Shape, np.ndarray]:
 
     edges = [case.kernel_shape for _, case in scan(layer).places(FUNCTIONS)]
     # As many numbers as the basis vectors have are given at once.
-    few = [size for size in edges if size[0] * max(size) <= _BASIS]
+    few = [size for size in edges if size[0] * max(size) <= experiments.AT_ONCE]
     sizes = [*_RECOVERED, *(size for size in few if math.prod(size) <= _AT_EDGES)]
     try:
         return {size: probe(size, i) for i, size in enumerate(dict.fromkeys(sizes), start=1)}

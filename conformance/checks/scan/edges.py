@@ -47,6 +47,8 @@ class Use:
         Whether larger sizes, drawn for the run, are tried as well.
     functions
         Whether it concerns only functions.
+    inputs
+        The largest number of inputs.
     """
 
     programs: tuple[str, ...]
@@ -54,6 +56,11 @@ class Use:
     most: int = 8
     larger: bool = True
     functions: bool = False
+    inputs: float = math.inf
+
+    def concerns(self, point: Point) -> bool:
+        """Return whether the requirement is checked at a point."""
+        return point.dtype in self.dtypes and point.in_features <= self.inputs and point.fits
 
 
 VALUES = Use((FORWARD, GRADIENT), most=16)
@@ -64,12 +71,11 @@ INTEGER = Use((FORWARD,), ("int32", "uint8", "bool"), larger=False)
 COMPLEX = Use((FORWARD,), ("complex64",), larger=False)
 NEW = Use((CONSTRUCTION,), larger=False)
 NONFINITE = Use((FORWARD,), most=4, larger=False)
-FUNCTIONS = Use((FORWARD,), most=6, functions=True)
+# The kernel of a function is found by a call for each input, of as many numbers.
+FUNCTIONS = Use((FORWARD,), most=6, functions=True, inputs=40_000)
 
 NOT_TRACED = "the layer cannot be traced, so the branches of its program are unknown"
 _MOST_EDGES = 4
-# A function is probed up to so many inputs: the calls for all of them get their square in numbers.
-_PROBED = 40_000
 _LARGEST_INDEX = 2**17
 # The number of draws at an edge with fewer rows than a plain batch.
 _FEW_ROWS = 12
@@ -142,10 +148,7 @@ class Scan:
             in_turn = itertools.zip_longest(*((*e.points, *e.before) for e in concerned))
             for points in in_turn:
                 for edge, point in zip(concerned, points, strict=True):
-                    fits = point is not None and point.dtype in use.dtypes and point.fits
-                    # The kernel of a function is found by a call for each input.
-                    probed = use.functions and point is not None and point.in_features > _PROBED
-                    if fits and not probed and len(found) < most:
+                    if point is not None and use.concerns(point) and len(found) < most:
                         found.setdefault(point.case(), edge.where * (point in edge.points))
         places = [(where, case) for case, where in found.items()]
         if self.own_derivative and use is DERIVATIVES:
