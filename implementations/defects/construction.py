@@ -124,7 +124,7 @@ Gain = wrong.forward(
 )
 fixed_width = wrong.casting("Y430", "construction/builds", 1, cause_id="width-fixed")(
     lambda seed, x, m: CorrectDense(3, m, rngs=nnx.Rngs(seed))(x),
-    "The width of x is that of the example.",
+    "x has the width of the example.",
 )
 exchanged = wrong.casting("Y504", "construction/builds", 1, cause_id="sizes-exchanged")(
     lambda seed, x, m: CorrectDense(m, x.shape[-1], rngs=nnx.Rngs(seed))(x),

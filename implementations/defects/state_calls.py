@@ -240,7 +240,7 @@ FrozenByFirstCall = wrong.forward("X181", USED, 4, cause_id="stale-copy")(
 
 @wrong.forward("X323", USED, 5, cause_id="stale-copy")
 def FrozenByThirdCall(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
-    """The kernel of the third eager call is that of all later ones."""
+    """All later calls use the kernel of the third eager call."""
     if is_traced(x, kernel):
         return affine(x, kernel, bias)
     seen = memory(self).setdefault("kernels", [])
@@ -268,7 +268,7 @@ def CachedByShape(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
 
 CopiesInTheFirstCall = wrong.forward("X747", USED, 4, cause_id="stale-copy")(
     lambda self, x, k, b: affine(x, memory(self).setdefault("kernel", k), b),
-    "The kernel of the first eager call is that of all later ones.",
+    "All later calls use the kernel of the first eager call.",
     when=lambda self, x, k, b: not is_traced(x, k),
 )
 

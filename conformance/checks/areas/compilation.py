@@ -79,7 +79,7 @@ def require_compiled_once(layer: Layer, case: Case) -> None:
 
 
 def _program(layer: Layer, case: Case) -> Any:
-    """Return the jaxpr of a call; that of a function includes the construction."""
+    """Return the jaxpr of a call; a function also constructs its kernel in it."""
     forward = layer.implementation.forward
     if forward is None:
         return programs.traced(layer, case)

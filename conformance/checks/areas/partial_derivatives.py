@@ -57,7 +57,7 @@ def require_parts(layer: Layer, case: Case, parameters: Any) -> None:
     """Require the gradients in each subset of kernel, bias and x, and the second derivatives.
 
     Partly frozen layers are differentiated in some of the three. A second derivative occurs in a
-    gradient penalty; in that of a squared error, g depends on the parameters.
+    gradient penalty, and g depends on the parameters if the error is squared.
     """
     u = case.normal("bias tangent", case.out_features) * np.float32(layer.convention.use_bias)
     at, batches = [next(gradients.points(case, lead)) for lead in _LEADS], []
@@ -116,7 +116,7 @@ def _require_second(layer: Layer, point: gradients.Point, along: Any, second: An
     for stopped in (*_SUBSETS, (0, 1, 2)):
         if tangent(stopped).admits(second[3]) and not reference.admits(second[3]):
             names = " and ".join(_NAMES[i] for i in stopped)
-            words = "the rule of differentiation stops the gradient of the cotangent in that of "
+            words = "the rule of differentiation stops the gradient of the cotangent, for "
             cause = Cause("cotangent-stopped", words + names)
             break
     require.within(
