@@ -22,6 +22,7 @@ from typing import TextIO
 from conformance.errors import described, safe_text
 from conformance.isolation.leftovers import only_here
 from conformance.isolation.postmortem import innermost_layer_frame, was_killed
+from conformance.results.failure import NOT_TRIED_AGAIN
 from conformance.results.outcome import Outcome
 
 # An implementation that killed this many workers is not tried again in this run.
@@ -259,7 +260,7 @@ class Breaker:
             if int(text) > count:
                 count, outcome, reason = int(text), outcome_, reason_
         if count >= _ENOUGH:
-            raise self.Tripped(f"not tried again: {reason}", Outcome(outcome))
+            raise self.Tripped(f"{NOT_TRIED_AGAIN}{reason}", Outcome(outcome))
 
     def clear(self) -> None:
         """Remove the run's marks."""

@@ -233,7 +233,7 @@ def write_verdict(
         return
     head = f"dense-conformance, profile {facts['profile']}"
     console.print()
-    whole = verbose or not _is_all_shown(verdict, shown)
+    whole = verbose or not (_is_all_shown(verdict, shown) or _is_all_lost(verdict))
     if whole:
         _write(console, "; ".join(filter(None, (head, known_versions(results)))), "dim")
     if verbose and facts["profile"] in PROFILES:
@@ -267,6 +267,13 @@ def _is_all_shown(verdict: Verdict, shown: Collection[tuple[str, str]]) -> bool:
     found = (c for c in verdict.own if c.outcome.worth_reading and c.outcome != Outcome.NOT_RUN)
     failures = {c.key for c in found}
     return len(verdict.entries) == 1 and bool(failures) and failures <= set(shown)
+
+
+def _is_all_lost(verdict: Verdict) -> bool:
+    """Return whether no requirement of the one layer was decided, so that a table has only 0."""
+    lost = Outcome.CRASHED, Outcome.TIMED_OUT
+    applying = [cell.outcome for cell in verdict.own if cell.outcome.applies]
+    return len(verdict.entries) == 1 and bool(applying) and all(each in lost for each in applying)
 
 
 def _write(console: Console, line: str, style: str = "") -> None:

@@ -71,11 +71,19 @@ def case_in_words(cell: Cell) -> str:
     return f"{shown}; any {' and any '.join(cell.free)} will do" if shown and cell.free else shown
 
 
+NOT_TRIED_AGAIN = "not tried again: "
+"""Before the reason of a cell that was lost without a process, because others had ended theirs."""
+
+
 def alike(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Return cells in groups: those lost for the same reason together, each failure alone."""
+    """Return cells in groups: those lost for the same reason together, each failure alone.
+
+    A cell that has ended its process comes before those that were not tried because of it.
+    """
     groups: dict[Sequence[str], list[Cell]] = {}
-    for cell in cells:
+    for cell in sorted(cells, key=lambda cell: cell.reason.startswith(NOT_TRIED_AGAIN)):
         # A wrong registration gives the same message in each of its cells.
-        alone = cell.requirement if cell.outcome == Outcome.FAILED else cell.reason
+        reason = cell.reason.removeprefix(NOT_TRIED_AGAIN)
+        alone = cell.requirement if cell.outcome == Outcome.FAILED else reason
         groups.setdefault((cell.implementation, cell.outcome, alone), []).append(cell)
     return list(groups.values())

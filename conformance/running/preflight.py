@@ -7,6 +7,8 @@ cannot be used is known before any check of it begins.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
+import hashlib
 import json
 import os
 import signal
@@ -20,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conformance.checks import profiles
+from conformance.errors import printable
 from conformance.isolation import leftovers
+from conformance.isolation.postmortem import innermost_layer_frame
 from conformance.jax_setup import child_process
 from conformance.layers.registry import Entry
 
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 # The workers, which have limits, deal with a layer that takes longer to import.
 _PATIENCE = 30.0
 _EACH = 10.0
+# Where a layer is that has not come back, is asked for this long before it is given up.
+_BEFORE = 2.0
 
 
 class Preflight:
@@ -79,19 +85,43 @@ class Preflight:
             return []
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE)
-            leftovers.end_session(self._process.pid)
+        leftovers.end_session(self._process.pid)
+        self._tell_what_is_slow()
         try:
             lines = self._answers.read_text(encoding="utf-8").splitlines()
             return [tuple(json.loads(line)) for line in lines]
         except (OSError, ValueError):  # none is unusable, or a layer has removed the file
             return []
 
+    def _tell_what_is_slow(self) -> None:
+        """Say where layers are that have not come back: a cell of theirs may take minutes."""
+        limit = self.run.breaker.time_limit
+        for entry in self.run.entries:
+            with contextlib.suppress(OSError):
+                words = _slow(str(self._answers), entry).read_text(errors="replace")
+                place = innermost_layer_frame(words)
+                where = f", in {place}" if place else ""
+                if words:
+                    print(
+                        f"dense-conformance: {printable(entry.name)} has not come back from its "
+                        f"first use{where}; a requirement may take {limit:g} s (--time-limit)",
+                        file=sys.stderr,
+                    )
 
-def _examine(entry: Entry, profile: str, seed: int | None, answers: str) -> None:
-    """Write why the implementation cannot be used, if it cannot."""
+
+def _slow(answers: str, entry: Entry) -> Path:
+    """Return the file in which the place of a layer is written that does not come back."""
+    return Path(f"{answers}-{hashlib.sha256(entry.id.encode()).hexdigest()[:16]}")
+
+
+def _examine(entry: Entry, seconds: float, profile: str, seed: int | None, answers: str) -> None:
+    """Write why the implementation cannot be used, if it cannot, or where it is after a time."""
     from conformance.layers.first_use import why_unusable
 
-    why = why_unusable(entry)
+    with _slow(answers, entry).open("w") as places:
+        faulthandler.dump_traceback_later(seconds - _BEFORE, repeat=True, file=places)
+        why = why_unusable(entry)
+        faulthandler.cancel_dump_traceback_later()
     if why:
         from conformance.results.environment import describe
 
@@ -104,7 +134,7 @@ def main(given: str) -> None:
     entries, *how = json.loads(given)
     if len(entries) == 1 or not hasattr(os, "fork"):
         # Without a fork, try one only: what it does to the process must not affect others.
-        _examine(Entry(**entries[0]), *how)
+        _examine(Entry(**entries[0]), _PATIENCE, *how)
         return
     import flax.nnx
 
@@ -113,7 +143,7 @@ def main(given: str) -> None:
         child = os.fork()
         if child == 0:
             with contextlib.suppress(BaseException):
-                _examine(Entry(**entry), *how)
+                _examine(Entry(**entry), _EACH, *how)
             os._exit(0)
         _wait_for(child)
 

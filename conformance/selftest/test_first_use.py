@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from flax import nnx
 from conformance.checks.diagnosis import wrong_values
 from conformance.layers.first_use import why_unusable
 from conformance.layers.registry import Entry
+from conformance.running import preflight
 from conformance.selftest.processes import RIGHT, cells_in, command
 
 CALL = "return x @ self.kernel + self.bias"
@@ -236,3 +238,24 @@ def test_a_list_of_params_is_named_as_the_cause() -> None:
     assert "layers is a plain tuple" in wrong_values.of_building(message)
     found = f"a.py, line 1, `self.layers = nnx.Param(1),` raised ValueError: {message}"
     assert "because of the comma" in wrong_values.of_building(found)
+
+
+def test_a_layer_that_does_not_come_back_is_named_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # It goes on when its place has been written.
+    places = f"[each.read_text() for each in Path({str(tmp_path)!r}).glob('preflight-*')]"
+    waits = (
+        f"from pathlib import Path\n        while 'line 13 in __call__' not in str({places}): pass"
+    )
+    entry = written(tmp_path, CALL, waits)
+    monkeypatch.setattr(preflight, "_BEFORE", 0.0)
+    run: Any = SimpleNamespace(
+        directory=tmp_path, entries=[], breaker=SimpleNamespace(time_limit=300.0)
+    )
+    waiting = preflight.Preflight(run)
+    run.entries = [entry]
+    preflight._examine(entry, 0.1, "quick", None, str(tmp_path / "preflight"))
+    waiting._tell_what_is_slow()
+    place = "mine.py, line 13"
+    assert f"has not come back from its first use, in {place}" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
@@ -10,6 +11,7 @@ from conformance.contract.requirement import MUST, SHOULD, Requirement
 from conformance.layers.registry import Entry
 from conformance.report.terminal import Progress, console_for, write_verdict
 from conformance.results.cell import Cell
+from conformance.results.failure import NOT_TRIED_AGAIN
 from conformance.results.file import Results
 from conformance.results.outcome import Outcome
 from conformance.results.verdict import account
@@ -68,8 +70,6 @@ def _show(
         progress.pytest_conformance_fault(cell)
     progress.pytest_sessionfinish()
     shown = {cell.key for cell in cells}
-    import sys
-
     write_verdict(Results(verdict, FACTS), sys.stdout, verbose=verbose, shown=shown)
     lines = capsys.readouterr().out.splitlines()
     return [line[i : i + COLUMNS] for line in lines for i in range(0, max(len(line), 1), COLUMNS)]
@@ -140,3 +140,21 @@ def test_all_of_each_fault_is_shown_with_v(capsys: pytest.CaptureFixture[str]) -
     assert text.count("  reproduce ") == 5
     assert text.count("  smallest  ") == text.count("  note      ") == 5
     assert f"  blocked   {_ROWS[5]}" in text
+
+
+def test_a_layer_that_ends_its_process_is_told_once_without_a_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    why = "the process died while checking it: it ended itself with exit code 3"
+    rows = [_row(id) for id in _ROWS]
+    reasons = [NOT_TRIED_AGAIN + why, *[why] * 3, *[NOT_TRIED_AGAIN + why] * 4]
+    cells = [
+        Cell(ENTRY.id, row.id, str(row.level), Outcome.CRASHED, reason=reason)
+        for row, reason in zip(rows, reasons, strict=True)
+    ]
+    write_verdict(Results(account([ENTRY], rows, cells), FACTS), sys.stdout)
+    lines = capsys.readouterr().out.splitlines()
+    assert not any(line.startswith("area ") for line in lines)
+    told = [" ".join(line.split()) for line in lines if "it ended itself" in line]
+    assert told == [f"why {why}"]
+    assert "  and so are 7 more requirements" in lines
