@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from conformance.errors import NotAdaptable
+from conformance.errors import NotAdaptable, by_user
 from conformance.layers.adapters.words import in_flax_words
 from conformance.layers.binding import (
     Binding,
@@ -112,7 +112,9 @@ def _passed_on(kind: Any, arguments: Mapping[str, Any]) -> set[str]:
     def is_built(**option: Any) -> bool:
         try:
             bind(kind, {**arguments, **option}, is_nnx=True).construct(*_SIZES, nnx.Rngs(0))
-        except Exception:  # which the requirements report, if it is not of the option
+        except BaseException as error:  # the requirements report it, if it is not of the option
+            if by_user(error):
+                raise
             return False
         return True
 
