@@ -271,9 +271,8 @@ def _is_all_shown(verdict: Verdict, shown: Collection[tuple[str, str]]) -> bool:
 
 def _is_all_lost(verdict: Verdict) -> bool:
     """Return whether no requirement of the one layer was decided, so that a table has only 0."""
-    lost = Outcome.CRASHED, Outcome.TIMED_OUT
     applying = [cell.outcome for cell in verdict.own if cell.outcome.applies]
-    return len(verdict.entries) == 1 and bool(applying) and all(each in lost for each in applying)
+    return len(verdict.entries) == 1 and bool(applying) and all(each.lost for each in applying)
 
 
 def _write(console: Console, line: str, style: str = "") -> None:
