@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import hashlib
 import json
 import os
 import signal
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 # The workers, which have limits, deal with a layer that takes longer to import.
 _PATIENCE = 30.0
 _EACH = 10.0
-# Where a layer is that has not come back, is asked for this long before it is given up.
+# The place of a layer is written this long before the layer is given up.
 _BEFORE = 2.0
 
 
@@ -49,11 +48,13 @@ class Preflight:
         self._process: subprocess.Popen[bytes] | None = None
         # Not a pipe: a layer may print anything, and start processes that hold a pipe open.
         self._answers = run.directory / "preflight"
-        tried = [asdict(entry) for entry in run.entries if entry.source]
-        if not tried:
+        self._tried = [entry for entry in run.entries if entry.source]
+        if not self._tried:
             return
         active = profiles.active()
-        given = json.dumps([tried, active.name, active.seed, str(self._answers)])
+        patience = (_EACH if len(self._tried) > 1 else _PATIENCE) - _BEFORE
+        tried = list(map(asdict, self._tried))
+        given = json.dumps([tried, active.name, active.seed, str(self._answers), patience])
         self._process = subprocess.Popen(
             child_process.python("-m", __name__, given),
             stdin=subprocess.DEVNULL,
@@ -96,32 +97,38 @@ class Preflight:
     def _tell_what_is_slow(self) -> None:
         """Say where layers are that have not come back: a cell of theirs may take minutes."""
         limit = self.run.breaker.time_limit
-        for entry in self.run.entries:
-            with contextlib.suppress(OSError):
-                words = _slow(str(self._answers), entry).read_text(errors="replace")
-                place = innermost_layer_frame(words)
-                where = f", in {place}" if place else ""
-                if words:
-                    print(
-                        f"dense-conformance: {printable(entry.name)} has not come back from its "
-                        f"first use{where}; a requirement may take {limit:g} s (--time-limit)",
-                        file=sys.stderr,
-                    )
+        for i, entry in enumerate(self._tried):
+            words = ""
+            with contextlib.suppress(OSError):  # without the file, it came back
+                words = _place(str(self._answers), i).read_text(errors="replace")
+            if not words:
+                continue
+            place = innermost_layer_frame(words)
+            where = f", in {place}" if place else ""
+            print(
+                f"dense-conformance: {printable(entry.name)} has not come back from its first use"
+                f"{where}; a requirement may take {limit:g} s (--time-limit)",
+                file=sys.stderr,
+            )
 
 
-def _slow(answers: str, entry: Entry) -> Path:
-    """Return the file in which the place of a layer is written that does not come back."""
-    return Path(f"{answers}-{hashlib.sha256(entry.id.encode()).hexdigest()[:16]}")
+def _place(answers: str, i: int) -> Path:
+    """Return the file with the place of a layer, which is there while the layer is used."""
+    return Path(f"{answers}-{i}")
 
 
-def _examine(entry: Entry, seconds: float, profile: str, seed: int | None, answers: str) -> None:
+def _examine(
+    i: int, entry: Entry, profile: str, seed: int | None, answers: str, patience: float
+) -> None:
     """Write why the implementation cannot be used, if it cannot, or where it is after a time."""
     from conformance.layers.first_use import why_unusable
 
-    with _slow(answers, entry).open("w") as places:
-        faulthandler.dump_traceback_later(seconds - _BEFORE, repeat=True, file=places)
+    place = _place(answers, i)
+    with place.open("w") as file:
+        faulthandler.dump_traceback_later(patience, repeat=True, file=file)
         why = why_unusable(entry)
         faulthandler.cancel_dump_traceback_later()
+    place.unlink(missing_ok=True)
     if why:
         from conformance.results.environment import describe
 
@@ -134,16 +141,16 @@ def main(given: str) -> None:
     entries, *how = json.loads(given)
     if len(entries) == 1 or not hasattr(os, "fork"):
         # Without a fork, try one only: what it does to the process must not affect others.
-        _examine(Entry(**entries[0]), _PATIENCE, *how)
+        _examine(0, Entry(**entries[0]), *how)
         return
     import flax.nnx
 
     del flax
-    for entry in entries:
+    for i, entry in enumerate(entries):
         child = os.fork()
         if child == 0:
             with contextlib.suppress(BaseException):
-                _examine(Entry(**entry), _EACH, *how)
+                _examine(i, Entry(**entry), *how)
             os._exit(0)
         _wait_for(child)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -243,19 +244,17 @@ def test_a_list_of_params_is_named_as_the_cause() -> None:
 def test_a_layer_that_does_not_come_back_is_named_with_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # It goes on when its place has been written.
-    places = f"[each.read_text() for each in Path({str(tmp_path)!r}).glob('preflight-*')]"
-    waits = (
-        f"from pathlib import Path\n        while 'line 13 in __call__' not in str({places}): pass"
-    )
-    entry = written(tmp_path, CALL, waits)
-    monkeypatch.setattr(preflight, "_BEFORE", 0.0)
+    entry = written(tmp_path, CALL, "while True: pass")
+    # The place is written each second, at first that of an import.
+    monkeypatch.setattr(preflight, "_PATIENCE", preflight._BEFORE + 1.0)
     run: Any = SimpleNamespace(
-        directory=tmp_path, entries=[], breaker=SimpleNamespace(time_limit=300.0)
+        directory=tmp_path, entries=[entry], breaker=SimpleNamespace(time_limit=300.0)
     )
     waiting = preflight.Preflight(run)
-    run.entries = [entry]
-    preflight._examine(entry, 0.1, "quick", None, str(tmp_path / "preflight"))
-    waiting._tell_what_is_slow()
-    place = "mine.py, line 13"
-    assert f"has not come back from its first use, in {place}" in capsys.readouterr().err
+    place = tmp_path / "preflight-0"
+    while not place.exists() or "line 12 in __call__" not in place.read_text():
+        time.sleep(0.05)
+    assert waiting._unusable() == []
+    waiting.pytest_unconfigure()
+    text = "mine.py:MyDense has not come back from its first use, in mine.py, line 12, in __call__;"
+    assert text in capsys.readouterr().err
