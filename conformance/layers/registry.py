@@ -289,10 +289,13 @@ def _resolve(spec: str, known: Sequence[Entry]) -> Entry:
     if path.endswith(".ipynb"):
         words = "use conformance.check(MyDense) in the notebook, or move the layer to a .py file"
         raise UsageError(f"{spec!r} names a notebook: {words}")
-    # A folder may have the name of an installed module.
-    if Path(path).is_dir() and not getattr(PathFinder.find_spec(path), "origin", None):
+    # A folder may be a package, or have the name of an installed one.
+    module = PathFinder.find_spec(path, [os.getcwd(), *sys.path]) if path.isidentifier() else None
+    if Path(path).is_dir() and not getattr(module, "origin", None):
         words = f"say which file in it: {path.rstrip('/')}/FILE.py:MyDense"
         raise UsageError(f"{spec!r} names a folder; {words}")
+    if module is not None and not colon:
+        raise UsageError(f"{spec!r} names a module; say which layer in it: {path}:MyDense")
     if colon and place and attribute:
         _require_importable(place, spec, known)
         return Entry(id=spec, name=spec, spec=spec)

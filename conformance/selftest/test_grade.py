@@ -42,6 +42,14 @@ SIZES = ("MyDense(x.shape[-1], int(features)", "MyDense(int(features), x.shape[-
 FLOAT = ("int(features)", "features")
 SOLUTIONS = {
     "right": Solution((), "yes yes yes yes", "a right solution: "),
+    "right by name": Solution(
+        (
+            ("self, in_features, out_features, *", "self, *, out_features, in_features"),
+            (SIZES[0], "MyDense(in_features=x.shape[-1], out_features=int(features)"),
+        ),
+        "yes yes yes yes",
+        "a right solution: ",
+    ),
     "raw": Solution(
         ((f"nnx.Param({ZEROS})", ZEROS),),
         "no yes yes yes",
@@ -132,7 +140,7 @@ def test_each_pitfall_is_named(grades: Mapping[str, tuple[str, Verdict]], name: 
         assert (pitfall.hint in words) == (state == "no")
     assert any(SOLUTIONS[name].found in line for line in lines), text
     assert len(lines) <= 24
-    assert verdict.exit_code == (OK if name == "right" else NONCONFORMING)
+    assert verdict.exit_code == (OK if name.startswith("right") else NONCONFORMING)
 
 
 def test_nothing_checked_is_no_right_solution() -> None:

@@ -40,6 +40,7 @@ def test_one_that_is_named_twice_runs_once() -> None:
         ("missing.py:MyDense", "there is no file 'missing.py'"),
         (f"{Path(__file__).parent}:MyDense", "names a folder; say which file in it: .*FILE.py"),
         ("mine.ipynb:MyDense", r"names a notebook: use conformance.check\(MyDense\)"),
+        ("conformance", "names a module; say which layer in it: conformance:MyDense"),
         (f"{__file__}:", "names a file; say which layer in it: .*test_registry.py:MyDense"),
         ("no_such_module:Dense", "There is no module 'no_such_module' either"),
     ],
@@ -47,6 +48,16 @@ def test_one_that_is_named_twice_runs_once() -> None:
 def test_what_does_not_exist(spec: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         resolve([spec])
+
+
+def test_a_package_in_the_current_folder_is_no_mere_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "acme_layers").mkdir()
+    (tmp_path / "acme_layers" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    (entry,) = resolve(["acme_layers:Dense"])
+    assert entry.source == "acme_layers"
 
 
 def _file(tmp_path: Path, text: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -29,7 +30,6 @@ from conformance.contract.requirement import (
 )
 from conformance.errors import Cause, Violation, safe_text
 from conformance.jax_setup.lazy import jax, jnp, nnx
-from conformance.layers.binding import signature_of
 from conformance.statistics import by_requirement, causes, strongest
 from conformance.statistics.identify import declared_names
 from conformance.statistics.laws import family_named
@@ -202,19 +202,19 @@ def test_fixed_result(layer: Layer, case: Case) -> None:
     from implementations.my_dense import MyDense
 
     _require_order(layer.implementation.forward)
-    beside = _layer_beside(layer.implementation.forward)
+    beside = functions.layer_beside(layer.implementation.forward)
     x = case.normal("x", case.in_features)
-    cause = _why_exchanged(beside)
-    with during("construction of the MyDense in the function's module", cause):
-        model = (beside or MyDense)(*case.kernel_shape, rngs=nnx.Rngs(case.seed))
+    construct = functions.constructor(beside or MyDense)
+    with during("construction of the MyDense in the function's module"):
+        model = construct(*case.kernel_shape, nnx.Rngs(case.seed))
     found = np.asarray(layer.forward(case.seed, x, case.out_features))
     if beside is not None:
-        with during("calling the MyDense in the function's module", cause):
+        with during("calling the MyDense in the function's module"):
             expected = np.asarray(model(as_jax(x)))
         kernel, bias = layer.affine(case)
         bound = 2 * oracle.affine(x, kernel, bias).bound
         right = oracle.Bounded(expected, bound).admits(found)
-        cause = "" if right else _why_another_key(beside, found, bound, case)
+        cause = "" if right else _why_another_key(construct, found, bound, case)
         require.within(found, expected, bound, "f(x)", cause=cause, against="that of its MyDense")
         return
     kernel, bias = np.asarray(model.kernel[...]), np.asarray(model.bias[...])
@@ -246,25 +246,9 @@ def _require_order(function: Any) -> None:
     )
 
 
-def _layer_beside(function: Any) -> Any:
-    """Return the nnx class ``MyDense`` in the module of a function if it can be called, or None."""
-    found = getattr(inspect.unwrap(function), "__globals__", {}).get("MyDense")
-    if not (isinstance(found, type) and issubclass(found, nnx.Module)):
-        return None
-    return found if any("__call__" in vars(each) for each in found.__mro__) else None
-
-
-def _why_exchanged(layer: Any) -> str:
-    """Return a cause if the layer's signature takes the outputs first."""
-    signature = signature_of(layer) if layer is not None else None
-    names = [*signature.parameters][:1] if signature is not None else []
-    if not any("out" in name for name in names):
-        return ""
-    words = f"MyDense takes {names[0]} first, where the exercise asks for in_features first"
-    return Cause("outputs-first", words)
-
-
-def _why_another_key(beside: Any, found: np.ndarray, bound: np.ndarray, case: Case) -> str:
+def _why_another_key(
+    construct: Callable[..., Any], found: np.ndarray, bound: np.ndarray, case: Case
+) -> str:
     """Return a cause if exactly one other key makes the layer beside it give this f(x)."""
     used, halves = nnx.Rngs(case.seed), jax.random.split(jax.random.key(case.seed))
     used.params()
@@ -274,7 +258,7 @@ def _why_another_key(beside: Any, found: np.ndarray, bound: np.ndarray, case: Ca
         ("the second half of jax.random.split(key)", nnx.Rngs(halves[1])),
         ("Rngs that another key was drawn from before", used),
     ):
-        given = np.asarray(beside(*case.kernel_shape, rngs=rngs)(x))
+        given = np.asarray(construct(*case.kernel_shape, rngs)(x))
         if oracle.Bounded(given, bound).admits(found):
             named.append(f"the layer is built from {words}: build it from nnx.Rngs(int(seed))")
     return Cause("another-key", named[0]) if len(named) == 1 else ""

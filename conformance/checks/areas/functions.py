@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from conformance.checks.layer import Layer
 from conformance.checks.require import during
 from conformance.checks.scan.edges import scan
 from conformance.contract.requirement import PARAMETERS
-from conformance.errors import Cause
-from conformance.jax_setup.lazy import jax
+from conformance.errors import Cause, NotAdaptable
+from conformance.jax_setup.lazy import jax, nnx
+from conformance.layers.binding import bind, signature_of
 
 # Probing costs a call for each input, so these are few sizes; one is wider than a vector unit.
 _SIZES = ((3, 10), (16, 16), (33, 20))
@@ -29,6 +31,38 @@ _EXACT = 2**24
 def is_function(layer: Layer) -> bool:
     """Return whether the layer has no parameters to read or write."""
     return PARAMETERS not in layer.provides
+
+
+def layer_beside(function: Any) -> Any:
+    """Return the nnx class ``MyDense`` in the module of a function if it can be called, or None."""
+    found = getattr(inspect.unwrap(function), "__globals__", {}).get("MyDense")
+    if not (isinstance(found, type) and issubclass(found, nnx.Module)):
+        return None
+    return found if any("__call__" in vars(each) for each in found.__mro__) else None
+
+
+def constructor(layer: Any) -> Callable[[Any, Any, Any], Any]:
+    """Return ``construct(in_features, out_features, rngs)`` of an nnx class that takes these.
+
+    They are given by name: the exercise leaves open whether they can be given by position. The
+    outputs may not come first, because the exercise says in which order they come.
+    """
+    signature = signature_of(layer)
+    named = [] if signature is None else [*signature.parameters.values()]
+    first = [p.name for p in named if p.kind is not p.KEYWORD_ONLY][:2]
+    words = (
+        f"MyDense takes {''.join(first[:1])} first, where the exercise asks for in_features first"
+    )
+    require.that(
+        not first or "out" not in first[0],
+        f"MyDense takes ({', '.join(first)})",
+        accepted="(in_features, out_features), in this order",
+        cause=Cause("outputs-first", words),
+    )
+    try:
+        return bind(layer, {}, is_nnx=True).construct
+    except NotAdaptable as error:
+        require.not_applicable(f"its MyDense takes more than both sizes and rngs: {error.found}")
 
 
 def _require(
