@@ -25,14 +25,17 @@ from conformance.checks.areas.options import (
     require_branches,
     require_gradients,
     require_initializer,
+    require_kernel_alone,
     require_negated_gradients,
+    require_no_bias_made,
     require_of_one_layer,
     require_result,
-    require_same_law,
     takes,
+    why_bias_kept,
     with_and_without_bias,
     with_options,
 )
+from conformance.checks.areas.options_law import require_same_law
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Built, Layer
@@ -57,19 +60,15 @@ def _x(layer: Layer, case: Case) -> np.ndarray:
 def test_use_bias(layer: Layer, case: Case) -> None:
     """With ``use_bias=False`` the layer has only a kernel, of the same shape, f(0) is 0 and
     f(x) = x @ K.
+
+    A ``bias_init`` beside it makes no bias; the layer may also refuse it.
     """
     without = with_options(layer, use_bias=False)
     with during("construction with use_bias=False"):
         dense = without.of(case)
-    listed = ", ".join(map(str, dense.leaves))
-    require.that(
-        len(dense.leaves) == 1,
-        f"with use_bias=False the layer has {listed}",
-        accepted="the kernel alone",
-        cause=_why_kept(layer, dense, case),
-    )
-    require_same_law(layer, without, "use_bias=False")
     x, kernel = _x(layer, case), without.kernel_for(case)
+    require_kernel_alone(dense, "use_bias=False", why_bias_kept(dense, x))
+    require_same_law(layer, without, "use_bias=False")
     dense.write(kernel, case.bias())
     reference = without.value(x, kernel, np.zeros(case.out_features, np.float32))
     require.equal(dense(x * 0), np.zeros_like(reference.value), "f(0) with use_bias=False")
@@ -81,15 +80,7 @@ def test_use_bias(layer: Layer, case: Case) -> None:
         require.within(found, reference.value, reference.bound, what)
     require_as_zero_bias(layer, dense, case, x)
     require_branches(layer, without, "use_bias=False")
-
-
-def _why_kept(layer: Layer, dense: Built, case: Case) -> str:
-    """Return whether a bias in spite of ``use_bias=False`` is added as well, or only created."""
-    if not any(np.ndim(leaf.value) == 1 for leaf in dense.leaves):
-        return ""
-    if np.asarray(dense.replaced(lambda value: value + 1)(0 * _x(layer, case))).any():
-        return ignored("use_bias")
-    return Cause("bias-kept", "with use_bias=False the bias is not added, but it is created")
+    require_no_bias_made(layer, case)
 
 
 @requirement("options/kernel-init", MUST, PARAMETERS)

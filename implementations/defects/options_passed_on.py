@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
-from implementations.correct.options import LECUN, AllOptions
+from implementations.correct.options import LECUN, ZEROS, AllOptions
 from implementations.defects.options import constructor, product
 from implementations.defects.record import also, defect, name_layers
 
@@ -196,6 +196,15 @@ class CastsToThePreferred(AllOptions):
         """Return the output, cast twice."""
         y = (x @ kernel).astype(self.preferred or x.dtype)
         return (y if bias is None else y + jnp.broadcast_to(bias, y.shape)).astype(x.dtype)
+
+
+BiasInitBringsBias = constructor("Y275", "options/use-bias", 4, cause_id="option-overruled")(
+    lambda use_bias, bias_init: {
+        "use_bias": use_bias or bias_init != ZEROS,
+        "bias_init": bias_init,
+    },
+    "A `bias_init` brings a bias, also with `use_bias=False`.",
+)
 
 
 name_layers(globals())
