@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from types import FrameType
 from typing import Any, TextIO
 
 _LONGEST_TEXT = 600
@@ -268,8 +269,12 @@ def is_layers_file(name: str) -> bool:
 
 def raised_by_layer(error: BaseException) -> bool:
     """Return whether an exception of any type has come out of the layer's own code."""
-    frames = (frame for frame, _ in traceback.walk_tb(_TRACEBACK(error)))
-    return any(is_layers_file(frame.f_code.co_filename) for frame in frames)
+    return any(is_layers_file(frame.f_code.co_filename) for frame in frames_of(error))
+
+
+def frames_of(error: BaseException) -> Iterator[FrameType]:
+    """Yield the frames on the way to an exception, the outermost first."""
+    yield from (frame for frame, _ in traceback.walk_tb(_TRACEBACK(error)))
 
 
 @lru_cache

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from conformance.checks import recording
+from conformance.checks.exceptions import cause_of
 from conformance.errors import (
-    Cause,
     Violation,
     by_user,
     id_of,
@@ -62,38 +62,12 @@ def _raised(action: str, error: BaseException, cause: str) -> Violation:
     # The line that asked JAX to trace belongs to the suite, and does not help.
     text = safe_text(error, 2000).partition(" The error occurred while tracing ")[0]
     kind = name_of(error)
-    if "PRNG key type" in text and "RngStream" in text:
-        cause = cause or _STREAM_AS_KEY
-    elif _RNGS_AS_OTHER.search(text):
-        cause = cause or _RNGS_AS_KEY
-    elif "scalar seed, but was given a PRNG key" in text:
-        cause = cause or _KEY_AS_SEED
-    elif _FUNCTION_AS_ARRAY.search(text):
-        cause = cause or NOT_CALLED
-    elif "-dimensional weights tensor" in text:  # by the initializers of jax.nn
-        cause = cause or _OF_VECTOR
-    elif "wrapped in `@compact`" in text:  # by Linen
-        cause = cause or _NOT_COMPACT
-    elif "Leaked tracer" in text:  # by jax.checking_leaks
-        cause = cause or _STORED
-    elif "has been deleted" in text:
-        cause = cause or _DELETED
-    elif "float0" in text:
-        cause = cause or _OF_INTEGERS
-    elif text.startswith("Unable to allocate"):  # by NumPy
-        cause = cause or _ALLOCATED
     # The address of an object differs in each run.
     text = re.sub(r" at 0x[0-9a-f]+", "", text)
     line = users_line(error)
     action = f"{action}: {line}" if line else action
     message = f"{action} raised {kind}: {_shortened(text)}"
-    asked = re.search(r"The (\w+)\(\) method was called on", text)
-    if asked is not None and kind == "ConcretizationTypeError":
-        words = f"{asked[1]}() is asked of an array under a trace, which has no device yet"
-        cause = cause or Cause("device-under-trace", words)
-    cause = cause or _UNDER_A_TRACE.get(kind, "")
-    if text in _OF_READ_ONLY:
-        cause = cause or _WRITTEN_IN_PLACE
+    cause = cause or cause_of(error, text)
     kind_of_violation = Violation if _shows_its_origin(error) else _Unchained
     return kind_of_violation(message, accepted="no exception", cause=cause)
 
@@ -125,88 +99,6 @@ def _shows_its_origin(error: BaseException) -> bool:
         if by_user(refusal):
             raise
         return False
-
-
-NOT_CALLED = Cause(
-    "initializer-not-called",
-    "a function stands where an array is needed: an initializer is made first, and then called, as "
-    "lecun_normal()(key, shape)",
-)
-_FUNCTION_AS_ARRAY = re.compile(
-    r"of type <class 'function'>|got <class 'function'>|for @: '[\w.]+' and 'function'"
-    r"|'function' object has no attribute '__r?matmul__'"
-)
-"""The messages of JAX and of Python."""
-
-_NOT_COMPACT = Cause(
-    "compact-missing", "the call makes parameters: write @nn.compact in the line above its def"
-)
-_OF_VECTOR = Cause(
-    "initializer-of-vector",
-    "an initializer of kernels, such as lecun_normal, is given a shape of one axis: a bias starts "
-    "at zeros",
-)
-_STREAM_AS_KEY = Cause(
-    "stream-as-key",
-    "a stream of keys is given where a key is needed: rngs.params is the stream, and rngs.params() "
-    "draws a key from it",
-)
-_RNGS_AS_KEY = Cause(
-    "stream-as-key",
-    "the Rngs, or a stream of it, is given in the place of a key or a seed: rngs.params() draws a "
-    "key",
-)
-_RNGS_AS_OTHER = re.compile(
-    r"PRNG key type .*Rngs'|(interpret|Value) '?RngStream\(|number, not '(Rngs|RngStream)'"
-)
-"""The messages of JAX, which may show the Rngs as their default stream, and of Python."""
-_KEY_AS_SEED = Cause(
-    "key-as-seed", "a key is given where a seed is needed: rngs.params() already is a key"
-)
-_WRITTEN_IN_PLACE = Cause(
-    "written-in-place", "an array is changed in place, and it is read-only, as those of JAX are"
-)
-_OF_READ_ONLY = ("output array is read-only", "assignment destination is read-only")
-"""NumPy's own messages."""
-
-_STORED = Cause("value-stored", "the call stores its result, or x, on the layer or in a global")
-_DELETED = Cause(
-    "array-deleted", "an array is used after it was deleted: by delete(), or because it was donated"
-)
-_ALLOCATED = Cause(
-    "allocated-by-numpy",
-    "NumPy makes the array, also where JAX only describes it: make it by jax.numpy or jax.random",
-)
-_OF_INTEGERS = Cause(
-    "derivative-of-integers",
-    "a rule of differentiation computes with the derivative of integers, of JAX's dtype float0, "
-    "which has no numbers: cast x before the function that has the rule",
-)
-_UNDER_A_TRACE = {
-    "TracerArrayConversionError": Cause(
-        "numpy-under-trace",
-        "a JAX array is passed to NumPy, which no transformation allows: use jax.numpy",
-    ),
-    "ConcretizationTypeError": Cause(
-        "number-under-trace",
-        "an array is converted to a Python number, as by int() or float(), which no transformation "
-        "allows",
-    ),
-    "UnexpectedTracerError": Cause(
-        "tracer-kept",
-        "an array of a traced call is kept, in a cache, a global or an attribute, and used in a "
-        "later call",
-    ),
-    "TracerIntegerConversionError": Cause(
-        "number-under-trace", "an array is used as a Python integer, which no transformation allows"
-    ),
-    "TracerBoolConversionError": Cause(
-        "condition-under-trace",
-        "Python decides by the value of an array, as in an `if`, which no transformation allows: "
-        "use jnp.where or jax.lax.cond",
-    ),
-}
-"""The causes of JAX's own errors, by their names."""
 
 
 _about_rank_promotion = contextvars.ContextVar("about_rank_promotion", default=False)

@@ -250,6 +250,11 @@ def _hint(error: BaseException) -> str:
         module = sys.modules.get(wanted[2])
         parts = [each.name for each in pkgutil.iter_modules(getattr(module, "__path__", []))]
         return did_you_mean(wanted[1], [*_attributes(module), *parts])
+    if ".init() missing" in safe_text(error) and "'shape'" in safe_text(error):
+        return _MADE
+    names = _taking_shape(safe_text(error))
+    if names:
+        return f"its arguments are ({', '.join(names)}): the shape is one of them, a tuple"
     axis = re.match(r"unbound axis name: (\w+)", safe_text(error))
     if axis is not None:
         return f"the axis {axis[1]!r} exists under jax.pmap or shard_map only: make it an option"
@@ -257,7 +262,7 @@ def _hint(error: BaseException) -> str:
         return _near_name(error, name)
     if isinstance(error, AttributeError):
         if name.endswith("matmul__") and inspect.isroutine(error.obj):
-            return "a function: an initializer is made, then called: lecun_normal()(key, shape)"
+            return f"a function: {_MADE}"
         if name == "params":
             kind = type(error.obj).__name__
             return f"give rngs as nnx.Rngs(seed): it has the stream params, and this {kind} has not"
@@ -273,6 +278,22 @@ def _misuses_stream(error: BaseException) -> bool:
         return type(error.obj).__name__ == "RngStream"
     text = safe_text(error)
     return text.startswith("RngStream.__call__()") or "'PRNGKeyArray' object is not call" in text
+
+
+_MADE = "an initializer is made, then called: lecun_normal()(key, shape)"
+
+
+def _taking_shape(text: str) -> list[str]:
+    """Return the arguments of a function of JAX that was given too many, if one is a shape."""
+    import jax
+
+    takes = re.match(r"(\w+)\(\) takes from \d+ to \d+ positional arguments", text)
+    name = takes[1] if takes else ""
+    for module in (jax.random, jax.numpy):
+        made = signature_of(getattr(module, name, None))
+        if made is not None and "shape" in made.parameters:
+            return list(made.parameters)
+    return []
 
 
 def _self_hint(what: str, lines: list[str]) -> str:

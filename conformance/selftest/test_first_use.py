@@ -18,6 +18,7 @@ from conformance.running import preflight
 from conformance.selftest.processes import RIGHT, cells_in, command
 
 CALL = "return x @ self.kernel + self.bias"
+DRAW = "jax.random.normal(rngs.params(), (in_features, out_features))"
 STREAM = "hint: rngs.params() draws a key"
 # Each error: the replaced text, its replacement, the line and the marked part in the message, and
 # parts of the message.
@@ -58,6 +59,11 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "initializer": (CALL, "return x @ nnx.Param(nnx.initializers.zeros)", 12,
                     "x @ nnx.Param(nnx.initializers.zeros)",
                     "an initializer is made, then called"),
+    "shape in parts": (DRAW, "jax.random.normal(rngs.params(), 2, 3, 'f4')", 7,
+                       "jax.random.normal(rngs.params(), 2, 3, 'f4')",
+                       "its arguments are (key, shape, dtype"),
+    "no shape": (DRAW, "nnx.initializers.lecun_normal(2)(rngs.params())", 7,
+                 "nnx.initializers.lecun_normal(2)(rngs.params())", "is made, then called"),
     "linen base": ("(nnx.Module)", "(__import__('flax.linen').linen.Module)", 5, "MyDense",
                    "its base is linen.Module: a layer that takes rngs is an nnx.Module"),
     "call": (CALL, "return self.kernel(x, 1, y=2)", 12, "self.kernel(x, 1, y=2)", "not callable"),

@@ -26,6 +26,7 @@ SHAPE = "construction/kernel-shape"
 ONLY_TWO = "construction/only-two-parameters"
 FINITE = "construction/finite"
 RARE = "rare-draw-not-finite"
+_draw: Any = jax.random.normal
 
 LinenBiasOfInputLength = wrong.linen_bias("L003", "construction/bias-shape", 1, seen="pitfall")(
     lambda key, x, m: jnp.zeros((x.shape[-1],), jnp.float32),
@@ -53,6 +54,14 @@ KeyForSeed = wrong.key("Y573", "construction/builds", 1, cause_id="key-as-seed")
 BiasByLecun = wrong.bias("Y581", "construction/builds", 1, cause_id="initializer-of-vector")(
     lambda rngs, n, m: nnx.initializers.lecun_normal()(rngs.params(), (m,)),
     "The kernel's initializer draws the bias as well.",
+)
+SizeForDtype = wrong.kernel("Y520", "construction/builds", 1, cause_id="number-as-dtype")(
+    lambda key, n, m: _draw(key, n, m) * stddev(n),
+    "The two sizes are given one by one, so that the second is the dtype.",
+)
+ShapeForKey = wrong.kernel("Y521", "construction/builds", 1, cause_id="shape-as-key")(
+    lambda key, n, m: _draw((n, m), key) * stddev(n),
+    "The key and the shape are exchanged.",
 )
 OneDegreeOfFreedomLess = wrong.kernel("N040", FINITE, 3, cause_id="scale-divides-by-zero")(
     lambda key, n, m: normal(key, n, m) / jnp.sqrt(jnp.float32(n - 1)),

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from conformance.checks.exceptions import NOT_CALLED
 from conformance.checks.layer import Built, Layer
-from conformance.checks.require import NOT_CALLED
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 from conformance.layers import experiments

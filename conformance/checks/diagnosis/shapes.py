@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from conformance.checks.cases import BATCH, Case
+from conformance.checks.exceptions import NOT_CALLED
 from conformance.checks.layer import Built, Layer
-from conformance.checks.require import NOT_CALLED
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax

@@ -1,0 +1,38 @@
+"""The causes of exceptions that JAX, NumPy and Python raise, each told from the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from conformance.checks import require
+from conformance.errors import Violation
+
+KEY = jax.random.key(0)
+draw: Any = jax.random.normal
+zeros: Any = jnp.zeros
+made: Any = jax.nn.initializers
+
+
+@pytest.mark.parametrize(
+    ("call", "cause_id"),
+    [
+        (lambda: draw(KEY, 3, 4), "number-as-dtype"),
+        (lambda: zeros(3, 4), "number-as-dtype"),
+        # These look like an initializer of kernels that is given the shape of a bias.
+        (lambda: made.lecun_normal()(KEY, 3, 4), "number-as-dtype"),
+        (lambda: made.lecun_normal()(KEY, 3, 4, jnp.float32), "number-as-dtype"),
+        (lambda: made.lecun_normal()(KEY, (3,)), "initializer-of-vector"),
+        (lambda: made.lecun_normal()(KEY, (3,), jnp.float32), "initializer-of-vector"),
+        (lambda: draw((3, 4), KEY), "shape-as-key"),
+        (lambda: zeros(3, "no dtype"), ""),
+    ],
+)
+def test_the_cause_of_an_exception_is_found(call: Callable[[], object], cause_id: str) -> None:
+    with pytest.raises(Violation) as raised, require.during("the call"):
+        call()
+    assert raised.value.cause_id == cause_id
