@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks.areas.kernels import biases, kernels_of
+from conformance.checks.areas import biases
+from conformance.checks.areas.kernels import kernels_of
 from conformance.checks.diagnosis.parameters import NO_ONE_KERNEL
 from conformance.checks.layer import Layer
 from conformance.checks.scan.edges import NOT_TRACED, scan
@@ -287,7 +288,7 @@ def law_line(layer: Layer) -> str:
 
 def bias_law_line(layer: Layer) -> str:
     """Return the line that declares the law of new biases, if libraries use that law."""
-    return _usual_line("bias", _in_words(biases(layer))[1])
+    return _usual_line("bias", _in_words(biases.new(layer))[1])
 
 
 def _usual_line(key: str, declared: str) -> str:

@@ -14,12 +14,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from conformance.checks import recording, require
-from conformance.checks.areas import composition, input_dtypes, plot_data
+from conformance.checks.areas import biases, composition, input_dtypes, plot_data
 from conformance.checks.areas.kernels import (
     LARGE_KERNEL,
     beyond_the_experiment,
-    bias_evidence,
-    biases,
     declared,
     judge,
     kernel_of,
@@ -88,10 +86,11 @@ def test_bias_zero(layer: Layer, case: Case) -> None:
     if not law.is_zero(*case.kernel_shape):
         deviation = math.sqrt(law.variance(*case.kernel_shape))
         judge([variance(bias / deviation, "E[b^2] / variance"), mean(bias)])
-        judge(bias_evidence(layer))
+        biases.require_law(layer)
+        biases.require_independent_of_kernels(layer)
         return
     if bias.any():
-        cause = causes.bias(biases(layer))
+        cause = causes.bias(biases.new(layer))
         line = bias_law_line(layer)
         require.equal(bias, np.zeros_like(bias), "the new bias", cause=cause, declare=line)
     _require_zero_biases(layer)

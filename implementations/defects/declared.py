@@ -82,6 +82,29 @@ class HalfUniform(_Half):
         self.kernel = nnx.Param((drawn * (3 / d_in) ** 0.5).astype(param_dtype))
 
 
+class _OneKey(nnx.Module):
+    """Draws kernel and bias as PyTorch does, but both from the same key."""
+
+    layout = "in,out"
+
+    def __init__(self, d_in: int, d_out: int, *, rngs: nnx.Rngs) -> None:
+        key, bound = rngs.params(), d_in**-0.5
+        by_rows = self.layout == "in,out"
+        shape = (d_in, d_out) if by_rows else (d_out, d_in)
+        kernel = jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+        self.kernel = nnx.Param(kernel if by_rows else kernel.T)
+        self.bias = nnx.Param(jax.random.uniform(key, (d_out,), jnp.float32, -bound, bound))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return jnp.asarray(x) @ self.kernel[...] + self.bias[...]
+
+
+class _OneKeyByColumns(_OneKey):
+    """Draws the kernel as (out, in), and the bias from the same key."""
+
+    layout = "out,in"
+
+
 class _WithoutBias(nnx.Module):
     """A correct layer without a bias, which it does not declare."""
 
@@ -325,6 +348,16 @@ NotScaled = declaring(
 )
 
 
+UNIFORM = {"kernel": "uniform, 1/(3*fan_in)", "bias": "uniform, 1/(3*fan_in)"}
+ONE_KEY = "bias-of-the-kernels-key"
+OneKey = declaring(
+    _OneKey, Defect("Y565", "initialization/bias-zero", cause_id=ONE_KEY, subtlety=2), **UNIFORM
+)
+OneKeyByColumns = declaring(
+    _OneKeyByColumns,
+    Defect("Y566", "initialization/bias-zero", cause_id=ONE_KEY, subtlety=4),
+    **UNIFORM,
+)
 LAW = "initialization/kernel-law"
 ClippedInHalf = declaring(_Clipped, Defect("Y313", LAW, (), "weights-clipped", 5), **HALF)
 FewBitsInHalf = declaring(_OfFewBits, Defect("Y314", LAW, (), "weights-of-few-levels", 5), **HALF)

@@ -35,7 +35,6 @@ from conformance.statistics import (
     strongest,
 )
 from conformance.statistics.by_requirement import Shape, VarianceLaw
-from conformance.statistics.correlation import linked_seeds
 from conformance.statistics.identify import declared_names
 from conformance.statistics.laws import Family, family_named
 
@@ -148,45 +147,6 @@ def _of_size(drawn: np.ndarray, size: Shape, which: str) -> np.ndarray:
     if drawn.shape[1:] != expected:
         require.fail(f"the {which} has shape {drawn.shape[1:]}", accepted=f"{expected}")
     return drawn
-
-
-def biases(layer: Layer) -> dict[Shape, np.ndarray]:
-    """Return new biases of a few sizes, (seeds, 1, out), drawn once.
-
-    No two sizes share a seed, because one bias may be a prefix of another one of the same seed.
-    """
-
-    def draw() -> dict[Shape, np.ndarray]:
-        sizes = ((4, 512), (64, 80), (200, 16))
-        wanted = [(size, range(64 * i, 64 * (i + 1))) for i, size in enumerate(sizes)]
-        return dict(zip(sizes, kernels_of(layer, wanted, "bias"), strict=True))
-
-    found: dict[Shape, np.ndarray] = layer.remember("biases", draw)
-    return found
-
-
-def bias_evidence(layer: Layer) -> list[Evidence]:
-    """Return evidence that new biases follow their declared law, independent of kernels."""
-
-    def look() -> list[Evidence]:
-        law, drawn = layer.convention.bias, biases(layer)
-        families = tuple(filter(None, (family_named(name) for name in law.families)))
-        standard = by_requirement.rescaled(drawn, law.variance)
-        evidence = [
-            *by_requirement.variance_row(drawn, law.variance),
-            *by_requirement.mean_row(standard),
-        ]
-        evidence += by_requirement.law_row(standard, families)
-        size, seeds = (4, 512), range(64)
-        first = kernels(layer, *size, seeds)[:, :1]
-        both = np.concatenate([drawn[size], first]).astype(np.float64)
-        scales = np.sqrt(np.mean(np.square(both), axis=(1, 2), keepdims=True))
-        pairs = [(i, i + len(seeds)) for i in seeds]
-        what = "the bias and the first row of the kernel"
-        return [*evidence, linked_seeds(both / np.where(scales == 0, 1, scales), pairs, what)]
-
-    found: list[Evidence] = layer.remember("bias law", look)
-    return found
 
 
 def _distinct(kernels: np.ndarray) -> np.ndarray:
