@@ -44,7 +44,7 @@ def DecayOnCall(self: Any, x: ArrayLike) -> Array:
 
 
 @seen('keras#20724 "UnexpectedTracerError"; jax#7343')
-@wrong.call("N093", CALLS, 3, cause_id="call-stores")
+@wrong.call("N093", CALLS, 3, cause_id="input-stored")
 def KeepsLastInput(self: Any, x: ArrayLike) -> Array:
     """The last input is stored on the layer: a new leaf, and a leaked tracer under jit."""
     self.last_input = jnp.asarray(x)

@@ -72,9 +72,9 @@ def require_unchanged(
     )
     require.that(
         not changed,
-        f"{what} changes {', '.join(changed)}",
+        f"{what} {'changes' if before.keys() & changed else 'adds'} {', '.join(changed)}",
         accepted="the same bytes",
-        cause=_why_changed(changed, before),
+        cause=_why_changed(changed, before, after, inputs),
     )
     replaced = [name for name, value in _variables(dense).items() if value is not variables[name]]
     require.that(
@@ -114,9 +114,18 @@ def _why_static(dense: Built, kept: list[str]) -> str:
     return Cause("static-changed", changes)
 
 
-def _why_changed(changed: list[str], before: dict[str, bytes]) -> str:
+def _why_changed(
+    changed: list[str],
+    before: dict[str, bytes],
+    after: dict[str, bytes],
+    inputs: Sequence[np.ndarray],
+) -> str:
     new = [key for key in changed if key not in before]
     if new:
+        given = {np.asarray(x).tobytes() for x in inputs if np.size(x) > 1}
+        if all(after[key] in given for key in new):
+            names = " and ".join(f"self.{key}" for key in new)
+            return Cause("input-stored", f"the call stores its input on the layer, as {names}")
         return Cause("call-stores", f"the call stores {', '.join(new)} on the layer")
     return Cause("call-writes", f"the call writes into {', '.join(changed)}")
 
