@@ -150,6 +150,17 @@ def test_the_edge_before_a_failing_case() -> None:
     assert edge_before(layer, row, Case(5, 16)) == ""
 
 
+def test_a_python_loop_has_no_edge() -> None:
+    """Each size has a program of its own, so none of them is the other program."""
+
+    class OneDrawForAllRows(CorrectDense):
+        def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+            return jnp.stack([jax.random.normal(key, (out_features,)) for _ in range(in_features)])
+
+    (row,) = chosen(["kernel-independence"])
+    assert edge_before(Layer(adapt(OneDrawForAllRows)), row, Case(2, 1024)) == ""
+
+
 def test_beyond_an_edge_is_the_other_program() -> None:
     """Words about the other program go with cases that run it."""
     found = scan(branching(lambda x, k: k.shape[1] < 5))

@@ -100,7 +100,9 @@ def permutations(z: Array) -> Evidence:
             varied = kernel[(np.diff(kernel, axis=1) > 0).sum(axis=1) >= _RUN // 2]
             distinct = len({line.tobytes() for line in varied})
             if distinct < len(varied):
-                found = f"{len(varied) - distinct} {group}s hold the magnitudes of another"
+                copies = len(varied) - distinct
+                which = f"{group} holds" if copies == 1 else f"{group}s hold"
+                found = f"{copies} {which} the magnitudes of another"
                 limit = f"none ({weights(z.size)})"
                 return of_weights(check, z, -math.inf, 1.0, (0.0, 0.0), found, limit)
     return Evidence(

@@ -31,7 +31,10 @@ def edge_before(layer: Layer, row: Requirement, case: Case) -> str:
     if len(point.axes) != len(base.axes) or min(point.axes) < 2 or max(point.axes) > _LARGEST:
         return ""
     traces = Traces(layer)
+    tenfold = Point(10 * base.in_features, 10 * base.out_features, tuple(10 * n for n in base.lead))
     for kind in _KINDS.get(row.area, (FORWARD,)):
+        if traces.grows(kind, base, tenfold):
+            continue  # a Python loop: every length has a program of its own
         for edge in scan(layer).edges:
             if edge.program == kind and any(_same(each, point, kind) for each in edge.points):
                 return edge.where
