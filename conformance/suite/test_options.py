@@ -1,11 +1,13 @@
 """Constructor options with the names of Flax's options mean what they mean in Flax.
 
 An option is checked if the constructor has its name, or passes it on. If a layer is registered with
-a value for an option, all other requirements check it with that value.
+a value for an option, all other requirements check it with that value. An option is that of one
+layer: building another layer with other options changes nothing.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +16,12 @@ import numpy as np
 from conformance.checks import jaxprs, programs, require
 from conformance.checks.areas import compilation, input_dtypes
 from conformance.checks.areas.options import (
-    LOST,
     beside,
-    copies_of,
     ignored,
     in_words,
     keys_given,
     of_every_rank,
+    precision_of,
     require_as_zero_bias,
     require_branches,
     require_gradients,
@@ -30,6 +31,8 @@ from conformance.checks.areas.options import (
     require_no_bias_made,
     require_of_one_layer,
     require_result,
+    require_unshared,
+    result,
     takes,
     why_bias_kept,
     with_and_without_bias,
@@ -63,16 +66,19 @@ def test_use_bias(layer: Layer, case: Case) -> None:
 
     A ``bias_init`` beside it makes no bias; the layer may also refuse it.
     """
-    without = with_options(layer, use_bias=False)
+    without, x = with_options(layer, use_bias=False), _x(layer, case)
+    kernel, seen = without.kernel_for(case), functools.partial(result, x=x)
+    plain = layer.written(case)
+    before = seen(plain)
     with during("construction with use_bias=False"):
         dense = without.of(case)
-    x, kernel = _x(layer, case), without.kernel_for(case)
     require_kernel_alone(dense, "use_bias=False", why_bias_kept(dense, x))
     require_same_law(layer, without, "use_bias=False")
     dense.write(kernel, case.bias())
     reference = without.value(x, kernel, np.zeros(case.out_features, np.float32))
     require.equal(dense(x * 0), np.zeros_like(reference.value), "f(0) with use_bias=False")
     require.within(dense(x), reference.value, reference.bound, "f(x) with use_bias=False")
+    require_unshared(dense, plain, before, "f(x)", seen)
     require_gradients(without, case, dense, x, "jax.vjp with use_bias=False")
     if layer.accepts((2, 4)) and layer.accepts(BATCH):
         found = np.asarray(dense(x.reshape(2, 4, -1))).reshape(8, -1)
@@ -139,7 +145,8 @@ def test_dtype(layer: Layer, case: Case) -> None:
     the product. Copies of the layer keep the option, and other layers do not get it.
     """
     plain, values = layer.written(case), _x(layer, case)
-    before = np.asarray(plain(values))
+    seen = functools.partial(result, x=values)
+    before = seen(plain)
     for dtype, x in (
         ("bfloat16", _x(layer, case)),
         ("float16", _x(layer, case)),
@@ -154,7 +161,7 @@ def test_dtype(layer: Layer, case: Case) -> None:
         y = dense.write(case.kernel(), case.bias())(as_jax(x))
         require_result(computing, case, y, x.astype(np.float32), f"dtype={dtype}")
         if dtype == "bfloat16":
-            require_of_one_layer(dense, values, plain, before)
+            require_of_one_layer(dense, plain, before, "f(x)", seen)
             require_gradients(computing, case, dense, x, f"jax.vjp with dtype={dtype}")
             cause = Cause("option-by-rank", "dtype is ignored for x of some ranks")
             returned = computing.convention.returned
@@ -308,13 +315,9 @@ def test_precision(layer: Layer, case: Case) -> None:
             plain = layer.with_options(**options) if options else layer
             require_branches(layer, given, f"precision={shown}{_and(options)}", plain)
         if isinstance(chosen, str) and not options:
-            x = as_jax(_x(layer, case))
-            for how, each in copies_of(given.of(case)).items():
-                with during(f"tracing a layer that is {how}"):
-                    found = jaxprs.precisions(jax.make_jaxpr(each.raw)(x))
-                what_copied = f"with precision={shown}, the product of a layer that is {how}"
-                found_copied = f"{what_copied} has {in_words(found)}"
-                require.that(found == right, found_copied, accepted=_named(precision), cause=LOST)
+            seen, usual = functools.partial(precision_of, x=_x(layer, case)), layer.of(case)
+            before, dense = seen(usual), given.of(case)
+            require_of_one_layer(dense, usual, before, "the precision of the product", seen)
             found = jaxprs.precisions(compilation.traced_gradients(given, case))
             cause = Cause("option-of-call-only", "precision does not reach the gradients")
             require.that(
@@ -347,17 +350,16 @@ def test_dot_general(layer: Layer, case: Case) -> None:
     def unchanged(*arguments: Any, **options: Any) -> Any:
         return jax.lax.dot_general(*arguments, **options)
 
-    dense = with_options(layer, dot_general=negated).of(case).write(case.kernel(), case.bias())
     x = _x(layer, case)
     reference = layer.value(x, -layer.kernel_for(case), layer.bias_for(case))
+    seen, usual = functools.partial(result, x=x), layer.written(case)
+    before, dense = seen(usual), with_options(layer, dot_general=negated).written(case)
     what, y = "f(x) with a dot_general that negates the product", dense(x)
     unused = "f(x) with a dot_general does not call it"
     require.that(calls, unused, accepted="a call", cause=ignored("dot_general"))
     require.within(y, reference.value, reference.bound, what)
     require_negated_gradients(dense, case)
-    for how, each in copies_of(dense).items():
-        copied = f"{what}, of a layer that is {how},"
-        require.within(each(x), reference.value, reference.bound, copied, cause=LOST)
+    require_of_one_layer(dense, usual, before, "f(x)", seen)
     for options in beside(layer):
         calls.clear()
         given = with_options(layer, dot_general=negated, **options)
@@ -420,6 +422,9 @@ def test_promote_dtype(layer: Layer, case: Case) -> None:
                 accepted="bfloat16",
                 cause=cause,
             )
+    seen, plain = functools.partial(result, x=_x(layer, case)), layer.of(case)
+    before, dense = seen(plain), with_options(layer, promote_dtype=to_bfloat16).of(case)
+    require_unshared(dense, plain, before, "f(x)", seen)
     given = with_options(layer, promote_dtype=own.promote_dtype)
     require_branches(layer, given, "promote_dtype", layer)
     if not takes(layer, "dtype"):

@@ -265,22 +265,6 @@ class IgnoresDtype(CorrectLinenDense):
     dtype: Any = None
 
 
-@defect("Y230", "options/dtype", 4, cause_id="options-shared")
-class DtypeOfTheClass(AllOptions):
-    """`dtype` is an attribute of the class, so that the last layer decides for all."""
-
-    computed: Any = None
-
-    def __init__(
-        self, in_features: int, out_features: int, *, dtype: Any = None, rngs: nnx.Rngs
-    ) -> None:
-        super().__init__(in_features, out_features, rngs=rngs)
-        DtypeOfTheClass.computed = dtype
-
-    def computed_in(self, x: Any, kernel: Array, bias: Array | None) -> Any:
-        return DtypeOfTheClass.computed
-
-
 @defect(
     "Y231", "options/dtype", 4, cause_id="options-lost",
     collateral=("options/precision", "options/dot-general"),
@@ -426,15 +410,6 @@ def ProductWithoutPrecision(self: Any, x: Array, kernel: Array, bias: Array | No
     return y if bias is None else y + bias
 
 
-_first: dict[str, Any] = {}
-InitializerOfTheClass = constructor("Y450", "options/kernel-init", 4, cause_id="options-shared")(
-    lambda kernel_init: {
-        "kernel_init": _first.get("init", LECUN)
-        if kernel_init is LECUN
-        else _first.setdefault("init", kernel_init)
-    },
-    "An initializer that was given stays, for layers that are built without one.",
-)
 FloatsInDtype = dtype("Y451", "options/dtype", 4, cause_id="option-by-dtype")(
     lambda self, x, k, b: self.dtype if is_float(jnp.asarray(x)) else None,
     "`dtype` is ignored for an x of integers.",

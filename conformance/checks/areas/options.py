@@ -317,20 +317,49 @@ def keys_given(layer: Layer, case: Case, name: str, values: np.ndarray) -> list[
     return keys
 
 
-def require_of_one_layer(chosen: Built, x: np.ndarray, plain: Built, before: np.ndarray) -> None:
-    """Require the options of ``chosen`` to hold for it and its copies, and not for ``plain``.
+Seen = Callable[[Built], np.ndarray | str]
 
-    ``before`` is the result of ``plain``, of the same class, before ``chosen`` was built.
-    """
-    y = np.asarray(chosen(x))
-    what = "after another layer was built with other options, f(x)"
-    require.equal(plain(x), before, what, cause=_SHARED)
-    plain.layer.build(*plain.kernel.shape)
-    require.equal(chosen(x), y, what, cause=_SHARED)
-    if chosen.module is None:
-        return
+
+def require_of_one_layer(
+    chosen: Built, plain: Built, before: np.ndarray | str, what: str, seen: Seen
+) -> None:
+    """Require options to hold for ``chosen`` and its copies alone; see :func:`require_unshared`."""
+    require_unshared(chosen, plain, before, what, seen)
+    first = seen(chosen)
     for how, found in copies_of(chosen).items():
-        require.equal(found(x), y, f"f(x) of a layer with options that is {how}", cause=LOST)
+        cause = Cause("options-lost", "a copy has not the options of the layer")
+        _require_same(seen(found), first, f"{what} of a layer with options that is {how}", cause)
+
+
+def require_unshared(
+    chosen: Built, plain: Built, before: np.ndarray | str, what: str, seen: Seen
+) -> None:
+    """Require what is ``seen`` of layers of one class to stay when another one is built.
+
+    ``before`` is what was seen of ``plain``, which has no options, before ``chosen`` was built.
+    """
+    first, what = seen(chosen), f"after another layer was built with other options, {what}"
+    _require_same(seen(plain), before, what, _SHARED)
+    plain.layer.build(*plain.kernel.shape)
+    _require_same(seen(chosen), first, what, _SHARED)
+
+
+def _require_same(found: Any, expected: np.ndarray | str, what: str, cause: Cause) -> None:
+    if isinstance(expected, str):
+        require.that(found == expected, f"{what} is {found}", accepted=expected, cause=cause)
+    else:
+        require.equal(found, expected, what, cause=cause)
+
+
+def result(dense: Built, x: np.ndarray) -> np.ndarray:
+    """Return f(x) of a layer."""
+    return np.asarray(dense(x))
+
+
+def precision_of(dense: Built, x: np.ndarray) -> str:
+    """Return the precision of a layer's product in words."""
+    with during("tracing the layer"):
+        return in_words(jaxprs.precisions(jax.make_jaxpr(dense.raw)(as_jax(x))))
 
 
 def copies_of(dense: Built) -> dict[str, Built]:
@@ -375,7 +404,6 @@ def require_as_zero_bias(layer: Layer, dense: Built, case: Case, x: np.ndarray) 
 
 
 _SHARED = Cause("options-shared", "layers of one class share their options")
-LOST = Cause("options-lost", "a copy has not the options of the layer")
 
 # Some layers start at zero; a check of the variance would change large numbers.
 _SCALES = (0, 1e4)
