@@ -22,7 +22,7 @@ import pytest
 
 from conformance.checks import profiles
 from conformance.errors import printable
-from conformance.isolation import leftovers
+from conformance.isolation import leftovers, memory
 from conformance.isolation.postmortem import innermost_layer_frame
 from conformance.jax_setup import child_process
 from conformance.layers.registry import Entry
@@ -54,7 +54,8 @@ class Preflight:
         active = profiles.active()
         patience = (_EACH if len(self._tried) > 1 else _PATIENCE) - _BEFORE
         tried = list(map(asdict, self._tried))
-        given = json.dumps([tried, active.name, active.seed, str(self._answers), patience])
+        limit = run.config.getoption("conformance_memory_limit")
+        given = json.dumps([tried, active.name, active.seed, str(self._answers), patience, limit])
         self._process = subprocess.Popen(
             child_process.python("-m", __name__, given),
             stdin=subprocess.DEVNULL,
@@ -118,11 +119,21 @@ def _place(answers: str, i: int) -> Path:
 
 
 def _examine(
-    i: int, entry: Entry, profile: str, seed: int | None, answers: str, patience: float
+    i: int,
+    entry: Entry,
+    profile: str,
+    seed: int | None,
+    answers: str,
+    patience: float,
+    limit: float,
 ) -> None:
-    """Write why the implementation cannot be used, if it cannot, or where it is after a time."""
+    """Write why the implementation cannot be used, if it cannot, or where it is after a time.
+
+    The process ends when it takes more memory than the limit, in GiB; a worker reports that.
+    """
     from conformance.layers.first_use import why_unusable
 
+    memory.guard(limit, lambda: None)
     place = _place(answers, i)
     with place.open("w") as file:
         faulthandler.dump_traceback_later(patience, repeat=True, file=file)

@@ -247,16 +247,32 @@ def test_a_list_of_params_is_named_as_the_cause() -> None:
     assert "because of the comma" in wrong_values.of_building(found)
 
 
+def _begun(entry: Entry, folder: Path, gigabytes: float) -> preflight.Preflight:
+    """Return the first use of a layer, in a process that may take so much memory."""
+    options = SimpleNamespace(getoption=lambda name: gigabytes)
+    run: Any = SimpleNamespace(
+        directory=folder, entries=[entry], breaker=SimpleNamespace(time_limit=300.0), config=options
+    )
+    return preflight.Preflight(run)
+
+
+def test_a_layer_that_takes_too_much_memory_is_left_to_the_workers(tmp_path: Path) -> None:
+    endless = "held = [bytearray(b'1' * 2**24) for _ in iter(int, 1)]"
+    waiting = _begun(written(tmp_path, CALL, endless), tmp_path, 1.0)
+    assert waiting._unusable() == []
+    process = waiting._process
+    assert process is not None
+    assert process.poll() == 70
+    waiting.pytest_unconfigure()
+
+
 def test_a_layer_that_does_not_come_back_is_named_with_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = written(tmp_path, CALL, "while True: pass")
     # The place is written each second, at first that of an import.
     monkeypatch.setattr(preflight, "_PATIENCE", preflight._BEFORE + 1.0)
-    run: Any = SimpleNamespace(
-        directory=tmp_path, entries=[entry], breaker=SimpleNamespace(time_limit=300.0)
-    )
-    waiting = preflight.Preflight(run)
+    waiting = _begun(entry, tmp_path, 8.0)
     place = tmp_path / "preflight-0"
     while not place.exists() or "line 12 in __call__" not in place.read_text():
         time.sleep(0.05)
