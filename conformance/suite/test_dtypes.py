@@ -158,7 +158,10 @@ def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> N
 
 
 @requirement("dtypes/cast-parameters", SHOULD, PARAMETERS, wrong_numbers=MUST)
-@rests_on("dtypes/float32-out", "dtypes/half-input", "state/updates-used", VALUE)
+@rests_on(
+    *("dtypes/float32-out", "dtypes/half-input", "state/updates-used", VALUE),
+    "transforms/gradients",
+)
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_cast_parameters(layer: Layer, case: Case) -> None:
     """With all parameters cast to bfloat16, the layer gives bfloat16 for a bfloat16 x; cast back to
