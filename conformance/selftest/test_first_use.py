@@ -183,6 +183,31 @@ def test_what_is_not_a_layer_is_one_message(
     assert not_said not in why
 
 
+@pytest.mark.parametrize("use", ["self.kernel", "self.kernel[...]"])
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("he_uniform(3, 4)", "a function that he_uniform made"),
+        ("lecun_normal()", "a function that lecun_normal made"),
+        ("normal(0.1)", "a function that normal made"),
+        ("zeros", "the function zeros: call it, as zeros(key, shape)"),
+    ],
+)
+def test_an_initializer_in_the_place_of_an_array_is_named(
+    tmp_path: Path, use: str, value: str, says: str
+) -> None:
+    """An activation beside it is a function, too."""
+    path = tmp_path / "mine.py"
+    text = RIGHT.replace("kernel / in_features**0.5", f"nnx.initializers.{value}")
+    text = text.replace("x @ self.kernel", f"self.activation(x) @ {use}")
+    text = text.replace(
+        "        self.bias =", "        self.activation = nnx.relu\n        self.bias ="
+    )
+    path.write_text(text)
+    why = why_unusable(Entry("mine", "mine", f"{path}:MyDense"))
+    assert f"hint: self.kernel is {says}" in why
+
+
 BESIDE = """\
 import jax.numpy as jnp
 from flax import nnx
