@@ -202,10 +202,19 @@ _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+def with_colon(spec: object) -> str:
+    """Return ``module:attribute`` for a text ``module.attribute``; empty for anything else."""
+    module, dot, attribute = spec.rpartition(".") if isinstance(spec, str) else ("", "", "")
+    fits = dot and attribute.isidentifier() and all(map(str.isidentifier, module.split(".")))
+    return f"{module}:{attribute}" if fits else ""
+
+
 def _checked(key: str, value: Any, where: str) -> Any:
     right, form = _FORMS[key]
     if not right(value):
-        raise UsageError(f"{where}: {key} is {form}, found {value!r}")
+        meant = with_colon(value) if "module:attribute" in form else ""
+        hint = f": write {meant!r}" if meant else ""
+        raise UsageError(f"{where}: {key} is {form}, found {value!r}{hint}")
     if key in ("kernel", "bias"):
         try:
             law_of(value)

@@ -327,7 +327,8 @@ def _unknown(spec: str, known: Sequence[Entry]) -> str:
     ]
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else ""
     listed = f"registered are {', '.join(names)}" if names else "none is registered"
-    return (
-        f"no implementation is called {spec!r}: {hint or listed}; "
-        "module:attribute and path/to/file.py:attribute are accepted, too."
-    )
+    meant, top = declaration.with_colon(spec), spec.partition(".")[0]
+    also = "module:attribute and path/to/file.py:attribute are accepted, too."
+    if meant and (is_installed(top) or PathFinder.find_spec(top, [os.getcwd()])):
+        also = f"for a layer in a module, write {meant!r}"
+    return f"no implementation is called {spec!r}: {hint or listed}; {also}"

@@ -193,6 +193,10 @@ def test_a_wrong_table_is_named(tmp_path: Path) -> None:
         ("[tool.dense-conformance]\nlayers = 3", 'write [tool.dense-conformance.layers."name"]'),
         ("[tool.dense-conformance.layers]\na = 3", "a table for each layer"),
         ("[tool.dense-conformance.layers.a]\nlayer = 3", 'layer is a text "module:attribute"'),
+        (
+            "[tool.dense-conformance.layers.a]\nlayer = 'acme.layers.Dense'",
+            "found 'acme.layers.Dense': write 'acme.layers:Dense'",
+        ),
         ("[tool.dense-conformance", "is not valid TOML: Expected"),
         (f"a = {'[' * 5000}", "nested too deeply"),
     ],

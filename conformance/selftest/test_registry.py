@@ -37,6 +37,7 @@ def test_one_that_is_named_twice_runs_once() -> None:
     [
         ("nnx.Linaer", "did you mean 'nnx.Linear'"),
         ("LINEN.DENSE", "did you mean 'linen.Dense'"),
+        ("conformance.layers.Dense", "write 'conformance.layers:Dense'"),
         ("missing.py:MyDense", "there is no file 'missing.py'"),
         (f"{Path(__file__).parent}:MyDense", "names a folder; say which file in it: .*FILE.py"),
         ("mine.ipynb:MyDense", r"names a notebook: use conformance.check\(MyDense\)"),
