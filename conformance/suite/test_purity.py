@@ -122,6 +122,8 @@ def test_globals_untouched(layer: Layer, case: Case) -> None:
     """Construction and call leave ``jax.config``, ``flax.config``, ``os.environ``, logging and the
     global random generators as they were, also if the call raises; they write no file, and no
     thread of theirs goes on.
+
+    A setting that the layer needs otherwise gets its former value back, not its default.
     """
     changes: list[str] = []
     for _ in range(2):
@@ -143,6 +145,7 @@ def test_globals_untouched(layer: Layer, case: Case) -> None:
             before.restore()
         changes = [change for change in found if not changes or change in changes]
     changes = changes or _left_in_a_thread(layer, case)
+    changes = changes or layer.remember("settings reset", lambda: _reset_to_default(layer, case))
     require.that(
         not changes,
         "; ".join(changes[:5]),
@@ -172,6 +175,48 @@ def _left_in_a_thread(layer: Layer, case: Case) -> list[str]:
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
         return thread.submit(contextvars.copy_context().run, use).result()
+
+
+def _reset_to_default(layer: Layer, case: Case) -> list[str]:
+    """Return which settings of JAX are not as they were, where they were set otherwise.
+
+    The layer is only traced, because it would have to be compiled for each setting.
+    """
+
+    def use(x: Any) -> Any:
+        if layer.implementation.forward is not None:
+            return layer.implementation.forward(case.seed, x, case.out_features)
+        return layer.apply(layer.init(case.seed, *case.kernel_shape), x)
+
+    x, found = jax.ShapeDtypeStruct((*layer.fewest, case.in_features), np.float32), []
+    for settings in _UNUSUAL:
+        original = {name: jax.config.values[name] for name in settings}
+        try:
+            for name, values in settings.items():
+                jax.config.update(name, values[values[0] == original[name]])
+            before = snapshot.take()
+            with contextlib.suppress(Exception):  # as the rules of promotion do
+                jax.eval_shape(use, x)
+            found += before.config_changes()
+        finally:
+            for name, value in original.items():
+                jax.config.update(name, value)
+    return [f"{change}, after it was set otherwise" for change in found]
+
+
+# The rules of promotion are apart, because a layer that they refuse does not run to its end.
+_UNUSUAL: tuple[dict[str, tuple[Any, Any]], ...] = (
+    {
+        "jax_default_matmul_precision": ("high", "float32"),
+        "jax_enable_x64": (True, False),
+        "jax_debug_nans": (True, False),
+        "jax_debug_infs": (True, False),
+    },
+    {
+        "jax_numpy_dtype_promotion": ("strict", "standard"),
+        "jax_numpy_rank_promotion": ("raise", "allow"),
+    },
+)
 
 
 @requirement("purity/nothing-kept", SHOULD, ANY)

@@ -62,6 +62,14 @@ ConfiguresFlax = wrong.when_called("X966", GLOBALS, 4, cause_id="global-changed"
     lambda x, k, b: flax.config.update("flax_return_frozendict", True),
     "A call makes Linen return frozen dictionaries in the whole process.",
 )
+ClearsNanDebugging = wrong.when_built("Y391", GLOBALS, 4, cause_id="global-changed")(
+    lambda rngs, n, m: jax.config.update("jax_debug_nans", False),
+    "The constructor turns off the search for NaNs, which is off by default.",
+)
+PromotesAsUsual = wrong.when_called("Y392", GLOBALS, 4, cause_id="global-changed")(
+    lambda x, k, b: jax.config.update("jax_numpy_dtype_promotion", "standard"),
+    "A call ends strict promotion, which is off by default.",
+)
 _kept: list[Any] = []
 KeepsSequences = wrong.forward("Y353", "purity/nothing-kept", 4, cause_id="array-kept")(
     lambda x, k, b: (_kept.append(x), affine(x, k, b))[1],  # type: ignore[func-returns-value]  # as meant
@@ -108,6 +116,15 @@ def DisablesCollection(x: Array, kernel: Array, bias: Array) -> None:
     """The call turns garbage collection off and sets NumPy's print options."""
     gc.disable()
     np.set_printoptions(precision=3)
+
+
+@wrong.forward("Y390", GLOBALS, 4, cause_id="global-changed")
+def ResetsThePrecision(x: Array, kernel: Array, bias: Array) -> Array:
+    """The call sets the precision of products, and then its default instead of the former one."""
+    jax.config.update("jax_default_matmul_precision", "highest")
+    y = affine(x, kernel, bias)
+    jax.config.update("jax_default_matmul_precision", None)
+    return y
 
 
 @wrong.forward("X740", GLOBALS, 4, cause_id="global-changed")
