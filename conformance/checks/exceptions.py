@@ -64,6 +64,15 @@ _BY_MESSAGE = (
         NOT_CALLED,
     ),
     (r"Cannot interpret '-?\d+' as a data type", _NUMBER_AS_DTYPE),
+    # Of JAX and of NumPy.
+    (
+        r"truth value of an (empty )?array",
+        Cause(
+            "array-as-condition",
+            "an array stands where Python needs true or false, as after `if` or `not`: to ask "
+            "whether there is one, compare it by `is not None`",
+        ),
+    ),
     # Of the initializers of jax.nn.
     (r"-dimensional weights tensor", _OF_VECTOR),
     # Of Linen.

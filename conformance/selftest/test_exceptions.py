@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from conformance.checks import require
@@ -29,6 +30,9 @@ made: Any = jax.nn.initializers
         (lambda: made.lecun_normal()(KEY, (3,)), "initializer-of-vector"),
         (lambda: made.lecun_normal()(KEY, (3,), jnp.float32), "initializer-of-vector"),
         (lambda: draw((3, 4), KEY), "shape-as-key"),
+        (lambda: not jnp.zeros(3), "array-as-condition"),
+        (lambda: np.zeros(3) or 0, "array-as-condition"),
+        (lambda: jax.jit(lambda x: x or 0)(3.0), "condition-under-trace"),
         (lambda: zeros(3, "no dtype"), ""),
     ],
 )

@@ -69,6 +69,10 @@ TanhOfKernel = wrong.forward("Y428", BASIS, 3, cause_id="kernel-transformed")(
     lambda x, k, b: affine(x, jnp.tanh(k), b), "The weights are kept within -1 and 1."
 )
 
+BiasAsCondition = wrong.forward("Y522", "forward/output-shape", 1, cause_id="array-as-condition")(
+    lambda x, k, b: x @ k + b if b else x @ k,
+    "The bias is asked for its truth, which it has only for a single output.",
+)
 RoundsFloat64 = wrong.forward("Y519", "dtypes/x64-stable", 3, cause_id="float64-rounded")(
     lambda x, k, b: affine(x.astype(jnp.float32), k, b).astype(x.dtype),
     "Where 64-bit types are enabled, x is rounded all the same.",
