@@ -90,12 +90,22 @@ LargeNegativesDropped = wrong.forward("X055", "numerics/no-saturation", 4)(
     "Inputs below -1000 count as masked, as attention logits do.",
     when=lambda x, k, b: is_float(x),
 )
+InputInFloat16 = wrong.forward("Y567", "numerics/no-saturation", 2, cause_id="reduced-precision")(
+    lambda x, k, b: affine(x.astype(jnp.float16).astype(x.dtype), k, b),
+    "Only x is rounded to float16.",
+    when=lambda x, k, b: x.dtype == jnp.float32,
+)
 BiasOfLargeOutputsLost = wrong.forward("Y003", "numerics/no-saturation", 5, collateral=(VALUE,))(
     lambda x, k, b: affine(x, k, jnp.where(jnp.abs(b) > 4096.0, b * 0, b)),
     "A bias beyond 4096 is taken for an error.",
 )
 clipped = wrong.casting("Y062", "numerics/no-saturation", 4, collateral=("forward/homogeneous",))(
     lambda seed, x, m: layer_output(seed, jnp.clip(x, -1e6, 1e6), m), "x is clipped at a million."
+)
+InputInBfloat16 = wrong.forward("Y568", "numerics/precision", 2, cause_id="reduced-precision")(
+    lambda x, k, b: affine(x.astype(jnp.bfloat16).astype(x.dtype), k, b),
+    "Only x is rounded to bfloat16.",
+    when=lambda x, k, b: x.dtype == jnp.float32,
 )
 InputAsIntegers = wrong.forward("Y240", "numerics/precision", 2, cause_id="input-truncated")(
     lambda x, k, b: affine(x.astype(jnp.int32), k, b),

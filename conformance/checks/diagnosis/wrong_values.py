@@ -322,17 +322,29 @@ def _reduced_precision(
     worst = float(np.max(relative)) if relative.size else 0.0
     for name, (words, unit) in _FORMATS.items():
         if unit / 16 < worst <= 2.5 * unit:
-            held_kernel = rounded(kernel, name)
-            operands = [oracle.affine(each, held_kernel, bias) for each in (x, rounded(x, name))]
+            held_x, held_kernel = rounded(x, name), rounded(kernel, name)
+            of_operands = {
+                "x is rounded to": (held_x, kernel),
+                "the kernel is rounded to": (x, held_kernel),
+                "the product is computed in reduced precision: errors are those of": (
+                    *(held_x, held_kernel),
+                ),
+            }
+            named = [
+                what
+                for what, operands in of_operands.items()
+                if oracle.affine(*operands, bias).admits(found)
+            ]
             held = rounded(found, name)
             product = found.astype(np.float64) - bias
             held_product = rounded(product.astype(np.float32), name)
             if (
-                any(each.admits(found) for each in operands)
+                named
                 or np.array_equal(held, found)
                 or bool(np.all(np.abs(product - held_product) <= right.bound))
             ):
-                words = f"the product is computed in reduced precision: errors are those of {words}"
+                what = named[0] if len(named) == 1 else [*of_operands][-1]
+                words = f"{what} {words}"
                 return Cause("reduced-precision", words)
     return ""
 
