@@ -159,7 +159,7 @@ def test_dtype(layer: Layer, case: Case) -> None:
             dense = computing.of(case)
         _require_own_dtype(layer, dense, f"dtype={dtype}")
         y = dense.write(case.kernel(), case.bias())(as_jax(x))
-        require_result(computing, case, y, x.astype(np.float32), f"dtype={dtype}")
+        require_result(computing, case, y, x.astype(np.float32), f"dtype={dtype}", layer)
         if dtype == "bfloat16":
             require_of_one_layer(dense, plain, before, "f(x)", seen)
             require_gradients(computing, case, dense, x, f"jax.vjp with dtype={dtype}")

@@ -1,4 +1,4 @@
-"""Layers that keep an option on their class, so that the layer built last decides for all."""
+"""Layers that keep an option on their class, or a program, so that one layer decides for all."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import inspect
 import types
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
 from implementations.correct.options import LECUN, AllOptions
+from implementations.defects.base import affine
 from implementations.defects.options import constructor
 from implementations.defects.record import defect, name_layers
 
@@ -75,6 +78,31 @@ class DtypeOfTheClass(AllOptions):
 
     def computed_in(self, x: Any, kernel: Array, bias: Array | None) -> Any:
         return DtypeOfTheClass.computed
+
+
+_programs: dict[Any, Any] = {}
+
+
+@defect("Y523", "options/dtype", 3, cause_id="program-of-another")
+class CompiledForAShape(AllOptions):
+    """The first layer that is called with an x of a shape decides the dtype for all of them."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, dtype: Any = None, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(in_features, out_features, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Any) -> Array:
+        dtype, shape = self.dtype, (*jnp.shape(x), *self.kernel.shape)
+        program = jax.jit(lambda *values: _cast_affine(dtype, *values))
+        return _programs.setdefault(shape, program)(x, self.kernel[...], self.bias[...])
+
+
+def _cast_affine(dtype: Any, *values: Any) -> Array:
+    if dtype is not None:
+        values = tuple(jnp.asarray(value, dtype) for value in values)
+    x, kernel, bias = values
+    return affine(x, kernel, bias)
 
 
 _first: dict[str, Any] = {}

@@ -227,3 +227,18 @@ def require_traced_with_symbols(layer: Layer, case: Case, parameters: Any) -> No
         f"for an x of shape {x.shape} with symbols, the result has shape {y.shape}",
         accepted=f"({lead[0]}, {lead[1]}, {case.out_features})",
     )
+
+
+def kept_by_shape(layer: Layer, plain: Layer, case: Case, dtype: str) -> str:
+    """Return whether a call of a plain layer decides what a layer of a dtype gives for that shape.
+
+    No check calls a layer with batches of these numbers of rows.
+    """
+    if not layer.accepts((1187,)):
+        return ""
+    new, known = (as_jax(np.ones((rows, case.in_features), np.float32)) for rows in (1187, 1193))
+    dense, before = layer.written(case), plain.written(case)(known)
+    if (str(dense(new).dtype), dense(known).dtype) != (dtype, before.dtype):
+        return ""
+    words = "a function that was compiled for one layer is kept, and used for other options, too"
+    return Cause("program-of-another", f"{words}: add the options to the key by which it is kept")

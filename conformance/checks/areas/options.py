@@ -14,6 +14,7 @@ import numpy as np
 
 from conformance.checks import jaxprs, oracle, programs, require
 from conformance.checks.areas import gradients, input_dtypes
+from conformance.checks.areas.compilation import kept_by_shape
 from conformance.checks.arithmetic import is_exact, rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
@@ -102,8 +103,10 @@ def require_gradients(layer: Layer, case: Case, dense: Built, x: np.ndarray, by:
     gradients.require_gradients(layer, found, point, by)
 
 
-def require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str) -> None:
-    """Require the dtype and the value of the result with an option set."""
+def require_result(
+    layer: Layer, case: Case, y: Any, x: np.ndarray, option: str, plain: Layer | None = None
+) -> None:
+    """Require the dtype and the value of the result with an option that a plain layer lacks."""
     dtype, kernel, bias = layer.convention.returned, case.kernel(), layer.bias_for(case)
     cause = ""
     if str(y.dtype) == "float32" != dtype:
@@ -115,7 +118,8 @@ def require_result(layer: Layer, case: Case, y: Any, x: np.ndarray, option: str)
         parameters_alone = oracle.affine(x, rounded(kernel, dtype), rounded(bias, dtype))
         if wide.admits(found):
             without = {"use_bias": False} if "use_bias=False" in option else None
-            cause = ignored("dtype", without)
+            kept = kept_by_shape(layer, plain, case, dtype) if plain else ""
+            cause = kept or ignored("dtype", without)
         elif x_alone.admits(found):
             cause = Cause("dtype-for-x-alone", "x is cast to dtype, and the kernel is not")
         elif parameters_alone.admits(found):
