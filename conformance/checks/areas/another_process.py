@@ -211,8 +211,8 @@ def what_differs(layer: Any, here: dict[str, Digest]) -> str:
         return ""
     return Cause(
         "depends-on-hash",
-        "construction depends on the process: on hash(), which PYTHONHASHSEED changes, or on what "
-        "was set when the process started",
+        "construction depends on hash(), which PYTHONHASHSEED changes, on what was set when the "
+        "process started, or on what other layers left in it, such as an attribute of the class",
     )
 
 
