@@ -220,7 +220,7 @@ _UNUSUAL: tuple[dict[str, tuple[Any, Any]], ...] = (
 
 
 @requirement("purity/nothing-kept", SHOULD, ANY)
-@rests_on("purity/input-kept", "forward/output-shape")
+@rests_on("purity/input-kept", "forward/output-shape", "state/call-changes-nothing")
 @over(sizes=FEW_SIZES[-1:], at_most=1)
 def test_nothing_kept(layer: Layer, case: Case) -> None:
     """Neither calls nor layers that are deleted keep an array alive: twenty more of them leave as
