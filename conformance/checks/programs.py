@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from conformance.checks import jaxprs
 from conformance.checks.arrays import as_jax, stack
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Built, Layer
@@ -124,6 +125,17 @@ def traced(layer: Layer, case: Case, parameters: Any = None) -> Any:
             parameters = jax.eval_shape(lambda: layer.init(case.seed, *case.kernel_shape))
         x = jax.ShapeDtypeStruct(case.x_shape, np.float32)
         return jax.make_jaxpr(lambda p, x: call(layer, p, x))(parameters, x)
+
+
+# The primitives of programs whose derivatives are not JAX's own.
+_OWN_DERIVATIVES = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "stop_gradient")
+
+
+def has_own_derivatives(layer: Layer, parameters: Any, x: Any) -> bool:
+    """Return whether the layer has a rule of differentiation of its own for such an ``x``."""
+    with on_the_way("tracing the layer"):
+        program = jax.make_jaxpr(lambda p, x: call(layer, p, x))(parameters, x)
+    return any(each.primitive.name in _OWN_DERIVATIVES for each in jaxprs.equations(program))
 
 
 def module_forward(layer: Layer) -> Any:

@@ -210,7 +210,7 @@ def test_vmap(layer: Layer, case: Case) -> None:
     """vmap over x equals the batched call; over stacked parameters it equals the loop.
 
     The maps are over the first and the last axis, nested, over parameters alone and together with
-    x, and around a gradient. Each is compared with the float64 reference.
+    x, along named axes, and around a gradient. Each is compared with the float64 reference.
     """
     x = case.x()
     dense = layer.written(case)
@@ -234,7 +234,7 @@ def test_vmap(layer: Layer, case: Case) -> None:
             by_rows = mapped(parameters, as_jax(x))
         require.within(by_rows, one.value, one.bound, "jax.vmap over x, outside of jit,")
         maps.require_maps_of_parts(layer, case, parameters)
-        maps.require_along_names(layer, parameters, x, one)
+        maps.require_along_names(layer, case, parameters, x, one)
 
 
 @requirement("transforms/combined", SHOULD, PARAMETERS, wrong_numbers=MUST)

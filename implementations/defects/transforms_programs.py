@@ -28,6 +28,7 @@ from implementations.defects.base import (
     with_backward,
 )
 from implementations.defects.record import also, defect, name_layers
+from implementations.defects.transforms_rules import ruled
 
 PURE = "transforms/no-side-effects-in-jaxpr"
 JIT = "transforms/jit"
@@ -364,6 +365,22 @@ class CopiedWithABias(AllOptions):
             new.use_bias = True
             new.bias = nnx.Param(jnp.zeros(self.kernel[...].shape[1], self.kernel[...].dtype))
         return new
+
+
+def mean_along_batch(value: Array) -> Array:
+    """Return the mean along an axis called batch, if a transformation has one."""
+    try:
+        return jax.lax.pmean(value, "batch")
+    except NameError:
+        return value
+
+
+_averaging = ruled(lambda x, k, g: tuple(map(mean_along_batch, right_cotangents(x, k, g))))
+AveragedAlongBatch = wrong.forward("Y393", MAPS, 4, cause_id="axis-by-name")(
+    lambda x, k, b: _averaging(x, k, b),
+    "The gradients are averaged along a mapped axis that is called batch.",
+    when=lambda x, k, b: x.dtype == jnp.float32,
+)
 
 
 name_layers(globals())

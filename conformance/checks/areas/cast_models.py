@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import jaxprs, oracle, programs, require
+from conformance.checks import oracle, programs, require
 from conformance.checks.areas import gradients, input_dtypes, partial_derivatives
 from conformance.checks.arithmetic import rounded
 from conformance.checks.arrays import as_jax
@@ -20,9 +20,6 @@ from conformance.jax_setup.lazy import jax, jnp
 # The sum with the bias, and the result; and the roundings of a kernel that is computed from other
 # parameters.
 _OWN_ROUNDINGS, _FEW_ROUNDINGS = 2, 8
-# Programs whose derivatives are not JAX's own.
-_OWN_DERIVATIVES = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "stop_gradient")
-
 
 # The last one has more rows than other checks give, so that no call with it went before.
 _LEADS: tuple[tuple[int, ...], ...] = ((), (2,), (2, 4), (37,))
@@ -133,8 +130,7 @@ def _require_gradients(layer: Layer, case: Case, half: str) -> None:
             (("x", case.x_shape), ("g", point.cotangent.shape)))  # fmt: skip
     x, g = rounded(x, half), rounded(g, half)
     values = tuple(as_jax(each, half) for each in (x, g))
-    names = _primitives(layer, parameters, values[0])
-    if not names & {*_OWN_DERIVATIVES}:
+    if not programs.has_own_derivatives(layer, parameters, values[0]):
         return
     point = replace(point, where=f"all in {half} and x of shape {x.shape}", x=x, cotangent=g)
     with require.during(f"jax.vjp of the layer with parameters and x in {half}"):
@@ -155,9 +151,3 @@ def _require_gradients(layer: Layer, case: Case, half: str) -> None:
             accepted="no finite number where it is a factor",
             cause=partial_derivatives.HIDDEN,
         )
-
-
-def _primitives(layer: Layer, parameters: Any, x: Any) -> set[str]:
-    with require.during("tracing the layer"):
-        program = jax.make_jaxpr(lambda p, x: programs.call(layer, p, x))(parameters, x)
-    return {equation.primitive.name for equation in jaxprs.equations(program)}

@@ -14,7 +14,7 @@ from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.checks.oracle import Bounded
 from conformance.checks.scan.literals import names_in_code
-from conformance.errors import Cause
+from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax
 
 # Which of kernel, bias and x are mapped, and a name that people give to such an axis: a layer may
@@ -113,17 +113,53 @@ def _require_ensemble(layer: Layer, case: Case, parameters: Any, x: np.ndarray) 
     require.within(found, reference.value, reference.bound, what)
 
 
-def require_along_names(layer: Layer, parameters: Any, x: np.ndarray, rows: Bounded) -> None:
+def require_along_names(
+    layer: Layer, case: Case, parameters: Any, x: np.ndarray, rows: Bounded
+) -> None:
     """Require vmap over the rows of x to give them along an axis of any name in the layer's code.
 
-    A layer that adds its results along an axis called ``tp`` has the name in its code.
+    A layer that adds its results along an axis called ``tp`` has the name in its code. If it has a
+    rule of differentiation, the gradients of the rows are compared as well.
     """
-    for name in names_in_code(layer):
+    names = names_in_code(layer)
+    for name in names:
         with require.during(f"jax.vmap of the layer along the axis '{name}'"):
             mapped = jax.vmap(
                 lambda p, row: programs.call(layer, p, row), (None, 0), axis_name=name
             )
             found = mapped(parameters, as_jax(x))
-        cause = Cause("axis-by-name", f"the layer acts on a mapped axis that is called {name}")
         what = f"jax.vmap over x along the axis '{name}'"
-        require.within(found, rows.value, rows.bound, what, cause=cause)
+        require.within(found, rows.value, rows.bound, what, cause=_by_name(name))
+    if programs.has_own_derivatives(layer, parameters, x[0]):
+        # Without a name first, so that the name is the cause of what it changes.
+        for each in dict.fromkeys((None, "batch", *names)):
+            _require_gradients_along(layer, case, parameters, x, each)
+
+
+def _by_name(name: str | None) -> Cause | str:
+    words = f"the layer acts on a mapped axis that is called {name}"
+    return "" if name is None else Cause("axis-by-name", words)
+
+
+def _require_gradients_along(
+    layer: Layer, case: Case, parameters: Any, x: np.ndarray, name: str | None
+) -> None:
+    """Require vmap of jax.vjp over the rows of x to give the gradients of each row."""
+    f, g = programs.affine(layer), case.normal("g of rows", *x.shape[:-1], case.out_features)
+    kernel, bias = case.kernel(), case.bias()
+
+    def of_row(p: Any, kernel: Any, bias: Any, row: Any, g: Any) -> Any:
+        y, back = jax.vjp(lambda *values: f(p, *values), kernel, bias, row)
+        return back(g.astype(y.dtype))
+
+    by = "jax.vmap of jax.vjp" + (f" along the axis '{name}'" if name else "")
+    with require.during(by):
+        mapped = jax.vmap(of_row, (None, None, None, 0, 0), axis_name=name)
+        found = jax.device_get(mapped(parameters, *map(as_jax, (kernel, bias, x, g))))
+    for i, its in enumerate(zip(*found, strict=True)):
+        point = gradients.Point("x of one row", kernel, bias, x[i], g[i])
+        try:
+            gradients.require_gradients(layer, its, point, by)
+        except Violation as violation:
+            violation.because(_by_name(name))
+            raise
