@@ -90,6 +90,14 @@ DtypeOfBatches = dtype("Y237", "options/dtype", 4, cause_id="option-by-rank")(
 IgnoresKernelInit = constructor("X921", "options/kernel-init", 2, cause_id="option-ignored")(
     lambda kernel_init: {}, "The kernel is drawn by LeCun's law with any initializer."
 )
+TurnsKernelInit = constructor("Y569", "options/kernel-init", 3, cause_id="initializer-turned")(
+    lambda kernel_init: {
+        "kernel_init": kernel_init
+        if kernel_init is LECUN
+        else lambda key, shape, dtype: kernel_init(key, shape[::-1], dtype).T
+    },
+    "A given initializer gets the shape (out, in), and so takes the fans exchanged.",
+)
 ScalesKernelInit = constructor("X922", "options/kernel-init", 3, cause_id="initializer-changed")(
     lambda kernel_init: {
         "kernel_init": LECUN

@@ -252,10 +252,12 @@ def require_initializer(
     shapes = [values.shape]
     if which == "kernel" and given.convention.layout == "out,in":
         shapes.insert(0, values.shape[::-1])
+    turned = which == "kernel" and calls[0] == (values.shape[::-1], dtype)
     require.that(
         calls[0][0] in shapes and calls[0][1] == dtype,
         called,
         accepted=f"the shape {' or '.join(map(str, shapes))} and the dtype {dtype}",
+        cause=_TURNED if turned else "",
     )
     expected = getattr(given, f"{which}_for")(case)
     cause = Cause(
@@ -407,6 +409,9 @@ def require_as_zero_bias(layer: Layer, dense: Built, case: Case, x: np.ndarray) 
             require.within(found, expected, 2 * bound, what)
 
 
+_TURNED = Cause(
+    "initializer-turned", "kernel_init takes the fans exchanged: the kernel is (in, out)"
+)
 _SHARED = Cause("options-shared", "layers of one class share their options")
 
 # Some layers start at zero; a check of the variance would change large numbers.
