@@ -170,7 +170,7 @@ IgnoresStrides = wrong.given("X217", "forward/array-likes", 4, cause_id="strides
     "The memory of a NumPy input is read in its own order.",
     when=lambda x: isinstance(x, np.ndarray) and x.ndim > 1,
 )
-DoublesThroughHalf = wrong.given("X521", "forward/array-likes", 4)(
+DoublesThroughHalf = wrong.given("X521", "forward/array-likes", 4, cause_id="reduced-precision")(
     lambda x: x.astype(np.float16).astype(np.float32),
     "A float64 array of NumPy is cast to float16, to save bandwidth.",
     when=lambda x: isinstance(x, np.ndarray) and x.dtype == np.float64,

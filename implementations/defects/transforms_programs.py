@@ -56,7 +56,9 @@ LooksAtValues = wrong.output("X142", JIT, 3, cause_id="condition-under-trace")(
     "The call asks whether any input is NaN, which is unknown under jit.",
     collateral=("transforms/traced-first",),
 )
-TracedVectorsDiffer = wrong.forward("X146", JIT, 5, collateral=("transforms/vmap",))(
+TracedVectorsDiffer = wrong.forward(
+    "X146", JIT, 5, cause_id="reduced-precision", collateral=("transforms/vmap",)
+)(
     lambda x, k, b: affine(x.astype(jnp.float16), k, b),
     "A vector under a transform that maps over rows is summed in float16.",
     when=lambda x, k, b: is_traced(x) and x.ndim == 1 and x.dtype == jnp.float32,
