@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from conformance.checks import require
+from conformance.checks import oracle, require
 from conformance.checks.areas import functions, input_dtypes, kinds, large_cases, output_shapes
 from conformance.checks.areas.views import forms_of, require_views
 from conformance.checks.cases import BATCH, LARGE, MANY_LEADS, NARROW, SMALL, TALL, WIDE, Case, over
@@ -299,8 +299,9 @@ def test_homogeneous(layer: Layer, case: Case) -> None:
 def test_batch_independent(layer: Layer, case: Case) -> None:
     """Row i of the result depends on row i of x alone.
 
-    Changing one row leaves the bits of all other rows as they are, in a batch of any rank, and
-    permuting the rows permutes the result bitwise.
+    Changing one row leaves the bits of all other rows as they are, in a batch of any rank.
+    Permuting the rows permutes the result, up to rounding: where the rows are divided into blocks,
+    the last block may add in another order.
     """
     if not layer.accepts(BATCH):
         require.not_applicable("the layer declares to accept vectors only")
@@ -325,10 +326,13 @@ def test_batch_independent(layer: Layer, case: Case) -> None:
     large_cases.require_small_beside_large(layer, case)
     order = case.generator("order").permutation(8)
     plain, found = np.asarray(dense(x)), np.asarray(dense(x[order]))
+    # Each of the two is within the bound of the exact value.
+    bound = 2 * layer.value(x, layer.kernel_for(case), layer.bias_for(case)).bound[order]
     cause = shapes.REMEMBERED if np.array_equal(found, plain) else ""
-    if not cause and not np.array_equal(found, plain[order]):
+    if not cause and not oracle.Bounded(plain[order], bound).admits(found):
         cause = shapes.of_rows(layer, case, plain, x[order], np.arange(8), order)
-    require.equal(found, plain[order], "f of permuted rows", cause=cause)
+    against = "that of the rows in their order"
+    require.within(found, plain[order], bound, "f of permuted rows", cause=cause, against=against)
 
 
 @requirement("forward/wrong-width-raises", MUST, PARAMETERS)
