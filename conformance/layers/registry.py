@@ -303,10 +303,15 @@ def _resolve(spec: str, known: Sequence[Entry]) -> Entry:
 
 
 def _require_importable(module: str, spec: str, known: Sequence[Entry]) -> None:
-    top = module.partition(".")[0]
-    here = PathFinder.find_spec(top, [os.getcwd()])
-    if not is_installed(module) and here is None:
+    if not _is_importable(module):
+        top = module.partition(".")[0]
         raise UsageError(f"{_unknown(spec, known)} There is no module {top!r} either.")
+
+
+def _is_importable(module: str) -> bool:
+    """Return whether the top-level package of a module is installed or in the current folder."""
+    top = module.partition(".")[0]
+    return is_installed(top) or PathFinder.find_spec(top, [os.getcwd()]) is not None
 
 
 def is_installed(module: str) -> bool:
@@ -327,8 +332,8 @@ def _unknown(spec: str, known: Sequence[Entry]) -> str:
     ]
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else ""
     listed = f"registered are {', '.join(names)}" if names else "none is registered"
-    meant, top = declaration.with_colon(spec), spec.partition(".")[0]
+    meant = declaration.with_colon(spec)
     also = "module:attribute and path/to/file.py:attribute are accepted, too."
-    if meant and (is_installed(top) or PathFinder.find_spec(top, [os.getcwd()])):
+    if meant and _is_importable(spec):
         also = f"for a layer in a module, write {meant!r}"
     return f"no implementation is called {spec!r}: {hint or listed}; {also}"

@@ -331,7 +331,7 @@ def test_batch_independent(layer: Layer, case: Case) -> None:
     cause = shapes.REMEMBERED if np.array_equal(found, plain) else ""
     if not cause and not oracle.Bounded(plain[order], bound).admits(found):
         cause = shapes.of_rows(layer, case, plain, x[order], np.arange(8), order)
-    against = "that of the rows in their order"
+    against = "the result of the same row before"
     require.within(found, plain[order], bound, "f of permuted rows", cause=cause, against=against)
 
 

@@ -330,8 +330,7 @@ def require_of_one_layer(
     chosen: Built, plain: Built, before: np.ndarray | str, what: str, seen: Seen
 ) -> None:
     """Require options to hold for ``chosen`` and its copies alone; see :func:`require_unshared`."""
-    require_unshared(chosen, plain, before, what, seen)
-    first = seen(chosen)
+    first = require_unshared(chosen, plain, before, what, seen)
     for how, found in copies_of(chosen).items():
         cause = Cause("options-lost", "a copy has not the options of the layer")
         _require_same(seen(found), first, f"{what} of a layer with options that is {how}", cause)
@@ -339,15 +338,17 @@ def require_of_one_layer(
 
 def require_unshared(
     chosen: Built, plain: Built, before: np.ndarray | str, what: str, seen: Seen
-) -> None:
+) -> np.ndarray | str:
     """Require what is ``seen`` of layers of one class to stay when another one is built.
 
     ``before`` is what was seen of ``plain``, which has no options, before ``chosen`` was built.
+    Return what is seen of ``chosen``.
     """
     first, what = seen(chosen), f"after another layer was built with other options, {what}"
     _require_same(seen(plain), before, what, _SHARED)
     plain.layer.build(*plain.kernel.shape)
     _require_same(seen(chosen), first, what, _SHARED)
+    return first
 
 
 def _require_same(found: Any, expected: np.ndarray | str, what: str, cause: Cause) -> None:

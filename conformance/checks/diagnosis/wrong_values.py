@@ -301,6 +301,7 @@ def _looser(formula: oracle.Bounded) -> oracle.Bounded:
     return oracle.Bounded(formula.value, 4 * formula.bound)
 
 
+_PRODUCT = "the product is computed in reduced precision: errors are those of"
 _FORMATS = {"bfloat16": ("bfloat16", 2.0**-8), "float16": ("TF32 or float16", 2.0**-11)}
 
 
@@ -326,9 +327,7 @@ def _reduced_precision(
             of_operands = {
                 "x is rounded to": (held_x, kernel),
                 "the kernel is rounded to": (x, held_kernel),
-                "the product is computed in reduced precision: errors are those of": (
-                    *(held_x, held_kernel),
-                ),
+                _PRODUCT: (held_x, held_kernel),
             }
             named = [
                 what
@@ -343,7 +342,7 @@ def _reduced_precision(
                 or np.array_equal(held, found)
                 or bool(np.all(np.abs(product - held_product) <= right.bound))
             ):
-                what = named[0] if len(named) == 1 else [*of_operands][-1]
+                what = named[0] if len(named) == 1 else _PRODUCT
                 words = f"{what} {words}"
                 return Cause("reduced-precision", words)
     return ""
