@@ -115,7 +115,7 @@ def forward(layer: Layer) -> Any:
     return remembered(layer, "forward", lambda: lambda p, x: call(layer, p, x))
 
 
-def traced(layer: Layer, case: Case, parameters: Any = None) -> Any:
+def traced(layer: Layer, case: Case, parameters: Any = None, dtype: str = "float32") -> Any:
     """Return the jaxpr of the layer for an ``x`` of the case's shape; nothing is computed.
 
     Without parameters, a new layer is traced.
@@ -123,7 +123,7 @@ def traced(layer: Layer, case: Case, parameters: Any = None) -> Any:
     with on_the_way("tracing the layer"):
         if parameters is None:
             parameters = jax.eval_shape(lambda: layer.init(case.seed, *case.kernel_shape))
-        x = jax.ShapeDtypeStruct(case.x_shape, np.float32)
+        x = jax.ShapeDtypeStruct(case.x_shape, dtype)
         return jax.make_jaxpr(lambda p, x: call(layer, p, x))(parameters, x)
 
 

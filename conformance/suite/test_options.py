@@ -15,23 +15,28 @@ import numpy as np
 
 from conformance.checks import jaxprs, programs, require
 from conformance.checks.areas import compilation, input_dtypes
+from conformance.checks.areas.initializers import (
+    keys_given,
+    require_initializer,
+    require_no_bias_made,
+)
 from conformance.checks.areas.options import (
     beside,
     ignored,
     in_words,
-    keys_given,
     of_every_rank,
+    others_of,
     precision_of,
     require_as_zero_bias,
+    require_at_every_rank,
     require_branches,
     require_gradients,
-    require_initializer,
     require_kernel_alone,
     require_negated_gradients,
-    require_no_bias_made,
+    require_negated_products,
     require_of_one_layer,
+    require_own_dtype,
     require_result,
-    require_unshared,
     result,
     takes,
     why_bias_kept,
@@ -41,7 +46,7 @@ from conformance.checks.areas.options import (
 from conformance.checks.areas.options_law import require_same_law
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
-from conformance.checks.layer import Built, Layer
+from conformance.checks.layer import Layer
 from conformance.checks.require import during
 from conformance.contract.requirement import MUST, PARAMETERS, SHOULD, requirement, rests_on
 from conformance.errors import Cause, Violation
@@ -78,7 +83,8 @@ def test_use_bias(layer: Layer, case: Case) -> None:
     reference = without.value(x, kernel, np.zeros(case.out_features, np.float32))
     require.equal(dense(x * 0), np.zeros_like(reference.value), "f(0) with use_bias=False")
     require.within(dense(x), reference.value, reference.bound, "f(x) with use_bias=False")
-    require_unshared(dense, plain, before, "f(x)", seen)
+    require_of_one_layer(dense, plain, before, "f(x)", seen)
+    input_dtypes.require_not_finite(without, dense, x)
     require_gradients(without, case, dense, x, "jax.vjp with use_bias=False")
     if layer.accepts((2, 4)) and layer.accepts(BATCH):
         found = np.asarray(dense(x.reshape(2, 4, -1))).reshape(8, -1)
@@ -96,8 +102,9 @@ def test_kernel_init(layer: Layer, case: Case) -> None:
     """The kernel is what ``kernel_init(key, shape, dtype)`` returns. It is called once, with a key
     that depends on the seed, the kernel's shape and the dtype of the parameters.
 
-    A layer that scales, replaces or ignores its result does not start where its user chose. One
-    that declares ``layout = "out, in"`` may ask for either shape, and turn what it gets.
+    A layer that scales, replaces or ignores its result, at all sizes or some, does not start where
+    its user chose. One that declares ``layout = "out, in"`` may ask for either shape, and turn what
+    it gets.
     """
     for options in beside(layer):
         require_initializer(layer, case, "kernel_init", case.kernel(), **options)
@@ -148,16 +155,16 @@ def test_dtype(layer: Layer, case: Case) -> None:
     seen = functools.partial(result, x=values)
     before = seen(plain)
     for dtype, x in (
-        ("bfloat16", _x(layer, case)),
+        ("bfloat16", input_dtypes.in_magnitudes(_x(layer, case))),
         ("float16", _x(layer, case)),
-        ("float32", _x(layer, case).astype(jnp.bfloat16)),
+        ("float32", input_dtypes.in_magnitudes(_x(layer, case)).astype(jnp.bfloat16)),
     ):
         # Users write jnp.bfloat16, a scalar type, and some a NumPy dtype.
         as_written = getattr(jnp, dtype) if dtype != "float16" else jnp.dtype(dtype)
         computing = with_options(layer, dtype=as_written)
         with during(f"construction with dtype={dtype}"):
             dense = computing.of(case)
-        _require_own_dtype(layer, dense, f"dtype={dtype}")
+        require_own_dtype(layer, dense, f"dtype={dtype}")
         y = dense.write(case.kernel(), case.bias())(as_jax(x))
         require_result(computing, case, y, x.astype(np.float32), f"dtype={dtype}", layer)
         if dtype == "bfloat16":
@@ -165,20 +172,20 @@ def test_dtype(layer: Layer, case: Case) -> None:
             require_gradients(computing, case, dense, x, f"jax.vjp with dtype={dtype}")
             cause = Cause("option-by-rank", "dtype is ignored for x of some ranks")
             returned = computing.convention.returned
-            _require_at_every_rank(computing, case, returned, f"dtype={dtype}", cause)
+            require_at_every_rank(computing, case, returned, f"dtype={dtype}", cause)
             # The cast may stand in a branch for numbers of float32, or for floats.
             for of in ("int32", "float16"):
                 if input_dtypes.works_with(layer, of):
                     cause = Cause("option-by-dtype", f"dtype is ignored for x of {of}")
                     both = f"dtype={dtype} and x of {of}"
-                    _require_at_every_rank(computing, case, returned, both, cause, of)
+                    require_at_every_rank(computing, case, returned, both, cause, of)
             require_branches(layer, computing, f"dtype={dtype}")
             if input_dtypes.works_with(layer, "uint8"):  # as images are
                 images = case.generator("images").integers(256, size=x.shape).astype(np.uint8)
                 both = f"dtype={dtype} and x of uint8"
                 wide = images.astype(np.float32)
                 require_result(computing, case, dense(as_jax(images)), wide, both)
-        if dtype == "float16":
+        if dtype != "float32":
             input_dtypes.require_not_finite(computing, dense, x)
         require_same_law(layer, computing, f"dtype={dtype}")
     input_dtypes.require_as_text(layer, case, "dtype")
@@ -187,7 +194,7 @@ def test_dtype(layer: Layer, case: Case) -> None:
         given = with_options(layer, dtype=jnp.float32, param_dtype=jnp.bfloat16)
         cause = Cause("option-overruled", "param_dtype overrules dtype")
         both = "dtype=float32 and param_dtype=bfloat16"
-        _require_at_every_rank(given, case, "float32", both, cause)
+        require_at_every_rank(given, case, "float32", both, cause)
         y = given.written(case)(values)
         require_result(given, case, y, values, both)
     if takes(layer, "use_bias"):
@@ -195,29 +202,8 @@ def test_dtype(layer: Layer, case: Case) -> None:
         both, x = "dtype=bfloat16 and use_bias=False", _x(layer, case)
         with during(f"construction with {both}"):
             dense = computing.of(case)
-        _require_own_dtype(layer, dense, both)
+        require_own_dtype(layer, dense, both)
         require_result(computing, case, dense.write(case.kernel(), case.bias())(x), x, both)
-
-
-def _require_own_dtype(layer: Layer, dense: Built, options: str) -> None:
-    """Require the parameters to be of the dtype that they have without the option ``dtype``."""
-    cause = Cause("dtype-for-param-dtype", "dtype is taken for param_dtype")
-    for leaf in dense.leaves:
-        require.that(
-            str(leaf.value.dtype) == layer.convention.parameter_dtype,
-            f"with {options}, the layer has {leaf}",
-            accepted=f"parameters of {layer.convention.parameter_dtype}",
-            cause=cause if str(leaf.value.dtype) in options else "",
-        )
-
-
-def _require_at_every_rank(
-    layer: Layer, case: Case, dtype: str, options: str, cause: Cause, given: str = "float32"
-) -> None:
-    """Require this dtype of the results for x of rank 1 to 3, and of the dtype ``given``."""
-    for what, y in of_every_rank(layer, case, given):
-        found = f"with {options}, f({what}) is {y.dtype}"
-        require.that(str(y.dtype) == dtype, found, accepted=dtype, cause=cause)
 
 
 @requirement("options/param-dtype", MUST, PARAMETERS)
@@ -294,6 +280,9 @@ def test_precision(layer: Layer, case: Case) -> None:
         try:
             given = with_options(layer, precision=chosen, **options)
             each_of = [jaxprs.precisions(programs.traced(given, each)) for each in cases]
+            # The promotion of x may stand in a branch that multiplies in another way.
+            more = others_of(layer) if isinstance(chosen, str) else ()
+            each_of += [jaxprs.precisions(programs.traced(given, case, dtype=d)) for d in more]
         except Violation:
             if precision[0] != precision[1]:
                 continue  # it may offer one precision for both operands only
@@ -339,7 +328,8 @@ def test_dot_general(layer: Layer, case: Case) -> None:
     """``dot_general`` replaces ``jax.lax.dot_general`` in the product.
 
     Quantized training injects its arithmetic this way; the check negates the product. It is called
-    for x of rank 1 to 3, and without a bias. The gradients are those of its product.
+    for x of rank 1 to 3 and of other dtypes, and without a bias. The gradients are those of its
+    product.
     """
     calls = []
 
@@ -358,6 +348,7 @@ def test_dot_general(layer: Layer, case: Case) -> None:
     unused = "f(x) with a dot_general does not call it"
     require.that(calls, unused, accepted="a call", cause=ignored("dot_general"))
     require.within(y, reference.value, reference.bound, what)
+    require_negated_products(dense, case, x)
     require_negated_gradients(dense, case)
     require_of_one_layer(dense, usual, before, "f(x)", seen)
     for options in beside(layer):
@@ -398,7 +389,8 @@ def test_promote_dtype(layer: Layer, case: Case) -> None:
     """``promote_dtype`` casts x and the parameters to one dtype.
 
     In the check it casts all of them to bfloat16, and the result must be bfloat16, for x of rank 1
-    to 3, and without a bias. It gets the layer's ``dtype``, or values of that dtype.
+    to 3 and of other dtypes, and without a bias. It gets the layer's ``dtype``, or values of that
+    dtype.
     """
     from flax import linen
 
@@ -411,7 +403,10 @@ def test_promote_dtype(layer: Layer, case: Case) -> None:
 
     for options in with_and_without_bias(layer):
         calls.clear()
-        found = of_every_rank(with_options(layer, promote_dtype=to_bfloat16, **options), case)
+        given = with_options(layer, promote_dtype=to_bfloat16, **options)
+        found = [
+            each for d in ("float32", *others_of(layer)) for each in of_every_rank(given, case, d)
+        ]
         cause: Cause | str = "" if calls else ignored("promote_dtype", options)
         if 0 < len(calls) < len(found):
             cause = Cause("option-by-branch", "promote_dtype is used in one branch only")
@@ -424,7 +419,7 @@ def test_promote_dtype(layer: Layer, case: Case) -> None:
             )
     seen, plain = functools.partial(result, x=_x(layer, case)), layer.of(case)
     before, dense = seen(plain), with_options(layer, promote_dtype=to_bfloat16).of(case)
-    require_unshared(dense, plain, before, "f(x)", seen)
+    require_of_one_layer(dense, plain, before, "f(x)", seen)
     given = with_options(layer, promote_dtype=own.promote_dtype)
     require_branches(layer, given, "promote_dtype", layer)
     if not takes(layer, "dtype"):

@@ -424,4 +424,18 @@ FloatsInDtype = dtype("Y451", "options/dtype", 4, cause_id="option-by-dtype")(
 )
 
 
+def _loaded(kind: Any, shape: tuple[int, int], state: Any) -> Any:
+    layer = kind(*shape, rngs=nnx.Rngs(0))
+    nnx.update(layer, state)
+    return layer
+
+
+@defect("Y399", "options/use-bias", 3, cause_id="copied-otherwise")
+class PickledWithoutUseBias(_OneOption):
+    """A pickle has the arrays and the sizes alone: what is loaded has a bias again."""
+
+    def __reduce__(self) -> Any:
+        return _loaded, (type(self), self.kernel[...].shape, nnx.state(self))
+
+
 name_layers(globals())

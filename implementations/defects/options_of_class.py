@@ -1,7 +1,8 @@
-"""Layers that keep an option on their class, or a program, so that one layer decides for all."""
+"""Layers that keep an option, or a program, where one layer decides for others."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import types
 from typing import Any
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from implementations.correct.options import LECUN, AllOptions
+from implementations.correct.options import LECUN, AllOptions, AllOptionsLinen
 from implementations.defects.base import affine
 from implementations.defects.options import constructor
 from implementations.defects.record import defect, name_layers
@@ -114,6 +115,32 @@ InitializerOfTheClass = constructor("Y450", "options/kernel-init", 4, cause_id="
     },
     "An initializer that was given stays, for layers that are built without one.",
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Computed:
+    dtype: Any = dataclasses.field(default=None, compare=False)
+
+
+@defect("Y397", "options/dtype", 4, cause_id="options-not-compared")
+class DtypeNotCompared(AllOptions):
+    """The dtype is in a field that == leaves out, so that jit runs programs of other layers."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, dtype: Any = None, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        self.computed = _Computed(dtype)
+
+    def computed_in(self, x: Any, kernel: Array, bias: Array | None) -> Any:
+        return self.computed.dtype
+
+
+@defect("Y398", "options/dtype", 4, cause_id="options-not-compared")
+class FieldNotCompared(AllOptionsLinen):
+    """The field dtype does not count in ==, so that jit runs programs of other layers."""
+
+    dtype: Any = dataclasses.field(default=None, compare=False)
 
 
 name_layers(globals())

@@ -13,7 +13,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from implementations.correct.options import LECUN, ZEROS, AllOptions
-from implementations.defects.options import constructor, product
+from implementations.defects.base import is_float
+from implementations.defects.options import constructor, contracted, plain, product
 from implementations.defects.record import also, defect, name_layers
 
 Product = tuple[Callable[..., Array], Any]
@@ -204,6 +205,96 @@ BiasInitBringsBias = constructor("Y275", "options/use-bias", 4, cause_id="option
         "bias_init": bias_init,
     },
     "A `bias_init` brings a bias, also with `use_bias=False`.",
+)
+
+
+class _Promoting(AllOptions):
+    """A right layer that promotes where it multiplies."""
+
+    def __call__(self, x: ArrayLike) -> Array:
+        values = (jnp.asarray(x), self.kernel[...], self.bias[...] if self.use_bias else None)
+        return self.promoted(*values)
+
+    def promoted(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        """Return the output from values as they are given and stored."""
+        return self.affine(*self.promote_dtype((x, kernel, bias), dtype=self.dtype))
+
+
+@defect("Y394", "options/precision", 3, cause_id="option-by-branch")
+class PrecisionOfOneDtype(_Promoting):
+    """The product does not get the precision if x has to be promoted."""
+
+    def promoted(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        if self.dtype is not None or x.dtype == kernel.dtype:
+            return super().promoted(x, kernel, bias)
+        x, kernel, bias = self.promote_dtype((x, kernel, bias))
+        return contracted(self, x, kernel, bias, None)
+
+
+@defect("Y395", "options/dot-general", 3, cause_id="option-by-dtype")
+class DotGeneralOfFloats(_Promoting):
+    """An x of integers is multiplied by JAX's product, and the given one is ignored."""
+
+    def promoted(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        if is_float(x):
+            return super().promoted(x, kernel, bias)
+        x, kernel, bias = self.promote_dtype((x, kernel, bias), dtype=self.dtype)
+        return plain(x, kernel, bias, self.precision)
+
+
+@defect("Y396", "options/promote-dtype", 3, cause_id="option-by-branch")
+class PromotesHalvesItself(_Promoting):
+    """An x of half precision is cast without asking `promote_dtype`."""
+
+    def promoted(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        if self.dtype is None and x.dtype.itemsize == 2 and kernel.dtype == jnp.float32:
+            return self.affine(x.astype(kernel.dtype), kernel, bias)
+        return super().promoted(x, kernel, bias)
+
+
+@defect("Y524", "options/promote-dtype", 4, cause_id="options-lost")
+class CopiedWithoutPromotion(AllOptions):
+    """A deep copy promotes as Flax does."""
+
+    def __deepcopy__(self, memo: Any = None) -> CopiedWithoutPromotion:
+        new = nnx.clone(self)
+        new.promote_dtype = nnx.nn.dtypes.promote_dtype
+        return new
+
+
+SquareByDefault = constructor("Y525", "options/kernel-init", 4, cause_id="option-by-size")(
+    lambda in_features, out_features, kernel_init: {
+        "kernel_init": LECUN if in_features == out_features else kernel_init
+    },
+    "A square kernel is drawn by the usual initializer.",
+)
+BiasOfOneOutputIsZero = constructor("Y526", "options/bias-init", 4, cause_id="option-by-size")(
+    lambda out_features, bias_init: {"bias_init": ZEROS if out_features == 1 else bias_init},
+    "The bias of a single output starts at 0 with any initializer.",
+)
+FiniteInBfloat16 = product("Y527", "options/dtype", 4, cause_id="not-finite-replaced")(
+    lambda self, x, k, b: (
+        jnp.nan_to_num(AllOptions.affine(self, x, k, b))
+        if self.dtype is not None and x.dtype == jnp.bfloat16
+        else AllOptions.affine(self, x, k, b)
+    ),
+    "With a dtype of bfloat16, what is not finite becomes a number.",
+)
+NaNDroppedWithoutBias = product("Y528", "options/use-bias", 4, cause_id="not-finite-replaced")(
+    lambda self, x, k, b: AllOptions.affine(
+        self, jnp.where(jnp.isnan(x), jnp.zeros_like(x), x) if b is None else x, k, b
+    ),
+    "Without a bias, NaNs of x count as 0.",
+)
+
+
+Bfloat16ByFloat16 = product("Y601", "options/dtype", 3)(
+    lambda self, x, k, b: (
+        AllOptions.affine(self, x.astype(jnp.float16).astype(x.dtype), k, b)
+        if self.dtype is not None and x.dtype == jnp.bfloat16
+        else AllOptions.affine(self, x, k, b)
+    ),
+    "With a dtype of bfloat16, x goes through float16, which does not hold large numbers.",
 )
 
 

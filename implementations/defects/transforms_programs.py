@@ -357,7 +357,7 @@ class VectorsWithoutBias(AllOptions):
         return super().affine(x, kernel, bias)
 
 
-@defect("Y432", COMBINED, 3, cause_id="copied-otherwise")
+@defect("Y432", "options/use-bias", 3, cause_id="copied-otherwise")
 class CopiedWithABias(AllOptions):
     """A deep copy of a layer without a bias has one, of zeros."""
 

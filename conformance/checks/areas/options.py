@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import jaxprs, oracle, programs, require
-from conformance.checks.areas import gradients, input_dtypes
+from conformance.checks.areas import gradients, input_dtypes, mutation
 from conformance.checks.areas.compilation import kept_by_shape
 from conformance.checks.arithmetic import is_exact, rounded
 from conformance.checks.arrays import as_jax
@@ -26,7 +26,6 @@ from conformance.checks.scan.points import base_of
 from conformance.checks.scan.thresholds import operations
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax, jnp, nnx
-from conformance.layers.adapters.parameters import is_key
 
 
 def with_options(layer: Layer, **options: Any) -> Layer:
@@ -86,11 +85,38 @@ def of_every_rank(layer: Layer, case: Case, dtype: str = "float32") -> list[tupl
     for lead in filter(layer.accepts, ((), (2,), (2, 4))):
         x = jax.ShapeDtypeStruct((*lead, case.in_features), dtype)
         y, what = jax.eval_shape(layer.apply, parameters, x), f"x of shape {x.shape}"
+        what += f" and dtype {dtype}" if dtype != "float32" else ""
         right = (*lead, case.out_features)
         cause = Cause("option-by-rank", "with the option, the shape is wrong for x of some ranks")
         require.same_shape(y.shape, right, f"with the option, f({what})", cause=cause)
         found.append((what, y))
     return found
+
+
+def others_of(layer: Layer) -> tuple[str, ...]:
+    """Return dtypes of x, besides float32, that the layer takes and has to promote."""
+    return tuple(d for d in ("bfloat16", "int32") if input_dtypes.works_with(layer, d))
+
+
+def require_own_dtype(layer: Layer, dense: Built, options: str) -> None:
+    """Require the parameters to be of the dtype that they have without the option ``dtype``."""
+    cause = Cause("dtype-for-param-dtype", "dtype is taken for param_dtype")
+    for leaf in dense.leaves:
+        require.that(
+            str(leaf.value.dtype) == layer.convention.parameter_dtype,
+            f"with {options}, the layer has {leaf}",
+            accepted=f"parameters of {layer.convention.parameter_dtype}",
+            cause=cause if str(leaf.value.dtype) in options else "",
+        )
+
+
+def require_at_every_rank(
+    layer: Layer, case: Case, dtype: str, options: str, cause: Cause, given: str = "float32"
+) -> None:
+    """Require this dtype of the results for x of rank 1 to 3, and of the dtype ``given``."""
+    for what, y in of_every_rank(layer, case, given):
+        found = f"with {options}, f({what}) is {y.dtype}"
+        require.that(str(y.dtype) == dtype, found, accepted=dtype, cause=cause)
 
 
 def require_gradients(layer: Layer, case: Case, dense: Built, x: np.ndarray, by: str) -> None:
@@ -207,82 +233,6 @@ _MANY_ROWS = 2**16
 _MOST_BRANCHES = 6
 
 
-def _recorder(
-    values: np.ndarray, keys: list[bytes]
-) -> tuple[Callable[..., Any], list[tuple[tuple[int, ...], str]]]:
-    """Return an initializer of these values, and the shape and dtype of each of its calls.
-
-    The bytes of the keys that it gets are added to ``keys``.
-    """
-    calls: list[tuple[tuple[int, ...], str]] = []
-
-    def record(key: Any) -> None:
-        keys.append(np.asarray(key).tobytes())
-
-    def initializer(key: Any, shape: Any, dtype: Any = np.float32, **options: Any) -> Any:
-        del options  # recent versions of Flax pass a sharding
-        calls.append((tuple(map(int, shape)), jnp.dtype(dtype).name))
-        data = jax.random.key_data(key) if is_key(key) else key
-        # Within nn.jit and nn.remat, a key has no value before the program runs.
-        jax.debug.callback(record, data) if isinstance(data, jax.core.Tracer) else record(data)
-        turned = values.shape != tuple(shape) == values.shape[::-1]
-        return jnp.asarray(values.T if turned else np.resize(values, shape), dtype)
-
-    return initializer, calls
-
-
-def require_initializer(
-    layer: Layer, case: Case, name: str, values: np.ndarray, **options: Any
-) -> list[bytes]:
-    """Require that a parameter is what its initializer returns; return the keys of two seeds.
-
-    The initializer is that of one layer, and may return numbers of any scale.
-    """
-    which = name.partition("_")[0]
-    initializer, calls = _recorder(values, [])
-    given = with_options(layer, **{name: initializer}, **options)
-    dtype = given.convention.parameter_dtype
-    before = getattr(layer.of(case), which)
-    with during(f"construction with {name}={name}(key, shape, dtype)"):
-        dense = given.of(case)
-        found = getattr(dense, which)
-    require.that(calls, f"{name} is never called", accepted="a call", cause=ignored(name, options))
-    require.that(len(calls) == 1, f"construction calls {name} {len(calls)} times", accepted="once")
-    called = f"{name} is called with the shape {calls[0][0]} and the dtype {calls[0][1]}"
-    shapes = [values.shape]
-    if which == "kernel" and given.convention.layout == "out,in":
-        shapes.insert(0, values.shape[::-1])
-    turned = which == "kernel" and calls[0] == (values.shape[::-1], dtype)
-    require.that(
-        calls[0][0] in shapes and calls[0][1] == dtype,
-        called,
-        accepted=f"the shape {' or '.join(map(str, shapes))} and the dtype {dtype}",
-        cause=_TURNED if turned else "",
-    )
-    expected = getattr(given, f"{which}_for")(case)
-    cause = Cause(
-        "initializer-changed",
-        f"the {which} is not what {name} returns, or it is changed afterwards",
-    )
-    require.equal(found, expected, f"the {which} with {name}", cause=cause)
-    what = f"after another layer was built with {name}, the {which} of one without"
-    require.equal(getattr(layer.of(case), which), before, what, cause=_SHARED)
-    if not given.reparameterized:
-        for scale in _SCALES:
-            scaled = rounded(values * np.float32(scale), dtype)
-            other = with_options(layer, **{name: _recorder(scaled, [])[0]}, **options)
-            what = f"the {which} with {name}, whose result is of the scale {scale:g},"
-            require.equal(getattr(other.of(case), which), scaled, what, cause=cause)
-    first, second = keys_given(layer, case, name, values)
-    require.that(
-        first != second,
-        f"{name} gets the same key for the seeds {case.seed} and {case.seed + 1}",
-        accepted="different keys",
-        cause=Cause("key-fixed", f"{name} is called with a fixed key"),
-    )
-    return [first, second]
-
-
 def require_kernel_alone(dense: Built, options: str, cause: str) -> None:
     """Require a layer with these options to have no other array than its kernel."""
     leaves = dense.leaves
@@ -299,56 +249,53 @@ def why_bias_kept(dense: Built, x: np.ndarray) -> str:
     return Cause("bias-kept", "with use_bias=False the bias is not added, but it is created")
 
 
-def require_no_bias_made(layer: Layer, case: Case) -> None:
-    """Require a layer with ``use_bias=False`` to have no bias because a ``bias_init`` is given."""
-    if not takes(layer, "bias_init"):
-        return
-    initializer, _ = _recorder(case.bias(), [])
-    try:
-        dense = with_options(layer, use_bias=False, bias_init=initializer).of(case)
-    except Violation:  # it may refuse an initializer of nothing
-        return
-    cause = Cause("option-overruled", "bias_init overrules use_bias=False")
-    require_kernel_alone(dense, "use_bias=False and a bias_init", cause)
-
-
-def keys_given(layer: Layer, case: Case, name: str, values: np.ndarray) -> list[bytes]:
-    """Return the bytes of the keys that the initializer gets for the case's seed and the next."""
-    keys: list[bytes] = []
-    given = with_options(layer, **{name: _recorder(values, keys)[0]})
-    with during(f"reading the keys that {name} gets"):
-        for seed in (case.seed, (case.seed + 1) % 2**32):
-            given.build(*case.kernel_shape, seed)
-        jax.effects_barrier()
-    return keys
-
-
 Seen = Callable[[Built], np.ndarray | str]
 
 
 def require_of_one_layer(
     chosen: Built, plain: Built, before: np.ndarray | str, what: str, seen: Seen
 ) -> None:
-    """Require options to hold for ``chosen`` and its copies alone; see :func:`require_unshared`."""
-    first = require_unshared(chosen, plain, before, what, seen)
+    """Require options to hold for ``chosen`` and its copies alone.
+
+    ``before`` is what was ``seen`` of ``plain``, a layer of the class without options, before
+    ``chosen`` was built.
+    """
+    first = _require_unshared(chosen, plain, before, what, seen)
     for how, found in copies_of(chosen).items():
+        mutation.require_same_arrays(found, chosen, f"a layer with options that is {how}")
         cause = Cause("options-lost", "a copy has not the options of the layer")
         _require_same(seen(found), first, f"{what} of a layer with options that is {how}", cause)
 
 
-def require_unshared(
+def _require_unshared(
     chosen: Built, plain: Built, before: np.ndarray | str, what: str, seen: Seen
 ) -> np.ndarray | str:
     """Require what is ``seen`` of layers of one class to stay when another one is built.
 
-    ``before`` is what was seen of ``plain``, which has no options, before ``chosen`` was built.
     Return what is seen of ``chosen``.
     """
-    first, what = seen(chosen), f"after another layer was built with other options, {what}"
-    _require_same(seen(plain), before, what, _SHARED)
+    first, after = seen(chosen), f"after another layer was built with other options, {what}"
+    _require_same(seen(plain), before, after, SHARED)
     plain.layer.build(*plain.kernel.shape)
-    _require_same(seen(chosen), first, what, _SHARED)
+    _require_same(seen(chosen), first, after, SHARED)
+    require.that(
+        not _are_one_program(chosen, plain) or np.array_equal(first, before),
+        f"a layer with the option is equal to one without in all that jax.jit compares, and {what} "
+        "is another one",
+        accepted="static parts that differ: jax.jit runs the program of an equal layer",
+        cause=_EQUAL,
+    )
     return first
+
+
+def _are_one_program(one: Built, other: Built) -> bool:
+    """Return whether JAX takes a program that was compiled for one layer for the other."""
+    avals = [
+        [(np.shape(v), getattr(v, "dtype", None)) for v in jax.tree_util.tree_leaves(it.parameters)]
+        for it in (one, other)
+    ]
+    structures: list[Any] = [jax.tree_util.tree_structure(it.parameters) for it in (one, other)]
+    return bool(avals[0] == avals[1] and structures[0] == structures[1])
 
 
 def _require_same(found: Any, expected: np.ndarray | str, what: str, cause: Cause) -> None:
@@ -410,13 +357,27 @@ def require_as_zero_bias(layer: Layer, dense: Built, case: Case, x: np.ndarray) 
             require.within(found, expected, 2 * bound, what)
 
 
-_TURNED = Cause(
-    "initializer-turned", "kernel_init takes the fans exchanged: the kernel is (in, out)"
+SHARED = Cause("options-shared", "layers of one class share their options")
+_EQUAL = Cause(
+    "options-not-compared",
+    "an option does not count in ==, as a field of a dataclass with compare=False, so that jax.jit "
+    "runs the program of a layer with another one",
 )
-_SHARED = Cause("options-shared", "layers of one class share their options")
 
-# Some layers start at zero; a check of the variance would change large numbers.
-_SCALES = (0, 1e4)
+
+def require_negated_products(dense: Built, case: Case, x: np.ndarray) -> None:
+    """Require a ``dot_general`` that negates the product to compute it for x of other dtypes."""
+    layer, whole = dense.layer, np.round(9 * x)  # numbers of every dtype
+    for dtype in others_of(layer):
+        y = np.asarray(dense(as_jax(whole, dtype)), np.float32)
+        arithmetic, bias = layer.arithmetic(case.in_features, dtype), layer.bias_for(case)
+        reference, usual = (
+            arithmetic.affine(whole, sign * layer.kernel_for(case), bias) for sign in (-1, 1)
+        )
+        words = f"dot_general does not compute the product for x of {dtype}"
+        cause = Cause("option-by-dtype", words) if usual.admits(y) else ""
+        what = f"f(x) of {dtype} with a dot_general that negates the product"
+        require.within(y, reference.value, reference.bound, what, cause=cause)
 
 
 def require_negated_gradients(dense: Built, case: Case) -> None:
