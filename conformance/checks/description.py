@@ -50,7 +50,7 @@ _FORMULAS = {
     "He": "2 / fan_in",
     "He fan_out": "2 / fan_out",
     "1/(3 fan_in)": "1 / (3 * fan_in)",
-    **{f"constant {d}": f"{d} ** 2" for d in (0.01, 0.02, 0.05, 0.1)},
+    **{f"standard deviation {d}": f"{d} ** 2" for d in (0.01, 0.02, 0.05, 0.1)},
 }
 _OWN = {
     "LeCun uniform": "uniform, 1 / fan_in",

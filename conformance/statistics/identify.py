@@ -146,7 +146,7 @@ SCALES: tuple[Scale, ...] = (
     ),
     *(
         Scale(
-            f"constant {deviation}",
+            f"standard deviation {deviation}",
             lambda i, o, deviation=deviation: deviation**2,  # type: ignore[misc]
             f"the standard deviation is {deviation} at every size",
         )

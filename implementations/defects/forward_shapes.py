@@ -104,6 +104,12 @@ SumOfVectors = wrong.forward("Y155", SHAPE, 1, cause_id="vectors-only")(
     "Products and sums by hand, for one vector alone.",
     collateral=("numerics/one-product", "forward/width-one-raises", "forward/scalar-raises"),
 )
+AlwaysOneVector = wrong.call(
+    "Y621", SHAPE, 1, cause_id="input-flattened", collateral=("forward/scalar-raises",)
+)(
+    lambda self, x: CorrectDense.__call__(self, jnp.reshape(x, -1)),
+    "Every x becomes one vector, which fits a single row.",
+)
 AlwaysABatch = wrong.forward("Y156", SHAPE, 1, cause_id="axes-added")(
     lambda x, k, b: affine(x.reshape(1, -1), k, b),
     "A vector is made a batch of one, and stays so.",

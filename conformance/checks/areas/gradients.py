@@ -340,7 +340,7 @@ def _cause(
         mean = rows > 1 and _holds(found, reference, 1 / rows)
         return "" if mean else one_row
     factors = {
-        2.0: ("doubled", "the gradient is doubled: the derivative of one term is counted twice"),
+        2.0: ("doubled", "the gradient is doubled"),
         0.5: ("halved", "the gradient is halved"),
         -1.0: ("negated", "the gradient has the wrong sign"),
         1 / rows: (

@@ -31,13 +31,16 @@ ROWS_MIXED = Cause(
     "rows-mixed", "rows of a batch are mixed: a statistic over the batch, or its axes"
 )
 VECTORS_ONLY = Cause("vectors-only", "the layer takes vectors only: a batch of rows is refused")
+FLATTENED = Cause(
+    "input-flattened", "all axes of x are flattened into one vector: a batch of rows does not fit"
+)
 LEFT = Cause(
     "operands-exchanged",
     "the kernel is multiplied from the left, as kernel @ x, which fits vectors only: x @ kernel, "
     "with a kernel of shape (in, out), fits batches too",
 )
 TURNED = Cause(
-    "kernel-turned", "x is multiplied by the transposed kernel, as x @ kernel.T: drop the .T"
+    "kernel-turned", "x is multiplied by the transposed kernel, as x @ kernel.T: write x @ kernel"
 )
 TRANSPOSED = Cause(
     "input-transposed",
@@ -236,7 +239,12 @@ def of_rank(layer: Layer, case: Case, lead: tuple[int, ...]) -> str:
 def of_vectors_only(layer: Layer) -> str:
     """Return why a layer takes vectors and refuses batches."""
     case = Case(3, 10)
-    if PARAMETERS not in layer.provides or not _is_left_only(layer.of(case), case):
+    if PARAMETERS not in layer.provides:
+        return VECTORS_ONLY
+    twice = layer.of(replace(case, in_features=6))
+    if _gives(lambda: twice.raw(np.ones((2, 3), np.float32))) == (10,):
+        return FLATTENED
+    if not _is_left_only(layer.of(case), case):
         return VECTORS_ONLY
     # Both take the columns of x; x.T @ kernel has a row of the result for each of them.
     dense, x = layer.written(case), case.normal("x", *case.kernel_shape)
