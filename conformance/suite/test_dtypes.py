@@ -105,7 +105,11 @@ def test_half_input(layer: Layer, case: Case) -> None:
         return
     dense = layer.written(case)
     for dtype in (jnp.float16, jnp.bfloat16):
-        x = case.normal("x", *case.x_shape).astype(dtype)
+        x = case.normal("x", *case.x_shape)
+        of_rows = not (layer.convention.product_error or layer.reparameterized)
+        if dtype == jnp.bfloat16 and layer.computed_in(dtype) == "float32" and of_rows:
+            x = input_dtypes.in_magnitudes(x)
+        x = x.astype(dtype)
         _require_value(layer, case, dense, as_jax(x), x.astype(np.float32))
         if programs.is_plain(case):
             input_dtypes.require_not_finite(layer, dense, x)
@@ -193,6 +197,8 @@ def test_integer_input(layer: Layer, case: Case) -> None:
     """
     if functions.is_function(layer):
         functions.require_dtypes(layer, case, np.int8, np.int32, np.uint32)
+        if case.kernel_shape == programs.FEW_SIZES[-1]:
+            functions.require_dtypes(layer, case, np.uint8, np.int16, np.uint16)
         return
     dense = layer.written(case)
     generator = case.generator("integers")
@@ -208,6 +214,8 @@ def test_integer_input(layer: Layer, case: Case) -> None:
         _require_value(layer, case, dense, as_jax(x), x.astype(np.float32))
         if name == "int32":
             input_dtypes.require_as_given(layer, dense, x, x.astype(np.int64))
+        elif programs.is_plain(case):
+            input_dtypes.require_as_given(layer, dense, x, x)
         if name == "uint8" and programs.is_plain(case):
             gradients.require_for_integers(layer, case, dense.parameters, x)
         for other in _at_other_ranks(layer, case, name):

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from conformance.checks import oracle, require
-from conformance.checks.areas import functions, input_dtypes, kinds, large_cases, output_shapes
+from conformance.checks.areas import (
+    functions,
+    input_dtypes,
+    kinds,
+    large_cases,
+    output_shapes,
+    settings,
+)
 from conformance.checks.areas.views import forms_of, require_views
 from conformance.checks.cases import BATCH, LARGE, MANY_LEADS, NARROW, SMALL, TALL, WIDE, Case, over
 from conformance.checks.diagnosis import shapes, telling, wrong_values
@@ -224,6 +231,7 @@ def test_affine_value(layer: Layer, case: Case) -> None:
         kinds.require_kinds(layer, case)
     if case.kernel_shape == FEW_SIZES[-1] and layer.accepts(BATCH):
         large_cases.require_constants(layer, case, scan(layer).constants)
+        settings.require_values_under_settings(layer, case)
 
 
 @requirement("forward/additive", MUST, ANY, order=-30)

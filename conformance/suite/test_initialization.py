@@ -49,7 +49,7 @@ from conformance.contract.requirement import (
     rests_on,
 )
 from conformance.errors import Cause
-from conformance.jax_setup.lazy import jax
+from conformance.jax_setup.lazy import jax, jnp
 from conformance.statistics import (
     by_requirement,
     causes,
@@ -129,6 +129,7 @@ def test_data_free_init(layer: Layer, case: Case) -> None:
         "their negatives": -values,
         "a batch of 4": np.zeros((4, width), np.float32),
         "half precision": plain.astype(np.float16),
+        "bfloat16": plain.astype(jnp.bfloat16),
     }
     if "integer" in layer.convention.inputs and "integer" not in input_dtypes.refused(layer):
         examples["integers"] = plain.astype(np.int32)

@@ -203,7 +203,10 @@ def _require_of_own_dtype(flat: Built, model: Any, names: Any, x: Any) -> None:
 
 
 def _require_different_in_blocks(layer: Layer, case: Case, flat: Built, x: Any) -> None:
-    """Require two layers of one name, in two blocks, to start with different kernels."""
+    """Require two layers of one name, in two blocks, to start with different kernels.
+
+    Each must compute what the layer alone does.
+    """
     model, places = composition.linen_blocks(layer, case)
     with during("initializing a parent of two blocks"):
         variables = model.init(jax.random.key(case.seed), x)
@@ -219,6 +222,10 @@ def _require_different_in_blocks(layer: Layer, case: Case, flat: Built, x: Any) 
             "key-of-name", "the kernel's key depends on the layer's own name, not its path"
         ),
     )
+    with during("applying a parent of two blocks"):
+        results = model.apply(composition.linen_whole(flat, places), x)
+    for result in results:
+        require.equal(result, np.asarray(flat(x)), "f(x) in a parent of two blocks")
 
 
 def _require_same_under_names(layer: Layer, case: Case) -> None:

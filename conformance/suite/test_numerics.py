@@ -167,19 +167,24 @@ def test_nan_confined(layer: Layer, case: Case) -> None:
     if functions.is_function(layer):
         functions.require_not_finite(layer, case, np.nan)
         return
+    _require_confined(layer, case, np.nan, np.isnan, "a NaN")
+    if case.lead == BATCH:
+        _require_nan_times_zero(layer, case)
+        _require_found_by_debugging(layer, case)
+
+
+def _require_confined(layer: Layer, case: Case, poison: float, is_poisoned: Any, what: str) -> None:
+    """Require a poisoned entry to poison its row, or its column of the kernel or bias, alone."""
     dense = layer.written(case)
     if case.lead != BATCH:
         if np.prod(case.lead) and layer.accepts(case.lead):
-            _confined(dense, case, np.nan, np.isnan, "a NaN", partial(_at_lead, dense, case))
+            _confined(dense, case, poison, is_poisoned, what, partial(_at_lead, dense, case))
         return
-    _confined(dense, case, np.nan, np.isnan, "a NaN")
-    _require_nan_times_zero(layer, case)
-    _require_nan_found(layer, case)
-    _confined_to_column(dense, case, np.nan, np.isnan, "a NaN")
+    _confined(dense, case, poison, is_poisoned, what)
     if is_plain(case) and layer.accepts(BATCH):
-        compiled = partial(forward(layer), dense.parameters)
-        by = partial(_as_numpy, compiled)
-        _confined(dense, case, np.nan, np.isnan, "under jax.jit, a NaN", by)
+        by = partial(_as_numpy, partial(forward(layer), dense.parameters))
+        _confined(dense, case, poison, is_poisoned, f"under jax.jit, {what}", by)
+    _confined_to_column(dense, case, poison, is_poisoned, what)
 
 
 @once_per_layer()
@@ -198,33 +203,35 @@ def _require_nan_times_zero(layer: Layer, case: Case) -> None:
 
 
 @once_per_layer()
-def _require_nan_found(layer: Layer, case: Case) -> None:
+def _require_found_by_debugging(layer: Layer, case: Case) -> None:
     """With ``jax_debug_nans``, f(NaN) raises or is NaN: its user looks for where a NaN arises.
 
-    JAX looks at the results of compiled programs, so the layer is called only if its program
-    depends on the setting.
+    The same holds for infinities. JAX looks at the results of compiled programs, so the layer is
+    called only if its program depends on the setting.
     """
-    dense, x = layer.written(case), as_jax(np.full(case.x_shape, np.nan, np.float32))
+    dense = layer.written(case)
 
     def program() -> list[Any]:
         return [name for _, name in operations(traced(layer, case, dense.parameters))]
 
     usual = program()
-    # JAX prints that it looks for the operation.
-    with contextlib.redirect_stdout(io.StringIO()), jax.debug_nans(True):
-        try:
-            if program() == usual:
-                return
-            found = np.asarray(jax.jit(lambda p, x: layer.apply(p, x))(dense.parameters, x))
-        except Exception:
-            return
-    require.that(
-        np.isnan(found).all(),
-        f"under jax.debug_nans, f(NaN) has {int((~np.isnan(found)).sum())} entries that are not "
-        "NaN",
-        accepted="an error, or NaN, as without jax.debug_nans",
-        cause=Cause("hidden-from-debugging", "the layer's program depends on jax_debug_nans"),
-    )
+    for setting, value in (("debug_nans", np.nan), ("debug_infs", np.inf)):
+        x = as_jax(np.full(case.x_shape, value, np.float32))
+        # JAX prints that it looks for the operation.
+        with contextlib.redirect_stdout(io.StringIO()), getattr(jax, setting)(True):
+            try:
+                if program() == usual:
+                    continue
+                found = np.asarray(jax.jit(lambda p, x: layer.apply(p, x))(dense.parameters, x))
+            except Exception:
+                continue
+        hidden = int(np.isfinite(found).sum())
+        require.that(
+            not hidden,
+            f"under jax.{setting}, f({value}) has {hidden} entries that are finite",
+            accepted=f"an error, or none, as without jax.{setting}",
+            cause=Cause("hidden-from-debugging", f"the layer's program depends on jax_{setting}"),
+        )
 
 
 def _at_lead(dense: Built, case: Case, x: np.ndarray) -> np.ndarray:
@@ -271,15 +278,13 @@ def _confined_to_column(
 
 @requirement("numerics/inf-confined", MUST, ANY)
 @rests_on(
-    "state/updates-used",
-    "forward/zero-input",
-    "forward/batch-independent",
-    "numerics/nan-confined",
-    "numerics/no-saturation",
+    *("state/updates-used", "forward/zero-input", "forward/batch-independent", "transforms/jit"),
+    *("numerics/nan-confined", "numerics/no-saturation"),
 )
 @over()
+@at_edges(NONFINITE)
 def test_inf_confined(layer: Layer, case: Case) -> None:
-    """An infinity in row i of x makes row i of the result non-finite, and no other.
+    """An infinity in row i of x makes row i of the result non-finite, and no other, also under jit.
 
     Likewise, an infinity in column j of the kernel, or in entry j of the bias.
     """
@@ -287,9 +292,8 @@ def test_inf_confined(layer: Layer, case: Case) -> None:
     if functions.is_function(layer):
         functions.require_not_finite(layer, case, poison)
         return
-    dense = layer.written(case)
-    _confined(dense, case, poison, lambda row: ~np.isfinite(row), "an infinity")
-    _confined_to_column(dense, case, poison, lambda row: ~np.isfinite(row), "an infinity")
+    for each in (poison,) if case.lead == BATCH else (poison, -poison):
+        _require_confined(layer, case, each, lambda row: ~np.isfinite(row), "an infinity")
 
 
 @requirement("numerics/no-saturation", MUST, ANY)

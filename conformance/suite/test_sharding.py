@@ -136,9 +136,9 @@ def test_second_device(layer: Layer, case: Case) -> None:
 def test_eager(layer: Layer, case: Case) -> None:
     """Outside of jit, with sharded parameters and inputs, f(x) is within the rounding-error bound.
 
-    The same holds for the gradients, with the batch or the outputs sharded, and for an x of
-    bfloat16. Under jit a layer sees whole arrays; outside of it, a layer that inspects arrays may
-    take the part on one device for the whole.
+    The same holds for the gradients, with the batch or the outputs sharded, for an x of bfloat16,
+    and within the mesh of x. Under jit a layer sees whole arrays; outside of it, a layer that
+    inspects arrays may take the part on one device for the whole.
     """
     meshes.require_devices()
     if not layer.accepts(case.lead):
@@ -149,6 +149,8 @@ def test_eager(layer: Layer, case: Case) -> None:
         dense = meshes.on_their_devices(layer.of(case), places, case)
         y = dense(places.put(case.kernel(), case.bias(), x)[2])
         require.within(y, reference.value, reference.bound, f"f(x) outside of jit with {how}")
+        if how == meshes.BY_ROWS:
+            meshes.require_same_within_mesh(dense, places, case, reference)
         if how == meshes.BY_ROWS and input_dtypes.works_with(layer, "bfloat16"):
             meshes.require_half(dense, places, case)
         if places.x[0] and layer.accepts((8, 1)):

@@ -17,6 +17,12 @@ from implementations.defects.wrong import computes
 
 VALUE = "forward/affine-value"
 
+
+def _setting(name: str) -> str:
+    """Return a setting of JAX as this thread has it."""
+    return str(getattr(jax.config, f"jax_{name}"))
+
+
 MinusOneIsPadding = wrong.forward("X063", VALUE, 5)(
     lambda x, k, b: jnp.where((x == -1).all(axis=-1, keepdims=True), b, affine(x, k, b)),
     "Rows in which every entry is -1 count as padding and give the bias.",
@@ -296,6 +302,32 @@ PixelsScaled = wrong.forward("Y364", VALUE, 4)(
     ),
     "Whole numbers from 0 to 255 are taken for pixels, and scaled.",
     when=lambda x, k, b: x.dtype == jnp.float32 and x.size > 0,
+)
+
+PaddingOfSequences = wrong.forward("Y546", VALUE, 3)(
+    lambda x, k, b: affine(jnp.where(x == -100.0, x * 0, x), k, b),
+    "In sequences, entries of -100 are padding.",
+    when=lambda x, k, b: x.ndim == 3 and is_float(x),
+)
+SequencesWithoutEqualBias = wrong.forward("Y561", VALUE, 4)(
+    lambda x, k, b: affine(x, k, jnp.where((b == b[0]).all(), b * 0, b)),
+    "In sequences, a bias of equal entries is taken for one that was not trained.",
+    when=lambda x, k, b: x.ndim == 3 and k.shape[1] > 1,
+)
+VectorsWithin1e30 = wrong.forward("Y575", VALUE, 5)(
+    lambda x, k, b: affine(jnp.where(jnp.isfinite(x), jnp.clip(x, -1e30, 1e30), x), k, b),
+    "The finite numbers of a single vector are clipped at 1e30.",
+    when=lambda x, k, b: x.ndim == 1 and x.dtype == jnp.float32,
+)
+HighestLosesTheBias = wrong.forward("Y597", VALUE, 4, cause_id="value-of-setting")(
+    lambda x, k, b: affine(x, k, b * 0),
+    "Where a user asks for the highest precision of products, the branch for it adds no bias.",
+    when=lambda x, k, b: _setting("default_matmul_precision") == "highest",
+)
+StrictIsHalf = wrong.forward("Y598", VALUE, 4, cause_id="value-of-setting")(
+    lambda x, k, b: affine(*(v.astype(jnp.bfloat16) for v in (x, k, b))).astype(jnp.float32),
+    "Under strict promotion, x and the parameters are cast to bfloat16.",
+    when=lambda x, k, b: x.dtype == jnp.float32 and _setting("numpy_dtype_promotion") == "strict",
 )
 
 

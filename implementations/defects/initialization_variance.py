@@ -278,6 +278,13 @@ def LargerForOneSeed(key: Array, in_features: int, out_features: int) -> Array:
     return jnp.where(first == key, 3 * draws, draws)
 
 
+@wrong.linen_kernel("Y604", DATA_FREE, 3, cause_id="example-input-used")
+def OfBfloat16ForSuchAnExample(key: Array, x: Array, features: int) -> Array:
+    """The kernel is of bfloat16 if the example is."""
+    kernel = scaled_normal(key, x.shape[-1], features)
+    return kernel.astype(x.dtype) if x.dtype == jnp.bfloat16 else kernel
+
+
 @wrong.linen_kernel("Y552", DATA_FREE, 4, cause_id="example-input-used")
 def ComplexForAComplexExample(key: Array, x: Array, features: int) -> Array:
     """The kernel has the dtype to which float32 and the example promote."""

@@ -381,4 +381,16 @@ def DrawnOncePerDevice(key: Array, in_features: int, out_features: int) -> Array
     return jnp.tile(scaled_normal(key, in_features, out_features // parts), (1, parts))
 
 
+BiasOfEachDevice = wrong.forward("Y591", "sharding/eager", 3, cause_id="mesh-in-call")(
+    lambda x, k, b: affine(x, k, jax.device_count() * b),
+    "Within a mesh, each device adds the bias to its part of the sum.",
+    when=lambda x, k, b: inside_some_mesh(),
+)
+DeepWithoutBias = wrong.linen_forward("Y599", PART, 5)(
+    lambda self, x, k, b: affine(x, k, b * 0),
+    "In a block of a model, the bias is left out.",
+    when=lambda self, x, k, b: len(self.scope.path) >= 2 and not self.is_initializing(),
+)
+
+
 name_layers(globals())

@@ -157,6 +157,23 @@ activated = wrong.casting("Y431", "numerics/no-saturation", 1, cause_id="output-
 )
 
 
+MasksClipped = wrong.forward("Y529", "numerics/inf-confined", 3, cause_id="not-finite-replaced")(
+    lambda x, k, b: affine(jnp.clip(x, jnp.finfo(x.dtype).min, jnp.finfo(x.dtype).max), k, b),
+    "In sequences, minus infinity, as of a mask, becomes the least number.",
+    when=lambda x, k, b: x.ndim == 3 and is_float(x),
+)
+within_range: Any = jax.custom_jvp(
+    lambda y: jnp.clip(y, jnp.finfo(y.dtype).min, jnp.finfo(y.dtype).max)
+)
+within_range.defjvp(lambda primals, tangents: (within_range(*primals), tangents[0]))
+FiniteWhenCompiled = wrong.output("Y530", "numerics/inf-confined", 4)(
+    lambda y, x: within_range(y),
+    "Compiled, the result keeps to the finite numbers, so that training goes on.",
+    when=lambda y, x: is_traced(y) and is_float(y),
+    cause_id="not-finite-replaced",
+)
+
+
 @wrong.forward("X067", NAN, 5, cause_id="not-finite-replaced")
 def NanInFirstInputOnly(x: Array, kernel: Array, bias: Array) -> Array:
     """NaN counts as missing in the first input alone, where it becomes zero."""
@@ -249,6 +266,13 @@ def WholeNumbersAsIntegers(x: Array, kernel: Array, bias: Array) -> Array:
     exact = (x.astype(jnp.int32) @ kernel.astype(jnp.int32)).astype(jnp.float32)
     rounded = jax.lax.stop_gradient(jnp.where(whole[0] & whole[1], exact - product, 0))
     return product + rounded + bias
+
+
+HidesInfinities = wrong.output("Y590", NAN, 4, cause_id="hidden-from-debugging")(
+    lambda y, x: jnp.nan_to_num(y, nan=jnp.nan),
+    "While jax_debug_infs is on, infinities become numbers.",
+    when=lambda y, x: jax.config.values["jax_debug_infs"],
+)
 
 
 name_layers(globals())

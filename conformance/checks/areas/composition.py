@@ -243,7 +243,16 @@ def linen_whole(flat: Built, places: Sequence[Place]) -> dict[str, Any]:
     variables = dict(flat.parameters.tree)
     if list(places) == [()]:
         return variables
-    return {key: {place[0]: tree for place in places} for key, tree in variables.items()}
+    return {
+        key: {place[0]: _below(place[1:], tree) for place in places}
+        for key, tree in variables.items()
+    }
+
+
+def _below(place: Place, tree: Any) -> Any:
+    for name in reversed(place):
+        tree = {name: tree}
+    return tree
 
 
 def linen_transformed(layer: Layer, case: Case, x: Any) -> dict[str, tuple[Any, Any]]:

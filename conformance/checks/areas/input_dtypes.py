@@ -277,7 +277,8 @@ def cause_of(
     if np.shape(found) != right.value.shape or right.admits(found):
         return ""
     causes = (words for words, other in candidates.items() if other.admits(found))
-    return next(causes, "") or _of_factor(found - bias, right.value - bias)
+    of_factor = _of_factor(found - bias, right.value - bias) if x.dtype.kind in "iu" else ""
+    return next(causes, "") or of_factor
 
 
 def _of_factor(product: np.ndarray, right: np.ndarray) -> str:

@@ -19,7 +19,7 @@ from conformance.checks import profiles, recording, require
 from conformance.checks.areas.mapped_draws import built, drawn_at_once
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
-from conformance.checks.scan.edges import FUNCTIONS, NEW, kernel_sizes, scan
+from conformance.checks.scan.edges import FUNCTIONS, NEW, scan
 from conformance.checks.scan.points import WEIGHTS
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
@@ -62,7 +62,8 @@ def samples(layer: Layer) -> dict[Shape, np.ndarray]:
     def draw() -> dict[Shape, np.ndarray]:
         wanted = {cell.shape: cell.seeds for cell in plan.cells}
         first = plan.cells[-1].seeds.stop
-        for size in kernel_sizes(layer):
+        at_edges = (case.kernel_shape for _, case in scan(layer).places(NEW))
+        for size in (size for size in at_edges if math.prod(size) <= WEIGHTS):
             seeds = range(first, first + min(max(_AT_EDGES // math.prod(size), 4), 256))
             if size not in wanted:
                 wanted[size], first = seeds, seeds.stop

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from conformance.checks import require
-from conformance.checks.areas.large_cases import require_scales
+from conformance.checks.areas.large_cases import at_ranks, require_scales
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
@@ -40,8 +40,9 @@ def _require_rows(layer: Layer, case: Case) -> None:
     """Require f(x) to be right for batches, each of one kind of row."""
     dense, kernel, bias = layer.written(case), layer.kernel_for(case), layer.bias_for(case)
     for kind, x in rows_by_kind(case, BATCH[0]):
-        reference = layer.value(x, kernel, bias)
-        require.within(dense(x), reference.value, reference.bound, f"f(x) for rows of {kind}")
+        reference, what = layer.value(x, kernel, bias), f"f(x) for rows of {kind}"
+        for rank, f in at_ranks(dense):
+            require.within(f(x), reference.value, reference.bound, what + rank)
     x = np.repeat(kernel[:, :1].T, BATCH[0], axis=0)
     reference = layer.value(x, kernel, bias)
     what = "f(x) for rows that are the kernel's first column"
@@ -67,12 +68,14 @@ def _require_kernels(layer: Layer, case: Case) -> None:
     for kind, kernel in _kernels_by_kind(case):
         dense.write(kernel, case.bias())
         reference = layer.value(x, kernel, bias)
-        require.within(dense(x), reference.value, reference.bound, f"f(x) for {kind}")
+        for rank, f in at_ranks(dense):
+            require.within(f(x), reference.value, reference.bound, f"f(x) for {kind}{rank}")
     if layer.convention.use_bias:
         for kind, bias in _biases_by_kind(case):
             dense.write(case.kernel(), bias)
             reference = layer.value(x, layer.kernel_for(case), bias)
-            require.within(dense(x), reference.value, reference.bound, f"f(x) for {kind}")
+            for rank, f in at_ranks(dense):
+                require.within(f(x), reference.value, reference.bound, f"f(x) for {kind}{rank}")
 
 
 def rows_by_kind(case: Case, count: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -11,8 +12,27 @@ from conformance.checks.areas import input_dtypes
 from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.diagnosis import shapes
-from conformance.checks.layer import Layer
+from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
+from conformance.checks.scan.edges import scan
+
+
+def at_ranks(dense: Built) -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
+    """Yield the layer as a function of the rows of a batch, with the rank of its x in words.
+
+    It is called at rank 2, and at each rank at which it has other operations.
+    """
+    yield "", dense.rows
+    for rank in scan(dense.layer).ranks:
+        if dense.layer.accepts((1,) * (rank - 1)):
+            yield f" at rank {rank}", functools.partial(_at_rank, dense, rank)
+
+
+def _at_rank(dense: Built, rank: int, x: np.ndarray) -> np.ndarray:
+    if rank == 1:
+        return np.stack([np.asarray(dense(row)) for row in x])
+    lead = (2, *(1,) * (rank - 3), len(x) // 2) if rank > 2 else (len(x),)
+    return np.asarray(dense(x.reshape(*lead, -1))).reshape(len(x), -1)
 
 
 def require_scales(layer: Layer, case: Case) -> None:
@@ -118,9 +138,9 @@ def require_constants(layer: Layer, case: Case, constants: Sequence[float]) -> N
                 reference = layer.value(x, kernel, bias)
                 size = np.abs(x).astype(np.float64) @ np.abs(kernel) + np.abs(bias)
                 if size.max() < _GREATEST * 10:
-                    found = layer.of(case).write(kernel, bias).rows(x)
                     what = f"f(x) for values as large as the constant {constant:.6g} of the program"
-                    require.within(found, reference.value, reference.bound, what)
+                    for rank, f in at_ranks(layer.of(case).write(kernel, bias)):
+                        require.within(f(x), reference.value, reference.bound, what + rank)
 
 
 # Beyond these, products are subnormal, or overflow.

@@ -15,6 +15,7 @@ from conformance.checks.arithmetic import rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
+from conformance.checks.oracle import Bounded
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, linen, nnx
 
@@ -124,6 +125,18 @@ def require_half(dense: Built, places: Placement, case: Case) -> None:
     what = f"f(x) outside of jit with {BY_ROWS}, for an x of bfloat16"
     y = np.asarray(dense(given), np.float32)
     require.within(y, reference.value, reference.bound, what)
+
+
+def require_same_within_mesh(
+    dense: Built, places: Placement, case: Case, reference: Bounded
+) -> None:
+    """Require f(x) where the mesh of x is set, if the layer works there."""
+    x = places.put(case.kernel(), case.bias(), case.x())[2]
+    y = result_within_mesh(dense, places, x)
+    if y is not None:
+        cause = Cause("mesh-in-call", "the layer computes otherwise where a mesh is set")
+        what = f"f(x) within a mesh, with {BY_ROWS},"
+        require.within(np.asarray(y), reference.value, reference.bound, what, cause=cause)
 
 
 def require_gradients(layer: Layer, places: Placement, case: Case, how: str) -> None:

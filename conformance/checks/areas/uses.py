@@ -165,11 +165,19 @@ def _traced(world: World, held: Held, trace: Callable[[Callable[[Any], Any]], An
 
 
 def _closed_over(world: World, held: Held, step: Step) -> None:
-    """Call it while x is traced and the parameters are not, as for saliency maps."""
-    x = world.x(held, step)
-    with require.during("jax.linearize of the layer in x"):
-        y, _ = _traced(world, held, lambda f: jax.vjp(f, as_jax(x)))
+    """Differentiate it in x while the parameters are not traced, as for saliency maps."""
+    x, by = world.x(held, step), "jax.vjp of the layer in x"
+    with require.during(by):
+        y, back = _traced(world, held, lambda f: jax.vjp(f, as_jax(x)))
     _require(world, held, x, y)
+    if held.dtype or not world.plain:
+        return
+    g = replace(world.case, values=step.values).normal("g", *np.shape(y))
+    with require.during(by):
+        (found,) = back(as_jax(g))
+    reference = world.layer.arithmetic(len(held.kernel)).input_gradient(held.kernel, g)
+    what = f"the gradient with respect to x by jax.vjp, for x of shape {x.shape},"
+    require.within(found, reference.value, reference.bound, what)
 
 
 def _jit(world: World, held: Held, step: Step) -> None:

@@ -21,14 +21,22 @@ from conformance.checks import recording
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
 from conformance.checks.scan.literals import lengths_in_code, numbers_in_code
-from conformance.checks.scan.points import BASE, WEIGHTS, Point, base_of, larger, points_of, written
+from conformance.checks.scan.points import (
+    BASE,
+    INTEGERS,
+    WEIGHTS,
+    Point,
+    base_of,
+    larger,
+    points_of,
+    written,
+)  # fmt: skip
 from conformance.checks.scan.signatures import Misfit, follows, misfits
 from conformance.checks.scan.traces import CONSTRUCTION, FORWARD, GRADIENT, Traces
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Violation
 
 F = TypeVar("F", bound=Callable[..., None])
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ VALUES = Use((FORWARD, GRADIENT), most=16)
 DERIVATIVES = Use((FORWARD, GRADIENT))
 HALF = Use((FORWARD, GRADIENT), ("float16", "bfloat16"))
 COMPILED = Use((FORWARD,), larger=False)
-INTEGER = Use((FORWARD,), ("int32", "uint8", "bool"), larger=False)
+INTEGER = Use((FORWARD,), INTEGERS, larger=False)
 COMPLEX = Use((FORWARD,), ("complex64",), larger=False)
 NEW = Use((CONSTRUCTION,), larger=False)
 NONFINITE = Use((FORWARD,), most=4, larger=False)
@@ -129,6 +137,8 @@ class Scan:
         The largest size at which tracing takes little time.
     own_derivative
         Whether the program has a rule of differentiation of its own.
+    ranks
+        The ranks of x, besides that of a batch, at which the call has other operations.
     """
 
     edges: tuple[Edge, ...]
@@ -138,6 +148,7 @@ class Scan:
     unrolls_rows: bool = False
     longest: float = math.inf
     own_derivative: bool = False
+    ranks: tuple[int, ...] = ()
 
     def places(self, use: Use) -> list[tuple[str, Case]]:
         """Return the places, in words, and the cases to try; the usual program has no words."""
@@ -166,12 +177,6 @@ _CALLED = (
 )
 
 
-def kernel_sizes(layer: Layer) -> list[Size]:
-    """Return the sizes at the edges of the layer's construction, of kernels that are drawn fast."""
-    sizes = [case.kernel_shape for _, case in scan(layer).places(NEW)]
-    return [(n, m) for n, m in sizes if n * m <= WEIGHTS]
-
-
 def scan(layer: Layer) -> Scan:
     """Return the edges of the layer's programs, found once for each layer."""
     found: Scan = layer.remember("scan", lambda: _scan(layer))
@@ -196,6 +201,7 @@ def _scan(layer: Layer) -> Scan:
     if traces.materializes:
         points = [p for p in points if p.in_features * p.out_features <= WEIGHTS]
     edges: list[Edge] = []
+    ranks: list[int] = []
     if PARAMETERS in layer.provides and first.own_derivative:
         kinds.append(GRADIENT)
     for kind in kinds:
@@ -210,10 +216,13 @@ def _scan(layer: Layer) -> Scan:
                 }.values()
             )
         if kind == GRADIENT:
-            chosen = [p for p in points if p.dtype not in ("int32", "uint8", "bool", "complex64")]
+            chosen = [p for p in points if p.dtype not in (*INTEGERS, "complex64")]
         edges += _edges(traces, kind, chosen)
         if kind != CONSTRUCTION:
-            edges += _edges_of_ranks(traces, kind, chosen)
+            of_ranks = _edges_of_ranks(traces, kind, chosen)
+            edges += of_ranks
+            points_there = [p for edge in of_ranks for p in edge.points if kind == FORWARD]
+            ranks += [len(p.lead) + 1 for p in points_there if p.dtype == base.dtype]
         # A number that depends on the sizes is not a constant of the program.
         edges += _edges_of_indices(
             kind, base, traces(kind, base).indices & traces(kind, tenfold).indices
@@ -226,6 +235,7 @@ def _scan(layer: Layer) -> Scan:
         unrolls_rows=unrolls_rows,
         longest=longest,
         own_derivative=GRADIENT in kinds,
+        ranks=tuple(ranks),
     )
 
 

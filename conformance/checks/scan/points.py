@@ -48,6 +48,9 @@ _LEADS: tuple[tuple[int, ...], ...] = (
     *((1, 5), (1, 64), (1, 1000), (5, 1), (64, 1), (1000, 1)),
 )
 _DTYPES = ("float16", "bfloat16", "int32", "complex64")
+# Sound has dtype int16, and a shape of (batch, time, channels).
+_OF_SOUND = ("int8", "int16", "uint16", "uint32")
+INTEGERS = ("int32", "uint8", "bool", *_OF_SOUND)
 
 # The limits of a call at an edge: numbers of x and result each, half of those of the kernel, and
 # products. A limit of 16 MiB for an array, as users write it, is passed by one row or column.
@@ -127,6 +130,7 @@ def points_of(layer: Layer) -> list[Point]:
     # Images have dtype uint8, and masks bool.
     points += [Point(*BASE, lead, of) for lead in ((2, 3), (2, 3, 4)) for of in ("uint8", "bool")]
     points += [replace(base, in_features=n, out_features=m, dtype="uint8") for n, m in _FEWER[::2]]
+    points += [Point(*BASE, lead, of) for lead in ((), (2, 3)) for of in _OF_SOUND]
     return [p for p in dict.fromkeys(points) if layer.accepts(p.lead)]
 
 
