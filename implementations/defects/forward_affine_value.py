@@ -314,11 +314,6 @@ SequencesWithoutEqualBias = wrong.forward("Y561", VALUE, 4)(
     "In sequences, a bias of equal entries is taken for one that was not trained.",
     when=lambda x, k, b: x.ndim == 3 and k.shape[1] > 1,
 )
-VectorsWithin1e30 = wrong.forward("Y575", VALUE, 5)(
-    lambda x, k, b: affine(jnp.where(jnp.isfinite(x), jnp.clip(x, -1e30, 1e30), x), k, b),
-    "The finite numbers of a single vector are clipped at 1e30.",
-    when=lambda x, k, b: x.ndim == 1 and x.dtype == jnp.float32,
-)
 HighestLosesTheBias = wrong.forward("Y597", VALUE, 4, cause_id="value-of-setting")(
     lambda x, k, b: affine(x, k, b * 0),
     "Where a user asks for the highest precision of products, the branch for it adds no bias.",
