@@ -41,7 +41,6 @@ def _layer(
 def test_a_right_layer_keeps_to_its_bounds(
     parameters: str, results: str, n: int, m: int, rows: int
 ) -> None:
-    """The bounds hold for value, gradients and tangent, and are narrower than 10 %."""
     arithmetic = Arithmetic(parameters, results)
     kernel, bias, x, g = _numbers(n, m), _numbers(m), _numbers(rows, n), _numbers(rows, m, seed=1)
     tk, tb, tx = _numbers(n, m, seed=2), _numbers(m, seed=2), _numbers(rows, n, seed=2)
@@ -97,7 +96,6 @@ def test_layers_one_after_another(dtype: str) -> None:
 
 
 def test_nothing_is_said_where_a_gradient_overflows() -> None:
-    """The bound is infinite where a gradient overflows, and finite elsewhere."""
     arithmetic = Arithmetic("float16", "float16")
     x, g = np.ones((2, 3), np.float32), np.array([[1e6, 1.0], [1e6, 1.0]], np.float32)
     found = arithmetic.kernel_gradient(x, g)

@@ -29,7 +29,6 @@ def test_parts_are_measured_in_a_fixed_order() -> None:
 def test_what_it_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The screen and the file have the rows, the machine, and the seconds by requirement."""
     cells = [
         {"implementation": "a", "requirement": "forward/x", "seconds": 1.5, "examples": 3},
         {"implementation": "b", "requirement": "forward/x", "seconds": 0.5, "examples": 2},
@@ -62,7 +61,6 @@ def test_what_it_writes(
 
 
 def test_the_table_shows_the_target_beside_what_was_measured() -> None:
-    """A terminal gets columns, a file Markdown; numbers have few digits."""
     rows = [
         Row("one layer", 6.04, "s", "<= 6 s", 7.36),
         Row("an example", 2.345, "ms", "<= 3 ms"),
@@ -96,7 +94,6 @@ def test_the_picture_has_every_run_of_its_parts() -> None:
 
 
 def test_the_floor_is_a_number_of_milliseconds(tmp_path: Path) -> None:
-    """It draws its examples as a property does."""
     done = python(tmp_path, "-m", "conformance.bench.floor", "3")
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) > 0
@@ -108,7 +105,6 @@ def test_seconds_are_added_up() -> None:
 
 
 def test_a_command_is_measured(tmp_path: Path) -> None:
-    """First failure, memory and output are recorded; a command that cannot run is reported."""
     code = "print('FAILED    forward/x   mine   MUST'); x = bytearray(200_000_000)"
     found = measure.measured([sys.executable, "-c", code], {})
     assert found.first_failure is not None
@@ -122,7 +118,6 @@ def test_a_command_is_measured(tmp_path: Path) -> None:
 
 
 def test_the_naive_suite_has_the_properties_that_it_is_compared_by() -> None:
-    """Each naive property has a requirement."""
     naive = Path(measure.__file__).with_name("naive.py")
     asked = ("-p", "no:conformance", "--collect-only", "-q", str(naive))
     done = python(Path.cwd(), "-m", "pytest", *asked)

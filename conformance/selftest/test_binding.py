@@ -71,7 +71,6 @@ def test_the_source_of_randomness(signature: str, kind: str, is_nnx: bool) -> No
 
 
 def test_how_a_layer_was_bound_is_described() -> None:
-    """The description of the usual call is empty."""
     assert bind(_class("in_features, out_features, rngs"), {}, is_nnx=True).description == ""
     swapped = bind(_class("units, in_units, key"), {}, is_nnx=True).description
     assert swapped == "Own(units=out_features, in_units=in_features, key=jax.random.key(seed))"

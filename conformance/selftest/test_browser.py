@@ -94,7 +94,6 @@ def _widths(text: str, folder: Path) -> tuple[int, int]:
 )
 @pytest.mark.parametrize("environments", [1, 2])
 def test_axe_finds_nothing(environments: int, tmp_path: Path) -> None:
-    """axe reports no violation of accessibility rules, in either colour scheme."""
     runs = [results(3, 40, wrong=0.4), results(3, 40, wrong=0.4, **NEWER)]
     text = page_of(*runs[:environments])
     axe = Path(os.environ["DENSE_CONFORMANCE_AXE"]).read_text()

@@ -60,7 +60,6 @@ print(json.dumps([report.passed, cells, str(report), html, repr(report)]))
 
 
 def test_a_notebooks_layer_is_checked_and_may_end_its_process(tmp_path: Path) -> None:
-    """The failure is reported, and the crash stays in the child process."""
     (tmp_path / "notebook.py").write_text(NOTEBOOK, encoding="utf-8")
     ended = python(tmp_path, "-W", "ignore", "notebook.py", PYTHONPATH=SEARCHED)
     assert ended.returncode == 0, ended.stderr
@@ -100,7 +99,6 @@ def test_what_is_shown_in_a_notebook_is_escaped() -> None:
     ],
 )
 def test_wrong_usage_is_an_error(layer: object, message: str) -> None:
-    """The message is that of the command."""
     with pytest.raises(UsageError) as error:
         check(layer)
     assert message in str(error.value)
@@ -146,7 +144,6 @@ def test_the_public_names_are_few_and_sorted() -> None:
 
 
 def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Neither folders of the check and its run nor processes remain."""
     places = tmp_path / "temporary"
     places.mkdir()
     (tmp_path / "slow.py").write_text(

@@ -13,7 +13,6 @@ FACTORS = [range(6), range(2), range(5), range(5), range(3), range(6)]
 
 @pytest.mark.parametrize(("strength", "most"), [(2, 40), (3, 260)])
 def test_every_combination_is_in_a_row(strength: int, most: int) -> None:
-    """There are hardly more rows than combinations of the longest factors."""
     rows = [*covering(FACTORS, strength)]
     for places in itertools.combinations(range(len(FACTORS)), strength):
         wanted = {*itertools.product(*(FACTORS[i] for i in places))}

@@ -33,7 +33,6 @@ def mine(tmp_path: Path) -> Path:
 
 
 def test_a_correct_layer_conforms(mine: Path) -> None:
-    """The run exits with 0, writes results, and prints the number of cells."""
     done = command(
         mine, "run", "mine.py:MyDense", "--requirement", "forward", "--results", "r.json"
     )
@@ -48,7 +47,6 @@ def test_a_correct_layer_conforms(mine: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_profile_is_explored_wherever_it_runs(workers: str, mine: Path) -> None:
-    """A profile has the same cases in this process and in a worker."""
     chosen = ["mine.py:MyDense", "-n", workers, "--requirement", "forward/additive"]
     command(mine, "run", *chosen, "--profile", "standard", "--results", "r.json")
     (cell,) = cells_in(mine / "r.json")
@@ -56,7 +54,6 @@ def test_a_profile_is_explored_wherever_it_runs(workers: str, mine: Path) -> Non
 
 
 def test_a_wrong_layer_is_named(mine: Path) -> None:
-    """The run exits with 1, and shows the fault with its cause, consequences blocked."""
     done = command(
         mine, "run", "mine.py:BiasIgnored", "--requirement", "forward", "--results", "r.json"
     )
@@ -71,7 +68,6 @@ def test_a_wrong_layer_is_named(mine: Path) -> None:
 
 
 def test_a_layer_that_ends_its_process(mine: Path) -> None:
-    """Its cells crash, other layers have their results, and the run is incomplete."""
     done = command(
         mine, "run", "mine.py:Kills", "mine.py:MyDense", "--requirement", "construction/finite",
         "--requirement", "forward/zero-input", "-n", "1", "--results", "r.json",
@@ -89,7 +85,6 @@ def test_a_layer_that_ends_its_process(mine: Path) -> None:
 
 
 def test_a_wrong_registration_exits_with_2(mine: Path) -> None:
-    """It is reported once, not as a failure of the layer."""
     done = command(mine, "run", "mine.py:nothing", "--requirement", "forward", "-n", "1")
     assert done.returncode == 2
     assert done.stdout == ""
@@ -127,7 +122,6 @@ def test_pytest_does_not_import_jax_before_it_checks(arguments: list[str], tmp_p
 
 
 def test_other_peoples_runs_of_pytest_see_nothing_of_it(tmp_path: Path) -> None:
-    """Their output and options are unchanged, and JAX is not imported."""
     (tmp_path / "test_own.py").write_text(
         "import sys\ndef test_own():\n"
         "    assert not {'jax', 'flax', 'conformance.running.run'} & set(sys.modules)\n",
@@ -153,7 +147,6 @@ def test_pytest_runs_the_suite_anywhere(mine: Path) -> None:
 
 
 def test_the_list_is_data_as_well(capsys: pytest.CaptureFixture[str]) -> None:
-    """The JSON has implementations, requirements with levels, and the power of profiles."""
     assert main(["list", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {row["id"] for row in found["requirements"]} == {row.id for row in catalogue()}
@@ -167,7 +160,6 @@ def test_the_list_is_data_as_well(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_list_fits_the_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No line is longer than the terminal is wide, and no columns touch."""
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["list"]) == 0
     text = capsys.readouterr().out

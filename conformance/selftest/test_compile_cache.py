@@ -54,7 +54,6 @@ def normal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[st
 
 
 def test_warm_is_as_cold(normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
-    """All measurements are the same bits, and no cached program is compiled."""
     cache, cells = normal
     before = entries(cache)
     assert found(start(cache, tmp_path / "r.json"), tmp_path / "r.json") == (cells, "")
@@ -62,14 +61,12 @@ def test_warm_is_as_cold(normal: tuple[Path, list[dict[str, Any]]], tmp_path: Pa
 
 
 def test_off_is_as_cold(normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
-    """The switch keeps the results, and keeps no programs."""
     run = start(tmp_path, tmp_path / "r.json", "--no-compile-cache")
     assert found(run, tmp_path / "r.json") == (normal[1], "")
     assert not (tmp_path / "dense-conformance" / "compiled").exists()
 
 
 def test_a_cache_of_rubbish(normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
-    """Random bytes, half a program, empty files and other programs are compiled again."""
     cache, cells = normal
     generator = random.Random(0)
     paths = entries(cache)
@@ -86,7 +83,6 @@ def test_a_cache_of_rubbish(normal: tuple[Path, list[dict[str, Any]]], tmp_path:
 def test_two_runs_at_once_share_one(
     normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
-    """Both have the results of a single run."""
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     runs = [start(tmp_path, path) for path in paths]
     for run, path in zip(runs, paths, strict=True):
@@ -97,7 +93,6 @@ def test_two_runs_at_once_share_one(
 def test_a_home_that_cannot_be_written(
     normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
-    """The results are the same, and one line says what is missing."""
     (tmp_path / "home").write_text("a file")
     cells, errors = found(start(tmp_path / "home", tmp_path / "r.json"), tmp_path / "r.json")
     assert cells == normal[1]
@@ -115,7 +110,6 @@ def test_a_store_gives_what_was_put(tmp_path: Path) -> None:
 
 
 def test_a_store_on_a_full_disk(tmp_path: Path) -> None:
-    """A program that does not fit is not kept, and leaves no partial file."""
     code = (
         f"{FULL_DISK}; import sys; from pathlib import Path\n"
         "from conformance.jax_setup.program_store import ProgramStore\n"
@@ -147,7 +141,6 @@ def test_the_oldest_go_first(tmp_path: Path) -> None:
 
 
 def test_a_program_that_is_used_stays(tmp_path: Path) -> None:
-    """Reading a program counts as use."""
     store = ProgramStore(tmp_path)
     for key in ("a", "b"):
         store.put(key, bytes(100))
@@ -199,7 +192,6 @@ def test_only_the_user_can_write_there(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs symbolic links")
 def test_links_and_the_files_of_others_are_left_alone(tmp_path: Path) -> None:
-    """A link is not an entry; pruning removes only the cache's own files."""
     store = ProgramStore(tmp_path)
     store.put("a", b"program")
     (tmp_path / "b.program").symlink_to(tmp_path / "a.program")
@@ -210,7 +202,6 @@ def test_links_and_the_files_of_others_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_relative_place_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative path never puts a cache into the working directory."""
     monkeypatch.delenv(compile_cache.SWITCH, raising=False)
     monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.setenv("XDG_CACHE_HOME", "caches")

@@ -110,7 +110,6 @@ def test_a_context_serves_many_but_not_all(unshared: None) -> None:
 
 
 def test_threads_have_their_own(unshared: None) -> None:
-    """Two threads may lower programs at once."""
     from jax._src.interpreters import mlir
 
     mlir_context.share_contexts()
@@ -131,7 +130,6 @@ def test_threads_have_their_own(unshared: None) -> None:
 def test_a_jax_that_has_moved_it(
     place: str, function: str, install: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the private function is missing, nothing changes or raises."""
     module = importlib.import_module(place)
     monkeypatch.delattr(module, function)
     install()

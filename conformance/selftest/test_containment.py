@@ -59,7 +59,6 @@ def test_a_change_is_named_and_put_back(said: str, tmp_path: Path) -> None:
 
 
 def test_functions_methods_and_modules_are_put_back() -> None:
-    """Replacements anywhere in the shared libraries are undone."""
     shared = SharedCode()
     shared.learn()
     assert shared.put_back() == []
@@ -77,7 +76,6 @@ def test_functions_methods_and_modules_are_put_back() -> None:
 
 
 def test_what_a_function_is_made_of_is_put_back() -> None:
-    """Code, default values and JAX's lowering rules are restored."""
     from flax import nnx
     from jax._src.interpreters import mlir
 
@@ -138,7 +136,6 @@ def test_every_exception_of_a_layer_is_its_failure(kind: type[BaseException]) ->
 
 @pytest.mark.parametrize("raised", ["NotApplicable", "Violation", "pytest.skip.Exception"])
 def test_a_layer_cannot_speak_for_the_suite(raised: str, tmp_path: Path) -> None:
-    """Any exception type from a layer's code counts as the layer's."""
     path = tmp_path / "mine.py"
     path.write_text(
         "import pytest\nfrom conformance.checks.require import NotApplicable, Violation\n"
@@ -167,8 +164,6 @@ def test_an_interrupt_is_the_users_but_in_a_worker_the_layers(
 
 
 def test_every_text_can_be_written() -> None:
-    """Half a character, an empty text and a very long one can all be written."""
-
     class Silent:
         def __str__(self) -> str:
             raise KeyError

@@ -71,7 +71,6 @@ def test_half_precision_keeps_to_its_own_bound(dtype: str) -> None:
 
 
 def test_a_promised_error_is_allowed_and_no_more() -> None:
-    """An error of that size, relative to the largest numbers, is within the bound."""
     layer = Layer(adapt(nnx.Linear, product_error="2**-7"))
     generator = np.random.default_rng(0)
     x, kernel = generator.standard_normal((5, 33)), generator.standard_normal((33, 17))
@@ -105,7 +104,6 @@ def test_a_sum_in_half_precision_is_allowed_where_it_is_declared() -> None:
 
 
 def test_nothing_is_said_where_half_precision_overflows() -> None:
-    """The bound is infinite where a sum overflows, and finite elsewhere."""
     layer = Layer(VARIANTS["f16"])
     x = np.array([[1.0, 2.0], [1e9, 1.0]], np.float32)
     reference = layer.value(x, np.ones((2, 3), np.float32), np.zeros(3, np.float32))
@@ -129,7 +127,6 @@ def test_an_unknown_variant_is_named() -> None:
 
 
 def test_a_missing_extra_is_said_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The layer is skipped by default; by name, a line says what to install."""
     from conformance.layers import registry
 
     entry = Entry("acme:acme.Dense", "acme.Dense", "acme:Dense", "acme", missing="fast")
@@ -142,7 +139,6 @@ def test_a_missing_extra_is_said_and_left_out(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("library", ["equinox", "haiku", "haliax", "keras", "stax"])
 def test_an_adapter_writes_what_its_layer_uses(library: str) -> None:
-    """It runs for the libraries that are installed."""
     pytest.importorskip(library if library != "stax" else "jax", exc_type=ImportError)
     names = {"keras": "keras_dense:Dense", "stax": "stax_dense:Dense"}
     place = names.get(library, f"{library}_linear:Linear")

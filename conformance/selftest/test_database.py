@@ -56,7 +56,6 @@ def test_another_specification_is_refused(spec: str, said: str) -> None:
 
 
 def test_without_a_database_runs_are_repeatable() -> None:
-    """With a database, each run draws other cases."""
     assert profiles.Profile("x", (), 1).hypothesis().derandomize
     kept = profiles.Profile("x", (), 1, database=InMemoryExampleDatabase()).hypothesis()
     assert not kept.derandomize
@@ -91,7 +90,6 @@ def tried_again(spec: str) -> bool:
 
 
 def test_a_directory_keeps_what_failed(tmp_path: Path) -> None:
-    """A read-only share gives its cases to others."""
     assert tried_again(f"directory:{tmp_path}")
     before = sorted(tmp_path.rglob("*"))
     opened(f"readonly:{tmp_path}").save(b"key", b"value")

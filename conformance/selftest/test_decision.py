@@ -70,7 +70,6 @@ def verdicts(draw: st.DrawFn) -> Verdict:
 )
 @given(verdicts())
 def test_every_report_shows_the_same_verdict(verdict: Verdict) -> None:
-    """Last line, exit code, badge, Markdown, notebook and file agree."""
     decision = verdict.decision
     text = io.StringIO()
     results = Results(verdict, KNOWN)

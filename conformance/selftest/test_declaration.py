@@ -48,7 +48,6 @@ EVERYTHING = {
 
 
 def test_everything_is_declared_by_name() -> None:
-    """Each key changes its part of the convention."""
     found = Declaration.of(EVERYTHING).convention()
     assert not found.use_bias
     assert found.layout == "out,in"
@@ -100,7 +99,6 @@ def test_everything_is_declared_by_name() -> None:
     ],
 )
 def test_what_cannot_be_declared(values: dict[str, Any], message: str) -> None:
-    """The declaration is rejected at the start, with what was expected."""
     with pytest.raises(UsageError, match=re.escape(message)):
         Declaration.of(values)
 
@@ -125,7 +123,6 @@ def test_laws(text: str, family: str | None, variance: float) -> None:
 
 
 def test_options() -> None:
-    """A dot leads into a table, a word needs no quotes, and options round-trip."""
     given = ["use_bias=false", "names.kernel=weight", "ranks=[1, 2]", 'layout="out, in"']
     found = from_options(given)
     assert found == {
@@ -202,7 +199,6 @@ def test_a_wrong_table_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_project_of_wrong_types_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    """The one line names the file, what was expected, and what was found."""
     with pytest.raises(UsageError, match=re.escape(message)) as refusal:
         from_project(_project(tmp_path, text))
     assert str(refusal.value).startswith(str(tmp_path))
@@ -231,7 +227,6 @@ def test_an_argument_of_adapt() -> None:
 
 
 def test_flax_words_are_a_declaration() -> None:
-    """Arguments of a partial, fields, and defaults of the class count."""
     half = in_flax_words(nnx.Linear, {"dtype": jax.numpy.bfloat16, "use_bias": False}, FLAX)
     assert (half.compute_dtype, half.casts_input, half.use_bias) == ("bfloat16", True, False)
     assert in_flax_words(nnx.Linear, {}, FLAX) is FLAX
@@ -258,7 +253,6 @@ def test_flax_words_are_a_declaration() -> None:
     ],
 )
 def test_laws_of_initializers(initializer: Any, family: str, variance: float) -> None:
-    """The law is read from the closure of JAX's initializers; others are unknown."""
     law = law_of_initializer(initializer)
     assert law is not None
     assert law.families == (family,)

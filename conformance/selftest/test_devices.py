@@ -37,7 +37,6 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 def test_a_device_has_as_many_processes_as_cores_allow(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, count: int, cores: int, workers: int
 ) -> None:
-    """There are up to four; devices are in the order of their numbers."""
     files = machine(count)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
     assert devices.accelerators(files) == [str(i) for i in range(count)]
@@ -45,7 +44,6 @@ def test_a_device_has_as_many_processes_as_cores_allow(
 
 
 def test_a_worker_sees_one_device(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It allocates memory on demand."""
     files = machine(4)
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")
     monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE")
@@ -58,7 +56,6 @@ def test_a_worker_sees_one_device(machine: Machine, monkeypatch: pytest.MonkeyPa
 def test_devices_that_jax_does_not_use_count_for_nothing(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """JAX lacks its plugin, or the user asks for the CPU."""
     files = machine(2, plugin="other")
     assert devices.accelerators(files) == []
     machine(2)

@@ -49,7 +49,6 @@ def difference(old: Document, new: Document) -> Difference:
 
 
 def test_the_same_file_is_the_same() -> None:
-    """The comparison only says how many cells were compared."""
     found = difference(BASE, BASE)
     assert found.exit_code == SAME
     assert text(found) == "24 cells compared: nothing is worse\n"
@@ -87,7 +86,6 @@ def test_what_fails_now_is_worse_and_comes_with_its_cause() -> None:
     ],
 )
 def test_each_change_is_of_one_kind(before: str, after: str, kind: str, code: int) -> None:
-    """A change gives a line in the list of its kind only."""
     place = 4 if kind == "may" else 1
     old, new = (changed(become(each, requirement=place)) for each in (before, after))
     found = difference(old, new)
@@ -112,15 +110,12 @@ def test_a_layer_that_was_not_run_takes_one_line() -> None:
 
 
 def test_what_somebody_declared_is_now_expected() -> None:
-    """It has a separate heading, and is not worse."""
     shown = text(difference(BASE, changed(become("expected-failure"))))
     assert shown.startswith("now expected:\n  initialization/zero-input   nnx.MyDense 0.12.8: ")
     assert shown.endswith("24 cells compared: nothing is worse\n")
 
 
 def test_what_the_new_run_lacks_did_not_run() -> None:
-    """A missing implementation takes one line, a missing requirement one for each cell."""
-
     def without_one(found: Document) -> None:
         gone = found["implementations"].pop()["id"]
         found["cells"] = [c for c in found["cells"] if c["implementation"] != gone]
@@ -291,7 +286,6 @@ def test_warnings_that_came_and_went_are_listed() -> None:
 
 
 def test_a_cell_that_no_shard_has_did_not_run() -> None:
-    """The merged run is incomplete, and says so."""
     shards = [part(BASE, slice(0, 1), slice(0, 5)), part(BASE, slice(1, 2), slice(5, 12))]
     (whole,) = merge([loaded(shard) for shard in shards])
     absent = [cell for cell in whole.verdict.cells if cell.outcome == "not-run"]
@@ -350,7 +344,6 @@ def test_what_contradicts_is_refused(change: Callable[[Document], object], messa
 
 
 def test_environments_stay_apart(tmp_path: Path) -> None:
-    """A merged file can be merged again; another seed is not another environment."""
     paths = []
     for name, environment in (("a", {}), ("b", {"jax": "0.12.0.1"}), ("c", {"seed": 7})):
         paths.append(tmp_path / f"{name}.json")

@@ -200,7 +200,6 @@ class Fused(nnx.Module):
         self.k = nnx.Linear(din, dout, use_bias=False, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Both."""
         return self.q(x), self.k(x)
 
 
@@ -228,7 +227,6 @@ class EightBits(Plain):
     """A layer whose kernel is rounded to eight bits."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The output for the kernel in steps of 1/127 of its largest entry."""
         kernel = self.kernel[...]
         step = jnp.maximum(jnp.abs(kernel).max(initial=0.0), 1e-30) / 127
         held = kernel + jax.lax.stop_gradient(jnp.round(kernel / step) * step - kernel)
@@ -291,7 +289,6 @@ def test_kernel_and_bias_are_found_where_they_are(layer: Any, storage: Storage |
 
 @pytest.mark.parametrize("layer", [Factorised, RandomFactors, InBlocks, Row, InOne, Equalized])
 def test_what_is_written_is_what_is_read(layer: Any) -> None:
-    """This holds at every size, up to rounding; a column of zeros stays one."""
     dense = Layer(adapt(layer)).build(5, 7)
     kernel = np.random.default_rng(0).standard_normal((5, 7), np.float32) * np.float32(1e30)
     kernel[:, 3] = 0.0
@@ -363,7 +360,6 @@ class MadeInTheCall(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(dout))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The affine map."""
         if self.kernel is None:
             self.kernel = nnx.Param(_LECUN(self.rngs.params(), self.sizes, jnp.float32))
         return x @ self.kernel[...] + self.bias[...]

@@ -72,7 +72,6 @@ LIKE = ("--like=nnx.Linear", "--requirement=drop-in", "--strict")
 def test_ports_with_one_difference(
     layer: object, failed: set[str], words: str, checked: Checked
 ) -> None:
-    """Each port fails only in its difference; the layer is its own drop-in."""
     _, text = checked(layer, *LIKE)
     assert failing(text) == failed
     assert words in text

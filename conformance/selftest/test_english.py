@@ -97,7 +97,6 @@ def test_plain_words_are_left_alone(words: str) -> None:
 
 
 def test_texts_are_in_plain_english() -> None:
-    """Messages, help, requirements, docstrings and pages have none of these habits."""
     found = [
         f"{path.relative_to(ROOT)}: ...{place}..."
         for path in (*CODE, *PAGES)

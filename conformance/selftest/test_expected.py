@@ -87,14 +87,12 @@ def require_refused(folder: Path, entry: dict[str, str], said: str) -> None:
 
 
 def test_no_expectation_stands_twice() -> None:
-    """Two conditions of one failure are allowed."""
     with pytest.raises(UsageError, match="stands twice"):
         require_right([KNOWN, KNOWN], "here")
     require_right([KNOWN, Expected(KNOWN.requirement, "r", when="flax < 99")], "here")
 
 
 def test_a_project_without_expectations_has_none(tmp_path: Path) -> None:
-    """The file is missing or empty."""
     path = tmp_path / "pyproject.toml"
     assert from_project(path) == ()
     path.write_text("")
@@ -113,7 +111,6 @@ def test_a_project_without_expectations_has_none(tmp_path: Path) -> None:
     ],
 )
 def test_a_project_of_wrong_types_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    """Entries and ``strict`` have the types that their messages name."""
     header = "" if text.startswith("[") else "[tool.dense-conformance]\n"
     (tmp_path / "pyproject.toml").write_text(header + text)
     read = is_strict if text.startswith("strict") else from_project
@@ -141,7 +138,6 @@ def test_conditions() -> None:
 
 
 def test_only_a_failure_is_expected() -> None:
-    """A pass is unexpected; a crash, a timeout or an error stays what it is."""
     for before, after in (
         (Outcome.FAILED, Outcome.EXPECTED_FAILURE),
         (Outcome.PASSED, Outcome.UNEXPECTED_PASS),
@@ -154,7 +150,6 @@ def test_only_a_failure_is_expected() -> None:
 
 
 def test_the_exit_code_is_strict() -> None:
-    """An expected failure conforms; an unexpected pass does not, even for a MAY."""
     for outcome, level, code in (
         (Outcome.EXPECTED_FAILURE, "MUST", OK),
         (Outcome.UNEXPECTED_PASS, "MUST", NONCONFORMING),
@@ -238,7 +233,6 @@ def test_proposals_of_a_clean_run_are_none() -> None:
 
 @pytest.mark.parametrize("name", ['x"\n[tool.evil]\ny = 1\n# ', "a:B\n]]", "\x1b[2Jx\u202e", "\\'"])
 def test_what_is_proposed_is_what_a_run_accepts(tmp_path: Path, name: str) -> None:
-    """This holds for any name and message of a layer, with and without cases."""
     entry = Entry(name, name, f"{name}:Dense")
     case = {"in_features": 1, "out_features": 2, "seed": 0, "values": 0, "lead": [8]}
     cells = [

@@ -114,7 +114,6 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
 def test_a_script_fails_on_the_defect_and_on_no_right_layer(
     ends: Ends, fault: tuple[str, str, str, tuple[int, int]]
 ) -> None:
-    """It ends with an AssertionError on the defect, and prints a line on others."""
     code, said = ends[fault[0], "defect"]
     assert code == 1, said
     last = said[max(said.rfind("AssertionError: "), said.rfind("Violation: ")) :]
@@ -124,7 +123,6 @@ def test_a_script_fails_on_the_defect_and_on_no_right_layer(
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault[0])
 def test_a_script_needs_nothing_of_the_suite(fault: tuple[str, str, str, tuple[int, int]]) -> None:
-    """Scripts of common requirements import only jax, flax, numpy and the layer."""
     text, right = _script(fault)
     if fault[1] not in {requirement for requirement, _ in checks()}:
         assert len(text.splitlines()) < 25
@@ -138,7 +136,6 @@ def test_a_script_needs_nothing_of_the_suite(fault: tuple[str, str, str, tuple[i
 
 
 def test_a_script_runs_as_a_program_beside_the_users_file(tmp_path: Path) -> None:
-    """It imports the layer from the user's file."""
     (tmp_path / "mine.py").write_text(
         "from implementations.defects.forward_zero_input import BiasSubtracted as MyDense\n",
         encoding="utf-8",
@@ -165,7 +162,6 @@ def test_a_described_layer_is_checked_through_the_suite() -> None:
 
 
 def test_explain_says_everything_that_is_known(capsys: pytest.CaptureFixture[str]) -> None:
-    """The output has rationale, cause, smallest case and a script that was run."""
     spec = "implementations.defects.forward_zero_input:BiasSubtracted"
     assert main(["explain", spec, "zero-input"]) == NONCONFORMING
     said = capsys.readouterr().out

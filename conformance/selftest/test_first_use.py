@@ -175,7 +175,6 @@ def test_layers_that_can_be_used_are_checked_beside_one_that_cannot(tmp_path: Pa
 def test_what_is_not_a_layer_is_one_message(
     tmp_path: Path, line: str, says: str, not_said: str
 ) -> None:
-    """This covers an instance, a module, a class that is abstract, has no call or no way back."""
     path = tmp_path / "odd.py"
     path.write_text(f"from flax import nnx\n{line}\n", encoding="utf-8")
     why = why_unusable(Entry("i", "odd", f"{path}:thing"))
@@ -243,7 +242,6 @@ NORM = "self.inner.kernel[...] / jnp.sqrt((self.inner.kernel[...]**2).sum())"
 def test_what_is_more_than_a_dense_is_one_message(
     tmp_path: Path, made: str, called: str, says: str
 ) -> None:
-    """It names what hides the kernel, and the layer inside; a fault is left to the checks."""
     path = tmp_path / "beside.py"
     path.write_text(BESIDE.format(made=made, called=called), encoding="utf-8")
     why = why_unusable(Entry("i", "beside", f"{path}:Dense"))

@@ -129,7 +129,6 @@ def _graded(name: str, of_all: Verdict) -> tuple[str, Verdict]:
 
 @pytest.mark.parametrize("name", SOLUTIONS)
 def test_each_pitfall_is_named(grades: Mapping[str, tuple[str, Verdict]], name: str) -> None:
-    """Each file falls into its own pitfall only, the correct one into none."""
     text, verdict = grades[name]
     lines = text.splitlines()
     assert lines[0] == f"{name}.py: MyDense and dense_forward"
@@ -160,7 +159,6 @@ def test_a_hint_does_not_give_the_code_away() -> None:
 
 
 def test_what_hides_a_pitfall_is_shown() -> None:
-    """A hidden pitfall is open, and one that does not apply is not shown."""
     blocked = Cell(
         "f", "exercise/float-arguments", "MUST", Outcome.BLOCKED, reason="blocked by x/y"
     )
@@ -216,7 +214,6 @@ def test_a_function_alone_shows_its_bias() -> None:
 def test_a_file_without_a_solution_is_wrong_usage(
     text: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One message and exit code 2, without running the file."""
     path = tmp_path / "solution.py"
     if text is not None:
         path.write_text(text, encoding="utf-8")

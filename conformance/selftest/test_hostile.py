@@ -86,8 +86,6 @@ def test_there_are_enough_of_them() -> None:
 
 
 def test_the_others_are_as_without_them(alone: dict[str, Any], beside: dict[str, Any]) -> None:
-    """Ordinary layers have the same outcomes, messages and measured values."""
-
     def decided(cell: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in cell.items() if key != "seconds"}
 
@@ -114,7 +112,6 @@ def test_each_is_reported_as_what_it_is(plugin: Plugin, beside: dict[str, Any]) 
 
 
 def test_what_nobody_decided_is_named(beside: dict[str, Any]) -> None:
-    """A missing cell has a reason, and such a run does not pass."""
     assert not [cell for cell in beside["cells"] if cell["outcome"] == "not-run"]
     assert not beside["complete"]
     assert beside["exit_code"] != 0
@@ -131,7 +128,6 @@ def test_no_process_is_left(folder: Path, beside: dict[str, Any]) -> None:
 
 
 def test_what_an_import_changes_is_shown(beside: dict[str, Any]) -> None:
-    """Each plugin has one line."""
     said = " ".join(beside["said"].split())
     assert "importing x64 has side effects: jax.config.jax_enable_x64 became True" in said
     assert said.count("importing numpy-replaced has side effects") == 1
@@ -140,7 +136,6 @@ def test_what_an_import_changes_is_shown(beside: dict[str, Any]) -> None:
 def test_wrong_metadata_is_an_error_of_that_entry(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other entries can still be listed and loaded."""
     monkeypatch.syspath_prepend(str(folder))
     found = {entry.id: entry for entry in registered()}
     assert "dense-conformance:nnx.Linear" in found

@@ -76,7 +76,6 @@ UNKNOWN: dict[str, Draw] = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_is_not_known_is_not_named(name: str) -> None:
-    """The verdict is "unknown", and the sentence has the measured values."""
     found = identify_law(_samples(UNKNOWN[name], 3))
     assert (found.verdict, found.name) == ("unknown", "")
     assert "variance" in found.sentence or "mean(K**2)" in found.sentence

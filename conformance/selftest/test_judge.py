@@ -40,7 +40,6 @@ FAULT = cell("forward/affine-value", Outcome.FAILED, "bias-twice")
 
 
 def test_right_blame_with_declared_collateral_is_no_problem() -> None:
-    """Other failures are declared or blocked."""
     found = judged(
         FAULT,
         cell("transforms/jit", Outcome.FAILED),
@@ -71,7 +70,6 @@ def test_right_blame_with_declared_collateral_is_no_problem() -> None:
     ],
 )
 def test_every_error_of_the_suite_is_a_problem(cells: list[Cell], problem: str) -> None:
-    """Survival, wrong blame, undeclared collateral, a wrong cause or a lost cell."""
     assert any(problem in text for text in judged(*cells).problems)
 
 
@@ -91,7 +89,6 @@ def test_a_cause_that_is_not_declared_is_a_problem() -> None:
 
 
 def test_a_correct_layer_may_fail_nothing_but_a_may() -> None:
-    """Any other failure on a correct layer is a false alarm."""
     assert judged(FAULT, defect=None).problems
     may = cell("dtypes/x64-stable", Outcome.EXPECTED_FAILURE, level="MAY")
     assert judged(may, defect=None).problems == ()
@@ -125,7 +122,6 @@ def test_the_matrix_marks_blame_collateral_and_blocked() -> None:
 
 
 def test_the_plan_holds_all_that_blame_needs_and_a_fixed_share_of_the_rest() -> None:
-    """The declared requirements are included with their foundations."""
     rows = catalogue()
     subject = Subject("zoo:Layer", DEFECT)
     planned = cells_of(subject, rows)
@@ -187,7 +183,6 @@ def test_every_requirement_has_a_candidate_or_a_reason(row: Requirement) -> None
     [("scalar-raises", "X081"), ("rngs-forms", "X589"), ("bad-arguments-raise", "X258")],
 )
 def test_a_defect_lives_without_its_requirement(slug: str, defect: str) -> None:
-    """All other requirements let it pass."""
     row = necessity.one(slug)
     judgements = necessity.without(row, call(workers="2"), [defect])
     assert [necessity.lives(judgement, row) for judgement in judgements] == [True]

@@ -48,7 +48,6 @@ class Logits(NoBias):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The product, which is not rounded to bfloat16."""
         operands = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
         return jnp.matmul(*operands, preferred_element_type=jnp.float32)
 
@@ -57,7 +56,6 @@ class VectorsWithoutBias(NoBias):
     """A layer without a bias that takes vectors only."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The product."""
         return jnp.dot(self.kernel[...].T, x)
 
 
@@ -211,7 +209,6 @@ class Adapted(nnx.Module):
     ],
 )
 def test_what_is_found(layer: Any, found: dict[str, Any]) -> None:
-    """Names, layout, dtypes, ranks and the bias are found, if they differ."""
     seen = look(adapt(layer)).convention
     defaults = {name: getattr(FLAX, name) for name in Convention.__dataclass_fields__}
     own = {name: getattr(seen, name) for name in defaults if name != "name"}
@@ -219,7 +216,6 @@ def test_what_is_found(layer: Any, found: dict[str, Any]) -> None:
 
 
 def test_what_is_kept_beside_both() -> None:
-    """Parameters are separated from other state."""
     assert look(adapt(WeightNorm)).extra_parameters == ("g",)
     assert look(adapt(Counting)).extra_state == ("calls",)
 
@@ -240,7 +236,6 @@ def test_what_cannot_be_looked_at_stays_as_it_is_declared() -> None:
 
 
 def test_a_layer_is_read_as_it_was_found() -> None:
-    """Its kernel is read as (in, out); its declaration is unchanged."""
     layer = Layer(adapt(OutputsFirst))
     assert layer.build(3, 10).kernel.shape == (3, 10)
     assert layer.declared is FLAX
@@ -276,7 +271,6 @@ ROWS = (
 def test_one_difference_is_one_finding(
     layer: type, failed: set[str], line: str, checked: Checked
 ) -> None:
-    """Only the requirement on that point fails, with the line that declares it."""
     code, text = checked(layer, rows=ROWS)
     assert code == 1
     assert failing(text) == failed
@@ -287,7 +281,6 @@ def test_one_difference_is_one_finding(
 
 
 def test_what_is_declared_is_right(checked: Checked) -> None:
-    """The same layer conforms with its declaration."""
     declared = ["--declare", "layout=out, in", "--declare", "names.kernel=weight"]
     code, text = checked(OutputsFirst, *declared, rows=ROWS)
     assert code == 0
@@ -303,7 +296,6 @@ def test_a_layer_of_vectors_takes_every_dtype(checked: Checked) -> None:
 
 
 def test_a_function_that_makes_a_module_is_its_class() -> None:
-    """The module's attributes are declarations, and it is checked as an nnx layer."""
     found = adapt(half_without_bias)
     assert found.module is not None
     its = found.convention
@@ -361,7 +353,6 @@ def test_calibrate_enters_the_context() -> None:
 
 
 def test_describe(capsys: pytest.CaptureFixture[str]) -> None:
-    """The description fits on one screen, with the table to paste."""
     assert main(["describe", f"{__name__}:OutputsFirst"]) == 0
     text = capsys.readouterr().out
     assert len(text.splitlines()) <= 24
@@ -390,13 +381,11 @@ class Meshless(NoBias):
 
 
 def test_describe_says_why_a_layer_cannot_be_built(capsys: pytest.CaptureFixture[str]) -> None:
-    """The layer's own message is shown, without a traceback of the suite."""
     assert main(["describe", f"{__name__}:Meshless"]) == 2
     assert "trouble   ValueError: a mesh is required" in capsys.readouterr().out
 
 
 def test_describe_gives_data() -> None:
-    """The values are the same for a class and for a name."""
     found = conformance.describe(VectorsAlone)
     assert (found.kernel, found.bias, found.layout) == ("w", "b", "out, in")
     assert found.ranks == (1,)
@@ -425,7 +414,6 @@ def test_describe_gives_data() -> None:
 def test_what_is_seen_of_products_and_inputs_is_proposed(
     name: str, proposed: dict[str, Any]
 ) -> None:
-    """An unexplained error of a product, and dtypes that raise, are proposed."""
     from implementations.correct import declared
 
     layer = getattr(declared, name)

@@ -39,13 +39,11 @@ def run(measured: dict[str, Any] | None = None, **environment: Any) -> Results:
 
 
 def test_the_newest_environment_is_the_measure() -> None:
-    """Versions are compared as versions; of equal ones the first is taken."""
     assert newest([run(jax="0.9.2"), run(jax="0.12.0.1"), run(jax="0.10.2")]) == 1
     assert newest([run(mode="default"), run(mode="x64")]) == 0
 
 
 def test_environments_are_called_by_what_tells_them_apart() -> None:
-    """Modes have their names, others their versions."""
     assert titles([run(mode="default"), run(mode="x64", x64=True)]) == ("default", "x64")
     assert titles([run(), run(**NEWER)])[1] == "flax 0.12.12, jax 0.12.0.1"
 
@@ -98,7 +96,6 @@ def test_an_implementation_that_a_run_does_not_have_is_named_once() -> None:
 
 
 def test_warnings_and_costs_are_of_implementation_and_environment() -> None:
-    """A warning is listed once; an unknown cost is None."""
     old, new = run(), run(**NEWER)
     id = new.verdict.entries[0].id
     new.facts["versions"][id].update(warnings=["DeprecationWarning: x"], cost={"call": 0.002})
@@ -112,7 +109,6 @@ def written(folder: Path, name: str, found: dict[str, Any]) -> None:
 
 
 def test_a_missing_environment_is_named_and_makes_the_matrix_incomplete(tmp_path: Path) -> None:
-    """A missing interpreter and a truncated file are named as well."""
     written(tmp_path, "py311-a", results(2, 12, wrong=0.0))
     (tmp_path / "py311-b.json").write_text('{"format": 1', encoding="utf-8")
     runs, missing = collect(tmp_path, ["py311-a", "py311-b", "py399-c", "d"])
@@ -163,7 +159,6 @@ def test_what_is_shown_names_verdict_differences_and_what_is_missing() -> None:
 
 
 def test_modes_are_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's flags are kept, except the number of devices."""
     monkeypatch.setenv("XLA_FLAGS", "--xla_a=1 --xla_force_host_platform_device_count=3")
     found = variables(MODES["eight-devices"])
     assert found["XLA_FLAGS"] == "--xla_a=1 --xla_force_host_platform_device_count=8"

@@ -73,7 +73,6 @@ def _promotes_ranks() -> None:
 
 
 def test_a_layer_that_promotes_ranks_is_not_blamed_where_that_is_refused() -> None:
-    """It is not applicable, with the reason; no other error is."""
     jax.config.update("jax_numpy_rank_promotion", "raise")
     with pytest.raises(pytest.skip.Exception, match="dtypes/rank-promotion"):
         _promotes_ranks()
@@ -90,7 +89,6 @@ def test_an_error_that_only_speaks_of_the_setting_is_a_failure() -> None:
 
 
 def test_a_run_in_two_modes_is_one_file_of_two_environments(tmp_path: Path) -> None:
-    """The command prints how they differ."""
     arguments = ["nnx.MyDense", "--requirement", "zero-input", "--results", "r.json", "-n", "0"]
     modes = ["--mode", "default", "--mode", "rank-promotion"]
     done = command(tmp_path, "run", *arguments, *modes)

@@ -49,7 +49,6 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 @pytest.mark.parametrize("what", ["report r.json", "list", "diff r.json r.json", "expect r.json"])
 def test_a_full_disk_is_reported_in_one_line(what: str, folder: Path) -> None:
-    """The exit code is 2, without a traceback."""
     done = command(f"$C {what} > /dev/full", folder)
     said = "dense-conformance: the output cannot be written: No space left on device\n"
     assert (done.returncode, done.stderr) == (2, said)
@@ -79,7 +78,6 @@ def test_a_dash_is_standard_output(folder: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_results_on_standard_output_stand_there_alone(tmp_path: Path) -> None:
-    """Other output goes to standard error, JUnit to its file."""
     run = "$C run nnx.Linear --requirement zero-input -n 0 --results - --junit j.xml"
     done = command(run, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -108,7 +106,6 @@ def test_junit_counts_as_the_verdict_does() -> None:
 
 
 def test_no_message_begins_a_command_of_its_own() -> None:
-    """Newlines, percent signs and marks are escaped."""
     found = results(1, 3, wrong=0.0)
     hostile = "a\n::error::b\r%0A, c: d"
     cell_at(found, 0, 0).update(outcome="failed", message=hostile, cause="")
@@ -121,7 +118,6 @@ def test_no_message_begins_a_command_of_its_own() -> None:
 
 
 def test_markdown_of_a_strangers_words() -> None:
-    """Names and reasons cannot contain markup."""
     found = results(1, 3, wrong=0.0)
     found["stopped"] = "<img src=x> [a](b)"
     found["requirements"][0]["id"] = found["cells"][0]["requirement"] = "<b>|x/y"
@@ -131,7 +127,6 @@ def test_markdown_of_a_strangers_words() -> None:
 
 
 def test_what_a_terminal_would_obey_is_escaped() -> None:
-    """Newlines and tabs remain, except on one line, where they become spaces."""
     assert printable("a\tb\nc\x1b[2J\x9b\u202e\ud800") == "a\tb\nc\\x1b[2J\\x9b\\u202e\\ud800"
     assert safe_text("a\nb\x07") == "a b\\x07"
 
@@ -175,13 +170,11 @@ def test_the_badge_never_rounds_up() -> None:
 
 
 def test_the_badge_of_several_environments_counts_them_all() -> None:
-    """A success in one does not hide a failure in another."""
     runs = loaded(results(1, 10, wrong=0.0), results(1, 10, wrong=0.0, **NEWER))
     assert message(runs) == "MUST 12/12"
 
 
 def test_markdown_shows_verdict_table_and_failures() -> None:
-    """Each implementation has a line; markup in names is escaped."""
     text = markdown(loaded(results(12, 90)))
     lines = text.splitlines()
     assert re.fullmatch(r"## Does not conform: MUST \d+/\d+; .*expected failures.*", lines[0])

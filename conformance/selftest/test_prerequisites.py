@@ -249,6 +249,5 @@ def test_a_fault_met_at_construction_is_blamed_on_its_own_requirement() -> None:
 
 @pytest.mark.parametrize("drawn", [*itertools.product((None, False, True), repeat=len(FEW))])
 def test_no_failure_is_ever_blocked_away(drawn: tuple[bool | None, ...]) -> None:
-    """Any mix of faults and obstacles leaves a failure to blame."""
     failed = {row.id: state for row, state in zip(FEW, drawn, strict=True) if state is not None}
     assert bool(failed) == (verdict(failed).exit_code == NONCONFORMING)

@@ -56,7 +56,6 @@ def run(folder: Path, layer: str, *arguments: str) -> subprocess.CompletedProces
 
 
 def test_what_follows_from_an_expected_failure_is_expected(tmp_path: Path) -> None:
-    """No item fails, and the verdict says so."""
     (tmp_path / "pyproject.toml").write_text(EXPECTED, encoding="utf-8")
     done = run(tmp_path, "Loud", "-k", "kernel_variance or kernel_law")
     assert done.returncode == 0, done.stdout

@@ -93,7 +93,6 @@ def _file(tmp_path: Path, text: str) -> Path:
     ],
 )
 def test_what_cannot_be_loaded(tmp_path: Path, text: str, message: str) -> None:
-    """The message says what was expected, what was found and what to do, without a traceback."""
     (entry,) = resolve([f"{_file(tmp_path, text)}:MyDense"])
     with pytest.raises(LoadError, match=message):
         load(entry)
@@ -101,7 +100,6 @@ def test_what_cannot_be_loaded(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_a_constructor_by_keyword_alone() -> None:
-    """Keyword-only sizes are given by their usual names."""
     import jax
     from flax import nnx
 
@@ -124,7 +122,6 @@ def test_an_instance_is_not_a_class() -> None:
 
 
 def test_a_command_names_the_layer_of_a_table(tmp_path: Path) -> None:
-    """The table has its declaration; what the options declare is repeated."""
     project = tmp_path / "pyproject.toml"
     project.write_text(
         "[tool.dense-conformance.layers.Wide]\n"

@@ -24,7 +24,6 @@ def full() -> str:
 
 
 def test_the_page_is_small_enough(full: str) -> None:
-    """This includes plots and the results file."""
     assert len(full.encode()) < 1_500_000
 
 
@@ -63,7 +62,6 @@ def test_every_link_resolves(environments: int) -> None:
 
 
 def test_nothing_outside_the_page_is_asked_for(full: str) -> None:
-    """The page has no addresses, and a policy that forbids requests."""
     found = Page(full)
     for tag, attributes, _ in found.elements:
         assert tag not in ("link", "img", "iframe", "object", "embed", "base")
@@ -89,7 +87,6 @@ def test_the_page_is_complete_without_a_script(full: str) -> None:
 
 
 def test_what_other_people_name_is_text(full: str) -> None:
-    """Markup in names and messages stays text, even in the script element."""
     found = Page(full)
     assert "<b>bold</b> & 'quoted' 0.12.8" in [text for _, text in found.all("h3")]
     assert "<script>alert" not in full
@@ -97,7 +94,6 @@ def test_what_other_people_name_is_text(full: str) -> None:
 
 
 def test_failures_say_all_that_is_known() -> None:
-    """A failure shows cause, numbers, smallest case and command."""
     found = results(1, 12, wrong=0.0)
     failed = results(1, 12, wrong=1.0)
     record = next(c for c in failed["cells"] if c["outcome"] == "failed")
@@ -136,7 +132,6 @@ def test_what_is_blocked_is_counted_and_named() -> None:
 
 
 def test_a_broken_registration_is_shown_once() -> None:
-    """All of its cells link to one card."""
     found = results(1, 12, wrong=0.0)
     for cell in found["cells"]:
         cell.update(outcome="error", reason="ImportError: no module named acme")
@@ -164,7 +159,6 @@ def test_the_same_results_give_the_same_page() -> None:
 
 
 def test_several_environments_stand_side_by_side_with_their_differences_first() -> None:
-    """Each environment has a column group."""
     base = results(2, 30, wrong=0.0)
     other = results(2, 30, wrong=0.0, **NEWER)
     cell_at(other, 0, 0).update(outcome="failed", cause="the cause")
@@ -184,7 +178,6 @@ def test_several_environments_stand_side_by_side_with_their_differences_first() 
 
 
 def test_what_is_missing_is_shown_and_is_no_pass() -> None:
-    """The first table, the colour and the verdict show it."""
     needs_extra()
     from conformance.report.html import page
 
@@ -195,7 +188,6 @@ def test_what_is_missing_is_shown_and_is_no_pass() -> None:
 
 
 def test_plots_are_pictures_with_words(full: str) -> None:
-    """Histograms, variances and errors use the page's colours."""
     captions = [text for _, text in Page(full).all("figcaption")]
     assert len([c for c in captions if "weights against the law normal" in c]) == 12
     assert len([c for c in captions if "all inside the band" in c]) == 12
@@ -223,7 +215,6 @@ def test_what_is_missing_is_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One line has the command that helps; the exit code is 2."""
     needs_extra()
     path = tmp_path / "x.json"
     path.write_text(text_of(results(1, 30, plots=True)))
@@ -275,7 +266,6 @@ def test_a_page_of_something_else_is_refused(
 
 
 def test_code_in_a_requirement_looks_like_code() -> None:
-    """Double backticks mark code; other text stays text."""
     found = results(1, 1, wrong=0.0)
     found["requirements"][0]["statement"] = "``jax.eval_shape`` <gives> it."
     assert "<code>jax.eval_shape</code> &lt;gives&gt; it." in page_of(found)

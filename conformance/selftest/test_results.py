@@ -33,7 +33,6 @@ def refused(path: Path, text: str | bytes) -> str:
 
 
 def test_what_is_written_is_read_and_written_again_the_same(tmp_path: Path) -> None:
-    """A round trip changes no byte, and creates a missing folder."""
     path = tmp_path / "folder" / "results.json"
     save(path, text_of(VALID))
     found = read(path)
@@ -42,7 +41,6 @@ def test_what_is_written_is_read_and_written_again_the_same(tmp_path: Path) -> N
 
 
 def test_nothing_is_left_of_a_write_that_failed(tmp_path: Path) -> None:
-    """The old file and no temporary file remain."""
     path = tmp_path / "results.json"
     save(path, "old\n")
     with pytest.raises(UnicodeEncodeError):
@@ -52,7 +50,6 @@ def test_nothing_is_left_of_a_write_that_failed(tmp_path: Path) -> None:
 
 
 def test_a_file_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
-    """The cuts are two hundred random ones, and those near both ends."""
     whole = text_of(VALID).encode()
     generator = random.Random(7)
     cuts = [0, 1, len(whole) - 2, len(whole) - 1, *generator.sample(range(len(whole)), 200)]
@@ -92,7 +89,6 @@ def test_another_file_is_refused(tmp_path: Path, text: str | bytes, message: str
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    """A folder is rejected as well."""
     for path in (tmp_path / "none.json", tmp_path):
         with pytest.raises(ResultsError, match=r"^[^\n]*: cannot be read: [^\n]*$"):
             read(path)
@@ -121,7 +117,6 @@ INCONSISTENT: list[tuple[Change, str]] = [
 
 @pytest.mark.parametrize(("change", "message"), INCONSISTENT)
 def test_an_inconsistent_file_is_refused(tmp_path: Path, change: Change, message: str) -> None:
-    """Each implementation and requirement must have exactly one cell."""
     found = copy.deepcopy(VALID)
     change(found)
     said = refused(tmp_path / "x.json", text_of(found))
@@ -141,7 +136,6 @@ def test_an_inconsistent_file_is_refused(tmp_path: Path, change: Change, message
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
-    """The line says which value, and what was expected."""
     text = text_of(VALID)
     assert old in text
     assert message in refused(tmp_path / "x.json", text.replace(old, new))
@@ -152,7 +146,6 @@ _WRONG: tuple[Any, ...] = ("text", 1.5, -1, True, None, [], {}, ["x"], {"x": []}
 
 
 def test_reading_and_the_schema_agree_on_every_wrong_type() -> None:
-    """Our validation agrees with a full validator at every place of a file."""
     jsonschema = pytest.importorskip("jsonschema")
     small = results(1, 3, wrong=0.9, seed=3, plots=True)
     cell_at(small, 0, 0)["plots"] = [{"kind": "kernel-variance", "value": [1.0]}]
@@ -179,7 +172,6 @@ def test_keys_that_a_later_suite_adds_are_accepted(tmp_path: Path) -> None:
 
 
 def test_a_collection_holds_a_run_for_each_environment(tmp_path: Path) -> None:
-    """``read_all`` returns all runs; ``read`` expects one."""
     jsonschema = pytest.importorskip("jsonschema")
     path = tmp_path / "x.json"
     save(path, text_of(collection([VALID, results(2, 5, jax="0.12.0.1")])))
@@ -210,7 +202,6 @@ def test_a_file_that_another_program_rewrote_is_changed(tmp_path: Path) -> None:
     ],
 )
 def test_what_no_run_writes_is_refused(tmp_path: Path, change: Change, message: str) -> None:
-    """One line says so, at once."""
     found = copy.deepcopy(VALID)
     change(found)
     assert message in refused(tmp_path / "x.json", text_of(found))
@@ -224,7 +215,6 @@ def test_values_nested_deeply_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_terminal_would_obey_is_escaped_when_it_is_read(tmp_path: Path) -> None:
-    """C0, C1 and direction overrides are escaped in names and messages."""
     found = copy.deepcopy(VALID)
     hostile = "\x1b[2J\x9b1m\u202eevil\u2066\r\x07"
     found["implementations"][0]["name"] = hostile
@@ -238,7 +228,6 @@ def test_what_a_terminal_would_obey_is_escaped_when_it_is_read(tmp_path: Path) -
 
 
 def test_devices_pipes_and_links_are_written_through(tmp_path: Path) -> None:
-    """They are never replaced, and a new file follows the umask."""
     link, target, pipe = (tmp_path / name for name in ("link", "target", "pipe"))
     target.write_text("old")
     target.chmod(0o600)
@@ -291,7 +280,6 @@ def mutated(count: int, seed: int) -> Iterator[str]:
 def test_no_mutation_gets_through(
     form: str, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A value is rejected in one line, or shown without control characters."""
     path, good = tmp_path / "x.json", tmp_path / "good.json"
     good.write_text(text_of(results(2, 12, wrong=0.3)), encoding="utf-8")
     for text in mutated(count, seed=3):

@@ -63,7 +63,6 @@ def test_rounds_are_combined(old: str, new: str, outcome: str) -> None:
 
 
 def test_a_failure_keeps_its_case_and_its_seed() -> None:
-    """Examples and seconds of all rounds are added."""
     old = cell(Outcome.PASSED, examples=10, seconds=1.0, notes=["a remark"])
     wrong = cell(Outcome.FAILED, examples=3, seconds=0.5, case={"seed": 7}, message="y is 1")
     failed = combined(old, wrong, "found in round 2, with the seed 99")
@@ -98,7 +97,6 @@ def start(folder: Path, layer: str, *options: str) -> subprocess.Popen[str]:
 
 
 def test_a_later_round_finds_it_and_a_signal_ends_it(tmp_path: Path) -> None:
-    """The failure is shown at once, and recorded with its seed."""
     run = start(tmp_path, "MyDense", "--for", "1h", "--seed", "5")
     assert run.stdout is not None
     shown = next(
@@ -127,7 +125,6 @@ SIGNALS = {
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_stopped_in_the_first_round(number: signal.Signals, tmp_path: Path) -> None:
-    """The results are valid; undecided cells are not run."""
     run = start(tmp_path, "Slow", "--requirement", "purity/silent")
     while not (tmp_path / "mine.count").exists():
         assert run.poll() is None, run.communicate()
@@ -162,7 +159,6 @@ def test_only_the_first_signal_counts() -> None:
 
 
 def test_a_run_that_is_over_is_not_stopped() -> None:
-    """A signal does not disturb the writing of results."""
     stop = Stop(None)
     stop.begin()
     try:

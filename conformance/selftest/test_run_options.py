@@ -193,7 +193,6 @@ def test_it_is_added_to_the_pool() -> None:
 
 
 def test_a_fault_at_a_size_of_ones_own(checked: Checked) -> None:
-    """The fault is found, and the reproduction names the size."""
     assert checked(WrongWhenWide, rows=["zero-input"])[0] == 0
     code, text = checked(WrongWhenWide, "--size=7x301", rows=["zero-input"])
     assert code == 1

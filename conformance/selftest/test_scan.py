@@ -40,7 +40,6 @@ def branching(when: Condition) -> Layer:
 
 @pytest.mark.parametrize("subject", [MyDense, nnx.Linear, linen.Dense], ids=str)
 def test_no_edge_of_what_does_not_branch(subject: type) -> None:
-    """The layer has one program at every size, batch, rank and dtype."""
     found = scan(Layer(adapt(subject)))
     assert found.traced
     assert not found.edges
@@ -64,7 +63,6 @@ def test_programs_of_many_blocks_are_traced_as_far_as_they_are_short(
 
 @pytest.mark.parametrize("axis", ["in_features", "out_features", "rows"])
 def test_drawn_thresholds(axis: str) -> None:
-    """The edge is found exactly, and both sides of it become cases."""
     threshold = random.SystemRandom().randint(40, 2000)
 
     def when(x: Array, kernel: Array) -> bool:
@@ -91,7 +89,6 @@ def _helper(rows: int, limit: int = 2312) -> bool:
 
 
 def test_numbers_in_code() -> None:
-    """They come from constants, globals, defaults, cells, class attributes, and helpers."""
     held = 2315
 
     class Written(CorrectDense):
@@ -143,7 +140,6 @@ def test_counts_in_code(code: str, counts: list[int]) -> None:
 
 
 def test_the_edge_before_a_failing_case() -> None:
-    """A failure at a size of the pool names the edge; one at the usual program names none."""
     threshold = random.SystemRandom().randint(8, 16)
     layer, (row,) = branching(lambda x, k: k.shape[0] >= threshold), chosen(["zero-input"])
     assert edge_before(layer, row, Case(16, 16)) == f"from in_features = {threshold} on"
@@ -177,14 +173,12 @@ def test_drawn_divisors() -> None:
 
 
 def test_other_arithmetic_at_a_rank() -> None:
-    """Another computation at one rank and dtype becomes a case of that rank."""
     found = scan(branching(lambda x, k: x.ndim == 3 and x.dtype == jnp.bfloat16))
     assert any(len(case.lead) == 2 for _, case in found.places(HALF))
     assert not any(len(case.lead) == 2 for _, case in found.places(VALUES))
 
 
 def test_drawn_constants() -> None:
-    """Constants in comparisons are found, even inside functions."""
     draw = random.SystemRandom()
     value, index = round(draw.uniform(2, 1000), 3), draw.randint(3, 10**5)
 
@@ -198,8 +192,6 @@ def test_drawn_constants() -> None:
 
 
 def test_untraced() -> None:
-    """A layer that cannot be traced is called at a few shapes, and the scan says so."""
-
     class Concrete(CorrectDense):
         def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
             return affine(x, kernel, bias) + 0 * float(x.sum())

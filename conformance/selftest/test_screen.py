@@ -88,7 +88,6 @@ CAUSES = [f"{word}: " + "the layer does what it should not do, and it does so of
 
 
 def test_five_faults_fit_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
-    """The first is shown in full, recommendations come last, the verdict at the end."""
     lines = _show(capsys, CAUSES)
     assert len(lines) <= LINES, "\n".join(lines)
     heads = [line.split() for line in lines if line.startswith(("FAILED", "NOT"))]
@@ -114,7 +113,6 @@ def test_a_second_fault_of_the_same_cause_refers_to_the_first(
 def test_nothing_is_cut_in_a_pipe(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lines are wrapped at 80 columns, commands and first lines excepted, and have no colours."""
     monkeypatch.delenv("FORCE_COLOR")
     monkeypatch.setenv("TERM", "xterm-256color")
     text = "\n".join(_show(capsys, CAUSES))
@@ -135,7 +133,6 @@ def test_a_reader_that_leaves_ends_nothing() -> None:
 
 
 def test_all_of_each_fault_is_shown_with_v(capsys: pytest.CaptureFixture[str]) -> None:
-    """This includes numbers, command and blocked requirements."""
     text = "\n".join(_show(capsys, CAUSES, verbose=True))
     assert text.count("  reproduce ") == 5
     assert text.count("  smallest  ") == text.count("  note      ") == 5

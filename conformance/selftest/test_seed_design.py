@@ -40,7 +40,6 @@ NAMED: dict[str, Callable[[int], object]] = {
 @pytest.mark.parametrize("profile", ["quick", "standard", "thorough"])
 @pytest.mark.parametrize("name", NAMED)
 def test_every_reduction_is_named(name: str, profile: str) -> None:
-    """It is identified exactly, from the collisions only."""
     found = diagnose_seeds({seed: NAMED[name](seed) for seed in seed_set(profile)})
     assert (found.verdict, found.name) == ("known", name)
 

@@ -53,7 +53,6 @@ class Pair:
     files: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path, scale: int) -> None:
-        """Write one of the two layers."""
         own = self.scale if scale == 1 or self.files else str(scale)
         top = self.top + ("" if scale == 1 else f"\n{self.patch}")
         folder.mkdir(parents=True)

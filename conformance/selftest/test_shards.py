@@ -115,7 +115,6 @@ def test_merged_parts_are_the_whole_run() -> None:
 
 
 def test_a_part_is_judged_by_its_own_cells() -> None:
-    """Its file names the shard, and cells of others are not missing."""
     rows = catalogue()
     passed = [replace(c, outcome=Outcome.PASSED, message="") for c in cells_of(rows)]
     part = results(passed, rows, Shard(2, 5))
@@ -146,7 +145,6 @@ def test_seconds_are_those_of_a_results_file(tmp_path: Path) -> None:
 
 
 def test_a_run_in_two_parts(tmp_path: Path) -> None:
-    """Each shard writes its file, and the merged one has every cell."""
     (tmp_path / "layer.py").write_text(LAYERS, encoding="utf-8")
     asked = ["layer.py:Bad", "-n0", "--requirement=zero-input", "--requirement=finite"]
     asked += ["--requirement=bias-zero", "--requirement=kernel-shape"]

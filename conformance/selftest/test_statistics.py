@@ -71,7 +71,6 @@ ROWS = ("variance", "resolution", *STANDARDISED)
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_every_mutant_fails_its_requirement(name: str) -> None:
-    """Each requirement catches its mutants, in the quick profile, by what is not accepted."""
     row, draw = MUTANTS[name]
     rejected = rejections(_evidence(drawn(draw), row))
     assert rejected
@@ -167,7 +166,6 @@ def test_every_check_is_calibrated() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (1, 3), (3, 3)])
 @pytest.mark.parametrize("seeds", [1, 2, 5])
 def test_tiny_samples_are_accepted(size: tuple[int, int], seeds: int) -> None:
-    """A check of a sample that is too small says so, and neither fails nor divides by 0."""
     kernels = normal(np.random.default_rng(1), seeds, *size) / math.sqrt(size[0])
     for row in ROWS:
         assert not strongest(_evidence({size: kernels}, row)).rejected

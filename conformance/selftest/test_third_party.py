@@ -76,7 +76,6 @@ def check(user: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_wheels_are_what_is_checked(user: Path) -> None:
-    """The suite comes from its wheel, and the third party's layer is registered."""
     code = "import conformance, conformance.layers.registry as r; print(conformance.__file__); "
     code += "print([e.id for e in r.registered()])"
     found = run(["venv/bin/python", "-c", code], user)
@@ -87,7 +86,6 @@ def test_the_wheels_are_what_is_checked(user: Path) -> None:
 
 
 def test_a_registered_layer_is_checked_where_its_author_is(user: Path) -> None:
-    """The table has its version, and all requested cells ran."""
     row = "--conformance-requirement=serialization/stable-names"
     found = check(user, "--conformance-impl", "acme.Dense", row, "-W", "error")
     assert found.returncode == 0, found.stdout + found.stderr
@@ -108,7 +106,6 @@ def test_a_library_is_known_wherever_it_is_installed(user: Path) -> None:
 
 
 def test_a_broken_layer_names_itself(user: Path) -> None:
-    """It costs only its own cell, which is a registration error."""
     (site,) = (user / "venv").glob("lib/python*/site-packages")
     metadata = site / "broken_layers-0.1.dist-info"
     metadata.mkdir()

@@ -76,7 +76,6 @@ WAYS = {
 
 @pytest.mark.parametrize(("way", "own", "other"), [("run", 1, 2), *((way, 2, 1) for way in WAYS)])
 def test_a_layer_finds_its_own_helper(tmp_path: Path, way: str, own: int, other: int) -> None:
-    """The run starts in another folder with a file and a helper of the same names."""
     for name, scale in (("a", own), ("b", other)):
         folder = tmp_path / name
         folder.mkdir()

@@ -40,7 +40,6 @@ class Scheduler:
         self.again: list[str] = []
 
     def mark_test_pending(self, item: str) -> None:
-        """Record an item for another worker."""
         self.again.append(item)
 
 
@@ -60,11 +59,9 @@ class OneCell:
         self.config = SimpleNamespace(getoption=lambda name: None)
 
     def cell_at(self, item: str) -> tuple[Entry, Requirement] | None:
-        """Return the cell of an item."""
         return (ENTRY, ROW) if item == ITEM else None
 
     def take(self, cell: Cell) -> None:
-        """Take a decided cell."""
         self.received[cell.implementation, cell.requirement] = cell
 
 
@@ -179,7 +176,6 @@ def test_another_environment_is_not_this_run() -> None:
 
 
 def test_a_machine_that_is_gone_is_replaced_by_this_one(tmp_path: Path) -> None:
-    """A machine that answers is not replaced."""
     import execnet
 
     with machine(tmp_path / "there") as (_, place):
@@ -283,7 +279,6 @@ def test_a_worker_elsewhere_checks_as_one_here(tmp_path: Path) -> None:
 
 
 def test_a_machine_that_disappears_costs_one_cell(tmp_path: Path) -> None:
-    """Its current cell has crashed, and the rest is checked here."""
     with machine(tmp_path / "there") as (server, place):
         run = call(tmp_path, *remote(place), "-v")
         assert run.stdout is not None
