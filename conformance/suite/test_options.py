@@ -96,7 +96,7 @@ def test_use_bias(layer: Layer, case: Case) -> None:
 
 
 @requirement("options/kernel-init", MUST, PARAMETERS)
-@rests_on("construction/kernel-shape", "seeding/seeds-differ")
+@rests_on("construction/kernel-shape", "construction/abstract-init", "seeding/seeds-differ")
 @over(sizes=SIZES, at_most=1)
 def test_kernel_init(layer: Layer, case: Case) -> None:
     """The kernel is what ``kernel_init(key, shape, dtype)`` returns. It is called once, with a key
