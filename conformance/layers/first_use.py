@@ -162,6 +162,10 @@ def explained(error: LoadError, entry: Entry) -> str:
             layer = _named(entry)
             kind = layer if isinstance(layer, type) else hints.global_of(cause, made[1])
             lines, hint = _place_of(kind), hints.of_missing_constructor(kind)
+        made = re.fullmatch(r"TypeError: '(\w+)' object is not callable", what)
+        if made is not None and not lines:  # the suite called it
+            what = f"it returns an object of type {made[1]}, which cannot be called on x"
+            lines, hint = _place_of(_named(entry)), hints.OF_PARAMETERS
     lines += [f"  hint: {line}" for line in hint.splitlines()]
     return "\n".join([f"{entry.name} cannot be used: {what}", *lines])
 

@@ -16,6 +16,9 @@ from conformance.layers.binding import misspelled, signature_of
 _ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _FORWARD = len(("seed", "x", "features"))
 _SIZES = 2
+OF_PARAMETERS = """\
+if it is the parameters, describe the layer by the functions that make and apply them:
+see 'A description in Python' in docs/libraries.md"""
 _MADE = "an initializer is made, then called: lecun_normal()(key, shape)"
 
 

@@ -240,6 +240,18 @@ class Rounded(Plain):
         return x @ self.kernel[...].astype(jnp.bfloat16).astype(jnp.float32) + self.bias[...]
 
 
+class Convolution(nnx.Module):
+    """A layer whose kernel has an axis of length 1, as a convolution has."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        self.conv = nnx.Conv(din, dout, (1,), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the output of each row as a sequence of one step."""
+        y = self.conv(x.reshape(-1, 1, x.shape[-1]))
+        return y.reshape(*x.shape[:-1], -1)
+
+
 class FloatsAlone(nnx.Linear):
     """A layer that refuses an x of integers."""
 
@@ -340,6 +352,12 @@ def test_one_difference_is_one_finding(
     assert line in " ".join(text.split())
     assert "blocked" not in text
     assert len(text.splitlines()) <= 24
+
+
+def test_a_kernel_of_three_axes_is_described_by_functions(checked: Checked) -> None:
+    _, text = checked(Convolution, rows=("kernel-shape",))
+    assert failing(text) == {"construction/kernel-shape"}
+    assert "A description in Python" in " ".join(text.split())
 
 
 class DrawnBias(Plain):

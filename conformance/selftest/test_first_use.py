@@ -170,6 +170,11 @@ def test_layers_that_can_be_used_are_checked_beside_one_that_cannot(tmp_path: Pa
             "register_dataclass rebuilds the layer as thing(kernel=..., bias=...)",
             "did you mean",
         ),
+        (
+            "def thing(key, in_features, out_features): return {'w': key, 'b': 0}",
+            "describe the layer by the functions that make and apply them",
+            "TypeError",
+        ),
     ],
 )
 def test_what_is_not_a_layer_is_one_message(

@@ -332,7 +332,7 @@ def test_batch_independent(layer: Layer, case: Case) -> None:
         what = f"in a batch {lead} with other rows {others}, the rest"
         cause = ""
         if not np.array_equal(found[rest], plain[rest]):
-            cause = shapes.of_rows(layer, case, plain, changed.reshape(*lead, -1), rest)
+            cause = shapes.of_rows(layer, case, plain, changed.reshape(*lead, -1), np.array(rest))
         require.equal(found[rest], plain[rest], what, cause=cause)
     large_cases.require_small_beside_large(layer, case)
     order = case.generator("order").permutation(8)

@@ -101,13 +101,16 @@ def require_kernel_shape(layer: Layer, case: Case) -> None:
     stored = layer.convention.layout.replace(",", ", ")
     differs = layer.convention.layout != layer.declared.layout
     differs = differs and cause not in (shapes.EXCHANGED, shapes.MADE_TRANSPOSED)
+    declare = f'layout = "{stored}"' if differs else ""
+    if len(shape) != len(expected) and math.prod(shape) == math.prod(expected):
+        declare = _BY_FUNCTIONS
     require.that(
         shape == expected,
         f"the kernel has shape {shape} for in_features={case.in_features}, "
         f"out_features={case.out_features}",
         accepted=f"shape {expected}",
         cause=cause,
-        declare=f'layout = "{stored}"' if differs else "",
+        declare=declare,
     )
 
 
