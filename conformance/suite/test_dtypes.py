@@ -106,8 +106,8 @@ def test_half_input(layer: Layer, case: Case) -> None:
     dense = layer.written(case)
     for dtype in (jnp.float16, jnp.bfloat16):
         x = case.normal("x", *case.x_shape)
-        of_rows = not (layer.convention.product_error or layer.reparameterized)
-        if dtype == jnp.bfloat16 and layer.computed_in(dtype) == "float32" and of_rows:
+        wide = dtype == jnp.bfloat16 and layer.computed_in(dtype) == "float32"
+        if wide and input_dtypes.rounds_by_row(layer):
             x = input_dtypes.in_magnitudes(x)
         x = x.astype(dtype)
         _require_value(layer, case, dense, as_jax(x), x.astype(np.float32))

@@ -147,12 +147,13 @@ def test_eager(layer: Layer, case: Case) -> None:
     reference = layer.arithmetic(case.in_features).in_parts().affine(x, kernel, bias)
     for how, places in meshes.placements(case).items():
         dense = meshes.on_their_devices(layer.of(case), places, case)
-        y = dense(places.put(case.kernel(), case.bias(), x)[2])
-        require.within(y, reference.value, reference.bound, f"f(x) outside of jit with {how}")
+        spread = places.put(case.kernel(), case.bias(), x)[2]
+        what = f"f(x) outside of jit with {how}"
+        require.within(dense(spread), reference.value, reference.bound, what)
         if how == meshes.BY_ROWS:
-            meshes.require_same_within_mesh(dense, places, case, reference)
-        if how == meshes.BY_ROWS and input_dtypes.works_with(layer, "bfloat16"):
-            meshes.require_half(dense, places, case)
+            meshes.require_same_within_mesh(dense, places, spread, reference)
+            if input_dtypes.works_with(layer, "bfloat16"):
+                meshes.require_half(dense, places, case)
         if places.x[0] and layer.accepts((8, 1)):
             y = np.asarray(dense(places.put(kernel, bias, x[:, None])[2]))[:, 0]
             what = f"f(x) outside of jit with {how}, for an x of rank 3"

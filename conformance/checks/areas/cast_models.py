@@ -95,8 +95,7 @@ def _require_values(layer: Layer, dense: Built, x: np.ndarray, half: str, what: 
     # Of one entry that is not 0 there is one product, which no coarser dtype holds.
     flat = x.reshape(-1, n)
     alone = np.where(np.arange(n) == np.arange(len(flat))[:, None] % n, flat, 0).reshape(x.shape)
-    of_rows = not (its.product_error or layer.reparameterized)
-    if half == "bfloat16" and computed != "float16" and of_rows:
+    if half == "bfloat16" and computed != "float16" and input_dtypes.rounds_by_row(layer):
         alone = input_dtypes.in_magnitudes(alone)
     for rows, which in ((x, what), (alone, f"{what}, for rows of one entry")):
         reference = oracle.each_rounded(rows, kernel, bias, unit, more)

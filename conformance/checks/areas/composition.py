@@ -240,19 +240,13 @@ def _at(tree: Any, place: Place) -> Any:
 
 def linen_whole(flat: Built, places: Sequence[Place]) -> dict[str, Any]:
     """Return the variables of a model with those of a layer at each of the places."""
+    from flax.traverse_util import unflatten_dict
+
     variables = dict(flat.parameters.tree)
-    if list(places) == [()]:
-        return variables
-    return {
-        key: {place[0]: _below(place[1:], tree) for place in places}
-        for key, tree in variables.items()
-    }
-
-
-def _below(place: Place, tree: Any) -> Any:
-    for name in reversed(place):
-        tree = {name: tree}
-    return tree
+    found: dict[str, Any] = unflatten_dict(
+        {(key, *place): tree for key, tree in variables.items() for place in places}
+    )
+    return found
 
 
 def linen_transformed(layer: Layer, case: Case, x: Any) -> dict[str, tuple[Any, Any]]:

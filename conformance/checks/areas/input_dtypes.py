@@ -31,6 +31,14 @@ def in_magnitudes(x: np.ndarray) -> np.ndarray:
     return x * factors.reshape(-1, *(1,) * (x.ndim - 1))
 
 
+def rounds_by_row(layer: Layer) -> bool:
+    """Return whether the error of a row of the result depends on that row of x alone.
+
+    Operands that are quantized share a scale, and a kernel that is computed has errors of its own.
+    """
+    return not (layer.convention.product_error or layer.reparameterized)
+
+
 def takes_numpy(layer: Layer) -> bool:
     """Return whether the layer takes NumPy arrays; ``forward/array-likes`` reports if not."""
 

@@ -31,7 +31,7 @@ def at_ranks(dense: Built) -> Iterator[tuple[str, Callable[[np.ndarray], np.ndar
 def _at_rank(dense: Built, rank: int, x: np.ndarray) -> np.ndarray:
     if rank == 1:
         return np.stack([np.asarray(dense(row)) for row in x])
-    lead = (2, *(1,) * (rank - 3), len(x) // 2) if rank > 2 else (len(x),)
+    lead = (2, *(1,) * (rank - 3), len(x) // 2)
     return np.asarray(dense(x.reshape(*lead, -1))).reshape(len(x), -1)
 
 

@@ -127,11 +127,8 @@ def require_half(dense: Built, places: Placement, case: Case) -> None:
     require.within(y, reference.value, reference.bound, what)
 
 
-def require_same_within_mesh(
-    dense: Built, places: Placement, case: Case, reference: Bounded
-) -> None:
+def require_same_within_mesh(dense: Built, places: Placement, x: Any, reference: Bounded) -> None:
     """Require f(x) where the mesh of x is set, if the layer works there."""
-    x = places.put(case.kernel(), case.bias(), case.x())[2]
     y = result_within_mesh(dense, places, x)
     if y is not None:
         cause = Cause("mesh-in-call", "the layer computes otherwise where a mesh is set")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import copy
 import pickle
@@ -23,7 +22,7 @@ from conformance.checks.require import during
 from conformance.checks.scan.edges import scan
 from conformance.checks.scan.literals import lengths_in_code
 from conformance.checks.scan.points import base_of
-from conformance.checks.scan.thresholds import operations
+from conformance.checks.scan.thresholds import counted
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax, jnp, nnx
 
@@ -223,7 +222,7 @@ def _operations(layer: Layer, case: Case) -> Any:
             program = programs.traced(layer, case, parameters)
         except Violation as violation:  # transforms/abstract-forward reports it
             return violation.found
-        return collections.Counter(operation for _, operation in operations(program))
+        return counted(program)
 
     return layer.remember(("operations", case), make)
 

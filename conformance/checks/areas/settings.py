@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,7 +12,7 @@ from conformance.checks import programs, require
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
-from conformance.checks.scan.thresholds import operations
+from conformance.checks.scan.thresholds import counted
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
@@ -35,8 +34,7 @@ def require_values_under_settings(layer: Layer, case: Case) -> None:
     reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
 
     def program() -> Any:
-        traced = programs.traced(layer, case, dense.parameters)
-        return collections.Counter(operation for _, operation in operations(traced))
+        return counted(programs.traced(layer, case, dense.parameters))
 
     usual = program()
     for setting, entered in _SETTINGS.items():

@@ -221,8 +221,9 @@ def _scan(layer: Layer) -> Scan:
         if kind != CONSTRUCTION:
             of_ranks = _edges_of_ranks(traces, kind, chosen)
             edges += of_ranks
-            points_there = [p for edge in of_ranks for p in edge.points if kind == FORWARD]
-            ranks += [len(p.lead) + 1 for p in points_there if p.dtype == base.dtype]
+            if kind == FORWARD:
+                there = [point for edge in of_ranks for point in edge.points]
+                ranks = [len(p.lead) + 1 for p in there if p.dtype == base.dtype]
         # A number that depends on the sizes is not a constant of the program.
         edges += _edges_of_indices(
             kind, base, traces(kind, base).indices & traces(kind, tenfold).indices

@@ -7,6 +7,7 @@ the constant, and sizes beyond the index.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -74,6 +75,11 @@ def operations(jaxpr: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
             variables = (*equation.invars, *equation.outvars)
             dtypes = [str(getattr(v.aval, "dtype", type(v.aval).__name__)) for v in variables]
             yield equation, (equation.primitive.name, *dtypes)
+
+
+def counted(jaxpr: Any) -> Counter[tuple[str, ...]]:
+    """Return how often a program has each operation, without its shapes."""
+    return Counter(operation for _, operation in operations(jaxpr))
 
 
 def arithmetic(jaxpr: Any) -> frozenset[tuple[str, ...]]:
