@@ -232,12 +232,17 @@ class Run:
 
     def cell_at(self, nodeid: str) -> tuple[Entry, Requirement] | None:
         """Return the cell of an item; None if the item is not the suite's."""
-        return self._keys.get(nodeid.partition(".py::")[2])
+        file, _, name = nodeid.partition("::")  # a layer's name may have a slash
+        return self._keys.get((file.rpartition("/")[2], name))
 
     @functools.cached_property
-    def _keys(self) -> dict[str, tuple[Entry, Requirement]]:
-        entries = zip(self.parameter_ids(), self.entries, strict=True)
-        return {f"{row.test}[{id}]": (entry, row) for id, entry in entries for row in self.rows}
+    def _keys(self) -> dict[tuple[str, str], tuple[Entry, Requirement]]:
+        # Two areas may have a test of one name.
+        return {
+            (f"test_{row.area}.py", f"{row.test}[{id}]"): (entry, row)
+            for id, entry in zip(self.parameter_ids(), self.entries, strict=True)
+            for row in self.rows
+        }
 
     def refuse_all(self, why: str) -> None:
         """Record that no implementation can be checked, for one reason."""

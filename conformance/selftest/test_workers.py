@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import pytest
 
+from conformance.contract.catalogue import catalogue
 from conformance.contract.requirement import Level, Requirement
 from conformance.isolation.breaker import Breaker
 from conformance.isolation.postmortem import innermost_layer_frame, is_child
@@ -24,6 +25,7 @@ from conformance.layers.registry import Entry
 from conformance.results.cell import Cell
 from conformance.results.outcome import Outcome
 from conformance.running import remote_workers
+from conformance.running.run import Run
 from conformance.running.workers import Workers
 from conformance.selftest.processes import cells_in, started
 
@@ -69,6 +71,16 @@ class OneCell:
 def workers(tmp_path: Path) -> Workers:
     """Return the plugin of a run of one cell."""
     return Workers(cast(Any, OneCell(tmp_path)))
+
+
+def test_every_item_is_a_cell_of_its_own() -> None:
+    """Two areas have a requirement of one slug, and a layer's name may have a slash."""
+    run: Any = SimpleNamespace(rows=catalogue(), entries=[ENTRY], parameter_ids=lambda: ["a/b.py"])
+    run._keys = cast(Any, vars(Run)["_keys"]).func(run)
+    for row in run.rows:
+        item = f"conformance/suite/test_{row.area}.py::{row.test}[a/b.py]"
+        assert Run.cell_at(run, item) == (ENTRY, row)
+    assert Run.cell_at(run, "tests/test_mine.py::test_precision[a/b.py]") is None
 
 
 def test_a_cell_that_had_not_begun_is_given_to_another_worker(workers: Workers) -> None:
