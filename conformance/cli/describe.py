@@ -64,12 +64,13 @@ def describe(layer: Any, **declared: Any) -> Description:
 def _described(entry: Entry) -> Description:
     from conformance.checks.description import describe_layer
     from conformance.checks.layer import Layer
+    from conformance.layers.first_use import explained
     from conformance.layers.loading import load
 
     try:
         return describe_layer(Layer(load(entry), entry))
     except LoadError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(explained(error, entry)) from None
 
 
 def lines(found: Description, entry: Entry) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import Any, NewType
 
 from conformance.errors import NotAdaptable
 from conformance.jax_setup.lazy import jax, jnp, nnx
-from conformance.layers.calls import INPUTS, how_to_declare
+from conformance.layers.calls import INPUTS, RANDOM, how_to_declare
 
 _NOUNS = ("features", "feature", "dim", "dims", "size", "channels", "units", "width", "nodes",
           "axes")  # fmt: skip
@@ -38,12 +38,6 @@ _OUT = _spelled(
     *(f"{before}_{word}" for before in ("n", "num") for word in ("features", "units", "hidden")),
     *("vocab_size", "num_classes", "n_classes", "num_labels", "num_outputs"),
 )  # fmt: skip
-_RANDOM = frozenset(
-    (
-        *("rngs", "rng", "key", "seed", "prng", "prng_key", "rng_key", "random_key"),
-        *("random_seed", "rng_seed"),
-    )
-)
 _NO_SIZE = ("str", "bool", "float", "callable", "rngs", "dtype", "array", "initializer", "mesh")
 _SHAPE = re.compile(r"(typing\.)?(sequence|tuple|list|shape)\b")
 _AXES = re.compile(r"\baxis\b|\bdict\b|\bmapping\b")
@@ -117,7 +111,7 @@ def bind(layer: Any, arguments: Mapping[str, Any], *, is_nnx: bool) -> Binding:
         return Binding(lambda n, m, rngs: layer(n, m, rngs=rngs, **arguments))
     _require_known(layer, signature, arguments)
     named = _named(signature, arguments)
-    random = next((p for p in named if p.name.lower() in _RANDOM), None)
+    random = next((p for p in named if p.name.lower() in RANDOM), None)
     passes_on = any(p.kind is Parameter.VAR_POSITIONAL for p in signature.parameters.values())
     if random is not None and passes_on and len(named) == 1:
         name, way = random.name, _source(random, is_nnx)
@@ -282,7 +276,7 @@ def random_argument(kind: type, streams: Sequence[str]) -> tuple[str, Callable[[
     """
     signature = signature_of(kind.__call__)
     named = [] if signature is None else _named(signature, {})
-    found = next((p for p in named if p.name.lower() in _RANDOM), None)
+    found = next((p for p in named if p.name.lower() in RANDOM), None)
     if found is None:
         raise NotAdaptable(
             f"{kind.__name__}, whose call takes no source of randomness for the streams "
@@ -403,7 +397,7 @@ def bind_forward(layer: Any) -> tuple[Callable[[Any, Any, Any], Any], str] | Non
     if signature is None:
         return layer, ""
     named = {p.name.lower(): p for p in _named(signature, {})}
-    seed = next((p for name, p in named.items() if name in _RANDOM), None)
+    seed = next((p for name, p in named.items() if name in RANDOM), None)
     x = next((p for name, p in named.items() if name in INPUTS), None)
     features = next((p for name, p in named.items() if name in _OUT), None)
     needed = [p for p in named.values() if p.default is Parameter.empty]

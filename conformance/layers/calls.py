@@ -11,6 +11,14 @@ from conformance.errors import NotAdaptable
 INPUTS = frozenset(("x", "xs", "input", "inputs", "input_array", "data", "batch", "arr", "array"))
 """The usual names of an argument for ``x``."""
 
+RANDOM = frozenset(
+    (
+        *("rngs", "rng", "key", "seed", "prng", "prng_key", "rng_key", "random_key"),
+        *("random_seed", "rng_seed"),
+    )
+)
+"""The usual names of an argument for the source of randomness."""
+
 
 def require_plain_call(layer: type, call: Collection[str]) -> None:
     """Require that the layer's ``__call__`` needs no argument besides ``x``.

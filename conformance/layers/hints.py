@@ -12,13 +12,16 @@ from typing import Any
 
 from conformance.errors import did_you_mean, frames_of, is_users_file, safe_text, users_frames
 from conformance.layers.binding import misspelled, signature_of
+from conformance.layers.calls import INPUTS, RANDOM
 
 _ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _FORWARD = len(("seed", "x", "features"))
 _SIZES = 2
-OF_PARAMETERS = """\
-if it is the parameters, describe the layer by the functions that make and apply them:
+_BY_FUNCTIONS = """\
+describe the layer by the functions that make and apply them:
 see 'A description in Python' in docs/libraries.md"""
+OF_PARAMETERS = f"if it is the parameters, {_BY_FUNCTIONS}"
+_PARAMETERS = {"params", "parameters", "weights", "variables", "state"}
 _MADE = "an initializer is made, then called: lecun_normal()(key, shape)"
 
 
@@ -209,6 +212,19 @@ def global_of(error: BaseException, name: str) -> Any:
     return found
 
 
+def _of_function(name: str, takes: set[str]) -> str:
+    """Return a hint for a function of these arguments: what is described, made or called."""
+    if takes & _PARAMETERS:
+        return f"it takes parameters: {_BY_FUNCTIONS}"
+    hint = f"it is called as {name}(seed, x, features)"
+    if takes & INPUTS:
+        return hint
+    return (
+        f"{hint}\nor, if it makes a layer, from both sizes: {name}(in_features, out_features, rngs)"
+        f"\nor, if it makes functions, {_BY_FUNCTIONS}"
+    )
+
+
 def of_base(layer: Any) -> str:
     """Return a hint if a Linen class has a constructor as an nnx one has."""
     from flax import linen
@@ -234,15 +250,19 @@ def of_signature(layer: Any) -> str:
     if not isinstance(layer, type):
         if not inspect.isroutine(layer):
             return ""  # the name is that of an instance, not of its class
-        return "" if len(needed) == _FORWARD else f"it is called as {name}(seed, x, features)"
-    sizes = [each for each in needed if each != "rngs"]
+        return "" if len(needed) == _FORWARD else _of_function(name, {p.name for p in parameters})
+    sizes = [each for each in needed if each.lower() not in RANDOM]
     if len(sizes) > _SIZES:
         extra = sizes[_SIZES]
         return f"give `{extra}` a default, or use functools.partial({name}, {extra}=...)"
     takes = {p.name for p in parameters}
     if len(sizes) < _SIZES and not {"in_features", "out_features"} <= takes:
         missing = "in_features" if "in_features" not in takes else "out_features"
-        return f"it lacks {missing}: def __init__(self, in_features, out_features, *, rngs)"
-    if "rngs" not in takes:
+        return (
+            f"it lacks {missing}: def __init__(self, in_features, out_features, *, rngs)\n"
+            "or name a function that makes the layer, and calls it if its first call builds it:\n"
+            f"def make(in_features, out_features, rngs): return {name}(...)"
+        )
+    if not RANDOM & {each.lower() for each in takes}:
         return "it needs `rngs`: def __init__(self, in_features, out_features, *, rngs)"
     return ""

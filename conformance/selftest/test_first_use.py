@@ -175,6 +175,15 @@ def test_layers_that_can_be_used_are_checked_beside_one_that_cannot(tmp_path: Pa
             "describe the layer by the functions that make and apply them",
             "TypeError",
         ),
+        ("def thing(params, x): return x", "it takes parameters: describe", "is called as thing"),
+        ("def thing(units): return units", "it makes functions, describe", "it takes parameters"),
+        (
+            "class thing(nnx.Module):\n"
+            "    def __init__(self, shape, *, key): ...\n"
+            "    def __call__(self, x): ...",
+            "or name a function that makes the layer",
+            "needs `rngs`",
+        ),
     ],
 )
 def test_what_is_not_a_layer_is_one_message(
