@@ -7,7 +7,7 @@ import contextlib
 import difflib
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,11 +137,22 @@ def grade(file: str, call: Sequence[str], *, isolated: bool = False) -> int:
 
 
 def _calls_class(file: str) -> bool:
-    """Return whether dense_forward uses the MyDense of its file."""
-    tree = ast.parse(Path(file).read_bytes(), file)
-    functions = [node for node in ast.walk(tree) if getattr(node, "name", "") == NAMES[1]]
+    """Return whether dense_forward uses MyDense, in this file or in one that it imports from."""
+    nodes = [node for tree in _trees(Path(file).resolve()) for node in ast.walk(tree)]
+    functions = [node for node in nodes if getattr(node, "name", "") == NAMES[1]]
     inside = [node for function in functions for node in ast.walk(function)]
     return any(isinstance(node, ast.Name) and node.id == NAMES[0] for node in inside)
+
+
+def _trees(file: Path, *importers: Path) -> Iterator[ast.Module]:
+    """Return the parsed text of a file, and of the files beside it that it imports from."""
+    with contextlib.suppress(OSError, SyntaxError, ValueError):
+        tree = ast.parse(file.read_bytes(), str(file))
+        yield tree
+        for node in ast.walk(tree):
+            for other in _sources(node, file) if isinstance(node, ast.ImportFrom) else ():
+                if other not in (*importers, file):
+                    yield from _trees(other, *importers, file)
 
 
 def _of_class(cells: Iterable[Cell]) -> list[Cell]:
@@ -212,7 +223,8 @@ def names_in(file: str) -> list[str]:
     try:
         tree = ast.parse(Path(file).read_bytes(), file)
     except OSError as error:
-        raise UsageError(f"{file}: cannot be read: {error.strerror or error}") from None
+        hint = "; name the file in it" if Path(file).is_dir() else ""
+        raise UsageError(f"{file}: cannot be read: {error.strerror or error}{hint}") from None
     except SyntaxError as error:
         wrong = LoadError(str(error))
         wrong.__cause__ = error

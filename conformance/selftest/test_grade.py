@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from rich.console import Console
 
-from conformance.cli.grade import PITFALLS, avoided, names_in, write_grade
+from conformance.cli.grade import PITFALLS, _calls_class, avoided, names_in, write_grade
 from conformance.cli.main import main
 from conformance.cli.submission import suspicious, wrong_outputs
 from conformance.contract.catalogue import catalogue
@@ -252,6 +252,14 @@ def test_a_star_import_that_leads_nowhere_ends(tmp_path: Path) -> None:
     for module in (".circle", ".broken", f"{above}z"):
         path.write_text(f"from {module} import *\nclass MyDense: ...\n")
         assert names_in(str(path)) == ["MyDense"]
+
+
+def test_a_function_may_use_the_class_in_another_file_of_a_package(tmp_path: Path) -> None:
+    path, inner = tmp_path / "__init__.py", tmp_path / "inner.py"
+    path.write_text("from .inner import MyDense, dense_forward\n")
+    for text, uses in ((RIGHT, True), (RIGHT.replace("return MyDense", "return Other"), False)):
+        inner.write_text(f"from . import MyDense as again\n{text}")
+        assert _calls_class(str(path)) == uses
 
 
 def test_names_that_a_layer_has_no_need_of_are_noted(tmp_path: Path) -> None:
