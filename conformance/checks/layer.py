@@ -11,7 +11,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -44,6 +44,8 @@ from conformance.layers.implementation import FLAX, Convention, Implementation
 from conformance.layers.looking import Seen, look
 from conformance.layers.registry import Entry
 from conformance.layers.storage import Factored, Scaled
+
+T = TypeVar("T")
 
 # Beyond this many rows, calls in plain batches cost more than compiling for a batch of this length,
 # which is usual; forward/tall-batch checks long ones.
@@ -156,7 +158,7 @@ class Layer:
         found.seen = Seen(found.declared, storage=self.seen.storage)
         return found
 
-    def remember(self, key: Any, make: Callable[[], Any]) -> Any:
+    def remember(self, key: Any, make: Callable[[], T]) -> T:
         """Return ``make()``, computed once for the key, so that checks share programs and draws."""
         if key not in self._memory:
             self._memory[key] = make()
@@ -315,8 +317,7 @@ class Layer:
             few, more = (min(seconds(size) for _ in range(2)) for size in (_FEW, _FEW * _GROWTH))
             return _MILLION if more < few * _GROWTH / 3 else _FEW * _GROWTH
 
-        found: int = self.remember("describable", judged)
-        return found
+        return self.remember("describable", judged)
 
     @property
     def fewest(self) -> tuple[int, ...]:

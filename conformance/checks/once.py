@@ -1,4 +1,4 @@
-"""Runs checks once for a layer, inside properties that draw many cases."""
+"""Computes once for a layer what several checks need, or a property that draws many cases."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any, TypeVar, cast
 
 from conformance.checks.layer import Layer
 
-F = TypeVar("F", bound=Callable[..., None])
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def once_per_layer(by: Callable[..., Hashable] = lambda *_: ()) -> Callable[[F], F]:
-    """Run a check only until a layer has passed it.
+    """Call a function of a layer once, and return the same result afterwards.
 
     A check that raises is repeated, so that Hypothesis can find a smaller case.
 
     Parameters
     ----------
     by
-        Returns a key of the other arguments, such as the size; the check runs for each key.
+        Returns a key of the other arguments, such as the size; the function runs for each key.
     """
 
-    def decorate(check: F) -> F:
-        @functools.wraps(check)
-        def checked(layer: Layer, *arguments: Any) -> None:
-            layer.remember((check, by(*arguments)), lambda: check(layer, *arguments))
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def known(layer: Layer, *arguments: Any) -> Any:
+            return layer.remember((function, by(*arguments)), lambda: function(layer, *arguments))
 
-        return cast(F, checked)
+        return cast(F, known)
 
     return decorate

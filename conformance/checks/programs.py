@@ -17,6 +17,7 @@ from conformance.checks import jaxprs
 from conformance.checks.arrays import as_jax, stack
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Built, Layer
+from conformance.checks.once import once_per_layer
 from conformance.checks.oracle import Bounded
 from conformance.checks.require import on_the_way
 from conformance.jax_setup.lazy import jax, jnp, nnx
@@ -65,9 +66,15 @@ def _wide(y: Any) -> Any:
     return y.astype(jnp.float32) if str(y.dtype) in HALF else y
 
 
-def remembered(layer: Layer, name: str, make: Callable[[], Callable[..., Any]]) -> Any:
-    """Return the layer's program of that name, under ``jax.jit``."""
-    return layer.remember(("program", name), lambda: jax.jit(make()))
+def compiled(program: Callable[[Layer], Callable[..., Any]]) -> Callable[[Layer], Any]:
+    """Return the program of a layer under ``jax.jit``, made once for the layer."""
+
+    @once_per_layer()
+    @functools.wraps(program)
+    def made(layer: Layer) -> Any:
+        return jax.jit(program(layer))
+
+    return made
 
 
 # Halves the compilation of a draw; not every version of XLA knows the option.
@@ -110,9 +117,10 @@ def _counter() -> list[int]:
     return count
 
 
+@compiled
 def forward(layer: Layer) -> Any:
     """Return ``(parameters, x) -> y``."""
-    return remembered(layer, "forward", lambda: lambda p, x: call(layer, p, x))
+    return lambda p, x: call(layer, p, x)
 
 
 def traced(layer: Layer, case: Case, parameters: Any = None, dtype: str = "float32") -> Any:
@@ -138,28 +146,26 @@ def has_own_derivatives(layer: Layer, parameters: Any, x: Any) -> bool:
     return any(each.primitive.name in _OWN_DERIVATIVES for each in jaxprs.equations(program))
 
 
+@once_per_layer()
 def module_forward(layer: Layer) -> Any:
     """Return ``(module, x) -> y`` under ``nnx.jit``."""
-    return layer.remember("nnx.jit", lambda: nnx.jit(lambda module, x: _call_module(module, x)))
+    return nnx.jit(lambda module, x: _call_module(module, x))
 
 
 def _call_module(module: Any, x: Any) -> Any:
     return module(x)
 
 
+@compiled
 def pullback(layer: Layer) -> Any:
     """Return ``(parameters, kernel, bias, x, cotangent) -> (y, (dK, db, dx))``, by ``jax.vjp``."""
+    f = affine(layer)
 
-    def make() -> Callable[..., Any]:
-        f = affine(layer)
+    def program(parameters: Any, kernel: Any, bias: Any, x: Any, cotangent: Any) -> Any:
+        y, back = jax.vjp(lambda *values: f(parameters, *values), kernel, bias, x)
+        return y, back(cotangent.astype(y.dtype))
 
-        def program(parameters: Any, kernel: Any, bias: Any, x: Any, cotangent: Any) -> Any:
-            y, back = jax.vjp(lambda *values: f(parameters, *values), kernel, bias, x)
-            return y, back(cotangent.astype(y.dtype))
-
-        return program
-
-    return remembered(layer, "pullback", make)
+    return program
 
 
 def module_gradients(layer: Layer, dense: Built, x: Any, cotangent: Any) -> dict[str, Any]:
@@ -190,97 +196,88 @@ def is_plain(case: Case) -> bool:
     return (case.kernel_shape, case.lead, case.values % 8) == (FEW_SIZES[-1], BATCH, 0)
 
 
+@compiled
 def forward_mode(layer: Layer) -> Any:
     """Return ``(parameters, values, tangents, cotangent) -> derivatives by name``.
 
     ``values`` and ``tangents`` are those of kernel, bias and x. The Hessian is that of the first
     row.
     """
+    f = affine(layer)
 
-    def make() -> Callable[..., Any]:
-        f = affine(layer)
+    def program(parameters: Any, values: Any, tangents: Any, cotangent: Any) -> Any:
+        def y(*values: Any) -> Any:
+            return f(parameters, *values)
 
-        def program(parameters: Any, values: Any, tangents: Any, cotangent: Any) -> Any:
-            def y(*values: Any) -> Any:
-                return f(parameters, *values)
+        kernel, bias, x = values
+        _, linear = jax.linearize(y, *values)
+        _, in_x = jax.linearize(lambda x: y(kernel, bias, x), x)
+        row = x.reshape(-1, x.shape[-1])[0]
 
-            kernel, bias, x = values
-            _, linear = jax.linearize(y, *values)
-            _, in_x = jax.linearize(lambda x: y(kernel, bias, x), x)
-            row = x.reshape(-1, x.shape[-1])[0]
+        def in_row(row: Any) -> Any:
+            return (_wide(y(kernel, bias, row)) * weights).sum()
 
-            def in_row(row: Any) -> Any:
-                return (_wide(y(kernel, bias, row)) * weights).sum()
+        weights = cotangent.reshape(-1, cotangent.shape[-1])[0]
+        value, tangent = jax.jvp(y, values, tangents)
+        return {
+            "value": value,
+            "jax.jvp": tangent,
+            "jax.linearize": linear(*tangents),
+            "transpose": jax.linear_transpose(in_x, x)(cotangent.astype(value.dtype))[0],
+            "hessian": jax.hessian(in_row)(row),
+        }
 
-            weights = cotangent.reshape(-1, cotangent.shape[-1])[0]
-            value, tangent = jax.jvp(y, values, tangents)
-            return {
-                "value": value,
-                "jax.jvp": tangent,
-                "jax.linearize": linear(*tangents),
-                "transpose": jax.linear_transpose(in_x, x)(cotangent.astype(value.dtype))[0],
-                "hessian": jax.hessian(in_row)(row),
-            }
-
-        return program
-
-    return remembered(layer, "forward mode", make)
+    return program
 
 
+@once_per_layer()
 def has_forward_mode(layer: Layer, case: Case) -> bool:
     """Return whether JAX can differentiate the layer in forward mode."""
+    f, values = affine(layer), (case.kernel(), case.bias(), case.x())
 
-    def try_it() -> bool:
-        f, values = affine(layer), (case.kernel(), case.bias(), case.x())
+    def derivative(parameters: Any, *values: Any) -> Any:
+        return jax.jvp(lambda *values: f(parameters, *values), values, values)
 
-        def derivative(parameters: Any, *values: Any) -> Any:
-            return jax.jvp(lambda *values: f(parameters, *values), values, values)
-
-        try:
-            parameters = jax.eval_shape(lambda: layer.init(case.seed, *case.kernel_shape))
-            # Tracing alone does not show a missing derivative; lowering to a program does.
-            jax.jit(derivative).lower(parameters, *values)
-        except TypeError as error:
-            return "custom_vjp" not in str(error)
-        except Exception:  # which the requirements on derivatives report
-            return True
+    try:
+        parameters = jax.eval_shape(lambda: layer.init(case.seed, *case.kernel_shape))
+        # Tracing alone does not show a missing derivative; lowering to a program does.
+        jax.jit(derivative).lower(parameters, *values)
+    except TypeError as error:
+        return "custom_vjp" not in str(error)
+    except Exception:  # which the requirements on derivatives report
         return True
+    return True
 
-    return bool(layer.remember("has forward mode", try_it))
 
-
+@compiled
 def mapped(layer: Layer) -> Any:
     """Return ``(parameters, stacked parameters, x, cotangent) -> results of vmap by name``.
 
     ``x`` and the cotangent are batches with an even number of rows.
     """
 
-    def make() -> Callable[..., Any]:
-        def one(parameters: Any, x: Any) -> Any:
-            return call(layer, parameters, x)
+    def one(parameters: Any, x: Any) -> Any:
+        return call(layer, parameters, x)
 
-        def row_gradient(parameters: Any, row: Any, cotangent: Any) -> Any:
-            kernel, bias = _values(layer, parameters, cotangent)
-            return jax.grad(weighted(layer, parameters, cotangent))(kernel, bias, row)
+    def row_gradient(parameters: Any, row: Any, cotangent: Any) -> Any:
+        kernel, bias = _values(layer, parameters, cotangent)
+        return jax.grad(weighted(layer, parameters, cotangent))(kernel, bias, row)
 
-        def program(parameters: Any, stacked: Any, x: Any, cotangent: Any) -> Any:
-            by_row = jax.vmap(one, (None, 0))
-            nested = jax.vmap(by_row, (None, 0))(parameters, x.reshape(2, -1, x.shape[-1]))
-            copies = jax.tree_util.tree_leaves(stacked)[0].shape[0]
-            return {
-                "over x": by_row(parameters, x),
-                "over the last axis of x": jax.vmap(one, (None, 1), 1)(parameters, x.T).T,
-                "nested over x": nested.reshape(-1, nested.shape[-1]),
-                "over stacked parameters": jax.vmap(one, (0, None))(stacked, x),
-                "over stacked parameters and x": jax.vmap(one)(stacked, x[:copies]),
-                "around the gradient with respect to the kernel": jax.vmap(
-                    row_gradient, (None, 0, 0)
-                )(parameters, x, cotangent),
-            }
+    def program(parameters: Any, stacked: Any, x: Any, cotangent: Any) -> Any:
+        by_row = jax.vmap(one, (None, 0))
+        nested = jax.vmap(by_row, (None, 0))(parameters, x.reshape(2, -1, x.shape[-1]))
+        copies = jax.tree_util.tree_leaves(stacked)[0].shape[0]
+        gradients = jax.vmap(row_gradient, (None, 0, 0))(parameters, x, cotangent)
+        return {
+            "over x": by_row(parameters, x),
+            "over the last axis of x": jax.vmap(one, (None, 1), 1)(parameters, x.T).T,
+            "nested over x": nested.reshape(-1, nested.shape[-1]),
+            "over stacked parameters": jax.vmap(one, (0, None))(stacked, x),
+            "over stacked parameters and x": jax.vmap(one)(stacked, x[:copies]),
+            "around the gradient with respect to the kernel": gradients,
+        }
 
-        return program
-
-    return remembered(layer, "vmap", make)
+    return program
 
 
 def expected_of_maps(
@@ -322,36 +319,31 @@ def stacked(layer: Layer, parameters: Any, kernels: Any, biases: Any) -> Any:
     return jax.tree_util.tree_map(stack, *written)
 
 
+@compiled
 def scanned(layer: Layer) -> Any:
     """Return ``(stacked parameters, x) -> output of the layers in sequence``, by a scan."""
 
-    def make() -> Callable[..., Any]:
-        def step(x: Any, parameters: Any) -> Any:
-            return call(layer, parameters, x), None
+    def step(x: Any, parameters: Any) -> Any:
+        return call(layer, parameters, x), None
 
-        dtype = layer.convention.returned
-        # The carry keeps its dtype.
-        first = (lambda x: x.astype(dtype)) if dtype in HALF else (lambda x: x)
-        return lambda stacked, x: jax.lax.scan(step, first(x), stacked)[0]
-
-    return remembered(layer, "scan", make)
+    dtype = layer.convention.returned
+    # The carry keeps its dtype.
+    first = (lambda x: x.astype(dtype)) if dtype in HALF else (lambda x: x)
+    return lambda stacked, x: jax.lax.scan(step, first(x), stacked)[0]
 
 
+@compiled
 def rematerialized(layer: Layer) -> Any:
     """Return the program of :func:`pullback`, with the layer under ``jax.checkpoint``."""
+    f = jax.checkpoint(affine(layer))
 
-    def make() -> Callable[..., Any]:
-        f = jax.checkpoint(affine(layer))
+    def program(parameters: Any, kernel: Any, bias: Any, x: Any, cotangent: Any) -> Any:
+        def loss(*values: Any) -> Any:
+            return (_wide(f(parameters, *values)) * cotangent).sum()
 
-        def program(parameters: Any, kernel: Any, bias: Any, x: Any, cotangent: Any) -> Any:
-            def loss(*values: Any) -> Any:
-                return (_wide(f(parameters, *values)) * cotangent).sum()
+        return jax.grad(loss, (0, 1, 2))(kernel, bias, x)
 
-            return jax.grad(loss, (0, 1, 2))(kernel, bias, x)
-
-        return program
-
-    return remembered(layer, "remat", make)
+    return program
 
 
 class Counted:
@@ -379,16 +371,14 @@ class Counted:
         return self._compiled(*arguments)
 
 
+@once_per_layer(by=lambda case: (case.x_shape, case.out_features))
 def counted(layer: Layer, case: Case) -> tuple[Counted, Counted]:
     """Return the layer under ``jax.jit`` and under ``nnx.jit``, with counters, for one shape."""
-
-    def make() -> tuple[Counted, Counted]:
-        by_jax = Counted(jax.jit, lambda parameters, x: call(layer, parameters, x))
-        return by_jax, Counted(nnx.jit, _call_module)
-
-    return layer.remember(("counted", case.x_shape, case.out_features), make)
+    by_jax = Counted(jax.jit, lambda parameters, x: call(layer, parameters, x))
+    return by_jax, Counted(nnx.jit, _call_module)
 
 
+@once_per_layer()
 def donating(layer: Layer) -> Any:
     """Return ``(parameters, x) -> (doubled parameters, y)``, which donates the parameters."""
 
@@ -396,24 +386,21 @@ def donating(layer: Layer) -> Any:
         y = call(layer, parameters, x)
         return jax.tree_util.tree_map(lambda value: 2 * value, parameters), y
 
-    return layer.remember("donation", lambda: jax.jit(step, donate_argnums=0))
+    return jax.jit(step, donate_argnums=0)
 
 
+@once_per_layer(by=lambda case, parameters: case.kernel_shape)
 def exported(layer: Layer, case: Case, parameters: Any) -> Any:
     """Return ``jax.export`` of the layer for a batch ``b``, called with all leaves and x."""
+    # The submodule becomes an attribute of jax when it is imported.
+    from jax import export
 
-    def make() -> Any:
-        # The submodule becomes an attribute of jax when it is imported.
-        from jax import export
+    leaves, structure = jax.tree_util.tree_flatten(parameters)
 
-        leaves, structure = jax.tree_util.tree_flatten(parameters)
+    def flat(*arguments: Any) -> Any:
+        *leaves, x = arguments
+        return call(layer, jax.tree_util.tree_unflatten(structure, leaves), x)
 
-        def flat(*arguments: Any) -> Any:
-            *leaves, x = arguments
-            return call(layer, jax.tree_util.tree_unflatten(structure, leaves), x)
-
-        (b,) = export.symbolic_shape("b")
-        x = jax.ShapeDtypeStruct((b, case.in_features), jnp.float32)
-        return export.export(jax.jit(flat))(*leaves, x)
-
-    return layer.remember(("export", case.kernel_shape), make)
+    (b,) = export.symbolic_shape("b")
+    x = jax.ShapeDtypeStruct((b, case.in_features), jnp.float32)
+    return export.export(jax.jit(flat))(*leaves, x)

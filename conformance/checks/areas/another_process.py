@@ -179,8 +179,7 @@ def elsewhere(layer: Any, changes: Sequence[str] = disguise.CHANGES) -> dict[str
             answer = _ask(layer.entry, (), _pickled(layer))
         return answer
 
-    found: dict[str, Any] = layer.remember(("elsewhere", tuple(changes)), ask)
-    return found
+    return layer.remember(("elsewhere", tuple(changes)), ask)
 
 
 def what_differs(layer: Any, here: dict[str, Digest]) -> str:

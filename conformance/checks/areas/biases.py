@@ -14,19 +14,15 @@ from conformance.statistics.correlation import linked_seeds
 from conformance.statistics.laws import family_named
 
 
+@once_per_layer()
 def new(layer: Layer) -> dict[Shape, np.ndarray]:
     """Return new biases of a few sizes, (seeds, 1, out), drawn once.
 
     No two sizes share a seed, because one bias may be a prefix of another one of the same seed.
     """
-
-    def draw() -> dict[Shape, np.ndarray]:
-        sizes = ((4, 512), (64, 80), (200, 16))
-        wanted = [(size, range(64 * i, 64 * (i + 1))) for i, size in enumerate(sizes)]
-        return dict(zip(sizes, kernels_of(layer, wanted, "bias"), strict=True))
-
-    found: dict[Shape, np.ndarray] = layer.remember("biases", draw)
-    return found
+    sizes = ((4, 512), (64, 80), (200, 16))
+    wanted = [(size, range(64 * i, 64 * (i + 1))) for i, size in enumerate(sizes)]
+    return dict(zip(sizes, kernels_of(layer, wanted, "bias"), strict=True))
 
 
 @once_per_layer()

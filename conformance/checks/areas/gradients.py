@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -213,21 +213,23 @@ def require_of_input(
     require.within(np.asarray(found, np.float32), half.value, half.bound + parts, what)
 
 
+@programs.compiled
+def _for_integers(layer: Layer) -> Any:
+    """Return ``(parameters, kernel, bias, x, cotangent) -> (dK, db)``."""
+
+    def program(p: Any, kernel: Any, bias: Any, x: Any, cotangent: Any) -> Any:
+        loss = programs.weighted(layer, p, cotangent)
+        return jax.grad(lambda kernel, bias: loss(kernel, bias, x), (0, 1))(kernel, bias)
+
+    return program
+
+
 def require_for_integers(layer: Layer, case: Case, parameters: Any, x: np.ndarray) -> None:
     """Require dK and db to be right for an x of integers, which itself has no gradient."""
-
-    def make() -> Callable[..., Any]:
-        def program(p: Any, kernel: Any, bias: Any, x: Any, cotangent: Any) -> Any:
-            loss = programs.weighted(layer, p, cotangent)
-            return jax.grad(lambda kernel, bias: loss(kernel, bias, x), (0, 1))(kernel, bias)
-
-        return program
-
     g, wide = case.normal("cotangent", *case.lead, case.out_features), x.astype(np.float32)
     point = Point(f"x of dtype {x.dtype}", case.kernel(), case.bias(), wide, g)
-    program = programs.remembered(layer, "gradients for integers", make)
     with require.during(f"jax.grad of the layer for x of dtype {x.dtype}"):
-        found = program(parameters, point.kernel, point.bias, x, g)
+        found = _for_integers(layer)(parameters, point.kernel, point.bias, x, g)
     # Half-precision parameters and integers promote to half precision.
     arithmetic = layer.arithmetic(case.in_features, x.dtype)
     given = (*found, None)

@@ -14,6 +14,7 @@ from conformance.checks.areas import gradients
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
+from conformance.checks.once import once_per_layer
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax, jnp
 from conformance.layers import experiments
@@ -39,18 +40,14 @@ def rounds_by_row(layer: Layer) -> bool:
     return not (layer.convention.product_error or layer.reparameterized)
 
 
+@once_per_layer()
 def takes_numpy(layer: Layer) -> bool:
     """Return whether the layer takes NumPy arrays; ``forward/array-likes`` reports if not."""
-
-    def called() -> bool:
-        n, m = SIZES[0]
-        with contextlib.suppress(Violation):
-            layer.forward(0, np.ones((*layer.fewest, n), np.float32), m, as_given=True)
-            return True
-        return False
-
-    found: bool = layer.remember("takes NumPy", called)
-    return found
+    n, m = SIZES[0]
+    with contextlib.suppress(Violation):
+        layer.forward(0, np.ones((*layer.fewest, n), np.float32), m, as_given=True)
+        return True
+    return False
 
 
 def of_numpy(layer: Layer) -> str:
@@ -70,23 +67,19 @@ def require_as_given(layer: Layer, dense: Built, x: np.ndarray, given: np.ndarra
     require.equal(found, expected, f"f of a NumPy array of {given.dtype}", cause=cause)
 
 
+@once_per_layer()
 def why_of_dtype(layer: Layer) -> str:
     """Return a cause if f(x) has the dtype of each x, also of integers; else ""."""
-
-    def follows() -> bool:
-        n, m = SIZES[0]
-        for dtype in ("float32", "bfloat16", "float16", "int32"):
-            x = jax.ShapeDtypeStruct((*layer.fewest, n), dtype)
-            try:
-                y = jax.eval_shape(lambda x: layer.forward(0, x, m, as_given=True), x)
-            except Exception:  # another requirement reports that it raises
-                return False
-            if str(y.dtype) != dtype:
-                return False
-        return True
-
-    words = "the parameters, or the result, are cast to the dtype of x"
-    return Cause("dtype-of-x", words) if layer.remember("dtype of x", follows) else ""
+    n, m = SIZES[0]
+    for dtype in ("float32", "bfloat16", "float16", "int32"):
+        x = jax.ShapeDtypeStruct((*layer.fewest, n), dtype)
+        try:
+            y = jax.eval_shape(lambda x: layer.forward(0, x, m, as_given=True), x)
+        except Exception:  # another requirement reports that it raises
+            return ""
+        if str(y.dtype) != dtype:
+            return ""
+    return Cause("dtype-of-x", "the parameters, or the result, are cast to the dtype of x")
 
 
 def require_not_finite(layer: Layer, dense: Built, x: np.ndarray) -> None:
@@ -178,16 +171,12 @@ def _kind(dtype: Any) -> str:
     return kinds.get(np.dtype(dtype).kind, "floating")
 
 
+@once_per_layer()
 def casts(layer: Layer) -> bool:
     """Return whether float32 is the dtype of f(x) for an x and parameters of any dtypes.
 
     Casting to float32 drops an imaginary part; ``dtypes/cast-parameters`` reports both at once.
     """
-    found: bool = layer.remember("casts", lambda: _casts(layer))
-    return found
-
-
-def _casts(layer: Layer) -> bool:
     if layer.convention.compute_dtype != "float32":
         return False
     x = np.ones((*layer.fewest, SIZES[0][0]), np.float32)
@@ -198,11 +187,10 @@ def _casts(layer: Layer) -> bool:
         return False
 
 
+@once_per_layer()
 def refused(layer: Layer) -> tuple[str, ...]:
     """Return the kinds of numbers that the layer declares to take, and that raise."""
-    taken: tuple[str, ...] = layer.remember(
-        "kinds taken", lambda: experiments.kinds_taken(layer.implementation, SIZES[0])
-    )
+    taken = experiments.kinds_taken(layer.implementation, SIZES[0])
     return tuple(kind for kind in layer.convention.inputs if kind not in taken)
 
 

@@ -6,7 +6,6 @@ for each size. If it cannot, or if tracing gives other numbers, layers are built
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from conformance.checks import profiles, recording, require
 from conformance.checks.areas.mapped_draws import built, drawn_at_once
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
+from conformance.checks.once import once_per_layer
 from conformance.checks.scan.edges import FUNCTIONS, NEW, scan
 from conformance.checks.scan.points import WEIGHTS
 from conformance.errors import Cause
@@ -51,6 +51,7 @@ def experiment() -> Design:
     return design(profile.name, int.from_bytes(digest, "little") % 2**31)
 
 
+@once_per_layer(by=experiment)
 def samples(layer: Layer) -> dict[Shape, np.ndarray]:
     """Return the experiment's kernels by size, (seeds, in, out), drawn once for each layer.
 
@@ -58,21 +59,16 @@ def samples(layer: Layer) -> dict[Shape, np.ndarray]:
     kernels, only one is kept: ``seeding/seeds-differ`` reports them, and duplicates would make
     other requirements fail.
     """
-
-    def draw() -> dict[Shape, np.ndarray]:
-        wanted = {cell.shape: cell.seeds for cell in plan.cells}
-        first = plan.cells[-1].seeds.stop
-        at_edges = (case.kernel_shape for _, case in scan(layer).places(NEW))
-        for size in (size for size in at_edges if math.prod(size) <= WEIGHTS):
-            seeds = range(first, first + min(max(_AT_EDGES // math.prod(size), 4), 256))
-            if size not in wanted:
-                wanted[size], first = seeds, seeds.stop
-        drawn = kernels_of(layer, list(wanted.items()))
-        return {size: _distinct(found) for size, found in zip(wanted, drawn, strict=True)}
-
     plan = experiment()
-    found: dict[Shape, np.ndarray] = layer.remember(("samples", plan), draw)
-    return found
+    wanted = {cell.shape: cell.seeds for cell in plan.cells}
+    first = plan.cells[-1].seeds.stop
+    at_edges = (case.kernel_shape for _, case in scan(layer).places(NEW))
+    for size in (size for size in at_edges if math.prod(size) <= WEIGHTS):
+        seeds = range(first, first + min(max(_AT_EDGES // math.prod(size), 4), 256))
+        if size not in wanted:
+            wanted[size], first = seeds, seeds.stop
+    drawn = kernels_of(layer, list(wanted.items()))
+    return {size: _distinct(found) for size, found in zip(wanted, drawn, strict=True)}
 
 
 def kernels(
@@ -207,81 +203,69 @@ class Declared:
         return sum(kernels.size for kernels in self.finite.values())
 
 
+@once_per_layer(by=experiment)
 def declared(layer: Layer) -> Declared:
     """Return the samples of the layer in units of its declared law, computed once.
 
     Sizes with weights that are not finite are left out: ``construction/finite`` reports them.
     """
-
-    def prepare() -> Declared:
-        law = layer.convention.kernel
-        if law.is_zero(2, 3):
-            astray = sum(int(np.count_nonzero(w)) for w in samples(layer).values())
-            require.that(
-                not astray,
-                f"{astray} weights of new kernels are not 0",
-                accepted="a kernel that starts at 0, as the layer declares",
-            )
-            require.not_applicable("the layer declares a kernel that starts at 0")
-        finite = {size: w for size, w in samples(layer).items() if np.isfinite(w).all()}
-        if not finite:
-            require.fail("no kernel of the experiment is finite", accepted="finite kernels")
-        rescaled = by_requirement.rescaled(finite, law.variance)
-        families = tuple(filter(None, (family_named(name) for name in law.families)))
-        slack = _SLACK.get(layer.convention.parameter_dtype, (0.0, 0.0, 0.0))
-        return Declared(
-            plan=experiment(),
-            families=families,
-            names=declared_names(families, law.variance),
-            variance=law.variance,
-            finite=finite,
-            mean_slack=slack[0],
-            variance_slack=slack[1],
-            rounding=slack[2],
-            rescaled=rescaled,
-            centred=by_requirement.centred(rescaled),
+    law = layer.convention.kernel
+    if law.is_zero(2, 3):
+        astray = sum(int(np.count_nonzero(w)) for w in samples(layer).values())
+        require.that(
+            not astray,
+            f"{astray} weights of new kernels are not 0",
+            accepted="a kernel that starts at 0, as the layer declares",
         )
-
-    found: Declared = layer.remember(("declared", experiment()), prepare)
-    return found
+        require.not_applicable("the layer declares a kernel that starts at 0")
+    finite = {size: w for size, w in samples(layer).items() if np.isfinite(w).all()}
+    if not finite:
+        require.fail("no kernel of the experiment is finite", accepted="finite kernels")
+    rescaled = by_requirement.rescaled(finite, law.variance)
+    families = tuple(filter(None, (family_named(name) for name in law.families)))
+    slack = _SLACK.get(layer.convention.parameter_dtype, (0.0, 0.0, 0.0))
+    return Declared(
+        plan=experiment(),
+        families=families,
+        names=declared_names(families, law.variance),
+        variance=law.variance,
+        finite=finite,
+        mean_slack=slack[0],
+        variance_slack=slack[1],
+        rounding=slack[2],
+        rescaled=rescaled,
+        centred=by_requirement.centred(rescaled),
+    )
 
 
 _structures: dict[bytes, list[Evidence]] = {}
 """Evidence from kernels, by their digest."""
 
 
+@once_per_layer(by=experiment)
 def structure_evidence(layer: Layer) -> list[Evidence]:
     """Return evidence on independence within kernels, in any scale; computed once.
 
     Two requirements share it, and so do layers with equal kernels, which differ only in forward or
     state.
     """
-
-    def look() -> list[Evidence]:
-        finite = {
-            s: w.astype(np.float64) for s, w in samples(layer).items() if np.isfinite(w).all()
-        }
-        numbers = hashlib.blake2b()
-        for size, kernels in finite.items():
-            numbers.update(f"{size} {kernels.shape}".encode() + kernels.tobytes())
-        key = numbers.digest()
-        if key not in _structures:
-            _structures[key] = (
-                by_requirement.structure_row(by_requirement.centred(finite)) if finite else []
-            )
-        return _structures[key]
-
-    found: list[Evidence] = layer.remember(("structure", experiment()), look)
-    return found
+    finite = {s: w.astype(np.float64) for s, w in samples(layer).items() if np.isfinite(w).all()}
+    numbers = hashlib.blake2b()
+    for size, kernels in finite.items():
+        numbers.update(f"{size} {kernels.shape}".encode() + kernels.tobytes())
+    key = numbers.digest()
+    if key not in _structures:
+        _structures[key] = (
+            by_requirement.structure_row(by_requirement.centred(finite)) if finite else []
+        )
+    return _structures[key]
 
 
+@once_per_layer(by=experiment)
 def law_evidence(layer: Layer) -> list[Evidence]:
     """Return evidence on the declared law of kernels, computed once for two requirements."""
     law = declared(layer)
-    found: list[Evidence] = layer.remember(
-        ("law", experiment()), lambda: by_requirement.law_row(law.rescaled, law.families)
-    )
-    return found
+    return by_requirement.law_row(law.rescaled, law.families)
 
 
 LARGE_KERNEL = (1024, 1024)
@@ -292,8 +276,7 @@ def large_kernel(layer: Layer) -> np.ndarray:
     """Return a new kernel of a million weights, built once; record its case."""
     case = Case(*LARGE_KERNEL, seed=experiment().cells[-1].seeds.stop + 10_000)
     recording.current().draw(case)
-    found: np.ndarray = layer.remember("large kernel", lambda: layer.of(case).kernel)
-    return found
+    return layer.remember("large kernel", lambda: layer.of(case).kernel)
 
 
 def kernel_of(layer: Layer, case: Case) -> np.ndarray:
@@ -360,10 +343,10 @@ def beyond_the_experiment(layer: Layer) -> Iterator[tuple[Shape, Beyond]]:
     for size in dict.fromkeys(case.kernel_shape for _, case in scan(layer).places(NEW)):
         if math.prod(size) > WEIGHTS:
             recording.current().draw(Case(*size, seed=fresh_seed(0, *size)))
-            key = "beyond the experiment", size
-            yield size, layer.remember(key, functools.partial(_beyond, layer, size))
+            yield size, _beyond(layer, size)
 
 
+@once_per_layer(by=lambda size: size)
 def _beyond(layer: Layer, size: Shape) -> Beyond:
     first, second = (layer.build(*size, fresh_seed(seed, *size)).kernel for seed in (0, 1))
     chosen = np.linspace(0, size[0] - 1, min(size[0], 1 + _KEPT // size[1]), dtype=int)

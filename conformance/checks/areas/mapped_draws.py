@@ -90,7 +90,7 @@ def drawn_at_once(
     Return None if the layer cannot be traced, or if vmapped construction gives other numbers than
     eager construction, which the first program shows by additional kernels.
     """
-    tracing: _Tracing = layer.remember("traced construction", _Tracing)
+    tracing = layer.remember("traced construction", _Tracing)
     if not tracing.right:
         return None
     draws = [(size, which) for size, _ in wanted]

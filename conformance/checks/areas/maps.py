@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,35 +27,32 @@ _PARTS = {
 }
 
 
+@programs.compiled
 def _program(layer: Layer) -> Any:
     """Return ``(parameters, stacked values, single values, cotangent) -> results by name``.
 
     Values are those of kernel, bias and x. The results include the gradient in the stacked kernels,
     and the gradients in all three for stacked cotangents, as ``jax.jacrev`` takes them.
     """
+    f = programs.affine(layer)
 
-    def make() -> Callable[..., Any]:
-        f = programs.affine(layer)
+    def program(p: Any, stacked: Any, single: Any, cotangent: Any) -> Any:
+        found = {}
+        for name, (axes, axis_name) in _PARTS.items():
+            values = [many if axis == 0 else one for many, one, axis in
+                      zip(stacked, single, axes, strict=True)]  # fmt: skip
+            mapped = jax.vmap(f, (None, *axes), axis_name=axis_name)
+            found[name] = mapped(p, *values)
 
-        def program(p: Any, stacked: Any, single: Any, cotangent: Any) -> Any:
-            found = {}
-            for name, (axes, axis_name) in _PARTS.items():
-                values = [many if axis == 0 else one for many, one, axis in
-                          zip(stacked, single, axes, strict=True)]  # fmt: skip
-                mapped = jax.vmap(f, (None, *axes), axis_name=axis_name)
-                found[name] = mapped(p, *values)
+        def loss(kernels: Any) -> Any:
+            mapped = jax.vmap(f, (None, 0, None, None))
+            return (mapped(p, kernels, *single[1:]) * cotangent).sum()
 
-            def loss(kernels: Any) -> Any:
-                mapped = jax.vmap(f, (None, 0, None, None))
-                return (mapped(p, kernels, *single[1:]) * cotangent).sum()
+        y, back = jax.vjp(lambda *values: f(p, *values), *single)
+        jacobian = jax.vmap(back)(cotangent.astype(y.dtype))
+        return found, jax.grad(loss)(stacked[0]), jacobian
 
-            y, back = jax.vjp(lambda *values: f(p, *values), *single)
-            jacobian = jax.vmap(back)(cotangent.astype(y.dtype))
-            return found, jax.grad(loss)(stacked[0]), jacobian
-
-        return program
-
-    return programs.remembered(layer, "maps of parts", make)
+    return program
 
 
 def require_maps_of_parts(layer: Layer, case: Case, parameters: Any) -> None:

@@ -99,9 +99,10 @@ def placements(case: Case) -> dict[str, Placement]:
     return found
 
 
+@programs.compiled
 def sharded(layer: Layer) -> Any:
     """Return ``(parameters, kernel, bias, x) -> y``, compiled for the devices of the arrays."""
-    return programs.remembered(layer, "sharded", lambda: programs.affine(layer))
+    return programs.affine(layer)
 
 
 def on_their_devices(dense: Built, places: Placement, case: Case) -> Built:

@@ -18,6 +18,7 @@ from conformance.checks.arithmetic import is_exact, rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
+from conformance.checks.once import once_per_layer
 from conformance.checks.require import during
 from conformance.checks.scan.edges import scan
 from conformance.checks.scan.literals import lengths_in_code
@@ -64,18 +65,15 @@ def with_and_without_bias(layer: Layer) -> list[dict[str, bool]]:
     return [{}, {"use_bias": False}] if open_to_both and _works_without_bias(layer) else [{}]
 
 
+@once_per_layer()
 def _works_without_bias(layer: Layer) -> bool:
     """Return whether it can be built and called without a bias: if not, see options/use-bias."""
-
-    def works() -> bool:
-        try:
-            x = np.ones((*layer.fewest, 3), np.float32)
-            layer.with_options(use_bias=False).of(Case(3, 10)).raw(x)
-        except Exception:
-            return False
-        return True
-
-    return bool(layer.remember("works without a bias", works))
+    try:
+        x = np.ones((*layer.fewest, 3), np.float32)
+        layer.with_options(use_bias=False).of(Case(3, 10)).raw(x)
+    except Exception:
+        return False
+    return True
 
 
 def of_every_rank(layer: Layer, case: Case, dtype: str = "float32") -> list[tuple[str, Any]]:
@@ -210,21 +208,18 @@ def require_branches(layer: Layer, given: Layer, option: str, same: Layer | None
         require_result(given, case, y, x, where)
 
 
+@once_per_layer(by=lambda case: case)
 def _operations(layer: Layer, case: Case) -> Any:
     """Return how often a layer's program has each operation, without its shapes."""
-
-    def make() -> Any:
-        parameters = layer.remember(
-            ("abstract", case.kernel_shape),
-            lambda: jax.eval_shape(lambda: layer.init(0, *case.kernel_shape)),
-        )
-        try:
-            program = programs.traced(layer, case, parameters)
-        except Violation as violation:  # transforms/abstract-forward reports it
-            return violation.found
-        return counted(program)
-
-    return layer.remember(("operations", case), make)
+    parameters = layer.remember(
+        ("abstract", case.kernel_shape),
+        lambda: jax.eval_shape(lambda: layer.init(0, *case.kernel_shape)),
+    )
+    try:
+        program = programs.traced(layer, case, parameters)
+    except Violation as violation:  # transforms/abstract-forward reports it
+        return violation.found
+    return counted(program)
 
 
 _SIZES = ((130, 300), (1024, 1024))

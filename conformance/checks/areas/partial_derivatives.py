@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ _SUBSETS = [s for size in (1, 2) for s in itertools.combinations(range(3), size)
 _LEADS = (BATCH, (), (2, 3))
 
 
+@programs.compiled
 def _program(layer: Layer) -> Any:
     """Return ``(parameters, kernel, bias, u, batches) -> gradients by parts``, compiled once.
 
@@ -36,21 +36,18 @@ def _program(layer: Layer) -> Any:
     ``<dK, t> + <db, u> + <dx, s>`` with respect to kernel, bias, x and g.
     """
 
-    def make() -> Callable[..., Any]:
-        def program(p: Any, kernel: Any, bias: Any, u: Any, batches: Any) -> Any:
-            x, cotangent, *_ = batches[0]
-            loss = programs.weighted(layer, p, cotangent)
-            parts = [jax.grad(loss, subset)(kernel, bias, x) for subset in _SUBSETS]
+    def program(p: Any, kernel: Any, bias: Any, u: Any, batches: Any) -> Any:
+        x, cotangent, *_ = batches[0]
+        loss = programs.weighted(layer, p, cotangent)
+        parts = [jax.grad(loss, subset)(kernel, bias, x) for subset in _SUBSETS]
 
-            def along(kernel: Any, bias: Any, x: Any, g: Any, t: Any, s: Any) -> Any:
-                back = jax.grad(programs.weighted(layer, p, g), (0, 1, 2))(kernel, bias, x)
-                return sum((a * b).sum() for a, b in zip(back, (t, u, s), strict=True))
+        def along(kernel: Any, bias: Any, x: Any, g: Any, t: Any, s: Any) -> Any:
+            back = jax.grad(programs.weighted(layer, p, g), (0, 1, 2))(kernel, bias, x)
+            return sum((a * b).sum() for a, b in zip(back, (t, u, s), strict=True))
 
-            return parts, [jax.grad(along, (0, 1, 2, 3))(kernel, bias, *each) for each in batches]
+        return parts, [jax.grad(along, (0, 1, 2, 3))(kernel, bias, *each) for each in batches]
 
-        return program
-
-    return programs.remembered(layer, "gradients by parts", make)
+    return program
 
 
 def require_parts(layer: Layer, case: Case, parameters: Any) -> None:

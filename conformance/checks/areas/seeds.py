@@ -21,6 +21,7 @@ from conformance.checks.areas.kernels import (
 from conformance.checks.areas.mapped_draws import cost_of_a_draw, drawn_at_once
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
+from conformance.checks.once import once_per_layer
 from conformance.checks.programs import HALF
 from conformance.checks.scan.literals import seeds_in_code
 from conformance.errors import Cause, Violation
@@ -59,39 +60,32 @@ _PROBE = np.array([0.5, -1.25, 2.0, 0.75, -0.25, 1.5], np.float32)
 _NEGATIVE = (1, 2, 5, 1_000, 2**31 - 1)
 
 
-def _numbers(layer: Layer) -> dict[int, np.ndarray]:
-    """Return the flat kernel or output of each seed of the profile's set."""
-    return _drawn(layer)[0]
-
-
 _Drawn = tuple[dict[int, np.ndarray], dict[int, np.ndarray], tuple[np.ndarray, np.ndarray]]
 _NONE = (np.zeros(0, np.uint32), np.zeros((0, 8), np.float32))
 
 
+@once_per_layer()
 def _drawn(layer: Layer) -> _Drawn:
-    """Return numbers by seed, small kernels by more seeds, and the smallest of a crowd of seeds."""
-
-    def draw() -> _Drawn:
-        profile = profiles.active().name
-        seeds, size = seed_set(profile), (IN_FEATURES, OUT_FEATURES)
-        written = tuple(seed for seed in seeds_in_code(layer) if seed not in seeds)
-        if layer.implementation.init is None:
-            return {seed: _output(layer, seed) for seed in seeds + written}, {}, _NONE
-        # A layer that cuts its kernel from a large block draws the block for each seed.
-        more = _NUMBERS // max(cost_of_a_draw(layer, _SMALL) // 4, 1)
-        every = seeds + written + random_seeds(profile)[:more]
-        fewest = _fewest(layer)
-        most = _NUMBERS // max(cost_of_a_draw(layer, fewest) // 4, 1)
-        many = np.unique(np.append(crowd()[:most], np.array(written, np.uint32)))
-        at_once = drawn_at_once(layer, [(size, seeds), (_SMALL, every), (fewest, many.tolist())])
-        if at_once is None:
-            seeds += written
-            return _by_seed(seeds, kernels(layer, *size, seeds)), {}, _NONE
-        one, two, three = at_once
-        return _by_seed(seeds, one), _by_seed(every, two), (many, three.reshape(len(many), -1))
-
-    found: _Drawn = layer.remember("numbers of seeds", draw)
-    return found
+    """Return flat kernels or outputs for the profile's seeds, small kernels for more of them, and
+    the smallest ones for a crowd of seeds.
+    """
+    profile = profiles.active().name
+    seeds, size = seed_set(profile), (IN_FEATURES, OUT_FEATURES)
+    written = tuple(seed for seed in seeds_in_code(layer) if seed not in seeds)
+    if layer.implementation.init is None:
+        return {seed: _output(layer, seed) for seed in seeds + written}, {}, _NONE
+    # A layer that cuts its kernel from a large block draws the block for each seed.
+    more = _NUMBERS // max(cost_of_a_draw(layer, _SMALL) // 4, 1)
+    every = seeds + written + random_seeds(profile)[:more]
+    fewest = _fewest(layer)
+    most = _NUMBERS // max(cost_of_a_draw(layer, fewest) // 4, 1)
+    many = np.unique(np.append(crowd()[:most], np.array(written, np.uint32)))
+    at_once = drawn_at_once(layer, [(size, seeds), (_SMALL, every), (fewest, many.tolist())])
+    if at_once is None:
+        seeds += written
+        return _by_seed(seeds, kernels(layer, *size, seeds)), {}, _NONE
+    one, two, three = at_once
+    return _by_seed(seeds, one), _by_seed(every, two), (many, three.reshape(len(many), -1))
 
 
 def _fewest(layer: Layer) -> tuple[int, int]:
@@ -344,7 +338,7 @@ def require_uncorrelated(layer: Layer) -> None:
     Both sets of pairs are forests, so the bound of `linked_seeds` holds. It also holds for any
     single pair.
     """
-    numbers = _numbers(layer)
+    numbers, _, _ = _drawn(layer)
     _require_own_parts(numbers)
     _require_own_rows(layer, numbers)
     finite = {}

@@ -20,6 +20,7 @@ import numpy as np
 from conformance.checks import recording
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
+from conformance.checks.once import once_per_layer
 from conformance.checks.scan.literals import lengths_in_code, numbers_in_code
 from conformance.checks.scan.points import (
     BASE,
@@ -177,13 +178,9 @@ _CALLED = (
 )
 
 
+@once_per_layer()
 def scan(layer: Layer) -> Scan:
     """Return the edges of the layer's programs, found once for each layer."""
-    found: Scan = layer.remember("scan", lambda: _scan(layer))
-    return found
-
-
-def _scan(layer: Layer) -> Scan:
     traces = Traces(layer)
     base = base_of(layer)
     first = traces(FORWARD, base)

@@ -17,6 +17,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from conformance.checks.layer import Layer
+from conformance.checks.once import once_per_layer
 from conformance.jax_setup.lazy import nnx
 
 # Libraries whose code is known; the layer's own package and small libraries are read.
@@ -93,14 +94,11 @@ class _Code(NamedTuple):
     texts: tuple[str, ...]
 
 
+@once_per_layer()
 def _read(layer: Layer) -> _Code:
-    def read() -> _Code:
-        numbers, texts, parts = _walk(layer)
-        code = [part for part in parts if isinstance(part, CodeType)]
-        return _Code(tuple(numbers), code, tuple(texts))
-
-    found: _Code = layer.remember("code", read)
-    return found
+    numbers, texts, parts = _walk(layer)
+    code = [part for part in parts if isinstance(part, CodeType)]
+    return _Code(tuple(numbers), code, tuple(texts))
 
 
 def _walk(layer: Layer) -> tuple[dict[float, None], dict[str, None], list[Any]]:
