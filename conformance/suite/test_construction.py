@@ -12,7 +12,7 @@ from conformance.checks import recording, require
 from conformance.checks.areas import composition, meshes
 from conformance.checks.areas.extreme_bits import RARELY_DRAWN, require_finite_for_extreme_bits
 from conformance.checks.areas.kernels import case_of, samples
-from conformance.checks.arrays import as_jax
+from conformance.checks.arrays import as_jax, existing
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.diagnosis import shapes, telling, wrong_values
 from conformance.checks.diagnosis.differences import (
@@ -195,8 +195,7 @@ def test_kernel_shape(layer: Layer, case: Case) -> None:
 
 def _are_data_free(layer: Layer, case: Case, leaves: Sequence[Leaf]) -> bool:
     """Return whether these leaves of a Linen layer are the same for another example input."""
-    construct = layer.implementation.linen
-    assert construct is not None
+    construct = existing(layer.implementation.linen)
     example = np.full((*layer.fewest, case.in_features), 3, np.float32)
     with during("init with an example input of threes"):
         found = construct(*case.kernel_shape).init(jax.random.key(case.seed), as_jax(example))

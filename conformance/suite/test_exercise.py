@@ -15,7 +15,7 @@ from conformance.checks import oracle, profiles, recording, require
 from conformance.checks.areas import functions, input_dtypes
 from conformance.checks.areas.kernels import judge, recovered
 from conformance.checks.arithmetic import is_exact
-from conformance.checks.arrays import as_jax
+from conformance.checks.arrays import as_jax, existing
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
@@ -360,8 +360,7 @@ _LARGE_SEED = 0x9E3779B1
 @over(sizes=[(3, 4), (130, 4)], at_most=2)
 def test_differentiable_in_x(layer: Layer, case: Case) -> None:
     """jit, grad and vmap over x work, with a concrete seed and features."""
-    forward = layer.implementation.forward
-    assert forward is not None
+    forward = existing(layer.implementation.forward)
     # An odd seed of 32 bits, which float32 cannot hold: a rule may keep the seed for later.
     case = recording.current().draw(replace(case, seed=case.seed ^ _LARGE_SEED))
     kernel, bias = layer.affine(case)
@@ -387,8 +386,7 @@ def test_differentiable_in_x(layer: Layer, case: Case) -> None:
 def test_bad_arguments_raise(layer: Layer, case: Case) -> None:
     """A seed or features that is NaN or infinite raises."""
     x = case.normal("x", case.in_features)
-    forward = layer.implementation.forward
-    assert forward is not None
+    forward = existing(layer.implementation.forward)
     for wrong in (float("nan"), float("inf"), -float("inf")):
         require.raises(lambda w=wrong: forward(w, x, 4), f"seed={wrong}")  # type: ignore[misc]  # bound early
         require.raises(lambda w=wrong: forward(1, x, w), f"features={wrong}")  # type: ignore[misc]  # bound early

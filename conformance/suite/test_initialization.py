@@ -32,7 +32,7 @@ from conformance.checks.areas.kernels import (
 from conformance.checks.areas.levels import require_levels, require_resolution_at_edges
 from conformance.checks.areas.mapped_draws import cost_of_a_draw, drawn_at_once
 from conformance.checks.areas.seeds import require_each_scaled, require_no_rare_structure
-from conformance.checks.arrays import as_jax
+from conformance.checks.arrays import as_jax, existing
 from conformance.checks.cases import BATCH, TALL, WIDE, Case, every_case, over
 from conformance.checks.description import bias_law_line, law_line
 from conformance.checks.layer import Layer
@@ -169,8 +169,7 @@ def _dependence(what: str) -> str:
 
 
 def _from_example(layer: Layer, case: Case, example: np.ndarray) -> dict[str, np.ndarray]:
-    linen = layer.implementation.linen
-    assert linen is not None
+    linen = existing(layer.implementation.linen)
     with require.during(f"init with an example input of shape {example.shape}, {example.dtype}"):
         variables = linen(*case.kernel_shape).init(jax.random.key(case.seed), as_jax(example))
     return composition.by_path(variables)

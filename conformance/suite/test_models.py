@@ -15,7 +15,7 @@ import numpy as np
 from conformance.checks import require
 from conformance.checks.areas import composition, input_dtypes
 from conformance.checks.areas.kernels import judge
-from conformance.checks.arrays import as_jax
+from conformance.checks.arrays import as_jax, existing
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.layer import Built, Layer
 from conformance.checks.oracle import Bounded
@@ -368,8 +368,7 @@ def test_inspected(layer: Layer, case: Case) -> None:
         accepted="a hash that does not depend on the parameters",
         cause=Cause("hash-of-values", "__hash__ is computed from the values of the parameters"),
     )
-    construct = layer.implementation.module
-    assert construct is not None
+    construct = existing(layer.implementation.module)
     abstract = nnx.eval_shape(lambda: construct(*case.kernel_shape, nnx.Rngs(case.seed)))
     what = "repr and nnx.display of a layer that nnx.eval_shape makes"
     with during(what, _NEEDS_VALUES), _quiet():

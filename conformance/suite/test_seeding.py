@@ -25,6 +25,7 @@ from conformance.checks.areas.streams import (
     require_same_first_output,
 )
 from conformance.checks.areas.threads import require_same_in_threads
+from conformance.checks.arrays import existing
 from conformance.checks.cases import BATCH, LARGE, TALL, WIDE, Case, over
 from conformance.checks.layer import Layer
 from conformance.checks.programs import FEW_SIZES, compiled_to_run_once
@@ -268,8 +269,7 @@ def test_constant_key_count(layer: Layer, case: Case) -> None:
     """
     from conformance.jax_setup.compat import keys_drawn
 
-    construct = layer.implementation.module
-    assert construct is not None
+    construct = existing(layer.implementation.module)
     counts = {}
     for size in ((1, 1), (3, 10), (16, 16), WIDE, TALL):
         rngs = nnx.Rngs(case.seed)
@@ -375,8 +375,7 @@ def test_jitted_init(layer: Layer, case: Case) -> None:
 @over(sizes=[(16, 16)], at_most=1)
 def test_vmapped_init(layer: Layer, case: Case) -> None:
     """Construction vmapped over split keys gives distinct, uncorrelated kernels."""
-    construct = layer.implementation.module
-    assert construct is not None
+    construct = existing(layer.implementation.module)
 
     def kernel(key: jax.Array) -> jax.Array:
         from conformance.layers.adapters.nnx import split

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import require
-from conformance.checks.arrays import as_jax
+from conformance.checks.arrays import as_jax, existing
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.checks.scan.literals import names_in_code
@@ -22,9 +22,7 @@ Place = tuple[str, ...]
 
 def nnx_layer(layer: Layer, in_features: int, out_features: int, rngs: Any) -> Any:
     """Return a new module of the layer."""
-    construct = layer.implementation.module
-    assert construct is not None
-    return construct(in_features, out_features, rngs)
+    return existing(layer.implementation.module)(in_features, out_features, rngs)
 
 
 def leaves(model: nnx.Module) -> list[Leaf]:
@@ -118,9 +116,7 @@ def linen_leaves(variables: Any) -> list[Leaf]:
 
 def _maker(layer: Layer, case: Case) -> Callable[[], Any]:
     """Return the function that makes a Linen module of the case's sizes."""
-    construct = layer.implementation.linen
-    assert construct is not None
-    return functools.partial(construct, *case.kernel_shape)
+    return functools.partial(existing(layer.implementation.linen), *case.kernel_shape)
 
 
 CALLS_TWICE = "a parent that calls one layer twice"
@@ -298,8 +294,7 @@ def linen_members(flat: Built, variables: Any, how: str) -> list[Built]:
 
 def require_forgotten_width(layer: Layer, case: Case, expected: dict[str, np.ndarray]) -> None:
     """Require new parameters of a model that was initialized for another width before."""
-    assert layer.implementation.linen is not None
-    model, key = layer.implementation.linen(*case.kernel_shape), jax.random.key(case.seed)
+    model, key = _maker(layer, case)(), jax.random.key(case.seed)
     try:
         for width in (case.in_features + 2, case.in_features):
             variables = model.init(key, as_jax(np.zeros((*layer.fewest, width), np.float32)))

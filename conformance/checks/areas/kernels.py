@@ -16,6 +16,7 @@ import numpy as np
 
 from conformance.checks import profiles, recording, require
 from conformance.checks.areas.mapped_draws import built, drawn_at_once
+from conformance.checks.arrays import existing
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
@@ -133,8 +134,7 @@ def recovered(layer: Layer) -> dict[Shape, np.ndarray]:
 
 
 def _probed(layer: Layer, size: Shape, seed: int) -> np.ndarray:
-    forward = layer.implementation.forward
-    assert forward is not None
+    forward = existing(layer.implementation.forward)
     basis = jax.device_put(np.eye(size[0], dtype=np.float32))
     return np.asarray(jax.vmap(lambda x: forward(seed, x, size[1]))(basis))
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from conformance.checks import require
 from conformance.checks.areas.kernels import judge
+from conformance.checks.arrays import existing
 from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
 from conformance.errors import Cause
@@ -27,8 +28,7 @@ _MANY_KEYS = 2**16 * 1000
 
 def of_rngs(layer: Layer, first_seed: int) -> np.ndarray:
     """Return kernels (68, 16, 16), of seventeen layers of one ``Rngs`` for each of four seeds."""
-    construct = layer.implementation.module
-    assert construct is not None
+    construct = existing(layer.implementation.module)
     found = []
     for seed in range(_SEEDS):
         rngs = nnx.Rngs((first_seed + seed) % 2**32)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import require
-from conformance.checks.arrays import as_jax
+from conformance.checks.arrays import as_jax, existing
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
@@ -20,10 +20,9 @@ from conformance.layers.adapters.parameters import Parameters
 
 def kernel_of_streams(layer: Layer, case: Case) -> Callable[[Any], np.ndarray]:
     """Return a function from an ``nnx.Rngs`` to the kernel of the case's layer."""
-    construct = layer.implementation.module
+    construct = existing(layer.implementation.module)
 
     def kernel(rngs: Any) -> np.ndarray:
-        assert construct is not None
         words = "keys are drawn from a stream that is not given: call rngs.params()"
         cause = Cause("stream-not-given", words)
         with during(f"construction with the streams {', '.join(rngs)}", cause=cause):
@@ -75,8 +74,7 @@ def require_others_untouched(layer: Layer, case: Case) -> None:
 
 def require_others_unused(layer: Layer, case: Case) -> None:
     """Require that the rngs of other layers leave the new parameters of a Linen module alone."""
-    assert layer.implementation.linen is not None
-    model = layer.implementation.linen(*case.kernel_shape)
+    model = existing(layer.implementation.linen)(*case.kernel_shape)
     key, others = jax.random.key(case.seed), jax.random.split(jax.random.key(~case.seed % 2**32))
     x = as_jax(np.zeros((*layer.fewest, case.in_features), np.float32))
     plain = layer.of(case)
@@ -99,8 +97,7 @@ def require_keys_of_every_kind(layer: Layer, case: Case) -> None:
     def kernel(key: jax.Array) -> np.ndarray:
         if its.module is not None:
             return Built(layer, module=its.module(n, m, nnx.Rngs(key))).kernel
-        assert its.linen is not None
-        model = its.linen(n, m)
+        model = existing(its.linen)(n, m)
         variables = model.init(key, as_jax(np.zeros((1, n), np.float32)))
         return Built(layer, parameters=Parameters(model, variables)).kernel
 
@@ -120,8 +117,7 @@ def require_keys_of_every_kind(layer: Layer, case: Case) -> None:
 
 def require_same_first_output(layer: Layer, case: Case, x: np.ndarray) -> None:
     """Require that a Linen module returns the same result during and after initialization."""
-    assert layer.implementation.linen is not None
-    model = layer.implementation.linen(*case.kernel_shape)
+    model = existing(layer.implementation.linen)(*case.kernel_shape)
     with during("init_with_output"):
         found, variables = model.init_with_output(jax.random.key(case.seed), as_jax(x))
         again = model.apply(variables, as_jax(x))

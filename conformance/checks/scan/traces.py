@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import jaxprs
+from conformance.checks.arrays import existing
 from conformance.checks.layer import Layer
 from conformance.checks.programs import call
 from conformance.checks.scan.points import Point
@@ -51,8 +52,7 @@ class Traces:
         layer, n, m = self.layer, point.in_features, point.out_features
         x = jax.ShapeDtypeStruct((*point.lead, n), point.dtype)
         if PARAMETERS not in layer.provides:
-            forward = layer.implementation.forward
-            assert forward is not None
+            forward = existing(layer.implementation.forward)
             program = jax.make_jaxpr(lambda x: forward(0, x, m))(x)
             self._note_constants(program, n * m)
             return signature(program)
