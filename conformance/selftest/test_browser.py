@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from conformance.selftest.pages import NEWER, page_of
+from conformance.selftest.pages import NEWER, Document, page_of
 from conformance.selftest.synthetic import results, settled
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-sync", "--disable-background-networking", "--disable-component-update"),
@@ -29,7 +30,6 @@ def opened(page: Path, profile: Path, *flags: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")
 def test_a_browser_shows_the_page_and_asks_for_nothing(tmp_path: Path) -> None:
     """Chromium's network log has no request of the page.
 
@@ -53,11 +53,15 @@ def test_a_browser_shows_the_page_and_asks_for_nothing(tmp_path: Path) -> None:
     assert requests() == ["http://127.0.0.1:9/asked"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")
+def in_environments(count: int) -> list[Document]:
+    """Return the results of one or two environments, with many failures."""
+    return [results(3, 40, wrong=0.4), results(3, 40, wrong=0.4, **NEWER)][:count]
+
+
 @pytest.mark.parametrize("environments", [1, 2])
 def test_the_page_fits_a_telephone(environments: int, tmp_path: Path) -> None:
     """At 420 pixels nothing reaches beyond the right edge, whatever the length of names."""
-    runs = [results(3, 40, wrong=0.4), results(3, 40, wrong=0.4, **NEWER)][:environments]
+    runs = in_environments(environments)
     for run in runs:
         for i, layer in enumerate(run["implementations"]):
             layer["name"] = (
@@ -87,15 +91,13 @@ def _widths(text: str, folder: Path) -> tuple[int, int]:
     return int(scrolled), int(inner)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")
 @pytest.mark.skipif(
     "DENSE_CONFORMANCE_AXE" not in os.environ,
     reason="DENSE_CONFORMANCE_AXE does not name axe-core's axe.min.js",
 )
 @pytest.mark.parametrize("environments", [1, 2])
 def test_axe_finds_nothing(environments: int, tmp_path: Path) -> None:
-    runs = [results(3, 40, wrong=0.4), results(3, 40, wrong=0.4, **NEWER)]
-    text = page_of(*runs[:environments])
+    text = page_of(*in_environments(environments))
     axe = Path(os.environ["DENSE_CONFORMANCE_AXE"]).read_text()
     report = (
         "axe.run().then(r => { const p = document.createElement('pre'); p.id = 'axe'; "

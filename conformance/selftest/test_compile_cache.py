@@ -20,6 +20,9 @@ COMMAND = [
     "--requirement", "numerics/precision",
     "--requirement", "initialization/kernel-variance",
 ]  # fmt: skip
+Normal = tuple[Path, list[dict[str, Any]]]
+"""A cache that a run has filled, and the results of that run."""
+
 FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))"
 
 
@@ -37,36 +40,40 @@ def found(run: subprocess.Popen[str], results: Path) -> tuple[list[dict[str, Any
     return kept, errors
 
 
+def ran(cache: Path, folder: Path, *options: str) -> tuple[list[dict[str, Any]], str]:
+    """Return what :func:`found` gives for a run that keeps its programs in a folder."""
+    return found(start(cache, folder / "r.json", *options), folder / "r.json")
+
+
 def entries(cache: Path) -> list[Path]:
     """Return the files of the programs."""
     return sorted((cache / "dense-conformance" / "compiled").rglob("*.program"))
 
 
 @pytest.fixture(scope="module")
-def normal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def normal(tmp_path_factory: pytest.TempPathFactory) -> Normal:
     """Return a cache that a run has filled, and the results of that run."""
     folder = tmp_path_factory.mktemp("cold")
-    cells, errors = found(start(folder, folder / "r.json"), folder / "r.json")
+    cells, errors = ran(folder, folder)
     assert entries(folder)
     assert errors == ""
     assert any("fingerprint" in cell.get("measured", {}) for cell in cells)
     return folder, cells
 
 
-def test_warm_is_as_cold(normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_warm_is_as_cold(normal: Normal, tmp_path: Path) -> None:
     cache, cells = normal
     before = entries(cache)
-    assert found(start(cache, tmp_path / "r.json"), tmp_path / "r.json") == (cells, "")
+    assert ran(cache, tmp_path) == (cells, "")
     assert entries(cache) == before
 
 
-def test_off_is_as_cold(normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
-    run = start(tmp_path, tmp_path / "r.json", "--no-compile-cache")
-    assert found(run, tmp_path / "r.json") == (normal[1], "")
+def test_off_is_as_cold(normal: Normal, tmp_path: Path) -> None:
+    assert ran(tmp_path, tmp_path, "--no-compile-cache") == (normal[1], "")
     assert not (tmp_path / "dense-conformance" / "compiled").exists()
 
 
-def test_a_cache_of_rubbish(normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_a_cache_of_rubbish(normal: Normal, tmp_path: Path) -> None:
     cache, cells = normal
     generator = random.Random(0)
     paths = entries(cache)
@@ -75,14 +82,12 @@ def test_a_cache_of_rubbish(normal: tuple[Path, list[dict[str, Any]]], tmp_path:
         half = content[: len(content) // 2]
         path.write_bytes((generator.randbytes(500), half, b"", kept[i - 1])[i % 4])
     (cache / "dense-conformance" / "compiled" / "no-program").write_bytes(b"\0" * 100)
-    assert found(start(cache, tmp_path / "r.json"), tmp_path / "r.json") == (cells, "")
+    assert ran(cache, tmp_path) == (cells, "")
     assert entries(cache) == paths
     assert all(ProgramStore(path.parent).get(path.stem) is not None for path in paths)
 
 
-def test_two_runs_at_once_share_one(
-    normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path
-) -> None:
+def test_two_runs_at_once_share_one(normal: Normal, tmp_path: Path) -> None:
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     runs = [start(tmp_path, path) for path in paths]
     for run, path in zip(runs, paths, strict=True):
@@ -90,11 +95,9 @@ def test_two_runs_at_once_share_one(
     assert not list(tmp_path.rglob(".new-*"))
 
 
-def test_a_home_that_cannot_be_written(
-    normal: tuple[Path, list[dict[str, Any]]], tmp_path: Path
-) -> None:
+def test_a_home_that_cannot_be_written(normal: Normal, tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file")
-    cells, errors = found(start(tmp_path / "home", tmp_path / "r.json"), tmp_path / "r.json")
+    cells, errors = ran(tmp_path / "home", tmp_path)
     assert cells == normal[1]
     assert errors.startswith("dense-conformance: compiled programs cannot be kept in ")
     assert len(errors.splitlines()) == 1
