@@ -125,16 +125,8 @@ class Layer:
     def provides(self) -> frozenset[Need]:
         """Return the needs of requirements that the layer meets."""
         its = self.registered
-        provided = {ANY}
-        if its.init is not None:
-            provided.add(PARAMETERS)
-        if its.module is not None:
-            provided.add(NNX)
-        if its.linen is not None:
-            provided.add(LINEN)
-        if its.forward is not None:
-            provided.add(EXERCISE)
-        return frozenset(provided)
+        by = {PARAMETERS: its.init, NNX: its.module, LINEN: its.linen, EXERCISE: its.forward}
+        return frozenset({ANY, *(need for need, function in by.items() if function is not None)})
 
     def why_not_applicable(self, row: Requirement) -> str | None:
         """Return why the requirement cannot be checked on this layer, or None if it can."""
@@ -264,6 +256,14 @@ class Layer:
         """Return ``x @ kernel + bias`` in float64, with the bound of the layer's dtype."""
         return self.arithmetic(len(kernel)).affine(x, kernel, bias)
 
+    def x_for(self, case: Case) -> np.ndarray:
+        """Return a batch of normal numbers; a vector for a layer that takes no batch."""
+        return case.normal("x", *self.batch, case.in_features)
+
+    def value_for(self, case: Case, x: np.ndarray) -> oracle.Bounded:
+        """Return what f(x) of :meth:`written` should be, with its bound."""
+        return self.value(x, self.kernel_for(case), self.bias_for(case))
+
     def forward(self, seed: Any, x: Any, features: Any, *, as_given: bool = False) -> Any:
         """Construct a layer of any kind, and return its output for ``x``."""
         if self.implementation.forward is None:
@@ -299,7 +299,7 @@ class Layer:
         )
         return rows[:-1] - rows[-1], rows[-1]
 
-    @property
+    @functools.cached_property
     def describable(self) -> int:
         """Return the largest size at which ``jax.eval_shape`` of construction takes little time.
 
@@ -313,16 +313,18 @@ class Layer:
                 jax.eval_shape(lambda: self.init(0, size, size))
             return time.thread_time() - started
 
-        def judged() -> int:
-            few, more = (min(seconds(size) for _ in range(2)) for size in (_FEW, _FEW * _GROWTH))
-            return _MILLION if more < few * _GROWTH / 3 else _FEW * _GROWTH
-
-        return self.remember("describable", judged)
+        few, more = (min(seconds(size) for _ in range(2)) for size in (_FEW, _FEW * _GROWTH))
+        return _MILLION if more < few * _GROWTH / 3 else _FEW * _GROWTH
 
     @property
     def fewest(self) -> tuple[int, ...]:
         """Return the smallest number of leading dimensions that the layer declares to accept."""
         return (1,) * (min(self.convention.ranks) - 1)
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """Return the usual leading axes; none for a layer that takes no batch."""
+        return BATCH if self.accepts(BATCH) else ()
 
     def accepts(self, lead: Sequence[int]) -> bool:
         """Return whether the layer accepts these leading axes; rank 5 stands for 5 and more."""
@@ -402,8 +404,7 @@ class Built:
     @property
     def leaves(self) -> list[Leaf]:
         """Return every array of its state, with path and kind."""
-        found: list[Leaf] = leaves_in(self.layer.implementation, self.parameters)
-        return found
+        return leaves_in(self.layer.implementation, self.parameters)
 
     def write(self, kernel: np.ndarray, bias: np.ndarray) -> Built:
         """Write these values into the parameters, and return the layer itself."""

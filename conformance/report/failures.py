@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.text import Text
@@ -73,6 +74,7 @@ def write_failure(
     write_lines(console, [line for line in lines if notes or line[0] != "note"])
 
 
+@dataclass(eq=False)
 class Failures:
     """Writes each failure once, and in full only the first of its layer.
 
@@ -91,10 +93,11 @@ class Failures:
         The implementations that had a failure written.
     """
 
-    def __init__(self, console: Console, *, strict: bool = False, whole: bool = False) -> None:
-        self.console = console
-        self.strict = strict
-        self.whole = whole
+    console: Console
+    strict: bool = False
+    whole: bool = False
+
+    def __post_init__(self) -> None:
         self.begun: set[str] = set()
         self._causes: dict[tuple[str, str], str] = {}
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TextIO
 
 from rich.console import Console
@@ -301,25 +302,20 @@ def at_once(cell: Cell, names: Mapping[str, str]) -> str:
     return printable(f"{word(cell)} {cell.requirement}   {names[cell.implementation]} -- {why}")
 
 
+@dataclass(eq=False)
 class Progress:
     """Shows a run in progress: each failure at once and, on a terminal, the progress."""
 
-    def __init__(
-        self,
-        total: int,
-        names: Mapping[str, str],
-        statements: Mapping[str, str],
-        *,
-        strict: bool = False,
-        verbose: bool = False,
-    ) -> None:
-        self.total = total
-        self.strict = strict
-        self.names = names
-        self.statements = statements
+    total: int
+    names: Mapping[str, str]
+    statements: Mapping[str, str]
+    strict: bool = False
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
         self.done = 0
         self.console = console_for(sys.stdout)
-        self.failures = Failures(self.console, strict=strict, whole=verbose)
+        self.failures = Failures(self.console, strict=self.strict, whole=self.verbose)
         self.recommendations: list[Cell] = []
         self.status = self.console.status("starting") if sys.stdout.isatty() else None
         if self.status is not None:

@@ -93,9 +93,8 @@ def test_ready_when_built(layer: Layer, case: Case) -> None:
     """
     dense = layer.of(case)
     before = _params(dense)
-    lead = BATCH if layer.accepts(BATCH) else ()
     with contextlib.suppress(Violation):  # other requirements check whether it can be called
-        dense(np.ones((*lead, case.in_features), np.float32))
+        dense(np.ones((*layer.batch, case.in_features), np.float32))
     late = [name for name in _params(dense) if name not in before]
     require.that(
         not late,

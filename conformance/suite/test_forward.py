@@ -338,7 +338,7 @@ def test_batch_independent(layer: Layer, case: Case) -> None:
     order = case.generator("order").permutation(8)
     plain, found = np.asarray(dense(x)), np.asarray(dense(x[order]))
     # Each of the two is within the bound of the exact value.
-    bound = 2 * layer.value(x, layer.kernel_for(case), layer.bias_for(case)).bound[order]
+    bound = 2 * layer.value_for(case, x).bound[order]
     cause = shapes.REMEMBERED if np.array_equal(found, plain) else ""
     if not cause and not oracle.Bounded(plain[order], bound).admits(found):
         cause = shapes.of_rows(layer, case, plain, x[order], np.arange(8), order)

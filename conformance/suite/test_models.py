@@ -16,7 +16,7 @@ from conformance.checks import require
 from conformance.checks.areas import composition, input_dtypes
 from conformance.checks.areas.kernels import judge
 from conformance.checks.arrays import as_jax, existing
-from conformance.checks.cases import BATCH, Case, over
+from conformance.checks.cases import Case, over
 from conformance.checks.layer import Built, Layer
 from conformance.checks.oracle import Bounded
 from conformance.checks.require import during
@@ -37,10 +37,6 @@ from conformance.statistics.moments import variance
 
 VALUE = "forward/affine-value"
 SQUARE = [(16, 16)]
-
-
-def _x(layer: Layer, case: Case) -> np.ndarray:
-    return case.normal("x", *(BATCH if layer.accepts(BATCH) else ()), case.in_features)
 
 
 @requirement("models/nnx-submodule", MUST, NNX)
@@ -64,7 +60,7 @@ def test_nnx_submodule(layer: Layer, case: Case) -> None:
         alone = [composition.nnx_layer(layer, n, m, rngs) for _ in range(2)]
     # Layers may share the streams that they keep, which appear once then.
     flat = [composition.without_streams(Built(layer, module=each).leaves) for each in alone]
-    x = as_jax(_x(layer, case))
+    x = as_jax(layer.x_for(case))
     expected = np.asarray(alone[1](alone[0](x)))
     for how, (make, places) in composition.nnx_models(layer, n, m).items():
         with during(f"construction of a model with two layers in {how}"):
@@ -110,7 +106,7 @@ def test_nnx_transforms(layer: Layer, case: Case) -> None:
     """
     arithmetic = layer.arithmetic(case.in_features)
     # What a scan carries keeps its dtype.
-    x, dtype = _x(layer, case), arithmetic.returned or arithmetic.results
+    x, dtype = layer.x_for(case), arithmetic.returned or arithmetic.results
     with during("nnx.vmap of the construction, with split Rngs"):
         models = composition.nnx_ensemble(layer, case, 3)
     if any(leaf.is_stream and not leaf.value.ndim for leaf in composition.leaves(models)):
@@ -146,7 +142,7 @@ def test_linen_submodule(layer: Layer, case: Case) -> None:
     with the parameters at its own path, also after other calls; under
     ``nn.share_scope`` the paths are those of the layer alone.
     """
-    x = as_jax(_x(layer, case))
+    x = as_jax(layer.x_for(case))
     flat = layer.written(case)
     for how, (model, names) in composition.linen_models(layer, case).items():
         with during(f"initializing {how}"):
@@ -295,7 +291,7 @@ def test_linen_transforms(layer: Layer, case: Case) -> None:
     """
     arithmetic = layer.arithmetic(case.in_features)
     # What a scan carries keeps its dtype.
-    x = as_jax(_x(layer, case), arithmetic.returned or arithmetic.results)
+    x = as_jax(layer.x_for(case), arithmetic.returned or arithmetic.results)
     with during("nn.vmap, nn.scan and nn.remat of the layer"):
         found = composition.linen_transformed(layer, case, x)
     flat = layer.of(case)
@@ -339,7 +335,7 @@ def test_inspected(layer: Layer, case: Case) -> None:
     debuggers and containers rely on this. ``nnx.tabulate`` is left out: in Flax 0.12 it replaces
     the static methods of a class and does not restore them.
     """
-    x = as_jax(_x(layer, case))
+    x = as_jax(layer.x_for(case))
     dense = layer.of(case)
     subject = dense.module if dense.module is not None else dense.parameters.static
     hashless = type(subject).__hash__ is None and dataclasses.is_dataclass(subject)

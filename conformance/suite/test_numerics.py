@@ -399,13 +399,12 @@ _TWICE = 2
 
 def _products(layer: Layer, case: Case) -> tuple[list[Any], float]:
     """Return the program's products, and their cost in units of one ``x @ K``."""
-    lead = BATCH if layer.accepts(BATCH) else ()
     wide = layer.convention.compute_dtype == "float64"
-    x = jax.ShapeDtypeStruct((*lead, case.in_features), np.float64 if wide else np.float32)
+    x = jax.ShapeDtypeStruct((*layer.batch, case.in_features), np.float64 if wide else np.float32)
     with on_the_way("tracing the layer"):
         parameters = jax.eval_shape(lambda: layer.init(case.seed, *case.kernel_shape))
         program = jax.make_jaxpr(layer.apply)(parameters, x)
-    once = math.prod(lead) * math.prod(case.kernel_shape)
+    once = math.prod(layer.batch) * math.prod(case.kernel_shape)
     return jaxprs.products(program), jaxprs.multiply_adds(program) / once
 
 

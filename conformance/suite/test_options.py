@@ -56,10 +56,6 @@ SIZES = [programs.FEW_SIZES[-1]]
 VALUE = "forward/affine-value"
 
 
-def _x(layer: Layer, case: Case) -> np.ndarray:
-    return case.normal("x", *(BATCH if layer.accepts(BATCH) else ()), case.in_features)
-
-
 @requirement("options/use-bias", MUST, PARAMETERS)
 @rests_on(
     *("construction/only-two-parameters", "forward/zero-input", VALUE, "transforms/gradients")
@@ -71,7 +67,7 @@ def test_use_bias(layer: Layer, case: Case) -> None:
 
     A ``bias_init`` beside it makes no bias; the layer may also refuse it.
     """
-    without, x = with_options(layer, use_bias=False), _x(layer, case)
+    without, x = with_options(layer, use_bias=False), layer.x_for(case)
     kernel, seen = without.kernel_for(case), functools.partial(result, x=x)
     plain = layer.written(case)
     before = seen(plain)
@@ -151,13 +147,13 @@ def test_dtype(layer: Layer, case: Case) -> None:
     numbers that are not finite pass through the casts. A ``preferred_element_type`` is the dtype of
     the product. Copies of the layer keep the option, and other layers do not get it.
     """
-    plain, values = layer.written(case), _x(layer, case)
+    plain, values = layer.written(case), layer.x_for(case)
     seen = functools.partial(result, x=values)
     before = seen(plain)
     for dtype, x in (
-        ("bfloat16", input_dtypes.in_magnitudes(_x(layer, case))),
-        ("float16", _x(layer, case)),
-        ("float32", input_dtypes.in_magnitudes(_x(layer, case)).astype(jnp.bfloat16)),
+        ("bfloat16", input_dtypes.in_magnitudes(layer.x_for(case))),
+        ("float16", layer.x_for(case)),
+        ("float32", input_dtypes.in_magnitudes(layer.x_for(case)).astype(jnp.bfloat16)),
     ):
         # Users write jnp.bfloat16, a scalar type, and some a NumPy dtype.
         as_written = getattr(jnp, dtype) if dtype != "float16" else jnp.dtype(dtype)
@@ -199,7 +195,7 @@ def test_dtype(layer: Layer, case: Case) -> None:
         require_result(given, case, y, values, both)
     if takes(layer, "use_bias"):
         computing = with_options(layer, dtype=jnp.dtype("bfloat16"), use_bias=False)
-        both, x = "dtype=bfloat16 and use_bias=False", _x(layer, case)
+        both, x = "dtype=bfloat16 and use_bias=False", layer.x_for(case)
         with during(f"construction with {both}"):
             dense = computing.of(case)
         require_own_dtype(layer, dense, both)
@@ -236,7 +232,7 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
             cause=cause,
         )
         require_same_law(layer, given, f"param_dtype={dtype}{_and(options)}")
-        x = _x(layer, case)
+        x = layer.x_for(case)
         y = dense.write(case.kernel(), case.bias())(x)
         require_result(given, case, y, x, f"param_dtype={dtype}{_and(options)}")
         if dtype == "bfloat16":
@@ -304,7 +300,7 @@ def test_precision(layer: Layer, case: Case) -> None:
             plain = layer.with_options(**options) if options else layer
             require_branches(layer, given, f"precision={shown}{_and(options)}", plain)
         if isinstance(chosen, str) and not options:
-            seen, usual = functools.partial(precision_of, x=_x(layer, case)), layer.of(case)
+            seen, usual = functools.partial(precision_of, x=layer.x_for(case)), layer.of(case)
             before, dense = seen(usual), given.of(case)
             require_of_one_layer(dense, usual, before, "the precision of the product", seen)
             found = jaxprs.precisions(compilation.traced_gradients(given, case))
@@ -340,7 +336,7 @@ def test_dot_general(layer: Layer, case: Case) -> None:
     def unchanged(*arguments: Any, **options: Any) -> Any:
         return jax.lax.dot_general(*arguments, **options)
 
-    x = _x(layer, case)
+    x = layer.x_for(case)
     reference = layer.value(x, -layer.kernel_for(case), layer.bias_for(case))
     seen, usual = functools.partial(result, x=x), layer.written(case)
     before, dense = seen(usual), with_options(layer, dot_general=negated).written(case)
@@ -417,7 +413,7 @@ def test_promote_dtype(layer: Layer, case: Case) -> None:
                 accepted="bfloat16",
                 cause=cause,
             )
-    seen, plain = functools.partial(result, x=_x(layer, case)), layer.of(case)
+    seen, plain = functools.partial(result, x=layer.x_for(case)), layer.of(case)
     before, dense = seen(plain), with_options(layer, promote_dtype=to_bfloat16).of(case)
     require_of_one_layer(dense, plain, before, "f(x)", seen)
     given = with_options(layer, promote_dtype=own.promote_dtype)
@@ -432,7 +428,7 @@ def test_promote_dtype(layer: Layer, case: Case) -> None:
         return cast
 
     both = with_options(layer, promote_dtype=recorded, dtype=jnp.dtype("float16"))
-    both.of(case)(_x(layer, case))
+    both.of(case)(layer.x_for(case))
     require.that(
         set(promoted) <= {"float16"},
         f"with dtype=float16, promote_dtype is asked for {' and '.join(sorted({*promoted}))}",

@@ -26,7 +26,7 @@ from conformance.checks.areas.streams import (
 )
 from conformance.checks.areas.threads import require_same_in_threads
 from conformance.checks.arrays import existing
-from conformance.checks.cases import BATCH, LARGE, TALL, WIDE, Case, over
+from conformance.checks.cases import LARGE, TALL, WIDE, Case, over
 from conformance.checks.layer import Layer
 from conformance.checks.programs import FEW_SIZES, compiled_to_run_once
 from conformance.checks.require import during, on_the_way
@@ -54,8 +54,7 @@ from conformance.statistics.moments import variance
 @over(every_size=False)
 def test_repeatable_call(layer: Layer, case: Case) -> None:
     """f(x) twice gives equal bits, with other calls before and in between."""
-    lead = BATCH if layer.accepts(BATCH) else ()
-    x, other = (case.normal(name, *lead, case.in_features) for name in ("x", "other"))
+    x, other = (case.normal(name, *layer.batch, case.in_features) for name in ("x", "other"))
     # A bias that gets lost shows only if it is not 0.
     dense = layer.written(case) if PARAMETERS in layer.provides else None
     call = dense or layer.at(case)

@@ -170,6 +170,6 @@ def test_flax_checkpoint(layer: Layer, case: Case) -> None:
     with require.during("loading the checkpoint of a Flax layer, as NumPy arrays,"):
         instance = checkpoints.restored(dense, saved)
         y = np.asarray(instance.raw(x))
-    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+    reference = layer.value_for(case, x)
     what = "f(x) with the checkpoint of a Flax layer"
     require.within(y, reference.value, reference.bound, what)

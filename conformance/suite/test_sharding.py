@@ -12,7 +12,7 @@ import numpy as np
 
 from conformance.checks import jaxprs, programs, require
 from conformance.checks.areas import input_dtypes, meshes
-from conformance.checks.cases import BATCH, Case, over
+from conformance.checks.cases import Case, over
 from conformance.checks.layer import Layer
 from conformance.contract.requirement import (
     ANY,
@@ -105,13 +105,12 @@ def test_second_device(layer: Layer, case: Case) -> None:
     the parameters and x stay where they are. A function computes on the device of x.
     """
     meshes.require_devices()
-    device, lead = jax.devices()[1], BATCH if layer.accepts(BATCH) else ()
-    x = case.normal("x", *lead, case.in_features)
+    device, x = jax.devices()[1], layer.x_for(case)
     given = jax.device_put(x, device)
     if PARAMETERS in layer.provides:
         dense = layer.written(case).replaced(lambda value: jax.device_put(value, device))
         y, held = dense(given), dense.parameters
-        reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+        reference = layer.value_for(case, x)
     else:
         y, held = layer.at(case)(given), given
         reference = layer.value(x, *layer.affine(case))

@@ -82,7 +82,7 @@ def test_exact_state(layer: Layer, case: Case) -> None:
     ]
     cause = why_not_param(wrong, leaves, layer.convention.use_bias) if wrong else ""
     if not leaves or id_of(cause) == "parameter-hidden":
-        cause = LAZY if are_refused_in_a_call(dense, _x(layer, case)) else cause
+        cause = LAZY if are_refused_in_a_call(dense, layer.x_for(case)) else cause
     require.that(
         not wrong,
         f"the state is {listed}",
@@ -178,7 +178,7 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
 @over(every_size=False)
 def test_split_merge(layer: Layer, case: Case) -> None:
     """``nnx.merge(*nnx.split(layer))`` computes the same, before and after parameters change."""
-    dense, x = layer.written(case), _x(layer, case)
+    dense, x = layer.written(case), layer.x_for(case)
     plain = np.asarray(dense(x))
     with during("nnx.merge of nnx.split"):
         merged = nnx.merge(*nnx.split(dense.module))
@@ -196,7 +196,7 @@ def test_updates_used(layer: Layer, case: Case) -> None:
     before, and into the functional view. A fault shows as the result of the values from
     construction.
     """
-    dense, x = layer.of(case), _x(layer, case)
+    dense, x = layer.of(case), layer.x_for(case)
     kernel, bias = layer.kernel_for(case), layer.bias_for(case)
     constructed = dense.kernel, dense.bias
     # One array, as for a validation set: a layer may keep the result of each.
@@ -242,11 +242,6 @@ def _require_held(layer: Layer, case: Case) -> None:
     require.equal(dense.bias, donor.bias, f"the bias {what}", cause=cause)
 
 
-def _x(layer: Layer, case: Case) -> np.ndarray:
-    lead = BATCH if layer.accepts(BATCH) else ()
-    return case.normal("x", *lead, case.in_features)
-
-
 @requirement("state/any-order", MUST, PARAMETERS, order=110)
 @idle_because("others check each use alone; this one finds what a use leaves for a later one.")
 @rests_on(
@@ -282,7 +277,7 @@ def test_instances_independent(layer: Layer, case: Case) -> None:
             "its clone": Built(layer, module=nnx.clone(first.module)),
             "its deep copy": Built(layer, module=copy.deepcopy(first.module)),
         }
-    kernel, bias, x = first.kernel.copy(), first.bias.copy(), _x(layer, case)
+    kernel, bias, x = first.kernel.copy(), first.bias.copy(), layer.x_for(case)
     plain = np.asarray(first(x))
     for what, other in others.items():
         other.write(case.kernel() + 1, case.bias() + 1)
@@ -331,7 +326,7 @@ def test_replaceable(layer: Layer, case: Case) -> None:
 
     Adapters and quantizers replace Params; a second reference would keep the old one in use.
     """
-    dense, other, x = layer.of(case), layer.written(case), _x(layer, case)
+    dense, other, x = layer.of(case), layer.written(case), layer.x_for(case)
     dense(x)
     for leaf in other.leaves:
         owner, donor = dense.module, other.module
@@ -342,7 +337,7 @@ def test_replaceable(layer: Layer, case: Case) -> None:
             require.not_applicable(f"{'.'.join(leaf.path)} is in a container, not an attribute")
         with during(f"assigning the {name} of another layer"):
             setattr(owner, name, getattr(donor, name))
-    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+    reference = layer.value_for(case, x)
     cause = Cause(
         "name-other-than-used", "the forward uses another array than the Param of that name"
     )
@@ -355,7 +350,7 @@ def test_replaceable(layer: Layer, case: Case) -> None:
 @over(every_size=False)
 def test_call_changes_nothing(layer: Layer, case: Case) -> None:
     """A call leaves the bytes of every leaf and all static values as they were."""
-    dense, x = layer.of(case), _x(layer, case)
+    dense, x = layer.of(case), layer.x_for(case)
     if layer.implementation.linen is not None:
         require_unchanged_variables(layer.written(case), x)
         return
@@ -413,7 +408,7 @@ def test_pickles(layer: Layer, case: Case) -> None:
     """
     from conformance.jax_setup.compat import kept_closure
 
-    dense, x = layer.written(case), _x(layer, case)
+    dense, x = layer.written(case), layer.x_for(case)
     if dense.module is None and layer.implementation.linen is None:
         require_copied(dense, x)
         return

@@ -418,5 +418,5 @@ def test_symbolic_batch(layer: Layer, case: Case) -> None:
     for x in (case.x(), case.x()[:1]):
         with require.during(f"the exported layer for x of shape {x.shape}"):
             y = exported.call(*jax.tree_util.tree_leaves(parameters), x)
-        reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+        reference = layer.value_for(case, x)
         require.within(y, reference.value, reference.bound, "f(x) of the exported layer")

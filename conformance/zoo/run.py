@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,22 +106,20 @@ def subjects(names: Sequence[str] = ()) -> list[Subject]:
     return chosen
 
 
+@dataclass(eq=False)
 class _Observer:
     """A pytest plugin for one run that keeps the run and shows its progress on a terminal.
 
     Failures are expected here, so they are not shown one by one.
     """
 
-    def __init__(
-        self, zoo: Sequence[Subject], plan_file: Path, *, full: bool, without: str
-    ) -> None:
-        self.zoo = zoo
-        self.plan_file = plan_file
-        self.full = full
-        self.without = without
-        self.run: Run | None = None
-        self.planned: dict[str, list[str]] = {}
-        self.done = 0
+    zoo: Sequence[Subject]
+    plan_file: Path
+    full: bool
+    without: str
+    run: Run | None = None
+    planned: dict[str, list[str]] = field(default_factory=dict)
+    done: int = 0
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:

@@ -49,7 +49,7 @@ def require_one_trace(layer: Layer, case: Case) -> None:
 
 def require_program_of_its_own(layer: Layer, case: Case) -> None:
     """Require ``jax.jit`` of each of two plain objects to call that one."""
-    x = case.normal("x", *(BATCH if layer.accepts(BATCH) else ()), case.in_features)
+    x = layer.x_for(case)
     kept: list[Built] = []  # a program is forgotten with its object
     former = np.empty(0)
     for which in ("an object", "another object of its size"):
@@ -140,8 +140,7 @@ def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
     """Require that a layer that was first traced works outside of traces afterwards."""
     from flax.errors import TraceContextError
 
-    lead = BATCH if layer.accepts(BATCH) else ()
-    x = case.normal("x", *lead, case.in_features)
+    x = layer.x_for(case)
     programs.traced(layer, case)
     dense = layer.written(case)
     with require.during("jax.make_jaxpr of the first call"):
@@ -156,7 +155,7 @@ def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
         "trace-kept",
         "something that was made under a trace is kept, and used after the trace has ended",
     )
-    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+    reference = layer.value_for(case, x)
     try:
         with require.during("calling a layer that was traced before", cause):
             y = np.asarray(dense.raw(x))
@@ -170,10 +169,10 @@ def _is_right_without_a_trace(layer: Layer, case: Case) -> bool:
     """Return whether the layer computes x K + b at neighbouring sizes that were not traced."""
     n, m = case.kernel_shape
     control = replace(case, in_features=n + 1, out_features=m + 1)
-    x = control.normal("x", *(BATCH if layer.accepts(BATCH) else ()), control.in_features)
+    x = layer.x_for(control)
     try:
         y = np.asarray(layer.written(control).raw(x))
-        reference = layer.value(x, layer.kernel_for(control), layer.bias_for(control))
+        reference = layer.value_for(control, x)
         require.within(y, reference.value, reference.bound, "f(x)")
     except Exception:  # which other requirements report
         return False

@@ -12,7 +12,7 @@ import numpy as np
 from conformance.checks import oracle, programs, require
 from conformance.checks.arithmetic import Arithmetic, rounded
 from conformance.checks.arrays import as_jax
-from conformance.checks.cases import BATCH, Case
+from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.checks.oracle import Bounded
 from conformance.errors import Cause, Violation, id_of
@@ -295,8 +295,7 @@ def _holds_elsewhere(layer: Layer, which: str) -> bool:
     With a single input it may be right by chance: there, the rounding follows the scale of x.
     """
     case = Case(3, 10)
-    lead = BATCH if layer.accepts(BATCH) else ()
-    x, g = (case.normal(name, *lead, size) for name, size in (("plain x", 3), ("cotangent", 10)))
+    x, g = case.normal("plain x", *layer.batch, 3), case.normal("cotangent", *layer.batch, 10)
     kernel, arithmetic = case.kernel(), layer.arithmetic(case.in_features)
     reference = {
         "kernel": lambda: arithmetic.kernel_gradient(x, g),

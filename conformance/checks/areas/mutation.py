@@ -204,7 +204,7 @@ def require_no_leaks(layer: Layer, case: Case) -> None:
     """Require that no tracer remains, and that the layer runs without ``jit``."""
     x = as_jax(case.x())
     dense = layer.written(case)
-    reference = layer.value(case.x(), layer.kernel_for(case), layer.bias_for(case))
+    reference = layer.value_for(case, case.x())
     parameters = dense.parameters
     with jax.disable_jit(), require.during("the layer under jax.disable_jit"):
         found = programs.call(layer, parameters, x)

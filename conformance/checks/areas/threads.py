@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import require
-from conformance.checks.cases import BATCH, Case
+from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.checks.require import during
 from conformance.contract.requirement import PARAMETERS
@@ -27,10 +27,9 @@ def require_same_in_threads(layer: Layer, case: Case) -> None:
     """Require that eight threads at once get the bits that one thread gets."""
     is_function = PARAMETERS not in layer.provides
     shared = None if is_function or _writes_itself_back(layer, case) else layer.written(case)
-    lead = BATCH if layer.accepts(BATCH) else ()
 
     def work(i: int, *, at_once: Callable[[], object] = bool) -> list[tuple[str, np.ndarray]]:
-        x, seed = case.normal(f"x{i}", *lead, case.in_features), (case.seed + i) % 2**32
+        x, seed = case.normal(f"x{i}", *layer.batch, case.in_features), (case.seed + i) % 2**32
         found = []
         with layer.registered.surroundings():
             for _ in range(3):

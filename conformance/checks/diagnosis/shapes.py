@@ -161,8 +161,7 @@ def _of_axis(layer: Layer, case: Case, works: Callable[..., bool]) -> str:
         return ""
     x = case.normal("x", 2, n, n)
     found = np.asarray(layer.written(case).raw(x))
-    kernel, bias = layer.kernel_for(case), layer.bias_for(case)
-    if not layer.value(np.swapaxes(x, 1, 2), kernel, bias).admits(found):
+    if not layer.value_for(case, np.swapaxes(x, 1, 2)).admits(found):
         return ""
     words = "the kernel is multiplied with the second of three axes of x, not with the last one"
     return Cause("axis-of-input", words)
@@ -248,7 +247,7 @@ def of_vectors_only(layer: Layer) -> str:
         return VECTORS_ONLY
     # Both take the columns of x; x.T @ kernel has a row of the result for each of them.
     dense, x = layer.written(case), case.normal("x", *case.kernel_shape)
-    right = layer.value(x.T, layer.kernel_for(case), layer.bias_for(case))
+    right = layer.value_for(case, x.T)
     near = np.abs(np.asarray(dense.raw(x)) - right.value) <= right.bound
     return TRANSPOSED if near.all() else LEFT
 

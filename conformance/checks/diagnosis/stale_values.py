@@ -79,7 +79,7 @@ def require_read_again(
     layer: Layer, case: Case, dense: Built, x: np.ndarray, found: np.ndarray
 ) -> None:
     """Require a result for an array x of earlier calls to be the one for a new array."""
-    reference = layer.value(x, layer.kernel_for(case), layer.bias_for(case))
+    reference = layer.value_for(case, x)
     if reference.admits(found) or not reference.admits(dense(x.copy())):
         return
     words = "what is kept of a call depends on the object x, not on the parameters"
@@ -122,7 +122,7 @@ def _is_wrong_when_new(layer: Layer, case: Case) -> bool:
     """Return whether f(x) is wrong after a first write, at a size that no earlier one had."""
     other = replace(case, in_features=case.in_features + 1)
     x = other.normal("x", 8, other.in_features)
-    right = layer.value(x, layer.kernel_for(other), layer.bias_for(other))
+    right = layer.value_for(other, x)
     return not right.admits(layer.written(other).rows(x))
 
 
