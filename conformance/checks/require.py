@@ -17,6 +17,7 @@ import pytest
 
 from conformance.checks import recording
 from conformance.checks.exceptions import cause_of
+from conformance.checks.oracle import Bounded
 from conformance.errors import (
     Violation,
     by_user,
@@ -227,6 +228,11 @@ def within(
     # Rounding two factors and their sum to bfloat16 changes each term by 3 * 2^-8 at most.
     violation.wrong_numbers = _are_wrong(found, reference, 2**-6)
     raise violation
+
+
+def near(found: Any, reference: Bounded, what: str, *, cause: str = "") -> float:
+    """Require a result to be within the bound of its reference, as :func:`within` does."""
+    return within(found, reference.value, reference.bound, what, cause=cause)
 
 
 def raises(call: Callable[[], Any], what: str, *, cause: Callable[[], str] = str) -> None:

@@ -64,10 +64,10 @@ def test_half_precision_keeps_to_its_own_bound(dtype: str) -> None:
     reference = layer.value(x, kernel, bias)
     low = [jnp.asarray(values).astype(dtype) for values in (x, kernel, bias)]
     found = low[0] @ low[1] + low[2]
-    assert require.within(found, reference.value, reference.bound, "f(x)") > 0.1
+    assert require.near(found, reference, "f(x)") > 0.1
     wrong = oracle.affine(x, rounded(kernel, dtype) * np.float32(1.05), bias).value
     with pytest.raises(Violation):
-        require.within(wrong, reference.value, reference.bound, "f(x)")
+        require.near(wrong, reference, "f(x)")
 
 
 def test_a_promised_error_is_allowed_and_no_more() -> None:
@@ -81,11 +81,11 @@ def test_a_promised_error_is_allowed_and_no_more() -> None:
         by_row = e * np.abs(x).max(-1, keepdims=True) * np.sign(x)
         return (x + by_row) @ (kernel + e * np.abs(kernel).max(0) * np.sign(kernel))
 
-    assert require.within(moved(2.0**-7), reference.value, reference.bound, "f(x)") > 0.1
+    assert require.near(moved(2.0**-7), reference, "f(x)") > 0.1
     zero = layer.value(np.zeros((1, 33), np.float32), kernel.astype(np.float32), nothing)
     assert not (zero.bound > 1e-30).any()
     with pytest.raises(Violation):
-        require.within(moved(2.0**-4), reference.value, reference.bound, "f(x)")
+        require.near(moved(2.0**-4), reference, "f(x)")
 
 
 def test_a_sum_in_half_precision_is_allowed_where_it_is_declared() -> None:
@@ -97,10 +97,10 @@ def test_a_sum_in_half_precision_is_allowed_where_it_is_declared() -> None:
     for _ in range(300):
         found = found + jnp.ones((1, 1), jnp.bfloat16)
     reference = summed.value(x, kernel, nothing)
-    require.within(found, reference.value, reference.bound, "f(x)")
+    require.near(found, reference, "f(x)")
     reference = Layer(VARIANTS["bf16"]).value(x, kernel, nothing)
     with pytest.raises(Violation):
-        require.within(found, reference.value, reference.bound, "f(x)")
+        require.near(found, reference, "f(x)")
 
 
 def test_nothing_is_said_where_half_precision_overflows() -> None:

@@ -125,7 +125,7 @@ def test_half_input(layer: Layer, case: Case) -> None:
         reference = layer.value(x, case.kernel(), layer.bias_for(case))
         what = "after a call on bfloat16 of the same shape, f(x)"
         cause = Cause("kept-by-shape", "what is kept of a call depends on the shape of x alone")
-        require.within(dense(x), reference.value, reference.bound, what, cause=cause)
+        require.near(dense(x), reference, what, cause=cause)
 
 
 _TRAINED = {
@@ -228,7 +228,7 @@ def test_integer_input(layer: Layer, case: Case) -> None:
             wide = x.astype(np.float32)
             reference = arithmetic.affine(wide, case.kernel(), layer.bias_for(case))
             what = "f(x) under jax.jit for x of int32"
-            require.within(y, reference.value, reference.bound, what)
+            require.near(y, reference, what)
 
 
 @requirement("dtypes/complex-input", SHOULD, ANY, presumes=[FLOAT32_THROUGHOUT])
@@ -359,8 +359,7 @@ def test_x64_stable(layer: Layer, case: Case) -> None:
                 "operand-without-dtype", f"an operand of the forward pass is {y.dtype} under x64"
             ),
         )
-        reference = layer.value_for(case, x)
-        require.within(y, reference.value, reference.bound, "f(x) under x64")
+        require.near(y, layer.value_for(case, x), "f(x) under x64")
         # dtypes/integer-input reports a layer that raises for integers.
         if input_dtypes.works_with(layer, np.int32) and layer.convention.returned == "float32":
             _require_narrow(layer, wide, x)
@@ -392,7 +391,7 @@ def _require_wide(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None
         of_x = Cause("float64-rounded", "a float64 x is rounded to float32")
         cause = of_x if narrow.admits(np.asarray(y)) else ""
         what = "f(x) for a float64 x under x64"
-        require.within(y, exact.value, exact.bound, what, cause=cause)
+        require.near(y, exact, what, cause=cause)
 
 
 def _require_value(layer: Layer, case: Case, dense: Built, x: Any, equivalent: np.ndarray) -> None:
@@ -418,7 +417,7 @@ def _require_value(layer: Layer, case: Case, dense: Built, x: Any, equivalent: n
     # The causes are known for float32 only.
     is_plain = arithmetic.is_float32
     cause = input_dtypes.cause_of(found, np.asarray(x), equivalent, case, layer) if is_plain else ""
-    require.within(found, reference.value, reference.bound, what, cause=cause)
+    require.near(found, reference, what, cause=cause)
 
 
 @once_per_layer(by=lambda case, setting, cause: (case.x_shape, setting))

@@ -149,9 +149,9 @@ def test_basis_input(layer: Layer, case: Case) -> None:
         # Rounding the product is right, and so is rounding only the sum.
         reference, found = layer.value(eye, kernel, bias), dense.rows(eye)
         cause = wrong_values.of_wide_result(found, eye, kernel, bias, layer.arithmetic(len(eye)))
-        require.within(found, reference.value, reference.bound, "f(e_i)", cause=cause)
+        require.near(found, reference, "f(e_i)", cause=cause)
         reference, found = layer.value(eye, nothing, bias), dense.write(nothing, bias).rows(eye)
-        require.within(found, reference.value, reference.bound, "with K = 0, f(e_i)")
+        require.near(found, reference, "with K = 0, f(e_i)")
         return
     found = dense.rows(eye)
     cause = wrong_values.of_basis(found, kernel, bias)
@@ -159,7 +159,7 @@ def test_basis_input(layer: Layer, case: Case) -> None:
         cause = telling.of_basis(layer, case, cause)
     if layer.reparameterized:
         reference = layer.value(eye, kernel, bias)
-        require.within(found, reference.value, reference.bound, "f(e_i)", cause=cause)
+        require.near(found, reference, "f(e_i)", cause=cause)
     else:
         require.equal(found, kernel + bias, "f(e_i)", cause=cause)
     found = dense.write(nothing, bias).rows(eye)
@@ -193,8 +193,7 @@ def test_integer_exact(layer: Layer, case: Case) -> None:
     exact = x.astype(np.float64) @ kernel + bias
     cause = wrong_values.of_affine(found, x, kernel, bias)
     if its.product_error:
-        reference = layer.value(x, kernel, bias)
-        require.within(found, reference.value, reference.bound, "f(x)", cause=cause)
+        require.near(found, layer.value(x, kernel, bias), "f(x)", cause=cause)
         return
     if not cause and not np.array_equal(found, exact.astype(np.float32)):
         cause = of_transformation(layer, case)
@@ -226,7 +225,7 @@ def test_affine_value(layer: Layer, case: Case) -> None:
     found = np.asarray(layer.written(case)(x))
     reference = layer.value(x, kernel, bias)
     cause = "" if reference.admits(found) else telling.of_value(layer, case, x, found)
-    require.within(found, reference.value, reference.bound, "f(x)", cause=cause)
+    require.near(found, reference, "f(x)", cause=cause)
     if case.lead == BATCH:
         kinds.require_kinds(layer, case)
     if case.kernel_shape == FEW_SIZES[-1] and layer.accepts(BATCH):
@@ -291,7 +290,7 @@ def test_homogeneous(layer: Layer, case: Case) -> None:
     if layer.convention.product_error:
         kernel = case.kernel() if isinstance(f, Built) else layer.affine(case)[0]
         reference = layer.value(-x, kernel, np.zeros(case.out_features, np.float32))
-        require.within(np.asarray(f(-x)), reference.value, reference.bound, "f(-x)")
+        require.near(np.asarray(f(-x)), reference, "f(-x)")
         return
     require.equal(f(-x), -plain, "f(-x)")
     # float16 has few exponents: scaled values may underflow or overflow.

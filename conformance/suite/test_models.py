@@ -124,13 +124,13 @@ def test_nnx_transforms(layer: Layer, case: Case) -> None:
     each = [layer.value(x, member.kernel, member.bias) for member in members]
     for i, reference in enumerate(each):
         what = f"f(x) of member {i} of nnx.vmap"
-        require.within(found["nnx.vmap"][i], reference.value, reference.bound, what)
+        require.near(found["nnx.vmap"][i], reference, what)
     stack = Bounded(arithmetic.operand(x), np.zeros(x.shape))
     for member in members:
         stack = arithmetic.after(stack, member.kernel, member.bias)
-    require.within(found["nnx.scan"], stack.value, stack.bound, "f(x) by nnx.scan over layers")
+    require.near(found["nnx.scan"], stack, "f(x) by nnx.scan over layers")
     for how in ("nnx.remat", "nnx.cond"):
-        require.within(found[how], each[0].value, each[0].bound, f"f(x) under {how}")
+        require.near(found[how], each[0], f"f(x) under {how}")
 
 
 @requirement("models/linen-submodule", MUST, LINEN)
@@ -315,7 +315,7 @@ def test_linen_transforms(layer: Layer, case: Case) -> None:
                 stack = arithmetic.after(stack, each.kernel, each.bias)
             references = [stack]
         for reference, result in zip(references, y, strict=True):
-            require.within(result, reference.value, reference.bound, f"f(x) under {how}")
+            require.near(result, reference, f"f(x) under {how}")
 
 
 _NO_HASH = Cause(

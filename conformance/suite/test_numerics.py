@@ -99,10 +99,9 @@ def _precise(layer: Layer, case: Case, precision: oracle.Precision) -> None:
             cause = wrong_values.of_affine(found, x, kernel, bias)
             if not cause and not reference.admits(found):
                 cause = telling.of_usual(layer, case)
-        require.within(
+        require.near(
             found,
-            reference.value,
-            reference.bound,
+            reference,
             f"f(x) for x of {scale:g}, a kernel of {own:g} and a bias of {own * of_bias:g}",
             cause=cause,
         )
@@ -325,7 +324,7 @@ def test_no_saturation(layer: Layer, case: Case) -> None:
                 return  # the scale is not the reason: numerics/precision reports it
             cause = telling.of_saturation(layer, case, found, reference.value, scale, own)
         what = f"f(x) for x of {scale:g} and parameters of {own:g}"
-        require.within(found, reference.value, reference.bound, what, cause=cause)
+        require.near(found, reference, what, cause=cause)
     if arithmetic.is_float32 and not layer.reparameterized:
         _require_of_whole(dense, case, arithmetic)
 
@@ -345,10 +344,9 @@ def _require_of_whole(dense: Built, case: Case, arithmetic: Arithmetic) -> None:
     words = "whole numbers are multiplied as int32, and their sums exceed it"
     # It differs from the right result by a multiple of 2^32, or not at all.
     is_wrapped = oracle.Bounded(wrapped, reference.bound).admits(found)
-    require.within(
+    require.near(
         found,
-        reference.value,
-        reference.bound,
+        reference,
         "f(x) for an x and a kernel of integers near 2^15",
         cause=Cause("sums-in-int32", words) if is_wrapped else "",
     )

@@ -85,7 +85,7 @@ def test_use_bias(layer: Layer, case: Case) -> None:
     if layer.accepts((2, 4)) and layer.accepts(BATCH):
         found = np.asarray(dense(x.reshape(2, 4, -1))).reshape(8, -1)
         what = "f(x) with use_bias=False for an x of rank 3"
-        require.within(found, reference.value, reference.bound, what)
+        require.near(found, reference, what)
     require_as_zero_bias(layer, dense, case, x)
     require_branches(layer, without, "use_bias=False")
     require_no_bias_made(layer, case)

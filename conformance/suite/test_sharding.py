@@ -54,7 +54,7 @@ def test_sharded_equals_local(layer: Layer, case: Case) -> None:
             found = meshes.sharded(layer)(parameters, *places.put(kernel, bias, x))
             found = np.asarray(found)
         what = f"f(x) with {how} on {places.devices * places.second} devices"
-        require.within(found, reference.value, reference.bound, what)
+        require.near(found, reference, what)
 
 
 @requirement("sharding/default-device", SHOULD, PARAMETERS, wrong_numbers=MUST)
@@ -122,7 +122,7 @@ def test_second_device(layer: Layer, case: Case) -> None:
             accepted=str(device),
             cause=Cause("device-moved", f"the call moves {what} to another device"),
         )
-    require.within(y, reference.value, reference.bound, f"f(x) on {device}")
+    require.near(y, reference, f"f(x) on {device}")
 
 
 @requirement("sharding/eager", MUST, PARAMETERS, presumes=[FLOAT32_THROUGHOUT])
@@ -148,7 +148,7 @@ def test_eager(layer: Layer, case: Case) -> None:
         dense = meshes.on_their_devices(layer.of(case), places, case)
         spread = places.put(case.kernel(), case.bias(), x)[2]
         what = f"f(x) outside of jit with {how}"
-        require.within(dense(spread), reference.value, reference.bound, what)
+        require.near(dense(spread), reference, what)
         if how == meshes.BY_ROWS:
             meshes.require_same_within_mesh(dense, places, spread, reference)
             if input_dtypes.works_with(layer, "bfloat16"):
@@ -156,7 +156,7 @@ def test_eager(layer: Layer, case: Case) -> None:
         if places.x[0] and layer.accepts((8, 1)):
             y = np.asarray(dense(places.put(kernel, bias, x[:, None])[2]))[:, 0]
             what = f"f(x) outside of jit with {how}, for an x of rank 3"
-            require.within(y, reference.value, reference.bound, what)
+            require.near(y, reference, what)
         if how in (meshes.BY_ROWS, meshes.BY_OUTPUTS):
             meshes.require_gradients(layer, places, case, how)
 

@@ -66,12 +66,12 @@ def test_jit(layer: Layer, case: Case) -> None:
             found = np.asarray(programs.forward(layer)(parameters, value))
         reference = layer.value(value, layer.kernel_for(case), bias)
         cause = wrong_values.of_affine(found, value, layer.kernel_for(case), bias, layer.value)
-        require.within(found, reference.value, reference.bound, "f(x) under jax.jit", cause=cause)
+        require.near(found, reference, "f(x) under jax.jit", cause=cause)
     if dense.module is not None and programs.is_plain(case) and layer.accepts(BATCH):
         with require.during("nnx.jit of the module"):
             found = np.asarray(programs.module_forward(layer)(dense.module, x))
         reference = layer.value(x, layer.kernel_for(case), bias)
-        require.within(found, reference.value, reference.bound, "f(x) under nnx.jit")
+        require.near(found, reference, "f(x) under nnx.jit")
     if dense.plain_object is not None and programs.is_plain(case):
         compilation.require_program_of_its_own(layer, case)
 
@@ -160,14 +160,14 @@ def test_forward_mode(layer: Layer, case: Case) -> None:
             values, tangents = (kernel, bias, x), (tk, tb, tx)
             found = jax.device_get(program(dense.parameters, values, tangents, cotangent))
         reference = layer.value(x, kernel, bias if layer.convention.use_bias else bias * 0)
-        require.within(found["value"], reference.value, reference.bound, "f(x) by jax.jvp")
+        require.near(found["value"], reference, "f(x) by jax.jvp")
         tangent = arithmetic.tangent(x, kernel, tk, tb, tx)
         for by in ("jax.jvp", "jax.linearize"):
             what = f"the derivative along the {along} by {by}"
-            require.within(found[by], tangent.value, tangent.bound, what)
+            require.near(found[by], tangent, what)
         reference = arithmetic.input_gradient(kernel, cotangent)
         what = "the transpose of the linearized layer, applied to g,"
-        require.within(found["transpose"], reference.value, reference.bound, what)
+        require.near(found["transpose"], reference, what)
         require.equal(found["hessian"], np.zeros_like(found["hessian"]), "the Hessian in x")
     if programs.is_plain(case):
         with require.during("jax.jvp of the layer, outside of jit,"):
@@ -175,7 +175,7 @@ def test_forward_mode(layer: Layer, case: Case) -> None:
             at, along_all = (tuple(map(as_jax, each)) for each in (values, tangents))
             _, found = jax.jvp(lambda *v: f(dense.parameters, *v), at, along_all)
         what = "the derivative by jax.jvp outside of jit"
-        require.within(found, tangent.value, tangent.bound, what)
+        require.near(found, tangent, what)
 
 
 @requirement(
@@ -226,13 +226,13 @@ def test_vmap(layer: Layer, case: Case) -> None:
         found = programs.mapped(layer)(parameters, stacked, x, cotangent)
     for how, reference in expected.items():
         cause = gradients.of_stack(np.asarray(found[how]), reference, how)
-        require.within(found[how], reference.value, reference.bound, f"jax.vmap {how}", cause=cause)
+        require.near(found[how], reference, f"jax.vmap {how}", cause=cause)
     if programs.is_plain(case):
         with require.during("jax.vmap of the layer, outside of jit,"):
             # Pass it as an argument: Flax's transforms inside cannot use a closed-over array.
             mapped = jax.vmap(lambda p, row: programs.call(layer, p, row), (None, 0))
             by_rows = mapped(parameters, as_jax(x))
-        require.within(by_rows, one.value, one.bound, "jax.vmap over x, outside of jit,")
+        require.near(by_rows, one, "jax.vmap over x, outside of jit,")
         maps.require_maps_of_parts(layer, case, parameters)
         maps.require_along_names(layer, case, parameters, x, one)
 
@@ -277,7 +277,7 @@ def test_scan_and_remat(layer: Layer, case: Case) -> None:
     reference = Bounded(arithmetic.operand(case.x()), np.zeros(case.x_shape))
     for kernel, bias in zip(kernels, biases, strict=True):
         reference = arithmetic.after(reference, kernel, bias)
-    require.within(found, reference.value, reference.bound, f"jax.lax.scan over {depth} layers")
+    require.near(found, reference, f"jax.lax.scan over {depth} layers")
     for point in gradients.points(case, case.lead):
         with require.during(f"the gradient of jax.checkpoint of the layer, {point.where},"):
             found = programs.rematerialized(layer)(parameters, *point.values(), point.cotangent)
@@ -418,5 +418,4 @@ def test_symbolic_batch(layer: Layer, case: Case) -> None:
     for x in (case.x(), case.x()[:1]):
         with require.during(f"the exported layer for x of shape {x.shape}"):
             y = exported.call(*jax.tree_util.tree_leaves(parameters), x)
-        reference = layer.value_for(case, x)
-        require.within(y, reference.value, reference.bound, "f(x) of the exported layer")
+        require.near(y, layer.value_for(case, x), "f(x) of the exported layer")

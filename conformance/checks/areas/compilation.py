@@ -63,7 +63,7 @@ def require_program_of_its_own(layer: Layer, case: Case) -> None:
         words = "__eq__ and __hash__ leave the parameters out, by which JAX finds a program"
         cause = Cause("equal-with-other-values", words) if np.array_equal(y, former) else ""
         what = f"f(x) under jax.jit of {which}"
-        require.within(y, reference.value, reference.bound, what, cause=cause)
+        require.near(y, reference, what, cause=cause)
         former = y
 
 
@@ -159,7 +159,7 @@ def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
     try:
         with require.during("calling a layer that was traced before", cause):
             y = np.asarray(dense.raw(x))
-        require.within(y, reference.value, reference.bound, "f(x) after a trace")
+        require.near(y, reference, "f(x) after a trace")
     except Violation:
         if _is_right_without_a_trace(layer, case):
             raise
@@ -172,8 +172,7 @@ def _is_right_without_a_trace(layer: Layer, case: Case) -> bool:
     x = layer.x_for(control)
     try:
         y = np.asarray(layer.written(control).raw(x))
-        reference = layer.value_for(control, x)
-        require.within(y, reference.value, reference.bound, "f(x)")
+        require.near(y, layer.value_for(control, x), "f(x)")
     except Exception:  # which other requirements report
         return False
     return True

@@ -127,7 +127,7 @@ def require_value(
     if not reference.admits(found) and (arithmetic or _is_right_compiled(layer, point, reference)):
         words = "a rule of differentiation returns another value than the layer itself"
         cause = Cause("rule-of-another-value", words)
-    require.within(found, reference.value, reference.bound, what, cause=cause)
+    require.near(found, reference, what, cause=cause)
 
 
 def _is_right_compiled(layer: Layer, point: Point, reference: Bounded) -> bool:
@@ -199,7 +199,7 @@ def require_gradients(
         if exact:
             require.equal(value, reference.value, what, cause=cause)
         else:
-            require.within(value, reference.value, reference.bound, what, cause=cause)
+            require.near(value, reference, what, cause=cause)
 
 
 def require_of_input(

@@ -42,11 +42,11 @@ def _require_rows(layer: Layer, case: Case) -> None:
     for kind, x in rows_by_kind(case, BATCH[0]):
         reference, what = layer.value(x, kernel, bias), f"f(x) for rows of {kind}"
         for rank, f in at_ranks(dense):
-            require.within(f(x), reference.value, reference.bound, what + rank)
+            require.near(f(x), reference, what + rank)
     x = np.repeat(kernel[:, :1].T, BATCH[0], axis=0)
     reference = layer.value(x, kernel, bias)
     what = "f(x) for rows that are the kernel's first column"
-    require.within(dense(x), reference.value, reference.bound, what)
+    require.near(dense(x), reference, what)
 
 
 @once_per_layer()
@@ -57,7 +57,7 @@ def _require_magnitudes(layer: Layer, case: Case) -> None:
     x = (generator.standard_normal((_MANY, case.in_features)) * scales).astype(np.float32)
     reference = layer.value(x, kernel, bias)
     what = f"f(x) for {_MANY} rows of magnitudes from 1e-{_EXPONENT} to 1e{_EXPONENT}"
-    require.within(dense.rows(x), reference.value, reference.bound, what)
+    require.near(dense.rows(x), reference, what)
 
 
 @once_per_layer()
@@ -69,13 +69,13 @@ def _require_kernels(layer: Layer, case: Case) -> None:
         dense.write(kernel, case.bias())
         reference = layer.value(x, kernel, bias)
         for rank, f in at_ranks(dense):
-            require.within(f(x), reference.value, reference.bound, f"f(x) for {kind}{rank}")
+            require.near(f(x), reference, f"f(x) for {kind}{rank}")
     if layer.convention.use_bias:
         for kind, bias in _biases_by_kind(case):
             dense.write(case.kernel(), bias)
             reference = layer.value(x, layer.kernel_for(case), bias)
             for rank, f in at_ranks(dense):
-                require.within(f(x), reference.value, reference.bound, f"f(x) for {kind}{rank}")
+                require.near(f(x), reference, f"f(x) for {kind}{rank}")
 
 
 def rows_by_kind(case: Case, count: int) -> Iterator[tuple[str, np.ndarray]]:

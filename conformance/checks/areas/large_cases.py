@@ -85,10 +85,10 @@ def require_tall(layer: Layer, case: Case) -> None:
     x = case.normal("x", 70_001, case.in_features)
     dense, kernel, bias = layer.written(case), layer.kernel_for(case), layer.bias_for(case)
     reference = layer.value(x, kernel, bias)
-    require.within(dense(x), reference.value, reference.bound, "f(x)")
+    require.near(dense(x), reference, "f(x)")
     if input_dtypes.takes_numpy(layer):  # which may go to the device in parts
         y = dense(x, as_given=True)
-        require.within(y, reference.value, reference.bound, "f of a NumPy array")
+        require.near(y, reference, "f of a NumPy array")
     for lead in ((40_001,), (70_001,), (7, 5714)):
         if not layer.accepts(lead):
             continue
@@ -140,7 +140,7 @@ def require_constants(layer: Layer, case: Case, constants: Sequence[float]) -> N
                 if size.max() < _GREATEST * 10:
                     what = f"f(x) for values as large as the constant {constant:.6g} of the program"
                     for rank, f in at_ranks(layer.of(case).write(kernel, bias)):
-                        require.within(f(x), reference.value, reference.bound, what + rank)
+                        require.near(f(x), reference, what + rank)
 
 
 # Beyond these, products are subnormal, or overflow.

@@ -79,7 +79,7 @@ def require_maps_of_parts(layer: Layer, case: Case, parameters: Any) -> None:
         ]
         reference = arithmetic.affine(of[2], of[0], of[1][:, None])
         what = f"jax.vmap over {name} along the axis '{axis_name}'"
-        require.within(found[name], reference.value, reference.bound, what)
+        require.near(found[name], reference, what)
     _require_ensemble(layer, case, parameters, single[2])
     each = [arithmetic.kernel_gradient(single[2], g) for g in cotangent]
     value, bound = (np.stack([getattr(g, part) for g in each]) for part in ("value", "bound"))
@@ -106,7 +106,7 @@ def _require_ensemble(layer: Layer, case: Case, parameters: Any, x: np.ndarray) 
     arithmetic = layer.arithmetic(case.in_features)
     reference = arithmetic.affine(x, kernels, biases[:, None])
     what = f"jax.vmap over {_MEMBERS} kernels and biases, outside of jit,"
-    require.within(found, reference.value, reference.bound, what)
+    require.near(found, reference, what)
 
 
 def require_along_names(
@@ -125,7 +125,7 @@ def require_along_names(
             )
             found = mapped(parameters, as_jax(x))
         what = f"jax.vmap over x along the axis '{name}'"
-        require.within(found, rows.value, rows.bound, what, cause=_by_name(name))
+        require.near(found, rows, what, cause=_by_name(name))
     if programs.has_own_derivatives(layer, parameters, x[0]):
         # Without a name first, so that the name is the cause of what it changes.
         for each in dict.fromkeys((None, "batch", *names)):

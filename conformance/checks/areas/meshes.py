@@ -133,7 +133,7 @@ def require_half(dense: Built, places: Placement, case: Case) -> None:
     given = places.put(case.kernel(), case.bias(), as_jax(x, "bfloat16"))[2]
     what = f"f(x) outside of jit with {BY_ROWS}, for an x of bfloat16"
     y = np.asarray(dense(given), np.float32)
-    require.within(y, reference.value, reference.bound, what)
+    require.near(y, reference, what)
 
 
 def require_same_within_mesh(dense: Built, places: Placement, x: Any, reference: Bounded) -> None:

@@ -208,15 +208,15 @@ def require_no_leaks(layer: Layer, case: Case) -> None:
     parameters = dense.parameters
     with jax.disable_jit(), require.during("the layer under jax.disable_jit"):
         found = programs.call(layer, parameters, x)
-    require.within(found, reference.value, reference.bound, "f(x) under jax.disable_jit")
+    require.near(found, reference, "f(x) under jax.disable_jit")
     with jax.checking_leaks(), require.during("jax.jit under jax.checking_leaks"):
         found = jax.jit(lambda p, x: programs.call(layer, p, x))(parameters, x)
-    require.within(found, reference.value, reference.bound, "f(x) under jax.checking_leaks")
+    require.near(found, reference, "f(x) under jax.checking_leaks")
     if dense.module is not None and layer.accepts(BATCH):
         # Here the module is an argument, as in a function that a user compiles.
         with jax.checking_leaks(), require.during("nnx.jit under jax.checking_leaks"):
             found = nnx.jit(lambda module, x: module(x))(dense.module, x)
-        require.within(found, reference.value, reference.bound, "f(x) by nnx.jit, leaks checked,")
+        require.near(found, reference, "f(x) by nnx.jit, leaks checked,")
 
 
 def differing_attributes(first: Built, second: Built) -> str:
@@ -318,13 +318,13 @@ def require_donation(layer: Layer, case: Case) -> None:
     with require.during("jax.jit with donated state"):
         doubled, found = programs.donating(layer)(donor.parameters, x)
     reference = layer.value(case.x(), kernel, bias)
-    require.within(found, reference.value, reference.bound, "f(x) with donated state")
+    require.near(found, reference, "f(x) with donated state")
     if not layer.reparameterized:
         require.equal(layer.kernel_of(doubled), 2 * kernel, "the kernel returned by the step")
     with require.during("calling an instance after another's state was donated"):
         again = np.asarray(before(x))
         np.asarray(layer.of(case)(x))
-    require.within(again, reference.value, reference.bound, "f(x) of another instance")
+    require.near(again, reference, "f(x) of another instance")
 
 
 def require_copied(dense: Built, x: np.ndarray) -> None:

@@ -164,7 +164,7 @@ def require_result(
         if layer.value(x, kernel, bias * 0).admits(y):
             words = f"with {option.partition(' for x')[0]}, no bias is added"
             cause = Cause("bias-not-added", words)
-    require.within(y, reference.value, reference.bound, f"f(x) with {option}", cause=cause)
+    require.near(y, reference, f"f(x) with {option}", cause=cause)
 
 
 def _of_preferred(layer: Layer, case: Case, x: np.ndarray, wrong: str = "") -> str:

@@ -98,9 +98,7 @@ def _require_second(layer: Layer, point: gradients.Point, along: Any, second: An
         cut += "stop_gradient or a rule of differentiation cuts the second derivative off"
         cause = "" if second[i].any() else Cause("second-derivative-cut", cut)
         if i == 2 or not layer.reparameterized or s.any():
-            require.within(
-                second[i], reference.value, reference.bound, what.format(_NAMES[i]), cause=cause
-            )
+            require.near(second[i], reference, what.format(_NAMES[i]), cause=cause)
     require.equal(second[1], np.zeros_like(second[1]), what.format("bias"))
     if layer.reparameterized:
         return
@@ -116,9 +114,7 @@ def _require_second(layer: Layer, point: gradients.Point, along: Any, second: An
             words = "the rule of differentiation stops the gradient of the cotangent, for "
             cause = Cause("cotangent-stopped", words + names)
             break
-    require.within(
-        second[3], reference.value, reference.bound, what.format("cotangent g"), cause=cause
-    )
+    require.near(second[3], reference, what.format("cotangent g"), cause=cause)
 
 
 def _require_frozen(layer: Layer) -> None:

@@ -120,7 +120,7 @@ Use = Callable[[World, Held, Step], None]
 def _require(world: World, held: Held, x: np.ndarray, y: Any, dtype: str = "float32") -> None:
     reference = world.reference(held, x, dtype)
     what = f"f(x) for x of shape {x.shape} and dtype {dtype}"
-    require.within(np.asarray(y).astype(np.float32), reference.value, reference.bound, what)
+    require.near(np.asarray(y).astype(np.float32), reference, what)
 
 
 def _call_on(dtype: str) -> Use:

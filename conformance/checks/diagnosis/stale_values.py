@@ -83,10 +83,9 @@ def require_read_again(
     if reference.admits(found) or not reference.admits(dense(x.copy())):
         return
     words = "what is kept of a call depends on the object x, not on the parameters"
-    require.within(
+    require.near(
         found,
-        reference.value,
-        reference.bound,
+        reference,
         "after new values are written, f(x) of the array x of earlier calls",
         cause=Cause("kept-by-object", words),
     )
@@ -115,7 +114,7 @@ def require_fresh_of_whole(layer: Layer, case: Case, dense: Built, x: np.ndarray
     words = "a copy of the kernel is kept until some number that is computed of it changes"
     what = "f(x) for a kernel that has the weights of the kernel before it in another order"
     cause = Cause("stale-copy", words)
-    require.within(found, reference.value, reference.bound, what, cause=cause)
+    require.near(found, reference, what, cause=cause)
 
 
 def _is_wrong_when_new(layer: Layer, case: Case) -> bool:
