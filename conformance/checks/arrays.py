@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -77,15 +77,3 @@ def require_kept(layer: Any, old: Any, new: Any, written: Mapping[str, np.ndarra
                 ),
             )
         kept.add(which)
-
-
-def typed(size: Any) -> str:
-    """Return a size as text, with its type if it is not a Python int."""
-    return str(size) if type(size) is int else f"{type(size).__name__}({size})"
-
-
-def existing(function: Callable[..., Any] | None) -> Callable[..., Any]:
-    """Return the function of a layer, which must have it."""
-    if function is None:
-        raise TypeError("the property needs a function that this layer lacks: see its needs")
-    return function

@@ -19,11 +19,9 @@ from conformance.checks import oracle
 from conformance.checks.arithmetic import Arithmetic, is_rounded, rounded
 from conformance.checks.arrays import (
     as_jax,
-    existing,
     require_array,
     require_kept,
     require_same_shape,
-    typed,
 )
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.require import on_the_way
@@ -40,7 +38,7 @@ from conformance.contract.requirement import (
 from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers import experiments
 from conformance.layers.adapters.parameters import Leaf, leaves_in
-from conformance.layers.implementation import FLAX, Convention, Implementation
+from conformance.layers.implementation import FLAX, Convention, Implementation, existing
 from conformance.layers.looking import Seen, look
 from conformance.layers.registry import Entry
 from conformance.layers.storage import Factored, Scaled
@@ -180,8 +178,8 @@ class Layer:
     def build(self, in_features: Any, out_features: Any, seed: int = 0) -> Built:
         """Return a new layer of these sizes, built as a user builds it."""
         with on_the_way(
-            f"construction with in_features={typed(in_features)}, "
-            f"out_features={typed(out_features)}"
+            f"construction with in_features={_typed(in_features)}, "
+            f"out_features={_typed(out_features)}"
         ):
             if self.implementation.module is not None:
                 module = self.implementation.module(in_features, out_features, nnx.Rngs(seed))
@@ -329,6 +327,11 @@ class Layer:
     def accepts(self, lead: Sequence[int]) -> bool:
         """Return whether the layer accepts these leading axes; rank 5 stands for 5 and more."""
         return min(len(lead) + 1, FLAX.ranks[-1]) in self.convention.ranks
+
+
+def _typed(size: Any) -> str:
+    """Return a size as text, with its type if it is not a Python int."""
+    return str(size) if type(size) is int else f"{type(size).__name__}({size})"
 
 
 class Built:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from conformance.jax_setup.lazy import jax
-from conformance.layers.implementation import INPUTS, Implementation
+from conformance.layers.implementation import INPUTS, Implementation, existing
 from conformance.layers.storage import Blocks, Factored, Joined, Scaled, values_at, with_values
 
 _BATCH = 8
@@ -44,27 +44,26 @@ def _drawn(*shape: int) -> np.ndarray:
 
 def _results(its: Implementation, parameters: Any, x: np.ndarray) -> np.ndarray:
     """Return f of the rows of x, in float64."""
-    assert its.apply is not None
+    apply = existing(its.apply)
     if 2 in its.convention.ranks:
         filled = np.zeros((_BATCH, x.shape[1]), np.float32)
         filled[: len(x)] = x
-        rows = np.asarray(its.apply(parameters, jax.device_put(filled)))[: len(x)]
+        rows = np.asarray(apply(parameters, jax.device_put(filled)))[: len(x)]
     else:
         rows = np.stack(
-            [np.asarray(its.apply(parameters, jax.device_put(row.astype(np.float32)))) for row in x]
+            [np.asarray(apply(parameters, jax.device_put(row.astype(np.float32)))) for row in x]
         )
     return rows.astype(np.float64)
 
 
 def _written(its: Implementation, kernel: np.ndarray, bias: np.ndarray) -> Any:
     """Return a new layer's parameters with this kernel, and this bias if it has one."""
-    assert its.init is not None
-    assert its.with_parameters is not None
     arrays = [
         jax.device_put(each).astype(its.convention.parameter_dtype) for each in (kernel, bias)
     ]
-    new = its.init(0, *kernel.shape)
-    return its.with_parameters(new, arrays[0], arrays[1] if its.convention.use_bias else None)
+    new = existing(its.init)(0, *kernel.shape)
+    given = arrays[0], arrays[1] if its.convention.use_bias else None
+    return existing(its.with_parameters)(new, *given)
 
 
 def error_of(its: Implementation, size: tuple[int, int], *, summed: bool = False) -> float:
@@ -154,12 +153,10 @@ def _is_normalized(
     its: Implementation, seen: Implementation, path: str, size: tuple[int, int]
 ) -> bool:
     """Return whether the kernel stays the same if the array at the path is doubled."""
-    assert seen.init is not None
-    assert seen.kernel is not None
-    new = seen.init(0, *size)
+    new, kernel = existing(seen.init)(0, *size), existing(seen.kernel)
     (direction,) = values_at(its, new, [path])
-    doubled = seen.kernel(with_values(its, new, {path: 2 * direction}))
-    return bool(np.allclose(doubled, seen.kernel(new), rtol=_ON_GRID))
+    doubled = kernel(with_values(its, new, {path: 2 * direction}))
+    return bool(np.allclose(doubled, kernel(new), rtol=_ON_GRID))
 
 
 def blocks(
@@ -201,13 +198,11 @@ def scaled(its: Implementation, path: str, sizes: Sequence[tuple[int, int]]) -> 
     """
     found = Scaled(path)
     seen = found.seen_through(its)
-    assert its.kernel is not None
-    assert seen.init is not None
-    assert seen.kernel is not None
     if any(error_of(seen, size) > CLOSE for size in sizes):
         return None
-    new = seen.init(0, *_LARGE)
-    stored, used = (_LARGE[0] * np.mean(np.square(read(new))) for read in (its.kernel, seen.kernel))
+    new = existing(seen.init)(0, *_LARGE)
+    kernels = (existing(each.kernel)(new) for each in (its, seen))
+    stored, used = (_LARGE[0] * np.mean(np.square(kernel)) for kernel in kernels)
     is_usual = [0.4 < float(variance) < 2.5 for variance in (stored, used)]
     return found if is_usual == [False, True] else None
 
@@ -303,13 +298,11 @@ def _error(found: np.ndarray, exact: np.ndarray) -> float:
 
 def kinds_taken(its: Implementation, size: tuple[int, int]) -> tuple[str, ...]:
     """Return the kinds of numbers that the layer takes for x."""
-    assert its.init is not None
-    assert its.apply is not None
-    parameters, lead = its.init(0, *size), (2,) * (min(its.convention.ranks) - 1)
+    parameters, lead = existing(its.init)(0, *size), (2,) * (min(its.convention.ranks) - 1)
     found = []
     for kind, dtype in zip(INPUTS, (np.float32, np.int32, np.bool_, np.complex64), strict=True):
         x = jax.device_put(np.ones((*lead, size[0]), dtype))
         with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
-            its.apply(parameters, x)
+            existing(its.apply)(parameters, x)
             found.append(kind)
     return tuple(found) if "floating" in found else its.convention.inputs

@@ -371,3 +371,10 @@ class Implementation:
                 "layout can be declared otherwise"
             )
         return replace(self, convention=convention)
+
+
+def existing(function: Callable[..., Any] | None) -> Callable[..., Any]:
+    """Return a function of an implementation, which must have it."""
+    if function is None:
+        raise TypeError("the property needs a function that this layer lacks: see its needs")
+    return function

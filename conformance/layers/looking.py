@@ -16,7 +16,7 @@ from conformance.errors import by_user, described
 from conformance.jax_setup.lazy import jax
 from conformance.layers import experiments
 from conformance.layers.adapters.parameters import Leaf, leaves_in
-from conformance.layers.implementation import Convention, Implementation
+from conformance.layers.implementation import Convention, Implementation, existing
 from conformance.layers.storage import BiasRow, Storage
 
 SIZES = ((3, 10), (5, 1))
@@ -90,10 +90,8 @@ def look(implementation: Implementation) -> Seen:
 
 
 def _look(implementation: Implementation) -> Seen:
-    declared, init, apply = implementation.convention, implementation.init, implementation.apply
-    assert init is not None
-    assert apply is not None
-    parameters = [init(0, *size) for size in SIZES]
+    declared, apply = implementation.convention, existing(implementation.apply)
+    parameters = [existing(implementation.init)(0, *size) for size in SIZES]
     leaves = [leaves_in(implementation, each) for each in parameters]
     first = {".".join(leaf.path): leaf for leaf in leaves[0]}
     second = {".".join(leaf.path): leaf for leaf in leaves[1]}
@@ -180,10 +178,9 @@ def _tried(implementation: Implementation, seen: Seen) -> Seen:
 
 def _shapes(its: Implementation, paths: Sequence[str]) -> dict[str, Any]:
     """Return the shapes of these arrays at both sizes."""
-    assert its.init is not None
     found = [
         {".".join(leaf.path): np.shape(leaf.value) for leaf in leaves_in(its, each)}
-        for each in (its.init(0, *size) for size in SIZES)
+        for each in (existing(its.init)(0, *size) for size in SIZES)
     ]
     return {path: (found[0][path], found[1][path]) for path in paths}
 
@@ -241,14 +238,11 @@ def _has_effect(implementation: Implementation, path: str) -> bool:
     its = implementation.with_convention(
         replace(implementation.convention, parameter_names=(path, ""), use_bias=False)
     )
-    assert its.init is not None
-    assert its.apply is not None
-    assert its.kernel is not None
-    assert its.with_parameters is not None
-    x = _of(np.ones, _BATCH)
-    parameters = its.init(0, *SIZES[0])
-    other = its.with_parameters(parameters, its.kernel(parameters) + 1, None)
-    return not np.array_equal(its.apply(parameters, x), its.apply(other, x))
+    x, apply = _of(np.ones, _BATCH), existing(its.apply)
+    parameters = existing(its.init)(0, *SIZES[0])
+    moved = existing(its.kernel)(parameters) + 1
+    other = existing(its.with_parameters)(parameters, moved, None)
+    return not np.array_equal(apply(parameters, x), apply(other, x))
 
 
 def _as_stored(

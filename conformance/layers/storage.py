@@ -15,7 +15,7 @@ import numpy as np
 
 from conformance.jax_setup.lazy import jax, jnp
 from conformance.layers.adapters.parameters import leaves_in
-from conformance.layers.implementation import Implementation
+from conformance.layers.implementation import Implementation, existing
 
 
 def values_at(its: Implementation, parameters: Any, paths: Sequence[str]) -> list[Any]:
@@ -47,8 +47,7 @@ class BiasRow:
 
     def seen_through(self, its: Implementation) -> Implementation:
         """Return the implementation, which reads and writes the row as a vector."""
-        inner = its.with_parameters
-        assert inner is not None
+        inner = existing(its.with_parameters)
 
         def write(parameters: Any, kernel: Any, bias: Any) -> Any:
             written = inner(parameters, kernel, None)
@@ -104,9 +103,8 @@ class Joined:
 
     def seen_through(self, its: Implementation) -> Implementation:
         """Return the implementation, which takes the row for the bias."""
-        whole, inner, first = its.kernel, its.with_parameters, self.row == 0
-        assert whole is not None
-        assert inner is not None
+        whole, inner = existing(its.kernel), existing(its.with_parameters)
+        first = self.row == 0
 
         def write(parameters: Any, kernel: Any, bias: Any) -> Any:
             rows = [bias[None], kernel] if first else [kernel, bias[None]]
@@ -132,10 +130,7 @@ class Scaled:
 
     def seen_through(self, its: Implementation) -> Implementation:
         """Return the implementation, whose kernel has the number as a factor."""
-        apply, stored, inner = its.apply, its.kernel, its.with_parameters
-        assert apply is not None
-        assert stored is not None
-        assert inner is not None
+        apply, stored, inner = map(existing, (its.apply, its.kernel, its.with_parameters))
 
         def scale(parameters: Any) -> Any:
             """Return f(e_0) of a kernel of ones without a bias."""
@@ -180,9 +175,7 @@ class Factored:
 
     def seen_through(self, its: Implementation) -> Implementation:
         """Return the implementation, which computes the kernel, and divides one that it writes."""
-        apply, inner = its.apply, its.with_parameters
-        assert apply is not None
-        assert inner is not None
+        apply, inner = existing(its.apply), existing(its.with_parameters)
 
         def read(parameters: Any) -> Any:
             """Return f(e_i) without the bias: every other product is an exact zero."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from conformance.jax_setup.lazy import jax, jnp
-from conformance.layers.implementation import Convention, Implementation
+from conformance.layers.implementation import Convention, Implementation, existing
 
 _WIDE = "float64"
 
@@ -33,11 +33,8 @@ def _declares(implementation: Implementation, declared: Convention) -> Conventio
         forward = implementation.forward
         y = jax.eval_shape(lambda x: forward(0, x, 2), x)
         return replace(declared, compute_dtype=_dtype(declared.compute_dtype, y))
-    init, apply = implementation.init, implementation.apply
-    assert init is not None
-    assert apply is not None
-    parameters = jax.eval_shape(lambda: init(0, 3, 2))
-    y = jax.eval_shape(apply, parameters, x)
+    parameters = jax.eval_shape(lambda: existing(implementation.init)(0, 3, 2))
+    y = jax.eval_shape(existing(implementation.apply), parameters, x)
     leaves = jax.tree_util.tree_leaves(parameters)
     return replace(
         declared,

@@ -12,7 +12,7 @@ from conformance.checks import recording, require
 from conformance.checks.areas import composition, meshes
 from conformance.checks.areas.extreme_bits import RARELY_DRAWN, require_finite_for_extreme_bits
 from conformance.checks.areas.kernels import case_of, samples
-from conformance.checks.arrays import as_jax, existing
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.diagnosis import shapes, telling, wrong_values
 from conformance.checks.diagnosis.differences import (
@@ -50,6 +50,7 @@ from conformance.contract.requirement import (
 from conformance.errors import Cause, Violation, safe_text
 from conformance.jax_setup.lazy import jax
 from conformance.layers.adapters.parameters import Leaf
+from conformance.layers.implementation import existing
 
 _HUGE = (2048, 2048)
 """A size too large to build here; a construction that loops in Python is traced in seconds."""

@@ -15,7 +15,7 @@ from conformance.checks import oracle, profiles, recording, require
 from conformance.checks.areas import functions, input_dtypes
 from conformance.checks.areas.kernels import judge, recovered
 from conformance.checks.arithmetic import is_exact
-from conformance.checks.arrays import as_jax, existing
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
@@ -30,6 +30,7 @@ from conformance.contract.requirement import (
 )
 from conformance.errors import Cause, Violation, safe_text
 from conformance.jax_setup.lazy import jax, jnp, nnx
+from conformance.layers.implementation import existing
 from conformance.statistics import by_requirement, causes, strongest
 from conformance.statistics.identify import declared_names
 from conformance.statistics.laws import family_named

@@ -32,7 +32,7 @@ from conformance.checks.areas.kernels import (
 from conformance.checks.areas.levels import require_levels, require_resolution_at_edges
 from conformance.checks.areas.mapped_draws import cost_of_a_draw, drawn_at_once
 from conformance.checks.areas.seeds import require_each_scaled, require_no_rare_structure
-from conformance.checks.arrays import as_jax, existing
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, TALL, WIDE, Case, every_case, over
 from conformance.checks.description import bias_law_line, law_line
 from conformance.checks.layer import Layer
@@ -50,6 +50,7 @@ from conformance.contract.requirement import (
 )
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, jnp
+from conformance.layers.implementation import existing
 from conformance.statistics import (
     by_requirement,
     causes,

@@ -15,7 +15,7 @@ import numpy as np
 from conformance.checks import require
 from conformance.checks.areas import composition, input_dtypes
 from conformance.checks.areas.kernels import judge
-from conformance.checks.arrays import as_jax, existing
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case, over
 from conformance.checks.layer import Built, Layer
 from conformance.checks.oracle import Bounded
@@ -31,6 +31,7 @@ from conformance.contract.requirement import (
 )
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax, nnx
+from conformance.layers.implementation import existing
 from conformance.statistics import Evidence
 from conformance.statistics.correlation import linked_seeds
 from conformance.statistics.moments import variance

@@ -25,7 +25,6 @@ from conformance.checks.areas.streams import (
     require_same_first_output,
 )
 from conformance.checks.areas.threads import require_same_in_threads
-from conformance.checks.arrays import existing
 from conformance.checks.cases import LARGE, TALL, WIDE, Case, over
 from conformance.checks.layer import Layer
 from conformance.checks.programs import FEW_SIZES, compiled_to_run_once
@@ -46,6 +45,7 @@ from conformance.contract.requirement import (
 )
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax, nnx
+from conformance.layers.implementation import existing
 from conformance.statistics.moments import variance
 
 

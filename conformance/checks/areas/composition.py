@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import require
-from conformance.checks.arrays import as_jax, existing
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.checks.scan.literals import names_in_code
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, linen, nnx
 from conformance.layers.adapters.parameters import Leaf, Parameters
+from conformance.layers.implementation import existing
 
 Place = tuple[str, ...]
 

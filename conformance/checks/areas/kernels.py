@@ -16,7 +16,6 @@ import numpy as np
 
 from conformance.checks import profiles, recording, require
 from conformance.checks.areas.mapped_draws import built, drawn_at_once
-from conformance.checks.arrays import existing
 from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
@@ -25,6 +24,7 @@ from conformance.checks.scan.points import WEIGHTS
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 from conformance.layers import experiments
+from conformance.layers.implementation import existing
 from conformance.statistics import (
     ALPHA,
     Design,

@@ -9,11 +9,11 @@ import numpy as np
 
 from conformance.checks import require
 from conformance.checks.areas.kernels import judge
-from conformance.checks.arrays import existing
 from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jnp, nnx
+from conformance.layers.implementation import existing
 from conformance.statistics import by_requirement, structure
 from conformance.statistics.correlation import linked_seeds
 

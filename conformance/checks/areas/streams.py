@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import require
-from conformance.checks.arrays import as_jax, existing
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
 from conformance.checks.require import during
@@ -16,6 +16,7 @@ from conformance.checks.scan.literals import names_in_code, rngs_in_code
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax, nnx
 from conformance.layers.adapters.parameters import Parameters
+from conformance.layers.implementation import existing
 
 
 def kernel_of_streams(layer: Layer, case: Case) -> Callable[[Any], np.ndarray]:

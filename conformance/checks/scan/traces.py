@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import jaxprs
-from conformance.checks.arrays import existing
 from conformance.checks.layer import Layer
 from conformance.checks.programs import call
 from conformance.checks.scan.points import Point
@@ -15,6 +14,7 @@ from conformance.checks.scan.signatures import Signature, signature
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import name_of
 from conformance.jax_setup.lazy import jax, jnp
+from conformance.layers.implementation import existing
 
 Size = tuple[int, int]
 CONSTRUCTION, FORWARD, GRADIENT = "construction", "call", "gradient"
