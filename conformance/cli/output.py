@@ -81,10 +81,10 @@ def results_apart(to_stdout: bool) -> Iterator[Callable[[Results], None]]:
         return
     with contextlib.redirect_stdout(sys.stderr):
         yield found.append
-    from conformance.results.file import document, text_of
+    from conformance.results.file import text_of_runs
 
     for results in found:
-        sys.stdout.write(text_of(document(results.verdict, results.facts)))
+        sys.stdout.write(text_of_runs([results]))
 
 
 def for_other_tools(

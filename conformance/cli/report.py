@@ -128,22 +128,21 @@ def merge_arguments(parser: argparse.ArgumentParser) -> None:
 def merge(options: argparse.Namespace, _: Sequence[str]) -> int:
     """Merge results files of shards and of environments."""
     from conformance.report.merge import merge as joined
-    from conformance.results.file import collection, document, read_all, text_of
+    from conformance.results.file import read_all, text_of_runs
 
     runs = joined([run for path in options.results for run in read_all(path)])
-    documents = [document(run.verdict, run.facts) for run in runs]
-    put(options.output, text_of(collection(documents)))
+    put(options.output, text_of_runs(runs))
     return 0
 
 
 def write(output: str, runs: Sequence[Results], missing: Sequence[str]) -> None:
     """Write a page, a summary or one merged results file, by the suffix of the file."""
-    from conformance.results.file import collection, document, text_of
+    from conformance.results.file import text_of_runs
 
     suffix = Path(output).suffix.lower()
     format = _BY_SUFFIX.get(suffix, "")
     if suffix == ".json":
-        put(output, text_of(collection([document(run.verdict, run.facts) for run in runs])))
+        put(output, text_of_runs(runs))
     elif format in ("html", "markdown"):
         put(output, _made(format, runs, missing))
     else:

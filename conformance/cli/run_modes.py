@@ -17,7 +17,7 @@ from conformance.report.merge import merge
 from conformance.report.summary import Summary
 from conformance.report.tally import denominator
 from conformance.report.terminal import console_for
-from conformance.results.file import Results, collection, document, read, text_of
+from conformance.results.file import Results, read, text_of_runs
 
 _OF_MODES = ("--mode", "--results")
 
@@ -61,7 +61,7 @@ def run_modes(modes: Sequence[Mode], arguments: Sequence[str], results: str | No
     summary = Summary(merge(runs), tuple(missing))
     show(summary, sys.stdout)
     if results:
-        put(results, text_of(collection([document(r.verdict, r.facts) for r in runs])))
+        put(results, text_of_runs(runs))
     return exit_code(summary)
 
 

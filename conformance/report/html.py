@@ -39,7 +39,7 @@ def page(runs: Sequence[Results], missing: Sequence[str] = ()) -> str:
     )
     environment.filters["prose"] = _prose
     environment.filters["breakable"] = _breakable
-    found = collection([document(run.verdict, run.facts) for run in runs])
+    found = collection([document(run) for run in runs])
     view = View(runs, missing)
     plotted = view if len(runs) <= _FEW else View([runs[view.summary.reference]])
     return environment.get_template("page.html.j2").render(

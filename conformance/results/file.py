@@ -60,8 +60,9 @@ class Results:
         return found
 
 
-def document(verdict: Verdict, facts: dict[str, Any]) -> dict[str, Any]:
+def document(results: Results) -> dict[str, Any]:
     """Return the document of a run, as plain JSON values."""
+    verdict, facts = results.verdict, results.facts
     return {
         "format": FORMAT,
         "environment": facts["environment"],
@@ -113,6 +114,11 @@ def collection(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def text_of(found: dict[str, Any]) -> str:
     """Return a document as text, which is the same for the same document."""
     return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def text_of_runs(runs: Iterable[Results]) -> str:
+    """Return the text of a results file with these runs."""
+    return text_of(collection([document(run) for run in runs]))
 
 
 def save(path: Path, text: str) -> None:

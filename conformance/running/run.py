@@ -339,10 +339,10 @@ class Run:
         path = self.config.getoption("conformance_results")
         if path is None:
             return True
-        from conformance.results.file import document, save, text_of
+        from conformance.results.file import Results, save, text_of_runs
 
         try:
-            save(Path(path), text_of(document(self.verdict, self.facts())))
+            save(Path(path), text_of_runs([Results(self.verdict, self.facts())]))
         except OSError as error:
             print(f"results could not be written to {path}: {error}", file=sys.stderr)
             return False

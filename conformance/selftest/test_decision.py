@@ -17,7 +17,7 @@ from conformance.report.notebook import table
 from conformance.report.terminal import write_verdict
 from conformance.results.cell import Cell
 from conformance.results.decision import Word, decide
-from conformance.results.file import Results, document, parse, text_of
+from conformance.results.file import Results, parse, text_of_runs
 from conformance.results.outcome import Outcome
 from conformance.results.verdict import Verdict, account
 from conformance.selftest.pages import needs_extra
@@ -84,7 +84,7 @@ def test_every_report_shows_the_same_verdict(verdict: Verdict) -> None:
     assert (said["color"] in ("brightgreen", "yellow")) == (decision.exit_code == 0)
     if decision.word not in (Word.CONFORMS, Word.DOES_NOT_CONFORM):
         assert decision.word in said["message"]
-    (again,) = parse(text_of(document(verdict, KNOWN)), "x.json")
+    (again,) = parse(text_of_runs([results]), "x.json")
     assert again.verdict.decision == decision
     assert verdict.exit_code == decision.word.exit_code
     _require_right(verdict)

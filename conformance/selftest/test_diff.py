@@ -269,7 +269,7 @@ ALL = slice(None)
 )
 def test_shards_make_up_the_whole(parts: list[tuple[slice, slice]]) -> None:
     (whole,) = merge([loaded(part(BASE, *shard)) for shard in parts])
-    found = document(whole.verdict, whole.facts)
+    found = document(whole)
     for key in ("implementations", "requirements", "environment", "complete", "exit_code"):
         assert found[key] == BASE[key]
     assert sorted(map(str, found["cells"])) == sorted(map(str, BASE["cells"]))

@@ -12,7 +12,7 @@ import pytest
 
 from conformance.cli.main import main
 from conformance.errors import ResultsError
-from conformance.results.file import collection, document, read, read_all, save, text_of
+from conformance.results.file import collection, read, read_all, save, text_of, text_of_runs
 from conformance.results.schema import fault, results_schema
 from conformance.selftest.pages import Page, needs_extra
 from conformance.selftest.synthetic import cell_at, places, put, results
@@ -36,7 +36,7 @@ def test_what_is_written_is_read_and_written_again_the_same(tmp_path: Path) -> N
     path = tmp_path / "folder" / "results.json"
     save(path, text_of(VALID))
     found = read(path)
-    assert text_of(document(found.verdict, found.facts)) == path.read_text()
+    assert text_of_runs([found]) == path.read_text()
     assert found.source == str(path)
 
 

@@ -17,7 +17,7 @@ from conformance.layers.registry import Entry
 from conformance.report.merge import merge
 from conformance.results.cell import Cell
 from conformance.results.decision import INCOMPLETE, OK
-from conformance.results.file import Results, document, parse, text_of
+from conformance.results.file import Results, parse, text_of_runs
 from conformance.results.outcome import Outcome
 from conformance.results.verdict import account
 from conformance.running.schedule import Shard, expected_seconds
@@ -81,7 +81,7 @@ def results(
     mine = [replace(c) for c in cells if own is None or (c.implementation, c.requirement) in own]
     verdict = account(ENTRIES, rows, mine, own)
     facts = {**FACTS, "shard": str(shard or "")}
-    (read,) = parse(text_of(document(verdict, facts)), f"shard {shard}")
+    (read,) = parse(text_of_runs([Results(verdict, facts)]), f"shard {shard}")
     return read
 
 
@@ -139,7 +139,7 @@ def test_seconds_are_those_of_a_results_file(tmp_path: Path) -> None:
     rows = catalogue()
     path = tmp_path / "r.json"
     whole = results(cells_of(rows), rows)
-    path.write_text(text_of(document(whole.verdict, whole.facts)))
+    path.write_text(text_of_runs([whole]))
     assert expected_seconds(path)[ENTRIES[0].id, rows[0].id] == 0.5
     assert expected_seconds(None) == {}
 
