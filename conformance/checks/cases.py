@@ -171,15 +171,8 @@ _MIXED = 256
 _SEARCHED = 40
 
 
-def over(
-    *,
-    leads: bool = False,
-    every_size: bool = True,
-    sizes: Sequence[tuple[int, int]] | None = None,
-    up_to: int | None = None,
-    at_most: int | None = None,
-    also: Sequence[Shape] = (),
-) -> Callable[[F], F]:
+@dataclass(frozen=True, kw_only=True)
+class over:
     """Let Hypothesis draw the property's ``case``, with each size of the pool at least once.
 
     :func:`settled` applies the run's profile when it is known.
@@ -199,25 +192,18 @@ def over(
     also
         Further sizes and leading dimensions, each used once.
     """
-    settings = _Settings(leads, every_size, sizes, up_to, at_most, tuple(also))
 
-    def decorate(test: F) -> F:
-        test.__draws__ = settings  # type: ignore[attr-defined]  # functions take attributes
+    leads: bool = False
+    every_size: bool = True
+    sizes: Sequence[tuple[int, int]] | None = None
+    up_to: int | None = None
+    at_most: int | None = None
+    also: Sequence[Shape] = ()
+
+    def __call__(self, test: F) -> F:
+        """Let the test draw its case so."""
+        test.__draws__ = self  # type: ignore[attr-defined]  # functions take attributes
         return test
-
-    return decorate
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """The arguments of :func:`over`."""
-
-    leads: bool
-    every_size: bool
-    sizes: Sequence[tuple[int, int]] | None
-    up_to: int | None
-    at_most: int | None
-    also: tuple[Shape, ...]
 
     def shapes(self, profile: profiles.Profile) -> list[Shape]:
         """Return the sizes and leading dimensions of a profile, each used once."""
@@ -248,9 +234,9 @@ def _case(shape: Shape, seed: int, values: int) -> Case:
 def settled(property: Callable[..., None], profile: profiles.Profile) -> Callable[..., None]:
     """Return the property as a test that draws its cases by the profile.
 
-    A property without :func:`over` is returned as it is.
+    A property without :class:`over` is returned as it is.
     """
-    how: _Settings | None = getattr(property, "__draws__", None)
+    how: over | None = getattr(property, "__draws__", None)
     if how is None:
         return property
     if how.at_most is not None:

@@ -19,7 +19,7 @@ from conformance.errors import UsageError
 from conformance.layers.loading import load
 from conformance.layers.registry import resolve
 from conformance.statistics import Evidence, by_requirement, correlation, power
-from conformance.statistics.laws import family_named
+from conformance.statistics.laws import families_named
 from conformance.statistics.moments import variance, variance_limits
 
 LEVELS = (0.1, 0.01, 0.001)
@@ -95,7 +95,7 @@ def _evidence(
     layer: Layer, samples: dict[tuple[int, int], np.ndarray]
 ) -> dict[str, list[Evidence]]:
     law = layer.convention.kernel
-    families = tuple(filter(None, (family_named(name) for name in law.families)))
+    families = families_named(law.families)
     standard = by_requirement.standardised(samples, law.variance)
     found = {
         "kernel-mean": by_requirement.mean_row(standard),

@@ -32,8 +32,7 @@ def command(entry: Entry, row: Requirement, like: str | None = None) -> str:
     beside = f" --like {shlex.quote(like)}" if like and row.area == DROP_IN else ""
     options = f"{beside}{declared}{explored}{mode}"
     # The slug identifies the requirement, and the full id would not fit on a line.
-    slug = row.id.partition("/")[2]
-    return f"dense-conformance run {layer} --requirement {slug}{options}"
+    return f"dense-conformance run {layer} --requirement {row.slug}{options}"
 
 
 def script(cell: Cell, entry: Entry, layer: Any) -> str:

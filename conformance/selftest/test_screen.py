@@ -39,7 +39,6 @@ def _row(id: str) -> Requirement:
 
 
 def _failure(row: Requirement, cause: str) -> Cell:
-    slug = row.id.partition("/")[2]
     return Cell(
         ENTRY.id,
         row.id,
@@ -51,7 +50,7 @@ def _failure(row: Requirement, cause: str) -> Cell:
         cause=cause,
         case={"in_features": 3, "out_features": 10, "seed": 0, "values": 0},
         notes=["what chance gives, and how much a run of this profile detects"],
-        reproduction=f"dense-conformance run mine.py:MyDense --requirement {slug}",
+        reproduction=f"dense-conformance run mine.py:MyDense --requirement {row.slug}",
     )
 
 

@@ -1,7 +1,7 @@
 """The laws of initial weights, rescaled to mean 0 and variance 1."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +71,7 @@ SIGNS = Family("random signs", _signs_cdf, 1.0, 1.0)
 FAMILIES = (NORMAL, TRUNCATED_NORMAL, UNIFORM, LAPLACE, LOGISTIC, SIGNS)
 
 
-def family_named(name: str) -> Family | None:
-    """Return the family of that name, with spaces or underscores, or None."""
-    wanted = name.replace("_", " ").replace("-", " ").lower()
-    return next((family for family in FAMILIES if family.name.lower() == wanted), None)
+def families_named(names: Iterable[str]) -> tuple[Family, ...]:
+    """Return the known families of these names, with spaces, dashes or underscores."""
+    plain = [name.replace("_", " ").replace("-", " ").lower() for name in names]
+    return tuple(each for name in plain for each in FAMILIES if each.name.lower() == name)

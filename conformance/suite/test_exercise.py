@@ -33,7 +33,7 @@ from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.implementation import existing
 from conformance.statistics import by_requirement, causes, strongest
 from conformance.statistics.identify import declared_names
-from conformance.statistics.laws import family_named
+from conformance.statistics.laws import families_named
 
 
 @requirement("exercise/float-arguments", MUST, EXERCISE, foundation=True, order=-189)
@@ -407,7 +407,7 @@ def test_recovered_kernel(layer: Layer) -> None:
         require.equal(f_of_zero, np.zeros(m), f"f(0) with features={m}", cause=why)
     drawn = recovered(layer)
     law = layer.convention.kernel
-    families = tuple(filter(None, (family_named(name) for name in law.families)))
+    families = families_named(law.families)
     names = declared_names(families, law.variance)
     rescaled = by_requirement.rescaled(drawn, law.variance)
 

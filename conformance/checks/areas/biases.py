@@ -11,7 +11,7 @@ from conformance.errors import Cause
 from conformance.statistics import by_requirement
 from conformance.statistics.by_requirement import Shape
 from conformance.statistics.correlation import linked_seeds
-from conformance.statistics.laws import family_named
+from conformance.statistics.laws import families_named
 
 
 @once_per_layer()
@@ -29,7 +29,7 @@ def new(layer: Layer) -> dict[Shape, np.ndarray]:
 def require_law(layer: Layer) -> None:
     """Require new biases to follow their declared law."""
     law, drawn = layer.convention.bias, new(layer)
-    families = tuple(filter(None, (family_named(name) for name in law.families)))
+    families = families_named(law.families)
     standard = by_requirement.rescaled(drawn, law.variance)
     judge(
         [

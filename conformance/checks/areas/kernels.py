@@ -37,7 +37,7 @@ from conformance.statistics import (
 )
 from conformance.statistics.by_requirement import Shape, VarianceLaw
 from conformance.statistics.identify import declared_names
-from conformance.statistics.laws import Family, family_named
+from conformance.statistics.laws import Family, families_named
 
 _AT_EDGES = 2**16
 """The weights drawn at each edge of a construction; at least four kernels are drawn."""
@@ -222,7 +222,7 @@ def declared(layer: Layer) -> Declared:
     if not finite:
         require.fail("no kernel of the experiment is finite", accepted="finite kernels")
     rescaled = by_requirement.rescaled(finite, law.variance)
-    families = tuple(filter(None, (family_named(name) for name in law.families)))
+    families = families_named(law.families)
     slack = _SLACK.get(layer.convention.parameter_dtype, (0.0, 0.0, 0.0))
     return Declared(
         plan=experiment(),
