@@ -78,7 +78,7 @@ def test_use_bias(layer: Layer, case: Case) -> None:
     dense.write(kernel, case.bias())
     reference = without.value(x, kernel, np.zeros(case.out_features, np.float32))
     require.equal(dense(x * 0), np.zeros_like(reference.value), "f(0) with use_bias=False")
-    require.within(dense(x), reference.value, reference.bound, "f(x) with use_bias=False")
+    require.near(dense(x), reference, "f(x) with use_bias=False")
     require_of_one_layer(dense, plain, before, "f(x)", seen)
     input_dtypes.require_not_finite(without, dense, x)
     require_gradients(without, case, dense, x, "jax.vjp with use_bias=False")
@@ -343,7 +343,7 @@ def test_dot_general(layer: Layer, case: Case) -> None:
     what, y = "f(x) with a dot_general that negates the product", dense(x)
     unused = "f(x) with a dot_general does not call it"
     require.that(calls, unused, accepted="a call", cause=ignored("dot_general"))
-    require.within(y, reference.value, reference.bound, what)
+    require.near(y, reference, what)
     require_negated_products(dense, case, x)
     require_negated_gradients(dense, case)
     require_of_one_layer(dense, usual, before, "f(x)", seen)

@@ -142,7 +142,7 @@ def require_same_within_mesh(dense: Built, places: Placement, x: Any, reference:
     if y is not None:
         cause = Cause("mesh-in-call", "the layer computes otherwise where a mesh is set")
         what = f"f(x) within a mesh, with {BY_ROWS},"
-        require.within(np.asarray(y), reference.value, reference.bound, what, cause=cause)
+        require.near(np.asarray(y), reference, what, cause=cause)
 
 
 def require_gradients(layer: Layer, places: Placement, case: Case, how: str) -> None:

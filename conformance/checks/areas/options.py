@@ -371,7 +371,7 @@ def require_negated_products(dense: Built, case: Case, x: np.ndarray) -> None:
         words = f"dot_general does not compute the product for x of {dtype}"
         cause = Cause("option-by-dtype", words) if usual.admits(y) else ""
         what = f"f(x) of {dtype} with a dot_general that negates the product"
-        require.within(y, reference.value, reference.bound, what, cause=cause)
+        require.near(y, reference, what, cause=cause)
 
 
 def require_negated_gradients(dense: Built, case: Case) -> None:

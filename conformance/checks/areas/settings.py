@@ -47,4 +47,4 @@ def require_values_under_settings(layer: Layer, case: Case) -> None:
                 continue
         cause = Cause("value-of-setting", f"the layer computes something else under {setting}")
         what = f"under {setting}, f(x)"
-        require.within(y, reference.value, reference.bound, what, cause=cause)
+        require.near(y, reference, what, cause=cause)

@@ -177,7 +177,7 @@ def _closed_over(world: World, held: Held, step: Step) -> None:
         (found,) = back(as_jax(g))
     reference = world.layer.arithmetic(len(held.kernel)).input_gradient(held.kernel, g)
     what = f"the gradient with respect to x by jax.vjp, for x of shape {x.shape},"
-    require.within(found, reference.value, reference.bound, what)
+    require.near(found, reference, what)
 
 
 def _jit(world: World, held: Held, step: Step) -> None:
