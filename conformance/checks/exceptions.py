@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from types import MappingProxyType
 
 import numpy as np
 
 from conformance.errors import Cause, frames_of, name_of
+from conformance.jax_setup.lazy import nnx
 
+_IN_PLACE = Cause(
+    "written-in-place", "an array is changed in place, and it is read-only, as those of JAX are"
+)
+_IN_VARIABLE = Cause(
+    "variable-written-in-place",
+    "variable[...] = value writes into the array that the Variable holds, and one that NumPy reads "
+    "from a file is read-only: replace it, by variable.set_value(value) or variable.value = value",
+)
 NOT_CALLED = Cause(
     "initializer-not-called",
     "a function stands where an array is needed: an initializer is made first, and then called, as "
@@ -112,13 +122,7 @@ _BY_MESSAGE = (
             "jax.random",
         ),
     ),
-    (
-        r"^(output array|assignment destination) is read-only$",
-        Cause(
-            "written-in-place",
-            "an array is changed in place, and it is read-only, as those of JAX are",
-        ),
-    ),
+    (r"^(output array|assignment destination) is read-only$", _IN_PLACE),
 )
 _NUMBER_UNDER_TRACE = "number-under-trace"
 _BY_NAME = MappingProxyType(
@@ -156,12 +160,20 @@ def cause_of(error: BaseException, text: str) -> str:
     found = next((cause for message, cause in _BY_MESSAGE if re.search(message, text)), "")
     if found is _OF_VECTOR and _has_number_as_dtype(error):
         return _NUMBER_AS_DTYPE
+    if found is _IN_PLACE and _is_in_variable(error):
+        return _IN_VARIABLE
     kind = name_of(error)
     asked = re.search(r"The (\w+)\(\) method was called on", text)
     if not found and asked is not None and kind == "ConcretizationTypeError":
         words = f"{asked[1]}() is asked of an array under a trace, which has no device yet"
         return Cause("device-under-trace", words)
     return found or _BY_NAME.get(kind, "")
+
+
+def _is_in_variable(error: BaseException) -> bool:
+    """Return whether an nnx.Variable changed the array that it holds."""
+    (innermost,) = deque(frames_of(error), maxlen=1)
+    return isinstance(innermost.f_locals.get("self"), nnx.Variable)
 
 
 def _has_number_as_dtype(error: BaseException) -> bool:

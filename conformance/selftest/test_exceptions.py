@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from conformance.checks import require
 from conformance.errors import Violation
 
 KEY = jax.random.key(0)
+READ_ONLY = np.frombuffer(b"1234", np.int32)
 draw: Any = jax.random.normal
 zeros: Any = jnp.zeros
 made: Any = jax.nn.initializers
@@ -34,6 +36,8 @@ made: Any = jax.nn.initializers
         (lambda: np.zeros(3) or 0, "array-as-condition"),
         (lambda: jax.jit(lambda x: x or 0)(3.0), "condition-under-trace"),
         (lambda: zeros(3, "no dtype"), ""),
+        (lambda: READ_ONLY.__setitem__(0, 1), "written-in-place"),
+        (lambda: nnx.Variable(READ_ONLY).__setitem__(0, 1), "variable-written-in-place"),
     ],
 )
 def test_the_cause_of_an_exception_is_found(call: Callable[[], object], cause_id: str) -> None:

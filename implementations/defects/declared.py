@@ -15,6 +15,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
+from conformance.jax_setup.compat import set_value
 from implementations.defects import hooks
 from implementations.defects.base import (
     CorrectDense,
@@ -298,6 +299,24 @@ _HalfResult = hooks.forward(
     lambda x, k, b: affine(*(v.astype(BFLOAT16) for v in (x, k, b))),
     "Declares a result of float32, and returns bfloat16.",
 )
+
+
+class _CountsInPlace(CorrectDense):
+    """Counts its calls, and writes the number into an array that was loaded."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(in_features, out_features, rngs=rngs)
+        self.calls = nnx.Variable(jnp.zeros((), jnp.int32))
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        calls: Any = self.calls[...]
+        if isinstance(calls, Array):
+            set_value(self.calls, calls + 1)
+        else:
+            self.calls[...] = calls + 1
+        return affine(x, kernel, bias)
+
+
 name_layers(globals())
 
 RoundedToInt8 = declaring(
@@ -326,6 +345,11 @@ SumsInLess = declaring(
 HalfUnderVmap = declaring(_HalfUnderVmap, Defect("Y176", "transforms/vmap"), **HALF)
 HalfOfIntegers = declaring(_HalfOfIntegers, Defect("Y177", "dtypes/integer-input"), **HALF)
 PaddingInHalf = declaring(_PaddingInHalf, Defect("Y532", "forward/affine-value"), **HALF)
+CountsInPlace = declaring(
+    _CountsInPlace,
+    Defect("Y623", "serialization/round-trip", cause_id="variable-written-in-place"),
+    extra_state=["calls"],
+)
 WIDER = {"dtype": "bfloat16", "result_dtype": "float32"}
 RoundedResult = declaring(
     _RoundedResult, Defect("Y262", "forward/basis-input", cause_id="result-rounded"), **WIDER
