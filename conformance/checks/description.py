@@ -282,8 +282,13 @@ _USUAL = ("1 / fan_in", "2 / fan_in", "2 / (fan_in + fan_out)", "1 / (3 * fan_in
 
 
 def law_line(layer: Layer) -> str:
-    """Return the line that declares the law of new kernels, if libraries use that law."""
-    return _usual_line("kernel", law_in_words(layer)[1])
+    """Return the line that declares the law of new kernels, if libraries use that law.
+
+    It is "" if such a kernel follows the law that the layer has already.
+    """
+    found = law_in_words(layer)[1]
+    line = _usual_line("kernel", found)
+    return "" if line and law_of(found).within(layer.convention.kernel) else line
 
 
 def bias_law_line(layer: Layer) -> str:

@@ -355,7 +355,7 @@ def test_one_difference_is_one_finding(
 
 
 def test_a_kernel_of_three_axes_is_described_by_functions(checked: Checked) -> None:
-    _, text = checked(Convolution, rows=("kernel-shape",))
+    _, text = checked(Convolution, rows=("kernel-shape", "finite", "affine-value"))
     assert failing(text) == {"construction/kernel-shape"}
     assert "A description in Python" in " ".join(text.split())
 

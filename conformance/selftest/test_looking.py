@@ -13,6 +13,7 @@ from flax import linen, nnx
 
 import conformance
 from conformance import FLAX, Convention, adapt
+from conformance.checks.description import law_in_words, law_line
 from conformance.checks.layer import Layer
 from conformance.cli.main import main
 from conformance.layers.looking import look
@@ -420,3 +421,11 @@ def test_what_is_seen_of_products_and_inputs_is_proposed(
     found = conformance.describe(type(layer.module(3, 10, nnx.Rngs(0))))
     assert found.declaration is not None
     assert proposed.items() <= found.declaration.items()
+
+
+def test_a_law_is_declared_only_where_it_differs() -> None:
+    layer = Layer(adapt(nnx.Linear))
+    assert law_in_words(layer)[1] == "truncated normal, 1 / fan_in"
+    assert not law_line(layer)
+    uniform = Layer(adapt(nnx.Linear, kernel="glorot_uniform"))
+    assert law_line(uniform) == 'kernel = "truncated normal, 1 / fan_in"'

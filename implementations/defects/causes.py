@@ -38,6 +38,18 @@ def is_square(x: Array, kernel: Array, bias: Array) -> bool:
     return kernel.shape[0] == kernel.shape[1]
 
 
+@defect("Y622", "construction/kernel-shape", 2, cause_id="kernel-padded")
+class KernelPadded(CorrectDense):
+    """The kernel is stored with rows and columns of zeros up to a multiple of eight."""
+
+    def draw_kernel(self, key: Array, in_features: int, out_features: int) -> Array:
+        kernel = scaled_normal(key, in_features, out_features)
+        return jnp.pad(kernel, ((0, -in_features % 8), (0, -out_features % 8)))
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(x, kernel[: x.shape[-1], : bias.size], bias)
+
+
 KernelNegated = wrong.forward("Y417", BASIS, 2, cause_id="kernel-negated")(
     lambda x, k, b: affine(x, -k, b), "The kernel is subtracted."
 )

@@ -127,13 +127,17 @@ def _require_compiled_once(layer: Layer, case: Case) -> None:
             found == 0,
             f"{which} on x of shape {x.shape} compiles {found} program{'s' if found > 1 else ''}",
             accepted="none",
-            cause=Cause(
-                "compiled-in-call",
-                "a branch of jax.lax.cond is made in every call, and compiled again"
-                if jaxprs.conditions(_program(layer, case))
-                else "a function is compiled in every call: jax.jit is applied inside of it",
-            ),
+            cause=Cause("compiled-in-call", _why_compiled(_program(layer, case))),
         )
+
+
+def _why_compiled(program: Any) -> str:
+    """Return why a call compiles again what an earlier call has compiled."""
+    if jaxprs.conditions(program):
+        return "a branch of jax.lax.cond is made in every call, and compiled again"
+    if any(each.primitive.name == "pallas_call" for each in jaxprs.equations(program)):
+        return "pallas_call makes a new function in every call: call it in a function under jax.jit"
+    return "a function is compiled in every call: jax.jit is applied inside of it"
 
 
 def require_usable_after_a_trace(layer: Layer, case: Case) -> None:

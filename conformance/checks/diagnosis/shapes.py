@@ -50,6 +50,9 @@ MADE_TRANSPOSED = Cause(
     "kernel-made-transposed",
     "the kernel is made with the shape (out, in), and x @ kernel needs (in, out)",
 )
+PADDED = Cause(
+    "kernel-padded", "the kernel is stored with padding: entries beyond (in, out) are not used"
+)
 EXCHANGED = Cause(
     "sizes-exchanged", "in_features and out_features are swapped: the layer takes x of width out"
 )
@@ -80,7 +83,35 @@ def of_kernel(dense: Built, case: Case, shape: tuple[int, ...]) -> str:
     elif len(shape) != 2 and math.prod(shape) == math.prod(case.kernel_shape):
         axes = "one axis" if len(shape) == 1 else f"{len(shape)} axes"
         return Cause("kernel-rank", f"the kernel has {axes} instead of two, in and out")
+    elif len(shape) == 2 and shape[0] >= n and shape[1] >= m and _is_padded(dense, case, shape):
+        return PADDED
     return ""
+
+
+def _is_padded(dense: Built, case: Case, shape: tuple[int, ...]) -> bool:
+    """Return whether f(x) depends on the entries (in, out) of a larger array, and on no others."""
+    n, m = case.kernel_shape
+    x = np.ones((*dense.layer.fewest, n), np.float32)
+    own = jax.tree_util.tree_map(lambda value: value, dense.parameters)
+    inside = np.zeros(shape, np.float32)
+    inside[:n, :m] = 1
+
+    def given(added: np.ndarray) -> np.ndarray | None:
+        def moved(value: Any) -> Any:
+            return value + added if np.shape(value) == shape else value
+
+        try:
+            dense.put(jax.tree_util.tree_map(moved, own))
+            return np.asarray(dense.raw(x))
+        except Exception:
+            return None
+        finally:
+            dense.put(own)
+
+    plain, beyond, within = given(0 * inside), given(1 - inside), given(inside)
+    if plain is None or beyond is None or within is None:
+        return False
+    return np.array_equal(plain, beyond) and not np.array_equal(plain, within)
 
 
 def of_bias(dense: Built, case: Case) -> str:

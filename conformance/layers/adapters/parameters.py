@@ -103,12 +103,12 @@ def find(leaves: Sequence[Leaf], convention: Convention, which: str) -> int:
         If no leaf, or more than one, can be it.
     """
     names = dict(zip(("kernel", "bias"), convention.parameter_names, strict=True))
-    rank = {"kernel": 2, "bias": 1}[which]
+    rank, other = {"kernel": (2, 1), "bias": (1, 2)}[which]
     named = [i for i, leaf in enumerate(leaves) if leaf.is_called(names[which])]
     of_rank = [i for i, leaf in enumerate(leaves) if np.ndim(leaf.value) == rank]
     if len(named) == 1 and (named[0] in of_rank or len(of_rank) != 1):
         return named[0]
-    if named and len(of_rank) == 1:
+    if len(of_rank) == 1 and any(np.ndim(leaves[i].value) == other for i in named):
         return of_rank[0]  # the names are swapped, which stable-names reports
     others = {name for key, name in names.items() if key != which}
     candidates = named or [
@@ -122,10 +122,13 @@ def find(leaves: Sequence[Leaf], convention: Convention, which: str) -> int:
     if len(candidates) == 1:
         return candidates[0]
     listed = ", ".join(map(str, leaves)) or "no arrays at all"
-    problem = "no" if not candidates else "more than one"
+    accepted = f"one array called {names[which]!r}"
+    if not candidates:
+        raise Violation(f"the layer's state has no {which}: found {listed}", accepted=accepted)
     raise Violation(
-        f"the layer's state has {problem} {which}: found {listed}",
-        accepted=f"one array called {names[which]!r}",
+        f"the layer's state has more than one {which}: found {listed}",
+        accepted=f"{accepted}; if the {which} is made of several, describe it by functions: see "
+        "'A description in Python' in docs/libraries.md",
     )
 
 
