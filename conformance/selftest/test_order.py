@@ -22,20 +22,16 @@ def test_every_requirement_is_checked_in_order() -> None:
     assert [row for row in ordered if not row.order] == [row for row in rows if not row.order]
 
 
+PYTEST = ["-m", "pytest", "--pyargs", "conformance", "--conformance-impl=wrong.py:MyDense",
+          "-p", "no:cacheprovider", "-n0"]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "command",
-    [
-        ["-m", "conformance", "run", "wrong.py:MyDense"],
-        ["-m", "pytest", "--pyargs", "conformance", "--conformance-impl=wrong.py:MyDense",
-         "-p", "no:cacheprovider"],
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_fault_is_written_once_when_it_is_known(
-    command: list[str], workers: str, tmp_path: Path
-) -> None:
+    "command", [["-m", "conformance", "run", "wrong.py:MyDense", "-n2"], PYTEST]
+)
+def test_a_fault_is_written_once_when_it_is_known(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text(WRONG, encoding="utf-8")
-    done = python(tmp_path, *command, f"-n{workers}")
+    done = python(tmp_path, *command)
     assert done.returncode == 1
     lines = [line for line in done.stdout.splitlines() if line.upper().startswith("FAILED ")]
     # pytest also names the test of each.
