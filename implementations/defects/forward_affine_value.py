@@ -148,6 +148,16 @@ X838 = last_input_lost(
     "The last input is lost where inputs are odd and outputs even, both beyond 100.",
     lambda x, k: k.shape[0] % 2 == 1 and k.shape[1] % 2 == 0 and min(k.shape) > 100,
 )
+Y670 = last_input_lost(
+    "Y670",
+    "The last input is lost where there are exactly twice as many as outputs, beyond 32 of these.",
+    lambda x, k: k.shape[0] == 2 * k.shape[1] > 64,
+)
+Y671 = no_bias(
+    "Y671",
+    "No bias where there are exactly three times as many outputs as inputs, beyond 100 of these.",
+    lambda x, k: k.shape[1] == 3 * k.shape[0] > 300,
+)
 X840 = in_float16(
     "X840",
     "Float16 from 784 inputs on, at multiples of 16.",

@@ -28,6 +28,8 @@ _SIZES: tuple[Size, ...] = (
     *((7, 12), (10, 3), (7429, 11687)),
     # Heads of two outputs, and other small sizes.
     *((33, 2), (5, 2), (4, 6), (6, 5), (9, 8), (11, 9)),
+    # One size is a multiple of the other: 768 and 3072 above, and these.
+    *((102, 51), (231, 77), (1028, 257), (144, 288), (155, 465)),
 )
 # JAX squeezes axes of length 1, so these are compared only with each other.
 _ONES: tuple[Size, ...] = ((1, 7), (1, 300), (1, 1024), (5, 1), (300, 1), (4096, 1))
