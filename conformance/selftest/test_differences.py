@@ -436,3 +436,8 @@ def test_a_layer_is_checked_within_its_mesh(checked: Checked) -> None:
     code, text = checked(Annotated, context, rows=("builds", "affine-value", "sharding"))
     assert code == 0
     assert "do not hold" not in text
+
+
+def test_a_scaled_kernel_is_not_that_of_a_file(checked: Checked) -> None:
+    _, text = checked(Equalized, rows=("basis-input", "flax-checkpoint"))
+    assert failing(text) == {"forward/basis-input"}

@@ -410,8 +410,10 @@ def test_array_likes(layer: Layer, case: Case) -> None:
         cause = ""
         if not np.array_equal(found, plain):
             own = layer.affine(case)
-            cause = shapes.of_form(f, found, value) or wrong_values.of_affine(
-                found, x, *own, layer.value
+            cause = (
+                shapes.of_form(f, found, value)
+                or wrong_values.of_affine(found, x, *own, layer.value)
+                or input_dtypes.of_numpys_product(f, x)
             )
         require.equal(found, plain, f"f of {what}", cause=cause)
 

@@ -160,6 +160,8 @@ def test_flax_checkpoint(layer: Layer, case: Case) -> None:
     if paths != wanted or layer.convention.layout != "in,out":
         shown = " and ".join(sorted(".".join(path) for path in paths))
         require.not_applicable(f"its arrays are {shown}, not those of a Flax layer")
+    if isinstance(layer.seen.storage, Scaled):
+        require.not_applicable("its kernel is scaled in each call, as that of a Flax layer is not")
     if checkpoints.are_boxed(dense):
         require.not_applicable("its parameters are boxed, and so are those in its files")
     own = layer.convention.parameter_dtype

@@ -22,6 +22,10 @@ NumPyImagesScaled = wrong.given("Y593", INTEGER, 3, cause_id="numpy-dtype")(
     "A NumPy array of uint8 is taken for an image, and scaled.",
     when=lambda x: isinstance(x, np.ndarray) and x.dtype == np.uint8,
 )
+ProductOfNumPy = wrong.call("Y624", "forward/array-likes", 2, cause_id="numpy-product")(
+    lambda self, x: x.dot(self.kernel[...]) + self.bias[...],
+    "NumPy computes the product of its own arrays, and rounds it otherwise.",
+)
 Bfloat16ThroughFloat16 = wrong.forward("Y600", HALF, 3)(
     lambda x, k, b: affine(x.astype(jnp.float16), k, b),
     "An x of bfloat16 goes through float16, which does not hold large numbers.",
