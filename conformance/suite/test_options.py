@@ -318,7 +318,7 @@ def _named(precision: tuple[Any, Any]) -> str:
 
 
 @requirement("options/dot-general", SHOULD, PARAMETERS, wrong_numbers=MUST)
-@rests_on("numerics/one-product", "forward/zero-input", VALUE)
+@rests_on("numerics/one-product", "forward/zero-input", "options/precision", VALUE)
 @over(sizes=SIZES, at_most=1)
 def test_dot_general(layer: Layer, case: Case) -> None:
     """``dot_general`` replaces ``jax.lax.dot_general`` in the product.
