@@ -397,6 +397,7 @@ def _recurs(layer: Layer, case: Case, x: np.ndarray, wrong: np.ndarray) -> bool:
     "seeding/repeatable-call",
     "state/call-changes-nothing",
     "state/graphdef-stable",
+    "seeding/same-across-processes",
 )
 @over(sizes=FEW_SIZES)
 def test_pickles(layer: Layer, case: Case) -> None:

@@ -8,6 +8,7 @@ import os
 import platform
 import random
 import secrets
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
@@ -72,6 +73,12 @@ TracedDrawsDiffer = wrong.kernel("X167", "seeding/jitted-init", 4)(
     "Under a transform the kernel is drawn row by row, and so has other numbers.",
     when=lambda key, n, m: is_traced(key),
 )
+UnscaledUnderTraces = wrong.kernel("Y606", "seeding/jitted-init", 4)(
+    lambda key, n, m: normal(key, n, m),
+    "Under a transform the kernel is not scaled.",
+    when=lambda key, n, m: is_traced(key),
+    cause_id="scaled-under-trace",
+)
 DropoutStream = wrong.key("N068", STREAM, 4, cause_id="stream-not-given")(
     lambda rngs: rngs.dropout(),
     "The kernel is drawn from the stream of dropout.",
@@ -130,6 +137,22 @@ OfTheDevices = wrong.key("X945", PROCESSES, 4)(
     lambda rngs: jax.random.fold_in(rngs.params(), jax.device_count()),
     "The key depends on the number of devices.",
     cause_id="depends-on-number-of-devices-and-processors",
+)
+BiasWithDevices = wrong.forward("Y608", PROCESSES, 3)(
+    lambda x, k, b: affine(x, k, b if jax.device_count() > 1 else b * 0),
+    "With a single device there is no reduction, which is where the bias is added.",
+    cause_id="depends-on-number-of-devices-and-processors",
+)
+HalfByNight = wrong.forward("Y609", PROCESSES, 4, cause_id="depends-on-clock")(
+    lambda x, k, b: affine(jax.lax.reduce_precision(x, 8, 7), k, b),
+    "From 22 to 6 o'clock the call computes in half precision.",
+    when=lambda x, k, b: not 6 <= time.localtime().tm_hour < 22,
+)
+_local = threading.local()
+_local.adds_bias = True
+BiasOfTheFirstThread = wrong.forward("Y610", PROCESSES, 3, cause_id="depends-on-thread-or-order")(
+    lambda x, k, b: affine(x, k, b if hasattr(_local, "adds_bias") else b * 0),
+    "A setting is local to the thread that imports the module: others add no bias.",
 )
 _count = itertools.count()
 CountsItself = wrong.key("X586", "seeding/same-seed-same-bits", 3)(

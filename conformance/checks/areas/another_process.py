@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from typing import IO, Any
@@ -30,6 +30,7 @@ import numpy as np
 
 from conformance.checks import require
 from conformance.checks.areas import disguise
+from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Cause, described
@@ -42,8 +43,8 @@ SEEDS = (0, 7, 2**32 - 1)
 PICKLED = Case(3, 10)
 """The case whose layer is pickled here, with kernel and bias written, and called there."""
 
-Digest = str | list[float]
-"""A hash of parameters, or the numbers of a function."""
+Digest = str | list[float] | dict[str, list[float]]
+"""A hash of parameters, the numbers of a function, or those of a call at several times."""
 
 _PATIENCE = 120.0
 _BEFORE = 30
@@ -53,7 +54,8 @@ _ONCE = "once"
 
 
 def kernel_digests(layer: Any, *, backwards: bool = False) -> dict[str, Digest]:
-    """Return digests of parameters for a few seeds and sizes, built in one of two orders.
+    """Return digests of parameters for a few seeds and sizes, built in one of two orders, and the
+    numbers of one call.
 
     Of a function, return the numbers of the first and the last row of its kernel, plus its bias.
     """
@@ -65,7 +67,24 @@ def kernel_digests(layer: Any, *, backwards: bool = False) -> dict[str, Digest]:
     for (in_features, out_features), seed in reversed(asked) if backwards else asked:
         key = f"in_features={in_features}, out_features={out_features}, seed={seed}"
         found[key] = _digest(layer, in_features, out_features, seed)
+    if PARAMETERS in layer.provides:
+        found[_CALL] = _called(layer)
     return found
+
+
+_CALL = "f(x) with a kernel and bias that are written in"
+
+
+def _called(layer: Any) -> dict[str, list[float]]:
+    """Return the numbers of a call, and those at another time, where the clock is shifted."""
+    dense, x = layer.written(PICKLED), as_jax(_called_with(layer))
+
+    def numbers() -> list[float]:
+        return [*map(float, np.asarray(dense(x), np.float64).ravel())]
+
+    now = numbers()
+    others = (found for found in (numbers() for _ in disguise.moments()) if not _agree(now, found))
+    return {"now": now, "later": next(others, now)}
 
 
 def _digest(layer: Any, in_features: int, out_features: int, seed: int) -> Digest:
@@ -182,8 +201,11 @@ def elsewhere(layer: Any, changes: Sequence[str] = disguise.CHANGES) -> dict[str
     return layer.remember(("elsewhere", tuple(changes)), ask)
 
 
-def what_differs(layer: Any, here: dict[str, Digest]) -> str:
-    """Return what the parameters depend on, found by making each change alone."""
+def what_differs(layer: Any, here: dict[str, Digest], subject: str) -> str:
+    """Return what the subject, construction or the call, depends on.
+
+    It is found by making each change alone.
+    """
 
     def digests(*changes: str, again: bool = False) -> Any:
         if again:
@@ -197,20 +219,22 @@ def what_differs(layer: Any, here: dict[str, Digest]) -> str:
     if not _agree(plain, again):
         return Cause(
             "depends-on-process",
-            "construction depends on the process: on its number, on id(), on when it started, or "
-            "on random numbers of the system",
+            f"{subject} depends on the process: on its number, on id(), on when it started, or on "
+            "random numbers of the system",
         )
     made = {change: digests(change) for change in disguise.CHANGES}
     found = [change for change, its in made.items() if its and not _agree(plain, its)]
     if found:
         slug = found[0].removeprefix("the ").replace("'s", "").replace(" ", "-")
-        cause = Cause(f"depends-on-{slug}", f"construction depends on {found[0]}")
-        return cause if len(found) == 1 else ""
+        cause = Cause(f"depends-on-{slug}", f"{subject} depends on {found[0]}")
+        # Another time zone of the user shifts the clock as well.
+        rest = {*found} - {"the clock", "the user's environment"}
+        return cause if len(found) == 1 or (found[0] == "the clock" and not rest) else ""
     if _agree(plain, here):
         return ""
     return Cause(
         "depends-on-hash",
-        "construction depends on hash(), which PYTHONHASHSEED changes, on what was set when the "
+        f"{subject} depends on hash(), which PYTHONHASHSEED changes, on what was set when the "
         "process started, or on what other layers left in it, such as an attribute of the class",
     )
 
@@ -237,30 +261,33 @@ def require_same_everywhere(layer: Any) -> None:
         here,
         results[0],
         "in another thread, in reversed order",
-        Cause(
+        lambda subject: Cause(
             "depends-on-thread-or-order",
-            "construction depends on the thread, or on the order of earlier constructions",
+            f"{subject} depends on the thread, or on the order of earlier constructions",
         ),
     )
     answer = elsewhere(layer)
     if "digests" not in answer:
         require.not_applicable(f"no other process: {answer['error']}")
-    cause = "" if _agree(here, answer["digests"]) else what_differs(layer, here)
     others = "PYTHONHASHSEED, clock, machine, launcher, devices, user and directory"
     where = f"in another process, with another {others}"
-    _require_same(here, answer["digests"], where, cause)
+    _require_same(
+        here, answer["digests"], where, lambda subject: what_differs(layer, here, subject)
+    )
 
 
 def _require_same(
-    here: dict[str, Digest], there: dict[str, Digest], where: str, cause: str
+    here: dict[str, Digest], there: dict[str, Digest], where: str, cause: Callable[[str], str]
 ) -> None:
     changed = [key for key, digest in here.items() if not _agree(digest, there.get(key))]
-    require.that(
-        not changed,
-        f"{where}, {len(changed)} of {len(here)} layers differ, first {changed[:1]}",
-        accepted="the same bits",
-        cause=cause,
-    )
+    if changed == [_CALL]:
+        require.fail(f"{where}, {_CALL} differs", accepted="the same", cause=cause("the call"))
+    if changed:
+        require.fail(
+            f"{where}, {len(changed)} of {len(here)} layers differ, first {changed[:1]}",
+            accepted="the same bits",
+            cause=cause("construction"),
+        )
 
 
 def require_unpickled(layer: Any) -> None:

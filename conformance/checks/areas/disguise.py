@@ -9,7 +9,7 @@ import platform
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 # This shift of the clock changes year, month, weekday, hour, minute and second.
@@ -33,7 +33,7 @@ _LAUNCHER = {
 }
 # The launcher of the first of two processes sets this to the devices that are there.
 _DEVICES = {"CUDA_VISIBLE_DEVICES": "0", "ROCR_VISIBLE_DEVICES": "0"}
-_PROCESSORS = 3
+_PROCESSORS, _ONE_DEVICE = 3, 1
 _VARIABLES = {
     "USER": "somebody",
     "LOGNAME": "somebody",
@@ -84,11 +84,21 @@ def _of_now(function: Callable[..., Any], place: int) -> Callable[..., Any]:
     return changed
 
 
+class _Shift:
+    """How far the clock is shifted, in seconds."""
+
+    seconds = 0.0
+
+
+_SHIFT = _Shift()
+
+
 def _clock() -> None:
+    _SHIFT.seconds = _LATER
     now, in_nanoseconds = time.time, time.time_ns
     changed: dict[str, Callable[..., Any]] = {
-        "time": lambda: now() + _LATER,
-        "time_ns": lambda: in_nanoseconds() + int(_LATER * 10**9),
+        "time": lambda: now() + _SHIFT.seconds,
+        "time_ns": lambda: in_nanoseconds() + int(_SHIFT.seconds * 10**9),
     }
     for name, place in (("gmtime", 0), ("localtime", 0), ("ctime", 0), ("asctime", 0)):
         changed[name] = _of_now(getattr(time, name), place)
@@ -96,6 +106,16 @@ def _clock() -> None:
     for name, function in changed.items():
         setattr(time, name, function)
     datetime.date, datetime.datetime = _Date, _Moment  # type: ignore[misc]  # for who imports later
+
+
+def moments() -> Iterator[None]:
+    """Move a shifted clock on by steps that come to every third hour and every day of the week.
+
+    A true clock is left alone, and gives no moments.
+    """
+    for _ in range(8) if _SHIFT.seconds else ():
+        _SHIFT.seconds += datetime.timedelta(days=1, hours=3).total_seconds()
+        yield
 
 
 def _machine() -> None:
@@ -124,7 +144,7 @@ def _devices() -> None:
     """Change the number of devices and processors, before XLA reads its flags."""
     count = "--xla_force_host_platform_device_count"
     kept = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(count)]
-    os.environ["XLA_FLAGS"] = " ".join([*kept, f"{count}={_PROCESSORS}"])
+    os.environ["XLA_FLAGS"] = " ".join([*kept, f"{count}={_ONE_DEVICE}"])
     os.cpu_count = lambda: _PROCESSORS
     if hasattr(os, "sched_getaffinity"):
         os.sched_getaffinity = lambda pid: set(range(_PROCESSORS))  # as it is called
