@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from conformance.errors import Cause, frames_of, name_of
+from conformance.errors import Cause, frames_of, name_of, raised_by_layer
 from conformance.jax_setup.lazy import nnx
 
 _IN_PLACE = Cause(
@@ -167,6 +167,8 @@ def cause_of(error: BaseException, text: str) -> str:
     if not found and asked is not None and kind == "ConcretizationTypeError":
         words = f"{asked[1]}() is asked of an array under a trace, which has no device yet"
         return Cause("device-under-trace", words)
+    if kind == "TracerArrayConversionError" and not raised_by_layer(error):
+        kind = "UnexpectedTracerError"  # of a check, which reads arrays outside of traces only
     return found or _BY_NAME.get(kind, "")
 
 

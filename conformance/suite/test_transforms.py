@@ -353,7 +353,7 @@ def test_compiled_once(layer: Layer, case: Case) -> None:
     compilation.require_compiled_once(layer, case)
 
 
-@requirement("transforms/traced-first", SHOULD, PARAMETERS, wrong_numbers=MUST, foundation=True)
+@requirement("transforms/traced-first", MUST, PARAMETERS, foundation=True)
 @rests_on("construction/builds")
 @over(sizes=[compilation.UNUSED], at_most=1)
 def test_traced_first(layer: Layer, case: Case) -> None:

@@ -129,9 +129,19 @@ def ones(size: int, dtype: Any) -> Array:
     return jnp.ones((size,), dtype)
 
 
+@functools.cache
+def _zeros(size: int) -> Array:
+    return jnp.zeros((size,), jnp.float32)
+
+
 CachesUnderTraces = wrong.forward("X943", "transforms/traced-first", 4, cause_id="trace-kept")(
     lambda x, k, b: affine(x, k, b * ones(b.shape[0], b.dtype)),
     "A vector of ones is cached by its size, made under the first trace.",
+)
+KeepsBiasOfTraces = wrong.bias("Y605", "transforms/traced-first", 3, cause_id="trace-kept")(
+    lambda rngs, n, m: _zeros(m),
+    "The zeros of new biases are cached by their size.",
+    collateral=("sharding/default-device",),
 )
 
 

@@ -146,7 +146,20 @@ def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
 
     x = layer.x_for(case)
     programs.traced(layer, case)
-    dense = layer.written(case)
+    dense = layer.of(case)
+    cause = Cause(
+        "trace-kept",
+        "something that was made under a trace is kept, and used after the trace has ended",
+    )
+    kept = [leaf.name for leaf in dense.leaves if isinstance(leaf.value, jax.core.Tracer)]
+    require.that(
+        not kept,
+        f"a layer that is built after one of its size was traced has an array of that trace as its "
+        f"{' and '.join(kept)}",
+        accepted="arrays of its own",
+        cause=cause,
+    )
+    dense.write(case.kernel(), case.bias())
     with require.during("jax.make_jaxpr of the first call"):
         try:
             jax.make_jaxpr(dense.raw)(as_jax(x))
@@ -155,10 +168,6 @@ def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
             # layer that raised may be incomplete.
             dense = layer.written(case)
             jax.make_jaxpr(layer.apply)(dense.parameters, as_jax(x))
-    cause = Cause(
-        "trace-kept",
-        "something that was made under a trace is kept, and used after the trace has ended",
-    )
     reference = layer.value_for(case, x)
     try:
         with require.during("calling a layer that was traced before", cause):
