@@ -105,12 +105,17 @@ def _require_zero_biases(layer: Layer) -> None:
     found = drawn_at_once(layer, wanted, "bias") or kernels_of(layer, wanted[:1], "bias")
     for ((n, m), _), drawn in zip(wanted, found, strict=False):
         wrong = np.flatnonzero(drawn.any((1, 2)))
-        require.that(
-            not wrong.size,
+        if not wrong.size:
+            continue
+        first = int(wrong[0])
+        cause = Cause("bias-zero-for-some", "the bias is zero for some seeds or sizes only")
+        if not layer.build(n, m, first).bias.any():
+            cause = Cause("bias-under-trace", "the bias is not zero where construction is traced")
+        require.fail(
             f"with in_features={n}, out_features={m} the new bias is not zero for {wrong.size} of "
-            f"{len(drawn)} seeds, first {int(wrong[0]) if wrong.size else 0}",
+            f"{len(drawn)} seeds, first {first}",
             accepted="zeros for every seed and size",
-            cause=Cause("bias-zero-for-some", "the bias is zero for some seeds or sizes only"),
+            cause=cause,
         )
 
 

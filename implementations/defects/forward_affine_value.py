@@ -314,6 +314,11 @@ PixelsScaled = wrong.forward("Y364", VALUE, 4)(
     when=lambda x, k, b: x.dtype == jnp.float32 and x.size > 0,
 )
 
+VectorsWithin1e30 = wrong.forward("Y614", VALUE, 4)(
+    lambda x, k, b: affine(jnp.where(jnp.abs(x) > 1e30, jnp.sign(x) * 1e30, x), k, b),
+    "The entries of a single vector are kept within 1e30.",
+    when=lambda x, k, b: x.ndim == 1 and x.dtype == jnp.float32,
+)
 PaddingOfSequences = wrong.forward("Y546", VALUE, 3)(
     lambda x, k, b: affine(jnp.where(x == -100.0, x * 0, x), k, b),
     "In sequences, entries of -100 are padding.",

@@ -17,6 +17,7 @@ from implementations.defects import wrong
 from implementations.defects.base import (
     CorrectLinenDense,
     is_float,
+    is_traced,
     normal,
     rarely_scaled,
     scaled_normal,
@@ -28,6 +29,15 @@ BIAS = "initialization/bias-zero"
 DATA_FREE = "initialization/data-free-init"
 VARIANCE = "initialization/kernel-variance"
 
+OnesUnderTraces = wrong.bias("Y607", BIAS, 4, cause_id="bias-under-trace")(
+    lambda rngs, n, m: jnp.full((m,), float(is_traced(rngs.params.key[...])), jnp.float32),
+    "Under a transform the bias starts at 1.",
+)
+GlorotForThree = wrong.kernel("Y611", VARIANCE, 4)(
+    lambda key, n, m: normal(key, n, m) * stddev((n + m) // 2),
+    "Three times as many outputs as inputs are queries, keys and values, with Glorot's variance.",
+    when=lambda key, n, m: m == 3 * n,
+)
 LastBiasNotZero = wrong.bias("N046", BIAS, 4, cause_id="bias-last-entry")(
     lambda rngs, n, m: jnp.zeros((m,), jnp.float32).at[-1:].set(0.01),
     "The bias is zero except its last element.",

@@ -199,6 +199,7 @@ def scan(layer: Layer) -> Scan:
         points = [p for p in points if p.in_features * p.out_features <= WEIGHTS]
     edges: list[Edge] = []
     ranks: list[int] = []
+    constants = first.values & traces(FORWARD, tenfold).values
     if PARAMETERS in layer.provides and first.own_derivative:
         kinds.append(GRADIENT)
     for kind in kinds:
@@ -219,13 +220,13 @@ def scan(layer: Layer) -> Scan:
             of_ranks = _edges_of_ranks(traces, kind, chosen)
             edges += of_ranks
             if kind == FORWARD:
-                there = [point for edge in of_ranks for point in edge.points]
-                ranks = [len(p.lead) + 1 for p in there if p.dtype == base.dtype]
+                there = [p for edge in of_ranks for p in edge.points if p.dtype == base.dtype]
+                ranks = [len(point.lead) + 1 for point in there]
+                constants = constants.union(*(traces(kind, point).values for point in there))
         # A number that depends on the sizes is not a constant of the program.
         edges += _edges_of_indices(
             kind, base, traces(kind, base).indices & traces(kind, tenfold).indices
         )
-    constants = first.values & traces(FORWARD, tenfold).values
     return Scan(
         tuple(edges),
         constants=tuple(dict.fromkeys((*sorted(constants), *numbers_in_code(layer)))),

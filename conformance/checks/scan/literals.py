@@ -33,6 +33,8 @@ _STORING = {"append", "add", "update", "setattr", "__setattr__", "__dict__", "ne
 _CONSTRUCTING = {"__init__", "__new__", "__post_init__", "setup"}
 _LONGEST, _MOST_LENGTHS, _MOST_SEEDS = 2**20, 8, 20
 _MOST_LETTERS, _MOST_NAMES = 16, 12
+_LARGEST = 2.0**128
+"""The end of float32: larger numbers are limits of other dtypes."""
 
 
 def numbers_in_code(layer: Layer) -> tuple[float, ...]:
@@ -111,7 +113,7 @@ def _walk(layer: Layer) -> tuple[dict[float, None], dict[str, None], list[Any]]:
     while waiting and len(parts) < _MOST_READ:
         part = waiting.popleft()
         if type(part) in (int, float):
-            if 1 < abs(part) < 2**64:
+            if 1 < abs(part) < _LARGEST:
                 found[abs(float(part))] = None
         elif type(part) is str:
             names[part] = None
