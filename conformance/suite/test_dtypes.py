@@ -168,8 +168,9 @@ def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> N
 )
 @over(sizes=programs.FEW_SIZES[-1:], at_most=1)
 def test_cast_parameters(layer: Layer, case: Case) -> None:
-    """With all parameters cast to bfloat16, the layer gives bfloat16 for a bfloat16 x; cast back to
-    float32, it gives what it gave before. The same holds for float16.
+    """With all parameters cast to bfloat16, the layer gives bfloat16 for a bfloat16 x, and float32
+    for a float32 one; cast back to float32, it gives what it gave before. The same holds for
+    float16.
 
     Models are cast like this for inference, and trained: gradients are checked if the layer has a
     rule of its own. The parameters are rounded to that dtype first, so that casting loses nothing.
@@ -177,6 +178,7 @@ def test_cast_parameters(layer: Layer, case: Case) -> None:
     """
     for half in ("bfloat16", "float16"):
         cast_models.require_castable(layer, case, half)
+    cast_models.require_promoted(layer, case)
 
 
 @requirement(

@@ -325,7 +325,7 @@ def test_dot_general(layer: Layer, case: Case) -> None:
 
     Quantized training injects its arithmetic this way; the check negates the product. It is called
     for x of rank 1 to 3 and of other dtypes, and without a bias. The gradients are those of its
-    product.
+    product. ``dot_general_cls`` makes it as well.
     """
     calls = []
 
@@ -344,6 +344,10 @@ def test_dot_general(layer: Layer, case: Case) -> None:
     unused = "f(x) with a dot_general does not call it"
     require.that(calls, unused, accepted="a call", cause=ignored("dot_general"))
     require.near(y, reference, what)
+    if takes(layer, "dot_general_cls"):  # as in Linen, it makes a dot_general
+        y = with_options(layer, dot_general_cls=lambda: negated).written(case)(x)
+        why = ignored("dot_general_cls") if np.array_equal(y, before) else ""
+        require.near(y, reference, f"{what} and is made by dot_general_cls", cause=why)
     require_negated_products(dense, case, x)
     require_negated_gradients(dense, case)
     require_of_one_layer(dense, usual, before, "f(x)", seen)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from implementations.defects import wrong
-from implementations.defects.base import affine
+from implementations.defects.base import affine, is_float
 from implementations.defects.record import name_layers
 
 HALF, INTEGER = "dtypes/half-input", "dtypes/integer-input"
@@ -35,6 +35,12 @@ Bfloat16ByFloat16 = wrong.forward("Y602", "dtypes/cast-parameters", 3)(
     lambda x, k, b: affine(*(v.astype(jnp.float16) for v in (x, k, b))).astype(BFLOAT16),
     "A model that was cast to bfloat16 computes in float16, and casts the result.",
     when=lambda x, k, b: x.dtype == k.dtype == BFLOAT16,
+)
+CastToParameters = wrong.forward("Y615", "dtypes/cast-parameters", 3)(
+    lambda x, k, b: affine(x.astype(k.dtype), k, b),
+    "Numbers of x are cast to the dtype of the kernel, also to a narrower one.",
+    when=lambda x, k, b: is_float(x),
+    cause_id="input-cast-to-parameters",
 )
 
 

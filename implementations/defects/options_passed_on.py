@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
-from implementations.correct.options import LECUN, ZEROS, AllOptions
+from implementations.correct.options import LECUN, ZEROS, AllOptions, AllOptionsLinen
 from implementations.defects.base import is_float
 from implementations.defects.options import constructor, contracted, plain, product
 from implementations.defects.record import also, defect, name_layers
@@ -240,6 +240,13 @@ class DotGeneralOfFloats(_Promoting):
             return super().promoted(x, kernel, bias)
         x, kernel, bias = self.promote_dtype((x, kernel, bias), dtype=self.dtype)
         return plain(x, kernel, bias, self.precision)
+
+
+@defect("Y613", "options/dot-general", 2, cause_id="option-ignored")
+class DotGeneralClassIgnored(AllOptionsLinen):
+    """A `dot_general_cls` is accepted, and the product is that of `dot_general`."""
+
+    dot_general_cls: Any = None
 
 
 @defect("Y396", "options/promote-dtype", 3, cause_id="option-by-branch")

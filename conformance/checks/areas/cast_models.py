@@ -85,6 +85,25 @@ def require_castable(layer: Layer, case: Case, half: str) -> None:
     require.equal(after, before, f"f(x) after casting to {half} and back", cause=cause)
 
 
+def require_promoted(layer: Layer, case: Case) -> None:
+    """Require a float32 x to give float32 after the parameters were cast to half precision."""
+    its = layer.convention
+    dtypes = {its.parameter_dtype, its.compute_dtype, its.returned}
+    if its.casts_input or dtypes != {"float32"}:
+        return
+    x = jax.ShapeDtypeStruct((*layer.fewest, case.in_features), np.float32)
+    try:
+        y = jax.eval_shape(layer.apply, layer.of(case).cast("bfloat16").parameters, x)
+    except Exception:  # it may refuse to promote: see dtypes/half-input
+        return
+    require.that(
+        str(y.dtype) == "float32",
+        f"with parameters cast to bfloat16, f(x) for an x of float32 is {y.dtype}",
+        accepted="float32",
+        cause=Cause("input-cast-to-parameters", "x is cast to the dtype of the parameters"),
+    )
+
+
 def _require_values(layer: Layer, dense: Built, x: np.ndarray, half: str, what: str) -> None:
     """Require f(x) in half precision, for normal rows and for rows of one entry."""
     its, n = layer.convention, x.shape[-1]
