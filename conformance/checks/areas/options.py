@@ -24,6 +24,7 @@ from conformance.checks.scan.edges import scan
 from conformance.checks.scan.literals import lengths_in_code
 from conformance.checks.scan.points import base_of
 from conformance.checks.scan.thresholds import counted
+from conformance.contract.requirement import LINEN, NNX
 from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax, jnp, nnx
 
@@ -32,7 +33,10 @@ def with_options(layer: Layer, **options: Any) -> Layer:
     """Return the layer with these options, unless its constructor lacks them or they are set."""
     missing = [name for name in options if name not in layer.implementation.options]
     if missing:
-        require.not_applicable(f"its constructor takes no argument called {missing[0]}")
+        in_flax = layer.provides & {NNX, LINEN} or missing[0] == "use_bias"
+        lacks = f"its constructor takes no argument called {missing[0]}"
+        other = f"{missing[0]} is checked where it has Flax's meaning, in a class of nnx or Linen"
+        require.not_applicable(lacks if in_flax else other)
     chosen = [name for name in options if name in layer.implementation.chosen]
     if chosen:
         require.not_applicable(f"it is registered with a value for {chosen[0]}")
