@@ -156,7 +156,6 @@ def test_every_defect_names_requirements_of_the_contract() -> None:
 _OF_NO_DEFECT = {
     "another-key": "the file of the function needs a MyDense, as in test_grade",
     "outputs-first": "the file of the function needs a MyDense, as in test_grade",
-    "depends-on-thread-or-order": "a process that has built other layers differs as well",
     "effect-in-call": "every effect that JAX has now is a callback's",
     "not-trained": "a gradient is wrong as well",
     "parameter-numpy": "the state is wrong as well",
