@@ -174,8 +174,8 @@ def cause_of(error: BaseException, text: str) -> str:
 
 def _is_in_variable(error: BaseException) -> bool:
     """Return whether an nnx.Variable changed the array that it holds."""
-    (innermost,) = deque(frames_of(error), maxlen=1)
-    return isinstance(innermost.f_locals.get("self"), nnx.Variable)
+    innermost = deque(frames_of(error), maxlen=1)  # none, if the exception has no traceback
+    return any(isinstance(frame.f_locals.get("self"), nnx.Variable) for frame in innermost)
 
 
 def _has_number_as_dtype(error: BaseException) -> bool:

@@ -138,21 +138,20 @@ def grade(file: str, call: Sequence[str], *, isolated: bool = False) -> int:
 
 def _calls_class(file: str) -> bool:
     """Return whether dense_forward uses MyDense, in this file or in one that it imports from."""
-    nodes = [node for tree in _trees(Path(file).resolve()) for node in ast.walk(tree)]
+    path = Path(file).resolve()
+    whole = ast.parse(path.read_bytes(), file)
+    nodes = [node for tree in _with_imports(whole, path) for node in ast.walk(tree)]
     functions = [node for node in nodes if getattr(node, "name", "") == NAMES[1]]
     inside = [node for function in functions for node in ast.walk(function)]
     return any(isinstance(node, ast.Name) and node.id == NAMES[0] for node in inside)
 
 
-def _trees(file: Path, *importers: Path) -> Iterator[ast.Module]:
-    """Return the parsed text of a file, and of the files beside it that it imports from."""
-    with contextlib.suppress(OSError, SyntaxError, ValueError):
-        tree = ast.parse(file.read_bytes(), str(file))
-        yield tree
-        for node in ast.walk(tree):
-            for other in _sources(node, file) if isinstance(node, ast.ImportFrom) else ():
-                if other not in (*importers, file):
-                    yield from _trees(other, *importers, file)
+def _with_imports(tree: ast.Module, *files: Path) -> Iterator[ast.Module]:
+    """Return a module, and those that it imports from; each of the ``files`` imports the next."""
+    yield tree
+    for node in ast.walk(tree):
+        for other, imported in _imported(node, files) if isinstance(node, ast.ImportFrom) else ():
+            yield from _with_imports(imported, *files, other)
 
 
 def _of_class(cells: Iterable[Cell]) -> list[Cell]:
@@ -264,23 +263,27 @@ def _defined(body: Iterable[ast.stmt], *files: Path) -> Iterable[str]:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             yield node.name
         elif isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
-            for other in _sources(node, files[-1]):
-                if other not in files:
-                    # Its import will report a file that cannot be read.
-                    with contextlib.suppress(OSError, SyntaxError, ValueError):
-                        tree = ast.parse(other.read_bytes(), str(other))
-                        yield from _defined(tree.body, *files, other)
+            for other, tree in _imported(node, files):
+                yield from _defined(tree.body, *files, other)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             yield from (alias.asname or alias.name for alias in node.names)
         elif isinstance(node, ast.Assign):
             yield from (name.id for name in node.targets if isinstance(name, ast.Name))
 
 
-def _sources(node: ast.ImportFrom, file: Path) -> list[Path]:
-    """Return the files that may be the module of an import, if it is beside the file's own."""
-    folders = file.parents[max(node.level - 1, 0) :][:1]
+def _imported(node: ast.ImportFrom, files: Sequence[Path]) -> Iterator[tuple[Path, ast.Module]]:
+    """Return the files that an import of the last file may name, beside it, and their modules.
+
+    Files that are among those already are left out, and so are those that cannot be read, which
+    their import will report.
+    """
+    folders = files[-1].parents[max(node.level - 1, 0) :][:1]
     places = [folder.joinpath(*(node.module or "").split(".")) for folder in folders]
-    return [each for place in places for each in (place.with_suffix(".py"), place / "__init__.py")]
+    for place in places:
+        for other in (place.with_suffix(".py"), place / "__init__.py"):
+            if other not in files:
+                with contextlib.suppress(OSError, SyntaxError, ValueError):
+                    yield other, ast.parse(other.read_bytes(), str(other))
 
 
 def avoided(pitfall: Pitfall, cells: Iterable[Cell]) -> tuple[str, list[Cell]]:

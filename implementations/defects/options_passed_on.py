@@ -244,7 +244,7 @@ class DotGeneralOfFloats(_Promoting):
 
 @defect("Y613", "options/dot-general", 2, cause_id="option-ignored")
 class DotGeneralClassIgnored(AllOptionsLinen):
-    """A `dot_general_cls` is accepted, and the product is that of `dot_general`."""
+    """The option `dot_general_cls` is accepted and ignored."""
 
     dot_general_cls: Any = None
 

@@ -140,7 +140,7 @@ OfTheDevices = wrong.key("X945", PROCESSES, 4)(
 )
 BiasWithDevices = wrong.forward("Y608", PROCESSES, 3)(
     lambda x, k, b: affine(x, k, b if jax.device_count() > 1 else b * 0),
-    "With a single device there is no reduction, which is where the bias is added.",
+    "The bias is added only where there is more than one device.",
     cause_id="depends-on-number-of-devices-and-processors",
 )
 HalfByNight = wrong.forward("Y609", PROCESSES, 4, cause_id="depends-on-clock")(

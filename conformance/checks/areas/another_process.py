@@ -83,8 +83,8 @@ def _called(layer: Any) -> dict[str, list[float]]:
         return [*map(float, np.asarray(dense(x), np.float64).ravel())]
 
     now = numbers()
-    others = (found for found in (numbers() for _ in disguise.moments()) if not _agree(now, found))
-    return {"now": now, "later": next(others, now)}
+    later = (numbers() for _ in disguise.moments())
+    return {"now": now, "later": next((found for found in later if not _agree(now, found)), now)}
 
 
 def _digest(layer: Any, in_features: int, out_features: int, seed: int) -> Digest:
@@ -228,8 +228,8 @@ def what_differs(layer: Any, here: dict[str, Digest], subject: str) -> str:
         slug = found[0].removeprefix("the ").replace("'s", "").replace(" ", "-")
         cause = Cause(f"depends-on-{slug}", f"{subject} depends on {found[0]}")
         # Another time zone of the user shifts the clock as well.
-        rest = {*found} - {"the clock", "the user's environment"}
-        return cause if len(found) == 1 or (found[0] == "the clock" and not rest) else ""
+        of_one = len(found) == 1 or found == ["the clock", "the user's environment"]
+        return cause if of_one else ""
     if _agree(plain, here):
         return ""
     return Cause(

@@ -10,6 +10,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 # This shift of the clock changes year, month, weekday, hour, minute and second.
@@ -84,13 +85,8 @@ def _of_now(function: Callable[..., Any], place: int) -> Callable[..., Any]:
     return changed
 
 
-class _Shift:
-    """How far the clock is shifted, in seconds."""
-
-    seconds = 0.0
-
-
-_SHIFT = _Shift()
+_SHIFT = SimpleNamespace(seconds=0.0)
+"""How far the clock is shifted."""
 
 
 def _clock() -> None:
