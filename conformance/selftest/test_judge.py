@@ -21,6 +21,7 @@ from conformance.zoo.kill_matrix import kill_rate, matrix, summary
 from conformance.zoo.plan import cells_of
 from conformance.zoo.run import blocked_across_gaps, subjects
 from implementations.defects import Defect, all_defects
+from implementations.defects.record import name_layers
 
 DEFECT = Defect("T001", "forward/affine-value", ("transforms/jit",), cause_id="bias-twice")
 
@@ -186,6 +187,18 @@ def test_a_defect_lives_without_its_requirement(slug: str, defect: str) -> None:
     judgements = necessity.without(row, call(workers="2"), [defect])
     assert [necessity.lives(judgement, row) for judgement in judgements] == [True]
     assert necessity.lines(row, judgements)[-1].startswith(f"{row.id} is needed: 1 of 1")
+
+
+def test_a_lambda_is_named_beside_an_object_that_has_every_attribute() -> None:
+    """As an old nnx.Rngs does, which answers every name with a stream."""
+
+    class Everything:
+        def __getattr__(self, name: str) -> object:
+            return Everything()
+
+    layer = lambda x: x  # noqa: E731
+    name_layers({"RNGS": Everything(), "LAYER": layer})
+    assert layer.__name__ == layer.__qualname__ == "LAYER"
 
 
 def test_one_requirement_is_meant() -> None:

@@ -107,5 +107,6 @@ def name_layers(module: dict[str, Any]) -> None:
     A lambda has no name, and neither has the layer that a factory makes of it.
     """
     for name, value in module.items():
-        if getattr(value, "__qualname__", "").endswith("<lambda>"):
+        # Rngs of Flax 0.10 answers every attribute with a stream.
+        if str(getattr(value, "__qualname__", "")).endswith("<lambda>"):
             value.__name__ = value.__qualname__ = name
