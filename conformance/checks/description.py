@@ -20,8 +20,8 @@ from conformance.errors import described
 from conformance.jax_setup.lazy import jax
 from conformance.layers import experiments
 from conformance.layers.declaration import TABLE
-from conformance.layers.formulas import law_of
-from conformance.layers.implementation import FLAX, Convention
+from conformance.layers.formulas import FAMILIES, law_of
+from conformance.layers.implementation import FLAX, Convention, existing
 from conformance.layers.law import Law
 from conformance.layers.looking import SIZES
 from conformance.layers.storage import BiasRow
@@ -241,7 +241,7 @@ def _accepted(layer: Layer) -> tuple[tuple[int, ...], str, str]:
         lead = (2, 3, 2, 4)[: rank - 1]
         x = jax.device_put(np.ones((*lead, SIZES[0][0]), np.float32))
         try:
-            y = layer.apply(parameters, x)
+            y = existing(layer.implementation.apply)(parameters, x)
         except Exception as error:
             trouble = trouble or (described(error) if rank == 2 else "")
             continue
@@ -275,7 +275,8 @@ def _in_words(samples: Mapping[Shape, np.ndarray]) -> tuple[str, str]:
     formula = _FORMULAS.get(scale, "")
     if found.name != name and formula:
         formula = f"0.7737413 * {formula}"
-    return sentence, f"{family}, {formula}" if formula else ""
+    declared = family if family in FAMILIES else "any"
+    return sentence, f"{declared}, {formula}" if formula else ""
 
 
 _USUAL = ("1 / fan_in", "2 / fan_in", "2 / (fan_in + fan_out)", "1 / (3 * fan_in)")

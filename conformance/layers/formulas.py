@@ -84,7 +84,9 @@ class Formula:
         return _evaluated(self.text, {"fan_in": fan_in, "fan_out": fan_out})
 
 
-_FAMILIES = {"normal": NORMAL, "truncated normal": TRUNCATED_NORMAL, "uniform": UNIFORM}
+FAMILIES = {"normal": NORMAL, "truncated normal": TRUNCATED_NORMAL, "uniform": UNIFORM}
+"""The families that can be declared by their name; a law of another one is declared as any."""
+
 _SCALES = {"lecun": "1 / fan_in", "he": "2 / fan_in", "kaiming": "2 / fan_in"}
 _AVERAGED = {"glorot": "2 / (fan_in + fan_out)", "xavier": "2 / (fan_in + fan_out)"}
 
@@ -111,7 +113,7 @@ def law_of(text: str) -> Law:
         return Law((family,), Formula(formula), f"{family.replace('-', ' ')}, {formula}")
     first, comma, formula = text.partition(",")
     first = first.strip().lower().replace("-", " ").replace("_", " ")
-    if not comma or (first not in _FAMILIES and first != "any"):
+    if not comma or (first not in FAMILIES and first != "any"):
         raise ValueError(
             "expected zeros, a name such as glorot_uniform, or a family and a variance such as "
             '"uniform, 2 / (fan_in + fan_out)"; families are normal, truncated normal, uniform '
@@ -124,5 +126,5 @@ def law_of(text: str) -> Law:
         raise ValueError(f"the variance {formula.strip()!r} cannot be computed: {error}") from None
     if not all(isinstance(v, float) and 0 <= v < math.inf for v in found):
         raise ValueError(f"the variance {formula.strip()!r} is not a positive number")
-    families = (_FAMILIES[first],) if first != "any" else ()
+    families = (FAMILIES[first],) if first != "any" else ()
     return Law(families, variance, f"{first}, variance {formula.strip()}")

@@ -423,9 +423,15 @@ def test_what_is_seen_of_products_and_inputs_is_proposed(
     assert proposed.items() <= found.declaration.items()
 
 
+def _laplace(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
+    return jax.random.laplace(key, shape, dtype) / (2 * shape[0]) ** 0.5
+
+
 def test_a_law_is_declared_only_where_it_differs() -> None:
     layer = Layer(adapt(nnx.Linear))
     assert law_in_words(layer)[1] == "truncated normal, 1 / fan_in"
     assert not law_line(layer)
+    laplace = Layer(adapt(partial(nnx.Linear, kernel_init=_laplace)))
+    assert law_line(laplace) == 'kernel = "any, 1 / fan_in"'
     uniform = Layer(adapt(nnx.Linear, kernel="glorot_uniform"))
     assert law_line(uniform) == 'kernel = "truncated normal, 1 / fan_in"'
