@@ -124,6 +124,11 @@ _BY_MESSAGE = (
     ),
     (r"^(output array|assignment destination) is read-only$", _IN_PLACE),
 )
+TRACER_KEPT = Cause(
+    "tracer-kept",
+    "an array of a traced call is kept, in a cache, a global or an attribute, and used in a later "
+    "call",
+)
 _NUMBER_UNDER_TRACE = "number-under-trace"
 _BY_NAME = MappingProxyType(
     {
@@ -136,11 +141,7 @@ _BY_NAME = MappingProxyType(
             "an array is converted to a Python number, as by int() or float(), which no "
             "transformation allows",
         ),
-        "UnexpectedTracerError": Cause(
-            "tracer-kept",
-            "an array of a traced call is kept, in a cache, a global or an attribute, and used in "
-            "a later call",
-        ),
+        "UnexpectedTracerError": TRACER_KEPT,
         "TracerIntegerConversionError": Cause(
             _NUMBER_UNDER_TRACE,
             "an array is used as a Python integer, which no transformation allows",
