@@ -6,9 +6,7 @@ it is the layer's fault and not an error of the suite.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -48,8 +46,6 @@ T = TypeVar("T")
 # Beyond this many rows, calls in plain batches cost more than compiling for a batch of this length,
 # which is usual; forward/tall-batch checks long ones.
 _MANY_ROWS = 256
-# A size, and the factor to a larger one, by which the time of a loop grows.
-_FEW, _GROWTH, _MILLION = 20, 50, 10**6
 
 
 class Layer:
@@ -160,7 +156,8 @@ class Layer:
 
     def apply(self, parameters: Any, x: Any) -> Any:
         """Return the output for given parameters; exceptions are not caught."""
-        return existing(self.implementation.apply)(parameters, x)
+        apply = existing(self.implementation.apply)
+        return self.through(lambda x: apply(parameters, x), x)
 
     def write(self, parameters: Any, kernel: Any, bias: Any) -> Any:
         """Return the parameters with this kernel and bias; exceptions are not caught."""
@@ -266,11 +263,14 @@ class Layer:
         """Construct a layer of any kind, and return its output for ``x``."""
         if self.implementation.forward is None:
             return self.build(np.shape(x)[-1], features, seed)(x, as_given=as_given)
-        given = f"{'a NumPy ' * as_given}x of shape {np.shape(x)}"
+        given = f"{'a NumPy ' * as_given}x of shape {self.shape_given(np.shape(x))}"
         with on_the_way(f"f(seed={seed!r}, {given}, features={features!r})"):
-            return require_array(
-                self.implementation.forward(seed, x if as_given else as_jax(x), features)
-            )
+            return require_array(self.of_function(seed, x if as_given else as_jax(x), features))
+
+    def of_function(self, seed: Any, x: Any, features: Any) -> Any:
+        """Return f(seed, x, features) of a function; exceptions are not caught."""
+        forward = existing(self.implementation.forward)
+        return self.through(lambda x: forward(seed, x, features), x)
 
     def at(self, case: Case) -> Callable[..., Any]:
         """Return the case's new layer as a function of x; a function is built in each call."""
@@ -289,44 +289,44 @@ class Layer:
         if PARAMETERS in self.provides:
             dense = self.of(case)
             return dense.kernel, dense.bias
-        forward, m = self.implementation.forward, case.out_features
+        m = case.out_features
         rows = experiments.of_basis(
-            None if forward is None else lambda row: forward(case.seed, row, m),
+            lambda row: self.of_function(case.seed, row, m),
             lambda row: self.forward(case.seed, row, m),
             case.in_features,
         )
         return rows[:-1] - rows[-1], rows[-1]
 
-    @functools.cached_property
-    def describable(self) -> int:
-        """Return the largest size at which ``jax.eval_shape`` of construction takes little time.
-
-        Tracing a construction with a Python loop over its inputs takes time in proportion: hours
-        for a million inputs.
-        """
-
-        def seconds(size: int) -> float:
-            started = time.thread_time()  # other processes do not count
-            with contextlib.suppress(Exception):  # which requirements report
-                jax.eval_shape(lambda: self.init(0, size, size))
-            return time.thread_time() - started
-
-        few, more = (min(seconds(size) for _ in range(2)) for size in (_FEW, _FEW * _GROWTH))
-        return _MILLION if more < few * _GROWTH / 3 else _FEW * _GROWTH
-
     @property
     def fewest(self) -> tuple[int, ...]:
         """Return the smallest number of leading dimensions that the layer declares to accept."""
-        return (1,) * (min(self.convention.ranks) - 1)
+        return self.convention.fewest
 
     @property
     def batch(self) -> tuple[int, ...]:
         """Return the usual leading axes; none for a layer that takes no batch."""
-        return BATCH if self.accepts(BATCH) else ()
+        return self.fewest[:-1] + BATCH if self.accepts(BATCH) else ()
 
     def accepts(self, lead: Sequence[int]) -> bool:
-        """Return whether the layer accepts these leading axes; rank 5 stands for 5 and more."""
-        return min(len(lead) + 1, FLAX.ranks[-1]) in self.convention.ranks
+        """Return whether the layer accepts these leading axes, or more, which :meth:`through` adds.
+
+        Rank 5 stands for 5 and more.
+        """
+        return min(len(self.shape_given((*lead, 1))), FLAX.ranks[-1]) in self.convention.ranks
+
+    def shape_given(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape with the axes that a layer of sequences needs in front of it.
+
+        Neither a vector nor a scalar is made a batch in this way.
+        """
+        fewest = len(self.fewest) + 1 if shape and len(self.fewest) > 1 else 0
+        return (1,) * (fewest - len(shape)) + shape
+
+    def through(self, f: Callable[[Any], Any], x: Any) -> Any:
+        """Return f(x) for an x of :meth:`shape_given`, without the axes that were added."""
+        if self.shape_given(np.shape(x)) == np.shape(x):
+            return f(x)
+        return self.through(f, x[None] if hasattr(x, "ndim") else [x])[0]
 
 
 def _typed(size: Any) -> str:
@@ -358,14 +358,17 @@ class Built:
 
     def __call__(self, x: Any, *, as_given: bool = False) -> Any:
         """Return f(x); a NumPy array becomes a JAX array first, unless ``as_given``."""
-        with on_the_way(f"calling the layer on {'a NumPy ' * as_given}x of shape {np.shape(x)}"):
+        given = f"{'a NumPy ' * as_given}x of shape {self.layer.shape_given(np.shape(x))}"
+        with on_the_way(f"calling the layer on {given}"):
             return require_array(self.raw(x, as_given=as_given))
 
     def raw(self, x: Any, *, as_given: bool = False) -> Any:
         """Return f(x), letting exceptions of the layer pass."""
         value = x if as_given else as_jax(x)
         called = self._in_use if self.module is None else self.module
-        return self.layer.apply(self._parameters, value) if called is None else called(value)
+        if called is None:
+            return self.layer.apply(self._parameters, value)
+        return self.layer.through(called, value)
 
     def rows(self, x: np.ndarray) -> np.ndarray:
         """Return f of the rows of ``x``, in plain batches, or one by one if it takes only vectors.

@@ -149,11 +149,7 @@ def has_own_derivatives(layer: Layer, parameters: Any, x: Any) -> bool:
 @once_per_layer()
 def module_forward(layer: Layer) -> Any:
     """Return ``(module, x) -> y`` under ``nnx.jit``."""
-    return nnx.jit(lambda module, x: _call_module(module, x))
-
-
-def _call_module(module: Any, x: Any) -> Any:
-    return module(x)
+    return nnx.jit(layer.through)
 
 
 @compiled
@@ -175,7 +171,7 @@ def module_gradients(layer: Layer, dense: Built, x: Any, cotangent: Any) -> dict
     """
 
     def loss(module: Any, x: Any, cotangent: Any) -> Any:
-        return (_wide(module(x)) * cotangent).sum()
+        return (_wide(layer.through(module, x)) * cotangent).sum()
 
     x, cotangent = as_jax(x), as_jax(cotangent)
     compiled = layer.remember("nnx.value_and_grad", lambda: nnx.jit(nnx.value_and_grad(loss)))
@@ -375,7 +371,7 @@ class Counted:
 def counted(layer: Layer, case: Case) -> tuple[Counted, Counted]:
     """Return the layer under ``jax.jit`` and under ``nnx.jit``, with counters, for one shape."""
     by_jax = Counted(jax.jit, lambda parameters, x: call(layer, parameters, x))
-    return by_jax, Counted(nnx.jit, _call_module)
+    return by_jax, Counted(nnx.jit, layer.through)
 
 
 @once_per_layer()

@@ -50,9 +50,8 @@ def _results(its: Implementation, parameters: Any, x: np.ndarray) -> np.ndarray:
         filled[: len(x)] = x
         rows = np.asarray(apply(parameters, jax.device_put(filled)))[: len(x)]
     else:
-        rows = np.stack(
-            [np.asarray(apply(parameters, jax.device_put(row.astype(np.float32)))) for row in x]
-        )
+        given = x.astype(np.float32).reshape(len(x), *its.convention.fewest, -1)
+        rows = np.stack([np.ravel(apply(parameters, jax.device_put(row))) for row in given])
     return rows.astype(np.float64)
 
 
@@ -298,7 +297,7 @@ def _error(found: np.ndarray, exact: np.ndarray) -> float:
 
 def kinds_taken(its: Implementation, size: tuple[int, int]) -> tuple[str, ...]:
     """Return the kinds of numbers that the layer takes for x."""
-    parameters, lead = existing(its.init)(0, *size), (2,) * (min(its.convention.ranks) - 1)
+    parameters, lead = existing(its.init)(0, *size), its.convention.fewest
     found = []
     for kind, dtype in zip(INPUTS, (np.float32, np.int32, np.bool_, np.complex64), strict=True):
         x = jax.device_put(np.ones((*lead, size[0]), dtype))

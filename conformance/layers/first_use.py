@@ -73,9 +73,8 @@ def _use(implementation: Implementation) -> None:
     from flax import nnx
 
     n, m = _SIZES
-    ranks = implementation.convention.ranks
     # A layer may use what only an array of JAX has, such as x.at.
-    x = jax.device_put(np.ones((n,) if 2 not in ranks else (_LEAD, n), np.float32))
+    x = jax.device_put(np.ones((*implementation.convention.lead(_LEAD), n), np.float32))
     if implementation.module is not None:
         built = implementation.module(n, m, nnx.Rngs(0))
         built(x)

@@ -129,6 +129,15 @@ class Convention:
         return tuple(found)
 
     @property
+    def fewest(self) -> tuple[int, ...]:
+        """Return the fewest leading axes of x that are accepted, each of length 1."""
+        return (1,) * (min(self.ranks) - 1)
+
+    def lead(self, batch: int) -> tuple[int, ...]:
+        """Return the leading axes of a plain batch; the fewest where no x of rank 2 is accepted."""
+        return (batch,) if 2 in self.ranks else self.fewest
+
+    @property
     def returned(self) -> str:
         """Return the dtype of the result for a float32 x."""
         return self.result_dtype or self.compute_dtype

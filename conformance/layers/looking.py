@@ -109,7 +109,7 @@ def _look(implementation: Implementation) -> Seen:
         same = {"layout": declared.layout, "parameter_names": declared.parameter_names}
         found = replace(found, **same)  # type: ignore[arg-type]  # of both fields
     found = _as_called(found, apply, parameters[0])
-    lead = (_BATCH,) if 2 in found.ranks else ()
+    lead = found.lead(_BATCH)
     hides_none = kernel and not bias and not trained and declared.use_bias
     # A hidden bias shows at x = 0.
     if hides_none and not np.any(np.asarray(apply(parameters[0], _of(np.zeros, *lead)))):
@@ -281,7 +281,7 @@ def _as_called(found: Convention, apply: Callable[[Any, Any], Any], parameters: 
     """Return the convention with the accepted ranks, and the dtype of the result."""
     results: dict[int, Any] = {}
     for rank in found.ranks:
-        if rank > 2 and results.get(2) is None:
+        if rank > 2 and results.get(1) is not None and results.get(2) is None:
             break  # a layer that takes only vectors takes no batch of any rank
         lead = (_BATCH, 3, 2, 4)[: rank - 1]
         try:

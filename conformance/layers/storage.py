@@ -139,8 +139,7 @@ class Scaled:
                 return jnp.ones((), ones.dtype)
             bias = jnp.zeros(ones.shape[1:], ones.dtype) if its.convention.use_bias else None
             # A layer that takes no vectors takes a batch of one row.
-            lead = (1,) * (min(its.convention.ranks) - 1)
-            first = jnp.zeros((*lead, len(ones)), ones.dtype).at[..., 0].set(1)
+            first = jnp.zeros((*its.convention.fewest, len(ones)), ones.dtype).at[..., 0].set(1)
             return jnp.ravel(apply(inner(parameters, ones, bias), first))[0]
 
         def read(parameters: Any) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import conformance
 from conformance import FLAX, Convention, Law, adapt, catalogue
 from conformance.checks import oracle, require
 from conformance.checks.arithmetic import rounded
@@ -16,6 +17,7 @@ from conformance.contract.applicability import presumption
 from conformance.errors import LoadError, UsageError, Violation
 from conformance.layers.loading import load
 from conformance.layers.registry import Entry, resolve, split_variant
+from implementations.correct.sequences import LinenSequences, OptionsOfSequences
 from implementations.nnx_linear import VARIANTS, Linear
 
 HALF = ("float16", "bfloat16")
@@ -137,6 +139,17 @@ def test_a_missing_extra_is_said_and_left_out(monkeypatch: pytest.MonkeyPatch) -
         resolve(["acme.Dense"])
 
 
+@pytest.mark.parametrize(
+    ("layer", "requirement"), [(OptionsOfSequences, "output-shape"), (LinenSequences, "builds")]
+)
+def test_a_layer_of_sequences_is_told_what_to_declare(layer: type, requirement: str) -> None:
+    """The layers of implementations.correct.sequences that declare it meet all requirements."""
+    report = conformance.check(layer, requirement=requirement, workers=0)
+    (cell,) = (cell for cell in report.cells if cell.outcome.violated)
+    assert cell.requirement.endswith(requirement)
+    assert cell.accepted.endswith("declare ranks = [3]")
+
+
 @pytest.mark.parametrize("library", ["equinox", "haiku", "haliax", "keras", "stax"])
 def test_an_adapter_writes_what_its_layer_uses(library: str) -> None:
     pytest.importorskip(library if library != "stax" else "jax", exc_type=ImportError)
@@ -150,6 +163,6 @@ def test_an_adapter_writes_what_its_layer_uses(library: str) -> None:
         given = bias if its.convention.use_bias else None
         written = its.with_parameters(new, jnp.asarray(kernel), given)
         expected = kernel[0] + (bias if its.convention.use_bias else 0)
-        lead = (1,) * (min(its.convention.ranks) - 1)
+        lead = its.convention.fewest
         x = jnp.zeros((*lead, 3)).at[..., 0].set(1)
         assert np.array_equal(np.ravel(its.apply(written, x)), expected)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import recording, require
-from conformance.checks.areas import composition, meshes
+from conformance.checks.areas import composition, meshes, output_shapes
 from conformance.checks.areas.extreme_bits import RARELY_DRAWN, require_finite_for_extreme_bits
 from conformance.checks.areas.kernels import case_of, samples
+from conformance.checks.areas.mapped_draws import describable
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
 from conformance.checks.diagnosis import shapes, telling, wrong_values
@@ -80,6 +81,7 @@ def test_builds(layer: Layer, case: Case) -> None:
             or shapes.of_inputs_bias(layer, case)
             or shapes.of_fixed_width(layer, case)
         )
+        violation.accepted += output_shapes.ranks_to_declare(layer, case)
         raise violation.because(cause) from violation
 
 
@@ -359,12 +361,10 @@ def test_abstract_init(layer: Layer, case: Case) -> None:
     It does so up to 10^6 x 10^6 without allocating. Large models are laid out this way before
     their parameters exist.
     """
-    if max(case.kernel_shape) > layer.describable:
+    if max(case.kernel_shape) > describable(layer):
         return
     with during("jax.eval_shape of the construction"):
-        abstract = jax.eval_shape(
-            lambda: layer.init(case.seed, case.in_features, case.out_features)
-        )
+        abstract = jax.eval_shape(lambda: layer.init(case.seed, *case.kernel_shape))
         # The suite sees a kernel stored as (out, in) transposed.
         kernel = jax.eval_shape(layer.kernel_of, abstract)
     require.that(

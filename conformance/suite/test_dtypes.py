@@ -48,7 +48,7 @@ def test_float32_out(layer: Layer, case: Case) -> None:
     x = as_jax(case.normal("x", *lead, case.in_features))
     if layer.implementation.forward is not None:
         with require.on_the_way(f"f(seed, x of shape {x.shape}, features={case.out_features})"):
-            y = require_array(layer.implementation.forward(case.seed, x, case.out_features))
+            y = require_array(layer.of_function(case.seed, x, case.out_features))
     else:
         y = layer.of(case)(x)
     dtype, seen = layer.declared.returned, layer.convention

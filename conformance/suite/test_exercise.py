@@ -30,7 +30,6 @@ from conformance.contract.requirement import (
 )
 from conformance.errors import Cause, Violation, safe_text
 from conformance.jax_setup.lazy import jax, jnp, nnx
-from conformance.layers.implementation import existing
 from conformance.statistics import by_requirement, causes, strongest
 from conformance.statistics.identify import declared_names
 from conformance.statistics.laws import families_named
@@ -361,7 +360,6 @@ _LARGE_SEED = 0x9E3779B1
 @over(sizes=[(3, 4), (130, 4)], at_most=2)
 def test_differentiable_in_x(layer: Layer, case: Case) -> None:
     """jit, grad and vmap over x work, with a concrete seed and features."""
-    forward = existing(layer.implementation.forward)
     # An odd seed of 32 bits, which float32 cannot hold: a rule may keep the seed for later.
     case = recording.current().draw(replace(case, seed=case.seed ^ _LARGE_SEED))
     kernel, bias = layer.affine(case)
@@ -369,7 +367,7 @@ def test_differentiable_in_x(layer: Layer, case: Case) -> None:
     g = case.normal("g", case.out_features)
 
     def f(value: ArrayLike) -> jax.Array:
-        return forward(case.seed, value, case.out_features)
+        return layer.of_function(case.seed, value, case.out_features)
 
     reference = oracle.affine(x, kernel, bias)
     with during("jax.jit over x"):
@@ -387,10 +385,10 @@ def test_differentiable_in_x(layer: Layer, case: Case) -> None:
 def test_bad_arguments_raise(layer: Layer, case: Case) -> None:
     """A seed or features that is NaN or infinite raises."""
     x = case.normal("x", case.in_features)
-    forward = existing(layer.implementation.forward)
+    f = layer.of_function
     for wrong in (float("nan"), float("inf"), -float("inf")):
-        require.raises(lambda w=wrong: forward(w, x, 4), f"seed={wrong}")  # type: ignore[misc]  # bound early
-        require.raises(lambda w=wrong: forward(1, x, w), f"features={wrong}")  # type: ignore[misc]  # bound early
+        require.raises(lambda w=wrong: f(w, x, 4), f"seed={wrong}")  # type: ignore[misc]  # bound early
+        require.raises(lambda w=wrong: f(1, x, w), f"features={wrong}")  # type: ignore[misc]  # bound early
 
 
 @requirement("exercise/recovered-kernel", MUST, EXERCISE, order=-100, seconds=1.5)

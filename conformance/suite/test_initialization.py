@@ -30,7 +30,7 @@ from conformance.checks.areas.kernels import (
     structure_evidence,
 )
 from conformance.checks.areas.levels import require_levels, require_resolution_at_edges
-from conformance.checks.areas.mapped_draws import cost_of_a_draw, drawn_at_once
+from conformance.checks.areas.mapped_draws import cost_of_a_draw, describable, drawn_at_once
 from conformance.checks.areas.seeds import require_each_scaled, require_no_rare_structure
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, TALL, WIDE, Case, every_case, over
@@ -127,13 +127,12 @@ def test_data_free_init(layer: Layer, case: Case) -> None:
 
     Linen initializes from an example input; only its last dimension may matter.
     """
-    width = case.in_features
-    plain = np.zeros((1, width), np.float32)
-    values = case.normal("example", 1, width) + np.float32(1)
+    width, lead, ranks = case.in_features, layer.convention.lead(1), layer.convention.ranks
+    plain = np.zeros((*lead, width), np.float32)
+    values = case.normal("example", *lead, width) + np.float32(1)
     examples: dict[str, np.ndarray] = {
         "other values": values,
         "their negatives": -values,
-        "a batch of 4": np.zeros((4, width), np.float32),
         "half precision": plain.astype(np.float16),
         "bfloat16": plain.astype(jnp.bfloat16),
     }
@@ -141,9 +140,11 @@ def test_data_free_init(layer: Layer, case: Case) -> None:
         examples["integers"] = plain.astype(np.int32)
     if input_dtypes.works_with(layer, np.complex64):
         examples["complex numbers"] = plain.astype(np.complex64)
-    if layer.accepts(()):
-        examples["a vector"] = plain[0]
-    if layer.accepts((2, 3)):
+    if lead:
+        examples["a batch of 4"] = np.zeros((*lead[:-1], 4, width), np.float32)
+    if 1 in ranks:
+        examples["a vector"] = np.zeros(width, np.float32)
+    if 3 in ranks:
         examples["rank 3"] = np.zeros((2, 3, width), np.float32)
     expected = _from_example(layer, case, plain)
     for what, example in examples.items():
@@ -236,7 +237,7 @@ def _no_column_repeats(layer: Layer) -> None:
     """
     if layer.convention.parameter_dtype != "float32":
         return
-    size = VOCABULARY if layer.describable > max(VOCABULARY) else WIDE
+    size = VOCABULARY if describable(layer) > max(VOCABULARY) else WIDE
     kernel = layer.build(*size).kernel
     if np.unique(np.abs(kernel)).size < kernel.size / 4:
         return  # kernel-resolution and kernel-law report a kernel of few magnitudes
@@ -352,7 +353,7 @@ def _is_affordable(layer: Layer, size: tuple[int, int]) -> bool:
     if not declared(layer).variance(*size):
         return False
     # What loops over its inputs in Python is not traced: that would take hours.
-    return size[0] <= layer.describable and cost_of_a_draw(layer, size) <= _ROOM
+    return size[0] <= describable(layer) and cost_of_a_draw(layer, size) <= _ROOM
 
 
 def _require_variance(layer: Layer, kernel: np.ndarray, size: tuple[int, int]) -> None:

@@ -83,7 +83,7 @@ def test_use_bias(layer: Layer, case: Case) -> None:
     input_dtypes.require_not_finite(without, dense, x)
     require_gradients(without, case, dense, x, "jax.vjp with use_bias=False")
     if layer.accepts((2, 4)) and layer.accepts(BATCH):
-        found = np.asarray(dense(x.reshape(2, 4, -1))).reshape(8, -1)
+        found = np.asarray(dense(x.reshape(2, 4, -1))).reshape(*layer.batch, -1)
         what = "f(x) with use_bias=False for an x of rank 3"
         require.near(found, reference, what)
     require_as_zero_bias(layer, dense, case, x)

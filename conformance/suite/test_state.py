@@ -138,7 +138,7 @@ def test_optimizer_sees_both(layer: Layer, case: Case) -> None:
 
     def loss(module: nnx.Module) -> jax.Array:
         # A layer that takes vectors only is mapped over the batch.
-        found = module(x) if layer.accepts(BATCH) else jax.vmap(module)(x)
+        found = layer.through(module, x) if layer.accepts(BATCH) else jax.vmap(module)(x)
         return jnp.mean((found - y) ** 2)
 
     kernel, bias = dense.kernel, dense.bias

@@ -24,7 +24,6 @@ from conformance.checks.scan.points import WEIGHTS
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 from conformance.layers import experiments
-from conformance.layers.implementation import existing
 from conformance.statistics import (
     ALPHA,
     Design,
@@ -134,9 +133,8 @@ def recovered(layer: Layer) -> dict[Shape, np.ndarray]:
 
 
 def _probed(layer: Layer, size: Shape, seed: int) -> np.ndarray:
-    forward = existing(layer.implementation.forward)
     basis = jax.device_put(np.eye(size[0], dtype=np.float32))
-    return np.asarray(jax.vmap(lambda x: forward(seed, x, size[1]))(basis))
+    return np.asarray(jax.vmap(lambda x: layer.of_function(seed, x, size[1]))(basis))
 
 
 def _of_size(drawn: np.ndarray, size: Shape, which: str) -> np.ndarray:

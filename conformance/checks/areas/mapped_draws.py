@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from conformance.checks import jaxprs
 from conformance.checks.layer import Layer
+from conformance.checks.once import once_per_layer
 from conformance.checks.programs import HALF, compiled_to_run_once
 from conformance.jax_setup.lazy import jax, jnp
 from conformance.statistics.by_requirement import Shape
@@ -129,3 +132,25 @@ def _agree(traced: np.ndarray, built: np.ndarray) -> bool:
     is_half = str(built.dtype) in HALF
     relative = float(jnp.finfo(built.dtype).eps) if is_half else _SAME
     return bool(same.all() and error.max(initial=0.0) <= relative * np.abs(wide).max(initial=0.0))
+
+
+@once_per_layer()
+def describable(layer: Layer) -> int:
+    """Return the largest size at which ``jax.eval_shape`` of construction takes little time.
+
+    Tracing a construction with a Python loop over its inputs takes time in proportion: hours for a
+    million inputs.
+    """
+
+    def seconds(size: int) -> float:
+        started = time.thread_time()  # other processes do not count
+        with contextlib.suppress(Exception):  # which requirements report
+            jax.eval_shape(lambda: layer.init(0, size, size))
+        return time.thread_time() - started
+
+    few, more = (min(seconds(size) for _ in range(2)) for size in (_FEW, _FEW * _GROWTH))
+    return _MILLION if more < few * _GROWTH / 3 else _FEW * _GROWTH
+
+
+# A size, and the factor to a larger one, by which the time of a loop grows.
+_FEW, _GROWTH, _MILLION = 20, 50, 10**6

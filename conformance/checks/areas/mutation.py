@@ -215,7 +215,7 @@ def require_no_leaks(layer: Layer, case: Case) -> None:
     if dense.module is not None and layer.accepts(BATCH):
         # Here the module is an argument, as in a function that a user compiles.
         with jax.checking_leaks(), require.during("nnx.jit under jax.checking_leaks"):
-            found = nnx.jit(lambda module, x: module(x))(dense.module, x)
+            found = nnx.jit(layer.through)(dense.module, x)
         require.near(found, reference, "f(x) by nnx.jit, leaks checked,")
 
 

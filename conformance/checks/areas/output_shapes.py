@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from conformance.checks import jaxprs, programs, require
+from conformance.checks.areas.mapped_draws import describable
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.diagnosis import shapes
 from conformance.checks.layer import Layer
@@ -20,6 +21,7 @@ from conformance.checks.scan.edges import scan
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import Violation
 from conformance.jax_setup.lazy import jax
+from conformance.layers.implementation import FLAX, existing
 
 # The sizes of real calls; abstract evaluation covers every size.
 EAGER = [(1, 1), (3, 10), (16, 16)]
@@ -111,6 +113,20 @@ def fail_for_ranks(layer: Layer, case: Case, refused: Sequence[int]) -> NoReturn
     )
 
 
+def ranks_to_declare(layer: Layer, case: Case) -> str:
+    """Return what a Linen layer declares that can be initialized, but not with an x of rank 2."""
+    its, found = layer.implementation, []
+    if its.linen is None or its.under is None:
+        return ""
+    for rank in FLAX.ranks:
+        declared = replace(its.convention, ranks=(rank,))
+        with contextlib.suppress(Exception):
+            existing(its.under(declared).init)(case.seed, *case.kernel_shape)
+            found.append(rank)
+    right = found and 2 not in found
+    return f"; if it takes no other x, declare ranks = {found}" if right else ""
+
+
 def require_no_rows(layer: Layer, case: Case, lead: tuple[int, ...]) -> None:
     """Require a result of no rows, of the dtype that a batch of some rows gives."""
     some, m = tuple(size or 1 for size in lead), case.out_features
@@ -137,7 +153,7 @@ def is_wrong_without_rows(layer: Layer) -> bool:
 
 def require_abstract_at_any_size(layer: Layer, case: Case) -> None:
     """Require ``jax.eval_shape`` to describe the result of a layer that fits in no memory."""
-    huge = int(min(layer.describable, scan(layer).longest))
+    huge = int(min(describable(layer), scan(layer).longest))
     with require.during(f"jax.eval_shape of a layer of {huge} by {huge}"):
         new = jax.eval_shape(lambda: layer.init(case.seed, huge, huge))
         x = jax.ShapeDtypeStruct((*case.lead, huge), np.float32)

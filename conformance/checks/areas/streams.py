@@ -99,7 +99,7 @@ def require_keys_of_every_kind(layer: Layer, case: Case) -> None:
         if its.module is not None:
             return Built(layer, module=its.module(n, m, nnx.Rngs(key))).kernel
         model = existing(its.linen)(n, m)
-        variables = model.init(key, as_jax(np.zeros((1, n), np.float32)))
+        variables = model.init(key, as_jax(np.zeros((*layer.convention.lead(1), n), np.float32)))
         return Built(layer, parameters=Parameters(model, variables)).kernel
 
     with during("construction from a raw key"):

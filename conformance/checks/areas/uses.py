@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -212,7 +213,7 @@ def _gradients(world: World, held: Held, step: Step) -> None:
         return
     static = dense.parameters.static
     with require.during("nnx.grad of the module"):
-        state = nnx.grad(lambda module: (module(as_jax(x)) * g).sum())(dense.module)
+        state = nnx.grad(lambda module: (layer.through(module, as_jax(x)) * g).sum())(dense.module)
     found = (*gradients.of_state(layer, state, "nnx.grad"), None)
     gradients.require_gradients(layer, found, point, "nnx.grad", inputs=False)
     same = dense.parameters.static == static
@@ -261,10 +262,10 @@ def _by_other_means(world: World, held: Held, step: Step) -> None:
 
     model, variables = dense.parameters.static, dense.parameters.tree
     with require.during("the layer bound to its variables"):
-        y = model.bind(variables)(as_jax(x))
+        y = world.layer.through(model.bind(variables), as_jax(x))
     _require(world, held, x, y)
     with require.during("the layer with frozen variables"):
-        y = model.apply(freeze(variables), as_jax(x))
+        y = world.layer.through(functools.partial(model.apply, freeze(variables)), as_jax(x))
     _require(world, held, x, y)
 
 

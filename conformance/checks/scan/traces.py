@@ -14,7 +14,6 @@ from conformance.checks.scan.signatures import Signature, signature
 from conformance.contract.requirement import PARAMETERS
 from conformance.errors import name_of
 from conformance.jax_setup.lazy import jax, jnp
-from conformance.layers.implementation import existing
 
 Size = tuple[int, int]
 CONSTRUCTION, FORWARD, GRADIENT = "construction", "call", "gradient"
@@ -52,8 +51,7 @@ class Traces:
         layer, n, m = self.layer, point.in_features, point.out_features
         x = jax.ShapeDtypeStruct((*point.lead, n), point.dtype)
         if PARAMETERS not in layer.provides:
-            forward = existing(layer.implementation.forward)
-            program = jax.make_jaxpr(lambda x: forward(0, x, m))(x)
+            program = jax.make_jaxpr(lambda x: layer.of_function(0, x, m))(x)
             self._note_constants(program, n * m)
             return signature(program)
         if (n, m) not in self._parameters:
