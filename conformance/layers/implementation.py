@@ -100,8 +100,9 @@ class Convention:
             found = [text for text in found if not text.startswith("bias")] + ["no bias"]
         if self.layout != other.layout:
             found.append(f"kernel stored as ({self.layout.replace(',', ', ')})")
-        if self.parameter_names != other.parameter_names:
-            found.append(f"names {' and '.join(self.parameter_names)}")
+        names = self.parameter_names[: 1 + self.use_bias]
+        if names != other.parameter_names[: len(names)]:
+            found.append(f"name{'s' * self.use_bias} {' and '.join(names)}")
         if not set(other.ranks) <= set(self.ranks):
             found.append(f"x of rank {', '.join(map(str, self.ranks))} only")
         if self.parameter_dtype != other.parameter_dtype:

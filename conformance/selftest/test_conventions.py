@@ -53,6 +53,11 @@ def test_each_difference_is_named(changed: dict[str, object], said: str) -> None
     assert replace(FLAX, **changed).differences() == (said,)  # type: ignore[arg-type]
 
 
+def test_a_layer_without_a_bias_has_one_name() -> None:
+    alone = replace(FLAX, parameter_names=("w", "bias"), use_bias=False)
+    assert alone.differences() == ("no bias", "name w")
+
+
 def test_flax_own_convention_is_asked_everything() -> None:
     assert not any(presumption(row, FLAX) for row in catalogue())
 
