@@ -38,10 +38,12 @@ def from_linen(
 ) -> Implementation:
     """Return an implementation of the class; ``construct(in_features, out_features)`` builds it."""
 
+    # The example input has a batch axis of 1, as in Flax's own documentation.
+    lead = convention.lead(1)
+
     def init(seed: Any, in_features: int, out_features: int) -> Parameters:
         model = construct(in_features, out_features)
-        # The example input has a batch axis of 1, as in Flax's own documentation.
-        example = jnp.zeros((*convention.lead(1), in_features), jnp.float32)
+        example = jnp.zeros((*lead, in_features), jnp.float32)
         return Parameters(model, model.init(jax.random.key(seed), example))
 
     def apply(parameters: Parameters, x: Any) -> Any:
