@@ -161,7 +161,7 @@ def test_flax_checkpoint(layer: Layer, case: Case) -> None:
         shown = " and ".join(sorted(".".join(path) for path in paths))
         require.not_applicable(f"its arrays are {shown}, not those of a Flax layer")
     if isinstance(layer.seen.storage, Scaled):
-        require.not_applicable("its kernel is scaled in each call, and that of Flax's Dense is not")
+        require.not_applicable("its kernel is scaled in each call, unlike that of Flax's Dense")
     if checkpoints.are_boxed(dense):
         require.not_applicable("its parameters are boxed, and so are those in its files")
     own = layer.convention.parameter_dtype

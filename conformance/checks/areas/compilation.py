@@ -20,7 +20,7 @@ from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax
 
 UNUSED = (67, 69)
-"""A size that no other check uses, and neither does the scan; nor are the next sizes used."""
+"""Neither another check nor the scan uses this size, or the sizes that are one larger."""
 
 
 def require_one_trace(layer: Layer, case: Case) -> None:
