@@ -16,9 +16,9 @@ import numpy as np
 from conformance.checks import jaxprs, programs, require
 from conformance.checks.areas import compilation, input_dtypes
 from conformance.checks.areas.initializers import (
-    keys_given,
     require_initializer,
     require_no_bias_made,
+    require_own_keys,
 )
 from conformance.checks.areas.options import (
     beside,
@@ -43,6 +43,13 @@ from conformance.checks.areas.options import (
     with_and_without_bias,
     with_options,
 )
+from conformance.checks.areas.options_in_use import (
+    require_at_every_size,
+    require_false_of_any_type,
+    require_same_gradients,
+    require_updates_used,
+    require_x_first,
+)
 from conformance.checks.areas.options_law import require_same_law
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
@@ -65,7 +72,8 @@ def test_use_bias(layer: Layer, case: Case) -> None:
     """With ``use_bias=False`` the layer has only a kernel, of the same shape, f(0) is 0 and
     f(x) = x @ K.
 
-    A ``bias_init`` beside it makes no bias; the layer may also refuse it.
+    A ``bias_init`` beside it makes no bias, and neither do 0 and NumPy's False; the layer may also
+    refuse these.
     """
     without, x = with_options(layer, use_bias=False), layer.x_for(case)
     kernel, seen = without.kernel_for(case), functools.partial(result, x=x)
@@ -89,6 +97,7 @@ def test_use_bias(layer: Layer, case: Case) -> None:
     require_as_zero_bias(layer, dense, case, x)
     require_branches(layer, without, "use_bias=False")
     require_no_bias_made(layer, case)
+    require_false_of_any_type(layer, case)
 
 
 @requirement("options/kernel-init", MUST, PARAMETERS)
@@ -113,7 +122,8 @@ def test_bias_init(layer: Layer, case: Case) -> None:
     """The bias is what ``bias_init(key, shape, dtype)`` returns. It is called once, with a key that
     depends on the seed, the bias's shape and the dtype of the parameters.
 
-    The key differs from the kernel's, because two draws from one key give the same numbers.
+    The key differs from the kernel's, and from those of the next layer of an ``nnx.Rngs``, because
+    two draws from one key give the same numbers.
     """
     if not layer.convention.use_bias:
         require.not_applicable("the layer declares that it has no bias")
@@ -121,15 +131,7 @@ def test_bias_init(layer: Layer, case: Case) -> None:
         if "use_bias" not in options:
             bias_keys = require_initializer(layer, case, "bias_init", case.bias(), **options)
     if takes(layer, "kernel_init"):
-        kernel_keys = keys_given(layer, case, "kernel_init", case.kernel())
-        require.that(
-            bias_keys[0] != kernel_keys[0],
-            "kernel_init and bias_init get the same key",
-            accepted="a key for each",
-            cause=Cause(
-                "key-shared", "one key serves for kernel and bias: draw or split it for each"
-            ),
-        )
+        require_own_keys(layer, case, bias_keys[0])
 
 
 @requirement("options/dtype", MUST, PARAMETERS)
@@ -145,7 +147,8 @@ def test_dtype(layer: Layer, case: Case) -> None:
     The check uses bfloat16 and float16 for a float32 x, and float32 for a bfloat16 x, also without
     a bias and with ``param_dtype``. Integers are cast as well, and not scaled. Gradients and
     numbers that are not finite pass through the casts. A ``preferred_element_type`` is the dtype of
-    the product. Copies of the layer keep the option, and other layers do not get it.
+    the product. Copies of the layer keep the option, and other layers do not get it. New values of
+    the parameters are used after a call.
     """
     plain, values = layer.written(case), layer.x_for(case)
     seen = functools.partial(result, x=values)
@@ -166,9 +169,8 @@ def test_dtype(layer: Layer, case: Case) -> None:
         if dtype == "bfloat16":
             require_of_one_layer(dense, plain, before, "f(x)", seen)
             require_gradients(computing, case, dense, x, f"jax.vjp with dtype={dtype}")
-            cause = Cause("option-by-rank", "dtype is ignored for x of some ranks")
             returned = computing.convention.returned
-            require_at_every_rank(computing, case, returned, f"dtype={dtype}", cause)
+            require_at_every_rank(computing, case, returned, f"dtype={dtype}", _BY_RANK)
             # The cast may stand in a branch for numbers of float32, or for floats.
             for of in ("int32", "float16"):
                 if input_dtypes.works_with(layer, of):
@@ -176,6 +178,7 @@ def test_dtype(layer: Layer, case: Case) -> None:
                     both = f"dtype={dtype} and x of {of}"
                     require_at_every_rank(computing, case, returned, both, cause, of)
             require_branches(layer, computing, f"dtype={dtype}")
+            of_bfloat16 = computing
             if input_dtypes.works_with(layer, "uint8"):  # as images are
                 images = case.generator("images").integers(256, size=x.shape).astype(np.uint8)
                 both = f"dtype={dtype} and x of uint8"
@@ -183,6 +186,9 @@ def test_dtype(layer: Layer, case: Case) -> None:
                 require_result(computing, case, dense(as_jax(images)), wide, both)
         if dtype != "float32":
             input_dtypes.require_not_finite(computing, dense, x)
+            require_updates_used(computing, case, dense, f"dtype={dtype}")
+        if dtype == "float16":
+            require_same_gradients(computing, of_bfloat16, case, f"dtype={dtype}")
         require_same_law(layer, computing, f"dtype={dtype}")
     input_dtypes.require_as_text(layer, case, "dtype")
     input_dtypes.require_preferred(layer, case)
@@ -193,6 +199,8 @@ def test_dtype(layer: Layer, case: Case) -> None:
         require_at_every_rank(given, case, "float32", both, cause)
         y = given.written(case)(values)
         require_result(given, case, y, values, both)
+        same = with_options(layer, param_dtype=jnp.bfloat16)
+        require_same_gradients(given, same, case, both)
     if takes(layer, "use_bias"):
         computing = with_options(layer, dtype=jnp.dtype("bfloat16"), use_bias=False)
         both, x = "dtype=bfloat16 and use_bias=False", layer.x_for(case)
@@ -200,6 +208,11 @@ def test_dtype(layer: Layer, case: Case) -> None:
             dense = computing.of(case)
         require_own_dtype(layer, dense, both)
         require_result(computing, case, dense.write(case.kernel(), case.bias())(x), x, both)
+        require_at_every_rank(computing, case, computing.convention.returned, both, _BY_RANK)
+        require_updates_used(computing, case, dense, both)
+
+
+_BY_RANK = Cause("option-by-rank", "dtype is ignored for x of some ranks")
 
 
 @requirement("options/param-dtype", MUST, PARAMETERS)
@@ -237,16 +250,11 @@ def test_param_dtype(layer: Layer, case: Case) -> None:
         require_result(given, case, y, x, f"param_dtype={dtype}{_and(options)}")
         if dtype == "bfloat16":
             require_branches(layer, given, f"param_dtype={dtype}{_and(options)}")
-        for size in ((16, 16), (130, 300), (1024, 1024)):
-            with during(f"construction with param_dtype={dtype}"):
-                new = jax.eval_shape(lambda given=given, size=size: given.init(0, *size))
-                kernel = jax.eval_shape(given.kernel_of, new)
-            require.that(
-                str(kernel.dtype) == dtype,
-                f"with param_dtype={dtype}, the kernel of a layer of {size} is {kernel.dtype}",
-                accepted=dtype,
-                cause=Cause("option-by-size", "the option param_dtype has an effect at some sizes"),
-            )
+            of_bfloat16 = given
+        require_updates_used(given, case, dense, f"param_dtype={dtype}{_and(options)}")
+        if dtype == "float16":
+            require_same_gradients(given, of_bfloat16, case, f"param_dtype={dtype}")
+        require_at_every_size(given, dtype)
     input_dtypes.require_as_text(layer, case, "param_dtype")
     both = {"kernel_init": case.kernel(), "bias_init": case.bias()}
     for name, values in both.items():
@@ -324,8 +332,8 @@ def test_dot_general(layer: Layer, case: Case) -> None:
     """``dot_general`` replaces ``jax.lax.dot_general`` in the product.
 
     Quantized training injects its arithmetic this way; the check negates the product. It is called
-    for x of rank 1 to 3 and of other dtypes, and without a bias. The gradients are those of its
-    product. ``dot_general_cls`` makes it as well.
+    for x of rank 1 to 3 and of other dtypes, and without a bias, with x before the kernel. The
+    gradients are those of its product. ``dot_general_cls`` makes it as well.
     """
     calls = []
 
@@ -343,6 +351,7 @@ def test_dot_general(layer: Layer, case: Case) -> None:
     what, y = "f(x) with a dot_general that negates the product", dense(x)
     unused = "f(x) with a dot_general does not call it"
     require.that(calls, unused, accepted="a call", cause=ignored("dot_general"))
+    require_x_first(calls[0], x, layer.kernel_for(case))
     require.near(y, reference, what)
     if takes(layer, "dot_general_cls"):  # as in Linen, it makes a dot_general
         y = with_options(layer, dot_general_cls=lambda: negated).written(case)(x)

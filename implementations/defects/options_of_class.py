@@ -143,4 +143,23 @@ class FieldNotCompared(AllOptionsLinen):
     dtype: Any = dataclasses.field(default=None, compare=False)
 
 
+FalseByIdentity = constructor("Y649", "options/use-bias", 3, cause_id="false-by-identity")(
+    lambda use_bias: {"use_bias": use_bias is not False},
+    "`use_bias=0`, as from a configuration file, makes a bias.",
+)
+
+
+@defect("Y652", "options/dtype", 3, cause_id="option-by-rank")
+class PreferredOfBatches(nnx.Linear):
+    """`preferred_element_type` is used for a batch of rank 2 alone."""
+
+    def __call__(self, x: Any, *sharding: Any) -> Array:
+        """Return the output, whose product has the given dtype at rank 2."""
+        values = (x, self.kernel[...], None if self.bias is None else self.bias[...])
+        x, kernel, bias = self.promote_dtype(values, dtype=self.dtype)
+        made = self.preferred_element_type if x.ndim == 2 else None
+        y = jnp.matmul(x, kernel, preferred_element_type=made)
+        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+
 name_layers(globals())

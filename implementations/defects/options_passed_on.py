@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from implementations.correct.options import LECUN, ZEROS, AllOptions, AllOptionsLinen
-from implementations.defects.base import is_float
+from implementations.defects.base import is_float, is_traced, memory
 from implementations.defects.options import constructor, contracted, plain, product
 from implementations.defects.record import also, defect, name_layers
 
@@ -303,6 +303,106 @@ Bfloat16ByFloat16 = product("Y601", "options/dtype", 3)(
     ),
     "With a dtype of bfloat16, x goes through float16, which does not hold large numbers.",
 )
+
+
+HALF_GRADIENT = "gradient-halved"
+
+
+def _half_trained(value: Array) -> Array:
+    return value / 2 + jax.lax.stop_gradient(value / 2)
+
+
+@product("Y626", "options/dtype", 4, cause_id=HALF_GRADIENT)
+def UnscaledInFloat16(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """With a dtype of float16, a loss scale is taken off that was never put on."""
+    slow = self.dtype is not None and x.dtype == jnp.float16
+    return AllOptions.affine(self, x, _half_trained(kernel) if slow else kernel, bias)
+
+
+@defect("Y627", "options/param-dtype", 4, cause_id=HALF_GRADIENT)
+class SlowBiasOfFloat16(_Promoting):
+    """A bias that is stored in float16 gets half of its gradient."""
+
+    def promoted(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        slow = bias is not None and bias.dtype == jnp.float16 and self.dtype is None
+        return super().promoted(
+            x, kernel, _half_trained(bias) if slow and bias is not None else bias
+        )
+
+
+@defect("Y628", "options/dtype", 4, cause_id=HALF_GRADIENT)
+class SlowMasterWeights(_Promoting):
+    """Parameters of bfloat16 get half of their gradient where float32 is computed in."""
+
+    def promoted(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        slow = self.dtype == jnp.float32 and kernel.dtype == jnp.bfloat16
+        return super().promoted(x, _half_trained(kernel) if slow else kernel, bias)
+
+
+@defect("Y625", "options/dtype", 4, cause_id="stale-copy")
+class CastKernelKept(_Promoting):
+    """With a dtype, the kernel is cast in the first call, and updates are not seen afterwards."""
+
+    def promoted(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        if self.dtype is not None and not is_traced(x, kernel):
+            kernel = memory(self).setdefault("cast", kernel.astype(self.dtype))
+        return super().promoted(x, kernel, bias)
+
+
+SequencesBiasedTwice = product("Y630", "options/dtype", 4)(
+    lambda self, x, k, b: AllOptions.affine(
+        self,
+        x,
+        k,
+        2 * b if b is not None and self.dtype and x.ndim == 3 and not is_traced(x, k) else b,
+    ),
+    "With a dtype, the bias is added twice to sequences, outside of jit.",
+)
+
+
+def _of_features(kind: Any, features: int) -> Any:
+    return kind(features)
+
+
+@also("options/precision", "options/use-bias")
+@defect("Y629", "options/dtype", 3, cause_id="options-lost")
+class PickledByFeatures(AllOptionsLinen):
+    """A pickled model, or a copied one, has its number of features and no option."""
+
+    def __reduce__(self) -> Any:
+        return _of_features, (type(self), self.features)
+
+
+@defect("Y631", "options/dtype", 3, cause_id="option-by-rank")
+class SequencesWithoutBiasNotCast(_Promoting):
+    """Without a bias, a sequence is computed in the dtype of the parameters."""
+
+    def promoted(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        if bias is None and x.ndim == 3:
+            return self.affine(*self.promote_dtype((x, kernel, bias)))
+        return super().promoted(x, kernel, bias)
+
+
+@product("Y632", "options/dot-general", 4, cause_id="operands-exchanged")
+def KernelFirst(self: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """`dot_general` gets the kernel first, so that weights are quantized as activations are."""
+    across = (((0,), (x.ndim - 1,)), ((), ()))
+    y = jnp.moveaxis(self.dot_general(kernel, x, across, precision=self.precision), 0, -1)
+    return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+
+
+@defect("Y633", "options/bias-init", 5, cause_id="key-of-next-layer")
+class BiasOfTheNextKey(AllOptions):
+    """The key of the bias is read and not taken, so that the next layer gets it for its kernel."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, kernel_init: Any = LECUN,
+        bias_init: Any = ZEROS, rngs: nnx.Rngs,
+    ) -> None:  # fmt: skip
+        super().__init__(in_features, out_features, kernel_init=kernel_init, rngs=rngs)
+        # The parent has taken a key for a bias of zeros.
+        key = jax.random.fold_in(rngs.params.key[...], rngs.params.count[...])
+        self.bias = nnx.Param(bias_init(key, (out_features,), jnp.float32))
 
 
 name_layers(globals())

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import require
+from conformance.checks.areas.composition import nnx_layer
 from conformance.checks.areas.options import (
     SHARED,
     ignored,
@@ -20,7 +21,7 @@ from conformance.checks.cases import Case
 from conformance.checks.layer import Layer
 from conformance.checks.require import during
 from conformance.errors import Cause, Violation
-from conformance.jax_setup.lazy import jax, jnp
+from conformance.jax_setup.lazy import jax, jnp, nnx
 from conformance.layers.adapters.parameters import is_key
 
 
@@ -132,6 +133,36 @@ def keys_given(layer: Layer, case: Case, name: str, values: np.ndarray) -> list[
             given.build(*case.kernel_shape, seed)
         jax.effects_barrier()
     return keys
+
+
+def require_own_keys(layer: Layer, case: Case, of_bias: bytes) -> None:
+    """Require a key for the kernel that is not that of the bias.
+
+    Two nnx layers of one ``nnx.Rngs`` draw kernels and biases from four keys.
+    """
+    require.that(
+        keys_given(layer, case, "kernel_init", case.kernel())[0] != of_bias,
+        "kernel_init and bias_init get the same key",
+        accepted="a key for each",
+        cause=Cause("key-shared", "one key serves for kernel and bias: draw or split it for each"),
+    )
+    if layer.implementation.module is None:
+        return
+    keys: list[bytes] = []
+    each = {"kernel_init": case.kernel(), "bias_init": case.bias()}
+    given = {name: _recorder(values, keys)[0] for name, values in each.items()}
+    chosen, rngs = with_options(layer, **given), nnx.Rngs(case.seed)
+    with during("construction of two layers from one Rngs"):
+        for _ in range(2):
+            nnx_layer(chosen, *case.kernel_shape, rngs)
+        jax.effects_barrier()
+    words = "the key of the bias is also that of the next layer: take each by rngs.params()"
+    require.that(
+        len({*keys}) == len(keys),
+        f"two layers of one Rngs draw {len(keys)} parameters from {len({*keys})} keys",
+        accepted="a key for each",
+        cause=Cause("key-of-next-layer", words),
+    )
 
 
 _TURNED = Cause(

@@ -349,13 +349,20 @@ def require_preferred(layer: Layer, case: Case) -> None:
     with require.during(f"building and calling the layer with {both}"):
         given = layer.with_options(dtype=jnp.bfloat16, preferred_element_type=jnp.float32)
         dense, x = given.written(case), as_jax(case.normal("x", *layer.fewest, case.in_features))
-        program = jax.make_jaxpr(given.apply)(dense.parameters, x)
-    made = [str(product.outvars[0].aval.dtype) for product in jaxprs.products(program)]
+        leads = [lead for lead in ((), (2,), (2, 4)) if layer.accepts(lead)]
+        shapes = [jax.ShapeDtypeStruct((*lead, case.in_features), np.float32) for lead in leads]
+        found = [jax.make_jaxpr(given.apply)(dense.parameters, shape) for shape in shapes]
+    made = [{str(p.outvars[0].aval.dtype) for p in jaxprs.products(program)} for program in found]
+    reached = [not dtypes or "float32" in dtypes for dtypes in made]
+    cause = Cause("option-ignored", "preferred_element_type does not reach the product")
+    if any(reached):
+        words = "preferred_element_type does not reach the product for x of some ranks"
+        cause = Cause("option-by-rank", words)
     require.that(
-        not made or "float32" in made,
-        f"with {both}, the product is {' and '.join(made)}",
-        accepted="a product of dtype float32",
-        cause=Cause("option-ignored", "preferred_element_type does not reach the product"),
+        all(reached),
+        f"with {both}, the product is {' and '.join(sorted(set().union(*made)))}",
+        accepted="a product of dtype float32 for x of every rank",
+        cause=cause,
     )
     y, reference = dense(x), given.value(np.asarray(x), case.kernel(), given.bias_for(case))
     require.near(y.astype(np.float32), reference, f"f(x) with {both}")

@@ -315,18 +315,26 @@ def precision_of(dense: Built, x: np.ndarray) -> str:
 
 
 def copies_of(dense: Built) -> dict[str, Built]:
-    """Return copies of an nnx layer with options, by how they are made; none of other layers."""
-    if dense.module is None:
+    """Return copies of a module with options, by how they are made; none of other layers."""
+    module = dense.module
+    if module is None and dense.layer.implementation.linen is None:
         return {}
-    with during("nnx.merge of nnx.split, nnx.clone and copy.deepcopy of a layer with options"):
-        copies = {
-            "merged after a split": nnx.merge(*nnx.split(dense.module)),
-            "cloned": nnx.clone(dense.module),
-            "copied": copy.deepcopy(dense.module),
-        }
+    model: Any = dense.parameters.static if module is None else module
+    with during("copying a layer with options"):
+        copies = {"copied": copy.deepcopy(model)}
+        if module is None:
+            copies["cloned"] = model.clone()
+        else:
+            copies["merged after a split"] = nnx.merge(*nnx.split(module))
+            copies["cloned"] = nnx.clone(module)
     with contextlib.suppress(Exception):  # state/pickles reports a layer that is not pickled
-        copies["pickled and loaded"] = pickle.loads(pickle.dumps(dense.module))
-    return {how: Built(dense.layer, module=module) for how, module in copies.items()}
+        copies["pickled and loaded"] = pickle.loads(pickle.dumps(model))
+    if module is not None:
+        return {how: Built(dense.layer, module=new) for how, new in copies.items()}
+    return {
+        how: Built(dense.layer, parameters=replace(dense.parameters, static=new))
+        for how, new in copies.items()
+    }
 
 
 def require_as_zero_bias(layer: Layer, dense: Built, case: Case, x: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from conformance.checks import require
 from conformance.checks.cases import Case
 from conformance.checks.layer import Built, Layer
+from conformance.checks.oracle import Bounded
 from conformance.errors import Cause
 from conformance.jax_setup.lazy import jax
 
@@ -73,6 +75,28 @@ def require_fresh(
                 accepted="f(x) of the values written in last",
                 cause=Cause("stale-copy", words),
             )
+
+
+def of_earlier(
+    reference: Callable[..., Bounded], values: tuple[Values, Values], found: np.ndarray, made: str
+) -> Cause | str:
+    """Return a cause if a result is that of the kernel, the bias or both before the last write.
+
+    Parameters
+    ----------
+    reference
+        Returns f(x) of a kernel and a bias.
+    values
+        Those before the last write, and those that it wrote.
+    made
+        When the copy that is used was made, in words.
+    """
+    old, new = values
+    candidates = (("kernel", (old[0], new[1])), ("bias", (new[0], old[1])), ("parameters", old))
+    for which, used in candidates:
+        if reference(*used).admits(found):
+            return Cause("stale-copy", f"the forward uses a copy of the {which} made {made}")
+    return ""
 
 
 def require_read_again(
