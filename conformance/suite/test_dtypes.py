@@ -114,6 +114,7 @@ def test_half_input(layer: Layer, case: Case) -> None:
         if programs.is_plain(case):
             input_dtypes.require_not_finite(layer, dense, x)
             input_dtypes.require_as_given(layer, dense, x, x)
+            input_dtypes.require_new_values(layer, case, dense, x)
         if programs.is_plain(case) or case.kernel_shape not in programs.FEW_SIZES:
             _require_trained(layer, case, dense, x)
         for other in _at_other_ranks(layer, case, str(x.dtype)):
@@ -218,6 +219,8 @@ def test_integer_input(layer: Layer, case: Case) -> None:
             input_dtypes.require_as_given(layer, dense, x, x.astype(np.int64))
         elif programs.is_plain(case):
             input_dtypes.require_as_given(layer, dense, x, x)
+        if name in ("uint8", "int32") and programs.is_plain(case):
+            input_dtypes.require_new_values(layer, case, dense, x)
         if name == "uint8" and programs.is_plain(case):
             gradients.require_for_integers(layer, case, dense.parameters, x)
         for other in _at_other_ranks(layer, case, name):
@@ -267,10 +270,7 @@ def test_complex_input(layer: Layer, case: Case) -> None:
         if programs.is_plain(case):
             for at in (case, *_at_other_ranks(layer, case, "complex64")):
                 input_dtypes.require_complex_gradients(layer, at, dense, _complex(at))
-            # A complex copy of the kernel may be kept from the first call.
-            other = replace(case, values=case.values + 1)
-            dense.write(other.kernel(), other.bias())
-            _require_value(layer, other, dense, as_jax(x), x)
+            input_dtypes.require_new_values(layer, case, dense, x)
     else:
         input_dtypes.require_refused(dense.raw, as_jax(x))
 

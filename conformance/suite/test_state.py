@@ -37,6 +37,7 @@ from conformance.checks.diagnosis.stale_values import (
     require_fresh,
     require_fresh_of_whole,
     require_read_again,
+    require_written,
     values_before,
 )
 from conformance.checks.layer import Built, Layer
@@ -401,8 +402,8 @@ def _recurs(layer: Layer, case: Case, x: np.ndarray, wrong: np.ndarray) -> bool:
 )
 @over(sizes=FEW_SIZES)
 def test_pickles(layer: Layer, case: Case) -> None:
-    """The layer computes the same after a round trip through pickle, or a deep or shallow copy, and
-    its parameters are still parameters.
+    """The layer computes the same after a round trip through pickle, or a deep or shallow copy, its
+    parameters are still parameters, and new values of these are used.
 
     The same holds if another process unpickles an nnx layer: it shares only the bytes with this
     one. A Linen module is pickled without its parameters. An object without a framework may refuse.
@@ -434,5 +435,7 @@ def test_pickles(layer: Layer, case: Case) -> None:
             new = Built(layer, parameters=replace(dense.parameters, static=copied))
         require.equal(new(x), plain, f"f(x) after {what}")
         require_same_arrays(new, dense, f"after {what}, the layer")
+        if dense.module is not None:
+            require_written(new, case, x, what)
     if dense.module is not None and case.kernel_shape == PICKLED.kernel_shape:
         require_unpickled(layer)

@@ -409,7 +409,17 @@ TrainsOnHalfSequences = wrong.forward("Y466", HALF, 5)(
     when=lambda x, k, b: x.dtype == jnp.float16 and x.ndim > 0,
 )
 
-KeepsAComplexKernel = wrong.forward("Y457", COMPLEX, 4)(
+KeepsAFloat16Kernel = wrong.forward("Y637", HALF, 4, cause_id="stale-copy")(
+    lambda self, x, k, b: affine(x, memory(self).setdefault("kernel", k), b),
+    "The kernel of the first call on an x of float16 is kept for later ones.",
+    when=lambda self, x, k, b: x.dtype == jnp.float16 and not is_traced(x, k),
+)
+KeepsTheKernelOfImages = wrong.forward("Y638", INTEGER, 4, cause_id="stale-copy")(
+    lambda self, x, k, b: affine(x, memory(self).setdefault("kernel", k), b),
+    "The kernel of the first call on images of uint8 is kept for later ones.",
+    when=lambda self, x, k, b: x.dtype == jnp.uint8 and not is_traced(x, k),
+)
+KeepsAComplexKernel = wrong.forward("Y457", COMPLEX, 4, cause_id="stale-copy")(
     lambda self, x, k, b: affine(x, memory(self).setdefault("kernel", k.astype(x.dtype)), b),
     "The kernel is made complex for the first such call, and kept for later ones.",
     when=lambda self, x, k, b: jnp.iscomplexobj(x) and (not is_traced(x, k)),

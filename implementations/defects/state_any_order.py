@@ -39,7 +39,7 @@ def _keeping(when: Callable[..., bool]) -> Any:
     return lambda self, x, k, b: affine(x, *((k, b) if is_traced(k) else values(self, x, k, b)))
 
 
-HalfKernelKept = wrong.forward("Y335", ORDER, 4)(
+HalfKernelKept = wrong.forward("Y335", "dtypes/half-input", 4, cause_id="stale-copy")(
     _keeping(lambda x, k: x.dtype == BFLOAT16 and k.dtype == jnp.float32),
     "The parameters of the first call on a bfloat16 x are kept for such calls.",
 )
@@ -284,6 +284,26 @@ def KeptForOneSum(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     if kept.get("total") != total:
         kept.update(total=total, kernel=kernel)
     return affine(x, kept["kernel"], bias)
+
+
+@defect("Y639", "state/pickles", 4, cause_id="stale-copy")
+class ServedFromItsFile(CorrectDense):
+    """A layer that was loaded serves from the arrays of its file, and updates are not seen."""
+
+    def __setstate__(self, state: Any) -> None:
+        vars(self).update(state)
+        memory(self)["loaded"] = self.kernel[...]
+
+    def forward(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return affine(x, kernel if is_traced(kernel) else memory(self).get("loaded", kernel), bias)
+
+
+@wrong.forward("Y640", "sharding/second-device", 4, cause_id="stale-copy")
+def KeptOnOtherDevices(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """On another device than the first, the kernel of the first call there is kept."""
+    if is_traced(x, kernel) or jax.devices()[0] in kernel.devices():
+        return affine(x, kernel, bias)
+    return affine(x, memory(self).setdefault("kernel", kernel), bias)
 
 
 _with_held: Any = jax.custom_vjp(lambda x, kernel, held: x @ kernel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from conformance.checks import jaxprs, oracle, programs, require
 from conformance.checks.areas import gradients
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
+from conformance.checks.diagnosis.stale_values import of_earlier
 from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
 from conformance.errors import Cause, Violation
@@ -115,6 +117,29 @@ def require_not_finite(layer: Layer, dense: Built, x: np.ndarray) -> None:
         strange = x.copy()
         strange[..., 0] = value
         require_shown(dense, strange, value)
+
+
+def require_new_values(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None:
+    """Require f(x) for an x of another dtype to be that of values written after such a call.
+
+    A copy of the parameters that is cast to the dtype of x may be kept from the first call.
+    """
+    old, new = case, replace(case, values=case.values + 1)
+    given = x if layer.accepts(case.lead) else x[0]
+    equivalent = given if np.iscomplexobj(x) else given.astype(np.float32)
+    arithmetic = layer.arithmetic(case.in_features, x.dtype)
+    y = np.asarray(dense.write(new.kernel(), new.bias())(as_jax(given)))
+
+    def of(kernel: np.ndarray, bias: np.ndarray) -> oracle.Bounded:
+        return arithmetic.affine(equivalent, kernel, bias)
+
+    values = (old.kernel(), layer.bias_for(old)), (new.kernel(), layer.bias_for(new))
+    reference, what = of(*values[1]), f"after new values are written, f(x) for x of dtype {x.dtype}"
+    cause: Cause | str = ""
+    if not reference.admits(y):
+        cause = of_earlier(of, values, y, f"in a call on an x of {x.dtype}")
+    require.near(y, reference, what, cause=cause)
+    dense.write(old.kernel(), old.bias())
 
 
 def require_shown(f: Callable[[Any], Any], x: np.ndarray, value: float) -> None:

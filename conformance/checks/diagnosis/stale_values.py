@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -97,6 +98,23 @@ def of_earlier(
         if reference(*used).admits(found):
             return Cause("stale-copy", f"the forward uses a copy of the {which} made {made}")
     return ""
+
+
+def require_written(dense: Built, case: Case, x: np.ndarray, after: str) -> None:
+    """Require new values of a layer that has the case's kernel and bias to be used.
+
+    ``after`` says in words what was done with the layer before.
+    """
+    layer, new = dense.layer, replace(case, values=case.values + 1)
+    y, reference = np.asarray(dense.write(new.kernel(), new.bias())(x)), layer.value_for(new, x)
+    values = [(layer.kernel_for(each), layer.bias_for(each)) for each in (case, new)]
+    cause: Cause | str = ""
+    if not reference.admits(y):
+        cause = of_earlier(
+            functools.partial(layer.value, x), (values[0], values[1]), y, f"in {after}"
+        )
+    what = f"after {after}, f(x) for new values"
+    require.near(y, reference, what, cause=cause)
 
 
 def require_read_again(
