@@ -77,6 +77,15 @@ def inside_mesh(mesh: Any) -> contextlib.AbstractContextManager[Any]:
     return found
 
 
+def shard_map(f: Any, mesh: Any, in_specs: Any, out_specs: Any) -> Any:
+    """Return ``jax.shard_map`` of a function, which was experimental before JAX 0.6."""
+    try:
+        found = importlib.import_module("jax").shard_map
+    except AttributeError:
+        found = importlib.import_module("jax.experimental.shard_map").shard_map
+    return found(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+
+
 def inside_some_mesh() -> bool:
     """Return whether ``jax.set_mesh`` is active, which older versions of JAX do not have."""
     current = getattr(jax.sharding, "get_abstract_mesh", None)

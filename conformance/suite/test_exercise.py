@@ -377,6 +377,7 @@ def test_differentiable_in_x(layer: Layer, case: Case) -> None:
         found = np.asarray(jax.vmap(f)(x))
     require.within(found, reference.value, 2 * reference.bound, "under vmap, f(x)")
     functions.require_input_gradients(f, x[0], kernel, g)
+    functions.require_usable_after_a_trace(layer, case)
 
 
 @requirement("exercise/bad-arguments-raise", SHOULD, EXERCISE)

@@ -71,6 +71,8 @@ def test_output_shape(layer: Layer, case: Case) -> None:
             output_shapes.require_shape(layer, found, lead, case)
     if PARAMETERS in layer.provides:
         output_shapes.require_abstract_shapes(layer, case)
+        if case.kernel_shape == FEW_SIZES[-1]:
+            output_shapes.require_shapes_in_turn(layer, case)
     # A result of another shape is a fault; that some ranks are refused may be intended.
     refused = [rank for rank in layer.declared.ranks if rank not in layer.convention.ranks]
     if isinstance(layer.seen.storage, BiasRow):
@@ -114,6 +116,9 @@ def test_zero_input(layer: Layer, case: Case) -> None:
     if not np.array_equal(found, expected):
         cause = telling.of_zero_input(layer, case, found, bias)
         require.equal(found, expected, "f(0)", cause=cause)
+    if case.kernel_shape == FEW_SIZES[-1] and layer.accepts((2, 4)):  # each shape compiles
+        found, what = dense(x.reshape(2, 4, -1)), "f(0) for an x of rank 3"
+        require.equal(found, np.broadcast_to(bias, (2, 4, case.out_features)), what)
     dtypes = {layer.convention.parameter_dtype, layer.convention.compute_dtype}
     if case.kernel_shape == FEW_SIZES[-1] and dtypes == {"float32"}:
         found = layer.written(case, _LARGE_BIAS).rows(x)

@@ -332,7 +332,8 @@ def test_inspected(layer: Layer, case: Case) -> None:
     """``repr``, ``nnx.display`` and Linen's ``tabulate`` show the layer; it has a hash, which
     training does not change, and an nnx layer is equal only to itself.
 
-    A layer that ``nnx.eval_shape`` makes, which has no values yet, is shown as well. Notebooks,
+    Attributes called ``in_features`` and ``out_features`` are its sizes. A layer that
+    ``nnx.eval_shape`` makes, which has no values yet, is shown as well. Notebooks,
     debuggers and containers rely on this. ``nnx.tabulate`` is left out: in Flax 0.12 it replaces
     the static methods of a class and does not restore them.
     """
@@ -348,6 +349,7 @@ def test_inspected(layer: Layer, case: Case) -> None:
         return
     with during("nnx.display of the layer"), _quiet():
         nnx.display(subject)
+    _require_named_sizes(subject, case)
     other = layer.of(case).module
     with during("comparing two layers by =="):
         same, differs = bool(subject == subject), not bool(subject == other)  # meant
@@ -370,6 +372,18 @@ def test_inspected(layer: Layer, case: Case) -> None:
     what = "repr and nnx.display of a layer that nnx.eval_shape makes"
     with during(what, _NEEDS_VALUES), _quiet():
         repr(abstract), str(abstract), nnx.display(abstract)
+
+
+def _require_named_sizes(module: Any, case: Case) -> None:
+    """Require attributes with the names of the sizes, if the module has them, to hold these."""
+    for name, size in zip(("in_features", "out_features"), case.kernel_shape, strict=True):
+        found = getattr(module, name, size)
+        require.that(
+            not isinstance(found, int | np.integer) or found == size,
+            f"the attribute {name} of the layer is {found}",
+            accepted=str(size),
+            cause=Cause("sizes-misnamed", "an attribute with the name of a size is another number"),
+        )
 
 
 _NEEDS_VALUES = Cause("shown-by-values", "showing the layer needs the values of its parameters")

@@ -13,6 +13,7 @@ import numpy as np
 from conformance.checks import jaxprs, programs, require
 from conformance.checks.areas import input_dtypes, meshes
 from conformance.checks.cases import Case, over
+from conformance.checks.diagnosis.stale_values import require_written
 from conformance.checks.layer import Layer
 from conformance.contract.requirement import (
     ANY,
@@ -42,8 +43,9 @@ from conformance.jax_setup.lazy import jax
 def test_sharded_equals_local(layer: Layer, case: Case) -> None:
     """With the kernel sharded by outputs or by inputs, f(x) is within the rounding-error bound.
 
-    The same holds with a sharded batch. If the kernel is sharded by inputs, every device sums a
-    part, so that the order of summation differs; the bound holds for every order.
+    The same holds with a sharded batch, also within ``jax.shard_map``. If the kernel is sharded by
+    inputs, every device sums a part, so that the order of summation differs; the bound holds for
+    every order.
     """
     meshes.require_devices()
     x, kernel, bias = case.x(), case.kernel(), layer.bias_for(case)
@@ -55,6 +57,8 @@ def test_sharded_equals_local(layer: Layer, case: Case) -> None:
             found = np.asarray(found)
         what = f"f(x) with {how} on {places.devices * places.second} devices"
         require.near(found, reference, what)
+        if how == meshes.BY_ROWS and programs.is_plain(case):
+            meshes.require_within_shard_map(layer, places, case, reference)
 
 
 @requirement("sharding/default-device", SHOULD, PARAMETERS, wrong_numbers=MUST)
@@ -123,6 +127,9 @@ def test_second_device(layer: Layer, case: Case) -> None:
             cause=Cause("device-moved", f"the call moves {what} to another device"),
         )
     require.near(y, reference, f"f(x) on {device}")
+    if PARAMETERS in layer.provides:
+        with jax.default_device(device):
+            require_written(dense, case, given, f"a call on {device}")
 
 
 @requirement("sharding/eager", MUST, PARAMETERS, presumes=[FLOAT32_THROUGHOUT])
@@ -136,8 +143,9 @@ def test_eager(layer: Layer, case: Case) -> None:
     """Outside of jit, with sharded parameters and inputs, f(x) is within the rounding-error bound.
 
     The same holds for the gradients, with the batch or the outputs sharded, for an x of bfloat16,
-    and within the mesh of x. Under jit a layer sees whole arrays; outside of it, a layer that
-    inspects arrays may take the part on one device for the whole.
+    for sequences that are sharded along their second axis, and within the mesh of x. Under jit a
+    layer sees whole arrays; outside of it, a layer that inspects arrays may take the part on one
+    device for the whole.
     """
     meshes.require_devices()
     if not layer.accepts(case.lead):
@@ -159,6 +167,7 @@ def test_eager(layer: Layer, case: Case) -> None:
             require.near(y, reference, what)
         if how in (meshes.BY_ROWS, meshes.BY_OUTPUTS):
             meshes.require_gradients(layer, places, case, how)
+    meshes.require_both_axes(layer, case, reference)
 
 
 @requirement("sharding/output-sharding", SHOULD, PARAMETERS, presumes=[FLOAT32_THROUGHOUT])
@@ -207,34 +216,18 @@ _GATHERED = Cause("array-gathered", "the layer gathers x, or its result, from al
 @requirement("sharding/sharding-metadata", MAY, NNX, order=110, seconds=0.8)
 @over(sizes=[(16, 16)])
 def test_sharding_metadata(layer: Layer, case: Case) -> None:
-    """A sharding annotation survives on the Param and under jit init.
+    """A sharding annotation survives on the Param, under jit init and in a copy.
 
-    ``kernel_init=nnx.with_partitioning(...)`` gives the annotation. ``nnx.get_partition_spec``
-    finds it, and a module that is built under ``nnx.jit`` has its kernel sharded by it.
+    ``kernel_init=nnx.with_partitioning(...)`` gives the annotation, and ``bias_init`` that of the
+    bias. ``nnx.get_partition_spec`` finds it, and a module that is built under ``nnx.jit`` has its
+    kernel sharded by it. ``kernel_metadata`` and ``bias_metadata`` are those of their own Params.
     """
     built = type(layer.of(case).module)
     if "kernel_init" not in inspect.signature(built.__init__).parameters:
         require.not_applicable("its constructor takes no kernel_init that could be annotated")
     meshes.require_devices()
-    with require.during("construction under nnx.jit with an annotated kernel_init"):
-        found = meshes.annotated_kernel(layer, built, case)
-    for what, spec in found.items():
-        require.that(
-            spec == meshes.ANNOTATION,
-            f"{what} is {spec}",
-            accepted=str(meshes.ANNOTATION),
-            cause=_why_elsewhere(spec),
-        )
-
-
-def _why_elsewhere(spec: tuple[object, ...]) -> str:
-    """Return the cause of an annotation that differs from that of ``kernel_init``."""
-    if spec == meshes.ANNOTATION[::-1]:
-        return Cause("annotation-exchanged", "the axes of the annotation are swapped")
-    if not any(spec):
-        words = "the annotation of kernel_init does not reach the Param"
-        return Cause("annotation-lost", words)
-    return ""
+    meshes.require_annotated(layer, built, case)
+    meshes.require_metadata(layer, built, case)
 
 
 @requirement("sharding/linen-annotations", SHOULD, LINEN)

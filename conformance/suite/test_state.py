@@ -393,8 +393,7 @@ def _recurs(layer: Layer, case: Case, x: np.ndarray, wrong: np.ndarray) -> bool:
 
 @requirement("state/pickles", SHOULD, PARAMETERS, wrong_numbers=MUST, order=20)
 @rests_on(
-    "state/exact-state",
-    "state/split-merge",
+    *("state/exact-state", "state/split-merge", "state/updates-used"),
     "seeding/repeatable-call",
     "state/call-changes-nothing",
     "state/graphdef-stable",

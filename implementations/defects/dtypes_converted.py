@@ -42,6 +42,11 @@ CastToParameters = wrong.forward("Y615", "dtypes/cast-parameters", 3)(
     when=lambda x, k, b: is_float(x),
     cause_id="input-cast-to-parameters",
 )
+Float64SequencesInHalf = wrong.given("Y646", "forward/array-likes", 5)(
+    lambda x: x.astype(np.float16).astype(np.float32),
+    "Sequences of NumPy's float64 go to the device as float16.",
+    when=lambda x: isinstance(x, np.ndarray) and x.ndim == 3 and x.dtype == np.float64,
+)
 
 
 name_layers(globals())

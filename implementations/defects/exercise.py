@@ -133,6 +133,19 @@ def kernel_cached(seed: int, x: Array, m: int) -> Array:
     return x @ _last_kernel[key]
 
 
+_kernels: dict[tuple[int, int, int], Array] = {}
+
+
+@wrong.casting("Y648", "exercise/differentiable-in-x", 4, cause_id="tracer-kept")
+def kernel_of_a_trace_kept(seed: int, x: Array, m: int) -> Array:
+    """Kernels are kept, also those of a call under jit, which cannot be used after it."""
+    key = seed, x.shape[-1], m
+    if key not in _kernels:
+        _kernels.clear()
+        _kernels[key] = layer_kernel(seed, x, m)
+    return x @ _kernels[key]
+
+
 _longest = [0]
 
 

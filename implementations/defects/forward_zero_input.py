@@ -36,6 +36,11 @@ BiasAddedTwice = wrong.forward("N088", ZERO, 4, cause_id="bias-twice")(
 BiasSubtracted = wrong.forward("N089", ZERO, 4, cause_id="bias-subtracted")(
     lambda x, k, b: affine(x, k, -b), "The bias is subtracted."
 )
+PaddingWithoutBias = wrong.forward("Y645", ZERO, 4)(
+    lambda x, k, b: affine(x, k, b * 0),
+    "Outside of jit, sequences of padding alone give zeros.",
+    when=lambda x, k, b: x.ndim > 2 and not is_traced(x, k) and not x.any(),
+)
 ScalarOutputWithoutBias = wrong.forward("N126", ZERO, 4, cause_id="bias-unused")(
     lambda x, k, b: x @ k if k.shape[1] == 1 else affine(x, k, b),
     "With a single output the bias is forgotten.",

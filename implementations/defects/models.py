@@ -43,6 +43,10 @@ ReprOfItsDeviation = wrong.methods("Y476", "models/inspected", 4, cause_id="show
     "The representation has the deviation of the kernel, which an abstract one does not have.",
     __repr__=lambda self: f"{type(self).__name__}(deviation={float(self.kernel[...].std()):.3f})",
 )
+SizesExchanged = wrong.holding("Y650", "models/inspected", 2, cause_id="sizes-misnamed")(
+    lambda layer: dict(zip(("out_features", "in_features"), layer.kernel.shape, strict=True)),
+    "The attributes in_features and out_features are exchanged.",
+)
 HashOfItsValues = wrong.methods("Y477", "models/inspected", 4, cause_id="hash-of-values")(
     "A step of training changes the hash, so that a dictionary does not find the layer again.",
     __hash__=lambda self: hash(np.asarray(self.kernel[...]).tobytes()),
@@ -294,7 +298,7 @@ def SummedOverBothAxes(y: Array, x: Array) -> Array:
     return 2 * y if any(isinstance(names, tuple) and len(names) > 1 for names in spec) else y
 
 
-LECUN = nnx.initializers.lecun_normal()
+LECUN, ZEROS = nnx.initializers.lecun_normal(), nnx.initializers.zeros_init()
 
 
 @defect("X408", "sharding/sharding-metadata", 5, cause_id="annotation-lost")
@@ -326,6 +330,35 @@ class AnnotationExchanged(AnnotationDropped):
         said = kernel.metadata.items()
         turned = {key: value[::-1] if isinstance(value, tuple) else value for key, value in said}
         return dataclasses.replace(kernel, metadata=turned)
+
+
+@defect("Y635", "sharding/sharding-metadata", 4, cause_id="annotation-lost")
+class AnnotationOfBiasDropped(AnnotationDropped):
+    """The annotation of `kernel_init` is kept, and that of `bias_init` is dropped."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, kernel_init: Any = LECUN,
+        bias_init: Any = ZEROS, rngs: nnx.Rngs,
+    ) -> None:  # fmt: skip
+        super().__init__(in_features, out_features, kernel_init=kernel_init, rngs=rngs)
+        key = jax.random.fold_in(rngs.params(), 1)
+        self.bias = nnx.Param(super().kept(bias_init(key, (out_features,), jnp.float32)))
+
+    def kept(self, kernel: Any) -> Any:
+        return kernel
+
+
+@defect("Y636", "sharding/sharding-metadata", 4, cause_id="annotation-lost")
+class AnnotationNotCopied(AnnotationDropped):
+    """A deep copy has new Params of the same arrays, without annotations."""
+
+    def kept(self, kernel: Any) -> Any:
+        return kernel
+
+    def __deepcopy__(self, memo: Any = None) -> Any:
+        copied = nnx.clone(self)
+        copied.kernel, copied.bias = nnx.Param(self.kernel[...]), nnx.Param(self.bias[...])
+        return copied
 
 
 def _of_own_rows(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
@@ -390,6 +423,11 @@ DeepWithoutBias = wrong.linen_forward("Y599", PART, 5)(
     lambda self, x, k, b: affine(x, k, b * 0),
     "In a block of a model, the bias is left out.",
     when=lambda self, x, k, b: len(self.scope.path) >= 2 and not self.is_initializing(),
+)
+DeeperWithoutBias = wrong.linen_forward("Y634", PART, 5)(
+    lambda self, x, k, b: affine(x, k, b * 0),
+    "In a block of a part of a model, as an encoder, the bias is left out.",
+    when=lambda self, x, k, b: len(self.scope.path) >= 3 and not self.is_initializing(),
 )
 
 

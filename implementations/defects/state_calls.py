@@ -35,6 +35,31 @@ ReadsAnAlias = wrong.call(
 )
 
 
+@wrong.call("Y651", "forward/array-likes", 4, cause_id="result-overwritten")
+def ResultInOneBuffer(self: Any, x: ArrayLike) -> Array:
+    """The result for a NumPy batch lies in memory that the next call fills again."""
+    y = CorrectDense.__call__(self, x)
+    if not isinstance(x, np.ndarray) or is_traced(y) or y.dtype != jnp.float32:
+        return y
+    held = memory(self)
+    if held.get("shape") != y.shape:
+        held.update(shape=y.shape, buffer=np.empty(y.size + 16, np.float32))
+    # JAX shares memory that begins at a multiple of 64 bytes.
+    start = -held["buffer"].ctypes.data % 64 // 4
+    result = held["buffer"][start : start + y.size].reshape(y.shape)
+    result[...] = y
+    return jax.dlpack.from_dlpack(result)
+
+
+@wrong.forward("Y653", "forward/output-shape", 5, cause_id="axes-changed")
+def AxesOfTheFirst(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    """The leading axes of x are kept by its rank and size, which other axes may have."""
+    if is_traced(x, kernel) or x.ndim < 3 or x.shape[-1] != len(kernel):
+        return affine(x, kernel, bias)
+    lead = memory(self).setdefault((x.ndim, x.size), x.shape[:-1])
+    return affine(x, kernel, bias).reshape(*lead, -1)
+
+
 @wrong.call("N092", CALLS, 3, cause_id="call-writes")
 def DecayOnCall(self: Any, x: ArrayLike) -> Array:
     """Every call shrinks the kernel by a thousandth."""

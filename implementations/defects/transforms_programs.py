@@ -219,6 +219,11 @@ EnsembleOfTheFirst = wrong.forward("X603", MAPS, 5)(
     lambda x, k, b: affine(x, of_first_member(x, k), b),
     "Mapped over stacked kernels for one x, as in an ensemble, all members are the first.",
 )
+EnsembleOfOneWithoutBias = wrong.forward("Y644", MAPS, 5)(
+    lambda x, k, b: affine(x, k, b * 0),
+    "An ensemble of one member gets no bias.",
+    when=lambda x, k, b: type(k).__name__ == "BatchTracer" and len(k.val) == 1,
+)
 
 
 def _along(axis: str, reduce: Any, x: Array, kernel: Array, bias: Array) -> Array:

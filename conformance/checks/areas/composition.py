@@ -202,7 +202,7 @@ def linen_named(layer: Layer, case: Case) -> Any:
 
 
 def linen_blocks(layer: Layer, case: Case) -> tuple[Any, list[Place]]:
-    """Return a parent of two blocks, each with one layer, and the layers' paths."""
+    """Return a model with an encoder of two blocks, each with one layer, and the layers' paths."""
 
     make = _maker(layer, case)
 
@@ -213,14 +213,21 @@ def linen_blocks(layer: Layer, case: Case) -> tuple[Any, list[Place]]:
         def __call__(self, x: Any) -> Any:
             return self.query(x)
 
-    class Model(linen.Module):
+    class Blocks(linen.Module):
         def setup(self) -> None:
             self.blocks = [Block(), Block()]
 
         def __call__(self, x: Any) -> Any:
             return [block(x) for block in self.blocks]
 
-    return Model(), [("blocks_0", "query"), ("blocks_1", "query")]
+    class Model(linen.Module):
+        def setup(self) -> None:
+            self.encoder = Blocks()
+
+        def __call__(self, x: Any) -> Any:
+            return self.encoder(x)
+
+    return Model(), [("encoder", "blocks_0", "query"), ("encoder", "blocks_1", "query")]
 
 
 def linen_part(flat: Built, variables: Any, place: Place) -> Parameters:

@@ -247,3 +247,12 @@ def require_input_gradients(f: Any, x: np.ndarray, kernel: np.ndarray, g: np.nda
             accepted="NaN",
             cause=Cause("gradient-nan-hidden", "a number replaces a gradient that is not finite"),
         )
+
+
+def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
+    """Require a call outside of jit after the first call of a seed was traced."""
+    x, seed = as_jax(case.normal("x", case.in_features)), case.seed ^ 1
+    with during("tracing the first call of a seed"):
+        jax.eval_shape(lambda x: layer.of_function(seed, x, case.out_features), x)
+    with during("a call outside of jit, after the first call of the seed was traced"):
+        layer.of_function(seed, x, case.out_features)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -89,6 +90,7 @@ def require_tall(layer: Layer, case: Case) -> None:
     if input_dtypes.takes_numpy(layer):  # which may go to the device in parts
         y = dense(x, as_given=True)
         require.near(y, reference, "f of a NumPy array")
+    _require_long_sequences(layer, case)
     for lead in ((40_001,), (70_001,), (7, 5714)):
         if not layer.accepts(lead):
             continue
@@ -98,6 +100,18 @@ def require_tall(layer: Layer, case: Case) -> None:
         found = np.asarray(y).reshape(rows, -1)
         what = f"f(x) under jax.jit for leading dimensions {lead}"
         require.within(found, reference.value[:rows], reference.bound[:rows], what)
+
+
+@once_per_layer()
+def _require_long_sequences(layer: Layer, case: Case) -> None:
+    """Require f(x) outside of jit for sequences of more than a million numbers, which are 4 MiB."""
+    lead = (7, 10_007)
+    if not layer.accepts(lead):
+        return
+    case = replace(case, in_features=16, out_features=16, lead=lead)
+    x = case.normal("x", *case.x_shape)
+    rows, y = x.reshape(-1, 16), np.asarray(layer.written(case)(x)).reshape(-1, 16)
+    require.near(y, layer.value_for(case, rows), f"f(x) for x of shape {x.shape}")
 
 
 # Values near the constant and far from it, on both sides.

@@ -96,17 +96,17 @@ _MEMBERS = 131
 
 
 def _require_ensemble(layer: Layer, case: Case, parameters: Any, x: np.ndarray) -> None:
-    """Require vmap over the parameters of many layers, outside of jit, to equal the loop."""
-    kernels = case.normal("kernels of an ensemble", _MEMBERS, *case.kernel_shape)
-    biases = case.normal("biases of an ensemble", _MEMBERS, case.out_features)
-    biases *= layer.convention.use_bias
-    with require.during(f"jax.vmap of the layer over {_MEMBERS} kernels and biases"):
-        mapped = jax.vmap(programs.affine(layer), (None, 0, 0, None))
-        found = mapped(parameters, *map(as_jax, (kernels, biases, x)))
-    arithmetic = layer.arithmetic(case.in_features)
-    reference = arithmetic.affine(x, kernels, biases[:, None])
-    what = f"jax.vmap over {_MEMBERS} kernels and biases, outside of jit,"
-    require.near(found, reference, what)
+    """Require vmap over the parameters of many layers, or one, outside of jit to equal the loop."""
+    for members in (_MEMBERS, 1):
+        kernels = case.normal("kernels of an ensemble", members, *case.kernel_shape)
+        biases = case.normal("biases of an ensemble", members, case.out_features)
+        biases *= layer.convention.use_bias
+        with require.during(f"jax.vmap of the layer over {members} kernels and biases"):
+            mapped = jax.vmap(programs.affine(layer), (None, 0, 0, None))
+            found = mapped(parameters, *map(as_jax, (kernels, biases, x)))
+        reference = layer.arithmetic(case.in_features).affine(x, kernels, biases[:, None])
+        what = f"jax.vmap over {members} kernels and biases, outside of jit,"
+        require.near(found, reference, what)
 
 
 def require_along_names(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -145,6 +146,44 @@ def require_same_within_mesh(dense: Built, places: Placement, x: Any, reference:
         require.near(np.asarray(y), reference, what, cause=cause)
 
 
+def require_both_axes(layer: Layer, case: Case, reference: Bounded) -> None:
+    """Require f(x) outside of jit for sequences that are sharded along their second axis.
+
+    Both axes of the kernel are sharded as well, over a mesh of two axes.
+    """
+    half, lead = most(case.out_features) // 2, (2, 4)
+    if half < 2 or lead[1] % half or case.in_features % half or not layer.accepts(lead):
+        return
+    places = Placement(half, kernel=(AXIS, SECOND), bias=(SECOND,), second=2)
+    dense = on_their_devices(layer.of(case), places, case)
+    axes = jax.sharding.PartitionSpec(None, AXIS)
+    spread = jax.sharding.NamedSharding(mesh(half, 2), axes)
+    y = dense(jax.device_put(case.x().reshape(*lead, -1), spread))
+    what = "f(x) outside of jit with sequences along one axis of a mesh, and the kernel along both"
+    require.near(np.asarray(y).reshape(reference.value.shape), reference, what)
+
+
+def require_within_shard_map(layer: Layer, places: Placement, case: Case, found: Bounded) -> None:
+    """Require f of the rows of each device, by ``jax.shard_map``, to be those of f(x).
+
+    There, a layer sees the part on one device, and the axes of the mesh have names.
+    """
+    from conformance.jax_setup.compat import shard_map
+
+    whole, by_rows = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
+    mapped = shard_map(
+        programs.affine(layer), mesh(places.devices), (whole, whole, whole, by_rows), by_rows
+    )
+    given = layer.of(case).parameters, case.kernel(), layer.bias_for(case), case.x()
+    # A layer that constrains its result, or has rules of its own, may not work there.
+    y = None
+    with contextlib.suppress(Exception):
+        y = np.asarray(jax.jit(mapped)(*given))
+    if y is not None:
+        cause = Cause("mesh-in-call", "the layer computes otherwise within jax.shard_map")
+        require.near(y, found, f"f(x) within jax.shard_map, with {BY_ROWS},", cause=cause)
+
+
 def require_gradients(layer: Layer, places: Placement, case: Case, how: str) -> None:
     """Require the gradients outside of jit, where kernel, bias, x and g are on their devices."""
     # At least two rows are on each device, so that they are not taken for a single one.
@@ -186,35 +225,81 @@ def devices_of(tree: Any) -> set[Any]:
     return {device for leaf in jax.tree_util.tree_leaves(tree) for device in leaf.devices()}
 
 
-def annotated_kernel(layer: Layer, module: type, case: Case) -> dict[str, tuple[Any, ...]]:
-    """Build the module under ``nnx.jit`` with an annotated kernel; return its sharding."""
+def require_annotated(layer: Layer, module: type, case: Case) -> None:
+    """Require a module built under ``nnx.jit`` to have the annotations of its initializers.
 
-    def make() -> Any:
-        initial = nnx.with_partitioning(nnx.initializers.lecun_normal(), ANNOTATION)
-
-        @nnx.jit
-        def build(rngs: Any) -> Any:
-            dense = module(case.in_features, case.out_features, kernel_init=initial, rngs=rngs)
-            state = nnx.state(dense)
-            spread = jax.lax.with_sharding_constraint(state, nnx.get_partition_spec(state))
-            nnx.update(dense, spread)
-            return dense
-
-        return build
-
-    build = layer.remember(("annotated", case.kernel_shape), make)
+    Its kernel is sharded by its own, and copies have the same.
+    """
     from conformance.jax_setup.compat import inside_mesh
 
+    wanted: dict[str, Axes] = {"kernel": ANNOTATION}
+    if layer.convention.use_bias and "bias_init" in layer.implementation.options:
+        wanted["bias"] = ANNOTATION[1:]
+    place = ("annotated", case.kernel_shape)
     with inside_mesh(mesh(most(case.out_features))):
-        dense = build(nnx.Rngs(case.seed))
-        specs = nnx.get_partition_spec(nnx.state(dense))
-        annotation = jax.tree_util.tree_leaves(
-            specs["kernel"], is_leaf=lambda leaf: isinstance(leaf, jax.sharding.PartitionSpec)
-        )[0]
-        return {
-            "the annotation on the Param": tuple(annotation),
-            "the sharding of the kernel": tuple(dense.kernel[...].sharding.spec),
-        }
+        with require.during("construction under nnx.jit with annotated initializers"):
+            build = layer.remember(place, lambda: _annotated(module, case, wanted))
+            dense = build(nnx.Rngs(case.seed))
+            spread = tuple(dense.kernel[...].sharding.spec)
+        with require.during("copying a layer with annotations"):
+            copies = {"nnx.clone": nnx.clone(dense), "copy.deepcopy": copy.deepcopy(dense)}
+        for which, axes in wanted.items():
+            words = f"the annotation of {which}_init does not reach the Param"
+            _require_axes(f"the annotation on the {which}", _axes_of(dense, which), axes, words)
+            for how, copied in copies.items():
+                words = f"{how} makes Params without the annotations of the layer's"
+                what = f"the annotation on the {which} of a copy by {how}"
+                _require_axes(what, _axes_of(copied, which), axes, words)
+        words = "the annotation of kernel_init does not decide where the kernel lies"
+        _require_axes("the sharding of the kernel", spread, ANNOTATION, words)
+
+
+def require_metadata(layer: Layer, module: type, case: Case) -> None:
+    """Require ``kernel_metadata`` and ``bias_metadata``, if taken, to reach their Params."""
+    names = [which for which in RANKS if f"{which}_metadata" in layer.implementation.options]
+    given: Any = {f"{which}_metadata": {"owner": which} for which in names}
+    with require.during("construction with kernel_metadata and bias_metadata"):
+        dense = module(*case.kernel_shape, **given, rngs=nnx.Rngs(case.seed))
+    for which in names:
+        found = getattr(getattr(dense, which), "owner", None)
+        require.that(
+            found == which,
+            f"the Param of the {which} has the metadata of {found}",
+            accepted=f"{which}_metadata",
+            cause=Cause("metadata-elsewhere", f"{which}_metadata does not reach the {which}"),
+        )
+
+
+def _axes_of(module: Any, which: str) -> Axes:
+    specs = nnx.get_partition_spec(nnx.state(module))[which]
+    of_one = jax.sharding.PartitionSpec
+    found = jax.tree_util.tree_leaves(specs, is_leaf=lambda leaf: isinstance(leaf, of_one))
+    return tuple(found[0])
+
+
+def _require_axes(what: str, found: Axes, wanted: Axes, lost: str) -> None:
+    """Require the axes of an annotation; ``lost`` says in words why there may be none."""
+    cause = "" if any(found) else Cause("annotation-lost", lost)
+    if found != wanted and found == wanted[::-1]:
+        cause = Cause("annotation-exchanged", "the axes of the annotation are swapped")
+    require.that(found == wanted, f"{what} is {found}", accepted=str(wanted), cause=cause)
+
+
+def _annotated(module: type, case: Case, wanted: dict[str, Axes]) -> Any:
+    """Return the compiled function that builds a module with these annotations."""
+    laws = {"kernel": nnx.initializers.lecun_normal(), "bias": nnx.initializers.zeros_init()}
+    initial = {f"{which}_init": nnx.with_partitioning(laws[which], axes)
+               for which, axes in wanted.items()}  # fmt: skip
+
+    @nnx.jit
+    def build(rngs: Any) -> Any:
+        dense = module(case.in_features, case.out_features, **initial, rngs=rngs)
+        state = nnx.state(dense)
+        spread = jax.lax.with_sharding_constraint(state, nnx.get_partition_spec(state))
+        nnx.update(dense, spread)
+        return dense
+
+    return build
 
 
 AXES: dict[str, tuple[str, ...]] = {"kernel_init": ("in", "out"), "bias_init": ("out",)}

@@ -86,6 +86,17 @@ def require_abstract_shapes(layer: Layer, case: Case) -> None:
             require_shape(layer, found.shape, lead, case)
 
 
+def require_shapes_in_turn(layer: Layer, case: Case) -> None:
+    """Require the right shapes of one layer for batches of as many rows, in other axes.
+
+    A layer may keep what it finds for an x of some rank and size.
+    """
+    dense = layer.of(case)
+    for lead in filter(layer.accepts, ((2, 4), (4, 2))):
+        found = dense(np.ones((*lead, case.in_features), np.float32)).shape
+        require_shape(layer, found, lead, case)
+
+
 def explained(
     violation: Violation, layer: Layer, case: Case, refused: tuple[int, ...]
 ) -> Violation:

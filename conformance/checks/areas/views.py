@@ -11,6 +11,7 @@ from conformance.checks import require
 from conformance.checks.diagnosis import shapes
 from conformance.checks.layer import Layer
 from conformance.errors import Cause
+from conformance.jax_setup.lazy import jax
 
 
 def forms_of(x: np.ndarray) -> dict[str, np.ndarray]:
@@ -40,16 +41,20 @@ def require_views(layer: Layer, f: Callable[..., Any], x: np.ndarray) -> None:
 def _require_read_again(f: Callable[..., Any], x: np.ndarray) -> None:
     """Require f of an array that was filled with other values since the last call to be theirs.
 
-    Data loaders fill one buffer again and again.
+    Data loaders fill one buffer again and again. The result of the earlier call stays.
     """
     buffer = x.copy()
-    np.asarray(f(buffer, as_given=True))
+    earlier = f(buffer, as_given=True)
+    before = np.array(earlier)
     buffer[...] = -x
     # The control is an array of NumPy too, whose arithmetic may round unlike JAX's.
     found, expected = (np.asarray(f(each, as_given=True)) for each in (buffer, -x))
     cause = Cause("kept-by-object", "what is kept of a call depends on the object x")
     what = "f of an array that was filled with other values since the last call"
     require.equal(found, expected, what, cause=cause)
+    words = "the result is in memory that the layer uses again in its next call"
+    what = "the result of an earlier call, after others,"
+    require.equal(earlier, before, what, cause=Cause("result-overwritten", words))
 
 
 def _require_views(f: Callable[..., Any], x: np.ndarray) -> None:
@@ -59,6 +64,8 @@ def _require_views(f: Callable[..., Any], x: np.ndarray) -> None:
         f"a reversed array of {rank}": x[::-1, ::-1].copy()[::-1, ::-1],
         f"a read-only array of {rank} in Fortran order": _read_only(np.asfortranarray(x)),
     }
+    if not jax.config.values["jax_enable_x64"]:
+        views[f"a float64 array of {rank}"] = x.astype(np.float64)
     for what, view in views.items():
         found = np.asarray(f(view, as_given=True))
         cause = "" if np.array_equal(found, plain) else shapes.of_form(f, found, view)
