@@ -16,11 +16,15 @@ from conformance.layers.adapters.parameters import is_key
 def as_jax(x: Any, dtype: str | None = None) -> Any:
     """Return a NumPy array as a JAX array, in `dtype` if given; any other value unchanged.
 
-    It is transferred unchanged, because ``jnp.asarray`` compiles a program for each new shape.
+    It is transferred unchanged, because ``jnp.asarray`` compiles a program for each new shape. In
+    a context that sets a mesh it lies on that mesh, as arrays do that are made there.
     """
+    from conformance.jax_setup.compat import inside_some_mesh
+
     if not isinstance(x, np.ndarray):
         return x
-    return jax.device_put(x if dtype is None else x.astype(jnp.dtype(dtype)))
+    given = x if dtype is None else x.astype(jnp.dtype(dtype))
+    return jnp.asarray(given) if inside_some_mesh() else jax.device_put(given)
 
 
 def stack(*arrays: Any) -> Any:

@@ -99,6 +99,14 @@ _BY_MESSAGE = (
         Cause("value-stored", "the call stores its result, or x, on the layer or in a global"),
     ),
     (
+        r"(shard_map|sharding_constraint) inside jit with device ids",
+        Cause(
+            "mesh-of-its-own",
+            "the layer computes on a mesh of its own, and these arrays lie on other devices: "
+            "declare the mesh as its context",
+        ),
+    ),
+    (
         r"has been deleted",
         Cause(
             "array-deleted",

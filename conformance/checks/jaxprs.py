@@ -60,6 +60,12 @@ def conditions(jaxpr: Any) -> bool:
     return any(each.primitive.name == "cond" for each in equations(jaxpr))
 
 
+def axes_of_meshes(jaxpr: Any) -> set[str]:
+    """Return the names of the axes of the meshes over which it maps, as by `jax.shard_map`."""
+    maps = (each for each in equations(jaxpr) if each.primitive.name == "shard_map")
+    return {name for each in maps for name in each.params["mesh"].axis_names}
+
+
 def multiply_adds(jaxpr: Any) -> int:
     """Return the number of multiply-adds in the products of a jaxpr.
 

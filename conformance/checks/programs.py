@@ -343,7 +343,7 @@ def rematerialized(layer: Layer) -> Any:
 
 
 class Counted:
-    """A compiled function that counts how often it is traced.
+    """A compiled function that counts how often it is traced; ``places`` is for its user.
 
     Parameters
     ----------
@@ -355,6 +355,7 @@ class Counted:
 
     def __init__(self, transform: Callable[..., Any], function: Callable[..., Any]) -> None:
         self.traces = 0
+        self.places: set[tuple[Any, ...]] = set()
 
         def traced(*arguments: Any) -> Any:
             self.traces += 1

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks import programs, require
+from conformance.checks import jaxprs, programs, require
 from conformance.checks.areas import gradients
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.layer import Layer
+from conformance.checks.once import once_per_layer
 from conformance.checks.oracle import Bounded
 from conformance.checks.scan.literals import names_in_code
 from conformance.errors import Cause, Violation
@@ -27,6 +28,12 @@ _PARTS = {
 }
 
 
+@once_per_layer()
+def _own_axes(layer: Layer) -> set[str]:
+    """Return the axes of the layer's own meshes: in a map of that name, JAX refuses sums."""
+    return jaxprs.axes_of_meshes(programs.traced(layer, Case(3, 10, lead=layer.fewest)))
+
+
 @programs.compiled
 def _program(layer: Layer) -> Any:
     """Return ``(parameters, stacked values, single values, cotangent) -> results by name``.
@@ -34,14 +41,14 @@ def _program(layer: Layer) -> Any:
     Values are those of kernel, bias and x. The results include the gradient in the stacked kernels,
     and the gradients in all three for stacked cotangents, as ``jax.jacrev`` takes them.
     """
-    f = programs.affine(layer)
+    f, own = programs.affine(layer), _own_axes(layer)
 
     def program(p: Any, stacked: Any, single: Any, cotangent: Any) -> Any:
         found = {}
         for name, (axes, axis_name) in _PARTS.items():
             values = [many if axis == 0 else one for many, one, axis in
                       zip(stacked, single, axes, strict=True)]  # fmt: skip
-            mapped = jax.vmap(f, (None, *axes), axis_name=axis_name)
+            mapped = jax.vmap(f, (None, *axes), axis_name=None if axis_name in own else axis_name)
             found[name] = mapped(p, *values)
 
         def loss(kernels: Any) -> Any:
@@ -117,7 +124,7 @@ def require_along_names(
     A layer that adds its results along an axis called ``tp`` has the name in its code. If it has a
     rule of differentiation, the gradients of the rows are compared as well.
     """
-    names = names_in_code(layer)
+    names = [name for name in names_in_code(layer) if name not in _own_axes(layer)]
     for name in names:
         with require.during(f"jax.vmap of the layer along the axis '{name}'"):
             mapped = jax.vmap(
