@@ -156,6 +156,11 @@ def _described(layer: Layer) -> Description:
     sentence, text = law_in_words(layer)
     if text and not law_of(text).within(FLAX.kernel):
         found = replace(found, kernel=_named(law_of(text), sentence))
+    of_bias = ""
+    if seen.bias:
+        with contextlib.suppress(Exception):  # which the requirements report
+            of_bias = _law_of_bias(layer)
+            found = replace(found, bias=law_of(of_bias)) if of_bias else found
     return replace(
         plain,
         kernel=seen.kernel,
@@ -171,7 +176,7 @@ def _described(layer: Layer) -> Description:
         # Keys of the table describe one array for each parameter.
         declaration=None
         if seen.storage
-        else dict(_declared(found, text)) | _arguments(seen.arguments),
+        else dict(_declared(found, text, of_bias)) | _arguments(seen.arguments),
         branches=_branches(layer),
         trouble=trouble,
     )
@@ -293,15 +298,28 @@ def law_line(layer: Layer) -> str:
 
 
 def bias_law_line(layer: Layer) -> str:
-    """Return the line that declares the law of new biases, if libraries use that law."""
-    return _usual_line("bias", _in_words(biases.new(layer))[1])
+    """Return the line that declares the law of new biases: a constant, or one of libraries."""
+    found = _law_of_bias(layer)
+    return f'bias = "{found}"' if found.startswith(_CONSTANT) else _usual_line("bias", found)
+
+
+_CONSTANT = "constant, "
+
+
+def _law_of_bias(layer: Layer) -> str:
+    """Return the declaration of the law of new biases; "" if unknown."""
+    drawn = biases.new(layer)
+    values = np.unique(np.concatenate([each.ravel() for each in drawn.values()]))
+    if len(values) == 1 and np.isfinite(values[0]):
+        return f"{_CONSTANT}{values[0]:.9g}"
+    return _in_words(drawn)[1]
 
 
 def _usual_line(key: str, declared: str) -> str:
     return f'{key} = "{declared}"' if declared.partition(", ")[2] in _USUAL else ""
 
 
-def _declared(found: Convention, kernel: str) -> Iterator[tuple[str, Any]]:
+def _declared(found: Convention, kernel: str, bias: str) -> Iterator[tuple[str, Any]]:
     """Yield the keys and values that declare the convention's differences from Flax's."""
     if not found.use_bias:
         yield "use_bias", False
@@ -314,6 +332,8 @@ def _declared(found: Convention, kernel: str) -> Iterator[tuple[str, Any]]:
         yield "names", names
     if kernel and not law_of(kernel).within(FLAX.kernel):
         yield "kernel", kernel
+    if bias and not law_of(bias).within(FLAX.bias):
+        yield "bias", bias
     if found.parameter_dtype != FLAX.parameter_dtype:
         yield "parameter_dtype", found.parameter_dtype
     if found.compute_dtype != FLAX.compute_dtype:

@@ -49,6 +49,6 @@ def presumption(row: Requirement, convention: Convention) -> str | None:
         if Presumption.FLOAT32_THROUGHOUT in presumes:
             return "presumes float32; with 64-bit types enabled, this is a float64 layer"
         return None
-    if Presumption.DRAWN_KERNEL in presumes and convention.kernel.is_zero():
+    if Presumption.DRAWN_KERNEL in presumes and convention.kernel.is_constant():
         return "presumes a kernel that is drawn; the layer declares one that starts at 0"
     return None

@@ -45,7 +45,7 @@ class Declaration:
         The names of ``kernel`` and ``bias`` in the layer's state, or their paths.
     kernel, bias
         Their laws: the name of one of Flax's initializers, or a family and a variance, as
-        ``"uniform, 2 / (fan_in + fan_out)"``.
+        ``"uniform, 2 / (fan_in + fan_out)"``. That of a bias may be ``"constant, 0.01"``.
     parameter_dtype, dtype
         The dtypes of new parameters and of the computation, independent of the dtype of ``x``.
     result_dtype
@@ -217,9 +217,11 @@ def _checked(key: str, value: Any, where: str) -> Any:
         raise UsageError(f"{where}: {key} is {form}, found {value!r}{hint}")
     if key in ("kernel", "bias"):
         try:
-            law_of(value)
+            law = law_of(value)
         except ValueError as error:
             raise UsageError(f"{where}: {key} = {value!r}: {error}") from None
+        if key == "kernel" and law.constant:
+            raise UsageError(f"{where}: kernel = {value!r}: only a bias starts at a constant")
     if key == "layout":
         return value.replace(" ", "")
     if key == "product_error":

@@ -94,9 +94,10 @@ _AVERAGED = {"glorot": "2 / (fan_in + fan_out)", "xavier": "2 / (fan_in + fan_ou
 def law_of(text: str) -> Law:
     """Return the law that a text describes.
 
-    ``zeros``; ``lecun``, ``he`` or ``glorot`` with ``normal`` (which Flax truncates) or
-    ``uniform``, as Flax's initializers are called; or a family (``normal``, ``truncated
-    normal``, ``uniform``, ``any``), a comma, and the variance as a formula of fan_in and fan_out.
+    ``zeros``; ``constant``, a comma and a number, for a bias; ``lecun``, ``he`` or ``glorot`` with
+    ``normal`` (which Flax truncates) or ``uniform``, as Flax's initializers are called; or a family
+    (``normal``, ``truncated normal``, ``uniform``, ``any``), a comma, and the variance as a formula
+    of fan_in and fan_out.
 
     Raises
     ------
@@ -113,6 +114,8 @@ def law_of(text: str) -> Law:
         return Law((family,), Formula(formula), f"{family.replace('-', ' ')}, {formula}")
     first, comma, formula = text.partition(",")
     first = first.strip().lower().replace("-", " ").replace("_", " ")
+    if comma and first == "constant":
+        return Law.of_constant(number_of(formula.strip()))
     if not comma or (first not in FAMILIES and first != "any"):
         raise ValueError(
             "expected zeros, a name such as glorot_uniform, or a family and a variance such as "

@@ -47,16 +47,24 @@ class Law:
         that the parameter starts at zero.
     description
         The law in a formula, for reports.
+    constant
+        The value of every entry, if the variance is constantly 0.
     """
 
     families: tuple[str, ...]
     variance: Variance
     description: str
+    constant: float = 0.0
 
     @classmethod
     def zero(cls) -> Law:
         """Return the law of a parameter that starts at 0."""
-        return cls((), _zero, "0")
+        return cls.of_constant(0.0)
+
+    @classmethod
+    def of_constant(cls, value: float) -> Law:
+        """Return the law of a bias that starts at this value."""
+        return cls((), _zero, f"{value:.9g}", value)
 
     @classmethod
     def normal(cls, variance: Variance, formula: str) -> Law:
@@ -114,8 +122,8 @@ class Law:
         """Return the uniform law of variance 2/(fan_in + fan_out) (Glorot & Bengio, 2010)."""
         return cls.uniform(_glorot, "2/(fan_in + fan_out)")
 
-    def is_zero(self, fan_in: int = 4, fan_out: int = 2) -> bool:
-        """Return whether the law is the constant 0."""
+    def is_constant(self, fan_in: int = 4, fan_out: int = 2) -> bool:
+        """Return whether nothing is drawn: a kernel is 0, and a bias the law's constant."""
         return self.variance(fan_in, fan_out) == 0.0
 
     def within(self, other: Law) -> bool:
@@ -124,5 +132,6 @@ class Law:
             math.isclose(self.variance(*fans), other.variance(*fans))
             for fans in ((1, 1), (3, 10), (10, 3), (64, 64))
         )
-        named = bool(self.families) or not other.families or self.is_zero()
+        named = bool(self.families) or not other.families or self.is_constant()
+        same = same and self.constant == other.constant
         return same and named and set(self.families) <= set(other.families or self.families)

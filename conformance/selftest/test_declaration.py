@@ -15,7 +15,8 @@ import jax
 import pytest
 from flax import linen, nnx
 
-from conformance import FLAX, UsageError, adapt
+import conformance
+from conformance import FLAX, Law, UsageError, adapt
 from conformance.layers.adapters.words import in_flax_words, law_of_initializer
 from conformance.layers.declaration import (
     Declaration,
@@ -27,6 +28,7 @@ from conformance.layers.declaration import (
 from conformance.layers.formulas import law_of
 from conformance.layers.loading import load
 from conformance.layers.registry import resolve
+from conformance.selftest.processes import Checked
 
 EVERYTHING = {
     "use_bias": False,
@@ -95,6 +97,8 @@ def test_everything_is_declared_by_name() -> None:
         ({"kernel": "normal, 1 / fan"}, "'fan' is not part of it: it is made of fan_in, fan_out"),
         ({"kernel": "normal, 1 / (fan_in - 1)"}, "cannot be computed"),
         ({"kernel": "normal, -1"}, "is not a positive number"),
+        ({"kernel": "constant, 1"}, "only a bias starts at a constant"),
+        ({"bias": "constant, x"}, "'x' is not part of it"),
         ({"kernel": "normal, __import__('os')"}, "is not part of it"),
     ],
 )
@@ -258,3 +262,37 @@ def test_laws_of_initializers(initializer: Any, family: str, variance: float) ->
     assert law.families == (family,)
     assert law.variance(3, 10) == pytest.approx(variance)
     assert law_of_initializer(lambda key, shape, dtype: None) is None
+
+
+def test_a_bias_may_start_at_a_constant() -> None:
+    """Flax's words say so as well; a kernel does not."""
+    initializers = jax.nn.initializers
+    assert law_of("constant, -2**-3") == Law.of_constant(-0.125)
+    assert law_of("constant, 0").within(FLAX.bias)
+    assert not law_of("constant, 1").within(FLAX.bias)
+    assert law_of_initializer(initializers.constant(0.5)) == Law.of_constant(0.5)
+    said = {"bias_init": initializers.ones, "kernel_init": initializers.ones}
+    found = in_flax_words(nnx.Linear, said, FLAX)
+    assert (found.bias.constant, found.kernel) == (1.0, FLAX.kernel)
+
+
+class FromAPrior(nnx.Linear):
+    """A head whose outputs start at a probability of 1 in 100."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs) -> None:
+        start = jax.nn.initializers.constant(-math.log(99))
+        super().__init__(din, dout, bias_init=start, rngs=rngs)
+
+
+def test_the_constant_of_a_bias_is_proposed_and_checked(checked: Checked) -> None:
+    line = 'bias = "constant, -4.59511995"'
+    found = conformance.describe(FromAPrior)
+    assert found.declaration == {"bias": line[8:-1]}
+    assert found.differences == ("bias: -4.59511995",)
+    _, text = checked(FromAPrior, rows=["bias-zero"])
+    assert line in " ".join(text.split())
+    code, text = checked(FromAPrior, f"--declare={line}", rows=["initialization"])
+    assert code == 0, text
+    code, text = checked(FromAPrior, "--declare=bias=constant, -4.5", rows=["bias-zero"])
+    assert code == 1
+    assert "not -4.5" in text

@@ -78,43 +78,47 @@ INDEPENDENT = (
 def test_bias_zero(layer: Layer, case: Case) -> None:
     """Every entry of a new bias equals 0; -0.0 equals 0.
 
-    If a layer declares another law for its bias, the bias must follow that law and be independent
-    of the kernel.
+    If a layer declares another constant, every entry equals that. If it declares another law for
+    its bias, the bias must follow that law and be independent of the kernel.
     """
     if not layer.convention.use_bias:
         require.not_applicable("the layer declares that it has no bias")
     bias, law = layer.of(case).bias, layer.convention.bias
-    if not law.is_zero(*case.kernel_shape):
+    if not law.is_constant(*case.kernel_shape):
         deviation = math.sqrt(law.variance(*case.kernel_shape))
         judge([variance(bias / deviation, "E[b^2] / variance"), mean(bias)])
         biases.require_law(layer)
         biases.require_independent_of_kernels(layer)
         return
-    if bias.any():
-        cause = causes.bias(biases.new(layer))
+    wanted = np.full_like(bias, biases.start(layer))
+    if not np.array_equal(bias, wanted):
+        cause = "" if law.constant else causes.bias(biases.new(layer))
         line = bias_law_line(layer)
-        require.equal(bias, np.zeros_like(bias), "the new bias", cause=cause, declare=line)
-    _require_zero_biases(layer)
+        require.equal(bias, wanted, "the new bias", cause=cause, declare=line)
+    _require_constant_biases(layer)
 
 
 @once_per_layer()
-def _require_zero_biases(layer: Layer) -> None:
-    """Require a zero bias for many seeds, and for 1024 outputs."""
+def _require_constant_biases(layer: Layer) -> None:
+    """Require a bias of zeros, or of another constant, for many seeds, and for 1024 outputs."""
+    start = biases.start(layer)
+    words = f"{start:.9g}" if start else "zero"
     wanted = [((4, 1024), range(256)), ((2, 4), range(2**16))]
     # Built one by one, so many layers take too long.
     found = drawn_at_once(layer, wanted, "bias") or kernels_of(layer, wanted[:1], "bias")
     for ((n, m), _), drawn in zip(wanted, found, strict=False):
-        wrong = np.flatnonzero(drawn.any((1, 2)))
+        wrong = np.flatnonzero((drawn != start).any((1, 2)))
         if not wrong.size:
             continue
         first = int(wrong[0])
-        cause = Cause("bias-zero-for-some", "the bias is zero for some seeds or sizes only")
-        if not layer.build(n, m, first).bias.any():
-            cause = Cause("bias-under-trace", "the bias is not zero where construction is traced")
+        cause = Cause("bias-zero-for-some", f"the bias is {words} for some seeds or sizes only")
+        if np.all(layer.build(n, m, first).bias == start):
+            of_trace = f"the bias is not {words} where construction is traced"
+            cause = Cause("bias-under-trace", of_trace)
         require.fail(
-            f"with in_features={n}, out_features={m} the new bias is not zero for {wrong.size} of "
-            f"{len(drawn)} seeds, first {first}",
-            accepted="zeros for every seed and size",
+            f"with in_features={n}, out_features={m} the new bias is not {words} for "
+            f"{wrong.size} of {len(drawn)} seeds, first {first}",
+            accepted=f"{words} for every seed and size",
             cause=cause,
         )
 
@@ -203,7 +207,7 @@ def test_kernel_independence(layer: Layer) -> None:
 
 def _no_value_repeats(layer: Layer) -> None:
     """Require distinct runs of four weights: among 2^18, two are equal with P < 1e-20."""
-    if layer.convention.parameter_dtype != "float32" or layer.convention.kernel.is_zero():
+    if layer.convention.parameter_dtype != "float32" or layer.convention.kernel.is_constant():
         return
     small, kernel = layer.build(*WIDE).kernel, large_kernel(layer)
     if np.unique(small).size < small.size / 2 or not kernel.any():

@@ -114,7 +114,7 @@ def test_nnx_transforms(layer: Layer, case: Case) -> None:
         require.not_applicable("the members share the stream that they keep, which no axis maps")
     members = composition.members(layer, models, 3)
     kernels = [member.kernel for member in members]
-    if not layer.convention.kernel.is_zero():
+    if not layer.convention.kernel.is_constant():
         require.that(
             len({kernel.tobytes() for kernel in kernels}) == 3,
             "two of three members that nnx.vmap builds have the same kernel",
@@ -244,7 +244,7 @@ def _require_same_under_names(layer: Layer, case: Case) -> None:
     nested = []
     for name in names:
         kernel = layer.kernel_of(composition.linen_part(alone[0], variables, (name,)))
-        if np.isfinite(kernel).all() and not layer.convention.kernel.is_zero():
+        if np.isfinite(kernel).all() and not layer.convention.kernel.is_constant():
             cause = Cause("depends-on-name", f"a layer called {name} starts in another way")
             judge([of(kernel)], cause)
             nested.append(kernel)
@@ -300,7 +300,7 @@ def test_linen_transforms(layer: Layer, case: Case) -> None:
         members = composition.linen_members(flat, variables, how)
         kernels = {member.kernel.tobytes() for member in members}
         require.that(
-            len(kernels) == len(members) or layer.convention.kernel.is_zero(),
+            len(kernels) == len(members) or layer.convention.kernel.is_constant(),
             f"{len(members)} members of {how} start with {len(kernels)} different kernels",
             accepted=str(len(members)),
             cause=Cause(

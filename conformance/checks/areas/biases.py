@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from conformance.checks.areas.kernels import judge, kernels, kernels_of
+from conformance.checks.arithmetic import rounded
 from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
 from conformance.errors import Cause
@@ -23,6 +24,12 @@ def new(layer: Layer) -> dict[Shape, np.ndarray]:
     sizes = ((4, 512), (64, 80), (200, 16))
     wanted = [(size, range(64 * i, 64 * (i + 1))) for i, size in enumerate(sizes)]
     return dict(zip(sizes, kernels_of(layer, wanted, "bias"), strict=True))
+
+
+def start(layer: Layer) -> np.float32:
+    """Return the number that every entry of a new bias is, if none is drawn."""
+    constant = np.full(1, layer.convention.bias.constant, np.float32)
+    return np.float32(rounded(constant, layer.convention.parameter_dtype)[0])
 
 
 @once_per_layer()

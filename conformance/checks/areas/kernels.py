@@ -208,7 +208,7 @@ def declared(layer: Layer) -> Declared:
     Sizes with weights that are not finite are left out: ``construction/finite`` reports them.
     """
     law = layer.convention.kernel
-    if law.is_zero(2, 3):
+    if law.is_constant(2, 3):
         astray = sum(int(np.count_nonzero(w)) for w in samples(layer).values())
         require.that(
             not astray,

@@ -51,7 +51,7 @@ def _skip_keys(rngs: Any) -> None:
 
 def require_unrelated(layer: Layer, kernels: Any, what: str) -> None:
     """Require that kernels (number, in, out) have neither correlations nor runs in common."""
-    if layer.convention.kernel.is_zero():
+    if layer.convention.kernel.is_constant():
         return
     wide = np.asarray(kernels, np.float64)
     if not np.isfinite(wide).all() or not wide.any():

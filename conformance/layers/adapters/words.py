@@ -42,6 +42,8 @@ def in_flax_words(layer: Any, arguments: Mapping[str, Any], base: Convention) ->
         changes["parameter_dtype"] = parameters
     for key in ("kernel", "bias"):
         law = law_of_initializer(said.get(f"{key}_init"))
+        if key == "kernel" and law is not None and law.constant:
+            continue  # the requirements report it
         if law is not None and not law.within(getattr(base, key)):
             changes[key] = law
     words = [
@@ -80,14 +82,16 @@ def law_of_initializer(initializer: Any) -> Law | None:
     name = str(getattr(initializer, "__qualname__", ""))
     if not place.startswith(("jax.", "jax._src")):
         return None
-    if name == "zeros":
-        return Law.zero()
+    if name in ("zeros", "ones"):
+        return Law.of_constant(float(name == "ones"))
     try:
         inside = inspect.getclosurevars(initializer).nonlocals
     except (TypeError, ValueError):
         return None
     if name.startswith("variance_scaling"):
         return _scaled(inside)
+    if name.startswith("constant") and isinstance(inside.get("value"), int | float):
+        return Law.of_constant(float(inside["value"]))
     if name.startswith("normal") and isinstance(inside.get("stddev"), int | float):
         deviation = float(inside["stddev"])
         return Law(
