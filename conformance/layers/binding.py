@@ -16,7 +16,7 @@ from typing import Any, NewType
 
 from conformance.errors import NotAdaptable
 from conformance.jax_setup.lazy import jax, jnp, nnx
-from conformance.layers.calls import INPUTS, RANDOM, how_to_declare
+from conformance.layers.calls import INPUTS, OF_LINEN, RANDOM, as_call, how_to_declare
 
 _NOUNS = ("features", "feature", "dim", "dims", "size", "channels", "units", "width", "nodes",
           "axes")  # fmt: skip
@@ -184,7 +184,7 @@ def _sizes(
         )
         makers = _makers(layer)
         raise NotAdaptable(
-            f"{_name(layer)}{signature}, which cannot be called as "
+            f"{as_call(_name(layer), signature)}, which cannot be called as "
             f"cls(in_features, out_features, rngs=rngs): "
             f"no argument is the size of the {missing}",
             f"Name the method that takes sizes: {_name(layer)}.{makers[0]}"
@@ -232,7 +232,7 @@ def _require_known(layer: Any, signature: inspect.Signature, arguments: Mapping[
     unknown = [name for name in arguments if name not in signature.parameters]
     if unknown:
         raise NotAdaptable(
-            f"{_name(layer)}{signature}, which has no argument {unknown[0]!r}",
+            f"{as_call(_name(layer), signature)}, which has no argument {unknown[0]!r}",
             f"It is given by: arguments = {{ {unknown[0]} = ... }}",
         )
 
@@ -249,7 +249,8 @@ def _require_complete(
         )
     if needed:
         raise NotAdaptable(
-            f"{_name(layer)}{signature}, which also needs {' and '.join(map(repr, needed))}",
+            f"{as_call(_name(layer), signature)}, which also needs "
+            f"{' and '.join(map(repr, needed))}",
             how_to_declare("arguments", needed),
         )
 
@@ -350,21 +351,17 @@ def bind_features(layer: Any, arguments: Mapping[str, Any]) -> Binding:
     if signature is None:
         return Binding(lambda n, m, _: layer(features=m, **arguments))
     _require_known(layer, signature, arguments)
-    fields = [p for p in _named(signature, arguments) if p.name not in ("parent", "name")]
+    fields = [p for p in _named(signature, arguments) if p.name not in OF_LINEN]
     first = next((p for p in fields if p.name.lower() in _IN), None)
     second = next((p for p in fields if p.name.lower() in _OUT), None)
     if second is None:
         needed = [p for p in fields if p.default is Parameter.empty and p is not first]
         second = next((p for p in needed if _may_be_size(p)), None)
     if second is None:
-        own = signature.replace(
-            parameters=[p for n, p in signature.parameters.items() if n not in ("parent", "name")],
-            return_annotation=inspect.Signature.empty,
-        )
         untyped = [n for n in vars(layer) if n.lower() in _OUT and n not in signature.parameters]
         raise NotAdaptable(
-            f"{_name(layer)}{own}, which cannot be called as cls(features=out_features): "
-            "no field is the size of the output",
+            f"{as_call(_name(layer), signature)}, which cannot be called as "
+            "cls(features=out_features): no field is the size of the output",
             f"{untyped[0]} has no type, so it does not become a field: {untyped[0]}: int"
             if untyped
             else _by_function(fields),

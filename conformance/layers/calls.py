@@ -65,6 +65,21 @@ def how_to_declare(table: str, names: Sequence[str]) -> str:
     """Return how to declare arguments of these names: ``table`` is ``call`` or ``arguments``."""
     values = ", ".join(f"{name} = ..." for name in names)
     return (
-        f"Declare what to give: {table} = {{ {values} }}\n"
+        f'Declare what to give: {table} = {{ {values} }}; "module:attribute" is an object\n'
         f"or on the command line: --declare {table}.{names[0]}=..."
     )
+
+
+OF_LINEN = ("parent", "name")
+"""The fields that Linen adds to each module."""
+
+
+def as_call(name: str, signature: inspect.Signature) -> str:
+    """Return the call of a constructor as text, without what Linen adds to it."""
+    parameters = signature.parameters
+    added = OF_LINEN if set(OF_LINEN) <= set(parameters) else ()
+    own = signature.replace(
+        parameters=[each for name, each in parameters.items() if name not in added],
+        return_annotation=inspect.Signature.empty,
+    )
+    return f"{name}{own}"

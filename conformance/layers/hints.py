@@ -17,10 +17,10 @@ from conformance.layers.calls import INPUTS, RANDOM
 _ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _FORWARD = len(("seed", "x", "features"))
 _SIZES = 2
-_BY_FUNCTIONS = """\
+BY_FUNCTIONS = """\
 describe the layer by the functions that make and apply them:
 see 'A description in Python' in docs/libraries.md"""
-OF_PARAMETERS = f"if it is the parameters, {_BY_FUNCTIONS}"
+OF_PARAMETERS = f"if it is the parameters, {BY_FUNCTIONS}"
 _PARAMETERS = {"params", "parameters", "weights", "variables", "state"}
 _MADE = "an initializer is made, then called: lecun_normal()(key, shape)"
 
@@ -215,13 +215,13 @@ def global_of(error: BaseException, name: str) -> Any:
 def _of_function(name: str, takes: set[str]) -> str:
     """Return a hint for a function of these arguments: what is described, made or called."""
     if takes & _PARAMETERS:
-        return f"it takes parameters: {_BY_FUNCTIONS}"
+        return f"it takes parameters: {BY_FUNCTIONS}"
     hint = f"it is called as {name}(seed, x, features)"
     if takes & INPUTS:
         return hint
     return (
         f"{hint}\nor, if it makes a layer, from both sizes: {name}(in_features, out_features, rngs)"
-        f"\nor, if it makes functions, {_BY_FUNCTIONS}"
+        f"\nor, if it makes functions, {BY_FUNCTIONS}"
     )
 
 

@@ -103,6 +103,35 @@ def test_what_else_is_needed_is_asked_for_by_name() -> None:
     assert np.array_equal(layer(jnp.ones(3)), layer.linear(jnp.ones(3)))
 
 
+def test_fields_that_linen_adds_are_not_shown() -> None:
+    class Configured(linen.Module):
+        config: Any
+        features: int
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return x
+
+    with pytest.raises(NotAdaptable, match="which also needs 'config'") as caught:
+        adapt(Configured)
+    assert "features" in str(caught.value)
+    assert "parent" not in str(caught.value)
+
+
+def test_functions_in_a_class_are_described() -> None:
+    class Functions:
+        @staticmethod
+        def init(key: jax.Array, n_in: int, n_out: int) -> dict[str, jax.Array]:
+            return {"w": jnp.ones((n_in, n_out))}
+
+        @staticmethod
+        def apply(parameters: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+            return x @ parameters["w"]
+
+    with pytest.raises(NotAdaptable, match="has no __call__") as caught:
+        adapt(Functions)
+    assert "A description in Python" in caught.value.hint
+
+
 def test_a_seed_is_a_number_under_a_trace_as_well() -> None:
     """A user gives a number there, and ``nnx.Rngs`` takes no traced one."""
 

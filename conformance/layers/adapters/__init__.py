@@ -29,6 +29,7 @@ from conformance.layers.binding import (
 )
 from conformance.layers.calls import called, name_of_input, require_plain_call
 from conformance.layers.declaration import Declaration
+from conformance.layers.hints import BY_FUNCTIONS
 from conformance.layers.implementation import FLAX, Convention, Implementation
 from conformance.layers.loading import named
 
@@ -178,7 +179,7 @@ def _adapted(
         raise NotAdaptable(
             f"the class {label}, which is neither a flax.nnx.Module nor a flax.linen.Module, "
             "and has no __call__",
-            f"Did you mean class {kind.__name__}(nnx.Module)?",
+            _instead(kind),
         )
     if not isinstance(kind, type) and callable(kind) and is_factory(kind):
         binding = bind(kind, arguments, is_nnx=True)
@@ -200,6 +201,13 @@ def _adapted(
         return _function(kind, arguments, label, convention, library)
     hint = "Name a class or a function in it." if inspect.ismodule(kind) else ""
     raise NotAdaptable(f"an object of type {type(kind).__name__}, which cannot be called", hint)
+
+
+def _instead(kind: type) -> str:
+    """Return what to name or write instead of a class that cannot be called."""
+    if {"init", "apply"} <= set(vars(kind)):
+        return f"If its functions take parameters, {BY_FUNCTIONS}"
+    return f"Did you mean class {kind.__name__}(nnx.Module)?"
 
 
 def _is_called(kind: type) -> bool:
