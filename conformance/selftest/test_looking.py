@@ -14,6 +14,7 @@ from flax import linen, nnx
 import conformance
 from conformance import FLAX, Convention, adapt
 from conformance.checks.description import law_in_words, law_line
+from conformance.checks.diagnosis.parameters import why_absent
 from conformance.checks.layer import Layer
 from conformance.cli.main import main
 from conformance.layers.looking import look
@@ -435,3 +436,9 @@ def test_a_law_is_declared_only_where_it_differs() -> None:
     assert law_line(laplace) == 'kernel = "any, 1 / fan_in"'
     uniform = Layer(adapt(nnx.Linear, kernel="glorot_uniform"))
     assert law_line(uniform) == 'kernel = "truncated normal, 1 / fan_in"'
+
+
+def test_numbers_of_both_in_one_vector_are_no_hidden_kernel() -> None:
+    assert "in one array" in why_absent([(3 * 10 + 10,)], (3, 10))
+    for shapes, kernel in (([(10,)], (3, 10)), ([(10,)], (0, 10)), ([], (3, 10))):
+        assert "the layer has none" in why_absent(shapes, kernel)

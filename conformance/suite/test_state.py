@@ -97,7 +97,7 @@ def test_exact_state(layer: Layer, case: Case) -> None:
         len(leaves) >= wanted,
         f"the state is {listed}",
         accepted="kernel and bias, each an nnx.Param",
-        cause=cause or why_absent([np.shape(leaf.value) for leaf in leaves]),
+        cause=cause or why_absent([np.shape(leaf.value) for leaf in leaves], case.kernel_shape),
     )
 
 

@@ -107,8 +107,18 @@ def declaring_beside(layer: Layer, others: Sequence[Leaf]) -> str:
     return f"extra_parameters = {json.dumps(names)}" if error < experiments.CLOSE else ""
 
 
-def why_absent(shapes: Sequence[tuple[int, ...]]) -> Cause:
-    """Return why the state has no kernel, no bias or neither, by the shapes of its arrays."""
+def why_absent(shapes: Sequence[tuple[int, ...]], kernel: tuple[int, int] | None = None) -> Cause:
+    """Return why the state has no kernel, no bias or neither, by the shapes of its arrays.
+
+    ``kernel`` is the kernel's shape (in, out), if a single array may have the numbers of both.
+    """
+    n, m = kernel or (0, 0)
+    if n and [np.prod(shape) for shape in shapes] == [(n + 1) * m]:
+        return Cause(
+            "parameters-in-one-array",
+            "kernel and bias are stored in one array: describe the layer by functions, see "
+            "'A description in Python' in docs/libraries.md",
+        )
     ranks = [len(shape) for shape in shapes]
     missing = "bias" if ranks == [2] else "kernel" if ranks == [1] else "parameter"
     return Cause(
