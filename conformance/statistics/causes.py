@@ -5,7 +5,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def law(
     finite = {s: w for s, w in samples.items() if np.isfinite(w).all()}
     if declared is None or all(math.isclose(declared(*size) * size[0], 1.0) for size in finite):
         if found.verdict != "known" and not found.quantified:
-            return ""
+            return fan(finite)
         return Cause(_slug(found), f"{found.sentence} {found.remedy}".rstrip())
     ratios = {s: float(np.mean(np.square(w))) / declared(*s) for s, w in finite.items()}
     factor = common_factor(ratios, {s: w.size for s, w in finite.items()}) if ratios else None
@@ -292,3 +292,55 @@ def bias(samples: Samples) -> str:
     if places == {0}:
         return Cause("bias-first-entry", "only the first entry of the bias is not 0.")
     return Cause("bias-constant", "the bias starts from constants other than 0.")
+
+
+_FANS: dict[str, Callable[[int, int], float]] = {
+    "the number of outputs": lambda i, o: o,
+    "the smaller of both sizes": min,
+    "the larger of both sizes": max,
+    "the mean of both sizes": lambda i, o: (i + o) / 2,
+    "the next power of two": lambda i, o: 2.0 ** math.ceil(math.log2(i)),
+    "the power of two before it": lambda i, o: 2.0 ** math.floor(math.log2(i)),
+}
+
+
+def fan(kernels: Mapping[tuple[int, int], Array]) -> str:
+    """Return what is used in place of fan_in, if one number explains the kernels of all sizes.
+
+    Each variance must be within five standard errors of the number's, and no other one may be.
+    The kernels are ``(..., in, out)``.
+    """
+    squares = {size: np.square(kernel.astype(np.float64)) for size, kernel in kernels.items()}
+    if any(not each.any() or not np.isfinite(each).all() for each in squares.values()):
+        return ""
+    errors = {size: each.std() / each.mean() / each.size**0.5 for size, each in squares.items()}
+    off = {s: abs(each.mean() * s[0] - 1) / max(errors[s], _EXACT) for s, each in squares.items()}
+    worst = max(off, key=off.__getitem__)
+    if errors[worst] > _ROUGH or off[worst] < 5:
+        return ""
+    c = 1 / squares[worst].mean()
+    candidates: dict[Cause, Callable[[int, int], float]] = {
+        **{
+            Cause("fan-other", f"{words} is used in place of fan_in"): of
+            for words, of in _FANS.items()
+        },
+        Cause("fan-capped", f"fan_in counts as about {c:.0f} where it is larger"): lambda i, o: min(
+            i, c
+        ),
+        Cause("fan-floored", f"fan_in counts as about {c:.0f} where it is smaller"): lambda i, o: (
+            max(i, c)
+        ),
+    }
+    named = [
+        cause
+        for cause, of in candidates.items()
+        if all(
+            abs(each.mean() * of(*size) - 1) < 5 * max(errors[size], _EXACT)
+            for size, each in squares.items()
+        )
+    ]
+    return named[0] if len(named) == 1 else ""
+
+
+_ROUGH = 0.02
+"""The largest relative standard error of a variance that tells such numbers apart."""

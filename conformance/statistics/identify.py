@@ -139,6 +139,21 @@ SCALES: tuple[Scale, ...] = (
     ),
     Scale("He fan_out", lambda i, o: 2 / o, "the variance is 2/fan_out (He, fan_out)"),
     Scale(
+        "1/min(fan_in, fan_out)",
+        lambda i, o: 1 / min(i, o),
+        "the variance is 1/min(fan_in, fan_out): the smaller of both sizes is used as fan_in",
+    ),
+    Scale(
+        "1/max(fan_in, fan_out)",
+        lambda i, o: 1 / max(i, o),
+        "the variance is 1/max(fan_in, fan_out): the larger of both sizes is used as fan_in",
+    ),
+    Scale(
+        "1/(next power of two)",
+        lambda i, o: 0.5 ** math.ceil(math.log2(i)),
+        "the variance is that of fan_in rounded up to a power of two",
+    ),
+    Scale(
         "1/(3 fan_in)",
         lambda i, o: 1 / (3 * i),
         "the variance is 1/(3 fan_in)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,8 @@ from conformance.checks.areas import cast_models, functions, gradients, input_dt
 from conformance.checks.arithmetic import is_exact
 from conformance.checks.arrays import as_jax, require_array
 from conformance.checks.cases import Case, over
+from conformance.checks.diagnosis import conversions
+from conformance.checks.diagnosis.wrong_gradients import Point
 from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
 from conformance.checks.scan.edges import COMPLEX, HALF, INTEGER, at_edges
@@ -26,7 +29,7 @@ from conformance.contract.requirement import (
     requirement,
     rests_on,
 )
-from conformance.errors import Cause, id_of
+from conformance.errors import Cause, Violation, id_of
 from conformance.jax_setup.lazy import jax, jnp
 
 VALUE = "forward/affine-value"
@@ -148,7 +151,7 @@ def _at_other_ranks(layer: Layer, case: Case, dtype: str) -> list[Case]:
 def _require_trained(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None:
     """Require the gradients for an x of another dtype; the gradient of x has the dtype of x."""
     wide, g = x.astype(np.float32), case.normal("cotangent", *case.lead, case.out_features)
-    point = gradients.Point(f"x of dtype {x.dtype}", case.kernel(), case.bias(), wide, g)
+    point = Point(f"x of dtype {x.dtype}", case.kernel(), case.bias(), wide, g)
     with require.during(f"jax.vjp of the layer for x of dtype {x.dtype}"):
         y, found = programs.pullback(layer)(dense.parameters, point.kernel, point.bias, x, g)
     arithmetic = layer.arithmetic(case.in_features, x.dtype)
@@ -414,11 +417,16 @@ def _require_value(layer: Layer, case: Case, dense: Built, x: Any, equivalent: n
         require.fail(f"{what} is {y.dtype}", accepted=wide, cause=cause)
     require.that(not y.aval.weak_type, f"{what} is weakly typed", accepted="not weakly typed")
     arithmetic = layer.arithmetic(case.in_features, x.dtype)
-    reference = arithmetic.affine(equivalent, case.kernel(), layer.bias_for(case))
-    found = np.asarray(y)
-    # The causes are known for float32 only.
-    is_plain = arithmetic.is_float32
-    cause = input_dtypes.cause_of(found, np.asarray(x), equivalent, case, layer) if is_plain else ""
+    kernel, bias = case.kernel(), layer.bias_for(case)
+    reference, found, cause = arithmetic.affine(equivalent, kernel, bias), np.asarray(y), ""
+    if arithmetic.is_float32:  # the causes are known for it only
+        cause = conversions.cause_of(found, np.asarray(x), equivalent, kernel, bias)
+    if cause and x.ndim > 1:
+        # What is kept of a call of this shape may have another dtype.
+        more, alike = (np.concatenate([v, v[:1]]) for v in (np.asarray(x), equivalent))
+        with contextlib.suppress(Violation):
+            y = dense(as_jax(more))
+            cause = "" if arithmetic.affine(alike, kernel, bias).admits(np.asarray(y)) else cause
     require.near(found, reference, what, cause=cause)
 
 

@@ -417,7 +417,7 @@ def test_array_likes(layer: Layer, case: Case) -> None:
             own = layer.affine(case)
             cause = (
                 shapes.of_form(f, found, value)
-                or wrong_values.of_affine(found, x, *own, layer.value)
+                or telling.of_result(found, x, *own, layer.value)
                 or input_dtypes.of_numpys_product(f, x)
             )
         require.equal(found, plain, f"f of {what}", cause=cause)

@@ -9,7 +9,6 @@ look at each kernel of the sizes and seeds that Hypothesis draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -24,10 +23,12 @@ from conformance.checks.areas.kernels import (
     kernels_of,
     large_kernel,
     law_evidence,
+    of_zeros,
     repeated_lines,
     require_distinct_rows,
     samples,
     structure_evidence,
+    why_of_variance,
 )
 from conformance.checks.areas.levels import require_levels, require_resolution_at_edges
 from conformance.checks.areas.mapped_draws import cost_of_a_draw, describable, drawn_at_once
@@ -329,7 +330,7 @@ def test_kernel_variance(layer: Layer) -> None:
     plot_data.kernel_variance((in_features for in_features, _ in law.finite), evidence)
     judge(
         evidence,
-        lambda: _of_zeros(law.finite) or causes.law(law.finite, law.names, law.variance),
+        lambda: of_zeros(law.finite) or causes.law(law.finite, law.names, law.variance),
         law.finite,
         lambda: law_line(layer),
     )
@@ -366,15 +367,7 @@ def _require_variance(layer: Layer, kernel: np.ndarray, size: tuple[int, int]) -
     if np.isfinite(kernel).all():
         deviation = math.sqrt(law.variance(*size))
         evidence = [variance(kernel.astype(np.float64) / deviation, slack=law.variance_slack)]
-        judge(evidence, lambda: _of_zeros({size: kernel}))
-
-
-def _of_zeros(kernels: Mapping[tuple[int, int], np.ndarray]) -> str:
-    """Return a cause if every weight is 0 at some of the sizes."""
-    for size, drawn in kernels.items():
-        if drawn.size and not drawn.any():
-            return Cause("large-kernel-zero", f"every weight is 0 at some sizes, such as {size}")
-    return ""
+        judge(evidence, lambda: why_of_variance(layer, kernel, size))
 
 
 # A fan_in that is capped at some size is wrong beyond it.

@@ -14,6 +14,7 @@ from conformance.checks import jaxprs, programs, require
 from conformance.checks.areas import input_dtypes, meshes
 from conformance.checks.cases import Case, over
 from conformance.checks.diagnosis.stale_values import require_written
+from conformance.checks.diagnosis.telling import require_value
 from conformance.checks.layer import Layer
 from conformance.contract.requirement import (
     ANY,
@@ -49,16 +50,16 @@ def test_sharded_equals_local(layer: Layer, case: Case) -> None:
     """
     meshes.require_devices()
     x, kernel, bias = case.x(), case.kernel(), layer.bias_for(case)
-    reference = layer.arithmetic(case.in_features).in_parts().affine(x, kernel, bias)
+    value = layer.arithmetic(case.in_features).in_parts().affine
     parameters = layer.of(case).parameters
     for how, places in meshes.placements(case).items():
         with require.during(f"the layer with {how}"):
             found = meshes.sharded(layer)(parameters, *places.put(kernel, bias, x))
             found = np.asarray(found)
         what = f"f(x) with {how} on {places.devices * places.second} devices"
-        require.near(found, reference, what)
+        require_value(layer, found, x, kernel, bias, what, value)
         if how == meshes.BY_ROWS and programs.is_plain(case):
-            meshes.require_within_shard_map(layer, places, case, reference)
+            meshes.require_within_shard_map(layer, places, case, value(x, kernel, bias))
 
 
 @requirement("sharding/default-device", SHOULD, PARAMETERS, wrong_numbers=MUST)
@@ -114,10 +115,9 @@ def test_second_device(layer: Layer, case: Case) -> None:
     if PARAMETERS in layer.provides:
         dense = layer.written(case).replaced(lambda value: jax.device_put(value, device))
         y, held = dense(given), dense.parameters
-        reference = layer.value_for(case, x)
+        own = layer.kernel_for(case), layer.bias_for(case)
     else:
-        y, held = layer.at(case)(given), given
-        reference = layer.value(x, *layer.affine(case))
+        y, held, own = layer.at(case)(given), given, layer.affine(case)
     for what, value in (("f(x)", y), ("x", given), ("the layer", held)):
         found = meshes.devices_of(value)
         require.that(
@@ -126,7 +126,7 @@ def test_second_device(layer: Layer, case: Case) -> None:
             accepted=str(device),
             cause=Cause("device-moved", f"the call moves {what} to another device"),
         )
-    require.near(y, reference, f"f(x) on {device}")
+    require_value(layer, y, x, *own, f"f(x) on {device}")
     if PARAMETERS in layer.provides:
         with jax.default_device(device):
             require_written(dense, case, given, f"a call on {device}")
@@ -151,23 +151,23 @@ def test_eager(layer: Layer, case: Case) -> None:
     if not layer.accepts(case.lead):
         require.not_applicable("the layer takes no batch that could be sharded")
     x, kernel, bias = case.x(), layer.kernel_for(case), layer.bias_for(case)
-    reference = layer.arithmetic(case.in_features).in_parts().affine(x, kernel, bias)
+    value = layer.arithmetic(case.in_features).in_parts().affine
     for how, places in meshes.placements(case).items():
         dense = meshes.on_their_devices(layer.of(case), places, case)
         spread = places.put(case.kernel(), case.bias(), x)[2]
         what = f"f(x) outside of jit with {how}"
-        require.near(dense(spread), reference, what)
+        require_value(layer, dense(spread), x, kernel, bias, what, value)
         if how == meshes.BY_ROWS:
-            meshes.require_same_within_mesh(dense, places, spread, reference)
+            meshes.require_same_within_mesh(dense, places, spread, value(x, kernel, bias))
             if input_dtypes.works_with(layer, "bfloat16"):
                 meshes.require_half(dense, places, case)
         if places.x[0] and layer.accepts((8, 1)):
             y = np.asarray(dense(places.put(kernel, bias, x[:, None])[2]))[:, 0]
             what = f"f(x) outside of jit with {how}, for an x of rank 3"
-            require.near(y, reference, what)
+            require_value(layer, y, x, kernel, bias, what, value)
         if how in (meshes.BY_ROWS, meshes.BY_OUTPUTS):
             meshes.require_gradients(layer, places, case, how)
-    meshes.require_both_axes(layer, case, reference)
+    meshes.require_both_axes(layer, case, value(x, kernel, bias))
 
 
 @requirement("sharding/output-sharding", SHOULD, PARAMETERS, presumes=[FLOAT32_THROUGHOUT])

@@ -20,7 +20,7 @@ from conformance.checks.areas import (
 from conformance.checks.areas.mutation import require_donation, require_no_leaks
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case, over
-from conformance.checks.diagnosis import wrong_values
+from conformance.checks.diagnosis import telling
 from conformance.checks.layer import Layer
 from conformance.checks.oracle import Bounded
 from conformance.checks.scan.edges import COMPILED, DERIVATIVES, at_edges
@@ -64,14 +64,13 @@ def test_jit(layer: Layer, case: Case) -> None:
     for value in (x, *x) if programs.is_plain(case) else (x,):
         with require.during(f"jax.jit of the layer for x of shape {value.shape}"):
             found = np.asarray(programs.forward(layer)(parameters, value))
-        reference = layer.value(value, layer.kernel_for(case), bias)
-        cause = wrong_values.of_affine(found, value, layer.kernel_for(case), bias, layer.value)
-        require.near(found, reference, "f(x) under jax.jit", cause=cause)
+        own = layer.kernel_for(case), bias
+        telling.require_value(layer, found, value, *own, "f(x) under jax.jit")
     if dense.module is not None and programs.is_plain(case) and layer.accepts(BATCH):
         with require.during("nnx.jit of the module"):
             found = np.asarray(programs.module_forward(layer)(dense.module, x))
-        reference = layer.value(x, layer.kernel_for(case), bias)
-        require.near(found, reference, "f(x) under nnx.jit")
+        own = layer.kernel_for(case), bias
+        telling.require_value(layer, found, x, *own, "f(x) under nnx.jit")
     if dense.plain_object is not None and programs.is_plain(case):
         compilation.require_program_of_its_own(layer, case)
 
@@ -418,4 +417,5 @@ def test_symbolic_batch(layer: Layer, case: Case) -> None:
     for x in (case.x(), case.x()[:1]):
         with require.during(f"the exported layer for x of shape {x.shape}"):
             y = exported.call(*jax.tree_util.tree_leaves(parameters), x)
-        require.near(y, layer.value_for(case, x), "f(x) of the exported layer")
+        own = layer.kernel_for(case), layer.bias_for(case)
+        telling.require_value(layer, y, x, *own, "f(x) of the exported layer")

@@ -24,6 +24,7 @@ from conformance.checks.areas import cast_models, gradients, input_dtypes, meshe
 from conformance.checks.arithmetic import rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
+from conformance.checks.diagnosis.wrong_gradients import Point
 from conformance.checks.layer import Built, Layer
 from conformance.checks.scan.points import larger
 from conformance.checks.scan.thresholds import operations
@@ -291,7 +292,7 @@ def _compare_one(
         require.near(_wide(found), reference, "the tangent by jax.jvp")
         return
     its = tuple(map(_wide, found))
-    point = gradients.Point(f"x of shape {x.shape}", kernel, bias, x, g)
+    point = Point(f"x of shape {x.shape}", kernel, bias, x, g)
     given: Any = (*its[:2], None)
     gradients.require_gradients(
         layer, given, point, row.called, inputs=False, arithmetic=arithmetic.in_parts()

@@ -12,6 +12,7 @@ from conformance.checks.areas import gradients
 from conformance.checks.areas.mutation import differing_attributes
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
+from conformance.checks.diagnosis.telling import require_value
 from conformance.checks.exceptions import TRACER_KEPT
 from conformance.checks.layer import Built, Layer
 from conformance.checks.require import on_the_way
@@ -180,11 +181,11 @@ def require_usable_after_a_trace(layer: Layer, case: Case) -> None:
             # layer that raised may be incomplete.
             dense = layer.written(case)
             jax.make_jaxpr(layer.apply)(dense.parameters, as_jax(x))
-    reference = layer.value_for(case, x)
+    own = layer.kernel_for(case), layer.bias_for(case)
     try:
         with require.during("calling a layer that was traced before", cause):
             y = np.asarray(dense.raw(x))
-        require.near(y, reference, "f(x) after a trace")
+        require_value(layer, y, x, *own, "f(x) after a trace")
     except Violation:
         if _is_right_without_a_trace(layer, case):
             raise

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from conformance.checks import oracle, require
-from conformance.checks.areas import gradients, input_dtypes
+from conformance.checks.areas import input_dtypes
 from conformance.checks.areas.kinds import rows_by_kind
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
-from conformance.checks.diagnosis import telling
+from conformance.checks.diagnosis import conversions, telling
+from conformance.checks.diagnosis.wrong_gradients import AT_ZERO
 from conformance.checks.layer import Layer
 from conformance.checks.require import during
 from conformance.checks.scan.edges import scan
@@ -79,7 +80,12 @@ def _require(
     require.that(str(found.dtype) == wide, f"{what} is {found.dtype}", accepted=wide)
     reference = oracle.affine(equivalent, kernel, bias)
     close = np.abs(np.asarray(found) - reference.value) <= 2 * reference.bound
-    cause = "" if np.all(close) else _of_range(layer, case)
+    cause = ""
+    if not np.all(close):
+        own = kernel.astype(np.float32), bias.astype(np.float32)
+        cause = _of_range(layer, case) or conversions.cause_of(
+            np.asarray(found), np.asarray(x), equivalent, *own
+        )
     # If there is a bias, the probed kernel is itself rounded.
     require.within(found, reference.value, 2 * reference.bound, what, cause=cause)
 
@@ -239,7 +245,7 @@ def require_input_gradients(f: Any, x: np.ndarray, kernel: np.ndarray, g: np.nda
             expected = oracle.input_gradient(kernel, np.float32(scale) * g)
             zero = not given.any()
             at = f"the gradient in x{' = 0' * zero} for g of the scale {scale:g}"
-            cause = gradients.AT_ZERO if zero and not np.isfinite(gradient).all() else ""
+            cause = AT_ZERO if zero and not np.isfinite(gradient).all() else ""
             require.within(gradient, expected.value, 2 * expected.bound, at, cause=cause)
         require.that(
             np.isnan(of_nan).all(),

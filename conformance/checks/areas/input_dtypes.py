@@ -15,6 +15,7 @@ from conformance.checks.areas import gradients
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
 from conformance.checks.diagnosis.stale_values import of_earlier
+from conformance.checks.diagnosis.wrong_gradients import Point
 from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
 from conformance.errors import Cause, Violation
@@ -166,7 +167,7 @@ def require_complex_gradients(layer: Layer, case: Case, dense: Built, x: np.ndar
         values = (dense.parameters, case.kernel(), case.bias(), x, g)
         y, found = jax.device_get(programs.pullback(layer)(*values))
     arithmetic = layer.arithmetic(case.in_features)
-    point = gradients.Point("x of complex64", case.kernel(), layer.bias_for(case), x, g)
+    point = Point("x of complex64", case.kernel(), layer.bias_for(case), x, g)
     in_its_dtype = layer.arithmetic(case.in_features, x.dtype)
     gradients.require_value(layer, y, point, "jax.vjp", in_its_dtype)
     references = {
@@ -281,68 +282,6 @@ def represented(x: np.ndarray, dtype: str) -> np.ndarray:
         return x
     significand, exponent = np.frexp(x.astype(np.float64))
     return np.ldexp(np.trunc(np.ldexp(significand, bits)), exponent - bits).astype(x.dtype)
-
-
-def cause_of(
-    found: np.ndarray, x: np.ndarray, equivalent: np.ndarray, case: Case, layer: Layer
-) -> str:
-    """Return the one wrong arithmetic that explains the result, or ""."""
-    kernel, bias = case.kernel(), layer.bias_for(case)
-    candidates = {}
-    if np.iscomplexobj(x):
-        candidates = {
-            Cause("imaginary-dropped", "the imaginary part of x is dropped"): oracle.affine(
-                equivalent.real.astype(np.complex64), kernel, bias
-            ),
-            Cause("input-conjugated", "x is conjugated"): oracle.affine(
-                equivalent.conj(), kernel, bias
-            ),
-            Cause(
-                "bias-in-imaginary", "the bias is also added to the imaginary part"
-            ): oracle.affine(equivalent, kernel, bias * np.complex64(1 + 1j)),
-        }
-    elif x.dtype.kind in "biu":
-        integral = (kernel.astype(x.dtype), bias.astype(x.dtype))
-        candidates = {
-            Cause(
-                "parameters-cast", f"the parameters are cast to {x.dtype}, the dtype of x"
-            ): oracle.affine(x, *(value.astype(np.float32) for value in integral)),
-            Cause(
-                "input-as-int32", "x is cast to int32 first: its largest numbers become negative"
-            ): oracle.affine(x.astype(np.int32).astype(np.float32), kernel, bias),
-        }
-        if not np.isfinite(found).all():
-            return "x is cast to a dtype that its values overflow, such as float16"
-    else:
-        rounded = (value.astype(x.dtype).astype(np.float32) for value in (kernel, bias))
-        candidates = {
-            Cause(
-                "parameters-cast", f"the parameters are cast to {x.dtype}, the dtype of x"
-            ): oracle.rounded_twice(oracle.affine(equivalent, *rounded), str(x.dtype))
-        }
-    right = oracle.affine(equivalent, kernel, bias)
-    if np.shape(found) != right.value.shape or right.admits(found):
-        return ""
-    causes = (words for words, other in candidates.items() if other.admits(found))
-    of_factor = _of_factor(found - bias, right.value - bias) if x.dtype.kind in "iu" else ""
-    return next(causes, "") or of_factor
-
-
-def _of_factor(product: np.ndarray, right: np.ndarray) -> str:
-    """Return whether an x of integers is scaled: x @ K is the right one times one factor."""
-    if product.dtype.kind != "f" or right.dtype.kind != "f" or right.size < _MANY:
-        return ""
-    large = np.abs(right) > np.median(np.abs(right))
-    factors = product[large] / right[large]
-    middle = float(np.median(factors))
-    if abs(middle - 1) < _SAME or np.abs(factors - middle).max() > _SAME * abs(middle):
-        return ""
-    return Cause("integers-scaled", f"an x of integers is multiplied by {middle:.4g}")
-
-
-_MANY = 8
-_SAME = 1e-3
-"""The relative difference that rounding leaves between two factors."""
 
 
 def require_as_text(layer: Layer, case: Case, name: str) -> None:

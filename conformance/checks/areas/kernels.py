@@ -6,6 +6,7 @@ for each size. If it cannot, or if tracing gives other numbers, layers are built
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
 from conformance.checks.scan.edges import FUNCTIONS, NEW, scan
 from conformance.checks.scan.points import WEIGHTS
-from conformance.errors import Cause
+from conformance.errors import Cause, Violation
 from conformance.jax_setup.lazy import jax
 from conformance.layers import experiments
 from conformance.statistics import (
@@ -29,6 +30,7 @@ from conformance.statistics import (
     Design,
     Evidence,
     by_requirement,
+    causes,
     design,
     fresh_seed,
     rejections,
@@ -281,6 +283,32 @@ def kernel_of(layer: Layer, case: Case) -> np.ndarray:
     """Return the case's kernel as float64, from a seed that no other size uses."""
     seed = fresh_seed(case.seed, *case.kernel_shape)
     return np.asarray(layer.build(*case.kernel_shape, seed).kernel, np.float64)
+
+
+def of_zeros(kernels: Mapping[Shape, np.ndarray]) -> str:
+    """Return a cause if every weight is 0 at some of the sizes."""
+    for size, drawn in kernels.items():
+        if drawn.size and not drawn.any():
+            return Cause("large-kernel-zero", f"every weight is 0 at some sizes, such as {size}")
+    return ""
+
+
+def why_of_variance(layer: Layer, kernel: np.ndarray, size: Shape) -> str:
+    """Return why a single kernel (in, out) has a wrong variance, by those of two other sizes.
+
+    A number in place of fan_in is known only for a layer that declares 1/fan_in.
+    """
+    zeros, (n, m) = of_zeros({size: kernel}), size
+    if zeros or kernel.size > _MANY or not math.isclose(declared(layer).variance(n, m) * n, 1.0):
+        return zeros
+    with contextlib.suppress(Violation):
+        others = {of: kernel_of(layer, case_of(of)) for of in ((2 * n + 3, m), (n, 2 * m + 3))}
+        return causes.fan({size: kernel, **others})
+    return ""
+
+
+_MANY = 2**21
+"""So many weights are drawn in little time."""
 
 
 def case_of(size: Shape) -> Case:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from conformance.checks import require
 from conformance.checks.areas.large_cases import at_ranks, require_scales
 from conformance.checks.cases import BATCH, Case
+from conformance.checks.diagnosis.telling import require_value
 from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
 
@@ -40,13 +40,11 @@ def _require_rows(layer: Layer, case: Case) -> None:
     """Require f(x) to be right for batches, each of one kind of row."""
     dense, kernel, bias = layer.written(case), layer.kernel_for(case), layer.bias_for(case)
     for kind, x in rows_by_kind(case, BATCH[0]):
-        reference, what = layer.value(x, kernel, bias), f"f(x) for rows of {kind}"
         for rank, f in at_ranks(dense):
-            require.near(f(x), reference, what + rank)
+            require_value(layer, f(x), x, kernel, bias, f"f(x) for rows of {kind}{rank}")
     x = np.repeat(kernel[:, :1].T, BATCH[0], axis=0)
-    reference = layer.value(x, kernel, bias)
     what = "f(x) for rows that are the kernel's first column"
-    require.near(dense(x), reference, what)
+    require_value(layer, dense(x), x, kernel, bias, what)
 
 
 @once_per_layer()
@@ -55,9 +53,8 @@ def _require_magnitudes(layer: Layer, case: Case) -> None:
     generator = case.generator("magnitudes")
     scales = 10.0 ** generator.uniform(-_EXPONENT, _EXPONENT, (_MANY, 1))
     x = (generator.standard_normal((_MANY, case.in_features)) * scales).astype(np.float32)
-    reference = layer.value(x, kernel, bias)
     what = f"f(x) for {_MANY} rows of magnitudes from 1e-{_EXPONENT} to 1e{_EXPONENT}"
-    require.near(dense.rows(x), reference, what)
+    require_value(layer, dense.rows(x), x, kernel, bias, what)
 
 
 @once_per_layer()
@@ -67,15 +64,14 @@ def _require_kernels(layer: Layer, case: Case) -> None:
     x, bias, dense = case.normal("x", *case.x_shape), layer.bias_for(case), layer.of(case)
     for kind, kernel in _kernels_by_kind(case):
         dense.write(kernel, case.bias())
-        reference = layer.value(x, kernel, bias)
         for rank, f in at_ranks(dense):
-            require.near(f(x), reference, f"f(x) for {kind}{rank}")
+            require_value(layer, f(x), x, kernel, bias, f"f(x) for {kind}{rank}")
     if layer.convention.use_bias:
         for kind, bias in _biases_by_kind(case):
             dense.write(case.kernel(), bias)
-            reference = layer.value(x, layer.kernel_for(case), bias)
+            kernel = layer.kernel_for(case)
             for rank, f in at_ranks(dense):
-                require.near(f(x), reference, f"f(x) for {kind}{rank}")
+                require_value(layer, f(x), x, kernel, bias, f"f(x) for {kind}{rank}")
 
 
 def rows_by_kind(case: Case, count: int) -> Iterator[tuple[str, np.ndarray]]:

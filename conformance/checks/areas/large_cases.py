@@ -13,6 +13,7 @@ from conformance.checks.areas import input_dtypes
 from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import BATCH, Case
 from conformance.checks.diagnosis import shapes
+from conformance.checks.diagnosis.telling import require_value
 from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
 from conformance.checks.scan.edges import scan
@@ -85,11 +86,10 @@ def require_tall(layer: Layer, case: Case) -> None:
     """Require f(x) to be right for long batches, eager at rank 2 and compiled at ranks 2 and 3."""
     x = case.normal("x", 70_001, case.in_features)
     dense, kernel, bias = layer.written(case), layer.kernel_for(case), layer.bias_for(case)
-    reference = layer.value(x, kernel, bias)
-    require.near(dense(x), reference, "f(x)")
+    require_value(layer, dense(x), x, kernel, bias, "f(x)")
     if input_dtypes.takes_numpy(layer):  # which may go to the device in parts
         y = dense(x, as_given=True)
-        require.near(y, reference, "f of a NumPy array")
+        require_value(layer, y, x, kernel, bias, "f of a NumPy array")
     _require_long_sequences(layer, case)
     for lead in ((40_001,), (70_001,), (7, 5714)):
         if not layer.accepts(lead):
@@ -97,9 +97,8 @@ def require_tall(layer: Layer, case: Case) -> None:
         rows = int(np.prod(lead))
         with require.during(f"jax.jit of the layer for x of shape {(*lead, case.in_features)}"):
             y = programs.forward(layer)(dense.parameters, x[:rows].reshape(*lead, -1))
-        found = np.asarray(y).reshape(rows, -1)
         what = f"f(x) under jax.jit for leading dimensions {lead}"
-        require.within(found, reference.value[:rows], reference.bound[:rows], what)
+        require_value(layer, np.asarray(y).reshape(rows, -1), x[:rows], kernel, bias, what)
 
 
 @once_per_layer()
@@ -111,7 +110,8 @@ def _require_long_sequences(layer: Layer, case: Case) -> None:
     case = replace(case, in_features=16, out_features=16, lead=lead)
     x = case.normal("x", *case.x_shape)
     rows, y = x.reshape(-1, 16), np.asarray(layer.written(case)(x)).reshape(-1, 16)
-    require.near(y, layer.value_for(case, rows), f"f(x) for x of shape {x.shape}")
+    own = layer.kernel_for(case), layer.bias_for(case)
+    require_value(layer, y, rows, *own, f"f(x) for x of shape {x.shape}")
 
 
 # Values near the constant and far from it, on both sides.
@@ -149,12 +149,11 @@ def require_constants(layer: Layer, case: Case, constants: Sequence[float]) -> N
             for x, kernel, bias in drawn:
                 if not layer.convention.use_bias:
                     bias = np.zeros_like(bias)
-                reference = layer.value(x, kernel, bias)
                 size = np.abs(x).astype(np.float64) @ np.abs(kernel) + np.abs(bias)
                 if size.max() < _GREATEST * 10:
                     what = f"f(x) for values as large as the constant {constant:.6g} of the program"
                     for rank, f in at_ranks(layer.of(case).write(kernel, bias)):
-                        require.near(f(x), reference, what + rank)
+                        require_value(layer, f(x), x, kernel, bias, what + rank)
 
 
 # Beyond these, products are subnormal, or overflow.

@@ -10,6 +10,7 @@ from conformance.checks import jaxprs, programs, require
 from conformance.checks.areas import gradients
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
+from conformance.checks.diagnosis.wrong_gradients import Point
 from conformance.checks.layer import Layer
 from conformance.checks.once import once_per_layer
 from conformance.checks.oracle import Bounded
@@ -93,7 +94,7 @@ def require_maps_of_parts(layer: Layer, case: Case, parameters: Any) -> None:
     what = "the gradient, with respect to stacked kernels, of jax.vmap of the layer"
     require.within(gradient, value, bound, what)
     for i, g in enumerate(cotangent):
-        point = gradients.Point("x of one Jacobian", single[0], single[1], single[2], g)
+        point = Point("x of one Jacobian", single[0], single[1], single[2], g)
         its = (jacobian[0][i], jacobian[1][i], jacobian[2][i])
         gradients.require_gradients(layer, its, point, "jax.vmap of jax.vjp over g")
 
@@ -160,7 +161,7 @@ def _require_gradients_along(
         mapped = jax.vmap(of_row, (None, None, None, 0, 0), axis_name=name)
         found = jax.device_get(mapped(parameters, *map(as_jax, (kernel, bias, x, g))))
     for i, its in enumerate(zip(*found, strict=True)):
-        point = gradients.Point("x of one row", kernel, bias, x[i], g[i])
+        point = Point("x of one row", kernel, bias, x[i], g[i])
         try:
             gradients.require_gradients(layer, its, point, by)
         except Violation as violation:

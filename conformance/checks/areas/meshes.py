@@ -15,6 +15,8 @@ from conformance.checks.areas import gradients
 from conformance.checks.arithmetic import rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
+from conformance.checks.diagnosis.telling import require_value
+from conformance.checks.diagnosis.wrong_gradients import Point
 from conformance.checks.layer import Built, Layer
 from conformance.checks.oracle import Bounded
 from conformance.errors import Cause, Violation
@@ -125,16 +127,18 @@ def require_half(dense: Built, places: Placement, case: Case) -> None:
     """
     x, layer = rounded(case.x(), "bfloat16"), dense.layer
     arithmetic = layer.arithmetic(case.in_features, "bfloat16").in_parts()
-    reference = arithmetic.affine(x, case.kernel(), layer.bias_for(case))
+    kernel, bias = case.kernel(), layer.bias_for(case)
     right = False
     with contextlib.suppress(Violation):
-        right = reference.admits(layer.written(case)(as_jax(x, "bfloat16")))
+        right = arithmetic.affine(x, kernel, bias).admits(
+            layer.written(case)(as_jax(x, "bfloat16"))
+        )
     if not right:
         return
     given = places.put(case.kernel(), case.bias(), as_jax(x, "bfloat16"))[2]
     what = f"f(x) outside of jit with {BY_ROWS}, for an x of bfloat16"
     y = np.asarray(dense(given), np.float32)
-    require.near(y, reference, what)
+    require_value(layer, y, x, kernel, bias, what, arithmetic.affine)
 
 
 def require_same_within_mesh(dense: Built, places: Placement, x: Any, reference: Bounded) -> None:
@@ -189,7 +193,7 @@ def require_gradients(layer: Layer, places: Placement, case: Case, how: str) -> 
     # At least two rows are on each device, so that they are not taken for a single one.
     places = replace(places, devices=min(places.devices, case.lead[0] // 2))
     g = case.normal("cotangent", *case.lead, case.out_features)
-    point = gradients.Point(f"with {how}", case.kernel(), case.bias(), case.x(), g)
+    point = Point(f"with {how}", case.kernel(), case.bias(), case.x(), g)
     values, spread = places.put(*point.values()), jax.device_put(g, places.of_output())
     loss = programs.weighted(layer, layer.of(case).parameters, spread)
     by = "jax.grad outside of jit"

@@ -18,6 +18,7 @@ from conformance.checks import programs, require
 from conformance.checks.areas.composition import linen_leaves
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
+from conformance.checks.diagnosis.telling import require_value
 from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
 from conformance.checks.require import on_the_way
@@ -204,19 +205,19 @@ def require_no_leaks(layer: Layer, case: Case) -> None:
     """Require that no tracer remains, and that the layer runs without ``jit``."""
     x = as_jax(case.x())
     dense = layer.written(case)
-    reference = layer.value_for(case, case.x())
+    given, own = case.x(), (layer.kernel_for(case), layer.bias_for(case))
     parameters = dense.parameters
     with jax.disable_jit(), require.during("the layer under jax.disable_jit"):
         found = programs.call(layer, parameters, x)
-    require.near(found, reference, "f(x) under jax.disable_jit")
+    require_value(layer, found, given, *own, "f(x) under jax.disable_jit")
     with jax.checking_leaks(), require.during("jax.jit under jax.checking_leaks"):
         found = jax.jit(lambda p, x: programs.call(layer, p, x))(parameters, x)
-    require.near(found, reference, "f(x) under jax.checking_leaks")
+    require_value(layer, found, given, *own, "f(x) under jax.checking_leaks")
     if dense.module is not None and layer.accepts(BATCH):
         # Here the module is an argument, as in a function that a user compiles.
         with jax.checking_leaks(), require.during("nnx.jit under jax.checking_leaks"):
             found = nnx.jit(layer.through)(dense.module, x)
-        require.near(found, reference, "f(x) by nnx.jit, leaks checked,")
+        require_value(layer, found, given, *own, "f(x) by nnx.jit, leaks checked,")
 
 
 def differing_attributes(first: Built, second: Built) -> str:
@@ -317,14 +318,13 @@ def require_donation(layer: Layer, case: Case) -> None:
         bias = np.asarray(jnp.copy(layer.bias_of(before.parameters)))
     with require.during("jax.jit with donated state"):
         doubled, found = programs.donating(layer)(donor.parameters, x)
-    reference = layer.value(case.x(), kernel, bias)
-    require.near(found, reference, "f(x) with donated state")
+    require_value(layer, found, case.x(), kernel, bias, "f(x) with donated state")
     if not layer.reparameterized:
         require.equal(layer.kernel_of(doubled), 2 * kernel, "the kernel returned by the step")
     with require.during("calling an instance after another's state was donated"):
         again = np.asarray(before(x))
         np.asarray(layer.of(case)(x))
-    require.near(again, reference, "f(x) of another instance")
+    require_value(layer, again, case.x(), kernel, bias, "f(x) of another instance")
 
 
 def require_copied(dense: Built, x: np.ndarray) -> None:

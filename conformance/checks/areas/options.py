@@ -17,6 +17,7 @@ from conformance.checks.areas.compilation import kept_by_shape
 from conformance.checks.arithmetic import is_exact, rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
+from conformance.checks.diagnosis.wrong_gradients import Point
 from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
 from conformance.checks.require import during
@@ -123,7 +124,7 @@ def require_at_every_rank(
 def require_gradients(layer: Layer, case: Case, dense: Built, x: np.ndarray, by: str) -> None:
     """Require the gradients of the layer with an option set."""
     g = case.normal("cotangent", *x.shape[:-1], case.out_features)
-    point = gradients.Point(f"x of shape {x.shape}", case.kernel(), case.bias(), x, g)
+    point = Point(f"x of shape {x.shape}", case.kernel(), case.bias(), x, g)
     with during(by):
         values = (*point.values(), g)
         _, found = jax.device_get(programs.pullback(layer)(dense.parameters, *values))
@@ -394,7 +395,7 @@ def require_negated_gradients(dense: Built, case: Case) -> None:
     layer, lead = dense.layer, case.lead if dense.layer.accepts(case.lead) else ()
     x, g = case.normal("x", *lead, case.in_features), case.normal("g", *lead, case.out_features)
     by = "jax.vjp with a dot_general that negates the product"
-    point = gradients.Point(f"x of shape {x.shape}", case.kernel(), case.bias(), x, g)
+    point = Point(f"x of shape {x.shape}", case.kernel(), case.bias(), x, g)
     with during(by):
         values = -point.kernel, point.bias, -x, g
         _, found = jax.device_get(programs.pullback(layer)(dense.parameters, *values))

@@ -11,6 +11,7 @@ from conformance.checks import programs, require
 from conformance.checks.areas import gradients
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, LARGE, Case
+from conformance.checks.diagnosis.wrong_gradients import Point
 from conformance.checks.layer import Layer
 from conformance.checks.oracle import Bounded
 from conformance.errors import Cause
@@ -81,7 +82,7 @@ def require_parts(layer: Layer, case: Case, parameters: Any) -> None:
     _require_frozen(layer)
 
 
-def _require_second(layer: Layer, point: gradients.Point, along: Any, second: Any) -> None:
+def _require_second(layer: Layer, point: Point, along: Any, second: Any) -> None:
     """Require the gradients of ``<dK, t> + <db, u> + <dx, s>`` at the point.
 
     It is ``<x t + u + s K, g>``: its gradient is s^T g in the kernel, 0 in the bias, g t^T in x,

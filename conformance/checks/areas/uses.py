@@ -20,6 +20,8 @@ from conformance.checks.areas import gradients, input_dtypes
 from conformance.checks.arithmetic import rounded
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import BATCH, Case
+from conformance.checks.diagnosis.telling import require_value
+from conformance.checks.diagnosis.wrong_gradients import Point
 from conformance.checks.layer import Built, Layer
 from conformance.jax_setup.lazy import jax, nnx
 
@@ -119,9 +121,13 @@ Use = Callable[[World, Held, Step], None]
 
 
 def _require(world: World, held: Held, x: np.ndarray, y: Any, dtype: str = "float32") -> None:
-    reference = world.reference(held, x, dtype)
     what = f"f(x) for x of shape {x.shape} and dtype {dtype}"
-    require.near(np.asarray(y).astype(np.float32), reference, what)
+
+    def value(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> oracle.Bounded:
+        return world.reference(replace(held, kernel=kernel, bias=bias), x, dtype)
+
+    found = np.asarray(y).astype(np.float32)
+    require_value(world.layer, found, x, held.kernel, held.bias, what, value)
 
 
 def _call_on(dtype: str) -> Use:
@@ -204,7 +210,7 @@ def _gradients(world: World, held: Held, step: Step) -> None:
     layer, dense = world.layer, held.dense
     x = world.x(held, replace(step, values=LEADS.index((2, 4))))
     g = replace(world.case, values=step.values).normal("g", *x.shape[:-1], held.kernel.shape[1])
-    point = gradients.Point(f"x of shape {x.shape}", held.kernel, held.bias, x, g)
+    point = Point(f"x of shape {x.shape}", held.kernel, held.bias, x, g)
     if not gradients.has_states(dense):
         with require.during("jax.grad of the layer"):
             loss = programs.weighted(layer, dense.parameters, g)

@@ -5,16 +5,21 @@ For a square layer it uses 5 of each, because square layers may have a branch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from conformance.checks import require
 from conformance.checks.arithmetic import rounded
 from conformance.checks.cases import Case
 from conformance.checks.diagnosis import wrong_values
+from conformance.checks.diagnosis.places import Formula, of_constants, of_places
 from conformance.checks.diagnosis.stale_values import of_copy
 from conformance.checks.diagnosis.transformations import of_transformation
 from conformance.checks.layer import Layer
+from conformance.checks.scan.edges import scan
 from conformance.errors import Cause, id_of
 
 
@@ -152,11 +157,60 @@ def of_value(layer: Layer, case: Case, x: np.ndarray, found: np.ndarray) -> str:
 
     At 0, a bias that is not used gives the same result as one that is added to the kernel.
     """
+    if found.size < _SEVERAL:
+        larger = _larger(case)
+        larger_x = larger.normal("x", *larger.x_shape)
+        there = np.asarray(layer.written(larger)(larger_x))
+        if not layer.value_for(larger, larger_x).admits(there):
+            case, x, found = larger, larger_x, there
     if not x.any():
         x = case.normal("another x", *x.shape)
         found = np.asarray(layer.written(case)(x))
-    kernel, bias = layer.kernel_for(case), layer.bias_for(case)
-    return wrong_values.of_affine(found, x, kernel, bias, layer.value)
+    kernel, bias, constants = layer.kernel_for(case), layer.bias_for(case), scan(layer).constants
+    return of_result(found, x, kernel, bias, layer.value, constants)
+
+
+def of_result(
+    found: np.ndarray,
+    x: np.ndarray,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    value: Formula,
+    constants: Sequence[float] = (),
+) -> str:
+    """Return why ``found`` is not ``x @ kernel + bias``, as a whole or in a part of it.
+
+    The constants are those with which the layer compares values.
+    """
+    return (
+        wrong_values.of_affine(found, x, kernel, bias, value)
+        or of_constants(found, x, kernel, bias, value, constants)
+        or of_places(found, x, kernel, bias, value)
+    )
+
+
+def require_value(
+    layer: Layer,
+    y: Any,
+    x: np.ndarray,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    what: str,
+    value: Formula | None = None,
+) -> None:
+    """Require ``y`` to be ``x @ kernel + bias`` within its bound, or say what is likely wrong.
+
+    ``value`` gives the bound, if it is not that of a plain call.
+    """
+    value, found, cause = value or layer.value, np.asarray(y), ""
+    reference = value(x, kernel, bias)
+    if not reference.admits(found):
+        cause = of_result(found, x, kernel, bias, value, scan(layer).constants)
+    require.near(found, reference, what, cause=cause)
+
+
+_SEVERAL = 4
+"""So few numbers fit several formulas."""
 
 
 def of_usual(layer: Layer, case: Case) -> str:

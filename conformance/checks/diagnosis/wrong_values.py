@@ -10,6 +10,7 @@ import numpy as np
 
 from conformance.checks import oracle
 from conformance.checks.arithmetic import Arithmetic, is_exact, rounded
+from conformance.checks.diagnosis.places import Formula, span
 from conformance.errors import Cause, id_of
 from conformance.jax_setup.lazy import jax
 
@@ -88,9 +89,6 @@ def of_zero_and_basis(
         right = oracle.affine(eye, kernel, bias)
         return "" if right.admits(found) else _factor(found, right)
     return cause
-
-
-Formula = Callable[[np.ndarray, np.ndarray, np.ndarray], oracle.Bounded]
 
 
 def of_affine(
@@ -201,7 +199,7 @@ def of_basis(found: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> str:
     # With one output, a single entry of the kernel may be dropped.
     if ignored.size and kernel.shape[1] > 1 and np.array_equal(ignored, wrong):
         return Cause(
-            "inputs-ignored", f"inputs are ignored: {_span(ignored, len(kernel))} of {len(kernel)}"
+            "inputs-ignored", f"inputs are ignored: {span(ignored, len(kernel))} of {len(kernel)}"
         )
     columns = np.flatnonzero(differs.any(axis=0))
     by_column = differs[:, columns].sum(axis=0)
@@ -209,7 +207,7 @@ def of_basis(found: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> str:
     if 0 < columns.size <= kernel.shape[1] // 2 and by_column.min() > max(1, len(kernel) // 2):
         return Cause(
             "some-outputs-wrong",
-            f"only outputs {_span(columns, kernel.shape[1])} of {kernel.shape[1]} are wrong",
+            f"only outputs {span(columns, kernel.shape[1])} of {kernel.shape[1]} are wrong",
         )
     dropped = differs & (found == bias)
     if 0 < dropped.sum() < differs.size and np.array_equal(dropped, differs):
@@ -223,14 +221,6 @@ def of_basis(found: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> str:
                 f"the kernel, or its product with x, is rounded to {decimals} decimals",
             )
     return ""
-
-
-def _span(places: np.ndarray, total: int) -> str:
-    """Return indices in words, as a range if they are consecutive."""
-    first, last = int(places[0]), int(places[-1])
-    if last - first + 1 == places.size and places.size > 1:
-        return f"from {first} on" if last == total - 1 else f"from {first} to {last}"
-    return ", ".join(map(str, places[:5])) + (", ..." if places.size > 5 else "")
 
 
 def _candidates(
@@ -302,6 +292,9 @@ def _looser(formula: oracle.Bounded) -> oracle.Bounded:
 
 
 _PRODUCT = "the product is computed in reduced precision: errors are those of"
+_LARGEST_HALF = 65504.0
+_MANY, _LEVELS = 64, 8
+"""So many numbers, or different ones, fit the roundings of a format by no accident."""
 _FORMATS = {"bfloat16": ("bfloat16", 2.0**-8), "float16": ("TF32 or float16", 2.0**-11)}
 
 
@@ -317,34 +310,50 @@ def _reduced_precision(
     if np.any(right.bound > 2 * oracle.affine(x, kernel, bias).bound):
         return ""
     size = np.abs(x).astype(np.float64) @ np.abs(kernel).astype(np.float64) + np.abs(bias)
+    overflows = ~np.isfinite(found)
+    if overflows.any():
+        # Each partial sum is below the sum of the magnitudes.
+        may = np.maximum(size, np.maximum(np.abs(x).max(-1, keepdims=True), np.abs(kernel).max(0)))
+        must = np.abs(right.value) > 1.01 * _LARGEST_HALF
+        wrong = (overflows & (may < _LARGEST_HALF)).any() or (must & ~overflows).any()
+        held, exact = (
+            np.abs(product - rounded(product, "float16")) <= right.bound[~overflows]
+            for product in ((y - bias)[~overflows].astype(np.float32) for y in (found, right.value))
+        )
+        if wrong or not held.all() or exact.all():
+            return ""
+        return Cause("reduced-precision", f"{_PRODUCT} float16, in which large numbers overflow")
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.abs(found.astype(np.float64) - right.value) - right.bound
         relative = np.where(error <= 0, 0.0, error / size)
     worst = float(np.max(relative)) if relative.size else 0.0
     for name, (words, unit) in _FORMATS.items():
-        if unit / 16 < worst <= 2.5 * unit:
+        # The errors of long sums cancel, so a small one tells only if the numbers do.
+        least = 0.0 if found.size >= _MANY else unit / 16
+        if least < worst <= 2.5 * unit:
             held_x, held_kernel = rounded(x, name), rounded(kernel, name)
             of_operands = {
                 "x is rounded to": (held_x, kernel),
                 "the kernel is rounded to": (x, held_kernel),
                 _PRODUCT: (held_x, held_kernel),
             }
+            if is_exact(x, name) != is_exact(kernel, name):
+                del of_operands[_PRODUCT]  # only one operand has anything to round
             named = [
                 what
                 for what, operands in of_operands.items()
                 if oracle.affine(*operands, bias).admits(found)
             ]
-            held = rounded(found, name)
-            product = found.astype(np.float64) - bias
-            held_product = rounded(product.astype(np.float32), name)
-            if (
-                named
-                or np.array_equal(held, found)
-                or bool(np.all(np.abs(product - held_product) <= right.bound))
-            ):
+
+            def is_held(result: np.ndarray, name: str = name) -> bool:
+                result, product = result.astype(np.float32), (result - bias).astype(np.float32)
+                near = np.abs(product - rounded(product, name)) <= right.bound
+                return is_exact(result, name) or bool(near.all())
+
+            several = found.size < _MANY or np.unique(found - bias).size > _LEVELS
+            if named or (several and is_held(found) and not is_held(right.value)):
                 what = named[0] if len(named) == 1 else _PRODUCT
-                words = f"{what} {words}"
-                return Cause("reduced-precision", words)
+                return Cause("reduced-precision", f"{what} {words}")
     return ""
 
 
