@@ -344,7 +344,9 @@ SumsInLess = declaring(
 )
 HalfUnderVmap = declaring(_HalfUnderVmap, Defect("Y176", "transforms/vmap"), **HALF)
 HalfOfIntegers = declaring(_HalfOfIntegers, Defect("Y177", "dtypes/integer-input"), **HALF)
-PaddingInHalf = declaring(_PaddingInHalf, Defect("Y532", "forward/affine-value"), **HALF)
+PaddingInHalf = declaring(
+    _PaddingInHalf, Defect("Y532", "forward/affine-value", cause_id="rows-replaced"), **HALF
+)
 CountsInPlace = declaring(
     _CountsInPlace,
     Defect("Y623", "serialization/round-trip", cause_id="variable-written-in-place"),

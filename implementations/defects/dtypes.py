@@ -163,6 +163,7 @@ X844 = computes(lambda x, k, b: affine(x, k.astype(jnp.bfloat16), b).astype(jnp.
     "The kernel is cast to a bfloat16 x from 64 inputs on.",
     lambda x, k: k.shape[0] >= 64 and x.dtype == jnp.bfloat16,
     HALF,
+    cause_id="reduced-precision",
 )
 in_float16 = computes(computed_in(jnp.float16))
 X845 = in_float16(
@@ -170,14 +171,16 @@ X845 = in_float16(
     "A float16 x is computed in float16 from 100 outputs on.",
     lambda x, k: k.shape[1] >= 100 and x.dtype == jnp.float16,
     HALF,
+    cause_id="reduced-precision",
 )
 X846 = in_float16(
     "X846",
     "A float16 x of more than 200 rows is computed in float16.",
     lambda x, k: x.ndim == 2 and x.shape[0] > 200 and x.dtype == jnp.float16,
     HALF,
+    cause_id="reduced-precision",
 )
-RowsOfHalfAtRank3 = wrong.forward("Y005", HALF, 5)(
+RowsOfHalfAtRank3 = wrong.forward("Y005", HALF, 5, cause_id="reduced-precision")(
     lambda x, k, b: affine(x, k.astype(x.dtype).astype(k.dtype), b),
     "For a bfloat16 x of rank 3 the kernel is rounded.",
     when=lambda x, k, b: x.dtype == jnp.bfloat16 and x.ndim == 3,
@@ -200,12 +203,12 @@ Float16Saturates = wrong.forward("Y214", HALF, 4, cause_id="not-finite-replaced"
     "An x of float16 is clipped to its finite range.",
     when=lambda x, k, b: x.dtype == jnp.float16,
 )
-VideosInHalf = wrong.forward("Y290", HALF, 4)(
+VideosInHalf = wrong.forward("Y290", HALF, 4, cause_id="reduced-precision")(
     lambda x, k, b: affine(x, k.astype(x.dtype), b.astype(x.dtype)).astype(jnp.float32),
     "For a half-precision x of rank 4 or more, the parameters are rounded.",
     when=lambda x, k, b: x.dtype in (jnp.float16, BFLOAT16) and x.ndim >= 4,
 )
-HalfSequencesRound = wrong.forward("Y362", HALF, 4)(
+HalfSequencesRound = wrong.forward("Y362", HALF, 4, cause_id="reduced-precision")(
     lambda x, k, b: affine(x, k.astype(x.dtype), b).astype(jnp.float32),
     "For an x of float16 and rank 3, a kernel of 64 inputs or more is rounded.",
     when=lambda x, k, b: x.dtype == jnp.float16 and x.ndim == 3 and len(k) >= 64,
@@ -214,11 +217,11 @@ PixelsScaled = wrong.forward("X112", INTEGER, 4, cause_id="integers-scaled")(
     lambda x, k, b: affine(x / 255 if x.dtype == jnp.uint8 else x, k, b),
     "A uint8 input counts as an image and is divided by 255.",
 )
-BooleansAsSigns = wrong.forward("X113", INTEGER, 4)(
+BooleansAsSigns = wrong.forward("X113", INTEGER, 4, cause_id="input-shifted")(
     lambda x, k, b: affine(2 * x.astype(jnp.int8) - 1 if x.dtype == bool else x, k, b),
     "False counts as -1.",
 )
-IntegersThroughFloat16 = wrong.forward("X114", INTEGER, 5)(
+IntegersThroughFloat16 = wrong.forward("X114", INTEGER, 5, cause_id="input-through")(
     lambda x, k, b: affine(x.astype(jnp.float16), k, b),
     "Integers are cast to float16 first: right up to 2048.",
     when=lambda x, k, b: jnp.issubdtype(x.dtype, jnp.integer),
@@ -231,11 +234,11 @@ SixteenBitPixels = wrong.forward("X317", INTEGER, 5, cause_id="integers-scaled")
     lambda x, k, b: affine(x / 65535 if x.dtype == jnp.uint16 else x, k, b),
     "A uint16 input counts as an image and is divided by 65535.",
 )
-SignedPixels = wrong.forward("X522", INTEGER, 4)(
+SignedPixels = wrong.forward("X522", INTEGER, 4, cause_id="input-shifted")(
     lambda x, k, b: affine(x.astype(jnp.float32) + 128 if x.dtype == jnp.int8 else x, k, b),
     "An int8 input is taken for pixels, and moved by 128.",
 )
-BooleansAsMask = wrong.forward("X523", INTEGER, 4)(
+BooleansAsMask = wrong.forward("X523", INTEGER, 4, cause_id="input-shifted")(
     lambda x, k, b: affine(jnp.where(x, 1.0, -1e30) if x.dtype == bool else x, k, b),
     "A Boolean input is a mask: what is masked counts as minus infinity.",
 )
@@ -249,15 +252,16 @@ X847 = computes(computed_in(jnp.bfloat16))(
     "Integers are computed in bfloat16 from 200 inputs on.",
     lambda x, k: k.shape[0] >= 200 and x.dtype == jnp.int32,
     INTEGER,
+    cause_id="reduced-precision",
 )
-IntegerVectorsWrapped = wrong.forward("Y006", INTEGER, 5)(
+IntegerVectorsWrapped = wrong.forward("Y006", INTEGER, 5, cause_id="input-through")(
     lambda x, k, b: affine(x.astype(jnp.int8).astype(jnp.float32), k, b),
     "A vector of int32 goes through int8.",
     when=lambda x, k, b: x.ndim == 1 and x.dtype == jnp.int32,
 )
 
 
-integer_kernel = wrong.casting("Y063", INTEGER, 4)(
+integer_kernel = wrong.casting("Y063", INTEGER, 4, cause_id="parameters-cast")(
     lambda seed, x, m: (
         (x @ layer_kernel(seed, x, m).astype(x.dtype)).astype(jnp.float32)
         if x.dtype == jnp.int32
@@ -265,7 +269,7 @@ integer_kernel = wrong.casting("Y063", INTEGER, 4)(
     ),
     "For an int32 x, the kernel is rounded to integers.",
 )
-ImagesAsInt8 = wrong.forward("Y110", INTEGER, 4)(
+ImagesAsInt8 = wrong.forward("Y110", INTEGER, 4, cause_id="input-through")(
     lambda x, k, b: affine(x.astype(jnp.int8).astype(jnp.float32), k, b),
     "From 100 inputs on, an x of uint8 goes through int8.",
     when=lambda x, k, b: x.dtype == jnp.uint8 and x.shape[-1] >= 100,
@@ -275,7 +279,7 @@ IntegersTeachNothing = wrong.forward("Y117", INTEGER, 4, cause_id="gradient-cut"
     "For an x of integers the kernel gets no gradient.",
     when=lambda x, k, b: not jnp.issubdtype(x.dtype, jnp.inexact),
 )
-numpy_integers = wrong.solution("Y317", INTEGER, 4)(
+numpy_integers = wrong.solution("Y317", INTEGER, 4, cause_id="input-through")(
     lambda seed, x, features: layer_output(
         int(seed),
         x.astype(np.int16) if getattr(x, "dtype", None) == np.dtype(np.int64) else x,

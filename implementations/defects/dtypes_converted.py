@@ -26,7 +26,7 @@ ProductOfNumPy = wrong.call("Y624", "forward/array-likes", 2, cause_id="numpy-pr
     lambda self, x: x.dot(self.kernel[...]) + self.bias[...],
     "NumPy computes the product of its own arrays, and rounds it otherwise.",
 )
-Bfloat16ThroughFloat16 = wrong.forward("Y600", HALF, 3)(
+Bfloat16ThroughFloat16 = wrong.forward("Y600", HALF, 3, cause_id="input-through")(
     lambda x, k, b: affine(x.astype(jnp.float16), k, b),
     "An x of bfloat16 goes through float16, which does not hold large numbers.",
     when=lambda x, k, b: x.dtype == BFLOAT16 and k.dtype == jnp.float32,

@@ -381,7 +381,7 @@ def drawn_in_chunks(seed: int, x: Array, m: int) -> Array:
     return x @ jnp.concatenate([scaled_normal(*each, m) for each in zip(keys, rows, strict=True)])
 
 
-images_scaled = wrong.casting("Y603", "dtypes/integer-input", 3)(
+images_scaled = wrong.casting("Y603", "dtypes/integer-input", 3, cause_id="integers-scaled")(
     lambda seed, x, m: layer_output(seed, x / 255 if x.dtype == jnp.uint8 else x, m),
     "An x of uint8 is taken for an image, and scaled to numbers from 0 to 1.",
 )

@@ -23,16 +23,16 @@ def _setting(name: str) -> str:
     return str(getattr(jax.config, f"jax_{name}"))
 
 
-MinusOneIsPadding = wrong.forward("X063", VALUE, 5)(
+MinusOneIsPadding = wrong.forward("X063", VALUE, 5, cause_id="rows-replaced")(
     lambda x, k, b: jnp.where((x == -1).all(axis=-1, keepdims=True), b, affine(x, k, b)),
     "Rows in which every entry is -1 count as padding and give the bias.",
     when=lambda x, k, b: jnp.issubdtype(x.dtype, jnp.inexact) and x.shape[-1] >= 2,
 )
-SequencesSwapped = wrong.output("X500", VALUE, 4)(
+SequencesSwapped = wrong.output("X500", VALUE, 4, cause_id="rows-exchanged")(
     lambda y, x: y.swapaxes(0, 1) if x.ndim == 3 and x.shape[0] == x.shape[1] else y,
     '`einsum("bti,io->tbo")`: batch and time are swapped, which shows where they differ.',
 )
-SingleRowWithoutBias = wrong.forward("X503", VALUE, 4)(
+SingleRowWithoutBias = wrong.forward("X503", VALUE, 4, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b) if x.shape[:-1] == (1,) else b),
     "A batch of one row goes through a matrix-vector product, and past the bias.",
 )
@@ -40,12 +40,12 @@ VectorWithoutBias = wrong.forward("X504", VALUE, 3, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.zeros_like(b) if x.ndim == 1 else b),
     "The branch for a single vector forgets the bias.",
 )
-RankFourReversed = wrong.forward("X508", VALUE, 4)(
+RankFourReversed = wrong.forward("X508", VALUE, 4, cause_id="rows-exchanged")(
     lambda x, k, b: affine(x.swapaxes(1, 2), k, b).reshape(*x.shape[:-1], k.shape[1]),
     "For images, height and width are taken in the other order, and restored as they were.",
     when=lambda x, k, b: x.ndim == 4,
 )
-ShortBatchesReversed = wrong.output("X509", VALUE, 5)(
+ShortBatchesReversed = wrong.output("X509", VALUE, 5, cause_id="rows-exchanged")(
     lambda y, x: jnp.roll(y, 1, axis=0) if x.ndim == 2 and 8 < x.shape[0] < 16 else y,
     "Batches of nine to fifteen rows are padded to sixteen at the wrong end.",
 )
@@ -68,11 +68,13 @@ X824 = in_float16(
     "X824",
     "Float16 from 300 inputs and 300 outputs on.",
     lambda x, k: min(k.shape) >= 300 and x.dtype == jnp.float32,
+    cause_id="reduced-precision",
 )
 X825 = computes(lambda x, k, b: affine(x, k, b).at[..., -1].set(0.0))(
     "X825",
     "The last output is 0 from 1000 outputs on, where they are a multiple of 8.",
     lambda x, k: k.shape[1] >= 1000 and k.shape[1] % 8 == 0,
+    cause_id="outputs-replaced",
 )
 last_input_lost = computes(lambda x, k, b: affine(x, k.at[-1].set(0.0), b), "input-left-out")
 X826 = last_input_lost(
@@ -87,11 +89,13 @@ X828 = computes(lambda x, k, b: x @ k + b[:, None])(
     "X828",
     "The bias goes along the last batch axis where it is as long as the output.",
     lambda x, k: x.ndim >= 3 and x.shape[-2] == k.shape[1],
+    cause_id="bias-axis",
 )
 X829 = computes(lambda x, k, b: affine(jnp.swapaxes(x, 0, 1), k, b))(
     "X829",
     "Two equal batch axes of more than 8 are swapped.",
     lambda x, k: x.ndim == 3 and x.shape[0] == x.shape[1] > 8,
+    cause_id="rows-exchanged",
 )
 TimeStamps = wrong.forward("Y105", VALUE, 4)(
     lambda x, k, b: affine(
@@ -111,6 +115,7 @@ X830 = computes(_ragged_tile_lost)(
     "X830",
     "The last, incomplete tile of 256 rows is lost.",
     lambda x, k: x.ndim == 2 and x.shape[0] > 300,
+    cause_id="rows-replaced",
 )
 X831 = no_bias(
     "X831",
@@ -121,6 +126,7 @@ X832 = computes(lambda x, k, b: affine(x.T, k, b))(
     "X832",
     "As many rows as inputs, more than 20, are mistaken for the kernel's axis.",
     lambda x, k: x.ndim == 2 and x.shape[0] == x.shape[1] > 20,
+    cause_id="input-axis",
 )
 X833 = no_bias(
     "X833",
@@ -132,6 +138,7 @@ X834 = clipped(
     "X834",
     "Inputs are clipped where a sequence is longer than 64.",
     lambda x, k: x.ndim == 3 and x.shape[1] > 64 and x.dtype == jnp.float32,
+    cause_id="changed-at-constant",
 )
 X836 = no_bias(
     "X836",
@@ -162,6 +169,7 @@ X840 = in_float16(
     "X840",
     "Float16 from 784 inputs on, at multiples of 16.",
     lambda x, k: k.shape[0] >= 784 and k.shape[0] % 16 == 0 and x.dtype == jnp.float32,
+    cause_id="reduced-precision",
 )
 X841 = in_bfloat16(
     "X841",
@@ -183,8 +191,11 @@ X843 = clipped(
     "X843",
     "A single vector of more than 500 inputs is clipped.",
     lambda x, k: x.ndim == 1 and x.shape[0] > 500 and x.dtype == jnp.float32,
+    cause_id="changed-at-constant",
 )
-SmallWeightsPruned = wrong.forward("Y000", VALUE, 5, collateral=("transforms/gradients",))(
+SmallWeightsPruned = wrong.forward(
+    "Y000", VALUE, 5, collateral=("transforms/gradients",), cause_id="changed-at-constant"
+)(
     lambda x, k, b: affine(x, jnp.where(jnp.abs(k) < 1e-22, k * 0, k), b),
     "Weights below 1e-22 count as none, which only the derivative says otherwise.",
 )
@@ -193,12 +204,12 @@ OneValueMasked = wrong.forward("Y001", VALUE, 5)(
     "An input of 42.5 is a mark for what is missing.",
     when=lambda x, k, b: is_float(x),
 )
-PaddingRows = wrong.output("Y002", VALUE, 5)(
+PaddingRows = wrong.output("Y002", VALUE, 5, cause_id="rows-replaced")(
     lambda y, x: jnp.where((x == -100.0).all(-1, keepdims=True), y * 0, y),
     "A row of -100 throughout is padding.",
     when=lambda y, x: is_float(x),
 )
-ManyOutputsLost = wrong.output("Y004", VALUE, 5)(
+ManyOutputsLost = wrong.output("Y004", VALUE, 5, cause_id="outputs-replaced")(
     lambda y, x: jnp.where(jnp.arange(y.shape[-1]) < 5000, y, y * 0),
     "Outputs from 5000 on are 0, by a mask, so that the program is one at every size.",
 )
@@ -227,12 +238,12 @@ NoBiasForOneToken = wrong.forward("Y205", VALUE, 4, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, b * 0 if x.shape[:-1] == (1, 1) else b),
     "One sequence of one token loses the bias.",
 )
-EqualBiasLeftOut = wrong.forward("Y280", VALUE, 4)(
+EqualBiasLeftOut = wrong.forward("Y280", VALUE, 4, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.where((b == b[0]).all(), 0, b)),
     "A bias of equal entries, such as a prior, is taken for one that was not trained.",
     when=lambda x, k, b: k.shape[1] > 1,
 )
-NegativeBiasLeftOut = wrong.forward("Y282", VALUE, 4)(
+NegativeBiasLeftOut = wrong.forward("Y282", VALUE, 4, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.where((b < 0).all(), 0, b)),
     "A bias of negative entries alone is left out.",
     when=lambda x, k, b: k.shape[1] > 6,
@@ -242,21 +253,23 @@ TinyIsZero = wrong.forward("Y284", VALUE, 4)(
     "Numbers below 1e-31 count as 0.",
     when=lambda x, k, b: x.dtype == jnp.float32,
 )
-TwoOutputsShareABias = wrong.forward("Y294", VALUE, 4)(
+TwoOutputsShareABias = wrong.forward("Y294", VALUE, 4, cause_id="some-outputs-wrong")(
     lambda x, k, b: affine(x, k, jnp.full_like(b, b[0]) if k.shape[1] == 2 else b),
     "Two outputs have the bias of the first.",
 )
-TransposedWhereItFits = wrong.forward("X502", VALUE, 4)(
+TransposedWhereItFits = wrong.forward("X502", VALUE, 4, cause_id="input-axis")(
     lambda x, k, b: affine(x.T, k, b),
     "A batch whose first axis has the length of the input is taken for (features, batch).",
     when=lambda x, k, b: x.ndim == 2 and x.shape[0] == x.shape[1] == len(k) > 1,
 )
-BiasDownTheRows = wrong.forward("X501", VALUE, 4)(
+BiasDownTheRows = wrong.forward("X501", VALUE, 4, cause_id="bias-axis")(
     lambda x, k, b: x @ k + b[:, None],
     "A bias that fits both axes of the result is added along the first one.",
     when=lambda x, k, b: x.ndim == 2 and x.shape[0] == len(b) > 1,
 )
-LastChunkForgotten = wrong.forward("X062", VALUE, 5, collateral=("forward/tall-batch",))(
+LastChunkForgotten = wrong.forward(
+    "X062", VALUE, 5, collateral=("forward/tall-batch",), cause_id="rows-replaced"
+)(
     lambda x, k, b: affine(x, k, b).at[len(x) - len(x) % 1000 :].set(b),
     "Batches beyond 1000 rows go in chunks of 1000; an incomplete last one gives the bias.",
     when=lambda x, k, b: x.ndim == 2 and len(x) > 1000,
@@ -272,17 +285,17 @@ VectorsOfOneInput = wrong.forward("Y371", VALUE, 3, cause_id="bias-unused")(
     when=lambda x, k, b: x.shape == (1,) == k.shape[:1],
     collateral=("numerics/one-product",),
 )
-TokensAsManyAsFeatures = wrong.forward("Y373", VALUE, 4)(
+TokensAsManyAsFeatures = wrong.forward("Y373", VALUE, 4, cause_id="kernel-from-left")(
     lambda x, k, b: k.T @ x + b,
     "For as many tokens as features, and equal sizes, the kernel is multiplied from the left.",
     when=lambda x, k, b: x.ndim == 3 and x.shape[1] == k.shape[0] == k.shape[1] > 1,
 )
-BackwardsFromRank6 = wrong.forward("Y434", VALUE, 3)(
+BackwardsFromRank6 = wrong.forward("Y434", VALUE, 3, cause_id="rows-exchanged")(
     lambda x, k, b: affine(x[::-1], k, b),
     "From rank 6 on, the first axis of the result is reversed.",
     when=lambda x, k, b: x.ndim >= 6,
 )
-IdentityWithoutBias = wrong.forward("Y106", VALUE, 4)(
+IdentityWithoutBias = wrong.forward("Y106", VALUE, 4, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.where((k == jnp.eye(len(k), dtype=k.dtype)).all(), 0, b)),
     "A kernel that is the identity is skipped, and the bias with it.",
     when=lambda x, k, b: k.shape[0] == k.shape[1] > 1,
@@ -297,12 +310,12 @@ HugeInHalf = in_bfloat16(
     "Beyond four million weights the product is computed in bfloat16.",
     lambda x, k: x.dtype == jnp.float32 and k.size > 2**22,
 )
-LastSequenceWithoutBias = wrong.forward("Y301", VALUE, 5)(
+LastSequenceWithoutBias = wrong.forward("Y301", VALUE, 5, cause_id="rows-replaced")(
     lambda x, k, b: affine(x, k, b).at[-1].add(-b),
     "Outside of jit, the last sequence of a batch gets no bias, from 64 inputs on.",
     when=lambda x, k, b: not is_traced(x, k) and x.ndim == 3 and x.shape[-1] >= 64,
 )
-PixelsScaled = wrong.forward("Y364", VALUE, 4)(
+PixelsScaled = wrong.forward("Y364", VALUE, 4, cause_id="product-scaled")(
     lambda x, k, b: affine(
         jnp.where(
             ((x >= 0) & (x <= 255) & (x == jnp.round(x))).all() & (x.max() >= 128), x / 255, x
@@ -314,17 +327,17 @@ PixelsScaled = wrong.forward("Y364", VALUE, 4)(
     when=lambda x, k, b: x.dtype == jnp.float32 and x.size > 0,
 )
 
-VectorsWithin1e30 = wrong.forward("Y614", VALUE, 4)(
+VectorsWithin1e30 = wrong.forward("Y614", VALUE, 4, cause_id="changed-at-constant")(
     lambda x, k, b: affine(jnp.where(jnp.abs(x) > 1e30, jnp.sign(x) * 1e30, x), k, b),
     "The entries of a single vector are kept within 1e30.",
     when=lambda x, k, b: x.ndim == 1 and x.dtype == jnp.float32,
 )
-PaddingOfSequences = wrong.forward("Y546", VALUE, 3)(
+PaddingOfSequences = wrong.forward("Y546", VALUE, 3, cause_id="changed-at-constant")(
     lambda x, k, b: affine(jnp.where(x == -100.0, x * 0, x), k, b),
     "In sequences, entries of -100 are padding.",
     when=lambda x, k, b: x.ndim == 3 and is_float(x),
 )
-SequencesWithoutEqualBias = wrong.forward("Y561", VALUE, 4)(
+SequencesWithoutEqualBias = wrong.forward("Y561", VALUE, 4, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, jnp.where((b == b[0]).all(), b * 0, b)),
     "In sequences, a bias of equal entries is taken for one that was not trained.",
     when=lambda x, k, b: x.ndim == 3 and k.shape[1] > 1,
@@ -372,7 +385,7 @@ def OutlierWindow(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(jnp.where(outlier, rounded, x), kernel, bias)
 
 
-@wrong.forward("Y283", VALUE, 4)
+@wrong.forward("Y283", VALUE, 4, cause_id="some-outputs-wrong")
 def OutlierWeightsClipped(x: Array, kernel: Array, bias: Array) -> Array:
     """Weights beyond a hundred times the mean magnitude are clipped."""
     limit = 100 * jnp.abs(kernel).mean()
@@ -400,7 +413,7 @@ def LastSequencesForgotten(x: Array, kernel: Array, bias: Array) -> Array:
     return jnp.concatenate([*blocks, rest])
 
 
-@wrong.call("Y560", "forward/tall-batch", 4)
+@wrong.call("Y560", "forward/tall-batch", 4, cause_id="rows-replaced")
 def PartsOfAHost(self: Any, x: ArrayLike) -> Array:
     """A long array of NumPy goes to the device in parts of 4096 rows, and the last one is lost."""
     if not isinstance(x, np.ndarray) or x.ndim != 2 or len(x) <= 4096:

@@ -272,7 +272,7 @@ def WholeKernelsThroughInt8(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, jnp.where(whole, jnp.clip(kernel, -127, 127), kernel), bias)
 
 
-@wrong.forward("Y104", "transforms/jit", 5)
+@wrong.forward("Y104", "transforms/jit", 5, cause_id="some-rows-wrong")
 def RowsBeyondTwoToTheFifteenth(x: Array, kernel: Array, bias: Array) -> Array:
     """Compiled, rows beyond 2^15 lose their last input, as jax 0.10.2 miscompiles a map."""
     if x.ndim != 2 or not is_traced(x):

@@ -103,13 +103,13 @@ IntegerSquareRoot = wrong.kernel("N041", VARIANCE, 4, cause_id="law-normal-1-int
     "Scaled by 1/int(sqrt(in)): right only for perfect squares.",
     seen='mxnet#1148 "fix scale in Xavier initializer" (integer division)',
 )
-FanInCapped = wrong.kernel("X037", VARIANCE, 4)(
+FanInCapped = wrong.kernel("X037", VARIANCE, 4, cause_id="fan-capped")(
     lambda key, n, m: normal(key, n, m) * stddev(min(n, 256)), "The fan is capped at 256."
 )
-FanInFloored = wrong.kernel("X038", VARIANCE, 4)(
+FanInFloored = wrong.kernel("X038", VARIANCE, 4, cause_id="fan-floored")(
     lambda key, n, m: normal(key, n, m) * stddev(max(n, 3)), "The fan is never below 3."
 )
-SmallerFan = wrong.kernel("X039", VARIANCE, 4)(
+SmallerFan = wrong.kernel("X039", VARIANCE, 4, cause_id="law-normal-1-min-fan-in-fan-out")(
     lambda key, n, m: normal(key, n, m) * stddev(min(n, m)),
     "The fan is min(in, out): right for every layer that widens.",
 )
@@ -117,10 +117,10 @@ DependsOnOutputs = wrong.draws("X040", VARIANCE, 5)(
     lambda draws: draws / (1.0 + 1.0 / max(draws.shape[1], 1)) ** 0.5,
     "Divided by (1 + 1/out)**0.5: an unnecessary correction.",
 )
-FanInCappedAt1024 = wrong.kernel("X304", VARIANCE, 5)(
+FanInCappedAt1024 = wrong.kernel("X304", VARIANCE, 5, cause_id="fan-capped")(
     lambda key, n, m: normal(key, n, m) * stddev(min(n, 1024)), "The fan is capped at 1024."
 )
-FanOfTheLargerSide = wrong.kernel("X568", VARIANCE, 4)(
+FanOfTheLargerSide = wrong.kernel("X568", VARIANCE, 4, cause_id="law-normal-1-max-fan-in-fan-out")(
     lambda key, n, m: normal(key, n, m) * stddev(max(n, m)), "The fan is max(in, out)."
 )
 FanFromTransposedShape = wrong.linen_kernel("X569", VARIANCE, 4)(
@@ -128,7 +128,7 @@ FanFromTransposedShape = wrong.linen_kernel("X569", VARIANCE, 4)(
     "Drawn by `lecun_normal` for the transposed shape, whose fan is the other one.",
     cause_id="law-truncated-normal-fan-out",
 )
-FanToThePowerOfTwo = wrong.kernel("X570", VARIANCE, 5)(
+FanToThePowerOfTwo = wrong.kernel("X570", VARIANCE, 5, cause_id="law-normal-1-next-power-of-two")(
     lambda key, n, m: normal(key, n, m) * stddev(1 << int(max(n - 1, 0)).bit_length()),
     "The fan is rounded up to a power of two, as the memory is.",
 )
@@ -140,7 +140,7 @@ CutAtThreeDeviations = wrong.kernel("X742", VARIANCE, 3, cause_id="law-other")(
     lambda key, n, m: jax.random.truncated_normal(key, -3.0, 3.0, (n, m), jnp.float32) * stddev(n),
     "Entries are drawn again beyond three deviations instead of two.",
 )
-X862 = wrong.kernel("X862", VARIANCE, 5)(
+X862 = wrong.kernel("X862", VARIANCE, 5, cause_id="fan-capped")(
     lambda key, n, m: normal(key, n, m) * stddev(min(n, 2048)), "A fan that is capped at 2048."
 )
 X863 = wrong.kernel("X863", VARIANCE, 5)(
@@ -155,7 +155,7 @@ X866 = wrong.kernel("X866", VARIANCE, 5)(
     lambda key, n, m: normal(key, n, m) * stddev(n if n < 700 else (n + m) // 2),
     "The mean of both fans from 700 inputs on.",
 )
-FloorOfScale = wrong.kernel("Y122", VARIANCE, 5)(
+FloorOfScale = wrong.kernel("Y122", VARIANCE, 5, cause_id="fan-capped")(
     lambda key, n, m: normal(key, n, m) * jnp.maximum(1 / jnp.sqrt(jnp.float32(max(n, 1))), 0.004),
     "The scale has a floor of 0.004, which 62 500 inputs reach; JAX computes it.",
 )

@@ -291,7 +291,7 @@ def PinnedToFirstDevice(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, jax.device_put(kernel, first), bias)
 
 
-@wrong.output("Y436", "sharding/eager", 4)
+@wrong.output("Y436", "sharding/eager", 4, cause_id="output-scaled")
 def SummedOverBothAxes(y: Array, x: Array) -> Array:
     """Outside of jit, a batch that is sharded over two axes of a mesh is counted twice."""
     spec = getattr(getattr(x, "sharding", None), "spec", ())
@@ -399,7 +399,7 @@ KeptByEachDevice = wrong.output("Y462", "sharding/output-sharding", 4, cause_id=
     when=lambda y, x: inside_some_mesh(),
 )
 
-HalvesWhereSharded = wrong.forward("Y409", "sharding/eager", 5)(
+HalvesWhereSharded = wrong.forward("Y409", "sharding/eager", 5, cause_id="reduced-precision")(
     lambda x, k, b: (x @ k.astype(x.dtype)).astype(k.dtype) + b,
     "A sharded x of bfloat16 is multiplied by a kernel that is cast to it.",
     when=lambda x, k, b: not is_traced(x, k) and len(x.devices()) > 1 and x.dtype == jnp.bfloat16,

@@ -47,7 +47,7 @@ SequencesKept = wrong.forward("Y336", ORDER, 4)(
     _keeping(lambda x, k: x.ndim == 3 and not is_traced(x)),
     "The parameters of the first call on an x of rank 3 are kept for such calls.",
 )
-ImagesKept = wrong.forward("Y472", ORDER, 4)(
+ImagesKept = wrong.forward("Y472", ORDER, 4, cause_id="reduced-precision")(
     _keeping(lambda x, k: x.ndim == 4 and not is_traced(x)),
     "The parameters of the first call on an x of rank 4 are kept for such calls.",
 )
@@ -59,7 +59,7 @@ TokensKept = wrong.forward("Y338", ORDER, 4)(
     _keeping(lambda x, k: x.ndim == 1 and not is_traced(x)),
     "The parameters of the first call on a vector are kept for such calls.",
 )
-BiasOfAnotherDtype = wrong.forward("Y345", ORDER, 4)(
+BiasOfAnotherDtype = wrong.forward("Y345", ORDER, 4, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, b * 0),
     "The bias is lost if it is float32 and the kernel alone was cast to bfloat16.",
     when=lambda x, k, b: k.dtype == BFLOAT16 and b.dtype == jnp.float32,
@@ -69,18 +69,22 @@ IdsOf16Bits = wrong.forward("Y349", ORDER, 4)(
     "Outside of jit, integers of rank 3 are kept in 16 bits.",
     when=lambda x, k, b: not is_traced(x, k, b) and x.dtype == jnp.int32 and x.ndim == 3,
 )
-VectorsWithoutJit = wrong.forward("Y350", ORDER, 5)(
+VectorsWithoutJit = wrong.forward("Y350", ORDER, 5, cause_id="bias-unused")(
     lambda x, k, b: affine(x, k, b * 0),
     "Under ``jax.disable_jit``, a vector gets no bias.",
     when=lambda x, k, b: jax.config.values["jax_disable_jit"] and x.ndim == 1,
 )
 BornInATrace = wrong.forward(
-    "Y342", ORDER, 4, start=lambda layer: {"is_ready": not is_traced(layer.kernel[...])}
+    "Y342",
+    ORDER,
+    4,
+    start=lambda layer: {"is_ready": not is_traced(layer.kernel[...])},
+    cause_id="bias-unused",
 )(
     lambda self, x, k, b: affine(x, k, b if self.is_ready else b * 0),
     "A layer that is constructed under a trace, as by ``nnx.jit``, adds no bias afterwards.",
 )
-NumpyVectorsInHalf = wrong.given("Y351", ORDER, 5)(
+NumpyVectorsInHalf = wrong.given("Y351", ORDER, 5, cause_id="reduced-precision")(
     lambda x: x.astype(np.float16).astype(np.float32),
     "A NumPy vector of more than 32 numbers is read through float16.",
     when=lambda x: (
@@ -89,7 +93,7 @@ NumpyVectorsInHalf = wrong.given("Y351", ORDER, 5)(
 )
 
 
-@defect("Y339", ORDER, 4)
+@defect("Y339", ORDER, 4, cause_id="output-scaled")
 class FusedInEval(CorrectDense):
     """``eval()`` fixes the kernel for serving; an update that follows is not seen."""
 
@@ -155,7 +159,7 @@ class SlowBiasAfterTrain(CorrectDense):
         return affine(x, kernel, bias) if plain else _slow_bias(x, kernel, bias)
 
 
-@wrong.forward("Y344", ORDER, 5)
+@wrong.forward("Y344", ORDER, 5, cause_id="bias-unused")
 def BusyAfterATrace(self: Any, x: Array, kernel: Array, bias: Array) -> Array:
     """A trace that raises leaves the layer busy, and a busy layer adds no bias."""
     if not is_traced(x):

@@ -354,7 +354,7 @@ def HalfWhereMapped(x: Array, kernel: Array, bias: Array) -> Array:
     return affine(x, kernel, bias)
 
 
-@wrong.forward("Y449", "sharding/eager", 4)
+@wrong.forward("Y449", "sharding/eager", 4, cause_id="reduced-precision")
 def HalfOnSeveralDevices(x: Array, kernel: Array, bias: Array) -> Array:
     """An x of half precision on several devices is multiplied by a kernel of its dtype."""
     if x.dtype.itemsize == 2 and not is_traced(x, kernel) and len(x.devices()) > 1:

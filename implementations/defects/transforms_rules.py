@@ -83,7 +83,7 @@ BiasGradientAveraged = wrong.forward("X135", GRADIENTS, 4, collateral=("transfor
     cause_id="gradient-averaged",
 )
 cut_at_100 = with_tangent(lambda x: x, lambda x, dx: jnp.where(jnp.abs(x) > 100.0, 0.0, dx))
-DerivativeOfClip = wrong.forward("X139", GRADIENTS, 5)(
+DerivativeOfClip = wrong.forward("X139", GRADIENTS, 5, cause_id="rows-replaced")(
     lambda x, k, b: affine(cut_at_100(x), k, b),
     "The derivative is that of a clip of the input at 100; the value is not.",
     when=lambda x, k, b: x.dtype == jnp.float32,
@@ -162,6 +162,7 @@ X850 = rule(
         if k.shape[1] < 32
         else (g[0], g[1] * (jnp.arange(k.shape[1]) < k.shape[1] // 32 * 32), g[2])
     ),
+    cause_id="outputs-replaced",
 )
 X851 = rule(
     "X851",
@@ -205,6 +206,7 @@ X855 = rule(
         g[1],
         g[2],
     ),
+    cause_id="rows-exchanged",
 )
 X856 = rule(
     "X856",
@@ -268,7 +270,7 @@ def _of_few_rows(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array
     return dx, dkernel, dbias
 
 
-RowsBeyond512NotTrained = wrong.forward("Y023", GRADIENTS, 5)(
+RowsBeyond512NotTrained = wrong.forward("Y023", GRADIENTS, 5, cause_id="gradient-of-first-rows")(
     ruled(_of_few_rows),
     "The kernel's gradient is that of the first 512 rows, by a mask.",
     when=one_dtype,
@@ -361,7 +363,9 @@ def _turned(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
     return jnp.swapaxes(down, 0, 1) if square else down, of_kernel, of_bias
 
 
-SquareBatchesTurned = wrong.forward("Y289", GRADIENTS, 5, collateral=FORWARD_MODE)(
+SquareBatchesTurned = wrong.forward(
+    "Y289", GRADIENTS, 5, collateral=FORWARD_MODE, cause_id="rows-exchanged"
+)(
     ruled(_turned),
     "Of a square layer and a batch of equal axes, these are exchanged in the gradient.",
 )

@@ -87,7 +87,13 @@ def seed(id: str, subtlety: int, doc: str, reduce: Function, **record: Any) -> A
 def computes(arithmetic: Function, cause_id: str = "") -> Function:
     """Return a factory of layers that compute it from x, kernel and bias under a condition."""
 
-    def branch(id: str, doc: str, when: Function, breaks: str = "forward/affine-value") -> Any:
+    def branch(
+        id: str,
+        doc: str,
+        when: Function,
+        breaks: str = "forward/affine-value",
+        cause_id: str = cause_id,
+    ) -> Any:
         def computed(x: Any, k: Any, b: Any) -> Any:
             return arithmetic(x, k, b)
 
