@@ -83,9 +83,12 @@ def measured(
         If the command fails; the message has its output.
     """
     started, first, lines = time.monotonic(), None, []
+    own = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+    # With it, each process of an editable installation compiles the suite's own files again.
+    own.pop("PYTHONDONTWRITEBYTECODE", None)
     process = subprocess.Popen(
         command,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+        env=own,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
