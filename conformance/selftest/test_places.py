@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance.checks import oracle
-from conformance.checks.diagnosis import conversions
+from conformance.checks.diagnosis import conversions, telling
 from conformance.checks.diagnosis.places import of_constants, of_places
 from conformance.errors import id_of
 
@@ -92,6 +92,33 @@ def test_what_is_right_or_only_noise_has_no_cause(lead: tuple[int, ...], seed: i
     x, noise = _x(*lead), np.random.default_rng(seed).standard_normal((*lead, M))
     for found in (_right(x), (_right(x) + noise).astype(np.float32)):
         assert not of_places(found, x, _KERNEL, _BIAS, oracle.affine)
+
+
+IMPOSTORS: dict[str, Callable[[Numbers, Numbers, Numbers], Numbers]] = {
+    "the mean of x is added": lambda x, k, b: x @ k + b + x.mean(-1, keepdims=True),
+    "the bias is squared": lambda x, k, b: x @ k + b * b,
+    "x without its signs": lambda x, k, b: np.abs(x) @ k + b,
+    "small errors": lambda x, k, b: (x @ k + b) * (1 + 1e-5 * np.sin(1e3 * (x @ k))),
+    "outputs of several scales": lambda x, k, b: x @ (k * np.linspace(0.9, 1.1, k.shape[1])) + b,
+    "a weight that is left out": lambda x, k, b: (
+        x @ np.where(np.abs(k) > np.abs(k).min(), k, 0) + b
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSTORS)
+@pytest.mark.parametrize(("size", "lead"), [((3, 10), ()), ((1, 7), (1,)), ((8, 8), (2, 4))])
+def test_another_fault_is_not_taken_for_a_known_one(
+    name: str, size: tuple[int, int], lead: tuple[int, ...]
+) -> None:
+    for seed in range(3):
+        generator = np.random.default_rng(seed)
+        shapes = (*lead, size[0]), size, size[1:]
+        x, kernel, bias = (generator.standard_normal(s).astype(np.float32) for s in shapes)
+        found = IMPOSTORS[name](x, kernel, bias).astype(np.float32)
+        cause = telling.of_result(found, x, kernel, bias, oracle.affine, (0.5, 1.0, 2.0))
+        # Where an entry is wrong, and what is there instead, is a fact and no guess.
+        assert id_of(cause) in ("", "some-outputs-wrong", "outputs-replaced")
 
 
 @pytest.mark.parametrize(

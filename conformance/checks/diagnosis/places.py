@@ -19,6 +19,8 @@ _MOST = 2**24
 """The maximum number of comparisons of rows with each other."""
 _CHOICES = 10_000
 """Rows at the end of a batch, of so many choices of as many rows, are wrong by their place."""
+_ROWS = 4
+"""So many rows show that an output is wrong whatever x is."""
 _CLEAR = 1e4
 """Terms of so many bounds tell a factor to four digits."""
 
@@ -87,14 +89,19 @@ def of_constants(
                 ("of the kernel", (x, change(kernel))),
             ):
                 left, right = (operand.astype(np.float32) for operand in operands)
+                operand, old = (left, x) if what == "of x" else (right, kernel)
+                kept = np.count_nonzero(operand == old)
+                # Few numbers may be left out for another reason.
+                if words.startswith("magnitudes") and min(kept, operand.size - kept) < _SEVERAL:
+                    continue
                 if value(left, right, bias).admits(found):
                     key = left.tobytes() + right.tobytes()
                     named.setdefault(key, words.replace(" ", f" {what} ", 1))
     return Cause("changed-at-constant", *named.values()) if len(named) == 1 else ""
 
 
-_CONSTANTS = 8
-"""The maximum number of constants that are tried."""
+_CONSTANTS, _SEVERAL = 8, 4
+"""The maximum number of constants that are tried, and the least number of values on each side."""
 
 
 def _of_axes(
@@ -202,7 +209,8 @@ def of_part(
             return Cause(f"{name}s-replaced", f"{what} is {fits[0]} in {which}")
         at_end = places_of[0] == total - places_of.size
         tail = at_end and math.comb(total, places_of.size) > _CHOICES
-        few = tail if name == "row" else places_of.size <= total // 2
+        # In one row, the wrong entries may be those of the largest error.
+        few = tail if name == "row" else places_of.size <= total // 2 and len(rows) >= _ROWS
         if few and there(wrong).mean() > 0.5:
             return Cause(f"some-{name}s-wrong", f"{what} is wrong only in {which}")
     return ""

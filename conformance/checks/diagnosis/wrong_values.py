@@ -152,8 +152,8 @@ def _activation(found: np.ndarray, right: np.ndarray) -> str:
     known = "" if np.unique(right).size < _FEW else _function_of(found, right)
     if known:
         return Cause("activation", f"an activation is applied to the output: {known}(x @ K + b)")
-    # A single value may be a statistic over the bias.
-    several = np.unique(found).size > 1
+    # A single value may be a statistic over the bias, and one row a square of it.
+    several = np.unique(found).size > 1 and right.size > right.shape[-1]
     if np.count_nonzero(right < 0) >= _FEW and (found >= 0).all() and several:
         return Cause(
             "activation",
@@ -283,7 +283,9 @@ def _candidates(
         # With one input or one output several formulas agree, so none is returned.
         for key in [k for k in found if "order" in k or "left out" in k]:
             del found[key]
-    return found
+    # One input has no scale of its own, and of a single number, x may have the other sign.
+    alike = {"scaled-again": n == 1, "kernel-negated": x.size == 1}
+    return {cause: formula for cause, formula in found.items() if not alike.get(id_of(cause))}
 
 
 def _looser(formula: oracle.Bounded) -> oracle.Bounded:
