@@ -16,11 +16,11 @@ from conformance.errors import Cause
 Formula = Callable[[np.ndarray, np.ndarray, np.ndarray], oracle.Bounded]
 
 _MOST = 2**24
-"""The maximum number of comparisons of rows with each other."""
+"""The maximum number of comparisons of rows with each other, and of terms of a product."""
 _CHOICES = 10_000
 """Rows at the end of a batch, of so many choices of as many rows, are wrong by their place."""
 _ROWS = 4
-"""So many rows show that an output is wrong whatever x is."""
+"""In so many rows, the entries of one output are wrong by no accident."""
 _CLEAR = 1e4
 """Terms of so many bounds tell a factor to four digits."""
 
@@ -73,6 +73,8 @@ def of_constants(
 
     The arguments are those of :func:`of_places`, and the numbers with which the layer compares.
     """
+    if x.size * kernel.shape[1] > _MOST:
+        return ""  # each candidate is a product
     # By the operands, so that the first words, which claim least, stand for equal ones.
     named: dict[bytes, str] = {}
     for c in [abs(c) for c in constants if 0 < abs(c) < np.inf][:_CONSTANTS]:
