@@ -72,7 +72,7 @@ FrozenAtMultiplesOf96 = wrong.forward("X858", GRADIENTS, 5, cause_id="gradient-c
     "The kernel is cut off from gradients where the inputs are a multiple of 96.",
     when=lambda x, k, b: k.shape[0] % 96 == 0,
 )
-ZeroOutputsDetached = wrong.output("Y024", GRADIENTS, 5, cause_id="some-outputs-wrong")(
+ZeroOutputsDetached = wrong.output("Y024", GRADIENTS, 5)(
     lambda y, x: jnp.where(y == 0, stop_gradient(y), y),
     "Where the output is 0 there is no derivative.",
     when=lambda y, x: y.dtype == jnp.float32,
