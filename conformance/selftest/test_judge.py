@@ -157,6 +157,8 @@ def test_every_defect_names_requirements_of_the_contract() -> None:
 _OF_NO_DEFECT = {
     "another-key": "the file of the function needs a MyDense, as in test_grade",
     "outputs-first": "the file of the function needs a MyDense, as in test_grade",
+    "mesh-of-its-own": "a right layer without the declaration of its mesh, as in test_meshes",
+    "parameters-in-one-array": "a right layer, which is described by functions instead",
     "effect-in-call": "every effect that JAX has now is a callback's",
     "not-trained": "a gradient is wrong as well",
     "parameter-numpy": "the state is wrong as well",

@@ -419,7 +419,7 @@ def _require_value(layer: Layer, case: Case, dense: Built, x: Any, equivalent: n
     arithmetic = layer.arithmetic(case.in_features, x.dtype)
     kernel, bias = case.kernel(), layer.bias_for(case)
     reference, found, cause = arithmetic.affine(equivalent, kernel, bias), np.asarray(y), ""
-    if arithmetic.is_float32:  # the causes are known for it only
+    if arithmetic.is_float32 and not reference.admits(found):  # causes are known for it only
         cause = conversions.cause_of(found, np.asarray(x), equivalent, kernel, bias)
     if cause and x.ndim > 1:
         # What is kept of a call of this shape may have another dtype.
