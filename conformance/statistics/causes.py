@@ -13,7 +13,7 @@ from conformance.errors import Cause
 from conformance.statistics import resolution as precision
 from conformance.statistics.by_requirement import Samples, VarianceLaw
 from conformance.statistics.evidence import Array, Evidence
-from conformance.statistics.identify import LawDiagnosis, common_factor, identify_law
+from conformance.statistics.identify import SCALES, LawDiagnosis, Scale, common_factor, identify_law
 
 _BFLOAT16_LEVELS = 512
 _FLOAT16_LEVELS = 4096
@@ -294,14 +294,8 @@ def bias(samples: Samples) -> str:
     return Cause("bias-constant", "the bias starts from constants other than 0.")
 
 
-_FANS: dict[str, Callable[[int, int], float]] = {
-    "the number of outputs": lambda i, o: o,
-    "the smaller of both sizes": min,
-    "the larger of both sizes": max,
-    "the mean of both sizes": lambda i, o: (i + o) / 2,
-    "the next power of two": lambda i, o: 2.0 ** math.ceil(math.log2(i)),
-    "the power of two before it": lambda i, o: 2.0 ** math.floor(math.log2(i)),
-}
+def _fan_of(scale: Scale) -> Callable[[int, int], float]:
+    return lambda i, o: 1 / scale.variance(i, o)
 
 
 def fan(kernels: Mapping[tuple[int, int], Array]) -> str:
@@ -321,8 +315,7 @@ def fan(kernels: Mapping[tuple[int, int], Array]) -> str:
     c = 1 / squares[worst].mean()
     candidates: dict[Cause, Callable[[int, int], float]] = {
         **{
-            Cause("fan-other", f"{words} is used in place of fan_in"): of
-            for words, of in _FANS.items()
+            Cause("fan-other", f"at large sizes, {scale.words}"): _fan_of(scale) for scale in SCALES
         },
         Cause("fan-capped", f"fan_in counts as about {c:.0f} where it is larger"): lambda i, o: min(
             i, c

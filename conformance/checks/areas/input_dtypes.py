@@ -14,7 +14,7 @@ from conformance.checks import jaxprs, oracle, programs, require
 from conformance.checks.areas import gradients
 from conformance.checks.arrays import as_jax
 from conformance.checks.cases import Case
-from conformance.checks.diagnosis.stale_values import of_earlier
+from conformance.checks.diagnosis.stale_values import require_latest
 from conformance.checks.diagnosis.wrong_gradients import Point
 from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
@@ -121,7 +121,7 @@ def require_not_finite(layer: Layer, dense: Built, x: np.ndarray) -> None:
 
 
 def require_new_values(layer: Layer, case: Case, dense: Built, x: np.ndarray) -> None:
-    """Require f(x) for an x of another dtype to be that of values written after such a call.
+    """Require f(x) for an x of another dtype to have the values written after such a call.
 
     A copy of the parameters that is cast to the dtype of x may be kept from the first call.
     """
@@ -135,11 +135,8 @@ def require_new_values(layer: Layer, case: Case, dense: Built, x: np.ndarray) ->
         return arithmetic.affine(equivalent, kernel, bias)
 
     values = (old.kernel(), layer.bias_for(old)), (new.kernel(), layer.bias_for(new))
-    reference, what = of(*values[1]), f"after new values are written, f(x) for x of dtype {x.dtype}"
-    cause: Cause | str = ""
-    if not reference.admits(y):
-        cause = of_earlier(of, values, y, f"in a call on an x of {x.dtype}")
-    require.near(y, reference, what, cause=cause)
+    what = f"after new values are written, f(x) for x of dtype {x.dtype}"
+    require_latest(of, values, y, f"in a call on an x of {x.dtype}", what)
     dense.write(old.kernel(), old.bias())
 
 

@@ -75,31 +75,32 @@ def of_constants(
     """
     if x.size * kernel.shape[1] > _MOST:
         return ""  # each candidate is a product
-    # By the operands, so that the first words, which claim least, stand for equal ones.
+    # By the numbers, so that the first words, which claim least, stand for equal ones.
     named: dict[bytes, str] = {}
     for c in [abs(c) for c in constants if 0 < abs(c) < np.inf][:_CONSTANTS]:
-        for words, change in {
-            f"numbers above {c:.6g} are clipped": lambda v, c=c: np.minimum(v, c),
-            f"numbers below -{c:.6g} are clipped": lambda v, c=c: np.maximum(v, -c),
-            f"numbers beyond {c:.6g} are clipped": lambda v, c=c: np.clip(v, -c, c),
-            f"magnitudes below {c:.6g} count as 0": lambda v, c=c: np.where(np.abs(v) < c, 0, v),
-            f"numbers that are {c:.6g} count as 0": lambda v, c=c: np.where(v == c, 0, v),
-            f"numbers that are -{c:.6g} count as 0": lambda v, c=c: np.where(v == -c, 0, v),
-        }.items():
-            for what, operands in (
-                ("of x", (change(x), kernel)),
-                ("of the kernel", (x, change(kernel))),
-            ):
-                left, right = (operand.astype(np.float32) for operand in operands)
-                operand, old = (left, x) if what == "of x" else (right, kernel)
-                kept = np.count_nonzero(operand == old)
+        for words, change in _changes(c).items():
+            for what, old in (("x", x), ("the kernel", kernel)):
+                new = change(old).astype(np.float32)
+                kept = np.count_nonzero(new == old)
                 # Few numbers may be left out for another reason.
-                if words.startswith("magnitudes") and min(kept, operand.size - kept) < _SEVERAL:
+                if words.startswith("magnitudes") and min(kept, new.size - kept) < _SEVERAL:
                     continue
+                left, right = (new, kernel) if old is x else (x, new)
                 if value(left, right, bias).admits(found):
-                    key = left.tobytes() + right.tobytes()
-                    named.setdefault(key, words.replace(" ", f" {what} ", 1))
+                    named.setdefault(what.encode() + new.tobytes(), words.format(what))
     return Cause("changed-at-constant", *named.values()) if len(named) == 1 else ""
+
+
+def _changes(c: float) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Return what a layer may do to numbers at a constant, in words about an array."""
+    return {
+        f"numbers of {{}} above {c:.6g} are clipped": lambda v: np.minimum(v, c),
+        f"numbers of {{}} below -{c:.6g} are clipped": lambda v: np.maximum(v, -c),
+        f"numbers of {{}} beyond {c:.6g} are clipped": lambda v: np.clip(v, -c, c),
+        f"magnitudes of {{}} below {c:.6g} count as 0": lambda v: np.where(np.abs(v) < c, 0, v),
+        f"numbers of {{}} that are {c:.6g} count as 0": lambda v: np.where(v == c, 0, v),
+        f"numbers of {{}} that are -{c:.6g} count as 0": lambda v: np.where(v == -c, 0, v),
+    }
 
 
 _CONSTANTS, _SEVERAL = 8, 4

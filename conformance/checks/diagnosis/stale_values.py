@@ -81,7 +81,7 @@ def require_fresh(
 def of_earlier(
     reference: Callable[..., Bounded], values: tuple[Values, Values], found: np.ndarray, made: str
 ) -> Cause | str:
-    """Return a cause if a result is that of the kernel, the bias or both before the last write.
+    """Return a cause if a result has the kernel, the bias or both of before the last write.
 
     Parameters
     ----------
@@ -100,21 +100,29 @@ def of_earlier(
     return ""
 
 
+def require_latest(
+    reference: Callable[..., Bounded],
+    values: tuple[Values, Values],
+    found: np.ndarray,
+    made: str,
+    what: str,
+) -> None:
+    """Require a result to have the values of the last write; :func:`of_earlier` has the rest."""
+    latest = reference(*values[1])
+    cause = "" if latest.admits(found) else of_earlier(reference, values, found, made)
+    require.near(found, latest, what, cause=cause)
+
+
 def require_written(dense: Built, case: Case, x: np.ndarray, after: str) -> None:
     """Require new values of a layer that has the case's kernel and bias to be used.
 
     ``after`` says in words what was done with the layer before.
     """
     layer, new = dense.layer, replace(case, values=case.values + 1)
-    y, reference = np.asarray(dense.write(new.kernel(), new.bias())(x)), layer.value_for(new, x)
-    values = [(layer.kernel_for(each), layer.bias_for(each)) for each in (case, new)]
-    cause: Cause | str = ""
-    if not reference.admits(y):
-        cause = of_earlier(
-            functools.partial(layer.value, x), (values[0], values[1]), y, f"in {after}"
-        )
+    y = np.asarray(dense.write(new.kernel(), new.bias())(x))
+    old, last = ((layer.kernel_for(each), layer.bias_for(each)) for each in (case, new))
     what = f"after {after}, f(x) for new values"
-    require.near(y, reference, what, cause=cause)
+    require_latest(functools.partial(layer.value, x), (old, last), y, f"in {after}", what)
 
 
 def require_read_again(

@@ -142,8 +142,7 @@ def _of_first_rows(found: np.ndarray, which: str, point: Point) -> str:
         return ""
 
     def first(k: int) -> Bounded:
-        kernel = which == "kernel"
-        return oracle.kernel_gradient(x[:k], g[:k]) if kernel else oracle.bias_gradient(g[:k])
+        return _of_cotangent(which, replace(point, x=x[:k]), g[:k])
 
     summed = np.cumsum(g[:, 0] * (x[:, 0] if which == "kernel" else 1.0), dtype=np.float64)
     near = np.abs(summed[:-1] - found.flat[0]) <= 4 * first(len(g)).bound.flat[0]
