@@ -16,6 +16,7 @@ from conformance.checks.diagnosis import shapes
 from conformance.checks.diagnosis.telling import require_value
 from conformance.checks.layer import Built, Layer
 from conformance.checks.once import once_per_layer
+from conformance.checks.oracle import Bounded
 from conformance.checks.scan.edges import scan
 
 
@@ -86,10 +87,11 @@ def require_tall(layer: Layer, case: Case) -> None:
     """Require f(x) to be right for long batches, eager at rank 2 and compiled at ranks 2 and 3."""
     x = case.normal("x", 70_001, case.in_features)
     dense, kernel, bias = layer.written(case), layer.kernel_for(case), layer.bias_for(case)
-    require_value(layer, dense(x), x, kernel, bias, "f(x)")
+    right = layer.value(x, kernel, bias)  # once, because it is long
+    require_value(layer, dense(x), x, kernel, bias, "f(x)", reference=right)
     if input_dtypes.takes_numpy(layer):  # which may go to the device in parts
         y = dense(x, as_given=True)
-        require_value(layer, y, x, kernel, bias, "f of a NumPy array")
+        require_value(layer, y, x, kernel, bias, "f of a NumPy array", reference=right)
     _require_long_sequences(layer, case)
     for lead in ((40_001,), (70_001,), (7, 5714)):
         if not layer.accepts(lead):
@@ -98,7 +100,9 @@ def require_tall(layer: Layer, case: Case) -> None:
         with require.during(f"jax.jit of the layer for x of shape {(*lead, case.in_features)}"):
             y = programs.forward(layer)(dense.parameters, x[:rows].reshape(*lead, -1))
         what = f"f(x) under jax.jit for leading dimensions {lead}"
-        require_value(layer, np.asarray(y).reshape(rows, -1), x[:rows], kernel, bias, what)
+        of_rows = Bounded(right.value[:rows], right.bound[:rows])
+        y = np.asarray(y).reshape(rows, -1)
+        require_value(layer, y, x[:rows], kernel, bias, what, reference=of_rows)
 
 
 @once_per_layer()

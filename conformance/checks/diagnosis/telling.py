@@ -19,6 +19,7 @@ from conformance.checks.diagnosis.places import Formula, of_constants, of_places
 from conformance.checks.diagnosis.stale_values import of_copy
 from conformance.checks.diagnosis.transformations import of_transformation
 from conformance.checks.layer import Layer
+from conformance.checks.oracle import Bounded
 from conformance.checks.scan.edges import scan
 from conformance.errors import Cause, id_of
 
@@ -199,13 +200,15 @@ def require_value(
     bias: np.ndarray,
     what: str,
     value: Formula | None = None,
+    reference: Bounded | None = None,
 ) -> None:
     """Require ``y`` to be ``x @ kernel + bias`` within its bound, or say what is likely wrong.
 
-    ``value`` gives the bound, if it is not that of a plain call.
+    ``value`` gives the bound, if a plain call has another one, and ``reference`` is what it gives,
+    if that is known.
     """
     value, found, cause = value or layer.value, np.asarray(y), ""
-    reference = value(x, kernel, bias)
+    reference = reference or value(x, kernel, bias)
     if not reference.admits(found):
         cause = of_result(found, x, kernel, bias, value, scan(layer).constants)
     require.near(found, reference, what, cause=cause)
