@@ -45,7 +45,7 @@ class Declaration:
         The names of ``kernel`` and ``bias`` in the layer's state, or their paths.
     kernel, bias
         Their laws: the name of one of Flax's initializers, or a family and a variance, as
-        ``"uniform, 2 / (fan_in + fan_out)"``. That of a bias may be ``"constant, 0.01"``.
+        ``"uniform, 2 / (fan_in + fan_out)"``. A bias may be ``"constant, 0.01"``.
     parameter_dtype, dtype
         The dtypes of new parameters and of the computation, independent of the dtype of ``x``.
     result_dtype

@@ -69,7 +69,7 @@ def test_a_layer_is_checked_within_its_own_mesh(checked: Checked) -> None:
 
 
 def test_arrays_beside_the_mesh_of_a_layer_are_named() -> None:
-    """This process has one device; the text is that of JAX 0.10.2."""
+    """This process has one device; the text comes from JAX 0.10.2."""
     text = (
         "Received incompatible devices for jitted computation. Got argument x of f with shape "
         "float32[8,16] and with device ids [0, 1] on platform CPU and shard_map inside jit with "

@@ -218,9 +218,9 @@ _GATHERED = Cause("array-gathered", "the layer gathers x, or its result, from al
 def test_sharding_metadata(layer: Layer, case: Case) -> None:
     """A sharding annotation survives on the Param, under jit init and in a copy.
 
-    ``kernel_init=nnx.with_partitioning(...)`` gives the annotation, and ``bias_init`` that of the
-    bias. ``nnx.get_partition_spec`` finds it, and a module that is built under ``nnx.jit`` has its
-    kernel sharded by it. ``kernel_metadata`` and ``bias_metadata`` are those of their own Params.
+    ``kernel_init=nnx.with_partitioning(...)`` gives the annotation, and ``bias_init`` does so
+    for the bias. ``nnx.get_partition_spec`` finds it, and a module that is built under ``nnx.jit``
+    has its kernel sharded by it. ``kernel_metadata`` and ``bias_metadata`` reach their own Params.
     """
     built = type(layer.of(case).module)
     if "kernel_init" not in inspect.signature(built.__init__).parameters:

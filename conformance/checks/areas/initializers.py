@@ -136,7 +136,7 @@ def keys_given(layer: Layer, case: Case, name: str, values: np.ndarray) -> list[
 
 
 def require_own_keys(layer: Layer, case: Case, of_bias: bytes) -> None:
-    """Require a key for the kernel that is not that of the bias.
+    """Require one key for the kernel and another for the bias.
 
     Two nnx layers of one ``nnx.Rngs`` draw kernels and biases from four keys.
     """
@@ -156,7 +156,7 @@ def require_own_keys(layer: Layer, case: Case, of_bias: bytes) -> None:
         for _ in range(2):
             nnx_layer(chosen, *case.kernel_shape, rngs)
         jax.effects_barrier()
-    words = "the key of the bias is also that of the next layer: take each by rngs.params()"
+    words = "the bias and the next layer share a key: take each by rngs.params()"
     require.that(
         len({*keys}) == len(keys),
         f"two layers of one Rngs draw {len(keys)} parameters from {len({*keys})} keys",
